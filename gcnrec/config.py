@@ -1,0 +1,304 @@
+"""The job file: every section typed and validated; an unknown key is an error that names the nearest known one.
+
+`Job.load` reads TOML, applies `key.sub=value` overrides and returns frozen sections. Nothing here reads the environment.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gcnrec.errors import UsageError, nearest
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+class Data(Section):
+    """What to ingest. The keys are the flags of `gcnrec ingest`; a card in `datasets/` uses the same ones."""
+
+    card: str | None = None
+    """Path of a card in `datasets/`; relative paths are tried from the job file, then from the working directory."""
+    folder: str | None = None
+    """Where the dataset folder is kept; default `data/<card or file name>-<digest of this section>`."""
+    train: str | None = None
+    test: str | None = None
+    valid: str | None = None
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+    time_unit: Literal["s", "ms", "us", "ns"] = "s"
+    weight: str | None = None
+    rating: str | None = None
+    min_rating: float | None = None
+    where: str | None = None
+    """An SQL condition on the input's columns, for example `time >= 1700000000`."""
+    duplicates: Literal["latest", "sum"] = "latest"
+    k_core: Annotated[int, Field(ge=0)] = 0
+    split: Literal["given", "random", "leave_last", "temporal", "cold_items"] | None = None
+    valid_size: Fraction = 0.1
+    """Share of the train interactions held out for validation (unless `valid` is given)."""
+    test_size: Fraction = 0.2
+    test_from: str | int | float | None = None
+    """`temporal`: interactions at or after this time (a number in `time_unit`, or an ISO date) are the test set."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    repeats: Literal["drop", "keep"] = "drop"
+    keep_cold: bool = False
+    item_features: str | None = None
+    user_features: str | None = None
+    memory_limit: str = "2GB"
+
+    @model_validator(mode="after")
+    def _rules(self) -> Data:
+        if self.min_rating is not None and self.rating is None:
+            raise ValueError("min_rating needs rating, the column that it looks at")
+        if self.split == "given" and not self.test:
+            raise ValueError("split = 'given' needs test, the file that holds the test interactions")
+        if self.split in ("temporal", "leave_last") and not self.time and not self.card:
+            raise ValueError(f"split = '{self.split}' needs time, the column that orders interactions")
+        return self
+
+
+class Model(Section):
+    name: Literal["lightgcn", "ngcf", "mf", "graphsage", "pinsage", "popularity", "itemknn", "ease", "gfcf"] = "lightgcn"
+    layers: Annotated[int, Field(ge=0, le=16)] = 1
+    width: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
+    propagation: Literal["full", "sampled", "none"] = "full"
+    weighted_graph: bool = False
+    start: Literal["spectral", "normal"] = "spectral"
+    """`spectral`: top singular vectors of the normalised interaction matrix; `normal`: N(0, start_scale^2)."""
+    start_scale: Positive = 0.1
+    """Root mean square of the entries of a freshly started table."""
+    neighbours: Count = 200
+    """itemknn: similar items kept per item."""
+    shrink: Annotated[float, Field(ge=0.0)] = 10.0
+    """itemknn: added to the denominator of the cosine."""
+    regularisation: Positive = 200.0
+    """ease: the ridge on the Gram matrix."""
+    factors: Count = 256
+    """gfcf: singular vectors of the ideal low-pass filter."""
+    filter_weight: Annotated[float, Field(ge=0.0)] = 0.3
+    """gfcf: weight of the ideal low-pass filter beside the linear one."""
+
+    @property
+    def closed_form(self) -> bool:
+        return self.name in ("popularity", "itemknn", "ease", "gfcf")
+
+
+class Table(Section):
+    budget: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Stored values at most `budget * N * base_width`; 1.0 is a dense table."""
+    base_width: Count | None = None
+    """Width that the budget refers to; default `model.width`."""
+    placement: Literal["device", "host", "disk"] = "host"
+
+
+class Sampler(Section):
+    fanouts: tuple[int, ...] = (10, 10)
+    negatives: Literal["in_batch", "uniform", "popularity"] = "in_batch"
+    num_negatives: Count = 1
+    """Negatives per positive for `uniform` and `popularity`; `in_batch` uses the other positives of the batch."""
+    popularity_power: Annotated[float, Field(ge=0.0, le=4.0)] = 0.75
+    exclude_seen: bool = False
+    """Redraw a sampled negative that the user has in train."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Sampler:
+        if any(fanout < 1 for fanout in self.fanouts):
+            raise ValueError(f"fanouts must be at least 1, got {list(self.fanouts)}")
+        return self
+
+
+class Loss(Section):
+    name: Literal["bpr", "softmax", "bsl", "directau"] = "softmax"
+    score: Literal["cosine", "inner"] = "cosine"
+    """Score used in training; ranking always uses the inner product of the exported embeddings."""
+    temperature: Positive = 0.12
+    positive_temperature: Positive | None = None
+    """bsl: temperature of the positive part; default `temperature`."""
+    logq: bool = False
+    """softmax: subtract the log of a negative's sampling probability (Bengio & Senecal 2008; Yi et al. 2019)."""
+    l2: Annotated[float, Field(ge=0.0)] = 1e-5
+    """Half squared norm of the batch's table rows, per positive (LightGCN's rule: layer 0 only)."""
+    uniformity: Annotated[float, Field(ge=0.0)] = 1.0
+    """directau: weight of the uniformity term."""
+
+
+class Optimizer(Section):
+    rule: Literal["sgd", "adagrad_row", "adam", "adam_row", "adam_dense"] = "adam_dense"
+    learning_rate: Positive = 1e-3
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    epsilon: Positive = 1e-8
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate over `train.epochs`: constant, or falling to `final_rate` of itself."""
+    final_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class Sparsity(Section):
+    policy: Literal["none", "static", "set", "rigl", "dsl", "sparserec", "nm", "gradual", "dynamic"] = "none"
+
+
+class Train(Section):
+    epochs: Count = 30
+    batch_size: Count = 2048
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count | None = None
+    """CPU threads; default all that the process may use. Results are equal for equal numbers of threads."""
+    refit: Literal[False, "train+valid"] = False
+    """After validation chose the epochs, train again on train+valid for that many."""
+    init_from: str | None = None
+    """An earlier run folder: rows with the same original id start from its table."""
+    average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the epochs, at the end, whose weights are averaged (Izmailov et al. 2018); 0 keeps the last."""
+
+
+class Evaluate(Section):
+    metric: str = "recall@20"
+    """Chooses the best epoch on the validation split."""
+    k: tuple[Count, ...] = (10, 20, 50)
+    every: Count = 1
+    """Epochs between validations."""
+    patience: Annotated[int, Field(ge=0)] = 5
+    """Validations without a better `metric` before training stops; 0 never stops."""
+    bootstrap: Annotated[int, Field(ge=0)] = 1000
+    """Resamples of users for the intervals; 0 leaves them out."""
+    baselines: tuple[Literal["popularity", "itemknn", "ease", "gfcf"], ...] = ()
+    """Closed-form models evaluated beside the run, for the report."""
+
+
+class Run(Section):
+    name: str | None = None
+    """Name of the run folder under `runs/`; default the job file's name."""
+    checkpoint_every: Count = 1
+    """Epochs between checkpoints."""
+
+
+class Job(Section):
+    data: Data = Data()
+    model: Model = Model()
+    table: Table = Table()
+    sampler: Sampler = Sampler()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    sparsity: Sparsity = Sparsity()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _rules(self) -> Job:
+        problem = _impossible(self)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    @classmethod
+    def load(cls, path: Path, overrides: list[str] | None = None) -> Job:
+        """Read a TOML job file and apply `section.key=value` overrides (values in TOML syntax, or bare text).
+
+        Raises UsageError naming the key, what came and the nearest known name.
+        """
+        return cls.parse(read_toml(path), overrides or [], str(path))
+
+    @classmethod
+    def parse(cls, sections: dict[str, Any], overrides: list[str], where: str) -> Job:
+        for override in overrides:
+            _apply(sections, override)
+        return validated(cls, sections, where)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no such file: {path}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        raise UsageError(f"{path} cannot be read as TOML: {problem}") from None
+
+
+def validated(section: type[S], values: dict[str, Any], where: str) -> S:
+    """An instance of `section`, or UsageError with the first problem as one sentence."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        owner = _section_at(section, first["loc"][:-1])
+        raise UsageError(f"{where}: unknown key {path!r}{nearest(str(first['loc'][-1]), owner.model_fields)}")
+    message = first["msg"].removeprefix("Value error, ")
+    came = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+    raise UsageError(f"{where}: {path + ': ' if path else ''}{message[0].lower()}{message[1:]}{came}")
+
+
+def to_toml(job: Job) -> str:
+    """The resolved job as TOML; reading it back gives an equal Job (keys that are unset are left out)."""
+    lines: list[str] = []
+    for name, section in job.model_dump(exclude_none=True).items():
+        lines.append(f"[{name}]")
+        lines += [f"{key} = {_toml_value(value)}" for key, value in section.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _impossible(job: Job) -> str | None:
+    """The reason why two settings contradict each other, or None."""
+    if job.loss.name in ("bpr",) and job.sampler.negatives == "in_batch":
+        return "loss.name = 'bpr' needs sampler.negatives = 'uniform' or 'popularity', got 'in_batch'"
+    if job.model.name == "mf" and job.model.propagation == "sampled":
+        return "model.name = 'mf' has no propagation; set model.propagation = 'none'"
+    if job.optimizer.rule == "adam_dense" and job.model.propagation == "sampled":
+        return "optimizer.rule = 'adam_dense' touches every row every step and needs model.propagation = 'full'"
+    return None
+
+
+def _apply(sections: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or len(parts) != 2:
+        raise UsageError(f"--set expects section.key=value, got {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    section = sections.setdefault(parts[0], {})
+    if not isinstance(section, dict):
+        raise UsageError(f"--set {override}: {parts[0]!r} is not a section")
+    section[parts[1]] = value
+
+
+def _section_at(section: type[Section], path: tuple[int | str, ...]) -> type[Section]:
+    for part in path:
+        inner = section.model_fields[str(part)].annotation
+        if not isinstance(inner, type) or not issubclass(inner, Section):
+            break
+        section = inner
+    return section
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        escaped = "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped)
+        return f'"{escaped}"'
+    if isinstance(value, float) and value == int(value) and abs(value) < 1e15:
+        return f"{value:.1f}"
+    return repr(value)

@@ -1,0 +1,57 @@
+"""One exception class per exit code. A message is one sentence: what was expected, what came, where, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class GcnrecError(Exception):
+    """Base of every expected error; the command line prints the message and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(GcnrecError):
+    """The command or the job file asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class DataError(GcnrecError):
+    """The data is missing, damaged or not what it was declared to be."""
+
+    exit_code = 3
+
+
+class DeviceError(GcnrecError):
+    """A device, a driver or memory is missing or too small."""
+
+    exit_code = 4
+
+
+class DivergedError(GcnrecError):
+    """Training produced a loss or gradient that is not finite."""
+
+    exit_code = 5
+
+
+class Interrupted(GcnrecError):
+    """Ctrl-C; the run folder can be resumed."""
+
+    exit_code = 130
+
+
+class Terminated(GcnrecError):
+    """SIGTERM; the run folder can be resumed."""
+
+    exit_code = 143
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint such as `; did you mean 'user_id'?`, or the list of what is known when nothing is near."""
+    names = sorted(map(str, known))
+    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(names)}" if names else ""

@@ -1,0 +1,177 @@
+"""The interaction graph as two compressed sparse rows, one per direction.
+
+Letters: E edges, U users, I items, R rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from gcnrec.errors import DataError
+
+
+@dataclass(frozen=True)
+class Csr:
+    """Row r holds the columns `indices[indptr[r]:indptr[r+1]]`, ascending and unique.
+
+    `indptr` int64 (R+1), `indices` int32 (E); both may be memory-mapped and are never written.
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    columns: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def num_edges(self) -> int:
+        return len(self.indices)
+
+    @cached_property
+    def degrees(self) -> NDArray[np.int64]:
+        """Entries per row, int64 (R)."""
+        return np.diff(self.indptr)
+
+    def row(self, number: int) -> NDArray[np.int32]:
+        return self.indices[self.indptr[number] : self.indptr[number + 1]]
+
+    def row_numbers(self) -> NDArray[np.int32]:
+        """The row of every entry, int32 (E)."""
+        return np.repeat(np.arange(self.rows, dtype=np.int32), self.degrees)
+
+    def check(self, name: str) -> None:
+        """Raise DataError unless the arrays form a CSR with ascending, unique columns in range."""
+        if len(self.indptr) == 0 or self.indptr[0] != 0 or self.indptr[-1] != len(self.indices) or (self.degrees < 0).any():
+            raise DataError(f"{name}: indptr must rise from 0 to {len(self.indices)}; the dataset folder is damaged, ingest again")
+        if len(self.indices) and not _columns_ok(self.indptr, self.indices, self.columns):
+            raise DataError(f"{name}: columns must ascend within 0 .. {self.columns - 1}; the dataset folder is damaged, ingest again")
+
+
+@dataclass(frozen=True)
+class BipartiteGraph:
+    """`user_items` (U rows, I columns) and its transpose `item_users` (I rows, U columns)."""
+
+    user_items: Csr
+    item_users: Csr
+
+    def __post_init__(self) -> None:
+        a, b = self.user_items, self.item_users
+        if (a.rows, a.columns, a.num_edges) != (b.columns, b.rows, b.num_edges):
+            raise DataError(
+                f"the two directions of a graph must agree: user_items is {a.rows} x {a.columns} with {a.num_edges} edges, "
+                f"item_users {b.rows} x {b.columns} with {b.num_edges}"
+            )
+
+    @property
+    def num_users(self) -> int:
+        return self.user_items.rows
+
+    @property
+    def num_items(self) -> int:
+        return self.item_users.rows
+
+    @property
+    def num_nodes(self) -> int:
+        return self.num_users + self.num_items
+
+    @property
+    def num_edges(self) -> int:
+        return self.user_items.num_edges
+
+    @classmethod
+    def from_edges(
+        cls, users_E: NDArray[np.int32], items_E: NDArray[np.int32], num_users: int, num_items: int
+    ) -> BipartiteGraph:
+        """Both directions from edges in any order; repeated edges are merged."""
+        user_items = csr_from_edges(users_E, items_E, num_users, num_items)
+        return cls(user_items, transpose(user_items))
+
+    @classmethod
+    def open(cls, folder: Path, num_users: int, num_items: int) -> BipartiteGraph:
+        """Memory-map the four arrays that `save` wrote into `folder`."""
+        return cls(_open_csr(folder, "user_items", num_items), _open_csr(folder, "item_users", num_users))
+
+    def save(self, folder: Path) -> None:
+        """Write `user_items.{indptr,indices}.npy` and `item_users.{indptr,indices}.npy` into `folder`."""
+        for name, csr in (("user_items", self.user_items), ("item_users", self.item_users)):
+            np.save(folder / f"{name}.indptr.npy", csr.indptr)
+            np.save(folder / f"{name}.indices.npy", csr.indices)
+
+
+def csr_from_edges(rows_E: NDArray[np.int32], columns_E: NDArray[np.int32], num_rows: int, num_columns: int) -> Csr:
+    """A CSR from edges in any order, repeated edges merged. Two stable counting sorts, O(E + R + C)."""
+    by_column = _counting_transpose(rows_E, columns_E, num_columns)
+    by_row = _counting_transpose(by_column[1], by_column[0], num_rows)
+    indptr = np.zeros(num_rows + 1, np.int64)
+    np.cumsum(np.bincount(by_row[0], minlength=num_rows), out=indptr[1:])
+    return _merge_repeats(Csr(indptr, by_row[1], num_columns))
+
+
+def transpose(csr: Csr) -> Csr:
+    """The transpose, columns ascending. O(E + R + C)."""
+    keys, values = _counting_transpose(csr.row_numbers(), csr.indices, csr.columns)
+    indptr = np.zeros(csr.columns + 1, np.int64)
+    np.cumsum(np.bincount(keys, minlength=csr.columns), out=indptr[1:])
+    return Csr(indptr, values, csr.rows)
+
+
+def _merge_repeats(csr: Csr) -> Csr:
+    keep = np.ones(csr.num_edges, np.bool_)
+    if csr.num_edges:
+        rows = csr.row_numbers()
+        keep[1:] = (csr.indices[1:] != csr.indices[:-1]) | (rows[1:] != rows[:-1])
+    if keep.all():
+        return csr
+    indptr = np.concatenate([[0], np.cumsum(keep)])[csr.indptr].astype(np.int64)
+    return Csr(indptr, csr.indices[keep], csr.columns)
+
+
+def _open_csr(folder: Path, name: str, columns: int) -> Csr:
+    arrays = []
+    for part, dtype in (("indptr", np.int64), ("indices", np.int32)):
+        path = folder / f"{name}.{part}.npy"
+        try:
+            array = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as problem:
+            raise DataError(f"{path} cannot be opened ({problem}); ingest again") from None
+        if array.ndim != 1 or array.dtype != dtype:
+            raise DataError(f"{path} must be a vector of {np.dtype(dtype)}, got {array.ndim}-d {array.dtype}; ingest again")
+        arrays.append(array.view(np.ndarray))
+    return Csr(arrays[0], arrays[1], columns)
+
+
+@numba.njit(cache=True)
+def _counting_transpose(values_E, keys_E, num_keys):  # type: ignore[no-untyped-def]
+    """Edges stably sorted by key: returns (sorted keys int32, their values int32)."""
+    start = np.zeros(num_keys + 1, np.int64)
+    for edge in range(len(keys_E)):
+        start[keys_E[edge] + 1] += 1
+    for key in range(num_keys):
+        start[key + 1] += start[key]
+    keys = np.empty(len(keys_E), np.int32)
+    values = np.empty(len(keys_E), np.int32)
+    for edge in range(len(keys_E)):
+        key = keys_E[edge]
+        keys[start[key]] = key
+        values[start[key]] = values_E[edge]
+        start[key] += 1
+    return keys, values
+
+
+@numba.njit(cache=True)
+def _columns_ok(indptr, indices, columns):  # type: ignore[no-untyped-def]
+    for row in range(len(indptr) - 1):
+        previous = -1
+        for edge in range(indptr[row], indptr[row + 1]):
+            if indices[edge] <= previous or indices[edge] >= columns:
+                return False
+            previous = indices[edge]
+    return True

@@ -1,0 +1,80 @@
+"""Ids and numbers: `Vocabulary` converts between them, `Interactions` holds edges as numbers.
+
+*Ids* are what the user's data calls things and keep their Arrow type; *numbers* are 0 .. n-1 by falling train degree.
+Letters: E interactions, U users, I items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from gcnrec.errors import DataError
+
+MAX_NODES = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Original ids in the order of their numbers: `ids[number]`. Ids are unique and hold no null."""
+
+    ids: pa.Array
+
+    def __post_init__(self) -> None:
+        if self.ids.null_count:
+            raise DataError(f"ids must not be null, {self.ids.null_count} are; drop or map them before building a vocabulary")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def _lookup(self) -> pa.Array:
+        return self.ids.cast(self.ids.type.value_type) if pa.types.is_dictionary(self.ids.type) else self.ids
+
+    def numbers(self, ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int32]:
+        """Numbers of `ids` (cast to the vocabulary's type); -1 where an id is null or unknown.
+
+        Raises DataError when the ids cannot be cast, for example text where integers are expected.
+        """
+        try:
+            values = pc.cast(ids, self._lookup.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as problem:
+            raise DataError(f"ids of type {ids.type} cannot be read as {self._lookup.type}: {problem}") from None
+        found = pc.fill_null(pc.index_in(values, value_set=self._lookup, skip_nulls=True), -1)
+        if isinstance(found, pa.ChunkedArray):
+            found = found.combine_chunks()
+        return found.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+
+    def decode(self, numbers: NDArray[np.integer]) -> pa.Array:
+        """The original ids of `numbers`, in their Arrow type."""
+        return self.ids.take(pa.array(numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class Interactions:
+    """Edges by number: `users_E`, `items_E` int32; `times_E` int64 seconds or None; `weights_E` float32 or None."""
+
+    users_E: NDArray[np.int32]
+    items_E: NDArray[np.int32]
+    times_E: NDArray[np.int64] | None
+    weights_E: NDArray[np.float32] | None
+    user_ids: Vocabulary
+    item_ids: Vocabulary
+
+    def __post_init__(self) -> None:
+        count = len(self.users_E)
+        for name in ("items_E", "times_E", "weights_E"):
+            column = getattr(self, name)
+            if column is not None and len(column) != count:
+                raise DataError(f"{name} must have one entry per interaction: expected {count}, got {len(column)}")
+        for name, numbers, size in (("users_E", self.users_E, len(self.user_ids)), ("items_E", self.items_E, len(self.item_ids))):
+            if count and (int(numbers.min()) < 0 or int(numbers.max()) >= size):
+                raise DataError(f"{name} must lie in 0 .. {size - 1}, got {numbers.min()} .. {numbers.max()}")
+
+    def __len__(self) -> int:
+        return len(self.users_E)

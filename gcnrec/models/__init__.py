@@ -1,0 +1,1 @@
+"""Models: what turns table rows and a graph into scores."""

@@ -1,0 +1,53 @@
+"""What ranking needs from any model, trained or closed-form.
+
+Letters: B users of a chunk, T items of a tile, U users, I items, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+class Scorer(Protocol):
+    """Scores of every item for a chunk of users, a tile of items at a time, so that memory stays bounded."""
+
+    @property
+    def num_users(self) -> int: ...
+
+    @property
+    def num_items(self) -> int: ...
+
+    def prepare(self, users_B: NDArray[np.int32]) -> torch.Tensor:
+        """Whatever one chunk of users needs for all its tiles (for embeddings: their rows, float32 (B, D))."""
+        ...
+
+    def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
+        """Write the scores of items `first .. last-1` into `out_BT` float32 (B, last - first). Higher is better."""
+        ...
+
+
+@dataclass(frozen=True)
+class EmbeddingScorer:
+    """Inner products of exported embeddings: `users_UD`, `items_ID` float32, contiguous."""
+
+    users_UD: torch.Tensor
+    items_ID: torch.Tensor
+
+    @property
+    def num_users(self) -> int:
+        return len(self.users_UD)
+
+    @property
+    def num_items(self) -> int:
+        return len(self.items_ID)
+
+    def prepare(self, users_B: NDArray[np.int32]) -> torch.Tensor:
+        return self.users_UD[torch.from_numpy(users_B.astype(np.int64))]
+
+    def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
+        torch.mm(prepared, self.items_ID[first:last].T, out=out_BT)

@@ -1,0 +1,99 @@
+"""Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+
+A draw depends only on (seed, stage, step, index): never on threads, launch geometry or history.
+So a resumed run, a GPU and a CPU all see the same integers.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_W0, _W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
+_LOW = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+
+
+class Stage(IntEnum):
+    """What a stream is for; two stages never share a draw."""
+
+    INIT = 0
+    ORDER = 1
+    NEGATIVES = 2
+    SPLIT = 3
+    SPECTRAL = 4
+    BOOTSTRAP = 5
+    SYNTHETIC = 6
+    EXPLORE = 7
+    SAMPLE = 8
+
+
+@numba.njit(inline="always")
+def philox4x32(  # type: ignore[no-untyped-def]
+    c0, c1, c2, c3, k0, k1
+):
+    """Ten rounds on four uint32 counters and two uint32 keys; returns four uint32."""
+    for _ in range(10):
+        p0 = _M0 * np.uint64(c0)
+        p1 = _M1 * np.uint64(c2)
+        n0 = np.uint32(p1 >> _32) ^ c1 ^ k0
+        n2 = np.uint32(p0 >> _32) ^ c3 ^ k1
+        c1 = np.uint32(p1 & _LOW)
+        c3 = np.uint32(p0 & _LOW)
+        c0, c2 = n0, n2
+        k0 = np.uint32(k0 + _W0)
+        k1 = np.uint32(k1 + _W1)
+    return c0, c1, c2, c3
+
+
+@numba.njit(parallel=True, cache=True)
+def _fill_u64(seed, stage, step, first, out):  # type: ignore[no-untyped-def]
+    k0, k1 = np.uint32(seed & _LOW), np.uint32(seed >> _32)
+    for block in numba.prange((out.shape[0] + 1) // 2):
+        index = np.uint64(first) // np.uint64(2) + np.uint64(block)
+        a, b, c, d = philox4x32(
+            np.uint32(index & _LOW), np.uint32(index >> _32), np.uint32(step), np.uint32(stage), k0, k1
+        )
+        out[2 * block] = (np.uint64(a) << _32) | np.uint64(b)
+        if 2 * block + 1 < out.shape[0]:
+            out[2 * block + 1] = (np.uint64(c) << _32) | np.uint64(d)
+
+
+def u64(seed: int, stage: Stage, step: int, count: int, first: int = 0) -> NDArray[np.uint64]:
+    """`count` uniform 64-bit integers with indices `first ..` (`first` must be even)."""
+    out = np.empty(count, np.uint64)
+    _fill_u64(np.uint64(seed), int(stage), np.uint64(step), first, out)
+    return out
+
+
+def uniform(seed: int, stage: Stage, step: int, count: int, first: int = 0) -> NDArray[np.float64]:
+    """`count` float64 in [0, 1): the top 53 bits of `u64`."""
+    return (u64(seed, stage, step, count, first) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def below(seed: int, stage: Stage, step: int, count: int, bound: int) -> NDArray[np.int64]:
+    """`count` integers in [0, bound), bound <= 2**31, by multiply-shift (bias below bound / 2**32)."""
+    high = u64(seed, stage, step, count) >> _32
+    return ((high * np.uint64(bound)) >> _32).astype(np.int64)
+
+
+def permutation(seed: int, stage: Stage, step: int, count: int) -> NDArray[np.int64]:
+    """A uniform random order of 0 .. count-1: the argsort of `count` keys (ties, if any, by index)."""
+    return np.argsort(u64(seed, stage, step, count), kind="stable")
+
+
+def normal(seed: int, stage: Stage, step: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Standard normal float32 of `shape`, by Box-Muller on pairs of `uniform`."""
+    count = int(np.prod(shape))
+    pairs = uniform(seed, stage, step, 2 * count)
+    radius = np.sqrt(-2.0 * np.log1p(-pairs[0::2]))
+    return (radius * np.cos(2.0 * np.pi * pairs[1::2])).astype(np.float32).reshape(shape)
+
+
+def generator(seed: int, stage: Stage, step: int = 0) -> np.random.Generator:
+    """A NumPy generator for work that never runs on a GPU (bootstrap, splits), keyed like the streams."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, (int(stage) << 32) | step], np.uint64)))

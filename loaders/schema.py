@@ -1,0 +1,200 @@
+"""The dataset folder: its format, its writer and its reader.
+
+`dataset.json` (`format = 1`) names every file with shape, dtype and sha256; an unknown format is refused.
+Nothing here needs more than NumPy and pyarrow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from gcnrec.errors import DataError, UsageError
+from gcnrec.graph import BipartiteGraph
+from gcnrec.interactions import Interactions, Vocabulary
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened dataset folder. `graph` is train; arrays are memory-mapped and read-only.
+
+    `times_E` int64 seconds and `weights_E` float32 follow the order of `graph.user_items.indices`.
+    `digest` is the sha256 over all file digests: equal digests mean equal data.
+    """
+
+    folder: Path
+    info: dict[str, Any]
+    graph: BipartiteGraph
+    user_ids: Vocabulary
+    item_ids: Vocabulary
+    valid: Interactions
+    test: Interactions
+    times_E: NDArray[np.int64] | None
+    weights_E: NDArray[np.float32] | None
+
+    @property
+    def name(self) -> str:
+        return str(self.info["name"])
+
+    @property
+    def digest(self) -> str:
+        return str(self.info["digest"])
+
+
+def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
+    """Open a dataset folder by memory map; with `verify`, recompute every sha256 first.
+
+    Raises DataError when the folder, its format or a file is not what `dataset.json` says.
+    """
+    folder = Path(folder)
+    info = read_info(folder)
+    _check_files(folder, info, verify)
+    num_users, num_items = int(info["num_users"]), int(info["num_items"])
+    user_ids, item_ids = _open_vocabulary(folder / "users.parquet"), _open_vocabulary(folder / "items.parquet")
+    for ids, size, name in ((user_ids, num_users, "users"), (item_ids, num_items, "items")):
+        if len(ids) != size:
+            raise DataError(f"{folder / (name + '.parquet')} must have {size} rows, has {len(ids)}; ingest again")
+    return Dataset(
+        folder=folder,
+        info=info,
+        graph=BipartiteGraph.open(folder, num_users, num_items),
+        user_ids=user_ids,
+        item_ids=item_ids,
+        valid=_open_held_out(folder / "valid.parquet", user_ids, item_ids),
+        test=_open_held_out(folder / "test.parquet", user_ids, item_ids),
+        times_E=_open_optional(folder / "times.npy"),
+        weights_E=_open_optional(folder / "weights.npy"),
+    )
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """The parsed `dataset.json` of `folder`."""
+    path = folder / "dataset.json"
+    if not folder.is_dir():
+        raise DataError(f"no dataset folder at {folder}; make one with 'gcnrec ingest'")
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{folder} is not a dataset folder: dataset.json is missing; make one with 'gcnrec ingest'") from None
+    except (OSError, ValueError) as problem:
+        raise DataError(f"{path} cannot be read as JSON ({problem}); ingest again") from None
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        came = info.get("format") if isinstance(info, dict) else info
+        raise DataError(f"{path} must have format {FORMAT}, got {came!r}; ingest again with this version of gcnrec")
+    return info
+
+
+@contextmanager
+def new_folder(target: Path, force: bool) -> Iterator[Path]:
+    """A folder to write into that becomes `target` in one rename when the block succeeds, and vanishes when it fails.
+
+    Raises UsageError when `target` exists and `force` is not set.
+    """
+    if target.exists() and not force:
+        raise UsageError(f"{target} exists and is never overwritten; choose another --out, or add --force")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = target.parent / f".{target.name}.{os.getpid()}.part"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        work.mkdir()
+        yield work
+        for path in sorted(work.rglob("*")):
+            _fsync(path)
+        _fsync(work)
+        if target.exists():
+            old = target.parent / f".{target.name}.{os.getpid()}.old"
+            target.rename(old)
+            work.rename(target)
+            shutil.rmtree(old)
+        else:
+            work.rename(target)
+        _fsync(target.parent)
+    except OSError as problem:
+        raise DataError(f"cannot write {target}: {problem.strerror or problem}; free some space or choose another --out") from problem
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def seal(folder: Path, info: dict[str, Any]) -> None:
+    """Write `dataset.json` into a folder whose files are complete: adds `format`, `files` and `digest` to `info`."""
+    files = {path.name: _describe(path) for path in sorted(folder.iterdir()) if path.name != "dataset.json"}
+    digest = hashlib.sha256("".join(f"{name} {entry['sha256']}\n" for name, entry in files.items()).encode()).hexdigest()
+    document = {"format": FORMAT, **info, "digest": digest, "files": files}
+    (folder / "dataset.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def write_vocabulary(path: Path, ids: pa.Array, degrees: NDArray[np.int64]) -> None:
+    """`users.parquet` or `items.parquet`: id in its own type, number int32, degree int64 (train)."""
+    table = pa.table({"id": ids, "number": pa.array(np.arange(len(ids), dtype=np.int32)), "degree": pa.array(degrees)})
+    pq.write_table(table, path, compression="zstd")
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    entry: dict[str, Any] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+    if path.suffix == ".npy":
+        array = np.load(path, mmap_mode="r")
+        return {"shape": list(array.shape), "dtype": str(array.dtype), **entry}
+    schema = pq.read_schema(path)
+    rows = pq.read_metadata(path).num_rows
+    return {"shape": [rows, len(schema)], "dtype": {field.name: str(field.type) for field in schema}, **entry}
+
+
+def _check_files(folder: Path, info: dict[str, Any], verify: bool) -> None:
+    for name, entry in info["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise DataError(f"{folder} lacks {name}, which its dataset.json lists; ingest again")
+        if path.stat().st_size != entry["bytes"]:
+            raise DataError(f"{path} must have {entry['bytes']} bytes, has {path.stat().st_size}; ingest again")
+        if verify and sha256_of(path) != entry["sha256"]:
+            raise DataError(f"{path} does not match the sha256 in dataset.json; ingest again")
+
+
+def _open_vocabulary(path: Path) -> Vocabulary:
+    return Vocabulary(_read(path).column("id").combine_chunks())
+
+
+def _open_held_out(path: Path, user_ids: Vocabulary, item_ids: Vocabulary) -> Interactions:
+    table = _read(path)
+    columns = {name: table.column(name).to_numpy() for name in table.column_names}
+    return Interactions(
+        columns["user"], columns["item"], columns.get("time"), columns.get("weight"), user_ids, item_ids
+    )
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, memory_map=True)
+    except (OSError, pa.ArrowInvalid) as problem:
+        raise DataError(f"{path} cannot be read ({problem}); ingest again") from None
+
+
+def _open_optional(path: Path) -> NDArray[Any] | None:
+    return np.load(path, mmap_mode="r").view(np.ndarray) if path.is_file() else None
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
