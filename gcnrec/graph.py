@@ -109,7 +109,7 @@ class BipartiteGraph:
 def csr_from_edges(rows_E: NDArray[np.int32], columns_E: NDArray[np.int32], num_rows: int, num_columns: int) -> Csr:
     """A CSR from edges in any order, repeated edges merged. Two stable counting sorts, O(E + R + C)."""
     by_column = _counting_transpose(rows_E, columns_E, num_columns)
-    by_row = _counting_transpose(by_column[1], by_column[0], num_rows)
+    by_row = _counting_transpose(by_column[0], by_column[1], num_rows)
     indptr = np.zeros(num_rows + 1, np.int64)
     np.cumsum(np.bincount(by_row[0], minlength=num_rows), out=indptr[1:])
     return _merge_repeats(Csr(indptr, by_row[1], num_columns))
