@@ -1,9 +1,13 @@
 """Row arithmetic on explicit vector lanes, for kernels whose speed is that of their innermost loop.
 
 Numba keeps a local array in memory, so a sum over the rows of a neighbourhood would load and store its accumulator for
-every edge. These intrinsics emit the loop as LLVM vectors of 16 floats that stay in registers for a whole row.
+every edge. These intrinsics emit the loop as LLVM vectors of 16 floats that stay in registers for a whole row, and ask
+for the rows of later edges ahead of time (measured: 1.4 times faster than without when the rows lie in a shared cache).
 All offsets are 64-bit counts of floats into flat vectors.
 """
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, import-untyped"
+# (llvmlite and numba's intrinsics carry no types)
 
 from __future__ import annotations
 
@@ -13,32 +17,35 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 _FLOAT = ir.FloatType()
+_LONG = ir.IntType(64)
+_AHEAD = 32
+"""Edges between the request for a row and its use; 24 .. 48 measured alike, 12 slower."""
 
 
 @numba.njit(inline="always")
-def sum_scaled_rows(indices, begin, end, source, pitch, column_scale, row_scale, out, at, width):  # type: ignore[no-untyped-def]
+def sum_scaled_rows(indices, begin, end, limit, source, pitch, column_scale, row_scale, out, at, width):
     """out[at : at+width] = row_scale * sum over e in begin .. end-1, ascending, of column_scale[c] * source[c * pitch : +width],
-    with c = indices[e]."""
+    with c = indices[e]. Rows of edges below `limit` (at least `end`) may be requested early."""
     first = 0
     while width - first >= 64:
-        _sum_64(indices, begin, end, source, pitch, first, column_scale, row_scale, out, at + first)
+        _sum_64(indices, begin, end, limit, source, pitch, first, column_scale, row_scale, out, at + first)
         first += 64
     if width - first >= 32:
-        _sum_32(indices, begin, end, source, pitch, first, column_scale, row_scale, out, at + first)
+        _sum_32(indices, begin, end, limit, source, pitch, first, column_scale, row_scale, out, at + first)
         first += 32
     if width - first >= 16:
-        _sum_16(indices, begin, end, source, pitch, first, column_scale, row_scale, out, at + first)
+        _sum_16(indices, begin, end, limit, source, pitch, first, column_scale, row_scale, out, at + first)
         first += 16
     if width - first >= 8:
-        _sum_8(indices, begin, end, source, pitch, first, column_scale, row_scale, out, at + first)
+        _sum_8(indices, begin, end, limit, source, pitch, first, column_scale, row_scale, out, at + first)
         first += 8
     while first < width:
-        _sum_1(indices, begin, end, source, pitch, first, column_scale, row_scale, out, at + first)
+        _sum_1(indices, begin, end, limit, source, pitch, first, column_scale, row_scale, out, at + first)
         first += 1
 
 
 @numba.njit(inline="always")
-def add_scaled_row(source, begin, scale, out, at, width):  # type: ignore[no-untyped-def]
+def add_scaled_row(source, begin, scale, out, at, width):
     """out[at : at+width] += scale * source[begin : begin+width]; the two must not overlap."""
     first = 0
     while width - first >= 64:
@@ -52,22 +59,24 @@ def add_scaled_row(source, begin, scale, out, at, width):  # type: ignore[no-unt
         first += 1
 
 
-def _sum_lanes(lanes, vectors):  # type: ignore[no-untyped-def]
+def _sum_lanes(lanes, vectors):
     """The intrinsic that sums `vectors` vectors of `lanes` floats at column offset `first`."""
 
-    def gcnrec_sum(typing, indices, begin, end, source, pitch, first, column_scale, row_scale, out, at):  # type: ignore[no-untyped-def]
+    def gcnrec_sum(typing, indices, begin, end, limit, source, pitch, first, column_scale, row_scale, out, at):
         whole = types.int64
-        signature = types.void(indices, whole, whole, source, whole, whole, column_scale, types.float32, out, whole)
+        signature = types.void(indices, whole, whole, whole, source, whole, whole, column_scale, types.float32, out, whole)
 
-        def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            index, scale, rows, target = (_pointer(context, builder, signature, args, at) for at in (0, 6, 3, 8))
-            _, begin, end, _, pitch, first, _, row_scale, _, at = args
+        def emit(context, builder, signature, args):
+            index, scale, rows, target = (_pointer(context, builder, signature, args, at) for at in (0, 7, 4, 9))
+            _, begin, end, limit, _, pitch, first, _, row_scale, _, at = args
+            last = builder.sub(limit, _LONG(1))
             vector = ir.VectorType(_FLOAT, lanes)
             sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * lanes)) for _ in range(vectors)]
             with cgutils.for_range(builder, end, start=begin) as loop:
                 column = builder.load(builder.gep(index, [loop.index]))
                 weight = _splat(builder, builder.load(builder.gep(scale, [column])), lanes)
-                offset = builder.add(builder.mul(builder.sext(column, ir.IntType(64)), pitch), first)
+                _request(builder, rows, _offset(builder, _later(builder, index, loop.index, last), pitch, first), lanes * vectors)
+                offset = _offset(builder, column, pitch, first)
                 for part, total in enumerate(sums):
                     row = _load(builder, rows, offset, part * lanes, vector)
                     builder.store(_multiply_add(builder, row, weight, builder.load(total)), total)
@@ -81,13 +90,13 @@ def _sum_lanes(lanes, vectors):  # type: ignore[no-untyped-def]
     return intrinsic(gcnrec_sum)
 
 
-def _add_lanes(lanes, vectors):  # type: ignore[no-untyped-def]
+def _add_lanes(lanes, vectors):
     """The intrinsic that adds `scale` times `vectors` vectors of `lanes` floats."""
 
-    def gcnrec_add(typing, source, begin, scale, out, at):  # type: ignore[no-untyped-def]
+    def gcnrec_add(typing, source, begin, scale, out, at):
         signature = types.void(source, types.int64, types.float32, out, types.int64)
 
-        def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        def emit(context, builder, signature, args):
             rows, target = (_pointer(context, builder, signature, args, at) for at in (0, 3))
             _, begin, scale, _, at = args
             vector = ir.VectorType(_FLOAT, lanes)
@@ -103,32 +112,52 @@ def _add_lanes(lanes, vectors):  # type: ignore[no-untyped-def]
     return intrinsic(gcnrec_add)
 
 
-def _pointer(context, builder, signature, args, position):  # type: ignore[no-untyped-def]
+def _pointer(context, builder, signature, args, position):
     kind = signature.args[position]
     return context.make_array(kind)(context, builder, value=args[position]).data
 
 
-def _splat(builder, value, lanes):  # type: ignore[no-untyped-def]
+def _offset(builder, column, pitch, first):
+    return builder.add(builder.mul(builder.sext(column, _LONG), pitch), first)
+
+
+def _later(builder, index, edge, last):
+    """The column of the edge _AHEAD of this one, or of the last."""
+    later = builder.add(edge, _LONG(_AHEAD))
+    return builder.load(builder.gep(index, [builder.select(builder.icmp_signed("<", later, last), later, last)]))
+
+
+def _request(builder, base, offset, floats):
+    """Fetch the cache lines of `floats` floats into the second-level cache, without waiting."""
+    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), (byte, word, word, word))
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    for line in range(0, floats, 16):
+        place = builder.bitcast(builder.gep(base, [builder.add(offset, _LONG(line))]), byte)
+        builder.call(prefetch, (place, word(0), word(2), word(1)))
+
+
+def _splat(builder, value, lanes):
     single = builder.insert_element(
         ir.Constant(ir.VectorType(_FLOAT, lanes), ir.Undefined), value, ir.Constant(ir.IntType(32), 0)
     )
     return builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
 
 
-def _address(builder, base, offset, extra, vector):  # type: ignore[no-untyped-def]
-    place = builder.add(offset, ir.Constant(ir.IntType(64), extra))
+def _address(builder, base, offset, extra, vector):
+    place = builder.add(offset, _LONG(extra))
     return builder.bitcast(builder.gep(base, [place]), vector.as_pointer())
 
 
-def _load(builder, base, offset, extra, vector):  # type: ignore[no-untyped-def]
+def _load(builder, base, offset, extra, vector):
     return builder.load(_address(builder, base, offset, extra, vector), align=4)
 
 
-def _store(builder, value, base, offset, extra):  # type: ignore[no-untyped-def]
+def _store(builder, value, base, offset, extra):
     builder.store(value, _address(builder, base, offset, extra, value.type), align=4)
 
 
-def _multiply_add(builder, a, b, c):  # type: ignore[no-untyped-def]
+def _multiply_add(builder, a, b, c):
     # fmuladd: one instruction where the CPU has it, two elsewhere (llvm.fma would call the C library there)
     kind = ir.FunctionType(a.type, (a.type, a.type, a.type))
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{a.type.count}f32")

@@ -133,8 +133,9 @@ def _propagate(indptr, indices, source, pitch, row_scale, column_scale, out, out
     for share in numba.prange(shares):
         for row in range(_share(indptr, share, shares), _share(indptr, share + 1, shares)):
             sum_scaled_rows(
-                indices, indptr[row], indptr[row + 1], source, pitch, column_scale, row_scale[row], out, row * out_pitch, width
-            )
+                indices, indptr[row], indptr[row + 1], len(indices), source, pitch, column_scale, row_scale[row], out,
+                row * out_pitch, width,
+            )  # fmt: skip
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
@@ -144,8 +145,9 @@ def _propagate_rows(indptr, indices, rows, source, pitch, row_scale, column_scal
         for v in range(_share(edges, share, shares), _share(edges, share + 1, shares)):
             row = rows[v]
             sum_scaled_rows(
-                indices, indptr[row], indptr[row + 1], source, pitch, column_scale, row_scale[row], out, v * out_pitch, width
-            )
+                indices, indptr[row], indptr[row + 1], indptr[row + 1], source, pitch, column_scale, row_scale[row], out,
+                v * out_pitch, width,
+            )  # fmt: skip
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
