@@ -6,4 +6,48 @@ E interactions, U users, I items, D width, K list length, L layers.
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+__all__ = ["compare", "evaluate", "ingest", "open_dataset", "open_run", "recommend", "train"]
+
+_HOMES = {
+    "compare": "gcnrec.compare",
+    "evaluate": "gcnrec.evaluate",
+    "ingest": "gcnrec.loaders.parquet",
+    "open_dataset": "gcnrec.loaders.schema",
+    "open_run": "gcnrec.artifacts",
+    "recommend": "gcnrec.recommend",
+    "train": "gcnrec.train",
+}
+
+if TYPE_CHECKING:
+    from gcnrec.artifacts import open_run as open_run
+    from gcnrec.loaders.parquet import ingest as ingest
+    from gcnrec.loaders.schema import open_dataset as open_dataset
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gcnrec' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
+class _Package(ModuleType):
+    """Keeps `gcnrec.train` the function: importing the module of that name would put the module in its place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(value, ModuleType) and _HOMES.get(name) == value.__name__:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,38 @@
+# make run     install into .venv and run jobs/quickstart.toml; ARGS passes options, for example ARGS="--set train.epochs=3"
+# make test    install the test extra too, run the tests, then ruff and mypy
+# make clean   remove .venv
+# PYTHON=...   the interpreter that makes .venv (3.11 or newer; by default the first found of python3.13 ... python3)
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: run test clean
+
+IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
+	"$$name" $(IS_NEW_ENOUGH) 2>/dev/null && { echo "$$name"; break; }; done)
+INSTALL = .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable
+
+run: .venv/installed
+	.venv/bin/gcnrec run jobs/quickstart.toml $(ARGS)
+
+test: .venv/installed-test
+	.venv/bin/python -m pytest -q
+	.venv/bin/ruff check .
+	.venv/bin/mypy -p gcnrec
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	@"$(PYTHON)" $(IS_NEW_ENOUGH) 2>/dev/null || { \
+		echo "gcnrec needs Python 3.11 or newer and found none; install one, or name it: make PYTHON=/path/to/python3.11" >&2; \
+		exit 1; }
+	"$(PYTHON)" -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) .
+	@touch $@
+
+.venv/installed-test: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) '.[test]'
+	@touch .venv/installed $@

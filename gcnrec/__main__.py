@@ -1,0 +1,5 @@
+"""`python -m gcnrec` is `gcnrec`."""
+
+from gcnrec.cli import main
+
+main()

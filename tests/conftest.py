@@ -1,0 +1,19 @@
+"""Fixtures of the whole suite."""
+
+from __future__ import annotations
+
+import numba
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Examples are the same in every run, and slow first calls (compilation) are no failure.
+settings.register_profile("gcnrec", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gcnrec")
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of numba threads inside a test; what it was comes back afterwards."""
+    before = numba.get_num_threads()
+    yield numba.set_num_threads
+    numba.set_num_threads(before)

@@ -1,0 +1,141 @@
+"""The job file: what it accepts, what it says when it does not, and that it survives a round trip."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gcnrec.config import Data, Job, Loss, read_toml, to_toml, validated
+from gcnrec.errors import UsageError
+
+JOB = """
+[data]
+train = "train.parquet"
+user = "user_id"
+item = "item_id"
+
+[model]
+name = "lightgcn"
+layers = 2
+
+[sampler]
+fanouts = [5, 3]
+"""
+
+
+@pytest.fixture
+def job_file(tmp_path):
+    path = tmp_path / "job.toml"
+    path.write_text(JOB)
+    return path
+
+
+def refused(sections, overrides=()):
+    with pytest.raises(UsageError) as caught:
+        Job.parse(sections, list(overrides), "job.toml")
+    return str(caught.value)
+
+
+def test_load(job_file):
+    job = Job.load(job_file)
+    assert (job.model.layers, job.sampler.fanouts, job.data.user) == (2, (5, 3), "user_id")
+    assert job.train.epochs == Job().train.epochs
+
+
+def test_fixed_keys_exist():
+    """Other tools rely on these names."""
+    fixed = {
+        "model": {"name", "layers", "width", "propagation"},
+        "table": {"budget", "base_width", "placement"},
+        "sparsity": {"policy"},
+        "sampler": {"fanouts", "negatives", "num_negatives", "popularity_power"},
+        "loss": {"name"},
+        "train": {"epochs", "batch_size", "seed", "device", "refit", "init_from"},
+    }
+    assert set(Job.model_fields) == {
+        "data", "model", "table", "sampler", "loss", "optimizer", "sparsity", "train", "evaluate", "run",
+    }  # fmt: skip
+    for section, keys in fixed.items():
+        assert keys <= set(type(getattr(Job(), section)).model_fields)
+
+
+def test_overrides_win(job_file):
+    job = Job.load(job_file, ["model.layers=3", "train.refit=train+valid", "loss.temperature=0.2", "sampler.fanouts=[1]"])
+    assert (job.model.layers, job.train.refit, job.loss.temperature, job.sampler.fanouts) == (3, "train+valid", 0.2, (1,))
+
+
+def test_override_opens_a_section(job_file):
+    assert Job.load(job_file, ["run.name=mine"]).run.name == "mine"
+
+
+@pytest.mark.parametrize("override", ["layers=3", "model.layers", "model.a.b=1", "=3"])
+def test_misshaped_override(override):
+    assert "--set expects section.key=value" in refused({}, [override])
+
+
+@pytest.mark.parametrize(
+    ("sections", "parts"),
+    [
+        ({"modl": {}}, ["unknown key 'modl'", "did you mean 'model'?"]),
+        ({"model": {"layer": 1}}, ["unknown key 'model.layer'", "did you mean 'layers'?"]),
+        ({"train": {"batchsize": 1}}, ["'train.batchsize'", "did you mean 'batch_size'?"]),
+        ({"model": {"zzzzzz": 1}}, ["unknown key", "known: ", "propagation"]),
+        ({"model": {"name": "lightgcnn"}}, ["model.name", "'lightgcn'", "got 'lightgcnn'"]),
+        ({"train": {"epochs": 0}}, ["train.epochs", "greater than or equal to 1", "got 0"]),
+        ({"table": {"budget": 0.0}}, ["table.budget", "greater than 0"]),
+        ({"sampler": {"fanouts": [0]}}, ["fanouts must be at least 1"]),
+        ({"data": {"min_rating": 4}}, ["min_rating needs rating"]),
+        ({"data": {"split": "given"}}, ["needs test"]),
+        ({"data": {"split": "temporal"}}, ["needs time"]),
+        ({"loss": {"name": "bpr"}}, ["sampler.negatives"]),
+        ({"model": {"propagation": "sampled"}}, ["adam_dense"]),
+    ],
+)
+def test_one_sentence_names_file_key_and_remedy(sections, parts):
+    message = refused(sections)
+    assert message.startswith("job.toml: ") and "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        Job.load(tmp_path / "nothing.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[model\n")
+    with pytest.raises(UsageError, match=r"broken\.toml cannot be read as TOML"):
+        read_toml(broken)
+    broken.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="cannot be read as TOML"):
+        read_toml(broken)
+
+
+def test_sections_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Job().train.epochs = 3
+
+
+def test_round_trip_of_a_job_with_everything(tmp_path):
+    job = Job.parse(
+        {
+            "data": {"train": 'odd "name"\\here', "user": "u", "item": "i\n\u00e9", "test_from": 1700000000, "keep_cold": True},
+            "model": {"width": "auto", "layers": 0},
+            "loss": {"l2": 1e-7, "temperature": 3.0},
+            "train": {"refit": "train+valid"},
+            "evaluate": {"k": [1, 100], "baselines": ["popularity"]},
+        },
+        [],
+        "here",
+    )
+    path = tmp_path / "job.toml"
+    path.write_text(to_toml(job), encoding="utf-8")
+    assert Job.load(path) == job
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.floats(1e-12, 1e12), st.integers(0, 2**60))
+def test_round_trip_of_any_value(text, number, seed):
+    import tomllib
+
+    job = Job(data=Data(where=text, seed=seed), loss=Loss(temperature=number))
+    assert validated(Job, tomllib.loads(to_toml(job)), "here") == job
