@@ -59,6 +59,22 @@ def add_scaled_row(source, begin, scale, out, at, width):
         first += 1
 
 
+@numba.njit(inline="always")
+def request_row(out, at, width):
+    """Fetch out[at : at+width] towards this core, to be written soon."""
+    for line in range(0, width, 16):
+        _request_line(out, at + line)
+
+
+@intrinsic
+def _request_line(typing, out, at):
+    def emit(context, builder, signature, args):
+        _request(builder, _pointer(context, builder, signature, args, 0), args[1], write=1)
+        return context.get_dummy_value()
+
+    return types.void(out, types.int64), emit
+
+
 def _sum_lanes(lanes, vectors):
     """The intrinsic that sums `vectors` vectors of `lanes` floats at column offset `first`."""
 
@@ -75,7 +91,9 @@ def _sum_lanes(lanes, vectors):
             with cgutils.for_range(builder, end, start=begin) as loop:
                 column = builder.load(builder.gep(index, [loop.index]))
                 weight = _splat(builder, builder.load(builder.gep(scale, [column])), lanes)
-                _request(builder, rows, _offset(builder, _later(builder, index, loop.index, last), pitch, first), lanes * vectors)
+                early = _offset(builder, _later(builder, index, loop.index, last), pitch, first)
+                for line in range(0, lanes * vectors, 16):
+                    _request(builder, rows, builder.add(early, _LONG(line)))
                 offset = _offset(builder, column, pitch, first)
                 for part, total in enumerate(sums):
                     row = _load(builder, rows, offset, part * lanes, vector)
@@ -127,14 +145,13 @@ def _later(builder, index, edge, last):
     return builder.load(builder.gep(index, [builder.select(builder.icmp_signed("<", later, last), later, last)]))
 
 
-def _request(builder, base, offset, floats):
-    """Fetch the cache lines of `floats` floats into the second-level cache, without waiting."""
+def _request(builder, base, offset, write=0):
+    """Fetch the cache line at `base + offset` into the second-level cache, without waiting."""
     byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), (byte, word, word, word))
     prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    for line in range(0, floats, 16):
-        place = builder.bitcast(builder.gep(base, [builder.add(offset, _LONG(line))]), byte)
-        builder.call(prefetch, (place, word(0), word(2), word(1)))
+    place = builder.bitcast(builder.gep(base, [offset]), byte)
+    builder.call(prefetch, (place, word(write), word(2), word(1)))
 
 
 def _splat(builder, value, lanes):

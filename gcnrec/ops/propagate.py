@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
 from gcnrec.graph import Csr
-from gcnrec.ops.lanes import add_scaled_row, sum_scaled_rows
+from gcnrec.ops.lanes import add_scaled_row, request_row, sum_scaled_rows
 
 _ROW_COST = 4
 """What starting and writing a row costs, in edges; used to cut the rows into equal shares."""
+
+_AHEAD = 16
+"""Edges between the request for a row to add to and its use."""
 
 
 def inverse_sqrt(degrees: NDArray[np.integer]) -> torch.Tensor:
@@ -160,11 +163,13 @@ def _scatter_rows(  # type: ignore[no-untyped-def]
         first, last = cuts[share], cuts[share + 1]
         for v in range(len(rows)):
             row = rows[v]
-            edge = indptr[row] + np.searchsorted(indices[indptr[row] : indptr[row + 1]], first)
-            while edge < indptr[row + 1] and indices[edge] < last:
-                column = np.int64(indices[edge])
-                add_scaled_row(grad, v * pitch, row_scale[row] * column_scale[column], out, column * out_pitch, width)
-                edge += 1
+            own = indices[indptr[row] : indptr[row + 1]]
+            own = own[np.searchsorted(own, first) : np.searchsorted(own, last)]
+            for edge in range(len(own)):
+                if edge + _AHEAD < len(own):
+                    request_row(out, own[edge + _AHEAD] * out_pitch, width)
+                scale = row_scale[row] * column_scale[own[edge]]
+                add_scaled_row(grad, v * pitch, scale, out, own[edge] * out_pitch, width)
 
 
 @numba.njit(cache=True)
