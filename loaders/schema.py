@@ -124,7 +124,9 @@ def new_folder(target: Path, force: bool) -> Iterator[Path]:
             work.rename(target)
         _fsync(target.parent)
     except OSError as problem:
-        raise DataError(f"cannot write {target}: {problem.strerror or problem}; free some space or choose another --out") from problem
+        raise DataError(
+            f"cannot write {target}: {problem.strerror or problem}; free some space or choose another --out"
+        ) from problem
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -176,9 +178,7 @@ def _open_vocabulary(path: Path) -> Vocabulary:
 def _open_held_out(path: Path, user_ids: Vocabulary, item_ids: Vocabulary) -> Interactions:
     table = _read(path)
     columns = {name: table.column(name).to_numpy() for name in table.column_names}
-    return Interactions(
-        columns["user"], columns["item"], columns.get("time"), columns.get("weight"), user_ids, item_ids
-    )
+    return Interactions(columns["user"], columns["item"], columns.get("time"), columns.get("weight"), user_ids, item_ids)
 
 
 def _read(path: Path) -> pa.Table:

@@ -1,0 +1,114 @@
+"""From the user's columns to canonical ones: ids, integer ticks, float32 weights; wrong types are refused by name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from gcnrec.config import Data
+from gcnrec.errors import DataError, UsageError
+from gcnrec.loaders.inputs import Input
+
+TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+USER, ITEM, TIME, WEIGHT, RATING = "gcnrec_user", "gcnrec_item", "gcnrec_time", "gcnrec_weight", "gcnrec_rating"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What to read from one input: `expressions` by canonical name, plus the columns that `where` names."""
+
+    user_type: pa.DataType
+    item_type: pa.DataType
+    ticks: int | None
+    """Ticks of the time column in a second; None without one."""
+    expressions: dict[str, ds.Expression]
+
+
+def read_columns(source: Input, data: Data, like: Columns | None = None) -> Columns:
+    """The columns of `source` that `data` names; ids are cast to the types of `like` (those of the train input).
+
+    Raises DataError for a missing column (naming the nearest) and for a type that cannot be meant.
+    """
+    if not data.user or not data.item:
+        raise UsageError("user and item must name the columns that hold the ids, one of them is unset; add --user and --item")
+    user_type = like.user_type if like else _id_type(source, data.user)
+    item_type = like.item_type if like else _id_type(source, data.item)
+    _id_type(source, data.user), _id_type(source, data.item)
+    expressions = {
+        USER: source.expression(data.user).cast(user_type),
+        ITEM: source.expression(data.item).cast(item_type),
+    }
+    ticks = None
+    if data.time:
+        ticks, expressions[TIME] = _time(source, data.time, data.time_unit)
+        if like and like.ticks != ticks:
+            raise DataError(f"{source.text}: column {data.time!r} must have the time unit of the train input; cast one of them")
+    if data.weight:
+        expressions[WEIGHT] = _number(source, data.weight).cast(pa.float32(), safe=False)
+    if data.rating:
+        expressions[RATING] = _number(source, data.rating).cast(pa.float64(), safe=False)
+    for name in source.dataset.schema.names:
+        if data.where and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", data.where, re.IGNORECASE):
+            expressions[name] = ds.field(name)
+    return Columns(user_type, item_type, ticks, expressions)
+
+
+def parse_time(value: str | int | float, unit: str, ticks: int) -> int:
+    """Ticks of `test_from`: a number counts in `unit`; text is an ISO date or time, UTC unless it says otherwise."""
+    if isinstance(value, str):
+        try:
+            value = float(value) if "." in value else int(value)
+        except ValueError:
+            pass
+    if not isinstance(value, str):
+        return int(value * ticks // TICKS[unit]) if isinstance(value, int) else int(value * (ticks / TICKS[unit]))
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise UsageError(f"test_from expects a number or an ISO date such as 2014-03-01, got {value!r}") from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return round(moment.timestamp() * ticks)
+
+
+def _id_type(source: Input, path: str) -> pa.DataType:
+    declared = source.field(path).type
+    kind = declared.value_type if pa.types.is_dictionary(declared) else declared
+    kind = pa.string() if kind == pa.string_view() else kind
+    checks = (
+        pa.types.is_integer,
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_fixed_size_binary,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+    )
+    if not any(check(kind) for check in checks) or pa.types.is_decimal(kind):
+        raise DataError(f"{source.text}: ids must be integers, strings or fixed-size binary, column {path!r} is {declared}")
+    return kind
+
+
+def _number(source: Input, path: str) -> ds.Expression:
+    kind = source.field(path).type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        raise DataError(f"{source.text}: column {path!r} must hold numbers, it holds {kind}; name another column or cast it")
+    return source.expression(path)
+
+
+def _time(source: Input, path: str, unit: str) -> tuple[int, ds.Expression]:
+    kind, column = source.field(path).type, source.expression(path)
+    if pa.types.is_timestamp(kind):
+        return TICKS[kind.unit], column.cast(pa.int64())
+    if pa.types.is_date(kind):
+        return 1, column.cast(pa.timestamp("s")).cast(pa.int64())
+    if pa.types.is_integer(kind):
+        return TICKS[unit], column.cast(pa.int64())
+    if pa.types.is_floating(kind):
+        # NaN is an absent time; fractions of the unit are cut off.
+        known = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
+        return TICKS[unit], known.cast(pa.int64(), safe=False)
+    raise DataError(f"{source.text}: column {path!r} must hold times (numbers, timestamps or dates), it holds {kind}")

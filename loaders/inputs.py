@@ -1,0 +1,169 @@
+"""What `pyarrow.dataset` can open: Parquet files, folders, globs, hive partitions and URIs, checked before use."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow import fs
+
+from gcnrec.errors import DataError, nearest
+
+_SUFFIXES = (".parquet", ".parq", ".pq")
+BATCH_ROWS = 131_072
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An opened Parquet input: `text` is how the user named it."""
+
+    text: str
+    dataset: ds.Dataset
+
+    def field(self, path: str) -> pa.Field:
+        """The field at `path`; `a.b` is field b of struct a unless a column is really called so. DataError when absent."""
+        schema = self.dataset.schema
+        if path in schema.names:
+            return schema.field(path)
+        known = dict(_leaves(schema))
+        if path not in known:
+            raise DataError(f"{self.text} has no column {path!r}{nearest(path, known)}")
+        return known[path]
+
+    def expression(self, path: str) -> ds.Expression:
+        return ds.field(path) if path in self.dataset.schema.names else ds.field(*path.split("."))
+
+    def reader(self, columns: dict[str, ds.Expression]) -> pa.RecordBatchReader:
+        """The columns as a stream of record batches with little read ahead."""
+        return self._scanner(self.dataset, columns).to_reader()
+
+    def numbered(self, columns: dict[str, ds.Expression]) -> Iterator[tuple[str, pa.RecordBatchReader]]:
+        """Per file: its path and a stream of the columns with the row number inside the file as `gcnrec_row`."""
+        for fragment in self.dataset.get_fragments():
+            scanner = self._scanner(fragment, columns)
+            schema = scanner.projected_schema.append(pa.field("gcnrec_row", pa.int64()))
+            yield fragment.path, pa.RecordBatchReader.from_batches(schema, _with_row_numbers(scanner, schema))
+
+    def damaged_file(self, columns: dict[str, ds.Expression]) -> tuple[str, str] | None:
+        """The first file whose columns cannot be read, and why."""
+        for fragment in self.dataset.get_fragments():
+            try:
+                for _ in self._scanner(fragment, columns).to_batches():
+                    pass
+            except (OSError, pa.ArrowException) as problem:
+                return fragment.path, first_line(problem)
+        return None
+
+    def _scanner(self, source: ds.Dataset | ds.Fragment, columns: dict[str, ds.Expression]) -> ds.Scanner:
+        options = ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
+        settings = {"columns": columns, "batch_size": BATCH_ROWS, "batch_readahead": 4, "fragment_readahead": 1}
+        if isinstance(source, ds.Fragment):
+            return source.scanner(schema=self.dataset.schema, fragment_scan_options=options, **settings)
+        return source.scanner(fragment_scan_options=options, **settings)
+
+
+def open_input(text: str, base: Path | None = None) -> Input:
+    """Open `text`: a file, a folder (hive partitions become columns), a glob or a URI; relative paths start at `base`.
+
+    Raises DataError when nothing is there, when a folder or glob holds no Parquet, and naming a file that is damaged or empty.
+    """
+    filesystem, files, root = _find(text, base)
+    try:
+        dataset = ds.dataset(
+            files,
+            format="parquet",
+            filesystem=filesystem,
+            partitioning=ds.partitioning(flavor="hive"),
+            partition_base_dir=root,
+        )
+        rows = sum(_rows(fragment) for fragment in dataset.get_fragments())
+    except (OSError, pa.ArrowException) as problem:
+        for path in files:
+            _check_file(filesystem, path)
+        raise DataError(f"{text} cannot be read as Parquet ({first_line(problem)})") from None
+    if rows == 0:
+        raise DataError(f"{text} holds no rows; nothing can be ingested from it")
+    if len(set(dataset.schema.names)) != len(dataset.schema.names):
+        raise DataError(f"{text} has two columns of one name among {', '.join(dataset.schema.names)}; rename one")
+    return Input(text, dataset)
+
+
+def first_line(problem: BaseException) -> str:
+    return str(problem).strip().splitlines()[0].rstrip(".") if str(problem).strip() else type(problem).__name__
+
+
+def _find(text: str, base: Path | None) -> tuple[fs.FileSystem, list[str], str | None]:
+    if "://" in text:
+        try:
+            filesystem, path = fs.FileSystem.from_uri(text)
+        except (OSError, pa.ArrowException, ValueError) as problem:
+            raise DataError(f"{text} cannot be opened ({first_line(problem)})") from None
+    else:
+        filesystem, path = fs.LocalFileSystem(), str(base / text) if base else text
+        if glob.has_magic(path) and not Path(path).exists():
+            return filesystem, _glob(text, path), None
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type == fs.FileType.Directory:
+            return filesystem, _in_folder(filesystem, text, path), path
+    except (OSError, pa.ArrowException) as problem:
+        raise DataError(f"{text} cannot be opened ({first_line(problem)})") from None
+    if info.type == fs.FileType.NotFound:
+        raise DataError(f"no such file or folder: {path}")
+    return filesystem, [path], None
+
+
+def _glob(text: str, pattern: str) -> list[str]:
+    found = sorted(glob.glob(pattern, recursive=True))
+    files = [path for path in found if Path(path).is_file()]
+    for folder in (path for path in found if Path(path).is_dir()):
+        files += [str(file) for file in sorted(Path(folder).rglob("*")) if file.suffix in _SUFFIXES]
+    if not files:
+        raise DataError(f"{text} matches no Parquet file")
+    return files
+
+
+def _in_folder(filesystem: fs.FileSystem, text: str, path: str) -> list[str]:
+    entries = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    files = sorted(
+        entry.path
+        for entry in entries
+        if entry.type == fs.FileType.File and entry.path.endswith(_SUFFIXES) and not entry.base_name.startswith(("_", "."))
+    )
+    if not files:
+        raise DataError(f"folder {text} holds no Parquet file (looked for names ending in {', '.join(_SUFFIXES)})")
+    return files
+
+
+def _rows(fragment: ds.ParquetFileFragment) -> int:
+    fragment.ensure_complete_metadata()
+    return int(fragment.metadata.num_rows)
+
+
+def _check_file(filesystem: fs.FileSystem, path: str) -> None:
+    try:
+        _rows(ds.ParquetFileFormat().make_fragment(path, filesystem))
+    except (OSError, pa.ArrowException) as problem:
+        reason = "it is empty" if filesystem.get_file_info(path).size == 0 else first_line(problem)
+        raise DataError(f"{path} is not a readable Parquet file ({reason}); it may be truncated or damaged") from None
+
+
+def _with_row_numbers(scanner: ds.Scanner, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    first = 0
+    for batch in scanner.to_batches():
+        numbers = pa.array(range(first, first + len(batch)), pa.int64())
+        first += len(batch)
+        yield pa.RecordBatch.from_arrays([*batch.columns, numbers], schema=schema)
+
+
+def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.Field]]:
+    pending = [(field.name, field) for field in schema]
+    while pending:
+        path, field = pending.pop()
+        yield path, field
+        if pa.types.is_struct(field.type):
+            pending += [(f"{path}.{inner.name}", inner) for inner in field.type]
