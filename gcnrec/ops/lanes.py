@@ -1,9 +1,12 @@
-"""Row arithmetic on explicit vector lanes, for kernels whose speed is that of their innermost loop.
+"""Kernels of `gcnrec.ops.propagate`, on explicit vector lanes; `shares` is the number of threads that share the edges.
 
 Numba keeps a local array in memory, so a sum over the rows of a neighbourhood would load and store its accumulator for
 every edge. These intrinsics emit the loop as LLVM vectors of 16 floats that stay in registers for a whole row, and ask
 for the rows of later edges ahead of time (measured: 1.4 times faster than without when the rows lie in a shared cache).
 All offsets are 64-bit counts of floats into flat vectors.
+
+The kernels stand in this file too because numba's disk cache is keyed by the text of one file: a kernel that took these
+intrinsics from another file would go on using the old ones after an upgrade.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, import-untyped"
@@ -12,6 +15,7 @@ All offsets are 64-bit counts of floats into flat vectors.
 from __future__ import annotations
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -20,32 +24,136 @@ _FLOAT = ir.FloatType()
 _LONG = ir.IntType(64)
 _AHEAD = 32
 """Edges between the request for a row and its use; 24 .. 48 measured alike, 12 slower."""
+_BLOCK = 1024
+"""Edges in one partial sum: the rounding error of a long row grows with the number of its blocks, not with its degree."""
+_ROW_COST = 4
+"""What starting and writing a row costs, in edges; used to cut the rows into equal shares."""
+_AHEAD_ADD = 16
+"""Edges between the request for a row to add to and its use."""
 
 
 @numba.njit(inline="always")
-def sum_scaled_rows(indices, begin, end, limit, source, pitch, column_scale, row_scale, out, at, width):
+def _share(indptr, share, shares):
+    """First row of a share: rows are cut where edges + _ROW_COST * rows pass share / shares of the total."""
+    rows = len(indptr) - 1
+    goal = (indptr[rows] - indptr[0] + _ROW_COST * rows) * share // shares
+    low, high = 0, rows
+    while low < high:
+        middle = (low + high) // 2
+        if indptr[middle] - indptr[0] + _ROW_COST * middle < goal:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def propagate(indptr, indices, source, pitch, row_scale, column_scale, out, out_pitch, width, shares):
+    for share in numba.prange(shares):
+        for row in range(_share(indptr, share, shares), _share(indptr, share + 1, shares)):
+            _sum_scaled_rows(
+                indices, indptr[row], indptr[row + 1], len(indices), source, pitch, column_scale, row_scale[row], out,
+                row * out_pitch, width,
+            )  # fmt: skip
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def propagate_rows(indptr, indices, rows, source, pitch, row_scale, column_scale, out, out_pitch, width, shares):
+    edges = _edges_before(indptr, rows)
+    for share in numba.prange(shares):
+        for v in range(_share(edges, share, shares), _share(edges, share + 1, shares)):
+            row = rows[v]
+            _sum_scaled_rows(
+                indices, indptr[row], indptr[row + 1], indptr[row + 1], source, pitch, column_scale, row_scale[row], out,
+                v * out_pitch, width,
+            )  # fmt: skip
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def scatter_rows(indptr, indices, columns, rows, grad, pitch, row_scale, column_scale, out, out_pitch, width, shares):
+    """Every thread owns a range of columns; ranges are cut at quantiles of a sample of the edges' columns."""
+    cuts = _column_cuts(indptr, indices, columns, rows, shares)
+    for share in numba.prange(shares):
+        first, last = cuts[share], cuts[share + 1]
+        for v in range(len(rows)):
+            row = rows[v]
+            own = indices[indptr[row] : indptr[row + 1]]
+            own = own[np.searchsorted(own, first) : np.searchsorted(own, last)]
+            for edge in range(len(own)):
+                if edge + _AHEAD_ADD < len(own):
+                    _request_row(out, own[edge + _AHEAD_ADD] * out_pitch, width)
+                scale = row_scale[row] * column_scale[own[edge]]
+                _add_scaled_row(grad, v * pitch, scale, out, own[edge] * out_pitch, width)
+
+
+@numba.njit(cache=True)
+def _column_cuts(indptr, indices, columns, rows, shares):
+    """Ascending cuts 0 .. columns (shares + 1) such that each range holds about as many edges of `rows`."""
+    total = 0
+    for row in rows:
+        total += indptr[row + 1] - indptr[row]
+    step = max(1, total // (256 * shares))
+    sample = np.empty(total // step + 1, np.int32)
+    count, passed = 0, 0
+    for row in rows:
+        degree = indptr[row + 1] - indptr[row]
+        position = (step - passed % step) % step
+        while position < degree:
+            sample[count] = indices[indptr[row] + position]
+            count += 1
+            position += step
+        passed += degree
+    sample = np.sort(sample[:count])
+    cuts = np.zeros(shares + 1, np.int64)
+    cuts[shares] = columns
+    for share in range(1, shares):
+        cuts[share] = sample[count * share // shares] if count else 0
+    return cuts
+
+
+@numba.njit(cache=True)
+def _edges_before(indptr, rows):
+    """Running sum of the degrees of `rows`: the indptr of the chosen rows, int64 (V+1)."""
+    edges = np.zeros(len(rows) + 1, np.int64)
+    for v in range(len(rows)):
+        edges[v + 1] = edges[v] + indptr[rows[v] + 1] - indptr[rows[v]]
+    return edges
+
+
+@numba.njit(cache=True, nogil=True)
+def mark_rows(indptr, indices, rows, flags):
+    for row in rows:
+        for edge in range(indptr[row], indptr[row + 1]):
+            flags[indices[edge]] = 1
+
+
+@numba.njit(inline="always")
+def _sum_scaled_rows(indices, begin, end, limit, source, pitch, column_scale, row_scale, out, at, width):
     """out[at : at+width] = row_scale * sum over e in begin .. end-1, ascending, of column_scale[c] * source[c * pitch : +width],
     with c = indices[e]. Rows of edges below `limit` (at least `end`) may be requested early."""
-    first = 0
-    while width - first >= 64:
-        _sum_64(indices, begin, end, limit, source, pitch, first, column_scale, row_scale, out, at + first)
-        first += 64
-    if width - first >= 32:
-        _sum_32(indices, begin, end, limit, source, pitch, first, column_scale, row_scale, out, at + first)
-        first += 32
-    if width - first >= 16:
-        _sum_16(indices, begin, end, limit, source, pitch, first, column_scale, row_scale, out, at + first)
-        first += 16
-    if width - first >= 8:
-        _sum_8(indices, begin, end, limit, source, pitch, first, column_scale, row_scale, out, at + first)
-        first += 8
-    while first < width:
-        _sum_1(indices, begin, end, limit, source, pitch, first, column_scale, row_scale, out, at + first)
-        first += 1
+    out[at : at + width] = np.float32(0)
+    for start in range(begin, end, _BLOCK):
+        stop = min(start + _BLOCK, end)
+        first = 0
+        while width - first >= 64:
+            _sum_64(indices, start, stop, limit, source, pitch, first, column_scale, row_scale, out, at + first)
+            first += 64
+        if width - first >= 32:
+            _sum_32(indices, start, stop, limit, source, pitch, first, column_scale, row_scale, out, at + first)
+            first += 32
+        if width - first >= 16:
+            _sum_16(indices, start, stop, limit, source, pitch, first, column_scale, row_scale, out, at + first)
+            first += 16
+        if width - first >= 8:
+            _sum_8(indices, start, stop, limit, source, pitch, first, column_scale, row_scale, out, at + first)
+            first += 8
+        while first < width:
+            _sum_1(indices, start, stop, limit, source, pitch, first, column_scale, row_scale, out, at + first)
+            first += 1
 
 
 @numba.njit(inline="always")
-def add_scaled_row(source, begin, scale, out, at, width):
+def _add_scaled_row(source, begin, scale, out, at, width):
     """out[at : at+width] += scale * source[begin : begin+width]; the two must not overlap."""
     first = 0
     while width - first >= 64:
@@ -60,7 +168,7 @@ def add_scaled_row(source, begin, scale, out, at, width):
 
 
 @numba.njit(inline="always")
-def request_row(out, at, width):
+def _request_row(out, at, width):
     """Fetch out[at : at+width] towards this core, to be written soon."""
     for line in range(0, width, 16):
         _request_line(out, at + line)
@@ -76,7 +184,7 @@ def _request_line(typing, out, at):
 
 
 def _sum_lanes(lanes, vectors):
-    """The intrinsic that sums `vectors` vectors of `lanes` floats at column offset `first`."""
+    """The intrinsic that adds row_scale * sum to `out`: `vectors` vectors of `lanes` floats at column offset `first`."""
 
     def gcnrec_sum(typing, indices, begin, end, limit, source, pitch, first, column_scale, row_scale, out, at):
         whole = types.int64
@@ -91,7 +199,8 @@ def _sum_lanes(lanes, vectors):
             with cgutils.for_range(builder, end, start=begin) as loop:
                 column = builder.load(builder.gep(index, [loop.index]))
                 weight = _splat(builder, builder.load(builder.gep(scale, [column])), lanes)
-                early = _offset(builder, _later(builder, index, loop.index, last), pitch, first)
+                later = _smaller(builder, builder.add(loop.index, _LONG(_AHEAD)), last)
+                early = _offset(builder, builder.load(builder.gep(index, [later])), pitch, first)
                 for line in range(0, lanes * vectors, 16):
                     _request(builder, rows, builder.add(early, _LONG(line)))
                 offset = _offset(builder, column, pitch, first)
@@ -100,7 +209,8 @@ def _sum_lanes(lanes, vectors):
                     builder.store(_multiply_add(builder, row, weight, builder.load(total)), total)
             weight = _splat(builder, row_scale, lanes)
             for part, total in enumerate(sums):
-                _store(builder, builder.fmul(builder.load(total), weight), target, at, part * lanes)
+                old = _load(builder, target, at, part * lanes, vector)
+                _store(builder, _multiply_add(builder, builder.load(total), weight, old), target, at, part * lanes)
             return context.get_dummy_value()
 
         return signature, emit
@@ -139,10 +249,8 @@ def _offset(builder, column, pitch, first):
     return builder.add(builder.mul(builder.sext(column, _LONG), pitch), first)
 
 
-def _later(builder, index, edge, last):
-    """The column of the edge _AHEAD of this one, or of the last."""
-    later = builder.add(edge, _LONG(_AHEAD))
-    return builder.load(builder.gep(index, [builder.select(builder.icmp_signed("<", later, last), later, last)]))
+def _smaller(builder, a, b):
+    return builder.select(builder.icmp_signed("<", a, b), a, b)
 
 
 def _request(builder, base, offset, write=0):

@@ -17,13 +17,7 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
 from gcnrec.graph import Csr
-from gcnrec.ops.lanes import add_scaled_row, request_row, sum_scaled_rows
-
-_ROW_COST = 4
-"""What starting and writing a row costs, in edges; used to cut the rows into equal shares."""
-
-_AHEAD = 16
-"""Edges between the request for a row to add to and its use."""
+from gcnrec.ops import lanes
 
 
 def inverse_sqrt(degrees: NDArray[np.integer]) -> torch.Tensor:
@@ -52,7 +46,7 @@ def propagate(
         out_RD = torch.empty(csr.rows, width)
     _check_rows("out_RD", out_RD, csr.rows, width)
     if csr.rows and width:
-        _propagate(
+        lanes.propagate(
             _frozen(csr.indptr), _frozen(csr.indices), _flat(source_CD), _pitch(source_CD),
             row_scale_R.numpy(), column_scale_C.numpy(), _flat(out_RD), _pitch(out_RD), width, numba.get_num_threads(),
         )  # fmt: skip
@@ -76,7 +70,7 @@ def propagate_rows(
         out_VD = torch.empty(len(rows_V), width)
     _check_rows("out_VD", out_VD, len(rows_V), width)
     if len(rows_V) and width:
-        _propagate_rows(
+        lanes.propagate_rows(
             _frozen(csr.indptr), _frozen(csr.indices), _frozen(rows_V), _flat(source_CD), _pitch(source_CD),
             row_scale_R.numpy(), column_scale_C.numpy(), _flat(out_VD), _pitch(out_VD), width, numba.get_num_threads(),
         )  # fmt: skip
@@ -101,7 +95,7 @@ def scatter_rows(
     _check_scales(csr, row_scale_R, column_scale_C)
     _check_chosen(csr, rows_V)
     if len(rows_V) and width:
-        _scatter_rows(
+        lanes.scatter_rows(
             _frozen(csr.indptr), _frozen(csr.indices), csr.columns, _frozen(rows_V), _flat(grad_VD), _pitch(grad_VD),
             row_scale_R.numpy(), column_scale_C.numpy(), _flat(out_CD), _pitch(out_CD), width, numba.get_num_threads(),
         )  # fmt: skip
@@ -113,104 +107,7 @@ def mark_rows(csr: Csr, rows_V: NDArray[np.int32], flags_C: NDArray[np.uint8]) -
     _check_chosen(csr, rows_V)
     if flags_C.dtype != np.uint8 or flags_C.shape != (csr.columns,):
         raise DataError(f"flags_C must be uint8 of shape ({csr.columns},), got {flags_C.dtype} {flags_C.shape}")
-    _mark_rows(_frozen(csr.indptr), _frozen(csr.indices), _frozen(rows_V), flags_C)
-
-
-@numba.njit(inline="always")
-def _share(indptr, share, shares):  # type: ignore[no-untyped-def]
-    """First row of a share: rows are cut where edges + _ROW_COST * rows pass share / shares of the total."""
-    rows = len(indptr) - 1
-    goal = (indptr[rows] - indptr[0] + _ROW_COST * rows) * share // shares
-    low, high = 0, rows
-    while low < high:
-        middle = (low + high) // 2
-        if indptr[middle] - indptr[0] + _ROW_COST * middle < goal:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@numba.njit(parallel=True, cache=True, nogil=True)
-def _propagate(indptr, indices, source, pitch, row_scale, column_scale, out, out_pitch, width, shares):  # type: ignore[no-untyped-def]
-    for share in numba.prange(shares):
-        for row in range(_share(indptr, share, shares), _share(indptr, share + 1, shares)):
-            sum_scaled_rows(
-                indices, indptr[row], indptr[row + 1], len(indices), source, pitch, column_scale, row_scale[row], out,
-                row * out_pitch, width,
-            )  # fmt: skip
-
-
-@numba.njit(parallel=True, cache=True, nogil=True)
-def _propagate_rows(indptr, indices, rows, source, pitch, row_scale, column_scale, out, out_pitch, width, shares):  # type: ignore[no-untyped-def]
-    edges = _edges_before(indptr, rows)
-    for share in numba.prange(shares):
-        for v in range(_share(edges, share, shares), _share(edges, share + 1, shares)):
-            row = rows[v]
-            sum_scaled_rows(
-                indices, indptr[row], indptr[row + 1], indptr[row + 1], source, pitch, column_scale, row_scale[row], out,
-                v * out_pitch, width,
-            )  # fmt: skip
-
-
-@numba.njit(parallel=True, cache=True, nogil=True)
-def _scatter_rows(  # type: ignore[no-untyped-def]
-    indptr, indices, columns, rows, grad, pitch, row_scale, column_scale, out, out_pitch, width, shares
-):
-    """Every thread owns a range of columns; ranges are cut at quantiles of a sample of the edges' columns."""
-    cuts = _column_cuts(indptr, indices, columns, rows, shares)
-    for share in numba.prange(shares):
-        first, last = cuts[share], cuts[share + 1]
-        for v in range(len(rows)):
-            row = rows[v]
-            own = indices[indptr[row] : indptr[row + 1]]
-            own = own[np.searchsorted(own, first) : np.searchsorted(own, last)]
-            for edge in range(len(own)):
-                if edge + _AHEAD < len(own):
-                    request_row(out, own[edge + _AHEAD] * out_pitch, width)
-                scale = row_scale[row] * column_scale[own[edge]]
-                add_scaled_row(grad, v * pitch, scale, out, own[edge] * out_pitch, width)
-
-
-@numba.njit(cache=True)
-def _column_cuts(indptr, indices, columns, rows, shares):  # type: ignore[no-untyped-def]
-    """Ascending cuts 0 .. columns (shares + 1) such that each range holds about as many edges of `rows`."""
-    total = 0
-    for row in rows:
-        total += indptr[row + 1] - indptr[row]
-    step = max(1, total // (256 * shares))
-    sample = np.empty(total // step + 1, np.int32)
-    count, passed = 0, 0
-    for row in rows:
-        degree = indptr[row + 1] - indptr[row]
-        position = (step - passed % step) % step
-        while position < degree:
-            sample[count] = indices[indptr[row] + position]
-            count += 1
-            position += step
-        passed += degree
-    sample = np.sort(sample[:count])
-    cuts = np.zeros(shares + 1, np.int64)
-    cuts[shares] = columns
-    for share in range(1, shares):
-        cuts[share] = sample[count * share // shares] if count else 0
-    return cuts
-
-
-@numba.njit(cache=True)
-def _edges_before(indptr, rows):  # type: ignore[no-untyped-def]
-    """Running sum of the degrees of `rows`: the indptr of the chosen rows, int64 (V+1)."""
-    edges = np.zeros(len(rows) + 1, np.int64)
-    for v in range(len(rows)):
-        edges[v + 1] = edges[v] + indptr[rows[v] + 1] - indptr[rows[v]]
-    return edges
-
-
-@numba.njit(cache=True, nogil=True)
-def _mark_rows(indptr, indices, rows, flags):  # type: ignore[no-untyped-def]
-    for row in rows:
-        for edge in range(indptr[row], indptr[row + 1]):
-            flags[indices[edge]] = 1
+    lanes.mark_rows(_frozen(csr.indptr), _frozen(csr.indices), _frozen(rows_V), flags_C)
 
 
 def _frozen(array: NDArray[np.generic]) -> NDArray[np.generic]:
