@@ -16,7 +16,7 @@ PACKAGE = ROOT / "gcnrec"
 ROWS = [
     ["cli", "__main__"],
     ["bench", "pipeline", "progress", "show"],
-    ["train", "report", "compare", "doctor"],
+    ["train", "report", "charts", "compare", "doctor"],
     ["evaluate", "recommend", "artifacts"],
     ["loaders", "testing"],
     ["models", "losses", "sparsity", "metrics"],
@@ -40,7 +40,7 @@ HOMES = {
     "typer": ["cli"],
     "rich": ["cli", "progress", "show"],
     "jinja2": ["report"],
-    "matplotlib": ["report"],
+    "matplotlib": ["charts"],
 }
 # Absent from a plain install, or slow to import: these modules are themselves imported only when wanted.
 ONLY_INSIDE_FUNCTIONS = ["torch_geometric", "dgl", "implicit", "faiss", "recbole", "lenskit", "polars", "jinja2", "matplotlib"]
