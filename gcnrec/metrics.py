@@ -1,0 +1,169 @@
+"""Ranking metrics and the statistics over users, as pure functions; names and definitions are fixed by the project.
+
+A hit is a held-out item in the list. `recall@k` divides by all held-out items, `recall_capped@k` by at most k of them.
+Hits are found once (`Judged`) and shared by every metric and every k.
+Letters: B users, K list length, I items, U users of a test, M metrics, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcnrec.random import Stage, generator
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Ranked lists with their hits: `items_BK` int32 (-1 in empty slots), `hits_BK` bool, `num_held_out_B` (at least 1)."""
+
+    items_BK: NDArray[np.int32]
+    hits_BK: NDArray[np.bool_]
+    num_held_out_B: NDArray[np.int64]
+
+
+def recall(judged: Judged, k: int) -> Floats:
+    """Hits among the first k / held-out items (He et al. 2020, LightGCN's evaluation)."""
+    return _num_hits(judged, k) / judged.num_held_out_B
+
+
+def recall_capped(judged: Judged, k: int) -> Floats:
+    """Hits among the first k / min(k, held-out items): 1 is always in reach (Ekstrand 2020, LensKit)."""
+    return _num_hits(judged, k) / np.minimum(judged.num_held_out_B, k)
+
+
+def precision(judged: Judged, k: int) -> Floats:
+    """Hits among the first k / k; a list that stays short still divides by k."""
+    return _num_hits(judged, k) / k
+
+
+def hit_rate(judged: Judged, k: int) -> Floats:
+    """1 with at least one hit among the first k, else 0."""
+    return (_num_hits(judged, k) > 0).astype(np.float64)
+
+
+def mrr(judged: Judged, k: int) -> Floats:
+    """1 / rank of the first hit among the first k, 0 without one (Voorhees 1999)."""
+    hits_BK = judged.hits_BK[:, :k]
+    return np.where(hits_BK.any(axis=1), 1.0 / (hits_BK.argmax(axis=1) + 1.0), 0.0)
+
+
+def average_precision(judged: Judged, k: int) -> Floats:
+    """map@k: sum over hits at rank r <= k of precision@r / min(k, held-out items)."""
+    hits_BK = judged.hits_BK[:, :k]
+    precisions_BK = np.cumsum(hits_BK, axis=1) / np.arange(1.0, hits_BK.shape[1] + 1.0)
+    value_B: Floats = (precisions_BK * hits_BK).sum(axis=1) / np.minimum(judged.num_held_out_B, k)
+    return value_B
+
+
+def ndcg(judged: Judged, k: int) -> Floats:
+    """DCG of 0/1 gains with discount 1 / log2(rank + 1) / DCG of min(k, held-out) hits in front (Järvelin & Kekäläinen 2002)."""
+    discounts_K = 1.0 / np.log2(np.arange(2.0, k + 2.0))
+    ideal_K = np.cumsum(discounts_K)
+    hits_BK = judged.hits_BK[:, :k]
+    value_B: Floats = (hits_BK @ discounts_K[: hits_BK.shape[1]]) / ideal_K[np.minimum(judged.num_held_out_B, k) - 1]
+    return value_B
+
+
+PER_USER: dict[str, Callable[[Judged, int], Floats]] = {
+    "recall": recall,
+    "recall_capped": recall_capped,
+    "ndcg": ndcg,
+    "precision": precision,
+    "hit_rate": hit_rate,
+    "mrr": mrr,
+    "map": average_precision,
+}
+"""Metrics that need nothing but the hits, by their fixed names."""
+
+
+def self_information(item_degrees_I: NDArray[np.integer], num_users: int) -> Floats:
+    """-log2(train users of the item / users) in bits, float64 (I); no train user counts as one."""
+    information_I: Floats = -np.log2(np.maximum(item_degrees_I, 1) / max(num_users, 1))
+    return information_I
+
+
+def novelty(judged: Judged, k: int, information_I: Floats) -> Floats:
+    """Mean self-information of the first k listed items (Zhou et al. 2010), 0 for an empty list."""
+    items_BK = judged.items_BK[:, :k]
+    listed_BK = items_BK >= 0
+    total_B = np.where(listed_BK, information_I[items_BK], 0.0).sum(axis=1)
+    value_B: Floats = total_B / np.maximum(listed_BK.sum(axis=1), 1)
+    return value_B
+
+
+def coverage(exposure_I: NDArray[np.int64]) -> float:
+    """Share of all items that someone was recommended; `exposure_I` counts the lists that hold each item."""
+    return float((exposure_I > 0).mean())
+
+
+def gini(exposure_I: NDArray[np.int64]) -> float:
+    """Gini coefficient of the exposure of all items: 0 all equal, towards 1 when few get all; 0 when no list has an item.
+
+    sum_i (2 i - I - 1) x_i / (I sum x), x ascending, i from 1 (Fleder & Hosanagar 2009).
+    """
+    x = np.sort(exposure_I).astype(np.float64)
+    weights = 2.0 * np.arange(1, len(x) + 1) - len(x) - 1.0
+    return float(weights @ x / (len(x) * x.sum())) if x.any() else 0.0
+
+
+def _num_hits(judged: Judged, k: int) -> NDArray[np.int64]:
+    counts: NDArray[np.int64] = judged.hits_BK[:, :k].sum(axis=1)
+    return counts
+
+
+def bootstrap_intervals(values_UM: Floats, resamples: int, seed: int, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Percentile intervals of the column means, users drawn with replacement (Efron & Tibshirani 1993, ch. 13).
+
+    All columns share the draws, so intervals of differences are paired.
+    """
+    draws = generator(seed, Stage.BOOTSTRAP)
+    num_users = len(values_UM)
+    parts = []
+    for size in _batches(resamples, num_users):
+        counts_RU = np.empty((size, num_users))
+        for row in counts_RU:
+            row[:] = np.bincount(draws.integers(num_users, size=num_users), minlength=num_users)
+        parts.append(counts_RU @ values_UM / num_users)
+    ends: Floats = np.quantile(np.concatenate(parts), [(1.0 - level) / 2.0, (1.0 + level) / 2.0], axis=0)  # type: ignore[assignment]
+    return ends[0], ends[1]
+
+
+def sign_flip_p_values(differences_UM: Floats, permutations: int, seed: int) -> Floats:
+    """Two-sided p-values of paired differences with mean 0 (Fisher's randomisation test; Smucker et al. 2007).
+
+    Under the null each user's difference is as likely with either sign: (1 + flips at least as far from 0) / (1 + flips).
+    """
+    draws = generator(seed, Stage.BOOTSTRAP, step=1)
+    moving_UM = differences_UM[differences_UM.any(axis=1)]  # a user without any difference changes no sum
+    observed_M = np.abs(moving_UM.sum(axis=0))
+    # sums that are equal in exact arithmetic must count as equal
+    bound_M = observed_M - 1e-12 * np.abs(moving_UM).sum(axis=0)
+    extreme_M = np.zeros(differences_UM.shape[1], np.int64)
+    for size in _batches(permutations, len(moving_UM)):
+        bits = np.unpackbits(draws.integers(0, 256, (size, -(-len(moving_UM) // 8)), dtype=np.uint8), axis=1)
+        signs_RU = 1.0 - 2.0 * bits[:, : len(moving_UM)]
+        extreme_M += (np.abs(signs_RU @ moving_UM) >= bound_M).sum(axis=0)
+    return (1.0 + extreme_M) / (1.0 + permutations)
+
+
+def holm(p_values: Floats) -> Floats:
+    """p-values adjusted for testing all of them at once (Holm 1979): running maximum of (m - rank) p, at most 1."""
+    order = np.argsort(p_values, kind="stable")
+    steps = np.arange(len(p_values), 0, -1) * p_values[order]
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def _batches(count: int, width: int) -> Iterator[int]:
+    """Sizes that add up to `count`, each at most 32 MiB of float64 rows of `width`."""
+    most = max(1, 2**22 // max(width, 1))
+    while count > 0:
+        yield min(most, count)
+        count -= most
