@@ -30,6 +30,9 @@ def lines(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
         for number, curve in enumerate(curves):
             style = {"linestyle": "--" if curve.dashed else "-", "marker": "o" if len(curve.xs) < 40 else None}
             axes.plot(curve.xs, curve.ys, color=_SERIES[number % len(_SERIES)], label=curve.name, markersize=3, **style)
+        if all(isinstance(x, int) for curve in curves for x in curve.xs):
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(visible=False, axis="x")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if len(curves) > 1:

@@ -1,0 +1,77 @@
+"""Results as lines of text; `gcnrec.cli` prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_LONG = 20
+
+
+def metric_lines(metrics: dict[str, Any]) -> list[str]:
+    """One line per metric, with its interval if there is one; then the segments, if there are any."""
+    intervals = metrics.get("intervals", {})
+    rows = []
+    for name, value in metrics.items():
+        if "@" in name:
+            low, high = intervals.get(name, (None, None))
+            rows.append((name, f"{value:.4f}", f"{low:.4f} to {high:.4f}" if low is not None else ""))
+    lines = [f"{metrics['split']} split"] if "split" in metrics else []
+    lines += columns(rows)
+    for segment, values in metrics.get("segments", {}).items():
+        lines += ["", f"segment {segment}", *columns([(name, _plain(value)) for name, value in values.items()])]
+    return lines
+
+
+def dataset_lines(info: dict[str, Any]) -> list[str]:
+    """Sizes of a dataset and everything that ingestion dropped."""
+    sizes = [(key, _plain(value)) for key, value in info.items() if key == "name" or key.startswith("num_")]
+    report = [(key, _plain(value)) for key, value in info.get("report", {}).items()]
+    return [*columns(sizes), *(["", "report", *columns(report)] if report else [])]
+
+
+def figure_lines(facts: dict[str, Any]) -> list[str]:
+    """Any figures: nested sections become headings, long lists their length."""
+    flat = [(key, _plain(value)) for key, value in facts.items() if not _is_section(value)]
+    lines = columns(flat)
+    for key, value in facts.items():
+        if _is_section(value):
+            parts = value if isinstance(value, list) else [value]
+            for part in parts:
+                lines += ["", key, *(f"  {line}" for line in figure_lines(part))]
+    return lines[1:] if lines and not lines[0] else lines
+
+
+def bench_line(row: dict[str, Any]) -> str:
+    """One row of a bench."""
+    if not row.get("summary"):
+        rate, memory = row["rate"] or 0.0, row["peak_bytes"] / 2**20
+        return f"{row['bench']}  {row['variant']:<{_LONG}} {row['seconds'] * 1e3:>11.2f} ms {rate:>14,.0f} /s {memory:>9.1f} MiB"
+    speedup = "unknown" if row["speedup"] is None else f"{row['speedup']:.2f}x"
+    absent = f"; absent: {', '.join(row['absent'])}" if row["absent"] else ""
+    return f"{row['bench']}  {row['ours']} against {row['best_peer']}: {speedup}{absent}"
+
+
+def columns(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Rows of cells as aligned lines."""
+    table = [tuple(map(str, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4f}" if abs(value) < 1e6 else f"{value:,.0f}"
+    if isinstance(value, (list, tuple)):
+        return f"{len(value)} entries" if len(value) > _LONG else ", ".join(map(_plain, value)) or "none"
+    return str(value)

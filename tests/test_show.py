@@ -1,0 +1,82 @@
+"""Text of results, by example."""
+
+from __future__ import annotations
+
+from gcnrec.progress import Lines, figures, rate
+from gcnrec.show import bench_line, columns, dataset_lines, figure_lines, metric_lines
+
+
+def test_columns_align():
+    assert columns([("a", "1"), ("long", "22")]) == ["a     1", "long  22"]
+    assert columns([]) == []
+
+
+def test_metrics_show_intervals_and_segments():
+    metrics = {"split": "test", "recall@20": 0.18651, "ndcg@20": 0.1561, "intervals": {"recall@20": [0.18, 0.19]}}
+    metrics |= {"deciles": [1], "segments": {"new": {"users": 3, "recall@20": 0.1}}}
+    assert metric_lines(metrics) == [
+        "test split",
+        "recall@20  0.1865  0.1800 to 0.1900",
+        "ndcg@20    0.1561",
+        "",
+        "segment new",
+        "users      3",
+        "recall@20  0.1000",
+    ]
+
+
+def test_dataset_shows_what_was_dropped():
+    info = {"format": 1, "name": "tiny", "num_users": 29858, "report": {"duplicates_merged": 12}, "files": {}}
+    assert dataset_lines(info) == ["name       tiny", "num_users  29,858", "", "report", "duplicates_merged  12"]
+
+
+def test_figures_nest():
+    facts = {"devices": [], "a": None, "threads": {"torch": 2, "on": True}, "gpus": [{"name": "x"}, {"name": "y"}]}
+    assert figure_lines(facts) == [
+        "devices  none",
+        "a        -",
+        "",
+        "threads",
+        "  torch  2",
+        "  on     yes",
+        "",
+        "gpus",
+        "  name  x",
+        "",
+        "gpus",
+        "  name  y",
+    ]
+    assert figure_lines({"threads": {"torch": 1}}) == ["threads", "  torch  1"]
+
+
+def test_bench_rows():
+    row = {"bench": "demo", "variant": "gcnrec", "seconds": 0.5, "rate": 2e6, "peak_bytes": 3 * 2**20}
+    assert bench_line(row).split() == ["demo", "gcnrec", "500.00", "ms", "2,000,000", "/s", "3.0", "MiB"]
+    last = {"bench": "demo", "summary": True, "ours": "gcnrec", "best_peer": "scipy", "speedup": 1.5, "absent": []}
+    assert bench_line(last) == "demo  gcnrec against scipy: 1.50x"
+    assert bench_line({**last, "speedup": None, "absent": ["dgl"]}) == "demo  gcnrec against scipy: unknown; absent: dgl"
+
+
+def test_rate_and_figures():
+    assert [rate(value) for value in (12.0, 1.5e3, 2e6)] == ["12 rows/s", "1.5k rows/s", "2.0M rows/s"]
+    record = {"loss": 1.0, "seconds": 61.7, "rows_per_second": 1e3, "valid": {"recall@20": 0.17}}
+    assert figures(record, "recall@20") == "loss 1.0000  recall@20 0.1700  1.0k rows/s  62 s"
+    assert figures({"loss": 1.0, "seconds": 2.0}, "recall@20") == "loss 1.0000  2 s"
+
+
+def test_plain_progress_speaks_once_a_minute_and_at_every_epoch(capsys):
+    now = [0.0]
+    observer = Lines("recall@20", clock=lambda: now[0])
+    for second in range(0, 150, 10):
+        now[0] = float(second)
+        observer.step(1, 3, second, 200, 2.5, 1e4)
+    observer.epoch({"stage": "fit", "epoch": 1, "loss": 2.0, "seconds": 150.0, "valid": {"recall@20": 0.1}})
+    observer.note("done")
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [
+        "epoch 1/3  step 60/200  loss 2.5000  10.0k rows/s",
+        "epoch 1/3  step 120/200  loss 2.5000  10.0k rows/s",
+        "fit epoch 1/3  loss 2.0000  recall@20 0.1000  150 s",
+        "done",
+    ]
