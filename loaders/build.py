@@ -32,7 +32,7 @@ class Report:
         if self.progress:
             self.progress(line)
 
-    def count(self, key: str, value: int, line: str) -> None:
+    def count(self, key: str, value: int | np.integer, line: str) -> None:
         """Store a count; say the line unless nothing was counted."""
         self.entries[key] = int(value)
         if value:
@@ -187,9 +187,7 @@ def _drop_cold(
         report.count(f"cold_users_{name}", len(np.unique(user_numbers[cold_users])), f"{{}} users of {name} have no train edge")
         report.count(f"cold_items_{name}", len(np.unique(item_numbers[cold_items])), f"{{}} items of {name} have no train edge")
         dropped = np.zeros(len(rows), np.bool_) if keep_cold else cold_users | (cold_items & (split != "cold_items"))
-        report.count(
-            f"cold_{name}", np.count_nonzero(dropped), f"{{}} {name} pairs dropped for users or items without train edges"
-        )
+        report.count(f"cold_{name}", np.count_nonzero(dropped), f"{{}} {name} pairs of such users or items dropped")
         kept_users[user_numbers[~dropped]] = True
         kept_items[item_numbers[~dropped]] = True
         held_out.append(rows.keep(~dropped, scratch))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -61,10 +62,8 @@ def read_columns(source: Input, data: Data, like: Columns | None = None) -> Colu
 def parse_time(value: str | int | float, unit: str, ticks: int) -> int:
     """Ticks of `test_from`: a number counts in `unit`; text is an ISO date or time, UTC unless it says otherwise."""
     if isinstance(value, str):
-        try:
+        with suppress(ValueError):
             value = float(value) if "." in value else int(value)
-        except ValueError:
-            pass
     if not isinstance(value, str):
         return int(value * ticks // TICKS[unit]) if isinstance(value, int) else int(value * (ticks / TICKS[unit]))
     try:

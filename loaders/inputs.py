@@ -118,7 +118,7 @@ def _find(text: str, base: Path | None) -> tuple[fs.FileSystem, list[str], str |
 
 
 def _glob(text: str, pattern: str) -> list[str]:
-    found = sorted(glob.glob(pattern, recursive=True))
+    found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
     files = [path for path in found if Path(path).is_file()]
     for folder in (path for path in found if Path(path).is_dir()):
         files += [str(file) for file in sorted(Path(folder).rglob("*")) if file.suffix in _SUFFIXES]

@@ -226,9 +226,7 @@ def _explain(problem: Exception, file: _File, wanted: dict[str, object]) -> None
         raise DataError(f"memory_limit is too small for {file.source.text} ({first_line(problem)}); raise it") from None
     damaged = file.source.damaged_file(wanted)
     if damaged:
-        raise DataError(
-            f"{damaged[0]} cannot be read ({damaged[1]}); it is damaged, or a value does not fit its column"
-        ) from None
+        raise DataError(f"{damaged[0]} cannot be read ({damaged[1]}); it is damaged, or holds a value of another type") from None
     if isinstance(problem, duckdb.Error) and not isinstance(problem, duckdb.InternalException):
         raise DataError(f"{file.source.text} cannot be read with these columns and filters: {first_line(problem)}") from None
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gcnrec.errors import DataError, UsageError
+from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions, Vocabulary
 
@@ -102,10 +102,10 @@ def read_info(folder: Path) -> dict[str, Any]:
 def new_folder(target: Path, force: bool) -> Iterator[Path]:
     """A folder to write into that becomes `target` in one rename when the block succeeds, and vanishes when it fails.
 
-    Raises UsageError when `target` exists and `force` is not set.
+    Raises DataError when `target` exists and `force` is not set.
     """
     if target.exists() and not force:
-        raise UsageError(f"{target} exists and is never overwritten; choose another --out, or add --force")
+        raise DataError(f"{target} exists and is never overwritten; choose another --out, or add --force")
     target.parent.mkdir(parents=True, exist_ok=True)
     work = target.parent / f".{target.name}.{os.getpid()}.part"
     shutil.rmtree(work, ignore_errors=True)

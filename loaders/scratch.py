@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def sort_rows(rows: Rows, num_high: int, scratch: Scratch) -> Rows:
     out = Rows.empty(len(rows), rows, scratch)
     for source, target in zip(rows.columns(), out.columns(), strict=True):
         _deal(rows.pairs_E, bucket_of, starts[:-1].copy(), source, target)
-    for first, last in zip(starts[:-1], starts[1:], strict=True):
+    for first, last in pairwise(starts):
         _sort_range(out.slice(first, last))
     return out
 

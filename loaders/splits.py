@@ -103,7 +103,7 @@ def _draw(pair, seed, step):  # type: ignore[no-untyped-def]
 @numba.njit(parallel=True, cache=True)
 def _random_test(pairs, ends, share, seed, parts):  # type: ignore[no-untyped-def]
     for user in numba.prange(len(ends)):
-        first = ends[user - 1] if user else np.int64(0)
+        first = np.int64(0) if user == 0 else ends[user - 1]
         keys = np.empty(ends[user] - first, np.uint64)
         distinct = 0
         for row in range(first, ends[user]):
@@ -122,7 +122,7 @@ def _random_test(pairs, ends, share, seed, parts):  # type: ignore[no-untyped-de
 @numba.njit(cache=True)
 def _leave_last(ends, times, valid, parts):  # type: ignore[no-untyped-def]
     for user in range(len(ends)):
-        first = ends[user - 1] if user else np.int64(0)
+        first = np.int64(0) if user == 0 else ends[user - 1]
         count = ends[user] - first
         last, before = np.int64(-1), np.int64(-1)
         for row in range(first, ends[user]):

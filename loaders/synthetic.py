@@ -1,0 +1,142 @@
+"""A world of any size from a seed: power-law degrees on both sides and planted blocks, so that recall means something.
+
+Edge e is drawn from counter e alone, so any stretch of edges can be made anywhere, in any order, with the same result.
+User rank r has weight (r + 1)^-user_exponent and belongs to block r mod blocks; items likewise. With probability `inside`
+an edge's item comes from the user's own block, else from all items. A pair may be drawn again: ingestion merges it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numba
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from gcnrec.config import Count, Section
+from gcnrec.errors import DataError
+from gcnrec.random import Stage, philox4x32
+
+GROUP_ROWS = 2**20
+PART_GROUPS = 64
+_FIRST_SECOND = 1_500_000_000
+_SYNTHETIC = int(Stage.SYNTHETIC)
+_LOW = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+_MULTIPLIER = np.uint64(0x2545F4914F6CDD1D)
+_63_BITS = np.uint64(2**63 - 1)
+
+
+class World(Section):
+    """Settings of a synthetic world; `edges` counts drawn rows, repeated pairs included."""
+
+    users: Count = 10_000
+    items: Count = 5_000
+    edges: Count = 300_000
+    blocks: Count = 20
+    user_exponent: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    item_exponent: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.7
+    inside: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
+    """Share of the edges that stay inside the user's block."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _rules(self) -> World:
+        if self.blocks > min(self.users, self.items):
+            raise ValueError(f"blocks must not pass the number of users and of items, got {self.blocks}")
+        return self
+
+
+def draw_edges(world: World, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`users_E` and `items_E` int64 ids of edges `first .. first + count - 1`; ids are spread over 63 bits."""
+    users, items = np.empty(count, np.int64), np.empty(count, np.int64)
+    exponents = (1.0 - world.user_exponent, 1.0 - world.item_exponent)
+    sizes = (world.users, world.items, world.blocks)
+    _draw(np.uint64(world.seed), first, sizes, exponents, world.inside, users, items)
+    return users, items
+
+
+def block_of(ranks: NDArray[np.int64], world: World) -> NDArray[np.int64]:
+    """The planted block of users or items by rank."""
+    return ranks % world.blocks
+
+
+def rank_of(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rank (0 is the most popular) behind ids that `draw_edges` gave out."""
+    inverse = np.uint64(pow(int(_MULTIPLIER), -1, 2**63))
+    return ((ids.astype(np.uint64) * inverse) & _63_BITS).astype(np.int64)
+
+
+def write_world(world: World, folder: Path, progress: Callable[[str], None] | None = None) -> None:
+    """Write columns user, item (int64) and time (seconds, rising) as Parquet parts into the new `folder`, in constant memory.
+
+    The folder appears in one rename, or not at all. Raises DataError when the disk is full.
+    """
+    work = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        work.mkdir(parents=True)
+        groups = math.ceil(world.edges / GROUP_ROWS)
+        for part, group in enumerate(range(0, groups, PART_GROUPS)):
+            first, last = group * GROUP_ROWS, min((group + PART_GROUPS) * GROUP_ROWS, world.edges)
+            write_rows(world, first, last, work / f"part-{part:05d}.parquet")
+            if progress:
+                progress(f"synthetic world: {last:,} of {world.edges:,} edges drawn")
+        work.rename(folder)
+    except OSError as problem:
+        raise DataError(f"cannot write {folder}: {problem.strerror or problem}; free some space") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def write_rows(world: World, first: int, last: int, path: Path) -> None:
+    """Write edges `first .. last - 1` into one Parquet file, a row group at a time."""
+    schema = pa.schema([("user", pa.int64()), ("item", pa.int64()), ("time", pa.int64())])
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer:
+        for start in range(first, last, GROUP_ROWS):
+            users, items = draw_edges(world, start, min(GROUP_ROWS, last - start))
+            times = _FIRST_SECOND + np.arange(start, start + len(users), dtype=np.int64)
+            writer.write_table(pa.table([users, items, times], schema=schema))
+
+
+@numba.njit(inline="always")
+def _uniforms(index, step, seed):  # type: ignore[no-untyped-def]
+    """Two float64 in [0, 1) from one counter."""
+    a, b, c, d = philox4x32(
+        np.uint32(index & _LOW), np.uint32(index >> _32), np.uint32(step), np.uint32(_SYNTHETIC),
+        np.uint32(seed & _LOW), np.uint32(seed >> _32),
+    )  # fmt: skip
+    left = ((np.uint64(a) << _32) | np.uint64(b)) >> np.uint64(11)
+    right = ((np.uint64(c) << _32) | np.uint64(d)) >> np.uint64(11)
+    return np.float64(left) * 2.0**-53, np.float64(right) * 2.0**-53
+
+
+@numba.njit(inline="always")
+def _rank(uniform, size, power):  # type: ignore[no-untyped-def]
+    """Inverse of the continuous power law on [1, size + 1), cut down to a rank 0 .. size - 1; power = 1 - exponent."""
+    top = (np.float64(size) + 1.0) ** power
+    return min(np.int64((1.0 + uniform * (top - 1.0)) ** (1.0 / power)) - 1, size - 1)
+
+
+@numba.njit(parallel=True, cache=True)
+def _draw(seed, first, sizes, powers, inside, users, items):  # type: ignore[no-untyped-def]
+    num_users, num_items, blocks = sizes
+    for edge in numba.prange(len(users)):
+        index = np.uint64(first + edge)
+        for_user, for_side = _uniforms(index, 0, seed)
+        for_item, _ = _uniforms(index, 1, seed)
+        user = _rank(for_user, num_users, powers[0])
+        if for_side < inside:
+            block = user % blocks
+            item = _rank(for_item, (num_items - block + blocks - 1) // blocks, powers[1]) * blocks + block
+        else:
+            item = _rank(for_item, num_items, powers[1])
+        users[edge] = np.int64((np.uint64(user) * _MULTIPLIER) & _63_BITS)
+        items[edge] = np.int64((np.uint64(item) * _MULTIPLIER) & _63_BITS)
