@@ -1,0 +1,86 @@
+"""Graph-filter collaborative filtering (Shen et al. 2021, "How powerful is graph convolution for recommendation?").
+
+With R the 0/1 matrix and N = D_u^-1/2 R D_i^-1/2, the scores of user u are
+
+    r_u N' N  +  weight * r_u D_i^-1/2 V V' D_i^1/2
+
+a linear filter plus an ideal low-pass filter over the largest right singular vectors V of N. Nothing is trained.
+
+Letters: B users of a chunk, T items of a tile, U users, I items, K singular vectors, S users of a slice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec import config
+from gcnrec.graph import BipartiteGraph
+from gcnrec.models.spectral import top_singular
+from gcnrec.ops.propagate import inverse_sqrt, propagate, propagate_rows
+
+_SLICE = 64
+"""Users whose linear filter is computed at once, as the columns of two hops."""
+
+
+@dataclass(frozen=True)
+class GfcfScorer:
+    """The filters applied to chunks of users: `vectors_IK` float32 right singular vectors, `weight` of the low-pass part."""
+
+    graph: BipartiteGraph
+    vectors_IK: torch.Tensor
+    weight: float
+
+    @property
+    def num_users(self) -> int:
+        return self.graph.num_users
+
+    @property
+    def num_items(self) -> int:
+        return self.graph.num_items
+
+    def prepare(self, users_B: NDArray[np.int32]) -> torch.Tensor:
+        """All scores of the chunk, float32 (B, I): the linear filter needs every item of a user at once.
+
+        Besides them, memory holds (U + 2 I) rows of 64 floats.
+        """
+        user_scale = inverse_sqrt(self.graph.user_items.degrees)
+        item_scale = inverse_sqrt(self.graph.item_users.degrees)
+        ones_U = torch.ones(self.num_users)
+        low_BK = propagate_rows(self.graph.user_items, self.vectors_IK, ones_U, item_scale, users_B)
+        roots_I = torch.from_numpy(np.sqrt(self.graph.item_users.degrees).astype(np.float32))
+        scores_BI = low_BK.mul_(self.weight) @ self.vectors_IK.T
+        scores_BI.mul_(roots_I)
+        for start in range(0, len(users_B), _SLICE):
+            users_S = users_B[start : start + _SLICE]
+            rated_IS = self._rated(users_S)
+            smooth_US = propagate(self.graph.user_items, rated_IS, user_scale, item_scale)
+            linear_IS = propagate(self.graph.item_users, smooth_US, item_scale, user_scale, rated_IS)
+            scores_BI[start : start + _SLICE] += linear_IS.T
+        return scores_BI
+
+    def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
+        out_BT.copy_(prepared[:, first:last])
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"vectors": self.vectors_IK, "weight": torch.tensor(self.weight, dtype=torch.float64)}
+
+    @classmethod
+    def from_tensors(cls, graph: BipartiteGraph, tensors: dict[str, torch.Tensor]) -> GfcfScorer:
+        return cls(graph, tensors["vectors"], float(tensors["weight"]))
+
+    def _rated(self, users_S: NDArray[np.int32]) -> torch.Tensor:
+        """Column s is 1 at the items of user s, float32 (I, S)."""
+        rated = np.zeros((self.num_items, len(users_S)), np.float32)
+        for column, user in enumerate(users_S):
+            rated[self.graph.user_items.row(user), column] = 1.0
+        return torch.from_numpy(rated)
+
+
+def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> GfcfScorer:
+    """Singular vectors of the normalised train matrix (`factors`, at most min(U, I)); `filter_weight` weighs their part."""
+    rank = min(settings.factors, graph.num_users, graph.num_items)
+    return GfcfScorer(graph, top_singular(graph, rank, seed)[2], settings.filter_weight)
