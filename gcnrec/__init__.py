@@ -15,14 +15,15 @@ __version__ = "0.1.0"
 
 __all__ = ["compare", "evaluate", "ingest", "open_dataset", "open_run", "recommend", "train"]
 
+# Public name -> module and the function's name there.
 _HOMES = {
-    "compare": "gcnrec.compare",
-    "evaluate": "gcnrec.evaluate",
-    "ingest": "gcnrec.loaders.parquet",
-    "open_dataset": "gcnrec.loaders.schema",
-    "open_run": "gcnrec.artifacts",
-    "recommend": "gcnrec.recommend",
-    "train": "gcnrec.train",
+    "compare": ("gcnrec.compare", "compare"),
+    "evaluate": ("gcnrec.evaluate", "evaluate_run"),
+    "ingest": ("gcnrec.loaders.parquet", "ingest"),
+    "open_dataset": ("gcnrec.loaders.schema", "open_dataset"),
+    "open_run": ("gcnrec.artifacts", "open_run"),
+    "recommend": ("gcnrec.recommend", "recommend"),
+    "train": ("gcnrec.train", "train"),
 }
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'gcnrec' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    module, function = _HOMES[name]
+    return getattr(import_module(module), function)
 
 
 def __dir__() -> list[str]:
@@ -45,8 +47,9 @@ class _Package(ModuleType):
     """Keeps `gcnrec.train` the function: importing the module of that name would put the module in its place."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        if isinstance(value, ModuleType) and _HOMES.get(name) == value.__name__:
-            value = getattr(value, name)
+        module, function = _HOMES.get(name, ("", ""))
+        if isinstance(value, ModuleType) and value.__name__ == module:
+            value = getattr(value, function)
         super().__setattr__(name, value)
 
 

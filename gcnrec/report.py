@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gcnrec import charts
 from gcnrec.config import Job
 from gcnrec.errors import DataError
+from gcnrec.loaders.atomic import atomic_file
 
 if TYPE_CHECKING:
     from gcnrec.artifacts import Run
@@ -31,9 +32,8 @@ def write_report(run: Run) -> Path:
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(**_content(facts))
     path: Path = run.folder / "report.html"
-    beside = path.with_suffix(".html.part")
-    beside.write_text(page, encoding="utf-8")
-    beside.replace(path)
+    with atomic_file(path) as beside:
+        beside.write_text(page, encoding="utf-8")
     return path
 
 
@@ -160,7 +160,8 @@ def _compared(facts: Facts) -> list[dict[str, str]]:
     deciles = facts.metrics.get("deciles") or []
     if deciles:
         names = [str(entry.get("decile", number)) for number, entry in enumerate(deciles, 1)]
-        label = next(key for key in deciles[0] if key.startswith("recall"))
+        recalls = [key for key in deciles[0] if key.startswith("recall@")]
+        label = metric if metric in recalls else recalls[0]
         heights = [entry[label] or 0.0 for entry in deciles]
         svg = charts.columns(names, heights, "decile of item popularity (1: most popular)", label)
         drawn.append({"title": "Recall by item popularity", "svg": svg})

@@ -1,0 +1,316 @@
+"""The command line: parses and prints. The work is in the functions that each command imports inside itself, so that
+`gcnrec --help` starts fast."""
+
+from __future__ import annotations
+
+import errno
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from gcnrec import __version__
+from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Terminated
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from gcnrec.progress import Observer
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+DataFolder = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="A dataset folder; default: ingest [data].")]
+DataRoot = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files of a card lie.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the job.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what --out names.")]
+
+
+class _Commands(TyperGroup):
+    """Turns expected errors into one sentence on stderr and their exit code; anything else keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (GcnrecError, KeyboardInterrupt, MemoryError, OSError) as problem:
+            known = _expected(problem)
+            if known is None:
+                raise
+            print(f"gcnrec: {known}", file=sys.stderr)
+            raise SystemExit(known.exit_code) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Graph recommenders trained in offline jobs: Parquet in, recall out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """The console script: 0 done, 1 a bug, 2 usage, 3 data, 4 device or memory, 5 diverged, 130 Ctrl-C, 143 SIGTERM."""
+    signal.signal(signal.SIGTERM, _terminate)
+    app()
+
+
+def _version(on: bool) -> None:
+    if on:
+        print(f"gcnrec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    job: JobFile,
+    data: DataFolder = None,
+    data_root: DataRoot = None,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder; default runs/<name>.")] = None,
+    set_: Overrides = None,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ingest if needed, train, evaluate, export, report."""
+    from gcnrec.config import Job
+    from gcnrec.pipeline import run_folder, run_job
+    from gcnrec.show import metric_lines
+
+    settings = Job.load(job, set_)
+    folder = run_folder(Path("runs"), settings.run.name or job.stem, out, resume)
+    with _progress(as_json, settings.evaluate.metric) as observer:
+        metrics, report = run_job(settings, job, folder, data=data, data_root=data_root, resume=resume, observer=observer)
+    _show({"run": str(folder), **metrics} if as_json else [*metric_lines(metrics), f"{folder}  (open {report})"])
+
+
+@app.command()
+def check(
+    job: JobFile, data: DataFolder = None, data_root: DataRoot = None, set_: Overrides = None, as_json: AsJson = False
+) -> None:
+    """Validate, open the data, time a few steps, predict memory, disk and duration; write no run."""
+    from gcnrec.config import Job
+    from gcnrec.pipeline import open_or_ingest
+    from gcnrec.show import figure_lines
+    from gcnrec.train import check as predict
+
+    settings = Job.load(job, set_)
+    dataset = open_or_ingest(settings.data, job, data, data_root, _say(as_json))
+    prediction = predict(settings, dataset)
+    _show(prediction if as_json else figure_lines(prediction))
+
+
+@app.command()
+def ingest(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The dataset folder to write.")],
+    card: Annotated[Path | None, typer.Argument(metavar="CARD.toml", help="A card; or give --train and its columns.")] = None,
+    data_root: DataRoot = None,
+    train: Annotated[str | None, typer.Option(metavar="PATH", help="Parquet: a file, folder, glob or URI.")] = None,
+    test: Annotated[str | None, typer.Option(metavar="PATH", help="Held out for the test metrics.")] = None,
+    valid: Annotated[str | None, typer.Option(metavar="PATH", help="Held out for validation.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="COLUMN", help="User ids; a.b names a struct field.")] = None,
+    item: Annotated[str | None, typer.Option(metavar="COLUMN", help="Item ids.")] = None,
+    time: Annotated[str | None, typer.Option(metavar="COLUMN", help="When it happened.")] = None,
+    time_unit: Annotated[str | None, typer.Option(metavar="s|ms|us|ns", help="Unit of a numeric time.")] = None,
+    weight: Annotated[str | None, typer.Option(metavar="COLUMN", help="Scales the loss of an interaction.")] = None,
+    rating: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column that --min-rating looks at.")] = None,
+    min_rating: Annotated[float | None, typer.Option(metavar="X", help="Keep ratings of at least this.")] = None,
+    where: Annotated[str | None, typer.Option(metavar="SQL", help="Keep rows that satisfy this condition.")] = None,
+    duplicates: Annotated[str | None, typer.Option(metavar="latest|sum", help="How repeated pairs are merged.")] = None,
+    k_core: Annotated[int | None, typer.Option(metavar="N", help="Drop nodes with fewer interactions, to a fixpoint.")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="given|random|leave_last|temporal|cold_items", help="How test is held out.")
+    ] = None,
+    valid_size: Annotated[float | None, typer.Option(metavar="F", help="Share of train held out for validation.")] = None,
+    test_size: Annotated[float | None, typer.Option(metavar="F", help="Share held out for test.")] = None,
+    test_from: Annotated[str | None, typer.Option(metavar="TIME", help="temporal: where test begins.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the split.")] = None,
+    repeats: Annotated[str | None, typer.Option(metavar="drop|keep", help="Held-out pairs that are also in train.")] = None,
+    keep_cold: Annotated[bool | None, typer.Option("--keep-cold", help="Keep held-out nodes without train edges.")] = None,
+    item_features: Annotated[str | None, typer.Option(metavar="PATH", help="Item features by item id.")] = None,
+    user_features: Annotated[str | None, typer.Option(metavar="PATH", help="User features by user id.")] = None,
+    memory_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory to use, for example 2GB.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a dataset folder from Parquet, by a card or by flags (which also override a card's [data])."""
+    flags = dict(locals())
+    from gcnrec.config import Data
+    from gcnrec.pipeline import ingest_flags
+    from gcnrec.show import dataset_lines
+
+    given = {name: value for name, value in flags.items() if name in Data.model_fields and name != "card" and value is not None}
+    dataset = ingest_flags(card, given, out, data_root=data_root, force=force, progress=_say(as_json))
+    _show(dataset.info if as_json else dataset_lines(dataset.info))
+
+
+@app.command()
+def train(
+    job: JobFile,
+    data: Annotated[Path, typer.Option(metavar="DIR", help="A dataset folder.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to write.")],
+    set_: Overrides = None,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train on a dataset folder and export; no test metrics yet."""
+    from gcnrec.config import Job
+    from gcnrec.loaders.schema import open_dataset
+    from gcnrec.pipeline import run_folder
+    from gcnrec.show import metric_lines
+    from gcnrec.train import train as fit
+
+    settings = Job.load(job, set_)
+    folder = run_folder(Path("runs"), job.stem, out, resume)
+    with _progress(as_json, settings.evaluate.metric) as observer:
+        done = fit(settings, open_dataset(data), folder, resume=resume, observer=observer)
+    metrics = done.metrics("valid")
+    _show({"run": str(folder), **metrics} if as_json else [*metric_lines(metrics), str(folder)])
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    split: Annotated[str, typer.Option(metavar="valid|test", help="What to rank for.")] = "test",
+    k: Annotated[str | None, typer.Option("--k", metavar="10,20,50", help="List lengths; default the job's.")] = None,
+    segments: Annotated[Path | None, typer.Option(metavar="FILE", help="Parquet of user id and segment.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank all items for every held-out user; write metrics and per-user metrics into the run folder."""
+    from gcnrec.pipeline import list_lengths, named_split
+
+    wanted, lengths = named_split(split), list_lengths(k)
+    from gcnrec.artifacts import open_run
+    from gcnrec.evaluate import evaluate_run
+    from gcnrec.show import metric_lines
+
+    metrics = evaluate_run(open_run(run), wanted, lengths, segments)
+    _show(metrics if as_json else metric_lines(metrics))
+
+
+@app.command()
+def recommend(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(metavar="RECS.parquet", help="The file to write.")],
+    k: Annotated[int, typer.Option("--k", metavar="N", help="Items per user.", min=1)] = 20,
+    users: Annotated[Path | None, typer.Option(metavar="FILE", help="Only these users.")] = None,
+    items: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank only these items.")] = None,
+    candidates: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank, per user, only these pairs.")] = None,
+    exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="Leave these pairs out.")] = None,
+    seen: Annotated[str, typer.Option(metavar="all|train", help="What to leave out as seen.")] = "all",
+    fallback: Annotated[str | None, typer.Option(metavar="popularity", help="What unknown users get.")] = None,
+    force: Force = False,
+) -> None:
+    """Write top-k lists as Parquet: the original ids, rank from 1, score."""
+    from gcnrec.artifacts import open_run
+    from gcnrec.recommend import recommend as write
+
+    write(open_run(run), k, out, users=users, items=items, candidates=candidates, exclude=exclude, seen=seen, fallback=fallback)
+    _show([str(out)])
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="The run to compare with.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The runs to compare.")],
+    as_json: AsJson = False,
+) -> None:
+    """Differences per metric with paired bootstrap intervals and Holm's p-values; same data and users or refused."""
+    from gcnrec.artifacts import open_run
+    from gcnrec.compare import compare as contrast
+    from gcnrec.show import comparison_lines
+
+    comparison = contrast(open_run(base), [open_run(run) for run in runs])
+    _show(comparison if as_json else comparison_lines(comparison))
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A dataset or a run folder.")], as_json: AsJson = False
+) -> None:
+    """What a dataset or a run folder holds."""
+    from gcnrec.pipeline import describe
+    from gcnrec.show import figure_lines
+
+    facts = describe(path)
+    _show(facts if as_json else figure_lines(facts))
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="propagate, train-step, evaluate, ingest, ...")],
+    as_json: AsJson = False,
+) -> None:
+    """Time ours and every peer in one run; exit code 4 when a required peer is absent."""
+    from gcnrec.bench.catalogue import rows_of
+    from gcnrec.show import bench_line
+
+    void = False
+    for row in rows_of(what):
+        print(json.dumps(row) if as_json else bench_line(row), flush=True)
+        void = bool(row.get("summary")) and row["speedup"] is None
+    if void:
+        raise DeviceError(f"bench {what} needs every required peer, absent: {', '.join(row['absent'])}; install gcnrec[bench]")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Versions, devices, threads, limits on pinned memory."""
+    from gcnrec.doctor import examine
+    from gcnrec.show import figure_lines
+
+    facts = examine()
+    _show(facts if as_json else figure_lines(facts))
+
+
+@contextmanager
+def _progress(as_json: bool, metric: str) -> Iterator[Observer | None]:
+    if as_json:
+        yield None
+        return
+    from gcnrec.progress import observed
+
+    with observed(metric) as observer:
+        yield observer
+
+
+def _say(as_json: bool) -> Any:
+    return None if as_json else lambda text: print(text, file=sys.stderr, flush=True)
+
+
+def _show(result: Any) -> None:
+    if isinstance(result, list):
+        print("\n".join(result))
+    else:
+        print(json.dumps(result, indent=2, default=str))
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated("stopped by SIGTERM; a run folder already begun continues with --resume")
+
+
+def _expected(problem: BaseException) -> GcnrecError | None:
+    """The error to report for `problem`, or None when it is a bug."""
+    if isinstance(problem, GcnrecError):
+        return problem
+    if isinstance(problem, KeyboardInterrupt):
+        return Interrupted("stopped by Ctrl-C; a run folder already begun continues with --resume")
+    if isinstance(problem, MemoryError):
+        return DeviceError(f"memory ran out ({problem or 'no details'}); 'gcnrec check' predicts what a job needs")
+    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DataError(f"the disk is full ({problem.filename or 'no file named'}); free some space and run again")
+    return None

@@ -1,0 +1,180 @@
+"""What one command of the command line does from end to end, as functions that print nothing.
+
+Every stage is a folder on disk: cards and Parquet -> dataset folder -> run folder -> report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from gcnrec.config import Data, Job, validated
+from gcnrec.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from gcnrec.loaders.schema import Dataset
+    from gcnrec.progress import Observer
+
+Say = Callable[[str], None]
+
+DATASETS = Path("data")
+DOWNLOADS = DATASETS / "downloads"
+_PATHS = ("train", "test", "valid", "item_features", "user_features")
+
+
+def run_job(
+    job: Job,
+    job_path: Path,
+    folder: Path,
+    *,
+    data: Path | None,
+    data_root: Path | None,
+    resume: bool,
+    observer: Observer | None,
+) -> tuple[dict[str, Any], Path]:
+    """Ingest if needed, train into `folder`, evaluate on test, write the report; returns the metrics and the report."""
+    from gcnrec.artifacts import open_run
+    from gcnrec.evaluate import evaluate_run
+    from gcnrec.report import write_report
+    from gcnrec.train import train
+
+    dataset = open_or_ingest(job.data, job_path, data, data_root, observer.note if observer else None)
+    train(job, dataset, folder, resume=resume, observer=observer)
+    run = open_run(folder)
+    metrics = evaluate_run(run)
+    return metrics, write_report(run)
+
+
+def run_folder(runs: Path, name: str, out: Path | None, resume: bool) -> Path:
+    """Where a run goes: `out`, or the first free of `runs/name`, `runs/name-2`, ...; resuming takes the last of these.
+
+    Raises UsageError when `out` exists and is not resumed, or when there is nothing to resume.
+    """
+    if out is not None:
+        if out.exists() and not resume:
+            raise UsageError(f"{out} exists and is never overwritten; choose another --out, or continue it with --resume")
+        return out
+    last, free = None, runs / name
+    while free.exists():
+        last, free = free, runs / f"{name}-{_number(free, name) + 1}"
+    if not resume:
+        return free
+    if last is None:
+        raise UsageError(f"there is no run to resume at {runs / name}; start it without --resume")
+    return last
+
+
+def open_or_ingest(data: Data, job_path: Path, folder: Path | None, data_root: Path | None, progress: Say | None) -> Dataset:
+    """The dataset of a job: `folder` if given, else `data.folder` or `data/<name>-<digest>`, ingested when it is not there.
+
+    Raises DataError when an existing `data.folder` was made with other settings.
+    """
+    from gcnrec.loaders.schema import open_dataset
+
+    made_elsewhere = data.folder is not None and data.card is None and data.train is None
+    if folder is not None or made_elsewhere:
+        return open_dataset(folder or Path(str(data.folder)))
+    card = _card_path(data.card, job_path) if data.card else None
+    name = card.stem if card else re.sub(r"[^\w.-]+", "-", Path(str(data.train)).stem).strip("-")
+    target = Path(data.folder) if data.folder else DATASETS / f"{name}-{recipe_digest(data, card, data_root)[:10]}"
+    if not target.exists():
+        return _ingest(data, target, near=job_path.parent, data_root=data_root, force=False, progress=progress)
+    dataset = open_dataset(target)
+    _check_recipe(dataset, data, job_path)
+    return dataset
+
+
+def ingest_flags(
+    card: Path | None, given: dict[str, Any], out: Path, *, data_root: Path | None, force: bool, progress: Say | None
+) -> Dataset:
+    """`gcnrec ingest`: the card's [data] with the given flags over it, or the flags alone, into `out`."""
+    if card is None and "train" not in given:
+        raise UsageError("ingest needs a card, or --train with --user and --item")
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists and is never overwritten; choose another --out, or add --force")
+    data = validated(Data, {"card": str(card), **given} if card else given, "ingest")
+    return _ingest(data, out, near=None, data_root=data_root, force=force, progress=progress)
+
+
+def recipe_digest(data: Data, card: Path | None, data_root: Path | None) -> str:
+    """sha256 of everything that decides what a dataset holds: [data], the card's text, size and time of local inputs."""
+    recipe = data.model_dump(mode="json", exclude={"card", "folder", "memory_limit"}, exclude_none=True)
+    base = data_root or Path()
+    stamps = [stamp for key in _PATHS if key in recipe for stamp in _stamps(base / recipe[key])]
+    text = card.read_text(encoding="utf-8") if card else ""
+    return hashlib.sha256(json.dumps([recipe, stamps, text], sort_keys=True).encode()).hexdigest()
+
+
+def named_split(text: str) -> Literal["valid", "test"]:
+    if text == "valid":
+        return "valid"
+    if text == "test":
+        return "test"
+    raise UsageError(f"--split expects valid or test, got {text!r}")
+
+
+def list_lengths(text: str | None) -> tuple[int, ...] | None:
+    """`10,20,50` as numbers."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise UsageError(f"--k expects list lengths such as 10,20,50, got {text!r}")
+    return tuple(sorted({int(part) for part in text.split(",")}))
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What the dataset or run folder at `path` holds, without opening its arrays. Raises UsageError when it is neither."""
+    from gcnrec.loaders.schema import read_info
+
+    if (path / "dataset.json").is_file():
+        return {key: value for key, value in read_info(path).items() if key != "files"}
+    if (path / "lineage.json").is_file():
+        names = ("lineage", "metrics", "metrics.valid", "memory")
+        files = {name: path / f"{name}.json" for name in names}
+        return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
+    raise UsageError(f"{path} must be a dataset folder (with dataset.json) or a run folder (with lineage.json), is neither")
+
+
+def _ingest(data: Data, out: Path, *, near: Path | None, data_root: Path | None, force: bool, progress: Say | None) -> Dataset:
+    from gcnrec.loaders.parquet import ingest
+    from gcnrec.loaders.sources import resolve_card
+
+    resolved, name = resolve_card(data, near, data_root, DOWNLOADS, progress)
+    return ingest(resolved, out, data_root=data_root, name=name, force=force, progress=progress)
+
+
+def _card_path(card: str, job_path: Path) -> Path:
+    tried = [job_path.parent / card, Path(card)]
+    for path in tried:
+        if path.is_file():
+            return path
+    raise UsageError(f"no card at {' or '.join(map(str, tried))}; cards lie in datasets/")
+
+
+def _check_recipe(dataset: Dataset, data: Data, job_path: Path) -> None:
+    """DataError unless the dataset recorded what the job sets. Paths of a card are skipped: they are where it was found."""
+    recorded = dataset.info.get("data", {})
+    skipped = {"card", "folder", "memory_limit", *(_PATHS if data.card else ())}
+    for key, value in data.model_dump(mode="json", exclude_unset=True, exclude=skipped).items():
+        if recorded.get(key) != value:
+            raise DataError(
+                f"{dataset.folder} was ingested with data.{key} = {recorded.get(key)!r}, {job_path} has {value!r}; "
+                "remove the folder or name another data.folder"
+            )
+
+
+def _stamps(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, size and time of a local file, or of all files under a local folder; nothing for globs and URIs."""
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            state = file.stat()
+            yield file.name, state.st_size, state.st_mtime_ns
+
+
+def _number(folder: Path, name: str) -> int:
+    """2 for `name-2`; 1 for `name`."""
+    return int(folder.name.removeprefix(name).removeprefix("-") or 1)

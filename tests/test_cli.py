@@ -1,0 +1,213 @@
+"""The command line: its pinned surface, its exit codes, and what it writes and prints."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer
+
+from gcnrec import __version__, cli, pipeline
+from gcnrec.config import Data
+from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
+
+# Adding to this table is a deliberate act; renaming or removing breaks other tools.
+SURFACE = {
+    "run": "JOB.toml --data --data-root --json --out --resume --set",
+    "check": "JOB.toml --data --data-root --json --set",
+    "ingest": "CARD.toml --data-root --duplicates --force --item --item-features --json --k-core --keep-cold --memory-limit "
+    "--min-rating --out --rating --repeats --seed --split --test --test-from --test-size --time --time-unit --train "
+    "--user --user-features --valid --valid-size --weight --where",
+    "train": "JOB.toml --data --json --out --resume --set",
+    "evaluate": "RUN --json --k --segments --split",
+    "recommend": "RUN --candidates --exclude --fallback --force --items --k --out --seen --users",
+    "compare": "BASE RUN... --json",
+    "info": "PATH --json",
+    "bench": "WHAT --json",
+    "doctor": "--json",
+}
+
+
+@pytest.fixture
+def gcnrec(capsys, tmp_path, monkeypatch):
+    """Runs a command in an empty working directory; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            cli.app([str(argument) for argument in arguments])
+        shown = capsys.readouterr()
+        return caught.value.code, shown.out, shown.err
+
+    return call
+
+
+@pytest.fixture
+def train_file(tmp_path):
+    """60 users, each with 8 of the 40 items of their half."""
+    rng = np.random.default_rng(0)
+    pairs = [(user, 20 * (user % 2) + item) for user in range(60) for item in rng.permutation(20)[:8]]
+    users, items = zip(*pairs, strict=True)
+    path = tmp_path / "clicks.parquet"
+    pq.write_table(pa.table({"user_id": [f"u{n}" for n in users], "item_id": pa.array(items, pa.int64())}), path)
+    return path
+
+
+def test_surface_is_pinned():
+    group = typer.main.get_command(cli.app)
+    assert list(group.commands) == list(SURFACE)
+    for name, command in group.commands.items():
+        arguments = [p.metavar for p in command.params if p.param_type_name == "argument"]
+        options = sorted(o for p in command.params for o in p.opts if p.param_type_name == "option")
+        assert [*arguments, *options] == SURFACE[name].split(), name
+    assert [option for parameter in group.params for option in parameter.opts] == ["--version"]
+
+
+def test_every_key_of_data_has_a_flag():
+    flags = {flag.removeprefix("--").replace("-", "_") for flag in SURFACE["ingest"].split()[1:]}
+    assert set(Data.model_fields) - flags == {"card", "folder"}
+
+
+def test_version_and_help(gcnrec):
+    assert gcnrec("--version") == (0, f"gcnrec {__version__}\n", "")
+    code, out, _ = gcnrec("--help")
+    assert code == 0 and all(name in out for name in SURFACE)
+
+
+def test_help_is_fast():
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "gcnrec", "--help"], check=True, capture_output=True)
+    assert time.perf_counter() - started < 2.0  # about 0.2 s; the slack is for a busy machine
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["run"],
+        ["run", "job.toml", "--nonsense"],
+        ["ingest"],
+        ["ingest", "--out", "d"],
+        ["evaluate", "r", "--k", "ten"],
+        ["evaluate", "r", "--split", "tset"],
+    ],
+)
+def test_usage_errors_are_2(gcnrec, arguments):
+    code, out, err = gcnrec(*arguments)
+    assert code == 2 and out == "" and err and "Traceback" not in err
+
+
+def test_missing_job_is_one_sentence(gcnrec):
+    assert gcnrec("run", "nothing.toml") == (2, "", "gcnrec: no such file: nothing.toml\n")
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "words"),
+    [
+        (UsageError("usage"), 2, "usage"),
+        (DataError("data"), 3, "data"),
+        (DeviceError("device"), 4, "device"),
+        (MemoryError(), 4, "memory ran out"),
+        (DivergedError("nan at step 7"), 5, "nan at step 7"),
+        (OSError(errno.ENOSPC, "No space", "x"), 3, "disk is full (x)"),
+        (KeyboardInterrupt(), 130, "--resume"),
+    ],
+)
+def test_expected_errors_have_their_code(gcnrec, monkeypatch, problem, code, words):
+    def fail(path):
+        raise problem
+
+    monkeypatch.setattr(pipeline, "describe", fail)
+    came, out, err = gcnrec("info", "x")
+    assert came == code and out == "" and words in err and err.startswith("gcnrec: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("problem", [ValueError("bug"), OSError(errno.EACCES, "no")])
+def test_a_bug_keeps_its_traceback(monkeypatch, problem):
+    def fail(path):
+        raise problem
+
+    monkeypatch.setattr(pipeline, "describe", fail)
+    with pytest.raises(type(problem)):
+        cli.app(["info", "x"])
+
+
+WAITS = """
+import sys, time
+from gcnrec import cli, pipeline
+def wait(path):
+    print("ready", flush=True)
+    time.sleep(60)
+pipeline.describe = wait
+sys.argv = ["gcnrec", "info", "x"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals(number, code):
+    process = subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout.readline() == "ready\n"
+        os.kill(process.pid, number)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == code and "--resume" in err and err.count("\n") == 1
+
+
+def test_ingest_and_info(gcnrec, train_file):
+    flags = ["--train", train_file, "--user", "user_id", "--item", "item_id", "--seed", 3]
+    code, out, err = gcnrec("ingest", *flags, "--out", "ds")
+    assert code == 0 and "num_users" in out and err
+    code, out, err = gcnrec("info", "ds", "--json")
+    facts = json.loads(out)
+    assert (code, err) == (0, "") and facts["num_users"] == 60 and facts["name"] == "clicks" and facts["data"]["seed"] == 3
+    assert facts["num_train"] + facts["num_valid"] + facts["num_test"] == 480
+    before = Path("ds/dataset.json").read_bytes()
+    code, _, err = gcnrec("ingest", *flags, "--out", "ds")
+    assert code == 2 and "ds exists" in err and Path("ds/dataset.json").read_bytes() == before
+    assert gcnrec("ingest", *flags, "--out", "ds", "--force", "--json")[0] == 0
+
+
+def test_ingest_names_the_nearest_column(gcnrec, train_file):
+    code, _, err = gcnrec("ingest", "--train", train_file, "--user", "user", "--item", "item_id", "--out", "ds")
+    assert code == 3 and "user_id" in err and not Path("ds").exists()
+
+
+def test_info_of_neither(gcnrec):
+    code, _, err = gcnrec("info", "nowhere")
+    assert code == 2 and "dataset.json" in err and "lineage.json" in err
+
+
+def test_doctor(gcnrec):
+    code, out, _ = gcnrec("doctor", "--json")
+    facts = json.loads(out)
+    assert code == 0 and {"machine", "devices", "threads", "memory"} <= facts.keys()
+    assert facts["threads"]["torch"] >= 1 and "lockable_gib" in facts["memory"]
+    assert gcnrec("doctor")[0] == 0
+
+
+def test_unknown_bench_names_the_nearest(gcnrec):
+    code, _, err = gcnrec("bench", "propagat")
+    assert code == 2 and "did you mean 'propagate'?" in err
+
+
+def test_bench_prints_rows_and_code_4_when_a_peer_is_absent(gcnrec, monkeypatch):
+    from gcnrec.bench import catalogue
+
+    row = {"bench": "b", "variant": "gcnrec", "seconds": 1.0, "runs": 1, "units": 1, "rate": 1.0, "peak_bytes": 1}
+    last = {"bench": "b", "summary": True, "ours": "gcnrec", "best_peer": None, "speedup": None, "absent": ["dgl"]}
+    monkeypatch.setattr(catalogue, "rows_of", lambda what: iter([row, last]))
+    code, out, err = gcnrec("bench", "b", "--json")
+    assert code == 4 and [json.loads(line) for line in out.splitlines()] == [row, last] and "dgl" in err
+    monkeypatch.setattr(catalogue, "rows_of", lambda what: iter([row, {**last, "speedup": 2.0, "absent": []}]))
+    assert gcnrec("bench", "b")[0] == 0

@@ -1,0 +1,102 @@
+"""Where runs and datasets go, and when a dataset is reused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gcnrec.config import Data
+from gcnrec.errors import DataError, UsageError
+from gcnrec.pipeline import list_lengths, open_or_ingest, recipe_digest, run_folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def data(here):
+    users = [n // 6 for n in range(120)]
+    items = [(n // 6 + n % 6 * 3) % 20 for n in range(120)]
+    pq.write_table(pa.table({"u": users, "i": items}), "clicks.parquet")
+    return Data(train="clicks.parquet", user="u", item="i")
+
+
+def test_runs_are_numbered_and_never_overwritten(here):
+    runs = Path("runs")
+    names = []
+    for _ in range(3):
+        names.append(run_folder(runs, "job", None, False))
+        names[-1].mkdir(parents=True)
+    assert names == [runs / "job", runs / "job-2", runs / "job-3"]
+    assert run_folder(runs, "job", None, True) == runs / "job-3"
+
+
+def test_out_that_exists_is_refused_unless_resumed(here):
+    out = Path("out")
+    assert run_folder(Path("runs"), "job", out, False) == out
+    out.mkdir()
+    with pytest.raises(UsageError, match=r"out exists .* --resume"):
+        run_folder(Path("runs"), "job", out, False)
+    assert run_folder(Path("runs"), "job", out, True) == out
+
+
+def test_nothing_to_resume(here):
+    with pytest.raises(UsageError, match="no run to resume"):
+        run_folder(Path("runs"), "job", None, True)
+
+
+def test_a_dataset_is_made_once(here, data):
+    said = []
+    first = open_or_ingest(data, Path("job.toml"), None, None, said.append)
+    assert first.folder.parent == Path("data") and first.folder.name.startswith("clicks-") and said
+    stamp = (first.folder / "dataset.json").stat().st_mtime_ns
+    again = open_or_ingest(data, Path("job.toml"), None, None, None)
+    assert again.digest == first.digest and (again.folder / "dataset.json").stat().st_mtime_ns == stamp
+
+
+def test_another_recipe_or_input_is_another_dataset(here, data):
+    digests = {recipe_digest(data, None, None)}
+    digests.add(recipe_digest(data.model_copy(update={"seed": 1}), None, None))
+    assert recipe_digest(data.model_copy(update={"memory_limit": "1GB"}), None, None) in digests
+    pq.write_table(pa.table({"u": [1, 2], "i": [1, 2]}), "clicks.parquet")
+    digests.add(recipe_digest(data, None, None))
+    Path("card.toml").write_text("[card]")
+    digests.add(recipe_digest(data, Path("card.toml"), None))
+    assert len(digests) == 4
+
+
+def test_a_named_folder_is_reused_only_for_the_same_settings(here, data):
+    named = data.model_copy(update={"folder": "mine"})
+    made = open_or_ingest(
+        Data.model_validate({**data.model_dump(exclude_unset=True), "folder": "mine"}), Path("j"), None, None, None
+    )
+    assert made.folder == Path("mine")
+    assert open_or_ingest(named, Path("j.toml"), None, None, None).digest == made.digest
+    other = Data.model_validate({**data.model_dump(exclude_unset=True), "folder": "mine", "seed": 9})
+    with pytest.raises(DataError, match=r"mine was ingested with data.seed = 0, j.toml has 9; remove"):
+        open_or_ingest(other, Path("j.toml"), None, None, None)
+
+
+def test_a_given_folder_wins(here, data):
+    made = open_or_ingest(data, Path("job.toml"), None, None, None)
+    assert open_or_ingest(Data(), Path("job.toml"), made.folder, None, None).digest == made.digest
+    assert open_or_ingest(Data(folder=str(made.folder)), Path("job.toml"), None, None, None).digest == made.digest
+
+
+def test_card_is_found_from_the_job_file(here):
+    with pytest.raises(UsageError, match=r"no card at jobs/c.toml or c.toml"):
+        open_or_ingest(Data(card="c.toml"), Path("jobs/job.toml"), None, None, None)
+
+
+def test_list_lengths():
+    assert list_lengths(None) is None
+    assert list_lengths("50,10,20,10") == (10, 20, 50)
+    for wrong in ("", "a", "0", "10,", "-1", "1.5"):
+        with pytest.raises(UsageError, match="--k expects"):
+            list_lengths(wrong)
