@@ -149,7 +149,8 @@ def sign_flip_p_values(differences_UM: Floats, permutations: int, seed: int) -> 
         bits = np.unpackbits(draws.integers(0, 256, (size, -(-len(moving_UM) // 8)), dtype=np.uint8), axis=1)
         signs_RU = 1.0 - 2.0 * bits[:, : len(moving_UM)]
         extreme_M += (np.abs(signs_RU @ moving_UM) >= bound_M).sum(axis=0)
-    return (1.0 + extreme_M) / (1.0 + permutations)
+    p_values_M: Floats = np.asarray((1.0 + extreme_M) / (1.0 + permutations), np.float64)
+    return p_values_M
 
 
 def holm(p_values: Floats) -> Floats:

@@ -1,0 +1,245 @@
+"""Exact evaluation: every item ranked for every user with held-out items, metrics per user, intervals, deciles, segments.
+
+Users without held-out items are not averaged. A held-out pair that is also among the seen ones is ranked all the same
+(ingestion drops such pairs unless it was told to keep and rank them).
+Letters: U users, I items, H users with held-out items, B users of a chunk, K list length.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from gcnrec import metrics
+from gcnrec.errors import DataError, UsageError
+from gcnrec.graph import Csr, csr_from_edges
+from gcnrec.interactions import Interactions
+from gcnrec.loaders.atomic import atomic_file
+from gcnrec.loaders.idfiles import ids_of, read_table, user_column
+from gcnrec.loaders.schema import Dataset
+from gcnrec.models.rank import top_k, top_k_all
+from gcnrec.models.scorer import Scorer
+from gcnrec.ops.topk import ItemLists, TopK, contained
+
+if TYPE_CHECKING:
+    from gcnrec.artifacts import Run
+
+__all__ = ["Evaluation", "TopK", "evaluate", "evaluate_run", "top_k", "top_k_all"]
+
+Split = Literal["valid", "test"]
+NUM_DECILES = 10
+NO_SEGMENT = "(none)"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a split says about a model.
+
+    `metrics`: name@k -> mean over users (coverage@k and gini@k: over the catalogue); `intervals`: 95 % bootstrap
+    percentile interval over users of every mean; `per_user`: one row per user with held-out items: `user` (original
+    id), `degree` (train), `num_held_out`, then every per-user metric; `deciles`: see `popularity_deciles`.
+    """
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    per_user: pa.Table
+    deciles: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """Per k: how many lists hold an item, and how many of those are hits; int64 (I)."""
+
+    exposure_I: dict[int, NDArray[np.int64]]
+    hits_I: dict[int, NDArray[np.int64]]
+
+
+def evaluate(
+    scorer: Scorer,
+    held_out: Interactions,
+    seen: Csr,
+    item_degrees_I: NDArray[np.int64],
+    user_degrees_U: NDArray[np.int64],
+    ks: Sequence[int] = (10, 20, 50),
+    bootstrap: int = 0,
+    seed: int = 0,
+) -> Evaluation:
+    """Rank all items except `seen` (user -> items) and judge the lists by `held_out`; degrees are those of train.
+
+    `bootstrap` resamples make the intervals, 0 leaves them out.
+    Raises DataError when no user has held-out items or the scorer is of other sizes, DivergedError for NaN scores.
+    """
+    num_users, num_items = len(held_out.user_ids), len(held_out.item_ids)
+    if (scorer.num_users, scorer.num_items) != (num_users, num_items):
+        raise DataError(
+            f"a scorer must know {num_users} users and {num_items} items, this one knows {scorer.num_users} and "
+            f"{scorer.num_items}; evaluate a run with the dataset folder it was trained on"
+        )
+    held = csr_from_edges(held_out.users_E, held_out.items_E, num_users, num_items)
+    users_H = np.flatnonzero(held.degrees).astype(np.int32)
+    if not len(users_H):
+        raise DataError("no user has held-out items, so nothing can be measured; ingest with a test or validation split")
+    ks = sorted(set(ks))
+    columns, counts = _judge(scorer, held, without(seen, held), users_H, item_degrees_I, ks)
+    values_HM = np.stack(list(columns.values()), axis=1)
+    means = dict(zip(columns, values_HM.mean(axis=0).tolist(), strict=True))
+    for k in ks:
+        means[f"coverage@{k}"] = metrics.coverage(counts.exposure_I[k])
+        means[f"gini@{k}"] = metrics.gini(counts.exposure_I[k])
+    intervals: dict[str, tuple[float, float]] = {}
+    if bootstrap:
+        low_M, high_M = metrics.bootstrap_intervals(values_HM, bootstrap, seed)
+        intervals = dict(zip(columns, zip(low_M.tolist(), high_M.tolist(), strict=True), strict=True))
+    about = {
+        "user": held_out.user_ids.decode(users_H),
+        "degree": user_degrees_U[users_H],
+        "num_held_out": held.degrees[users_H],
+    }
+    deciles = popularity_deciles(item_degrees_I, np.bincount(held.indices, minlength=num_items), counts.hits_I)
+    return Evaluation(means, intervals, pa.table({**about, **columns}), deciles)
+
+
+def popularity_deciles(
+    item_degrees_I: NDArray[np.int64], held_out_I: NDArray[np.int64], hits_I: dict[int, NDArray[np.int64]]
+) -> list[dict[str, Any]]:
+    """Recall by item popularity: ten groups of a tenth of the *items* each, decile 1 the most popular by train degree.
+
+    `recall@k` of a decile is hits on its items / held-out interactions with its items (None without any), pooled over
+    users; weighted by `held_out`, the deciles average to all hits / all held-out interactions.
+    """
+    order_I = np.argsort(-item_degrees_I, kind="stable")
+    rows = []
+    for number, items in enumerate(np.array_split(order_I, NUM_DECILES), start=1):
+        held_out = int(held_out_I[items].sum())
+        row: dict[str, Any] = {"decile": number, "items": len(items)}
+        row["min_degree"] = int(item_degrees_I[items].min()) if len(items) else None
+        row["max_degree"] = int(item_degrees_I[items].max()) if len(items) else None
+        row["held_out"] = held_out
+        for k, hits in hits_I.items():
+            row[f"hits@{k}"] = int(hits[items].sum())
+            row[f"recall@{k}"] = row[f"hits@{k}"] / held_out if held_out else None
+        rows.append(row)
+    return rows
+
+
+def by_segment(per_user: pa.Table, names_H: NDArray[np.object_]) -> dict[str, dict[str, float]]:
+    """Segment -> number of users and mean of every per-user metric; `names_H` is the segment of every row, or None."""
+    labels_H = np.array([NO_SEGMENT if name is None else str(name) for name in names_H])
+    found = {}
+    for label in np.unique(labels_H).tolist():
+        part = per_user.filter(pa.array(labels_H == label))
+        means = {name: float(np.mean(part.column(name).to_numpy())) for name in metric_columns(per_user)}
+        found[label] = {"users": len(part), **means}
+    return found
+
+
+def metric_columns(per_user: pa.Table) -> list[str]:
+    """The columns of a per-user table that are metrics: `name@k`."""
+    return [name for name in per_user.column_names if "@" in name]
+
+
+def metrics_path(folder: Path, split: Split) -> Path:
+    return folder / ("metrics.json" if split == "test" else "metrics.valid.json")
+
+
+def per_user_path(folder: Path, split: Split) -> Path:
+    return folder / ("per_user.parquet" if split == "test" else "per_user.valid.parquet")
+
+
+def evaluate_run(
+    run: Run, split: Split = "test", ks: Sequence[int] | None = None, segments: Path | None = None
+) -> dict[str, Any]:
+    """Evaluate a run folder and write what it gives: `metrics.json` and `per_user.parquet` for test,
+    `metrics.valid.json` and `per_user.valid.parquet` for valid. Returns the written metrics.
+
+    `segments`: a Parquet or CSV file with a user column and one other column, the name of the user's segment.
+    Raises UsageError for valid on a run that was trained on valid too.
+    """
+    if split == "valid" and run.refitted:
+        raise UsageError(f"{run.folder} was trained on train+valid, so valid cannot measure it; evaluate it on test")
+    dataset, settings = run.dataset, run.job.evaluate
+    names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
+    result = evaluate(
+        run.scorer(),
+        dataset.test if split == "test" else dataset.valid,
+        run.seen(split),
+        dataset.graph.item_users.degrees,
+        dataset.graph.user_items.degrees,
+        ks or settings.k,
+        settings.bootstrap,
+        run.job.train.seed,
+    )
+    document: dict[str, Any] = {"split": split, "users": len(result.per_user), **result.metrics}
+    document |= {"intervals": result.intervals, "deciles": result.deciles}
+    if names_U is not None:
+        numbers_H = dataset.user_ids.numbers(result.per_user.column("user"))
+        document |= {"segments": by_segment(result.per_user, names_U[numbers_H]), "segments_unknown_users": unknown}
+    _write(run, split, result, document)
+    return document
+
+
+def _write(run: Run, split: Split, result: Evaluation, document: dict[str, Any]) -> None:
+    table = result.per_user.replace_schema_metadata({"split": split, "digest": run.dataset.digest})
+    with atomic_file(per_user_path(run.folder, split)) as path:
+        pq.write_table(table, path, compression="zstd")
+    with atomic_file(metrics_path(run.folder, split)) as path:
+        path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _read_segments(path: Path, dataset: Dataset) -> tuple[NDArray[np.object_], int]:
+    """The segment of every user number (None where the file has none), and how many ids of the file are unknown."""
+    column = user_column(dataset)
+    table = read_table(path, column)
+    numbers = dataset.user_ids.numbers(ids_of(path, table, column))
+    others = [name for name in table.column_names if name != column.find(table)]
+    name = "segment" if "segment" in others else others[0] if len(others) == 1 else None
+    if name is None:
+        raise DataError(f"{path} must have a column 'segment' beside the user column, it has {', '.join(table.column_names)}")
+    known = numbers >= 0
+    if not known.any():
+        raise DataError(f"{path} must name users of {dataset.name}, none of its {len(numbers)} ids is one; check its user column")
+    if len(np.unique(numbers[known])) != known.sum():
+        raise DataError(f"{path} must give a user one segment, some have several rows; keep one row per user")
+    names_U = np.full(len(dataset.user_ids), None, object)
+    names_U[numbers[known]] = np.array(table.column(name).to_pylist(), object)[known]
+    return names_U, int((~known).sum())
+
+
+def without(seen: Csr, held: Csr) -> Csr:
+    """`seen` less the pairs that are also in `held`; `seen` itself where there are none."""
+    if not contained(held.indices[:, None], ItemLists(seen, held.row_numbers())).any():
+        return seen
+    keep_E = ~contained(seen.indices[:, None], ItemLists(held, seen.row_numbers()))[:, 0]
+    return csr_from_edges(seen.row_numbers()[keep_E], seen.indices[keep_E], seen.rows, seen.columns)
+
+
+def _judge(
+    scorer: Scorer, held: Csr, hidden: Csr, users_H: NDArray[np.int32], item_degrees_I: NDArray[np.int64], ks: Sequence[int]
+) -> tuple[dict[str, NDArray[np.float64]], _Counts]:
+    """Every per-user metric (name@k -> float64 (H)) and the counts per item, in one pass over the users."""
+    num_items = held.columns
+    information_I = metrics.self_information(item_degrees_I, held.rows)
+    columns = {f"{name}@{k}": np.empty(len(users_H)) for name in (*metrics.PER_USER, "novelty") for k in ks}
+    counts = _Counts({k: np.zeros(num_items, np.int64) for k in ks}, {k: np.zeros(num_items, np.int64) for k in ks})
+    done = 0
+    for lists in top_k(scorer, users_H, max(ks), hidden):
+        hits_BK = contained(lists.items_BK, ItemLists(held, lists.users_B))
+        judged = metrics.Judged(lists.items_BK, hits_BK, held.degrees[lists.users_B])
+        here = slice(done, done + len(lists.users_B))
+        for k in ks:
+            for name, metric in metrics.PER_USER.items():
+                columns[f"{name}@{k}"][here] = metric(judged, k)
+            columns[f"novelty@{k}"][here] = metrics.novelty(judged, k, information_I)
+            items_BK, hit_BK = lists.items_BK[:, :k], hits_BK[:, :k]
+            counts.exposure_I[k] += np.bincount(items_BK[items_BK >= 0], minlength=num_items)
+            counts.hits_I[k] += np.bincount(items_BK[hit_BK], minlength=num_items)
+        done = here.stop
+    return columns, counts

@@ -1,0 +1,31 @@
+"""One output file that is whole or absent: written beside its name, fsynced, renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gcnrec.errors import DataError
+
+
+@contextmanager
+def atomic_file(target: Path) -> Iterator[Path]:
+    """A path to write to that becomes `target` (replacing it) when the block succeeds, and vanishes when it fails.
+
+    Raises DataError when the file cannot be written, for example on a full disk.
+    """
+    work = target.parent / f".{target.name}.{os.getpid()}.part"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield work
+        with work.open("rb") as file:
+            os.fsync(file.fileno())
+        work.replace(target)
+    except OSError as problem:
+        raise DataError(
+            f"cannot write {target}: {problem.strerror or problem}; free some space or choose another name"
+        ) from problem
+    finally:
+        work.unlink(missing_ok=True)
