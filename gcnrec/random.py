@@ -55,9 +55,7 @@ def _fill_u64(seed, stage, step, first, out):  # type: ignore[no-untyped-def]
     k0, k1 = np.uint32(seed & _LOW), np.uint32(seed >> _32)
     for block in numba.prange((out.shape[0] + 1) // 2):
         index = np.uint64(first) // np.uint64(2) + np.uint64(block)
-        a, b, c, d = philox4x32(
-            np.uint32(index & _LOW), np.uint32(index >> _32), np.uint32(step), np.uint32(stage), k0, k1
-        )
+        a, b, c, d = philox4x32(np.uint32(index & _LOW), np.uint32(index >> _32), np.uint32(step), np.uint32(stage), k0, k1)
         out[2 * block] = (np.uint64(a) << _32) | np.uint64(b)
         if 2 * block + 1 < out.shape[0]:
             out[2 * block + 1] = (np.uint64(c) << _32) | np.uint64(d)
@@ -97,3 +95,39 @@ def normal(seed: int, stage: Stage, step: int, shape: tuple[int, ...]) -> NDArra
 def generator(seed: int, stage: Stage, step: int = 0) -> np.random.Generator:
     """A NumPy generator for work that never runs on a GPU (bootstrap, splits), keyed like the streams."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, (int(stage) << 32) | step], np.uint64)))
+
+
+@numba.njit(inline="always")
+def _mix(value, key):  # type: ignore[no-untyped-def]
+    """A 64-bit finaliser (the constants of SplitMix64, Steele et al. 2014): the round function of `shuffled`."""
+    z = value + key
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@numba.njit(parallel=True, cache=True)
+def _shuffled(keys, half, first, count, out):  # type: ignore[no-untyped-def]
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    for k in numba.prange(len(out)):
+        value = np.uint64(first + k)
+        while True:
+            left, right = value >> half, value & mask
+            for key in keys:
+                left, right = right, left ^ (_mix(right, key) & mask)
+            value = (left << half) | right
+            if value < np.uint64(count):  # cycle walking: positions outside 0 .. count-1 are walked through
+                break
+        out[k] = value
+
+
+def shuffled(seed: int, stage: Stage, step: int, first: int, last: int, count: int) -> NDArray[np.int64]:
+    """Entries `first .. last-1` of a random order of 0 .. count-1, in O(last - first) time and no memory of `count`.
+
+    An eight-round Feistel network over the smallest even number of bits that hold `count`, with cycle walking
+    (Black & Rogaway 2002, "Ciphers with arbitrary finite domains").
+    """
+    half = max(1, (max(count - 1, 1).bit_length() + 1) // 2)
+    out = np.empty(last - first, np.int64)
+    _shuffled(u64(seed, stage, step, 8), np.uint64(half), first, count, out)
+    return out

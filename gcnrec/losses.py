@@ -1,0 +1,168 @@
+"""Training losses: pure functions of embeddings, formula and paper each. All return a scalar, the mean over the batch.
+
+Letters: B positives of the batch, N negatives per positive, J candidates of a pool, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+CHUNK = 256
+"""Users scored against the pool at a time: keeps a chunk of scores within the second-level cache."""
+
+
+def bpr(
+    users_BD: torch.Tensor, positives_BD: torch.Tensor, negatives_BND: torch.Tensor, weights_B: torch.Tensor | None = None
+) -> torch.Tensor:
+    """mean -log sigmoid(s(u, i) - s(u, j)), also over the N negatives (Rendle et al. 2009, "BPR")."""
+    positive_B1 = (users_BD * positives_BD).sum(1, keepdim=True)
+    return _mean(F.softplus(against(users_BD, negatives_BND) - positive_B1).mean(1), weights_B)
+
+
+def sampled_softmax(
+    users_BD: torch.Tensor,
+    positives_BD: torch.Tensor,
+    negatives_BND: torch.Tensor,
+    temperature: float,
+    log_expected_BN: torch.Tensor | None = None,
+    weights_B: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """mean of -s_ui/t + log(exp(s_ui/t) + sum over j of exp(s_uj/t)).
+
+    `log_expected_BN`, log(N * q(j)), is subtracted from the negatives' logits: then the sum estimates the sum over all
+    items (Bengio & Senecal 2008).
+    """
+    positive_B1 = (users_BD * positives_BD).sum(1, keepdim=True) / temperature
+    negative_BN = against(users_BD, negatives_BND) / temperature
+    if log_expected_BN is not None:
+        negative_BN = negative_BN - log_expected_BN
+    return _mean(torch.logsumexp(torch.cat([positive_B1, negative_BN], 1), 1) - positive_B1[:, 0], weights_B)
+
+
+def pool_softmax(
+    users_BD: torch.Tensor,
+    pool_JD: torch.Tensor,
+    target_B: torch.Tensor,
+    temperature: float,
+    bias_J: torch.Tensor,
+    own_J: torch.Tensor,
+    weights_B: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Softmax over a pool of candidates shared by the batch, computed in chunks without a B x J matrix.
+
+    mean of -l_i + log(exp(l_i) + sum over j != i of exp(s_uj/t + bias_j)), l_i = s_ui/t + own_i, i = target of the row.
+    With the batch's distinct positives as the pool and bias_j = log(count of j in the batch) this is the in-batch softmax
+    in which another occurrence of the user's own positive is not a negative.
+    For the logQ correction (Yi et al. 2019) subtract log q_j from both `bias_J` and `own_J`.
+    """
+    return _PoolSoftmax.apply(users_BD, pool_JD, target_B, temperature, bias_J, own_J, weights_B)  # type: ignore[no-any-return]
+
+
+def bsl(
+    positive_B: torch.Tensor,
+    negative_BJ: torch.Tensor,
+    bias_BJ: torch.Tensor,
+    user_B: torch.Tensor,
+    temperature: float,
+    positive_temperature: float,
+) -> torch.Tensor:
+    """Bilateral softmax loss (Wu et al. 2024, "BSL"), divided by the temperature t2 of the negatives:
+
+    mean over the batch's users of -(t1/t2) log mean over i in P(u) of exp(s_ui/t1) + log mean over j of exp(s_uj/t2).
+    Takes scores. `user_B` int64 tells which entries belong to one user; P(u) are that user's positives in the batch.
+    `bias_BJ` is the log of each negative's weight in the mean over j (-inf leaves it out).
+    """
+    ratio = positive_temperature / temperature
+    _, group_B, count = torch.unique(user_B, return_inverse=True, return_counts=True)
+    positive = _group_logsumexp(positive_B / positive_temperature, group_B, len(count)) - count.log()
+    negative_B = torch.logsumexp(negative_BJ / temperature + bias_BJ, 1) - torch.logsumexp(bias_BJ, 1)
+    negative = torch.zeros_like(positive).index_add(0, group_B, negative_B) / count
+    return (negative - ratio * positive).mean()
+
+
+def directau(users_BD: torch.Tensor, positives_BD: torch.Tensor, uniformity: float) -> torch.Tensor:
+    """Alignment plus `uniformity` times the mean uniformity of both sides, on the unit sphere (Wang et al. 2022, "DirectAU").
+
+    align = mean |u - i|^2; uniform(x) = log mean over pairs a < b of exp(-2 |x_a - x_b|^2).
+    """
+    users, items = F.normalize(users_BD, dim=1), F.normalize(positives_BD, dim=1)
+    align = (users - items).square().sum(1).mean()
+    return align + uniformity * (_uniform(users) + _uniform(items)) / 2
+
+
+def half_squared_norm(rows_BD: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """L2 of the batch's rows per positive, the LightGCN rule: sum |row|^2 / (2 B)."""
+    return rows_BD.square().sum() / (2 * batch_size)
+
+
+def against(users_BD: torch.Tensor, negatives_BND: torch.Tensor) -> torch.Tensor:
+    """Scores of each user's own negatives, (B, N)."""
+    return torch.einsum("bd,bnd->bn", users_BD, negatives_BND)
+
+
+def _mean(losses_B: torch.Tensor, weights_B: torch.Tensor | None) -> torch.Tensor:
+    """The mean over the batch; weights have mean 1 over the train set, so they need no division."""
+    return losses_B.mean() if weights_B is None else (weights_B * losses_B).mean()
+
+
+def _group_logsumexp(values_B: torch.Tensor, group_B: torch.Tensor, groups: int) -> torch.Tensor:
+    top = values_B.new_full((groups,), -math.inf).scatter_reduce(0, group_B, values_B.detach(), "amax")
+    return top + torch.zeros_like(top).index_add(0, group_B, (values_B - top[group_B]).exp()).log()
+
+
+def _uniform(points_BD: torch.Tensor) -> torch.Tensor:
+    """log mean exp(-2 |a - b|^2) over pairs of different rows; |a - b|^2 = 2 - 2 a.b on the unit sphere."""
+    size = len(points_BD)
+    kernel = torch.exp(4.0 * (points_BD @ points_BD.T) - 4.0)
+    pairs = (kernel.sum() - kernel.diagonal().sum()) / (size * (size - 1))
+    return pairs.log()
+
+
+class _PoolSoftmax(torch.autograd.Function):
+    """Loss and gradients in one sweep over chunks of users; the backward pass only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        users: torch.Tensor,
+        pool: torch.Tensor,
+        target: torch.Tensor,
+        temperature: float,
+        bias: torch.Tensor,
+        own: torch.Tensor,
+        row_weights: torch.Tensor | None,
+    ) -> torch.Tensor:
+        grad_users, grad_pool = torch.empty_like(users), torch.zeros_like(pool)
+        total = torch.zeros((), dtype=torch.float64)
+        scores = users.new_empty(min(CHUNK, len(users)), len(pool))
+        scale = 1.0 / temperature
+        for first in range(0, len(users), CHUNK):
+            part, goal = users[first : first + CHUNK], target[first : first + CHUNK, None]
+            logits = torch.addmm(bias, part, pool.T, alpha=scale, out=scores[: len(part)])
+            positive = logits.gather(1, goal) + (own - bias)[goal]
+            logits.scatter_(1, goal, positive)
+            top = logits.amax(1, keepdim=True)
+            weights = logits.sub_(top).exp_()
+            mass = weights.sum(1, keepdim=True)
+            losses = mass.log() + top - positive
+            weights.div_(mass).scatter_add_(1, goal, torch.full_like(positive, -1.0))
+            if row_weights is not None:
+                share = row_weights[first : first + CHUNK, None]
+                losses = losses * share
+                weights.mul_(share)
+            total += losses.sum()
+            torch.mm(weights, pool, out=grad_users[first : first + CHUNK])
+            grad_pool.addmm_(weights.T, part)
+        scale /= len(users)
+        ctx.save_for_backward(grad_users.mul_(scale), grad_pool.mul_(scale))
+        return (total / len(users)).to(users.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
+        grad_users, grad_pool = ctx.saved_tensors
+        (upstream,) = grad_outputs
+        return upstream * grad_users, upstream * grad_pool, None, None, None, None, None

@@ -1,0 +1,57 @@
+"""What a trained model does: turn table rows into embeddings, and gradients of embeddings into gradients of rows.
+
+Letters: N nodes, U users, I items, V nodes of the batch, R touched rows, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from gcnrec.sampler import Batch
+from gcnrec.table import RowGrad, Table
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Embeddings `final_VD` and table rows `ego_VD` of a batch's nodes; `pull` turns gradients of both into row gradients."""
+
+    final_VD: torch.Tensor
+    ego_VD: torch.Tensor
+    pull: Callable[[torch.Tensor, torch.Tensor], RowGrad]
+
+
+class Encoder(Protocol):
+    """A model that is trained: `encode` for a step, `export` for ranking."""
+
+    def encode(self, table: Table, batch: Batch) -> Encoded: ...
+
+    def export(self, table: Table, out_NF: torch.Tensor) -> None:
+        """Write the embeddings of all nodes, users first, into `out_NF` float32 (N, `export_width`)."""
+        ...
+
+    @property
+    def export_width(self) -> int: ...
+
+    @property
+    def layers(self) -> torch.nn.Module | None:
+        """Trained parameters beside the table, or None."""
+        ...
+
+
+def column_blocks(width: int, block: int) -> list[tuple[int, int]]:
+    """[0, width) cut into ranges of at most `block` columns."""
+    return [(first, min(first + block, width)) for first in range(0, width, block)]
+
+
+def every_row(grad: RowGrad, num_rows: int) -> RowGrad:
+    """The same gradient over all rows, zero where it had none (for rules that move every row)."""
+    if len(grad.rows_R) == num_rows:
+        return grad
+    grad_ND = torch.zeros(num_rows, grad.grad_RD.shape[1])
+    grad_ND[torch.from_numpy(grad.rows_R)] = grad.grad_RD
+    return RowGrad(np.arange(num_rows), grad_ND)

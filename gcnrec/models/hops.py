@@ -1,0 +1,74 @@
+"""One hop of symmetric-normalised propagation on the node matrix (users first, then items), in every form training needs.
+
+The matrix A = D^-1/2 [[0, R], [R^T, 0]] D^-1/2 (He et al. 2020, "LightGCN", eq. 3) is symmetric: its own backward pass.
+Letters: N nodes, U users, I items, V chosen nodes, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.graph import BipartiteGraph
+from gcnrec.ops.propagate import inverse_sqrt, mark_rows, propagate, propagate_rows, scatter_rows
+
+
+class Hop:
+    """The matrix A of one graph. Nothing is stored but 1 / sqrt(degree) per node."""
+
+    def __init__(self, graph: BipartiteGraph) -> None:
+        self.graph = graph
+        self._users = inverse_sqrt(graph.user_items.degrees)
+        self._items = inverse_sqrt(graph.item_users.degrees)
+
+    def full(self, source_ND: torch.Tensor, out_ND: torch.Tensor | None = None) -> torch.Tensor:
+        """A @ source for all nodes; source and out may be column blocks and must not overlap."""
+        num_users = self.graph.num_users
+        if out_ND is None:
+            out_ND = torch.empty(source_ND.shape)
+        propagate(self.graph.user_items, source_ND[num_users:], self._users, self._items, out_ND[:num_users])
+        propagate(self.graph.item_users, source_ND[:num_users], self._items, self._users, out_ND[num_users:])
+        return out_ND
+
+    def rows(self, source_ND: torch.Tensor, nodes_V: NDArray[np.int64], num_users: int) -> torch.Tensor:
+        """(A @ source)[nodes_V]; the first `num_users` of the ascending `nodes_V` are users."""
+        users, items, first_item = *self._split(nodes_V, num_users), self.graph.num_users
+        out_VD = torch.empty(len(nodes_V), source_ND.shape[1])
+        propagate_rows(self.graph.user_items, source_ND[first_item:], self._users, self._items, users, out_VD[:num_users])
+        propagate_rows(self.graph.item_users, source_ND[:first_item], self._items, self._users, items, out_VD[num_users:])
+        return out_VD
+
+    def spread(self, grad_VD: torch.Tensor, nodes_V: NDArray[np.int64], num_users: int, out_ND: torch.Tensor) -> None:
+        """out += A[:, nodes_V] @ grad: the backward pass of `rows`."""
+        users, items, first_item = *self._split(nodes_V, num_users), self.graph.num_users
+        scatter_rows(self.graph.user_items, grad_VD[:num_users], users, self._users, self._items, out_ND[first_item:])
+        scatter_rows(self.graph.item_users, grad_VD[num_users:], items, self._items, self._users, out_ND[:first_item])
+
+    def touched(self, nodes_V: NDArray[np.int64], num_users: int) -> NDArray[np.int64]:
+        """The nodes of `nodes_V` and their neighbours, ascending: the rows that `spread` and `grad_VD` itself reach."""
+        users, items = self._split(nodes_V, num_users)
+        flags_N = np.zeros(self.graph.num_nodes, np.uint8)
+        flags_N[nodes_V] = 1
+        mark_rows(self.graph.user_items, users, flags_N[self.graph.num_users :])
+        mark_rows(self.graph.item_users, items, flags_N[: self.graph.num_users])
+        return np.flatnonzero(flags_N)
+
+    def _split(self, nodes_V: NDArray[np.int64], num_users: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        users = nodes_V[:num_users].astype(np.int32)
+        return users, (nodes_V[num_users:] - self.graph.num_users).astype(np.int32)
+
+
+class SymmetricHop(torch.autograd.Function):
+    """`Hop.full` for autograd: the gradient of A @ x is A @ gradient, because A is symmetric."""
+
+    @staticmethod
+    def forward(ctx: Any, source_ND: torch.Tensor, hop: Hop) -> torch.Tensor:
+        ctx.hop = hop
+        return hop.full(source_ND.detach())
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
+        return ctx.hop.full(grad_outputs[0].contiguous()), None

@@ -1,0 +1,83 @@
+"""LightGCN (He et al. 2020): the mean of a node's row and its 1 .. L-hop propagations, no other parameters.
+
+    final = 1/(L+1) * sum over l of A^l E            (eqs. 3, 4, 8 with equal layer weights)
+
+For a batch only the last hop's rows of the batch are computed; earlier hops run over the whole graph in column blocks.
+The backward pass mirrors this (A is symmetric), so no autograd graph holds a node matrix.
+Letters: N nodes, V nodes of the batch, D width, L layers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from gcnrec.graph import BipartiteGraph
+from gcnrec.models.encoder import Encoded, column_blocks
+from gcnrec.models.hops import Hop
+from gcnrec.sampler import Batch
+from gcnrec.table import RowGrad, Table
+
+BLOCK = 16
+"""Columns propagated at a time over the whole graph: one 64-byte line per row, so that a block of rows stays in cache."""
+
+
+class LightGcn:
+    """Exact ("full") propagation. `dense_grad`: hand out the gradient of every row, for rules that move every row."""
+
+    layers = None
+
+    def __init__(self, graph: BipartiteGraph, num_layers: int, width: int, dense_grad: bool) -> None:
+        self._hop = Hop(graph)
+        self._num_layers = num_layers
+        self._dense_grad = dense_grad
+        self._grad_ND = torch.zeros(graph.num_nodes, width)
+        self.export_width = width
+
+    def encode(self, table: Table, batch: Batch) -> Encoded:
+        ego_VD = table.decode(table.read(batch.nodes_V, with_state=False))
+        nodes = torch.from_numpy(batch.nodes_V)
+        final_VD = ego_VD.clone()
+        if self._num_layers == 1:
+            final_VD += self._hop.rows(table.columns(0, table.width), batch.nodes_V, batch.num_users)
+        elif self._num_layers > 1:
+            for first, last in column_blocks(table.width, BLOCK):
+                source = table.columns(first, last)
+                for _ in range(self._num_layers - 1):
+                    source = self._hop.full(source)
+                    final_VD[:, first:last] += source[nodes]
+                final_VD[:, first:last] += self._hop.rows(source, batch.nodes_V, batch.num_users)
+        final_VD /= self._num_layers + 1
+
+        def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
+            return self._pull(batch, grad_VD / (self._num_layers + 1), grad_ego_VD)
+
+        return Encoded(final_VD, ego_VD, pull)
+
+    def export(self, table: Table, out_NF: torch.Tensor) -> None:
+        for first, last in column_blocks(table.width, BLOCK):
+            source = table.columns(first, last)
+            total = source.clone()
+            for _ in range(self._num_layers):
+                source = self._hop.full(source)
+                total += source
+            out_NF[:, first:last] = total / (self._num_layers + 1)
+
+    def _pull(self, batch: Batch, grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
+        """E's gradient by Horner's rule: g + A (g + A (g + ...)), the innermost hop starting from the batch's rows only."""
+        nodes = torch.from_numpy(batch.nodes_V)
+        own_VD = grad_VD + grad_ego_VD
+        if self._num_layers == 0:
+            return RowGrad(batch.nodes_V, own_VD)
+        grad_ND = self._grad_ND.zero_()
+        self._hop.spread(grad_VD, batch.nodes_V, batch.num_users, grad_ND)
+        for first, last in column_blocks(grad_ND.shape[1], BLOCK):
+            block = grad_ND[:, first:last]
+            for _ in range(self._num_layers - 1):
+                block[nodes] += grad_VD[:, first:last]
+                block.copy_(self._hop.full(block))
+        grad_ND[nodes] += own_VD
+        if self._dense_grad or self._num_layers > 1:
+            return RowGrad(np.arange(len(grad_ND)), grad_ND)
+        rows_R = self._hop.touched(batch.nodes_V, batch.num_users)
+        return RowGrad(rows_R, grad_ND[torch.from_numpy(rows_R)])

@@ -1,0 +1,29 @@
+"""Matrix factorisation (Koren et al. 2009): a node's embedding is its table row."""
+
+from __future__ import annotations
+
+import torch
+
+from gcnrec.models.encoder import Encoded
+from gcnrec.sampler import Batch
+from gcnrec.table import RowGrad, Table
+
+
+class MatrixFactorisation:
+    """No propagation at all: a step touches the batch's rows only."""
+
+    layers = None
+
+    def __init__(self, width: int) -> None:
+        self.export_width = width
+
+    def encode(self, table: Table, batch: Batch) -> Encoded:
+        rows_VD = table.decode(table.read(batch.nodes_V, with_state=False))
+
+        def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
+            return RowGrad(batch.nodes_V, grad_VD + grad_ego_VD)
+
+        return Encoded(rows_VD, rows_VD, pull)
+
+    def export(self, table: Table, out_NF: torch.Tensor) -> None:
+        out_NF.copy_(table.columns(0, table.width))  # copy: ranking reads contiguous embeddings

@@ -1,0 +1,155 @@
+"""From a batch's embeddings to one scalar: gathers triples, scores, applies the loss and the L2 of layer 0.
+
+Letters: B positives, N negatives per positive, J distinct positives (the in-batch pool), V nodes of the batch, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from gcnrec import losses
+from gcnrec.config import Job
+from gcnrec.errors import UsageError
+from gcnrec.graph import BipartiteGraph
+from gcnrec.ops.gather import gather
+from gcnrec.ops.reduce import reduce_rows
+from gcnrec.sampler import Batch
+
+Score = Callable[[torch.Tensor, Batch], torch.Tensor]
+"""A loss of embeddings, unit length already where the score is the cosine: (rows_VD, batch) -> scalar."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """`__call__` returns the mean loss of a batch, differentiable in `final_VD` and `ego_VD`."""
+
+    loss: Score
+    cosine: bool
+    l2: float
+
+    def __call__(self, final_VD: torch.Tensor, ego_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
+        rows_VD = F.normalize(final_VD, dim=1) if self.cosine else final_VD
+        total = self.loss(rows_VD, batch)
+        if self.l2:
+            every = [batch.users_B, batch.positives_B, batch.negatives_BN.reshape(-1)]
+            uses_V = np.bincount(np.concatenate(every), minlength=len(batch.nodes_V)).astype(np.float32)
+            weighted = ego_VD * torch.from_numpy(np.sqrt(uses_V))[:, None]
+            total = total + self.l2 * losses.half_squared_norm(weighted, len(batch.users_B))
+        return total
+
+
+def objective_of(job: Job, graph: BipartiteGraph, weighted: bool) -> Objective:
+    """The objective that a job's `loss` and `sampler` sections name; `weighted`: positives come with weights."""
+    settings = job.loss
+    if weighted and settings.name in ("bsl", "directau"):
+        raise UsageError(
+            f"loss.name = '{settings.name}' cannot weight its positives; use bpr or softmax, or ingest without weights"
+        )
+    in_batch = job.sampler.negatives == "in_batch"
+    loss: Score
+    match settings.name:
+        case "bpr":
+            loss = _bpr
+        case "directau":
+            loss = partial(_directau, settings.uniformity)
+        case "bsl":
+            temperatures = (settings.temperature, settings.positive_temperature or settings.temperature)
+            loss = partial(_bsl_in_batch if in_batch else _bsl_sampled, *temperatures)
+        case "softmax":
+            log_share_I = _log_shares(job, graph) if settings.logq else None
+            loss = partial(_softmax_in_batch if in_batch else _softmax_sampled, settings.temperature, log_share_I)
+    return Objective(loss, settings.score == "cosine" and settings.name != "directau", settings.l2)
+
+
+def take(rows_VD: torch.Tensor, index: NDArray[np.int64]) -> torch.Tensor:
+    """rows[index], whose gradient sums duplicates in batch order."""
+    return _Take.apply(rows_VD, index)  # type: ignore[no-any-return]
+
+
+def _bpr(rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
+    return losses.bpr(*_pairs(rows_VD, batch), _negatives(rows_VD, batch), _weights(batch))
+
+
+def _directau(uniformity: float, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
+    return losses.directau(*_pairs(rows_VD, batch), uniformity)
+
+
+def _softmax_sampled(temperature: float, log_share_I: torch.Tensor | None, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
+    items_BN = torch.from_numpy(batch.triples.negatives_BN.astype(np.int64))
+    expected = None if log_share_I is None else log_share_I[items_BN] + math.log(items_BN.shape[1])
+    users_BD, positives_BD = _pairs(rows_VD, batch)
+    return losses.sampled_softmax(users_BD, positives_BD, _negatives(rows_VD, batch), temperature, expected, _weights(batch))
+
+
+def _softmax_in_batch(temperature: float, log_share_I: torch.Tensor | None, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
+    target_B, pool_JD, log_count_J = _pool(rows_VD, batch)
+    own_J = torch.zeros_like(log_count_J)
+    if log_share_I is not None:
+        pool_J = np.unique(batch.triples.positives_B).astype(np.int64)
+        own_J = -log_share_I[torch.from_numpy(pool_J)]
+    users_BD = take(rows_VD, batch.users_B)
+    return losses.pool_softmax(users_BD, pool_JD, target_B, temperature, log_count_J + own_J, own_J, _weights(batch))
+
+
+def _bsl_in_batch(temperature: float, positive_temperature: float, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
+    target_B, pool_JD, log_count_J = _pool(rows_VD, batch)
+    users_BD, positives_BD = _pairs(rows_VD, batch)
+    bias_BJ = log_count_J.repeat(len(target_B), 1).scatter(1, target_B[:, None], -torch.inf)
+    scores_B, scores_BJ = (users_BD * positives_BD).sum(1), users_BD @ pool_JD.T
+    return losses.bsl(scores_B, scores_BJ, bias_BJ, torch.from_numpy(batch.users_B), temperature, positive_temperature)
+
+
+def _bsl_sampled(temperature: float, positive_temperature: float, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
+    users_BD, positives_BD = _pairs(rows_VD, batch)
+    scores_BN = losses.against(users_BD, _negatives(rows_VD, batch))
+    scores_B, bias_BN = (users_BD * positives_BD).sum(1), torch.zeros_like(scores_BN)
+    return losses.bsl(scores_B, scores_BN, bias_BN, torch.from_numpy(batch.users_B), temperature, positive_temperature)
+
+
+def _pairs(rows_VD: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    return take(rows_VD, batch.users_B), take(rows_VD, batch.positives_B)
+
+
+def _negatives(rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
+    flat = take(rows_VD, batch.negatives_BN.reshape(-1))
+    return flat.view(*batch.negatives_BN.shape, rows_VD.shape[1])
+
+
+def _weights(batch: Batch) -> torch.Tensor | None:
+    weights_B = batch.triples.weights_B
+    return None if weights_B is None else torch.from_numpy(weights_B)
+
+
+def _pool(rows_VD: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The batch's distinct positives: position of each row's own, their rows, log of their counts in the batch."""
+    target_B = batch.positives_B - batch.num_users
+    pool_JD = rows_VD[batch.num_users :]
+    counts_J = np.bincount(target_B, minlength=len(pool_JD)).astype(np.float32)
+    return torch.from_numpy(target_B), pool_JD, torch.from_numpy(np.log(counts_J))
+
+
+def _log_shares(job: Job, graph: BipartiteGraph) -> torch.Tensor:
+    """log q(i): how likely one draw of a negative is item i. An in-batch negative is the item of a random train edge."""
+    power = {"in_batch": 1.0, "uniform": 0.0, "popularity": job.sampler.popularity_power}[job.sampler.negatives]
+    shares_I = np.power(graph.item_users.degrees.astype(np.float64), power)
+    return torch.from_numpy(np.log(np.maximum(shares_I / shares_I.sum(), 1e-30)).astype(np.float32))
+
+
+class _Take(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows_VD: torch.Tensor, index: NDArray[np.int64]) -> torch.Tensor:
+        ctx.index, ctx.num_rows = index, len(rows_VD)
+        return gather(rows_VD.detach(), index)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
+        return reduce_rows(ctx.index, grad_outputs[0], ctx.num_rows), None

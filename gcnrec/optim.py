@@ -1,0 +1,158 @@
+"""Update rules: how a row gradient changes rows and their state. Kernels and formulas are in `gcnrec.ops.update`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from gcnrec.config import Optimizer
+from gcnrec.ops import update
+from gcnrec.table import RowGrad, Rows, State
+
+
+class Rule(Protocol):
+    """`update` returns the rows with new weights and state; on the CPU these are the same planes, changed in place."""
+
+    @property
+    def every_row(self) -> bool:
+        """Whether rows without a gradient move too, so that `grad.rows_R` must name every row."""
+        ...
+
+    def state_width(self, width: int) -> int:
+        """Floats of state per row of `width` values."""
+        ...
+
+    def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows: ...
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """w -= rate * g."""
+
+    every_row = False
+
+    def state_width(self, width: int) -> int:
+        return 0
+
+    def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
+        update.sgd(rows.weights_PD.numpy(), rows.index_R, grad.grad_RD.numpy(), np.float32(rate))
+        return rows
+
+
+@dataclass(frozen=True)
+class AdagradRow:
+    """Adagrad with one accumulator per row."""
+
+    epsilon: float
+    every_row = False
+
+    def state_width(self, width: int) -> int:
+        return 1
+
+    def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
+        sums_P = _state(rows).values_PS.numpy()[:, 0]
+        update.adagrad_row(
+            rows.weights_PD.numpy(), sums_P, rows.index_R, grad.grad_RD.numpy(), np.float32(rate), np.float32(self.epsilon)
+        )
+        return rows
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam on touched rows; moments decay by the steps since a row's last update."""
+
+    beta1: float
+    beta2: float
+    epsilon: float
+    every_row = False
+
+    def state_width(self, width: int) -> int:
+        return 2 * width
+
+    def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
+        _lazy_adam(update.adam, self, rows, grad, step, rate)
+        return rows
+
+
+@dataclass(frozen=True)
+class AdamRow:
+    """`Adam` with one second moment per row."""
+
+    beta1: float
+    beta2: float
+    epsilon: float
+    every_row = False
+
+    def state_width(self, width: int) -> int:
+        return width + 1
+
+    def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
+        _lazy_adam(update.adam_row, self, rows, grad, step, rate)
+        return rows
+
+
+@dataclass(frozen=True)
+class AdamDense:
+    """Adam on every row at every step, as published recipes run it."""
+
+    beta1: float
+    beta2: float
+    epsilon: float
+    every_row = True
+
+    def state_width(self, width: int) -> int:
+        return 2 * width
+
+    def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
+        update.adam_dense(
+            rows.weights_PD.numpy(), _state(rows).values_PS.numpy(), grad.grad_RD.numpy(), step,
+            np.float32(rate), np.float32(self.beta1), np.float32(self.beta2), np.float32(self.epsilon),
+        )  # fmt: skip
+        return rows
+
+
+def rule_of(settings: Optimizer) -> Rule:
+    """The rule that a job's `optimizer` section names."""
+    betas = (settings.beta1, settings.beta2, settings.epsilon)
+    match settings.rule:
+        case "sgd":
+            return Sgd()
+        case "adagrad_row":
+            return AdagradRow(settings.epsilon)
+        case "adam":
+            return Adam(*betas)
+        case "adam_row":
+            return AdamRow(*betas)
+        case "adam_dense":
+            return AdamDense(*betas)
+
+
+def learning_rate(settings: Optimizer, step: int, total_steps: int) -> float:
+    """The rate of `step` (1 ..): a linear warm-up, then constant, linear or cosine towards `final_rate` of itself."""
+    warmup = min(1.0, step / settings.warmup_steps) if settings.warmup_steps else 1.0
+    progress = min(1.0, (step - 1) / max(1, total_steps))
+    match settings.schedule:
+        case "constant":
+            share = 1.0
+        case "linear":
+            share = 1.0 - progress
+        case "cosine":
+            share = 0.5 * (1.0 + math.cos(math.pi * progress))
+    return settings.learning_rate * warmup * (settings.final_rate + (1.0 - settings.final_rate) * share)
+
+
+def _lazy_adam(kernel, rule: Adam | AdamRow, rows: Rows, grad: RowGrad, step: int, rate: float) -> None:  # type: ignore[no-untyped-def]
+    state = _state(rows)
+    kernel(
+        rows.weights_PD.numpy(), state.values_PS.numpy(), state.last_P.numpy(), rows.index_R, grad.grad_RD.numpy(), step,
+        np.float32(rate), np.float32(rule.beta1), np.float32(rule.beta2), np.float32(rule.epsilon),
+    )  # fmt: skip
+
+
+def _state(rows: Rows) -> State:
+    if rows.state is None:
+        raise ValueError("rows were read without their state; read them with_state=True before an update")
+    return rows.state

@@ -1,0 +1,116 @@
+"""Seeds -> triples -> batch: which positives and negatives a step sees, and which nodes it must read.
+
+The order of an epoch and every negative depend only on (seed, epoch or step, index).
+Letters: B positives of a batch, N negatives per positive, V distinct nodes of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcnrec.config import Sampler as SamplerSettings
+from gcnrec.graph import BipartiteGraph
+from gcnrec.ops.sample import cumulative, negatives
+from gcnrec.random import Stage, shuffled
+
+
+@dataclass(frozen=True, slots=True)
+class Triples:
+    """`users_B` and `positives_B` int32 numbers, `negatives_BN` int32 items (N = 0 in-batch), `weights_B` float32 or None."""
+
+    users_B: NDArray[np.int32]
+    positives_B: NDArray[np.int32]
+    negatives_BN: NDArray[np.int32]
+    weights_B: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A step's triples and the nodes to read: `nodes_V` int64 ascending and unique, users before items (item + U).
+
+    `users_B`, `positives_B`, `negatives_BN` are positions in `nodes_V`; `num_users` of its entries are users.
+    """
+
+    step: int
+    triples: Triples
+    nodes_V: NDArray[np.int64]
+    num_users: int
+    users_B: NDArray[np.int64]
+    positives_B: NDArray[np.int64]
+    negatives_BN: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EdgeSampler:
+    """Every edge of `graph` once an epoch, in an order fixed by (seed, epoch), in batches whose sizes differ by at most one.
+
+    `ends_I` holds the shares of the negatives' distribution, None for in-batch negatives.
+    """
+
+    graph: BipartiteGraph
+    weights_E: NDArray[np.float32] | None
+    batch_size: int
+    num_negatives: int
+    ends_I: NDArray[np.uint64] | None
+    exclude_seen: bool
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, -(-self.graph.num_edges // self.batch_size))
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of `epoch` (0, 1, ...); `Batch.step` counts from 1 over the whole run."""
+        for index in range(self.steps_per_epoch):
+            yield self.batch(epoch, index)
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Batch `index` of `epoch`: O(batch size), whatever came before."""
+        edges = self.graph.num_edges
+        steps = self.steps_per_epoch
+        first, last = index * edges // steps, (index + 1) * edges // steps
+        step = epoch * steps + index + 1
+        chosen = shuffled(self.seed, Stage.ORDER, epoch, first, last, edges)
+        csr = self.graph.user_items
+        users = (np.searchsorted(csr.indptr, chosen, side="right") - 1).astype(np.int32)
+        weights = None if self.weights_E is None else self.weights_E[chosen]
+        triples = Triples(users, csr.indices[chosen], self._negatives(users, step), weights)
+        return _located(step, triples, self.graph.num_users)
+
+    def _negatives(self, users_B: NDArray[np.int32], step: int) -> NDArray[np.int32]:
+        if self.ends_I is None:
+            return np.empty((len(users_B), 0), np.int32)
+        seen = self.graph.user_items if self.exclude_seen else None
+        return negatives(users_B, self.num_negatives, self.ends_I, seen, self.seed, step)
+
+
+def edge_sampler(
+    settings: SamplerSettings, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None, batch_size: int, seed: int
+) -> EdgeSampler:
+    """The sampler that a job asks for: in-batch, uniform or popularity^power negatives."""
+    ends = None
+    if settings.negatives != "in_batch":
+        power = settings.popularity_power if settings.negatives == "popularity" else 0.0
+        ends = cumulative(graph.item_users.degrees, power)
+    num = 0 if ends is None else settings.num_negatives
+    return EdgeSampler(graph, weights_E, batch_size, num, ends, settings.exclude_seen, seed)
+
+
+def _located(step: int, triples: Triples, num_users: int) -> Batch:
+    size = len(triples.users_B)
+    nodes = np.concatenate([triples.users_B, triples.positives_B, triples.negatives_BN.reshape(-1)]).astype(np.int64)
+    nodes[size:] += num_users
+    nodes_V, where = np.unique(nodes, return_inverse=True)
+    return Batch(
+        step,
+        triples,
+        nodes_V,
+        int(np.searchsorted(nodes_V, num_users)),
+        where[:size],
+        where[size : 2 * size],
+        where[2 * size :].reshape(triples.negatives_BN.shape),
+    )

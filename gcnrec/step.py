@@ -1,0 +1,100 @@
+"""One training step: read, encode, lose, pull back, update, write. Straight down, no branches on the algorithm.
+
+Letters: V nodes of the batch, D width, N nodes of the graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.config import Job
+from gcnrec.errors import DivergedError, UsageError
+from gcnrec.graph import BipartiteGraph
+from gcnrec.models.encoder import Encoder, every_row
+from gcnrec.models.lightgcn import LightGcn
+from gcnrec.models.mf import MatrixFactorisation
+from gcnrec.models.ngcf import Ngcf
+from gcnrec.models.objective import Objective, objective_of
+from gcnrec.optim import Rule, rule_of
+from gcnrec.sampler import Batch, EdgeSampler, edge_sampler
+from gcnrec.table import DenseTable, Table
+
+
+@dataclass(frozen=True)
+class Step:
+    """The parts of a step. Calling it trains on one batch at one learning rate and returns the loss.
+
+    A loss or gradient that is not finite raises DivergedError before the table is touched.
+    """
+
+    sampler: EdgeSampler
+    encoder: Encoder
+    table: Table
+    rule: Rule
+    objective: Objective
+    layer_optimizer: torch.optim.Optimizer | None
+
+    def __call__(self, batch: Batch, rate: float) -> float:
+        encoded = self.encoder.encode(self.table, batch)
+        final_VD = encoded.final_VD.requires_grad_()
+        # A second leaf even where both are the same rows: each use has its own gradient.
+        ego_VD = encoded.ego_VD.detach().requires_grad_()
+        if self.layer_optimizer is not None:
+            self.layer_optimizer.zero_grad()
+        loss = self.objective(final_VD, ego_VD, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        value = float(loss.detach())
+        grad_VD = _grad(final_VD)
+        if not (np.isfinite(value) and bool(torch.isfinite(grad_VD.sum()))):
+            raise DivergedError(
+                f"the loss or its gradient is not finite at step {batch.step} (loss {value}); nothing was updated by this step: "
+                "lower optimizer.learning_rate or raise loss.temperature, then resume or start again"
+            )
+        grad = encoded.pull(grad_VD, _grad(ego_VD))
+        if self.rule.every_row:
+            grad = every_row(grad, self.table.num_rows)
+        rows = self.rule.update(self.table.read(grad.rows_R, with_state=True), grad, batch.step, rate)
+        self.table.write(rows)
+        if self.layer_optimizer is not None:
+            for group in self.layer_optimizer.param_groups:
+                group["lr"] = rate
+            self.layer_optimizer.step()
+        return value
+
+
+def build_step(job: Job, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None, start_ND: torch.Tensor) -> Step:
+    """The step that a job describes, on `graph`, from table rows `start_ND`. `weights_E`: one positive weight per edge."""
+    rule = rule_of(job.optimizer)
+    width = start_ND.shape[1]
+    encoder = _encoder(job, graph, width, rule.every_row)
+    weights = None if weights_E is None else (weights_E / weights_E.mean(dtype=np.float64)).astype(np.float32)
+    betas = (job.optimizer.beta1, job.optimizer.beta2)
+    return Step(
+        edge_sampler(job.sampler, graph, weights, job.train.batch_size, job.train.seed),
+        encoder,
+        DenseTable(start_ND, rule.state_width(width)),
+        rule,
+        objective_of(job, graph, weights is not None),
+        None if encoder.layers is None else torch.optim.Adam(encoder.layers.parameters(), betas=betas, eps=job.optimizer.epsilon),
+    )
+
+
+def _encoder(job: Job, graph: BipartiteGraph, width: int, dense_grad: bool) -> Encoder:
+    match (job.model.name, job.model.propagation):
+        case ("mf", _) | ("lightgcn", "none"):
+            return MatrixFactorisation(width)
+        case ("lightgcn", "full"):
+            return LightGcn(graph, job.model.layers, width, dense_grad)
+        case ("ngcf", "full"):
+            return Ngcf(graph, job.model.layers, width, job.train.seed)
+    raise UsageError(
+        f"model.name = '{job.model.name}' with model.propagation = '{job.model.propagation}' cannot be trained by this version"
+    )
+
+
+def _grad(leaf: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
