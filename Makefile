@@ -27,7 +27,7 @@ clean:
 	@"$(PYTHON)" $(IS_NEW_ENOUGH) 2>/dev/null || { \
 		echo "gcnrec needs Python 3.11 or newer and found none; install one, or name it: make PYTHON=/path/to/python3.11" >&2; \
 		exit 1; }
-	"$(PYTHON)" -m venv .venv
+	"$(PYTHON)" -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
 	$(INSTALL) .

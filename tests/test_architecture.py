@@ -18,7 +18,7 @@ ROWS = [
     ["bench", "pipeline", "progress", "show"],
     ["train", "report", "charts", "compare", "doctor"],
     ["evaluate", "recommend", "artifacts"],
-    ["loaders", "testing"],
+    ["loaders", "testing", "start", "step"],
     ["models", "losses", "sparsity", "metrics"],
     ["sampler", "table", "optim"],
     ["device"],
@@ -170,7 +170,9 @@ def test_only_the_command_line_prints():
 def test_no_asserts_and_no_star_imports():
     for module, source in sources().items():
         for node in ast.walk(ast.parse(source)):
-            assert not isinstance(node, ast.Assert), f"{module}:{node.lineno} must raise an exception of gcnrec.errors"
+            # `assert x is not None` tells the type checker what holds by construction; any other check must raise an error.
+            checks = isinstance(node, ast.Assert) and not ast.unparse(node.test).endswith(" is not None")
+            assert not checks, f"{module}:{node.lineno} must raise an exception of gcnrec.errors"
             assert not (isinstance(node, ast.ImportFrom) and node.names[0].name == "*"), f"{module}:{node.lineno}"
 
 
