@@ -24,9 +24,9 @@ def metric_lines(metrics: dict[str, Any]) -> list[str]:
 
 
 def dataset_lines(info: dict[str, Any]) -> list[str]:
-    """Sizes of a dataset and everything that ingestion dropped."""
+    """Sizes of a dataset, and what ingestion counted other than zero; its own sentences were told while it worked."""
     sizes = [(key, _plain(value)) for key, value in info.items() if key == "name" or key.startswith("num_")]
-    report = [(key, _plain(value)) for key, value in info.get("report", {}).items()]
+    report = [(key, _plain(value)) for key, value in info.get("report", {}).items() if value and key != "lines"]
     return [*columns(sizes), *(["", "report", *columns(report)] if report else [])]
 
 

@@ -26,8 +26,8 @@ def test_metrics_show_intervals_and_segments():
 
 
 def test_dataset_shows_what_was_dropped():
-    info = {"format": 1, "name": "tiny", "num_users": 29858, "report": {"duplicates_merged": 12}, "files": {}}
-    assert dataset_lines(info) == ["name       tiny", "num_users  29,858", "", "report", "duplicates_merged  12"]
+    info = {"format": 1, "name": "tiny", "num_users": 29858, "report": {"duplicates": 12, "cold": 0, "lines": ["x"]}, "files": {}}
+    assert dataset_lines(info) == ["name       tiny", "num_users  29,858", "", "report", "duplicates  12"]
 
 
 def test_figures_nest():
