@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -253,18 +254,23 @@ def info(
 @app.command()
 def bench(
     what: Annotated[str, typer.Argument(metavar="WHAT", help="propagate, train-step, evaluate, ingest, ...")],
+    record: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Also write rows, command and machine here.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Time ours and every peer in one run; exit code 4 when a required peer is absent."""
     from gcnrec.bench.catalogue import rows_of
+    from gcnrec.bench.harness import write_record
     from gcnrec.show import bench_line
 
-    void = False
+    rows = []
     for row in rows_of(what):
+        rows.append(row)
         print(json.dumps(row) if as_json else bench_line(row), flush=True)
-        void = bool(row.get("summary")) and row["speedup"] is None
-    if void:
-        raise DeviceError(f"bench {what} needs every required peer, absent: {', '.join(row['absent'])}; install gcnrec[bench]")
+    if record:
+        write_record(record, shlex.join(["gcnrec", *sys.argv[1:]]), rows)
+    if rows[-1]["speedup"] is None:
+        absent = ", ".join(rows[-1]["absent"])
+        raise DeviceError(f"bench {what} needs every required peer, absent: {absent}; install gcnrec[bench]")
 
 
 @app.command()

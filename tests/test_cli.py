@@ -33,7 +33,7 @@ SURFACE = {
     "recommend": "RUN --candidates --exclude --fallback --force --items --k --out --seen --users",
     "compare": "BASE RUN... --json",
     "info": "PATH --json",
-    "bench": "WHAT --json",
+    "bench": "WHAT --json --record",
     "doctor": "--json",
 }
 
@@ -210,4 +210,6 @@ def test_bench_prints_rows_and_code_4_when_a_peer_is_absent(gcnrec, monkeypatch)
     code, out, err = gcnrec("bench", "b", "--json")
     assert code == 4 and [json.loads(line) for line in out.splitlines()] == [row, last] and "dgl" in err
     monkeypatch.setattr(catalogue, "rows_of", lambda what: iter([row, {**last, "speedup": 2.0, "absent": []}]))
-    assert gcnrec("bench", "b")[0] == 0
+    assert gcnrec("bench", "b", "--record", "r.json")[0] == 0
+    document = json.loads(Path("r.json").read_text())
+    assert document["rows"][0] == row and document["command"].startswith("gcnrec")
