@@ -1,4 +1,4 @@
-"""What is done to sorted pairs: merge repeats, reduce to a k-core, compare two sets, renumber."""
+"""What is done to sorted pairs: merge repeats, reduce to a k-core, compare two sets, renumber. Marks are int8 codes per row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.loaders.scratch import Rows, Scratch
+from gcnrec.loaders.rows import Rows
+from gcnrec.loaders.scratch import Scratch
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -16,10 +17,11 @@ _LOW = np.uint64(0xFFFFFFFF)
 
 def merge(rows: Rows, duplicates: str, scratch: Scratch) -> Rows:
     """One row per pair of sorted rows: the latest (largest time, then weight), with `sum` the sum of all weights."""
-    mask = _last_of_run(rows.pairs_E)
+    codes = scratch.codes(len(rows))
+    _mark_last_of_run(rows.pairs_E, codes)
     if duplicates == "sum" and rows.weights_E is not None:
         _sum_runs(rows.pairs_E, rows.weights_E)
-    return rows.keep(mask, scratch)
+    return rows.keep(codes, 1, scratch)
 
 
 def k_core(
@@ -32,37 +34,45 @@ def k_core(
     return users, items, rounds
 
 
-def alive(pairs_E: NDArray[np.uint64], users: NDArray[np.bool_], items: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Mask of the pairs whose user and item are both marked."""
-    mask: NDArray[np.bool_] = _alive(pairs_E, users, items)
-    return mask
-
-
-def contained(pairs_E: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Mask of the pairs that also occur in `others`; both sorted."""
-    mask: NDArray[np.bool_] = _contained(pairs_E, others)
-    return mask
-
-
-def unpack(pairs_E: NDArray[np.uint64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """`users_E` and `items_E` int32 of pairs."""
-    return (pairs_E >> _32).astype(np.int32), (pairs_E & _LOW).astype(np.int32)
+def falling(degrees: NDArray[np.int64], kept: NDArray[np.bool_]) -> NDArray[Any]:
+    """Old numbers of the kept nodes by falling degree, ties by old number (the order of the ids)."""
+    nodes = np.flatnonzero(kept)
+    return nodes[np.argsort(-degrees[nodes], kind="stable")]
 
 
 @numba.njit(parallel=True, cache=True)
-def renumber(pairs_E, user_numbers, item_numbers, out_E):  # type: ignore[no-untyped-def]
-    """`out_E` gets the pairs in new numbers, rows in place; `out_E` may be `pairs_E`."""
+def mark_alive(pairs_E, users, items, codes):  # type: ignore[no-untyped-def]
+    """Code 1 for the pairs whose user and item are both marked."""
+    for row in numba.prange(len(pairs_E)):
+        if users[np.int64(pairs_E[row] >> _32)] and items[np.int64(pairs_E[row] & _LOW)]:
+            codes[row] = 1
+
+
+@numba.njit(cache=True)
+def mark_contained(pairs_E, others, codes):  # type: ignore[no-untyped-def]
+    """Code 1 for the pairs that also occur in `others`; both sorted."""
+    at = 0
+    for row in range(len(pairs_E)):
+        while at < len(others) and others[at] < pairs_E[row]:
+            at += 1
+        if at < len(others) and others[at] == pairs_E[row]:
+            codes[row] = 1
+
+
+@numba.njit(parallel=True, cache=True)
+def renumber(pairs_E, user_numbers, item_numbers):  # type: ignore[no-untyped-def]
+    """The pairs in new numbers, in place."""
     for row in numba.prange(len(pairs_E)):
         user = user_numbers[np.int64(pairs_E[row] >> _32)]
         item = item_numbers[np.int64(pairs_E[row] & _LOW)]
-        out_E[row] = (np.uint64(user) << _32) | np.uint64(item)
+        pairs_E[row] = (np.uint64(user) << _32) | np.uint64(item)
 
 
 @numba.njit(parallel=True, cache=True)
-def swap(pairs_E, out_E):  # type: ignore[no-untyped-def]
-    """`out_E` gets `item << 32 | user`."""
+def swap(pairs_E):  # type: ignore[no-untyped-def]
+    """The pairs as `item << 32 | user`, in place."""
     for row in numba.prange(len(pairs_E)):
-        out_E[row] = (pairs_E[row] << _32) | (pairs_E[row] >> _32)
+        pairs_E[row] = (pairs_E[row] << _32) | (pairs_E[row] >> _32)
 
 
 @numba.njit(parallel=True, cache=True)
@@ -72,22 +82,23 @@ def low_numbers(pairs_E, out_E):  # type: ignore[no-untyped-def]
         out_E[row] = np.int32(pairs_E[row] & _LOW)
 
 
-def falling(degrees: NDArray[np.int64], kept: NDArray[np.bool_]) -> NDArray[Any]:
-    """Old numbers of the kept nodes by falling degree, ties by old number (the order of the ids)."""
-    nodes = np.flatnonzero(kept)
-    return nodes[np.argsort(-degrees[nodes], kind="stable")]
+@numba.njit(parallel=True, cache=True)
+def high_numbers(pairs_E, out_E):  # type: ignore[no-untyped-def]
+    """`out_E` int32 gets the high number of every pair."""
+    for row in numba.prange(len(pairs_E)):
+        out_E[row] = np.int32(pairs_E[row] >> _32)
 
 
 @numba.njit(cache=True)
-def _last_of_run(pairs):  # type: ignore[no-untyped-def]
-    mask = np.ones(len(pairs), np.bool_)
-    for row in range(len(pairs) - 1):
-        mask[row] = pairs[row] != pairs[row + 1]
-    return mask
+def _mark_last_of_run(pairs, codes):  # type: ignore[no-untyped-def]
+    for row in range(len(pairs)):
+        if row + 1 == len(pairs) or pairs[row] != pairs[row + 1]:
+            codes[row] = 1
 
 
 @numba.njit(cache=True)
 def _sum_runs(pairs, weights):  # type: ignore[no-untyped-def]
+    """Running sums in float64 inside runs of equal pairs: a run's last row holds its total."""
     total = 0.0
     for row in range(len(pairs)):
         if row and pairs[row] != pairs[row - 1]:
@@ -121,22 +132,3 @@ def _peel(pairs, users, items, k):  # type: ignore[no-untyped-def]
                 fallen += 1
         if fallen == 0:
             return rounds
-
-
-@numba.njit(parallel=True, cache=True)
-def _alive(pairs, users, items):  # type: ignore[no-untyped-def]
-    mask = np.empty(len(pairs), np.bool_)
-    for row in numba.prange(len(pairs)):
-        mask[row] = users[np.int64(pairs[row] >> _32)] and items[np.int64(pairs[row] & _LOW)]
-    return mask
-
-
-@numba.njit(cache=True)
-def _contained(pairs, others):  # type: ignore[no-untyped-def]
-    mask = np.zeros(len(pairs), np.bool_)
-    at = 0
-    for row in range(len(pairs)):
-        while at < len(others) and others[at] < pairs[row]:
-            at += 1
-        mask[row] = at < len(others) and others[at] == pairs[row]
-    return mask

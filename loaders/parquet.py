@@ -20,11 +20,13 @@ import pyarrow as pa
 from gcnrec import interactions
 from gcnrec.config import Data
 from gcnrec.errors import DataError, nearest
-from gcnrec.loaders.build import Report, Staged, build, split_of
+from gcnrec.loaders.build import Staged, build, split_of
 from gcnrec.loaders.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns
+from gcnrec.loaders.heldout import Report
 from gcnrec.loaders.inputs import BATCH_ROWS, Input, first_line, open_input
+from gcnrec.loaders.rows import Rows
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal
-from gcnrec.loaders.scratch import Rows, Scratch, parse_bytes
+from gcnrec.loaders.scratch import Scratch, parse_bytes
 
 
 def ingest(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec import random
-from gcnrec.loaders.scratch import count_high, count_low
+from gcnrec.loaders.rows import count_high, count_low
 from gcnrec.random import Stage, philox4x32
 
 TRAIN, VALID, TEST = 0, 1, 2
@@ -21,34 +21,34 @@ _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-def random_test(pairs_E: NDArray[np.uint64], num_users: int, share: float, seed: int) -> NDArray[np.int8]:
-    """TEST for `round(share * n)` of every user's n distinct pairs, never all of them; TRAIN for the rest."""
-    ends = np.cumsum(count_high(pairs_E, num_users))
-    parts = np.zeros(len(pairs_E), np.int8)
-    _random_test(pairs_E, ends, share, np.uint64(seed), parts)
-    return parts
+def random_test(pairs_E: NDArray[np.uint64], num_users: int, share: float, seed: int, parts: NDArray[np.int8]) -> None:
+    """TEST for `round(share * n)` of every user's n distinct pairs, never all of them."""
+    _random_test(pairs_E, np.cumsum(count_high(pairs_E, num_users)), share, np.uint64(seed), parts)
 
 
-def leave_last(pairs_E: NDArray[np.uint64], times_E: NDArray[np.int64], num_users: int, valid: bool) -> NDArray[np.int8]:
+def leave_last(
+    pairs_E: NDArray[np.uint64], times_E: NDArray[np.int64], num_users: int, valid: bool, parts: NDArray[np.int8]
+) -> None:
     """TEST for every user's last interaction, VALID (if asked for) for the one before; the first one stays TRAIN.
 
     Equal times are ordered by item number.
     """
-    ends = np.cumsum(count_high(pairs_E, num_users))
-    parts = np.zeros(len(pairs_E), np.int8)
-    _leave_last(ends, times_E, valid, parts)
-    return parts
+    _leave_last(np.cumsum(count_high(pairs_E, num_users)), times_E, valid, parts)
 
 
-def temporal(times_E: NDArray[np.int64], valid_from: int, test_from: int) -> NDArray[np.int8]:
-    """TEST from `test_from` on, VALID from `valid_from` up to there, TRAIN before."""
-    parts = np.zeros(len(times_E), np.int8)
-    parts[times_E >= valid_from] = VALID
-    parts[times_E >= test_from] = TEST
-    return parts
+@numba.njit(parallel=True, cache=True)
+def temporal(times_E, valid_from, test_from, parts):  # type: ignore[no-untyped-def]
+    """TEST from `test_from` on, VALID from `valid_from` up to there."""
+    for row in numba.prange(len(times_E)):
+        if times_E[row] >= test_from:
+            parts[row] = TEST
+        elif times_E[row] >= valid_from:
+            parts[row] = VALID
 
 
-def cold_items(pairs_E: NDArray[np.uint64], num_items: int, test_size: float, valid_size: float, seed: int) -> NDArray[np.int8]:
+def cold_items(
+    pairs_E: NDArray[np.uint64], num_items: int, test_size: float, valid_size: float, seed: int, parts: NDArray[np.int8]
+) -> None:
     """All interactions of a random `test_size` share of the items are TEST, of `valid_size` of the other items VALID.
 
     Validation items are cold as well: the epoch must be chosen by what the test measures.
@@ -60,27 +60,26 @@ def cold_items(pairs_E: NDArray[np.uint64], num_items: int, test_size: float, va
     part_of_item = np.zeros(num_items, np.int8)
     part_of_item[order[:num_test]] = TEST
     part_of_item[order[num_test : num_test + num_valid]] = VALID
-    return part_of_item[(pairs_E & _LOW).astype(np.int64)]
+    _by_item(pairs_E, part_of_item, parts)
 
 
-def carve(pairs_E: NDArray[np.uint64], num_users: int, num_items: int, share: float, seed: int) -> NDArray[np.bool_]:
-    """Mask of the merged train pairs that become validation: each with probability `share`.
+def carve(pairs_E: NDArray[np.uint64], num_users: int, num_items: int, share: float, seed: int, parts: NDArray[np.int8]) -> None:
+    """VALID for the merged train pairs that become validation: each with probability `share`.
 
     The last train pair of a user or an item is never taken, so no node is lost from train.
     """
-    taken: NDArray[np.bool_] = _carve(pairs_E, num_users, num_items, np.uint64(share * 2.0**64), np.uint64(seed))
-    return taken
+    _carve(pairs_E, num_users, num_items, np.uint64(share * 2.0**64), np.uint64(seed), parts)
 
 
 def time_at(times_E: NDArray[np.int64], share: float, below: int | None = None) -> int:
     """The time from which on at least `share` of the interactions (those before `below`) lie."""
-    if below is not None and not (times_E < below).any():
-        return below
-    limit = np.iinfo(np.int64).max if below is None else below
-    count = len(times_E) if below is None else int(np.count_nonzero(times_E < below))
+    low, high = int(times_E.min()), int(times_E.max())
+    high = high if below is None else min(high, below - 1)
+    if high < low:
+        return high + 1
+    limit = high + 1
+    count = int(_count_below(times_E, limit))
     rank = min(int((1.0 - share) * count), count - 1)
-    low = int(times_E.min())
-    high = int(times_E.max() if below is None else min(int(times_E.max()), below - 1))
     while low < high:
         width = (high - low) // 65536 + 1
         bins = _histogram(times_E, low, high, width, limit)
@@ -124,11 +123,12 @@ def _leave_last(ends, times, valid, parts):  # type: ignore[no-untyped-def]
     for user in range(len(ends)):
         first = np.int64(0) if user == 0 else ends[user - 1]
         count = ends[user] - first
-        last, before = np.int64(-1), np.int64(-1)
+        last = before = first - 1
         for row in range(first, ends[user]):
-            if last < 0 or times[row] >= times[last]:
-                last, before = row, last
-            elif before < 0 or times[row] >= times[before]:
+            if last < first or times[row] >= times[last]:
+                before = last
+                last = row
+            elif before < first or times[row] >= times[before]:
                 before = row
         if count >= 2:
             parts[last] = TEST
@@ -137,8 +137,21 @@ def _leave_last(ends, times, valid, parts):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _carve(pairs, num_users, num_items, threshold, seed):  # type: ignore[no-untyped-def]
-    taken = np.zeros(len(pairs), np.bool_)
+def _count_below(times, limit):  # type: ignore[no-untyped-def]
+    count = 0
+    for row in range(len(times)):
+        count += times[row] < limit
+    return count
+
+
+@numba.njit(parallel=True, cache=True)
+def _by_item(pairs, part_of_item, parts):  # type: ignore[no-untyped-def]
+    for row in numba.prange(len(pairs)):
+        parts[row] = part_of_item[np.int64(pairs[row] & _LOW)]
+
+
+@numba.njit(cache=True)
+def _carve(pairs, num_users, num_items, threshold, seed, parts):  # type: ignore[no-untyped-def]
     user_left, item_left = np.zeros(num_users, np.int64), np.zeros(num_items, np.int64)
     user_best, item_best = np.full(num_users, -1, np.int64), np.full(num_items, -1, np.int64)
     user_key, item_key = np.zeros(num_users, np.uint64), np.zeros(num_items, np.uint64)
@@ -149,19 +162,20 @@ def _carve(pairs, num_users, num_items, threshold, seed):  # type: ignore[no-unt
             user_left[user] += 1
             item_left[item] += 1
             continue
-        taken[row] = True
+        parts[row] = VALID
         if user_best[user] < 0 or key > user_key[user]:
-            user_best[user], user_key[user] = row, key
+            user_best[user] = row
+            user_key[user] = key
         if item_best[item] < 0 or key > item_key[item]:
-            item_best[item], item_key[item] = row, key
-    for user in range(num_users):
-        if user_left[user] == 0 and user_best[user] >= 0:
-            taken[user_best[user]] = False
-            item_left[np.int64(pairs[user_best[user]] & _LOW)] += 1
-    for item in range(num_items):
-        if item_left[item] == 0 and item_best[item] >= 0:
-            taken[item_best[item]] = False
-    return taken
+            item_best[item] = row
+            item_key[item] = key
+    for node in range(num_users):
+        if user_left[node] == 0 and user_best[node] >= 0:
+            parts[user_best[node]] = TRAIN
+            item_left[np.int64(pairs[user_best[node]] & _LOW)] += 1
+    for node in range(num_items):
+        if item_left[node] == 0 and item_best[node] >= 0:
+            parts[item_best[node]] = TRAIN
 
 
 @numba.njit(cache=True)

@@ -1,0 +1,163 @@
+"""What becomes of held-out pairs: repeats of train, nodes without train edges, the leakage report, the files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from gcnrec.loaders import pairs
+from gcnrec.loaders.rows import Rows, count_codes
+from gcnrec.loaders.scratch import Scratch
+
+_32 = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
+_GROUP_ROWS = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything dropped, counted: `entries` go into dataset.json, every line to `progress`."""
+
+    progress: Callable[[str], None] | None
+    entries: dict[str, Any] = field(default_factory=dict)
+
+    def say(self, line: str) -> None:
+        self.entries.setdefault("lines", []).append(line)
+        if self.progress:
+            self.progress(line)
+
+    def count(self, key: str, value: int | np.integer, line: str) -> None:
+        """Store a count; say the line unless nothing was counted."""
+        self.entries[key] = int(value)
+        if value:
+            self.say(line.format(f"{value:,}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Merged rows of the three parts, sorted by pair."""
+
+    train: Rows
+    valid: Rows
+    test: Rows
+
+
+def drop_repeats(parts: Parts, repeats: str, scratch: Scratch, report: Report) -> Parts:
+    """Held-out pairs that training has seen: valid against train, test against train and valid."""
+    train, valid, test = parts.train.pairs_E, parts.valid.pairs_E, parts.test.pairs_E
+    seen_valid, seen_test = scratch.codes(len(valid)), scratch.codes(len(test))
+    pairs.mark_contained(valid, train, seen_valid)
+    pairs.mark_contained(test, train, seen_test)
+    pairs.mark_contained(test, valid, seen_test)
+    what = "kept and ranked" if repeats == "keep" else "dropped"
+    report.count("repeats_valid", count_codes(seen_valid, 1), f"{{}} validation pairs also in train {what}")
+    report.count("repeats_test", count_codes(seen_test, 1), f"{{}} test pairs also in train or validation {what}")
+    if repeats == "keep":
+        return parts
+    return Parts(parts.train, parts.valid.keep(seen_valid, 0, scratch), parts.test.keep(seen_test, 0, scratch))
+
+
+def drop_cold(
+    name: str,
+    rows: Rows,
+    warm: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    may_be_cold: tuple[bool, bool],
+    scratch: Scratch,
+    report: Report,
+) -> tuple[Rows, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Drop pairs of users or items without train edges unless these may be cold.
+
+    `warm` and `may_be_cold` are for users and items. Returns the rows and the users and items that still occur in them.
+    """
+    cold_users, cold_items = np.zeros(len(warm[0]), np.bool_), np.zeros(len(warm[1]), np.bool_)
+    codes = scratch.codes(len(rows))
+    _mark_cold(rows.pairs_E, *warm, *may_be_cold, cold_users, cold_items, codes)
+    report.count(f"cold_users_{name}", cold_users.sum(), f"{{}} users of {name} have no train edge")
+    report.count(f"cold_items_{name}", cold_items.sum(), f"{{}} items of {name} have no train edge")
+    report.count(f"cold_{name}", count_codes(codes, 1), f"{{}} {name} pairs of such users or items dropped")
+    kept = rows.keep(codes, 0, scratch)
+    seen_users, seen_items = np.zeros(len(warm[0]), np.bool_), np.zeros(len(warm[1]), np.bool_)
+    _mark_seen(kept.pairs_E, seen_users, seen_items)
+    return kept, seen_users, seen_items
+
+
+def report_leakage(parts: Parts, ticks: int | None, split: str, num_users: int, report: Report) -> None:
+    """How much of train lies after test: nothing by construction for a temporal split, a share to know for the others."""
+    train, test = parts.train, parts.test
+    if ticks is None or train.times_E is None or test.times_E is None or not len(test):
+        return
+    first_test, last_train = int(test.times_E.min()), int(train.times_E.max())
+    later = int(_count_after(train.times_E, first_test))
+    report.entries["leakage_train_after_first_test"] = later
+    if split == "temporal":
+        report.say(f"leakage: {later:,} train interactions are later than the first test interaction")
+        return
+    own = int(_count_before_own(train.pairs_E, train.times_E, test.pairs_E, test.times_E, num_users)) / len(test)
+    world = 1.0 - int(_count_after(test.times_E, last_train - 1)) / len(test)
+    report.entries["leakage_test_before_own_train"] = own
+    report.entries["leakage_test_before_any_train"] = world
+    report.say(
+        f"leakage: {own:.1%} of the test interactions are earlier than their user's last train interaction, "
+        f"{world:.1%} than the last one of all; only split = 'temporal' has none"
+    )
+
+
+def write_held_out(path: Path, rows: Rows, ticks: int | None) -> None:
+    """`valid.parquet` or `test.parquet`: user, item int32, and time (int64 seconds) and weight where known."""
+    fields = [("user", pa.int32()), ("item", pa.int32())]
+    fields += [("time", pa.int64())] if rows.times_E is not None else []
+    fields += [("weight", pa.float32())] if rows.weights_E is not None else []
+    with pq.ParquetWriter(path, pa.schema(fields), compression="zstd") as writer:
+        for first in range(0, max(len(rows), 1), _GROUP_ROWS):
+            part = rows.slice(first, first + _GROUP_ROWS)
+            columns: list[NDArray[Any]] = [np.empty(len(part), np.int32), np.empty(len(part), np.int32)]
+            pairs.high_numbers(part.pairs_E, columns[0])
+            pairs.low_numbers(part.pairs_E, columns[1])
+            columns += [] if part.times_E is None else [part.times_E // (ticks or 1)]
+            columns += [] if part.weights_E is None else [part.weights_E]
+            writer.write_table(pa.table(columns, schema=writer.schema))
+
+
+@numba.njit(cache=True)
+def _mark_cold(pairs, users, items, users_may, items_may, cold_users, cold_items, codes):  # type: ignore[no-untyped-def]
+    for row in range(len(pairs)):
+        user, item = np.int64(pairs[row] >> _32), np.int64(pairs[row] & _LOW)
+        cold_users[user] |= not users[user]
+        cold_items[item] |= not items[item]
+        if not (users[user] or users_may) or not (items[item] or items_may):
+            codes[row] = 1
+
+
+@numba.njit(cache=True)
+def _mark_seen(pairs, users, items):  # type: ignore[no-untyped-def]
+    for row in range(len(pairs)):
+        users[np.int64(pairs[row] >> _32)] = True
+        items[np.int64(pairs[row] & _LOW)] = True
+
+
+@numba.njit(cache=True)
+def _count_after(times, moment):  # type: ignore[no-untyped-def]
+    count = 0
+    for row in range(len(times)):
+        count += times[row] > moment
+    return count
+
+
+@numba.njit(cache=True)
+def _count_before_own(train_pairs, train_times, test_pairs, test_times, num_users):  # type: ignore[no-untyped-def]
+    latest = np.full(num_users, np.iinfo(np.int64).min, np.int64)
+    for row in range(len(train_pairs)):
+        user = np.int64(train_pairs[row] >> _32)
+        latest[user] = max(latest[user], train_times[row])
+    count = 0
+    for row in range(len(test_pairs)):
+        count += test_times[row] < latest[np.int64(test_pairs[row] >> _32)]
+    return count
