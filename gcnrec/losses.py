@@ -11,8 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-CHUNK = 256
-"""Users scored against the pool at a time: keeps a chunk of scores within the second-level cache."""
+from gcnrec.ops.softmax import softmax_gradient_
+
+CHUNK = 512
+"""Users scored against the pool at a time: a few MB of scores, within the last-level cache."""
 
 
 def bpr(
@@ -141,22 +143,16 @@ class _PoolSoftmax(torch.autograd.Function):
         scores = users.new_empty(min(CHUNK, len(users)), len(pool))
         scale = 1.0 / temperature
         for first in range(0, len(users), CHUNK):
-            part, goal = users[first : first + CHUNK], target[first : first + CHUNK, None]
+            part, goal = users[first : first + CHUNK], target[first : first + CHUNK]
             logits = torch.addmm(bias, part, pool.T, alpha=scale, out=scores[: len(part)])
-            positive = logits.gather(1, goal) + (own - bias)[goal]
-            logits.scatter_(1, goal, positive)
-            top = logits.amax(1, keepdim=True)
-            weights = logits.sub_(top).exp_()
-            mass = weights.sum(1, keepdim=True)
-            losses = mass.log() + top - positive
-            weights.div_(mass).scatter_add_(1, goal, torch.full_like(positive, -1.0))
+            logits.scatter_add_(1, goal[:, None], (own - bias)[goal][:, None])
+            losses = torch.from_numpy(softmax_gradient_(logits, goal.numpy()))
             if row_weights is not None:
-                share = row_weights[first : first + CHUNK, None]
-                losses = losses * share
-                weights.mul_(share)
+                losses *= row_weights[first : first + CHUNK]
+                logits.mul_(row_weights[first : first + CHUNK, None])
             total += losses.sum()
-            torch.mm(weights, pool, out=grad_users[first : first + CHUNK])
-            grad_pool.addmm_(weights.T, part)
+            torch.mm(logits, pool, out=grad_users[first : first + CHUNK])
+            grad_pool.addmm_(logits.T, part)
         scale /= len(users)
         ctx.save_for_backward(grad_users.mul_(scale), grad_pool.mul_(scale))
         return (total / len(users)).to(users.dtype)

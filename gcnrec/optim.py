@@ -10,6 +10,7 @@ import numpy as np
 
 from gcnrec.config import Optimizer
 from gcnrec.ops import update
+from gcnrec.ops.gather import padded
 from gcnrec.table import RowGrad, Rows, State
 
 
@@ -38,7 +39,7 @@ class Sgd:
         return 0
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
-        update.sgd(rows.weights_PD.numpy(), rows.index_R, grad.grad_RD.numpy(), np.float32(rate))
+        update.sgd(padded(rows.weights_PD), rows.index_R, grad.grad_RD.numpy(), np.float32(rate))
         return rows
 
 
@@ -53,9 +54,9 @@ class AdagradRow:
         return 1
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
-        sums_P = _state(rows).values_PS.numpy()[:, 0]
+        sums_P = padded(_state(rows).values_PS)[:, 0]
         update.adagrad_row(
-            rows.weights_PD.numpy(), sums_P, rows.index_R, grad.grad_RD.numpy(), np.float32(rate), np.float32(self.epsilon)
+            padded(rows.weights_PD), sums_P, rows.index_R, grad.grad_RD.numpy(), np.float32(rate), np.float32(self.epsilon)
         )
         return rows
 
@@ -108,7 +109,7 @@ class AdamDense:
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
         update.adam_dense(
-            rows.weights_PD.numpy(), _state(rows).values_PS.numpy(), grad.grad_RD.numpy(), step,
+            padded(rows.weights_PD), padded(_state(rows).values_PS), grad.grad_RD.numpy(), step,
             np.float32(rate), np.float32(self.beta1), np.float32(self.beta2), np.float32(self.epsilon),
         )  # fmt: skip
         return rows
@@ -147,7 +148,7 @@ def learning_rate(settings: Optimizer, step: int, total_steps: int) -> float:
 def _lazy_adam(kernel, rule: Adam | AdamRow, rows: Rows, grad: RowGrad, step: int, rate: float) -> None:  # type: ignore[no-untyped-def]
     state = _state(rows)
     kernel(
-        rows.weights_PD.numpy(), state.values_PS.numpy(), state.last_P.numpy(), rows.index_R, grad.grad_RD.numpy(), step,
+        padded(rows.weights_PD), padded(state.values_PS), state.last_P.numpy(), rows.index_R, grad.grad_RD.numpy(), step,
         np.float32(rate), np.float32(rule.beta1), np.float32(rule.beta2), np.float32(rule.epsilon),
     )  # fmt: skip
 

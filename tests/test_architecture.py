@@ -16,7 +16,7 @@ PACKAGE = ROOT / "gcnrec"
 ROWS = [
     ["cli", "__main__"],
     ["bench", "pipeline", "progress", "show"],
-    ["train", "report", "charts", "compare", "doctor"],
+    ["train", "memory", "report", "charts", "compare", "doctor"],
     ["evaluate", "recommend", "artifacts"],
     ["loaders", "testing", "start", "step"],
     ["models", "losses", "sparsity", "metrics"],

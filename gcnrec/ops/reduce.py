@@ -33,10 +33,11 @@ def _reduce(index_B, grad_BD, out_RD):  # type: ignore[no-untyped-def]
     for b in range(len(index_B)):
         order[place[index_B[b]]] = b
         place[index_B[b]] += 1
+    width = out_RD.shape[1]
     for r in numba.prange(len(out_RD)):
         out = out_RD[r]
         out[:] = np.float32(0.0)
         for k in range(start[r], start[r + 1]):
             grad = grad_BD[order[k]]
-            for d in range(len(out)):
+            for d in range(width):
                 out[d] += grad[d]

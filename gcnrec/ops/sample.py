@@ -51,7 +51,7 @@ def _negatives(users_B, ends_I, indptr, indices, exclude, seed, step, stage, out
     for b in numba.prange(len(users_B)):
         user = users_B[b]
         for n in range(out.shape[1]):
-            item = 0
+            item = np.int64(0)
             for attempt in range(ATTEMPTS):
                 index = np.uint32(b * out.shape[1] + n)
                 draw = philox4x32(index, np.uint32(attempt), step, np.uint32(stage), k0, k1)[0]

@@ -1,0 +1,197 @@
+"""The run folder: what a run writes while it trains and leaves behind, and how it is opened again.
+
+    job.toml lineage.json metrics.jsonl memory.json metrics.json checkpoints/ embeddings/ model/ report.html
+
+A checkpoint is one safetensors file with its progress as JSON in the header: written beside, fsynced, renamed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from gcnrec.config import Job, to_toml
+from gcnrec.errors import DataError, UsageError
+from gcnrec.graph import BipartiteGraph, Csr
+from gcnrec.interactions import Interactions, Vocabulary
+from gcnrec.loaders.atomic import atomic_file
+from gcnrec.loaders.schema import Dataset, open_dataset
+from gcnrec.machine import machine
+from gcnrec.models import closed_form
+from gcnrec.models.scorer import EmbeddingScorer, Scorer
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run folder with the dataset it was trained on."""
+
+    folder: Path
+    job: Job
+    lineage: dict[str, Any]
+    dataset: Dataset
+
+    @property
+    def refitted(self) -> bool:
+        """Whether the model was trained on train+valid."""
+        return bool(self.job.train.refit)
+
+    @cached_property
+    def train_graph(self) -> BipartiteGraph:
+        """The graph the final model was trained on."""
+        return with_valid(self.dataset) if self.refitted else self.dataset.graph
+
+    def scorer(self) -> Scorer:
+        """Ranks by the exported embeddings, or by the closed-form model's own arrays."""
+        if self.job.model.closed_form:
+            return closed_form.load(self.job.model.name, self.train_graph, self.folder / "model.safetensors")
+        users = read_embeddings(self.folder / "embeddings" / "users.parquet", self.dataset.user_ids)
+        items = read_embeddings(self.folder / "embeddings" / "items.parquet", self.dataset.item_ids)
+        return EmbeddingScorer(users, items)
+
+    def seen(self, split: str) -> Csr:
+        """User -> items left out of the ranking of `split`: train for valid, train and valid for test."""
+        return self.dataset.graph.user_items if split == "valid" else with_valid(self.dataset).user_items
+
+    def metrics(self, split: str) -> dict[str, Any]:
+        """What `gcnrec evaluate` wrote for `split`."""
+        path = self.folder / ("metrics.json" if split == "test" else "metrics.valid.json")
+        if not path.is_file():
+            raise UsageError(f"{self.folder} has no {path.name}; run 'gcnrec evaluate {self.folder} --split {split}' first")
+        return dict(read_json(path))
+
+
+def open_run(folder: str | Path) -> Run:
+    """Open a run folder and its dataset; DataError when either is missing, damaged or another one than was trained on."""
+    folder = Path(folder)
+    if not (folder / "lineage.json").is_file():
+        raise DataError(f"{folder} is not a run folder: lineage.json is missing; make one with 'gcnrec train'")
+    lineage = read_json(folder / "lineage.json")
+    if lineage.get("format") != FORMAT:
+        raise DataError(f"{folder / 'lineage.json'} must have format {FORMAT}, got {lineage.get('format')!r}; train again")
+    dataset = open_dataset(_dataset_folder(folder, lineage))
+    if dataset.digest != lineage["data"]["digest"]:
+        raise DataError(
+            f"{dataset.folder} has changed since {folder} was trained: its digest was {lineage['data']['digest'][:12]}, "
+            f"is {dataset.digest[:12]}; ingest the old data again or train on the new"
+        )
+    return Run(folder, Job.load(folder / "job.toml"), lineage, dataset)
+
+
+def begin_run(folder: Path, job: Job, dataset: Dataset) -> None:
+    """Make the run folder with job.toml and lineage.json. DataError when it exists."""
+    if folder.exists():
+        raise UsageError(f"{folder} exists and is never overwritten; choose another --out, or continue it with --resume")
+    (folder / "checkpoints").mkdir(parents=True)
+    lineage = {
+        "format": FORMAT,
+        "data": {"name": dataset.name, "folder": str(dataset.folder.resolve()), "digest": dataset.digest},
+        "machine": machine(),
+    }
+    with atomic_file(folder / "job.toml") as path:
+        path.write_text(to_toml(job), encoding="utf-8")
+    write_json(folder / "lineage.json", lineage)
+
+
+def with_valid(dataset: Dataset) -> BipartiteGraph:
+    """Train and valid as one graph, in the numbers of train."""
+    train, valid = dataset.graph, dataset.valid
+    if not len(valid):
+        return train
+    users = np.concatenate([train.user_items.row_numbers(), valid.users_E])
+    items = np.concatenate([train.user_items.indices, valid.items_E])
+    return BipartiteGraph.from_edges(users, items, train.num_users, train.num_items)
+
+
+def append_event(folder: Path, event: dict[str, Any]) -> None:
+    """One line of metrics.jsonl."""
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    with atomic_file(path) as work:
+        work.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as problem:
+        raise DataError(f"{path} cannot be read as JSON ({problem}); it is damaged, train again") from None
+
+
+def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], progress: dict[str, Any]) -> None:
+    """Tensors and progress in one file that is whole or absent."""
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}  # copy: only of padded rows
+    with atomic_file(path) as work:
+        save_file(contiguous, work, metadata={"format": str(FORMAT), "progress": json.dumps(progress)})
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """What `save_checkpoint` wrote. DataError when the file is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = file.metadata() or {}
+        return tensors, dict(json.loads(header["progress"]))
+    except FileNotFoundError:
+        raise UsageError(f"there is no checkpoint at {path}; start the run without --resume") from None
+    except (OSError, SafetensorError, KeyError, ValueError) as problem:
+        raise DataError(f"{path} cannot be read ({problem}); it is damaged, start the run again") from None
+
+
+def write_embeddings(folder: Path, dataset: Dataset, rows_NF: torch.Tensor) -> None:
+    """`embeddings/users.parquet` and `items.parquet`: `id` in its own type, `embedding` fixed_size_list<float>[F]."""
+    num_users = len(dataset.user_ids)
+    for name, ids, rows in (
+        ("users", dataset.user_ids, rows_NF[:num_users]),
+        ("items", dataset.item_ids, rows_NF[num_users:]),
+    ):
+        with atomic_file(folder / "embeddings" / f"{name}.parquet") as path:
+            _write_rows(path, ids, rows)
+
+
+def read_embeddings(path: Path, ids: Vocabulary) -> torch.Tensor:
+    """Float32 (len(ids), F) in the order of `ids`; DataError when the file holds other ids."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as problem:
+        raise DataError(f"{path} cannot be read ({problem}); train again") from None
+    if not table.column("id").combine_chunks().equals(ids.ids):
+        raise DataError(f"{path} must hold the ids of the dataset in their order; it was changed, train again")
+    column = table.column("embedding").combine_chunks()
+    values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(ids), -1)
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32).copy())
+
+
+def _write_rows(path: Path, ids: Vocabulary, rows: torch.Tensor) -> None:
+    width = rows.shape[1]
+    schema = pa.schema([("id", ids.ids.type), ("embedding", pa.list_(pa.float32(), width))])
+    chunk = max(1, (64 << 20) // (4 * width))
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for first in range(0, len(rows), chunk):
+            flat = pa.array(rows[first : first + chunk].contiguous().view(-1).numpy())
+            embedding = pa.FixedSizeListArray.from_arrays(flat, width)
+            writer.write_table(pa.table([ids.ids.slice(first, chunk), embedding], schema=schema))
+
+
+def _dataset_folder(folder: Path, lineage: dict[str, Any]) -> Path:
+    """Where the dataset was; a run folder and dataset that moved together are found by the same relative path."""
+    recorded = Path(lineage["data"]["folder"])
+    return recorded
+
+
+def held_out(interactions: Interactions) -> bool:
+    return len(interactions) > 0

@@ -1,0 +1,258 @@
+"""Training: epochs of steps, validation, early stopping, checkpoints, the refit on train+valid, export.
+
+Everything a run does next depends only on the job, the data and `Progress`, which every checkpoint holds.
+Letters: N nodes, F width of the exported embeddings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.artifacts import (
+    Run,
+    append_event,
+    begin_run,
+    load_checkpoint,
+    open_run,
+    save_checkpoint,
+    with_valid,
+    write_embeddings,
+    write_json,
+)
+from gcnrec.config import Job
+from gcnrec.errors import UsageError
+from gcnrec.evaluate import evaluate
+from gcnrec.graph import BipartiteGraph
+from gcnrec.loaders.schema import Dataset
+from gcnrec.machine import available_cores
+from gcnrec.memory import memory_report
+from gcnrec.models import closed_form
+from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.optim import learning_rate
+from gcnrec.start import start_rows
+from gcnrec.step import Step, build_step
+
+if TYPE_CHECKING:
+    from gcnrec.progress import Observer
+
+REPORT_SECONDS = 0.2
+"""At most so often is the observer told about a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run is: `epoch` epochs of `stage` are done; `best_*` and `waited` belong to early stopping."""
+
+    stage: str = "fit"
+    epoch: int = 0
+    best_epoch: int = 0
+    best_value: float = -1.0
+    waited: int = 0
+    seconds: float = 0.0
+
+
+def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, observer: Observer | None = None) -> Run:
+    """Train `job` on `dataset` into the run folder `out` and return it, exported and ready to rank.
+
+    Raises UsageError when `out` exists (or, resuming, was made by another job), DivergedError at a loss that is not finite.
+    """
+    folder = Path(out)
+    if resume and folder.exists():
+        _check_same(open_run(folder), job, dataset)
+    else:
+        begin_run(folder, job, dataset)
+    with use_threads(job.train.threads):
+        if job.model.closed_form:
+            graph = with_valid(dataset) if job.train.refit else dataset.graph
+            scorer = closed_form.fit(job.model.name, graph, job.model, job.train.seed)
+            closed_form.save(scorer, folder / "model.safetensors")
+        else:
+            _train(job, dataset, folder, observer)
+    return open_run(folder)
+
+
+@contextmanager
+def use_threads(count: int | None) -> Iterator[None]:
+    """Numba and torch on `count` threads (default: every core the process may use), as before afterwards."""
+    count = count or available_cores()
+    if count > numba.config.NUMBA_NUM_THREADS:
+        raise UsageError(f"train.threads must be at most {numba.config.NUMBA_NUM_THREADS} here, got {count}")
+    before = numba.get_num_threads(), torch.get_num_threads()
+    numba.set_num_threads(count)
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before[0])
+        torch.set_num_threads(before[1])
+
+
+def _train(job: Job, dataset: Dataset, folder: Path, observer: Observer | None) -> None:
+    last = folder / "checkpoints" / "last.safetensors"
+    tensors, saved = load_checkpoint(last) if last.is_file() else ({}, None)
+    progress = Progress(**saved) if saved else Progress()
+    if progress.stage == "fit":
+        step, progress = _fit(job, dataset, folder, tensors, progress, observer)
+        tensors = {}
+        if not job.train.refit:
+            best, _ = load_checkpoint(folder / "checkpoints" / "best.safetensors")
+            _restore(step, best)
+            _finish(step, dataset, folder)
+            return
+        progress = replace(progress, stage="refit", epoch=0)
+    step = _refit(job, dataset, folder, tensors, progress, observer)
+    _finish(step, dataset, folder)
+
+
+def _fit(
+    job: Job, dataset: Dataset, folder: Path, tensors: dict[str, torch.Tensor], progress: Progress, observer: Observer | None
+) -> tuple[Step, Progress]:
+    """Epochs on train until they are done or validation has not improved for `evaluate.patience` validations."""
+    step = build_step(job, dataset.graph, dataset.weights_E, start_rows(job, dataset.graph, _width(job)))
+    _restore(step, tensors)
+    settings, patience = job.evaluate, job.evaluate.patience
+    while progress.epoch < job.train.epochs and not (patience and progress.waited >= patience):
+        record, progress = _epoch(job, step, progress, observer)
+        last = progress.epoch == job.train.epochs
+        if len(dataset.valid) and (progress.epoch % settings.every == 0 or last):
+            record["valid"] = _validate(job, step, dataset)
+            value = record["valid"][settings.metric]
+            better = value > progress.best_value
+            best = (progress.epoch, value, 0) if better else (progress.best_epoch, progress.best_value, progress.waited + 1)
+            progress = replace(progress, best_epoch=best[0], best_value=best[1], waited=best[2])
+        elif not len(dataset.valid):
+            progress = replace(progress, best_epoch=progress.epoch)
+        if progress.best_epoch == progress.epoch:
+            _checkpoint(step, folder / "checkpoints" / "best.safetensors", progress)
+        _close_epoch(job, step, folder, record, progress, last, observer)
+    return step, progress
+
+
+def _refit(
+    job: Job, dataset: Dataset, folder: Path, tensors: dict[str, torch.Tensor], progress: Progress, observer: Observer | None
+) -> Step:
+    """From the start again, on train+valid, for the epochs that validation chose."""
+    graph = with_valid(dataset)
+    step = build_step(job, graph, _with_valid_weights(dataset, graph), start_rows(job, graph, _width(job)))
+    _restore(step, tensors)
+    while progress.epoch < progress.best_epoch:
+        record, progress = _epoch(job, step, progress, observer)
+        _close_epoch(job, step, folder, record, progress, progress.epoch == progress.best_epoch, observer)
+    return step
+
+
+def _epoch(job: Job, step: Step, progress: Progress, observer: Observer | None) -> tuple[dict[str, Any], Progress]:
+    """One epoch of steps: its metrics.jsonl record and the progress after it."""
+    begun = told = time.perf_counter()
+    steps = step.sampler.steps_per_epoch
+    epochs = job.train.epochs if progress.stage == "fit" else progress.best_epoch
+    loss, rows, rate = 0.0, 0, 0.0
+    for index, batch in enumerate(step.sampler.epoch(progress.epoch), 1):
+        # Refits walk the learning-rate schedule of the fit, so its length is that of the fit too.
+        rate = learning_rate(job.optimizer, batch.step, steps * job.train.epochs)
+        loss += step(batch, rate)
+        rows += len(batch.nodes_V)
+        now = time.perf_counter()
+        if observer and now - told >= REPORT_SECONDS:
+            observer.step(progress.epoch + 1, epochs, index, steps, loss / index, rows / (now - begun))
+            told = now
+    seconds = time.perf_counter() - begun
+    progress = replace(progress, epoch=progress.epoch + 1, seconds=progress.seconds + seconds)
+    record = {
+        "event": "epoch", "stage": progress.stage, "epoch": progress.epoch, "step": progress.epoch * steps,
+        "seconds": round(progress.seconds, 3), "loss": loss / steps, "rows_per_second": rows / seconds, "learning_rate": rate,
+    }  # fmt: skip
+    return record, progress
+
+
+def _validate(job: Job, step: Step, dataset: Dataset) -> dict[str, float]:
+    """Every metric of the validation split at the cut-off of `evaluate.metric`."""
+    cut = job.evaluate.metric.rpartition("@")[2]
+    graph = dataset.graph
+    degrees = graph.item_users.degrees, graph.user_items.degrees
+    result = evaluate(_scorer(step, graph), dataset.valid, graph.user_items, *degrees, (int(cut),))
+    return result.metrics
+
+
+def _close_epoch(
+    job: Job, step: Step, folder: Path, record: dict[str, Any], progress: Progress, last: bool, observer: Observer | None
+) -> None:
+    append_event(folder, record)
+    if last or progress.epoch % job.run.checkpoint_every == 0:
+        _checkpoint(step, folder / "checkpoints" / "last.safetensors", progress)
+    if observer:
+        observer.epoch(record)
+
+
+def _finish(step: Step, dataset: Dataset, folder: Path) -> None:
+    rows_NF = torch.empty(step.table.num_rows, step.encoder.export_width)
+    step.encoder.export(step.table, rows_NF)
+    write_embeddings(folder, dataset, rows_NF)
+    write_json(folder / "memory.json", memory_report(step.table, rows_NF))
+
+
+def _scorer(step: Step, graph: BipartiteGraph) -> EmbeddingScorer:
+    rows_NF = torch.empty(graph.num_nodes, step.encoder.export_width)
+    step.encoder.export(step.table, rows_NF)
+    return EmbeddingScorer(rows_NF[: graph.num_users], rows_NF[graph.num_users :])
+
+
+def _checkpoint(step: Step, path: Path, progress: Progress) -> None:
+    tensors = {f"table.{name}": tensor for name, tensor in step.table.tensors().items()}
+    if step.encoder.layers is not None and step.layer_optimizer is not None:
+        tensors |= {f"layers.{name}": tensor for name, tensor in step.encoder.layers.state_dict().items()}
+        for number, state in step.layer_optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{number}.{name}": tensor for name, tensor in state.items()}
+    save_checkpoint(path, tensors, asdict(progress))
+
+
+def _restore(step: Step, tensors: dict[str, torch.Tensor]) -> None:
+    """Put a checkpoint's tensors back in place; nothing for an empty one."""
+    for name, tensor in step.table.tensors().items() if tensors else ():
+        tensor.copy_(tensors[f"table.{name}"])
+    if tensors and step.encoder.layers is not None and step.layer_optimizer is not None:
+        layers = {name.removeprefix("layers."): tensor for name, tensor in tensors.items() if name.startswith("layers.")}
+        step.encoder.layers.load_state_dict(layers)
+        adam: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("adam."):
+                _, number, key = name.split(".")
+                adam.setdefault(int(number), {})[key] = tensor
+        step.layer_optimizer.load_state_dict({**step.layer_optimizer.state_dict(), "state": adam})
+
+
+def _width(job: Job) -> int:
+    return 64 if job.model.width == "auto" else job.model.width
+
+
+def _with_valid_weights(dataset: Dataset, graph: BipartiteGraph) -> NDArray[np.float32] | None:
+    """Weights of the merged edges, in their order; None when the dataset has none."""
+    train, valid = dataset.graph.user_items, dataset.valid
+    if dataset.weights_E is None:
+        return None
+    valid_weights = np.ones(len(valid), np.float32) if valid.weights_E is None else valid.weights_E
+    users = np.concatenate([train.row_numbers(), valid.users_E]).astype(np.int64)
+    keys = users * graph.num_items + np.concatenate([train.indices, valid.items_E])
+    weights = np.concatenate([dataset.weights_E, valid_weights])
+    distinct, first = np.unique(keys, return_index=True)
+    assert len(distinct) == graph.num_edges  # from_edges merges the same repeats
+    return weights[first].astype(np.float32)
+
+
+def _check_same(run: Run, job: Job, dataset: Dataset) -> None:
+    if run.job != job:
+        raise UsageError(f"{run.folder} was started with other settings than this job; resume with {run.folder / 'job.toml'}")
+    if run.dataset.digest != dataset.digest:
+        raise UsageError(
+            f"{run.folder} was started on other data ({run.dataset.folder}); resume with --data {run.dataset.folder}"
+        )
