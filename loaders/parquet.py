@@ -51,7 +51,7 @@ def ingest(
         spill.mkdir()
         scratch = Scratch(spill, limit)
         files = _open_all(data, data_root)
-        with _connect(spill, limit) as connection:
+        with connect(spill, limit * 6 // 10) as connection:
             staged = _stage(connection, files, data, scratch, report)
         info = build(staged, data, folder, scratch, report)
         del staged
@@ -105,12 +105,12 @@ def _open_all(data: Data, data_root: Path | None) -> list[_File]:
 
 
 @contextmanager
-def _connect(spill: Path, limit: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory DuckDB that spills into `spill` and downloads nothing."""
+def connect(spill: Path, limit: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory DuckDB that keeps to `limit` bytes, spills into `spill` and downloads nothing."""
     connection = duckdb.connect(
         ":memory:",
         config={
-            "memory_limit": f"{limit * 6 // 10}B",
+            "memory_limit": f"{limit}B",
             "temp_directory": str(spill / "duckdb"),
             "threads": len(os.sched_getaffinity(0)),
             "preserve_insertion_order": False,
