@@ -1,11 +1,15 @@
 """Exact ranking of all items in bounded memory: chunks of users times tiles of items, one running top-k.
 
+Each thread ranks its own chunk from the first tile to the last, so that no thread ever waits for another.
 Letters: B users of a chunk (or all users asked for), T items of a tile, K list length, I items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import torch
@@ -13,12 +17,12 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import UsageError
 from gcnrec.graph import Csr
-from gcnrec.models.scorer import Scorer
+from gcnrec.models.scorer import EmbeddingScorer, Scorer
 from gcnrec.ops.topk import ItemLists, TopK, empty_lists, keep_best, keep_best_listed
 
-USERS_PER_CHUNK = 1024
+USERS_PER_CHUNK = 512
 ITEMS_PER_TILE = 1024
-"""4 MiB of scores: they are still in the processor's caches when the top-k reads them."""
+"""2 MiB of scores a thread: they are still in the processor's caches when the top-k reads them."""
 
 
 def top_k(
@@ -33,14 +37,21 @@ def top_k(
     """The best `k` items of every user, one TopK per chunk of users, in the order of `users_B`.
 
     `exclude`: user number -> items left out; `candidates`: the item numbers that may be listed (None: all).
-    Memory: a chunk's lists and one tile of scores. Chunk and tile size do not change the ranking of given scores.
+    Memory: per thread of torch, one tile of scores and two chunks' lists. Chunk and tile size do not change the ranking
+    of given scores. Raises DivergedError for NaN scores.
     """
     allowed = None if candidates is None else np.unique(candidates).astype(np.int32)
-    for start in range(0, len(users_B), users_per_chunk):
+
+    def rank(start: int) -> TopK:
         chunk_B = users_B[start : start + users_per_chunk]
         hidden = ItemLists(exclude, chunk_B) if exclude else ItemLists.empty(len(chunk_B), scorer.num_items)
         listed = None if allowed is None else ItemLists.shared(allowed, len(chunk_B), scorer.num_items)
-        yield rank_chunk(scorer, chunk_B, k, hidden, listed, items_per_tile)
+        return rank_chunk(scorer, chunk_B, k, hidden, listed, items_per_tile)
+
+    starts = range(0, len(users_B), users_per_chunk)
+    # closed-form scorers start threads of their own, and need memory for every chunk at work
+    side_by_side = isinstance(scorer, EmbeddingScorer) and len(starts) > 1
+    return _side_by_side(rank, starts) if side_by_side else map(rank, starts)
 
 
 def top_k_all(
@@ -85,3 +96,28 @@ def _tiles(num_items: int, items_per_tile: int, listed: ItemLists | None) -> Ite
     needed = None if listed is None else np.unique(listed.csr.indices // items_per_tile)
     for tile in range(-(-num_items // items_per_tile)) if needed is None else needed.tolist():
         yield tile * items_per_tile, min((tile + 1) * items_per_tile, num_items)
+
+
+def _side_by_side(rank: Callable[[int], TopK], starts: Iterable[int]) -> Iterator[TopK]:
+    """`map` on as many threads as torch uses, each with torch to itself; results in order, few ahead of the reader."""
+    threads = torch.get_num_threads()
+    ready = Barrier(threads)
+
+    def start_thread() -> None:
+        torch.set_num_threads(1)  # for the calling thread, and for threads started later
+        ready.wait()
+
+    with ThreadPoolExecutor(threads) as pool:
+        for begun in [pool.submit(start_thread) for _ in range(threads)]:
+            begun.result()
+        torch.set_num_threads(threads)
+        ahead: deque[Future[TopK]] = deque()
+        try:
+            for start in starts:
+                ahead.append(pool.submit(rank, start))
+                if len(ahead) > 2 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -2,6 +2,7 @@
 
 Tiles must come in rising order of item number. An item then enters a list only with a score above the K-th one, so that
 ties fall to the smaller item number, and a block of scores with none above it is skipped by one vector comparison.
+The kernels run on the calling thread and release the interpreter: chunks of users are ranked side by side.
 A score of -inf means "never list this item"; lists that stay short end in slots with item -1 and score -inf.
 
 Letters: B users of a chunk, T items of a tile, K list length.
@@ -140,10 +141,10 @@ def _any_above(scores_T, begin, end, bound):  # type: ignore[no-untyped-def]
     return count != 0
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(nogil=True, cache=True)
 def _keep_best(scores_BT, first, indptr, indices, rows_B, items_BK, scores_BK, invalid_B):  # type: ignore[no-untyped-def]
     width, last_slot = scores_BT.shape[1], scores_BK.shape[1] - 1
-    for user in numba.prange(scores_BT.shape[0]):
+    for user in range(scores_BT.shape[0]):
         scores_T, items_K, scores_K = scores_BT[user], items_BK[user], scores_BK[user]
         _hide(scores_T, first, indices, indptr[rows_B[user]], indptr[rows_B[user] + 1])
         for begin in range(0, width, _BLOCK):
@@ -156,12 +157,12 @@ def _keep_best(scores_BT, first, indptr, indices, rows_B, items_BK, scores_BK, i
                         _insert(scores_T[at], first + at, items_K, scores_K)
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(nogil=True, cache=True)
 def _keep_best_listed(  # type: ignore[no-untyped-def]
     scores_BT, first, indptr, indices, rows_B, listed_indptr, listed_indices, listed_rows_B, items_BK, scores_BK, invalid_B
 ):
     width, last_slot = scores_BT.shape[1], scores_BK.shape[1] - 1
-    for user in numba.prange(scores_BT.shape[0]):
+    for user in range(scores_BT.shape[0]):
         scores_T, items_K, scores_K = scores_BT[user], items_BK[user], scores_BK[user]
         _hide(scores_T, first, indices, indptr[rows_B[user]], indptr[rows_B[user] + 1])
         end = listed_indptr[listed_rows_B[user] + 1]
@@ -175,9 +176,9 @@ def _keep_best_listed(  # type: ignore[no-untyped-def]
             at += 1
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(nogil=True, cache=True)
 def _contained(items_BK, indptr, indices, rows_B, found_BK):  # type: ignore[no-untyped-def]
-    for user in numba.prange(items_BK.shape[0]):
+    for user in range(items_BK.shape[0]):
         begin, end = indptr[rows_B[user]], indptr[rows_B[user] + 1]
         for slot in range(items_BK.shape[1]):
             at = _lower_bound(indices, begin, end, items_BK[user, slot])

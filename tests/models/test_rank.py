@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcnrec.errors import UsageError
+from gcnrec.errors import DivergedError, UsageError
 from gcnrec.graph import csr_from_edges
 from gcnrec.models.rank import top_k, top_k_all
 from gcnrec.models.scorer import EmbeddingScorer
@@ -65,3 +65,18 @@ def test_k_below_one_is_refused():
     scorer, _, seen = world(0)
     with pytest.raises(UsageError, match="k must be at least 1, got 0"):
         top_k_all(scorer, np.zeros(1, np.int32), 0, seen)
+
+
+def test_threads_leave_the_setting_of_torch_alone_and_errors_come_through():
+    scorer, _, seen = world(0)
+    users = np.arange(USERS, dtype=np.int32)
+    threads = torch.get_num_threads()
+    expected = top_k_all(scorer, users, 5, seen).items_BK
+    chunks = top_k(scorer, users, 5, seen, None, 2, 16)
+    np.testing.assert_array_equal(next(chunks).items_BK, expected[:2])
+    chunks.close()
+    assert torch.get_num_threads() == threads
+    broken = EmbeddingScorer(scorer.users_UD * float("nan"), scorer.items_ID)
+    with pytest.raises(DivergedError, match="user number 0"):
+        list(top_k(broken, users, 5, None, None, 2, 16))
+    assert torch.get_num_threads() == threads

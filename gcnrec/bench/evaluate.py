@@ -1,0 +1,175 @@
+"""Bench `evaluate`: exact top-k of all items for all users, train items left out.
+
+Ours against torch (matrix product, mask, `torch.topk`, users in chunks of three sizes) and implicit's top-k. Every
+variant lives in a process of its own, warmed up there, so that a peak holds nothing of another; repetitions still
+alternate. Lists agree when the scores at every rank do (ties may swap items).
+Letters: U users, I items, D width, B users of a chunk, K list length.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.pool import Pool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.bench.harness import Row, Variant, measure
+from gcnrec.bench.memory import Measured, measured
+from gcnrec.graph import Csr, csr_from_edges
+from gcnrec.machine import available_cores
+from gcnrec.models.rank import top_k_all
+from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.random import Stage, generator
+
+GOWALLA = (29858, 40981, 810128)
+"""Users, items and train interactions of Gowalla's standard split: the size of the synthetic default."""
+TOLERANCE = 1e-4
+_WARM_USERS = 5000
+
+Lists = tuple[NDArray[np.int32], NDArray[np.float32]]
+"""Items and scores, (U, K) each."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The same for every variant: `users_UD`, `items_ID` float32, `seen` user -> train items."""
+
+    users_UD: torch.Tensor
+    items_ID: torch.Tensor
+    seen: Csr
+    k: int
+    threads: int
+
+    def first(self, num_users: int) -> Inputs:
+        indptr = self.seen.indptr[: num_users + 1]
+        seen = Csr(indptr, self.seen.indices[: indptr[-1]], self.seen.columns)
+        return Inputs(self.users_UD[:num_users], self.items_ID, seen, self.k, self.threads)
+
+
+def run(
+    dataset: Path | None = None,
+    k: int = 20,
+    width: int = 64,
+    torch_chunks: tuple[int, ...] = (256, 1024, 4096),
+    threads: int | None = None,
+    runs: int = 5,
+) -> Iterator[Row]:
+    """Rows of the bench; `dataset` is a dataset folder, None a synthetic graph of Gowalla's size. Units are users."""
+    make = partial(inputs, dataset, k, width, threads or available_cores())
+    contenders: list[tuple[str, Callable[[Inputs], Lists]]] = [("gcnrec", ours)]
+    contenders += [(f"torch-topk-{chunk}", partial(torch_topk, chunk)) for chunk in torch_chunks]
+    contenders.append(("implicit", implicit_topk))
+    pools: list[Pool] = []
+    try:
+        variants = [Variant(name, partial(_start, make, rank, pools), _repeat) for name, rank in contenders]
+        num_users = len(make().users_UD)
+        yield from measure("evaluate", variants, num_users, score_difference, TOLERANCE, runs=runs)
+    finally:
+        for pool in pools:
+            pool.terminate()
+
+
+def inputs(dataset: Path | None, k: int, width: int, threads: int) -> Inputs:
+    """Train lists of `dataset` (or synthetic ones) and random embeddings of which popular items score higher."""
+    seen = _synthetic(*GOWALLA) if dataset is None else _train_of(dataset)
+    draws = generator(0, Stage.INIT)
+    popularity_I = np.log1p(np.bincount(seen.indices, minlength=seen.columns))
+    users_UD = 0.3 * draws.standard_normal((seen.rows, width), np.float32)
+    items_ID = 0.3 * draws.standard_normal((seen.columns, width), np.float32)
+    items_ID *= (0.2 + popularity_I / popularity_I.max())[:, None].astype(np.float32)
+    users_UD[:, 0] = 1.0
+    items_ID[:, 0] = popularity_I / popularity_I.max()
+    return Inputs(torch.from_numpy(users_UD), torch.from_numpy(items_ID), seen, k, threads)
+
+
+def score_difference(expected: Lists, lists: Lists) -> float:
+    """The largest difference of the scores at a rank."""
+    return float(np.abs(expected[1] - lists[1]).max())
+
+
+def ours(given: Inputs) -> Lists:
+    lists = top_k_all(
+        EmbeddingScorer(given.users_UD, given.items_ID), np.arange(len(given.users_UD), dtype=np.int32), given.k, given.seen
+    )
+    return lists.items_BK, lists.scores_BK
+
+
+def torch_topk(chunk: int, given: Inputs) -> Lists:
+    """The product into one reused buffer, seen items masked by one indexed write, `torch.topk`."""
+    num_users, num_items = len(given.users_UD), len(given.items_ID)
+    items_UK = torch.empty(num_users, given.k, dtype=torch.int32)
+    scores_UK = torch.empty(num_users, given.k)
+    buffer_BI = torch.empty(min(chunk, num_users), num_items)
+    for first in range(0, num_users, chunk):
+        last = min(first + chunk, num_users)
+        scores_BI = torch.mm(given.users_UD[first:last], given.items_ID.T, out=buffer_BI[: last - first])
+        indptr = given.seen.indptr[first : last + 1]
+        rows = torch.from_numpy(np.repeat(np.arange(last - first), np.diff(indptr)))
+        scores_BI[rows, torch.from_numpy(given.seen.indices[indptr[0] : indptr[-1]].astype(np.int64))] = -torch.inf
+        best = torch.topk(scores_BI, given.k, dim=1)
+        items_UK[first:last], scores_UK[first:last] = best.indices, best.values
+    return items_UK.numpy(), scores_UK.numpy()
+
+
+def implicit_topk(given: Inputs) -> Lists:
+    from implicit.cpu.topk import topk
+    from scipy.sparse import csr_matrix
+
+    seen = given.seen
+    values = np.ones(len(seen.indices), np.float32)
+    filtered = csr_matrix((values, seen.indices, seen.indptr), (seen.rows, seen.columns))
+    items_UK, scores_UK = topk(
+        given.items_ID.numpy(), given.users_UD.numpy(), given.k, filter_query_items=filtered, num_threads=given.threads
+    )
+    return items_UK, scores_UK
+
+
+def _start(make: Callable[[], Inputs], rank: Callable[[Inputs], Lists], pools: list[Pool]) -> Pool:
+    """A process that holds the inputs and has ranked a few thousand users: compiled, threads started."""
+    pool = multiprocessing.get_context("spawn").Pool(1)
+    pools.append(pool)
+    pool.apply(_prepare, (make, rank))
+    return pool
+
+
+def _repeat(pool: Pool) -> Measured:
+    return pool.apply(_rank_once)
+
+
+_kept: dict[str, Any] = {}
+"""What a variant's own process holds between repetitions; always empty in the parent."""
+
+
+def _prepare(make: Callable[[], Inputs], rank: Callable[[Inputs], Lists]) -> None:
+    import numba
+
+    given = make()
+    torch.set_num_threads(given.threads)
+    numba.set_num_threads(given.threads)
+    rank(given.first(min(_WARM_USERS, len(given.users_UD))))
+    _kept.update(given=given, rank=rank)
+
+
+def _rank_once() -> Measured:
+    return measured(_kept["rank"], _kept["given"])
+
+
+def _train_of(folder: Path) -> Csr:
+    from gcnrec.loaders.schema import open_dataset
+
+    return open_dataset(folder).graph.user_items
+
+
+def _synthetic(num_users: int, num_items: int, num_edges: int) -> Csr:
+    """Users of equal degree, items drawn with a power law; repeated pairs are merged."""
+    draws = generator(0, Stage.SYNTHETIC)
+    items_E = (num_items * draws.random(num_edges) ** 3).astype(np.int32)
+    users_E = draws.integers(num_users, size=num_edges, dtype=np.int32)
+    return csr_from_edges(users_E, items_E, num_users, num_items)
