@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import duckdb
 import numpy as np
@@ -233,17 +233,21 @@ def _explain(problem: Exception, file: _File, wanted: dict[str, object]) -> None
         raise DataError(f"{file.source.text} cannot be read with these columns and filters: {first_line(problem)}") from None
 
 
-def _refuse(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, column: str, condition: str, what: str) -> None:
-    """Raise the DataError that names the first file and row where `condition` holds, if there is one."""
+def _refuse(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, column: str, condition: str, what: str) -> NoReturn:
+    """Raise the DataError that names the first file and row (from 0) where `condition` holds."""
     names = {USER: data.user, ITEM: data.item, TIME: data.time, WEIGHT: data.weight}
+    # A cursor of its own: the scan that met the row may still be open.
+    cursor = connection.cursor()
     for path, reader in file.source.numbered(file.columns.expressions):
-        connection.register("rows_bad", reader)
-        row = _value(connection, f"SELECT min(gcnrec_row) FROM rows_bad WHERE {file.condition} AND {condition}")
-        connection.unregister("rows_bad")
+        cursor.register("rows_bad", reader)
+        row = _value(cursor, f"SELECT min(gcnrec_row) FROM rows_bad WHERE {file.condition} AND {condition}")
+        cursor.unregister("rows_bad")
         if row is not None:
-            raise DataError(
-                f"column {names.get(column)!r} {what}, first in row {row} of {path}; drop such rows, for example with --where"
-            )
+            where = f", first in row {row} of {path}"
+            break
+    else:
+        where = f" in {file.source.text}"
+    raise DataError(f"column {names.get(column)!r} {what}{where}; drop such rows, for example with --where")
 
 
 def _check_condition(connection: duckdb.DuckDBPyConnection, file: _File, data: Data) -> None:
