@@ -1,0 +1,125 @@
+"""Runs against a base run on the same users: difference of every metric, paired interval, p-value.
+
+Everything is paired by user: the interval is a bootstrap over users (percentiles), the p-value a two-sided sign-flip
+(randomisation) test of mean difference 0, adjusted by Holm for all metrics of all runs compared at once.
+Letters: R runs, H users with held-out items, M metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from gcnrec.errors import DataError, UsageError
+from gcnrec.evaluate import Split, metric_columns, per_user_path
+from gcnrec.metrics import bootstrap_intervals, holm, sign_flip_p_values
+
+if TYPE_CHECKING:
+    from gcnrec.artifacts import Run
+
+TEST = "two-sided sign-flip test over users, Holm over all rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One metric of one run beside the base: `difference` = `value` - `base`, its 95 % interval, p-values."""
+
+    run: str
+    metric: str
+    base: float
+    value: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    p_holm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`rows`: every run in the order given, every metric that all of them have; `num_users` were paired."""
+
+    base: str
+    split: str
+    num_users: int
+    test: str
+    rows: tuple[Difference, ...]
+
+
+def compare(
+    base: Run,
+    others: Sequence[Run],
+    split: Split = "test",
+    bootstrap: int = 2000,
+    permutations: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare evaluated runs by their per-user metrics; catalogue metrics (coverage, gini) have no users to pair.
+
+    Raises UsageError when a run has not been evaluated or no metric is shared, DataError when the runs were measured on
+    different data or users.
+    """
+    if not others:
+        raise UsageError("a comparison needs at least one run beside the base, none was given")
+    tables = [_per_user(run, split) for run in (base, *others)]
+    for run, table in zip(others, tables[1:], strict=True):
+        _check_same(base, tables[0], run, table)
+    shared = [name for name in metric_columns(tables[0]) if all(name in table.column_names for table in tables)]
+    if not shared:
+        raise UsageError("the runs share no metric, they were evaluated with different --k; evaluate them with the same")
+    values_RHM = [_values(table, shared) for table in tables]
+    changes_RHM = [values_HM - values_RHM[0] for values_HM in values_RHM[1:]]
+    intervals_R = [bootstrap_intervals(changes_HM, bootstrap, seed) for changes_HM in changes_RHM]
+    p_RM = np.stack([sign_flip_p_values(changes_HM, permutations, seed) for changes_HM in changes_RHM])
+    holm_RM = holm(p_RM.ravel()).reshape(p_RM.shape)
+    rows = tuple(
+        Difference(
+            run=str(run.folder),
+            metric=metric,
+            base=float(values_RHM[0][:, m].mean()),
+            value=float(values_RHM[r + 1][:, m].mean()),
+            difference=float(changes_RHM[r][:, m].mean()),
+            low=float(intervals_R[r][0][m]),
+            high=float(intervals_R[r][1][m]),
+            p_value=float(p_RM[r, m]),
+            p_holm=float(holm_RM[r, m]),
+        )
+        for r, run in enumerate(others)
+        for m, metric in enumerate(shared)
+    )
+    return Comparison(str(base.folder), split, len(tables[0]), TEST, rows)
+
+
+def _per_user(run: Run, split: Split) -> pa.Table:
+    path = per_user_path(run.folder, split)
+    if not path.is_file():
+        raise UsageError(f"{run.folder} has no {path.name}; run 'gcnrec evaluate {run.folder} --split {split}' first")
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as problem:
+        raise DataError(f"{path} cannot be read ({problem}); run 'gcnrec evaluate {run.folder}' again") from None
+
+
+def _check_same(base: Run, base_table: pa.Table, run: Run, table: pa.Table) -> None:
+    digests = [base.dataset.digest, run.dataset.digest]
+    if digests[0] != digests[1]:
+        raise DataError(
+            f"{base.folder} and {run.folder} must be measured on the same dataset, their digests are {digests[0][:12]} "
+            f"and {digests[1][:12]}; train and evaluate both on one dataset folder"
+        )
+    for name, what in (("user", "users"), ("num_held_out", "held-out items")):
+        if not base_table.column(name).equals(table.column(name)):
+            raise DataError(
+                f"{base.folder} and {run.folder} must be measured on the same {what}, their per-user files differ; "
+                "evaluate both again"
+            )
+
+
+def _values(table: pa.Table, names: Sequence[str]) -> NDArray[np.float64]:
+    return np.stack([table.column(name).to_numpy() for name in names], axis=1)
