@@ -104,10 +104,10 @@ def check(
     job: JobFile, data: DataFolder = None, data_root: DataRoot = None, set_: Overrides = None, as_json: AsJson = False
 ) -> None:
     """Validate, open the data, time a few steps, predict memory, disk and duration; write no run."""
+    from gcnrec.check import check as predict
     from gcnrec.config import Job
     from gcnrec.pipeline import open_or_ingest
     from gcnrec.show import figure_lines
-    from gcnrec.train import check as predict
 
     settings = Job.load(job, set_)
     dataset = open_or_ingest(settings.data, job, data, data_root, _say(as_json))
@@ -170,6 +170,7 @@ def train(
 ) -> None:
     """Train on a dataset folder and export; no test metrics yet."""
     from gcnrec.config import Job
+    from gcnrec.events import best_validation
     from gcnrec.loaders.schema import open_dataset
     from gcnrec.pipeline import run_folder
     from gcnrec.show import metric_lines
@@ -178,8 +179,8 @@ def train(
     settings = Job.load(job, set_)
     folder = run_folder(Path("runs"), job.stem, out, resume)
     with _progress(as_json, settings.evaluate.metric) as observer:
-        done = fit(settings, open_dataset(data), folder, resume=resume, observer=observer)
-    metrics = done.metrics("valid")
+        fit(settings, open_dataset(data), folder, resume=resume, observer=observer)
+    metrics = best_validation(folder, settings.evaluate.metric)
     _show({"run": str(folder), **metrics} if as_json else [*metric_lines(metrics), str(folder)])
 
 

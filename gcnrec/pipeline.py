@@ -36,16 +36,16 @@ def run_job(
     resume: bool,
     observer: Observer | None,
 ) -> tuple[dict[str, Any], Path]:
-    """Ingest if needed, train into `folder`, evaluate on test, write the report; returns the metrics and the report."""
-    from gcnrec.artifacts import open_run
+    """Ingest if needed, train into `folder`, evaluate it and the baselines on test, write the report; returns metrics and report."""
+    from gcnrec.baselines import measure_baselines
     from gcnrec.evaluate import evaluate_run
     from gcnrec.report import write_report
     from gcnrec.train import train
 
     dataset = open_or_ingest(job.data, job_path, data, data_root, observer.note if observer else None)
-    train(job, dataset, folder, resume=resume, observer=observer)
-    run = open_run(folder)
+    run = train(job, dataset, folder, resume=resume, observer=observer)
     metrics = evaluate_run(run)
+    measure_baselines(run, observer)
     return metrics, write_report(run)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gcnrec import charts
 from gcnrec.config import Job
 from gcnrec.errors import DataError
+from gcnrec.events import epochs_of, read_events
 from gcnrec.loaders.atomic import atomic_file
 
 if TYPE_CHECKING:
@@ -65,12 +66,10 @@ class Facts:
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:
-        path = self.folder / "metrics.jsonl"
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+        return read_events(self.folder)
 
     def epochs(self, stage: str) -> list[dict[str, Any]]:
-        return [event for event in self.events if event["event"] == "epoch" and event.get("stage", "fit") == stage]
+        return epochs_of(self.events, stage)
 
     @property
     def baselines(self) -> dict[str, dict[str, Any]]:

@@ -16,15 +16,15 @@ PACKAGE = ROOT / "gcnrec"
 ROWS = [
     ["cli", "__main__"],
     ["bench", "pipeline", "progress", "show"],
-    ["train", "memory", "report", "charts", "compare", "doctor"],
+    ["train", "check", "baselines", "report", "charts", "compare", "doctor"],
     ["evaluate", "recommend", "artifacts"],
-    ["loaders", "testing", "start", "step"],
+    ["loaders", "testing", "start", "step", "memory"],
     ["models", "losses", "sparsity", "metrics"],
     ["sampler", "table", "optim"],
     ["device"],
     ["ops", "cuda"],
 ]
-CHAIN = ["graph", "interactions", "random", "config", "errors", "machine", "__init__"]
+CHAIN = ["graph", "interactions", "random", "config", "errors", "machine", "events", "__init__"]
 
 # Where an outside package may be imported, as prefixes of `gcnrec.` module names.
 HOMES = {

@@ -1,0 +1,36 @@
+"""Closed-form models beside a run: the same data, the same test users, one line of metrics.jsonl each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gcnrec.artifacts import Run, append_event
+from gcnrec.errors import DeviceError
+from gcnrec.evaluate import evaluate
+from gcnrec.events import read_events
+from gcnrec.models import closed_form
+
+if TYPE_CHECKING:
+    from gcnrec.progress import Observer
+
+
+def measure_baselines(run: Run, observer: Observer | None = None) -> None:
+    """Fit every model of `evaluate.baselines` on what the run was trained on, judge it on test, append a `baseline` event.
+
+    One that does not fit into memory is noted and left out; those that a resumed run has already are not repeated.
+    """
+    done = {event["name"] for event in read_events(run.folder) if event["event"] == "baseline"}
+    graph, settings = run.dataset.graph, run.job.evaluate
+    degrees = graph.item_users.degrees, graph.user_items.degrees
+    for name in settings.baselines:
+        if name in done:
+            continue
+        try:
+            scorer = closed_form.fit(name, run.train_graph, run.job.model, run.job.train.seed)
+        except DeviceError as problem:
+            append_event(run.folder, {"event": "note", "text": f"baseline {name} left out: {problem}"})
+            continue
+        metrics = evaluate(scorer, run.dataset.test, run.seen("test"), *degrees, settings.k).metrics
+        append_event(run.folder, {"event": "baseline", "name": name, "metrics": metrics})
+        if observer and settings.metric in metrics:
+            observer.note(f"baseline {name}  {settings.metric} {metrics[settings.metric]:.4f}")
