@@ -1,0 +1,284 @@
+"""Tiny worlds with known answers, and checks of whatever claims to be a table, an encoder, a sampler or a step.
+
+The checks raise AssertionError: call them from a test of a new implementation.
+Letters: E edges, N nodes, U users, I items, V nodes of a batch, R rows, D width, F width of the embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.graph import BipartiteGraph
+from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal, write_vocabulary
+from gcnrec.models.encoder import Encoder
+from gcnrec.optim import Sgd
+from gcnrec.sampler import Batch, EdgeSampler
+from gcnrec.step import Step
+from gcnrec.table import RowGrad, Rows, Table
+
+Edges = list[tuple[int, int]]
+Dense = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""A model as a function of rows_ND and the dense hop_NN, in any precision: the embeddings of all nodes, (N, F)."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Train, validation and test edges as (user, item) numbers, which go by falling train degree."""
+
+    name: str
+    num_users: int
+    num_items: int
+    train: Edges
+    valid: Edges
+    test: Edges
+
+    @property
+    def graph(self) -> BipartiteGraph:
+        users_E, items_E = _columns(self.train)
+        return BipartiteGraph.from_edges(users_E, items_E, self.num_users, self.num_items)
+
+
+def checkerboard(size: int = 24) -> World:
+    """User u likes the items of u's parity. Item u is withheld for the test, item u + 2 for the validation.
+
+    So the best new item for user u is item u. `size` is even.
+    """
+    alike = [(user, item) for user in range(size) for item in range(size) if (user - item) % 2 == 0]
+    test = [(user, user) for user in range(size)]
+    valid = [(user, (user + 2) % size) for user in range(size)]
+    return World("checkerboard", size, size, sorted({*alike} - {*test} - {*valid}), valid, test)
+
+
+def halves(first: int = 9, second: int = 6) -> World:
+    """Two complete graphs that share no node, item u withheld from user u: no list may cross over."""
+    sides = [range(first), range(first, first + second)]
+    train = [(user, item) for side in sides for user in side for item in side if user != item]
+    return World("halves", first + second, first + second, train, [], [(user, user) for user in range(first + second)])
+
+
+def star(leaves: int = 40) -> World:
+    """Every user likes item 0 and nothing else."""
+    return World("star", leaves, 1, [(user, 0) for user in range(leaves)], [], [])
+
+
+def one_user(items: int = 7) -> World:
+    return World("one user", 1, items, [(0, item) for item in range(items)], [], [])
+
+
+def one_item(users: int = 7) -> World:
+    return replace(star(users), name="one item")
+
+
+def duplicate_edges() -> World:
+    """Three users, three items; the first edge is given four times and counts once."""
+    return World("duplicate edges", 3, 3, [(0, 0)] * 4 + [(0, 1), (0, 2), (1, 0), (1, 1), (2, 0)], [], [(2, 1)])
+
+
+def empty_rows() -> World:
+    """User 3 and item 3 have no train edge; user 2 has none in test."""
+    return World("empty rows", 4, 4, [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0)], [], [(1, 2), (3, 3)])
+
+
+def worlds() -> list[World]:
+    """One of each."""
+    return [checkerboard(), halves(), star(), one_user(), one_item(), duplicate_edges(), empty_rows()]
+
+
+def write_dataset(world: World, folder: Path, weights_E: NDArray[np.float32] | None = None) -> Dataset:
+    """A dataset folder with string user ids `u0 ..` and int64 item ids `1000 ..`; `weights_E` in the graph's edge order."""
+    graph = world.graph
+    with new_folder(folder, force=False) as work:
+        graph.save(work)
+        users, items = [f"u{user}" for user in range(world.num_users)], range(1000, 1000 + world.num_items)
+        write_vocabulary(work / "users.parquet", pa.array(users), graph.user_items.degrees)
+        write_vocabulary(work / "items.parquet", pa.array(items, pa.int64()), graph.item_users.degrees)
+        for name, edges in (("valid", world.valid), ("test", world.test)):
+            pq.write_table(pa.table(list(_columns(edges)), names=["user", "item"]), work / f"{name}.parquet")
+        if weights_E is not None:
+            np.save(work / "weights.npy", weights_E)
+        seal(work, {"name": world.name, "num_users": world.num_users, "num_items": world.num_items})
+    return open_dataset(folder)
+
+
+def dense_hop(graph: BipartiteGraph) -> torch.Tensor:
+    """D^-1/2 [[0, R], [R^T, 0]] D^-1/2 as a float64 (N, N) matrix, 0 for nodes without edges."""
+    joined = torch.zeros(graph.num_nodes, graph.num_nodes, dtype=torch.float64)
+    for user in range(graph.num_users):
+        for item in graph.user_items.row(user):
+            joined[user, graph.num_users + item] = joined[graph.num_users + item, user] = 1.0
+    scale = joined.sum(1).clamp_min(1.0).rsqrt()
+    return scale[:, None] * joined * scale
+
+
+def assert_as_accurate(result: torch.Tensor, yardstick: torch.Tensor, exact: torch.Tensor, what: str) -> None:
+    """The largest error against `exact` (float64) is at most twice that of `yardstick`, or two units of the largest value.
+
+    `yardstick` is the same quantity in float32 by a library that is trusted.
+    """
+    require(result.shape == exact.shape, f"{what}: expected shape {tuple(exact.shape)}, got {tuple(result.shape)}")
+    if exact.numel() == 0:
+        return
+    unit = torch.finfo(torch.float32).eps * float(exact.abs().max())
+    allowed = max(2 * float((yardstick.double() - exact).abs().max()), 2 * unit)
+    error = float((result.double() - exact).abs().max())
+    require(error <= allowed, f"{what}: error {error:.3g} is above the {allowed:.3g} allowed")
+
+
+def require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise AssertionError(sentence)
+
+
+def check_table(make: Callable[[torch.Tensor, int], Table]) -> None:
+    """`make(weights_ND, state_width)` gives a table that reads, decodes, updates and restores every row exactly."""
+    for width in (1, 3, 16, 33, 64):
+        weights_ND = torch.randn(11, width, generator=torch.Generator().manual_seed(width))
+        table = make(weights_ND, 2 * width)
+        require((table.num_rows, table.width) == (11, width), f"11 x {width} rows became {table.num_rows} x {table.width}")
+        before_ND = _all_rows(table)
+        require(torch.equal(before_ND, weights_ND), f"width {width}: decode must return what was put in")
+        columns = torch.cat([table.columns(0, 1), table.columns(1, width)], 1)
+        require(torch.equal(columns, weights_ND), f"width {width}: columns must be those of the rows")
+        _check_state(table, 2 * width)
+        _check_update(table, before_ND)
+        _check_restore(table, make(torch.zeros(11, width), 2 * width))
+
+
+def check_encoder(encoder: Encoder, table: Table, batch: Batch, graph: BipartiteGraph, dense: Dense) -> None:
+    """`encode` and `export` equal `dense` on the matrix of `graph`, `pull` equals its autograd; nothing carries over."""
+    hop_NN, rows_ND = dense_hop(graph), table.columns(0, table.width).clone()
+    nodes = torch.from_numpy(batch.nodes_V)
+    draw = torch.Generator().manual_seed(1)
+    grad_VF = torch.randn(len(nodes), encoder.export_width, generator=draw)
+    grad_ego_VD = torch.randn(len(nodes), table.width, generator=draw)
+    final, grads = [], []
+    for dtype in (torch.float32, torch.float64):
+        leaf_ND = rows_ND.to(dtype).requires_grad_()
+        final.append(dense(leaf_ND, hop_NN.to(dtype)))
+        loss = (final[-1][nodes] * grad_VF).sum() + (leaf_ND[nodes] * grad_ego_VD).sum()
+        grads.append(torch.autograd.grad(loss, leaf_ND)[0])
+    exported_NF = torch.full((graph.num_nodes, encoder.export_width), torch.nan)
+    encoder.export(table, exported_NF)
+    assert_as_accurate(exported_NF, final[0].detach(), final[1].detach(), "export")
+    for time in ("first", "second"):
+        encoded = encoder.encode(table, batch)
+        assert_as_accurate(encoded.final_VD, final[0][nodes].detach(), final[1][nodes].detach(), f"{time} encode")
+        require(torch.equal(encoded.ego_VD, rows_ND[nodes]), "ego must be the table's rows")
+        grad = encoded.pull(grad_VF, grad_ego_VD)
+        require(bool((np.diff(grad.rows_R) > 0).all()), "rows of a gradient must ascend")
+        spread_ND = torch.zeros_like(rows_ND)
+        spread_ND[torch.from_numpy(grad.rows_R)] = grad.grad_RD
+        assert_as_accurate(spread_ND, grads[0], grads[1], f"{time} pull")
+    require(torch.equal(table.columns(0, table.width), rows_ND), "encode, pull and export must leave the table alone")
+
+
+def check_sampler(sampler: EdgeSampler) -> None:
+    """Every edge once an epoch; order by (seed, epoch) alone; positions that lead back to the triples."""
+    csr, num_users = sampler.graph.user_items, sampler.graph.num_users
+    for epoch in (0, 3):
+        batches = list(sampler.epoch(epoch))
+        steps = [epoch * sampler.steps_per_epoch + index + 1 for index in range(len(batches))]
+        require([batch.step for batch in batches] == steps, f"epoch {epoch}: steps must count on from 1 over the run")
+        edges = [(u, i) for b in batches for u, i in zip(b.triples.users_B.tolist(), b.triples.positives_B.tolist(), strict=True)]
+        expected = list(zip(csr.row_numbers().tolist(), csr.indices.tolist(), strict=True))
+        require(sorted(edges) == expected, f"epoch {epoch}: every edge exactly once")
+        sizes = {len(batch.users_B) for batch in batches}
+        require(max(sizes) <= sampler.batch_size and max(sizes) - min(sizes) <= 1, f"batches of even sizes, got {sizes}")
+        for index, batch in enumerate(batches):
+            again = replace(sampler).batch(epoch, index)
+            require(_equal(batch, again), f"epoch {epoch}: batch {index} must not depend on what was drawn before")
+            _check_positions(batch, num_users)
+
+
+def check_step(make: Callable[[], Step], rate: float, steps: int, share: float) -> None:
+    """Gradients do not carry over; two equal steps stay equal; `steps` on one batch bring its loss below `share` of itself."""
+    recorder = _Recorder([])
+    still = replace(make(), rule=recorder)
+    batch = still.sampler.batch(0, 0)
+    losses = still(batch, 0.0), still(batch, 0.0)
+    first, second = recorder.grads
+    require(losses[0] == losses[1], f"one batch must give one loss, got {losses}")
+    require(torch.equal(first.grad_RD, second.grad_RD), "one batch must give one gradient: something carried over")
+    left, right = make(), make()
+    for batch in left.sampler.epoch(0):
+        require(left(batch, rate) == right(batch, rate), "two equal steps must give one loss")
+    require(torch.equal(_all_rows(left.table), _all_rows(right.table)), "two equal runs must give equal rows bit for bit")
+    step = make()
+    batch = step.sampler.batch(0, 0)
+    # The rule counts steps, so that its bias correction is that of a run.
+    trained = [step(replace(batch, step=count), rate) for count in range(1, steps + 1)]
+    require(trained[-1] < share * trained[0], f"one batch must be overfitted: loss {trained[0]:.4f} -> {trained[-1]:.4f}")
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    """A rule that keeps a copy of every gradient and changes nothing."""
+
+    grads: list[RowGrad]
+    every_row = False
+
+    def state_width(self, width: int) -> int:
+        return 0
+
+    def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
+        self.grads.append(RowGrad(grad.rows_R.copy(), grad.grad_RD.clone()))
+        return rows
+
+
+def _columns(edges: Iterable[tuple[int, int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    pairs = np.array(list(edges), np.int32).reshape(-1, 2)
+    return pairs[:, 0].copy(), pairs[:, 1].copy()
+
+
+def _all_rows(table: Table) -> torch.Tensor:
+    return table.decode(table.read(np.arange(table.num_rows), with_state=False))
+
+
+def _check_state(table: Table, state_width: int) -> None:
+    rows_R = np.array([2, 5, 9])
+    require(table.read(rows_R, with_state=False).state is None, "a forward-only read must not touch the state")
+    state = table.read(rows_R, with_state=True).state
+    require(state is not None and state.values_PS.shape[1] == state_width, f"state rows must be {state_width} wide")
+    require(state is not None and not state.values_PS.any() and not state.last_P.any(), "state must start at zero")
+
+
+def _check_update(table: Table, before_ND: torch.Tensor) -> None:
+    rows_R = np.array([0, 4, 10])
+    tile_RD = table.decode(table.read(rows_R, with_state=False))
+    tile_RD.fill_(torch.nan)
+    require(torch.equal(_all_rows(table), before_ND), "a decoded tile must be a copy, and the caller's rows as well")
+    grad = RowGrad(rows_R, torch.ones(3, table.width))
+    table.write(Sgd().update(table.read(rows_R, with_state=True), grad, 1, 0.5))
+    expected_ND = before_ND.clone()
+    expected_ND[torch.from_numpy(rows_R)] -= 0.5
+    require(torch.equal(_all_rows(table), expected_ND), "an update must change its rows and no others")
+
+
+def _check_restore(table: Table, other: Table) -> None:
+    for name, tensor in other.tensors().items():
+        tensor.copy_(table.tensors()[name])
+    require(torch.equal(_all_rows(table), _all_rows(other)), "copying `tensors` must restore a table")
+
+
+def _check_positions(batch: Batch, num_users: int) -> None:
+    triples, nodes_V = batch.triples, batch.nodes_V
+    require(bool((np.diff(nodes_V) > 0).all()), "nodes of a batch must ascend")
+    require(int((nodes_V < num_users).sum()) == batch.num_users, "num_users must count the users among the nodes")
+    require(np.array_equal(nodes_V[batch.users_B], triples.users_B), "users_B must lead to the triples' users")
+    items_V = nodes_V - num_users
+    require(np.array_equal(items_V[batch.positives_B], triples.positives_B), "positives_B must lead to the positives")
+    require(np.array_equal(items_V[batch.negatives_BN], triples.negatives_BN), "negatives_BN must lead to the negatives")
+
+
+def _equal(one: Batch, other: Batch) -> bool:
+    names = ("users_B", "positives_B", "negatives_BN")
+    same = (np.array_equal(getattr(one.triples, name), getattr(other.triples, name)) for name in names)
+    return one.step == other.step and all(same)
