@@ -22,10 +22,11 @@ from gcnrec.config import Data
 from gcnrec.errors import DataError, nearest
 from gcnrec.loaders.build import Staged, build, split_of
 from gcnrec.loaders.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns
+from gcnrec.loaders.features import write_features
 from gcnrec.loaders.heldout import Report
 from gcnrec.loaders.inputs import BATCH_ROWS, Input, first_line, open_input
 from gcnrec.loaders.rows import Rows
-from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal
+from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, open_vocabulary, seal
 from gcnrec.loaders.scratch import Scratch, parse_bytes
 
 
@@ -55,6 +56,7 @@ def ingest(
             staged = _stage(connection, files, data, scratch, report)
         info = build(staged, data, folder, scratch, report)
         del staged
+        _write_features(data, folder, data_root, report)
         for left in spill.iterdir():
             left.unlink()
         spill.rmdir()
@@ -72,6 +74,13 @@ def ingest(
         f"{info['num_valid']:,} validation and {info['num_test']:,} test interactions ({split_of(data)} split)"
     )
     return dataset
+
+
+def _write_features(data: Data, folder: Path, data_root: Path | None, report: Report) -> None:
+    for side, text, column in (("user", data.user_features, data.user), ("item", data.item_features, data.item)):
+        if text and column:
+            ids = open_vocabulary(folder / f"{side}s.parquet")
+            write_features(folder / f"{side}_features.npy", text, data_root, column, ids, report)
 
 
 @dataclass(frozen=True, slots=True)

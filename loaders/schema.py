@@ -32,7 +32,8 @@ FORMAT = 1
 class Dataset:
     """An opened dataset folder. `graph` is train; arrays are memory-mapped and read-only.
 
-    `times_E` int64 seconds and `weights_E` float32 follow the order of `graph.user_items.indices`.
+    `times_E` int64 seconds and `weights_E` float32 follow the order of `graph.user_items.indices`; features are
+    float32, one row per user or item.
     `digest` is the sha256 over all file digests: equal digests mean equal data.
     """
 
@@ -45,6 +46,8 @@ class Dataset:
     test: Interactions
     times_E: NDArray[np.int64] | None
     weights_E: NDArray[np.float32] | None
+    user_features: NDArray[np.float32] | None = None
+    item_features: NDArray[np.float32] | None = None
 
     @property
     def name(self) -> str:
@@ -64,7 +67,7 @@ def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
     info = read_info(folder)
     _check_files(folder, info, verify)
     num_users, num_items = int(info["num_users"]), int(info["num_items"])
-    user_ids, item_ids = _open_vocabulary(folder / "users.parquet"), _open_vocabulary(folder / "items.parquet")
+    user_ids, item_ids = open_vocabulary(folder / "users.parquet"), open_vocabulary(folder / "items.parquet")
     for ids, size, name in ((user_ids, num_users, "users"), (item_ids, num_items, "items")):
         if len(ids) != size:
             raise DataError(f"{folder / (name + '.parquet')} must have {size} rows, has {len(ids)}; ingest again")
@@ -78,6 +81,8 @@ def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
         test=_open_held_out(folder / "test.parquet", user_ids, item_ids),
         times_E=_open_optional(folder / "times.npy"),
         weights_E=_open_optional(folder / "weights.npy"),
+        user_features=_open_optional(folder / "user_features.npy"),
+        item_features=_open_optional(folder / "item_features.npy"),
     )
 
 
@@ -171,7 +176,8 @@ def _check_files(folder: Path, info: dict[str, Any], verify: bool) -> None:
             raise DataError(f"{path} does not match the sha256 in dataset.json; ingest again")
 
 
-def _open_vocabulary(path: Path) -> Vocabulary:
+def open_vocabulary(path: Path) -> Vocabulary:
+    """The ids of `users.parquet` or `items.parquet`, in the order of their numbers."""
     return Vocabulary(_read(path).column("id").combine_chunks())
 
 

@@ -47,7 +47,7 @@ def attempt(folder, content=None, **settings):
         ({}, {"item": "event.whom"}, "has no column 'event.whom'; did you mean 'event.who'?"),
         ({}, {"time": "tme"}, "has no column 'tme'; did you mean 'time'?"),
         ({}, {"weight": "wait"}, "no column 'wait'"),
-        ({}, {"where": "itm = 1"}, 'did you mean \'item\'?'),
+        ({}, {"where": "itm = 1"}, "did you mean 'item'?"),
         ({}, {"where": "item = = 1"}, "is not an SQL condition"),
         ({"user": ["a", None, "b", None]}, {}, "column 'user' holds nulls, first in row 1 of"),
         ({"item": [1, 2, 3, None]}, {}, "column 'item' holds nulls, first in row 3 of"),
@@ -171,7 +171,9 @@ def test_interrupt_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(parquet, "build", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        ingest(Data(train="train.parquet", user="user", item="item", split="random"), tmp_path / "out", data_root=tmp_path, name="x")
+        ingest(
+            Data(train="train.parquet", user="user", item="item", split="random"), tmp_path / "out", data_root=tmp_path, name="x"
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["train.parquet"]
 
 

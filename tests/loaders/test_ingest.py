@@ -72,7 +72,9 @@ def test_given_validation(make):
     valid = table(("b", "y"), ("a", "x"))
     test = table(("b", "y"), ("a", "y"), ("b", "x"))
     dataset = make(
-        {"train": table(("a", "x"), ("b", "x"), ("c", "y")), "valid": valid, "test": test}, test="test.parquet", valid="valid.parquet"
+        {"train": table(("a", "x"), ("b", "x"), ("c", "y")), "valid": valid, "test": test},
+        test="test.parquet",
+        valid="valid.parquet",
     )
     assert edges(dataset, "valid") == [("b", "y")]
     assert edges(dataset, "test") == [("a", "y")], "a test pair that validation holds could never be ranked"
@@ -104,7 +106,9 @@ def test_temporal(make, kind):
     ("test_from", "unit"), [(4, "s"), ("4", "s"), (4000, "ms"), ("1970-01-01T00:00:04", "s"), ("1970-01-01T01:00:04+01:00", "s")]
 )
 def test_temporal_from_a_moment(make, test_from, unit):
-    dataset = make({"train": temporal_world(pa.timestamp("ms"))}, time="time", test_from=test_from, time_unit=unit, keep_cold=True)
+    dataset = make(
+        {"train": temporal_world(pa.timestamp("ms"))}, time="time", test_from=test_from, time_unit=unit, keep_cold=True
+    )
     # The column is read as ticks of a millisecond: moments 0 .. 9 ms; asked for 4 s they are all train.
     assert dataset.info["num_test"] == 0
     world = temporal_world(pa.int64())
@@ -199,7 +203,12 @@ def test_where_may_drop_nulls(make):
 
 def test_folders_globs_partitions_and_uris(tmp_path):
     rows = table(*[(time % 3, time % 4, time // 6) for time in range(12)], names=("user", "item", "day"))
-    ds.write_dataset(rows, tmp_path / "hive", format="parquet", partitioning=ds.partitioning(flavor="hive", schema=pa.schema([rows.schema.field("day")])))
+    ds.write_dataset(
+        rows,
+        tmp_path / "hive",
+        format="parquet",
+        partitioning=ds.partitioning(flavor="hive", schema=pa.schema([rows.schema.field("day")])),
+    )
     (tmp_path / "hive" / "README.txt").write_text("not Parquet")
     pq.write_table(rows, tmp_path / "one.parquet")
     found = {}
@@ -286,3 +295,44 @@ def test_an_existing_folder_is_never_overwritten(make, tmp_path):
     with pytest.raises(DataError, match=r"exists and is never overwritten.*--force") as caught:
         ingest(Data(**DEFAULTS, split="random"), dataset.folder, data_root=tmp_path, name="tiny")
     assert caught.value.exit_code == 3 and (dataset.folder / "dataset.json").read_bytes() == before
+
+
+def test_features(make):
+    items = pa.table(
+        {
+            "item": ["y", "q", "x"],
+            "price": [2, 9, None],
+            "vector": [[1.0, 2.0], [0.0, 0.0], [3.0, 4.0]],
+            "new": [True, False, False],
+        }
+    )
+    users = pa.table({"user": ["b"], "age": [30.5]})
+    dataset = make(
+        {"train": TRAIN, "f": items, "g": users},
+        split="random",
+        test_size=0.0,
+        item_features="f.parquet",
+        user_features="g.parquet",
+    )
+    assert dataset.item_features.tolist() == [[0, 3, 4, 0], [2, 1, 2, 1]] and dataset.user_features.tolist() == [[0], [30.5]]
+    report = dataset.info["report"]
+    assert (report["item_features_unknown"], report["user_features_missing"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        (
+            {"item": ["x", "y"], "brand": ["p", "q"]},
+            "feature column 'brand' must hold numbers or lists of numbers, it holds string",
+        ),
+        ({"item": ["x", "y"], "vector": [[1.0], [1.0, 2.0]]}, "must have one length"),
+        ({"item": ["x", "x"], "price": [1, 2]}, "must hold every id once, 'x' comes 2 times"),
+        ({"item": ["x", "y"]}, "holds no feature column beside 'item'"),
+        ({"itm": ["x", "y"], "price": [1, 2]}, "has no column 'item'; did you mean 'itm'?"),
+    ],
+)
+def test_bad_features(make, tmp_path, features, expected):
+    with pytest.raises(DataError) as caught:
+        make({"train": TRAIN, "f": pa.table(features)}, split="random", test_size=0.0, item_features="f.parquet")
+    assert expected in str(caught.value) and not (tmp_path / "out").exists()
