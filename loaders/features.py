@@ -78,7 +78,8 @@ def _matrix(column: pa.Array, name: str, text: str) -> NDArray[np.float32]:
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)):
         raise DataError(f"{text}: feature column {name!r} must hold numbers or lists of numbers, it holds {kind}; leave it out")
     values = pc.fill_null(column.cast(pa.float32(), safe=False), 0.0).to_numpy(zero_copy_only=False)
-    return np.nan_to_num(values, nan=0.0, posinf=np.inf, neginf=-np.inf).reshape(-1, width)
+    matrix: NDArray[np.float32] = np.nan_to_num(values, nan=0.0, posinf=np.inf, neginf=-np.inf).reshape(-1, width)
+    return matrix
 
 
 def _check_unique(numbers: NDArray[np.int32], ids: Vocabulary, text: str, column: str) -> None:
