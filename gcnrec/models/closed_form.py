@@ -1,0 +1,63 @@
+"""The baselines without training, behind one door: fit by name, save, load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from gcnrec import config
+from gcnrec.errors import DataError, UsageError, nearest
+from gcnrec.graph import BipartiteGraph
+from gcnrec.models import ease, gfcf, itemknn, popularity
+from gcnrec.models.scorer import Scorer
+
+
+class ClosedFormScorer(Scorer, Protocol):
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What must be stored beside the graph to score again."""
+        ...
+
+
+_FITS: dict[str, Callable[[BipartiteGraph, config.Model, int], ClosedFormScorer]] = {
+    "popularity": popularity.fit,
+    "itemknn": itemknn.fit,
+    "ease": ease.fit,
+    "gfcf": gfcf.fit,
+}
+_READS: dict[str, Callable[[BipartiteGraph, dict[str, torch.Tensor]], ClosedFormScorer]] = {
+    "popularity": popularity.PopularityScorer.from_tensors,
+    "itemknn": itemknn.ItemKnnScorer.from_tensors,
+    "ease": ease.EaseScorer.from_tensors,
+    "gfcf": gfcf.GfcfScorer.from_tensors,
+}
+NAMES = tuple(_FITS)
+
+
+def fit(name: str, graph: BipartiteGraph, settings: config.Model, seed: int) -> ClosedFormScorer:
+    """Fit the baseline `name` on `graph` with its keys of `[model]`. Raises UsageError for another name."""
+    _check(name)
+    return _FITS[name](graph, settings, seed)
+
+
+def save(scorer: ClosedFormScorer, path: Path) -> None:
+    """Write the scorer's tensors to a safetensors file. The graph is not in it."""
+    save_file({name: tensor.contiguous() for name, tensor in scorer.tensors().items()}, path)
+
+
+def load(name: str, graph: BipartiteGraph, path: Path) -> ClosedFormScorer:
+    """The scorer that `save` wrote, over the graph that it was fitted on. Raises DataError when the file is not whole."""
+    _check(name)
+    try:
+        return _READS[name](graph, load_file(path))
+    except (OSError, SafetensorError, KeyError) as problem:
+        raise DataError(f"{path} cannot be read as the tensors of {name!r} ({problem}); fit the model again") from None
+
+
+def _check(name: str) -> None:
+    if name not in NAMES:
+        raise UsageError(f"a model without training must be one of {', '.join(NAMES)}, got {name!r}{nearest(name, NAMES)}")

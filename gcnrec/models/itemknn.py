@@ -1,0 +1,76 @@
+"""Item-based nearest neighbours (Deshpande & Karypis 2004, "Item-based top-N recommendation algorithms").
+
+The similarity of two items is the cosine of their user sets, its denominator raised by `shrink` against chance
+(shared / (sqrt(degree i * degree j) + shrink)). A user's score of an item is the sum of its similarities to the user's
+items, counting only the `neighbours` most similar items of each of those.
+
+Letters: B users of a chunk, T items of a tile, I items, K neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec import config
+from gcnrec.graph import BipartiteGraph
+from gcnrec.ops.cooccurrence import nearest_items
+
+
+@dataclass(frozen=True)
+class ItemKnnScorer:
+    """`neighbours_IK` int32, ascending and -1 behind the last; `similarity_IK` float32."""
+
+    graph: BipartiteGraph
+    neighbours_IK: torch.Tensor
+    similarity_IK: torch.Tensor
+
+    @property
+    def num_users(self) -> int:
+        return self.graph.num_users
+
+    @property
+    def num_items(self) -> int:
+        return self.graph.num_items
+
+    def prepare(self, users_B: NDArray[np.int32]) -> torch.Tensor:
+        """The users themselves, int32 (B): their items are read tile by tile."""
+        return torch.from_numpy(users_B.astype(np.int32))
+
+    def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
+        csr = self.graph.user_items
+        _score(
+            csr.indptr, csr.indices, prepared.numpy(), self.neighbours_IK.numpy(), self.similarity_IK.numpy(),
+            first, last, out_BT.numpy(),
+        )  # fmt: skip
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"neighbours": self.neighbours_IK, "similarity": self.similarity_IK}
+
+    @classmethod
+    def from_tensors(cls, graph: BipartiteGraph, tensors: dict[str, torch.Tensor]) -> ItemKnnScorer:
+        return cls(graph, tensors["neighbours"], tensors["similarity"])
+
+
+def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> ItemKnnScorer:
+    """Keep `settings.neighbours` items per item, similarity with `settings.shrink`; nothing is drawn."""
+    neighbours_IK, similarity_IK = nearest_items(graph, min(settings.neighbours, graph.num_items), settings.shrink)
+    return ItemKnnScorer(graph, torch.from_numpy(neighbours_IK), torch.from_numpy(similarity_IK))
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _score(indptr, indices, users, neighbours, similarity, first, last, out):  # type: ignore[no-untyped-def]
+    for b in numba.prange(len(users)):
+        out[b] = np.float32(0)
+        for edge in range(indptr[users[b]], indptr[users[b] + 1]):
+            item = indices[edge]
+            for place in range(neighbours.shape[1]):
+                other = neighbours[item, place]
+                if other < 0 or other >= last:
+                    break
+                if other >= first:
+                    out[b, other - first] += similarity[item, place]
