@@ -23,13 +23,15 @@ class ClosedFormScorer(Scorer, Protocol):
         ...
 
 
-_FITS: dict[str, Callable[[BipartiteGraph, config.Model, int], ClosedFormScorer]] = {
+Fit = Callable[[BipartiteGraph, config.Model, int], ClosedFormScorer]
+Read = Callable[[BipartiteGraph, dict[str, torch.Tensor]], ClosedFormScorer]
+_FITS: dict[str, Fit] = {
     "popularity": popularity.fit,
     "itemknn": itemknn.fit,
     "ease": ease.fit,
     "gfcf": gfcf.fit,
 }
-_READS: dict[str, Callable[[BipartiteGraph, dict[str, torch.Tensor]], ClosedFormScorer]] = {
+_READS: dict[str, Read] = {
     "popularity": popularity.PopularityScorer.from_tensors,
     "itemknn": itemknn.ItemKnnScorer.from_tensors,
     "ease": ease.EaseScorer.from_tensors,
