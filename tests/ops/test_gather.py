@@ -1,0 +1,55 @@
+"""Reading rows against a Python loop, from planes of every pitch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gcnrec.ops.gather import gather, padded
+from gcnrec.table import aligned
+
+
+def plane_of(rows, width):
+    plane = aligned(rows, width)
+    return plane.copy_(torch.randn(rows, width, generator=torch.Generator().manual_seed(width)))
+
+
+@pytest.mark.parametrize("width", [1, 3, 16, 33, 48, 64, 100])
+def test_gather(width):
+    plane = plane_of(20, width)
+    index = np.array([19, 0, 7, 7, 3, 0])  # any order, repeats
+    out = gather(plane, index)
+    assert [row.tolist() for row in out] == [plane[int(i)].tolist() for i in index]
+
+
+def test_gather_from_a_read_only_index_and_into_a_buffer():
+    plane, index = plane_of(20, 16), np.arange(5)
+    index.flags.writeable = False
+    buffer = torch.full((5, 16), torch.nan)
+    assert gather(plane, index, buffer) is buffer and torch.equal(buffer, plane[:5])
+
+
+def test_gather_of_nothing():
+    assert gather(plane_of(20, 16), np.empty(0, np.int64)).shape == (0, 16)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+@pytest.mark.parametrize("width", [1, 33, 64])
+def test_padded_shares_memory_and_is_contiguous(rows, width):
+    plane = plane_of(rows, width)
+    array = padded(plane)
+    assert array.flags.c_contiguous and len(array) == rows and array.shape[1] >= width
+    assert np.array_equal(array[:, :width], plane.numpy())
+    if rows:
+        array[0, 0] = 42.0
+        assert plane[0, 0] == 42.0
+
+
+def test_threads_do_not_matter(threads):
+    plane, index = plane_of(500, 33), np.random.default_rng(0).integers(0, 500, 3000)
+    results = []
+    for count in (1, 2):
+        threads(count)
+        results.append(gather(plane, index))
+    assert torch.equal(*results)
