@@ -7,9 +7,10 @@ Letters: B users of a chunk (or all users asked for), T items of a tile, K list 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Barrier
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from gcnrec.errors import UsageError
 from gcnrec.graph import Csr
 from gcnrec.models.scorer import EmbeddingScorer, Scorer
 from gcnrec.ops.topk import ItemLists, TopK, empty_lists, keep_best, keep_best_listed
+
+Result = TypeVar("Result")
 
 USERS_PER_CHUNK = 512
 ITEMS_PER_TILE = 1024
@@ -48,10 +51,7 @@ def top_k(
         listed = None if allowed is None else ItemLists.shared(allowed, len(chunk_B), scorer.num_items)
         return rank_chunk(scorer, chunk_B, k, hidden, listed, items_per_tile)
 
-    starts = range(0, len(users_B), users_per_chunk)
-    # closed-form scorers start threads of their own, and need memory for every chunk at work
-    side_by_side = isinstance(scorer, EmbeddingScorer) and len(starts) > 1
-    return _side_by_side(rank, starts) if side_by_side else map(rank, starts)
+    return in_chunks(scorer, rank, range(0, len(users_B), users_per_chunk))
 
 
 def top_k_all(
@@ -98,7 +98,15 @@ def _tiles(num_items: int, items_per_tile: int, listed: ItemLists | None) -> Ite
         yield tile * items_per_tile, min((tile + 1) * items_per_tile, num_items)
 
 
-def _side_by_side(rank: Callable[[int], TopK], starts: Iterable[int]) -> Iterator[TopK]:
+def in_chunks(scorer: Scorer, rank: Callable[[int], Result], starts: Sequence[int]) -> Iterator[Result]:
+    """`map(rank, starts)`, on several threads where the scorer is made of embeddings.
+
+    Closed-form scorers start threads of their own, and need much memory for every chunk at work.
+    """
+    return _side_by_side(rank, starts) if isinstance(scorer, EmbeddingScorer) and len(starts) > 1 else map(rank, starts)
+
+
+def _side_by_side(rank: Callable[[int], Result], starts: Sequence[int]) -> Iterator[Result]:
     """`map` on as many threads as torch uses, each with torch to itself; results in order, few ahead of the reader."""
     threads = torch.get_num_threads()
     ready = Barrier(threads)
@@ -111,7 +119,7 @@ def _side_by_side(rank: Callable[[int], TopK], starts: Iterable[int]) -> Iterato
         for begun in [pool.submit(start_thread) for _ in range(threads)]:
             begun.result()
         torch.set_num_threads(threads)
-        ahead: deque[Future[TopK]] = deque()
+        ahead: deque[Future[Result]] = deque()
         try:
             for start in starts:
                 ahead.append(pool.submit(rank, start))

@@ -1,0 +1,194 @@
+"""Top-k lists of a run as a Parquet file of original ids, streamed: memory does not grow with the lists.
+
+Letters: R users asked for (rows of the request, in its order), B rows of a chunk, I items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.errors import UsageError
+from gcnrec.graph import Csr, csr_from_edges
+from gcnrec.interactions import Interactions
+from gcnrec.loaders.atomic import atomic_file
+from gcnrec.loaders.request import Request, read_request
+from gcnrec.loaders.schema import Dataset
+from gcnrec.models.popularity import PopularityScorer
+from gcnrec.models.rank import USERS_PER_CHUNK, in_chunks, rank_chunk
+from gcnrec.models.scorer import Scorer
+from gcnrec.ops.topk import ItemLists, TopK, empty_lists
+
+if TYPE_CHECKING:
+    from gcnrec.artifacts import Run
+
+_ROWS_PER_GROUP = 500_000
+
+
+@dataclass(frozen=True, slots=True)
+class Recommended:
+    """What was written: `users` got a list, `short` of them one of fewer than k items, `fallback` one by popularity.
+
+    `unknown_users` and `unknown_items` count ids of the given files that the dataset does not know.
+    """
+
+    out: Path
+    users: int
+    rows: int
+    short: int
+    fallback: int
+    unknown_users: int
+    unknown_items: int
+
+
+def recommend(
+    run: Run,
+    k: int,
+    out: Path,
+    *,
+    users: Path | None = None,
+    items: Path | None = None,
+    candidates: Path | None = None,
+    exclude: Path | None = None,
+    seen: str = "all",
+    fallback: str | None = None,
+) -> Recommended:
+    """Write `out`: user and item (original ids in their Arrow types), rank int32 from 1, score float32.
+
+    Users come in the order of the file `users`, else of `candidates`, else all of them by number; lists by rank. A list
+    has at most `k` items and is never padded. `items` restricts what is ranked, `candidates` to these pairs of user and
+    item; `exclude` leaves out pairs, or with a single column items for everybody. `seen`: "all" leaves out train, valid
+    and test interactions, "train" only train. `fallback` "popularity" gives users whom the model did not train on
+    the most popular items (score: train users); without it those unknown to the dataset are left out, and counted.
+    Raises UsageError when `out` exists, DataError when a file cannot be read or none of its ids is known.
+    """
+    _check_options(k, out, seen, fallback)
+    dataset = run.dataset
+    request = read_request(dataset, users, items, candidates, exclude, keep_unknown=fallback is not None)
+    popular_R = _untrained(run, request) if fallback else np.zeros(len(request.ids), np.bool_)
+    known = [dataset.graph.user_items]
+    if seen == "all":
+        known += [_csr_of(part, dataset) for part in (dataset.valid, dataset.test) if len(part)]
+    scorer = run.scorer()
+    degrees_I = torch.from_numpy(dataset.graph.item_users.degrees.astype(np.float32))
+    scorers = (scorer, PopularityScorer(len(dataset.user_ids), degrees_I))
+
+    def rank(start: int) -> TopK:
+        rows_B = np.arange(start, min(start + USERS_PER_CHUNK, len(request.ids)), dtype=np.int32)
+        return _rank_rows(scorers, request, known, popular_R, rows_B, k)
+
+    with atomic_file(out) as path:
+        chunks = in_chunks(scorer, rank, range(0, len(request.ids), USERS_PER_CHUNK))
+        lengths_R = _write(path, dataset, request, chunks)
+    return Recommended(
+        out=out,
+        users=int((lengths_R > 0).sum()),
+        rows=int(lengths_R.sum()),
+        short=int(((lengths_R > 0) & (lengths_R < k)).sum()),
+        fallback=int((popular_R & (lengths_R > 0)).sum()),
+        unknown_users=request.unknown_users,
+        unknown_items=request.unknown_items,
+    )
+
+
+def _check_options(k: int, out: Path, seen: str, fallback: str | None) -> None:
+    if k < 1:
+        raise UsageError(f"--k must be at least 1, got {k}")
+    if seen not in ("all", "train"):
+        raise UsageError(f"--seen must be 'all' or 'train', got {seen!r}")
+    if fallback not in (None, "popularity"):
+        raise UsageError(f"--fallback must be 'popularity', got {fallback!r}")
+    if out.exists():
+        raise UsageError(f"{out} exists and is never overwritten; remove it or choose another --out")
+
+
+def _untrained(run: Run, request: Request) -> NDArray[np.bool_]:
+    """The rows whose user had no interaction in what the model was trained on."""
+    degrees_U = run.seen("test" if run.refitted else "valid").degrees
+    return (request.numbers_R < 0) | (degrees_U[request.numbers_R] == 0)
+
+
+def _csr_of(part: Interactions, dataset: Dataset) -> Csr:
+    return csr_from_edges(part.users_E, part.items_E, len(dataset.user_ids), len(dataset.item_ids))
+
+
+def _rank_rows(
+    scorers: tuple[Scorer, Scorer],
+    request: Request,
+    known: Sequence[Csr],
+    popular_R: NDArray[np.bool_],
+    rows_B: NDArray[np.int32],
+    k: int,
+) -> TopK:
+    """Lists of some rows of the request: by the first scorer, popular rows by the second."""
+    merged = empty_lists(rows_B, k)
+    for scorer, chosen_B in zip(scorers, (~popular_R[rows_B], popular_R[rows_B]), strict=True):
+        rows = rows_B[chosen_B]
+        if len(rows):
+            hidden, listed = _hidden(request, known, rows), _listed(request, rows)
+            lists = rank_chunk(scorer, request.numbers_R[rows], k, hidden, listed)
+            merged.items_BK[chosen_B], merged.scores_BK[chosen_B] = lists.items_BK, lists.scores_BK
+    return merged
+
+
+def _hidden(request: Request, known: Sequence[Csr], rows_B: NDArray[np.int32]) -> ItemLists:
+    """What each row must not get: its user's known items and its exclusions, in one list."""
+    parts = [_pairs_of(csr, request.numbers_R[rows_B]) for csr in known]
+    if request.excluded is not None:
+        parts.append(_pairs_of(request.excluded, rows_B))
+    at_E, items_E = (np.concatenate(column) for column in zip(*parts, strict=True))
+    csr = csr_from_edges(at_E, items_E, len(rows_B), len(request.allowed_I))
+    return ItemLists(csr, np.arange(len(rows_B), dtype=np.int32))
+
+
+def _listed(request: Request, rows_B: NDArray[np.int32]) -> ItemLists | None:
+    """What each row may get; None: every item."""
+    if request.candidates is not None:
+        at_E, items_E = _pairs_of(request.candidates, rows_B)
+        keep_E = request.allowed_I[items_E]
+        csr = csr_from_edges(at_E[keep_E], items_E[keep_E], len(rows_B), len(request.allowed_I))
+        return ItemLists(csr, np.arange(len(rows_B), dtype=np.int32))
+    if request.allowed_I.all():
+        return None
+    return ItemLists.shared(np.flatnonzero(request.allowed_I).astype(np.int32), len(rows_B), len(request.allowed_I))
+
+
+def _pairs_of(csr: Csr, rows_B: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """(place in rows_B, item) of every entry of these rows; row -1 is empty."""
+    lengths_B = np.where(rows_B >= 0, csr.degrees[rows_B], 0)
+    at_E = np.repeat(np.arange(len(rows_B), dtype=np.int32), lengths_B)
+    ends_B = np.cumsum(lengths_B)
+    offsets_E = np.arange(len(at_E)) - np.repeat(ends_B - lengths_B, lengths_B)
+    return at_E, csr.indices[csr.indptr[rows_B[at_E]] + offsets_E]
+
+
+def _write(path: Path, dataset: Dataset, request: Request, chunks: Iterator[TopK]) -> NDArray[np.int64]:
+    """Stream the lists into `path` and return the length of every row's list."""
+    types = {"user": dataset.user_ids.ids.type, "item": dataset.item_ids.ids.type, "rank": pa.int32(), "score": pa.float32()}
+    lengths_R = np.zeros(len(request.ids), np.int64)
+    pending: list[pa.Table] = []
+    with pq.ParquetWriter(path, pa.schema(types), compression="zstd") as writer:
+        for lists in chunks:
+            filled_BK = lists.items_BK >= 0
+            at, slots = np.nonzero(filled_BK)
+            lengths_R[lists.users_B] = filled_BK.sum(axis=1)
+            columns = {
+                "user": request.ids.take(pa.array(lists.users_B[at])),
+                "item": dataset.item_ids.decode(lists.items_BK[filled_BK]),
+                "rank": pa.array((slots + 1).astype(np.int32)),
+                "score": pa.array(lists.scores_BK[filled_BK]),
+            }
+            pending.append(pa.table(columns, schema=pa.schema(types)))
+            if sum(map(len, pending)) >= _ROWS_PER_GROUP:
+                writer.write_table(pa.concat_tables(pending))
+                pending.clear()
+        writer.write_table(pa.concat_tables([*pending, pa.schema(types).empty_table()]))
+    return lengths_R

@@ -1,0 +1,203 @@
+"""Recommendations of a fake run with hand-set scores, read back from Parquet."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from gcnrec.errors import DataError, DivergedError, UsageError
+from gcnrec.graph import BipartiteGraph, csr_from_edges
+from gcnrec.interactions import Interactions, Vocabulary
+from gcnrec.loaders.schema import Dataset
+from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.recommend import recommend
+
+# Items in the order of their numbers: by falling number of train users (3, 2, 1, 1, 0).
+ITEMS = ["bread", "milk", "eggs", "tea", "salt"]
+TRAIN = [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (0, 2), (2, 3)]
+VALID, TEST = [(1, 2)], [(1, 3), (0, 4)]
+SCORES = np.array([[5, 4, 3, 2, 1], [1, 2, 3, 4, 5], [7, 7, 7, 7, 7], [1, 0, 2, 0, 3]], np.float32)
+
+
+def pairs(edges, users, items) -> Interactions:
+    columns = np.array(edges, np.int32).reshape(-1, 2).T
+    return Interactions(np.ascontiguousarray(columns[0]), np.ascontiguousarray(columns[1]), None, None, users, items)
+
+
+def fake_run(user_ids: pa.Array | None = None, item_ids: pa.Array | None = None, refitted=False, scores=SCORES):
+    users = Vocabulary(pa.array([101, 102, 103, 104], pa.uint16()) if user_ids is None else user_ids)
+    items = Vocabulary(pa.array(ITEMS) if item_ids is None else item_ids)
+    train = pairs(TRAIN, users, items)
+    graph = BipartiteGraph.from_edges(train.users_E, train.items_E, 4, 5)
+    info = {"name": "shop", "digest": "d", "data": {"user": "row.customer", "item": "product"}}
+    dataset = Dataset(Path(), info, graph, users, items, pairs(VALID, users, items), pairs(TEST, users, items), None, None)
+    scorer = EmbeddingScorer(torch.from_numpy(scores), torch.eye(5))
+    both = np.array(TRAIN + VALID, np.int32).T
+    seen = {
+        "valid": graph.user_items,
+        "test": csr_from_edges(np.ascontiguousarray(both[0]), np.ascontiguousarray(both[1]), 4, 5),
+    }
+    return SimpleNamespace(dataset=dataset, refitted=refitted, scorer=lambda: scorer, seen=seen.__getitem__)
+
+
+def lists(path: Path) -> dict:
+    """user -> items by rank; ranks must run from 1 within a user, and users must not be interleaved."""
+    table = pq.read_table(path).to_pydict()
+    found: dict = {}
+    for user, item, rank in zip(table["user"], table["item"], table["rank"], strict=True):
+        assert user not in found or user == list(found)[-1]
+        found.setdefault(user, []).append(item)
+        assert rank == len(found[user])
+    return found
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write_file
+
+
+def test_all_users_without_what_is_known(tmp_path):
+    out = tmp_path / "recs.parquet"
+    report = recommend(fake_run(), 2, out)
+    assert lists(out) == {101: ["tea"], 102: ["salt"], 103: ["milk", "eggs"], 104: ["salt", "eggs"]}
+    assert (report.users, report.rows, report.short, report.fallback) == (4, 6, 2, 0)
+    table = pq.read_table(out)
+    assert table.schema.types == [pa.uint16(), pa.string(), pa.int32(), pa.float32()]
+    assert table.column_names == ["user", "item", "rank", "score"]
+    assert table.column("score").to_pylist() == [2, 5, 7, 7, 3, 2]
+
+
+def test_only_train_is_left_out(tmp_path):
+    out = tmp_path / "recs.parquet"
+    recommend(fake_run(), 10, out, seen="train")
+    assert lists(out)[101] == ["tea", "salt"]
+    assert lists(out)[102] == ["salt", "tea", "eggs"]
+
+
+def test_users_come_in_the_order_of_their_file_once(tmp_path, write):
+    users = write("users.csv", "customer\n104\n101\n104\n999\n")
+    report = recommend(fake_run(), 1, tmp_path / "recs.parquet", users=users)
+    assert lists(tmp_path / "recs.parquet") == {104: ["salt"], 101: ["tea"]}
+    assert report.unknown_users == 1
+
+
+def test_items_candidates_and_exclusions(tmp_path, write):
+    items = write("items.csv", "product\nsalt\nmilk\neggs\nwine\n")
+    report = recommend(fake_run(), 5, tmp_path / "a.parquet", items=items)
+    assert lists(tmp_path / "a.parquet") == {102: ["salt"], 103: ["milk", "eggs", "salt"], 104: ["salt", "eggs", "milk"]}
+    assert (report.unknown_items, report.users) == (1, 3)
+
+    candidates = write("candidates.csv", "user,item\n104,tea\n104,bread\n103,salt\n103,bread\n102,bread\n104,wine\n7,tea\n")
+    report = recommend(fake_run(), 5, tmp_path / "b.parquet", candidates=candidates)
+    assert lists(tmp_path / "b.parquet") == {104: ["bread", "tea"], 103: ["salt"]}
+    assert (report.unknown_items, report.unknown_users, report.short) == (1, 1, 2)
+
+    pairs_file = write("pairs.csv", "user,item\n104,salt\n103,milk\n")
+    recommend(fake_run(), 1, tmp_path / "c.parquet", exclude=pairs_file)
+    assert lists(tmp_path / "c.parquet") == {101: ["tea"], 102: ["salt"], 103: ["eggs"], 104: ["eggs"]}
+
+    recommend(fake_run(), 5, tmp_path / "d.parquet", exclude=write("out.csv", "item\nsalt\ntea\n"), candidates=candidates)
+    assert lists(tmp_path / "d.parquet") == {104: ["bread"]}
+
+    recommend(fake_run(), 5, tmp_path / "e.parquet", candidates=candidates, items=items, users=write("u.csv", "user\n103\n"))
+    assert lists(tmp_path / "e.parquet") == {103: ["salt"]}
+
+
+def test_popularity_for_users_the_model_does_not_know(tmp_path, write):
+    users = write("users.csv", "user\n555\n104\n101\n")
+    exclude = write("exclude.csv", "user,item\n555,milk\n")
+    report = recommend(fake_run(), 3, tmp_path / "recs.parquet", users=users, exclude=exclude, fallback="popularity")
+    # 104 has no train interaction; ties of popularity by item number
+    assert lists(tmp_path / "recs.parquet") == {555: ["bread", "eggs", "tea"], 104: ["bread", "milk", "eggs"], 101: ["tea"]}
+    assert pq.read_table(tmp_path / "recs.parquet").column("score").to_pylist()[:3] == [3, 1, 1]
+    assert (report.fallback, report.unknown_users, report.short) == (2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array(["101", "102", "103", "104"], pa.large_string()),
+        pa.array(["101", "102", "103", "104"]).dictionary_encode(),
+        pa.array([b"101", b"102", b"103", b"104"], pa.binary(3)),
+        pa.array([101, 102, 103, 104], pa.int64()),
+    ],
+    ids=str,
+)
+def test_ids_keep_their_arrow_type(tmp_path, write, ids):
+    out = tmp_path / "recs.parquet"
+    users = write("users.csv", "user\n103\n104\n999\n")
+    recommend(fake_run(user_ids=ids), 1, out, users=users, fallback="popularity")
+    table = pq.read_table(out)
+    value = table.schema.field("user").type
+    assert value == ids.type
+    decoded = table.column("user").cast(value.value_type) if pa.types.is_dictionary(value) else table.column("user")
+    assert [str(user).strip("b'") for user in decoded.to_pylist()] == ["103", "104", "999"]
+
+
+def test_leading_zeros_of_text_ids_survive_csv(tmp_path, write):
+    run = fake_run(user_ids=pa.array(["001", "002", "003", "004"]))
+    recommend(run, 1, tmp_path / "recs.parquet", users=write("users.csv", "user\n004\n"))
+    assert lists(tmp_path / "recs.parquet") == {"004": ["salt"]}
+
+
+def test_many_users_stream_in_order(tmp_path, monkeypatch):
+    module = sys.modules[recommend.__module__]  # `gcnrec.recommend` is the function
+    whole = tmp_path / "whole.parquet"
+    recommend(fake_run(), 2, whole)
+    monkeypatch.setattr(module, "USERS_PER_CHUNK", 1)
+    monkeypatch.setattr(module, "_ROWS_PER_GROUP", 2)
+    recommend(fake_run(), 2, tmp_path / "parts.parquet")
+    assert pq.read_table(tmp_path / "parts.parquet").equals(pq.read_table(whole))
+    assert pq.read_metadata(tmp_path / "parts.parquet").num_row_groups > 1
+
+
+def test_nothing_is_overwritten_or_left_half_written(tmp_path):
+    out = tmp_path / "recs.parquet"
+    out.write_text("mine")
+    with pytest.raises(UsageError, match="exists and is never overwritten"):
+        recommend(fake_run(), 2, out)
+    assert out.read_text() == "mine"
+    with pytest.raises(DivergedError):
+        recommend(fake_run(scores=SCORES * np.float32("nan")), 2, tmp_path / "other.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["recs.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "problem"),
+    [
+        ("users", "user\n1\n2\n", "none of its 2 ids is one; check its user column"),
+        ("items", "item\nwine\n", "none of its 1 ids is one; check its item column"),
+        ("candidates", "user,item\n101,wine\n", "none of its 1 ids is one; check its item column"),
+        ("exclude", "item\nwine\n", "none of its 1 ids is one"),
+        ("exclude", "usr,item\n101,tea\n", "must have a column 'user'"),
+        ("users", "101\n102\n", "must begin with a header, its first line is the id '101'"),
+        ("users", "user\nabc\n", "must be Parquet, or CSV"),
+        ("users", "user,age\n101,7\n,8\n", "ids must not be null, 1 of column 'user' are"),
+    ],
+)
+def test_bad_files_get_a_sentence(tmp_path, write, option, text, problem):
+    with pytest.raises(DataError, match=problem):
+        recommend(fake_run(), 2, tmp_path / "recs.parquet", **{option: write("ids.csv", text)})
+    assert [path.name for path in tmp_path.iterdir()] == ["ids.csv"]
+
+
+def test_options_are_checked(tmp_path):
+    out = tmp_path / "recs.parquet"
+    with pytest.raises(UsageError, match="--k must be at least 1, got 0"):
+        recommend(fake_run(), 0, out)
+    with pytest.raises(UsageError, match="--seen must be 'all' or 'train', got 'none'"):
+        recommend(fake_run(), 1, out, seen="none")
+    with pytest.raises(UsageError, match="--fallback must be 'popularity', got 'random'"):
+        recommend(fake_run(), 1, out, fallback="random")
