@@ -10,8 +10,9 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -187,20 +188,20 @@ def train(
 @app.command()
 def evaluate(
     run: RunFolder,
-    split: Annotated[str, typer.Option(metavar="valid|test", help="What to rank for.")] = "test",
+    split: Annotated[Literal["valid", "test"], typer.Option(metavar="valid|test", help="What to rank for.")] = "test",
     k: Annotated[str | None, typer.Option("--k", metavar="10,20,50", help="List lengths; default the job's.")] = None,
     segments: Annotated[Path | None, typer.Option(metavar="FILE", help="Parquet of user id and segment.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank all items for every held-out user; write metrics and per-user metrics into the run folder."""
-    from gcnrec.pipeline import list_lengths, named_split
+    from gcnrec.pipeline import list_lengths
 
-    wanted, lengths = named_split(split), list_lengths(k)
+    lengths = list_lengths(k)
     from gcnrec.artifacts import open_run
     from gcnrec.evaluate import evaluate_run
     from gcnrec.show import metric_lines
 
-    metrics = evaluate_run(open_run(run), wanted, lengths, segments)
+    metrics = evaluate_run(open_run(run), split, lengths, segments)
     _show(metrics if as_json else metric_lines(metrics))
 
 
@@ -213,16 +214,21 @@ def recommend(
     items: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank only these items.")] = None,
     candidates: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank, per user, only these pairs.")] = None,
     exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="Leave these pairs out.")] = None,
-    seen: Annotated[str, typer.Option(metavar="all|train", help="What to leave out as seen.")] = "all",
-    fallback: Annotated[str | None, typer.Option(metavar="popularity", help="What unknown users get.")] = None,
-    force: Force = False,
+    seen: Annotated[Literal["all", "train"], typer.Option(metavar="all|train", help="What to leave out as seen.")] = "all",
+    fallback: Annotated[Literal["popularity"] | None, typer.Option(metavar="popularity", help="What unknown users get.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write top-k lists as Parquet: the original ids, rank from 1, score."""
     from gcnrec.artifacts import open_run
     from gcnrec.recommend import recommend as write
+    from gcnrec.show import figure_lines
 
-    write(open_run(run), k, out, users=users, items=items, candidates=candidates, exclude=exclude, seen=seen, fallback=fallback)
-    _show([str(out)])
+    made = asdict(
+        write(
+            open_run(run), k, out, users=users, items=items, candidates=candidates, exclude=exclude, seen=seen, fallback=fallback
+        )
+    )
+    _show(made if as_json else figure_lines(made))
 
 
 @app.command()
@@ -237,7 +243,7 @@ def compare(
     from gcnrec.show import comparison_lines
 
     comparison = contrast(open_run(base), [open_run(run) for run in runs])
-    _show(comparison if as_json else comparison_lines(comparison))
+    _show(asdict(comparison) if as_json else comparison_lines(comparison))
 
 
 @app.command()

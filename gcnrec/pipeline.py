@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from gcnrec.config import Data, Job, validated
 from gcnrec.errors import DataError, UsageError
@@ -36,7 +36,7 @@ def run_job(
     resume: bool,
     observer: Observer | None,
 ) -> tuple[dict[str, Any], Path]:
-    """Ingest if needed, train into `folder`, evaluate it and the baselines on test, write the report; returns metrics and report."""
+    """Ingest if needed, train into `folder`, judge it and the baselines on test, report; returns metrics and report."""
     from gcnrec.baselines import measure_baselines
     from gcnrec.evaluate import evaluate_run
     from gcnrec.report import write_report
@@ -107,14 +107,6 @@ def recipe_digest(data: Data, card: Path | None, data_root: Path | None) -> str:
     stamps = [stamp for key in _PATHS if key in recipe for stamp in _stamps(base / recipe[key])]
     text = card.read_text(encoding="utf-8") if card else ""
     return hashlib.sha256(json.dumps([recipe, stamps, text], sort_keys=True).encode()).hexdigest()
-
-
-def named_split(text: str) -> Literal["valid", "test"]:
-    if text == "valid":
-        return "valid"
-    if text == "test":
-        return "test"
-    raise UsageError(f"--split expects valid or test, got {text!r}")
 
 
 def list_lengths(text: str | None) -> tuple[int, ...] | None:

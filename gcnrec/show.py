@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gcnrec.compare import Comparison
 
 _LONG = 20
 
@@ -28,6 +31,20 @@ def dataset_lines(info: dict[str, Any]) -> list[str]:
     sizes = [(key, _plain(value)) for key, value in info.items() if key == "name" or key.startswith("num_")]
     report = [(key, _plain(value)) for key, value in info.get("report", {}).items() if value and key != "lines"]
     return [*columns(sizes), *(["", "report", *columns(report)] if report else [])]
+
+
+def comparison_lines(comparison: Comparison) -> list[str]:
+    """A table per run: the metric, both values, the difference with its interval, Holm's p-value."""
+    lines = [f"base {comparison.base}, {comparison.split} split, {comparison.num_users:,} users; {comparison.test}"]
+    for run in dict.fromkeys(row.run for row in comparison.rows):
+        cells = [("metric", "base", "value", "difference", "95% interval", "p (Holm)")]
+        for row in comparison.rows:
+            if row.run == run:
+                interval = f"{row.low:+.4f} to {row.high:+.4f}"
+                figures = (f"{row.base:.4f}", f"{row.value:.4f}", f"{row.difference:+.4f}", interval, f"{row.p_holm:.4f}")
+                cells.append((row.metric, *figures))
+        lines += ["", run, *columns(cells)]
+    return lines
 
 
 def figure_lines(facts: dict[str, Any]) -> list[str]:

@@ -30,7 +30,7 @@ SURFACE = {
     "--user --user-features --valid --valid-size --weight --where",
     "train": "JOB.toml --data --json --out --resume --set",
     "evaluate": "RUN --json --k --segments --split",
-    "recommend": "RUN --candidates --exclude --fallback --force --items --k --out --seen --users",
+    "recommend": "RUN --candidates --exclude --fallback --items --json --k --out --seen --users",
     "compare": "BASE RUN... --json",
     "info": "PATH --json",
     "bench": "WHAT --json --record",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from gcnrec.compare import Comparison, Difference
 from gcnrec.progress import Lines, figures, rate
-from gcnrec.show import bench_line, columns, dataset_lines, figure_lines, metric_lines
+from gcnrec.show import bench_line, columns, comparison_lines, dataset_lines, figure_lines, metric_lines
 
 
 def test_columns_align():
@@ -47,6 +48,23 @@ def test_figures_nest():
         "  name  y",
     ]
     assert figure_lines({"threads": {"torch": 1}}) == ["threads", "  torch  1"]
+
+
+def test_comparison():
+    rows = [Difference("b", name, 0.1, 0.2, 0.1, -0.05, 0.15, 0.01, 0.02) for name in ("recall@20", "ndcg@20")]
+    rows.append(Difference("c", "recall@20", 0.1, 0.0, -0.1, -0.2, -0.05, 0.0, 0.001))
+    assert comparison_lines(Comparison("a", "test", 1000, "a test", tuple(rows))) == [
+        "base a, test split, 1,000 users; a test",
+        "",
+        "b",
+        "metric     base    value   difference  95% interval        p (Holm)",
+        "recall@20  0.1000  0.2000  +0.1000     -0.0500 to +0.1500  0.0200",
+        "ndcg@20    0.1000  0.2000  +0.1000     -0.0500 to +0.1500  0.0200",
+        "",
+        "c",
+        "metric     base    value   difference  95% interval        p (Holm)",
+        "recall@20  0.1000  0.0000  -0.1000     -0.2000 to -0.0500  0.0010",
+    ]
 
 
 def test_bench_rows():
