@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from gcnrec.config import Job, to_toml
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr
-from gcnrec.interactions import Interactions, Vocabulary
+from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.machine import machine
@@ -80,7 +80,7 @@ def open_run(folder: str | Path) -> Run:
     lineage = read_json(folder / "lineage.json")
     if lineage.get("format") != FORMAT:
         raise DataError(f"{folder / 'lineage.json'} must have format {FORMAT}, got {lineage.get('format')!r}; train again")
-    dataset = open_dataset(_dataset_folder(folder, lineage))
+    dataset = open_dataset(lineage["data"]["folder"])
     if dataset.digest != lineage["data"]["digest"]:
         raise DataError(
             f"{dataset.folder} has changed since {folder} was trained: its digest was {lineage['data']['digest'][:12]}, "
@@ -152,6 +152,15 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         raise DataError(f"{path} cannot be read ({problem}); it is damaged, start the run again") from None
 
 
+def final_table(run: Run) -> torch.Tensor:
+    """The table rows that a finished run's embeddings were exported from, float32 (N, D)."""
+    if run.job.model.closed_form:
+        raise UsageError(f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no table to start from")
+    name = "last" if run.refitted else "best"
+    tensors, _ = load_checkpoint(run.folder / "checkpoints" / f"{name}.safetensors")
+    return tensors["table.weights"]
+
+
 def write_embeddings(folder: Path, dataset: Dataset, rows_NF: torch.Tensor) -> None:
     """`embeddings/users.parquet` and `items.parquet`: `id` in its own type, `embedding` fixed_size_list<float>[F]."""
     num_users = len(dataset.user_ids)
@@ -185,13 +194,3 @@ def _write_rows(path: Path, ids: Vocabulary, rows: torch.Tensor) -> None:
             flat = pa.array(rows[first : first + chunk].contiguous().view(-1).numpy())
             embedding = pa.FixedSizeListArray.from_arrays(flat, width)
             writer.write_table(pa.table([ids.ids.slice(first, chunk), embedding], schema=schema))
-
-
-def _dataset_folder(folder: Path, lineage: dict[str, Any]) -> Path:
-    """Where the dataset was; a run folder and dataset that moved together are found by the same relative path."""
-    recorded = Path(lineage["data"]["folder"])
-    return recorded
-
-
-def held_out(interactions: Interactions) -> bool:
-    return len(interactions) > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shlex
 import signal
 import sys
@@ -61,6 +62,8 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script: 0 done, 1 a bug, 2 usage, 3 data, 4 device or memory, 5 diverged, 130 Ctrl-C, 143 SIGTERM."""
+    # torch's and numba's thread pools take turns: workers that wait by spinning would steal the other pool's cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     signal.signal(signal.SIGTERM, _terminate)
     app()
 

@@ -61,11 +61,19 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _rules(self) -> Data:
+        if self.card:
+            return self  # the card brings the rest; both together are checked when it has been read
         if self.min_rating is not None and self.rating is None:
             raise ValueError("min_rating needs rating, the column that it looks at")
+        if self.rating is not None and self.min_rating is None:
+            raise ValueError("rating needs min_rating, the least rating that counts; leave rating out to keep every row")
         if self.split == "given" and not self.test:
             raise ValueError("split = 'given' needs test, the file that holds the test interactions")
-        if self.split in ("temporal", "leave_last") and not self.time and not self.card:
+        if self.test and self.split not in (None, "given"):
+            raise ValueError(f"split = '{self.split}' makes its own test set; leave test out, or set split = 'given'")
+        if self.test_from is not None and self.split not in (None, "temporal"):
+            raise ValueError(f"test_from needs split = 'temporal', got split = '{self.split}'")
+        if self.split in ("temporal", "leave_last") and not self.time:
             raise ValueError(f"split = '{self.split}' needs time, the column that orders interactions")
         return self
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# As the command line does: workers of one thread pool must not spin on the cores of the other. Before numba and torch load.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numba
 import pytest
 from hypothesis import HealthCheck, settings

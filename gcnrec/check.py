@@ -1,0 +1,102 @@
+"""`gcnrec check`: what a job will cost, from a few timed steps and the sizes of what it will allocate. Writes nothing."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from gcnrec.config import Job
+from gcnrec.errors import DeviceError
+from gcnrec.evaluate import top_k
+from gcnrec.loaders.schema import Dataset
+from gcnrec.memory import peak_rss_bytes
+from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.optim import rule_of
+from gcnrec.start import start_rows
+from gcnrec.step import build_step
+from gcnrec.train import table_width, use_threads
+
+WARM_STEPS, TIMED_STEPS = 3, 10
+RANKED_USERS = 512
+
+
+def check(job: Job, dataset: Dataset) -> dict[str, Any]:
+    """Predicted bytes and seconds of `gcnrec train`, by name; DeviceError when the table cannot fit into memory.
+
+    Seconds are medians of this machine now: `epoch_seconds` trains one epoch, `validation_seconds` ranks the validation
+    users once, `total_seconds` runs all epochs (early stopping may need fewer) and the refit.
+    """
+    width = table_width(job)
+    nodes = dataset.graph.num_nodes
+    row_bytes = 4 * (width + rule_of(job.optimizer).state_width(width) + 1)
+    table_bytes = 0 if job.model.closed_form else nodes * row_bytes
+    available = psutil.virtual_memory().available
+    if table_bytes > available:
+        raise DeviceError(
+            f"the table and its optimizer state need {table_bytes:,} bytes, {available:,} are free; "
+            "lower model.width or choose another optimizer.rule"
+        )
+    graph_bytes = 8 * (nodes + 2) + 8 * dataset.graph.num_edges
+    sizes = {"users": dataset.graph.num_users, "items": dataset.graph.num_items, "train_edges": dataset.graph.num_edges}
+    if job.model.closed_form:
+        return {**sizes, "table_bytes": 0, "graph_bytes": graph_bytes, "pinned_bytes": 0, "gpu_bytes": 0}
+    with use_threads(job.train.threads):
+        return {**sizes, **_timed(job, dataset, width, table_bytes, graph_bytes)}
+
+
+def _timed(job: Job, dataset: Dataset, width: int, table_bytes: int, graph_bytes: int) -> dict[str, Any]:
+    begun = time.perf_counter()
+    graph = dataset.graph
+    step = build_step(job, graph, dataset.weights_E, start_rows(job, graph, width))
+    count = step.sampler.steps_per_epoch
+    seconds = []
+    start_seconds = time.perf_counter() - begun
+    for index in range(min(WARM_STEPS + TIMED_STEPS, count)):
+        begun = time.perf_counter()
+        step(step.sampler.batch(0, index), job.optimizer.learning_rate)
+        seconds.append(time.perf_counter() - begun)
+    step_seconds = float(np.median(seconds[WARM_STEPS:] or seconds))
+    rows_NF = torch.empty(graph.num_nodes, step.encoder.export_width)
+    begun = time.perf_counter()
+    step.encoder.export(step.table, rows_NF)
+    export_seconds = time.perf_counter() - begun
+    validation_seconds = export_seconds + _ranking_seconds(rows_NF, dataset)
+    epoch_seconds = count * step_seconds
+    epochs = job.train.epochs
+    validations = epochs // job.evaluate.every if len(dataset.valid) else 0
+    refit_seconds = start_seconds + epochs * epoch_seconds * 1.1 if job.train.refit else 0.0
+    gradient_bytes = 4 * graph.num_nodes * width
+    checkpoint_bytes = 2 * table_bytes
+    return {
+        "table_bytes": table_bytes,
+        "graph_bytes": graph_bytes,
+        "ram_bytes": table_bytes + graph_bytes + gradient_bytes + rows_NF.nbytes,
+        "peak_rss_bytes_so_far": peak_rss_bytes(),
+        "pinned_bytes": 0,
+        "gpu_bytes": 0,
+        "disk_bytes": checkpoint_bytes + 2 * rows_NF.nbytes,
+        "steps_per_epoch": count,
+        "step_seconds": step_seconds,
+        "epoch_seconds": epoch_seconds,
+        "validation_seconds": validation_seconds,
+        "total_seconds": start_seconds + epochs * epoch_seconds + validations * validation_seconds + refit_seconds,
+    }
+
+
+def _ranking_seconds(rows_NF: torch.Tensor, dataset: Dataset) -> float:
+    """Seconds to rank for all validation users, from a sample of them."""
+    users = np.unique(dataset.valid.users_E)
+    sample = users[:RANKED_USERS]
+    if not len(sample):
+        return 0.0
+    scorer = EmbeddingScorer(rows_NF[: dataset.graph.num_users], rows_NF[dataset.graph.num_users :])
+    for _ in range(2):  # the first round compiles
+        begun = time.perf_counter()
+        for _ in top_k(scorer, sample, 20, dataset.graph.user_items):
+            pass
+        seconds = time.perf_counter() - begun
+    return seconds * len(users) / len(sample)
