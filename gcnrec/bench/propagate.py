@@ -1,0 +1,268 @@
+"""Bench `propagate`: one symmetric-normalised hop over all nodes (He et al. 2020, eq. 3), forward and backward apart.
+
+Every variant multiplies the same rows with the same graph on the same threads; peers get their matrix or their edge
+weights normalised beforehand, in 64-bit and in 32-bit indices where they take both. A result counts when its largest
+error against float64 is at most twice that of torch's CSR product. Before each repetition all rest for a moment: the
+thread pools of the libraries spin after their work and would steal from the next variant.
+Letters: N nodes (users, then items), E edges, D width.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.bench.harness import Row, Variant, measure, overall
+from gcnrec.graph import BipartiteGraph
+from gcnrec.machine import available_cores
+from gcnrec.models.hops import Hop, SymmetricHop
+from gcnrec.random import Stage, generator
+
+GOWALLA = (29858, 40981, 810128)
+"""Users, items and train interactions of Gowalla's standard split: the size of the synthetic default."""
+_REST_SECONDS = 0.02
+
+Product = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The same for every variant: the graph, its normalised adjacency in COO, rows and a gradient of the result."""
+
+    graph: BipartiteGraph
+    rows_E: NDArray[np.int64]
+    columns_E: NDArray[np.int64]
+    values_E: NDArray[np.float32]
+    source_ND: torch.Tensor
+    grad_ND: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.graph.num_nodes, self.graph.num_nodes
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`forward` may be recorded by autograd; `backward` None means that autograd derives it."""
+
+    forward: Product
+    backward: Product | None = None
+
+
+def run(
+    dataset: Path | None = None,
+    width: int = 64,
+    threads: int | None = None,
+    runs: int = 15,
+    size: tuple[int, int, int] = GOWALLA,
+) -> Iterator[Row]:
+    """Rows of both directions and one closing row, the slower direction's speedup. Units are edges, each seen both ways.
+
+    `dataset` is a dataset folder; None is a synthetic graph of `size` (users, items, edges) with power laws on both sides.
+    """
+    threads = threads or available_cores()
+    given = inputs(dataset, width, size)
+    torch.set_num_threads(threads)
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    summaries = []
+    for direction, vary, rows_ND in (("forward", _forward, given.source_ND), ("backward", _backward, given.grad_ND)):
+        error = partial(_error, _exact(given, rows_ND))
+        tolerance = 2 * error(None, _torch_matrix(given, np.int64) @ rows_ND)
+        variants = [vary(name, build, given, threads) for name, build in CONTENDERS.items()]
+        for row in measure(f"propagate-{direction}", variants, 2 * given.graph.num_edges, error, tolerance, runs=runs):
+            if row.get("summary"):
+                summaries.append(row)
+            yield row
+    yield overall("propagate", summaries)
+
+
+def inputs(dataset: Path | None, width: int, size: tuple[int, int, int]) -> Inputs:
+    graph = _synthetic(*size) if dataset is None else _graph_of(dataset)
+    users = graph.num_users
+    rows_E = np.concatenate([graph.user_items.row_numbers(), graph.item_users.row_numbers() + users]).astype(np.int64)
+    columns_E = np.concatenate([graph.user_items.indices.astype(np.int64) + users, graph.item_users.indices.astype(np.int64)])
+    degrees = np.concatenate([graph.user_items.degrees, graph.item_users.degrees])
+    values_E = (1 / np.sqrt(degrees[rows_E] * degrees[columns_E])).astype(np.float32)
+    draws = generator(0, Stage.INIT)
+    source, grad = (torch.from_numpy(draws.standard_normal((graph.num_nodes, width), np.float32)) for _ in range(2))
+    return Inputs(graph, rows_E, columns_E, values_E, source, grad)
+
+
+def _ours(given: Inputs, threads: int) -> Contender:
+    hop = Hop(given.graph)
+    return Contender(lambda rows_ND: SymmetricHop.apply(rows_ND, hop))
+
+
+def _scipy_csr(given: Inputs, threads: int) -> Contender:
+    matrix = _scipy_matrix(given)
+
+    def product(rows_ND: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(matrix @ rows_ND.detach().numpy())
+
+    return Contender(product, product)
+
+
+def _torch_csr(index: type, given: Inputs, threads: int) -> Contender:
+    matrix = _torch_matrix(given, index)
+    return Contender(lambda rows_ND: matrix @ rows_ND)
+
+
+def _torch_csr_symmetric(index: type, given: Inputs, threads: int) -> Contender:
+    matrix = _torch_matrix(given, index)
+    return Contender(lambda rows_ND: matrix @ rows_ND.detach(), lambda grad_ND: matrix @ grad_ND)
+
+
+def _torch_coo(given: Inputs, threads: int) -> Contender:
+    places = torch.from_numpy(np.stack([given.rows_E, given.columns_E]))
+    matrix = torch.sparse_coo_tensor(places, torch.from_numpy(given.values_E), given.shape, check_invariants=False)
+    matrix = matrix.coalesce()
+    return Contender(lambda rows_ND: torch.sparse.mm(matrix, rows_ND))
+
+
+def _pyg_csr(given: Inputs, threads: int) -> Contender:
+    from torch_geometric.nn import LGConv
+
+    layer, matrix = LGConv(normalize=False), _torch_matrix(given, np.int64)
+    return Contender(lambda rows_ND: layer(rows_ND, matrix))
+
+
+def _pyg_edge_index(given: Inputs, threads: int) -> Contender:
+    from torch_geometric.nn import LGConv
+
+    layer, weights = LGConv(normalize=False), torch.from_numpy(given.values_E)
+    edge_index = torch.from_numpy(np.stack([given.columns_E, given.rows_E]))  # source, target
+    return Contender(lambda rows_ND: layer(rows_ND, edge_index, weights))
+
+
+def _dgl_graph(given: Inputs, threads: int) -> Any:
+    os.environ["DGLBACKEND"] = "pytorch"  # else the first import writes a file into the home folder
+    import dgl
+
+    dgl.utils.set_num_threads(threads)
+    graph = dgl.graph((torch.from_numpy(given.columns_E), torch.from_numpy(given.rows_E)), num_nodes=given.graph.num_nodes)
+    return graph.int().formats(["csc", "csr"])
+
+
+def _dgl_graphconv(given: Inputs, threads: int) -> Contender:
+    graph = _dgl_graph(given, threads)
+    from dgl.nn.pytorch import GraphConv
+
+    width = given.source_ND.shape[1]
+    layer = GraphConv(width, width, norm="both", weight=False, bias=False, allow_zero_in_degree=True)
+    return Contender(lambda rows_ND: layer(graph, rows_ND))
+
+
+def _dgl_copy_u_sum(given: Inputs, threads: int) -> Contender:
+    graph = _dgl_graph(given, threads)
+    from dgl.ops import copy_u_sum
+
+    scale_N1 = graph.in_degrees().clamp(min=1).float().rsqrt()[:, None]
+    return Contender(lambda rows_ND: copy_u_sum(graph, rows_ND * scale_N1) * scale_N1)
+
+
+Build = Callable[[Inputs, int], Contender]
+CONTENDERS: dict[str, Build] = {
+    "gcnrec": _ours,
+    "scipy-csr": _scipy_csr,
+    "torch-csr": partial(_torch_csr, np.int64),
+    "torch-csr-int32": partial(_torch_csr, np.int32),
+    "torch-csr-symmetric": partial(_torch_csr_symmetric, np.int64),
+    "torch-csr-int32-symmetric": partial(_torch_csr_symmetric, np.int32),
+    "torch-coo": _torch_coo,
+    "pyg-lgconv-csr": _pyg_csr,
+    "pyg-lgconv-edge-index": _pyg_edge_index,
+    "dgl-graphconv": _dgl_graphconv,
+    "dgl-copy-u-sum": _dgl_copy_u_sum,
+}
+"""All of them required. SciPy and the symmetric ones reuse the matrix for the backward pass, as a careful user would."""
+
+
+def _forward(name: str, build: Build, given: Inputs, threads: int) -> Variant:
+    def setup() -> Callable[[], torch.Tensor]:
+        contender = build(given, threads)
+        source_ND = given.source_ND.clone().requires_grad_()
+        return lambda: contender.forward(source_ND).detach()
+
+    return Variant(name, setup, _call, reset=_rest)
+
+
+def _backward(name: str, build: Build, given: Inputs, threads: int) -> Variant:
+    def setup() -> Callable[[], torch.Tensor]:
+        contender = build(given, threads)
+        if contender.backward is not None:
+            return partial(contender.backward, given.grad_ND)
+        source_ND = given.source_ND.clone().requires_grad_()
+        result_ND = contender.forward(source_ND)
+        return lambda: torch.autograd.grad(result_ND, source_ND, given.grad_ND, retain_graph=True)[0]
+
+    return Variant(name, setup, _call, reset=_rest)
+
+
+def _call(product: Callable[[], torch.Tensor]) -> torch.Tensor:
+    return product()
+
+
+def _rest(product: Callable[[], torch.Tensor]) -> None:
+    time.sleep(_REST_SECONDS)
+
+
+def _exact(given: Inputs, rows_ND: torch.Tensor) -> NDArray[np.float64]:
+    degrees = np.concatenate([given.graph.user_items.degrees, given.graph.item_users.degrees])
+    matrix = _scipy_matrix(given).astype(np.float64)
+    matrix.data = 1 / np.sqrt(degrees[given.rows_E] * degrees[given.columns_E])
+    product: NDArray[np.float64] = matrix @ rows_ND.double().numpy()
+    return product
+
+
+def _error(exact_ND: NDArray[np.float64], _: Any, result_ND: torch.Tensor) -> float:
+    return float(np.abs(result_ND.numpy() - exact_ND).max())
+
+
+def _scipy_matrix(given: Inputs) -> Any:
+    from scipy.sparse import csr_matrix
+
+    return csr_matrix((given.values_E, given.columns_E.astype(np.int32), _indptr(given).astype(np.int32)), given.shape)
+
+
+def _torch_matrix(given: Inputs, index: type) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that CSR tensors are in beta
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(_indptr(given).astype(index)),
+            torch.from_numpy(given.columns_E.astype(index)),
+            torch.from_numpy(given.values_E),
+            given.shape,
+            check_invariants=False,
+        )
+
+
+def _indptr(given: Inputs) -> NDArray[np.int64]:
+    up, down = given.graph.user_items, given.graph.item_users
+    return np.concatenate([up.indptr, down.indptr[1:] + up.num_edges])
+
+
+def _graph_of(folder: Path) -> BipartiteGraph:
+    from gcnrec.loaders.schema import open_dataset
+
+    return open_dataset(folder).graph
+
+
+def _synthetic(num_users: int, num_items: int, num_edges: int) -> BipartiteGraph:
+    """Exactly `num_edges` distinct edges; density falls as number^-1/3 of users and ^-0.4 of items, much as Gowalla's."""
+    draws = generator(0, Stage.SYNTHETIC)
+    count = num_edges * 3 // 2
+    users_E = (num_users * draws.random(count) ** 1.5).astype(np.int64)
+    items_E = (num_items * draws.random(count) ** 1.65).astype(np.int64)
+    kept = np.sort(np.unique(users_E * num_items + items_E, return_index=True)[1])[:num_edges]
+    return BipartiteGraph.from_edges(users_E[kept].astype(np.int32), items_E[kept].astype(np.int32), num_users, num_items)
