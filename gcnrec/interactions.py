@@ -37,12 +37,12 @@ class Vocabulary:
         return self.ids.cast(self.ids.type.value_type) if pa.types.is_dictionary(self.ids.type) else self.ids
 
     def numbers(self, ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int32]:
-        """Numbers of `ids` (cast to the vocabulary's type); -1 where an id is null or unknown.
+        """Numbers of `ids` (cast to the vocabulary's type); -1 where an id is null, unknown or out of that type's range.
 
         Raises DataError when the ids cannot be cast, for example text where integers are expected.
         """
         try:
-            values = pc.cast(ids, self._lookup.type)
+            values = _as_type(ids, self._lookup.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as problem:
             raise DataError(f"ids of type {ids.type} cannot be read as {self._lookup.type}: {problem}") from None
         found = pc.fill_null(pc.index_in(values, value_set=self._lookup, skip_nulls=True), -1)
@@ -53,6 +53,18 @@ class Vocabulary:
     def decode(self, numbers: NDArray[np.integer]) -> pa.Array:
         """The original ids of `numbers`, in their Arrow type."""
         return self.ids.take(pa.array(numbers))
+
+
+def _as_type(ids: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    if not (pa.types.is_integer(ids.type) and pa.types.is_integer(kind)):
+        return pc.cast(ids, kind)
+    wrapped = pc.cast(ids, kind, safe=False)
+    fits = pc.and_(pc.equal(pc.cast(wrapped, ids.type, safe=False), ids), pc.equal(_negative(wrapped), _negative(ids)))
+    return pc.if_else(fits, wrapped, pa.scalar(None, kind))
+
+
+def _negative(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    return pc.less(values, pa.scalar(0, values.type))
 
 
 @dataclass(frozen=True, slots=True)

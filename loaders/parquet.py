@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from gcnrec import interactions
 from gcnrec.config import Data
-from gcnrec.errors import DataError, nearest
+from gcnrec.errors import DataError, UsageError, nearest
 from gcnrec.loaders.build import Staged, build, split_of
 from gcnrec.loaders.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns
 from gcnrec.loaders.features import write_features
@@ -100,6 +100,10 @@ class _File:
 def _open_all(data: Data, data_root: Path | None) -> list[_File]:
     if not data.train:
         raise DataError("train must name a Parquet file, folder, glob or URI, it is unset; add --train")
+    if data.test_from is not None and split_of(data) != "temporal":
+        raise UsageError(
+            f"test_from needs split = 'temporal' and time, the split is '{split_of(data)}'; add --time or leave it out"
+        )
     files: list[_File] = []
     conditions = [f"({data.where})"] if data.where else []
     if data.rating and data.min_rating is not None:

@@ -283,6 +283,11 @@ def test_split_and_files_must_fit():
         make_data(split="leave_last")
 
 
+def test_a_moment_needs_a_temporal_split(make):
+    with pytest.raises(UsageError, match="test_from needs split = 'temporal' and time, the split is 'random'"):
+        make({"train": TRAIN}, test_from=3)
+
+
 def make_data(**settings):
     from gcnrec.config import validated
 

@@ -1,0 +1,142 @@
+"""Sorting under a memory limit, k-core, splits: each against the plain Python that defines it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gcnrec.errors import UsageError
+from gcnrec.loaders import pairs, splits
+from gcnrec.loaders.rows import Rows, sort_rows
+from gcnrec.loaders.scratch import Scratch, parse_bytes
+
+NODES = 12
+EDGES = st.lists(st.tuples(st.integers(0, NODES - 1), st.integers(0, NODES - 1)), max_size=60)
+
+
+def pack(edges):
+    return np.array([user << 32 | item for user, item in edges], np.uint64)
+
+
+@pytest.fixture(scope="module")
+def scratches(tmp_path_factory):
+    """RAM only, and one so small that arrays are files and sorts go range by range."""
+    folder = tmp_path_factory.mktemp("scratch")
+    return Scratch(folder, 10**9), Scratch(folder, 400)
+
+
+@given(EDGES, st.booleans(), st.booleans(), st.integers(0, 99))
+def test_sort(scratches, edges, timed, weighted, seed):
+    generator = np.random.default_rng(seed)
+    times = generator.integers(0, 3, len(edges)) if timed else None
+    weights = generator.integers(0, 3, len(edges)).astype(np.float32) if weighted else None
+    keys = sorted(
+        (user, item, times[at] if timed else 0, weights[at] if weighted else 0) for at, (user, item) in enumerate(edges)
+    )
+    for scratch in scratches:
+        rows = Rows(pack(edges), None if times is None else times.copy(), None if weights is None else weights.copy())
+        done = sort_rows(rows, NODES, NODES, scratch)
+        assert done.pairs_E.tolist() == pack([key[:2] for key in keys]).tolist()
+        assert done.times_E is None or done.times_E.tolist() == [key[2] for key in keys]
+        assert done.weights_E is None or done.weights_E.tolist() == [key[3] for key in keys]
+    assert not list(scratches[0].folder.iterdir()), "files behind arrays are unlinked at once"
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**31 - 2), st.integers(0, 2**31 - 2)), max_size=40))
+def test_sort_of_large_numbers(edges):
+    rows = sort_rows(Rows(pack(edges), None, None), 2**31 - 1, 2**31 - 1, Scratch(None, 10**9))
+    assert rows.pairs_E.tolist() == sorted(pack(edges).tolist())
+
+
+@given(EDGES)
+def test_sort_of_the_high_number_alone_is_stable(scratches, edges):
+    for scratch in scratches:
+        ordered = sorted(edges, key=lambda edge: edge[1])
+        done = sort_rows(Rows(pack(ordered), None, None), NODES, 0, scratch)
+        assert done.pairs_E.tolist() == sorted(pack(edges).tolist())
+
+
+def naive_core(edges, k):
+    kept = set(edges)
+    while True:
+        users, items = [user for user, _ in kept], [item for _, item in kept]
+        smaller = {edge for edge in kept if users.count(edge[0]) >= k and items.count(edge[1]) >= k}
+        if smaller == kept:
+            return kept
+        kept = smaller
+
+
+@given(EDGES, st.integers(1, 4))
+def test_k_core(edges, k):
+    packed = np.sort(pack(edges))
+    users, items, _ = pairs.k_core(packed, NODES, NODES, k)
+    codes = np.zeros(len(packed), np.int8)
+    pairs.mark_alive(packed, users, items, codes)
+    assert set(packed[codes == 1].tolist()) == set(pack(sorted(naive_core(edges, k))).tolist())
+
+
+@given(EDGES, EDGES)
+def test_contained(left, right):
+    ours, others = np.sort(pack(left)), np.sort(pack(right))
+    codes = np.zeros(len(ours), np.int8)
+    pairs.mark_contained(ours, others, codes)
+    assert codes.tolist() == np.isin(ours, others).astype(int).tolist()
+
+
+@given(EDGES, st.floats(0, 0.95), st.integers(0, 2**40))
+def test_random_split_is_exact_per_user(edges, share, seed):
+    packed = np.sort(pack(edges))
+    codes = np.zeros(len(packed), np.int8)
+    splits.random_test(packed, NODES, share, seed, codes)
+    for user in range(NODES):
+        of_user = set(edge for edge in packed.tolist() if edge >> 32 == user)
+        test = set(packed[codes == splits.TEST].tolist()) & of_user
+        train = set(packed[codes == splits.TRAIN].tolist()) & of_user
+        assert not test & train, "repeats of a pair stay together"
+        assert len(test) == max(min(int(share * len(of_user) + 0.5), len(of_user) - 1), 0)
+
+
+@given(EDGES, st.floats(0, 0.99), st.integers(0, 2**40))
+def test_carve_loses_no_node(edges, share, seed):
+    packed = np.unique(pack(edges))
+    codes = np.zeros(len(packed), np.int8)
+    splits.carve(packed, NODES, NODES, share, seed, codes)
+    train = packed[codes == splits.TRAIN]
+    assert set((train >> np.uint64(32)).tolist()) == {user for user, _ in edges}
+    assert set((train & np.uint64(0xFFFFFFFF)).tolist()) == {item for _, item in edges}
+    assert share > 0 or len(train) == len(packed)
+
+
+def test_carve_takes_its_share():
+    packed = pack([(user, item) for user in range(200) for item in range(200)])
+    codes = np.zeros(len(packed), np.int8)
+    splits.carve(packed, 200, 200, 0.1, 3, codes)
+    # 40,000 draws of probability 0.1: five standard deviations are 300.
+    assert abs(int(codes.sum()) - 4000) < 300
+
+
+@given(st.lists(st.integers(-(2**40), 2**40), min_size=1, max_size=50), st.floats(0, 0.99))
+def test_time_at(times, share):
+    moment = splits.time_at(np.array(times), share)
+    later = sum(time >= moment for time in times)
+    strictly_later = sum(time > moment for time in times)
+    assert moment in times and later >= share * len(times) - 1e-9 and strictly_later <= share * len(times) + 1e-9
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=30), st.integers(0, 21), st.floats(0, 0.99))
+def test_time_at_below(times, below, share):
+    earlier = [time for time in times if time < below]
+    if earlier:
+        assert splits.time_at(np.array(times), share, below) == splits.time_at(np.array(earlier), share)
+    else:
+        assert splits.time_at(np.array(times), share, below) == below
+
+
+def test_parse_bytes():
+    assert parse_bytes("2GB") == 2 * 10**9 and parse_bytes(" 1.5 GiB ") == 3 * 2**29 and parse_bytes("100000000") == 10**8
+    for text in ("", "GB", "2 apples", "-1GB", "1MB"):
+        with pytest.raises(UsageError):
+            parse_bytes(text)
