@@ -178,13 +178,12 @@ def _number_ids(connection: duckdb.DuckDBPyConnection, files: list[_File], side:
         f"FROM (SELECT DISTINCT id FROM {side}_found)"
     )
     connection.execute(f"DROP TABLE {side}_found")
-    for file in files:
-        if _value(connection, f"SELECT count(*) FROM {side} WHERE id IS NULL"):
-            _refuse(connection, file, data, column, f"{column} IS NULL", "holds nulls")
-    table = connection.sql(f"SELECT id FROM {side} ORDER BY n").to_arrow_table()
-    if len(table) > interactions.MAX_NODES:
-        raise DataError(f"{len(table):,} distinct {side} are more than the {interactions.MAX_NODES:,} that int32 can number")
-    return table.column("id")
+    if _value(connection, f"SELECT count(*) FROM {side} WHERE id IS NULL"):
+        _refuse(connection, files, data, column, f"{column} IS NULL", "holds nulls")
+    found = _value(connection, f"SELECT count(*) FROM {side}")
+    if found > interactions.MAX_NODES:
+        raise DataError(f"{found:,} distinct {side} are more than the {interactions.MAX_NODES:,} that int32 can number")
+    return connection.sql(f"SELECT id FROM {side} ORDER BY n").to_arrow_table().column("id")
 
 
 def _map_rows(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, scratch: Scratch) -> Rows:
@@ -205,11 +204,11 @@ def _map_rows(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, sc
             last = first + len(batch)
             for target, source, column in zip(rows.columns(), batch.columns, ("pair", *extra), strict=True):
                 if source.null_count:
-                    _refuse(connection, file, data, column, f"{column} IS NULL", "holds nulls")
+                    _refuse(connection, [file], data, column, f"{column} IS NULL", "holds nulls")
                 values = source.to_numpy()
                 if column == WEIGHT and not (np.isfinite(values).all() and (values >= 0).all()):
                     bad = f"NOT ({WEIGHT} >= 0 AND isfinite({WEIGHT}))"
-                    _refuse(connection, file, data, column, bad, "holds a negative or non-finite weight")
+                    _refuse(connection, [file], data, column, bad, "holds a negative or non-finite weight")
                 target[first:last] = values
             first = last
     return rows.slice(0, first)
@@ -246,21 +245,21 @@ def _explain(problem: Exception, file: _File, wanted: dict[str, object]) -> None
         raise DataError(f"{file.source.text} cannot be read with these columns and filters: {first_line(problem)}") from None
 
 
-def _refuse(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, column: str, condition: str, what: str) -> NoReturn:
+def _refuse(
+    connection: duckdb.DuckDBPyConnection, files: list[_File], data: Data, column: str, condition: str, what: str
+) -> NoReturn:
     """Raise the DataError that names the first file and row (from 0) where `condition` holds."""
-    names = {USER: data.user, ITEM: data.item, TIME: data.time, WEIGHT: data.weight}
+    name = {USER: data.user, ITEM: data.item, TIME: data.time, WEIGHT: data.weight}.get(column)
     # A cursor of its own: the scan that met the row may still be open.
     cursor = connection.cursor()
-    for path, reader in file.source.numbered(file.columns.expressions):
-        cursor.register("rows_bad", reader)
-        row = _value(cursor, f"SELECT min(gcnrec_row) FROM rows_bad WHERE {file.condition} AND {condition}")
-        cursor.unregister("rows_bad")
-        if row is not None:
-            where = f", first in row {row} of {path}"
-            break
-    else:
-        where = f" in {file.source.text}"
-    raise DataError(f"column {names.get(column)!r} {what}{where}; drop such rows, for example with --where")
+    for file in files:
+        for path, reader in file.source.numbered(file.columns.expressions):
+            cursor.register("rows_bad", reader)
+            row = _value(cursor, f"SELECT min(gcnrec_row) FROM rows_bad WHERE {file.condition} AND {condition}")
+            cursor.unregister("rows_bad")
+            if row is not None:
+                raise DataError(f"column {name!r} {what}, first in row {row} of {path}; drop such rows, for example with --where")
+    raise DataError(f"column {name!r} of {files[0].source.text} {what}; drop such rows, for example with --where")
 
 
 def _check_condition(connection: duckdb.DuckDBPyConnection, file: _File, data: Data) -> None:

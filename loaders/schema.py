@@ -120,13 +120,7 @@ def new_folder(target: Path, force: bool) -> Iterator[Path]:
         for path in sorted(work.rglob("*")):
             _fsync(path)
         _fsync(work)
-        if target.exists():
-            old = target.parent / f".{target.name}.{os.getpid()}.old"
-            target.rename(old)
-            work.rename(target)
-            shutil.rmtree(old)
-        else:
-            work.rename(target)
+        _put_in_place(work, target)
         _fsync(target.parent)
     except OSError as problem:
         raise DataError(
@@ -134,6 +128,21 @@ def new_folder(target: Path, force: bool) -> Iterator[Path]:
         ) from problem
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _put_in_place(work: Path, target: Path) -> None:
+    """Rename `work` to `target`; an old `target` is moved aside first and comes back when that fails."""
+    if not target.exists():
+        work.rename(target)
+        return
+    old = target.parent / f".{target.name}.{os.getpid()}.old"
+    target.rename(old)
+    try:
+        work.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old)
 
 
 def seal(folder: Path, info: dict[str, Any]) -> None:

@@ -80,6 +80,12 @@ def test_nulls_are_found_in_the_right_file(tmp_path):
     assert "column 'item' holds nulls, first in row 1 of" in message and "1.parquet" in message and "0.parquet" not in message
 
 
+def test_nulls_in_the_test_file(tmp_path):
+    pq.write_table(pa.table({"user": ["a", None], "item": [1, 2]}), tmp_path / "test.parquet")
+    message = attempt(tmp_path, {}, split="given", test="test.parquet")
+    assert "column 'user' holds nulls, first in row 1 of" in message and "test.parquet" in message
+
+
 def test_files(tmp_path):
     assert "no such file or folder" in attempt(tmp_path, train="absent.parquet")
     assert "matches no Parquet file" in attempt(tmp_path, train="absent-*.parquet")
