@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gcnrec.compare import Comparison
 
+HEADLINE = ("recall@20", "ndcg@20")
 _LONG = 20
 
 
 def metric_lines(metrics: dict[str, Any]) -> list[str]:
-    """One line per metric, with its interval if there is one; then the segments, if there are any."""
-    intervals = metrics.get("intervals", {})
-    rows = []
-    for name, value in metrics.items():
-        if "@" in name:
-            low, high = intervals.get(name, (None, None))
-            rows.append((name, f"{value:.4f}", f"{low:.4f} to {high:.4f}" if low is not None else ""))
-    lines = [f"{metrics['split']} split"] if "split" in metrics else []
-    lines += columns(rows)
+    """Metrics by name and list length, intervals of the headline ones, then the segments, if there are any."""
+    names = [name for name in metrics if "@" in name]
+    lengths = sorted({name.partition("@")[2] for name in names}, key=int)
+    kinds = list(dict.fromkeys(name.partition("@")[0] for name in names))
+    head = (f"{metrics['split']} split" if "split" in metrics else "", *(f"@{k}" for k in lengths))
+    cells = [[f"{metrics[name]:.4f}" if (name := f"{kind}@{k}") in metrics else "" for k in lengths] for kind in kinds]
+    lines = columns([head, *((kind, *row) for kind, row in zip(kinds, cells, strict=True))]) if names else []
+    for name, (low, high) in metrics.get("intervals", {}).items():
+        if name in HEADLINE:
+            lines.append(f"{name}  {metrics[name]:.4f}, 95% interval {low:.4f} to {high:.4f}")
     for segment, values in metrics.get("segments", {}).items():
-        lines += ["", f"segment {segment}", *columns([(name, _plain(value)) for name, value in values.items()])]
+        lines += ["", f"segment {segment}: {values['users']:,} users", *metric_lines(values)]
     return lines
 
 

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from gcnrec import cli
+from gcnrec.errors import Terminated
+from gcnrec.progress import Lines
 
 JOB = """
 [data]
@@ -73,7 +75,7 @@ def first(gcnrec):
     if not Path("runs/two").exists():
         code, _, err = gcnrec("run", "two.toml")
         assert code == 0, err
-        assert "epoch 4/4" in err and "Traceback" not in err
+        assert "fit epoch 4" in err and "Traceback" not in err
     return Path("runs/two")
 
 
@@ -118,6 +120,24 @@ def test_a_second_run_is_equal_and_beside_the_first(gcnrec, first):
     for side in ("users", "items"):
         assert pq.read_table(f"runs/two-2/embeddings/{side}.parquet").equals(pq.read_table(first / f"embeddings/{side}.parquet"))
     assert len(list(Path("data").glob("clicks-*"))) == 1
+
+
+def test_a_run_that_was_stopped_resumes_to_the_same_end(gcnrec, first, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Lines, "epoch", stop_after_two_epochs)
+        code, _, err = gcnrec("run", "two.toml", "--out", "stopped")
+    assert code == 143 and "--resume" in err and not Path("stopped/metrics.json").exists()
+    assert gcnrec("run", "two.toml", "--out", "stopped")[0] == 2
+    assert gcnrec("run", "two.toml", "--out", "stopped", "--resume", "--set", "train.seed=9")[0] == 2
+    code, _, err = gcnrec("run", "two.toml", "--out", "stopped", "--resume")
+    assert code == 0 and "fit epoch 3" in err and "fit epoch 2" not in err
+    for side in ("users", "items"):
+        assert pq.read_table(f"stopped/embeddings/{side}.parquet").equals(pq.read_table(first / f"embeddings/{side}.parquet"))
+
+
+def stop_after_two_epochs(self, record):
+    if record["epoch"] == 2:
+        raise Terminated("stopped by SIGTERM; it continues with --resume")
 
 
 def test_check_predicts_and_writes_no_run(gcnrec, first):

@@ -12,18 +12,21 @@ def test_columns_align():
     assert columns([]) == []
 
 
-def test_metrics_show_intervals_and_segments():
-    metrics = {"split": "test", "recall@20": 0.18651, "ndcg@20": 0.1561, "intervals": {"recall@20": [0.18, 0.19]}}
-    metrics |= {"deciles": [1], "segments": {"new": {"users": 3, "recall@20": 0.1}}}
+def test_metrics_by_length_then_intervals_and_segments():
+    metrics = {"split": "test", "recall@20": 0.18651, "recall@5": 0.1, "ndcg@20": 0.1561}
+    metrics |= {"intervals": {"recall@20": [0.18, 0.19], "recall@5": [0.0, 1.0]}, "deciles": [1]}
+    metrics |= {"segments": {"new": {"users": 3000, "recall@20": 0.1}}}
     assert metric_lines(metrics) == [
-        "test split",
-        "recall@20  0.1865  0.1800 to 0.1900",
-        "ndcg@20    0.1561",
+        "test split  @5      @20",
+        "recall      0.1000  0.1865",
+        "ndcg                0.1561",
+        "recall@20  0.1865, 95% interval 0.1800 to 0.1900",
         "",
-        "segment new",
-        "users      3",
-        "recall@20  0.1000",
+        "segment new: 3,000 users",
+        "        @20",
+        "recall  0.1000",
     ]
+    assert metric_lines({}) == []
 
 
 def test_dataset_shows_what_was_dropped():
