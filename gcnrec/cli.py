@@ -263,7 +263,8 @@ def info(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="propagate, train-step, evaluate, ingest, ...")],
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="propagate, train-step, evaluate or ingest.")],
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="A dataset folder; default: Gowalla's size, made up.")] = None,
     record: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Also write rows, command and machine here.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -273,7 +274,7 @@ def bench(
     from gcnrec.show import bench_line
 
     rows = []
-    for row in rows_of(what):
+    for row in rows_of(what, data):
         rows.append(row)
         print(json.dumps(row) if as_json else bench_line(row), flush=True)
     if record:

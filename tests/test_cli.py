@@ -33,7 +33,7 @@ SURFACE = {
     "recommend": "RUN --candidates --exclude --fallback --items --json --k --out --seen --users",
     "compare": "BASE RUN... --json",
     "info": "PATH --json",
-    "bench": "WHAT --json --record",
+    "bench": "WHAT --data --json --record",
     "doctor": "--json",
 }
 
@@ -201,15 +201,29 @@ def test_unknown_bench_names_the_nearest(gcnrec):
     assert code == 2 and "did you mean 'propagate'?" in err
 
 
+def test_bench_refuses_data_that_it_would_not_use(gcnrec):
+    code, _, err = gcnrec("bench", "ingest", "--data", "x")
+    assert code == 2 and "leave --data out" in err
+
+
+def test_every_bench_has_a_module_with_run():
+    from importlib import import_module
+
+    from gcnrec.bench.catalogue import BENCHES
+
+    for name in BENCHES:
+        assert callable(import_module(f"gcnrec.bench.{name.replace('-', '_')}").run)
+
+
 def test_bench_prints_rows_and_code_4_when_a_peer_is_absent(gcnrec, monkeypatch):
     from gcnrec.bench import catalogue
 
     row = {"bench": "b", "variant": "gcnrec", "seconds": 1.0, "runs": 1, "units": 1, "rate": 1.0, "peak_bytes": 1}
     last = {"bench": "b", "summary": True, "ours": "gcnrec", "best_peer": None, "speedup": None, "absent": ["dgl"]}
-    monkeypatch.setattr(catalogue, "rows_of", lambda what: iter([row, last]))
+    monkeypatch.setattr(catalogue, "rows_of", lambda what, data: iter([row, last]))
     code, out, err = gcnrec("bench", "b", "--json")
     assert code == 4 and [json.loads(line) for line in out.splitlines()] == [row, last] and "dgl" in err
-    monkeypatch.setattr(catalogue, "rows_of", lambda what: iter([row, {**last, "speedup": 2.0, "absent": []}]))
+    monkeypatch.setattr(catalogue, "rows_of", lambda what, data: iter([row, {**last, "speedup": 2.0, "absent": []}]))
     assert gcnrec("bench", "b", "--record", "r.json")[0] == 0
     document = json.loads(Path("r.json").read_text())
     assert document["rows"][0] == row and document["command"].startswith("gcnrec")
