@@ -24,11 +24,12 @@ _TIMES_CHUNK = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """Rows in provisional numbers (the order of the sorted ids), as DuckDB streamed them, and the ids in that order."""
+    """Rows in provisional numbers (the order of the sorted ids), as DuckDB streamed them, and the ids in that order.
 
-    train: Rows
-    valid: Rows | None
-    test: Rows | None
+    `files` maps `train` (and `valid`, `test`) to its rows; `build` takes them out, so that none outlives its use.
+    """
+
+    files: dict[str, Rows]
     user_ids: pa.ChunkedArray
     item_ids: pa.ChunkedArray
     ticks: int | None
@@ -75,17 +76,16 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
 def _split(staged: Staged, data: Data, split: str, scratch: Scratch, report: Report) -> Parts:
     """Cut the rows into parts, reduce to the k-core (before a split that is drawn, after one that is given), merge repeats."""
     after = split in ("given", "temporal")
-    rows = sort_rows(staged.train, staged.num_users, staged.num_items, scratch)
+    rows = sort_rows(staged.files.pop("train"), staged.num_users, staged.num_items, scratch)
     if data.k_core > 1 and not after:
         rows = _k_core(rows, staged, data.k_core, scratch, report)
     codes = scratch.codes(len(rows))
     _mark_parts(rows, staged, data, split, codes, report)
-    files = {"valid": staged.valid, "test": staged.test}
     merged = {}
     for name, code in (("train", splits.TRAIN), ("valid", splits.VALID), ("test", splits.TEST)):
-        given = files.get(name)
-        own = rows.keep(codes, code, scratch)
-        part = own if given is None else sort_rows(given, staged.num_users, staged.num_items, scratch)
+        part = rows.keep(codes, code, scratch)
+        if name in staged.files:
+            part = sort_rows(staged.files.pop(name), staged.num_users, staged.num_items, scratch)
         merged[name] = pairs.merge(part, data.duplicates, scratch)
         repeated = len(part) - len(merged[name])
         report.count(f"duplicates_{name}", repeated, f"{{}} repeated pairs merged in {name}")

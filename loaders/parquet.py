@@ -158,9 +158,7 @@ def _stage(connection: duckdb.DuckDBPyConnection, files: list[_File], data: Data
         staged[file.role] = rows
     first = files[0].columns
     return Staged(
-        staged["train"],
-        staged.get("valid"),
-        staged.get("test"),
+        staged,
         ids[0].cast(first.user_type),
         ids[1].cast(first.item_type),
         first.ticks,

@@ -78,9 +78,10 @@ def sort_rows(rows: Rows, num_high: int, num_low: int, scratch: Scratch) -> Rows
     out = rows.empty(len(rows), scratch)
     for source, target in zip(rows.columns(), out.columns(), strict=True):
         _deal(rows.pairs_E, bucket_of, starts[:-1].copy(), source, target)
+    spare = rows.slice(0, int(np.diff(starts).max()))
     for first, last in pairwise(starts):
         part = out.slice(first, last)
-        done = _sort(part, rows.slice(0, last - first), num_high, num_low)
+        done = _sort(part, spare.slice(0, last - first), num_high, num_low)
         if done is not part:
             for source, target in zip(done.columns(), part.columns(), strict=True):
                 target[:] = source
