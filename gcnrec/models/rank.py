@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import UsageError
 from gcnrec.graph import Csr
+from gcnrec.models.popularity import PopularityScorer
 from gcnrec.models.scorer import EmbeddingScorer, Scorer
 from gcnrec.ops.topk import ItemLists, TopK, empty_lists, keep_best, keep_best_listed
 
@@ -99,11 +100,9 @@ def _tiles(num_items: int, items_per_tile: int, listed: ItemLists | None) -> Ite
 
 
 def in_chunks(scorer: Scorer, rank: Callable[[int], Result], starts: Sequence[int]) -> Iterator[Result]:
-    """`map(rank, starts)`, on several threads where the scorer is made of embeddings.
-
-    Closed-form scorers start threads of their own, and need much memory for every chunk at work.
-    """
-    return _side_by_side(rank, starts) if isinstance(scorer, EmbeddingScorer) and len(starts) > 1 else map(rank, starts)
+    """`map(rank, starts)`, on several threads where the scorer starts none of its own and needs little memory a chunk."""
+    light = isinstance(scorer, (EmbeddingScorer, PopularityScorer))
+    return _side_by_side(rank, starts) if light and len(starts) > 1 else map(rank, starts)
 
 
 def _side_by_side(rank: Callable[[int], Result], starts: Sequence[int]) -> Iterator[Result]:
