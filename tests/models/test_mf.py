@@ -1,0 +1,38 @@
+"""Matrix factorisation against its transcription: the embedding is the row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gcnrec.config import Job
+from gcnrec.models.mf import MatrixFactorisation
+from gcnrec.sampler import edge_sampler
+from gcnrec.start import start_rows
+from gcnrec.step import build_step
+from gcnrec.table import DenseTable
+from gcnrec.testing import check_encoder, check_step, checkerboard, worlds
+
+
+@pytest.mark.parametrize("world", worlds(), ids=lambda world: world.name)
+def test_equals_the_transcription(world):
+    graph = world.graph
+    table = DenseTable(torch.randn(graph.num_nodes, 20, generator=torch.Generator().manual_seed(0)), 0)
+    batch = edge_sampler(Job().sampler, graph, None, 6, 0).batch(0, 0)
+    check_encoder(MatrixFactorisation(20), table, batch, graph, lambda rows_ND, hop_NN: rows_ND)
+
+
+def test_a_step_touches_the_rows_of_its_batch_only():
+    graph = checkerboard().graph
+    batch = edge_sampler(Job().sampler, graph, None, 6, 0).batch(0, 0)
+    encoded = MatrixFactorisation(4).encode(DenseTable(torch.zeros(graph.num_nodes, 4), 0), batch)
+    ones = torch.ones(len(batch.nodes_V), 4)
+    assert np.array_equal(encoded.pull(ones, ones).rows_R, batch.nodes_V)
+
+
+@pytest.mark.parametrize("rule", ["adam", "adam_dense"])
+def test_step(rule):
+    sections = {"model": {"name": "mf", "width": 16}, "optimizer": {"rule": rule}, "train": {"batch_size": 12}}
+    job, graph = Job.parse(sections, [], "test"), checkerboard().graph
+    check_step(lambda: build_step(job, graph, None, start_rows(job, graph, 16)), rate=0.02, steps=60, share=0.3)
