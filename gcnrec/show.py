@@ -65,7 +65,7 @@ def bench_line(row: dict[str, Any]) -> str:
     """One row of a bench."""
     if not row.get("summary"):
         rate, memory = row["rate"] or 0.0, row["peak_bytes"] / 2**20
-        return f"{row['bench']}  {row['variant']:<{_LONG}} {row['seconds'] * 1e3:>11.2f} ms {rate:>14,.0f} /s {memory:>9.1f} MiB"
+        return f"{row['bench']}  {row['variant']:<28} {row['seconds'] * 1e3:>11.2f} ms {rate:>14,.0f} /s {memory:>9.1f} MiB"
     speedup = "unknown" if row["speedup"] is None else f"{row['speedup']:.2f}x"
     absent = f"; absent: {', '.join(row['absent'])}" if row["absent"] else ""
     return f"{row['bench']}  {row['ours']} against {row['best_peer']}: {speedup}{absent}"
