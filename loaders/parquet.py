@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -248,15 +248,16 @@ def _refuse(
 ) -> NoReturn:
     """Raise the DataError that names the first file and row (from 0) where `condition` holds."""
     name = {USER: data.user, ITEM: data.item, TIME: data.time, WEIGHT: data.weight}.get(column)
-    # A cursor of its own: the scan that met the row may still be open.
-    cursor = connection.cursor()
-    for file in files:
-        for path, reader in file.source.numbered(file.columns.expressions):
-            cursor.register("rows_bad", reader)
-            row = _value(cursor, f"SELECT min(gcnrec_row) FROM rows_bad WHERE {file.condition} AND {condition}")
-            cursor.unregister("rows_bad")
-            if row is not None:
-                raise DataError(f"column {name!r} {what}, first in row {row} of {path}; drop such rows, for example with --where")
+    # A connection of its own: the scan that met the row may still be open.
+    with closing(connection.cursor()) as cursor:
+        for file in files:
+            for path, reader in file.source.numbered(file.columns.expressions):
+                cursor.register("rows_bad", reader)
+                row = _value(cursor, f"SELECT min(gcnrec_row) FROM rows_bad WHERE {file.condition} AND {condition}")
+                cursor.unregister("rows_bad")
+                if row is not None:
+                    place = f"first in row {row} of {path}"
+                    raise DataError(f"column {name!r} {what}, {place}; drop such rows, for example with --where")
     raise DataError(f"column {name!r} of {files[0].source.text} {what}; drop such rows, for example with --where")
 
 
