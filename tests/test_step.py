@@ -1,0 +1,164 @@
+"""One training step against plain torch on a dense matrix, and what a loss that is not finite leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gcnrec.config import Job
+from gcnrec.errors import DivergedError, UsageError
+from gcnrec.start import start_rows
+from gcnrec.step import build_step
+from gcnrec.testing import assert_as_accurate, checkerboard, dense_hop
+
+GRAPH = checkerboard().graph
+U = GRAPH.num_users
+
+
+def built(weights=None, **sections):
+    sections = {"train": {"batch_size": 50}, **sections}
+    job = Job.parse(sections, [], "test")
+    return build_step(job, GRAPH, weights, start_rows(job, GRAPH, job.model.width))
+
+
+def snapshot(step):
+    return {name: tensor.clone() for name, tensor in step.table.tensors().items()}
+
+
+def unchanged(step, before):
+    return all(torch.equal(tensor, before[name]) for name, tensor in step.table.tensors().items())
+
+
+def by_torch(step, layers, dtype, count, rate):
+    """The published recipe without any of our kernels: dense hop, in-batch softmax of cosines, L2 of layer 0, torch's Adam."""
+    rows = torch.nn.Parameter(step.table.columns(0, step.table.width).to(dtype).clone())
+    hop, optimizer = dense_hop(GRAPH).to(dtype), torch.optim.Adam([rows], rate, foreach=False)
+    for index in range(count):
+        t = step.sampler.batch(0, index).triples
+        users, items = torch.from_numpy(t.users_B.astype(np.int64)), torch.from_numpy(t.positives_B.astype(np.int64)) + U
+        hops = [rows]
+        for _ in range(layers):
+            hops.append(hop @ hops[-1])
+        final = sum(hops) / len(hops)
+        logits = F.normalize(final[users], dim=1) @ F.normalize(final[items], dim=1).T / 0.12
+        own = (items[:, None] == items) & ~torch.eye(len(items), dtype=torch.bool)
+        loss = F.cross_entropy(logits.masked_fill(own, -torch.inf), torch.arange(len(items)))
+        loss = loss + 1e-3 * (rows[users].square().sum() + rows[items].square().sum()) / (2 * len(users))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return rows.detach()
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_steps_equal_plain_torch(layers):
+    step = built(model={"layers": layers, "width": 16, "start": "normal"}, loss={"l2": 1e-3}, optimizer={"rule": "adam_dense"})
+    exact, yardstick = (by_torch(step, layers, dtype, 4, 0.01) for dtype in (torch.float64, torch.float32))
+    for index in range(4):
+        step(step.sampler.batch(0, index), 0.01)
+    # Adam's first steps divide gradients by their own size, which makes rounding errors of the smallest ones visible.
+    result = step.table.columns(0, 16)
+    assert float((result.double() - exact).norm() / exact.norm()) < 1e-4
+    assert float((yardstick.double() - exact).norm() / exact.norm()) < 1e-4
+
+
+def test_one_sgd_step_equals_plain_torch():
+    """Gradients themselves, without Adam's division: as accurate as torch in float32."""
+    step = built(model={"layers": 2, "width": 16, "start": "normal"}, loss={"l2": 1e-3}, optimizer={"rule": "sgd"})
+    moved = []
+    for dtype in (torch.float32, torch.float64):
+        rows = step.table.columns(0, 16).to(dtype).clone().requires_grad_()
+        hop, t = dense_hop(GRAPH).to(dtype), step.sampler.batch(0, 0).triples
+        users, items = torch.from_numpy(t.users_B.astype(np.int64)), torch.from_numpy(t.positives_B.astype(np.int64)) + U
+        final = (rows + hop @ rows + hop @ (hop @ rows)) / 3
+        logits = F.normalize(final[users], dim=1) @ F.normalize(final[items], dim=1).T / 0.12
+        own = (items[:, None] == items) & ~torch.eye(len(items), dtype=torch.bool)
+        loss = F.cross_entropy(logits.masked_fill(own, -torch.inf), torch.arange(len(items)))
+        loss = loss + 1e-3 * (rows[users].square().sum() + rows[items].square().sum()) / (2 * len(users))
+        moved.append((rows - torch.autograd.grad(loss, rows)[0]).detach())
+    value = step(step.sampler.batch(0, 0), 1.0)
+    assert_as_accurate(step.table.columns(0, 16), *moved, "rows after one step")
+    assert value == pytest.approx(float(loss.detach()), rel=1e-6)
+
+
+def test_lazy_rules_touch_the_rows_of_the_gradient_only():
+    step = built(model={"name": "mf", "width": 8}, optimizer={"rule": "adam"}, train={"batch_size": 5})
+    before, batch = snapshot(step), step.sampler.batch(0, 0)
+    step(batch, 0.1)
+    moved = (step.table.tensors()["weights"] != before["weights"]).any(1).numpy()
+    assert np.array_equal(np.flatnonzero(moved), batch.nodes_V)
+    assert np.array_equal(np.flatnonzero(step.table.tensors()["last"].numpy()), batch.nodes_V)
+
+
+def test_dense_rules_move_rows_by_their_momentum():
+    step = built(model={"name": "mf", "width": 8}, optimizer={"rule": "adam_dense"}, train={"batch_size": 5})
+    step(step.sampler.batch(0, 0), 0.1)
+    after_one, second = snapshot(step), step.sampler.batch(0, 1)
+    step(second, 0.1)
+    moved = (step.table.tensors()["weights"] != after_one["weights"]).any(1).numpy()
+    assert set(second.nodes_V) < set(np.flatnonzero(moved))
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adagrad_row", "adam", "adam_row", "adam_dense"])
+@pytest.mark.parametrize("name", ["mf", "lightgcn", "ngcf"])
+def test_a_damaged_row_stops_before_the_table_is_touched(name, rule):
+    step = built(model={"name": name, "width": 8}, optimizer={"rule": rule})
+    step(step.sampler.batch(0, 0), 0.01)
+    batch = step.sampler.batch(0, 1)
+    step.table.tensors()["weights"][batch.nodes_V[0]] = torch.inf
+    before, layers = snapshot(step), step.encoder.layers
+    weights = [] if layers is None else [leaf.detach().clone() for leaf in layers.parameters()]
+    with pytest.raises(DivergedError, match="step 2"):
+        step(batch, 0.01)
+    assert unchanged(step, before)
+    assert all(torch.equal(*pair) for pair in zip(weights, layers.parameters() if layers is not None else [], strict=True))
+
+
+@pytest.mark.parametrize("kind", ["bpr", "softmax"])
+def test_a_rate_that_is_far_too_large_is_noticed_at_the_next_step(kind):
+    sampled = {"negatives": "uniform"} if kind == "bpr" else {}
+    step = built(
+        model={"name": "mf", "width": 8}, loss={"name": kind, "score": "inner"}, sampler=sampled, optimizer={"rule": "sgd"}
+    )
+    step(step.sampler.batch(0, 0), 1e30)
+    before = snapshot(step)
+    with pytest.raises(DivergedError, match=r"step 2 .*learning_rate"):
+        step(step.sampler.batch(0, 1), 1e30)
+    assert unchanged(step, before)
+
+
+def test_weights_are_scaled_to_a_mean_of_one():
+    weights = np.random.default_rng(0).random(GRAPH.num_edges).astype(np.float32) + 0.5
+    losses = [built(factor * weights, model={"width": 8}) for factor in (np.float32(1), np.float32(8))]
+    batch = [step.sampler.batch(0, 0) for step in losses]
+    assert batch[0].triples.weights_B == pytest.approx(batch[1].triples.weights_B, rel=1e-6)
+    seen = np.concatenate([b.triples.weights_B for b in losses[0].sampler.epoch(0)])
+    assert seen.mean() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_an_infinite_weight_diverges():
+    weights = np.ones(GRAPH.num_edges, np.float32)
+    weights[3] = np.inf
+    with np.errstate(invalid="ignore"):
+        step = built(weights, model={"width": 8}, train={"batch_size": GRAPH.num_edges})
+    before = snapshot(step)
+    with pytest.raises(DivergedError, match="step 1"):
+        step(step.sampler.batch(0, 0), 0.01)
+    assert unchanged(step, before)
+
+
+def test_models_that_cannot_be_trained_yet_are_named():
+    with pytest.raises(UsageError, match="graphsage"):
+        built(model={"name": "graphsage", "propagation": "sampled"}, optimizer={"rule": "adam"})
+
+
+def test_a_batch_of_another_epoch_gives_the_same_gradient():
+    """Only the step number of a batch may enter the update, nothing the loss."""
+    step = built(model={"width": 8})
+    batch = step.sampler.batch(0, 0)
+    first = step(batch, 0.0)
+    assert step(replace(batch, step=1000), 0.0) == first
