@@ -154,16 +154,16 @@ def test_full_disk(tmp_path, monkeypatch, where):
 
 
 @pytest.mark.parametrize(
-    ("problem", "expected"),
+    ("kind", "text", "expected"),
     [
-        (duckdb.IOException("IO Error: Could not write file: No space left on device"), "the disk is full while reading"),
-        (duckdb.OutOfMemoryException("Out of Memory Error: failed to offload, max_temp_directory_size"), "the disk is full"),
-        (duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block"), "memory_limit is too small"),
+        (duckdb.IOException, "IO Error: Could not write file: No space left on device", "the disk is full while reading"),
+        (duckdb.OutOfMemoryException, "Out of Memory Error: failed to offload, max_temp_directory_size", "the disk is full"),
+        (duckdb.OutOfMemoryException, "Out of Memory Error: could not allocate block", "memory_limit is too small"),
     ],
 )
-def test_full_disk_and_memory_inside_duckdb(tmp_path, monkeypatch, problem, expected):
+def test_full_disk_and_memory_inside_duckdb(tmp_path, monkeypatch, kind, text, expected):
     def fail(*_):
-        raise problem
+        raise kind(text)
 
     monkeypatch.setattr(parquet.Input, "reader", fail)
     assert expected in attempt(tmp_path, {})
