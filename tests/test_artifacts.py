@@ -1,0 +1,156 @@
+"""The run folder: checkpoints that are whole or absent, embeddings by original id, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from gcnrec import artifacts
+from gcnrec.artifacts import (
+    append_event,
+    begin_run,
+    load_checkpoint,
+    open_run,
+    read_embeddings,
+    read_json,
+    save_checkpoint,
+    with_valid,
+    write_embeddings,
+)
+from gcnrec.config import Job
+from gcnrec.errors import DataError, UsageError
+from gcnrec.table import DenseTable
+from gcnrec.testing import checkerboard, empty_rows, write_dataset
+
+JOB = Job.parse({"model": {"width": 8}, "train": {"seed": 7}}, [], "test")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return write_dataset(checkerboard(), tmp_path / "data")
+
+
+def test_a_run_opens_as_it_was_begun(tmp_path, dataset):
+    begin_run(tmp_path / "run", JOB, dataset)
+    run = open_run(tmp_path / "run")
+    assert run.job == JOB and run.dataset.digest == dataset.digest and not run.refitted
+    assert run.lineage["format"] == 1 and run.lineage["machine"]["torch"]
+    assert run.train_graph.num_edges == dataset.graph.num_edges
+
+
+def test_a_run_folder_is_never_overwritten(tmp_path, dataset):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UsageError, match="never overwritten"):
+        begin_run(tmp_path / "run", JOB, dataset)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_what_is_no_run_is_refused(tmp_path, dataset):
+    with pytest.raises(DataError, match="not a run folder"):
+        open_run(dataset.folder)
+    begin_run(tmp_path / "run", JOB, dataset)
+    lineage = read_json(tmp_path / "run" / "lineage.json")
+    (tmp_path / "run" / "lineage.json").write_text(json.dumps({**lineage, "format": 2}))
+    with pytest.raises(DataError, match="format 1, got 2"):
+        open_run(tmp_path / "run")
+    (tmp_path / "run" / "lineage.json").write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        open_run(tmp_path / "run")
+
+
+def test_a_changed_dataset_is_noticed(tmp_path, dataset):
+    begin_run(tmp_path / "run", JOB, dataset)
+    dataset.folder.rename(tmp_path / "old")
+    write_dataset(empty_rows(), dataset.folder)
+    with pytest.raises(DataError, match="has changed"):
+        open_run(tmp_path / "run")
+
+
+def test_metrics_that_are_not_there_say_how_to_make_them(tmp_path, dataset):
+    begin_run(tmp_path / "run", JOB, dataset)
+    with pytest.raises(UsageError, match="--split valid"):
+        open_run(tmp_path / "run").metrics("valid")
+
+
+def test_seen(tmp_path, dataset):
+    begin_run(tmp_path / "run", JOB, dataset)
+    run = open_run(tmp_path / "run")
+    world = checkerboard()
+    for split, known in (("valid", world.train), ("test", world.train + world.valid)):
+        csr = run.seen(split)
+        assert sorted(zip(csr.row_numbers().tolist(), csr.indices.tolist(), strict=True)) == sorted(known)
+
+
+def test_with_valid_merges_repeats_and_keeps_numbers(dataset, tmp_path):
+    graph = with_valid(dataset)
+    world = checkerboard()
+    assert graph.num_edges == len({*world.train, *world.valid})
+    assert (graph.num_users, graph.num_items) == (world.num_users, world.num_items)
+    without = write_dataset(empty_rows(), tmp_path / "other")
+    assert with_valid(without) is without.graph
+
+
+def test_checkpoint_round_trip_of_padded_planes(tmp_path):
+    weights = torch.randn(5, 33, generator=torch.Generator().manual_seed(0))
+    tensors = DenseTable(weights, 34).tensors()
+    save_checkpoint(tmp_path / "c" / "last.safetensors", tensors, {"epoch": 3, "best_value": 0.25})
+    loaded, progress = load_checkpoint(tmp_path / "c" / "last.safetensors")
+    assert progress == {"epoch": 3, "best_value": 0.25} and loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensors[name]) and loaded[name].dtype == tensors[name].dtype for name in tensors)
+
+
+def test_a_failed_checkpoint_leaves_the_old_one_whole(tmp_path, monkeypatch):
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, {"a": torch.ones(3)}, {"epoch": 1})
+    before = path.read_bytes()
+
+    def half_written(tensors, work, metadata):
+        work.write_bytes(before[: len(before) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifacts, "save_file", half_written)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(path, {"a": torch.zeros(3)}, {"epoch": 2})
+    assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]  # noqa: PTH208
+
+
+def test_damaged_and_missing_checkpoints_are_named(tmp_path):
+    path = tmp_path / "last.safetensors"
+    with pytest.raises(UsageError, match="no checkpoint"):
+        load_checkpoint(path)
+    save_checkpoint(path, {"a": torch.ones(300)}, {"epoch": 1})
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match="damaged"):
+        load_checkpoint(path)
+
+
+def test_embeddings_keep_ids_and_values(tmp_path, dataset):
+    rows = torch.randn(48, 5, generator=torch.Generator().manual_seed(0))
+    write_embeddings(tmp_path, dataset, rows)
+    users, items = (pq.read_table(tmp_path / "embeddings" / f"{side}.parquet") for side in ("users", "items"))
+    assert users.schema.field("id").type == pa.string() and items.schema.field("id").type == pa.int64()
+    assert users.schema.field("embedding").type == pa.list_(pa.float32(), 5)
+    assert users.column("id").to_pylist() == [f"u{user}" for user in range(24)]
+    assert np.array(items.column("embedding").to_pylist(), np.float32).tolist() == rows[24:].tolist()
+    assert torch.equal(read_embeddings(tmp_path / "embeddings" / "users.parquet", dataset.user_ids), rows[:24])
+
+
+def test_embeddings_of_other_ids_are_refused(tmp_path, dataset):
+    write_embeddings(tmp_path, dataset, torch.zeros(48, 2))
+    with pytest.raises(DataError, match="ids of the dataset"):
+        read_embeddings(tmp_path / "embeddings" / "items.parquet", dataset.user_ids)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_embeddings(tmp_path / "embeddings" / "absent.parquet", dataset.user_ids)
+
+
+def test_events_are_lines(tmp_path):
+    append_event(tmp_path, {"event": "epoch", "loss": 0.5})
+    append_event(tmp_path, {"event": "epoch", "loss": 0.25})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == [0.5, 0.25]

@@ -1,0 +1,339 @@
+"""Whole runs on worlds with known answers: they solve them, repeat, resume, refit, stop early and stop at a bad loss."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from gcnrec.artifacts import load_checkpoint, read_json, with_valid
+from gcnrec.config import Job
+from gcnrec.errors import DivergedError, UsageError
+from gcnrec.evaluate import top_k_all
+from gcnrec.testing import checkerboard, halves, write_dataset
+from gcnrec.train import train, use_threads
+
+train_module = importlib.import_module("gcnrec.train")  # `gcnrec.train` is the function
+SIZE = 24
+SMALL = {"width": 4, "layers": 1}
+
+
+def job(**sections):
+    """A few quick epochs on two threads unless told otherwise."""
+    defaults = {
+        "model": SMALL,
+        "optimizer": {"learning_rate": 0.02},
+        "train": {"epochs": 4, "batch_size": 64, "threads": 1},
+        "evaluate": {"metric": "recall@3", "patience": 0},
+    }
+    merged = {name: {**defaults.get(name, {}), **sections.get(name, {})} for name in {*defaults, *sections}}
+    return Job.parse(merged, [], "test")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_dataset(checkerboard(SIZE), tmp_path_factory.mktemp("world") / "data")
+
+
+def embeddings(run):
+    return [(run.folder / "embeddings" / f"{side}.parquet").read_bytes() for side in ("users", "items")]
+
+
+def events(run):
+    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def best_items(run):
+    users = np.arange(run.dataset.graph.num_users, dtype=np.int32)
+    return top_k_all(run.scorer(), users, 1, run.seen("test")).items_BK[:, 0]
+
+
+class Silent:
+    def step(self, *figures):
+        pass
+
+    def epoch(self, record):
+        pass
+
+    def note(self, text):
+        pass
+
+
+class Interrupting(Silent):
+    """Raises KeyboardInterrupt at the `count`-th step, over all epochs."""
+
+    def __init__(self, count):
+        self.left = count
+
+    def step(self, *figures):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+SOLVERS = {
+    "lightgcn": {},
+    "lightgcn, 3 layers, bsl": {"model": {"layers": 3}, "loss": {"name": "bsl"}},
+    "lightgcn without propagation": {"model": {"propagation": "none"}, "optimizer": {"rule": "adam"}},
+    "lightgcn, directau, random start": {"model": {"start": "normal"}, "loss": {"name": "directau"}},
+    "mf": {"model": {"name": "mf", "propagation": "none"}, "optimizer": {"rule": "adam"}},
+    "mf, bpr": {
+        "model": {"name": "mf", "propagation": "none"},
+        "loss": {"name": "bpr", "score": "inner"},
+        "sampler": {"negatives": "uniform", "num_negatives": 4, "exclude_seen": True},
+        "optimizer": {"rule": "adam_row"},
+        "train": {"epochs": 8},
+    },
+    "ngcf": {"model": {"name": "ngcf", "layers": 2}, "train": {"epochs": 10}},
+    "popularity-shaped negatives": {"sampler": {"negatives": "popularity", "num_negatives": 8}, "loss": {"logq": True}},
+    "adagrad, random start": {
+        "model": {"start": "normal"},
+        "optimizer": {"rule": "adagrad_row", "learning_rate": 0.05},
+        "train": {"epochs": 30},
+    },
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_checkerboard_is_solved(name, dataset, tmp_path):
+    run = train(job(**SOLVERS[name]), dataset, tmp_path / "run")
+    assert np.array_equal(best_items(run), np.arange(SIZE))
+    assert len(events(run)) == run.job.train.epochs
+
+
+def test_lists_do_not_cross_between_halves(tmp_path):
+    data = write_dataset(halves(9, 6), tmp_path / "data")
+    run = train(job(), data, tmp_path / "run")
+    assert np.array_equal(best_items(run), np.arange(15))
+
+
+@pytest.mark.parametrize("model", ["lightgcn", "mf", "ngcf"])
+def test_one_seed_gives_one_result_bit_for_bit(model, dataset, tmp_path):
+    first, second, other = (
+        train(job(model={"name": model}, train={"epochs": 2, "seed": seed}), dataset, tmp_path / name)
+        for name, seed in (("a", 5), ("b", 5), ("c", 6))
+    )
+    assert embeddings(first) == embeddings(second) != embeddings(other)
+    assert [event["loss"] for event in events(first)] == [event["loss"] for event in events(second)]
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 2])
+@pytest.mark.parametrize(
+    ("model", "rule", "cuts"),
+    [
+        ("lightgcn", "adam_dense", (6, 24)),
+        ("lightgcn", "adam", (12, 19)),
+        ("ngcf", "adam", (11, 27)),
+        ("mf", "adam_row", (2, 30)),
+    ],
+)
+def test_interrupted_and_resumed_equals_uninterrupted(model, rule, cuts, checkpoint_every, dataset, tmp_path, monkeypatch):
+    """Four epochs of four steps, then a refit of three or four of five: one cut in each, within an epoch."""
+    monkeypatch.setattr(train_module, "REPORT_SECONDS", 0.0)
+    settings = job(
+        model={"name": model},
+        optimizer={"rule": rule, "schedule": "cosine"},
+        train={"refit": "train+valid"},
+        run={"checkpoint_every": checkpoint_every},
+        evaluate={"every": 3},
+    )
+    whole = train(settings, dataset, tmp_path / "whole")
+    for interrupt in cuts:
+        out = tmp_path / f"cut {interrupt}"
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, dataset, out, observer=Interrupting(interrupt))
+        run = train(settings, dataset, out, resume=True, observer=Silent())
+        assert embeddings(run) == embeddings(whole), f"interrupted at step {interrupt}"
+        best = [load_checkpoint(folder / "checkpoints" / "best.safetensors") for folder in (out, whole.folder)]
+        assert all(torch.equal(best[0][0][name], best[1][0][name]) for name in best[1][0])
+        assert {**best[0][1], "seconds": 0} == {**best[1][1], "seconds": 0}
+
+
+def test_resuming_a_finished_run_changes_nothing(dataset, tmp_path):
+    settings = job(train={"refit": "train+valid"})
+    run = train(settings, dataset, tmp_path / "run")
+    before = embeddings(run), events(run)
+    again = train(settings, dataset, tmp_path / "run", resume=True)
+    assert (embeddings(again), events(again)) == before
+
+
+def test_resuming_where_nothing_is_starts(dataset, tmp_path):
+    assert train(job(train={"epochs": 1}), dataset, tmp_path / "run", resume=True).folder.is_dir()
+
+
+def test_resuming_with_other_settings_or_data_is_refused(dataset, tmp_path):
+    train(job(train={"epochs": 1}), dataset, tmp_path / "run")
+    with pytest.raises(UsageError, match="other settings"):
+        train(job(train={"epochs": 2}), dataset, tmp_path / "run", resume=True)
+    other = write_dataset(halves(), tmp_path / "other")
+    with pytest.raises(UsageError, match="other data"):
+        train(job(train={"epochs": 1}), other, tmp_path / "run", resume=True)
+    with pytest.raises(UsageError, match="never overwritten"):
+        train(job(train={"epochs": 1}), dataset, tmp_path / "run")
+
+
+def exported(run):
+    """Users and items by original id, straight from the files."""
+    tables = [pq.read_table(run.folder / "embeddings" / f"{side}.parquet") for side in ("users", "items")]
+    return [np.array(table.column("embedding").to_pylist(), np.float64) for table in tables]
+
+
+@pytest.mark.parametrize("model", ["lightgcn", "mf", "ngcf"])
+def test_scores_of_the_exported_parquet_are_the_scorers(model, dataset, tmp_path):
+    run = train(job(model={"name": model, "layers": 2}), dataset, tmp_path / "run")
+    users, items = exported(run)
+    scorer = run.scorer()
+    scores = torch.empty(SIZE, SIZE)
+    scorer.score(scorer.prepare(np.arange(SIZE, dtype=np.int32)), 0, SIZE, scores)
+    assert scores.numpy() == pytest.approx(users @ items.T, rel=1e-5, abs=1e-7)
+
+
+def test_validation_is_that_of_the_exported_rows(dataset, tmp_path):
+    """recall@3 of the last epoch by a loop over the exported rows: train left out, one held-out item a user."""
+    run = train(job(train={"epochs": 1}), dataset, tmp_path / "run")
+    users, items = exported(run)
+    hits = []
+    for user, wanted in checkerboard(SIZE).valid:
+        seen = set(dataset.graph.user_items.row(user).tolist())
+        ranked = sorted((item for item in range(SIZE) if item not in seen), key=lambda item: -(users[user] @ items[item]))
+        hits.append(wanted in ranked[:3])
+    assert events(run)[0]["valid"]["recall@3"] == pytest.approx(np.mean(hits), abs=1e-9)
+
+
+def scripted(monkeypatch, values):
+    """Validation returns `values` in turn."""
+    turns = iter(values)
+    monkeypatch.setattr(train_module, "_validate", lambda job, step, dataset: {"recall@3": next(turns)})
+
+
+def test_early_stopping_keeps_the_best_epoch(dataset, tmp_path, monkeypatch):
+    scripted(monkeypatch, [0.1, 0.3, 0.2, 0.3, 0.9])
+    run = train(job(train={"epochs": 9}, evaluate={"patience": 2}), dataset, tmp_path / "run")
+    assert [event["epoch"] for event in events(run)] == [1, 2, 3, 4]
+    _, progress = load_checkpoint(run.folder / "checkpoints" / "best.safetensors")
+    assert (progress["best_epoch"], progress["best_value"]) == (2, 0.3)
+    scripted(monkeypatch, [0.1, 0.3])
+    two_epochs = train(job(train={"epochs": 2}), dataset, tmp_path / "two")
+    last, _ = load_checkpoint(two_epochs.folder / "checkpoints" / "last.safetensors")
+    best, _ = load_checkpoint(run.folder / "checkpoints" / "best.safetensors")
+    assert torch.equal(best["table.weights"], last["table.weights"])
+    assert embeddings(run) == embeddings(two_epochs)
+
+
+def test_validation_every_other_epoch_and_at_the_end(dataset, tmp_path):
+    run = train(job(train={"epochs": 5}, evaluate={"every": 2}), dataset, tmp_path / "run")
+    assert [event["epoch"] for event in events(run) if "valid" in event] == [2, 4, 5]
+
+
+def test_refit_trains_on_both_for_the_chosen_epochs(dataset, tmp_path, monkeypatch):
+    scripted(monkeypatch, [0.1, 0.3, 0.2, 0.2])
+    run = train(job(train={"refit": "train+valid"}), dataset, tmp_path / "run")
+    stages = [(event["stage"], event["epoch"]) for event in events(run)]
+    assert stages == [("fit", epoch) for epoch in (1, 2, 3, 4)] + [("refit", 1), ("refit", 2)]
+    assert run.refitted and run.train_graph.num_edges == with_valid(dataset).num_edges > dataset.graph.num_edges
+    # The same two epochs on a dataset whose train already holds both.
+    world = checkerboard(SIZE)
+    both = write_dataset(type(world)("both", SIZE, SIZE, world.train + world.valid, [], world.test), tmp_path / "both")
+    plain = train(job(train={"epochs": 2}), both, tmp_path / "plain")
+    assert embeddings(run) == embeddings(plain)
+
+
+def test_refit_merges_weights_in_the_order_of_the_edges(tmp_path):
+    world = checkerboard(6)
+    csr = world.graph.user_items
+    weights = (10.0 * csr.row_numbers() + csr.indices + 1).astype(np.float32)
+    data = write_dataset(world, tmp_path / "data", weights)
+    graph = with_valid(data)
+    merged = train_module._with_valid_weights(data, graph)
+    known = {edge: 10.0 * edge[0] + edge[1] + 1 for edge in world.train} | dict.fromkeys(world.valid, 1.0)
+    edges = zip(graph.user_items.row_numbers().tolist(), graph.user_items.indices.tolist(), strict=True)
+    assert merged.tolist() == [known[edge] for edge in edges]
+
+
+def test_without_validation_the_last_epoch_is_the_best(tmp_path):
+    data = write_dataset(halves(), tmp_path / "data")
+    run = train(job(train={"epochs": 3}, evaluate={"patience": 1}), data, tmp_path / "run")
+    _, progress = load_checkpoint(run.folder / "checkpoints" / "best.safetensors")
+    assert progress["best_epoch"] == 3 and len(events(run)) == 3
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adam_dense"])
+def test_divergence_stops_the_run_with_its_step(rule, dataset, tmp_path):
+    settings = job(
+        model={"name": "mf"}, loss={"score": "inner"}, optimizer={"rule": rule, "learning_rate": 1e30}, train={"epochs": 2}
+    )
+    with pytest.raises(DivergedError, match="step 2") as stopped:
+        train(settings, dataset, tmp_path / "run")
+    assert stopped.value.exit_code == 5
+    assert not (tmp_path / "run" / "embeddings").exists() and not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_init_from_matches_rows_by_original_id(dataset, tmp_path):
+    notes = []
+
+    class Noting(Silent):
+        def note(self, text):
+            notes.append(text)
+
+    first = train(job(), dataset, tmp_path / "first")
+    settings = job(train={"init_from": str(first.folder), "epochs": 1}, optimizer={"learning_rate": 1e-9})
+    second = train(settings, dataset, tmp_path / "second", observer=Noting())
+    tables = [load_checkpoint(run.folder / "checkpoints" / "best.safetensors")[0]["table.weights"] for run in (first, second)]
+    assert tables[1].numpy() == pytest.approx(tables[0].numpy(), abs=1e-6)
+    assert "24 users matched, 0 new, 0 lost" in notes[0] and "24 items matched" in notes[1]
+    smaller = write_dataset(checkerboard(20), tmp_path / "smaller")
+    train(settings, smaller, tmp_path / "third", observer=Noting())
+    assert "20 users matched, 0 new, 4 lost" in notes[2]
+    with pytest.raises(UsageError, match=r"set model.width = 4"):
+        train(job(model={"width": 8}, train={"init_from": str(first.folder)}), dataset, tmp_path / "fourth")
+
+
+def test_observer_is_told(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_module, "REPORT_SECONDS", 0.0)
+    told = []
+
+    class Listening(Silent):
+        def step(self, *figures):
+            told.append(figures[:4])
+
+        def epoch(self, record):
+            told.append((record["stage"], record["epoch"], record["step"]))
+
+    train(job(train={"epochs": 2}), dataset, tmp_path / "run", observer=Listening())
+    steps = -(-dataset.graph.num_edges // 64)
+    expected = []
+    for epoch in (1, 2):
+        expected += [(epoch, 2, index, steps) for index in range(1, steps + 1)] + [("fit", epoch, epoch * steps)]
+    assert told == expected
+
+
+def test_memory_of_a_run(dataset, tmp_path):
+    run = train(job(train={"epochs": 1}), dataset, tmp_path / "run")
+    report = read_json(run.folder / "memory.json")
+    assert (report["values"], report["value_bytes"], report["state_bytes"]) == (192, 768, 2 * 768 + 4 * 48)
+    assert report["values_max_seen"] <= report["budget_values"] == 192
+
+
+@pytest.mark.parametrize("name", ["popularity", "gfcf"])
+def test_closed_form_models_train_by_the_same_call(name, dataset, tmp_path):
+    run = train(job(model={"name": name, "factors": 2}), dataset, tmp_path / "run")
+    scores = torch.empty(SIZE, SIZE)
+    scorer = run.scorer()
+    scorer.score(scorer.prepare(np.arange(SIZE, dtype=np.int32)), 0, SIZE, scores)
+    if name == "popularity":
+        assert torch.equal(scores, torch.from_numpy(dataset.graph.item_users.degrees).float().expand(SIZE, SIZE))
+    else:
+        assert np.array_equal(best_items(run), np.arange(SIZE))
+
+
+def test_threads_come_back_and_have_a_limit():
+    before = torch.get_num_threads()
+    with use_threads(1):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+    with pytest.raises(UsageError, match=r"train.threads must be at most"), use_threads(10_000):
+        pass
