@@ -95,7 +95,8 @@ def inputs(dataset: Path | None, width: int, size: tuple[int, int, int]) -> Inpu
     degrees = np.concatenate([graph.user_items.degrees, graph.item_users.degrees])
     values_E = (1 / np.sqrt(degrees[rows_E] * degrees[columns_E])).astype(np.float32)
     draws = generator(0, Stage.INIT)
-    source, grad = (torch.from_numpy(draws.standard_normal((graph.num_nodes, width), np.float32)) for _ in range(2))
+    # clone: torch starts its memory on a cache line, as training's rows and gradients do, NumPy does not
+    source, grad = (torch.from_numpy(draws.standard_normal((graph.num_nodes, width), np.float32)).clone() for _ in range(2))
     return Inputs(graph, rows_E, columns_E, values_E, source, grad)
 
 

@@ -74,10 +74,10 @@ class GfcfScorer:
 
     def _rated(self, users_S: NDArray[np.int32]) -> torch.Tensor:
         """Column s is 1 at the items of user s, float32 (I, S)."""
-        rated = np.zeros((self.num_items, len(users_S)), np.float32)
+        rated = torch.zeros(self.num_items, len(users_S))
         for column, user in enumerate(users_S):
-            rated[self.graph.user_items.row(user), column] = 1.0
-        return torch.from_numpy(rated)
+            rated.numpy()[self.graph.user_items.row(user), column] = 1.0
+        return rated
 
 
 def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> GfcfScorer:

@@ -36,6 +36,7 @@ def propagate(
 ) -> torch.Tensor:
     """out[r] = row_scale[r] * sum over c in row r of column_scale[c] * source[c].
 
+    Rows that start on cache lines (tensors that torch allocated) are read up to twice as fast as others (NumPy's).
     float32 on the CPU; `source_CD` and `out_RD` may be column blocks of wider tensors (stride(1) == 1) and must not overlap.
     The gradient with respect to `source_CD` is the same product with the transposed Csr and the scales exchanged.
     """
