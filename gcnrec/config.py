@@ -83,11 +83,12 @@ class Model(Section):
     layers: Annotated[int, Field(ge=0, le=16)] = 1
     width: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
     propagation: Literal["full", "sampled", "none"] = "full"
-    weighted_graph: bool = False
     start: Literal["spectral", "normal"] = "spectral"
     """`spectral`: top singular vectors of the normalised interaction matrix; `normal`: N(0, start_scale^2)."""
     start_scale: Positive = 0.1
     """Root mean square of the entries of a freshly started table."""
+    degree_power: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
+    """Exported item embeddings are multiplied by degree**degree_power: gives back popularity that the loss took out."""
     neighbours: Count = 200
     """itemknn: similar items kept per item."""
     shrink: Annotated[float, Field(ge=0.0)] = 10.0
@@ -135,8 +136,9 @@ class Loss(Section):
     temperature: Positive = 0.12
     positive_temperature: Positive | None = None
     """bsl: temperature of the positive part; default `temperature`."""
-    logq: bool = False
-    """softmax: subtract the log of a negative's sampling probability (Bengio & Senecal 2008; Yi et al. 2019)."""
+    logq: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """softmax: how much of log q, a negative's sampling probability, is subtracted from the logits: 1 corrects the sampling
+    fully (Bengio & Senecal 2008; Yi et al. 2019), 0 leaves the model to learn what popularity does not explain."""
     l2: Annotated[float, Field(ge=0.0)] = 1e-5
     """Half squared norm of the batch's table rows, per positive (LightGCN's rule: layer 0 only)."""
     uniformity: Annotated[float, Field(ge=0.0)] = 1.0

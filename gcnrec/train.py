@@ -113,11 +113,11 @@ def _train(job: Job, dataset: Dataset, folder: Path, observer: Observer | None) 
         if not job.train.refit:
             best, _ = load_checkpoint(folder / "checkpoints" / "best.safetensors")
             _restore(step, best)
-            _finish(step, dataset, folder)
+            _finish(job, step, dataset, dataset.graph, folder)
             return
         progress = replace(progress, stage="refit", epoch=0)
     step = _refit(job, dataset, folder, tensors, progress, observer)
-    _finish(step, dataset, folder)
+    _finish(job, step, dataset, with_valid(dataset), folder)
 
 
 def _fit(
@@ -186,7 +186,9 @@ def _validate(job: Job, step: Step, dataset: Dataset) -> dict[str, float]:
     cut = job.evaluate.metric.rpartition("@")[2]
     graph = dataset.graph
     degrees = graph.item_users.degrees, graph.user_items.degrees
-    result = evaluate(_scorer(step, graph), dataset.valid, graph.user_items, *degrees, (int(cut),))
+    rows_NF = exported(job, step, graph)
+    scorer = EmbeddingScorer(rows_NF[: graph.num_users], rows_NF[graph.num_users :])
+    result = evaluate(scorer, dataset.valid, graph.user_items, *degrees, (int(cut),))
     return result.metrics
 
 
@@ -200,17 +202,20 @@ def _close_epoch(
         observer.epoch(record)
 
 
-def _finish(step: Step, dataset: Dataset, folder: Path) -> None:
-    rows_NF = torch.empty(step.table.num_rows, step.encoder.export_width)
-    step.encoder.export(step.table, rows_NF)
+def _finish(job: Job, step: Step, dataset: Dataset, graph: BipartiteGraph, folder: Path) -> None:
+    rows_NF = exported(job, step, graph)
     write_embeddings(folder, dataset, rows_NF)
     write_json(folder / "memory.json", memory_report(step.table, rows_NF))
 
 
-def _scorer(step: Step, graph: BipartiteGraph) -> EmbeddingScorer:
+def exported(job: Job, step: Step, graph: BipartiteGraph) -> torch.Tensor:
+    """The embeddings to rank by, float32 (N, F), users first: items scaled by degree**`model.degree_power`."""
     rows_NF = torch.empty(graph.num_nodes, step.encoder.export_width)
     step.encoder.export(step.table, rows_NF)
-    return EmbeddingScorer(rows_NF[: graph.num_users], rows_NF[graph.num_users :])
+    if job.model.degree_power:
+        degrees = np.maximum(graph.item_users.degrees, 1).astype(np.float32)
+        rows_NF[graph.num_users :] *= torch.from_numpy(degrees**job.model.degree_power)[:, None]
+    return rows_NF
 
 
 def _checkpoint(step: Step, path: Path, progress: Progress) -> None:
@@ -271,8 +276,7 @@ def _with_valid_weights(dataset: Dataset, graph: BipartiteGraph) -> NDArray[np.f
     users = np.concatenate([train.row_numbers(), valid.users_E]).astype(np.int64)
     keys = users * graph.num_items + np.concatenate([train.indices, valid.items_E])
     weights = np.concatenate([dataset.weights_E, valid_weights])
-    distinct, first = np.unique(keys, return_index=True)
-    assert len(distinct) == graph.num_edges  # from_edges merges the same repeats
+    _, first = np.unique(keys, return_index=True)  # from_edges merges the same repeats, in the same order
     return weights[first].astype(np.float32)
 
 

@@ -65,7 +65,7 @@ def objective_of(job: Job, graph: BipartiteGraph, weighted: bool) -> Objective:
             temperatures = (settings.temperature, settings.positive_temperature or settings.temperature)
             loss = partial(_bsl_in_batch if in_batch else _bsl_sampled, *temperatures)
         case "softmax":
-            log_share_I = _log_shares(job, graph) if settings.logq else None
+            log_share_I = settings.logq * _log_shares(job, graph) if settings.logq else None
             loss = partial(_softmax_in_batch if in_batch else _softmax_sampled, settings.temperature, log_share_I)
     return Objective(loss, settings.score == "cosine" and settings.name != "directau", settings.l2)
 
