@@ -18,8 +18,9 @@ from gcnrec.models.hops import Hop
 from gcnrec.sampler import Batch
 from gcnrec.table import RowGrad, Table
 
-BLOCK = 16
-"""Columns propagated at a time over the whole graph: one 64-byte line per row, so that a block of rows stays in cache."""
+BLOCK = 64
+"""Columns propagated at a time over the whole graph. Wider is faster, as the edges are read once per block (on Gowalla, 64
+wide, 3 layers: twice as fast as blocks of 16, 1.4 times as blocks of 32); narrower needs less scratch."""
 
 
 class LightGcn:
@@ -32,6 +33,8 @@ class LightGcn:
         self._num_layers = num_layers
         self._dense_grad = dense_grad
         self._grad_ND = torch.zeros(graph.num_nodes, width)
+        # Kept, because fresh memory costs a page fault every 4 KiB.
+        self._scratch_NC = torch.empty(graph.num_nodes, min(BLOCK, width))
         self.export_width = width
 
     def encode(self, table: Table, batch: Batch) -> Encoded:
@@ -42,9 +45,10 @@ class LightGcn:
             final_VD += self._hop.rows(table.columns(0, table.width), batch.nodes_V, batch.num_users)
         elif self._num_layers > 1:
             for first, last in column_blocks(table.width, BLOCK):
-                source = table.columns(first, last)
+                source, (target, free) = table.columns(first, last), self._planes(first, last)
                 for _ in range(self._num_layers - 1):
-                    source = self._hop.full(source)
+                    source = self._hop.full(source, target)
+                    target, free = free, target
                     final_VD[:, first:last] += source[nodes]
                 final_VD[:, first:last] += self._hop.rows(source, batch.nodes_V, batch.num_users)
         final_VD /= self._num_layers + 1
@@ -56,12 +60,13 @@ class LightGcn:
 
     def export(self, table: Table, out_NF: torch.Tensor) -> None:
         for first, last in column_blocks(table.width, BLOCK):
-            source = table.columns(first, last)
-            total = source.clone()
+            source, (target, free) = table.columns(first, last), self._planes(first, last)
+            total = out_NF[:, first:last].copy_(source)
             for _ in range(self._num_layers):
-                source = self._hop.full(source)
+                source = self._hop.full(source, target)
+                target, free = free, target
                 total += source
-            out_NF[:, first:last] = total / (self._num_layers + 1)
+            total /= self._num_layers + 1
 
     def _pull(self, batch: Batch, grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
         """E's gradient by Horner's rule: g + A (g + A (g + ...)), the innermost hop starting from the batch's rows only."""
@@ -69,15 +74,25 @@ class LightGcn:
         own_VD = grad_VD + grad_ego_VD
         if self._num_layers == 0:
             return RowGrad(batch.nodes_V, own_VD)
-        grad_ND = self._grad_ND.zero_()
-        self._hop.spread(grad_VD, batch.nodes_V, batch.num_users, grad_ND)
+        grad_ND = self._grad_ND
         for first, last in column_blocks(grad_ND.shape[1], BLOCK):
-            block = grad_ND[:, first:last]
-            for _ in range(self._num_layers - 1):
-                block[nodes] += grad_VD[:, first:last]
-                block.copy_(self._hop.full(block))
+            self._pull_block(batch, nodes, grad_VD[:, first:last], self._planes(first, last))
         grad_ND[nodes] += own_VD
         if self._dense_grad or self._num_layers > 1:
             return RowGrad(np.arange(len(grad_ND)), grad_ND)
         rows_R = self._hop.touched(batch.nodes_V, batch.num_users)
         return RowGrad(rows_R, grad_ND[torch.from_numpy(rows_R)])
+
+    def _pull_block(
+        self, batch: Batch, nodes: torch.Tensor, grad_VC: torch.Tensor, planes: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
+        """All hops of `_pull` in one block of C columns; planes alternate such that the last hop writes to the first."""
+        source, free = planes if self._num_layers % 2 else planes[::-1]
+        self._hop.spread(grad_VC, batch.nodes_V, batch.num_users, source.zero_())
+        for _ in range(self._num_layers - 1):
+            source[nodes] += grad_VC
+            source, free = self._hop.full(source, free), source
+
+    def _planes(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two node matrices of `last - first` columns: a block of the gradient (which is free until `pull`), and scratch."""
+        return self._grad_ND[:, first:last], self._scratch_NC[:, : last - first]
