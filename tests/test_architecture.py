@@ -213,7 +213,8 @@ def test_importing_is_light_silent_and_reads_no_environment(program):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_no_module_reads_the_environment():
+def test_only_programs_touch_the_environment():
+    """The command line sets how thread pools wait, before any of them starts; benches set up their peers."""
     for module, source in sources().items():
         names = {ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
-        assert not names & {"os.environ", "os.getenv"} or module.startswith("bench."), module
+        assert not names & {"os.environ", "os.getenv"} or module == "cli" or module.startswith("bench."), module
