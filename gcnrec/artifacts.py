@@ -120,6 +120,16 @@ def append_event(folder: Path, event: dict[str, Any]) -> None:
         file.write(json.dumps(event) + "\n")
 
 
+def keep_events(folder: Path, stage: str, epoch: int) -> None:
+    """Drop from metrics.jsonl what came after `epoch` of `stage`, to be done again, and a line that was cut short."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _until(line, stage, epoch)]
+    with atomic_file(path) as work:
+        work.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
 def write_json(path: Path, document: dict[str, Any]) -> None:
     with atomic_file(path) as work:
         work.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -194,3 +204,12 @@ def _write_rows(path: Path, ids: Vocabulary, rows: torch.Tensor) -> None:
             flat = pa.array(rows[first : first + chunk].contiguous().view(-1).numpy())
             embedding = pa.FixedSizeListArray.from_arrays(flat, width)
             writer.write_table(pa.table([ids.ids.slice(first, chunk), embedding], schema=schema))
+
+
+def _until(line: str, stage: str, epoch: int) -> bool:
+    """Whether a line of metrics.jsonl tells of `epoch` of `stage` or of an earlier one; "fit" comes before "refit"."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return False
+    return bool((event["stage"], event["epoch"]) <= (stage, epoch))

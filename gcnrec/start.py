@@ -37,7 +37,8 @@ def continued_rows(job: Job, graph: BipartiteGraph, earlier_PD: torch.Tensor, pl
     hopped_ND = Hop(graph).full(rows_ND)
     for side in (slice(0, graph.num_users), slice(graph.num_users, graph.num_nodes)):
         own, hopped, old = rows_ND[side], hopped_ND[side], known[side]
-        own[~old] = hopped[~old] * (_root_mean_square(own[old]) / _root_mean_square(hopped[old]))
+        reference = hopped[old] if hopped[old].any() else hopped[~old]
+        own[~old] = hopped[~old] * (_root_mean_square(own[old]) / _root_mean_square(reference))
     lost = ~known & (rows_ND == 0).all(1)
     rows_ND[lost] = _noise(job, graph.num_nodes, rows_ND.shape[1])[lost]
     return rows_ND

@@ -23,6 +23,7 @@ from gcnrec.artifacts import (
     append_event,
     begin_run,
     final_table,
+    keep_events,
     load_checkpoint,
     open_run,
     save_checkpoint,
@@ -107,6 +108,7 @@ def _train(job: Job, dataset: Dataset, folder: Path, observer: Observer | None) 
     last = folder / "checkpoints" / "last.safetensors"
     tensors, saved = load_checkpoint(last) if last.is_file() else ({}, None)
     progress = Progress(**saved) if saved else Progress()
+    keep_events(folder, progress.stage, progress.epoch)
     if progress.stage == "fit":
         step, progress = _fit(job, dataset, folder, tensors, progress, observer)
         tensors = {}

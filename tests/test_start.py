@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gcnrec.config import Job
+from gcnrec.graph import BipartiteGraph
 from gcnrec.start import continued_rows, start_rows
 from gcnrec.testing import checkerboard, dense_hop, halves, one_item, one_user, star
 
@@ -83,3 +84,10 @@ def test_nothing_known_is_a_fresh_start():
     graph = checkerboard().graph
     rows = continued_rows(job("normal"), graph, torch.empty(0, 8), np.full(graph.num_nodes, -1, np.int32))
     assert torch.equal(rows, start_rows(job("normal"), graph, 8))
+
+
+def test_matched_nodes_that_meet_only_new_ones_do_not_blow_up_the_scale():
+    """Known user 0 meets new item 1, new user 1 meets known item 0: no matched row has a matched neighbour."""
+    graph = BipartiteGraph.from_edges(np.array([0, 1], np.int32), np.array([1, 0], np.int32), 2, 2)
+    rows = continued_rows(job("normal"), graph, torch.tensor([[3.0], [5.0]]), np.array([0, -1, 1, -1], np.int32))
+    assert rows[:, 0].tolist() == pytest.approx([3.0, 3.0, 5.0, 5.0])

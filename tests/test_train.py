@@ -142,12 +142,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(model, rule, cuts, checkpo
         evaluate={"every": 3},
     )
     whole = train(settings, dataset, tmp_path / "whole")
+    done = [(event["stage"], event["epoch"], event["loss"]) for event in events(whole)]
     for interrupt in cuts:
         out = tmp_path / f"cut {interrupt}"
         with pytest.raises(KeyboardInterrupt):
             train(settings, dataset, out, observer=Interrupting(interrupt))
         run = train(settings, dataset, out, resume=True, observer=Silent())
         assert embeddings(run) == embeddings(whole), f"interrupted at step {interrupt}"
+        assert [(e["stage"], e["epoch"], e["loss"]) for e in events(run)] == done
         best = [load_checkpoint(folder / "checkpoints" / "best.safetensors") for folder in (out, whole.folder)]
         assert all(torch.equal(best[0][0][name], best[1][0][name]) for name in best[1][0])
         assert {**best[0][1], "seconds": 0} == {**best[1][1], "seconds": 0}
