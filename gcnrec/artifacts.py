@@ -121,7 +121,7 @@ def append_event(folder: Path, event: dict[str, Any]) -> None:
 
 
 def keep_events(folder: Path, stage: str, epoch: int) -> None:
-    """Drop from metrics.jsonl what came after `epoch` of `stage`, to be done again, and a line that was cut short."""
+    """Drop from metrics.jsonl the epochs after `epoch` of `stage`, to be done again, and a line that was cut short."""
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return
@@ -207,9 +207,9 @@ def _write_rows(path: Path, ids: Vocabulary, rows: torch.Tensor) -> None:
 
 
 def _until(line: str, stage: str, epoch: int) -> bool:
-    """Whether a line of metrics.jsonl tells of `epoch` of `stage` or of an earlier one; "fit" comes before "refit"."""
+    """Whether a line is whole and of no epoch, of `epoch` of `stage` or of an earlier one; "fit" comes before "refit"."""
     try:
         event = json.loads(line)
     except ValueError:
         return False
-    return bool((event["stage"], event["epoch"]) <= (stage, epoch))
+    return bool(event["event"] != "epoch" or (event["stage"], event["epoch"]) <= (stage, epoch))

@@ -157,14 +157,15 @@ def test_events_are_lines(tmp_path):
     assert [json.loads(line)["loss"] for line in lines] == [0.5, 0.25]
 
 
-def test_events_after_a_checkpoint_and_cut_lines_are_dropped(tmp_path):
+def test_epochs_after_a_checkpoint_and_cut_lines_are_dropped(tmp_path):
     keep_events(tmp_path, "fit", 0)  # nothing to keep yet
     done = [("fit", 1), ("fit", 2), ("fit", 3), ("refit", 1), ("refit", 2)]
     for stage, epoch in done:
-        append_event(tmp_path, {"stage": stage, "epoch": epoch})
+        append_event(tmp_path, {"event": "epoch", "stage": stage, "epoch": epoch})
+    append_event(tmp_path, {"event": "baseline", "name": "gfcf"})
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"stage": "ref')
+        file.write('{"event": "epo')
     for stage, epoch, left in (("refit", 1, 4), ("fit", 3, 3), ("fit", 0, 0)):
         keep_events(tmp_path, stage, epoch)
-        lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-        assert [(line["stage"], line["epoch"]) for line in lines] == done[:left]
+        *epochs, baseline = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        assert [(event["stage"], event["epoch"]) for event in epochs] == done[:left] and baseline["name"] == "gfcf"
