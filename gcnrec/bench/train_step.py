@@ -219,11 +219,11 @@ class _SymmetricMean(torch.autograd.Function):
 
 
 def _horner(matrix: torch.Tensor, rows_ND: torch.Tensor, layers: int) -> torch.Tensor:
-    """(x + A (x + A (x + ...))) / (L + 1)"""
+    """(x + A (x + A (x + ...))) / (L + 1), L at least 1."""
     total_ND = rows_ND
     for _ in range(layers):
         total_ND = (matrix @ total_ND).add_(rows_ND)
-    return total_ND / (layers + 1)
+    return total_ND.div_(layers + 1)
 
 
 def _mean_of_layers(hop: Callable[[torch.Tensor], torch.Tensor], layers: int, rows_ND: torch.Tensor) -> torch.Tensor:

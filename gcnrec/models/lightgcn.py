@@ -49,7 +49,7 @@ class LightGcn:
                 for _ in range(self._num_layers - 1):
                     source = self._hop.full(source, target)
                     target, free = free, target
-                    final_VD[:, first:last] += source[nodes]
+                    final_VD[:, first:last] += source.index_select(0, nodes)
                 final_VD[:, first:last] += self._hop.rows(source, batch.nodes_V, batch.num_users)
         final_VD /= self._num_layers + 1
 
@@ -77,11 +77,11 @@ class LightGcn:
         grad_ND = self._grad_ND
         for first, last in column_blocks(grad_ND.shape[1], BLOCK):
             self._pull_block(batch, nodes, grad_VD[:, first:last], self._planes(first, last))
-        grad_ND[nodes] += own_VD
+        grad_ND.index_add_(0, nodes, own_VD)
         if self._dense_grad or self._num_layers > 1:
             return RowGrad(np.arange(len(grad_ND)), grad_ND)
         rows_R = self._hop.touched(batch.nodes_V, batch.num_users)
-        return RowGrad(rows_R, grad_ND[torch.from_numpy(rows_R)])
+        return RowGrad(rows_R, grad_ND.index_select(0, torch.from_numpy(rows_R)))
 
     def _pull_block(
         self, batch: Batch, nodes: torch.Tensor, grad_VC: torch.Tensor, planes: tuple[torch.Tensor, torch.Tensor]
@@ -90,7 +90,7 @@ class LightGcn:
         source, free = planes if self._num_layers % 2 else planes[::-1]
         self._hop.spread(grad_VC, batch.nodes_V, batch.num_users, source.zero_())
         for _ in range(self._num_layers - 1):
-            source[nodes] += grad_VC
+            source.index_add_(0, nodes, grad_VC)
             source, free = self._hop.full(source, free), source
 
     def _planes(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
