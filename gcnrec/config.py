@@ -87,8 +87,10 @@ class Model(Section):
     """`spectral`: top singular vectors of the normalised interaction matrix; `normal`: N(0, start_scale^2)."""
     start_scale: Positive = 0.1
     """Root mean square of the entries of a freshly started table."""
+    norm_power: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
+    """Exported item embeddings get the length |e|**norm_power: 1 ranks by the inner product, 0 by the cosine."""
     degree_power: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
-    """Exported item embeddings are multiplied by degree**degree_power: gives back popularity that the loss took out."""
+    """... times degree**degree_power: gives back popularity that in-batch negatives took out. Choose both on validation."""
     neighbours: Count = 200
     """itemknn: similar items kept per item."""
     shrink: Annotated[float, Field(ge=0.0)] = 10.0

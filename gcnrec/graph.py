@@ -50,9 +50,13 @@ class Csr:
     def check(self, name: str) -> None:
         """Raise DataError unless the arrays form a CSR with ascending, unique columns in range."""
         if len(self.indptr) == 0 or self.indptr[0] != 0 or self.indptr[-1] != len(self.indices) or (self.degrees < 0).any():
-            raise DataError(f"{name}: indptr must rise from 0 to {len(self.indices)}; the dataset folder is damaged, ingest again")
+            raise DataError(
+                f"{name}: indptr must rise from 0 to {len(self.indices)}; the dataset folder is damaged, ingest again"
+            )
         if len(self.indices) and not _columns_ok(self.indptr, self.indices, self.columns):
-            raise DataError(f"{name}: columns must ascend within 0 .. {self.columns - 1}; the dataset folder is damaged, ingest again")
+            raise DataError(
+                f"{name}: columns must ascend within 0 .. {self.columns - 1}; the dataset folder is damaged, ingest again"
+            )
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,7 @@ class BipartiteGraph:
         return self.user_items.num_edges
 
     @classmethod
-    def from_edges(
-        cls, users_E: NDArray[np.int32], items_E: NDArray[np.int32], num_users: int, num_items: int
-    ) -> BipartiteGraph:
+    def from_edges(cls, users_E: NDArray[np.int32], items_E: NDArray[np.int32], num_users: int, num_items: int) -> BipartiteGraph:
         """Both directions from edges in any order; repeated edges are merged."""
         user_items = csr_from_edges(users_E, items_E, num_users, num_items)
         return cls(user_items, transpose(user_items))

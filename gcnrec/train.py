@@ -211,12 +211,18 @@ def _finish(job: Job, step: Step, dataset: Dataset, graph: BipartiteGraph, folde
 
 
 def exported(job: Job, step: Step, graph: BipartiteGraph) -> torch.Tensor:
-    """The embeddings to rank by, float32 (N, F), users first: items scaled by degree**`model.degree_power`."""
+    """The embeddings to rank by, float32 (N, F), users first.
+
+    An item's is scaled to the length |e|**norm_power * degree**degree_power of the job's `model` section.
+    """
     rows_NF = torch.empty(graph.num_nodes, step.encoder.export_width)
     step.encoder.export(step.table, rows_NF)
-    if job.model.degree_power:
+    items_IF, settings = rows_NF[graph.num_users :], job.model
+    if settings.norm_power != 1.0:
+        items_IF *= items_IF.norm(dim=1, keepdim=True).clamp_min(1e-12) ** (settings.norm_power - 1.0)
+    if settings.degree_power:
         degrees = np.maximum(graph.item_users.degrees, 1).astype(np.float32)
-        rows_NF[graph.num_users :] *= torch.from_numpy(degrees**job.model.degree_power)[:, None]
+        items_IF *= torch.from_numpy(degrees**settings.degree_power)[:, None]
     return rows_NF
 
 
