@@ -174,13 +174,11 @@ class Train(Section):
     """After validation chose the epochs, train again on train+valid for that many."""
     init_from: str | None = None
     """An earlier run folder: rows with the same original id start from its table."""
-    average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Share of the epochs, at the end, whose weights are averaged (Izmailov et al. 2018); 0 keeps the last."""
 
 
 class Evaluate(Section):
-    metric: str = "recall@20"
-    """Chooses the best epoch on the validation split."""
+    metric: Annotated[str, Field(pattern=r"^(recall|recall_capped|ndcg|precision|hit_rate|mrr|map)@[1-9]\d*$")] = "recall@20"
+    """Chooses the best epoch on the validation split, the higher the better."""
     k: tuple[Count, ...] = (10, 20, 50)
     every: Count = 1
     """Epochs between validations."""
@@ -275,6 +273,21 @@ def _impossible(job: Job) -> str | None:
         return "model.name = 'mf' has no propagation; set model.propagation = 'none'"
     if job.optimizer.rule == "adam_dense" and job.model.propagation == "sampled":
         return "optimizer.rule = 'adam_dense' touches every row every step and needs model.propagation = 'full'"
+    return _not_yet(job)
+
+
+def _not_yet(job: Job) -> str | None:
+    """A setting that this version knows but cannot do: better refused than silently ignored."""
+    wanted = {
+        "table.budget": (job.table.budget, (1.0,)),
+        "table.base_width": (job.table.base_width, (None, job.model.width)),
+        "table.placement": (job.table.placement, ("host",)),
+        "sparsity.policy": (job.sparsity.policy, ("none",)),
+        "train.device": (job.train.device, ("auto", "cpu")),
+    }
+    for key, (value, possible) in wanted.items():
+        if value not in possible:
+            return f"{key} = {value!r}: this version trains dense tables in RAM on the CPU; set {possible[-1]!r}"
     return None
 
 

@@ -76,12 +76,16 @@ def bsl(
 
     mean over the batch's users of -(t1/t2) log mean over i in P(u) of exp(s_ui/t1) + log mean over j of exp(s_uj/t2).
     Takes scores. `user_B` int64 tells which entries belong to one user; P(u) are that user's positives in the batch.
-    `bias_BJ` is the log of each negative's weight in the mean over j (-inf leaves it out).
+    `bias_BJ` is the log of each negative's weight in the mean over j (-inf leaves it out); an entry without any negative
+    has no second term.
     """
     ratio = positive_temperature / temperature
     _, group_B, count = torch.unique(user_B, return_inverse=True, return_counts=True)
     positive = _group_logsumexp(positive_B / positive_temperature, group_B, len(count)) - count.log()
+    alone_B = torch.isinf(bias_BJ).all(1)
+    bias_BJ = bias_BJ.masked_fill(alone_B[:, None], 0.0)
     negative_B = torch.logsumexp(negative_BJ / temperature + bias_BJ, 1) - torch.logsumexp(bias_BJ, 1)
+    negative_B = negative_B.masked_fill(alone_B, 0.0)
     negative = torch.zeros_like(positive).index_add(0, group_B, negative_B) / count
     return (negative - ratio * positive).mean()
 
@@ -117,8 +121,10 @@ def _group_logsumexp(values_B: torch.Tensor, group_B: torch.Tensor, groups: int)
 
 
 def _uniform(points_BD: torch.Tensor) -> torch.Tensor:
-    """log mean exp(-2 |a - b|^2) over pairs of different rows; |a - b|^2 = 2 - 2 a.b on the unit sphere."""
+    """log mean exp(-2 |a - b|^2) over pairs of different rows, 0 without a pair; |a - b|^2 = 2 - 2 a.b on the unit sphere."""
     size = len(points_BD)
+    if size < 2:
+        return points_BD.new_zeros(())
     kernel = torch.exp(4.0 * (points_BD @ points_BD.T) - 4.0)
     pairs = (kernel.sum() - kernel.diagonal().sum()) / (size * (size - 1))
     return pairs.log()

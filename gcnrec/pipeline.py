@@ -95,7 +95,7 @@ def ingest_flags(
     if card is None and "train" not in given:
         raise UsageError("ingest needs a card, or --train with --user and --item")
     if out.exists() and not force:
-        raise UsageError(f"{out} exists and is never overwritten; choose another --out, or add --force")
+        raise DataError(f"{out} exists and is never overwritten; choose another --out, or add --force")
     data = validated(Data, {"card": str(card), **given} if card else given, "ingest")
     return _ingest(data, out, near=None, data_root=data_root, force=force, progress=progress)
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.config import Job
-from gcnrec.errors import DivergedError, UsageError
+from gcnrec.errors import DataError, DivergedError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import Encoder, every_row
 from gcnrec.models.lightgcn import LightGcn
@@ -71,7 +71,7 @@ def build_step(job: Job, graph: BipartiteGraph, weights_E: NDArray[np.float32] |
     rule = rule_of(job.optimizer)
     width = start_ND.shape[1]
     encoder = _encoder(job, graph, width, rule.every_row)
-    weights = None if weights_E is None else (weights_E / weights_E.mean(dtype=np.float64)).astype(np.float32)
+    weights = None if weights_E is None else _mean_one(weights_E)
     betas = (job.optimizer.beta1, job.optimizer.beta2)
     return Step(
         edge_sampler(job.sampler, graph, weights, job.train.batch_size, job.train.seed),
@@ -94,6 +94,16 @@ def _encoder(job: Job, graph: BipartiteGraph, width: int, dense_grad: bool) -> E
     raise UsageError(
         f"model.name = '{job.model.name}' with model.propagation = '{job.model.propagation}' cannot be trained by this version"
     )
+
+
+def _mean_one(weights_E: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights scaled to a mean of 1, so that they do not change the learning rate."""
+    mean = float(weights_E.mean(dtype=np.float64))
+    if not mean > 0:
+        raise DataError(
+            "every weight of the train interactions is 0, so nothing can be learnt; ingest with other weights or none"
+        )
+    return (weights_E / mean).astype(np.float32)
 
 
 def _grad(leaf: torch.Tensor) -> torch.Tensor:

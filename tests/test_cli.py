@@ -174,7 +174,7 @@ def test_ingest_and_info(gcnrec, train_file):
     assert facts["num_train"] + facts["num_valid"] + facts["num_test"] == 480
     before = Path("ds/dataset.json").read_bytes()
     code, _, err = gcnrec("ingest", *flags, "--out", "ds")
-    assert code == 2 and "ds exists" in err and Path("ds/dataset.json").read_bytes() == before
+    assert code == 3 and "ds exists" in err and Path("ds/dataset.json").read_bytes() == before
     assert gcnrec("ingest", *flags, "--out", "ds", "--force", "--json")[0] == 0
 
 
