@@ -69,7 +69,7 @@ def _timed(job: Job, dataset: Dataset, width: int, table_bytes: int, graph_bytes
     epochs = job.train.epochs
     validations = epochs // job.evaluate.every if len(dataset.valid) else 0
     refit_seconds = start_seconds + epochs * epoch_seconds * 1.1 if job.train.refit else 0.0
-    gradient_bytes = 4 * graph.num_nodes * width
+    gradient_bytes = 4 * graph.num_nodes * (width + min(64, width))  # and the scratch of a hop
     checkpoint_bytes = 2 * table_bytes
     return {
         "table_bytes": table_bytes,

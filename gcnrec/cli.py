@@ -62,8 +62,8 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script: 0 done, 1 a bug, 2 usage, 3 data, 4 device or memory, 5 diverged, 130 Ctrl-C, 143 SIGTERM."""
-    # torch's and numba's thread pools take turns: workers that wait by spinning would steal the other pool's cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # torch and numba load an OpenMP runtime each: workers that spin for long after their work steal the cores of the other pool.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     signal.signal(signal.SIGTERM, _terminate)
     app()
 

@@ -22,7 +22,11 @@ def start_rows(job: Job, graph: BipartiteGraph, width: int) -> torch.Tensor:
         return _noise(job, graph.num_nodes, width)
     left_UD, singular_D, right_ID = top_singular(graph, width, job.train.seed)
     rows_ND = torch.cat([left_UD, right_ID]).mul_(singular_D.sqrt())
-    return rows_ND.mul_(job.model.start_scale / _root_mean_square(rows_ND))
+    rows_ND.mul_(job.model.start_scale / _root_mean_square(rows_ND))
+    beyond_D = singular_D == 0
+    if beyond_D.any():  # more columns than the graph has rank: zeros on both sides would never get a gradient
+        rows_ND[:, beyond_D] = _noise(job, graph.num_nodes, width)[:, beyond_D]
+    return rows_ND
 
 
 def continued_rows(job: Job, graph: BipartiteGraph, earlier_PD: torch.Tensor, places_N: NDArray[np.int32]) -> torch.Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-# As the command line does: workers of one thread pool must not spin on the cores of the other. Before numba and torch load.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# As the command line does: workers of one thread pool must not spin for long on the cores of the other. Before numba and torch load.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numba
 import pytest

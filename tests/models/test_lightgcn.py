@@ -37,7 +37,7 @@ def table_of(graph, width):
 def test_equals_dense_autograd(world, num_layers, dense_grad):
     graph = world.graph
     batch = edge_sampler(Sampler(negatives="uniform"), graph, None, 5, 0).batch(0, 0)
-    # 20 columns: one whole block of 16 and a part of one.
+    # 20 columns: narrower than a block of columns.
     check_encoder(LightGcn(graph, num_layers, 20, dense_grad), table_of(graph, 20), batch, graph, dense(num_layers))
 
 
