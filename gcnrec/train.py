@@ -272,7 +272,24 @@ def _start(job: Job, dataset: Dataset, graph: BipartiteGraph, observer: Observer
             observer.note(
                 f"init_from {earlier.folder}: {matched} {name} matched, {len(places) - matched} new, {before - matched} lost"
             )
+    known = _known_pairs(earlier, users, items, dataset)
+    if observer and known:
+        observer.note(
+            f"init_from {earlier.folder}: it was trained on {known} of the {len(dataset.valid)} validation pairs, so validation "
+            "looks better than it is; split by time to measure a retraining"
+        )
     return continued_rows(job, graph, earlier_ND, places_N)
+
+
+def _known_pairs(earlier: Run, users_U: NDArray[np.int32], items_I: NDArray[np.int32], dataset: Dataset) -> int:
+    """How many validation pairs of `dataset` the earlier run was trained on; the arrays give its numbers of our nodes."""
+    csr = earlier.train_graph.user_items
+    users, items = users_U[dataset.valid.users_E], items_I[dataset.valid.items_E]
+    both = (users >= 0) & (items >= 0)
+    asked = users[both].astype(np.int64) * csr.columns + items[both]
+    trained = csr.row_numbers().astype(np.int64) * csr.columns + csr.indices  # ascending, as rows and columns are
+    places = np.minimum(np.searchsorted(trained, asked), len(trained) - 1)
+    return int((trained[places] == asked).sum())
 
 
 def _with_valid_weights(dataset: Dataset, graph: BipartiteGraph) -> NDArray[np.float32] | None:

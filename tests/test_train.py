@@ -206,6 +206,19 @@ def test_validation_is_that_of_the_exported_rows(dataset, tmp_path):
     assert events(run)[0]["valid"]["recall@3"] == pytest.approx(np.mean(hits), abs=1e-9)
 
 
+def test_exported_items_get_the_length_that_the_job_asks_for(dataset, tmp_path):
+    """The same training exported three ways: |e|^1, then 1, then |e|^0.5 * degree^0.25; users never change."""
+    plain, cosine, mixed = (
+        exported(train(job(model=powers), dataset, tmp_path / str(number)))
+        for number, powers in enumerate(({}, {"norm_power": 0.0}, {"norm_power": 0.5, "degree_power": 0.25}))
+    )
+    lengths = np.linalg.norm(plain[1], axis=1, keepdims=True)
+    degrees = dataset.graph.item_users.degrees[:, None]
+    assert np.array_equal(plain[0], cosine[0]) and np.array_equal(plain[0], mixed[0])
+    assert cosine[1] == pytest.approx(plain[1] / lengths, rel=1e-5)
+    assert mixed[1] == pytest.approx(plain[1] / lengths**0.5 * degrees**0.25, rel=1e-5)
+
+
 def scripted(monkeypatch, values):
     """Validation returns `values` in turn."""
     turns = iter(values)
@@ -287,9 +300,12 @@ def test_init_from_matches_rows_by_original_id(dataset, tmp_path):
     tables = [load_checkpoint(run.folder / "checkpoints" / "best.safetensors")[0]["table.weights"] for run in (first, second)]
     assert tables[1].numpy() == pytest.approx(tables[0].numpy(), abs=1e-6)
     assert "24 users matched, 0 new, 0 lost" in notes[0] and "24 items matched" in notes[1]
+    assert not any("validation pairs" in note for note in notes)
     smaller = write_dataset(checkerboard(20), tmp_path / "smaller")
     train(settings, smaller, tmp_path / "third", observer=Noting())
     assert "20 users matched, 0 new, 4 lost" in notes[2]
+    # Users 18 and 19 of the smaller board validate on items 0 and 1, where the larger board trains.
+    assert "trained on 2 of the 20 validation pairs" in notes[4]
     with pytest.raises(UsageError, match=r"set model.width = 4"):
         train(job(model={"width": 8}, train={"init_from": str(first.folder)}), dataset, tmp_path / "fourth")
 
