@@ -117,7 +117,7 @@ def _train(job: Job, dataset: Dataset, folder: Path, observer: Observer | None) 
             _restore(step, best)
             _finish(job, step, dataset, dataset.graph, folder)
             return
-        progress = replace(progress, stage="refit", epoch=0)
+        progress = replace(progress, stage="refit", epoch=0, seconds=0.0)
     step = _refit(job, dataset, folder, tensors, progress, observer)
     _finish(job, step, dataset, with_valid(dataset), folder)
 

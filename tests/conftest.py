@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# As the command line does: workers of one thread pool must not spin for long on the cores of the other. Before numba and torch load.
+# As the command line does: workers of one thread pool must not spin for long on cores of the other. Before numba and torch load.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numba
