@@ -1,13 +1,37 @@
-"""memory.json: what a trained model costs, counted from what was allocated. All sizes in bytes."""
+"""Memory that is counted: scratch on disk for whole node matrices, and memory.json. All sizes in bytes."""
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
+import tempfile
+from pathlib import Path
 
+import numpy as np
 import torch
 
+from gcnrec.errors import DataError
 from gcnrec.table import Table
+
+
+def scratch_rows(folder: Path, rows: int, width: int) -> torch.Tensor:
+    """Float32 (rows, width) in a nameless file of `folder`, memory-mapped: it takes disk, and RAM only as far as there is some.
+
+    The file vanishes with the last reference. Its blocks are reserved first: a full disk is a DataError here, where writing
+    into the map would end the process.
+    """
+    size = max(1, 4 * rows * width)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+            mapped = np.memmap(file, np.float32, "r+", shape=(rows, width))
+    except OSError as problem:
+        raise DataError(
+            f"{size:,} bytes of scratch cannot be had in {folder}: {problem.strerror or problem}; "
+            "free some space or put the run on another disk"
+        ) from None
+    return torch.from_numpy(mapped)
 
 
 def memory_report(table: Table, exported_NF: torch.Tensor) -> dict[str, int]:
@@ -27,7 +51,7 @@ def memory_report(table: Table, exported_NF: torch.Tensor) -> dict[str, int]:
         "state_bytes": state_bytes,
         "peak_table_bytes": value_bytes + state_bytes,
         "peak_rss_bytes": peak_rss_bytes(),
-        "scratch_bytes": 0,
+        "scratch_bytes": exported_NF.nbytes,
         "served_bytes": exported_NF.nbytes,
         "dense_bytes": value_bytes + state_bytes,
     }

@@ -37,7 +37,7 @@ from gcnrec.evaluate import evaluate
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset
 from gcnrec.machine import available_cores
-from gcnrec.memory import memory_report
+from gcnrec.memory import memory_report, scratch_rows
 from gcnrec.models import closed_form
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import learning_rate
@@ -133,7 +133,7 @@ def _fit(
         record, progress = _epoch(job, step, progress, observer)
         last = progress.epoch == job.train.epochs
         if len(dataset.valid) and (progress.epoch % settings.every == 0 or last):
-            record["valid"] = _validate(job, step, dataset)
+            record["valid"] = _validate(job, step, dataset, folder)
             value = record["valid"][settings.metric]
             better = value > progress.best_value
             best = (progress.epoch, value, 0) if better else (progress.best_epoch, progress.best_value, progress.waited + 1)
@@ -183,12 +183,12 @@ def _epoch(job: Job, step: Step, progress: Progress, observer: Observer | None) 
     return record, progress
 
 
-def _validate(job: Job, step: Step, dataset: Dataset) -> dict[str, float]:
+def _validate(job: Job, step: Step, dataset: Dataset, folder: Path) -> dict[str, float]:
     """Every metric of the validation split at the cut-off of `evaluate.metric`."""
     cut = job.evaluate.metric.rpartition("@")[2]
     graph = dataset.graph
     degrees = graph.item_users.degrees, graph.user_items.degrees
-    rows_NF = exported(job, step, graph)
+    rows_NF = exported(job, step, graph, folder)
     scorer = EmbeddingScorer(rows_NF[: graph.num_users], rows_NF[graph.num_users :])
     result = evaluate(scorer, dataset.valid, graph.user_items, *degrees, (int(cut),))
     return result.metrics
@@ -205,17 +205,17 @@ def _close_epoch(
 
 
 def _finish(job: Job, step: Step, dataset: Dataset, graph: BipartiteGraph, folder: Path) -> None:
-    rows_NF = exported(job, step, graph)
+    rows_NF = exported(job, step, graph, folder)
     write_embeddings(folder, dataset, rows_NF)
     write_json(folder / "memory.json", memory_report(step.table, rows_NF))
 
 
-def exported(job: Job, step: Step, graph: BipartiteGraph) -> torch.Tensor:
-    """The embeddings to rank by, float32 (N, F), users first.
+def exported(job: Job, step: Step, graph: BipartiteGraph, folder: Path) -> torch.Tensor:
+    """The embeddings to rank by, float32 (N, F), users first, in scratch of `folder`.
 
     An item's is scaled to the length |e|**norm_power * degree**degree_power of the job's `model` section.
     """
-    rows_NF = torch.empty(graph.num_nodes, step.encoder.export_width)
+    rows_NF = scratch_rows(folder, graph.num_nodes, step.encoder.export_width)
     step.encoder.export(step.table, rows_NF)
     items_IF, settings = rows_NF[graph.num_users :], job.model
     if settings.norm_power != 1.0:

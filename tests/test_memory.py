@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 
+import pytest
 import torch
 
-from gcnrec.memory import memory_report, peak_rss_bytes
+from gcnrec.errors import DataError
+from gcnrec.memory import memory_report, peak_rss_bytes, scratch_rows
 from gcnrec.table import DenseTable
 
 
@@ -17,7 +21,7 @@ def test_report_by_hand():
     assert report == {
         "budget_values": 330, "values": 330, "values_max_seen": 330,
         "value_bytes": 1320, "index_bytes": 0, "state_bytes": 2640 + 40, "peak_table_bytes": 4000,
-        "scratch_bytes": 0, "served_bytes": 3960, "dense_bytes": 4000,
+        "scratch_bytes": 3960, "served_bytes": 3960, "dense_bytes": 4000,
     }  # fmt: skip
 
 
@@ -27,3 +31,20 @@ def test_peak_is_in_bytes_and_never_falls():
     assert peak_rss_bytes() >= before
     assert peak_rss_bytes() >= block.nbytes
     assert peak_rss_bytes() >= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def test_scratch_is_zero_writable_and_leaves_no_file(tmp_path):
+    rows = scratch_rows(tmp_path, 100, 7)
+    assert rows.shape == (100, 7) and rows.dtype == torch.float32 and not rows.any()
+    rows[3] = 2.5
+    assert float(rows.sum()) == 7 * 2.5
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    def full(descriptor, first, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"2,800 bytes of scratch .* No space left on device; free some space"):
+        scratch_rows(tmp_path, 100, 7)

@@ -222,7 +222,7 @@ def test_exported_items_get_the_length_that_the_job_asks_for(dataset, tmp_path):
 def scripted(monkeypatch, values):
     """Validation returns `values` in turn."""
     turns = iter(values)
-    monkeypatch.setattr(train_module, "_validate", lambda job, step, dataset: {"recall@3": next(turns)})
+    monkeypatch.setattr(train_module, "_validate", lambda job, step, dataset, folder: {"recall@3": next(turns)})
 
 
 def test_early_stopping_keeps_the_best_epoch(dataset, tmp_path, monkeypatch):
