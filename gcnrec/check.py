@@ -16,9 +16,9 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.memory import peak_rss_bytes
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import rule_of
-from gcnrec.start import start_rows
+from gcnrec.start import start_rows, table_width
 from gcnrec.step import build_step
-from gcnrec.train import table_width, use_threads
+from gcnrec.train import use_threads
 
 WARM_STEPS, TIMED_STEPS = 3, 10
 RANKED_USERS = 512

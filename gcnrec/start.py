@@ -16,6 +16,11 @@ from gcnrec.models.spectral import top_singular
 from gcnrec.random import Stage, normal
 
 
+def table_width(job: Job) -> int:
+    """Columns of the table: `model.width`, where "auto" is 64 for a dense table."""
+    return 64 if job.model.width == "auto" else job.model.width
+
+
 def start_rows(job: Job, graph: BipartiteGraph, width: int) -> torch.Tensor:
     """Float32 (N, width) rows whose root mean square is `model.start_scale`."""
     if job.model.start == "normal":

@@ -22,7 +22,6 @@ from gcnrec.artifacts import (
     Run,
     append_event,
     begin_run,
-    final_table,
     keep_events,
     load_checkpoint,
     open_run,
@@ -32,6 +31,7 @@ from gcnrec.artifacts import (
     write_json,
 )
 from gcnrec.config import Job
+from gcnrec.earlier import first_rows
 from gcnrec.errors import UsageError
 from gcnrec.evaluate import evaluate
 from gcnrec.graph import BipartiteGraph
@@ -41,7 +41,6 @@ from gcnrec.memory import memory_report, scratch_rows
 from gcnrec.models import closed_form
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import learning_rate
-from gcnrec.start import continued_rows, start_rows
 from gcnrec.step import Step, build_step
 
 if TYPE_CHECKING:
@@ -99,11 +98,6 @@ def use_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before[1])
 
 
-def table_width(job: Job) -> int:
-    """Columns of the table: `model.width`, where "auto" is 64 for a dense table."""
-    return 64 if job.model.width == "auto" else job.model.width
-
-
 def _train(job: Job, dataset: Dataset, folder: Path, observer: Observer | None) -> None:
     last = folder / "checkpoints" / "last.safetensors"
     tensors, saved = load_checkpoint(last) if last.is_file() else ({}, None)
@@ -126,7 +120,7 @@ def _fit(
     job: Job, dataset: Dataset, folder: Path, tensors: dict[str, torch.Tensor], progress: Progress, observer: Observer | None
 ) -> tuple[Step, Progress]:
     """Epochs on train until they are done or validation has not improved for `evaluate.patience` validations."""
-    step = build_step(job, dataset.graph, dataset.weights_E, _start(job, dataset, dataset.graph, observer))
+    step = build_step(job, dataset.graph, dataset.weights_E, first_rows(job, dataset, dataset.graph, observer))
     _restore(step, tensors)
     settings, patience = job.evaluate, job.evaluate.patience
     while progress.epoch < job.train.epochs and not (patience and progress.waited >= patience):
@@ -151,7 +145,7 @@ def _refit(
 ) -> Step:
     """From the start again, on train+valid, for the epochs that validation chose."""
     graph = with_valid(dataset)
-    step = build_step(job, graph, _with_valid_weights(dataset, graph), _start(job, dataset, graph, observer))
+    step = build_step(job, graph, _with_valid_weights(dataset, graph), first_rows(job, dataset, graph, observer))
     _restore(step, tensors)
     while progress.epoch < progress.best_epoch:
         record, progress = _epoch(job, step, progress, observer)
@@ -248,48 +242,6 @@ def _restore(step: Step, tensors: dict[str, torch.Tensor]) -> None:
                 _, number, key = name.split(".")
                 adam.setdefault(int(number), {})[key] = tensor
         step.layer_optimizer.load_state_dict({**step.layer_optimizer.state_dict(), "state": adam})
-
-
-def _start(job: Job, dataset: Dataset, graph: BipartiteGraph, observer: Observer | None) -> torch.Tensor:
-    """The rows a table starts from; with `train.init_from`, matched, new and lost nodes are reported."""
-    width = table_width(job)
-    if job.train.init_from is None:
-        return start_rows(job, graph, width)
-    earlier = open_run(job.train.init_from)
-    earlier_ND = final_table(earlier)
-    if earlier_ND.shape[1] != width:
-        raise UsageError(
-            f"train.init_from: {earlier.folder} has rows {earlier_ND.shape[1]} wide, this job {width}; "
-            f"set model.width = {earlier_ND.shape[1]}"
-        )
-    old = earlier.dataset
-    users = old.user_ids.numbers(dataset.user_ids.ids)
-    items = old.item_ids.numbers(dataset.item_ids.ids)
-    places_N = np.concatenate([users, np.where(items >= 0, items + len(old.user_ids), -1)]).astype(np.int32)
-    for name, places, before in (("users", users, len(old.user_ids)), ("items", items, len(old.item_ids))):
-        matched = int((places >= 0).sum())
-        if observer:
-            observer.note(
-                f"init_from {earlier.folder}: {matched} {name} matched, {len(places) - matched} new, {before - matched} lost"
-            )
-    known = _known_pairs(earlier, users, items, dataset)
-    if observer and known:
-        observer.note(
-            f"init_from {earlier.folder}: it was trained on {known} of the {len(dataset.valid)} validation pairs, so validation "
-            "looks better than it is; split by time to measure a retraining"
-        )
-    return continued_rows(job, graph, earlier_ND, places_N)
-
-
-def _known_pairs(earlier: Run, users_U: NDArray[np.int32], items_I: NDArray[np.int32], dataset: Dataset) -> int:
-    """How many validation pairs of `dataset` the earlier run was trained on; the arrays give its numbers of our nodes."""
-    csr = earlier.train_graph.user_items
-    users, items = users_U[dataset.valid.users_E], items_I[dataset.valid.items_E]
-    both = (users >= 0) & (items >= 0)
-    asked = users[both].astype(np.int64) * csr.columns + items[both]
-    trained = csr.row_numbers().astype(np.int64) * csr.columns + csr.indices  # ascending, as rows and columns are
-    places = np.minimum(np.searchsorted(trained, asked), len(trained) - 1)
-    return int((trained[places] == asked).sum())
 
 
 def _with_valid_weights(dataset: Dataset, graph: BipartiteGraph) -> NDArray[np.float32] | None:

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "gcnrec"
 ROWS = [
     ["cli", "__main__"],
     ["bench", "pipeline", "progress", "show"],
-    ["train", "check", "baselines", "report", "charts", "compare", "doctor"],
+    ["train", "earlier", "check", "baselines", "report", "charts", "compare", "doctor"],
     ["evaluate", "recommend", "artifacts"],
     ["loaders", "testing", "start", "step", "memory"],
     ["models", "losses", "sparsity", "metrics"],
