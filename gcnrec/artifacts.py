@@ -1,6 +1,6 @@
 """The run folder: what a run writes while it trains and leaves behind, and how it is opened again.
 
-    job.toml lineage.json metrics.jsonl memory.json metrics.json checkpoints/ embeddings/ model/ report.html
+    job.toml lineage.json metrics.jsonl memory.json metrics.json checkpoints/ embeddings/ model.safetensors report.html
 
 A checkpoint is one safetensors file with its progress as JSON in the header: written beside, fsynced, renamed.
 """
@@ -50,7 +50,12 @@ class Run:
     @cached_property
     def train_graph(self) -> BipartiteGraph:
         """The graph the final model was trained on."""
-        return with_valid(self.dataset) if self.refitted else self.dataset.graph
+        return self.merged_graph if self.refitted else self.dataset.graph
+
+    @cached_property
+    def merged_graph(self) -> BipartiteGraph:
+        """Train and valid as one graph."""
+        return with_valid(self.dataset)
 
     def scorer(self) -> Scorer:
         """Ranks by the exported embeddings, or by the closed-form model's own arrays."""
@@ -62,11 +67,11 @@ class Run:
 
     def seen(self, split: str) -> Csr:
         """User -> items left out of the ranking of `split`: train for valid, train and valid for test."""
-        return self.dataset.graph.user_items if split == "valid" else with_valid(self.dataset).user_items
+        return self.dataset.graph.user_items if split == "valid" else self.merged_graph.user_items
 
     def metrics(self, split: str) -> dict[str, Any]:
         """What `gcnrec evaluate` wrote for `split`."""
-        path = self.folder / ("metrics.json" if split == "test" else "metrics.valid.json")
+        path = metrics_path(self.folder, split)
         if not path.is_file():
             raise UsageError(f"{self.folder} has no {path.name}; run 'gcnrec evaluate {self.folder} --split {split}' first")
         return dict(read_json(path))
@@ -90,7 +95,7 @@ def open_run(folder: str | Path) -> Run:
 
 
 def begin_run(folder: Path, job: Job, dataset: Dataset) -> None:
-    """Make the run folder with job.toml and lineage.json. DataError when it exists."""
+    """Make the run folder with job.toml and lineage.json. UsageError when it exists."""
     if folder.exists():
         raise UsageError(f"{folder} exists and is never overwritten; choose another --out, or continue it with --resume")
     (folder / "checkpoints").mkdir(parents=True)
@@ -114,28 +119,19 @@ def with_valid(dataset: Dataset) -> BipartiteGraph:
     return BipartiteGraph.from_edges(users, items, train.num_users, train.num_items)
 
 
-def append_event(folder: Path, event: dict[str, Any]) -> None:
-    """One line of metrics.jsonl."""
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(event) + "\n")
-
-
-def keep_events(folder: Path, stage: str, epoch: int) -> None:
-    """Drop from metrics.jsonl the epochs after `epoch` of `stage`, to be done again, and a line that was cut short."""
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _until(line, stage, epoch)]
-    with atomic_file(path) as work:
-        work.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+def metrics_path(folder: Path, split: str) -> Path:
+    """Where the metrics of `split` ("valid" or "test") lie in a run folder."""
+    return folder / ("metrics.json" if split == "test" else "metrics.valid.json")
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write `document` to `path` as indented JSON. DataError when it cannot be written."""
     with atomic_file(path) as work:
         work.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in the file `path`. DataError when it is missing or damaged."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as problem:
@@ -163,9 +159,14 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
 
 
 def final_table(run: Run) -> torch.Tensor:
-    """The table rows that a finished run's embeddings were exported from, float32 (N, D)."""
+    """The table rows that a finished run's embeddings were exported from, float32 (N, D).
+
+    UsageError when the run is not finished or its model has no table.
+    """
     if run.job.model.closed_form:
         raise UsageError(f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no table to start from")
+    if not (run.folder / "memory.json").is_file():  # the last file that training writes
+        raise UsageError(f"{run.folder} is not finished; resume it first, then start from its table")
     name = "last" if run.refitted else "best"
     tensors, _ = load_checkpoint(run.folder / "checkpoints" / f"{name}.safetensors")
     return tensors["table.weights"]
@@ -190,9 +191,9 @@ def read_embeddings(path: Path, ids: Vocabulary) -> torch.Tensor:
         raise DataError(f"{path} cannot be read ({problem}); train again") from None
     if not table.column("id").combine_chunks().equals(ids.ids):
         raise DataError(f"{path} must hold the ids of the dataset in their order; it was changed, train again")
-    column = table.column("embedding").combine_chunks()
-    values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(ids), -1)
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32).copy())
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table.column("embedding").chunks]
+    values = np.concatenate(chunks, dtype=np.float32)  # copy: Arrow's memory may not be written to
+    return torch.from_numpy(values.reshape(len(ids), -1))
 
 
 def _write_rows(path: Path, ids: Vocabulary, rows: torch.Tensor) -> None:
@@ -204,12 +205,3 @@ def _write_rows(path: Path, ids: Vocabulary, rows: torch.Tensor) -> None:
             flat = pa.array(rows[first : first + chunk].contiguous().view(-1).numpy())
             embedding = pa.FixedSizeListArray.from_arrays(flat, width)
             writer.write_table(pa.table([ids.ids.slice(first, chunk), embedding], schema=schema))
-
-
-def _until(line: str, stage: str, epoch: int) -> bool:
-    """Whether a line is whole and of no epoch, of `epoch` of `stage` or of an earlier one; "fit" comes before "refit"."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return False
-    return bool(event["event"] != "epoch" or (event["stage"], event["epoch"]) <= (stage, epoch))

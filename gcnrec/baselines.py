@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gcnrec.artifacts import Run, append_event
+from gcnrec.artifacts import Run
 from gcnrec.errors import DeviceError
 from gcnrec.evaluate import evaluate
-from gcnrec.events import read_events
+from gcnrec.events import append_event, read_events
 from gcnrec.models import closed_form
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gcnrec import metrics
+from gcnrec.artifacts import Run, metrics_path
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Interactions
@@ -28,9 +29,6 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.models.rank import top_k, top_k_all
 from gcnrec.models.scorer import Scorer
 from gcnrec.ops.topk import ItemLists, TopK, contained
-
-if TYPE_CHECKING:
-    from gcnrec.artifacts import Run
 
 __all__ = ["Evaluation", "TopK", "evaluate", "evaluate_run", "top_k", "top_k_all"]
 
@@ -146,11 +144,8 @@ def metric_columns(per_user: pa.Table) -> list[str]:
     return [name for name in per_user.column_names if "@" in name]
 
 
-def metrics_path(folder: Path, split: Split) -> Path:
-    return folder / ("metrics.json" if split == "test" else "metrics.valid.json")
-
-
 def per_user_path(folder: Path, split: Split) -> Path:
+    """Where the per-user metrics of `split` lie in a run folder."""
     return folder / ("per_user.parquet" if split == "test" else "per_user.valid.parquet")
 
 

@@ -1,10 +1,15 @@
-"""metrics.jsonl: what happened in a run, one JSON object a line, only ever appended to."""
+"""metrics.jsonl: what happened in a run, one JSON object a line, appended as it happens.
+
+Only a run that is resumed takes lines away: those of epochs after its checkpoint, which are done again.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
+
+from gcnrec.loaders.atomic import atomic_file
 
 Event = dict[str, Any]
 
@@ -28,3 +33,28 @@ def best_validation(folder: Path, metric: str) -> dict[str, Any]:
         return {}
     best = max(measured, key=lambda event: float(event["valid"][metric]))
     return {"split": "valid", "epoch": best["epoch"], **best["valid"]}
+
+
+def append_event(folder: Path, event: Event) -> None:
+    """Write one line at the end of `metrics.jsonl`."""
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
+
+
+def keep_events(folder: Path, stage: str, epoch: int) -> None:
+    """Drop from `metrics.jsonl` the epochs after `epoch` of `stage`, to be done again, and a line that was cut short."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _until(line, stage, epoch)]
+    with atomic_file(path) as work:
+        work.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _until(line: str, stage: str, epoch: int) -> bool:
+    """Whether a line is whole and of no epoch, of `epoch` of `stage` or of an earlier one; "fit" comes before "refit"."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return False
+    return bool(event["event"] != "epoch" or (event["stage"], event["epoch"]) <= (stage, epoch))

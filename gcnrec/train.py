@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 
 from gcnrec.artifacts import (
     Run,
-    append_event,
     begin_run,
-    keep_events,
     load_checkpoint,
     open_run,
     save_checkpoint,
@@ -34,7 +32,9 @@ from gcnrec.config import Job
 from gcnrec.earlier import first_rows
 from gcnrec.errors import UsageError
 from gcnrec.evaluate import evaluate
+from gcnrec.events import append_event, keep_events
 from gcnrec.graph import BipartiteGraph
+from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.schema import Dataset
 from gcnrec.machine import available_cores
 from gcnrec.memory import memory_report, scratch_rows
@@ -76,7 +76,8 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
         if job.model.closed_form:
             graph = with_valid(dataset) if job.train.refit else dataset.graph
             scorer = closed_form.fit(job.model.name, graph, job.model, job.train.seed)
-            closed_form.save(scorer, folder / "model.safetensors")
+            with atomic_file(folder / "model.safetensors") as path:
+                closed_form.save(scorer, path)
         else:
             _train(job, dataset, folder, observer)
     return open_run(folder)
@@ -85,9 +86,10 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
 @contextmanager
 def use_threads(count: int | None) -> Iterator[None]:
     """Numba and torch on `count` threads (default: every core the process may use), as before afterwards."""
-    count = count or available_cores()
-    if count > numba.config.NUMBA_NUM_THREADS:
-        raise UsageError(f"train.threads must be at most {numba.config.NUMBA_NUM_THREADS} here, got {count}")
+    most = numba.config.NUMBA_NUM_THREADS
+    count = count or min(available_cores(), most)
+    if count > most:
+        raise UsageError(f"train.threads must be at most {most} here, got {count}")
     before = numba.get_num_threads(), torch.get_num_threads()
     numba.set_num_threads(count)
     torch.set_num_threads(count)
@@ -109,11 +111,11 @@ def _train(job: Job, dataset: Dataset, folder: Path, observer: Observer | None) 
         if not job.train.refit:
             best, _ = load_checkpoint(folder / "checkpoints" / "best.safetensors")
             _restore(step, best)
-            _finish(job, step, dataset, dataset.graph, folder)
+            _finish(job, step, dataset, folder)
             return
         progress = replace(progress, stage="refit", epoch=0, seconds=0.0)
     step = _refit(job, dataset, folder, tensors, progress, observer)
-    _finish(job, step, dataset, with_valid(dataset), folder)
+    _finish(job, step, dataset, folder)
 
 
 def _fit(
@@ -180,9 +182,9 @@ def _epoch(job: Job, step: Step, progress: Progress, observer: Observer | None) 
 def _validate(job: Job, step: Step, dataset: Dataset, folder: Path) -> dict[str, float]:
     """Every metric of the validation split at the cut-off of `evaluate.metric`."""
     cut = job.evaluate.metric.rpartition("@")[2]
-    graph = dataset.graph
+    graph = step.sampler.graph
     degrees = graph.item_users.degrees, graph.user_items.degrees
-    rows_NF = exported(job, step, graph, folder)
+    rows_NF = exported(job, step, folder)
     scorer = EmbeddingScorer(rows_NF[: graph.num_users], rows_NF[graph.num_users :])
     result = evaluate(scorer, dataset.valid, graph.user_items, *degrees, (int(cut),))
     return result.metrics
@@ -198,17 +200,18 @@ def _close_epoch(
         observer.epoch(record)
 
 
-def _finish(job: Job, step: Step, dataset: Dataset, graph: BipartiteGraph, folder: Path) -> None:
-    rows_NF = exported(job, step, graph, folder)
+def _finish(job: Job, step: Step, dataset: Dataset, folder: Path) -> None:
+    rows_NF = exported(job, step, folder)
     write_embeddings(folder, dataset, rows_NF)
     write_json(folder / "memory.json", memory_report(step.table, rows_NF))
 
 
-def exported(job: Job, step: Step, graph: BipartiteGraph, folder: Path) -> torch.Tensor:
+def exported(job: Job, step: Step, folder: Path) -> torch.Tensor:
     """The embeddings to rank by, float32 (N, F), users first, in scratch of `folder`.
 
     An item's is scaled to the length |e|**norm_power * degree**degree_power of the job's `model` section.
     """
+    graph = step.sampler.graph
     rows_NF = scratch_rows(folder, graph.num_nodes, step.encoder.export_width)
     step.encoder.export(step.table, rows_NF)
     items_IF, settings = rows_NF[graph.num_users :], job.model

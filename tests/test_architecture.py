@@ -17,14 +17,14 @@ ROWS = [
     ["cli", "__main__"],
     ["bench", "pipeline", "progress", "show"],
     ["train", "earlier", "check", "baselines", "report", "charts", "compare", "doctor"],
-    ["evaluate", "recommend", "artifacts"],
+    ["evaluate", "recommend", "artifacts", "events"],
     ["loaders", "testing", "start", "step", "memory"],
     ["models", "losses", "sparsity", "metrics"],
     ["sampler", "table", "optim"],
     ["device"],
     ["ops", "cuda"],
 ]
-CHAIN = ["graph", "interactions", "random", "config", "errors", "machine", "events", "__init__"]
+CHAIN = ["graph", "interactions", "random", "config", "errors", "machine", "__init__"]
 
 # Where an outside package may be imported, as prefixes of `gcnrec.` module names.
 HOMES = {

@@ -13,9 +13,8 @@ import torch
 
 from gcnrec import artifacts
 from gcnrec.artifacts import (
-    append_event,
     begin_run,
-    keep_events,
+    final_table,
     load_checkpoint,
     open_run,
     read_embeddings,
@@ -26,6 +25,7 @@ from gcnrec.artifacts import (
 )
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
+from gcnrec.events import append_event, keep_events
 from gcnrec.table import DenseTable
 from gcnrec.testing import checkerboard, empty_rows, write_dataset
 
@@ -95,6 +95,13 @@ def test_with_valid_merges_repeats_and_keeps_numbers(dataset, tmp_path):
     assert (graph.num_users, graph.num_items) == (world.num_users, world.num_items)
     without = write_dataset(empty_rows(), tmp_path / "other")
     assert with_valid(without) is without.graph
+
+
+def test_an_unfinished_run_gives_no_table(tmp_path, dataset):
+    begin_run(tmp_path / "run", JOB, dataset)
+    save_checkpoint(tmp_path / "run" / "checkpoints" / "best.safetensors", {"table.weights": torch.zeros(48, 8)}, {"epoch": 1})
+    with pytest.raises(UsageError, match="not finished"):
+        final_table(open_run(tmp_path / "run"))
 
 
 def test_checkpoint_round_trip_of_padded_planes(tmp_path):
