@@ -74,11 +74,12 @@ def open_or_ingest(data: Data, job_path: Path, folder: Path | None, data_root: P
     Raises DataError when an existing `data.folder` was made with other settings.
     """
     from gcnrec.loaders.schema import open_dataset
+    from gcnrec.loaders.sources import find_card
 
     made_elsewhere = data.folder is not None and data.card is None and data.train is None
     if folder is not None or made_elsewhere:
         return open_dataset(folder or Path(str(data.folder)))
-    card = _card_path(data.card, job_path) if data.card else None
+    card = find_card(data.card, job_path.parent) if data.card else None
     name = card.stem if card else re.sub(r"[^\w.-]+", "-", Path(str(data.train)).stem).strip("-")
     target = Path(data.folder) if data.folder else DATASETS / f"{name}-{recipe_digest(data, card, data_root)[:10]}"
     if not target.exists():
@@ -137,14 +138,6 @@ def _ingest(data: Data, out: Path, *, near: Path | None, data_root: Path | None,
 
     resolved, name = resolve_card(data, near, data_root, DOWNLOADS, progress)
     return ingest(resolved, out, data_root=data_root, name=name, force=force, progress=progress)
-
-
-def _card_path(card: str, job_path: Path) -> Path:
-    tried = [job_path.parent / card, Path(card)]
-    for path in tried:
-        if path.is_file():
-            return path
-    raise UsageError(f"no card at {' or '.join(map(str, tried))}; cards lie in datasets/")
 
 
 def _check_recipe(dataset: Dataset, data: Data, job_path: Path) -> None:

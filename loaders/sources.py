@@ -99,19 +99,28 @@ def materialise(card: Card, data_root: Path | None, cache: Path, progress: Progr
     return card.data.model_copy(update={key: path for key, path in paths.items() if path})
 
 
+def find_card(card: str, near: Path | None) -> Path:
+    """The card's file: a relative path is tried from `near` (the job file's folder), then from the working directory.
+
+    Raises UsageError naming what was tried.
+    """
+    tried = [base / card for base in (near, Path()) if base is not None]
+    for path in tried:
+        if path.is_file():
+            return path
+    raise UsageError(f"no card at {' or '.join(map(str, tried))}; cards lie in datasets/")
+
+
 def resolve_card(
     data: Data, near: Path | None, data_root: Path | None, cache: Path, progress: Progress = None
 ) -> tuple[Data, str]:
     """`data` with its card read in, and the data set's name; what the job sets itself wins over the card.
 
-    A relative card path is tried from `near` (the job file's folder), then from the working directory.
+    `near`: see `find_card`.
     """
     if not data.card:
         return data, Path(data.train or "data").stem
-    tried = [base / data.card for base in (near, Path()) if base is not None]
-    path = next((path for path in tried if path.is_file()), None)
-    if path is None:
-        raise UsageError(f"no card at {' or '.join(map(str, tried))}; cards lie in datasets/")
+    path = find_card(data.card, near)
     card = load_card(path)
     own = {key: value for key, value in data.model_dump(exclude_unset=True).items() if key not in ("card", "folder")}
     merged = validated(Data, {**card.data.model_dump(exclude_unset=True), **own}, f"[data] over {path}")
