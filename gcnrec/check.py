@@ -68,7 +68,8 @@ def _timed(job: Job, dataset: Dataset, width: int, table_bytes: int, graph_bytes
     epoch_seconds = count * step_seconds
     epochs = job.train.epochs
     validations = epochs // job.evaluate.every if len(dataset.valid) else 0
-    refit_seconds = start_seconds + epochs * epoch_seconds * 1.1 if job.train.refit else 0.0
+    refit_share = 1 + len(dataset.valid) / graph.num_edges  # a refit's epoch has the validation edges too
+    refit_seconds = start_seconds + epochs * epoch_seconds * refit_share if job.train.refit else 0.0
     gradient_bytes = 4 * graph.num_nodes * (width + min(64, width))  # and the scratch of a hop
     checkpoint_bytes = 2 * table_bytes
     return {
