@@ -73,12 +73,6 @@ def uniform(seed: int, stage: Stage, step: int, count: int, first: int = 0) -> N
     return (u64(seed, stage, step, count, first) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def below(seed: int, stage: Stage, step: int, count: int, bound: int) -> NDArray[np.int64]:
-    """`count` integers in [0, bound), bound <= 2**31, by multiply-shift (bias below bound / 2**32)."""
-    high = u64(seed, stage, step, count) >> _32
-    return ((high * np.uint64(bound)) >> _32).astype(np.int64)
-
-
 def permutation(seed: int, stage: Stage, step: int, count: int) -> NDArray[np.int64]:
     """A uniform random order of 0 .. count-1: the argsort of `count` keys (ties, if any, by index)."""
     return np.argsort(u64(seed, stage, step, count), kind="stable")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcnrec.random import Stage, below, generator, normal, permutation, philox4x32, u64, uniform
+from gcnrec.random import Stage, generator, normal, permutation, philox4x32, u64, uniform
 
 ONES = 0xFFFFFFFF
 
@@ -82,16 +82,6 @@ def test_uniform_is_uniform():
     assert draws.min() >= 0.0 and draws.max() < 1.0
     counts = np.bincount((draws * 100).astype(int), minlength=100)
     assert ((counts - 1000) ** 2 / 1000).sum() < 149
-
-
-@pytest.mark.parametrize("bound", [1, 2, 7, 2**31])
-def test_below_stays_below_and_reaches_all(bound):
-    draws = below(3, Stage.NEGATIVES, 0, 5000, bound)
-    assert draws.min() >= 0 and draws.max() < bound
-    if bound <= 7:
-        # Each count is binomial; five standard deviations.
-        share = 5000 / bound
-        assert np.all(np.abs(np.bincount(draws, minlength=bound) - share) <= 5 * np.sqrt(share) + 1e-9)
 
 
 @given(st.integers(0, 2**32), st.integers(0, 300))
