@@ -19,6 +19,8 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
+    """A frozen table of settings; a key that it does not know is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True)
 
 
@@ -79,6 +81,8 @@ class Data(Section):
 
 
 class Model(Section):
+    """Which model, its sizes, where its table starts, and how items are scaled for ranking."""
+
     name: Literal["lightgcn", "ngcf", "mf", "graphsage", "pinsage", "popularity", "itemknn", "ease", "gfcf"] = "lightgcn"
     layers: Annotated[int, Field(ge=0, le=16)] = 1
     width: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
@@ -104,10 +108,13 @@ class Model(Section):
 
     @property
     def closed_form(self) -> bool:
+        """Whether the model is fitted in one go, without a table or epochs."""
         return self.name in ("popularity", "itemknn", "ease", "gfcf")
 
 
 class Table(Section):
+    """How many values the table stores, and where."""
+
     budget: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Stored values at most `budget * N * base_width`; 1.0 is a dense table."""
     base_width: Count | None = None
@@ -116,6 +123,8 @@ class Table(Section):
 
 
 class Sampler(Section):
+    """Which negatives a positive is held against, and how many neighbours a node draws."""
+
     fanouts: tuple[int, ...] = (10, 10)
     negatives: Literal["in_batch", "uniform", "popularity"] = "in_batch"
     num_negatives: Count = 1
@@ -132,6 +141,8 @@ class Sampler(Section):
 
 
 class Loss(Section):
+    """What a step minimises."""
+
     name: Literal["bpr", "softmax", "bsl", "directau"] = "softmax"
     score: Literal["cosine", "inner"] = "cosine"
     """Score used in training; ranking always uses the inner product of the exported embeddings."""
@@ -148,6 +159,8 @@ class Loss(Section):
 
 
 class Optimizer(Section):
+    """The update rule of the table rows, and the learning rate over a run."""
+
     rule: Literal["sgd", "adagrad_row", "adam", "adam_row", "adam_dense"] = "adam_dense"
     learning_rate: Positive = 1e-3
     beta1: Fraction = 0.9
@@ -160,10 +173,14 @@ class Optimizer(Section):
 
 
 class Sparsity(Section):
+    """How the positions of stored values are chosen."""
+
     policy: Literal["none", "static", "set", "rigl", "dsl", "sparserec", "nm", "gradual", "dynamic"] = "none"
 
 
 class Train(Section):
+    """Length of a run, its seed, device and threads, and what it starts from."""
+
     epochs: Count = 30
     batch_size: Count = 2048
     seed: Annotated[int, Field(ge=0)] = 0
@@ -177,6 +194,8 @@ class Train(Section):
 
 
 class Evaluate(Section):
+    """What is measured on the validation and test splits, and when training stops."""
+
     metric: Annotated[str, Field(pattern=r"^(recall|recall_capped|ndcg|precision|hit_rate|mrr|map)@[1-9]\d*$")] = "recall@20"
     """Chooses the best epoch on the validation split, the higher the better."""
     k: tuple[Count, ...] = (10, 20, 50)
@@ -191,6 +210,8 @@ class Evaluate(Section):
 
 
 class Run(Section):
+    """The run folder: its name and its checkpoints."""
+
     name: str | None = None
     """Name of the run folder under `runs/`; default the job file's name."""
     checkpoint_every: Count = 1
@@ -198,6 +219,8 @@ class Run(Section):
 
 
 class Job(Section):
+    """A whole job file: one section for each table of it."""
+
     data: Data = Data()
     model: Model = Model()
     table: Table = Table()
@@ -226,12 +249,14 @@ class Job(Section):
 
     @classmethod
     def parse(cls, sections: dict[str, Any], overrides: list[str], where: str) -> Job:
+        """A job from sections read elsewhere, with `overrides` as in `load`; `where` names the source in a UsageError."""
         for override in overrides:
             _apply(sections, override)
         return validated(cls, sections, where)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises UsageError when it is missing or not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -112,6 +112,7 @@ def figures(record: dict[str, Any], metric: str) -> str:
 
 
 def rate(rows_per_second: float) -> str:
+    """A speed as people read it: `1.5M rows/s`."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if rows_per_second >= size:
             return f"{rows_per_second / size:.1f}{unit} rows/s"

@@ -42,6 +42,7 @@ class World:
 
     @property
     def graph(self) -> BipartiteGraph:
+        """The train edges."""
         users_E, items_E = _columns(self.train)
         return BipartiteGraph.from_edges(users_E, items_E, self.num_users, self.num_items)
 
@@ -70,10 +71,12 @@ def star(leaves: int = 40) -> World:
 
 
 def one_user(items: int = 7) -> World:
+    """One user who likes every item."""
     return World("one user", 1, items, [(0, item) for item in range(items)], [], [])
 
 
 def one_item(users: int = 7) -> World:
+    """One item that every user likes."""
     return replace(star(users), name="one item")
 
 
@@ -133,6 +136,7 @@ def assert_as_accurate(result: torch.Tensor, yardstick: torch.Tensor, exact: tor
 
 
 def require(condition: bool, sentence: str) -> None:
+    """AssertionError with `sentence` unless `condition` holds."""
     if not condition:
         raise AssertionError(sentence)
 

@@ -35,10 +35,12 @@ class IdColumn:
 
 
 def user_column(dataset: Dataset) -> IdColumn:
+    """User ids: a column called `user`, or as in the data that the dataset was ingested from."""
     return IdColumn(_names("user", dataset), dataset.user_ids)
 
 
 def item_column(dataset: Dataset) -> IdColumn:
+    """Item ids: a column called `item`, or as in the data that the dataset was ingested from."""
     return IdColumn(_names("item", dataset), dataset.item_ids)
 
 

@@ -93,6 +93,7 @@ def open_input(text: str, base: Path | None = None) -> Input:
 
 
 def first_line(problem: BaseException) -> str:
+    """The first line of what an exception says, without its full stop; the exception's name when it says nothing."""
     return str(problem).strip().splitlines()[0].rstrip(".") if str(problem).strip() else type(problem).__name__
 
 

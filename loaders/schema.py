@@ -160,6 +160,7 @@ def write_vocabulary(path: Path, ids: pa.Array, degrees: NDArray[np.int64]) -> N
 
 
 def sha256_of(path: Path) -> str:
+    """The sha256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

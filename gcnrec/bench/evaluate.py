@@ -95,6 +95,7 @@ def score_difference(expected: Lists, lists: Lists) -> float:
 
 
 def ours(given: Inputs) -> Lists:
+    """`gcnrec evaluate`'s ranking: product, mask and selection in one pass over chunks of users."""
     lists = top_k_all(
         EmbeddingScorer(given.users_UD, given.items_ID), np.arange(len(given.users_UD), dtype=np.int32), given.k, given.seen
     )
@@ -119,6 +120,7 @@ def torch_topk(chunk: int, given: Inputs) -> Lists:
 
 
 def implicit_topk(given: Inputs) -> Lists:
+    """The ranking of the `implicit` library, which leaves out the seen items by itself."""
     from implicit.cpu.topk import topk
     from scipy.sparse import csr_matrix
 

@@ -88,6 +88,7 @@ def run(
 
 
 def inputs(dataset: Path | None, width: int, size: tuple[int, int, int]) -> Inputs:
+    """The graph of `dataset` (or a synthetic one of `size`: users, items, edges), and random rows and gradients."""
     graph = _synthetic(*size) if dataset is None else _graph_of(dataset)
     users = graph.num_users
     rows_E = np.concatenate([graph.user_items.row_numbers(), graph.item_users.row_numbers() + users]).astype(np.int64)

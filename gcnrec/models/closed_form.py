@@ -18,6 +18,8 @@ from gcnrec.models.scorer import Scorer
 
 
 class ClosedFormScorer(Scorer, Protocol):
+    """A scorer that can be stored as tensors beside its graph."""
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """What must be stored beside the graph to score again."""
         ...

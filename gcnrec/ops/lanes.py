@@ -33,7 +33,7 @@ _AHEAD_ADD = 16
 
 
 @numba.njit(inline="always")
-def _share(indptr, share, shares):
+def share_start(indptr, share, shares):
     """First row of a share: rows are cut where edges + _ROW_COST * rows pass share / shares of the total."""
     rows = len(indptr) - 1
     goal = (indptr[rows] - indptr[0] + _ROW_COST * rows) * share // shares
@@ -49,8 +49,9 @@ def _share(indptr, share, shares):
 
 @numba.njit(parallel=True, cache=True, nogil=True)
 def propagate(indptr, indices, source, pitch, row_scale, column_scale, out, out_pitch, width, shares):
+    """Every row of the matrix times `source`; a thread owns a range of rows."""
     for share in numba.prange(shares):
-        for row in range(_share(indptr, share, shares), _share(indptr, share + 1, shares)):
+        for row in range(share_start(indptr, share, shares), share_start(indptr, share + 1, shares)):
             _sum_scaled_rows(
                 indices, indptr[row], indptr[row + 1], len(indices), source, pitch, column_scale, row_scale[row], out,
                 row * out_pitch, width,
@@ -59,9 +60,10 @@ def propagate(indptr, indices, source, pitch, row_scale, column_scale, out, out_
 
 @numba.njit(parallel=True, cache=True, nogil=True)
 def propagate_rows(indptr, indices, rows, source, pitch, row_scale, column_scale, out, out_pitch, width, shares):
-    edges = _edges_before(indptr, rows)
+    """The chosen `rows` of the matrix times `source`, in their order; a thread owns a range of them."""
+    edges = edges_before(indptr, rows)
     for share in numba.prange(shares):
-        for v in range(_share(edges, share, shares), _share(edges, share + 1, shares)):
+        for v in range(share_start(edges, share, shares), share_start(edges, share + 1, shares)):
             row = rows[v]
             _sum_scaled_rows(
                 indices, indptr[row], indptr[row + 1], indptr[row + 1], source, pitch, column_scale, row_scale[row], out,
@@ -72,7 +74,7 @@ def propagate_rows(indptr, indices, rows, source, pitch, row_scale, column_scale
 @numba.njit(parallel=True, cache=True, nogil=True)
 def scatter_rows(indptr, indices, columns, rows, grad, pitch, row_scale, column_scale, out, out_pitch, width, shares):
     """Every thread owns a range of columns; ranges are cut at quantiles of a sample of the edges' columns."""
-    cuts = _column_cuts(indptr, indices, columns, rows, shares)
+    cuts = column_cuts(indptr, indices, columns, rows, shares)
     for share in numba.prange(shares):
         first, last = cuts[share], cuts[share + 1]
         for v in range(len(rows)):
@@ -87,7 +89,7 @@ def scatter_rows(indptr, indices, columns, rows, grad, pitch, row_scale, column_
 
 
 @numba.njit(cache=True)
-def _column_cuts(indptr, indices, columns, rows, shares):
+def column_cuts(indptr, indices, columns, rows, shares):
     """Ascending cuts 0 .. columns (shares + 1) such that each range holds about as many edges of `rows`."""
     total = 0
     for row in rows:
@@ -112,7 +114,7 @@ def _column_cuts(indptr, indices, columns, rows, shares):
 
 
 @numba.njit(cache=True)
-def _edges_before(indptr, rows):
+def edges_before(indptr, rows):
     """Running sum of the degrees of `rows`: the indptr of the chosen rows, int64 (V+1)."""
     edges = np.zeros(len(rows) + 1, np.int64)
     for v in range(len(rows)):
@@ -122,6 +124,7 @@ def _edges_before(indptr, rows):
 
 @numba.njit(cache=True, nogil=True)
 def mark_rows(indptr, indices, rows, flags):
+    """Set `flags` to 1 for every column in which one of `rows` has an edge."""
     for row in rows:
         for edge in range(indptr[row], indptr[row + 1]):
             flags[indices[edge]] = 1
@@ -171,11 +174,11 @@ def _add_scaled_row(source, begin, scale, out, at, width):
 def _request_row(out, at, width):
     """Fetch out[at : at+width] towards this core, to be written soon."""
     for line in range(0, width, 16):
-        _request_line(out, at + line)
+        request_line(out, at + line)
 
 
 @intrinsic
-def _request_line(typing, out, at):
+def request_line(typing, out, at):
     def emit(context, builder, signature, args):
         _request(builder, _pointer(context, builder, signature, args, 0), args[1], write=1)
         return context.get_dummy_value()
