@@ -11,9 +11,31 @@ import numba
 import pytest
 from hypothesis import HealthCheck, settings
 
+from gcnrec import cli
+
 # Examples are the same in every run, and slow first calls (compilation) are no failure.
 settings.register_profile("gcnrec", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gcnrec")
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    """The working directory of `gcnrec`, empty; a file of tests that share one has its own fixture of this name."""
+    return tmp_path
+
+
+@pytest.fixture
+def gcnrec(capsys, workplace, monkeypatch):
+    """Runs a command in `workplace`; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(workplace)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            cli.app([str(argument) for argument in arguments])
+        shown = capsys.readouterr()
+        return caught.value.code, shown.out, shown.err
+
+    return call
 
 
 @pytest.fixture

@@ -39,20 +39,6 @@ SURFACE = {
 
 
 @pytest.fixture
-def gcnrec(capsys, tmp_path, monkeypatch):
-    """Runs a command in an empty working directory; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            cli.app([str(argument) for argument in arguments])
-        shown = capsys.readouterr()
-        return caught.value.code, shown.out, shown.err
-
-    return call
-
-
-@pytest.fixture
 def train_file(tmp_path):
     """60 users, each with 8 of the 40 items of their half."""
     rng = np.random.default_rng(0)

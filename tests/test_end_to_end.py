@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gcnrec import cli
 from gcnrec.errors import Terminated
 from gcnrec.progress import Lines
 
@@ -54,19 +53,6 @@ def workplace(tmp_path_factory):
     pq.write_table(table, folder / "clicks.parquet")
     (folder / "two.toml").write_text(JOB)
     return folder
-
-
-@pytest.fixture
-def gcnrec(capsys, workplace, monkeypatch):
-    monkeypatch.chdir(workplace)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            cli.app([str(argument) for argument in arguments])
-        shown = capsys.readouterr()
-        return caught.value.code, shown.out, shown.err
-
-    return call
 
 
 @pytest.fixture
