@@ -19,6 +19,7 @@ from scipy.linalg import lapack
 from gcnrec import config
 from gcnrec.errors import DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph
+from gcnrec.models.scorer import GraphScorer
 from gcnrec.ops.cooccurrence import gram
 from gcnrec.ops.propagate import propagate_rows
 
@@ -27,19 +28,10 @@ _ROWS = 1024
 
 
 @dataclass(frozen=True)
-class EaseScorer:
+class EaseScorer(GraphScorer):
     """`weights_II` float32, row = item the user has, column = item scored."""
 
-    graph: BipartiteGraph
     weights_II: torch.Tensor
-
-    @property
-    def num_users(self) -> int:
-        return self.graph.num_users
-
-    @property
-    def num_items(self) -> int:
-        return self.graph.num_items
 
     def prepare(self, users_B: NDArray[np.int32]) -> torch.Tensor:
         """The users themselves, int32 (B): each tile sums its own columns of the weights."""

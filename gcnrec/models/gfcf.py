@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gcnrec import config
 from gcnrec.graph import BipartiteGraph
+from gcnrec.models.scorer import GraphScorer
 from gcnrec.models.spectral import top_singular
 from gcnrec.ops.propagate import inverse_sqrt, propagate, propagate_rows
 
@@ -27,20 +28,11 @@ _SLICE = 64
 
 
 @dataclass(frozen=True)
-class GfcfScorer:
+class GfcfScorer(GraphScorer):
     """The filters applied to chunks of users: `vectors_IK` float32 right singular vectors, `weight` of the low-pass part."""
 
-    graph: BipartiteGraph
     vectors_IK: torch.Tensor
     weight: float
-
-    @property
-    def num_users(self) -> int:
-        return self.graph.num_users
-
-    @property
-    def num_items(self) -> int:
-        return self.graph.num_items
 
     def prepare(self, users_B: NDArray[np.int32]) -> torch.Tensor:
         """All scores of the chunk, float32 (B, I): the linear filter needs every item of a user at once.

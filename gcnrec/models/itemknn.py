@@ -18,24 +18,16 @@ from numpy.typing import NDArray
 
 from gcnrec import config
 from gcnrec.graph import BipartiteGraph
+from gcnrec.models.scorer import GraphScorer
 from gcnrec.ops.cooccurrence import nearest_items
 
 
 @dataclass(frozen=True)
-class ItemKnnScorer:
+class ItemKnnScorer(GraphScorer):
     """`neighbours_IK` int32, ascending and -1 behind the last; `similarity_IK` float32."""
 
-    graph: BipartiteGraph
     neighbours_IK: torch.Tensor
     similarity_IK: torch.Tensor
-
-    @property
-    def num_users(self) -> int:
-        return self.graph.num_users
-
-    @property
-    def num_items(self) -> int:
-        return self.graph.num_items
 
     def prepare(self, users_B: NDArray[np.int32]) -> torch.Tensor:
         """The users themselves, int32 (B): their items are read tile by tile."""

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.graph import BipartiteGraph
+
 
 class Scorer(Protocol):
     """Scores of every item for a chunk of users, a tile of items at a time, so that memory stays bounded."""
@@ -29,6 +31,21 @@ class Scorer(Protocol):
     def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
         """Write the scores of items `first .. last-1` into `out_BT` float32 (B, last - first). Higher is better."""
         ...
+
+
+@dataclass(frozen=True)
+class GraphScorer:
+    """What scorers that rank by the train graph itself have in common."""
+
+    graph: BipartiteGraph
+
+    @property
+    def num_users(self) -> int:
+        return self.graph.num_users
+
+    @property
+    def num_items(self) -> int:
+        return self.graph.num_items
 
 
 @dataclass(frozen=True)
