@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gcnrec.errors import DataError
 from gcnrec.graph import Csr
 from gcnrec.ops import lanes
+from gcnrec.ops.arrays import frozen
 
 
 def inverse_sqrt(degrees: NDArray[np.integer]) -> torch.Tensor:
@@ -48,7 +49,7 @@ def propagate(
     _check_rows("out_RD", out_RD, csr.rows, width)
     if csr.rows and width:
         lanes.propagate(
-            _frozen(csr.indptr), _frozen(csr.indices), _flat(source_CD), _pitch(source_CD),
+            frozen(csr.indptr), frozen(csr.indices), _flat(source_CD), _pitch(source_CD),
             row_scale_R.numpy(), column_scale_C.numpy(), _flat(out_RD), _pitch(out_RD), width, numba.get_num_threads(),
         )  # fmt: skip
     return out_RD
@@ -72,7 +73,7 @@ def propagate_rows(
     _check_rows("out_VD", out_VD, len(rows_V), width)
     if len(rows_V) and width:
         lanes.propagate_rows(
-            _frozen(csr.indptr), _frozen(csr.indices), _frozen(rows_V), _flat(source_CD), _pitch(source_CD),
+            frozen(csr.indptr), frozen(csr.indices), frozen(rows_V), _flat(source_CD), _pitch(source_CD),
             row_scale_R.numpy(), column_scale_C.numpy(), _flat(out_VD), _pitch(out_VD), width, numba.get_num_threads(),
         )  # fmt: skip
     return out_VD
@@ -97,7 +98,7 @@ def scatter_rows(
     _check_chosen(csr, rows_V)
     if len(rows_V) and width:
         lanes.scatter_rows(
-            _frozen(csr.indptr), _frozen(csr.indices), csr.columns, _frozen(rows_V), _flat(grad_VD), _pitch(grad_VD),
+            frozen(csr.indptr), frozen(csr.indices), csr.columns, frozen(rows_V), _flat(grad_VD), _pitch(grad_VD),
             row_scale_R.numpy(), column_scale_C.numpy(), _flat(out_CD), _pitch(out_CD), width, numba.get_num_threads(),
         )  # fmt: skip
     return out_CD
@@ -108,14 +109,7 @@ def mark_rows(csr: Csr, rows_V: NDArray[np.int32], flags_C: NDArray[np.uint8]) -
     _check_chosen(csr, rows_V)
     if flags_C.dtype != np.uint8 or flags_C.shape != (csr.columns,):
         raise DataError(f"flags_C must be uint8 of shape ({csr.columns},), got {flags_C.dtype} {flags_C.shape}")
-    lanes.mark_rows(_frozen(csr.indptr), _frozen(csr.indices), _frozen(rows_V), flags_C)
-
-
-def _frozen(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """A read-only view: memory-mapped and ordinary arrays then share one compiled kernel."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
+    lanes.mark_rows(frozen(csr.indptr), frozen(csr.indices), frozen(rows_V), flags_C)
 
 
 def _flat(rows: torch.Tensor) -> NDArray[np.float32]:

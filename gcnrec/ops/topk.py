@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DivergedError
 from gcnrec.graph import Csr
+from gcnrec.ops.arrays import frozen
 
 _BLOCK = 64
 
@@ -63,7 +64,7 @@ def keep_best(scores_BT: NDArray[np.float32], first: int, hidden: ItemLists, bes
 
     Raises DivergedError when a score that counts is NaN.
     """
-    lists = (_frozen(hidden.csr.indptr), _frozen(hidden.csr.indices), _frozen(hidden.rows_B))
+    lists = (frozen(hidden.csr.indptr), frozen(hidden.csr.indices), frozen(hidden.rows_B))
     invalid_B = np.zeros(len(best.users_B), np.bool_)
     _keep_best(scores_BT, first, *lists, best.items_BK, best.scores_BK, invalid_B)
     _check(invalid_B, best)
@@ -71,8 +72,8 @@ def keep_best(scores_BT: NDArray[np.float32], first: int, hidden: ItemLists, bes
 
 def keep_best_listed(scores_BT: NDArray[np.float32], first: int, hidden: ItemLists, listed: ItemLists, best: TopK) -> None:
     """`keep_best` for the `listed` items only; costs time by their number, not by the tile's width."""
-    lists = (_frozen(hidden.csr.indptr), _frozen(hidden.csr.indices), _frozen(hidden.rows_B))
-    allowed = (_frozen(listed.csr.indptr), _frozen(listed.csr.indices), _frozen(listed.rows_B))
+    lists = (frozen(hidden.csr.indptr), frozen(hidden.csr.indices), frozen(hidden.rows_B))
+    allowed = (frozen(listed.csr.indptr), frozen(listed.csr.indices), frozen(listed.rows_B))
     invalid_B = np.zeros(len(best.users_B), np.bool_)
     _keep_best_listed(scores_BT, first, *lists, *allowed, best.items_BK, best.scores_BK, invalid_B)
     _check(invalid_B, best)
@@ -81,7 +82,7 @@ def keep_best_listed(scores_BT: NDArray[np.float32], first: int, hidden: ItemLis
 def contained(items_BK: NDArray[np.int32], lists: ItemLists) -> NDArray[np.bool_]:
     """Whether each item is in its user's list, bool (B, K); item -1 never is. By binary search."""
     found_BK = np.empty(items_BK.shape, np.bool_)
-    _contained(items_BK, _frozen(lists.csr.indptr), _frozen(lists.csr.indices), _frozen(lists.rows_B), found_BK)
+    _contained(items_BK, frozen(lists.csr.indptr), frozen(lists.csr.indices), frozen(lists.rows_B), found_BK)
     return found_BK
 
 
@@ -91,13 +92,6 @@ def _check(invalid_B: NDArray[np.bool_], best: TopK) -> None:
             f"scores must be numbers, got NaN for user number {best.users_B[invalid_B.argmax()]}; "
             "the model holds NaN or infinite values, train again with a smaller learning rate"
         )
-
-
-def _frozen(array: NDArray[np.integer]) -> NDArray[np.integer]:
-    """A read-only view: memory-mapped and fresh arrays then share one compiled kernel."""
-    view = np.ascontiguousarray(array).view()
-    view.flags.writeable = False
-    return view
 
 
 @numba.njit(inline="always")
