@@ -59,7 +59,7 @@ class Dataset:
 
 
 def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
-    """Open a dataset folder by memory map; with `verify`, recompute every sha256 first.
+    """Open a dataset folder by memory map; with `verify`, recompute every sha256 first and check every row of the graph.
 
     Raises DataError when the folder, its format or a file is not what `dataset.json` says.
     """
@@ -71,10 +71,14 @@ def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
     for ids, size, name in ((user_ids, num_users, "users"), (item_ids, num_items, "items")):
         if len(ids) != size:
             raise DataError(f"{folder / (name + '.parquet')} must have {size} rows, has {len(ids)}; ingest again")
+    graph = BipartiteGraph.open(folder, num_users, num_items)
+    if verify:
+        graph.user_items.check(str(folder / "user_items"))
+        graph.item_users.check(str(folder / "item_users"))
     return Dataset(
         folder=folder,
         info=info,
-        graph=BipartiteGraph.open(folder, num_users, num_items),
+        graph=graph,
         user_ids=user_ids,
         item_ids=item_ids,
         valid=_open_held_out(folder / "valid.parquet", user_ids, item_ids),

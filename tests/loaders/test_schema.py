@@ -12,7 +12,7 @@ import pytest
 from gcnrec.config import Data
 from gcnrec.errors import DataError
 from gcnrec.loaders.parquet import ingest
-from gcnrec.loaders.schema import new_folder, open_dataset
+from gcnrec.loaders.schema import new_folder, open_dataset, sha256_of
 
 
 @pytest.fixture
@@ -58,6 +58,17 @@ def test_damaged_files(folder):
     path.write_bytes(whole[:-4] + b"\x01\x00\x00\x00")
     open_dataset(folder)
     with pytest.raises(DataError, match="does not match the sha256"):
+        open_dataset(folder, verify=True)
+
+
+def test_a_graph_that_is_none_is_told_even_where_the_digests_match(folder):
+    path = folder / "user_items.indices.npy"
+    np.save(path, np.load(path) + 1)
+    info = json.loads((folder / "dataset.json").read_text())
+    info["files"][path.name]["sha256"] = sha256_of(path)
+    (folder / "dataset.json").write_text(json.dumps(info))
+    open_dataset(folder)
+    with pytest.raises(DataError, match="user_items: columns must ascend"):
         open_dataset(folder, verify=True)
 
 
