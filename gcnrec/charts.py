@@ -9,7 +9,8 @@ from typing import Any
 
 # Matplotlib knows no CSS: it draws in these colours, which `_to_page_colours` then exchanges for the page's variables.
 _INK, _FAINT = "#010203", "#040506"
-_SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004")
+_SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006", "#0a0007", "#0a0008")
+_MARKERS = "osD^vPX*"
 _PAGE = {_INK: "var(--ink)", _FAINT: "var(--line)"} | {colour: f"var(--series-{n})" for n, colour in enumerate(_SERIES, 1)}
 
 
@@ -21,6 +22,17 @@ class Curve:
     xs: Sequence[float]
     ys: Sequence[float]
     dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """A named line through means, with an interval at each point: nan bounds where there is none."""
+
+    name: str
+    xs: Sequence[float]
+    means: Sequence[float]
+    lows: Sequence[float]
+    highs: Sequence[float]
 
 
 def lines(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
@@ -39,6 +51,37 @@ def lines(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
             axes.legend(frameon=False)
 
     return _svg(draw, 5.2, 2.9)
+
+
+def points(series: Sequence[Estimates], x_label: str, y_label: str) -> str:
+    """A marker per mean with its interval as a bar, joined by a thin line; a logarithmic x axis for values that span a lot."""
+
+    def draw(axes: Any) -> None:
+        for number, one in enumerate(series):
+            reach = [
+                [mean - low for mean, low in zip(one.means, one.lows, strict=True)],
+                [high - mean for mean, high in zip(one.means, one.highs, strict=True)],
+            ]
+            style = {"color": _series(number), "marker": _MARKERS[number % len(_MARKERS)], "markersize": 4.5}
+            axes.errorbar(one.xs, one.means, yerr=reach, label=one.name, linewidth=1, elinewidth=1.2, capsize=2, **style)
+        xs = [x for one in series for x in one.xs]
+        if min(xs) > 0 and max(xs) > 3 * min(xs):
+            _logarithmic(axes, xs)
+        _name_beside(axes, x_label, y_label)
+
+    return _svg(draw, 6.0, 3.1)
+
+
+def bands(series: Sequence[Estimates], x_label: str, y_label: str) -> str:
+    """A line per series with its interval as a band around it."""
+
+    def draw(axes: Any) -> None:
+        for number, one in enumerate(series):
+            axes.plot(one.xs, one.means, color=_series(number), label=one.name, linewidth=1.4)
+            axes.fill_between(one.xs, one.lows, one.highs, color=_series(number), alpha=0.16, linewidth=0)
+        _name_beside(axes, x_label, y_label)
+
+    return _svg(draw, 6.0, 3.1)
 
 
 def columns(names: Sequence[str], heights: Sequence[float], x_label: str, y_label: str) -> str:
@@ -68,6 +111,28 @@ def bars(names: Sequence[str], lengths: Sequence[float], x_label: str, highlight
         axes.grid(visible=False, axis="y")
 
     return _svg(draw, 5.2, 0.7 + 0.42 * len(names))
+
+
+def _series(number: int) -> str:
+    return _SERIES[number % len(_SERIES)]
+
+
+def _logarithmic(axes: Any, xs: Sequence[float]) -> None:
+    """Ticks at 1, 2 and 5 times powers of ten, written out with a unit prefix."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(xs) < 100 * min(xs) else (1,)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _name_beside(axes: Any, x_label: str, y_label: str) -> None:
+    """Labels, and a legend that covers no line."""
+    axes.grid(visible=False, axis="x")
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.figure.legend(loc="outside right upper", frameon=False)
 
 
 def _svg(draw: Callable[[Any], None], width: float, height: float) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from gcnrec.progress import Observer
+    from gcnrec.sweep import Ended, Tell
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
@@ -250,6 +251,50 @@ def compare(
 
 
 @app.command()
+def sweep(
+    grid: Annotated[Path, typer.Argument(metavar="GRID.toml", help="The grid file.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the runs and their summary go; again to continue.")],
+    data: DataFolder = None,
+    data_root: DataRoot = None,
+    set_: Overrides = None,
+    jobs: Annotated[int, typer.Option(metavar="N", help="Runs at a time, each on its share of the cores.", min=1)] = 1,
+) -> None:
+    """Train every combination of a grid; write DIR/sweep.parquet, curves.parquet and sweep.html, skip what is finished.
+
+    A grid file is a job file, or names one, with lists and bundles of settings:
+
+    \b
+      job = "gowalla.toml"                  # beside this file; sections below change its keys
+      compare = "dynamic"                   # the variant to compare with; default the first
+      [train]
+      refit = false
+      [grid]                                # every combination of these ...
+      table.budget = [0.5, 0.25]
+      train.seed = [0, 1, 2]
+      [variants.dynamic]                    # ... once per variant
+      sparsity.policy = "dynamic"
+      [variants.thin]
+      table.budget = 1.0
+      "table.budget=0.5".model.width = 32   # only where the grid's table.budget is 0.5
+      "table.budget=0.25".model.width = 16
+
+    A run that fails does not stop the others; the exit code is then the highest of theirs.
+    """
+    from gcnrec.grid import load_grid
+    from gcnrec.pipeline import open_or_ingest
+    from gcnrec.sweep import sweep as train_all
+
+    plan = load_grid(grid, set_)
+    dataset = open_or_ingest(plan.runs[0].job.data, plan.job_path, data, data_root, _say(False))
+    with _runs_bar(len(plan.runs)) as tell:
+        ended = train_all(plan, dataset.folder, out, jobs=jobs, tell=tell)
+    failed = [one for one in ended if one.code]
+    _show([f"{len(ended) - len(failed)} of {len(ended)} runs finished", f"{out}  (open {out / 'sweep.html'})"])
+    if failed:
+        raise typer.Exit(max(one.code for one in failed))
+
+
+@app.command()
 def info(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A dataset or a run folder.")], as_json: AsJson = False
 ) -> None:
@@ -303,6 +348,25 @@ def _progress(as_json: bool, metric: str) -> Iterator[Observer | None]:
 
     with observed(metric) as observer:
         yield observer
+
+
+@contextmanager
+def _runs_bar(total: int) -> Iterator[Tell]:
+    """Tells of every run that ended in a line on stderr; on a terminal, a bar over the runs stays below them."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+
+        def tell(ended: Ended, done: int, of: int) -> None:
+            took = f"{ended.seconds:,.0f} s" if ended.seconds else "finished before"
+            console.print(f"{done}/{of}  {ended.name}  {ended.failure or took}", markup=False)
+            bar.update(task, completed=done)
+
+        yield tell
 
 
 def _say(as_json: bool) -> Any:

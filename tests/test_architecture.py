@@ -16,7 +16,21 @@ PACKAGE = ROOT / "gcnrec"
 ROWS = [
     ["cli", "__main__"],
     ["bench", "pipeline", "progress", "show"],
-    ["train", "earlier", "check", "baselines", "report", "charts", "compare", "doctor"],
+    [
+        "train",
+        "earlier",
+        "check",
+        "baselines",
+        "report",
+        "charts",
+        "compare",
+        "doctor",
+        "sweep",
+        "sweep_page",
+        "grid",
+        "trials",
+        "paired",
+    ],
     ["evaluate", "recommend", "artifacts", "events"],
     ["loaders", "testing", "start", "step", "memory"],
     ["models", "losses", "sparsity", "metrics"],
@@ -39,7 +53,7 @@ HOMES = {
     "polars": ["bench"],
     "typer": ["cli"],
     "rich": ["cli", "progress", "show"],
-    "jinja2": ["report"],
+    "jinja2": ["report", "sweep_page"],
     "matplotlib": ["charts"],
 }
 # Absent from a plain install, or slow to import: these modules are themselves imported only when wanted.

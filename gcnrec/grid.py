@@ -1,0 +1,195 @@
+"""GRID.toml: a job, lists of settings, and named variants. Every combination is one run of `gcnrec sweep`.
+
+    job = "gowalla.toml"                    # looked for beside this file; may be left out
+    compare = "dynamic"                     # the variant that the others are compared with; default: the first
+
+    [train]                                 # sections of a job file: they change keys of `job`, or are the job
+    refit = false
+
+    [grid]                                  # lists: every combination of their values ...
+    table.budget = [0.5, 0.25]
+    train.seed = [0, 1, 2]
+
+    [variants.dynamic]                      # ... once per variant, a named bundle of settings
+    sparsity.policy = "dynamic"
+
+    [variants.thin]
+    table.budget = 1.0
+    "table.budget=0.5".model.width = 32     # only where the grid's table.budget is 0.5
+    "table.budget=0.25".model.width = 16
+
+A later one wins: `job`, sections, grid, variant, conditions of the variant, `--set`. Without [variants] the values of the lists
+other than `table.budget` and `train.seed` name the variants. Runs differ neither in [data] nor in `evaluate.metric`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gcnrec.config import Job, read_toml
+from gcnrec.errors import UsageError, nearest
+
+BUDGET, SEED = "table.budget", "train.seed"
+_OWN_KEYS = ("job", "compare", "grid", "variants")
+Settings = dict[str, Any]
+"""`section.key` -> value."""
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One run: its folder's name, the variant and the budget that it stands for, its whole job.
+
+    `budget` is the grid's, not the job's: a dense table of a quarter of the columns stands for a budget of 0.25.
+    """
+
+    name: str
+    variant: str
+    budget: float
+    job: Job
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All runs, the variant to compare with, and the file that a relative `data.card` is looked for beside."""
+
+    runs: tuple[Combination, ...]
+    compare: str
+    job_path: Path
+
+
+def load_grid(path: Path, overrides: list[str] | None = None) -> Grid:
+    """Read GRID.toml and make every combination's job, with `section.key=value` overrides over all of them.
+
+    Raises UsageError, for an unknown or impossible setting with the sentence that a job file gets.
+    """
+    document = read_toml(path)
+    unknown = set(document) - set(Job.model_fields) - set(_OWN_KEYS)
+    for key in sorted(unknown):
+        raise UsageError(f"{path}: unknown key {key!r}{nearest(key, (*Job.model_fields, *_OWN_KEYS))}")
+    job_path = path.parent / document["job"] if "job" in document else path
+    base = _settings(read_toml(job_path), str(job_path)) if "job" in document else {}
+    base |= _settings({key: value for key, value in document.items() if key not in _OWN_KEYS}, str(path))
+    axes = _axes(document.get("grid", {}), f"{path} [grid]", overrides or [])
+    runs = []
+    for name, bundle in _bundles(document.get("variants", {}), path):
+        for values in itertools.product(*axes.values()):
+            point = dict(zip(axes, values, strict=True))
+            changes = _bundle_at(bundle, point, axes, f"{path} [variants.{name}]")
+            runs.append(_combination(name, point, base | point | changes, overrides or [], path))
+    _check(runs, path)
+    return Grid(tuple(runs), _compared(document.get("compare"), runs, path), job_path)
+
+
+def _axes(table: Any, where: str, overrides: list[str]) -> dict[str, list[Any]]:
+    axes = _settings(table, where)
+    for key, values in axes.items():
+        if not isinstance(values, list) or not values:
+            raise UsageError(f"{where}: {key} must be a list of values, got {values!r}")
+        if any(override.partition("=")[0].strip() == key for override in overrides):
+            raise UsageError(f"--set {key}: the grid lists its values; change them in {where}")
+    return axes
+
+
+def _bundles(variants: Any, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    if not isinstance(variants, dict) or not all(isinstance(bundle, dict) for bundle in variants.values()):
+        raise UsageError(f"{path}: variants must be tables of settings such as [variants.thin], got {variants!r}")
+    return list(variants.items()) or [("", {})]
+
+
+def _bundle_at(bundle: dict[str, Any], point: Settings, axes: dict[str, list[Any]], where: str) -> Settings:
+    """The settings of a variant at one point of the grid: its own, then those of the conditions that hold there."""
+    changes = _settings({key: value for key, value in bundle.items() if "=" not in key}, where)
+    for condition, table in bundle.items():
+        if "=" not in condition:
+            continue
+        key, value = _condition(condition, where)
+        if key not in axes or value not in axes[key]:
+            raise UsageError(f"{where}: {condition!r} never holds; [grid] must list {value!r} under {key}")
+        if point[key] == value:
+            changes |= _settings(table, f"{where} {condition!r}")
+    return changes
+
+
+def _condition(text: str, where: str) -> tuple[str, Any]:
+    key, _, value = text.partition("=")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        raise UsageError(f"{where}: expected a condition such as 'table.budget=0.5', got {text!r}") from None
+
+
+def _combination(name: str, point: Settings, settings: Settings, overrides: list[str], path: Path) -> Combination:
+    others = {key: value for key, value in point.items() if key not in (BUDGET, SEED)}
+    folder = _file_name([name, *_labels(point)])
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        section, _, rest = key.partition(".")
+        sections.setdefault(section, {})[rest] = value
+    job = Job.parse(sections, overrides, f"{path}, run {folder}")
+    variant = " ".join(part for part in (name, *_labels(others)) if part) or "run"
+    return Combination(folder, variant, float(point.get(BUDGET, job.table.budget)), job)
+
+
+def _settings(table: Any, where: str) -> Settings:
+    """The leaves of nested tables by dotted key, so that `model.width = 8` and `"model.width" = 8` are the same."""
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: expected a table of settings such as train.seed, got {table!r}")
+    settings = dict(_leaves(table, ()))
+    for key in settings:
+        if key.count(".") != 1:
+            raise UsageError(f"{where}: expected settings such as train.seed, got {key!r}")
+    return settings
+
+
+def _leaves(table: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*path, key))
+        else:
+            yield ".".join((*path, key)), value
+
+
+def _labels(point: Settings) -> list[str]:
+    """`budget=0.5`; the section is kept where two keys would look alike."""
+    counts = Counter(map(_short, point))
+    return [f"{_short(key) if counts[_short(key)] == 1 else key}={_plain(value)}" for key, value in point.items()]
+
+
+def _short(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _plain(value: Any) -> str:
+    return ",".join(map(_plain, value)) if isinstance(value, list) else str(value)
+
+
+def _file_name(parts: list[str]) -> str:
+    return re.sub(r"[^\w.=,+-]+", "_", "-".join(part for part in parts if part)) or "run"
+
+
+def _check(runs: list[Combination], path: Path) -> None:
+    """UsageError when two runs share a name, or differ in what makes them comparable."""
+    for name, count in Counter(run.name for run in runs).items():
+        if count > 1:
+            raise UsageError(f"{path}: {count} runs would be called {name!r}; list every value once")
+    for run in runs:
+        if run.job.data != runs[0].job.data:
+            raise UsageError(f"{path}: [data] must be the same in every run, {run.name} has its own; sweep each data set apart")
+        if run.job.evaluate.metric != runs[0].job.evaluate.metric:
+            raise UsageError(f"{path}: evaluate.metric must be the same in every run, {run.name} has its own; choose one")
+
+
+def _compared(compare: Any, runs: list[Combination], path: Path) -> str:
+    variants = list(dict.fromkeys(run.variant for run in runs))
+    if compare is None:
+        return variants[0]
+    if compare not in variants:
+        raise UsageError(f"{path}: compare must name a variant, got {compare!r}{nearest(str(compare), variants)}")
+    return str(compare)

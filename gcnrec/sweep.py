@@ -1,0 +1,196 @@
+"""`gcnrec sweep`: trains every combination of a grid, each in a process of its own, and sums them up after every run.
+
+    runs/<name>/  a run folder each          jobs/<name>.toml  what it was started with      logs/<name>.txt  what it printed
+    sweep.json    places and failures        sweep.parquet curves.parquet sweep.html         the results so far
+
+A process of its own gives a run its own peak of memory, its own cores, and an end that the others survive. What is finished is
+skipped, half-done runs are resumed, failed ones tried again. Compare seconds only of runs that shared the machine alike.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gcnrec.config import Job, to_toml
+from gcnrec.errors import Interrupted, Terminated, UsageError
+from gcnrec.grid import Combination, Grid
+from gcnrec.loaders.atomic import atomic_file
+from gcnrec.sweep_page import summarise
+from gcnrec.trials import Sweep, Trial, is_finished, write_sweep
+
+_POLL_SECONDS = 0.1
+_PATIENCE_SECONDS = 60.0
+"""How long a run that was asked to stop may take before it is killed; its last checkpoint is whole either way."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that ended: exit code, seconds in this sweep (0 when it was finished before), the failure's sentence or ""."""
+
+    name: str
+    code: int
+    seconds: float
+    failure: str
+
+
+Tell = Callable[[Ended, int, int], None]
+"""Called with a run that ended, how many have, and how many there are."""
+
+
+def sweep(grid: Grid, data: Path, out: Path, *, jobs: int = 1, tell: Tell | None = None) -> list[Ended]:
+    """Train, evaluate and sum up every run of `grid` on the dataset folder `data`, `jobs` at a time; how each ended.
+
+    A run that fails does not stop the others. KeyboardInterrupt and Terminated end the runs' processes and leave everything
+    resumable. Raises UsageError when `out` holds runs with other settings, or is being swept already.
+    """
+    for run in grid.runs:
+        _check_same(run, out / "runs" / run.name)
+    for folder in ("runs", "jobs", "logs"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    book = _Book(grid, out, tell)
+    with _locked(out / "sweep.lock") as lock:
+        waiting = [run for run in grid.runs if not book.skip_if_finished(run)]
+        book.write()
+        _work_off(waiting, book, lambda run, slot: _start(run, data, out, lock, _cores(slot, jobs)), jobs)
+    return [book.ended[run.name] for run in grid.runs]
+
+
+@dataclass
+class _Book:
+    """How every run ended so far, told to the caller and written into the folder after each."""
+
+    grid: Grid
+    out: Path
+    tell: Tell | None
+    ended: dict[str, Ended] = field(default_factory=dict)
+
+    def skip_if_finished(self, run: Combination) -> bool:
+        finished = is_finished(self.out / "runs" / run.name)
+        if finished:
+            self._add(Ended(run.name, 0, 0.0, ""))
+        return finished
+
+    def close(self, child: _Child, code: int) -> None:
+        log = self.out / "logs" / f"{child.name}.txt"
+        self._add(Ended(child.name, code, time.monotonic() - child.begun, _failure(code, log)))
+        self.write()
+
+    def write(self) -> None:
+        trials = tuple(
+            Trial(self.out / "runs" / run.name, run.variant, run.budget, run.job.train.seed, self._failure_of(run.name))
+            for run in self.grid.runs
+        )
+        write_sweep(self.out, Sweep(trials, self.grid.compare))
+        summarise(self.out)
+
+    def _add(self, ended: Ended) -> None:
+        self.ended[ended.name] = ended
+        if self.tell:
+            self.tell(ended, len(self.ended), len(self.grid.runs))
+
+    def _failure_of(self, name: str) -> str:
+        return self.ended[name].failure if name in self.ended else ""
+
+
+@dataclass(frozen=True)
+class _Child:
+    name: str
+    process: subprocess.Popen[bytes]
+    begun: float
+
+
+def _work_off(waiting: list[Combination], book: _Book, start: Callable[[Combination, int], _Child], jobs: int) -> None:
+    """Keep `jobs` processes busy until nothing waits; none of them outlives this call."""
+    busy: dict[int, _Child] = {}
+    try:
+        while waiting or busy:
+            over = {slot: code for slot, child in busy.items() if (code := child.process.poll()) is not None}
+            ended = [(busy.pop(slot), code if code >= 0 else 128 - code) for slot, code in over.items()]
+            for slot in range(jobs):
+                if waiting and slot not in busy:
+                    busy[slot] = start(waiting.pop(0), slot)
+            for child, code in ended:  # only now: summing up takes a second, in which no core should idle
+                book.close(child, code)
+            time.sleep(_POLL_SECONDS)
+    finally:
+        _stop([child.process for child in busy.values()])
+
+
+def _start(run: Combination, data: Path, out: Path, lock: int, cores: set[int] | None) -> _Child:
+    folder, job_file = out / "runs" / run.name, out / "jobs" / f"{run.name}.toml"
+    with atomic_file(job_file) as path:
+        path.write_text(to_toml(run.job), encoding="utf-8")
+    command = [sys.executable, "-m", "gcnrec", "run", str(job_file), "--data", str(data), "--out", str(folder), "--resume"]
+    with (out / "logs" / f"{run.name}.txt").open("wb") as log:
+        # In a process group of its own: Ctrl-C reaches this process alone, which then asks each run to stop, once.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=0, pass_fds=(lock,)
+        )
+    # The interpreter is still starting: every thread pool of the run is made later and sees these cores only.
+    if cores and run.job.train.threads is None:
+        os.sched_setaffinity(process.pid, cores)
+    return _Child(run.name, process, time.monotonic())
+
+
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _cores(slot: int, jobs: int) -> set[int] | None:
+    """Equal shares of the cores for every slot, neighbours together; None where all are one share or none can be had."""
+    if jobs == 1 or not hasattr(os, "sched_getaffinity"):
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    share = max(1, len(cores) // jobs)
+    return {cores[(slot * share + index) % len(cores)] for index in range(share)}
+
+
+def _failure(code: int, log: Path) -> str:
+    """The last line that a failed run printed: its sentence, or the last line of a traceback."""
+    if code == 0:
+        return ""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    said = lines[-1].removeprefix("gcnrec: ") if lines else "it said nothing"
+    killed = code > 128 and code not in (Interrupted.exit_code, Terminated.exit_code)
+    return f"ended by signal {code - 128}, perhaps memory ran out; last line: {said}" if killed else said
+
+
+def _check_same(run: Combination, folder: Path) -> None:
+    path = folder / "job.toml"
+    if not path.is_file():
+        return
+    before, now = Job.load(path).model_dump(), run.job.model_dump()
+    for section, values in now.items():
+        for key, value in values.items():
+            if before[section][key] != value:
+                raise UsageError(
+                    f"{folder} was made with {section}.{key} = {before[section][key]!r}, the grid now has {value!r}; "
+                    "choose another --out, or remove that run"
+                )
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """A descriptor that every run inherits: the folder stays locked until the last process that writes into it has ended."""
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(f"{path.parent} is being swept by another process; wait for it, or choose another --out") from None
+        yield file.fileno()

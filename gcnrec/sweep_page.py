@@ -1,0 +1,197 @@
+"""`sweep.html`: one self-contained page about a sweep, and the two tables beside it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+
+from gcnrec import charts
+from gcnrec.loaders.atomic import atomic_file
+from gcnrec.paired import Contrast, Estimate, contrasts, estimate, grouped, paired
+from gcnrec.trials import Sweep, Trial, curves, read_sweep, results
+
+_TEMPLATE = Path(__file__).with_name("sweep.html.j2")
+Groups = dict[tuple[str, float], list[Trial]]
+
+
+def summarise(folder: Path) -> Path | None:
+    """Write `sweep.parquet`, `curves.parquet` and `sweep.html` of a swept folder from its runs so far; returns the page.
+
+    None, and nothing written, while no run has begun.
+    """
+    sweep = read_sweep(folder)
+    if not any(trial.job for trial in sweep.trials):
+        return None
+    for name, table in (("sweep", results(sweep)), ("curves", curves(sweep))):
+        with atomic_file(folder / f"{name}.parquet") as path:
+            pq.write_table(table, path, compression="zstd")
+    return write_page(sweep, folder / "sweep.html")
+
+
+def write_page(sweep: Sweep, path: Path) -> Path:
+    """Write the page about `sweep` to `path`, replacing an earlier one. Only finished runs are plotted and compared."""
+    import jinja2
+
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(**_content(sweep, path.parent.name))
+    with atomic_file(path) as beside:
+        beside.write_text(page, encoding="utf-8")
+    return path
+
+
+def _content(sweep: Sweep, name: str) -> dict[str, Any]:
+    metric, groups = sweep.metric, grouped(sweep.done)
+    return {
+        "name": name,
+        "metric": metric,
+        "compare": sweep.compare,
+        "runs": len(sweep.trials),
+        "done": len(sweep.done),
+        "failed": [trial for trial in sweep.trials if trial.failure],
+        "charts": [*_plots(groups, metric), *_by_seconds(groups, metric)],
+        "means": [_mean_row(groups, key, sweep.compare, metric) for key in groups],
+        "equal_epochs": [_contrast_row(one, "epochs") for one in contrasts(sweep.done, sweep.compare, metric, "epoch")],
+        "equal_seconds": [_contrast_row(one, "s") for one in contrasts(sweep.done, sweep.compare, metric, "seconds")],
+        "trials": [_trial_row(trial, metric) for trial in sweep.trials],
+    }
+
+
+def _plots(groups: Groups, metric: str) -> list[dict[str, str]]:
+    """The metric on test and on validation against what it costs: a point per budget, a line per variant."""
+    drawn = []
+    splits: dict[str, Callable[[Trial], float | None]] = {
+        f"test {metric}": lambda trial: trial.test.get(metric),
+        f"validation {metric}": lambda trial: _best(trial, metric),
+    }
+    costs: dict[str, Callable[[Trial], float | None]] = {
+        "stored values": lambda trial: trial.memory.get("values"),
+        "served bytes": lambda trial: trial.memory.get("served_bytes"),
+        "training seconds": _seconds,
+    }
+    for y_label, height in splits.items():
+        for x_label, cost in costs.items():
+            series = _lines(groups, cost, height)
+            if series:
+                drawn.append({"title": f"{y_label} against {x_label}", "svg": charts.points(series, x_label, y_label)})
+    return drawn
+
+
+def _lines(
+    groups: Groups, cost: Callable[[Trial], float | None], height: Callable[[Trial], float | None]
+) -> list[charts.Estimates]:
+    points: dict[str, list[tuple[float, Estimate]]] = {}
+    for (variant, _), trials in groups.items():
+        xs, ys = _known(map(cost, trials)), _known(map(height, trials))
+        if xs and ys:
+            points.setdefault(variant, []).append((statistics.fmean(xs), estimate(ys)))
+    return [_series(variant, sorted(line, key=lambda point: point[0])) for variant, line in points.items()]
+
+
+def _by_seconds(groups: Groups, metric: str) -> list[dict[str, str]]:
+    """Validation curves over training seconds, a chart per budget: at every epoch the means over the seeds that measured it."""
+    drawn = []
+    for budget in dict.fromkeys(budget for _, budget in groups):
+        series = []
+        for (variant, its_budget), trials in groups.items():
+            if its_budget != budget:
+                continue
+            measured: dict[int, list[tuple[float, float]]] = {}
+            for trial in trials:
+                for event in trial.validations(metric):
+                    measured.setdefault(event["epoch"], []).append((event["seconds"], event["valid"][metric]))
+            # An epoch that some seeds did not reach would bend the curve where the mean loses them.
+            whole = [rows for _, rows in sorted(measured.items()) if len(rows) == len(trials)]
+            line = [(statistics.fmean(row[0] for row in rows), estimate([row[1] for row in rows])) for rows in whole]
+            if line:
+                series.append(_series(variant, line))
+        if series:
+            svg = charts.bands(series, "training seconds", f"validation {metric}")
+            drawn.append({"title": f"budget {budget:g}: validation {metric} over training seconds", "svg": svg})
+    return drawn
+
+
+def _series(name: str, line: Sequence[tuple[float, Estimate]]) -> charts.Estimates:
+    xs, ys = [x for x, _ in line], [y for _, y in line]
+    return charts.Estimates(name, xs, [y.mean for y in ys], [y.low for y in ys], [y.high for y in ys])
+
+
+def _mean_row(groups: Groups, key: tuple[str, float], compare: str, metric: str) -> dict[str, str]:
+    """A variant at a budget; its paired difference on test only where it trained for as many epochs as the base."""
+    trials, base = groups[key], groups.get((compare, key[1]), [])
+    epochs = sorted({_epochs(trial) for trial in trials})
+    comparable = trials is not base and epochs == sorted({_epochs(trial) for trial in base})
+    difference = paired(_by_seed(trials, metric), _by_seed(base, metric)) if comparable else None
+    return {
+        "variant": key[0],
+        "budget": f"{key[1]:g}",
+        "seeds": str(len(trials)),
+        "epochs": " to ".join(str(count) for count in dict.fromkeys((epochs[0], epochs[-1]))),
+        "seconds": _text(estimate(_known(map(_seconds, trials))), "{:,.0f}"),
+        "values": _text(estimate(_known(trial.memory.get("values") for trial in trials)), "{:,.0f}"),
+        "valid": _text(estimate(_known(_best(trial, metric) for trial in trials))),
+        "test": _text(estimate(_known(trial.test.get(metric) for trial in trials))),
+        "difference": _text(difference, "{:+.4f}") if difference and difference.count else "",
+    }
+
+
+def _contrast_row(one: Contrast, unit: Literal["epochs", "s"]) -> dict[str, str]:
+    return {
+        "variant": one.variant,
+        "budget": f"{one.budget:g}",
+        "seeds": str(one.difference.count),
+        "limit": f"{one.limit:,.0f} {unit}" if one.limit >= 10 or unit == "epochs" else f"{one.limit:.2g} {unit}",
+        "value": _text(one.value),
+        "base": _text(one.base_value),
+        "difference": _text(one.difference, "{:+.4f}"),
+    }
+
+
+def _trial_row(trial: Trial, metric: str) -> dict[str, Any]:
+    cells = (trial.test.get(metric), _best(trial, metric), _epochs(trial), _seconds(trial))
+    counts = (trial.memory.get(name) for name in ("values", "peak_table_bytes", "served_bytes"))
+    return {"name": trial.name, "status": trial.status, "cells": [_plain(value) for value in (*cells, *counts)]}
+
+
+def _text(one: Estimate, form: str = "{:.4f}") -> str:
+    """Mean and half the interval; the half has no sign of its own."""
+    if math.isnan(one.mean):
+        return ""
+    mean, half = form.format(one.mean), form.replace("+", "").format(one.high - one.mean)
+    return mean if math.isnan(one.low) else f"{mean} \u00b1 {half}"
+
+
+def _plain(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if abs(value) < 10 else f"{value:,.0f}"
+
+
+def _best(trial: Trial, metric: str) -> float | None:
+    return max((float(event["valid"][metric]) for event in trial.validations(metric)), default=None)
+
+
+def _by_seed(trials: Sequence[Trial], metric: str) -> dict[int, float]:
+    return {trial.seed: trial.test[metric] for trial in trials if metric in trial.test}
+
+
+def _seconds(trial: Trial) -> float | None:
+    return _last(trial, "seconds")
+
+
+def _epochs(trial: Trial) -> int:
+    return int(_last(trial, "epoch") or 0)
+
+
+def _last(trial: Trial, key: str) -> float | None:
+    """Of the fit, which every run has; a refit's seconds are in the table."""
+    epochs = [event for event in trial.events if event["event"] == "epoch" and event["stage"] == "fit"]
+    return epochs[-1][key] if epochs else None
+
+
+def _known(values: Any) -> list[float]:
+    return [float(value) for value in values if value is not None]

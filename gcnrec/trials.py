@@ -1,0 +1,215 @@
+"""The runs of a sweep as tables: one row per run, one row per run and epoch. Reads run folders, however they were made.
+
+sweep.parquet   run, variant, budget, seed, status, failure; every setting that differs by its dotted key;
+                epochs, fit_seconds, refit_seconds, epoch_seconds, step_seconds; valid.<metric> (the best), valid_epoch;
+                test.<metric> for each; the counts and bytes of memory.json
+curves.parquet  run, variant, budget, seed, stage, epoch, seconds, loss, valid.<metric>
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from gcnrec.artifacts import read_json, write_json
+from gcnrec.config import Job
+from gcnrec.errors import DataError, UsageError
+from gcnrec.events import Event, best_validation, epochs_of, read_events
+
+FORMAT = 1
+MEMORY = ("values", "value_bytes", "index_bytes", "state_bytes", "peak_table_bytes", "served_bytes", "dense_bytes")
+_LABELS = ("table.budget", "train.seed", "run.name")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run folder and its place in a sweep; `budget` is the one that it stands for. The folder may not be there yet."""
+
+    folder: Path
+    variant: str
+    budget: float
+    seed: int
+    failure: str = ""
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @property
+    def status(self) -> str:
+        """`done` (judged on test), `failed`, `begun` or `waiting`."""
+        if self.failure:
+            return "failed"
+        if (self.folder / "metrics.json").is_file():
+            return "done"
+        return "begun" if (self.folder / "job.toml").is_file() else "waiting"
+
+    @cached_property
+    def job(self) -> Job | None:
+        """None before it has begun."""
+        path = self.folder / "job.toml"
+        return Job.load(path) if path.is_file() else None
+
+    @cached_property
+    def events(self) -> list[Event]:
+        """All of metrics.jsonl."""
+        return read_events(self.folder)
+
+    @cached_property
+    def memory(self) -> dict[str, Any]:
+        """memory.json; empty when there is none."""
+        return _read(self.folder / "memory.json")
+
+    @cached_property
+    def test(self) -> dict[str, float]:
+        """The metrics on test by name; empty when it was not judged."""
+        return {name: value for name, value in _read(self.folder / "metrics.json").items() if "@" in name}
+
+    def validations(self, metric: str) -> list[Event]:
+        """The epochs of the fit after which `metric` was measured."""
+        return [event for event in epochs_of(self.events, "fit") if metric in event.get("valid", {})]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs and the variant that the others are compared with."""
+
+    trials: tuple[Trial, ...]
+    compare: str
+
+    @property
+    def done(self) -> list[Trial]:
+        """The trials that are finished."""
+        return [trial for trial in self.trials if trial.status == "done"]
+
+    @property
+    def metric(self) -> str:
+        """`evaluate.metric`, by which validation chose. Raises UsageError when the runs differ in it, or none has begun."""
+        metrics = sorted({trial.job.evaluate.metric for trial in self.trials if trial.job})
+        if len(metrics) != 1:
+            found = ", ".join(metrics) or "none"
+            raise UsageError(f"the runs of a sweep must share one evaluate.metric, found {found}; give runs of one kind")
+        return metrics[0]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether `gcnrec run` came to the end of a run: it writes the report last."""
+    return (folder / "metrics.json").is_file() and (folder / "report.html").is_file()
+
+
+def trials_of(folders: Iterable[Path], compare: str | None = None) -> Sweep:
+    """Run folders made by hand as a sweep: the variant is what differs between their jobs beside budget and seed.
+
+    `compare` names the variant to compare with; default the first folder's.
+    """
+    jobs = {Path(folder): Job.load(Path(folder) / "job.toml") for folder in folders}
+    differing = [key for key in varying(list(jobs.values())) if key not in _LABELS]
+    trials = []
+    for folder, job in jobs.items():
+        settings = _flat(job)
+        variant = " ".join(f"{key}={settings[key]}" for key in differing) or "run"
+        trials.append(Trial(folder, variant, job.table.budget, job.train.seed))
+    if not trials:
+        raise UsageError("a sweep needs at least one run folder, got none; name folders that 'gcnrec run' made")
+    return Sweep(tuple(trials), compare or trials[0].variant)
+
+
+def write_sweep(folder: Path, sweep: Sweep) -> None:
+    """`sweep.json`: the place of every run of `folder`/runs, and the sentence of those that failed."""
+    runs = {
+        trial.name: {"variant": trial.variant, "budget": trial.budget, "seed": trial.seed, "failure": trial.failure}
+        for trial in sweep.trials
+    }
+    write_json(folder / "sweep.json", {"format": FORMAT, "compare": sweep.compare, "runs": runs})
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """What `write_sweep` wrote; DataError when it is missing or of another format."""
+    path = folder / "sweep.json"
+    document = read_json(path)
+    if document.get("format") != FORMAT:
+        raise DataError(f"{path} must have format {FORMAT}, got {document.get('format')!r}; sweep into another folder")
+    trials = tuple(Trial(folder / "runs" / name, **place) for name, place in document["runs"].items())
+    return Sweep(trials, document["compare"])
+
+
+def results(sweep: Sweep) -> pa.Table:
+    """One row per run, as this file's head says; null for what is not known yet."""
+    keys = varying([trial.job for trial in sweep.trials if trial.job])
+    return _table([_row(trial, keys) for trial in sweep.trials])
+
+
+def curves(sweep: Sweep) -> pa.Table:
+    """One row per run and epoch, in the order of the runs."""
+    rows = []
+    for trial in sweep.trials:
+        for event in trial.events:
+            if event["event"] == "epoch":
+                figures = {key: event[key] for key in ("stage", "epoch", "seconds", "loss")}
+                valid = {f"valid.{name}": value for name, value in (event.get("valid") or {}).items()}
+                rows.append(_place(trial) | figures | valid)
+    return _table(rows)
+
+
+def varying(jobs: Sequence[Job]) -> list[str]:
+    """The settings, by dotted key, in which jobs differ."""
+    flat = [_flat(job) for job in jobs]
+    return [key for key in flat[0] if any(settings[key] != flat[0][key] for settings in flat)] if flat else []
+
+
+def _row(trial: Trial, keys: list[str]) -> dict[str, Any]:
+    settings = _flat(trial.job) if trial.job else {}
+    row = _place(trial) | {"status": trial.status, "failure": trial.failure or None}
+    row |= {key: settings.get(key) for key in keys}
+    for stage in ("fit", "refit"):
+        row |= _times(epochs_of(trial.events, stage), stage)
+    if trial.job:
+        metric = trial.job.evaluate.metric
+        best = best_validation(trial.folder, metric)
+        row |= {f"valid.{metric}": best.get(metric), "valid_epoch": best.get("epoch")}
+    row |= {f"test.{name}": value for name, value in trial.test.items()}
+    return row | {name: trial.memory.get(name) for name in MEMORY}
+
+
+def _place(trial: Trial) -> dict[str, Any]:
+    return {"run": trial.name, "variant": trial.variant, "budget": trial.budget, "seed": trial.seed}
+
+
+def _times(epochs: list[Event], stage: str) -> dict[str, Any]:
+    """Of the fit also the number of epochs, and seconds per epoch and step; the first of them include compilation."""
+    last = epochs[-1] if epochs else None
+    if stage == "refit":
+        return {"refit_seconds": last["seconds"] if last else None}
+    if last is None:
+        return dict.fromkeys(("epochs", "fit_seconds", "epoch_seconds", "step_seconds"))
+    seconds = last["seconds"]
+    each = {"epoch_seconds": seconds / last["epoch"], "step_seconds": seconds / last["step"]}
+    return {"epochs": last["epoch"], "fit_seconds": seconds, **each}
+
+
+def _flat(job: Job) -> dict[str, Any]:
+    return {f"{name}.{key}": value for name, section in job.model_dump().items() for key, value in section.items()}
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """Numbers and text as they are; a setting of several types (`model.width = "auto"` or 64), or a list, as JSON text."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} or kinds in ({str}, {bool}):
+        return pa.array(values, pa.float64() if float in kinds else None)
+    return pa.array([None if value is None else json.dumps(value) for value in values])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
