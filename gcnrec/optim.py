@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from gcnrec.config import Optimizer
 from gcnrec.ops import update
-from gcnrec.ops.gather import padded
 from gcnrec.table import RowGrad, Rows, State
 
 
@@ -39,7 +38,7 @@ class Sgd:
         return 0
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
-        update.sgd(padded(rows.weights_PD), rows.index_R, grad.grad_RD.numpy(), np.float32(rate))
+        update.sgd(*_weights(rows), *_gradient(grad), step, np.float32(rate))
         return rows
 
 
@@ -54,9 +53,9 @@ class AdagradRow:
         return 1
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
-        sums_P = padded(_state(rows).values_PS)[:, 0]
+        state = _state(rows)
         update.adagrad_row(
-            padded(rows.weights_PD), sums_P, rows.index_R, grad.grad_RD.numpy(), np.float32(rate), np.float32(self.epsilon)
+            *_weights(rows), state.values.numpy(), state.at_R, *_gradient(grad), step, np.float32(rate), np.float32(self.epsilon)
         )
         return rows
 
@@ -108,8 +107,9 @@ class AdamDense:
         return 2 * width
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
+        state = _state(rows)
         update.adam_dense(
-            padded(rows.weights_PD), padded(_state(rows).values_PS), grad.grad_RD.numpy(), step,
+            *_weights(rows), state.values.numpy(), state.at_R, *_gradient(grad), step,
             np.float32(rate), np.float32(self.beta1), np.float32(self.beta2), np.float32(self.epsilon),
         )  # fmt: skip
         return rows
@@ -148,9 +148,17 @@ def learning_rate(settings: Optimizer, step: int, total_steps: int) -> float:
 def _lazy_adam(kernel, rule: Adam | AdamRow, rows: Rows, grad: RowGrad, step: int, rate: float) -> None:  # type: ignore[no-untyped-def]
     state = _state(rows)
     kernel(
-        padded(rows.weights_PD), padded(state.values_PS), state.last_P.numpy(), rows.index_R, grad.grad_RD.numpy(), step,
+        *_weights(rows), state.values.numpy(), state.at_R, state.last_N.numpy(), rows.rows_R, *_gradient(grad), step,
         np.float32(rate), np.float32(rule.beta1), np.float32(rule.beta2), np.float32(rule.epsilon),
     )  # fmt: skip
+
+
+def _weights(rows: Rows) -> tuple[Any, ...]:
+    return rows.weights, rows.at_R, rows.count_R
+
+
+def _gradient(grad: RowGrad) -> tuple[Any, ...]:
+    return grad.values_X.numpy(), grad.at_R
 
 
 def _state(rows: Rows) -> State:

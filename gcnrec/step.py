@@ -56,7 +56,7 @@ class Step:
             )
         grad = encoded.pull(grad_VD, _grad(ego_VD))
         if self.rule.every_row:
-            grad = every_row(grad, self.table.num_rows)
+            grad = every_row(grad, self.table.num_rows, self.table.width)
         rows = self.rule.update(self.table.read(grad.rows_R, with_state=True), grad, batch.step, rate)
         self.table.write(rows)
         if self.layer_optimizer is not None:

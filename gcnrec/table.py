@@ -3,8 +3,10 @@
 Two planes with one index: weights, and optimizer state, which a forward-only read never touches.
 A `Rows` names places in planes; on the CPU these are the table's own planes, so that an update works in place and `write`
 has nothing to copy. A table in pinned memory reads into staging planes instead, and `write` sends them back.
+Models and update rules see no difference between dense rows and slots (`gcnrec.slots`): gradients come row by row, at the
+stored values only.
 
-Letters: N rows of the table, P rows of a plane, R rows read, D width, S floats of state per row.
+Letters: N rows of the table, R rows read, V chosen graph rows, D width, X stored values at hand, S floats of state per row.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.ops.gather import gather
+from gcnrec.errors import DataError
+from gcnrec.graph import Csr
+from gcnrec.ops.gather import gather, padded
+from gcnrec.ops.propagate import propagate_rows, scatter_rows
 
 LINE_BYTES = 128
 """Rows start on (or evenly share) lines of this size, the unit of a zero-copy read from a GPU."""
@@ -24,28 +29,36 @@ LINE_BYTES = 128
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Optimizer state of the rows of a plane: `values_PS` float32 and `last_P` int32, the step of a row's last update."""
+    """Optimizer state of rows: flat float32 `values` in which row r's starts at `at_R[r]`; `last_N` int32, the step of each
+    table row's last update."""
 
-    values_PS: torch.Tensor
-    last_P: torch.Tensor
+    values: torch.Tensor
+    at_R: NDArray[np.int64]
+    last_N: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows `rows_R` (int64, ascending, unique) of a table; row r lies at `index_R[r]` of `weights_PD` and of the state."""
+    """Rows `rows_R` (int64, ascending, unique) where they lie: row r's `count_R[r]` values start at `weights[at_R[r]]`.
+
+    `weights` is the flat memory of a plane: float32, or uint16 that holds bfloat16.
+    """
 
     rows_R: NDArray[np.int64]
-    index_R: NDArray[np.int64]
-    weights_PD: torch.Tensor
+    weights: NDArray[np.float32] | NDArray[np.uint16]
+    at_R: NDArray[np.int64]
+    count_R: NDArray[np.int64]
     state: State | None
 
 
 @dataclass(frozen=True, slots=True)
 class RowGrad:
-    """Gradient of the loss with respect to rows: `rows_R` int64 ascending and unique, `grad_RD` float32."""
+    """Gradient of the loss with respect to the stored values of rows: `rows_R` int64 ascending and unique, and flat float32
+    `values_X` in which row r's begins at `at_R[r]`, in the order in which the table stores them."""
 
     rows_R: NDArray[np.int64]
-    grad_RD: torch.Tensor
+    values_X: torch.Tensor
+    at_R: NDArray[np.int64]
 
 
 class Table(Protocol):
@@ -74,8 +87,42 @@ class Table(Protocol):
         """Columns `first .. last-1` of every row, float32 (N, last - first): a view where the layout allows."""
         ...
 
+    def stored(self, rows_R: NDArray[np.int64], tile_RD: torch.Tensor) -> RowGrad:
+        """The gradient of the stored values, from that of whole rows."""
+        ...
+
+    def empty_gradient(self) -> RowGrad:
+        """Zero for every row, to be added to by the methods below; valid until it is asked for again."""
+        ...
+
+    def add_rows(self, grad: RowGrad, rows_R: NDArray[np.int64], tile_RD: torch.Tensor) -> None:
+        """Add the gradient of whole rows, all different."""
+        ...
+
+    def add_columns(self, grad: RowGrad, first: int, last: int, plane_NC: torch.Tensor) -> None:
+        """Add the gradient of columns `first .. last-1` of every row."""
+        ...
+
+    def propagate_rows(
+        self, csr: Csr, first_row: int, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor, rows_V: NDArray[np.int32],
+        out_VD: torch.Tensor,
+    ) -> None:  # fmt: skip
+        """out[v] = row_scale * sum over c in row rows_V[v] of `csr` of column_scale[c] * row first_row + c of this table."""
+        ...
+
+    def scatter_rows(
+        self, csr: Csr, first_row: int, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor, rows_V: NDArray[np.int32],
+        grad_VD: torch.Tensor, grad: RowGrad,
+    ) -> None:  # fmt: skip
+        """The transpose of `propagate_rows`, added to `grad`."""
+        ...
+
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything a checkpoint must hold, by name; views, not copies."""
+        """Everything a checkpoint must hold, by name."""
+        ...
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Put back what `tensors` gave; DataError when it is another kind or shape of table."""
         ...
 
 
@@ -85,8 +132,9 @@ class DenseTable:
     def __init__(self, weights_ND: torch.Tensor, state_width: int) -> None:
         self._weights = aligned(*weights_ND.shape)
         self._weights.copy_(weights_ND)  # copy: into rows that start on lines
-        values = aligned(len(weights_ND), state_width)
-        self._state = State(values.zero_(), torch.zeros(len(weights_ND), dtype=torch.int32))
+        self._state = aligned(len(weights_ND), state_width).zero_()
+        self._last = torch.zeros(len(weights_ND), dtype=torch.int32)
+        self._grad: torch.Tensor | None = None
 
     @property
     def num_rows(self) -> int:
@@ -102,13 +150,17 @@ class DenseTable:
 
     @property
     def state_bytes(self) -> int:
-        return 4 * (self._state.values_PS.numel() + self._state.last_P.numel())
+        return 4 * (self._state.numel() + self._last.numel())
 
     def read(self, rows_R: NDArray[np.int64], with_state: bool) -> Rows:
-        return Rows(rows_R, rows_R, self._weights, self._state if with_state else None)
+        counts_R = np.full(len(rows_R), self.width)
+        state = None
+        if with_state:
+            state = State(torch.from_numpy(padded(self._state).reshape(-1)), rows_R * _pitch(self._state), self._last)
+        return Rows(rows_R, padded(self._weights).reshape(-1), rows_R * _pitch(self._weights), counts_R, state)
 
     def decode(self, rows: Rows) -> torch.Tensor:
-        return gather(rows.weights_PD, rows.index_R)
+        return gather(self._weights, rows.rows_R)
 
     def write(self, rows: Rows) -> None:
         """Nothing to do: `read` handed out the planes themselves."""
@@ -116,8 +168,50 @@ class DenseTable:
     def columns(self, first: int, last: int) -> torch.Tensor:
         return self._weights[:, first:last]
 
+    def stored(self, rows_R: NDArray[np.int64], tile_RD: torch.Tensor) -> RowGrad:
+        return RowGrad(rows_R, tile_RD.contiguous().view(-1), np.arange(len(rows_R)) * self.width)
+
+    def empty_gradient(self) -> RowGrad:
+        if self._grad is None:  # kept, because fresh memory costs a page fault every 4 KiB
+            self._grad = torch.empty(self.num_rows, self.width)
+        return self.stored(np.arange(self.num_rows), self._grad.zero_())
+
+    def add_rows(self, grad: RowGrad, rows_R: NDArray[np.int64], tile_RD: torch.Tensor) -> None:
+        self._tile(grad).index_add_(0, torch.from_numpy(rows_R), tile_RD)
+
+    def add_columns(self, grad: RowGrad, first: int, last: int, plane_NC: torch.Tensor) -> None:
+        self._tile(grad)[:, first:last] += plane_NC
+
+    def propagate_rows(
+        self, csr: Csr, first_row: int, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor, rows_V: NDArray[np.int32],
+        out_VD: torch.Tensor,
+    ) -> None:  # fmt: skip
+        source_CD = self._weights[first_row : first_row + csr.columns]
+        propagate_rows(csr, source_CD, row_scale_R, column_scale_C, rows_V, out_VD)
+
+    def scatter_rows(
+        self, csr: Csr, first_row: int, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor, rows_V: NDArray[np.int32],
+        grad_VD: torch.Tensor, grad: RowGrad,
+    ) -> None:  # fmt: skip
+        out_CD = self._tile(grad)[first_row : first_row + csr.columns]
+        scatter_rows(csr, grad_VD, rows_V, row_scale_R, column_scale_C, out_CD)
+
     def tensors(self) -> dict[str, torch.Tensor]:
-        return {"weights": self._weights, "state": self._state.values_PS, "last": self._state.last_P}
+        """Views, not copies."""
+        return {"weights": self._weights, "state": self._state, "last": self._last}
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        own = self.tensors()
+        if {name: tensor.shape for name, tensor in tensors.items()} != {name: tensor.shape for name, tensor in own.items()}:
+            raise DataError(
+                f"a dense table of {self.num_rows:,} rows, {self.width} wide, cannot take what was saved from another "
+                f"({', '.join(f'{name} {tuple(tensor.shape)}' for name, tensor in tensors.items())}); use the job it was saved by"
+            )
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+    def _tile(self, grad: RowGrad) -> torch.Tensor:
+        return grad.values_X.view(self.num_rows, self.width)
 
 
 def aligned(rows: int, width: int) -> torch.Tensor:
@@ -130,3 +224,8 @@ def aligned(rows: int, width: int) -> torch.Tensor:
     buffer = torch.empty(rows * pitch // 4 + LINE_BYTES // 4)
     skip = -buffer.data_ptr() % LINE_BYTES // 4
     return buffer[skip : skip + rows * pitch // 4].view(rows, pitch // 4)[:, :width]
+
+
+def _pitch(plane: torch.Tensor) -> int:
+    """Floats from one row to the next of a plane of `aligned`."""
+    return plane.stride(0) if plane.shape[1] else 0

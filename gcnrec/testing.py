@@ -135,6 +135,11 @@ def assert_as_accurate(result: torch.Tensor, yardstick: torch.Tensor, exact: tor
     require(error <= allowed, f"{what}: error {error:.3g} is above the {allowed:.3g} allowed")
 
 
+def grad_tile(grad: RowGrad, width: int) -> torch.Tensor:
+    """The gradient of a dense table's rows as a tile, float32 (R, width)."""
+    return grad.values_X[torch.from_numpy(grad.at_R)[:, None] + torch.arange(width)]
+
+
 def require(condition: bool, sentence: str) -> None:
     """AssertionError with `sentence` unless `condition` holds."""
     if not condition:
@@ -179,7 +184,7 @@ def check_encoder(encoder: Encoder, table: Table, batch: Batch, graph: Bipartite
         grad = encoded.pull(grad_VF, grad_ego_VD)
         require(bool((np.diff(grad.rows_R) > 0).all()), "rows of a gradient must ascend")
         spread_ND = torch.zeros_like(rows_ND)
-        spread_ND[torch.from_numpy(grad.rows_R)] = grad.grad_RD
+        spread_ND[torch.from_numpy(grad.rows_R)] = grad_tile(grad, table.width)
         assert_as_accurate(spread_ND, grads[0], grads[1], f"{time} pull")
     require(torch.equal(table.columns(0, table.width), rows_ND), "encode, pull and export must leave the table alone")
 
@@ -210,7 +215,7 @@ def check_step(make: Callable[[], Step], rate: float, steps: int, share: float) 
     losses = still(batch, 0.0), still(batch, 0.0)
     first, second = recorder.grads
     require(losses[0] == losses[1], f"one batch must give one loss, got {losses}")
-    require(torch.equal(first.grad_RD, second.grad_RD), "one batch must give one gradient: something carried over")
+    require(torch.equal(first.values_X, second.values_X), "one batch must give one gradient: something carried over")
     left, right = make(), make()
     for batch in left.sampler.epoch(0):
         require(left(batch, rate) == right(batch, rate), "two equal steps must give one loss")
@@ -233,7 +238,7 @@ class _Recorder:
         return 0
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
-        self.grads.append(RowGrad(grad.rows_R.copy(), grad.grad_RD.clone()))
+        self.grads.append(RowGrad(grad.rows_R.copy(), grad.values_X.clone(), grad.at_R.copy()))
         return rows
 
 
@@ -250,8 +255,10 @@ def _check_state(table: Table, state_width: int) -> None:
     rows_R = np.array([2, 5, 9])
     require(table.read(rows_R, with_state=False).state is None, "a forward-only read must not touch the state")
     state = table.read(rows_R, with_state=True).state
-    require(state is not None and state.values_PS.shape[1] == state_width, f"state rows must be {state_width} wide")
-    require(state is not None and not state.values_PS.any() and not state.last_P.any(), "state must start at zero")
+    require(state is not None and not state.last_N.any(), "rows must not have been updated yet")
+    for at in [] if state is None else state.at_R.tolist():
+        own = state.values[at : at + state_width]
+        require(len(own) == state_width and not own.any(), f"the state of a row must be {state_width} zeros")
 
 
 def _check_update(table: Table, before_ND: torch.Tensor) -> None:
@@ -259,7 +266,7 @@ def _check_update(table: Table, before_ND: torch.Tensor) -> None:
     tile_RD = table.decode(table.read(rows_R, with_state=False))
     tile_RD.fill_(torch.nan)
     require(torch.equal(_all_rows(table), before_ND), "a decoded tile must be a copy, and the caller's rows as well")
-    grad = RowGrad(rows_R, torch.ones(3, table.width))
+    grad = table.stored(rows_R, torch.ones(3, table.width))
     table.write(Sgd().update(table.read(rows_R, with_state=True), grad, 1, 0.5))
     expected_ND = before_ND.clone()
     expected_ND[torch.from_numpy(rows_R)] -= 0.5
@@ -267,9 +274,8 @@ def _check_update(table: Table, before_ND: torch.Tensor) -> None:
 
 
 def _check_restore(table: Table, other: Table) -> None:
-    for name, tensor in other.tensors().items():
-        tensor.copy_(table.tensors()[name])
-    require(torch.equal(_all_rows(table), _all_rows(other)), "copying `tensors` must restore a table")
+    other.restore(table.tensors())
+    require(torch.equal(_all_rows(table), _all_rows(other)), "`restore` must put back what `tensors` gave")
 
 
 def _check_positions(batch: Batch, num_users: int) -> None:

@@ -234,8 +234,8 @@ def _checkpoint(step: Step, path: Path, progress: Progress) -> None:
 
 def _restore(step: Step, tensors: dict[str, torch.Tensor]) -> None:
     """Put a checkpoint's tensors back in place; nothing for an empty one."""
-    for name, tensor in step.table.tensors().items() if tensors else ():
-        tensor.copy_(tensors[f"table.{name}"])
+    if tensors:
+        step.table.restore({name.removeprefix("table."): each for name, each in tensors.items() if name.startswith("table.")})
     if tensors and step.encoder.layers is not None and step.layer_optimizer is not None:
         layers = {name.removeprefix("layers."): tensor for name, tensor in tensors.items() if name.startswith("layers.")}
         step.encoder.layers.load_state_dict(layers)

@@ -10,8 +10,6 @@ Letters: N nodes (users, then items), V nodes of the batch, B positives, J disti
 
 from __future__ import annotations
 
-import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from gcnrec.bench.harness import Row, Variant, measure, overall
-from gcnrec.bench.propagate import GOWALLA, Inputs, inputs
+from gcnrec.bench.graphs import GOWALLA, GraphInputs, graph_inputs, torch_csr
+from gcnrec.bench.harness import Row, Variant, largest_error, measure, overall, rest
 from gcnrec.config import Job, Loss, Model, Optimizer, Sampler, Train
 from gcnrec.machine import available_cores
 from gcnrec.optim import Rule
@@ -33,7 +31,6 @@ from gcnrec.sampler import Batch, edge_sampler
 from gcnrec.step import Step, build_step
 from gcnrec.table import RowGrad, Rows
 
-_REST_SECONDS = 0.02
 _WARMUP = 2
 _START_SCALE = 0.1
 
@@ -46,7 +43,7 @@ class Task:
     """The same for every variant: the job, the normalised graph, the rows at the start and the batches in their order."""
 
     job: Job
-    given: Inputs
+    given: GraphInputs
     start_ND: torch.Tensor
     batches: list[Batch]
 
@@ -71,13 +68,13 @@ def run(
     threads = threads or available_cores()
     torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-    given = inputs(dataset, width, size)
+    given = graph_inputs(dataset, width, size)
     summaries = []
     for number in layers:
         task = task_of(given, number, batch_size, runs + _WARMUP)
-        error = partial(_error, exact_gradient(task))
+        error = partial(largest_error, exact_gradient(task))
         tolerance = 2 * error(None, first_gradient(_torch_csr_symmetric(np.int64, task), task))
-        variants = [Variant(name, partial(_start, build, task), _advance, _rest) for name, build in CONTENDERS.items()]
+        variants = [Variant(name, partial(_start, build, task), _advance, rest) for name, build in CONTENDERS.items()]
         name, units = f"train-step-{number}-layer", len(task.batches[0].users_B)
         for row in measure(name, variants, units, error, tolerance, runs=runs, warmup=_WARMUP):
             if row.get("summary"):
@@ -86,7 +83,7 @@ def run(
     yield overall("train-step", summaries)
 
 
-def task_of(given: Inputs, layers: int, batch_size: int, num_batches: int) -> Task:
+def task_of(given: GraphInputs, layers: int, batch_size: int, num_batches: int) -> Task:
     """Gowalla's recipe with `layers` layers, and as many batches of it."""
     job = Job(
         model=Model(layers=layers, width=given.source_ND.shape[1]),
@@ -113,7 +110,7 @@ class _Watched:
         return self.rule.state_width(width)
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
-        self.last_grad_ND = grad.grad_RD
+        self.last_grad_ND = grad.values_X.view(len(grad.rows_R), -1)
         return self.rule.update(rows, grad, step, rate)
 
 
@@ -235,18 +232,18 @@ def _mean_of_layers(hop: Callable[[torch.Tensor], torch.Tensor], layers: int, ro
 
 
 def _torch_csr(index: type, task: Task) -> Peer:
-    matrix = _matrix(task.given, index, torch.float32)
+    matrix = torch_csr(task.given, index)
     return Peer(task, partial(_mean_of_layers, lambda rows_ND: matrix @ rows_ND, task.layers), _table(task))
 
 
 def _torch_csr_symmetric(index: type, task: Task, dtype: torch.dtype = torch.float32) -> Peer:
-    matrix = _matrix(task.given, index, dtype)
+    matrix = torch_csr(task.given, index, dtype)
     hop = partial(_apply, _Symmetric, matrix)
     return Peer(task, partial(_mean_of_layers, hop, task.layers), _table(task, dtype))
 
 
 def _torch_csr_horner(index: type, task: Task) -> Peer:
-    matrix = _matrix(task.given, index, torch.float32)
+    matrix = torch_csr(task.given, index)
     return Peer(task, lambda rows_ND: _SymmetricMean.apply(rows_ND, matrix, task.layers), _table(task))
 
 
@@ -264,7 +261,7 @@ def _pyg(adjacency: tuple[torch.Tensor, ...], task: Task) -> Peer:
 
 
 def _pyg_csr(index: type, task: Task) -> Peer:
-    return _pyg((_matrix(task.given, index, torch.float32),), task)
+    return _pyg((torch_csr(task.given, index),), task)
 
 
 def _pyg_edge_index(task: Task) -> Peer:
@@ -307,29 +304,5 @@ def _advance(steps: Iterator[Callable[[], torch.Tensor]]) -> torch.Tensor:
     return next(steps)()
 
 
-def _rest(_: Any) -> None:
-    time.sleep(_REST_SECONDS)
-
-
-def _error(exact_ND: NDArray[np.float64], _: Any, grad_ND: torch.Tensor) -> float:
-    return float(np.abs(grad_ND.numpy() - exact_ND).max())
-
-
 def _table(task: Task, dtype: torch.dtype = torch.float32) -> torch.nn.Parameter:
     return torch.nn.Parameter(task.start_ND.to(dtype, copy=True))
-
-
-def _matrix(given: Inputs, index: type, dtype: torch.dtype) -> torch.Tensor:
-    up, down = given.graph.user_items, given.graph.item_users
-    indptr = np.concatenate([up.indptr, down.indptr[1:] + up.num_edges])
-    degrees = np.concatenate([up.degrees, down.degrees])
-    values_E = 1 / np.sqrt(degrees[given.rows_E] * degrees[given.columns_E])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that CSR tensors are in beta
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(indptr.astype(index)),
-            torch.from_numpy(given.columns_E.astype(index)),
-            torch.from_numpy(values_E).to(dtype),
-            given.shape,
-            check_invariants=False,
-        )

@@ -48,10 +48,11 @@ def column_blocks(width: int, block: int) -> list[tuple[int, int]]:
     return [(first, min(first + block, width)) for first in range(0, width, block)]
 
 
-def every_row(grad: RowGrad, num_rows: int) -> RowGrad:
-    """The same gradient over all rows, zero where it had none (for rules that move every row)."""
+def every_row(grad: RowGrad, num_rows: int, width: int) -> RowGrad:
+    """The same gradient over all rows, zero where it had none (for rules that move every row); rows hold `width` or fewer."""
     if len(grad.rows_R) == num_rows:
         return grad
-    grad_ND = torch.zeros(num_rows, grad.grad_RD.shape[1])
-    grad_ND[torch.from_numpy(grad.rows_R)] = grad.grad_RD
-    return RowGrad(np.arange(num_rows), grad_ND)
+    values_X = torch.cat([grad.values_X, torch.zeros(width)])  # copy: of the touched rows, for one stretch of zeros beside them
+    at_N = np.full(num_rows, len(grad.values_X), np.int64)
+    at_N[grad.rows_R] = grad.at_R
+    return RowGrad(np.arange(num_rows), values_X, at_N)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.propagate import inverse_sqrt, mark_rows, propagate, propagate_rows, scatter_rows
+from gcnrec.table import RowGrad, Table
 
 
 class Hop:
@@ -46,6 +47,22 @@ class Hop:
         users, items, first_item = *self._split(nodes_V, num_users), self.graph.num_users
         scatter_rows(self.graph.user_items, grad_VD[:num_users], users, self._users, self._items, out_ND[first_item:])
         scatter_rows(self.graph.item_users, grad_VD[num_users:], items, self._items, self._users, out_ND[:first_item])
+
+    def read_rows(self, table: Table, nodes_V: NDArray[np.int64], num_users: int) -> torch.Tensor:
+        """(A @ rows of `table`)[nodes_V], straight from where they are stored."""
+        users, items = self._split(nodes_V, num_users)
+        out_VD = torch.empty(len(nodes_V), table.width)
+        graph = self.graph
+        table.propagate_rows(graph.user_items, graph.num_users, self._users, self._items, users, out_VD[:num_users])
+        table.propagate_rows(graph.item_users, 0, self._items, self._users, items, out_VD[num_users:])
+        return out_VD
+
+    def spread_rows(self, table: Table, grad_VD: torch.Tensor, nodes_V: NDArray[np.int64], num_users: int, grad: RowGrad) -> None:
+        """grad += A[:, nodes_V] @ grad_VD at the stored values of `table`: the backward pass of `read_rows`."""
+        users, items = self._split(nodes_V, num_users)
+        graph = self.graph
+        table.scatter_rows(graph.user_items, graph.num_users, self._users, self._items, users, grad_VD[:num_users], grad)
+        table.scatter_rows(graph.item_users, 0, self._items, self._users, items, grad_VD[num_users:], grad)
 
     def touched(self, nodes_V: NDArray[np.int64], num_users: int) -> NDArray[np.int64]:
         """The nodes of `nodes_V` and their neighbours, ascending: the rows that `spread` and `grad_VD` itself reach."""

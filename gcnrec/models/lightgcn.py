@@ -9,7 +9,6 @@ Letters: N nodes, V nodes of the batch, D width, L layers.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from gcnrec.graph import BipartiteGraph
@@ -32,9 +31,9 @@ class LightGcn:
         self._hop = Hop(graph)
         self._num_layers = num_layers
         self._dense_grad = dense_grad
-        self._grad_ND = torch.zeros(graph.num_nodes, width)
         # Kept, because fresh memory costs a page fault every 4 KiB.
-        self._scratch_NC = torch.empty(graph.num_nodes, min(BLOCK, width))
+        planes = 2
+        self._scratch = [torch.empty(graph.num_nodes, min(BLOCK, width)) for _ in range(planes)]
         self.export_width = width
 
     def encode(self, table: Table, batch: Batch) -> Encoded:
@@ -42,7 +41,7 @@ class LightGcn:
         nodes = torch.from_numpy(batch.nodes_V)
         final_VD = ego_VD.clone()
         if self._num_layers == 1:
-            final_VD += self._hop.rows(table.columns(0, table.width), batch.nodes_V, batch.num_users)
+            final_VD += self._hop.read_rows(table, batch.nodes_V, batch.num_users)
         elif self._num_layers > 1:
             for first, last in column_blocks(table.width, BLOCK):
                 source, (target, free) = table.columns(first, last), self._planes(first, last)
@@ -54,7 +53,7 @@ class LightGcn:
         final_VD /= self._num_layers + 1
 
         def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
-            return self._pull(batch, grad_VD / (self._num_layers + 1), grad_ego_VD)
+            return self._pull(table, batch, grad_VD / (self._num_layers + 1), grad_ego_VD)
 
         return Encoded(final_VD, ego_VD, pull)
 
@@ -68,31 +67,34 @@ class LightGcn:
                 total += source
             total /= self._num_layers + 1
 
-    def _pull(self, batch: Batch, grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
+    def _pull(self, table: Table, batch: Batch, grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
         """E's gradient by Horner's rule: g + A (g + A (g + ...)), the innermost hop starting from the batch's rows only."""
-        nodes = torch.from_numpy(batch.nodes_V)
         own_VD = grad_VD + grad_ego_VD
         if self._num_layers == 0:
-            return RowGrad(batch.nodes_V, own_VD)
-        grad_ND = self._grad_ND
-        for first, last in column_blocks(grad_ND.shape[1], BLOCK):
-            self._pull_block(batch, nodes, grad_VD[:, first:last], self._planes(first, last))
-        grad_ND.index_add_(0, nodes, own_VD)
+            return table.stored(batch.nodes_V, own_VD)
+        grad = table.empty_gradient()
+        if self._num_layers == 1:
+            self._hop.spread_rows(table, grad_VD, batch.nodes_V, batch.num_users, grad)
+        else:
+            for first, last in column_blocks(table.width, BLOCK):
+                table.add_columns(grad, first, last, self._pulled(batch, grad_VD[:, first:last], self._planes(first, last)))
+        table.add_rows(grad, batch.nodes_V, own_VD)
         if self._dense_grad or self._num_layers > 1:
-            return RowGrad(np.arange(len(grad_ND)), grad_ND)
+            return grad
         rows_R = self._hop.touched(batch.nodes_V, batch.num_users)
-        return RowGrad(rows_R, grad_ND.index_select(0, torch.from_numpy(rows_R)))
+        return RowGrad(rows_R, grad.values_X, grad.at_R[rows_R])
 
-    def _pull_block(
-        self, batch: Batch, nodes: torch.Tensor, grad_VC: torch.Tensor, planes: tuple[torch.Tensor, torch.Tensor]
-    ) -> None:
-        """All hops of `_pull` in one block of C columns; planes alternate such that the last hop writes to the first."""
-        source, free = planes if self._num_layers % 2 else planes[::-1]
+    def _pulled(self, batch: Batch, grad_VC: torch.Tensor, planes: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """All hops of `_pull` in one block of C columns."""
+        nodes = torch.from_numpy(batch.nodes_V)
+        source, free = planes
         self._hop.spread(grad_VC, batch.nodes_V, batch.num_users, source.zero_())
         for _ in range(self._num_layers - 1):
             source.index_add_(0, nodes, grad_VC)
             source, free = self._hop.full(source, free), source
+        return source
 
     def _planes(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Two node matrices of `last - first` columns: a block of the gradient (which is free until `pull`), and scratch."""
-        return self._grad_ND[:, first:last], self._scratch_NC[:, : last - first]
+        """Two node matrices of `last - first` columns to work in."""
+        one, other = self._scratch
+        return one[:, : last - first], other[:, : last - first]

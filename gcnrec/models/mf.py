@@ -21,7 +21,7 @@ class MatrixFactorisation:
         rows_VD = table.decode(table.read(batch.nodes_V, with_state=False))
 
         def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
-            return RowGrad(batch.nodes_V, grad_VD + grad_ego_VD)
+            return table.stored(batch.nodes_V, grad_VD + grad_ego_VD)
 
         return Encoded(rows_VD, rows_VD, pull)
 

@@ -46,7 +46,7 @@ class Ngcf:
             grad_ND = leaf_ND.grad
             assert grad_ND is not None  # the leaf requires it
             grad_ND[nodes] += grad_ego_VD
-            return RowGrad(np.arange(len(grad_ND)), grad_ND)
+            return table.stored(np.arange(len(grad_ND)), grad_ND)
 
         return Encoded(final_VF.detach(), ego_VD, pull)
 

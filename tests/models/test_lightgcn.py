@@ -12,7 +12,7 @@ from gcnrec.sampler import edge_sampler
 from gcnrec.start import start_rows
 from gcnrec.step import build_step
 from gcnrec.table import DenseTable
-from gcnrec.testing import check_encoder, check_step, checkerboard, dense_hop, star, worlds
+from gcnrec.testing import check_encoder, check_step, checkerboard, dense_hop, grad_tile, star, worlds
 
 
 def dense(num_layers):
@@ -88,7 +88,7 @@ def test_gradient_by_finite_differences():
     grad_VD = torch.randn(len(batch.nodes_V), 2, generator=torch.Generator().manual_seed(0))
     grad = model.encode(DenseTable(weights, 0), batch).pull(grad_VD, torch.zeros_like(grad_VD))
     found = torch.zeros_like(weights)
-    found[torch.from_numpy(grad.rows_R)] = grad.grad_RD
+    found[torch.from_numpy(grad.rows_R)] = grad_tile(grad, 2)
 
     def value(moved):
         return float((model.encode(DenseTable(moved, 0), batch).final_VD.double() * grad_VD).sum())

@@ -1,0 +1,197 @@
+"""Slot rows on the CPU: rows that store some of their columns, each as a record of values and column numbers.
+
+A record of a row with `count` slots lies at `location` (in units of 16 bytes) of one byte arena: `capacity` values
+(float32, or bfloat16 as the upper half of one), then `capacity` column numbers (uint8), of which the first `count` are
+used, columns ascending. The count decides the record's size and so its capacity.
+
+Every sum runs in the order of its row's edges, on one thread: results do not depend on the number of threads.
+Letters: N rows of the table, R rows read, V chosen graph rows, D width, X stored values of the rows at hand, K counts.
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, import-untyped"
+# (numba's decorators and overloads carry no types)
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from gcnrec.ops.lanes import column_cuts, edges_before, request_line, share_start
+from gcnrec.ops.values import load, store
+
+UNIT = 16
+"""Bytes that a location counts in."""
+_AHEAD = 6
+"""Edges between the request for a record and its use."""
+
+
+class Slots(NamedTuple):
+    """Where slots lie: `values` (float32, or uint16 holding bfloat16) and `columns` are two views of one arena."""
+
+    location_N: NDArray[np.uint32]
+    count_N: NDArray[np.uint8]
+    values: NDArray[np.float32] | NDArray[np.uint16]
+    columns: NDArray[np.uint8]
+    capacity_K: NDArray[np.int64]
+
+
+@numba.njit(inline="always")
+def _places(slots, row):
+    """First value and first column number of a row's record, as indices of `values` and `columns`."""
+    start = np.int64(slots.location_N[row]) * UNIT
+    size = slots.values.itemsize
+    return start // size, start + slots.capacity_K[slots.count_N[row]] * size
+
+
+@numba.njit(parallel=True, cache=True)
+def decode(slots, rows_R, out_RD):
+    """out[r] = row rows_R[r], zero where it has no slot."""
+    for r in numba.prange(len(rows_R)):
+        row, out = rows_R[r], out_RD[r]
+        out[:] = np.float32(0)
+        value, column = _places(slots, row)
+        for j in range(slots.count_N[row]):
+            out[slots.columns[column + j]] = load(slots.values, value + j)
+
+
+@numba.njit(parallel=True, cache=True)
+def decode_columns(slots, first, last, out_NC):
+    """out = columns first .. last-1 of every row, zero where there is no slot."""
+    for row in numba.prange(len(out_NC)):
+        out = out_NC[row]
+        out[:] = np.float32(0)
+        value, column = _places(slots, row)
+        for j in range(slots.count_N[row]):
+            at = slots.columns[column + j]
+            if first <= at < last:
+                out[at - first] = load(slots.values, value + j)
+
+
+@numba.njit(parallel=True, cache=True)
+def pick(slots, rows_R, tile_RD, at_R, out_X):
+    """out[at[r] + j] = tile[r, column of slot j]: a dense gradient at the slots only."""
+    for r in numba.prange(len(rows_R)):
+        row, tile = rows_R[r], tile_RD[r]
+        _, column = _places(slots, row)
+        for j in range(slots.count_N[row]):
+            out_X[at_R[r] + j] = tile[slots.columns[column + j]]
+
+
+@numba.njit(parallel=True, cache=True)
+def add_at_rows(slots, rows_R, tile_RD, at_N, out_X):
+    """out[at[row] + j] += tile[r, column of slot j] for rows that are all different."""
+    for r in numba.prange(len(rows_R)):
+        row, tile = rows_R[r], tile_RD[r]
+        _, column = _places(slots, row)
+        for j in range(slots.count_N[row]):
+            out_X[at_N[row] + j] += tile[slots.columns[column + j]]
+
+
+@numba.njit(parallel=True, cache=True)
+def add_columns(slots, first, last, plane_NC, at_N, out_X):
+    """out[at[n] + j] += plane[n, column of slot j - first] for slots in columns first .. last-1 of every row."""
+    for row in numba.prange(len(plane_NC)):
+        plane = plane_NC[row]
+        _, column = _places(slots, row)
+        for j in range(slots.count_N[row]):
+            at = slots.columns[column + j]
+            if first <= at < last:
+                out_X[at_N[row] + j] += plane[at - first]
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def propagate_rows(indptr, indices, rows_V, slots, first_row, row_scale, column_scale, out_VD, shares):
+    """out[v] = row_scale * sum over c in row rows_V[v] of column_scale[c] * table row first_row + c: edges x slots of work."""
+    edges = edges_before(indptr, rows_V)
+    for share in numba.prange(shares):
+        for v in range(share_start(edges, share, shares), share_start(edges, share + 1, shares)):
+            row, out = rows_V[v], out_VD[v]
+            out[:] = np.float32(0)
+            last = indptr[row + 1]
+            for edge in range(indptr[row], last):
+                _request_record(slots, first_row + indices[min(edge + _AHEAD, last - 1)])
+                node = first_row + indices[edge]
+                scale = column_scale[indices[edge]]
+                value, column = _places(slots, node)
+                for j in range(slots.count_N[node]):
+                    out[slots.columns[column + j]] += scale * load(slots.values, value + j)
+            for d in range(len(out)):
+                out[d] *= row_scale[row]
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def scatter_rows(indptr, indices, columns, grad_VD, rows_V, slots, first_row, row_scale, column_scale, at_N, out_X, shares):
+    """The transpose of `propagate_rows` at the slots only: out[at[n] + j] += scales * grad[v, column of slot j].
+
+    Every thread owns a range of neighbours, so each slot is summed in the order of v whatever the number of threads.
+    """
+    cuts = column_cuts(indptr, indices, columns, rows_V, shares)
+    for share in numba.prange(shares):
+        first, last = cuts[share], cuts[share + 1]
+        for v in range(len(rows_V)):
+            row, grad = rows_V[v], grad_VD[v]
+            own = indices[indptr[row] : indptr[row + 1]]
+            own = own[np.searchsorted(own, first) : np.searchsorted(own, last)]
+            for edge in range(len(own)):
+                later = first_row + own[min(edge + _AHEAD, len(own) - 1)]
+                _request_record(slots, later)
+                request_line(out_X, at_N[later])
+                node = first_row + own[edge]
+                scale = row_scale[row] * column_scale[own[edge]]
+                _, column = _places(slots, node)
+                at = at_N[node]
+                for j in range(slots.count_N[node]):
+                    out_X[at + j] += scale * grad[slots.columns[column + j]]
+
+
+@numba.njit(parallel=True, cache=True)
+def spans(slots, rows_R, record_K, state_K, slab_bytes, state_slab, weight_at_R, state_at_R, count_R):
+    """Where the rows' values and state lie, as indices of the arenas, and how many values each has."""
+    for r in numba.prange(len(rows_R)):
+        row = rows_R[r]
+        count = np.int64(slots.count_N[row])
+        count_R[r] = count
+        start = np.int64(slots.location_N[row]) * UNIT
+        weight_at_R[r] = start // slots.values.itemsize
+        state_at_R[r] = 0
+        if count:
+            state_at_R[r] = start // slab_bytes * state_slab + start % slab_bytes // record_K[count] * state_K[count]
+
+
+@numba.njit(parallel=True, cache=True)
+def unpack(slots, first, at_R, columns_X, values_X):
+    """Columns and values of rows first, first + 1, ..., row after row."""
+    for r in numba.prange(len(at_R)):
+        value, column = _places(slots, first + r)
+        for j in range(slots.count_N[first + r]):
+            columns_X[at_R[r] + j] = slots.columns[column + j]
+            values_X[at_R[r] + j] = load(slots.values, value + j)
+
+
+@numba.njit(parallel=True, cache=True)
+def pack(slots, first, at_R, columns_X, values_X):
+    """The reverse of `unpack`, into records whose location and count are set."""
+    values, columns = slots.values, slots.columns  # numba's parallel loop would write to copies of a tuple's arrays
+    for r in numba.prange(len(at_R)):
+        value, column = _places(slots, first + r)
+        for j in range(slots.count_N[first + r]):
+            columns[column + j] = columns_X[at_R[r] + j]
+            store(values, value + j, values_X[at_R[r] + j])
+
+
+@numba.njit(parallel=True, cache=True)
+def copy_spans(source, source_at_R, target, target_at_R, length_R):
+    """target[target_at[r] + j] = source[source_at[r] + j] for j < length[r]."""
+    for r in numba.prange(len(length_R)):
+        for j in range(length_R[r]):
+            target[target_at_R[r] + j] = source[source_at_R[r] + j]
+
+
+@numba.njit(inline="always")
+def _request_record(slots, row):
+    start = np.int64(slots.location_N[row]) * UNIT
+    request_line(slots.columns, start)
+    request_line(slots.columns, start + 64)
