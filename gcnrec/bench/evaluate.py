@@ -8,11 +8,10 @@ Letters: U users, I items, D width, B users of a chunk, K list length.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.bench.graphs import graph_of
 from gcnrec.bench.harness import Row, Variant, measure
 from gcnrec.bench.memory import Measured, measured
-from gcnrec.graph import Csr, csr_from_edges
+from gcnrec.bench.worker import Worker
+from gcnrec.graph import Csr
 from gcnrec.machine import available_cores
 from gcnrec.models.rank import top_k_all
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.random import Stage, generator
 
-GOWALLA = (29858, 40981, 810128)
-"""Users, items and train interactions of Gowalla's standard split: the size of the synthetic default."""
 TOLERANCE = 1e-4
 _WARM_USERS = 5000
 
@@ -66,19 +65,15 @@ def run(
     contenders: list[tuple[str, Callable[[Inputs], Lists]]] = [("gcnrec", ours)]
     contenders += [(f"torch-topk-{chunk}", partial(torch_topk, chunk)) for chunk in torch_chunks]
     contenders.append(("implicit", implicit_topk))
-    pools: list[Pool] = []
-    try:
-        variants = [Variant(name, partial(_start, make, rank, pools), _repeat) for name, rank in contenders]
+    with ExitStack() as workers:
+        variants = [Variant(name, partial(_start, make, rank, workers), _repeat) for name, rank in contenders]
         num_users = len(make().users_UD)
         yield from measure("evaluate", variants, num_users, score_difference, TOLERANCE, runs=runs)
-    finally:
-        for pool in pools:
-            pool.terminate()
 
 
 def inputs(dataset: Path | None, k: int, width: int, threads: int) -> Inputs:
     """Train lists of `dataset` (or synthetic ones) and random embeddings of which popular items score higher."""
-    seen = _synthetic(*GOWALLA) if dataset is None else _train_of(dataset)
+    seen = graph_of(dataset).user_items
     draws = generator(0, Stage.INIT)
     popularity_I = np.log1p(np.bincount(seen.indices, minlength=seen.columns))
     users_UD = 0.3 * draws.standard_normal((seen.rows, width), np.float32)
@@ -133,16 +128,16 @@ def implicit_topk(given: Inputs) -> Lists:
     return items_UK, scores_UK
 
 
-def _start(make: Callable[[], Inputs], rank: Callable[[Inputs], Lists], pools: list[Pool]) -> Pool:
+def _start(make: Callable[[], Inputs], rank: Callable[[Inputs], Lists], workers: ExitStack) -> Worker:
     """A process that holds the inputs and has ranked a few thousand users: compiled, threads started."""
-    pool = multiprocessing.get_context("spawn").Pool(1)
-    pools.append(pool)
-    pool.apply(_prepare, (make, rank))
-    return pool
+    worker = workers.enter_context(Worker())
+    worker(_prepare, make, rank)
+    return worker
 
 
-def _repeat(pool: Pool) -> Measured:
-    return pool.apply(_rank_once)
+def _repeat(worker: Worker) -> Measured:
+    outcome: Measured = worker(_rank_once)
+    return outcome
 
 
 _kept: dict[str, Any] = {}
@@ -161,17 +156,3 @@ def _prepare(make: Callable[[], Inputs], rank: Callable[[Inputs], Lists]) -> Non
 
 def _rank_once() -> Measured:
     return measured(_kept["rank"], _kept["given"])
-
-
-def _train_of(folder: Path) -> Csr:
-    from gcnrec.loaders.schema import open_dataset
-
-    return open_dataset(folder).graph.user_items
-
-
-def _synthetic(num_users: int, num_items: int, num_edges: int) -> Csr:
-    """Users of equal degree, items drawn with a power law; repeated pairs are merged."""
-    draws = generator(0, Stage.SYNTHETIC)
-    items_E = (num_items * draws.random(num_edges) ** 3).astype(np.int32)
-    users_E = draws.integers(num_users, size=num_edges, dtype=np.int32)
-    return csr_from_edges(users_E, items_E, num_users, num_items)

@@ -17,10 +17,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from gcnrec.bench.memory import Measured, measured
 from gcnrec.machine import machine
 
 Row = dict[str, Any]
+_REST_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,16 @@ def overall(bench: str, summaries: Iterable[Row]) -> Row:
     void = [part for part in parts if part["speedup"] is None]
     worst = void[0] if void else min(parts, key=lambda part: float(part["speedup"]))
     return {**worst, "bench": bench, "absent": absent, "worst_part": worst["bench"]}
+
+
+def rest(_: Any) -> None:
+    """A `reset` for libraries whose threads spin after their work: they would steal from the next variant."""
+    time.sleep(_REST_SECONDS)
+
+
+def largest_error(exact_ND: NDArray[np.float64], _: Any, result_ND: torch.Tensor) -> float:
+    """With its first argument bound, an `agree` that holds every result against exact values, not against the first one's."""
+    return float(np.abs(result_ND.numpy() - exact_ND).max())
 
 
 def write_record(path: Path, command: str, rows: Iterable[Row]) -> None:

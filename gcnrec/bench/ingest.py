@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from gcnrec.bench.harness import Row, Variant, measure
-from gcnrec.bench.memory import Measured, in_subprocess
+from gcnrec.bench.memory import Measured, high_water, in_subprocess
 from gcnrec.config import Data
 from gcnrec.loaders.parquet import connect, ingest
 from gcnrec.loaders.scratch import parse_bytes
@@ -70,7 +70,7 @@ def _ours(source: Path, out: Path, memory_limit: str) -> int:
         memory_limit=memory_limit,
     )
     ingest(data, out, data_root=None, name="bench")
-    return _peak_rss_bytes()
+    return high_water()
 
 
 def _duckdb(source: Path, out: Path, memory_limit: str) -> int:
@@ -85,7 +85,7 @@ def _duckdb(source: Path, out: Path, memory_limit: str) -> int:
             if fallen == [(0,)]:
                 break
         connection.execute(last).fetchall()
-    return _peak_rss_bytes()
+    return high_water()
 
 
 def _statements(source: Path, out: Path) -> tuple[str, str, str, str]:
@@ -115,11 +115,3 @@ def _digest_of_duckdb(out: Path) -> str:
 
 def _differs(expected: str, came: str) -> float:
     return float(expected != came)
-
-
-def _peak_rss_bytes() -> int:
-    """The high-water mark of this process's resident memory (Linux)."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import multiprocessing
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from gcnrec.bench.worker import Worker
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -50,9 +51,9 @@ def in_subprocess(call: Callable[..., Any], *arguments: Any) -> Measured:
     `call`, its arguments and its result must be picklable (a module-level function). An exception in the child is
     raised here.
     """
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(measured, (call, *arguments))
+    with Worker() as worker:
+        outcome: Measured = worker(measured, call, *arguments)
+        return outcome
 
 
 def _give_back() -> None:
@@ -66,12 +67,13 @@ def _give_back() -> None:
 def _reset_peak() -> Callable[[], int] | None:
     try:
         _CLEAR.write_text("5", encoding="ascii")
-        return _high_water if _high_water() > 0 else None
+        return high_water if high_water() > 0 else None
     except OSError:
         return None
 
 
-def _high_water() -> int:
+def high_water() -> int:
+    """The most bytes of resident memory that this process has had, or had since the mark was reset; 0 where unknown."""
     for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

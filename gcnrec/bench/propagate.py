@@ -10,8 +10,6 @@ Letters: N nodes (users, then items), E edges, D width.
 from __future__ import annotations
 
 import os
-import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,33 +21,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.bench.harness import Row, Variant, measure, overall
-from gcnrec.graph import BipartiteGraph
+from gcnrec.bench.graphs import GOWALLA, GraphInputs, graph_inputs, torch_csr
+from gcnrec.bench.harness import Row, Variant, largest_error, measure, overall, rest
 from gcnrec.machine import available_cores
 from gcnrec.models.hops import Hop, SymmetricHop
-from gcnrec.random import Stage, generator
-
-GOWALLA = (29858, 40981, 810128)
-"""Users, items and train interactions of Gowalla's standard split: the size of the synthetic default."""
-_REST_SECONDS = 0.02
 
 Product = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The same for every variant: the graph, its normalised adjacency in COO, rows and a gradient of the result."""
-
-    graph: BipartiteGraph
-    rows_E: NDArray[np.int64]
-    columns_E: NDArray[np.int64]
-    values_E: NDArray[np.float32]
-    source_ND: torch.Tensor
-    grad_ND: torch.Tensor
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.graph.num_nodes, self.graph.num_nodes
 
 
 @dataclass(frozen=True)
@@ -72,13 +49,13 @@ def run(
     `dataset` is a dataset folder; None is a synthetic graph of `size` (users, items, edges) with power laws on both sides.
     """
     threads = threads or available_cores()
-    given = inputs(dataset, width, size)
+    given = graph_inputs(dataset, width, size)
     torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     summaries = []
     for direction, vary, rows_ND in (("forward", _forward, given.source_ND), ("backward", _backward, given.grad_ND)):
-        error = partial(_error, _exact(given, rows_ND))
-        tolerance = 2 * error(None, _torch_matrix(given, np.int64) @ rows_ND)
+        error = partial(largest_error, _exact(given, rows_ND))
+        tolerance = 2 * error(None, torch_csr(given, np.int64) @ rows_ND)
         variants = [vary(name, build, given, threads) for name, build in CONTENDERS.items()]
         for row in measure(f"propagate-{direction}", variants, 2 * given.graph.num_edges, error, tolerance, runs=runs):
             if row.get("summary"):
@@ -87,26 +64,12 @@ def run(
     yield overall("propagate", summaries)
 
 
-def inputs(dataset: Path | None, width: int, size: tuple[int, int, int]) -> Inputs:
-    """The graph of `dataset` (or a synthetic one of `size`: users, items, edges), and random rows and gradients."""
-    graph = _synthetic(*size) if dataset is None else _graph_of(dataset)
-    users = graph.num_users
-    rows_E = np.concatenate([graph.user_items.row_numbers(), graph.item_users.row_numbers() + users]).astype(np.int64)
-    columns_E = np.concatenate([graph.user_items.indices.astype(np.int64) + users, graph.item_users.indices.astype(np.int64)])
-    degrees = np.concatenate([graph.user_items.degrees, graph.item_users.degrees])
-    values_E = (1 / np.sqrt(degrees[rows_E] * degrees[columns_E])).astype(np.float32)
-    draws = generator(0, Stage.INIT)
-    # clone: torch starts its memory on a cache line, as training's rows and gradients do, NumPy does not
-    source, grad = (torch.from_numpy(draws.standard_normal((graph.num_nodes, width), np.float32)).clone() for _ in range(2))
-    return Inputs(graph, rows_E, columns_E, values_E, source, grad)
-
-
-def _ours(given: Inputs, threads: int) -> Contender:
+def _ours(given: GraphInputs, threads: int) -> Contender:
     hop = Hop(given.graph)
     return Contender(lambda rows_ND: SymmetricHop.apply(rows_ND, hop))
 
 
-def _scipy_csr(given: Inputs, threads: int) -> Contender:
+def _scipy_csr(given: GraphInputs, threads: int) -> Contender:
     matrix = _scipy_matrix(given)
 
     def product(rows_ND: torch.Tensor) -> torch.Tensor:
@@ -115,31 +78,31 @@ def _scipy_csr(given: Inputs, threads: int) -> Contender:
     return Contender(product, product)
 
 
-def _torch_csr(index: type, given: Inputs, threads: int) -> Contender:
-    matrix = _torch_matrix(given, index)
+def _torch_csr(index: type, given: GraphInputs, threads: int) -> Contender:
+    matrix = torch_csr(given, index)
     return Contender(lambda rows_ND: matrix @ rows_ND)
 
 
-def _torch_csr_symmetric(index: type, given: Inputs, threads: int) -> Contender:
-    matrix = _torch_matrix(given, index)
+def _torch_csr_symmetric(index: type, given: GraphInputs, threads: int) -> Contender:
+    matrix = torch_csr(given, index)
     return Contender(lambda rows_ND: matrix @ rows_ND.detach(), lambda grad_ND: matrix @ grad_ND)
 
 
-def _torch_coo(given: Inputs, threads: int) -> Contender:
+def _torch_coo(given: GraphInputs, threads: int) -> Contender:
     places = torch.from_numpy(np.stack([given.rows_E, given.columns_E]))
     matrix = torch.sparse_coo_tensor(places, torch.from_numpy(given.values_E), given.shape, check_invariants=False)
     matrix = matrix.coalesce()
     return Contender(lambda rows_ND: torch.sparse.mm(matrix, rows_ND))
 
 
-def _pyg_csr(given: Inputs, threads: int) -> Contender:
+def _pyg_csr(given: GraphInputs, threads: int) -> Contender:
     from torch_geometric.nn import LGConv
 
-    layer, matrix = LGConv(normalize=False), _torch_matrix(given, np.int64)
+    layer, matrix = LGConv(normalize=False), torch_csr(given, np.int64)
     return Contender(lambda rows_ND: layer(rows_ND, matrix))
 
 
-def _pyg_edge_index(given: Inputs, threads: int) -> Contender:
+def _pyg_edge_index(given: GraphInputs, threads: int) -> Contender:
     from torch_geometric.nn import LGConv
 
     layer, weights = LGConv(normalize=False), torch.from_numpy(given.values_E)
@@ -147,7 +110,7 @@ def _pyg_edge_index(given: Inputs, threads: int) -> Contender:
     return Contender(lambda rows_ND: layer(rows_ND, edge_index, weights))
 
 
-def _dgl_graph(given: Inputs, threads: int) -> Any:
+def _dgl_graph(given: GraphInputs, threads: int) -> Any:
     os.environ["DGLBACKEND"] = "pytorch"  # else the first import writes a file into the home folder
     import dgl
 
@@ -156,7 +119,7 @@ def _dgl_graph(given: Inputs, threads: int) -> Any:
     return graph.int().formats(["csc", "csr"])
 
 
-def _dgl_graphconv(given: Inputs, threads: int) -> Contender:
+def _dgl_graphconv(given: GraphInputs, threads: int) -> Contender:
     graph = _dgl_graph(given, threads)
     from dgl.nn.pytorch import GraphConv
 
@@ -165,7 +128,7 @@ def _dgl_graphconv(given: Inputs, threads: int) -> Contender:
     return Contender(lambda rows_ND: layer(graph, rows_ND))
 
 
-def _dgl_copy_u_sum(given: Inputs, threads: int) -> Contender:
+def _dgl_copy_u_sum(given: GraphInputs, threads: int) -> Contender:
     graph = _dgl_graph(given, threads)
     from dgl.ops import copy_u_sum
 
@@ -173,7 +136,7 @@ def _dgl_copy_u_sum(given: Inputs, threads: int) -> Contender:
     return Contender(lambda rows_ND: copy_u_sum(graph, rows_ND * scale_N1) * scale_N1)
 
 
-Build = Callable[[Inputs, int], Contender]
+Build = Callable[[GraphInputs, int], Contender]
 CONTENDERS: dict[str, Build] = {
     "gcnrec": _ours,
     "scipy-csr": _scipy_csr,
@@ -190,16 +153,16 @@ CONTENDERS: dict[str, Build] = {
 """All of them required. SciPy and the symmetric ones reuse the matrix for the backward pass, as a careful user would."""
 
 
-def _forward(name: str, build: Build, given: Inputs, threads: int) -> Variant:
+def _forward(name: str, build: Build, given: GraphInputs, threads: int) -> Variant:
     def setup() -> Callable[[], torch.Tensor]:
         contender = build(given, threads)
         source_ND = given.source_ND.clone().requires_grad_()
         return lambda: contender.forward(source_ND).detach()
 
-    return Variant(name, setup, _call, reset=_rest)
+    return Variant(name, setup, _call, reset=rest)
 
 
-def _backward(name: str, build: Build, given: Inputs, threads: int) -> Variant:
+def _backward(name: str, build: Build, given: GraphInputs, threads: int) -> Variant:
     def setup() -> Callable[[], torch.Tensor]:
         contender = build(given, threads)
         if contender.backward is not None:
@@ -208,63 +171,21 @@ def _backward(name: str, build: Build, given: Inputs, threads: int) -> Variant:
         result_ND = contender.forward(source_ND)
         return lambda: torch.autograd.grad(result_ND, source_ND, given.grad_ND, retain_graph=True)[0]
 
-    return Variant(name, setup, _call, reset=_rest)
+    return Variant(name, setup, _call, reset=rest)
 
 
 def _call(product: Callable[[], torch.Tensor]) -> torch.Tensor:
     return product()
 
 
-def _rest(product: Callable[[], torch.Tensor]) -> None:
-    time.sleep(_REST_SECONDS)
-
-
-def _exact(given: Inputs, rows_ND: torch.Tensor) -> NDArray[np.float64]:
-    degrees = np.concatenate([given.graph.user_items.degrees, given.graph.item_users.degrees])
+def _exact(given: GraphInputs, rows_ND: torch.Tensor) -> NDArray[np.float64]:
     matrix = _scipy_matrix(given).astype(np.float64)
-    matrix.data = 1 / np.sqrt(degrees[given.rows_E] * degrees[given.columns_E])
+    matrix.data = given.exact_E
     product: NDArray[np.float64] = matrix @ rows_ND.double().numpy()
     return product
 
 
-def _error(exact_ND: NDArray[np.float64], _: Any, result_ND: torch.Tensor) -> float:
-    return float(np.abs(result_ND.numpy() - exact_ND).max())
-
-
-def _scipy_matrix(given: Inputs) -> Any:
+def _scipy_matrix(given: GraphInputs) -> Any:
     from scipy.sparse import csr_matrix
 
-    return csr_matrix((given.values_E, given.columns_E.astype(np.int32), _indptr(given).astype(np.int32)), given.shape)
-
-
-def _torch_matrix(given: Inputs, index: type) -> torch.Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that CSR tensors are in beta
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(_indptr(given).astype(index)),
-            torch.from_numpy(given.columns_E.astype(index)),
-            torch.from_numpy(given.values_E),
-            given.shape,
-            check_invariants=False,
-        )
-
-
-def _indptr(given: Inputs) -> NDArray[np.int64]:
-    up, down = given.graph.user_items, given.graph.item_users
-    return np.concatenate([up.indptr, down.indptr[1:] + up.num_edges])
-
-
-def _graph_of(folder: Path) -> BipartiteGraph:
-    from gcnrec.loaders.schema import open_dataset
-
-    return open_dataset(folder).graph
-
-
-def _synthetic(num_users: int, num_items: int, num_edges: int) -> BipartiteGraph:
-    """Exactly `num_edges` distinct edges; density falls as number^-1/3 of users and ^-0.4 of items, much as Gowalla's."""
-    draws = generator(0, Stage.SYNTHETIC)
-    count = num_edges * 3 // 2
-    users_E = (num_users * draws.random(count) ** 1.5).astype(np.int64)
-    items_E = (num_items * draws.random(count) ** 1.65).astype(np.int64)
-    kept = np.sort(np.unique(users_E * num_items + items_E, return_index=True)[1])[:num_edges]
-    return BipartiteGraph.from_edges(users_E[kept].astype(np.int32), items_E[kept].astype(np.int32), num_users, num_items)
+    return csr_matrix((given.values_E, given.columns_E.astype(np.int32), given.indptr.astype(np.int32)), given.shape)

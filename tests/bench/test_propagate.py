@@ -8,7 +8,9 @@ import numba
 import pytest
 import torch
 
+from gcnrec.bench import harness
 from gcnrec.bench import propagate as bench
+from gcnrec.bench.graphs import synthetic
 from gcnrec.graph import BipartiteGraph
 
 
@@ -17,7 +19,7 @@ def few_contenders(monkeypatch):
     """Ours, SciPy and torch: the peers that every installation has."""
     kept = ("gcnrec", "scipy-csr", "torch-csr", "torch-csr-int32-symmetric", "torch-coo")
     monkeypatch.setattr(bench, "CONTENDERS", {name: bench.CONTENDERS[name] for name in kept})
-    monkeypatch.setattr(bench, "_REST_SECONDS", 0.0)
+    monkeypatch.setattr(harness, "_REST_SECONDS", 0.0)
     before = torch.get_num_threads(), numba.get_num_threads()
     yield kept
     torch.set_num_threads(before[0])
@@ -45,7 +47,7 @@ def test_absent_peer_voids_the_speedup(few_contenders, monkeypatch):
 
 
 def test_synthetic_graph_has_the_size_asked_for():
-    graph = bench._synthetic(500, 300, 6000)
+    graph = synthetic(500, 300, 6000)
     assert isinstance(graph, BipartiteGraph)
     assert (graph.num_users, graph.num_items, graph.num_edges) == (500, 300, 6000)
     graph.user_items.check("user_items")

@@ -8,15 +8,15 @@ import numba
 import pytest
 import torch
 
-from gcnrec.bench import train_step
-from gcnrec.bench.propagate import inputs
+from gcnrec.bench import harness, train_step
+from gcnrec.bench.graphs import graph_inputs
 from gcnrec.bench.train_step import CONTENDERS, Ours, exact_gradient, first_gradient, task_of
 
 SIZE = (40, 60, 400)
 
 
 def task(layers: int, num_batches: int = 1) -> train_step.Task:
-    return task_of(inputs(None, 8, SIZE), layers, batch_size=64, num_batches=num_batches)
+    return task_of(graph_inputs(None, 8, SIZE), layers, batch_size=64, num_batches=num_batches)
 
 
 def contender(name: str, of: train_step.Task):
@@ -49,7 +49,7 @@ def few_contenders(monkeypatch):
     """Ours and torch: the peers that every installation has. Threads are what they were afterwards."""
     kept = ("gcnrec", "torch-csr", "torch-csr-int32-symmetric", "torch-csr-horner")
     monkeypatch.setattr(train_step, "CONTENDERS", {name: CONTENDERS[name] for name in kept})
-    monkeypatch.setattr(train_step, "_REST_SECONDS", 0.0)
+    monkeypatch.setattr(harness, "_REST_SECONDS", 0.0)
     before = torch.get_num_threads(), numba.get_num_threads()
     yield kept
     torch.set_num_threads(before[0])
