@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 
+import numba
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -355,3 +356,9 @@ def test_threads_come_back_and_have_a_limit():
     assert torch.get_num_threads() == before
     with pytest.raises(UsageError, match=r"train.threads must be at most"), use_threads(10_000):
         pass
+
+
+def test_threads_default_to_no_more_than_numba_has(monkeypatch):
+    monkeypatch.setattr(importlib.import_module("gcnrec.train"), "available_cores", lambda: 10_000)
+    with use_threads(None):
+        assert torch.get_num_threads() == numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
