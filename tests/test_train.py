@@ -359,6 +359,6 @@ def test_threads_come_back_and_have_a_limit():
 
 
 def test_threads_default_to_no_more_than_numba_has(monkeypatch):
-    monkeypatch.setattr(importlib.import_module("gcnrec.train"), "available_cores", lambda: 10_000)
+    monkeypatch.setattr(train_module, "available_cores", lambda: 10_000)
     with use_threads(None):
         assert torch.get_num_threads() == numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
