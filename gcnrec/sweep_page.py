@@ -89,7 +89,7 @@ def _lines(
         xs, ys = _known(map(cost, trials)), _known(map(height, trials))
         if xs and ys:
             points.setdefault(variant, []).append((statistics.fmean(xs), estimate(ys)))
-    return [_series(variant, sorted(line, key=lambda point: point[0])) for variant, line in points.items()]
+    return [_series(variant, line) for variant, line in points.items()]
 
 
 def _by_seconds(groups: Groups, metric: str) -> list[dict[str, str]]:
@@ -132,7 +132,7 @@ def _mean_row(groups: Groups, key: tuple[str, float], compare: str, metric: str)
         "seeds": str(len(trials)),
         "epochs": " to ".join(str(count) for count in dict.fromkeys((epochs[0], epochs[-1]))),
         "seconds": _text(estimate(_known(map(_seconds, trials))), "{:,.0f}"),
-        "values": _text(estimate(_known(trial.memory.get("values") for trial in trials)), "{:,.0f}"),
+        "values": _mean(_known(trial.memory.get("values") for trial in trials)),
         "valid": _text(estimate(_known(_best(trial, metric) for trial in trials))),
         "test": _text(estimate(_known(trial.test.get(metric) for trial in trials))),
         "difference": _text(difference, "{:+.4f}") if difference and difference.count else "",
@@ -163,6 +163,10 @@ def _text(one: Estimate, form: str = "{:.4f}") -> str:
         return ""
     mean, half = form.format(one.mean), form.replace("+", "").format(one.high - one.mean)
     return mean if math.isnan(one.low) else f"{mean} \u00b1 {half}"
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):,.0f}" if values else ""
 
 
 def _plain(value: float | None) -> str:
