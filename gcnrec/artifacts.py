@@ -29,6 +29,8 @@ from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.machine import machine
 from gcnrec.models import closed_form
 from gcnrec.models.scorer import EmbeddingScorer, Scorer
+from gcnrec.slots import dense_rows
+from gcnrec.start import table_width
 
 FORMAT = 1
 
@@ -169,7 +171,10 @@ def final_table(run: Run) -> torch.Tensor:
         raise UsageError(f"{run.folder} is not finished; resume it first, then start from its table")
     name = "last" if run.refitted else "best"
     tensors, _ = load_checkpoint(run.folder / "checkpoints" / f"{name}.safetensors")
-    return tensors["table.weights"]
+    if "table.weights" in tensors:
+        return tensors["table.weights"]
+    table = {name.removeprefix("table."): tensor for name, tensor in tensors.items() if name.startswith("table.")}
+    return dense_rows(table, table_width(run.job))
 
 
 def write_embeddings(folder: Path, dataset: Dataset, rows_NF: torch.Tensor) -> None:

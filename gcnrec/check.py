@@ -16,7 +16,7 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.memory import peak_rss_bytes
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import rule_of
-from gcnrec.start import start_rows, table_width
+from gcnrec.start import first_table, table_width
 from gcnrec.step import build_step
 from gcnrec.train import use_threads
 
@@ -51,7 +51,7 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
 def _timed(job: Job, dataset: Dataset, width: int, table_bytes: int, graph_bytes: int) -> dict[str, Any]:
     begun = time.perf_counter()
     graph = dataset.graph
-    step = build_step(job, graph, dataset.weights_E, start_rows(job, graph, width))
+    step = build_step(job, graph, dataset.weights_E, first_table(job, graph, None))
     count = step.sampler.steps_per_epoch
     seconds = []
     start_seconds = time.perf_counter() - begun

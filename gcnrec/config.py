@@ -118,7 +118,9 @@ class Table(Section):
     budget: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Stored values at most `budget * N * base_width`; 1.0 is a dense table."""
     base_width: Count | None = None
-    """Width that the budget refers to; default `model.width`."""
+    """Width that the budget refers to; default `model.width`, or 64 where that is "auto"."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """How a sparse table stores its values."""
     placement: Literal["device", "host", "disk"] = "host"
 
 
@@ -176,6 +178,18 @@ class Sparsity(Section):
     """How the positions of stored values are chosen."""
 
     policy: Literal["none", "static", "set", "rigl", "dsl", "sparserec", "nm", "gradual", "dynamic"] = "none"
+    interval: Positive = 1.0
+    """Epochs between explorations; a part of one is allowed."""
+    ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3
+    """Share of the values that the first exploration exchanges; later ones fewer, as the policy has it."""
+    stop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75
+    """Share of the training after which the support stays as it is (`dsl` never stops)."""
+    batches: Count = 8
+    """dynamic, sparserec: fresh batches whose gradients choose what grows."""
+    degree_power: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.5
+    """dynamic: a row gets slots in proportion to degree**degree_power."""
+    least_slots: Annotated[int, Field(ge=0)] = 4
+    """dynamic, sparserec: slots that every row has at least, as far as the budget allows."""
 
 
 class Train(Section):
@@ -298,21 +312,23 @@ def _impossible(job: Job) -> str | None:
         return "model.name = 'mf' has no propagation; set model.propagation = 'none'"
     if job.optimizer.rule == "adam_dense" and job.model.propagation == "sampled":
         return "optimizer.rule = 'adam_dense' touches every row every step and needs model.propagation = 'full'"
+    if (job.sparsity.policy == "none") != (job.table.budget == 1.0) and not job.model.closed_form:
+        return (
+            f"table.budget = {job.table.budget} with sparsity.policy = '{job.sparsity.policy}': a budget below 1 needs a "
+            'policy that keeps it ("dynamic"), and a policy needs a budget below 1'
+        )
     return _not_yet(job)
 
 
 def _not_yet(job: Job) -> str | None:
     """A setting that this version knows but cannot do: better refused than silently ignored."""
     wanted = {
-        "table.budget": (job.table.budget, (1.0,)),
-        "table.base_width": (job.table.base_width, (None, job.model.width)),
         "table.placement": (job.table.placement, ("host",)),
-        "sparsity.policy": (job.sparsity.policy, ("none",)),
         "train.device": (job.train.device, ("auto", "cpu")),
     }
     for key, (value, possible) in wanted.items():
         if value not in possible:
-            return f"{key} = {value!r}: this version trains dense tables in RAM on the CPU; set {possible[-1]!r}"
+            return f"{key} = {value!r}: this version trains tables in RAM on the CPU; set {possible[-1]!r}"
     return None
 
 

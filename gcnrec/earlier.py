@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gcnrec.artifacts import Run, final_table, open_run
@@ -16,17 +15,18 @@ from gcnrec.config import Job
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset
-from gcnrec.start import continued_rows, start_rows, table_width
+from gcnrec.start import continued_rows, first_table, table_width
+from gcnrec.table import Table
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer
 
 
-def first_rows(job: Job, dataset: Dataset, graph: BipartiteGraph, observer: Observer | None) -> torch.Tensor:
-    """The rows a table starts from; with `train.init_from`, matched, new and lost nodes are reported."""
+def starting_table(job: Job, dataset: Dataset, graph: BipartiteGraph, observer: Observer | None) -> Table:
+    """The table that training starts from; with `train.init_from`, matched, new and lost nodes are reported."""
     width = table_width(job)
     if job.train.init_from is None:
-        return start_rows(job, graph, width)
+        return first_table(job, graph, None)
     earlier = open_run(job.train.init_from)
     earlier_ND = final_table(earlier)
     if earlier_ND.shape[1] != width:
@@ -50,7 +50,7 @@ def first_rows(job: Job, dataset: Dataset, graph: BipartiteGraph, observer: Obse
             f"init_from {earlier.folder}: it was trained on {known} of the {len(dataset.valid)} validation pairs, so validation "
             "looks better than it is; split by time to measure a retraining"
         )
-    return continued_rows(job, graph, earlier_ND, places_N)
+    return first_table(job, graph, continued_rows(job, graph, earlier_ND, places_N))
 
 
 def _known_pairs(earlier: Run, users_U: NDArray[np.int32], items_I: NDArray[np.int32], dataset: Dataset) -> int:

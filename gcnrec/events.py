@@ -57,4 +57,4 @@ def _until(line: str, stage: str, epoch: int) -> bool:
         event = json.loads(line)
     except ValueError:
         return False
-    return bool(event["event"] != "epoch" or (event["stage"], event["epoch"]) <= (stage, epoch))
+    return bool(event["event"] not in ("epoch", "explore") or (event["stage"], event["epoch"]) <= (stage, epoch))

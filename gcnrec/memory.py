@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from gcnrec.errors import DataError
+from gcnrec.optim import Rule
 from gcnrec.table import Table
 
 
@@ -34,26 +35,24 @@ def scratch_rows(folder: Path, rows: int, width: int) -> torch.Tensor:
     return torch.from_numpy(mapped)
 
 
-def memory_report(table: Table, exported_NF: torch.Tensor) -> dict[str, int]:
+def memory_report(table: Table, rule: Rule, budget: int, base_width: int, exported_NF: torch.Tensor) -> dict[str, int]:
     """Values and bytes of a table and of the embeddings that it serves.
 
     `dense_bytes` is a dense table of the base width with the same rule; `scratch_bytes` what exports write to disk.
+    `peak_table_bytes` counts table, state and what explorations hold, as allocated.
     """
-    tensors = table.tensors()
-    value_bytes = tensors["weights"].nbytes
-    state_bytes = sum(tensor.nbytes for name, tensor in tensors.items() if name != "weights")
     return {
-        "budget_values": table.num_rows * table.width,
+        "budget_values": budget,
         "values": table.num_values,
-        "values_max_seen": table.num_values,
-        "value_bytes": value_bytes,
-        "index_bytes": 0,
-        "state_bytes": state_bytes,
-        "peak_table_bytes": value_bytes + state_bytes,
+        "values_max_seen": table.max_values_seen,
+        "value_bytes": table.value_bytes,
+        "index_bytes": table.index_bytes,
+        "state_bytes": table.state_bytes,
+        "peak_table_bytes": table.peak_bytes,
         "peak_rss_bytes": peak_rss_bytes(),
         "scratch_bytes": exported_NF.nbytes,
         "served_bytes": exported_NF.nbytes,
-        "dense_bytes": value_bytes + state_bytes,
+        "dense_bytes": table.num_rows * 4 * (base_width + rule.state_width(base_width) + 1),
     }
 
 

@@ -73,10 +73,8 @@ class SlotTable:
         arena = np.empty(layout.max_slabs * layout.slab_bytes + 4096, np.uint8)
         arena = arena[-arena.ctypes.data % 128 :][: layout.max_slabs * layout.slab_bytes]
         self._state = np.empty(layout.max_slabs * layout.state_slab, np.float32)
-        value_type = np.float32 if dtype == "float32" else np.uint16
-        self._slots = ops.Slots(
-            np.zeros(num_rows, np.uint32), np.zeros(num_rows, np.uint8), arena.view(value_type), arena, layout.capacity_K
-        )
+        values = arena.view(np.float32) if dtype == "float32" else arena.view(np.uint16)
+        self._slots = ops.Slots(np.zeros(num_rows, np.uint32), np.zeros(num_rows, np.uint8), values, arena, layout.capacity_K)
         self._last = torch.zeros(num_rows, dtype=torch.int32)
         self._free = list(range(layout.max_slabs))  # a heap: the lowest slab first, so that the arena stays dense
         self._slabs_used = 0
@@ -94,6 +92,11 @@ class SlotTable:
     def counts_N(self) -> NDArray[np.uint8]:
         """Values stored of every row."""
         return self._slots.count_N
+
+    @property
+    def state_shape(self) -> tuple[int, int]:
+        """Moments per value and scalars per row."""
+        return self._layout.moments, self._layout.scalars
 
     @property
     def max_count(self) -> int:
@@ -214,7 +217,7 @@ class SlotTable:
 
     def blocks(self) -> list[tuple[int, int]]:
         """Ranges of rows, each a small part of the table."""
-        size = max(256, min(1 << 16, self.num_rows // 64))
+        size = max(64, min(1 << 16, self.num_rows // 512))
         return [(first, min(first + size, self.num_rows)) for first in range(0, self.num_rows, size)]
 
     def unpack(self, first: int, last: int) -> SlotBlock:
@@ -390,3 +393,12 @@ def in_blocks(table: SlotTable) -> Iterator[SlotBlock]:
     """Copies of all rows, block after block."""
     for first, last in table.blocks():
         yield table.unpack(first, last)
+
+
+def dense_rows(tensors: dict[str, torch.Tensor], width: int) -> torch.Tensor:
+    """The rows that `SlotTable.tensors` describes, float32 (N, width)."""
+    counts_N = tensors["counts"].long()
+    rows_ND = torch.zeros(len(counts_N), width)
+    rows_X = torch.repeat_interleave(torch.arange(len(counts_N)), counts_N)
+    rows_ND[rows_X, tensors["columns"].long()] = tensors["values"].float()
+    return rows_ND

@@ -5,6 +5,8 @@ Letters: N nodes, P nodes of the earlier run, D width.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,18 +15,75 @@ from gcnrec.config import Job
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.hops import Hop
 from gcnrec.models.spectral import top_singular
+from gcnrec.models.varimax import varimax
+from gcnrec.optim import rule_of
 from gcnrec.random import Stage, normal
+from gcnrec.slots import SlotTable
+from gcnrec.sparsity import policy_of
+from gcnrec.support import fill, random_keys
+from gcnrec.table import DenseTable, Table
+
+WIDTHS = (64, 128, 256)
+"""What `model.width = "auto"` chooses from."""
+
+
+def base_width(job: Job) -> int:
+    """The width that the budget refers to."""
+    if job.table.base_width is not None:
+        return job.table.base_width
+    return WIDTHS[0] if job.model.width == "auto" else job.model.width
 
 
 def table_width(job: Job) -> int:
-    """Columns of the table: `model.width`, where "auto" is 64 for a dense table."""
-    return 64 if job.model.width == "auto" else job.model.width
+    """Columns of the table: `model.width`, where "auto" is the base width, and for a sparse table the first width that is
+    wide enough to spread a row's values as thinly as Sparse-IFT does (Thangarasa et al. 2024: base width / budget)."""
+    if job.model.width != "auto":
+        return job.model.width
+    if job.table.budget == 1.0:
+        return base_width(job)
+    wanted = min(WIDTHS[-1], base_width(job) / job.table.budget)
+    return next(width for width in WIDTHS if width >= wanted)
+
+
+def budget_values(job: Job, num_rows: int) -> int:
+    """The number of values that a table may store: floor(budget * rows * base width)."""
+    return int(job.table.budget * num_rows * base_width(job) + 1e-9)
+
+
+def first_table(job: Job, graph: BipartiteGraph, rows_ND: torch.Tensor | None) -> Table:
+    """The table that a job trains, from dense rows to start with (None: draw normal ones, a block of rows at a time)."""
+    rule, width = rule_of(job.optimizer), table_width(job)
+    if job.table.budget == 1.0:
+        return DenseTable(start_rows(job, graph, width) if rows_ND is None else rows_ND, rule.state_width(width))
+    policy = policy_of(job)
+    scalars = rule.state_width(0)
+    budget = budget_values(job, graph.num_nodes)
+    table = SlotTable(graph.num_nodes, width, budget, rule.state_width(1) - scalars, scalars, job.table.dtype)
+    counts_N, keys = policy.first_counts(graph, table), policy.first_keys(job.train.seed)
+    if rows_ND is not None:
+        fill(table, counts_N, lambda first, last: rows_ND[first:last], keys, None)
+    elif job.model.start == "normal":
+        fill(table, counts_N, partial(_noise_block, job, width), random_keys(job.train.seed), job.model.start_scale)
+    else:
+        start_ND = spectral_rows(job, graph, width)
+        start_ND = start_ND @ varimax(start_ND)
+        fill(table, counts_N, lambda first, last: start_ND[first:last], keys, job.model.start_scale)
+    return table
+
+
+def _noise_block(job: Job, width: int, first: int, last: int) -> torch.Tensor:
+    return torch.from_numpy(normal(job.train.seed, Stage.INIT, first, (last - first, width)))
 
 
 def start_rows(job: Job, graph: BipartiteGraph, width: int) -> torch.Tensor:
     """Float32 (N, width) rows whose root mean square is `model.start_scale`."""
     if job.model.start == "normal":
         return _noise(job, graph.num_nodes, width)
+    return spectral_rows(job, graph, width)
+
+
+def spectral_rows(job: Job, graph: BipartiteGraph, width: int) -> torch.Tensor:
+    """The top singular vectors of the normalised interactions, times the roots of their values; scaled like `start_rows`."""
     left_UD, singular_D, right_ID = top_singular(graph, width, job.train.seed)
     rows_ND = torch.cat([left_UD, right_ID]).mul_(singular_D.sqrt())
     rows_ND.mul_(job.model.start_scale / _root_mean_square(rows_ND))

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DivergedError, UsageError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models.encoder import Encoder, every_row
+from gcnrec.models.encoder import Encoded, Encoder, every_row
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.mf import MatrixFactorisation
 from gcnrec.models.ngcf import Ngcf
 from gcnrec.models.objective import Objective, objective_of
 from gcnrec.optim import Rule, rule_of
 from gcnrec.sampler import Batch, EdgeSampler, edge_sampler
-from gcnrec.table import DenseTable, Table
+from gcnrec.table import Table
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,10 @@ class Step:
     layer_optimizer: torch.optim.Optimizer | None
 
     def __call__(self, batch: Batch, rate: float) -> float:
-        encoded = self.encoder.encode(self.table, batch)
-        final_VD = encoded.final_VD.requires_grad_()
-        # A second leaf even where both are the same rows: each use has its own gradient.
-        ego_VD = encoded.ego_VD.detach().requires_grad_()
         if self.layer_optimizer is not None:
             self.layer_optimizer.zero_grad()
-        loss = self.objective(final_VD, ego_VD, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        value = float(loss.detach())
-        grad_VD = _grad(final_VD)
-        if not (np.isfinite(value) and bool(torch.isfinite(grad_VD.sum()))):
-            raise DivergedError(
-                f"the loss or its gradient is not finite at step {batch.step} (loss {value}); nothing was updated by this step: "
-                "lower optimizer.learning_rate or raise loss.temperature, then resume or start again"
-            )
-        grad = encoded.pull(grad_VD, _grad(ego_VD))
+        value, encoded, grad_VD, grad_ego_VD = self._backward(batch)
+        grad = encoded.pull(grad_VD, grad_ego_VD)
         if self.rule.every_row:
             grad = every_row(grad, self.table.num_rows, self.table.width)
         rows = self.rule.update(self.table.read(grad.rows_R, with_state=True), grad, batch.step, rate)
@@ -65,18 +53,39 @@ class Step:
             self.layer_optimizer.step()
         return value
 
+    def add_gradient(self, batch: Batch, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
+        """Add the gradient of every cell of rows `rows_R`, stored or not, to `out_RD`; nothing is updated."""
+        _, encoded, grad_VD, grad_ego_VD = self._backward(batch)
+        encoded.pull_whole(grad_VD, grad_ego_VD, rows_R, out_RD)
 
-def build_step(job: Job, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None, start_ND: torch.Tensor) -> Step:
-    """The step that a job describes, on `graph`, from table rows `start_ND`. `weights_E`: one positive weight per edge."""
+    def _backward(self, batch: Batch) -> tuple[float, Encoded, torch.Tensor, torch.Tensor]:
+        """Loss, and its gradients with respect to the embeddings and the table rows of the batch's nodes."""
+        encoded = self.encoder.encode(self.table, batch)
+        final_VD = encoded.final_VD.requires_grad_()
+        # A second leaf even where both are the same rows: each use has its own gradient.
+        ego_VD = encoded.ego_VD.detach().requires_grad_()
+        loss = self.objective(final_VD, ego_VD, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        value = float(loss.detach())
+        grad_VD = _grad(final_VD)
+        if not (np.isfinite(value) and bool(torch.isfinite(grad_VD.sum()))):
+            raise DivergedError(
+                f"the loss or its gradient is not finite at step {batch.step} (loss {value}); nothing was updated by this step: "
+                "lower optimizer.learning_rate or raise loss.temperature, then resume or start again"
+            )
+        return value, encoded, grad_VD, _grad(ego_VD)
+
+
+def build_step(job: Job, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None, table: Table) -> Step:
+    """The step that a job describes, on `graph`, updating `table`. `weights_E`: one positive weight per edge."""
     rule = rule_of(job.optimizer)
-    width = start_ND.shape[1]
-    encoder = _encoder(job, graph, width, rule.every_row)
+    encoder = _encoder(job, graph, table.width, rule.every_row)
     weights = None if weights_E is None else _mean_one(weights_E)
     betas = (job.optimizer.beta1, job.optimizer.beta2)
     return Step(
         edge_sampler(job.sampler, graph, weights, job.train.batch_size, job.train.seed),
         encoder,
-        DenseTable(start_ND, rule.state_width(width)),
+        table,
         rule,
         objective_of(job, graph, weights is not None),
         None if encoder.layers is None else torch.optim.Adam(encoder.layers.parameters(), betas=betas, eps=job.optimizer.epsilon),

@@ -73,6 +73,27 @@ class Table(Protocol):
     @property
     def num_values(self) -> int: ...
 
+    @property
+    def max_values_seen(self) -> int:
+        """The most values that were ever stored at one time."""
+        ...
+
+    @property
+    def value_bytes(self) -> int: ...
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes beside values and state: what finding values costs, and padding."""
+        ...
+
+    @property
+    def state_bytes(self) -> int: ...
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that table, state and explorations together ever had allocated."""
+        ...
+
     def read(self, rows_R: NDArray[np.int64], with_state: bool) -> Rows: ...
 
     def decode(self, rows: Rows) -> torch.Tensor:
@@ -151,6 +172,24 @@ class DenseTable:
     @property
     def state_bytes(self) -> int:
         return 4 * (self._state.numel() + self._last.numel())
+
+    @property
+    def value_bytes(self) -> int:
+        return 4 * self.num_values
+
+    @property
+    def index_bytes(self) -> int:
+        """Nothing points at values, but rows are padded to share lines evenly."""
+        return 4 * (len(padded(self._weights).reshape(-1)) - self.num_values)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Dense from the first step to the last."""
+        return self.value_bytes + self.index_bytes + self.state_bytes
+
+    @property
+    def max_values_seen(self) -> int:
+        return self.num_values
 
     def read(self, rows_R: NDArray[np.int64], with_state: bool) -> Rows:
         counts_R = np.full(len(rows_R), self.width)

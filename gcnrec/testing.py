@@ -256,7 +256,8 @@ def _check_state(table: Table, state_width: int) -> None:
     require(table.read(rows_R, with_state=False).state is None, "a forward-only read must not touch the state")
     state = table.read(rows_R, with_state=True).state
     require(state is not None and not state.last_N.any(), "rows must not have been updated yet")
-    for at in [] if state is None else state.at_R.tolist():
+    assert state is not None  # the line above
+    for at in state.at_R.tolist():
         own = state.values[at : at + state_width]
         require(len(own) == state_width and not own.any(), f"the state of a row must be {state_width} zeros")
 

@@ -29,10 +29,11 @@ from gcnrec.artifacts import (
     write_json,
 )
 from gcnrec.config import Job
-from gcnrec.earlier import first_rows
+from gcnrec.earlier import starting_table
 from gcnrec.errors import UsageError
 from gcnrec.evaluate import evaluate
 from gcnrec.events import append_event, keep_events
+from gcnrec.explore import Explorer, explorer_of
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.schema import Dataset
@@ -41,6 +42,7 @@ from gcnrec.memory import memory_report, scratch_rows
 from gcnrec.models import closed_form
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import learning_rate
+from gcnrec.start import base_width, budget_values
 from gcnrec.step import Step, build_step
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ def _train(job: Job, dataset: Dataset, folder: Path, observer: Observer | None) 
         tensors = {}
         if not job.train.refit:
             best, _ = load_checkpoint(folder / "checkpoints" / "best.safetensors")
-            _restore(step, best)
+            _restore(step, None, best)
             _finish(job, step, dataset, folder)
             return
         progress = replace(progress, stage="refit", epoch=0, seconds=0.0)
@@ -122,11 +124,12 @@ def _fit(
     job: Job, dataset: Dataset, folder: Path, tensors: dict[str, torch.Tensor], progress: Progress, observer: Observer | None
 ) -> tuple[Step, Progress]:
     """Epochs on train until they are done or validation has not improved for `evaluate.patience` validations."""
-    step = build_step(job, dataset.graph, dataset.weights_E, first_rows(job, dataset, dataset.graph, observer))
-    _restore(step, tensors)
+    step = build_step(job, dataset.graph, dataset.weights_E, starting_table(job, dataset, dataset.graph, observer))
+    explorer = explorer_of(job, step, folder)
+    _restore(step, explorer, tensors)
     settings, patience = job.evaluate, job.evaluate.patience
     while progress.epoch < job.train.epochs and not (patience and progress.waited >= patience):
-        record, progress = _epoch(job, step, progress, observer)
+        record, progress = _epoch(job, step, explorer, folder, progress, observer)
         last = progress.epoch == job.train.epochs
         if len(dataset.valid) and (progress.epoch % settings.every == 0 or last):
             record["valid"] = _validate(job, step, dataset, folder)
@@ -137,8 +140,8 @@ def _fit(
         elif not len(dataset.valid):
             progress = replace(progress, best_epoch=progress.epoch)
         if progress.best_epoch == progress.epoch:
-            _checkpoint(step, folder / "checkpoints" / "best.safetensors", progress)
-        _close_epoch(job, step, folder, record, progress, last, observer)
+            _checkpoint(step, explorer, folder / "checkpoints" / "best.safetensors", progress)
+        _close_epoch(job, step, explorer, folder, record, progress, last, observer)
     return step, progress
 
 
@@ -147,15 +150,18 @@ def _refit(
 ) -> Step:
     """From the start again, on train+valid, for the epochs that validation chose."""
     graph = with_valid(dataset)
-    step = build_step(job, graph, _with_valid_weights(dataset, graph), first_rows(job, dataset, graph, observer))
-    _restore(step, tensors)
+    step = build_step(job, graph, _with_valid_weights(dataset, graph), starting_table(job, dataset, graph, observer))
+    explorer = explorer_of(job, step, folder)
+    _restore(step, explorer, tensors)
     while progress.epoch < progress.best_epoch:
-        record, progress = _epoch(job, step, progress, observer)
-        _close_epoch(job, step, folder, record, progress, progress.epoch == progress.best_epoch, observer)
+        record, progress = _epoch(job, step, explorer, folder, progress, observer)
+        _close_epoch(job, step, explorer, folder, record, progress, progress.epoch == progress.best_epoch, observer)
     return step
 
 
-def _epoch(job: Job, step: Step, progress: Progress, observer: Observer | None) -> tuple[dict[str, Any], Progress]:
+def _epoch(
+    job: Job, step: Step, explorer: Explorer | None, folder: Path, progress: Progress, observer: Observer | None
+) -> tuple[dict[str, Any], Progress]:
     """One epoch of steps: its metrics.jsonl record and the progress after it."""
     begun = told = time.perf_counter()
     steps = step.sampler.steps_per_epoch
@@ -166,6 +172,9 @@ def _epoch(job: Job, step: Step, progress: Progress, observer: Observer | None) 
         rate = learning_rate(job.optimizer, batch.step, steps * job.train.epochs)
         loss += step(batch, rate)
         rows += len(batch.nodes_V)
+        changed = explorer.after(step, batch.step) if explorer else None
+        if changed:
+            append_event(folder, {**changed, "stage": progress.stage, "epoch": progress.epoch + 1})
         now = time.perf_counter()
         if observer and now - told >= REPORT_SECONDS:
             observer.step(progress.epoch + 1, epochs, index, steps, loss / index, rows / (now - begun))
@@ -191,11 +200,12 @@ def _validate(job: Job, step: Step, dataset: Dataset, folder: Path) -> dict[str,
 
 
 def _close_epoch(
-    job: Job, step: Step, folder: Path, record: dict[str, Any], progress: Progress, last: bool, observer: Observer | None
-) -> None:
+    job: Job, step: Step, explorer: Explorer | None, folder: Path, record: dict[str, Any], progress: Progress, last: bool,
+    observer: Observer | None,
+) -> None:  # fmt: skip
     append_event(folder, record)
     if last or progress.epoch % job.run.checkpoint_every == 0:
-        _checkpoint(step, folder / "checkpoints" / "last.safetensors", progress)
+        _checkpoint(step, explorer, folder / "checkpoints" / "last.safetensors", progress)
     if observer:
         observer.epoch(record)
 
@@ -203,7 +213,10 @@ def _close_epoch(
 def _finish(job: Job, step: Step, dataset: Dataset, folder: Path) -> None:
     rows_NF = exported(job, step, folder)
     write_embeddings(folder, dataset, rows_NF)
-    write_json(folder / "memory.json", memory_report(step.table, rows_NF))
+    write_json(
+        folder / "memory.json",
+        memory_report(step.table, step.rule, budget_values(job, step.table.num_rows), base_width(job), rows_NF),
+    )
 
 
 def exported(job: Job, step: Step, folder: Path) -> torch.Tensor:
@@ -223,8 +236,10 @@ def exported(job: Job, step: Step, folder: Path) -> torch.Tensor:
     return rows_NF
 
 
-def _checkpoint(step: Step, path: Path, progress: Progress) -> None:
+def _checkpoint(step: Step, explorer: Explorer | None, path: Path, progress: Progress) -> None:
     tensors = {f"table.{name}": tensor for name, tensor in step.table.tensors().items()}
+    if explorer:
+        tensors |= {f"explorer.{name}": tensor for name, tensor in explorer.tensors().items()}
     if step.encoder.layers is not None and step.layer_optimizer is not None:
         tensors |= {f"layers.{name}": tensor for name, tensor in step.encoder.layers.state_dict().items()}
         for number, state in step.layer_optimizer.state_dict()["state"].items():
@@ -232,10 +247,12 @@ def _checkpoint(step: Step, path: Path, progress: Progress) -> None:
     save_checkpoint(path, tensors, asdict(progress))
 
 
-def _restore(step: Step, tensors: dict[str, torch.Tensor]) -> None:
+def _restore(step: Step, explorer: Explorer | None, tensors: dict[str, torch.Tensor]) -> None:
     """Put a checkpoint's tensors back in place; nothing for an empty one."""
     if tensors:
         step.table.restore({name.removeprefix("table."): each for name, each in tensors.items() if name.startswith("table.")})
+    if tensors and explorer:
+        explorer.restore({name.removeprefix("explorer."): each for name, each in tensors.items() if name.startswith("explorer.")})
     if tensors and step.encoder.layers is not None and step.layer_optimizer is not None:
         layers = {name.removeprefix("layers."): tensor for name, tensor in tensors.items() if name.startswith("layers.")}
         step.encoder.layers.load_state_dict(layers)

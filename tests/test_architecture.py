@@ -32,9 +32,9 @@ ROWS = [
         "paired",
     ],
     ["evaluate", "recommend", "artifacts", "events"],
-    ["loaders", "testing", "start", "step", "memory"],
-    ["models", "losses", "sparsity", "metrics"],
-    ["sampler", "table", "optim"],
+    ["loaders", "testing", "start", "step", "memory", "explore"],
+    ["models", "losses", "sparsity", "exchange", "support", "metrics"],
+    ["sampler", "table", "slots", "optim"],
     ["device"],
     ["ops", "cuda"],
 ]

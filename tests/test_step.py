@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from gcnrec.config import Job
 from gcnrec.errors import DivergedError, UsageError
-from gcnrec.start import start_rows
+from gcnrec.start import first_table
 from gcnrec.step import build_step
 from gcnrec.testing import assert_as_accurate, checkerboard, dense_hop
 
@@ -22,7 +22,7 @@ U = GRAPH.num_users
 def built(weights=None, **sections):
     sections = {"train": {"batch_size": 50}, **sections}
     job = Job.parse(sections, [], "test")
-    return build_step(job, GRAPH, weights, start_rows(job, GRAPH, job.model.width))
+    return build_step(job, GRAPH, weights, first_table(job, GRAPH, None))
 
 
 def snapshot(step):

@@ -26,10 +26,10 @@ from gcnrec.bench.graphs import GOWALLA, GraphInputs, graph_inputs, torch_csr
 from gcnrec.bench.harness import Row, Variant, largest_error, measure, overall, rest
 from gcnrec.config import Job, Loss, Model, Optimizer, Sampler, Train
 from gcnrec.machine import available_cores
-from gcnrec.optim import Rule
+from gcnrec.optim import Rule, rule_of
 from gcnrec.sampler import Batch, edge_sampler
 from gcnrec.step import Step, build_step
-from gcnrec.table import RowGrad, Rows
+from gcnrec.table import DenseTable, RowGrad, Rows
 
 _WARMUP = 2
 _START_SCALE = 0.1
@@ -118,7 +118,12 @@ class Ours:
     """`gcnrec.step.Step` as training calls it."""
 
     def __init__(self, task: Task) -> None:
-        step = build_step(task.job, task.given.graph, None, task.start_ND)
+        step = build_step(
+            task.job,
+            task.given.graph,
+            None,
+            DenseTable(task.start_ND, rule_of(task.job.optimizer).state_width(task.start_ND.shape[1])),
+        )
         self._rule = _Watched(step.rule, step.rule.every_row)
         self._step: Step = replace(step, rule=self._rule)
         self._rate = task.job.optimizer.learning_rate

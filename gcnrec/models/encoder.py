@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gcnrec.sampler import Batch
 from gcnrec.table import RowGrad, Table
@@ -18,11 +19,15 @@ from gcnrec.table import RowGrad, Table
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Embeddings `final_VD` and table rows `ego_VD` of a batch's nodes; `pull` turns gradients of both into row gradients."""
+    """Embeddings `final_VD` and table rows `ego_VD` of a batch's nodes; `pull` turns gradients of both into row gradients.
+
+    `pull_whole(grad_VD, grad_ego_VD, rows_R, out_RD)` adds those of every cell, stored or not, of rows `rows_R` to `out_RD`.
+    """
 
     final_VD: torch.Tensor
     ego_VD: torch.Tensor
     pull: Callable[[torch.Tensor, torch.Tensor], RowGrad]
+    pull_whole: Callable[[torch.Tensor, torch.Tensor, NDArray[np.int64], torch.Tensor], None]
 
 
 class Encoder(Protocol):
@@ -36,6 +41,11 @@ class Encoder(Protocol):
 
     @property
     def export_width(self) -> int: ...
+
+    @property
+    def every_node(self) -> bool:
+        """Whether a batch has a gradient for every node of the graph, not only for its own."""
+        ...
 
     @property
     def layers(self) -> torch.nn.Module | None:

@@ -9,7 +9,9 @@ Letters: N nodes, V nodes of the batch, D width, L layers.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import Encoded, column_blocks
@@ -35,6 +37,7 @@ class LightGcn:
         planes = 2
         self._scratch = [torch.empty(graph.num_nodes, min(BLOCK, width)) for _ in range(planes)]
         self.export_width = width
+        self.every_node = num_layers > 0
 
     def encode(self, table: Table, batch: Batch) -> Encoded:
         ego_VD = table.decode(table.read(batch.nodes_V, with_state=False))
@@ -55,7 +58,10 @@ class LightGcn:
         def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
             return self._pull(table, batch, grad_VD / (self._num_layers + 1), grad_ego_VD)
 
-        return Encoded(final_VD, ego_VD, pull)
+        def pull_whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
+            self._pull_whole(batch, grad_VD / (self._num_layers + 1), grad_ego_VD, rows_R, out_RD)
+
+        return Encoded(final_VD, ego_VD, pull, pull_whole)
 
     def export(self, table: Table, out_NF: torch.Tensor) -> None:
         for first, last in column_blocks(table.width, BLOCK):
@@ -83,6 +89,16 @@ class LightGcn:
             return grad
         rows_R = self._hop.touched(batch.nodes_V, batch.num_users)
         return RowGrad(rows_R, grad.values_X, grad.at_R[rows_R])
+
+    def _pull_whole(
+        self, batch: Batch, grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor
+    ) -> None:
+        if self._num_layers == 1:
+            self._hop.spread(grad_VD, batch.nodes_V, batch.num_users, out_RD)
+        elif self._num_layers > 1:
+            for first, last in column_blocks(grad_VD.shape[1], BLOCK):
+                out_RD[:, first:last] += self._pulled(batch, grad_VD[:, first:last], self._planes(first, last))
+        out_RD.index_add_(0, torch.from_numpy(np.searchsorted(rows_R, batch.nodes_V)), grad_VD + grad_ego_VD)
 
     def _pulled(self, batch: Batch, grad_VC: torch.Tensor, planes: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """All hops of `_pull` in one block of C columns."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gcnrec.models.encoder import Encoded
 from gcnrec.sampler import Batch
@@ -13,6 +15,7 @@ class MatrixFactorisation:
     """No propagation at all: a step touches the batch's rows only."""
 
     layers = None
+    every_node = False
 
     def __init__(self, width: int) -> None:
         self.export_width = width
@@ -23,7 +26,10 @@ class MatrixFactorisation:
         def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
             return table.stored(batch.nodes_V, grad_VD + grad_ego_VD)
 
-        return Encoded(rows_VD, rows_VD, pull)
+        def pull_whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
+            out_RD.index_add_(0, torch.from_numpy(np.searchsorted(rows_R, batch.nodes_V)), grad_VD + grad_ego_VD)
+
+        return Encoded(rows_VD, rows_VD, pull, pull_whole)
 
     def export(self, table: Table, out_NF: torch.Tensor) -> None:
         out_NF.copy_(table.columns(0, table.width))  # copy: ranking reads contiguous embeddings

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from gcnrec import random
 from gcnrec.graph import BipartiteGraph
@@ -22,6 +23,8 @@ from gcnrec.table import RowGrad, Table
 
 class Ngcf:
     """Propagates all nodes through autograd: its layers are not linear, so every row has a gradient."""
+
+    every_node = True
 
     def __init__(self, graph: BipartiteGraph, num_layers: int, width: int, seed: int) -> None:
         self._hop = Hop(graph)
@@ -42,13 +45,17 @@ class Ngcf:
         ego_VD = table.decode(table.read(batch.nodes_V, with_state=False))
 
         def pull(grad_VF: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
-            final_VF.backward(grad_VF)
-            grad_ND = leaf_ND.grad
-            assert grad_ND is not None  # the leaf requires it
-            grad_ND[nodes] += grad_ego_VD
+            grad_ND = torch.zeros_like(leaf_ND)
+            pull_whole(grad_VF, grad_ego_VD, np.arange(len(grad_ND)), grad_ND)
             return table.stored(np.arange(len(grad_ND)), grad_ND)
 
-        return Encoded(final_VF.detach(), ego_VD, pull)
+        def pull_whole(grad_VF: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
+            final_VF.backward(grad_VF)
+            assert leaf_ND.grad is not None  # the leaf requires it
+            out_RD += leaf_ND.grad
+            out_RD.index_add_(0, nodes, grad_ego_VD)
+
+        return Encoded(final_VF.detach(), ego_VD, pull, pull_whole)
 
     def export(self, table: Table, out_NF: torch.Tensor) -> None:
         with torch.no_grad():

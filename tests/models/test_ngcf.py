@@ -8,7 +8,7 @@ import torch
 from gcnrec.config import Job, Sampler
 from gcnrec.models.ngcf import Ngcf
 from gcnrec.sampler import edge_sampler
-from gcnrec.start import start_rows
+from gcnrec.start import first_table
 from gcnrec.step import build_step
 from gcnrec.table import DenseTable
 from gcnrec.testing import assert_as_accurate, check_encoder, check_step, checkerboard, dense_hop, worlds
@@ -79,13 +79,13 @@ def test_layers_depend_on_the_seed_alone():
 def test_step():
     sections = {"model": {"name": "ngcf", "layers": 2, "width": 8}, "train": {"batch_size": 12}}
     job, graph = Job.parse(sections, [], "test"), checkerboard().graph
-    check_step(lambda: build_step(job, graph, None, start_rows(job, graph, 8)), rate=0.02, steps=60, share=0.3)
+    check_step(lambda: build_step(job, graph, None, first_table(job, graph, None)), rate=0.02, steps=60, share=0.3)
 
 
 def test_a_step_trains_the_layers_and_keeps_no_gradient_of_the_one_before():
     sections = {"model": {"name": "ngcf", "layers": 1, "width": 8}, "train": {"batch_size": 12}}
     job, graph = Job.parse(sections, [], "test"), checkerboard().graph
-    step = build_step(job, graph, None, start_rows(job, graph, 8))
+    step = build_step(job, graph, None, first_table(job, graph, None))
     batch, before = step.sampler.batch(0, 0), step.encoder.layers[0].weight.detach().clone()
     gradients = []
     for _ in range(2):

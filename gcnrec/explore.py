@@ -1,0 +1,138 @@
+"""Exploration during training: gradients of every cell over fresh batches, the policy's exchange, and what became of it.
+
+Gradients of whole rows lie in scratch on disk (reported as scratch_bytes), never in RAM in one piece.
+Letters: N nodes, R rows that have a gradient, V nodes of a batch, D width.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.config import Job
+from gcnrec.memory import scratch_rows
+from gcnrec.sampler import Batch
+from gcnrec.slots import SlotTable
+from gcnrec.sparsity import Moment, Policy, policy_of
+from gcnrec.step import Step
+
+FRESH = 1 << 31
+"""Explorations draw their batches as epochs from this number on, which no training reaches."""
+WATCHED_ROWS = 1024
+"""Rows whose cells are watched for having been active at any time."""
+
+
+@dataclass(frozen=True)
+class RowGradients:
+    """Mean gradients of rows `rows_R` (ascending), in scratch; every other row has none."""
+
+    rows_R: NDArray[np.int64]
+    grad_RD: torch.Tensor
+    batches: int
+
+    def tile(self, first: int, last: int) -> NDArray[np.float32]:
+        tile_RD = np.zeros((last - first, self.grad_RD.shape[1]), np.float32)
+        low, high = np.searchsorted(self.rows_R, [first, last])
+        tile_RD[self.rows_R[low:high] - first] = self.grad_RD[low:high].numpy() / np.float32(self.batches)
+        return tile_RD
+
+
+class Explorer:
+    """Runs a policy on schedule and watches which cells were ever active, on a fixed sample of rows.
+
+    `every` steps lie between explorations and `total` in the whole training; scratch goes to `folder`.
+    """
+
+    def __init__(
+        self, policy: Policy, table: SlotTable, deciles_N: NDArray[np.int64], every: int, total: int, folder: Path
+    ) -> None:
+        self._policy, self._every, self._total, self._folder = policy, every, total, folder
+        self._table, self._deciles_N = table, deciles_N
+        self._sample = np.unique(np.linspace(0, table.num_rows - 1, WATCHED_ROWS).astype(np.int64))
+        self._ever_active = torch.zeros(len(self._sample), table.width, dtype=torch.uint8)
+        self._watch()
+
+    def after(self, step: Step, number: int) -> dict[str, Any] | None:
+        """Explore if it is time after training step `number` (1 ..): a metrics.jsonl record of what changed, or None."""
+        progress = number / self._total
+        if number % self._every or progress >= self._policy.stop:
+            return None
+        begun, table = time.perf_counter(), self._table
+        moment = Moment(progress, number // self._every - 1)
+        batches = fresh_batches(step, moment.number, self._policy.batches)
+        gradients = mean_gradients(step, batches, self._folder) if batches else None
+        table.hold(_block_bytes(table))
+        change = self._policy.explore(table, moment, gradients)
+        table.hold(0)
+        self._watch()
+        return {
+            "event": "explore", "step": number, "pruned": change.pruned, "grown": change.grown, "regrown": change.regrown,
+            "values": table.num_values, "ever_active": float(self._ever_active.float().mean()),
+            "slots_per_row_by_decile": self.slots_by_decile(), "seconds": round(time.perf_counter() - begun, 3),
+            "scratch_bytes": 0 if gradients is None else gradients.grad_RD.nbytes,
+        }  # fmt: skip
+
+    def slots_by_decile(self) -> list[float]:
+        """Mean slots of a row, by decile of the nodes' degree; the first holds the most popular."""
+        rows = np.bincount(self._deciles_N, minlength=10)
+        slots = np.bincount(self._deciles_N, self._table.counts_N, minlength=10)
+        return [round(float(each), 3) for each in slots / np.maximum(rows, 1)]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"ever_active": self._ever_active}
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        self._ever_active.copy_(tensors["ever_active"])
+
+    def _watch(self) -> None:
+        rows_R = self._sample
+        for at, row in enumerate(rows_R.tolist()):
+            self._ever_active[at, torch.from_numpy(self._table.unpack(row, row + 1).columns_X.astype(np.int64))] = 1
+
+
+def explorer_of(job: Job, step: Step, folder: Path) -> Explorer | None:
+    """The explorer of a job's sparse table, None for a dense one."""
+    if not isinstance(step.table, SlotTable):
+        return None
+    per_epoch = step.sampler.steps_per_epoch
+    every = max(1, round(job.sparsity.interval * per_epoch))
+    graph = step.sampler.graph
+    deciles_N = np.concatenate([_deciles(graph.user_items.degrees), _deciles(graph.item_users.degrees)])
+    return Explorer(policy_of(job), step.table, deciles_N, every, job.train.epochs * per_epoch, folder)
+
+
+def _deciles(degrees: NDArray[np.integer]) -> NDArray[np.int64]:
+    """0 .. 9 for every node of one side, by falling degree."""
+    order = np.empty(len(degrees), np.int64)
+    order[np.argsort(-degrees.astype(np.int64), kind="stable")] = np.arange(len(degrees))
+    return order * 10 // max(len(degrees), 1)
+
+
+def _block_bytes(table: SlotTable) -> int:
+    """What an exchange holds at a time: scores, keys and marks of a block's cells, and a few copies of its slots."""
+    rows = max((last - first for first, last in table.blocks()), default=0)
+    return rows * (17 * table.width + 4 * 30 * table.num_values // max(table.num_rows, 1))
+
+
+def fresh_batches(step: Step, number: int, count: int) -> list[Batch]:
+    """`count` batches of an order that training does not use."""
+    per_epoch = step.sampler.steps_per_epoch
+    return [step.sampler.batch(FRESH + number * count + index // per_epoch, index % per_epoch) for index in range(count)]
+
+
+def mean_gradients(step: Step, batches: list[Batch], folder: Path) -> RowGradients:
+    """The mean gradient of the loss over `batches` with respect to every cell of every row that they reach."""
+    if step.encoder.every_node:
+        rows_R = np.arange(step.table.num_rows)
+    else:
+        rows_R = np.unique(np.concatenate([batch.nodes_V for batch in batches]))
+    grad_RD = scratch_rows(folder, len(rows_R), step.table.width)
+    for batch in batches:
+        step.add_gradient(batch, rows_R, grad_RD)
+    return RowGradients(rows_R, grad_RD, len(batches))
