@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from gcnrec.config import Job
 from gcnrec.memory import scratch_rows
+from gcnrec.policy import Moment, Policy
 from gcnrec.sampler import Batch
 from gcnrec.slots import SlotTable
-from gcnrec.sparsity import Moment, Policy, policy_of
+from gcnrec.sparsity import policy_of
 from gcnrec.step import Step
 
 FRESH = 1 << 31

@@ -33,7 +33,7 @@ ROWS = [
     ],
     ["evaluate", "recommend", "artifacts", "events"],
     ["loaders", "testing", "start", "step", "memory", "explore"],
-    ["models", "losses", "sparsity", "exchange", "support", "metrics"],
+    ["models", "losses", "sparsity", "dynamic", "policy", "exchange", "support", "metrics"],
     ["sampler", "table", "slots", "optim"],
     ["device"],
     ["ops", "cuda"],

@@ -1,0 +1,62 @@
+"""`dynamic`: our policy of dynamic sparse learning. See `gcnrec.sparsity` for the others and for what a policy is.
+
+Letters: N rows, R rows of a block, D width, M moments, X chosen cells.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcnrec.exchange import Change, Newborn, exchange_in_rows, nothing_known
+from gcnrec.graph import BipartiteGraph
+from gcnrec.policy import Gradients, Moment, steepest
+from gcnrec.slots import SlotBlock, SlotTable
+from gcnrec.support import Keys, full_records, magnitude_keys, power_counts
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """Ours. Rows get slots in proportion to degree**`power`; the first support is the largest entries of the start (a rotated
+    spectrum); then every row exchanges its smallest slots for the cells with the steepest mean gradient over `batches` fresh
+    batches, the share falling as half a cosine to zero at `stop`. Grown cells start with a warm optimizer state."""
+
+    power: float
+    least: int
+    ratio: float
+    stop: float
+    batches: int
+    dtype: str
+
+    def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int64]:
+        degrees_N = np.concatenate([graph.user_items.degrees, graph.item_users.degrees])
+        return full_records(power_counts(degrees_N, table.budget, self.least, table.max_count, self.power), self.dtype)
+
+    def first_keys(self, seed: int) -> Keys:
+        return magnitude_keys
+
+    def explore(self, table: SlotTable, moment: Moment, gradients: Gradients | None) -> Change:
+        share = 0.5 * self.ratio * (1.0 + math.cos(math.pi * moment.progress / self.stop))
+        return exchange_in_rows(table, share, steepest(gradients), warm(gradients))
+
+
+def warm(gradients: Gradients | None) -> Newborn:
+    """Grown cells start at zero with the first moment that their mean gradient would have brought about, and the mean second
+    moment of their row, or their own square if larger: never a second moment near zero, which would make Adam overshoot."""
+    assert gradients is not None  # asked for by `batches`
+
+    def newborn(block: SlotBlock, rows: NDArray[np.int64], columns: NDArray[np.uint8]) -> NDArray[np.float32]:
+        born = nothing_known(block, rows, columns)
+        steep = gradients.tile(block.first, block.first + len(block.counts_R))[rows, columns]
+        if len(born) > 1:
+            born[1] = steep
+        if len(born) > 2:
+            sums_R = np.bincount(block.rows_X, block.moments_MX[1], minlength=len(block.counts_R))
+            means_R = (sums_R / np.maximum(np.bincount(block.rows_X, minlength=len(sums_R)), 1)).astype(np.float32)
+            born[2] = np.maximum(means_R[rows], np.square(steep))
+        return born
+
+    return newborn
