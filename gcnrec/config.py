@@ -134,6 +134,8 @@ class Sampler(Section):
     popularity_power: Annotated[float, Field(ge=0.0, le=4.0)] = 0.75
     exclude_seen: bool = False
     """Redraw a sampled negative that the user has in train."""
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the interactions that an epoch trains on, a fresh random subset each (RS2: Okanovic et al. 2024)."""
 
     @model_validator(mode="after")
     def _rules(self) -> Sampler:
