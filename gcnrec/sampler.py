@@ -6,6 +6,7 @@ Letters: B positives of a batch, N negatives per positive, V distinct nodes of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -46,9 +47,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class EdgeSampler:
-    """Every edge of `graph` once an epoch, in an order fixed by (seed, epoch), in batches whose sizes differ by at most one.
+    """Edges of `graph` at most once an epoch, in an order fixed by (seed, epoch), in batches whose sizes differ by at most one.
 
-    `ends_I` holds the shares of the negatives' distribution, None for in-batch negatives.
+    `fraction` 1.0 takes every edge; less takes the first of the epoch's order: a fresh random subset, whatever other epochs
+    took (RS2 with replacement, Okanovic et al. 2024, "Repeated Random Sampling for Minimizing the Time-to-Accuracy of
+    Learning"). `ends_I` holds the shares of the negatives' distribution, None for in-batch negatives.
     """
 
     graph: BipartiteGraph
@@ -58,10 +61,16 @@ class EdgeSampler:
     ends_I: NDArray[np.uint64] | None
     exclude_seen: bool
     seed: int
+    fraction: float
+
+    @property
+    def edges_per_epoch(self) -> int:
+        """ceil(fraction * all edges)."""
+        return math.ceil(self.fraction * self.graph.num_edges)
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, -(-self.graph.num_edges // self.batch_size))
+        return max(1, -(-self.edges_per_epoch // self.batch_size))
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of `epoch` (0, 1, ...); `Batch.step` counts from 1 over the whole run."""
@@ -70,11 +79,10 @@ class EdgeSampler:
 
     def batch(self, epoch: int, index: int) -> Batch:
         """Batch `index` of `epoch`: O(batch size), whatever came before."""
-        edges = self.graph.num_edges
-        steps = self.steps_per_epoch
+        edges, steps = self.edges_per_epoch, self.steps_per_epoch
         first, last = index * edges // steps, (index + 1) * edges // steps
         step = epoch * steps + index + 1
-        chosen = shuffled(self.seed, Stage.ORDER, epoch, first, last, edges)
+        chosen = shuffled(self.seed, Stage.ORDER, epoch, first, last, self.graph.num_edges)
         csr = self.graph.user_items
         users = (np.searchsorted(csr.indptr, chosen, side="right") - 1).astype(np.int32)
         weights = None if self.weights_E is None else self.weights_E[chosen]
@@ -97,7 +105,7 @@ def edge_sampler(
         power = settings.popularity_power if settings.negatives == "popularity" else 0.0
         ends = cumulative(graph.item_users.degrees, power)
     num = 0 if ends is None else settings.num_negatives
-    return EdgeSampler(graph, weights_E, batch_size, num, ends, settings.exclude_seen, seed)
+    return EdgeSampler(graph, weights_E, batch_size, num, ends, settings.exclude_seen, seed, settings.fraction)
 
 
 def _located(step: int, triples: Triples, num_users: int) -> Batch:
