@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,16 +39,9 @@ def lines(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
     """Curves over one pair of axes, with a legend when there are several."""
 
     def draw(axes: Any) -> None:
-        for number, curve in enumerate(curves):
-            style = {"linestyle": "--" if curve.dashed else "-", "marker": "o" if len(curve.xs) < 40 else None}
-            axes.plot(curve.xs, curve.ys, color=_SERIES[number % len(_SERIES)], label=curve.name, markersize=3, **style)
-        if all(isinstance(x, int) for curve in curves for x in curve.xs):
-            axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(visible=False, axis="x")
+        _plot(axes, curves)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        if len(curves) > 1:
-            axes.legend(frameon=False)
 
     return _svg(draw, 5.2, 2.9)
 
@@ -84,6 +77,44 @@ def bands(series: Sequence[Estimates], x_label: str, y_label: str) -> str:
     return _svg(draw, 6.0, 3.1)
 
 
+def counts(curves: Sequence[Curve], limits: Mapping[str, float], x_label: str, y_label: str) -> str:
+    """Curves of numbers of things, from zero on and with unit prefixes; every limit is a dotted line with its name above."""
+
+    def draw(axes: Any) -> None:
+        from matplotlib.ticker import EngFormatter
+
+        _plot(axes, curves)
+        for name, limit in limits.items():
+            axes.axhline(limit, color=_INK, linestyle=":", linewidth=1.2)
+            axes.annotate(name, (0, limit), (4, 4), ("axes fraction", "data"), textcoords="offset points")
+        axes.set_ylim(0, 1.2 * max(1.0, *limits.values(), *(y for curve in curves for y in curve.ys)))
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+
+    return _svg(draw, 5.2, 2.9)
+
+
+def fan(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
+    """Curves that follow one another, such as deciles: one colour that fades from the first to the last, both named beside."""
+
+    def draw(axes: Any) -> None:
+        for number, curve in enumerate(curves):
+            style = {"marker": "o" if len(curve.xs) < 40 else None, "markersize": 3}
+            axes.plot(curve.xs, curve.ys, color=_SERIES[0], alpha=1.0 - 0.75 * number / max(len(curves) - 1, 1), **style)
+        axes.set_ylim(0, 1.1 * max(1.0, *(y for curve in curves for y in curve.ys)))
+        for curve in (curves[0], curves[-1]):
+            axes.annotate(
+                curve.name, (1, curve.ys[-1]), (4, 0), ("axes fraction", "data"), textcoords="offset points", va="center"
+            )
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+
+    return _svg(draw, 5.2, 2.9)
+
+
 def columns(names: Sequence[str], heights: Sequence[float], x_label: str, y_label: str) -> str:
     """One column per name."""
 
@@ -115,6 +146,17 @@ def bars(names: Sequence[str], lengths: Sequence[float], x_label: str, highlight
 
 def _series(number: int) -> str:
     return _SERIES[number % len(_SERIES)]
+
+
+def _plot(axes: Any, curves: Sequence[Curve]) -> None:
+    for number, curve in enumerate(curves):
+        style = {"linestyle": "--" if curve.dashed else "-", "marker": "o" if len(curve.xs) < 40 else None}
+        axes.plot(curve.xs, curve.ys, color=_series(number), label=curve.name, markersize=3, **style)
+    if all(isinstance(x, int) for curve in curves for x in curve.xs):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(visible=False, axis="x")
+    if len(curves) > 1:
+        axes.legend(frameon=False)
 
 
 def _logarithmic(axes: Any, xs: Sequence[float]) -> None:

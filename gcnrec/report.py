@@ -90,6 +90,8 @@ def _content(facts: Facts) -> dict[str, Any]:
         "headline": _headline(facts),
         "curves": _curves(facts),
         "compared": _compared(facts),
+        "support": _support(facts),
+        "budget": _budget(facts),
         "split": facts.metrics.get("split", "test"),
         "metrics": [_metric_row(facts, name, value, baselines) for name, value in _scalars(facts.metrics).items()],
         "baseline_names": list(baselines),
@@ -165,6 +167,60 @@ def _compared(facts: Facts) -> list[dict[str, str]]:
         svg = charts.columns(names, heights, "decile of item popularity (1: most popular)", label)
         drawn.append({"title": "Recall by item popularity", "svg": svg})
     return drawn
+
+
+def _support(facts: Facts) -> list[dict[str, str]]:
+    """What explorations did to the support of a sparse table; nothing for a dense one, or one that never explored."""
+    explored = {stage: [e for e in facts.events if e["event"] == "explore" and e["stage"] == stage] for stage in ("fit", "refit")}
+    explored = {stage: events for stage, events in explored.items() if events}
+    if not explored:
+        return []
+    last = list(explored)[-1]
+    steps = [event["step"] for event in explored[last]]
+
+    def by_stage(key: str) -> list[charts.Curve]:
+        return [charts.Curve(s, [e["step"] for e in es], [e[key] for e in es], s == "refit") for s, es in explored.items()]
+
+    # Pruned and grown are often as many: the second is dashed, so that the first shows through.
+    moved = [charts.Curve(key, steps, [event[key] for event in explored[last]], key == "grown") for key in ("pruned", "grown")]
+    if any(event["regrown"] for event in explored[last]):
+        moved.append(charts.Curve("pruned, grown at once", steps, [event["regrown"] for event in explored[last]]))
+    names = ["most popular", *(f"decile {number}" for number in range(2, 10)), "least"]
+    slots = zip(*(event["slots_per_row_by_decile"] for event in explored[last]), strict=True)
+    deciles = [charts.Curve(name, steps, decile) for name, decile in zip(names, slots, strict=True)]
+    budget = {"budget": float(facts.memory["budget_values"])} if "budget_values" in facts.memory else {}
+    drawn = {
+        "Cells ever active, in a sample of rows": charts.lines(by_stage("ever_active"), "step", "share of cells"),
+        f"Slots per row by decile of popularity ({last})": charts.fan(deciles, "step", "slots per row"),
+        f"Values moved by each exploration ({last})": charts.counts(moved, {}, "step", "values"),
+        "Stored values": charts.counts(by_stage("values"), budget, "step", "values"),
+    }
+    return [{"title": title, "svg": svg} for title, svg in drawn.items()]
+
+
+def _budget(facts: Facts) -> list[tuple[str, str, str]]:
+    """What a sparse table holds against its budget, and its bytes against those of a dense one; nothing for a dense table."""
+    memory = facts.memory
+    if facts.job.model.closed_form or facts.job.table.budget == 1.0 or "dense_bytes" not in memory:
+        return []
+
+    def values(name: str, key: str) -> tuple[str, str, str]:
+        return name, f"{memory[key]:,}", f"{memory[key] / max(memory['budget_values'], 1):.1%} of the budget"
+
+    def size(name: str, key: str) -> tuple[str, str, str]:
+        return name, _size(memory[key]), f"{memory[key] / memory['dense_bytes']:.1%} of a dense table"
+
+    return [
+        ("budget", f"{memory['budget_values']:,}", ""),
+        values("stored values", "values"),
+        values("most values ever stored", "values_max_seen"),
+        size("bytes of values", "value_bytes"),
+        size("bytes of positions", "index_bytes"),
+        size("bytes of optimizer state", "state_bytes"),
+        size("most bytes held: table, state and explorations", "peak_table_bytes"),
+        size("a dense table of the base width, with its state", "dense_bytes"),
+        ("embeddings served", _size(memory["served_bytes"]), ""),
+    ]
 
 
 def _metric_row(facts: Facts, name: str, value: float, baselines: dict[str, dict[str, Any]]) -> dict[str, Any]:
