@@ -156,6 +156,9 @@ class Loss(Section):
     logq: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """softmax: how much of log q, a negative's sampling probability, is subtracted from the logits: 1 corrects the sampling
     fully (Bengio & Senecal 2008; Yi et al. 2019), 0 leaves the model to learn what popularity does not explain."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """softmax with in-batch negatives: what its matrix products are computed in. bfloat16 is several times faster on processors
+    that have instructions for it."""
     l2: Annotated[float, Field(ge=0.0)] = 1e-5
     """Half squared norm of the batch's table rows, per positive (LightGCN's rule: layer 0 only)."""
     uniformity: Annotated[float, Field(ge=0.0)] = 1.0
@@ -180,6 +183,8 @@ class Sparsity(Section):
     """How the positions of stored values are chosen."""
 
     policy: Literal["none", "static", "set", "rigl", "dsl", "sparserec", "nm", "gradual", "dynamic"] = "none"
+    first: Literal["random", "largest"] | None = None
+    """The first support: random cells, or the largest entries of every row of the start; default what the policy does."""
     interval: Positive = 1.0
     """Epochs between explorations; a part of one is allowed."""
     ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3

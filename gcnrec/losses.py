@@ -53,6 +53,7 @@ def pool_softmax(
     bias_J: torch.Tensor,
     own_J: torch.Tensor,
     weights_B: torch.Tensor | None = None,
+    product_dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Softmax over a pool of candidates shared by the batch, computed in chunks without a B x J matrix.
 
@@ -60,8 +61,9 @@ def pool_softmax(
     With the batch's distinct positives as the pool and bias_j = log(count of j in the batch) this is the in-batch softmax
     in which another occurrence of the user's own positive is not a negative.
     For the logQ correction (Yi et al. 2019) subtract log q_j from both `bias_J` and `own_J`.
+    `product_dtype` is that of the matrix products' operands and results; all else is float32.
     """
-    return _PoolSoftmax.apply(users_BD, pool_JD, target_B, temperature, bias_J, own_J, weights_B)  # type: ignore[no-any-return]
+    return _PoolSoftmax.apply(users_BD, pool_JD, target_B, temperature, bias_J, own_J, weights_B, product_dtype)  # type: ignore[no-any-return]
 
 
 def bsl(
@@ -143,22 +145,26 @@ class _PoolSoftmax(torch.autograd.Function):
         bias: torch.Tensor,
         own: torch.Tensor,
         row_weights: torch.Tensor | None,
+        product_dtype: torch.dtype,
     ) -> torch.Tensor:
+        low_pool = pool.to(product_dtype)
         grad_users, grad_pool = torch.empty_like(users), torch.zeros_like(pool)
         total = torch.zeros((), dtype=torch.float64)
         scores = users.new_empty(min(CHUNK, len(users)), len(pool))
         scale = 1.0 / temperature
         for first in range(0, len(users), CHUNK):
             part, goal = users[first : first + CHUNK], target[first : first + CHUNK]
-            logits = torch.addmm(bias, part, pool.T, alpha=scale, out=scores[: len(part)])
+            low_part = part.to(product_dtype)
+            logits = torch.add(bias, low_part @ low_pool.T, alpha=scale, out=scores[: len(part)])
             logits.scatter_add_(1, goal[:, None], (own - bias)[goal][:, None])
             losses = torch.from_numpy(softmax_gradient_(logits, goal.numpy()))
             if row_weights is not None:
                 losses *= row_weights[first : first + CHUNK]
                 logits.mul_(row_weights[first : first + CHUNK, None])
             total += losses.sum()
-            torch.mm(logits, pool, out=grad_users[first : first + CHUNK])
-            grad_pool.addmm_(logits.T, part)
+            low_logits = logits.to(product_dtype)
+            grad_users[first : first + CHUNK] = low_logits @ low_pool
+            grad_pool += low_logits.T @ low_part
         scale /= len(users)
         ctx.save_for_backward(grad_users.mul_(scale), grad_pool.mul_(scale))
         return (total / len(users)).to(users.dtype)
@@ -167,4 +173,4 @@ class _PoolSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
         grad_users, grad_pool = ctx.saved_tensors
         (upstream,) = grad_outputs
-        return upstream * grad_users, upstream * grad_pool, None, None, None, None, None
+        return upstream * grad_users, upstream * grad_pool, None, None, None, None, None, None

@@ -32,6 +32,7 @@ SURFACE = {
     "evaluate": "RUN --json --k --segments --split",
     "recommend": "RUN --candidates --exclude --fallback --items --json --k --out --seen --users",
     "compare": "BASE RUN... --json",
+    "sweep": "GRID.toml --data --data-root --jobs --out --set",
     "info": "PATH --json",
     "bench": "WHAT --data --json --record",
     "doctor": "--json",

@@ -305,3 +305,16 @@ def test_a_damaged_row_shows_in_the_loss(which):
     inputs[which][2] = torch.nan
     loss = losses.pool_softmax(*inputs, torch.from_numpy(TARGET), 0.5, torch.zeros(J), torch.zeros(J))
     assert not math.isfinite(float(loss))
+
+
+def test_pool_softmax_with_bfloat16_products_is_near_the_exact_one():
+    draw = torch.Generator().manual_seed(3)
+    users, pool = (torch.nn.functional.normalize(torch.randn(n, 64, generator=draw), dim=1) for n in (700, 300))
+    target, zero = torch.randint(0, 300, (700,), generator=draw), torch.zeros(300)
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        leaves = [users.clone().requires_grad_(), pool.clone().requires_grad_()]
+        loss = losses.pool_softmax(*leaves, target, 0.12, zero, zero, None, dtype)
+        results.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
+    for exact, low in zip(*results, strict=True):
+        assert float((exact - low).norm() / exact.norm()) < 0.01  # bfloat16 keeps 8 bits

@@ -66,7 +66,10 @@ def objective_of(job: Job, graph: BipartiteGraph, weighted: bool) -> Objective:
             loss = partial(_bsl_in_batch if in_batch else _bsl_sampled, *temperatures)
         case "softmax":
             log_share_I = settings.logq * _log_shares(job, graph) if settings.logq else None
-            loss = partial(_softmax_in_batch if in_batch else _softmax_sampled, settings.temperature, log_share_I)
+            if in_batch:
+                loss = partial(_softmax_in_batch, settings.temperature, getattr(torch, settings.precision), log_share_I)
+            else:
+                loss = partial(_softmax_sampled, settings.temperature, log_share_I)
     return Objective(loss, settings.score == "cosine" and settings.name != "directau", settings.l2)
 
 
@@ -90,14 +93,16 @@ def _softmax_sampled(temperature: float, log_share_I: torch.Tensor | None, rows_
     return losses.sampled_softmax(users_BD, positives_BD, _negatives(rows_VD, batch), temperature, expected, _weights(batch))
 
 
-def _softmax_in_batch(temperature: float, log_share_I: torch.Tensor | None, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
+def _softmax_in_batch(
+    temperature: float, dtype: torch.dtype, log_share_I: torch.Tensor | None, rows_VD: torch.Tensor, batch: Batch
+) -> torch.Tensor:
     target_B, pool_JD, log_count_J = _pool(rows_VD, batch)
     own_J = torch.zeros_like(log_count_J)
     if log_share_I is not None:
         pool_J = np.unique(batch.triples.positives_B).astype(np.int64)
         own_J = -log_share_I[torch.from_numpy(pool_J)]
     users_BD = take(rows_VD, batch.users_B)
-    return losses.pool_softmax(users_BD, pool_JD, target_B, temperature, log_count_J + own_J, own_J, _weights(batch))
+    return losses.pool_softmax(users_BD, pool_JD, target_B, temperature, log_count_J + own_J, own_J, _weights(batch), dtype)
 
 
 def _bsl_in_batch(temperature: float, positive_temperature: float, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
