@@ -1,8 +1,7 @@
 """Prune and grow: which slots a table gives up and which cells get them, chosen exactly and never above the budget.
 
-Every choice is by a threshold on keys that are all different (ties go by row, then column), found by counting digits in
-passes over the stream: no list of candidates is ever held.
-Letters: R rows of a block, D width, X stored values of a block.
+Of the whole table's cells those chosen end at an exact cut (`gcnrec.ops.select`); ties everywhere go by row, then column.
+Letters: R rows of a block, D width, X stored values of a block, G grown cells.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.ops.select import count_digits, grow_keys
+from gcnrec.ops.merge import merged_places
+from gcnrec.ops.select import Cut, bar_cells, cut_at, exchange_marks, group_marks
 from gcnrec.slots import SlotBlock, SlotTable, in_blocks
-from gcnrec.support import choose
 
-_CELL_BITS = 33
-_DIGITS = range(55, -1, -11)
-"""Digits of 11 bits of a key, the highest first (its top 9 bits first)."""
+_INFINITY = 0x7F800000
+"""The largest key of a score."""
 
 Scores = Callable[[int, int], NDArray[np.float32]]
-"""What cells of rows first .. last-1 are grown by, the larger the better, not negative: float32 (R, D); -1 is never grown."""
+"""What cells of rows first .. last-1 are grown by, the larger the better: float32 (R, D), C-contiguous, to be written to.
+Negative ones are never grown."""
 Newborn = Callable[[SlotBlock, NDArray[np.int64], NDArray[np.uint8]], NDArray[np.float32]]
-"""Value and moments of grown cells, float32 (1 + M, X'): (block as it was, rows of the block, columns)."""
+"""Value and moments of grown cells, float32 (1 + M, G): (block before they come, rows of the block, columns)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,114 +46,130 @@ def nothing_known(block: SlotBlock, rows: NDArray[np.int64], columns: NDArray[np
 def exchange_anywhere(table: SlotTable, count: int, scores: Scores, newborn: Newborn) -> Change:
     """Give up the `count` smallest values of the table, then store the cells with the largest scores, up to the budget.
 
-    Cells just given up compete too; those that win stay as they were. Rows may become empty.
+    Cells just given up compete too; those that win stay as they were. Rows may become empty; none passes what a row can hold.
     """
-    drop_from = _cut(lambda: (_drop_keys(table, block) for block in in_blocks(table)), count)
-    kept = table.num_values - min(count, table.num_values)
-    grow_from = _cut(
-        lambda: (_grow_keys(table, block, drop_from, scores).reshape(-1) for block in in_blocks(table)), table.budget - kept
-    )
-    change = Change()
-    with table.rebuild() as rebuild:
-        for first, last in table.blocks():
-            block = rebuild.read(first, last)
-            wins_RD = _grow_keys(table, block, drop_from, scores) >= grow_from
-            stays_X = (_drop_keys(table, block) < drop_from) | wins_RD[block.rows_X, block.columns_X]
-            rebuild.write(_only(block, stays_X))
-            regrown = int((wins_RD[block.rows_X, block.columns_X]).sum())
-            change += Change(int((~stays_X).sum()) + regrown, regrown, regrown)
-    with table.rebuild() as rebuild:
-        for first, last in table.blocks():
-            block = rebuild.read(first, last)
-            wins_RD = _grow_keys(table, block, drop_from, scores) >= grow_from
-            wins_RD[block.rows_X, block.columns_X] = False
-            rebuild.write(_with_grown(block, wins_RD, newborn))
-            change += Change(0, int(wins_RD.sum()), 0)
-    return change
+    drop = _smallest(table, count)
+    room = table.budget - table.num_values + min(max(count, 0), table.num_values)
+
+    def candidates(least: int) -> Iterator[NDArray[np.int32]]:
+        dropped = drop.picker()
+        for block in in_blocks(table):
+            yield _growth_keys(table, block, ~dropped(_smallness(block)), scores, least)
+
+    grow = cut_at(candidates, room)
+    pruned, regrown, ties = _give_up(table, drop, grow, scores)
+    grown = _give_out(table, Cut(grow.bound, ties), scores, newborn)
+    return Change(pruned, grown + regrown, regrown)
 
 
 def exchange_in_rows(table: SlotTable, share: float, scores: Scores, newborn: Newborn) -> Change:
-    """Every row gives up the smallest `share` of its values (rounded down) for its unstored cells with the largest scores."""
+    """Every row gives up the smallest `share` of its values (rounded down) for its unstored cells with the largest scores.
+
+    Only cells with a score above 0 are grown: a row without one, which no batch reached, keeps what it has.
+    """
     change = Change()
     with table.rebuild() as rebuild:
         for first, last in table.blocks():
             block = rebuild.read(first, last)
-            scores_RD = scores(first, last)
-            scores_RD[block.rows_X, block.columns_X] = -np.inf
-            scores_RD[scores_RD < 0] = -np.inf
-            counts_R = np.minimum((share * block.counts_R).astype(np.int64), np.isfinite(scores_RD).sum(1))
-            columns = choose(scores_RD, counts_R)
-            grown_RD = np.zeros(scores_RD.shape, bool)
-            grown_RD[np.repeat(np.arange(len(counts_R)), counts_R), columns] = True
-            rebuild.write(_with_grown(_only(block, ~_smallest(block, counts_R)), grown_RD, newborn))
-            change += Change(int(counts_R.sum()), int(counts_R.sum()), 0)
+            stays_X, grown_RD = _empty_marks(table, block)
+            exchange_marks(scores(first, last), _starts(block), block.columns_X, np.abs(block.values_X), share, stays_X, grown_RD)
+            rebuild.write(_with_grown(_only(block, stays_X), grown_RD, newborn))
+            grown = int(grown_RD.sum())
+            change += Change(grown, grown, 0)
+    return change
+
+
+def exchange_in_groups(table: SlotTable, group: int, hold: int, leave: int, scores: Scores, newborn: Newborn) -> Change:
+    """Of every `group` consecutive columns of a row exactly `hold` are stored afterwards: all but `leave` of them those with
+    the largest magnitudes, the others the cells with the largest scores, cells just given up among them.
+
+    `group` divides the width. A row without a score above 0 changes only what the pattern forces.
+    """
+    change = Change()
+    with table.rebuild() as rebuild:
+        for first, last in table.blocks():
+            block = rebuild.read(first, last)
+            stays_X, grown_RD = _empty_marks(table, block)
+            group_marks(
+                scores(first, last), _starts(block), block.columns_X, np.abs(block.values_X), group, hold, leave, stays_X, grown_RD
+            )  # fmt: skip
+            again_X = grown_RD[block.rows_X, block.columns_X]
+            rebuild.write(_with_grown(_only(block, stays_X | again_X), grown_RD, newborn))
+            change += Change(int((~stays_X).sum()), int(grown_RD.sum()), int(again_X.sum()))
     return change
 
 
 def prune_smallest(table: SlotTable, count: int) -> Change:
     """Give up the `count` smallest values of the table."""
-    drop_from = _cut(lambda: (_drop_keys(table, block) for block in in_blocks(table)), count)
-    before = table.num_values
+    before, dropped = table.num_values, _smallest(table, count).picker()
     with table.rebuild() as rebuild:
         for first, last in table.blocks():
             block = rebuild.read(first, last)
-            rebuild.write(_only(block, _drop_keys(table, block) < drop_from))
+            rebuild.write(_only(block, ~dropped(_smallness(block))))
     return Change(before - table.num_values, 0, 0)
 
 
-def _cut(keys: Callable[[], Iterator[NDArray[np.uint64]]], count: int) -> np.uint64:
-    """The key from which on exactly `count` keys lie (all keys but 0 are different; 0 is never chosen)."""
-    if count <= 0:
-        return np.uint64(2**64 - 1)
-    prefix, left = 0, count
-    for shift in _DIGITS:
-        counts = np.zeros(2048, np.int64)
-        for part in keys():
-            count_digits(part, shift, np.uint64(prefix), counts)
-        reach = np.cumsum(counts[::-1])[::-1]  # keys with this digit or a higher one
-        if reach[0] <= left:
-            return np.uint64(max(prefix << (shift + 11), 1))
-        digit = int(np.flatnonzero(reach >= left)[-1])
-        left -= int(reach[digit] - counts[digit])
-        prefix = prefix << 11 | digit
-        if counts[digit] == left:
-            return np.uint64(max(prefix << shift, 1))
-    return np.uint64(max(prefix, 1))
+def _give_up(table: SlotTable, drop: Cut, grow: Cut, scores: Scores) -> tuple[int, int, int]:
+    """Drop what was chosen, but for the cells that grow again; (dropped, grown again, ties at the cut that are left)."""
+    pruned = regrown = tied = 0
+    dropped, wins = drop.picker(), grow.picker()
+    with table.rebuild() as rebuild:
+        for first, last in table.blocks():
+            block = rebuild.read(first, last)
+            stays_X = ~dropped(_smallness(block))
+            keys = _growth_keys(table, block, stays_X, scores, grow.bound)
+            cells_X = block.rows_X * table.width + block.columns_X
+            again_X = wins(keys)[cells_X]
+            rebuild.write(_only(block, stays_X | again_X))
+            pruned += int((~stays_X).sum())
+            regrown += int(again_X.sum())
+            tied += int((keys[cells_X[again_X]] == grow.bound).sum())
+    return pruned, regrown, grow.ties - tied
 
 
-def _drop_keys(table: SlotTable, block: SlotBlock) -> NDArray[np.uint64]:
-    """Larger for smaller magnitudes; of equal ones for the earlier cell."""
-    bits_X = np.abs(block.values_X).view(np.uint32).astype(np.uint64)
-    cells_X = (block.first + block.rows_X).astype(np.uint64) * np.uint64(table.width) + block.columns_X
-    return (np.uint64(0x7FFFFFFF) - bits_X) << np.uint64(_CELL_BITS) | _earlier(cells_X)
+def _give_out(table: SlotTable, grow: Cut, scores: Scores, newborn: Newborn) -> int:
+    """Store the cells that were chosen and are not stored yet. What grew again would have won anew: the others' places in
+    the order, in the table and in their rows, are the same without it."""
+    grown, wins = 0, grow.picker()
+    with table.rebuild() as rebuild:
+        for first, last in table.blocks():
+            block = rebuild.read(first, last)
+            keys = _growth_keys(table, block, np.ones(len(block.values_X), np.bool_), scores, grow.bound)
+            grown_RD = wins(keys).reshape(last - first, table.width)
+            rebuild.write(_with_grown(block, grown_RD, newborn))
+            grown += int(grown_RD.sum())
+    return grown
 
 
-def _grow_keys(table: SlotTable, block: SlotBlock, drop_from: np.uint64, scores: Scores) -> NDArray[np.uint64]:
-    """Larger for larger scores, 0 for cells that stay stored and for those that their row has no room for."""
+def _smallest(table: SlotTable, count: int) -> Cut:
+    return cut_at(lambda least: (_smallness(block) for block in in_blocks(table)), count)
+
+
+def _smallness(block: SlotBlock) -> NDArray[np.int32]:
+    """Keys that are larger for smaller magnitudes."""
+    return ~block.values_X.view(np.int32) & np.int32(0x7FFFFFFF)
+
+
+def _growth_keys(table: SlotTable, block: SlotBlock, stays_X: NDArray[np.bool_], scores: Scores, least: int) -> NDArray[np.int32]:
+    """Scores as keys, negative for cells that stay stored and for those that their row has no room for (see `bar_cells`)."""
     scores_RD = scores(block.first, block.first + len(block.counts_R))
-    keys_RD = np.empty(scores_RD.shape, np.uint64)
-    starts = np.append(block.starts_R, len(block.columns_X))
-    stays_X = _drop_keys(table, block) < drop_from
-    first_cell = block.first * table.width
-    grow_keys(scores_RD, starts, block.columns_X, stays_X, table.max_count, first_cell, _CELL_BITS, keys_RD)
-    return keys_RD
+    least = min(max(least, 0), _INFINITY)
+    bar_cells(scores_RD, _starts(block), block.columns_X, stays_X, table.max_count, least)
+    return scores_RD.reshape(-1).view(np.int32)
 
 
-def _earlier(cells: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    return np.uint64((1 << _CELL_BITS) - 1) - cells  # type: ignore[no-any-return]
+def _starts(block: SlotBlock) -> NDArray[np.int64]:
+    """Where every row begins, and where the last ends."""
+    return np.append(block.starts_R, len(block.columns_X))
 
 
-def _smallest(block: SlotBlock, counts_R: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Marks the counts_R[r] smallest magnitudes of every row, the lower column first among equals."""
-    order_X = np.lexsort((np.abs(block.values_X), block.rows_X))
-    place_X = np.arange(len(order_X)) - np.repeat(block.starts_R, block.counts_R)
-    marked_X = np.zeros(len(order_X), bool)
-    marked_X[order_X[place_X < np.repeat(counts_R, block.counts_R)]] = True
-    return marked_X
+def _empty_marks(table: SlotTable, block: SlotBlock) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    return np.empty(len(block.columns_X), np.bool_), np.empty((len(block.counts_R), table.width), np.bool_)
 
 
 def _only(block: SlotBlock, stays_X: NDArray[np.bool_]) -> SlotBlock:
-    counts_R = np.bincount(block.rows_X[stays_X], minlength=len(block.counts_R))
+    before = np.concatenate([[0], np.cumsum(stays_X)])
+    counts_R = np.diff(before[_starts(block)])
     return SlotBlock(
         block.first, counts_R, block.columns_X[stays_X], block.values_X[stays_X],
         np.ascontiguousarray(block.moments_MX[:, stays_X]), block.scalars_RC,
@@ -162,11 +177,15 @@ def _only(block: SlotBlock, stays_X: NDArray[np.bool_]) -> SlotBlock:
 
 
 def _with_grown(block: SlotBlock, grown_RD: NDArray[np.bool_], newborn: Newborn) -> SlotBlock:
-    rows, columns = np.nonzero(grown_RD)
-    born = newborn(block, rows, columns.astype(np.uint8))
-    all_rows, all_columns = np.concatenate([block.rows_X, rows]), np.concatenate([block.columns_X, columns.astype(np.uint8)])
-    order = np.lexsort((all_columns, all_rows))
-    values = np.concatenate([block.values_X, born[0]])[order]
-    moments = np.ascontiguousarray(np.concatenate([block.moments_MX, born[1:]], axis=1)[:, order])
-    counts_R = block.counts_R + np.bincount(rows, minlength=len(block.counts_R))
-    return SlotBlock(block.first, counts_R, all_columns[order], values, moments, block.scalars_RC)
+    """The block with the marked cells that it does not store yet."""
+    place_X, place_G, rows_G = np.empty(len(block.columns_X), np.int64), *np.empty((2, int(grown_RD.sum())), np.int64)
+    columns_Y = np.empty(len(place_X) + len(place_G), np.uint8)
+    count = merged_places(_starts(block), block.columns_X, grown_RD, place_X, place_G, rows_G, columns_Y)
+    place_G, rows_G, columns_Y = place_G[:count], rows_G[:count], columns_Y[: len(place_X) + count]
+    born = newborn(block, rows_G, columns_Y[place_G])
+    values_Y = np.empty((len(born), len(columns_Y)), np.float32)
+    values_Y[0, place_X], values_Y[0, place_G] = block.values_X, born[0]
+    for moment, old_X in enumerate(block.moments_MX, 1):
+        values_Y[moment, place_X], values_Y[moment, place_G] = old_X, born[moment]
+    counts_R = block.counts_R + np.bincount(rows_G, minlength=len(block.counts_R))
+    return SlotBlock(block.first, counts_R, columns_Y, values_Y[0], values_Y[1:], block.scalars_RC)
