@@ -16,7 +16,8 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.memory import peak_rss_bytes
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import rule_of
-from gcnrec.start import first_table, table_width
+from gcnrec.slots import VALUE_BYTES
+from gcnrec.start import budget_values, first_table, table_width
 from gcnrec.step import build_step
 from gcnrec.train import use_threads
 
@@ -30,10 +31,8 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     Seconds are medians of this machine now: `epoch_seconds` trains one epoch, `validation_seconds` ranks the validation
     users once, `total_seconds` runs all epochs (early stopping may need fewer) and the refit.
     """
-    width = table_width(job)
     nodes = dataset.graph.num_nodes
-    row_bytes = 4 * (width + rule_of(job.optimizer).state_width(width) + 1)
-    table_bytes = 0 if job.model.closed_form else nodes * row_bytes
+    table_bytes = 0 if job.model.closed_form else _table_bytes(job, nodes)
     available = psutil.virtual_memory().available
     if table_bytes > available:
         raise DeviceError(
@@ -45,10 +44,20 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     if job.model.closed_form:
         return {**sizes, "table_bytes": 0, "graph_bytes": graph_bytes, "pinned_bytes": 0, "gpu_bytes": 0}
     with use_threads(job.train.threads):
-        return {**sizes, **_timed(job, dataset, width, table_bytes, graph_bytes)}
+        return {**sizes, **_timed(job, dataset, table_bytes, graph_bytes)}
 
 
-def _timed(job: Job, dataset: Dataset, width: int, table_bytes: int, graph_bytes: int) -> dict[str, Any]:
+def _table_bytes(job: Job, nodes: int) -> int:
+    """What table and optimizer state will take: a dense table exactly; a sparse one with the fifth that records leave unused."""
+    width, rule = table_width(job), rule_of(job.optimizer)
+    if job.table.budget == 1.0:
+        return 4 * nodes * (width + rule.state_width(width) + 1)
+    per_row = rule.state_width(0)
+    per_value = VALUE_BYTES[job.table.dtype] + 1 + 4 * (rule.state_width(1) - per_row)
+    return int(1.2 * per_value * budget_values(job, nodes)) + nodes * (9 + 4 * per_row)
+
+
+def _timed(job: Job, dataset: Dataset, table_bytes: int, graph_bytes: int) -> dict[str, Any]:
     begun = time.perf_counter()
     graph = dataset.graph
     step = build_step(job, graph, dataset.weights_E, first_table(job, graph, None))
@@ -70,7 +79,10 @@ def _timed(job: Job, dataset: Dataset, width: int, table_bytes: int, graph_bytes
     validations = epochs // job.evaluate.every if len(dataset.valid) else 0
     refit_share = 1 + len(dataset.valid) / graph.num_edges  # a refit's epoch has the validation edges too
     refit_seconds = start_seconds + epochs * epoch_seconds * refit_share if job.train.refit else 0.0
-    gradient_bytes = 4 * graph.num_nodes * (width + min(64, width))  # and the scratch of a hop
+    sparse = job.table.budget < 1.0
+    gradient_bytes = 4 * (step.table.num_values + graph.num_nodes * 2 * min(64, step.table.width))  # and the scratch of a hop
+    explorations = int(job.sparsity.stop * epochs / job.sparsity.interval) if sparse else 0
+    explore_seconds = explorations * (job.sparsity.batches * step_seconds)
     checkpoint_bytes = 2 * table_bytes
     return {
         "table_bytes": table_bytes,
@@ -79,12 +91,14 @@ def _timed(job: Job, dataset: Dataset, width: int, table_bytes: int, graph_bytes
         "peak_rss_bytes_so_far": peak_rss_bytes(),
         "pinned_bytes": 0,
         "gpu_bytes": 0,
-        "disk_bytes": checkpoint_bytes + 2 * rows_NF.nbytes,
+        "disk_bytes": checkpoint_bytes + (3 if sparse else 2) * rows_NF.nbytes,
         "steps_per_epoch": count,
         "step_seconds": step_seconds,
         "epoch_seconds": epoch_seconds,
         "validation_seconds": validation_seconds,
-        "total_seconds": start_seconds + epochs * epoch_seconds + validations * validation_seconds + refit_seconds,
+        "total_seconds": (
+            start_seconds + epochs * epoch_seconds + validations * validation_seconds + refit_seconds + explore_seconds
+        ),
     }
 
 
