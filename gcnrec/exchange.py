@@ -90,9 +90,8 @@ def exchange_in_groups(table: SlotTable, group: int, hold: int, leave: int, scor
         for first, last in table.blocks():
             block = rebuild.read(first, last)
             stays_X, grown_RD = _empty_marks(table, block)
-            group_marks(
-                scores(first, last), _starts(block), block.columns_X, np.abs(block.values_X), group, hold, leave, stays_X, grown_RD
-            )  # fmt: skip
+            magnitudes_X = np.abs(block.values_X)
+            group_marks(scores(first, last), _starts(block), block.columns_X, magnitudes_X, group, hold, leave, stays_X, grown_RD)
             again_X = grown_RD[block.rows_X, block.columns_X]
             rebuild.write(_with_grown(_only(block, stays_X | again_X), grown_RD, newborn))
             change += Change(int((~stays_X).sum()), int(grown_RD.sum()), int(again_X.sum()))

@@ -5,14 +5,17 @@ Letters: N rows, R rows of a block, D width, X chosen cells.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.config import Job
 from gcnrec.errors import UsageError
-from gcnrec.ops.select import largest_columns
+from gcnrec.ops.select import bar_cells, cut_at, largest_columns
 from gcnrec.random import Stage, uniform
 from gcnrec.slots import RECORD_BYTES, VALUE_BYTES, SlotBlock, SlotTable
 
@@ -20,6 +23,18 @@ Tiles = Callable[[int, int], torch.Tensor]
 """Rows first .. last-1 of a dense start, float32 (last - first, D)."""
 Keys = Callable[[int, torch.Tensor], NDArray[np.float32]]
 """What the cells of a tile are chosen by, the larger the better: (first row, tile) -> float32 (R, D)."""
+
+
+def base_width(job: Job) -> int:
+    """The width that the budget refers to."""
+    if job.table.base_width is not None:
+        return job.table.base_width
+    return 64 if job.model.width == "auto" else job.model.width
+
+
+def budget_values(job: Job, num_rows: int) -> int:
+    """The number of values that a table may store: floor(budget * rows * base width)."""
+    return int(job.table.budget * num_rows * base_width(job) + 1e-9)
 
 
 def even_counts(num_rows: int, budget: int, most: int) -> NDArray[np.int64]:
@@ -46,22 +61,43 @@ def power_counts(degrees_N: NDArray[np.integer], budget: int, least: int, most: 
     return counts_N
 
 
+def largest_counts(keys_ND: NDArray[np.float32], budget: int, least: int, most: int) -> NDArray[np.int64]:
+    """Values per row when every row stores its `least` largest keys, and the largest of all others, at most `most` of a row,
+    follow up to exactly `budget`. Keys are not negative; ties go by (row, column)."""
+    num_rows, width = keys_ND.shape
+    _check_room(num_rows, budget, most)
+    least = min(least, budget // num_rows)
+    ranked_ND = keys_ND.copy()  # copy: the keys themselves still choose columns
+    ranked_ND[np.repeat(np.arange(num_rows), least), choose(keys_ND, np.full(num_rows, least))] = np.inf
+    none = np.empty(0, np.uint8)
+    bar_cells(ranked_ND, np.zeros(num_rows + 1, np.int64), none, none.astype(np.bool_), most, 0)
+    keys = ranked_ND.reshape(-1).view(np.int32)
+    return cut_at(lambda at_least: [keys], budget).picker()(keys).reshape(num_rows, width).sum(1)
+
+
 def full_records(counts_N: NDArray[np.int64], dtype: str) -> NDArray[np.int64]:
     """Counts near the given ones that fill their records to the last slot, so that no byte is paid for nothing.
 
     Row after row takes the capacity next to its count plus what earlier rows had to give up (error diffusion), so rows with
-    one count share two neighbouring capacities. The sum does not grow.
+    one count share two neighbouring capacities. The sum does not grow. Counts that are all below the smallest record's
+    capacity stay as they are.
     """
-    capacities = np.array([0, *(size // (VALUE_BYTES[dtype] + 1) for size in RECORD_BYTES)])
-    allowed = capacities[capacities <= max(int(counts_N.max(initial=0)), int(capacities[1]))]
-    filled_N, carry = np.empty_like(counts_N), 0
-    for row, count in enumerate(counts_N.tolist()):
-        wanted = count + carry
-        filled_N[row] = allowed[np.abs(allowed - wanted).argmin()] if wanted > 0 else 0
-        carry = wanted - int(filled_N[row])
-    if carry < 0:
-        return _less(filled_N, -carry)
-    return filled_N
+    capacities = [0, *(size // (VALUE_BYTES[dtype] + 1) for size in RECORD_BYTES)]
+    allowed = [capacity for capacity in capacities if capacity <= counts_N.max(initial=0)]
+    if len(allowed) == 1:
+        return counts_N
+    middles = [(low + high) / 2 for low, high in pairwise(allowed)]
+    filled, carry = [], 0
+    for count in counts_N.tolist():
+        filled.append(allowed[bisect_left(middles, count + carry)])
+        carry += count - filled[-1]
+    for row in range(len(filled) - 1, -1, -1):
+        if carry >= 0:
+            break
+        lower = allowed[max(bisect_left(allowed, filled[row]) - 1, 0)]
+        carry += filled[row] - lower
+        filled[row] = lower
+    return np.array(filled)
 
 
 def random_keys(seed: int) -> Keys:
@@ -109,13 +145,6 @@ def _chosen(
         tile_RD, counts_R = tiles(first, last), counts_N[first:last]
         columns_X = choose(keys(first, tile_RD), counts_R)
         yield first, last - first, columns_X, tile_RD.numpy()[np.repeat(np.arange(last - first), counts_R), columns_X]
-
-
-def _less(counts_N: NDArray[np.int64], excess: int) -> NDArray[np.int64]:
-    """Counts that are `excess` lower in sum: taken from the last rows that have some."""
-    below_N = np.cumsum(counts_N[::-1])[::-1]
-    cut_N = np.clip(excess - (below_N - counts_N), 0, counts_N)
-    return counts_N - cut_N
 
 
 def _check_room(num_rows: int, budget: int, most: int) -> None:

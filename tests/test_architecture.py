@@ -33,7 +33,7 @@ ROWS = [
     ],
     ["evaluate", "recommend", "artifacts", "events"],
     ["loaders", "testing", "start", "step", "memory", "explore"],
-    ["models", "losses", "sparsity", "dynamic", "policy", "exchange", "support", "metrics"],
+    ["models", "losses", "sparsity", "dynamic", "policy", "exchange", "support", "nmf", "metrics"],
     ["sampler", "table", "slots", "optim"],
     ["device"],
     ["ops", "cuda"],

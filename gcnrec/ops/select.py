@@ -168,7 +168,7 @@ def exchange_marks(scores_RD, starts_R, columns_X, magnitudes_X, share, stays_X,
             if not scores[d] > np.float32(0):
                 scores[d] = np.float32(-1)
             able += scores[d] > np.float32(0)
-        count = min(np.int64(share * (last - first)), able)
+        count = np.int64(min(share * (last - first), able))
         if count > 0:
             _mark_smallest(magnitudes_X[first:last], count, stays_X[first:last])
             _bar_row(scores, count)
