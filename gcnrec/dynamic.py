@@ -38,9 +38,12 @@ class Dynamic:
     def first_keys(self, seed: int) -> Keys:
         return magnitude_keys
 
+    def share(self, moment: Moment) -> float:
+        """Share of every row's slots that an exploration exchanges."""
+        return 0.5 * self.ratio * (1.0 + math.cos(math.pi * moment.progress / self.stop))
+
     def explore(self, table: SlotTable, moment: Moment, gradients: Gradients | None) -> Change:
-        share = 0.5 * self.ratio * (1.0 + math.cos(math.pi * moment.progress / self.stop))
-        return exchange_in_rows(table, share, steepest(gradients), warm(gradients))
+        return exchange_in_rows(table, self.share(moment), steepest(gradients), warm(gradients))
 
 
 def warm(gradients: Gradients | None) -> Newborn:
