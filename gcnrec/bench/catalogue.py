@@ -9,7 +9,7 @@ from pathlib import Path
 from gcnrec.bench.harness import Row
 from gcnrec.errors import UsageError, nearest
 
-ON_A_GRAPH = ("propagate", "train-step", "evaluate")
+ON_A_GRAPH = ("propagate", "train-step", "table", "evaluate")
 BENCHES = (*ON_A_GRAPH, "ingest")
 
 

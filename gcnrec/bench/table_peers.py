@@ -1,0 +1,201 @@
+"""What torch offers in place of a slot table: embeddings with sparse gradients, sparse tensors, a dense table under a mask.
+
+Where torch has no operation, the peer is what a careful user of torch would write.
+Letters: N rows, R rows of a batch, V nodes of the batch, D width, X chosen cells of all rows, Y those of the batch's rows.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from gcnrec.bench.train_step import Labels, Peer
+from gcnrec.slots import dense_rows
+
+if TYPE_CHECKING:
+    from gcnrec.bench.table import Task
+    from gcnrec.sampler import Batch
+
+WITH_STEPS = ("torch-embedding", "torch-embedding-bag")
+"""The rest has no gradient of its own: a training step would be the user's, not torch's."""
+
+
+class Embedding:
+    """nn.Embedding(sparse=True) and SparseAdam: a dense table whose gradient names rows."""
+
+    dtype = torch.float32
+
+    def __init__(self, task: Task) -> None:
+        settings = task.job.optimizer
+        self._table = torch.nn.Parameter(task.dense())
+        self._optimizer = torch.optim.SparseAdam(
+            [self._table], settings.learning_rate, (settings.beta1, settings.beta2), settings.epsilon
+        )
+        self._loss = Loss(task, self._table, self._look_up)
+
+    def _look_up(self, rows_R: torch.Tensor) -> torch.Tensor:
+        return F.embedding(rows_R, self._table, sparse=True)
+
+    def read(self, rows_R: NDArray[np.int64]) -> torch.Tensor:
+        with torch.no_grad():
+            return self._look_up(torch.from_numpy(rows_R))
+
+    def update_of(self, rows_R: NDArray[np.int64], grad_RD: torch.Tensor, step: int) -> Callable[[], None]:
+        return partial(self._pull, self._look_up(torch.from_numpy(rows_R)), grad_RD)
+
+    def step_of(self, batch: Batch) -> Callable[[], Any] | None:
+        return partial(self._train, self._loss.prepare(batch))
+
+    def _pull(self, tile_RD: torch.Tensor, grad_RD: torch.Tensor) -> None:
+        self._optimizer.zero_grad()
+        tile_RD.backward(grad_RD)  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+
+    def _train(self, labels: Labels) -> None:
+        self._optimizer.zero_grad()
+        self._loss.of(labels).backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+
+
+class EmbeddingBag(Embedding):
+    """nn.EmbeddingBag(mode="sum", sparse=True) with one row a bag, and SparseAdam."""
+
+    def _look_up(self, rows_R: torch.Tensor) -> torch.Tensor:
+        return F.embedding_bag(rows_R, self._table, torch.arange(len(rows_R)), mode="sum", sparse=True)
+
+
+class Loss(Peer):
+    """The loss of `gcnrec.bench.train_step` on table rows that are looked up once; it is not the optimizer's owner."""
+
+    def __init__(self, task: Task, table_ND: torch.nn.Parameter, look_up: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._table, self._look_up, self._loss = table_ND, look_up, task.job.loss
+
+    def of(self, labels: Labels) -> torch.Tensor:
+        ego_VD = self._look_up(labels.nodes_V)
+        rows_VD = F.normalize(ego_VD, dim=1)
+        users_BD, pool_JD = rows_VD.index_select(0, labels.users_B), rows_VD[labels.num_users :]
+        logits_BJ = torch.addmm(labels.log_count_J, users_BD, pool_JD.T, alpha=1 / self._loss.temperature)
+        logits_BJ = logits_BJ.scatter_add_(1, labels.target_B1, labels.own_B1)
+        penalty = self._loss.l2 / (2 * len(labels.users_B)) * (labels.uses_V * ego_VD.square().sum(1)).sum()
+        return F.cross_entropy(logits_BJ, labels.target_B1[:, 0]) + penalty
+
+
+class Masked(Embedding):
+    """A dense table, a dense mask and Adam, as DSL's authors train (Wang et al. 2024): the mask is multiplied in after a step."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        settings = task.job.optimizer
+        ones = torch.ones(len(task.cells["columns"]))
+        self._mask_ND = dense_rows({**task.cells, "values": ones}, task.width)
+        self._dense_optimizer = torch.optim.Adam(
+            [self._table], settings.learning_rate, (settings.beta1, settings.beta2), settings.epsilon, fused=True
+        )
+
+    def _look_up(self, rows_R: torch.Tensor) -> torch.Tensor:
+        return F.embedding(rows_R, self._table)
+
+    def _pull(self, tile_RD: torch.Tensor, grad_RD: torch.Tensor) -> None:
+        self._dense_optimizer.zero_grad()
+        tile_RD.backward(grad_RD)  # type: ignore[no-untyped-call]
+        self._dense_optimizer.step()
+        with torch.no_grad():
+            self._table.mul_(self._mask_ND)
+
+
+class _Sparse:
+    """Values in a sparse tensor of torch; moments beside them. Row pointers, columns and places are int64."""
+
+    dtype = torch.float32
+
+    def __init__(self, task: Task) -> None:
+        counts_N = task.cells["counts"].long()
+        self._pointers = F.pad(counts_N.cumsum(0), (1, 0))
+        self._columns_X, self._values_X = task.cells["columns"].long(), task.cells["values"].clone()
+        self._moments_2X = torch.zeros(2, len(self._values_X))
+        self._shape, self._settings = (task.graph.num_nodes, task.width), task.job.optimizer
+        self._weights = self._tensor()
+
+    def _tensor(self) -> torch.Tensor:
+        """A CSR tensor that shares the values."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says that CSR tensors are in beta
+            return torch.sparse_csr_tensor(
+                self._pointers, self._columns_X, self._values_X, self._shape, check_invariants=False
+            )  # fmt: skip
+
+    def _places(self, rows_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of every value of the rows: which of the rows, and where among all values."""
+        return _spread(self._pointers[rows_R], self._pointers[rows_R + 1])
+
+    def update_of(self, rows_R: NDArray[np.int64], grad_RD: torch.Tensor, step: int) -> Callable[[], None]:
+        return partial(self._update, torch.from_numpy(rows_R), grad_RD, step)
+
+    def step_of(self, batch: Batch) -> Callable[[], Any] | None:
+        return None
+
+    def _update(self, rows_R: torch.Tensor, grad_RD: torch.Tensor, step: int) -> None:
+        """Adam on the rows' values, in place: the tensor shares them, so that nothing has to be built again."""
+        given = self._settings
+        row_Y, at_Y = self._places(rows_R)
+        grad_Y = grad_RD[row_Y, self._columns_X[at_Y]]
+        first_Y = self._moments_2X[0][at_Y].lerp_(grad_Y, 1 - given.beta1)
+        second_Y = self._moments_2X[1][at_Y].mul_(given.beta2).addcmul_(grad_Y, grad_Y, value=1 - given.beta2)
+        self._moments_2X[0].index_copy_(0, at_Y, first_Y)
+        self._moments_2X[1].index_copy_(0, at_Y, second_Y)
+        divisor_Y = second_Y.div_(1 - given.beta2**step).sqrt_().add_(given.epsilon)
+        self._values_X.index_add_(0, at_Y, first_Y.div_(divisor_Y), alpha=-given.learning_rate / (1 - given.beta1**step))
+
+
+class CsrByPlaces(_Sparse):
+    """A CSR tensor, read by index arithmetic on its parts: torch has no index_select for CSR."""
+
+    def read(self, rows_R: NDArray[np.int64]) -> torch.Tensor:
+        row_Y, at_Y = self._places(torch.from_numpy(rows_R))
+        tile_RD = torch.zeros(len(rows_R), self._shape[1])
+        tile_RD[row_Y, self._weights.col_indices()[at_Y]] = self._weights.values()[at_Y]
+        return tile_RD
+
+
+class CsrByProduct(_Sparse):
+    """A CSR tensor, read as the product of a selection matrix with it."""
+
+    def read(self, rows_R: NDArray[np.int64]) -> torch.Tensor:
+        rows = len(rows_R)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            selection = torch.sparse_csr_tensor(
+                torch.arange(rows + 1), torch.from_numpy(rows_R), torch.ones(rows), (rows, self._shape[0]), check_invariants=False
+            )
+            tile_RD: torch.Tensor = (selection @ self._weights).to_dense()
+        return tile_RD
+
+
+class Coo(_Sparse):
+    """A COO tensor, read by index_select; its rows are found by bisection."""
+
+    def _tensor(self) -> torch.Tensor:
+        rows_X = torch.repeat_interleave(torch.arange(self._shape[0]), self._pointers.diff())
+        indices_2X = torch.stack([rows_X, self._columns_X])
+        return torch.sparse_coo_tensor(indices_2X, self._values_X, self._shape, is_coalesced=True, check_invariants=False)
+
+    def read(self, rows_R: NDArray[np.int64]) -> torch.Tensor:
+        return self._weights.index_select(0, torch.from_numpy(rows_R)).to_dense()
+
+    def _places(self, rows_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows_X = self._weights.indices()[0]
+        return _spread(torch.searchsorted(rows_X, rows_R), torch.searchsorted(rows_X, rows_R, right=True))
+
+
+def _spread(first_R: torch.Tensor, last_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every place in ranges first .. last-1: the number of its range, and the place."""
+    counts_R = last_R - first_R
+    row_Y = torch.repeat_interleave(torch.arange(len(counts_R)), counts_R)
+    return row_Y, (first_R - counts_R.cumsum(0) + counts_R)[row_Y] + torch.arange(len(row_Y))
