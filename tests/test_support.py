@@ -96,10 +96,23 @@ def test_full_records_are_full(counts, dtype):
 def test_full_records_by_hand():
     """Rows that want 8 of 9 or 6: 9, then 8 - 1 = 7 -> 6, then 8 + 1 = 9, then 8 - 0."""
     assert full_records(np.array([8, 8, 8, 9]), "float32").tolist() == [9, 6, 9, 9]
+    # With 9 allowed, rows of 8 keep their sum: 9, 7 -> 6, 9, and the last one steps down.
+    assert full_records(np.array([8, 8, 8, 8]), "float32", 9).tolist() == [9, 6, 9, 6]
+    assert full_records(np.array([8, 8, 8, 8]), "float32").tolist() == [6, 6, 6, 6]
+    assert full_records(np.array([4, 4]), "float32", 4).tolist() == [4, 4]
     # 11 wants 12, which no row asks for: 9; then 11 + 2 = 13 -> 9 again.
     assert full_records(np.array([11, 11]), "float32").tolist() == [9, 9]
     # 8 + 8: 9 and 7 -> 6, one value is left. 9 + 8: 9 and 9, one too many: the last row takes the capacity below.
     assert full_records(np.array([9, 8]), "float32").tolist() == [9, 6]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(6, 102), st.integers(2, 300), st.sampled_from(["float32", "bfloat16"]))
+def test_full_records_lose_no_more_than_one_step(count, rows, dtype):
+    """Wherever a capacity above the counts is allowed, error diffusion keeps their sum but for a step of one row."""
+    filled = full_records(np.full(rows, count), dtype, max(CAPACITIES[dtype]))
+    lost = rows * count - filled.sum()
+    assert 0 <= lost <= max(np.diff([0, *CAPACITIES[dtype]])) and filled.max() <= max(CAPACITIES[dtype])
 
 
 @settings(max_examples=100, deadline=None)
