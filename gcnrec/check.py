@@ -17,8 +17,9 @@ from gcnrec.memory import peak_rss_bytes
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import rule_of
 from gcnrec.slots import VALUE_BYTES
-from gcnrec.start import budget_values, first_table, table_width
+from gcnrec.start import first_table, table_width
 from gcnrec.step import build_step
+from gcnrec.support import budget_values
 from gcnrec.train import use_threads
 
 WARM_STEPS, TIMED_STEPS = 3, 10

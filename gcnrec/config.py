@@ -187,8 +187,9 @@ class Sparsity(Section):
     """The first support: random cells, or the largest entries of every row of the start; default what the policy does."""
     interval: Positive = 1.0
     """Epochs between explorations; a part of one is allowed."""
-    ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3
-    """Share of the values that the first exploration exchanges; later ones fewer, as the policy has it."""
+    ratio: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """Share of the values that the first exploration exchanges; later ones fewer, as the policy has it. Default: what the
+    policy's authors use (dsl 0.5, set, rigl, sparserec and nm 0.3, dynamic 0.1)."""
     stop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75
     """Share of the training after which the support stays as it is (`dsl` never stops)."""
     batches: Count = 8

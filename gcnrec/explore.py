@@ -105,7 +105,7 @@ def explorer_of(job: Job, step: Step, folder: Path) -> Explorer | None:
     every = max(1, round(job.sparsity.interval * per_epoch))
     graph = step.sampler.graph
     deciles_N = np.concatenate([_deciles(graph.user_items.degrees), _deciles(graph.item_users.degrees)])
-    return Explorer(policy_of(job), step.table, deciles_N, every, job.train.epochs * per_epoch, folder)
+    return Explorer(policy_of(job, graph), step.table, deciles_N, every, job.train.epochs * per_epoch, folder)
 
 
 def _deciles(degrees: NDArray[np.integer]) -> NDArray[np.int64]:

@@ -27,6 +27,7 @@ from gcnrec.support import Keys, budget_values, even_counts, largest_counts, mag
 
 ROW_SHARE = 0.5
 """sparserec: share of the rows that can grow in one exploration."""
+_PUBLISHED_RATIO = {"dsl": 0.5, "dynamic": 0.1}
 LEAST_GROUP = 16
 """nm: M of the last pattern."""
 
@@ -233,22 +234,23 @@ def room_for(job: Job, budget: int, num_rows: int, width: int) -> int:
 def policy_of(job: Job, graph: BipartiteGraph | None = None) -> Policy:
     """The policy that a job's `sparsity` section names; `sparserec` needs the train graph."""
     settings = job.sparsity
+    ratio = _PUBLISHED_RATIO.get(settings.policy, 0.3) if settings.ratio is None else settings.ratio
     match settings.policy:
         case "static":
             return Static()
         case "set":
-            return RandomGrowth(settings.ratio, settings.stop, job.train.seed)
+            return RandomGrowth(ratio, settings.stop, job.train.seed)
         case "rigl":
-            return Rigl(settings.ratio, settings.stop)
+            return Rigl(ratio, settings.stop)
         case "dsl":
-            return Dsl(settings.ratio)
+            return Dsl(ratio)
         case "sparserec" if graph is not None:
-            return SparseRec(graph, job.train.seed, settings.least_slots, settings.ratio, settings.stop, settings.batches)
+            return SparseRec(graph, job.train.seed, settings.least_slots, ratio, settings.stop, settings.batches)
         case "nm":
-            return Pattern(settings.ratio, settings.stop)
+            return Pattern(ratio, settings.stop)
         case "gradual":
             return Gradual(partial(budget_values, job))
         case "dynamic":
             least = settings.least_slots
-            return Dynamic(settings.degree_power, least, settings.ratio, settings.stop, settings.batches, job.table.dtype)
+            return Dynamic(settings.degree_power, least, ratio, settings.stop, settings.batches, job.table.dtype)
     raise UsageError(f"sparsity.policy = '{settings.policy}' is not a policy of a sparse table")

@@ -19,16 +19,9 @@ from gcnrec.models.varimax import varimax
 from gcnrec.optim import rule_of
 from gcnrec.random import Stage, normal
 from gcnrec.slots import MAX_COLUMNS, SlotTable
-from gcnrec.sparsity import policy_of
-from gcnrec.support import fill, magnitude_keys, random_keys
+from gcnrec.sparsity import policy_of, room_for
+from gcnrec.support import base_width, budget_values, fill, magnitude_keys, random_keys
 from gcnrec.table import DenseTable, Table
-
-
-def base_width(job: Job) -> int:
-    """The width that the budget refers to."""
-    if job.table.base_width is not None:
-        return job.table.base_width
-    return 64 if job.model.width == "auto" else job.model.width
 
 
 def table_width(job: Job) -> int:
@@ -42,20 +35,14 @@ def table_width(job: Job) -> int:
     return base_width(job) if job.table.budget == 1.0 else MAX_COLUMNS
 
 
-def budget_values(job: Job, num_rows: int) -> int:
-    """The number of values that a table may store: floor(budget * rows * base width)."""
-    return int(job.table.budget * num_rows * base_width(job) + 1e-9)
-
-
 def first_table(job: Job, graph: BipartiteGraph, rows_ND: torch.Tensor | None) -> Table:
     """The table that a job trains, from dense rows to start with (None: draw normal ones, a block of rows at a time)."""
     rule, width = rule_of(job.optimizer), table_width(job)
     if job.table.budget == 1.0:
         return DenseTable(start_rows(job, graph, width) if rows_ND is None else rows_ND, rule.state_width(width))
-    policy = policy_of(job)
-    scalars = rule.state_width(0)
-    budget = budget_values(job, graph.num_nodes)
-    table = SlotTable(graph.num_nodes, width, budget, rule.state_width(1) - scalars, scalars, job.table.dtype)
+    policy, scalars = policy_of(job, graph), rule.state_width(0)
+    room = room_for(job, budget_values(job, graph.num_nodes), graph.num_nodes, width)
+    table = SlotTable(graph.num_nodes, width, room, rule.state_width(1) - scalars, scalars, job.table.dtype)
     counts_N, keys = policy.first_counts(graph, table), policy.first_keys(job.train.seed)
     if job.sparsity.first is not None:
         keys = random_keys(job.train.seed) if job.sparsity.first == "random" else magnitude_keys

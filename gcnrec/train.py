@@ -42,8 +42,8 @@ from gcnrec.memory import memory_report, scratch_rows
 from gcnrec.models import closed_form
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import learning_rate
-from gcnrec.start import base_width, budget_values
 from gcnrec.step import Step, build_step
+from gcnrec.support import base_width, budget_values
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer

@@ -14,8 +14,9 @@ from gcnrec.config import Job
 from gcnrec.errors import UsageError
 from gcnrec.events import read_events
 from gcnrec.explore import explorer_of, fresh_batches, mean_gradients
-from gcnrec.start import budget_values, first_table
+from gcnrec.start import first_table
 from gcnrec.step import build_step
+from gcnrec.support import budget_values
 from gcnrec.testing import checkerboard, dense_hop, write_dataset
 from gcnrec.train import train
 
