@@ -31,7 +31,7 @@ ROWS = [
         "trials",
         "paired",
     ],
-    ["evaluate", "recommend", "artifacts", "events"],
+    ["evaluate", "recommend", "artifacts", "events", "slot_files"],
     ["loaders", "testing", "start", "step", "memory", "explore"],
     ["models", "losses", "sparsity", "dynamic", "policy", "exchange", "support", "nmf", "metrics"],
     ["sampler", "table", "slots", "optim"],
