@@ -1,0 +1,118 @@
+"""Nothing of the size of the table is allocated in RAM by a step or an exploration of a slot table without propagation.
+
+NumPy is watched by tracemalloc, torch by a mode that sees every operation's results, and what compiled kernels allocate for
+themselves by the resident memory of the process. The bound of the first two is a byte per cell: less than a mask.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from gcnrec.bench.graphs import synthetic
+from gcnrec.bench.memory import measured
+from gcnrec.config import Job
+from gcnrec.explore import explorer_of
+from gcnrec.optim import learning_rate
+from gcnrec.start import first_table
+from gcnrec.step import build_step
+
+ROWS, WIDTH = 20_000, 64
+CELLS = ROWS * WIDTH
+GRAPH = synthetic(8_000, 12_000, 40_000)
+
+
+@dataclass
+class Largest(TorchDispatchMode):
+    """The most bytes of a storage that an operation made."""
+
+    nbytes: int = 0
+
+    def __post_init__(self):
+        super().__init__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage().data_ptr() not in given:
+                self.nbytes = max(self.nbytes, leaf.untyped_storage().nbytes())
+        return result
+
+
+def watched(call):
+    """The largest result of a torch operation, and the rise of NumPy's memory, in bytes."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        with Largest() as largest:
+            call()
+        return largest.nbytes, tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture
+def parts(threads, tmp_path):
+    """Builds a step, its explorer and a function that takes the next step, compiled and warm."""
+    threads(1)  # results are the same, and small parallel loops do not wait for busy cores
+
+    def build(policy, rule="adam", dtype="float32"):
+        sections = {
+            "model": {"width": WIDTH, "propagation": "none", "start": "normal"},
+            "table": {"budget": 0.25, "dtype": dtype},
+            "sampler": {"negatives": "in_batch"},
+            "sparsity": {"policy": policy, "interval": 1 / 625},
+            "optimizer": {"rule": rule},
+            "train": {"batch_size": 64, "epochs": 2},
+        }
+        job = Job.parse(sections, [], "test")
+        step = build_step(job, GRAPH, None, first_table(job, GRAPH, None))
+        assert step.sampler.steps_per_epoch == 625 and step.table.num_rows == ROWS
+        numbers = iter(range(625))
+
+        def advance():
+            step(step.sampler.batch(0, next(numbers)), learning_rate(job.optimizer, 1, 100))
+
+        watched(advance)  # the watch imports on first use too
+        return step, explorer_of(job, step, tmp_path), advance
+
+    return build
+
+
+@pytest.mark.parametrize(("rule", "dtype"), [("sgd", "float32"), ("adam", "float32"), ("adam_row", "bfloat16")])
+def test_a_step_allocates_for_its_batch(parts, rule, dtype):
+    step, _, advance = parts("static", rule, dtype=dtype)
+    torch_bytes, numpy_bytes = watched(advance)
+    tile = 4 * WIDTH * 2 * 64  # the rows of 64 users and 64 items
+    assert tile / 2 < torch_bytes <= 2 * tile
+    assert numpy_bytes < CELLS
+    assert measured(advance).peak_bytes < 4 * CELLS
+    assert step.table.num_values <= step.table.budget
+
+
+@pytest.mark.parametrize("policy", ["set", "rigl", "dsl", "dynamic", "sparserec", "nm"])
+def test_an_exploration_allocates_for_its_blocks(parts, policy):
+    step, explorer, advance = parts(policy)
+    assert explorer.after(step, 1)["grown"] > 0  # compiles
+    torch_bytes, numpy_bytes = watched(lambda: explorer.after(step, 2))
+    assert torch_bytes < CELLS
+    assert numpy_bytes < CELLS
+    assert measured(explorer.after, step, 3).peak_bytes < 4 * CELLS
+    advance()
+
+
+def test_the_watch_sees_a_dense_gradient_and_a_mask():
+    rows = torch.zeros(ROWS, WIDTH, requires_grad=True)
+    torch_bytes, _ = watched(lambda: rows[:2].sum().backward())
+    assert torch_bytes >= 4 * CELLS
+    assert watched(lambda: np.zeros((ROWS, WIDTH), bool))[1] >= CELLS
+    assert watched(lambda: rows.detach().numpy()[0])[1] < CELLS
+    assert measured(lambda: np.ones((ROWS, WIDTH), np.float32)).peak_bytes >= 4 * CELLS
