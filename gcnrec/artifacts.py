@@ -1,6 +1,7 @@
 """The run folder: what a run writes while it trains and leaves behind, and how it is opened again.
 
-    job.toml lineage.json metrics.jsonl memory.json metrics.json checkpoints/ embeddings/ model.safetensors report.html
+    job.toml lineage.json metrics.jsonl memory.json metrics.json checkpoints/ embeddings/ report.html
+    and model.safetensors of a closed-form model, table.safetensors of a sparse table
 
 A checkpoint is one safetensors file with its progress as JSON in the header: written beside, fsynced, renamed.
 """

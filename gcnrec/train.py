@@ -42,6 +42,8 @@ from gcnrec.memory import memory_report, scratch_rows
 from gcnrec.models import closed_form
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import learning_rate
+from gcnrec.slot_files import order_digest, write_slots
+from gcnrec.slots import SlotTable
 from gcnrec.step import Step, build_step
 from gcnrec.support import base_width, budget_values
 
@@ -213,10 +215,10 @@ def _close_epoch(
 def _finish(job: Job, step: Step, dataset: Dataset, folder: Path) -> None:
     rows_NF = exported(job, step, folder)
     write_embeddings(folder, dataset, rows_NF)
-    write_json(
-        folder / "memory.json",
-        memory_report(step.table, step.rule, budget_values(job, step.table.num_rows), base_width(job), rows_NF),
-    )
+    if isinstance(step.table, SlotTable):
+        write_slots(folder / "table.safetensors", step.table, order_digest(dataset.user_ids, dataset.item_ids))
+    budget = budget_values(job, step.table.num_rows)
+    write_json(folder / "memory.json", memory_report(step.table, step.rule, budget, base_width(job), rows_NF))
 
 
 def exported(job: Job, step: Step, folder: Path) -> torch.Tensor:

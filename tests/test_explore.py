@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gcnrec.artifacts import load_checkpoint
+from gcnrec.artifacts import final_table, load_checkpoint
 from gcnrec.config import Job
 from gcnrec.errors import UsageError
 from gcnrec.events import read_events
 from gcnrec.explore import explorer_of, fresh_batches, mean_gradients
+from gcnrec.slot_files import order_digest, read_slots
 from gcnrec.start import first_table
 from gcnrec.step import build_step
 from gcnrec.support import budget_values
@@ -106,6 +107,9 @@ def test_a_run_keeps_its_budget_and_tells_what_changed(policy, rule, tmp_path):
         assert len(event["slots_per_row_by_decile"]) == 10
     tensors, _ = load_checkpoint(run.folder / "checkpoints" / "last.safetensors")
     assert "table.weights" not in tensors and len(tensors["table.values"]) <= budget
+    order = order_digest(dataset.user_ids, dataset.item_ids)
+    slots = read_slots(run.folder / "table.safetensors", num_rows=N, width=16, budget=budget, order=order)
+    assert torch.equal(slots.columns(0, 16), final_table(run))
 
 
 def test_resuming_a_sparse_run_equals_not_stopping(tmp_path, monkeypatch):
