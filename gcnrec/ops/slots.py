@@ -26,6 +26,8 @@ UNIT = 16
 """Bytes that a location counts in."""
 _AHEAD = 6
 """Edges between the request for a record and its use."""
+_AHEAD_ROWS = 16
+"""Rows between the request for a record and its use."""
 
 
 class Slots(NamedTuple):
@@ -36,6 +38,14 @@ class Slots(NamedTuple):
     values: NDArray[np.float32] | NDArray[np.uint16]
     columns: NDArray[np.uint8]
     capacity_K: NDArray[np.int64]
+
+
+@numba.njit(inline="always")
+def _record(slots, row):
+    """Values and column numbers of a row: slices, because loops over slices need no check for negative places."""
+    value, column = _places(slots, row)
+    count = np.int64(slots.count_N[row])
+    return slots.values[value : value + count], slots.columns[column : column + count]
 
 
 @numba.njit(inline="always")
@@ -50,11 +60,12 @@ def _places(slots, row):
 def decode(slots, rows_R, out_RD):
     """out[r] = row rows_R[r], zero where it has no slot."""
     for r in numba.prange(len(rows_R)):
-        row, out = rows_R[r], out_RD[r]
+        _request_record(slots, rows_R[min(r + _AHEAD_ROWS, len(rows_R) - 1)])
+        out = out_RD[r]
         out[:] = np.float32(0)
-        value, column = _places(slots, row)
-        for j in range(slots.count_N[row]):
-            out[slots.columns[column + j]] = load(slots.values, value + j)
+        values, columns = _record(slots, rows_R[r])
+        for j in range(len(columns)):
+            out[columns[j]] = load(values, j)
 
 
 @numba.njit(parallel=True, cache=True)
@@ -63,31 +74,35 @@ def decode_columns(slots, first, last, out_NC):
     for row in numba.prange(len(out_NC)):
         out = out_NC[row]
         out[:] = np.float32(0)
-        value, column = _places(slots, row)
-        for j in range(slots.count_N[row]):
-            at = slots.columns[column + j]
+        values, columns = _record(slots, row)
+        for j in range(len(columns)):
+            at = np.int64(columns[j])
             if first <= at < last:
-                out[at - first] = load(slots.values, value + j)
+                out[at - first] = load(values, j)
 
 
 @numba.njit(parallel=True, cache=True)
 def pick(slots, rows_R, tile_RD, at_R, out_X):
     """out[at[r] + j] = tile[r, column of slot j]: a dense gradient at the slots only."""
     for r in numba.prange(len(rows_R)):
-        row, tile = rows_R[r], tile_RD[r]
-        _, column = _places(slots, row)
-        for j in range(slots.count_N[row]):
-            out_X[at_R[r] + j] = tile[slots.columns[column + j]]
+        _request_record(slots, rows_R[min(r + _AHEAD_ROWS, len(rows_R) - 1)])
+        tile = tile_RD[r]
+        _, columns = _record(slots, rows_R[r])
+        out = out_X[at_R[r] : at_R[r] + len(columns)]
+        for j in range(len(columns)):
+            out[j] = tile[columns[j]]
 
 
 @numba.njit(parallel=True, cache=True)
 def add_at_rows(slots, rows_R, tile_RD, at_N, out_X):
     """out[at[row] + j] += tile[r, column of slot j] for rows that are all different."""
     for r in numba.prange(len(rows_R)):
+        _request_record(slots, rows_R[min(r + _AHEAD_ROWS, len(rows_R) - 1)])
         row, tile = rows_R[r], tile_RD[r]
-        _, column = _places(slots, row)
-        for j in range(slots.count_N[row]):
-            out_X[at_N[row] + j] += tile[slots.columns[column + j]]
+        _, columns = _record(slots, row)
+        out = out_X[at_N[row] : at_N[row] + len(columns)]
+        for j in range(len(columns)):
+            out[j] += tile[columns[j]]
 
 
 @numba.njit(parallel=True, cache=True)
@@ -95,11 +110,12 @@ def add_columns(slots, first, last, plane_NC, at_N, out_X):
     """out[at[n] + j] += plane[n, column of slot j - first] for slots in columns first .. last-1 of every row."""
     for row in numba.prange(len(plane_NC)):
         plane = plane_NC[row]
-        _, column = _places(slots, row)
-        for j in range(slots.count_N[row]):
-            at = slots.columns[column + j]
+        _, columns = _record(slots, row)
+        out = out_X[at_N[row] : at_N[row] + len(columns)]
+        for j in range(len(columns)):
+            at = np.int64(columns[j])
             if first <= at < last:
-                out_X[at_N[row] + j] += plane[at - first]
+                out[j] += plane[at - first]
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
@@ -115,9 +131,9 @@ def propagate_rows(indptr, indices, rows_V, slots, first_row, row_scale, column_
                 _request_record(slots, first_row + indices[min(edge + _AHEAD, last - 1)])
                 node = first_row + indices[edge]
                 scale = column_scale[indices[edge]]
-                value, column = _places(slots, node)
-                for j in range(slots.count_N[node]):
-                    out[slots.columns[column + j]] += scale * load(slots.values, value + j)
+                values, columns = _record(slots, node)
+                for j in range(len(columns)):
+                    out[columns[j]] += scale * load(values, j)
             for d in range(len(out)):
                 out[d] *= row_scale[row]
 
@@ -141,10 +157,10 @@ def scatter_rows(indptr, indices, columns, grad_VD, rows_V, slots, first_row, ro
                 request_line(out_X, at_N[later])
                 node = first_row + own[edge]
                 scale = row_scale[row] * column_scale[own[edge]]
-                _, column = _places(slots, node)
-                at = at_N[node]
-                for j in range(slots.count_N[node]):
-                    out_X[at + j] += scale * grad[slots.columns[column + j]]
+                _, own_columns = _record(slots, node)
+                out = out_X[at_N[node] : at_N[node] + len(own_columns)]
+                for j in range(len(own_columns)):
+                    out[j] += scale * grad[own_columns[j]]
 
 
 @numba.njit(parallel=True, cache=True)
