@@ -21,7 +21,7 @@ from gcnrec.exchange import Change, exchange_anywhere, exchange_in_groups, nothi
 from gcnrec.graph import BipartiteGraph
 from gcnrec.nmf import nonnegative_factors
 from gcnrec.policy import Gradients, Moment, Policy, steepest
-from gcnrec.random import Stage, uniform
+from gcnrec.random import Stage, u64, uniform
 from gcnrec.slots import SlotTable
 from gcnrec.support import Keys, budget_values, even_counts, largest_counts, magnitude_keys, random_keys
 
@@ -64,8 +64,10 @@ class RandomGrowth(RandomMask):
 
     def explore(self, table: SlotTable, moment: Moment, gradients: Gradients | None) -> Change:
         def scores(first: int, last: int) -> NDArray[np.float32]:
-            draws = uniform(self.seed, Stage.EXPLORE, (moment.number + 1) * table.num_rows + first, (last - first) * table.width)
-            return draws.astype(np.float32).reshape(last - first, table.width)
+            cells = (last - first) * table.width
+            draws = u64(self.seed, Stage.EXPLORE, (moment.number + 1) * table.num_rows + first, -(-cells // 2))
+            # A cell takes half a draw; 24 bits are what a float32 below 1 holds.
+            return (draws.view(np.uint32)[:cells] >> np.uint32(8)).astype(np.float32).reshape(last - first, table.width)
 
         return exchange_anywhere(table, math.ceil(self.ratio * table.num_values), scores, nothing_known)
 
