@@ -33,7 +33,8 @@ class Dynamic:
 
     def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int64]:
         degrees_N = np.concatenate([graph.user_items.degrees, graph.item_users.degrees])
-        return full_records(power_counts(degrees_N, table.budget, self.least, table.max_count, self.power), self.dtype)
+        counts_N = power_counts(degrees_N, table.budget, self.least, table.max_count, self.power)
+        return full_records(counts_N, self.dtype, table.max_count)
 
     def first_keys(self, seed: int) -> Keys:
         return magnitude_keys

@@ -118,7 +118,7 @@ def _deciles(degrees: NDArray[np.integer]) -> NDArray[np.int64]:
 def _block_bytes(table: SlotTable) -> int:
     """What an exchange holds at a time: scores, keys and marks of a block's cells, and a few copies of its slots."""
     rows = max((last - first for first, last in table.blocks()), default=0)
-    return rows * (17 * table.width + 4 * 30 * table.num_values // max(table.num_rows, 1))
+    return rows * (13 * table.width + 4 * 30 * table.num_values // max(table.num_rows, 1))
 
 
 def fresh_batches(step: Step, number: int, count: int) -> list[Batch]:

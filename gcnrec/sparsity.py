@@ -233,7 +233,7 @@ def room_for(job: Job, budget: int, num_rows: int, width: int) -> int:
     return num_rows * width if job.sparsity.policy == "gradual" else budget
 
 
-def policy_of(job: Job, graph: BipartiteGraph | None = None) -> Policy:
+def policy_of(job: Job, graph: BipartiteGraph) -> Policy:
     """The policy that a job's `sparsity` section names; `sparserec` needs the train graph."""
     settings = job.sparsity
     ratio = _PUBLISHED_RATIO.get(settings.policy, 0.3) if settings.ratio is None else settings.ratio
@@ -246,7 +246,7 @@ def policy_of(job: Job, graph: BipartiteGraph | None = None) -> Policy:
             return Rigl(ratio, settings.stop)
         case "dsl":
             return Dsl(ratio)
-        case "sparserec" if graph is not None:
+        case "sparserec":
             return SparseRec(graph, job.train.seed, settings.least_slots, ratio, settings.stop, settings.batches)
         case "nm":
             return Pattern(ratio, settings.stop)

@@ -32,7 +32,8 @@ def table_width(job: Job) -> int:
     """
     if job.model.width != "auto":
         return job.model.width
-    return base_width(job) if job.table.budget == 1.0 else MAX_COLUMNS
+    dense_at_first = job.table.budget == 1.0 or job.sparsity.policy == "gradual"
+    return base_width(job) if dense_at_first else MAX_COLUMNS
 
 
 def first_table(job: Job, graph: BipartiteGraph, rows_ND: torch.Tensor | None) -> Table:
@@ -49,7 +50,9 @@ def first_table(job: Job, graph: BipartiteGraph, rows_ND: torch.Tensor | None) -
     if rows_ND is not None:
         fill(table, counts_N, lambda first, last: rows_ND[first:last], keys, None)
     elif job.model.start == "normal":
-        fill(table, counts_N, partial(_noise_block, job, width), random_keys(job.train.seed), job.model.start_scale)
+        # The largest of normal draws would all be large, so magnitude is no reason here.
+        unless_magnitude = random_keys(job.train.seed) if keys is magnitude_keys else keys
+        fill(table, counts_N, partial(_noise_block, job, width), unless_magnitude, job.model.start_scale)
     else:
         start_ND = spectral_rows(job, graph, width)
         start_ND = start_ND @ varimax(start_ND)

@@ -75,16 +75,15 @@ def largest_counts(keys_ND: NDArray[np.float32], budget: int, least: int, most: 
     return cut_at(lambda at_least: [keys], budget).picker()(keys).reshape(num_rows, width).sum(1)
 
 
-def full_records(counts_N: NDArray[np.int64], dtype: str, most: int | None = None) -> NDArray[np.int64]:
+def full_records(counts_N: NDArray[np.int64], dtype: str, most: int) -> NDArray[np.int64]:
     """Counts near the given ones that fill their records to the last slot, so that no byte is paid for nothing.
 
     Row after row takes the capacity next to its count plus what earlier rows had to give up (error diffusion), so rows with
-    one count share two neighbouring capacities, none above `most` (default: the largest count). The sum does not grow.
+    one count share two neighbouring capacities, none above `most`. The sum does not grow.
     Counts stay as they are where even the smallest record is larger than that.
     """
     capacities = [0, *(size // (VALUE_BYTES[dtype] + 1) for size in RECORD_BYTES)]
-    largest = counts_N.max(initial=0) if most is None else most
-    allowed = [capacity for capacity in capacities if capacity <= largest]
+    allowed = [capacity for capacity in capacities if capacity <= most]
     if len(allowed) == 1:
         return counts_N
     middles = [(low + high) / 2 for low, high in pairwise(allowed)]

@@ -291,7 +291,7 @@ def test_every_policy_of_a_job(policy):
 
 def test_a_table_without_a_policy_is_refused():
     with pytest.raises(UsageError, match=r"sparsity.policy = 'none' is not a policy of a sparse table"):
-        policy_of(Job())
+        policy_of(Job(), checkerboard().graph)
 
 
 @settings(max_examples=40, deadline=None)

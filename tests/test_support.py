@@ -83,7 +83,7 @@ def test_more_values_than_cells_are_refused():
 @given(st.lists(st.integers(0, 102), max_size=60), st.sampled_from(["float32", "bfloat16"]))
 def test_full_records_are_full(counts, dtype):
     counts = np.array(counts, np.int64)
-    filled = full_records(counts, dtype)
+    filled = full_records(counts, dtype, int(counts.max(initial=0)))
     assert len(filled) == len(counts) and filled.sum() <= counts.sum()
     if counts.max(initial=0) < CAPACITIES[dtype][0]:
         assert np.array_equal(filled, counts)
@@ -95,15 +95,15 @@ def test_full_records_are_full(counts, dtype):
 
 def test_full_records_by_hand():
     """Rows that want 8 of 9 or 6: 9, then 8 - 1 = 7 -> 6, then 8 + 1 = 9, then 8 - 0."""
-    assert full_records(np.array([8, 8, 8, 9]), "float32").tolist() == [9, 6, 9, 9]
+    assert full_records(np.array([8, 8, 8, 9]), "float32", 9).tolist() == [9, 6, 9, 9]
     # With 9 allowed, rows of 8 keep their sum: 9, 7 -> 6, 9, and the last one steps down.
     assert full_records(np.array([8, 8, 8, 8]), "float32", 9).tolist() == [9, 6, 9, 6]
-    assert full_records(np.array([8, 8, 8, 8]), "float32").tolist() == [6, 6, 6, 6]
+    assert full_records(np.array([8, 8, 8, 8]), "float32", 8).tolist() == [6, 6, 6, 6]
     assert full_records(np.array([4, 4]), "float32", 4).tolist() == [4, 4]
     # 11 wants 12, which no row asks for: 9; then 11 + 2 = 13 -> 9 again.
-    assert full_records(np.array([11, 11]), "float32").tolist() == [9, 9]
+    assert full_records(np.array([11, 11]), "float32", 11).tolist() == [9, 9]
     # 8 + 8: 9 and 7 -> 6, one value is left. 9 + 8: 9 and 9, one too many: the last row takes the capacity below.
-    assert full_records(np.array([9, 8]), "float32").tolist() == [9, 6]
+    assert full_records(np.array([9, 8]), "float32", 9).tolist() == [9, 6]
 
 
 @settings(max_examples=100, deadline=None)
