@@ -1,6 +1,6 @@
 """Slot tables: rows that store some of their columns, and never more values in all than the budget allows.
 
-A row's record (32 to 512 bytes, see `gcnrec.ops.slots`) lies in a slab of records of its size; `location_N` and `count_N`
+A row's record (8 to 512 bytes, see `gcnrec.ops.slots`) lies in a slab of records of its size; `location_N` and `count_N`
 are all that a row costs beside it. Optimizer state is a second plane with the same index: slab for slab, record for record.
 Rows change their columns only in `rebuild`, which copies the table forward, a block of rows at a time, through slabs that
 earlier rows have left: no second copy, no holes, and rows stay in order.
@@ -24,8 +24,8 @@ from gcnrec.graph import Csr
 from gcnrec.ops import slots as ops
 from gcnrec.table import RowGrad, Rows, State
 
-RECORD_BYTES = (32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""Sizes of a record. Halves between the powers of two keep the unused tail of a row small, whatever its count."""
+RECORD_BYTES = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+"""Sizes of a record. Small steps keep the unused tail of a row small, whatever its count."""
 MAX_COLUMNS = 256
 """Column numbers are one byte."""
 VALUE_BYTES = {"float32": 4, "bfloat16": 2}
@@ -282,8 +282,8 @@ class Rebuild:
     def __init__(self, table: SlotTable) -> None:
         self._table = table
         slots, layout = table._slots, table._layout
-        slabs_N = (slots.location_N.astype(np.int64) * ops.UNIT // layout.slab_bytes)[slots.count_N > 0]
-        self._live = np.bincount(slabs_N, minlength=layout.max_slabs)
+        self._live = np.zeros(layout.max_slabs, np.int64)
+        ops.count_records(slots, layout.slab_bytes, self._live)
         self._open = {size: _OpenSlab(0, layout.slab_bytes // size) for size in RECORD_BYTES}
 
     def __enter__(self) -> Rebuild:
@@ -378,8 +378,8 @@ def _layout(num_rows: int, budget: int, moments: int, scalars: int, value_bytes:
     record_K, capacity_K = np.array(RECORD_BYTES)[choice], capacities[choice]
     record_K[0] = capacity_K[0] = 0
     state_K = np.where(capacity_K > 0, moments * capacity_K + scalars, 0)
-    # Slabs of about a thousandth of the table, so that open and just emptied ones do not matter.
-    wanted = (budget * (value_bytes + 1) + 8 * num_rows) // 1024
+    # Slabs of about a four-thousandth of the table, so that open and just emptied ones do not matter.
+    wanted = (budget * (value_bytes + 1) + 8 * num_rows) // 4096
     slab_bytes = 1 << int(np.clip(int(wanted).bit_length(), 11, 20))
     per_slab = slab_bytes // np.array(RECORD_BYTES)
     state_slab = int((per_slab * (moments * capacities + scalars)).max())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gcnrec.config import Job
 from gcnrec.errors import UsageError
-from gcnrec.slots import SlotTable
+from gcnrec.slots import RECORD_BYTES, VALUE_BYTES, SlotTable
 from gcnrec.support import (
     base_width,
     budget_values,
@@ -24,7 +24,7 @@ from gcnrec.support import (
     random_keys,
 )
 
-CAPACITIES = {"float32": [6, 9, 12, 19, 25, 38, 51, 76, 102], "bfloat16": [10, 16, 21, 32, 42, 64, 85, 128, 170]}
+CAPACITIES = {name: [size // (of_value + 1) for size in RECORD_BYTES] for name, of_value in VALUE_BYTES.items()}
 
 
 def job_of(table, **model):
@@ -94,16 +94,13 @@ def test_full_records_are_full(counts, dtype):
 
 
 def test_full_records_by_hand():
-    """Rows that want 8 of 9 or 6: 9, then 8 - 1 = 7 -> 6, then 8 + 1 = 9, then 8 - 0."""
-    assert full_records(np.array([8, 8, 8, 9]), "float32", 9).tolist() == [9, 6, 9, 9]
-    # With 9 allowed, rows of 8 keep their sum: 9, 7 -> 6, 9, and the last one steps down.
-    assert full_records(np.array([8, 8, 8, 8]), "float32", 9).tolist() == [9, 6, 9, 6]
-    assert full_records(np.array([8, 8, 8, 8]), "float32", 8).tolist() == [6, 6, 6, 6]
-    assert full_records(np.array([4, 4]), "float32", 4).tolist() == [4, 4]
-    # 11 wants 12, which no row asks for: 9; then 11 + 2 = 13 -> 9 again.
-    assert full_records(np.array([11, 11]), "float32", 11).tolist() == [9, 9]
-    # 8 + 8: 9 and 7 -> 6, one value is left. 9 + 8: 9 and 9, one too many: the last row takes the capacity below.
-    assert full_records(np.array([9, 8]), "float32", 9).tolist() == [9, 6]
+    """Records of 19 and 22: rows that want 20 take 19, then 21 -> 22, then 19, then 20 -> 19."""
+    assert full_records(np.array([20, 20, 20, 20]), "float32", 102).tolist() == [19, 22, 19, 19]
+    assert full_records(np.array([20, 20, 20, 20]), "float32", 21).tolist() == [19, 19, 19, 19]
+    assert full_records(np.array([21, 21]), "float32", 102).tolist() == [22, 19]
+    # 21 takes 22, one too many: the last row takes the capacity below.
+    assert full_records(np.array([21]), "float32", 102).tolist() == [19]
+    assert full_records(np.array([2, 0]), "bfloat16", 1).tolist() == [2, 0]
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,11 +1,11 @@
 """Slot rows on the CPU: rows that store some of their columns, each as a record of values and column numbers.
 
-A record of a row with `count` slots lies at `location` (in units of 16 bytes) of one byte arena: `capacity` values
+A record of a row with `count` slots lies at `location` (in units of 8 bytes) of one byte arena: `capacity` values
 (float32, or bfloat16 as the upper half of one), then `capacity` column numbers (uint8), of which the first `count` are
 used, columns ascending. The count decides the record's size and so its capacity.
 
 Every sum runs in the order of its row's edges, on one thread: results do not depend on the number of threads.
-Letters: N rows of the table, R rows read, V chosen graph rows, D width, X stored values of the rows at hand, K counts.
+Letters: N rows of the table, R rows read, V chosen graph rows, D width, X stored values of the rows at hand, K counts (or slabs).
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, import-untyped"
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from gcnrec.ops.lanes import column_cuts, edges_before, request_line, share_start
 from gcnrec.ops.values import load, store
 
-UNIT = 16
+UNIT = 8
 """Bytes that a location counts in."""
 _AHEAD = 6
 """Edges between the request for a record and its use."""
@@ -175,6 +175,14 @@ def spans(slots, rows_R, record_K, state_K, slab_bytes, state_slab, weight_at_R,
         state_at_R[r] = 0
         if count:
             state_at_R[r] = start // slab_bytes * state_slab + start % slab_bytes // record_K[count] * state_K[count]
+
+
+@numba.njit(cache=True)
+def count_records(slots, slab_bytes, records_K):
+    """Adds to records[slab] how many records each slab holds; no array of the number of rows is made."""
+    for row in range(len(slots.count_N)):
+        if slots.count_N[row]:
+            records_K[np.int64(slots.location_N[row]) * UNIT // slab_bytes] += 1
 
 
 @numba.njit(parallel=True, cache=True)
