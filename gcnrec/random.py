@@ -78,10 +78,10 @@ def permutation(seed: int, stage: Stage, step: int, count: int) -> NDArray[np.in
     return np.argsort(u64(seed, stage, step, count), kind="stable")
 
 
-def normal(seed: int, stage: Stage, step: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Standard normal float32 of `shape`, by Box-Muller on pairs of `uniform`."""
+def normal(seed: int, stage: Stage, step: int, shape: tuple[int, ...], first: int = 0) -> NDArray[np.float32]:
+    """Standard normal float32 of `shape` with indices `first ..`, by Box-Muller on pairs of `uniform`."""
     count = int(np.prod(shape))
-    pairs = uniform(seed, stage, step, 2 * count)
+    pairs = uniform(seed, stage, step, 2 * count, 2 * first)
     radius = np.sqrt(-2.0 * np.log1p(-pairs[0::2]))
     return (radius * np.cos(2.0 * np.pi * pairs[1::2])).astype(np.float32).reshape(shape)
 

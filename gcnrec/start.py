@@ -102,7 +102,11 @@ def continued_rows(job: Job, graph: BipartiteGraph, earlier_PD: torch.Tensor, pl
 
 
 def _noise(job: Job, rows: int, width: int) -> torch.Tensor:
-    return torch.from_numpy(normal(job.train.seed, Stage.INIT, 0, (rows, width))).mul_(job.model.start_scale)
+    rows_ND = torch.empty(rows, width)
+    for first in range(0, rows, 1 << 16):  # in blocks, because the draws take eight times the memory of what comes of them
+        own = rows_ND[first : first + (1 << 16)]
+        own.copy_(torch.from_numpy(normal(job.train.seed, Stage.INIT, 0, tuple(own.shape), first * width)))
+    return rows_ND.mul_(job.model.start_scale)
 
 
 def _root_mean_square(rows_RD: torch.Tensor) -> torch.Tensor:

@@ -109,3 +109,9 @@ def test_generator_repeats_and_separates():
     assert np.array_equal(first, generator(1, Stage.BOOTSTRAP, 2).integers(0, 1 << 60, 10))
     for other in (generator(2, Stage.BOOTSTRAP, 2), generator(1, Stage.SPLIT, 2), generator(1, Stage.BOOTSTRAP, 3)):
         assert not np.array_equal(first, other.integers(0, 1 << 60, 10))
+
+
+def test_normal_draws_do_not_depend_on_where_a_block_begins():
+    whole = normal(3, Stage.INIT, 1, (10, 3))
+    parts = [normal(3, Stage.INIT, 1, (5, 3), first) for first in (0, 15)]
+    assert np.array_equal(whole, np.concatenate(parts))
