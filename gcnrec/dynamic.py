@@ -15,15 +15,19 @@ from gcnrec.exchange import Change, Newborn, exchange_in_rows, nothing_known
 from gcnrec.graph import BipartiteGraph
 from gcnrec.policy import Gradients, Moment, steepest
 from gcnrec.slots import SlotBlock, SlotTable
-from gcnrec.support import Keys, full_records, magnitude_keys, power_counts
+from gcnrec.support import Keys, even_counts, full_records, magnitude_keys, power_counts
 
 
 @dataclass(frozen=True)
 class Dynamic:
-    """Ours. Rows get slots in proportion to degree**`power`; the first support is the largest entries of the start (a rotated
-    spectrum); then every row exchanges its smallest slots for the cells with the steepest mean gradient over `batches` fresh
-    batches, the share falling as half a cosine to zero at `stop`. Grown cells start with a warm optimizer state."""
+    """Ours. Users get `user_share` of the values, evenly (None: as any row): their items' rows reach them through the graph,
+    and rows of their own mostly learn their interactions by heart. All other rows get slots in proportion to degree**`power`.
 
+    The first support is the largest entries of the start (a rotated spectrum). Then every row exchanges its smallest slots for
+    the cells with the steepest mean gradient over `batches` fresh batches, the share falling as half a cosine to zero at
+    `stop`. Grown cells start with a warm optimizer state."""
+
+    user_share: float | None
     power: float
     least: int
     ratio: float
@@ -32,8 +36,15 @@ class Dynamic:
     dtype: str
 
     def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int64]:
-        degrees_N = np.concatenate([graph.user_items.degrees, graph.item_users.degrees])
-        counts_N = power_counts(degrees_N, table.budget, self.least, table.max_count, self.power)
+        sides = graph.user_items.degrees, graph.item_users.degrees
+        if self.user_share is None:
+            counts_N = power_counts(np.concatenate(sides), table.budget, self.least, table.max_count, self.power)
+        else:
+            room = table.max_count * graph.num_users, table.max_count * graph.num_items
+            users = min(max(int(self.user_share * table.budget), table.budget - room[1]), room[0])
+            shares = users, min(table.budget - users, room[1])
+            items_I = power_counts(sides[1], shares[1], self.least, table.max_count, self.power)
+            counts_N = np.concatenate([even_counts(graph.num_users, shares[0], table.max_count), items_I])
         return full_records(counts_N, self.dtype, table.max_count)
 
     def first_keys(self, seed: int) -> Keys:

@@ -28,6 +28,8 @@ from gcnrec.support import Keys, budget_values, even_counts, largest_counts, mag
 ROW_SHARE = 0.5
 """sparserec: share of the rows that can grow in one exploration."""
 _PUBLISHED_RATIO = {"dsl": 0.5, "dynamic": 0.1}
+SERVED_SHARE = 0.15
+"""dynamic: share of the values for user rows where the graph serves them."""
 LEAST_GROUP = 16
 """nm: M of the last pattern."""
 
@@ -253,6 +255,9 @@ def policy_of(job: Job, graph: BipartiteGraph) -> Policy:
         case "gradual":
             return Gradual(partial(budget_values, job))
         case "dynamic":
-            least = settings.least_slots
-            return Dynamic(settings.degree_power, least, ratio, settings.stop, settings.batches, job.table.dtype)
+            served = job.model.propagation != "none" and job.model.layers > 0 and job.model.name != "mf"
+            share = SERVED_SHARE if settings.user_share is None and served else settings.user_share
+            return Dynamic(
+                share, settings.degree_power, settings.least_slots, ratio, settings.stop, settings.batches, job.table.dtype
+            )
     raise UsageError(f"sparsity.policy = '{settings.policy}' is not a policy of a sparse table")

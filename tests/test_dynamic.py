@@ -34,7 +34,7 @@ def small_table(moments=2):
 
 
 def policy(**changes):
-    settings = {"power": 0.5, "least": 1, "ratio": 0.8, "stop": 0.75, "batches": 8, "dtype": "float32"}
+    settings = {"user_share": None, "power": 0.5, "least": 1, "ratio": 0.8, "stop": 0.75, "batches": 8, "dtype": "float32"}
     return Dynamic(**{**settings, **changes})
 
 
@@ -78,3 +78,16 @@ def test_equal_rows_get_equal_slots():
     graph = halves(8, 8).graph
     counts_N = policy(power=1.0).first_counts(graph, SlotTable(32, 64, 32 * 12, 2, 0))
     assert counts_N.tolist() == [12] * 32
+
+
+def test_users_get_their_share_evenly():
+    graph = star(40).graph
+    table = SlotTable(41, 64, 200, 2, 0)
+    counts_N = policy(user_share=0.8).first_counts(graph, table)
+    assert counts_N.tolist() == [4] * 40 + [38]  # 160 over 40 users; the item wants 40, its record holds 38
+    assert policy(user_share=0.0).first_counts(graph, SlotTable(41, 64, 64, 2, 0)).tolist() == [0] * 40 + [64]
+
+
+def test_what_one_side_cannot_hold_goes_to_the_other():
+    graph = star(40).graph  # one item, of at most 64 values
+    assert policy(user_share=0.0).first_counts(graph, SlotTable(41, 64, 104, 2, 0)).tolist() == [1] * 40 + [64]
