@@ -103,10 +103,10 @@ def fan(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
             style = {"marker": "o" if len(curve.xs) < 40 else None, "markersize": 3}
             axes.plot(curve.xs, curve.ys, color=_SERIES[0], alpha=1.0 - 0.75 * number / max(len(curves) - 1, 1), **style)
         axes.set_ylim(0, 1.1 * max(1.0, *(y for curve in curves for y in curve.ys)))
-        for curve in (curves[0], curves[-1]):
-            axes.annotate(
-                curve.name, (1, curve.ys[-1]), (4, 0), ("axes fraction", "data"), textcoords="offset points", va="center"
-            )
+        ends = sorted((curves[0], curves[-1]), key=lambda curve: curve.ys[-1])
+        for curve, side in zip(ends, ("top", "bottom"), strict=True):  # apart even where the lines end together
+            place = {"textcoords": "offset points", "va": side}
+            axes.annotate(curve.name, (1, curve.ys[-1]), (4, 0), ("axes fraction", "data"), **place)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(visible=False, axis="x")
         axes.set_xlabel(x_label)

@@ -115,3 +115,70 @@ def test_equal_runs_give_equal_pages(folder):
     first = write_report(SimpleNamespace(folder=folder)).read_bytes()
     assert write_report(SimpleNamespace(folder=folder)).read_bytes() == first
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith("report")) == ["report.html"]
+
+
+def explore(stage, number, **changed):
+    """A record of an exploration as training writes it: ten deciles, 20 slots a row in the first, 11 in the last."""
+    return {
+        "event": "explore", "stage": stage, "epoch": number, "step": 10 * number, "pruned": 100 // number, "grown": 100 // number,
+        "regrown": 0, "values": 1600, "ever_active": 0.25 + 0.05 * number,
+        "slots_per_row_by_decile": [20.0 - n for n in range(10)], "seconds": 0.1, "scratch_bytes": 0, **changed,
+    }  # fmt: skip
+
+
+def make_sparse(folder, explorations):
+    sections = {"table": {"budget": 0.25}, "sparsity": {"policy": "rigl"}}
+    (folder / "job.toml").write_text(to_toml(Job.parse(sections, [], "here")))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in explorations))
+    sizes = {"value_bytes": 6400, "index_bytes": 2000, "state_bytes": 13_200, "peak_table_bytes": 25_000, "served_bytes": 25_600}
+    values = {"budget_values": 2000, "values": 1600, "values_max_seen": 2000}
+    (folder / "memory.json").write_text(json.dumps({**values, **sizes, "dense_bytes": 100_000}))
+
+
+def titles(page):
+    """The captions of the charts."""
+    wanted = ("Cells ever active", "Slots per row by decile", "Values moved by each exploration", "Stored values")
+    return [title for title in wanted if title in page.text]
+
+
+def svgs(page):
+    return sum(tag == "svg" for tag, _ in page.tags)
+
+
+def test_a_sparse_run_shows_its_support_and_its_bytes(folder):
+    make_sparse(folder, [explore("fit", 1), explore("fit", 2), explore("refit", 1, regrown=7), explore("refit", 2)])
+    page = parse(write_report(SimpleNamespace(folder=folder)))
+    assert len(titles(page)) == svgs(page) == 4
+    # The support that is served is the refit's; what was both pruned and grown has a curve only where there was some.
+    for part in ("(refit)", "most popular", "least", "pruned, grown at once", "budget"):
+        assert part in page.text, part
+    for part in ("80.0% of the budget", "100.0% of the budget", "6.4% of a dense table", "13.2% of a dense table", "25.0% of a"):
+        assert part in page.text, part
+
+
+def test_curves_of_a_fit_alone(folder):
+    make_sparse(folder, [explore("fit", 1), explore("fit", 2)])
+    page = parse(write_report(SimpleNamespace(folder=folder)))
+    assert svgs(page) == 4 and "(fit)" in page.text
+    assert "refit" not in page.text.partition("Configuration")[0] and "grown at once" not in page.text
+
+
+def test_a_support_that_never_moves_has_a_table_and_no_charts(folder):
+    make_sparse(folder, [])
+    page = parse(write_report(SimpleNamespace(folder=folder)))
+    assert svgs(page) == 0 and titles(page) == [] and "80.0% of the budget" in page.text
+
+
+def test_one_exploration_in_an_unfinished_run(folder):
+    make_sparse(folder, [explore("fit", 1, pruned=0, grown=0, ever_active=0.0)])
+    (folder / "memory.json").unlink()
+    page = parse(write_report(SimpleNamespace(folder=folder)))
+    assert svgs(page) == 4 and "of the budget" not in page.text
+
+
+def test_a_dense_run_shows_none_of_it(folder):
+    fill(folder)
+    memory = {"budget_values": 6400, "values": 6400, "values_max_seen": 6400, "value_bytes": 25_600, "dense_bytes": 80_000}
+    (folder / "memory.json").write_text(json.dumps(memory))
+    page = parse(write_report(SimpleNamespace(folder=folder)))
+    assert "Sparse table" not in page.text and titles(page) == [] and "of a dense table" not in page.text
