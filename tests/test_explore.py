@@ -69,6 +69,15 @@ def test_gradients_of_every_cell_equal_autograd(model, tmp_path):
     assert np.abs(tiles - exact).max() < 1e-5 * max(1.0, float(np.abs(exact).max()))
 
 
+@pytest.mark.parametrize("kind", ["uniform", "popularity"])
+def test_explorations_draw_negatives_too(kind, tmp_path):
+    step = built(job_of(sampler={"negatives": kind, "num_negatives": 3}))
+    first, second = fresh_batches(step, 0, 2)
+    assert first.triples.negatives_BN.shape == (len(first.users_B), 3)
+    assert not np.array_equal(first.triples.negatives_BN[:20], second.triples.negatives_BN[:20])
+    assert np.abs(mean_gradients(step, [first, second], tmp_path).tile(0, N)).max() > 0
+
+
 def test_fresh_batches_are_not_those_of_training():
     step = built(job_of())
     trained = [batch.triples.users_B.tolist() for batch in step.sampler.epoch(0)]

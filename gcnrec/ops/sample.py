@@ -34,7 +34,9 @@ def negatives(
     out = np.empty((len(users_B), num), np.int32)
     none = np.zeros(1, np.int64)
     indptr, indices = (seen.indptr, seen.indices) if seen is not None else (none, none.astype(np.int32))
-    _negatives(users_B, ends_I, indptr, indices, seen is not None, np.uint64(seed), np.uint32(step), int(Stage.NEGATIVES), out)
+    # Explorations count their steps far beyond 2**32: what does not fit the counter's word goes above the stage in the next.
+    low, stage = np.uint32(step & 0xFFFFFFFF), int(Stage.NEGATIVES) | (step >> 32) << 8
+    _negatives(users_B, ends_I, indptr, indices, seen is not None, np.uint64(seed), low, stage, out)
     return out
 
 
