@@ -147,15 +147,18 @@ class _PoolSoftmax(torch.autograd.Function):
         row_weights: torch.Tensor | None,
         product_dtype: torch.dtype,
     ) -> torch.Tensor:
-        low_pool = pool.to(product_dtype)
+        low_pool, exact = pool.to(product_dtype), product_dtype == pool.dtype
         grad_users, grad_pool = torch.empty_like(users), torch.zeros_like(pool)
         total = torch.zeros((), dtype=torch.float64)
         scores = users.new_empty(min(CHUNK, len(users)), len(pool))
         scale = 1.0 / temperature
         for first in range(0, len(users), CHUNK):
             part, goal = users[first : first + CHUNK], target[first : first + CHUNK]
-            low_part = part.to(product_dtype)
-            logits = torch.add(bias, low_part @ low_pool.T, alpha=scale, out=scores[: len(part)])
+            low_part, logits = part.to(product_dtype), scores[: len(part)]
+            if exact:  # product and sum in one go round once less
+                torch.addmm(bias, part, pool.T, alpha=scale, out=logits)
+            else:
+                torch.add(bias, low_part @ low_pool.T, alpha=scale, out=logits)
             logits.scatter_add_(1, goal[:, None], (own - bias)[goal][:, None])
             losses = torch.from_numpy(softmax_gradient_(logits, goal.numpy()))
             if row_weights is not None:
@@ -164,7 +167,10 @@ class _PoolSoftmax(torch.autograd.Function):
             total += losses.sum()
             low_logits = logits.to(product_dtype)
             grad_users[first : first + CHUNK] = low_logits @ low_pool
-            grad_pool += low_logits.T @ low_part
+            if exact:
+                grad_pool.addmm_(logits.T, part)
+            else:
+                grad_pool += low_logits.T @ low_part
         scale /= len(users)
         ctx.save_for_backward(grad_users.mul_(scale), grad_pool.mul_(scale))
         return (total / len(users)).to(users.dtype)

@@ -179,13 +179,13 @@ class DenseTable:
 
     @property
     def index_bytes(self) -> int:
-        """Nothing points at values, but rows are padded to share lines evenly."""
-        return 4 * (len(padded(self._weights).reshape(-1)) - self.num_values)
+        """Nothing points at values. The padding of rows to lines is not counted."""
+        return 0
 
     @property
     def peak_bytes(self) -> int:
         """Dense from the first step to the last."""
-        return self.value_bytes + self.index_bytes + self.state_bytes
+        return self.value_bytes + self.state_bytes
 
     @property
     def max_values_seen(self) -> int:

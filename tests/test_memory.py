@@ -6,23 +6,39 @@ import errno
 import os
 import resource
 
+import numpy as np
 import pytest
 import torch
 
 from gcnrec.errors import DataError
 from gcnrec.memory import memory_report, peak_rss_bytes, scratch_rows
+from gcnrec.optim import Adam
+from gcnrec.slots import SlotBlock, SlotTable
 from gcnrec.table import DenseTable
 
 
 def test_report_by_hand():
     """10 rows of 33 floats; Adam's state is 66 floats and one step number a row. Padding is not counted."""
-    report = memory_report(DenseTable(torch.zeros(10, 33), 66), torch.zeros(10, 99))
+    report = memory_report(DenseTable(torch.zeros(10, 33), 66), Adam(0.9, 0.999, 1e-8), 330, 33, torch.zeros(10, 99))
     assert report.pop("peak_rss_bytes") > 1 << 20
     assert report == {
         "budget_values": 330, "values": 330, "values_max_seen": 330,
         "value_bytes": 1320, "index_bytes": 0, "state_bytes": 2640 + 40, "peak_table_bytes": 4000,
         "scratch_bytes": 3960, "served_bytes": 3960, "dense_bytes": 4000,
     }  # fmt: skip
+
+
+def test_report_of_a_sparse_table_by_hand():
+    """Two rows of 3 and 1 values in records of 16 and 8 bytes: 4 * 4 bytes of values in two slabs of 2048 bytes."""
+    table = SlotTable(2, 8, 5, 2, 0)
+    moments, scalars = np.zeros((2, 4), np.float32), np.zeros((2, 0), np.float32)
+    with table.rebuild() as rebuild:
+        rebuild.write(SlotBlock(0, np.array([3, 1]), np.array([0, 2, 5, 7], np.uint8), np.ones(4, np.float32), moments, scalars))
+    report = memory_report(table, Adam(0.9, 0.999, 1e-8), 5, 4, torch.zeros(2, 8))
+    assert (report["values"], report["values_max_seen"], report["budget_values"]) == (4, 4, 5)
+    assert report["value_bytes"] == 16 and report["index_bytes"] == 2 * 2048 - 16 + 2 * (4 + 1)
+    assert report["peak_table_bytes"] == report["value_bytes"] + report["index_bytes"] + report["state_bytes"]
+    assert report["dense_bytes"] == 2 * (4 * 4 + 2 * 4 * 4 + 4)
 
 
 def test_peak_is_in_bytes_and_never_falls():
