@@ -15,7 +15,7 @@ from gcnrec.exchange import Change, Newborn, exchange_in_rows, nothing_known
 from gcnrec.graph import BipartiteGraph
 from gcnrec.policy import Gradients, Moment, steepest
 from gcnrec.slots import SlotBlock, SlotTable
-from gcnrec.support import Keys, even_counts, full_records, magnitude_keys, power_counts
+from gcnrec.support import Keys, check_room, even_counts, full_records, magnitude_keys, power_counts
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Dynamic:
     dtype: str
 
     def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int64]:
+        check_room(graph.num_nodes, table.budget, table.max_count)
         sides = graph.user_items.degrees, graph.item_users.degrees
         if self.user_share is None:
             counts_N = power_counts(np.concatenate(sides), table.budget, self.least, table.max_count, self.power)

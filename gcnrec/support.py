@@ -39,14 +39,14 @@ def budget_values(job: Job, num_rows: int) -> int:
 
 def even_counts(num_rows: int, budget: int, most: int) -> NDArray[np.int64]:
     """The same number of values for every row, one more for the first of them (the most popular) where it does not divide."""
-    _check_room(num_rows, budget, most)
+    check_room(num_rows, budget, most)
     return np.full(num_rows, budget // num_rows) + (np.arange(num_rows) < budget % num_rows)
 
 
 def power_counts(degrees_N: NDArray[np.integer], budget: int, least: int, most: int, power: float) -> NDArray[np.int64]:
     """Values per row in proportion to degree**power, between `least` and `most`; their sum is `budget` exactly."""
     num_rows = len(degrees_N)
-    _check_room(num_rows, budget, most)
+    check_room(num_rows, budget, most)
     least = min(least, budget // num_rows)
     weights_N = np.maximum(degrees_N, 1).astype(np.float64) ** power
     low, high = 0.0, most / float(weights_N.min())
@@ -65,7 +65,7 @@ def largest_counts(keys_ND: NDArray[np.float32], budget: int, least: int, most: 
     """Values per row when every row stores its `least` largest keys, and the largest of all others, at most `most` of a row,
     follow up to exactly `budget`. Keys are not negative; ties go by (row, column)."""
     num_rows, width = keys_ND.shape
-    _check_room(num_rows, budget, most)
+    check_room(num_rows, budget, most)
     least = min(least, budget // num_rows)
     ranked_ND = keys_ND.copy()  # copy: the keys themselves still choose columns
     ranked_ND[np.repeat(np.arange(num_rows), least), choose(keys_ND, np.full(num_rows, least))] = np.inf
@@ -147,7 +147,8 @@ def _chosen(
         yield first, last - first, columns_X, tile_RD.numpy()[np.repeat(np.arange(last - first), counts_R), columns_X]
 
 
-def _check_room(num_rows: int, budget: int, most: int) -> None:
+def check_room(num_rows: int, budget: int, most: int) -> None:
+    """UsageError when rows of at most `most` values cannot hold the budget."""
     if budget > num_rows * most:
         raise UsageError(
             f"a row stores at most {most} values, so {num_rows:,} rows cannot hold the budget of {budget:,}; "

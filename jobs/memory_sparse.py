@@ -30,8 +30,9 @@ from gcnrec.explore import explorer_of
 from gcnrec.graph import BipartiteGraph
 from gcnrec.optim import learning_rate, rule_of
 from gcnrec.random import Stage, normal
-from gcnrec.start import budget_values, first_table
+from gcnrec.start import first_table
 from gcnrec.step import build_step
+from gcnrec.support import budget_values
 from gcnrec.table import DenseTable
 from gcnrec.train import use_threads
 

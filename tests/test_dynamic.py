@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gcnrec.dynamic import Dynamic, warm
+from gcnrec.errors import UsageError
 from gcnrec.policy import Moment
 from gcnrec.slots import RECORD_BYTES, SlotBlock, SlotTable
 from gcnrec.testing import halves, star
@@ -91,3 +92,8 @@ def test_users_get_their_share_evenly():
 def test_what_one_side_cannot_hold_goes_to_the_other():
     graph = star(40).graph  # one item, of at most 64 values
     assert policy(user_share=0.0).first_counts(graph, SlotTable(41, 64, 104, 2, 0)).tolist() == [1] * 40 + [64]
+
+
+def test_a_budget_that_no_rows_can_hold_is_refused():
+    with pytest.raises(UsageError, match=r"lower table\.budget or table\.base_width"):
+        policy(user_share=0.5).first_counts(star(40).graph, SlotTable(41, 64, 41 * 64 + 1, 2, 0))
