@@ -40,10 +40,8 @@ def lines(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
 
     def draw(axes: Any) -> None:
         _plot(axes, curves)
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
 
-    return _svg(draw, 5.2, 2.9)
+    return _labelled(draw, x_label, y_label)
 
 
 def points(series: Sequence[Estimates], x_label: str, y_label: str) -> str:
@@ -89,10 +87,8 @@ def counts(curves: Sequence[Curve], limits: Mapping[str, float], x_label: str, y
             axes.annotate(name, (0, limit), (4, 4), ("axes fraction", "data"), textcoords="offset points")
         axes.set_ylim(0, 1.2 * max(1.0, *limits.values(), *(y for curve in curves for y in curve.ys)))
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
 
-    return _svg(draw, 5.2, 2.9)
+    return _labelled(draw, x_label, y_label)
 
 
 def fan(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
@@ -109,10 +105,8 @@ def fan(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
             axes.annotate(curve.name, (1, curve.ys[-1]), (4, 0), ("axes fraction", "data"), **place)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(visible=False, axis="x")
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
 
-    return _svg(draw, 5.2, 2.9)
+    return _labelled(draw, x_label, y_label)
 
 
 def columns(names: Sequence[str], heights: Sequence[float], x_label: str, y_label: str) -> str:
@@ -175,6 +169,15 @@ def _name_beside(axes: Any, x_label: str, y_label: str) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.figure.legend(loc="outside right upper", frameon=False)
+
+
+def _labelled(draw: Callable[[Any], None], x_label: str, y_label: str) -> str:
+    def draw_and_label(axes: Any) -> None:
+        draw(axes)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+
+    return _svg(draw_and_label, 5.2, 2.9)
 
 
 def _svg(draw: Callable[[Any], None], width: float, height: float) -> str:

@@ -17,6 +17,7 @@ from gcnrec.memory import peak_rss_bytes
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import rule_of
 from gcnrec.slots import VALUE_BYTES
+from gcnrec.sparsity import room_for
 from gcnrec.start import first_table, table_width
 from gcnrec.step import build_step
 from gcnrec.support import budget_values
@@ -55,7 +56,8 @@ def _table_bytes(job: Job, nodes: int) -> int:
         return 4 * nodes * (width + rule.state_width(width) + 1)
     per_row = rule.state_width(0)
     per_value = VALUE_BYTES[job.table.dtype] + 1 + 4 * (rule.state_width(1) - per_row)
-    return int(1.2 * per_value * budget_values(job, nodes)) + nodes * (9 + 4 * per_row)
+    room = room_for(job, budget_values(job, nodes), nodes, width)
+    return int(1.2 * per_value * room) + nodes * (9 + 4 * per_row)
 
 
 def _timed(job: Job, dataset: Dataset, table_bytes: int, graph_bytes: int) -> dict[str, Any]:

@@ -198,7 +198,7 @@ class Sparsity(Section):
     """dynamic: a row gets slots in proportion to degree**degree_power."""
     user_share: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     """dynamic: share of the values that user rows get, evenly. Default: 0.15 where propagation brings users the rows of their
-    items (with less, recall on validation peaks early and falls), else what `degree_power` gives them."""
+    items (with none, recall on validation peaked early on Gowalla), else what `degree_power` gives them."""
     least_slots: Annotated[int, Field(ge=0)] = 4
     """dynamic, sparserec: slots that every row has at least, as far as the budget allows."""
 

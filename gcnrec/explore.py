@@ -93,9 +93,11 @@ class Explorer:
         self._ever_active.copy_(tensors["ever_active"])
 
     def _watch(self) -> None:
-        rows_R = self._sample
-        for at, row in enumerate(rows_R.tolist()):
-            self._ever_active[at, torch.from_numpy(self._table.unpack(row, row + 1).columns_X.astype(np.int64))] = 1
+        # The "gradient" at the slots of rows that hold their own column numbers is the slots' columns.
+        numbers_RD = torch.arange(self._table.width, dtype=torch.float32).repeat(len(self._sample), 1)
+        columns_X = self._table.stored(self._sample, numbers_RD).values_X.long()
+        counts_R = torch.from_numpy(self._table.counts_N[self._sample].astype(np.int64))
+        self._ever_active[torch.repeat_interleave(torch.arange(len(counts_R)), counts_R), columns_X] = 1
 
 
 def explorer_of(job: Job, step: Step, folder: Path) -> Explorer | None:

@@ -52,10 +52,6 @@ class SlotBlock:
         """The row of every value, counted from `first`."""
         return np.repeat(np.arange(len(self.counts_R)), self.counts_R)
 
-    @property
-    def nbytes(self) -> int:
-        return sum(a.nbytes for a in (self.counts_R, self.columns_X, self.values_X, self.moments_MX, self.scalars_RC))
-
 
 class SlotTable:
     """N rows of width D of which at most `budget` values are stored; starts empty, and `fill` or `rebuild` give it rows.
@@ -185,7 +181,11 @@ class SlotTable:
         columns, moments = tensors["columns"].numpy(), tensors["moments"].numpy()
         layout = self._layout
         fits = len(counts) == self.num_rows and int(counts.sum()) == len(columns) == moments.shape[1]
-        fits = fits and (len(moments), tensors["scalars"].shape[1]) == (layout.moments, layout.scalars)
+        fits = (
+            fits
+            and int(counts.max(initial=0)) <= self.max_count
+            and (len(moments), tensors["scalars"].shape[1]) == (layout.moments, layout.scalars)
+        )
         if (
             not fits
             or (len(columns) and int(columns.max()) >= self.width)
@@ -200,20 +200,17 @@ class SlotTable:
             raise DataError(
                 f"the saved table holds {len(columns):,} values, the budget allows {self.budget:,}; set table.budget as it was"
             )
-        self.clear()
+        self._clear()
         block = SlotBlock(0, counts, columns, tensors["values"].float().numpy(), moments, tensors["scalars"].numpy())
         with self.rebuild() as rebuild:
             rebuild.write(block)
         self._last.copy_(tensors["last"])
 
-    def clear(self) -> None:
+    def _clear(self) -> None:
         """Drop every slot."""
-        with self.rebuild() as rebuild:
-            for first, last in self.blocks():
-                block = rebuild.read(first, last)
-                nothing = np.zeros(last - first, np.int64)
-                empty = np.empty((self._layout.moments, 0), np.float32)
-                rebuild.write(SlotBlock(first, nothing, block.columns_X[:0], block.values_X[:0], empty, block.scalars_RC))
+        self._slots.count_N[:] = 0
+        self._free = list(range(self._layout.max_slabs))
+        self._slabs_used = self.num_values = 0
 
     def blocks(self) -> list[tuple[int, int]]:
         """Ranges of rows, each a small part of the table."""

@@ -179,6 +179,8 @@ def _request_row(out, at, width):
 
 @intrinsic
 def request_line(typing, out, at):
+    """Fetch the cache line of out[at] towards this core, to be used soon."""
+
     def emit(context, builder, signature, args):
         _request(builder, _pointer(context, builder, signature, args, 0), args[1], write=1)
         return context.get_dummy_value()

@@ -17,18 +17,26 @@ from numba.extending import overload
 
 
 def load(values, at):
-    """One stored value as float32. Compiled code only: the overload decides by the type of `values`."""
-    raise NotImplementedError
+    """One stored value as float32. In compiled code the overload decides by the type of `values`, at no cost."""
+    return values[at] if values.dtype == np.float32 else np.uint32(int(values[at]) << 16).view(np.float32)
 
 
 def store(values, at, value):
-    """Store `value`, rounded to the nearest, ties to even. Compiled code only."""
-    raise NotImplementedError
+    """Store `value`, rounded to the nearest, ties to even."""
+    values[at] = value if values.dtype == np.float32 else _upper_half(value, 0x7FFF + (_bits(value) >> 16 & 1))
 
 
 def store_update(values, at, value, step, place):
-    """Store `value`, rounded at random by (step, place) where it must be rounded. Compiled code only."""
-    raise NotImplementedError
+    """Store `value`, rounded at random by (step, place) where it must be rounded."""
+    values[at] = value if values.dtype == np.float32 else _upper_half(value, int(_hash(step, place)) & 0xFFFF)
+
+
+def _bits(value):
+    return int(np.float32(value).view(np.uint32))
+
+
+def _upper_half(value, added):
+    return np.uint16((_bits(value) + added >> 16) & 0xFFFF)
 
 
 @overload(load, inline="always")
