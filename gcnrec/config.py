@@ -127,7 +127,9 @@ class Table(Section):
 class Sampler(Section):
     """Which negatives a positive is held against, and how many neighbours a node draws."""
 
-    fanouts: tuple[int, ...] = (10, 10)
+    fanouts: tuple[int, ...] | None = None
+    """Neighbours that a node draws in each hop of `sampled` propagation, the batch's own hop first; default 10 in each of
+    `model.layers`."""
     negatives: Literal["in_batch", "uniform", "popularity"] = "in_batch"
     num_negatives: Count = 1
     """Negatives per positive for `uniform` and `popularity`; `in_batch` uses the other positives of the batch."""
@@ -139,8 +141,8 @@ class Sampler(Section):
 
     @model_validator(mode="after")
     def _rules(self) -> Sampler:
-        if any(fanout < 1 for fanout in self.fanouts):
-            raise ValueError(f"fanouts must be at least 1, got {list(self.fanouts)}")
+        if any(not 1 <= fanout <= 64 for fanout in self.fanouts or ()):
+            raise ValueError(f"fanouts must lie in 1 .. 64, got {list(self.fanouts or ())}")
         return self
 
 
@@ -323,6 +325,9 @@ def _impossible(job: Job) -> str | None:
         return "model.name = 'mf' has no propagation; set model.propagation = 'none'"
     if job.optimizer.rule == "adam_dense" and job.model.propagation == "sampled":
         return "optimizer.rule = 'adam_dense' touches every row every step and needs model.propagation = 'full'"
+    fanouts = job.sampler.fanouts
+    if job.model.propagation == "sampled" and fanouts is not None and len(fanouts) != job.model.layers:
+        return f"sampler.fanouts must name a fanout for each of model.layers = {job.model.layers} hops, got {list(fanouts)}"
     if (job.sparsity.policy == "none") != (job.table.budget == 1.0) and not job.model.closed_form:
         return (
             f"table.budget = {job.table.budget} with sparsity.policy = '{job.sparsity.policy}': a budget below 1 needs a "

@@ -135,7 +135,7 @@ def mean_gradients(step: Step, batches: list[Batch], folder: Path) -> RowGradien
     if step.encoder.every_node:
         rows_R = np.arange(step.table.num_rows)
     else:
-        rows_R = np.unique(np.concatenate([batch.nodes_V for batch in batches]))
+        rows_R = np.unique(np.concatenate([batch.rows_R for batch in batches]))
     grad_RD = scratch_rows(folder, len(rows_R), step.table.width)
     for batch in batches:
         step.add_gradient(batch, rows_R, grad_RD)

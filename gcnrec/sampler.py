@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gcnrec.blocks import Block, NeighbourSampler
 from gcnrec.config import Sampler as SamplerSettings
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.sample import cumulative, negatives
@@ -31,9 +32,10 @@ class Triples:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A step's triples and the nodes to read: `nodes_V` int64 ascending and unique, users before items (item + U).
+    """A step's triples and nodes: `nodes_V` int64 ascending and unique, users before items (item + U).
 
     `users_B`, `positives_B`, `negatives_BN` are positions in `nodes_V`; `num_users` of its entries are users.
+    `rows_R` are the table rows to read, ascending and unique: `nodes_V`, and what the hops of `blocks` reach from there.
     """
 
     step: int
@@ -43,6 +45,8 @@ class Batch:
     users_B: NDArray[np.int64]
     positives_B: NDArray[np.int64]
     negatives_BN: NDArray[np.int64]
+    rows_R: NDArray[np.int64]
+    blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class EdgeSampler:
 
     `fraction` 1.0 takes every edge; less takes the first of the epoch's order: a fresh random subset, whatever other epochs
     took (RS2 with replacement, Okanovic et al. 2024, "Repeated Random Sampling for Minimizing the Time-to-Accuracy of
-    Learning"). `ends_I` holds the shares of the negatives' distribution, None for in-batch negatives.
+    Learning"). `ends_I` holds the shares of the negatives' distribution, None for in-batch negatives; `neighbours` draws the
+    blocks of sampled propagation.
     """
 
     graph: BipartiteGraph
@@ -62,6 +67,7 @@ class EdgeSampler:
     exclude_seen: bool
     seed: int
     fraction: float
+    neighbours: NeighbourSampler | None = None
 
     @property
     def edges_per_epoch(self) -> int:
@@ -87,7 +93,11 @@ class EdgeSampler:
         users = (np.searchsorted(csr.indptr, chosen, side="right") - 1).astype(np.int32)
         weights = None if self.weights_E is None else self.weights_E[chosen]
         triples = Triples(users, csr.indices[chosen], self._negatives(users, step), weights)
-        return _located(step, triples, self.graph.num_users)
+        batch = _located(step, triples, self.graph.num_users)
+        if self.neighbours is None:
+            return batch
+        sampled = self.neighbours.sample(batch.nodes_V, batch.num_users, step)
+        return replace(batch, rows_R=sampled.rows_R, blocks=sampled.blocks)
 
     def _negatives(self, users_B: NDArray[np.int32], step: int) -> NDArray[np.int32]:
         if self.ends_I is None:
@@ -97,15 +107,16 @@ class EdgeSampler:
 
 
 def edge_sampler(
-    settings: SamplerSettings, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None, batch_size: int, seed: int
-) -> EdgeSampler:
-    """The sampler that a job asks for: in-batch, uniform or popularity^power negatives."""
+    settings: SamplerSettings, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None, batch_size: int, seed: int,
+    neighbours: NeighbourSampler | None = None,
+) -> EdgeSampler:  # fmt: skip
+    """The sampler that a job asks for: in-batch, uniform or popularity^power negatives; `neighbours` for sampled blocks."""
     ends = None
     if settings.negatives != "in_batch":
         power = settings.popularity_power if settings.negatives == "popularity" else 0.0
         ends = cumulative(graph.item_users.degrees, power)
     num = 0 if ends is None else settings.num_negatives
-    return EdgeSampler(graph, weights_E, batch_size, num, ends, settings.exclude_seen, seed, settings.fraction)
+    return EdgeSampler(graph, weights_E, batch_size, num, ends, settings.exclude_seen, seed, settings.fraction, neighbours)
 
 
 def _located(step: int, triples: Triples, num_users: int) -> Batch:
@@ -121,4 +132,6 @@ def _located(step: int, triples: Triples, num_users: int) -> Batch:
         where[:size],
         where[size : 2 * size],
         where[2 * size :].reshape(triples.negatives_BN.shape),
+        nodes_V,
+        (),
     )

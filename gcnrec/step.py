@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.blocks import NeighbourSampler
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DivergedError, UsageError
 from gcnrec.graph import BipartiteGraph
@@ -19,6 +20,7 @@ from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.mf import MatrixFactorisation
 from gcnrec.models.ngcf import Ngcf
 from gcnrec.models.objective import Objective, objective_of
+from gcnrec.models.sampled import SampledLightGcn
 from gcnrec.optim import Rule, rule_of
 from gcnrec.sampler import Batch, EdgeSampler, edge_sampler
 from gcnrec.table import Table
@@ -83,7 +85,7 @@ def build_step(job: Job, graph: BipartiteGraph, weights_E: NDArray[np.float32] |
     weights = None if weights_E is None else _mean_one(weights_E)
     betas = (job.optimizer.beta1, job.optimizer.beta2)
     return Step(
-        edge_sampler(job.sampler, graph, weights, job.train.batch_size, job.train.seed),
+        edge_sampler(job.sampler, graph, weights, job.train.batch_size, job.train.seed, _neighbours(job, graph)),
         encoder,
         table,
         rule,
@@ -98,11 +100,20 @@ def _encoder(job: Job, graph: BipartiteGraph, width: int, dense_grad: bool) -> E
             return MatrixFactorisation(width)
         case ("lightgcn", "full"):
             return LightGcn(graph, job.model.layers, width, dense_grad)
+        case ("lightgcn", "sampled"):
+            return SampledLightGcn(graph, job.model.layers, width)
         case ("ngcf", "full"):
             return Ngcf(graph, job.model.layers, width, job.train.seed)
     raise UsageError(
         f"model.name = '{job.model.name}' with model.propagation = '{job.model.propagation}' cannot be trained by this version"
     )
+
+
+def _neighbours(job: Job, graph: BipartiteGraph) -> NeighbourSampler | None:
+    if job.model.propagation != "sampled":
+        return None
+    fanouts = (10,) * job.model.layers if job.sampler.fanouts is None else job.sampler.fanouts
+    return NeighbourSampler(graph, fanouts, job.train.seed)
 
 
 def _mean_one(weights_E: NDArray[np.float32]) -> NDArray[np.float32]:

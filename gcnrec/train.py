@@ -173,7 +173,7 @@ def _epoch(
         # Refits walk the learning-rate schedule of the fit, so its length is that of the fit too.
         rate = learning_rate(job.optimizer, batch.step, steps * job.train.epochs)
         loss += step(batch, rate)
-        rows += len(batch.nodes_V)
+        rows += len(batch.rows_R)
         changed = explorer.after(step, batch.step) if explorer else None
         if changed:
             append_event(folder, {**changed, "stage": progress.stage, "epoch": progress.epoch + 1})

@@ -84,7 +84,7 @@ def test_misshaped_override(override):
         ({"model": {"name": "lightgcnn"}}, ["model.name", "'lightgcn'", "got 'lightgcnn'"]),
         ({"train": {"epochs": 0}}, ["train.epochs", "greater than or equal to 1", "got 0"]),
         ({"table": {"budget": 0.0}}, ["table.budget", "greater than 0"]),
-        ({"sampler": {"fanouts": [0]}}, ["fanouts must be at least 1"]),
+        ({"sampler": {"fanouts": [0]}}, ["fanouts must lie in 1 .. 64"]),
         ({"data": {"min_rating": 4}}, ["min_rating needs rating"]),
         ({"data": {"split": "given"}}, ["needs test"]),
         ({"data": {"split": "temporal"}}, ["needs time"]),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import Encoded, column_blocks
 from gcnrec.models.hops import Hop
+from gcnrec.models.layerwise import export_mean
 from gcnrec.sampler import Batch
 from gcnrec.table import RowGrad, Table
 
@@ -34,7 +35,7 @@ class LightGcn:
         self._num_layers = num_layers
         self._dense_grad = dense_grad
         # Kept, because fresh memory costs a page fault every 4 KiB.
-        planes = 2
+        planes = 2 if num_layers > 1 else 0
         self._scratch = [torch.empty(graph.num_nodes, min(BLOCK, width)) for _ in range(planes)]
         self.export_width = width
         self.every_node = num_layers > 0
@@ -64,14 +65,7 @@ class LightGcn:
         return Encoded(final_VD, ego_VD, pull, pull_whole)
 
     def export(self, table: Table, out_NF: torch.Tensor) -> None:
-        for first, last in column_blocks(table.width, BLOCK):
-            source, (target, free) = table.columns(first, last), self._planes(first, last)
-            total = out_NF[:, first:last].copy_(source)
-            for _ in range(self._num_layers):
-                source = self._hop.full(source, target)
-                target, free = free, target
-                total += source
-            total /= self._num_layers + 1
+        export_mean(self._hop, self._num_layers, table, out_NF)
 
     def _pull(self, table: Table, batch: Batch, grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
         """E's gradient by Horner's rule: g + A (g + A (g + ...)), the innermost hop starting from the batch's rows only."""

@@ -1,0 +1,98 @@
+"""LightGCN (He et al. 2020) on sampled neighbourhoods: a step's cost follows the batch and the fanouts, never the graph.
+
+    final = 1/(L+1) * (e + A1 (e + A2 (e + ...)))        Horner's form of 1/(L+1) * sum over l of A^l E
+
+where hop l draws s of a target's d neighbours uniformly and scales their sum by d / s. A drawn hop is A in expectation, and
+hops draw independently, so embeddings and their gradients are those of the full propagation in expectation; where every
+fanout reaches the largest degree they are equal.
+Letters: V nodes of the batch, R rows read, T targets and S sources of a hop, D width, L layers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.blocks import Block
+from gcnrec.graph import BipartiteGraph, Csr
+from gcnrec.models.encoder import Encoded
+from gcnrec.models.hops import Hop
+from gcnrec.models.layerwise import export_mean
+from gcnrec.ops.propagate import inverse_sqrt, propagate, scatter_rows
+from gcnrec.sampler import Batch
+from gcnrec.table import RowGrad, Table
+
+
+class SampledLightGcn:
+    """`batch.blocks` has a hop for each of `num_layers` layers; `batch.rows_R` are the rows that they and the batch read."""
+
+    layers = None
+    every_node = False
+
+    def __init__(self, graph: BipartiteGraph, num_layers: int, width: int) -> None:
+        self._hop = Hop(graph)
+        self._num_layers = num_layers
+        self._degrees_N = np.concatenate([graph.user_items.degrees, graph.item_users.degrees]).astype(np.float32)
+        self.export_width = width
+
+    def encode(self, table: Table, batch: Batch) -> Encoded:
+        rows_RD = table.decode(table.read(batch.rows_R, with_state=False))
+        hops = [_DrawnHop(block, self._degrees_N[batch.rows_R]) for block in batch.blocks]
+        ego_VD = rows_RD[_index(np.searchsorted(batch.rows_R, batch.nodes_V))]
+        inner_SD = rows_RD[_index(batch.blocks[-1].sources_S)] if batch.blocks else ego_VD
+        for hop in reversed(hops):
+            inner_SD = rows_RD[_index(hop.block.targets_T)] + hop.forward(inner_SD)
+        final_VD = inner_SD / (self._num_layers + 1)
+
+        def whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> torch.Tensor:
+            return _pulled(hops, batch, grad_VD / (self._num_layers + 1), grad_ego_VD)
+
+        def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
+            return table.stored(batch.rows_R, whole(grad_VD, grad_ego_VD))
+
+        def pull_whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
+            out_RD.index_add_(0, _index(np.searchsorted(rows_R, batch.rows_R)), whole(grad_VD, grad_ego_VD))
+
+        return Encoded(final_VD, ego_VD, pull, pull_whole)
+
+    def export(self, table: Table, out_NF: torch.Tensor) -> None:
+        """Exact, layer by layer: nothing is sampled."""
+        export_mean(self._hop, self._num_layers, table, out_NF)
+
+
+def _pulled(hops: list[_DrawnHop], batch: Batch, grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> torch.Tensor:
+    """The gradient of the rows read, float32 (R, D)."""
+    grad_RD = torch.zeros(len(batch.rows_R), grad_VD.shape[1])
+    own = _index(np.searchsorted(batch.rows_R, batch.nodes_V))
+    grad_RD[own] = grad_VD + grad_ego_VD  # set, not added: nodes of a batch are all different
+    grad_TD = grad_VD
+    for hop in hops:
+        grad_TD = hop.backward(grad_TD)
+        grad_RD.index_add_(0, _index(hop.block.sources_S), grad_TD)
+    return grad_RD
+
+
+class _DrawnHop:
+    """The drawn part of A between a hop's targets and sources, scaled so that its expectation is A."""
+
+    def __init__(self, block: Block, degrees_R: NDArray[np.float32]) -> None:
+        self.block = block
+        degrees_T, drawn_T = degrees_R[block.targets_T], block.csr.degrees
+        scale_T = np.zeros(len(degrees_T), np.float32)
+        # 1/sqrt(d) of the symmetric normalisation, times d/s for the s neighbours that stand for all d.
+        np.divide(np.sqrt(degrees_T), drawn_T, out=scale_T, where=drawn_T > 0)
+        self._scale_T = torch.from_numpy(scale_T)
+        self._scale_S = inverse_sqrt(degrees_R[block.sources_S])
+
+    def forward(self, source_SD: torch.Tensor) -> torch.Tensor:
+        return propagate(self.block.csr, source_SD, self._scale_T, self._scale_S)
+
+    def backward(self, grad_TD: torch.Tensor) -> torch.Tensor:
+        csr: Csr = self.block.csr
+        out_SD = torch.zeros(csr.columns, grad_TD.shape[1])
+        return scatter_rows(csr, grad_TD, np.arange(csr.rows, dtype=np.int32), self._scale_T, self._scale_S, out_SD)
+
+
+def _index(places: NDArray[np.int64]) -> torch.Tensor:
+    return torch.from_numpy(places)

@@ -1,0 +1,117 @@
+"""Sampled LightGCN: exact where every neighbour is drawn, right on average where some are, and trainable either way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gcnrec.blocks import NeighbourSampler
+from gcnrec.config import Job, Sampler
+from gcnrec.explore import mean_gradients
+from gcnrec.models.lightgcn import LightGcn
+from gcnrec.models.sampled import SampledLightGcn
+from gcnrec.sampler import edge_sampler
+from gcnrec.start import first_table
+from gcnrec.step import build_step
+from gcnrec.table import DenseTable
+from gcnrec.testing import check_encoder, check_step, checkerboard, grad_tile, halves, worlds
+
+
+def dense(num_layers):
+    """He et al. 2020, eqs. 3, 4 and 8: the mean of E, AE, A(AE), ..."""
+
+    def final(rows_ND, hop_NN):
+        layers = [rows_ND]
+        for _ in range(num_layers):
+            layers.append(hop_NN @ layers[-1])
+        return sum(layers) / len(layers)
+
+    return final
+
+
+def table_of(graph, width):
+    return DenseTable(torch.randn(graph.num_nodes, width, generator=torch.Generator().manual_seed(width)), 0)
+
+
+def batch_of(graph, fanouts, size, index=0, negatives="uniform"):
+    neighbours = NeighbourSampler(graph, fanouts, 0)
+    return edge_sampler(Sampler(negatives=negatives), graph, None, size, 0, neighbours).batch(0, index)
+
+
+@pytest.mark.parametrize("num_layers", [0, 1, 2, 3])
+@pytest.mark.parametrize("world", worlds(), ids=lambda world: world.name)
+def test_equals_dense_autograd_where_all_neighbours_are_drawn(world, num_layers):
+    graph = world.graph
+    batch = batch_of(graph, (64,) * num_layers, 5)
+    check_encoder(SampledLightGcn(graph, num_layers, 20), table_of(graph, 20), batch, graph, dense(num_layers))
+
+
+def draws_of(graph, table, num_layers, fanouts, count, grad_VD):
+    """Embeddings and row gradients of one batch's nodes under `count` different draws of neighbours."""
+    encoder, finals, grads = SampledLightGcn(graph, num_layers, table.width), [], []
+    plain = edge_sampler(Sampler(negatives="uniform"), graph, None, 6, 0).batch(0, 0)
+    neighbours = NeighbourSampler(graph, fanouts, 0)
+    for step in range(1, count + 1):
+        drawn = neighbours.sample(plain.nodes_V, plain.num_users, step)
+        batch = type(plain)(
+            step, plain.triples, plain.nodes_V, plain.num_users, plain.users_B, plain.positives_B, plain.negatives_BN,
+            drawn.rows_R, drawn.blocks,
+        )  # fmt: skip
+        encoded = encoder.encode(table, batch)
+        grad = encoded.pull(grad_VD, torch.zeros_like(grad_VD))
+        spread_ND = torch.zeros(graph.num_nodes, table.width)
+        spread_ND[torch.from_numpy(grad.rows_R)] = grad_tile(grad, table.width)
+        finals.append(encoded.final_VD)
+        grads.append(spread_ND)
+    return plain, torch.stack(finals).double(), torch.stack(grads).double()
+
+
+@pytest.mark.parametrize(("num_layers", "fanouts"), [(1, (2,)), (2, (3, 2))])
+def test_expectation_is_the_full_propagation(num_layers, fanouts):
+    graph = halves(9, 6).graph
+    table, count = table_of(graph, 3), 4000
+    nodes = len(edge_sampler(Sampler(negatives="uniform"), graph, None, 6, 0).batch(0, 0).nodes_V)
+    grad_VD = torch.randn(nodes, 3, generator=torch.Generator().manual_seed(1))
+    plain, finals, grads = draws_of(graph, table, num_layers, fanouts, count, grad_VD)
+    full = LightGcn(graph, num_layers, 3, True).encode(table, plain)
+    grad = full.pull(grad_VD, torch.zeros_like(grad_VD))
+    expected_ND = torch.zeros(graph.num_nodes, 3)
+    expected_ND[torch.from_numpy(grad.rows_R)] = grad_tile(grad, 3)
+    for drawn, expected in ((finals, full.final_VD), (grads, expected_ND)):
+        assert float(drawn.std(0).max()) > 0.05  # something was left out
+        error = (drawn.mean(0) - expected).abs() / (drawn.std(0) / count**0.5 + 1e-6)
+        assert float(error.max()) < 5  # standard errors
+
+
+def test_gradients_of_all_cells_are_those_of_the_stored_ones(tmp_path):
+    job = Job.model_validate(
+        {
+            "model": {"propagation": "sampled", "layers": 2, "width": 8, "start": "normal"},
+            "sampler": {"fanouts": [2, 2]},
+            "optimizer": {"rule": "sgd"},
+        }
+    )
+    graph = checkerboard().graph
+    step = build_step(job, graph, None, first_table(job, graph, None))
+    batch = step.sampler.batch(0, 0)
+    whole = mean_gradients(step, [batch], tmp_path)
+    assert np.array_equal(whole.rows_R, batch.rows_R)
+    _, encoded, grad_VD, grad_ego_VD = step._backward(batch)
+    assert torch.equal(whole.grad_RD, grad_tile(encoded.pull(grad_VD, grad_ego_VD), 8))
+
+
+@pytest.mark.parametrize("table", [{}, {"budget": 0.5}])
+def test_training_step(table):
+    job = Job.model_validate(
+        {
+            "model": {"propagation": "sampled", "layers": 2, "width": 16, "start": "normal"},
+            "table": table,
+            "sparsity": {"policy": "static"} if table else {},
+            "sampler": {"fanouts": [4, 3]},
+            "optimizer": {"rule": "adam"},
+            "train": {"batch_size": 64},
+        }
+    )
+    graph = checkerboard().graph
+    check_step(lambda: build_step(job, graph, None, first_table(job, graph, None)), 0.02, 60, 0.8)
