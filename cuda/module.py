@@ -1,0 +1,123 @@
+"""Compiles and launches the kernels of this folder: CuPy's RawModule over NVRTC, no extension tied to torch's ABI.
+
+A file is compiled once per device and process, for that device; CuPy keeps the result on disk for the next process.
+Launches go to torch's current stream, so they keep their order with torch's own kernels; nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gcnrec.errors import DeviceError
+
+FOLDER = Path(__file__).resolve().parent
+OPTIONS = ("-std=c++17", f"-I{FOLDER}")
+
+_MEMORY, _OLD_DRIVER, _NO_DEVICE, _NO_IMAGE, _NEW_PTX = 2, 35, 100, 209, 222
+"""Error codes that mean the same to CUDA's driver and runtime."""
+_NO_CUDA_IN_TORCH = (AssertionError, RuntimeError)
+"""What torch raises for a stream when it has no CUDA or no driver."""
+
+
+def launch(
+    file: str, kernel: str, grid: int, block: int, arguments: tuple[np.generic, ...], device: torch.device, shared: int = 0
+) -> None:
+    """Start `kernel` of cuda/<file> on torch's current stream of `device`; returns before it has run.
+
+    `arguments` are typed NumPy scalars, pointers np.uint64: a Python number would be passed with whatever size CuPy guesses.
+    `shared` counts bytes of dynamic shared memory. Raises DeviceError without CuPy, device, a recent driver or memory.
+    """
+    try:
+        stream = torch.cuda.current_stream(device)
+        with _scope(stream.cuda_stream, stream.device_index):
+            _compiled(file, kernel, stream.device_index)((grid,), (block,), arguments, shared_mem=shared)
+    except DeviceError:
+        raise
+    except Exception as problem:
+        raise device_error(problem, f"running {kernel} of {file}") from problem
+
+
+def source(file: str) -> str:
+    """The text of a kernel file, headed by a digest of every header: CuPy's disk cache does not look into includes."""
+    headers = b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.cuh")))
+    return f"// headers {hashlib.sha256(headers).hexdigest()}\n" + (FOLDER / file).read_text(encoding="utf-8")
+
+
+def device_error(problem: Exception, doing: str) -> DeviceError:
+    """One sentence for what CuPy, CUDA or torch raised; a kernel that does not compile stays what it is: a bug."""
+    status, text = getattr(problem, "status", None), (str(problem) or type(problem).__name__).splitlines()[0]
+    if status == _MEMORY or isinstance(problem, torch.cuda.OutOfMemoryError):
+        return DeviceError(f"{doing} needs more device memory than is free; lower train.batch_size or use table.placement 'host'")
+    if status in (_NO_IMAGE, _NEW_PTX) or (status == _OLD_DRIVER and torch.cuda.is_available()):
+        return DeviceError(f"{doing} needs a driver as new as CuPy's CUDA, got {text!r}; update it or install an older CuPy")
+    if status in (_NO_DEVICE, _OLD_DRIVER) or (isinstance(problem, _NO_CUDA_IN_TORCH) and not torch.cuda.is_available()):
+        return DeviceError(f"{doing} needs an NVIDIA GPU with a driver, found none ({text!r}); set train.device = 'cpu'")
+    if status is None:
+        raise problem
+    return DeviceError(f"{doing} failed on the device with {text!r}; run `gcnrec doctor` and report both")
+
+
+@cache
+def _compiled(file: str, kernel: str, device_index: int) -> Callable[..., None]:
+    """The kernel, compiled for a device; the device must be the current one (`_scope` sees to it)."""
+    return _module(file, device_index).get_function(kernel)  # type: ignore[no-any-return]
+
+
+@cache
+def _module(file: str, device_index: int) -> Any:
+    return _cupy().RawModule(code=source(file), options=OPTIONS, backend="nvrtc")
+
+
+@cache
+def _scope(stream: int, device_index: int) -> AbstractContextManager[Any]:
+    """Makes the stream and its device CuPy's current ones."""
+    cupy = _cupy()
+    if hasattr(cupy.cuda.Stream, "from_external"):  # CuPy 14; before that the same thing was called ExternalStream
+        with cupy.cuda.Device(device_index):
+            own = cupy.cuda.Stream.from_external(_Foreign(stream))
+    else:
+        own = cupy.cuda.ExternalStream(stream, device_index)
+    return _Scope(cupy.cuda.Device(device_index), own)
+
+
+class _Foreign:
+    """A stream that another library owns, in the CUDA stream protocol; older torch streams do not speak it."""
+
+    def __init__(self, stream: int) -> None:
+        self._stream = stream
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._stream
+
+
+class _Scope:
+    """Enters a device and then a stream of it, and leaves in reverse; can be entered again."""
+
+    def __init__(self, device: AbstractContextManager[Any], stream: AbstractContextManager[Any]) -> None:
+        self._parts = device, stream
+
+    def __enter__(self) -> None:
+        for part in self._parts:
+            part.__enter__()
+
+    def __exit__(self, *problem: Any) -> None:
+        for part in reversed(self._parts):
+            part.__exit__(*problem)
+
+
+def _cupy() -> Any:
+    try:
+        import cupy
+    except ImportError as problem:
+        raise DeviceError(
+            "train.device = 'cuda' needs CuPy, which is not installed; pip install 'gcnrec[gpu]', or set train.device = 'cpu'"
+        ) from problem
+    return cupy
