@@ -1,0 +1,96 @@
+"""How much host memory may still be taken, read before anything is allocated or pinned. All sizes in bytes."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from gcnrec.errors import DeviceError
+
+_GROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+_STATUS = Path("/proc/self/status")
+_IPC_LOCK = 14  # the bit of CAP_IPC_LOCK, which lifts RLIMIT_MEMLOCK
+# (limit, in use, line of memory.stat that can be given back) of a control group, version 2 and version 1.
+_FILES = {
+    2: ("memory.max", "memory.current", "inactive_file"),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`available`: bytes that may become resident; `lockable`: RLIMIT_MEMLOCK, None where it does not bind this process."""
+
+    available: int
+    lockable: int | None
+
+
+def read_limits() -> Limits:
+    """What the kernel and the control groups leave to this process now."""
+    return Limits(min([psutil.virtual_memory().available, *_group_rooms()]), _lockable())
+
+
+def require_memory(nbytes: int, limits: Limits) -> None:
+    """DeviceError unless `nbytes` more can be resident."""
+    if nbytes > limits.available:
+        raise DeviceError(
+            f"{nbytes:,} bytes of host memory were asked for and {limits.available:,} are available to this process "
+            '(free memory and control group); lower table.budget or set table.placement = "disk"'
+        )
+
+
+def require_room(nbytes: int, folder: Path) -> None:
+    """DeviceError unless the file system of `folder` (perhaps /dev/shm) has `nbytes` free."""
+    free = shutil.disk_usage(folder).free
+    if nbytes > free:
+        raise DeviceError(
+            f"a scratch file of {nbytes:,} bytes was asked for and {free:,} are free in {folder}; "
+            "lower table.budget or put the run on another disk"
+        )
+
+
+def _lockable() -> int | None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return None if limit == resource.RLIM_INFINITY or _may_lock_anything() else limit
+
+
+def _may_lock_anything() -> bool:
+    if not _STATUS.is_file():
+        return False
+    lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+    effective = next((line.split()[1] for line in lines if line.startswith("CapEff:")), "0")
+    return bool(int(effective, 16) >> _IPC_LOCK & 1)
+
+
+def _group_rooms() -> list[int]:
+    """Bytes left in every control group that this process is in, the parents too: each of them binds."""
+    rooms = []
+    for line in _MEMBERSHIP.read_text(encoding="utf-8").splitlines() if _MEMBERSHIP.is_file() else []:
+        number, controllers, path = line.split(":", 2)
+        if number == "0" or "memory" in controllers.split(","):
+            version, root = (2, _GROUPS) if number == "0" else (1, _GROUPS / "memory")
+            group = root / path.lstrip("/")
+            rooms += [_room(folder, version) for folder in (group, *group.parents) if folder.is_relative_to(root)]
+    return [room for room in rooms if room is not None]
+
+
+def _room(group: Path, version: int) -> int | None:
+    """Limit less use of one control group, file cache that can be given back not counted; None is no limit."""
+    limit_name, use_name, cache_name = _FILES[version]
+    try:
+        limit, use = (group / limit_name).read_text().strip(), int((group / use_name).read_text())
+    except (OSError, ValueError):  # the root group has no such files; a container may hide its own
+        return None
+    return max(0, int(limit) - use + _cache(group / "memory.stat", cache_name)) if limit.isdigit() else None
+
+
+def _cache(stat: Path, name: str) -> int:
+    try:
+        return next((int(line.split()[1]) for line in stat.read_text().splitlines() if line.startswith(f"{name} ")), 0)
+    except OSError:
+        return 0
