@@ -1,0 +1,140 @@
+"""Slot kernels against the CPU's on real slot tables: equal integers and, where nothing is summed, equal floats."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gcnrec.cuda import slots as cuda
+from gcnrec.errors import DataError
+from gcnrec.ops import slots as ops
+from gcnrec.slots import SlotBlock, SlotTable
+
+DTYPES = ["float32", "bfloat16"]
+WIDTHS = [1, 5, 64, 256]
+
+
+def table_of(rows, width, dtype, seed=0, moments=2, scalars=1):
+    """Rows of every count, none and the most included, with random values."""
+    draw = np.random.default_rng(seed)
+    most = min(width, SlotTable(1, width, 1, 0, 0, dtype).max_count)
+    counts = draw.integers(0, most + 1, rows)
+    counts[:3] = [0, most, 0][:rows]
+    columns = np.concatenate([np.sort(draw.permutation(width)[:count]) for count in counts]).astype(np.uint8)
+    table = SlotTable(rows, width, max(1, len(columns)), moments, scalars, dtype)
+    values = draw.standard_normal(len(columns)).astype(np.float32)
+    state = np.zeros((moments, len(columns)), np.float32), np.zeros((rows, scalars), np.float32)
+    with table.rebuild() as rebuild:
+        rebuild.write(SlotBlock(0, counts, columns, values, *state))
+    return table
+
+
+def on_device(table):
+    """The table's arrays as tensors that share their memory."""
+    own = table._slots
+    return cuda.Slots(*(torch.from_numpy(part) for part in own))
+
+
+def starts(table):
+    counts = table.counts_N.astype(np.int64)
+    return np.cumsum(counts) - counts
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_decode(host, width, dtype):
+    table = table_of(40, width, dtype)
+    rows = np.array([39, 0, 1, 1, 2, 17])
+    expected, out = np.empty((6, width), np.float32), torch.full((6, width + 3), torch.nan)[:, :width]
+    ops.decode(table._slots, rows, expected)
+    cuda.decode(on_device(table), torch.from_numpy(rows), out, max_blocks=1)
+    assert np.array_equal(out.numpy(), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("first", "last"), [(0, 64), (16, 32), (63, 64)])
+def test_columns(host, first, last, dtype):
+    table, at = table_of(40, 64, dtype), starts(table_of(40, 64, dtype))
+    expected, out = np.empty((40, last - first), np.float32), torch.full((40, last - first), torch.nan)
+    ops.decode_columns(table._slots, first, last, expected)
+    cuda.decode_columns(on_device(table), first, last, out)
+    assert np.array_equal(out.numpy(), expected)
+    grads = np.ones(table.num_values, np.float32), torch.ones(table.num_values)
+    ops.add_columns(table._slots, first, last, expected, at, grads[0])
+    cuda.add_columns(on_device(table), first, last, out, torch.from_numpy(at), grads[1])
+    assert np.array_equal(grads[1].numpy(), grads[0])
+    with pytest.raises(DataError, match="need a tile"):
+        cuda.decode_columns(on_device(table), first, last + 1, out)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_pick_and_add(host, width, dtype):
+    table, rows = table_of(40, width, dtype), np.array([3, 39, 1, 0])
+    tile = torch.randn(4, width, generator=torch.Generator().manual_seed(0))
+    counts = table.counts_N[rows].astype(np.int64)
+    at_R, at_N = np.cumsum(counts) - counts, starts(table)
+    expected, out = np.empty(counts.sum(), np.float32), torch.empty(int(counts.sum()))
+    ops.pick(table._slots, rows, tile.numpy(), at_R, expected)
+    cuda.pick(on_device(table), torch.from_numpy(rows), tile, torch.from_numpy(at_R), out)
+    assert np.array_equal(out.numpy(), expected)
+    added = np.ones(table.num_values, np.float32), torch.ones(table.num_values)
+    ops.add_at_rows(table._slots, rows, tile.numpy(), at_N, added[0])
+    cuda.add_at_rows(on_device(table), torch.from_numpy(rows), tile, torch.from_numpy(at_N), added[1])
+    assert np.array_equal(added[1].numpy(), added[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_spans_of_many_slabs(host, dtype):
+    table, rows = table_of(700, 64, dtype), np.arange(700)[::-1].copy()
+    expected, layout = table.read(rows, with_state=True), table._layout
+    weight_at, state_at, count = (torch.empty(700, dtype=torch.int64) for _ in range(3))
+    cuda.spans(
+        on_device(table), torch.from_numpy(rows), torch.from_numpy(layout.record_K), torch.from_numpy(layout.state_K),
+        layout.slab_bytes, layout.state_slab, weight_at, state_at, count,
+    )  # fmt: skip
+    assert table._slabs_used > 3 and np.array_equal(count.numpy(), expected.count_R)
+    assert np.array_equal(weight_at.numpy(), expected.at_R) and np.array_equal(state_at.numpy(), expected.state.at_R)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_staged_rows_are_the_same_rows(host, dtype):
+    table, rows = table_of(40, 64, dtype), torch.tensor([0, 1, 5, 38, 39])
+    sizes = torch.from_numpy(table._layout.record_K[table.counts_N[rows.numpy()]])
+    arena = torch.zeros(int(sizes.sum()) + 8, dtype=torch.uint8)
+    location = ((sizes.cumsum(0) - sizes) // cuda.UNIT).to(torch.int32)
+    own = on_device(table)
+    staged = cuda.Slots(location, torch.zeros(5, dtype=torch.uint8), arena.view(own.values.dtype), arena, own.capacity_K)
+    cuda.stage(own, rows, staged)
+    tiles = torch.empty(2, 5, 64)
+    cuda.decode(own, rows, tiles[0])
+    cuda.decode(staged, torch.arange(5), tiles[1])
+    assert torch.equal(*tiles) and torch.equal(staged.count_N, own.count_N[rows]) and not arena[-8:].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint16])
+def test_copy_spans_touches_nothing_else(host, dtype):
+    draw = np.random.default_rng(0)
+    length = np.array([0, 1, 31, 32, 33, 100, 7])
+    source_at, target_at = np.array([0, 3, 500, 64, 129, 200, 1]), np.cumsum(length + 2) - length
+    source = torch.from_numpy(draw.integers(1, 60000, 600)).to(dtype)
+    expected = np.zeros(300, source.numpy().dtype)
+    ops.copy_spans(source.numpy(), source_at, expected, target_at, length)
+    target = torch.zeros(300, dtype=dtype)
+    cuda.copy_spans(source, *map(torch.from_numpy, (source_at,)), target, *map(torch.from_numpy, (target_at, length)))
+    assert np.array_equal(target.numpy(), expected)
+
+
+def test_no_rows_launch_nothing(host):
+    table, none = table_of(5, 8, "float32"), torch.empty(0, dtype=torch.int64)
+    cuda.decode(on_device(table), none, torch.empty(0, 8))
+    cuda.pick(on_device(table), none, torch.empty(0, 8), none, torch.empty(0))
+    cuda.copy_spans(torch.empty(0), none, torch.empty(0), none, none)
+    assert host.launches == []
+
+
+def test_both_views_must_be_of_the_arena(host):
+    own = on_device(table_of(5, 8, "float32"))
+    with pytest.raises(DataError, match=r"columns must be torch\.uint8"):
+        cuda.decode(own._replace(columns=own.values), torch.zeros(1, dtype=torch.int64), torch.empty(1, 8))
