@@ -41,9 +41,8 @@ def compare(rows_NP: PinnedArray | np.ndarray, host_NP: np.ndarray) -> str:
     index_R = np.random.default_rng(8).integers(0, N, R)
     expected_RD = torch.from_numpy(host_NP)[torch.from_numpy(index_R), :D].numpy()
     verdict = "equal to" if np.array_equal(read(rows_NP, index_R), expected_RD) else "DIFFERENT from"
-    return (
-        f"{R:,} rows gathered from {host_NP.nbytes:,} bytes of {'simulated' if SIMULATED else 'pinned'} memory, {verdict} torch's"
-    )
+    kind = "simulated" if SIMULATED else "pinned"
+    return f"{R:,} rows gathered from {host_NP.nbytes:,} bytes of {kind} memory, {verdict} torch's"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-EXAMPLE = Path(__file__).parents[2] / "jobs" / "examples" / "numba_kernel.py"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "jobs" / "examples" / "numba_kernel.py"
 
 # The interface of a pinned array, read back as any library reads it: by its address, shape and strides alone. The driver is
 # played, and maps host memory to the GPU where it lies.
@@ -40,7 +41,7 @@ with PinnedMemory(allocate(1 << 20), Registrar(Driver(), chunk_bytes=1 << 18)) a
 
 
 def run(*arguments, simulated):
-    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1" if simulated else "0"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_ENABLE_CUDASIM": "1" if simulated else "0"}
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False)
     return done.returncode, done.stdout, done.stderr
 
