@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,55 @@ import psutil
 from gcnrec.machine import available_cores, machine, versions
 
 OPTIONAL = ("torch-geometric", "dgl", "implicit", "cupy-cuda13x", "cupy-cuda12x", "numba-cuda")
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_PCI = Path("/sys/bus/pci/devices")
+_DRIVER = Path("/sys/module/nvidia/version")
+# Speed of one lane, as the kernel prints it, of each generation of PCI Express.
+_PCIE = {"2.5": 1, "5.0": 2, "8.0": 3, "16.0": 4, "32.0": 5, "64.0": 6}
+_NO_LIMIT = 2**62
 
 
 def examine() -> dict[str, Any]:
-    """Sections of plain figures, ready for JSON. Loads torch and numba; starts CUDA only to name the devices."""
+    """Sections of plain figures, ready for JSON. Loads torch and numba; starts CUDA only to name the devices.
+
+    A section that cannot be read holds the reason as `problem`: a broken machine is what one asks a doctor about.
+    """
     return {
-        "machine": machine(),
-        "optional": versions(OPTIONAL),
-        "devices": _devices(),
-        "threads": _threads(),
-        "memory": _memory(),
-        "disk": {"free_gib_here": _gib(shutil.disk_usage(".").free)},
+        "machine": _attempt(machine),
+        "optional": _attempt(lambda: versions(OPTIONAL)),
+        "cuda": _attempt(_cuda),
+        "devices": _attempt(_devices),
+        "threads": _attempt(_threads),
+        "memory": _attempt(_memory),
+        "disk": _attempt(lambda: {"free_gib_here": _gib(shutil.disk_usage(".").free)}),
     }
+
+
+def _attempt(section: Callable[[], Any]) -> Any:
+    try:
+        return section()
+    except Exception as problem:  # whatever it is, it is the finding
+        return {"problem": f"{type(problem).__name__}: {problem}"}
+
+
+def _cuda() -> dict[str, Any]:
+    """What must fit together: the driver, and the runtime that torch was built for (None: torch for the CPU only)."""
+    import torch
+
+    return {"driver": _word(_DRIVER), "runtime": torch.version.cuda, "no_device_because": _obstacle()}
+
+
+def _obstacle() -> str | None:
+    """What torch says when it is made to start CUDA; None when it starts."""
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    try:
+        torch.cuda.init()
+    except Exception as problem:  # torch raises AssertionError and RuntimeError here
+        return str(problem).partition("\n")[0]
+    return "no device is visible"
 
 
 def _devices() -> list[dict[str, Any]]:
@@ -41,10 +78,22 @@ def _devices() -> list[dict[str, Any]]:
                 "capability": f"{facts.major}.{facts.minor}",
                 "memory_gib": _gib(total),
                 "free_gib": _gib(free),
-                "cuda": torch.version.cuda,
+                **_link(facts),
             }
         )
     return devices
+
+
+def _link(facts: Any) -> dict[str, Any]:
+    """Generation and lanes of a device's link at its best: idle, it may run slower. None where the kernel does not tell."""
+    if not hasattr(facts, "pci_bus_id"):  # a torch that does not know it
+        return {"pcie_generation": None, "pcie_lanes": None}
+    folder = _PCI / f"{facts.pci_domain_id:04x}:{facts.pci_bus_id:02x}:{facts.pci_device_id:02x}.0"
+    lanes = _word(folder / "max_link_width")
+    return {
+        "pcie_generation": _PCIE.get(_word(folder / "max_link_speed") or ""),
+        "pcie_lanes": int(lanes) if lanes and lanes.isdigit() else None,
+    }
 
 
 def _threads() -> dict[str, Any]:
@@ -64,16 +113,18 @@ def _threads() -> dict[str, Any]:
 
 def _memory() -> dict[str, Any]:
     memory = psutil.virtual_memory()
+    shared = Path("/dev/shm")
     return {
         "total_gib": _gib(memory.total),
         "available_gib": _gib(memory.available),
         "container_limit_gib": _container_limit_gib(),
         "lockable_gib": _lockable_gib(),
+        "shared_memory_free_gib": _gib(shutil.disk_usage(shared).free) if shared.is_dir() else None,
     }
 
 
 def _lockable_gib() -> float | None:
-    """Limit on memory that this process may lock; None is no limit. CUDA's own pinned memory is not counted here."""
+    """Limit on memory that this process may lock (ulimit -l); None is no limit. NVIDIA's driver pins by another way, mostly."""
     import resource
 
     limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
@@ -81,12 +132,18 @@ def _lockable_gib() -> float | None:
 
 
 def _container_limit_gib() -> float | None:
-    """The memory limit of the control group (v2), which a container obeys whatever the machine has; None is no limit."""
+    """The memory limit of the control group, which a container obeys whatever the machine has; None is no limit."""
+    texts = [_word(path) or "" for path in _CGROUP_LIMITS]  # version 2, version 1
+    limits = [int(text) for text in texts if text.isdigit() and int(text) < _NO_LIMIT]
+    return _gib(min(limits)) if limits else None
+
+
+def _word(path: Path) -> str | None:
+    """The first word of a small file of the kernel; None where there is none."""
     try:
-        text = _CGROUP_LIMIT.read_text(encoding="ascii").strip()
-    except OSError:
+        return path.read_text(encoding="ascii", errors="replace").split()[0]
+    except (OSError, IndexError):
         return None
-    return _gib(int(text)) if text.isdigit() else None
 
 
 def _gib(number_of_bytes: int) -> float:

@@ -1,0 +1,107 @@
+"""The doctor on machines that are made up, healthy and broken."""
+
+from __future__ import annotations
+
+import resource
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from gcnrec import doctor
+
+GPU = {"name": "Some GPU", "major": 9, "minor": 0, "pci_domain_id": 0, "pci_bus_id": 0xAF, "pci_device_id": 1}
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """One made-up device; what the kernel tells about its link is written below the returned folder."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(**GPU))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (3 << 30, 4 << 30))
+    monkeypatch.setattr(doctor, "_PCI", tmp_path)
+    monkeypatch.setattr(doctor, "_DRIVER", tmp_path / "version")
+    folder = tmp_path / "0000:af:01.0"
+    folder.mkdir()
+    return folder
+
+
+def test_this_machine_has_no_problem():
+    facts = doctor.examine()
+    assert list(facts) == ["machine", "optional", "cuda", "devices", "threads", "memory", "disk"]
+    assert "problem" not in str(facts)
+    assert {"numba-cuda", "cupy-cuda13x"} <= facts["optional"].keys()
+    assert facts["memory"]["available_gib"] <= facts["memory"]["total_gib"]
+
+
+def test_a_device_tells_its_link(gpu):
+    (gpu / "max_link_speed").write_text("32.0 GT/s PCIe\n")
+    (gpu / "max_link_width").write_text("16\n")
+    (gpu.parent / "version").write_text("580.95.05\n")
+    assert doctor.examine()["devices"] == [
+        {"name": "Some GPU", "capability": "9.0", "memory_gib": 4.0, "free_gib": 3.0, "pcie_generation": 5, "pcie_lanes": 16}
+    ]
+    assert doctor.examine()["cuda"]["driver"] == "580.95.05"
+
+
+def test_why_there_is_no_device(gpu, monkeypatch):
+    assert doctor.examine()["cuda"]["no_device_because"] is None
+
+    def refuse():
+        raise RuntimeError("the driver is too old (found version 11040)\nPlease update")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", refuse)
+    assert doctor.examine()["cuda"]["no_device_because"] == "the driver is too old (found version 11040)"
+    assert doctor.examine()["devices"] == []
+
+
+def test_a_link_that_cannot_be_read_is_unknown(gpu, monkeypatch):
+    unknown = {"pcie_generation": None, "pcie_lanes": None}
+    assert unknown.items() <= doctor.examine()["devices"][0].items()
+    (gpu / "max_link_speed").write_text("Unknown\n")
+    (gpu / "max_link_width").write_text("\n")
+    assert unknown.items() <= doctor.examine()["devices"][0].items()
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(name="old", major=7, minor=0))
+    assert unknown.items() <= doctor.examine()["devices"][0].items()
+
+
+def test_a_broken_part_is_a_finding_and_stops_no_other(gpu, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("CUDA driver is too old")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
+    monkeypatch.setattr(psutil, "virtual_memory", broken)
+    facts = doctor.examine()
+    assert facts["devices"] == facts["memory"] == {"problem": "RuntimeError: CUDA driver is too old"}
+    assert "problem" not in str({name: facts[name] for name in ("optional", "threads", "disk", "cuda")})
+
+
+@pytest.mark.parametrize("part", ["machine", "versions", "_cuda", "_devices", "_threads", "_memory", "_gib"])
+def test_it_never_raises(monkeypatch, part):
+    def broken(*arguments):
+        raise OSError("gone")
+
+    monkeypatch.setattr(doctor, part, broken)
+    assert {"problem": "OSError: gone"} in doctor.examine().values()
+
+
+@pytest.mark.parametrize(
+    ("version_2", "version_1", "gib"),
+    [("max", None, None), (str(3 << 30), None, 3.0), (None, "9223372036854771712", None), (None, str(5 << 30), 5.0)],
+)
+def test_limits_of_both_kinds_of_control_group(monkeypatch, tmp_path, version_2, version_1, gib):
+    paths = (tmp_path / "two", tmp_path / "one")
+    for path, text in zip(paths, (version_2, version_1), strict=True):
+        if text is not None:
+            path.write_text(f"{text}\n")
+    monkeypatch.setattr(doctor, "_CGROUP_LIMITS", paths)
+    assert doctor.examine()["memory"]["container_limit_gib"] == gib
+
+
+@pytest.mark.parametrize(("limit", "gib"), [(resource.RLIM_INFINITY, None), (1 << 29, 0.5)])
+def test_the_limit_on_locked_memory(monkeypatch, limit, gib):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
+    assert doctor.examine()["memory"]["lockable_gib"] == gib
