@@ -74,7 +74,7 @@ def _timed(job: Job, dataset: Dataset, table_bytes: int, graph_bytes: int) -> di
     step_seconds = float(np.median(seconds[WARM_STEPS:] or seconds))
     rows_NF = torch.empty(graph.num_nodes, step.encoder.export_width)
     begun = time.perf_counter()
-    step.encoder.export(step.table, rows_NF)
+    step.encoder.export(step.table.drained(), rows_NF)
     export_seconds = time.perf_counter() - begun
     validation_seconds = export_seconds + _ranking_seconds(rows_NF, dataset)
     epoch_seconds = count * step_seconds
@@ -83,7 +83,9 @@ def _timed(job: Job, dataset: Dataset, table_bytes: int, graph_bytes: int) -> di
     refit_share = 1 + len(dataset.valid) / graph.num_edges  # a refit's epoch has the validation edges too
     refit_seconds = start_seconds + epochs * epoch_seconds * refit_share if job.train.refit else 0.0
     sparse = job.table.budget < 1.0
-    gradient_bytes = 4 * (step.table.num_values + graph.num_nodes * 2 * min(64, step.table.width))  # and the scratch of a hop
+    gradient_bytes = 4 * (
+        step.table.drained().num_values + graph.num_nodes * 2 * min(64, step.table.width)
+    )  # and the scratch of a hop
     explorations = int(job.sparsity.stop * epochs / job.sparsity.interval) if sparse else 0
     explore_seconds = explorations * (job.sparsity.batches * step_seconds)
     checkpoint_bytes = 2 * table_bytes

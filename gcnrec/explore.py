@@ -68,6 +68,7 @@ class Explorer:
         moment = Moment(progress, number // self._every - 1)
         batches = fresh_batches(step, moment.number, self._policy.batches)
         gradients = mean_gradients(step, batches, self._folder) if batches else None
+        step.table.drained()
         table.hold(_block_bytes(table))
         change = self._policy.explore(table, moment, gradients)
         table.hold(0)
@@ -102,13 +103,14 @@ class Explorer:
 
 def explorer_of(job: Job, step: Step, folder: Path) -> Explorer | None:
     """The explorer of a job's sparse table, None for a dense one."""
-    if not isinstance(step.table, SlotTable):
+    table = step.table.drained()
+    if not isinstance(table, SlotTable):
         return None
     per_epoch = step.sampler.steps_per_epoch
     every = max(1, round(job.sparsity.interval * per_epoch))
     graph = step.sampler.graph
     deciles_N = np.concatenate([_deciles(graph.user_items.degrees), _deciles(graph.item_users.degrees)])
-    return Explorer(policy_of(job, graph), step.table, deciles_N, every, job.train.epochs * per_epoch, folder)
+    return Explorer(policy_of(job, graph), table, deciles_N, every, job.train.epochs * per_epoch, folder)
 
 
 def _deciles(degrees: NDArray[np.integer]) -> NDArray[np.uint8]:

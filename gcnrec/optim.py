@@ -10,7 +10,7 @@ import numpy as np
 
 from gcnrec.config import Optimizer
 from gcnrec.ops import update
-from gcnrec.table import RowGrad, Rows, State
+from gcnrec.rows import RowGrad, Rows, State
 
 
 class Rule(Protocol):
@@ -148,13 +148,13 @@ def learning_rate(settings: Optimizer, step: int, total_steps: int) -> float:
 def _lazy_adam(kernel, rule: Adam | AdamRow, rows: Rows, grad: RowGrad, step: int, rate: float) -> None:  # type: ignore[no-untyped-def]
     state = _state(rows)
     kernel(
-        *_weights(rows), state.values.numpy(), state.at_R, state.last_N.numpy(), rows.rows_R, *_gradient(grad), step,
+        *_weights(rows), state.values.numpy(), state.at_R, state.last_N.numpy(), *_gradient(grad), step,
         np.float32(rate), np.float32(rule.beta1), np.float32(rule.beta2), np.float32(rule.epsilon),
     )  # fmt: skip
 
 
 def _weights(rows: Rows) -> tuple[Any, ...]:
-    return rows.weights, rows.at_R, rows.count_R
+    return rows.weights, rows.at_R, rows.count_R, rows.rows_R
 
 
 def _gradient(grad: RowGrad) -> tuple[Any, ...]:

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import Csr
 from gcnrec.ops import slots as ops
-from gcnrec.table import RowGrad, Rows, State
+from gcnrec.queues import Spans
+from gcnrec.rows import RowGrad, Rows, State
+from gcnrec.staged import StagedSlots
 
 RECORD_BYTES = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 """Sizes of a record. Small steps keep the unused tail of a row small, whatever its count."""
@@ -115,6 +117,34 @@ class SlotTable:
 
     def write(self, rows: Rows) -> None:
         """Nothing to do: `read` handed out the arenas themselves."""
+
+    def prefetch(self, rows_R: NDArray[np.int64]) -> None:
+        """Nothing to do: rows are read where they lie."""
+
+    def drained(self) -> SlotTable:
+        return self
+
+    @property
+    def last_N(self) -> torch.Tensor:
+        return self._last
+
+    def spans(self, rows_R: NDArray[np.int64]) -> tuple[Spans, ...]:
+        """Records, in units of 8 bytes, then state."""
+        layout, counts_R = self._layout, self._slots.count_N[rows_R]
+        arena = torch.from_numpy(self._slots.columns.view(np.int64))
+        records = Spans(arena, self._slots.location_N[rows_R].astype(np.int64), layout.record_K[counts_R] // ops.UNIT)
+        state = self.read(rows_R, with_state=True).state
+        assert state is not None  # asked for
+        return records, Spans(state.values, state.at_R, layout.state_K[counts_R])
+
+    def staged(self, rows_R: NDArray[np.int64], copies: tuple[Spans, ...], last_N: torch.Tensor) -> StagedSlots:
+        records, state = copies
+        arena = records.memory.numpy().view(np.uint8)
+        slots = ops.Slots(
+            records.at_R.astype(np.uint32), self._slots.count_N[rows_R], arena.view(self._slots.values.dtype), arena,
+            self._layout.capacity_K,
+        )  # fmt: skip
+        return StagedSlots(rows_R, self.width, slots, state, last_N)
 
     def columns(self, first: int, last: int) -> torch.Tensor:
         out_NC = torch.empty(self.num_rows, last - first)  # copy: columns lie scattered over the records

@@ -23,7 +23,7 @@ from gcnrec.models.objective import Objective, objective_of
 from gcnrec.models.sampled import SampledLightGcn
 from gcnrec.optim import Rule, rule_of
 from gcnrec.sampler import Batch, EdgeSampler, edge_sampler
-from gcnrec.table import Table
+from gcnrec.table import StepTable
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Step:
 
     sampler: EdgeSampler
     encoder: Encoder
-    table: Table
+    table: StepTable
     rule: Rule
     objective: Objective
     layer_optimizer: torch.optim.Optimizer | None
@@ -78,7 +78,7 @@ class Step:
         return value, encoded, grad_VD, _grad(ego_VD)
 
 
-def build_step(job: Job, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None, table: Table) -> Step:
+def build_step(job: Job, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None, table: StepTable) -> Step:
     """The step that a job describes, on `graph`, updating `table`. `weights_E`: one positive weight per edge."""
     rule = rule_of(job.optimizer)
     encoder = _encoder(job, graph, table.width, rule.every_row)

@@ -1,8 +1,8 @@
 """Row tables: N rows of width D, read and updated by row number.
 
 Two planes with one index: weights, and optimizer state, which a forward-only read never touches.
-A `Rows` names places in planes; on the CPU these are the table's own planes, so that an update works in place and `write`
-has nothing to copy. A table in pinned memory reads into staging planes instead, and `write` sends them back.
+A `Rows` names places in planes: here the table's own, so that an update works in place and `write` has nothing to copy.
+Behind a device (`gcnrec.pipelined`) they are copies there, and `write` sends them back.
 Models and update rules see no difference between dense rows and slots (`gcnrec.slots`): gradients come row by row, at the
 stored values only.
 
@@ -11,7 +11,6 @@ Letters: N rows of the table, R rows read, V chosen graph rows, D width, X store
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -22,53 +21,48 @@ from gcnrec.errors import DataError
 from gcnrec.graph import Csr
 from gcnrec.ops.gather import gather, padded
 from gcnrec.ops.propagate import propagate_rows, scatter_rows
+from gcnrec.queues import Spans
+from gcnrec.rows import RowGrad, Rows, State
+from gcnrec.staged import StagedDense
 
 LINE_BYTES = 128
 """Rows start on (or evenly share) lines of this size, the unit of a zero-copy read from a GPU."""
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """Optimizer state of rows: flat float32 `values` in which row r's starts at `at_R[r]`; `last_N` int32, the step of each
-    table row's last update."""
-
-    values: torch.Tensor
-    at_R: NDArray[np.int64]
-    last_N: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows `rows_R` (int64, ascending, unique) where they lie: row r's `count_R[r]` values start at `weights[at_R[r]]`.
-
-    `weights` is the flat memory of a plane: float32, or uint16 that holds bfloat16.
-    """
-
-    rows_R: NDArray[np.int64]
-    weights: NDArray[np.float32] | NDArray[np.uint16]
-    at_R: NDArray[np.int64]
-    count_R: NDArray[np.int64]
-    state: State | None
-
-
-@dataclass(frozen=True, slots=True)
-class RowGrad:
-    """Gradient of the loss with respect to the stored values of rows: `rows_R` int64 ascending and unique, and flat float32
-    `values_X` in which row r's begins at `at_R[r]`, in the order in which the table stores them."""
-
-    rows_R: NDArray[np.int64]
-    values_X: torch.Tensor
-    at_R: NDArray[np.int64]
-
-
-class Table(Protocol):
-    """What training needs of a table, wherever and however its rows are stored."""
+class StepTable(Protocol):
+    """What a training step needs of a table, wherever its rows are."""
 
     @property
     def num_rows(self) -> int: ...
 
     @property
     def width(self) -> int: ...
+
+    def prefetch(self, rows_R: NDArray[np.int64]) -> None:
+        """Rows that the next step will read, announced while this one trains."""
+        ...
+
+    def read(self, rows_R: NDArray[np.int64], with_state: bool) -> Rows: ...
+
+    def decode(self, rows: Rows) -> torch.Tensor:
+        """The rows as a new dense tile, float32 (R, D)."""
+        ...
+
+    def stored(self, rows_R: NDArray[np.int64], tile_RD: torch.Tensor) -> RowGrad:
+        """The gradient of the stored values, from that of whole rows."""
+        ...
+
+    def write(self, rows: Rows) -> None:
+        """Make updated rows the table's content."""
+        ...
+
+    def drained(self) -> Table:
+        """The whole table in host memory, with every update in it."""
+        ...
+
+
+class Table(StepTable, Protocol):
+    """A whole table: what exports, explorations, checkpoints and full propagation need beside."""
 
     @property
     def num_values(self) -> int: ...
@@ -94,22 +88,8 @@ class Table(Protocol):
         """The most that table, state and explorations together ever had allocated."""
         ...
 
-    def read(self, rows_R: NDArray[np.int64], with_state: bool) -> Rows: ...
-
-    def decode(self, rows: Rows) -> torch.Tensor:
-        """The rows as a new dense tile, float32 (R, D)."""
-        ...
-
-    def write(self, rows: Rows) -> None:
-        """Make updated rows the table's content."""
-        ...
-
     def columns(self, first: int, last: int) -> torch.Tensor:
         """Columns `first .. last-1` of every row, float32 (N, last - first): a view where the layout allows."""
-        ...
-
-    def stored(self, rows_R: NDArray[np.int64], tile_RD: torch.Tensor) -> RowGrad:
-        """The gradient of the stored values, from that of whole rows."""
         ...
 
     def empty_gradient(self) -> RowGrad:
@@ -203,6 +183,27 @@ class DenseTable:
 
     def write(self, rows: Rows) -> None:
         """Nothing to do: `read` handed out the planes themselves."""
+
+    def prefetch(self, rows_R: NDArray[np.int64]) -> None:
+        """Nothing to do: rows are read where they lie."""
+
+    def drained(self) -> DenseTable:
+        return self
+
+    @property
+    def last_N(self) -> torch.Tensor:
+        return self._last
+
+    def spans(self, rows_R: NDArray[np.int64]) -> tuple[Spans, ...]:
+        """Rows, then their state."""
+        return tuple(
+            Spans(torch.from_numpy(padded(plane).reshape(-1)), rows_R * _pitch(plane), np.full(len(rows_R), plane.shape[1]))
+            for plane in (self._weights, self._state)
+        )
+
+    def staged(self, rows_R: NDArray[np.int64], copies: tuple[Spans, ...], last_N: torch.Tensor) -> StagedDense:
+        weights, state = copies
+        return StagedDense(rows_R, self.width, weights, state, last_N)
 
     def columns(self, first: int, last: int) -> torch.Tensor:
         return self._weights[:, first:last]

@@ -215,10 +215,11 @@ def _close_epoch(
 def _finish(job: Job, step: Step, dataset: Dataset, folder: Path) -> None:
     rows_NF = exported(job, step, folder)
     write_embeddings(folder, dataset, rows_NF)
-    if isinstance(step.table, SlotTable):
-        write_slots(folder / "table.safetensors", step.table, order_digest(dataset.user_ids, dataset.item_ids))
-    budget = budget_values(job, step.table.num_rows)
-    write_json(folder / "memory.json", memory_report(step.table, step.rule, budget, base_width(job), rows_NF))
+    table = step.table.drained()
+    if isinstance(table, SlotTable):
+        write_slots(folder / "table.safetensors", table, order_digest(dataset.user_ids, dataset.item_ids))
+    budget = budget_values(job, table.num_rows)
+    write_json(folder / "memory.json", memory_report(table, step.rule, budget, base_width(job), rows_NF))
 
 
 def exported(job: Job, step: Step, folder: Path) -> torch.Tensor:
@@ -228,7 +229,7 @@ def exported(job: Job, step: Step, folder: Path) -> torch.Tensor:
     """
     graph = step.sampler.graph
     rows_NF = scratch_rows(folder, graph.num_nodes, step.encoder.export_width)
-    step.encoder.export(step.table, rows_NF)
+    step.encoder.export(step.table.drained(), rows_NF)
     items_IF, settings = rows_NF[graph.num_users :], job.model
     if settings.norm_power != 1.0:
         items_IF *= items_IF.norm(dim=1, keepdim=True).clamp_min(1e-12) ** (settings.norm_power - 1.0)
@@ -239,7 +240,7 @@ def exported(job: Job, step: Step, folder: Path) -> torch.Tensor:
 
 
 def _checkpoint(step: Step, explorer: Explorer | None, path: Path, progress: Progress) -> None:
-    tensors = {f"table.{name}": tensor for name, tensor in step.table.tensors().items()}
+    tensors = {f"table.{name}": tensor for name, tensor in step.table.drained().tensors().items()}
     if explorer:
         tensors |= {f"explorer.{name}": tensor for name, tensor in explorer.tensors().items()}
     if step.encoder.layers is not None and step.layer_optimizer is not None:
@@ -252,7 +253,9 @@ def _checkpoint(step: Step, explorer: Explorer | None, path: Path, progress: Pro
 def _restore(step: Step, explorer: Explorer | None, tensors: dict[str, torch.Tensor]) -> None:
     """Put a checkpoint's tensors back in place; nothing for an empty one."""
     if tensors:
-        step.table.restore({name.removeprefix("table."): each for name, each in tensors.items() if name.startswith("table.")})
+        step.table.drained().restore(
+            {name.removeprefix("table."): each for name, each in tensors.items() if name.startswith("table.")}
+        )
     if tensors and explorer:
         explorer.restore({name.removeprefix("explorer."): each for name, each in tensors.items() if name.startswith("explorer.")})
     if tensors and step.encoder.layers is not None and step.layer_optimizer is not None:

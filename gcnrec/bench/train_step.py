@@ -27,9 +27,10 @@ from gcnrec.bench.harness import Row, Variant, largest_error, measure, overall, 
 from gcnrec.config import Job, Loss, Model, Optimizer, Sampler, Train
 from gcnrec.machine import available_cores
 from gcnrec.optim import Rule, rule_of
+from gcnrec.rows import RowGrad, Rows
 from gcnrec.sampler import Batch, edge_sampler
 from gcnrec.step import Step, build_step
-from gcnrec.table import DenseTable, RowGrad, Rows
+from gcnrec.table import DenseTable
 
 _WARMUP = 2
 _START_SCALE = 0.1

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.rows import RowGrad
 from gcnrec.sampler import Batch
-from gcnrec.table import RowGrad, Table
+from gcnrec.table import StepTable, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Encoded:
 class Encoder(Protocol):
     """A model that is trained: `encode` for a step, `export` for ranking."""
 
-    def encode(self, table: Table, batch: Batch) -> Encoded: ...
+    def encode(self, table: StepTable, batch: Batch) -> Encoded: ...
 
     def export(self, table: Table, out_NF: torch.Tensor) -> None:
         """Write the embeddings of all nodes, users first, into `out_NF` float32 (N, `export_width`)."""

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.propagate import inverse_sqrt, mark_rows, propagate, propagate_rows, scatter_rows
-from gcnrec.table import RowGrad, Table
+from gcnrec.rows import RowGrad
+from gcnrec.table import Table
 
 
 class Hop:

@@ -17,8 +17,9 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import Encoded, column_blocks
 from gcnrec.models.hops import Hop
 from gcnrec.models.layerwise import export_mean
+from gcnrec.rows import RowGrad
 from gcnrec.sampler import Batch
-from gcnrec.table import RowGrad, Table
+from gcnrec.table import StepTable, Table
 
 BLOCK = 64
 """Columns propagated at a time over the whole graph. Wider is faster, as the edges are read once per block (on Gowalla, 64
@@ -40,15 +41,16 @@ class LightGcn:
         self.export_width = width
         self.every_node = num_layers > 0
 
-    def encode(self, table: Table, batch: Batch) -> Encoded:
-        ego_VD = table.decode(table.read(batch.nodes_V, with_state=False))
+    def encode(self, table: StepTable, batch: Batch) -> Encoded:
+        whole = table.drained()
+        ego_VD = whole.decode(whole.read(batch.nodes_V, with_state=False))
         nodes = torch.from_numpy(batch.nodes_V)
         final_VD = ego_VD.clone()
         if self._num_layers == 1:
-            final_VD += self._hop.read_rows(table, batch.nodes_V, batch.num_users)
+            final_VD += self._hop.read_rows(whole, batch.nodes_V, batch.num_users)
         elif self._num_layers > 1:
-            for first, last in column_blocks(table.width, BLOCK):
-                source, (target, free) = table.columns(first, last), self._planes(first, last)
+            for first, last in column_blocks(whole.width, BLOCK):
+                source, (target, free) = whole.columns(first, last), self._planes(first, last)
                 for _ in range(self._num_layers - 1):
                     source = self._hop.full(source, target)
                     target, free = free, target
@@ -57,7 +59,7 @@ class LightGcn:
         final_VD /= self._num_layers + 1
 
         def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
-            return self._pull(table, batch, grad_VD / (self._num_layers + 1), grad_ego_VD)
+            return self._pull(whole, batch, grad_VD / (self._num_layers + 1), grad_ego_VD)
 
         def pull_whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
             self._pull_whole(batch, grad_VD / (self._num_layers + 1), grad_ego_VD, rows_R, out_RD)

@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.models.encoder import Encoded
+from gcnrec.rows import RowGrad
 from gcnrec.sampler import Batch
-from gcnrec.table import RowGrad, Table
+from gcnrec.table import StepTable, Table
 
 
 class MatrixFactorisation:
@@ -20,7 +21,7 @@ class MatrixFactorisation:
     def __init__(self, width: int) -> None:
         self.export_width = width
 
-    def encode(self, table: Table, batch: Batch) -> Encoded:
+    def encode(self, table: StepTable, batch: Batch) -> Encoded:
         rows_VD = table.decode(table.read(batch.nodes_V, with_state=False))
 
         def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:

@@ -17,8 +17,9 @@ from gcnrec import random
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.hops import Hop, SymmetricHop
+from gcnrec.rows import RowGrad
 from gcnrec.sampler import Batch
-from gcnrec.table import RowGrad, Table
+from gcnrec.table import StepTable, Table
 
 
 class Ngcf:
@@ -38,16 +39,16 @@ class Ngcf:
                 layer.weight.copy_(weight)  # type: ignore[operator, union-attr]
                 layer.bias.zero_()  # type: ignore[operator, union-attr]
 
-    def encode(self, table: Table, batch: Batch) -> Encoded:
-        nodes = torch.from_numpy(batch.nodes_V)
-        leaf_ND = table.columns(0, table.width).detach().requires_grad_()
+    def encode(self, table: StepTable, batch: Batch) -> Encoded:
+        whole, nodes = table.drained(), torch.from_numpy(batch.nodes_V)
+        leaf_ND = whole.columns(0, whole.width).detach().requires_grad_()
         final_VF = self._propagate(leaf_ND)[nodes]
-        ego_VD = table.decode(table.read(batch.nodes_V, with_state=False))
+        ego_VD = whole.decode(whole.read(batch.nodes_V, with_state=False))
 
         def pull(grad_VF: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
             grad_ND = torch.zeros_like(leaf_ND)
             pull_whole(grad_VF, grad_ego_VD, np.arange(len(grad_ND)), grad_ND)
-            return table.stored(np.arange(len(grad_ND)), grad_ND)
+            return whole.stored(np.arange(len(grad_ND)), grad_ND)
 
         def pull_whole(grad_VF: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
             final_VF.backward(grad_VF)

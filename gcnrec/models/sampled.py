@@ -20,8 +20,9 @@ from gcnrec.models.encoder import Encoded
 from gcnrec.models.hops import Hop
 from gcnrec.models.layerwise import export_mean
 from gcnrec.ops.propagate import inverse_sqrt, propagate, scatter_rows
+from gcnrec.rows import RowGrad
 from gcnrec.sampler import Batch
-from gcnrec.table import RowGrad, Table
+from gcnrec.table import StepTable, Table
 
 
 class SampledLightGcn:
@@ -33,10 +34,10 @@ class SampledLightGcn:
     def __init__(self, graph: BipartiteGraph, num_layers: int, width: int) -> None:
         self._hop = Hop(graph)
         self._num_layers = num_layers
-        self._degrees_N = np.concatenate([graph.user_items.degrees, graph.item_users.degrees]).astype(np.float32)
+        self._degrees_N = np.concatenate([graph.user_items.degrees, graph.item_users.degrees])
         self.export_width = width
 
-    def encode(self, table: Table, batch: Batch) -> Encoded:
+    def encode(self, table: StepTable, batch: Batch) -> Encoded:
         rows_RD = table.decode(table.read(batch.rows_R, with_state=False))
         hops = [_DrawnHop(block, self._degrees_N[batch.rows_R]) for block in batch.blocks]
         ego_VD = rows_RD[_index(np.searchsorted(batch.rows_R, batch.nodes_V))]
@@ -76,7 +77,7 @@ def _pulled(hops: list[_DrawnHop], batch: Batch, grad_VD: torch.Tensor, grad_ego
 class _DrawnHop:
     """The drawn part of A between a hop's targets and sources, scaled so that its expectation is A."""
 
-    def __init__(self, block: Block, degrees_R: NDArray[np.float32]) -> None:
+    def __init__(self, block: Block, degrees_R: NDArray[np.int64]) -> None:
         self.block = block
         degrees_T, drawn_T = degrees_R[block.targets_T], block.csr.degrees
         scale_T = np.zeros(len(degrees_T), np.float32)

@@ -2,7 +2,7 @@
 
 Rows lie anywhere in flat planes, dense or packed as slots: row r's values are weights[at[r] : at[r] + count[r]], their
 gradient starts at grad[grad_at[r]] and their state at state[state_at[r]], moment after moment. `rows_R` (int64, unique)
-are row numbers, for `last_N` int32, the step at which a row was last updated; step numbers start at 1.
+are row numbers, for random rounding and for `last_N` int32, the step of a row's last update; steps count from 1.
 Weights are float32, or bfloat16 as uint16; everything else is float32.
 Scalars are float32 and slices are taken once a row: then LLVM keeps the inner loops in float32 vectors.
 
@@ -19,22 +19,24 @@ import numpy as np
 
 from gcnrec.ops.values import load, store_update
 
+PLACES = 256
+"""Values of a row that are rounded at random each by a draw of its own: (step, row, place), wherever the row lies."""
 _SUMS = {"reassoc", "nsz"}
 """Lets LLVM add up a row's squares in vector lanes: another order than left to right, but always the same one."""
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
-def sgd(weights, at_R, count_R, grad, grad_at_R, step, rate):
+def sgd(weights, at_R, count_R, rows_R, grad, grad_at_R, step, rate):
     """w -= rate * g."""
     for r in numba.prange(len(at_R)):
         count = count_R[r]
         w, g = weights[at_R[r] : at_R[r] + count], grad[grad_at_R[r] : grad_at_R[r] + count]
         for d in range(count):
-            store_update(w, d, load(w, d) - rate * g[d], step, at_R[r] + d)
+            store_update(w, d, load(w, d) - rate * g[d], step, rows_R[r] * PLACES + d)
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy", fastmath=_SUMS)
-def adagrad_row(weights, at_R, count_R, state, state_at_R, grad, grad_at_R, step, rate, epsilon):
+def adagrad_row(weights, at_R, count_R, rows_R, state, state_at_R, grad, grad_at_R, step, rate, epsilon):
     """s += mean(g^2); w -= rate * g / (sqrt(s) + epsilon): one scalar of state per row (Duchi et al. 2011, row-wise)."""
     for r in numba.prange(len(at_R)):
         count = count_R[r]
@@ -47,11 +49,11 @@ def adagrad_row(weights, at_R, count_R, state, state_at_R, grad, grad_at_R, step
         state[state_at_R[r]] += square / np.float32(count)
         scale = rate / (np.sqrt(state[state_at_R[r]]) + epsilon)
         for d in range(count):
-            store_update(w, d, load(w, d) - scale * g[d], step, at_R[r] + d)
+            store_update(w, d, load(w, d) - scale * g[d], step, rows_R[r] * PLACES + d)
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
-def adam(weights, at_R, count_R, state, state_at_R, last_N, rows_R, grad, grad_at_R, step, rate, beta1, beta2, epsilon):
+def adam(weights, at_R, count_R, rows_R, state, state_at_R, last_N, grad, grad_at_R, step, rate, beta1, beta2, epsilon):
     """Adam (Kingma & Ba 2015) on touched rows only: m and v decay by beta^gap since the row's last update.
 
     State of a row: [m | v]. Bias correction uses the global step; untouched weights do not move.
@@ -62,14 +64,14 @@ def adam(weights, at_R, count_R, state, state_at_R, last_N, rows_R, grad, grad_a
         gap = step - last_N[rows_R[r]]
         decay1, decay2 = np.float32(beta1**gap), np.float32(beta2**gap)
         _adam_row(
-            weights, at_R[r], count_R[r], state, state_at_R[r], grad, grad_at_R[r], step, scaled, root,
+            weights, at_R[r], count_R[r], rows_R[r], state, state_at_R[r], grad, grad_at_R[r], step, scaled, root,
             decay1, decay2, new1, new2, epsilon,
         )  # fmt: skip
         last_N[rows_R[r]] = step
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy", fastmath=_SUMS)
-def adam_row(weights, at_R, count_R, state, state_at_R, last_N, rows_R, grad, grad_at_R, step, rate, beta1, beta2, epsilon):
+def adam_row(weights, at_R, count_R, rows_R, state, state_at_R, last_N, grad, grad_at_R, step, rate, beta1, beta2, epsilon):
     """Adam with one second moment per row, the mean of g^2; state of a row: [m | v], count + 1 wide. Lazy like `adam`."""
     scaled, root = _corrections(step, rate, beta1, beta2)
     new1, new2 = np.float32(1.0) - beta1, np.float32(1.0) - beta2
@@ -90,23 +92,23 @@ def adam_row(weights, at_R, count_R, state, state_at_R, last_N, rows_R, grad, gr
         for d in range(count):
             first = decay1 * m[d] + new1 * g[d]
             m[d] = first
-            store_update(w, d, load(w, d) - scale * first, step, at_R[r] + d)
+            store_update(w, d, load(w, d) - scale * first, step, rows_R[r] * PLACES + d)
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
-def adam_dense(weights, at_R, count_R, state, state_at_R, grad, grad_at_R, step, rate, beta1, beta2, epsilon):
+def adam_dense(weights, at_R, count_R, rows_R, state, state_at_R, grad, grad_at_R, step, rate, beta1, beta2, epsilon):
     """Adam on the given rows, touched or not: what torch.optim.Adam does to a dense table. State of a row: [m | v]."""
     scaled, root = _corrections(step, rate, beta1, beta2)
     new1, new2 = np.float32(1.0) - beta1, np.float32(1.0) - beta2
     for r in numba.prange(len(at_R)):
         _adam_row(
-            weights, at_R[r], count_R[r], state, state_at_R[r], grad, grad_at_R[r], step, scaled, root,
+            weights, at_R[r], count_R[r], rows_R[r], state, state_at_R[r], grad, grad_at_R[r], step, scaled, root,
             beta1, beta2, new1, new2, epsilon,
         )  # fmt: skip
 
 
 @numba.njit(inline="always", error_model="numpy")
-def _adam_row(weights, at, count, state, state_at, grad, grad_at, step, scaled, root, decay1, decay2, new1, new2, epsilon):
+def _adam_row(weights, at, count, row, state, state_at, grad, grad_at, step, scaled, root, decay1, decay2, new1, new2, epsilon):
     w, g = weights[at : at + count], grad[grad_at : grad_at + count]
     m, v = state[state_at : state_at + count], state[state_at + count : state_at + 2 * count]
     for d in range(count):
@@ -114,7 +116,7 @@ def _adam_row(weights, at, count, state, state_at, grad, grad_at, step, scaled, 
         second = decay2 * v[d] + new2 * g[d] * g[d]
         m[d] = first
         v[d] = second
-        store_update(w, d, load(w, d) - scaled * first / (np.sqrt(second) * root + epsilon), step, at + d)
+        store_update(w, d, load(w, d) - scaled * first / (np.sqrt(second) * root + epsilon), step, row * PLACES + d)
 
 
 @numba.njit(error_model="numpy")

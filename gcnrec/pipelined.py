@@ -1,0 +1,172 @@
+"""A table that stays in host memory while a device trains on it: rows of the next batch come while this one trains.
+
+For step t the rows of t+1 are read before t has changed its own, and the rows of t-1 may still be on their way back. So a row
+that t+1 shares with either arrives old, or torn. Such rows are patched from the copies on the device, t-1's first, then t's,
+before t+1 trains: results equal the serial run's bit for bit, and nothing ever waits for a write.
+
+    reads    | read t+1          | read t+2          |
+    compute  | train t           | patch, train t+1  |
+    writes   |         write t-1 |           write t |
+
+Letters: N rows of the table, R rows of a batch, D width.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.errors import UsageError
+from gcnrec.queues import Device, Mark, Spans
+from gcnrec.rows import RowGrad, Rows
+from gcnrec.staged import StagedRows
+from gcnrec.table import Table
+
+
+class HostTable(Table, Protocol):
+    """A table whose rows are spans of flat host memories."""
+
+    @property
+    def last_N(self) -> torch.Tensor:
+        """int32: the step of each row's last update."""
+        ...
+
+    def spans(self, rows_R: NDArray[np.int64]) -> tuple[Spans, ...]:
+        """Where rows and their state lie."""
+        ...
+
+    def staged(self, rows_R: NDArray[np.int64], copies: tuple[Spans, ...], last_N: torch.Tensor) -> StagedRows:
+        """Rows whose `spans` were copied to `copies`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    rows_R: NDArray[np.int64]
+    rows: StagedRows
+    host: tuple[Spans, ...]
+    copies: tuple[Spans, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Arriving:
+    """Rows being read: whole after `mark`; writes up to number `behind` were over before the read began."""
+
+    staged: _Staged
+    mark: Mark
+    behind: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaving:
+    staged: _Staged
+    mark: Mark
+    number: int
+
+
+class PipelinedTable:
+    """`host` behind a device's queues. A step reads, decodes and writes the rows of one batch; `prefetch` announces the next.
+    The array `rows_R` of a batch is its name: the same one must be given to `prefetch` and to everything in the step.
+
+    Whole-table work (export, exploration, checkpoints) is that of `drained()`.
+    """
+
+    def __init__(self, host: HostTable, device: Device) -> None:
+        self._host, self._device = host, device
+        self._last_N = device.resident(host.last_N)
+        self._arriving: deque[_Arriving] = deque()
+        self._leaving: deque[_Leaving] = deque()
+        self._written = 0
+        self._current: _Staged | None = None
+        self.num_rows, self.width = host.num_rows, host.width
+
+    def prefetch(self, rows_R: NDArray[np.int64]) -> None:
+        """Begin to read `rows_R` and their state; the batches announced so far are read in this order."""
+        reads = self._device.reads
+        # All but the last write must be over, so that no more than two steps' rows need patching.
+        behind = self._written - 1
+        for leaving in self._leaving:
+            if leaving.number <= behind:
+                reads.after(leaving.mark)
+        host = self._host.spans(rows_R)
+        copies = tuple(span.packed_in(self._device.empty(int(span.length_R.sum()), span.memory)) for span in host)
+        for span, copy in zip(host, copies, strict=True):
+            self._device.copy(reads, span, copy)  # copy: of this batch's rows, over PCIe
+        staged = _Staged(rows_R, self._host.staged(rows_R, copies, self._last_N), host, copies)
+        self._arriving.append(_Arriving(staged, reads.mark(), behind))
+
+    def read(self, rows_R: NDArray[np.int64], with_state: bool) -> Rows:
+        """The rows of the current batch, where the device has them. Other rows than before begin a new batch."""
+        return self._at(rows_R).rows.read(with_state)
+
+    def decode(self, rows: Rows) -> torch.Tensor:
+        return self._at(rows.rows_R).rows.decode()
+
+    def stored(self, rows_R: NDArray[np.int64], tile_RD: torch.Tensor) -> RowGrad:
+        return self._at(rows_R).rows.stored(tile_RD)
+
+    def write(self, rows: Rows) -> None:
+        """Send the current batch's rows back, after everything that was asked of them."""
+        staged, writes = self._at(rows.rows_R), self._device.writes
+        writes.after(self._device.compute.mark())
+        for span, copy in zip(staged.host, staged.copies, strict=True):
+            self._device.copy(writes, copy, span)  # copy: of this batch's rows, over PCIe
+        self._written += 1
+        self._leaving.append(_Leaving(staged, writes.mark(), self._written))
+        self._forget()
+
+    def drained(self) -> HostTable:
+        """The host table with every update in it. What was prefetched and not read is dropped."""
+        # synchronize: whole-table work reads host memory.
+        for arriving in self._arriving:
+            arriving.mark.finish()
+        for leaving in self._leaving:
+            leaving.mark.finish()
+        self._device.compute.mark().finish()
+        self._arriving.clear()
+        self._leaving.clear()
+        self._current = None
+        if self._last_N is not self._host.last_N:
+            self._host.last_N.copy_(self._last_N)  # copy: four bytes a row
+        return self._host
+
+    def _at(self, rows_R: NDArray[np.int64]) -> _Staged:
+        # The array itself is the batch's name: the next batch may well have the same rows.
+        if self._current is None or rows_R is not self._current.rows_R:
+            self._current = self._arrived(rows_R)
+        return self._current
+
+    def _arrived(self, rows_R: NDArray[np.int64]) -> _Staged:
+        """The rows, all as the last update left them."""
+        if not self._arriving:
+            self.prefetch(rows_R)
+        arriving = self._arriving.popleft()
+        staged = arriving.staged
+        if staged.rows_R is not rows_R:
+            raise UsageError(
+                f"the pipeline was told of a batch of {len(staged.rows_R):,} rows and asked for another of {len(rows_R):,}; "
+                "read batches in the order in which they were prefetched"
+            )
+        self._device.compute.after(arriving.mark)
+        for leaving in self._leaving:
+            if leaving.number > arriving.behind:
+                self._patch(leaving.staged, staged)
+        self._forget()
+        return staged
+
+    def _patch(self, earlier: _Staged, later: _Staged) -> None:
+        """Rows of both, from the earlier batch's copies: rows keep their lengths between explorations."""
+        _, here, there = np.intersect1d(earlier.rows_R, later.rows_R, assume_unique=True, return_indices=True)
+        for source, target in zip(earlier.copies, later.copies, strict=True):
+            self._device.copy(self._device.compute, source.take(here), target.take(there))
+
+    def _forget(self) -> None:
+        """Drop what no batch on its way can have missed; the last write but one is what the next read waits for."""
+        needed = min([self._written - 2, *(arriving.behind for arriving in self._arriving)])
+        while self._leaving and self._leaving[0].number <= needed:
+            self._leaving.popleft()
