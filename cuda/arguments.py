@@ -37,3 +37,8 @@ def rows_address(name: str, rows: torch.Tensor) -> tuple[np.uint64, np.int64]:
 def blocks_for(items: int, per_block: int, max_blocks: int | None = None) -> int:
     """Blocks that cover `items`, at least one and at most the cap."""
     return max(1, min(-(-items // per_block), max_blocks or WAVE))
+
+
+def lanes_for(vectors: int, least: int = 1) -> int:
+    """Threads that share a row: the largest power of two that its vectors fill, at most a warp."""
+    return max(least, min(32, 1 << (max(vectors, 1).bit_length() - 1)))

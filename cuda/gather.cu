@@ -5,7 +5,8 @@
 #include "types.cuh"
 
 template <typename Vector>
-__device__ void gather(const Vector* plane, i64 pitch, const i64* index, i64 rows, i64 width, Vector* out, i64 out_pitch, int lanes) {
+__device__ void gather(const Vector* plane, i64 pitch, const i64* index, i64 rows, i64 width, Vector* out, i64 out_pitch,
+                       int lanes) {
     const Tile tile = tile_of(lanes);
     for (i64 r = tile.first; r < rows; r += tile.stride) {
         const Vector* row = plane + index[r] * pitch;
@@ -28,7 +29,8 @@ __device__ void gather_shifted(const Vector* plane, i64 pitch, const i64* index,
 }
 
 template <typename Vector>
-__device__ void put(Vector* plane, i64 pitch, const i64* index, i64 rows, i64 width, const Vector* source, i64 source_pitch, int lanes) {
+__device__ void put(Vector* plane, i64 pitch, const i64* index, i64 rows, i64 width, const Vector* source,
+                    i64 source_pitch, int lanes) {
     const Tile tile = tile_of(lanes);
     for (i64 r = tile.first; r < rows; r += tile.stride) {
         Vector* row = plane + index[r] * pitch;
@@ -37,18 +39,18 @@ __device__ void put(Vector* plane, i64 pitch, const i64* index, i64 rows, i64 wi
 }
 
 // Widths and pitches count vectors: 16 bytes where addresses and sizes allow, else single floats.
-#define KERNELS(suffix, Vector)                                                                                                   \
-    extern "C" __global__ void gcnrec_gather_##suffix(const Vector* plane, i64 pitch, const i64* index, i64 rows, i64 width,      \
-                                                      Vector* out, i64 out_pitch, int lanes) {                                    \
-        gather(plane, pitch, index, rows, width, out, out_pitch, lanes);                                                          \
-    }                                                                                                                             \
-    extern "C" __global__ void gcnrec_gather_shifted_##suffix(const Vector* plane, i64 pitch, const i64* index, i64 rows,         \
-                                                              i64 width, Vector* out, i64 out_pitch, int lanes) {                 \
-        gather_shifted(plane, pitch, index, rows, width, out, out_pitch, lanes);                                                  \
-    }                                                                                                                             \
-    extern "C" __global__ void gcnrec_put_##suffix(Vector* plane, i64 pitch, const i64* index, i64 rows, i64 width,               \
-                                                   const Vector* source, i64 source_pitch, int lanes) {                           \
-        put(plane, pitch, index, rows, width, source, source_pitch, lanes);                                                       \
+#define KERNELS(suffix, Vector)                                                                                               \
+    extern "C" __global__ void gcnrec_gather_##suffix(const Vector* plane, i64 pitch, const i64* index, i64 rows, i64 width,  \
+                                                      Vector* out, i64 out_pitch, int lanes) {                                \
+        gather(plane, pitch, index, rows, width, out, out_pitch, lanes);                                                      \
+    }                                                                                                                         \
+    extern "C" __global__ void gcnrec_gather_shifted_##suffix(const Vector* plane, i64 pitch, const i64* index, i64 rows,     \
+                                                              i64 width, Vector* out, i64 out_pitch, int lanes) {             \
+        gather_shifted(plane, pitch, index, rows, width, out, out_pitch, lanes);                                              \
+    }                                                                                                                         \
+    extern "C" __global__ void gcnrec_put_##suffix(Vector* plane, i64 pitch, const i64* index, i64 rows, i64 width,           \
+                                                   const Vector* source, i64 source_pitch, int lanes) {                       \
+        put(plane, pitch, index, rows, width, source, source_pitch, lanes);                                                   \
     }
 
 KERNELS(4, float)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gcnrec.cuda import module
-from gcnrec.cuda.arguments import BLOCK, address, blocks_for, rows_address
+from gcnrec.cuda.arguments import BLOCK, address, blocks_for, lanes_for, rows_address
 from gcnrec.errors import DataError
 
 LINE_BYTES = 128
@@ -45,14 +45,9 @@ def _move(kernel: str, plane_PD: torch.Tensor, index_R: torch.Tensor, rows_RD: t
         return
     floats = 4 if all(int(number) % 16 == 0 for number in (plane, rows, 4 * pitch, 4 * rows_pitch, 4 * width)) else 1
     shifted = kernel == "gather" and 4 * width > LINE_BYTES and (int(pitch) * 4 % LINE_BYTES or int(plane) % LINE_BYTES)
-    lanes = _lanes(width // floats, LINE_BYTES // (4 * floats) if shifted else 1)
+    lanes = lanes_for(width // floats, LINE_BYTES // (4 * floats) if shifted else 1)
     name = f"gcnrec_{kernel}{'_shifted' if shifted else ''}_{4 * floats}"
     sizes = (np.int64(pitch // floats), index, np.int64(len(index_R)), np.int64(width // floats))
     grid = blocks_for(len(index_R) * lanes, BLOCK, max_blocks)
     arguments = (plane, *sizes, rows, np.int64(rows_pitch // floats), np.int32(lanes))
     module.launch("gather.cu", name, grid, BLOCK, arguments, index_R.device)
-
-
-def _lanes(vectors: int, least: int) -> int:
-    """The largest power of two that a row's vectors fill, at most a warp; shifted rows need at least a line's worth."""
-    return max(least, min(32, 1 << (max(vectors, 1).bit_length() - 1)))
