@@ -24,15 +24,20 @@ _FILES = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`available`: bytes that may become resident; `lockable`: RLIMIT_MEMLOCK, None where it does not bind this process."""
+    """`available`: bytes that this process may make resident, with a reserve left to the machine.
+
+    `lockable`: RLIMIT_MEMLOCK; None where it does not bind this process. NVIDIA's driver pins pages without asking for this
+    limit on most systems, so it explains a refusal rather than making one.
+    """
 
     available: int
     lockable: int | None
 
 
 def read_limits() -> Limits:
-    """What the kernel and the control groups leave to this process now."""
-    return Limits(min([psutil.virtual_memory().available, *_group_rooms()]), _lockable())
+    """What the kernel and the control groups leave to this process now, less a sixteenth: pinned pages are never given back."""
+    room = min([psutil.virtual_memory().available, *_group_rooms()])
+    return Limits(room - room // 16, _lockable())
 
 
 def require_memory(nbytes: int, limits: Limits) -> None:
@@ -40,7 +45,7 @@ def require_memory(nbytes: int, limits: Limits) -> None:
     if nbytes > limits.available:
         raise DeviceError(
             f"{nbytes:,} bytes of host memory were asked for and {limits.available:,} are available to this process "
-            '(free memory and control group); lower table.budget or set table.placement = "disk"'
+            '(free memory and control group, less a reserve); lower table.budget or set table.placement = "disk"'
         )
 
 

@@ -40,7 +40,7 @@ class PinnedMemory:
         self._memory = memory
         self.read_only = read_only
         try:
-            self._device_address = registrar.device_address(self.chunks)
+            registrar.require_mapped(self.chunks)
         except BaseException:
             self.close()
             raise
@@ -56,10 +56,10 @@ class PinnedMemory:
 
     @property
     def device_address(self) -> int:
-        """The address of the first byte for kernels. DeviceError after `close`."""
+        """The address of the first byte for kernels, the host's own. DeviceError after `close`."""
         if not self._close.alive:
             raise DeviceError(f"{self.nbytes:,} bytes of pinned memory were asked for after they were closed; open them again")
-        return self._device_address
+        return self._memory.address
 
     def array(self, shape: tuple[int, ...], dtype: DTypeLike, pitch_bytes: int | None = None, offset: int = 0) -> PinnedArray:
         """An array of `shape` from byte `offset` on, its rows `pitch_bytes` apart (default: without gaps).

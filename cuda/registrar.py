@@ -43,7 +43,7 @@ class Registrar:
 
     def __init__(self, runtime: HostRuntime, chunk_bytes: int = CHUNK_BYTES) -> None:
         self.runtime = runtime
-        self._chunk_bytes = chunk_bytes
+        self._chunk_bytes = -(-chunk_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         # Reentrant: the garbage collector may close other memory of ours in the middle of any of these methods.
         self._lock = threading.RLock()
         self._held: dict[Chunk, HostMemory] = {}
@@ -84,24 +84,18 @@ class Registrar:
                 "this process ends"
             )
 
-    def device_address(self, chunks: Sequence[Chunk]) -> int:
-        """Where the GPU reads the first byte; every other follows at its distance on the host. PinningRefused otherwise."""
-        first = 0
-        for number, chunk in enumerate(chunks):
+    def require_mapped(self, chunks: Sequence[Chunk]) -> None:
+        """PinningRefused unless the GPU reads every chunk at its host address, by which kernels are called."""
+        for number, chunk in enumerate(chunks, 1):
             code, address = self.runtime.device_pointer(chunk.address)
             if code != Code.SUCCESS:
                 self.runtime.last_error()
+            if code != Code.SUCCESS or address != chunk.address:
+                answer = self.runtime.error_name(code) if code != Code.SUCCESS else "another address"
                 raise PinningRefused(
-                    f"the driver pinned {chunk.nbytes:,} bytes and mapped none to the GPU ({self.runtime.error_name(code)}); "
-                    'set table.placement = "disk", which copies rows instead'
+                    f"the GPU should read pinned memory at its host address, and for piece {number} of {len(chunks)} the driver "
+                    f'answered {answer}; set table.placement = "disk", which copies rows instead'
                 )
-            first = address if number == 0 else first
-            if address - first != chunk.address - chunks[0].address:
-                raise PinningRefused(
-                    f"pinned memory should be in one piece for the GPU, and piece {number + 1} of {len(chunks)} lies elsewhere "
-                    '(no unified addresses on this machine); set table.placement = "disk", which copies rows instead'
-                )
-        return first
 
     def _release(self, chunks: Sequence[Chunk]) -> list[tuple[Chunk, int]]:
         """Unregister what is still held of `chunks`; those for which it failed, with the driver's codes."""
@@ -157,7 +151,7 @@ def process_registrar() -> Registrar:
 
 
 def _chunks(memory: HostMemory, chunk_bytes: int) -> Iterator[Chunk]:
-    """Pieces that meet at page boundaries: two that share a page could not both be registered."""
+    """Pieces, of whole pages' size, that meet at page boundaries: two that share a page could not both be registered."""
     at, stop = memory.address, memory.address + memory.nbytes
     while at < stop:
         end = min(stop, (at + chunk_bytes) // mmap.PAGESIZE * mmap.PAGESIZE)

@@ -108,6 +108,24 @@ def test_chunks_of_memory_that_starts_inside_a_page_meet_at_pages():
         assert sum(driver.registered.values()) == memory.nbytes
 
 
+def test_chunks_are_whole_pages():
+    driver = Driver()
+    with PinnedMemory(allocate(3 * PAGE), Registrar(driver, chunk_bytes=1)):
+        assert list(driver.registered.values()) == [PAGE] * 3
+
+
+def test_an_address_space_full_of_table_never_needs_a_call_that_drivers_refuse():
+    """A fake owner stands for 2 TiB: from 2^39 bytes on, one call fails."""
+    driver = Driver()
+    driver.register = lambda address, nbytes, flags: driver.calls.append(("register", nbytes)) or 0
+
+    class Huge:
+        address, nbytes = 4096 * 17 + 64, 1 << 41
+
+    chunks = Registrar(driver).register(Huge(), 3)
+    assert sum(chunk.nbytes for chunk in chunks) == 1 << 41 and max(chunk.nbytes for chunk in chunks) < 1 << 39
+
+
 @pytest.mark.parametrize("failing", range(5))
 def test_a_chunk_that_fails_takes_back_those_before(failing):
     driver = Driver({("register", failing): OUT_OF_MEMORY})
@@ -137,10 +155,10 @@ def test_a_missing_device_address_takes_back_everything(failing):
     assert driver.registered == {} and driver.sticky == 0
 
 
-def test_scattered_device_addresses_are_refused():
+def test_device_addresses_other_than_the_hosts_are_refused():
     driver = Driver(shift=64)
     chunked, memory = five_chunks(driver)
-    with pytest.raises(PinningRefused, match="piece 2 of 5 lies elsewhere"):
+    with pytest.raises(PinningRefused, match="piece 2 of 5 the driver answered another address"):
         PinnedMemory(memory, chunked)
     assert driver.registered == {}
 
