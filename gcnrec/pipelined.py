@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.errors import UsageError
 from gcnrec.queues import Device, Mark, Spans
 from gcnrec.rows import RowGrad, Rows
 from gcnrec.staged import StagedRows
@@ -53,7 +52,7 @@ class _Staged:
     copies: tuple[Spans, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Arriving:
     """Rows being read: whole after `mark`; writes up to number `behind` were over before the read began."""
 
@@ -71,7 +70,7 @@ class _Leaving:
 
 class PipelinedTable:
     """`host` behind a device's queues. A step reads, decodes and writes the rows of one batch; `prefetch` announces the next.
-    The array `rows_R` of a batch is its name: the same one must be given to `prefetch` and to everything in the step.
+    The array `rows_R` is the batch's name: the same one must be given to `prefetch` and to everything in the step.
 
     Whole-table work (export, exploration, checkpoints) is that of `drained()`.
     """
@@ -81,12 +80,23 @@ class PipelinedTable:
         self._last_N = device.resident(host.last_N)
         self._arriving: deque[_Arriving] = deque()
         self._leaving: deque[_Leaving] = deque()
+        self._announced: list[NDArray[np.int64]] = []
         self._written = 0
         self._current: _Staged | None = None
         self.num_rows, self.width = host.num_rows, host.width
 
     def prefetch(self, rows_R: NDArray[np.int64]) -> None:
-        """Begin to read `rows_R` and their state; the batches announced so far are read in this order."""
+        """Begin to read `rows_R` and their state."""
+        self._announced.append(rows_R)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin to read what was announced, and again what the last drain interrupted."""
+        for rows_R in self._announced:
+            self._arriving.append(self._reading(rows_R))
+        self._announced.clear()
+
+    def _reading(self, rows_R: NDArray[np.int64]) -> _Arriving:
         reads = self._device.reads
         # All but the last write must be over, so that no more than two steps' rows need patching.
         behind = self._written - 1
@@ -98,7 +108,7 @@ class PipelinedTable:
         for span, copy in zip(host, copies, strict=True):
             self._device.copy(reads, span, copy)  # copy: of this batch's rows, over PCIe
         staged = _Staged(rows_R, self._host.staged(rows_R, copies, self._last_N), host, copies)
-        self._arriving.append(_Arriving(staged, reads.mark(), behind))
+        return _Arriving(staged, reads.mark(), behind)
 
     def read(self, rows_R: NDArray[np.int64], with_state: bool) -> Rows:
         """The rows of the current batch, where the device has them. Other rows than before begin a new batch."""
@@ -121,13 +131,14 @@ class PipelinedTable:
         self._forget()
 
     def drained(self) -> HostTable:
-        """The host table with every update in it. What was prefetched and not read is dropped."""
+        """The host table with every update in it. Rows on their way are read again afterwards."""
         # synchronize: whole-table work reads host memory.
         for arriving in self._arriving:
             arriving.mark.finish()
         for leaving in self._leaving:
             leaving.mark.finish()
         self._device.compute.mark().finish()
+        self._announced = [arriving.staged.rows_R for arriving in self._arriving] + self._announced
         self._arriving.clear()
         self._leaving.clear()
         self._current = None
@@ -143,15 +154,13 @@ class PipelinedTable:
 
     def _arrived(self, rows_R: NDArray[np.int64]) -> _Staged:
         """The rows, all as the last update left them."""
-        if not self._arriving:
-            self.prefetch(rows_R)
-        arriving = self._arriving.popleft()
+        self._begin()
+        arriving = next((each for each in self._arriving if each.staged.rows_R is rows_R), None)
+        if arriving is None:  # not announced: read while everyone waits
+            arriving = self._reading(rows_R)
+        else:
+            self._arriving.remove(arriving)
         staged = arriving.staged
-        if staged.rows_R is not rows_R:
-            raise UsageError(
-                f"the pipeline was told of a batch of {len(staged.rows_R):,} rows and asked for another of {len(rows_R):,}; "
-                "read batches in the order in which they were prefetched"
-            )
         self._device.compute.after(arriving.mark)
         for leaving in self._leaving:
             if leaving.number > arriving.behind:

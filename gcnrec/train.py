@@ -36,6 +36,7 @@ from gcnrec.events import append_event, keep_events
 from gcnrec.explore import Explorer, explorer_of
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.atomic import atomic_file
+from gcnrec.loaders.minibatch import Waits, minibatches
 from gcnrec.loaders.schema import Dataset
 from gcnrec.machine import available_cores
 from gcnrec.memory import memory_report, scratch_rows
@@ -169,7 +170,8 @@ def _epoch(
     steps = step.sampler.steps_per_epoch
     epochs = job.train.epochs if progress.stage == "fit" else progress.best_epoch
     loss, rows, rate = 0.0, 0, 0.0
-    for index, batch in enumerate(step.sampler.epoch(progress.epoch), 1):
+    waits = Waits()
+    for index, batch in enumerate(minibatches(step.sampler, progress.epoch, step.table, waits), 1):
         # Refits walk the learning-rate schedule of the fit, so its length is that of the fit too.
         rate = learning_rate(job.optimizer, batch.step, steps * job.train.epochs)
         loss += step(batch, rate)
@@ -186,6 +188,7 @@ def _epoch(
     record = {
         "event": "epoch", "stage": progress.stage, "epoch": progress.epoch, "step": progress.epoch * steps,
         "seconds": round(progress.seconds, 3), "loss": loss / steps, "rows_per_second": rows / seconds, "learning_rate": rate,
+        "stalled_share": waits.seconds / seconds,
     }  # fmt: skip
     return record, progress
 

@@ -34,7 +34,7 @@ ROWS = [
     ["evaluate", "recommend", "artifacts", "events", "slot_files"],
     ["loaders", "testing", "start", "step", "memory", "explore"],
     ["models", "losses", "sparsity", "dynamic", "policy", "exchange", "support", "nmf", "metrics"],
-    ["sampler", "table", "slots", "optim", "rows", "staged", "queues", "pipelined"],
+    ["sampler", "blocks", "table", "slots", "optim", "rows", "staged", "queues", "pipelined"],
     ["device"],
     ["ops", "cuda"],
 ]

@@ -1,0 +1,57 @@
+"""Batches of an epoch, drawn ahead by a thread while earlier ones train, and announced to the table one step before.
+
+A batch depends on (seed, epoch, index) alone, so drawing ahead changes nothing but the time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numba
+
+from gcnrec.sampler import Batch, EdgeSampler
+from gcnrec.table import StepTable
+
+AHEAD = 2
+"""Batches drawn beyond the one that trains: the next one's rows are being read, the one after is being drawn."""
+
+
+@dataclass
+class Waits:
+    """Seconds that training stood still for batches that were not drawn yet."""
+
+    seconds: float = 0.0
+
+
+def minibatches(sampler: EdgeSampler, epoch: int, table: StepTable, waits: Waits) -> Iterator[Batch]:
+    """The batches of `epoch` (0, 1, ...) in order. Before a batch is handed out, the next one's rows are prefetched.
+
+    The thread ends with the epoch, or when the iterator is closed.
+    """
+    steps = sampler.steps_per_epoch
+    with ThreadPoolExecutor(1, "gcnrec-sampler", numba.set_num_threads, (1,)) as thread:  # training has the other cores
+        drawn: list[Future[Batch]] = []
+        try:
+            for index in range(steps):
+                for ahead in range(index + len(drawn), min(index + AHEAD + 1, steps)):
+                    drawn.append(thread.submit(sampler.batch, epoch, ahead))
+                batch = _taken(drawn[0], waits)
+                if index == 0:
+                    table.prefetch(batch.rows_R)
+                if index + 1 < steps:
+                    table.prefetch(_taken(drawn[1], waits).rows_R)
+                drawn.pop(0)
+                yield batch
+        finally:
+            for future in drawn:
+                future.cancel()
+
+
+def _taken(future: Future[Batch], waits: Waits) -> Batch:
+    begun = time.perf_counter()
+    batch = future.result()
+    waits.seconds += time.perf_counter() - begun
+    return batch
