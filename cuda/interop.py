@@ -113,6 +113,7 @@ def _candidates() -> list[str]:
     """Libraries to try: what this process has loaded, then by name, torch's own version first."""
     import torch
 
+    version = torch.version.cuda.split(".")[0] if torch.version.cuda else "13"
     loaded = {line.split()[-1] for line in _MAPS.read_text().splitlines() if "libcudart" in line} if _MAPS.exists() else set()
-    majors = dict.fromkeys([*([torch.version.cuda.split(".")[0]] if torch.version.cuda else []), "13", "12"])
-    return [*sorted(loaded), *(f"libcudart.so.{major}" for major in majors)]
+    names = dict.fromkeys(f"libcudart.so.{major}" for major in (version, "13", "12"))
+    return [*sorted(loaded, key=lambda path: (f".so.{version}" not in path, path)), *names]

@@ -54,10 +54,14 @@ def test_no_library_is_one_sentence(monkeypatch):
 
 
 def test_what_this_process_has_loaded_is_tried_first(monkeypatch, tmp_path):
+    """And of several, as another package may bring its own, the one that torch was built for."""
+    lines = ["7f00-7f01 r-xp 0 fe:00 1 /dgl/libcudart.so.11.0", "7f01-7f02 rw-p 0"]
+    lines += ["7f03-7f04 r--p 0 fe:00 2 /torch/libcudart.so.12"] * 2
     maps = tmp_path / "maps"
-    maps.write_text(
-        "7f00-7f01 r-xp 0 fe:00 1 /site/libcudart.so.13\n7f01-7f02 r--p 0 fe:00 1 /site/libcudart.so.13\n7f03-7f04 rw-p 0\n"
-    )
+    maps.write_text("\n".join(lines))
     monkeypatch.setattr(interop, "_MAPS", maps)
     monkeypatch.setattr(torch.version, "cuda", "12.9")
-    assert interop._candidates() == ["/site/libcudart.so.13", "libcudart.so.12", "libcudart.so.13"]
+    assert interop._candidates() == ["/torch/libcudart.so.12", "/dgl/libcudart.so.11.0", "libcudart.so.12", "libcudart.so.13"]
+    monkeypatch.setattr(interop, "_MAPS", tmp_path / "absent")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert interop._candidates() == ["libcudart.so.13", "libcudart.so.12"]
