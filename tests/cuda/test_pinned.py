@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from gcnrec.cuda.registrar import PinningRefused, Registrar
 from gcnrec.errors import DeviceError
 
 PAGE = mmap.PAGESIZE
+ROOT = Path(__file__).parents[2]
 OUT_OF_MEMORY, NOT_PERMITTED = 2, 800
 
 
@@ -229,7 +231,7 @@ class Driver:
 registrar = Registrar(Driver())
 tables = [PinnedMemory(allocate(4096), registrar) for _ in range(3)]
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
     assert (done.stdout.split(), done.stderr) == (["2", "1", "0"], "")
 
 
