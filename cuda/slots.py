@@ -69,11 +69,12 @@ def spans(
     """Where the rows' values and state lie, as indices of the arenas, and how many values each has; everything int64."""
     names = ("weight_at_R", "state_at_R", "count_R")
     parts = zip(names, (weight_at_R, state_at_R, count_R), strict=True)
-    out = tuple(address(name, part, torch.int64) for name, part in parts)
+    out: tuple[np.generic, ...] = tuple(address(name, part, torch.int64) for name, part in parts)
     tables = (address("record_K", record_K, torch.int64), address("state_K", state_K, torch.int64))
     rows = (address("rows_R", rows_R, torch.int64), np.int64(len(rows_R)))
-    arguments = (*arena(slots)[:2], value_bytes(slots), *rows, *tables, np.int64(slab_bytes), np.int64(state_slab), *out)
-    _launch("gcnrec_spans", len(rows_R), arguments, slots)
+    location, count, _, _ = arena(slots)
+    arguments = (location, count, value_bytes(slots), *rows, *tables, np.int64(slab_bytes), np.int64(state_slab))
+    _launch("gcnrec_spans", len(rows_R), arguments + out, slots)
 
 
 def stage(slots: Slots, rows_R: torch.Tensor, staged: Slots, max_blocks: int | None = None) -> None:

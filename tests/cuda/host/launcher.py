@@ -15,7 +15,8 @@ from gcnrec.cuda import module
 
 SHIM = Path(__file__).parent / "shim.h"
 FLAGS = ("-std=c++17", "-O1", "-g", "-fPIC", f"-I{module.FOLDER}", "-include", str(SHIM), "-x", "c++")
-CHECKS = ("-fsanitize=undefined", "-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function")
+CHECKS = ("-fsanitize=undefined", "-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror")
+CUDA_ONLY = ("-Wno-unused-function", "-Wno-unknown-pragmas")
 ENTRY = """
 extern "C" int host_{name}(int count, unsigned grid, unsigned block, void** values, const char** types, int falling) {{
     return shim::launch({name}, count, grid, block, values, types, falling);
@@ -57,6 +58,7 @@ def compiled(path: Path, folder: Path) -> ctypes.CDLL:
     seen = subprocess.run(["g++", *FLAGS, "-E", "-P", str(path)], capture_output=True, text=True, check=True).stdout
     names = re.findall(r'extern "C"\s+void (gcnrec_\w+)\(', seen)
     whole.write_text(f'#include "{path}"\n' + "".join(ENTRY.format(name=name) for name in names), encoding="utf-8")
-    done = subprocess.run(["g++", *FLAGS, *CHECKS, "-shared", str(whole), "-o", str(library)], capture_output=True, text=True)
+    command = ["g++", *FLAGS, *CHECKS, *CUDA_ONLY, "-shared", str(whole), "-o", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return ctypes.CDLL(str(library))

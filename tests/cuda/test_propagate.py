@@ -1,0 +1,126 @@
+"""Products with the graph against the CPU's kernels and float64, on graphs of every awkward shape."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gcnrec.cuda import propagate as cuda
+from gcnrec.errors import DataError
+from gcnrec.graph import Csr, csr_from_edges, transpose
+from gcnrec.ops import propagate as ops
+from gcnrec.testing import assert_as_accurate
+
+
+def random_csr(rows, columns, edges):
+    draw = np.random.default_rng(0)
+    skewed = (rows * draw.random(edges) ** 3).astype(np.int32)
+    return csr_from_edges(skewed, draw.integers(0, columns, edges).astype(np.int32), rows, columns)
+
+
+def star(columns):
+    return Csr(np.array([0, columns], np.int64), np.arange(columns, dtype=np.int32), columns)
+
+
+GRAPHS = {
+    "skewed, with empty rows": random_csr(60, 45, 500),
+    "star": star(2100),
+    "star seen from its leaves": transpose(star(100)),
+    "no edges": Csr(np.zeros(8, np.int64), np.zeros(0, np.int32), 5),
+    "no rows": Csr(np.zeros(1, np.int64), np.zeros(0, np.int32), 5),
+}
+
+
+def on_device(csr):
+    other = transpose(csr)
+    tensors = [torch.from_numpy(np.array(part)) for part in (csr.indptr, csr.indices, other.indptr, other.indices)]
+    return cuda.Csr(*tensors[:2], csr.columns, cuda.Csr(*tensors[2:], csr.rows))
+
+
+def inputs(csr, width):
+    draw = torch.Generator().manual_seed(width)
+    return (
+        torch.randn(csr.columns, width, generator=draw),
+        torch.rand(csr.rows, generator=draw) + 0.1,
+        torch.rand(csr.columns, generator=draw) + 0.1,
+    )
+
+
+def exact_product(csr, source, row_scale, column_scale):
+    dense = np.zeros((csr.rows, csr.columns))
+    dense[csr.row_numbers(), csr.indices] = 1.0
+    scaled = row_scale.double().numpy()[:, None] * dense * column_scale.double().numpy()
+    return torch.from_numpy(scaled) @ source.double()
+
+
+@pytest.mark.parametrize("width", [1, 3, 16, 64, 72, 130])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_propagate(host, name, width):
+    csr = GRAPHS[name]
+    values = inputs(csr, width)
+    found, yardstick = cuda.propagate(on_device(csr), *values), ops.propagate(csr, *values)
+    assert_as_accurate(found, yardstick, exact_product(csr, *values), name)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_chosen_rows_and_column_blocks(host, name):
+    csr = GRAPHS[name]
+    source, row_scale, column_scale = inputs(csr, 40)
+    whole = cuda.propagate(on_device(csr), source, row_scale, column_scale)
+    rows = torch.tensor([0, csr.rows - 1, 0] if csr.rows else [], dtype=torch.int32)
+    chosen = cuda.propagate_rows(on_device(csr), source, row_scale, column_scale, rows)
+    assert torch.equal(chosen, whole[rows.long()])
+    around = torch.full((csr.rows, 44), -1.0)
+    cuda.propagate(on_device(csr), source[:, 8:24], row_scale, column_scale, around[:, 5:21])
+    assert torch.equal(around[:, 5:21], whole[:, 8:24])
+    assert (around[:, :5] == -1).all() and (around[:, 21:] == -1).all()
+
+
+@pytest.mark.parametrize("width", [1, 33, 64, 130])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_scatter_rows(host, name, width):
+    csr = GRAPHS[name]
+    _, row_scale, column_scale = inputs(csr, 1)
+    rows = np.random.default_rng(0).integers(0, csr.rows, 12).astype(np.int32) if csr.rows else np.empty(0, np.int32)
+    draw = torch.Generator().manual_seed(1)
+    grad, out = torch.randn(len(rows), width, generator=draw), torch.randn(csr.columns, width, generator=draw)
+    expected, exact = out.clone(), out.double()
+    ops.scatter_rows(csr, grad, rows, row_scale, column_scale, expected)
+    for v, row in enumerate(rows.tolist()):
+        for c in csr.row(row).tolist():
+            exact[c] += column_scale[c].double() * row_scale[row].double() * grad[v].double()
+    untouched = (exact == out.double()).all(1)
+    before = out.clone()
+    assert cuda.scatter_rows(on_device(csr), grad, torch.from_numpy(rows), row_scale, column_scale, out) is out
+    assert_as_accurate(out, expected, exact, name)
+    assert torch.equal(out[untouched], before[untouched])
+
+
+def test_marks_and_scales(host):
+    csr = GRAPHS["skewed, with empty rows"]
+    rows = np.array([0, 40, 59, 3], np.int32)
+    expected, flags = np.zeros(45, np.uint8), torch.zeros(45, dtype=torch.uint8)
+    expected[44] = flags[44] = 7
+    ops.mark_rows(csr, rows, expected)
+    cuda.mark_rows(on_device(csr), torch.from_numpy(rows), flags)
+    assert flags.tolist() == expected.tolist()
+    degrees = np.array([4, 0, 3, 1_000_003])
+    assert torch.equal(cuda.inverse_sqrt(torch.from_numpy(degrees)), ops.inverse_sqrt(degrees))
+
+
+def test_what_does_not_fit_is_refused(host):
+    csr = on_device(GRAPHS["skewed, with empty rows"])
+    source, row_scale, column_scale = inputs(GRAPHS["skewed, with empty rows"], 4)
+    for wrong, sentence in (
+        (lambda: cuda.propagate(csr, source[1:], row_scale, column_scale), "rows of one width"),
+        (lambda: cuda.propagate(csr, source, column_scale, row_scale), "scales must be 60 and 45"),
+        (
+            lambda: cuda.scatter_rows(
+                csr._replace(transposed=None), source, torch.zeros(45, dtype=torch.int32), row_scale, column_scale, source
+            ),
+            "need the transposed graph",
+        ),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            wrong()
