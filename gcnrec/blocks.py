@@ -38,15 +38,6 @@ class Sampled:
     blocks: tuple[Block, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Hop:
-    """A hop before its rows have positions: node numbers, and neighbours as positions among the sources."""
-
-    targets_T: NDArray[np.int64]
-    sources_S: NDArray[np.int64]
-    csr: Csr
-
-
 @dataclass(frozen=True)
 class NeighbourSampler:
     """Draws `fanouts[h]` neighbours, without replacement, of every target of hop h; hop 0 is at the given nodes.
@@ -61,51 +52,67 @@ class NeighbourSampler:
     fanouts: tuple[int, ...]
     seed: int
     with_targets: bool = False
-    _hop_set: NodeSet = field(init=False, repr=False, compare=False)
-    _row_set: NodeSet = field(init=False, repr=False, compare=False)
+    _sources: NodeSet = field(init=False, repr=False, compare=False)
+    _rows: NodeSet = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for fanout in self.fanouts:
             check_fanout(fanout)
-        for name in ("_hop_set", "_row_set"):
+        for name in ("_sources", "_rows"):
             object.__setattr__(self, name, NodeSet.empty(self.graph.num_nodes))
 
     def sample(self, nodes_V: NDArray[np.int64], num_users: int, step: int) -> Sampled:
         """The blocks of `nodes_V`: ascending, unique, `num_users` users and then items (item + U)."""
-        hops: list[_Hop] = []
-        targets, users = nodes_V, num_users
-        self._row_set.mark(nodes_V)
-        for number, fanout in enumerate(self.fanouts):
-            hops.append(self._hop(targets, users, fanout, step, number))
-            targets = hops[-1].sources_S
-            users = int(np.searchsorted(targets, self.graph.num_users))
-            self._row_set.mark(targets)
-        rows_R = self._row_set.members()
-        places = [self._places(nodes_V), *(self._places(hop.sources_S) for hop in hops)]
-        self._row_set.clear()
-        return Sampled(rows_R, tuple(Block(hop.csr, places[h], places[h + 1]) for h, hop in enumerate(hops)))
-
-    def _hop(self, targets_T: NDArray[np.int64], num_users: int, fanout: int, step: int, number: int) -> _Hop:
-        """One hop: users draw items, items draw users, and what was drawn is relabelled."""
-        graph, first_item = self.graph, self.graph.num_users
-        rows_T = targets_T.astype(np.int32)  # copy: rows of the two CSRs are int32
-        rows_T[num_users:] -= first_item
-        drawn_indptr, drawn = sample_neighbours(graph.user_items, rows_T[:num_users], fanout, self.seed, step, number, 0)
-        back_indptr, back = sample_neighbours(graph.item_users, rows_T[num_users:], fanout, self.seed, step, number, first_item)
-        chosen = self._hop_set
-        chosen.mark(drawn, first_item)
-        chosen.mark(back)
+        csrs: list[Csr] = []
+        levels = [nodes_V]  # the targets of hop 0, then the sources of each hop
+        users = num_users
         if self.with_targets:
-            chosen.mark(targets_T)
-        sources_S = chosen.members()
-        indices_X = np.empty(len(drawn) + len(back), np.int32)
-        chosen.ranks(drawn, indices_X[: len(drawn)], first_item)
-        chosen.ranks(back, indices_X[len(drawn) :])
-        chosen.clear()
-        indptr_T1 = np.concatenate([drawn_indptr, back_indptr[1:] + len(drawn)])
-        return _Hop(targets_T, sources_S, Csr(indptr_T1, indices_X, len(sources_S)))
+            self._sources.mark(nodes_V)
+        for hop, fanout in enumerate(self.fanouts):
+            drawn = self._draw(levels[-1], users, fanout, step, hop)
+            levels.append(self._sources.members())
+            csrs.append(self._relabelled(*drawn, len(levels[-1])))
+            users = int(np.searchsorted(levels[-1], self.graph.num_users))
+            if not self.with_targets:  # with them, the sources of a hop are a part of those of the next
+                self._sources.clear()
+        rows_R, places = self._placed(levels)
+        self._sources.clear()
+        return Sampled(rows_R, tuple(Block(csr, places[h], places[h + 1]) for h, csr in enumerate(csrs)))
 
-    def _places(self, nodes_X: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _draw(
+        self, targets_T: NDArray[np.int64], num_users: int, fanout: int, step: int, hop: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+        """Users draw items, items draw users, and all become sources: (indptr, items drawn, users drawn)."""
+        graph, first_item = self.graph, self.graph.num_users
+        users_T, items_T = targets_T[:num_users].astype(np.int32), (targets_T[num_users:] - first_item).astype(np.int32)
+        indptr, items_X = sample_neighbours(graph.user_items, users_T, fanout, self.seed, step, hop, 0)
+        later, users_X = sample_neighbours(graph.item_users, items_T, fanout, self.seed, step, hop, first_item)
+        self._sources.mark(items_X, first_item)
+        self._sources.mark(users_X)
+        return np.concatenate([indptr, later[1:] + len(items_X)]), items_X, users_X
+
+    def _relabelled(
+        self, indptr_T1: NDArray[np.int64], items_X: NDArray[np.int32], users_X: NDArray[np.int32], num_sources: int
+    ) -> Csr:
+        positions_X = np.empty(len(items_X) + len(users_X), np.int32)
+        self._sources.ranks(items_X, positions_X[: len(items_X)], self.graph.num_users)
+        self._sources.ranks(users_X, positions_X[len(items_X) :])
+        return Csr(indptr_T1, positions_X, num_sources)
+
+    def _placed(self, levels: list[NDArray[np.int64]]) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+        """All rows to read, and where the nodes of each level stand among them."""
+        if self.with_targets:
+            rows_R = levels[-1]
+            places = [self._places(self._sources, nodes) for nodes in levels[:-1]]
+            return rows_R, [*places, np.arange(len(rows_R))]
+        for nodes in levels:
+            self._rows.mark(nodes)
+        rows_R = self._rows.members()
+        places = [self._places(self._rows, nodes) for nodes in levels]
+        self._rows.clear()
+        return rows_R, places
+
+    def _places(self, rows: NodeSet, nodes_X: NDArray[np.int64]) -> NDArray[np.int64]:
         places_X = np.empty(len(nodes_X), np.int64)
-        self._row_set.ranks(nodes_X, places_X)
+        rows.ranks(nodes_X, places_X)
         return places_X

@@ -9,8 +9,8 @@ from pathlib import Path
 from gcnrec.bench.harness import Row
 from gcnrec.errors import UsageError, nearest
 
-ON_A_GRAPH = ("propagate", "train-step", "table", "evaluate")
-BENCHES = (*ON_A_GRAPH, "ingest")
+ON_A_GRAPH = ("propagate", "train-step", "table", "evaluate", "sample")
+BENCHES = (*ON_A_GRAPH, "sample-large", "ingest")
 
 
 def rows_of(what: str, dataset: Path | None) -> Iterator[Row]:

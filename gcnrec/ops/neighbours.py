@@ -40,6 +40,8 @@ _AHEAD_ROWS = 24
 """Rows between the request for their place in `indptr` and its use."""
 _LAG = 24
 """Targets between the request for the neighbours of a short row and their reading."""
+_PARALLEL = 1 << 16
+"""Drawn edges from which on other threads are worth their wake-up."""
 _LANES = 16
 """Targets that draw together, one to a vector lane."""
 _WORD, _LONG = ir.VectorType(ir.IntType(32), _LANES), ir.VectorType(ir.IntType(64), _LANES)
@@ -55,14 +57,15 @@ def sample_neighbours(
     check_fanout(fanout)
     starts_T, degrees_T = np.empty(len(rows_T), np.int64), np.empty(len(rows_T), np.int32)
     indptr_T1 = np.zeros(len(rows_T) + 1, np.int64)
-    shares = numba.get_num_threads()
-    rows = frozen(rows_T)
-    _counts(frozen(csr.indptr), rows, fanout, starts_T, degrees_T, indptr_T1, shares)
+    rows, indices = frozen(rows_T), frozen(csr.indices)
+    _counts(frozen(csr.indptr), rows, fanout, starts_T, degrees_T, indptr_T1)
     indices_X = np.empty(int(indptr_T1[-1]), np.int32)
     low, last = counter_words(step, hop, UNIFORM)
-    _fill(
-        frozen(csr.indices), rows, first_node, starts_T, degrees_T, indptr_T1, fanout, np.uint64(seed), low, last, indices_X, shares
-    )  # fmt: skip
+    numbers = fanout, np.uint64(seed), low, last
+    if len(indices_X) >= _PARALLEL:
+        _fill(indices, rows, first_node, starts_T, degrees_T, indptr_T1, *numbers, indices_X, numba.get_num_threads())
+    else:
+        _fill_share(indices, rows, first_node, starts_T, degrees_T, indptr_T1, *numbers, indices_X, 0, 1)
     return indptr_T1, indices_X
 
 
@@ -101,56 +104,62 @@ def request(typing, array, at):
     return types.void(array, types.int64), emit
 
 
-@numba.njit(parallel=True, cache=True)
-def _counts(indptr, rows_T, fanout, starts_T, degrees_T, indptr_T1, shares):
+@numba.njit(cache=True, nogil=True)
+def _counts(indptr, rows_T, fanout, starts_T, degrees_T, indptr_T1):
     """Where each target's neighbours begin, how many they are, and the indptr of what will be drawn."""
     size = len(rows_T)
-    for share in numba.prange(shares):
-        last = size * (share + 1) // shares
-        for t in range(size * share // shares, last):
-            if t + _AHEAD_ROWS < last:
-                request(indptr, np.int64(rows_T[t + _AHEAD_ROWS]))
-                request(indptr, np.int64(rows_T[t + _AHEAD_ROWS]) + 1)
-            row = rows_T[t]
-            starts_T[t] = indptr[row]
-            degrees_T[t] = indptr[row + 1] - indptr[row]
     for t in range(size):
+        later = np.int64(rows_T[min(t + _AHEAD_ROWS, size - 1)])
+        request(indptr, later)
+        request(indptr, later + 1)
+        row = rows_T[t]
+        starts_T[t] = indptr[row]
+        degrees_T[t] = indptr[row + 1] - indptr[row]
         indptr_T1[t + 1] = indptr_T1[t] + min(fanout, degrees_T[t])
 
 
 @numba.njit(parallel=True, cache=True)
 def _fill(indices, rows_T, first_node, starts_T, degrees_T, indptr_T1, fanout, seed, low, last_word, out_X, shares):
     """A share owns a range of targets with about as many drawn edges as any other's."""
-    k0, k1 = np.uint32(seed & np.uint64(_LOW)), np.uint32(seed >> np.uint64(32))
-    total = indptr_T1[len(rows_T)]
     for share in numba.prange(shares):
-        # Rows without neighbours at the end of a share may belong to none: they have nothing to fill.
-        first = np.searchsorted(indptr_T1, total * share // shares)
-        last = np.searchsorted(indptr_T1, total * (share + 1) // shares)
-        nodes, degrees = np.zeros(_LANES, np.uint32), np.full(_LANES, fanout + 1, np.int32)
-        starts, places = np.empty((2, _LANES), np.int64), np.empty((2, _LANES), np.int64)
-        chosen, ranks = np.empty((2, MAX_FANOUT * _LANES), np.int32), np.empty((2, MAX_FANOUT * _LANES), np.int32)
-        side, used, waiting = 0, 0, 0
-        for t in range(first, last + _LAG):
-            if t < last and degrees_T[t] > fanout:
-                nodes[used], degrees[used] = first_node + rows_T[t], degrees_T[t]
-                starts[side, used], places[side, used] = starts_T[t], indptr_T1[t]
-                used += 1
-            elif t < last:
-                for line in range(0, degrees_T[t], 16):
-                    request(indices, starts_T[t] + line)
-            if used == _LANES or (t == last and used > 0):
-                _floyd(nodes, degrees, fanout, low, last_word, k0, k1, chosen[side], ranks[side])
-                _request_chosen(indices, used, fanout, starts[side], chosen[side])
-                side = 1 - side
-                _read_chosen(indices, waiting, fanout, starts[side], places[side], chosen[side], ranks[side], out_X)
-                waiting, used = used, 0
-            if t - _LAG >= first and degrees_T[t - _LAG] <= fanout:
-                start, place = starts_T[t - _LAG], indptr_T1[t - _LAG]
-                for k in range(degrees_T[t - _LAG]):
-                    out_X[place + k] = indices[start + k]
-        side = 1 - side
-        _read_chosen(indices, waiting, fanout, starts[side], places[side], chosen[side], ranks[side], out_X)
+        _fill_share(
+            indices, rows_T, first_node, starts_T, degrees_T, indptr_T1, fanout, seed, low, last_word, out_X, share, shares
+        )  # fmt: skip
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill_share(
+    indices, rows_T, first_node, starts_T, degrees_T, indptr_T1, fanout, seed, low, last_word, out_X, share, shares
+):  # fmt: skip
+    k0, k1 = np.uint32(seed & np.uint64(_LOW)), np.uint32(seed >> np.uint64(32))
+    # Rows without neighbours at the end of a share may belong to none: they have nothing to fill.
+    total = indptr_T1[len(rows_T)]
+    first = np.searchsorted(indptr_T1, total * share // shares)
+    last = np.searchsorted(indptr_T1, total * (share + 1) // shares)
+    nodes, degrees = np.zeros(_LANES, np.uint32), np.full(_LANES, fanout + 1, np.int32)
+    starts, places = np.empty((2, _LANES), np.int64), np.empty((2, _LANES), np.int64)
+    chosen, ranks = np.empty((2, MAX_FANOUT * _LANES), np.int32), np.empty((2, MAX_FANOUT * _LANES), np.int32)
+    side, used, waiting = 0, 0, 0
+    for t in range(first, last + _LAG):
+        if t < last and degrees_T[t] > fanout:
+            nodes[used], degrees[used] = first_node + rows_T[t], degrees_T[t]
+            starts[side, used], places[side, used] = starts_T[t], indptr_T1[t]
+            used += 1
+        elif t < last:
+            for line in range(0, degrees_T[t], 16):
+                request(indices, starts_T[t] + line)
+        if used == _LANES or (t == last and used > 0):
+            _floyd(nodes, degrees, fanout, low, last_word, k0, k1, chosen[side], ranks[side])
+            _request_chosen(indices, used, fanout, starts[side], chosen[side])
+            side = 1 - side
+            _read_chosen(indices, waiting, fanout, starts[side], places[side], chosen[side], ranks[side], out_X)
+            waiting, used = used, 0
+        if t - _LAG >= first and degrees_T[t - _LAG] <= fanout:
+            start, place = starts_T[t - _LAG], indptr_T1[t - _LAG]
+            for k in range(degrees_T[t - _LAG]):
+                out_X[place + k] = indices[start + k]
+    side = 1 - side
+    _read_chosen(indices, waiting, fanout, starts[side], places[side], chosen[side], ranks[side], out_X)
 
 
 @numba.njit(inline="always")
