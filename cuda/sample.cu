@@ -1,0 +1,54 @@
+// Draws on the GPU, integer for integer those of gcnrec/ops/neighbours.py and gcnrec/ops/sample.py.
+#include "hits.cuh"
+#include "philox.cuh"
+
+// places[t] = min(fanout, degree of row rows[t]).
+extern "C" __global__ void gcnrec_sample_counts(const i64* indptr, const int* rows, i64 targets, int fanout, i64* places) {
+    const Tile tile = tile_of(1);
+    for (i64 t = tile.first; t < targets; t += tile.stride) {
+        const i64 degree = indptr[rows[t] + 1] - indptr[rows[t]];
+        places[t] = degree < fanout ? degree : fanout;
+    }
+}
+
+// Floyd's sample of `fanout` of 0 .. degree-1 by a tile, draw k on lane k % lanes: own[s] is the choice of draw s * lanes + lane.
+__device__ inline void floyd(const Tile& tile, i64 degree, int fanout, u32 node, u32 step, u32 last_word, u64 seed, i64* own) {
+    for (int s = 0; s < 2; ++s) {
+        const int k = s * tile.lanes + tile.lane;
+        own[s] = -1;
+        if (k >= fanout) continue;
+        const Words words = philox(node, (u32)k / 2, step, last_word, seed);
+        own[s] = below(k % 2 ? words.c : words.a, k % 2 ? words.d : words.b, degree - fanout + k + 1);
+    }
+    for (int k = 0; k < fanout; ++k) {
+        const int s = k / tile.lanes, owner = k % tile.lanes;
+        const i64 drawn = __shfl_sync(tile.mask, s ? own[1] : own[0], owner, tile.lanes);
+        bool same = own[0] == drawn && tile.lane < k;
+        same |= own[1] == drawn && tile.lanes + tile.lane < k;
+        const bool taken = __ballot_sync(tile.mask, same) != 0;
+        if (taken && tile.lane == owner) own[s] = degree - fanout + k;
+    }
+}
+
+// indices_out[indptr_out[t] ..] = the drawn columns of row rows[t], ascending; all of them where they are at most `fanout`.
+extern "C" __global__ void gcnrec_sample_neighbours(const i64* indptr, const int* indices, const int* rows, i64 targets,
+                                                    i64 first_node, int fanout, u64 seed, u32 step, u32 last_word,
+                                                    const i64* indptr_out, int* indices_out, int lanes) {
+    const Tile tile = tile_of(lanes);
+    for (i64 t = tile.first; t < targets; t += tile.stride) {
+        const i64 begin = indptr[rows[t]], degree = indptr[rows[t] + 1] - begin, place = indptr_out[t];
+        if (degree <= fanout) {
+            for (i64 k = tile.lane; k < degree; k += lanes) indices_out[place + k] = indices[begin + k];
+            continue;
+        }
+        i64 own[2];
+        floyd(tile, degree, fanout, (u32)(first_node + rows[t]), step, last_word, seed, own);
+        int rank[2] = {0, 0};
+        for (int k = 0; k < fanout; ++k) {
+            const i64 other = __shfl_sync(tile.mask, k < lanes ? own[0] : own[1], k % lanes, lanes);
+            for (int s = 0; s < 2; ++s) rank[s] += other < own[s];
+        }
+        for (int s = 0; s < 2; ++s)
+            if (s * lanes + tile.lane < fanout) indices_out[place + rank[s]] = indices[begin + own[s]];
+    }
+}

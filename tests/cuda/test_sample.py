@@ -1,0 +1,50 @@
+"""Draws on the GPU's kernels: equal, integer for integer, to the CPU's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gcnrec.cuda import sample as cuda
+from gcnrec.cuda.propagate import Csr as DeviceCsr
+from gcnrec.errors import UsageError
+from gcnrec.graph import csr_from_edges
+from gcnrec.ops import neighbours
+
+
+def graph():
+    """Rows without a neighbour, with one, with any number up to a hub that has every column."""
+    degrees = np.r_[2000, np.arange(80), 0, 3]
+    draw = np.random.default_rng(0)
+    columns = np.concatenate([draw.permutation(2000)[:degree] for degree in degrees])
+    rows = np.repeat(np.arange(len(degrees)), degrees).astype(np.int32)
+    return csr_from_edges(rows, columns.astype(np.int32), len(degrees), 2000)
+
+
+CSR = graph()
+
+
+def on_device(csr):
+    return DeviceCsr(torch.from_numpy(np.array(csr.indptr)), torch.from_numpy(np.array(csr.indices)), csr.columns)
+
+
+@pytest.mark.parametrize("fanout", [1, 2, 3, 10, 16, 17, 32, 33, 63, 64])
+@pytest.mark.parametrize(("seed", "step", "hop", "first_node"), [(0, 1, 0, 0), (2**63 + 5, 2**40 + 7, 2, 1000)])
+def test_neighbours(host, fanout, seed, step, hop, first_node):
+    rows = np.r_[np.arange(CSR.rows), 0, 40, 0].astype(np.int32)
+    indptr, indices = neighbours.sample_neighbours(CSR, rows, fanout, seed, step, hop, first_node)
+    found, places = cuda.sample_neighbours(on_device(CSR), torch.from_numpy(rows), fanout, seed, step, hop, first_node)
+    assert found.tolist() == indptr.tolist() and len(places) == len(rows) * fanout
+    assert places[: indptr[-1]].tolist() == indices.tolist()
+
+
+def test_no_targets(host):
+    indptr, indices = cuda.sample_neighbours(on_device(CSR), torch.empty(0, dtype=torch.int32), 5, 0, 1, 0, 0)
+    assert indptr.tolist() == [0] and len(indices) == 0 and host.launches == []
+
+
+@pytest.mark.parametrize("fanout", [0, 65])
+def test_a_fanout_beyond_the_limits(fanout):
+    with pytest.raises(UsageError, match="a fanout must lie in"):
+        cuda.sample_neighbours(on_device(CSR), torch.zeros(1, dtype=torch.int32), fanout, 0, 1, 0, 0)
