@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from gcnrec.blocks import Block, NeighbourSampler
 from gcnrec.config import Sampler as SamplerSettings
 from gcnrec.graph import BipartiteGraph
-from gcnrec.ops.sample import cumulative, negatives
+from gcnrec.ops.alias import AliasTable
+from gcnrec.ops.sample import negatives, popularity_table
 from gcnrec.random import Stage, shuffled
 
 
@@ -55,7 +56,7 @@ class EdgeSampler:
 
     `fraction` 1.0 takes every edge; less takes the first of the epoch's order: a fresh random subset, whatever other epochs
     took (RS2 with replacement, Okanovic et al. 2024, "Repeated Random Sampling for Minimizing the Time-to-Accuracy of
-    Learning"). `ends_I` holds the shares of the negatives' distribution, None for in-batch negatives; `neighbours` draws the
+    Learning"). `popularity` draws negatives, None for in-batch negatives; `neighbours` draws the
     blocks of sampled propagation.
     """
 
@@ -63,7 +64,7 @@ class EdgeSampler:
     weights_E: NDArray[np.float32] | None
     batch_size: int
     num_negatives: int
-    ends_I: NDArray[np.uint64] | None
+    popularity: AliasTable | None
     exclude_seen: bool
     seed: int
     fraction: float
@@ -100,10 +101,10 @@ class EdgeSampler:
         return replace(batch, rows_R=sampled.rows_R, blocks=sampled.blocks)
 
     def _negatives(self, users_B: NDArray[np.int32], step: int) -> NDArray[np.int32]:
-        if self.ends_I is None:
+        if self.popularity is None:
             return np.empty((len(users_B), 0), np.int32)
         seen = self.graph.user_items if self.exclude_seen else None
-        return negatives(users_B, self.num_negatives, self.ends_I, seen, self.seed, step)
+        return negatives(users_B, self.num_negatives, self.popularity, seen, self.seed, step)
 
 
 def edge_sampler(
@@ -111,12 +112,12 @@ def edge_sampler(
     neighbours: NeighbourSampler | None = None,
 ) -> EdgeSampler:  # fmt: skip
     """The sampler that a job asks for: in-batch, uniform or popularity^power negatives; `neighbours` for sampled blocks."""
-    ends = None
+    table = None
     if settings.negatives != "in_batch":
         power = settings.popularity_power if settings.negatives == "popularity" else 0.0
-        ends = cumulative(graph.item_users.degrees, power)
-    num = 0 if ends is None else settings.num_negatives
-    return EdgeSampler(graph, weights_E, batch_size, num, ends, settings.exclude_seen, seed, settings.fraction, neighbours)
+        table = popularity_table(graph.item_users.degrees, power)
+    num = 0 if table is None else settings.num_negatives
+    return EdgeSampler(graph, weights_E, batch_size, num, table, settings.exclude_seen, seed, settings.fraction, neighbours)
 
 
 def _located(step: int, triples: Triples, num_users: int) -> Batch:
