@@ -1,0 +1,110 @@
+// Products of the graph with slot rows, read from their records: edges x slots of work, and no dense table anywhere.
+//
+// A warp owns an output row and adds record after record to it in shared memory, each lane the slots it holds; the next record is
+// on its way meanwhile. Rows of more than LONG edges get a whole block, whose warps are added up in their order.
+#include "hits.cuh"
+#include "records.cuh"
+
+const i64 LONG = 512;
+const int WARPS = 16;  // of a block
+const int COLUMNS = 256;
+
+// The two words of a record that this lane carries from memory to shared memory.
+template <typename Stored>
+__device__ inline void fetch(const Tile& tile, const Slots& slots, u32 location, int count, u64* words) {
+    const u64* record = (const u64*)slots.arena + location;
+    const int used = words_of(slots.capacity[count], count, sizeof(Stored));
+    words[0] = tile.lane < used ? record[tile.lane] : 0;
+    words[1] = tile.lane + 32 < used ? record[tile.lane + 32] : 0;
+}
+
+// row[column] += column_scale[c] * value for the slots of every `stride`-th neighbour from `begin` on, in order.
+template <typename Stored>
+__device__ inline void add_records(const Tile& tile, const Slots& slots, const int* indices, i64 begin, i64 end, i64 stride,
+                                   i64 first_row, const float* column_scale, u64* words, float* row) {
+    for (i64 base = begin; base < end; base += 32 * stride) {
+        const i64 edge = base + tile.lane * stride;
+        const bool mine = edge < end;
+        const int neighbour = mine ? indices[edge] : 0;
+        const int count = mine ? slots.count[first_row + neighbour] : 0;
+        const u32 location = mine ? slots.location[first_row + neighbour] : 0;
+        const float scale = mine ? column_scale[neighbour] : 0.0f;
+        const int edges = __popc(__ballot_sync(tile.mask, mine));
+        u64 ahead[2];
+        fetch<Stored>(tile, slots, __shfl_sync(tile.mask, location, 0), __shfl_sync(tile.mask, count, 0), ahead);
+        for (int e = 0; e < edges; ++e) {
+            const int slots_here = __shfl_sync(tile.mask, count, e);
+            const float scale_here = __shfl_sync(tile.mask, scale, e);
+            const int columns = (int)slots.capacity[slots_here] * (int)sizeof(Stored);
+            words[tile.lane] = ahead[0];
+            words[tile.lane + 32] = ahead[1];
+            __syncwarp(tile.mask);
+            const int next = e + 1 < edges ? e + 1 : e;
+            fetch<Stored>(tile, slots, __shfl_sync(tile.mask, location, next), __shfl_sync(tile.mask, count, next), ahead);
+            for (int j = tile.lane; j < slots_here; j += 32)
+                row[byte_of(words, columns + j)] += scale_here * value_of<Stored>(words, j);
+            __syncwarp(tile.mask);  // before the next record overwrites this one, and the row before others add to it
+        }
+    }
+}
+
+// out[v] = row_scale * sum over c in row rows[v] of column_scale[c] * table row first_row + c; long rows by `LONG_ROWS` kernels.
+template <typename Stored, bool LONG_ROWS>
+__device__ inline void propagate_rows(const i64* indptr, const int* indices, const int* rows, i64 count_rows, const Slots& slots,
+                                      i64 first_row, const float* row_scale, const float* column_scale, float* out, i64 pitch,
+                                      int width) {
+    __shared__ float sums[WARPS][COLUMNS];
+    __shared__ u64 fetched[WARPS][RECORD_WORDS];
+    const int warp = threadIdx.x / 32, parts = LONG_ROWS ? WARPS : 1;
+    const Tile tile = tile_of(32);
+    const i64 stride = LONG_ROWS ? gridDim.x : tile.stride;
+    for (i64 v = LONG_ROWS ? blockIdx.x : tile.first; v < count_rows; v += stride) {
+        const i64 begin = indptr[rows[v]], end = indptr[rows[v] + 1];
+        if ((end - begin > LONG) != LONG_ROWS) continue;
+        for (int d = tile.lane; d < width; d += 32) sums[warp][d] = 0.0f;
+        __syncwarp(tile.mask);
+        const i64 first = begin + (LONG_ROWS ? warp : 0);
+        add_records<Stored>(tile, slots, indices, first, end, parts, first_row, column_scale, fetched[warp], sums[warp]);
+        if (LONG_ROWS) __syncthreads();
+        for (int d = LONG_ROWS ? threadIdx.x : tile.lane; d < width; d += LONG_ROWS ? 32 * WARPS : 32) {
+            float sum = sums[LONG_ROWS ? 0 : warp][d];
+            for (int w = 1; w < parts; ++w) sum += sums[w][d];
+            out[v * pitch + d] = row_scale[rows[v]] * sum;
+        }
+        if (LONG_ROWS) __syncthreads();  // before the next row's sums start
+        else __syncwarp(tile.mask);
+    }
+}
+
+#define PROPAGATE(name, Stored, LONG_ROWS)                                                                                    \
+    extern "C" __global__ void gcnrec_slot_##name(const i64* indptr, const int* indices, const int* rows, i64 count_rows,     \
+                                                  const u32* location, const u8* count, const u8* arena, const i64* capacity, \
+                                                  i64 first_row, const float* row_scale, const float* column_scale,           \
+                                                  float* out, i64 pitch, int width) {                                         \
+        propagate_rows<Stored, LONG_ROWS>(indptr, indices, rows, count_rows, {location, count, arena, capacity}, first_row,   \
+                                          row_scale, column_scale, out, pitch, width);                                        \
+    }
+PROPAGATE(propagate_float32, float, false)
+PROPAGATE(propagate_bfloat16, u16, false)
+PROPAGATE(propagate_long_float32, float, true)
+PROPAGATE(propagate_long_bfloat16, u16, true)
+
+// out[at[node] + j] += scales * grad[v, column of slot j] over the chosen rows that hold column c, with node = first_row + c:
+// the transpose at the slots only. A warp owns a node.
+extern "C" __global__ void gcnrec_slot_scatter(const i64* indptr, const int* indices, i64 nodes, const int* chosen,
+                                               const i64* order, i64 count_chosen, const float* grad, i64 pitch,
+                                               const u32* location, const u8* count, const u8* arena, const i64* capacity,
+                                               int value_bytes, i64 first_row, const float* row_scale,
+                                               const float* column_scale, const i64* at, float* out) {
+    const Slots slots = {location, count, arena, capacity};
+    const Tile tile = tile_of(32);
+    for (i64 c = tile.first; c < nodes; c += tile.stride) {
+        const i64 node = first_row + c;
+        const u8* columns = columns_of(slots, node, value_bytes);
+        for_hits(tile, indices, indptr[c], indptr[c + 1], chosen, count_chosen, [&](i64 place, int row) {
+            const float scale = row_scale[row] * column_scale[c];
+            for (int j = tile.lane; j < slots.count[node]; j += 32)
+                out[at[node] + j] += scale * grad[order[place] * pitch + columns[j]];
+        });
+    }
+}

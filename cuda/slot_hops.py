@@ -1,0 +1,60 @@
+"""Products of a bipartite graph with slot rows on the GPU: `propagate_rows` and `scatter_rows` of `gcnrec.ops.slots`.
+
+Letters: N rows of the table, V chosen graph rows, D width, X stored values.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from gcnrec.cuda import module
+from gcnrec.cuda.arguments import BLOCK, address, blocks_for, rows_address
+from gcnrec.cuda.propagate import Csr, by_columns, edges, scales
+from gcnrec.cuda.slots import Slots, arena, value_bytes, value_name
+from gcnrec.errors import DataError
+
+COLUMNS = 256
+"""The widest row: column numbers are one byte."""
+WARPS_BLOCK = 512
+"""Threads of a block, as slot_hops.cu has it."""
+LONG_BLOCKS = 1024
+"""Blocks that look for rows of many edges; most rows have few."""
+
+
+def propagate_rows(
+    csr: Csr, rows_V: torch.Tensor, slots: Slots, first_row: int, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor,
+    out_VD: torch.Tensor,
+) -> None:  # fmt: skip
+    """out[v] = row_scale * sum over c in row rows_V[v] of column_scale[c] * table row first_row + c: edges x slots of work.
+
+    Summed in the order of the edges; rows of more than 512 by the warps of a block, which are then added in their order.
+    """
+    width = out_VD.shape[1]
+    if len(out_VD) != len(rows_V) or width > COLUMNS:
+        raise DataError(f"expected {len(rows_V)} rows of at most {COLUMNS} columns, got {tuple(out_VD.shape)}; allocate it")
+    rows = (address("rows_V", rows_V, torch.int32), np.int64(len(rows_V)))
+    parts = (*rows, *arena(slots), np.int64(first_row), *scales(csr, row_scale_R, column_scale_C))
+    arguments = (*edges(csr), *parts, *rows_address("out_VD", out_VD), np.int32(width))
+    if out_VD.numel():
+        for kind, grid in (("", blocks_for(32 * len(rows_V), WARPS_BLOCK)), ("long_", min(len(rows_V), LONG_BLOCKS))):
+            kernel = f"gcnrec_slot_propagate_{kind}{value_name(slots)}"
+            module.launch("slot_hops.cu", kernel, grid, WARPS_BLOCK, arguments, rows_V.device)
+
+
+def scatter_rows(
+    csr: Csr, grad_VD: torch.Tensor, rows_V: torch.Tensor, slots: Slots, first_row: int, row_scale_R: torch.Tensor,
+    column_scale_C: torch.Tensor, at_N: torch.Tensor, out_X: torch.Tensor,
+) -> None:  # fmt: skip
+    """The transpose of `propagate_rows` at the slots only: out[at[n] + j] += scales * grad[v, column of slot j].
+
+    Each slot is summed in the order of the row numbers, by one thread. Reads every edge of `csr.transposed` once.
+    """
+    chosen_V, order_V = torch.sort(rows_V, stable=True)
+    chosen = (address("rows_V", chosen_V, torch.int32), address("order_V", order_V, torch.int64), np.int64(len(rows_V)))
+    table = (*arena(slots), value_bytes(slots), np.int64(first_row), *scales(csr, row_scale_R, column_scale_C))
+    out = (address("at_N", at_N, torch.int64), address("out_X", out_X, torch.float32))
+    graph = (*edges(by_columns(csr)), np.int64(csr.columns))
+    arguments = (*graph, *chosen, *rows_address("grad_VD", grad_VD), *table, *out)
+    if grad_VD.numel() and csr.columns:
+        module.launch("slot_hops.cu", "gcnrec_slot_scatter", blocks_for(32 * csr.columns, BLOCK), BLOCK, arguments, rows_V.device)

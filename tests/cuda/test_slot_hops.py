@@ -1,0 +1,109 @@
+"""Hops over slot rows against the CPU's kernels and float64: rows without slots, without edges and with very many."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gcnrec.cuda import slot_hops as cuda
+from gcnrec.cuda.propagate import Csr as DeviceCsr
+from gcnrec.cuda.slots import Slots
+from gcnrec.errors import DataError
+from gcnrec.graph import csr_from_edges, transpose
+from gcnrec.ops import slots as ops
+from gcnrec.slots import SlotBlock, SlotTable
+from gcnrec.testing import assert_as_accurate
+
+ROWS, COLUMNS, FIRST = 30, 700, 5
+
+
+def graph():
+    """Row 0 has every column, row 1 none, row 2 exactly as many as the short rows' kernel takes, others a few."""
+    draw = np.random.default_rng(0)
+    degrees = np.r_[COLUMNS, 0, 512, draw.integers(0, 40, ROWS - 3)]
+    columns = np.concatenate([draw.permutation(COLUMNS)[:degree] for degree in degrees]).astype(np.int32)
+    return csr_from_edges(np.repeat(np.arange(ROWS), degrees).astype(np.int32), columns, ROWS, COLUMNS)
+
+
+CSR = graph()
+
+
+def table_of(width, dtype):
+    draw = np.random.default_rng(width)
+    rows = FIRST + COLUMNS
+    most = min(width, SlotTable(1, width, 1, 0, 0, dtype).max_count)
+    counts = np.minimum(draw.integers(0, 30, rows), most)
+    counts[:8] = [0, most, 0, 1, most, 0, most, 1]
+    columns = np.concatenate([np.sort(draw.permutation(width)[:count]) for count in counts]).astype(np.uint8)
+    table = SlotTable(rows, width, len(columns), 0, 0, dtype)
+    values = draw.standard_normal(len(columns)).astype(np.float32)
+    with table.rebuild() as rebuild:
+        rebuild.write(
+            SlotBlock(0, counts, columns, values, np.zeros((0, len(columns)), np.float32), np.zeros((rows, 0), np.float32))
+        )
+    return table
+
+
+def on_device(table):
+    other = transpose(CSR)
+    arrays = [torch.from_numpy(np.array(part)) for part in (CSR.indptr, CSR.indices, other.indptr, other.indices)]
+    csr = DeviceCsr(*arrays[:2], COLUMNS, DeviceCsr(*arrays[2:], ROWS))
+    return csr, Slots(*(torch.from_numpy(part) for part in table._slots))
+
+
+def scales():
+    draw = torch.Generator().manual_seed(0)
+    return torch.rand(ROWS, generator=draw) + 0.1, torch.rand(COLUMNS, generator=draw) + 0.1
+
+
+def exact_hop():
+    """The scaled graph as a dense float64 matrix."""
+    dense = np.zeros((ROWS, COLUMNS))
+    dense[CSR.row_numbers(), CSR.indices] = 1.0
+    row_scale, column_scale = (part.double().numpy() for part in scales())
+    return torch.from_numpy(row_scale[:, None] * dense * column_scale)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("width", [1, 5, 64, 256])
+def test_propagate_rows(host, width, dtype):
+    table, rows = table_of(width, dtype), np.array([2, 0, 1, 29, 0, 17, 3], np.int32)
+    expected, out = torch.empty(7, width), torch.full((7, width + 2), torch.nan)[:, :width]
+    numbers = [part.numpy() for part in scales()]
+    ops.propagate_rows(CSR.indptr, CSR.indices, rows, table._slots, FIRST, *numbers, expected.numpy(), 1)
+    csr, slots = on_device(table)
+    cuda.propagate_rows(csr, torch.from_numpy(rows), slots, FIRST, *scales(), out)
+    dense = np.empty((COLUMNS, width), np.float32)
+    ops.decode(table._slots, np.arange(FIRST, FIRST + COLUMNS), dense)
+    exact = exact_hop()[rows.astype(np.int64)] @ torch.from_numpy(dense).double()
+    assert_as_accurate(out, expected, exact, "propagate_rows")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("width", [5, 64, 256])
+def test_scatter_rows(host, width, dtype):
+    table, rows = table_of(width, dtype), np.array([0, 1, 2, 17, 29], np.int32)
+    grad = torch.randn(5, width, generator=torch.Generator().manual_seed(1))
+    counts = table.counts_N.astype(np.int64)
+    at_N, expected, out = np.cumsum(counts) - counts, np.zeros(table.num_values, np.float32), torch.zeros(table.num_values)
+    numbers = [part.numpy() for part in scales()]
+    graph = (CSR.indptr, CSR.indices, COLUMNS)
+    ops.scatter_rows(*graph, grad.numpy(), rows, table._slots, FIRST, *numbers, at_N, expected, 1)
+    csr, slots = on_device(table)
+    cuda.scatter_rows(csr, grad, torch.from_numpy(rows), slots, FIRST, *scales(), torch.from_numpy(at_N), out)
+    dense = torch.zeros(FIRST + COLUMNS, width, dtype=torch.float64)
+    dense[FIRST:] = exact_hop()[rows.astype(np.int64)].T @ grad.double()
+    exact = np.zeros(table.num_values, np.float32)
+    ops.pick(table._slots, np.arange(FIRST + COLUMNS), dense.float().numpy(), at_N, exact)
+    assert_as_accurate(out, torch.from_numpy(expected), torch.from_numpy(exact).double(), "scatter_rows")
+
+
+def test_what_does_not_fit_is_refused(host):
+    csr, slots = on_device(table_of(64, "float32"))
+    with pytest.raises(DataError, match="expected 2 rows"):
+        cuda.propagate_rows(csr, torch.zeros(2, dtype=torch.int32), slots, FIRST, *scales(), torch.empty(3, 64))
+    none = torch.empty(0, dtype=torch.int32)
+    cuda.propagate_rows(csr, none, slots, FIRST, *scales(), torch.empty(0, 64))
+    cuda.scatter_rows(csr, torch.empty(0, 64), none, slots, FIRST, *scales(), torch.zeros(1, dtype=torch.int64), torch.zeros(1))
+    assert host.launches == []
