@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gcnrec.config import Optimizer
-from gcnrec.ops import update
+from gcnrec.device import Rules, ops_for
 from gcnrec.rows import RowGrad, Rows, State
 
 
@@ -38,7 +38,7 @@ class Sgd:
         return 0
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
-        update.sgd(*_weights(rows), *_gradient(grad), step, np.float32(rate))
+        _rules(rows).sgd(*_weights(rows), *_gradient(grad), step, np.float32(rate))
         return rows
 
 
@@ -54,8 +54,8 @@ class AdagradRow:
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
         state = _state(rows)
-        update.adagrad_row(
-            *_weights(rows), state.values.numpy(), state.at_R, *_gradient(grad), step, np.float32(rate), np.float32(self.epsilon)
+        _rules(rows).adagrad_row(
+            *_weights(rows), state.values, state.at_R, *_gradient(grad), step, np.float32(rate), np.float32(self.epsilon)
         )
         return rows
 
@@ -73,7 +73,7 @@ class Adam:
         return 2 * width
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
-        _lazy_adam(update.adam, self, rows, grad, step, rate)
+        _lazy_adam(_rules(rows).adam, self, rows, grad, step, rate)
         return rows
 
 
@@ -90,7 +90,7 @@ class AdamRow:
         return width + 1
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
-        _lazy_adam(update.adam_row, self, rows, grad, step, rate)
+        _lazy_adam(_rules(rows).adam_row, self, rows, grad, step, rate)
         return rows
 
 
@@ -108,8 +108,8 @@ class AdamDense:
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
         state = _state(rows)
-        update.adam_dense(
-            *_weights(rows), state.values.numpy(), state.at_R, *_gradient(grad), step,
+        _rules(rows).adam_dense(
+            *_weights(rows), state.values, state.at_R, *_gradient(grad), step,
             np.float32(rate), np.float32(self.beta1), np.float32(self.beta2), np.float32(self.epsilon),
         )  # fmt: skip
         return rows
@@ -148,17 +148,21 @@ def learning_rate(settings: Optimizer, step: int, total_steps: int) -> float:
 def _lazy_adam(kernel, rule: Adam | AdamRow, rows: Rows, grad: RowGrad, step: int, rate: float) -> None:  # type: ignore[no-untyped-def]
     state = _state(rows)
     kernel(
-        *_weights(rows), state.values.numpy(), state.at_R, state.last_N.numpy(), *_gradient(grad), step,
+        *_weights(rows), state.values, state.at_R, state.last_N, *_gradient(grad), step,
         np.float32(rate), np.float32(rule.beta1), np.float32(rule.beta2), np.float32(rule.epsilon),
     )  # fmt: skip
 
 
+def _rules(rows: Rows) -> Rules:
+    return ops_for(rows.weights.device).rules
+
+
 def _weights(rows: Rows) -> tuple[Any, ...]:
-    return rows.weights, rows.at_R, rows.count_R, rows.rows_R
+    return rows.weights, rows.at_R, rows.count_R, rows.index_R
 
 
 def _gradient(grad: RowGrad) -> tuple[Any, ...]:
-    return grad.values_X.numpy(), grad.at_R
+    return grad.values_X, grad.at_R
 
 
 def _state(rows: Rows) -> State:

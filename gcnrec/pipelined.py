@@ -35,11 +35,26 @@ class HostTable(Table, Protocol):
         """int32: the step of each row's last update."""
         ...
 
-    def spans(self, rows_R: NDArray[np.int64]) -> tuple[Spans, ...]:
-        """Where rows and their state lie."""
+    def memories(self) -> tuple[tuple[torch.Tensor, int], ...]:
+        """The flat memories, and how much of each is in use."""
         ...
 
-    def staged(self, rows_R: NDArray[np.int64], copies: tuple[Spans, ...], last_N: torch.Tensor) -> StagedRows:
+    def index(self) -> tuple[torch.Tensor, ...]:
+        """What finding rows needs, small enough to be kept on a device."""
+        ...
+
+    def spans(self, index_R: torch.Tensor, index: tuple[torch.Tensor, ...]) -> tuple[Spans, ...]:
+        """Where rows lie in the memories; `index_R` and `index` on a device."""
+        ...
+
+    def sizes(self, rows_R: NDArray[np.int64]) -> tuple[int, ...]:
+        """Lengths of all `spans` together, one number a memory, known to the host."""
+        ...
+
+    def staged(
+        self, rows_R: NDArray[np.int64], index_R: torch.Tensor, copies: tuple[Spans, ...], index: tuple[torch.Tensor, ...],
+        last_N: torch.Tensor,
+    ) -> StagedRows:  # fmt: skip
         """Rows whose `spans` were copied to `copies`."""
         ...
 
@@ -78,6 +93,7 @@ class PipelinedTable:
     def __init__(self, host: HostTable, device: Device) -> None:
         self._host, self._device = host, device
         self._last_N = device.resident(host.last_N)
+        self._index: tuple[torch.Tensor, ...] | None = None
         self._arriving: deque[_Arriving] = deque()
         self._leaving: deque[_Leaving] = deque()
         self._announced: list[NDArray[np.int64]] = []
@@ -97,18 +113,29 @@ class PipelinedTable:
         self._announced.clear()
 
     def _reading(self, rows_R: NDArray[np.int64]) -> _Arriving:
-        reads = self._device.reads
+        device, reads, index = self._device, self._device.reads, self._located()
         # All but the last write must be over, so that no more than two steps' rows need patching.
         behind = self._written - 1
         for leaving in self._leaving:
             if leaving.number <= behind:
                 reads.after(leaving.mark)
-        host = self._host.spans(rows_R)
-        copies = tuple(span.packed_in(self._device.empty(int(span.length_R.sum()), span.memory)) for span in host)
-        for span, copy in zip(host, copies, strict=True):
-            self._device.copy(reads, span, copy)  # copy: of this batch's rows, over PCIe
-        staged = _Staged(rows_R, self._host.staged(rows_R, copies, self._last_N), host, copies)
-        return _Arriving(staged, reads.mark(), behind)
+        with device.within(reads):
+            index_R = device.place(rows_R)
+            host = self._host.spans(index_R, index)
+            empty = [device.empty(size, span.memory) for size, span in zip(self._host.sizes(rows_R), host, strict=True)]
+            copies = tuple(span.packed_in(memory) for span, memory in zip(host, empty, strict=True))
+            for span, copy in zip(host, copies, strict=True):
+                device.copy(reads, span, copy)  # copy: of this batch's rows, over PCIe
+            rows = self._host.staged(rows_R, index_R, copies, index, self._last_N)
+        return _Arriving(_Staged(rows_R, rows, host, copies), reads.mark(), behind)
+
+    def _located(self) -> tuple[torch.Tensor, ...]:
+        """Where rows are, on the device; asked of the host again after whole-table work, which may have moved them."""
+        if self._index is None:
+            for memory, length in self._host.memories():
+                self._device.adopt(memory, length)
+            self._index = tuple(self._device.resident(values) for values in self._host.index())
+        return self._index
 
     def read(self, rows_R: NDArray[np.int64], with_state: bool) -> Rows:
         """The rows of the current batch, where the device has them. Other rows than before begin a new batch."""
@@ -141,7 +168,7 @@ class PipelinedTable:
         self._announced = [arriving.staged.rows_R for arriving in self._arriving] + self._announced
         self._arriving.clear()
         self._leaving.clear()
-        self._current = None
+        self._current = self._index = None
         if self._last_N is not self._host.last_N:
             self._host.last_N.copy_(self._last_N)  # copy: four bytes a row
         return self._host
@@ -171,8 +198,10 @@ class PipelinedTable:
     def _patch(self, earlier: _Staged, later: _Staged) -> None:
         """Rows of both, from the earlier batch's copies: rows keep their lengths between explorations."""
         _, here, there = np.intersect1d(earlier.rows_R, later.rows_R, assume_unique=True, return_indices=True)
+        device = self._device
+        places = device.place(here), device.place(there)
         for source, target in zip(earlier.copies, later.copies, strict=True):
-            self._device.copy(self._device.compute, source.take(here), target.take(there))
+            device.copy(device.compute, source.take(places[0]), target.take(places[1]))
 
     def _forget(self) -> None:
         """Drop what no batch on its way can have missed; the last write but one is what the next read waits for."""

@@ -7,8 +7,9 @@ Letters: R rows.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,19 +18,19 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Pieces of a flat memory: row r's is memory[at_R[r] : at_R[r] + length_R[r]]. `at_R` and `length_R` int64."""
+    """Pieces of a flat memory: row r's is memory[at_R[r] : at_R[r] + length_R[r]]. `at_R` and `length_R` int64, on the device."""
 
     memory: torch.Tensor
-    at_R: NDArray[np.int64]
-    length_R: NDArray[np.int64]
+    at_R: torch.Tensor
+    length_R: torch.Tensor
 
-    def take(self, places: NDArray[np.int64]) -> Spans:
+    def take(self, places: torch.Tensor) -> Spans:
         """The pieces at `places`."""
         return Spans(self.memory, self.at_R[places], self.length_R[places])
 
     def packed_in(self, memory: torch.Tensor) -> Spans:
         """Pieces of the same lengths, one after the other in `memory`."""
-        return Spans(memory, np.cumsum(self.length_R) - self.length_R, self.length_R)
+        return Spans(memory, self.length_R.cumsum(0) - self.length_R, self.length_R)
 
 
 class Mark(Protocol):
@@ -63,6 +64,18 @@ class Device(Protocol):
 
     @property
     def writes(self) -> Queue: ...
+
+    def adopt(self, memory: torch.Tensor, length: int) -> None:
+        """Make the first `length` values of a host memory readable and writable for `copy`; asked again, what was added."""
+        ...
+
+    def within(self, queue: Queue) -> AbstractContextManager[Any]:
+        """What the calling thread asks torch for inside is work of `queue`."""
+        ...
+
+    def place(self, values: NDArray[np.int64]) -> torch.Tensor:
+        """Host numbers on the device, for work that is given next."""
+        ...
 
     def empty(self, length: int, like: torch.Tensor) -> torch.Tensor:
         """Uninitialised flat memory on the device, of the dtype of `like`, usable from every queue as long as it is referenced

@@ -1,5 +1,6 @@
 """What a table hands to update rules, and what gradients look like: rows as spans of flat memories, dense or slots alike.
 
+Tensors lie where the table computes; `rows_R` is the host's own list of row numbers.
 Letters: N rows of the table, R rows at hand, X stored values at hand.
 """
 
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Optimizer state of rows: flat float32 `values` in which row r's starts at `at_R[r]`; `last_N` int32, the step of each
-    table row's last update."""
+    """Optimizer state of rows: flat float32 `values` in which row r's starts at `at_R[r]` (int64); `last_N` int32, the step of
+    each table row's last update."""
 
     values: torch.Tensor
-    at_R: NDArray[np.int64]
+    at_R: torch.Tensor
     last_N: torch.Tensor
 
 
@@ -26,21 +27,23 @@ class State:
 class Rows:
     """Rows `rows_R` (int64, ascending, unique) where they lie: row r's `count_R[r]` values start at `weights[at_R[r]]`.
 
-    `weights` is the flat memory of a plane: float32, or uint16 that holds bfloat16.
+    `weights` is the flat memory of a plane: float32, or uint16 that holds bfloat16. `index_R`, `at_R` and `count_R` are int64,
+    and `index_R` is `rows_R` again, where kernels can read it.
     """
 
     rows_R: NDArray[np.int64]
-    weights: NDArray[np.float32] | NDArray[np.uint16]
-    at_R: NDArray[np.int64]
-    count_R: NDArray[np.int64]
+    index_R: torch.Tensor
+    weights: torch.Tensor
+    at_R: torch.Tensor
+    count_R: torch.Tensor
     state: State | None
 
 
 @dataclass(frozen=True, slots=True)
 class RowGrad:
     """Gradient of the loss with respect to the stored values of rows: `rows_R` int64 ascending and unique, and flat float32
-    `values_X` in which row r's begins at `at_R[r]`, in the order in which the table stores them."""
+    `values_X` in which row r's begins at `at_R[r]` (int64), in the order in which the table stores them."""
 
     rows_R: NDArray[np.int64]
     values_X: torch.Tensor
-    at_R: NDArray[np.int64]
+    at_R: torch.Tensor

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.device import ops_for
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import Csr
 from gcnrec.ops import slots as ops
@@ -107,8 +108,10 @@ class SlotTable:
         ops.spans(
             self._slots, rows_R, layout.record_K, layout.state_K, layout.slab_bytes, layout.state_slab, weight_at, state_at, count
         )
-        state = State(torch.from_numpy(self._state), state_at, self._last) if with_state else None
-        return Rows(rows_R, self._slots.values, weight_at, count, state)
+        state = State(torch.from_numpy(self._state), torch.from_numpy(state_at), self._last) if with_state else None
+        values, places = torch.from_numpy(self._slots.values), (torch.from_numpy(each) for each in (rows_R, weight_at, count))
+        index_R, at_R, count_R = places
+        return Rows(rows_R, index_R, values, at_R, count_R, state)
 
     def decode(self, rows: Rows) -> torch.Tensor:
         out_RD = torch.empty(len(rows.rows_R), self.width)
@@ -128,23 +131,48 @@ class SlotTable:
     def last_N(self) -> torch.Tensor:
         return self._last
 
-    def spans(self, rows_R: NDArray[np.int64]) -> tuple[Spans, ...]:
-        """Records, in units of 8 bytes, then state."""
-        layout, counts_R = self._layout, self._slots.count_N[rows_R]
-        arena = torch.from_numpy(self._slots.columns.view(np.int64))
-        records = Spans(arena, self._slots.location_N[rows_R].astype(np.int64), layout.record_K[counts_R] // ops.UNIT)
-        state = self.read(rows_R, with_state=True).state
-        assert state is not None  # asked for
-        return records, Spans(state.values, state.at_R, layout.state_K[counts_R])
+    def memories(self) -> tuple[tuple[torch.Tensor, int], ...]:
+        """Records, in units of 4 bytes, then state; the slabs in use, and a few for the next exploration."""
+        layout = self._layout
+        slabs = min(layout.max_slabs, self._slabs_used + self._slabs_used // 16 + len(RECORD_BYTES))
+        return (self._arena(), slabs * layout.slab_bytes // 4), (torch.from_numpy(self._state), slabs * layout.state_slab)
 
-    def staged(self, rows_R: NDArray[np.int64], copies: tuple[Spans, ...], last_N: torch.Tensor) -> StagedSlots:
+    def index(self) -> tuple[torch.Tensor, ...]:
+        """Locations (int32 bits of a uint32) and counts of all rows, and sizes by count."""
+        layout = self._layout
+        by_count = (torch.from_numpy(each) for each in (layout.record_K, layout.state_K, layout.capacity_K))
+        return torch.from_numpy(self._slots.location_N.view(np.int32)), torch.from_numpy(self._slots.count_N), *by_count
+
+    def spans(self, index_R: torch.Tensor, index: tuple[torch.Tensor, ...]) -> tuple[Spans, ...]:
+        location_N, count_N, record_K, state_K, _ = index
+        layout, count_R = self._layout, count_N[index_R].long()
+        start_R, record_R = (location_N[index_R].long() & 0xFFFFFFFF) * ops.UNIT, record_K[count_R]
+        slab_R, place_R = start_R // layout.slab_bytes, start_R % layout.slab_bytes // record_R.clamp_min(1)
+        state_R = state_K[count_R]
+        state = Spans(torch.from_numpy(self._state), slab_R * layout.state_slab + place_R * state_R, state_R)
+        return Spans(self._arena(), start_R // 4, record_R // 4), state
+
+    def sizes(self, rows_R: NDArray[np.int64]) -> tuple[int, ...]:
+        counts_R = self._slots.count_N[rows_R]
+        return int(self._layout.record_K[counts_R].sum()) // 4, int(self._layout.state_K[counts_R].sum())
+
+    def staged(
+        self, rows_R: NDArray[np.int64], index_R: torch.Tensor, copies: tuple[Spans, ...], index: tuple[torch.Tensor, ...],
+        last_N: torch.Tensor,
+    ) -> StagedSlots:  # fmt: skip
         records, state = copies
-        arena = records.memory.numpy().view(np.uint8)
-        slots = ops.Slots(
-            records.at_R.astype(np.uint32), self._slots.count_N[rows_R], arena.view(self._slots.values.dtype), arena,
-            self._layout.capacity_K,
-        )  # fmt: skip
-        return StagedSlots(rows_R, self.width, slots, state, last_N)
+        _, count_N, _, _, capacity_K = index
+        count_R, columns = count_N[index_R], records.memory.view(torch.uint8)
+        values = records.memory if self.dtype == "float32" else records.memory.view(torch.uint16)
+        location_R = (records.at_R // (ops.UNIT // 4)).int()
+        slots = ops_for(index_R.device).slots(location_R, count_R, values, columns, capacity_K)
+        at_R = records.at_R if self.dtype == "float32" else records.at_R * 2
+        num_values = int(self._slots.count_N[rows_R].sum(dtype=np.int64))
+        return StagedSlots(rows_R, index_R, self.width, slots, values, at_R, count_R.long(), num_values, state, last_N)
+
+    def _arena(self) -> torch.Tensor:
+        """All records as flat float32, whatever they hold."""
+        return torch.from_numpy(self._slots.columns.view(np.float32))
 
     def columns(self, first: int, last: int) -> torch.Tensor:
         out_NC = torch.empty(self.num_rows, last - first)  # copy: columns lie scattered over the records
@@ -157,21 +185,21 @@ class SlotTable:
         at_R = np.cumsum(count_R) - count_R
         values_X = np.empty(int(count_R.sum()), np.float32)
         ops.pick(self._slots, rows_R, tile_RD.numpy(), at_R, values_X)
-        return RowGrad(rows_R, torch.from_numpy(values_X), at_R)
+        return RowGrad(rows_R, torch.from_numpy(values_X), torch.from_numpy(at_R))
 
     def empty_gradient(self) -> RowGrad:
         """Zero for every stored value of every row, to be added to."""
         count_N = self._slots.count_N.astype(np.int64)
         at_N = np.cumsum(count_N) - count_N
-        return RowGrad(np.arange(self.num_rows), torch.zeros(self.num_values), at_N)
+        return RowGrad(np.arange(self.num_rows), torch.zeros(self.num_values), torch.from_numpy(at_N))
 
     def add_rows(self, grad: RowGrad, rows_R: NDArray[np.int64], tile_RD: torch.Tensor) -> None:
         """Add the gradient of different whole rows to `grad` of `empty_gradient`."""
-        ops.add_at_rows(self._slots, rows_R, tile_RD.numpy(), grad.at_R, grad.values_X.numpy())
+        ops.add_at_rows(self._slots, rows_R, tile_RD.numpy(), grad.at_R.numpy(), grad.values_X.numpy())
 
     def add_columns(self, grad: RowGrad, first: int, last: int, plane_NC: torch.Tensor) -> None:
         """Add the gradient of columns first .. last-1 of every row."""
-        ops.add_columns(self._slots, first, last, plane_NC.numpy(), grad.at_R, grad.values_X.numpy())
+        ops.add_columns(self._slots, first, last, plane_NC.numpy(), grad.at_R.numpy(), grad.values_X.numpy())
 
     def propagate_rows(
         self, csr: Csr, first_row: int, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor, rows_V: NDArray[np.int32],
@@ -190,7 +218,7 @@ class SlotTable:
         """The transpose of `propagate_rows`, added to `grad` of `empty_gradient`."""
         ops.scatter_rows(
             csr.indptr, csr.indices, csr.columns, grad_VD.numpy(), rows_V, self._slots, first_row, row_scale_R.numpy(),
-            column_scale_C.numpy(), grad.at_R, grad.values_X.numpy(), numba.get_num_threads(),
+            column_scale_C.numpy(), grad.at_R.numpy(), grad.values_X.numpy(), numba.get_num_threads(),
         )  # fmt: skip
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -258,7 +286,7 @@ class SlotTable:
             np.empty((layout.moments, size), np.float32), np.zeros((len(rows_R), layout.scalars), np.float32),
         )  # fmt: skip
         ops.unpack(self._slots, first, starts_R, block.columns_X, block.values_X)
-        at_R = self.read(rows_R, with_state=True).state.at_R  # type: ignore[union-attr]
+        at_R = self.read(rows_R, with_state=True).state.at_R.numpy()  # type: ignore[union-attr]
         for moment in range(layout.moments):
             ops.copy_spans(self._state, at_R + moment * counts_R, block.moments_MX[moment], starts_R, counts_R)
         if layout.scalars:
@@ -348,7 +376,7 @@ class Rebuild:
         table.num_values += size
         starts_R, rows_R = block.starts_R, np.arange(first, last)
         ops.pack(slots, first, starts_R, block.columns_X, block.values_X)
-        at_R = table.read(rows_R, with_state=True).state.at_R  # type: ignore[union-attr]
+        at_R = table.read(rows_R, with_state=True).state.at_R.numpy()  # type: ignore[union-attr]
         for moment in range(layout.moments):
             ops.copy_spans(block.moments_MX[moment], starts_R, table._state, at_R + moment * block.counts_R, block.counts_R)
         if layout.scalars:

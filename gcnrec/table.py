@@ -172,11 +172,11 @@ class DenseTable:
         return self.num_values
 
     def read(self, rows_R: NDArray[np.int64], with_state: bool) -> Rows:
-        counts_R = np.full(len(rows_R), self.width)
-        state = None
+        index_R = torch.from_numpy(rows_R)
+        counts_R, state = torch.full((len(rows_R),), self.width), None
         if with_state:
-            state = State(torch.from_numpy(padded(self._state).reshape(-1)), rows_R * _pitch(self._state), self._last)
-        return Rows(rows_R, padded(self._weights).reshape(-1), rows_R * _pitch(self._weights), counts_R, state)
+            state = State(_flat(self._state), index_R * _pitch(self._state), self._last)
+        return Rows(rows_R, index_R, _flat(self._weights), index_R * _pitch(self._weights), counts_R, state)
 
     def decode(self, rows: Rows) -> torch.Tensor:
         return gather(self._weights, rows.rows_R)
@@ -194,22 +194,35 @@ class DenseTable:
     def last_N(self) -> torch.Tensor:
         return self._last
 
-    def spans(self, rows_R: NDArray[np.int64]) -> tuple[Spans, ...]:
+    def memories(self) -> tuple[tuple[torch.Tensor, int], ...]:
         """Rows, then their state."""
+        return tuple((_flat(plane), len(_flat(plane))) for plane in (self._weights, self._state))
+
+    def index(self) -> tuple[torch.Tensor, ...]:
+        """Nothing: a row's number is its place."""
+        return ()
+
+    def spans(self, index_R: torch.Tensor, index: tuple[torch.Tensor, ...]) -> tuple[Spans, ...]:
         return tuple(
-            Spans(torch.from_numpy(padded(plane).reshape(-1)), rows_R * _pitch(plane), np.full(len(rows_R), plane.shape[1]))
+            Spans(_flat(plane), index_R * _pitch(plane), torch.full_like(index_R, plane.shape[1]))
             for plane in (self._weights, self._state)
         )
 
-    def staged(self, rows_R: NDArray[np.int64], copies: tuple[Spans, ...], last_N: torch.Tensor) -> StagedDense:
+    def sizes(self, rows_R: NDArray[np.int64]) -> tuple[int, ...]:
+        return len(rows_R) * self.width, len(rows_R) * self._state.shape[1]
+
+    def staged(
+        self, rows_R: NDArray[np.int64], index_R: torch.Tensor, copies: tuple[Spans, ...], index: tuple[torch.Tensor, ...],
+        last_N: torch.Tensor,
+    ) -> StagedDense:  # fmt: skip
         weights, state = copies
-        return StagedDense(rows_R, self.width, weights, state, last_N)
+        return StagedDense(rows_R, index_R, self.width, weights, state, last_N)
 
     def columns(self, first: int, last: int) -> torch.Tensor:
         return self._weights[:, first:last]
 
     def stored(self, rows_R: NDArray[np.int64], tile_RD: torch.Tensor) -> RowGrad:
-        return RowGrad(rows_R, tile_RD.contiguous().view(-1), np.arange(len(rows_R)) * self.width)
+        return RowGrad(rows_R, tile_RD.contiguous().view(-1), torch.arange(len(rows_R)) * self.width)
 
     def empty_gradient(self) -> RowGrad:
         if self._grad is None:  # kept, because fresh memory costs a page fault every 4 KiB
@@ -264,6 +277,11 @@ def aligned(rows: int, width: int) -> torch.Tensor:
     buffer = torch.empty(rows * pitch // 4 + LINE_BYTES // 4)
     skip = -buffer.data_ptr() % LINE_BYTES // 4
     return buffer[skip : skip + rows * pitch // 4].view(rows, pitch // 4)[:, :width]
+
+
+def _flat(plane: torch.Tensor) -> torch.Tensor:
+    """The memory of a plane of `aligned`, padding included."""
+    return torch.from_numpy(padded(plane).reshape(-1))
 
 
 def _pitch(plane: torch.Tensor) -> int:

@@ -138,7 +138,7 @@ def assert_as_accurate(result: torch.Tensor, yardstick: torch.Tensor, exact: tor
 
 def grad_tile(grad: RowGrad, width: int) -> torch.Tensor:
     """The gradient of a dense table's rows as a tile, float32 (R, width)."""
-    return grad.values_X[torch.from_numpy(grad.at_R)[:, None] + torch.arange(width)]
+    return grad.values_X[grad.at_R[:, None] + torch.arange(width)]
 
 
 def require(condition: bool, sentence: str) -> None:
@@ -242,7 +242,7 @@ class _Recorder:
         return 0
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
-        self.grads.append(RowGrad(grad.rows_R.copy(), grad.values_X.clone(), grad.at_R.copy()))
+        self.grads.append(RowGrad(grad.rows_R.copy(), grad.values_X.clone(), grad.at_R.clone()))
         return rows
 
 

@@ -6,6 +6,7 @@ The fake's transfers move one row at a time, at random moments between what was 
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -89,6 +90,15 @@ class FakeDevice:
                 return
             self.random.choice(able).step()
 
+    def adopt(self, memory, length):
+        """Host memory is what the fake computes in."""
+
+    def within(self, queue):
+        return nullcontext()  # index arithmetic reads nothing that a queue writes
+
+    def place(self, values):
+        return torch.from_numpy(values)
+
     def empty(self, length, like):
         return torch.full((length,), -77, dtype=like.dtype)  # nothing that anyone could mistake for a row
 
@@ -96,7 +106,7 @@ class FakeDevice:
         return values.clone()
 
     def copy(self, queue, source, target):
-        assert np.array_equal(source.length_R, target.length_R)
+        assert torch.equal(source.length_R, target.length_R)
         rows = list(zip(source.at_R.tolist(), target.at_R.tolist(), source.length_R.tolist(), strict=True))
         self.random.shuffle(rows)  # within one copy no order holds
         for here, there, length in rows:

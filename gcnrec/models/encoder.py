@@ -64,6 +64,6 @@ def every_row(grad: RowGrad, num_rows: int, width: int) -> RowGrad:
     if len(grad.rows_R) == num_rows:
         return grad
     values_X = torch.cat([grad.values_X, torch.zeros(width)])  # copy: of the touched rows, for one stretch of zeros beside them
-    at_N = np.full(num_rows, len(grad.values_X), np.int64)
-    at_N[grad.rows_R] = grad.at_R
+    at_N = torch.full((num_rows,), len(grad.values_X))
+    at_N[torch.from_numpy(grad.rows_R)] = grad.at_R
     return RowGrad(np.arange(num_rows), values_X, at_N)

@@ -84,7 +84,7 @@ class LightGcn:
         if self._dense_grad or self._num_layers > 1:
             return grad
         rows_R = self._hop.touched(batch.nodes_V, batch.num_users)
-        return RowGrad(rows_R, grad.values_X, grad.at_R[rows_R])
+        return RowGrad(rows_R, grad.values_X, grad.at_R[torch.from_numpy(rows_R)])
 
     def _pull_whole(
         self, batch: Batch, grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor

@@ -28,7 +28,7 @@ class MatrixFactorisation:
             return table.stored(batch.nodes_V, grad_VD + grad_ego_VD)
 
         def pull_whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
-            out_RD.index_add_(0, torch.from_numpy(np.searchsorted(rows_R, batch.nodes_V)), grad_VD + grad_ego_VD)
+            out_RD.index_add_(0, torch.from_numpy(np.searchsorted(rows_R, batch.nodes_V)), (grad_VD + grad_ego_VD).cpu())
 
         return Encoded(rows_VD, rows_VD, pull, pull_whole)
 

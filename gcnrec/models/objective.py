@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from gcnrec import losses
 from gcnrec.config import Job
+from gcnrec.device import ops_for, place
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.ops.gather import gather
-from gcnrec.ops.reduce import reduce_rows
 from gcnrec.sampler import Batch
 
 Score = Callable[[torch.Tensor, Batch], torch.Tensor]
@@ -42,7 +41,7 @@ class Objective:
         if self.l2:
             every = [batch.users_B, batch.positives_B, batch.negatives_BN.reshape(-1)]
             uses_V = np.bincount(np.concatenate(every), minlength=len(batch.nodes_V)).astype(np.float32)
-            weighted = ego_VD * torch.from_numpy(np.sqrt(uses_V))[:, None]
+            weighted = ego_VD * place(np.sqrt(uses_V), ego_VD.device)[:, None]
             total = total + self.l2 * losses.half_squared_norm(weighted, len(batch.users_B))
         return total
 
@@ -79,7 +78,7 @@ def take(rows_VD: torch.Tensor, index: NDArray[np.int64]) -> torch.Tensor:
 
 
 def _bpr(rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
-    return losses.bpr(*_pairs(rows_VD, batch), _negatives(rows_VD, batch), _weights(batch))
+    return losses.bpr(*_pairs(rows_VD, batch), _negatives(rows_VD, batch), _weights(batch, rows_VD))
 
 
 def _directau(uniformity: float, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -88,9 +87,11 @@ def _directau(uniformity: float, rows_VD: torch.Tensor, batch: Batch) -> torch.T
 
 def _softmax_sampled(temperature: float, log_share_I: torch.Tensor | None, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
     items_BN = torch.from_numpy(batch.triples.negatives_BN.astype(np.int64))
-    expected = None if log_share_I is None else log_share_I[items_BN] + math.log(items_BN.shape[1])
+    expected = None if log_share_I is None else (log_share_I[items_BN] + math.log(items_BN.shape[1])).to(rows_VD.device)
     users_BD, positives_BD = _pairs(rows_VD, batch)
-    return losses.sampled_softmax(users_BD, positives_BD, _negatives(rows_VD, batch), temperature, expected, _weights(batch))
+    return losses.sampled_softmax(
+        users_BD, positives_BD, _negatives(rows_VD, batch), temperature, expected, _weights(batch, rows_VD)
+    )
 
 
 def _softmax_in_batch(
@@ -100,9 +101,11 @@ def _softmax_in_batch(
     own_J = torch.zeros_like(log_count_J)
     if log_share_I is not None:
         pool_J = np.unique(batch.triples.positives_B).astype(np.int64)
-        own_J = -log_share_I[torch.from_numpy(pool_J)]
+        own_J = -log_share_I[torch.from_numpy(pool_J)].to(rows_VD.device)
     users_BD = take(rows_VD, batch.users_B)
-    return losses.pool_softmax(users_BD, pool_JD, target_B, temperature, log_count_J + own_J, own_J, _weights(batch), dtype)
+    return losses.pool_softmax(
+        users_BD, pool_JD, target_B, temperature, log_count_J + own_J, own_J, _weights(batch, rows_VD), dtype
+    )
 
 
 def _bsl_in_batch(temperature: float, positive_temperature: float, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -110,14 +113,14 @@ def _bsl_in_batch(temperature: float, positive_temperature: float, rows_VD: torc
     users_BD, positives_BD = _pairs(rows_VD, batch)
     bias_BJ = log_count_J.repeat(len(target_B), 1).scatter(1, target_B[:, None], -torch.inf)
     scores_B, scores_BJ = (users_BD * positives_BD).sum(1), users_BD @ pool_JD.T
-    return losses.bsl(scores_B, scores_BJ, bias_BJ, torch.from_numpy(batch.users_B), temperature, positive_temperature)
+    return losses.bsl(scores_B, scores_BJ, bias_BJ, place(batch.users_B, rows_VD.device), temperature, positive_temperature)
 
 
 def _bsl_sampled(temperature: float, positive_temperature: float, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
     users_BD, positives_BD = _pairs(rows_VD, batch)
     scores_BN = losses.against(users_BD, _negatives(rows_VD, batch))
     scores_B, bias_BN = (users_BD * positives_BD).sum(1), torch.zeros_like(scores_BN)
-    return losses.bsl(scores_B, scores_BN, bias_BN, torch.from_numpy(batch.users_B), temperature, positive_temperature)
+    return losses.bsl(scores_B, scores_BN, bias_BN, place(batch.users_B, rows_VD.device), temperature, positive_temperature)
 
 
 def _pairs(rows_VD: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,9 +132,9 @@ def _negatives(rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
     return flat.view(*batch.negatives_BN.shape, rows_VD.shape[1])
 
 
-def _weights(batch: Batch) -> torch.Tensor | None:
+def _weights(batch: Batch, rows_VD: torch.Tensor) -> torch.Tensor | None:
     weights_B = batch.triples.weights_B
-    return None if weights_B is None else torch.from_numpy(weights_B)
+    return None if weights_B is None else place(weights_B, rows_VD.device)
 
 
 def _pool(rows_VD: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -139,7 +142,7 @@ def _pool(rows_VD: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tens
     target_B = batch.positives_B - batch.num_users
     pool_JD = rows_VD[batch.num_users :]
     counts_J = np.bincount(target_B, minlength=len(pool_JD)).astype(np.float32)
-    return torch.from_numpy(target_B), pool_JD, torch.from_numpy(np.log(counts_J))
+    return place(target_B, rows_VD.device), pool_JD, place(np.log(counts_J), rows_VD.device)
 
 
 def _log_shares(job: Job, graph: BipartiteGraph) -> torch.Tensor:
@@ -152,9 +155,11 @@ def _log_shares(job: Job, graph: BipartiteGraph) -> torch.Tensor:
 class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows_VD: torch.Tensor, index: NDArray[np.int64]) -> torch.Tensor:
-        ctx.index, ctx.num_rows = index, len(rows_VD)
-        return gather(rows_VD.detach(), index)
+        ops = ops_for(rows_VD.device)
+        ctx.index, ctx.num_rows = ops.place(index), len(rows_VD)
+        return ops.gather(rows_VD.detach(), ctx.index)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
-        return reduce_rows(ctx.index, grad_outputs[0], ctx.num_rows), None
+        grad_BD = grad_outputs[0]
+        return ops_for(grad_BD.device).reduce_rows(ctx.index, grad_BD, ctx.num_rows), None

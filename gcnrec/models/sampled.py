@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.blocks import Block
-from gcnrec.graph import BipartiteGraph, Csr
+from gcnrec.device import ops_for, place
+from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.hops import Hop
 from gcnrec.models.layerwise import export_mean
-from gcnrec.ops.propagate import inverse_sqrt, propagate, scatter_rows
+from gcnrec.ops.propagate import inverse_sqrt
 from gcnrec.rows import RowGrad
 from gcnrec.sampler import Batch
 from gcnrec.table import StepTable, Table
@@ -39,21 +40,24 @@ class SampledLightGcn:
 
     def encode(self, table: StepTable, batch: Batch) -> Encoded:
         rows_RD = table.decode(table.read(batch.rows_R, with_state=False))
-        hops = [_DrawnHop(block, self._degrees_N[batch.rows_R]) for block in batch.blocks]
-        ego_VD = rows_RD[_index(np.searchsorted(batch.rows_R, batch.nodes_V))]
-        inner_SD = rows_RD[_index(batch.blocks[-1].sources_S)] if batch.blocks else ego_VD
+        device = rows_RD.device
+        hops = [_DrawnHop(block, self._degrees_N[batch.rows_R], device) for block in batch.blocks]
+        own_V = place(np.searchsorted(batch.rows_R, batch.nodes_V), device)
+        ego_VD = rows_RD[own_V]
+        inner_SD = rows_RD[hops[-1].sources_S] if hops else ego_VD
         for hop in reversed(hops):
-            inner_SD = rows_RD[_index(hop.block.targets_T)] + hop.forward(inner_SD)
+            inner_SD = rows_RD[hop.targets_T] + hop.forward(inner_SD)
         final_VD = inner_SD / (self._num_layers + 1)
 
         def whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> torch.Tensor:
-            return _pulled(hops, batch, grad_VD / (self._num_layers + 1), grad_ego_VD)
+            return _pulled(hops, own_V, len(batch.rows_R), grad_VD / (self._num_layers + 1), grad_ego_VD)
 
         def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
             return table.stored(batch.rows_R, whole(grad_VD, grad_ego_VD))
 
         def pull_whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
-            out_RD.index_add_(0, _index(np.searchsorted(rows_R, batch.rows_R)), whole(grad_VD, grad_ego_VD))
+            at_R = torch.from_numpy(np.searchsorted(rows_R, batch.rows_R))
+            out_RD.index_add_(0, at_R, whole(grad_VD, grad_ego_VD).cpu())
 
         return Encoded(final_VD, ego_VD, pull, pull_whole)
 
@@ -62,38 +66,34 @@ class SampledLightGcn:
         export_mean(self._hop, self._num_layers, table, out_NF)
 
 
-def _pulled(hops: list[_DrawnHop], batch: Batch, grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> torch.Tensor:
+def _pulled(
+    hops: list[_DrawnHop], own_V: torch.Tensor, num_rows: int, grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor
+) -> torch.Tensor:
     """The gradient of the rows read, float32 (R, D)."""
-    grad_RD = torch.zeros(len(batch.rows_R), grad_VD.shape[1])
-    own = _index(np.searchsorted(batch.rows_R, batch.nodes_V))
-    grad_RD[own] = grad_VD + grad_ego_VD  # set, not added: nodes of a batch are all different
+    grad_RD = torch.zeros(num_rows, grad_VD.shape[1], device=grad_VD.device)
+    grad_RD[own_V] = grad_VD + grad_ego_VD  # set, not added: nodes of a batch are all different
     grad_TD = grad_VD
     for hop in hops:
         grad_TD = hop.backward(grad_TD)
-        grad_RD.index_add_(0, _index(hop.block.sources_S), grad_TD)
+        grad_RD[hop.sources_S] += grad_TD  # sources of a hop are all different too
     return grad_RD
 
 
 class _DrawnHop:
     """The drawn part of A between a hop's targets and sources, scaled so that its expectation is A."""
 
-    def __init__(self, block: Block, degrees_R: NDArray[np.int64]) -> None:
-        self.block = block
+    def __init__(self, block: Block, degrees_R: NDArray[np.int64], device: torch.device) -> None:
+        self._product = ops_for(device).product(block.csr)
+        self.targets_T, self.sources_S = place(block.targets_T, device), place(block.sources_S, device)
         degrees_T, drawn_T = degrees_R[block.targets_T], block.csr.degrees
         scale_T = np.zeros(len(degrees_T), np.float32)
         # 1/sqrt(d) of the symmetric normalisation, times d/s for the s neighbours that stand for all d.
         np.divide(np.sqrt(degrees_T), drawn_T, out=scale_T, where=drawn_T > 0)
-        self._scale_T = torch.from_numpy(scale_T)
-        self._scale_S = inverse_sqrt(degrees_R[block.sources_S])
+        scale_S = inverse_sqrt(degrees_R[block.sources_S])
+        self._scales = place(scale_T, device), place(scale_S.numpy(), device)
 
     def forward(self, source_SD: torch.Tensor) -> torch.Tensor:
-        return propagate(self.block.csr, source_SD, self._scale_T, self._scale_S)
+        return self._product.times(source_SD, *self._scales)
 
     def backward(self, grad_TD: torch.Tensor) -> torch.Tensor:
-        csr: Csr = self.block.csr
-        out_SD = torch.zeros(csr.columns, grad_TD.shape[1])
-        return scatter_rows(csr, grad_TD, np.arange(csr.rows, dtype=np.int32), self._scale_T, self._scale_S, out_SD)
-
-
-def _index(places: NDArray[np.int64]) -> torch.Tensor:
-    return torch.from_numpy(places)
+        return self._product.transposed_times(grad_TD, *self._scales)

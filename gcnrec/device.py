@@ -1,0 +1,95 @@
+"""Kernels by where tensors lie: the functions that training needs of a device, and the only importer of `gcnrec.cuda`.
+
+Both devices take and return tensors. Integers are equal on both; floats differ by rounding.
+Letters: P rows of a plane, R rows, C columns, B entries, D width, X stored values, K counts.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.graph import Csr
+
+
+class Product(Protocol):
+    """The 0/1 matrix of a Csr with R rows and C columns, in the form in which a device multiplies by it."""
+
+    def times(self, source_CD: torch.Tensor, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> torch.Tensor:
+        """out[r] = row_scale[r] * sum over c in row r of column_scale[c] * source[c]."""
+        ...
+
+    def transposed_times(self, grad_RD: torch.Tensor, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> torch.Tensor:
+        """The transpose: out[c] = column_scale[c] * sum over rows r with c of row_scale[r] * grad[r]."""
+        ...
+
+
+class Rules(Protocol):
+    """The kernels of `gcnrec.ops.update`, each on (weights, at_R, count_R, rows_R, state ..., grad, grad_at_R, scalars ...)."""
+
+    def sgd(self, *arguments: Any) -> None: ...
+
+    def adagrad_row(self, *arguments: Any) -> None: ...
+
+    def adam(self, *arguments: Any) -> None: ...
+
+    def adam_row(self, *arguments: Any) -> None: ...
+
+    def adam_dense(self, *arguments: Any) -> None: ...
+
+
+class Ops(Protocol):
+    """What a step asks of a device."""
+
+    @property
+    def rules(self) -> Rules: ...
+
+    def place(self, values: NDArray[Any]) -> torch.Tensor:
+        """Host numbers where kernels can read them: the same memory on the CPU, a copy that nobody waits for on a GPU."""
+        ...
+
+    def gather(self, plane_PD: torch.Tensor, index_R: torch.Tensor) -> torch.Tensor:
+        """out[r] = plane[index[r]]."""
+        ...
+
+    def reduce_rows(self, index_B: torch.Tensor, grad_BD: torch.Tensor, num_rows: int) -> torch.Tensor:
+        """out[r] = sum of grad[b] over b with index[b] == r, in rising order of b."""
+        ...
+
+    def product(self, csr: Csr) -> Product: ...
+
+    def slots(
+        self,
+        location_R: torch.Tensor,
+        count_R: torch.Tensor,
+        values: torch.Tensor,
+        columns: torch.Tensor,
+        capacity_K: torch.Tensor,
+    ) -> Any:
+        """Records as `decode` and `pick` take them (`gcnrec.ops.slots.Slots`); `location_R` int32 bits of a uint32."""
+        ...
+
+    def decode(self, slots: Any, rows_R: torch.Tensor, out_RD: torch.Tensor) -> None: ...
+
+    def pick(self, slots: Any, rows_R: torch.Tensor, tile_RD: torch.Tensor, at_R: torch.Tensor, out_X: torch.Tensor) -> None: ...
+
+
+@cache
+def ops_for(device: torch.device) -> Ops:
+    """The kernels of a device. DeviceError for a GPU without CuPy."""
+    if device.type == "cpu":
+        from gcnrec.ops.cpu import CpuOps
+
+        return CpuOps()
+    from gcnrec.cuda.ops import CudaOps
+
+    return CudaOps(device)
+
+
+def place(values: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """`Ops.place` of a device."""
+    return ops_for(device).place(np.ascontiguousarray(values))

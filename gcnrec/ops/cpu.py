@@ -1,0 +1,87 @@
+"""The CPU's side of `gcnrec.device`: tensors in, the numba kernels of this folder on their memory, tensors out.
+
+Letters: P rows of a plane, R rows, C columns, B entries, D width, X stored values, K counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.graph import Csr
+from gcnrec.ops import slots as records
+from gcnrec.ops import update
+from gcnrec.ops.gather import gather
+from gcnrec.ops.propagate import propagate, scatter_rows
+from gcnrec.ops.reduce import reduce_rows
+
+
+def _on_arrays(kernel: Callable[..., None]) -> Callable[..., None]:
+    """The kernel, for tensors in place of arrays."""
+
+    def call(*arguments: Any) -> None:
+        kernel(*(argument.numpy() if isinstance(argument, torch.Tensor) else argument for argument in arguments))
+
+    return call
+
+
+class CpuRules:
+    """`gcnrec.ops.update` on tensors."""
+
+    sgd = staticmethod(_on_arrays(update.sgd))
+    adagrad_row = staticmethod(_on_arrays(update.adagrad_row))
+    adam = staticmethod(_on_arrays(update.adam))
+    adam_row = staticmethod(_on_arrays(update.adam_row))
+    adam_dense = staticmethod(_on_arrays(update.adam_dense))
+
+
+@dataclass(frozen=True, slots=True)
+class CpuProduct:
+    """Rows of the matrix are summed in the order of their columns, sums over rows in the order of the rows."""
+
+    csr: Csr
+
+    def times(self, source_CD: torch.Tensor, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> torch.Tensor:
+        return propagate(self.csr, source_CD, row_scale_R, column_scale_C)
+
+    def transposed_times(self, grad_RD: torch.Tensor, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> torch.Tensor:
+        out_CD = torch.zeros(self.csr.columns, grad_RD.shape[1])
+        return scatter_rows(self.csr, grad_RD, np.arange(self.csr.rows, dtype=np.int32), row_scale_R, column_scale_C, out_CD)
+
+
+class CpuOps:
+    """Every function of `gcnrec.device.Ops`."""
+
+    rules = CpuRules()
+
+    def place(self, values: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(values)
+
+    def gather(self, plane_PD: torch.Tensor, index_R: torch.Tensor) -> torch.Tensor:
+        return gather(plane_PD, index_R.numpy())
+
+    def reduce_rows(self, index_B: torch.Tensor, grad_BD: torch.Tensor, num_rows: int) -> torch.Tensor:
+        return reduce_rows(index_B.numpy(), grad_BD, num_rows)
+
+    def product(self, csr: Csr) -> CpuProduct:
+        return CpuProduct(csr)
+
+    def slots(
+        self, location_R: torch.Tensor, count_R: torch.Tensor, values: torch.Tensor, columns: torch.Tensor,
+        capacity_K: torch.Tensor,
+    ) -> records.Slots:  # fmt: skip
+        location = location_R.numpy().view(np.uint32)
+        return records.Slots(location, count_R.numpy(), values.numpy(), columns.numpy(), capacity_K.numpy())
+
+    def decode(self, slots: records.Slots, rows_R: torch.Tensor, out_RD: torch.Tensor) -> None:
+        records.decode(slots, rows_R.numpy(), out_RD.numpy())
+
+    def pick(
+        self, slots: records.Slots, rows_R: torch.Tensor, tile_RD: torch.Tensor, at_R: torch.Tensor, out_X: torch.Tensor
+    ) -> None:
+        records.pick(slots, rows_R.numpy(), tile_RD.numpy(), at_R.numpy(), out_X.numpy())
