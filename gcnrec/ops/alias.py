@@ -122,7 +122,7 @@ def _shares(weights):  # type: ignore[no-untyped-def]
     passed, before = 0.0, 0
     for number in range(len(weights)):
         passed += weights[number]
-        end = min(np.int64(passed / total * units), units)
+        end = min(int(passed / total * units), units)
         shares[number] = end - before
         before = end
     shares[heaviest] += units - before
