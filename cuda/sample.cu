@@ -1,15 +1,6 @@
-// Draws on the GPU, integer for integer those of gcnrec/ops/neighbours.py and gcnrec/ops/sample.py.
+// Draws on the GPU, integer for integer those of gcnrec/ops/neighbours.py, alias.py and sample.py.
 #include "hits.cuh"
 #include "philox.cuh"
-
-// places[t] = min(fanout, degree of row rows[t]).
-extern "C" __global__ void gcnrec_sample_counts(const i64* indptr, const int* rows, i64 targets, int fanout, i64* places) {
-    const Tile tile = tile_of(1);
-    for (i64 t = tile.first; t < targets; t += tile.stride) {
-        const i64 degree = indptr[rows[t] + 1] - indptr[rows[t]];
-        places[t] = degree < fanout ? degree : fanout;
-    }
-}
 
 // Floyd's sample of `fanout` of 0 .. degree-1 by a tile, draw k on lane k % lanes: own[s] is the choice of draw s * lanes + lane.
 __device__ inline void floyd(const Tile& tile, i64 degree, int fanout, u32 node, u32 step, u32 last_word, u64 seed, i64* own) {
@@ -50,5 +41,56 @@ extern "C" __global__ void gcnrec_sample_neighbours(const i64* indptr, const int
         }
         for (int s = 0; s < 2; ++s)
             if (s * lanes + tile.lane < fanout) indices_out[place + rank[s]] = indices[begin + own[s]];
+    }
+}
+
+// A number in 0 .. count-1 by the alias table that starts at `first`.
+__device__ inline i64 alias_draw(const u32* thresholds, const int* others, i64 first, i64 count, const Words& words) {
+    const i64 column = below(words.a, words.b, count);
+    return words.c < thresholds[first + column] ? column : others[first + column];
+}
+
+// indices_out[indptr_out[t] ..] = `fanout` columns of row rows[t], drawn with replacement by the row's alias table, ascending.
+extern "C" __global__ void gcnrec_sample_weighted(const i64* indptr, const int* indices, const int* rows, i64 targets,
+                                                  i64 first_node, int fanout, u64 seed, u32 step, u32 last_word,
+                                                  const u32* thresholds, const int* others, const i64* indptr_out,
+                                                  int* indices_out, int lanes) {
+    const Tile tile = tile_of(lanes);
+    for (i64 t = tile.first; t < targets; t += tile.stride) {
+        const i64 begin = indptr[rows[t]], degree = indptr[rows[t] + 1] - begin;
+        if (degree == 0) continue;
+        int own[2], rank[2] = {0, 0};
+        for (int s = 0; s < 2; ++s) {
+            const int k = s * lanes + tile.lane;
+            own[s] = -1;
+            if (k >= fanout) continue;
+            const Words words = philox((u32)(first_node + rows[t]), (u32)k, step, last_word, seed);
+            own[s] = indices[begin + alias_draw(thresholds, others, begin, degree, words)];
+        }
+        for (int k = 0; k < fanout; ++k) {
+            const int other = __shfl_sync(tile.mask, k < lanes ? own[0] : own[1], k % lanes, lanes);
+            for (int s = 0; s < 2; ++s) rank[s] += other < own[s] || (other == own[s] && k < s * lanes + tile.lane);
+        }
+        for (int s = 0; s < 2; ++s)
+            if (s * lanes + tile.lane < fanout) indices_out[indptr_out[t] + rank[s]] = own[s];
+    }
+}
+
+// out[b, n] = an item drawn by the alias table; one that user b has seen (row users[b] of the graph, null: anything goes) is
+// redrawn, `attempts` times at most.
+extern "C" __global__ void gcnrec_negatives(const int* users, i64 count_users, i64 num, const u32* thresholds, const int* others,
+                                            i64 items, const i64* indptr, const int* indices, int attempts, u64 seed, u32 step,
+                                            u32 last_word, int* out) {
+    const Tile tile = tile_of(1);
+    for (i64 at = tile.first; at < count_users * num; at += tile.stride) {
+        const int user = users[at / num];
+        i64 item = 0;
+        for (int attempt = 0; attempt < attempts; ++attempt) {
+            item = alias_draw(thresholds, others, 0, items, philox((u32)at, (u32)attempt, step, last_word, seed));
+            if (!indptr) break;
+            const i64 end = indptr[user + 1], place = lower_bound(indices, indptr[user], end, (int)item);
+            if (place == end || indices[place] != item) break;
+        }
+        out[at] = (int)item;
     }
 }
