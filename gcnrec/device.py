@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.graph import Csr
+from gcnrec.queues import Device
 
 
 class Product(Protocol):
@@ -60,6 +61,10 @@ class Ops(Protocol):
         """out[r] = sum of grad[b] over b with index[b] == r, in rising order of b."""
         ...
 
+    def softmax_gradient_(self, logits_CJ: torch.Tensor, goal_C: torch.Tensor) -> torch.Tensor:
+        """Turn logits into softmax minus 1 at `goal`, in place; returns -log softmax[goal], (C)."""
+        ...
+
     def product(self, csr: Csr) -> Product: ...
 
     def slots(
@@ -93,3 +98,11 @@ def ops_for(device: torch.device) -> Ops:
 def place(values: NDArray[Any], device: torch.device) -> torch.Tensor:
     """`Ops.place` of a device."""
     return ops_for(device).place(np.ascontiguousarray(values))
+
+
+def pipeline_of(device: torch.device) -> Device:
+    """The queues of a GPU, for tables in host memory. DeviceError without CuPy or a driver."""
+    from gcnrec.cuda.queues import CudaDevice
+    from gcnrec.ops.slots import copy_spans
+
+    return CudaDevice(device, copy_spans)

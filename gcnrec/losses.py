@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from gcnrec.ops.softmax import softmax_gradient_
+from gcnrec.device import ops_for
 
 CHUNK = 512
 """Users scored against the pool at a time: a few MB of scores, within the last-level cache."""
@@ -149,7 +149,7 @@ class _PoolSoftmax(torch.autograd.Function):
     ) -> torch.Tensor:
         low_pool, exact = pool.to(product_dtype), product_dtype == pool.dtype
         grad_users, grad_pool = torch.empty_like(users), torch.zeros_like(pool)
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=users.device)
         scores = users.new_empty(min(CHUNK, len(users)), len(pool))
         scale = 1.0 / temperature
         for first in range(0, len(users), CHUNK):
@@ -160,7 +160,7 @@ class _PoolSoftmax(torch.autograd.Function):
             else:
                 torch.add(bias, low_part @ low_pool.T, alpha=scale, out=logits)
             logits.scatter_add_(1, goal[:, None], (own - bias)[goal][:, None])
-            losses = torch.from_numpy(softmax_gradient_(logits, goal.numpy()))
+            losses = ops_for(logits.device).softmax_gradient_(logits, goal)
             if row_weights is not None:
                 losses *= row_weights[first : first + CHUNK]
                 logits.mul_(row_weights[first : first + CHUNK, None])

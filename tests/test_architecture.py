@@ -34,11 +34,11 @@ ROWS = [
     ["evaluate", "recommend", "artifacts", "events", "slot_files"],
     ["loaders", "testing", "start", "step", "memory", "explore"],
     ["models", "losses", "sparsity", "dynamic", "policy", "exchange", "support", "nmf", "metrics"],
-    ["sampler", "blocks", "table", "slots", "optim", "rows", "staged", "queues", "pipelined"],
+    ["sampler", "blocks", "table", "slots", "optim", "rows", "staged", "pipelined"],
     ["device"],
     ["ops", "cuda"],
 ]
-CHAIN = ["graph", "interactions", "random", "config", "errors", "machine", "__init__"]
+CHAIN = ["graph", "interactions", "random", "config", "errors", "machine", "queues", "__init__"]
 
 # Where an outside package may be imported, as prefixes of `gcnrec.` module names.
 HOMES = {

@@ -19,6 +19,7 @@ from gcnrec.ops import update
 from gcnrec.ops.gather import gather
 from gcnrec.ops.propagate import propagate, scatter_rows
 from gcnrec.ops.reduce import reduce_rows
+from gcnrec.ops.softmax import softmax_gradient_
 
 
 def _on_arrays(kernel: Callable[..., None]) -> Callable[..., None]:
@@ -67,6 +68,9 @@ class CpuOps:
 
     def reduce_rows(self, index_B: torch.Tensor, grad_BD: torch.Tensor, num_rows: int) -> torch.Tensor:
         return reduce_rows(index_B.numpy(), grad_BD, num_rows)
+
+    def softmax_gradient_(self, logits_CJ: torch.Tensor, goal_C: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(softmax_gradient_(logits_CJ, goal_C.numpy()))
 
     def product(self, csr: Csr) -> CpuProduct:
         return CpuProduct(csr)
