@@ -5,6 +5,7 @@ Letters: V given nodes, R rows to read, T targets and S sources of a hop, X draw
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,7 +45,7 @@ class NeighbourSampler:
 
     The order of `fanouts` is that of PyG's NeighborLoader (DGL's is the reverse). Sources of a hop are its drawn neighbours
     alone; `with_targets` adds its targets, for models that read a node beside its neighbours in every layer (DGL's blocks).
-    Draws depend on (seed, step, hop, node) only. Scratch is reused: one thread at a time.
+    Draws depend on (seed, step, hop, node) only. Scratch is reused, so threads wait for each other.
     Raises UsageError unless every fanout lies in 1 .. 64.
     """
 
@@ -52,6 +53,7 @@ class NeighbourSampler:
     fanouts: tuple[int, ...]
     seed: int
     with_targets: bool = False
+    _lock: threading.Lock = field(init=False, repr=False, compare=False, default_factory=threading.Lock)
     _sources: NodeSet = field(init=False, repr=False, compare=False)
     _rows: NodeSet = field(init=False, repr=False, compare=False)
 
@@ -63,6 +65,10 @@ class NeighbourSampler:
 
     def sample(self, nodes_V: NDArray[np.int64], num_users: int, step: int) -> Sampled:
         """The blocks of `nodes_V`: ascending, unique, `num_users` users and then items (item + U)."""
+        with self._lock:  # explorations draw batches of their own while a thread draws ahead for training
+            return self._sample(nodes_V, num_users, step)
+
+    def _sample(self, nodes_V: NDArray[np.int64], num_users: int, step: int) -> Sampled:
         csrs: list[Csr] = []
         levels = [nodes_V]  # the targets of hop 0, then the sources of each hop
         users = num_users

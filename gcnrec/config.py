@@ -212,6 +212,7 @@ class Train(Section):
     batch_size: Count = 2048
     seed: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: the GPU where there is one that can train the job (`sampled` or no propagation), else the CPU."""
     threads: Count | None = None
     """CPU threads; default all that the process may use. Results are equal for equal numbers of threads."""
     refit: Literal[False, "train+valid"] = False
@@ -258,6 +259,11 @@ class Job(Section):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     run: Run = Run()
+
+    @property
+    def trains_on_gpu(self) -> bool:
+        """Whether a GPU can train it: steps that touch a batch's rows and no others."""
+        return self.model.name in ("lightgcn", "mf") and self.model.propagation != "full"
 
     @model_validator(mode="after")
     def _rules(self) -> Job:
@@ -338,13 +344,14 @@ def _impossible(job: Job) -> str | None:
 
 def _not_yet(job: Job) -> str | None:
     """A setting that this version knows but cannot do: better refused than silently ignored."""
-    wanted = {
-        "table.placement": (job.table.placement, ("host",)),
-        "train.device": (job.train.device, ("auto", "cpu")),
-    }
-    for key, (value, possible) in wanted.items():
-        if value not in possible:
-            return f"{key} = {value!r}: this version trains tables in RAM on the CPU; set {possible[-1]!r}"
+    if job.table.placement != "host":
+        return f"table.placement = {job.table.placement!r}: this version keeps tables in host memory; set 'host'"
+    if job.train.device == "cuda" and not job.trains_on_gpu:
+        return (
+            f"train.device = 'cuda' with model.name = '{job.model.name}' and model.propagation = '{job.model.propagation}': "
+            "on a GPU this version trains lightgcn and mf by samples; set model.propagation = 'sampled' or 'none', or "
+            "train.device = 'cpu'"
+        )
     return None
 
 

@@ -7,12 +7,14 @@ Letters: P rows of a plane, R rows, C columns, B entries, D width, X stored valu
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.errors import DeviceError
 from gcnrec.graph import Csr
 from gcnrec.queues import Device
 
@@ -100,8 +102,22 @@ def place(values: NDArray[Any], device: torch.device) -> torch.Tensor:
     return ops_for(device).place(np.ascontiguousarray(values))
 
 
+def gpu() -> torch.device:
+    """The GPU to train on. DeviceError without one, or without CuPy."""
+    if not torch.cuda.is_available():
+        raise DeviceError(
+            "train.device = 'cuda' needs an NVIDIA GPU, its driver and a torch built for CUDA, and torch sees none; "
+            "run `gcnrec doctor`, or set train.device = 'cpu'"
+        )
+    if find_spec("cupy") is None:
+        raise DeviceError(
+            "train.device = 'cuda' needs CuPy, which is not installed; pip install 'gcnrec[gpu]', or set train.device = 'cpu'"
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
 def pipeline_of(device: torch.device) -> Device:
-    """The queues of a GPU, for tables in host memory. DeviceError without CuPy or a driver."""
+    """The queues of a GPU, for tables in host memory."""
     from gcnrec.cuda.queues import CudaDevice
     from gcnrec.ops.slots import copy_spans
 

@@ -15,14 +15,14 @@ from gcnrec.config import Job
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset
+from gcnrec.pipelined import HostTable
 from gcnrec.start import continued_rows, first_table, table_width
-from gcnrec.table import Table
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer
 
 
-def starting_table(job: Job, dataset: Dataset, graph: BipartiteGraph, observer: Observer | None) -> Table:
+def starting_table(job: Job, dataset: Dataset, graph: BipartiteGraph, observer: Observer | None) -> HostTable:
     """The table that training starts from; with `train.init_from`, matched, new and lost nodes are reported."""
     width = table_width(job)
     if job.train.init_from is None:

@@ -50,7 +50,7 @@ def philox4x32(  # type: ignore[no-untyped-def]
     return c0, c1, c2, c3
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, nogil=True)
 def _fill_u64(seed, stage, step, first, out):  # type: ignore[no-untyped-def]
     k0, k1 = np.uint32(seed & _LOW), np.uint32(seed >> _32)
     for block in numba.prange((out.shape[0] + 1) // 2):
@@ -100,7 +100,7 @@ def _mix(value, key):  # type: ignore[no-untyped-def]
     return z ^ (z >> np.uint64(31))
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, nogil=True)
 def _shuffled(keys, half, first, count, out):  # type: ignore[no-untyped-def]
     mask = (np.uint64(1) << half) - np.uint64(1)
     for k in numba.prange(len(out)):

@@ -17,11 +17,12 @@ from gcnrec.models.hops import Hop
 from gcnrec.models.spectral import top_singular
 from gcnrec.models.varimax import varimax
 from gcnrec.optim import rule_of
+from gcnrec.pipelined import HostTable
 from gcnrec.random import Stage, normal
 from gcnrec.slots import MAX_COLUMNS, SlotTable
 from gcnrec.sparsity import policy_of, room_for
 from gcnrec.support import base_width, budget_values, fill, magnitude_keys, random_keys
-from gcnrec.table import DenseTable, Table
+from gcnrec.table import DenseTable
 
 
 def table_width(job: Job) -> int:
@@ -36,7 +37,7 @@ def table_width(job: Job) -> int:
     return base_width(job) if dense_at_first else MAX_COLUMNS
 
 
-def first_table(job: Job, graph: BipartiteGraph, rows_ND: torch.Tensor | None) -> Table:
+def first_table(job: Job, graph: BipartiteGraph, rows_ND: torch.Tensor | None) -> HostTable:
     """The table that a job trains, from dense rows to start with (None: draw normal ones, a block of rows at a time)."""
     rule, width = rule_of(job.optimizer), table_width(job)
     if job.table.budget == 1.0:

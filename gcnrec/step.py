@@ -68,7 +68,7 @@ class Step:
         ego_VD = encoded.ego_VD.detach().requires_grad_()
         loss = self.objective(final_VD, ego_VD, batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        value = float(loss.detach())
+        value = float(loss.detach())  # synchronize: a loss that is not finite must stop the step before it updates
         grad_VD = _grad(final_VD)
         if not (np.isfinite(value) and bool(torch.isfinite(grad_VD.sum()))):
             raise DivergedError(

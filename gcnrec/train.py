@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,9 @@ from gcnrec.artifacts import (
     write_json,
 )
 from gcnrec.config import Job
+from gcnrec.device import gpu, pipeline_of
 from gcnrec.earlier import starting_table
-from gcnrec.errors import UsageError
+from gcnrec.errors import DeviceError, UsageError
 from gcnrec.evaluate import evaluate
 from gcnrec.events import append_event, keep_events
 from gcnrec.explore import Explorer, explorer_of
@@ -43,10 +45,12 @@ from gcnrec.memory import memory_report, scratch_rows
 from gcnrec.models import closed_form
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import learning_rate
+from gcnrec.pipelined import HostTable, PipelinedTable
 from gcnrec.slot_files import order_digest, write_slots
 from gcnrec.slots import SlotTable
 from gcnrec.step import Step, build_step
 from gcnrec.support import base_width, budget_values
+from gcnrec.table import StepTable
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer
@@ -77,7 +81,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
         _check_same(open_run(folder), job, dataset)
     else:
         begin_run(folder, job, dataset)
-    with use_threads(job.train.threads):
+    with use_threads(job.train.threads), _out_of_memory_as_a_sentence():
         if job.model.closed_form:
             graph = with_valid(dataset) if job.train.refit else dataset.graph
             scorer = closed_form.fit(job.model.name, graph, job.model, job.train.seed)
@@ -86,6 +90,16 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
         else:
             _train(job, dataset, folder, observer)
     return open_run(folder)
+
+
+@contextmanager
+def _out_of_memory_as_a_sentence() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise DeviceError(
+            "a training step needs more memory than the GPU has free; lower train.batch_size or sampler.fanouts, then resume"
+        ) from None
 
 
 @contextmanager
@@ -127,7 +141,7 @@ def _fit(
     job: Job, dataset: Dataset, folder: Path, tensors: dict[str, torch.Tensor], progress: Progress, observer: Observer | None
 ) -> tuple[Step, Progress]:
     """Epochs on train until they are done or validation has not improved for `evaluate.patience` validations."""
-    step = build_step(job, dataset.graph, dataset.weights_E, starting_table(job, dataset, dataset.graph, observer))
+    step = build_step(job, dataset.graph, dataset.weights_E, _placed(job, starting_table(job, dataset, dataset.graph, observer)))
     explorer = explorer_of(job, step, folder)
     _restore(step, explorer, tensors)
     settings, patience = job.evaluate, job.evaluate.patience
@@ -153,13 +167,22 @@ def _refit(
 ) -> Step:
     """From the start again, on train+valid, for the epochs that validation chose."""
     graph = with_valid(dataset)
-    step = build_step(job, graph, _with_valid_weights(dataset, graph), starting_table(job, dataset, graph, observer))
+    table = _placed(job, starting_table(job, dataset, graph, observer))
+    step = build_step(job, graph, _with_valid_weights(dataset, graph), table)
     explorer = explorer_of(job, step, folder)
     _restore(step, explorer, tensors)
     while progress.epoch < progress.best_epoch:
         record, progress = _epoch(job, step, explorer, folder, progress, observer)
         _close_epoch(job, step, explorer, folder, record, progress, progress.epoch == progress.best_epoch, observer)
     return step
+
+
+def _placed(job: Job, table: HostTable) -> StepTable:
+    """The table behind the GPU's queues, or itself where the CPU trains."""
+    wanted = job.train.device
+    if wanted == "cuda" or (wanted == "auto" and job.trains_on_gpu and torch.cuda.is_available() and find_spec("cupy")):
+        return PipelinedTable(table, pipeline_of(gpu()))
+    return table
 
 
 def _epoch(

@@ -90,6 +90,12 @@ def test_misshaped_override(override):
         ({"data": {"split": "temporal"}}, ["needs time"]),
         ({"loss": {"name": "bpr"}}, ["sampler.negatives"]),
         ({"model": {"propagation": "sampled"}}, ["adam_dense"]),
+        (
+            {"model": {"propagation": "sampled", "layers": 2}, "optimizer": {"rule": "adam"}, "sampler": {"fanouts": [5]}},
+            ["sampler.fanouts", "model.layers = 2", "got [5]"],
+        ),
+        ({"train": {"device": "cuda"}}, ["'full'", "set model.propagation = 'sampled'"]),
+        ({"table": {"placement": "disk"}}, ["'disk'", "set 'host'"]),
     ],
 )
 def test_one_sentence_names_file_key_and_remedy(sections, parts):

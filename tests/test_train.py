@@ -13,8 +13,9 @@ import torch
 
 from gcnrec.artifacts import load_checkpoint, read_json, with_valid
 from gcnrec.config import Job
-from gcnrec.errors import DivergedError, UsageError
+from gcnrec.errors import DeviceError, DivergedError, UsageError
 from gcnrec.evaluate import top_k_all
+from gcnrec.step import Step
 from gcnrec.testing import checkerboard, halves, write_dataset
 from gcnrec.train import train, use_threads
 
@@ -81,6 +82,12 @@ SOLVERS = {
     "lightgcn, 3 layers, bsl": {"model": {"layers": 3}, "loss": {"name": "bsl"}},
     "lightgcn without propagation": {"model": {"propagation": "none"}, "optimizer": {"rule": "adam"}},
     "lightgcn, directau, random start": {"model": {"start": "normal"}, "loss": {"name": "directau"}},
+    "lightgcn, sampled": {
+        "model": {"propagation": "sampled", "layers": 2},
+        "sampler": {"fanouts": [4, 3]},
+        "optimizer": {"rule": "adam"},
+        "train": {"epochs": 12},
+    },
     "mf": {"model": {"name": "mf", "propagation": "none"}, "optimizer": {"rule": "adam"}},
     "mf, bpr": {
         "model": {"name": "mf", "propagation": "none"},
@@ -362,3 +369,23 @@ def test_threads_default_to_no_more_than_numba_has(monkeypatch):
     monkeypatch.setattr(train_module, "available_cores", lambda: 10_000)
     with use_threads(None):
         assert torch.get_num_threads() == numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_one_sentence(dataset, tmp_path):
+    wanted = job(model={"propagation": "none"}, optimizer={"rule": "adam"}, train={"device": "cuda"})
+    with pytest.raises(DeviceError, match="needs an NVIDIA GPU"):
+        train(wanted, dataset, tmp_path / "run")
+    assert (
+        train(job(model={"propagation": "none"}, optimizer={"rule": "adam"}), dataset, tmp_path / "other").job.train.device
+        == "auto"
+    )
+
+
+def test_a_device_out_of_memory_is_one_sentence(dataset, tmp_path, monkeypatch):
+    def full(self, batch, rate):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(Step, "__call__", full)
+    with pytest.raises(DeviceError, match=r"lower train\.batch_size or sampler\.fanouts"):
+        train(job(), dataset, tmp_path / "run")

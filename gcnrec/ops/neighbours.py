@@ -118,7 +118,7 @@ def _counts(indptr, rows_T, fanout, starts_T, degrees_T, indptr_T1):
         indptr_T1[t + 1] = indptr_T1[t] + min(fanout, degrees_T[t])
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, nogil=True)
 def _fill(indices, rows_T, first_node, starts_T, degrees_T, indptr_T1, fanout, seed, low, last_word, out_X, shares):
     """A share owns a range of targets with about as many drawn edges as any other's."""
     for share in numba.prange(shares):

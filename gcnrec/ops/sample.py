@@ -45,7 +45,7 @@ def _has(indices, first, last, item):  # type: ignore[no-untyped-def]
     return at < last and indices[at] == item
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, nogil=True)
 def _negatives(  # type: ignore[no-untyped-def]
     users_B, thresholds_I, others_I, indptr, indices, exclude, seed, step, stage, out
 ):
