@@ -25,7 +25,8 @@ extern "C" int host_{name}(int count, unsigned grid, unsigned block, void** valu
 
 
 class HostLauncher:
-    """Stands in for `module.launch`. `falling` runs blocks and threads from the last to the first."""
+    """Stands in for `module.launch`. `falling` runs threads from the last to the first, in a single block: kernels must stride
+    over whatever a grid leaves, and hand shared memory from one row to the next."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,7 +42,7 @@ class HostLauncher:
         values = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
         types = (ctypes.c_char_p * len(cells))(*(cell.dtype.str[1:].encode() for cell in cells))
         entry = getattr(self.library(module.FOLDER / file), f"host_{kernel}")
-        wrong = entry(len(cells), grid, block, values, types, int(self.falling))
+        wrong = entry(len(cells), 1 if self.falling else grid, block, values, types, int(self.falling))
         assert wrong == -1, f"{kernel}: argument {wrong} of {len(cells)} has the wrong type or the count is wrong"
 
     def library(self, path: Path) -> ctypes.CDLL:
