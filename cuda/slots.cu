@@ -6,27 +6,41 @@
 
 const int LANES = 16;  // 16 words are a 128-byte line
 const int TILES = 16;  // of a block of 256
+const int AHEAD = 4;   // records that a tile has on their way
 
 // out[r] = columns first .. last-1 of row rows[r] (of row r, where rows is null), zero where there is no slot.
 template <typename Stored>
-__device__ void decode(Slots slots, const i64* rows, i64 count_rows, int first, int last, float* out, i64 pitch) {
-    __shared__ u64 fetched[TILES][RECORD_WORDS];
+__device__ void decode(const Slots& slots, const i64* rows, i64 count_rows, int first, int last, float* out, i64 pitch) {
+    __shared__ u64 fetched[TILES][AHEAD][RECORD_WORDS];
     const Tile tile = tile_of(LANES);
-    u64* words = fetched[threadIdx.x / LANES];
-    for (i64 r = tile.first; r < count_rows; r += tile.stride) {
-        const i64 row = rows ? rows[r] : r;
-        const int count = slots.count[row], capacity = (int)slots.capacity[count];
-        const u64* record = (const u64*)record_of(slots, row);
-        const int used = words_of(capacity, count, sizeof(Stored));
-        for (int w = tile.lane; w < used; w += LANES) words[w] = record[w];
-        float* own = out + r * pitch;
-        for (int d = tile.lane; d < last - first; d += LANES) own[d] = 0.0f;
-        __syncwarp(tile.mask);  // the record has arrived, and zeros come before values
-        for (int j = tile.lane; j < count; j += LANES) {
-            const int column = byte_of(words, capacity * (int)sizeof(Stored) + j);
-            if (first <= column && column < last) own[column - first] = value_of<Stored>(words, j);
+    u64(*words)[RECORD_WORDS] = fetched[threadIdx.x / LANES];
+    for (i64 r = tile.first; r < count_rows; r += AHEAD * tile.stride) {
+        int count[AHEAD], capacity[AHEAD], used[AHEAD];
+        const u64* record[AHEAD];
+        for (int i = 0; i < AHEAD; ++i) {
+            const i64 own = r + i * tile.stride, row = own >= count_rows ? -1 : rows ? rows[own] : own;
+            count[i] = row < 0 ? 0 : slots.count[row];
+            capacity[i] = (int)slots.capacity[count[i]];
+            used[i] = words_of(capacity[i], count[i], sizeof(Stored));
+            record[i] = (const u64*)(used[i] ? record_of(slots, row) : slots.arena);
         }
-        __syncwarp(tile.mask);  // before the next record overwrites this one
+        for (int w = tile.lane; w < RECORD_WORDS; w += LANES) {
+            u64 word[AHEAD] = {};
+            for (int i = 0; i < AHEAD; ++i)
+                if (w < used[i]) word[i] = record[i][w];
+            for (int i = 0; i < AHEAD; ++i)
+                if (w < used[i]) words[i][w] = word[i];
+        }
+        for (int i = 0; i < AHEAD && r + i * tile.stride < count_rows; ++i)
+            for (int d = tile.lane; d < last - first; d += LANES) out[(r + i * tile.stride) * pitch + d] = 0.0f;
+        __syncwarp(tile.mask);  // the records have arrived, and zeros come before values
+        for (int i = 0; i < AHEAD && r + i * tile.stride < count_rows; ++i)
+            for (int j = tile.lane; j < count[i]; j += LANES) {
+                const int column = byte_of(words[i], capacity[i] * (int)sizeof(Stored) + j);
+                if (first <= column && column < last)
+                    out[(r + i * tile.stride) * pitch + column - first] = value_of<Stored>(words[i], j);
+            }
+        __syncwarp(tile.mask);  // before the next records overwrite these
     }
 }
 
@@ -78,39 +92,3 @@ extern "C" __global__ void gcnrec_spans(const u32* location, const u8* count, in
         state_at[r] = own ? start / slab_bytes * state_slab + start % slab_bytes / record[own] * state[own] : 0;
     }
 }
-
-// Copies whole records to where another arena wants them, in units of 8 bytes: staging from pinned memory.
-extern "C" __global__ void gcnrec_stage(const u32* location, const u8* count, const u8* arena, const i64* capacity,
-                                        int value_bytes, const i64* rows, i64 count_rows, const u32* staged_location,
-                                        u8* staged_count, u64* staged) {
-    const Slots slots = {location, count, arena, capacity};
-    const Tile tile = tile_of(LANES);
-    for (i64 r = tile.first; r < count_rows; r += tile.stride) {
-        const int own = slots.count[rows[r]], used = words_of(slots.capacity[own], own, value_bytes);
-        const u64* record = (const u64*)record_of(slots, rows[r]);
-        for (int w = tile.lane; w < used; w += LANES) staged[staged_location[r] + w] = record[w];
-        if (tile.lane == 0) staged_count[r] = (u8)own;
-    }
-}
-
-// target[target_at[r] + j] = source[source_at[r] + j] for j < length[r]; a tile starts at the source's line boundary.
-template <typename Stored>
-__device__ void copy_spans(const Stored* source, const i64* source_at, Stored* target, const i64* target_at, const i64* length,
-                           i64 spans) {
-    const Tile tile = tile_of(32);
-    for (i64 r = tile.first; r < spans; r += tile.stride) {
-        const Stored* from = source + source_at[r];
-        Stored* to = target + target_at[r];
-        const i64 before = (i64)((u64)from % 128 / sizeof(Stored));
-        for (i64 j = tile.lane - before; j < length[r]; j += 32)
-            if (j >= 0) to[j] = from[j];
-    }
-}
-
-#define COPY_SPANS(name, Stored)                                                                                             \
-    extern "C" __global__ void gcnrec_copy_spans_##name(const Stored* source, const i64* source_at, Stored* target,          \
-                                                        const i64* target_at, const i64* length, i64 spans) {                \
-        copy_spans(source, source_at, target, target_at, length, spans);                                                     \
-    }
-COPY_SPANS(4, u32)
-COPY_SPANS(2, u16)

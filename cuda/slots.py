@@ -77,32 +77,25 @@ def spans(
     _launch("gcnrec_spans", len(rows_R), arguments + out, slots)
 
 
-def stage(slots: Slots, rows_R: torch.Tensor, staged: Slots, max_blocks: int | None = None) -> None:
-    """Copy the records of `rows_R` into another arena, where they are rows 0 .. R-1.
-
-    `staged.location_N` says where each goes, as a running sum of record sizes in units of 8 bytes does; counts are filled in.
-    """
-    rows = (address("rows_R", rows_R, torch.int64), np.int64(len(rows_R)))
-    location, count, bytes_, _ = arena(staged)
-    arguments = (*arena(slots), value_bytes(slots), *rows, location, count, bytes_)
-    _launch("gcnrec_stage", len(rows_R) * RECORD_LANES, arguments, slots, max_blocks)
-
-
 def copy_spans(
     source: torch.Tensor, source_at_R: torch.Tensor, target: torch.Tensor, target_at_R: torch.Tensor, length_R: torch.Tensor,
     max_blocks: int | None = None,
 ) -> None:  # fmt: skip
-    """target[target_at[r] + j] = source[source_at[r] + j] for j < length[r]; either side may be pinned host memory."""
+    """target[target_at[r] + j] = source[source_at[r] + j] for j < length[r]; either side may be pinned host memory.
+
+    Any dtype of 1, 2, 4 or 8 bytes. Pieces that start and end on 16 (or 8) bytes on both sides move in vectors of that size.
+    `max_blocks` caps the grid, so that a prefetch leaves multiprocessors to training.
+    """
     if source.dtype != target.dtype:
         raise DataError(f"source and target must be of one dtype, got {source.dtype} and {target.dtype}; convert one first")
     sides = (
-        address("source", source, *STORED), address("source_at_R", source_at_R, torch.int64),
-        address("target", target, *STORED), address("target_at_R", target_at_R, torch.int64),
+        address("source", source, source.dtype), address("source_at_R", source_at_R, torch.int64),
+        address("target", target, target.dtype), address("target_at_R", target_at_R, torch.int64),
     )  # fmt: skip
     arguments = (*sides, address("length_R", length_R, torch.int64), np.int64(len(length_R)))
     if len(length_R):
-        grid = blocks_for(len(length_R) * 32, BLOCK, max_blocks)
-        module.launch("slots.cu", f"gcnrec_copy_spans_{source.element_size()}", grid, BLOCK, arguments, length_R.device)
+        grid = blocks_for(len(length_R) * RECORD_LANES, BLOCK, max_blocks)
+        module.launch("spans.cu", f"gcnrec_copy_spans_{source.element_size()}", grid, BLOCK, arguments, length_R.device)
 
 
 def arena(slots: Slots) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:

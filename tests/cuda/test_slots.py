@@ -101,31 +101,41 @@ def test_spans_of_many_slabs(host, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_staged_rows_are_the_same_rows(host, dtype):
-    table, rows = table_of(40, 64, dtype), torch.tensor([0, 1, 5, 38, 39])
-    sizes = torch.from_numpy(table._layout.record_K[table.counts_N[rows.numpy()]])
-    arena = torch.zeros(int(sizes.sum()) + 8, dtype=torch.uint8)
-    location = ((sizes.cumsum(0) - sizes) // cuda.UNIT).to(torch.int32)
+def test_staged_records_are_the_same_rows(host, dtype):
+    """Records copied as spans into another arena, from which they are decoded as rows 0, 1, ..."""
+    table, rows = table_of(200, 64, dtype), torch.arange(0, 200, 2)
     own = on_device(table)
-    staged = cuda.Slots(location, torch.zeros(5, dtype=torch.uint8), arena.view(own.values.dtype), arena, own.capacity_K)
-    cuda.stage(own, rows, staged)
-    tiles = torch.empty(2, 5, 64)
+    sizes = torch.from_numpy(table._layout.record_K[table.counts_N[rows.numpy()]])
+    at = sizes.cumsum(0) - sizes
+    buffer = torch.zeros(int(sizes.sum()) + 136, dtype=torch.uint8)
+    arena = buffer[-buffer.data_ptr() % 128 :]
+    cuda.copy_spans(own.columns, torch.from_numpy(table._slots.location_N[rows].astype(np.int64) * cuda.UNIT), arena, at, sizes)
+    values = arena[: len(arena) // 8 * 8].view(own.values.dtype)
+    staged = cuda.Slots((at // cuda.UNIT).to(torch.int32), own.count_N[rows], values, arena, own.capacity_K)
+    tiles = torch.empty(2, 100, 64)
     cuda.decode(own, rows, tiles[0])
-    cuda.decode(staged, torch.arange(5), tiles[1])
-    assert torch.equal(*tiles) and torch.equal(staged.count_N, own.count_N[rows]) and not arena[-8:].any()
+    cuda.decode(staged, torch.arange(100), tiles[1])
+    assert torch.equal(*tiles) and not arena[int(sizes.sum()) :].any()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.uint16])
-def test_copy_spans_touches_nothing_else(host, dtype):
-    draw = np.random.default_rng(0)
-    length = np.array([0, 1, 31, 32, 33, 100, 7])
-    source_at, target_at = np.array([0, 3, 500, 64, 129, 200, 1]), np.cumsum(length + 2) - length
-    source = torch.from_numpy(draw.integers(1, 60000, 600)).to(dtype)
-    expected = np.zeros(300, source.numpy().dtype)
-    ops.copy_spans(source.numpy(), source_at, expected, target_at, length)
-    target = torch.zeros(300, dtype=dtype)
-    cuda.copy_spans(source, *map(torch.from_numpy, (source_at,)), target, *map(torch.from_numpy, (target_at, length)))
-    assert np.array_equal(target.numpy(), expected)
+SPANS = {
+    "anywhere": [(0, 0), (3, 1), (500, 31), (64, 32), (129, 33), (200, 100), (1, 7)],
+    "on 16 bytes": [(16 * k, 16 * (k % 4)) for k in range(30)],
+    "on 8 bytes": [(8 * k, 8 * (k % 9)) for k in range(60)],
+    "long": [(0, 560), (32, 544), (16, 1)],
+}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.int64])
+@pytest.mark.parametrize("name", SPANS)
+def test_copy_spans_touches_nothing_else(host, name, dtype):
+    source_at, length = np.array(SPANS[name]).T.copy()
+    target_at = np.cumsum(length + 16) - length
+    source = np.random.default_rng(0).integers(1, 250, 700).astype(dtype)
+    expected, found = (np.zeros(int(target_at[-1] + length[-1]) + 16, dtype) for _ in range(2))
+    ops.copy_spans(source, source_at, expected, target_at, length)
+    cuda.copy_spans(*map(torch.from_numpy, (source, source_at, found, target_at, length)))
+    assert np.array_equal(found, expected)
 
 
 def test_no_rows_launch_nothing(host):
