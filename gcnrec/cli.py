@@ -308,7 +308,9 @@ def info(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="propagate, train-step, table, evaluate or ingest.")],
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="sample, sample-large, propagate, train-step, table, evaluate or ingest.")
+    ],
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="A dataset folder; default: Gowalla's size, made up.")] = None,
     record: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Also write rows, command and machine here.")] = None,
     as_json: AsJson = False,

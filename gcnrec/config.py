@@ -122,6 +122,8 @@ class Table(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How a sparse table stores its values."""
     placement: Literal["device", "host", "disk"] = "host"
+    cache_bytes: Annotated[int, Field(ge=0)] = 0
+    """Device memory for the rows and state of the most popular users and items, which then cross no bus; ignored on the CPU."""
 
 
 class Sampler(Section):

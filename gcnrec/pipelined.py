@@ -21,10 +21,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.hotrows import Prefixes
 from gcnrec.queues import Device, Mark, Spans
 from gcnrec.rows import RowGrad, Rows
 from gcnrec.staged import StagedRows
 from gcnrec.table import Table
+
+ROW_UNIT = 4
+"""Bytes of what `HostTable.sizes` and spans count in."""
+_LINE_BYTES = 128
 
 
 class HostTable(Table, Protocol):
@@ -61,10 +66,23 @@ class HostTable(Table, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Staged:
+    """A batch's rows: `copies`, and where each part of them is at home: in host memory or in the cache."""
+
     rows_R: NDArray[np.int64]
     rows: StagedRows
-    host: tuple[Spans, ...]
     copies: tuple[Spans, ...]
+    homes: tuple[tuple[Spans, Spans], ...]
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What training steps moved so far: rows read (each comes back once), those of them that were cached, bytes read from
+    host memory with their optimizer state, and the 128-byte lines that hold these, neighbours' shared ones counted twice."""
+
+    rows: int = 0
+    cached_rows: int = 0
+    bytes: int = 0
+    lines: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,10 +108,14 @@ class PipelinedTable:
     Whole-table work (export, exploration, checkpoints) is that of `drained()`.
     """
 
-    def __init__(self, host: HostTable, device: Device) -> None:
+    def __init__(self, host: HostTable, device: Device, hot: Prefixes | None = None) -> None:
         self._host, self._device = host, device
+        self._hot = hot if hot is not None and len(hot.rows_H) else None
         self._last_N = device.resident(host.last_N)
         self._index: tuple[torch.Tensor, ...] | None = None
+        self._cache: tuple[Spans, ...] = ()
+        self._moved = Traffic()
+        self._lines = device.resident(torch.zeros((), dtype=torch.int64))
         self._arriving: deque[_Arriving] = deque()
         self._leaving: deque[_Leaving] = deque()
         self._announced: list[NDArray[np.int64]] = []
@@ -124,18 +146,68 @@ class PipelinedTable:
             host = self._host.spans(index_R, index)
             empty = [device.empty(size, span.memory) for size, span in zip(self._host.sizes(rows_R), host, strict=True)]
             copies = tuple(span.packed_in(memory) for span, memory in zip(host, empty, strict=True))
-            for span, copy in zip(host, copies, strict=True):
-                device.copy(reads, span, copy)  # copy: of this batch's rows, over PCIe
+            homes = self._homes(rows_R, host, copies)
+            for home, copy in homes:
+                device.copy(reads, home, copy)  # copy: of this batch's rows, over PCIe
             rows = self._host.staged(rows_R, index_R, copies, index, self._last_N)
-        return _Arriving(_Staged(rows_R, rows, host, copies), reads.mark(), behind)
+        return _Arriving(_Staged(rows_R, rows, copies, homes), reads.mark(), behind)
+
+    def _homes(
+        self, rows_R: NDArray[np.int64], host: tuple[Spans, ...], copies: tuple[Spans, ...]
+    ) -> tuple[tuple[Spans, Spans], ...]:
+        """Where rows come from and go back to, with the part of the copies that is theirs."""
+        pairs = tuple(zip(host, copies, strict=True))
+        self._moved.rows += len(rows_R)
+        cold_R = rows_R
+        if self._hot is not None:
+            hot, places, cold = self._hot.split(rows_R)
+            cold_R = rows_R[cold]
+            self._moved.cached_rows += len(hot)
+            at_hot, at_places, at_cold = (self._device.place(each) for each in (hot, places, cold))
+            cached = tuple((cache.take(at_places), copy.take(at_hot)) for cache, copy in zip(self._cache, copies, strict=True))
+            pairs = tuple((home.take(at_cold), copy.take(at_cold)) for home, copy in pairs)
+        self._moved.bytes += ROW_UNIT * sum(self._host.sizes(cold_R))
+        for home, _ in pairs:
+            self._lines += _lines(home)
+        return pairs if self._hot is None else pairs + cached
 
     def _located(self) -> tuple[torch.Tensor, ...]:
         """Where rows are, on the device; asked of the host again after whole-table work, which may have moved them."""
         if self._index is None:
+            device, reads = self._device, self._device.reads
             for memory, length in self._host.memories():
-                self._device.adopt(memory, length)
-            self._index = tuple(self._device.resident(values) for values in self._host.index())
+                device.adopt(memory, length)
+            self._index = tuple(device.resident(values) for values in self._host.index())
+            if self._hot is not None:
+                with device.within(reads):
+                    self._cache = self._filled(self._hot, self._index)
         return self._index
+
+    def _filled(self, hot: Prefixes, index: tuple[torch.Tensor, ...]) -> tuple[Spans, ...]:
+        device, rows_H = self._device, hot.rows_H
+        host = self._host.spans(device.place(rows_H), index)
+        sizes = self._host.sizes(rows_H)
+        cache = tuple(span.packed_in(device.empty(size, span.memory)) for size, span in zip(sizes, host, strict=True))
+        for span, copy in zip(host, cache, strict=True):
+            device.copy(device.reads, span, copy)  # copy: the cached rows, after every whole-table work
+        return cache
+
+    def _flush(self) -> None:
+        """Send the cached rows home: the cache alone has their updates."""
+        if self._hot is None or self._index is None:
+            return
+        device, writes = self._device, self._device.writes
+        with device.within(writes):
+            host = self._host.spans(device.place(self._hot.rows_H), self._index)
+            for span, copy in zip(host, self._cache, strict=True):
+                device.copy(writes, copy, span)  # copy: the cached rows, before every whole-table work
+        writes.mark().finish()
+
+    def traffic(self) -> Traffic:
+        """What was moved so far."""
+        self._device.reads.mark().finish()  # synchronize: asked for once an epoch
+        self._moved.lines = int(self._lines)
+        return self._moved
 
     def read(self, rows_R: NDArray[np.int64], with_state: bool) -> Rows:
         """The rows of the current batch, where the device has them. Other rows than before begin a new batch."""
@@ -151,8 +223,8 @@ class PipelinedTable:
         """Send the current batch's rows back, after everything that was asked of them."""
         staged, writes = self._at(rows.rows_R), self._device.writes
         writes.after(self._device.compute.mark())
-        for span, copy in zip(staged.host, staged.copies, strict=True):
-            self._device.copy(writes, copy, span)  # copy: of this batch's rows, over PCIe
+        for home, copy in staged.homes:
+            self._device.copy(writes, copy, home)  # copy: of this batch's rows, over PCIe
         self._written += 1
         self._leaving.append(_Leaving(staged, writes.mark(), self._written))
         self._forget()
@@ -165,10 +237,12 @@ class PipelinedTable:
         for leaving in self._leaving:
             leaving.mark.finish()
         self._device.compute.mark().finish()
+        self._flush()
         self._announced = [arriving.staged.rows_R for arriving in self._arriving] + self._announced
         self._arriving.clear()
         self._leaving.clear()
         self._current = self._index = None
+        self._cache = ()
         if self._last_N is not self._host.last_N:
             self._host.last_N.copy_(self._last_N)  # copy: four bytes a row
         return self._host
@@ -208,3 +282,9 @@ class PipelinedTable:
         needed = min([self._written - 2, *(arriving.behind for arriving in self._arriving)])
         while self._leaving and self._leaving[0].number <= needed:
             self._leaving.popleft()
+
+
+def _lines(home: Spans) -> torch.Tensor:
+    """Lines that hold the spans, each span's counted by itself."""
+    first, last = home.at_R * ROW_UNIT, (home.at_R + home.length_R) * ROW_UNIT - 1
+    return torch.where(home.length_R > 0, last // _LINE_BYTES - first // _LINE_BYTES + 1, 0).sum()

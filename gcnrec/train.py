@@ -37,6 +37,7 @@ from gcnrec.evaluate import evaluate
 from gcnrec.events import append_event, keep_events
 from gcnrec.explore import Explorer, explorer_of
 from gcnrec.graph import BipartiteGraph
+from gcnrec.hotrows import hottest
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.minibatch import Waits, minibatches
 from gcnrec.loaders.schema import Dataset
@@ -45,7 +46,7 @@ from gcnrec.memory import memory_report, scratch_rows
 from gcnrec.models import closed_form
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import learning_rate
-from gcnrec.pipelined import HostTable, PipelinedTable
+from gcnrec.pipelined import ROW_UNIT, HostTable, PipelinedTable, Traffic
 from gcnrec.slot_files import order_digest, write_slots
 from gcnrec.slots import SlotTable
 from gcnrec.step import Step, build_step
@@ -141,7 +142,9 @@ def _fit(
     job: Job, dataset: Dataset, folder: Path, tensors: dict[str, torch.Tensor], progress: Progress, observer: Observer | None
 ) -> tuple[Step, Progress]:
     """Epochs on train until they are done or validation has not improved for `evaluate.patience` validations."""
-    step = build_step(job, dataset.graph, dataset.weights_E, _placed(job, starting_table(job, dataset, dataset.graph, observer)))
+    step = build_step(
+        job, dataset.graph, dataset.weights_E, _placed(job, dataset.graph, starting_table(job, dataset, dataset.graph, observer))
+    )
     explorer = explorer_of(job, step, folder)
     _restore(step, explorer, tensors)
     settings, patience = job.evaluate, job.evaluate.patience
@@ -167,7 +170,7 @@ def _refit(
 ) -> Step:
     """From the start again, on train+valid, for the epochs that validation chose."""
     graph = with_valid(dataset)
-    table = _placed(job, starting_table(job, dataset, graph, observer))
+    table = _placed(job, graph, starting_table(job, dataset, graph, observer))
     step = build_step(job, graph, _with_valid_weights(dataset, graph), table)
     explorer = explorer_of(job, step, folder)
     _restore(step, explorer, tensors)
@@ -177,11 +180,12 @@ def _refit(
     return step
 
 
-def _placed(job: Job, table: HostTable) -> StepTable:
+def _placed(job: Job, graph: BipartiteGraph, table: HostTable) -> StepTable:
     """The table behind the GPU's queues, or itself where the CPU trains."""
     wanted = job.train.device
     if wanted == "cuda" or (wanted == "auto" and job.trains_on_gpu and torch.cuda.is_available() and find_spec("cupy")):
-        return PipelinedTable(table, pipeline_of(gpu()))
+        hot = hottest(graph, lambda rows_H: ROW_UNIT * sum(table.sizes(rows_H)), job.table.cache_bytes)
+        return PipelinedTable(table, pipeline_of(gpu()), hot)
     return table
 
 
@@ -193,7 +197,7 @@ def _epoch(
     steps = step.sampler.steps_per_epoch
     epochs = job.train.epochs if progress.stage == "fit" else progress.best_epoch
     loss, rows, rate = 0.0, 0, 0.0
-    waits = Waits()
+    waits, before = Waits(), _traffic(step.table)
     for index, batch in enumerate(minibatches(step.sampler, progress.epoch, step.table, waits), 1):
         # Refits walk the learning-rate schedule of the fit, so its length is that of the fit too.
         rate = learning_rate(job.optimizer, batch.step, steps * job.train.epochs)
@@ -211,9 +215,26 @@ def _epoch(
     record = {
         "event": "epoch", "stage": progress.stage, "epoch": progress.epoch, "step": progress.epoch * steps,
         "seconds": round(progress.seconds, 3), "loss": loss / steps, "rows_per_second": rows / seconds, "learning_rate": rate,
-        "stalled_share": waits.seconds / seconds,
+        "stalled_share": waits.seconds / seconds, **_moved(step.table, before, seconds),
     }  # fmt: skip
     return record, progress
+
+
+def _traffic(table: StepTable) -> Traffic | None:
+    """What crossed the bus so far; None where tables are trained in place."""
+    return replace(table.traffic()) if isinstance(table, PipelinedTable) else None
+
+
+def _moved(table: StepTable, before: Traffic | None, seconds: float) -> dict[str, float]:
+    """Traffic since `before`, for metrics.jsonl. Rows and bytes are those read; as many are written."""
+    after = _traffic(table)
+    if before is None or after is None:
+        return {}
+    rows, nbytes = after.rows - before.rows, after.bytes - before.bytes
+    return {
+        "rows_read": rows, "bytes_read": nbytes, "lines_read": after.lines - before.lines,
+        "gigabytes_per_second": nbytes / seconds / 1e9, "cache_hits": (after.cached_rows - before.cached_rows) / max(rows, 1),
+    }  # fmt: skip
 
 
 def _validate(job: Job, step: Step, dataset: Dataset, folder: Path) -> dict[str, float]:

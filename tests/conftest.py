@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from pathlib import Path
 
 # As the command line does: workers of one thread pool must not spin for long on cores of the other. Before numba and torch load.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -50,3 +52,12 @@ def threads():
 
     yield change
     numba.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def fake_device():
+    """The module of that name: tests are no package, so it is loaded from its file."""
+    spec = importlib.util.spec_from_file_location("fake_device", Path(__file__).parent / "fake_device.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

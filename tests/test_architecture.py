@@ -34,7 +34,7 @@ ROWS = [
     ["evaluate", "recommend", "artifacts", "events", "slot_files"],
     ["loaders", "testing", "start", "step", "memory", "explore"],
     ["models", "losses", "sparsity", "dynamic", "policy", "exchange", "support", "nmf", "metrics"],
-    ["sampler", "blocks", "table", "slots", "optim", "rows", "staged", "pipelined"],
+    ["sampler", "blocks", "table", "slots", "optim", "rows", "staged", "hotrows", "pipelined"],
     ["device"],
     ["ops", "cuda"],
 ]

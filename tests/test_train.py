@@ -15,6 +15,8 @@ from gcnrec.artifacts import load_checkpoint, read_json, with_valid
 from gcnrec.config import Job
 from gcnrec.errors import DeviceError, DivergedError, UsageError
 from gcnrec.evaluate import top_k_all
+from gcnrec.hotrows import Prefixes
+from gcnrec.pipelined import PipelinedTable
 from gcnrec.step import Step
 from gcnrec.testing import checkerboard, halves, write_dataset
 from gcnrec.train import train, use_threads
@@ -376,10 +378,10 @@ def test_a_gpu_that_is_not_there_is_one_sentence(dataset, tmp_path):
     wanted = job(model={"propagation": "none"}, optimizer={"rule": "adam"}, train={"device": "cuda"})
     with pytest.raises(DeviceError, match="needs an NVIDIA GPU"):
         train(wanted, dataset, tmp_path / "run")
-    assert (
-        train(job(model={"propagation": "none"}, optimizer={"rule": "adam"}), dataset, tmp_path / "other").job.train.device
-        == "auto"
+    run = train(
+        job(model={"propagation": "none"}, optimizer={"rule": "adam"}, train={"device": "auto"}), dataset, tmp_path / "other"
     )
+    assert len(events(run)) == run.job.train.epochs
 
 
 def test_a_device_out_of_memory_is_one_sentence(dataset, tmp_path, monkeypatch):
@@ -389,3 +391,29 @@ def test_a_device_out_of_memory_is_one_sentence(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(Step, "__call__", full)
     with pytest.raises(DeviceError, match=r"lower train\.batch_size or sampler\.fanouts"):
         train(job(), dataset, tmp_path / "run")
+
+
+@pytest.mark.parametrize("budget", [1.0, 0.5])
+def test_behind_a_device_a_run_is_the_same_and_its_traffic_is_told(budget, dataset, tmp_path, monkeypatch, fake_device):
+    """With explorations, validations and checkpoints in between, and with some rows cached."""
+    sections = {
+        "model": {"propagation": "sampled", "layers": 2, "width": 16},
+        "optimizer": {"rule": "adam"},
+        "train": {"epochs": 4},
+    }
+    if budget < 1:
+        sections |= {"table": {"budget": budget}, "sparsity": {"policy": "dynamic", "batches": 2}}
+    plain = train(job(**sections), dataset, tmp_path / "plain")
+
+    def placed(job, graph, table):
+        return PipelinedTable(table, fake_device.FakeDevice(1), Prefixes(graph.num_users, 3, 4))
+
+    monkeypatch.setattr(train_module, "_placed", placed)
+    behind = train(job(**sections), dataset, tmp_path / "behind")
+    pairs = list(zip(events(plain), events(behind), strict=True))
+    assert [one["grown"] for one, _ in pairs if "grown" in one] == [other["grown"] for _, other in pairs if "grown" in other]
+    for one, other in (pair for pair in pairs if pair[0]["event"] == "epoch"):
+        assert (one["loss"], one["valid"]) == (other["loss"], other["valid"])
+        assert 0 < other["cache_hits"] < 1 and other["rows_read"] > 0 and other["bytes_read"] > 0 and other["lines_read"] > 0
+        assert "rows_read" not in one
+    assert np.array_equal(best_items(plain), best_items(behind))

@@ -1,0 +1,39 @@
+"""Cached prefixes against sets, and against every possible cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gcnrec.graph import BipartiteGraph
+from gcnrec.hotrows import Prefixes, hottest
+
+
+@given(st.integers(0, 9), st.integers(0, 6), st.sets(st.integers(0, 14)))
+def test_split_against_sets(users, items, rows):
+    prefixes = Prefixes(9, users, items)
+    rows_R = np.array(sorted(rows), np.int64)
+    members = {row: place for place, row in enumerate(prefixes.rows_H.tolist())}
+    hot, places, cold = prefixes.split(rows_R)
+    assert [members[row] for row in rows_R[hot].tolist()] == places.tolist()
+    assert set(rows_R[hot].tolist()) == rows & set(members)
+    assert set(rows_R[cold].tolist()) == rows - set(members)
+
+
+@pytest.fixture
+def graph():
+    """Users of degrees 3, 2, 2, 1 and items of degrees 4, 2, 1, 1."""
+    pairs = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (2, 3), (3, 0)]
+    users, items = (np.array(side, np.int32) for side in zip(*pairs, strict=True))
+    return BipartiteGraph.from_edges(users, items, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("budget", "users", "items"), [(0, 0, 0), (9, 0, 0), (10, 0, 1), (19, 0, 1), (20, 1, 1), (49, 1, 1), (50, 3, 2), (80, 4, 4)]
+)
+def test_the_longest_prefixes_within_the_budget(graph, budget, users, items):
+    """Ten bytes a row: degrees of at least 4, 3, 2 and 1 are 1, 2, 5 and 8 rows."""
+    found = hottest(graph, lambda rows_H: 10 * len(rows_H), budget)
+    assert (found.users, found.items) == (users, items)
