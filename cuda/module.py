@@ -37,7 +37,7 @@ def launch(
     """
     try:
         stream = torch.cuda.current_stream(device)
-        with _scope(stream.cuda_stream, stream.device_index):
+        with _cupy().cuda.Device(stream.device_index), _wrapped(stream.cuda_stream, stream.device_index):
             _compiled(file, kernel, stream.device_index)((grid,), (block,), arguments, shared_mem=shared)
     except DeviceError:
         raise
@@ -67,7 +67,7 @@ def device_error(problem: Exception, doing: str) -> DeviceError:
 
 @cache
 def _compiled(file: str, kernel: str, device_index: int) -> Callable[..., None]:
-    """The kernel, compiled for a device; the device must be the current one (`_scope` sees to it)."""
+    """The kernel, compiled for a device; the device must be the current one."""
     return _module(file, device_index).get_function(kernel)  # type: ignore[no-any-return]
 
 
@@ -77,15 +77,12 @@ def _module(file: str, device_index: int) -> Any:
 
 
 @cache
-def _scope(stream: int, device_index: int) -> AbstractContextManager[Any]:
-    """Makes the stream and its device CuPy's current ones."""
-    cupy = _cupy()
-    if hasattr(cupy.cuda.Stream, "from_external"):  # CuPy 14; before that the same thing was called ExternalStream
-        with cupy.cuda.Device(device_index):
-            own = cupy.cuda.Stream.from_external(_Foreign(stream))
-    else:
-        own = cupy.cuda.ExternalStream(stream, device_index)
-    return _Scope(cupy.cuda.Device(device_index), own)
+def _wrapped(stream: int, device_index: int) -> AbstractContextManager[Any]:
+    """A torch stream as CuPy's; CuPy 13 has another name for it."""
+    cuda = _cupy().cuda
+    if hasattr(cuda.Stream, "from_external"):
+        return cuda.Stream.from_external(_Foreign(stream))  # type: ignore[no-any-return]
+    return cuda.ExternalStream(stream, device_index)  # type: ignore[no-any-return]
 
 
 class _Foreign:
@@ -96,21 +93,6 @@ class _Foreign:
 
     def __cuda_stream__(self) -> tuple[int, int]:
         return 0, self._stream
-
-
-class _Scope:
-    """Enters a device and then a stream of it, and leaves in reverse; can be entered again."""
-
-    def __init__(self, device: AbstractContextManager[Any], stream: AbstractContextManager[Any]) -> None:
-        self._parts = device, stream
-
-    def __enter__(self) -> None:
-        for part in self._parts:
-            part.__enter__()
-
-    def __exit__(self, *problem: Any) -> None:
-        for part in reversed(self._parts):
-            part.__exit__(*problem)
 
 
 def _cupy() -> Any:

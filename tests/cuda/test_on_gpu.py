@@ -1,0 +1,118 @@
+"""The same kernels on a real GPU, where there is one, against the CPU's: what the stand-in cannot show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gcnrec.cuda import gather as cuda_gather
+from gcnrec.cuda import propagate as cuda_propagate
+from gcnrec.cuda import reduce as cuda_reduce
+from gcnrec.cuda import sample as cuda_sample
+from gcnrec.cuda import slots as cuda_slots
+from gcnrec.cuda import topk as cuda_topk
+from gcnrec.cuda import update as cuda_update
+from gcnrec.graph import csr_from_edges, transpose
+from gcnrec.ops import neighbours, propagate, reduce, slots, topk, update
+from gcnrec.slots import SlotBlock, SlotTable
+from gcnrec.table import aligned
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+ROWS, COLUMNS = 500, 3000
+
+
+def graph():
+    draw = np.random.default_rng(0)
+    rows = (ROWS * draw.random(20_000) ** 3).astype(np.int32)
+    return csr_from_edges(rows, draw.integers(0, COLUMNS, 20_000).astype(np.int32), ROWS, COLUMNS)
+
+
+def on_gpu(array):
+    return torch.from_numpy(np.array(array)).cuda()
+
+
+def csr_on_gpu(csr):
+    other = transpose(csr)
+    by_columns = cuda_propagate.Csr(on_gpu(other.indptr), on_gpu(other.indices), csr.rows)
+    return cuda_propagate.Csr(on_gpu(csr.indptr), on_gpu(csr.indices), csr.columns, by_columns)
+
+
+def slot_table(rows, dtype):
+    draw = np.random.default_rng(1)
+    counts = draw.integers(0, 60, rows)
+    columns = np.concatenate([np.sort(draw.permutation(64)[:count]) for count in counts]).astype(np.uint8)
+    table = SlotTable(rows, 64, len(columns), 0, 0, dtype)
+    values = draw.standard_normal(len(columns)).astype(np.float32)
+    with table.rebuild() as rebuild:
+        state = np.zeros((0, len(columns)), np.float32), np.zeros((rows, 0), np.float32)
+        rebuild.write(SlotBlock(0, counts, columns, values, *state))
+    return table
+
+
+@pytest.mark.parametrize("width", [1, 33, 64, 100, 256])
+def test_rows_from_pinned_memory_and_back(width):
+    plane = aligned(2000, width).normal_()
+    pinned = torch.empty(plane.untyped_storage().nbytes() // 4 + 32).pin_memory()
+    rows = pinned[: 2000 * plane.stride(0)].view(2000, -1)[:, :width].copy_(plane)
+    index = torch.randperm(2000)[:700]
+    found = cuda_gather.gather(rows, index.cuda(), max_blocks=8)
+    assert torch.equal(found.cpu(), plane[index])
+    cuda_gather.put(rows, index.cuda(), found * 2)
+    torch.cuda.synchronize()
+    assert torch.equal(rows[index], plane[index] * 2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_slots(dtype):
+    table, rows = slot_table(900, dtype), np.arange(0, 900, 3)
+    own = cuda_slots.Slots(*(on_gpu(part) for part in table._slots))
+    expected, found = np.empty((300, 64), np.float32), torch.empty(300, 64, device="cuda")
+    slots.decode(table._slots, rows, expected)
+    cuda_slots.decode(own, on_gpu(rows), found)
+    assert np.array_equal(found.cpu().numpy(), expected)
+
+
+def test_sums_and_products():
+    csr, device = graph(), csr_on_gpu(graph())
+    source, row_scale, column_scale = torch.randn(COLUMNS, 64), torch.rand(ROWS), torch.rand(COLUMNS)
+    expected = propagate.propagate(csr, source, row_scale, column_scale)
+    found = cuda_propagate.propagate(device, source.cuda(), row_scale.cuda(), column_scale.cuda())
+    again = cuda_propagate.propagate(device, source.cuda(), row_scale.cuda(), column_scale.cuda())
+    assert torch.equal(found, again) and torch.allclose(found.cpu(), expected, rtol=1e-5, atol=1e-4)
+    rows = np.random.default_rng(2).permutation(ROWS)[:64].astype(np.int32)
+    grad, out = torch.randn(64, 64), torch.zeros(COLUMNS, 64)
+    summed = cuda_propagate.scatter_rows(device, grad.cuda(), on_gpu(rows), row_scale.cuda(), column_scale.cuda(), out.cuda())
+    propagate.scatter_rows(csr, grad, rows, row_scale, column_scale, out)
+    assert torch.allclose(summed.cpu(), out, rtol=1e-5, atol=1e-5)
+    index = np.random.default_rng(3).integers(0, 90, 4000)
+    grads = torch.randn(4000, 64)
+    assert torch.equal(cuda_reduce.reduce_rows(on_gpu(index), grads.cuda(), 90).cpu(), reduce.reduce_rows(index, grads, 90))
+
+
+def test_adam():
+    rows, width = np.arange(0, 300, 2), 64
+    weights, state = torch.randn(300 * width), torch.zeros(300 * 2 * width)
+    at, count, state_at = rows * width, np.full(150, width), rows * 2 * width
+    grad, grad_at, last = torch.randn(150 * width), np.arange(150) * width, torch.zeros(300, dtype=torch.int32)
+    numbers = (3, 0.01, 0.9, 0.999, 1e-8)
+    planes = [weights.cuda(), *map(on_gpu, (at, count, rows)), state.cuda(), on_gpu(state_at), last.cuda()]
+    cuda_update.adam(*planes, grad.cuda(), on_gpu(grad_at), *numbers)
+    scalars = (3, *(np.float32(number) for number in numbers[1:]))
+    update.adam(weights.numpy(), at, count, rows, state.numpy(), state_at, last.numpy(), grad.numpy(), grad_at, *scalars)
+    assert torch.allclose(planes[0].cpu(), weights, rtol=1e-6, atol=1e-6) and torch.equal(planes[6].cpu(), last)
+
+
+def test_draws_and_lists():
+    csr, device = graph(), csr_on_gpu(graph())
+    rows = np.arange(ROWS, dtype=np.int32)
+    indptr, indices = neighbours.sample_neighbours(csr, rows, 10, 7, 3, 1, 0)
+    found, places = cuda_sample.sample_neighbours(device, on_gpu(rows), 10, 7, 3, 1, 0)
+    assert found.tolist() == indptr.tolist() and places[: indptr[-1]].tolist() == indices.tolist()
+    scores = np.random.default_rng(4).integers(0, 50, (100, COLUMNS)).astype(np.float32)
+    expected = topk.empty_lists(np.arange(100, dtype=np.int32), 20)
+    topk.keep_best(scores.copy(), 0, topk.ItemLists(csr, rows[:100]), expected)
+    best = cuda_topk.empty_lists(torch.arange(100, dtype=torch.int32, device="cuda"), 20)
+    cuda_topk.keep_best(on_gpu(scores), 0, cuda_topk.ItemLists(device, on_gpu(rows[:100])), best)
+    cuda_topk.check(best)
+    assert np.array_equal(best.items_BK.cpu().numpy(), expected.items_BK)
