@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+_STALL = 0.02
+"""Share of an epoch spent waiting for data from which on it is told."""
 _LINE_SECONDS = 60.0
 
 
@@ -100,13 +102,18 @@ class Bar:
 
 
 def figures(record: dict[str, Any], metric: str) -> str:
-    """The figures of one epoch's record: loss, the validation metric if it was measured, rows per second, seconds."""
+    """The figures of one epoch's record: loss, the validation metric if it was measured, rows per second, what a GPU read from
+    host memory, waits for data that are worth a word, seconds."""
     parts = [f"loss {record['loss']:.4f}"]
     valid = record.get("valid") or {}
     if metric in valid:
         parts.append(f"{metric} {valid[metric]:.4f}")
     if record.get("rows_per_second"):
         parts.append(rate(record["rows_per_second"]))
+    if record.get("gigabytes_per_second"):
+        parts.append(f"{record['gigabytes_per_second']:.1f} GB/s read, {record['cache_hits']:.0%} cached")
+    if record.get("stalled_share", 0.0) >= _STALL:
+        parts.append(f"waits {record['stalled_share']:.0%}")
     parts.append(f"{record['seconds']:.0f} s")
     return "  ".join(parts)
 

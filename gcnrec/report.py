@@ -137,6 +137,9 @@ def _curves(facts: Facts) -> list[dict[str, str]]:
         (f"Validation {metric} by epoch", "epoch", metric, lambda event: (event.get("valid") or {}).get(metric)),
         (f"Validation {metric} by time", "seconds", metric, lambda event: (event.get("valid") or {}).get(metric)),
         ("Throughput by epoch", "epoch", "rows per second", lambda event: event.get("rows_per_second")),
+        ("Time that training stood still for data", "epoch", "share of the epoch", lambda event: event.get("stalled_share")),
+        ("Read from host memory by the GPU", "epoch", "GB per second", lambda event: event.get("gigabytes_per_second")),
+        ("Rows found in the device's cache", "epoch", "share of the rows", lambda event: event.get("cache_hits")),
     ]
     drawn = []
     for title, x, label, value_of in wanted:

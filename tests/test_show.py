@@ -83,6 +83,9 @@ def test_rate_and_figures():
     record = {"loss": 1.0, "seconds": 61.7, "rows_per_second": 1e3, "valid": {"recall@20": 0.17}}
     assert figures(record, "recall@20") == "loss 1.0000  recall@20 0.1700  1.0k rows/s  62 s"
     assert figures({"loss": 1.0, "seconds": 2.0}, "recall@20") == "loss 1.0000  2 s"
+    moved = {"loss": 1.0, "seconds": 2.0, "gigabytes_per_second": 31.25, "cache_hits": 0.25, "stalled_share": 0.1}
+    assert figures(moved, "recall@20") == "loss 1.0000  31.2 GB/s read, 25% cached  waits 10%  2 s"
+    assert figures({"loss": 1.0, "seconds": 2.0, "stalled_share": 0.001}, "recall@20") == "loss 1.0000  2 s"
 
 
 def test_plain_progress_speaks_once_a_minute_and_at_every_epoch(capsys):
