@@ -122,6 +122,8 @@ class Table(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How a sparse table stores its values."""
     placement: Literal["device", "host", "disk"] = "host"
+    """Where rows and state are trained. `host`: RAM, which a GPU reads in place; `device`: all of them in the GPU's memory too,
+    read from there; `disk`: files in the run folder that are mapped, for tables larger than RAM."""
     cache_bytes: Annotated[int, Field(ge=0)] = 0
     """Device memory for the rows and state of the most popular users and items, which then cross no bus; ignored on the CPU."""
 
@@ -346,8 +348,6 @@ def _impossible(job: Job) -> str | None:
 
 def _not_yet(job: Job) -> str | None:
     """A setting that this version knows but cannot do: better refused than silently ignored."""
-    if job.table.placement != "host":
-        return f"table.placement = {job.table.placement!r}: this version keeps tables in host memory; set 'host'"
     if job.train.device == "cuda" and not job.trains_on_gpu:
         return (
             f"train.device = 'cuda' with model.name = '{job.model.name}' and model.propagation = '{job.model.propagation}': "

@@ -17,16 +17,19 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset
 from gcnrec.pipelined import HostTable
 from gcnrec.start import continued_rows, first_table, table_width
+from gcnrec.table import Allocate, in_ram
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer
 
 
-def starting_table(job: Job, dataset: Dataset, graph: BipartiteGraph, observer: Observer | None) -> HostTable:
+def starting_table(
+    job: Job, dataset: Dataset, graph: BipartiteGraph, observer: Observer | None, allocate: Allocate = in_ram
+) -> HostTable:
     """The table that training starts from; with `train.init_from`, matched, new and lost nodes are reported."""
     width = table_width(job)
     if job.train.init_from is None:
-        return first_table(job, graph, None)
+        return first_table(job, graph, None, allocate)
     earlier = open_run(job.train.init_from)
     earlier_ND = final_table(earlier)
     if earlier_ND.shape[1] != width:
@@ -50,7 +53,7 @@ def starting_table(job: Job, dataset: Dataset, graph: BipartiteGraph, observer: 
             f"init_from {earlier.folder}: it was trained on {known} of the {len(dataset.valid)} validation pairs, so validation "
             "looks better than it is; split by time to measure a retraining"
         )
-    return first_table(job, graph, continued_rows(job, graph, earlier_ND, places_N))
+    return first_table(job, graph, continued_rows(job, graph, earlier_ND, places_N), allocate)
 
 
 def _known_pairs(earlier: Run, users_U: NDArray[np.int32], items_I: NDArray[np.int32], dataset: Dataset) -> int:

@@ -26,6 +26,7 @@ from gcnrec.ops import slots as ops
 from gcnrec.queues import Spans
 from gcnrec.rows import RowGrad, Rows, State
 from gcnrec.staged import StagedSlots
+from gcnrec.table import Allocate, in_ram
 
 RECORD_BYTES = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 """Sizes of a record. Small steps keep the unused tail of a row small, whatever its count."""
@@ -62,16 +63,19 @@ class SlotTable:
     `moments` floats of state per value and `scalars` per row. Raises UsageError for a width above 256.
     """
 
-    def __init__(self, num_rows: int, width: int, budget: int, moments: int, scalars: int, dtype: str = "float32") -> None:
+    def __init__(
+        self, num_rows: int, width: int, budget: int, moments: int, scalars: int, dtype: str = "float32",
+        allocate: Allocate = in_ram,
+    ) -> None:  # fmt: skip
         if width > MAX_COLUMNS:
             raise UsageError(f"a sparse table has at most {MAX_COLUMNS} columns, got model.width = {width}")
         self.width, self.budget, self.dtype = width, budget, dtype
         self._layout = _layout(num_rows, budget, moments, scalars, VALUE_BYTES[dtype])
         layout = self._layout
         # Addresses only: the system gives memory to slabs when they are first written.
-        arena = np.empty(layout.max_slabs * layout.slab_bytes + 4096, np.uint8)
+        arena = allocate(layout.max_slabs * layout.slab_bytes // 4 + 1024).numpy().view(np.uint8)
         arena = arena[-arena.ctypes.data % 128 :][: layout.max_slabs * layout.slab_bytes]
-        self._state = np.empty(layout.max_slabs * layout.state_slab, np.float32)
+        self._state = allocate(layout.max_slabs * layout.state_slab).numpy()
         values = arena.view(np.float32) if dtype == "float32" else arena.view(np.uint16)
         self._slots = ops.Slots(np.zeros(num_rows, np.uint32), np.zeros(num_rows, np.uint8), values, arena, layout.capacity_K)
         self._last = torch.zeros(num_rows, dtype=torch.int32)

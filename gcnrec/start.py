@@ -22,7 +22,7 @@ from gcnrec.random import Stage, normal
 from gcnrec.slots import MAX_COLUMNS, SlotTable
 from gcnrec.sparsity import policy_of, room_for
 from gcnrec.support import base_width, budget_values, fill, magnitude_keys, random_keys
-from gcnrec.table import DenseTable
+from gcnrec.table import Allocate, DenseTable, in_ram
 
 
 def table_width(job: Job) -> int:
@@ -37,14 +37,15 @@ def table_width(job: Job) -> int:
     return base_width(job) if dense_at_first else MAX_COLUMNS
 
 
-def first_table(job: Job, graph: BipartiteGraph, rows_ND: torch.Tensor | None) -> HostTable:
-    """The table that a job trains, from dense rows to start with (None: draw normal ones, a block of rows at a time)."""
+def first_table(job: Job, graph: BipartiteGraph, rows_ND: torch.Tensor | None, allocate: Allocate = in_ram) -> HostTable:
+    """The table that a job trains, from dense rows to start with (None: as `model.start` has it), in memory of `allocate`."""
     rule, width = rule_of(job.optimizer), table_width(job)
     if job.table.budget == 1.0:
-        return DenseTable(start_rows(job, graph, width) if rows_ND is None else rows_ND, rule.state_width(width))
+        rows_ND = start_rows(job, graph, width) if rows_ND is None else rows_ND
+        return DenseTable(rows_ND, rule.state_width(width), allocate)
     policy, scalars = policy_of(job, graph), rule.state_width(0)
     room = room_for(job, budget_values(job, graph.num_nodes), graph.num_nodes, width)
-    table = SlotTable(graph.num_nodes, width, room, rule.state_width(1) - scalars, scalars, job.table.dtype)
+    table = SlotTable(graph.num_nodes, width, room, rule.state_width(1) - scalars, scalars, job.table.dtype, allocate)
     counts_N, keys = policy.first_counts(graph, table), policy.first_keys(job.train.seed)
     if job.sparsity.first is not None:
         keys = random_keys(job.train.seed) if job.sparsity.first == "random" else magnitude_keys

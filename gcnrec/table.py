@@ -11,6 +11,7 @@ Letters: N rows of the table, R rows read, V chosen graph rows, D width, X store
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,14 @@ from gcnrec.staged import StagedDense
 
 LINE_BYTES = 128
 """Rows start on (or evenly share) lines of this size, the unit of a zero-copy read from a GPU."""
+
+
+Allocate = Callable[[int], torch.Tensor]
+"""Gives so many float32 values of flat, uninitialised memory: RAM, or a file that is mapped."""
+
+
+def in_ram(length: int) -> torch.Tensor:
+    return torch.empty(length)
 
 
 class StepTable(Protocol):
@@ -130,10 +139,10 @@ class Table(StepTable, Protocol):
 class DenseTable:
     """Every value of every row, in RAM. The state plane is allocated by the update rule's width S (0: none)."""
 
-    def __init__(self, weights_ND: torch.Tensor, state_width: int) -> None:
-        self._weights = aligned(*weights_ND.shape)
+    def __init__(self, weights_ND: torch.Tensor, state_width: int, allocate: Allocate = in_ram) -> None:
+        self._weights = aligned(len(weights_ND), weights_ND.shape[1], allocate)
         self._weights.copy_(weights_ND)  # copy: into rows that start on lines
-        self._state = aligned(len(weights_ND), state_width).zero_()
+        self._state = aligned(len(weights_ND), state_width, allocate).zero_()
         self._last = torch.zeros(len(weights_ND), dtype=torch.int32)
         self._grad: torch.Tensor | None = None
 
@@ -267,14 +276,14 @@ class DenseTable:
         return grad.values_X.view(self.num_rows, self.width)
 
 
-def aligned(rows: int, width: int) -> torch.Tensor:
+def aligned(rows: int, width: int, allocate: Allocate = in_ram) -> torch.Tensor:
     """An uninitialised float32 (rows, width) whose first row starts on a line and whose rows never straddle one needlessly.
 
     The pitch is the row size rounded up to a line, or to a power of two below one.
     """
     row_bytes = max(4 * width, 4)
     pitch = -(-row_bytes // LINE_BYTES) * LINE_BYTES if row_bytes > LINE_BYTES // 2 else 1 << (row_bytes - 1).bit_length()
-    buffer = torch.empty(rows * pitch // 4 + LINE_BYTES // 4)
+    buffer = allocate(rows * pitch // 4 + LINE_BYTES // 4)
     skip = -buffer.data_ptr() % LINE_BYTES // 4
     return buffer[skip : skip + rows * pitch // 4].view(rows, pitch // 4)[:, :width]
 

@@ -37,7 +37,7 @@ from gcnrec.evaluate import evaluate
 from gcnrec.events import append_event, keep_events
 from gcnrec.explore import Explorer, explorer_of
 from gcnrec.graph import BipartiteGraph
-from gcnrec.hotrows import hottest
+from gcnrec.hotrows import Prefixes, hottest
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.minibatch import Waits, minibatches
 from gcnrec.loaders.schema import Dataset
@@ -51,7 +51,7 @@ from gcnrec.slot_files import order_digest, write_slots
 from gcnrec.slots import SlotTable
 from gcnrec.step import Step, build_step
 from gcnrec.support import base_width, budget_values
-from gcnrec.table import StepTable
+from gcnrec.table import Allocate, StepTable, in_ram
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer
@@ -143,7 +143,10 @@ def _fit(
 ) -> tuple[Step, Progress]:
     """Epochs on train until they are done or validation has not improved for `evaluate.patience` validations."""
     step = build_step(
-        job, dataset.graph, dataset.weights_E, _placed(job, dataset.graph, starting_table(job, dataset, dataset.graph, observer))
+        job,
+        dataset.graph,
+        dataset.weights_E,
+        _placed(job, dataset.graph, starting_table(job, dataset, dataset.graph, observer, _memory(job, folder))),
     )
     explorer = explorer_of(job, step, folder)
     _restore(step, explorer, tensors)
@@ -170,7 +173,7 @@ def _refit(
 ) -> Step:
     """From the start again, on train+valid, for the epochs that validation chose."""
     graph = with_valid(dataset)
-    table = _placed(job, graph, starting_table(job, dataset, graph, observer))
+    table = _placed(job, graph, starting_table(job, dataset, graph, observer, _memory(job, folder)))
     step = build_step(job, graph, _with_valid_weights(dataset, graph), table)
     explorer = explorer_of(job, step, folder)
     _restore(step, explorer, tensors)
@@ -180,11 +183,18 @@ def _refit(
     return step
 
 
+def _memory(job: Job, folder: Path) -> Allocate:
+    """RAM, or nameless files in the run folder: scratch, never the checkpoint."""
+    return (lambda length: scratch_rows(folder, 1, length)[0]) if job.table.placement == "disk" else in_ram
+
+
 def _placed(job: Job, graph: BipartiteGraph, table: HostTable) -> StepTable:
     """The table behind the GPU's queues, or itself where the CPU trains."""
     wanted = job.train.device
     if wanted == "cuda" or (wanted == "auto" and job.trains_on_gpu and torch.cuda.is_available() and find_spec("cupy")):
-        hot = hottest(graph, lambda rows_H: ROW_UNIT * sum(table.sizes(rows_H)), job.table.cache_bytes)
+        hot = Prefixes(graph.num_users, graph.num_users, graph.num_items)
+        if job.table.placement != "device":
+            hot = hottest(graph, lambda rows_H: ROW_UNIT * sum(table.sizes(rows_H)), job.table.cache_bytes)
         return PipelinedTable(table, pipeline_of(gpu()), hot)
     return table
 

@@ -95,7 +95,6 @@ def test_misshaped_override(override):
             ["sampler.fanouts", "model.layers = 2", "got [5]"],
         ),
         ({"train": {"device": "cuda"}}, ["'full'", "set model.propagation = 'sampled'"]),
-        ({"table": {"placement": "disk"}}, ["'disk'", "set 'host'"]),
     ],
 )
 def test_one_sentence_names_file_key_and_remedy(sections, parts):

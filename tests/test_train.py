@@ -417,3 +417,15 @@ def test_behind_a_device_a_run_is_the_same_and_its_traffic_is_told(budget, datas
         assert 0 < other["cache_hits"] < 1 and other["rows_read"] > 0 and other["bytes_read"] > 0 and other["lines_read"] > 0
         assert "rows_read" not in one
     assert np.array_equal(best_items(plain), best_items(behind))
+
+
+@pytest.mark.parametrize("sections", [{}, {"table": {"budget": 0.5}, "sparsity": {"policy": "dynamic"}}], ids=["dense", "slots"])
+def test_tables_on_disk_train_as_in_ram(sections, dataset, tmp_path):
+    runs = [
+        train(job(**{**sections, "table": {**sections.get("table", {}), "placement": placement}}), dataset, tmp_path / placement)
+        for placement in ("host", "disk")
+    ]
+    losses = [[event["loss"] for event in events(run) if "loss" in event] for run in runs]
+    assert losses[0] == losses[1]
+    files = [{path.name for path in run.folder.iterdir()} for run in runs]
+    assert files[0] == files[1]  # no scratch is left
