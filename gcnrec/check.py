@@ -16,10 +16,11 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.memory import peak_rss_bytes
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import rule_of
+from gcnrec.placement import placed, uses_gpu
 from gcnrec.slots import VALUE_BYTES
 from gcnrec.sparsity import room_for
 from gcnrec.start import first_table, table_width
-from gcnrec.step import build_step
+from gcnrec.step import Step, build_step
 from gcnrec.support import budget_values
 from gcnrec.train import use_threads
 
@@ -63,7 +64,7 @@ def _table_bytes(job: Job, nodes: int) -> int:
 def _timed(job: Job, dataset: Dataset, table_bytes: int, graph_bytes: int) -> dict[str, Any]:
     begun = time.perf_counter()
     graph = dataset.graph
-    step = build_step(job, graph, dataset.weights_E, first_table(job, graph, None))
+    step = build_step(job, graph, dataset.weights_E, placed(job, graph, first_table(job, graph, None)))
     count = step.sampler.steps_per_epoch
     seconds = []
     start_seconds = time.perf_counter() - begun
@@ -94,8 +95,8 @@ def _timed(job: Job, dataset: Dataset, table_bytes: int, graph_bytes: int) -> di
         "graph_bytes": graph_bytes,
         "ram_bytes": table_bytes + graph_bytes + gradient_bytes + rows_NF.nbytes,
         "peak_rss_bytes_so_far": peak_rss_bytes(),
-        "pinned_bytes": 0,
-        "gpu_bytes": 0,
+        "pinned_bytes": table_bytes if uses_gpu(job) else 0,
+        "gpu_bytes": _gpu_bytes(job, step, table_bytes) if uses_gpu(job) else 0,
         "disk_bytes": checkpoint_bytes + (3 if sparse else 2) * rows_NF.nbytes,
         "steps_per_epoch": count,
         "step_seconds": step_seconds,
@@ -105,6 +106,13 @@ def _timed(job: Job, dataset: Dataset, table_bytes: int, graph_bytes: int) -> di
             start_seconds + epochs * epoch_seconds + validations * validation_seconds + refit_seconds + explore_seconds
         ),
     }
+
+
+def _gpu_bytes(job: Job, step: Step, table_bytes: int) -> int:
+    """The cache, the rows of three batches on their way, and dense tiles of one with their gradients."""
+    rows, per_row = len(step.sampler.batch(0, 0).rows_R), table_bytes / step.table.num_rows
+    cache = table_bytes if job.table.placement == "device" else job.table.cache_bytes
+    return int(cache + rows * (3 * per_row + 6 * 4 * step.table.width))
 
 
 def _ranking_seconds(rows_NF: torch.Tensor, dataset: Dataset) -> float:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +29,12 @@ from gcnrec.artifacts import (
     write_json,
 )
 from gcnrec.config import Job
-from gcnrec.device import gpu, pipeline_of
 from gcnrec.earlier import starting_table
 from gcnrec.errors import DeviceError, UsageError
 from gcnrec.evaluate import evaluate
 from gcnrec.events import append_event, keep_events
 from gcnrec.explore import Explorer, explorer_of
 from gcnrec.graph import BipartiteGraph
-from gcnrec.hotrows import Prefixes, hottest
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.minibatch import Waits, minibatches
 from gcnrec.loaders.schema import Dataset
@@ -46,12 +43,11 @@ from gcnrec.memory import memory_report, scratch_rows
 from gcnrec.models import closed_form
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import learning_rate
-from gcnrec.pipelined import ROW_UNIT, HostTable, PipelinedTable, Traffic
+from gcnrec.placement import memory_of, moved, placed, traffic_of
 from gcnrec.slot_files import order_digest, write_slots
 from gcnrec.slots import SlotTable
 from gcnrec.step import Step, build_step
 from gcnrec.support import base_width, budget_values
-from gcnrec.table import Allocate, StepTable, in_ram
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer
@@ -146,7 +142,7 @@ def _fit(
         job,
         dataset.graph,
         dataset.weights_E,
-        _placed(job, dataset.graph, starting_table(job, dataset, dataset.graph, observer, _memory(job, folder))),
+        placed(job, dataset.graph, starting_table(job, dataset, dataset.graph, observer, memory_of(job, folder))),
     )
     explorer = explorer_of(job, step, folder)
     _restore(step, explorer, tensors)
@@ -173,7 +169,7 @@ def _refit(
 ) -> Step:
     """From the start again, on train+valid, for the epochs that validation chose."""
     graph = with_valid(dataset)
-    table = _placed(job, graph, starting_table(job, dataset, graph, observer, _memory(job, folder)))
+    table = placed(job, graph, starting_table(job, dataset, graph, observer, memory_of(job, folder)))
     step = build_step(job, graph, _with_valid_weights(dataset, graph), table)
     explorer = explorer_of(job, step, folder)
     _restore(step, explorer, tensors)
@@ -181,22 +177,6 @@ def _refit(
         record, progress = _epoch(job, step, explorer, folder, progress, observer)
         _close_epoch(job, step, explorer, folder, record, progress, progress.epoch == progress.best_epoch, observer)
     return step
-
-
-def _memory(job: Job, folder: Path) -> Allocate:
-    """RAM, or nameless files in the run folder: scratch, never the checkpoint."""
-    return (lambda length: scratch_rows(folder, 1, length)[0]) if job.table.placement == "disk" else in_ram
-
-
-def _placed(job: Job, graph: BipartiteGraph, table: HostTable) -> StepTable:
-    """The table behind the GPU's queues, or itself where the CPU trains."""
-    wanted = job.train.device
-    if wanted == "cuda" or (wanted == "auto" and job.trains_on_gpu and torch.cuda.is_available() and find_spec("cupy")):
-        hot = Prefixes(graph.num_users, graph.num_users, graph.num_items)
-        if job.table.placement != "device":
-            hot = hottest(graph, lambda rows_H: ROW_UNIT * sum(table.sizes(rows_H)), job.table.cache_bytes)
-        return PipelinedTable(table, pipeline_of(gpu()), hot)
-    return table
 
 
 def _epoch(
@@ -207,7 +187,7 @@ def _epoch(
     steps = step.sampler.steps_per_epoch
     epochs = job.train.epochs if progress.stage == "fit" else progress.best_epoch
     loss, rows, rate = 0.0, 0, 0.0
-    waits, before = Waits(), _traffic(step.table)
+    waits, before = Waits(), traffic_of(step.table)
     for index, batch in enumerate(minibatches(step.sampler, progress.epoch, step.table, waits), 1):
         # Refits walk the learning-rate schedule of the fit, so its length is that of the fit too.
         rate = learning_rate(job.optimizer, batch.step, steps * job.train.epochs)
@@ -225,26 +205,9 @@ def _epoch(
     record = {
         "event": "epoch", "stage": progress.stage, "epoch": progress.epoch, "step": progress.epoch * steps,
         "seconds": round(progress.seconds, 3), "loss": loss / steps, "rows_per_second": rows / seconds, "learning_rate": rate,
-        "stalled_share": waits.seconds / seconds, **_moved(step.table, before, seconds),
+        "stalled_share": waits.seconds / seconds, **moved(step.table, before, seconds),
     }  # fmt: skip
     return record, progress
-
-
-def _traffic(table: StepTable) -> Traffic | None:
-    """What crossed the bus so far; None where tables are trained in place."""
-    return replace(table.traffic()) if isinstance(table, PipelinedTable) else None
-
-
-def _moved(table: StepTable, before: Traffic | None, seconds: float) -> dict[str, float]:
-    """Traffic since `before`, for metrics.jsonl. Rows and bytes are those read; as many are written."""
-    after = _traffic(table)
-    if before is None or after is None:
-        return {}
-    rows, nbytes = after.rows - before.rows, after.bytes - before.bytes
-    return {
-        "rows_read": rows, "bytes_read": nbytes, "lines_read": after.lines - before.lines,
-        "gigabytes_per_second": nbytes / seconds / 1e9, "cache_hits": (after.cached_rows - before.cached_rows) / max(rows, 1),
-    }  # fmt: skip
 
 
 def _validate(job: Job, step: Step, dataset: Dataset, folder: Path) -> dict[str, float]:

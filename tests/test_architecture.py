@@ -32,7 +32,7 @@ ROWS = [
         "paired",
     ],
     ["evaluate", "recommend", "artifacts", "events", "slot_files"],
-    ["loaders", "testing", "start", "step", "memory", "explore"],
+    ["loaders", "testing", "start", "step", "memory", "explore", "placement"],
     ["models", "losses", "sparsity", "dynamic", "policy", "exchange", "support", "nmf", "metrics"],
     ["sampler", "blocks", "table", "slots", "optim", "rows", "staged", "hotrows", "pipelined"],
     ["device"],

@@ -405,10 +405,10 @@ def test_behind_a_device_a_run_is_the_same_and_its_traffic_is_told(budget, datas
         sections |= {"table": {"budget": budget}, "sparsity": {"policy": "dynamic", "batches": 2}}
     plain = train(job(**sections), dataset, tmp_path / "plain")
 
-    def placed(job, graph, table):
+    def behind_a_device(job, graph, table):
         return PipelinedTable(table, fake_device.FakeDevice(1), Prefixes(graph.num_users, 3, 4))
 
-    monkeypatch.setattr(train_module, "_placed", placed)
+    monkeypatch.setattr(train_module, "placed", behind_a_device)
     behind = train(job(**sections), dataset, tmp_path / "behind")
     pairs = list(zip(events(plain), events(behind), strict=True))
     assert [one["grown"] for one, _ in pairs if "grown" in one] == [other["grown"] for _, other in pairs if "grown" in other]
