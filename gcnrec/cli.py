@@ -236,6 +236,24 @@ def recommend(
 
 
 @app.command()
+def export(
+    run: RunFolder,
+    kind: Annotated[str, typer.Option("--format", metavar="faiss|bundle|parquet", help="What to write.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="The folder to write; for a bundle, the file.")],
+    index: Annotated[str | None, typer.Option(metavar="flat|hnsw", help="faiss: the index; default flat.")] = None,
+    k: Annotated[int | None, typer.Option("--k", metavar="N", help="faiss: measure recall@N; default 20.", min=1)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write what serving needs: a FAISS index of the items, a safetensors bundle, or the embeddings."""
+    from gcnrec.artifacts import open_run
+    from gcnrec.loaders.export import export as write
+    from gcnrec.show import figure_lines
+
+    made = write(open_run(run), kind, out, index=index, k=k)
+    _show(made if as_json else figure_lines(made))
+
+
+@app.command()
 def compare(
     base: Annotated[Path, typer.Argument(metavar="BASE", help="The run to compare with.")],
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The runs to compare.")],

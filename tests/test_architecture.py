@@ -47,7 +47,7 @@ HOMES = {
     "torch_geometric": ["models", "loaders.pyg", "bench"],
     "dgl": ["loaders.dgl", "bench"],
     "implicit": ["bench"],
-    "faiss": ["bench"],
+    "faiss": ["bench", "loaders.export"],
     "recbole": ["bench"],
     "lenskit": ["bench"],
     "polars": ["bench"],

@@ -31,6 +31,7 @@ SURFACE = {
     "train": "JOB.toml --data --json --out --resume --set",
     "evaluate": "RUN --json --k --segments --split",
     "recommend": "RUN --candidates --exclude --fallback --items --json --k --out --seen --users",
+    "export": "RUN --format --index --json --k --out",
     "compare": "BASE RUN... --json",
     "sweep": "GRID.toml --data --data-root --jobs --out --set",
     "info": "PATH --json",

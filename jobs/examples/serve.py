@@ -1,0 +1,47 @@
+"""Recommend from a bundle, with NumPy alone:  python jobs/examples/serve.py shop.safetensors USER [K]
+
+Make the bundle with `gcnrec export RUN --format bundle --out shop.safetensors`. Tensors are mapped: opening reads no embedding.
+"""
+
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+
+def open_bundle(path: Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    content = np.memmap(path, np.uint8, "r", offset=8 + size)
+    bundle = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            first, last = entry["data_offsets"]
+            kind, bits = entry["dtype"][0].lower(), int(entry["dtype"][1:])
+            bundle[name] = content[first:last].view(f"{kind}{bits // 8}").reshape(entry["shape"])
+    return bundle
+
+
+def ids_of(bundle: dict[str, np.ndarray], name: str) -> list[str]:
+    if name in bundle:
+        return bundle[name].astype(str).tolist()
+    ends, content = bundle[f"{name}.offsets"].tolist(), bundle[f"{name}.bytes"].tobytes()
+    return [content[a:b].decode(errors="backslashreplace") for a, b in pairwise(ends)]
+
+
+def recommend(bundle: dict[str, np.ndarray], user: int, k: int) -> np.ndarray:
+    scores_I = bundle["items"] @ bundle["users"][user]
+    first, last = bundle["seen.indptr"][user : user + 2]
+    scores_I[bundle["seen.indices"][first:last]] = -np.inf
+    best = np.argsort(-scores_I, kind="stable")[:k]  # stable: ties go to the smaller item number
+    return best[np.isfinite(scores_I[best])]
+
+
+if __name__ == "__main__":
+    bundle = open_bundle(Path(sys.argv[1]))
+    user = ids_of(bundle, "user_ids").index(sys.argv[2])
+    items = ids_of(bundle, "item_ids")
+    print("\n".join(items[item] for item in recommend(bundle, user, int(sys.argv[3]) if len(sys.argv) > 3 else 20)))

@@ -1,0 +1,89 @@
+"""A bundle: all that serving a run's recommendations needs, in one safetensors file that NumPy alone can read.
+
+    users (U, F) float32, items (I, F) float32; score = inner product, ties to the smaller item number
+    seen.indptr (U + 1) int64, seen.indices int32: user -> items of train, valid and test, which `gcnrec recommend` leaves out
+    user_ids, item_ids: integers in their own type; other ids as user_ids.bytes uint8 (text as UTF-8), id n being the bytes from
+    user_ids.offsets[n] to user_ids.offsets[n + 1] (int64), and likewise for items
+
+The header holds text: `format` "gcnrec-bundle", `version`, `model`, `trained_on`, `job` (TOML), `data` and `digest` (of the
+dataset), `user_id_type`, `item_id_type` (Arrow's names), `conventions` and `metrics` (both JSON).
+`jobs/examples/serve.py` reads one. Letters: U users, I items, F width.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from gcnrec.config import to_toml
+from gcnrec.graph import Csr, csr_from_edges
+from gcnrec.interactions import Vocabulary
+from gcnrec.loaders.atomic import atomic_file
+from gcnrec.loaders.schema import Dataset
+from gcnrec.models.scorer import EmbeddingScorer
+
+if TYPE_CHECKING:
+    from gcnrec.artifacts import Run
+
+FORMAT, VERSION = "gcnrec-bundle", "1"
+CONVENTIONS = {
+    "score": "inner product of a row of users and a row of items",
+    "order": "falling score, ties to the smaller item number; items are numbered by falling train degree",
+    "seen": "items of train, valid and test, left out of a user's list",
+    "recall@k": "hits in the first k / held-out items of the user, mean over users with held-out items; all items ranked",
+    "ndcg@k": "gain 1 a hit, discount 1 / log2(rank + 1), over the ideal list of min(k, held-out) hits",
+}
+
+
+def write_bundle(run: Run, scorer: EmbeddingScorer, out: Path) -> dict[str, Any]:
+    """Write the bundle of `run` to the file `out` and return its figures. DataError when it cannot be written."""
+    dataset = run.dataset
+    seen = known_items(dataset)
+    arrays = {
+        "seen.indptr": seen.indptr, "seen.indices": seen.indices,
+        **_id_arrays("user_ids", dataset.user_ids), **_id_arrays("item_ids", dataset.item_ids),
+    }  # fmt: skip
+    tensors = {"users": scorer.users_UD, "items": scorer.items_ID}
+    tensors |= {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()}
+    with atomic_file(out) as path:
+        save_file(tensors, path, metadata=_header(run))
+    nbytes = sum(tensor.nbytes for tensor in tensors.values())
+    return {"users": scorer.num_users, "items": scorer.num_items, "seen": seen.num_edges, "bytes": nbytes}
+
+
+def known_items(dataset: Dataset) -> Csr:
+    """User -> items of train, valid and test."""
+    train, others = dataset.graph.user_items, [part for part in (dataset.valid, dataset.test) if len(part)]
+    users_E = np.concatenate([train.row_numbers(), *(part.users_E for part in others)])
+    items_E = np.concatenate([train.indices, *(part.items_E for part in others)])
+    return csr_from_edges(users_E, items_E, train.rows, train.columns)
+
+
+def _header(run: Run) -> dict[str, str]:
+    written = run.metrics("test") if (run.folder / "metrics.json").is_file() else {}
+    return {
+        "format": FORMAT, "version": VERSION, "model": run.job.model.name,
+        "trained_on": "train+valid" if run.refitted else "train", "job": to_toml(run.job),
+        "data": run.dataset.name, "digest": run.dataset.digest,
+        "user_id_type": str(run.dataset.user_ids.ids.type), "item_id_type": str(run.dataset.item_ids.ids.type),
+        "conventions": json.dumps(CONVENTIONS), "metrics": json.dumps({key: each for key, each in written.items() if "@" in key}),
+    }  # fmt: skip
+
+
+def _id_arrays(name: str, vocabulary: Vocabulary) -> dict[str, NDArray[Any]]:
+    ids = vocabulary.ids
+    ids = ids.dictionary_decode() if pa.types.is_dictionary(ids.type) else ids
+    if pa.types.is_integer(ids.type):
+        return {name: ids.to_numpy(zero_copy_only=False)}
+    whole = pa.concat_arrays([pc.cast(ids, pa.large_binary())])  # copy: so that offsets start at 0
+    offsets = np.frombuffer(whole.buffers()[1], np.int64, len(whole) + 1, 8 * whole.offset)
+    content = np.frombuffer(whole.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
+    return {f"{name}.offsets": offsets - offsets[0], f"{name}.bytes": content}

@@ -1,0 +1,209 @@
+"""What leaves gcnrec to be served: embeddings as Parquet, a FAISS index of the items, or a bundle (see `loaders.bundle`).
+
+FAISS and torch round inner products differently, so two items whose scores differ by a last bit may swap places in a raw
+search of the index. `ranked` undoes that: it takes candidates from the index, more than asked for, and lets the scores of
+`gcnrec recommend` order them, ties to the smaller item number.
+Letters: B users of a chunk, F width of the embeddings, I items, K list length, W candidates a user.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from gcnrec.errors import DataError, UsageError
+from gcnrec.graph import Csr, csr_from_edges
+from gcnrec.loaders.bundle import write_bundle
+from gcnrec.loaders.schema import new_folder
+from gcnrec.models.rank import USERS_PER_CHUNK, in_chunks, rank_chunk, top_k_all
+from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.ops.topk import ItemLists, TopK, contained
+
+if TYPE_CHECKING:
+    from gcnrec.artifacts import Run
+
+FORMATS = ("faiss", "bundle", "parquet")
+INDEXES = ("flat", "hnsw")
+FORMAT = 1
+
+MEASURED_USERS = 1000
+"""Recall of an index is measured for so many users, spread evenly over the user numbers, so over all degrees."""
+HNSW_LINKS, HNSW_CONSTRUCTION = 32, 200
+EF_SEARCH = (32, 64, 128, 256, 512)
+ENOUGH_RECALL = 0.99
+"""An HNSW index is left with the first of `EF_SEARCH` that reaches this, or the last."""
+_SPARE = 16
+
+
+@dataclass(frozen=True)
+class ItemIndex:
+    """An exported index, opened: FAISS's id n is item number n, whose original id is `ids[n]`; `facts` is `index.json`."""
+
+    index: Any
+    ids: pa.Array
+    facts: dict[str, Any]
+
+
+def export(run: Run, kind: str, out: Path, *, index: str | None = None, k: int | None = None) -> dict[str, Any]:
+    """Write what `kind` names to `out`, whole or not at all, and return what there is to tell about it.
+
+    "parquet": a folder with `users.parquet` and `items.parquet` (`id`, `embedding`). "bundle": one safetensors file. "faiss":
+    a folder with `items.faiss` (inner product; `index` "flat" or "hnsw", default flat), `items.parquet` (`number`, `id`) and
+    `index.json` with the recall@`k` (default 20) against exact search. Raises UsageError when `out` exists, when the model has no
+    embeddings, or when FAISS is not installed.
+    """
+    if kind not in FORMATS:
+        raise UsageError(f"--format must be one of {', '.join(FORMATS)}, got {kind!r}")
+    if kind != "faiss" and (index, k) != (None, None):
+        raise UsageError(f"--index and --k belong to --format faiss, got --format {kind}; leave them out")
+    if out.exists():
+        raise UsageError(f"{out} exists and is never overwritten; remove it or choose another --out")
+    scorer = run.scorer()
+    if not isinstance(scorer, EmbeddingScorer):
+        raise UsageError(f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no embeddings to export")
+    if kind == "faiss":
+        facts = _write_index(run, scorer, out, index or "flat", 20 if k is None else k)
+    elif kind == "bundle":
+        facts = write_bundle(run, scorer, out)
+    else:
+        facts = _copy_embeddings(run, scorer, out)
+    return {"out": str(out), **facts, "format": kind}
+
+
+def open_index(folder: Path) -> ItemIndex:
+    """An index folder that `export` wrote. DataError when it is missing or damaged, UsageError without FAISS."""
+    faiss = _faiss()
+    try:
+        index = faiss.read_index(str(folder / "items.faiss"))
+        facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        ids = pq.read_table(folder / "items.parquet").column("id").combine_chunks()
+    except (OSError, RuntimeError, ValueError, KeyError) as problem:
+        raise DataError(f"{folder} cannot be opened as an exported index ({problem}); export it again") from None
+    if facts.get("format") != FORMAT or index.ntotal != len(ids):
+        raise DataError(f"{folder} must hold an index of format {FORMAT} with an id for each of its items; export it again")
+    return ItemIndex(index, ids, facts)
+
+
+def ranked(index: ItemIndex, scorer: EmbeddingScorer, users_B: NDArray[np.int32], k: int, seen: Csr) -> Iterator[TopK]:
+    """The best `k` items of every user that are not in `seen` (user -> items), found by the index, one TopK per chunk of users.
+
+    From a flat index these are exactly the lists that `gcnrec recommend` writes for the same users in the same order: candidates
+    are added until no other item can reach the k-th one, whatever the rounding (Higham 2002, eq. 3.5: a sum of F products is off
+    by at most F * 2^-24 of the sum of their sizes, to first order), and then scored as there.
+    From an HNSW index they are the best of what it found.
+    """
+
+    def rank(start: int) -> TopK:
+        chunk_B = users_B[start : start + USERS_PER_CHUNK]
+        hidden = ItemLists(seen, chunk_B)
+        return rank_chunk(scorer, chunk_B, k, hidden, _candidates(index.index, scorer, chunk_B, k, hidden))
+
+    return in_chunks(scorer, rank, range(0, len(users_B), USERS_PER_CHUNK))
+
+
+def _candidates(index: Any, scorer: EmbeddingScorer, users_B: NDArray[np.int32], k: int, hidden: ItemLists) -> ItemLists:
+    """For each user, items among which its best `k` beside the hidden ones are."""
+    rows_BF = scorer.prepare(users_B).numpy()
+    reach_B = np.linalg.norm(rows_BF, axis=1) * float(scorer.items_ID.norm(dim=1).max())
+    rounding_B = 4 * rows_BF.shape[1] * 2.0**-23 * reach_B  # both scores of both items, each bound doubled
+    most_hidden = int(hidden.csr.degrees[hidden.rows_B].max(initial=0))
+    width = min(k + most_hidden + _SPARE, scorer.num_items)
+    scores_BW, items_BW = index.search(rows_BF, width)
+    while width < scorer.num_items and not _is_enough(scores_BW, items_BW, k, hidden, rounding_B):
+        width = min(2 * width, scorer.num_items)
+        scores_BW, items_BW = index.search(rows_BF, width)
+    at_E, slots_E = np.nonzero(items_BW >= 0)
+    items_E = items_BW[at_E, slots_E].astype(np.int32)
+    csr = csr_from_edges(at_E.astype(np.int32), items_E, len(users_B), scorer.num_items)
+    return ItemLists(csr, np.arange(len(users_B), dtype=np.int32))
+
+
+def _is_enough(
+    scores_BW: NDArray[np.float32],
+    items_BW: NDArray[np.int64],
+    k: int,
+    hidden: ItemLists,
+    rounding_B: NDArray[np.float64],
+) -> bool:
+    """Whether for every user the last candidate lies below its k-th unhidden one by more than `rounding_B`."""
+    ranks_BW = np.cumsum(~contained(items_BW.astype(np.int32), hidden), axis=1)
+    kth_B = np.argmax(ranks_BW >= k, axis=1)
+    gaps_B = scores_BW[np.arange(len(kth_B)), kth_B].astype(np.float64) - scores_BW[:, -1]
+    return bool(((ranks_BW[:, -1] >= k) & (gaps_B > rounding_B)).all())
+
+
+def _write_index(run: Run, scorer: EmbeddingScorer, out: Path, kind: str, k: int) -> dict[str, Any]:
+    if kind not in INDEXES:
+        raise UsageError(f"--index must be {' or '.join(INDEXES)}, got {kind!r}")
+    if k < 1:
+        raise UsageError(f"--k must be at least 1, got {k}")
+    faiss = _faiss()
+    items_IF = scorer.items_ID.numpy()
+    index = faiss.IndexFlatIP(items_IF.shape[1]) if kind == "flat" else _hnsw(faiss, items_IF.shape[1])
+    index.add(items_IF)  # copy: FAISS owns its rows
+    facts = {
+        "format": FORMAT, "index": kind, "score": "inner product", "items": scorer.num_items, "width": items_IF.shape[1],
+        "model": run.job.model.name, "data": run.dataset.digest, **_measured(index, scorer, kind, min(k, scorer.num_items)),
+    }  # fmt: skip
+    ids = run.dataset.item_ids.ids
+    with new_folder(out, force=False) as work:
+        try:
+            faiss.write_index(index, str(work / "items.faiss"))
+        except RuntimeError as problem:
+            raise DataError(f"cannot write {out}: {problem}; free some space or choose another --out") from None
+        numbers = pa.array(np.arange(len(ids), dtype=np.int32))
+        pq.write_table(pa.table({"number": numbers, "id": ids}), work / "items.parquet", compression="zstd")
+        (work / "index.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return facts
+
+
+def _hnsw(faiss: Any, width: int) -> Any:
+    """An empty HNSW index (Malkov and Yashunin 2018). Its links depend on the timing of threads, so its recall is measured."""
+    index = faiss.IndexHNSWFlat(width, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = HNSW_CONSTRUCTION
+    return index
+
+
+def _measured(index: Any, scorer: EmbeddingScorer, kind: str, k: int) -> dict[str, Any]:
+    """Recall@k of raw searches among all items: the share of the exact top k that the index finds. Sets HNSW's `efSearch`."""
+    count = min(MEASURED_USERS, scorer.num_users)
+    users_B = np.linspace(0, scorer.num_users - 1, count).round().astype(np.int32)
+    rows_BF, exact_BK = scorer.prepare(users_B).numpy(), top_k_all(scorer, users_B, k, None).items_BK
+    if kind == "flat":
+        return {f"recall@{k}": _overlap(index.search(rows_BF, k)[1], exact_BK), "measured_users": count}
+    recalls: dict[str, float] = {}
+    for ef in EF_SEARCH:
+        index.hnsw.efSearch = ef
+        recalls[str(ef)] = _overlap(index.search(rows_BF, k)[1], exact_BK)
+        if recalls[str(ef)] >= ENOUGH_RECALL:
+            break
+    return {f"recall@{k}": recalls[str(ef)], "measured_users": count, "ef_search": ef, "recall_by_ef_search": recalls}
+
+
+def _overlap(found_BK: NDArray[np.int64], exact_BK: NDArray[np.int32]) -> float:
+    return float((exact_BK[:, :, None] == found_BK[:, None, :]).any(axis=2).mean())
+
+
+def _copy_embeddings(run: Run, scorer: EmbeddingScorer, out: Path) -> dict[str, Any]:
+    """The files of the run folder, which have just been read: both are whole and hold the ids of the dataset."""
+    with new_folder(out, force=False) as work:
+        for name in ("users", "items"):
+            shutil.copyfile(run.folder / "embeddings" / f"{name}.parquet", work / f"{name}.parquet")
+    return {"users": scorer.num_users, "items": scorer.num_items, "width": scorer.items_ID.shape[1]}
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError:
+        raise UsageError("a FAISS index needs FAISS, which is not installed; pip install 'gcnrec[faiss]'") from None
+    return faiss
