@@ -60,7 +60,7 @@ def negatives(users_B: torch.Tensor, num: int, table: AliasTable, seen: Csr | No
     users = (address("users_B", users_B, torch.int32), np.int64(len(users_B)), np.int64(num))
     graph = edges(seen) if seen is not None else (np.uint64(0), np.uint64(0))
     # Steps beyond 2**32 (explorations count so far) go above the stage in the last word.
-    keys = (np.uint64(seed), np.uint32(step & _LOW), np.uint32(int(Stage.NEGATIVES) | (step >> 32) << 8))
+    keys = (np.uint64(seed), np.uint32(step & _LOW), np.uint32(int(Stage.NEGATIVES) | (step >> 32 & 0xFFFFFF) << 8))
     items = np.int64(len(table.others_I))
     arguments = (*users, *_table(table), items, *graph, np.int32(ATTEMPTS), *keys, address("out_BN", out_BN, torch.int32))
     if out_BN.numel():
@@ -70,7 +70,7 @@ def negatives(users_B: torch.Tensor, num: int, table: AliasTable, seen: Csr | No
 
 def counter_words(step: int, hop: int, kind: int) -> tuple[np.uint32, np.uint32]:
     """The last two words of the Philox counter of a neighbour's draw, as `gcnrec.ops.neighbours` lays them out."""
-    return np.uint32(step & _LOW), np.uint32(int(Stage.SAMPLE) | (hop | kind << 6) << 8 | (step >> 32) << 16)
+    return np.uint32(step & _LOW), np.uint32(int(Stage.SAMPLE) | (hop | kind << 6) << 8 | (step >> 32 & 0xFFFF) << 16)
 
 
 def _degrees(csr: Csr, rows_T: torch.Tensor, fanout: int) -> torch.Tensor:

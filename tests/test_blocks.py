@@ -11,6 +11,7 @@ from gcnrec.blocks import NeighbourSampler
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.neighbours import sample_neighbours
+from gcnrec.testing import checkerboard
 
 
 def random_graph(users, items, edges, seed=0):
@@ -133,3 +134,11 @@ def horner(sampled, rows_N, degrees, scale):
 def test_fanouts_out_of_range_are_refused(fanouts):
     with pytest.raises(UsageError, match=r"must lie in 1 \.\. 64"):
         NeighbourSampler(random_graph(5, 5, 9), fanouts, 1)
+
+
+def test_steps_of_explorations_of_the_largest_graphs_are_drawn():
+    """They count from 2**31 epochs on: with a million steps an epoch, beyond 2**50."""
+    graph = checkerboard().graph
+    nodes = np.array([0, 1, 30])
+    drawn = [NeighbourSampler(graph, (2, 2), 0).sample(nodes, 2, step).rows_R.tolist() for step in (2**51 + 7, 2**51 + 8)]
+    assert drawn[0] != drawn[1]

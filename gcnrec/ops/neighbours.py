@@ -6,9 +6,9 @@ j = d - s + k, draw p uniformly from 0 .. j; the k-th chosen position is p, or j
 Draw k of a target is half k % 2 of one Philox4x32 call: words (a, b) for the first half, (c, d) for the second, joined to
 a 64-bit integer u = a * 2**32 + b; p is the high 64 bits of u * (j + 1). Key: the seed's low and high word. Counter:
 
-    (node, k // 2, step mod 2**32, Stage.SAMPLE | (hop | kind * 64) << 8 | (step >> 32) << 16)
+    (node, k // 2, step mod 2**32, Stage.SAMPLE | (hop | kind * 64) << 8 | ((step >> 32) mod 2**16) << 16)
 
-with node = `first_node` + row, hop < 64, step < 2**48, and kind one of `UNIFORM` (here), `WEIGHTED` (gcnrec.ops.alias),
+with node = `first_node` + row, hop < 64, and kind one of `UNIFORM` (here), `WEIGHTED` (gcnrec.ops.alias),
 `WALK` (gcnrec.ops.walks). So a draw depends on its node alone: not on threads, on the batch or on the order of targets.
 
 Here 16 targets draw together, one to a vector lane; the lines of the neighbours that they chose are requested at once and
@@ -77,7 +77,7 @@ def check_fanout(fanout: int) -> None:
 
 def counter_words(step: int, hop: int, kind: int) -> tuple[np.uint32, np.uint32]:
     """The last two words of the Philox counter of a draw (see the top of this file)."""
-    return np.uint32(step & _LOW), np.uint32(int(Stage.SAMPLE) | (hop | kind << 6) << 8 | (step >> 32) << 16)
+    return np.uint32(step & _LOW), np.uint32(int(Stage.SAMPLE) | (hop | kind << 6) << 8 | (step >> 32 & 0xFFFF) << 16)
 
 
 @numba.njit(inline="always")

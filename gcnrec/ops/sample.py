@@ -33,7 +33,7 @@ def negatives(
     none = np.zeros(1, np.int64)
     indptr, indices = (seen.indptr, seen.indices) if seen is not None else (none, none.astype(np.int32))
     # Explorations count their steps far beyond 2**32: what does not fit the counter's word goes above the stage in the next.
-    low, stage = np.uint32(step & 0xFFFFFFFF), int(Stage.NEGATIVES) | (step >> 32) << 8
+    low, stage = np.uint32(step & 0xFFFFFFFF), int(Stage.NEGATIVES) | (step >> 32 & 0xFFFFFF) << 8
     columns = table.thresholds_I, table.others_I
     _negatives(users_B, *columns, indptr, indices, seen is not None, np.uint64(seed), low, stage, out)
     return out
