@@ -1,0 +1,122 @@
+"""Checks and times the GPU kernels of gcnrec from a bare checkout, and writes one record.
+
+    bash jobs/gpu_bench.sh OUT_DIR [--parts checks,gathers] [--table-gib 24] [--seconds 460]
+    bash jobs/gpu_bench.sh OUT_DIR --dry
+
+Needs torch, CuPy, numba, NumPy and psutil; makes its data where it runs. Every part runs within a time of its own and tells
+its rows as it goes (OUT_DIR/rows.jsonl); the record, OUT_DIR/<date>-gpu-<device>.json, is written anew after every stage.
+The exit code is 1 when a part failed. `--dry` runs everything on the CPU, at tiny sizes, with kernels compiled by g++: it
+proves the script and claims no speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SANITIZERS = ("memcheck", "racecheck")
+SANITIZER_SECONDS, TEST_SECONDS = 90, 60
+
+
+def main() -> int:
+    given = _arguments()
+    return _work(given) if given.worker else _lead(given)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--dry", action="store_true", help="the CPU in place of the GPU, tiny sizes")
+    parser.add_argument("--parts", default="", help="some of them, by commas; default: all, the sanitizer and the tests")
+    parser.add_argument("--table-gib", type=float, default=24, help="host memory to pin, at most half of what is free")
+    parser.add_argument("--seconds", type=float, default=460, help="for everything")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _lead(given: argparse.Namespace) -> int:
+    """Send workers to the parts, run the tools, keep the record."""
+    from gpubench import tools
+    from gpubench.foreman import Foreman
+    from gpubench.parts import PARTS, part_of
+
+    given.out.mkdir(parents=True, exist_ok=True)
+    chosen = given.parts.split(",") if given.parts else [*PARTS, *SANITIZERS, "tests"]
+    unknown = sorted({*chosen} - {*PARTS, *SANITIZERS, "tests"})
+    if unknown:
+        sys.exit(f"there is no part {', '.join(unknown)}; known: {', '.join((*PARTS, *SANITIZERS, 'tests'))}")
+    log = given.out / "rows.jsonl"
+    log.unlink(missing_ok=True)
+    worker = [sys.executable, "-u", __file__, str(given.out), "--worker", "--table-gib", str(given.table_gib)]
+    worker += ["--dry"] if given.dry else []
+    foreman = Foreman(worker, log, time.monotonic() + given.seconds, lambda part: float(part_of(part).SECONDS))
+    foreman.run([part for part in PARTS if part in chosen])
+    _record(given.out, foreman)
+    for tool in (tool for tool in SANITIZERS if tool in chosen):
+        foreman.note(tools.sanitize(tool, [*worker, "--parts", "checks"], min(SANITIZER_SECONDS, foreman.left)))
+        _record(given.out, foreman)
+    if "tests" in chosen:
+        foreman.note(tools.gpu_tests(CHECKOUT, max(1.0, min(TEST_SECONDS, foreman.left))))
+    path = _record(given.out, foreman)
+    return _report(path, foreman.outcomes)
+
+
+def _work(given: argparse.Namespace) -> int:
+    """The parts, in this process; rows go to the standard output."""
+    from gpubench.bed import FULL, GIB, CudaBed, dry_bed
+    from gpubench.parts import work
+
+    from gcnrec.device import gpu
+
+    def tell(row: dict[str, Any]) -> None:
+        print(json.dumps(row), flush=True)
+
+    parts = given.parts.split(",")
+    if given.dry:
+        with tempfile.TemporaryDirectory() as folder:
+            return work(dry_bed(CHECKOUT, Path(folder)), parts, tell)
+    gpu()
+    return work(CudaBed(replace(FULL, table_bytes=int(given.table_gib * GIB))), parts, tell)
+
+
+def _record(out: Path, foreman: Any) -> Path:
+    """The record so far, written beside and then moved."""
+    from gpubench.summary import summary
+
+    gpu = foreman.machine.get("gpu")
+    name = re.sub(r"[^a-z0-9]+", "-", (gpu["name"] if gpu else "dry").lower()).strip("-")
+    date = f"{datetime.now(UTC):%Y-%m-%d}"
+    command = shlex.join(["bash", "jobs/gpu_bench.sh", "OUT_DIR", *sys.argv[2:]])
+    document = {
+        "command": command, "date": date, "machine": foreman.machine, "parts": list(foreman.outcomes.values()),
+        "summary": summary(foreman.rows) if gpu else [], "rows": foreman.rows,
+    }  # fmt: skip
+    path = out / f"{date}-gpu-{name}.json"
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return fresh.replace(path)
+
+
+def _report(path: Path, outcomes: dict[str, dict[str, Any]]) -> int:
+    """A short table, and 1 when something failed."""
+    for ratio in json.loads(path.read_text(encoding="utf-8"))["summary"]:
+        verdict = {None: "", True: f"  >= {ratio['target']}", False: f"  BELOW {ratio['target']}"}[ratio["met"]]
+        print(f"{ratio['value']:8.3f}{verdict:14} {ratio['name']}")
+    for part, row in outcomes.items():
+        print(f"{part:12} {row['event']:8} {row.get('seconds_in_all', '')} {row.get('problem') or ''}")
+    print(path)
+    return 1 if any(row["event"] in ("failed", "start") for row in outcomes.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

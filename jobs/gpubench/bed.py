@@ -1,0 +1,261 @@
+"""Where the parts run: a GPU with pinned host memory, or this machine's CPU for a dry run, which claims no speed.
+
+Work is given as functions of the number of the repetition, so that repetitions use different rows and no cache helps.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from gcnrec.cuda.hostmemory import allocate
+from gcnrec.cuda.limits import read_limits
+from gcnrec.cuda.pinned import PinnedMemory
+from gcnrec.errors import DeviceError
+
+Work = Callable[[int], Any]
+Tell = Callable[[dict[str, Any]], None]
+GIB = 1 << 30
+FILL_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """`table_bytes` of host memory that all tables share, `call_bytes` that one repetition moves, caps of grids in blocks."""
+
+    table_bytes: int
+    call_bytes: int
+    runs: int
+    caps: tuple[int, ...]
+    matrix: int
+    nodes: int
+
+
+FULL = Sizes(24 * GIB, 256 << 20, 9, (4, 8, 12, 16, 24, 32, 48, 64, 96, 132, 264, 1056), 4096, 10_000_000)
+TINY = Sizes(1 << 20, 4 << 10, 1, (1, 2), 32, 2_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Medians over `runs`: seconds between two events on the device's stream, and seconds on the clock until all was done."""
+
+    seconds: float
+    wall_seconds: float
+    runs: int
+    fastest: float
+    slowest: float
+
+
+class Bed(Protocol):
+    """What a part needs of a machine. `until` is when the part has to be over (time.monotonic)."""
+
+    device: torch.device
+    sizes: Sizes
+    until: float
+
+    def table(self) -> torch.Tensor:
+        """Flat uint8 in pinned host memory, the same for all parts; what it holds is left from the part before."""
+        ...
+
+    def host(self, values: torch.Tensor) -> torch.Tensor:
+        """A copy of a small CPU tensor in pinned memory."""
+        ...
+
+    def beside(self, aside: Callable[[], Any], main: Callable[[], Any]) -> None:
+        """Both at once: `aside` on a stream of higher priority. Later work comes after both."""
+        ...
+
+    def mark(self) -> Callable[[], None]:
+        """What waits, on the host, for everything that was asked of the device before this call."""
+        ...
+
+    def clock(self, work: Callable[[], Any]) -> tuple[float, float]:
+        """Seconds by the device's events, seconds by the host's clock."""
+        ...
+
+    def finish(self) -> None:
+        """Wait for the device."""
+        ...
+
+
+class CudaBed:
+    """A GPU; the table is as large as free memory allows, `sizes.table_bytes` at most."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        self.device, self.sizes, self.until = torch.device("cuda", 0), sizes, time.monotonic()
+        self._aside = torch.cuda.Stream(self.device, priority=-1)
+        self._pinned: PinnedMemory | None = None
+        self.seconds_to_pin = 0.0
+
+    def table(self) -> torch.Tensor:
+        if self._pinned is None:
+            begun = time.monotonic()
+            self._pinned = _pinned(self.sizes.table_bytes)
+            self.seconds_to_pin = time.monotonic() - begun
+            fill(self, torch.from_numpy(self._pinned.content))
+        return torch.from_numpy(self._pinned.content)
+
+    def host(self, values: torch.Tensor) -> torch.Tensor:
+        return values.contiguous().pin_memory()
+
+    def beside(self, aside: Callable[[], Any], main: Callable[[], Any]) -> None:
+        here = torch.cuda.current_stream(self.device)
+        self._aside.wait_stream(here)
+        with torch.cuda.stream(self._aside):
+            aside()
+        main()
+        here.wait_stream(self._aside)
+
+    def mark(self) -> Callable[[], None]:
+        event = torch.cuda.Event()
+        event.record()
+        return event.synchronize
+
+    def clock(self, work: Callable[[], Any]) -> tuple[float, float]:
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        self.finish()
+        begun = time.perf_counter()
+        first.record()
+        work()
+        last.record()
+        last.synchronize()
+        return first.elapsed_time(last) / 1e3, time.perf_counter() - begun
+
+    def finish(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+
+class DryBed:
+    """The CPU in place of the GPU: kernels compiled by g++ and launched by `launcher` (tests/cuda/host), tiny sizes."""
+
+    def __init__(self, launch: Callable[..., None]) -> None:
+        from gcnrec.cuda import module
+
+        module.launch = launch
+        self.device, self.sizes, self.until = torch.device("cpu"), TINY, time.monotonic()
+        buffer = torch.empty(TINY.table_bytes + 4096, dtype=torch.uint8)
+        self._table = buffer[-buffer.data_ptr() % 4096 :][: TINY.table_bytes]
+        self.seconds_to_pin = 0.0
+        fill(self, self._table)
+
+    def table(self) -> torch.Tensor:
+        return self._table
+
+    def host(self, values: torch.Tensor) -> torch.Tensor:
+        return values.clone()
+
+    def beside(self, aside: Callable[[], Any], main: Callable[[], Any]) -> None:
+        aside()
+        main()
+
+    def mark(self) -> Callable[[], None]:
+        return self.finish
+
+    def clock(self, work: Callable[[], Any]) -> tuple[float, float]:
+        begun = time.perf_counter()
+        work()
+        return (time.perf_counter() - begun,) * 2
+
+    def finish(self) -> None:
+        return None
+
+
+def dry_bed(checkout: Path, work: Path) -> DryBed:
+    """A bed on the CPU; the launcher of the kernel tests is loaded from its file, since tests are no package."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("gcnrec_host_launcher", checkout / "tests" / "cuda" / "host" / "launcher.py")
+    launcher = module_from_spec(spec)
+    spec.loader.exec_module(launcher)
+    return DryBed(launcher.HostLauncher(work).launch)
+
+
+def fill(bed: Bed, table_M: torch.Tensor) -> None:
+    """Normal floats, drawn on the device: zeros would cross buses and run through kernels unlike real rows."""
+    floats = table_M[: len(table_M) // 4 * 4].view(torch.float32)
+    for first in range(0, len(floats), FILL_BYTES // 4):
+        part = floats[first : first + FILL_BYTES // 4]
+        part.copy_(torch.randn(len(part), device=bed.device), non_blocking=True)
+    bed.finish()
+
+
+def race(bed: Bed, tell: Tell, works: dict[str, Work], runs: int | None = None) -> dict[str, Timing]:
+    """Timings of all, interleaved (A B C, A B C, ...), after a repetition of each that is not timed.
+
+    A work that fails is told as a row with its error and left out; rounds end early when the part's time is up.
+    """
+    samples: dict[str, list[tuple[float, float]]] = {}
+    for name, work in works.items():
+        try:
+            work(0)
+            bed.finish()
+            samples[name] = []
+        except Exception as problem:
+            tell({"variant": name, "error": f"{type(problem).__name__}: {problem}"[:300]})
+            bed.finish()  # raises once more where the device itself is lost: the part then ends
+    for repetition in range(1, 1 + (runs or bed.sizes.runs)):
+        if repetition > 1 and time.monotonic() > bed.until:
+            break
+        for name in samples:
+            samples[name].append(bed.clock(partial(works[name], repetition)))
+    return {name: _timing(pairs) for name, pairs in samples.items()}
+
+
+def told(tell: Tell, bench: str, timings: dict[str, Timing], units: float, moved_bytes: float, **facts: Any) -> None:
+    """A row for each timing: `units` of work and `moved_bytes` over the bus in a repetition, and what else is known."""
+    for name, timing in timings.items():
+        tell(
+            {
+                "bench": bench, "variant": name, "seconds": timing.seconds, "wall_seconds": timing.wall_seconds,
+                "fastest": timing.fastest, "slowest": timing.slowest, "runs": timing.runs, "units": units,
+                "rate": units / timing.seconds, "bytes": moved_bytes, "gb_per_s": moved_bytes / timing.seconds / 1e9, **facts,
+            }
+        )  # fmt: skip
+
+
+def spread_rows(bed: Bed, total: int, count: int, seed: int, first: int = 0) -> torch.Tensor:
+    """`count` different rows of first .. first + total - 1, ascending and even, int64 on the device."""
+    stride = total // count
+    draws = torch.Generator(bed.device).manual_seed(seed)
+    steps = torch.randint(0, stride, (count,), generator=draws, device=bed.device)
+    return first + torch.arange(count, device=bed.device) * stride + steps
+
+
+def shuffled(rows_R: torch.Tensor, seed: int) -> torch.Tensor:
+    draws = torch.Generator(rows_R.device).manual_seed(seed)
+    return rows_R[torch.randperm(len(rows_R), generator=draws, device=rows_R.device)]
+
+
+def _timing(pairs: list[tuple[float, float]]) -> Timing:
+    events, walls = zip(*pairs, strict=True)
+    return Timing(statistics.median(events), statistics.median(walls), len(pairs), min(events), max(events))
+
+
+def _room(wanted: int) -> int:
+    """Bytes that may be taken. A virtual machine may be given its memory only as it is used, so some is used and given back."""
+    held = []
+    with suppress(DeviceError, OSError):
+        while read_limits().available // 2 < wanted and len(held) * GIB < wanted:
+            held.append(allocate(GIB))
+    del held
+    return read_limits().available
+
+
+def _pinned(wanted: int) -> PinnedMemory:
+    """`wanted` bytes, or as many as can be had: a machine may have less free than hoped, or show it only when it is used."""
+    size = min(wanted, max(GIB, _room(wanted) // 2 // GIB * GIB))
+    while True:
+        try:
+            return PinnedMemory(allocate(size))
+        except (DeviceError, OSError):
+            if size <= GIB:
+                raise
+            size //= 2

@@ -1,0 +1,62 @@
+"""The parts, in the order in which they run. A part is a module with `SECONDS`, the time it may take, and `run(bed, tell)`.
+
+A further part (an epoch of training, say) is a module here and a name in `PARTS`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+from gpubench.bed import Bed, Tell
+from gpubench.facts import facts
+
+PARTS = ("checks", "ceilings", "gathers", "slot_reads", "updates", "sampling", "tuning")
+DEVICE_LOST = 3
+"""Exit code of a worker whose device fails after a part: a fresh process does the rest."""
+
+
+def part_of(name: str) -> ModuleType:
+    return import_module(f"gpubench.{name}")
+
+
+def work(bed: Bed, names: list[str], tell: Tell) -> int:
+    """Run parts one after the other and tell of each when it starts and how it ended; returns an exit code."""
+    tell({"event": "machine", **facts(bed.device)})
+    failed = False
+    for name in names:
+        tell({"event": "start", "part": name})
+        begun = time.monotonic()
+        problem = _attempt(bed, name, lambda row, name=name: tell({"part": name, **row}))
+        outcome = "failed" if problem else "done"
+        tell({"event": outcome, "part": name, "seconds_in_all": round(time.monotonic() - begun, 1), "problem": problem})
+        failed = failed or problem is not None
+        if problem and not _alive(bed):
+            return DEVICE_LOST
+    return 1 if failed else 0
+
+
+def _attempt(bed: Bed, name: str, tell: Tell) -> str | None:
+    """None, or in a line what ended the part."""
+    try:
+        module: Any = part_of(name)
+        bed.until = time.monotonic() + module.SECONDS
+        module.run(bed, tell)
+        bed.finish()
+    except Exception as problem:
+        traceback.print_exc(file=sys.stderr)
+        return f"{type(problem).__name__}: {(str(problem) or 'no words').splitlines()[0]}"
+    return None
+
+
+def _alive(bed: Bed) -> bool:
+    try:
+        bed.finish()
+        return float(torch.ones(1, device=bed.device).item()) == 1.0
+    except RuntimeError:
+        return False

@@ -1,0 +1,146 @@
+"""The fused update of rows in pinned host memory, against reads and writes of the same rows and against the CPU's update."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from gpubench.bed import FILL_BYTES, Bed, Tell, Work, fill, race, spread_rows, told
+
+from gcnrec.cuda import ceiling, update
+from gcnrec.cuda.slots import copy_spans
+from gcnrec.ops import update as on_cores
+
+SECONDS = 60
+WIDTH = 64
+SLOTS, PITCH = 16, 20
+"""Values of a slot row, and floats of its record."""
+MOMENTS = {"sgd": (0, 0), "adagrad_row": (0, 1), "adam": (2, 0), "adam_row": (1, 1)}
+"""State of a rule: floats per value, floats per row."""
+RATE, BETA1, BETA2, EPSILON = 1e-3, 0.9, 0.999, 1e-8
+SETS = 4
+
+
+class Planes:
+    """Weights and then state of as many rows as the memory holds; rows are `pitch` floats apart, `width` of them used."""
+
+    def __init__(self, floats: torch.Tensor, rule: str, width: int, pitch: int, device: torch.device) -> None:
+        moments, scalars = MOMENTS[rule]
+        self.rule, self.width, self.pitch, self.state_width = rule, width, pitch, moments * width + scalars
+        self.rows = len(floats) // (pitch + self.state_width) // 32 * 32
+        self.weights = floats[: self.rows * pitch]
+        self.state = floats[self.rows * pitch :][: max(1, self.rows * self.state_width)]
+        self.last_N = torch.zeros(self.rows, dtype=torch.int32, device=device)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that an update of a row reads, and writes."""
+        return 4 * (self.width + self.state_width)
+
+    def places(self, rows_R: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return rows_R * self.pitch, torch.full_like(rows_R, self.width), rows_R
+
+    def arguments(self, rows_R: torch.Tensor, grad_RD: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What every rule takes before its numbers."""
+        moments, scalars = MOMENTS[self.rule]
+        state = (self.state, rows_R * self.state_width) if moments or scalars else ()
+        last = (self.last_N,) if moments else ()
+        at_R = torch.arange(len(rows_R), device=rows_R.device) * self.width
+        return self.weights, *self.places(rows_R), *state, *last, grad_RD.view(-1), at_R
+
+    def numbers(self) -> tuple[float, ...]:
+        return {"sgd": (RATE,), "adagrad_row": (RATE, EPSILON)}.get(self.rule, (RATE, BETA1, BETA2, EPSILON))
+
+
+def run(bed: Bed, tell: Tell) -> None:
+    floats = bed.table().view(torch.float32)
+    for rule in MOMENTS:
+        planes = Planes(floats, rule, WIDTH, WIDTH, bed.device)
+        _renew(bed, planes)
+        _rule(bed, tell, planes)
+    planes = Planes(floats, "adam", SLOTS, PITCH, bed.device)
+    _renew(bed, planes)
+    _rule(bed, tell, planes)
+    planes = Planes(floats, "adam", WIDTH, WIDTH, bed.device)
+    _renew(bed, planes)
+    _peers(bed, tell, planes)
+
+
+def _renew(bed: Bed, planes: Planes) -> None:
+    """Normal weights and no moments: what was there before may be no number, and second moments must not be negative."""
+    fill(bed, bed.table())
+    zeros = torch.zeros(FILL_BYTES // 4, device=bed.device)
+    for first in range(0, len(planes.state), len(zeros)):
+        part = planes.state[first : first + len(zeros)]
+        part.copy_(zeros[: len(part)], non_blocking=True)
+    bed.finish()
+
+
+def _rule(bed: Bed, tell: Tell, planes: Planes) -> None:
+    """Updates of rows where they lie, beside the ceiling on rows of the same bytes spread over the same memory."""
+    count = bed.sizes.call_bytes // planes.row_bytes
+    sets = [spread_rows(bed, planes.rows, count, seed) for seed in range(SETS)]
+    grad_RD = torch.randn(count, planes.width, device=bed.device)
+    arguments = [planes.arguments(rows_R, grad_RD) for rows_R in sets]
+    moved, table_M, row_bytes = count * planes.row_bytes, bed.table(), 256
+    bare = [spread_rows(bed, len(table_M) // row_bytes, moved // row_bytes, seed) for seed in range(SETS)]
+    kernel = getattr(update, planes.rule)
+
+    def ours(lanes: int, run: int) -> None:
+        kernel(*arguments[run % SETS], run + 1, *planes.numbers(), lanes)
+
+    works: dict[str, Work] = {f"gcnrec-zero-copy-lanes-{lanes}": partial(ours, lanes) for lanes in (8, 16, 32)}
+    name = f"update-{planes.rule}" + ("-slots" if planes.width != planes.pitch else "")
+    told(tell, name, race(bed, tell, works), count, moved, row_bytes=planes.row_bytes, width=planes.width)
+
+    def turn(cap: int, run: int) -> None:
+        ceiling.turn(table_M, bare[run % SETS], row_bytes, cap)
+
+    # after the updates: it turns bits of whatever lies there
+    works = {f"ceiling-turn-{cap}": partial(turn, cap) for cap in bed.sizes.caps[-4:]}
+    told(tell, name, race(bed, tell, works, runs=5), count, moved, row_bytes=row_bytes)
+
+
+def _peers(bed: Bed, tell: Tell, planes: Planes) -> None:
+    """Adam where rows come to the device and go back, where they live there, and on the CPU after the gradient's way back."""
+    count = bed.sizes.call_bytes // planes.row_bytes
+    sets = [spread_rows(bed, planes.rows, count, seed) for seed in range(SETS)]
+    grad_RD = torch.randn(count, WIDTH, device=bed.device)
+    direct = [planes.arguments(rows_R, grad_RD) for rows_R in sets]
+    own = Planes(torch.zeros(count * 3 * WIDTH + 96 * WIDTH, device=bed.device), "adam", WIDTH, WIDTH, bed.device)
+    own_R = torch.arange(count, device=bed.device)
+    resident = own.arguments(own_R.clamp_max(own.rows - 1), grad_RD)
+    numbers = planes.numbers()
+    length_R, state_R = torch.full_like(own_R, WIDTH), torch.full_like(own_R, 2 * WIDTH)
+
+    def staged(run: int) -> None:
+        rows_R = sets[run % SETS]
+        at = (rows_R * WIDTH, rows_R * 2 * WIDTH, own_R * WIDTH, own_R * 2 * WIDTH)
+        copy_spans(planes.weights, at[0], own.weights, at[2], length_R)
+        copy_spans(planes.state, at[1], own.state, at[3], state_R)
+        update.adam(*resident, run + 1, *numbers)
+        copy_spans(own.weights, at[2], planes.weights, at[0], length_R)
+        copy_spans(own.state, at[3], planes.state, at[1], state_R)
+
+    last_N = np.zeros(planes.rows, np.int32)
+    buffer_RD = bed.host(torch.zeros(count, WIDTH))
+    scalars = tuple(map(np.float32, numbers))
+
+    def cores(run: int) -> None:
+        buffer_RD.copy_(grad_RD, non_blocking=True)
+        bed.mark()()
+        rows_R = sets[run % SETS].cpu().numpy()
+        counts_R, at_R = np.full(count, WIDTH), np.arange(count) * WIDTH
+        weights, state = planes.weights.numpy(), planes.state.numpy()
+        spans = (weights, rows_R * WIDTH, counts_R, rows_R, state, rows_R * 2 * WIDTH, last_N)
+        on_cores.adam(*spans, buffer_RD.numpy().reshape(-1), at_R, run + 1, *scalars)
+
+    works: dict[str, Work] = {
+        "gcnrec-zero-copy": lambda run: update.adam(*direct[run % SETS], run + 1, *numbers),
+        "gcnrec-staged": staged,
+        "gcnrec-on-device": lambda run: update.adam(*resident, run + 1, *numbers),
+        "gcnrec-cpu-cores": cores,
+    }
+    timings = race(bed, tell, works, runs=5)
+    told(tell, "update-adam-peers", timings, count, count * planes.row_bytes, row_bytes=planes.row_bytes)

@@ -1,0 +1,187 @@
+"""jobs/gpu_bench.sh, as far as a machine without a GPU can run it: all of it, at tiny sizes, with kernels compiled by g++."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FAKE_WORKER = """
+import json, sys, time
+sys.path.insert(0, {jobs!r})
+tell = lambda **row: print(json.dumps(row), flush=True)
+print("a word of some library")
+tell(event="machine", cpu="fake")
+for part in sys.argv[sys.argv.index("--parts") + 1].split(","):
+    tell(event="start", part=part)
+    tell(part=part, bench=part, variant="x", seconds=1.0)
+    if part == "hangs":
+        time.sleep(60)
+    if part == "dies":
+        sys.exit(3)
+    tell(event="failed" if part == "fails" else "done", part=part, problem="so it is" if part == "fails" else None)
+"""
+
+
+@pytest.fixture
+def gpubench(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "jobs")
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "gpubench"]:
+        del sys.modules[name]
+
+
+def foreman_of(folder, program, seconds=30.0):
+    from gpubench.foreman import Foreman
+
+    script = folder / "worker.py"
+    script.write_text(program.format(jobs=str(ROOT / "jobs")), encoding="utf-8")
+    return Foreman([sys.executable, "-u", str(script)], folder / "rows.jsonl", time.monotonic() + seconds, lambda part: 1.0)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_everything_from_a_bare_checkout(tmp_path):
+    """A copy of the files alone (and of what numba has compiled); every part must be done or say why not."""
+    checkout = tmp_path / "checkout"
+    ignored = shutil.ignore_patterns("records")
+    for name in ("gcnrec", "cuda", "loaders", "jobs", "tests/cuda"):
+        shutil.copytree(ROOT / name, checkout / name, symlinks=True, ignore=ignored)
+    out = tmp_path / "out"
+    command = ["bash", "jobs/gpu_bench.sh", str(out), "--dry", "--seconds", "300"]
+    paths = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHON": sys.executable, "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=checkout, env=paths, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = out.glob("*-gpu-dry.json")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    outcomes = {row["part"]: row["event"] for row in record["parts"]}
+    parts = ("checks", "ceilings", "gathers", "slot_reads", "updates", "sampling", "tuning")
+    assert [outcomes.pop(part) for part in parts] == ["done"] * len(parts)
+    assert set(outcomes) == {"memcheck", "racecheck", "tests"}
+    assert record["summary"] == [] and record["machine"]["gpu"] is None  # nothing is claimed that did not run on a GPU
+    rows = record["rows"]
+    assert not [row for row in rows if "error" in row or row.get("right") is False]
+    assert rows == [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines() if '"event"' not in line]
+    variants = {row["variant"] for row in rows if row.get("bench") == "gather-peers"}
+    assert {"gcnrec-zero-copy", "torch-index-pageable", "numba-pinned", "numba-pinned-loader"} <= variants
+    assert {row["form"] for row in rows if row.get("bench") == "slots"} == {"slots", "slots-mixed", "slots-bf16"}
+    kernels = {row["variant"].rstrip("0123456789-") for row in rows if row["bench"] == "checks"}
+    assert {"gather", "put", "reduce", "update-adam", "slot-scatter", "topk-items", "sample-columns"} <= kernels
+
+
+def test_an_unknown_part_is_refused(tmp_path):
+    command = [sys.executable, str(ROOT / "jobs" / "gpu_bench.py"), str(tmp_path), "--parts", "gather"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "there is no part gather; known: checks" in done.stderr
+
+
+def test_a_part_that_fails_hangs_or_dies_stops_no_other(gpubench, tmp_path, monkeypatch):
+    from gpubench import foreman
+
+    monkeypatch.setattr(foreman, "SETUP_SECONDS", 3.0)
+    boss = foreman_of(tmp_path, FAKE_WORKER)
+    boss.run(["first", "fails", "hangs", "dies", "last"])
+    assert {part: row["event"] for part, row in boss.outcomes.items()} == {
+        "first": "done", "fails": "failed", "hangs": "failed", "dies": "failed", "last": "done",
+    }  # fmt: skip
+    assert boss.outcomes["dies"]["problem"] == "the worker ended with exit code 3"
+    assert [row["part"] for row in boss.rows] == ["first", "fails", "hangs", "dies", "last"]
+    assert boss.machine == {"cpu": "fake"}
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 5 + 5 + 5 + 3  # rows, starts, ends, machines
+
+
+def test_a_worker_that_never_comes_to_a_part_is_not_sent_again(gpubench, tmp_path):
+    boss = foreman_of(tmp_path, "import sys\nsys.exit('no GPU {jobs}')")
+    boss.run(["first", "second"])
+    assert [row["event"] for row in boss.outcomes.values()] == ["failed", "failed"]
+    assert "exit code 1, before its first part" in boss.outcomes["second"]["problem"]
+
+
+def test_no_part_begins_when_the_time_is_up(gpubench, tmp_path):
+    boss = foreman_of(tmp_path, FAKE_WORKER, seconds=1.0)
+    boss.run(["first", "second"])
+    assert [row["event"] for row in boss.outcomes.values()] == ["skipped", "skipped"]
+
+
+def tool(folder, script):
+    path = folder / "compute-sanitizer"
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IEXEC)
+
+
+@pytest.mark.parametrize(
+    ("script", "event", "problem"),
+    [
+        ("echo '========= ERROR SUMMARY: 0 errors'", "done", None),
+        ("echo '========= ERROR SUMMARY: 2 errors'; exit 9", "failed", "========= ERROR SUMMARY: 2 errors"),
+        ("echo '========= RACECHECK SUMMARY: 1 hazard'; exit 9", "failed", "========= RACECHECK SUMMARY: 1 hazard"),
+        ('case "$*" in *kernel-name*) echo unknown; exit 1;; esac; echo "===== ERROR SUMMARY: 0 errors"', "done", None),
+        ("echo broken; exit 1", "failed", "the tool gave no summary (exit code 1): broken\n"),
+    ],
+)
+def test_what_the_sanitizer_says(gpubench, tmp_path, monkeypatch, script, event, problem):
+    from gpubench import tools
+
+    tool(tmp_path, script)
+    monkeypatch.setattr(shutil, "which", lambda name: str(tmp_path / name))
+    outcome = tools.sanitize("memcheck", ["true"], 30)
+    assert (outcome["part"], outcome["event"], outcome["problem"]) == ("memcheck", event, problem)
+
+
+def test_a_program_that_takes_too_long_is_ended_with_its_children(gpubench):
+    from gpubench import tools
+
+    begun = time.monotonic()
+    code, output, _ = tools.run(["sh", "-c", "echo begun; sleep 30 & wait"], 0.5)
+    assert code is None and output == "begun\n" and time.monotonic() - begun < 10
+
+
+def row(bench, variant, seconds, units=1000, **facts):
+    moved = facts.pop("bytes", 1e6)
+    rates = {"rate": units / seconds, "gb_per_s": moved / seconds / 1e9}
+    return {"bench": bench, "variant": variant, "seconds": seconds, "wall_seconds": seconds, "units": units, **rates, **facts}
+
+
+def test_ratios_by_hand(gpubench):
+    from gpubench.summary import summary
+
+    at = {"width": 64, "order": "ascending"}
+    rows = [
+        row("gather", "gcnrec-zero-copy-8", 2.0, **at),
+        row("gather", "gcnrec-zero-copy-24", 1.0, **at),
+        row("gather", "ceiling-read-24", 0.8, **at),
+        row("gather", "gcnrec-zero-copy-24", 0.001, units=10, **at),  # a small batch does not count
+        row("ceiling-read", "read-132", 0.95, row_bytes=256, order="ascending"),
+        row("ceiling-read", "read-132", 0.1, row_bytes=512, order="ascending"),
+        row("gather-peers", "gcnrec-zero-copy", 1.0, width=64),
+        row("gather-peers", "torch-index-select-pinned", 3.0, width=64),
+        row("gather-peers", "numba-pinned", 1.5, width=64),
+        row("gather-peers", "numba-pinned-loader", 7.2, units=6000, width=64),
+        row("gather-peers", "torch-index-pageable", 2.0, width=64),
+        row("slots", "dense-24", 1.0, width=128, form="slots"),
+        row("slots", "gcnrec-slots-copy-24", 0.5, width=128, form="slots"),
+        row("slots", "gcnrec-slots-decode-24", 0.4, width=128, form="slots"),
+        row("update-adam", "gcnrec-zero-copy-lanes-8", 1.0),
+        row("update-adam", "ceiling-turn-132", 0.9),
+        row("ceiling-both", "both-132", 2.0),
+        row("sample", "gcnrec-host", 2.0, fanout=10),
+        row("sample", "gcnrec-cpu-cores", 5.0, fanout=10),
+        {"bench": "gather", "variant": "gcnrec-zero-copy-132", "error": "lost"},
+    ]
+    found = {ratio["name"].split(":")[0] + "|" + ratio["name"].split()[1]: ratio for ratio in summary(rows)}
+    values = {name: (round(ratio["value"], 6), ratio["met"]) for name, ratio in found.items()}
+    assert values == {
+        "gather-64-ascending|share": (0.8, False),
+        "gather-64|times": (2.0, False),  # the last of three: t[index].to(device)
+        "slots-128|times": (2.5, False),
+        "update-adam|share": (0.9, True),
+        "sample-10|edges": (2.5, None),
+    }
+    names = [(round(ratio["value"], 6), ratio["target"]) for ratio in summary(rows) if ratio["name"].startswith("gather-64:")]
+    assert names == [(1.5, 1.4), (1.2, None), (2.0, 2.5)]
