@@ -21,7 +21,10 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpubench.foreman import Foreman
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SANITIZERS = ("memcheck", "racecheck")
@@ -38,7 +41,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("--dry", action="store_true", help="the CPU in place of the GPU, tiny sizes")
     parser.add_argument("--parts", default="", help="some of them, by commas; default: all, the sanitizer and the tests")
-    parser.add_argument("--table-gib", type=float, default=24, help="host memory to pin, at most half of what is free")
+    parser.add_argument("--table-gib", type=int, default=24, help="host memory to pin, at most half of what is free")
     parser.add_argument("--seconds", type=float, default=460, help="for everything")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -61,13 +64,13 @@ def _lead(given: argparse.Namespace) -> int:
     worker += ["--dry"] if given.dry else []
     foreman = Foreman(worker, log, time.monotonic() + given.seconds, lambda part: float(part_of(part).SECONDS))
     foreman.run([part for part in PARTS if part in chosen])
-    _record(given.out, foreman)
+    _record(given, foreman)
     for tool in (tool for tool in SANITIZERS if tool in chosen):
         foreman.note(tools.sanitize(tool, [*worker, "--parts", "checks"], min(SANITIZER_SECONDS, foreman.left)))
-        _record(given.out, foreman)
+        _record(given, foreman)
     if "tests" in chosen:
         foreman.note(tools.gpu_tests(CHECKOUT, max(1.0, min(TEST_SECONDS, foreman.left))))
-    path = _record(given.out, foreman)
+    path = _record(given, foreman)
     return _report(path, foreman.outcomes)
 
 
@@ -85,26 +88,40 @@ def _work(given: argparse.Namespace) -> int:
     if given.dry:
         with tempfile.TemporaryDirectory() as folder:
             return work(dry_bed(CHECKOUT, Path(folder)), parts, tell)
-    gpu()
-    return work(CudaBed(replace(FULL, table_bytes=int(given.table_gib * GIB))), parts, tell)
+    return work(CudaBed(replace(FULL, table_bytes=given.table_gib * GIB), gpu()), parts, tell)
 
 
-def _record(out: Path, foreman: Any) -> Path:
+def _record(given: argparse.Namespace, foreman: Foreman) -> Path:
     """The record so far, written beside and then moved."""
     from gpubench.summary import summary
 
     gpu = foreman.machine.get("gpu")
     name = re.sub(r"[^a-z0-9]+", "-", (gpu["name"] if gpu else "dry").lower()).strip("-")
     date = f"{datetime.now(UTC):%Y-%m-%d}"
-    command = shlex.join(["bash", "jobs/gpu_bench.sh", "OUT_DIR", *sys.argv[2:]])
+    options = [] if not given.parts else ["--parts", given.parts]
+    options += ["--table-gib", str(given.table_gib), "--seconds", f"{given.seconds:g}", *(["--dry"] if given.dry else [])]
     document = {
-        "command": command, "date": date, "machine": foreman.machine, "parts": list(foreman.outcomes.values()),
-        "summary": summary(foreman.rows) if gpu else [], "rows": foreman.rows,
+        "command": shlex.join(["bash", "jobs/gpu_bench.sh", "OUT_DIR", *options]), "date": date, "machine": foreman.machine,
+        "parts": [_kept(row) for row in foreman.outcomes.values()], "summary": summary(foreman.rows) if gpu else [],
     }  # fmt: skip
-    path = out / f"{date}-gpu-{name}.json"
+    rows = ",\n".join(json.dumps(_short(row)) for row in foreman.rows)
+    path = given.out / f"{date}-gpu-{name}.json"
     fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    fresh.write_text(f'{json.dumps(document, indent=1)[:-2]},\n "rows": [\n{rows}\n]}}\n', encoding="utf-8")
     return fresh.replace(path)
+
+
+def _kept(row: dict[str, Any]) -> dict[str, Any]:
+    """How a part ended, without what its program printed (rows.jsonl has it) and without places of this machine."""
+    problem = row.get("problem")
+    own = {key: value for key, value in row.items() if key != "output"}
+    return own | ({"problem": problem.replace(str(CHECKOUT), ".")} if problem else {})
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    """Six digits are more than any timing has; no places of this machine in what failed."""
+    own = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()}
+    return own | ({"error": own["error"].replace(str(CHECKOUT), ".")} if "error" in own else {})
 
 
 def _report(path: Path, outcomes: dict[str, dict[str, Any]]) -> int:

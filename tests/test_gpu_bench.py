@@ -8,9 +8,14 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+
+from gcnrec.errors import DeviceError
 
 ROOT = Path(__file__).parent.parent
 FAKE_WORKER = """
@@ -67,12 +72,94 @@ def test_everything_from_a_bare_checkout(tmp_path):
     assert record["summary"] == [] and record["machine"]["gpu"] is None  # nothing is claimed that did not run on a GPU
     rows = record["rows"]
     assert not [row for row in rows if "error" in row or row.get("right") is False]
-    assert rows == [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines() if '"event"' not in line]
+    told = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines() if '"event"' not in line]
+    assert [row["variant"] for row in rows if "variant" in row] == [row["variant"] for row in told if "variant" in row]
+    assert str(tmp_path) not in path.read_text(encoding="utf-8")
     variants = {row["variant"] for row in rows if row.get("bench") == "gather-peers"}
     assert {"gcnrec-zero-copy", "torch-index-pageable", "numba-pinned", "numba-pinned-loader"} <= variants
     assert {row["form"] for row in rows if row.get("bench") == "slots"} == {"slots", "slots-mixed", "slots-bf16"}
     kernels = {row["variant"].rstrip("0123456789-") for row in rows if row["bench"] == "checks"}
     assert {"gather", "put", "reduce", "update-adam", "slot-scatter", "topk-items", "sample-columns"} <= kernels
+
+
+class Recorder:
+    """Streams and events of a GPU that is not there: what they are asked, in order."""
+
+    def __init__(self, monkeypatch):
+        self.asked = []
+        here, aside = self.stream("here"), self.stream("aside")
+        for name, stand_in in {
+            "Stream": lambda device, priority: aside,
+            "current_stream": lambda device: here,
+            "stream": lambda stream: self.within(stream),
+            "synchronize": lambda device: self.asked.append("synchronize"),
+            "Event": lambda enable_timing=False: SimpleNamespace(
+                record=lambda: self.asked.append("record"),
+                synchronize=lambda: self.asked.append("event is over"),
+                elapsed_time=lambda other: 2000.0,
+            ),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+
+    def stream(self, name):
+        return SimpleNamespace(name=name, wait_stream=lambda other: self.asked.append(f"{name} waits for {other.name}"))
+
+    @contextmanager
+    def within(self, stream):
+        self.asked.append(f"on {stream.name}")
+        yield
+        self.asked.append("on here")
+
+
+def test_a_gpu_is_asked_in_this_order(gpubench, monkeypatch):
+    from gpubench import bed
+
+    recorder = Recorder(monkeypatch)
+    gpu = bed.CudaBed(bed.TINY, torch.device("cpu"))
+    gpu.beside(lambda: recorder.asked.append("aside"), lambda: recorder.asked.append("main"))
+    waits = ["aside waits for here", "on aside", "aside", "on here", "main", "here waits for aside"]
+    assert recorder.asked == waits
+    recorder.asked.clear()
+    seconds, wall_seconds = gpu.clock(lambda: recorder.asked.append("work"))
+    assert recorder.asked == ["synchronize", "record", "work", "record", "event is over"]
+    assert seconds == 2.0 and 0 < wall_seconds < 2
+    recorder.asked.clear()
+    gpu.mark()()
+    assert recorder.asked == ["record", "event is over"]
+
+
+def test_the_table_is_as_large_as_memory_allows(gpubench, monkeypatch):
+    """24 are wanted: twice that is not free, a piece of 11 cannot be pinned, half of it can."""
+    from gpubench import bed
+
+    taken = []
+
+    def pin(memory):
+        if memory > 8 * bed.GIB:
+            raise DeviceError("refused")
+        return memory
+
+    monkeypatch.setattr(bed, "read_limits", lambda: SimpleNamespace(available=22 * bed.GIB + 5))
+    monkeypatch.setattr(bed, "allocate", lambda nbytes: taken.append(nbytes) or nbytes)
+    monkeypatch.setattr(bed, "PinnedMemory", pin)
+    assert bed._pinned(24 * bed.GIB) == 11 * bed.GIB // 2
+    assert taken == [bed.GIB] * 24 + [11 * bed.GIB, 11 * bed.GIB // 2]
+
+
+def test_a_work_that_fails_is_told_and_left_out(gpubench, monkeypatch):
+    from gpubench import bed
+
+    Recorder(monkeypatch)
+    gpu, rows = bed.CudaBed(bed.TINY, torch.device("cpu")), []
+
+    def fails(run):
+        raise RuntimeError("out of memory")
+
+    timings = bed.race(gpu, rows.append, {"fails": fails, "works": lambda run: None}, runs=3)
+    assert list(timings) == ["works"] and rows == [{"variant": "fails", "error": "RuntimeError: out of memory"}]
+    assert timings["works"].runs == 1  # its time is up, and one repetition is always made
+    gpu.until = time.monotonic() + 60
+    assert bed.race(gpu, rows.append, {"works": lambda run: None}, runs=3)["works"].runs == 3
 
 
 def test_an_unknown_part_is_refused(tmp_path):

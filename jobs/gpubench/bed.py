@@ -89,8 +89,8 @@ class Bed(Protocol):
 class CudaBed:
     """A GPU; the table is as large as free memory allows, `sizes.table_bytes` at most."""
 
-    def __init__(self, sizes: Sizes) -> None:
-        self.device, self.sizes, self.until = torch.device("cuda", 0), sizes, time.monotonic()
+    def __init__(self, sizes: Sizes, device: torch.device) -> None:
+        self.device, self.sizes, self.until = device, sizes, time.monotonic()
         self._aside = torch.cuda.Stream(self.device, priority=-1)
         self._pinned: PinnedMemory | None = None
         self.seconds_to_pin = 0.0

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import numpy as np
 import torch
 from gpubench.bed import Bed, Tell, Work, fill, race, shuffled, spread_rows, told
 
 from gcnrec.cuda import ceiling
 from gcnrec.cuda.gather import gather
 from gcnrec.ops import gather as on_cores
+from gcnrec.ops.lines import traffic
 
 SECONDS = 90
 WIDTHS = (64, 128)
@@ -62,7 +64,8 @@ def _caps(bed: Bed, tell: Tell, table_ND: torch.Tensor, sets: list[torch.Tensor]
     if row_bytes & (row_bytes - 1) == 0:
         works |= {f"ceiling-read-{cap}": partial(bare, cap) for cap in bed.sizes.caps[-6:]}
     timings = race(bed, tell, works)
-    facts = {"width": width, "order": order, "lines_per_row": row_bytes / 128, "table_bytes": len(table_M)}
+    cost = traffic(sets[0].cpu().numpy() * row_bytes, np.full(count, row_bytes))
+    facts = {"width": width, "order": order, "lines_per_row": cost.lines / count, "table_bytes": len(table_M)}
     told(tell, "gather", timings, count, count * row_bytes, **facts)
     gather(table_ND, sets[0], out_RD, bed.sizes.caps[-1])
     _require_equal(out_RD, table_ND, sets[0])
