@@ -242,12 +242,16 @@ class Evaluate(Section):
 
 
 class Run(Section):
-    """The run folder: its name and its checkpoints."""
+    """The run folder: its name and its checkpoints, and who else is told of its epochs."""
 
     name: str | None = None
     """Name of the run folder under `runs/`; default the job file's name."""
     checkpoint_every: Count = 1
     """Epochs between checkpoints."""
+    tensorboard: bool = False
+    """Scalars of every epoch for TensorBoard, in the run folder's `tensorboard`."""
+    mlflow: Annotated[str, Field(min_length=1)] | None = None
+    """Settings and metrics also go to MLflow: the URI of a server or store, or a folder for its database, `mlflow.db`."""
 
 
 class Job(Section):
@@ -335,6 +339,8 @@ def _impossible(job: Job) -> str | None:
         return "model.name = 'mf' has no propagation; set model.propagation = 'none'"
     if job.optimizer.rule == "adam_dense" and job.model.propagation == "sampled":
         return "optimizer.rule = 'adam_dense' touches every row every step and needs model.propagation = 'full'"
+    if job.model.closed_form and (job.run.tensorboard or job.run.mlflow):
+        return f"run.tensorboard and run.mlflow follow epochs, and model.name = '{job.model.name}' has none; leave them out"
     fanouts = job.sampler.fanouts
     if job.model.propagation == "sampled" and fanouts is not None and len(fanouts) != job.model.layers:
         return f"sampler.fanouts must name a fanout for each of model.layers = {job.model.layers} hops, got {list(fanouts)}"

@@ -48,6 +48,7 @@ from gcnrec.slot_files import order_digest, write_slots
 from gcnrec.slots import SlotTable
 from gcnrec.step import Step, build_step
 from gcnrec.support import base_width, budget_values
+from gcnrec.tracking import tracked
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer
@@ -74,18 +75,19 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
     Raises UsageError when `out` exists (or, resuming, was made by another job), DivergedError at a loss that is not finite.
     """
     folder = Path(out)
-    if resume and folder.exists():
-        _check_same(open_run(folder), job, dataset)
-    else:
-        begin_run(folder, job, dataset)
-    with use_threads(job.train.threads), _out_of_memory_as_a_sentence():
-        if job.model.closed_form:
-            graph = with_valid(dataset) if job.train.refit else dataset.graph
-            scorer = closed_form.fit(job.model.name, graph, job.model, job.train.seed)
-            with atomic_file(folder / "model.safetensors") as path:
-                closed_form.save(scorer, path)
+    with tracked(job, folder, observer) as told:
+        if resume and folder.exists():
+            _check_same(open_run(folder), job, dataset)
         else:
-            _train(job, dataset, folder, observer)
+            begin_run(folder, job, dataset)
+        with use_threads(job.train.threads), _out_of_memory_as_a_sentence():
+            if job.model.closed_form:
+                graph = with_valid(dataset) if job.train.refit else dataset.graph
+                scorer = closed_form.fit(job.model.name, graph, job.model, job.train.seed)
+                with atomic_file(folder / "model.safetensors") as path:
+                    closed_form.save(scorer, path)
+            else:
+                _train(job, dataset, folder, told)
     return open_run(folder)
 
 
@@ -225,8 +227,11 @@ def _close_epoch(
     job: Job, step: Step, explorer: Explorer | None, folder: Path, record: dict[str, Any], progress: Progress, last: bool,
     observer: Observer | None,
 ) -> None:  # fmt: skip
+    saves = last or progress.epoch % job.run.checkpoint_every == 0
+    if saves:
+        record["values"] = step.table.drained().num_values
     append_event(folder, record)
-    if last or progress.epoch % job.run.checkpoint_every == 0:
+    if saves:
         _checkpoint(step, explorer, folder / "checkpoints" / "last.safetensors", progress)
     if observer:
         observer.epoch(record)

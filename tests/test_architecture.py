@@ -31,7 +31,7 @@ ROWS = [
         "trials",
         "paired",
     ],
-    ["evaluate", "recommend", "artifacts", "events", "slot_files"],
+    ["evaluate", "recommend", "artifacts", "events", "slot_files", "tracking"],
     ["loaders", "testing", "start", "step", "memory", "explore", "placement"],
     ["models", "losses", "sparsity", "dynamic", "policy", "exchange", "support", "nmf", "metrics"],
     ["sampler", "blocks", "table", "slots", "optim", "rows", "staged", "hotrows", "pipelined"],
@@ -55,9 +55,11 @@ HOMES = {
     "rich": ["cli", "progress", "show"],
     "jinja2": ["report", "sweep_page"],
     "matplotlib": ["charts"],
+    "mlflow": ["tracking"],
 }
 # Absent from a plain install, or slow to import: these modules are themselves imported only when wanted.
 ONLY_INSIDE_FUNCTIONS = ["torch_geometric", "dgl", "implicit", "faiss", "recbole", "lenskit", "polars", "jinja2", "matplotlib"]
+ONLY_INSIDE_FUNCTIONS += ["mlflow"]
 EXEMPT = ["loaders.pyg", "loaders.dgl"]
 MAY_PRINT = ["cli", "progress"]
 
