@@ -1,89 +1,292 @@
-"""Feature files: one Parquet row per user or item, its numeric columns side by side as float32.
+"""Feature files: one Parquet row per user or item, every column beside the id encoded by its Arrow type into float32.
 
-Letters: R nodes that have a number, F feature columns.
+The id column is the one called as in the interactions, else as the last part of that name (`product.sku`: `sku`), else `user`
+or `item`, else `id`. What the other columns become, fitted on all rows of the file, also those of ids without interactions:
+
+* numbers, booleans, dates, timestamps (seconds): standardised; a constant one is zero;
+* lists of floats, and of any numbers when the type fixes their length: vectors, centred, with one scale for all columns;
+* text, dictionary-encoded or not: one column per value, or hashed beyond `CATEGORIES` values;
+* lists of integers or text: one column per value, or beyond `CATEGORIES` values and always with counts, TF-IDF, projected on
+  `WIDTH` singular vectors when there are more words. Counts of column `x` are the list column `x_counts`, or `counts`.
+
+Every input column then has a part of squared length 1, on average or at most. Absent values are zero: the mean, or no category
+or word; so are all of a node without a row. NaN and infinite values are refused. Letters: R rows, N nodes, F columns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
 from gcnrec.interactions import Vocabulary
+from gcnrec.loaders.bag_of_words import WIDTH, BagFit, TfIdf
+from gcnrec.loaders.feature_categories import CategoryFit, Hashed, MultiHot, OneHot
+from gcnrec.loaders.feature_numbers import NumberFit, Numbers
+from gcnrec.loaders.feature_values import Kind, Place, is_list, kind_of
 from gcnrec.loaders.heldout import Report
 from gcnrec.loaders.inputs import Input, first_line, open_input
-from gcnrec.loaders.scratch import reserve
+from gcnrec.loaders.schema import Dataset, open_vocabulary
+from gcnrec.loaders.scratch import Scratch, reserve
+
+Side = Literal["user", "item"]
+
+_BATCH_ROWS = 4096
+_LOOKUP_ROWS = 2**20
+_KINDS: dict[str, Kind] = {
+    "standardised": "number",
+    "centred": "vector",
+    "one-hot": "category",
+    "hashed": "category",
+    "multi-hot": "bag",
+    "tf-idf": "bag",
+    "tf-idf, truncated svd": "bag",
+}
 
 
-def write_features(path: Path, text: str, base: Path | None, column: str, ids: Vocabulary, report: Report) -> None:
-    """Write `path`, a float32 `.npy` of shape (R, F) in the order of `ids`, from the Parquet input `text`.
+class Encoder(Protocol):
+    """A fitted input column."""
 
-    `column` holds the ids; every other column must hold numbers or lists of one length. Nodes without a row and
-    absent values are zero; both are counted, and so are rows of ids that the data set does not have.
-    Raises DataError for text, lists of changing length, an id given twice, or no feature at all.
+    @property
+    def name(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    def encode(self, batch: pa.RecordBatch, first: int, place: Place) -> NDArray[np.float32]: ...
+    def described(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFeatures:
+    """Rows of a feature file: `ids` in the type of the dataset, `rows_RF` float32 as the dataset's own features."""
+
+    ids: pa.Array
+    rows_RF: NDArray[np.float32]
+
+
+def write_features(
+    folder: Path, side: Side, text: str, base: Path | None, id_column: str, scratch: Scratch, report: Report
+) -> dict[str, Any]:
+    """Write `{side}_features.npy`, float32 (N, F) in the order of the nodes, from the Parquet input `text`.
+
+    Tables of words lie beside it. The file is streamed: statistics first, then the matrix; memory keeps to `scratch`, beyond
+    the ids. Returns what dataset.json says: which columns came from which input column, by which rule, and what fits it.
+    Nodes without a row, and rows of ids that the data set does not have, are counted in `report`.
+    Raises DataError, one sentence, for a file or a column that cannot be used.
     """
     source = open_input(text, base)
-    source.field(column)
-    names = [name for name in source.dataset.schema.names if name != column.split(".")[0]]
-    if not names:
-        raise DataError(f"{text} holds no feature column beside {column!r}")
+    column = _id_column(source, side, id_column)
+    ids = open_vocabulary(folder / f"{side}s.parquet")
     try:
-        numbers_R = ids.numbers(source.dataset.to_table(columns={"id": source.expression(column)}).column("id"))
-        known = numbers_R >= 0
-        _check_unique(numbers_R[known], ids, text, column)
-        _fill(path, source, names, numbers_R, len(ids))
+        numbers_R = _numbers(source, column, ids, scratch)
+        encoders = _fit(source, column, scratch)
+        width = sum(encoder.width for encoder in encoders)
+        found = np.zeros(len(ids), np.bool_)
+        out = _new_matrix(folder / f"{side}_features.npy", len(ids), width)
+        for first, batch in _batches(source, column):
+            numbers = numbers_R[first : first + len(batch)]
+            out[numbers[numbers >= 0]] = _encode(encoders, batch, first, text)[numbers >= 0]
+            found[numbers[numbers >= 0]] = True
     except (pa.ArrowException, OSError) as problem:
         if isinstance(problem, OSError) and problem.errno:
             raise
         raise DataError(f"{text} cannot be read ({first_line(problem)})") from None
-    side = path.stem
-    report.count(
-        f"{side}_missing", len(ids) - known.sum(), f"{{}} of {len(ids):,} rows of {side} are zero: {text} has no such id"
+    key = f"{side}_features"
+    report.count(f"{key}_missing", int((~found).sum()), f"{{}} of {len(ids):,} rows of {key} are zero: {text} has no such id")
+    unknown = int((numbers_R < 0).sum())
+    report.count(f"{key}_unknown", unknown, f"{{}} rows of {text} belong to ids that have no interaction")
+    columns = list(_described(encoders, folder, key))
+    for entry in columns:
+        report.say(f"{key}: column {entry['column']!r} is {entry['rule']}, {entry['width']} of {width} columns")
+    return {"rows": int(found.sum()), "width": width, "columns": columns}
+
+
+def encode_features(dataset: Dataset, side: Side, text: str, base: Path | None = None) -> NodeFeatures:
+    """Features of any nodes, known to `dataset` or new, by the rules that ingestion fitted; for files that fit into memory.
+
+    Raises DataError when the dataset has no features of this side, and for a file that lacks one of their columns.
+    """
+    fitted = dataset.info.get(f"{side}_features")
+    if fitted is None:
+        raise DataError(f"{dataset.folder} has no {side} features to encode {text} by; ingest with --{side}-features")
+    source = open_input(text, base)
+    column = _id_column(source, side, str(dataset.info.get("data", {}).get(side, side)))
+    encoders = [_opened(entry, dataset.folder) for entry in fitted["columns"]]
+    for entry in fitted["columns"]:
+        _check_column(source, entry)
+    known = (dataset.user_ids if side == "user" else dataset.item_ids).ids.type
+    kind = known.value_type if pa.types.is_dictionary(known) else known
+    try:
+        ids = source.dataset.to_table(columns={"id": source.expression(column).cast(kind)}).column("id").combine_chunks()
+        if ids.null_count or len(ids.unique()) != len(ids):
+            raise DataError(f"{text}: column {column!r} must hold every id once and no null; drop the others")
+        rows = [_encode(encoders, batch, first, text) for first, batch in _batches(source, column)]
+    except pa.ArrowException as problem:
+        raise DataError(f"{text} cannot be read ({first_line(problem)})") from None
+    return NodeFeatures(ids, np.concatenate(rows))
+
+
+def _id_column(source: Input, side: Side, named: str) -> str:
+    """The column that holds the ids; DataError listing what was looked for."""
+    names = source.dataset.schema.names
+    tried = dict.fromkeys((named, named.rsplit(".", 1)[-1], side, "id"))
+    for name in tried:
+        if name in names:
+            return name
+    if "." in named and named.split(".")[0] in names:
+        source.field(named)  # a struct that lacks the field is an error of its own
+        return named
+    raise DataError(
+        f"{source.text} must hold the ids of {side}s in a column {' or '.join(map(repr, tried))}, "
+        f"it has {', '.join(map(repr, names))}; rename one"
     )
-    report.count(f"{side}_unknown", len(known) - known.sum(), f"{{}} rows of {text} belong to ids that have no interaction")
 
 
-def _fill(path: Path, source: Input, names: list[str], numbers_R: NDArray[np.int32], rows: int) -> None:
-    """Batch by batch into the memory-mapped file, which is made when the first batch has told its width."""
-    out: NDArray[np.float32] | None = None
+def _numbers(source: Input, column: str, ids: Vocabulary, scratch: Scratch) -> NDArray[np.int32]:
+    """Node numbers of all rows, -1 where the id is unknown or null; looked up many at a time, as each lookup hashes all ids."""
+    rows = int(source.dataset.count_rows())
+    numbers_R: NDArray[np.int32] = scratch.empty(rows, np.int32)
+    times_N = np.zeros(len(ids), np.int32)
+    waiting: list[pa.Array] = []
+    done = 0
+    for batch in source.reader({"id": source.expression(column)}):
+        waiting.append(batch.column(0))
+        held = sum(map(len, waiting))
+        if held >= max(_LOOKUP_ROWS, len(ids)) or done + held == rows:
+            numbers = ids.numbers(pa.chunked_array(waiting))
+            numbers_R[done : done + held] = numbers
+            times_N += np.bincount(numbers[numbers >= 0], minlength=len(ids)).astype(np.int32)
+            waiting, done = [], done + held
+    if times_N.max(initial=0) > 1:
+        twice = ids.decode(np.array([times_N.argmax()]))[0].as_py()
+        raise DataError(f"{source.text}: column {column!r} must hold every id once, {twice!r} comes {times_N.max()} times")
+    return numbers_R
+
+
+def _fit(source: Input, column: str, scratch: Scratch) -> list[Encoder]:
+    """One pass for the statistics of all columns, and one more for each bag of words that is projected."""
+    fits = _fits(source, column, scratch.limit // 8)
+    for first, batch in _batches(source, column):
+        for fit in fits:
+            fit.observe(batch, first)
+    encoders: list[Encoder] = []
+    for fit in fits:
+        if not isinstance(fit, BagFit):
+            encoders.append(fit.fitted())
+            continue
+        bag, entries = fit.fitted()
+        if isinstance(bag, TfIdf) and bag.width > WIDTH:
+            bag = bag.projected(_batches(source, column), entries, scratch, fit.place)
+        encoders.append(bag)
+    return encoders
+
+
+def _fits(source: Input, column: str, limit: int) -> list[NumberFit | CategoryFit | BagFit]:
+    """What gathers the statistics of each column, in the order of the file."""
+    schema = source.dataset.schema
+    names = [name for name in schema.names if name != column.split(".")[0]]
+    if not names:
+        raise DataError(f"{source.text} holds no feature column beside {column!r}")
+    kinds = {name: kind_of(schema.field(name).type, Place(source.text, name)) for name in names}
+    counts = _counts(source, kinds)
+    fits: list[NumberFit | CategoryFit | BagFit] = []
+    for name, kind in kinds.items():
+        place = Place(source.text, name)
+        if name in counts.values():
+            continue
+        if kind == "bag":
+            fits.append(BagFit(place, counts.get(name), limit))
+        elif kind == "category":
+            fits.append(CategoryFit(place))
+        else:
+            fits.append(NumberFit(place, kind == "vector"))
+    return fits
+
+
+def _counts(source: Input, kinds: dict[str, Kind]) -> dict[str, str]:
+    """Which list column counts the values of which bag."""
+    numeric = {name for name in kinds if is_list(kind := source.dataset.schema.field(name).type) and _counting(kind.value_type)}
+    pairs = {name: f"{name}_counts" for name, kind in kinds.items() if kind == "bag" and f"{name}_counts" in numeric}
+    if "counts" in numeric:
+        free = [name for name, kind in kinds.items() if kind == "bag" and name not in (*pairs, *pairs.values(), "counts")]
+        if len(free) > 1:
+            raise DataError(
+                f"{source.text}: column 'counts' may belong to {' or '.join(map(repr, free))}; name it after one of them"
+            )
+        pairs |= dict.fromkeys(free, "counts")
+    return pairs
+
+
+def _counting(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _batches(source: Input, column: str) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The number of the first row and the columns beside the id, the same each time, in small batches as lists may be long."""
+    names = [name for name in source.dataset.schema.names if name != column.split(".")[0]]
+    scanner = source.dataset.scanner(
+        columns={name: ds.field(name) for name in names},
+        batch_size=_BATCH_ROWS,
+        batch_readahead=2,
+        fragment_readahead=1,
+        fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True),
+    )
     first = 0
-    for batch in source.reader({name: ds.field(name) for name in names}):
-        values_RF = np.concatenate([_matrix(batch.column(name), name, source.text) for name in names], axis=1)
-        if out is None:
-            out = np.lib.format.open_memmap(path, "w+", np.dtype(np.float32), (rows, values_RF.shape[1]))
-            with path.open("r+b") as file:
-                reserve(file.fileno(), path.stat().st_size)
-        if values_RF.shape[1] != out.shape[1]:
-            raise DataError(f"{source.text}: lists must have one length throughout; pad them or split them into columns")
-        numbers = numbers_R[first : first + len(batch)]
-        out[numbers[numbers >= 0]] = values_RF[numbers >= 0]
+    for batch in scanner.to_batches():
+        yield first, batch
         first += len(batch)
 
 
-def _matrix(column: pa.Array, name: str, text: str) -> NDArray[np.float32]:
-    """A column as float32 (R, width), nulls and NaN as zero."""
-    kind, width = column.type, 1
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        lengths = pc.unique(pc.list_value_length(column))
-        if column.null_count or len(lengths) != 1:
-            raise DataError(
-                f"{text}: lists in column {name!r} must have one length throughout; pad them or split them into columns"
-            )
-        width, column = lengths[0].as_py(), column.flatten()
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)):
-        raise DataError(f"{text}: feature column {name!r} must hold numbers or lists of numbers, it holds {kind}; leave it out")
-    values = pc.fill_null(column.cast(pa.float32(), safe=False), 0.0).to_numpy(zero_copy_only=False)
-    matrix: NDArray[np.float32] = np.nan_to_num(values, nan=0.0, posinf=np.inf, neginf=-np.inf).reshape(-1, width)
-    return matrix
+def _encode(encoders: list[Encoder], batch: pa.RecordBatch, first: int, text: str) -> NDArray[np.float32]:
+    return np.concatenate([encoder.encode(batch, first, Place(text, encoder.name)) for encoder in encoders], axis=1)
 
 
-def _check_unique(numbers: NDArray[np.int32], ids: Vocabulary, text: str, column: str) -> None:
-    counts = np.bincount(numbers, minlength=1)
-    if counts.max() > 1:
-        twice = ids.decode(np.array([counts.argmax()]))[0].as_py()
-        raise DataError(f"{text}: column {column!r} must hold every id once, {twice!r} comes {counts.max()} times")
+def _new_matrix(path: Path, rows: int, width: int) -> NDArray[np.float32]:
+    """A memory-mapped `.npy` of zeros whose bytes are reserved."""
+    out: NDArray[np.float32] = np.lib.format.open_memmap(path, "w+", np.dtype(np.float32), (rows, width))
+    with path.open("r+b") as file:
+        reserve(file.fileno(), path.stat().st_size)
+    return out
+
+
+def _described(encoders: list[Encoder], folder: Path, key: str) -> Iterator[dict[str, Any]]:
+    """Entries for dataset.json: `first` is the number of the column's first feature; words go into files of their own."""
+    first = 0
+    for number, encoder in enumerate(encoders):
+        entry = {**encoder.described(), "first": first}
+        if isinstance(encoder, TfIdf):
+            entry["file"] = f"{key}.{number}.parquet"
+            encoder.save(folder / entry["file"])
+        first += encoder.width
+        yield entry
+
+
+def _opened(entry: dict[str, Any], folder: Path) -> Encoder:
+    """The encoder that an entry of `_described` tells of."""
+    name, rule = str(entry["column"]), str(entry["rule"])
+    if rule in ("standardised", "centred"):
+        return Numbers(name, rule, np.array(entry["mean"]), float(entry["scale"]))
+    if rule == "one-hot":
+        return OneHot(name, pa.array(entry["values"]))
+    if rule == "multi-hot":
+        return MultiHot(name, pa.array(entry["values"]))
+    if rule == "hashed":
+        return Hashed(name, int(entry["width"]))
+    return TfIdf.load(folder / entry["file"], name, entry["counts"])
+
+
+def _check_column(source: Input, entry: dict[str, Any]) -> None:
+    """DataError unless `source` has the column of `entry` in a type that its rule can read."""
+    name, rule = str(entry["column"]), str(entry["rule"])
+    place = Place(source.text, name)
+    came, wanted = kind_of(source.field(name).type, place), _KINDS[rule]
+    if came != wanted:
+        raise place.refuse(f"must hold a {wanted}, as it did when the data set was ingested ({rule}), it holds a {came}; cast it")
+    if entry.get("counts"):
+        source.field(str(entry["counts"]))

@@ -22,11 +22,11 @@ from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError, nearest
 from gcnrec.loaders.build import Staged, build, split_of
 from gcnrec.loaders.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns
-from gcnrec.loaders.features import write_features
+from gcnrec.loaders.features import Side, write_features
 from gcnrec.loaders.heldout import Report
 from gcnrec.loaders.inputs import BATCH_ROWS, Input, first_line, open_input
 from gcnrec.loaders.rows import Rows
-from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, open_vocabulary, seal
+from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal
 from gcnrec.loaders.scratch import Scratch, parse_bytes
 
 
@@ -56,13 +56,14 @@ def ingest(
             staged = _stage(connection, files, data, scratch, report)
         info = build(staged, data, folder, scratch, report)
         del staged
-        _write_features(data, folder, data_root, report)
+        features = _write_features(data, folder, data_root, scratch, report)
         for left in spill.iterdir():
             left.unlink()
         spill.rmdir()
         described = {
             "name": name,
             **info,
+            **features,
             "seed": data.seed,
             "data": data.model_dump(exclude_none=True),
             "report": report.entries,
@@ -76,11 +77,16 @@ def ingest(
     return dataset
 
 
-def _write_features(data: Data, folder: Path, data_root: Path | None, report: Report) -> None:
-    for side, text, column in (("user", data.user_features, data.user), ("item", data.item_features, data.item)):
-        if text and column:
-            ids = open_vocabulary(folder / f"{side}s.parquet")
-            write_features(folder / f"{side}_features.npy", text, data_root, column, ids, report)
+def _write_features(data: Data, folder: Path, data_root: Path | None, scratch: Scratch, report: Report) -> dict[str, Any]:
+    sides: tuple[tuple[Side, str | None, str | None], ...] = (
+        ("user", data.user_features, data.user),
+        ("item", data.item_features, data.item),
+    )
+    return {
+        f"{side}_features": write_features(folder, side, text, data_root, column, scratch, report)
+        for side, text, column in sides
+        if text and column
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,162 @@
+"""Lists of values, with counts or without, as features: few become columns, many are weighted by TF-IDF and projected.
+
+Letters: R rows of a batch, W words kept, F columns that the input column becomes, E entries of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from gcnrec.loaders.feature_categories import CATEGORIES, MultiHot
+from gcnrec.loaders.feature_values import Place, entries_of, merge_entries
+from gcnrec.loaders.scratch import Scratch
+from gcnrec.loaders.truncated_svd import iterated, project, right_vectors
+
+WIDTH = 256
+"""Columns of a projected bag."""
+MAX_WORDS = 2**16
+"""Words kept at most, the most frequent ones; fewer where the memory limit does not hold the projection of as many."""
+_MERGE_ROWS = 2**18
+_VOCABULARY_BYTES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Csr:
+    """Sparse rows: `indptr` int64, `indices` int32, `values` float32."""
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    values: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class TfIdf:
+    """log(1 + count) * idf per word, rows scaled to length 1, times `vectors_WF` where there are any.
+
+    idf = log(1 + rows with words / rows with this word). Other words, and rows without any known one, add nothing.
+    """
+
+    name: str
+    counts: str | None
+    words: pa.Array
+    idf_W: NDArray[np.float32]
+    vectors_WF: NDArray[np.float32] | None
+
+    @property
+    def width(self) -> int:
+        return len(self.words) if self.vectors_WF is None else self.vectors_WF.shape[1]
+
+    def sparse(self, batch: pa.RecordBatch, first: int, place: Place) -> Csr:
+        """The weighted rows of `batch` before they are projected."""
+        found = entries_of(batch, self.name, self.counts, first, place)
+        numbers = pc.fill_null(pc.index_in(found.words.cast(self.words.type), value_set=self.words, skip_nulls=True), -1)
+        numbers_E = numbers.to_numpy(zero_copy_only=False).astype(np.int64)
+        known_E = numbers_E >= 0
+        rows_E, words_E, counts_E = merge_entries(
+            found.rows_E[known_E], numbers_E[known_E], found.counts_E[known_E], max(len(self.words), 1)
+        )
+        weights_E = np.log1p(counts_E) * self.idf_W[words_E]
+        length_R = np.sqrt(np.bincount(rows_E, weights_E**2, len(batch)))
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows_E, minlength=len(batch)))])
+        return Csr(indptr.astype(np.int64), words_E.astype(np.int32), (weights_E / length_R[rows_E]).astype(np.float32))
+
+    def encode(self, batch: pa.RecordBatch, first: int, place: Place) -> NDArray[np.float32]:
+        rows = self.sparse(batch, first, place)
+        rows_RF = np.zeros((len(batch), self.width), np.float32)
+        if self.vectors_WF is None:
+            rows_RF[np.repeat(np.arange(len(batch)), np.diff(rows.indptr)), rows.indices] = rows.values
+        else:
+            project(rows.indptr, rows.indices, rows.values, self.vectors_WF, rows_RF)
+        return rows_RF
+
+    def described(self) -> dict[str, Any]:
+        rule = "tf-idf" if self.vectors_WF is None else "tf-idf, truncated svd"
+        return {"column": self.name, "counts": self.counts, "rule": rule, "width": self.width, "words": len(self.words)}
+
+    def save(self, path: Path) -> None:
+        """A Parquet table: word, idf, and its row of the projection."""
+        columns: dict[str, pa.Array] = {"word": self.words, "idf": pa.array(self.idf_W)}
+        if self.vectors_WF is not None:
+            flat = pa.array(np.ascontiguousarray(self.vectors_WF).reshape(-1))
+            columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, self.width)
+        pq.write_table(pa.table(columns), path, compression="zstd")
+
+    @staticmethod
+    def load(path: Path, name: str, counts: str | None) -> TfIdf:
+        """What `save` wrote."""
+        table = pq.read_table(path).combine_chunks()
+        vectors = None
+        if "vector" in table.column_names:
+            column = table.column("vector").combine_chunks()
+            vectors = column.flatten().to_numpy().reshape(len(column), -1)
+        return TfIdf(name, counts, table.column("word").combine_chunks(), table.column("idf").to_numpy(), vectors)
+
+    def projected(self, batches: Iterable[tuple[int, pa.RecordBatch]], entries: int, scratch: Scratch, place: Place) -> TfIdf:
+        """The same with the right singular vectors of all weighted rows, which hold `entries` words in `scratch`."""
+        indices, values = scratch.empty(entries, np.int32), scratch.empty(entries, np.float32)
+        indptrs, at = [np.zeros(1, np.int64)], 0
+        for first, batch in batches:
+            rows = self.sparse(batch, first, place)
+            indices[at : at + len(rows.indices)] = rows.indices
+            values[at : at + len(rows.values)] = rows.values
+            indptrs.append(rows.indptr[1:] + at)
+            at += len(rows.indices)
+        vectors_WF = right_vectors(np.concatenate(indptrs), indices, values, len(self.words), WIDTH, seed=0)
+        return replace(self, vectors_WF=vectors_WF)
+
+
+@dataclass(slots=True)
+class BagFit:
+    """Counts in how many rows each value is. Past `limit` bytes of values, the rarer half is forgotten and counted anew."""
+
+    place: Place
+    counts: str | None
+    limit: int
+    rows: int = 0
+    pending_rows: int = 0
+    pending: list[pa.Table] = field(default_factory=list)
+
+    def observe(self, batch: pa.RecordBatch, first: int) -> None:
+        found = entries_of(batch, self.place.name, self.counts, first, self.place)
+        coded = found.words.dictionary_encode()
+        codes_E = coded.indices.to_numpy(zero_copy_only=False)
+        rows_E, words_E, _ = merge_entries(found.rows_E, codes_E, found.counts_E, max(len(coded.dictionary), 1))
+        rows_W = np.bincount(words_E, minlength=len(coded.dictionary))
+        self.rows += len(np.unique(rows_E))
+        self.pending.append(pa.table({"word": coded.dictionary, "rows": pa.array(rows_W)}))
+        self.pending_rows += len(rows_W)
+        if self.pending_rows > max(_MERGE_ROWS, 2 * len(self.pending[0])):
+            self._merge()
+
+    def fitted(self) -> tuple[MultiHot | TfIdf, int]:
+        """The encoding, and how many (row, word) entries its words have.
+
+        Words of one row only tie no two rows together and are left out. Raises DataError when no word is left.
+        """
+        self._merge()
+        table = self.pending[0].sort_by([("rows", "descending"), ("word", "ascending")])
+        if self.counts is None and 0 < len(table) <= CATEGORIES:
+            return MultiHot(self.place.name, table.column("word").combine_chunks().sort()), 0
+        most = min(MAX_WORDS, max(self.limit // (32 * iterated(WIDTH)), WIDTH))
+        table = table.filter(pc.greater(table.column("rows"), 1)).slice(0, most)
+        if not len(table):
+            raise self.place.refuse("holds no value that two rows share; leave it out")
+        rows_W = table.column("rows").to_numpy()
+        idf_W = np.log1p(self.rows / rows_W).astype(np.float32)
+        return TfIdf(self.place.name, self.counts, table.column("word").combine_chunks(), idf_W, None), int(rows_W.sum())
+
+    def _merge(self) -> None:
+        merged = pa.concat_tables(self.pending).group_by("word").aggregate([("rows", "sum")])
+        merged = merged.rename_columns(["word", "rows"])
+        if len(merged) > (most := max(self.limit // _VOCABULARY_BYTES, MAX_WORDS)):
+            merged = merged.sort_by([("rows", "descending"), ("word", "ascending")]).slice(0, most // 2)
+        self.pending, self.pending_rows = [merged.combine_chunks()], len(merged)
