@@ -1,13 +1,14 @@
 """A GPU as `gcnrec.queues` has it: streams for queues, zero-copy kernels between pinned host memory and the device.
 
-Tables that cannot be pinned are copied by the host, row by row through pinned buffers: right, but nothing overlaps.
+Rows of memory that cannot be pinned are brought by the host (`gcnrec.cuda.staging`): right, but next to nothing overlaps.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -17,12 +18,8 @@ from numpy.typing import NDArray
 from gcnrec.cuda.hostmemory import adopt
 from gcnrec.cuda.pinned import PinnedMemory, StagedMemory, pin_or_stage
 from gcnrec.cuda.slots import copy_spans
+from gcnrec.cuda.staging import CopySpans, Staging
 from gcnrec.queues import Mark, Queue, Spans
-
-CopySpans = Callable[[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64], NDArray[np.int64]], None]
-TRANSFER_BLOCKS = 24
-"""Blocks of a transfer kernel, of 256 threads each: enough lines in flight for PCIe 5 (512 KiB), few enough to leave the
-multiprocessors to training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +50,21 @@ class StreamQueue:
 class CudaDevice:
     """Streams of one GPU, and the host memory that it was given. `close` releases the memory, as the end of the object does.
 
-    `copy_on_host` is `copy_spans` of `gcnrec.ops.slots`; `reasons` says of each memory that could not be pinned why.
+    `copy_on_host` is `copy_spans` of `gcnrec.ops.slots`; `max_blocks` caps transfers; `on_file` says that memory is that of
+    mapped files, which pinning would make resident; `tell` hears of each memory that cannot be pinned why.
     """
 
-    def __init__(self, device: torch.device, copy_on_host: CopySpans, max_blocks: int = TRANSFER_BLOCKS) -> None:
-        self._device, self._copy_on_host, self._max_blocks = device, copy_on_host, max_blocks
+    def __init__(
+        self, device: torch.device, copy_on_host: CopySpans, max_blocks: int, on_file: bool, tell: Callable[[str], object]
+    ) -> None:
+        self._device, self._max_blocks, self._on_file, self._tell = device, max_blocks, on_file, tell
         self.compute = StreamQueue(torch.cuda.current_stream(device))
         self.reads = StreamQueue(torch.cuda.Stream(device, priority=-1))
         self.writes = StreamQueue(torch.cuda.Stream(device))
         self._pinned: dict[int, list[PinnedMemory]] = {}
         self._lengths: dict[int, int] = {}
         self._staged: dict[int, StagedMemory] = {}
-
-    @property
-    def reasons(self) -> list[str]:
-        return [staged.reason for staged in self._staged.values()]
+        self._staging = Staging(copy_on_host, self._to_device, self._to_host, _pinned_bytes)
 
     def adopt(self, memory: torch.Tensor, length: int) -> None:
         """Pin the first `length` values; only what was not pinned before."""
@@ -75,9 +72,11 @@ class CudaDevice:
         done = self._lengths.get(start, 0)
         if length <= done or start in self._staged:
             return
-        outcome = pin_or_stage(adopt(memory[done:length]))
+        length = whole_pages(memory, length)
+        outcome = pin_or_stage(replace(adopt(memory[done:length]), on_file=self._on_file))
         if isinstance(outcome, StagedMemory):
             self._staged[start] = outcome
+            self._tell(outcome.reason)
             return
         self._pinned.setdefault(start, []).append(outcome)
         self._lengths[start] = length
@@ -99,12 +98,11 @@ class CudaDevice:
     def copy(self, queue: Queue, source: Spans, target: Spans) -> None:
         with torch.cuda.stream(_stream(queue)):
             if source.memory.data_ptr() in self._staged:
-                self._read_staged(source, target)
+                self._staging.read(source, target)
             elif target.memory.data_ptr() in self._staged:
-                self._write_staged(source, target)
+                self._staging.write(source, target)
             else:
-                parts = (source.memory, source.at_R, target.memory, target.at_R, source.length_R)
-                copy_spans(*parts, max_blocks=self._max_blocks)
+                self._copy(source, target)
 
     def close(self) -> None:
         """Wait for all work and unregister."""
@@ -113,6 +111,10 @@ class CudaDevice:
             for piece in pieces:
                 piece.close()
         self._pinned.clear()
+        self._lengths.clear()
+
+    def _copy(self, source: Spans, target: Spans) -> None:
+        copy_spans(source.memory, source.at_R, target.memory, target.at_R, source.length_R, max_blocks=self._max_blocks)
 
     def _shared(self, tensor: torch.Tensor) -> torch.Tensor:
         """Tell the allocator that every queue may use the memory, so that it is reused only after all of them."""
@@ -120,17 +122,31 @@ class CudaDevice:
             tensor.record_stream(queue.stream)
         return tensor
 
-    def _read_staged(self, source: Spans, target: Spans) -> None:
-        self.writes.stream.synchronize()  # synchronize: the host reads what the last write put there
-        lengths, at = source.length_R.cpu().numpy(), source.at_R.cpu().numpy()
-        packed = torch.empty(len(target.memory), dtype=target.memory.dtype).pin_memory()
-        self._copy_on_host(source.memory.numpy(), at, packed.numpy(), np.cumsum(lengths) - lengths, lengths)
-        target.memory.copy_(packed, non_blocking=True)  # copy: the rows, gathered by the host
+    def _to_device(self, packed: torch.Tensor, target: Spans) -> EventMark:
+        arrived = packed.to(self._device, non_blocking=True)  # copy: the rows, gathered by the host
+        mark = self._mark()
+        self._copy(target.packed_in(arrived), target)
+        return mark
 
-    def _write_staged(self, source: Spans, target: Spans) -> None:
-        packed = source.memory.cpu()  # synchronize: the host spreads the rows
-        lengths, at = source.length_R.cpu().numpy(), target.at_R.cpu().numpy()
-        self._copy_on_host(packed.numpy(), source.at_R.cpu().numpy(), target.memory.numpy(), at, lengths)
+    def _to_host(self, source: Spans, packed: torch.Tensor) -> EventMark:
+        leaving = source.packed_in(torch.empty(len(packed), dtype=packed.dtype, device=self._device))
+        self._copy(source, leaving)
+        packed.copy_(leaving.memory, non_blocking=True)  # copy: the rows, to be spread by the host
+        return self._mark()
+
+    def _mark(self) -> EventMark:
+        return StreamQueue(torch.cuda.current_stream(self._device)).mark()
+
+
+def whole_pages(memory: torch.Tensor, length: int) -> int:
+    """`length` values and those up to the end of their last page: the driver pins whole pages, and pins none of them twice."""
+    start, size = memory.data_ptr(), memory.element_size()
+    end = -(-(start + length * size) // mmap.PAGESIZE) * mmap.PAGESIZE
+    return min(len(memory), (end - start) // size)
+
+
+def _pinned_bytes(nbytes: int) -> torch.Tensor:
+    return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
 
 
 def _stream(queue: Queue) -> torch.cuda.Stream:

@@ -22,7 +22,7 @@ from gcnrec.sparsity import room_for
 from gcnrec.start import first_table, table_width
 from gcnrec.step import Step, build_step
 from gcnrec.support import budget_values
-from gcnrec.train import use_threads
+from gcnrec.train import out_of_memory_as_a_sentence, use_threads
 
 WARM_STEPS, TIMED_STEPS = 3, 10
 RANKED_USERS = 512
@@ -46,7 +46,7 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     sizes = {"users": dataset.graph.num_users, "items": dataset.graph.num_items, "train_edges": dataset.graph.num_edges}
     if job.model.closed_form:
         return {**sizes, "table_bytes": 0, "graph_bytes": graph_bytes, "pinned_bytes": 0, "gpu_bytes": 0}
-    with use_threads(job.train.threads):
+    with use_threads(job.train.threads), out_of_memory_as_a_sentence():
         return {**sizes, **_timed(job, dataset, table_bytes, graph_bytes)}
 
 

@@ -219,6 +219,9 @@ class Train(Section):
     """`auto`: the GPU where there is one that can train the job (`sampled` or no propagation), else the CPU."""
     threads: Count | None = None
     """CPU threads; default all that the process may use. Results are equal for equal numbers of threads."""
+    transfer_blocks: Count | None = None
+    """Blocks of the kernels that move rows between host memory and a GPU; default what is enough on this machine, measured once
+    and remembered. More take multiprocessors from training; results are the same."""
     refit: Literal[False, "train+valid"] = False
     """After validation chose the epochs, train again on train+valid for that many."""
     init_from: str | None = None

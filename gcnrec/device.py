@@ -6,6 +6,7 @@ Letters: P rows of a plane, R rows, C columns, B entries, D width, X stored valu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -116,9 +117,20 @@ def gpu() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def pipeline_of(device: torch.device) -> Device:
-    """The queues of a GPU, for tables in host memory."""
+def _forget(reason: str) -> None:
+    """Nobody wants to know."""
+
+
+def pipeline_of(
+    device: torch.device, transfer_blocks: int | None = None, on_file: bool = False, tell: Callable[[str], object] | None = None
+) -> Device:
+    """The queues of a GPU, for tables in host memory.
+
+    `transfer_blocks` caps the grid of transfers; default what is best on this machine, measured once and remembered. `on_file`
+    says that tables lie in mapped files. `tell` hears why memory is copied by the host instead of read in place.
+    """
     from gcnrec.cuda.queues import CudaDevice
+    from gcnrec.cuda.tuning import transfer_blocks as measured_blocks
     from gcnrec.ops.slots import copy_spans
 
-    return CudaDevice(device, copy_spans)
+    return CudaDevice(device, copy_spans, transfer_blocks or measured_blocks(device), on_file, tell or _forget)

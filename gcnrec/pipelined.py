@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.errors import DeviceError
 from gcnrec.hotrows import Prefixes
 from gcnrec.queues import Device, Mark, Spans
 from gcnrec.rows import RowGrad, Rows
@@ -111,6 +112,7 @@ class PipelinedTable:
     def __init__(self, host: HostTable, device: Device, hot: Prefixes | None = None) -> None:
         self._host, self._device = host, device
         self._hot = hot if hot is not None and len(hot.rows_H) else None
+        self._adopt()  # at once: what cannot be pinned is told before training begins
         self._last_N = device.resident(host.last_N)
         self._index: tuple[torch.Tensor, ...] | None = None
         self._cache: tuple[Spans, ...] = ()
@@ -175,19 +177,28 @@ class PipelinedTable:
         """Where rows are, on the device; asked of the host again after whole-table work, which may have moved them."""
         if self._index is None:
             device, reads = self._device, self._device.reads
-            for memory, length in self._host.memories():
-                device.adopt(memory, length)
+            self._adopt()
             self._index = tuple(device.resident(values) for values in self._host.index())
             if self._hot is not None:
                 with device.within(reads):
                     self._cache = self._filled(self._hot, self._index)
         return self._index
 
+    def _adopt(self) -> None:
+        for memory, length in self._host.memories():
+            self._device.adopt(memory, length)
+
     def _filled(self, hot: Prefixes, index: tuple[torch.Tensor, ...]) -> tuple[Spans, ...]:
         device, rows_H = self._device, hot.rows_H
         host = self._host.spans(device.place(rows_H), index)
         sizes = self._host.sizes(rows_H)
-        cache = tuple(span.packed_in(device.empty(size, span.memory)) for size, span in zip(sizes, host, strict=True))
+        try:
+            cache = tuple(span.packed_in(device.empty(size, span.memory)) for size, span in zip(sizes, host, strict=True))
+        except torch.OutOfMemoryError:
+            raise DeviceError(
+                f"{len(rows_H):,} rows and their state should be kept on the GPU, and it has no room for these "
+                f"{ROW_UNIT * sum(sizes):,} bytes; lower table.cache_bytes, or use table.placement = 'host' instead of 'device'"
+            ) from None
         for span, copy in zip(host, cache, strict=True):
             device.copy(device.reads, span, copy)  # copy: the cached rows, after every whole-table work
         return cache

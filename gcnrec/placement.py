@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,13 +29,14 @@ def memory_of(job: Job, folder: Path) -> Allocate:
     return (lambda length: scratch_rows(folder, 1, length)[0]) if job.table.placement == "disk" else in_ram
 
 
-def placed(job: Job, graph: BipartiteGraph, table: HostTable) -> StepTable:
-    """The table behind the GPU's queues, or itself where the CPU trains."""
+def placed(job: Job, graph: BipartiteGraph, table: HostTable, tell: Callable[[str], object] | None = None) -> StepTable:
+    """The table behind the GPU's queues, or itself where the CPU trains. `tell` hears why rows are not read in place."""
     if uses_gpu(job):
         hot = Prefixes(graph.num_users, graph.num_users, graph.num_items)
         if job.table.placement != "device":
             hot = hottest(graph, lambda rows_H: ROW_UNIT * sum(table.sizes(rows_H)), job.table.cache_bytes)
-        return PipelinedTable(table, pipeline_of(gpu()), hot)
+        device = pipeline_of(gpu(), job.train.transfer_blocks, job.table.placement == "disk", tell)
+        return PipelinedTable(table, device, hot)
     return table
 
 

@@ -11,6 +11,7 @@ Letters: N rows of the table, R rows read, V chosen graph rows, D width, X store
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from typing import Protocol
 
@@ -35,7 +36,11 @@ Allocate = Callable[[int], torch.Tensor]
 
 
 def in_ram(length: int) -> torch.Tensor:
-    return torch.empty(length)
+    """Pages that hold nothing else: a GPU's driver pins whole pages, and pins none of them twice."""
+    page = mmap.PAGESIZE // 4
+    whole = torch.empty(length + 2 * page)
+    skip = -whole.data_ptr() % mmap.PAGESIZE // 4
+    return whole[skip : skip + length]
 
 
 class StepTable(Protocol):

@@ -48,6 +48,7 @@ from gcnrec.slot_files import order_digest, write_slots
 from gcnrec.slots import SlotTable
 from gcnrec.step import Step, build_step
 from gcnrec.support import base_width, budget_values
+from gcnrec.table import StepTable
 from gcnrec.tracking import tracked
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
             _check_same(open_run(folder), job, dataset)
         else:
             begin_run(folder, job, dataset)
-        with use_threads(job.train.threads), _out_of_memory_as_a_sentence():
+        with use_threads(job.train.threads), out_of_memory_as_a_sentence():
             if job.model.closed_form:
                 graph = with_valid(dataset) if job.train.refit else dataset.graph
                 scorer = closed_form.fit(job.model.name, graph, job.model, job.train.seed)
@@ -92,7 +93,8 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
 
 
 @contextmanager
-def _out_of_memory_as_a_sentence() -> Iterator[None]:
+def out_of_memory_as_a_sentence() -> Iterator[None]:
+    """A GPU that is full becomes a DeviceError that names the settings to lower."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -144,7 +146,7 @@ def _fit(
         job,
         dataset.graph,
         dataset.weights_E,
-        placed(job, dataset.graph, starting_table(job, dataset, dataset.graph, observer, memory_of(job, folder))),
+        _table(job, dataset, dataset.graph, folder, observer),
     )
     explorer = explorer_of(job, step, folder)
     _restore(step, explorer, tensors)
@@ -166,12 +168,18 @@ def _fit(
     return step, progress
 
 
+def _table(job: Job, dataset: Dataset, graph: BipartiteGraph, folder: Path, observer: Observer | None) -> StepTable:
+    """The table that training starts from, where it will be trained."""
+    table = starting_table(job, dataset, graph, observer, memory_of(job, folder))
+    return placed(job, graph, table, observer.note if observer else None)
+
+
 def _refit(
     job: Job, dataset: Dataset, folder: Path, tensors: dict[str, torch.Tensor], progress: Progress, observer: Observer | None
 ) -> Step:
     """From the start again, on train+valid, for the epochs that validation chose."""
     graph = with_valid(dataset)
-    table = placed(job, graph, starting_table(job, dataset, graph, observer, memory_of(job, folder)))
+    table = _table(job, dataset, graph, folder, observer)
     step = build_step(job, graph, _with_valid_weights(dataset, graph), table)
     explorer = explorer_of(job, step, folder)
     _restore(step, explorer, tensors)

@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from gcnrec import placement
 from gcnrec.artifacts import load_checkpoint, read_json, with_valid
 from gcnrec.config import Job
 from gcnrec.errors import DeviceError, DivergedError, UsageError
 from gcnrec.evaluate import top_k_all
 from gcnrec.hotrows import Prefixes
 from gcnrec.pipelined import PipelinedTable
+from gcnrec.start import first_table
 from gcnrec.step import Step
 from gcnrec.testing import checkerboard, halves, write_dataset
 from gcnrec.train import train, use_threads
@@ -393,6 +395,49 @@ def test_a_device_out_of_memory_is_one_sentence(dataset, tmp_path, monkeypatch):
         train(job(), dataset, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("full", "setting"), [("empty", r"7 rows and their .* lower table\.cache"), ("resident", r"lower train\.batch")]
+)
+def test_a_device_without_room_for_the_table_is_one_sentence(full, setting, dataset, tmp_path, monkeypatch, fake_device):
+    def no_room(self, *arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def behind(job, graph, table, tell):
+        return PipelinedTable(table, fake_device.FakeDevice(0), Prefixes(graph.num_users, 3, 4))
+
+    monkeypatch.setattr(fake_device.FakeDevice, full, no_room)
+    monkeypatch.setattr(train_module, "placed", behind)
+    with pytest.raises(DeviceError, match=setting):
+        train(job(model={"propagation": "none"}, optimizer={"rule": "adam"}), dataset, tmp_path / "run")
+
+
+def test_memory_that_cannot_be_pinned_is_told(dataset, tmp_path, monkeypatch, fake_device):
+    class Telling(fake_device.FakeDevice):
+        def adopt(self, memory, length):
+            self.tell("bytes should have been pinned; rows are copied instead")
+
+    def pipeline_of(gpu, blocks, on_file, tell):
+        assert (gpu, blocks, on_file) == ("a GPU", 7, False)
+        device = Telling(0)
+        device.tell = tell
+        return device
+
+    class Observer(Silent):
+        def note(self, text):
+            notes.append(text)
+
+    notes = []
+    monkeypatch.setattr(placement, "uses_gpu", lambda job: True)
+    monkeypatch.setattr(placement, "gpu", lambda: "a GPU")
+    monkeypatch.setattr(placement, "pipeline_of", pipeline_of)
+    wanted = job(model={"propagation": "none"}, optimizer={"rule": "adam"}, train={"epochs": 1, "transfer_blocks": 7})
+    placement.placed(wanted, dataset.graph, first_table(wanted, dataset.graph, None), notes.append)
+    assert notes and all(note.endswith("rows are copied instead") for note in notes), "before the first step"
+    notes.clear()
+    train(wanted, dataset, tmp_path / "run", observer=Observer())
+    assert any(note.endswith("rows are copied instead") for note in notes)
+
+
 @pytest.mark.parametrize("budget", [1.0, 0.5])
 def test_behind_a_device_a_run_is_the_same_and_its_traffic_is_told(budget, dataset, tmp_path, monkeypatch, fake_device):
     """With explorations, validations and checkpoints in between, and with some rows cached."""
@@ -405,7 +450,7 @@ def test_behind_a_device_a_run_is_the_same_and_its_traffic_is_told(budget, datas
         sections |= {"table": {"budget": budget}, "sparsity": {"policy": "dynamic", "batches": 2}}
     plain = train(job(**sections), dataset, tmp_path / "plain")
 
-    def behind_a_device(job, graph, table):
+    def behind_a_device(job, graph, table, tell):
         return PipelinedTable(table, fake_device.FakeDevice(1), Prefixes(graph.num_users, 3, 4))
 
     monkeypatch.setattr(train_module, "placed", behind_a_device)
