@@ -14,7 +14,8 @@ from gcnrec.random import Stage, normal
 _LANES = 16
 """Vectors that a thread takes through the matrix at a time: a line of 64 bytes in each word's row."""
 _ITERATIONS = 8
-_NOISE = float(np.finfo(np.float32).eps)
+_NOISE = float(np.finfo(np.float32).eps) ** 2
+"""Squared length of what rounding leaves of a vector, relative to its own, for each vector that was subtracted."""
 
 
 def iterated(wanted: int) -> int:
@@ -32,12 +33,14 @@ def right_vectors(
     The entry of largest magnitude of a vector is positive; vectors beyond the rank are zero. Equal run to run on one machine;
     its linear algebra library may round otherwise with another number of threads.
     """
-    basis_WS = _orthonormal(normal(seed, Stage.SPECTRAL, 0, (width, iterated(wanted))))
+    basis_WS = normal(seed, Stage.SPECTRAL, 0, (width, iterated(wanted)))
     for _ in range(_ITERATIONS):
         basis_WS = _orthonormal(_squared(indptr, indices, values, basis_WS))
     projected_SS = basis_WS.T.astype(np.float64) @ _squared(indptr, indices, values, basis_WS)
-    squares_F, turn_SF = _falling_eigen(projected_SS, wanted, _NOISE)
-    vectors_WF = basis_WS @ np.where(squares_F > 0, turn_SF, 0.0).astype(np.float32)
+    squares_S, turn_SS = np.linalg.eigh((projected_SS + projected_SS.T) / 2)
+    squares_F, turn_SF = squares_S[::-1][:wanted], turn_SS[:, ::-1][:, :wanted]
+    floor = max(float(squares_S[-1]), 0.0) * len(squares_S) * np.finfo(np.float32).eps
+    vectors_WF = basis_WS @ np.where(squares_F > floor, turn_SF, 0.0).astype(np.float32)
     largest_F = np.take_along_axis(vectors_WF, np.abs(vectors_WF).argmax(axis=0, keepdims=True), axis=0)
     signed: NDArray[np.float32] = vectors_WF * np.where(largest_F < 0, np.float32(-1), np.float32(1))
     return signed
@@ -53,25 +56,35 @@ def _squared(
 
 
 def _orthonormal(vectors_WS: NDArray[np.float32]) -> NDArray[np.float32]:
-    """An orthonormal basis of the span; directions that are rounding noise become zero.
+    """An orthonormal basis of the span; a vector that adds nothing beyond rounding noise to those before it becomes zero.
 
-    By the Gram matrix in float64, which takes a small part of the time of a QR of so tall a matrix.
+    By the Gram matrix in float64, exact enough for vectors in float32: two products, where a QR of so tall a matrix is many
+    small steps between which threads wait for each other.
     """
     wide_WS = vectors_WS.astype(np.float64)
-    squares_S, turn_SS = _falling_eigen(wide_WS.T @ wide_WS, vectors_WS.shape[1], _NOISE**2)
-    lengths_S = np.sqrt(np.where(squares_S > 0, squares_S, np.inf))
-    basis_WS: NDArray[np.float32] = (wide_WS @ (turn_SS / lengths_S)).astype(np.float32)
+    basis_WS: NDArray[np.float32] = (wide_WS @ _orthonormal_turn(wide_WS.T @ wide_WS)).astype(np.float32)
     return basis_WS
 
 
-def _falling_eigen(
-    symmetric_SS: NDArray[np.float64], wanted: int, noise: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The `wanted` largest eigenvalues, 0 for those within `noise` (relative, per row), and their vectors as columns."""
-    squares_S, vectors_SS = np.linalg.eigh((symmetric_SS + symmetric_SS.T) / 2)
-    squares_S, vectors_SS = squares_S[::-1][:wanted], vectors_SS[:, ::-1][:, :wanted]
-    floor = squares_S.max(initial=0.0) * len(symmetric_SS) * noise
-    return np.where(squares_S > floor, squares_S, 0.0), vectors_SS
+@numba.njit(cache=True, nogil=True)
+def _orthonormal_turn(gram):  # type: ignore[no-untyped-def]
+    """T upper triangular with T' gram T = 1: Gram-Schmidt on the unit vectors, in the metric of `gram`."""
+    size = len(gram)
+    turn_rows = np.zeros((size, size))  # row k is column k of T
+    for column in range(size):
+        square = gram[column, column]
+        own = np.zeros(size)
+        own[column] = 1.0
+        for before in range(column):
+            overlap = 0.0
+            for at in range(before + 1):
+                overlap += turn_rows[before, at] * gram[column, at]
+            square -= overlap * overlap
+            for at in range(before + 1):
+                own[at] -= overlap * turn_rows[before, at]
+        if square > size * _NOISE * gram[column, column]:
+            turn_rows[column] = own / np.sqrt(square)
+    return turn_rows.T
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
