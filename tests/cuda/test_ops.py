@@ -1,0 +1,35 @@
+"""What the GPU's side adds to its kernels: how many threads share a row of an update."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gcnrec.cuda import module
+from gcnrec.cuda.ops import CudaRules, lanes_of
+
+
+@pytest.mark.parametrize(
+    ("values", "rows", "lanes"),
+    [(160, 10, 16), (157, 10, 16), (200, 10, 16), (240, 10, 32), (640, 10, 32), (2560, 10, 32), (10, 10, 1), (0, 10, 1), (0, 0, 1),
+     (60, 10, 8), (50, 10, 4)],
+)  # fmt: skip
+def test_lanes_are_about_the_values_of_a_row(values, rows, lanes):
+    assert lanes_of(values, rows) == lanes and type(lanes_of(values, rows)) is int
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adagrad_row", "adam", "adam_row", "adam_dense"])
+def test_every_rule_is_launched_with_them(rule, monkeypatch):
+    launched = []
+    monkeypatch.setattr(
+        module, "launch", lambda file, kernel, grid, block, arguments, device: launched.append((grid, arguments[-1]))
+    )
+    rows, width = 100, 16
+    at_R = torch.arange(rows) * width
+    weights, grad = torch.zeros(rows * width), torch.ones(rows * width)
+    state = () if rule == "sgd" else (torch.zeros(rows * 40), torch.arange(rows) * 40)
+    last = (torch.zeros(rows, dtype=torch.int32),) if rule in ("adam", "adam_row") else ()
+    numbers = {"sgd": (0.1,), "adagrad_row": (0.1, 1e-8)}.get(rule, (0.1, 0.9, 0.999, 1e-8))
+    kernel = getattr(CudaRules, rule)
+    kernel(weights, at_R, torch.full((rows,), width), torch.arange(rows), *state, *last, grad, at_R, 1, *numbers)
+    assert launched == [(7, 16)], "100 rows of 16 threads in blocks of 256"
