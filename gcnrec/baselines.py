@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gcnrec.artifacts import Run
 from gcnrec.errors import DeviceError
-from gcnrec.evaluate import evaluate
+from gcnrec.evaluate import cold_start, evaluate
 from gcnrec.events import append_event, read_events
 from gcnrec.models import closed_form
 
@@ -26,11 +26,12 @@ def measure_baselines(run: Run, observer: Observer | None = None) -> None:
         if name in done:
             continue
         try:
-            scorer = closed_form.fit(name, run.train_graph, run.job.model, run.job.train.seed)
+            scorer = closed_form.fit(name, run.train_graph, run.job.model, run.job.train.seed, run.dataset.item_features)
         except DeviceError as problem:
             append_event(run.folder, {"event": "note", "text": f"baseline {name} left out: {problem}"})
             continue
         metrics = evaluate(scorer, run.dataset.test, run.seen("test"), *degrees, settings.k).metrics
-        append_event(run.folder, {"event": "baseline", "name": name, "metrics": metrics})
+        event = {"event": "baseline", "name": name, "metrics": metrics, "cold_start": cold_start(run, scorer, "test")}
+        append_event(run.folder, event)
         if observer and settings.metric in metrics:
             observer.note(f"baseline {name}  {settings.metric} {metrics[settings.metric]:.4f}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,14 @@ from gcnrec.ops.neighbours import check_fanout, sample_neighbours
 class Block:
     """One hop: row t of `csr` (T rows, S columns) holds the drawn neighbours of target t as positions among S sources.
 
-    `targets_T` and `sources_S`, int64, ascending, are positions in the batch's `rows_R`.
+    `targets_T` and `sources_S`, int64, ascending, are positions in the batch's `rows_R`. `weights_X` float32: what each
+    neighbour counts, None where all count alike.
     """
 
     csr: Csr
     targets_T: NDArray[np.int64]
     sources_S: NDArray[np.int64]
+    weights_X: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,12 @@ class Sampled:
 
     rows_R: NDArray[np.int64]
     blocks: tuple[Block, ...]
+
+
+class BlockSampler(Protocol):
+    """Draws the neighbourhoods of a batch's nodes."""
+
+    def sample(self, nodes_V: NDArray[np.int64], num_users: int, step: int) -> Sampled: ...
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from gcnrec.sparsity import room_for
 from gcnrec.start import first_table, table_width
 from gcnrec.step import Step, build_step
 from gcnrec.support import budget_values
-from gcnrec.train import out_of_memory_as_a_sentence, use_threads
+from gcnrec.train import features_of, out_of_memory_as_a_sentence, use_threads
 
 WARM_STEPS, TIMED_STEPS = 3, 10
 RANKED_USERS = 512
@@ -64,7 +64,7 @@ def _table_bytes(job: Job, nodes: int) -> int:
 def _timed(job: Job, dataset: Dataset, table_bytes: int, graph_bytes: int) -> dict[str, Any]:
     begun = time.perf_counter()
     graph = dataset.graph
-    step = build_step(job, graph, dataset.weights_E, placed(job, graph, first_table(job, graph, None)))
+    step = build_step(job, graph, dataset.weights_E, placed(job, graph, first_table(job, graph, None)), features_of(dataset))
     count = step.sampler.steps_per_epoch
     seconds = []
     start_seconds = time.perf_counter() - begun

@@ -143,6 +143,7 @@ def ingest(
     ] = None,
     valid_size: Annotated[float | None, typer.Option(metavar="F", help="Share of train held out for validation.")] = None,
     test_size: Annotated[float | None, typer.Option(metavar="F", help="Share held out for test.")] = None,
+    warm_size: Annotated[float | None, typer.Option(metavar="F", help="cold_items: share of warm pairs held out too.")] = None,
     test_from: Annotated[str | None, typer.Option(metavar="TIME", help="temporal: where test begins.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the split.")] = None,
     repeats: Annotated[str | None, typer.Option(metavar="drop|keep", help="Held-out pairs that are also in train.")] = None,

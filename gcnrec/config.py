@@ -16,6 +16,7 @@ from gcnrec.errors import UsageError, nearest
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+INDUCTIVE = ("graphsage", "pinsage")
 
 
 class Section(BaseModel):
@@ -52,6 +53,8 @@ class Data(Section):
     valid_size: Fraction = 0.1
     """Share of the train interactions held out for validation (unless `valid` is given)."""
     test_size: Fraction = 0.2
+    warm_size: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    """`cold_items`: share of the other items' interactions that is test as well, and as much again validation."""
     test_from: str | int | float | None = None
     """`temporal`: interactions at or after this time (a number in `time_unit`, or an ISO date) are the test set."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -75,6 +78,8 @@ class Data(Section):
             raise ValueError(f"split = '{self.split}' makes its own test set; leave test out, or set split = 'given'")
         if self.test_from is not None and self.split not in (None, "temporal"):
             raise ValueError(f"test_from needs split = 'temporal', got split = '{self.split}'")
+        if self.warm_size and self.split != "cold_items":
+            raise ValueError(f"warm_size needs split = 'cold_items', got split = '{self.split}'")
         if self.split in ("temporal", "leave_last") and not self.time:
             raise ValueError(f"split = '{self.split}' needs time, the column that orders interactions")
         return self
@@ -83,10 +88,17 @@ class Data(Section):
 class Model(Section):
     """Which model, its sizes, where its table starts, and how items are scaled for ranking."""
 
-    name: Literal["lightgcn", "ngcf", "mf", "graphsage", "pinsage", "popularity", "itemknn", "ease", "gfcf"] = "lightgcn"
+    name: Literal["lightgcn", "ngcf", "mf", "graphsage", "pinsage", "popularity", "itemknn", "ease", "gfcf", "contentknn"] = (
+        "lightgcn"
+    )
     layers: Annotated[int, Field(ge=0, le=16)] = 1
     width: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
     propagation: Literal["full", "sampled", "none"] = "full"
+    inputs: Literal["features", "rows", "both"] | None = None
+    """graphsage, pinsage: what a node starts from. Default: both where there are features, else table rows."""
+    id_dropout: Fraction = 0.3
+    """graphsage, pinsage: share of a batch's nodes that are treated as if training had not seen them, so that the model learns to
+    embed new nodes: from their features alone, or without features from their neighbours alone."""
     start: Literal["spectral", "normal"] = "spectral"
     """`spectral`: top singular vectors of the normalised interaction matrix; `normal`: N(0, start_scale^2)."""
     start_scale: Positive = 0.1
@@ -96,7 +108,7 @@ class Model(Section):
     degree_power: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
     """... times degree**degree_power: gives back popularity that in-batch negatives took out. Choose both on validation."""
     neighbours: Count = 200
-    """itemknn: similar items kept per item."""
+    """itemknn, contentknn: similar items kept per item."""
     shrink: Annotated[float, Field(ge=0.0)] = 10.0
     """itemknn: added to the denominator of the cosine."""
     regularisation: Positive = 200.0
@@ -106,10 +118,18 @@ class Model(Section):
     filter_weight: Annotated[float, Field(ge=0.0)] = 0.3
     """gfcf: weight of the ideal low-pass filter beside the linear one."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sampled_by_default(cls, values: Any) -> Any:
+        """graphsage and pinsage know no other propagation, so that it need not be named."""
+        if isinstance(values, dict) and values.get("name") in INDUCTIVE:
+            return {"propagation": "sampled", **values}
+        return values
+
     @property
     def closed_form(self) -> bool:
         """Whether the model is fitted in one go, without a table or epochs."""
-        return self.name in ("popularity", "itemknn", "ease", "gfcf")
+        return self.name in ("popularity", "itemknn", "ease", "gfcf", "contentknn")
 
 
 class Table(Section):
@@ -134,6 +154,12 @@ class Sampler(Section):
     fanouts: tuple[int, ...] | None = None
     """Neighbours that a node draws in each hop of `sampled` propagation, the batch's own hop first; default 10 in each of
     `model.layers`."""
+    walks: Annotated[int, Field(ge=1, le=1000)] = 50
+    """pinsage: random walks from a node; the nodes that they visit most are its neighbours."""
+    walk_length: Annotated[int, Field(ge=1, le=100)] = 2
+    """pinsage: visits of a walk."""
+    restart: Fraction = 0.5
+    """pinsage: how likely a walk starts again from its node before each visit but the first."""
     negatives: Literal["in_batch", "uniform", "popularity"] = "in_batch"
     num_negatives: Count = 1
     """Negatives per positive for `uniform` and `popularity`; `in_batch` uses the other positives of the batch."""
@@ -240,7 +266,7 @@ class Evaluate(Section):
     """Validations without a better `metric` before training stops; 0 never stops."""
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     """Resamples of users for the intervals; 0 leaves them out."""
-    baselines: tuple[Literal["popularity", "itemknn", "ease", "gfcf"], ...] = ()
+    baselines: tuple[Literal["popularity", "itemknn", "ease", "gfcf", "contentknn"], ...] = ()
     """Closed-form models evaluated beside the run, for the report."""
 
 
@@ -340,6 +366,11 @@ def _impossible(job: Job) -> str | None:
         return "loss.name = 'bpr' needs sampler.negatives = 'uniform' or 'popularity', got 'in_batch'"
     if job.model.name == "mf" and job.model.propagation == "sampled":
         return "model.name = 'mf' has no propagation; set model.propagation = 'none'"
+    if job.model.name in INDUCTIVE and job.model.propagation != "sampled":
+        return (
+            f"model.name = '{job.model.name}' is trained on sampled neighbourhoods; set model.propagation = 'sampled', "
+            f"got '{job.model.propagation}'"
+        )
     if job.optimizer.rule == "adam_dense" and job.model.propagation == "sampled":
         return "optimizer.rule = 'adam_dense' touches every row every step and needs model.propagation = 'full'"
     if job.model.closed_form and (job.run.tensorboard or job.run.mlflow):

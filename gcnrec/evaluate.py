@@ -69,8 +69,9 @@ def evaluate(
     ks: Sequence[int] = (10, 20, 50),
     bootstrap: int = 0,
     seed: int = 0,
+    candidates: NDArray[np.int32] | None = None,
 ) -> Evaluation:
-    """Rank all items except `seen` (user -> items) and judge the lists by `held_out`; degrees are those of train.
+    """Rank all items (or `candidates`) except `seen` (user -> items) and judge the lists by `held_out`; degrees are of train.
 
     `bootstrap` resamples make the intervals, 0 leaves them out.
     Raises DataError when no user has held-out items or the scorer is of other sizes, DivergedError for NaN scores.
@@ -86,7 +87,7 @@ def evaluate(
     if not len(users_H):
         raise DataError("no user has held-out items, so nothing can be measured; ingest with a test or validation split")
     ks = sorted(set(ks))
-    columns, counts = _judge(scorer, held, without(seen, held), users_H, item_degrees_I, ks)
+    columns, counts = _judge(scorer, held, without(seen, held), users_H, item_degrees_I, ks, candidates)
     values_HM = np.stack(list(columns.values()), axis=1)
     means = dict(zip(columns, values_HM.mean(axis=0).tolist(), strict=True))
     for k in ks:
@@ -174,11 +175,23 @@ def evaluate_run(
     )
     document: dict[str, Any] = {"split": split, "users": len(result.per_user), **result.metrics}
     document |= {"intervals": result.intervals, "deciles": result.deciles}
+    cold = cold_start(run, run.scorer(), split, ks)
+    if cold:
+        document["cold_start"] = cold
     if names_U is not None:
         numbers_H = dataset.user_ids.numbers(result.per_user.column("user"))
         document |= {"segments": by_segment(result.per_user, names_U[numbers_H]), "segments_unknown_users": unknown}
     _write(run, split, result, document)
     return document
+
+
+def cold_start(run: Run, scorer: Scorer, split: Split, ks: Sequence[int] | None = None) -> dict[str, dict[str, float]]:
+    """`gcnrec.cold.cold_metrics` of `scorer` on a split of the run's data; cold is what the run was not trained on."""
+    from gcnrec.cold import cold_metrics  # which ranks by `evaluate`
+
+    graph, held_out = run.train_graph, run.dataset.test if split == "test" else run.dataset.valid
+    degrees = graph.item_users.degrees, graph.user_items.degrees
+    return cold_metrics(scorer, held_out, run.seen(split), *degrees, ks or run.job.evaluate.k)
 
 
 def _write(run: Run, split: Split, result: Evaluation, document: dict[str, Any]) -> None:
@@ -217,15 +230,16 @@ def without(seen: Csr, held: Csr) -> Csr:
 
 
 def _judge(
-    scorer: Scorer, held: Csr, hidden: Csr, users_H: NDArray[np.int32], item_degrees_I: NDArray[np.int64], ks: Sequence[int]
-) -> tuple[dict[str, NDArray[np.float64]], _Counts]:
+    scorer: Scorer, held: Csr, hidden: Csr, users_H: NDArray[np.int32], item_degrees_I: NDArray[np.int64], ks: Sequence[int],
+    candidates: NDArray[np.int32] | None,
+) -> tuple[dict[str, NDArray[np.float64]], _Counts]:  # fmt: skip
     """Every per-user metric (name@k -> float64 (H)) and the counts per item, in one pass over the users."""
     num_items = held.columns
     information_I = metrics.self_information(item_degrees_I, held.rows)
     columns = {f"{name}@{k}": np.empty(len(users_H)) for name in (*metrics.PER_USER, "novelty") for k in ks}
     counts = _Counts({k: np.zeros(num_items, np.int64) for k in ks}, {k: np.zeros(num_items, np.int64) for k in ks})
     done = 0
-    for lists in top_k(scorer, users_H, max(ks), hidden):
+    for lists in top_k(scorer, users_H, max(ks), hidden, candidates):
         hits_BK = contained(lists.items_BK, ItemLists(held, lists.users_B))
         judged = metrics.Judged(lists.items_BK, hits_BK, held.degrees[lists.users_B])
         here = slice(done, done + len(lists.users_B))

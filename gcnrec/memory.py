@@ -35,6 +35,11 @@ def scratch_rows(folder: Path, rows: int, width: int) -> torch.Tensor:
     return torch.from_numpy(mapped)
 
 
+def scratch_values(folder: Path, length: int) -> torch.Tensor:
+    """`length` float32 values of scratch, as `scratch_rows` gives them."""
+    return scratch_rows(folder, 1, length)[0]
+
+
 def memory_report(table: Table, rule: Rule, budget: int, base_width: int, exported_NF: torch.Tensor) -> dict[str, int]:
     """Values and bytes of a table and of the embeddings that it serves.
 

@@ -30,6 +30,7 @@ class Stage(IntEnum):
     SYNTHETIC = 6
     EXPLORE = 7
     SAMPLE = 8
+    DROPOUT = 9
 
 
 @numba.njit(inline="always")

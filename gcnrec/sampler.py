@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.blocks import Block, NeighbourSampler
+from gcnrec.blocks import Block, BlockSampler
 from gcnrec.config import Sampler as SamplerSettings
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.alias import AliasTable
@@ -68,7 +68,7 @@ class EdgeSampler:
     exclude_seen: bool
     seed: int
     fraction: float
-    neighbours: NeighbourSampler | None = None
+    neighbours: BlockSampler | None = None
 
     @property
     def edges_per_epoch(self) -> int:
@@ -109,7 +109,7 @@ class EdgeSampler:
 
 def edge_sampler(
     settings: SamplerSettings, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None, batch_size: int, seed: int,
-    neighbours: NeighbourSampler | None = None,
+    neighbours: BlockSampler | None = None,
 ) -> EdgeSampler:  # fmt: skip
     """The sampler that a job asks for: in-batch, uniform or popularity^power negatives; `neighbours` for sampled blocks."""
     table = None

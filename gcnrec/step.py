@@ -11,19 +11,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.blocks import NeighbourSampler
-from gcnrec.config import Job
+from gcnrec.blocks import BlockSampler, NeighbourSampler
+from gcnrec.config import INDUCTIVE, Job
 from gcnrec.errors import DataError, DivergedError, UsageError
 from gcnrec.graph import BipartiteGraph
+from gcnrec.models.edges import Means, Visits
 from gcnrec.models.encoder import Encoded, Encoder, every_row
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.mf import MatrixFactorisation
 from gcnrec.models.ngcf import Ngcf
+from gcnrec.models.node_encoder import NodeEncoder
+from gcnrec.models.node_inputs import Features, NodeInputs
 from gcnrec.models.objective import Objective, objective_of
+from gcnrec.models.pinsage import PinSageHead, pinsage_convolutions
+from gcnrec.models.sage import sage_convolutions
 from gcnrec.models.sampled import SampledLightGcn
 from gcnrec.optim import Rule, rule_of
 from gcnrec.sampler import Batch, EdgeSampler, edge_sampler
-from gcnrec.table import StepTable
+from gcnrec.table import Allocate, StepTable, in_ram
+from gcnrec.walk_blocks import WalkSampler
 
 
 @dataclass(frozen=True)
@@ -78,14 +84,28 @@ class Step:
         return value, encoded, grad_VD, _grad(ego_VD)
 
 
-def build_step(job: Job, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None, table: StepTable) -> Step:
-    """The step that a job describes, on `graph`, updating `table`. `weights_E`: one positive weight per edge."""
+def build_step(
+    job: Job,
+    graph: BipartiteGraph,
+    weights_E: NDArray[np.float32] | None,
+    table: StepTable,
+    features: Features | None = None,
+    scratch: Allocate = in_ram,
+) -> Step:
+    """The step that a job describes, on `graph`, updating `table`. `weights_E`: one positive weight per edge.
+
+    `features` are those of the data, for models that read them; `scratch` gives exports the memory of whole node matrices.
+    """
     rule = rule_of(job.optimizer)
-    encoder = _encoder(job, graph, table.width, rule.every_row)
+    neighbours = _neighbours(job, graph)
+    if job.model.name in INDUCTIVE:
+        encoder: Encoder = inductive_encoder(job, graph, table.width, features or Features(), scratch)
+    else:
+        encoder = _encoder(job, graph, table.width, rule.every_row)
     weights = None if weights_E is None else _mean_one(weights_E)
     betas = (job.optimizer.beta1, job.optimizer.beta2)
     return Step(
-        edge_sampler(job.sampler, graph, weights, job.train.batch_size, job.train.seed, _neighbours(job, graph)),
+        edge_sampler(job.sampler, graph, weights, job.train.batch_size, job.train.seed, neighbours),
         encoder,
         table,
         rule,
@@ -109,11 +129,36 @@ def _encoder(job: Job, graph: BipartiteGraph, width: int, dense_grad: bool) -> E
     )
 
 
-def _neighbours(job: Job, graph: BipartiteGraph) -> NeighbourSampler | None:
+def inductive_encoder(job: Job, graph: BipartiteGraph, width: int, features: Features, scratch: Allocate = in_ram) -> NodeEncoder:
+    """The encoder of graphsage or pinsage as it starts. UsageError when it is to read features that the data does not have."""
+    model, seed = job.model, job.train.seed
+    has_features = any(rows is not None for rows in features.sides)
+    if model.inputs == "features" and not has_features:
+        raise UsageError("model.inputs = 'features' needs features; ingest with --item-features or --user-features")
+    read = Features() if model.inputs == "rows" else features
+    inputs = NodeInputs(graph, read, width, model.inputs != "features", model.start_scale, seed)
+    if model.name == "pinsage":
+        convolutions, head = pinsage_convolutions(model.layers, width, seed), PinSageHead(width, seed)
+        return NodeEncoder(inputs, convolutions, head, Visits(_walks(job, graph)), width, model.id_dropout, seed, scratch)
+    layers = sage_convolutions(model.layers, width)
+    return NodeEncoder(inputs, layers, torch.nn.Identity(), Means(graph), width, model.id_dropout, seed, scratch)
+
+
+def _neighbours(job: Job, graph: BipartiteGraph) -> BlockSampler | None:
     if job.model.propagation != "sampled":
         return None
-    fanouts = (10,) * job.model.layers if job.sampler.fanouts is None else job.sampler.fanouts
-    return NeighbourSampler(graph, fanouts, job.train.seed)
+    if job.model.name == "pinsage":
+        return _walks(job, graph)
+    return NeighbourSampler(graph, _fanouts(job), job.train.seed, with_targets=job.model.name == "graphsage")
+
+
+def _walks(job: Job, graph: BipartiteGraph) -> WalkSampler:
+    settings = job.sampler
+    return WalkSampler(graph, _fanouts(job), settings.walks, settings.walk_length, settings.restart, job.train.seed)
+
+
+def _fanouts(job: Job) -> tuple[int, ...]:
+    return (10,) * job.model.layers if job.sampler.fanouts is None else job.sampler.fanouts
 
 
 def _mean_one(weights_E: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +40,9 @@ from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.minibatch import Waits, minibatches
 from gcnrec.loaders.schema import Dataset
 from gcnrec.machine import available_cores
-from gcnrec.memory import memory_report, scratch_rows
+from gcnrec.memory import memory_report, scratch_rows, scratch_values
 from gcnrec.models import closed_form
+from gcnrec.models.node_inputs import Features
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import learning_rate
 from gcnrec.placement import memory_of, moved, placed, traffic_of
@@ -84,7 +86,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
         with use_threads(job.train.threads), out_of_memory_as_a_sentence():
             if job.model.closed_form:
                 graph = with_valid(dataset) if job.train.refit else dataset.graph
-                scorer = closed_form.fit(job.model.name, graph, job.model, job.train.seed)
+                scorer = closed_form.fit(job.model.name, graph, job.model, job.train.seed, dataset.item_features)
                 with atomic_file(folder / "model.safetensors") as path:
                     closed_form.save(scorer, path)
             else:
@@ -147,6 +149,8 @@ def _fit(
         dataset.graph,
         dataset.weights_E,
         _table(job, dataset, dataset.graph, folder, observer),
+        features_of(dataset),
+        partial(scratch_values, folder),
     )
     explorer = explorer_of(job, step, folder)
     _restore(step, explorer, tensors)
@@ -180,7 +184,8 @@ def _refit(
     """From the start again, on train+valid, for the epochs that validation chose."""
     graph = with_valid(dataset)
     table = _table(job, dataset, graph, folder, observer)
-    step = build_step(job, graph, _with_valid_weights(dataset, graph), table)
+    weights_E, scratch = _with_valid_weights(dataset, graph), partial(scratch_values, folder)
+    step = build_step(job, graph, weights_E, table, features_of(dataset), scratch)
     explorer = explorer_of(job, step, folder)
     _restore(step, explorer, tensors)
     while progress.epoch < progress.best_epoch:
@@ -270,6 +275,11 @@ def exported(job: Job, step: Step, folder: Path) -> torch.Tensor:
         degrees = np.maximum(graph.item_users.degrees, 1).astype(np.float32)
         items_IF *= torch.from_numpy(degrees**settings.degree_power)[:, None]
     return rows_NF
+
+
+def features_of(dataset: Dataset) -> Features:
+    """What models may read of the data's features."""
+    return Features(dataset.user_features, dataset.item_features)
 
 
 def _checkpoint(step: Step, explorer: Explorer | None, path: Path, progress: Progress) -> None:

@@ -102,7 +102,8 @@ def _mark_parts(rows: Rows, staged: Staged, data: Data, split: str, codes: NDArr
     if split == "random":
         splits.random_test(rows.pairs_E, staged.num_users, data.test_size, data.seed, codes)
     elif split == "cold_items":
-        splits.cold_items(rows.pairs_E, staged.num_items, data.test_size, valid_size, data.seed, codes)
+        sizes = data.test_size, valid_size, data.warm_size
+        splits.cold_items(rows.pairs_E, staged.num_users, staged.num_items, *sizes, data.seed, codes)
     elif split in ("leave_last", "temporal"):
         if rows.times_E is None or staged.ticks is None:
             raise DataError(f"split = '{split}' needs time, the column that orders interactions")

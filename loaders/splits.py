@@ -47,11 +47,19 @@ def temporal(times_E, valid_from, test_from, parts):  # type: ignore[no-untyped-
 
 
 def cold_items(
-    pairs_E: NDArray[np.uint64], num_items: int, test_size: float, valid_size: float, seed: int, parts: NDArray[np.int8]
+    pairs_E: NDArray[np.uint64],
+    num_users: int,
+    num_items: int,
+    test_size: float,
+    valid_size: float,
+    warm_size: float,
+    seed: int,
+    parts: NDArray[np.int8],
 ) -> None:
     """All interactions of a random `test_size` share of the items are TEST, of `valid_size` of the other items VALID.
 
-    Validation items are cold as well: the epoch must be chosen by what the test measures.
+    Validation items are cold as well: the epoch must be chosen by what the test measures. Of the interactions with the items
+    that are left, a share of `warm_size` is TEST and as much again VALID; the last of a user or an item stays TRAIN.
     """
     present = np.flatnonzero(count_low(pairs_E, num_items))
     order = present[random.permutation(seed, Stage.SPLIT, _COLD_STEP, len(present))]
@@ -61,6 +69,9 @@ def cold_items(
     part_of_item[order[:num_test]] = TEST
     part_of_item[order[num_test : num_test + num_valid]] = VALID
     _by_item(pairs_E, part_of_item, parts)
+    if warm_size:
+        limits = np.uint64(warm_size * 2.0**64), np.uint64(min(2.0 * warm_size, 1.0 - 2.0**-53) * 2.0**64)
+        _carve(pairs_E, num_users, num_items, *limits, np.uint64(seed), parts)
 
 
 def carve(pairs_E: NDArray[np.uint64], num_users: int, num_items: int, share: float, seed: int, parts: NDArray[np.int8]) -> None:
@@ -68,7 +79,7 @@ def carve(pairs_E: NDArray[np.uint64], num_users: int, num_items: int, share: fl
 
     The last train pair of a user or an item is never taken, so no node is lost from train.
     """
-    _carve(pairs_E, num_users, num_items, np.uint64(share * 2.0**64), np.uint64(seed), parts)
+    _carve(pairs_E, num_users, num_items, np.uint64(0), np.uint64(share * 2.0**64), np.uint64(seed), parts)
 
 
 def time_at(times_E: NDArray[np.int64], share: float, below: int | None = None) -> int:
@@ -151,18 +162,20 @@ def _by_item(pairs, part_of_item, parts):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _carve(pairs, num_users, num_items, threshold, seed, parts):  # type: ignore[no-untyped-def]
+def _carve(pairs, num_users, num_items, test_below, below, seed, parts):  # type: ignore[no-untyped-def]
     user_left, item_left = np.zeros(num_users, np.int64), np.zeros(num_items, np.int64)
     user_best, item_best = np.full(num_users, -1, np.int64), np.full(num_items, -1, np.int64)
     user_key, item_key = np.zeros(num_users, np.uint64), np.zeros(num_items, np.uint64)
     for row in range(len(pairs)):
+        if parts[row] != TRAIN:
+            continue
         user, item = np.int64(pairs[row] >> _32), np.int64(pairs[row] & _LOW)
         key = _draw(pairs[row], seed, _VALID_STEP)
-        if key >= threshold:
+        if key >= below:
             user_left[user] += 1
             item_left[item] += 1
             continue
-        parts[row] = VALID
+        parts[row] = TEST if key < test_below else VALID
         if user_best[user] < 0 or key > user_key[user]:
             user_best[user] = row
             user_key[user] = key

@@ -31,10 +31,10 @@ ROWS = [
         "trials",
         "paired",
     ],
-    ["evaluate", "recommend", "artifacts", "events", "slot_files", "tracking"],
+    ["evaluate", "cold", "recommend", "artifacts", "events", "slot_files", "tracking"],
     ["loaders", "testing", "start", "step", "memory", "explore", "placement"],
     ["models", "losses", "sparsity", "dynamic", "policy", "exchange", "support", "nmf", "metrics"],
-    ["sampler", "blocks", "table", "slots", "optim", "rows", "staged", "hotrows", "pipelined"],
+    ["sampler", "blocks", "walk_blocks", "table", "slots", "optim", "rows", "staged", "hotrows", "pipelined"],
     ["device"],
     ["ops", "cuda"],
 ]

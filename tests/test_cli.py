@@ -27,7 +27,7 @@ SURFACE = {
     "check": "JOB.toml --data --data-root --json --set",
     "ingest": "CARD.toml --data-root --duplicates --force --item --item-features --json --k-core --keep-cold --memory-limit "
     "--min-rating --out --rating --repeats --seed --split --test --test-from --test-size --time --time-unit --train "
-    "--user --user-features --valid --valid-size --weight --where",
+    "--user --user-features --valid --valid-size --warm-size --weight --where",
     "train": "JOB.toml --data --json --out --resume --set",
     "evaluate": "RUN --json --k --segments --split",
     "recommend": "RUN --candidates --exclude --fallback --items --json --k --out --seen --users",

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gcnrec import config
 from gcnrec.errors import DataError, UsageError, nearest
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models import ease, gfcf, itemknn, popularity
+from gcnrec.models import content, ease, gfcf, itemknn, popularity
 from gcnrec.models.scorer import Scorer
 
 
@@ -33,18 +35,28 @@ _FITS: dict[str, Fit] = {
     "ease": ease.fit,
     "gfcf": gfcf.fit,
 }
+_CONTENT = "contentknn"
+"""The one that reads features."""
 _READS: dict[str, Read] = {
     "popularity": popularity.PopularityScorer.from_tensors,
     "itemknn": itemknn.ItemKnnScorer.from_tensors,
     "ease": ease.EaseScorer.from_tensors,
     "gfcf": gfcf.GfcfScorer.from_tensors,
+    _CONTENT: itemknn.ItemKnnScorer.from_tensors,
 }
-NAMES = tuple(_FITS)
+NAMES = tuple(_READS)
 
 
-def fit(name: str, graph: BipartiteGraph, settings: config.Model, seed: int) -> ClosedFormScorer:
-    """Fit the baseline `name` on `graph` with its keys of `[model]`. Raises UsageError for another name."""
+def fit(
+    name: str, graph: BipartiteGraph, settings: config.Model, seed: int, items_IF: NDArray[np.float32] | None = None
+) -> ClosedFormScorer:
+    """Fit the baseline `name` on `graph` and, if it reads them, item features, with its keys of `[model]`.
+
+    Raises UsageError for another name, DataError where features are needed and there are none.
+    """
     _check(name)
+    if name == _CONTENT:
+        return content.fit(graph, settings, items_IF)
     return _FITS[name](graph, settings, seed)
 
 

@@ -145,6 +145,18 @@ def test_cold_items(make):
     assert {item for _, item in edges(dataset)} == set(range(10)) - held[0] - held[1]
 
 
+def test_cold_items_with_warm_pairs_held_out_too(make):
+    rows = [(user, item) for user in range(40) for item in range(20)]
+    dataset = make({"train": table(*rows)}, split="cold_items", test_size=0.2, valid_size=0.25, warm_size=0.2)
+    cold = {name: {item for _, item in edges(dataset, name)} - {item for _, item in edges(dataset)} for name in ("valid", "test")}
+    assert [len(items) for items in cold.values()] == [4, 4] and not cold["valid"] & cold["test"]
+    warm = {name: [pair for pair in edges(dataset, name) if pair[1] not in cold[name]] for name in cold}
+    # 480 pairs of 12 warm items, a fifth each: three standard deviations are 26.
+    assert abs(len(warm["test"]) - 96) < 27 and abs(len(warm["valid"]) - 96) < 27
+    assert sorted([*edges(dataset), *edges(dataset, "valid"), *edges(dataset, "test")]) == rows
+    assert len({user for user, _ in edges(dataset)}) == 40
+
+
 def test_random_takes_a_share_of_every_user(make):
     rows = [(user, item) for user in range(8) for item in range(user + 3)]
     dataset = make({"train": table(*rows)}, split="random", test_size=0.4, keep_cold=True)

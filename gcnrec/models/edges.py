@@ -1,0 +1,128 @@
+"""How a layer pools neighbours: over the drawn neighbours of a batch in training, over whole ranges of nodes in exports.
+
+Letters: T targets, S sources, X drawn edges, N nodes, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.blocks import Block
+from gcnrec.device import Product, ops_for
+from gcnrec.graph import BipartiteGraph, Csr
+from gcnrec.ops.propagate import propagate_rows
+from gcnrec.walk_blocks import WalkSampler
+
+
+class Edges(Protocol):
+    """The edges between a layer's targets and sources."""
+
+    def pool(self, rows_SD: torch.Tensor) -> torch.Tensor:
+        """The weighted mean of every target's sources, float32 (T, D); zero for a target without any."""
+        ...
+
+
+class Neighbourhoods(Protocol):
+    """Where the edges of a model come from."""
+
+    def drawn(self, block: Block) -> Edges:
+        """The edges of a block, differentiable."""
+        ...
+
+    def every(self, layer: int, first: int, last: int, plane_ND: torch.Tensor) -> tuple[torch.Tensor, Edges]:
+        """Sources, rows of `plane_ND`, and edges of nodes `first .. last-1` of one side, for exports; not differentiable."""
+        ...
+
+
+class NoEdges:
+    """Targets that nobody knows yet."""
+
+    def pool(self, rows_SD: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(rows_SD)
+
+
+class Means:
+    """Every neighbour counts alike (Hamilton et al. 2017): drawn ones in training, all of them in exports."""
+
+    def __init__(self, graph: BipartiteGraph) -> None:
+        self._graph = graph
+
+    def drawn(self, block: Block) -> Edges:
+        return _DrawnMean(block.csr)
+
+    def every(self, layer: int, first: int, last: int, plane_ND: torch.Tensor) -> tuple[torch.Tensor, Edges]:
+        num_users = self._graph.num_users
+        if first < num_users:
+            return plane_ND[num_users:], _WholeMean(self._graph.user_items, first, last)
+        return plane_ND[:num_users], _WholeMean(self._graph.item_users, first - num_users, last - num_users)
+
+
+class Visits:
+    """Neighbours by random walks, each weighted by its share of the visits (importance pooling: Ying et al. 2018).
+
+    Exports draw the walks of step 0.
+    """
+
+    def __init__(self, sampler: WalkSampler) -> None:
+        self._sampler = sampler
+
+    def drawn(self, block: Block) -> Edges:
+        return _Weighted(block)
+
+    def every(self, layer: int, first: int, last: int, plane_ND: torch.Tensor) -> tuple[torch.Tensor, Edges]:
+        sources_S, block = self._sampler.hop(np.arange(first, last), layer, 0)
+        return plane_ND[torch.from_numpy(sources_S)], _Weighted(block)
+
+
+class _DrawnMean:
+    def __init__(self, csr: Csr) -> None:
+        self._product = ops_for(torch.device("cpu")).product(csr)
+        self._scales = inverse(csr.degrees), torch.ones(csr.columns)
+
+    def pool(self, rows_SD: torch.Tensor) -> torch.Tensor:
+        pooled: torch.Tensor = _Pool.apply(rows_SD, self._product, self._scales)
+        return pooled
+
+
+class _Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows_SD: torch.Tensor, product: Product, scales: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        ctx.product, ctx.scales = product, scales
+        return product.times(rows_SD.detach().contiguous(), *scales)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
+        return ctx.product.transposed_times(grad_outputs[0].contiguous(), *ctx.scales), None, None
+
+
+class _WholeMean:
+    def __init__(self, csr: Csr, first: int, last: int) -> None:
+        self._csr, self._rows_T = csr, np.arange(first, last, dtype=np.int32)
+
+    def pool(self, rows_SD: torch.Tensor) -> torch.Tensor:
+        return propagate_rows(self._csr, rows_SD, inverse(self._csr.degrees), torch.ones(self._csr.columns), self._rows_T)
+
+
+class _Weighted:
+    """Edges with weights that sum to 1 for every target that has some."""
+
+    def __init__(self, block: Block) -> None:
+        weights_X = np.ones(len(block.csr.indices), np.float32) if block.weights_X is None else block.weights_X
+        self._num_targets = block.csr.rows
+        self._targets_X = torch.from_numpy(block.csr.row_numbers().astype(np.int64))
+        self._sources_X = torch.from_numpy(block.csr.indices.astype(np.int64))
+        sums_T = torch.zeros(self._num_targets).index_add_(0, self._targets_X, torch.from_numpy(weights_X))
+        self._weights_X = torch.from_numpy(weights_X) / sums_T[self._targets_X]
+
+    def pool(self, rows_SD: torch.Tensor) -> torch.Tensor:
+        weighted_XD = rows_SD.index_select(0, self._sources_X) * self._weights_X[:, None]
+        return rows_SD.new_zeros(self._num_targets, rows_SD.shape[1]).index_add(0, self._targets_X, weighted_XD)
+
+
+def inverse(degrees: NDArray[np.integer]) -> torch.Tensor:
+    """1 / degree as float32, 0 where the degree is 0."""
+    return torch.from_numpy(np.divide(1.0, degrees, out=np.zeros(len(degrees)), where=np.asarray(degrees) > 0).astype(np.float32))

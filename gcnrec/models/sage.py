@@ -1,0 +1,39 @@
+"""GraphSAGE (Hamilton et al. 2017, "Inductive representation learning on large graphs") with the mean aggregator.
+
+    h_{l+1} = sigma(lin_r h_l + lin_l mean of the neighbours' h_l)            (algorithm 1, with the sum of two maps)
+
+sigma is ReLU, none after the last layer. Parameters are called as in torch_geometric's SAGEConv and may be exchanged with it.
+The drawn neighbours are uniform and without replacement; exports average all.
+Letters: T targets and S sources of a layer, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from gcnrec.models.edges import Edges
+
+
+class SageConvolution(torch.nn.Module):
+    """One layer. Both maps start as the identity: one hop of mean propagation, which keeps what a spectral start knows."""
+
+    def __init__(self, width: int, activation: torch.nn.Module) -> None:
+        super().__init__()
+        self.lin_l = torch.nn.Linear(width, width)
+        self.lin_r = torch.nn.Linear(width, width, bias=False)
+        self.activation = activation
+        with torch.no_grad():
+            torch.nn.init.eye_(self.lin_l.weight)
+            torch.nn.init.eye_(self.lin_r.weight)
+            self.lin_l.bias.zero_()
+
+    def forward(self, own_TD: torch.Tensor, sources_SD: torch.Tensor, edges: Edges) -> torch.Tensor:
+        made: torch.Tensor = self.activation(self.lin_r(own_TD) + self.lin_l(edges.pool(sources_SD)))
+        return made
+
+
+def sage_convolutions(num_layers: int, width: int) -> torch.nn.ModuleList:
+    """ReLU between layers, none after the last."""
+    return torch.nn.ModuleList(
+        SageConvolution(width, torch.nn.Identity() if layer == num_layers - 1 else torch.nn.ReLU()) for layer in range(num_layers)
+    )
