@@ -9,11 +9,13 @@ from gcnrec.cuda import module
 from gcnrec.cuda.ops import CudaRules, lanes_of
 
 
-@pytest.mark.parametrize(
-    ("values", "rows", "lanes"),
-    [(160, 10, 16), (157, 10, 16), (200, 10, 16), (240, 10, 32), (640, 10, 32), (2560, 10, 32), (10, 10, 1), (0, 10, 1), (0, 0, 1),
-     (60, 10, 8), (50, 10, 4)],
-)  # fmt: skip
+MEANS = [
+    (160, 10, 16), (157, 10, 16), (200, 10, 16), (240, 10, 32), (640, 10, 32), (2560, 10, 32), (10, 10, 1), (0, 10, 1), (0, 0, 1),
+    (60, 10, 8), (50, 10, 4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "rows", "lanes"), MEANS)
 def test_lanes_are_about_the_values_of_a_row(values, rows, lanes):
     assert lanes_of(values, rows) == lanes and type(lanes_of(values, rows)) is int
 
