@@ -8,7 +8,6 @@ import torch
 from gcnrec.cuda import module
 from gcnrec.cuda.ops import CudaRules, lanes_of
 
-
 MEANS = [
     (160, 10, 16), (157, 10, 16), (200, 10, 16), (240, 10, 32), (640, 10, 32), (2560, 10, 32), (10, 10, 1), (0, 10, 1), (0, 0, 1),
     (60, 10, 8), (50, 10, 4),
