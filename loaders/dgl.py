@@ -42,7 +42,7 @@ def _imported() -> Any:
     Where DGL brings graphbolt but no build of it for this torch, an empty module stands in; nothing here needs it.
     Raises UsageError when DGL is not installed.
     """
-    if "dgl" in sys.modules:
+    if sys.modules.get("dgl") is not None:
         return sys.modules["dgl"]
     found = importlib.util.find_spec("dgl")
     if found is None or found.origin is None:
@@ -139,7 +139,7 @@ def batches(sampler: EdgeSampler, epoch: int) -> Iterator[BlockBatch]:
 class BlockSampler(dgl.dataloading.BlockSampler):  # type: ignore[name-defined,misc]
     """Our draws inside DGL's `DataLoader`, also through `as_edge_prediction_sampler`; the graph there is `homogeneous`.
 
-    Draws come from torch's random state: `torch.manual_seed` before an epoch repeats its batches. No edge can be excluded.
+    Draws come from torch's random state: `torch.manual_seed` repeats them (DGL shuffles by NumPy's). No edge can be excluded.
     """
 
     def __init__(self, neighbours: NeighbourSampler) -> None:

@@ -260,7 +260,7 @@ def _check_no_time(time: torch.Tensor | None) -> None:
 
 
 def _index(index: Any, count: int) -> NDArray[np.int64]:
-    """Row numbers from a tensor, an array, a slice or one number."""
+    """Row numbers from a tensor, a slice or one number."""
     if isinstance(index, slice):
         return np.arange(count)[index]
     return np.atleast_1d(np.asarray(index)).astype(np.int64)
