@@ -3,90 +3,22 @@
 from __future__ import annotations
 
 import mmap
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from gcnrec.cuda import pinned, queues
+from gcnrec.cuda import pinned
 from gcnrec.cuda.hostmemory import adopt
 from gcnrec.cuda.pinned import PinnedMemory
 from gcnrec.cuda.registrar import Registrar
 from gcnrec.errors import DeviceError
-from gcnrec.ops.slots import copy_spans
 from gcnrec.queues import Spans
 from gcnrec.slots import SlotBlock, SlotTable
 from gcnrec.table import DenseTable
 
 PAGE = mmap.PAGESIZE
-
-
-class Driver:
-    """Registers whole pages, and no page twice; refuses the calls whose numbers are in `refused`."""
-
-    def __init__(self, refused=()):
-        self.pages, self.refused, self.calls = {}, refused, 0
-
-    def register(self, address, nbytes, flags):
-        self.calls += 1
-        pages = set(range(address // PAGE, -(-(address + nbytes) // PAGE)))
-        if self.calls in self.refused:
-            return 1
-        assert not any(pages & other for other in self.pages.values()), "a page is pinned twice"
-        self.pages[address] = pages
-        return 0
-
-    def unregister(self, address):
-        del self.pages[address]
-        return 0
-
-    def device_pointer(self, address):
-        return 0, address
-
-    def last_error(self):
-        return 0
-
-    def error_name(self, code):
-        return f"error {code}"
-
-    def maps_read_only(self):
-        return True
-
-
-class Stream:
-    def __init__(self, *_, **__):
-        pass
-
-    def wait_event(self, event):
-        """Streams of the host run at once."""
-
-
-class Event:
-    def record(self, stream):
-        """Over already."""
-
-    def synchronize(self):
-        """Over already."""
-
-
-@pytest.fixture
-def device_of(monkeypatch, host):
-    """Makes a CudaDevice on a driver, and the list of what it tells."""
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    monkeypatch.setattr(queues, "_pinned_bytes", lambda nbytes: torch.empty(nbytes, dtype=torch.uint8))
-
-    def make(driver, on_file=False):
-        told, own = [], Registrar(driver)
-        monkeypatch.setattr(pinned, "process_registrar", lambda: own)
-        return queues.CudaDevice(torch.device("cpu"), copy_spans, 3, on_file, told.append), told
-
-    return make
 
 
 def slot_table(rows):
@@ -98,9 +30,9 @@ def slot_table(rows):
     return table
 
 
-def test_tables_are_pinned_page_by_page_and_released(device_of):
+def test_tables_are_pinned_page_by_page_and_released(device_of, driver_of):
     """Small ones too, whose planes a plain allocation would put on one page."""
-    driver = Driver()
+    driver = driver_of()
     device, told = device_of(driver)
     tables = [DenseTable(torch.randn(20, 16), 32), DenseTable(torch.randn(3, 5), 0), slot_table(10), slot_table(3000)]
     for _ in range(2):  # asked again, nothing more is pinned
@@ -116,8 +48,8 @@ def test_tables_are_pinned_page_by_page_and_released(device_of):
     assert driver.pages == {}
 
 
-def test_what_is_added_is_pinned_from_the_next_page_on(device_of):
-    driver = Driver()
+def test_what_is_added_is_pinned_from_the_next_page_on(device_of, driver_of):
+    driver = driver_of()
     device, told = device_of(driver)
     memory = torch.zeros(4 * PAGE)[17:]
     for length in (1, 100, PAGE, PAGE + 1, len(memory)):
@@ -128,8 +60,8 @@ def test_what_is_added_is_pinned_from_the_next_page_on(device_of):
     assert pages == list(range(memory.data_ptr() // PAGE, -(-(memory.data_ptr() + 4 * len(memory)) // PAGE))) and told == []
 
 
-def test_a_refusal_is_told_once_and_the_rows_are_copied(device_of, host):
-    device, told = device_of(Driver(refused={1}))
+def test_a_refusal_is_told_once_and_the_rows_are_copied(device_of, driver_of, host):
+    device, told = device_of(driver_of(refused={1}))
     home, other = torch.arange(1000.0), torch.arange(1000.0)
     for _ in range(2):
         device.adopt(home, 1000)
@@ -152,8 +84,8 @@ def test_a_refusal_is_told_once_and_the_rows_are_copied(device_of, host):
     assert len(grids) == 4 and max(grids) <= 3
 
 
-def test_a_refusal_of_what_is_added_stages_all_of_it(device_of):
-    driver = Driver(refused={2})
+def test_a_refusal_of_what_is_added_stages_all_of_it(device_of, driver_of):
+    driver = driver_of(refused={2})
     device, told = device_of(driver)
     memory = torch.arange(4.0 * PAGE)
     device.adopt(memory, PAGE)
@@ -167,21 +99,21 @@ def test_a_refusal_of_what_is_added_stages_all_of_it(device_of):
     assert driver.pages == {}
 
 
-def test_mapped_files_are_pinned_only_where_they_fit(device_of, monkeypatch):
+def test_mapped_files_are_pinned_only_where_they_fit(device_of, driver_of, monkeypatch):
     monkeypatch.setattr(pinned, "read_limits", lambda: SimpleNamespace(available=PAGE, lockable=None))
     memory = torch.zeros(PAGE)
-    device, told = device_of(Driver(), on_file=True)
+    device, told = device_of(driver_of(), on_file=True)
     device.adopt(memory, PAGE)
     assert len(told) == 1 and "bytes of a file" in told[0]
-    device, told = device_of(Driver())
+    device, told = device_of(driver_of())
     device.adopt(memory, PAGE)
     assert told == [], "what is in memory already stays there"
     device.close()
 
 
-def test_tables_that_live_at_once_share_no_page():
+def test_tables_that_live_at_once_share_no_page(driver_of):
     """A refit's table is made while that of the fit is still there. Plain allocations of this size do share pages."""
-    registrar = Registrar(Driver())
+    registrar = Registrar(driver_of())
     tables = [DenseTable(torch.randn(4, 4), 4) for _ in range(20)]
     kept = [PinnedMemory(adopt(memory[:length]), registrar) for table in tables for memory, length in table.memories()]
     for each in kept:
