@@ -4,7 +4,9 @@
 
 Every variant trains in a fresh process that has made the graph and compiled every kernel on a small world beforehand. Its
 resident memory is measured as a difference to what it was just before the table was made: at the peak (VmHWM, reset at that
-moment) and after the last step (RssAnon, which leaves mapped files out). Beside it stands what the allocator counts.
+moment) and after the last step (RssAnon, which leaves mapped files out). What batches take by themselves, with any table, is
+the peak of the same training on a small world, whose table is a hundredth; the difference of both peaks is the table's.
+Beside it stands what the allocator counts.
 """
 
 from __future__ import annotations
@@ -77,12 +79,18 @@ def main() -> None:
 def variant(world: World, budget: float) -> dict[str, Any]:
     """One row of the record; runs in a process of its own."""
     with use_threads(world.threads), tempfile.TemporaryDirectory() as folder:
-        train(World(4_000, 40, world.threads), budget, Path(folder))
+        small = World(world.nodes // 100, 40, world.threads)
+        train(small, budget, Path(folder))
+        batches = measured(train, small, budget, Path(folder)).peak_bytes
         graph = world.graph()
         before = anonymous_bytes()
         outcome = measured(train_on, graph, world.steps, budget, Path(folder))
         row = outcome.result
         peak = {"peak_rss_rise_bytes": outcome.peak_bytes, "rss_anon_rise_bytes": row.pop("rss_anon_bytes") - before}
+        peak |= {
+            "batch_rss_bytes": batches,
+            "rss_share_of_budget": (outcome.peak_bytes - batches) / (budget * row["dense_bytes"]),
+        }
         return {"nodes": world.nodes, "edges": graph.num_edges, "steps": world.steps, **row, **peak}
 
 

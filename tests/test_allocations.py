@@ -1,4 +1,5 @@
-"""Nothing of the size of the table is allocated in RAM by a step or an exploration of a slot table without propagation.
+"""Nothing of the size of the table is allocated in RAM by a step or an exploration of a slot table without propagation or with
+sampled neighbourhoods.
 
 NumPy is watched by tracemalloc, torch by a mode that sees every operation's results, and what compiled kernels allocate for
 themselves by the resident memory of the process. The bound of the first two is a byte per cell: less than a mask.
@@ -64,11 +65,11 @@ def parts(threads, tmp_path):
     """Builds a step, its explorer and a function that takes the next step, compiled and warm."""
     threads(1)  # results are the same, and small parallel loops do not wait for busy cores
 
-    def build(policy, rule="adam", dtype="float32"):
+    def build(policy, rule="adam", dtype="float32", propagation="none"):
         sections = {
-            "model": {"width": WIDTH, "propagation": "none", "start": "normal"},
+            "model": {"width": WIDTH, "propagation": propagation, "start": "normal"},
             "table": {"budget": 0.25, "dtype": dtype},
-            "sampler": {"negatives": "in_batch"},
+            "sampler": {"negatives": "in_batch", "fanouts": [4]},
             "sparsity": {"policy": policy, "interval": 1 / 625},
             "optimizer": {"rule": rule},
             "train": {"batch_size": 64, "epochs": 2},
@@ -98,9 +99,19 @@ def test_a_step_allocates_for_its_batch(parts, rule, dtype):
     assert step.table.num_values <= step.table.budget
 
 
+def test_a_sampled_step_allocates_for_its_neighbourhood(parts):
+    _, _, advance = parts("static", propagation="sampled")
+    torch_bytes, numpy_bytes = watched(advance)
+    rows = 4 * WIDTH * (1 + 4) * 2 * 64  # 64 users and 64 items, each with four neighbours
+    assert rows / 8 < torch_bytes <= 2 * rows
+    assert numpy_bytes < CELLS
+    assert measured(advance).peak_bytes < 4 * CELLS
+
+
+@pytest.mark.parametrize("propagation", ["none", "sampled"])
 @pytest.mark.parametrize("policy", ["set", "rigl", "dsl", "dynamic", "sparserec", "nm"])
-def test_an_exploration_allocates_for_its_blocks(parts, policy):
-    step, explorer, advance = parts(policy)
+def test_an_exploration_allocates_for_its_blocks(parts, policy, propagation):
+    step, explorer, advance = parts(policy, propagation=propagation)
     assert explorer.after(step, 1)["grown"] > 0  # compiles
     torch_bytes, numpy_bytes = watched(lambda: explorer.after(step, 2))
     assert torch_bytes < CELLS
