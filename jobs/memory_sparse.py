@@ -5,7 +5,8 @@
 Every variant trains in a fresh process that has made the graph and compiled every kernel on a small world beforehand. Its
 resident memory is measured as a difference to what it was just before the table was made: at the peak (VmHWM, reset at that
 moment) and after the last step (RssAnon, which leaves mapped files out). What batches take by themselves, with any table, is
-the peak of the same training on a small world, whose table is a hundredth; the difference of both peaks is the table's.
+in the peak of the same training on a small world of a hundredth of the nodes; the difference of both peaks is that of their
+tables.
 Beside it stands what the allocator counts.
 """
 
@@ -81,7 +82,7 @@ def variant(world: World, budget: float) -> dict[str, Any]:
     with use_threads(world.threads), tempfile.TemporaryDirectory() as folder:
         small = World(world.nodes // 100, 40, world.threads)
         train(small, budget, Path(folder))
-        batches = measured(train, small, budget, Path(folder)).peak_bytes
+        batches = measured(train, small, budget, Path(folder))
         graph = world.graph()
         before = anonymous_bytes()
         outcome = measured(train_on, graph, world.steps, budget, Path(folder))
