@@ -84,8 +84,11 @@ class Event:
 
 
 @pytest.fixture
-def device_of(monkeypatch, host):
+def device_of(monkeypatch, host_launcher):
     """Makes a CudaDevice whose memory is the host's, on a driver, and the list of what it tells."""
+    host_launcher.falling = False
+    host_launcher.launches.clear()
+    monkeypatch.setattr(module, "launch", host_launcher.launch)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "Event", Event)

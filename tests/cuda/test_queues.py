@@ -60,7 +60,7 @@ def test_what_is_added_is_pinned_from_the_next_page_on(device_of, driver_of):
     assert pages == list(range(memory.data_ptr() // PAGE, -(-(memory.data_ptr() + 4 * len(memory)) // PAGE))) and told == []
 
 
-def test_a_refusal_is_told_once_and_the_rows_are_copied(device_of, driver_of, host):
+def test_a_refusal_is_told_once_and_the_rows_are_copied(device_of, driver_of, host_launcher):
     device, told = device_of(driver_of(refused={1}))
     home, other = torch.arange(1000.0), torch.arange(1000.0)
     for _ in range(2):
@@ -80,7 +80,7 @@ def test_a_refusal_is_told_once_and_the_rows_are_copied(device_of, driver_of, ho
         expected = torch.arange(1000.0)
         expected[changed] *= -1
         assert torch.equal(memory, expected)
-    grids = [grid for _, grid, _ in host.launches]
+    grids = [grid for _, grid, _ in host_launcher.launches]
     assert len(grids) == 4 and max(grids) <= 3
 
 
