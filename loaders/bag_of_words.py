@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,12 +20,13 @@ from numpy.typing import NDArray
 from gcnrec.loaders.feature_categories import CATEGORIES, MultiHot
 from gcnrec.loaders.feature_values import Place, entries_of, merge_entries
 from gcnrec.loaders.scratch import Scratch
-from gcnrec.loaders.truncated_svd import iterated, project, right_vectors
 
 WIDTH = 256
 """Columns of a projected bag."""
 MAX_WORDS = 2**16
 """Words kept at most, the most frequent ones; fewer where the memory limit does not hold the projection of as many."""
+_WORD_BYTES = 36 * WIDTH
+"""What a word takes at most while its projection is sought."""
 _MERGE_ROWS = 2**18
 _VOCABULARY_BYTES = 128
 
@@ -75,7 +77,7 @@ class TfIdf:
         if self.vectors_WF is None:
             rows_RF[np.repeat(np.arange(len(batch)), np.diff(rows.indptr)), rows.indices] = rows.values
         else:
-            project(rows.indptr, rows.indices, rows.values, self.vectors_WF, rows_RF)
+            _project(rows.indptr, rows.indices, rows.values, self.vectors_WF, rows_RF)
         return rows_RF
 
     def described(self) -> dict[str, Any]:
@@ -102,6 +104,8 @@ class TfIdf:
 
     def projected(self, batches: Iterable[tuple[int, pa.RecordBatch]], entries: int, scratch: Scratch, place: Place) -> TfIdf:
         """The same with the right singular vectors of all weighted rows, which hold `entries` words in `scratch`."""
+        from gcnrec.loaders.truncated_svd import right_vectors  # it imports torch, which ingestion otherwise does without
+
         indices, values = scratch.empty(entries, np.int32), scratch.empty(entries, np.float32)
         indptrs, at = [np.zeros(1, np.int64)], 0
         for first, batch in batches:
@@ -146,7 +150,7 @@ class BagFit:
         table = self.pending[0].sort_by([("rows", "descending"), ("word", "ascending")])
         if self.counts is None and 0 < len(table) <= CATEGORIES:
             return MultiHot(self.place.name, table.column("word").combine_chunks().sort()), 0
-        most = min(MAX_WORDS, max(self.limit // (32 * iterated(WIDTH)), WIDTH))
+        most = min(MAX_WORDS, max(self.limit // (_WORD_BYTES), WIDTH))
         table = table.filter(pc.greater(table.column("rows"), 1)).slice(0, most)
         if not len(table):
             raise self.place.refuse("holds no value that two rows share; leave it out")
@@ -160,3 +164,14 @@ class BagFit:
         if len(merged) > (most := max(self.limit // _VOCABULARY_BYTES, MAX_WORDS)):
             merged = merged.sort_by([("rows", "descending"), ("word", "ascending")]).slice(0, most // 2)
         self.pending, self.pending_rows = [merged.combine_chunks()], len(merged)
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _project(indptr, indices, values, vectors, out):  # type: ignore[no-untyped-def]
+    """`out` float32 (R, F) = the sparse rows (CSR) times `vectors` float32 (W, F)."""
+    for row in numba.prange(len(indptr) - 1):
+        out[row] = 0
+        for at in range(indptr[row], indptr[row + 1]):
+            word = np.uint64(indices[at])
+            for column in range(vectors.shape[1]):
+                out[row, column] += values[at] * vectors[word, column]

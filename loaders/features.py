@@ -171,7 +171,7 @@ def _numbers(source: Input, column: str, ids: Vocabulary, scratch: Scratch) -> N
 
 def _fit(source: Input, column: str, scratch: Scratch) -> list[Encoder]:
     """One pass for the statistics of all columns, and one more for each bag of words that is projected."""
-    fits = _fits(source, column, scratch.limit // 8)
+    fits = _fits(source, column, scratch.limit // 4)
     for first, batch in _batches(source, column):
         for fit in fits:
             fit.observe(batch, first)
