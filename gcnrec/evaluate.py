@@ -24,10 +24,11 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.atomic import atomic_file
+from gcnrec.loaders.embeddings import map_embeddings
 from gcnrec.loaders.idfiles import ids_of, read_table, user_column
 from gcnrec.loaders.schema import Dataset
 from gcnrec.models.rank import top_k, top_k_all
-from gcnrec.models.scorer import Scorer
+from gcnrec.models.scorer import EmbeddingScorer, Scorer
 from gcnrec.ops.topk import ItemLists, TopK, contained
 
 __all__ = ["Evaluation", "TopK", "evaluate", "evaluate_run", "top_k", "top_k_all"]
@@ -163,8 +164,9 @@ def evaluate_run(
         raise UsageError(f"{run.folder} was trained on train+valid, so valid cannot measure it; evaluate it on test")
     dataset, settings = run.dataset, run.job.evaluate
     names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
+    scorer = _scorer(run)
     result = evaluate(
-        run.scorer(),
+        scorer,
         dataset.test if split == "test" else dataset.valid,
         run.seen(split),
         dataset.graph.item_users.degrees,
@@ -175,7 +177,7 @@ def evaluate_run(
     )
     document: dict[str, Any] = {"split": split, "users": len(result.per_user), **result.metrics}
     document |= {"intervals": result.intervals, "deciles": result.deciles}
-    cold = cold_start(run, run.scorer(), split, ks)
+    cold = cold_start(run, scorer, split, ks)
     if cold:
         document["cold_start"] = cold
     if names_U is not None:
@@ -183,6 +185,16 @@ def evaluate_run(
         document |= {"segments": by_segment(result.per_user, names_U[numbers_H]), "segments_unknown_users": unknown}
     _write(run, split, result, document)
     return document
+
+
+def _scorer(run: Run) -> Scorer:
+    """Of a whole run only the items and the users with held-out ones are ever read: embeddings stay on disk until then."""
+    if run.job.model.closed_form:
+        return run.scorer()
+    ids = {"users": run.dataset.user_ids, "items": run.dataset.item_ids}
+    return EmbeddingScorer(
+        *(map_embeddings(run.folder / "embeddings" / f"{side}.parquet", each, run.folder) for side, each in ids.items())
+    )
 
 
 def cold_start(run: Run, scorer: Scorer, split: Split, ks: Sequence[int] | None = None) -> dict[str, dict[str, float]]:

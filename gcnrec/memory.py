@@ -8,10 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from gcnrec.errors import DataError
+from gcnrec.ops.pages import map_rows
 from gcnrec.optim import Rule
 from gcnrec.table import Table
 
@@ -22,17 +22,16 @@ def scratch_rows(folder: Path, rows: int, width: int) -> torch.Tensor:
     The file vanishes with the last reference. Its blocks are reserved first: a full disk is a DataError here, where writing
     into the map would end the process.
     """
-    size = max(1, 4 * rows * width)
+    size = max(4, 4 * rows * width)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, size)
-            mapped = np.memmap(file, np.float32, "r+", shape=(rows, width))
+            return map_rows(file, rows, width)
     except OSError as problem:
         raise DataError(
             f"{size:,} bytes of scratch cannot be had in {folder}: {problem.strerror or problem}; "
             "free some space or put the run on another disk"
         ) from None
-    return torch.from_numpy(mapped)
 
 
 def scratch_values(folder: Path, length: int) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Exact embeddings of all nodes, layer by layer in column blocks: what training by samples is exported and ranked with.
 
-Propagation treats every column alike, so a graph of any size needs no more than three planes of a few columns in RAM.
+Propagation treats every column alike, so a graph of any size needs no more than four planes of a few columns in RAM.
 Letters: N nodes, D width, L layers.
 """
 
@@ -10,13 +10,16 @@ import torch
 
 from gcnrec.models.encoder import column_blocks
 from gcnrec.models.hops import Hop
+from gcnrec.ops.pages import let_go
 from gcnrec.table import Table
 
 WIDEST = 64
 """Columns of a block at most: wider ones are no faster, as the edges are read once for a whole cache line or more."""
 _NARROWEST = 4
 _PLANES_BYTES = 1 << 30
-"""Size of the three planes of a block on large graphs."""
+"""Size of three planes of a block on large graphs, beside which there is a fourth while a block begins."""
+_ROWS_AT_ONCE = 1 << 18
+"""Rows that are copied out before their pages are let go: a block of columns touches every page of the matrix."""
 
 
 def block_columns(num_nodes: int) -> int:
@@ -28,10 +31,14 @@ def export_mean(hop: Hop, num_layers: int, table: Table, out_NF: torch.Tensor) -
     """out = 1/(L+1) * sum over l = 0 .. L of A^l E, E the rows of `table`; `out_NF` float32 (N, D), on disk if it is large."""
     columns = min(block_columns(table.num_rows), table.width)
     planes = [torch.empty(table.num_rows, columns) for _ in range(min(num_layers, 2))]
+    total_NC = torch.empty(table.num_rows, columns)
     for first, last in column_blocks(table.width, columns):
-        source, total = table.columns(first, last), out_NF[:, first:last]
+        source, total = table.columns(first, last), total_NC[:, : last - first]
         total.copy_(source)
         for layer in range(num_layers):
             source = hop.full(source, planes[layer % 2][:, : last - first])
             total += source
         total /= num_layers + 1
+        for row in range(0, table.num_rows, _ROWS_AT_ONCE):
+            out_NF[row : row + _ROWS_AT_ONCE, first:last] = total[row : row + _ROWS_AT_ONCE]
+            let_go(out_NF)

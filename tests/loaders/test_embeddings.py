@@ -1,0 +1,42 @@
+"""Exported embeddings come back as they were written, and files of other ids are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from gcnrec.errors import DataError
+from gcnrec.interactions import Vocabulary
+from gcnrec.loaders import embeddings
+from gcnrec.loaders.embeddings import map_embeddings
+
+
+def written(path, ids, rows_RF):
+    flat = pa.array(rows_RF.reshape(-1))
+    pq.write_table(pa.table({"id": ids, "embedding": pa.FixedSizeListArray.from_arrays(flat, rows_RF.shape[1])}), path)
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.string(), pa.dictionary(pa.int32(), pa.string())])
+def test_rows_in_the_order_of_the_ids(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(embeddings, "_BATCH_ROWS", 4)
+    rows_RF = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
+    ids = pa.array([str(each) for each in range(20, 31)]).cast(kind)
+    written(tmp_path / "users.parquet", ids, rows_RF)
+    assert torch.equal(map_embeddings(tmp_path / "users.parquet", Vocabulary(ids), tmp_path), torch.from_numpy(rows_RF))
+    assert [path.name for path in tmp_path.iterdir()] == ["users.parquet"]
+
+
+@pytest.mark.parametrize("others", [[1, 3, 2], [1, 2], [1, 2, 3, 4]])
+def test_other_ids_are_refused(tmp_path, others):
+    written(tmp_path / "items.parquet", pa.array(others), np.zeros((len(others), 2), np.float32))
+    with pytest.raises(DataError, match="must hold the ids of the dataset"):
+        map_embeddings(tmp_path / "items.parquet", Vocabulary(pa.array([1, 2, 3])), tmp_path)
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    (tmp_path / "items.parquet").write_bytes(b"not parquet")
+    with pytest.raises(DataError, match="cannot be read"):
+        map_embeddings(tmp_path / "items.parquet", Vocabulary(pa.array([1])), tmp_path)

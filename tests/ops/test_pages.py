@@ -1,0 +1,70 @@
+"""Pages of mapped files that are let go: what they held comes back, and memory of others is left alone."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from gcnrec.ops import pages
+from gcnrec.ops.pages import let_go, map_rows
+
+
+def test_what_was_written_comes_back():
+    with tempfile.TemporaryFile() as file:
+        file.truncate(4 * 1000 * 7)
+        rows_RD = map_rows(file, 1000, 7)
+    written_RD = torch.arange(7000, dtype=torch.float32).view(1000, 7)
+    rows_RD[:] = written_RD
+    let_go(rows_RD[10:20, 3:5])  # a part names the whole
+    assert torch.equal(rows_RD, written_RD)
+    rows_RD[5] = -1.0
+    let_go(rows_RD)
+    assert (rows_RD[5] == -1).all() and torch.equal(rows_RD[6:], written_RD[6:])
+
+
+def test_a_matrix_without_cells():
+    with tempfile.TemporaryFile() as file:
+        file.truncate(4)
+        rows_RD = map_rows(file, 0, 7)
+    let_go(rows_RD)
+    assert rows_RD.shape == (0, 7)
+
+
+def test_other_memory_keeps_what_it_holds():
+    rows_RD = torch.ones(1 << 16, 4)
+    let_go(rows_RD)
+    let_go(torch.empty(0, 4))
+    assert bool((rows_RD == 1).all())
+
+
+def test_a_map_is_forgotten_with_its_last_tensor():
+    with tempfile.TemporaryFile() as file:
+        file.truncate(4096)
+        rows_RD = map_rows(file, 256, 4)
+    at, part_RD = rows_RD.data_ptr(), rows_RD[3:]
+    del rows_RD
+    assert at in pages._MAPS
+    del part_RD
+    gc.collect()
+    assert at not in pages._MAPS
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_ram_is_given_back():
+    with tempfile.TemporaryFile(dir=".") as file:
+        file.truncate(64 << 20)
+        rows_RD = map_rows(file, 1 << 20, 16)
+    rows_RD.fill_(1.0)
+    before = _resident()
+    let_go(rows_RD)
+    assert before - _resident() > 60 << 20
+
+
+def _resident() -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024
