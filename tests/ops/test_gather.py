@@ -15,7 +15,7 @@ def plane_of(rows, width):
     return plane.copy_(torch.randn(rows, width, generator=torch.Generator().manual_seed(width)))
 
 
-@pytest.mark.parametrize("width", [1, 3, 16, 33, 48, 64, 100])
+@pytest.mark.parametrize("width", [1, 3, 16, 33, 48, 64, 65, 100, 128, 150])
 def test_gather(width):
     plane = plane_of(20, width)
     index = np.array([19, 0, 7, 7, 3, 0])  # any order, repeats
@@ -28,6 +28,12 @@ def test_gather_from_a_read_only_index_and_into_a_buffer():
     index.flags.writeable = False
     buffer = torch.full((5, 16), torch.nan)
     assert gather(plane, index, buffer) is buffer and torch.equal(buffer, plane[:5])
+
+
+def test_nothing_is_written_beside_the_rows():
+    whole = torch.full((7, 150), -1.0)
+    gather(plane_of(20, 150), np.arange(5), whole[1:6])
+    assert torch.equal(whole[1:6], plane_of(20, 150)[:5]) and (whole[[0, 6]] == -1).all()
 
 
 def test_gather_of_nothing():
