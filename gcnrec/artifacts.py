@@ -162,7 +162,12 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
 
 
 def final_table(run: Run) -> torch.Tensor:
-    """The table rows that a finished run's embeddings were exported from, float32 (N, D).
+    """The table rows that a finished run's embeddings were exported from, float32 (N, D); raises as `final_tensors`."""
+    return final_tensors(run)[0]
+
+
+def final_tensors(run: Run) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The table rows that a finished run's embeddings were exported from, float32 (N, D), and the parameters of its layers.
 
     UsageError when the run is not finished or its model has no table.
     """
@@ -172,10 +177,11 @@ def final_table(run: Run) -> torch.Tensor:
         raise UsageError(f"{run.folder} is not finished; resume it first, then start from its table")
     name = "last" if run.refitted else "best"
     tensors, _ = load_checkpoint(run.folder / "checkpoints" / f"{name}.safetensors")
-    if "table.weights" in tensors:
-        return tensors["table.weights"]
-    table = {name.removeprefix("table."): tensor for name, tensor in tensors.items() if name.startswith("table.")}
-    return dense_rows(table, table_width(run.job))
+    table, layers = (
+        {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
+        for part in ("table.", "layers.")
+    )
+    return table["weights"] if "weights" in table else dense_rows(table, table_width(run.job)), layers
 
 
 def write_embeddings(folder: Path, dataset: Dataset, rows_NF: torch.Tensor) -> None:

@@ -221,6 +221,8 @@ def recommend(
     exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="Leave these pairs out.")] = None,
     seen: Annotated[Literal["all", "train"], typer.Option(metavar="all|train", help="What to leave out as seen.")] = "all",
     fallback: Annotated[Literal["popularity"] | None, typer.Option(metavar="popularity", help="What unknown users get.")] = None,
+    new_users: Annotated[Path | None, typer.Option(metavar="FILE", help="Users new to the run, by user and item.")] = None,
+    new_items: Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write top-k lists as Parquet: the original ids, rank from 1, score."""
@@ -230,7 +232,17 @@ def recommend(
 
     made = asdict(
         write(
-            open_run(run), k, out, users=users, items=items, candidates=candidates, exclude=exclude, seen=seen, fallback=fallback
+            open_run(run),
+            k,
+            out,
+            users=users,
+            items=items,
+            candidates=candidates,
+            exclude=exclude,
+            seen=seen,
+            fallback=fallback,
+            new_users=new_users,
+            new_items=new_items,
         )
     )
     _show(made if as_json else figure_lines(made))

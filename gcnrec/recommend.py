@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.errors import UsageError
+from gcnrec.fold_in import widened
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.atomic import atomic_file
@@ -60,6 +61,8 @@ def recommend(
     exclude: Path | None = None,
     seen: str = "all",
     fallback: str | None = None,
+    new_users: Path | None = None,
+    new_items: Path | None = None,
 ) -> Recommended:
     """Write `out`: user and item (original ids in their Arrow types), rank int32 from 1, score float32.
 
@@ -68,16 +71,23 @@ def recommend(
     item; `exclude` leaves out pairs, or with a single column items for everybody. `seen`: "all" leaves out train, valid
     and test interactions, "train" only train. `fallback` "popularity" gives users whom the model did not train on
     the most popular items (score: train users); without it those unknown to the dataset are left out, and counted.
+    `new_users` (pairs of user and item) and `new_items` (features) bring nodes that training never saw (`gcnrec.fold_in`): new
+    items are ranked beside the others; new users get lists, they alone unless `users` or `candidates` ask for others, too.
     Raises UsageError when `out` exists, DataError when a file cannot be read or none of its ids is known.
     """
     _check_options(k, out, seen, fallback)
-    dataset = run.dataset
-    request = read_request(dataset, users, items, candidates, exclude, keep_unknown=fallback is not None)
-    popular_R = _untrained(run, request) if fallback else np.zeros(len(request.ids), np.bool_)
+    dataset, unknown_items = run.dataset, 0
+    scorer: Scorer | None = None
+    if new_users is not None or new_items is not None:
+        wider = widened(run, new_users, new_items)
+        dataset, scorer, unknown_items = wider.dataset, wider.scorer, wider.unknown_items
+    asked = users if users is not None or candidates is not None else new_users
+    request = read_request(dataset, asked, items, candidates, exclude, keep_unknown=fallback is not None)
+    popular_R = _untrained(run, dataset, request) if fallback else np.zeros(len(request.ids), np.bool_)
     known = [dataset.graph.user_items]
     if seen == "all":
         known += [_csr_of(part, dataset) for part in (dataset.valid, dataset.test) if len(part)]
-    scorer = run.scorer()
+    scorer = run.scorer() if scorer is None else scorer
     degrees_I = torch.from_numpy(dataset.graph.item_users.degrees.astype(np.float32))
     scorers = (scorer, PopularityScorer(len(dataset.user_ids), degrees_I))
 
@@ -95,7 +105,7 @@ def recommend(
         short=int(((lengths_R > 0) & (lengths_R < k)).sum()),
         fallback=int((popular_R & (lengths_R > 0)).sum()),
         unknown_users=request.unknown_users,
-        unknown_items=request.unknown_items,
+        unknown_items=request.unknown_items + unknown_items,
     )
 
 
@@ -110,9 +120,10 @@ def _check_options(k: int, out: Path, seen: str, fallback: str | None) -> None:
         raise UsageError(f"{out} exists and is never overwritten; remove it or choose another --out")
 
 
-def _untrained(run: Run, request: Request) -> NDArray[np.bool_]:
-    """The rows whose user had no interaction in what the model was trained on."""
-    degrees_U = run.seen("test" if run.refitted else "valid").degrees
+def _untrained(run: Run, dataset: Dataset, request: Request) -> NDArray[np.bool_]:
+    """The rows whose user had no interaction in what the model was trained on or is folded in from."""
+    trained = run.seen("test" if run.refitted else "valid") if dataset is run.dataset else dataset.graph.user_items
+    degrees_U = trained.degrees
     return (request.numbers_R < 0) | (degrees_U[request.numbers_R] == 0)
 
 

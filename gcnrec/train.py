@@ -43,6 +43,7 @@ from gcnrec.machine import available_cores
 from gcnrec.memory import memory_report, scratch_rows, scratch_values
 from gcnrec.models import closed_form
 from gcnrec.models.node_inputs import Features
+from gcnrec.models.ranked import scale_for_ranking_, typical_degree
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import learning_rate
 from gcnrec.placement import memory_of, moved, placed, traffic_of
@@ -268,12 +269,8 @@ def exported(job: Job, step: Step, folder: Path) -> torch.Tensor:
     graph = step.sampler.graph
     rows_NF = scratch_rows(folder, graph.num_nodes, step.encoder.export_width)
     step.encoder.export(step.table.drained(), rows_NF)
-    items_IF, settings = rows_NF[graph.num_users :], job.model
-    if settings.norm_power != 1.0:
-        items_IF *= items_IF.norm(dim=1, keepdim=True).clamp_min(1e-12) ** (settings.norm_power - 1.0)
-    if settings.degree_power:
-        degrees = np.maximum(graph.item_users.degrees, 1).astype(np.float32)
-        items_IF *= torch.from_numpy(degrees**settings.degree_power)[:, None]
+    degrees_I = graph.item_users.degrees
+    scale_for_ranking_(rows_NF[graph.num_users :], degrees_I, job.model, typical_degree(degrees_I))
     return rows_NF
 
 

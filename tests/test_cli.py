@@ -30,7 +30,7 @@ SURFACE = {
     "--user --user-features --valid --valid-size --warm-size --weight --where",
     "train": "JOB.toml --data --json --out --resume --set",
     "evaluate": "RUN --json --k --segments --split",
-    "recommend": "RUN --candidates --exclude --fallback --items --json --k --out --seen --users",
+    "recommend": "RUN --candidates --exclude --fallback --items --json --k --new-items --new-users --out --seen --users",
     "export": "RUN --format --index --json --k --out",
     "compare": "BASE RUN... --json",
     "sweep": "GRID.toml --data --data-root --jobs --out --set",

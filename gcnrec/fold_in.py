@@ -1,0 +1,162 @@
+"""New users and items for a finished run: embedded without training, beside the nodes that it knows.
+
+New items come with features and are embedded by graphsage or pinsage as nodes without neighbours. New users come with
+interactions: graphsage and pinsage encode them from their items' side of the graph, which does not read them in turn; for other
+models a new user's embedding is the sum of those of the items, each divided by the root of its degree: one hop of LightGCN.
+Letters: U users and I items of the run, A new users, C new items, N nodes, F features, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.artifacts import Run, final_tensors
+from gcnrec.config import INDUCTIVE
+from gcnrec.errors import DataError, UsageError
+from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
+from gcnrec.interactions import Vocabulary
+from gcnrec.loaders.features import encode_features
+from gcnrec.loaders.idfiles import ids_of, item_column, read_table, user_column
+from gcnrec.loaders.schema import Dataset
+from gcnrec.memory import scratch_rows, scratch_values
+from gcnrec.models.node_inputs import Features
+from gcnrec.models.ranked import scale_for_ranking_, typical_degree
+from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.ops.propagate import inverse_sqrt, propagate
+from gcnrec.step import inductive_encoder
+from gcnrec.table import DenseTable
+
+
+@dataclass(frozen=True)
+class Widened:
+    """A run's data and scorer with new nodes behind the known ones; `unknown_items` of the new users' file are left out."""
+
+    dataset: Dataset
+    scorer: EmbeddingScorer
+    unknown_items: int
+
+
+@dataclass(frozen=True)
+class FoldedGraph(BipartiteGraph):
+    """New users read their items; no item reads them, so that what is known keeps its embedding."""
+
+    def __post_init__(self) -> None:
+        """The two directions differ on purpose."""
+
+
+def widened(run: Run, new_users: Path | None, new_items: Path | None) -> Widened:
+    """The data and scorer of `run` with the users and items of two files; rows of ids that it knows already are left out.
+
+    `new_users`: Parquet or CSV of user and item ids; `new_items`: features, as for ingestion. Raises UsageError for a model
+    that cannot embed them, DataError for a file that cannot be used or holds nothing new.
+    """
+    name, dataset = run.job.model.name, run.dataset
+    scorer = run.scorer()
+    if not isinstance(scorer, EmbeddingScorer):
+        raise UsageError(f"--new-users and --new-items need a model with embeddings, and {run.folder} holds {name}; train one")
+    if new_items is not None and (name not in INDUCTIVE or run.job.model.inputs == "rows"):
+        raise UsageError(
+            f"--new-items needs a model that embeds items by their features, and {run.folder} holds {name}; "
+            "train graphsage or pinsage on a dataset with item features"
+        )
+    if new_items is not None:
+        dataset = _with_items(dataset, new_items, run.folder)
+    unknown = 0
+    if new_users is not None:
+        dataset, unknown = _with_users(dataset, new_users)
+    dataset = replace(dataset, graph=_folded(run.train_graph, dataset))
+    embed = _encoded if name in INDUCTIVE else _summed
+    return Widened(dataset, embed(run, dataset, scorer), unknown)
+
+
+def _with_items(dataset: Dataset, path: Path, scratch: Path) -> Dataset:
+    """The data with the new items of a feature file behind the known ones, all features in scratch of a folder."""
+    given = encode_features(dataset, "item", str(path))
+    fresh = dataset.item_ids.numbers(given.ids) < 0
+    if not fresh.any():
+        raise DataError(f"{path} must hold items that {dataset.name} does not know, all of its {len(fresh)} are known")
+    known_IF = dataset.item_features
+    assert known_IF is not None  # encode_features refuses
+    rows = scratch_rows(scratch, len(known_IF) + int(fresh.sum()), known_IF.shape[1]).numpy()
+    rows[: len(known_IF)], rows[len(known_IF) :] = known_IF, given.rows_RF[fresh]
+    return replace(dataset, item_ids=_appended(dataset.item_ids, given.ids.filter(pa.array(fresh))), item_features=rows)
+
+
+def _with_users(dataset: Dataset, path: Path) -> tuple[Dataset, int]:
+    """The data with the new users of a file of pairs, whose graph is not made yet, and how many distinct items are unknown."""
+    users, items = user_column(dataset), item_column(dataset)
+    table = read_table(path, users, items)
+    user_ids, item_ids = ids_of(path, table, users), ids_of(path, table, items)
+    fresh = pa.array(dataset.user_ids.numbers(user_ids) < 0)
+    user_ids, item_ids = user_ids.filter(fresh), item_ids.filter(fresh)
+    if not len(user_ids):
+        raise DataError(f"{path} must hold users that {dataset.name} does not know, all of its {len(fresh)} rows name known ones")
+    wider = _appended(dataset.user_ids, pc.unique(user_ids))
+    numbers_E, items_E = wider.numbers(user_ids), dataset.item_ids.numbers(item_ids)
+    known_E = items_E >= 0
+    unknown = len(pc.unique(item_ids.filter(pa.array(~known_E))))
+    count = len(wider) - len(dataset.user_ids)
+    own = csr_from_edges(numbers_E[known_E] - len(dataset.user_ids), items_E[known_E], count, len(dataset.item_ids))
+    rows_UF = None
+    if dataset.user_features is not None:
+        rows_UF = np.concatenate([dataset.user_features, np.zeros((count, dataset.user_features.shape[1]), np.float32)])
+    graph = FoldedGraph(own, dataset.graph.item_users)  # the new users' rows alone, until `_folded` puts them behind the others
+    return replace(dataset, user_ids=wider, user_features=rows_UF, graph=graph), unknown
+
+
+def _folded(graph: BipartiteGraph, dataset: Dataset) -> FoldedGraph:
+    """`graph` in the sizes of `dataset`: its new users' rows behind the others, new items without edges."""
+    num_users, num_items = len(dataset.user_ids), len(dataset.item_ids)
+    user_items, item_users = graph.user_items, graph.item_users
+    indptr, indices = user_items.indptr, user_items.indices
+    if isinstance(dataset.graph, FoldedGraph):
+        own = dataset.graph.user_items
+        indptr = np.concatenate([indptr, indptr[-1] + own.indptr[1:]])
+        indices = np.concatenate([indices, own.indices])
+    new_items = np.full(num_items - graph.num_items, item_users.indptr[-1])
+    return FoldedGraph(
+        Csr(indptr, indices, num_items), Csr(np.concatenate([item_users.indptr, new_items]), item_users.indices, num_users)
+    )
+
+
+def _appended(known: Vocabulary, ids: pa.Array | pa.ChunkedArray) -> Vocabulary:
+    kind = known.ids.type
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    chunks = pa.chunked_array([known.ids.cast(plain), *pa.chunked_array(ids).cast(plain).chunks])
+    return Vocabulary(chunks.combine_chunks().cast(kind))
+
+
+def _encoded(run: Run, dataset: Dataset, scorer: EmbeddingScorer) -> EmbeddingScorer:
+    """Exports the wider graph by the trained layers, and takes the new rows from there."""
+    rows_ND, layers = final_tensors(run)
+    graph, num_users, num_items = dataset.graph, scorer.num_users, scorer.num_items
+    width, new_users = rows_ND.shape[1], graph.num_users - num_users
+    none = torch.zeros(new_users, width), torch.zeros(graph.num_items - num_items, width)
+    table = DenseTable(torch.cat([rows_ND[:num_users], none[0], rows_ND[num_users:], none[1]]), 0)
+    features = Features(dataset.user_features, dataset.item_features)
+    encoder = inductive_encoder(run.job, graph, width, features, partial(scratch_values, run.folder))
+    encoder.layers.load_state_dict(layers)
+    out_ND = scratch_rows(run.folder, graph.num_nodes, width)
+    encoder.export(table, out_ND)
+    new_items_CD = out_ND[graph.num_users + num_items :].clone()
+    unseen = np.zeros(len(new_items_CD), np.int64)
+    scale_for_ranking_(new_items_CD, unseen, run.job.model, typical_degree(run.train_graph.item_users.degrees))
+    users_UD = torch.cat([scorer.users_UD, out_ND[num_users : graph.num_users]])
+    return EmbeddingScorer(users_UD, torch.cat([scorer.items_ID, new_items_CD]))
+
+
+def _summed(run: Run, dataset: Dataset, scorer: EmbeddingScorer) -> EmbeddingScorer:
+    """New users by one hop from the exported items."""
+    graph, known = dataset.graph, scorer.num_users
+    own_indptr: NDArray[np.int64] = graph.user_items.indptr[known:] - graph.user_items.indptr[known]
+    own = Csr(own_indptr, graph.user_items.indices[graph.user_items.indptr[known] :], graph.num_items)
+    scales = inverse_sqrt(own.degrees), inverse_sqrt(graph.item_users.degrees)
+    return EmbeddingScorer(torch.cat([scorer.users_UD, propagate(own, scorer.items_ID, *scales)]), scorer.items_ID)

@@ -1,0 +1,149 @@
+"""New users and items of a finished run: their embeddings by hand, their lists, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from gcnrec.artifacts import final_tensors
+from gcnrec.config import Job
+from gcnrec.errors import DataError, UsageError
+from gcnrec.fold_in import widened
+from gcnrec.loaders.parquet import ingest
+from gcnrec.recommend import recommend
+from gcnrec.train import train
+
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("fold-in")
+
+
+@pytest.fixture(scope="module")
+def dataset(folder):
+    """Users and items of two kinds that do not mix; an item's feature tells its kind, and a little of itself."""
+    pairs = [(f"u{user}", 100 + item) for user in range(SIZE) for item in range(SIZE) if (user - item) % 2 == 0]
+    users, items = zip(*pairs, strict=True)
+    pq.write_table(pa.table({"user": users, "item": pa.array(items, pa.int64())}), folder / "pairs.parquet")
+    pq.write_table(features_of(range(SIZE)), folder / "features.parquet")
+    sections = {
+        "train": str(folder / "pairs.parquet"), "user": "user", "item": "item", "split": "random", "test_size": 0.1,
+        "valid_size": 0.1, "item_features": str(folder / "features.parquet"),
+    }  # fmt: skip
+    data = Job.parse({"data": sections}, [], "test").data
+    return ingest(data, folder / "data", data_root=None, name="kinds")
+
+
+def features_of(items):
+    vectors = [[1.0 if item % 2 else -1.0, 0.1 * np.sin(item), 0.1 * np.cos(item)] for item in items]
+    return pa.table(
+        {"item": pa.array([100 + item for item in items], pa.int64()), "vector": pa.array(vectors, pa.list_(pa.float32(), 3))}
+    )
+
+
+def trained(folder, dataset, name, **model):
+    sections = {
+        "model": {"name": name, "layers": 1, "width": 8, "start": "normal", **model},
+        "optimizer": {"rule": "adam", "learning_rate": 0.05},
+        "train": {"epochs": 5, "batch_size": 32},
+        "evaluate": {"bootstrap": 0},
+    }
+    return train(Job.parse(sections, [], "test"), dataset, folder / f"run-{name}")
+
+
+@pytest.fixture(scope="module")
+def sage(folder, dataset):
+    return trained(folder, dataset, "graphsage", layers=2, id_dropout=0.5)
+
+
+@pytest.fixture(scope="module")
+def lightgcn(folder, dataset):
+    return trained(folder, dataset, "lightgcn")
+
+
+def new_users(folder, pairs):
+    path = folder / "new-users.parquet"
+    users, items = zip(*pairs, strict=True)
+    pq.write_table(pa.table({"user": users, "item": pa.array(items, pa.int64())}), path)
+    return path
+
+
+def new_items(folder, items=(SIZE, SIZE + 1)):
+    path = folder / "new-items.parquet"
+    pq.write_table(features_of([0, *items]), path)
+    return path
+
+
+def test_users_of_lightgcn_are_one_hop_from_their_items(folder, lightgcn):
+    path = new_users(folder, [("u0", 100), ("new", 100), ("new", 102), ("other", 101), ("other", 999)])
+    wider = widened(lightgcn, path, None)
+    known = lightgcn.scorer()
+    assert wider.unknown_items == 1 and wider.dataset.user_ids.ids[SIZE:].to_pylist() == ["new", "other"]
+    numbers = lightgcn.dataset.item_ids.numbers(pa.array([100, 102]))
+    degrees = lightgcn.dataset.graph.item_users.degrees[numbers]
+    expected = (
+        sum(known.items_ID[number] / degree**0.5 for number, degree in zip(numbers.tolist(), degrees, strict=True)) / 2**0.5
+    )
+    assert torch.allclose(wider.scorer.users_UD[SIZE], expected, atol=1e-6)
+    assert torch.equal(wider.scorer.users_UD[:SIZE], known.users_UD) and torch.equal(wider.scorer.items_ID, known.items_ID)
+
+
+def test_nodes_of_graphsage_are_encoded_by_hand(folder, sage):
+    """Two layers on paper: a new item from its features, a new user from its items, which do not see the user."""
+    path = new_users(folder, [("new", 100), ("new", 102), ("new", 116)])
+    wider = widened(sage, path, new_items(folder))
+    known = sage.scorer()
+    rows_ND, layers = final_tensors(sage)
+    graph = sage.dataset.graph
+    features = torch.from_numpy(np.array(wider.dataset.item_features))
+    start = [layers["inputs.biases.0"].expand(SIZE, -1) + rows_ND[:SIZE]]
+    start.append(layers["inputs.biases.1"] + features @ layers["inputs.projections.1.weight"].T)
+    start[1][:SIZE] += rows_ND[SIZE:]
+    dense = torch.zeros(SIZE, SIZE)
+    for user in range(SIZE):
+        dense[user, torch.from_numpy(graph.user_items.row(user).astype(np.int64))] = 1.0
+
+    def layer(number, own, pooled):
+        own_map, left, bias = (layers[f"convolutions.{number}.{name}"] for name in ("lin_r.weight", "lin_l.weight", "lin_l.bias"))
+        made = own @ own_map.T + pooled @ left.T + bias
+        return torch.relu(made) if number == 0 else made
+
+    mean = (dense.T / dense.T.sum(1, keepdim=True)) @ start[0]
+    items = layer(0, start[1], torch.cat([mean, torch.zeros(2, 8)]))
+    numbers = wider.dataset.item_ids.numbers(pa.array([100, 102, 116])).astype(np.int64)
+    user = layer(0, layers["inputs.biases.0"], start[1][numbers].mean(0))
+    user = layer(1, user, items[numbers].mean(0))
+    assert torch.allclose(wider.scorer.users_UD[SIZE], user, atol=1e-5)
+    assert torch.allclose(wider.scorer.items_ID[SIZE:], layer(1, items[SIZE:], torch.zeros(2, 8)), atol=1e-5)
+    assert torch.equal(wider.scorer.users_UD[:SIZE], known.users_UD) and torch.equal(wider.scorer.items_ID[:SIZE], known.items_ID)
+
+
+def test_lists(folder, sage, tmp_path):
+    path = new_users(folder, [("new", 100), ("new", 102), ("new", 104)])
+    made = recommend(sage, 5, tmp_path / "users.parquet", new_users=path)
+    lists = pq.read_table(tmp_path / "users.parquet")
+    assert made.users == 1 and set(lists.column("user").to_pylist()) == {"new"}
+    assert not {100, 102, 104} & {*lists.column("item").to_pylist()}
+    assert all(item % 2 == 0 for item in lists.column("item").to_pylist())
+    recommend(sage, SIZE + 2, tmp_path / "items.parquet", new_items=new_items(folder), seen="train")
+    lists = pq.read_table(tmp_path / "items.parquet")
+    ranks = {(row["user"], row["item"]): row["rank"] for row in lists.to_pylist()}
+    # Every user gets the new item of their own kind before that of the other.
+    assert all((ranks[f"u{user}", 116] < ranks[f"u{user}", 117]) == (user % 2 == 0) for user in range(SIZE))
+
+
+def test_refusals(folder, dataset, sage, lightgcn, tmp_path):
+    with pytest.raises(UsageError, match=r"--new-items needs a model that embeds items by their features, .* holds lightgcn"):
+        widened(lightgcn, None, new_items(folder))
+    with pytest.raises(DataError, match="must hold users that kinds does not know, all of its 1 rows name known ones"):
+        widened(lightgcn, new_users(folder, [("u0", 100)]), None)
+    with pytest.raises(DataError, match="must hold items that kinds does not know, all of its 2 are known"):
+        widened(sage, None, new_items(folder, (1,)))
+    popular = trained(folder, dataset, "popularity")
+    with pytest.raises(UsageError, match=r"need a model with embeddings, and .* holds popularity"):
+        widened(popular, new_users(folder, [("new", 100)]), None)
