@@ -115,7 +115,7 @@ def magnitude_keys(first: int, tile_RD: torch.Tensor) -> NDArray[np.float32]:
     return tile_RD.abs().numpy()  # type: ignore[no-any-return]
 
 
-def fill(table: SlotTable, counts_N: NDArray[np.int64], tiles: Tiles, keys: Keys, scale: float | None) -> None:
+def fill(table: SlotTable, counts_N: NDArray[np.integer], tiles: Tiles, keys: Keys, scale: float | None) -> None:
     """Give the empty `table` the chosen cells of a start, scaled to a root mean square of `scale` over what is stored."""
     factor = 1.0
     if scale is not None:
@@ -126,7 +126,7 @@ def fill(table: SlotTable, counts_N: NDArray[np.int64], tiles: Tiles, keys: Keys
     moments, scalars = table.state_shape
     with table.rebuild() as rebuild:
         for first, rows, columns_X, values_X in _chosen(table, counts_N, tiles, keys):
-            counts_R = counts_N[first : first + rows]
+            counts_R = counts_N[first : first + rows].astype(np.int64)
             state = np.zeros((moments, len(values_X)), np.float32), np.zeros((len(counts_R), scalars), np.float32)
             rebuild.write(SlotBlock(first, counts_R, columns_X, values_X * np.float32(factor), *state))
 
@@ -139,10 +139,10 @@ def choose(keys_RD: NDArray[np.float32], counts_R: NDArray[np.int64]) -> NDArray
 
 
 def _chosen(
-    table: SlotTable, counts_N: NDArray[np.int64], tiles: Tiles, keys: Keys
+    table: SlotTable, counts_N: NDArray[np.integer], tiles: Tiles, keys: Keys
 ) -> Iterator[tuple[int, int, NDArray[np.uint8], NDArray[np.float32]]]:
     for first, last in table.blocks():
-        tile_RD, counts_R = tiles(first, last), counts_N[first:last]
+        tile_RD, counts_R = tiles(first, last), counts_N[first:last].astype(np.int64)
         columns_X = choose(keys(first, tile_RD), counts_R)
         yield first, last - first, columns_X, tile_RD.numpy()[np.repeat(np.arange(last - first), counts_R), columns_X]
 
