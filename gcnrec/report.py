@@ -95,6 +95,7 @@ def _content(facts: Facts) -> dict[str, Any]:
         "split": facts.metrics.get("split", "test"),
         "metrics": [_metric_row(facts, name, value, baselines) for name, value in _scalars(facts.metrics).items()],
         "baseline_names": list(baselines),
+        "cold": _cold(facts),
         "tables": _tables(facts),
         "notes": [event["text"] for event in facts.events if event["event"] == "note"],
         "job": facts.job_text,
@@ -229,6 +230,27 @@ def _budget(facts: Facts) -> list[tuple[str, str, str]]:
 def _metric_row(facts: Facts, name: str, value: float, baselines: dict[str, dict[str, Any]]) -> dict[str, Any]:
     beside = [f"{metrics[name]:.4f}" if name in metrics else "" for metrics in baselines.values()]
     return {"name": name, "value": f"{value:.4f}", "interval": _interval(facts, name), "baselines": beside}
+
+
+_GROUPS = {
+    "warm": "user and item seen, among all items",
+    "warm_apart": "user and item seen, among seen items",
+    "cold_items": "item not seen, among all items",
+    "cold_items_apart": "item not seen, among such items",
+    "cold_users": "user not seen, among all items",
+}
+
+
+def _cold(facts: Facts) -> list[dict[str, Any]]:
+    """Metrics by whether users and items had train edges, beside those of the baselines; nothing where all had."""
+    others = [event.get("cold_start", {}) for event in facts.events if event["event"] == "baseline"]
+    rows = []
+    for group, values in facts.metrics.get("cold_start", {}).items():
+        for name, value in _scalars(values).items():
+            beside = [f"{cold[group][name]:.4f}" if name in cold.get(group, {}) else "" for cold in others]
+            about = {"group": _GROUPS.get(group, group), "users": f"{values['users']:,.0f}"}
+            rows.append({**about, "name": name, "value": f"{value:.4f}", "baselines": beside})
+    return rows
 
 
 def _tables(facts: Facts) -> list[dict[str, Any]]:
