@@ -168,7 +168,7 @@ def evaluate_run(
     result = evaluate(
         scorer,
         dataset.test if split == "test" else dataset.valid,
-        run.seen(split),
+        seen_rows(run, split),
         dataset.graph.item_users.degrees,
         dataset.graph.user_items.degrees,
         ks or settings.k,
@@ -203,7 +203,24 @@ def cold_start(run: Run, scorer: Scorer, split: Split, ks: Sequence[int] | None 
 
     graph, held_out = run.train_graph, run.dataset.test if split == "test" else run.dataset.valid
     degrees = graph.item_users.degrees, graph.user_items.degrees
-    return cold_metrics(scorer, held_out, run.seen(split), *degrees, ks or run.job.evaluate.k)
+    return cold_metrics(scorer, held_out, seen_rows(run, split), *degrees, ks or run.job.evaluate.k)
+
+
+def seen_rows(run: Run, split: Split) -> Csr:
+    """User -> items left out of the ranking of `split`: train for valid, train and valid for test.
+
+    Train and valid are merged for users of the test set alone, the others' rows are empty: it costs what is held out, and a
+    few bytes a node, never a second graph.
+    """
+    train, valid, test = run.dataset.graph.user_items, run.dataset.valid, run.dataset.test
+    if split == "valid" or not len(valid):
+        return train
+    users_H = np.unique(test.users_E)
+    counts_H = train.degrees[users_H]
+    places_X = np.arange(counts_H.sum()) + np.repeat(train.indptr[users_H] - (np.cumsum(counts_H) - counts_H), counts_H)
+    own_E = np.isin(valid.users_E, users_H)
+    users_X = np.concatenate([np.repeat(users_H, counts_H), valid.users_E[own_E]])
+    return csr_from_edges(users_X, np.concatenate([train.indices[places_X], valid.items_E[own_E]]), train.rows, train.columns)
 
 
 def _write(run: Run, split: Split, result: Evaluation, document: dict[str, Any]) -> None:

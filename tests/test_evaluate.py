@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from gcnrec.errors import DataError, DivergedError, UsageError
-from gcnrec.evaluate import by_segment, evaluate, evaluate_run, metric_columns, popularity_deciles, without
+from gcnrec.evaluate import by_segment, evaluate, evaluate_run, metric_columns, popularity_deciles, seen_rows, without
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
 from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.loaders.schema import Dataset
@@ -188,8 +188,21 @@ def fake_run(world: World, folder: Path, refitted: bool = False):
     def seen(split: str) -> Csr:
         return {"valid": train, "test": both}[split]
 
-    job = SimpleNamespace(evaluate=SimpleNamespace(k=(5, 10), bootstrap=20), train=SimpleNamespace(seed=0))
-    return SimpleNamespace(folder=folder, dataset=dataset, refitted=refitted, job=job, scorer=lambda: world.scorer, seen=seen)
+    model = SimpleNamespace(closed_form=True)
+    job = SimpleNamespace(model=model, evaluate=SimpleNamespace(k=(5, 10), bootstrap=20), train=SimpleNamespace(seed=0))
+    return SimpleNamespace(
+        folder=folder, dataset=dataset, refitted=refitted, job=job, scorer=lambda: world.scorer, seen=seen,
+        train_graph=world.graph,
+    )  # fmt: skip
+
+
+def test_train_and_valid_are_left_out_of_the_ranking_of_test(world, tmp_path):
+    run, tested = fake_run(world, tmp_path), {user for user, _ in world.test}
+    train, both = seen_rows(run, "valid"), seen_rows(run, "test")
+    for user in range(USERS):
+        assert set(train.row(user).tolist()) == {item for each, item in world.train if each == user}
+        seen = {item for each, item in world.train | world.valid if each == user}
+        assert both.row(user).tolist() == (sorted(seen) if user in tested else [])
 
 
 def test_a_run_folder_gets_its_files(world, tmp_path):
