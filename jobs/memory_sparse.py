@@ -88,10 +88,9 @@ def variant(world: World, budget: float) -> dict[str, Any]:
         outcome = measured(train_on, graph, world.steps, budget, Path(folder))
         row = outcome.result
         peak = {"peak_rss_rise_bytes": outcome.peak_bytes, "rss_anon_rise_bytes": row.pop("rss_anon_bytes") - before}
-        peak |= {
-            "batch_rss_bytes": batches,
-            "rss_share_of_budget": (outcome.peak_bytes - batches) / (budget * row["dense_bytes"]),
-        }
+        dense_bytes = row["dense_bytes"] - batches.result["dense_bytes"]  # the small world has a table too
+        share = (outcome.peak_bytes - batches.peak_bytes) / (budget * dense_bytes)
+        peak |= {"small_world_rss_bytes": batches.peak_bytes, "rss_share_of_budget": share}
         return {"nodes": world.nodes, "edges": graph.num_edges, "steps": world.steps, **row, **peak}
 
 
