@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from gcnrec.config import Optimizer
 from gcnrec.device import Rules, ops_for
 from gcnrec.rows import RowGrad, Rows, State
+
+if TYPE_CHECKING:
+    from gcnrec.config import Optimizer
 
 
 class Rule(Protocol):

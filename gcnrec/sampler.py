@@ -9,16 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec.blocks import Block, BlockSampler
-from gcnrec.config import Sampler as SamplerSettings
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.alias import AliasTable
 from gcnrec.ops.sample import negatives, popularity_table
 from gcnrec.random import Stage, shuffled
+
+if TYPE_CHECKING:
+    from gcnrec.config import Sampler as SamplerSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ Letters: V nodes of the batch, D width, N nodes of the graph.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gcnrec.blocks import BlockSampler, NeighbourSampler
-from gcnrec.config import INDUCTIVE, Job
 from gcnrec.errors import DataError, DivergedError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.edges import Means, Visits
@@ -31,6 +31,9 @@ from gcnrec.sampler import Batch, EdgeSampler, edge_sampler
 from gcnrec.table import Allocate, StepTable, in_ram
 from gcnrec.walk_blocks import WalkSampler
 
+if TYPE_CHECKING:
+    from gcnrec.config import Job
+
 
 @dataclass(frozen=True)
 class Step:
@@ -45,6 +48,7 @@ class Step:
     rule: Rule
     objective: Objective
     layer_optimizer: torch.optim.Optimizer | None
+    layer_rate: float = 1.0
 
     def __call__(self, batch: Batch, rate: float) -> float:
         if self.layer_optimizer is not None:
@@ -57,7 +61,7 @@ class Step:
         self.table.write(rows)
         if self.layer_optimizer is not None:
             for group in self.layer_optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * self.layer_rate
             self.layer_optimizer.step()
         return value
 
@@ -96,6 +100,8 @@ def build_step(
 
     `features` are those of the data, for models that read them; `scratch` gives exports the memory of whole node matrices.
     """
+    from gcnrec.config import INDUCTIVE  # here, so that a step put together from its parts needs no pydantic
+
     rule = rule_of(job.optimizer)
     neighbours = _neighbours(job, graph)
     if job.model.name in INDUCTIVE:
@@ -111,6 +117,7 @@ def build_step(
         rule,
         objective_of(job, graph, weights is not None),
         None if encoder.layers is None else torch.optim.Adam(encoder.layers.parameters(), betas=betas, eps=job.optimizer.epsilon),
+        job.optimizer.layer_rate,
     )
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,11 +17,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from gcnrec import losses
-from gcnrec.config import Job
 from gcnrec.device import ops_for, place
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.sampler import Batch
+
+if TYPE_CHECKING:
+    from gcnrec.config import Job
 
 Score = Callable[[torch.Tensor, Batch], torch.Tensor]
 """A loss of embeddings, unit length already where the score is the cosine: (rows_VD, batch) -> scalar."""
