@@ -10,7 +10,7 @@ import torch
 
 from gcnrec.models.encoder import column_blocks
 from gcnrec.models.hops import Hop
-from gcnrec.ops.pages import let_go
+from gcnrec.ops.pages import let_go, let_go_read_only
 from gcnrec.table import Table
 
 WIDEST = 64
@@ -42,3 +42,5 @@ def export_mean(hop: Hop, num_layers: int, table: Table, out_NF: torch.Tensor) -
         for row in range(0, table.num_rows, _ROWS_AT_ONCE):
             out_NF[row : row + _ROWS_AT_ONCE, first:last] = total[row : row + _ROWS_AT_ONCE]
             let_go(out_NF)
+    for csr in (hop.graph.user_items, hop.graph.item_users):
+        let_go_read_only(csr.indices)  # every edge has been read; what follows reads none

@@ -1,4 +1,4 @@
-"""Float32 matrices in memory-mapped files, whose pages can be let go: the file keeps what they hold.
+"""Memory-mapped files, as float32 matrices or as arrays that are only read, whose pages can be let go: files keep what they hold.
 
 Letters: R rows, D width.
 """
@@ -6,11 +6,12 @@ Letters: R rows, D width.
 from __future__ import annotations
 
 import mmap
-from typing import IO
+from typing import IO, Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 _MAPS: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
 """The maps behind tensors of `map_rows`, by the address of their storage; a map lives as long as a tensor of it."""
@@ -32,3 +33,14 @@ def let_go(rows_RD: torch.Tensor) -> None:
     view = _MAPS.get(rows_RD.untyped_storage().data_ptr())
     if view is not None:
         view.madvise(mmap.MADV_DONTNEED)
+
+
+def let_go_read_only(array: NDArray[Any]) -> None:
+    """`let_go` of the map that `array` is a view of, if it is one that nobody may write to."""
+    below: Any = array
+    while isinstance(below, np.ndarray):
+        if below.flags.writeable:  # in memory, or a private map, whose changes would be lost
+            return
+        below = below.base
+    if isinstance(below, mmap.mmap):
+        below.madvise(mmap.MADV_DONTNEED)

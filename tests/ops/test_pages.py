@@ -7,11 +7,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from gcnrec.ops import pages
-from gcnrec.ops.pages import let_go, map_rows
+from gcnrec.ops.pages import let_go, let_go_read_only, map_rows
 
 
 def test_what_was_written_comes_back():
@@ -52,6 +53,30 @@ def test_a_map_is_forgotten_with_its_last_tensor():
     del part_RD
     gc.collect()
     assert at not in pages._MAPS
+
+
+def test_arrays_that_are_only_read_come_back(tmp_path):
+    np.save(tmp_path / "numbers.npy", np.arange(100_000))
+    for mode in ("r", "c", "r+"):
+        array = np.load(tmp_path / "numbers.npy", mmap_mode=mode).view(np.ndarray)
+        if mode == "c":
+            array[7] = -1  # in this process only: it must not be let go
+        let_go_read_only(array[5:])
+        assert array[7] == (-1 if mode == "c" else 7) and array[99_999] == 99_999
+    frozen = np.arange(10)
+    frozen.flags.writeable = False
+    let_go_read_only(frozen)
+    assert frozen[3] == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_ram_of_arrays_is_given_back(tmp_path):
+    np.save(tmp_path / "numbers.npy", np.ones(8 << 20))
+    array = np.load(tmp_path / "numbers.npy", mmap_mode="r").view(np.ndarray)
+    assert array.sum() == 8 << 20
+    before = _resident()
+    let_go_read_only(array)
+    assert before - _resident() > 60 << 20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
