@@ -205,6 +205,8 @@ class Optimizer(Section):
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
     epsilon: Positive = 1e-8
+    layer_rate: Positive = 1.0
+    """Learning rate of parameters beside the table, as a share of that of its rows; less of it overfits features less."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate over `train.epochs`: constant, or falling to `final_rate` of itself."""
     final_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0

@@ -35,7 +35,8 @@ class Features:
 class NodeInputs(torch.nn.Module):
     """h_0 of any nodes. `read_rows` False leaves table rows out, for models of features alone.
 
-    Projections start as normal draws whose outputs are as large as a table's entries at the start, if features have length 1.
+    Projections start by keeping all angles between nodes of a side (a scaled identity), or where features are wider than the
+    table nearly so (normal draws), with outputs as large as a table's rows at the start if features have length 1.
     """
 
     def __init__(
@@ -51,9 +52,7 @@ class NodeInputs(torch.nn.Module):
         )
         for side, projection in enumerate(self.projections):
             if isinstance(projection, torch.nn.Linear):
-                draws_DF = random.normal(seed, random.Stage.INIT, 1000 + side, tuple(projection.weight.shape))
-                with torch.no_grad():
-                    projection.weight.copy_(torch.from_numpy(draws_DF * np.float32(start_scale)))
+                _start_projection_(projection.weight, start_scale, seed, side)
 
     def has_features(self, nodes_R: NDArray[np.int64]) -> torch.Tensor:
         """Bool (R): whether the node's side has features."""
@@ -75,6 +74,16 @@ class NodeInputs(torch.nn.Module):
             chosen_RF = features[nodes_R - side * self.num_users]  # copy: of these nodes' features, out of the memory map
             total_RD = total_RD + self.projections[side](torch.from_numpy(chosen_RF))
         return total_RD
+
+
+def _start_projection_(weight_DF: torch.Tensor, start_scale: float, seed: int, side: int) -> None:
+    width, columns = weight_DF.shape
+    with torch.no_grad():
+        if columns <= width:
+            torch.nn.init.eye_(weight_DF).mul_(start_scale * width**0.5)
+        else:
+            draws_DF = random.normal(seed, random.Stage.INIT, 1000 + side, (width, columns))
+            weight_DF.copy_(torch.from_numpy(draws_DF * np.float32(start_scale)))
 
 
 def glorot_(linear: torch.nn.Linear, seed: int, step: int) -> None:

@@ -268,3 +268,32 @@ def test_refusals():
         build_step(job, graph, None, first_table(job, graph, None))
     with pytest.raises(UsageError, match=r"sampled neighbourhoods; set model\.propagation = 'sampled', got 'full'"):
         Job.parse({"model": {"name": "pinsage", "propagation": "full"}}, [], "test")
+
+
+def test_projections_keep_angles_at_the_start():
+    """Features of length 1 come out as long as a table's rows, at the angles that they had; wider ones nearly so."""
+    graph = checkerboard().graph
+    wide = np.random.default_rng(0).normal(size=(graph.num_items, 4000)).astype(np.float32)
+    for rows, width, tolerance in ((np.eye(graph.num_items, 30, dtype=np.float32), 64, 1e-6), (wide, 2048, 0.12)):
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        inputs = NodeInputs(graph, Features(None, rows), width, True, 0.1, 0)
+        nodes = np.arange(graph.num_users, graph.num_nodes)
+        made = inputs(nodes, torch.zeros(len(nodes), width), torch.zeros(len(nodes), dtype=torch.bool)).detach().numpy()
+        assert np.abs(made @ made.T / (0.01 * width) - rows @ rows.T).max() < tolerance
+
+
+def test_layers_learn_at_their_own_rate():
+    graph, moved = checkerboard().graph, []
+    for layer_rate in (1.0, 0.25):
+        sections = {
+            "model": {"name": "graphsage", "width": 8, "start": "normal"},
+            "optimizer": {"rule": "adam", "layer_rate": layer_rate},
+        }
+        job = Job.parse(sections, [], "test")
+        step = build_step(job, graph, None, first_table(job, graph, None))
+        weight = step.encoder.layers["convolutions"][0].lin_l.weight
+        before = weight.detach().clone()
+        step(step.sampler.batch(0, 0), 0.01)
+        moved.append((weight.detach() - before).abs().max())
+    # Adam's first step is as long as the rate.
+    assert moved == [pytest.approx(0.01, rel=1e-3), pytest.approx(0.0025, rel=1e-3)]
