@@ -9,7 +9,7 @@ from pathlib import Path
 from gcnrec.bench.harness import Row
 from gcnrec.errors import UsageError, nearest
 
-ON_A_GRAPH = ("propagate", "train-step", "table", "evaluate", "sample")
+ON_A_GRAPH = ("propagate", "train-step", "table", "evaluate", "sample", "epoch")
 BENCHES = (*ON_A_GRAPH, "sample-large", "ingest", "gather", "update")
 
 

@@ -147,7 +147,7 @@ def _torch(given: SampleInputs, threads: int) -> Sample:
     batches = [torch.from_numpy(nodes_V) for nodes_V in given.batches]
 
     def sample() -> Drawn:
-        return Drawn([_torch_blocks(indptr_N1, indices_E, nodes_V) for nodes_V in batches], read)
+        return Drawn([torch_blocks(indptr_N1, indices_E, nodes_V) for nodes_V in batches], read)
 
     def read(blocks: list[TorchBlock]) -> list[Hop]:
         return [
@@ -171,7 +171,7 @@ class TorchBlock:
     positions_X: torch.Tensor
 
 
-def _torch_blocks(indptr_N1: torch.Tensor, indices_E: torch.Tensor, nodes_V: torch.Tensor) -> list[TorchBlock]:
+def torch_blocks(indptr_N1: torch.Tensor, indices_E: torch.Tensor, nodes_V: torch.Tensor) -> list[TorchBlock]:
     blocks, targets_T = [], nodes_V
     for fanout in FANOUTS:
         starts_T = indptr_N1[targets_T]

@@ -1,0 +1,160 @@
+"""What every contender of bench `epoch` trains, and ours: a stretch of LightGCN steps on sampled neighbourhoods.
+
+A step is put together from its parts, not from a job, so that it can be built where pydantic is not installed.
+Letters: N nodes of the graph (users, then items), D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from gcnrec.blocks import NeighbourSampler
+from gcnrec.graph import BipartiteGraph
+from gcnrec.loaders.minibatch import Waits, minibatches
+from gcnrec.models.objective import Objective, objective_of
+from gcnrec.models.sampled import SampledLightGcn
+from gcnrec.optim import Adam
+from gcnrec.random import Stage, generator, normal
+from gcnrec.sampler import Batch, EdgeSampler
+from gcnrec.slots import SlotBlock, SlotTable
+from gcnrec.step import Step
+from gcnrec.table import DenseTable, StepTable
+
+FANOUTS = (10, 10)
+TEMPERATURE, L2 = 0.12, 1e-5
+RATE, BETA1, BETA2, EPSILON = 1e-2, 0.9, 0.999, 1e-8
+BUDGET = 0.25
+"""Share of the values that the slot table stores."""
+_START_SCALE = 0.1
+
+
+@dataclass(frozen=True)
+class Task:
+    """The graph, the rows at the start, and `steps` steps of `batch_size` positives: fewer where the graph has no more edges."""
+
+    graph: BipartiteGraph
+    start_ND: torch.Tensor
+    batch_size: int
+    steps: int
+
+    @property
+    def width(self) -> int:
+        return self.start_ND.shape[1]
+
+    @property
+    def positives(self) -> int:
+        """Positives of a stretch."""
+        return min(self.steps * self.batch_size, self.graph.num_edges)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What a contender's stretch came to. `whole`: it trains every value of its rows."""
+
+    losses: list[float]
+    whole: bool = True
+
+    @property
+    def last(self) -> float:
+        """Mean loss of the last quarter."""
+        return float(np.mean(self.losses[-max(1, len(self.losses) // 4) :]))
+
+
+def task_of(graph: BipartiteGraph, width: int, batch_size: int, steps: int) -> Task:
+    start_ND = torch.from_numpy(normal(0, Stage.INIT, 0, (graph.num_nodes, width))).mul_(_START_SCALE)
+    return Task(graph, start_ND, batch_size, steps)
+
+
+def difference(expected: Stretch, found: Stretch) -> float:
+    """How far the loss of the first step or that after the stretch is from what is expected, as a share of what it fell by.
+
+    Draws differ, so this is noise where all is right; a model that does not learn differs by 1. Tables that store a part of
+    the values are another model: they must fall by at least a quarter as much.
+    """
+    fell = expected.losses[0] - expected.last
+    if not fell > 0:
+        return float("inf")
+    first, last = abs(found.losses[0] - expected.losses[0]) / fell, abs(found.last - expected.last) / fell
+    if found.whole:
+        return max(first, last)
+    return first if found.losses[0] - found.last >= fell / 4 else float("inf")
+
+
+def dense(task: Task) -> DenseTable:
+    return DenseTable(task.start_ND, _rule().state_width(task.width))
+
+
+def slots(task: Task) -> SlotTable:
+    """`BUDGET` of the start's values: as many columns of every row, one of each group of neighbours, drawn by row."""
+    group, num_rows = round(1 / BUDGET), len(task.start_ND)
+    count = task.width // group
+    columns_NC = np.arange(0, task.width, group) + generator(0, Stage.EXPLORE).integers(0, group, (num_rows, count))
+    values_NC = np.take_along_axis(task.start_ND.numpy(), columns_NC, 1)
+    moments = _rule().state_width(1)
+    table = SlotTable(num_rows, task.width, values_NC.size, moments, 0)
+    state = np.zeros((moments, values_NC.size), np.float32), np.zeros((num_rows, 0), np.float32)
+    with table.rebuild() as rebuild:
+        counts_N, columns_X = np.full(num_rows, count), columns_NC.astype(np.uint8).reshape(-1)
+        rebuild.write(SlotBlock(0, counts_N, columns_X, values_NC.reshape(-1), *state))
+    return table
+
+
+Batches = Callable[[Step, int], Iterator[Batch]]
+"""The batches of an epoch, in order."""
+
+
+def ahead(step: Step, epoch: int) -> Iterator[Batch]:
+    """As training has them: drawn by a thread, their rows announced to the table."""
+    return minibatches(step.sampler, epoch, step.table, Waits())
+
+
+def serially(step: Step, epoch: int) -> Iterator[Batch]:
+    """Drawn when they are wanted, with all cores; nothing is announced."""
+    return step.sampler.epoch(epoch)
+
+
+class Ours:
+    """`gcnrec.step.Step` on `table`. A call trains the next stretch: an epoch of as many edges, in a fresh order."""
+
+    def __init__(self, task: Task, table: StepTable, batches: Batches = ahead, objective: Objective | None = None) -> None:
+        self._step = step_of(task, table, objective)
+        self._batches, self._epoch = batches, 0
+        self._whole = not isinstance(table, SlotTable)
+
+    def __call__(self) -> Stretch:
+        losses = [self._step(batch, RATE) for batch in self._batches(self._step, self._epoch)]
+        self._epoch += 1
+        _finish(self._step.table)
+        return Stretch(losses, self._whole)
+
+
+def step_of(task: Task, table: StepTable, objective: Objective | None = None) -> Step:
+    """LightGCN with a hop for each of `FANOUTS`, softmax in the batch of cosines, lazy Adam."""
+    graph = task.graph
+    # half an edge less than the stretch has: rounding must not add an edge, and with it a step
+    fraction = (task.positives - 0.5) / graph.num_edges
+    sampler = EdgeSampler(graph, None, task.batch_size, 0, None, False, 0, fraction, NeighbourSampler(graph, FANOUTS, seed=0))
+    encoder = SampledLightGcn(graph, len(FANOUTS), task.width)
+    return Step(sampler, encoder, table, _rule(), objective or softmax(graph), None)
+
+
+def softmax(graph: BipartiteGraph) -> Objective:
+    loss = SimpleNamespace(name="softmax", score="cosine", temperature=TEMPERATURE, logq=0.0, precision="float32", l2=L2)
+    job = SimpleNamespace(loss=loss, sampler=SimpleNamespace(negatives="in_batch"))
+    return objective_of(cast(Any, job), graph, weighted=False)
+
+
+def _rule() -> Adam:
+    return Adam(BETA1, BETA2, EPSILON)
+
+
+def _finish(table: StepTable) -> None:
+    """Wait until all that was asked of a table's device is done."""
+    if torch.cuda.is_available() and not isinstance(table, DenseTable | SlotTable):
+        torch.cuda.synchronize()
