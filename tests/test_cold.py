@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from gcnrec.cold import cold_metrics
+from gcnrec.config import Data, Job
+from gcnrec.evaluate import evaluate_run
+from gcnrec.events import read_events
 from gcnrec.graph import csr_from_edges
 from gcnrec.interactions import Interactions, Vocabulary
+from gcnrec.loaders.parquet import ingest
 from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.pipeline import run_job
 from gcnrec.show import metric_lines
+from gcnrec.train import train
 
 TRAIN = [(0, 0), (0, 1), (1, 0), (1, 2)]
 USERS, ITEMS = 3, 6  # user 2 and items 3, 4, 5 are cold
@@ -59,3 +68,54 @@ def test_a_group_without_pairs_is_left_out():
 def test_lines():
     lines = metric_lines({"split": "test", "recall@2": 0.5, "cold_start": measured([(0, 3)])})
     assert "cold_items: 1 users, 1 pairs" in lines
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Two kinds of users and items that do not mix; a fifth of the items is new, and features tell every item's kind."""
+    folder = tmp_path_factory.mktemp("kinds")
+    edges = [(user, item) for user in range(40) for item in range(40) if (user - item) % 2 == 0]
+    pq.write_table(pa.table(list(zip(*edges, strict=True)), names=["user", "item"]), folder / "pairs.parquet")
+    kinds = pa.table({"item": range(40), "kind": ["odd" if item % 2 else "even" for item in range(40)]})
+    pq.write_table(kinds, folder / "kinds.parquet")
+    settings = {
+        "train": str(folder / "pairs.parquet"),
+        "user": "user",
+        "item": "item",
+        "item_features": str(folder / "kinds.parquet"),
+    }
+    data = Data.model_validate({**settings, "split": "cold_items", "test_size": 0.2, "warm_size": 0.1})
+    return ingest(data, folder / "data", data_root=None, name="kinds")
+
+
+@pytest.mark.parametrize("refit", [False, "train+valid"])
+def test_a_run_ranks_new_items_and_tells(dataset, tmp_path, refit):
+    sections = {
+        "model": {"name": "graphsage", "width": 16, "start": "normal", "id_dropout": 0.5, "norm_power": 0.0},
+        "sampler": {"fanouts": [20]},
+        "optimizer": {"rule": "adam", "learning_rate": 0.02},
+        "train": {"epochs": 3, "batch_size": 64, "refit": refit},
+        "evaluate": {"k": [4], "metric": "recall@4", "bootstrap": 0, "baselines": ["contentknn", "itemknn"]},
+    }
+    job_path = tmp_path / "job.toml"
+    job_path.write_text("[run]\n")
+    folder = tmp_path / "run"
+    metrics, report = run_job(
+        Job.parse(sections, [], "test"), job_path, folder, data=dataset.folder, data_root=None, resume=False, observer=None
+    )
+    cold = metrics["cold_start"]
+    if not refit:
+        # Half of the new items are of the user's kind: guessing among them gets half of what this does.
+        new = sum(dataset.graph.item_users.degrees == 0)
+        assert cold["cold_items_apart"]["recall@4"] > 0.75 * 4 / (new / 2)
+    assert json.loads((folder / "metrics.json").read_text())["cold_start"] == cold
+    baselines = {event["name"]: event["cold_start"] for event in read_events(folder) if event["event"] == "baseline"}
+    assert baselines["contentknn"]["cold_items_apart"]["recall@4"] > baselines["itemknn"]["cold_items"]["recall@4"] == 0.0
+    page = report.read_text()
+    assert "item not seen, among such items" in page and f"{cold['cold_items_apart']['recall@4']:.4f}" in page
+
+
+def test_content_neighbours_are_a_run_as_well(dataset, tmp_path):
+    job = Job.parse({"model": {"name": "contentknn", "neighbours": 40}, "evaluate": {"bootstrap": 0}}, [], "test")
+    metrics = evaluate_run(train(job, dataset, tmp_path / "run"))
+    assert metrics["cold_start"]["cold_items"]["recall@20"] > 0.3
