@@ -138,8 +138,9 @@ def test_anywhere_refills_the_budget_exactly_with_scores_all_alike():
 def test_nothing_asked_for_is_nothing_done():
     """A zero in the first cell is the smallest value of the first cell there is."""
     world = World(np.random.default_rng(2), 3, 0.0)
-    world.table.clear()
     with world.table.rebuild() as rebuild:
+        for first, last in world.table.blocks():
+            rebuild.read(first, last)
         one, moments = np.zeros(1, np.float32), np.zeros((2, 1), np.float32)
         rebuild.write(SlotBlock(0, np.array([1, 0, 0]), np.zeros(1, np.uint8), one, moments, np.empty((3, 0))))
     assert prune_smallest(world.table, 0) == Change()

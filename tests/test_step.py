@@ -152,8 +152,8 @@ def test_an_infinite_weight_diverges():
 
 
 def test_models_that_cannot_be_trained_yet_are_named():
-    with pytest.raises(UsageError, match="graphsage"):
-        built(model={"name": "graphsage", "propagation": "sampled"}, optimizer={"rule": "adam"})
+    with pytest.raises(UsageError, match="ngcf"):
+        built(model={"name": "ngcf", "propagation": "sampled"}, optimizer={"rule": "adam"})
 
 
 def test_a_batch_of_another_epoch_gives_the_same_gradient():

@@ -28,6 +28,11 @@ def random_matrix(users=40, items=30, seed=0):
     return matrix
 
 
+def features(items=30, width=6):
+    """For `contentknn`, the one that reads them."""
+    return np.random.default_rng(1).standard_normal((items, width)).astype(np.float32)
+
+
 def scores(scorer, tile=7):
     """Every score, by chunks of users and tiles of items; the target of a tile is a block of a wider matrix."""
     out = torch.full((scorer.num_users, scorer.num_items), torch.nan)
@@ -118,7 +123,7 @@ def test_gfcf_against_dense(factors):
 @pytest.mark.parametrize("name", closed_form.NAMES)
 def test_saved_and_loaded_scores_are_equal(name, tmp_path):
     graph = graph_of(random_matrix())
-    scorer = closed_form.fit(name, graph, config.Model(name=name), seed=3)
+    scorer = closed_form.fit(name, graph, config.Model(name=name), 3, features())
     closed_form.save(scorer, tmp_path / "model.safetensors")
     loaded = closed_form.load(name, graph, tmp_path / "model.safetensors")
     assert (loaded.num_users, loaded.num_items) == (40, 30)
@@ -131,9 +136,9 @@ def test_tiles_and_renumbered_items_give_the_same_scores(name):
     matrix = random_matrix(seed=2)
     order = np.random.default_rng(0).permutation(30)
     settings = config.Model(name=name, factors=30)
-    scorer = closed_form.fit(name, graph_of(matrix), settings, seed=0)
+    scorer = closed_form.fit(name, graph_of(matrix), settings, 0, features())
     assert np.array_equal(scores(scorer, tile=7), scores(scorer, tile=30))
-    renumbered = closed_form.fit(name, graph_of(matrix[:, order]), settings, seed=0)
+    renumbered = closed_form.fit(name, graph_of(matrix[:, order]), settings, 0, features()[order])
     np.testing.assert_allclose(scores(renumbered), scores(scorer)[:, order], rtol=1e-3, atol=1e-4)
 
 
