@@ -132,6 +132,8 @@ def test_a_bug_keeps_its_traceback(monkeypatch, problem):
 
 WAITS = """
 import sys, time
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background would ignore
 from gcnrec import cli, pipeline
 def wait(path):
     print("ready", flush=True)
