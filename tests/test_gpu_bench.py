@@ -66,7 +66,7 @@ def test_everything_from_a_bare_checkout(tmp_path):
     (path,) = out.glob("*-gpu-dry.json")
     record = json.loads(path.read_text(encoding="utf-8"))
     outcomes = {row["part"]: row["event"] for row in record["parts"]}
-    parts = ("checks", "ceilings", "gathers", "slot_reads", "updates", "sampling", "tuning")
+    parts = ("checks", "ceilings", "gathers", "slot_reads", "updates", "sampling", "tuning", "epoch")
     assert [outcomes.pop(part) for part in parts] == ["done"] * len(parts)
     assert set(outcomes) == {"memcheck", "racecheck", "tests"}
     assert record["summary"] == [] and record["machine"]["gpu"] is None  # nothing is claimed that did not run on a GPU
@@ -78,8 +78,32 @@ def test_everything_from_a_bare_checkout(tmp_path):
     variants = {row["variant"] for row in rows if row.get("bench") == "gather-peers"}
     assert {"gcnrec-zero-copy", "torch-index-pageable", "numba-pinned", "numba-pinned-loader"} <= variants
     assert {row["form"] for row in rows if row.get("bench") == "slots"} == {"slots", "slots-mixed", "slots-bf16"}
+    ways = {"gcnrec-host-overlap", "gcnrec-host-serial", "gcnrec-device", "cpu-gather-pinned", "cpu-gather-prefetch"}
+    for bench in ("epoch", "epoch-drawn", "epoch-curve"):
+        assert ways <= {row["variant"] for row in rows if row.get("bench") == bench}
     kernels = {row["variant"].rstrip("0123456789-") for row in rows if row["bench"] == "checks"}
     assert {"gather", "put", "reduce", "update-adam", "slot-scatter", "topk-items", "sample-columns"} <= kernels
+
+
+BARE = """
+import sys
+
+class Bare:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"pydantic", "typer", "rich", "pyarrow", "duckdb", "jinja2", "matplotlib", "safetensors"}:
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Bare())
+sys.path.insert(0, sys.argv[1])
+from gpubench.parts import PARTS, part_of
+for part in PARTS:
+    part_of(part)
+"""
+
+
+def test_parts_need_no_more_than_a_bare_machine_has():
+    done = subprocess.run([sys.executable, "-c", BARE, str(ROOT / "jobs")], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 class Recorder:
@@ -272,3 +296,19 @@ def test_ratios_by_hand(gpubench):
     }
     names = [(round(ratio["value"], 6), ratio["target"]) for ratio in summary(rows) if ratio["name"].startswith("gather-64:")]
     assert names == [(1.5, 1.4), (1.2, None), (2.0, 2.5)]
+
+
+def test_ratios_of_epochs_by_hand(gpubench):
+    """Targets hold where transfers take 0.7 to 1 of compute's time, and for two of the other ways."""
+    from gpubench.summary import summary
+
+    def point(ours, **facts):
+        others = {"gcnrec-device": 1.0, "cpu-gather-pinned": 2.0, "cpu-gather-prefetch": 1.5}
+        return [row("epoch-curve", name, seconds, **facts) for name, seconds in {"gcnrec-host-overlap": ours, **others}.items()]
+
+    found = summary([*point(1.25, ratio=0.8), *point(1.0, ratio=0.5), row("epoch", "gcnrec-host-overlap", 1.0)])
+    assert [(round(ratio["value"], 6), ratio["met"]) for ratio in found] == [
+        (0.8, False), (1.6, False), (1.2, None), (1.0, None), (2.0, None), (1.5, None),
+    ]  # fmt: skip
+    met = {ratio["met"] for ratio in summary(point(1.1, ratio=1.0))}
+    assert met == {True, None}

@@ -1,6 +1,6 @@
 """The parts, in the order in which they run. A part is a module with `SECONDS`, the time it may take, and `run(bed, tell)`.
 
-A further part (an epoch of training, say) is a module here and a name in `PARTS`.
+A further part is a module here and a name in `PARTS`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from gpubench.bed import Bed, Tell
 from gpubench.facts import facts
 
-PARTS = ("checks", "ceilings", "gathers", "slot_reads", "updates", "sampling", "tuning")
+PARTS = ("checks", "ceilings", "gathers", "slot_reads", "updates", "sampling", "tuning", "epoch")
 DEVICE_LOST = 3
 """Exit code of a worker whose device fails after a part: a fresh process does the rest."""
 

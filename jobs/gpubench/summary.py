@@ -7,12 +7,15 @@ from typing import Any
 
 Row = dict[str, Any]
 SLOTS_TARGETS = {64: 1.8, 128: 2.6}
+EPOCH_TARGETS = {"gcnrec-device": 1 / 1.15, "cpu-gather-pinned": 1.65}
+"""What overlap must reach of the speed of other ways, where transfers take `BALANCED` of compute's time."""
+BALANCED = (0.7, 1.0)
 
 
 def summary(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Named ratios; `target` is None where nothing was promised, `met` None then too. Rows that failed do not count."""
     timed = [row for row in rows if "seconds" in row and "variant" in row]
-    return [*_gathers(timed), *_slots(timed), *_updates(timed), *_sampling(timed)]
+    return [*_gathers(timed), *_slots(timed), *_updates(timed), *_sampling(timed), *_epochs(timed)]
 
 
 def _ratio(name: str, value: float, target: float | None = None) -> dict[str, Any]:
@@ -97,4 +100,22 @@ def _sampling(rows: list[Row]) -> list[dict[str, Any]]:
             found.append(_ratio(f"sample-{fanout}: edges per second from host memory, times the cores'", host / cores))
         if host and "gcnrec-device" in rates:
             found.append(_ratio(f"sample-{fanout}: share of the graph on the device", host / rates["gcnrec-device"]))
+    return found
+
+
+def _epochs(rows: list[Row]) -> list[dict[str, Any]]:
+    """By the clock of the host. Of a curve's points those that are balanced, each by itself."""
+    found = []
+    points: dict[tuple[Any, ...], dict[str, float]] = {}
+    for row in rows:
+        if row["bench"].startswith("epoch"):
+            points.setdefault((row["bench"], row.get("ratio")), {})[row["variant"]] = row["wall_seconds"]
+    for (bench, ratio), seconds in points.items():
+        balanced = ratio is not None and BALANCED[0] <= ratio <= BALANCED[1]
+        name = bench if ratio is None else f"{bench} at transfers {ratio:.2f} of compute"
+        ours = seconds.get("gcnrec-host-overlap")
+        for other in ("gcnrec-device", "gcnrec-host-serial", "cpu-gather-pinned", "cpu-gather-prefetch"):
+            if ours and other in seconds:
+                target = EPOCH_TARGETS.get(other) if balanced else None
+                found.append(_ratio(f"{name}: times the speed of {other}", seconds[other] / ours, target))
     return found

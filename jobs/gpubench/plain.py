@@ -1,0 +1,52 @@
+"""The queues of a device that does everything at once, in host memory: what a dry run has in place of streams."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.ops.slots import copy_spans
+from gcnrec.queues import Spans
+
+
+class PlainMark:
+    def finish(self) -> None:
+        """Everything is done as soon as it is asked for."""
+
+
+class PlainQueue:
+    def mark(self) -> PlainMark:
+        return PlainMark()
+
+    def after(self, mark: PlainMark) -> None:
+        """Nothing is ever behind."""
+
+
+class PlainDevice:
+    """`gcnrec.queues.Device` on the CPU."""
+
+    def __init__(self) -> None:
+        self.compute = self.reads = self.writes = PlainQueue()
+
+    def adopt(self, memory: torch.Tensor, length: int) -> None:
+        """Host memory is what it computes in."""
+
+    def within(self, queue: PlainQueue) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def place(self, values: NDArray[np.int64]) -> torch.Tensor:
+        return torch.from_numpy(values)
+
+    def empty(self, length: int, like: torch.Tensor) -> torch.Tensor:
+        return torch.empty(length, dtype=like.dtype)
+
+    def resident(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def copy(self, queue: PlainQueue, source: Spans, target: Spans) -> None:
+        lengths_R = source.length_R.numpy()
+        copy_spans(source.memory.numpy(), source.at_R.numpy(), target.memory.numpy(), target.at_R.numpy(), lengths_R)
