@@ -340,7 +340,11 @@ def info(
 @app.command()
 def bench(
     what: Annotated[
-        str, typer.Argument(metavar="WHAT", help="sample, sample-large, propagate, train-step, table, evaluate or ingest.")
+        str,
+        typer.Argument(
+            metavar="WHAT",
+            help="sample, sample-large, propagate, gather, update, table, train-step, epoch, evaluate or ingest.",
+        ),
     ],
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="A dataset folder; default: Gowalla's size, made up.")] = None,
     record: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Also write rows, command and machine here.")] = None,
