@@ -276,7 +276,7 @@ class SlotTable:
 
     def blocks(self) -> list[tuple[int, int]]:
         """Ranges of rows, each a small part of the table."""
-        size = max(64, min(1 << 16, self.num_rows // 512))
+        size = max(64, min(1 << 16, self.num_rows // 1024))
         return [(first, min(first + size, self.num_rows)) for first in range(0, self.num_rows, size)]
 
     def unpack(self, first: int, last: int) -> SlotBlock:

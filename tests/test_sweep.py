@@ -146,7 +146,7 @@ def test_being_stopped_ends_the_runs_and_leaves_them_resumable(place, tmp_path, 
         while not last.is_file() and time.monotonic() < deadline:
             time.sleep(0.05)
         os.kill(process.pid, number)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == code and "Traceback" not in err
     with (tmp_path / "o" / "sweep.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by every process of the sweep: all have ended

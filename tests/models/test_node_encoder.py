@@ -151,7 +151,8 @@ def test_pinsage_equals_dense_autograd(world, num_layers):
     def dense(rows_ND, hop_NN):
         return dense_pinsage(encoder, graph, features, leaves_of(encoder, rows_ND.dtype), num_layers)(rows_ND, hop_NN)
 
-    check_encoder(encoder, table_of(graph), batch_of(graph, walker(graph, num_layers)), graph, dense)
+    # A layer ends in rows of unit length, of which the last projection may leave less.
+    check_encoder(encoder, table_of(graph), batch_of(graph, walker(graph, num_layers)), graph, dense, passed=1.0)
 
 
 @pytest.mark.parametrize("kind", ["graphsage", "pinsage"])
