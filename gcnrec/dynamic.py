@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from gcnrec.exchange import Change, Newborn, exchange_in_rows, nothing_known
 from gcnrec.graph import BipartiteGraph
 from gcnrec.policy import Gradients, Moment, steepest
+from gcnrec.row_counts import check_room, even_counts, full_records, power_counts
 from gcnrec.slots import SlotBlock, SlotTable
-from gcnrec.support import Keys, check_room, even_counts, full_records, magnitude_keys, power_counts
+from gcnrec.support import Keys, magnitude_keys
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,20 @@ class Dynamic:
     batches: int
     dtype: str
 
-    def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int64]:
+    def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int16]:
         check_room(graph.num_nodes, table.budget, table.max_count)
-        sides = graph.user_items.degrees, graph.item_users.degrees
+        num_users = graph.num_users
+        degrees_N = np.empty(graph.num_nodes, np.int32)
+        for side, csr in ((degrees_N[:num_users], graph.user_items), (degrees_N[num_users:], graph.item_users)):
+            np.subtract(csr.indptr[1:], csr.indptr[:-1], out=side, casting="same_kind")
         if self.user_share is None:
-            counts_N = power_counts(np.concatenate(sides), table.budget, self.least, table.max_count, self.power)
+            counts_N = power_counts(degrees_N, table.budget, self.least, table.max_count, self.power)
         else:
-            room = table.max_count * graph.num_users, table.max_count * graph.num_items
+            room = table.max_count * num_users, table.max_count * graph.num_items
             users = min(max(int(self.user_share * table.budget), table.budget - room[1]), room[0])
             shares = users, min(table.budget - users, room[1])
-            items_I = power_counts(sides[1], shares[1], self.least, table.max_count, self.power)
-            counts_N = np.concatenate([even_counts(graph.num_users, shares[0], table.max_count), items_I])
+            items_I = power_counts(degrees_N[num_users:], shares[1], self.least, table.max_count, self.power)
+            counts_N = np.concatenate([even_counts(num_users, shares[0], table.max_count), items_I])
         return full_records(counts_N, self.dtype, table.max_count)
 
     def first_keys(self, seed: int) -> Keys:

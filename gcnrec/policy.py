@@ -44,7 +44,7 @@ class Policy(Protocol):
     @property
     def stop(self) -> float: ...
 
-    def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int64]:
+    def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int16]:
         """Values stored of every row at the start."""
         ...
 

@@ -22,8 +22,9 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.nmf import nonnegative_factors
 from gcnrec.policy import Gradients, Moment, Policy, steepest
 from gcnrec.random import Stage, u64, uniform
+from gcnrec.row_counts import even_counts, largest_counts
 from gcnrec.slots import SlotTable
-from gcnrec.support import Keys, budget_values, even_counts, largest_counts, magnitude_keys, random_keys
+from gcnrec.support import Keys, budget_values, magnitude_keys, random_keys
 
 ROW_SHARE = 0.5
 """sparserec: share of the rows that can grow in one exploration."""
@@ -37,7 +38,7 @@ LEAST_GROUP = 16
 class RandomMask:
     """A first support where every cell is as likely as any other, as many in every row."""
 
-    def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int64]:
+    def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int16]:
         return even_counts(graph.num_nodes, table.budget, table.max_count)
 
     def first_keys(self, seed: int) -> Keys:
@@ -115,7 +116,7 @@ class SparseRec:
         self._graph, self._seed, self._least, self._ratio = graph, seed, least, ratio
         self._factors = cache(partial(unit_factors, graph, seed=seed))
 
-    def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int64]:
+    def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int16]:
         return largest_counts(self._factors(table.width), table.budget, self._least, table.max_count)
 
     def first_keys(self, seed: int) -> Keys:
@@ -165,8 +166,8 @@ class Pattern:
     stop: float
     batches = 1
 
-    def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int64]:
-        return np.full(graph.num_nodes, self._groups(table)[1])
+    def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int16]:
+        return np.full(graph.num_nodes, self._groups(table)[1], np.int16)
 
     def first_keys(self, seed: int) -> Keys:
         return magnitude_keys
@@ -206,8 +207,8 @@ class Gradual:
     batches = 0
     stop = 1.0
 
-    def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int64]:
-        return np.full(graph.num_nodes, table.max_count)
+    def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int16]:
+        return np.full(graph.num_nodes, table.max_count, np.int16)
 
     def first_keys(self, seed: int) -> Keys:
         return magnitude_keys

@@ -46,8 +46,7 @@ def first_table(job: Job, graph: BipartiteGraph, rows_ND: torch.Tensor | None, a
     policy, scalars = policy_of(job, graph), rule.state_width(0)
     room = room_for(job, budget_values(job, graph.num_nodes), graph.num_nodes, width)
     table = SlotTable(graph.num_nodes, width, room, rule.state_width(1) - scalars, scalars, job.table.dtype, allocate)
-    # Two bytes a row, because they stay until the table is full.
-    counts_N, keys = policy.first_counts(graph, table).astype(np.uint16), policy.first_keys(job.train.seed)
+    counts_N, keys = policy.first_counts(graph, table), policy.first_keys(job.train.seed)
     if job.sparsity.first is not None:
         keys = random_keys(job.train.seed) if job.sparsity.first == "random" else magnitude_keys
     if rows_ND is not None:

@@ -1,23 +1,20 @@
-"""The first support of a sparse table: how many columns each row stores under the budget, which ones, and their values.
+"""The first support of a sparse table: which columns each row stores, and their values (how many: `gcnrec.row_counts`).
 
 Letters: N rows, R rows of a block, D width, X chosen cells.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gcnrec.config import Job
-from gcnrec.errors import UsageError
-from gcnrec.ops.select import bar_cells, cut_at, largest_columns
+from gcnrec.ops.select import largest_columns
 from gcnrec.random import Stage, uniform
-from gcnrec.slots import RECORD_BYTES, VALUE_BYTES, SlotBlock, SlotTable
+from gcnrec.slots import SlotBlock, SlotTable
 
 Tiles = Callable[[int, int], torch.Tensor]
 """Rows first .. last-1 of a dense start, float32 (last - first, D)."""
@@ -35,69 +32,6 @@ def base_width(job: Job) -> int:
 def budget_values(job: Job, num_rows: int) -> int:
     """The number of values that a table may store: floor(budget * rows * base width)."""
     return int(job.table.budget * num_rows * base_width(job) + 1e-9)
-
-
-def even_counts(num_rows: int, budget: int, most: int) -> NDArray[np.int64]:
-    """The same number of values for every row, one more for the first of them (the most popular) where it does not divide."""
-    check_room(num_rows, budget, most)
-    return np.full(num_rows, budget // num_rows) + (np.arange(num_rows) < budget % num_rows)
-
-
-def power_counts(degrees_N: NDArray[np.integer], budget: int, least: int, most: int, power: float) -> NDArray[np.int64]:
-    """Values per row in proportion to degree**power, between `least` and `most`; their sum is `budget` exactly."""
-    num_rows = len(degrees_N)
-    check_room(num_rows, budget, most)
-    least = min(least, budget // num_rows)
-    weights_N = np.maximum(degrees_N, 1).astype(np.float64) ** power
-    low, high = 0.0, most / float(weights_N.min())
-    for _ in range(64):
-        middle = (low + high) / 2
-        low, high = (middle, high) if np.clip(middle * weights_N, least, most).sum() < budget else (low, middle)
-    wanted_N = np.clip(low * weights_N, least, most)
-    counts_N = np.floor(wanted_N).astype(np.int64)
-    raised = np.argsort(counts_N - wanted_N, kind="stable")
-    raised = raised[counts_N[raised] < most][: budget - int(counts_N.sum())]
-    counts_N[raised] += 1
-    return counts_N
-
-
-def largest_counts(keys_ND: NDArray[np.float32], budget: int, least: int, most: int) -> NDArray[np.int64]:
-    """Values per row when every row stores its `least` largest keys, and the largest of all others, at most `most` of a row,
-    follow up to exactly `budget`. Keys are not negative; ties go by (row, column)."""
-    num_rows, width = keys_ND.shape
-    check_room(num_rows, budget, most)
-    least = min(least, budget // num_rows)
-    ranked_ND = keys_ND.copy()  # copy: the keys themselves still choose columns
-    ranked_ND[np.repeat(np.arange(num_rows), least), choose(keys_ND, np.full(num_rows, least))] = np.inf
-    none = np.empty(0, np.uint8)
-    bar_cells(ranked_ND, np.zeros(num_rows + 1, np.int64), none, none.astype(np.bool_), most, 0)
-    keys = ranked_ND.reshape(-1).view(np.int32)
-    return cut_at(lambda at_least: [keys], budget).picker()(keys).reshape(num_rows, width).sum(1)
-
-
-def full_records(counts_N: NDArray[np.int64], dtype: str, most: int) -> NDArray[np.int64]:
-    """Counts near the given ones that fill their records to the last slot, so that no byte is paid for nothing.
-
-    Row after row takes the capacity next to its count plus what earlier rows had to give up (error diffusion), so rows with
-    one count share two neighbouring capacities, none above `most`. The sum does not grow.
-    Counts stay as they are where even the smallest record is larger than that.
-    """
-    capacities = [0, *(size // (VALUE_BYTES[dtype] + 1) for size in RECORD_BYTES)]
-    allowed = [capacity for capacity in capacities if capacity <= most]
-    if len(allowed) == 1:
-        return counts_N
-    middles = [(low + high) / 2 for low, high in pairwise(allowed)]
-    filled, carry = [], 0
-    for count in counts_N.tolist():
-        filled.append(allowed[bisect_left(middles, count + carry)])
-        carry += count - filled[-1]
-    for row in range(len(filled) - 1, -1, -1):
-        if carry >= 0:
-            break
-        lower = allowed[max(bisect_left(allowed, filled[row]) - 1, 0)]
-        carry += filled[row] - lower
-        filled[row] = lower
-    return np.array(filled)
 
 
 def random_keys(seed: int) -> Keys:
@@ -145,12 +79,3 @@ def _chosen(
         tile_RD, counts_R = tiles(first, last), counts_N[first:last].astype(np.int64)
         columns_X = choose(keys(first, tile_RD), counts_R)
         yield first, last - first, columns_X, tile_RD.numpy()[np.repeat(np.arange(last - first), counts_R), columns_X]
-
-
-def check_room(num_rows: int, budget: int, most: int) -> None:
-    """UsageError when rows of at most `most` values cannot hold the budget."""
-    if budget > num_rows * most:
-        raise UsageError(
-            f"a row stores at most {most} values, so {num_rows:,} rows cannot hold the budget of {budget:,}; "
-            "lower table.budget or table.base_width"
-        )

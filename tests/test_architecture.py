@@ -33,7 +33,7 @@ ROWS = [
     ],
     ["evaluate", "cold", "recommend", "fold_in", "artifacts", "events", "slot_files", "tracking"],
     ["loaders", "testing", "start", "step", "memory", "explore", "placement"],
-    ["models", "losses", "sparsity", "dynamic", "policy", "exchange", "support", "nmf", "metrics"],
+    ["models", "losses", "sparsity", "dynamic", "policy", "exchange", "row_counts", "support", "nmf", "metrics"],
     ["sampler", "blocks", "walk_blocks", "table", "slots", "optim", "rows", "staged", "hotrows", "pipelined"],
     ["device"],
     ["ops", "cuda"],

@@ -29,10 +29,11 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.machine import available_cores
 from gcnrec.optim import Rule, rule_of
 from gcnrec.random import Stage, normal
+from gcnrec.row_counts import even_counts
 from gcnrec.sampler import Batch, edge_sampler
 from gcnrec.slots import SlotTable, dense_rows
 from gcnrec.step import Step, build_step
-from gcnrec.support import even_counts, fill, random_keys
+from gcnrec.support import fill, random_keys
 from gcnrec.table import DenseTable, Table
 
 MILLION = (421_495, 578_505, 4_000_000)

@@ -214,6 +214,24 @@ def copy_spans(source, source_at_R, target, target_at_R, length_R):
             target[target_at_R[r] + j] = source[source_at_R[r] + j]
 
 
+@numba.njit(cache=True)
+def fill_records(count_N, allowed_A, middle_A, filled_N):
+    """filled[r]: the capacity of `allowed` (ascending from 0) next to count[r] plus what rows before r gave up or gained; then
+    from the last row on, one capacity less until the sum is no larger than it was. `middle` lies between neighbours."""
+    carry = np.int64(0)
+    for r in range(len(count_N)):
+        wanted = count_N[r] + carry
+        choice = np.searchsorted(middle_A, wanted)
+        filled_N[r] = allowed_A[choice]
+        carry = wanted - allowed_A[choice]
+    r = len(count_N) - 1
+    while r >= 0 and carry < 0:
+        lower = allowed_A[max(np.searchsorted(allowed_A, filled_N[r]) - 1, 0)]
+        carry += filled_N[r] - lower
+        filled_N[r] = lower
+        r -= 1
+
+
 @numba.njit(inline="always")
 def _request_record(slots, row):
     start = np.int64(slots.location_N[row]) * UNIT
