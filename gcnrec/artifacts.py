@@ -25,15 +25,13 @@ from gcnrec.config import Job, to_toml
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.interactions import Vocabulary
+from gcnrec.lineage import FORMAT, lineage_of
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.schema import Dataset, open_dataset
-from gcnrec.machine import machine
 from gcnrec.models import closed_form
 from gcnrec.models.scorer import EmbeddingScorer, Scorer
 from gcnrec.slots import dense_rows
 from gcnrec.start import table_width
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -102,14 +100,9 @@ def begin_run(folder: Path, job: Job, dataset: Dataset) -> None:
     if folder.exists():
         raise UsageError(f"{folder} exists and is never overwritten; choose another --out, or continue it with --resume")
     (folder / "checkpoints").mkdir(parents=True)
-    lineage = {
-        "format": FORMAT,
-        "data": {"name": dataset.name, "folder": str(dataset.folder.resolve()), "digest": dataset.digest},
-        "machine": machine(),
-    }
     with atomic_file(folder / "job.toml") as path:
         path.write_text(to_toml(job), encoding="utf-8")
-    write_json(folder / "lineage.json", lineage)
+    write_json(folder / "lineage.json", lineage_of(job, dataset))
 
 
 def with_valid(dataset: Dataset) -> BipartiteGraph:

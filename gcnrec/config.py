@@ -35,6 +35,8 @@ class Data(Section):
     """Path of a card in `datasets/`; relative paths are tried from the job file, then from the working directory."""
     folder: str | None = None
     """Where the dataset folder is kept; default `data/<card or file name>-<digest of this section>`."""
+    digest: str | None = None
+    """The dataset that it must be, as job.toml of a run has it: `digest` of its dataset.json. Any other is refused."""
     train: str | None = None
     test: str | None = None
     valid: str | None = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gcnrec.config import Data, Job, validated
 from gcnrec.errors import DataError, UsageError
+from gcnrec.loaders.recipe import PATHS, PLACES, absolute
 
 if TYPE_CHECKING:
     from gcnrec.loaders.schema import Dataset
@@ -23,7 +24,6 @@ Say = Callable[[str], None]
 
 DATASETS = Path("data")
 DOWNLOADS = DATASETS / "downloads"
-_PATHS = ("train", "test", "valid", "item_features", "user_features")
 
 
 def run_job(
@@ -76,17 +76,19 @@ def open_or_ingest(data: Data, job_path: Path, folder: Path | None, data_root: P
     from gcnrec.loaders.schema import open_dataset
     from gcnrec.loaders.sources import find_card
 
-    made_elsewhere = data.folder is not None and data.card is None and data.train is None
-    if folder is not None or made_elsewhere:
-        return open_dataset(folder or Path(str(data.folder)))
+    if folder is not None:
+        return open_dataset(folder)
+    if data.folder is not None and data.card is None and data.train is None:  # made elsewhere
+        return _as_recorded(open_dataset(data.folder), data, job_path)
     card = find_card(data.card, job_path.parent) if data.card else None
     name = card.stem if card else re.sub(r"[^\w.-]+", "-", Path(str(data.train)).stem).strip("-")
     target = Path(data.folder) if data.folder else DATASETS / f"{name}-{recipe_digest(data, card, data_root)[:10]}"
-    if not target.exists():
-        return _ingest(data, target, near=job_path.parent, data_root=data_root, force=False, progress=progress)
-    dataset = open_dataset(target)
-    _check_recipe(dataset, data, job_path)
-    return dataset
+    if target.exists():
+        dataset = open_dataset(target)
+        _check_recipe(dataset, data, job_path, data_root)
+    else:
+        dataset = _ingest(data, target, near=job_path.parent, data_root=data_root, force=False, progress=progress)
+    return _as_recorded(dataset, data, job_path)
 
 
 def ingest_flags(
@@ -103,9 +105,9 @@ def ingest_flags(
 
 def recipe_digest(data: Data, card: Path | None, data_root: Path | None) -> str:
     """sha256 of everything that decides what a dataset holds: [data], the card's text, size and time of local inputs."""
-    recipe = data.model_dump(mode="json", exclude={"card", "folder", "memory_limit"}, exclude_none=True)
+    recipe = data.model_dump(mode="json", exclude=PLACES | {"memory_limit"}, exclude_none=True)
     base = data_root or Path()
-    stamps = [stamp for key in _PATHS if key in recipe for stamp in _stamps(base / recipe[key])]
+    stamps = [stamp for key in PATHS if key in recipe for stamp in _stamps(base / recipe[key])]
     text = card.read_text(encoding="utf-8") if card else ""
     return hashlib.sha256(json.dumps([recipe, stamps, text], sort_keys=True).encode()).hexdigest()
 
@@ -140,12 +142,23 @@ def _ingest(data: Data, out: Path, *, near: Path | None, data_root: Path | None,
     return ingest(resolved, out, data_root=data_root, name=name, force=force, progress=progress)
 
 
-def _check_recipe(dataset: Dataset, data: Data, job_path: Path) -> None:
+def _as_recorded(dataset: Dataset, data: Data, job_path: Path) -> Dataset:
+    """The dataset. DataError when the job names the digest of another."""
+    if data.digest not in (None, dataset.digest):
+        raise DataError(
+            f"{dataset.folder} must hold the data that {job_path} names by data.digest = {data.digest[:12]!r}, its digest is "
+            f"{dataset.digest[:12]!r}; ingest that data again, or name other data with --data"
+        )
+    return dataset
+
+
+def _check_recipe(dataset: Dataset, data: Data, job_path: Path, data_root: Path | None) -> None:
     """DataError unless the dataset recorded what the job sets. Paths of a card are skipped: they are where it was found."""
     recorded = dataset.info.get("data", {})
-    skipped = {"card", "folder", "memory_limit", *(_PATHS if data.card else ())}
+    skipped = PLACES | {"memory_limit", *(PATHS if data.card else ())}
     for key, value in data.model_dump(mode="json", exclude_unset=True, exclude=skipped).items():
-        if recorded.get(key) != value:
+        wanted = absolute(value, data_root) if key in PATHS and value else value
+        if recorded.get(key) != wanted:
             raise DataError(
                 f"{dataset.folder} was ingested with data.{key} = {recorded.get(key)!r}, {job_path} has {value!r}; "
                 "remove the folder or name another data.folder"

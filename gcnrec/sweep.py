@@ -22,6 +22,7 @@ from pathlib import Path
 from gcnrec.config import Job, to_toml
 from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.grid import Combination, Grid
+from gcnrec.lineage import located
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.sweep_page import summarise
 from gcnrec.trials import Sweep, Trial, is_finished, write_sweep
@@ -172,10 +173,11 @@ def _failure(code: int, log: Path) -> str:
 
 
 def _check_same(run: Combination, folder: Path) -> None:
+    """UsageError when the run in `folder` has other settings; whether it has other data is seen when it is resumed."""
     path = folder / "job.toml"
     if not path.is_file():
         return
-    before, now = Job.load(path).model_dump(), run.job.model_dump()
+    before, now = Job.load(path).model_dump(exclude={"data"}), located(run.job).model_dump(exclude={"data"})
     for section, values in now.items():
         for key, value in values.items():
             if before[section][key] != value:

@@ -36,6 +36,7 @@ from gcnrec.evaluate import evaluate
 from gcnrec.events import append_event, keep_events
 from gcnrec.explore import Explorer, explorer_of
 from gcnrec.graph import BipartiteGraph
+from gcnrec.lineage import resolved
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.minibatch import Waits, minibatches
 from gcnrec.loaders.schema import Dataset
@@ -78,7 +79,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
 
     Raises UsageError when `out` exists (or, resuming, was made by another job), DivergedError at a loss that is not finite.
     """
-    folder = Path(out)
+    folder, job = Path(out), resolved(job, dataset)
     with tracked(job, folder, observer) as told:
         if resume and folder.exists():
             _check_same(open_run(folder), job, dataset)
@@ -323,9 +324,9 @@ def _with_valid_weights(dataset: Dataset, graph: BipartiteGraph) -> NDArray[np.f
 
 
 def _check_same(run: Run, job: Job, dataset: Dataset) -> None:
-    if run.job != job:
-        raise UsageError(f"{run.folder} was started with other settings than this job; resume with {run.folder / 'job.toml'}")
     if run.dataset.digest != dataset.digest:
         raise UsageError(
             f"{run.folder} was started on other data ({run.dataset.folder}); resume with --data {run.dataset.folder}"
         )
+    if run.job.model_copy(update={"data": job.data}) != job:
+        raise UsageError(f"{run.folder} was started with other settings than this job; resume with {run.folder / 'job.toml'}")

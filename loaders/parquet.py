@@ -25,6 +25,7 @@ from gcnrec.loaders.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, re
 from gcnrec.loaders.features import Side, write_features
 from gcnrec.loaders.heldout import Report
 from gcnrec.loaders.inputs import BATCH_ROWS, Input, first_line, open_input
+from gcnrec.loaders.recipe import recipe_of
 from gcnrec.loaders.rows import Rows
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal
 from gcnrec.loaders.scratch import Scratch, parse_bytes
@@ -65,7 +66,7 @@ def ingest(
             **info,
             **features,
             "seed": data.seed,
-            "data": data.model_dump(exclude_none=True),
+            "data": recipe_of(data, data_root),
             "report": report.entries,
         }
         seal(folder, described)

@@ -63,7 +63,7 @@ def test_surface_is_pinned():
 
 def test_every_key_of_data_has_a_flag():
     flags = {flag.removeprefix("--").replace("-", "_") for flag in SURFACE["ingest"].split()[1:]}
-    assert set(Data.model_fields) - flags == {"card", "folder"}
+    assert set(Data.model_fields) - flags == {"card", "folder", "digest"}
 
 
 def test_version_and_help(gcnrec):
