@@ -16,6 +16,7 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.models.hops import Hop
 from gcnrec.models.spectral import top_singular
 from gcnrec.models.varimax import varimax
+from gcnrec.ops.pages import trim_heap
 from gcnrec.optim import rule_of
 from gcnrec.pipelined import HostTable
 from gcnrec.random import Stage, normal
@@ -59,6 +60,8 @@ def first_table(job: Job, graph: BipartiteGraph, rows_ND: torch.Tensor | None, a
         start_ND = spectral_rows(job, graph, width)
         start_ND = start_ND @ varimax(start_ND)
         fill(table, counts_N, lambda first, last: start_ND[first:last], keys, job.model.start_scale)
+        del start_ND
+    trim_heap()
     return table
 
 

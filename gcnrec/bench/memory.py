@@ -7,7 +7,6 @@ allocator would otherwise be reused unseen.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import threading
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import psutil
 
 from gcnrec.bench.worker import Worker
+from gcnrec.ops.pages import trim_heap
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -36,7 +36,8 @@ class Measured:
 
 def measured(call: Callable[..., Any], *arguments: Any) -> Measured:
     """Run `call` here, under the memory meter. The meter costs well under a millisecond, before the clock starts."""
-    _give_back()
+    gc.collect()
+    trim_heap()
     before = psutil.Process().memory_info().rss
     peak = _reset_peak() or _Sampler(before)
     started = time.perf_counter()
@@ -54,14 +55,6 @@ def in_subprocess(call: Callable[..., Any], *arguments: Any) -> Measured:
     with Worker() as worker:
         outcome: Measured = worker(measured, call, *arguments)
         return outcome
-
-
-def _give_back() -> None:
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError):
-        return  # not glibc: its allocator keeps what it keeps
 
 
 def _reset_peak() -> Callable[[], int] | None:

@@ -1,10 +1,11 @@
-"""Memory-mapped files, as float32 matrices or as arrays that are only read, whose pages can be let go: files keep what they hold.
+"""Pages given back to the system: of the heap, which keeps what was freed, and of mapped files, which keep what they hold.
 
 Letters: R rows, D width.
 """
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 from typing import IO, Any
 from weakref import WeakValueDictionary
@@ -44,3 +45,14 @@ def let_go_read_only(array: NDArray[Any]) -> None:
         below = below.base
     if isinstance(below, mmap.mmap):
         below.madvise(mmap.MADV_DONTNEED)
+
+
+def trim_heap() -> None:
+    """Give freed memory back that the C library keeps for later; a few milliseconds, and nothing where it is not glibc.
+
+    Arrays below 32 MiB lie on its heap, so that what a long preparation freed would else count as resident for good.
+    """
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # TypeError: Windows names no library so
+        return
