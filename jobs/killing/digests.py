@@ -1,0 +1,84 @@
+"""What two runs of one job must have in common: a sha256 for every file of the run folder, times and addresses left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import safe_open
+
+TIMES = frozenset({"seconds", "rows_per_second", "stalled_share", "peak_rss_bytes", "sha256"})
+"""Keys that differ between any two runs; `sha256` is a checkpoint's over its progress, which holds the seconds."""
+EVENTS = ("epoch", "explore", "baseline")
+"""A resumed run may tell more events than these; of these it tells the same."""
+PRESENT = ("report.html", "lineage.json")
+"""Pages of times and of the machine: there, or not."""
+LOCKS = (".lock",)
+"""Endings of files that say who works on the folder."""
+
+
+def digests(run: Path) -> dict[str, str]:
+    """File -> sha256 of what it holds, for every file below `run`: a file that should not be there is a difference too."""
+    files = [path for path in sorted(run.rglob("*")) if path.is_file() and not path.name.endswith(LOCKS)]
+    return {str(path.relative_to(run)): _digest(path) for path in files}
+
+
+def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
+    """The files that one of both lacks, or that differ."""
+    return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+
+
+def _digest(path: Path) -> str:
+    if path.name in PRESENT:
+        return "present"
+    match path.suffix:
+        case ".safetensors":
+            parts = _tensors(path)
+        case ".parquet":
+            parts = _columns(path)
+        case ".json":
+            parts = [_text(json.loads(path.read_text(encoding="utf-8")))]
+        case ".jsonl":
+            events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            parts = [_text(event) for event in events if event["event"] in EVENTS]
+        case _:
+            parts = [path.read_bytes()]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+def _tensors(path: Path) -> list[bytes]:
+    """Names, dtypes, shapes and bytes of the tensors, and the progress that lies beside them."""
+    with safe_open(path, framework="np") as file:
+        header = file.metadata() or {}
+        parts = []
+        for name in sorted(file.keys()):
+            tensor = file.get_tensor(name)
+            parts += [f"{name} {tensor.dtype} {tensor.shape}".encode(), tensor.tobytes()]
+    return [*parts, _text(json.loads(header.get("progress", "{}")))]
+
+
+def _columns(path: Path) -> list[bytes]:
+    """The schema and all values, however the file is laid out."""
+    table = pq.read_table(path).combine_chunks()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return [sink.getvalue().to_pybytes()]
+
+
+def _text(document: Any) -> bytes:
+    """JSON without times, keys in order; floats exactly."""
+    return json.dumps(_without_times(document), sort_keys=True).encode()
+
+
+def _without_times(document: Any) -> Any:
+    if isinstance(document, dict):
+        return {key: _without_times(value) for key, value in document.items() if key not in TIMES}
+    return [_without_times(each) for each in document] if isinstance(document, list) else document
