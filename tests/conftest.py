@@ -55,9 +55,18 @@ def threads():
 
 
 @pytest.fixture(scope="session")
-def fake_device():
-    """The module of that name: tests are no package, so it is loaded from its file."""
-    spec = importlib.util.spec_from_file_location("fake_device", Path(__file__).parent / "fake_device.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def loaded():
+    """Modules by their path from the checkout: tests and jobs are no packages."""
+
+    def load(path):
+        spec = importlib.util.spec_from_file_location(Path(path).stem, Path(__file__).parents[1] / path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def fake_device(loaded):
+    return loaded("tests/fake_device.py")
