@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.blocks import BlockSampler, NeighbourSampler
-from gcnrec.errors import DataError, DivergedError, UsageError
+from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph
+from gcnrec.guards import finite
 from gcnrec.models.edges import Means, Visits
 from gcnrec.models.encoder import Encoded, Encoder, every_row
 from gcnrec.models.lightgcn import LightGcn
@@ -53,8 +54,10 @@ class Step:
     def __call__(self, batch: Batch, rate: float) -> float:
         if self.layer_optimizer is not None:
             self.layer_optimizer.zero_grad()
-        value, encoded, grad_VD, grad_ego_VD = self._backward(batch)
+        loss, encoded, grad_VD, grad_ego_VD = self._backward(batch)
         grad = encoded.pull(grad_VD, grad_ego_VD)
+        gradients = {"gradient of the table's rows": [grad.values_X], "gradient of the model's layers": self._layer_gradients()}
+        value = finite(batch.step, loss, gradients)
         if self.rule.every_row:
             grad = every_row(grad, self.table.num_rows, self.table.width)
         rows = self.rule.update(self.table.read(grad.rows_R, with_state=True), grad, batch.step, rate)
@@ -67,10 +70,11 @@ class Step:
 
     def add_gradient(self, batch: Batch, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
         """Add the gradient of every cell of rows `rows_R`, stored or not, to `out_RD`; nothing is updated."""
-        _, encoded, grad_VD, grad_ego_VD = self._backward(batch)
+        loss, encoded, grad_VD, grad_ego_VD = self._backward(batch)
+        finite(batch.step, loss, {"gradient of the embeddings": [grad_VD, grad_ego_VD]})
         encoded.pull_whole(grad_VD, grad_ego_VD, rows_R, out_RD)
 
-    def _backward(self, batch: Batch) -> tuple[float, Encoded, torch.Tensor, torch.Tensor]:
+    def _backward(self, batch: Batch) -> tuple[torch.Tensor, Encoded, torch.Tensor, torch.Tensor]:
         """Loss, and its gradients with respect to the embeddings and the table rows of the batch's nodes."""
         encoded = self.encoder.encode(self.table, batch)
         final_VD = encoded.final_VD.requires_grad_()
@@ -78,14 +82,11 @@ class Step:
         ego_VD = encoded.ego_VD.detach().requires_grad_()
         loss = self.objective(final_VD, ego_VD, batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        value = float(loss.detach())  # synchronize: a loss that is not finite must stop the step before it updates
-        grad_VD = _grad(final_VD)
-        if not (np.isfinite(value) and bool(torch.isfinite(grad_VD.sum()))):
-            raise DivergedError(
-                f"the loss or its gradient is not finite at step {batch.step} (loss {value}); nothing was updated by this step: "
-                "lower optimizer.learning_rate or raise loss.temperature, then resume or start again"
-            )
-        return value, encoded, grad_VD, _grad(ego_VD)
+        return loss.detach(), encoded, _grad(final_VD), _grad(ego_VD)
+
+    def _layer_gradients(self) -> list[torch.Tensor]:
+        parameters = [] if self.encoder.layers is None else self.encoder.layers.parameters()
+        return [leaf.grad for leaf in parameters if leaf.grad is not None]
 
 
 def build_step(

@@ -1,0 +1,95 @@
+"""What must not happen unnoticed while a model trains: numbers that are not finite, a loss that explodes, one list for everyone.
+
+Letters: B users looked at, K list length, I items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+
+from gcnrec.errors import DivergedError
+from gcnrec.models.rank import top_k_all
+from gcnrec.models.scorer import Scorer
+
+RUNNING_STEPS = 32
+"""A running loss is the mean of the first so many steps, and from then on a moving mean in which a step weighs 1 in so many."""
+_LEAST_RISE = 0.5
+"""Nats: a loss near zero may double without meaning anything."""
+_LOOKED_AT = 256
+_SAME = 0.95
+"""Mean share of the commonest items in the lists of single users from which on they are one list."""
+
+
+def finite(step: int, loss: torch.Tensor, gradients: Mapping[str, Sequence[torch.Tensor]]) -> float:
+    """The loss as a number. DivergedError, with the step and the first of `gradients` by name, when one is not finite.
+
+    Gradients are judged by their sums: a sum of numbers beyond 1e38 has left training too.
+    """
+    names = list(chain.from_iterable([name] * len(tensors) for name, tensors in gradients.items()))
+    sums = [tensor.detach().sum() for tensor in chain.from_iterable(gradients.values())]
+    value, *totals = torch.stack([loss.detach(), *sums]).tolist()  # synchronize: a bad step must stop before it updates
+    bad = [name for name, total in zip(names, totals, strict=True) if not np.isfinite(total)]
+    if np.isfinite(value) and not bad:
+        return float(value)
+    what = f"the {bad[0]}" if np.isfinite(value) else "the loss"
+    raise DivergedError(
+        f"{what} is not finite at step {step} (loss {value}), and this step updated nothing; "
+        "start again with a lower optimizer.learning_rate or a higher loss.temperature"
+    )
+
+
+@dataclass(slots=True)
+class LossWatch:
+    """Ends a run whose loss explodes: when the running loss lies above the first epoch's lowest by more than `limit` times the
+    largest of that loss itself, what it had fallen by until then, and half a nat. A limit of 0 never ends a run.
+
+    The other fields are its state, which checkpoints keep.
+    """
+
+    limit: float
+    count: int = 0
+    running: float = 0.0
+    start: float = 0.0
+    lowest: float = float("inf")
+
+    def after(self, step: int, loss: float, first_epoch: bool) -> None:
+        """Take the loss of a step in. DivergedError when it has exploded."""
+        self.count += 1
+        self.running += (loss - self.running) / min(self.count, RUNNING_STEPS)
+        if self.count <= RUNNING_STEPS and first_epoch:
+            self.start = self.running
+        if first_epoch:
+            self.lowest = min(self.lowest, self.running)
+        usual = max(abs(self.lowest), self.start - self.lowest, _LEAST_RISE)
+        if self.limit and self.running - self.lowest > self.limit * usual:
+            raise DivergedError(
+                f"the loss explodes: its mean over the last steps is {self.running:.4g} at step {step}, and was "
+                f"{self.lowest:.4g} in the first epoch; start again with a lower optimizer.learning_rate, or with "
+                "train.loss_limit = 0 if it should"
+            )
+
+
+def one_list_for_everyone(scorer: Scorer) -> str | None:
+    """A sentence when the best items, seen ones included, are nearly the same for all of a sample of users; else None.
+
+    Lists of a tenth of the items or of 10 are held against the items that most of them have. Fewer than 10 users or 20 items
+    say nothing.
+    """
+    k = min(10, scorer.num_items // 10)
+    if scorer.num_users < 10 or k < 2:
+        return None
+    users_B = np.unique(np.linspace(0, scorer.num_users - 1, _LOOKED_AT).astype(np.int32))
+    items_BK = top_k_all(scorer, users_B, k, None).items_BK
+    common_K = np.argsort(-np.bincount(items_BK[items_BK >= 0], minlength=scorer.num_items), kind="stable")[:k]
+    share = float(np.isin(items_BK, common_K).mean())
+    if share < _SAME:
+        return None
+    return (
+        f"the model ranks the same items for everyone: of the top {k} of {len(users_B)} users, {share:.0%} are the same "
+        f"{k} items; train longer, or lower optimizer.learning_rate and model.degree_power"
+    )
