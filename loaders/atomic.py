@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from gcnrec.errors import DataError
 
 
@@ -23,9 +25,8 @@ def atomic_file(target: Path) -> Iterator[Path]:
         with work.open("rb") as file:
             os.fsync(file.fileno())
         work.replace(target)
-    except OSError as problem:
-        raise DataError(
-            f"cannot write {target}: {problem.strerror or problem}; free some space or choose another name"
-        ) from problem
+    except (OSError, SafetensorError) as problem:  # safetensors tells of a full disk by an error of its own
+        reason = getattr(problem, "strerror", None) or problem
+        raise DataError(f"cannot write {target}: {reason}; free some space or choose another name") from problem
     finally:
         work.unlink(missing_ok=True)
