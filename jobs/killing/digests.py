@@ -24,7 +24,7 @@ LOCKS = (".lock",)
 def digests(run: Path) -> dict[str, str]:
     """File -> sha256 of what it holds, for every file below `run`: a file that should not be there is a difference too."""
     files = [path for path in sorted(run.rglob("*")) if path.is_file() and not path.name.endswith(LOCKS)]
-    return {str(path.relative_to(run)): _digest(path) for path in files}
+    return {str(path.relative_to(run)): digest_of(path) for path in files}
 
 
 def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
@@ -32,7 +32,8 @@ def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
     return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """The sha256 of what a file holds; raises what its reader raises when it is damaged."""
     if path.name in PRESENT:
         return "present"
     match path.suffix:
