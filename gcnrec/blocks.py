@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.ops.compact import NodeSet
-from gcnrec.ops.neighbours import check_fanout, sample_neighbours
+from gcnrec.ops.directions import Direction, uniform
+from gcnrec.ops.neighbours import check_fanout
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """One hop: row t of `csr` (T rows, S columns) holds the drawn neighbours of target t as positions among S sources.
 
-    `targets_T` and `sources_S`, int64, ascending, are positions in the batch's `rows_R`. `weights_X` float32: what each
-    neighbour counts, None where all count alike.
+    Positions ascend; one that was drawn again stands there again. `targets_T` and `sources_S`, int64, ascending, are positions
+    in the batch's `rows_R`. `weights_X` float32: what each neighbour counts, None where all count alike. Where neighbours are
+    drawn by weight it undoes that: sums times degree / drawn are then those over all neighbours on average.
     """
 
     csr: Csr
@@ -50,10 +52,11 @@ class BlockSampler(Protocol):
 
 @dataclass(frozen=True)
 class NeighbourSampler:
-    """Draws `fanouts[h]` neighbours, without replacement, of every target of hop h; hop 0 is at the given nodes.
+    """Draws `fanouts[h]` neighbours of every target of hop h; hop 0 is at the given nodes.
 
     The order of `fanouts` is that of PyG's NeighborLoader (DGL's is the reverse). Sources of a hop are its drawn neighbours
     alone; `with_targets` adds its targets, for models that read a node beside its neighbours in every layer (DGL's blocks).
+    `directions`, users' first, say how neighbours are drawn, default uniformly without replacement.
     Draws depend on (seed, step, hop, node) only. Scratch is reused, so threads wait for each other.
     Raises UsageError unless every fanout lies in 1 .. 64.
     """
@@ -62,6 +65,7 @@ class NeighbourSampler:
     fanouts: tuple[int, ...]
     seed: int
     with_targets: bool = False
+    directions: tuple[Direction, Direction] | None = None
     _lock: threading.Lock = field(init=False, repr=False, compare=False, default_factory=threading.Lock)
     _sources: NodeSet = field(init=False, repr=False, compare=False)
     _rows: NodeSet = field(init=False, repr=False, compare=False)
@@ -78,33 +82,37 @@ class NeighbourSampler:
             return self._sample(nodes_V, num_users, step)
 
     def _sample(self, nodes_V: NDArray[np.int64], num_users: int, step: int) -> Sampled:
-        csrs: list[Csr] = []
+        found: list[tuple[Csr, NDArray[np.float32] | None]] = []
         levels = [nodes_V]  # the targets of hop 0, then the sources of each hop
         users = num_users
         if self.with_targets:
             self._sources.mark(nodes_V)
         for hop, fanout in enumerate(self.fanouts):
-            drawn = self._draw(levels[-1], users, fanout, step, hop)
+            indptr_T1, items_X, users_X, weights_X = self._draw(levels[-1], users, fanout, step, hop)
             levels.append(self._sources.members())
-            csrs.append(self._relabelled(*drawn, len(levels[-1])))
+            found.append((self._relabelled(indptr_T1, items_X, users_X, len(levels[-1])), weights_X))
             users = int(np.searchsorted(levels[-1], self.graph.num_users))
             if not self.with_targets:  # with them, the sources of a hop are a part of those of the next
                 self._sources.clear()
         rows_R, places = self._placed(levels)
         self._sources.clear()
-        return Sampled(rows_R, tuple(Block(csr, places[h], places[h + 1]) for h, csr in enumerate(csrs)))
+        return Sampled(rows_R, tuple(Block(csr, places[h], places[h + 1], weights_X) for h, (csr, weights_X) in enumerate(found)))
 
     def _draw(
         self, targets_T: NDArray[np.int64], num_users: int, fanout: int, step: int, hop: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
-        """Users draw items, items draw users, and all become sources: (indptr, items drawn, users drawn)."""
-        graph, first_item = self.graph, self.graph.num_users
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], NDArray[np.float32] | None]:
+        """Users draw items, items draw users, and all become sources: (indptr, items drawn, users drawn, what they count)."""
+        of_users, of_items = self.directions or uniform(self.graph)
+        first_item = self.graph.num_users
         users_T, items_T = targets_T[:num_users].astype(np.int32), (targets_T[num_users:] - first_item).astype(np.int32)
-        indptr, items_X = sample_neighbours(graph.user_items, users_T, fanout, self.seed, step, hop, 0)
-        later, users_X = sample_neighbours(graph.item_users, items_T, fanout, self.seed, step, hop, first_item)
+        indptr, items_X, items_count_X = of_users.draw(users_T, fanout, self.seed, step, hop, 0)
+        later, users_X, users_count_X = of_items.draw(items_T, fanout, self.seed, step, hop, first_item)
         self._sources.mark(items_X, first_item)
         self._sources.mark(users_X)
-        return np.concatenate([indptr, later[1:] + len(items_X)]), items_X, users_X
+        weights_X = None
+        if items_count_X is not None and users_count_X is not None:
+            weights_X = np.concatenate([items_count_X, users_count_X])
+        return np.concatenate([indptr, later[1:] + len(items_X)]), items_X, users_X, weights_X
 
     def _relabelled(
         self, indptr_T1: NDArray[np.int64], items_X: NDArray[np.int32], users_X: NDArray[np.int32], num_sources: int

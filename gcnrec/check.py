@@ -42,7 +42,7 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
             f"the table and its optimizer state need {table_bytes:,} bytes, {available:,} are free; "
             "lower model.width or choose another optimizer.rule"
         )
-    graph_bytes = 8 * (nodes + 2) + 8 * dataset.graph.num_edges
+    graph_bytes = 8 * (nodes + 2) + (38 if job.sampler.neighbours == "weighted" else 8) * dataset.graph.num_edges
     sizes = {"users": dataset.graph.num_users, "items": dataset.graph.num_items, "train_edges": dataset.graph.num_edges}
     if job.model.closed_form:
         return {**sizes, "table_bytes": 0, "graph_bytes": graph_bytes, "pinned_bytes": 0, "gpu_bytes": 0}

@@ -156,6 +156,9 @@ class Sampler(Section):
     fanouts: tuple[int, ...] | None = None
     """Neighbours that a node draws in each hop of `sampled` propagation, the batch's own hop first; default 10 in each of
     `model.layers`."""
+    neighbours: Literal["uniform", "weighted"] = "uniform"
+    """`weighted`: neighbours are drawn in proportion to the weights of interactions, with replacement (30 bytes an edge).
+    lightgcn corrects its sums, which are then right on average; graphsage's means are weighted, also in exports."""
     walks: Annotated[int, Field(ge=1, le=1000)] = 50
     """pinsage: random walks from a node; the nodes that they visit most are its neighbours."""
     walk_length: Annotated[int, Field(ge=1, le=100)] = 2
@@ -379,6 +382,11 @@ def _impossible(job: Job) -> str | None:
         return "optimizer.rule = 'adam_dense' touches every row every step and needs model.propagation = 'full'"
     if job.model.closed_form and (job.run.tensorboard or job.run.mlflow):
         return f"run.tensorboard and run.mlflow follow epochs, and model.name = '{job.model.name}' has none; leave them out"
+    if job.sampler.neighbours == "weighted" and (job.model.propagation != "sampled" or job.model.name == "pinsage"):
+        return (
+            "sampler.neighbours = 'weighted' draws for lightgcn or graphsage with model.propagation = 'sampled', "
+            f"got '{job.model.name}' with '{job.model.propagation}'"
+        )
     fanouts = job.sampler.fanouts
     if job.model.propagation == "sampled" and fanouts is not None and len(fanouts) != job.model.layers:
         return f"sampler.fanouts must name a fanout for each of model.layers = {job.model.layers} hops, got {list(fanouts)}"

@@ -69,6 +69,11 @@ def widened(run: Run, new_users: Path | None, new_items: Path | None) -> Widened
         )
     if new_items is not None:
         dataset = _with_items(dataset, new_items, run.folder)
+    if new_users is not None and name in INDUCTIVE and run.job.sampler.neighbours == "weighted":
+        raise UsageError(
+            f"--new-users brings interactions without weights, and {run.folder} draws neighbours by weight; "
+            "train with sampler.neighbours = 'uniform'"
+        )
     unknown = 0
     if new_users is not None:
         dataset, unknown = _with_users(dataset, new_users)

@@ -16,7 +16,7 @@ from gcnrec.blocks import BlockSampler, NeighbourSampler
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.guards import finite
-from gcnrec.models.edges import Means, Visits
+from gcnrec.models.edges import Means, Visits, WeightedMeans
 from gcnrec.models.encoder import Encoded, Encoder, every_row
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.mf import MatrixFactorisation
@@ -27,6 +27,8 @@ from gcnrec.models.objective import Objective, objective_of
 from gcnrec.models.pinsage import PinSageHead, pinsage_convolutions
 from gcnrec.models.sage import sage_convolutions
 from gcnrec.models.sampled import SampledLightGcn
+from gcnrec.ops.directions import uniform, weighted
+from gcnrec.ops.weighted import EdgeWeights, edge_weights
 from gcnrec.optim import Rule, rule_of
 from gcnrec.sampler import Batch, EdgeSampler, edge_sampler
 from gcnrec.table import Allocate, StepTable, in_ram
@@ -104,9 +106,10 @@ def build_step(
     from gcnrec.config import INDUCTIVE  # here, so that a step put together from its parts needs no pydantic
 
     rule = rule_of(job.optimizer)
-    neighbours = _neighbours(job, graph)
+    drawn_by = _neighbour_weights(job, graph, weights_E)
+    neighbours = _neighbours(job, graph, drawn_by)
     if job.model.name in INDUCTIVE:
-        encoder: Encoder = inductive_encoder(job, graph, table.width, features or Features(), scratch)
+        encoder: Encoder = inductive_encoder(job, graph, table.width, features or Features(), scratch, drawn_by)
     else:
         encoder = _encoder(job, graph, table.width, rule.every_row)
     weights = None if weights_E is None else _mean_one(weights_E)
@@ -137,8 +140,18 @@ def _encoder(job: Job, graph: BipartiteGraph, width: int, dense_grad: bool) -> E
     )
 
 
-def inductive_encoder(job: Job, graph: BipartiteGraph, width: int, features: Features, scratch: Allocate = in_ram) -> NodeEncoder:
-    """The encoder of graphsage or pinsage as it starts. UsageError when it is to read features that the data does not have."""
+def inductive_encoder(
+    job: Job,
+    graph: BipartiteGraph,
+    width: int,
+    features: Features,
+    scratch: Allocate = in_ram,
+    weights: EdgeWeights | None = None,
+) -> NodeEncoder:  # fmt: skip
+    """The encoder of graphsage or pinsage as it starts; neighbours count by `weights`, alike without.
+
+    UsageError when it is to read features that the data does not have.
+    """
     model, seed = job.model, job.train.seed
     has_features = any(rows is not None for rows in features.sides)
     if model.inputs == "features" and not has_features:
@@ -149,15 +162,29 @@ def inductive_encoder(job: Job, graph: BipartiteGraph, width: int, features: Fea
         convolutions, head = pinsage_convolutions(model.layers, width, seed), PinSageHead(width, seed)
         return NodeEncoder(inputs, convolutions, head, Visits(_walks(job, graph)), width, model.id_dropout, seed, scratch)
     layers = sage_convolutions(model.layers, width)
-    return NodeEncoder(inputs, layers, torch.nn.Identity(), Means(graph), width, model.id_dropout, seed, scratch)
+    means = Means(graph) if weights is None else WeightedMeans(graph, weights)
+    return NodeEncoder(inputs, layers, torch.nn.Identity(), means, width, model.id_dropout, seed, scratch)
 
 
-def _neighbours(job: Job, graph: BipartiteGraph) -> BlockSampler | None:
+def _neighbour_weights(job: Job, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None) -> EdgeWeights | None:
+    """By what neighbours are drawn; None: uniformly."""
+    if job.sampler.neighbours == "uniform":
+        return None
+    if weights_E is None:
+        raise UsageError(
+            "sampler.neighbours = 'weighted' needs weights of interactions, and this dataset has none; ingest with --weight, or "
+            "set sampler.neighbours = 'uniform'"
+        )
+    return edge_weights(graph, weights_E)
+
+
+def _neighbours(job: Job, graph: BipartiteGraph, weights: EdgeWeights | None) -> BlockSampler | None:
     if job.model.propagation != "sampled":
         return None
     if job.model.name == "pinsage":
         return _walks(job, graph)
-    return NeighbourSampler(graph, _fanouts(job), job.train.seed, with_targets=job.model.name == "graphsage")
+    directions = uniform(graph) if weights is None else weighted(graph, weights)
+    return NeighbourSampler(graph, _fanouts(job), job.train.seed, job.model.name == "graphsage", directions)
 
 
 def _walks(job: Job, graph: BipartiteGraph) -> WalkSampler:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from gcnrec.artifacts import final_tensors
-from gcnrec.config import Job
+from gcnrec.config import Job, Sampler
 from gcnrec.errors import DataError, UsageError
 from gcnrec.fold_in import widened
 from gcnrec.loaders.parquet import ingest
@@ -147,3 +149,6 @@ def test_refusals(folder, dataset, sage, lightgcn, tmp_path):
     popular = trained(folder, dataset, "popularity")
     with pytest.raises(UsageError, match=r"need a model with embeddings, and .* holds popularity"):
         widened(popular, new_users(folder, [("new", 100)]), None)
+    by_weight = replace(sage, job=sage.job.model_copy(update={"sampler": Sampler(neighbours="weighted")}))
+    with pytest.raises(UsageError, match=r"without weights, and .* draws neighbours by weight"):
+        widened(by_weight, new_users(folder, [("new", 100)]), None)

@@ -5,6 +5,7 @@ Letters: T targets, S sources, X drawn edges, N nodes, D width.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.blocks import Block
-from gcnrec.device import Product, ops_for
+from gcnrec.device import Product
 from gcnrec.graph import BipartiteGraph, Csr
+from gcnrec.models.drawn import product_of
 from gcnrec.ops.propagate import propagate_rows
+from gcnrec.ops.weighted import EdgeWeights, mean_rows
 from gcnrec.walk_blocks import WalkSampler
 
 
@@ -52,13 +55,27 @@ class Means:
         self._graph = graph
 
     def drawn(self, block: Block) -> Edges:
-        return _DrawnMean(block.csr)
+        return _Drawn(block, None)
 
     def every(self, layer: int, first: int, last: int, plane_ND: torch.Tensor) -> tuple[torch.Tensor, Edges]:
         num_users = self._graph.num_users
         if first < num_users:
             return plane_ND[num_users:], _WholeMean(self._graph.user_items, first, last)
         return plane_ND[:num_users], _WholeMean(self._graph.item_users, first - num_users, last - num_users)
+
+
+class WeightedMeans(Means):
+    """Neighbours count by the weights of their edges: in training they are drawn so, and all that are drawn count alike."""
+
+    def __init__(self, graph: BipartiteGraph, weights: EdgeWeights) -> None:
+        super().__init__(graph)
+        self._weights = weights
+
+    def every(self, layer: int, first: int, last: int, plane_ND: torch.Tensor) -> tuple[torch.Tensor, Edges]:
+        num_users, (of_users_E, of_items_E) = self._graph.num_users, self._weights
+        if first < num_users:
+            return plane_ND[num_users:], _WholeWeightedMean(self._graph.user_items, of_users_E, first, last)
+        return plane_ND[:num_users], _WholeWeightedMean(self._graph.item_users, of_items_E, first - num_users, last - num_users)
 
 
 class Visits:
@@ -71,17 +88,21 @@ class Visits:
         self._sampler = sampler
 
     def drawn(self, block: Block) -> Edges:
-        return _Weighted(block)
+        return _Drawn(block, block.weights_X)
 
     def every(self, layer: int, first: int, last: int, plane_ND: torch.Tensor) -> tuple[torch.Tensor, Edges]:
         sources_S, block = self._sampler.hop(np.arange(first, last), layer, 0)
-        return plane_ND[torch.from_numpy(sources_S)], _Weighted(block)
+        return plane_ND[torch.from_numpy(sources_S)], _Drawn(block, block.weights_X)
 
 
-class _DrawnMean:
-    def __init__(self, csr: Csr) -> None:
-        self._product = ops_for(torch.device("cpu")).product(csr)
-        self._scales = inverse(csr.degrees), torch.ones(csr.columns)
+class _Drawn:
+    """A block's mean by what its edges count."""
+
+    def __init__(self, block: Block, counts_X: NDArray[np.float32] | None) -> None:
+        csr = block.csr
+        sums_T = csr.degrees if counts_X is None else np.bincount(csr.row_numbers(), counts_X, csr.rows)
+        self._product = product_of(replace(block, weights_X=counts_X), torch.device("cpu"))
+        self._scales = inverse(sums_T), torch.ones(csr.columns)
 
     def pool(self, rows_SD: torch.Tensor) -> torch.Tensor:
         pooled: torch.Tensor = _Pool.apply(rows_SD, self._product, self._scales)
@@ -107,22 +128,14 @@ class _WholeMean:
         return propagate_rows(self._csr, rows_SD, inverse(self._csr.degrees), torch.ones(self._csr.columns), self._rows_T)
 
 
-class _Weighted:
-    """Edges with weights that sum to 1 for every target that has some."""
-
-    def __init__(self, block: Block) -> None:
-        weights_X = np.ones(len(block.csr.indices), np.float32) if block.weights_X is None else block.weights_X
-        self._num_targets = block.csr.rows
-        self._targets_X = torch.from_numpy(block.csr.row_numbers().astype(np.int64))
-        self._sources_X = torch.from_numpy(block.csr.indices.astype(np.int64))
-        sums_T = torch.zeros(self._num_targets).index_add_(0, self._targets_X, torch.from_numpy(weights_X))
-        self._weights_X = torch.from_numpy(weights_X) / sums_T[self._targets_X]
+class _WholeWeightedMean:
+    def __init__(self, csr: Csr, weights_E: NDArray[np.float32], first: int, last: int) -> None:
+        self._csr, self._weights_E, self._range = csr, weights_E, (first, last)
 
     def pool(self, rows_SD: torch.Tensor) -> torch.Tensor:
-        weighted_XD = rows_SD.index_select(0, self._sources_X) * self._weights_X[:, None]
-        return rows_SD.new_zeros(self._num_targets, rows_SD.shape[1]).index_add(0, self._targets_X, weighted_XD)
+        return mean_rows(self._csr, self._weights_E, rows_SD, *self._range)
 
 
-def inverse(degrees: NDArray[np.integer]) -> torch.Tensor:
-    """1 / degree as float32, 0 where the degree is 0."""
+def inverse(degrees: NDArray[Any]) -> torch.Tensor:
+    """1 / degree (or sum of weights) as float32, 0 where it is 0."""
     return torch.from_numpy(np.divide(1.0, degrees, out=np.zeros(len(degrees)), where=np.asarray(degrees) > 0).astype(np.float32))

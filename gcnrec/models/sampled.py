@@ -2,9 +2,10 @@
 
     final = 1/(L+1) * (e + A1 (e + A2 (e + ...)))        Horner's form of 1/(L+1) * sum over l of A^l E
 
-where hop l draws s of a target's d neighbours uniformly and scales their sum by d / s. A drawn hop is A in expectation, and
-hops draw independently, so embeddings and their gradients are those of the full propagation in expectation; where every
-fanout reaches the largest degree they are equal.
+where hop l draws s of a target's d neighbours uniformly and scales their sum by d / s; of neighbours drawn by weight each is
+divided by d times its probability as well. A drawn hop is A in expectation, and hops draw independently, so embeddings and
+their gradients are those of the full propagation in expectation; where every fanout reaches the largest degree they are equal
+(unless neighbours are drawn by weight, which is with replacement).
 Letters: V nodes of the batch, R rows read, T targets and S sources of a hop, D width, L layers.
 """
 
@@ -15,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.blocks import Block
-from gcnrec.device import ops_for, place
+from gcnrec.device import place
 from gcnrec.graph import BipartiteGraph
+from gcnrec.models.drawn import product_of
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.hops import Hop
 from gcnrec.models.layerwise import export_mean
@@ -83,7 +85,7 @@ class _DrawnHop:
     """The drawn part of A between a hop's targets and sources, scaled so that its expectation is A."""
 
     def __init__(self, block: Block, degrees_R: NDArray[np.int64], device: torch.device) -> None:
-        self._product = ops_for(device).product(block.csr)
+        self._product = product_of(block, device)
         self.targets_T, self.sources_S = place(block.targets_T, device), place(block.sources_S, device)
         degrees_T, drawn_T = degrees_R[block.targets_T], block.csr.degrees
         scale_T = np.zeros(len(degrees_T), np.float32)

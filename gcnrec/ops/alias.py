@@ -60,16 +60,24 @@ def sample_weighted(
     Returns (indptr int64 (T+1), indices int32 (X)): ascending within a row, repeated as often as drawn.
     Raises UsageError unless 1 <= fanout <= 64.
     """
+    indptr_T1, edges_X = weighted_edges(csr, tables, rows_T, fanout, seed, step, hop, first_node)
+    return indptr_T1, frozen(csr.indices)[edges_X]
+
+
+def weighted_edges(
+    csr: Csr, tables: AliasTable, rows_T: NDArray[np.int32], fanout: int, seed: int, step: int, hop: int, first_node: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`sample_weighted` with the places of the drawn edges in `csr.indices`, int64 (X), instead of their columns."""
     check_fanout(fanout)
     indptr_T1 = np.zeros(len(rows_T) + 1, np.int64)
     np.cumsum(fanout * (csr.indptr[rows_T.astype(np.int64) + 1] > csr.indptr[rows_T]), out=indptr_T1[1:])
-    indices_X = np.empty(int(indptr_T1[-1]), np.int32)
+    edges_X = np.empty(int(indptr_T1[-1]), np.int64)
     low, last = counter_words(step, hop, WEIGHTED)
-    _sample_weighted(
-        frozen(csr.indptr), frozen(csr.indices), tables.thresholds_I, tables.others_I, frozen(rows_T), first_node,
-        np.uint64(seed), low, last, indptr_T1, indices_X,
+    _weighted_edges(
+        frozen(csr.indptr), tables.thresholds_I, tables.others_I, frozen(rows_T), first_node, np.uint64(seed), low, last,
+        indptr_T1, edges_X,
     )  # fmt: skip
-    return indptr_T1, indices_X
+    return indptr_T1, edges_X
 
 
 @numba.njit(inline="always")
@@ -164,15 +172,15 @@ def _next(shares, after, giving):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(parallel=True, cache=True)
-def _sample_weighted(  # type: ignore[no-untyped-def]
-    indptr, indices, thresholds, others, rows_T, first_node, seed, low, last, indptr_T1, out_X
+def _weighted_edges(  # type: ignore[no-untyped-def]
+    indptr, thresholds, others, rows_T, first_node, seed, low, last, indptr_T1, edges_X
 ):
     k0, k1 = np.uint32(seed & np.uint64(0xFFFFFFFF)), np.uint32(seed >> np.uint64(32))
     for t in numba.prange(len(rows_T)):
         row = rows_T[t]
         first, degree = indptr[row], indptr[row + 1] - indptr[row]
-        drawn = out_X[indptr_T1[t] : indptr_T1[t + 1]]
+        drawn = edges_X[indptr_T1[t] : indptr_T1[t + 1]]
         for k in range(len(drawn)):
             node, number = np.uint32(first_node + row), np.uint32(k)
-            drawn[k] = indices[first + draw(thresholds, others, first, degree, node, number, low, last, k0, k1)]
+            drawn[k] = first + draw(thresholds, others, first, degree, node, number, low, last, k0, k1)
         drawn.sort()

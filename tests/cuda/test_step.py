@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import pytest
 import torch
 
@@ -79,13 +80,13 @@ def kernels_of_the_gpu(launcher):
     device.ops_for.cache_clear()
 
 
-def job_of(propagation, rule, budget, dtype="float32", loss="softmax"):
+def job_of(propagation, rule, budget, dtype="float32", loss="softmax", neighbours="uniform"):
     return Job.model_validate(
         {
             "model": {"propagation": propagation, "layers": 2, "width": 16, "start": "normal"},
             "table": {"budget": budget, "dtype": dtype},
             "sparsity": {"policy": "static"} if budget < 1 else {},
-            "sampler": {"fanouts": [3, 2], "negatives": "in_batch" if loss == "softmax" else "uniform"},
+            "sampler": {"fanouts": [3, 2], "negatives": "in_batch" if loss == "softmax" else "uniform", "neighbours": neighbours},
             "loss": {"name": loss},
             "optimizer": {"rule": rule},
             "train": {"batch_size": 40},
@@ -96,7 +97,8 @@ def job_of(propagation, rule, budget, dtype="float32", loss="softmax"):
 def trained(job, wrapped):
     graph = checkerboard().graph
     table = first_table(job, graph, None)
-    step = build_step(job, graph, None, wrapped(table))
+    weights_E = np.linspace(0.5, 2.0, graph.num_edges, dtype=np.float32) if job.sampler.neighbours == "weighted" else None
+    step = build_step(job, graph, weights_E, wrapped(table))
     losses = [step(batch, 0.02) for batch in step.sampler.epoch(0)]
     rows_ND = step.table.drained().columns(0, 16).clone()
     return losses, rows_ND
@@ -105,6 +107,7 @@ def trained(job, wrapped):
 CASES = [
     ("sampled", "adam", 1.0), ("sampled", "adam", 0.5), ("none", "sgd", 1.0), ("none", "adam_row", 0.5),
     ("sampled", "adagrad_row", 0.5), ("sampled", "adam", 0.5, "bfloat16"), ("none", "adam", 1.0, "float32", "bpr"),
+    ("sampled", "adam", 0.5, "float32", "softmax", "weighted"),
 ]  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from gcnrec.config import Job, Sampler
 from gcnrec.explore import mean_gradients
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.sampled import SampledLightGcn
+from gcnrec.ops.directions import uniform, weighted
+from gcnrec.ops.weighted import edge_weights
 from gcnrec.sampler import edge_sampler
 from gcnrec.start import first_table
 from gcnrec.step import build_step
@@ -47,11 +49,10 @@ def test_equals_dense_autograd_where_all_neighbours_are_drawn(world, num_layers)
     check_encoder(SampledLightGcn(graph, num_layers, 20), table_of(graph, 20), batch, graph, dense(num_layers))
 
 
-def draws_of(graph, table, num_layers, fanouts, count, grad_VD):
+def draws_of(graph, table, num_layers, neighbours, count, grad_VD):
     """Embeddings and row gradients of one batch's nodes under `count` different draws of neighbours."""
     encoder, finals, grads = SampledLightGcn(graph, num_layers, table.width), [], []
     plain = edge_sampler(Sampler(negatives="uniform"), graph, None, 6, 0).batch(0, 0)
-    neighbours = NeighbourSampler(graph, fanouts, 0)
     for step in range(1, count + 1):
         drawn = neighbours.sample(plain.nodes_V, plain.num_users, step)
         batch = type(plain)(
@@ -67,13 +68,20 @@ def draws_of(graph, table, num_layers, fanouts, count, grad_VD):
     return plain, torch.stack(finals).double(), torch.stack(grads).double()
 
 
+def by_weight(graph):
+    """Draws by weights between 0.5 and 2."""
+    return weighted(graph, edge_weights(graph, np.random.default_rng(2).uniform(0.5, 2.0, graph.num_edges).astype(np.float32)))
+
+
 @pytest.mark.parametrize(("num_layers", "fanouts"), [(1, (2,)), (2, (3, 2))])
-def test_expectation_is_the_full_propagation(num_layers, fanouts):
+@pytest.mark.parametrize("directions", [uniform, by_weight])
+def test_expectation_is_the_full_propagation(num_layers, fanouts, directions):
     graph = halves(9, 6).graph
+    neighbours = NeighbourSampler(graph, fanouts, 0, directions=directions(graph))
     table, count = table_of(graph, 3), 4000
     nodes = len(edge_sampler(Sampler(negatives="uniform"), graph, None, 6, 0).batch(0, 0).nodes_V)
     grad_VD = torch.randn(nodes, 3, generator=torch.Generator().manual_seed(1))
-    plain, finals, grads = draws_of(graph, table, num_layers, fanouts, count, grad_VD)
+    plain, finals, grads = draws_of(graph, table, num_layers, neighbours, count, grad_VD)
     full = LightGcn(graph, num_layers, 3, True).encode(table, plain)
     grad = full.pull(grad_VD, torch.zeros_like(grad_VD))
     expected_ND = torch.zeros(graph.num_nodes, 3)

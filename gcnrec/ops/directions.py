@@ -1,0 +1,81 @@
+"""How neighbours are drawn in one direction of a graph: uniformly, or in proportion to the weights of edges.
+
+Letters: T targets, X drawn edges, E edges, R rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcnrec.errors import DataError
+from gcnrec.graph import BipartiteGraph, Csr
+from gcnrec.ops.alias import AliasTable, alias_rows, weighted_edges
+from gcnrec.ops.neighbours import sample_neighbours
+from gcnrec.ops.weighted import EdgeWeights
+
+
+class Direction(Protocol):
+    """Draws neighbours of one side's nodes from the other side."""
+
+    def draw(
+        self, rows_T: NDArray[np.int32], fanout: int, seed: int, step: int, hop: int, first_node: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32] | None]:
+        """(indptr int64 (T+1), columns (X), what each counts or None) of rows whose node numbers are `first_node` + row."""
+        ...
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Neighbours without replacement, all alike; all of them where they are `fanout` at most."""
+
+    csr: Csr
+
+    def draw(
+        self, rows_T: NDArray[np.int32], fanout: int, seed: int, step: int, hop: int, first_node: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], None]:
+        return *sample_neighbours(self.csr, rows_T, fanout, seed, step, hop, first_node), None
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """`fanout` neighbours with replacement, in proportion to the weights of their edges: p = w / sum of the row's w.
+
+    `counts_E` = 1 / (p * degree). Tables and counts take 12 bytes an edge.
+    """
+
+    csr: Csr
+    tables: AliasTable
+    counts_E: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, csr: Csr, weights_E: NDArray[np.float32]) -> Weighted:
+        """Raises DataError unless all weights are finite and above 0: what is never drawn cannot be counted."""
+        if not (weights_E > 0).all():
+            raise DataError(
+                "neighbours are drawn by weights, all of which must be above 0, and "
+                f"{int((~(weights_E > 0)).sum()):,} of {len(weights_E):,} are not; leave these interactions out (--where), or "
+                "set sampler.neighbours = 'uniform'"
+            )
+        tables = alias_rows(csr, weights_E)
+        means_R = np.bincount(csr.row_numbers(), weights_E, csr.rows) / np.maximum(csr.degrees, 1)
+        return cls(csr, tables, (np.repeat(means_R, csr.degrees) / weights_E).astype(np.float32))
+
+    def draw(
+        self, rows_T: NDArray[np.int32], fanout: int, seed: int, step: int, hop: int, first_node: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+        indptr_T1, edges_X = weighted_edges(self.csr, self.tables, rows_T, fanout, seed, step, hop, first_node)
+        return indptr_T1, self.csr.indices[edges_X], self.counts_E[edges_X]
+
+
+def uniform(graph: BipartiteGraph) -> tuple[Uniform, Uniform]:
+    """Both directions, users first."""
+    return Uniform(graph.user_items), Uniform(graph.item_users)
+
+
+def weighted(graph: BipartiteGraph, weights: EdgeWeights) -> tuple[Weighted, Weighted]:
+    """Both directions, users first."""
+    return Weighted.of(graph.user_items, weights.user_items_E), Weighted.of(graph.item_users, weights.item_users_E)
