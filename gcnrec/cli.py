@@ -9,8 +9,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,7 +24,15 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from gcnrec.progress import Observer
-    from gcnrec.sweep import Ended, Tell
+
+_LOG_JSON = "gcnrec.log_json"
+
+
+def _keep(ctx: typer.Context, log_json: bool) -> bool:
+    """Remember --log-json for an error that ends the command: contexts of a group and its command share `meta`."""
+    ctx.meta[_LOG_JSON] = log_json
+    return log_json
+
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
@@ -34,6 +41,7 @@ DataRoot = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the fi
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the job.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")]
+LogJson = Annotated[bool, typer.Option("--log-json", callback=_keep, help="Tell all on stderr as JSON, one object a line.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what --out names.")]
 
 
@@ -47,7 +55,7 @@ class _Commands(TyperGroup):
             known = _expected(problem)
             if known is None:
                 raise
-            print(f"gcnrec: {known}", file=sys.stderr)
+            _tell(known, ctx.meta.get(_LOG_JSON, False))
             raise SystemExit(known.exit_code) from None
 
 
@@ -91,6 +99,7 @@ def run(
     set_: Overrides = None,
     resume: Resume = False,
     as_json: AsJson = False,
+    log_json: LogJson = False,
 ) -> None:
     """Ingest if needed, train, evaluate, export, report."""
     from gcnrec.config import Job
@@ -99,7 +108,7 @@ def run(
 
     settings = Job.load(job, set_)
     folder = run_folder(Path("runs"), settings.run.name or job.stem, out, resume)
-    with _progress(as_json, settings.evaluate.metric) as observer:
+    with _told(as_json, log_json, settings.evaluate.metric) as observer:
         metrics, report = run_job(settings, job, folder, data=data, data_root=data_root, resume=resume, observer=observer)
     _show({"run": str(folder), **metrics} if as_json else [*metric_lines(metrics), f"{folder}  (open {report})"])
 
@@ -115,7 +124,8 @@ def check(
     from gcnrec.show import figure_lines
 
     settings = Job.load(job, set_)
-    dataset = open_or_ingest(settings.data, job, data, data_root, _say(as_json))
+    with _told(as_json) as observer:
+        dataset = open_or_ingest(settings.data, job, data, data_root, observer)
     prediction = predict(settings, dataset)
     _show(prediction if as_json else figure_lines(prediction))
 
@@ -153,6 +163,7 @@ def ingest(
     memory_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory to use, for example 2GB.")] = None,
     force: Force = False,
     as_json: AsJson = False,
+    log_json: LogJson = False,
 ) -> None:
     """Write a dataset folder from Parquet, by a card or by flags (which also override a card's [data])."""
     flags = dict(locals())
@@ -161,7 +172,8 @@ def ingest(
     from gcnrec.show import dataset_lines
 
     given = {name: value for name, value in flags.items() if name in Data.model_fields and name != "card" and value is not None}
-    dataset = ingest_flags(card, given, out, data_root=data_root, force=force, progress=_say(as_json))
+    with _told(as_json, log_json) as observer:
+        dataset = ingest_flags(card, given, out, data_root=data_root, force=force, observer=observer)
     _show(dataset.info if as_json else dataset_lines(dataset.info))
 
 
@@ -173,6 +185,7 @@ def train(
     set_: Overrides = None,
     resume: Resume = False,
     as_json: AsJson = False,
+    log_json: LogJson = False,
 ) -> None:
     """Train on a dataset folder and export; no test metrics yet."""
     from gcnrec.config import Job
@@ -184,7 +197,7 @@ def train(
 
     settings = Job.load(job, set_)
     folder = run_folder(Path("runs"), job.stem, out, resume)
-    with _progress(as_json, settings.evaluate.metric) as observer:
+    with _told(as_json, log_json, settings.evaluate.metric) as observer:
         fit(settings, open_dataset(data), folder, resume=resume, observer=observer)
     metrics = best_validation(folder, settings.evaluate.metric)
     _show({"run": str(folder), **metrics} if as_json else [*metric_lines(metrics), str(folder)])
@@ -197,6 +210,7 @@ def evaluate(
     k: Annotated[str | None, typer.Option("--k", metavar="10,20,50", help="List lengths; default the job's.")] = None,
     segments: Annotated[Path | None, typer.Option(metavar="FILE", help="Parquet of user id and segment.")] = None,
     as_json: AsJson = False,
+    log_json: LogJson = False,
 ) -> None:
     """Rank all items for every held-out user; write metrics and per-user metrics into the run folder."""
     from gcnrec.pipeline import list_lengths
@@ -206,7 +220,8 @@ def evaluate(
     from gcnrec.evaluate import evaluate_run
     from gcnrec.show import metric_lines
 
-    metrics = evaluate_run(open_run(run), split, lengths, segments)
+    with _told(as_json, log_json) as observer:
+        metrics = evaluate_run(open_run(run), split, lengths, segments, observer)
     _show(metrics if as_json else metric_lines(metrics))
 
 
@@ -224,14 +239,15 @@ def recommend(
     new_users: Annotated[Path | None, typer.Option(metavar="FILE", help="Users new to the run, by user and item.")] = None,
     new_items: Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")] = None,
     as_json: AsJson = False,
+    log_json: LogJson = False,
 ) -> None:
     """Write top-k lists as Parquet: the original ids, rank from 1, score."""
     from gcnrec.artifacts import open_run
     from gcnrec.recommend import recommend as write
     from gcnrec.show import figure_lines
 
-    made = asdict(
-        write(
+    with _told(as_json, log_json) as observer:
+        made = write(
             open_run(run),
             k,
             out,
@@ -243,9 +259,9 @@ def recommend(
             fallback=fallback,
             new_users=new_users,
             new_items=new_items,
+            observer=observer,
         )
-    )
-    _show(made if as_json else figure_lines(made))
+    _show(asdict(made) if as_json else figure_lines(asdict(made)))
 
 
 @app.command()
@@ -262,7 +278,8 @@ def export(
     from gcnrec.loaders.export import export as write
     from gcnrec.show import figure_lines
 
-    made = write(open_run(run), kind, out, index=index, k=k)
+    with _told(as_json) as observer:
+        made = write(open_run(run), kind, out, index=index, k=k, observer=observer)
     _show(made if as_json else figure_lines(made))
 
 
@@ -289,6 +306,7 @@ def sweep(
     data_root: DataRoot = None,
     set_: Overrides = None,
     jobs: Annotated[int, typer.Option(metavar="N", help="Runs at a time, each on its share of the cores.", min=1)] = 1,
+    log_json: LogJson = False,
 ) -> None:
     """Train every combination of a grid; write DIR/sweep.parquet, curves.parquet and sweep.html, skip what is finished.
 
@@ -311,13 +329,15 @@ def sweep(
 
     A run that fails does not stop the others; the exit code is then the highest of theirs.
     """
+    from gcnrec.bars import runs_told
     from gcnrec.grid import load_grid
     from gcnrec.pipeline import open_or_ingest
     from gcnrec.sweep import sweep as train_all
 
     plan = load_grid(grid, set_)
-    dataset = open_or_ingest(plan.runs[0].job.data, plan.job_path, data, data_root, _say(False))
-    with _runs_bar(len(plan.runs)) as tell:
+    with _told(False, log_json) as observer:
+        dataset = open_or_ingest(plan.runs[0].job.data, plan.job_path, data, data_root, observer)
+    with runs_told(len(plan.runs), log_json) as tell:
         ended = train_all(plan, dataset.folder, out, jobs=jobs, tell=tell)
     failed = [one for one in ended if one.code]
     _show([f"{len(ended) - len(failed)} of {len(ended)} runs finished", f"{out}  (open {out / 'sweep.html'})"])
@@ -376,38 +396,10 @@ def doctor(as_json: AsJson = False) -> None:
     _show(facts if as_json else figure_lines(facts))
 
 
-@contextmanager
-def _progress(as_json: bool, metric: str) -> Iterator[Observer | None]:
-    if as_json:
-        yield None
-        return
+def _told(as_json: bool, log_json: bool = False, metric: str = "") -> AbstractContextManager[Observer]:
     from gcnrec.progress import observed
 
-    with observed(metric) as observer:
-        yield observer
-
-
-@contextmanager
-def _runs_bar(total: int) -> Iterator[Tell]:
-    """Tells of every run that ended in a line on stderr; on a terminal, a bar over the runs stays below them."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total)
-
-        def tell(ended: Ended, done: int, of: int) -> None:
-            took = f"{ended.seconds:,.0f} s" if ended.seconds else "finished before"
-            console.print(f"{done}/{of}  {ended.name}  {ended.failure or took}", markup=False)
-            bar.update(task, completed=done)
-
-        yield tell
-
-
-def _say(as_json: bool) -> Any:
-    return None if as_json else lambda text: print(text, file=sys.stderr, flush=True)
+    return observed(metric, as_json, log_json)
 
 
 def _show(result: Any) -> None:
@@ -415,6 +407,15 @@ def _show(result: Any) -> None:
         print("\n".join(result))
     else:
         print(json.dumps(result, indent=2, default=str))
+
+
+def _tell(problem: GcnrecError, log_json: bool) -> None:
+    if log_json:
+        from gcnrec.jsonlog import log
+
+        log("error", "error", {"text": str(problem), "exit_code": problem.exit_code})
+    else:
+        print(f"gcnrec: {problem}", file=sys.stderr)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

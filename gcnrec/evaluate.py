@@ -8,10 +8,11 @@ Letters: U users, I items, H users with held-out items, B users of a chunk, K li
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +21,11 @@ from numpy.typing import NDArray
 
 from gcnrec import metrics
 from gcnrec.artifacts import Run, metrics_path
+from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
+from gcnrec.events import warn_once
 from gcnrec.graph import Csr, csr_from_edges
+from gcnrec.guards import one_list_for_everyone
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.embeddings import map_embeddings
@@ -30,6 +34,9 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.models.rank import top_k, top_k_all
 from gcnrec.models.scorer import EmbeddingScorer, Scorer
 from gcnrec.ops.topk import ItemLists, TopK, contained
+
+if TYPE_CHECKING:
+    from gcnrec.progress import Observer
 
 __all__ = ["Evaluation", "TopK", "evaluate", "evaluate_run", "top_k", "top_k_all"]
 
@@ -71,10 +78,11 @@ def evaluate(
     bootstrap: int = 0,
     seed: int = 0,
     candidates: NDArray[np.int32] | None = None,
+    tell: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Rank all items (or `candidates`) except `seen` (user -> items) and judge the lists by `held_out`; degrees are of train.
 
-    `bootstrap` resamples make the intervals, 0 leaves them out.
+    `bootstrap` resamples make the intervals, 0 leaves them out; `tell` hears how many users of how many are ranked.
     Raises DataError when no user has held-out items or the scorer is of other sizes, DivergedError for NaN scores.
     """
     num_users, num_items = len(held_out.user_ids), len(held_out.item_ids)
@@ -88,7 +96,7 @@ def evaluate(
     if not len(users_H):
         raise DataError("no user has held-out items, so nothing can be measured; ingest with a test or validation split")
     ks = sorted(set(ks))
-    columns, counts = _judge(scorer, held, without(seen, held), users_H, item_degrees_I, ks, candidates)
+    columns, counts = _judge(scorer, held, without(seen, held), users_H, item_degrees_I, ks, candidates, tell)
     values_HM = np.stack(list(columns.values()), axis=1)
     means = dict(zip(columns, values_HM.mean(axis=0).tolist(), strict=True))
     for k in ks:
@@ -152,7 +160,11 @@ def per_user_path(folder: Path, split: Split) -> Path:
 
 
 def evaluate_run(
-    run: Run, split: Split = "test", ks: Sequence[int] | None = None, segments: Path | None = None
+    run: Run,
+    split: Split = "test",
+    ks: Sequence[int] | None = None,
+    segments: Path | None = None,
+    observer: Observer | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run folder and write what it gives: `metrics.json` and `per_user.parquet` for test,
     `metrics.valid.json` and `per_user.valid.parquet` for valid. Returns the written metrics.
@@ -174,6 +186,7 @@ def evaluate_run(
         ks or settings.k,
         settings.bootstrap,
         run.job.train.seed,
+        tell=partial(observer.work, f"ranking for {split}") if observer else None,
     )
     document: dict[str, Any] = {"split": split, "users": len(result.per_user), **result.metrics}
     document |= {"intervals": result.intervals, "deciles": result.deciles}
@@ -184,7 +197,15 @@ def evaluate_run(
         numbers_H = dataset.user_ids.numbers(result.per_user.column("user"))
         document |= {"segments": by_segment(result.per_user, names_U[numbers_H]), "segments_unknown_users": unknown}
     _write(run, split, result, document)
+    warn_of_one_list(run.folder, run.job, scorer, observer)
     return document
+
+
+def warn_of_one_list(folder: Path, job: Job, scorer: Scorer, observer: Observer | None) -> None:
+    """Warn, once in a run, of a model that ranks the same items for everyone; popularity is meant to."""
+    said = None if job.model.name == "popularity" else one_list_for_everyone(scorer)
+    if said and warn_once(folder, "one list for everyone", said) and observer:
+        observer.warn(said)
 
 
 def _scorer(run: Run) -> Scorer:
@@ -260,7 +281,7 @@ def without(seen: Csr, held: Csr) -> Csr:
 
 def _judge(
     scorer: Scorer, held: Csr, hidden: Csr, users_H: NDArray[np.int32], item_degrees_I: NDArray[np.int64], ks: Sequence[int],
-    candidates: NDArray[np.int32] | None,
+    candidates: NDArray[np.int32] | None, tell: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, NDArray[np.float64]], _Counts]:  # fmt: skip
     """Every per-user metric (name@k -> float64 (H)) and the counts per item, in one pass over the users."""
     num_items = held.columns
@@ -280,4 +301,6 @@ def _judge(
             counts.exposure_I[k] += np.bincount(items_BK[items_BK >= 0], minlength=num_items)
             counts.hits_I[k] += np.bincount(items_BK[hit_BK], minlength=num_items)
         done = here.stop
+        if tell:
+            tell(done, len(users_H))
     return columns, counts

@@ -41,6 +41,14 @@ def append_event(folder: Path, event: Event) -> None:
         file.write(json.dumps(event) + "\n")
 
 
+def warn_once(folder: Path, kind: str, text: str) -> bool:
+    """Add a warning of `kind`, unless the run has one; whether it was added."""
+    if any(event["event"] == "warning" and event["kind"] == kind for event in read_events(folder)):
+        return False
+    append_event(folder, {"event": "warning", "kind": kind, "text": text})
+    return True
+
+
 def keep_events(folder: Path, stage: str, epoch: int) -> None:
     """Drop from `metrics.jsonl` the epochs after `epoch` of `stage`, to be done again, and a line that was cut short."""
     path = folder / "metrics.jsonl"

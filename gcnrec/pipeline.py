@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,6 @@ from gcnrec.loaders.recipe import PATHS, PLACES, absolute
 if TYPE_CHECKING:
     from gcnrec.loaders.schema import Dataset
     from gcnrec.progress import Observer
-
-Say = Callable[[str], None]
 
 DATASETS = Path("data")
 DOWNLOADS = DATASETS / "downloads"
@@ -42,9 +40,9 @@ def run_job(
     from gcnrec.report import write_report
     from gcnrec.train import train
 
-    dataset = open_or_ingest(job.data, job_path, data, data_root, observer.note if observer else None)
+    dataset = open_or_ingest(job.data, job_path, data, data_root, observer)
     run = train(job, dataset, folder, resume=resume, observer=observer)
-    metrics = evaluate_run(run)
+    metrics = evaluate_run(run, observer=observer)
     measure_baselines(run, observer)
     return metrics, write_report(run)
 
@@ -68,7 +66,7 @@ def run_folder(runs: Path, name: str, out: Path | None, resume: bool) -> Path:
     return last
 
 
-def open_or_ingest(data: Data, job_path: Path, folder: Path | None, data_root: Path | None, progress: Say | None) -> Dataset:
+def open_or_ingest(data: Data, job_path: Path, folder: Path | None, data_root: Path | None, observer: Observer | None) -> Dataset:
     """The dataset of a job: `folder` if given, else `data.folder` or `data/<name>-<digest>`, ingested when it is not there.
 
     Raises DataError when an existing `data.folder` was made with other settings.
@@ -87,12 +85,12 @@ def open_or_ingest(data: Data, job_path: Path, folder: Path | None, data_root: P
         dataset = open_dataset(target)
         _check_recipe(dataset, data, job_path, data_root)
     else:
-        dataset = _ingest(data, target, near=job_path.parent, data_root=data_root, force=False, progress=progress)
+        dataset = _ingest(data, target, near=job_path.parent, data_root=data_root, force=False, observer=observer)
     return _as_recorded(dataset, data, job_path)
 
 
 def ingest_flags(
-    card: Path | None, given: dict[str, Any], out: Path, *, data_root: Path | None, force: bool, progress: Say | None
+    card: Path | None, given: dict[str, Any], out: Path, *, data_root: Path | None, force: bool, observer: Observer | None
 ) -> Dataset:
     """`gcnrec ingest`: the card's [data] with the given flags over it, or the flags alone, into `out`."""
     if card is None and "train" not in given:
@@ -100,7 +98,7 @@ def ingest_flags(
     if out.exists() and not force:
         raise DataError(f"{out} exists and is never overwritten; choose another --out, or add --force")
     data = validated(Data, {"card": str(card), **given} if card else given, "ingest")
-    return _ingest(data, out, near=None, data_root=data_root, force=force, progress=progress)
+    return _ingest(data, out, near=None, data_root=data_root, force=force, observer=observer)
 
 
 def recipe_digest(data: Data, card: Path | None, data_root: Path | None) -> str:
@@ -134,12 +132,15 @@ def describe(path: Path) -> dict[str, Any]:
     raise UsageError(f"{path} must be a dataset folder (with dataset.json) or a run folder (with lineage.json), is neither")
 
 
-def _ingest(data: Data, out: Path, *, near: Path | None, data_root: Path | None, force: bool, progress: Say | None) -> Dataset:
+def _ingest(
+    data: Data, out: Path, *, near: Path | None, data_root: Path | None, force: bool, observer: Observer | None
+) -> Dataset:
     from gcnrec.loaders.parquet import ingest
     from gcnrec.loaders.sources import resolve_card
 
-    resolved, name = resolve_card(data, near, data_root, DOWNLOADS, progress)
-    return ingest(resolved, out, data_root=data_root, name=name, force=force, progress=progress)
+    note, work = (observer.note, observer.work) if observer else (None, None)
+    resolved, name = resolve_card(data, near, data_root, DOWNLOADS, note)
+    return ingest(resolved, out, data_root=data_root, name=name, force=force, progress=note, work=work)
 
 
 def _as_recorded(dataset: Dataset, data: Data, job_path: Path) -> Dataset:

@@ -1,4 +1,4 @@
-"""What training shows while it runs: a bar on a terminal, plain lines elsewhere. Everything goes to stderr."""
+"""What long work shows while it runs, on stderr: a bar on a terminal, at most a line a minute elsewhere, or JSON."""
 
 from __future__ import annotations
 
@@ -10,95 +10,116 @@ from typing import Any, Protocol
 
 _STALL = 0.02
 """Share of an epoch spent waiting for data from which on it is told."""
-_LINE_SECONDS = 60.0
+LINE_SECONDS = 60.0
+_FIRST_LINE_SECONDS = 2.0
 
 
 class Observer(Protocol):
-    """What training tells while it runs; `gcnrec.train` calls it and knows no implementation."""
+    """What long work tells while it runs; those who call it know no implementation. `gcnrec.train` calls `step` and `epoch`."""
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rows_per_second: float) -> None: ...
 
     def epoch(self, record: dict[str, Any]) -> None: ...
 
+    def work(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` pieces of `what` (for example "ranking users") are done; a total of 0 is unknown."""
+        ...
+
     def note(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None:
+        """A result may not mean what it seems to."""
+        ...
 
 
 @contextmanager
-def observed(metric: str) -> Iterator[Observer]:
-    """A bar when stderr is a terminal, otherwise lines; `metric` is the validation figure to show."""
-    if not sys.stderr.isatty():
+def observed(metric: str = "", as_json: bool = False, log_json: bool = False) -> Iterator[Observer]:
+    """The observer of a command: JSON lines if asked for; only warnings where results are `as_json`; a bar when stderr is a
+    terminal, otherwise lines. `metric` is the validation figure to show."""
+    if log_json:
+        from gcnrec.jsonlog import JsonLines
+
+        yield JsonLines()
+    elif as_json:
+        yield Quiet()
+    elif sys.stderr.isatty():
+        from gcnrec.bars import Bar
+
+        bar = Bar(metric)
+        with bar.progress:
+            yield bar
+    else:
         yield Lines(metric)
-        return
-    bar = Bar(metric)
-    with bar.progress:
-        yield bar
+
+
+class Quiet:
+    """Tells warnings, and nothing else."""
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rows_per_second: float) -> None: ...
+
+    def epoch(self, record: dict[str, Any]) -> None: ...
+
+    def work(self, what: str, done: int, total: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 class Lines:
-    """One line per epoch and, within a long epoch, at most one a minute."""
+    """Progress as at most one line a minute, the first soon; the last epoch of a stage, notes and warnings in any case."""
 
     def __init__(self, metric: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._metric = metric
         self._clock = clock
-        self._last = clock()
+        self._due = clock() + _FIRST_LINE_SECONDS
+        self._left = Remaining(clock)
         self._epochs = 0
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rows_per_second: float) -> None:
         self._epochs = epochs
-        if self._clock() - self._last >= _LINE_SECONDS:
-            self._say(f"epoch {epoch}/{epochs}  step {step}/{steps}  loss {loss:.4f}  {rate(rows_per_second)}")
+        left = self._left.after("training", (epoch - 1) * steps + step, epochs * steps)
+        self._progress(f"epoch {epoch}/{epochs}  step {step}/{steps}  loss {loss:.4f}  {rate(rows_per_second)}{left}")
 
     def epoch(self, record: dict[str, Any]) -> None:
         of = f"/{self._epochs}" if self._epochs else ""
-        self._say(f"{record.get('stage', 'fit')} epoch {record['epoch']}{of}  {figures(record, self._metric)}")
+        line = f"{record.get('stage', 'fit')} epoch {record['epoch']}{of}  {figures(record, self._metric)}"
+        if record["epoch"] >= self._epochs:
+            self.note(line)
+        else:
+            self._progress(line)
+
+    def work(self, what: str, done: int, total: int) -> None:
+        self._progress(f"{what}  {done:,} of {total:,}{self._left.after(what, done, total)}" if total else what)
 
     def note(self, text: str) -> None:
-        self._say(text)
-
-    def _say(self, text: str) -> None:
-        self._last = self._clock()
         print(text, file=sys.stderr, flush=True)
 
+    def warn(self, text: str) -> None:
+        self.note(f"warning: {text}")
 
-class Bar:
-    """A rich progress bar over the steps of the current epoch; finished epochs stay above it as lines."""
+    def _progress(self, text: str) -> None:
+        if self._clock() >= self._due:
+            self._due = self._clock() + LINE_SECONDS
+            self.note(text)
 
-    def __init__(self, metric: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        self._metric = metric
-        self._console = Console(stderr=True, highlight=False)
-        self.progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  {task.fields[valid]}  {task.fields[rate]}"),
-            TimeElapsedColumn(),
-            console=self._console,
-            transient=True,
-        )
-        self._task = self.progress.add_task("", total=None, epoch="-", loss="-", valid="", rate="")
+class Remaining:
+    """How long work will still take, at its pace since this process took it up."""
 
-    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rows_per_second: float) -> None:
-        self.progress.update(
-            self._task,
-            completed=step,
-            total=steps,
-            epoch=f"{epoch}/{epochs}",
-            loss=f"{loss:.4f}",
-            rate=rate(rows_per_second),
-        )
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._what, self._begun, self._first, self._done = "", 0.0, 0, 0
 
-    def epoch(self, record: dict[str, Any]) -> None:
-        valid = record.get("valid") or {}
-        if self._metric in valid:
-            self.progress.update(self._task, valid=f"{self._metric} {valid[self._metric]:.4f}")
-        line = f"{record.get('stage', 'fit')} epoch {record['epoch']}  {figures(record, self._metric)}"
-        self._console.print(line, markup=False)
-
-    def note(self, text: str) -> None:
-        self._console.print(text, markup=False)
+    def after(self, what: str, done: int, total: int) -> str:
+        """ "  about 3 min left" when `done` of `total` are done; nothing as long as there is no pace."""
+        now = self._clock()
+        if what != self._what or done < self._done:
+            self._what, self._begun, self._first = what, now, done
+        self._done = done
+        seconds = (now - self._begun) * (total - done) / max(done - self._first, 1)
+        return f"  about {duration(seconds)} left" if done > self._first and now > self._begun else ""
 
 
 def figures(record: dict[str, Any], metric: str) -> str:
@@ -124,3 +145,10 @@ def rate(rows_per_second: float) -> str:
         if rows_per_second >= size:
             return f"{rows_per_second / size:.1f}{unit} rows/s"
     return f"{rows_per_second:.0f} rows/s"
+
+
+def duration(seconds: float) -> str:
+    """A stretch of time as people read it: `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

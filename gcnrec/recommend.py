@@ -30,6 +30,7 @@ from gcnrec.ops.topk import ItemLists, TopK, empty_lists
 
 if TYPE_CHECKING:
     from gcnrec.artifacts import Run
+    from gcnrec.progress import Observer
 
 _ROWS_PER_GROUP = 500_000
 
@@ -63,6 +64,7 @@ def recommend(
     fallback: str | None = None,
     new_users: Path | None = None,
     new_items: Path | None = None,
+    observer: Observer | None = None,
 ) -> Recommended:
     """Write `out`: user and item (original ids in their Arrow types), rank int32 from 1, score float32.
 
@@ -97,7 +99,7 @@ def recommend(
 
     with atomic_file(out) as path:
         chunks = in_chunks(scorer, rank, range(0, len(request.ids), USERS_PER_CHUNK))
-        lengths_R = _write(path, dataset, request, chunks)
+        lengths_R = _write(path, dataset, request, chunks, observer)
     return Recommended(
         out=out,
         users=int((lengths_R > 0).sum()),
@@ -181,7 +183,9 @@ def _pairs_of(csr: Csr, rows_B: NDArray[np.int32]) -> tuple[NDArray[np.int32], N
     return at_E, csr.indices[csr.indptr[rows_B[at_E]] + offsets_E]
 
 
-def _write(path: Path, dataset: Dataset, request: Request, chunks: Iterator[TopK]) -> NDArray[np.int64]:
+def _write(
+    path: Path, dataset: Dataset, request: Request, chunks: Iterator[TopK], observer: Observer | None
+) -> NDArray[np.int64]:
     """Stream the lists into `path` and return the length of every row's list."""
     types = {"user": dataset.user_ids.ids.type, "item": dataset.item_ids.ids.type, "rank": pa.int32(), "score": pa.float32()}
     lengths_R = np.zeros(len(request.ids), np.int64)
@@ -191,6 +195,8 @@ def _write(path: Path, dataset: Dataset, request: Request, chunks: Iterator[TopK
             filled_BK = lists.items_BK >= 0
             at, slots = np.nonzero(filled_BK)
             lengths_R[lists.users_B] = filled_BK.sum(axis=1)
+            if observer:
+                observer.work("ranking", int(lists.users_B[-1]) + 1, len(lengths_R))
             columns = {
                 "user": request.ids.take(pa.array(lists.users_B[at])),
                 "item": dataset.item_ids.decode(lists.items_BK[filled_BK]),

@@ -76,9 +76,17 @@ class _Tracked:
         for tracker in list(self._trackers):
             self._try(tracker, tracker.epoch, record)
 
+    def work(self, what: str, done: int, total: int) -> None:
+        if self._observer:
+            self._observer.work(what, done, total)
+
     def note(self, text: str) -> None:
         if self._observer:
             self._observer.note(text)
+
+    def warn(self, text: str) -> None:
+        if self._observer:
+            self._observer.warn(text)
 
     def close(self, status: str) -> None:
         for tracker in list(self._trackers):

@@ -30,6 +30,7 @@ from gcnrec.ops.topk import ItemLists, TopK, contained
 
 if TYPE_CHECKING:
     from gcnrec.artifacts import Run
+    from gcnrec.progress import Observer
 
 FORMATS = ("faiss", "bundle", "parquet")
 INDEXES = ("flat", "hnsw")
@@ -42,6 +43,7 @@ EF_SEARCH = (32, 64, 128, 256, 512)
 ENOUGH_RECALL = 0.99
 """An HNSW index is left with the first of `EF_SEARCH` that reaches this, or the last."""
 _SPARE = 16
+_ADDED_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ class ItemIndex:
     facts: dict[str, Any]
 
 
-def export(run: Run, kind: str, out: Path, *, index: str | None = None, k: int | None = None) -> dict[str, Any]:
+def export(
+    run: Run, kind: str, out: Path, *, index: str | None = None, k: int | None = None, observer: Observer | None = None
+) -> dict[str, Any]:
     """Write what `kind` names to `out`, whole or not at all, and return what there is to tell about it.
 
     "parquet": a folder with `users.parquet` and `items.parquet` (`id`, `embedding`). "bundle": one safetensors file. "faiss":
@@ -71,7 +75,7 @@ def export(run: Run, kind: str, out: Path, *, index: str | None = None, k: int |
     if not isinstance(scorer, EmbeddingScorer):
         raise UsageError(f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no embeddings to export")
     if kind == "faiss":
-        facts = _write_index(run, scorer, out, index or "flat", 20 if k is None else k)
+        facts = _write_index(run, scorer, out, index or "flat", 20 if k is None else k, observer)
     elif kind == "bundle":
         facts = write_bundle(run, scorer, out)
     else:
@@ -141,7 +145,7 @@ def _is_enough(
     return bool(((ranks_BW[:, -1] >= k) & (gaps_B > rounding_B)).all())
 
 
-def _write_index(run: Run, scorer: EmbeddingScorer, out: Path, kind: str, k: int) -> dict[str, Any]:
+def _write_index(run: Run, scorer: EmbeddingScorer, out: Path, kind: str, k: int, observer: Observer | None) -> dict[str, Any]:
     if kind not in INDEXES:
         raise UsageError(f"--index must be {' or '.join(INDEXES)}, got {kind!r}")
     if k < 1:
@@ -149,7 +153,10 @@ def _write_index(run: Run, scorer: EmbeddingScorer, out: Path, kind: str, k: int
     faiss = _faiss()
     items_IF = scorer.items_ID.numpy()
     index = faiss.IndexFlatIP(items_IF.shape[1]) if kind == "flat" else _hnsw(faiss, items_IF.shape[1])
-    index.add(items_IF)  # copy: FAISS owns its rows
+    for first in range(0, len(items_IF), _ADDED_AT_ONCE):
+        index.add(items_IF[first : first + _ADDED_AT_ONCE])  # copy: FAISS owns its rows
+        if observer:
+            observer.work("indexing items", min(first + _ADDED_AT_ONCE, len(items_IF)), len(items_IF))
     facts = {
         "format": FORMAT, "index": kind, "score": "inner product", "items": scorer.num_items, "width": items_IF.shape[1],
         "model": run.job.model.name, "data": run.dataset.digest, **_measured(index, scorer, kind, min(k, scorer.num_items)),

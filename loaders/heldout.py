@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ from gcnrec.loaders.scratch import Scratch
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
-_GROUP_ROWS = 2**20
+_GROUP_ROWS = 2**17
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything dropped, counted: `entries` go into dataset.json, every line to `progress`."""
+    """Everything dropped, counted: `entries` go into dataset.json, every line to `progress`; `work` hears how far reading is."""
 
     progress: Callable[[str], None] | None
+    work: Callable[[str, int, int], None] | None = None
     entries: dict[str, Any] = field(default_factory=dict)
 
     def say(self, line: str) -> None:
@@ -39,6 +40,25 @@ class Report:
         self.entries[key] = int(value)
         if value:
             self.say(line.format(f"{value:,}"))
+
+    def begin(self, what: str) -> None:
+        """Tell that work of unknown length begins."""
+        if self.work:
+            self.work(what, 0, 0)
+
+    def counted(self, reader: pa.RecordBatchReader, what: str, total: int) -> pa.RecordBatchReader:
+        """The same batches, whose rows are told of as they are read."""
+        if self.work is None:
+            return reader
+        return pa.RecordBatchReader.from_batches(reader.schema, _told(reader, self.work, what, total))
+
+
+def _told(reader: pa.RecordBatchReader, work: Callable[[str, int, int], None], what: str, total: int) -> Iterator[pa.RecordBatch]:
+    done = 0
+    for batch in reader:
+        yield batch
+        done += len(batch)
+        work(what, done, total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +97,19 @@ def drop_cold(
 
     `warm` and `may_be_cold` are for users and items. Returns the rows and the users and items that still occur in them.
     """
-    cold_users, cold_items = np.zeros(len(warm[0]), np.bool_), np.zeros(len(warm[1]), np.bool_)
+    cold_users, cold_items = (scratch.full(len(side), np.bool_, 0) for side in warm)
     codes = scratch.codes(len(rows))
     _mark_cold(rows.pairs_E, *warm, *may_be_cold, cold_users, cold_items, codes)
     report.count(f"cold_users_{name}", cold_users.sum(), f"{{}} users of {name} have no train edge")
     report.count(f"cold_items_{name}", cold_items.sum(), f"{{}} items of {name} have no train edge")
     report.count(f"cold_{name}", count_codes(codes, 1), f"{{}} {name} pairs of such users or items dropped")
     kept = rows.keep(codes, 0, scratch)
-    seen_users, seen_items = np.zeros(len(warm[0]), np.bool_), np.zeros(len(warm[1]), np.bool_)
+    seen_users, seen_items = (scratch.full(len(side), np.bool_, 0) for side in warm)
     _mark_seen(kept.pairs_E, seen_users, seen_items)
     return kept, seen_users, seen_items
 
 
-def report_leakage(parts: Parts, ticks: int | None, split: str, num_users: int, report: Report) -> None:
+def report_leakage(parts: Parts, ticks: int | None, split: str, num_users: int, scratch: Scratch, report: Report) -> None:
     """How much of train lies after test: nothing by construction for a temporal split, a share to know for the others."""
     train, test = parts.train, parts.test
     if ticks is None or train.times_E is None or test.times_E is None or not len(test):
@@ -100,7 +120,8 @@ def report_leakage(parts: Parts, ticks: int | None, split: str, num_users: int, 
     if split == "temporal":
         report.say(f"leakage: {later:,} train interactions are later than the first test interaction")
         return
-    own = int(_count_before_own(train.pairs_E, train.times_E, test.pairs_E, test.times_E, num_users)) / len(test)
+    latest_U = scratch.full(num_users, np.int64, np.iinfo(np.int64).min)
+    own = int(_count_before_own(train.pairs_E, train.times_E, test.pairs_E, test.times_E, latest_U)) / len(test)
     world = 1.0 - int(_count_after(test.times_E, last_train - 1)) / len(test)
     report.entries["leakage_test_before_own_train"] = own
     report.entries["leakage_test_before_any_train"] = world
@@ -152,8 +173,7 @@ def _count_after(times, moment):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _count_before_own(train_pairs, train_times, test_pairs, test_times, num_users):  # type: ignore[no-untyped-def]
-    latest = np.full(num_users, np.iinfo(np.int64).min, np.int64)
+def _count_before_own(train_pairs, train_times, test_pairs, test_times, latest):  # type: ignore[no-untyped-def]
     for row in range(len(train_pairs)):
         user = np.int64(train_pairs[row] >> _32)
         latest[user] = max(latest[user], train_times[row])

@@ -39,15 +39,16 @@ def ingest(
     name: str,
     force: bool = False,
     progress: Callable[[str], None] | None = None,
+    work: Callable[[str, int, int], None] | None = None,
 ) -> Dataset:
     """Read the files that `data` names (relative ones start at `data_root`) and write the dataset folder `out`.
 
     Memory beyond the vocabularies is bounded by `data.memory_limit`. Everything dropped is counted in
-    dataset.json under `report` and told to `progress` as lines of text.
+    dataset.json under `report` and told to `progress` as lines of text; `work` hears (what, rows read, rows in all) of each pass.
     Raises DataError for data that is not what it was declared to be and for a full disk; `out` is then untouched.
     """
     limit = parse_bytes(data.memory_limit)
-    report = Report(progress)
+    report = Report(progress, work)
     with new_folder(out, force) as folder:
         spill = folder / "scratch"
         spill.mkdir()
@@ -55,6 +56,7 @@ def ingest(
         files = _open_all(data, data_root)
         with connect(spill, limit * 6 // 10) as connection:
             staged = _stage(connection, files, data, scratch, report)
+        report.begin("splitting, numbering and writing")
         info = build(staged, data, folder, scratch, report)
         del staged
         features = _write_features(data, folder, data_root, scratch, report)
@@ -153,10 +155,10 @@ def _stage(connection: duckdb.DuckDBPyConnection, files: list[_File], data: Data
     """Provisional numbers for all ids (their sorted order), and every file's rows in these numbers."""
     for file in files:
         _check_condition(connection, file, data)
-    ids = [_number_ids(connection, files, side, column, data) for side, column in (("users", USER), ("items", ITEM))]
+    ids = [_number_ids(connection, files, side, column, data, report) for side, column in (("users", USER), ("items", ITEM))]
     staged = {}
     for file in files:
-        rows = _map_rows(connection, file, data, scratch)
+        rows = _map_rows(connection, file, data, scratch, report)
         report.entries[f"rows_{file.role}"] = file.rows
         dropped = file.rows - len(rows)
         report.count(f"filtered_{file.role}", dropped, f"{{}} of {file.rows:,} {file.role} rows dropped by where or min_rating")
@@ -172,11 +174,13 @@ def _stage(connection: duckdb.DuckDBPyConnection, files: list[_File], data: Data
     )
 
 
-def _number_ids(connection: duckdb.DuckDBPyConnection, files: list[_File], side: str, column: str, data: Data) -> pa.ChunkedArray:
+def _number_ids(
+    connection: duckdb.DuckDBPyConnection, files: list[_File], side: str, column: str, data: Data, report: Report
+) -> pa.ChunkedArray:
     """Fill table `side` (id, n) with the distinct ids of all files by rising id; returns the ids in this order."""
     connection.execute(f"CREATE TABLE {side}_found (id {_sql_type(connection, files[0], column)})")
     for file in files:
-        with _reading(connection, file, [column], data) as view:
+        with _reading(connection, file, [column], data, report, f"finding {side} in {file.role}") as view:
             connection.execute(f"INSERT INTO {side}_found SELECT DISTINCT {column} FROM {view} WHERE {file.condition}")
     connection.execute(
         f"CREATE TABLE {side} AS SELECT id, (row_number() OVER (ORDER BY id) - 1)::UBIGINT AS n "
@@ -191,7 +195,7 @@ def _number_ids(connection: duckdb.DuckDBPyConnection, files: list[_File], side:
     return connection.sql(f"SELECT id FROM {side} ORDER BY n").to_arrow_table().column("id")
 
 
-def _map_rows(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, scratch: Scratch) -> Rows:
+def _map_rows(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, scratch: Scratch, report: Report) -> Rows:
     """The rows of `file` that meet its condition, in provisional numbers, in any order."""
     extra = [column for column in (TIME, WEIGHT) if column in file.columns.expressions]
     query = (
@@ -204,7 +208,7 @@ def _map_rows(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, sc
         scratch.empty(file.rows, np.float32) if WEIGHT in extra else None,
     )
     first = 0
-    with _reading(connection, file, [USER, ITEM, *extra], data) as view:
+    with _reading(connection, file, [USER, ITEM, *extra], data, report, f"reading {file.role}") as view:
         for batch in connection.sql(query.format(view)).to_arrow_reader(BATCH_ROWS):
             last = first + len(batch)
             for target, source, column in zip(rows.columns(), batch.columns, ("pair", *extra), strict=True):
@@ -220,7 +224,9 @@ def _map_rows(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, sc
 
 
 @contextmanager
-def _reading(connection: duckdb.DuckDBPyConnection, file: _File, columns: list[str], data: Data) -> Iterator[str]:
+def _reading(
+    connection: duckdb.DuckDBPyConnection, file: _File, columns: list[str], data: Data, report: Report, what: str
+) -> Iterator[str]:
     """A one-pass view over `columns` of `file` and what its condition needs; failures are told as DataErrors."""
     wanted = {
         name: expression
@@ -228,7 +234,7 @@ def _reading(connection: duckdb.DuckDBPyConnection, file: _File, columns: list[s
         if name in columns or name not in (USER, ITEM, TIME, WEIGHT)
     }
     try:
-        connection.register("rows_in", file.source.reader(wanted))
+        connection.register("rows_in", report.counted(file.source.reader(wanted), what, file.rows))
         yield "rows_in"
         connection.unregister("rows_in")
     except (duckdb.Error, pa.ArrowException, OSError) as problem:

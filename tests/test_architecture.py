@@ -15,7 +15,7 @@ PACKAGE = ROOT / "gcnrec"
 # A module may import modules of a lower row, and those of its own row. The lowest row is a chain, left to right.
 ROWS = [
     ["cli", "__main__"],
-    ["bench", "pipeline", "progress", "show"],
+    ["bench", "pipeline", "progress", "bars", "jsonlog", "show"],
     [
         "train",
         "earlier",
@@ -33,7 +33,7 @@ ROWS = [
     ],
     ["evaluate", "cold", "recommend", "fold_in", "artifacts", "lineage", "events", "slot_files", "tracking"],
     ["loaders", "testing", "start", "step", "memory", "explore", "placement"],
-    ["models", "losses", "sparsity", "dynamic", "policy", "exchange", "row_counts", "support", "nmf", "metrics"],
+    ["models", "losses", "guards", "sparsity", "dynamic", "policy", "exchange", "row_counts", "support", "nmf", "metrics"],
     ["sampler", "blocks", "walk_blocks", "table", "slots", "optim", "rows", "staged", "hotrows", "pipelined"],
     ["device"],
     ["ops", "cuda"],
@@ -52,7 +52,7 @@ HOMES = {
     "lenskit": ["bench"],
     "polars": ["bench"],
     "typer": ["cli"],
-    "rich": ["cli", "progress", "show"],
+    "rich": ["bars"],
     "jinja2": ["report", "sweep_page"],
     "matplotlib": ["charts"],
     "mlflow": ["tracking"],
@@ -61,7 +61,7 @@ HOMES = {
 ONLY_INSIDE_FUNCTIONS = ["torch_geometric", "dgl", "implicit", "faiss", "recbole", "lenskit", "polars", "jinja2", "matplotlib"]
 ONLY_INSIDE_FUNCTIONS += ["mlflow"]
 EXEMPT = ["loaders.pyg", "loaders.dgl"]
-MAY_PRINT = ["cli", "progress"]
+MAY_PRINT = ["cli", "progress", "jsonlog"]
 
 
 def sources() -> dict[str, str]:

@@ -23,17 +23,18 @@ from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
 
 # Adding to this table is a deliberate act; renaming or removing breaks other tools.
 SURFACE = {
-    "run": "JOB.toml --data --data-root --json --out --resume --set",
+    "run": "JOB.toml --data --data-root --json --log-json --out --resume --set",
     "check": "JOB.toml --data --data-root --json --set",
-    "ingest": "CARD.toml --data-root --duplicates --force --item --item-features --json --k-core --keep-cold --memory-limit "
-    "--min-rating --out --rating --repeats --seed --split --test --test-from --test-size --time --time-unit --train "
-    "--user --user-features --valid --valid-size --warm-size --weight --where",
-    "train": "JOB.toml --data --json --out --resume --set",
-    "evaluate": "RUN --json --k --segments --split",
-    "recommend": "RUN --candidates --exclude --fallback --items --json --k --new-items --new-users --out --seen --users",
+    "ingest": "CARD.toml --data-root --duplicates --force --item --item-features --json --k-core --keep-cold --log-json "
+    "--memory-limit --min-rating --out --rating --repeats --seed --split --test --test-from --test-size --time --time-unit "
+    "--train --user --user-features --valid --valid-size --warm-size --weight --where",
+    "train": "JOB.toml --data --json --log-json --out --resume --set",
+    "evaluate": "RUN --json --k --log-json --segments --split",
+    "recommend": "RUN --candidates --exclude --fallback --items --json --k --log-json --new-items --new-users --out --seen "
+    "--users",
     "export": "RUN --format --index --json --k --out",
     "compare": "BASE RUN... --json",
-    "sweep": "GRID.toml --data --data-root --jobs --out --set",
+    "sweep": "GRID.toml --data --data-root --jobs --log-json --out --set",
     "info": "PATH --json",
     "bench": "WHAT --data --json --record",
     "doctor": "--json",
@@ -118,6 +119,27 @@ def test_expected_errors_have_their_code(gcnrec, monkeypatch, problem, code, wor
     monkeypatch.setattr(pipeline, "describe", fail)
     came, out, err = gcnrec("info", "x")
     assert came == code and out == "" and words in err and err.startswith("gcnrec: ") and err.count("\n") == 1
+
+
+def test_errors_as_json(gcnrec):
+    code, out, err = gcnrec("evaluate", "nowhere", "--log-json")
+    said = json.loads(err)
+    assert (code, out) == (3, "") and (said["level"], said["event"], said["exit_code"]) == ("error", "error", 3)
+    assert "nowhere is not a run folder" in said["text"]
+    assert not gcnrec("evaluate", "nowhere")[2].startswith("{")
+
+
+def test_all_of_a_run_as_json(gcnrec, train_file):
+    flags = ["--train", train_file, "--user", "user_id", "--item", "item_id", "--out", "ds", "--log-json"]
+    code, out, err = gcnrec("ingest", *flags)
+    assert code == 0 and {json.loads(line)["event"] for line in err.splitlines()} >= {"note", "work"} and "num_users" in out
+    Path("job.toml").write_text("[model]\nwidth = 4\n[train]\nepochs = 2\n[evaluate]\nbootstrap = 0\n")
+    code, out, err = gcnrec("run", "job.toml", "--data", "ds", "--out", "r", "--json", "--log-json")
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert code == 0 and json.loads(out)["run"] == "r"
+    assert [line["epoch"] for line in lines if line["event"] == "epoch"] == [1, 2]
+    code, _, err = gcnrec("recommend", "r", "--out", "recs.parquet", "--log-json")
+    assert code == 0 and json.loads(err.splitlines()[0])["what"] == "ranking"
 
 
 @pytest.mark.parametrize("problem", [ValueError("bug"), OSError(errno.EACCES, "no")])

@@ -188,7 +188,7 @@ def fake_run(world: World, folder: Path, refitted: bool = False):
     def seen(split: str) -> Csr:
         return {"valid": train, "test": both}[split]
 
-    model = SimpleNamespace(closed_form=True)
+    model = SimpleNamespace(closed_form=True, name="popularity")
     job = SimpleNamespace(model=model, evaluate=SimpleNamespace(k=(5, 10), bootstrap=20), train=SimpleNamespace(seed=0))
     return SimpleNamespace(
         folder=folder, dataset=dataset, refitted=refitted, job=job, scorer=lambda: world.scorer, seen=seen,

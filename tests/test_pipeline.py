@@ -11,6 +11,7 @@ import pytest
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
 from gcnrec.pipeline import list_lengths, open_or_ingest, recipe_digest, run_folder
+from gcnrec.progress import Quiet
 
 
 @pytest.fixture
@@ -52,9 +53,10 @@ def test_nothing_to_resume(here):
 
 
 def test_a_dataset_is_made_once(here, data):
-    said = []
-    first = open_or_ingest(data, Path("job.toml"), None, None, said.append)
-    assert first.folder.parent == Path("data") and first.folder.name.startswith("clicks-") and said
+    notes, said = [], Quiet()
+    said.note = notes.append
+    first = open_or_ingest(data, Path("job.toml"), None, None, said)
+    assert first.folder.parent == Path("data") and first.folder.name.startswith("clicks-") and notes
     stamp = (first.folder / "dataset.json").stat().st_mtime_ns
     again = open_or_ingest(data, Path("job.toml"), None, None, None)
     assert again.digest == first.digest and (again.folder / "dataset.json").stat().st_mtime_ns == stamp

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gcnrec.compare import Comparison, Difference
-from gcnrec.progress import Lines, figures, rate
 from gcnrec.show import bench_line, columns, comparison_lines, dataset_lines, figure_lines, metric_lines
 
 
@@ -76,31 +75,3 @@ def test_bench_rows():
     last = {"bench": "demo", "summary": True, "ours": "gcnrec", "best_peer": "scipy", "speedup": 1.5, "absent": []}
     assert bench_line(last) == "demo  gcnrec against scipy: 1.50x"
     assert bench_line({**last, "speedup": None, "absent": ["dgl"]}) == "demo  gcnrec against scipy: unknown; absent: dgl"
-
-
-def test_rate_and_figures():
-    assert [rate(value) for value in (12.0, 1.5e3, 2e6)] == ["12 rows/s", "1.5k rows/s", "2.0M rows/s"]
-    record = {"loss": 1.0, "seconds": 61.7, "rows_per_second": 1e3, "valid": {"recall@20": 0.17}}
-    assert figures(record, "recall@20") == "loss 1.0000  recall@20 0.1700  1.0k rows/s  62 s"
-    assert figures({"loss": 1.0, "seconds": 2.0}, "recall@20") == "loss 1.0000  2 s"
-    moved = {"loss": 1.0, "seconds": 2.0, "gigabytes_per_second": 31.25, "cache_hits": 0.25, "stalled_share": 0.1}
-    assert figures(moved, "recall@20") == "loss 1.0000  31.2 GB/s read, 25% cached  waits 10%  2 s"
-    assert figures({"loss": 1.0, "seconds": 2.0, "stalled_share": 0.001}, "recall@20") == "loss 1.0000  2 s"
-
-
-def test_plain_progress_speaks_once_a_minute_and_at_every_epoch(capsys):
-    now = [0.0]
-    observer = Lines("recall@20", clock=lambda: now[0])
-    for second in range(0, 150, 10):
-        now[0] = float(second)
-        observer.step(1, 3, second, 200, 2.5, 1e4)
-    observer.epoch({"stage": "fit", "epoch": 1, "loss": 2.0, "seconds": 150.0, "valid": {"recall@20": 0.1}})
-    observer.note("done")
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.splitlines() == [
-        "epoch 1/3  step 60/200  loss 2.5000  10.0k rows/s",
-        "epoch 1/3  step 120/200  loss 2.5000  10.0k rows/s",
-        "fit epoch 1/3  loss 2.0000  recall@20 0.1000  150 s",
-        "done",
-    ]
