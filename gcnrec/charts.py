@@ -91,6 +91,19 @@ def counts(curves: Sequence[Curve], limits: Mapping[str, float], x_label: str, y
     return _labelled(draw, x_label, y_label)
 
 
+def shares(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
+    """Curves of shares as percentages from zero on; an axis of at least one percent, so that next to nothing looks like it."""
+
+    def draw(axes: Any) -> None:
+        from matplotlib.ticker import PercentFormatter
+
+        _plot(axes, curves)
+        axes.set_ylim(0, 1.15 * max(0.01, *(y for curve in curves for y in curve.ys)))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+    return _labelled(draw, x_label, y_label)
+
+
 def fan(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
     """Curves that follow one another, such as deciles: one colour that fades from the first to the last, both named beside."""
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcnrec import charts
-from gcnrec.config import Job
-from gcnrec.errors import DataError
-from gcnrec.events import epochs_of, read_events
+from gcnrec.facts import Facts, scalars
 from gcnrec.loaders.atomic import atomic_file
+from gcnrec.report_charts import compared, learning, stored_values, support
 
 if TYPE_CHECKING:
     from gcnrec.artifacts import Run
@@ -38,75 +32,42 @@ def write_report(run: Run) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Facts:
-    """The files of a run folder, parsed."""
-
-    folder: Path
-
-    @cached_property
-    def job_text(self) -> str:
-        return (self.folder / "job.toml").read_text(encoding="utf-8")
-
-    @cached_property
-    def job(self) -> Job:
-        return Job.load(self.folder / "job.toml")
-
-    @cached_property
-    def metrics(self) -> dict[str, Any]:
-        return _read_json(self.folder / "metrics.json") or _read_json(self.folder / "metrics.valid.json")
-
-    @cached_property
-    def memory(self) -> dict[str, Any]:
-        return _read_json(self.folder / "memory.json")
-
-    @cached_property
-    def lineage(self) -> dict[str, Any]:
-        return _read_json(self.folder / "lineage.json")
-
-    @cached_property
-    def events(self) -> list[dict[str, Any]]:
-        return read_events(self.folder)
-
-    def epochs(self, stage: str) -> list[dict[str, Any]]:
-        return epochs_of(self.events, stage)
-
-    @property
-    def baselines(self) -> dict[str, dict[str, Any]]:
-        return {event["name"]: event["metrics"] for event in self.events if event["event"] == "baseline"}
-
-    @property
-    def headline(self) -> str:
-        """The metric that charts compare by: the one that validation chose by, if it was measured."""
-        chosen = self.job.evaluate.metric
-        return chosen if chosen in self.metrics else next(iter(_scalars(self.metrics)), chosen)
-
-
 def _content(facts: Facts) -> dict[str, Any]:
     baselines = facts.baselines
     return {
         "name": facts.folder.name,
         "subtitle": _subtitle(facts),
         "headline": _headline(facts),
-        "curves": _curves(facts),
-        "compared": _compared(facts),
-        "support": _support(facts),
+        "warnings": facts.warnings,
+        "resumes": [_resume(event) for event in facts.of_kind("resume")],
+        "curves": learning(facts),
+        "compared": compared(facts),
+        "support": stored_values(facts) + support(facts),
         "budget": _budget(facts),
         "split": facts.metrics.get("split", "test"),
-        "metrics": [_metric_row(facts, name, value, baselines) for name, value in _scalars(facts.metrics).items()],
+        "metrics": [_metric_row(facts, name, value, baselines) for name, value in scalars(facts.metrics).items()],
         "baseline_names": list(baselines),
         "cold": _cold(facts),
         "tables": _tables(facts),
-        "notes": [event["text"] for event in facts.events if event["event"] == "note"],
+        "notes": [event["text"] for event in facts.of_kind("note")],
         "job": facts.job_text,
     }
 
 
 def _subtitle(facts: Facts) -> str:
     model = facts.job.model
-    parts = [model.name if model.closed_form else f"{model.name}, {model.layers} layers, {model.width} wide"]
-    parts += [f"{key} {value}" for key, value in _flat(facts.lineage) if key in ("data.name", "dataset.name", "created")]
-    return " · ".join(parts)
+    parts = [
+        model.name if model.closed_form else f"{model.name}, {model.layers} layer{'s' * (model.layers != 1)}, {model.width} wide"
+    ]
+    made = facts.lineage.get("gcnrec", {})
+    parts += [facts.lineage.get("data", {}).get("name", ""), _moment(facts.lineage.get("created", ""))]
+    parts += [f"gcnrec {made['version']} {made.get('commit', '')[:10]}".strip()] if made else []
+    return " · ".join(part for part in parts if part)
+
+
+def _resume(event: dict[str, Any]) -> str:
+    """When a run was taken up again, and where."""
+    return f"{_moment(event['time'])}: {event['stage']} after epoch {event['epoch']}, step {event['step']:,}"
 
 
 def _headline(facts: Facts) -> list[dict[str, str]]:
@@ -127,79 +88,6 @@ def _headline(facts: Facts) -> list[dict[str, str]]:
         bytes_stored = _size(facts.memory.get("value_bytes", 0))
         figures.append({"name": "stored values", "value": f"{facts.memory['values']:,}", "detail": bytes_stored})
     return figures
-
-
-def _curves(facts: Facts) -> list[dict[str, str]]:
-    stages = {stage: facts.epochs(stage) for stage in ("fit", "refit")}
-    stages = {stage: epochs for stage, epochs in stages.items() if epochs}
-    metric = facts.job.evaluate.metric
-    wanted: list[tuple[str, str, str, Callable[[dict[str, Any]], Any]]] = [
-        ("Loss by epoch", "epoch", "loss", lambda event: event.get("loss")),
-        (f"Validation {metric} by epoch", "epoch", metric, lambda event: (event.get("valid") or {}).get(metric)),
-        (f"Validation {metric} by time", "seconds", metric, lambda event: (event.get("valid") or {}).get(metric)),
-        ("Throughput by epoch", "epoch", "rows per second", lambda event: event.get("rows_per_second")),
-        ("Time that training stood still for data", "epoch", "share of the epoch", lambda event: event.get("stalled_share")),
-        ("Read from host memory by the GPU", "epoch", "GB per second", lambda event: event.get("gigabytes_per_second")),
-        ("Rows found in the device's cache", "epoch", "share of the rows", lambda event: event.get("cache_hits")),
-    ]
-    drawn = []
-    for title, x, label, value_of in wanted:
-        curves = []
-        for stage, epochs in stages.items():
-            points = [(event[x], value_of(event)) for event in epochs if value_of(event) is not None]
-            if points:
-                curves.append(charts.Curve(stage, [p[0] for p in points], [p[1] for p in points], stage == "refit"))
-        if curves:
-            drawn.append({"title": title, "svg": charts.lines(curves, x, label)})
-    return drawn
-
-
-def _compared(facts: Facts) -> list[dict[str, str]]:
-    drawn = []
-    metric = facts.headline
-    others = {name: metrics[metric] for name, metrics in facts.baselines.items() if metric in metrics}
-    if others and metric in facts.metrics:
-        ranked = sorted({"this run": facts.metrics[metric], **others}.items(), key=lambda pair: -pair[1])
-        svg = charts.bars([name for name, _ in ranked], [value for _, value in ranked], metric, "this run")
-        drawn.append({"title": "Beside closed-form baselines", "svg": svg})
-    deciles = facts.metrics.get("deciles") or []
-    if deciles:
-        names = [str(entry.get("decile", number)) for number, entry in enumerate(deciles, 1)]
-        recalls = [key for key in deciles[0] if key.startswith("recall@")]
-        label = metric if metric in recalls else recalls[0]
-        heights = [entry[label] or 0.0 for entry in deciles]
-        svg = charts.columns(names, heights, "decile of item popularity (1: most popular)", label)
-        drawn.append({"title": "Recall by item popularity", "svg": svg})
-    return drawn
-
-
-def _support(facts: Facts) -> list[dict[str, str]]:
-    """What explorations did to the support of a sparse table; nothing for a dense one, or one that never explored."""
-    explored = {stage: [e for e in facts.events if e["event"] == "explore" and e["stage"] == stage] for stage in ("fit", "refit")}
-    explored = {stage: events for stage, events in explored.items() if events}
-    if not explored:
-        return []
-    last = list(explored)[-1]
-    steps = [event["step"] for event in explored[last]]
-
-    def by_stage(key: str) -> list[charts.Curve]:
-        return [charts.Curve(s, [e["step"] for e in es], [e[key] for e in es], s == "refit") for s, es in explored.items()]
-
-    # Pruned and grown are often as many: the second is dashed, so that the first shows through.
-    moved = [charts.Curve(key, steps, [event[key] for event in explored[last]], key == "grown") for key in ("pruned", "grown")]
-    if any(event["regrown"] for event in explored[last]):
-        moved.append(charts.Curve("pruned, grown at once", steps, [event["regrown"] for event in explored[last]]))
-    names = ["most popular", *(f"decile {number}" for number in range(2, 10)), "least"]
-    slots = zip(*(event["slots_per_row_by_decile"] for event in explored[last]), strict=True)
-    deciles = [charts.Curve(name, steps, decile) for name, decile in zip(names, slots, strict=True)]
-    budget = {"budget": float(facts.memory["budget_values"])} if "budget_values" in facts.memory else {}
-    drawn = {
-        "Cells ever active, in a sample of rows": charts.lines(by_stage("ever_active"), "step", "share of cells"),
-        f"Slots per row by decile of popularity ({last})": charts.fan(deciles, "step", "slots per row"),
-        f"Values moved by each exploration ({last})": charts.counts(moved, {}, "step", "values"),
-        "Stored values": charts.counts(by_stage("values"), budget, "step", "values"),
-    }
-    return [{"title": title, "svg": svg} for title, svg in drawn.items()]
 
 
 def _budget(facts: Facts) -> list[tuple[str, str, str]]:
@@ -246,7 +134,7 @@ def _cold(facts: Facts) -> list[dict[str, Any]]:
     others = [event.get("cold_start", {}) for event in facts.events if event["event"] == "baseline"]
     rows = []
     for group, values in facts.metrics.get("cold_start", {}).items():
-        for name, value in _scalars(values).items():
+        for name, value in scalars(values).items():
             beside = [f"{cold[group][name]:.4f}" if name in cold.get(group, {}) else "" for cold in others]
             about = {"group": _GROUPS.get(group, group), "users": f"{values['users']:,.0f}"}
             rows.append({**about, "name": name, "value": f"{value:.4f}", "baselines": beside})
@@ -271,11 +159,6 @@ def _interval(facts: Facts, name: str) -> str:
     return f"{low:.4f} to {high:.4f}" if low is not None else ""
 
 
-def _scalars(metrics: dict[str, Any]) -> dict[str, float]:
-    """The metrics proper, in their order: names such as `recall@20`."""
-    return {name: float(value) for name, value in metrics.items() if "@" in name and isinstance(value, (int, float))}
-
-
 def _flat(nested: Any, prefix: str = "") -> list[tuple[str, str]]:
     """Leaves of nested JSON as (dotted path, text); lists of plain values stay together."""
     if isinstance(nested, dict):
@@ -285,14 +168,9 @@ def _flat(nested: Any, prefix: str = "") -> list[tuple[str, str]]:
     return [(prefix, str(nested))]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as problem:
-        raise DataError(f"{path} must be JSON, cannot be read ({problem}); write it again with 'gcnrec evaluate'") from None
-    return dict(document)
+def _moment(iso: str) -> str:
+    """An ISO time in UTC as people read it."""
+    return iso.replace("T", " ").replace("+00:00", " UTC")
 
 
 def _duration(seconds: float) -> str:

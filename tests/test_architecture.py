@@ -22,6 +22,8 @@ ROWS = [
         "check",
         "baselines",
         "report",
+        "report_charts",
+        "facts",
         "charts",
         "compare",
         "doctor",

@@ -1,0 +1,95 @@
+"""Time leakage: how much of what is held out lies before what training sees, so that a model knows the future of its test.
+
+Only a split by time has none. The counts go into dataset.json, a sentence for each part to whoever ingests and to reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+
+from gcnrec.loaders.rows import Rows
+from gcnrec.loaders.scratch import Scratch
+
+if TYPE_CHECKING:
+    from gcnrec.loaders.heldout import Parts, Report
+
+PREFIX = "leakage_"
+_NAMES = {"valid": "validation", "test": "test"}
+_32 = np.uint64(32)
+
+
+def report_leakage(parts: Parts, ticks: int | None, split: str, num_users: int, scratch: Scratch, report: Report) -> None:
+    """Count for validation and test what lies before train, where times are known, and say what was found.
+
+    `leakage_train_after_first_<part>`: train interactions later than the first of the part. For splits that are not by time,
+    `leakage_<part>_before_own_train` and `leakage_<part>_before_any_train`: shares of the part earlier than the last train
+    interaction of the same user, and of all.
+    """
+    train = parts.train
+    if ticks is None or train.times_E is None:
+        return
+    found: dict[str, Any] = {}
+    for name, part in (("valid", parts.valid), ("test", parts.test)):
+        if part.times_E is None or not len(part):
+            continue
+        found[f"{PREFIX}train_after_first_{name}"] = int(_count_after(train.times_E, int(part.times_E.min())))
+        if split != "temporal":
+            found |= {f"{PREFIX}{name}_{key}": share for key, share in _shares(train, part, num_users, scratch).items()}
+    report.entries.update(found)
+    for sentence in sentences(found):
+        report.say(f"leakage: {sentence}")
+
+
+def sentences(counts: Mapping[str, Any]) -> list[str]:
+    """What the `leakage_` entries of a dataset's report mean, a sentence per part; the others are ignored."""
+    said = []
+    for name, words in _NAMES.items():
+        own, world = (counts.get(f"{PREFIX}{name}_before_{whose}_train") for whose in ("own", "any"))
+        later = counts.get(f"{PREFIX}train_after_first_{name}")
+        if own is not None and world is not None:
+            said.append(
+                f"{own:.1%} of the {words} interactions are earlier than their user's last train interaction, "
+                f"{world:.1%} than the last one of all; only split = 'temporal' has none"
+            )
+        elif later is not None:
+            said.append(f"{later:,} train interactions are later than the first {words} interaction")
+    return said
+
+
+def leaks(counts: Mapping[str, Any]) -> bool:
+    """Whether any `leakage_` entry is above zero."""
+    return any(value > 0 for key, value in counts.items() if key.startswith(PREFIX))
+
+
+def _shares(train: Rows, part: Rows, num_users: int, scratch: Scratch) -> dict[str, float]:
+    latest_U = scratch.empty(num_users, np.int64)
+    latest_U[:] = np.iinfo(np.int64).min
+    own = int(_count_before_own(train.pairs_E, train.times_E, part.pairs_E, part.times_E, latest_U))
+    last = int(train.times_E.max())  # type: ignore[union-attr]
+    return {
+        "before_own_train": own / len(part),
+        "before_any_train": 1.0 - int(_count_after(part.times_E, last - 1)) / len(part),
+    }
+
+
+@numba.njit(cache=True)
+def _count_after(times, moment):  # type: ignore[no-untyped-def]
+    count = 0
+    for row in range(len(times)):
+        count += times[row] > moment
+    return count
+
+
+@numba.njit(cache=True)
+def _count_before_own(train_pairs, train_times, part_pairs, part_times, latest):  # type: ignore[no-untyped-def]
+    for row in range(len(train_pairs)):
+        user = np.int64(train_pairs[row] >> _32)
+        latest[user] = max(latest[user], train_times[row])
+    count = 0
+    for row in range(len(part_pairs)):
+        count += part_times[row] < latest[np.int64(part_pairs[row] >> _32)]
+    return count

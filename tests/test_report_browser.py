@@ -1,0 +1,94 @@
+"""The pages that runs leave, opened in a real browser: no complaint, no request, every figure, nothing too wide."""
+
+from __future__ import annotations
+
+import pytest
+
+from gcnrec.artifacts import open_run
+from gcnrec.baselines import measure_baselines
+from gcnrec.config import Job
+from gcnrec.evaluate import evaluate_run
+from gcnrec.events import append_event, warn_once
+from gcnrec.report import write_report
+from gcnrec.sweep_page import summarise
+from gcnrec.testing import checkerboard, write_dataset
+from gcnrec.train import train
+from gcnrec.trials import Sweep, Trial, write_sweep
+
+WIDTHS = (390, 1280)
+LONG = "/".join(["a", *["path/without/a/space"] * 6])
+SECTIONS = {
+    "model": {"width": 16},
+    "table": {"budget": 0.5},
+    "sparsity": {"policy": "dynamic", "interval": 0.5},
+    "optimizer": {"learning_rate": 0.02},
+    "train": {"epochs": 3, "batch_size": 64, "threads": 1, "refit": "train+valid"},
+    "evaluate": {"metric": "recall@5", "k": [5], "patience": 0, "bootstrap": 20, "baselines": ["popularity"]},
+}
+
+
+@pytest.fixture(scope="module")
+def browser(loaded, tmp_path_factory):
+    chromium = loaded("tests/chromium.py")
+    if chromium.installed() is None:
+        pytest.skip(f"no browser is installed: {', '.join(chromium.PROGRAMS)}")
+    browser = chromium.Chromium(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A sparse run with a refit and a baseline, that was warned of and taken up again."""
+    folder = tmp_path_factory.mktemp("pages")
+    dataset = write_dataset(checkerboard(24), folder / "data")
+    train(Job.parse(SECTIONS, [], "here"), dataset, folder / "run")
+    run = open_run(folder / "run")
+    evaluate_run(run)
+    measure_baselines(run)
+    warn_once(run.folder, "made up", f"a warning with {LONG} <&>")
+    append_event(run.folder, {"event": "resume", "time": "2026-11-22T20:10:11+00:00", "stage": "fit", "epoch": 2, "step": 20})
+    write_report(run)
+    return run
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_report_of_a_run(browser, run, width, dark):
+    seen = browser.look(run.folder / "report.html", width, dark)
+    assert seen.problems == [] and seen.requests == []
+    assert seen.scrolls_to <= width and seen.overflowing == []
+    for part in (
+        "Loss by epoch", "Validation recall@5 by epoch", "Validation recall@5 by time", "Throughput by epoch", "Waiting for data",
+        "Stored values", "Slots per row by decile", "Beside closed-form baselines", "Recall by item popularity",
+        f"{run.metrics('test')['recall@5']:.4f}", "Warnings", f"A warning with {LONG} <&>.", run.dataset.digest, "machine.torch",
+        "2026-11-22 20:10:11 UTC: fit after epoch 2, step 20", 'policy = "dynamic"', "command", "threads", "working_directory",
+    ):  # fmt: skip
+        assert part in seen.text, part
+    figures = ("fit", "refit", "budget", "rows per second", "share of the epoch", "popularity", "this run", "decile of item")
+    for part in figures:
+        assert part in seen.drawn, part
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_of_a_sweep(browser, run, width, tmp_path):
+    write_sweep(
+        tmp_path, Sweep((Trial(run.folder, "dynamic", 0.5, 0), Trial(tmp_path / "none", "other", 0.5, 0, "it broke")), "dynamic")
+    )
+    summarise(tmp_path)
+    seen = browser.look(tmp_path / "sweep.html", width)
+    assert seen.problems == [] and seen.requests == []
+    assert seen.scrolls_to <= width and seen.overflowing == []
+
+
+def test_what_would_be_seen(browser, tmp_path):
+    """The eyes of this test: an error on the console, an exception, a request, a wide element."""
+    page = tmp_path / "bad.html"
+    page.write_text(
+        "<body><img src='http://example.invalid/a.png'><script>console.error('oh no'); throw new Error('thrown')</script>"
+        "<div style='width:900px'>wide</div><svg><text>drawn</text></svg>"
+    )
+    seen = browser.look(page, 390)
+    assert "http://example.invalid/a.png" in seen.requests and seen.drawn == "drawn"
+    assert any("oh no" in problem for problem in seen.problems) and any("ncaught" in problem for problem in seen.problems)
+    assert seen.scrolls_to >= 900 and seen.overflowing == ["DIV wide"]
