@@ -147,7 +147,7 @@ def inductive_encoder(
     features: Features,
     scratch: Allocate = in_ram,
     weights: EdgeWeights | None = None,
-) -> NodeEncoder:  # fmt: skip
+) -> NodeEncoder:
     """The encoder of graphsage or pinsage as it starts; neighbours count by `weights`, alike without.
 
     UsageError when it is to read features that the data does not have.

@@ -62,7 +62,7 @@ class NodeEncoder:
         def whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> torch.Tensor:
             final_VD.backward(grad_VD)  # type: ignore[no-untyped-call]
             grad_RD = torch.zeros_like(leaf_RD) if leaf_RD.grad is None else leaf_RD.grad
-            grad_RD[own_V] += grad_ego_VD  # nodes of a batch are all different
+            grad_RD.index_add_(0, own_V, grad_ego_VD)  # nodes of a batch are all different
             return grad_RD
 
         def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
@@ -72,7 +72,7 @@ class NodeEncoder:
             at_R = torch.from_numpy(np.searchsorted(rows_R, batch.rows_R))
             out_RD.index_add_(0, at_R, whole(grad_VD, grad_ego_VD))
 
-        return Encoded(final_VD.detach(), leaf_RD.detach()[own_V], pull, pull_whole)
+        return Encoded(final_VD.detach(), leaf_RD.detach().index_select(0, own_V), pull, pull_whole)
 
     def cold(self, nodes_C: NDArray[np.int64]) -> torch.Tensor:
         """Embeddings of ascending `nodes_C` as if they had neither row nor neighbours, float32 (C, D), differentiable."""

@@ -45,10 +45,10 @@ class SampledLightGcn:
         device = rows_RD.device
         hops = [_DrawnHop(block, self._degrees_N[batch.rows_R], device) for block in batch.blocks]
         own_V = place(np.searchsorted(batch.rows_R, batch.nodes_V), device)
-        ego_VD = rows_RD[own_V]
-        inner_SD = rows_RD[hops[-1].sources_S] if hops else ego_VD
+        ego_VD = rows_RD.index_select(0, own_V)
+        inner_SD = rows_RD.index_select(0, hops[-1].sources_S) if hops else ego_VD
         for hop in reversed(hops):
-            inner_SD = rows_RD[hop.targets_T] + hop.forward(inner_SD)
+            inner_SD = rows_RD.index_select(0, hop.targets_T).add_(hop.forward(inner_SD))
         final_VD = inner_SD / (self._num_layers + 1)
 
         def whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> torch.Tensor:
@@ -73,11 +73,12 @@ def _pulled(
 ) -> torch.Tensor:
     """The gradient of the rows read, float32 (R, D)."""
     grad_RD = torch.zeros(num_rows, grad_VD.shape[1], device=grad_VD.device)
-    grad_RD[own_V] = grad_VD + grad_ego_VD  # set, not added: nodes of a batch are all different
+    # Nodes of a batch are all different, and so are sources of a hop: every cell gets one summand at a time, in this order.
+    grad_RD.index_add_(0, own_V, grad_VD + grad_ego_VD)
     grad_TD = grad_VD
     for hop in hops:
         grad_TD = hop.backward(grad_TD)
-        grad_RD[hop.sources_S] += grad_TD  # sources of a hop are all different too
+        grad_RD.index_add_(0, hop.sources_S, grad_TD)
     return grad_RD
 
 
