@@ -118,6 +118,31 @@ def test_a_damaged_row_stops_before_the_table_is_touched(name, rule):
     assert all(torch.equal(*pair) for pair in zip(weights, layers.parameters() if layers is not None else [], strict=True))
 
 
+@pytest.mark.parametrize("place", ["rows", "layers"])
+def test_a_bad_gradient_of_a_good_loss_stops_too(place, monkeypatch):
+    step = built(model={"name": "ngcf", "width": 8})
+    step(step.sampler.batch(0, 0), 0.01)
+    before, layers = snapshot(step), [leaf.detach().clone() for leaf in step.encoder.layers.parameters()]
+    encode = type(step.encoder).encode
+
+    def encode_badly(*arguments):
+        encoded = encode(*arguments)
+
+        def pull(*gradients):
+            grad = encoded.pull(*gradients)
+            target = grad.values_X if place == "rows" else next(step.encoder.layers.parameters()).grad
+            target.view(-1)[3] = torch.nan
+            return grad
+
+        return replace(encoded, pull=pull)
+
+    monkeypatch.setattr(type(step.encoder), "encode", encode_badly)
+    with pytest.raises(DivergedError, match=rf"gradient of the .*{place} is not finite at step 2"):
+        step(step.sampler.batch(0, 1), 0.01)
+    assert unchanged(step, before)
+    assert all(torch.equal(*pair) for pair in zip(layers, step.encoder.layers.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("kind", ["bpr", "softmax"])
 def test_a_rate_that_is_far_too_large_is_noticed_at_the_next_step(kind):
     sampled = {"negatives": "uniform"} if kind == "bpr" else {}

@@ -1,0 +1,97 @@
+"""Guards fire where something is wrong, and nowhere else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gcnrec.errors import DivergedError
+from gcnrec.guards import RUNNING_STEPS, LossTrend, finite, one_list_for_everyone
+from gcnrec.models.popularity import PopularityScorer
+from gcnrec.models.scorer import EmbeddingScorer
+
+NONE = {"gradient of a": []}
+
+
+def test_a_finite_step_gives_its_loss():
+    gradients = {"gradient of a": [torch.tensor([1.0, -2.0])], "gradient of b": [torch.zeros(0), torch.ones(2, 2)]}
+    assert finite(7, torch.tensor(0.5, requires_grad=True), gradients) == 0.5
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_named_with_its_step(bad):
+    with pytest.raises(DivergedError, match=r"the loss is not finite at step 7 .*learning_rate"):
+        finite(7, torch.tensor(bad), NONE)
+    rows, layers = [torch.ones(3)], [torch.ones(2), torch.tensor([1.0, bad])]
+    with pytest.raises(DivergedError, match=r"the gradient of the layers is not finite at step 7 \(loss 0.5\)"):
+        finite(7, torch.tensor(0.5), {"gradient of the rows": rows, "gradient of the layers": layers})
+
+
+def followed(losses, epoch_steps, limit=3.0):
+    """The trend after all losses; DivergedError where `train` would raise it."""
+    trend = LossTrend()
+    for number, loss in enumerate(losses):
+        trend = trend.after(float(loss), number < epoch_steps)
+        trend.check(number + 1, limit)
+    return trend
+
+
+def test_the_trend_by_hand():
+    trend = followed([4.0, 2.0, 3.0], 2)
+    assert trend == LossTrend(3, 3.0, 3.0, 3.0)  # means 4, 3 and 3; the third is of the second epoch
+    steady = followed([2.0] * 100, 50)
+    assert steady == LossTrend(100, 2.0, 2.0, 2.0)
+    moved = steady.after(2.0 + RUNNING_STEPS, False)
+    assert moved.running == pytest.approx(3.0) and moved.lowest == 2.0
+
+
+NOISE = np.random.default_rng(0).standard_normal(3000)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        0.69 * np.exp(-np.arange(3000) / 400) + 0.05 * np.abs(NOISE),  # bpr: falls to nothing, then noise
+        7.0 - 3.0 * np.arange(3000) / 3000 + 0.5 * NOISE,  # softmax
+        -2.0 - np.arange(3000) / 3000 + 0.2 * NOISE,  # directau: below zero
+        4.0 + 2.5 * (np.arange(3000) > 500) + 0.2 * NOISE,  # worse than its start, and bounded: that is for validation to see
+        0.001 + 0.3 * (NOISE > 2),  # a warm start with nothing left to learn
+    ],
+)
+def test_no_alarm(losses):
+    followed(losses, 600)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        0.69 + 0.0005 * np.maximum(np.arange(3000) - 700, 0) ** 1.5,
+        np.where(np.arange(3000) < 100, 6.3, 6.3 + 0.5 * np.arange(3000)),
+        np.where(np.arange(3000) == 900, 1e20, -2.0),
+    ],
+)
+def test_alarm(losses):
+    with pytest.raises(DivergedError, match=r"the loss explodes: .* at step \d+, and was .* train.loss_limit = 0"):
+        followed(losses, 600)
+    followed(losses, 600, limit=0.0)
+
+
+def scorer_of(users_UD, items_ID):
+    return EmbeddingScorer(torch.from_numpy(users_UD.astype(np.float32)), torch.from_numpy(items_ID.astype(np.float32)))
+
+
+def test_one_list_for_everyone():
+    rng = np.random.default_rng(0)
+    items = rng.standard_normal((200, 8))
+    said = one_list_for_everyone(scorer_of(np.ones((50, 8)) + 1e-4 * rng.standard_normal((50, 8)), items))
+    assert said is not None and "of the top 10 of 50 users, 100% are the same 10 items" in said
+    assert one_list_for_everyone(scorer_of(rng.standard_normal((50, 8)), items)) is None
+    assert one_list_for_everyone(PopularityScorer(300, torch.arange(100.0))) is not None
+
+
+def test_nothing_is_said_of_a_few_users_or_items():
+    items = np.random.default_rng(0).standard_normal((200, 8))
+    assert one_list_for_everyone(scorer_of(np.ones((9, 8)), items)) is None
+    assert one_list_for_everyone(scorer_of(np.ones((50, 8)), items[:19])) is None
+    assert one_list_for_everyone(scorer_of(np.ones((50, 8)), items[:20])) is not None
