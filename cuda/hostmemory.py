@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.cuda.limits import read_limits, require_memory, require_room
 from gcnrec.errors import DeviceError
+from gcnrec.limits import read_limits, require_memory, require_room
 from gcnrec.machine import available_cores
 
 HUGE_BYTES = 2 << 20

@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from gcnrec.config import Job
 from gcnrec.errors import DeviceError
 from gcnrec.evaluate import top_k
+from gcnrec.limits import read_limits
 from gcnrec.loaders.schema import Dataset
 from gcnrec.memory import peak_rss_bytes
 from gcnrec.models.scorer import EmbeddingScorer
@@ -36,10 +36,10 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     """
     nodes = dataset.graph.num_nodes
     table_bytes = 0 if job.model.closed_form else _table_bytes(job, nodes)
-    available = psutil.virtual_memory().available
+    available = read_limits().available
     if table_bytes > available:
         raise DeviceError(
-            f"the table and its optimizer state need {table_bytes:,} bytes, {available:,} are free; "
+            f"the table and its optimizer state need {table_bytes:,} bytes, {available:,} are free for this process; "
             "lower model.width or choose another optimizer.rule"
         )
     graph_bytes = 8 * (nodes + 2) + (38 if job.sampler.neighbours == "weighted" else 8) * dataset.graph.num_edges

@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 
+from gcnrec.limits import read_limits
 from gcnrec.machine import available_cores, machine, versions
 
 OPTIONAL = ("torch-geometric", "dgl", "implicit", "cupy-cuda13x", "cupy-cuda12x", "numba-cuda")
@@ -112,23 +113,16 @@ def _threads() -> dict[str, Any]:
 
 
 def _memory() -> dict[str, Any]:
-    memory = psutil.virtual_memory()
-    shared = Path("/dev/shm")
+    memory, limits, shared = psutil.virtual_memory(), read_limits(), Path("/dev/shm")
     return {
         "total_gib": _gib(memory.total),
         "available_gib": _gib(memory.available),
         "container_limit_gib": _container_limit_gib(),
-        "lockable_gib": _lockable_gib(),
+        "left_for_tables_gib": _gib(limits.available),
+        # None: no limit binds (CAP_IPC_LOCK lifts `ulimit -l`); NVIDIA's driver pins by another way, mostly
+        "lockable_gib": None if limits.lockable is None else _gib(limits.lockable),
         "shared_memory_free_gib": _gib(shutil.disk_usage(shared).free) if shared.is_dir() else None,
     }
-
-
-def _lockable_gib() -> float | None:
-    """Limit on memory that this process may lock (ulimit -l); None is no limit. NVIDIA's driver pins by another way, mostly."""
-    import resource
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    return None if limit == resource.RLIM_INFINITY else _gib(limit)
 
 
 def _container_limit_gib() -> float | None:

@@ -18,6 +18,8 @@ ROWS = [
     ["bench", "pipeline", "progress", "bars", "jsonlog", "show"],
     [
         "train",
+        "epochs",
+        "finish",
         "earlier",
         "check",
         "baselines",
@@ -33,14 +35,26 @@ ROWS = [
         "trials",
         "paired",
     ],
-    ["evaluate", "cold", "recommend", "fold_in", "artifacts", "lineage", "events", "slot_files", "tracking"],
-    ["loaders", "testing", "start", "step", "memory", "explore", "placement"],
+    [
+        "evaluate",
+        "cold",
+        "recommend",
+        "fold_in",
+        "artifacts",
+        "lineage",
+        "events",
+        "slot_files",
+        "tracking",
+        "checkpoints",
+        "state",
+    ],
+    ["loaders", "testing", "start", "step", "memory", "explore", "placement", "locks", "signals", "checkpoints"],
     ["models", "losses", "guards", "sparsity", "dynamic", "policy", "exchange", "row_counts", "support", "nmf", "metrics"],
     ["sampler", "blocks", "walk_blocks", "table", "slots", "optim", "rows", "staged", "hotrows", "pipelined"],
     ["device"],
     ["ops", "cuda"],
 ]
-CHAIN = ["graph", "interactions", "random", "config", "errors", "machine", "queues", "__init__"]
+CHAIN = ["graph", "interactions", "random", "config", "limits", "errors", "machine", "queues", "__init__"]
 
 # Where an outside package may be imported, as prefixes of `gcnrec.` module names.
 HOMES = {

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from gcnrec import doctor
+from gcnrec import doctor, limits
 
 GPU = {"name": "Some GPU", "major": 9, "minor": 0, "pci_domain_id": 0, "pci_bus_id": 0xAF, "pci_device_id": 1}
 
@@ -33,7 +33,7 @@ def test_this_machine_has_no_problem():
     assert list(facts) == ["machine", "optional", "cuda", "devices", "threads", "memory", "disk"]
     assert "problem" not in str(facts)
     assert {"numba-cuda", "cupy-cuda13x"} <= facts["optional"].keys()
-    assert facts["memory"]["available_gib"] <= facts["memory"]["total_gib"]
+    assert facts["memory"]["left_for_tables_gib"] <= facts["memory"]["total_gib"]
 
 
 def test_a_device_tells_its_link(gpu):
@@ -102,6 +102,7 @@ def test_limits_of_both_kinds_of_control_group(monkeypatch, tmp_path, version_2,
 
 
 @pytest.mark.parametrize(("limit", "gib"), [(resource.RLIM_INFINITY, None), (1 << 29, 0.5)])
-def test_the_limit_on_locked_memory(monkeypatch, limit, gib):
+def test_the_limit_on_locked_memory(monkeypatch, tmp_path, limit, gib):
+    monkeypatch.setattr(limits, "_STATUS", tmp_path / "status")  # whatever this process may do
     monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
     assert doctor.examine()["memory"]["lockable_gib"] == gib

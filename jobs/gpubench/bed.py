@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import torch
 
 from gcnrec.cuda.hostmemory import allocate
-from gcnrec.cuda.limits import read_limits
 from gcnrec.cuda.pinned import PinnedMemory
 from gcnrec.errors import DeviceError
+from gcnrec.limits import read_limits
 
 Work = Callable[[int], Any]
 Tell = Callable[[dict[str, Any]], None]

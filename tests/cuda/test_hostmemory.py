@@ -10,8 +10,8 @@ import torch
 
 from gcnrec.cuda import hostmemory
 from gcnrec.cuda.hostmemory import HUGE_BYTES, adopt, allocate, allocate_file, touch
-from gcnrec.cuda.limits import Limits
 from gcnrec.errors import DeviceError
+from gcnrec.limits import Limits
 
 PAGE = mmap.PAGESIZE
 

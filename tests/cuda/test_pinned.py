@@ -18,10 +18,10 @@ import torch
 from gcnrec.cuda import pinned, registrar
 from gcnrec.cuda.hostmemory import adopt, allocate, allocate_file
 from gcnrec.cuda.interop import Code, load_runtime
-from gcnrec.cuda.limits import Limits
 from gcnrec.cuda.pinned import MAPPED, PORTABLE, READ_ONLY, PinnedMemory, StagedMemory, pin_or_stage
 from gcnrec.cuda.registrar import PinningRefused, Registrar
 from gcnrec.errors import DeviceError
+from gcnrec.limits import Limits
 
 PAGE = mmap.PAGESIZE
 ROOT = Path(__file__).parents[2]
