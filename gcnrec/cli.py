@@ -160,6 +160,7 @@ def ingest(
     keep_cold: Annotated[bool | None, typer.Option("--keep-cold", help="Keep held-out nodes without train edges.")] = None,
     item_features: Annotated[str | None, typer.Option(metavar="PATH", help="Item features by item id.")] = None,
     user_features: Annotated[str | None, typer.Option(metavar="PATH", help="User features by user id.")] = None,
+    text_width: Annotated[int | None, typer.Option(metavar="N", help="Columns that lists of words become at most.")] = None,
     memory_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory to use, for example 2GB.")] = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -388,12 +389,13 @@ def bench(
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Versions, devices, threads, limits on pinned memory."""
+    """Versions, extras, devices, threads, memory and its limits; exits with the code that what is amiss would give a job."""
     from gcnrec.doctor import examine
     from gcnrec.show import figure_lines
 
     facts = examine()
     _show(facts if as_json else figure_lines(facts))
+    raise typer.Exit(max((finding["exit_code"] for finding in facts["findings"]), default=0))
 
 
 def _told(as_json: bool, log_json: bool = False, metric: str = "") -> AbstractContextManager[Observer]:

@@ -1,19 +1,32 @@
-"""What this machine offers to gcnrec: versions, devices, threads, limits on pinned memory."""
+"""What this machine offers to gcnrec: versions, extras, devices, threads, memory and its limits, disk; and what is amiss."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import psutil
 
+from gcnrec.findings import findings
 from gcnrec.limits import read_limits
-from gcnrec.machine import available_cores, machine, versions
+from gcnrec.machine import PACKAGES, available_cores, machine, versions
 
-OPTIONAL = ("torch-geometric", "dgl", "implicit", "cupy-cuda13x", "cupy-cuda12x", "numba-cuda")
+EXTRAS = {
+    "gpu": (("cupy-cuda13x", "cupy-cuda12x", "numba-cuda"), "training on an NVIDIA GPU; one of the CuPys, as the driver has it"),
+    "faiss": (("faiss-cpu",), "gcnrec export --format faiss"),
+    "tracking": (("tensorboard", "mlflow"), "run.tensorboard and run.mlflow (MLflow is installed by itself)"),
+    "pyg": (("torch-geometric",), "batches and samplers for PyTorch Geometric, gcnrec.loaders.pyg"),
+    "dgl": (("dgl",), "batches and samplers for DGL, gcnrec.loaders.dgl"),
+    "bench": (("torch-geometric", "dgl", "implicit"), "gcnrec bench beside other libraries"),
+}
+"""Extras of the package: distributions, any of which may be absent, and what they are for."""
+OPTIONAL = tuple(dict.fromkeys(name for names, _ in EXTRAS.values() for name in names))
+REQUIRED = ("jinja2", "matplotlib", "psutil", "pydantic", "rich", "safetensors", "typer", *PACKAGES[:-1])
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_CGROUP_CORES = Path("/sys/fs/cgroup/cpu.max")
 _PCI = Path("/sys/bus/pci/devices")
 _DRIVER = Path("/sys/module/nvidia/version")
 # Speed of one lane, as the kernel prints it, of each generation of PCI Express.
@@ -25,16 +38,20 @@ def examine() -> dict[str, Any]:
     """Sections of plain figures, ready for JSON. Loads torch and numba; starts CUDA only to name the devices.
 
     A section that cannot be read holds the reason as `problem`: a broken machine is what one asks a doctor about.
+    `findings` says what is amiss.
     """
-    return {
+    facts = {
         "machine": _attempt(machine),
+        "required": _attempt(lambda: versions(REQUIRED)),
         "optional": _attempt(lambda: versions(OPTIONAL)),
+        "extras": _attempt(_extras),
         "cuda": _attempt(_cuda),
         "devices": _attempt(_devices),
         "threads": _attempt(_threads),
         "memory": _attempt(_memory),
-        "disk": _attempt(lambda: {"free_gib_here": _gib(shutil.disk_usage(".").free)}),
+        "disk": _attempt(_disk),
     }
+    return {**facts, "findings": findings(facts)}
 
 
 def _attempt(section: Callable[[], Any]) -> Any:
@@ -42,6 +59,21 @@ def _attempt(section: Callable[[], Any]) -> Any:
         return section()
     except Exception as problem:  # whatever it is, it is the finding
         return {"problem": f"{type(problem).__name__}: {problem}"}
+
+
+def _extras() -> dict[str, str]:
+    """What each extra is for, and whether it can be used."""
+    described = {}
+    for extra, (names, purpose) in EXTRAS.items():
+        found = {name: version for name, version in versions(names).items() if version}
+        what = ", ".join(f"{name} {version}" for name, version in found.items()) or f"absent: pip install 'gcnrec[{extra}]'"
+        described[extra] = f"{purpose}: {what}"
+    return described
+
+
+def _disk() -> dict[str, float]:
+    """Free space where runs and data go by default, and where programs put what is temporary."""
+    return {"free_gib_here": _gib(shutil.disk_usage(".").free), "free_gib_temporary": _gib(shutil.disk_usage(gettempdir()).free)}
 
 
 def _cuda() -> dict[str, Any]:
@@ -106,6 +138,7 @@ def _threads() -> dict[str, Any]:
     u64(0, Stage.INIT, 0, 4)  # numba names its threading layer only after a parallel kernel ran
     return {
         "cores": available_cores(),
+        "container_cores": _container_cores(),
         "torch": torch.get_num_threads(),
         "numba": numba.get_num_threads(),
         "numba_layer": numba.threading_layer(),
@@ -123,6 +156,15 @@ def _memory() -> dict[str, Any]:
         "lockable_gib": None if limits.lockable is None else _gib(limits.lockable),
         "shared_memory_free_gib": _gib(shutil.disk_usage(shared).free) if shared.is_dir() else None,
     }
+
+
+def _container_cores() -> float | None:
+    """Cores' worth of time that the control group grants, which may be fewer than the process may run on; None is no limit."""
+    try:
+        quota, period = _CGROUP_CORES.read_text(encoding="ascii").split()
+        return None if quota == "max" else round(int(quota) / int(period), 2)
+    except (OSError, ValueError):
+        return None
 
 
 def _container_limit_gib() -> float | None:

@@ -29,6 +29,7 @@ ROWS = [
         "charts",
         "compare",
         "doctor",
+        "findings",
         "sweep",
         "sweep_page",
         "grid",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import resource
+import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -10,6 +14,7 @@ import pytest
 import torch
 
 from gcnrec import doctor, limits
+from gcnrec.findings import findings
 
 GPU = {"name": "Some GPU", "major": 9, "minor": 0, "pci_domain_id": 0, "pci_bus_id": 0xAF, "pci_device_id": 1}
 
@@ -30,8 +35,10 @@ def gpu(monkeypatch, tmp_path):
 
 def test_this_machine_has_no_problem():
     facts = doctor.examine()
-    assert list(facts) == ["machine", "optional", "cuda", "devices", "threads", "memory", "disk"]
+    sections = ["machine", "required", "optional", "extras", "cuda", "devices", "threads", "memory", "disk", "findings"]
+    assert list(facts) == sections
     assert "problem" not in str(facts)
+    assert [finding for finding in facts["findings"] if finding["exit_code"]] == []
     assert {"numba-cuda", "cupy-cuda13x"} <= facts["optional"].keys()
     assert facts["memory"]["left_for_tables_gib"] <= facts["memory"]["total_gib"]
 
@@ -106,3 +113,73 @@ def test_the_limit_on_locked_memory(monkeypatch, tmp_path, limit, gib):
     monkeypatch.setattr(limits, "_STATUS", tmp_path / "status")  # whatever this process may do
     monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
     assert doctor.examine()["memory"]["lockable_gib"] == gib
+
+
+def test_every_extra_of_the_package_is_explained():
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    extras = {name: {_name(each) for each in needs} for name, needs in project["optional-dependencies"].items() if name != "test"}
+    assert extras.keys() == doctor.EXTRAS.keys()
+    for name, needs in extras.items():
+        assert needs <= set(doctor.EXTRAS[name][0])
+    assert {_name(each) for each in project["dependencies"]} == set(doctor.REQUIRED)
+
+
+def _name(requirement):
+    return re.split(r"[<>=]", requirement)[0]
+
+
+HEALTHY = {
+    "required": {"torch": "2.13"},
+    "optional": {"cupy-cuda13x": "14.2"},
+    "cuda": {"driver": "580.95", "runtime": "13.0", "no_device_because": None},
+    "devices": [{"name": "Some GPU"}],
+    "threads": {"cores": 8, "container_cores": None},
+    "memory": {"total_gib": 64.0, "available_gib": 32.0, "container_limit_gib": None, "lockable_gib": None},
+    "disk": {"free_gib_here": 100.0},
+}
+
+
+def with_changes(changes):
+    return {**HEALTHY, **{name: {**HEALTHY[name], **each} if isinstance(each, dict) else each for name, each in changes.items()}}
+
+
+def test_nothing_is_found_on_a_healthy_machine():
+    assert findings(HEALTHY) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"required": {"torch": None}}, 4, "torch, which gcnrec needs"),
+        ({"memory": {"problem": "OSError: gone"}}, 4, "memory cannot be examined: OSError: gone"),
+        ({"cuda": {"no_device_because": "too old"}, "devices": []}, 4, "finds no GPU: too old"),
+        ({"cuda": {"no_device_because": "cpu", "runtime": None}, "devices": []}, 0, "built for the CPU only"),
+        ({"optional": {"cupy-cuda13x": None}}, 0, "CuPy is not"),
+        ({"memory": {"lockable_gib": 0.06}}, 0, "may lock 0.06 GiB"),
+        ({"memory": {"available_gib": 0.5}}, 4, "only 0.5 GiB of memory"),
+        ({"memory": {"container_limit_gib": 16.0}}, 0, "may use 16.0 of the machine's 64.0 GiB"),
+        ({"threads": {"container_cores": 1.5}}, 0, "set train.threads = 1"),
+        ({"disk": {"free_gib_here": 0.1}}, 3, "on the disk"),
+    ],
+)
+def test_findings(changes, code, words):
+    (finding,) = findings(with_changes(changes))
+    assert finding["exit_code"] == code and words in finding["text"]
+
+
+@pytest.mark.parametrize(("text", "cores"), [("max 100000\n", None), ("150000 100000\n", 1.5), ("nonsense", None), (None, None)])
+def test_the_cores_of_a_container(monkeypatch, tmp_path, text, cores):
+    if text is not None:
+        (tmp_path / "cpu.max").write_text(text)
+    monkeypatch.setattr(doctor, "_CGROUP_CORES", tmp_path / "cpu.max")
+    assert doctor.examine()["threads"]["container_cores"] == cores
+
+
+def test_the_exit_code_is_that_of_the_worst_finding(gcnrec, monkeypatch):
+    assert gcnrec("doctor")[0] == 0
+    amiss = [{"text": "a disk", "exit_code": 3}, {"text": "a device", "exit_code": 4}, {"text": "advice", "exit_code": 0}]
+    monkeypatch.setattr(doctor, "findings", lambda facts: amiss)
+    code, out, _ = gcnrec("doctor", "--json")
+    assert code == 4 and json.loads(out)["findings"] == amiss
+    code, out, _ = gcnrec("doctor")
+    assert code == 4 and "a device" in out
