@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, UsageError
-from gcnrec.evaluate import Split, metric_columns, per_user_path
+from gcnrec.evaluate import Split, metric_columns, per_user_path, refuse_what_it_was_trained_on
 from gcnrec.metrics import bootstrap_intervals, holm, sign_flip_p_values
 
 if TYPE_CHECKING:
@@ -62,11 +62,13 @@ def compare(
 ) -> Comparison:
     """Compare evaluated runs by their per-user metrics; catalogue metrics (coverage, gini) have no users to pair.
 
-    Raises UsageError when a run has not been evaluated or no metric is shared, DataError when the runs were measured on
-    different data or users.
+    Raises UsageError when a run has not been evaluated or was trained on the split, or no metric is shared, DataError when
+    the runs were measured on different data or users.
     """
     if not others:
         raise UsageError("a comparison needs at least one run beside the base, none was given")
+    for run in (base, *others):
+        refuse_what_it_was_trained_on(run, split)
     tables = [_per_user(run, split) for run in (base, *others)]
     for run, table in zip(others, tables[1:], strict=True):
         _check_same(base, tables[0], run, table)

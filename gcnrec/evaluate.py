@@ -172,8 +172,7 @@ def evaluate_run(
     `segments`: a Parquet or CSV file with a user column and one other column, the name of the user's segment.
     Raises UsageError for valid on a run that was trained on valid too.
     """
-    if split == "valid" and run.refitted:
-        raise UsageError(f"{run.folder} was trained on train+valid, so valid cannot measure it; evaluate it on test")
+    refuse_what_it_was_trained_on(run, split)
     dataset, settings = run.dataset, run.job.evaluate
     names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
     scorer = _scorer(run)
@@ -199,6 +198,12 @@ def evaluate_run(
     _write(run, split, result, document)
     warn_of_one_list(run.folder, run.job, scorer, observer)
     return document
+
+
+def refuse_what_it_was_trained_on(run: Run, split: Split) -> None:
+    """UsageError for valid on a refitted run, however its figures came to be there."""
+    if split == "valid" and run.refitted:
+        raise UsageError(f"{run.folder} was trained on train+valid, so valid cannot measure it; evaluate it on test")
 
 
 def warn_of_one_list(folder: Path, job: Job, scorer: Scorer, observer: Observer | None) -> None:

@@ -22,7 +22,7 @@ def fake_run(folder, metrics, digest="d1", users=None, held_out=None):
     held_out = np.full(count, 3) if held_out is None else held_out
     table = pa.table({"user": users, "degree": np.full(count, 7), "num_held_out": held_out, **metrics})
     pq.write_table(table, folder / "per_user.parquet")
-    return SimpleNamespace(folder=folder, dataset=SimpleNamespace(digest=digest))
+    return SimpleNamespace(folder=folder, dataset=SimpleNamespace(digest=digest), refitted=False)
 
 
 @pytest.fixture
@@ -89,3 +89,14 @@ def test_unevaluated_unshared_and_damaged_runs(tmp_path, values):
     (other.folder / "per_user.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match="cannot be read"):
         compare(base, [other])
+
+
+def test_valid_is_refused_where_a_run_was_trained_on_it(tmp_path, values):
+    base, other = (fake_run(tmp_path / name, {"recall@20": values}) for name in ("base", "other"))
+    for run in (base, other):
+        (run.folder / "per_user.parquet").rename(run.folder / "per_user.valid.parquet")  # however it came there
+    assert compare(base, [other], "valid").split == "valid"
+    other.refitted = True
+    for pair in ((base, other), (other, base)):
+        with pytest.raises(UsageError, match=r"other was trained on train\+valid, so valid cannot measure it"):
+            compare(pair[0], [pair[1]], "valid")

@@ -87,6 +87,34 @@ def test_a_full_run(folder):
     assert sum(tag == "svg" for tag, _ in page.tags) == 6
 
 
+def test_validation_metrics_stand_in_only_where_they_mean_something(folder):
+    (folder / "metrics.valid.json").write_text(json.dumps({"split": "valid", "recall@20": 0.4321}))
+    page = parse(write_report(SimpleNamespace(folder=folder)))
+    assert "Metrics on valid" in page.text and "0.4321" in page.text
+    (folder / "job.toml").write_text(to_toml(Job.parse({"train": {"refit": "train+valid"}}, [], "here")))
+    assert "0.4321" not in parse(write_report(SimpleNamespace(folder=folder))).text
+
+
+def test_warnings_and_resumes_are_shown(folder):
+    fill(folder)
+    with (folder / "metrics.jsonl").open("w") as file:
+        file.write(json.dumps({"event": "warning", "kind": "k", "text": "look at <this>"}) + "\n")
+        file.write(
+            json.dumps({"event": "resume", "time": "2026-01-02T03:04:05+00:00", "stage": "fit", "epoch": 2, "step": 7}) + "\n"
+        )
+    leaks = {"leakage_test_before_own_train": 0.25, "leakage_test_before_any_train": 1.0}
+    (folder / "lineage.json").write_text(json.dumps({"format": 1, "data": {"name": "gowalla", **leaks}}))
+    page = parse(write_report(SimpleNamespace(folder=folder)))
+    for part in ("Warnings", "Look at <this>.", "25.0% of the test", "2026-01-02 03:04:05 UTC: fit after epoch 2, step 7"):
+        assert part in page.text, part
+
+
+def test_a_temporal_split_without_a_leak_warns_of_nothing(folder):
+    data = {"name": "shop", "leakage_train_after_first_test": 0, "leakage_train_after_first_valid": 0}
+    (folder / "lineage.json").write_text(json.dumps({"format": 1, "data": data}))
+    assert "Warnings" not in parse(write_report(SimpleNamespace(folder=folder))).text
+
+
 def test_self_contained(folder):
     fill(folder)
     page = parse(write_report(SimpleNamespace(folder=folder)))
