@@ -64,6 +64,10 @@ class Data(Section):
     keep_cold: bool = False
     item_features: str | None = None
     user_features: str | None = None
+    text_width: Count = 256
+    """Columns that a feature column of lists of words or numbers becomes where more values occur: its leading singular vectors.
+    More keep more of rare words. Finding F of them takes 36 F bytes a word, at most a quarter of `memory_limit`; the rarest words
+    are left out where that is less."""
     memory_limit: str = "2GB"
 
     @model_validator(mode="after")
@@ -283,7 +287,13 @@ class Run(Section):
     name: str | None = None
     """Name of the run folder under `runs/`; default the job file's name."""
     checkpoint_every: Count = 1
-    """Epochs between checkpoints."""
+    """Epochs between checkpoints; the last epoch ends with one in any case."""
+    checkpoint_steps: Count | None = None
+    """Steps between checkpoints within epochs; default none but those of `checkpoint_minutes`."""
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """Minutes without a checkpoint after which there is one, wherever the epoch is."""
+    keep_checkpoints: Count = 2
+    """Checkpoints to resume from that are kept, the newest: should one be damaged, the one before it is used."""
     tensorboard: bool = False
     """Scalars of every epoch for TensorBoard, in the run folder's `tensorboard`."""
     mlflow: Annotated[str, Field(min_length=1)] | None = None

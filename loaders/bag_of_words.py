@@ -17,16 +17,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from gcnrec.errors import UsageError
 from gcnrec.loaders.feature_categories import CATEGORIES, MultiHot
 from gcnrec.loaders.feature_values import Place, entries_of, merge_entries
 from gcnrec.loaders.scratch import Scratch
 
-WIDTH = 256
-"""Columns of a projected bag."""
 MAX_WORDS = 2**16
 """Words kept at most, the most frequent ones; fewer where the memory limit does not hold the projection of as many."""
-_WORD_BYTES = 36 * WIDTH
-"""What a word takes at most while its projection is sought."""
+_CELL_BYTES = 36
+"""What a word takes at most, for each column of the projection, while that is sought."""
 _MERGE_ROWS = 2**18
 _VOCABULARY_BYTES = 128
 
@@ -102,8 +101,10 @@ class TfIdf:
             vectors = column.flatten().to_numpy().reshape(len(column), -1)
         return TfIdf(name, counts, table.column("word").combine_chunks(), table.column("idf").to_numpy(), vectors)
 
-    def projected(self, batches: Iterable[tuple[int, pa.RecordBatch]], entries: int, scratch: Scratch, place: Place) -> TfIdf:
-        """The same with the right singular vectors of all weighted rows, which hold `entries` words in `scratch`."""
+    def projected(
+        self, width: int, batches: Iterable[tuple[int, pa.RecordBatch]], entries: int, scratch: Scratch, place: Place
+    ) -> TfIdf:
+        """The same with `width` right singular vectors of all weighted rows, which hold `entries` words in `scratch`."""
         from gcnrec.loaders.truncated_svd import right_vectors  # it imports torch, which ingestion otherwise does without
 
         indices, values = scratch.empty(entries, np.int32), scratch.empty(entries, np.float32)
@@ -114,20 +115,32 @@ class TfIdf:
             values[at : at + len(rows.values)] = rows.values
             indptrs.append(rows.indptr[1:] + at)
             at += len(rows.indices)
-        vectors_WF = right_vectors(np.concatenate(indptrs), indices, values, len(self.words), WIDTH, seed=0)
+        vectors_WF = right_vectors(np.concatenate(indptrs), indices, values, len(self.words), width, seed=0)
         return replace(self, vectors_WF=vectors_WF)
 
 
 @dataclass(slots=True)
 class BagFit:
-    """Counts in how many rows each value is. Past `limit` bytes of values, the rarer half is forgotten and counted anew."""
+    """Counts in how many rows each value is. Past `limit` bytes of values, the rarer half is forgotten and counted anew.
+
+    More words than `width` are to be projected on as many columns. Raises UsageError where that takes more than `limit` bytes,
+    however few the words.
+    """
 
     place: Place
     counts: str | None
     limit: int
+    width: int
     rows: int = 0
     pending_rows: int = 0
     pending: list[pa.Table] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if (needed := _CELL_BYTES * self.width**2) > self.limit:
+            raise UsageError(
+                f"text_width = {self.width} takes {needed:,} bytes to find, of which memory_limit allows {self.limit:,}; "
+                "raise memory_limit or choose fewer columns"
+            )
 
     def observe(self, batch: pa.RecordBatch, first: int) -> None:
         found = entries_of(batch, self.place.name, self.counts, first, self.place)
@@ -150,7 +163,7 @@ class BagFit:
         table = self.pending[0].sort_by([("rows", "descending"), ("word", "ascending")])
         if self.counts is None and 0 < len(table) <= CATEGORIES:
             return MultiHot(self.place.name, table.column("word").combine_chunks().sort()), 0
-        most = min(MAX_WORDS, max(self.limit // (_WORD_BYTES), WIDTH))
+        most = min(MAX_WORDS, self.limit // (_CELL_BYTES * self.width))
         table = table.filter(pc.greater(table.column("rows"), 1)).slice(0, most)
         if not len(table):
             raise self.place.refuse("holds no value that two rows share; leave it out")

@@ -7,7 +7,7 @@ or `item`, else `id`. What the other columns become, fitted on all rows of the f
 * lists of floats, and of any numbers when the type fixes their length: vectors, centred, with one scale for all columns;
 * text, dictionary-encoded or not: one column per value, or hashed beyond `CATEGORIES` values;
 * lists of integers or text: one column per value, or beyond `CATEGORIES` values and always with counts, TF-IDF, projected on
-  `WIDTH` singular vectors when there are more words. Counts of column `x` are the list column `x_counts`, or `counts`.
+  `text_width` singular vectors when there are more words. Counts of column `x` are the list column `x_counts`, or `counts`.
 
 Every input column then has a part of squared length 1, on average or at most. Absent values are zero: the mean, or no category
 or word; so are all of a node without a row. NaN and infinite values are refused. Letters: R rows, N nodes, F columns.
@@ -26,20 +26,19 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
-from gcnrec.interactions import Vocabulary
-from gcnrec.loaders.bag_of_words import WIDTH, BagFit, TfIdf
+from gcnrec.loaders.bag_of_words import BagFit, TfIdf
 from gcnrec.loaders.feature_categories import CategoryFit, Hashed, MultiHot, OneHot
 from gcnrec.loaders.feature_numbers import NumberFit, Numbers
+from gcnrec.loaders.feature_rows import node_numbers
 from gcnrec.loaders.feature_values import Kind, Place, is_list, kind_of
 from gcnrec.loaders.heldout import Report
 from gcnrec.loaders.inputs import Input, first_line, open_input
-from gcnrec.loaders.schema import Dataset, open_vocabulary
+from gcnrec.loaders.schema import Dataset, StoredVocabulary
 from gcnrec.loaders.scratch import Scratch, reserve
 
 Side = Literal["user", "item"]
 
 _BATCH_ROWS = 4096
-_LOOKUP_ROWS = 2**20
 _KINDS: dict[str, Kind] = {
     "standardised": "number",
     "centred": "vector",
@@ -71,21 +70,22 @@ class NodeFeatures:
 
 
 def write_features(
-    folder: Path, side: Side, text: str, base: Path | None, id_column: str, scratch: Scratch, report: Report
+    folder: Path, side: Side, text: str, base: Path | None, id_column: str, text_width: int, scratch: Scratch, report: Report
 ) -> dict[str, Any]:
     """Write `{side}_features.npy`, float32 (N, F) in the order of the nodes, from the Parquet input `text`.
 
-    Tables of words lie beside it. The file is streamed: statistics first, then the matrix; memory keeps to `scratch`, beyond
-    the ids. Returns what dataset.json says: which columns came from which input column, by which rule, and what fits it.
+    `text_width` are the columns that a bag of more words becomes. Tables of words lie beside it. The file is streamed: statistics
+    first, then the matrix; memory keeps to `scratch`, beyond the ids. Returns what dataset.json says: which columns came from
+    which input column, by which rule, and what fits it.
     Nodes without a row, and rows of ids that the data set does not have, are counted in `report`.
     Raises DataError, one sentence, for a file or a column that cannot be used.
     """
     source = open_input(text, base)
     column = _id_column(source, side, id_column)
-    ids = open_vocabulary(folder / f"{side}s.parquet")
+    ids = StoredVocabulary(folder / f"{side}s.parquet")
     try:
-        numbers_R = _numbers(source, column, ids, scratch)
-        encoders = _fit(source, column, scratch)
+        numbers_R = node_numbers(source, column, ids, scratch)
+        encoders = _fit(source, column, text_width, scratch)
         width = sum(encoder.width for encoder in encoders)
         found = np.zeros(len(ids), np.bool_)
         out = _new_matrix(folder / f"{side}_features.npy", len(ids), width)
@@ -148,30 +148,9 @@ def _id_column(source: Input, side: Side, named: str) -> str:
     )
 
 
-def _numbers(source: Input, column: str, ids: Vocabulary, scratch: Scratch) -> NDArray[np.int32]:
-    """Node numbers of all rows, -1 where the id is unknown or null; looked up many at a time, as each lookup hashes all ids."""
-    rows = int(source.dataset.count_rows())
-    numbers_R: NDArray[np.int32] = scratch.empty(rows, np.int32)
-    times_N = np.zeros(len(ids), np.int32)
-    waiting: list[pa.Array] = []
-    done = 0
-    for batch in source.reader({"id": source.expression(column)}):
-        waiting.append(batch.column(0))
-        held = sum(map(len, waiting))
-        if held >= max(_LOOKUP_ROWS, len(ids)) or done + held == rows:
-            numbers = ids.numbers(pa.chunked_array(waiting))
-            numbers_R[done : done + held] = numbers
-            times_N += np.bincount(numbers[numbers >= 0], minlength=len(ids)).astype(np.int32)
-            waiting, done = [], done + held
-    if times_N.max(initial=0) > 1:
-        twice = ids.decode(np.array([times_N.argmax()]))[0].as_py()
-        raise DataError(f"{source.text}: column {column!r} must hold every id once, {twice!r} comes {times_N.max()} times")
-    return numbers_R
-
-
-def _fit(source: Input, column: str, scratch: Scratch) -> list[Encoder]:
+def _fit(source: Input, column: str, text_width: int, scratch: Scratch) -> list[Encoder]:
     """One pass for the statistics of all columns, and one more for each bag of words that is projected."""
-    fits = _fits(source, column, scratch.limit // 4)
+    fits = _fits(source, column, text_width, scratch.limit // 4)
     for first, batch in _batches(source, column):
         for fit in fits:
             fit.observe(batch, first)
@@ -181,13 +160,13 @@ def _fit(source: Input, column: str, scratch: Scratch) -> list[Encoder]:
             encoders.append(fit.fitted())
             continue
         bag, entries = fit.fitted()
-        if isinstance(bag, TfIdf) and bag.width > WIDTH:
-            bag = bag.projected(_batches(source, column), entries, scratch, fit.place)
+        if isinstance(bag, TfIdf) and bag.width > text_width:
+            bag = bag.projected(text_width, _batches(source, column), entries, scratch, fit.place)
         encoders.append(bag)
     return encoders
 
 
-def _fits(source: Input, column: str, limit: int) -> list[NumberFit | CategoryFit | BagFit]:
+def _fits(source: Input, column: str, text_width: int, limit: int) -> list[NumberFit | CategoryFit | BagFit]:
     """What gathers the statistics of each column, in the order of the file."""
     schema = source.dataset.schema
     names = [name for name in schema.names if name != column.split(".")[0]]
@@ -201,7 +180,7 @@ def _fits(source: Input, column: str, limit: int) -> list[NumberFit | CategoryFi
         if name in counts.values():
             continue
         if kind == "bag":
-            fits.append(BagFit(place, counts.get(name), limit))
+            fits.append(BagFit(place, counts.get(name), limit, text_width))
         elif kind == "category":
             fits.append(CategoryFit(place))
         else:
@@ -230,15 +209,8 @@ def _counting(kind: pa.DataType) -> bool:
 def _batches(source: Input, column: str) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The number of the first row and the columns beside the id, the same each time, in small batches as lists may be long."""
     names = [name for name in source.dataset.schema.names if name != column.split(".")[0]]
-    scanner = source.dataset.scanner(
-        columns={name: ds.field(name) for name in names},
-        batch_size=_BATCH_ROWS,
-        batch_readahead=2,
-        fragment_readahead=1,
-        fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True),
-    )
     first = 0
-    for batch in scanner.to_batches():
+    for batch in source.batches({name: ds.field(name) for name in names}, names, _BATCH_ROWS):
         yield first, batch
         first += len(batch)
 

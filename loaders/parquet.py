@@ -86,7 +86,7 @@ def _write_features(data: Data, folder: Path, data_root: Path | None, scratch: S
         ("item", data.item_features, data.item),
     )
     return {
-        f"{side}_features": write_features(folder, side, text, data_root, column, scratch, report)
+        f"{side}_features": write_features(folder, side, text, data_root, column, data.text_width, scratch, report)
         for side, text, column in sides
         if text and column
     }

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gcnrec.config import Data
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders import features
 from gcnrec.loaders.features import encode_features
 from gcnrec.loaders.parquet import ingest
@@ -167,6 +167,32 @@ def test_a_large_bag_is_projected_on_its_singular_vectors(make, bags):
     assert (dataset.item_features**2).sum() > 0.999 * (singular[:256] ** 2).sum(), "the best 256 columns hold no more"
     leading = np.abs(left[:, :8].T @ dataset.item_features[:, :8])
     assert np.allclose(leading, np.diag(singular[:8]), atol=2e-3 * singular[0]), "column by column, by falling length"
+
+
+@pytest.mark.parametrize("width", [3, 300])
+def test_text_width_is_the_columns_of_a_projected_bag(make, bags, width):
+    words, counts = bags
+    table = {"item": list(range(400)), "words": words, "counts": counts}
+    dataset = make(table, train=many(400), text_width=width)
+    naive, order = naive_tf_idf(words, counts)
+    singular = np.linalg.svd(np.array([[row.get(word, 0) for word in order] for row in naive]), compute_uv=False)
+    assert len(order) > width and dataset.item_features.shape == (400, width)
+    assert (dataset.item_features**2).sum() == pytest.approx((singular[:width] ** 2).sum(), rel=1e-3)
+    assert dataset.info["data"]["text_width"] == entries(dataset)["words"]["width"] == width
+
+
+def test_as_many_columns_as_words_are_whole_tf_idf(make, bags):
+    words, counts = bags
+    dataset = make({"item": list(range(400)), "words": words, "counts": counts}, train=many(400), text_width=600)
+    naive, order = naive_tf_idf(words, counts)
+    assert np.allclose(dataset.item_features, [[row.get(word, 0) for word in order] for row in naive], atol=1e-6)
+
+
+def test_text_width_keeps_to_the_memory_limit(make, bags, tmp_path):
+    words, counts = bags
+    with pytest.raises(UsageError, match=r"text_width = 700 takes 17,640,000 bytes to find, .*raise memory_limit") as caught:
+        make({"item": list(range(400)), "words": words, "counts": counts}, text_width=700, memory_limit="64MB")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
 def test_lists_of_text_without_counts_are_a_bag_when_they_hold_many_values(make):
