@@ -80,7 +80,9 @@ def _headline(facts: Facts) -> list[dict[str, str]]:
         epochs = facts.epochs(stage)
         if epochs:
             seconds = float(epochs[-1]["seconds"])
-            figures.append({"name": f"{stage} time", "value": _duration(seconds), "detail": f"{epochs[-1]['epoch']} epochs"})
+            count = epochs[-1]["epoch"]
+            detail = "1 epoch" if count == 1 else f"{count} epochs"
+            figures.append({"name": f"{stage} time", "value": _duration(seconds), "detail": detail})
     rates = [event["rows_per_second"] for event in facts.events if event.get("rows_per_second")]
     if rates:
         figures.append({"name": "throughput", "value": f"{sum(rates) / len(rates):,.0f}", "detail": "rows per second"})

@@ -81,7 +81,8 @@ class Chromium:
         asked = [e["params"]["request"]["url"] for e in self._events if e["method"] == "Network.requestWillBeSent"]
         drawn = "[...document.querySelectorAll('svg text')].map(e => e.textContent).join('\\n')"
         values = ("document.body.innerText", drawn, "document.documentElement.scrollWidth", _OVERFLOWS)
-        seen = Seen(problems, [url for url in asked if url != own], *(self._value(session, value) for value in values))
+        outside = [url for url in asked if url != own and not url.startswith("data:")]
+        seen = Seen(problems, outside, *(self._value(session, value) for value in values))
         if screenshot:
             image = self._ask("Page.captureScreenshot", session, captureBeyondViewport=True, format="png")
             screenshot.write_bytes(base64.b64decode(image["data"]))
