@@ -259,6 +259,9 @@ class Train(Section):
     transfer_blocks: Count | None = None
     """Blocks of the kernels that move rows between host memory and a GPU; default what is enough on this machine, measured once
     and remembered. More take multiprocessors from training; results are the same."""
+    loss_limit: Annotated[float, Field(ge=0.0)] = 3.0
+    """A loss explodes, which ends the run, when its mean over 32 steps is above the first epoch's lowest by so many times that
+    lowest, the first epoch's fall or 0.5, whichever is most; 0 never ends it."""
     refit: Literal[False, "train+valid"] = False
     """After validation chose the epochs, train again on train+valid for that many."""
     init_from: str | None = None

@@ -67,7 +67,7 @@ def _subtitle(facts: Facts) -> str:
 
 def _resume(event: dict[str, Any]) -> str:
     """When a run was taken up again, and where."""
-    return f"{_moment(event['time'])}: {event['stage']} after epoch {event['epoch']}, step {event['step']:,}"
+    return f"{_moment(event['time'])}: {event['stage']} after epoch {event['epoch']} and {event['step']:,} steps"
 
 
 def _headline(facts: Facts) -> list[dict[str, str]]:

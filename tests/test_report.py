@@ -105,7 +105,7 @@ def test_warnings_and_resumes_are_shown(folder):
     leaks = {"leakage_test_before_own_train": 0.25, "leakage_test_before_any_train": 1.0}
     (folder / "lineage.json").write_text(json.dumps({"format": 1, "data": {"name": "gowalla", **leaks}}))
     page = parse(write_report(SimpleNamespace(folder=folder)))
-    for part in ("Warnings", "Look at <this>.", "25.0% of the test", "2026-01-02 03:04:05 UTC: fit after epoch 2, step 7"):
+    for part in ("Warnings", "Look at <this>.", "25.0% of the test", "2026-01-02 03:04:05 UTC: fit after epoch 2 and 7 steps"):
         assert part in page.text, part
 
 
