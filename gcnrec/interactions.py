@@ -6,6 +6,7 @@ Letters: E interactions, U users, I items.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from gcnrec.errors import DataError
 
 MAX_NODES = 2**31 - 1
+_CHUNK = 2**16
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,16 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def type(self) -> pa.DataType:
+        """The Arrow type of the ids."""
+        return self.ids.type
+
+    def chunks(self, rows: int) -> Iterator[pa.Array]:
+        """All ids in the order of their numbers, at most `rows` at a time."""
+        for first in range(0, len(self), rows):
+            yield self.ids.slice(first, rows)
+
     @cached_property
     def _lookup(self) -> pa.Array:
         return self.ids.cast(self.ids.type.value_type) if pa.types.is_dictionary(self.ids.type) else self.ids
@@ -41,14 +53,27 @@ class Vocabulary:
 
         Raises DataError when the ids cannot be cast, for example text where integers are expected.
         """
-        try:
-            values = _as_type(ids, self._lookup.type)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as problem:
-            raise DataError(f"ids of type {ids.type} cannot be read as {self._lookup.type}: {problem}") from None
-        found = pc.fill_null(pc.index_in(values, value_set=self._lookup, skip_nulls=True), -1)
+        found = pc.fill_null(pc.index_in(self.cast(ids), value_set=self._lookup, skip_nulls=True), -1)
         if isinstance(found, pa.ChunkedArray):
             found = found.combine_chunks()
         return found.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+
+    def cast(self, ids: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+        """`ids` in the vocabulary's type, null where they are out of its range; DataError as of `numbers`."""
+        kind = self.type.value_type if pa.types.is_dictionary(self.type) else self.type
+        try:
+            return _as_type(ids, kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as problem:
+            raise DataError(f"ids of type {ids.type} cannot be read as {kind}: {problem}") from None
+
+    def picked(self, numbers: NDArray[np.integer]) -> pa.Array:
+        """The original ids of rising `numbers`, by one pass over all ids: what `decode` gives, but not all of them in memory."""
+        parts, first = [pa.array([], self.type)], 0
+        for chunk in self.chunks(_CHUNK):
+            low, high = np.searchsorted(numbers, (first, first + len(chunk)))
+            parts.append(chunk.take(pa.array(numbers[low:high] - first)))
+            first += len(chunk)
+        return pa.chunked_array(parts, self.type).combine_chunks()
 
     def decode(self, numbers: NDArray[np.integer]) -> pa.Array:
         """The original ids of `numbers`, in their Arrow type."""

@@ -102,8 +102,11 @@ def write_dataset(world: World, folder: Path, weights_E: NDArray[np.float32] | N
     with new_folder(folder, force=False) as work:
         graph.save(work)
         users, items = [f"u{user}" for user in range(world.num_users)], range(1000, 1000 + world.num_items)
-        write_vocabulary(work / "users.parquet", pa.array(users), graph.user_items.degrees)
-        write_vocabulary(work / "items.parquet", pa.array(items, pa.int64()), graph.item_users.degrees)
+        for name, ids, csr in (
+            ("users", pa.array(users), graph.user_items),
+            ("items", pa.array(items, pa.int64()), graph.item_users),
+        ):
+            write_vocabulary(work / f"{name}.parquet", ids.type, [(ids, csr.degrees)])
         for name, edges in (("valid", world.valid), ("test", world.test)):
             pq.write_table(pa.table(list(_columns(edges)), names=["user", "item"]), work / f"{name}.parquet")
         if weights_E is not None:

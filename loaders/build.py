@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -15,23 +17,25 @@ from gcnrec.errors import DataError
 from gcnrec.loaders import pairs, splits
 from gcnrec.loaders.columns import parse_time
 from gcnrec.loaders.heldout import Parts, Report, drop_cold, drop_repeats, report_leakage, write_held_out
+from gcnrec.loaders.numbering import Ids
 from gcnrec.loaders.rows import Rows, count_high, count_low, sort_rows
 from gcnrec.loaders.schema import write_vocabulary
 from gcnrec.loaders.scratch import Scratch, new_npy
 
-_TIMES_CHUNK = 2**20
+_TIMES_CHUNK = 2**17
+_IDS_CHUNK = 2**16
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """Rows in provisional numbers (the order of the sorted ids), as DuckDB streamed them, and the ids in that order.
+    """Rows in provisional numbers (the order of the sorted ids), as they were read, and the ids in that order.
 
     `files` maps `train` (and `valid`, `test`) to its rows; `build` takes them out, so that none outlives its use.
     """
 
     files: dict[str, Rows]
-    user_ids: pa.ChunkedArray
-    item_ids: pa.ChunkedArray
+    user_ids: Ids
+    item_ids: Ids
     ticks: int | None
 
     @property
@@ -54,20 +58,23 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
     parts = drop_repeats(_split(staged, data, split, scratch, report), data.repeats, scratch, report)
     if split in ("given", "random") and not data.valid and data.valid_size:
         codes = scratch.codes(len(parts.train))
-        splits.carve(parts.train.pairs_E, staged.num_users, staged.num_items, data.valid_size, data.seed, codes)
+        splits.carve(parts.train.pairs_E, staged.num_users, staged.num_items, data.valid_size, data.seed, codes, scratch)
         valid = parts.train.keep(codes, splits.VALID, scratch)
         parts = Parts(parts.train.keep(codes, splits.TRAIN, scratch), valid, parts.test)
-    users = count_high(parts.train.pairs_E, staged.num_users)
-    items = count_low(parts.train.pairs_E, staged.num_items)
-    warm, may_be_cold = (users > 0, items > 0), (data.keep_cold, data.keep_cold or split == "cold_items")
+    users = count_high(parts.train.pairs_E, staged.num_users, scratch)
+    items = count_low(parts.train.pairs_E, staged.num_items, scratch)
+    warm = tuple(np.greater(degrees, 0, out=scratch.empty(len(degrees), np.bool_)) for degrees in (users, items))
+    may_be_cold = (data.keep_cold, data.keep_cold or split == "cold_items")
     valid, *in_valid = drop_cold("valid", parts.valid, warm, may_be_cold, scratch, report)
     test, *in_test = drop_cold("test", parts.test, warm, may_be_cold, scratch, report)
     parts = Parts(parts.train, valid, test)
-    report_leakage(parts, staged.ticks, split, staged.num_users, report)
-    orders = [
-        pairs.falling(degrees, known | valid_ones | test_ones)
-        for degrees, known, valid_ones, test_ones in zip((users, items), warm, in_valid, in_test, strict=True)
-    ]
+    report_leakage(parts, staged.ticks, split, staged.num_users, scratch, report)
+    orders = []
+    for degrees, kept, valid_ones, test_ones in zip((users, items), warm, in_valid, in_test, strict=True):
+        kept |= valid_ones  # in place: `warm` has been used
+        kept |= test_ones
+        orders.append(pairs.falling(degrees, kept, scratch))
+    del warm, in_valid, in_test
     counts = {"num_train": len(parts.train), "num_valid": len(parts.valid), "num_test": len(parts.test)}
     _write(staged, parts, (users, items), orders, folder, scratch)
     return {"num_users": len(orders[0]), "num_items": len(orders[1]), **counts, "split": split}
@@ -80,7 +87,7 @@ def _split(staged: Staged, data: Data, split: str, scratch: Scratch, report: Rep
     if data.k_core > 1 and not after:
         rows = _k_core(rows, staged, data.k_core, scratch, report)
     codes = scratch.codes(len(rows))
-    _mark_parts(rows, staged, data, split, codes, report)
+    _mark_parts(rows, staged, data, split, codes, scratch, report)
     merged = {}
     for name, code in (("train", splits.TRAIN), ("valid", splits.VALID), ("test", splits.TEST)):
         part = rows.keep(codes, code, scratch)
@@ -96,19 +103,21 @@ def _split(staged: Staged, data: Data, split: str, scratch: Scratch, report: Rep
     return Parts(merged["train"], merged["valid"], merged["test"])
 
 
-def _mark_parts(rows: Rows, staged: Staged, data: Data, split: str, codes: NDArray[np.int8], report: Report) -> None:
+def _mark_parts(
+    rows: Rows, staged: Staged, data: Data, split: str, codes: NDArray[np.int8], scratch: Scratch, report: Report
+) -> None:
     """Mark the part of every row; `codes` comes as all TRAIN."""
     valid_size = 0.0 if data.valid else data.valid_size
     if split == "random":
-        splits.random_test(rows.pairs_E, staged.num_users, data.test_size, data.seed, codes)
+        splits.random_test(rows.pairs_E, staged.num_users, data.test_size, data.seed, codes, scratch)
     elif split == "cold_items":
         sizes = data.test_size, valid_size, data.warm_size
-        splits.cold_items(rows.pairs_E, staged.num_users, staged.num_items, *sizes, data.seed, codes)
+        splits.cold_items(rows.pairs_E, staged.num_users, staged.num_items, *sizes, data.seed, codes, scratch)
     elif split in ("leave_last", "temporal"):
         if rows.times_E is None or staged.ticks is None:
             raise DataError(f"split = '{split}' needs time, the column that orders interactions")
         if split == "leave_last":
-            splits.leave_last(rows.pairs_E, rows.times_E, staged.num_users, valid_size > 0, codes)
+            splits.leave_last(rows.pairs_E, rows.times_E, staged.num_users, valid_size > 0, codes, scratch)
             return
         test_from = (
             splits.time_at(rows.times_E, data.test_size)
@@ -121,9 +130,9 @@ def _mark_parts(rows: Rows, staged: Staged, data: Data, split: str, codes: NDArr
 
 
 def _k_core(rows: Rows, staged: Staged, k: int, scratch: Scratch, report: Report) -> Rows:
-    users, items, rounds = pairs.k_core(rows.pairs_E, staged.num_users, staged.num_items, k)
-    before_users = np.count_nonzero(count_high(rows.pairs_E, staged.num_users))
-    before_items = np.count_nonzero(count_low(rows.pairs_E, staged.num_items))
+    users, items, rounds = pairs.k_core(rows.pairs_E, staged.num_users, staged.num_items, k, scratch)
+    before_users = np.count_nonzero(count_high(rows.pairs_E, staged.num_users, scratch))
+    before_items = np.count_nonzero(count_low(rows.pairs_E, staged.num_items, scratch))
     codes = scratch.codes(len(rows))
     pairs.mark_alive(rows.pairs_E, users, items, codes)
     kept = rows.keep(codes, 1, scratch)
@@ -146,17 +155,15 @@ def _write(
 ) -> None:
     """Vocabularies, held-out pairs and both CSRs in final numbers; the rows of `parts` are used up."""
     for name, ids, degree, order in zip(("users", "items"), (staged.user_ids, staged.item_ids), degrees, orders, strict=True):
-        write_vocabulary(folder / f"{name}.parquet", ids.take(pa.array(order)), degree[order])
-    numbers = [np.full(len(degree), -1, np.int64) for degree in degrees]
-    for inverse, order in zip(numbers, orders, strict=True):
-        inverse[order] = np.arange(len(order))
+        write_vocabulary(folder / f"{name}.parquet", ids.kind, _described(ids, degree, order))
+    numbers = [pairs.inverse(order, len(degree), scratch) for order, degree in zip(orders, degrees, strict=True)]
     num_users, num_items = len(orders[0]), len(orders[1])
     for name, rows in (("valid", parts.valid), ("test", parts.test)):
         pairs.renumber(rows.pairs_E, *numbers)
         write_held_out(folder / f"{name}.parquet", sort_rows(rows, num_users, num_items, scratch), staged.ticks)
     pairs.renumber(parts.train.pairs_E, *numbers)
     train = sort_rows(parts.train, num_users, num_items, scratch)
-    _write_csr(folder, "user_items", train.pairs_E, degrees[0][orders[0]])
+    _write_csr(folder, "user_items", train.pairs_E, degrees[0], orders[0])
     if train.times_E is not None:
         seconds = new_npy(folder / "times.npy", len(train), np.int64)
         for first in range(0, len(train), _TIMES_CHUNK):
@@ -166,9 +173,26 @@ def _write(
     pairs.swap(train.pairs_E)
     # The low numbers, now users, are in order already: passes over the items are enough.
     swapped = sort_rows(Rows(train.pairs_E, None, None), num_items, 0, scratch)
-    _write_csr(folder, "item_users", swapped.pairs_E, degrees[1][orders[1]])
+    _write_csr(folder, "item_users", swapped.pairs_E, degrees[1], orders[1])
 
 
-def _write_csr(folder: Path, name: str, sorted_pairs: NDArray[np.uint64], degrees: NDArray[np.int64]) -> None:
-    np.save(folder / f"{name}.indptr.npy", np.concatenate([[0], np.cumsum(degrees)]).astype(np.int64))
+def _described(ids: Ids, degrees: NDArray[np.int64], order: NDArray[np.int64]) -> Iterator[tuple[pa.Array, NDArray[np.int64]]]:
+    """Ids and degrees in their final order, some at a time."""
+    for first in range(0, len(order), _IDS_CHUNK):
+        part = order[first : first + _IDS_CHUNK]
+        yield ids.take(part), degrees[part]
+
+
+def _write_csr(
+    folder: Path, name: str, sorted_pairs: NDArray[np.uint64], degrees: NDArray[np.int64], order: NDArray[np.int64]
+) -> None:
+    _add_up(degrees, order, new_npy(folder / f"{name}.indptr.npy", len(order) + 1, np.int64))
     pairs.low_numbers(sorted_pairs, new_npy(folder / f"{name}.indices.npy", len(sorted_pairs), np.int32))
+
+
+@numba.njit(cache=True)
+def _add_up(degrees, order, indptr):  # type: ignore[no-untyped-def]
+    """`indptr` of a CSR whose rows have the degrees of the nodes in `order`."""
+    indptr[0] = 0
+    for place in range(len(order)):
+        indptr[place + 1] = indptr[place] + degrees[order[place]]

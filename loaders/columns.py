@@ -28,6 +28,8 @@ class Columns:
     ticks: int | None
     """Ticks of the time column in a second; None without one."""
     expressions: dict[str, ds.Expression]
+    paths: list[str]
+    """What the expressions read."""
 
 
 def read_columns(source: Input, data: Data, like: Columns | None = None) -> Columns:
@@ -53,10 +55,12 @@ def read_columns(source: Input, data: Data, like: Columns | None = None) -> Colu
         expressions[WEIGHT] = _number(source, data.weight).cast(pa.float32(), safe=False)
     if data.rating:
         expressions[RATING] = _number(source, data.rating).cast(pa.float64(), safe=False)
+    paths = [path for path in (data.user, data.item, data.time, data.weight, data.rating) if path]
     for name in source.dataset.schema.names:
         if data.where and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", data.where, re.IGNORECASE):
             expressions[name] = ds.field(name)
-    return Columns(user_type, item_type, ticks, expressions)
+            paths.append(name)
+    return Columns(user_type, item_type, ticks, expressions, paths)
 
 
 def parse_time(value: str | int | float, unit: str, ticks: int) -> int:

@@ -26,20 +26,19 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
-from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.bag_of_words import BagFit, TfIdf
 from gcnrec.loaders.feature_categories import CategoryFit, Hashed, MultiHot, OneHot
 from gcnrec.loaders.feature_numbers import NumberFit, Numbers
+from gcnrec.loaders.feature_rows import node_numbers
 from gcnrec.loaders.feature_values import Kind, Place, is_list, kind_of
 from gcnrec.loaders.heldout import Report
 from gcnrec.loaders.inputs import Input, first_line, open_input
-from gcnrec.loaders.schema import Dataset, open_vocabulary
+from gcnrec.loaders.schema import Dataset, StoredVocabulary
 from gcnrec.loaders.scratch import Scratch, reserve
 
 Side = Literal["user", "item"]
 
 _BATCH_ROWS = 4096
-_LOOKUP_ROWS = 2**20
 _KINDS: dict[str, Kind] = {
     "standardised": "number",
     "centred": "vector",
@@ -83,9 +82,9 @@ def write_features(
     """
     source = open_input(text, base)
     column = _id_column(source, side, id_column)
-    ids = open_vocabulary(folder / f"{side}s.parquet")
+    ids = StoredVocabulary(folder / f"{side}s.parquet")
     try:
-        numbers_R = _numbers(source, column, ids, scratch)
+        numbers_R = node_numbers(source, column, ids, scratch)
         encoders = _fit(source, column, text_width, scratch)
         width = sum(encoder.width for encoder in encoders)
         found = np.zeros(len(ids), np.bool_)
@@ -149,27 +148,6 @@ def _id_column(source: Input, side: Side, named: str) -> str:
     )
 
 
-def _numbers(source: Input, column: str, ids: Vocabulary, scratch: Scratch) -> NDArray[np.int32]:
-    """Node numbers of all rows, -1 where the id is unknown or null; looked up many at a time, as each lookup hashes all ids."""
-    rows = int(source.dataset.count_rows())
-    numbers_R: NDArray[np.int32] = scratch.empty(rows, np.int32)
-    times_N = np.zeros(len(ids), np.int32)
-    waiting: list[pa.Array] = []
-    done = 0
-    for batch in source.reader({"id": source.expression(column)}):
-        waiting.append(batch.column(0))
-        held = sum(map(len, waiting))
-        if held >= max(_LOOKUP_ROWS, len(ids)) or done + held == rows:
-            numbers = ids.numbers(pa.chunked_array(waiting))
-            numbers_R[done : done + held] = numbers
-            times_N += np.bincount(numbers[numbers >= 0], minlength=len(ids)).astype(np.int32)
-            waiting, done = [], done + held
-    if times_N.max(initial=0) > 1:
-        twice = ids.decode(np.array([times_N.argmax()]))[0].as_py()
-        raise DataError(f"{source.text}: column {column!r} must hold every id once, {twice!r} comes {times_N.max()} times")
-    return numbers_R
-
-
 def _fit(source: Input, column: str, text_width: int, scratch: Scratch) -> list[Encoder]:
     """One pass for the statistics of all columns, and one more for each bag of words that is projected."""
     fits = _fits(source, column, text_width, scratch.limit // 4)
@@ -231,15 +209,8 @@ def _counting(kind: pa.DataType) -> bool:
 def _batches(source: Input, column: str) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The number of the first row and the columns beside the id, the same each time, in small batches as lists may be long."""
     names = [name for name in source.dataset.schema.names if name != column.split(".")[0]]
-    scanner = source.dataset.scanner(
-        columns={name: ds.field(name) for name in names},
-        batch_size=_BATCH_ROWS,
-        batch_readahead=2,
-        fragment_readahead=1,
-        fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True),
-    )
     first = 0
-    for batch in scanner.to_batches():
+    for batch in source.batches({name: ds.field(name) for name in names}, names, _BATCH_ROWS):
         yield first, batch
         first += len(batch)
 

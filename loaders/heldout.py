@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,19 +46,14 @@ class Report:
         if self.work:
             self.work(what, 0, 0)
 
-    def counted(self, reader: pa.RecordBatchReader, what: str, total: int) -> pa.RecordBatchReader:
+    def counted(self, batches: Iterable[pa.RecordBatch], what: str, total: int) -> Iterator[pa.RecordBatch]:
         """The same batches, whose rows are told of as they are read."""
-        if self.work is None:
-            return reader
-        return pa.RecordBatchReader.from_batches(reader.schema, _told(reader, self.work, what, total))
-
-
-def _told(reader: pa.RecordBatchReader, work: Callable[[str, int, int], None], what: str, total: int) -> Iterator[pa.RecordBatch]:
-    done = 0
-    for batch in reader:
-        yield batch
-        done += len(batch)
-        work(what, done, total)
+        done = 0
+        for batch in batches:
+            yield batch
+            done += len(batch)
+            if self.work:
+                self.work(what, done, total)
 
 
 @dataclass(frozen=True, slots=True)

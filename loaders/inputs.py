@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,12 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from gcnrec.errors import DataError, nearest
+from gcnrec.loaders.streams import mean_row_bytes, stream
 
 _SUFFIXES = (".parquet", ".parq", ".pq")
 BATCH_ROWS = 131_072
+_FEW_ROWS = 1024
+"""Rows that are read at a time where only something wrong is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +40,35 @@ class Input:
     def expression(self, path: str) -> ds.Expression:
         return ds.field(path) if path in self.dataset.schema.names else ds.field(*path.split("."))
 
-    def reader(self, columns: dict[str, ds.Expression]) -> pa.RecordBatchReader:
-        """The columns as a stream of record batches with little read ahead."""
-        return self._scanner(self.dataset, columns).to_reader()
+    def mean_row_bytes(self, paths: Sequence[str]) -> float:
+        """Mean bytes of a row in the columns `paths`; see `streams.mean_row_bytes`."""
+        return mean_row_bytes(self.dataset, paths)
 
-    def numbered(self, columns: dict[str, ds.Expression]) -> Iterator[tuple[str, pa.RecordBatchReader]]:
-        """Per file: its path and a stream of the columns with the row number inside the file as `gcnrec_row`."""
+    def schema_of(self, columns: dict[str, ds.Expression]) -> pa.Schema:
+        """What `batches` yields."""
+        return self.dataset.scanner(columns=columns).projected_schema
+
+    def batches(self, columns: dict[str, ds.Expression], paths: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """The columns in the order of the files and their rows, at most `rows` at a time; see `streams.stream`."""
         for fragment in self.dataset.get_fragments():
-            scanner = self._scanner(fragment, columns)
-            schema = scanner.projected_schema.append(pa.field("gcnrec_row", pa.int64()))
-            yield fragment.path, pa.RecordBatchReader.from_batches(schema, _with_row_numbers(scanner, schema))
+            yield from stream(self.dataset, fragment, columns, paths, rows)
 
-    def damaged_file(self, columns: dict[str, ds.Expression]) -> tuple[str, str] | None:
+    def numbered(self, columns: dict[str, ds.Expression], paths: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatchReader]]:
+        """Per file: its path and a stream of the columns with the row number inside the file as `gcnrec_row`."""
+        schema = self.schema_of(columns).append(pa.field("gcnrec_row", pa.int64()))
+        for fragment in self.dataset.get_fragments():
+            batches = stream(self.dataset, fragment, columns, paths, _FEW_ROWS)
+            yield fragment.path, pa.RecordBatchReader.from_batches(schema, _with_row_numbers(batches, schema))
+
+    def damaged_file(self, columns: dict[str, ds.Expression], paths: Sequence[str]) -> tuple[str, str] | None:
         """The first file whose columns cannot be read, and why."""
         for fragment in self.dataset.get_fragments():
             try:
-                for _ in self._scanner(fragment, columns).to_batches():
+                for _ in stream(self.dataset, fragment, columns, paths, _FEW_ROWS):
                     pass
             except (OSError, pa.ArrowException) as problem:
                 return fragment.path, first_line(problem)
         return None
-
-    def _scanner(self, source: ds.Dataset | ds.Fragment, columns: dict[str, ds.Expression]) -> ds.Scanner:
-        options = ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
-        settings = {"columns": columns, "batch_size": BATCH_ROWS, "batch_readahead": 4, "fragment_readahead": 1}
-        if isinstance(source, ds.Fragment):
-            return source.scanner(schema=self.dataset.schema, fragment_scan_options=options, **settings)
-        return source.scanner(fragment_scan_options=options, **settings)
 
 
 def open_input(text: str, base: Path | None = None) -> Input:
@@ -153,9 +158,9 @@ def _check_file(filesystem: fs.FileSystem, path: str) -> None:
         raise DataError(f"{path} is not a readable Parquet file ({reason}); it may be truncated or damaged") from None
 
 
-def _with_row_numbers(scanner: ds.Scanner, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _with_row_numbers(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     first = 0
-    for batch in scanner.to_batches():
+    for batch in batches:
         numbers = pa.array(range(first, first + len(batch)), pa.int64())
         first += len(batch)
         yield pa.RecordBatch.from_arrays([*batch.columns, numbers], schema=schema)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.loaders.rows import Rows
+from gcnrec.loaders.rows import Rows, radix_sort
 from gcnrec.loaders.scratch import Scratch
 
 _32 = np.uint64(32)
@@ -25,19 +23,32 @@ def merge(rows: Rows, duplicates: str, scratch: Scratch) -> Rows:
 
 
 def k_core(
-    pairs_E: NDArray[np.uint64], num_users: int, num_items: int, k: int
+    pairs_E: NDArray[np.uint64], num_users: int, num_items: int, k: int, scratch: Scratch
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], int]:
     """Users and items of the k-core of sorted pairs, and the rounds it took: every survivor keeps k distinct partners."""
-    users = np.ones(num_users, np.bool_)
-    items = np.ones(num_items, np.bool_)
-    rounds = int(_peel(pairs_E, users, items, k))
+    users, items = (scratch.full(size, np.bool_, 1) for size in (num_users, num_items))
+    degrees_U, degrees_I = (scratch.empty(size, np.int64) for size in (num_users, num_items))
+    rounds = int(_peel(pairs_E, users, items, degrees_U, degrees_I, k))
     return users, items, rounds
 
 
-def falling(degrees: NDArray[np.int64], kept: NDArray[np.bool_]) -> NDArray[Any]:
+def falling(degrees: NDArray[np.int64], kept: NDArray[np.bool_], scratch: Scratch) -> NDArray[np.int64]:
     """Old numbers of the kept nodes by falling degree, ties by old number (the order of the ids)."""
-    nodes = np.flatnonzero(kept)
-    return nodes[np.argsort(-degrees[nodes], kind="stable")]
+    count, most = int(np.count_nonzero(kept)), int(degrees.max(initial=0))
+    keys = scratch.empty(count, np.uint64)
+    _falling_keys(degrees, kept, most, keys)
+    spare = Rows(scratch.empty(count, np.uint64), None, None)
+    keys = radix_sort(Rows(keys, None, None), spare, most + 1, 0).pairs_E
+    keys &= _LOW
+    order: NDArray[np.int64] = keys.view(np.int64)
+    return order
+
+
+def inverse(order: NDArray[np.int64], size: int, scratch: Scratch) -> NDArray[np.int32]:
+    """The place of every number below `size` in `order`, -1 where it is absent."""
+    places: NDArray[np.int32] = scratch.full(size, np.int32, -1)
+    _invert(order, places)
+    return places
 
 
 @numba.njit(parallel=True, cache=True)
@@ -108,26 +119,42 @@ def _sum_runs(pairs, weights):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _peel(pairs, users, items, k):  # type: ignore[no-untyped-def]
+def _falling_keys(degrees, kept, most, keys):  # type: ignore[no-untyped-def]
+    """`most - degree << 32 | node` of the kept nodes: they sort by falling degree."""
+    at = 0
+    for node in range(len(degrees)):
+        if kept[node]:
+            keys[at] = (np.uint64(most - degrees[node]) << _32) | np.uint64(node)
+            at += 1
+
+
+@numba.njit(cache=True)
+def _invert(order, places):  # type: ignore[no-untyped-def]
+    for place in range(len(order)):
+        places[order[place]] = place
+
+
+@numba.njit(cache=True)
+def _peel(pairs, users, items, degrees_U, degrees_I, k):  # type: ignore[no-untyped-def]
     """Alternate sides until nothing falls: a round counts partners of live users, then of live items."""
     rounds = 0
     while True:
         rounds += 1
         fallen = 0
-        degrees = np.zeros(len(items), np.int64)
+        degrees_I[:] = 0
         for row in range(len(pairs)):
             if users[np.int64(pairs[row] >> _32)] and (row == 0 or pairs[row] != pairs[row - 1]):
-                degrees[np.int64(pairs[row] & _LOW)] += 1
+                degrees_I[np.int64(pairs[row] & _LOW)] += 1
         for item in range(len(items)):
-            if items[item] and degrees[item] < k:
+            if items[item] and degrees_I[item] < k:
                 items[item] = False
                 fallen += 1
-        degrees = np.zeros(len(users), np.int64)
+        degrees_U[:] = 0
         for row in range(len(pairs)):
             if items[np.int64(pairs[row] & _LOW)] and (row == 0 or pairs[row] != pairs[row - 1]):
-                degrees[np.int64(pairs[row] >> _32)] += 1
+                degrees_U[np.int64(pairs[row] >> _32)] += 1
         for user in range(len(users)):
-            if users[user] and degrees[user] < k:
+            if users[user] and degrees_U[user] < k:
                 users[user] = False
                 fallen += 1
         if fallen == 0:

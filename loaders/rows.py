@@ -70,25 +70,23 @@ def sort_rows(rows: Rows, num_high: int, num_low: int, scratch: Scratch) -> Rows
     """
     cap = max(scratch.limit // 5 // sum(column.itemsize for column in rows.columns()), 1)
     if len(rows) <= cap:
-        return _sort(rows, rows.empty(len(rows), scratch), num_high, num_low)
-    counts = count_high(rows.pairs_E, num_high)
-    bounds = _ranges(counts, cap)
-    starts = np.concatenate([[0], np.cumsum(counts)])[bounds]
-    bucket_of = np.repeat(np.arange(len(bounds) - 1, dtype=np.int32), np.diff(bounds))
+        return radix_sort(rows, rows.empty(len(rows), scratch), num_high, num_low)
+    counts, bucket_of = count_high(rows.pairs_E, num_high, scratch), scratch.empty(num_high, np.int32)
+    starts = _ranges(counts, cap, bucket_of, len(rows))
     out = rows.empty(len(rows), scratch)
     for source, target in zip(rows.columns(), out.columns(), strict=True):
         _deal(rows.pairs_E, bucket_of, starts[:-1].copy(), source, target)
     spare = rows.slice(0, int(np.diff(starts).max()))
     for first, last in pairwise(starts):
         part = out.slice(first, last)
-        done = _sort(part, spare.slice(0, last - first), num_high, num_low)
+        done = radix_sort(part, spare.slice(0, last - first), num_high, num_low)
         if done is not part:
             for source, target in zip(done.columns(), part.columns(), strict=True):
                 target[:] = source
     return out
 
 
-def _sort(rows: Rows, spare: Rows, num_high: int, num_low: int) -> Rows:
+def radix_sort(rows: Rows, spare: Rows, num_high: int, num_low: int) -> Rows:
     """Radix passes between `rows` and `spare`, low number first; returns the one of the two that holds the result."""
     for shift, width in _digits(num_low, 0) + _digits(num_high, 32):
         starts = _digit_starts(rows.pairs_E, shift, width)
@@ -111,16 +109,6 @@ def _digits(size: int, base: int) -> list[tuple[np.uint64, int]]:
     count = -(-bits // _DIGIT_BITS)
     width = -(-bits // count) if count else 0
     return [(np.uint64(base + digit * width), width) for digit in range(count)]
-
-
-def _ranges(counts: NDArray[np.int64], cap: int) -> NDArray[np.int64]:
-    """Bounds of consecutive runs whose counts sum to at most `cap` each (a single larger count stands alone)."""
-    ends = np.cumsum(counts)
-    bounds = [0]
-    while bounds[-1] < len(counts):
-        before = ends[bounds[-1] - 1] if bounds[-1] else 0
-        bounds.append(max(int(np.searchsorted(ends, before + cap, side="right")), bounds[-1] + 1))
-    return np.array(bounds, np.int64)
 
 
 def _digit_starts(pairs_E: NDArray[np.uint64], shift: np.uint64, width: int) -> NDArray[np.int64] | None:
@@ -151,16 +139,61 @@ def _pass(pairs, cursor, shift, width, source, target):  # type: ignore[no-untyp
 
 
 @numba.njit(cache=True)
+def _ranges(counts, cap, bucket_of, total):  # type: ignore[no-untyped-def]
+    """Bounds, in rows, of consecutive runs whose counts sum to at most `cap` each (a single larger count stands alone)."""
+    bounds = np.zeros(2 * (total // cap + 1) + 2, np.int64)
+    bucket, held = 0, np.int64(0)
+    for node in range(len(counts)):
+        if held and held + counts[node] > cap:
+            bucket += 1
+            bounds[bucket] = bounds[bucket - 1] + held
+            held = np.int64(0)
+        bucket_of[node] = bucket
+        held += counts[node]
+    bounds[bucket + 1] = total
+    return bounds[: bucket + 2]
+
+
+@numba.njit(cache=True)
 def _settle_ties(pairs, times, weights):  # type: ignore[no-untyped-def]
-    """Insertion sort by (time, weight) inside runs of equal pairs."""
-    for at in range(1, len(pairs)):
-        back = at
-        while back > 0 and pairs[back - 1] == pairs[at] and _later(back - 1, back, times, weights):
-            if len(times):
-                times[back - 1], times[back] = times[back], times[back - 1]
-            if len(weights):
-                weights[back - 1], weights[back] = weights[back], weights[back - 1]
-            back -= 1
+    """Sort by (time, weight) inside runs of equal pairs."""
+    first = 0
+    for at in range(1, len(pairs) + 1):
+        if at < len(pairs) and pairs[at] == pairs[first]:
+            continue
+        if at - first > 1:
+            _heap_sort(first, at - first, times, weights)
+        first = at
+
+
+@numba.njit(cache=True)
+def _heap_sort(first, count, times, weights):  # type: ignore[no-untyped-def]
+    """In place, and never slower than n log n: one pair may come millions of times."""
+    for top in range(count // 2 - 1, -1, -1):
+        _sift(first, top, count, times, weights)
+    for last in range(count - 1, 0, -1):
+        _exchange(first, first + last, times, weights)
+        _sift(first, 0, last, times, weights)
+
+
+@numba.njit(cache=True)
+def _sift(first, top, count, times, weights):  # type: ignore[no-untyped-def]
+    while 2 * top + 1 < count:
+        child = 2 * top + 1
+        if child + 1 < count and _later(first + child + 1, first + child, times, weights):
+            child += 1
+        if not _later(first + child, first + top, times, weights):
+            return
+        _exchange(first + child, first + top, times, weights)
+        top = child
+
+
+@numba.njit(cache=True)
+def _exchange(a, b, times, weights):  # type: ignore[no-untyped-def]
+    if len(times):
+        times[a], times[b] = times[b], times[a]
+    if len(weights):
+        weights[a], weights[b] = weights[b], weights[a]
 
 
 @numba.njit(cache=True)
@@ -196,19 +229,21 @@ def _compress(source, codes, code, target):  # type: ignore[no-untyped-def]
             at += 1
 
 
-@numba.njit(cache=True)
-def count_high(pairs, size):  # type: ignore[no-untyped-def]
+def count_high(pairs_E: NDArray[np.uint64], size: int, scratch: Scratch) -> NDArray[np.int64]:
     """Rows per high number (the user of a pair), int64 (size)."""
-    counts = np.zeros(size, np.int64)
-    for row in range(len(pairs)):
-        counts[np.int64(pairs[row] >> _32)] += 1
+    counts = scratch.full(size, np.int64, 0)
+    _count(pairs_E, _32, counts)
+    return counts
+
+
+def count_low(pairs_E: NDArray[np.uint64], size: int, scratch: Scratch) -> NDArray[np.int64]:
+    """Rows per low number (the item of a pair), int64 (size)."""
+    counts = scratch.full(size, np.int64, 0)
+    _count(pairs_E, np.uint64(0), counts)
     return counts
 
 
 @numba.njit(cache=True)
-def count_low(pairs, size):  # type: ignore[no-untyped-def]
-    """Rows per low number (the item of a pair), int64 (size)."""
-    counts = np.zeros(size, np.int64)
+def _count(pairs, shift, counts):  # type: ignore[no-untyped-def]
     for row in range(len(pairs)):
-        counts[np.int64(pairs[row] & _LOW)] += 1
-    return counts
+        counts[np.int64((pairs[row] >> shift) & _LOW)] += 1

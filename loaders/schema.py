@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
     info = read_info(folder)
     _check_files(folder, info, verify)
     num_users, num_items = int(info["num_users"]), int(info["num_items"])
-    user_ids, item_ids = open_vocabulary(folder / "users.parquet"), open_vocabulary(folder / "items.parquet")
+    user_ids, item_ids = StoredVocabulary(folder / "users.parquet"), StoredVocabulary(folder / "items.parquet")
     for ids, size, name in ((user_ids, num_users, "users"), (item_ids, num_items, "items")):
         if len(ids) != size:
             raise DataError(f"{folder / (name + '.parquet')} must have {size} rows, has {len(ids)}; ingest again")
@@ -157,10 +158,18 @@ def seal(folder: Path, info: dict[str, Any]) -> None:
     (folder / "dataset.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def write_vocabulary(path: Path, ids: pa.Array, degrees: NDArray[np.int64]) -> None:
-    """`users.parquet` or `items.parquet`: id in its own type, number int32, degree int64 (train)."""
-    table = pa.table({"id": ids, "number": pa.array(np.arange(len(ids), dtype=np.int32)), "degree": pa.array(degrees)})
-    pq.write_table(table, path, compression="zstd")
+def write_vocabulary(path: Path, kind: pa.DataType, parts: Iterable[tuple[pa.Array, NDArray[np.int64]]]) -> None:
+    """`users.parquet` or `items.parquet`: id of type `kind`, number int32, degree int64 (train).
+
+    `parts`: ids and degrees in the order of the numbers, as many at a time as a row group is to hold.
+    """
+    schema = pa.schema({"id": kind, "number": pa.int32(), "degree": pa.int64()})
+    first = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for ids, degrees in parts:
+            numbers = np.arange(first, first + len(ids), dtype=np.int32)
+            writer.write_table(pa.table([ids, numbers, degrees], schema=schema))
+            first += len(ids)
 
 
 def sha256_of(path: Path) -> str:
@@ -190,9 +199,39 @@ def _check_files(folder: Path, info: dict[str, Any], verify: bool) -> None:
             raise DataError(f"{path} does not match the sha256 in dataset.json; ingest again")
 
 
-def open_vocabulary(path: Path) -> Vocabulary:
-    """The ids of `users.parquet` or `items.parquet`, in the order of their numbers."""
-    return Vocabulary(_read(path).column("id").combine_chunks())
+class StoredVocabulary(Vocabulary):
+    """The ids of `users.parquet` or `items.parquet`, in the order of their numbers; in memory from when they are first asked for.
+
+    DataError when the file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            rows, kind = pq.read_metadata(path).num_rows, pq.read_schema(path).field("id").type
+        except (OSError, KeyError, pa.ArrowInvalid) as problem:
+            raise DataError(f"{path} cannot be read ({problem}); ingest again") from None
+        self.__dict__.update(_path=path, _rows=rows, _kind=kind)
+
+    def __len__(self) -> int:
+        return int(self.__dict__["_rows"])
+
+    @property
+    def type(self) -> pa.DataType:
+        return self.__dict__["_kind"]
+
+    @cached_property
+    def ids(self) -> pa.Array:  # type: ignore[override]
+        return Vocabulary(_read(self.__dict__["_path"], ["id"]).column("id").combine_chunks()).ids
+
+    def chunks(self, rows: int) -> Iterator[pa.Array]:
+        """Read from the file, a few at a time."""
+        path = self.__dict__["_path"]
+        try:
+            with pq.ParquetFile(path, buffer_size=2**18, pre_buffer=False) as file:
+                for batch in file.iter_batches(rows, columns=["id"], use_threads=False):
+                    yield batch.column(0)
+        except (OSError, pa.ArrowInvalid) as problem:
+            raise DataError(f"{path} cannot be read ({problem}); ingest again") from None
 
 
 def _open_held_out(path: Path, user_ids: Vocabulary, item_ids: Vocabulary) -> Interactions:
@@ -201,9 +240,9 @@ def _open_held_out(path: Path, user_ids: Vocabulary, item_ids: Vocabulary) -> In
     return Interactions(columns["user"], columns["item"], columns.get("time"), columns.get("weight"), user_ids, item_ids)
 
 
-def _read(path: Path) -> pa.Table:
+def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
-        return pq.read_table(path, memory_map=True)
+        return pq.read_table(path, columns=columns, memory_map=True)
     except (OSError, pa.ArrowInvalid) as problem:
         raise DataError(f"{path} cannot be read ({problem}); ingest again") from None
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
-from dataclasses import dataclass
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,22 @@ def parse_bytes(text: str) -> int:
     return size
 
 
-@dataclass(frozen=True, slots=True)
 class Scratch:
-    """Room for working arrays: in RAM while small against `limit` bytes, else in unlinked files of `folder`."""
+    """Room for working arrays: in RAM while all of them take a quarter of `limit` bytes, else in unlinked files of `folder`."""
 
-    folder: Path
-    limit: int
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+        self._in_ram = 0
 
     def empty(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
         """An uninitialised vector; a file behind it vanishes with the array. Raises OSError when the disk is full."""
         dtype = np.dtype(dtype)
-        if size * dtype.itemsize <= self.limit // 5:
-            return np.empty(size, dtype)
+        nbytes = size * dtype.itemsize
+        if self._in_ram + nbytes <= self.limit // 4:
+            array = np.empty(size, dtype)
+            self._in_ram += nbytes
+            weakref.finalize(array, self._give_back, nbytes)
+            return array
         descriptor, path = tempfile.mkstemp(dir=self.folder)
         try:
             reserve(descriptor, size * dtype.itemsize)
@@ -49,11 +54,46 @@ class Scratch:
             os.close(descriptor)
             Path(path).unlink()
 
+    def full(self, size: int, dtype: DTypeLike, value: int) -> NDArray[Any]:
+        """A vector of one value."""
+        array = self.empty(size, dtype)
+        array[:] = value
+        return array
+
     def codes(self, size: int) -> NDArray[np.int8]:
         """A vector of one zero per row."""
-        codes: NDArray[np.int8] = self.empty(size, np.int8)
-        codes[:] = 0
-        return codes
+        return self.full(size, np.int8, 0)
+
+    def _give_back(self, nbytes: int) -> None:
+        self._in_ram -= nbytes
+
+
+class Spool:
+    """A vector in an unlinked file of `folder` that grows at its end."""
+
+    def __init__(self, folder: Path, dtype: DTypeLike) -> None:
+        self._dtype, self._length = np.dtype(dtype), 0
+        self._descriptor, path = tempfile.mkstemp(dir=folder)
+        Path(path).unlink()
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, values: NDArray[Any]) -> None:
+        """Write `values` behind the others. Raises OSError when the disk is full."""
+        left = np.ascontiguousarray(values, self._dtype).data.cast("B")
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+        self._length += len(values)
+
+    def array(self) -> NDArray[Any]:
+        """All of it, mapped; nothing may be appended any more. The file vanishes with the array."""
+        if not self._length:
+            return np.empty(0, self._dtype)
+        array = np.frombuffer(mmap.mmap(self._descriptor, self._length * self._dtype.itemsize), self._dtype)
+        self._close()
+        return array
 
 
 def reserve(descriptor: int, size: int) -> None:

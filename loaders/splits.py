@@ -11,29 +11,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec import random
-from gcnrec.loaders.rows import count_high, count_low
+from gcnrec.loaders.rows import Rows, count_high, count_low, radix_sort
+from gcnrec.loaders.scratch import Scratch
 from gcnrec.random import Stage, philox4x32
 
 TRAIN, VALID, TEST = 0, 1, 2
 _TEST_STEP, _VALID_STEP, _COLD_STEP = 0, 1, 2
 _SPLIT = int(Stage.SPLIT)
+_DRAWN = 2**16
+"""Draws that are held at a time."""
+_LONG = 2**16
+"""Interactions from which on a user's draws are counted, pass by pass, and not held."""
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-def random_test(pairs_E: NDArray[np.uint64], num_users: int, share: float, seed: int, parts: NDArray[np.int8]) -> None:
+def random_test(
+    pairs_E: NDArray[np.uint64], num_users: int, share: float, seed: int, parts: NDArray[np.int8], scratch: Scratch
+) -> None:
     """TEST for `round(share * n)` of every user's n distinct pairs, never all of them."""
-    _random_test(pairs_E, np.cumsum(count_high(pairs_E, num_users)), share, np.uint64(seed), parts)
+    ends = count_high(pairs_E, num_users, scratch)
+    np.cumsum(ends, out=ends)
+    _random_test(pairs_E, ends, share, np.uint64(seed), parts)
 
 
 def leave_last(
-    pairs_E: NDArray[np.uint64], times_E: NDArray[np.int64], num_users: int, valid: bool, parts: NDArray[np.int8]
+    pairs_E: NDArray[np.uint64],
+    times_E: NDArray[np.int64],
+    num_users: int,
+    valid: bool,
+    parts: NDArray[np.int8],
+    scratch: Scratch,
 ) -> None:
     """TEST for every user's last interaction, VALID (if asked for) for the one before; the first one stays TRAIN.
 
     Equal times are ordered by item number.
     """
-    _leave_last(np.cumsum(count_high(pairs_E, num_users)), times_E, valid, parts)
+    ends = count_high(pairs_E, num_users, scratch)
+    np.cumsum(ends, out=ends)
+    _leave_last(ends, times_E, valid, parts)
 
 
 @numba.njit(parallel=True, cache=True)
@@ -55,31 +71,59 @@ def cold_items(
     warm_size: float,
     seed: int,
     parts: NDArray[np.int8],
+    scratch: Scratch,
 ) -> None:
     """All interactions of a random `test_size` share of the items are TEST, of `valid_size` of the other items VALID.
 
     Validation items are cold as well: the epoch must be chosen by what the test measures. Of the interactions with the items
     that are left, a share of `warm_size` is TEST and as much again VALID; the last of a user or an item stays TRAIN.
     """
-    present = np.flatnonzero(count_low(pairs_E, num_items))
-    order = present[random.permutation(seed, Stage.SPLIT, _COLD_STEP, len(present))]
+    order = _shuffled_items(count_low(pairs_E, num_items, scratch), seed, scratch)
     num_test = round(test_size * len(order))
     num_valid = round(valid_size * (len(order) - num_test))
-    part_of_item = np.zeros(num_items, np.int8)
+    part_of_item = scratch.codes(num_items)
     part_of_item[order[:num_test]] = TEST
     part_of_item[order[num_test : num_test + num_valid]] = VALID
     _by_item(pairs_E, part_of_item, parts)
     if warm_size:
         limits = np.uint64(warm_size * 2.0**64), np.uint64(min(2.0 * warm_size, 1.0 - 2.0**-53) * 2.0**64)
-        _carve(pairs_E, num_users, num_items, *limits, np.uint64(seed), parts)
+        _carve(pairs_E, *limits, np.uint64(seed), parts, *_carved(num_users, scratch), *_carved(num_items, scratch))
 
 
-def carve(pairs_E: NDArray[np.uint64], num_users: int, num_items: int, share: float, seed: int, parts: NDArray[np.int8]) -> None:
+def _shuffled_items(counts_I: NDArray[np.int64], seed: int, scratch: Scratch) -> NDArray[np.int64]:
+    """The items that occur, in a random order: by a draw each, ties by number."""
+    size = int(np.count_nonzero(counts_I))
+    keys, items = scratch.empty(size, np.uint64), scratch.empty(size, np.int64)
+    _occurring(counts_I, items)
+    for first in range(0, size, _DRAWN):
+        count = min(_DRAWN, size - first)
+        keys[first : first + count] = random.u64(seed, Stage.SPLIT, _COLD_STEP, count, first)
+    rows = Rows(keys, items, None)
+    order = radix_sort(rows, rows.empty(size, scratch), 2**32, 2**32).times_E
+    assert order is not None
+    return order
+
+
+def _carved(nodes: int, scratch: Scratch) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
+    """What `_carve` keeps of the nodes of one side: rows left to train, the row taken last, its draw."""
+    return scratch.full(nodes, np.int64, 0), scratch.full(nodes, np.int64, -1), scratch.full(nodes, np.uint64, 0)
+
+
+def carve(
+    pairs_E: NDArray[np.uint64],
+    num_users: int,
+    num_items: int,
+    share: float,
+    seed: int,
+    parts: NDArray[np.int8],
+    scratch: Scratch,
+) -> None:
     """VALID for the merged train pairs that become validation: each with probability `share`.
 
     The last train pair of a user or an item is never taken, so no node is lost from train.
     """
-    _carve(pairs_E, num_users, num_items, np.uint64(0), np.uint64(share * 2.0**64), np.uint64(seed), parts)
+    limits = np.uint64(0), np.uint64(share * 2.0**64)
+    _carve(pairs_E, *limits, np.uint64(seed), parts, *_carved(num_users, scratch), *_carved(num_items, scratch))
 
 
 def time_at(times_E: NDArray[np.int64], share: float, below: int | None = None) -> int:
@@ -114,19 +158,60 @@ def _draw(pair, seed, step):  # type: ignore[no-untyped-def]
 def _random_test(pairs, ends, share, seed, parts):  # type: ignore[no-untyped-def]
     for user in numba.prange(len(ends)):
         first = np.int64(0) if user == 0 else ends[user - 1]
-        keys = np.empty(ends[user] - first, np.uint64)
         distinct = 0
         for row in range(first, ends[user]):
-            if row == first or pairs[row] != pairs[row - 1]:
-                keys[distinct] = _draw(pairs[row], seed, _TEST_STEP)
-                distinct += 1
+            distinct += row == first or pairs[row] != pairs[row - 1]
         take = min(int(share * distinct + 0.5), distinct - 1)
         if take <= 0:
             continue
-        last = np.sort(keys[:distinct])[take - 1]
+        if ends[user] - first > _LONG:
+            last = _counted_draw(pairs, first, ends[user], take - 1, seed)
+        else:
+            last = _sorted_draw(pairs, first, ends[user], take - 1, seed)
         for row in range(first, ends[user]):
             if _draw(pairs[row], seed, _TEST_STEP) <= last:
                 parts[row] = TEST
+
+
+@numba.njit(cache=True)
+def _sorted_draw(pairs, first, end, rank, seed):  # type: ignore[no-untyped-def]
+    """The draw of rank `rank` among those of the distinct pairs in rows `first .. end - 1`."""
+    keys = np.empty(end - first, np.uint64)
+    distinct = 0
+    for row in range(first, end):
+        if row == first or pairs[row] != pairs[row - 1]:
+            keys[distinct] = _draw(pairs[row], seed, _TEST_STEP)
+            distinct += 1
+    return np.sort(keys[:distinct])[rank]
+
+
+@numba.njit(cache=True)
+def _counted_draw(pairs, first, end, rank, seed):  # type: ignore[no-untyped-def]
+    """What `_sorted_draw` returns, sixteen bits of it a pass: memory does not grow with the rows."""
+    found = np.uint64(0)
+    for shift in (np.uint64(48), np.uint64(32), np.uint64(16), np.uint64(0)):
+        bins = np.zeros(2**16, np.int64)
+        for row in range(first, end):
+            if row == first or pairs[row] != pairs[row - 1]:
+                key = _draw(pairs[row], seed, _TEST_STEP)
+                # Two shifts, as one by 64 bits would be undefined.
+                if (key >> shift) >> np.uint64(16) == (found >> shift) >> np.uint64(16):
+                    bins[np.int64((key >> shift) & np.uint64(0xFFFF))] += 1
+        chosen = 0
+        while rank >= bins[chosen]:
+            rank -= bins[chosen]
+            chosen += 1
+        found |= np.uint64(chosen) << shift
+    return found
+
+
+@numba.njit(cache=True)
+def _occurring(counts, items):  # type: ignore[no-untyped-def]
+    at = 0
+    for item in range(len(counts)):
+        if counts[item]:
+            items[at] = item
+            at += 1
 
 
 @numba.njit(cache=True)
@@ -162,10 +247,9 @@ def _by_item(pairs, part_of_item, parts):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _carve(pairs, num_users, num_items, test_below, below, seed, parts):  # type: ignore[no-untyped-def]
-    user_left, item_left = np.zeros(num_users, np.int64), np.zeros(num_items, np.int64)
-    user_best, item_best = np.full(num_users, -1, np.int64), np.full(num_items, -1, np.int64)
-    user_key, item_key = np.zeros(num_users, np.uint64), np.zeros(num_items, np.uint64)
+def _carve(  # type: ignore[no-untyped-def]
+    pairs, test_below, below, seed, parts, user_left, user_best, user_key, item_left, item_best, item_key
+):  # fmt: skip
     for row in range(len(pairs)):
         if parts[row] != TRAIN:
             continue
@@ -182,11 +266,11 @@ def _carve(pairs, num_users, num_items, test_below, below, seed, parts):  # type
         if item_best[item] < 0 or key > item_key[item]:
             item_best[item] = row
             item_key[item] = key
-    for node in range(num_users):
+    for node in range(len(user_left)):
         if user_left[node] == 0 and user_best[node] >= 0:
             parts[user_best[node]] = TRAIN
             item_left[np.int64(pairs[user_best[node]] & _LOW)] += 1
-    for node in range(num_items):
+    for node in range(len(item_left)):
         if item_left[node] == 0 and item_best[node] >= 0:
             parts[item_best[node]] = TRAIN
 

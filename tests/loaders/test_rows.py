@@ -69,12 +69,30 @@ def naive_core(edges, k):
 
 
 @given(EDGES, st.integers(1, 4))
-def test_k_core(edges, k):
+def test_k_core(scratches, edges, k):
     packed = np.sort(pack(edges))
-    users, items, _ = pairs.k_core(packed, NODES, NODES, k)
+    users, items, _ = pairs.k_core(packed, NODES, NODES, k, scratches[1])
     codes = np.zeros(len(packed), np.int8)
     pairs.mark_alive(packed, users, items, codes)
     assert set(packed[codes == 1].tolist()) == set(pack(sorted(naive_core(edges, k))).tolist())
+
+
+def test_one_pair_that_comes_very_often_is_sorted_by_time_and_weight(scratches):
+    generator = np.random.default_rng(0)
+    times, weights = generator.integers(0, 300, 50_000), generator.random(50_000, np.float32)
+    keys = sorted(zip(times.tolist(), weights.tolist(), strict=True))
+    done = sort_rows(Rows(np.full(50_000, 7 << 32, np.uint64), times, weights), NODES, NODES, scratches[1])
+    assert list(zip(done.times_E.tolist(), done.weights_E.tolist(), strict=True)) == keys
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.lists(st.booleans(), min_size=30, max_size=30))
+def test_falling_and_its_inverse(scratches, degrees, kept):
+    kept = kept[: len(degrees)]
+    order = pairs.falling(np.array(degrees), np.array(kept), scratches[1])
+    expected = sorted((node for node in range(len(degrees)) if kept[node]), key=lambda node: (-degrees[node], node))
+    assert order.tolist() == expected
+    places = pairs.inverse(order, len(degrees), scratches[1])
+    assert places.tolist() == [expected.index(node) if kept[node] else -1 for node in range(len(degrees))]
 
 
 @given(EDGES, EDGES)
@@ -86,10 +104,10 @@ def test_contained(left, right):
 
 
 @given(EDGES, st.floats(0, 0.95), st.integers(0, 2**40))
-def test_random_split_is_exact_per_user(edges, share, seed):
+def test_random_split_is_exact_per_user(scratches, edges, share, seed):
     packed = np.sort(pack(edges))
     codes = np.zeros(len(packed), np.int8)
-    splits.random_test(packed, NODES, share, seed, codes)
+    splits.random_test(packed, NODES, share, seed, codes, scratches[1])
     for user in range(NODES):
         of_user = set(edge for edge in packed.tolist() if edge >> 32 == user)
         test = set(packed[codes == splits.TEST].tolist()) & of_user
@@ -98,21 +116,28 @@ def test_random_split_is_exact_per_user(edges, share, seed):
         assert len(test) == max(min(int(share * len(of_user) + 0.5), len(of_user) - 1), 0)
 
 
+@given(st.integers(0, 999), st.integers(0, 2**40))
+def test_draws_of_long_users_are_counted_to_the_same_bound(rank, seed):
+    packed = np.repeat(pack([(3, item) for item in range(1000)]), 2)
+    bounds = [int(draw(packed, 0, len(packed), rank, np.uint64(seed))) for draw in (splits._sorted_draw, splits._counted_draw)]
+    assert bounds[0] == bounds[1]
+
+
 @given(EDGES, st.floats(0, 0.99), st.integers(0, 2**40))
-def test_carve_loses_no_node(edges, share, seed):
+def test_carve_loses_no_node(scratches, edges, share, seed):
     packed = np.unique(pack(edges))
     codes = np.zeros(len(packed), np.int8)
-    splits.carve(packed, NODES, NODES, share, seed, codes)
+    splits.carve(packed, NODES, NODES, share, seed, codes, scratches[1])
     train = packed[codes == splits.TRAIN]
     assert set((train >> np.uint64(32)).tolist()) == {user for user, _ in edges}
     assert set((train & np.uint64(0xFFFFFFFF)).tolist()) == {item for _, item in edges}
     assert share > 0 or len(train) == len(packed)
 
 
-def test_carve_takes_its_share():
+def test_carve_takes_its_share(scratches):
     packed = pack([(user, item) for user in range(200) for item in range(200)])
     codes = np.zeros(len(packed), np.int8)
-    splits.carve(packed, 200, 200, 0.1, 3, codes)
+    splits.carve(packed, 200, 200, 0.1, 3, codes, scratches[1])
     # 40,000 draws of probability 0.1: five standard deviations are 300.
     assert abs(int(codes.sum()) - 4000) < 300
 

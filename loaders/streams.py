@@ -1,0 +1,70 @@
+"""Parquet as a stream of small batches: never a row group at a time, as a scan of `pyarrow.dataset` reads it, however large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+_BUFFER = 2**18
+"""Bytes of a column that are read at a time."""
+
+
+def stream(
+    dataset: ds.Dataset, fragment: ds.ParquetFileFragment, columns: dict[str, ds.Expression], paths: Sequence[str], rows: int
+) -> Iterator[pa.RecordBatch]:
+    """`columns` of one file of `dataset`, in the order of its rows, at most `rows` of them at a time.
+
+    `paths` names what the expressions read, `a.b` a field of a struct; other columns are not read. At hand are a batch and, for
+    each column, a page of the file and its dictionary.
+    """
+    with fragment.filesystem.open_input_file(fragment.path) as source:
+        file = pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False)
+        present = [path for path in dict.fromkeys(paths) if _holds(file, path)]
+        # Without any column, a batch would not know its rows.
+        for batch in file.iter_batches(rows, columns=present or file.schema.names[:1], use_threads=False):
+            whole = _completed(batch, dataset.schema, fragment, paths)
+            table = ds.InMemoryDataset(whole).to_table(columns=columns, use_threads=False)
+            yield from table.combine_chunks().to_batches()
+
+
+def mean_row_bytes(dataset: ds.Dataset, paths: Sequence[str]) -> float:
+    """Mean bytes of a row in the columns `paths` before compression, as the files tell; less where values repeat."""
+    size = rows = 0
+    for fragment in dataset.get_fragments():
+        fragment.ensure_complete_metadata()
+        for group in map(fragment.metadata.row_group, range(fragment.metadata.num_row_groups)):
+            rows += group.num_rows
+            for number in range(group.num_columns):
+                column = group.column(number)
+                if any(_below(column.path_in_schema, path) for path in paths):
+                    size += column.total_uncompressed_size
+    return size / max(rows, 1)
+
+
+def _holds(file: pq.ParquetFile, path: str) -> bool:
+    """Whether the file has a column, or columns of a struct, at `path`."""
+    return any(_below(file.schema.column(number).path, path) for number in range(len(file.schema.names)))
+
+
+def _below(leaf: str, path: str) -> bool:
+    return leaf == path or leaf.startswith(f"{path}.")
+
+
+def _completed(batch: pa.RecordBatch, schema: pa.Schema, fragment: ds.Fragment, paths: Sequence[str]) -> pa.RecordBatch:
+    """The batch in the types of the whole data set, with the partition's values, and nulls for columns that this file lacks."""
+    partition = ds.get_partition_keys(fragment.partition_expression)
+    names = [name for name in schema.names if any(_below(path, name) for path in paths)]
+    columns = []
+    for name in names:
+        kind = schema.field(name).type
+        if name in batch.schema.names:
+            column = batch.column(batch.schema.get_field_index(name))
+            columns.append(column if pa.types.is_struct(kind) else column.cast(kind))
+        elif name in partition:
+            columns.append(pa.repeat(pa.scalar(partition[name]).cast(kind), len(batch)))
+        else:
+            columns.append(pa.nulls(len(batch), kind))
+    return pa.RecordBatch.from_arrays(columns, names)
