@@ -1,26 +1,24 @@
 """The run folder: what a run writes while it trains and leaves behind, and how it is opened again.
 
-    job.toml lineage.json metrics.jsonl memory.json metrics.json checkpoints/ embeddings/ report.html
-    and model.safetensors of a closed-form model, table.safetensors of a sparse table
-
-A checkpoint is one safetensors file with its progress as JSON in the header: written beside, fsynced, renamed.
+job.toml lineage.json metrics.jsonl memory.json metrics.json checkpoints/ embeddings/ report.html
+and model.safetensors of a closed-form model, table.safetensors of a sparse table, run.lock while someone writes
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from gcnrec.checkpoints import load_checkpoint
 from gcnrec.config import Job, to_toml
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr
@@ -28,10 +26,16 @@ from gcnrec.interactions import Vocabulary
 from gcnrec.lineage import FORMAT, lineage_of
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.schema import Dataset, open_dataset
+from gcnrec.locks import locked
 from gcnrec.models import closed_form
 from gcnrec.models.scorer import EmbeddingScorer, Scorer
 from gcnrec.slots import dense_rows
 from gcnrec.start import table_width
+
+if TYPE_CHECKING:
+    from gcnrec.progress import Observer
+
+LOCK = "run.lock"
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,39 @@ def open_run(folder: str | Path) -> Run:
 
 def begin_run(folder: Path, job: Job, dataset: Dataset) -> None:
     """Make the run folder with job.toml and lineage.json. UsageError when it exists."""
-    if folder.exists():
-        raise UsageError(f"{folder} exists and is never overwritten; choose another --out, or continue it with --resume")
-    (folder / "checkpoints").mkdir(parents=True)
+    make_folder(folder)
+    describe_run(folder, job, dataset)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a run folder with nothing in it. UsageError when there is something of that name."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise UsageError(
+            f"{folder} exists and is never overwritten; choose another --out, or continue it with --resume"
+        ) from None
+    except OSError as problem:
+        raise DataError(f"cannot make {folder}: {problem.strerror or problem}; choose another --out") from problem
+
+
+def describe_run(folder: Path, job: Job, dataset: Dataset) -> None:
+    """Write what a run is of: job.toml, and last lineage.json, which makes the folder a run's."""
+    (folder / "checkpoints").mkdir(exist_ok=True)
     with atomic_file(folder / "job.toml") as path:
         path.write_text(to_toml(job), encoding="utf-8")
     write_json(folder / "lineage.json", lineage_of(job, dataset))
+
+
+def is_unbegun(folder: Path) -> bool:
+    """Whether a folder holds no more than what a process leaves that was killed before `describe_run` was done."""
+    names = {path.name for path in folder.iterdir() if path.suffix != ".part"}
+    return names <= {LOCK, "job.toml", "checkpoints"}
+
+
+def writing(folder: Path, observer: Observer | None = None) -> AbstractContextManager[None]:
+    """Be the only one who writes into a run folder. UsageError, naming the process, when another one does."""
+    return locked(folder / LOCK, folder, None if observer is None else lambda text: observer.warn(text))
 
 
 def with_valid(dataset: Dataset) -> BipartiteGraph:
@@ -132,26 +163,6 @@ def read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as problem:
         raise DataError(f"{path} cannot be read as JSON ({problem}); it is damaged, train again") from None
-
-
-def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], progress: dict[str, Any]) -> None:
-    """Tensors and progress in one file that is whole or absent."""
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}  # copy: only of padded rows
-    with atomic_file(path) as work:
-        save_file(contiguous, work, metadata={"format": str(FORMAT), "progress": json.dumps(progress)})
-
-
-def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """What `save_checkpoint` wrote. DataError when the file is missing or damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            header = file.metadata() or {}
-        return tensors, dict(json.loads(header["progress"]))
-    except FileNotFoundError:
-        raise UsageError(f"there is no checkpoint at {path}; start the run without --resume") from None
-    except (OSError, SafetensorError, KeyError, ValueError) as problem:
-        raise DataError(f"{path} cannot be read ({problem}); it is damaged, start the run again") from None
 
 
 def final_table(run: Run) -> torch.Tensor:

@@ -429,7 +429,7 @@ def _expected(problem: BaseException) -> GcnrecError | None:
     if isinstance(problem, GcnrecError):
         return problem
     if isinstance(problem, KeyboardInterrupt):
-        return Interrupted("stopped by Ctrl-C; a run folder already begun continues with --resume")
+        return Interrupted(str(problem) or "stopped by Ctrl-C; a run folder already begun continues with --resume")
     if isinstance(problem, MemoryError):
         return DeviceError(f"memory ran out ({problem or 'no details'}); 'gcnrec check' predicts what a job needs")
     if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):

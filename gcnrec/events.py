@@ -1,24 +1,33 @@
-"""metrics.jsonl: what happened in a run, one JSON object a line, appended as it happens.
+"""metrics.jsonl: what happened in a run, one JSON object a line, appended and fsynced as it happens.
 
-Only a run that is resumed takes lines away: those of epochs after its checkpoint, which are done again.
+Only a run that is resumed takes lines away: those of epochs and explorations after its checkpoint, which are done again.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from gcnrec.errors import DataError
 from gcnrec.loaders.atomic import atomic_file
 
 Event = dict[str, Any]
 
 
 def read_events(folder: Path) -> list[Event]:
-    """Every whole line of `metrics.jsonl`, in order; a last line that a crash cut short is left out."""
+    """Every whole line of `metrics.jsonl`, in order; one that a crash cut short is left out."""
     path = folder / "metrics.jsonl"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    return [event for event in map(_parsed, text.splitlines()) if event is not None]
+
+
+def _parsed(line: str) -> Event | None:
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        return None
 
 
 def epochs_of(events: list[Event], stage: str) -> list[Event]:
@@ -36,9 +45,20 @@ def best_validation(folder: Path, metric: str) -> dict[str, Any]:
 
 
 def append_event(folder: Path, event: Event) -> None:
-    """Write one line at the end of `metrics.jsonl`."""
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(event) + "\n")
+    """Write one line at the end of `metrics.jsonl`: on disk before a checkpoint can say that it is there.
+
+    DataError when it cannot be written, for example on a full disk.
+    """
+    path = folder / "metrics.jsonl"
+    try:
+        with path.open("ab+") as file:
+            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+                file.write(b"\n")  # the line before it was cut short
+            file.write(json.dumps(event).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as problem:
+        raise DataError(f"cannot write {path}: {problem.strerror or problem}; free some space, then resume") from problem
 
 
 def warn_once(folder: Path, kind: str, text: str) -> bool:
@@ -49,20 +69,23 @@ def warn_once(folder: Path, kind: str, text: str) -> bool:
     return True
 
 
-def keep_events(folder: Path, stage: str, epoch: int) -> None:
-    """Drop from `metrics.jsonl` the epochs after `epoch` of `stage`, to be done again, and a line that was cut short."""
+def keep_events(folder: Path, stage: str, epoch: int, step: int) -> None:
+    """Drop from `metrics.jsonl` what came after `epoch` epochs and `step` steps of `stage`, and a line that was cut short."""
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _until(line, stage, epoch)]
-    with atomic_file(path) as work:
-        work.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    kept = "".join(f"{line}\n" for line in text.splitlines() if _until(line, stage, epoch, step))
+    if kept != text:
+        with atomic_file(path) as work:
+            work.write_text(kept, encoding="utf-8")
 
 
-def _until(line: str, stage: str, epoch: int) -> bool:
-    """Whether a line is whole and of no epoch, of `epoch` of `stage` or of an earlier one; "fit" comes before "refit"."""
-    try:
-        event = json.loads(line)
-    except ValueError:
+def _until(line: str, stage: str, epoch: int, step: int) -> bool:
+    """Whether a line is whole and was written by then; "fit" comes before "refit"."""
+    event = _parsed(line)
+    if event is None:
         return False
-    return bool(event["event"] not in ("epoch", "explore") or (event["stage"], event["epoch"]) <= (stage, epoch))
+    if event["event"] == "epoch":
+        return bool((event["stage"], event["epoch"]) <= (stage, epoch))
+    return bool(event["event"] != "explore" or (event["stage"], event["step"]) <= (stage, step))

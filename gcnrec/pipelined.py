@@ -178,6 +178,9 @@ class PipelinedTable:
         if self._index is None:
             device, reads = self._device, self._device.reads
             self._adopt()
+            if self._last_N is not self._host.last_N:
+                self._last_N.copy_(self._host.last_N)  # copy: four bytes a row; a checkpoint may have been put back
+                device.compute.mark().finish()
             self._index = tuple(device.resident(values) for values in self._host.index())
             if self._hot is not None:
                 with device.within(reads):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -45,13 +45,20 @@ def traffic_of(table: StepTable) -> Traffic | None:
     return replace(table.traffic()) if isinstance(table, PipelinedTable) else None
 
 
-def moved(table: StepTable, before: Traffic | None, seconds: float) -> dict[str, float]:
-    """Traffic since `before`, for metrics.jsonl. Rows and bytes are those read; as many are written."""
+def traffic_since(table: StepTable, before: Traffic | None, earlier: Traffic | None) -> Traffic | None:
+    """What crossed the bus since `before`, added to `earlier`; None where tables are trained in place."""
     after = traffic_of(table)
     if before is None or after is None:
+        return None
+    sums = {name: value - asdict(before)[name] for name, value in asdict(after).items()}
+    return Traffic(**{name: value + (asdict(earlier)[name] if earlier else 0) for name, value in sums.items()})
+
+
+def moved(traffic: Traffic | None, seconds: float) -> dict[str, float]:
+    """Traffic of so many seconds, for metrics.jsonl. Rows and bytes are those read; as many are written."""
+    if traffic is None:
         return {}
-    rows, nbytes = after.rows - before.rows, after.bytes - before.bytes
     return {
-        "rows_read": rows, "bytes_read": nbytes, "lines_read": after.lines - before.lines,
-        "gigabytes_per_second": nbytes / seconds / 1e9, "cache_hits": (after.cached_rows - before.cached_rows) / max(rows, 1),
+        "rows_read": traffic.rows, "bytes_read": traffic.bytes, "lines_read": traffic.lines,
+        "gigabytes_per_second": traffic.bytes / seconds / 1e9, "cache_hits": traffic.cached_rows / max(traffic.rows, 1),
     }  # fmt: skip

@@ -25,8 +25,37 @@ def atomic_file(target: Path) -> Iterator[Path]:
         with work.open("rb") as file:
             os.fsync(file.fileno())
         work.replace(target)
+        sync_folder(target.parent)
     except (OSError, SafetensorError) as problem:  # safetensors tells of a full disk by an error of its own
         reason = getattr(problem, "strerror", None) or problem
         raise DataError(f"cannot write {target}: {reason}; free some space or choose another name") from problem
     finally:
         work.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last through a crash of the machine."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed left unfinished in `folder`; a process that lives keeps its own."""
+    for path in folder.glob(".*.part"):
+        writer = path.name.split(".")[-2]
+        if writer.isdigit() and not _alive(int(writer)):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    """Whether another process of this number is there: this one, just begun, has nothing unfinished."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()

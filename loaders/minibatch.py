@@ -6,7 +6,7 @@ A batch depends on (seed, epoch, index) alone, so drawing ahead changes nothing 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,8 +26,8 @@ class Waits:
     seconds: float = 0.0
 
 
-def minibatches(sampler: EdgeSampler, epoch: int, table: StepTable, waits: Waits) -> Iterator[Batch]:
-    """The batches of `epoch` (0, 1, ...) in order. Before a batch is handed out, the next one's rows are prefetched.
+def minibatches(sampler: EdgeSampler, epoch: int, table: StepTable, waits: Waits, first: int = 0) -> Generator[Batch]:
+    """The batches `first` (0, 1, ...) and later of `epoch` in order. Before one is handed out, the next's rows are prefetched.
 
     The thread ends with the epoch, or when the iterator is closed.
     """
@@ -35,11 +35,11 @@ def minibatches(sampler: EdgeSampler, epoch: int, table: StepTable, waits: Waits
     with ThreadPoolExecutor(1, "gcnrec-sampler", numba.set_num_threads, (1,)) as thread:  # training has the other cores
         drawn: list[Future[Batch]] = []
         try:
-            for index in range(steps):
+            for index in range(first, steps):
                 for ahead in range(index + len(drawn), min(index + AHEAD + 1, steps)):
                     drawn.append(thread.submit(sampler.batch, epoch, ahead))
                 batch = _taken(drawn[0], waits)
-                if index == 0:
+                if index == first:
                     table.prefetch(batch.rows_R)
                 if index + 1 < steps:
                     table.prefetch(_taken(drawn[1], waits).rows_R)

@@ -46,7 +46,6 @@ ROWS = [
         "events",
         "slot_files",
         "tracking",
-        "checkpoints",
         "state",
     ],
     ["loaders", "testing", "start", "step", "memory", "explore", "placement", "locks", "signals", "checkpoints"],

@@ -1,9 +1,8 @@
-"""The run folder: checkpoints that are whole or absent, embeddings by original id, and what is refused."""
+"""The run folder: what happened, embeddings by original id, and what is refused."""
 
 from __future__ import annotations
 
 import json
-import os
 
 import numpy as np
 import pyarrow as pa
@@ -11,22 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gcnrec import artifacts
 from gcnrec.artifacts import (
     begin_run,
     final_table,
-    load_checkpoint,
     open_run,
     read_embeddings,
     read_json,
-    save_checkpoint,
     with_valid,
     write_embeddings,
 )
+from gcnrec.checkpoints import save_checkpoint
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
-from gcnrec.events import append_event, keep_events
-from gcnrec.table import DenseTable
+from gcnrec.events import append_event, keep_events, read_events
 from gcnrec.testing import checkerboard, empty_rows, write_dataset
 
 JOB = Job.parse({"model": {"width": 8}, "train": {"seed": 7}}, [], "test")
@@ -104,40 +100,6 @@ def test_an_unfinished_run_gives_no_table(tmp_path, dataset):
         final_table(open_run(tmp_path / "run"))
 
 
-def test_checkpoint_round_trip_of_padded_planes(tmp_path):
-    weights = torch.randn(5, 33, generator=torch.Generator().manual_seed(0))
-    tensors = DenseTable(weights, 34).tensors()
-    save_checkpoint(tmp_path / "c" / "last.safetensors", tensors, {"epoch": 3, "best_value": 0.25})
-    loaded, progress = load_checkpoint(tmp_path / "c" / "last.safetensors")
-    assert progress == {"epoch": 3, "best_value": 0.25} and loaded.keys() == tensors.keys()
-    assert all(torch.equal(loaded[name], tensors[name]) and loaded[name].dtype == tensors[name].dtype for name in tensors)
-
-
-def test_a_failed_checkpoint_leaves_the_old_one_whole(tmp_path, monkeypatch):
-    path = tmp_path / "last.safetensors"
-    save_checkpoint(path, {"a": torch.ones(3)}, {"epoch": 1})
-    before = path.read_bytes()
-
-    def half_written(tensors, work, metadata):
-        work.write_bytes(before[: len(before) // 2])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(artifacts, "save_file", half_written)
-    with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(path, {"a": torch.zeros(3)}, {"epoch": 2})
-    assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]  # noqa: PTH208
-
-
-def test_damaged_and_missing_checkpoints_are_named(tmp_path):
-    path = tmp_path / "last.safetensors"
-    with pytest.raises(UsageError, match="no checkpoint"):
-        load_checkpoint(path)
-    save_checkpoint(path, {"a": torch.ones(300)}, {"epoch": 1})
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(DataError, match="damaged"):
-        load_checkpoint(path)
-
-
 def test_embeddings_keep_ids_and_values(tmp_path, dataset):
     rows = torch.randn(48, 5, generator=torch.Generator().manual_seed(0))
     write_embeddings(tmp_path, dataset, rows)
@@ -164,15 +126,33 @@ def test_events_are_lines(tmp_path):
     assert [json.loads(line)["loss"] for line in lines] == [0.5, 0.25]
 
 
-def test_epochs_after_a_checkpoint_and_cut_lines_are_dropped(tmp_path):
-    keep_events(tmp_path, "fit", 0)  # nothing to keep yet
+def test_a_line_that_was_cut_short_spoils_no_other(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"event": "note"}\n{"event": {}')
+    append_event(tmp_path, {"event": "epoch"})
+    append_event(tmp_path, {"event": "baseline"})
+    assert [event["event"] for event in read_events(tmp_path)] == ["note", "epoch", "baseline"]
+
+
+def test_what_came_after_a_checkpoint_and_cut_lines_are_dropped(tmp_path):
+    keep_events(tmp_path, "fit", 0, 0)  # nothing to keep yet
     done = [("fit", 1), ("fit", 2), ("fit", 3), ("refit", 1), ("refit", 2)]
     for stage, epoch in done:
+        append_event(tmp_path, {"event": "explore", "stage": stage, "epoch": epoch, "step": 10 * epoch - 3})
         append_event(tmp_path, {"event": "epoch", "stage": stage, "epoch": epoch})
     append_event(tmp_path, {"event": "baseline", "name": "gfcf"})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"event": "epo')
-    for stage, epoch, left in (("refit", 1, 4), ("fit", 3, 3), ("fit", 0, 0)):
-        keep_events(tmp_path, stage, epoch)
-        *epochs, baseline = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-        assert [(event["stage"], event["epoch"]) for event in epochs] == done[:left] and baseline["name"] == "gfcf"
+    for stage, epoch, step, epochs, explorations in (
+        ("refit", 1, 17, 4, 5), ("refit", 1, 16, 4, 4), ("fit", 2, 27, 2, 3), ("fit", 2, 26, 2, 2), ("fit", 0, 0, 0, 0),
+    ):  # fmt: skip
+        keep_events(tmp_path, stage, epoch, step)
+        *kept, baseline = read_events(tmp_path)
+        for kind, left in (("epoch", epochs), ("explore", explorations)):
+            assert [(event["stage"], event["epoch"]) for event in kept if event["event"] == kind] == done[:left]
+        assert baseline["name"] == "gfcf"
+
+
+def test_a_last_line_without_its_end_is_ended(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"event": "note"}')
+    keep_events(tmp_path, "fit", 0, 0)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"event": "note"}\n'

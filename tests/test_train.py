@@ -24,6 +24,7 @@ from gcnrec.testing import checkerboard, halves, write_dataset
 from gcnrec.train import train, use_threads
 
 train_module = importlib.import_module("gcnrec.train")  # `gcnrec.train` is the function
+epochs_module = importlib.import_module("gcnrec.epochs")
 SIZE = 24
 SMALL = {"width": 4, "layers": 1}
 
@@ -50,7 +51,9 @@ def embeddings(run):
 
 
 def events(run):
-    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    """What happened, less that a run was resumed."""
+    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] != "resume"]
 
 
 def best_items(run):
@@ -66,6 +69,9 @@ class Silent:
         pass
 
     def note(self, text):
+        pass
+
+    def warn(self, text):
         pass
 
 
@@ -145,7 +151,7 @@ def test_one_seed_gives_one_result_bit_for_bit(model, dataset, tmp_path):
 )
 def test_interrupted_and_resumed_equals_uninterrupted(model, rule, cuts, checkpoint_every, dataset, tmp_path, monkeypatch):
     """Four epochs of four steps, then a refit of three or four of five: one cut in each, within an epoch."""
-    monkeypatch.setattr(train_module, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(epochs_module, "REPORT_SECONDS", 0.0)
     settings = job(
         model={"name": model},
         optimizer={"rule": rule, "schedule": "cosine"},
@@ -234,7 +240,7 @@ def test_exported_items_get_the_length_that_the_job_asks_for(dataset, tmp_path):
 def scripted(monkeypatch, values):
     """Validation returns `values` in turn."""
     turns = iter(values)
-    monkeypatch.setattr(train_module, "_validate", lambda job, step, dataset, folder: {"recall@3": next(turns)})
+    monkeypatch.setattr(train_module, "validate", lambda job, step, dataset, folder: {"recall@3": next(turns)})
 
 
 def test_early_stopping_keeps_the_best_epoch(dataset, tmp_path, monkeypatch):
@@ -323,7 +329,7 @@ def test_init_from_matches_rows_by_original_id(dataset, tmp_path):
 
 
 def test_observer_is_told(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_module, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(epochs_module, "REPORT_SECONDS", 0.0)
     told = []
 
     class Listening(Silent):

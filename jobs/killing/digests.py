@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import safe_open
 
-TIMES = frozenset({"seconds", "rows_per_second", "stalled_share", "peak_rss_bytes", "sha256"})
+TIMES = frozenset({"seconds", "rows_per_second", "stalled_share", "stalled_seconds", "peak_rss_bytes", "sha256"})
 """Keys that differ between any two runs; `sha256` is a checkpoint's over its progress, which holds the seconds."""
 EVENTS = ("epoch", "explore", "baseline")
 """A resumed run may tell more events than these; of these it tells the same."""

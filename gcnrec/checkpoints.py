@@ -1,0 +1,177 @@
+"""Checkpoints of a run: safetensors files that hold their progress and a digest in the header.
+
+    last.safetensors                        what a resumed run goes on from
+    earlier-STAGE-EPOCH-STEP.safetensors    those before it, the newest as long as they are kept
+    best.safetensors                        the epoch that validation likes best, to be exported
+
+One is written beside, fsynced, read back and held against the digest of what it was made from. Only then is the last one renamed
+to an earlier one, the new one to the last one, and the oldest removed: at any moment the newest whole one is there under a name
+that `newest` looks at. A damaged one is passed over, and gone when the next one is whole.
+
+`best` is replaced before the `last` that says so. A process that dies between them, or goes on from an earlier checkpoint, does
+the same steps again and writes the same `best` again: until it is there again, nothing reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from gcnrec.errors import DataError, UsageError
+from gcnrec.loaders.atomic import atomic_file
+
+Tensors = dict[str, torch.Tensor]
+FORMAT = "2"
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""By the names that safetensors gives them."""
+_CHUNK_BYTES = 1 << 22
+
+
+def save_checkpoint(path: Path, tensors: Tensors, progress: dict[str, Any], then: Callable[[], None] | None = None) -> None:
+    """Tensors and progress in one file that is whole or absent; `then` is called when it is whole and not there yet.
+
+    Raises DataError when it cannot be written, or cannot be read back as it was.
+    """
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}  # copy: only of padded rows
+    told = json.dumps(progress)
+    digest = _digest(told, whole)
+    with atomic_file(path) as work:
+        save_file(whole, work, metadata={"format": FORMAT, "progress": told, "sha256": digest})
+        with work.open("rb") as file:
+            os.fsync(file.fileno())
+        if verified(work)["sha256"] != digest:
+            raise DataError(f"{path} was read back otherwise than it was written; check this disk and this memory")
+        if then:
+            then()
+
+
+def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """What `save_checkpoint` wrote. DataError when the file is damaged, UsageError when there is none."""
+    if not path.exists():
+        raise UsageError(f"there is no checkpoint at {path}; start the run without --resume")
+    header = verified(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return tensors, dict(json.loads(header["progress"]))
+
+
+def verified(path: Path) -> dict[str, str]:
+    """The header of a file whose digest is that of its content; DataError when it is not."""
+    try:
+        with path.open("rb") as file:
+            header, digest = _read(file, path.stat().st_size)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as problem:
+        raise DataError(f"{path} is damaged ({problem}); {_AGAIN}") from None
+    if header["sha256"] != digest:
+        raise DataError(f"{path} is damaged (its content is not what was saved); {_AGAIN}")
+    return header
+
+
+_AGAIN = "to train again from the start, remove the folder 'checkpoints' and resume"
+
+
+class Checkpoints:
+    """Those of the run in `folder`, of which the newest `keep` are kept to resume from."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder, self._keep = folder / "checkpoints", keep
+        self._last: str | None = None
+        self._damaged: list[Path] = []
+        self.last, self.best = (self._folder / f"{name}.safetensors" for name in ("last", "best"))
+
+    def newest(self, tell: Callable[[str], None]) -> tuple[Tensors, dict[str, Any]] | None:
+        """The newest whole one; None when there is none at all. `tell` hears a sentence on each that is damaged.
+
+        Raises DataError when all of them are damaged.
+        """
+        found = [path for path in (self.last, *reversed(self._earlier())) if path.exists()]
+        for number, path in enumerate(found):
+            try:
+                tensors, progress = load_checkpoint(path)
+            except DataError as problem:
+                if path is found[-1]:
+                    raise
+                self._damaged.append(path)
+                damage = str(problem).removesuffix(f"; {_AGAIN}")
+                tell(f"{damage}; the one before it, {found[number + 1].name}, is tried instead")
+                continue
+            self._last = _position(progress) if path == self.last else None
+            return tensors, progress
+        return None
+
+    def has(self, progress: dict[str, Any]) -> bool:
+        """Whether the last checkpoint is of this very moment."""
+        return self._last == _position(progress)
+
+    def save(self, tensors: Tensors, progress: dict[str, Any]) -> None:
+        """Make this the last one. Raises as `save_checkpoint`."""
+        save_checkpoint(self.last, tensors, progress, self._set_aside)
+        self._last = _position(progress)
+        earlier = self._earlier()
+        for path in earlier[: max(0, len(earlier) - self._keep + 1)]:
+            path.unlink()
+
+    def save_best(self, tensors: Tensors, progress: dict[str, Any]) -> None:
+        """Replace the one to be exported. Raises as `save_checkpoint`."""
+        save_checkpoint(self.best, tensors, progress)
+
+    def _set_aside(self) -> None:
+        """Room for a new last one."""
+        for path in self._damaged:
+            path.unlink(missing_ok=True)
+        self._damaged.clear()
+        if self._last is not None and self._keep > 1:
+            self.last.rename(self._folder / f"earlier-{self._last}.safetensors")
+
+    def _earlier(self) -> list[Path]:
+        """Oldest first: names go by stage ("fit" comes before "refit"), epoch and step."""
+        return sorted(self._folder.glob("earlier-*.safetensors"))
+
+
+def _position(progress: dict[str, Any]) -> str:
+    return f"{progress['stage']}-{progress['epoch']:06d}-{progress['step']:09d}"
+
+
+def _digest(progress: str, tensors: Tensors) -> str:
+    """The sha256 over progress, names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256(progress.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(_line(name, _DTYPES[tensor.dtype], list(tensor.shape)))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read(file: BinaryIO, size: int) -> tuple[dict[str, str], str]:
+    """Header and `_digest` of a safetensors file, a piece at a time."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > size:
+        raise ValueError("it is cut short")
+    described = json.loads(file.read(length))
+    header: dict[str, str] = described.pop("__metadata__")
+    digest = hashlib.sha256(header["progress"].encode())
+    for name, tensor in sorted(described.items()):
+        digest.update(_line(name, tensor["dtype"], tensor["shape"]))
+        first, last = tensor["data_offsets"]
+        file.seek(8 + length + first)
+        while first < last:
+            piece = file.read(min(_CHUNK_BYTES, last - first))
+            if not piece:
+                raise ValueError("it is cut short")
+            digest.update(piece)
+            first += len(piece)
+    return {"sha256": "", **header}, digest.hexdigest()
+
+
+def _line(name: str, dtype: str, shape: list[int]) -> bytes:
+    return f"\n{name} {dtype} {shape}\n".encode()

@@ -1,0 +1,94 @@
+"""One writer at a time for a folder, by a lock on a file: the system lets go of it when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from io import FileIO
+from pathlib import Path
+
+from gcnrec.errors import DataError, UsageError
+
+_held: dict[Path, int] = {}
+"""Locks of this process, by the thread that holds them: it may ask for them again."""
+
+
+@contextmanager
+def locked(path: Path, what: Path, tell: Callable[[str], object] | None = None) -> Iterator[None]:
+    """Hold the lock on the file `path`, which says who writes into `what` and is removed at the end.
+
+    Raises UsageError, naming the process, when another one holds it (or another thread). `tell` hears of a lock that a process
+    left behind when it was killed: that one no longer counts.
+    """
+    key, thread = path.resolve(), threading.get_ident()
+    if _held.get(key) == thread:
+        yield
+        return
+    try:
+        file = _acquired(path, what)
+    except OSError as problem:
+        raise DataError(
+            f"cannot write {path}: {problem.strerror or problem}; free some space or choose another disk"
+        ) from problem
+    with file:
+        _held[key] = thread
+        try:
+            _sign(file, path, what, tell)
+            yield
+        finally:
+            del _held[key]
+            path.unlink(missing_ok=True)
+
+
+def _acquired(path: Path, what: Path) -> FileIO:
+    """The lock's file, locked, and still the one of that name."""
+    while True:
+        file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is(path, file):
+                return file
+        except BlockingIOError:
+            holder = _holder(file)
+            file.close()
+            raise UsageError(f"{what} is being written by {holder}; wait until it has ended, or stop it") from None
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # its holder removed it between our two steps
+
+
+def _is(path: Path, file: FileIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _sign(file: FileIO, path: Path, what: Path, tell: Callable[[str], object] | None) -> None:
+    if file.seek(0, os.SEEK_END) and tell:
+        tell(f"{what} was locked by {_holder(file)}, which ended without unlocking it; going on")
+    begun = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        file.seek(0)
+        file.truncate()
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "begun": begun}).encode())
+    except OSError as problem:
+        raise DataError(
+            f"cannot write {path}: {problem.strerror or problem}; free some space or choose another disk"
+        ) from problem
+
+
+def _holder(file: FileIO) -> str:
+    file.seek(0)
+    try:
+        signed = json.loads(file.read())
+        return f"process {signed['pid']} of {signed['host']} since {signed['begun']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
