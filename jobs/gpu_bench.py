@@ -4,7 +4,8 @@
     bash jobs/gpu_bench.sh OUT_DIR --dry
 
 Needs torch, CuPy, numba, NumPy and psutil; makes its data where it runs. Every part runs within a time of its own and tells
-its rows as it goes (OUT_DIR/rows.jsonl); the record, OUT_DIR/<date>-gpu-<device>.json, is written anew after every stage.
+its rows as it goes (OUT_DIR/rows.jsonl); the record, OUT_DIR/<date>-gpu-<device>.json, is written anew after every part.
+Of the seconds for everything, the last are kept for the GPU tests and the sanitizers.
 The exit code is 1 when a part failed. `--dry` runs everything on the CPU, at tiny sizes, with kernels compiled by g++: it
 proves the script and claims no speed.
 """
@@ -20,6 +21,7 @@ import tempfile
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).resolve().parent.parent
 SANITIZERS = ("memcheck", "racecheck")
 SANITIZER_SECONDS, TEST_SECONDS = 90, 60
+KEPT_SECONDS = {"tests": 60, "memcheck": 25, "racecheck": 25}
+"""What the parts before must leave of the time."""
 
 
 def main() -> int:
@@ -54,24 +58,25 @@ def _lead(given: argparse.Namespace) -> int:
     from gpubench.parts import PARTS, part_of
 
     given.out.mkdir(parents=True, exist_ok=True)
-    chosen = given.parts.split(",") if given.parts else [*PARTS, *SANITIZERS, "tests"]
-    unknown = sorted({*chosen} - {*PARTS, *SANITIZERS, "tests"})
+    chosen = given.parts.split(",") if given.parts else [*PARTS, *KEPT_SECONDS]
+    unknown = sorted({*chosen} - {*PARTS, *KEPT_SECONDS})
     if unknown:
-        sys.exit(f"there is no part {', '.join(unknown)}; known: {', '.join((*PARTS, *SANITIZERS, 'tests'))}")
+        sys.exit(f"there is no part {', '.join(unknown)}; known: {', '.join((*PARTS, *KEPT_SECONDS))}")
     log = given.out / "rows.jsonl"
     log.unlink(missing_ok=True)
     worker = [sys.executable, "-u", __file__, str(given.out), "--worker", "--table-gib", str(given.table_gib)]
     worker += ["--dry"] if given.dry else []
-    foreman = Foreman(worker, log, time.monotonic() + given.seconds, lambda part: float(part_of(part).SECONDS))
+    until = time.monotonic() + given.seconds
+    before = until - sum(seconds for tool, seconds in KEPT_SECONDS.items() if tool in chosen)
+    foreman = Foreman(worker, log, before, lambda part: float(part_of(part).SECONDS), partial(_record, given))
     foreman.run([part for part in PARTS if part in chosen])
-    _record(given, foreman)
-    for tool in (tool for tool in SANITIZERS if tool in chosen):
-        foreman.note(tools.sanitize(tool, [*worker, "--parts", "checks"], min(SANITIZER_SECONDS, foreman.left)))
-        _record(given, foreman)
     if "tests" in chosen:
-        foreman.note(tools.gpu_tests(CHECKOUT, max(1.0, min(TEST_SECONDS, foreman.left))))
-    path = _record(given, foreman)
-    return _report(path, foreman.outcomes)
+        foreman.note(tools.gpu_tests(CHECKOUT, min(TEST_SECONDS, until - time.monotonic())))
+    sanitizers = [tool for tool in SANITIZERS if tool in chosen]
+    for waiting, tool in zip(range(len(sanitizers), 0, -1), sanitizers, strict=True):
+        seconds = min(SANITIZER_SECONDS, (until - time.monotonic()) / waiting)
+        foreman.note(tools.sanitize(tool, [*worker, "--parts", "checks"], seconds))
+    return _report(_record(given, foreman), foreman.outcomes)
 
 
 def _work(given: argparse.Namespace) -> int:
@@ -84,15 +89,15 @@ def _work(given: argparse.Namespace) -> int:
     def tell(row: dict[str, Any]) -> None:
         print(json.dumps(row), flush=True)
 
-    parts = given.parts.split(",")
+    parts, until = given.parts.split(","), time.monotonic() + given.seconds
     if given.dry:
         with tempfile.TemporaryDirectory() as folder:
-            return work(dry_bed(CHECKOUT, Path(folder)), parts, tell)
-    return work(CudaBed(replace(FULL, table_bytes=given.table_gib * GIB), gpu()), parts, tell)
+            return work(dry_bed(CHECKOUT, Path(folder)), parts, tell, until)
+    return work(CudaBed(replace(FULL, table_bytes=given.table_gib * GIB), gpu()), parts, tell, until)
 
 
 def _record(given: argparse.Namespace, foreman: Foreman) -> Path:
-    """The record so far, written beside and then moved."""
+    """The record so far, written beside and then moved over the one before."""
     from gpubench.summary import summary
 
     gpu = foreman.machine.get("gpu")

@@ -48,7 +48,9 @@ def foreman_of(folder, program, seconds=30.0):
 
     script = folder / "worker.py"
     script.write_text(program.format(jobs=str(ROOT / "jobs")), encoding="utf-8")
-    return Foreman([sys.executable, "-u", str(script)], folder / "rows.jsonl", time.monotonic() + seconds, lambda part: 1.0)
+    until, kept = time.monotonic() + seconds, folder / "kept"  # how many parts had ended, whenever one had
+    worker = [sys.executable, "-u", str(script)]
+    return Foreman(worker, folder / "rows.jsonl", until, lambda part: 1.0, lambda boss: kept.write_text(str(len(boss.outcomes))))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -203,7 +205,7 @@ def test_a_part_that_fails_hangs_or_dies_stops_no_other(gpubench, tmp_path, monk
     }  # fmt: skip
     assert boss.outcomes["dies"]["problem"] == "the worker ended with exit code 3"
     assert [row["part"] for row in boss.rows] == ["first", "fails", "hangs", "dies", "last"]
-    assert boss.machine == {"cpu": "fake"}
+    assert boss.machine == {"cpu": "fake"} and (tmp_path / "kept").read_text() == "5"
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 5 + 5 + 5 + 3  # rows, starts, ends, machines
 
 
@@ -218,6 +220,50 @@ def test_no_part_begins_when_the_time_is_up(gpubench, tmp_path):
     boss = foreman_of(tmp_path, FAKE_WORKER, seconds=1.0)
     boss.run(["first", "second"])
     assert [row["event"] for row in boss.outcomes.values()] == ["skipped", "skipped"]
+
+
+def test_parts_share_what_is_left(gpubench):
+    from gpubench.parts import PARTS, part_of, share_of
+
+    own = {part: part_of(part).SECONDS for part in PARTS}
+    assert share_of(["checks", "epoch"], own["checks"] + own["epoch"] + 1.0) == own["checks"]
+    assert share_of(["checks", "epoch"], (own["checks"] + own["epoch"]) / 4) == own["checks"] / 4
+
+
+GPU_TEST = """
+import pytest
+
+@pytest.mark.gpu
+def test_on_it():
+    {body}
+
+def test_elsewhere():
+    import hypothesis_is_not_there
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "seconds", "event", "problem"),
+    [("pass", 60, "done", None), ("assert 0", 60, "failed", "1 failed, 1 deselected"), ("pass", 0.5, "skipped", "the time was"),
+     ("import time; time.sleep(60)", 4, "failed", "the time was up")],
+)  # fmt: skip
+def test_tests_are_found_by_their_mark(gpubench, tmp_path, monkeypatch, body, seconds, event, problem):
+    from gpubench import tools
+
+    monkeypatch.setattr(tools, "NEEDED_SECONDS", 1)
+    folder = tmp_path / "tests" / "cuda"
+    folder.mkdir(parents=True)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: needs a GPU\n")
+    (folder / "test_new.py").write_text(GPU_TEST.format(body=body))
+    (folder / "test_other.py").write_text("import hypothesis_is_not_there")
+    outcome = tools.gpu_tests(tmp_path, seconds)
+    assert (outcome["part"], outcome["event"]) == ("tests", event)
+    assert outcome["problem"] is problem or outcome["problem"].startswith(problem)
+
+
+def test_the_kernel_tests_have_files_for_a_gpu():
+    from_text = {path.name for path in (ROOT / "tests" / "cuda").glob("test_*.py") if "pytest.mark.gpu" in path.read_text()}
+    assert {"test_on_gpu.py", "test_pipeline_on_gpu.py", "test_tuning.py", "test_runs_on_gpu.py"} <= from_text
 
 
 def tool(folder, script):

@@ -19,10 +19,13 @@ GRACE = 1.5
 
 
 class Foreman:
-    """Keeps every row: as a line of `log` at once, and in `rows`. `until` ends everything (time.monotonic)."""
+    """Keeps every row: as a line of `log` at once, and in `rows`. `until` ends everything (time.monotonic); `ended` is called
+    whenever a part has."""
 
-    def __init__(self, worker: list[str], log: Path, until: float, allowed: Callable[[str], float]) -> None:
-        self._worker, self._log, self._until, self._allowed = worker, log, until, allowed
+    def __init__(
+        self, worker: list[str], log: Path, until: float, allowed: Callable[[str], float], ended: Callable[[Foreman], object]
+    ) -> None:
+        self._worker, self._log, self._until, self._allowed, self._ended = worker, log, until, allowed, ended
         self.rows: list[Row] = []
         self.outcomes: dict[str, Row] = {}
         self.machine: Row = {}
@@ -48,12 +51,15 @@ class Foreman:
             self.machine = {key: value for key, value in row.items() if key != "event"}
         elif "event" in row:
             self.outcomes[row["part"]] = row
+            if row["event"] != "start":
+                self._ended(self)
         else:
             self.rows.append(row)
 
     def _shift(self, waiting: list[str]) -> None:
         """One worker, until it ends or must be ended; the parts that it has begun are taken off the list."""
-        process = subprocess.Popen([*self._worker, "--parts", ",".join(waiting)], stdout=subprocess.PIPE, text=True)
+        given = ["--parts", ",".join(waiting), "--seconds", f"{self.left:.0f}"]
+        process = subprocess.Popen([*self._worker, *given], stdout=subprocess.PIPE, text=True)
         lines: queue.Queue[str | None] = queue.Queue()
         reader = threading.Thread(target=_forward, args=(process, lines), daemon=True)
         reader.start()

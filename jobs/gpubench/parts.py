@@ -25,14 +25,18 @@ def part_of(name: str) -> ModuleType:
     return import_module(f"gpubench.{name}")
 
 
-def work(bed: Bed, names: list[str], tell: Tell) -> int:
-    """Run parts one after the other and tell of each when it starts and how it ended; returns an exit code."""
+def work(bed: Bed, names: list[str], tell: Tell, until: float) -> int:
+    """Run parts one after the other and tell of each when it starts and how it ended; returns an exit code.
+
+    Where less is left until `until` (time.monotonic) than all of them may take, each gets its share of that.
+    """
     tell({"event": "machine", **facts(bed.device)})
     failed = False
-    for name in names:
+    for place, name in enumerate(names):
         tell({"event": "start", "part": name})
         begun = time.monotonic()
-        problem = _attempt(bed, name, lambda row, name=name: tell({"part": name, **row}))
+        share = share_of(names[place:], until - begun)
+        problem = _attempt(bed, name, begun + share, lambda row, name=name: tell({"part": name, **row}))
         outcome = "failed" if problem else "done"
         tell({"event": outcome, "part": name, "seconds_in_all": round(time.monotonic() - begun, 1), "problem": problem})
         failed = failed or problem is not None
@@ -41,11 +45,17 @@ def work(bed: Bed, names: list[str], tell: Tell) -> int:
     return 1 if failed else 0
 
 
-def _attempt(bed: Bed, name: str, tell: Tell) -> str | None:
+def share_of(names: list[str], left: float) -> float:
+    """Seconds for the first of `names`: what it may take, or less where `left` is too short for all of them."""
+    seconds = [float(part_of(name).SECONDS) for name in names]
+    return seconds[0] * min(1.0, left / sum(seconds))
+
+
+def _attempt(bed: Bed, name: str, until: float, tell: Tell) -> str | None:
     """None, or in a line what ended the part."""
     try:
         module: Any = part_of(name)
-        bed.until = time.monotonic() + module.SECONDS
+        bed.until = until
         module.run(bed, tell)
         bed.finish()
     except Exception as problem:
