@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gcnrec import metrics
-from gcnrec.artifacts import Run, metrics_path
+from gcnrec.artifacts import Run, metrics_path, writing
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.events import warn_once
@@ -170,9 +170,16 @@ def evaluate_run(
     `metrics.valid.json` and `per_user.valid.parquet` for valid. Returns the written metrics.
 
     `segments`: a Parquet or CSV file with a user column and one other column, the name of the user's segment.
-    Raises UsageError for valid on a run that was trained on valid too.
+    Raises UsageError for valid on a run that was trained on valid too, or that another process writes.
     """
     refuse_what_it_was_trained_on(run, split)
+    with writing(run.folder, observer):
+        return _evaluated(run, split, ks, segments, observer)
+
+
+def _evaluated(
+    run: Run, split: Split, ks: Sequence[int] | None, segments: Path | None, observer: Observer | None
+) -> dict[str, Any]:
     dataset, settings = run.dataset, run.job.evaluate
     names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
     scorer = _scorer(run)

@@ -35,6 +35,7 @@ def run_job(
     observer: Observer | None,
 ) -> tuple[dict[str, Any], Path]:
     """Ingest if needed, train into `folder`, judge it and the baselines on test, report; returns metrics and report."""
+    from gcnrec.artifacts import writing
     from gcnrec.baselines import measure_baselines
     from gcnrec.evaluate import evaluate_run
     from gcnrec.report import write_report
@@ -42,9 +43,10 @@ def run_job(
 
     dataset = open_or_ingest(job.data, job_path, data, data_root, observer)
     run = train(job, dataset, folder, resume=resume, observer=observer)
-    metrics = evaluate_run(run, observer=observer)
-    measure_baselines(run, observer)
-    return metrics, write_report(run)
+    with writing(run.folder, observer):
+        metrics = evaluate_run(run, observer=observer)
+        measure_baselines(run, observer)
+        return metrics, write_report(run)
 
 
 def run_folder(runs: Path, name: str, out: Path | None, resume: bool) -> Path:

@@ -52,7 +52,7 @@ def ingest(
     """
     limit = parse_bytes(data.memory_limit)
     report = Report(progress, work)
-    with new_folder(out, force) as folder:
+    with new_folder(out, force, progress) as folder:
         spill = folder / "scratch"
         spill.mkdir()
         scratch = Scratch(spill, limit)

@@ -10,10 +10,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions, Vocabulary
+from gcnrec.locks import locked
 
 FORMAT = 1
 
@@ -109,16 +111,24 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def new_folder(target: Path, force: bool) -> Iterator[Path]:
+def new_folder(target: Path, force: bool, tell: Callable[[str], object] | None = None) -> Iterator[Path]:
     """A folder to write into that becomes `target` in one rename when the block succeeds, and vanishes when it fails.
 
-    Raises DataError when `target` exists and `force` is not set.
+    Raises DataError when `target` exists and `force` is not set, UsageError when another process writes it. `tell`
+    hears of one that was killed while it did.
     """
-    if target.exists() and not force:
-        raise DataError(f"{target} exists and is never overwritten; choose another --out, or add --force")
     target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.parent / f".{target.name}.lock", target, tell):
+        _clear_leftovers(target)
+        if target.exists() and not force:
+            raise DataError(f"{target} exists and is never overwritten; choose another --out, or add --force")
+        with _replacing(target) as work:
+            yield work
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
     work = target.parent / f".{target.name}.{os.getpid()}.part"
-    shutil.rmtree(work, ignore_errors=True)
     try:
         work.mkdir()
         yield work
@@ -133,6 +143,16 @@ def new_folder(target: Path, force: bool) -> Iterator[Path]:
         ) from problem
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _clear_leftovers(target: Path) -> None:
+    """Remove what processes left that were killed while they wrote `target`; a folder that one had moved aside comes back."""
+    beside = {end: sorted(target.parent.glob(f".{escape(target.name)}.*.{end}")) for end in ("old", "part")}
+    for path in beside["old"]:
+        if not target.exists():
+            path.rename(target)
+    for path in (*beside["old"], *beside["part"]):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _put_in_place(work: Path, target: Path) -> None:
