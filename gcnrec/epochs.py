@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,8 @@ class Epochs:
         keep_events(work.folder, progress.stage, progress.epoch, progress.epoch * self._per_epoch + progress.step)
         if tensors:
             where = {"stage": progress.stage, "epoch": progress.epoch, "step": progress.step}
-            append_event(work.folder, {"event": "resume", **where})
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            append_event(work.folder, {"event": "resume", **where, "time": now})
 
     @property
     def over(self) -> bool:
@@ -85,12 +87,14 @@ class Epochs:
         with self._work.stop.deferred():
             begun, waits = time.perf_counter(), Waits()
             first, traffic = self.progress, traffic_of(self._step.table)
-            loss, rows = first.sums.loss, first.sums.rows
+            loss, rows, trend = first.sums.loss, first.sums.rows, first.trend
             batches = minibatches(self._step.sampler, first.epoch, self._step.table, waits, first.step)
             with closing(batches):
                 for index, batch in enumerate(batches, first.step + 1):
                     self._whole = False
-                    loss += self._step(batch, self._rate(batch.step))
+                    value = self._step(batch, self._rate(batch.step))
+                    loss, trend = loss + value, trend.after(value, first.epoch == 0)
+                    trend.check(batch.step, self._work.job.train.loss_limit)
                     rows += len(batch.rows_R)
                     self._explore(batch.step)
                     due = self._due(batch.step)
@@ -98,7 +102,7 @@ class Epochs:
                         seconds = first.sums.seconds + time.perf_counter() - begun
                         crossed = traffic_since(self._step.table, traffic, first.sums.traffic)
                         sums = Sums(loss, rows, seconds, first.sums.stalled_seconds + waits.seconds, crossed)
-                        self.progress = replace(first, step=index, sums=sums)
+                        self.progress = replace(first, step=index, sums=sums, trend=trend)
                         self._whole = True
                     if due or self._work.stop.asked:
                         self._save()

@@ -5,13 +5,17 @@ Letters: N nodes, F width of the exported embeddings.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from gcnrec.artifacts import write_embeddings, write_json
 from gcnrec.config import Job
-from gcnrec.evaluate import evaluate
+from gcnrec.errors import DivergedError
+from gcnrec.evaluate import evaluate, warn_of_one_list
 from gcnrec.loaders.schema import Dataset
 from gcnrec.memory import memory_report, scratch_rows
 from gcnrec.models.ranked import scale_for_ranking_, typical_degree
@@ -21,15 +25,19 @@ from gcnrec.slots import SlotTable
 from gcnrec.step import Step
 from gcnrec.support import base_width, budget_values
 
+if TYPE_CHECKING:
+    from gcnrec.progress import Observer
 
-def validate(job: Job, step: Step, dataset: Dataset, folder: Path) -> dict[str, float]:
+
+def validate(job: Job, step: Step, dataset: Dataset, folder: Path, observer: Observer | None) -> dict[str, float]:
     """Every metric of the validation split at the cut-off of `evaluate.metric`."""
     cut = job.evaluate.metric.rpartition("@")[2]
     graph = step.sampler.graph
     degrees = graph.item_users.degrees, graph.user_items.degrees
     rows_NF = exported(job, step, folder)
     scorer = EmbeddingScorer(rows_NF[: graph.num_users], rows_NF[graph.num_users :])
-    result = evaluate(scorer, dataset.valid, graph.user_items, *degrees, (int(cut),))
+    tell = partial(observer.work, "validating") if observer else None
+    result = evaluate(scorer, dataset.valid, graph.user_items, *degrees, (int(cut),), tell=tell)
     return result.metrics
 
 
@@ -46,9 +54,19 @@ def exported(job: Job, step: Step, folder: Path) -> torch.Tensor:
     return rows_NF
 
 
-def finish(job: Job, step: Step, dataset: Dataset, folder: Path) -> None:
-    """Write what training leaves behind. The order matters: memory.json says that all the others are there (`is_trained`)."""
+def finish(job: Job, step: Step, dataset: Dataset, folder: Path, observer: Observer | None) -> None:
+    """Write what training leaves behind. The order matters: memory.json says that all the others are there (`is_trained`).
+
+    DivergedError, and nothing is exported, when an embedding is not finite. A model that ranks the same items for everyone is
+    warned of.
+    """
     rows_NF = exported(job, step, folder)
+    if not np.isfinite(float(rows_NF.sum())):
+        raise DivergedError(
+            f"the embeddings of {folder} are not finite, so nothing is exported; start again with a lower optimizer.learning_rate"
+        )
+    users = step.sampler.graph.num_users
+    warn_of_one_list(folder, job, EmbeddingScorer(rows_NF[:users], rows_NF[users:]), observer)
     write_embeddings(folder, dataset, rows_NF)
     table = step.table.drained()
     if isinstance(table, SlotTable):

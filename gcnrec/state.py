@@ -12,6 +12,7 @@ import torch
 
 from gcnrec.checkpoints import Tensors
 from gcnrec.explore import Explorer
+from gcnrec.guards import LossTrend
 from gcnrec.pipelined import Traffic
 from gcnrec.step import Step
 
@@ -31,14 +32,15 @@ class Sums:
 class Progress:
     """Where a run is: `epoch` epochs of `stage` are over, and `step` steps of the next, whose `sums` these are.
 
-    When all of its steps are done, an epoch is over only after validation. `best_*` and `waited` belong to early stopping,
-    `seconds` are those of the epochs that are over.
+    When all of its steps are done, an epoch is over only after validation. `trend` is the loss's, over the steps of the stage;
+    `best_*` and `waited` belong to early stopping, `seconds` are those of the epochs that are over.
     """
 
     stage: str = "fit"
     epoch: int = 0
     step: int = 0
     sums: Sums = field(default_factory=Sums)
+    trend: LossTrend = field(default_factory=LossTrend)
     best_epoch: int = 0
     best_value: float = -1.0
     waited: int = 0
@@ -53,7 +55,7 @@ class Progress:
         """What `saved` gave."""
         traffic = saved["sums"]["traffic"]
         sums = Sums(**{**saved["sums"], "traffic": Traffic(**traffic) if traffic else None})
-        return cls(**{**saved, "sums": sums})
+        return cls(**{**saved, "sums": sums, "trend": LossTrend(**saved["trend"])})
 
 
 def captured(step: Step, explorer: Explorer | None) -> Tensors:

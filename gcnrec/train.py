@@ -28,6 +28,7 @@ from gcnrec.events import append_event
 from gcnrec.explore import explorer_of
 from gcnrec.finish import finish, is_trained, validate
 from gcnrec.graph import BipartiteGraph
+from gcnrec.guards import LossTrend
 from gcnrec.lineage import resolved
 from gcnrec.loaders.atomic import atomic_file, clear_leftovers
 from gcnrec.loaders.schema import Dataset
@@ -95,15 +96,15 @@ def _train(work: Work) -> None:
         if not work.job.train.refit:
             best, _ = load_checkpoint(work.checkpoints.best)
             restore(step, None, best)
-            finish(work.job, step, work.dataset, work.folder)
+            finish(work.job, step, work.dataset, work.folder, work.observer)
             return
-        tensors, progress = {}, replace(progress, stage="refit", epoch=0, seconds=0.0)
+        tensors, progress = {}, replace(progress, stage="refit", epoch=0, seconds=0.0, trend=LossTrend())
     step = _refit(work, tensors, progress)
-    finish(work.job, step, work.dataset, work.folder)
+    finish(work.job, step, work.dataset, work.folder, work.observer)
 
 
 def _say_damaged(work: Work, text: str) -> None:
-    append_event(work.folder, {"event": "note", "text": text})
+    append_event(work.folder, {"event": "warning", "kind": "damaged checkpoint", "text": text})
     if work.observer:
         work.observer.warn(text)
 
@@ -132,7 +133,7 @@ def _judged(work: Work, step: Step, progress: Progress, record: dict[str, Any]) 
         return replace(progress, best_epoch=epoch)
     if epoch % settings.every and epoch < work.job.train.epochs:
         return None
-    record["valid"] = validate(work.job, step, work.dataset, work.folder)
+    record["valid"] = validate(work.job, step, work.dataset, work.folder, work.observer)
     value = record["valid"][settings.metric]
     if value > progress.best_value:
         return replace(progress, best_epoch=epoch, best_value=value, waited=0)

@@ -14,6 +14,7 @@ from gcnrec.config import Job
 from gcnrec.errors import UsageError
 from gcnrec.events import read_events
 from gcnrec.explore import explorer_of, fresh_batches, mean_gradients
+from gcnrec.progress import Quiet
 from gcnrec.slot_files import order_digest, read_slots
 from gcnrec.start import first_table
 from gcnrec.step import build_step
@@ -129,15 +130,9 @@ def test_resuming_a_sparse_run_equals_not_stopping(tmp_path, monkeypatch):
     class Stop(Exception):
         pass
 
-    class Impatient:
+    class Impatient(Quiet):
         def __init__(self, epochs):
             self.left = epochs
-
-        def step(self, *_):
-            pass
-
-        def note(self, _):
-            pass
 
         def epoch(self, _):
             self.left -= 1

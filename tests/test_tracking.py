@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gcnrec.config import Job
 from gcnrec.errors import DivergedError, Terminated, UsageError
 from gcnrec.events import epochs_of, read_events
+from gcnrec.progress import Quiet
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.tracking import curves, tracked
 from gcnrec.train import train
@@ -42,15 +43,12 @@ def scalars(folder) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-class Notes:
+class Notes(Quiet):
     """An observer that keeps what it is told; `fail_at` raises at that epoch."""
 
     def __init__(self, fail_at=0, problem=KeyboardInterrupt):
         self.notes, self.epochs = [], []
         self._fail_at, self._problem = fail_at, problem
-
-    def step(self, *figures):
-        pass
 
     def epoch(self, record):
         if record["epoch"] == self._fail_at:

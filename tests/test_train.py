@@ -18,6 +18,7 @@ from gcnrec.errors import DeviceError, DivergedError, UsageError
 from gcnrec.evaluate import top_k_all
 from gcnrec.hotrows import Prefixes
 from gcnrec.pipelined import PipelinedTable
+from gcnrec.progress import Quiet
 from gcnrec.start import first_table
 from gcnrec.step import Step
 from gcnrec.testing import checkerboard, halves, write_dataset
@@ -61,21 +62,7 @@ def best_items(run):
     return top_k_all(run.scorer(), users, 1, run.seen("test")).items_BK[:, 0]
 
 
-class Silent:
-    def step(self, *figures):
-        pass
-
-    def epoch(self, record):
-        pass
-
-    def note(self, text):
-        pass
-
-    def warn(self, text):
-        pass
-
-
-class Interrupting(Silent):
+class Interrupting(Quiet):
     """Raises KeyboardInterrupt at the `count`-th step, over all epochs."""
 
     def __init__(self, count):
@@ -165,7 +152,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(model, rule, cuts, checkpo
         out = tmp_path / f"cut {interrupt}"
         with pytest.raises(KeyboardInterrupt):
             train(settings, dataset, out, observer=Interrupting(interrupt))
-        run = train(settings, dataset, out, resume=True, observer=Silent())
+        run = train(settings, dataset, out, resume=True, observer=Quiet())
         assert embeddings(run) == embeddings(whole), f"interrupted at step {interrupt}"
         assert [(e["stage"], e["epoch"], e["loss"]) for e in events(run)] == done
         best = [load_checkpoint(folder / "checkpoints" / "best.safetensors") for folder in (out, whole.folder)]
@@ -240,7 +227,7 @@ def test_exported_items_get_the_length_that_the_job_asks_for(dataset, tmp_path):
 def scripted(monkeypatch, values):
     """Validation returns `values` in turn."""
     turns = iter(values)
-    monkeypatch.setattr(train_module, "validate", lambda job, step, dataset, folder: {"recall@3": next(turns)})
+    monkeypatch.setattr(train_module, "validate", lambda job, step, dataset, folder, observer: {"recall@3": next(turns)})
 
 
 def test_early_stopping_keeps_the_best_epoch(dataset, tmp_path, monkeypatch):
@@ -308,7 +295,7 @@ def test_divergence_stops_the_run_with_its_step(rule, dataset, tmp_path):
 def test_init_from_matches_rows_by_original_id(dataset, tmp_path):
     notes = []
 
-    class Noting(Silent):
+    class Noting(Quiet):
         def note(self, text):
             notes.append(text)
 
@@ -332,7 +319,7 @@ def test_observer_is_told(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(epochs_module, "REPORT_SECONDS", 0.0)
     told = []
 
-    class Listening(Silent):
+    class Listening(Quiet):
         def step(self, *figures):
             told.append(figures[:4])
 
@@ -428,7 +415,7 @@ def test_memory_that_cannot_be_pinned_is_told(dataset, tmp_path, monkeypatch, fa
         device.tell = tell
         return device
 
-    class Observer(Silent):
+    class Observer(Quiet):
         def note(self, text):
             notes.append(text)
 
