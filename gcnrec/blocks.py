@@ -44,6 +44,26 @@ class Sampled:
     blocks: tuple[Block, ...]
 
 
+def without(sampled: Sampled, users_B: NDArray[np.int32], items_B: NDArray[np.int32], graph: BipartiteGraph) -> Sampled:
+    """The same less the drawn edges between `users_B` and `items_B`, pair by pair, in both directions.
+
+    Means are then over the neighbours that are left; `rows_R` stays, with rows that perhaps nothing reads.
+    """
+    size = np.int64(graph.num_items)
+    left_out_B = np.unique(users_B.astype(np.int64) * size + items_B)
+    blocks = []
+    for block in sampled.blocks:
+        targets_X = sampled.rows_R[block.targets_T][block.csr.row_numbers()]
+        sources_X = sampled.rows_R[block.sources_S][block.csr.indices]
+        users_X, items_X = np.minimum(targets_X, sources_X), np.maximum(targets_X, sources_X) - graph.num_users
+        kept_X = ~np.isin(users_X * size + items_X, left_out_B)
+        degrees_T = np.bincount(block.csr.row_numbers()[kept_X], minlength=block.csr.rows)
+        csr = Csr(np.concatenate([[0], np.cumsum(degrees_T)]), block.csr.indices[kept_X], block.csr.columns)
+        weights_X = None if block.weights_X is None else block.weights_X[kept_X]
+        blocks.append(Block(csr, block.targets_T, block.sources_S, weights_X))
+    return Sampled(sampled.rows_R, tuple(blocks))
+
+
 class BlockSampler(Protocol):
     """Draws the neighbourhoods of a batch's nodes."""
 

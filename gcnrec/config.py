@@ -175,6 +175,9 @@ class Sampler(Section):
     popularity_power: Annotated[float, Field(ge=0.0, le=4.0)] = 0.75
     exclude_seen: bool = False
     """Redraw a sampled negative that the user has in train."""
+    exclude_positives: bool = False
+    """graphsage: leave the batch's own interactions out of its neighbourhoods. Else a user is recognised by the very item that it
+    is to be matched with, and learns less of what else it would like; the cost is a batch whose users know one item less."""
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the interactions that an epoch trains on, a fresh random subset each (RS2: Okanovic et al. 2024)."""
 
@@ -400,6 +403,8 @@ def _impossible(job: Job) -> str | None:
             "sampler.neighbours = 'weighted' draws for lightgcn or graphsage with model.propagation = 'sampled', "
             f"got '{job.model.name}' with '{job.model.propagation}'"
         )
+    if job.sampler.exclude_positives and job.model.name != "graphsage":
+        return f"sampler.exclude_positives is for graphsage's neighbourhoods, got model.name = '{job.model.name}'; leave it out"
     fanouts = job.sampler.fanouts
     if job.model.propagation == "sampled" and fanouts is not None and len(fanouts) != job.model.layers:
         return f"sampler.fanouts must name a fanout for each of model.layers = {job.model.layers} hops, got {list(fanouts)}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.blocks import Block, BlockSampler
+from gcnrec.blocks import Block, BlockSampler, without
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.alias import AliasTable
 from gcnrec.ops.sample import negatives, popularity_table
@@ -60,7 +60,7 @@ class EdgeSampler:
     `fraction` 1.0 takes every edge; less takes the first of the epoch's order: a fresh random subset, whatever other epochs
     took (RS2 with replacement, Okanovic et al. 2024, "Repeated Random Sampling for Minimizing the Time-to-Accuracy of
     Learning"). `popularity` draws negatives, None for in-batch negatives; `neighbours` draws the
-    blocks of sampled propagation.
+    blocks of sampled propagation, from which `exclude_positives` takes the batch's own edges.
     """
 
     graph: BipartiteGraph
@@ -72,6 +72,7 @@ class EdgeSampler:
     seed: int
     fraction: float
     neighbours: BlockSampler | None = None
+    exclude_positives: bool = False
 
     @property
     def edges_per_epoch(self) -> int:
@@ -101,6 +102,8 @@ class EdgeSampler:
         if self.neighbours is None:
             return batch
         sampled = self.neighbours.sample(batch.nodes_V, batch.num_users, step)
+        if self.exclude_positives:
+            sampled = without(sampled, triples.users_B, triples.positives_B, self.graph)
         return replace(batch, rows_R=sampled.rows_R, blocks=sampled.blocks)
 
     def _negatives(self, users_B: NDArray[np.int32], step: int) -> NDArray[np.int32]:
@@ -120,7 +123,10 @@ def edge_sampler(
         power = settings.popularity_power if settings.negatives == "popularity" else 0.0
         table = popularity_table(graph.item_users.degrees, power)
     num = 0 if table is None else settings.num_negatives
-    return EdgeSampler(graph, weights_E, batch_size, num, table, settings.exclude_seen, seed, settings.fraction, neighbours)
+    return EdgeSampler(
+        graph, weights_E, batch_size, num, table, settings.exclude_seen, seed, settings.fraction, neighbours,
+        settings.exclude_positives,
+    )  # fmt: skip
 
 
 def _located(step: int, triples: Triples, num_users: int) -> Batch:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcnrec.blocks import NeighbourSampler
+from gcnrec.blocks import NeighbourSampler, without
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.neighbours import sample_neighbours
@@ -57,6 +57,25 @@ def test_equals_the_naive_construction(data, fanouts, with_targets):
             assert (block.csr.rows, block.csr.columns) == (len(targets), len(sources))
             for t, target in enumerate(targets):
                 assert [sources[position] for position in block.csr.row(t)] == drawn[target]
+
+
+@settings(max_examples=40)
+@given(st.data(), st.booleans())
+def test_edges_that_are_left_out(data, with_targets):
+    graph = random_graph(9, 8, data.draw(st.integers(0, 60)))
+    pairs = data.draw(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 7)), max_size=12))
+    users, items = (np.array([pair[side] for pair in pairs], np.int32) for side in (0, 1))
+    whole = NeighbourSampler(graph, (4, 3), 2, with_targets).sample(np.arange(17), 9, 1)
+    fewer = without(whole, users, items, graph)
+    left_out = {(user, item + 9) for user, item in pairs} | {(item + 9, user) for user, item in pairs}
+    assert np.array_equal(fewer.rows_R, whole.rows_R)
+    for block, before in zip(fewer.blocks, whole.blocks, strict=True):
+        assert np.array_equal(block.targets_T, before.targets_T) and np.array_equal(block.sources_S, before.sources_S)
+        block.csr.check("block")
+        sources = whole.rows_R[block.sources_S]
+        for t, target in enumerate(whole.rows_R[block.targets_T].tolist()):
+            expected = [s for s in sources[before.csr.row(t)].tolist() if (target, s) not in left_out]
+            assert sources[block.csr.row(t)].tolist() == expected
 
 
 def test_types():

@@ -94,6 +94,7 @@ def test_misshaped_override(override):
             {"model": {"propagation": "sampled", "layers": 2}, "optimizer": {"rule": "adam"}, "sampler": {"fanouts": [5]}},
             ["sampler.fanouts", "model.layers = 2", "got [5]"],
         ),
+        ({"sampler": {"exclude_positives": True}}, ["sampler.exclude_positives", "graphsage", "got model.name = 'lightgcn'"]),
         ({"train": {"device": "cuda"}}, ["'full'", "set model.propagation = 'sampled'"]),
     ],
 )
