@@ -15,6 +15,7 @@ from scipy.stats import chi2
 from gcnrec.check import check
 from gcnrec.config import Job, Sampler
 from gcnrec.graph import BipartiteGraph
+from gcnrec.progress import Quiet
 from gcnrec.random import Stage, shuffled
 from gcnrec.sampler import edge_sampler
 from gcnrec.testing import check_sampler, checkerboard, worlds, write_dataset
@@ -140,7 +141,7 @@ def test_subsets_are_fresh_and_every_edge_is_drawn_about_equally_often():
     assert chi2.ppf(0.0005, edges - 1) < statistic < chi2.ppf(0.9995, edges - 1)
 
 
-class Cut:
+class Cut(Quiet):
     """An observer that interrupts a run in the epoch after `count` of them."""
 
     def __init__(self, count):
@@ -153,13 +154,10 @@ class Cut:
     def epoch(self, record):
         self.left -= 1
 
-    def note(self, text):
-        pass
-
 
 def test_runs_on_subsets_resume_count_and_predict(tmp_path, monkeypatch):
     """Three epochs of ceil(0.3 * E / 16) steps: the schedule ends where they end, and resuming draws the same subsets."""
-    monkeypatch.setattr(importlib.import_module("gcnrec.train"), "REPORT_SECONDS", 0.0)  # `gcnrec.train` is the function
+    monkeypatch.setattr(importlib.import_module("gcnrec.epochs"), "REPORT_SECONDS", 0.0)
     data = write_dataset(checkerboard(), tmp_path / "data")
     sections = {
         "model": {"width": 4},
