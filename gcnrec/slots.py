@@ -235,6 +235,8 @@ class SlotTable:
             "moments": torch.from_numpy(block.moments_MX),
             "scalars": torch.from_numpy(block.scalars_RC),
             "last": self._last.clone(),
+            "location": torch.from_numpy(self._slots.location_N.view(np.int32).copy()),
+            "most": torch.tensor([self.max_values_seen, self.peak_bytes]),
         }
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -264,9 +266,44 @@ class SlotTable:
             )
         self._clear()
         block = SlotBlock(0, counts, columns, tensors["values"].float().numpy(), moments, tensors["scalars"].numpy())
-        with self.rebuild() as rebuild:
-            rebuild.write(block)
+        if "location" in tensors:
+            self._put_at(tensors["location"].numpy().view(np.uint32), block)
+        else:
+            with self.rebuild() as rebuild:
+                rebuild.write(block)
         self._last.copy_(tensors["last"])
+        if "most" in tensors:
+            values, size = tensors["most"].tolist()
+            self.max_values_seen, self.peak_bytes = max(self.max_values_seen, values), max(self.peak_bytes, size)
+
+    def _put_at(self, location_N: NDArray[np.uint32], block: SlotBlock) -> None:
+        """Fill an empty table with all rows, each where it lay: the same slabs are in use, and later ones will be."""
+        layout = self._layout
+        slabs_R = location_N[block.counts_R > 0].astype(np.int64) * ops.UNIT // layout.slab_bytes
+        used = np.unique(slabs_R)
+        if len(used) and used[-1] >= layout.max_slabs:
+            raise DataError("rows of the saved table lie outside of this one; use the job it was saved by")
+        self._slots.location_N[:] = location_N
+        self._free = np.setdiff1d(np.arange(layout.max_slabs), used).tolist()  # ascending, and so a heap
+        self._slabs_used = len(used)
+        self._store(block)
+
+    def _store(self, block: SlotBlock) -> None:
+        """Write a block of rows, which have no slots, to where `location_N` has them."""
+        slots, layout = self._slots, self._layout
+        first, last = block.first, block.first + len(block.counts_R)
+        slots.count_N[first:last] = block.counts_R
+        self.num_values += int(block.counts_R.sum())
+        starts_R, rows_R = block.starts_R, np.arange(first, last)
+        ops.pack(slots, first, starts_R, block.columns_X, block.values_X)
+        at_R = self.read(rows_R, with_state=True).state.at_R.numpy()  # type: ignore[union-attr]
+        for moment in range(layout.moments):
+            ops.copy_spans(block.moments_MX[moment], starts_R, self._state, at_R + moment * block.counts_R, block.counts_R)
+        if layout.scalars:
+            stored = np.minimum(block.counts_R, 1) * layout.scalars
+            tail = np.arange(len(rows_R)) * layout.scalars
+            ops.copy_spans(block.scalars_RC.reshape(-1), tail, self._state, at_R + layout.moments * block.counts_R, stored)
+        self._note_peak()
 
     def _clear(self) -> None:
         """Drop every slot."""
@@ -370,24 +407,11 @@ class Rebuild:
 
     def write(self, block: SlotBlock) -> None:
         table = self._table
-        slots, layout = table._slots, table._layout
         size = int(block.counts_R.sum())
         if table.num_values + size > table.budget:
             raise DataError(f"{table.num_values + size:,} values would pass the budget of {table.budget:,}; prune before growing")
-        first, last = block.first, block.first + len(block.counts_R)
-        self._place(first, block.counts_R)
-        slots.count_N[first:last] = block.counts_R
-        table.num_values += size
-        starts_R, rows_R = block.starts_R, np.arange(first, last)
-        ops.pack(slots, first, starts_R, block.columns_X, block.values_X)
-        at_R = table.read(rows_R, with_state=True).state.at_R.numpy()  # type: ignore[union-attr]
-        for moment in range(layout.moments):
-            ops.copy_spans(block.moments_MX[moment], starts_R, table._state, at_R + moment * block.counts_R, block.counts_R)
-        if layout.scalars:
-            stored = np.minimum(block.counts_R, 1) * layout.scalars
-            tail = np.arange(len(rows_R)) * layout.scalars
-            ops.copy_spans(block.scalars_RC.reshape(-1), tail, table._state, at_R + layout.moments * block.counts_R, stored)
-        table._note_peak()
+        self._place(block.first, block.counts_R)
+        table._store(block)
 
     def _place(self, first: int, counts_R: NDArray[np.int64]) -> None:
         """Locations for rows first ..., each class of record in its open slab and then in free ones."""
