@@ -230,3 +230,33 @@ def test_what_cannot_be_restored_is_refused():
         SlotTable(10, 4, 39, 2, 0).restore(table.tensors())
     with pytest.raises(UsageError, match="at most 256 columns"):
         SlotTable(10, 257, 40, 2, 0)
+
+
+def test_what_is_restored_lies_where_it_lay_and_grows_as_it_would_have():
+    """The same slabs in use after the same later changes, and the same most that was ever held."""
+    tables = [SlotTable(400, 32, 3200, 2, 1) for _ in range(2)]
+    draws = np.random.default_rng(0)
+
+    def change(table, seed):
+        random = np.random.default_rng(seed)
+        with table.rebuild() as rebuild:
+            for first in range(0, 400, 40):
+                rebuild.read(first, first + 40)
+                counts_R = random.integers(0, 9, 40)
+                columns_X = np.concatenate([np.sort(random.permutation(32)[:count]) for count in counts_R]).astype(np.uint8)
+                size = len(columns_X)
+                state = random.random((2, size), np.float32), random.random((40, 1), np.float32)
+                rebuild.write(SlotBlock(first, counts_R, columns_X, random.random(size, np.float32), *state))
+
+    for seed in range(3):
+        change(tables[0], seed)
+    tables[1].restore(tables[0].tensors())
+    for seed in draws.integers(0, 100, 3):
+        for table in tables:
+            change(table, seed)
+        figures = [(each.index_bytes, each.state_bytes, each.peak_bytes, each.max_values_seen) for each in tables]
+        assert figures[0] == figures[1]
+        one, other = (table.tensors() for table in tables)
+        stored = (one["counts"] > 0).numpy()
+        assert all(torch.equal(one[name], other[name]) for name in one if name != "location")
+        assert torch.equal(one["location"][stored], other["location"][stored])
