@@ -16,7 +16,8 @@ from gcnrec.config import Data
 from gcnrec.errors import DataError
 from gcnrec.loaders import pairs, splits
 from gcnrec.loaders.columns import parse_time
-from gcnrec.loaders.heldout import Parts, Report, drop_cold, drop_repeats, report_leakage, write_held_out
+from gcnrec.loaders.heldout import Parts, Report, drop_cold, drop_repeats, write_held_out
+from gcnrec.loaders.leakage import report_leakage
 from gcnrec.loaders.numbering import Ids
 from gcnrec.loaders.rows import Rows, count_high, count_low, sort_rows
 from gcnrec.loaders.schema import write_vocabulary

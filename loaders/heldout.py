@@ -1,4 +1,4 @@
-"""What becomes of held-out pairs: repeats of train, nodes without train edges, the leakage report, the files."""
+"""What becomes of held-out pairs: repeats of train, nodes without train edges, the files; and the report of an ingestion."""
 
 from __future__ import annotations
 
@@ -104,28 +104,6 @@ def drop_cold(
     return kept, seen_users, seen_items
 
 
-def report_leakage(parts: Parts, ticks: int | None, split: str, num_users: int, scratch: Scratch, report: Report) -> None:
-    """How much of train lies after test: nothing by construction for a temporal split, a share to know for the others."""
-    train, test = parts.train, parts.test
-    if ticks is None or train.times_E is None or test.times_E is None or not len(test):
-        return
-    first_test, last_train = int(test.times_E.min()), int(train.times_E.max())
-    later = int(_count_after(train.times_E, first_test))
-    report.entries["leakage_train_after_first_test"] = later
-    if split == "temporal":
-        report.say(f"leakage: {later:,} train interactions are later than the first test interaction")
-        return
-    latest_U = scratch.full(num_users, np.int64, np.iinfo(np.int64).min)
-    own = int(_count_before_own(train.pairs_E, train.times_E, test.pairs_E, test.times_E, latest_U)) / len(test)
-    world = 1.0 - int(_count_after(test.times_E, last_train - 1)) / len(test)
-    report.entries["leakage_test_before_own_train"] = own
-    report.entries["leakage_test_before_any_train"] = world
-    report.say(
-        f"leakage: {own:.1%} of the test interactions are earlier than their user's last train interaction, "
-        f"{world:.1%} than the last one of all; only split = 'temporal' has none"
-    )
-
-
 def write_held_out(path: Path, rows: Rows, ticks: int | None) -> None:
     """`valid.parquet` or `test.parquet`: user, item int32, and time (int64 seconds) and weight where known."""
     fields = [("user", pa.int32()), ("item", pa.int32())]
@@ -157,22 +135,3 @@ def _mark_seen(pairs, users, items):  # type: ignore[no-untyped-def]
     for row in range(len(pairs)):
         users[np.int64(pairs[row] >> _32)] = True
         items[np.int64(pairs[row] & _LOW)] = True
-
-
-@numba.njit(cache=True)
-def _count_after(times, moment):  # type: ignore[no-untyped-def]
-    count = 0
-    for row in range(len(times)):
-        count += times[row] > moment
-    return count
-
-
-@numba.njit(cache=True)
-def _count_before_own(train_pairs, train_times, test_pairs, test_times, latest):  # type: ignore[no-untyped-def]
-    for row in range(len(train_pairs)):
-        user = np.int64(train_pairs[row] >> _32)
-        latest[user] = max(latest[user], train_times[row])
-    count = 0
-    for row in range(len(test_pairs)):
-        count += test_times[row] < latest[np.int64(test_pairs[row] >> _32)]
-    return count

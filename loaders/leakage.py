@@ -66,8 +66,7 @@ def leaks(counts: Mapping[str, Any]) -> bool:
 
 
 def _shares(train: Rows, part: Rows, num_users: int, scratch: Scratch) -> dict[str, float]:
-    latest_U = scratch.empty(num_users, np.int64)
-    latest_U[:] = np.iinfo(np.int64).min
+    latest_U = scratch.full(num_users, np.int64, np.iinfo(np.int64).min)
     own = int(_count_before_own(train.pairs_E, train.times_E, part.pairs_E, part.times_E, latest_U))
     last = int(train.times_E.max())  # type: ignore[union-attr]
     return {

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from gcnrec import epochs
+from gcnrec.config import Job
 from gcnrec.errors import DivergedError
+from gcnrec.evaluate import evaluate_run
+from gcnrec.events import read_events
 from gcnrec.guards import RUNNING_STEPS, LossTrend, finite, one_list_for_everyone
+from gcnrec.models.mf import MatrixFactorisation
 from gcnrec.models.popularity import PopularityScorer
 from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.progress import Quiet
+from gcnrec.state import Progress
+from gcnrec.testing import checkerboard, write_dataset
+from gcnrec.train import train
 
 NONE = {"gradient of a": []}
 
@@ -95,3 +106,75 @@ def test_nothing_is_said_of_a_few_users_or_items():
     assert one_list_for_everyone(scorer_of(np.ones((9, 8)), items)) is None
     assert one_list_for_everyone(scorer_of(np.ones((50, 8)), items[:19])) is None
     assert one_list_for_everyone(scorer_of(np.ones((50, 8)), items[:20])) is not None
+
+
+SECTIONS = {
+    "model": {"width": 4, "name": "mf", "propagation": "none"},
+    "loss": {"name": "bpr", "score": "inner"},
+    "sampler": {"negatives": "uniform"},
+    "optimizer": {"rule": "adam", "learning_rate": 0.01},
+    "train": {"epochs": 40, "batch_size": 16, "threads": 1},
+    "evaluate": {"metric": "recall@3", "patience": 0, "every": 40, "k": [3], "bootstrap": 0},
+}
+
+
+def job(**changes):
+    return Job.parse({name: {**SECTIONS[name], **changes.get(name, {})} for name in SECTIONS}, [], "here")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return write_dataset(checkerboard(24), tmp_path / "data")
+
+
+def events(folder, kind):
+    return [event for event in read_events(folder) if event["event"] == kind]
+
+
+def test_a_run_that_explodes_ends_with_code_5_and_stays_resumable(dataset, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs, "learning_rate", lambda settings, step, steps: 0.01 if step < 60 else -0.1)  # uphill from there
+        with pytest.raises(DivergedError, match=r"the loss explodes: .* at step \d+") as ended:
+            train(job(), dataset, tmp_path / "run")
+        assert ended.value.exit_code == 5 and not (tmp_path / "run" / "embeddings").exists()
+        with pytest.raises(DivergedError) as again:  # at the same step, from the last checkpoint on
+            train(job(), dataset, tmp_path / "run", resume=True)
+        assert str(again.value) == str(ended.value)
+        assert train(job(train={"loss_limit": 0.0}), dataset, tmp_path / "on").refitted is False
+    assert train(job(), dataset, tmp_path / "tame").refitted is False
+
+
+def test_a_trend_survives_a_checkpoint():
+    trend = followed(0.7 + 0.1 * NOISE[:40], 100)
+    progress = Progress(trend=trend)
+    assert Progress.of(json.loads(json.dumps(progress.saved()))) == progress
+    assert Progress.of(json.loads(json.dumps(Progress().saved()))) == Progress()
+
+
+def test_embeddings_that_are_not_finite_are_not_exported(dataset, tmp_path, monkeypatch):
+    def export(self, table, out_NF):
+        out_NF.fill_(torch.inf)
+
+    monkeypatch.setattr(MatrixFactorisation, "export", export)
+    with pytest.raises(DivergedError, match="not finite, so nothing is exported"):
+        train(job(train={"epochs": 1}), dataset, tmp_path / "run")
+    assert not (tmp_path / "run" / "embeddings").exists()
+
+
+def test_a_run_with_one_list_for_everyone_is_warned_of_once(dataset, tmp_path, monkeypatch, capsys):
+    def export(self, table, out_NF):
+        out_NF.fill_(1.0)
+        out_NF[24:] *= torch.arange(24.0)[:, None]
+
+    monkeypatch.setattr(MatrixFactorisation, "export", export)
+    run = train(job(train={"epochs": 1}), dataset, tmp_path / "run", observer=Quiet())
+    evaluate_run(run, observer=Quiet())
+    (warning,) = events(run.folder, "warning")
+    assert "the same items for everyone" in warning["text"]
+    assert capsys.readouterr().err == f"warning: {warning['text']}\n"
+
+
+def test_popularity_is_meant_to(dataset, tmp_path):
+    run = train(Job.parse({"model": {"name": "popularity"}, "evaluate": {"bootstrap": 0}}, [], "here"), dataset, tmp_path / "run")
+    evaluate_run(run)
+    assert events(run.folder, "warning") == []
