@@ -106,7 +106,9 @@ class Checkpoints:
                 damage = str(problem).removesuffix(f"; {_AGAIN}")
                 tell(f"{damage}; the one before it, {found[number + 1].name}, is tried instead")
                 continue
-            self._last = _position(progress) if path == self.last else None
+            if path == self.last:
+                self._last = _position(progress)
+                self._retain()  # whoever saved it may have died before that
             return tensors, progress
         return None
 
@@ -118,13 +120,17 @@ class Checkpoints:
         """Make this the last one. Raises as `save_checkpoint`."""
         save_checkpoint(self.last, tensors, progress, self._set_aside)
         self._last = _position(progress)
-        earlier = self._earlier()
-        for path in earlier[: max(0, len(earlier) - self._keep + 1)]:
-            path.unlink()
+        self._retain()
 
     def save_best(self, tensors: Tensors, progress: dict[str, Any]) -> None:
         """Replace the one to be exported. Raises as `save_checkpoint`."""
         save_checkpoint(self.best, tensors, progress)
+
+    def _retain(self) -> None:
+        """Remove the oldest beyond those that are kept beside the last one."""
+        earlier = self._earlier()
+        for path in earlier[: max(0, len(earlier) - self._keep + 1)]:
+            path.unlink()
 
     def _set_aside(self) -> None:
         """Room for a new last one."""
