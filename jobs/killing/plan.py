@@ -9,7 +9,7 @@ import numpy as np
 from killing.processes import Kill
 
 BATCH = 256
-INTERVAL = 30
+INTERVAL = 5
 """Steps between checkpoints."""
 JOB = f"""
 [model]
@@ -32,6 +32,10 @@ k = [5, 20]
 bootstrap = 20
 patience = 3
 baselines = ["popularity"]
+
+[run]
+checkpoint_steps = {INTERVAL}
+keep_checkpoints = 2
 """
 SLOTS = ["table.budget=0.25", 'sparsity.policy="dynamic"', "sparsity.interval=0.4", "sparsity.batches=2", "model.width=32"]
 REFIT = ['train.refit="train+valid"']
