@@ -20,14 +20,12 @@ from numpy.typing import NDArray
 from gcnrec.errors import UsageError
 from gcnrec.loaders.feature_categories import CATEGORIES, MultiHot
 from gcnrec.loaders.feature_values import Place, entries_of, merge_entries
-from gcnrec.loaders.scratch import Scratch
+from gcnrec.loaders.scratch import Scratch, Spool
 
 MAX_WORDS = 2**16
 """Words kept at most, the most frequent ones; fewer where the memory limit does not hold the projection of as many."""
 _CELL_BYTES = 36
 """What a word takes at most, for each column of the projection, while that is sought."""
-_MERGE_ROWS = 2**18
-_VOCABULARY_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,38 +99,36 @@ class TfIdf:
             vectors = column.flatten().to_numpy().reshape(len(column), -1)
         return TfIdf(name, counts, table.column("word").combine_chunks(), table.column("idf").to_numpy(), vectors)
 
-    def projected(
-        self, width: int, batches: Iterable[tuple[int, pa.RecordBatch]], entries: int, scratch: Scratch, place: Place
-    ) -> TfIdf:
-        """The same with `width` right singular vectors of all weighted rows, which hold `entries` words in `scratch`."""
+    def projected(self, width: int, batches: Iterable[tuple[int, pa.RecordBatch]], scratch: Scratch, place: Place) -> TfIdf:
+        """The same with `width` right singular vectors of all weighted rows, which lie in `scratch` meanwhile."""
         from gcnrec.loaders.truncated_svd import right_vectors  # it imports torch, which ingestion otherwise does without
 
-        indices, values = scratch.empty(entries, np.int32), scratch.empty(entries, np.float32)
-        indptrs, at = [np.zeros(1, np.int64)], 0
+        indptr, indices, values = (Spool(scratch.folder, dtype) for dtype in (np.int64, np.int32, np.float32))
+        indptr.append(np.zeros(1, np.int64))
         for first, batch in batches:
             rows = self.sparse(batch, first, place)
-            indices[at : at + len(rows.indices)] = rows.indices
-            values[at : at + len(rows.values)] = rows.values
-            indptrs.append(rows.indptr[1:] + at)
-            at += len(rows.indices)
-        vectors_WF = right_vectors(np.concatenate(indptrs), indices, values, len(self.words), width, seed=0)
+            indptr.append(rows.indptr[1:] + len(indices))
+            indices.append(rows.indices)
+            values.append(rows.values)
+        vectors_WF = right_vectors(indptr.array(), indices.array(), values.array(), len(self.words), width, seed=0)
         return replace(self, vectors_WF=vectors_WF)
 
 
 @dataclass(slots=True)
 class BagFit:
-    """Counts in how many rows each value is. Past `limit` bytes of values, the rarer half is forgotten and counted anew.
+    """Counts in how many rows each value is. Past `held` bytes of values, the rarer half is forgotten and counted anew.
 
-    More words than `width` are to be projected on as many columns. Raises UsageError where that takes more than `limit` bytes,
-    however few the words.
+    Counting takes several times `held` bytes. More words than `width` are to be projected on as many columns. Raises UsageError
+    where that takes more than `limit` bytes, however few the words.
     """
 
     place: Place
     counts: str | None
     limit: int
+    held: int
     width: int
     rows: int = 0
-    pending_rows: int = 0
+    pending_bytes: int = 0
     pending: list[pa.Table] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -150,33 +146,35 @@ class BagFit:
         rows_W = np.bincount(words_E, minlength=len(coded.dictionary))
         self.rows += len(np.unique(rows_E))
         self.pending.append(pa.table({"word": coded.dictionary, "rows": pa.array(rows_W)}))
-        self.pending_rows += len(rows_W)
-        if self.pending_rows > max(_MERGE_ROWS, 2 * len(self.pending[0])):
+        self.pending_bytes += self.pending[-1].nbytes
+        if self.pending_bytes > self.held:
             self._merge()
 
-    def fitted(self) -> tuple[MultiHot | TfIdf, int]:
-        """The encoding, and how many (row, word) entries its words have.
+    def fitted(self) -> MultiHot | TfIdf:
+        """The encoding, not yet projected.
 
         Words of one row only tie no two rows together and are left out. Raises DataError when no word is left.
         """
         self._merge()
         table = self.pending[0].sort_by([("rows", "descending"), ("word", "ascending")])
         if self.counts is None and 0 < len(table) <= CATEGORIES:
-            return MultiHot(self.place.name, table.column("word").combine_chunks().sort()), 0
+            return MultiHot(self.place.name, table.column("word").combine_chunks().sort())
         most = min(MAX_WORDS, self.limit // (_CELL_BYTES * self.width))
         table = table.filter(pc.greater(table.column("rows"), 1)).slice(0, most)
         if not len(table):
             raise self.place.refuse("holds no value that two rows share; leave it out")
         rows_W = table.column("rows").to_numpy()
         idf_W = np.log1p(self.rows / rows_W).astype(np.float32)
-        return TfIdf(self.place.name, self.counts, table.column("word").combine_chunks(), idf_W, None), int(rows_W.sum())
+        return TfIdf(self.place.name, self.counts, table.column("word").combine_chunks(), idf_W, None)
 
     def _merge(self) -> None:
-        merged = pa.concat_tables(self.pending).group_by("word").aggregate([("rows", "sum")])
-        merged = merged.rename_columns(["word", "rows"])
-        if len(merged) > (most := max(self.limit // _VOCABULARY_BYTES, MAX_WORDS)):
-            merged = merged.sort_by([("rows", "descending"), ("word", "ascending")]).slice(0, most // 2)
-        self.pending, self.pending_rows = [merged.combine_chunks()], len(merged)
+        waiting = pa.concat_tables(self.pending)
+        coded = waiting.column("word").combine_chunks().dictionary_encode()
+        rows_W = np.bincount(coded.indices.to_numpy(), waiting.column("rows").to_numpy(), len(coded.dictionary))
+        merged = pa.table({"word": coded.dictionary, "rows": rows_W.astype(np.int64)})
+        if merged.nbytes > self.held:
+            merged = merged.sort_by([("rows", "descending"), ("word", "ascending")]).slice(0, len(merged) // 2)
+        self.pending, self.pending_bytes = [merged.combine_chunks()], 0
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)

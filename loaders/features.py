@@ -15,7 +15,7 @@ or word; so are all of a node without a row. NaN and infinite values are refused
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -39,6 +39,13 @@ from gcnrec.loaders.scratch import Scratch, reserve
 Side = Literal["user", "item"]
 
 _BATCH_ROWS = 4096
+_BATCH_BYTES = 2**20
+"""Of rows that are read at a time; what is made of them takes ten times as much. The same for every memory limit, as sums over a
+column depend on where batches begin."""
+_MOST_HELD = 2**28
+"""Bytes of words that are counted in one array: Arrow's texts must stay below 2 GiB."""
+_CELLS = 2**18
+"""Features that are encoded at a time."""
 _KINDS: dict[str, Kind] = {
     "standardised": "number",
     "centred": "vector",
@@ -87,24 +94,26 @@ def write_features(
         numbers_R = node_numbers(source, column, ids, scratch)
         encoders = _fit(source, column, text_width, scratch)
         width = sum(encoder.width for encoder in encoders)
-        found = np.zeros(len(ids), np.bool_)
+        found, unknown = scratch.full(len(ids), np.bool_, 0), 0
         out = _new_matrix(folder / f"{side}_features.npy", len(ids), width)
-        for first, batch in _batches(source, column):
+        for first, batch in _narrow(_batches(source, column), width):
             numbers = numbers_R[first : first + len(batch)]
             out[numbers[numbers >= 0]] = _encode(encoders, batch, first, text)[numbers >= 0]
             found[numbers[numbers >= 0]] = True
+            unknown += int((numbers < 0).sum())
     except (pa.ArrowException, OSError) as problem:
         if isinstance(problem, OSError) and problem.errno:
             raise
         raise DataError(f"{text} cannot be read ({first_line(problem)})") from None
     key = f"{side}_features"
-    report.count(f"{key}_missing", int((~found).sum()), f"{{}} of {len(ids):,} rows of {key} are zero: {text} has no such id")
-    unknown = int((numbers_R < 0).sum())
+    with_row = int(np.count_nonzero(found))
+    missing = len(ids) - with_row
+    report.count(f"{key}_missing", missing, f"{{}} of {len(ids):,} rows of {key} are zero: {text} has no such id")
     report.count(f"{key}_unknown", unknown, f"{{}} rows of {text} belong to ids that have no interaction")
     columns = list(_described(encoders, folder, key))
     for entry in columns:
         report.say(f"{key}: column {entry['column']!r} is {entry['rule']}, {entry['width']} of {width} columns")
-    return {"rows": int(found.sum()), "width": width, "columns": columns}
+    return {"rows": with_row, "width": width, "columns": columns}
 
 
 def encode_features(dataset: Dataset, side: Side, text: str, base: Path | None = None) -> NodeFeatures:
@@ -159,9 +168,9 @@ def _fit(source: Input, column: str, text_width: int, scratch: Scratch) -> list[
         if not isinstance(fit, BagFit):
             encoders.append(fit.fitted())
             continue
-        bag, entries = fit.fitted()
+        bag = fit.fitted()
         if isinstance(bag, TfIdf) and bag.width > text_width:
-            bag = bag.projected(text_width, _batches(source, column), entries, scratch, fit.place)
+            bag = bag.projected(text_width, _batches(source, column), scratch, fit.place)
         encoders.append(bag)
     return encoders
 
@@ -175,12 +184,13 @@ def _fits(source: Input, column: str, text_width: int, limit: int) -> list[Numbe
     kinds = {name: kind_of(schema.field(name).type, Place(source.text, name)) for name in names}
     counts = _counts(source, kinds)
     fits: list[NumberFit | CategoryFit | BagFit] = []
+    bags = sum(kind == "bag" for kind in kinds.values())
     for name, kind in kinds.items():
         place = Place(source.text, name)
         if name in counts.values():
             continue
         if kind == "bag":
-            fits.append(BagFit(place, counts.get(name), limit, text_width))
+            fits.append(BagFit(place, counts.get(name), limit, min(limit // (8 * bags), _MOST_HELD), text_width))
         elif kind == "category":
             fits.append(CategoryFit(place))
         else:
@@ -209,10 +219,18 @@ def _counting(kind: pa.DataType) -> bool:
 def _batches(source: Input, column: str) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The number of the first row and the columns beside the id, the same each time, in small batches as lists may be long."""
     names = [name for name in source.dataset.schema.names if name != column.split(".")[0]]
-    first = 0
-    for batch in source.batches({name: ds.field(name) for name in names}, names, _BATCH_ROWS):
+    first, rows = 0, int(max(min(_BATCH_BYTES / max(source.mean_row_bytes(names), 1.0), _BATCH_ROWS), 1))
+    for batch in source.batches({name: ds.field(name) for name in names}, names, rows):
         yield first, batch
         first += len(batch)
+
+
+def _narrow(batches: Iterable[tuple[int, pa.RecordBatch]], width: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The same rows, so few at a time that `width` features of them are not much."""
+    rows = max(_CELLS // width, 1)
+    for first, batch in batches:
+        for at in range(0, len(batch), rows):
+            yield first + at, batch.slice(at, rows)
 
 
 def _encode(encoders: list[Encoder], batch: pa.RecordBatch, first: int, text: str) -> NDArray[np.float32]:
