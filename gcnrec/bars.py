@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from gcnrec.sweep import Ended, Tell
 
 
+_BAR_WIDTH = 12
+"""Leaves room for the figures in 80 columns."""
+
+
 class Bar:
     """A bar over the steps of the current epoch, and one over other long work while there is some."""
 
@@ -25,10 +29,9 @@ class Bar:
         self._console = Console(stderr=True, highlight=False)
         self.progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(_BAR_WIDTH),
             MofNCompleteColumn(),
             TextColumn("{task.fields[about]}"),
-            TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             console=self._console,
             transient=True,
@@ -36,7 +39,7 @@ class Bar:
         self._training = self.progress.add_task("", total=None, about="", left="", visible=False)
         self._work = self.progress.add_task("", total=None, about="", left="", visible=False)
         self._left, self._work_left = Remaining(time.monotonic), Remaining(time.monotonic)
-        self._what, self._valid = "", ""
+        self._what = ""
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rows_per_second: float) -> None:
         self.progress.update(
@@ -44,15 +47,12 @@ class Bar:
             description=f"epoch {epoch}/{epochs}",
             completed=step,
             total=steps,
-            about=f"loss {loss:.4f}  {self._valid}{rate(rows_per_second)}",
+            about=f"loss {loss:.4f}  {rate(rows_per_second)}",
             left=self._left.after("training", (epoch - 1) * steps + step, epochs * steps).strip(),
             visible=True,
         )
 
     def epoch(self, record: dict[str, Any]) -> None:
-        valid = record.get("valid") or {}
-        if self._metric in valid:
-            self._valid = f"{self._metric} {valid[self._metric]:.4f}  "
         line = f"{record.get('stage', 'fit')} epoch {record['epoch']}  {figures(record, self._metric)}"
         self._console.print(line, markup=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gcnrec.artifacts import Run
@@ -25,12 +26,15 @@ def measure_baselines(run: Run, observer: Observer | None = None) -> None:
     for name in settings.baselines:
         if name in done:
             continue
+        if observer:
+            observer.work(f"fitting baseline {name}", 0, 0)
         try:
             scorer = closed_form.fit(name, run.train_graph, run.job.model, run.job.train.seed, run.dataset.item_features)
         except DeviceError as problem:
             append_event(run.folder, {"event": "note", "text": f"baseline {name} left out: {problem}"})
             continue
-        metrics = evaluate(scorer, run.dataset.test, run.seen("test"), *degrees, settings.k).metrics
+        tell = partial(observer.work, f"ranking for test by {name}") if observer else None
+        metrics = evaluate(scorer, run.dataset.test, run.seen("test"), *degrees, settings.k, tell=tell).metrics
         event = {"event": "baseline", "name": name, "metrics": metrics, "cold_start": cold_start(run, scorer, "test")}
         append_event(run.folder, event)
         if observer and settings.metric in metrics:

@@ -5,6 +5,7 @@ Letters: N nodes, U users, I items.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,9 +25,17 @@ if TYPE_CHECKING:
 
 
 def starting_table(
-    job: Job, dataset: Dataset, graph: BipartiteGraph, observer: Observer | None, allocate: Allocate = in_ram
+    job: Job,
+    dataset: Dataset,
+    graph: BipartiteGraph,
+    observer: Observer | None,
+    warn: Callable[[str], object],
+    allocate: Allocate = in_ram,
 ) -> HostTable:
-    """The table that training starts from; with `train.init_from`, matched, new and lost nodes are reported."""
+    """The table that training starts from; with `train.init_from`, matched, new and lost nodes are reported.
+
+    `warn` hears when the earlier run was trained on validation pairs of this one.
+    """
     width = table_width(job)
     if job.train.init_from is None:
         return first_table(job, graph, None, allocate)
@@ -48,8 +57,8 @@ def starting_table(
                 f"init_from {earlier.folder}: {matched} {name} matched, {len(places) - matched} new, {before - matched} lost"
             )
     known = _known_pairs(earlier, users, items, dataset)
-    if observer and known:
-        observer.note(
+    if known:
+        warn(
             f"init_from {earlier.folder}: it was trained on {known} of the {len(dataset.valid)} validation pairs, so validation "
             "looks better than it is; split by time to measure a retraining"
         )

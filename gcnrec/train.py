@@ -24,7 +24,7 @@ from gcnrec.config import Job
 from gcnrec.earlier import starting_table
 from gcnrec.epochs import Epochs, Work
 from gcnrec.errors import DeviceError, UsageError
-from gcnrec.events import append_event
+from gcnrec.events import append_event, warn_once
 from gcnrec.explore import explorer_of
 from gcnrec.finish import finish, is_trained, validate
 from gcnrec.graph import BipartiteGraph
@@ -109,11 +109,16 @@ def _say_damaged(work: Work, text: str) -> None:
         work.observer.warn(text)
 
 
+def _warn(work: Work, kind: str, text: str) -> None:
+    """Tell it once in a run: starting to resume and to refit looks at the same things again."""
+    if warn_once(work.folder, kind, text) and work.observer:
+        work.observer.warn(text)
+
+
 def _fit(work: Work, tensors: Tensors, progress: Progress) -> tuple[Step, Progress]:
     """Epochs on train until they are done or validation has not improved for `evaluate.patience` validations."""
     step = _step(work, work.dataset.graph, work.dataset.weights_E)
     epochs = Epochs(work, step, explorer_of(work.job, step, work.folder), tensors, progress)
-    del tensors, progress
     while not epochs.over:
         with epochs.saved():
             epochs.steps()
@@ -155,7 +160,8 @@ def _refit(work: Work, tensors: Tensors, progress: Progress) -> Step:
 def _step(work: Work, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None) -> Step:
     """The step on `graph`, and the table that training starts from, where it will be trained."""
     job, tell = work.job, work.observer
-    table = starting_table(job, work.dataset, graph, tell, memory_of(job, work.folder))
+    warn = partial(_warn, work, "validation was trained on")
+    table = starting_table(job, work.dataset, graph, tell, warn, memory_of(job, work.folder))
     table_there = placed(job, graph, table, tell.note if tell else None)
     return build_step(job, graph, weights_E, table_there, features_of(work.dataset), partial(scratch_values, work.folder))
 
