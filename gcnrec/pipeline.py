@@ -85,7 +85,8 @@ def open_or_ingest(data: Data, job_path: Path, folder: Path | None, data_root: P
     target = Path(data.folder) if data.folder else DATASETS / f"{name}-{recipe_digest(data, card, data_root)[:10]}"
     if target.exists():
         dataset = open_dataset(target)
-        _check_recipe(dataset, data, job_path, data_root)
+        if data.digest is None:
+            _check_recipe(dataset, data, job_path, data_root)
     else:
         dataset = _ingest(data, target, near=job_path.parent, data_root=data_root, force=False, observer=observer)
     return _as_recorded(dataset, data, job_path)
@@ -161,9 +162,10 @@ def _check_recipe(dataset: Dataset, data: Data, job_path: Path, data_root: Path 
     skipped = PLACES | {"memory_limit", *(PATHS if data.card else ())}
     for key, value in data.model_dump(mode="json", exclude_unset=True, exclude=skipped).items():
         wanted = absolute(value, data_root) if key in PATHS and value else value
-        if recorded.get(key) != wanted:
+        had = recorded.get(key, Data.model_fields[key].default)
+        if had != wanted:
             raise DataError(
-                f"{dataset.folder} was ingested with data.{key} = {recorded.get(key)!r}, {job_path} has {value!r}; "
+                f"{dataset.folder} was ingested with data.{key} = {had!r}, {job_path} has {value!r}; "
                 "remove the folder or name another data.folder"
             )
 

@@ -1,0 +1,63 @@
+"""Runs the job.toml of finished runs again, alone, and holds everything they leave behind against the first time.
+
+    python jobs/rerun.py RUN... --out RECORD.json
+
+A rerun is `gcnrec run RUN/job.toml --out ...` from another working directory: no other flag, no --data. What must be equal are
+the metrics on test, the losses and validation metrics of every epoch, embeddings, tables and checkpoints, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from killing.digests import differences, digests
+
+from gcnrec.bench.harness import write_record
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--out", type=Path, required=True, metavar="RECORD.json")
+    arguments = parser.parse_args()
+    rows = []
+    for run in arguments.runs:
+        rows.append(rerun(run))
+        print(json.dumps(rows[-1]), flush=True)
+    names = shlex.join(run.name for run in arguments.runs)
+    write_record(arguments.out, f"python jobs/rerun.py {names} --out {arguments.out.name}", rows)
+    return int(any(row["different"] for row in rows))
+
+
+def rerun(run: Path) -> dict[str, Any]:
+    """One run again: the files that differ, and what was compared."""
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    job = (run / "job.toml").resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        again, begun = Path(folder) / "again", time.monotonic()
+        command = [sys.executable, "-m", "gcnrec", "run", str(job), "--out", str(again), "--json"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return {"run": run.name, "exit_code": done.returncode, "said": done.stderr.strip(), "different": ["everything"]}
+        first, second = digests(run), digests(again)
+        second_metrics = json.loads((again / "metrics.json").read_text(encoding="utf-8"))
+    return {
+        "run": run.name,
+        "seconds": round(time.monotonic() - begun, 1),
+        "recall@20": [metrics["recall@20"], second_metrics["recall@20"]],
+        "metrics_equal": metrics == second_metrics,
+        "files": len(first),
+        "different": differences(first, second),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
