@@ -109,6 +109,9 @@ class Model(Section):
     """`spectral`: top singular vectors of the normalised interaction matrix; `normal`: N(0, start_scale^2)."""
     start_scale: Positive = 0.1
     """Root mean square of the entries of a freshly started table."""
+    feature_scale: Positive | None = None
+    """graphsage, pinsage: the same of what features of length 1 bring to a node; default `start_scale`. Rows that start much
+    smaller let training begin at what content alone knows."""
     norm_power: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     """Exported item embeddings get the length |e|**norm_power: 1 ranks by the inner product, 0 by the cosine."""
     degree_power: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0

@@ -157,7 +157,7 @@ def inductive_encoder(
     if model.inputs == "features" and not has_features:
         raise UsageError("model.inputs = 'features' needs features; ingest with --item-features or --user-features")
     read = Features() if model.inputs == "rows" else features
-    inputs = NodeInputs(graph, read, width, model.inputs != "features", model.start_scale, seed)
+    inputs = NodeInputs(graph, read, width, model.inputs != "features", model.feature_scale or model.start_scale)
     if model.name == "pinsage":
         convolutions, head = pinsage_convolutions(model.layers, width, seed), PinSageHead(width, seed)
         return NodeEncoder(inputs, convolutions, head, Visits(_walks(job, graph)), width, model.id_dropout, seed, scratch)

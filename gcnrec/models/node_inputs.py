@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from gcnrec import random
 from gcnrec.graph import BipartiteGraph
 
+_AXES_ROWS = 65_536
+_AXES_BLOCK = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
@@ -36,12 +39,11 @@ class NodeInputs(torch.nn.Module):
     """h_0 of any nodes. `read_rows` False leaves table rows out, for models of features alone.
 
     Projections start by keeping all angles between nodes of a side (a scaled identity), or where features are wider than the
-    table nearly so (normal draws), with outputs as large as a table's rows at the start if features have length 1.
+    table as much of their inner products as its width holds (their principal axes). A feature vector of length 1 comes out with
+    entries of root mean square `start_scale`, as rows of a table have that starts with this scale; less where axes are left out.
     """
 
-    def __init__(
-        self, graph: BipartiteGraph, features: Features, width: int, read_rows: bool, start_scale: float, seed: int
-    ) -> None:
+    def __init__(self, graph: BipartiteGraph, features: Features, width: int, read_rows: bool, start_scale: float) -> None:
         super().__init__()
         self.num_users, self._features, self._read_rows = graph.num_users, features, read_rows
         degrees_N = np.concatenate([graph.user_items.degrees, graph.item_users.degrees])
@@ -50,9 +52,9 @@ class NodeInputs(torch.nn.Module):
         self.projections = torch.nn.ModuleList(
             torch.nn.Identity() if rows is None else torch.nn.Linear(rows.shape[1], width, bias=False) for rows in features.sides
         )
-        for side, projection in enumerate(self.projections):
-            if isinstance(projection, torch.nn.Linear):
-                _start_projection_(projection.weight, start_scale, seed, side)
+        for rows, projection in zip(features.sides, self.projections, strict=True):
+            if rows is not None and isinstance(projection, torch.nn.Linear):
+                _start_projection_(projection.weight, rows, start_scale)
 
     def has_features(self, nodes_R: NDArray[np.int64]) -> torch.Tensor:
         """Bool (R): whether the node's side has features."""
@@ -76,14 +78,30 @@ class NodeInputs(torch.nn.Module):
         return total_RD
 
 
-def _start_projection_(weight_DF: torch.Tensor, start_scale: float, seed: int, side: int) -> None:
+def _start_projection_(weight_DF: torch.Tensor, rows_NF: NDArray[np.float32], start_scale: float) -> None:
     width, columns = weight_DF.shape
     with torch.no_grad():
         if columns <= width:
-            torch.nn.init.eye_(weight_DF).mul_(start_scale * width**0.5)
+            torch.nn.init.eye_(weight_DF)
         else:
-            draws_DF = random.normal(seed, random.Stage.INIT, 1000 + side, (width, columns))
-            weight_DF.copy_(torch.from_numpy(draws_DF * np.float32(start_scale)))
+            weight_DF.copy_(_principal_axes(rows_NF, width))
+        weight_DF.mul_(start_scale * width**0.5)
+
+
+def _principal_axes(rows_NF: NDArray[np.float32], count: int) -> torch.Tensor:
+    """The `count` leading eigenvectors of the Gram matrix of (at most `_AXES_ROWS` of) the rows, float64 (count, F).
+
+    No projection to so few columns keeps more of the rows' inner products (Eckart & Young 1936). The entry of largest magnitude
+    of each is positive.
+    """
+    gram_FF = torch.zeros(rows_NF.shape[1], rows_NF.shape[1], dtype=torch.float64)
+    chosen_NF = rows_NF[:: max(1, -(-len(rows_NF) // _AXES_ROWS))]
+    for first in range(0, len(chosen_NF), _AXES_BLOCK):
+        part = torch.from_numpy(np.array(chosen_NF[first : first + _AXES_BLOCK]))  # copy: out of the memory map
+        gram_FF += part.T @ part
+    axes_DF = torch.linalg.eigh(gram_FF).eigenvectors.T[-count:].flip(0)
+    largest_D1 = axes_DF.gather(1, axes_DF.abs().argmax(1, keepdim=True))
+    return axes_DF * largest_D1.sign()
 
 
 def glorot_(linear: torch.nn.Linear, seed: int, step: int) -> None:
