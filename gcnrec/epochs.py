@@ -49,8 +49,8 @@ class Work:
 class Epochs:
     """Trains epoch after epoch of the stage of `progress`, which is where it is: `steps`, `record`, `close` until it is `over`.
 
-    `tensors` are those of the checkpoint that `progress` is from, none at a start. Lines of metrics.jsonl about what is done
-    again are taken back.
+    `tensors` are those of the checkpoint that `progress` is from, none at a start; they are put back and let go of. Lines of
+    metrics.jsonl about what is done again are taken back.
     """
 
     def __init__(self, work: Work, step: Step, explorer: Explorer | None, tensors: Tensors, progress: Progress) -> None:
@@ -65,6 +65,7 @@ class Epochs:
             where = {"stage": progress.stage, "epoch": progress.epoch, "step": progress.step}
             now = datetime.now(UTC).isoformat(timespec="seconds")
             append_event(work.folder, {"event": "resume", **where, "time": now})
+        tensors.clear()
 
     @property
     def over(self) -> bool:

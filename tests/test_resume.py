@@ -1,0 +1,321 @@
+"""Wherever a run is killed or asked to stop, resuming it ends as if nobody had: file by file, bit for bit."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from gcnrec.checkpoints import load_checkpoint
+from gcnrec.config import Job
+from gcnrec.errors import Terminated
+from gcnrec.hotrows import Prefixes
+from gcnrec.pipeline import run_job
+from gcnrec.pipelined import PipelinedTable
+from gcnrec.progress import Quiet
+from gcnrec.step import Step
+from gcnrec.testing import checkerboard, write_dataset
+from gcnrec.train import train
+
+train_module = importlib.import_module("gcnrec.train")
+epochs_module = importlib.import_module("gcnrec.epochs")
+SLOTS = {"table": {"budget": 0.5}, "sparsity": {"policy": "dynamic", "interval": 0.5, "batches": 2}}
+REFIT = {"train": {"epochs": 3, "batch_size": 64, "threads": 1, "refit": "train+valid"}}
+SAMPLED = {"propagation": "sampled", "layers": 2, "width": 16}
+VARIANTS = {
+    "dense none": {"sampler": {"negatives": "uniform", "num_negatives": 2}},
+    "dense full, every row": {"model": {"propagation": "full", "layers": 2, "width": 8}, "optimizer": {"rule": "adam_dense"}},
+    "dense sampled on disk": {"model": SAMPLED, "sampler": {"fanouts": [3, 2]}, "table": {"placement": "disk"}},
+    "ngcf": {"model": {"name": "ngcf", "propagation": "full", "layers": 2, "width": 8}, **REFIT},
+    "graphsage": {"model": {**SAMPLED, "name": "graphsage"}, "sampler": {"fanouts": [3, 2]}},
+    "slots none, stopped early": {**SLOTS, "evaluate": {"patience": 1, "metric": "recall@3", "k": [3], "bootstrap": 0}},
+    "slots full": {**SLOTS, "model": {"propagation": "full", "layers": 1, "width": 16}, **REFIT},
+    "slots sampled": {**SLOTS, "model": SAMPLED, "sampler": {"fanouts": [3, 2]}},
+}
+
+
+def job(**sections):
+    """Three epochs of four steps, a checkpoint every three, on one thread."""
+    defaults = {
+        "model": {"width": 16, "propagation": "none"},
+        "optimizer": {"rule": "adam", "learning_rate": 0.02, "schedule": "cosine"},
+        "train": {"epochs": 3, "batch_size": 64, "threads": 1},
+        "evaluate": {"metric": "recall@3", "k": [3], "bootstrap": 0, "patience": 0},
+        "run": {"checkpoint_steps": 3},
+    }
+    return Job.parse({**defaults, **sections}, [], "test")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_dataset(checkerboard(24), tmp_path_factory.mktemp("world") / "data")
+
+
+@pytest.fixture(scope="module")
+def digests(loaded):
+    return loaded("jobs/killing/digests.py")
+
+
+class Killed(BaseException):
+    """What a process does after it was killed: nothing."""
+
+
+def killing(patch, at):
+    """The process dies at call number `at` of those that change what is on disk; returns all that it made until then."""
+    calls = []
+
+    def of(name, plain):
+        def call(*arguments, **options):
+            calls.append(name)
+            if at is not None and len(calls) >= at:
+                raise Killed
+            return plain(*arguments, **options)
+
+        return call
+
+    for name in ("fsync", "replace", "rename", "unlink", "mkdir", "posix_fallocate"):
+        patch.setattr(os, name, of(name, getattr(os, name)))
+    return calls
+
+
+def run(settings, dataset, out, **options):
+    return run_job(
+        settings, Path("job.toml"), out, data=dataset.folder, data_root=None, resume=out.exists(), observer=None, **options
+    )
+
+
+STRIDE = 17
+"""Every so many calls are killed at: all of them take minutes."""
+
+
+def test_killed_before_writes(dataset, tmp_path, digests, monkeypatch):
+    """From making the run folder to the report's name."""
+    settings = job(**SLOTS, **REFIT, evaluate={"metric": "recall@3", "k": [3], "bootstrap": 0, "baselines": ["popularity"]})
+    run(settings, dataset, tmp_path / "warm")  # compiled code is written only once
+    with monkeypatch.context() as patch:
+        calls = killing(patch, None)
+        run(settings, dataset, tmp_path / "whole")
+    whole = digests.digests(tmp_path / "whole")
+    assert len(calls) > 100
+    for at in range(1, len(calls) + 1, STRIDE):
+        out = tmp_path / f"killed {at}"
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killing(patch, at)
+            run(settings, dataset, out)
+        run(settings, dataset, out)
+        assert digests.differences(whole, digests.digests(out)) == [], at
+
+
+def behind_a_device(fake_device):
+    def placed(job, graph, table, tell):
+        return PipelinedTable(table, fake_device.FakeDevice(1), Prefixes(graph.num_users, 3, 4))
+
+    return placed
+
+
+def without_traffic(digests, folder):
+    """metrics.jsonl of a device tells of rows that were announced, and read again after a stop."""
+    return {name: digest for name, digest in digests.digests(folder).items() if name != "metrics.jsonl"}
+
+
+def losses(folder):
+    events = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [(event["stage"], event["epoch"], event["loss"], event.get("valid")) for event in events if event["event"] == "epoch"]
+
+
+@pytest.mark.parametrize("device", [False, True], ids=["", "behind a device"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_killed_at_steps(name, device, dataset, tmp_path, digests, monkeypatch, fake_device):
+    """Inside two steps of a run; the second is one that was done again, or the first of a refit."""
+    sections = VARIANTS[name]
+    if device:
+        if sections.get("model", {}).get("propagation") == "full":
+            pytest.skip("full propagation trains in place")
+        monkeypatch.setattr(train_module, "placed", behind_a_device(fake_device))
+    settings = job(**sections)
+    whole = train(settings, dataset, tmp_path / "whole").folder
+    for cuts in ((2, 9), (8, 13)):
+        out, done = tmp_path / f"cut {cuts}", []
+        for cut in cuts:
+            with monkeypatch.context() as patch, pytest.raises(Killed):
+                patch.setattr(Step, "__call__", dying(Step.__call__, cut, done))
+                train(settings, dataset, out, resume=out.exists())
+                raise Killed  # it had ended before: a stop that came too late
+        train(settings, dataset, out, resume=True)
+        assert losses(out) == losses(whole)
+        assert digests.differences(without_traffic(digests, whole), without_traffic(digests, out)) == []
+
+
+def dying(plain, at, done):
+    """A step that ends the process instead of being the `at`-th of all that were ever begun."""
+
+    def step(self, batch, rate):
+        done.append(batch.step)
+        if len(done) == at:
+            raise Killed
+        return plain(self, batch, rate)
+
+    return step
+
+
+class Signalling(Quiet):
+    """Sends a signal to this process when it is told of a step; twice, if asked, the second at the next."""
+
+    def __init__(self, number, at, times=1):
+        self.number, self.left, self.times, self.steps = number, at, times, 0
+
+    def step(self, *figures):
+        self.steps += 1
+        self.left -= 1
+        if -self.times < self.left <= 0:
+            signal.raise_signal(self.number)
+
+
+STOPS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+
+
+@pytest.fixture
+def handlers():
+    """Both signals as a program has them at its start, whoever started pytest."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in STOPS}
+    yield
+    for number, handler in before.items():
+        assert signal.getsignal(number) is signal.default_int_handler, "given back"
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("at", [2, 4, 14])
+def test_a_signal_saves_the_step_it_came_in(number, at, dataset, tmp_path, digests, monkeypatch, handlers):
+    monkeypatch.setattr(epochs_module, "REPORT_SECONDS", 0.0)
+    settings, out = job(**SLOTS, **REFIT), tmp_path / "run"
+    whole = train(settings, dataset, tmp_path / "whole").folder
+    with pytest.raises(STOPS[number], match=r"run with --resume \(from Python: resume=True\)"):
+        train(settings, dataset, out, observer=Signalling(number, at))
+    _, progress = load_checkpoint(out / "checkpoints" / "last.safetensors")
+    steps = 4 if progress["stage"] == "fit" else 5
+    # The signal comes after step `at` was reported: the next one is finished, unless the epoch is at its end.
+    done = progress["epoch"] * steps + progress["step"] + (12 if progress["stage"] == "refit" else 0)
+    assert done in (at, at + 1)
+    rest = Signalling(number, 10**9)
+    train(settings, dataset, out, resume=True, observer=rest)
+    assert done + rest.steps == 12 + 5 * json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["epoch"]
+    assert losses(out) == losses(whole)
+    for file in ("table.safetensors", "memory.json", "embeddings/users.parquet", "checkpoints/last.safetensors"):
+        assert digests.digest_of(out / file) == digests.digest_of(whole / file)
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_second_signal_leaves_at_once(number, dataset, tmp_path, monkeypatch, handlers):
+    plain, count = Step.__call__, []
+
+    def twice(self, batch, rate):
+        count.append(batch.step)
+        if len(count) == 6:
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+        return plain(self, batch, rate)
+
+    monkeypatch.setattr(Step, "__call__", twice)
+    with pytest.raises(STOPS[number]):
+        train(job(), dataset, tmp_path / "run")
+    _, progress = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.safetensors")
+    assert len(count) == 6 and (progress["epoch"], progress["step"]) == (1, 0)
+
+
+def test_a_signal_while_validating_saves_all_steps_of_the_epoch(dataset, tmp_path, digests, monkeypatch, handlers):
+    settings, out = job(run={"checkpoint_every": 3}), tmp_path / "run"
+    whole = train(settings, dataset, tmp_path / "whole").folder
+    with monkeypatch.context() as patch, pytest.raises(Terminated):
+        patch.setattr(train_module, "validate", lambda *_: signal.raise_signal(signal.SIGTERM))
+        train(settings, dataset, out)
+    _, progress = load_checkpoint(out / "checkpoints" / "last.safetensors")
+    assert (progress["epoch"], progress["step"]) == (0, 4)
+    with monkeypatch.context() as patch:
+        steps = []
+        patch.setattr(Step, "__call__", dying(Step.__call__, None, steps))
+        train(settings, dataset, out, resume=True)
+    assert steps == list(range(5, 13)) and losses(out) == losses(whole)
+
+
+def test_a_signal_while_exporting_leaves_what_is_saved(dataset, tmp_path, monkeypatch, handlers):
+    settings, out = job(), tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_module, "finish", lambda *_: signal.raise_signal(signal.SIGINT))
+        train(settings, dataset, out)
+    with monkeypatch.context() as patch:
+        steps = []
+        patch.setattr(Step, "__call__", dying(Step.__call__, None, steps))
+        train(settings, dataset, out, resume=True)
+    assert steps == [] and (out / "memory.json").is_file()
+
+
+def test_other_threads_leave_the_handlers_alone(dataset, tmp_path, monkeypatch, handlers):
+    seen = []
+    plain = Step.__call__
+
+    def looking(self, batch, rate):
+        seen.append(signal.getsignal(signal.SIGTERM))
+        return plain(self, batch, rate)
+
+    monkeypatch.setattr(Step, "__call__", looking)
+    thread = threading.Thread(target=train, args=(job(), dataset, tmp_path / "run"))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "run" / "memory.json").is_file() and set(seen) == {signal.default_int_handler}
+
+
+def test_what_was_ignored_stays_ignored(dataset, tmp_path, handlers):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    train(job(), dataset, tmp_path / "run", observer=Signalling(signal.SIGINT, 3))
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_a_finished_run_is_not_trained_again(dataset, tmp_path, digests, monkeypatch):
+    out = tmp_path / "run"
+    run(job(**REFIT), dataset, out)
+    before = {path: path.stat().st_mtime_ns for path in (out / "memory.json", *(out / "checkpoints").iterdir())}
+    content = digests.digests(out)
+    monkeypatch.setattr(Step, "__call__", dying(Step.__call__, 1, []))
+    run(job(**REFIT), dataset, out)
+    assert {path: path.stat().st_mtime_ns for path in before} == before and digests.digests(out) == content
+
+
+def test_best_is_that_of_the_checkpoint_that_is_resumed(dataset, tmp_path, digests, monkeypatch):
+    """The best epoch is replaced, the last checkpoint is lost, and the one before it knows an earlier best one."""
+    turns = {1: 0.1, 2: 0.3, 3: 0.2}
+    monkeypatch.setattr(
+        train_module, "validate", lambda job, step, dataset, folder, observer: {"recall@3": turns[len(list_of(folder)) + 1]}
+    )
+
+    def list_of(folder):
+        return losses(folder) if (folder / "metrics.jsonl").exists() else []
+
+    settings, out = job(run={"checkpoint_steps": 1}), tmp_path / "run"
+    whole = train(settings, dataset, tmp_path / "whole").folder
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Step, "__call__", dying(Step.__call__, 9, []))
+        train(settings, dataset, out)
+    assert load_checkpoint(out / "checkpoints" / "best.safetensors")[1]["best_epoch"] == 2
+    last = out / "checkpoints" / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:-1])
+    train(settings, dataset, out, resume=True)
+    assert digests.differences(without_traffic(digests, whole), without_traffic(digests, out)) == []
+
+
+def test_minutes_without_a_checkpoint_bring_one(dataset, tmp_path, monkeypatch):
+    plain, kept = epochs_module.Checkpoints.save, []
+
+    def save(self, tensors, progress):
+        kept.append((progress["epoch"], progress["step"]))
+        plain(self, tensors, progress)
+
+    monkeypatch.setattr(epochs_module.Checkpoints, "save", save)
+    train(job(run={"checkpoint_minutes": 1e-9, "checkpoint_every": 9}), dataset, tmp_path / "run")
+    assert kept == [(epoch, step) for epoch in range(3) for step in range(1, 5)] + [(3, 0)]
