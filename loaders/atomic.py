@@ -43,11 +43,16 @@ def sync_folder(folder: Path) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed left unfinished in `folder`; a process that lives keeps its own."""
+    """Remove what writers that were killed left unfinished in a `folder` that nobody else writes into now.
+
+    A process that lives keeps its own.
+    """
     for path in folder.glob(".*.part"):
         writer = path.name.split(".")[-2]
         if writer.isdigit() and not _alive(int(writer)):
             path.unlink(missing_ok=True)
+    for path in folder.glob(".tmp??????"):  # safetensors writes beside the file it was given, too
+        path.unlink(missing_ok=True)
 
 
 def _alive(process: int) -> bool:

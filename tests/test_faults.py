@@ -125,6 +125,7 @@ def test_killed_twice(gcnrec, nursery, whole, digests):
     out = Path("killed-twice")
     with nursery.stopped("last.safetensors", 3, "half", run(out)):
         pass
+    (out / "checkpoints" / ".tmpAbC123").write_bytes(b"as safetensors leaves it, killed inside its own write")
     with nursery.stopped("last.safetensors", 2, "half", run(out, "--resume")):
         pass
     code, _, err = gcnrec(*run(out, "--resume"))
