@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gcnrec import charts
 from gcnrec.loaders.schema import open_dataset
 
 JOB = """
@@ -63,6 +64,11 @@ def workplace(tmp_path_factory):
     pq.write_table(pa.table({"user_id": users, "item_id": items}), folder / "clicks.parquet")
     (folder / "job.toml").write_text(JOB)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def charts_take_no_time(monkeypatch):
+    monkeypatch.setattr(charts, "_svg", lambda draw, width, height: "<svg></svg>")
 
 
 @pytest.fixture(scope="module")
