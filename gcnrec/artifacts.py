@@ -25,10 +25,12 @@ from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.interactions import Vocabulary
 from gcnrec.lineage import FORMAT, lineage_of
 from gcnrec.loaders.atomic import atomic_file
+from gcnrec.loaders.embeddings import map_embeddings
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.locks import locked
 from gcnrec.models import closed_form
 from gcnrec.models.scorer import EmbeddingScorer, Scorer
+from gcnrec.ops.pages import let_go
 from gcnrec.slots import dense_rows
 from gcnrec.start import table_width
 
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from gcnrec.progress import Observer
 
 LOCK = "run.lock"
+
+_EMBEDDING_BYTES = 2**24
+"""Of embeddings that are written at a time, as a row group."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,15 @@ class Run:
         """Train and valid as one graph."""
         return with_valid(self.dataset)
 
-    def scorer(self) -> Scorer:
-        """Ranks by the exported embeddings, or by the closed-form model's own arrays."""
+    def scorer(self, scratch: Path | None = None) -> Scorer:
+        """Ranks by the exported embeddings, mapped from scratch in a folder (default: the run's), or by a closed-form model."""
         if self.job.model.closed_form:
             return closed_form.load(self.job.model.name, self.train_graph, self.folder / "model.safetensors")
-        users = read_embeddings(self.folder / "embeddings" / "users.parquet", self.dataset.user_ids)
-        items = read_embeddings(self.folder / "embeddings" / "items.parquet", self.dataset.item_ids)
-        return EmbeddingScorer(users, items)
+        ids = {"users": self.dataset.user_ids, "items": self.dataset.item_ids}
+        folder = scratch or self.folder
+        return EmbeddingScorer(
+            *(map_embeddings(self.folder / "embeddings" / f"{side}.parquet", each, folder) for side, each in ids.items())
+        )
 
     def seen(self, split: str) -> Csr:
         """User -> items left out of the ranking of `split`: train for valid, train and valid for test."""
@@ -199,25 +206,13 @@ def write_embeddings(folder: Path, dataset: Dataset, rows_NF: torch.Tensor) -> N
             _write_rows(path, ids, rows)
 
 
-def read_embeddings(path: Path, ids: Vocabulary) -> torch.Tensor:
-    """Float32 (len(ids), F) in the order of `ids`; DataError when the file holds other ids."""
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as problem:
-        raise DataError(f"{path} cannot be read ({problem}); train again") from None
-    if not table.column("id").combine_chunks().equals(ids.ids):
-        raise DataError(f"{path} must hold the ids of the dataset in their order; it was changed, train again")
-    chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table.column("embedding").chunks]
-    values = np.concatenate(chunks, dtype=np.float32)  # copy: Arrow's memory may not be written to
-    return torch.from_numpy(values.reshape(len(ids), -1))
-
-
 def _write_rows(path: Path, ids: Vocabulary, rows: torch.Tensor) -> None:
     width = rows.shape[1]
-    schema = pa.schema([("id", ids.ids.type), ("embedding", pa.list_(pa.float32(), width))])
-    chunk = max(1, (64 << 20) // (4 * width))
+    schema = pa.schema([("id", ids.type), ("embedding", pa.list_(pa.float32(), width))])
+    first = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for first in range(0, len(rows), chunk):
-            flat = pa.array(rows[first : first + chunk].contiguous().view(-1).numpy())
-            embedding = pa.FixedSizeListArray.from_arrays(flat, width)
-            writer.write_table(pa.table([ids.ids.slice(first, chunk), embedding], schema=schema))
+        for part in ids.chunks(max(1, _EMBEDDING_BYTES // (4 * width))):
+            flat = pa.array(rows[first : first + len(part)].contiguous().view(-1).numpy())
+            writer.write_table(pa.table([part, pa.FixedSizeListArray.from_arrays(flat, width)], schema=schema))
+            let_go(rows)
+            first += len(part)

@@ -42,6 +42,7 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=V
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")]
 LogJson = Annotated[bool, typer.Option("--log-json", callback=_keep, help="Tell all on stderr as JSON, one object a line.")]
+MemoryLimit = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory to use beside mapped files, for example 2GB.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what --out names.")]
 
 
@@ -161,7 +162,7 @@ def ingest(
     item_features: Annotated[str | None, typer.Option(metavar="PATH", help="Item features by item id.")] = None,
     user_features: Annotated[str | None, typer.Option(metavar="PATH", help="User features by user id.")] = None,
     text_width: Annotated[int | None, typer.Option(metavar="N", help="Columns that lists of words become at most.")] = None,
-    memory_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory to use, for example 2GB.")] = None,
+    memory_limit: MemoryLimit = None,
     force: Force = False,
     as_json: AsJson = False,
     log_json: LogJson = False,
@@ -210,6 +211,7 @@ def evaluate(
     split: Annotated[Literal["valid", "test"], typer.Option(metavar="valid|test", help="What to rank for.")] = "test",
     k: Annotated[str | None, typer.Option("--k", metavar="10,20,50", help="List lengths; default the job's.")] = None,
     segments: Annotated[Path | None, typer.Option(metavar="FILE", help="Parquet of user id and segment.")] = None,
+    memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
     log_json: LogJson = False,
 ) -> None:
@@ -222,7 +224,7 @@ def evaluate(
     from gcnrec.show import metric_lines
 
     with _told(as_json, log_json) as observer:
-        metrics = evaluate_run(open_run(run), split, lengths, segments, observer)
+        metrics = evaluate_run(open_run(run), split, lengths, segments, observer, memory_limit)
     _show(metrics if as_json else metric_lines(metrics))
 
 
@@ -239,6 +241,7 @@ def recommend(
     fallback: Annotated[Literal["popularity"] | None, typer.Option(metavar="popularity", help="What unknown users get.")] = None,
     new_users: Annotated[Path | None, typer.Option(metavar="FILE", help="Users new to the run, by user and item.")] = None,
     new_items: Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")] = None,
+    memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
     log_json: LogJson = False,
 ) -> None:
@@ -260,6 +263,7 @@ def recommend(
             fallback=fallback,
             new_users=new_users,
             new_items=new_items,
+            memory_limit=memory_limit,
             observer=observer,
         )
     _show(asdict(made) if as_json else figure_lines(asdict(made)))

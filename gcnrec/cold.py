@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from gcnrec.evaluate import evaluate
 from gcnrec.graph import Csr
 from gcnrec.interactions import Interactions
+from gcnrec.models.rank import USERS_PER_CHUNK
 from gcnrec.models.scorer import Scorer
+from gcnrec.ops.topk import Seen
 
 METRICS = ("recall", "ndcg")
 
 
 def cold_metrics(
-    scorer: Scorer, held_out: Interactions, seen: Csr, item_degrees_I: NDArray[np.int64], user_degrees_U: NDArray[np.int64],
-    ks: Sequence[int],
+    scorer: Scorer, held_out: Interactions, seen: Csr | Seen, item_degrees_I: NDArray[np.int64],
+    user_degrees_U: NDArray[np.int64], ks: Sequence[int], chunk: int = USERS_PER_CHUNK,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Group of held-out pairs -> `users`, `pairs`, recall@k and ndcg@k over the users with such pairs; degrees are of training.
 
@@ -46,7 +48,7 @@ def cold_metrics(
     for name, (chosen_E, candidates) in groups.items():
         if chosen_E.any():
             part = _part(held_out, chosen_E)
-            metrics = evaluate(scorer, part, seen, item_degrees_I, user_degrees_U, ks, candidates=candidates).metrics
+            metrics = evaluate(scorer, part, seen, item_degrees_I, user_degrees_U, ks, candidates=candidates, chunk=chunk).metrics
             counts = {"users": float(len(np.unique(part.users_E))), "pairs": float(len(part))}
             found[name] = counts | {f"{metric}@{k}": metrics[f"{metric}@{k}"] for metric in METRICS for k in sorted(set(ks))}
     return found

@@ -288,6 +288,8 @@ class Evaluate(Section):
     """Resamples of users for the intervals; 0 leaves them out."""
     baselines: tuple[Literal["popularity", "itemknn", "ease", "gfcf", "contentknn"], ...] = ()
     """Closed-form models evaluated beside the run, for the report."""
+    memory_limit: str = "2GB"
+    """What `evaluate` and `recommend` may hold beside the process itself and the files that they map."""
 
 
 class Run(Section):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from gcnrec import metrics
 from gcnrec.artifacts import Run, metrics_path, writing
+from gcnrec.bounds import evaluation_bytes, users_per_chunk
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.events import warn_once
@@ -28,12 +29,11 @@ from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.guards import one_list_for_everyone
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.atomic import atomic_file
-from gcnrec.loaders.embeddings import map_embeddings
 from gcnrec.loaders.idfiles import ids_of, read_table, user_column
 from gcnrec.loaders.schema import Dataset
-from gcnrec.models.rank import top_k, top_k_all
-from gcnrec.models.scorer import EmbeddingScorer, Scorer
-from gcnrec.ops.topk import ItemLists, TopK, contained
+from gcnrec.models.rank import USERS_PER_CHUNK, top_k, top_k_all
+from gcnrec.models.scorer import Scorer
+from gcnrec.ops.topk import ItemLists, Seen, TopK, contained
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer
@@ -71,7 +71,7 @@ class _Counts:
 def evaluate(
     scorer: Scorer,
     held_out: Interactions,
-    seen: Csr,
+    seen: Csr | Seen,
     item_degrees_I: NDArray[np.int64],
     user_degrees_U: NDArray[np.int64],
     ks: Sequence[int] = (10, 20, 50),
@@ -79,10 +79,12 @@ def evaluate(
     seed: int = 0,
     candidates: NDArray[np.int32] | None = None,
     tell: Callable[[int, int], None] | None = None,
+    chunk: int = USERS_PER_CHUNK,
 ) -> Evaluation:
     """Rank all items (or `candidates`) except `seen` (user -> items) and judge the lists by `held_out`; degrees are of train.
 
-    `bootstrap` resamples make the intervals, 0 leaves them out; `tell` hears how many users of how many are ranked.
+    `bootstrap` resamples make the intervals, 0 leaves them out; `tell` hears how many users of how many are ranked; `chunk` of
+    them at a time on each thread.
     Raises DataError when no user has held-out items or the scorer is of other sizes, DivergedError for NaN scores.
     """
     num_users, num_items = len(held_out.user_ids), len(held_out.item_ids)
@@ -96,18 +98,19 @@ def evaluate(
     if not len(users_H):
         raise DataError("no user has held-out items, so nothing can be measured; ingest with a test or validation split")
     ks = sorted(set(ks))
-    columns, counts = _judge(scorer, held, without(seen, held), users_H, item_degrees_I, ks, candidates, tell)
-    values_HM = np.stack(list(columns.values()), axis=1)
-    means = dict(zip(columns, values_HM.mean(axis=0).tolist(), strict=True))
+    columns, counts = _judge(scorer, held, sparing(seen, held), users_H, item_degrees_I, ks, candidates, tell, chunk)
+    means = {name: float(values_H.mean()) for name, values_H in columns.items()}
     for k in ks:
         means[f"coverage@{k}"] = metrics.coverage(counts.exposure_I[k])
         means[f"gini@{k}"] = metrics.gini(counts.exposure_I[k])
     intervals: dict[str, tuple[float, float]] = {}
     if bootstrap:
-        low_M, high_M = metrics.bootstrap_intervals(values_HM, bootstrap, seed)
+        values_MH = next(iter(columns.values())).base
+        assert values_MH is not None
+        low_M, high_M = metrics.bootstrap_intervals(values_MH.T, bootstrap, seed)
         intervals = dict(zip(columns, zip(low_M.tolist(), high_M.tolist(), strict=True), strict=True))
     about = {
-        "user": held_out.user_ids.decode(users_H),
+        "user": held_out.user_ids.picked(users_H),
         "degree": user_degrees_U[users_H],
         "num_held_out": held.degrees[users_H],
     }
@@ -165,43 +168,56 @@ def evaluate_run(
     ks: Sequence[int] | None = None,
     segments: Path | None = None,
     observer: Observer | None = None,
+    memory_limit: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run folder and write what it gives: `metrics.json` and `per_user.parquet` for test,
     `metrics.valid.json` and `per_user.valid.parquet` for valid. Returns the written metrics.
 
-    `segments`: a Parquet or CSV file with a user column and one other column, the name of the user's segment.
-    Raises UsageError for valid on a run that was trained on valid too, or that another process writes.
+    `segments`: a Parquet or CSV file with a user column and one other column, the name of the user's segment. `memory_limit`,
+    such as "2GB" (default: of the job), bounds what is held beside the process itself and files that are mapped.
+    Raises DeviceError where that is too small for the data, UsageError for valid on a run that was trained on valid too, or that
+    another process writes.
     """
     refuse_what_it_was_trained_on(run, split)
     with writing(run.folder, observer):
-        return _evaluated(run, split, ks, segments, observer)
+        return _evaluated(run, split, ks, segments, observer, memory_limit)
 
 
 def _evaluated(
-    run: Run, split: Split, ks: Sequence[int] | None, segments: Path | None, observer: Observer | None
+    run: Run,
+    split: Split,
+    ks: Sequence[int] | None,
+    segments: Path | None,
+    observer: Observer | None,
+    memory_limit: str | None,
 ) -> dict[str, Any]:
     dataset, settings = run.dataset, run.job.evaluate
+    held_out = dataset.test if split == "test" else dataset.valid
+    lengths = tuple(ks or settings.k)
+    fixed = evaluation_bytes(run, held_out, lengths, settings.bootstrap)
+    chunk = users_per_chunk(memory_limit or settings.memory_limit, fixed, run, max(lengths), "evaluating")
     names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
-    scorer = _scorer(run)
+    scorer = run.scorer()
     result = evaluate(
         scorer,
-        dataset.test if split == "test" else dataset.valid,
+        held_out,
         seen_rows(run, split),
         dataset.graph.item_users.degrees,
         dataset.graph.user_items.degrees,
-        ks or settings.k,
+        lengths,
         settings.bootstrap,
         run.job.train.seed,
         tell=partial(observer.work, f"ranking for {split}") if observer else None,
+        chunk=chunk,
     )
     document: dict[str, Any] = {"split": split, "users": len(result.per_user), **result.metrics}
     document |= {"intervals": result.intervals, "deciles": result.deciles}
-    cold = cold_start(run, scorer, split, ks)
+    cold = cold_start(run, scorer, split, lengths, chunk)
     if cold:
         document["cold_start"] = cold
     if names_U is not None:
-        numbers_H = dataset.user_ids.numbers(result.per_user.column("user"))
-        document |= {"segments": by_segment(result.per_user, names_U[numbers_H]), "segments_unknown_users": unknown}
+        segments_H = names_U[np.unique(held_out.users_E)]
+        document |= {"segments": by_segment(result.per_user, segments_H), "segments_unknown_users": unknown}
     _write(run, split, result, document)
     warn_of_one_list(run.folder, run.job, scorer, observer)
     return document
@@ -220,40 +236,26 @@ def warn_of_one_list(folder: Path, job: Job, scorer: Scorer, observer: Observer 
         observer.warn(said)
 
 
-def _scorer(run: Run) -> Scorer:
-    """Of a whole run only the items and the users with held-out ones are ever read: embeddings stay on disk until then."""
-    if run.job.model.closed_form:
-        return run.scorer()
-    ids = {"users": run.dataset.user_ids, "items": run.dataset.item_ids}
-    return EmbeddingScorer(
-        *(map_embeddings(run.folder / "embeddings" / f"{side}.parquet", each, run.folder) for side, each in ids.items())
-    )
-
-
-def cold_start(run: Run, scorer: Scorer, split: Split, ks: Sequence[int] | None = None) -> dict[str, dict[str, float]]:
+def cold_start(
+    run: Run, scorer: Scorer, split: Split, ks: Sequence[int] | None = None, chunk: int = USERS_PER_CHUNK
+) -> dict[str, dict[str, float]]:
     """`gcnrec.cold.cold_metrics` of `scorer` on a split of the run's data; cold is what the run was not trained on."""
     from gcnrec.cold import cold_metrics  # which ranks by `evaluate`
 
-    graph, held_out = run.train_graph, run.dataset.test if split == "test" else run.dataset.valid
-    degrees = graph.item_users.degrees, graph.user_items.degrees
-    return cold_metrics(scorer, held_out, seen_rows(run, split), *degrees, ks or run.job.evaluate.k)
+    dataset, held_out = run.dataset, run.dataset.test if split == "test" else run.dataset.valid
+    degrees_I, degrees_U = dataset.graph.item_users.degrees, dataset.graph.user_items.degrees
+    if run.refitted:
+        degrees_I = degrees_I + np.bincount(dataset.valid.items_E, minlength=len(degrees_I))
+        degrees_U = degrees_U + np.bincount(dataset.valid.users_E, minlength=len(degrees_U))
+    return cold_metrics(scorer, held_out, seen_rows(run, split), degrees_I, degrees_U, ks or run.job.evaluate.k, chunk)
 
 
-def seen_rows(run: Run, split: Split) -> Csr:
-    """User -> items left out of the ranking of `split`: train for valid, train and valid for test.
-
-    Train and valid are merged for users of the test set alone, the others' rows are empty: it costs what is held out, and a
-    few bytes a node, never a second graph.
-    """
-    train, valid, test = run.dataset.graph.user_items, run.dataset.valid, run.dataset.test
+def seen_rows(run: Run, split: Split) -> Seen:
+    """User -> items left out of the ranking of `split`: train for valid, train and valid for test."""
+    train, valid = run.dataset.graph.user_items, run.dataset.valid
     if split == "valid" or not len(valid):
-        return train
-    users_H = np.unique(test.users_E)
-    counts_H = train.degrees[users_H]
-    places_X = np.arange(counts_H.sum()) + np.repeat(train.indptr[users_H] - (np.cumsum(counts_H) - counts_H), counts_H)
-    own_E = np.isin(valid.users_E, users_H)
-    users_X = np.concatenate([np.repeat(users_H, counts_H), valid.users_E[own_E]])
-    return csr_from_edges(users_X, np.concatenate([train.indices[places_X], valid.items_E[own_E]]), train.rows, train.columns)
+        return Seen((train,))
+    return Seen((train, csr_from_edges(valid.users_E, valid.items_E, train.rows, train.columns)))
 
 
 def _write(run: Run, split: Split, result: Evaluation, document: dict[str, Any]) -> None:
@@ -283,25 +285,26 @@ def _read_segments(path: Path, dataset: Dataset) -> tuple[NDArray[np.object_], i
     return names_U, int((~known).sum())
 
 
-def without(seen: Csr, held: Csr) -> Csr:
-    """`seen` less the pairs that are also in `held`; `seen` itself where there are none."""
-    if not contained(held.indices[:, None], ItemLists(seen, held.row_numbers())).any():
-        return seen
-    keep_E = ~contained(seen.indices[:, None], ItemLists(held, seen.row_numbers()))[:, 0]
-    return csr_from_edges(seen.row_numbers()[keep_E], seen.indices[keep_E], seen.rows, seen.columns)
+def sparing(seen: Csr | Seen, held: Csr) -> Seen:
+    """`seen` less the pairs that are also in `held`, which are ranked."""
+    parts = (seen,) if isinstance(seen, Csr) else seen.parts
+    pairs_E1 = held.indices[:, None]
+    both = any(contained(pairs_E1, ItemLists(part, held.row_numbers())).any() for part in parts)
+    return Seen(parts, held if both else None)
 
 
 def _judge(
-    scorer: Scorer, held: Csr, hidden: Csr, users_H: NDArray[np.int32], item_degrees_I: NDArray[np.int64], ks: Sequence[int],
-    candidates: NDArray[np.int32] | None, tell: Callable[[int, int], None] | None,
+    scorer: Scorer, held: Csr, hidden: Seen, users_H: NDArray[np.int32], item_degrees_I: NDArray[np.int64], ks: Sequence[int],
+    candidates: NDArray[np.int32] | None, tell: Callable[[int, int], None] | None, chunk: int,
 ) -> tuple[dict[str, NDArray[np.float64]], _Counts]:  # fmt: skip
     """Every per-user metric (name@k -> float64 (H)) and the counts per item, in one pass over the users."""
     num_items = held.columns
     information_I = metrics.self_information(item_degrees_I, held.rows)
-    columns = {f"{name}@{k}": np.empty(len(users_H)) for name in (*metrics.PER_USER, "novelty") for k in ks}
+    names = [f"{name}@{k}" for name in (*metrics.PER_USER, "novelty") for k in ks]
+    columns = dict(zip(names, np.empty((len(names), len(users_H))), strict=True))
     counts = _Counts({k: np.zeros(num_items, np.int64) for k in ks}, {k: np.zeros(num_items, np.int64) for k in ks})
     done = 0
-    for lists in top_k(scorer, users_H, max(ks), hidden, candidates):
+    for lists in top_k(scorer, users_H, max(ks), hidden, candidates, chunk):
         hits_BK = contained(lists.items_BK, ItemLists(held, lists.users_B))
         judged = metrics.Judged(lists.items_BK, hits_BK, held.degrees[lists.users_B])
         here = slice(done, done + len(lists.users_B))

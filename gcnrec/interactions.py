@@ -39,6 +39,11 @@ class Vocabulary:
         """The Arrow type of the ids."""
         return self.ids.type
 
+    @property
+    def nbytes(self) -> int:
+        """What all ids take, or will take, in memory."""
+        return int(self.ids.nbytes)
+
     def chunks(self, rows: int) -> Iterator[pa.Array]:
         """All ids in the order of their numbers, at most `rows` at a time."""
         for first in range(0, len(self), rows):

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from gcnrec.random import Stage, generator
 
 Floats = NDArray[np.float64]
+BOOTSTRAP_BYTES = 2**23
+"""Of the draws of a bootstrap that are held at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +165,8 @@ def holm(p_values: Floats) -> Floats:
 
 
 def _batches(count: int, width: int) -> Iterator[int]:
-    """Sizes that add up to `count`, each at most 32 MiB of float64 rows of `width`."""
-    most = max(1, 2**22 // max(width, 1))
+    """Sizes that add up to `count`, each at most `BOOTSTRAP_BYTES` of float64 rows of `width`, but one row at least."""
+    most = max(1, BOOTSTRAP_BYTES // (8 * max(width, 1)))
     while count > 0:
         yield min(most, count)
         count -= most

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.bounds import recommendation_bytes, users_per_chunk
 from gcnrec.errors import UsageError
 from gcnrec.fold_in import widened
 from gcnrec.graph import Csr, csr_from_edges
@@ -24,15 +25,16 @@ from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.request import Request, read_request
 from gcnrec.loaders.schema import Dataset
 from gcnrec.models.popularity import PopularityScorer
-from gcnrec.models.rank import USERS_PER_CHUNK, in_chunks, rank_chunk
+from gcnrec.models.rank import in_chunks, rank_chunk
 from gcnrec.models.scorer import Scorer
-from gcnrec.ops.topk import ItemLists, TopK, empty_lists
+from gcnrec.ops.topk import Hidden, ItemLists, TopK, empty_lists
 
 if TYPE_CHECKING:
     from gcnrec.artifacts import Run
     from gcnrec.progress import Observer
 
-_ROWS_PER_GROUP = 500_000
+_GROUP_BYTES = 2**23
+"""Of lists that are written at a time, as a row group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ def recommend(
     fallback: str | None = None,
     new_users: Path | None = None,
     new_items: Path | None = None,
+    memory_limit: str | None = None,
     observer: Observer | None = None,
 ) -> Recommended:
     """Write `out`: user and item (original ids in their Arrow types), rank int32 from 1, score float32.
@@ -75,9 +78,15 @@ def recommend(
     the most popular items (score: train users); without it those unknown to the dataset are left out, and counted.
     `new_users` (pairs of user and item) and `new_items` (features) bring nodes that training never saw (`gcnrec.fold_in`): new
     items are ranked beside the others; new users get lists, they alone unless `users` or `candidates` ask for others, too.
-    Raises UsageError when `out` exists, DataError when a file cannot be read or none of its ids is known.
+    `memory_limit`, such as "2GB" (default: of the job), bounds what is held beside the process itself and files that are mapped.
+    Raises UsageError when `out` exists, DataError when a file cannot be read or none of its ids is known, DeviceError when the
+    limit is too small for the data.
     """
     _check_options(k, out, seen, fallback)
+    limit = memory_limit or run.job.evaluate.memory_limit
+    files = (users, items, candidates, exclude, new_users, new_items)
+    fixed = recommendation_bytes(run, files, folds=new_users is not None or new_items is not None)
+    chunk = users_per_chunk(limit, fixed, run, k, "recommending from")
     dataset, unknown_items = run.dataset, 0
     scorer: Scorer | None = None
     if new_users is not None or new_items is not None:
@@ -89,16 +98,17 @@ def recommend(
     known = [dataset.graph.user_items]
     if seen == "all":
         known += [_csr_of(part, dataset) for part in (dataset.valid, dataset.test) if len(part)]
-    scorer = run.scorer() if scorer is None else scorer
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scorer = run.scorer(out.parent) if scorer is None else scorer
     degrees_I = torch.from_numpy(dataset.graph.item_users.degrees.astype(np.float32))
     scorers = (scorer, PopularityScorer(len(dataset.user_ids), degrees_I))
 
     def rank(start: int) -> TopK:
-        rows_B = np.arange(start, min(start + USERS_PER_CHUNK, len(request.ids)), dtype=np.int32)
+        rows_B = np.arange(start, min(start + chunk, len(request.ids)), dtype=np.int32)
         return _rank_rows(scorers, request, known, popular_R, rows_B, k)
 
     with atomic_file(out) as path:
-        chunks = in_chunks(scorer, rank, range(0, len(request.ids), USERS_PER_CHUNK))
+        chunks = in_chunks(scorer, rank, range(0, len(request.ids), chunk))
         lengths_R = _write(path, dataset, request, chunks, observer)
     return Recommended(
         out=out,
@@ -124,8 +134,9 @@ def _check_options(k: int, out: Path, seen: str, fallback: str | None) -> None:
 
 def _untrained(run: Run, dataset: Dataset, request: Request) -> NDArray[np.bool_]:
     """The rows whose user had no interaction in what the model was trained on or is folded in from."""
-    trained = run.seen("test" if run.refitted else "valid") if dataset is run.dataset else dataset.graph.user_items
-    degrees_U = trained.degrees
+    degrees_U = dataset.graph.user_items.degrees
+    if run.refitted:
+        degrees_U = degrees_U + np.bincount(dataset.valid.users_E, minlength=len(degrees_U))
     return (request.numbers_R < 0) | (degrees_U[request.numbers_R] == 0)
 
 
@@ -152,14 +163,13 @@ def _rank_rows(
     return merged
 
 
-def _hidden(request: Request, known: Sequence[Csr], rows_B: NDArray[np.int32]) -> ItemLists:
-    """What each row must not get: its user's known items and its exclusions, in one list."""
-    parts = [_pairs_of(csr, request.numbers_R[rows_B]) for csr in known]
+def _hidden(request: Request, known: Sequence[Csr], rows_B: NDArray[np.int32]) -> Hidden:
+    """What each row must not get: its user's known items and its exclusions; never merged, as a user may know very many."""
+    users_B = request.numbers_R[rows_B]
+    lists = [ItemLists(csr, users_B) for csr in known]
     if request.excluded is not None:
-        parts.append(_pairs_of(request.excluded, rows_B))
-    at_E, items_E = (np.concatenate(column) for column in zip(*parts, strict=True))
-    csr = csr_from_edges(at_E, items_E, len(rows_B), len(request.allowed_I))
-    return ItemLists(csr, np.arange(len(rows_B), dtype=np.int32))
+        lists.append(ItemLists(request.excluded, rows_B))
+    return Hidden(tuple(lists))
 
 
 def _listed(request: Request, rows_B: NDArray[np.int32]) -> ItemLists | None:
@@ -204,7 +214,7 @@ def _write(
                 "score": pa.array(lists.scores_BK[filled_BK]),
             }
             pending.append(pa.table(columns, schema=pa.schema(types)))
-            if sum(map(len, pending)) >= _ROWS_PER_GROUP:
+            if sum(table.nbytes for table in pending) >= _GROUP_BYTES:
                 writer.write_table(pa.concat_tables(pending))
                 pending.clear()
         writer.write_table(pa.concat_tables([*pending, pa.schema(types).empty_table()]))

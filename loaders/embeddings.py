@@ -5,6 +5,7 @@ Letters: R rows, F width of the embeddings.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,9 @@ from gcnrec.interactions import Vocabulary
 from gcnrec.memory import scratch_rows
 from gcnrec.ops.pages import let_go
 
-_BATCH_ROWS = 1 << 16
+_BUFFER = 2**18
+_BATCH_BYTES = 2**22
+"""Of embeddings that are read at a time."""
 
 
 def map_embeddings(path: Path, ids: Vocabulary, folder: Path) -> torch.Tensor:
@@ -25,14 +28,16 @@ def map_embeddings(path: Path, ids: Vocabulary, folder: Path) -> torch.Tensor:
     DataError when the file holds other ids, cannot be read, or `folder` has no room.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
             width = file.schema_arrow.field("embedding").type.list_size
             if file.metadata.num_rows != len(ids):
                 raise _other_ids(path)
             rows_RF, done = scratch_rows(folder, len(ids), width), 0
-            for batch in file.iter_batches(_BATCH_ROWS):
+            size = max(1, _BATCH_BYTES // (4 * width))
+            known = _Ids(ids.chunks(size))
+            for batch in file.iter_batches(size, use_threads=False):
                 last = done + len(batch)
-                if not _plain(batch.column("id")).equals(_plain(ids.ids.slice(done, len(batch)))):
+                if not _plain(batch.column("id")).equals(known.next(len(batch))):
                     raise _other_ids(path)
                 flat = batch.column("embedding").flatten().to_numpy()
                 rows_RF.numpy()[done:last] = flat.reshape(len(batch), width)  # copy: out of a compressed file
@@ -41,6 +46,24 @@ def map_embeddings(path: Path, ids: Vocabulary, folder: Path) -> torch.Tensor:
     except (OSError, KeyError, pa.ArrowInvalid) as problem:
         raise DataError(f"{path} cannot be read ({problem}); train again") from None
     return rows_RF
+
+
+class _Ids:
+    """The ids of a vocabulary in pieces of any length."""
+
+    def __init__(self, chunks: Iterator[pa.Array]) -> None:
+        self._chunks, self._left = chunks, pa.nulls(0)
+
+    def next(self, count: int) -> pa.Array:
+        """The next `count` ids, without a dictionary."""
+        parts = []
+        while count:
+            if not len(self._left):
+                self._left = _plain(next(self._chunks))
+            parts.append(self._left.slice(0, count))
+            self._left = self._left.slice(len(parts[-1]))
+            count -= len(parts[-1])
+        return pa.concat_arrays(parts)
 
 
 def _plain(ids: pa.Array) -> pa.Array:

@@ -26,7 +26,7 @@ from gcnrec.loaders.bundle import write_bundle
 from gcnrec.loaders.schema import new_folder
 from gcnrec.models.rank import USERS_PER_CHUNK, in_chunks, rank_chunk, top_k_all
 from gcnrec.models.scorer import EmbeddingScorer
-from gcnrec.ops.topk import ItemLists, TopK, contained
+from gcnrec.ops.topk import Hidden, ItemLists, TopK, contained
 
 if TYPE_CHECKING:
     from gcnrec.artifacts import Run
@@ -109,7 +109,7 @@ def ranked(index: ItemIndex, scorer: EmbeddingScorer, users_B: NDArray[np.int32]
     def rank(start: int) -> TopK:
         chunk_B = users_B[start : start + USERS_PER_CHUNK]
         hidden = ItemLists(seen, chunk_B)
-        return rank_chunk(scorer, chunk_B, k, hidden, _candidates(index.index, scorer, chunk_B, k, hidden))
+        return rank_chunk(scorer, chunk_B, k, Hidden((hidden,)), _candidates(index.index, scorer, chunk_B, k, hidden))
 
     return in_chunks(scorer, rank, range(0, len(users_B), USERS_PER_CHUNK))
 

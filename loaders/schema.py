@@ -239,6 +239,12 @@ class StoredVocabulary(Vocabulary):
     def type(self) -> pa.DataType:
         return self.__dict__["_kind"]
 
+    @property
+    def nbytes(self) -> int:
+        metadata = pq.read_metadata(self.__dict__["_path"])
+        groups = map(metadata.row_group, range(metadata.num_row_groups))
+        return 8 * len(self) + sum(group.column(0).total_uncompressed_size for group in groups)
+
     @cached_property
     def ids(self) -> pa.Array:  # type: ignore[override]
         return Vocabulary(_read(self.__dict__["_path"], ["id"]).column("id").combine_chunks()).ids

@@ -38,6 +38,7 @@ ROWS = [
     ],
     [
         "evaluate",
+        "bounds",
         "cold",
         "recommend",
         "fold_in",

@@ -14,7 +14,6 @@ from gcnrec.artifacts import (
     begin_run,
     final_table,
     open_run,
-    read_embeddings,
     read_json,
     with_valid,
     write_embeddings,
@@ -23,6 +22,7 @@ from gcnrec.checkpoints import save_checkpoint
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.events import append_event, keep_events, read_events
+from gcnrec.loaders.embeddings import map_embeddings
 from gcnrec.testing import checkerboard, empty_rows, write_dataset
 
 JOB = Job.parse({"model": {"width": 8}, "train": {"seed": 7}}, [], "test")
@@ -108,15 +108,7 @@ def test_embeddings_keep_ids_and_values(tmp_path, dataset):
     assert users.schema.field("embedding").type == pa.list_(pa.float32(), 5)
     assert users.column("id").to_pylist() == [f"u{user}" for user in range(24)]
     assert np.array(items.column("embedding").to_pylist(), np.float32).tolist() == rows[24:].tolist()
-    assert torch.equal(read_embeddings(tmp_path / "embeddings" / "users.parquet", dataset.user_ids), rows[:24])
-
-
-def test_embeddings_of_other_ids_are_refused(tmp_path, dataset):
-    write_embeddings(tmp_path, dataset, torch.zeros(48, 2))
-    with pytest.raises(DataError, match="ids of the dataset"):
-        read_embeddings(tmp_path / "embeddings" / "items.parquet", dataset.user_ids)
-    with pytest.raises(DataError, match="cannot be read"):
-        read_embeddings(tmp_path / "embeddings" / "absent.parquet", dataset.user_ids)
+    assert torch.equal(map_embeddings(tmp_path / "embeddings" / "users.parquet", dataset.user_ids, tmp_path), rows[:24])
 
 
 def test_events_are_lines(tmp_path):

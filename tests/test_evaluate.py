@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gcnrec.errors import DataError, DivergedError, UsageError
-from gcnrec.evaluate import by_segment, evaluate, evaluate_run, metric_columns, popularity_deciles, seen_rows, without
+from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
+from gcnrec.evaluate import by_segment, evaluate, evaluate_run, metric_columns, popularity_deciles, seen_rows, sparing
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
 from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.metrics import PER_USER
 from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.ops.topk import Seen
 
 USERS, ITEMS = 40, 60
 USER_IDS = Vocabulary(pa.array([f"u{number:02}" for number in range(USERS)]))
@@ -138,12 +139,32 @@ def test_a_held_out_pair_that_is_also_seen_is_ranked(world):
     assert result.metrics[f"recall@{ITEMS}"] == 1.0
 
 
-def test_without_removes_only_what_is_held_out():
+def test_held_out_pairs_are_spared_only_where_they_are_seen():
     seen = csr_from_edges(np.array([0, 0, 1, 2], np.int32), np.array([1, 3, 2, 0], np.int32), 3, 4)
     held = csr_from_edges(np.array([0, 2], np.int32), np.array([3, 1], np.int32), 3, 4)
-    left = without(seen, held)
-    assert [left.row(row).tolist() for row in range(3)] == [[1], [2], [0]]
-    assert without(left, held) is left
+    assert sparing(seen, held).spared is held and sparing(seen, held).parts == (seen,)
+    other = csr_from_edges(np.array([0, 2], np.int32), np.array([2, 1], np.int32), 3, 4)
+    assert sparing(Seen((seen, seen)), other).spared is None
+
+
+class Many(Vocabulary):
+    """As far as sizes go."""
+
+    def __init__(self, count: int) -> None:
+        self.__dict__.update(count=count)
+
+    def __len__(self) -> int:
+        return self.__dict__["count"]
+
+
+def test_a_limit_that_is_too_small_is_named(world, tmp_path):
+    with pytest.raises(
+        DeviceError, match=r"evaluating .* needs [\d,]+ bytes .* memory_limit = 64MB .*; raise --memory-limit"
+    ) as told:
+        run = fake_run(world, tmp_path)
+        run.dataset = replace(run.dataset, user_ids=Many(10**7), item_ids=Many(10**6))
+        evaluate_run(run, memory_limit="64MB")
+    assert told.value.exit_code == 4 and not list(tmp_path.iterdir())
 
 
 def test_bootstrap_intervals_hold_the_means(world):
@@ -189,20 +210,21 @@ def fake_run(world: World, folder: Path, refitted: bool = False):
         return {"valid": train, "test": both}[split]
 
     model = SimpleNamespace(closed_form=True, name="popularity")
-    job = SimpleNamespace(model=model, evaluate=SimpleNamespace(k=(5, 10), bootstrap=20), train=SimpleNamespace(seed=0))
+    settings = SimpleNamespace(k=(5, 10), bootstrap=20, memory_limit="2GB")
+    job = SimpleNamespace(model=model, evaluate=settings, train=SimpleNamespace(seed=0))
     return SimpleNamespace(
-        folder=folder, dataset=dataset, refitted=refitted, job=job, scorer=lambda: world.scorer, seen=seen,
+        folder=folder, dataset=dataset, refitted=refitted, job=job, scorer=lambda *_: world.scorer, seen=seen,
         train_graph=world.graph,
     )  # fmt: skip
 
 
 def test_train_and_valid_are_left_out_of_the_ranking_of_test(world, tmp_path):
-    run, tested = fake_run(world, tmp_path), {user for user, _ in world.test}
-    train, both = seen_rows(run, "valid"), seen_rows(run, "test")
-    for user in range(USERS):
-        assert set(train.row(user).tolist()) == {item for each, item in world.train if each == user}
-        seen = {item for each, item in world.train | world.valid if each == user}
-        assert both.row(user).tolist() == (sorted(seen) if user in tested else [])
+    run = fake_run(world, tmp_path)
+    for split, pairs in (("valid", world.train), ("test", world.train | world.valid)):
+        seen = seen_rows(run, split)
+        for user in range(USERS):
+            hidden = {item for part in seen.parts for item in part.row(user).tolist()}
+            assert hidden == {item for each, item in pairs if each == user} and seen.spared is None
 
 
 def test_a_run_folder_gets_its_files(world, tmp_path):

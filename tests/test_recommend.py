@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gcnrec.errors import DataError, DivergedError, UsageError
-from gcnrec.graph import BipartiteGraph, csr_from_edges
+from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.models.scorer import EmbeddingScorer
@@ -39,12 +39,8 @@ def fake_run(user_ids: pa.Array | None = None, item_ids: pa.Array | None = None,
     info = {"name": "shop", "digest": "d", "data": {"user": "row.customer", "item": "product"}}
     dataset = Dataset(Path(), info, graph, users, items, pairs(VALID, users, items), pairs(TEST, users, items), None, None)
     scorer = EmbeddingScorer(torch.from_numpy(scores), torch.eye(5))
-    both = np.array(TRAIN + VALID, np.int32).T
-    seen = {
-        "valid": graph.user_items,
-        "test": csr_from_edges(np.ascontiguousarray(both[0]), np.ascontiguousarray(both[1]), 4, 5),
-    }
-    return SimpleNamespace(dataset=dataset, refitted=refitted, scorer=lambda: scorer, seen=seen.__getitem__)
+    job = SimpleNamespace(model=SimpleNamespace(closed_form=False), evaluate=SimpleNamespace(memory_limit="2GB"))
+    return SimpleNamespace(folder=Path(), job=job, dataset=dataset, refitted=refitted, scorer=lambda *_: scorer)
 
 
 def lists(path: Path) -> dict:
@@ -156,8 +152,8 @@ def test_many_users_stream_in_order(tmp_path, monkeypatch):
     module = sys.modules[recommend.__module__]  # `gcnrec.recommend` is the function
     whole = tmp_path / "whole.parquet"
     recommend(fake_run(), 2, whole)
-    monkeypatch.setattr(module, "USERS_PER_CHUNK", 1)
-    monkeypatch.setattr(module, "_ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(module, "users_per_chunk", lambda *_: 1)
+    monkeypatch.setattr(module, "_GROUP_BYTES", 2)
     recommend(fake_run(), 2, tmp_path / "parts.parquet")
     assert pq.read_table(tmp_path / "parts.parquet").equals(pq.read_table(whole))
     assert pq.read_metadata(tmp_path / "parts.parquet").num_row_groups > 1

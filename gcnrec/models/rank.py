@@ -20,7 +20,7 @@ from gcnrec.errors import UsageError
 from gcnrec.graph import Csr
 from gcnrec.models.popularity import PopularityScorer
 from gcnrec.models.scorer import EmbeddingScorer, Scorer
-from gcnrec.ops.topk import ItemLists, TopK, empty_lists, keep_best, keep_best_listed
+from gcnrec.ops.topk import Hidden, ItemLists, Seen, TopK, empty_lists, hide, keep_best, keep_best_listed
 
 Result = TypeVar("Result")
 
@@ -33,7 +33,7 @@ def top_k(
     scorer: Scorer,
     users_B: NDArray[np.int32],
     k: int,
-    exclude: Csr | None,
+    exclude: Csr | Seen | None,
     candidates: NDArray[np.int32] | None = None,
     users_per_chunk: int = USERS_PER_CHUNK,
     items_per_tile: int = ITEMS_PER_TILE,
@@ -48,7 +48,7 @@ def top_k(
 
     def rank(start: int) -> TopK:
         chunk_B = users_B[start : start + users_per_chunk]
-        hidden = ItemLists(exclude, chunk_B) if exclude else ItemLists.empty(len(chunk_B), scorer.num_items)
+        hidden = (Seen((exclude,)) if isinstance(exclude, Csr) else exclude or Seen(())).of(chunk_B)
         listed = None if allowed is None else ItemLists.shared(allowed, len(chunk_B), scorer.num_items)
         return rank_chunk(scorer, chunk_B, k, hidden, listed, items_per_tile)
 
@@ -56,7 +56,7 @@ def top_k(
 
 
 def top_k_all(
-    scorer: Scorer, users_B: NDArray[np.int32], k: int, exclude: Csr | None, candidates: NDArray[np.int32] | None = None
+    scorer: Scorer, users_B: NDArray[np.int32], k: int, exclude: Csr | Seen | None, candidates: NDArray[np.int32] | None = None
 ) -> TopK:
     """`top_k` in one piece: items int32 and scores float32 of shape (len(users_B), k)."""
     whole = empty_lists(users_B, k)
@@ -72,7 +72,7 @@ def rank_chunk(
     scorer: Scorer,
     users_B: NDArray[np.int32],
     k: int,
-    hidden: ItemLists,
+    hidden: Hidden,
     listed: ItemLists | None = None,
     items_per_tile: int = ITEMS_PER_TILE,
 ) -> TopK:
@@ -81,14 +81,16 @@ def rank_chunk(
         raise UsageError(f"k must be at least 1, got {k}")
     best = empty_lists(users_B, k)
     prepared = scorer.prepare(users_B)
+    none = ItemLists.empty(len(users_B), scorer.num_items)
     buffer = torch.empty(len(users_B) * min(items_per_tile, scorer.num_items))
     for first, last in _tiles(scorer.num_items, items_per_tile, listed):
         scores_BT = buffer[: len(users_B) * (last - first)].view(len(users_B), last - first)
         scorer.score(prepared, first, last, scores_BT)
+        hide(scores_BT.numpy(), first, hidden)
         if listed is None:
-            keep_best(scores_BT.numpy(), first, hidden, best)
+            keep_best(scores_BT.numpy(), first, none, best)
         else:
-            keep_best_listed(scores_BT.numpy(), first, hidden, listed, best)
+            keep_best_listed(scores_BT.numpy(), first, none, listed, best)
     return best
 
 

@@ -21,7 +21,7 @@ def written(path, ids, rows_RF):
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.string(), pa.dictionary(pa.int32(), pa.string())])
 def test_rows_in_the_order_of_the_ids(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(embeddings, "_BATCH_ROWS", 4)
+    monkeypatch.setattr(embeddings, "_BATCH_BYTES", 4 * 4 * 3)
     rows_RF = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
     ids = pa.array([str(each) for each in range(20, 31)]).cast(kind)
     written(tmp_path / "users.parquet", ids, rows_RF)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gcnrec.errors import DivergedError
 from gcnrec.graph import Csr, csr_from_edges
-from gcnrec.ops.topk import ItemLists, TopK, contained, empty_lists, keep_best, keep_best_listed
+from gcnrec.ops.topk import Hidden, ItemLists, TopK, contained, empty_lists, hide, keep_best, keep_best_listed
 
 RNG = np.random.default_rng(0)
 
@@ -32,6 +32,25 @@ def as_lists(best: TopK):
         [(int(item), float(score)) for item, score in zip(items, scores, strict=True) if item >= 0]
         for items, scores in zip(best.items_BK, best.scores_BK, strict=True)
     ]
+
+
+def test_hide_several_lists_but_what_is_spared():
+    rng = np.random.default_rng(3)
+    users, items, first = 5, 30, 8
+    first_lists, second_lists, spared = (
+        [set(rng.integers(0, items, size).tolist()) for size in (9, 0, 4, 12, 7)] for _ in range(3)
+    )
+    rows_B = np.array([4, 0, -1, 3, 2], np.int32)
+    scores = rng.random((users, 14), np.float32)
+    kept = ItemLists(csr_of(spared, items), np.arange(users, dtype=np.int32))
+    for spares in (None, kept):
+        lists = tuple(ItemLists(csr_of(each, items), rows_B) for each in (first_lists, second_lists))
+        done = scores.copy()
+        hide(done, first, Hidden(lists, spares))
+        for user, row in enumerate(rows_B.tolist()):
+            gone = set() if row < 0 else (first_lists[row] | second_lists[row]) - (spared[user] if spares else set())
+            expected = [-np.inf if first + at in gone else scores[user, at] for at in range(14)]
+            assert done[user].tolist() == expected
 
 
 def csr_of(sets, num_items) -> Csr:

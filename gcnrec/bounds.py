@@ -1,0 +1,83 @@
+"""What ranking takes beside the files that it maps, so that `evaluate` and `recommend` keep to a memory limit or refuse.
+
+Upper bounds by the sizes of a data set, in bytes: every array that grows with users, items or pairs is in one of the terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+from gcnrec.artifacts import Run
+from gcnrec.errors import DeviceError
+from gcnrec.interactions import Interactions
+from gcnrec.loaders.scratch import parse_bytes
+from gcnrec.metrics import BOOTSTRAP_BYTES, PER_USER
+from gcnrec.models.rank import ITEMS_PER_TILE, USERS_PER_CHUNK
+
+_LEAST_USERS = 8
+_WORKING = 24 << 20
+"""Buffers of the files that are read and written."""
+
+
+def evaluation_bytes(run: Run, held_out: Interactions, ks: Sequence[int], bootstrap: int) -> int:
+    """What `evaluate` holds beside chunks of users: per node, per held-out pair, per user with such pairs, for a bootstrap."""
+    dataset = run.dataset
+    users, items = len(dataset.user_ids), len(dataset.item_ids)
+    tested = min(users, len(held_out))
+    per_user = 8 * len(ks) * (len(PER_USER) + 1) + 96 + (24 if bootstrap else 0)
+    pairs = 56 * (len(dataset.valid) + len(dataset.test))
+    resamples = BOOTSTRAP_BYTES if bootstrap else 0
+    return _WORKING + 64 * users + (80 + 16 * len(ks)) * items + pairs + tested * per_user + resamples + _model_bytes(run)
+
+
+def recommendation_bytes(run: Run, files: Sequence[Path | None], folds: bool) -> int:
+    """What `recommend` holds beside chunks of users: ids and a few numbers per node, held-out pairs, the files it was given."""
+    dataset = run.dataset
+    users, items = len(dataset.user_ids), len(dataset.item_ids)
+    ids = dataset.user_ids.nbytes + dataset.item_ids.nbytes
+    given = sum(6 * _table_bytes(path) for path in files if path is not None)
+    total = _WORKING + 4 * ids + 64 * (users + items) + 56 * (len(dataset.valid) + len(dataset.test)) + given
+    embeddings = sum(_table_bytes(run.folder / "embeddings" / f"{side}.parquet") for side in ("users", "items"))
+    return total + _model_bytes(run) + (4 * embeddings if folds else 0)
+
+
+def users_per_chunk(limit: str, fixed: int, run: Run, k: int, what: str) -> int:
+    """Users whose lists are made at a time, on each of torch's threads, so that all of it stays below `limit`.
+
+    Raises DeviceError, naming the setting, where `fixed` bytes leave no room.
+    """
+    allowed = parse_bytes(limit)
+    closed = run.job.model.closed_form
+    # Scores of a tile, or of all items; the user's row; lists that wait for their turn, and what is computed from them.
+    row = 8 * len(run.dataset.item_ids) if closed else 16 * 1024
+    each = 4 * ITEMS_PER_TILE + row + 3 * 40 * k
+    threads = 1 if closed else torch.get_num_threads()
+    users = (allowed - fixed) // (each * threads)
+    if users < _LEAST_USERS:
+        needed = fixed + _LEAST_USERS * each * threads
+        raise DeviceError(
+            f"{what} {run.folder} needs {needed:,} bytes for its users, items, pairs and files, memory_limit = {limit} allows "
+            f"{allowed:,}; raise --memory-limit or evaluate.memory_limit"
+        )
+    return int(min(users, USERS_PER_CHUNK))
+
+
+def _model_bytes(run: Run) -> int:
+    """The arrays of a closed-form model, which are read whole; embeddings are mapped."""
+    path = run.folder / "model.safetensors"
+    return 2 * path.stat().st_size if run.job.model.closed_form and path.is_file() else 0
+
+
+def _table_bytes(path: Path) -> int:
+    """Bytes of a Parquet file's columns, or of a CSV file; 0 of a file that cannot be read, which is told of when it is."""
+    if not path.is_file() or path.suffix.lower() == ".csv":
+        return path.stat().st_size if path.is_file() else 0
+    try:
+        metadata = pq.read_metadata(path)
+    except (OSError, ValueError):
+        return 0
+    return 8 * metadata.num_rows + sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
