@@ -26,7 +26,7 @@ from gcnrec.placement import uses_gpu
 
 FORMAT = 1
 _LIBRARIES = ("llvmlite", "pydantic", "safetensors", "cupy-cuda13x", "cupy-cuda12x", "numba-cuda")
-_ENVIRONMENT = ("ATEN_", "CUBLAS_", "CUDA_", "GOMP_", "KMP_", "MKL_", "NUMBA_", "NVIDIA_TF32", "OMP_", "OPENBLAS_", "PYTORCH_")
+ENVIRONMENT = ("ATEN_", "CUBLAS_", "CUDA_", "GOMP_", "KMP_", "MKL_", "NUMBA_", "NVIDIA_TF32", "OMP_", "OPENBLAS_", "PYTORCH_")
 """Beginnings of the variables that change how libraries compute, or on what."""
 _LEAKS = "leakage_"
 
@@ -61,7 +61,7 @@ def lineage_of(job: Job, dataset: Dataset) -> dict[str, Any]:
         "libraries": {name: version for name, version in versions(_LIBRARIES).items() if version},
         "threads": job.train.threads or min(available_cores(), numba.config.NUMBA_NUM_THREADS),
         "device": _device(job),
-        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_ENVIRONMENT)},
+        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(ENVIRONMENT)},
     }
 
 

@@ -124,6 +124,7 @@ def list_lengths(text: str | None) -> tuple[int, ...] | None:
 
 def describe(path: Path) -> dict[str, Any]:
     """What the dataset or run folder at `path` holds, without opening its arrays. Raises UsageError when it is neither."""
+    from gcnrec.facts import Facts
     from gcnrec.loaders.schema import read_info
 
     if (path / "dataset.json").is_file():
@@ -131,7 +132,8 @@ def describe(path: Path) -> dict[str, Any]:
     if (path / "lineage.json").is_file():
         names = ("lineage", "metrics", "metrics.valid", "memory")
         files = {name: path / f"{name}.json" for name in names}
-        return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
+        found = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
+        return found | {"warnings": Facts(path).warnings}
     raise UsageError(f"{path} must be a dataset folder (with dataset.json) or a run folder (with lineage.json), is neither")
 
 

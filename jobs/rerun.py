@@ -2,14 +2,16 @@
 
     python jobs/rerun.py RUN... --out RECORD.json
 
-A rerun is `gcnrec run RUN/job.toml --out ...` from another working directory: no other flag, no --data. What must be equal are
-the metrics on test, the losses and validation metrics of every epoch, embeddings, tables and checkpoints, bit for bit.
+A rerun is `gcnrec run RUN/job.toml --out ...` from another working directory: no other flag, no --data, and the environment that
+lineage.json names, as libraries add numbers up in another order on another number of threads. What must be equal are the metrics
+on test, the losses and validation metrics of every epoch, embeddings, tables and checkpoints, bit for bit.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from typing import Any
 from killing.digests import differences, digests
 
 from gcnrec.bench.harness import write_record
+from gcnrec.lineage import ENVIRONMENT
 
 
 def main() -> int:
@@ -40,17 +43,21 @@ def main() -> int:
 def rerun(run: Path) -> dict[str, Any]:
     """One run again: the files that differ, and what was compared."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    lineage = json.loads((run / "lineage.json").read_text(encoding="utf-8"))
     job = (run / "job.toml").resolve()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT)}
     with tempfile.TemporaryDirectory() as folder:
         again, begun = Path(folder) / "again", time.monotonic()
         command = [sys.executable, "-m", "gcnrec", "run", str(job), "--out", str(again), "--json"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=folder, env=environment | lineage["environment"], capture_output=True, text=True)
         if done.returncode:
             return {"run": run.name, "exit_code": done.returncode, "said": done.stderr.strip(), "different": ["everything"]}
         first, second = digests(run), digests(again)
         second_metrics = json.loads((again / "metrics.json").read_text(encoding="utf-8"))
     return {
         "run": run.name,
+        "threads": lineage["threads"],
+        "environment": lineage["environment"],
         "seconds": round(time.monotonic() - begun, 1),
         "recall@20": [metrics["recall@20"], second_metrics["recall@20"]],
         "metrics_equal": metrics == second_metrics,

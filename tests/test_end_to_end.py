@@ -167,7 +167,7 @@ def test_compare_and_info(gcnrec, first):
     assert code == 0 and "recall@20" in out, err
     assert json.loads(gcnrec("compare", first, "short", "--json")[1])
     code, out, _ = gcnrec("info", first, "--json")
-    assert code == 0 and json.loads(out)["metrics"]["split"] == "test"
+    assert code == 0 and json.loads(out)["metrics"]["split"] == "test" and json.loads(out)["warnings"] == []
 
 
 def test_a_bad_job_stops_before_anything_is_written(gcnrec, first):
