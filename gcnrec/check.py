@@ -89,7 +89,7 @@ def _timed(job: Job, dataset: Dataset, table_bytes: int, graph_bytes: int) -> di
     )  # and the scratch of a hop
     explorations = int(job.sparsity.stop * epochs / job.sparsity.interval) if sparse else 0
     explore_seconds = explorations * (job.sparsity.batches * step_seconds)
-    checkpoint_bytes = 2 * table_bytes
+    checkpoint_bytes = (job.run.keep_checkpoints + 2) * table_bytes  # the best one, and one being written
     return {
         "table_bytes": table_bytes,
         "graph_bytes": graph_bytes,

@@ -6,7 +6,11 @@ import importlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -226,6 +230,44 @@ def test_a_second_signal_leaves_at_once(number, dataset, tmp_path, monkeypatch, 
         train(job(), dataset, tmp_path / "run")
     _, progress = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.safetensors")
     assert len(count) == 6 and (progress["epoch"], progress["step"]) == (1, 0)
+
+
+LONG = """
+[model]
+width = 8
+propagation = "none"
+[optimizer]
+rule = "adam"
+[train]
+epochs = 1000000
+threads = 1
+[evaluate]
+patience = 0
+every = 1000000
+"""
+
+
+def test_a_command_that_is_stopped_says_how_it_continues(dataset, tmp_path):
+    """Its exit code is 128 and the signal's number; the step is saved, whenever it came."""
+    (tmp_path / "job.toml").write_text(LONG)
+    last = tmp_path / "run" / "checkpoints" / "last.safetensors"
+    command = [sys.executable, "-m", "gcnrec", "train", "job.toml", "--data", dataset.folder, "--out", tmp_path / "run"]
+    for number, resume in ((signal.SIGTERM, []), (signal.SIGINT, ["--resume"])):
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        # A shell that was started in the background makes its children ignore Ctrl-C.
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen([*command, *resume], stderr=subprocess.PIPE, text=True, preexec_fn=heard, cwd=tmp_path)
+        with process:
+            deadline = time.monotonic() + 60
+            while (not last.exists() or last.stat().st_mtime_ns == before) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 128 + number
+        assert err.splitlines()[-1].endswith(f"continue {tmp_path / 'run'} with --resume (from Python: resume=True)")
+        assert "Traceback" not in err and not (tmp_path / "run" / "run.lock").exists()
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in steps].count("resume") == 1
 
 
 def test_a_signal_while_validating_saves_all_steps_of_the_epoch(dataset, tmp_path, digests, monkeypatch, handlers):
