@@ -466,9 +466,12 @@ def _layout(num_rows: int, budget: int, moments: int, scalars: int, value_bytes:
     slab_bytes = 1 << int(np.clip(int(wanted).bit_length(), 11, 20))
     per_slab = slab_bytes // np.array(RECORD_BYTES)
     state_slab = int((per_slab * (moments * capacities + scalars)).max())
-    # The fullest arena: every row in a record one value too large for the smaller size, and open slabs of old and new.
-    most = 2 * budget * (value_bytes + 1) + 32 * num_rows
-    max_slabs = most // slab_bytes + 4 * len(RECORD_BYTES)
+    # The fullest arena: a row of k values takes `share` * k * (value_bytes + 1) bytes and a constant at most, slabs' own tails
+    # counted; and there are open slabs of old and new.
+    share = 1.25
+    used_K, taken_K = share * (value_bytes + 1) * np.arange(len(choice)), (slab_bytes / per_slab)[choice]
+    most = share * (value_bytes + 1) * budget + num_rows * float((taken_K - used_K)[1:].max())
+    max_slabs = int(most / slab_bytes) + 4 * len(RECORD_BYTES)
     return _Layout(moments, scalars, slab_bytes, state_slab, max_slabs, record_K, capacity_K, state_K)
 
 

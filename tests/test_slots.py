@@ -203,6 +203,36 @@ def test_values_never_pass_the_budget(data):
         assert np.array_equal(block.scalars_RC[:, 0], own)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [300, 3000])
+@pytest.mark.parametrize("count", [1, 2, 4, 9, 13, 26, 33, 52, 77, 90, 102])
+def test_every_support_within_the_budget_has_room(count, rows, dtype):
+    """Rows of one size each, also those that use their records worst, take turns with rows of another that spend the budget."""
+    table = SlotTable(rows, 110, rows * count, 1, 0, dtype)
+    rest = rows * count - (rows - 1)
+    wide = np.ones(rows, np.int64)  # most rows small, a few as wide as can be
+    wide[: rest // 101] += 101
+    with table.rebuild() as rebuild:
+        rebuild.write(block_of(np.full(rows, count)))
+    for counts in (wide, np.full(rows, count), wide[::-1]):
+        kept = np.minimum(counts, table.counts_N)
+        for target in (kept, counts):
+            with table.rebuild() as rebuild:
+                for first, last in table.blocks():
+                    rebuild.read(first, last)
+                    rebuild.write(block_of(target[first:last], first))
+        assert np.array_equal(table.counts_N, counts)
+
+
+def block_of(counts_R, first=0):
+    columns = np.concatenate([np.arange(count) for count in counts_R]).astype(np.uint8)
+    size = len(columns)
+    return SlotBlock(
+        first, counts_R, columns, np.ones(size, np.float32), np.ones((1, size), np.float32),
+        np.empty((len(counts_R), 0), np.float32),
+    )  # fmt: skip
+
+
 def test_a_write_beyond_the_budget_is_refused_before_it_is_made():
     table = slots_of(torch.ones(10, 4), torch.ones(10, 4).bool(), lambda width: 0)
     with table.rebuild() as rebuild:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -149,3 +152,14 @@ def test_any_tile(host, lanes):
             1, RATE, BETA1, BETA2, EPSILON, share,
         )  # fmt: skip
     assert planes.weights == pytest.approx(other.weights, rel=1e-6)
+
+
+@pytest.mark.parametrize("rule", STATE)
+def test_a_capped_grid_strides_over_all_rows(host, rule):
+    free = run(cuda, rule, COUNTS["slots"], np.float32, torch.from_numpy)
+    assert max(grid for _, grid, _ in host.launches) == 3
+    host.launches.clear()
+    one_block = SimpleNamespace(**{rule: partial(getattr(cuda, rule), max_blocks=1)})
+    capped = run(one_block, rule, COUNTS["slots"], np.float32, torch.from_numpy)
+    assert {grid for _, grid, _ in host.launches} == {1}
+    assert np.array_equal(capped.weights, free.weights) and np.array_equal(capped.state, free.state)
