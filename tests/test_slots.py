@@ -204,8 +204,8 @@ def test_values_never_pass_the_budget(data):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("rows", [300, 3000])
-@pytest.mark.parametrize("count", [1, 2, 4, 9, 13, 26, 33, 52, 77, 90, 102])
+@pytest.mark.parametrize("rows", [300, 2000])
+@pytest.mark.parametrize("count", [1, 2, 26, 52, 102])
 def test_every_support_within_the_budget_has_room(count, rows, dtype):
     """Rows of one size each, also those that use their records worst, take turns with rows of another that spend the budget."""
     table = SlotTable(rows, 110, rows * count, 1, 0, dtype)
