@@ -58,7 +58,8 @@ class Epochs:
         self._work, self._step, self._explorer = work, step, explorer
         self._epochs = work.job.train.epochs if progress.stage == "fit" else progress.best_epoch
         self._whole = True  # `progress` is where the table is
-        self._saved_at, self._told_at = time.monotonic(), time.perf_counter()
+        self._saved_at = time.monotonic()
+        self._told_at = -REPORT_SECONDS  # so that the first step is told, and with it how many epochs there are
         self.progress = progress
         keep_events(work.folder, progress.stage, progress.epoch, progress.epoch * self._per_epoch + progress.step)
         if tensors:

@@ -85,7 +85,7 @@ class Lines:
     def epoch(self, record: dict[str, Any]) -> None:
         of = f"/{self._epochs}" if self._epochs else ""
         line = f"{record.get('stage', 'fit')} epoch {record['epoch']}{of}  {figures(record, self._metric)}"
-        if record["epoch"] >= self._epochs:
+        if record["epoch"] == self._epochs:
             self.note(line)
         else:
             self._progress(line)
