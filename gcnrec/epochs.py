@@ -62,7 +62,7 @@ class Epochs:
         self._told_at = -REPORT_SECONDS  # so that the first step is told, and with it how many epochs there are
         self.progress = progress
         keep_events(work.folder, progress.stage, progress.epoch, progress.epoch * self._per_epoch + progress.step)
-        if tensors:
+        if tensors and not self.over:
             where = {"stage": progress.stage, "epoch": progress.epoch, "step": progress.step}
             now = datetime.now(UTC).isoformat(timespec="seconds")
             append_event(work.folder, {"event": "resume", **where, "time": now})
