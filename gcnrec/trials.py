@@ -24,7 +24,7 @@ from gcnrec.events import Event, best_validation, epochs_of, read_events
 
 FORMAT = 1
 MEMORY = ("values", "value_bytes", "index_bytes", "state_bytes", "peak_table_bytes", "served_bytes", "dense_bytes")
-_LABELS = ("table.budget", "train.seed", "run.name")
+_LABELS = ("table.budget", "train.seed", "run.name", "data.digest")
 
 
 @dataclass(frozen=True)
