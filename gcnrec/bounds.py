@@ -19,7 +19,7 @@ from gcnrec.metrics import BOOTSTRAP_BYTES, PER_USER
 from gcnrec.models.rank import ITEMS_PER_TILE, USERS_PER_CHUNK
 
 _LEAST_USERS = 8
-_WORKING = 24 << 20
+_WORKING = 16 << 20
 """Buffers of the files that are read and written."""
 
 
@@ -31,7 +31,7 @@ def evaluation_bytes(run: Run, held_out: Interactions, ks: Sequence[int], bootst
     per_user = 8 * len(ks) * (len(PER_USER) + 1) + 96 + (24 if bootstrap else 0)
     pairs = 56 * (len(dataset.valid) + len(dataset.test))
     resamples = BOOTSTRAP_BYTES if bootstrap else 0
-    return _WORKING + 64 * users + (80 + 16 * len(ks)) * items + pairs + tested * per_user + resamples + _model_bytes(run)
+    return _WORKING + 40 * users + (48 + 16 * len(ks)) * items + pairs + tested * per_user + resamples + _model_bytes(run)
 
 
 def recommendation_bytes(run: Run, files: Sequence[Path | None], folds: bool) -> int:
@@ -40,7 +40,7 @@ def recommendation_bytes(run: Run, files: Sequence[Path | None], folds: bool) ->
     users, items = len(dataset.user_ids), len(dataset.item_ids)
     ids = dataset.user_ids.nbytes + dataset.item_ids.nbytes
     given = sum(6 * _table_bytes(path) for path in files if path is not None)
-    total = _WORKING + 4 * ids + 64 * (users + items) + 56 * (len(dataset.valid) + len(dataset.test)) + given
+    total = _WORKING + 3 * ids + 40 * (users + items) + 56 * (len(dataset.valid) + len(dataset.test)) + given
     embeddings = sum(_table_bytes(run.folder / "embeddings" / f"{side}.parquet") for side in ("users", "items"))
     return total + _model_bytes(run) + (4 * embeddings if folds else 0)
 

@@ -18,7 +18,7 @@ from gcnrec.memory import scratch_rows
 from gcnrec.ops.pages import let_go
 
 _BUFFER = 2**18
-_BATCH_BYTES = 2**22
+_BATCH_BYTES = 2**20
 """Of embeddings that are read at a time."""
 
 
