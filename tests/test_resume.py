@@ -93,7 +93,7 @@ def run(settings, dataset, out, **options):
     )
 
 
-STRIDE = 17
+STRIDE = 31
 """Every so many calls are killed at: all of them take minutes."""
 
 
