@@ -52,8 +52,8 @@ VARIANTS = {
 
 BEGIN_S, WITHIN_S, END_S = 4.0, 0.08, 2.0
 """The longest delay after the start of a process, after a step, and after the last step."""
-AGAIN_EVERY, BEGIN_EVERY, END_EVERY = 5, 20, 20
-"""Of so many trials one is killed twice, one at the beginning, one at the end."""
+AGAIN_EVERY, BEGIN_EVERY, FIRST_EVERY, END_EVERY = 5, 20, 40, 20
+"""Of so many trials one is killed twice, one at the beginning, one in its first steps, one at the end."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ def first_kill(seed: int, trial: int, length: Length) -> Kill:
     random = np.random.default_rng([seed, trial, 0])
     if trial % BEGIN_EVERY == 3:
         return Kill(None, random.uniform(0, BEGIN_S))
+    if trial % FIRST_EVERY == 13:
+        return Kill(int(random.integers(1, INTERVAL)), random.uniform(0, WITHIN_S / 10))
     if trial % END_EVERY == 10:
         return Kill(length.total, random.uniform(0, END_S))
     return Kill(int(random.integers(INTERVAL + 1, length.total)), random.uniform(0, WITHIN_S))
