@@ -31,6 +31,7 @@ from gcnrec.interactions import Interactions
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.idfiles import ids_of, read_table, user_column
 from gcnrec.loaders.schema import Dataset
+from gcnrec.loaders.scratch import told_when_short
 from gcnrec.models.rank import USERS_PER_CHUNK, top_k, top_k_all
 from gcnrec.models.scorer import Scorer
 from gcnrec.ops.topk import ItemLists, Seen, TopK, contained
@@ -179,8 +180,9 @@ def evaluate_run(
     another process writes.
     """
     refuse_what_it_was_trained_on(run, split)
-    with writing(run.folder, observer):
-        return _evaluated(run, split, ks, segments, observer, memory_limit)
+    limit = memory_limit or run.job.evaluate.memory_limit
+    with writing(run.folder, observer), told_when_short(limit):
+        return _evaluated(run, split, ks, segments, observer, limit)
 
 
 def _evaluated(
@@ -189,13 +191,13 @@ def _evaluated(
     ks: Sequence[int] | None,
     segments: Path | None,
     observer: Observer | None,
-    memory_limit: str | None,
+    memory_limit: str,
 ) -> dict[str, Any]:
     dataset, settings = run.dataset, run.job.evaluate
     held_out = dataset.test if split == "test" else dataset.valid
     lengths = tuple(ks or settings.k)
     fixed = evaluation_bytes(run, held_out, lengths, settings.bootstrap)
-    chunk = users_per_chunk(memory_limit or settings.memory_limit, fixed, run, max(lengths), "evaluating")
+    chunk = users_per_chunk(memory_limit, fixed, run, max(lengths), "evaluating")
     names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
     scorer = run.scorer()
     result = evaluate(

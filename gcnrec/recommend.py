@@ -24,6 +24,7 @@ from gcnrec.interactions import Interactions
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.request import Request, read_request
 from gcnrec.loaders.schema import Dataset
+from gcnrec.loaders.scratch import told_when_short
 from gcnrec.models.popularity import PopularityScorer
 from gcnrec.models.rank import in_chunks, rank_chunk
 from gcnrec.models.scorer import Scorer
@@ -87,29 +88,30 @@ def recommend(
     files = (users, items, candidates, exclude, new_users, new_items)
     fixed = recommendation_bytes(run, files, folds=new_users is not None or new_items is not None)
     chunk = users_per_chunk(limit, fixed, run, k, "recommending from")
-    dataset, unknown_items = run.dataset, 0
-    scorer: Scorer | None = None
-    if new_users is not None or new_items is not None:
-        wider = widened(run, new_users, new_items)
-        dataset, scorer, unknown_items = wider.dataset, wider.scorer, wider.unknown_items
-    asked = users if users is not None or candidates is not None else new_users
-    request = read_request(dataset, asked, items, candidates, exclude, keep_unknown=fallback is not None)
-    popular_R = _untrained(run, dataset, request) if fallback else np.zeros(len(request.ids), np.bool_)
-    known = [dataset.graph.user_items]
-    if seen == "all":
-        known += [_csr_of(part, dataset) for part in (dataset.valid, dataset.test) if len(part)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scorer = run.scorer(out.parent) if scorer is None else scorer
-    degrees_I = torch.from_numpy(dataset.graph.item_users.degrees.astype(np.float32))
-    scorers = (scorer, PopularityScorer(len(dataset.user_ids), degrees_I))
+    with told_when_short(limit):
+        dataset, unknown_items = run.dataset, 0
+        scorer: Scorer | None = None
+        if new_users is not None or new_items is not None:
+            wider = widened(run, new_users, new_items)
+            dataset, scorer, unknown_items = wider.dataset, wider.scorer, wider.unknown_items
+        asked = users if users is not None or candidates is not None else new_users
+        request = read_request(dataset, asked, items, candidates, exclude, keep_unknown=fallback is not None)
+        popular_R = _untrained(run, dataset, request) if fallback else np.zeros(len(request.ids), np.bool_)
+        known = [dataset.graph.user_items]
+        if seen == "all":
+            known += [_csr_of(part, dataset) for part in (dataset.valid, dataset.test) if len(part)]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scorer = run.scorer(out.parent) if scorer is None else scorer
+        degrees_I = torch.from_numpy(dataset.graph.item_users.degrees.astype(np.float32))
+        scorers = (scorer, PopularityScorer(len(dataset.user_ids), degrees_I))
 
-    def rank(start: int) -> TopK:
-        rows_B = np.arange(start, min(start + chunk, len(request.ids)), dtype=np.int32)
-        return _rank_rows(scorers, request, known, popular_R, rows_B, k)
+        def rank(start: int) -> TopK:
+            rows_B = np.arange(start, min(start + chunk, len(request.ids)), dtype=np.int32)
+            return _rank_rows(scorers, request, known, popular_R, rows_B, k)
 
-    with atomic_file(out) as path:
-        chunks = in_chunks(scorer, rank, range(0, len(request.ids), chunk))
-        lengths_R = _write(path, dataset, request, chunks, observer)
+        with atomic_file(out) as path:
+            chunks = in_chunks(scorer, rank, range(0, len(request.ids), chunk))
+            lengths_R = _write(path, dataset, request, chunks, observer)
     return Recommended(
         out=out,
         users=int((lengths_R > 0).sum()),

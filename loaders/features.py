@@ -102,7 +102,7 @@ def write_features(
             found[numbers[numbers >= 0]] = True
             unknown += int((numbers < 0).sum())
     except (pa.ArrowException, OSError) as problem:
-        if isinstance(problem, OSError) and problem.errno:
+        if isinstance(problem, MemoryError) or (isinstance(problem, OSError) and problem.errno):
             raise
         raise DataError(f"{text} cannot be read ({first_line(problem)})") from None
     key = f"{side}_features"

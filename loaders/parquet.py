@@ -26,7 +26,7 @@ from gcnrec.loaders.heldout import Report
 from gcnrec.loaders.inputs import BATCH_ROWS, Input, first_line, open_input
 from gcnrec.loaders.recipe import recipe_of
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal
-from gcnrec.loaders.scratch import Scratch, parse_bytes
+from gcnrec.loaders.scratch import Scratch, parse_bytes, told_when_short
 from gcnrec.loaders.staging import Staging
 
 _THREAD_BYTES = 50 * 10**6
@@ -52,7 +52,7 @@ def ingest(
     """
     limit = parse_bytes(data.memory_limit)
     report = Report(progress, work)
-    with new_folder(out, force, progress) as folder:
+    with new_folder(out, force, progress) as folder, told_when_short(data.memory_limit):
         spill = folder / "scratch"
         spill.mkdir()
         scratch = Scratch(spill, limit)
@@ -221,6 +221,8 @@ def _explained(file: _File) -> Iterator[None]:
 def _explain(problem: Exception, file: _File) -> None:
     """Raise the DataError behind a failed scan: a full disk, too little memory, or the file that cannot be read."""
     text = str(problem)
+    if isinstance(problem, MemoryError):  # Arrow's is an ArrowException, too
+        raise problem
     if getattr(problem, "errno", None) == errno.ENOSPC or "No space left" in text or "max_temp_directory_size" in text:
         raise DataError(f"the disk is full while reading {file.source.text}; free some space or choose another --out") from None
     if isinstance(problem, duckdb.OutOfMemoryException):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import tempfile
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from gcnrec.errors import UsageError
+from gcnrec.errors import DeviceError, UsageError
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
@@ -28,6 +31,27 @@ def parse_bytes(text: str) -> int:
     if size < 64 * 10**6:
         raise UsageError(f"memory_limit must be at least 64MB, got {text!r}")
     return size
+
+
+@contextmanager
+def told_when_short(limit: str) -> Iterator[None]:
+    """Memory that runs out all the same becomes a DeviceError that names `memory_limit`, of which the text is `limit`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as problem:
+        if not (isinstance(problem, MemoryError) or _is_short(problem)):
+            raise
+        detail = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise DeviceError(
+            f"memory ran out under memory_limit = {limit} ({detail}); "
+            "set it to what the machine has free, or raise it if one row of the input is larger than that"
+        ) from None
+
+
+def _is_short(problem: Exception) -> bool:
+    """Whether the system refused memory, or a thread for which there was none."""
+    words = "can't allocate memory", "not enough memory", "can't start new thread"
+    return getattr(problem, "errno", None) == errno.ENOMEM or any(each in str(problem) for each in words)
 
 
 class Scratch:

@@ -11,7 +11,7 @@ import pytest
 
 from gcnrec import interactions
 from gcnrec.config import Data
-from gcnrec.errors import DataError, UsageError
+from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.loaders import parquet, schema, scratch
 from gcnrec.loaders.parquet import ingest
 
@@ -168,6 +168,19 @@ def test_full_disk_and_memory_inside_duckdb(tmp_path, monkeypatch, kind, text, e
 
     monkeypatch.setattr(parquet.Input, "batches", fail)
     assert expected in attempt(tmp_path, {})
+
+
+@pytest.mark.parametrize("kind", [MemoryError, pa.ArrowMemoryError, lambda text: OSError(errno.ENOMEM, text)])
+@pytest.mark.parametrize("where", ["batches", "empty"])
+def test_memory_that_runs_out_names_the_limit(tmp_path, monkeypatch, kind, where):
+    def fail(*_):
+        raise kind("malloc of size 12345 failed")
+
+    monkeypatch.setattr(parquet.Input if where == "batches" else scratch.Scratch, where, fail)
+    pq.write_table(pa.table(GOOD), tmp_path / "train.parquet")
+    with pytest.raises(DeviceError, match=r"memory ran out under memory_limit = 2GB \(.*malloc of size 12345 failed\)"):
+        ingest(Data(train=str(tmp_path / "train.parquet"), user="user", item="item"), tmp_path / "out", data_root=None, name="x")
+    assert not (tmp_path / "out").exists()
 
 
 def test_interrupt_leaves_nothing(tmp_path, monkeypatch):
