@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
+from gcnrec.blocks import NeighbourSampler
 from gcnrec.check import check
 from gcnrec.config import Job, Sampler
 from gcnrec.graph import BipartiteGraph
@@ -53,6 +54,22 @@ def test_orders_differ_by_seed_and_epoch():
     assert sorted(orders[0]) == sorted(orders[1]) == sorted(orders[2])
     assert orders[0] != orders[1] and orders[0] != orders[2]
     assert orders[0] == positives(0, 0)
+
+
+def test_neighbourhoods_without_the_edges_of_the_batch():
+    graph = checkerboard().graph
+    known = set(zip(graph.user_items.row_numbers().tolist(), graph.user_items.indices.tolist(), strict=True))
+    for exclude in (False, True):
+        neighbours = NeighbourSampler(graph, (64,), 0, with_targets=True)
+        batch = edge_sampler(Sampler(exclude_positives=exclude), graph, None, 32, 0, neighbours).batch(0, 0)
+        own = set(zip(batch.triples.users_B.tolist(), batch.triples.positives_B.tolist(), strict=True))
+        (block,) = batch.blocks
+        targets = batch.rows_R[block.targets_T][block.csr.row_numbers()]
+        sources = batch.rows_R[block.sources_S][block.csr.indices] - graph.num_users
+        of_users = targets < graph.num_users
+        drawn = set(zip(targets[of_users].tolist(), sources[of_users].tolist(), strict=True))
+        of_batch = {pair for pair in known if pair[0] in batch.triples.users_B}
+        assert drawn == (of_batch - own if exclude else of_batch)
 
 
 def test_in_batch_draws_no_negatives():
