@@ -108,8 +108,8 @@ class _File:
         return int(self.source.dataset.count_rows())
 
     def batch_rows(self, limit: int) -> int:
-        """Rows to read at a time: those of a hundredth of the limit."""
-        return int(max(min(limit / 100 / max(self.source.mean_row_bytes(self.columns.paths), 16.0), BATCH_ROWS), 1))
+        """Rows to read at a time: those of a two-hundredth of the limit."""
+        return int(max(min(limit / 200 / max(self.source.mean_row_bytes(self.columns.paths), 16.0), BATCH_ROWS), 1))
 
 
 def _open_all(data: Data, data_root: Path | None) -> list[_File]:

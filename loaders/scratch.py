@@ -55,7 +55,7 @@ def _is_short(problem: Exception) -> bool:
 
 
 class Scratch:
-    """Room for working arrays: in RAM while all of them take a quarter of `limit` bytes, else in unlinked files of `folder`."""
+    """Room for working arrays: in RAM while all of them take an eighth of `limit` bytes, else in unlinked files of `folder`."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
@@ -65,7 +65,7 @@ class Scratch:
         """An uninitialised vector; a file behind it vanishes with the array. Raises OSError when the disk is full."""
         dtype = np.dtype(dtype)
         nbytes = size * dtype.itemsize
-        if self._in_ram + nbytes <= self.limit // 4:
+        if self._in_ram + nbytes <= self.limit // 8:
             array = np.empty(size, dtype)
             self._in_ram += nbytes
             weakref.finalize(array, self._give_back, nbytes)

@@ -49,7 +49,7 @@ class Staging:
                 target[done:last] = column.to_numpy(zero_copy_only=False)
             waiting.append(batch.select([0, 1]))
             held, done = held + waiting[-1].nbytes, last
-            if held >= self._scratch.limit // 32:
+            if held >= self._scratch.limit // 64:
                 self._code(waiting, room.pairs_E[first:done])
                 waiting, first, held = [], done, 0
         self._code(waiting, room.pairs_E[first:done])

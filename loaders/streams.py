@@ -26,7 +26,7 @@ def stream(
         file = pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False)
         present = [path for path in dict.fromkeys(paths) if _holds(file, path)]
         # Without any column, a batch would not know its rows.
-        for batch in file.iter_batches(rows, columns=present or file.schema.names[:1], use_threads=False):
+        for batch in file.iter_batches(rows, columns=present or [file.schema.column(0).path], use_threads=False):
             whole = _completed(batch, dataset.schema, fragment, paths)
             table = ds.InMemoryDataset(whole).to_table(columns=columns, use_threads=False)
             yield from table.combine_chunks().to_batches()
@@ -64,7 +64,8 @@ def _completed(batch: pa.RecordBatch, schema: pa.Schema, fragment: ds.Fragment, 
         kind = schema.field(name).type
         if name in batch.schema.names:
             column = batch.column(batch.schema.get_field_index(name))
-            columns.append(column if pa.types.is_struct(kind) else column.cast(kind))
+            # Of a struct, only the fields that were asked for have been read.
+            columns.append(column if column.type == kind or pa.types.is_struct(kind) else column.cast(kind))
         elif name in partition:
             columns.append(pa.repeat(pa.scalar(partition[name]).cast(kind), len(batch)))
         else:
