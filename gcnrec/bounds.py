@@ -42,7 +42,7 @@ def recommendation_bytes(run: Run, files: Sequence[Path | None], folds: bool) ->
     given = sum(6 * _table_bytes(path) for path in files if path is not None)
     total = _WORKING + 3 * ids + 40 * (users + items) + 56 * (len(dataset.valid) + len(dataset.test)) + given
     embeddings = sum(_table_bytes(run.folder / "embeddings" / f"{side}.parquet") for side in ("users", "items"))
-    return total + _model_bytes(run) + (4 * embeddings if folds else 0)
+    return total + _model_bytes(run) + (3 * embeddings if folds else 0)
 
 
 def users_per_chunk(limit: str, fixed: int, run: Run, k: int, what: str) -> int:

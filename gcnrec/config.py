@@ -69,6 +69,8 @@ class Data(Section):
     More keep more of rare words. Finding F of them takes 36 F bytes a word, at most a quarter of `memory_limit`; the rarest words
     are left out where that is less."""
     memory_limit: str = "2GB"
+    """What ingestion may hold beside mapped scratch and the process itself: its modules and threads, 70 MB, or 240 MB where bags of
+    words need torch."""
 
     @model_validator(mode="after")
     def _rules(self) -> Data:
@@ -289,7 +291,7 @@ class Evaluate(Section):
     baselines: tuple[Literal["popularity", "itemknn", "ease", "gfcf", "contentknn"], ...] = ()
     """Closed-form models evaluated beside the run, for the report."""
     memory_limit: str = "2GB"
-    """What `evaluate` and `recommend` may hold beside the process itself and the files that they map."""
+    """What `evaluate` and `recommend` may hold beside mapped files and the process itself, 240 MB with torch and its threads."""
 
 
 class Run(Section):
