@@ -69,8 +69,8 @@ class Data(Section):
     More keep more of rare words. Finding F of them takes 36 F bytes a word, at most a quarter of `memory_limit`; the rarest words
     are left out where that is less."""
     memory_limit: str = "2GB"
-    """What ingestion may hold beside mapped scratch and the process itself: its modules and threads, 70 MB, or 240 MB where bags of
-    words need torch."""
+    """What ingestion may hold beside mapped scratch and the process itself, whose modules and threads take 150 MB, or 240 MB where
+    bags of words need torch."""
 
     @model_validator(mode="after")
     def _rules(self) -> Data:
