@@ -69,7 +69,7 @@ class Data(Section):
     More keep more of rare words. Finding F of them takes 36 F bytes a word, at most a quarter of `memory_limit`; the rarest words
     are left out where that is less."""
     memory_limit: str = "2GB"
-    """What ingestion may hold beside mapped scratch and the process itself, whose modules and threads take 150 MB, or 240 MB where
+    """What ingestion may hold beside mapped scratch and the process itself: modules and threads take 150 MB, or 240 MB where
     bags of words need torch."""
 
     @model_validator(mode="after")
