@@ -17,7 +17,7 @@ JOB = Path(__file__).parent.parent / "jobs" / "memory_limits.py"
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA and /proc/self/status are Linux's")
 @pytest.mark.parametrize(
-    ("cases", "times"), [("ingest-edges", 10), ("ingest-wide-features", 3), ("ingest-many-words", 2), ("evaluate,recommend", 10)]
+    ("cases", "times"), [("ingest-edges", 10), ("ingest-wide-features", 2), ("ingest-many-words", 2), ("evaluate,recommend", 10)]
 )
 def test_memory_stays_below_the_limit(tmp_path, cases, times):
     command = [sys.executable, str(JOB), "--limit", "64MB", "--times", str(times), "--cases", cases, "--folder", str(tmp_path)]
