@@ -190,14 +190,25 @@ def test_pool_softmax_gradient_in_chunks(size, weighted):
     users, pool = users.requires_grad_(), pool.requires_grad_()
     loss = losses.pool_softmax(users, pool, target, 0.3, bias, own, weights if weighted else None)
     found = loss.detach(), *torch.autograd.grad(3.0 * loss, (users, pool))
-    for result, yardstick, exact, what in zip(
+    for result, yardstick, exact, what, passed in zip(
         found,
         by_autograd(torch.float32, size, weighted),
         by_autograd(torch.float64, size, weighted),
         ("loss", "users", "pool"),
+        (0.0, 0.0, passed_by_the_pool(size, weighted)),
         strict=True,
     ):
-        assert_as_accurate(result, yardstick.detach(), exact.detach(), what)
+        assert_as_accurate(result, yardstick.detach(), exact.detach(), what, passed)
+
+
+def passed_by_the_pool(size, weighted):
+    """The largest sum of sizes that a gradient of the pool adds up: users whose item it is pull against all the others."""
+    users, pool, bias, own, weights, target = (x if x.dtype == torch.int64 else x.double() for x in pool_inputs(size))
+    logits = users @ pool.T / 0.3 + bias
+    logits = logits + torch.nn.functional.one_hot(target, len(pool)) * (own - bias)
+    shares = (torch.softmax(logits, 1) - torch.nn.functional.one_hot(target, len(pool))).abs()
+    shares = shares * weights[:, None] if weighted else shares
+    return float((3.0 / (0.3 * size) * shares.T @ users.abs()).max())
 
 
 def test_bsl_in_batch():

@@ -54,7 +54,41 @@ def _exp2(x):  # type: ignore[no-untyped-def]
     return series * _float_of_bits((np.int32(whole) + np.int32(127)) << np.int32(23))
 
 
-@numba.njit(parallel=True, cache=True, fastmath={"reassoc", "nsz", "contract"}, error_model="numpy")
+@numba.njit(inline="always")
+def _total(row):  # type: ignore[no-untyped-def]
+    """The sum of a row, in sixteen lanes that a compiler may keep in vectors, in an order that it may not change.
+
+    Free to reassociate, LLVM adds up in one order when it compiles and numba loads another from its cache: the first run
+    after an installation would then differ from those after it, and a resumed run from the one that was stopped.
+    """
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0.0)
+    t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = np.float32(0.0)
+    whole = len(row) - len(row) % 16
+    for j in range(0, whole, 16):
+        s0 += row[j]
+        s1 += row[j + 1]
+        s2 += row[j + 2]
+        s3 += row[j + 3]
+        s4 += row[j + 4]
+        s5 += row[j + 5]
+        s6 += row[j + 6]
+        s7 += row[j + 7]
+        t0 += row[j + 8]
+        t1 += row[j + 9]
+        t2 += row[j + 10]
+        t3 += row[j + 11]
+        t4 += row[j + 12]
+        t5 += row[j + 13]
+        t6 += row[j + 14]
+        t7 += row[j + 15]
+    first = ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+    total = first + (((t0 + t1) + (t2 + t3)) + ((t4 + t5) + (t6 + t7)))
+    for j in range(whole, len(row)):
+        total += row[j]
+    return total
+
+
+@numba.njit(parallel=True, cache=True, fastmath={"nsz", "contract"}, error_model="numpy")
 def _softmax_gradient(logits_CJ, goal_C, losses_C):  # type: ignore[no-untyped-def]
     width = logits_CJ.shape[1]
     for c in numba.prange(len(logits_CJ)):
@@ -63,11 +97,9 @@ def _softmax_gradient(logits_CJ, goal_C, losses_C):  # type: ignore[no-untyped-d
         for j in range(width):
             top = max(top, row[j])
         own = row[goal]
-        mass = np.float32(0.0)
         for j in range(width):
-            weight = _exp2((row[j] - top) * _LOG2E)
-            row[j] = weight
-            mass += weight
+            row[j] = _exp2((row[j] - top) * _LOG2E)
+        mass = _total(row)
         share = np.float32(1.0) / mass
         for j in range(width):
             row[j] *= share

@@ -21,8 +21,27 @@ from gcnrec.ops.values import load, store_update
 
 PLACES = 256
 """Values of a row that are rounded at random each by a draw of its own: (step, row, place), wherever the row lies."""
-_SUMS = {"reassoc", "nsz"}
-"""Lets LLVM add up a row's squares in vector lanes: another order than left to right, but always the same one."""
+
+
+@numba.njit(inline="always")
+def _squares(g):
+    """The sum of the squares of a row, in eight lanes and an order that no compiler may change (see `ops.softmax`)."""
+    zero = np.float32(0.0)
+    a, b, c, d, e, f, h, i = zero, zero, zero, zero, zero, zero, zero, zero
+    whole = len(g) - len(g) % 8
+    for k in range(0, whole, 8):
+        a += g[k] * g[k]
+        b += g[k + 1] * g[k + 1]
+        c += g[k + 2] * g[k + 2]
+        d += g[k + 3] * g[k + 3]
+        e += g[k + 4] * g[k + 4]
+        f += g[k + 5] * g[k + 5]
+        h += g[k + 6] * g[k + 6]
+        i += g[k + 7] * g[k + 7]
+    total = ((a + b) + (c + d)) + ((e + f) + (h + i))
+    for k in range(whole, len(g)):
+        total += g[k] * g[k]
+    return total
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
@@ -35,7 +54,7 @@ def sgd(weights, at_R, count_R, rows_R, grad, grad_at_R, step, rate):
             store_update(w, d, load(w, d) - rate * g[d], step, rows_R[r] * PLACES + d)
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy", fastmath=_SUMS)
+@numba.njit(parallel=True, cache=True, error_model="numpy")
 def adagrad_row(weights, at_R, count_R, rows_R, state, state_at_R, grad, grad_at_R, step, rate, epsilon):
     """s += mean(g^2); w -= rate * g / (sqrt(s) + epsilon): one scalar of state per row (Duchi et al. 2011, row-wise)."""
     for r in numba.prange(len(at_R)):
@@ -43,9 +62,7 @@ def adagrad_row(weights, at_R, count_R, rows_R, state, state_at_R, grad, grad_at
         if count == 0:
             continue
         w, g = weights[at_R[r] : at_R[r] + count], grad[grad_at_R[r] : grad_at_R[r] + count]
-        square = np.float32(0.0)
-        for d in range(count):
-            square += g[d] * g[d]
+        square = _squares(g)
         state[state_at_R[r]] += square / np.float32(count)
         scale = rate / (np.sqrt(state[state_at_R[r]]) + epsilon)
         for d in range(count):
@@ -70,7 +87,7 @@ def adam(weights, at_R, count_R, rows_R, state, state_at_R, last_N, grad, grad_a
         last_N[rows_R[r]] = step
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy", fastmath=_SUMS)
+@numba.njit(parallel=True, cache=True, error_model="numpy")
 def adam_row(weights, at_R, count_R, rows_R, state, state_at_R, last_N, grad, grad_at_R, step, rate, beta1, beta2, epsilon):
     """Adam with one second moment per row, the mean of g^2; state of a row: [m | v], count + 1 wide. Lazy like `adam`."""
     scaled, root = _corrections(step, rate, beta1, beta2)
@@ -84,9 +101,7 @@ def adam_row(weights, at_R, count_R, rows_R, state, state_at_R, last_N, grad, gr
         decay1, decay2 = np.float32(beta1**gap), np.float32(beta2**gap)
         w, g = weights[at_R[r] : at_R[r] + count], grad[grad_at_R[r] : grad_at_R[r] + count]
         m, place = state[state_at_R[r] : state_at_R[r] + count], state_at_R[r] + count
-        square = np.float32(0.0)
-        for d in range(count):
-            square += g[d] * g[d]
+        square = _squares(g)
         state[place] = decay2 * state[place] + new2 * square / np.float32(count)
         scale = scaled / (np.sqrt(state[place]) * root + epsilon)
         for d in range(count):
