@@ -38,15 +38,16 @@ checkpoint_steps = {INTERVAL}
 keep_checkpoints = 2
 """
 SLOTS = ["table.budget=0.25", 'sparsity.policy="dynamic"', "sparsity.interval=0.4", "sparsity.batches=2", "model.width=32"]
+THREADS = ["train.threads=2"]
 REFIT = ['train.refit="train+valid"']
 VARIANTS = {
     "dense none": ['model.propagation="none"', 'sampler.negatives="popularity"', "sampler.num_negatives=4"],
-    "dense full refit": ['optimizer.rule="adam_dense"', "optimizer.learning_rate=0.003", *REFIT],
+    "dense full refit": ['optimizer.rule="adam_dense"', "optimizer.learning_rate=0.003", *REFIT, *THREADS],
     "dense sampled": ['model.propagation="sampled"', "sampler.fanouts=[4, 3]", 'optimizer.rule="adam_row"'],
     "slots none refit": ['model.propagation="none"', *SLOTS, *REFIT],
-    "slots full": [*SLOTS],
+    "slots full": [*SLOTS, *THREADS],
     "slots sampled on disk": ['model.propagation="sampled"', "sampler.fanouts=[4, 3]", 'table.placement="disk"', *SLOTS],
-    "graphsage": ['model.name="graphsage"', "sampler.fanouts=[4, 3]", "optimizer.learning_rate=0.1"],
+    "graphsage": ['model.name="graphsage"', "sampler.fanouts=[4, 3]", "optimizer.learning_rate=0.1", *THREADS],
 }
 """--set options. All stop early, with the patience above."""
 
