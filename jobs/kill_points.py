@@ -2,9 +2,9 @@
 
     python jobs/kill_points.py --out RECORD.json [--kills 100] [--jobs 2] [--seed 0] [--work DIR] [--only TRIAL]
 
-Makes its own data and the jobs (dense and slot tables; no, sampled and full propagation; refits; early stopping), all with a
-checkpoint every few steps, on one and two threads. A killed run is resumed, some are killed again; it must end with the same digests as the
-uninterrupted run, file by file, and must not do more steps again than lie between two checkpoints. Steps are counted by the
+Makes its own data and the jobs (dense and slot tables; no, sampled and full propagation; refits; early stopping; one thread and
+two), all with a checkpoint every few steps. A killed run is resumed, some are killed again; it must end with the same digests as
+the uninterrupted run, file by file, and must not do more steps again than lie between two checkpoints. Steps are counted by the
 process itself, through a pipe. The record holds a row for every kill; the exit code is 1 when a run ended otherwise.
 What a trial does follows from --seed and its number: `--only 17` does trial 17 again. --work keeps what went wrong.
 """
