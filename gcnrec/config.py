@@ -281,7 +281,7 @@ class Evaluate(Section):
 
     metric: Annotated[str, Field(pattern=r"^(recall|recall_capped|ndcg|precision|hit_rate|mrr|map)@[1-9]\d*$")] = "recall@20"
     """Chooses the best epoch on the validation split, the higher the better."""
-    k: tuple[Count, ...] = (10, 20, 50)
+    k: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 20, 50)
     every: Count = 1
     """Epochs between validations."""
     patience: Annotated[int, Field(ge=0)] = 5

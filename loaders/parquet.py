@@ -253,8 +253,10 @@ def _check_condition(connection: duckdb.DuckDBPyConnection, file: _File, data: D
     if not data.where:
         return
     schema = file.source.dataset.schema
-    connection.register("rows_none", schema.empty_table())
+    # DuckDB has no halves: a column of them says no to all conditions, also to those of other columns.
+    known = pa.schema([field.with_type(pa.float32()) if pa.types.is_float16(field.type) else field for field in schema])
     try:
+        connection.register("rows_none", known.empty_table())
         connection.execute(f"SELECT count(*) FROM rows_none WHERE ({data.where})").fetchall()
     except duckdb.BinderException as problem:
         unknown = first_line(problem).split('"')[1] if '"' in first_line(problem) else ""
@@ -263,7 +265,7 @@ def _check_condition(connection: duckdb.DuckDBPyConnection, file: _File, data: D
     except duckdb.Error as problem:
         raise DataError(f"where = {data.where!r} is not an SQL condition: {first_line(problem)}") from None
     finally:
-        connection.unregister("rows_none")
+        connection.unregister("rows_none")  # nothing where it was not registered
 
 
 def _value(connection: duckdb.DuckDBPyConnection, query: str) -> Any:

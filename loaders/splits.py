@@ -132,12 +132,11 @@ def time_at(times_E: NDArray[np.int64], share: float, below: int | None = None) 
     high = high if below is None else min(high, below - 1)
     if high < low:
         return high + 1
-    limit = high + 1
-    count = int(_count_below(times_E, limit))
+    count = int(_count_until(times_E, high))
     rank = min(int((1.0 - share) * count), count - 1)
     while low < high:
         width = (high - low) // 65536 + 1
-        bins = _histogram(times_E, low, high, width, limit)
+        bins = _histogram(times_E, low, high, width, (high - low) // width + 1)
         ends = np.cumsum(bins)
         chosen = int(np.searchsorted(ends, rank, side="right"))
         rank -= int(ends[chosen - 1]) if chosen else 0
@@ -233,10 +232,10 @@ def _leave_last(ends, times, valid, parts):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _count_below(times, limit):  # type: ignore[no-untyped-def]
+def _count_until(times, most):  # type: ignore[no-untyped-def]
     count = 0
     for row in range(len(times)):
-        count += times[row] < limit
+        count += times[row] <= most
     return count
 
 
@@ -276,9 +275,10 @@ def _carve(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _histogram(times, low, high, width, limit):  # type: ignore[no-untyped-def]
-    bins = np.zeros((high - low) // width + 1, np.int64)
+def _histogram(times, low, high, width, size):  # type: ignore[no-untyped-def]
+    """Times of low .. high in `size` bins of `width`; unsigned, because any two times of 64 bits may lie between them."""
+    bins = np.zeros(size, np.int64)
     for row in range(len(times)):
-        if low <= times[row] <= high and times[row] < limit:
-            bins[(times[row] - low) // width] += 1
+        if low <= times[row] <= high:
+            bins[np.int64((np.uint64(times[row]) - np.uint64(low)) // np.uint64(width))] += 1
     return bins

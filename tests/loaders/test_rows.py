@@ -142,12 +142,20 @@ def test_carve_takes_its_share(scratches):
     assert abs(int(codes.sum()) - 4000) < 300
 
 
-@given(st.lists(st.integers(-(2**40), 2**40), min_size=1, max_size=50), st.floats(0, 0.99))
+@given(st.lists(st.integers(-(2**40), 2**40) | st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=50), st.floats(0, 0.99))
 def test_time_at(times, share):
     moment = splits.time_at(np.array(times), share)
     later = sum(time >= moment for time in times)
     strictly_later = sum(time > moment for time in times)
     assert moment in times and later >= share * len(times) - 1e-9 and strictly_later <= share * len(times) + 1e-9
+
+
+def test_time_at_the_ends_of_64_bits():
+    """Found by jobs/fuzz.py: one more than the last time, or all between both ends, is no number of 64 bits with a sign."""
+    ends = [-(2**63), 0, 2**63 - 1, 2**63 - 1]
+    assert splits.time_at(np.array(ends), 0.5) == 2**63 - 1
+    assert splits.time_at(np.array(ends), 0.75) == 0
+    assert splits.time_at(np.array(ends), 0.5, 2**63 - 1) == 0
 
 
 @settings(max_examples=50)

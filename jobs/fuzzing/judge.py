@@ -1,0 +1,151 @@
+"""Runs one case as a user would, in a process that may die of it, and judges what came of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from fuzzing.parquet import Case
+
+LIMIT_SECONDS = 60
+ADDRESS_BYTES = 16 << 30
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`outcome` for the tally; `failure` is None when all is as it must be; `message` is what a refusal said."""
+
+    outcome: str
+    failure: str | None = None
+    message: str = ""
+
+
+def prepare(home: str) -> None:
+    """Bounds for this process, and the place where cases work; a hang ends it by SIGALRM."""
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_BYTES, ADDRESS_BYTES))
+    os.chdir(home)
+
+
+def judge(case: Case) -> Verdict:
+    """The case in an empty folder: right exit code, one sentence, nothing left behind, or data that hold what the files hold."""
+    home = Path.cwd()
+    with tempfile.TemporaryDirectory(dir=home) as folder:
+        work = Path(folder)
+        for name, data in case.files.items():
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            (work / name).write_bytes(data)
+        before = listing(work)
+        os.chdir(work)
+        try:
+            signal.alarm(LIMIT_SECONDS)
+            code, told = call(case.arguments)
+            signal.alarm(0)
+            return Verdict(f"exit {code}", fault(case, code, told, work, before), last_line(told) if code else "")
+        finally:
+            os.chdir(home)
+
+
+def call(arguments: list[str]) -> tuple[int, str]:
+    """Exit code and stderr of a command line, native libraries' too."""
+    from gcnrec import cli
+
+    with tempfile.TemporaryFile() as told, redirected(told.fileno()):
+        try:
+            cli.app(arguments)
+            code: Any = 0
+        except SystemExit as end:
+            code = end.code
+        except BaseException as problem:
+            code = 1
+            print(f"Traceback: {type(problem).__name__}: {problem}", file=sys.stderr)
+        sys.stderr.flush()
+        sys.stdout.flush()
+        told.seek(0)
+        return int(code or 0), told.read().decode(errors="replace")
+
+
+@contextmanager
+def redirected(target: int) -> Iterator[None]:
+    """stderr to the file `target`, stdout to nowhere, by descriptor."""
+    kept = os.dup(1), os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(target, 2)
+    try:
+        yield
+    finally:
+        for number, old in enumerate(kept, 1):
+            os.dup2(old, number)
+            os.close(old)
+        os.close(nowhere)
+
+
+def fault(case: Case, code: int, told: str, work: Path, before: set[str]) -> str | None:
+    """What is wrong with how a case ended; None when nothing is."""
+    if code == 1 or "Traceback" in told:
+        return f"traceback: {signature(told)}"
+    if code not in ((0, 2, 3, 4, 5) if case.arguments[0] == "run" else (0, 2, 3, 4)):
+        return f"exit code {code}"
+    if code:
+        lines = [line for line in told.splitlines() if line.startswith(("gcnrec: ", "Error")) or "Usage" in line]
+        if len(lines) != 1 and code != 2:
+            return f"{len(lines)} sentences: {told[:200]!r}"
+        left = {} if case.arguments[0] == "run" and code in (4, 5) else listing(work) - before
+        return f"left behind: {sorted(left)[:3]}" if left else None
+    if case.arguments[0] == "ingest":
+        return wrong_data(case, work)
+    return None
+
+
+def wrong_data(case: Case, work: Path) -> str | None:
+    """What a dataset has that it should not; None when it opens, its digests hold, and it has the pairs of the files."""
+    from gcnrec.loaders.schema import open_dataset
+
+    data = open_dataset(work / "out", verify=True)
+    graph = data.graph.user_items
+    users, items = (values(ids.ids) for ids in (data.user_ids, data.item_ids))
+    found = {(users[u], items[i]) for u, i in zip(graph.row_numbers().tolist(), graph.indices.tolist(), strict=True)}
+    if len(found) != data.graph.num_edges:
+        return "pairs that are there twice"
+    if not case.oracle:
+        return None
+    found |= {(users[u], items[i]) for u, i in zip(data.test.users_E.tolist(), data.test.items_E.tolist(), strict=True)}
+    expected = set()
+    for name in case.files:
+        if name.startswith(("train", "parts")):
+            each = ds.dataset(work / name, format="parquet").to_table(columns=["user", "item"])
+            expected |= set(zip(values(each.column("user")), values(each.column("item")), strict=True))
+    return None if found == expected else f"{len(found ^ expected)} pairs differ from the files"
+
+
+def values(column: Any) -> list[Any]:
+    """As Python has them."""
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return list((column.dictionary_decode() if pa.types.is_dictionary(column.type) else column).to_pylist())
+
+
+def listing(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def last_line(told: str) -> str:
+    lines = [line for line in told.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def signature(told: str) -> str:
+    """The last line of a traceback without its numbers and names, to tell failures apart."""
+    places = re.findall(r'gcnrec/([\w/]+\.py)", line (\d+)', told) or re.findall(r"([\w/]+\.py):(\d+)", told)
+    at = f" at {places[-1][0]}:{places[-1][1]}" if places else ""
+    return re.sub(r"0x[0-9a-f]+|/\S+|\d+", "#", last_line(told))[:160] + at

@@ -1,0 +1,86 @@
+"""A few hundred cases of jobs/fuzz.py, and what the job found in its long runs."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+JOBS = Path(__file__).parents[1] / "jobs"
+PAIRS = {"user": [1, 1, 2, 3], "item": ["a", "b", "b", "a"], "time": [0, 1, 2, 3]}
+
+
+@pytest.fixture(scope="module")
+def fuzz():
+    sys.path.insert(0, str(JOBS))
+    import fuzz
+
+    yield fuzz
+    sys.path.remove(str(JOBS))
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("fuzz", "fuzzing")]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def home(fuzz):
+    with tempfile.TemporaryDirectory() as folder:
+        yield fuzz.make_home(Path(folder))
+
+
+@pytest.mark.parametrize(("kind", "cases"), [("parquet", 200), ("jobs", 100), ("cards", 50)])
+def test_nothing_gets_through(fuzz, home, kind, cases):
+    results = fuzz.judged(fuzz.drawn(2026, kind, 0, cases), home)
+    assert len(results) == cases
+    assert [(case.arguments, verdict) for case, verdict in results if verdict.failure] == []
+    if kind == "parquet":
+        assert sum(verdict.outcome == "exit 0" for _, verdict in results) >= 0.3 * cases
+        assert sum(case.oracle and verdict.outcome == "exit 0" for case, verdict in results) >= 20
+
+
+def test_the_judge_notices(fuzz, home, monkeypatch):
+    """A traceback, a second sentence, something left behind, and pairs that are not those of the files."""
+    from fuzzing import judge
+    from fuzzing.parquet import Case
+
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        case = Case("generated", {}, ["ingest"], False)
+        assert judge.fault(case, 3, "gcnrec: no\n", work, set()) is None
+        assert judge.fault(case, 1, "Traceback (most recent call last)\nValueError: 3\n", work, set()).startswith("traceback")
+        assert judge.fault(case, 7, "", work, set()) == "exit code 7"
+        assert judge.fault(case, 3, "gcnrec: no\ngcnrec: no\n", work, set()).startswith("2 sentences")
+        (work / "out").mkdir()
+        assert judge.fault(case, 3, "gcnrec: no\n", work, set()) == "left behind: ['out']"
+        (work / "out").rmdir()
+        monkeypatch.chdir(work)
+        pq.write_table(pa.table(PAIRS), "train.parquet")
+        flags = ["--user", "user", "--item", "item", "--valid-size", "0", "--keep-cold"]
+        assert judge.call(["ingest", "--train", "train.parquet", *flags, "--out", "out"])[0] == 0
+        whole = Case("generated", {"train.parquet": b""}, ["ingest"], True)
+        assert judge.wrong_data(whole, work) is None
+        pq.write_table(pa.table({**PAIRS, "item": ["a", "b", "b", "c"]}), "train.parquet")
+        assert judge.wrong_data(whole, work) == "2 pairs differ from the files"
+
+
+def test_times_at_both_ends_of_64_bits(gcnrec, workplace):
+    pq.write_table(pa.table({**PAIRS, "time": np.array([-(2**63), 0, 2**63 - 1, 2**63 - 1])}), workplace / "train.parquet")
+    flags = ["--train", "train.parquet", "--user", "user", "--item", "item", "--time", "time", "--out", "data"]
+    code, _, err = gcnrec("ingest", *flags, "--split", "temporal", "--test-size", "0.4", "--valid-size", "0")
+    assert code == 0, err
+
+
+def test_a_condition_beside_a_column_that_duckdb_does_not_know(gcnrec, workplace):
+    pq.write_table(pa.table({**PAIRS, "half": pa.array(np.ones(4, np.float16))}), workplace / "train.parquet")
+    flags = ["--train", "train.parquet", "--user", "user", "--item", "item", "--out", "data", "--valid-size", "0"]
+    assert gcnrec("ingest", *flags, "--where", "time < 3")[0] == 0
+
+
+def test_no_list_length(gcnrec, workplace):
+    (workplace / "job.toml").write_text("[evaluate]\nk = []\n")
+    code, _, err = gcnrec("check", "job.toml", "--data", "nowhere")
+    assert code == 2 and "evaluate.k" in err and "\n" not in err.strip()
