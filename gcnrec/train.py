@@ -31,7 +31,7 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.guards import LossTrend
 from gcnrec.lineage import resolved
 from gcnrec.loaders.atomic import atomic_file, clear_leftovers
-from gcnrec.loaders.schema import Dataset
+from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.machine import available_cores
 from gcnrec.memory import scratch_values
 from gcnrec.models import closed_form
@@ -74,6 +74,7 @@ def _opened(job: Job, dataset: Dataset, folder: Path, resume: bool, observer: Ob
     with writing(folder, observer):
         if again and not is_unbegun(folder):
             _check_same(open_run(folder), job, dataset)
+            open_dataset(dataset.folder, verify=True)  # every byte: nothing else would notice that data changed under a run
         else:
             describe_run(folder, job, dataset)
         for part in (folder, folder / "checkpoints", folder / "embeddings"):
@@ -96,6 +97,7 @@ def _train(work: Work) -> None:
         if not work.job.train.refit:
             best, _ = load_checkpoint(work.checkpoints.best)
             restore(step, None, best)
+            del best  # what follows needs the memory
             finish(work.job, step, work.dataset, work.folder, work.observer)
             return
         tensors, progress = {}, replace(progress, stage="refit", epoch=0, seconds=0.0, trend=LossTrend())

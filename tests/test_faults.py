@@ -233,6 +233,19 @@ def test_data_that_changed_since_the_run_began(gcnrec, nursery, whole, digests):
     assert digests.differences(before, digests.digests(Path("changed"))) == []
 
 
+def test_a_byte_of_the_data_that_changed_since_the_run_began(gcnrec, nursery, whole, digests):
+    """dataset.json says what it said, but an array is another one."""
+    shutil.copytree("ds", "flipped")
+    command = ["run", "job.toml", "--data", "flipped", "--out", "flipped-run"]
+    with nursery.stopped("last.safetensors", 3, "after", command):
+        pass
+    before = digests.digests(Path("flipped-run"))
+    flip(next(Path("flipped").rglob("*indices.npy")))
+    code, _, err = gcnrec(*command, "--resume")
+    assert code == 3 and "indices.npy" in err.splitlines()[-1], err
+    assert digests.differences(before, digests.digests(Path("flipped-run"))) == []
+
+
 def failing(patch, at):
     """The os-level calls that claim or flush bytes fail at call number `at` with ENOSPC; returns what each one was about."""
     about = []
