@@ -21,7 +21,7 @@ import torch
 from gcnrec.checkpoints import load_checkpoint
 from gcnrec.config import Job, to_toml
 from gcnrec.errors import DataError, UsageError
-from gcnrec.graph import BipartiteGraph, Csr
+from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Vocabulary
 from gcnrec.lineage import FORMAT, lineage_of
 from gcnrec.loaders.atomic import atomic_file
@@ -76,10 +76,6 @@ class Run:
         return EmbeddingScorer(
             *(map_embeddings(self.folder / "embeddings" / f"{side}.parquet", each, folder) for side, each in ids.items())
         )
-
-    def seen(self, split: str) -> Csr:
-        """User -> items left out of the ranking of `split`: train for valid, train and valid for test."""
-        return self.dataset.graph.user_items if split == "valid" else self.merged_graph.user_items
 
     def metrics(self, split: str) -> dict[str, Any]:
         """What `gcnrec evaluate` wrote for `split`."""

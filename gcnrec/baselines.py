@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gcnrec.artifacts import Run
 from gcnrec.errors import DeviceError
-from gcnrec.evaluate import cold_start, evaluate
+from gcnrec.evaluate import cold_start, evaluate, seen_rows
 from gcnrec.events import append_event, read_events
 from gcnrec.models import closed_form
 
@@ -34,7 +34,7 @@ def measure_baselines(run: Run, observer: Observer | None = None) -> None:
             append_event(run.folder, {"event": "note", "text": f"baseline {name} left out: {problem}"})
             continue
         tell = partial(observer.work, f"ranking for test by {name}") if observer else None
-        metrics = evaluate(scorer, run.dataset.test, run.seen("test"), *degrees, settings.k, tell=tell).metrics
+        metrics = evaluate(scorer, run.dataset.test, seen_rows(run, "test"), *degrees, settings.k, tell=tell).metrics
         event = {"event": "baseline", "name": name, "metrics": metrics, "cold_start": cold_start(run, scorer, "test")}
         append_event(run.folder, event)
         if observer and settings.metric in metrics:

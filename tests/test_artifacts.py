@@ -75,15 +75,6 @@ def test_metrics_that_are_not_there_say_how_to_make_them(tmp_path, dataset):
         open_run(tmp_path / "run").metrics("valid")
 
 
-def test_seen(tmp_path, dataset):
-    begin_run(tmp_path / "run", JOB, dataset)
-    run = open_run(tmp_path / "run")
-    world = checkerboard()
-    for split, known in (("valid", world.train), ("test", world.train + world.valid)):
-        csr = run.seen(split)
-        assert sorted(zip(csr.row_numbers().tolist(), csr.indices.tolist(), strict=True)) == sorted(known)
-
-
 def test_with_valid_merges_repeats_and_keeps_numbers(dataset, tmp_path):
     graph = with_valid(dataset)
     world = checkerboard()

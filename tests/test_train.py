@@ -59,7 +59,7 @@ def events(run):
 
 def best_items(run):
     users = np.arange(run.dataset.graph.num_users, dtype=np.int32)
-    return top_k_all(run.scorer(), users, 1, run.seen("test")).items_BK[:, 0]
+    return top_k_all(run.scorer(), users, 1, run.merged_graph.user_items).items_BK[:, 0]
 
 
 class Interrupting(Quiet):
