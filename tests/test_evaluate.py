@@ -198,14 +198,10 @@ def test_segments_split_the_users(world):
 
 
 def fake_run(world: World, folder: Path, refitted: bool = False):
-    train = world.graph.user_items
     info = {"name": "toy", "digest": "d1", "data": {"user": "customer", "item": "product"}}
     dataset = Dataset(
         folder, info, world.graph, USER_IDS, ITEM_IDS, interactions(world.valid), interactions(world.test), None, None
     )
-    users, items = np.array(sorted(world.train | world.valid), np.int32).T
-    both = csr_from_edges(np.ascontiguousarray(users), np.ascontiguousarray(items), USERS, ITEMS)
-
     model = SimpleNamespace(closed_form=True, name="popularity")
     settings = SimpleNamespace(k=(5, 10), bootstrap=20, memory_limit="2GB")
     job = SimpleNamespace(model=model, evaluate=settings, train=SimpleNamespace(seed=0))
