@@ -15,6 +15,8 @@ from gcnrec.errors import UsageError, nearest
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Temperature = Annotated[float, Field(ge=1e-6)]
+"""Below that, scores divided by it leave float32."""
 Count = Annotated[int, Field(ge=1)]
 INDUCTIVE = ("graphsage", "pinsage")
 
@@ -199,8 +201,8 @@ class Loss(Section):
     name: Literal["bpr", "softmax", "bsl", "directau"] = "softmax"
     score: Literal["cosine", "inner"] = "cosine"
     """Score used in training; ranking always uses the inner product of the exported embeddings."""
-    temperature: Positive = 0.12
-    positive_temperature: Positive | None = None
+    temperature: Temperature = 0.12
+    positive_temperature: Temperature | None = None
     """bsl: temperature of the positive part; default `temperature`."""
     logq: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """softmax: how much of log q, a negative's sampling probability, is subtracted from the logits: 1 corrects the sampling

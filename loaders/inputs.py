@@ -86,7 +86,8 @@ def open_input(text: str, base: Path | None = None) -> Input:
             partition_base_dir=root,
         )
         rows = sum(_rows(fragment) for fragment in dataset.get_fragments())
-    except (OSError, pa.ArrowException) as problem:
+        _read_names(dataset)
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as problem:
         for path in files:
             _check_file(filesystem, path)
         raise DataError(f"{text} cannot be read as Parquet ({first_line(problem)})") from None
@@ -95,6 +96,16 @@ def open_input(text: str, base: Path | None = None) -> Input:
     if len(set(dataset.schema.names)) != len(dataset.schema.names):
         raise DataError(f"{text} has two columns of one name among {', '.join(dataset.schema.names)}; rename one")
     return Input(text, dataset)
+
+
+def _read_names(dataset: ds.Dataset) -> None:
+    """Every name there is, so that one of a damaged file that is no UTF-8 is met here and nowhere else."""
+    list(_leaves(dataset.schema))
+    for fragment in dataset.get_fragments():
+        fragment.ensure_complete_metadata()
+        for group in map(fragment.metadata.row_group, range(fragment.metadata.num_row_groups)):
+            for number in range(group.num_columns):
+                group.column(number).path_in_schema  # noqa: B018
 
 
 def first_line(problem: BaseException) -> str:

@@ -84,3 +84,22 @@ def test_no_list_length(gcnrec, workplace):
     (workplace / "job.toml").write_text("[evaluate]\nk = []\n")
     code, _, err = gcnrec("check", "job.toml", "--data", "nowhere")
     assert code == 2 and "evaluate.k" in err and "\n" not in err.strip()
+
+
+def test_a_column_name_that_is_no_text(gcnrec, workplace):
+    """Also where only the description of a row group has it."""
+    pq.write_table(pa.table({"user": [1, 2], "itemid": [1, 2]}), workplace / "whole.parquet", store_schema=False)
+    whole = (workplace / "whole.parquet").read_bytes()
+    at = [place for place in range(len(whole)) if whole[place:].startswith(b"itemid")]
+    assert len(at) >= 2, "in the schema, and in the row group"
+    for number, place in enumerate(at):
+        (workplace / "train.parquet").write_bytes(whole[:place] + b"\xed" + whole[place + 1 :])
+        flags = ["--train", "train.parquet", "--user", "user", "--item", "itemid", "--out", f"data-{number}"]
+        code, _, err = gcnrec("ingest", *flags)
+        assert code == 3 and "Traceback" not in err and err.count("\n") == 1, err
+
+
+def test_a_temperature_near_zero(gcnrec, workplace):
+    (workplace / "job.toml").write_text("[loss]\ntemperature = 1e-300\n")
+    code, _, err = gcnrec("check", "job.toml", "--data", "nowhere")
+    assert code == 2 and "loss.temperature" in err
