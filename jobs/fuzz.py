@@ -61,7 +61,8 @@ def main() -> None:
         keep(results, given_.keep)
     rows = [*tally(results), summary(results, given_.seed, time.perf_counter() - begun)]
     print(json.dumps(rows, indent=1))
-    write_record(given_.out, shlex.join(["python", "jobs/fuzz.py", "--out", given_.out.name, "--cases", str(given_.cases)]), rows)
+    chosen = ["--out", given_.out.name, "--cases", str(given_.cases), "--seed", str(given_.seed)]
+    write_record(given_.out, shlex.join(["python", "jobs/fuzz.py", *chosen]), rows)
     sys.exit(1 if rows[-1]["failures"] else 0)
 
 
