@@ -41,8 +41,11 @@ class Input:
         return ds.field(path) if path in self.dataset.schema.names else ds.field(*path.split("."))
 
     def mean_row_bytes(self, paths: Sequence[str]) -> float:
-        """Mean bytes of a row in the columns `paths`; see `streams.mean_row_bytes`."""
-        return mean_row_bytes(self.dataset, paths)
+        """Mean bytes of a row in the columns `paths`; see `streams.mean_row_bytes`. DataError when that is damaged."""
+        try:
+            return mean_row_bytes(self.dataset, paths)
+        except (OSError, pa.ArrowException) as problem:
+            raise DataError(f"{self.text} cannot be read ({first_line(problem)}); it may be truncated or damaged") from None
 
     def schema_of(self, columns: dict[str, ds.Expression]) -> pa.Schema:
         """What `batches` yields."""
@@ -99,13 +102,12 @@ def open_input(text: str, base: Path | None = None) -> Input:
 
 
 def _read_names(dataset: ds.Dataset) -> None:
-    """Every name there is, so that one of a damaged file that is no UTF-8 is met here and nowhere else."""
+    """Every name of a column there is, so that one of a damaged file that is no UTF-8 is met here and nowhere else."""
     list(_leaves(dataset.schema))
     for fragment in dataset.get_fragments():
-        fragment.ensure_complete_metadata()
-        for group in map(fragment.metadata.row_group, range(fragment.metadata.num_row_groups)):
-            for number in range(group.num_columns):
-                group.column(number).path_in_schema  # noqa: B018
+        schema = fragment.metadata.schema
+        for number in range(len(schema)):
+            schema.column(number).path  # noqa: B018
 
 
 def first_line(problem: BaseException) -> str:

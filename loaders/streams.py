@@ -33,22 +33,34 @@ def stream(
 
 
 def mean_row_bytes(dataset: ds.Dataset, paths: Sequence[str]) -> float:
-    """Mean bytes of a row in the columns `paths`, as the files tell before compression: long texts that repeat take more."""
+    """Mean bytes of a row in the columns `paths`, as the files tell before compression: long texts that repeat take more.
+
+    Raises OSError or ArrowException where what they tell is damaged.
+    """
     size = rows = 0
     for fragment in dataset.get_fragments():
-        fragment.ensure_complete_metadata()
-        for group in map(fragment.metadata.row_group, range(fragment.metadata.num_row_groups)):
-            rows += group.num_rows
-            for number in range(group.num_columns):
-                column = group.column(number)
-                if any(_below(column.path_in_schema, path) for path in paths):
+        with fragment.filesystem.open_input_file(fragment.path) as source:
+            file = pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False)
+            present = [path for path in dict.fromkeys(paths) if _holds(file, path)]
+            leaves = [number for number, leaf in enumerate(_leaf_paths(file)) if any(_below(leaf, path) for path in present)]
+            for number in range(file.num_row_groups if leaves else 0):
+                # Asked for what a damaged group says of a column, Arrow ends the process. When it reads one, it raises.
+                if next(file.iter_batches(1, row_groups=[number], columns=present, use_threads=False), None) is None:
+                    continue
+                group = file.metadata.row_group(number)
+                rows += group.num_rows
+                for column in map(group.column, leaves):
                     size += max(column.total_uncompressed_size, _VALUE_BYTES * column.num_values)
     return size / max(rows, 1)
 
 
+def _leaf_paths(file: pq.ParquetFile) -> list[str]:
+    return [file.schema.column(number).path for number in range(len(file.schema.names))]
+
+
 def _holds(file: pq.ParquetFile, path: str) -> bool:
     """Whether the file has a column, or columns of a struct, at `path`."""
-    return any(_below(file.schema.column(number).path, path) for number in range(len(file.schema.names)))
+    return any(_below(leaf, path) for leaf in _leaf_paths(file))
 
 
 def _below(leaf: str, path: str) -> bool:

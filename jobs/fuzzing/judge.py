@@ -95,7 +95,7 @@ def fault(case: Case, code: int, told: str, work: Path, before: set[str]) -> str
     """What is wrong with how a case ended; None when nothing is."""
     if code == 1 or "Traceback" in told:
         return f"traceback: {signature(told)}"
-    if code not in ((0, 2, 3, 4, 5) if case.arguments[0] == "run" else (0, 2, 3, 4)):
+    if code not in ((0, 2, 3, 4) if case.arguments[0] == "ingest" else (0, 2, 3, 4, 5)):
         return f"exit code {code}"
     if code:
         lines = [line for line in told.splitlines() if line.startswith(("gcnrec: ", "Error")) or "Usage" in line]
