@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from gcnrec.errors import DataError, nearest
-from gcnrec.loaders.streams import mean_row_bytes, stream
+from gcnrec.loaders.streams import bytes_and_rows, stream
 
 _SUFFIXES = (".parquet", ".parq", ".pq")
 BATCH_ROWS = 131_072
@@ -41,11 +41,17 @@ class Input:
         return ds.field(path) if path in self.dataset.schema.names else ds.field(*path.split("."))
 
     def mean_row_bytes(self, paths: Sequence[str]) -> float:
-        """Mean bytes of a row in the columns `paths`; see `streams.mean_row_bytes`. DataError when that is damaged."""
-        try:
-            return mean_row_bytes(self.dataset, paths)
-        except (OSError, pa.ArrowException) as problem:
-            raise DataError(f"{self.text} cannot be read ({first_line(problem)}); it may be truncated or damaged") from None
+        """Mean bytes of a row in the columns `paths`; see `streams.bytes_and_rows`. DataError naming a file that is damaged."""
+        size = rows = 0
+        for fragment in self.dataset.get_fragments():
+            try:
+                more = bytes_and_rows(fragment, paths)
+            except (OSError, pa.ArrowException) as problem:
+                raise DataError(
+                    f"{fragment.path} cannot be read ({first_line(problem)}); it may be truncated or damaged"
+                ) from None
+            size, rows = size + more[0], rows + more[1]
+        return size / max(rows, 1)
 
     def schema_of(self, columns: dict[str, ds.Expression]) -> pa.Schema:
         """What `batches` yields."""

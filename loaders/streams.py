@@ -32,26 +32,25 @@ def stream(
             yield from table.combine_chunks().to_batches()
 
 
-def mean_row_bytes(dataset: ds.Dataset, paths: Sequence[str]) -> float:
-    """Mean bytes of a row in the columns `paths`, as the files tell before compression: long texts that repeat take more.
+def bytes_and_rows(fragment: ds.ParquetFileFragment, paths: Sequence[str]) -> tuple[int, int]:
+    """Bytes of the columns `paths` of a file, as it tells before compression (long texts that repeat take more), and its rows.
 
-    Raises OSError or ArrowException where what they tell is damaged.
+    Raises OSError or ArrowException where what it tells is damaged.
     """
     size = rows = 0
-    for fragment in dataset.get_fragments():
-        with fragment.filesystem.open_input_file(fragment.path) as source:
-            file = pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False)
-            present = [path for path in dict.fromkeys(paths) if _holds(file, path)]
-            leaves = [number for number, leaf in enumerate(_leaf_paths(file)) if any(_below(leaf, path) for path in present)]
-            for number in range(file.num_row_groups if leaves else 0):
-                # Asked for what a damaged group says of a column, Arrow ends the process. When it reads one, it raises.
-                if next(file.iter_batches(1, row_groups=[number], columns=present, use_threads=False), None) is None:
-                    continue
-                group = file.metadata.row_group(number)
-                rows += group.num_rows
-                for column in map(group.column, leaves):
-                    size += max(column.total_uncompressed_size, _VALUE_BYTES * column.num_values)
-    return size / max(rows, 1)
+    with fragment.filesystem.open_input_file(fragment.path) as source:
+        file = pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False)
+        present = [path for path in dict.fromkeys(paths) if _holds(file, path)]
+        leaves = [number for number, leaf in enumerate(_leaf_paths(file)) if any(_below(leaf, path) for path in present)]
+        for number in range(file.num_row_groups if leaves else 0):
+            # Asked for what a damaged group says of a column, Arrow ends the process. When it reads one, it raises.
+            if next(file.iter_batches(1, row_groups=[number], columns=present, use_threads=False), None) is None:
+                continue
+            group = file.metadata.row_group(number)
+            rows += group.num_rows
+            for column in map(group.column, leaves):
+                size += max(column.total_uncompressed_size, _VALUE_BYTES * column.num_values)
+    return size, rows
 
 
 def _leaf_paths(file: pq.ParquetFile) -> list[str]:
