@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path)
     given_ = parser.parse_args()
     begun = time.perf_counter()
+    os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")  # of the processes that cases run in
     with tempfile.TemporaryDirectory() as folder:
         home = make_home(Path(folder))
         with ThreadPoolExecutor(given_.jobs) as pool:
@@ -68,7 +69,6 @@ def main() -> None:
 
 def make_home(home: Path) -> Path:
     """Where cases work, with the small data set `tiny` that jobs train on."""
-    os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
     (home / "cases").mkdir()
     draw = np.random.default_rng(0)
     pairs = pa.table({"user": draw.integers(0, 60, 900), "item": draw.integers(0, 40, 900), "weight": draw.random(900)})

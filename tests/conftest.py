@@ -14,10 +14,25 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from gcnrec import cli
+from gcnrec.lineage import ENVIRONMENT
 
 # Examples are the same in every run, and slow first calls (compilation) are no failure.
 settings.register_profile("gcnrec", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gcnrec")
+
+
+def settings_of_libraries():
+    return {name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)}
+
+
+AT_FIRST = settings_of_libraries()
+
+
+@pytest.fixture(autouse=True)
+def _environment_stays():
+    """What a test leaves in the environment reconfigures numba in the middle of later tests: it is the test's failure, not theirs."""
+    yield
+    assert settings_of_libraries() == AT_FIRST
 
 
 @pytest.fixture

@@ -143,5 +143,5 @@ def test_round_trip_of_a_job_with_everything(tmp_path):
 def test_round_trip_of_any_value(text, number, seed):
     import tomllib
 
-    job = Job(data=Data(where=text, seed=seed), loss=Loss(temperature=number))
+    job = Job(data=Data(where=text, seed=seed), loss=Loss(l2=number))
     assert validated(Job, tomllib.loads(to_toml(job)), "here") == job
