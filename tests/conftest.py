@@ -30,7 +30,7 @@ AT_FIRST = settings_of_libraries()
 
 @pytest.fixture(autouse=True)
 def _environment_stays():
-    """What a test leaves in the environment reconfigures numba in the middle of later tests: it is the test's failure, not theirs."""
+    """What one test leaves in the environment reconfigures numba in the middle of the next: let the guilty one fail."""
     yield
     assert settings_of_libraries() == AT_FIRST
 
