@@ -1,8 +1,12 @@
-"""`gcnrec check`: what a job will cost, from a few timed steps and the sizes of what it will allocate. Writes nothing."""
+"""`gcnrec check`: what a job will cost, from a few timed steps and the sizes of what it will allocate. Leaves nothing.
+
+A table on disk is tried on disk, in nameless files of the current folder, below which runs go.
+"""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +20,7 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.memory import peak_rss_bytes
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import rule_of
-from gcnrec.placement import placed, uses_gpu
+from gcnrec.placement import memory_of, placed, uses_gpu
 from gcnrec.slots import VALUE_BYTES
 from gcnrec.sparsity import room_for
 from gcnrec.start import first_table, table_width
@@ -29,7 +33,7 @@ RANKED_USERS = 512
 
 
 def check(job: Job, dataset: Dataset) -> dict[str, Any]:
-    """Predicted bytes and seconds of `gcnrec train`, by name; DeviceError when the table cannot fit into memory.
+    """Predicted bytes and seconds of `gcnrec train`, by name; DeviceError when a table in memory cannot fit there.
 
     Seconds are medians of this machine now: `epoch_seconds` trains one epoch, `validation_seconds` ranks the validation
     users once, `total_seconds` runs all epochs (early stopping may need fewer) and the refit.
@@ -37,10 +41,10 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     nodes = dataset.graph.num_nodes
     table_bytes = 0 if job.model.closed_form else _table_bytes(job, nodes)
     available = read_limits().available
-    if table_bytes > available:
+    if table_bytes > available and job.table.placement != "disk":
         raise DeviceError(
             f"the table and its optimizer state need {table_bytes:,} bytes, {available:,} are free for this process; "
-            "lower model.width or choose another optimizer.rule"
+            "lower model.width, choose another optimizer.rule, or set table.placement = 'disk' with model.start = 'normal'"
         )
     graph_bytes = 8 * (nodes + 2) + (38 if job.sampler.neighbours == "weighted" else 8) * dataset.graph.num_edges
     sizes = {"users": dataset.graph.num_users, "items": dataset.graph.num_items, "train_edges": dataset.graph.num_edges}
@@ -64,7 +68,9 @@ def _table_bytes(job: Job, nodes: int) -> int:
 def _timed(job: Job, dataset: Dataset, table_bytes: int, graph_bytes: int) -> dict[str, Any]:
     begun = time.perf_counter()
     graph = dataset.graph
-    step = build_step(job, graph, dataset.weights_E, placed(job, graph, first_table(job, graph, None)), features_of(dataset))
+    allocate = memory_of(job, Path())
+    table = placed(job, graph, first_table(job, graph, None, allocate))
+    step = build_step(job, graph, dataset.weights_E, table, features_of(dataset))
     count = step.sampler.steps_per_epoch
     seconds = []
     start_seconds = time.perf_counter() - begun
@@ -73,7 +79,7 @@ def _timed(job: Job, dataset: Dataset, table_bytes: int, graph_bytes: int) -> di
         step(step.sampler.batch(0, index), job.optimizer.learning_rate)
         seconds.append(time.perf_counter() - begun)
     step_seconds = float(np.median(seconds[WARM_STEPS:] or seconds))
-    rows_NF = torch.empty(graph.num_nodes, step.encoder.export_width)
+    rows_NF = allocate(graph.num_nodes * step.encoder.export_width).view(graph.num_nodes, -1)
     begun = time.perf_counter()
     step.encoder.export(step.table.drained(), rows_NF)
     export_seconds = time.perf_counter() - begun
@@ -83,21 +89,20 @@ def _timed(job: Job, dataset: Dataset, table_bytes: int, graph_bytes: int) -> di
     validations = epochs // job.evaluate.every if len(dataset.valid) else 0
     refit_share = 1 + len(dataset.valid) / graph.num_edges  # a refit's epoch has the validation edges too
     refit_seconds = start_seconds + epochs * epoch_seconds * refit_share if job.train.refit else 0.0
-    sparse = job.table.budget < 1.0
-    gradient_bytes = 4 * (
-        step.table.drained().num_values + graph.num_nodes * 2 * min(64, step.table.width)
-    )  # and the scratch of a hop
+    sparse, on_disk = job.table.budget < 1.0, job.table.placement == "disk"
+    hop_bytes = 4 * (step.table.drained().num_values + graph.num_nodes * 2 * min(64, step.table.width))  # gradient and scratch
+    gradient_bytes = hop_bytes if step.encoder.every_node else 0  # a batch's own are small beside the rest
     explorations = int(job.sparsity.stop * epochs / job.sparsity.interval) if sparse else 0
     explore_seconds = explorations * (job.sparsity.batches * step_seconds)
     checkpoint_bytes = (job.run.keep_checkpoints + 2) * table_bytes  # the best one, and one being written
     return {
         "table_bytes": table_bytes,
         "graph_bytes": graph_bytes,
-        "ram_bytes": table_bytes + graph_bytes + gradient_bytes + rows_NF.nbytes,
+        "ram_bytes": graph_bytes + gradient_bytes + (0 if on_disk else table_bytes + rows_NF.nbytes),
         "peak_rss_bytes_so_far": peak_rss_bytes(),
         "pinned_bytes": table_bytes if uses_gpu(job) else 0,
         "gpu_bytes": _gpu_bytes(job, step, table_bytes) if uses_gpu(job) else 0,
-        "disk_bytes": checkpoint_bytes + (3 if sparse else 2) * rows_NF.nbytes,
+        "disk_bytes": checkpoint_bytes + (3 if sparse else 2) * rows_NF.nbytes + (table_bytes if on_disk else 0),
         "steps_per_epoch": count,
         "step_seconds": step_seconds,
         "epoch_seconds": epoch_seconds,

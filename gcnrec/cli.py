@@ -52,7 +52,7 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (GcnrecError, KeyboardInterrupt, MemoryError, OSError) as problem:
+        except (GcnrecError, KeyboardInterrupt, MemoryError, OSError, RuntimeError) as problem:
             known = _expected(problem)
             if known is None:
                 raise
@@ -434,8 +434,9 @@ def _expected(problem: BaseException) -> GcnrecError | None:
         return problem
     if isinstance(problem, KeyboardInterrupt):
         return Interrupted(str(problem) or "stopped by Ctrl-C; a run folder already begun continues with --resume")
-    if isinstance(problem, MemoryError):
-        return DeviceError(f"memory ran out ({problem or 'no details'}); 'gcnrec check' predicts what a job needs")
+    if isinstance(problem, MemoryError) or "DefaultCPUAllocator" in str(problem):  # torch's own has no class
+        details = str(problem).rpartition("DefaultCPUAllocator: ")[2] or "no details"
+        return DeviceError(f"memory ran out ({details}); 'gcnrec check' predicts what a job needs")
     if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
         return DataError(f"the disk is full ({problem.filename or 'no file named'}); free some space and run again")
     return None

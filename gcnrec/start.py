@@ -23,7 +23,7 @@ from gcnrec.random import Stage, normal
 from gcnrec.slots import MAX_COLUMNS, SlotTable
 from gcnrec.sparsity import policy_of, room_for
 from gcnrec.support import base_width, budget_values, fill, magnitude_keys, random_keys
-from gcnrec.table import Allocate, DenseTable, in_ram
+from gcnrec.table import FILLED_ROWS, Allocate, DenseTable, in_ram
 
 
 def table_width(job: Job) -> int:
@@ -42,8 +42,7 @@ def first_table(job: Job, graph: BipartiteGraph, rows_ND: torch.Tensor | None, a
     """The table that a job trains, from dense rows to start with (None: as `model.start` has it), in memory of `allocate`."""
     rule, width = rule_of(job.optimizer), table_width(job)
     if job.table.budget == 1.0:
-        rows_ND = start_rows(job, graph, width) if rows_ND is None else rows_ND
-        return DenseTable(rows_ND, rule.state_width(width), allocate)
+        return _dense_table(job, graph, rows_ND, allocate)
     policy, scalars = policy_of(job, graph), rule.state_width(0)
     room = room_for(job, budget_values(job, graph.num_nodes), graph.num_nodes, width)
     table = SlotTable(graph.num_nodes, width, room, rule.state_width(1) - scalars, scalars, job.table.dtype, allocate)
@@ -70,15 +69,20 @@ def _noise_block(job: Job, width: int, first: int, last: int) -> torch.Tensor:
     return torch.from_numpy(normal(job.train.seed, Stage.INIT, 0, (last - first, width), first * width))
 
 
-def start_rows(job: Job, graph: BipartiteGraph, width: int) -> torch.Tensor:
-    """Float32 (N, width) rows whose root mean square is `model.start_scale`."""
-    if job.model.start == "normal":
-        return _noise(job, graph.num_nodes, width)
-    return spectral_rows(job, graph, width)
+def _dense_table(job: Job, graph: BipartiteGraph, rows_ND: torch.Tensor | None, allocate: Allocate) -> DenseTable:
+    width, state_width = table_width(job), rule_of(job.optimizer).state_width(table_width(job))
+    if rows_ND is not None or job.model.start != "normal":
+        return DenseTable(spectral_rows(job, graph, width) if rows_ND is None else rows_ND, state_width, allocate)
+    table = DenseTable(torch.zeros(1, 1).expand(graph.num_nodes, width), state_width, allocate)  # may be larger than RAM
+    table.fill(lambda first, last: _noise_block(job, width, first, last).mul_(job.model.start_scale))
+    return table
 
 
 def spectral_rows(job: Job, graph: BipartiteGraph, width: int) -> torch.Tensor:
-    """The top singular vectors of the normalised interactions, times the roots of their values; scaled like `start_rows`."""
+    """The top singular vectors of the normalised interactions, times the roots of their values.
+
+    Float32 (N, width), scaled to a root mean square of `model.start_scale`.
+    """
     left_UD, singular_D, right_ID = top_singular(graph, width, job.train.seed)
     rows_ND = torch.cat([left_UD, right_ID]).mul_(singular_D.sqrt())
     rows_ND.mul_(job.model.start_scale / _root_mean_square(rows_ND))
@@ -109,8 +113,8 @@ def continued_rows(job: Job, graph: BipartiteGraph, earlier_PD: torch.Tensor, pl
 
 def _noise(job: Job, rows: int, width: int) -> torch.Tensor:
     rows_ND = torch.empty(rows, width)
-    for first in range(0, rows, 1 << 16):  # in blocks, because the draws take eight times the memory of what comes of them
-        last = min(first + (1 << 16), rows)
+    for first in range(0, rows, FILLED_ROWS):
+        last = min(first + FILLED_ROWS, rows)
         rows_ND[first:last] = _noise_block(job, width, first, last)
     return rows_ND.mul_(job.model.start_scale)
 

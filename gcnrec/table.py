@@ -31,6 +31,10 @@ LINE_BYTES = 128
 """Rows start on (or evenly share) lines of this size, the unit of a zero-copy read from a GPU."""
 
 
+FILLED_ROWS = 1 << 16
+"""Rows made at a time where a table starts: draws take eight times the memory of what comes of them."""
+
+
 Allocate = Callable[[int], torch.Tensor]
 """Gives so many float32 values of flat, uninitialised memory: RAM, or a file that is mapped."""
 
@@ -150,6 +154,12 @@ class DenseTable:
         self._state = aligned(len(weights_ND), state_width, allocate).zero_()
         self._last = torch.zeros(len(weights_ND), dtype=torch.int32)
         self._grad: torch.Tensor | None = None
+
+    def fill(self, block: Callable[[int, int], torch.Tensor]) -> None:
+        """Overwrite all weights by rows first .. last-1 from `block(first, last)`, a range at a time."""
+        for first in range(0, self.num_rows, FILLED_ROWS):
+            last = min(first + FILLED_ROWS, self.num_rows)
+            self._weights[first:last] = block(first, last)
 
     @property
     def num_rows(self) -> int:

@@ -21,6 +21,7 @@ from gcnrec.bench.memory import measured
 from gcnrec.config import Job
 from gcnrec.explore import explorer_of
 from gcnrec.optim import learning_rate
+from gcnrec.placement import memory_of
 from gcnrec.start import first_table
 from gcnrec.step import build_step
 
@@ -127,3 +128,15 @@ def test_the_watch_sees_a_dense_gradient_and_a_mask():
     assert watched(lambda: np.zeros((ROWS, WIDTH), bool))[1] >= CELLS
     assert watched(lambda: rows.detach().numpy()[0])[1] < CELLS
     assert measured(lambda: np.ones((ROWS, WIDTH), np.float32)).peak_bytes >= 4 * CELLS
+
+
+def test_a_dense_table_on_disk_starts_from_noise_in_blocks(threads, tmp_path, monkeypatch):
+    """It may be larger than RAM; the rows are those of one that starts in RAM."""
+    threads(1)
+    monkeypatch.setattr("gcnrec.table.FILLED_ROWS", 100)
+    job = Job.parse({"model": {"width": WIDTH, "start": "normal"}, "table": {"placement": "disk"}}, [], "test")
+    expected, made = first_table(job, GRAPH, None), []
+    watched(lambda: torch.zeros(1).add(1))  # what a first time imports
+    tensors, arrays = watched(lambda: made.append(first_table(job, GRAPH, None, memory_of(job, tmp_path))))
+    assert tensors < CELLS and arrays < CELLS, f"{tensors:,} and {arrays:,} bytes"
+    assert torch.equal(made[0].columns(0, WIDTH), expected.columns(0, WIDTH))

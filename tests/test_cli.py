@@ -107,6 +107,7 @@ def test_missing_job_is_one_sentence(gcnrec):
         (DataError("data"), 3, "data"),
         (DeviceError("device"), 4, "device"),
         (MemoryError(), 4, "memory ran out"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 4, "ran out (can't allocate memory);"),
         (DivergedError("nan at step 7"), 5, "nan at step 7"),
         (OSError(errno.ENOSPC, "No space", "x"), 3, "disk is full (x)"),
         (KeyboardInterrupt(), 130, "--resume"),

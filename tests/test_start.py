@@ -8,12 +8,18 @@ import torch
 
 from gcnrec.config import Job
 from gcnrec.graph import BipartiteGraph
-from gcnrec.start import continued_rows, start_rows
+from gcnrec.start import continued_rows, first_table
 from gcnrec.testing import checkerboard, dense_hop, halves, one_item, one_user, star
 
 
 def job(start, seed=0, scale=0.1):
     return Job.parse({"model": {"start": start, "start_scale": scale}, "train": {"seed": seed}}, [], "test")
+
+
+def start_rows(job, graph, width):
+    """The rows of a dense table before its first step."""
+    wide = job.model_copy(update={"model": job.model.model_copy(update={"width": width})})
+    return first_table(wide, graph, None).columns(0, width)
 
 
 @pytest.mark.parametrize("start", ["normal", "spectral"])
