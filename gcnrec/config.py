@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -372,14 +373,16 @@ def validated(section: type[S], values: dict[str, Any], where: str) -> S:
     try:
         return section.model_validate(values)
     except ValidationError as problem:
-        first = problem.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
+        first, *others = problem.errors()
     if first["type"] == "extra_forbidden":
         owner = _section_at(section, first["loc"][:-1])
+        path = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"{where}: unknown key {path!r}{nearest(str(first['loc'][-1]), owner.model_fields)}")
-    message = first["msg"].removeprefix("Value error, ")
+    path = _key(first["loc"])
+    same = [first, *(other for other in others if path and _key(other["loc"]) == path)]  # one for each type it may have
+    message = ", or ".join(dict.fromkeys(_first_small(error["msg"].removeprefix("Value error, ")) for error in same))
     came = "" if first["type"] == "value_error" else f", got {first['input']!r}"
-    raise UsageError(f"{where}: {path + ': ' if path else ''}{message[0].lower()}{message[1:]}{came}")
+    raise UsageError(f"{where}: {path + ': ' if path else ''}{message}{came}")
 
 
 def to_toml(job: Job) -> str:
@@ -449,6 +452,15 @@ def _apply(sections: dict[str, Any], override: str) -> None:
     if not isinstance(section, dict):
         raise UsageError(f"--set {override}: {parts[0]!r} is not a section")
     section[parts[1]] = value
+
+
+def _key(loc: tuple[int | str, ...]) -> str:
+    """The key that an error is about: `loc` up to the names that pydantic gives to the types of a union."""
+    return ".".join(str(part) for part in itertools.takewhile(lambda part: isinstance(part, int) or part.isidentifier(), loc))
+
+
+def _first_small(text: str) -> str:
+    return text[0].lower() + text[1:]
 
 
 def _section_at(section: type[Section], path: tuple[int | str, ...]) -> type[Section]:

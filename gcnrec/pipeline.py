@@ -42,6 +42,11 @@ def run_job(
     from gcnrec.train import train
 
     dataset = open_or_ingest(job.data, job_path, data, data_root, observer)
+    if not len(dataset.test):  # known before the hours that training takes
+        raise DataError(
+            f"{dataset.folder} holds no test pairs, which 'gcnrec run' ends with; "
+            "ingest with another split or test_size, or use 'gcnrec train', which needs none"
+        )
     run = train(job, dataset, folder, resume=resume, observer=observer)
     with writing(run.folder, observer):
         metrics = evaluate_run(run, observer=observer)

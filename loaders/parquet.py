@@ -263,7 +263,10 @@ def _check_condition(connection: duckdb.DuckDBPyConnection, file: _File, data: D
         hint = nearest(unknown, schema.names) if unknown else ""
         raise DataError(f"where = {data.where!r} does not fit {file.source.text}: {first_line(problem)}{hint}") from None
     except duckdb.Error as problem:
-        raise DataError(f"where = {data.where!r} is not an SQL condition: {first_line(problem)}") from None
+        raise DataError(
+            f"where = {data.where!r} is not an SQL condition: {first_line(problem)}; "
+            "columns whose names have blanks or are words of SQL go into double quotes"
+        ) from None
     finally:
         connection.unregister("rows_none")  # nothing where it was not registered
 

@@ -83,6 +83,8 @@ def test_misshaped_override(override):
         ({"model": {"zzzzzz": 1}}, ["unknown key", "known: ", "propagation"]),
         ({"model": {"name": "lightgcnn"}}, ["model.name", "'lightgcn'", "got 'lightgcnn'"]),
         ({"train": {"epochs": 0}}, ["train.epochs", "greater than or equal to 1", "got 0"]),
+        ({"model": {"width": "wide"}}, ["model.width: input should be a valid integer", "or input should be 'auto', got 'wide'"]),
+        ({"evaluate": {"k": [5, "x"]}}, ["evaluate.k.1: input should be a valid integer", "got 'x'"]),
         ({"table": {"budget": 0.0}}, ["table.budget", "greater than 0"]),
         ({"sampler": {"fanouts": [0]}}, ["fanouts must lie in 1 .. 64"]),
         ({"data": {"min_rating": 4}}, ["min_rating needs rating"]),

@@ -133,6 +133,15 @@ def test_check_predicts_and_writes_no_run(gcnrec, first):
     assert sorted(Path("runs").iterdir()) == before
 
 
+def test_without_test_pairs_nothing_is_trained(gcnrec, workplace):
+    """One user's held-out items are new ones, which ingest drops."""
+    pq.write_table(pa.table({"user_id": ["u"] * 20, "item_id": list(range(20))}), "one.parquet")
+    before = sorted(Path("runs").iterdir()) if Path("runs").exists() else []
+    code, _, err = gcnrec("run", "two.toml", "--set", "data.train='one.parquet'")
+    assert code == 3 and "holds no test pairs" in err and "use 'gcnrec train'" in err
+    assert (sorted(Path("runs").iterdir()) if Path("runs").exists() else []) == before
+
+
 def test_train_refuses_an_existing_folder(gcnrec, first):
     (data,) = Path("data").glob("clicks-*")
     before = (first / "metrics.jsonl").read_bytes()
