@@ -154,7 +154,7 @@ class Table(Section):
     base_width: Count | None = None
     """Width that the budget refers to; default `model.width`, or 64 where that is "auto"."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """How a sparse table stores its values."""
+    """How a sparse table stores its values; a dense one is float32."""
     placement: Literal["device", "host", "disk"] = "host"
     """Where rows and state are trained. `host`: RAM, which a GPU reads in place; `device`: all of them in the GPU's memory too,
     read from there; `disk`: files in the run folder that are mapped, for tables larger than RAM."""
@@ -221,6 +221,7 @@ class Optimizer(Section):
     """The update rule of the table rows, and the learning rate over a run."""
 
     rule: Literal["sgd", "adagrad_row", "adam", "adam_row", "adam_dense"] = "adam_dense"
+    """Default `adam` where propagation is sampled."""
     learning_rate: Positive = 1e-3
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
@@ -335,6 +336,27 @@ class Job(Section):
         """Whether a GPU can train it: steps that touch a batch's rows and no others."""
         return self.model.name in ("lightgcn", "mf") and self.model.propagation != "full"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fitting_defaults(cls, values: Any) -> Any:
+        """Defaults of keys that nobody named, where those named leave no other or one that is meant."""
+        if not isinstance(values, dict):
+            return values
+        sections = {
+            name: part.model_dump(exclude_unset=True) if isinstance(part, Section) else part for name, part in values.items()
+        }
+        if not all(isinstance(part, dict) for part in sections.values()):
+            return values
+        model, loss, table = (sections.get(name, {}) for name in ("model", "loss", "table"))
+        fitting: dict[str, dict[str, str]] = {}
+        if model.get("propagation") == "sampled" or model.get("name") in INDUCTIVE:
+            fitting["optimizer"] = {"rule": "adam"}
+        if loss.get("name") == "bpr":
+            fitting["sampler"] = {"negatives": "uniform"}
+        if isinstance(table.get("budget"), float) and table["budget"] < 1.0:
+            fitting["sparsity"] = {"policy": "dynamic"}
+        return {**sections, **{name: {**part, **sections.get(name, {})} for name, part in fitting.items()}}
+
     @model_validator(mode="after")
     def _rules(self) -> Job:
         problem = _impossible(self)
@@ -407,7 +429,7 @@ def _impossible(job: Job) -> str | None:
             f"got '{job.model.propagation}'"
         )
     if job.optimizer.rule == "adam_dense" and job.model.propagation == "sampled":
-        return "optimizer.rule = 'adam_dense' touches every row every step and needs model.propagation = 'full'"
+        return "optimizer.rule = 'adam_dense' touches every row every step and needs model.propagation = 'full'; use 'adam'"
     if job.model.closed_form and (job.run.tensorboard or job.run.mlflow):
         return f"run.tensorboard and run.mlflow follow epochs, and model.name = '{job.model.name}' has none; leave them out"
     if job.sampler.neighbours == "weighted" and (job.model.propagation != "sampled" or job.model.name == "pinsage"):
@@ -430,6 +452,8 @@ def _impossible(job: Job) -> str | None:
 
 def _not_yet(job: Job) -> str | None:
     """A setting that this version knows but cannot do: better refused than silently ignored."""
+    if job.table.dtype != "float32" and job.table.budget == 1.0 and not job.model.closed_form:
+        return f"table.dtype = '{job.table.dtype}' with table.budget = 1.0: dense tables are float32; set a budget below 1"
     if job.train.device == "cuda" and not job.trains_on_gpu:
         return (
             f"train.device = 'cuda' with model.name = '{job.model.name}' and model.propagation = '{job.model.propagation}': "

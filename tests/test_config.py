@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcnrec.config import Data, Job, Loss, read_toml, to_toml, validated
+from gcnrec.config import Data, Job, Loss, Model, Table, read_toml, to_toml, validated
 from gcnrec.errors import UsageError
 
 JOB = """
@@ -90,8 +90,10 @@ def test_misshaped_override(override):
         ({"data": {"min_rating": 4}}, ["min_rating needs rating"]),
         ({"data": {"split": "given"}}, ["needs test"]),
         ({"data": {"split": "temporal"}}, ["needs time"]),
-        ({"loss": {"name": "bpr"}}, ["sampler.negatives"]),
-        ({"model": {"propagation": "sampled"}}, ["adam_dense"]),
+        ({"loss": {"name": "bpr"}, "sampler": {"negatives": "in_batch"}}, ["sampler.negatives"]),
+        ({"model": {"propagation": "sampled"}, "optimizer": {"rule": "adam_dense"}}, ["adam_dense", "use 'adam'"]),
+        ({"table": {"dtype": "bfloat16"}}, ["table.dtype = 'bfloat16'", "set a budget below 1"]),
+        ({"table": {"budget": 0.5}, "sparsity": {"policy": "none"}}, ["table.budget = 0.5", '("dynamic")']),
         (
             {"model": {"propagation": "sampled", "layers": 2}, "optimizer": {"rule": "adam"}, "sampler": {"fanouts": [5]}},
             ["sampler.fanouts", "model.layers = 2", "got [5]"],
@@ -105,6 +107,30 @@ def test_one_sentence_names_file_key_and_remedy(sections, parts):
     assert message.startswith("job.toml: ") and "\n" not in message
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("sections", "found"),
+    [
+        ({}, ("adam_dense", "in_batch", "none")),
+        ({"model": {"name": "graphsage"}}, ("adam", "in_batch", "none")),
+        ({"model": {"propagation": "sampled"}, "loss": {"name": "bpr"}}, ("adam", "uniform", "none")),
+        ({"model": {"propagation": "sampled"}, "optimizer": {"rule": "sgd", "learning_rate": 0.5}}, ("sgd", "in_batch", "none")),
+        ({"table": {"budget": 0.25}, "sparsity": {"interval": 2.0}}, ("adam_dense", "in_batch", "dynamic")),
+        ({"table": {"budget": 0.25}, "sparsity": {"policy": "set"}}, ("adam_dense", "in_batch", "set")),
+        ({"table": {"budget": 1}}, ("adam_dense", "in_batch", "none")),
+    ],
+)
+def test_keys_that_are_not_named_fit_those_that_are(sections, found):
+    job = Job.parse(sections, [], "job.toml")
+    assert (job.optimizer.rule, job.sampler.negatives, job.sparsity.policy) == found
+    for section, keys in sections.items():
+        assert {key: getattr(getattr(job, section), key) for key in keys} == keys
+
+
+def test_they_fit_in_python_as_well():
+    job = Job(model=Model(name="pinsage", layers=2), table=Table(budget=0.25))
+    assert (job.optimizer.rule, job.sparsity.policy, job.model.layers) == ("adam", "dynamic", 2)
 
 
 def test_missing_and_broken_files(tmp_path):

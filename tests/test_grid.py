@@ -111,7 +111,7 @@ def test_a_card_is_looked_for_beside_the_job(write):
         ("[grid]\ntrain.seed=[1]\n[variants.a.'train.seed=']\nmodel.width=1", "expected a condition such as"),
         ("[grid]\ndata.seed = [1, 2]", r"\[data\] must be the same in every run"),
         ("[grid]\nevaluate.metric = ['ndcg@20', 'recall@20']", "evaluate.metric must be the same"),
-        ("[grid]\nloss.name = ['softmax', 'bpr']", "loss.name = 'bpr' needs sampler.negatives"),
+        ("[grid]\nloss.name = ['softmax', 'bpr']\nsampler.negatives = ['in_batch']", "loss.name = 'bpr' needs sampler.negatives"),
         ("job = 'absent.toml'", "no such file"),
     ],
 )
