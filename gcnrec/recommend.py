@@ -42,7 +42,8 @@ _GROUP_BYTES = 2**23
 class Recommended:
     """What was written: `users` got a list, `short` of them one of fewer than k items, `fallback` one by popularity.
 
-    `unknown_users` and `unknown_items` count ids of the given files that the dataset does not know.
+    `untrained` got one by the model, which knows no interaction of theirs. `unknown_users` and `unknown_items` count ids of the
+    given files that the dataset does not know.
     """
 
     out: Path
@@ -50,6 +51,7 @@ class Recommended:
     rows: int
     short: int
     fallback: int
+    untrained: int
     unknown_users: int
     unknown_items: int
 
@@ -96,7 +98,8 @@ def recommend(
             dataset, scorer, unknown_items = wider.dataset, wider.scorer, wider.unknown_items
         asked = users if users is not None or candidates is not None else new_users
         request = read_request(dataset, asked, items, candidates, exclude, keep_unknown=fallback is not None)
-        popular_R = _untrained(run, dataset, request) if fallback else np.zeros(len(request.ids), np.bool_)
+        untrained_R = _untrained(run, dataset, request)
+        popular_R = untrained_R & (fallback is not None)
         known = [dataset.graph.user_items]
         if seen == "all":
             known += [_csr_of(part, dataset) for part in (dataset.valid, dataset.test) if len(part)]
@@ -112,12 +115,19 @@ def recommend(
         with atomic_file(out) as path:
             chunks = in_chunks(scorer, rank, range(0, len(request.ids), chunk))
             lengths_R = _write(path, dataset, request, chunks, observer)
+    untrained = int((untrained_R & ~popular_R & (lengths_R > 0)).sum())
+    if untrained and dataset.user_features is None and observer:
+        observer.warn(
+            f"{untrained:,} of {int((lengths_R > 0).sum()):,} users have no interaction that {run.folder} knows, so their lists say nothing "
+            "of them; --fallback popularity gives them the most popular items"
+        )
     return Recommended(
         out=out,
         users=int((lengths_R > 0).sum()),
         rows=int(lengths_R.sum()),
         short=int(((lengths_R > 0) & (lengths_R < k)).sum()),
         fallback=int((popular_R & (lengths_R > 0)).sum()),
+        untrained=untrained,
         unknown_users=request.unknown_users,
         unknown_items=request.unknown_items + unknown_items,
     )

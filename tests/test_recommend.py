@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -118,7 +119,20 @@ def test_popularity_for_users_the_model_does_not_know(tmp_path, write):
     # 104 has no train interaction; ties of popularity by item number
     assert lists(tmp_path / "recs.parquet") == {555: ["bread", "eggs", "tea"], 104: ["bread", "milk", "eggs"], 101: ["tea"]}
     assert pq.read_table(tmp_path / "recs.parquet").column("score").to_pylist()[:3] == [3, 1, 1]
-    assert (report.fallback, report.unknown_users, report.short) == (2, 1, 1)
+    assert (report.fallback, report.untrained, report.unknown_users, report.short) == (2, 0, 1, 1)
+
+
+def test_lists_that_say_nothing_of_their_users_are_counted_and_told(tmp_path, write):
+    """104 has no train interaction. With features of users its list says something: counted, not told."""
+    run, told = fake_run(), []
+    observer = SimpleNamespace(warn=told.append, work=lambda *_: None)
+    assert recommend(run, 1, tmp_path / "a.parquet", observer=observer).untrained == 1
+    assert len(told) == 1 and told[0].startswith("1 of 4 users have no interaction") and "--fallback popularity" in told[0]
+    users = write("users.csv", "user\n101\n")
+    assert recommend(run, 1, tmp_path / "b.parquet", users=users, observer=observer).untrained == 0
+    run.dataset = replace(run.dataset, user_features=np.ones((4, 2), np.float32))
+    assert recommend(run, 1, tmp_path / "c.parquet", observer=observer).untrained == 1
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize(
