@@ -118,8 +118,8 @@ def recommend(
     untrained = int((untrained_R & ~popular_R & (lengths_R > 0)).sum())
     if untrained and dataset.user_features is None and observer:
         observer.warn(
-            f"{untrained:,} of {int((lengths_R > 0).sum()):,} users have no interaction that {run.folder} knows, so their lists say nothing "
-            "of them; --fallback popularity gives them the most popular items"
+            f"{untrained:,} of {int((lengths_R > 0).sum()):,} users have no interaction that {run.folder} knows, "
+            "so their lists say nothing of them; --fallback popularity gives them the most popular items"
         )
     return Recommended(
         out=out,
