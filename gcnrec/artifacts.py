@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from gcnrec.checkpoints import load_checkpoint
-from gcnrec.config import Job, to_toml
+from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Vocabulary
@@ -33,6 +33,7 @@ from gcnrec.models.scorer import EmbeddingScorer, Scorer
 from gcnrec.ops.pages import let_go
 from gcnrec.slots import dense_rows
 from gcnrec.start import table_width
+from gcnrec.toml import to_toml
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer

@@ -33,8 +33,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gcnrec.config import Job, read_toml
+from gcnrec.config import Job
 from gcnrec.errors import UsageError, nearest
+from gcnrec.toml import read_toml
 
 BUDGET, SEED = "table.budget", "train.seed"
 _OWN_KEYS = ("job", "compare", "grid", "variants")

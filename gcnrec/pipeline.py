@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcnrec.config import Data, Job, validated
+from gcnrec.config import Data, Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.recipe import PATHS, PLACES, absolute
+from gcnrec.toml import validated
 
 if TYPE_CHECKING:
     from gcnrec.loaders.schema import Dataset

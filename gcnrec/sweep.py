@@ -19,12 +19,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gcnrec.config import Job, to_toml
+from gcnrec.config import Job
 from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.grid import Combination, Grid
 from gcnrec.lineage import located
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.sweep_page import summarise
+from gcnrec.toml import to_toml
 from gcnrec.trials import Sweep, Trial, is_finished, write_sweep
 
 _POLL_SECONDS = 0.1

@@ -23,12 +23,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from gcnrec.config import to_toml
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.schema import Dataset
 from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.toml import to_toml
 
 if TYPE_CHECKING:
     from gcnrec.artifacts import Run

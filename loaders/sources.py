@@ -22,10 +22,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from pydantic import model_validator
 
-from gcnrec.config import Data, Section, read_toml, validated
+from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.schema import sha256_of
 from gcnrec.loaders.synthetic import World, write_world
+from gcnrec.toml import Section, read_toml, validated
 
 Progress = Callable[[str], None] | None
 _PATHS = ("train", "test", "valid", "item_features", "user_features")

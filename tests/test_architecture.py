@@ -55,7 +55,7 @@ ROWS = [
     ["device"],
     ["ops", "cuda"],
 ]
-CHAIN = ["graph", "interactions", "random", "config", "limits", "errors", "machine", "queues", "__init__"]
+CHAIN = ["graph", "interactions", "random", "config", "toml", "limits", "errors", "machine", "queues", "__init__"]
 
 # Where an outside package may be imported, as prefixes of `gcnrec.` module names.
 HOMES = {

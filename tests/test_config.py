@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcnrec.config import Data, Job, Loss, Model, Table, read_toml, to_toml, validated
+from gcnrec.config import Data, Job, Loss, Model, Table
 from gcnrec.errors import UsageError
+from gcnrec.toml import read_toml, to_toml, validated
 
 JOB = """
 [data]

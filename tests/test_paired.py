@@ -7,8 +7,9 @@ import math
 
 import pytest
 
-from gcnrec.config import Job, to_toml
+from gcnrec.config import Job
 from gcnrec.paired import contrast, contrasts, estimate, grouped, last_until, paired
+from gcnrec.toml import to_toml
 from gcnrec.trials import Trial
 
 METRIC = "recall@20"

@@ -1,0 +1,106 @@
+"""TOML files of settings: read, overridden, validated into sections with one sentence for a mistake, and written again."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gcnrec.errors import UsageError, nearest
+
+
+class Section(BaseModel):
+    """A frozen table of settings; a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises UsageError when it is missing or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no such file: {path}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        raise UsageError(f"{path} cannot be read as TOML: {problem}") from None
+
+
+def validated(section: type[S], values: dict[str, Any], where: str) -> S:
+    """An instance of `section`, or UsageError with the first problem as one sentence."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as problem:
+        first, *others = problem.errors()
+    if first["type"] == "extra_forbidden":
+        owner = _section_at(section, first["loc"][:-1])
+        path = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{where}: unknown key {path!r}{nearest(str(first['loc'][-1]), owner.model_fields)}")
+    path = _key(first["loc"])
+    same = [first, *(other for other in others if path and _key(other["loc"]) == path)]  # one for each type it may have
+    message = ", or ".join(dict.fromkeys(_first_small(error["msg"].removeprefix("Value error, ")) for error in same))
+    came = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+    raise UsageError(f"{where}: {path + ': ' if path else ''}{message}{came}")
+
+
+def to_toml(settings: Section) -> str:
+    """Sections of resolved keys as TOML; reading it back gives equal ones (keys that are unset are left out)."""
+    lines: list[str] = []
+    for name, section in settings.model_dump(exclude_none=True).items():
+        lines.append(f"[{name}]")
+        lines += [f"{key} = {_toml_value(value)}" for key, value in section.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def set_key(sections: dict[str, Any], override: str) -> None:
+    """Put `section.key=value` into sections, its value in TOML syntax or bare text. UsageError when it is not of that form."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or len(parts) != 2:
+        raise UsageError(f"--set expects section.key=value, got {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    section = sections.setdefault(parts[0], {})
+    if not isinstance(section, dict):
+        raise UsageError(f"--set {override}: {parts[0]!r} is not a section")
+    section[parts[1]] = value
+
+
+def _key(loc: tuple[int | str, ...]) -> str:
+    """The key that an error is about: `loc` up to the names that pydantic gives to the types of a union."""
+    return ".".join(str(part) for part in itertools.takewhile(lambda part: isinstance(part, int) or part.isidentifier(), loc))
+
+
+def _first_small(text: str) -> str:
+    return text[0].lower() + text[1:]
+
+
+def _section_at(section: type[Section], path: tuple[int | str, ...]) -> type[Section]:
+    for part in path:
+        inner = section.model_fields[str(part)].annotation
+        if not isinstance(inner, type) or not issubclass(inner, Section):
+            break
+        section = inner
+    return section
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        escaped = "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped)
+        return f'"{escaped}"'
+    if isinstance(value, float) and value == int(value) and abs(value) < 1e15:
+        return f"{value:.1f}"
+    return repr(value)
