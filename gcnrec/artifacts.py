@@ -70,6 +70,12 @@ class Run:
 
     def scorer(self, scratch: Path | None = None) -> Scorer:
         """Ranks by the exported embeddings, mapped from scratch in a folder (default: the run's), or by a closed-form model."""
+        made = "model.safetensors" if self.job.model.closed_form else "embeddings/items.parquet"  # the last that training leaves
+        if not (self.folder / made).is_file():
+            raise UsageError(
+                f"{self.folder} is not finished, {made} is missing; "
+                f"continue with 'gcnrec train {self.folder / 'job.toml'} --out {self.folder} --resume'"
+            )
         if self.job.model.closed_form:
             return closed_form.load(self.job.model.name, self.train_graph, self.folder / "model.safetensors")
         ids = {"users": self.dataset.user_ids, "items": self.dataset.item_ids}

@@ -14,7 +14,7 @@ import torch
 from gcnrec.artifacts import Run
 from gcnrec.errors import DeviceError
 from gcnrec.interactions import Interactions
-from gcnrec.loaders.scratch import parse_bytes
+from gcnrec.limits import parse_bytes
 from gcnrec.metrics import BOOTSTRAP_BYTES, PER_USER
 from gcnrec.models.rank import ITEMS_PER_TILE, USERS_PER_CHUNK
 

@@ -16,7 +16,7 @@ from gcnrec.config import Job
 from gcnrec.errors import DeviceError
 from gcnrec.evaluate import top_k
 from gcnrec.limits import read_limits
-from gcnrec.loaders.schema import Dataset
+from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.memory import peak_rss_bytes
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.optim import rule_of
@@ -33,11 +33,13 @@ RANKED_USERS = 512
 
 
 def check(job: Job, dataset: Dataset) -> dict[str, Any]:
-    """Predicted bytes and seconds of `gcnrec train`, by name; DeviceError when a table in memory cannot fit there.
+    """Predicted bytes and seconds of `gcnrec train`, by name; DeviceError when a table in memory cannot fit there,
+    DataError for a damaged dataset folder.
 
     Seconds are medians of this machine now: `epoch_seconds` trains one epoch, `validation_seconds` ranks the validation
     users once, `total_seconds` runs all epochs (early stopping may need fewer) and the refit.
     """
+    open_dataset(dataset.folder, verify=True)
     nodes = dataset.graph.num_nodes
     table_bytes = 0 if job.model.closed_form else _table_bytes(job, nodes)
     available = read_limits().available

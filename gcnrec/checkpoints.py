@@ -23,10 +23,10 @@ from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.atomic import atomic_file
+from gcnrec.loaders.tensors import save_tensors
 
 Tensors = dict[str, torch.Tensor]
 FORMAT = "2"
@@ -47,7 +47,7 @@ def save_checkpoint(path: Path, tensors: Tensors, progress: dict[str, Any], then
     told = json.dumps(progress)
     digest = _digest(told, whole)
     with atomic_file(path) as work:
-        save_file(whole, work, metadata={"format": FORMAT, "progress": told, "sha256": digest})
+        save_tensors(whole, work, {"format": FORMAT, "progress": told, "sha256": digest})
         with work.open("rb") as file:
             os.fsync(file.fileno())
         if verified(work)["sha256"] != digest:

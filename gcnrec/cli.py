@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from gcnrec import __version__
-from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Terminated
+from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Terminated, UsageError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -380,6 +380,8 @@ def bench(
     from gcnrec.bench.harness import write_record
     from gcnrec.show import bench_line
 
+    if record and record.exists():
+        raise UsageError(f"{record} exists and is never overwritten; remove it or name another --record")
     rows = []
     for row in rows_of(what, data):
         rows.append(row)

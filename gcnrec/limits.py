@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from gcnrec.errors import DeviceError
+from gcnrec.errors import DeviceError, UsageError
 
 _GROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
@@ -20,6 +20,20 @@ _FILES = {
     2: ("memory.max", "memory.current", "inactive_file"),
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size such as `2GB` or `512MiB`; raises UsageError when it is none."""
+    digits = text.strip().lower().rstrip("bikmgt ")
+    unit = text.strip().lower()[len(digits) :].strip() or "b"
+    try:
+        size = int(float(digits) * _UNITS[unit])
+    except (ValueError, KeyError):
+        raise UsageError(f"memory_limit expects a size such as 2GB or 512MB, got {text!r}") from None
+    if size < 64 * 10**6:
+        raise UsageError(f"memory_limit must be at least 64MB, got {text!r}")
+    return size
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,10 @@ def open_or_ingest(data: Data, job_path: Path, folder: Path | None, data_root: P
     from gcnrec.loaders.sources import find_card
 
     if folder is not None:
-        return open_dataset(folder)
+        named = open_dataset(folder)
+        if data.digest not in (None, named.digest) and observer:
+            observer.warn(f"{folder} holds other data than {job_path} names by data.digest = {data.digest[:12]!r}")
+        return named
     if data.folder is not None and data.card is None and data.train is None:  # made elsewhere
         return _as_recorded(open_dataset(data.folder), data, job_path)
     card = find_card(data.card, job_path.parent) if data.card else None

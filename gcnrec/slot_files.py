@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from gcnrec.errors import DataError
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.atomic import atomic_file
+from gcnrec.loaders.tensors import save_tensors
 from gcnrec.slots import VALUE_BYTES, SlotTable
 
 FORMAT, VERSION = "gcnrec-slots", "1"
@@ -50,7 +50,7 @@ def write_slots(path: Path, table: SlotTable, order: str) -> None:
         "budget_values": str(table.budget), "dtype": table.dtype, "order": order,
     }  # fmt: skip
     with atomic_file(path) as work:
-        save_file(tensors, work, metadata=header)
+        save_tensors(tensors, work, header)
 
 
 def read_slots(path: Path, *, num_rows: int, width: int, budget: int, order: str | None = None) -> SlotTable:

@@ -133,11 +133,8 @@ def _encoder(job: Job, graph: BipartiteGraph, width: int, dense_grad: bool) -> E
             return LightGcn(graph, job.model.layers, width, dense_grad)
         case ("lightgcn", "sampled"):
             return SampledLightGcn(graph, job.model.layers, width)
-        case ("ngcf", "full"):
+        case _:
             return Ngcf(graph, job.model.layers, width, job.train.seed)
-    raise UsageError(
-        f"model.name = '{job.model.name}' with model.propagation = '{job.model.propagation}' cannot be trained by this version"
-    )
 
 
 def inductive_encoder(

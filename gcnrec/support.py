@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.config import Job
+from gcnrec.errors import UsageError
 from gcnrec.ops.select import largest_columns
 from gcnrec.random import Stage, uniform
 from gcnrec.slots import SlotBlock, SlotTable
@@ -30,8 +31,11 @@ def base_width(job: Job) -> int:
 
 
 def budget_values(job: Job, num_rows: int) -> int:
-    """The number of values that a table may store: floor(budget * rows * base width)."""
-    return int(job.table.budget * num_rows * base_width(job) + 1e-9)
+    """The number of values that a table may store: floor(budget * rows * base width). UsageError when that is none."""
+    values = int(job.table.budget * num_rows * base_width(job) + 1e-9)
+    if not values:
+        raise UsageError(f"table.budget = {job.table.budget} of {num_rows:,} rows of {base_width(job)} leaves no value; raise it")
+    return values
 
 
 def random_keys(seed: int) -> Keys:

@@ -24,6 +24,7 @@ from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.grid import Combination, Grid
 from gcnrec.lineage import located
 from gcnrec.loaders.atomic import atomic_file
+from gcnrec.loaders.schema import open_dataset
 from gcnrec.sweep_page import summarise
 from gcnrec.toml import to_toml
 from gcnrec.trials import Sweep, Trial, is_finished, write_sweep
@@ -51,10 +52,11 @@ def sweep(grid: Grid, data: Path, out: Path, *, jobs: int = 1, tell: Tell | None
     """Train, evaluate and sum up every run of `grid` on the dataset folder `data`, `jobs` at a time; how each ended.
 
     A run that fails does not stop the others. KeyboardInterrupt and Terminated end the runs' processes and leave everything
-    resumable. Raises UsageError when `out` holds runs with other settings, or is being swept already.
+    resumable. Raises UsageError when `out` holds runs with other settings or of other data, or is being swept already.
     """
+    digest = open_dataset(data).digest
     for run in grid.runs:
-        _check_same(run, out / "runs" / run.name)
+        _check_same(run, out / "runs" / run.name, data, digest)
     for folder in ("runs", "jobs", "logs"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     book = _Book(grid, out, tell)
@@ -173,12 +175,17 @@ def _failure(code: int, log: Path) -> str:
     return f"ended by signal {code - 128}, perhaps memory ran out; last line: {said}" if killed else said
 
 
-def _check_same(run: Combination, folder: Path) -> None:
-    """UsageError when the run in `folder` has other settings; whether it has other data is seen when it is resumed."""
+def _check_same(run: Combination, folder: Path, data: Path, digest: str) -> None:
+    """UsageError when the run in `folder` has other settings, or is of other data than `data` with its `digest`."""
     path = folder / "job.toml"
     if not path.is_file():
         return
-    before, now = Job.load(path).model_dump(exclude={"data"}), located(run.job).model_dump(exclude={"data"})
+    made = Job.load(path)
+    if made.data.digest != digest:
+        raise UsageError(
+            f"{folder} was made on other data ({made.data.folder}) than {data}; choose another --out, or that --data"
+        )
+    before, now = made.model_dump(exclude={"data"}), located(run.job).model_dump(exclude={"data"})
     for section, values in now.items():
         for key, value in values.items():
             if before[section][key] != value:

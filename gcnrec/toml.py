@@ -15,7 +15,7 @@ from gcnrec.errors import UsageError, nearest
 class Section(BaseModel):
     """A frozen table of settings; a key that it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 S = TypeVar("S", bound=Section)

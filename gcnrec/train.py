@@ -36,10 +36,12 @@ from gcnrec.machine import available_cores
 from gcnrec.memory import scratch_values
 from gcnrec.models import closed_form
 from gcnrec.models.node_inputs import Features
+from gcnrec.models.objective import objective_of
 from gcnrec.placement import memory_of, placed
 from gcnrec.signals import stops
 from gcnrec.state import Progress, restore
 from gcnrec.step import Step, build_step
+from gcnrec.support import budget_values
 from gcnrec.tracking import tracked
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
     DivergedError at a loss that is not finite.
     """
     folder, job = Path(out), resolved(job, dataset)
+    if not job.model.closed_form:
+        objective_of(job, dataset.graph, dataset.weights_E is not None)  # what it refuses is refused before there is a folder
     with tracked(job, folder, observer) as told, stops(folder) as stop, _opened(job, dataset, folder, resume, told):
         if not is_trained(job, folder):
             with use_threads(job.train.threads), out_of_memory_as_a_sentence():
@@ -68,13 +72,13 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
 @contextmanager
 def _opened(job: Job, dataset: Dataset, folder: Path, resume: bool, observer: Observer | None) -> Iterator[None]:
     """The run's folder, locked: a new one, one that was hardly begun, or the very run as it was left."""
+    open_dataset(dataset.folder, verify=True)  # every byte: damaged numbers would read or train anything
     again = resume and folder.exists()
     if not again:
         make_folder(folder)
     with writing(folder, observer):
         if again and not is_unbegun(folder):
             _check_same(open_run(folder), job, dataset)
-            open_dataset(dataset.folder, verify=True)  # every byte: nothing else would notice that data changed under a run
         else:
             describe_run(folder, job, dataset)
         for part in (folder, folder / "checkpoints", folder / "embeddings"):
@@ -141,10 +145,16 @@ def _judged(work: Work, step: Step, progress: Progress, record: dict[str, Any]) 
     if epoch % settings.every and epoch < work.job.train.epochs:
         return None
     record["valid"] = validate(work.job, step, work.dataset, work.folder, work.observer)
+    if work.job.sparsity.policy == "gradual" and step.table.drained().num_values > _budget(work):
+        return replace(progress, best_epoch=epoch, waited=0)  # not yet the table that was asked for: any later one is better
     value = record["valid"][settings.metric]
     if value > progress.best_value:
         return replace(progress, best_epoch=epoch, best_value=value, waited=0)
     return replace(progress, waited=progress.waited + 1)
+
+
+def _budget(work: Work) -> int:
+    return budget_values(work.job, work.dataset.graph.num_nodes)
 
 
 def _refit(work: Work, tensors: Tensors, progress: Progress) -> Step:

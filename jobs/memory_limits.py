@@ -33,8 +33,8 @@ from gcnrec.artifacts import open_run
 from gcnrec.bench.harness import write_record
 from gcnrec.config import Data
 from gcnrec.evaluate import evaluate_run
+from gcnrec.limits import parse_bytes
 from gcnrec.loaders.parquet import ingest
-from gcnrec.loaders.scratch import parse_bytes
 from gcnrec.recommend import recommend
 
 ASKED_USERS = 500

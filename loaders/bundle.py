@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.schema import Dataset
+from gcnrec.loaders.tensors import save_tensors
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.toml import to_toml
 
@@ -54,7 +54,7 @@ def write_bundle(run: Run, scorer: EmbeddingScorer, out: Path) -> dict[str, Any]
     tensors = {"users": scorer.users_UD, "items": scorer.items_ID}
     tensors |= {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()}
     with atomic_file(out) as path:
-        save_file(tensors, path, metadata=_header(run))
+        save_tensors(tensors, path, _header(run))
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
     return {"users": scorer.num_users, "items": scorer.num_items, "seen": seen.num_edges, "bytes": nbytes}
 

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError, nearest
+from gcnrec.limits import parse_bytes
 from gcnrec.loaders.build import Staged, build, split_of
 from gcnrec.loaders.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns
 from gcnrec.loaders.features import Side, write_features
@@ -26,7 +27,7 @@ from gcnrec.loaders.heldout import Report
 from gcnrec.loaders.inputs import BATCH_ROWS, Input, first_line, open_input
 from gcnrec.loaders.recipe import recipe_of
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal
-from gcnrec.loaders.scratch import Scratch, parse_bytes, told_when_short
+from gcnrec.loaders.scratch import Scratch, told_when_short
 from gcnrec.loaders.staging import Staging
 
 _THREAD_BYTES = 50 * 10**6

@@ -15,22 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from gcnrec.errors import DeviceError, UsageError
-
-_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of a size such as `2GB` or `512MiB`; raises UsageError when it is none."""
-    digits = text.strip().lower().rstrip("bikmgt ")
-    unit = text.strip().lower()[len(digits) :].strip() or "b"
-    try:
-        size = int(float(digits) * _UNITS[unit])
-    except (ValueError, KeyError):
-        raise UsageError(f"memory_limit expects a size such as 2GB or 512MB, got {text!r}") from None
-    if size < 64 * 10**6:
-        raise UsageError(f"memory_limit must be at least 64MB, got {text!r}")
-    return size
+from gcnrec.errors import DeviceError
 
 
 @contextmanager

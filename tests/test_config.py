@@ -93,6 +93,13 @@ def test_misshaped_override(override):
         ({"data": {"split": "temporal"}}, ["needs time"]),
         ({"loss": {"name": "bpr"}, "sampler": {"negatives": "in_batch"}}, ["sampler.negatives"]),
         ({"model": {"propagation": "sampled"}, "optimizer": {"rule": "adam_dense"}}, ["adam_dense", "use 'adam'"]),
+        ({"optimizer": {"learning_rate": float("inf")}}, ["optimizer.learning_rate: input should be a finite number", "got inf"]),
+        ({"train": {"seed": 2**63}}, ["train.seed", "less than 9223372036854775808"]),
+        ({"evaluate": {"memory_limit": "1MB"}}, ["evaluate.memory_limit", "at least 64MB"]),
+        (
+            {"model": {"name": "ngcf", "propagation": "sampled"}, "optimizer": {"rule": "adam"}},
+            ["'ngcf'", "'full', got 'sampled'"],
+        ),
         ({"table": {"dtype": "bfloat16"}}, ["table.dtype = 'bfloat16'", "set a budget below 1"]),
         ({"table": {"budget": 0.5}, "sparsity": {"policy": "none"}}, ["table.budget = 0.5", '("dynamic")']),
         (

@@ -119,11 +119,14 @@ def test_a_second_call_skips_what_is_finished_and_resumes_the_rest(swept, place,
     assert [one.seconds for one in sweeping.sweep(load_grid(place / "two.toml"), place / "data", out)] == [0.0, 0.0]
 
 
-def test_other_settings_or_a_sweep_that_runs_are_refused(swept, place):
+def test_other_settings_or_data_or_a_sweep_that_runs_are_refused(swept, place, tmp_path):
     out, _, _ = swept
     grid = load_grid(place / "grid.toml", ["train.epochs=4"])
     with pytest.raises(UsageError, match=r"thin-seed=0 was made with train.epochs = 3, the grid now has 4; choose another"):
         sweeping.sweep(grid, place / "data", out)
+    other = write_dataset(checkerboard(20), tmp_path / "other")
+    with pytest.raises(UsageError, match=r"thin-seed=0 was made on other data \(.*data\) than .*other; choose another --out"):
+        sweeping.sweep(load_grid(place / "grid.toml"), other.folder, out)
     with (out / "sweep.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="is being swept by another process"):

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from gcnrec import placement
-from gcnrec.artifacts import load_checkpoint, read_json, with_valid
+from gcnrec.artifacts import load_checkpoint, open_run, read_json, with_valid
 from gcnrec.config import Job
-from gcnrec.errors import DeviceError, DivergedError, UsageError
+from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
 from gcnrec.evaluate import top_k_all
 from gcnrec.hotrows import Prefixes
 from gcnrec.pipelined import PipelinedTable
@@ -471,3 +471,38 @@ def test_tables_on_disk_train_as_in_ram(sections, dataset, tmp_path):
     assert losses[0] == losses[1]
     files = [{path.name for path in run.folder.iterdir()} for run in runs]
     assert files[0] == files[1]  # no scratch is left
+
+
+def test_damaged_data_is_refused_before_there_is_a_folder(tmp_path):
+    data = write_dataset(checkerboard(SIZE), tmp_path / "data")
+    path = data.folder / "user_items.indices.npy"
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"user_items\.indices\.npy.*sha256"):
+        train(job(), data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_cannot_weight_is_refused_before_there_is_a_folder(tmp_path):
+    world = checkerboard(SIZE)
+    data = write_dataset(world, tmp_path / "data", np.ones(world.graph.num_edges, np.float32))
+    with pytest.raises(UsageError, match="cannot weight its positives"):
+        train(job(loss={"name": "bsl"}), data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unfinished_run_says_how_to_go_on(dataset, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(job(), dataset, tmp_path / "run", observer=Interrupting(1))
+    with pytest.raises(UsageError, match=r"is not finished.*job\.toml --out .*run --resume"):
+        open_run(tmp_path / "run").scorer()
+
+
+def test_gradual_ends_with_an_epoch_that_keeps_the_budget(dataset, tmp_path, monkeypatch):
+    """Validation likes dense tables best; the early epochs are not what was asked for, however good."""
+    falling = iter([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    monkeypatch.setattr(train_module, "validate", lambda *_: {"recall@3": next(falling)})
+    wanted = job(model={"width": 8}, table={"budget": 0.25}, sparsity={"policy": "gradual"}, train={"epochs": 6})
+    memory = read_json(train(wanted, dataset, tmp_path / "run").folder / "memory.json")
+    assert 0 < memory["values"] <= memory["budget_values"]

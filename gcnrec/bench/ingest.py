@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from gcnrec.bench.harness import Row, Variant, measure
 from gcnrec.bench.memory import Measured, high_water, in_subprocess
 from gcnrec.config import Data
+from gcnrec.limits import parse_bytes
 from gcnrec.loaders.parquet import connect, ingest
-from gcnrec.loaders.scratch import parse_bytes
 from gcnrec.loaders.synthetic import World, write_rows
 
 _SQL = Path(__file__).with_name("ingest.sql")
