@@ -29,6 +29,7 @@ from gcnrec.explore import explorer_of
 from gcnrec.finish import finish, is_trained, validate
 from gcnrec.graph import BipartiteGraph
 from gcnrec.guards import LossTrend
+from gcnrec.idle import idle_settings
 from gcnrec.lineage import resolved
 from gcnrec.loaders.atomic import atomic_file, clear_leftovers
 from gcnrec.loaders.schema import Dataset, open_dataset
@@ -59,6 +60,9 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
     folder, job = Path(out), resolved(job, dataset)
     if not job.model.closed_form:
         objective_of(job, dataset.graph, dataset.weights_E is not None)  # what it refuses is refused before there is a folder
+    if observer and not resume:
+        for sentence in idle_settings(job):
+            observer.warn(sentence)
     with tracked(job, folder, observer) as told, stops(folder) as stop, _opened(job, dataset, folder, resume, told):
         if not is_trained(job, folder):
             with use_threads(job.train.threads), out_of_memory_as_a_sentence():

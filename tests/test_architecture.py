@@ -22,6 +22,7 @@ ROWS = [
         "finish",
         "earlier",
         "check",
+        "idle",
         "baselines",
         "report",
         "report_charts",

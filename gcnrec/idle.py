@@ -1,0 +1,63 @@
+"""Settings that were given and change nothing, because another setting leaves what they belong to out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gcnrec.config import INDUCTIVE, Job
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """Keys that matter to some jobs only, and to which, in words."""
+
+    names: tuple[str, ...]
+    matter: Callable[[Job], bool]
+    where: str
+
+
+_KEYS = (
+    _Keys(("model.layers",), lambda job: job.model.name != "mf" and job.model.propagation != "none", "there is propagation"),
+    _Keys(("model.inputs", "model.id_dropout", "model.feature_scale"), lambda job: job.model.name in INDUCTIVE,
+          "model.name = 'graphsage' or 'pinsage'"),
+    _Keys(("sampler.fanouts",), lambda job: job.model.propagation == "sampled", "model.propagation = 'sampled'"),
+    _Keys(("sampler.walks", "sampler.walk_length", "sampler.restart"), lambda job: job.model.name == "pinsage",
+          "model.name = 'pinsage'"),
+    _Keys(("sampler.num_negatives", "sampler.exclude_seen"), lambda job: job.sampler.negatives != "in_batch",
+          "sampler.negatives = 'uniform' or 'popularity'"),
+    _Keys(("sampler.popularity_power",), lambda job: job.sampler.negatives == "popularity", "sampler.negatives = 'popularity'"),
+    _Keys(("loss.temperature",), lambda job: job.loss.name in ("softmax", "bsl"), "loss.name = 'softmax' or 'bsl'"),
+    _Keys(("loss.positive_temperature",), lambda job: job.loss.name == "bsl", "loss.name = 'bsl'"),
+    _Keys(("loss.logq",), lambda job: job.loss.name == "softmax", "loss.name = 'softmax'"),
+    _Keys(("loss.precision",), lambda job: job.loss.name == "softmax" and job.sampler.negatives == "in_batch",
+          "loss.name = 'softmax' with sampler.negatives = 'in_batch'"),
+    _Keys(("loss.score",), lambda job: job.loss.name != "directau", "another loss than directau"),
+    _Keys(("loss.uniformity",), lambda job: job.loss.name == "directau", "loss.name = 'directau'"),
+    _Keys(("sparsity.first",), lambda job: job.sparsity.policy not in ("none", "gradual"), "the first support is sparse"),
+    _Keys(("sparsity.interval",), lambda job: job.sparsity.policy not in ("none", "static"), "policies that change the support"),
+    _Keys(("sparsity.ratio",), lambda job: job.sparsity.policy not in ("none", "static", "gradual"), "policies that exchange"),
+    _Keys(("sparsity.stop",), lambda job: job.sparsity.policy not in ("none", "static", "gradual", "dsl"), "policies that stop"),
+    _Keys(("sparsity.batches", "sparsity.least_slots"), lambda job: job.sparsity.policy in ("dynamic", "sparserec"),
+          "sparsity.policy = 'dynamic' or 'sparserec'"),
+    _Keys(("sparsity.degree_power", "sparsity.user_share"), lambda job: job.sparsity.policy == "dynamic",
+          "sparsity.policy = 'dynamic'"),
+)  # fmt: skip
+
+
+def idle_settings(job: Job) -> list[str]:
+    """A sentence for each key that is not at its default and changes nothing; none for closed-form models.
+
+    Those are run as baselines from the job files of other models, whose settings are not meant for them.
+    """
+    if job.model.closed_form:
+        return []
+    sentences = []
+    for keys in _KEYS:
+        for name in keys.names:
+            section, _, key = name.partition(".")
+            part = getattr(job, section)
+            value = getattr(part, key)
+            if value != type(part).model_fields[key].default and not keys.matter(job):
+                sentences.append(f"{name} = {value!r} changes nothing in this job; it matters where {keys.where}")
+    return sentences

@@ -1,0 +1,90 @@
+"""Settings without effect are named; whatever a job needs is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from gcnrec.config import Job
+from gcnrec.idle import idle_settings
+from gcnrec.progress import Quiet
+from gcnrec.testing import checkerboard, write_dataset
+from gcnrec.train import train
+
+
+@pytest.mark.parametrize(
+    ("sections", "found"),
+    [
+        ({}, []),
+        ({"model": {"name": "mf", "layers": 3}}, ["model.layers = 3"]),
+        ({"model": {"propagation": "none", "layers": 3}}, ["model.layers = 3"]),
+        ({"model": {"layers": 3}, "sampler": {"fanouts": [2, 2, 2]}}, ["sampler.fanouts = (2, 2, 2)"]),
+        ({"model": {"layers": 2, "propagation": "sampled"}, "sampler": {"fanouts": [2, 2]}}, []),
+        ({"sampler": {"num_negatives": 4, "exclude_seen": True}}, ["sampler.num_negatives = 4", "sampler.exclude_seen = True"]),
+        ({"sampler": {"num_negatives": 4, "exclude_seen": True, "negatives": "uniform"}}, []),
+        ({"sampler": {"negatives": "uniform", "popularity_power": 0.5}}, ["sampler.popularity_power = 0.5"]),
+        ({"loss": {"name": "bpr", "temperature": 0.2, "logq": 0.5}}, ["loss.temperature = 0.2", "loss.logq = 0.5"]),
+        ({"loss": {"name": "directau", "score": "inner", "uniformity": 2.0}}, ["loss.score = 'inner'"]),
+        ({"loss": {"precision": "bfloat16"}, "sampler": {"negatives": "uniform"}}, ["loss.precision = 'bfloat16'"]),
+        ({"sparsity": {"stop": 0.5}}, ["sparsity.stop = 0.5"]),
+        ({"table": {"budget": 0.5}, "sparsity": {"stop": 0.5, "ratio": 0.2, "user_share": 0.1}}, []),
+        (
+            {"table": {"budget": 0.5}, "sparsity": {"policy": "gradual", "first": "random", "ratio": 0.2}},
+            ["sparsity.first = 'random'", "sparsity.ratio = 0.2"],
+        ),
+        ({"model": {"name": "pinsage", "id_dropout": 0.5}, "sampler": {"walks": 9}}, []),
+        ({"model": {"name": "graphsage"}, "sampler": {"walks": 9}}, ["sampler.walks = 9"]),
+        ({"model": {"name": "ease"}, "loss": {"uniformity": 2.0}}, []),
+    ],
+)
+def test_named_are_those_that_change_nothing(sections, found):
+    sentences = idle_settings(Job.parse(sections, [], "test"))
+    assert [sentence.split(" changes nothing")[0] for sentence in sentences] == found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"name": "mf", "layers": 3}},
+        {"sampler": {"num_negatives": 4, "exclude_seen": True, "popularity_power": 0.5, "fanouts": [2]}},
+        {"model": {"id_dropout": 0.9, "feature_scale": 0.7}, "sampler": {"walks": 9, "walk_length": 3, "restart": 0.2}},
+        {"loss": {"name": "bpr", "temperature": 0.2, "logq": 0.5, "positive_temperature": 0.3, "precision": "bfloat16"}},
+        {"loss": {"name": "directau", "score": "inner", "temperature": 0.3, "logq": 0.4}},
+        {"loss": {"uniformity": 3.0, "positive_temperature": 0.3}, "sparsity": {"stop": 0.5, "batches": 3, "least_slots": 2}},
+        {
+            "table": {"budget": 0.5},
+            "sparsity": {
+                "policy": "gradual",
+                "stop": 0.2,
+                "first": "random",
+                "ratio": 0.2,
+                "degree_power": 0.1,
+                "user_share": 0.2,
+            },
+        },
+        {
+            "table": {"budget": 0.5},
+            "sparsity": {"policy": "static", "stop": 0.2, "ratio": 0.2, "interval": 0.5, "least_slots": 2},
+        },
+    ],
+)
+def test_they_change_nothing(change, tmp_path):
+    """The embeddings are those of a job without them, bit for bit, and each is told."""
+
+    class Told(Quiet):
+        def warn(self, text):
+            told.append(text)
+
+    def embeddings(name, sections):
+        common = {"train": {"epochs": 2, "batch_size": 64, "threads": 1}, "evaluate": {"metric": "recall@3"}}
+        run = train(Job.parse({**sections, **common}, [], "test"), data, tmp_path / name, observer=Told())
+        return [(run.folder / "embeddings" / f"{side}.parquet").read_bytes() for side in ("users", "items")]
+
+    data, told = write_dataset(checkerboard(16), tmp_path / "data"), []
+    needed = {"name", "budget", "policy"}
+    named = [f"{section}.{key}" for section, keys in change.items() for key in keys if key not in needed]
+    bare = {section: {key: value for key, value in keys.items() if key in needed} for section, keys in change.items()}
+    for sections in (change, bare):
+        sections.setdefault("model", {})["width"] = 8
+    changed = embeddings("changed", change)
+    assert sorted(text.split(" = ")[0] for text in told) == sorted(named)
+    assert changed == embeddings("bare", bare) and len(told) == len(named)
