@@ -27,7 +27,7 @@ def _a_size(text: str) -> str:
     try:
         parse_bytes(text)
     except UsageError as problem:  # known before the hours that end with its use
-        raise ValueError(str(problem)) from None
+        raise ValueError(str(problem).removeprefix("memory_limit ")) from None
     return text
 
 

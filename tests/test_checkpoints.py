@@ -56,7 +56,7 @@ def test_a_failed_checkpoint_leaves_the_old_one_whole(tmp_path, monkeypatch):
         work.write_bytes(before[: len(before) // 2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "save_file", half_written)
+    monkeypatch.setattr(module, "save_tensors", half_written)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, {"a": torch.zeros(3)}, moment(2))
     assert path.read_bytes() == before and [each.name for each in tmp_path.iterdir()] == [path.name]
@@ -64,14 +64,14 @@ def test_a_failed_checkpoint_leaves_the_old_one_whole(tmp_path, monkeypatch):
 
 def test_what_is_written_otherwise_than_it_was_is_noticed_before_it_counts(tmp_path, monkeypatch):
     """A disk or a memory that turns a bit on the way."""
-    plain, path = module.save_file, tmp_path / "last.safetensors"
+    plain, path = module.save_tensors, tmp_path / "last.safetensors"
     save_checkpoint(path, {"a": torch.ones(3)}, moment(1))
     before = path.read_bytes()
 
     def turned(tensors, work, metadata):
         plain({name: tensor + 1 for name, tensor in tensors.items()}, work, metadata=metadata)
 
-    monkeypatch.setattr(module, "save_file", turned)
+    monkeypatch.setattr(module, "save_tensors", turned)
     with pytest.raises(DataError, match=r"last\.safetensors"):
         save_checkpoint(path, {"a": torch.ones(3)}, moment(2))
     assert path.read_bytes() == before and [each.name for each in tmp_path.iterdir()] == [path.name]
@@ -106,7 +106,7 @@ def test_missing_ones_and_those_of_another_version_are_named(tmp_path):
     path = tmp_path / "last.safetensors"
     with pytest.raises(UsageError, match="no checkpoint"):
         load_checkpoint(path)
-    module.save_file({"a": torch.ones(3)}, path, metadata={"format": "1", "progress": json.dumps({"epoch": 1})})
+    module.save_tensors({"a": torch.ones(3)}, path, metadata={"format": "1", "progress": json.dumps({"epoch": 1})})
     with pytest.raises(DataError, match="damaged"):
         load_checkpoint(path)
 

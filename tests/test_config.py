@@ -95,7 +95,7 @@ def test_misshaped_override(override):
         ({"model": {"propagation": "sampled"}, "optimizer": {"rule": "adam_dense"}}, ["adam_dense", "use 'adam'"]),
         ({"optimizer": {"learning_rate": float("inf")}}, ["optimizer.learning_rate: input should be a finite number", "got inf"]),
         ({"train": {"seed": 2**63}}, ["train.seed", "less than 9223372036854775808"]),
-        ({"evaluate": {"memory_limit": "1MB"}}, ["evaluate.memory_limit", "at least 64MB"]),
+        ({"evaluate": {"memory_limit": "1MB"}}, ["evaluate.memory_limit: must be at least 64MB"]),
         (
             {"model": {"name": "ngcf", "propagation": "sampled"}, "optimizer": {"rule": "adam"}},
             ["'ngcf'", "'full', got 'sampled'"],
