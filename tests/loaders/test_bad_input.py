@@ -210,7 +210,7 @@ def test_force_keeps_the_old_folder_when_the_new_one_fails(tmp_path):
 
 @pytest.mark.parametrize("limit", ["lots", "2XB", "1KB", ""])
 def test_memory_limit_must_be_a_size(limit):
-    with pytest.raises(UsageError, match="memory_limit: (expects a size such as|must be at least 64MB)"):
+    with pytest.raises(UsageError, match=r"memory_limit: (expects a size such as|must be at least 64MB)"):
         validated(Data, {"train": "t", "user": "u", "item": "i", "memory_limit": limit}, "ingest")
 
 
