@@ -340,7 +340,8 @@ class Job(Section):
     @property
     def trains_on_gpu(self) -> bool:
         """Whether a GPU can train it: steps that touch a batch's rows and no others."""
-        return self.model.name in ("lightgcn", "mf") and self.model.propagation != "full"
+        by_samples = self.model.name in ("lightgcn", "mf") and self.model.propagation != "full"
+        return by_samples and self.optimizer.rule != "adam_dense"
 
     @model_validator(mode="before")
     @classmethod
@@ -427,8 +428,8 @@ def _not_yet(job: Job) -> str | None:
         return f"table.dtype = '{job.table.dtype}' with table.budget = 1.0: dense tables are float32; set a budget below 1"
     if job.train.device == "cuda" and not job.trains_on_gpu:
         return (
-            f"train.device = 'cuda' with model.name = '{job.model.name}' and model.propagation = '{job.model.propagation}': "
-            "on a GPU this version trains lightgcn and mf by samples; set model.propagation = 'sampled' or 'none', or "
-            "train.device = 'cpu'"
+            f"train.device = 'cuda' with model.name = '{job.model.name}', model.propagation = '{job.model.propagation}' and "
+            f"optimizer.rule = '{job.optimizer.rule}': on a GPU this version trains lightgcn and mf by samples; "
+            "set model.propagation = 'sampled' or 'none' with optimizer.rule = 'adam', or train.device = 'cpu'"
         )
     return None

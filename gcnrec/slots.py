@@ -32,6 +32,8 @@ RECORD_BYTES = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 
 """Sizes of a record. Small steps keep the unused tail of a row small, whatever its count."""
 MAX_COLUMNS = 256
 """Column numbers are one byte."""
+REACH_BYTES = ops.UNIT << 32
+"""Of values and column numbers: how far locations of 32 bits reach."""
 VALUE_BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -425,6 +427,11 @@ class Rebuild:
             while done < len(rows):
                 if room.used == per_slab:
                     room = self._open[size] = _OpenSlab(heapq.heappop(table._free), 0)
+                    if (room.slab + 1) * layout.slab_bytes > REACH_BYTES:
+                        raise UsageError(
+                            "locations of records reach 32 GiB of values and columns, and this table needs more; "
+                            "lower table.budget, or set table.dtype = 'bfloat16'"
+                        )
                     table._slabs_used += 1
                 taken = min(per_slab - room.used, len(rows) - done)
                 place[done : done + taken] = room.slab * layout.slab_bytes + (room.used + np.arange(taken)) * size

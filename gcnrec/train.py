@@ -108,6 +108,7 @@ def _train(work: Work) -> None:
             del best  # what follows needs the memory
             finish(work.job, step, work.dataset, work.folder, work.observer)
             return
+        del step  # or its table would stay beside the refit's
         tensors, progress = {}, replace(progress, stage="refit", epoch=0, seconds=0.0, trend=LossTrend())
     step = _refit(work, tensors, progress)
     finish(work.job, step, work.dataset, work.folder, work.observer)

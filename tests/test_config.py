@@ -107,6 +107,10 @@ def test_misshaped_override(override):
             ["sampler.fanouts", "model.layers = 2", "got [5]"],
         ),
         ({"sampler": {"exclude_positives": True}}, ["sampler.exclude_positives", "graphsage", "got model.name = 'lightgcn'"]),
+        (
+            {"model": {"name": "mf", "propagation": "none"}, "train": {"device": "cuda"}},
+            ["optimizer.rule = 'adam_dense'", "with optimizer.rule = 'adam'"],
+        ),
         ({"train": {"device": "cuda"}}, ["'full'", "set model.propagation = 'sampled'"]),
     ],
 )

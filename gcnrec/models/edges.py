@@ -53,6 +53,7 @@ class Means:
 
     def __init__(self, graph: BipartiteGraph) -> None:
         self._graph = graph
+        self._sides = tuple((csr, inverse(csr.degrees), torch.ones(csr.columns)) for csr in (graph.user_items, graph.item_users))
 
     def drawn(self, block: Block) -> Edges:
         return _Drawn(block, None)
@@ -60,8 +61,8 @@ class Means:
     def every(self, layer: int, first: int, last: int, plane_ND: torch.Tensor) -> tuple[torch.Tensor, Edges]:
         num_users = self._graph.num_users
         if first < num_users:
-            return plane_ND[num_users:], _WholeMean(self._graph.user_items, first, last)
-        return plane_ND[:num_users], _WholeMean(self._graph.item_users, first - num_users, last - num_users)
+            return plane_ND[num_users:], _WholeMean(*self._sides[0], first, last)
+        return plane_ND[:num_users], _WholeMean(*self._sides[1], first - num_users, last - num_users)
 
 
 class WeightedMeans(Means):
@@ -121,11 +122,11 @@ class _Pool(torch.autograd.Function):
 
 
 class _WholeMean:
-    def __init__(self, csr: Csr, first: int, last: int) -> None:
-        self._csr, self._rows_T = csr, np.arange(first, last, dtype=np.int32)
+    def __init__(self, csr: Csr, row_scale: torch.Tensor, column_scale: torch.Tensor, first: int, last: int) -> None:
+        self._csr, self._scales, self._rows_T = csr, (row_scale, column_scale), np.arange(first, last, dtype=np.int32)
 
     def pool(self, rows_SD: torch.Tensor) -> torch.Tensor:
-        return propagate_rows(self._csr, rows_SD, inverse(self._csr.degrees), torch.ones(self._csr.columns), self._rows_T)
+        return propagate_rows(self._csr, rows_SD, *self._scales, self._rows_T)
 
 
 class _WholeWeightedMean:

@@ -36,8 +36,9 @@ def most_visited(
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
     """The `top` rows of `there` most visited by walks from each of `rows_T`, itself left out; of equal counts, the smaller row.
 
-    `there` goes to the other side and `back`, its transpose, returns. Returns (indptr int64 (T+1), rows int32 (X) ascending
-    within each of `rows_T`, visits int32 (X)). Raises UsageError unless walks, length and top are at least 1 and
+    `there` goes to the other side and `back`, its transpose, returns; where it has no edge, the walk is back at its start.
+    Returns (indptr int64 (T+1), rows int32 (X) ascending within each of `rows_T`, visits int32 (X)). Raises UsageError unless
+    walks, length and top are at least 1 and
     0 <= restart < 1.
     """
     if min(num_walks, length, top) < 1 or not 0 <= restart < 1:
@@ -74,7 +75,8 @@ def _walk(  # type: ignore[no-untyped-def]
                     row = start
                 a, b, c, d = philox4x32(node, np.uint32(2 * hop), low, last, k0, k1)
                 middle = _neighbour(there_indptr, there, row, a, b)
-                row = _neighbour(back_indptr, back, middle, c, d)
+                alone = back_indptr[middle] == back_indptr[middle + 1]  # new nodes may reach what nobody else has
+                row = start if alone else _neighbour(back_indptr, back, middle, c, d)
                 visits[hop] = row
         visits.sort()
         _keep_most(visits, start, rows[t], counts[t])

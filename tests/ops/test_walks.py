@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gcnrec.errors import UsageError
-from gcnrec.graph import BipartiteGraph
+from gcnrec.graph import BipartiteGraph, csr_from_edges
 from gcnrec.ops.walks import most_visited
 from gcnrec.random import Stage, philox4x32
 
@@ -37,7 +37,7 @@ def naive(there, back, row, num_walks, length, restart, top, seed, step, first_n
             a, b, c, d = words(first_node + row, 2 * hop, seed, step)
             near = there.row(at)
             far = back.row(near[(a << 32 | b) * len(near) >> 64])
-            at = int(far[(c << 32 | d) * len(far) >> 64])
+            at = int(far[(c << 32 | d) * len(far) >> 64]) if len(far) else row
             visits[at] += 1
     del visits[row]
     return sorted(sorted(visits.items(), key=lambda pair: (-pair[1], pair[0]))[:top])
@@ -54,6 +54,19 @@ def test_equals_the_transcription(restart, top):
         part = slice(indptr[t], indptr[t + 1])
         expected = naive(graph.user_items, graph.item_users, int(row), 6, 3, restart, top, seed, step, 100)
         assert list(zip(nodes[part].tolist(), counts[part].tolist(), strict=True)) == expected
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_an_item_that_leads_nowhere_leads_back(last=29):
+    """As new users are folded in: the last one has two items that nobody has, one of them at the end of all, and a known one."""
+    graph = world()
+    old, seed, step = graph.user_items, 7, 3
+    users, items = np.append(old.row_numbers(), [last] * 3).astype(np.int32), np.append(old.indices, [18, 19, 0]).astype(np.int32)
+    there, back = csr_from_edges(users, items, 30, 20), graph.item_users
+    assert not len(back.row(18)) and not len(back.row(19)) and len(back.row(0))
+    indptr, nodes, counts = most_visited(there, back, np.array([last], np.int32), 20, 3, 0.3, 50, seed, step, 0)
+    expected = naive(there, back, last, 20, 3, 0.3, 50, seed, step, 0)
+    assert expected and list(zip(nodes.tolist(), counts.tolist(), strict=True)) == expected and indptr.tolist() == [0, len(nodes)]
 
 
 def test_an_only_neighbour_is_visited_half_the_time():
