@@ -25,11 +25,12 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Vocabulary
 from gcnrec.lineage import FORMAT, lineage_of
 from gcnrec.loaders.atomic import atomic_file
-from gcnrec.loaders.embeddings import map_embeddings
+from gcnrec.loaders.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.locks import locked
 from gcnrec.models import closed_form
-from gcnrec.models.scorer import EmbeddingScorer, Scorer
+from gcnrec.models.ranked import Exported, ExportRule
+from gcnrec.models.scorer import Scorer
 from gcnrec.ops.pages import let_go
 from gcnrec.slots import dense_rows
 from gcnrec.start import table_width
@@ -78,11 +79,29 @@ class Run:
             )
         if self.job.model.closed_form:
             return closed_form.load(self.job.model.name, self.train_graph, self.folder / "model.safetensors")
-        ids = {"users": self.dataset.user_ids, "items": self.dataset.item_ids}
-        folder = scratch or self.folder
-        return EmbeddingScorer(
-            *(map_embeddings(self.folder / "embeddings" / f"{side}.parquet", each, folder) for side, each in ids.items())
+        return self.embeddings(scratch or self.folder).scorer
+
+    def embeddings(self, scratch: Path) -> Exported:
+        """The exported embeddings, mapped from scratch in a folder."""
+        users, items = (self.folder / "embeddings" / f"{side}.parquet" for side in ("users", "items"))
+        rule = self.export_rule
+        assert rule is not None
+        return Exported(
+            rule,
+            map_embeddings(users, self.dataset.user_ids, scratch),
+            map_embeddings(items, self.dataset.item_ids, scratch),
+            read_column(items, "popularity"),
+            read_export(users)["popularity_factor"],
+            read_column(items, "length"),
         )
+
+    @property
+    def export_rule(self) -> ExportRule | None:
+        """How trained scores became the embeddings that rank; None for a closed-form model."""
+        if self.job.model.closed_form:
+            return None
+        facts = read_export(self.folder / "embeddings" / "users.parquet")
+        return ExportRule(facts["kind"], facts["factor"])
 
     def metrics(self, split: str) -> dict[str, Any]:
         """What `gcnrec evaluate` wrote for `split`."""
@@ -198,24 +217,36 @@ def final_tensors(run: Run) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     return table["weights"] if "weights" in table else dense_rows(table, table_width(run.job)), layers
 
 
-def write_embeddings(folder: Path, dataset: Dataset, rows_NF: torch.Tensor) -> None:
-    """`embeddings/users.parquet` and `items.parquet`: `id` in its own type, `embedding` fixed_size_list<float>[F]."""
-    num_users = len(dataset.user_ids)
-    for name, ids, rows in (
-        ("users", dataset.user_ids, rows_NF[:num_users]),
-        ("items", dataset.item_ids, rows_NF[num_users:]),
-    ):
+def write_embeddings(folder: Path, dataset: Dataset, final: Exported) -> None:
+    """`embeddings/users.parquet` and `items.parquet`: `id` in its own type, `embedding` fixed_size_list<float>[F].
+
+    Items have `popularity` (log q) where the export has a column, and `length`, what a row of length 1 had before. The metadata
+    of both files, key `gcnrec`, names the export as JSON: `kind`, `factor` and `popularity_factor`. The score is the inner
+    product of embeddings + popularity_factor * popularity.
+    """
+    facts = {"kind": final.rule.kind, "factor": final.rule.factor, "popularity_factor": final.factor}
+    columns = {"popularity": final.popularity_I, "length": final.lengths_I}
+    sides: tuple[tuple[str, Vocabulary, torch.Tensor, dict[str, torch.Tensor]], ...] = (
+        ("users", dataset.user_ids, final.users_UF, {}),
+        ("items", dataset.item_ids, final.items_IF, {name: column for name, column in columns.items() if column is not None}),
+    )
+    for name, ids, rows, more in sides:
         with atomic_file(folder / "embeddings" / f"{name}.parquet") as path:
-            _write_rows(path, ids, rows)
+            _write_rows(path, ids, rows, more, facts)
 
 
-def _write_rows(path: Path, ids: Vocabulary, rows: torch.Tensor) -> None:
+def _write_rows(
+    path: Path, ids: Vocabulary, rows: torch.Tensor, columns: dict[str, torch.Tensor], facts: dict[str, Any]
+) -> None:
     width = rows.shape[1]
-    schema = pa.schema([("id", ids.type), ("embedding", pa.list_(pa.float32(), width))])
+    fields = [("id", ids.type), ("embedding", pa.list_(pa.float32(), width)), *((name, pa.float32()) for name in columns)]
+    schema = pa.schema(fields, metadata={EXPORT_KEY: json.dumps(facts)})
     first = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for part in ids.chunks(max(1, _EMBEDDING_BYTES // (4 * width))):
-            flat = pa.array(rows[first : first + len(part)].contiguous().view(-1).numpy())
-            writer.write_table(pa.table([part, pa.FixedSizeListArray.from_arrays(flat, width)], schema=schema))
+            here = slice(first, first + len(part))
+            flat = pa.array(rows[here].contiguous().view(-1).numpy())
+            more = [pa.array(column[here].numpy()) for column in columns.values()]
+            writer.write_table(pa.table([part, pa.FixedSizeListArray.from_arrays(flat, width), *more], schema=schema))
             let_go(rows)
             first += len(part)

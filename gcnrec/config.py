@@ -8,7 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from gcnrec.errors import UsageError
 from gcnrec.limits import parse_bytes
@@ -21,6 +28,8 @@ Temperature = Annotated[float, Field(ge=1e-6)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 INDUCTIVE = ("graphsage", "pinsage")
+Partner = Literal["linkprop", "gfcf", "itemknn", "ease", "contentknn"]
+"""Closed forms that a mixture may have."""
 
 
 def _a_size(text: str) -> str:
@@ -103,9 +112,10 @@ class Data(Section):
 class Model(Section):
     """Which model, its sizes, where its table starts, and how items are scaled for ranking."""
 
-    name: Literal["lightgcn", "ngcf", "mf", "graphsage", "pinsage", "popularity", "itemknn", "ease", "gfcf", "contentknn"] = (
-        "lightgcn"
-    )
+    name: Literal[
+        "lightgcn", "ngcf", "mf", "graphsage", "pinsage",
+        "popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop",
+    ] = "lightgcn"  # fmt: skip
     layers: Annotated[int, Field(ge=0, le=16)] = 1
     width: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
     propagation: Literal["full", "sampled", "none"] = "full"
@@ -123,12 +133,18 @@ class Model(Section):
     feature_scale: Positive | None = None
     """graphsage, pinsage: the same of what features of length 1 bring to a node; default `start_scale`. Rows that start much
     smaller let training begin at what content alone knows."""
+    popularity: Annotated[float, Field(ge=0.0, le=10.0)] | Literal["auto", "theory", "inner", "cosine"] = "auto"
+    """Which export ranks. `theory`: the trained score plus the popularity that the loss takes out of it; a number: so many times
+    that popularity; `inner`, `cosine`: that product alone. `auto`: theory, unless validation proves another better."""
+    unseen_degree: Positive | None = None
+    """The degree that an item without train interactions counts as; default exp of the mean log degree of the others."""
     norm_power: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
-    """Exported item embeddings get the length |e|**norm_power: 1 ranks by the inner product, 0 by the cosine."""
+    """Fixes another export: items get the length |e|**norm_power, and the inner product ranks."""
     degree_power: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
-    """... times degree**degree_power: gives back popularity that in-batch negatives took out. Choose both on validation."""
-    neighbours: Count = 200
-    """itemknn, contentknn: similar items kept per item."""
+    """... times degree**degree_power."""
+    neighbours: Count | None = None
+    """itemknn, contentknn: similar items kept per item, default 200; linkprop, gfcf's plateau: on average, more of popular items,
+    default 500."""
     shrink: Annotated[float, Field(ge=0.0)] = 10.0
     """itemknn: added to the denominator of the cosine."""
     regularisation: Positive = 200.0
@@ -137,6 +153,25 @@ class Model(Section):
     """gfcf: singular vectors of the ideal low-pass filter."""
     filter_weight: Annotated[float, Field(ge=0.0)] = 0.3
     """gfcf: weight of the ideal low-pass filter beside the linear one."""
+    response: Literal["ideal", "plateau", "polynomial"] = "ideal"
+    """gfcf: what passes of the spectrum. `ideal`: all of it by its eigenvalues, and the largest once more (Shen et al. 2021);
+    `plateau`: half of it (Kim et al. 2025), for which `factors` defaults to 512 and `filter_weight` to 0.2; `polynomial`: the same
+    by `filter_order` hops, without singular vectors: nothing to fit, slow to rank."""
+    filter_power: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.4
+    """gfcf's plateau and polynomial: items enter the filter with degree**-filter_power and leave it with its inverse."""
+    filter_order: Annotated[int, Field(ge=1, le=64)] = 8
+    """gfcf's polynomial: its degree."""
+    source_power: Annotated[float, Field(ge=-2.0, le=2.0)] = 0.9
+    """linkprop: an item of the user speaks for others with degree**-source_power ..."""
+    target_power: Annotated[float, Field(ge=-2.0, le=2.0)] = 0.1
+    """... the item spoken for counts with degree**-target_power ..."""
+    user_power: Annotated[float, Field(ge=-2.0, le=2.0)] = 1.0
+    """... each user of both with degree**-user_power ..."""
+    sharpness: Annotated[float, Field(gt=0.0, le=4.0)] = 1.0
+    """... and the product of all that is raised to this power: above 1, few near items outweigh many far ones."""
+    exponents: Literal["given", "auto"] = "given"
+    """linkprop: the four above, or those of a small search on validation. Validation pairs drawn at random overrate sharp and local
+    ones: prefer `auto` with a split by time."""
 
     @model_validator(mode="before")
     @classmethod
@@ -146,10 +181,18 @@ class Model(Section):
             return {"propagation": "sampled", **values}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plateau_by_default(cls, values: Any) -> Any:
+        """The published sizes of the plateau response are others than gfcf's."""
+        if isinstance(values, dict) and values.get("response") == "plateau":
+            return {"factors": 512, "filter_weight": 0.2, **values}
+        return values
+
     @property
     def closed_form(self) -> bool:
         """Whether the model is fitted in one go, without a table or epochs."""
-        return self.name in ("popularity", "itemknn", "ease", "gfcf", "contentknn")
+        return self.name in ("popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop")
 
 
 class Table(Section):
@@ -207,7 +250,7 @@ class Loss(Section):
 
     name: Literal["bpr", "softmax", "bsl", "directau"] = "softmax"
     score: Literal["cosine", "inner"] = "cosine"
-    """Score used in training; ranking always uses the inner product of the exported embeddings."""
+    """Score used in training; `model.popularity` decides which one ranks. Default `inner` for bpr."""
     temperature: Temperature = 0.12
     positive_temperature: Temperature | None = None
     """bsl: temperature of the positive part; default `temperature`."""
@@ -280,10 +323,44 @@ class Train(Section):
     loss_limit: Annotated[float, Field(ge=0.0)] = 3.0
     """A loss explodes, which ends the run, when its mean over 32 steps is above the first epoch's lowest by so many times that
     lowest, the first epoch's fall or 0.5, whichever is most; 0 never ends it."""
-    refit: Literal[False, "train+valid"] = False
-    """After validation chose the epochs, train again on train+valid for that many."""
+    refit: Literal[False, "train+valid"] | None = None
+    """After validation chose the epochs, train again on train+valid for that many. Default: for splits by time (`temporal`,
+    `leave_last`), whose validation pairs are the newest and matter most; not for others. Validation cannot measure a refit."""
     init_from: str | None = None
     """An earlier run folder: rows with the same original id start from its table."""
+
+
+class Mixture(Section):
+    """Closed forms that rank beside the trained model: a weighted sum of probabilities (`gcnrec.models.mixture`)."""
+
+    partners: Literal["auto"] | tuple[Partner, ...] = Field(default=(), alias="with")
+    """Closed forms by name, with their keys of `[model]`; `auto`: those that improve validation, of linkprop, gfcf, itemknn and,
+    below 20,000 items, ease. The key is `with`."""
+    weights: Literal["auto"] | tuple[Annotated[float, Field(ge=0.0)], ...] = "auto"
+    """Weight of the trained model, then one for each partner (default 1). `auto`: each of 0.25, 0.5, 1 and 2 in turn, the best on
+    validation; the first partner's stays 1."""
+
+    @field_validator("partners", "weights", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, (int, float)) or (isinstance(value, str) and value != "auto") else value
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"with" if key == "partners" else key: value for key, value in plain(self).items()}
+
+    @model_validator(mode="after")
+    def _rules(self) -> Mixture:
+        if self.weights == "auto":
+            return self
+        if not self.partners or self.partners == "auto":
+            raise ValueError(f"weights = {list(self.weights)} needs with, the names of the closed forms that they weigh")
+        if len(self.weights) not in (1, 1 + len(self.partners)) or not any(self.weights):
+            raise ValueError(
+                f"weights must be that of the trained model, or it and one for each of {len(self.partners)} partners, and not "
+                f"all 0, got {list(self.weights)}"
+            )
+        return self
 
 
 class Evaluate(Section):
@@ -298,8 +375,12 @@ class Evaluate(Section):
     """Validations without a better `metric` before training stops; 0 never stops."""
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     """Resamples of users for the intervals; 0 leaves them out."""
-    baselines: tuple[Literal["popularity", "itemknn", "ease", "gfcf", "contentknn"], ...] = ()
-    """Closed-form models evaluated beside the run, for the report."""
+    baselines: tuple[Literal["popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop"], ...] | Literal["auto"] = "auto"
+    """Closed-form models that a trained one is compared with on validation, user by user; a better one is warned of. `auto`: those
+    that take at most a tenth of the fit's time each. Named ones take what they take and are judged on test as well."""
+    tilt: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    """`recall_tilted` and `ndcg_tilted` weight a held-out pair by its item's train degree to this power: what a hold-out with more
+    popular pairs would say (`gcnrec.tilt`). 0 leaves them out."""
     memory_limit: Size = "2GB"
     """What `evaluate` and `recommend` may hold beside mapped files and the process itself, 240 MB with torch and its threads."""
 
@@ -334,6 +415,7 @@ class Job(Section):
     optimizer: Optimizer = Optimizer()
     sparsity: Sparsity = Sparsity()
     train: Train = Train()
+    mixture: Mixture = Mixture()
     evaluate: Evaluate = Evaluate()
     run: Run = Run()
 
@@ -360,6 +442,7 @@ class Job(Section):
             fitting["optimizer"] = {"rule": "adam"}
         if loss.get("name") == "bpr":
             fitting["sampler"] = {"negatives": "uniform"}
+            fitting["loss"] = {"score": "inner"}  # a cosine has too small a range at bpr's temperature of 1
         if isinstance(table.get("budget"), float) and table["budget"] < 1.0:
             fitting["sparsity"] = {"policy": "dynamic"}
         return {**sections, **{name: {**part, **sections.get(name, {})} for name, part in fitting.items()}}
@@ -404,6 +487,8 @@ def _impossible(job: Job) -> str | None:
         return "optimizer.rule = 'adam_dense' touches every row every step and needs model.propagation = 'full'; use 'adam'"
     if job.model.closed_form and (job.run.tensorboard or job.run.mlflow):
         return f"run.tensorboard and run.mlflow follow epochs, and model.name = '{job.model.name}' has none; leave them out"
+    if job.model.closed_form and job.mixture.partners:
+        return f"[mixture] adds closed forms to a trained model, and model.name = '{job.model.name}' is none; leave it out"
     if job.sampler.neighbours == "weighted" and (job.model.propagation != "sampled" or job.model.name == "pinsage"):
         return (
             "sampler.neighbours = 'weighted' draws for lightgcn or graphsage with model.propagation = 'sampled', "
@@ -411,6 +496,8 @@ def _impossible(job: Job) -> str | None:
         )
     if job.sampler.exclude_positives and job.model.name != "graphsage":
         return f"sampler.exclude_positives is for graphsage's neighbourhoods, got model.name = '{job.model.name}'; leave it out"
+    if job.model.popularity != "auto" and (job.model.norm_power, job.model.degree_power) != (1.0, 0.0):
+        return "model.popularity and model.norm_power or model.degree_power each fix the export; leave one of them out"
     fanouts = job.sampler.fanouts
     if job.model.propagation == "sampled" and fanouts is not None and len(fanouts) != job.model.layers:
         return f"sampler.fanouts must name a fanout for each of model.layers = {job.model.layers} hops, got {list(fanouts)}"

@@ -8,7 +8,7 @@ Letters: U users, I items, H users with held-out items, B users of a chunk, K li
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from gcnrec.loaders.scratch import told_when_short
 from gcnrec.models.rank import USERS_PER_CHUNK, top_k, top_k_all
 from gcnrec.models.scorer import Scorer
 from gcnrec.ops.topk import ItemLists, Seen, TopK, contained
+from gcnrec.tilt import NAMES, Tilt
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer
@@ -69,6 +70,17 @@ class _Counts:
     hits_I: dict[int, NDArray[np.int64]]
 
 
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """How intervals are made: resamples of users (0: no intervals), drawn by `seed`."""
+
+    resamples: int = 0
+    seed: int = 0
+
+
+_NO_INTERVALS = Bootstrap()
+
+
 def evaluate(
     scorer: Scorer,
     held_out: Interactions,
@@ -81,13 +93,22 @@ def evaluate(
     candidates: NDArray[np.int32] | None = None,
     tell: Callable[[int, int], None] | None = None,
     chunk: int = USERS_PER_CHUNK,
+    tilt: float = 0.0,
 ) -> Evaluation:
     """Rank all items (or `candidates`) except `seen` (user -> items) and judge the lists by `held_out`; degrees are of train.
 
     `bootstrap` resamples make the intervals, 0 leaves them out; `tell` hears how many users of how many are ranked; `chunk` of
-    them at a time on each thread.
+    them at a time on each thread; `tilt` above 0 adds the metrics of `gcnrec.tilt`.
     Raises DataError when no user has held-out items or the scorer is of other sizes, DivergedError for NaN scores.
     """
+    held, users_H = held_out_of(scorer, held_out)
+    ks = sorted(set(ks))
+    lists = top_k(scorer, users_H, max(ks), sparing(seen, held), candidates, chunk)
+    return judge_lists(lists, held_out, held, (item_degrees_I, user_degrees_U), ks, Bootstrap(bootstrap, seed), tell, tilt)
+
+
+def held_out_of(scorer: Scorer, held_out: Interactions) -> tuple[Csr, NDArray[np.int32]]:
+    """User -> held-out items, and the users with any, int32 (H). DataError for none, or for a scorer of other sizes."""
     num_users, num_items = len(held_out.user_ids), len(held_out.item_ids)
     if (scorer.num_users, scorer.num_items) != (num_users, num_items):
         raise DataError(
@@ -98,24 +119,40 @@ def evaluate(
     users_H = np.flatnonzero(held.degrees).astype(np.int32)
     if not len(users_H):
         raise DataError("no user has held-out items, so nothing can be measured; ingest with a test or validation split")
-    ks = sorted(set(ks))
-    columns, counts = _judge(scorer, held, sparing(seen, held), users_H, item_degrees_I, ks, candidates, tell, chunk)
+    return held, users_H
+
+
+def judge_lists(
+    lists: Iterator[TopK],
+    held_out: Interactions,
+    held: Csr,
+    degrees: tuple[NDArray[np.int64], NDArray[np.int64]],
+    ks: Sequence[int],
+    bootstrap: Bootstrap = _NO_INTERVALS,
+    tell: Callable[[int, int], None] | None = None,
+    tilt: float = 0.0,
+) -> Evaluation:
+    """What ranked lists of all users with held-out items, in their order, say; `degrees`: train, of items and users."""
+    item_degrees_I, user_degrees_U = degrees
+    users_H = np.flatnonzero(held.degrees).astype(np.int32)
+    tilted = Tilt.of(held, item_degrees_I, tilt, ks) if tilt else None
+    columns, counts = _judge(lists, held, users_H, item_degrees_I, ks, tell, tilted)
     means = {name: float(values_H.mean()) for name, values_H in columns.items()}
     for k in ks:
         means[f"coverage@{k}"] = metrics.coverage(counts.exposure_I[k])
         means[f"gini@{k}"] = metrics.gini(counts.exposure_I[k])
     intervals: dict[str, tuple[float, float]] = {}
-    if bootstrap:
+    if bootstrap.resamples:
         values_MH = next(iter(columns.values())).base
         assert values_MH is not None
-        low_M, high_M = metrics.bootstrap_intervals(values_MH.T, bootstrap, seed)
+        low_M, high_M = metrics.bootstrap_intervals(values_MH.T, bootstrap.resamples, bootstrap.seed)
         intervals = dict(zip(columns, zip(low_M.tolist(), high_M.tolist(), strict=True), strict=True))
     about = {
         "user": held_out.user_ids.picked(users_H),
         "degree": user_degrees_U[users_H],
         "num_held_out": held.degrees[users_H],
     }
-    deciles = popularity_deciles(item_degrees_I, np.bincount(held.indices, minlength=num_items), counts.hits_I)
+    deciles = popularity_deciles(item_degrees_I, np.bincount(held.indices, minlength=held.columns), counts.hits_I)
     return Evaluation(means, intervals, pa.table({**about, **columns}), deciles)
 
 
@@ -211,9 +248,12 @@ def _evaluated(
         run.job.train.seed,
         tell=partial(observer.work, f"ranking for {split}") if observer else None,
         chunk=chunk,
+        tilt=settings.tilt,
     )
     document: dict[str, Any] = {"split": split, "users": len(result.per_user), **result.metrics}
     document |= {"intervals": result.intervals, "deciles": result.deciles}
+    if run.export_rule:
+        document["export"] = run.export_rule.name
     cold = cold_start(run, scorer, split, lengths, chunk)
     if cold:
         document["cold_start"] = cold
@@ -296,23 +336,25 @@ def sparing(seen: Csr | Seen, held: Csr) -> Seen:
 
 
 def _judge(
-    scorer: Scorer, held: Csr, hidden: Seen, users_H: NDArray[np.int32], item_degrees_I: NDArray[np.int64], ks: Sequence[int],
-    candidates: NDArray[np.int32] | None, tell: Callable[[int, int], None] | None, chunk: int,
+    chunks: Iterator[TopK], held: Csr, users_H: NDArray[np.int32], item_degrees_I: NDArray[np.int64], ks: Sequence[int],
+    tell: Callable[[int, int], None] | None, tilted: Tilt | None,
 ) -> tuple[dict[str, NDArray[np.float64]], _Counts]:  # fmt: skip
     """Every per-user metric (name@k -> float64 (H)) and the counts per item, in one pass over the users."""
     num_items = held.columns
     information_I = metrics.self_information(item_degrees_I, held.rows)
-    names = [f"{name}@{k}" for name in (*metrics.PER_USER, "novelty") for k in ks]
+    names = [f"{name}@{k}" for name in (*metrics.PER_USER, *(NAMES if tilted else ()), "novelty") for k in ks]
     columns = dict(zip(names, np.empty((len(names), len(users_H))), strict=True))
     counts = _Counts({k: np.zeros(num_items, np.int64) for k in ks}, {k: np.zeros(num_items, np.int64) for k in ks})
     done = 0
-    for lists in top_k(scorer, users_H, max(ks), hidden, candidates, chunk):
+    for lists in chunks:
         hits_BK = contained(lists.items_BK, ItemLists(held, lists.users_B))
         judged = metrics.Judged(lists.items_BK, hits_BK, held.degrees[lists.users_B])
         here = slice(done, done + len(lists.users_B))
         for k in ks:
             for name, metric in metrics.PER_USER.items():
                 columns[f"{name}@{k}"][here] = metric(judged, k)
+            for name, values_B in tilted.judge(judged, here, k).items() if tilted else ():
+                columns[name][here] = values_B
             columns[f"novelty@{k}"][here] = metrics.novelty(judged, k, information_I)
             items_BK, hit_BK = lists.items_BK[:, :k], hits_BK[:, :k]
             counts.exposure_I[k] += np.bincount(items_BK[items_BK >= 0], minlength=num_items)

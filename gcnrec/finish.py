@@ -1,25 +1,22 @@
 """From a trained table to what ranks: validation, and the files that a finished run leaves behind.
-
-Letters: N nodes, F width of the exported embeddings.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from gcnrec.artifacts import write_embeddings, write_json
 from gcnrec.config import Job
+from gcnrec.epochs import Work
 from gcnrec.errors import DivergedError
-from gcnrec.evaluate import evaluate, warn_of_one_list
+from gcnrec.evaluate import warn_of_one_list
+from gcnrec.export_choice import validate_exports
 from gcnrec.loaders.schema import Dataset
 from gcnrec.memory import memory_report, scratch_rows
-from gcnrec.models.ranked import scale_for_ranking_, typical_degree
-from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.models.ranked import Exported, ExportRule, export_rules, exported
 from gcnrec.slot_files import order_digest, write_slots
 from gcnrec.slots import SlotTable
 from gcnrec.step import Step
@@ -29,50 +26,41 @@ if TYPE_CHECKING:
     from gcnrec.progress import Observer
 
 
-def validate(job: Job, step: Step, dataset: Dataset, folder: Path, observer: Observer | None) -> dict[str, float]:
-    """Every metric of the validation split at the cut-off of `evaluate.metric`."""
-    cut = job.evaluate.metric.rpartition("@")[2]
-    graph = step.sampler.graph
-    degrees = graph.item_users.degrees, graph.user_items.degrees
-    rows_NF = exported(job, step, folder)
-    scorer = EmbeddingScorer(rows_NF[: graph.num_users], rows_NF[graph.num_users :])
-    tell = partial(observer.work, "validating") if observer else None
-    result = evaluate(scorer, dataset.valid, graph.user_items, *degrees, (int(cut),), tell=tell)
-    return result.metrics
+def validate(job: Job, step: Step, dataset: Dataset, folder: Path, observer: Observer | None) -> dict[str, Any]:
+    """What the record of an epoch says of validation: `valid` and `exports` of `validate_exports`."""
+    trained = exported_by(job, step, folder, export_rules(job)[0])
+    return validate_exports(job, trained, step.sampler.graph, dataset, observer)
 
 
-def exported(job: Job, step: Step, folder: Path) -> torch.Tensor:
-    """The embeddings to rank by, float32 (N, F), users first, in scratch of `folder`.
-
-    An item's is scaled to the length |e|**norm_power * degree**degree_power of the job's `model` section.
-    """
+def exported_by(job: Job, step: Step, folder: Path, rule: ExportRule) -> Exported:
+    """The embeddings to rank by, in scratch of `folder`."""
     graph = step.sampler.graph
     rows_NF = scratch_rows(folder, graph.num_nodes, step.encoder.export_width)
     step.encoder.export(step.table.drained(), rows_NF)
-    degrees_I = graph.item_users.degrees
-    scale_for_ranking_(rows_NF[graph.num_users :], degrees_I, job.model, typical_degree(degrees_I))
-    return rows_NF
+    return exported(rows_NF, graph.num_users, graph.item_users.degrees, rule, job)
 
 
-def finish(job: Job, step: Step, dataset: Dataset, folder: Path, observer: Observer | None) -> None:
+def finish(work: Work, step: Step, rule: ExportRule) -> None:
     """Write what training leaves behind. The order matters: memory.json says that all the others are there (`is_trained`).
 
     DivergedError, and nothing is exported, when an embedding is not finite. A model that ranks the same items for everyone is
     warned of.
     """
-    rows_NF = exported(job, step, folder)
-    if not np.isfinite(float(rows_NF.sum())):
+    job, dataset, folder, observer = work.job, work.dataset, work.folder, work.observer
+    final = exported_by(job, step, folder, rule)
+    if not np.isfinite(float(final.users_UF.sum() + final.items_IF.sum())):
         raise DivergedError(
             f"the embeddings of {folder} are not finite, so nothing is exported; start again with a lower optimizer.learning_rate"
         )
-    users = step.sampler.graph.num_users
-    warn_of_one_list(folder, job, EmbeddingScorer(rows_NF[:users], rows_NF[users:]), observer)
-    write_embeddings(folder, dataset, rows_NF)
+    if observer and rule != export_rules(job)[0]:
+        observer.note(f"export {rule.name}: on validation better than {export_rules(job)[0].name} by more than two standard errors")
+    warn_of_one_list(folder, job, final.scorer, observer)
+    write_embeddings(folder, dataset, final)
     table = step.table.drained()
     if isinstance(table, SlotTable):
         write_slots(folder / "table.safetensors", table, order_digest(dataset.user_ids, dataset.item_ids))
     budget = budget_values(job, table.num_rows)
-    write_json(folder / "memory.json", memory_report(table, step.rule, budget, base_width(job), rows_NF))
+    write_json(folder / "memory.json", memory_report(table, step.rule, budget, base_width(job), step.encoder.export_width))
 
 
 def is_trained(job: Job, folder: Path) -> bool:

@@ -28,7 +28,7 @@ from gcnrec.loaders.idfiles import ids_of, item_column, read_table, user_column
 from gcnrec.loaders.schema import Dataset
 from gcnrec.memory import scratch_rows, scratch_values
 from gcnrec.models.node_inputs import Features
-from gcnrec.models.ranked import scale_for_ranking_, typical_degree
+from gcnrec.models.ranked import Exported, log_shares, scale_by_powers_, typical_degree, unit_length_
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.ops.propagate import inverse_sqrt, propagate
 from gcnrec.step import inductive_encoder
@@ -59,8 +59,7 @@ def widened(run: Run, new_users: Path | None, new_items: Path | None) -> Widened
     that cannot embed them, DataError for a file that cannot be used or holds nothing new.
     """
     name, dataset = run.job.model.name, run.dataset
-    scorer = run.scorer()
-    if not isinstance(scorer, EmbeddingScorer):
+    if run.job.model.closed_form:
         raise UsageError(f"--new-users and --new-items need a model with embeddings, and {run.folder} holds {name}; train one")
     if new_items is not None and (name not in INDUCTIVE or run.job.model.inputs == "rows"):
         raise UsageError(
@@ -79,7 +78,7 @@ def widened(run: Run, new_users: Path | None, new_items: Path | None) -> Widened
         dataset, unknown = _with_users(dataset, new_users)
     dataset = replace(dataset, graph=_folded(run.train_graph, dataset))
     embed = _encoded if name in INDUCTIVE else _summed
-    return Widened(dataset, embed(run, dataset, scorer), unknown)
+    return Widened(dataset, embed(run, dataset, run.embeddings(run.folder)), unknown)
 
 
 def _with_items(dataset: Dataset, path: Path, scratch: Path) -> Dataset:
@@ -139,10 +138,10 @@ def _appended(known: Vocabulary, ids: pa.Array | pa.ChunkedArray) -> Vocabulary:
     return Vocabulary(chunks.combine_chunks().cast(kind))
 
 
-def _encoded(run: Run, dataset: Dataset, scorer: EmbeddingScorer) -> EmbeddingScorer:
+def _encoded(run: Run, dataset: Dataset, known: Exported) -> EmbeddingScorer:
     """Exports the wider graph by the trained layers, and takes the new rows from there."""
     rows_ND, layers = final_tensors(run)
-    graph, num_users, num_items = dataset.graph, scorer.num_users, scorer.num_items
+    graph, num_users, num_items = dataset.graph, len(known.users_UF), len(known.items_IF)
     width, new_users = rows_ND.shape[1], graph.num_users - num_users
     none = torch.zeros(new_users, width), torch.zeros(graph.num_items - num_items, width)
     table = DenseTable(torch.cat([rows_ND[:num_users], none[0], rows_ND[num_users:], none[1]]), 0)
@@ -151,17 +150,30 @@ def _encoded(run: Run, dataset: Dataset, scorer: EmbeddingScorer) -> EmbeddingSc
     encoder.layers.load_state_dict(layers)
     out_ND = scratch_rows(run.folder, graph.num_nodes, width)
     encoder.export(table, out_ND)
-    new_items_CD = out_ND[graph.num_users + num_items :].clone()
-    unseen = np.zeros(len(new_items_CD), np.int64)
-    scale_for_ranking_(new_items_CD, unseen, run.job.model, typical_degree(run.train_graph.item_users.degrees))
-    users_UD = torch.cat([scorer.users_UD, out_ND[num_users : graph.num_users]])
-    return EmbeddingScorer(users_UD, torch.cat([scorer.items_ID, new_items_CD]))
+    new_users_AD, new_items_CD = out_ND[num_users : graph.num_users], out_ND[graph.num_users + num_items :].clone()
+    column_I = None
+    if known.rule.kind == "powers":
+        typical = round(typical_degree(run.train_graph.item_users.degrees, run.job))
+        scale_by_powers_(new_items_CD, np.full(len(new_items_CD), typical), run.job)
+    elif known.lengths_I is not None:
+        unit_length_(new_users_AD), unit_length_(new_items_CD)
+    if known.popularity_I is not None:
+        degrees_I = run.train_graph.item_users.degrees
+        wider_I = np.concatenate([degrees_I, np.zeros(len(new_items_CD), np.int64)])
+        column_I = known.factor * log_shares(wider_I, typical_degree(degrees_I, run.job))
+    return EmbeddingScorer(
+        torch.cat([known.users_UF, new_users_AD]), torch.cat([known.items_IF, new_items_CD]), column_I
+    )
 
 
-def _summed(run: Run, dataset: Dataset, scorer: EmbeddingScorer) -> EmbeddingScorer:
-    """New users by one hop from the exported items."""
-    graph, known = dataset.graph, scorer.num_users
-    own_indptr: NDArray[np.int64] = graph.user_items.indptr[known:] - graph.user_items.indptr[known]
-    own = Csr(own_indptr, graph.user_items.indices[graph.user_items.indptr[known] :], graph.num_items)
+def _summed(run: Run, dataset: Dataset, known: Exported) -> EmbeddingScorer:
+    """New users by one hop from the exported items, whose own lengths count: a user is the sum of rows as the encoder gave them."""
+    graph, num_users = dataset.graph, len(known.users_UF)
+    own_indptr: NDArray[np.int64] = graph.user_items.indptr[num_users:] - graph.user_items.indptr[num_users]
+    own = Csr(own_indptr, graph.user_items.indices[graph.user_items.indptr[num_users] :], graph.num_items)
     scales = inverse_sqrt(own.degrees), inverse_sqrt(graph.item_users.degrees)
-    return EmbeddingScorer(torch.cat([scorer.users_UD, propagate(own, scorer.items_ID, *scales)]), scorer.items_ID)
+    rows_ID = known.items_IF if known.lengths_I is None else known.items_IF * known.lengths_I[:, None]
+    new_users_AD = propagate(own, rows_ID, *scales)
+    if known.lengths_I is not None:
+        unit_length_(new_users_AD)
+    return replace(known.scorer, users_UD=torch.cat([known.users_UF, new_users_AD]))

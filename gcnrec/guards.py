@@ -97,5 +97,5 @@ def one_list_for_everyone(scorer: Scorer) -> str | None:
         return None
     return (
         f"the model ranks the same items for everyone: of the top {k} of {len(users_B)} users, {share:.0%} are the same "
-        f"{k} items; train longer, or lower optimizer.learning_rate and model.degree_power"
+        f"{k} items; train longer, or lower optimizer.learning_rate, or set model.popularity = 'cosine'"
     )

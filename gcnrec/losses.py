@@ -30,18 +30,20 @@ def sampled_softmax(
     positives_BD: torch.Tensor,
     negatives_BND: torch.Tensor,
     temperature: float,
-    log_expected_BN: torch.Tensor | None = None,
+    corrections: tuple[torch.Tensor, torch.Tensor] | None = None,
     weights_B: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """mean of -s_ui/t + log(exp(s_ui/t) + sum over j of exp(s_uj/t)).
+    """mean of -l_i + log(exp(l_i) + sum over j of exp(l_j)), l = s/t less its correction.
 
-    `log_expected_BN`, log(N * q(j)), is subtracted from the negatives' logits: then the sum estimates the sum over all
-    items (Bengio & Senecal 2008).
+    `corrections`: x log Q of the positives (B) and of the negatives (B, N), Q being what negatives are drawn from. Among a
+    positive from p and N draws from Q the positive is k with a probability in proportion to p_k / Q_k, so that the optimum is
+    s/t = log p - (1 - x) log Q for every N (ranking noise-contrastive estimation, Ma & Collins 2018).
     """
     positive_B1 = (users_BD * positives_BD).sum(1, keepdim=True) / temperature
     negative_BN = against(users_BD, negatives_BND) / temperature
-    if log_expected_BN is not None:
-        negative_BN = negative_BN - log_expected_BN
+    if corrections is not None:
+        positive_B1 = positive_B1 - corrections[0][:, None]
+        negative_BN = negative_BN - corrections[1]
     return _mean(torch.logsumexp(torch.cat([positive_B1, negative_BN], 1), 1) - positive_B1[:, 0], weights_B)
 
 

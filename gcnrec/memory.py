@@ -39,7 +39,7 @@ def scratch_values(folder: Path, length: int) -> torch.Tensor:
     return scratch_rows(folder, 1, length)[0]
 
 
-def memory_report(table: Table, rule: Rule, budget: int, base_width: int, exported_NF: torch.Tensor) -> dict[str, int]:
+def memory_report(table: Table, rule: Rule, budget: int, base_width: int, export_width: int) -> dict[str, int]:
     """Values and bytes of a table and of the embeddings that it serves.
 
     `dense_bytes` is a dense table of the base width with the same rule; `scratch_bytes` what exports write to disk.
@@ -54,8 +54,8 @@ def memory_report(table: Table, rule: Rule, budget: int, base_width: int, export
         "state_bytes": table.state_bytes,
         "peak_table_bytes": table.peak_bytes,
         "peak_rss_bytes": peak_rss_bytes(),
-        "scratch_bytes": exported_NF.nbytes,
-        "served_bytes": exported_NF.nbytes,
+        "scratch_bytes": 4 * table.num_rows * export_width,
+        "served_bytes": 4 * table.num_rows * export_width,
         "dense_bytes": table.num_rows * 4 * (base_width + rule.state_width(base_width) + 1),
     }
 

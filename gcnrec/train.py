@@ -26,6 +26,7 @@ from gcnrec.epochs import Epochs, Work
 from gcnrec.errors import DeviceError, UsageError
 from gcnrec.events import append_event, warn_once
 from gcnrec.explore import explorer_of
+from gcnrec.export_choice import chosen_rule
 from gcnrec.finish import finish, is_trained, validate
 from gcnrec.graph import BipartiteGraph
 from gcnrec.guards import LossTrend
@@ -106,12 +107,12 @@ def _train(work: Work) -> None:
             best, _ = load_checkpoint(work.checkpoints.best)
             restore(step, None, best)
             del best  # what follows needs the memory
-            finish(work.job, step, work.dataset, work.folder, work.observer)
+            finish(work, step, chosen_rule(work.job, work.folder, progress.best_epoch))
             return
         del step  # or its table would stay beside the refit's
         tensors, progress = {}, replace(progress, stage="refit", epoch=0, seconds=0.0, trend=LossTrend())
     step = _refit(work, tensors, progress)
-    finish(work.job, step, work.dataset, work.folder, work.observer)
+    finish(work, step, chosen_rule(work.job, work.folder, progress.best_epoch))
 
 
 def _say_damaged(work: Work, text: str) -> None:
@@ -149,7 +150,7 @@ def _judged(work: Work, step: Step, progress: Progress, record: dict[str, Any]) 
         return replace(progress, best_epoch=epoch)
     if epoch % settings.every and epoch < work.job.train.epochs:
         return None
-    record["valid"] = validate(work.job, step, work.dataset, work.folder, work.observer)
+    record |= validate(work.job, step, work.dataset, work.folder, work.observer)
     if work.job.sparsity.policy == "gradual" and step.table.drained().num_values > _budget(work):
         return replace(progress, best_epoch=epoch, waited=0)  # not yet the table that was asked for: any later one is better
     value = record["valid"][settings.metric]

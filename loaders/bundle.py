@@ -1,12 +1,14 @@
 """A bundle: all that serving a run's recommendations needs, in one safetensors file that NumPy alone can read.
 
     users (U, F) float32, items (I, F) float32; score = inner product, ties to the smaller item number
+    popularity (I) float32, log q of the items, where the export has such a column: score += popularity_factor * popularity
     seen.indptr (U + 1) int64, seen.indices int32: user -> items of train, valid and test, which `gcnrec recommend` leaves out
     user_ids, item_ids: integers in their own type; other ids as user_ids.bytes uint8 (text as UTF-8), id n being the bytes from
     user_ids.offsets[n] to user_ids.offsets[n + 1] (int64), and likewise for items
 
 The header holds text: `format` "gcnrec-bundle", `version`, `model`, `trained_on`, `job` (TOML), `data` and `digest` (of the
-dataset), `user_id_type`, `item_id_type` (Arrow's names), `conventions` and `metrics` (both JSON).
+dataset), `user_id_type`, `item_id_type` (Arrow's names), `popularity_factor`, `conventions` and
+`metrics` (both JSON).
 `jobs/examples/serve.py` reads one. Letters: U users, I items, F width.
 """
 
@@ -27,15 +29,15 @@ from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.schema import Dataset
 from gcnrec.loaders.tensors import save_tensors
-from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.models.ranked import Exported
 from gcnrec.toml import to_toml
 
 if TYPE_CHECKING:
     from gcnrec.artifacts import Run
 
-FORMAT, VERSION = "gcnrec-bundle", "1"
+FORMAT, VERSION = "gcnrec-bundle", "2"
 CONVENTIONS = {
-    "score": "inner product of a row of users and a row of items",
+    "score": "inner product of a row of users and a row of items, plus popularity_factor * popularity of the item where there is one",
     "order": "falling score, ties to the smaller item number; items are numbered by falling train degree",
     "seen": "items of train, valid and test, left out of a user's list",
     "recall@k": "hits in the first k / held-out items of the user, mean over users with held-out items; all items ranked",
@@ -43,7 +45,7 @@ CONVENTIONS = {
 }
 
 
-def write_bundle(run: Run, scorer: EmbeddingScorer, out: Path) -> dict[str, Any]:
+def write_bundle(run: Run, embeddings: Exported, out: Path) -> dict[str, Any]:
     """Write the bundle of `run` to the file `out` and return its figures. DataError when it cannot be written."""
     dataset = run.dataset
     seen = known_items(dataset)
@@ -51,12 +53,14 @@ def write_bundle(run: Run, scorer: EmbeddingScorer, out: Path) -> dict[str, Any]
         "seen.indptr": seen.indptr, "seen.indices": seen.indices,
         **_id_arrays("user_ids", dataset.user_ids), **_id_arrays("item_ids", dataset.item_ids),
     }  # fmt: skip
-    tensors = {"users": scorer.users_UD, "items": scorer.items_ID}
+    tensors = {"users": embeddings.users_UF, "items": embeddings.items_IF}
+    if embeddings.popularity_I is not None:
+        tensors["popularity"] = embeddings.popularity_I
     tensors |= {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()}
     with atomic_file(out) as path:
-        save_tensors(tensors, path, _header(run))
+        save_tensors(tensors, path, {**_header(run), "popularity_factor": repr(embeddings.factor)})
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
-    return {"users": scorer.num_users, "items": scorer.num_items, "seen": seen.num_edges, "bytes": nbytes}
+    return {"users": len(embeddings.users_UF), "items": len(embeddings.items_IF), "seen": seen.num_edges, "bytes": nbytes}
 
 
 def known_items(dataset: Dataset) -> Csr:

@@ -5,9 +5,12 @@ Letters: R rows, F width of the embeddings.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -17,6 +20,8 @@ from gcnrec.interactions import Vocabulary
 from gcnrec.memory import scratch_rows
 from gcnrec.ops.pages import let_go
 
+EXPORT_KEY = b"gcnrec"
+"""Of the files' metadata: what the export is, as JSON."""
 _BUFFER = 2**18
 _BATCH_BYTES = 2**20
 """Of embeddings that are read at a time."""
@@ -35,7 +40,7 @@ def map_embeddings(path: Path, ids: Vocabulary, folder: Path) -> torch.Tensor:
             rows_RF, done = scratch_rows(folder, len(ids), width), 0
             size = max(1, _BATCH_BYTES // (4 * width))
             known = _Ids(ids.chunks(size))
-            for batch in file.iter_batches(size, use_threads=False):
+            for batch in file.iter_batches(size, columns=["id", "embedding"], use_threads=False):
                 last = done + len(batch)
                 if not _plain(batch.column("id")).equals(known.next(len(batch))):
                     raise _other_ids(path)
@@ -46,6 +51,26 @@ def map_embeddings(path: Path, ids: Vocabulary, folder: Path) -> torch.Tensor:
     except (OSError, KeyError, pa.ArrowInvalid) as problem:
         raise DataError(f"{path} cannot be read ({problem}); train again") from None
     return rows_RF
+
+
+def read_column(path: Path, name: str) -> torch.Tensor | None:
+    """Float32 (R): a column of numbers beside the embeddings; None where the file has none. DataError when it cannot be read."""
+    try:
+        if name not in pq.read_schema(path).names:
+            return None
+        return torch.from_numpy(pq.read_table(path, columns=[name]).column(0).to_numpy().astype(np.float32))
+    except (OSError, pa.ArrowException) as problem:
+        raise DataError(f"{path} cannot be read ({problem}); train again") from None
+
+
+def read_export(path: Path) -> dict[str, Any]:
+    """`kind`, `factor` and `popularity_factor` of the export; runs of before there was a choice export the inner product."""
+    known: dict[str, Any] = {"kind": "inner", "factor": 1.0, "popularity_factor": 0.0}
+    try:
+        known |= json.loads((pq.read_schema(path).metadata or {}).get(EXPORT_KEY, b"{}"))
+    except (OSError, ValueError, pa.ArrowException) as problem:
+        raise DataError(f"{path} cannot be read ({problem}); train again") from None
+    return known
 
 
 class _Ids:

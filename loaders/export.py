@@ -77,7 +77,7 @@ def export(
     if kind == "faiss":
         facts = _write_index(run, scorer, out, index or "flat", 20 if k is None else k, observer)
     elif kind == "bundle":
-        facts = write_bundle(run, scorer, out)
+        facts = write_bundle(run, run.embeddings(run.folder), out)
     else:
         facts = _copy_embeddings(run, scorer, out)
     return {"out": str(out), **facts, "format": kind}
@@ -114,10 +114,29 @@ def ranked(index: ItemIndex, scorer: EmbeddingScorer, users_B: NDArray[np.int32]
     return in_chunks(scorer, rank, range(0, len(users_B), USERS_PER_CHUNK))
 
 
+def queries_of(scorer: EmbeddingScorer, users_B: NDArray[np.int32]) -> NDArray[np.float32]:
+    """What to search an index for: the users' embeddings, and a 1 behind them where items have a column; float32 (B, F)."""
+    rows_BF = scorer.prepare(users_B).numpy()
+    return rows_BF if scorer.column_I is None else np.concatenate([rows_BF, np.ones_like(rows_BF[:, :1])], axis=1)
+
+
+def indexed_rows(scorer: EmbeddingScorer, first: int, last: int) -> NDArray[np.float32]:
+    """Vectors of items `first .. last-1` whose inner products with `queries_of` rank as `scorer` does, float32 (items, F).
+
+    The column loses its mean, which changes no ranking and keeps the vectors short.
+    """
+    rows_IF = scorer.items_ID[first:last].numpy()
+    if scorer.column_I is None:
+        return rows_IF
+    column_I = scorer.column_I[first:last] - scorer.column_I.mean()
+    return np.concatenate([rows_IF, column_I[:, None].numpy()], axis=1)
+
+
 def _candidates(index: Any, scorer: EmbeddingScorer, users_B: NDArray[np.int32], k: int, hidden: ItemLists) -> ItemLists:
     """For each user, items among which its best `k` beside the hidden ones are."""
-    rows_BF = scorer.prepare(users_B).numpy()
-    reach_B = np.linalg.norm(rows_BF, axis=1) * float(scorer.items_ID.norm(dim=1).max())
+    rows_BF = queries_of(scorer, users_B)
+    longest = float(scorer.items_ID.norm(dim=1).max()) + (0.0 if scorer.column_I is None else float(scorer.column_I.abs().max()))
+    reach_B = np.linalg.norm(rows_BF, axis=1) * longest
     rounding_B = 4 * rows_BF.shape[1] * 2.0**-23 * reach_B  # both scores of both items, each bound doubled
     most_hidden = int(hidden.csr.degrees[hidden.rows_B].max(initial=0))
     width = min(k + most_hidden + _SPARE, scorer.num_items)
@@ -151,14 +170,16 @@ def _write_index(run: Run, scorer: EmbeddingScorer, out: Path, kind: str, k: int
     if k < 1:
         raise UsageError(f"--k must be at least 1, got {k}")
     faiss = _faiss()
-    items_IF = scorer.items_ID.numpy()
-    index = faiss.IndexFlatIP(items_IF.shape[1]) if kind == "flat" else _hnsw(faiss, items_IF.shape[1])
-    for first in range(0, len(items_IF), _ADDED_AT_ONCE):
-        index.add(items_IF[first : first + _ADDED_AT_ONCE])  # copy: FAISS owns its rows
+    width = indexed_rows(scorer, 0, 0).shape[1]
+    index = faiss.IndexFlatIP(width) if kind == "flat" else _hnsw(faiss, width)
+    for first in range(0, scorer.num_items, _ADDED_AT_ONCE):
+        last = min(first + _ADDED_AT_ONCE, scorer.num_items)
+        index.add(indexed_rows(scorer, first, last))  # copy: FAISS owns its rows
         if observer:
-            observer.work("indexing items", min(first + _ADDED_AT_ONCE, len(items_IF)), len(items_IF))
+            observer.work("indexing items", last, scorer.num_items)
     facts = {
-        "format": FORMAT, "index": kind, "score": "inner product", "items": scorer.num_items, "width": items_IF.shape[1],
+        "format": FORMAT, "index": kind, "score": "inner product", "items": scorer.num_items, "width": width,
+        "query": "embedding of the user" + ("" if scorer.column_I is None else ", then 1"),
         "model": run.job.model.name, "data": run.dataset.digest, **_measured(index, scorer, kind, min(k, scorer.num_items)),
     }  # fmt: skip
     ids = run.dataset.item_ids.ids
@@ -184,7 +205,7 @@ def _measured(index: Any, scorer: EmbeddingScorer, kind: str, k: int) -> dict[st
     """Recall@k of raw searches among all items: the share of the exact top k that the index finds. Sets HNSW's `efSearch`."""
     count = min(MEASURED_USERS, scorer.num_users)
     users_B = np.linspace(0, scorer.num_users - 1, count).round().astype(np.int32)
-    rows_BF, exact_BK = scorer.prepare(users_B).numpy(), top_k_all(scorer, users_B, k, None).items_BK
+    rows_BF, exact_BK = queries_of(scorer, users_B), top_k_all(scorer, users_B, k, None).items_BK
     if kind == "flat":
         return {f"recall@{k}": _overlap(index.search(rows_BF, k)[1], exact_BK), "measured_users": count}
     recalls: dict[str, float] = {}

@@ -207,7 +207,7 @@ def fake_run(world: World, folder: Path, refitted: bool = False):
     job = SimpleNamespace(model=model, evaluate=settings, train=SimpleNamespace(seed=0))
     return SimpleNamespace(
         folder=folder, dataset=dataset, refitted=refitted, job=job, scorer=lambda *_: world.scorer,
-        train_graph=world.graph,
+        train_graph=world.graph, export_rule=None,
     )  # fmt: skip
 
 

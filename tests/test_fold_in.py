@@ -88,10 +88,11 @@ def test_users_of_lightgcn_are_one_hop_from_their_items(folder, lightgcn):
     assert wider.unknown_items == 1 and wider.dataset.user_ids.ids[SIZE:].to_pylist() == ["new", "other"]
     numbers = lightgcn.dataset.item_ids.numbers(pa.array([100, 102]))
     degrees = lightgcn.dataset.graph.item_users.degrees[numbers]
-    expected = (
-        sum(known.items_ID[number] / degree**0.5 for number, degree in zip(numbers.tolist(), degrees, strict=True)) / 2**0.5
-    )
-    assert torch.allclose(wider.scorer.users_UD[SIZE], expected, atol=1e-6)
+    table = pq.read_table(lightgcn.folder / "embeddings" / "items.parquet")
+    lengths = table.column("length").to_pylist()
+    hop = sum(known.items_ID[n] * lengths[n] / degree**0.5 for n, degree in zip(numbers.tolist(), degrees, strict=True)) / 2**0.5
+    assert torch.allclose(wider.scorer.users_UD[SIZE], hop / hop.norm(), atol=1e-6)
+    assert torch.equal(wider.scorer.column_I, known.column_I)
     assert torch.equal(wider.scorer.users_UD[:SIZE], known.users_UD) and torch.equal(wider.scorer.items_ID, known.items_ID)
 
 
@@ -120,8 +121,13 @@ def test_nodes_of_graphsage_are_encoded_by_hand(folder, sage):
     numbers = wider.dataset.item_ids.numbers(pa.array([100, 102, 116])).astype(np.int64)
     user = layer(0, layers["inputs.biases.0"], start[1][numbers].mean(0))
     user = layer(1, user, items[numbers].mean(0))
-    assert torch.allclose(wider.scorer.users_UD[SIZE], user, atol=1e-5)
-    assert torch.allclose(wider.scorer.items_ID[SIZE:], layer(1, items[SIZE:], torch.zeros(2, 8)), atol=1e-5)
+    new_items_CD = layer(1, items[SIZE:], torch.zeros(2, 8))
+    assert torch.allclose(wider.scorer.users_UD[SIZE], user / user.norm(), atol=1e-5)
+    assert torch.allclose(wider.scorer.items_ID[SIZE:], new_items_CD / new_items_CD.norm(dim=1, keepdim=True), atol=1e-5)
+    degrees = graph.item_users.degrees
+    typical = np.exp(np.log(degrees).mean())  # every known item has train edges
+    expected = sage.job.loss.temperature * np.log(np.append(degrees, [typical, typical]) / degrees.sum())
+    assert wider.scorer.column_I.numpy() == pytest.approx(expected, rel=1e-5)
     assert torch.equal(wider.scorer.users_UD[:SIZE], known.users_UD) and torch.equal(wider.scorer.items_ID[:SIZE], known.items_ID)
 
 

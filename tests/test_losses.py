@@ -37,8 +37,8 @@ def bpr(u, p, n, w):
     return (w * -log_sigmoid((u * p).sum(1)[:, None] - np.einsum("bd,bnd->bn", u, n)).mean(1)).mean()
 
 
-def sampled_softmax(u, p, n, t, log_expected, w):
-    positive, negative = (u * p).sum(1) / t, np.einsum("bd,bnd->bn", u, n) / t - log_expected
+def sampled_softmax(u, p, n, t, own, others, w):
+    positive, negative = (u * p).sum(1) / t - own, np.einsum("bd,bnd->bn", u, n) / t - others
     return (w * (np.log(np.exp(positive) + np.exp(negative).sum(1)) - positive)).mean()
 
 
@@ -95,29 +95,44 @@ def test_bpr_by_hand():
 @pytest.mark.parametrize("corrected", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_sampled_softmax(corrected, weighted):
-    log_expected = np.log(np.random.default_rng(2).random((B, N)) + 0.1) if corrected else np.zeros((B, N))
-    exact = sampled_softmax(U, P, NEG, 0.7, log_expected, WEIGHTS if weighted else np.ones(B))
-    options = tensors(log_expected)[0] if corrected else None, tensors(WEIGHTS)[0] if weighted else None
+    rng = np.random.default_rng(2)
+    own, others = (np.log(rng.random(shape) + 0.1) if corrected else np.zeros(shape) for shape in ((B,), (B, N)))
+    exact = sampled_softmax(U, P, NEG, 0.7, own, others, WEIGHTS if weighted else np.ones(B))
+    options = tensors(own, others) if corrected else None, tensors(WEIGHTS)[0] if weighted else None
     assert float(losses.sampled_softmax(*tensors(U, P, NEG), 0.7, *options)) == pytest.approx(exact, rel=1e-6)
 
 
 def test_sampled_softmax_by_hand():
-    """Scores 1 and 0 at temperature 1/2 are logits 2 and 0; with log 3 taken from the negative, its mass is 1/3."""
+    """Scores 1 and 0 at temperature 1/2 are logits 2 and 0; corrections log 2 and log 3 make the odds e^2 / 2 to 1 / 3."""
     inputs = tensors([[1.0]], [[1.0]], [[[0.0]]])
     assert float(losses.sampled_softmax(*inputs, 0.5)) == pytest.approx(math.log(1 + math.exp(-2)), rel=1e-6)
-    corrected = losses.sampled_softmax(*inputs, 0.5, torch.full((1, 1), math.log(3.0)))
-    assert float(corrected) == pytest.approx(math.log(1 + math.exp(-2) / 3), abs=1e-6)
+    corrected = losses.sampled_softmax(*inputs, 0.5, tuple(tensors([math.log(2.0)], [[math.log(3.0)]])))
+    assert float(corrected) == pytest.approx(math.log(1 + math.exp(-2) * 2 / 3), abs=1e-6)
 
 
-def test_sampled_softmax_with_the_correction_estimates_the_whole_sum():
-    """Over many draws by shares q, the mean of the corrected sum is the sum over all items."""
-    rng, scores = np.random.default_rng(0), np.array([0.3, -1.0, 0.8, 0.1])
-    shares, draws = np.array([0.4, 0.3, 0.2, 0.1]), 200_000
-    items = rng.choice(4, draws, p=shares)
-    user, positive = torch.ones(1, 1), torch.zeros(1, 1)
-    expected = torch.from_numpy(np.log(draws * shares[items])).float()[None]
-    loss = losses.sampled_softmax(user, positive, torch.from_numpy(scores[items]).float()[None, :, None], 1.0, expected)
-    assert float(loss) == pytest.approx(math.log(1 + np.exp(scores).sum()), abs=0.005)
+@pytest.mark.parametrize("count", [1, 4, 64])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_sampled_softmax_learns_log_p_less_what_is_left_of_log_q_for_every_number_of_negatives(count, share):
+    """One user likes five items with p; negatives come from Q. The optimum is s/t = log p - (1 - x) log Q + a constant."""
+    likes, drawn = np.array([0.4, 0.3, 0.15, 0.1, 0.05]), np.array([0.1, 0.15, 0.2, 0.25, 0.3])
+    rng, temperature, batch = np.random.default_rng(count), 0.5, 2048
+    log_q = torch.from_numpy(share * np.log(drawn)).float()
+    scores = torch.zeros(5, 1, requires_grad=True)
+    users = torch.ones(batch, 1)
+    optimizer = torch.optim.Adam([scores], 0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
+    for _ in range(200):
+        positives = torch.from_numpy(rng.choice(5, batch, p=likes))
+        negatives = torch.from_numpy(rng.choice(5, (batch, count), p=drawn))
+        corrections = (log_q[positives], log_q[negatives])
+        loss = losses.sampled_softmax(users, scores[positives], scores[negatives], temperature, corrections)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    learned = scores.detach().numpy()[:, 0] / temperature
+    expected = np.log(likes) - (1 - share) * np.log(drawn)
+    assert learned - learned.mean() == pytest.approx(expected - expected.mean(), abs=0.06)
 
 
 POOLS = {

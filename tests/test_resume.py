@@ -333,7 +333,7 @@ def test_best_is_that_of_the_checkpoint_that_is_resumed(dataset, tmp_path, diges
     """The best epoch is replaced, the last checkpoint is lost, and the one before it knows an earlier best one."""
     turns = {1: 0.1, 2: 0.3, 3: 0.2}
     monkeypatch.setattr(
-        train_module, "validate", lambda job, step, dataset, folder, observer: {"recall@3": turns[len(list_of(folder)) + 1]}
+        train_module, "validate", lambda job, step, dataset, folder, observer: {"valid": {"recall@3": turns[len(list_of(folder)) + 1]}}
     )
 
     def list_of(folder):

@@ -78,7 +78,7 @@ SOLVERS = {
     "lightgcn": {},
     "lightgcn, 3 layers, bsl": {"model": {"layers": 3}, "loss": {"name": "bsl"}},
     "lightgcn without propagation": {"model": {"propagation": "none"}, "optimizer": {"rule": "adam"}},
-    "lightgcn, directau, random start": {"model": {"start": "normal"}, "loss": {"name": "directau"}},
+    "lightgcn, directau, random start": {"model": {"start": "normal", "width": 8}, "loss": {"name": "directau"}},
     "lightgcn, sampled": {
         "model": {"propagation": "sampled", "layers": 2},
         "sampler": {"fanouts": [4, 3]},
@@ -189,24 +189,33 @@ def exported(run):
     return [np.array(table.column("embedding").to_pylist(), np.float64) for table in tables]
 
 
+def exported_scores(run):
+    """Of every user and item, as the files say: the inner product, and where there is one the column of popularity."""
+    users, items = exported(run)
+    facts = pq.read_schema(run.folder / "embeddings" / "users.parquet").metadata
+    table = pq.read_table(run.folder / "embeddings" / "items.parquet")
+    factor = json.loads(facts[b"gcnrec"])["popularity_factor"]
+    column = table.column("popularity").to_numpy() if "popularity" in table.column_names else 0.0
+    return users @ items.T + factor * column
+
+
 @pytest.mark.parametrize("model", ["lightgcn", "mf", "ngcf"])
 def test_scores_of_the_exported_parquet_are_the_scorers(model, dataset, tmp_path):
     run = train(job(model={"name": model, "layers": 2}), dataset, tmp_path / "run")
-    users, items = exported(run)
     scorer = run.scorer()
     scores = torch.empty(SIZE, SIZE)
     scorer.score(scorer.prepare(np.arange(SIZE, dtype=np.int32)), 0, SIZE, scores)
-    assert scores.numpy() == pytest.approx(users @ items.T, rel=1e-5, abs=1e-7)
+    assert scores.numpy() == pytest.approx(exported_scores(run), rel=1e-5, abs=1e-6)
 
 
 def test_validation_is_that_of_the_exported_rows(dataset, tmp_path):
     """recall@3 of the last epoch by a loop over the exported rows: train left out, one held-out item a user."""
     run = train(job(train={"epochs": 1}), dataset, tmp_path / "run")
-    users, items = exported(run)
+    scores = exported_scores(run)
     hits = []
     for user, wanted in checkerboard(SIZE).valid:
         seen = set(dataset.graph.user_items.row(user).tolist())
-        ranked = sorted((item for item in range(SIZE) if item not in seen), key=lambda item: -(users[user] @ items[item]))
+        ranked = sorted((item for item in range(SIZE) if item not in seen), key=lambda item: -scores[user, item])
         hits.append(wanted in ranked[:3])
     assert events(run)[0]["valid"]["recall@3"] == pytest.approx(np.mean(hits), abs=1e-9)
 
@@ -215,7 +224,7 @@ def test_exported_items_get_the_length_that_the_job_asks_for(dataset, tmp_path):
     """The same training exported three ways: |e|^1, then 1, then |e|^0.5 * degree^0.25; users never change."""
     plain, cosine, mixed = (
         exported(train(job(model=powers), dataset, tmp_path / str(number)))
-        for number, powers in enumerate(({}, {"norm_power": 0.0}, {"norm_power": 0.5, "degree_power": 0.25}))
+        for number, powers in enumerate(({"popularity": "inner"}, {"norm_power": 0.0}, {"norm_power": 0.5, "degree_power": 0.25}))
     )
     lengths = np.linalg.norm(plain[1], axis=1, keepdims=True)
     degrees = dataset.graph.item_users.degrees[:, None]
@@ -227,7 +236,7 @@ def test_exported_items_get_the_length_that_the_job_asks_for(dataset, tmp_path):
 def scripted(monkeypatch, values):
     """Validation returns `values` in turn."""
     turns = iter(values)
-    monkeypatch.setattr(train_module, "validate", lambda job, step, dataset, folder, observer: {"recall@3": next(turns)})
+    monkeypatch.setattr(train_module, "validate", lambda job, step, dataset, folder, observer: {"valid": {"recall@3": next(turns)}})
 
 
 def test_early_stopping_keeps_the_best_epoch(dataset, tmp_path, monkeypatch):
@@ -502,7 +511,7 @@ def test_an_unfinished_run_says_how_to_go_on(dataset, tmp_path):
 def test_gradual_ends_with_an_epoch_that_keeps_the_budget(dataset, tmp_path, monkeypatch):
     """Validation likes dense tables best; the early epochs are not what was asked for, however good."""
     falling = iter([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
-    monkeypatch.setattr(train_module, "validate", lambda *_: {"recall@3": next(falling)})
+    monkeypatch.setattr(train_module, "validate", lambda *_: {"valid": {"recall@3": next(falling)}})
     wanted = job(model={"width": 8}, table={"budget": 0.25}, sparsity={"policy": "gradual"}, train={"epochs": 6})
     memory = read_json(train(wanted, dataset, tmp_path / "run").folder / "memory.json")
     assert 0 < memory["values"] <= memory["budget_values"]

@@ -5,7 +5,6 @@ Letters: B positives, N negatives per positive, J distinct positives (the in-bat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -88,11 +87,14 @@ def _directau(uniformity: float, rows_VD: torch.Tensor, batch: Batch) -> torch.T
 
 
 def _softmax_sampled(temperature: float, log_share_I: torch.Tensor | None, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
-    items_BN = torch.from_numpy(batch.triples.negatives_BN.astype(np.int64))
-    expected = None if log_share_I is None else (log_share_I[items_BN] + math.log(items_BN.shape[1])).to(rows_VD.device)
+    corrections = None
+    if log_share_I is not None:
+        sides = (batch.triples.positives_B, batch.triples.negatives_BN)
+        of_positives, of_negatives = (log_share_I[torch.from_numpy(side.astype(np.int64))].to(rows_VD.device) for side in sides)
+        corrections = of_positives, of_negatives
     users_BD, positives_BD = _pairs(rows_VD, batch)
     return losses.sampled_softmax(
-        users_BD, positives_BD, _negatives(rows_VD, batch), temperature, expected, _weights(batch, rows_VD)
+        users_BD, positives_BD, _negatives(rows_VD, batch), temperature, corrections, _weights(batch, rows_VD)
     )
 
 

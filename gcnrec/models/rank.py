@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gcnrec.errors import UsageError
 from gcnrec.graph import Csr
 from gcnrec.models.popularity import PopularityScorer
-from gcnrec.models.scorer import EmbeddingScorer, Scorer
+from gcnrec.models.scorer import EmbeddingScorer, Scorer, View
 from gcnrec.ops.topk import Hidden, ItemLists, Seen, TopK, empty_lists, hide, keep_best, keep_best_listed
 
 Result = TypeVar("Result")
@@ -91,6 +91,39 @@ def rank_chunk(
             keep_best(scores_BT.numpy(), first, none, best)
         else:
             keep_best_listed(scores_BT.numpy(), first, none, listed, best)
+    return best
+
+
+def top_k_views(
+    scorer: EmbeddingScorer, views: Sequence[View], users_B: NDArray[np.int32], k: int, exclude: Seen
+) -> Iterator[tuple[TopK, ...]]:
+    """`top_k` of several views at once, a list of each for every chunk of users; all share one matrix product a tile.
+
+    `scorer` brings the inner products; its own column is not added.
+    """
+    products = EmbeddingScorer(scorer.users_UD, scorer.items_ID)
+
+    def rank(start: int) -> tuple[TopK, ...]:
+        chunk_B = users_B[start : start + USERS_PER_CHUNK]
+        return _rank_views(products, views, chunk_B, k, exclude.of(chunk_B))
+
+    return in_chunks(products, rank, range(0, len(users_B), USERS_PER_CHUNK))
+
+
+def _rank_views(
+    products: EmbeddingScorer, views: Sequence[View], users_B: NDArray[np.int32], k: int, hidden: Hidden
+) -> tuple[TopK, ...]:
+    best = tuple(empty_lists(users_B, k) for _ in views)
+    prepared = products.prepare(users_B)
+    none = ItemLists.empty(len(users_B), products.num_items)
+    buffers = torch.empty(2, len(users_B) * min(ITEMS_PER_TILE, products.num_items))
+    for first, last in _tiles(products.num_items, ITEMS_PER_TILE, None):
+        products_BT, scores_BT = (buffer[: len(users_B) * (last - first)].view(len(users_B), last - first) for buffer in buffers)
+        products.score(prepared, first, last, products_BT)
+        for view, lists in zip(views, best, strict=True):
+            view.score(products_BT, first, last, scores_BT)
+            hide(scores_BT.numpy(), first, hidden)
+            keep_best(scores_BT.numpy(), first, none, lists)
     return best
 
 

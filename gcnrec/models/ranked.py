@@ -1,24 +1,181 @@
-"""How long exported item embeddings are: what ranking by inner products then adds to the angle between user and item."""
+"""The export that follows from the loss: from trained rows to the embeddings that rank.
+
+Softmax and sampled losses learn, at their optimum, with s the trained score of user u and item i,
+
+    s / tau = log p(i|u) - a (1 - x) log q_i + const(u)
+
+q_i: share of item i among the training positives; x = `loss.logq`; a = 1 for in-batch negatives, `popularity_power` for
+popularity negatives, 0 for uniform ones (logits of negative sampling: Levy & Goldberg 2014; logQ: Yi et al. 2019). Ranking by
+p(i|u) therefore adds a column, s + tau a (1 - x) log q_i. Limits: `exclude_seen` has no such optimum; bsl is exact only with one
+positive per user and batch; directau has no derivation; weights of positives do not enter q.
+
+Letters: N nodes, U users, I items, F width.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.config import Model
+from gcnrec.models.scorer import EmbeddingScorer, View
+
+if TYPE_CHECKING:
+    from gcnrec.config import Job
+
+Kind = Literal["theory", "cosine", "inner", "powers"]
+
+CANDIDATE_FACTORS = (0.5, 0.75, 1.25)
+"""Multiples of the column that validation may choose instead of 1."""
+_SHORTEST = 1e-12
 
 
-def typical_degree(degrees_I: NDArray[np.int64]) -> float:
-    """The mean degree of items that have one: what is expected of an item that nobody has seen yet."""
+@dataclass(frozen=True)
+class ExportRule:
+    """How a trained score becomes the score that ranks; carried from the fit to the refit as a rule, not as numbers.
+
+    `theory`: the trained score plus `factor` times the column. `cosine`, `inner`: that product alone. `powers`: items get the
+    length |e|**norm_power * degree**degree_power, and the inner product ranks.
+    """
+
+    kind: Kind
+    factor: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """As records name it: `theory`, `0.5 theory`, `cosine`, `inner`, `powers`."""
+        return self.kind if self.kind != "theory" or self.factor == 1.0 else f"{self.factor:g} theory"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Embeddings that rank by inner product, plus `factor * popularity_I` where there is a column.
+
+    `users_UF`, `items_IF` float32; `popularity_I` float32, log q; `lengths_I` float32, of the items before they got length 1,
+    None where they keep their own.
+    """
+
+    rule: ExportRule
+    users_UF: torch.Tensor
+    items_IF: torch.Tensor
+    popularity_I: torch.Tensor | None = None
+    factor: float = 0.0
+    lengths_I: torch.Tensor | None = None
+
+    @property
+    def scorer(self) -> EmbeddingScorer:
+        """Ranks by these embeddings."""
+        column_I = None if self.popularity_I is None else self.factor * self.popularity_I
+        return EmbeddingScorer(self.users_UF, self.items_IF, column_I)
+
+
+def column_factor(job: Job) -> float:
+    """tau a (1 - x): what the trained score lacks of log p(i|u), in units of log q; 0 where nothing is known to be missing."""
+    power = {"in_batch": 1.0, "uniform": 0.0, "popularity": job.sampler.popularity_power}[job.sampler.negatives]
+    match job.loss.name:
+        case "softmax":
+            return job.loss.temperature * power * (1.0 - job.loss.logq)
+        case "bsl":
+            return job.loss.temperature * power
+        case "bpr":  # log sigmoid(s_ui - s_uj) is a softmax over two at temperature 1
+            return power
+        case "directau":
+            return 0.0
+
+
+def trains_cosine(job: Job) -> bool:
+    """Whether the trained score is a cosine."""
+    return job.loss.score == "cosine" or job.loss.name == "directau"
+
+
+def export_rules(job: Job) -> tuple[ExportRule, ...]:
+    """The rules that validation compares; the first one, which theory names, drives early stopping.
+
+    One rule where the job fixes it by `model.popularity`, or by `norm_power` and `degree_power`.
+    """
+    model = job.model
+    if (model.norm_power, model.degree_power) != (1.0, 0.0):
+        return (ExportRule("powers"),)
+    if isinstance(model.popularity, float):
+        return (ExportRule("theory", model.popularity),)
+    if model.popularity != "auto":
+        return (ExportRule(model.popularity),)
+    plain: tuple[ExportRule, ...] = (ExportRule("cosine"), ExportRule("inner"))
+    plain = plain if trains_cosine(job) else plain[::-1]
+    if column_factor(job) == 0.0:  # the trained product is what theory exports
+        return plain
+    return (ExportRule("theory"), *plain, *(ExportRule("theory", factor) for factor in CANDIDATE_FACTORS))
+
+
+def typical_degree(degrees_I: NDArray[np.int64], job: Job) -> float:
+    """The degree that an item without positives counts as: `model.unseen_degree`, else exp of the mean log degree of the others."""
+    if job.model.unseen_degree is not None:
+        return job.model.unseen_degree
     known_I = degrees_I[degrees_I > 0]
-    return float(known_I.mean()) if len(known_I) else 1.0
+    return float(np.exp(np.log(known_I).mean())) if len(known_I) else 1.0
 
 
-def scale_for_ranking_(items_IF: torch.Tensor, degrees_I: NDArray[np.int64], settings: Model, unseen_degree: float) -> None:
-    """Give every row, in place, the length |e|**norm_power * degree**degree_power; degree 0 counts as `unseen_degree`."""
+def log_shares(degrees_I: NDArray[np.int64], unseen_degree: float) -> torch.Tensor:
+    """log q, float32 (I): degree over the sum of degrees, where a degree of 0 counts as `unseen_degree`."""
+    counted_I = np.where(degrees_I > 0, degrees_I, unseen_degree)
+    return torch.from_numpy(np.log(counted_I / max(degrees_I.sum(), 1)).astype(np.float32))
+
+
+def exported(rows_NF: torch.Tensor, num_users: int, degrees_I: NDArray[np.int64], rule: ExportRule, job: Job) -> Exported:
+    """The embeddings of `rule` from rows as the encoder gives them, which are scaled in place.
+
+    `degrees_I`: of the graph that the model was trained on.
+    """
+    users_UF, items_IF = rows_NF[:num_users], rows_NF[num_users:]
+    if rule.kind == "powers":
+        scale_by_powers_(items_IF, degrees_I, job)
+        return Exported(rule, users_UF, items_IF)
+    if rule.kind == "inner" or (rule.kind == "theory" and not trains_cosine(job)):
+        lengths_I = None
+    else:
+        unit_length_(users_UF)
+        lengths_I = unit_length_(items_IF)
+    if rule.kind != "theory":
+        return Exported(rule, users_UF, items_IF, lengths_I=lengths_I)
+    popularity_I = log_shares(degrees_I, typical_degree(degrees_I, job))
+    return Exported(rule, users_UF, items_IF, popularity_I, rule.factor * column_factor(job), lengths_I)
+
+
+def candidate_views(trained: Exported, rules: Sequence[ExportRule], job: Job) -> list[View]:
+    """The scores of every rule from the inner products of `trained`, the export of the first; ranks are those of `exported`.
+
+    Lengths of users do not change a user's ranking where no column is added.
+    """
+    items_IF, lengths_I = trained.items_IF, trained.lengths_I
+    views = []
+    for rule in rules:
+        scale_I, column_I = None, None
+        if rule.kind == "inner":
+            scale_I = lengths_I
+        elif rule.kind == "cosine" and lengths_I is None:
+            scale_I = 1.0 / items_IF.norm(dim=1).clamp_min(_SHORTEST)
+        elif rule.kind == "theory" and trained.popularity_I is not None:
+            column_I = rule.factor * column_factor(job) * trained.popularity_I
+        views.append(View(scale_I, column_I))
+    return views
+
+
+def unit_length_(rows_RF: torch.Tensor) -> torch.Tensor:
+    """Divide every row by its length, in place, and return the lengths, float32 (R); a row of zeros stays."""
+    lengths_R = rows_RF.norm(dim=1)
+    rows_RF /= lengths_R.clamp_min(_SHORTEST)[:, None]
+    return lengths_R
+
+
+def scale_by_powers_(items_IF: torch.Tensor, degrees_I: NDArray[np.int64], job: Job) -> None:
+    """Give every row, in place, the length |e|**norm_power * degree**degree_power; degree 0 counts as `typical_degree`."""
+    settings = job.model
     if settings.norm_power != 1.0:
-        items_IF *= items_IF.norm(dim=1, keepdim=True).clamp_min(1e-12) ** (settings.norm_power - 1.0)
+        items_IF *= items_IF.norm(dim=1, keepdim=True).clamp_min(_SHORTEST) ** (settings.norm_power - 1.0)
     if settings.degree_power:
-        degrees = np.where(degrees_I > 0, degrees_I, unseen_degree).astype(np.float32)
+        degrees = np.where(degrees_I > 0, degrees_I, typical_degree(degrees_I, job)).astype(np.float32)
         items_IF *= torch.from_numpy(degrees**settings.degree_power)[:, None]

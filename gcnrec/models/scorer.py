@@ -50,10 +50,14 @@ class GraphScorer:
 
 @dataclass(frozen=True)
 class EmbeddingScorer:
-    """Inner products of exported embeddings: `users_UD`, `items_ID` float32, contiguous."""
+    """Inner products of exported embeddings, plus a number per item where `column_I` is given.
+
+    `users_UD`, `items_ID` float32, contiguous; `column_I` float32 (I): the same for every user, for example of popularity.
+    """
 
     users_UD: torch.Tensor
     items_ID: torch.Tensor
+    column_I: torch.Tensor | None = None
 
     @property
     def num_users(self) -> int:
@@ -67,4 +71,24 @@ class EmbeddingScorer:
         return self.users_UD[torch.from_numpy(users_B.astype(np.int64))]
 
     def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
-        torch.mm(prepared, self.items_ID[first:last].T, out=out_BT)
+        if self.column_I is None:
+            torch.mm(prepared, self.items_ID[first:last].T, out=out_BT)
+        else:
+            torch.addmm(self.column_I[first:last], prepared, self.items_ID[first:last].T, out=out_BT)
+
+
+@dataclass(frozen=True)
+class View:
+    """Another ranking from the same inner products: product * `scale_I` + `column_I`, float32 (I) each; None changes nothing."""
+
+    scale_I: torch.Tensor | None = None
+    column_I: torch.Tensor | None = None
+
+    def score(self, products_BT: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
+        """Write the scores of items `first .. last-1` into `out_BT`."""
+        if self.scale_I is None:
+            out_BT.copy_(products_BT)
+        else:
+            torch.mul(products_BT, self.scale_I[first:last], out=out_BT)
+        if self.column_I is not None:
+            out_BT += self.column_I[first:last]

@@ -16,7 +16,7 @@ def open_bundle(path: Path) -> dict[str, np.ndarray]:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
     content = np.memmap(path, np.uint8, "r", offset=8 + size)
-    bundle = {}
+    bundle = {"popularity_factor": np.float32(header["__metadata__"].get("popularity_factor", "0"))}
     for name, entry in header.items():
         if name != "__metadata__":
             first, last = entry["data_offsets"]
@@ -34,6 +34,8 @@ def ids_of(bundle: dict[str, np.ndarray], name: str) -> list[str]:
 
 def recommend(bundle: dict[str, np.ndarray], user: int, k: int) -> np.ndarray:
     scores_I = bundle["items"] @ bundle["users"][user]
+    if "popularity" in bundle:
+        scores_I += bundle["popularity_factor"] * bundle["popularity"]
     first, last = bundle["seen.indptr"][user : user + 2]
     scores_I[bundle["seen.indices"][first:last]] = -np.inf
     best = np.argsort(-scores_I, kind="stable")[:k]  # stable: ties go to the smaller item number

@@ -25,7 +25,8 @@ from gcnrec.graph import csr_from_edges
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders import export as module
 from gcnrec.loaders.bundle import known_items, write_bundle
-from gcnrec.loaders.export import ItemIndex, export, open_index, ranked
+from gcnrec.loaders.export import ItemIndex, export, open_index, queries_of, ranked
+from gcnrec.models.ranked import Exported, ExportRule
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.recommend import recommend
 from gcnrec.testing import World, checkerboard, empty_rows, halves, write_dataset
@@ -88,22 +89,26 @@ def test_an_index_folder(run, tmp_path):
     facts = export(run, "faiss", tmp_path / "index", k=10)
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["index.json", "items.faiss", "items.parquet"]
     written = json.loads((tmp_path / "index" / "index.json").read_text())
-    assert (written["format"], written["index"], written["items"], written["width"]) == (1, "flat", 90, 8)
+    assert (written["format"], written["index"], written["items"], written["width"]) == (1, "flat", 90, 9)
     assert written["recall@10"] == facts["recall@10"] > 0.999 and written["data"] == run.dataset.digest
     ids = pq.read_table(tmp_path / "index" / "items.parquet")
     assert ids.column("id").to_pylist() == run.dataset.item_ids.ids.to_pylist()
     assert ids.column("number").to_pylist() == list(range(90))
     index = open_index(tmp_path / "index").index
-    assert np.array_equal(index.reconstruct_n(0, 90), run.scorer().items_ID.numpy())
+    scorer = run.scorer()
+    vectors = index.reconstruct_n(0, 90)
+    assert np.array_equal(vectors[:, :8], scorer.items_ID.numpy()) and written["query"] == "embedding of the user, then 1"
+    assert vectors[:, 8] == pytest.approx((scorer.column_I - scorer.column_I.mean()).numpy(), abs=1e-6)
 
 
 def test_hnsw_is_measured(run, tmp_path):
     facts = export(run, "faiss", tmp_path / "index", index="hnsw", k=5)
     opened = open_index(tmp_path / "index")
     users = np.linspace(0, 699, 700).round().astype(int)
-    rows = run.scorer().users_UD.numpy()[users]
-    scores = rows.astype(np.float64) @ run.scorer().items_ID.numpy().astype(np.float64).T
-    found = opened.index.search(rows, 5)[1]
+    scorer = run.scorer()
+    rows = scorer.users_UD.numpy()[users]
+    scores = rows.astype(np.float64) @ scorer.items_ID.numpy().astype(np.float64).T + scorer.column_I.numpy()
+    found = opened.index.search(queries_of(scorer, users.astype(np.int32)), 5)[1]
     hits = [len({*np.argsort(-score)[:5].tolist()} & {*line.tolist()}) for score, line in zip(scores, found, strict=True)]
     assert opened.index.hnsw.efSearch == facts["ef_search"] == opened.facts["ef_search"]
     assert facts["recall@5"] == pytest.approx(np.mean(hits) / 5, abs=1e-3)
@@ -170,7 +175,8 @@ def test_a_bundle_serves_what_recommend_writes(run, tmp_path):
     users, items = (np.array(serve["ids_of"](bundle, name)) for name in ("user_ids", "item_ids"))
     lists = [serve["recommend"](bundle, user, 5) for user in range(700)]
     assert np.repeat(users, [len(each) for each in lists]).tolist() == expected["user"]
-    found = np.concatenate([bundle["items"][each] @ bundle["users"][user] for user, each in enumerate(lists)])
+    column = bundle["popularity_factor"] * bundle["popularity"]
+    found = np.concatenate([bundle["items"][each] @ bundle["users"][user] + column[each] for user, each in enumerate(lists)])
     # NumPy rounds otherwise than torch: the scores must agree, and the items wherever scores are further apart than that.
     assert found == pytest.approx(np.array(expected["score"]), abs=1e-5)
     assert np.mean(items[np.concatenate(lists)].astype(int) == np.array(expected["item"])) > 0.999
@@ -190,7 +196,7 @@ def test_what_a_bundle_says_of_itself(run, tmp_path):
     export(run, "bundle", tmp_path / "shop.safetensors")
     with safe_open(tmp_path / "shop.safetensors", "np") as file:
         header = file.metadata()
-    assert (header["format"], header["version"], header["model"]) == ("gcnrec-bundle", "1", "lightgcn")
+    assert (header["format"], header["version"], header["model"]) == ("gcnrec-bundle", "2", "lightgcn")
     assert (header["digest"], header["trained_on"]) == (run.dataset.digest, "train")
     assert (header["user_id_type"], header["item_id_type"]) == ("string", "int64")
     assert "inner product" in json.loads(header["conventions"])["score"]
@@ -214,7 +220,7 @@ def test_ids_of_every_type_come_back(tmp_path, ids, text):
     world = World("tiny", 3, 3, [(0, 0), (1, 0), (2, 1), (0, 2)], [], [])
     dataset = replace(write_dataset(world, tmp_path / "data"), item_ids=Vocabulary(ids))
     run = SimpleNamespace(dataset=dataset, folder=tmp_path, job=Job(), refitted=False)
-    write_bundle(run, EmbeddingScorer(torch.rand(3, 2), torch.rand(3, 2)), tmp_path / "b")
+    write_bundle(run, Exported(ExportRule("inner"), torch.rand(3, 2), torch.rand(3, 2)), tmp_path / "b")
     serve = {"__name__": "serve"}
     exec(SERVE.read_text(), serve)
     assert serve["ids_of"](serve["open_bundle"](tmp_path / "b"), "item_ids") == text

@@ -1,0 +1,103 @@
+"""Which export ranks: the one that follows from the loss, unless validation proves another better.
+
+Every validation ranks by all exports of `models.ranked.export_rules` from one matrix product. The first one drives early stopping
+and is the curve. Of the best epoch's validation another replaces it only where its paired gain, over all validation users,
+exceeds two standard errors: the choice among six must not follow noise.
+Letters: H users with held-out items, F width of the embeddings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcnrec import metrics
+from gcnrec.config import Job
+from gcnrec.evaluate import held_out_of, judge_lists, sparing
+from gcnrec.events import epochs_of, read_events
+from gcnrec.graph import BipartiteGraph, Csr
+from gcnrec.loaders.schema import Dataset
+from gcnrec.models.rank import top_k_views
+from gcnrec.models.ranked import Exported, ExportRule, candidate_views, export_rules
+from gcnrec.ops.topk import ItemLists, TopK, contained
+
+if TYPE_CHECKING:
+    from gcnrec.progress import Observer
+
+ERRORS_NEEDED = 2.0
+"""Standard errors by which another export must be better."""
+
+
+@dataclass(frozen=True)
+class _Rival:
+    """Per-user values of `evaluate.metric` under one of the other exports, float64 (H), filled chunk by chunk."""
+
+    rule: ExportRule
+    values_H: NDArray[np.float64]
+
+
+def validate_exports(
+    job: Job, trained: Exported, graph: BipartiteGraph, dataset: Dataset, observer: Observer | None
+) -> dict[str, Any]:
+    """`valid`: every metric at the cut-off of `evaluate.metric`, of the first rule, whose export `trained` is.
+
+    `exports`: for each other rule its mean of `evaluate.metric`, the mean paired `gain` and its standard `error`.
+    """
+    rules = export_rules(job)
+    held, users_H = held_out_of(trained.scorer, dataset.valid)
+    name, _, cut = job.evaluate.metric.rpartition("@")
+    rivals = [_Rival(rule, np.empty(len(users_H))) for rule in rules[1:]]
+    views = candidate_views(trained, rules, job)
+    chunks = top_k_views(trained.scorer, views, users_H, int(cut), sparing(graph.user_items, held))
+    degrees = graph.item_users.degrees, graph.user_items.degrees
+    tell = partial(observer.work, "validating") if observer else None
+    lists = _judging_rivals(chunks, rivals, held, name, int(cut))
+    result = judge_lists(lists, dataset.valid, held, degrees, [int(cut)], tell=tell, tilt=job.evaluate.tilt)
+    own_H = result.per_user.column(job.evaluate.metric).to_numpy()
+    compared = {rival.rule.name: _compared(rival.values_H, own_H) for rival in rivals}
+    return {"valid": result.metrics, **({"exports": compared} if compared else {})}
+
+
+def chosen_rule(job: Job, folder: Path, epoch: int) -> ExportRule:
+    """The rule that ranks, by the validation of `epoch` as the run recorded it; the first rule where there was none."""
+    rules = export_rules(job)
+    recorded: dict[str, Any] = {}
+    for event in epochs_of(read_events(folder), "fit"):
+        if event["epoch"] == epoch:
+            recorded = event.get("exports", {})
+    proved = [
+        (recorded[rule.name]["gain"], rule)
+        for rule in rules[1:]
+        if rule.name in recorded and recorded[rule.name]["gain"] > ERRORS_NEEDED * recorded[rule.name]["error"]
+    ]
+    return max(proved, key=lambda pair: pair[0])[1] if proved else rules[0]  # of equal gains the first
+
+
+def _judging_rivals(
+    chunks: Iterator[tuple[TopK, ...]], rivals: Sequence[_Rival], held: Csr, metric: str, k: int
+) -> Iterator[TopK]:
+    """The lists of the first rule; those of the others are judged in passing."""
+    done = 0
+    for first, *others in chunks:
+        here = slice(done, done + len(first.users_B))
+        for rival, lists in zip(rivals, others, strict=True):
+            hits_BK = contained(lists.items_BK, ItemLists(held, lists.users_B))
+            judged = metrics.Judged(lists.items_BK, hits_BK, held.degrees[lists.users_B])
+            rival.values_H[here] = metrics.PER_USER[metric](judged, k)
+        done = here.stop
+        yield first
+
+
+def _compared(values_H: NDArray[np.float64], own_H: NDArray[np.float64]) -> dict[str, float]:
+    """Mean, mean paired difference to `own_H`, and its standard error (infinite for a single user)."""
+    differences_H = values_H - own_H
+    count = len(differences_H)
+    error = float(differences_H.std(ddof=1) / math.sqrt(count)) if count > 1 else float(np.finfo(np.float64).max)
+    return {"value": float(values_H.mean()), "gain": float(differences_H.mean()), "error": error}
