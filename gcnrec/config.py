@@ -154,24 +154,24 @@ class Model(Section):
     filter_weight: Annotated[float, Field(ge=0.0)] = 0.3
     """gfcf: weight of the ideal low-pass filter beside the linear one."""
     response: Literal["ideal", "plateau", "polynomial"] = "ideal"
-    """gfcf: what passes of the spectrum. `ideal`: all of it by its eigenvalues, and the largest once more (Shen et al. 2021);
-    `plateau`: half of it (Kim et al. 2025), for which `factors` defaults to 512 and `filter_weight` to 0.2; `polynomial`: the same
-    by `filter_order` hops, without singular vectors: nothing to fit, slow to rank."""
+    """gfcf: how a user's history is filtered. `ideal`: eigenvalues weigh the spectrum, the largest once more (Shen et al. 2021).
+    `plateau`: its lower half is kept nearly whole (Kim et al. 2025); `factors` then defaults to 512, `filter_weight` to 0.2.
+    `polynomial`: the same by `filter_order` rounds of hops, without singular vectors; it needs no fit and ranks slowly."""
     filter_power: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.4
-    """gfcf's plateau and polynomial: items enter the filter with degree**-filter_power and leave it with its inverse."""
+    """gfcf's plateau and polynomial: items enter the filter with degree**-filter_power and leave it with degree**filter_power."""
     filter_order: Annotated[int, Field(ge=1, le=64)] = 8
     """gfcf's polynomial: its degree."""
     source_power: Annotated[float, Field(ge=-2.0, le=2.0)] = 0.9
-    """linkprop: an item of the user speaks for others with degree**-source_power ..."""
+    """linkprop: an item of the user counts with degree**-source_power."""
     target_power: Annotated[float, Field(ge=-2.0, le=2.0)] = 0.1
-    """... the item spoken for counts with degree**-target_power ..."""
+    """linkprop: the item that is scored counts with degree**-target_power."""
     user_power: Annotated[float, Field(ge=-2.0, le=2.0)] = 1.0
-    """... each user of both with degree**-user_power ..."""
+    """linkprop: a user of both items counts with degree**-user_power."""
     sharpness: Annotated[float, Field(gt=0.0, le=4.0)] = 1.0
-    """... and the product of all that is raised to this power: above 1, few near items outweigh many far ones."""
+    """linkprop: each item's product of these is raised to this power. Above 1, few near items outweigh many far ones."""
     exponents: Literal["given", "auto"] = "given"
-    """linkprop: the four above, or those of a small search on validation. Validation pairs drawn at random overrate sharp and local
-    ones: prefer `auto` with a split by time."""
+    """linkprop as the model: `auto` starts from these four and takes what a small search finds on validation. Random validation
+    pairs overrate sharp and local exponents, so `auto` suits splits by time. Elsewhere linkprop keeps the four as they are given."""
 
     @model_validator(mode="before")
     @classmethod

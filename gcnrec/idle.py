@@ -21,6 +21,7 @@ _KEYS = (
     _Keys(("model.layers",), lambda job: job.model.name != "mf" and job.model.propagation != "none", "there is propagation"),
     _Keys(("model.inputs", "model.id_dropout", "model.feature_scale"), lambda job: job.model.name in INDUCTIVE,
           "model.name = 'graphsage' or 'pinsage'"),
+    _Keys(("model.exponents",), lambda job: job.model.name == "linkprop", "model.name = 'linkprop'"),
     _Keys(("sampler.fanouts",), lambda job: job.model.propagation == "sampled", "model.propagation = 'sampled'"),
     _Keys(("sampler.walks", "sampler.walk_length", "sampler.restart"), lambda job: job.model.name == "pinsage",
           "model.name = 'pinsage'"),

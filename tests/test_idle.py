@@ -75,7 +75,7 @@ def test_they_change_nothing(change, tmp_path):
             told.append(text)
 
     def embeddings(name, sections):
-        common = {"train": {"epochs": 2, "batch_size": 64, "threads": 1}, "evaluate": {"metric": "recall@3"}}
+        common = {"train": {"epochs": 2, "batch_size": 64, "threads": 1}, "evaluate": {"baselines": [], "metric": "recall@3"}}
         run = train(Job.parse({**sections, **common}, [], "test"), data, tmp_path / name, observer=Told())
         return [(run.folder / "embeddings" / f"{side}.parquet").read_bytes() for side in ("users", "items")]
 

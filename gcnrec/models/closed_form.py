@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from gcnrec import config
 from gcnrec.errors import DataError, UsageError, nearest
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models import content, ease, gfcf, itemknn, popularity
+from gcnrec.interactions import Interactions
+from gcnrec.models import content, ease, exponents, gfcf, itemknn, linkprop, popularity
 from gcnrec.models.scorer import Scorer
 
 
@@ -33,6 +34,7 @@ _FITS: dict[str, Fit] = {
     "popularity": popularity.fit,
     "itemknn": itemknn.fit,
     "ease": ease.fit,
+    "linkprop": linkprop.fit,
     "gfcf": gfcf.fit,
 }
 _CONTENT = "contentknn"
@@ -41,7 +43,8 @@ _READS: dict[str, Read] = {
     "popularity": popularity.PopularityScorer.from_tensors,
     "itemknn": itemknn.ItemKnnScorer.from_tensors,
     "ease": ease.EaseScorer.from_tensors,
-    "gfcf": gfcf.GfcfScorer.from_tensors,
+    "linkprop": linkprop.LinkPropScorer.from_tensors,
+    "gfcf": gfcf.from_tensors,
     _CONTENT: itemknn.ItemKnnScorer.from_tensors,
 }
 NAMES = tuple(_READS)
@@ -58,6 +61,14 @@ def fit(
     if name == _CONTENT:
         return content.fit(graph, settings, items_IF)
     return _FITS[name](graph, settings, seed)
+
+
+def tuned(name: str, graph: BipartiteGraph, valid: Interactions, settings: config.Model) -> config.Model:
+    """`settings` for `fit`, with what model `name` leaves to validation chosen there: linkprop's exponents where they are "auto".
+
+    Raises UsageError where that needs validation pairs and there are none.
+    """
+    return exponents.chosen(graph, valid, settings) if name == "linkprop" and settings.exponents == "auto" else settings
 
 
 def save(scorer: ClosedFormScorer, path: Path) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gcnrec import config
 from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models.itemknn import ItemKnnScorer
+from gcnrec.models.itemknn import NEIGHBOURS, ItemKnnScorer
 
 _ROWS = 512
 """Items compared with all others at a time."""
@@ -28,7 +28,7 @@ def fit(graph: BipartiteGraph, settings: config.Model, items_IF: NDArray[np.floa
     if items_IF is None:
         raise DataError("contentknn compares items by their features, and the data has none; ingest with --item-features")
     units_IF = torch.nn.functional.normalize(torch.from_numpy(np.array(items_IF)), dim=1)  # copy: out of the memory map
-    count = min(settings.neighbours, graph.num_items - 1)
+    count = min(settings.neighbours or NEIGHBOURS, graph.num_items - 1)
     neighbours_IK = np.full((graph.num_items, count), -1, np.int32)
     similarity_IK = np.zeros((graph.num_items, count), np.float32)
     for first in range(0, graph.num_items, _ROWS):

@@ -23,6 +23,8 @@ from gcnrec.models.scorer import GraphScorer
 from gcnrec.ops.cooccurrence import gram
 from gcnrec.ops.propagate import propagate_rows
 
+MAX_ITEMS = 20_000
+"""Beyond them the inverse takes more than minutes and 3 GiB, where sparse neighbours rank as well."""
 _ROWS = 1024
 """Rows of the inverse that are mirrored and rounded at once."""
 
@@ -52,7 +54,8 @@ class EaseScorer(GraphScorer):
 def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> EaseScorer:
     """Solve for the weights with `settings.regularisation`; nothing is drawn.
 
-    Raises DeviceError when an I x I float64 matrix does not fit into half of the available memory.
+    Raises DeviceError for more than MAX_ITEMS items, or when an I x I float64 matrix does not fit into half of the available
+    memory.
     """
     items = graph.num_items
     _refuse_if_too_large(items)
@@ -80,6 +83,11 @@ def _weights(inverse_II: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _refuse_if_too_large(items: int) -> None:
+    if items > MAX_ITEMS:
+        raise DeviceError(
+            f"ease inverts a matrix of items x items and takes at most {MAX_ITEMS} of them, got {items}; use gfcf, linkprop or "
+            "itemknn, or drop rare items with data.k_core"
+        )
     needed, available = 8 * items**2, int(psutil.virtual_memory().available)
     if needed > available // 2:
         raise DeviceError(

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from gcnrec import config
 from gcnrec.graph import BipartiteGraph
+from gcnrec.models.plateau import PlateauScorer, PolynomialScorer, fit_plateau, fit_polynomial
 from gcnrec.models.scorer import GraphScorer
 from gcnrec.models.spectral import top_singular
+from gcnrec.ops.arrays import copy_columns
 from gcnrec.ops.propagate import inverse_sqrt, propagate, propagate_rows
 
 _SLICE = 64
@@ -55,7 +57,7 @@ class GfcfScorer(GraphScorer):
         return scores_BI
 
     def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
-        out_BT.copy_(prepared[:, first:last])
+        copy_columns(prepared, first, last, out_BT)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"vectors": self.vectors_IK, "weight": torch.tensor(self.weight, dtype=torch.float64)}
@@ -72,7 +74,25 @@ class GfcfScorer(GraphScorer):
         return rated
 
 
-def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> GfcfScorer:
+def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> GfcfScorer | PlateauScorer | PolynomialScorer:
+    """The filter of `settings.response`, fitted by itself."""
+    if settings.response == "plateau":
+        return fit_plateau(graph, settings, seed)
+    if settings.response == "polynomial":
+        return fit_polynomial(graph, settings, seed)
+    return _fit_ideal(graph, settings, seed)
+
+
+def from_tensors(graph: BipartiteGraph, tensors: dict[str, torch.Tensor]) -> GfcfScorer | PlateauScorer | PolynomialScorer:
+    """The filter that the tensors are of, which their names tell."""
+    if "gains" in tensors:
+        return PlateauScorer.from_tensors(graph, tensors)
+    if "coefficients" in tensors:
+        return PolynomialScorer.from_tensors(graph, tensors)
+    return GfcfScorer.from_tensors(graph, tensors)
+
+
+def _fit_ideal(graph: BipartiteGraph, settings: config.Model, seed: int) -> GfcfScorer:
     """Singular vectors of the normalised train matrix (`factors`, at most min(U, I)); `filter_weight` weighs their part."""
     rank = min(settings.factors, graph.num_users, graph.num_items)
     return GfcfScorer(graph, top_singular(graph, rank, seed)[2], settings.filter_weight)

@@ -19,7 +19,11 @@ from numpy.typing import NDArray
 from gcnrec import config
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.scorer import GraphScorer
+from gcnrec.ops.arrays import copy_columns
 from gcnrec.ops.cooccurrence import nearest_items
+
+NEIGHBOURS = 200
+"""Similar items kept per item where `model.neighbours` names no number."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,16 @@ class ItemKnnScorer(GraphScorer):
     similarity_IK: torch.Tensor
 
     def prepare(self, users_B: NDArray[np.int32]) -> torch.Tensor:
-        """The users themselves, int32 (B): their items are read tile by tile."""
-        return torch.from_numpy(users_B.astype(np.int32))
+        """All scores of the chunk, float32 (B, I): a list of neighbours is read once, whatever the tiles."""
+        csr = self.graph.user_items
+        scores_BI = torch.empty(len(users_B), self.num_items)
+        _score(
+            csr.indptr, csr.indices, users_B, self.neighbours_IK.numpy(), self.similarity_IK.numpy(), scores_BI.numpy()
+        )  # fmt: skip
+        return scores_BI
 
     def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
-        csr = self.graph.user_items
-        _score(
-            csr.indptr, csr.indices, prepared.numpy(), self.neighbours_IK.numpy(), self.similarity_IK.numpy(),
-            first, last, out_BT.numpy(),
-        )  # fmt: skip
+        copy_columns(prepared, first, last, out_BT)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"neighbours": self.neighbours_IK, "similarity": self.similarity_IK}
@@ -49,20 +54,19 @@ class ItemKnnScorer(GraphScorer):
 
 
 def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> ItemKnnScorer:
-    """Keep `settings.neighbours` items per item, similarity with `settings.shrink`; nothing is drawn."""
-    neighbours_IK, similarity_IK = nearest_items(graph, min(settings.neighbours, graph.num_items), settings.shrink)
+    """Keep `settings.neighbours` items per item (default NEIGHBOURS), similarity with `settings.shrink`; nothing is drawn."""
+    neighbours_IK, similarity_IK = nearest_items(graph, min(settings.neighbours or NEIGHBOURS, graph.num_items), settings.shrink)
     return ItemKnnScorer(graph, torch.from_numpy(neighbours_IK), torch.from_numpy(similarity_IK))
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _score(indptr, indices, users, neighbours, similarity, first, last, out):  # type: ignore[no-untyped-def]
+def _score(indptr, indices, users, neighbours, similarity, out):  # type: ignore[no-untyped-def]
     for b in numba.prange(len(users)):
         out[b] = np.float32(0)
         for edge in range(indptr[users[b]], indptr[users[b] + 1]):
             item = indices[edge]
             for place in range(neighbours.shape[1]):
                 other = neighbours[item, place]
-                if other < 0 or other >= last:
+                if other < 0:
                     break
-                if other >= first:
-                    out[b, other - first] += similarity[item, place]
+                out[b, other] += similarity[item, place]

@@ -13,7 +13,7 @@ from numba.core import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-_LOG2E = np.float32(1.4426950408889634)
+LOG2E = np.float32(1.4426950408889634)
 _FLOOR = np.float32(-126.0)
 """Exponents below this would leave the normal float32 range: exp is 2**-126 there, nothing beside the row's 1."""
 
@@ -39,7 +39,7 @@ def _float_of_bits(typing_context, bits):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")
-def _exp2(x):  # type: ignore[no-untyped-def]
+def exp2(x):  # type: ignore[no-untyped-def]
     """2**x for x <= 0: a polynomial on [-1/2, 1/2] (the Taylor series of 2**f, error below 2e-8) times a power of two."""
     x = max(x, _FLOOR)
     whole = np.floor(x + np.float32(0.5))
@@ -55,7 +55,7 @@ def _exp2(x):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")
-def _total(row):  # type: ignore[no-untyped-def]
+def total(row):  # type: ignore[no-untyped-def]
     """The sum of a row, in sixteen lanes that a compiler may keep in vectors, in an order that it may not change.
 
     Free to reassociate, LLVM adds up in one order when it compiles and numba loads another from its cache: the first run
@@ -98,8 +98,8 @@ def _softmax_gradient(logits_CJ, goal_C, losses_C):  # type: ignore[no-untyped-d
             top = max(top, row[j])
         own = row[goal]
         for j in range(width):
-            row[j] = _exp2((row[j] - top) * _LOG2E)
-        mass = _total(row)
+            row[j] = exp2((row[j] - top) * LOG2E)
+        mass = total(row)
         share = np.float32(1.0) / mass
         for j in range(width):
             row[j] *= share

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gcnrec import config
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models import closed_form, ease
+from gcnrec.models import closed_form, ease, gfcf
+from gcnrec.models.plateau import plateau
 
 WORLD = np.array([[1, 1, 0], [1, 0, 1], [1, 0, 0]])
 """Users in rows. Degrees of the items 3, 1, 1; of the users 2, 2, 1."""
+SETTINGS = [*((name, {}) for name in closed_form.NAMES), ("gfcf", {"response": "plateau"}), ("gfcf", {"response": "polynomial"})]
+
+
+def scale(degrees, exponent):
+    return np.where(degrees > 0, np.maximum(degrees, 1.0) ** exponent, 0.0)
 
 
 def graph_of(matrix):
@@ -101,6 +110,32 @@ def test_ease_says_how_many_bytes_it_lacks(monkeypatch):
         fitted("ease", WORLD)
 
 
+def test_ease_refuses_a_catalogue_that_is_too_large(monkeypatch):
+    monkeypatch.setattr(ease, "MAX_ITEMS", 2)
+    with pytest.raises(DeviceError, match=r"at most 2 of them, got 3; use gfcf"):
+        fitted("ease", WORLD)
+
+
+def test_linkprop_by_hand():
+    """Users 0 and 1 of two items each link item 0 with 1 and with 2, both by 1/2; user 2 has item 0 alone and adds nothing.
+
+    With source power 1 item 0 says a third of that, items 1 and 2 all of it; a target power of 1 divides by the other degree."""
+    plain = {"source_power": 0.0, "target_power": 0.0}
+    np.testing.assert_allclose(fitted("linkprop", WORLD, **plain), [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0, 0.5, 0.5]], rtol=1e-6)
+    given = {"source_power": 1.0, "target_power": 0.0, "sharpness": 2.0}
+    np.testing.assert_allclose(fitted("linkprop", WORLD, **given)[2], [0, 1 / 36, 1 / 36], rtol=1e-6)
+    np.testing.assert_allclose(fitted("linkprop", WORLD, source_power=0.0, target_power=1.0)[0], [1 / 6, 0.5, 0.5], rtol=1e-6)
+
+
+def test_linkprop_with_the_exponents_of_gfcf_is_its_linear_filter():
+    matrix = random_matrix()
+    normalised = scale(matrix.sum(1), -0.5)[:, None] * matrix * scale(matrix.sum(0), -0.5)
+    linear = normalised.T @ normalised
+    np.fill_diagonal(linear, 0)
+    halves = fitted("linkprop", matrix, source_power=0.5, target_power=0.5)
+    np.testing.assert_allclose(halves, matrix @ linear, rtol=1e-5, atol=1e-6)
+
+
 def test_gfcf_by_hand():
     """One user, two items: N = [1/sqrt 2, 1/sqrt 2], so N'N is 1/2 everywhere and V V' too. The user's linear score is
     1/2 + 1/2, and with item degrees of 1 the low-pass part is 0.3 (1/2 + 1/2)."""
@@ -120,22 +155,71 @@ def test_gfcf_against_dense(factors):
     np.testing.assert_allclose(fitted("gfcf", matrix, factors=factors, filter_weight=0.7), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", closed_form.NAMES)
-def test_saved_and_loaded_scores_are_equal(name, tmp_path):
+@pytest.mark.parametrize("response", ["plateau", "polynomial"])
+def test_gfcf_by_other_responses_against_dense(response):
+    """`plateau` with every vector and every neighbour is exact, but for the diagonal of its linear part: items a user has."""
+    matrix = random_matrix()
+    items = matrix.sum(0)
+    normalised = scale(matrix.sum(1), -0.5)[:, None] * matrix * scale(items, -0.5)
+    singular, vectors = np.linalg.svd(normalised)[1:]
+    values, rank = np.append(singular, [0] * 30)[:30] ** 2, np.linalg.matrix_rank(normalised)
+    if response == "plateau":
+        response_K = plateau(values) + 0.2
+        response_K[rank:] = 0
+        diagonal = 1.45 * np.diag((normalised**2).sum(0))
+    else:
+        fitted_curve = np.polynomial.chebyshev.Chebyshev.interpolate(plateau, 5, [0, 1])
+        response_K, diagonal = fitted_curve(values), 0.0
+        response_K[rank:] = fitted_curve(0.0)
+    filter_II = scale(items, -0.3)[:, None] * (vectors.T * response_K @ vectors - diagonal) * scale(items, 0.3)
+    given = fitted("gfcf", matrix, response=response, filter_power=0.3, filter_order=5)
+    np.testing.assert_allclose(given, matrix @ filter_II, rtol=1e-3, atol=1e-4)
+
+
+def test_a_few_vectors_of_the_plateau_come_near_to_all():
+    """What the table of co-occurrences leaves to smaller eigenvalues is small: its slope is that of the response there."""
+    matrix = (np.random.default_rng(4).random((400, 60)) < np.linspace(0.5, 0.05, 60)).astype(int)
+    few, all_of_them = (fitted("gfcf", matrix, response="plateau", filter_weight=0.0, factors=factors) for factors in (6, 60))
+    assert np.abs(few - all_of_them).max() < 0.02 * np.abs(all_of_them).max()
+
+
+@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+def test_saved_and_loaded_scores_are_equal(name, settings, tmp_path):
     graph = graph_of(random_matrix())
-    scorer = closed_form.fit(name, graph, config.Model(name=name), 3, features())
+    scorer = closed_form.fit(name, graph, config.Model(name=name, **settings), 3, features())
     closed_form.save(scorer, tmp_path / "model.safetensors")
     loaded = closed_form.load(name, graph, tmp_path / "model.safetensors")
     assert (loaded.num_users, loaded.num_items) == (40, 30)
     assert np.array_equal(scores(loaded), scores(scorer))
 
 
-@pytest.mark.parametrize("name", closed_form.NAMES)
-def test_tiles_and_renumbered_items_give_the_same_scores(name):
+def test_files_of_earlier_versions_still_load(tmp_path):
+    """gfcf's tensors had these names before it had responses, and itemknn's before rows were compressed."""
+    graph, vectors, path = graph_of(WORLD), torch.tensor([[0.6], [0.0], [0.8]]), tmp_path / "model.safetensors"
+    save_file({"vectors": vectors, "weight": torch.tensor(0.3, dtype=torch.float64)}, path)
+    loaded = closed_form.load("gfcf", graph, path)
+    assert isinstance(loaded, gfcf.GfcfScorer)
+    assert (loaded.vectors_IK.tolist(), loaded.weight) == (vectors.tolist(), 0.3)
+    neighbours = torch.tensor([[1, 2], [0, -1], [0, -1]], dtype=torch.int32)
+    save_file({"neighbours": neighbours, "similarity": torch.tensor([[0.5, 0.25], [0.5, 0.0], [0.25, 0.0]])}, path)
+    assert scores(closed_form.load("itemknn", graph, path)).tolist() == [[0.5, 0.5, 0.25], [0.25, 0.5, 0.25], [0, 0.5, 0.25]]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what is mapped")
+def test_loaded_tensors_stay_in_their_file(tmp_path):
+    graph, path = graph_of(random_matrix()), tmp_path / "model.safetensors"
+    closed_form.save(closed_form.fit("gfcf", graph, config.Model(response="plateau"), 0), path)
+    loaded = closed_form.load("gfcf", graph, path)
+    assert str(path) in Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert np.isfinite(scores(loaded)).all()
+
+
+@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+def test_tiles_and_renumbered_items_give_the_same_scores(name, settings):
     """Tile width changes nothing; exchanging item numbers exchanges the columns (all neighbours kept: no ties to break)."""
     matrix = random_matrix(seed=2)
     order = np.random.default_rng(0).permutation(30)
-    settings = config.Model(name=name, factors=30)
+    settings = config.Model(name=name, factors=30, **settings)
     scorer = closed_form.fit(name, graph_of(matrix), settings, 0, features())
     assert np.array_equal(scores(scorer, tile=7), scores(scorer, tile=30))
     renumbered = closed_form.fit(name, graph_of(matrix[:, order]), settings, 0, features()[order])
