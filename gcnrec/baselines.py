@@ -1,29 +1,140 @@
-"""Closed-form models beside a run: the same data, the same test users, one line of metrics.jsonl each."""
+"""Closed-form models beside a run, on the same data and users: on validation, where one can act on it, and on test.
+
+On validation (`baseline.valid` events) they are fitted on train and compared with the run's best epoch, user by user. With
+`evaluate.baselines = "auto"` each may take a tenth of the fit's seconds, told in advance by `baseline_costs` and checked between
+fit and chunks of users; named ones take what they take, and are judged on test as well (`baseline` events).
+Letters: H users with validation pairs, B of them that are ranked.
+"""
 
 from __future__ import annotations
 
+import math
+import time
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from gcnrec import metrics
 from gcnrec.artifacts import Run
-from gcnrec.errors import DeviceError
-from gcnrec.evaluate import cold_start, evaluate, seen_rows
-from gcnrec.events import append_event, read_events
+from gcnrec.baseline_costs import Load, bytes_of, seconds_of
+from gcnrec.config import Job
+from gcnrec.errors import DataError, DeviceError, UsageError
+from gcnrec.evaluate import Evaluation, cold_start, evaluate, seen_rows
+from gcnrec.events import Event, append_event, epochs_of, read_events, warn_once
+from gcnrec.fit_validation import chunk_of, cut_off, kept_validation
+from gcnrec.graph import BipartiteGraph
+from gcnrec.interactions import Interactions
+from gcnrec.limits import parse_bytes
+from gcnrec.loaders.schema import Dataset
 from gcnrec.models import closed_form
+from gcnrec.models.rank import top_k_all
+from gcnrec.random import Stage, generator
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer
 
+AUTO = ("popularity", "linkprop", "itemknn", "gfcf", "ease")
+"""What `auto` tries, the cheapest first."""
+EASE_ITEMS = 20_000
+"""Items from which on `auto` leaves ease out: its matrix grows with their square."""
+SHARE = 0.1
+"""Of the fit's seconds, for each baseline of `auto`."""
+LEAST_SECONDS = 1.0
+"""Fits below this are compared with nothing: a tenth of them is less than loading compiled code takes."""
+MOST_USERS = 5000
+"""Users of validation that baselines are ranked for; a paired difference of recall is then known to about 0.005."""
+RESAMPLES = 1000
+"""For the paired interval where `evaluate.bootstrap` is 0."""
+VALID = "baseline.valid"
+
+
+class _OverTimeError(Exception):
+    """A baseline took longer than it may."""
+
+
+def baseline_names(job: Job, dataset: Dataset) -> tuple[str, ...]:
+    """The baselines that are compared on validation; none for a closed-form model, which has no best epoch."""
+    if job.model.closed_form:
+        return ()
+    if job.evaluate.baselines != "auto":
+        return job.evaluate.baselines
+    return tuple(name for name in AUTO if name != "ease" or dataset.graph.num_items < EASE_ITEMS)
+
+
+def compares(job: Job, dataset: Dataset, folder: Path) -> bool:
+    """Whether baselines will be compared with the fit that has just ended, so that its validation must be kept."""
+    if not len(dataset.valid) or not baseline_names(job, dataset):
+        return False
+    return job.evaluate.baselines != "auto" or fit_seconds(folder) >= LEAST_SECONDS
+
+
+def fit_seconds(folder: Path) -> float:
+    """Seconds that the epochs of a run's fit took."""
+    epochs = epochs_of(read_events(folder), "fit")
+    return float(epochs[-1]["seconds"]) if epochs else 0.0
+
+
+def compare_with_baselines(job: Job, dataset: Dataset, folder: Path, observer: Observer | None = None) -> None:
+    """Judge baselines on validation beside the run's best epoch; warn, once, when one is better beyond its paired interval.
+
+    Appends an event `baseline.valid` for each: figures, or why it was skipped. A resumed run repeats none.
+    """
+    kept = kept_validation(folder)
+    if kept is None:
+        wanted = job.evaluate.baselines == "auto" and baseline_names(job, dataset) and len(dataset.valid)
+        if observer and wanted and 0.0 < fit_seconds(folder) < LEAST_SECONDS:
+            observer.note(f"no baselines: the fit took less than {LEAST_SECONDS:g} s; name some in evaluate.baselines")
+        return
+    own_H = kept.column(job.evaluate.metric).to_numpy()
+    comparison = _Comparison.of(job, dataset, folder, own_H, observer)
+    done = {event["name"] for event in read_events(folder) if event["event"] == VALID}
+    for name in baseline_names(job, dataset):
+        if name not in done:
+            event = comparison.judged(name)
+            append_event(folder, event)
+            if observer:
+                observer.note(told(event, job.evaluate.metric))
+    said = better_baseline([event for event in read_events(folder) if event["event"] == VALID], job)
+    if said and warn_once(folder, "a baseline is better", said) and observer:
+        observer.warn(said)
+
+
+def told(event: Event, metric: str) -> str:
+    """A `baseline.valid` event as a line."""
+    if "skipped" in event:
+        return f"baseline {event['name']} skipped: {event['skipped']}"
+    return f"baseline {event['name']}  validation {metric} {event['metrics'][metric]:.4f}, this run {event['own']:.4f}"
+
+
+def better_baseline(events: list[Event], job: Job) -> str | None:
+    """The sentence about the best of the baselines whose paired interval lies above 0; None where none is better."""
+    metric = job.evaluate.metric
+    better = [event for event in events if event.get("low", -math.inf) > 0.0]
+    if not better:
+        return None
+    best = max(better, key=lambda event: float(event["difference"]))
+    name, interval = best["name"], f"95% interval {best['low']:+.4f} to {best['high']:+.4f}"
+    mix = "" if job.mixture.partners else "mix closed forms in with mixture.with = 'auto', "
+    return (
+        f"{name}, which needs no training, is better on validation: {metric} {best['metrics'][metric]:.4f} against "
+        f"{best['own']:.4f} (difference {best['difference']:+.4f}, {interval}, {best['users']:,} users); use model.name = "
+        f"'{name}', {mix}or change this model's settings"
+    )
+
 
 def measure_baselines(run: Run, observer: Observer | None = None) -> None:
-    """Fit every model of `evaluate.baselines` on what the run was trained on, judge it on test, append a `baseline` event.
+    """Fit every named baseline on what the run was trained on, judge it on test, append a `baseline` event.
 
     One that does not fit into memory is noted and left out; those that a resumed run has already are not repeated.
     """
     done = {event["name"] for event in read_events(run.folder) if event["event"] == "baseline"}
     graph, settings = run.dataset.graph, run.job.evaluate
     degrees = graph.item_users.degrees, graph.user_items.degrees
-    for name in settings.baselines:
+    for name in () if settings.baselines == "auto" else settings.baselines:
         if name in done:
             continue
         if observer:
@@ -34,8 +145,112 @@ def measure_baselines(run: Run, observer: Observer | None = None) -> None:
             append_event(run.folder, {"event": "note", "text": f"baseline {name} left out: {problem}"})
             continue
         tell = partial(observer.work, f"ranking for test by {name}") if observer else None
-        metrics = evaluate(scorer, run.dataset.test, seen_rows(run, "test"), *degrees, settings.k, tell=tell).metrics
-        event = {"event": "baseline", "name": name, "metrics": metrics, "cold_start": cold_start(run, scorer, "test")}
+        seen, tilt = seen_rows(run, "test"), settings.tilt
+        judged = evaluate(scorer, run.dataset.test, seen, *degrees, settings.k, tell=tell, tilt=tilt).metrics
+        event = {"event": "baseline", "name": name, "metrics": judged, "cold_start": cold_start(run, scorer, "test")}
         append_event(run.folder, event)
-        if observer and settings.metric in metrics:
-            observer.note(f"baseline {name}  {settings.metric} {metrics[settings.metric]:.4f}")
+        if observer and settings.metric in judged:
+            observer.note(f"baseline {name}  {settings.metric} {judged[settings.metric]:.4f}")
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """What every baseline is compared on: the pairs of B users, the run's own values of `evaluate.metric`, and the limits."""
+
+    job: Job
+    dataset: Dataset
+    part: Interactions
+    own_B: NDArray[np.float64]
+    most_seconds: float
+    most_bytes: float
+    observer: Observer | None
+
+    @classmethod
+    def of(cls, job: Job, dataset: Dataset, folder: Path, own_H: NDArray[np.float64], observer: Observer | None) -> _Comparison:
+        """`own_H`: the run's values for all users with validation pairs, in their order."""
+        chosen_B = _drawn(len(own_H), job.train.seed)
+        limited = job.evaluate.baselines == "auto"
+        most_seconds = SHARE * fit_seconds(folder) if limited else math.inf
+        most_bytes = parse_bytes(job.evaluate.memory_limit) if limited else math.inf
+        return cls(job, dataset, _of_users(dataset.valid, chosen_B), own_H[chosen_B], most_seconds, most_bytes, observer)
+
+    def judged(self, name: str) -> Event:
+        """The event about one baseline; what would take more seconds or bytes than it may is skipped."""
+        load = Load.of(self.dataset.graph, np.unique(self.part.users_E))
+        seconds, size = seconds_of(name, load, self.job.model), bytes_of(name, load, self.job.model)
+        if seconds > self.most_seconds:
+            return _skipped(name, f"about {seconds:.1f} s, {self._allowed}")
+        if size > self.most_bytes:
+            limit = self.job.evaluate.memory_limit
+            return _skipped(name, f"it would hold {size:,} bytes, evaluate.memory_limit = {limit!r} allows fewer")
+        try:
+            return self._measured(name)
+        except _OverTimeError:
+            return _skipped(name, f"not done in time, {self._allowed}")
+        except (UsageError, DataError, DeviceError, MemoryError) as problem:  # the run is done, whatever a baseline lacks
+            return _skipped(name, str(problem) or "memory ran out")
+
+    @property
+    def _allowed(self) -> str:
+        return f"a tenth of the fit's time is {self.most_seconds:.1f} s; name it in evaluate.baselines to have it all the same"
+
+    def _measured(self, name: str) -> Event:
+        if math.isfinite(self.most_seconds):
+            _compile(name, self.job)  # once per machine: no part of what a run may take
+        begun = time.perf_counter()
+        judged = self._evaluated(name, begun)
+        metric = self.job.evaluate.metric
+        changes_B = judged.per_user.column(metric).to_numpy() - self.own_B
+        resamples = self.job.evaluate.bootstrap or RESAMPLES
+        low, high = metrics.bootstrap_intervals(changes_B[:, None], resamples, self.job.train.seed)
+        return {
+            "event": VALID, "name": name, "users": len(self.own_B), "metrics": judged.metrics, "own": float(self.own_B.mean()),
+            "difference": float(changes_B.mean()), "low": float(low[0]), "high": float(high[0]),
+            "seconds": round(time.perf_counter() - begun, 3),
+        }  # fmt: skip
+
+    def _evaluated(self, name: str, begun: float) -> Evaluation:
+        """Fit and rank; _OverTimeError where that is not done in time after `begun`."""
+
+        def tell(done: int, total: int) -> None:
+            if done < total and time.perf_counter() - begun > self.most_seconds:
+                raise _OverTimeError
+            if self.observer:
+                self.observer.work(f"ranking for validation by {name}", done, total)
+
+        if self.observer:
+            self.observer.work(f"fitting baseline {name}", 0, 0)
+        graph = self.dataset.graph
+        scorer = closed_form.fit(name, graph, self.job.model, self.job.train.seed, self.dataset.item_features)
+        tell(0, len(self.own_B))
+        degrees = graph.item_users.degrees, graph.user_items.degrees
+        ks, chunk, tilt = (cut_off(self.job),), chunk_of(self.job, scorer), self.job.evaluate.tilt
+        return evaluate(scorer, self.part, graph.user_items, *degrees, ks, tell=tell, chunk=chunk, tilt=tilt)
+
+
+def _skipped(name: str, why: str) -> Event:
+    return {"event": VALID, "name": name, "skipped": why}
+
+
+def _drawn(count: int, seed: int) -> NDArray[np.int64]:
+    """At most `MOST_USERS` of `count` places, ascending."""
+    if count <= MOST_USERS:
+        return np.arange(count)
+    return np.sort(generator(seed, Stage.BOOTSTRAP, step=2).choice(count, MOST_USERS, replace=False))
+
+
+def _of_users(held_out: Interactions, chosen_B: NDArray[np.int64]) -> Interactions:
+    """The pairs of some of the users with any, told by their places among these."""
+    chosen_E = np.isin(held_out.users_E, np.unique(held_out.users_E)[chosen_B])
+    users_E, items_E = held_out.users_E[chosen_E], held_out.items_E[chosen_E]
+    return replace(held_out, users_E=users_E, items_E=items_E, times_E=None, weights_E=None)
+
+
+def _compile(name: str, job: Job) -> None:
+    """Compile what the baseline `name` runs, or load it, by ranking for two users."""
+    edges = np.array([0, 0, 1], np.int32), np.array([0, 1, 1], np.int32)
+    graph = BipartiteGraph.from_edges(*edges, 2, 2)
+    for csr in (graph.user_items, graph.item_users):
+        csr.indptr.setflags(write=False)  # as files that are mapped: code is compiled for either
+        csr.indices.setflags(write=False)
+    top_k_all(closed_form.fit(name, graph, job.model, job.train.seed), np.arange(2, dtype=np.int32), 1, graph.user_items)

@@ -18,7 +18,9 @@ from gcnrec.evaluate import top_k
 from gcnrec.limits import read_limits
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.memory import peak_rss_bytes
+from gcnrec.mixture_choice import choice_bytes, refuse_impossible_mixture
 from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.open_keys import settled
 from gcnrec.optim import rule_of
 from gcnrec.placement import memory_of, placed, uses_gpu
 from gcnrec.slots import VALUE_BYTES
@@ -37,9 +39,11 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     DataError for a damaged dataset folder.
 
     Seconds are medians of this machine now: `epoch_seconds` trains one epoch, `validation_seconds` ranks the validation
-    users once, `total_seconds` runs all epochs (early stopping may need fewer) and the refit.
+    users once, `total_seconds` runs all epochs (early stopping may need fewer) and the refit, without fitting and choosing a
+    mixture, for which `mixture_bytes` are held beside partners that are mapped.
     """
     open_dataset(dataset.folder, verify=True)
+    job = settled(job, dataset)
     nodes = dataset.graph.num_nodes
     table_bytes = 0 if job.model.closed_form else _table_bytes(job, nodes)
     available = read_limits().available
@@ -52,8 +56,10 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     sizes = {"users": dataset.graph.num_users, "items": dataset.graph.num_items, "train_edges": dataset.graph.num_edges}
     if job.model.closed_form:
         return {**sizes, "table_bytes": 0, "graph_bytes": graph_bytes, "pinned_bytes": 0, "gpu_bytes": 0}
+    refuse_impossible_mixture(job, dataset)
     with use_threads(job.train.threads), out_of_memory_as_a_sentence():
-        return {**sizes, **_timed(job, dataset, table_bytes, graph_bytes)}
+        timed = _timed(job, dataset, table_bytes, graph_bytes)
+    return {**sizes, **timed, **({"mixture_bytes": choice_bytes(job, dataset)} if job.mixture.partners else {})}
 
 
 def _table_bytes(job: Job, nodes: int) -> int:

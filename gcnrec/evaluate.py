@@ -254,6 +254,8 @@ def _evaluated(
     document |= {"intervals": result.intervals, "deciles": result.deciles}
     if run.export_rule:
         document["export"] = run.export_rule.name
+    if run.mixture:
+        document["mixture"] = run.mixture.name
     cold = cold_start(run, scorer, split, lengths, chunk)
     if cold:
         document["cold_start"] = cold
@@ -261,7 +263,7 @@ def _evaluated(
         segments_H = names_U[np.unique(held_out.users_E)]
         document |= {"segments": by_segment(result.per_user, segments_H), "segments_unknown_users": unknown}
     _write(run, split, result, document)
-    warn_of_one_list(run.folder, run.job, scorer, observer)
+    warn_of_one_list(run.folder, run.job, scorer, observer, chunk)
     return document
 
 
@@ -271,9 +273,11 @@ def refuse_what_it_was_trained_on(run: Run, split: Split) -> None:
         raise UsageError(f"{run.folder} was trained on train+valid, so valid cannot measure it; evaluate it on test")
 
 
-def warn_of_one_list(folder: Path, job: Job, scorer: Scorer, observer: Observer | None) -> None:
+def warn_of_one_list(
+    folder: Path, job: Job, scorer: Scorer, observer: Observer | None, chunk: int = USERS_PER_CHUNK
+) -> None:
     """Warn, once in a run, of a model that ranks the same items for everyone; popularity is meant to."""
-    said = None if job.model.name == "popularity" else one_list_for_everyone(scorer)
+    said = None if job.model.name == "popularity" else one_list_for_everyone(scorer, chunk)
     if said and warn_once(folder, "one list for everyone", said) and observer:
         observer.warn(said)
 

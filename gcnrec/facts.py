@@ -39,6 +39,10 @@ class Facts:
         return _read_json(self.folder / "memory.json")
 
     @cached_property
+    def mixture(self) -> dict[str, Any]:
+        return _read_json(self.folder / "mixture.json")
+
+    @cached_property
     def lineage(self) -> dict[str, Any]:
         return _read_json(self.folder / "lineage.json")
 
@@ -56,6 +60,20 @@ class Facts:
     @property
     def baselines(self) -> dict[str, dict[str, Any]]:
         return {event["name"]: event["metrics"] for event in self.of_kind("baseline")}
+
+    @property
+    def valid_baselines(self) -> list[dict[str, Any]]:
+        """The baselines that were compared with the best epoch on validation, or why one was not (`gcnrec.baselines`)."""
+        return self.of_kind("baseline.valid")
+
+    @property
+    def valid_baselines_in_brief(self) -> list[dict[str, Any]]:
+        """The same by `evaluate.metric` alone."""
+        metric, keys = self.job.evaluate.metric, ("name", "skipped", "own", "difference", "low", "high", "users", "seconds")
+        value = {event["name"]: {metric: event["metrics"][metric]} for event in self.valid_baselines if "metrics" in event}
+        return [
+            {key: event[key] for key in keys if key in event} | value.get(event["name"], {}) for event in self.valid_baselines
+        ]
 
     @property
     def warnings(self) -> list[str]:

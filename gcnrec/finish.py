@@ -16,6 +16,7 @@ from gcnrec.evaluate import warn_of_one_list
 from gcnrec.export_choice import validate_exports
 from gcnrec.loaders.schema import Dataset
 from gcnrec.memory import memory_report, scratch_rows
+from gcnrec.mixture_choice import fit_partners
 from gcnrec.models.ranked import Exported, ExportRule, export_rules, exported
 from gcnrec.slot_files import order_digest, write_slots
 from gcnrec.slots import SlotTable
@@ -33,10 +34,14 @@ def validate(job: Job, step: Step, dataset: Dataset, folder: Path, observer: Obs
 
 
 def exported_by(job: Job, step: Step, folder: Path, rule: ExportRule) -> Exported:
-    """The embeddings to rank by, in scratch of `folder`."""
+    """The embeddings to rank by, in scratch of `folder`. DivergedError when one is not finite."""
     graph = step.sampler.graph
     rows_NF = scratch_rows(folder, graph.num_nodes, step.encoder.export_width)
     step.encoder.export(step.table.drained(), rows_NF)
+    if not np.isfinite(float(rows_NF.sum())):
+        raise DivergedError(
+            f"the embeddings of {folder} are not finite, so nothing is exported; start again with a lower optimizer.learning_rate"
+        )
     return exported(rows_NF, graph.num_users, graph.item_users.degrees, rule, job)
 
 
@@ -48,13 +53,11 @@ def finish(work: Work, step: Step, rule: ExportRule) -> None:
     """
     job, dataset, folder, observer = work.job, work.dataset, work.folder, work.observer
     final = exported_by(job, step, folder, rule)
-    if not np.isfinite(float(final.users_UF.sum() + final.items_IF.sum())):
-        raise DivergedError(
-            f"the embeddings of {folder} are not finite, so nothing is exported; start again with a lower optimizer.learning_rate"
-        )
     if observer and rule != export_rules(job)[0]:
         observer.note(f"export {rule.name}: on validation better than {export_rules(job)[0].name} by more than two standard errors")
     warn_of_one_list(folder, job, final.scorer, observer)
+    if job.mixture.partners:
+        fit_partners(work, step.sampler.graph)
     write_embeddings(folder, dataset, final)
     table = step.table.drained()
     if isinstance(table, SlotTable):

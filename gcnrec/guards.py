@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from gcnrec.errors import DivergedError
-from gcnrec.models.rank import top_k_all
+from gcnrec.models.rank import USERS_PER_CHUNK, top_k
 from gcnrec.models.scorer import Scorer
 
 RUNNING_STEPS = 32
@@ -80,7 +80,7 @@ class LossTrend:
             )
 
 
-def one_list_for_everyone(scorer: Scorer) -> str | None:
+def one_list_for_everyone(scorer: Scorer, chunk: int = USERS_PER_CHUNK) -> str | None:
     """A sentence when the best items, seen ones included, are nearly the same for all of a sample of users; else None.
 
     Lists of a tenth of the items or of 10 are held against the items that most of them have. Fewer than 10 users or 20 items
@@ -90,7 +90,7 @@ def one_list_for_everyone(scorer: Scorer) -> str | None:
     if scorer.num_users < 10 or k < 2:
         return None
     users_B = np.unique(np.linspace(0, scorer.num_users - 1, _LOOKED_AT).astype(np.int32))
-    items_BK = top_k_all(scorer, users_B, k, None).items_BK
+    items_BK = np.concatenate([lists.items_BK for lists in top_k(scorer, users_B, k, None, users_per_chunk=chunk)])
     common_K = np.argsort(-np.bincount(items_BK[items_BK >= 0], minlength=scorer.num_items), kind="stable")[:k]
     share = float(np.isin(items_BK, common_K).mean())
     if share < _SAME:

@@ -47,6 +47,8 @@ def _content(facts: Facts) -> dict[str, Any]:
         "split": facts.metrics.get("split", "test"),
         "metrics": [_metric_row(facts, name, value, baselines) for name, value in scalars(facts.metrics).items()],
         "baseline_names": list(baselines),
+        "valid_metric": facts.job.evaluate.metric,
+        "valid_baselines": [_valid_row(facts, event) for event in facts.valid_baselines],
         "cold": _cold(facts),
         "tables": _tables(facts),
         "notes": [event["text"] for event in facts.of_kind("note")],
@@ -59,6 +61,7 @@ def _subtitle(facts: Facts) -> str:
     parts = [
         model.name if model.closed_form else f"{model.name}, {model.layers} layer{'s' * (model.layers != 1)}, {model.width} wide"
     ]
+    parts += [f"mixture of {facts.mixture['name']}"] if facts.mixture.get("partners") else []
     made = facts.lineage.get("gcnrec", {})
     parts += [facts.lineage.get("data", {}).get("name", ""), _moment(facts.lineage.get("created", ""))]
     parts += [f"gcnrec {made['version']} {made.get('commit', '')[:10]}".strip()] if made else []
@@ -122,6 +125,22 @@ def _metric_row(facts: Facts, name: str, value: float, baselines: dict[str, dict
     return {"name": name, "value": f"{value:.4f}", "interval": _interval(facts, name), "baselines": beside}
 
 
+def _valid_row(facts: Facts, event: dict[str, Any]) -> dict[str, str]:
+    """A baseline beside the best epoch on validation; only `why` where it was skipped."""
+    if "skipped" in event:
+        return {"name": event["name"], "why": event["skipped"]}
+    return {
+        "name": event["name"],
+        "why": "",
+        "users": f"{event['users']:,}",
+        "value": f"{event['metrics'][facts.job.evaluate.metric]:.4f}",
+        "own": f"{event['own']:.4f}",
+        "difference": f"{event['difference']:+.4f}",
+        "interval": f"{event['low']:+.4f} to {event['high']:+.4f}",
+        "seconds": f"{event['seconds']:.1f} s",
+    }
+
+
 _GROUPS = {
     "warm": "user and item seen, among all items",
     "warm_apart": "user and item seen, among seen items",
@@ -150,6 +169,7 @@ def _tables(facts: Facts) -> list[dict[str, Any]]:
         if isinstance(value, int)
     ]
     tables = [
+        {"title": "Mixture", "rows": _flat(facts.mixture), "numeric": False},
         {"title": "Memory", "rows": memory, "numeric": True},
         {"title": "Lineage", "rows": _flat(facts.lineage), "numeric": False},
     ]

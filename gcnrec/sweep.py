@@ -25,6 +25,7 @@ from gcnrec.grid import Combination, Grid
 from gcnrec.lineage import located
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.schema import open_dataset
+from gcnrec.open_keys import continued, swept
 from gcnrec.sweep_page import summarise
 from gcnrec.toml import to_toml
 from gcnrec.trials import Sweep, Trial, is_finished, write_sweep
@@ -131,7 +132,7 @@ def _work_off(waiting: list[Combination], book: _Book, start: Callable[[Combinat
 def _start(run: Combination, data: Path, out: Path, lock: int, cores: set[int] | None) -> _Child:
     folder, job_file = out / "runs" / run.name, out / "jobs" / f"{run.name}.toml"
     with atomic_file(job_file) as path:
-        path.write_text(to_toml(run.job), encoding="utf-8")
+        path.write_text(to_toml(swept(run.job)), encoding="utf-8")
     command = [sys.executable, "-m", "gcnrec", "run", str(job_file), "--data", str(data), "--out", str(folder), "--resume"]
     with (out / "logs" / f"{run.name}.txt").open("wb") as log:
         # In a process group of its own: Ctrl-C reaches this process alone, which then asks each run to stop, once.
@@ -185,7 +186,7 @@ def _check_same(run: Combination, folder: Path, data: Path, digest: str) -> None
         raise UsageError(
             f"{folder} was made on other data ({made.data.folder}) than {data}; choose another --out, or that --data"
         )
-    before, now = made.model_dump(exclude={"data"}), located(run.job).model_dump(exclude={"data"})
+    before, now = (job.model_dump(exclude={"data"}) for job in (made, continued(located(run.job), made)))
     for section, values in now.items():
         for key, value in values.items():
             if before[section][key] != value:

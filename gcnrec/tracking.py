@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NO_CURVE = ("event", "stage", "epoch", "step", "valid")
+_NO_CURVE = ("event", "stage", "epoch", "step", "valid", "exports")
 _PARAMS_AT_ONCE = 100
 """MLflow takes no more in one request."""
 
@@ -200,7 +200,8 @@ def curves(record: dict[str, Any]) -> dict[str, float]:
     """The figures of an epoch's record by the names that both tools take."""
     figures = {name: float(value) for name, value in record.items() if name not in _NO_CURVE}
     valid = {f"valid/{name}": float(value) for name, value in (record.get("valid") or {}).items()}
-    return {name.replace("@", "_at_"): value for name, value in (figures | valid).items()}
+    exports = {f"valid/exports/{name}": float(each["value"]) for name, each in (record.get("exports") or {}).items()}
+    return {name.replace("@", "_at_"): value for name, value in (figures | valid | exports).items()}
 
 
 def _params(job: Job) -> list[Any]:

@@ -134,7 +134,7 @@ def test_all_of_a_run_as_json(gcnrec, train_file):
     flags = ["--train", train_file, "--user", "user_id", "--item", "item_id", "--out", "ds", "--log-json"]
     code, out, err = gcnrec("ingest", *flags)
     assert code == 0 and {json.loads(line)["event"] for line in err.splitlines()} >= {"note", "work"} and "num_users" in out
-    Path("job.toml").write_text("[model]\nwidth = 4\n[train]\nepochs = 2\n[evaluate]\nbootstrap = 0\n")
+    Path("job.toml").write_text("[model]\nwidth = 4\n[train]\nepochs = 2\n[evaluate]\nbootstrap = 0\nbaselines = []\n")
     code, out, err = gcnrec("run", "job.toml", "--data", "ds", "--out", "r", "--json", "--log-json")
     lines = [json.loads(line) for line in err.splitlines()]
     assert code == 0 and json.loads(out)["run"] == "r"

@@ -85,14 +85,16 @@ def test_exported_embeddings_give_the_reported_recall(first):
     (folder,) = Path("data").glob("clicks-*")
     data = open_dataset(folder)
     users, items = (pq.read_table(first / "embeddings" / f"{side}.parquet") for side in ("users", "items"))
-    vectors = [np.array(table.column(table.column_names[-1]).to_pylist(), np.float64) for table in (users, items)]
+    vectors = [np.array(table.column("embedding").to_pylist(), np.float64) for table in (users, items)]
+    factor = json.loads(users.schema.metadata[b"gcnrec"])["popularity_factor"]
+    column = factor * items.column("popularity").to_numpy()
     order = [table.column(0).to_pylist() for table in (users, items)]
     assert order == [data.user_ids.ids.to_pylist(), data.item_ids.ids.to_pylist()]
     recalls = []
     for user in np.unique(data.test.users_E):
         hidden = {*data.graph.user_items.row(user), *data.valid.items_E[data.valid.users_E == user]}
         wanted = set(data.test.items_E[data.test.users_E == user])
-        ranked = sorted((-score, item) for item, score in enumerate(vectors[1] @ vectors[0][user]) if item not in hidden)
+        ranked = sorted((-score, item) for item, score in enumerate(vectors[1] @ vectors[0][user] + column) if item not in hidden)
         recalls.append(len(wanted & {item for _, item in ranked[:5]}) / len(wanted))
     assert json.loads((first / "metrics.json").read_text())["recall@5"] == pytest.approx(np.mean(recalls), abs=1e-9)
 

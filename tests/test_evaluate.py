@@ -203,11 +203,11 @@ def fake_run(world: World, folder: Path, refitted: bool = False):
         folder, info, world.graph, USER_IDS, ITEM_IDS, interactions(world.valid), interactions(world.test), None, None
     )
     model = SimpleNamespace(closed_form=True, name="popularity")
-    settings = SimpleNamespace(k=(5, 10), bootstrap=20, memory_limit="2GB")
+    settings = SimpleNamespace(k=(5, 10), bootstrap=20, memory_limit="2GB", tilt=0.0)
     job = SimpleNamespace(model=model, evaluate=settings, train=SimpleNamespace(seed=0))
     return SimpleNamespace(
         folder=folder, dataset=dataset, refitted=refitted, job=job, scorer=lambda *_: world.scorer,
-        train_graph=world.graph, export_rule=None,
+        train_graph=world.graph, export_rule=None, mixture=None,
     )  # fmt: skip
 
 

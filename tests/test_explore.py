@@ -34,7 +34,7 @@ def job_of(**sections):
         "table": {"budget": 0.25, "base_width": 8},
         "sparsity": {"policy": "dynamic", "interval": 0.5, "ratio": 0.5, "least_slots": 1},
         "train": {"batch_size": 50, "epochs": 4},
-        "evaluate": {"patience": 0},
+        "evaluate": {"baselines": [], "patience": 0},
     }
     for name, keys in sections.items():
         base[name] = {**base.get(name, {}), **keys}

@@ -46,6 +46,7 @@ refit = "train+valid"
 [evaluate]
 k = [5]
 bootstrap = 0
+baselines = []
 
 [run]
 checkpoint_steps = 4

@@ -114,7 +114,7 @@ SECTIONS = {
     "sampler": {"negatives": "uniform"},
     "optimizer": {"rule": "adam", "learning_rate": 0.01},
     "train": {"epochs": 40, "batch_size": 16, "threads": 1},
-    "evaluate": {"metric": "recall@3", "patience": 0, "every": 40, "k": [3], "bootstrap": 0},
+    "evaluate": {"baselines": [], "metric": "recall@3", "patience": 0, "every": 40, "k": [3], "bootstrap": 0},
 }
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from gcnrec.config import Job
+from gcnrec.facts import Facts
 from gcnrec.report import write_report
 from gcnrec.toml import to_toml
 
@@ -86,6 +87,20 @@ def test_a_full_run(folder):
         assert part in page.text, part
     assert 'name = "a & b"' in page.text
     assert sum(tag == "svg" for tag, _ in page.tags) == 6
+
+
+def test_baselines_on_validation_are_shown_beside_the_best_epoch_and_in_brief(folder):
+    figures = {"users": 5000, "own": 0.0651, "difference": 0.0679, "low": 0.0642, "high": 0.0716, "seconds": 1.25}
+    events = [
+        {"event": "baseline.valid", "name": "itemknn", "metrics": {"recall@20": 0.133, "ndcg@20": 0.1}, **figures},
+        {"event": "baseline.valid", "name": "ease", "skipped": "about 9.5 s, a tenth of <this>"},
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    page = parse(write_report(SimpleNamespace(folder=folder)))
+    for part in ("0.1330", "0.0651", "+0.0679", "+0.0642 to +0.0716", "5,000", "skipped: about 9.5 s, a tenth of <this>"):
+        assert part in page.text, part
+    brief = Facts(folder).valid_baselines_in_brief
+    assert brief == [{"name": "itemknn", **figures, "recall@20": 0.133}, {"name": "ease", "skipped": events[1]["skipped"]}]
 
 
 def test_validation_metrics_stand_in_only_where_they_mean_something(folder):

@@ -37,7 +37,7 @@ VARIANTS = {
     "dense sampled on disk": {"model": SAMPLED, "sampler": {"fanouts": [3, 2]}, "table": {"placement": "disk"}},
     "ngcf": {"model": {"name": "ngcf", "propagation": "full", "layers": 2, "width": 8}, **REFIT},
     "graphsage": {"model": {**SAMPLED, "name": "graphsage"}, "sampler": {"fanouts": [3, 2]}},
-    "slots none, stopped early": {**SLOTS, "evaluate": {"patience": 1, "metric": "recall@3", "k": [3], "bootstrap": 0}},
+    "slots none, stopped early": {**SLOTS, "evaluate": {"patience": 1, "metric": "recall@3", "k": [3], "baselines": []}},
     "slots full": {**SLOTS, "model": {"propagation": "full", "layers": 1, "width": 16}, **REFIT},
     "slots sampled": {**SLOTS, "model": SAMPLED, "sampler": {"fanouts": [3, 2]}},
 }
@@ -49,7 +49,7 @@ def job(**sections):
         "model": {"width": 16, "propagation": "none"},
         "optimizer": {"rule": "adam", "learning_rate": 0.02, "schedule": "cosine"},
         "train": {"epochs": 3, "batch_size": 64, "threads": 1},
-        "evaluate": {"metric": "recall@3", "k": [3], "bootstrap": 0, "patience": 0},
+        "evaluate": {"baselines": [], "metric": "recall@3", "k": [3], "bootstrap": 0, "patience": 0},
         "run": {"checkpoint_steps": 3},
     }
     return Job.parse({**defaults, **sections}, [], "test")

@@ -181,7 +181,7 @@ def test_runs_on_subsets_resume_count_and_predict(tmp_path, monkeypatch):
         "sampler": {"fraction": 0.3},
         "optimizer": {"learning_rate": 0.02, "schedule": "linear"},
         "train": {"epochs": 3, "batch_size": 16, "threads": 1, "refit": "train+valid"},
-        "evaluate": {"metric": "recall@3", "patience": 0},
+        "evaluate": {"baselines": [], "metric": "recall@3", "patience": 0},
     }
     job = Job.parse(sections, [], "test")
     whole = train(job, data, tmp_path / "whole")

@@ -25,7 +25,7 @@ def job(refit=False, epochs=3, **run) -> Job:
     sections = {
         "model": {"width": 4},
         "train": {"epochs": epochs, "batch_size": 64, "threads": 1, "refit": refit},
-        "evaluate": {"metric": "recall@3", "patience": 0},
+        "evaluate": {"baselines": [], "metric": "recall@3", "patience": 0},
         "run": run,
     }
     return Job.parse(sections, [], "test")

@@ -36,7 +36,7 @@ def job(**sections):
         "model": SMALL,
         "optimizer": {"learning_rate": 0.02},
         "train": {"epochs": 4, "batch_size": 64, "threads": 1},
-        "evaluate": {"metric": "recall@3", "patience": 0},
+        "evaluate": {"baselines": [], "metric": "recall@3", "patience": 0},
     }
     merged = {name: {**defaults.get(name, {}), **sections.get(name, {})} for name in {*defaults, *sections}}
     return Job.parse(merged, [], "test")

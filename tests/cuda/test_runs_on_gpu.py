@@ -32,7 +32,7 @@ def run(tmp_path):
             "model": {"propagation": "sampled", "layers": 2, "width": 16, "start": "normal"},
             "optimizer": {"rule": "adam", "learning_rate": 0.02},
             "train": {"epochs": 3, "batch_size": 30, "threads": 1, "device": device},
-            "evaluate": {"metric": "recall@3", "patience": 0},
+            "evaluate": {"baselines": [], "metric": "recall@3", "patience": 0},
             **given, "table": {**given.get("table", {}), **table},
         }  # fmt: skip
         done.append(kind)

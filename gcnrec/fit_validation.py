@@ -1,0 +1,66 @@
+"""Validation of a run's best epoch, user by user: what baselines are held against once a refit has trained on validation too.
+
+`per_user.fit.parquet` of a run folder: the columns of `per_user.valid.parquet`, at the cut-off of `evaluate.metric`. It is
+written at the end of the fit, before a refit, and never again.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gcnrec.config import Job
+from gcnrec.errors import DataError
+from gcnrec.evaluate import evaluate
+from gcnrec.limits import parse_bytes
+from gcnrec.loaders.atomic import atomic_file
+from gcnrec.loaders.schema import Dataset
+from gcnrec.models.mixture import MIXTURE_ROWS
+from gcnrec.models.rank import USERS_PER_CHUNK
+from gcnrec.models.scorer import EmbeddingScorer, Scorer
+
+if TYPE_CHECKING:
+    from gcnrec.progress import Observer
+
+
+def keep_validation(job: Job, dataset: Dataset, folder: Path, scorer: Scorer, observer: Observer | None = None) -> None:
+    """Rank for all validation users by `scorer`, the best epoch's, and write `per_user.fit.parquet`."""
+    graph = dataset.graph
+    degrees = graph.item_users.degrees, graph.user_items.degrees
+    tell = partial(observer.work, "ranking for validation by the best epoch") if observer else None
+    ks, chunk = (cut_off(job),), chunk_of(job, scorer)
+    result = evaluate(scorer, dataset.valid, graph.user_items, *degrees, ks, tell=tell, chunk=chunk, tilt=job.evaluate.tilt)
+    with atomic_file(_path(folder)) as path:
+        pq.write_table(result.per_user, path, compression="zstd")
+
+
+def kept_validation(folder: Path) -> pa.Table | None:
+    """What `keep_validation` wrote; None where it did not. DataError when the file is damaged."""
+    path = _path(folder)
+    if not path.is_file():
+        return None
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as problem:
+        raise DataError(f"{path} cannot be read ({problem}); remove it, baselines are then not compared") from None
+
+
+def cut_off(job: Job) -> int:
+    """The list length of `evaluate.metric`."""
+    return int(job.evaluate.metric.rpartition("@")[2])
+
+
+def chunk_of(job: Job, scorer: Scorer) -> int:
+    """Users to rank at a time: where scores of all items are made at once, they take a quarter of `evaluate.memory_limit`."""
+    if isinstance(scorer, EmbeddingScorer):
+        return USERS_PER_CHUNK
+    room = parse_bytes(job.evaluate.memory_limit) // 4
+    return max(1, min(USERS_PER_CHUNK, room // (4 * MIXTURE_ROWS * scorer.num_items)))
+
+
+def _path(folder: Path) -> Path:
+    return folder / "per_user.fit.parquet"

@@ -1,0 +1,58 @@
+"""Keys that a job leaves open until its data is known, and what they become.
+
+`train.refit`: a split by time is refitted. What a run began with stays when it is resumed, whatever the default is by then.
+`evaluate.baselines`: "auto" stays what it is but in a sweep.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gcnrec.config import Job
+from gcnrec.loaders.schema import Dataset
+
+BY_TIME = ("temporal", "leave_last")
+"""Splits whose validation pairs are newer than train's, and older than test's."""
+
+
+def settled(job: Job, dataset: Dataset, begun: Job | None = None) -> Job:
+    """`job` with its open keys as those of `begun`, a run that is resumed, else as the data has it."""
+    if begun is not None:
+        return continued(job, begun)
+    return _with(job, "train", "refit", _refit(dataset)) if job.train.refit is None else job
+
+
+def continued(job: Job, begun: Job) -> Job:
+    """`job` with what it leaves open as `begun` has it."""
+    if job.train.refit is None:
+        job = _with(job, "train", "refit", begun.train.refit)
+    if job.evaluate.baselines == "auto":  # runs of earlier versions have none
+        job = _with(job, "evaluate", "baselines", begun.evaluate.baselines)
+    return job
+
+
+def swept(job: Job) -> Job:
+    """`job` as one of a sweep: `auto` compares with no baselines, which every run on the data would repeat."""
+    return _with(job, "evaluate", "baselines", ()) if job.evaluate.baselines == "auto" else job
+
+
+def begun_job(folder: Path) -> Job | None:
+    """What the run in `folder` was begun with; None where there is none."""
+    path = folder / "job.toml"
+    return Job.load(path) if path.is_file() else None
+
+
+def refit_note(job: Job, dataset: Dataset) -> str | None:
+    """A line about a refit that nobody named; None where there is none."""
+    if job.train.refit is not None or not _refit(dataset):
+        return None
+    return f"refit: train+valid, as the split is {dataset.info['split']} (train.refit = false leaves it out)"
+
+
+def _refit(dataset: Dataset) -> object:
+    return "train+valid" if dataset.info.get("split") in BY_TIME and len(dataset.valid) else False
+
+
+def _with(job: Job, section: str, key: str, value: object) -> Job:
+    part = getattr(job, section).model_copy(update={key: value})
+    return job.model_copy(update={section: part})
