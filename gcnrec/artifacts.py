@@ -1,7 +1,8 @@
 """The run folder: what a run writes while it trains and leaves behind, and how it is opened again.
 
 job.toml lineage.json metrics.jsonl memory.json metrics.json checkpoints/ embeddings/ report.html
-and model.safetensors of a closed-form model, table.safetensors of a sparse table, run.lock while someone writes
+and model.safetensors of a closed-form model, table.safetensors of a sparse table, mixture.json and mixture/ of a mixture,
+run.lock while someone writes
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from gcnrec import mixtures
 from gcnrec.checkpoints import load_checkpoint
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
@@ -28,6 +30,7 @@ from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.locks import locked
+from gcnrec.mixtures import Mixture, load_partners, mixture_scorer
 from gcnrec.models import closed_form
 from gcnrec.models.ranked import Exported, ExportRule
 from gcnrec.models.scorer import Scorer
@@ -70,7 +73,9 @@ class Run:
         return with_valid(self.dataset)
 
     def scorer(self, scratch: Path | None = None) -> Scorer:
-        """Ranks by the exported embeddings, mapped from scratch in a folder (default: the run's), or by a closed-form model."""
+        """Ranks by the exported embeddings, mapped from scratch in a folder (default: the run's), in their mixture with closed forms
+        where the run has one; or by a closed-form model.
+        """
         made = "model.safetensors" if self.job.model.closed_form else "embeddings/items.parquet"  # the last that training leaves
         if not (self.folder / made).is_file():
             raise UsageError(
@@ -79,7 +84,16 @@ class Run:
             )
         if self.job.model.closed_form:
             return closed_form.load(self.job.model.name, self.train_graph, self.folder / "model.safetensors")
-        return self.embeddings(scratch or self.folder).scorer
+        trained, mixture = self.embeddings(scratch or self.folder).scorer, self.mixture
+        if mixture is None:
+            return trained
+        return mixture_scorer(mixture, trained, load_partners(mixture, self.folder, self.train_graph))
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """What the run ranks by beside its embeddings; None for no mixture."""
+        path = self.folder / mixtures.FILE
+        return Mixture.of(read_json(path)) if path.is_file() else None
 
     def embeddings(self, scratch: Path) -> Exported:
         """The exported embeddings, mapped from scratch in a folder."""

@@ -16,6 +16,7 @@ from gcnrec.errors import DeviceError
 from gcnrec.interactions import Interactions
 from gcnrec.limits import parse_bytes
 from gcnrec.metrics import BOOTSTRAP_BYTES, PER_USER
+from gcnrec.models.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS
 from gcnrec.models.rank import ITEMS_PER_TILE, USERS_PER_CHUNK
 
 _LEAST_USERS = 8
@@ -28,8 +29,9 @@ def evaluation_bytes(run: Run, held_out: Interactions, ks: Sequence[int], bootst
     dataset = run.dataset
     users, items = len(dataset.user_ids), len(dataset.item_ids)
     tested = min(users, len(held_out))
-    per_user = 8 * len(ks) * (len(PER_USER) + 1) + 96 + (24 if bootstrap else 0)
-    pairs = 56 * (len(dataset.valid) + len(dataset.test))
+    tilt = run.job.evaluate.tilt > 0.0
+    per_user = 8 * len(ks) * (len(PER_USER) + (5 if tilt else 1)) + 96 + (24 if bootstrap else 0)
+    pairs = 56 * (len(dataset.valid) + len(dataset.test)) + (80 if tilt else 0) * len(held_out)
     resamples = BOOTSTRAP_BYTES if bootstrap else 0
     return _WORKING + 40 * users + (48 + 16 * len(ks)) * items + pairs + tested * per_user + resamples + _model_bytes(run)
 
@@ -51,19 +53,22 @@ def users_per_chunk(limit: str, fixed: int, run: Run, k: int, what: str) -> int:
     Raises DeviceError, naming the setting, where `fixed` bytes leave no room.
     """
     allowed = parse_bytes(limit)
-    closed = run.job.model.closed_form
-    # Scores of a tile, or of all items; the user's row; lists that wait for their turn, and what is computed from them.
-    row = 8 * len(run.dataset.item_ids) if closed else 16 * 1024
+    items, mixed = len(run.dataset.item_ids), run.mixture is not None and bool(run.mixture.partners)
+    whole = run.job.model.closed_form or mixed
+    # Scores of a tile, or of all items by one model or by a mixture and its parts; the user's row; lists that wait for their
+    # turn, and what is computed from them.
+    row = (MIXTURE_ROWS * 4 if mixed else 8) * items if whole else 16 * 1024
     each = 4 * ITEMS_PER_TILE + row + 3 * 40 * k
-    threads = 1 if closed else torch.get_num_threads()
+    threads = 1 if whole else torch.get_num_threads()
+    least, most = (LEAST_USERS, BLOCK_USERS) if mixed else (_LEAST_USERS, USERS_PER_CHUNK)
     users = (allowed - fixed) // (each * threads)
-    if users < _LEAST_USERS:
-        needed = fixed + _LEAST_USERS * each * threads
+    if users < least:
+        needed = fixed + least * each * threads
         raise DeviceError(
             f"{what} {run.folder} needs {needed:,} bytes for its users, items, pairs and files, memory_limit = {limit} allows "
             f"{allowed:,}; raise --memory-limit or evaluate.memory_limit"
         )
-    return int(min(users, USERS_PER_CHUNK))
+    return int(min(users, most))
 
 
 def _model_bytes(run: Run) -> int:

@@ -3,6 +3,7 @@
 New items come with features and are embedded by graphsage or pinsage as nodes without neighbours. New users come with
 interactions: graphsage and pinsage encode them from their items' side of the graph, which does not read them in turn; for other
 models a new user's embedding is the sum of those of the items, each divided by the root of its degree: one hop of LightGCN.
+In a mixture, partners score for new users by their known items; new items have the trained part alone.
 Letters: U users and I items of the run, A new users, C new items, N nodes, F features, D width.
 """
 
@@ -27,9 +28,10 @@ from gcnrec.loaders.features import encode_features
 from gcnrec.loaders.idfiles import ids_of, item_column, read_table, user_column
 from gcnrec.loaders.schema import Dataset
 from gcnrec.memory import scratch_rows, scratch_values
+from gcnrec.mixtures import load_partners, mixture_scorer
 from gcnrec.models.node_inputs import Features
 from gcnrec.models.ranked import Exported, log_shares, scale_by_powers_, typical_degree, unit_length_
-from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.models.scorer import EmbeddingScorer, Scorer
 from gcnrec.ops.propagate import inverse_sqrt, propagate
 from gcnrec.step import inductive_encoder
 from gcnrec.table import DenseTable
@@ -40,7 +42,7 @@ class Widened:
     """A run's data and scorer with new nodes behind the known ones; `unknown_items` of the new users' file are left out."""
 
     dataset: Dataset
-    scorer: EmbeddingScorer
+    scorer: Scorer
     unknown_items: int
 
 
@@ -78,7 +80,7 @@ def widened(run: Run, new_users: Path | None, new_items: Path | None) -> Widened
         dataset, unknown = _with_users(dataset, new_users)
     dataset = replace(dataset, graph=_folded(run.train_graph, dataset))
     embed = _encoded if name in INDUCTIVE else _summed
-    return Widened(dataset, embed(run, dataset, run.embeddings(run.folder)), unknown)
+    return Widened(dataset, _mixed(run, dataset, embed(run, dataset, run.embeddings(run.folder))), unknown)
 
 
 def _with_items(dataset: Dataset, path: Path, scratch: Path) -> Dataset:
@@ -136,6 +138,45 @@ def _appended(known: Vocabulary, ids: pa.Array | pa.ChunkedArray) -> Vocabulary:
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
     chunks = pa.chunked_array([known.ids.cast(plain), *pa.chunked_array(ids).cast(plain).chunks])
     return Vocabulary(chunks.combine_chunks().cast(kind))
+
+
+@dataclass(frozen=True)
+class _KnownItems:
+    """A closed form over the items that it was fitted on; those behind them score 0."""
+
+    scorer: Scorer
+    num_items: int
+
+    @property
+    def num_users(self) -> int:
+        return self.scorer.num_users
+
+    def prepare(self, users_B: NDArray[np.int32]) -> torch.Tensor:
+        return self.scorer.prepare(users_B)
+
+    def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
+        known = min(max(self.scorer.num_items - first, 0), last - first)
+        out_BT[:, known:] = 0
+        if known:
+            self.scorer.score(prepared, first, first + known, out_BT[:, :known])
+
+
+def _mixed(run: Run, dataset: Dataset, trained: EmbeddingScorer) -> Scorer:
+    """`trained` in the run's mixture: partners score for new users by their known items, and for new items not at all."""
+    mixture = run.mixture
+    if mixture is None:
+        return trained
+    partners = load_partners(mixture, run.folder, _with_known_items(dataset.graph, run.train_graph.num_items))
+    return mixture_scorer(mixture, trained, {name: _KnownItems(each, trained.num_items) for name, each in partners.items()})
+
+
+def _with_known_items(graph: BipartiteGraph, num_items: int) -> FoldedGraph:
+    """`graph` without the items from number `num_items` on."""
+    up, down = graph.user_items, graph.item_users
+    kept = up.indices < num_items
+    places = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
+    user_items = Csr(places[up.indptr], up.indices[kept], num_items)
+    return FoldedGraph(user_items, Csr(down.indptr[: num_items + 1], down.indices, down.columns))
 
 
 def _encoded(run: Run, dataset: Dataset, known: Exported) -> EmbeddingScorer:

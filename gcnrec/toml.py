@@ -40,7 +40,8 @@ def validated(section: type[S], values: dict[str, Any], where: str) -> S:
     if first["type"] == "extra_forbidden":
         owner = _section_at(section, first["loc"][:-1])
         path = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{where}: unknown key {path!r}{nearest(str(first['loc'][-1]), owner.model_fields)}")
+        names = [field.alias or name for name, field in owner.model_fields.items()]
+        raise UsageError(f"{where}: unknown key {path!r}{nearest(str(first['loc'][-1]), names)}")
     path = _key(first["loc"])
     same = [first, *(other for other in others if path and _key(other["loc"]) == path)]  # one for each type it may have
     message = ", or ".join(dict.fromkeys(_first_small(error["msg"].removeprefix("Value error, ")) for error in same))

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.artifacts import Run, describe_run, is_unbegun, make_folder, open_run, with_valid, writing
+from gcnrec.baselines import compare_with_baselines, compares
 from gcnrec.checkpoints import Checkpoints, Tensors, load_checkpoint
 from gcnrec.config import Job
 from gcnrec.earlier import starting_table
@@ -27,7 +28,8 @@ from gcnrec.errors import DeviceError, UsageError
 from gcnrec.events import append_event, warn_once
 from gcnrec.explore import explorer_of
 from gcnrec.export_choice import chosen_rule
-from gcnrec.finish import finish, is_trained, validate
+from gcnrec.finish import exported_by, finish, is_trained, validate
+from gcnrec.fit_validation import keep_validation
 from gcnrec.graph import BipartiteGraph
 from gcnrec.guards import LossTrend
 from gcnrec.idle import idle_settings
@@ -36,9 +38,11 @@ from gcnrec.loaders.atomic import atomic_file, clear_leftovers
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.machine import available_cores
 from gcnrec.memory import scratch_values
-from gcnrec.models import closed_form
+from gcnrec.mixture_choice import refuse_impossible_mixture, scorer_of_fit
+from gcnrec.models import closed_form, exponents
 from gcnrec.models.node_inputs import Features
 from gcnrec.models.objective import objective_of
+from gcnrec.open_keys import begun_job, refit_note, settled
 from gcnrec.placement import memory_of, placed
 from gcnrec.signals import stops
 from gcnrec.state import Progress, restore
@@ -58,12 +62,16 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
     Raises UsageError when `out` exists (or, resuming, was made by another job), or is being written by another process,
     DivergedError at a loss that is not finite.
     """
-    folder, job = Path(out), resolved(job, dataset)
+    folder, refit = Path(out), refit_note(job, dataset)
+    job = settled(resolved(job, dataset), dataset, begun_job(folder) if resume else None)
     if not job.model.closed_form:
         objective_of(job, dataset.graph, dataset.weights_E is not None)  # what it refuses is refused before there is a folder
+        refuse_impossible_mixture(job, dataset)
     if observer and not resume:
         for sentence in idle_settings(job):
             observer.warn(sentence)
+        if refit:
+            observer.note(refit)
     with tracked(job, folder, observer) as told, stops(folder) as stop, _opened(job, dataset, folder, resume, told):
         if not is_trained(job, folder):
             with use_threads(job.train.threads), out_of_memory_as_a_sentence():
@@ -71,6 +79,8 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
                     _solve(job, dataset, folder)
                 else:
                     _train(Work(job, dataset, folder, Checkpoints(folder, job.run.keep_checkpoints), stop, told))
+        with use_threads(job.train.threads):
+            compare_with_baselines(job, dataset, folder, told)
     return open_run(folder)
 
 
@@ -86,14 +96,17 @@ def _opened(job: Job, dataset: Dataset, folder: Path, resume: bool, observer: Ob
             _check_same(open_run(folder), job, dataset)
         else:
             describe_run(folder, job, dataset)
-        for part in (folder, folder / "checkpoints", folder / "embeddings"):
-            clear_leftovers(part)
+        for part in ("", "checkpoints", "embeddings", "mixture", "mixture/fit"):
+            clear_leftovers(folder / part)
         yield
 
 
 def _solve(job: Job, dataset: Dataset, folder: Path) -> None:
     graph = with_valid(dataset) if job.train.refit else dataset.graph
-    scorer = closed_form.fit(job.model.name, graph, job.model, job.train.seed, dataset.item_features)
+    settings = closed_form.tuned(job.model.name, dataset.graph, dataset.valid, job.model)
+    if settings is not job.model:
+        append_event(folder, {"event": "note", "text": f"exponents chosen on validation: {exponents.in_words(settings)}"})
+    scorer = closed_form.fit(job.model.name, graph, settings, job.train.seed, dataset.item_features)
     with atomic_file(folder / "model.safetensors") as path:
         closed_form.save(scorer, path)
 
@@ -103,11 +116,18 @@ def _train(work: Work) -> None:
     progress = Progress.of(saved) if saved else Progress()
     if progress.stage == "fit":
         step, progress = _fit(work, tensors, progress)
-        if not work.job.train.refit:
+        rule, compared = chosen_rule(work.job, work.folder, progress.best_epoch), compares(work.job, work.dataset, work.folder)
+        mixed = bool(work.job.mixture.partners)
+        if compared or mixed or not work.job.train.refit:
             best, _ = load_checkpoint(work.checkpoints.best)
             restore(step, None, best)
             del best  # what follows needs the memory
-            finish(work, step, chosen_rule(work.job, work.folder, progress.best_epoch))
+        if compared or mixed:  # a refit will have trained on validation
+            scorer = scorer_of_fit(work, exported_by(work.job, step, work.folder, rule))
+            if compared:
+                keep_validation(work.job, work.dataset, work.folder, scorer, work.observer)
+        if not work.job.train.refit:
+            finish(work, step, rule)
             return
         del step  # or its table would stay beside the refit's
         tensors, progress = {}, replace(progress, stage="refit", epoch=0, seconds=0.0, trend=LossTrend())

@@ -6,9 +6,17 @@
     user_ids, item_ids: integers in their own type; other ids as user_ids.bytes uint8 (text as UTF-8), id n being the bytes from
     user_ids.offsets[n] to user_ids.offsets[n + 1] (int64), and likewise for items
 
+Of a mixture (`gcnrec.models.mixture`), user -> items of what it was trained on, and for each partner what it sums over a user's
+items j: one or both of sparse rows, and vectors; or whole rows
+
+    train.indptr (U + 1) int64, train.indices int32
+    NAME.indptr (I + 1) int64, NAME.indices int32, NAME.values float32: score += row j
+    NAME.vectors (I, K), NAME.before (I), NAME.gains (K), NAME.after (I): score += after * vectors @ (gains * before_j vectors_j)
+    NAME.rows (I, I) float32: score += row j
+
 The header holds text: `format` "gcnrec-bundle", `version`, `model`, `trained_on`, `job` (TOML), `data` and `digest` (of the
-dataset), `user_id_type`, `item_id_type` (Arrow's names), `popularity_factor`, `conventions` and
-`metrics` (both JSON).
+dataset), `user_id_type`, `item_id_type` (Arrow's names), `popularity_factor`, `mixture` (JSON: weight and temperature of the
+trained part, weights of partners; no partners: the trained part alone), `conventions` and `metrics` (both JSON).
 `jobs/examples/serve.py` reads one. Letters: U users, I items, F width.
 """
 
@@ -28,6 +36,7 @@ from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.schema import Dataset
+from gcnrec.loaders.served import served_mixture
 from gcnrec.loaders.tensors import save_tensors
 from gcnrec.models.ranked import Exported
 from gcnrec.toml import to_toml
@@ -38,6 +47,7 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "gcnrec-bundle", "2"
 CONVENTIONS = {
     "score": "inner product of a row of users and a row of items, plus popularity_factor * popularity of the item where there is one",
+    "mixture": "weight * softmax(score / temperature) + sum over partners of weight * max(their score, 0) / its sum over items",
     "order": "falling score, ties to the smaller item number; items are numbered by falling train degree",
     "seen": "items of train, valid and test, left out of a user's list",
     "recall@k": "hits in the first k / held-out items of the user, mean over users with held-out items; all items ranked",
@@ -57,10 +67,14 @@ def write_bundle(run: Run, embeddings: Exported, out: Path) -> dict[str, Any]:
     if embeddings.popularity_I is not None:
         tensors["popularity"] = embeddings.popularity_I
     tensors |= {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()}
+    mixture = served_mixture(run)
+    tensors |= mixture.tensors
+    more = {"popularity_factor": repr(embeddings.factor), "mixture": json.dumps(mixture.weights)}
     with atomic_file(out) as path:
-        save_tensors(tensors, path, {**_header(run), "popularity_factor": repr(embeddings.factor)})
+        save_tensors(tensors, path, {**_header(run), **more})
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
-    return {"users": len(embeddings.users_UF), "items": len(embeddings.items_IF), "seen": seen.num_edges, "bytes": nbytes}
+    counts = {"users": len(embeddings.users_UF), "items": len(embeddings.items_IF), "seen": seen.num_edges, "bytes": nbytes}
+    return {**counts, **({"ranks_by": mixture.told} if mixture.told else {})}
 
 
 def known_items(dataset: Dataset) -> Csr:

@@ -71,15 +71,18 @@ def export(
         raise UsageError(f"--index and --k belong to --format faiss, got --format {kind}; leave them out")
     if out.exists():
         raise UsageError(f"{out} exists and is never overwritten; remove it or choose another --out")
-    scorer = run.scorer()
-    if not isinstance(scorer, EmbeddingScorer):
+    run.scorer()  # refuses a run that is not finished
+    if run.job.model.closed_form:
         raise UsageError(f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no embeddings to export")
+    scorer, mixture = run.embeddings(run.folder).scorer, run.mixture
     if kind == "faiss":
         facts = _write_index(run, scorer, out, index or "flat", 20 if k is None else k, observer)
     elif kind == "bundle":
         facts = write_bundle(run, run.embeddings(run.folder), out)
     else:
         facts = _copy_embeddings(run, scorer, out)
+    if kind != "bundle" and mixture and mixture.partners:
+        facts["ranks_by"] = f"the trained part alone, the run by {mixture.name}"
     return {"out": str(out), **facts, "format": kind}
 
 

@@ -15,6 +15,7 @@ from gcnrec.config import Job, Sampler
 from gcnrec.errors import DataError, UsageError
 from gcnrec.fold_in import widened
 from gcnrec.loaders.parquet import ingest
+from gcnrec.loaders.served import item_arrays
 from gcnrec.recommend import recommend
 from gcnrec.train import train
 
@@ -53,7 +54,7 @@ def trained(folder, dataset, name, **model):
         "model": {"name": name, "layers": 1, "width": 8, "start": "normal", **model},
         "optimizer": {"rule": "adam", "learning_rate": 0.05},
         "train": {"epochs": 5, "batch_size": 32},
-        "evaluate": {"bootstrap": 0},
+        "evaluate": {"baselines": [], "bootstrap": 0},
     }
     return train(Job.parse(sections, [], "test"), dataset, folder / f"run-{name}")
 
@@ -158,3 +159,49 @@ def test_refusals(folder, dataset, sage, lightgcn, tmp_path):
     by_weight = replace(sage, job=sage.job.model_copy(update={"sampler": Sampler(neighbours="weighted")}))
     with pytest.raises(UsageError, match=r"without weights, and .* draws neighbours by weight"):
         widened(by_weight, new_users(folder, [("new", 100)]), None)
+
+
+def test_partners_of_a_mixture_know_new_users_by_their_known_items_and_new_items_not_at_all(folder, dataset, tmp_path):
+    sections = {
+        "model": {"name": "graphsage", "layers": 1, "width": 8, "factors": 4},
+        "train": {"epochs": 1, "batch_size": 32},
+        "evaluate": {"bootstrap": 0},
+        "mixture": {"with": ["linkprop", "itemknn", "gfcf", "ease"], "weights": 0.5},
+    }
+    run = train(Job.parse(sections, [], "test"), dataset, tmp_path / "run")
+    path = new_users(folder, [("new", 100), ("new", 102), ("new", 116)])
+    wider = widened(run, path, new_items(folder))
+    users = np.arange(SIZE + 1, dtype=np.int32)
+    scores = wider.scorer.prepare(users)
+    known = run.scorer()
+    rows = run.dataset.item_ids.numbers(pa.array([100, 102])).tolist()
+    for part, plain in zip(wider.scorer.parts[1:], known.parts[1:], strict=True):
+        own, before = torch.empty(SIZE + 1, SIZE + 2), torch.empty(SIZE, SIZE)
+        part.scorer.score(part.scorer.prepare(users), 0, SIZE + 2, own)
+        plain.scorer.score(plain.scorer.prepare(users[:SIZE]), 0, SIZE, before)
+        assert torch.equal(own[:SIZE, :SIZE], before) and not own[:, SIZE:].any()
+        arrays = item_arrays(plain.scorer)
+        single = arrays["rows"] if "rows" in arrays else dense_rows(arrays)
+        expected = single[rows].sum(0)
+        if "vectors" in arrays:
+            low = (arrays["before"][rows][:, None] * arrays["vectors"][rows]).sum(0) * arrays["gains"]
+            expected = expected + arrays["after"] * (arrays["vectors"] @ low)
+        assert torch.allclose(own[SIZE, :SIZE], expected, atol=1e-6)
+    shares = torch.softmax(torch.from_numpy(logits(wider.scorer.parts[0].scorer, users)) / run.mixture.temperature, 1)
+    assert torch.allclose(scores[:, SIZE:], 0.5 * shares[:, SIZE:], rtol=1e-4)
+    recommend(run, 3, tmp_path / "recs.parquet", new_users=path, new_items=new_items(folder))
+    assert len(pq.read_table(tmp_path / "recs.parquet")) == 3
+
+
+def dense_rows(arrays):
+    rows = torch.zeros(SIZE, SIZE)
+    for item in range(SIZE):
+        own = slice(int(arrays["indptr"][item]), int(arrays["indptr"][item + 1]))
+        rows[item, arrays["indices"][own].long()] = arrays["values"][own]
+    return rows
+
+
+def logits(scorer, users):
+    out = torch.empty(len(users), scorer.num_items)
+    scorer.score(scorer.prepare(users), 0, scorer.num_items, out)
+    return out.numpy()

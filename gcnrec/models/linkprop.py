@@ -37,9 +37,13 @@ class LinkPropScorer(GraphScorer):
 
     def prepare(self, users_B: NDArray[np.int32]) -> torch.Tensor:
         """All scores of the chunk, float32 (B, I): a row of an item is read once, whatever the tiles."""
-        scores_BI = torch.zeros(len(users_B), self.num_items)
-        add_rows(self.graph.user_items, self.rows, users_B, scores_BI.numpy())
+        scores_BI = torch.empty(len(users_B), self.num_items)
+        self.write(users_B, scores_BI)
         return scores_BI
+
+    def write(self, users_B: NDArray[np.int32], out_BI: torch.Tensor) -> None:
+        """Write what `prepare` returns into `out_BI` float32."""
+        add_rows(self.graph.user_items, self.rows, users_B, out_BI.zero_().numpy())
 
     def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
         copy_columns(prepared, first, last, out_BT)

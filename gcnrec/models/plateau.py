@@ -53,15 +53,14 @@ class PlateauScorer(LinkPropScorer):
     gains_K: torch.Tensor
     power: float
 
-    def prepare(self, users_B: NDArray[np.int32]) -> torch.Tensor:
-        """All scores of the chunk, float32 (B, I)."""
+    def write(self, users_B: NDArray[np.int32], out_BI: torch.Tensor) -> None:
+        """Write all scores of the chunk into `out_BI` float32."""
         degrees_I = self.graph.item_users.degrees
         before_I, after_I = (torch.from_numpy(degree_powers(degrees_I, x).astype(np.float32)) for x in (-self.power, self.power))
         ones_U = torch.ones(self.num_users)
         rows_BK = propagate_rows(self.graph.user_items, self.vectors_IK, ones_U, before_I, users_B)
-        scores_BI = (rows_BK.mul_(self.gains_K) @ self.vectors_IK.T).mul_(after_I)
-        add_rows(self.graph.user_items, self.rows, users_B, scores_BI.numpy())
-        return scores_BI
+        torch.mm(rows_BK.mul_(self.gains_K), self.vectors_IK.T, out=out_BI).mul_(after_I)
+        add_rows(self.graph.user_items, self.rows, users_B, out_BI.numpy())
 
     def tensors(self) -> dict[str, torch.Tensor]:
         power = torch.tensor(self.power, dtype=torch.float64)

@@ -6,7 +6,7 @@ Letters: B users of a chunk, T items of a tile, U users, I items, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,15 @@ class Scorer(Protocol):
 
     def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
         """Write the scores of items `first .. last-1` into `out_BT` float32 (B, last - first). Higher is better."""
+        ...
+
+
+@runtime_checkable
+class WholeScorer(Scorer, Protocol):
+    """A scorer that makes all scores of its users at once, and can do so where they are wanted."""
+
+    def write(self, users_B: NDArray[np.int32], out_BI: torch.Tensor) -> None:
+        """Write the users' scores of all items into `out_BI` float32, contiguous."""
         ...
 
 

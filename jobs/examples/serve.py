@@ -16,7 +16,9 @@ def open_bundle(path: Path) -> dict[str, np.ndarray]:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
     content = np.memmap(path, np.uint8, "r", offset=8 + size)
-    bundle = {"popularity_factor": np.float32(header["__metadata__"].get("popularity_factor", "0"))}
+    facts = header["__metadata__"]
+    bundle = {"popularity_factor": np.float32(facts.get("popularity_factor", "0"))}
+    bundle["mixture"] = json.loads(facts.get("mixture", "{}"))
     for name, entry in header.items():
         if name != "__metadata__":
             first, last = entry["data_offsets"]
@@ -32,10 +34,38 @@ def ids_of(bundle: dict[str, np.ndarray], name: str) -> list[str]:
     return [content[a:b].decode(errors="backslashreplace") for a, b in pairwise(ends)]
 
 
+def partner_scores(bundle: dict[str, np.ndarray], name: str, items: np.ndarray) -> np.ndarray:
+    part = {key.removeprefix(f"{name}."): array for key, array in bundle.items() if key.startswith(f"{name}.")}
+    scores_I = np.zeros(len(bundle["items"]))
+    for item in items if "indptr" in part else []:
+        row = slice(*part["indptr"][item : item + 2])
+        scores_I[part["indices"][row]] += part["values"][row]
+    if "vectors" in part:
+        low_K = part["gains"] * (part["before"][items, None] * part["vectors"][items]).sum(0)
+        scores_I += part["after"] * (part["vectors"] @ low_K)
+    if "rows" in part:
+        scores_I += part["rows"][items].sum(0)
+    return scores_I
+
+
+def mixed(bundle: dict[str, np.ndarray], trained_I: np.ndarray, user: int) -> np.ndarray:
+    mixture = bundle["mixture"]
+    shares_I = np.exp((trained_I - trained_I.max()) / mixture["temperature"], dtype=np.float64)
+    scores_I = mixture["weight"] / shares_I.sum() * shares_I
+    items = bundle["train.indices"][slice(*bundle["train.indptr"][user : user + 2])]
+    for name, weight in mixture["partners"].items():
+        positive_I = np.maximum(partner_scores(bundle, name, items), 0)
+        if positive_I.any():
+            scores_I += weight / positive_I.sum() * positive_I
+    return scores_I
+
+
 def recommend(bundle: dict[str, np.ndarray], user: int, k: int) -> np.ndarray:
     scores_I = bundle["items"] @ bundle["users"][user]
     if "popularity" in bundle:
         scores_I += bundle["popularity_factor"] * bundle["popularity"]
+    if bundle["mixture"]:
+        scores_I = mixed(bundle, scores_I, user)
     first, last = bundle["seen.indptr"][user : user + 2]
     scores_I[bundle["seen.indices"][first:last]] = -np.inf
     best = np.argsort(-scores_I, kind="stable")[:k]  # stable: ties go to the smaller item number

@@ -52,7 +52,7 @@ def trained(world: World, folder: Path, **model):
         "model": {"width": 8, **model},
         "optimizer": {"learning_rate": 0.02},
         "train": {"epochs": 2, "batch_size": 256, "threads": 2},
-        "evaluate": {"patience": 0},
+        "evaluate": {"baselines": [], "patience": 0},
     }
     return train(Job.parse(sections, [], "test"), write_dataset(world, folder / "data"), folder / "run")
 

@@ -1,0 +1,219 @@
+"""Which mixture ranks: partners fitted on train, weights chosen on validation beside the export of the best epoch.
+
+What is fitted for the choice lies in `mixture/fit` of the run folder until the run is finished. Each step leaves a whole file or
+none, so that a run that was killed goes on behind the last of them.
+Letters: H users of validation, T temperatures, I items.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gcnrec.artifacts import read_json, write_json
+from gcnrec.config import Job, Model
+from gcnrec.epochs import Work
+from gcnrec.errors import DeviceError, UsageError
+from gcnrec.evaluate import held_out_of, sparing
+from gcnrec.events import append_event, read_events
+from gcnrec.graph import BipartiteGraph, Csr
+from gcnrec.loaders.atomic import atomic_file, sync_folder
+from gcnrec.loaders.schema import Dataset
+from gcnrec.mixtures import FILE, Mixture, mixture_scorer, partner_path
+from gcnrec.models import closed_form, mixing
+from gcnrec.models.mixture import Part, Shares, Softmax
+from gcnrec.models.ranked import Exported, trains_cosine
+from gcnrec.models.scorer import EmbeddingScorer, Scorer
+
+AUTO = ("linkprop", "gfcf", "itemknn", "ease")
+"""What `mixture.with = "auto"` chooses from."""
+MOST_EASE_ITEMS = 20_000
+"""The matrix that ease inverts is items x items: above, it takes minutes and gigabytes."""
+PLATEAU = {"response": "plateau", "factors": 512, "filter_weight": 0.2}
+_TEMPERATURES = tuple(2.0**power for power in range(-6, 7))
+_LIKELIHOOD_USERS, _LIKELIHOOD_BLOCK = 1024, 64
+"""Users that a temperature is fitted to, and how many of them at a time."""
+
+
+def refuse_impossible_mixture(job: Job, dataset: Dataset) -> None:
+    """UsageError, before hours of training, for a mixture that the data does not allow.
+
+    A choice needs validation, contentknn features of items, and ease few items.
+    """
+    settings, names = job.mixture, () if job.mixture.partners == "auto" else job.mixture.partners
+    if not settings.partners:
+        return
+    open_keys = (settings.partners, settings.weights, job.model.exponents)
+    if "auto" in open_keys and not len(dataset.valid):
+        raise UsageError(
+            f"[mixture] is chosen on validation, and {dataset.folder} has none; ingest with --valid-size, or name mixture.with "
+            "and give mixture.weights as numbers"
+        )
+    if "contentknn" in names and dataset.item_features is None:
+        raise UsageError(f"mixture.with names contentknn, and {dataset.folder} has no features of items; leave it out")
+    if "ease" in names and dataset.graph.num_items >= MOST_EASE_ITEMS:
+        raise UsageError(
+            f"mixture.with names ease, which is for fewer than {MOST_EASE_ITEMS:,} items, and {dataset.folder} has "
+            f"{dataset.graph.num_items:,}; leave it out"
+        )
+
+
+def choice_bytes(job: Job, dataset: Dataset) -> int:
+    """What choosing the mixture of a job holds at most, beside its parts."""
+    settings, graph = job.mixture, dataset.graph
+    if settings.weights != "auto":
+        return 0
+    names = _auto_names(graph) if settings.partners == "auto" else settings.partners
+    users, k = len(np.unique(dataset.valid.users_E)), int(job.evaluate.metric.rpartition("@")[2])
+    return mixing.judge_bytes(1 + len(names), users, graph.num_items, k)
+
+
+def scorer_of_fit(work: Work, trained: Exported) -> Scorer:
+    """Ranks as the fit's best epoch does, whose export is `trained`: in the mixture of the job, where it has one.
+
+    The mixture is chosen here, once in a run, and written.
+    """
+    if not work.job.mixture.partners:
+        return trained.scorer
+    path = work.folder / FILE
+    if not path.is_file():
+        mixture = _chosen(work, trained)
+        _note_once(work, _sentence(mixture))
+        write_json(path, mixture.saved())
+    mixture = Mixture.of(read_json(path))
+    return mixture_scorer(mixture, trained.scorer, {name: _fitted(work, name) for name in mixture.partners})
+
+
+def fit_partners(work: Work, graph: BipartiteGraph) -> None:
+    """Leave the tensors of the mixture's partners, fitted on `graph`, what the final model was trained on."""
+    partners = Mixture.of(read_json(work.folder / FILE)).partners
+    for name in partners:
+        target, tried = partner_path(work.folder, name), partner_path(work.folder, f"fit/{name}")
+        if not target.is_file() and (work.job.train.refit or not tried.is_file()):
+            _fit(work, name, graph, target)
+        elif not target.is_file():
+            tried.replace(target)
+            sync_folder(target.parent)
+    shutil.rmtree(work.folder / "mixture" / ("fit" if partners else ""), ignore_errors=True)
+
+
+def _chosen(work: Work, trained: Exported) -> Mixture:
+    """Fit the candidates on train and weigh them, on validation where the job leaves that open."""
+    job, dataset = work.job, work.dataset
+    settings = job.mixture
+    if settings.weights != "auto":
+        held = None if not len(dataset.valid) else held_out_of(trained.scorer, dataset.valid)[0]
+        weight, *others = settings.weights
+        given = dict(zip(settings.partners, others or [1.0] * len(settings.partners), strict=True))
+        return Mixture(weight, _temperature(job, trained, held), {name: w for name, w in given.items() if w}, {"by": "the job"})
+    held = held_out_of(trained.scorer, dataset.valid)[0]
+    temperature = _temperature(job, trained, held)
+    partners = _candidates(work)
+    parts: tuple[Part, ...] = (Softmax(trained.scorer, temperature), *partners.values())
+    judge = _judge(work, parts, held)
+    found = mixing.chosen(judge, len(parts)) if settings.partners == "auto" else mixing.weighed(judge, len(parts))
+    weight, *others = found.weights
+    kept = {name: w for name, w in zip(partners, others, strict=True) if w}
+    told = {
+        "by": "validation", "metric": job.evaluate.metric, "users": judge.num_users, "trials": found.trials, "value": found.value,
+        "alone": dict(zip(("trained", *partners), found.alone, strict=True)),
+    }  # fmt: skip
+    return Mixture(weight, temperature, kept, told)
+
+
+def _judge(work: Work, parts: Sequence[Part], held: Csr) -> mixing.Judge:
+    tell = partial(work.observer.work, "choosing the mixture") if work.observer else None
+    seen = sparing(work.dataset.graph.user_items, held)
+    return mixing.judge_of(parts, held, seen, work.job.evaluate.metric, tell)
+
+
+def _candidates(work: Work) -> dict[str, Shares]:
+    """Partners by name, fitted on train and mapped; of `auto` those that fit into memory."""
+    graph, named = work.dataset.graph, work.job.mixture.partners
+    names = _auto_names(graph) if named == "auto" else named
+    partners = {}
+    for name in names:
+        try:
+            partners[name] = Shares(_fitted(work, name))
+        except DeviceError as problem:
+            if named != "auto":
+                raise
+            _note_once(work, f"{name} left out of the mixture: {problem}")
+    return partners
+
+
+def _fitted(work: Work, name: str) -> Scorer:
+    """A partner fitted on train, mapped; fitted now unless the run has done it before."""
+    path = partner_path(work.folder, f"fit/{name}")
+    if not path.is_file():
+        _fit(work, name, work.dataset.graph, path)
+    return closed_form.load(name, work.dataset.graph, path)
+
+
+def _auto_names(graph: BipartiteGraph) -> tuple[str, ...]:
+    return tuple(name for name in AUTO if name != "ease" or graph.num_items < MOST_EASE_ITEMS)
+
+
+def _fit(work: Work, name: str, graph: BipartiteGraph, path: Path) -> None:
+    if work.observer:
+        work.observer.work(f"fitting {name} for the mixture", 0, 0)
+    dataset, job = work.dataset, work.job
+    settings = closed_form.tuned(name, dataset.graph, dataset.valid, partner_settings(job))
+    scorer = closed_form.fit(name, graph, settings, job.train.seed, dataset.item_features)
+    with atomic_file(path) as beside:
+        closed_form.save(scorer, beside)
+
+
+def partner_settings(job: Job) -> Model:
+    """`[model]` as partners read it: gfcf has its plateau, which is better in mixtures, unless the job names another response."""
+    if job.model.response != "ideal":
+        return job.model
+    return Model.model_validate({**job.model.model_dump(), **PLATEAU})
+
+
+def _temperature(job: Job, trained: Exported, held: Csr | None) -> float:
+    """What the trained score is divided by in P: the loss's own temperature where the loss makes it a log probability.
+
+    Where it does not (directau, or an export that is not the trained score), the one under which validation is likeliest.
+    """
+    loss = job.loss
+    as_trained = trained.rule.kind in ("theory", "cosine" if trains_cosine(job) else "inner")
+    if held is None or (as_trained and loss.name != "directau"):
+        return 1.0 if loss.name == "bpr" else loss.temperature
+    return likeliest_temperature(trained.scorer, held)
+
+
+def likeliest_temperature(scorer: EmbeddingScorer, held: Csr) -> float:
+    """The temperature of 2**-6 .. 2**6 with the largest mean over users of the mean log P of their held-out items."""
+    users_H = np.flatnonzero(held.degrees).astype(np.int32)
+    sample_H = users_H[np.unique(np.linspace(0, len(users_H) - 1, _LIKELIHOOD_USERS).astype(np.int64))]
+    sums_T = np.zeros(len(_TEMPERATURES))
+    for first in range(0, len(sample_H), _LIKELIHOOD_BLOCK):
+        users_B = sample_H[first : first + _LIKELIHOOD_BLOCK]
+        scratch_BI, shares_BI = torch.empty(2, len(users_B), scorer.num_items)
+        for at, temperature in enumerate(_TEMPERATURES):
+            Softmax(scorer, temperature).add(users_B, 1.0, scratch_BI, shares_BI.zero_())
+            sums_T[at] += sum(float(shares_BI[b, held.row(user)].double().log().mean()) for b, user in enumerate(users_B))
+    return _TEMPERATURES[int(sums_T.argmax())]
+
+
+def _note_once(work: Work, text: str) -> None:
+    """Tell it, and keep it in metrics.jsonl unless a run that was killed has it there already."""
+    event = {"event": "note", "text": text}
+    if event not in read_events(work.folder):
+        append_event(work.folder, event)
+    if work.observer:
+        work.observer.note(text)
+
+
+def _sentence(mixture: Mixture) -> str:
+    chosen = mixture.chosen
+    if "value" not in chosen:
+        return f"mixture: {mixture.name}, as the job gives it"
+    alone = ", ".join(f"{name} {value:.4f}" for name, value in chosen["alone"].items())
+    return f"mixture: {mixture.name}, {chosen['metric']} {chosen['value']:.4f} on validation (alone: {alone})"

@@ -1,0 +1,73 @@
+"""The mixture of a run folder: what `mixture.json` says, and the partners' tensors beside it, `mixture/<name>.safetensors`.
+
+mixture.json is written when parts and weights are chosen, the tensors when the final model is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gcnrec.errors import DataError
+from gcnrec.graph import BipartiteGraph
+from gcnrec.models import closed_form
+from gcnrec.models.closed_form import ClosedFormScorer
+from gcnrec.models.mixture import MixtureScorer, Part, Shares, Softmax
+from gcnrec.models.scorer import Scorer
+
+FILE = "mixture.json"
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The score is `weight` * P + the sum of `partners`' weights * Q; P is taken at `temperature`.
+
+    `chosen` tells how, by means over users of validation.
+    """
+
+    weight: float
+    temperature: float
+    partners: dict[str, float]
+    chosen: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """As reports have it, such as `0.5 trained + 1 linkprop`."""
+        return " + ".join(f"{weight:g} {name}" for name, weight in {"trained": self.weight, **self.partners}.items())
+
+    def saved(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"name": self.name, **asdict(self)}
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> Mixture:
+        """What `saved` gave. DataError when something is missing."""
+        try:
+            return cls(saved["weight"], saved["temperature"], dict(saved["partners"]), dict(saved["chosen"]))
+        except (KeyError, TypeError, ValueError) as problem:
+            raise DataError(
+                f"{FILE} of a run must hold weights and a temperature ({problem!r}); it is damaged, train again"
+            ) from None
+
+
+def partner_path(folder: Path, name: str) -> Path:
+    """Where the tensors of partner `name` lie in a run folder."""
+    return folder / "mixture" / f"{name}.safetensors"
+
+
+def load_partners(mixture: Mixture, folder: Path, graph: BipartiteGraph) -> dict[str, ClosedFormScorer]:
+    """The mixture's partners by name, mapped from the run's `folder`; `graph`: what the final model was trained on.
+
+    DataError when a partner's file is missing or damaged.
+    """
+    return {name: closed_form.load(name, graph, partner_path(folder, name)) for name in mixture.partners}
+
+
+def mixture_scorer(mixture: Mixture, trained: Scorer, partners: Mapping[str, Scorer]) -> Scorer:
+    """Ranks by the mixture of `trained` and its partners; by `trained` alone where there are none."""
+    if not mixture.partners:
+        return trained
+    parts: tuple[Part, ...] = (Softmax(trained, mixture.temperature), *(Shares(partners[name]) for name in mixture.partners))
+    return MixtureScorer(parts, (mixture.weight, *mixture.partners.values()))

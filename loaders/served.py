@@ -1,0 +1,72 @@
+"""A run's mixture as arrays that NumPy can rank by: what each partner adds up over the items of a user (see `loaders.bundle`).
+
+Letters: U users, I items, K vectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from gcnrec.mixtures import load_partners
+from gcnrec.models.ease import EaseScorer
+from gcnrec.models.itemknn import ItemKnnScorer
+from gcnrec.models.linkprop import LinkPropScorer
+from gcnrec.models.mixture import TIE_WEIGHT
+from gcnrec.models.plateau import PlateauScorer
+from gcnrec.models.scorer import Scorer
+from gcnrec.ops.item_rows import degree_powers
+
+if TYPE_CHECKING:
+    from gcnrec.artifacts import Run
+
+
+@dataclass(frozen=True)
+class ServedMixture:
+    """`weights` for the header, `tensors` by their names in a bundle, and what is `told` of it; all empty without a mixture."""
+
+    weights: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    told: str = ""
+
+
+def served_mixture(run: Run) -> ServedMixture:
+    """The mixture of `run`; none, said in `told`, where a partner is no sum over items (gfcf's polynomial)."""
+    mixture = run.mixture
+    if mixture is None or not mixture.partners:
+        return ServedMixture()
+    csr = run.train_graph.user_items
+    tensors = {"train.indptr": _tensor(csr.indptr), "train.indices": _tensor(csr.indices)}
+    for name, scorer in load_partners(mixture, run.folder, run.train_graph).items():
+        arrays = item_arrays(scorer)
+        if arrays is None:
+            return ServedMixture(told=f"the trained part alone: {name} as the run has it is no sum over items, by {mixture.name}")
+        tensors |= {f"{name}.{key}": tensor for key, tensor in arrays.items()}
+    weights = {"weight": mixture.weight or TIE_WEIGHT, "temperature": mixture.temperature, "partners": mixture.partners}
+    return ServedMixture(weights, tensors, mixture.name)
+
+
+def item_arrays(scorer: Scorer) -> dict[str, torch.Tensor] | None:
+    """What a closed form sums over a user's items, by the names of a bundle; None where it does something else."""
+    match scorer:
+        case PlateauScorer():
+            degrees_I, power = scorer.graph.item_users.degrees, scorer.power
+            scales = {"before": degree_powers(degrees_I, -power), "after": degree_powers(degrees_I, power)}
+            filtered = {name: torch.from_numpy(scale_I.astype(np.float32)) for name, scale_I in scales.items()}
+            return {**scorer.rows.tensors(), "vectors": scorer.vectors_IK, "gains": scorer.gains_K, **filtered}
+        case LinkPropScorer():
+            return scorer.rows.tensors()
+        case ItemKnnScorer():
+            kept_IK = scorer.neighbours_IK >= 0
+            indptr = torch.nn.functional.pad(kept_IK.sum(1).cumsum(0), (1, 0))
+            return {"indptr": indptr, "indices": scorer.neighbours_IK[kept_IK], "values": scorer.similarity_IK[kept_IK]}
+        case EaseScorer():
+            return {"rows": scorer.weights_II}
+    return None
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
