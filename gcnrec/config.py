@@ -43,6 +43,15 @@ def _a_size(text: str) -> str:
 Size = Annotated[str, AfterValidator(_a_size)]
 
 
+def _a_folder(text: str) -> str:
+    if not text.isprintable() or not 0 < len(text) <= 100 or text[0] in ".-" or "/" in text or "\\" in text:
+        raise ValueError("expects the name of one folder, at most 100 characters without / and \\, with no . or - first")
+    return text
+
+
+FolderName = Annotated[str, AfterValidator(_a_folder)]
+
+
 class Data(Section):
     """What to ingest. The keys are the flags of `gcnrec ingest`; a card in `datasets/` uses the same ones."""
 
@@ -334,8 +343,8 @@ class Mixture(Section):
     """Closed forms that rank beside the trained model: a weighted sum of probabilities (`gcnrec.models.mixture`)."""
 
     partners: Literal["auto"] | tuple[Partner, ...] = Field(default=(), alias="with")
-    """Closed forms by name, with their keys of `[model]`; `auto`: those that improve validation, of linkprop, gfcf, itemknn and,
-    below 20,000 items, ease. The key is `with`."""
+    """Closed forms by name, with their keys of `[model]`, gfcf as its plateau where `model.response` is "ideal"; `auto`: those that
+    improve validation, of linkprop, gfcf, itemknn and, below 20,000 items, ease. The key is `with`."""
     weights: Literal["auto"] | tuple[Annotated[float, Field(ge=0.0)], ...] = "auto"
     """Weight of the trained model, then one for each partner (default 1). `auto`: each of 0.25, 0.5, 1 and 2 in turn, the best on
     validation; the first partner's stays 1."""
@@ -388,8 +397,8 @@ class Evaluate(Section):
 class Run(Section):
     """The run folder: its name and its checkpoints, and who else is told of its epochs."""
 
-    name: str | None = None
-    """Name of the run folder under `runs/`; default the job file's name."""
+    name: FolderName | None = None
+    """Name of the run folder under `runs/`: one folder, without / and without . or - first. Default the job file's name."""
     checkpoint_every: Count = 1
     """Epochs between checkpoints; the last epoch ends with one in any case."""
     checkpoint_steps: Count | None = None

@@ -54,7 +54,8 @@ def finish(work: Work, step: Step, rule: ExportRule) -> None:
     job, dataset, folder, observer = work.job, work.dataset, work.folder, work.observer
     final = exported_by(job, step, folder, rule)
     if observer and rule != export_rules(job)[0]:
-        observer.note(f"export {rule.name}: on validation better than {export_rules(job)[0].name} by more than two standard errors")
+        first = export_rules(job)[0].name
+        observer.note(f"export {rule.name}: on validation better than {first} by more than two standard errors")
     warn_of_one_list(folder, job, final.scorer, observer)
     if job.mixture.partners:
         fit_partners(work, step.sampler.graph)

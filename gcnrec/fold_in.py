@@ -208,7 +208,7 @@ def _encoded(run: Run, dataset: Dataset, known: Exported) -> EmbeddingScorer:
 
 
 def _summed(run: Run, dataset: Dataset, known: Exported) -> EmbeddingScorer:
-    """New users by one hop from the exported items, whose own lengths count: a user is the sum of rows as the encoder gave them."""
+    """New users by one hop from the exported items, with the lengths that the encoder gave these."""
     graph, num_users = dataset.graph, len(known.users_UF)
     own_indptr: NDArray[np.int64] = graph.user_items.indptr[num_users:] - graph.user_items.indptr[num_users]
     own = Csr(own_indptr, graph.user_items.indices[graph.user_items.indptr[num_users] :], graph.num_items)

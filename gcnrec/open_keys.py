@@ -1,6 +1,7 @@
 """Keys that a job leaves open until its data is known, and what they become.
 
-`train.refit`: a split by time is refitted. What a run began with stays when it is resumed, whatever the default is by then.
+`loss.temperature`: see `gcnrec.defaults`. `train.refit`: a split by time is refitted. What a run began with stays when it is
+resumed, whatever the default is by then.
 `evaluate.baselines`: "auto" stays what it is but in a sweep.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gcnrec.config import Job
+from gcnrec.defaults import defaults, with_defaults
+from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset
 
 BY_TIME = ("temporal", "leave_last")
@@ -19,11 +22,14 @@ def settled(job: Job, dataset: Dataset, begun: Job | None = None) -> Job:
     """`job` with its open keys as those of `begun`, a run that is resumed, else as the data has it."""
     if begun is not None:
         return continued(job, begun)
+    job = with_defaults(job, dataset.graph)
     return _with(job, "train", "refit", _refit(dataset)) if job.train.refit is None else job
 
 
 def continued(job: Job, begun: Job) -> Job:
     """`job` with what it leaves open as `begun` has it."""
+    if "temperature" not in job.loss.model_fields_set:
+        job = _with(job, "loss", "temperature", begun.loss.temperature)
     if job.train.refit is None:
         job = _with(job, "train", "refit", begun.train.refit)
     if job.evaluate.baselines == "auto":  # runs of earlier versions have none
@@ -31,8 +37,9 @@ def continued(job: Job, begun: Job) -> Job:
     return job
 
 
-def swept(job: Job) -> Job:
-    """`job` as one of a sweep: `auto` compares with no baselines, which every run on the data would repeat."""
+def swept(job: Job, graph: BipartiteGraph) -> Job:
+    """`job` as one of a sweep, whose job file names every key: `auto` compares with no baselines, which each run would repeat."""
+    job = with_defaults(job, graph)
     return _with(job, "evaluate", "baselines", ()) if job.evaluate.baselines == "auto" else job
 
 
@@ -42,11 +49,12 @@ def begun_job(folder: Path) -> Job | None:
     return Job.load(path) if path.is_file() else None
 
 
-def refit_note(job: Job, dataset: Dataset) -> str | None:
-    """A line about a refit that nobody named; None where there is none."""
-    if job.train.refit is not None or not _refit(dataset):
-        return None
-    return f"refit: train+valid, as the split is {dataset.info['split']} (train.refit = false leaves it out)"
+def notes(job: Job, dataset: Dataset) -> list[str]:
+    """A line about each key that nobody named and the data decides."""
+    lines = [default.line for default in defaults(job, dataset.graph)]
+    if job.train.refit is None and _refit(dataset):
+        lines.append(f"refit: train+valid, as the split is {dataset.info['split']} (train.refit = false leaves it out)")
+    return lines
 
 
 def _refit(dataset: Dataset) -> object:

@@ -118,7 +118,7 @@ def recipe_digest(data: Data, card: Path | None, data_root: Path | None) -> str:
     recipe = data.model_dump(mode="json", exclude=PLACES | {"memory_limit"}, exclude_none=True)
     base = data_root or Path()
     stamps = [stamp for key in PATHS if key in recipe for stamp in _stamps(base / recipe[key])]
-    text = card.read_text(encoding="utf-8") if card else ""
+    text = card.read_bytes().decode("utf-8", "surrogateescape") if card else ""  # a card that is no UTF-8 is refused when read
     return hashlib.sha256(json.dumps([recipe, stamps, text], sort_keys=True).encode()).hexdigest()
 
 

@@ -42,7 +42,7 @@ from gcnrec.mixture_choice import refuse_impossible_mixture, scorer_of_fit
 from gcnrec.models import closed_form, exponents
 from gcnrec.models.node_inputs import Features
 from gcnrec.models.objective import objective_of
-from gcnrec.open_keys import begun_job, refit_note, settled
+from gcnrec.open_keys import begun_job, notes, settled
 from gcnrec.placement import memory_of, placed
 from gcnrec.signals import stops
 from gcnrec.state import Progress, restore
@@ -62,7 +62,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
     Raises UsageError when `out` exists (or, resuming, was made by another job), or is being written by another process,
     DivergedError at a loss that is not finite.
     """
-    folder, refit = Path(out), refit_note(job, dataset)
+    folder, decided = Path(out), notes(job, dataset)
     job = settled(resolved(job, dataset), dataset, begun_job(folder) if resume else None)
     if not job.model.closed_form:
         objective_of(job, dataset.graph, dataset.weights_E is not None)  # what it refuses is refused before there is a folder
@@ -70,8 +70,8 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
     if observer and not resume:
         for sentence in idle_settings(job):
             observer.warn(sentence)
-        if refit:
-            observer.note(refit)
+        for line in decided:
+            observer.note(line)
     with tracked(job, folder, observer) as told, stops(folder) as stop, _opened(job, dataset, folder, resume, told):
         if not is_trained(job, folder):
             with use_threads(job.train.threads), out_of_memory_as_a_sentence():

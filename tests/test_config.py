@@ -185,3 +185,13 @@ def test_round_trip_of_any_value(text, number, seed):
 
     job = Job(data=Data(where=text, seed=seed), loss=Loss(l2=number))
     assert validated(Job, tomllib.loads(to_toml(job)), "here") == job
+
+
+@pytest.mark.parametrize("name", ["../x", "/abs", "-x", ".h", "a/b", "a\\b", "a\nb", "", "x" * 101])
+def test_a_run_stays_below_runs(name):
+    with pytest.raises(UsageError, match=r"run\.name: .*expects the name of one folder"):
+        Job.parse({"run": {"name": name}}, [], "job.toml")
+
+
+def test_a_run_may_have_any_other_name():
+    assert [Job.parse({"run": {"name": name}}, [], "x").run.name for name in ("a", "a b.c", "ü-1")] == ["a", "a b.c", "ü-1"]

@@ -152,7 +152,7 @@ def test_the_report_names_the_mixture(run):
 def test_given_weights_are_taken_and_nothing_is_chosen(dataset, tmp_path):
     run = train(job({"with": ["gfcf", "linkprop"], "weights": [0.5, 0, 2]}), dataset, tmp_path / "run")
     assert (run.mixture.weight, run.mixture.partners) == (0.5, {"linkprop": 2.0})
-    assert run.mixture.chosen == {"by": "the job"} and run.mixture.temperature == 0.12
+    assert run.mixture.chosen == {"by": "the job"} and run.mixture.temperature == run.job.loss.temperature
     one = train(job({"with": "gfcf", "weights": 0.5}), dataset, tmp_path / "one")
     assert (one.mixture.weight, one.mixture.partners) == (0.5, {"gfcf": 1.0})
 

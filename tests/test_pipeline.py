@@ -102,3 +102,10 @@ def test_list_lengths():
     for wrong in ("", "a", "0", "10,", "-1", "1.5"):
         with pytest.raises(UsageError, match="--k expects"):
             list_lengths(wrong)
+
+
+def test_a_card_that_is_no_utf8_is_refused_in_a_sentence(gcnrec, tmp_path):
+    (tmp_path / "card.toml").write_bytes(b'[card]\nname = "\xff"\n')
+    (tmp_path / "job.toml").write_text('[data]\ncard = "card.toml"\n')
+    code, _, err = gcnrec("run", tmp_path / "job.toml", "--out", tmp_path / "run")
+    assert code == 2 and err.count("\n") == 1 and "card.toml" in err

@@ -27,7 +27,7 @@ from gcnrec.ops.arrays import copy_columns
 from gcnrec.ops.pages import trim_heap
 from gcnrec.ops.shares import add_shares, add_softmax
 
-BLOCK_USERS = 128
+BLOCK_USERS = 96
 """Users whose scores by one part are held at a time."""
 LEAST_USERS = 16
 """Fewer are filled up: matrix products of very few rows are rounded in another order than those of many."""

@@ -112,7 +112,7 @@ def export_rules(job: Job) -> tuple[ExportRule, ...]:
 
 
 def typical_degree(degrees_I: NDArray[np.int64], job: Job) -> float:
-    """The degree that an item without positives counts as: `model.unseen_degree`, else exp of the mean log degree of the others."""
+    """What an item without positives counts as: `model.unseen_degree`, else exp of the mean log degree of the others."""
     if job.model.unseen_degree is not None:
         return job.model.unseen_degree
     known_I = degrees_I[degrees_I > 0]
