@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +14,9 @@ import pyarrow.dataset as ds
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.inputs import Input
+
+if TYPE_CHECKING:
+    from gcnrec.loaders.conditions import Condition
 
 TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 USER, ITEM, TIME, WEIGHT, RATING = "gcnrec_user", "gcnrec_item", "gcnrec_time", "gcnrec_weight", "gcnrec_rating"
@@ -32,8 +35,8 @@ class Columns:
     """What the expressions read."""
 
 
-def read_columns(source: Input, data: Data, like: Columns | None = None) -> Columns:
-    """The columns of `source` that `data` names; ids are cast to the types of `like` (those of the train input).
+def read_columns(source: Input, data: Data, where: Condition | None, like: Columns | None = None) -> Columns:
+    """The columns of `source` that `data` and `where` name; ids are cast to the types of `like` (those of the train input).
 
     Raises DataError for a missing column (naming the nearest) and for a type that cannot be meant.
     """
@@ -56,10 +59,11 @@ def read_columns(source: Input, data: Data, like: Columns | None = None) -> Colu
     if data.rating:
         expressions[RATING] = _number(source, data.rating).cast(pa.float64(), safe=False)
     paths = [path for path in (data.user, data.item, data.time, data.weight, data.rating) if path]
-    for name in source.dataset.schema.names:
-        if data.where and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", data.where, re.IGNORECASE):
-            expressions[name] = ds.field(name)
-            paths.append(name)
+    for name in where.needed(source.dataset.schema.names, source.text) if where else ():
+        # DuckDB has no halves.
+        half = pa.types.is_float16(source.dataset.schema.field(name).type)
+        expressions[name] = ds.field(name).cast(pa.float32()) if half else ds.field(name)
+        paths.append(name)
     return Columns(user_type, item_type, ticks, expressions, paths)
 
 

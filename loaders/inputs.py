@@ -37,6 +37,10 @@ class Input:
             raise DataError(f"{self.text} has no column {path!r}{nearest(path, known)}")
         return known[path]
 
+    def columns(self) -> list[tuple[str, pa.Field]]:
+        """Paths and fields of all columns, those inside structs too, in the order of their paths."""
+        return sorted(_leaves(self.dataset.schema), key=lambda leaf: leaf[0])
+
     def expression(self, path: str) -> ds.Expression:
         return ds.field(path) if path in self.dataset.schema.names else ds.field(*path.split("."))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from gcnrec.errors import DataError, UsageError, nearest
 from gcnrec.limits import parse_bytes
 from gcnrec.loaders.build import Staged, build, split_of
 from gcnrec.loaders.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns
+from gcnrec.loaders.conditions import Condition, locked, parse_condition, shown
+from gcnrec.loaders.expressions import OWN
 from gcnrec.loaders.features import Side, write_features
 from gcnrec.loaders.heldout import Report
 from gcnrec.loaders.inputs import BATCH_ROWS, Input, first_line, open_input
@@ -29,9 +31,14 @@ from gcnrec.loaders.recipe import recipe_of
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal
 from gcnrec.loaders.scratch import Scratch, told_when_short
 from gcnrec.loaders.staging import Staging
+from gcnrec.loaders.times import time_advice
 
+_FROM_DUCKDB = (duckdb.Error, UnicodeDecodeError)
+"""What DuckDB raises; the second where its message cuts a character into two."""
 _THREAD_BYTES = 50 * 10**6
 """What a thread of DuckDB should have at hand."""
+_IN, _NONE, _BAD = f"{OWN}in", f"{OWN}none", f"{OWN}bad"
+"""Tables: the rows of a file, none of them, and those among which one is looked for."""
 
 
 def ingest(
@@ -49,15 +56,18 @@ def ingest(
     Memory is bounded by `data.memory_limit`, whatever the input; beyond it are the process itself with its threads, and mapped
     files, which the system takes from memory and gives back as it needs. Everything dropped is counted in
     dataset.json under `report` and told to `progress` as lines of text; `work` hears (what, rows read, rows in all) of each pass.
-    Raises DataError for data that is not what it was declared to be and for a full disk; `out` is then untouched.
+    Raises DataError for data that is not what it was declared to be and for a full disk, UsageError for a `where` that is no
+    condition on a row; `out` is then untouched.
     """
     limit = parse_bytes(data.memory_limit)
+    where = parse_condition(data.where) if data.where is not None else None
     report = Report(progress, work)
     with new_folder(out, force, progress) as folder, told_when_short(data.memory_limit):
         spill = folder / "scratch"
         spill.mkdir()
         scratch = Scratch(spill, limit)
-        files = _open_all(data, data_root)
+        files = _open_all(data, data_root, where)
+        advice = time_advice(data, split_of(data), files[0].source.columns())
         staged = _stage(files, data, spill, scratch, report)
         report.begin("splitting, numbering and writing")
         info = build(staged, data, folder, scratch, report)
@@ -80,6 +90,8 @@ def ingest(
         f"{name}: {info['num_users']:,} users, {info['num_items']:,} items, {info['num_train']:,} train, "
         f"{info['num_valid']:,} validation and {info['num_test']:,} test interactions ({split_of(data)} split)"
     )
+    if advice:
+        report.say(f"advice: {advice}")
     return dataset
 
 
@@ -97,11 +109,12 @@ def _write_features(data: Data, folder: Path, data_root: Path | None, scratch: S
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One input with its role (`train`, `valid`, `test`), columns and the SQL condition its rows must meet."""
+    """One input with its role (`train`, `valid`, `test`), columns and what rows must meet: `where`, and all as SQL."""
 
     role: str
     source: Input
     columns: Columns
+    where: Condition | None
     condition: str
 
     @property
@@ -113,7 +126,7 @@ class _File:
         return int(max(min(limit / 200 / max(self.source.mean_row_bytes(self.columns.paths), 16.0), BATCH_ROWS), 1))
 
 
-def _open_all(data: Data, data_root: Path | None) -> list[_File]:
+def _open_all(data: Data, data_root: Path | None, where: Condition | None) -> list[_File]:
     if not data.train:
         raise DataError("train must name a Parquet file, folder, glob or URI, it is unset; add --train")
     if data.test_from is not None and split_of(data) != "temporal":
@@ -121,33 +134,28 @@ def _open_all(data: Data, data_root: Path | None) -> list[_File]:
             f"test_from needs split = 'temporal' and time, the split is '{split_of(data)}'; add --time or leave it out"
         )
     files: list[_File] = []
-    conditions = [f"({data.where})"] if data.where else []
+    conditions = [where.sql] if where else []
     if data.rating and data.min_rating is not None:
-        conditions.append(f"({RATING} >= {data.min_rating!r})")
+        conditions.append(f"({RATING} >= CAST('{data.min_rating!r}' AS DOUBLE))")
     for role in ("train", "valid", "test"):
         text = getattr(data, role)
         if text:
             source = open_input(text, data_root)
-            columns = read_columns(source, data, files[0].columns if files else None)
-            files.append(_File(role, source, columns, " AND ".join(conditions) or "true"))
+            columns = read_columns(source, data, where, files[0].columns if files else None)
+            files.append(_File(role, source, columns, where, " AND ".join(conditions) or "true"))
     return files
 
 
 @contextmanager
-def connect(spill: Path, limit: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory DuckDB that keeps to `limit` bytes, spills into `spill` and downloads nothing."""
-    connection = duckdb.connect(
-        ":memory:",
-        config={
-            "memory_limit": f"{limit}B",
-            "temp_directory": str(spill / "duckdb"),
-            "threads": max(min(len(os.sched_getaffinity(0)), limit // _THREAD_BYTES), 1),
-            "preserve_insertion_order": False,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "python_enable_replacements": False,
-        },
-    )
+def connect(spill: Path, limit: int, folders: Sequence[Path] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory DuckDB that keeps to `limit` bytes and spills into `spill`; its SQL reaches no file outside `folders`."""
+    config = {
+        "memory_limit": f"{limit}B",
+        "temp_directory": str(spill / "duckdb"),
+        "threads": max(min(len(os.sched_getaffinity(0)), limit // _THREAD_BYTES), 1),
+        "preserve_insertion_order": False,
+    }
+    connection = locked(config, folders)
     try:
         yield connection
     finally:
@@ -164,7 +172,7 @@ def _stage(files: list[_File], data: Data, spill: Path, scratch: Scratch, report
     staging = Staging(first.user_type, first.item_type, scratch)
     with connect(spill, scratch.limit // 4) as connection:
         for file in files:
-            _check_condition(connection, file, data)
+            _check_condition(connection, file)
         for file in files:
             extra = [column for column in (TIME, WEIGHT) if column in file.columns.expressions]
             with _explained(file):
@@ -204,9 +212,9 @@ def _filtered(
     connection: duckdb.DuckDBPyConnection, file: _File, columns: list[str], batches: Iterator[pa.RecordBatch], rows: int
 ) -> Iterator[pa.RecordBatch]:
     reader = pa.RecordBatchReader.from_batches(file.source.schema_of(file.columns.expressions), batches)
-    connection.register("rows_in", reader)
-    yield from connection.sql(f"SELECT {', '.join(columns)} FROM rows_in WHERE {file.condition}").to_arrow_reader(rows)
-    connection.unregister("rows_in")
+    connection.register(_IN, reader)
+    yield from connection.sql(f"SELECT {', '.join(columns)} FROM {_IN} WHERE {file.condition}").to_arrow_reader(rows)
+    connection.unregister(_IN)
 
 
 @contextmanager
@@ -214,7 +222,7 @@ def _explained(file: _File) -> Iterator[None]:
     """Failures to read `file` are told as DataErrors."""
     try:
         yield
-    except (duckdb.Error, pa.ArrowException, OSError) as problem:
+    except (*_FROM_DUCKDB, pa.ArrowException, OSError) as problem:
         _explain(problem, file)
         raise
 
@@ -227,12 +235,14 @@ def _explain(problem: Exception, file: _File) -> None:
     if getattr(problem, "errno", None) == errno.ENOSPC or "No space left" in text or "max_temp_directory_size" in text:
         raise DataError(f"the disk is full while reading {file.source.text}; free some space or choose another --out") from None
     if isinstance(problem, duckdb.OutOfMemoryException):
-        raise DataError(f"memory_limit is too small for {file.source.text} ({first_line(problem)}); raise it") from None
+        raise DataError(f"memory_limit is too small for {file.source.text} ({_reason(problem)}); raise it") from None
     damaged = file.source.damaged_file(file.columns.expressions, file.columns.paths)
     if damaged:
         raise DataError(f"{damaged[0]} cannot be read ({damaged[1]}); it is damaged, or holds a value of another type") from None
-    if isinstance(problem, duckdb.Error) and not isinstance(problem, duckdb.InternalException):
-        raise DataError(f"{file.source.text} cannot be read with these columns and filters: {first_line(problem)}") from None
+    # An internal error of DuckDB is the condition's doing where there is one; elsewhere it is a mistake to be seen.
+    internal = isinstance(problem, duckdb.InternalException) and not file.where
+    if isinstance(problem, _FROM_DUCKDB) and not internal:
+        raise DataError(f"{file.source.text} cannot be read with these columns and filters: {_reason(problem)}") from None
 
 
 def _refuse(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, column: str, condition: str, what: str) -> NoReturn:
@@ -241,35 +251,36 @@ def _refuse(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, colu
     # A connection of its own: the scan that met the row may still be open.
     with closing(connection.cursor()) as cursor:
         for path, reader in file.source.numbered(file.columns.expressions, file.columns.paths):
-            cursor.register("rows_bad", reader)
-            row = _value(cursor, f"SELECT min(gcnrec_row) FROM rows_bad WHERE {file.condition} AND {condition}")
-            cursor.unregister("rows_bad")
+            cursor.register(_BAD, reader)
+            row = _value(cursor, f"SELECT min(gcnrec_row) FROM {_BAD} WHERE {file.condition} AND {condition}")
+            cursor.unregister(_BAD)
             if row is not None:
                 place = f"first in row {row} of {path}"
                 raise DataError(f"column {name!r} {what}, {place}; drop such rows, for example with --where")
     raise DataError(f"column {name!r} of {file.source.text} {what}; drop such rows, for example with --where")
 
 
-def _check_condition(connection: duckdb.DuckDBPyConnection, file: _File, data: Data) -> None:
-    if not data.where:
+def _check_condition(connection: duckdb.DuckDBPyConnection, file: _File) -> None:
+    """DataError where the types of the file's columns, or fields of its structs, are not what `where` takes them for."""
+    if file.where is None:
         return
-    schema = file.source.dataset.schema
-    # DuckDB has no halves: a column of them says no to all conditions, also to those of other columns.
-    known = pa.schema([field.with_type(pa.float32()) if pa.types.is_float16(field.type) else field for field in schema])
     try:
-        connection.register("rows_none", known.empty_table())
-        connection.execute(f"SELECT count(*) FROM rows_none WHERE ({data.where})").fetchall()
-    except duckdb.BinderException as problem:
-        unknown = first_line(problem).split('"')[1] if '"' in first_line(problem) else ""
-        hint = nearest(unknown, schema.names) if unknown else ""
-        raise DataError(f"where = {data.where!r} does not fit {file.source.text}: {first_line(problem)}{hint}") from None
-    except duckdb.Error as problem:
-        raise DataError(
-            f"where = {data.where!r} is not an SQL condition: {first_line(problem)}; "
-            "columns whose names have blanks or are words of SQL go into double quotes"
-        ) from None
+        connection.register(_NONE, file.source.schema_of(file.columns.expressions).empty_table())
+        connection.execute(f"SELECT count(*) FROM {_NONE} WHERE {file.where.sql}").fetchall()
+    except _FROM_DUCKDB as problem:
+        reason = _reason(problem)
+        quoted = reason.split('"')[1::2] if isinstance(problem, duckdb.BinderException) else []
+        hint = nearest(quoted[0], file.source.dataset.schema.names) if quoted else ""
+        raise DataError(f"{shown(file.where.text)} does not fit {file.source.text}: {reason}{hint}") from None
     finally:
-        connection.unregister("rows_none")  # nothing where it was not registered
+        connection.unregister(_NONE)  # nothing where it was not registered
+
+
+def _reason(problem: Exception) -> str:
+    """The first line of what an exception says; DuckDB's may hold a whole value of the data."""
+    if isinstance(problem, UnicodeDecodeError):
+        problem = ValueError(problem.object.decode(errors="replace"))
+    return first_line(problem)[:300]
 
 
 def _value(connection: duckdb.DuckDBPyConnection, query: str) -> Any:

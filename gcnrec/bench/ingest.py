@@ -76,7 +76,7 @@ def _ours(source: Path, out: Path, memory_limit: str) -> int:
 def _duckdb(source: Path, out: Path, memory_limit: str) -> int:
     first, repeated, until, last = _statements(source, out)
     out.mkdir()
-    with connect(out, parse_bytes(memory_limit)) as connection:
+    with connect(out, parse_bytes(memory_limit), [source.parent]) as connection:
         connection.execute(first).fetchall()
         while True:
             connection.execute(repeated).fetchall()
@@ -90,7 +90,8 @@ def _duckdb(source: Path, out: Path, memory_limit: str) -> int:
 
 def _statements(source: Path, out: Path) -> tuple[str, str, str, str]:
     """The SQL before the loop, the loop, its question, and the rest."""
-    text = _SQL.read_text(encoding="utf-8").format(rows=source, out=out, k=_CORE)
+    rows, folder = (str(path).replace("'", "''") for path in (source, out))
+    text = _SQL.read_text(encoding="utf-8").format(rows=rows, out=folder, k=_CORE)
     first, _, text = text.partition("-- repeat\n")
     repeated, _, text = text.partition("-- until\n")
     until, _, last = text.partition(";")

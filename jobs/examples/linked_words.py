@@ -13,20 +13,27 @@ from pathlib import Path
 
 import duckdb
 
+# {item} and the like are quoted names of the user's columns: behind a table's name, so that none is taken for one of ours.
 QUERY = """
 COPY (
-    WITH links AS (SELECT {item} AS a, {other} AS b FROM read_parquet($links) WHERE {item} <> {other}),
+    WITH links AS (SELECT l.{item} AS a, l.{other} AS b FROM read_parquet($links) AS l WHERE l.{item} <> l.{other}),
+    items AS (SELECT i.{item} AS id, i.{words} AS words, i.{counts} AS counts FROM read_parquet($items) AS i),
     pairs AS (SELECT a, b FROM links UNION SELECT b, a FROM links),
-    entries AS (SELECT {item} AS id, unnest({words}) AS word, unnest({counts}) AS count FROM read_parquet($items)),
+    entries AS (SELECT id, unnest(words) AS word, unnest(counts) AS count FROM items),
     shares AS (SELECT a, b, 1.0 / count(*) OVER (PARTITION BY a) AS share FROM pairs WHERE b IN (SELECT id FROM entries)),
     mixed AS (SELECT * FROM entries UNION ALL SELECT a, word, share * count FROM shares JOIN entries ON id = b),
-    sums AS (SELECT id, word, sum(count)::FLOAT AS count FROM mixed WHERE word IS NOT NULL GROUP BY ALL)
-    SELECT {item}, words AS {words}, counts AS {counts}
-    FROM (SELECT {item} FROM read_parquet($items)) LEFT JOIN
-         (SELECT id, list(word ORDER BY word) AS words, list(count ORDER BY word) AS counts FROM sums GROUP BY id) ON id = {item}
-    ORDER BY {item}
-) TO '{out}'
+    sums AS (SELECT id, word, sum(count)::FLOAT AS count FROM mixed WHERE word IS NOT NULL GROUP BY ALL),
+    lists AS (SELECT id, list(word ORDER BY word) AS words, list(count ORDER BY word) AS counts FROM sums GROUP BY id)
+    SELECT items.id AS {item}, lists.words AS {words}, lists.counts AS {counts}
+    FROM items LEFT JOIN lists ON lists.id = items.id
+    ORDER BY items.id
+) TO {out} (FORMAT parquet)
 """
+
+
+def quoted(text: str, mark: str) -> str:
+    """SQL for a name (marked ") or a text (marked ')."""
+    return mark + text.replace(mark, mark + mark) + mark
 
 
 def main() -> None:
@@ -38,11 +45,16 @@ def main() -> None:
     given = parser.parse_args()
     if given.out.exists():
         parser.error(f"{given.out} exists already; name another file")
-    columns = {name: '"' + getattr(given, name).replace('"', '""') + '"' for name in ("item", "other", "words", "counts")}
-    query = QUERY.format(**columns, out=str(given.out).replace("'", "''"))
+    columns = {name: getattr(given, name) for name in ("item", "other", "words", "counts")}
+    if len({columns[name].lower() for name in ("item", "words", "counts")}) < 3:
+        parser.error("--item, --words and --counts must name three columns")
+    query = QUERY.format(**{name: quoted(column, '"') for name, column in columns.items()}, out=quoted(str(given.out), "'"))
     try:
-        duckdb.execute(query, {"items": str(given.items), "links": str(given.links)})
-    except duckdb.Error as problem:  # a missing file or column
+        # Neither this nor what it reads may bring code from elsewhere.
+        config = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+        with duckdb.connect(":memory:", config=config) as connection:
+            connection.execute(query, {"items": str(given.items), "links": str(given.links)})
+    except (duckdb.Error, UnicodeError) as problem:  # a missing file or column, a name that is no text
         parser.error(str(problem))
 
 

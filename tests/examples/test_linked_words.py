@@ -86,3 +86,16 @@ def test_a_missing_column_is_one_sentence(run, capsys):
         run({"item": [0], "words": [["a"]]}, {"item": [0], "other": [0]})
     told = capsys.readouterr().err
     assert caught.value.code == 2 and "counts" in told and "Traceback" not in told
+
+
+@pytest.mark.parametrize("item", ["id", "a", "words_", "count", "l", 'x" FROM x; --', "{counts}", "it's", "select", "Ünï"])
+def test_any_name_of_a_column_is_a_name_and_no_sql(run, item):
+    items = {item: [1, 2], "b": [["u"], ["v"]], "word": [[1], [2]]}
+    made = run(items, {item: [1], "id_": [2]}, "--item", item, "--other", "id_", "--words", "b", "--counts", "word")
+    assert made.to_pydict() == {item: [1, 2], "b": [["u", "v"]] * 2, "word": [[1.0, 2.0], [1.0, 2.0]]}
+
+
+def test_columns_must_differ(run, capsys):
+    with pytest.raises(SystemExit):
+        run({"item": [0], "words": [["a"]]}, {"item": [0], "other": [0]}, "--counts", "Words")
+    assert "must name three columns" in capsys.readouterr().err

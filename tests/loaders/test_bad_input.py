@@ -49,7 +49,6 @@ def attempt(folder, content=None, **settings):
         ({}, {"time": "tme"}, "has no column 'tme'; did you mean 'time'?"),
         ({}, {"weight": "wait"}, "no column 'wait'"),
         ({}, {"where": "itm = 1"}, "did you mean 'item'?"),
-        ({}, {"where": "item = = 1"}, "is not an SQL condition"),
         ({"user": ["a", None, "b", None]}, {}, "column 'user' holds nulls, first in row 1 of"),
         ({"item": [1, 2, 3, None]}, {}, "column 'item' holds nulls, first in row 3 of"),
         ({"time": [0, 1, None, 3]}, {"time": "time"}, "column 'time' holds nulls, first in row 2 of"),
