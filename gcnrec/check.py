@@ -55,8 +55,8 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
             "lower model.width, choose another optimizer.rule, or set table.placement = 'disk' with model.start = 'normal'"
         )
     graph_bytes = 8 * (nodes + 2) + (38 if job.sampler.neighbours == "weighted" else 8) * dataset.graph.num_edges
-    sizes = {"users": dataset.graph.num_users, "items": dataset.graph.num_items, "train_edges": dataset.graph.num_edges}
-    sizes |= by_data
+    graph = dataset.graph
+    sizes = {"users": graph.num_users, "items": graph.num_items, "train_edges": graph.num_edges, **by_data}
     if job.model.closed_form:
         return {**sizes, "table_bytes": 0, "graph_bytes": graph_bytes, "pinned_bytes": 0, "gpu_bytes": 0}
     refuse_impossible_mixture(job, dataset)

@@ -180,7 +180,7 @@ class Model(Section):
     """linkprop: each item's product of these is raised to this power. Above 1, few near items outweigh many far ones."""
     exponents: Literal["given", "auto"] = "given"
     """linkprop as the model: `auto` starts from these four and takes what a small search finds on validation. Random validation
-    pairs overrate sharp and local exponents, so `auto` suits splits by time. Elsewhere linkprop keeps the four as they are given."""
+    pairs overrate sharp and local exponents, so `auto` suits splits by time. Elsewhere linkprop keeps the four as given."""
 
     @model_validator(mode="before")
     @classmethod
@@ -343,8 +343,8 @@ class Mixture(Section):
     """Closed forms that rank beside the trained model: a weighted sum of probabilities (`gcnrec.models.mixture`)."""
 
     partners: Literal["auto"] | tuple[Partner, ...] = Field(default=(), alias="with")
-    """Closed forms by name, with their keys of `[model]`, gfcf as its plateau where `model.response` is "ideal"; `auto`: those that
-    improve validation, of linkprop, gfcf, itemknn and, below 20,000 items, ease. The key is `with`."""
+    """Closed forms by name, with their keys of `[model]`, gfcf as its plateau where `model.response` is "ideal". `auto`: those
+    that improve validation, of linkprop, gfcf, itemknn and, below 20,000 items, ease. The key is `with`."""
     weights: Literal["auto"] | tuple[Annotated[float, Field(ge=0.0)], ...] = "auto"
     """Weight of the trained model, then one for each partner (default 1). `auto`: each of 0.25, 0.5, 1 and 2 in turn, the best on
     validation; the first partner's stays 1."""
@@ -385,11 +385,11 @@ class Evaluate(Section):
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     """Resamples of users for the intervals; 0 leaves them out."""
     baselines: tuple[Literal["popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop"], ...] | Literal["auto"] = "auto"
-    """Closed-form models that a trained one is compared with on validation, user by user; a better one is warned of. `auto`: those
-    that take at most a tenth of the fit's time each. Named ones take what they take and are judged on test as well."""
+    """Closed-form models that a trained one is compared with on validation, user by user, with a warning of a better one. `auto`:
+    those that take at most a tenth of the fit's time each. Named ones take what they take and are judged on test as well."""
     tilt: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
-    """`recall_tilted` and `ndcg_tilted` weight a held-out pair by its item's train degree to this power: what a hold-out with more
-    popular pairs would say (`gcnrec.tilt`). 0 leaves them out."""
+    """`recall_tilted` and `ndcg_tilted` weight a held-out pair by its item's train degree to this power: a hold-out with more
+    popular pairs (`gcnrec.tilt`). 0 leaves them out."""
     memory_limit: Size = "2GB"
     """What `evaluate` and `recommend` may hold beside mapped files and the process itself, 240 MB with torch and its threads."""
 

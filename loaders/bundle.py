@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "gcnrec-bundle", "2"
 CONVENTIONS = {
-    "score": "inner product of a row of users and a row of items, plus popularity_factor * popularity of the item where there is one",
+    "score": "inner product of a row of users and a row of items, plus popularity_factor * popularity where there is one",
     "mixture": "weight * softmax(score / temperature) + sum over partners of weight * max(their score, 0) / its sum over items",
     "order": "falling score, ties to the smaller item number; items are numbered by falling train degree",
     "seen": "items of train, valid and test, left out of a user's list",

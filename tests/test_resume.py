@@ -332,12 +332,14 @@ def test_a_finished_run_is_not_trained_again(dataset, tmp_path, digests, monkeyp
 def test_best_is_that_of_the_checkpoint_that_is_resumed(dataset, tmp_path, digests, monkeypatch):
     """The best epoch is replaced, the last checkpoint is lost, and the one before it knows an earlier best one."""
     turns = {1: 0.1, 2: 0.3, 3: 0.2}
-    monkeypatch.setattr(
-        train_module, "validate", lambda job, step, dataset, folder, observer: {"valid": {"recall@3": turns[len(list_of(folder)) + 1]}}
-    )
 
     def list_of(folder):
         return losses(folder) if (folder / "metrics.jsonl").exists() else []
+
+    def validate(job, step, dataset, folder, observer):
+        return {"valid": {"recall@3": turns[len(list_of(folder)) + 1]}}
+
+    monkeypatch.setattr(train_module, "validate", validate)
 
     settings, out = job(run={"checkpoint_steps": 1}), tmp_path / "run"
     whole = train(settings, dataset, tmp_path / "whole").folder

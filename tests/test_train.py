@@ -236,7 +236,7 @@ def test_exported_items_get_the_length_that_the_job_asks_for(dataset, tmp_path):
 def scripted(monkeypatch, values):
     """Validation returns `values` in turn."""
     turns = iter(values)
-    monkeypatch.setattr(train_module, "validate", lambda job, step, dataset, folder, observer: {"valid": {"recall@3": next(turns)}})
+    monkeypatch.setattr(train_module, "validate", lambda *_: {"valid": {"recall@3": next(turns)}})
 
 
 def test_early_stopping_keeps_the_best_epoch(dataset, tmp_path, monkeypatch):

@@ -11,7 +11,13 @@ from gcnrec.config import Job
 from gcnrec.graph import Csr
 from gcnrec.models.rank import top_k_all, top_k_views
 from gcnrec.models.ranked import (
-    ExportRule, candidate_views, column_factor, export_rules, exported, log_shares, typical_degree,
+    ExportRule,
+    candidate_views,
+    column_factor,
+    export_rules,
+    exported,
+    log_shares,
+    typical_degree,
 )  # fmt: skip
 from gcnrec.ops.topk import Seen
 
