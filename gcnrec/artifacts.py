@@ -73,8 +73,8 @@ class Run:
         return with_valid(self.dataset)
 
     def scorer(self, scratch: Path | None = None) -> Scorer:
-        """Ranks by the exported embeddings, mapped from scratch in a folder (default: the run's), in their mixture with closed forms
-        where the run has one; or by a closed-form model.
+        """Ranks by the exported embeddings, mapped from scratch in a folder (default: the run's), mixed with closed forms where
+        the run has a mixture; or by a closed-form model.
         """
         made = "model.safetensors" if self.job.model.closed_form else "embeddings/items.parquet"  # the last that training leaves
         if not (self.folder / made).is_file():

@@ -20,6 +20,8 @@ from gcnrec.models.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS
 from gcnrec.models.rank import ITEMS_PER_TILE, USERS_PER_CHUNK
 
 _LEAST_USERS = 8
+_MERGED = 56
+"""Bytes of an edge of a merged graph while it is sorted."""
 _WORKING = 16 << 20
 """Buffers of the files that are read and written."""
 
@@ -72,9 +74,14 @@ def users_per_chunk(limit: str, fixed: int, run: Run, k: int, what: str) -> int:
 
 
 def _model_bytes(run: Run) -> int:
-    """The arrays of a closed-form model, which are read whole; embeddings are mapped."""
+    """The arrays of a closed-form model, which are read whole; embeddings and partners of a mixture are mapped.
+
+    Partners read the graph that they were fitted on, which a refit merges from train and valid.
+    """
     path = run.folder / "model.safetensors"
-    return 2 * path.stat().st_size if run.job.model.closed_form and path.is_file() else 0
+    merged = run.refitted and run.mixture is not None and bool(run.mixture.partners)
+    edges = run.dataset.graph.num_edges + len(run.dataset.valid) if merged else 0
+    return _MERGED * edges + (2 * path.stat().st_size if run.job.model.closed_form and path.is_file() else 0)
 
 
 def _table_bytes(path: Path) -> int:

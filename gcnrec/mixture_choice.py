@@ -2,7 +2,7 @@
 
 What is fitted for the choice lies in `mixture/fit` of the run folder until the run is finished. Each step leaves a whole file or
 none, so that a run that was killed goes on behind the last of them.
-Letters: H users of validation, T temperatures, I items.
+Letters: H users of validation, B of them at a time, T temperatures, I items.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def refuse_impossible_mixture(job: Job, dataset: Dataset) -> None:
     settings, names = job.mixture, () if job.mixture.partners == "auto" else job.mixture.partners
     if not settings.partners:
         return
-    open_keys = (settings.partners, settings.weights, job.model.exponents)
+    open_keys = (settings.partners, settings.weights, job.model.exponents if "linkprop" in names else "given")
     if "auto" in open_keys and not len(dataset.valid):
         raise UsageError(
             f"[mixture] is chosen on validation, and {dataset.folder} has none; ingest with --valid-size, or name mixture.with "

@@ -16,6 +16,7 @@ import torch
 
 from gcnrec import mixture_choice
 from gcnrec.artifacts import open_run
+from gcnrec.bounds import users_per_chunk
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.evaluate import evaluate_run
@@ -23,7 +24,8 @@ from gcnrec.graph import csr_from_edges
 from gcnrec.loaders.export import export
 from gcnrec.mixture_choice import likeliest_temperature
 from gcnrec.mixtures import Mixture
-from gcnrec.models.mixture import MixtureScorer
+from gcnrec.models.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS, MixtureScorer
+from gcnrec.models.rank import ITEMS_PER_TILE
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.recommend import recommend
 from gcnrec.report import write_report
@@ -216,10 +218,10 @@ def test_a_choice_needs_validation(tmp_path):
 
 
 def test_partners_that_the_data_does_not_allow_are_refused_before_training(dataset, tmp_path, monkeypatch):
-    with pytest.raises(UsageError, match="contentknn, and .* has no features of items"):
+    with pytest.raises(UsageError, match=r"contentknn, and .* has no features of items"):
         train(job({"with": ["contentknn"]}), dataset, tmp_path / "run")
     monkeypatch.setattr(mixture_choice, "MOST_EASE_ITEMS", 60)
-    with pytest.raises(UsageError, match="ease, which is for fewer than 60 items, and .* has 60; leave it out"):
+    with pytest.raises(UsageError, match=r"ease, which is for fewer than 60 items, and .* has 60; leave it out"):
         train(job({"with": ["ease"]}), dataset, tmp_path / "run")
     with pytest.raises(UsageError, match=r"\[mixture\] adds closed forms to a trained model"):
         job({"with": ["ease"]}, model={"name": "gfcf"})
@@ -240,6 +242,15 @@ def test_a_limit_of_memory_changes_no_list(run, tmp_path):
     recommend(run, 10, tmp_path / "wide.parquet")
     recommend(run, 10, tmp_path / "narrow.parquet", memory_limit="64MB")
     assert pq.read_table(tmp_path / "wide.parquet").equals(pq.read_table(tmp_path / "narrow.parquet"))
+
+
+def test_chunks_keep_to_the_limit_or_are_refused(run):
+    """Five rows of 60 items a user: no more users than a block, no fewer than matrix products need."""
+    assert users_per_chunk("2GB", 0, run, 10, "ranking for") == BLOCK_USERS
+    each = 4 * ITEMS_PER_TILE + 4 * MIXTURE_ROWS * 60 + 3 * 40 * 10
+    assert users_per_chunk("64MB", 64_000_000 - 20 * each, run, 10, "ranking for") == 20
+    with pytest.raises(DeviceError, match=r"ranking for .* needs .* memory_limit = 64MB allows 64,000,000"):
+        users_per_chunk("64MB", 64_000_000 - (LEAST_USERS - 1) * each, run, 10, "ranking for")
 
 
 def test_the_likeliest_temperature_is_that_which_held_out_items_were_drawn_by():

@@ -27,7 +27,7 @@ from gcnrec.ops.arrays import copy_columns
 from gcnrec.ops.pages import trim_heap
 from gcnrec.ops.shares import add_shares, add_softmax
 
-BLOCK_USERS = 96
+BLOCK_USERS = 128
 """Users whose scores by one part are held at a time."""
 LEAST_USERS = 16
 """Fewer are filled up: matrix products of very few rows are rounded in another order than those of many."""
@@ -85,7 +85,6 @@ class Blocks:
         """Float32 (count, width) of any content; its memory is taken again when this very tensor is gone."""
         block = self._free.pop() if self._free else torch.empty(0)
         if len(block) < count * width:
-            trim_heap()  # what was freed before, while models were read, need not lie beside it
             block = torch.empty(count * width)
         rows_RW = block[: count * width].view(count, width)
         finalize(rows_RW, self._free.append, block).atexit = False
@@ -114,6 +113,7 @@ class MixtureScorer:
         Besides them, memory holds `BLOCK_USERS` rows of I floats, and as many again for a part that needs all of its scores.
         """
         filled_B = _filled(users_B)
+        trim_heap()  # what chunks and the reading of models leave behind would add up
         out_BI = self.blocks.rows(len(filled_B), self.num_items).zero_()
         scratch_BI = self.blocks.rows(min(BLOCK_USERS + LEAST_USERS, len(filled_B)), self.num_items)
         for first, last in _blocks(len(filled_B)):

@@ -219,7 +219,7 @@ IDS = [
 def test_ids_of_every_type_come_back(tmp_path, ids, text):
     world = World("tiny", 3, 3, [(0, 0), (1, 0), (2, 1), (0, 2)], [], [])
     dataset = replace(write_dataset(world, tmp_path / "data"), item_ids=Vocabulary(ids))
-    run = SimpleNamespace(dataset=dataset, folder=tmp_path, job=Job(), refitted=False)
+    run = SimpleNamespace(dataset=dataset, folder=tmp_path, job=Job(), refitted=False, mixture=None)
     write_bundle(run, Exported(ExportRule("inner"), torch.rand(3, 2), torch.rand(3, 2)), tmp_path / "b")
     serve = {"__name__": "serve"}
     exec(SERVE.read_text(), serve)
