@@ -12,6 +12,7 @@ from gcnrec.config import Job
 from gcnrec.graph import BipartiteGraph
 
 _LEAST_TEMPERATURE, _MOST_TEMPERATURE = 0.05, 0.5
+_SHRINKAGE = 2.0
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,18 @@ class Default:
         return f"{self.section}.{self.name} = {self.value:g}: {self.reason}"
 
 
+_START_SCALE = Default("model", "start_scale", 0.02, "a step turns a short row further, and only directions count for a cosine")
+
+
 def defaults(job: Job, graph: BipartiteGraph) -> tuple[Default, ...]:
     """The defaults that `graph` gives the open keys of `job`; none for a key that the job names or that changes nothing."""
-    is_open = job.loss.name in ("softmax", "bsl") and job.loss.score == "cosine"
-    if job.model.closed_form or not is_open or "temperature" in job.loss.model_fields_set:
-        return ()
-    return (_temperature(graph),)
+    is_cosine = not job.model.closed_form and job.loss.name in ("softmax", "bsl") and job.loss.score == "cosine"
+    found = []
+    if is_cosine and "temperature" not in job.loss.model_fields_set:
+        found.append(_temperature(graph))
+    if is_cosine and job.model.name == "lightgcn" and job.table.budget == 1.0 and "start_scale" not in job.model.model_fields_set:
+        found.append(_START_SCALE)
+    return tuple(found)
 
 
 def with_defaults(job: Job, graph: BipartiteGraph) -> Job:
@@ -46,12 +53,14 @@ def with_defaults(job: Job, graph: BipartiteGraph) -> Job:
 
 
 def _temperature(graph: BipartiteGraph) -> Default:
-    """1 / (1 + log(1 / density)), density = E / (U I), within 0.05 .. 0.5.
+    """1 / ((1 + log(U I / E)) m / (m + 2)), m = E / (U + I), within 0.05 .. 0.5.
 
     A cosine at temperature t reaches logits up to 1/t. What they must reach is log p(i|u) / q(i) of a user's own items: with
-    p = 1 / (E / U) and q = 1 / I for a typical pair that is log(U I / E), and 1 more tells liked items apart.
+    p = 1 / (E / U) and q = 1 / I for a typical pair that is log(U I / E), and 1 more tells liked items apart. An estimate from m
+    interactions deserves m / (m + 2) of that, the shrinkage of a mean by two observations of none.
     """
-    density = max(graph.num_edges, 1) / max(graph.num_users * graph.num_items, 1)
-    value = 1.0 / (1.0 + math.log(1.0 / density))
+    pairs, edges = max(graph.num_users * graph.num_items, 1), max(graph.num_edges, 1)
+    share, mean = edges / pairs, edges / max(graph.num_users + graph.num_items, 1)
+    value = (1.0 + _SHRINKAGE / mean) / (1.0 + math.log(1.0 / share))
     value = round(min(max(value, _LEAST_TEMPERATURE), _MOST_TEMPERATURE), 2)
-    return Default("loss", "temperature", value, f"a user has a share of {density:.2g} of the items, 1 / (1 + log(1 / share))")
+    return Default("loss", "temperature", value, f"users have {share:.2g} of the items each, nodes {mean:.1f} interactions")

@@ -1,7 +1,7 @@
 """Keys that a job leaves open until its data is known, and what they become.
 
-`loss.temperature`: see `gcnrec.defaults`. `train.refit`: a split by time is refitted. What a run began with stays when it is
-resumed, whatever the default is by then.
+`loss.temperature`, `model.start_scale`: see `gcnrec.defaults`. `train.refit`: a split by time is refitted. What a run began with
+stays when it is resumed, whatever the default is by then.
 `evaluate.baselines`: "auto" stays what it is but in a sweep.
 """
 
@@ -28,8 +28,9 @@ def settled(job: Job, dataset: Dataset, begun: Job | None = None) -> Job:
 
 def continued(job: Job, begun: Job) -> Job:
     """`job` with what it leaves open as `begun` has it."""
-    if "temperature" not in job.loss.model_fields_set:
-        job = _with(job, "loss", "temperature", begun.loss.temperature)
+    for section, key in (("loss", "temperature"), ("model", "start_scale")):
+        if key not in getattr(job, section).model_fields_set:
+            job = _with(job, section, key, getattr(getattr(begun, section), key))
     if job.train.refit is None:
         job = _with(job, "train", "refit", begun.train.refit)
     if job.evaluate.baselines == "auto":  # runs of earlier versions have none

@@ -13,7 +13,7 @@ from gcnrec.open_keys import begun_job, continued, notes, settled, swept
 from gcnrec.toml import to_toml
 
 GRAPH = BipartiteGraph.from_edges(np.arange(20, dtype=np.int32) % 10, np.arange(20, dtype=np.int32), 10, 20)
-"""A tenth of all pairs: 1 / (1 + log 10) is 0.30."""
+"""A tenth of all pairs, two thirds of an interaction a node: (1 + 2 / (2 / 3)) / (1 + log 10) is above the most, 0.5."""
 
 
 def data(split, valid=3):
@@ -33,7 +33,7 @@ def test_splits_by_time_are_refitted_by_default(split, refit):
 
 def test_a_job_that_names_it_has_it():
     for named in (False, "train+valid"):
-        job = Job.parse({"train": {"refit": named}, "loss": {"temperature": 0.2}}, [], "x")
+        job = Job.parse({"train": {"refit": named}, "loss": {"temperature": 0.2}, "model": {"start_scale": 0.1}}, [], "x")
         assert settled(job, data("temporal")) == job and notes(job, data("temporal")) == []
 
 
@@ -43,35 +43,75 @@ def test_without_validation_pairs_there_is_nothing_to_refit_on():
 
 def test_a_resumed_run_keeps_what_it_began_with(tmp_path):
     sections = {"train": {"refit": False}, "evaluate": {"baselines": []}, "loss": {"temperature": 0.12}}
+    sections["model"] = {"start_scale": 0.1}
     begun = Job.parse(sections, [], "an earlier version's")
     assert begun_job(tmp_path) is None
     (tmp_path / "job.toml").write_text(to_toml(begun))
     assert begun_job(tmp_path) == begun
     job = settled(Job(), data("temporal"), begun_job(tmp_path))
-    assert job.train.refit is False and job.evaluate.baselines == () and job.loss.temperature == 0.12
+    assert job.train.refit is False and job.evaluate.baselines == ()
+    assert (job.loss.temperature, job.model.start_scale) == (0.12, 0.1)
     sections = {"train": {"refit": "train+valid"}, "evaluate": {"baselines": ["ease"]}, "loss": {"temperature": 0.2}}
+    sections["model"] = {"start_scale": 0.1}
     named = Job.parse(sections, [], "x")
     assert continued(named, begun) == named
 
 
 def test_runs_of_a_sweep_repeat_no_baselines_unless_named():
     assert swept(Job(), GRAPH).evaluate.baselines == ()
-    named = Job.parse({"evaluate": {"baselines": ["ease"]}, "loss": {"temperature": 0.2}}, [], "x")
+    sections = {"evaluate": {"baselines": ["ease"]}, "loss": {"temperature": 0.2}, "model": {"start_scale": 0.1}}
+    named = Job.parse(sections, [], "x")
     assert swept(named, GRAPH) == named
 
 
 def test_the_decision_is_written_down():
     job = settled(Job(), data("temporal"))
     assert 'refit = "train+valid"' in to_toml(job) and 'baselines = "auto"' in to_toml(job)
-    assert Job.parse({"train": {"refit": "train+valid"}, "loss": {"temperature": 0.3}}, [], "x") == job
+    sections = {"train": {"refit": "train+valid"}, "loss": {"temperature": 0.5}, "model": {"start_scale": 0.02}}
+    assert Job.parse(sections, [], "x") == job
 
 
-def test_the_temperature_follows_the_share_of_items_that_a_user_has():
-    job = settled(Job(), data("random"))
-    assert job.loss.temperature == pytest.approx(1 / (1 + np.log(10)), abs=0.005)
-    (line,) = notes(Job(), data("random"))
-    assert line == "loss.temperature = 0.3: a user has a share of 0.1 of the items, 1 / (1 + log(1 / share))"
-    assert swept(Job(), GRAPH).loss.temperature == job.loss.temperature
+def dense():
+    """60 users with 30 of 60 items each: 15 interactions a node."""
+    users, items = np.divmod(np.arange(60 * 30, dtype=np.int32), 30)
+    return BipartiteGraph.from_edges(users.astype(np.int32), (2 * items + users % 2).astype(np.int32), 60, 60)
+
+
+def sparse():
+    """100 users with 3 of 1,000 items each: 3/11 interactions a node."""
+    users, items = np.divmod(np.arange(300, dtype=np.int32), 3)
+    return BipartiteGraph.from_edges(users.astype(np.int32), (items * 300 + users).astype(np.int32), 100, 1000)
+
+
+def large():
+    """200 users with 40 of 4,000 items each: 8,000 / 4,200 interactions a node."""
+    users, items = np.divmod(np.arange(8000, dtype=np.int32), 40)
+    return BipartiteGraph.from_edges(users.astype(np.int32), (items * 100 + users % 100).astype(np.int32), 200, 4000)
+
+
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [(dense, (1 + 2 / 15) / (1 + np.log(2))), (sparse, 0.5), (large, (1 + 2 / (8000 / 4200)) / (1 + np.log(100)))],
+)
+def test_the_temperature_reaches_what_the_data_can_tell_within_bounds(graph, expected):
+    made = graph()
+    job = settled(Job(), SimpleNamespace(info={"split": "random"}, valid=[], graph=made))
+    assert job.loss.temperature == pytest.approx(min(expected, 0.5), abs=0.005)
+    assert swept(Job(), made).loss.temperature == job.loss.temperature
+
+
+def test_lines_say_why():
+    first, second = notes(Job(), data("random"))
+    assert first == "loss.temperature = 0.5: users have 0.1 of the items each, nodes 0.7 interactions"
+    assert second.startswith("model.start_scale = 0.02: ")
+
+
+@pytest.mark.parametrize(
+    ("sections", "scale"),
+    [({}, 0.02), ({"model": {"start_scale": 0.3}}, 0.3), ({"model": {"name": "mf"}}, 0.1), ({"table": {"budget": 0.5}}, 0.1)],
+)
+def test_rows_of_cosines_start_short(sections, scale):
+    assert settled(Job.parse(sections, [], "x"), data("random")).model.start_scale == scale
 
 
 @pytest.mark.parametrize(
@@ -80,4 +120,5 @@ def test_the_temperature_follows_the_share_of_items_that_a_user_has():
 )
 def test_a_temperature_that_is_named_or_is_none_of_a_cosine_stays(sections):
     job = Job.parse(sections, [], "x")
-    assert settled(job, data("random")).loss.temperature == 0.12 and notes(job, data("random")) == []
+    assert settled(job, data("random")).loss.temperature == 0.12
+    assert not any(line.startswith("loss.temperature") for line in notes(job, data("random")))
