@@ -423,7 +423,8 @@ def _tell(problem: GcnrecError, log_json: bool) -> None:
 
         log("error", "error", {"text": str(problem), "exit_code": problem.exit_code})
     else:
-        print(f"gcnrec: {problem}", file=sys.stderr)
+        # A name or value of somebody's data may hold characters that control a terminal.
+        print("gcnrec: " + "".join(each if each.isprintable() else "?" for each in str(problem)), file=sys.stderr)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

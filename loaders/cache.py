@@ -34,9 +34,10 @@ class Entry:
     key: str
     suffix: str = ""
 
-    def find(self, tell: Callable[[str], None]) -> Path | None:
-        """The entry, if it is there and as it was made; one that is damaged is removed, and `tell` hears of it.
+    def find(self, tell: Callable[[str], None], known: str | None = None) -> Path | None:
+        """The entry, if it is there and as it was made; one that is damaged is removed, with a line to `tell`.
 
+        `known` is the sha256 that its content must have, where that is known beforehand: any other entry counts as damaged.
         Raises DataError where something lies in its place that gcnrec does not put there, such as a link.
         """
         self._check_folder()
@@ -44,7 +45,7 @@ class Entry:
             digest = path.name.removeprefix(self._start).removesuffix(self.suffix)
             if _is_missing(path):  # another process found it damaged
                 continue
-            if _digest(path) == digest:
+            if _digest(path) == digest == (known or digest):
                 return path
             tell(f"{path} is not what was kept there, by its sha256; making it anew")
             _remove(path)

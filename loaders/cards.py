@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from gcnrec.config import Data
 from gcnrec.errors import UsageError
-from gcnrec.loaders.recipe import PLACES
+from gcnrec.loaders.recipe import PATHS, PLACES
 from gcnrec.loaders.synthetic import World
 from gcnrec.toml import Section, read_toml, validated
 
@@ -144,6 +144,11 @@ class Card(Section):
         foreign = sorted(self.data.model_fields_set & PLACES)
         if foreign:
             raise ValueError(f"data.{foreign[0]} belongs into a job, not into a card; leave it out")
+        for key in PATHS:
+            text = getattr(self.data, key)
+            # Its query can name another host, and a request for an object store is signed with this machine's credentials.
+            if text is not None and "://" in text and "?" in text:
+                raise ValueError(f"data.{key} must be a URI without a query (from ? on), got {_shown(text)}; leave the query out")
         paths = [file.path for file in self.file]
         twice = next((path for path in paths if paths.count(path) > 1), None)
         if twice is not None:

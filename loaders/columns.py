@@ -60,11 +60,26 @@ def read_columns(source: Input, data: Data, where: Condition | None, like: Colum
         expressions[RATING] = _number(source, data.rating).cast(pa.float64(), safe=False)
     paths = [path for path in (data.user, data.item, data.time, data.weight, data.rating) if path]
     for name in where.needed(source.dataset.schema.names, source.text) if where else ():
+        _check_fields(source, name)
         # DuckDB has no halves.
         half = pa.types.is_float16(source.dataset.schema.field(name).type)
         expressions[name] = ds.field(name).cast(pa.float32()) if half else ds.field(name)
         paths.append(name)
     return Columns(user_type, item_type, ticks, expressions, paths)
+
+
+def _check_fields(source: Input, name: str) -> None:
+    """DataError where SQL could not tell two fields of a struct apart: it would read the first for both."""
+    pending = [source.dataset.schema.field(name).type]
+    while pending:
+        kind = pending.pop()
+        inside = [kind.field(number) for number in range(kind.num_fields)]
+        pending += [field.type for field in inside]
+        if pa.types.is_struct(kind) and len({field.name.lower() for field in inside}) < len(inside):
+            raise DataError(
+                f"{source.text}: where names {name!r}, whose fields {', '.join(repr(field.name) for field in inside)} only upper "
+                "and lower case tell apart, SQL does not; rename one of them"
+            )
 
 
 def parse_time(value: str | int | float, unit: str, ticks: int) -> int:

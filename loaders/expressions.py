@@ -179,13 +179,21 @@ class _Visit:
             case "COLLATE":
                 self._collation(str(node["collation"]))
             case "LAMBDA" if node["syntax_type"] == "SINGLE_ARROW":
-                return self.bytes_of(node["lhs"]) * (1 + self.bytes_of(node["expr"]))  # JSON -> path
+                document, path = self.bytes_of(node["lhs"]), self.bytes_of(node["expr"])  # JSON -> path
+                return document + path if _is_short("json", [node["lhs"], node["expr"]]) else document * (1 + path)
             case "LAMBDA":
                 refuse("a lambda")
+            case "CASE":
+                return self._longest(node)
         size = self.bytes_of(inside)
         if kind == "CAST":  # to text: quotes around what is quoted already double its escapes
             return 2 * size + _VALUE_BYTES
         return 1 if _ANSWERS & {kind, node["type"]} else size
+
+    def _longest(self, node: dict[str, Any]) -> int:
+        """Bytes of a CASE: of its longest branch."""
+        checks = [(self.bytes_of(check["when_expr"]), self.bytes_of(check["then_expr"])) for check in node["case_checks"]]
+        return max(self.bytes_of(node["else_expr"]), *(then for _, then in checks))
 
     def _column(self, path: list[str]) -> int:
         for name in path:
@@ -226,8 +234,23 @@ class _Visit:
         if name in _SIZED:
             size = _size(name, node["arguments"])
             return sum(given) * size if name == "repeat" else sum(given) + 4 * size  # a character has up to four bytes
+        if _is_short(name, [argument["expression"] for argument in node["arguments"]]):
+            return max(sum(given), _VALUE_BYTES)
         times = 1 + given[_TIMES[name]] if len(given) > _TIMES.get(name, len(given)) else 1
         return max(sum(given) * times * _LONGER.get(name, 1), _VALUE_BYTES)
+
+
+def _is_short(name: str, arguments: list[dict[str, Any]]) -> bool:
+    """Whether a call of one of `_TIMES` makes no more than its arguments are together, as its constants tell."""
+    texts = [argument["literal"].get("text", "") if argument["class"] == "CONSTANT" else None for argument in arguments]
+    if name == "replace":  # of a text by one that is no longer
+        source, target = (texts[1], texts[2]) if len(texts) == 3 else (None, None)
+        return source is not None and target is not None and len(target.encode()) <= len(source.encode())
+    if name == "regexp_extract":  # one group, which is part of the text; a list of names gives as many
+        return len(texts) < 3 or texts[2] is not None
+    if name.startswith("json") or name == "->>":  # one place of the document, without a wildcard
+        return len(texts) == 2 and texts[1] is not None and "*" not in texts[1]
+    return False
 
 
 def _size(name: str, arguments: list[dict[str, Any]]) -> int:

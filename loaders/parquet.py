@@ -222,9 +222,16 @@ def _explained(file: _File) -> Iterator[None]:
     """Failures to read `file` are told as DataErrors."""
     try:
         yield
-    except (*_FROM_DUCKDB, pa.ArrowException, OSError) as problem:
+    except (*_FROM_DUCKDB, pa.ArrowException, OSError, RuntimeError) as problem:
+        _stop_if_interrupted(problem)
         _explain(problem, file)
         raise
+
+
+def _stop_if_interrupted(problem: Exception) -> None:
+    """KeyboardInterrupt for what DuckDB makes of Ctrl-C: a RuntimeError."""
+    if type(problem) is RuntimeError and "interrupted" in str(problem):
+        raise KeyboardInterrupt from None
 
 
 def _explain(problem: Exception, file: _File) -> None:
@@ -272,6 +279,9 @@ def _check_condition(connection: duckdb.DuckDBPyConnection, file: _File) -> None
         quoted = reason.split('"')[1::2] if isinstance(problem, duckdb.BinderException) else []
         hint = nearest(quoted[0], file.source.dataset.schema.names) if quoted else ""
         raise DataError(f"{shown(file.where.text)} does not fit {file.source.text}: {reason}{hint}") from None
+    except RuntimeError as problem:
+        _stop_if_interrupted(problem)
+        raise
     finally:
         connection.unregister(_NONE)  # nothing where it was not registered
 

@@ -124,7 +124,7 @@ def _fetched(source: Source, file: File, folder: Path, tell: Tell) -> Path:
     """The file from the cache; it is fetched, and converted if it is a text table, when it is not there."""
     columns = list(file.columns.items()) if file.columns else None  # in order: it decides that of the Parquet file
     entry = Entry(folder, _name_of(file.path), json.dumps([source.sha256, columns]), ".parquet")
-    kept = entry.find(tell)
+    kept = entry.find(tell, None if file.columns else source.sha256)
     if kept is not None:
         return kept
     with entry.workspace() as work:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
@@ -74,11 +75,26 @@ def _completed(batch: pa.RecordBatch, schema: pa.Schema, fragment: ds.Fragment, 
     for name in names:
         kind = schema.field(name).type
         if name in batch.schema.names:
-            column = batch.column(batch.schema.get_field_index(name))
-            # Of a struct, only the fields that were asked for have been read.
-            columns.append(column if column.type == kind or pa.types.is_struct(kind) else column.cast(kind))
+            columns.append(_cast(batch.column(batch.schema.get_field_index(name)), kind))
         elif name in partition:
             columns.append(pa.repeat(pa.scalar(partition[name]).cast(kind), len(batch)))
         else:
             columns.append(pa.nulls(len(batch), kind))
     return pa.RecordBatch.from_arrays(columns, names)
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The column as `kind`; fields of a struct go by name, and one that the file lacks, or that was not asked for, is null.
+
+    What reads the batches later believes their schema: a struct of another layout would be read as other fields.
+    """
+    if column.type == kind:
+        return column
+    if not (pa.types.is_struct(kind) and pa.types.is_struct(column.type)):
+        return column.cast(kind)
+    own = {field.name: number for number, field in enumerate(column.type)}
+    children = [
+        _cast(pc.struct_field(column, [own[field.name]]), field.type) if field.name in own else pa.nulls(len(column), field.type)
+        for field in kind
+    ]
+    return pa.StructArray.from_arrays(children, fields=list(kind), mask=column.is_null())

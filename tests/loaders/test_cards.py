@@ -151,6 +151,7 @@ def test_a_source_is_one_way_with_a_digest(loaded, way, sentence):
         ({"data": 'card = "other.toml"'}, "data.card belongs into a job"),
         ({"data": 'folder = "/home/x"'}, "data.folder belongs into a job"),
         ({"data": f'digest = "{DIGEST}"'}, "data.digest belongs into a job"),
+        ({"data": 'test = "s3://bucket/a.parquet?endpoint_override=127.0.0.1:1"'}, "data.test must be a URI without a query"),
         ({"extra": f'[[file]]\npath = "a.parquet"\nsource = [{{root = "b", sha256 = "{DIGEST}"}}]'}, "two [[file]] entries"),
         ({"extra": '[[file]]\npath = "b"\nsource = []'}, "file.1.source"),
         ({"extra": '[[file]]\npath = "b"\ncolumns = {}'}, "file.1"),

@@ -626,3 +626,68 @@ def test_a_condition_that_writes_files_is_refused_and_writes_none(gcnrec, workpl
     code, _, told = gcnrec("check", "job.toml") if command == "check" else gcnrec("ingest", *flags)
     assert code == 2 and told.startswith("gcnrec: where = ") and told.count("\n") == 1
     assert sorted(path.name for path in workplace.iterdir()) == ["job.toml", "train.parquet"]
+
+
+SHORT = (
+    "replace(replace(replace(replace(lower(title), 'ä', 'ae'), 'ö', 'oe'), 'ü', 'ue'), 'ß', 'ss') LIKE '%gruen%'",
+    "(payload->>'$.event.properties.order_total_eur')::DOUBLE > 50",
+    "CAST(json_extract_string(payload, '$.event.properties.order_total_eur') AS DOUBLE) > 50",
+    "payload->'$.event.properties.some_rather_long_name' = '1'",
+    "TRY_CAST(regexp_extract(title, '([0-9]+)[ ]?(GB|TB|MB|GiB|TiB|MiB)', 1) AS INT) >= 8",
+    r"regexp_extract(url, '^(?:https?://)?(?:[^@/\n]+@)?(?:www\.)?([^:/?\n]+)', 1) = 'shop.de'",
+    "CASE country " + " ".join(f"WHEN 'C{number}' THEN limit_{number}" for number in range(130)) + " END < price",
+)
+
+
+@pytest.mark.parametrize("text", SHORT)
+def test_what_makes_no_more_than_it_is_given_works(text):
+    assert parse_condition(text).columns
+
+
+def two_files(folder, first, second):
+    """A folder of two files of six rows each, whose structs `q` are of two types; b goes from 8 to 13 in both."""
+    folder.mkdir()
+    for name, kind in (("a", first), ("b", second)):
+        rows = [{field.name: 8 + number if field.name == "b" else -1 for field in kind} for number in range(6)]
+        column = pa.array(rows, pa.struct([(field.name, pa.int64()) for field in kind]))
+        column = pa.StructArray.from_arrays([column.field(n).cast(field.type) for n, field in enumerate(kind)], fields=list(kind))
+        users = pa.array(range(6), pa.int64())
+        pq.write_table(pa.table({"user": users, "item": users, "q": column}), folder / f"{name}.parquet")
+
+
+STRUCTS = {
+    "another order": ([("a", pa.int64()), ("b", pa.int64())], [("b", pa.int64()), ("a", pa.int64())]),
+    "narrower": ([("b", pa.int64())], [("b", pa.int8())]),
+    "wider": ([("b", pa.int16())], [("b", pa.int64())]),
+    "a field less": ([("a", pa.int64()), ("b", pa.int64())], [("b", pa.int64())]),
+    "numbers as text": ([("b", pa.int64())], [("b", pa.string())]),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_fields_of_structs_go_by_name_in_every_file(tmp_path, name):
+    first, second = (pa.struct(kind) for kind in STRUCTS[name])
+    two_files(tmp_path / "in", first, second)
+    data = Data(train=str(tmp_path / "in"), user="user", item="item", where="q.b > 10", split="random", test_size=0, valid_size=0)
+    dataset = ingest(data, tmp_path / "out", data_root=None, name="x")
+    # Rows 3, 4 and 5 of both files, which are the same pairs.
+    assert dataset.user_ids.ids.to_pylist() == [3, 4, 5] and dataset.info["report"]["filtered_train"] == 6
+
+
+def test_a_struct_that_cannot_be_of_the_first_files_type_is_refused(tmp_path):
+    two_files(tmp_path / "in", pa.struct([("b", pa.int8())]), pa.struct([("b", pa.int64())]))
+    table = pq.read_table(tmp_path / "in" / "b.parquet")
+    wide = pa.StructArray.from_arrays([pa.array([1000] * 6, pa.int64())], names=["b"])
+    pq.write_table(table.set_column(2, "q", wide), tmp_path / "in" / "b.parquet")
+    data = Data(train=str(tmp_path / "in"), user="user", item="item", where="q.b > 10", split="random", test_size=0, valid_size=0)
+    with pytest.raises(DataError, match="value of another type"):
+        ingest(data, tmp_path / "out", data_root=None, name="x")
+    assert not (tmp_path / "out").exists()
+
+
+def test_fields_that_only_case_tells_apart_are_refused(tmp_path):
+    struct = pa.StructArray.from_arrays([pa.array([1, 2]), pa.array([-1, -2])], names=["b", "B"])
+    pq.write_table(pa.table({"user": [1, 2], "item": [1, 2], "e": struct}), tmp_path / "in.parquet")
+    data = Data(train=str(tmp_path / "in.parquet"), user="user", item="item", where="e.B < 10", split="random")
+    with pytest.raises(DataError, match="only upper and lower case tell apart"):
+        ingest(data, tmp_path / "out", data_root=None, name="x")

@@ -353,6 +353,17 @@ def test_a_cached_file_that_was_changed_is_fetched_again(tmp_path, fetched):
         assert len(fetched.said) == 2 and "is not what was kept there" in fetched.said[0] and "fetching" in fetched.said[1]
 
 
+def test_another_file_under_a_name_of_the_cache_is_not_taken_for_the_cards(tmp_path, fetched):
+    """Its name holds its own digest; the card's is another."""
+    pq.write_table(pa.table({"user_id": [1], "item_id": [2]}), tmp_path / "true.parquet")
+    pq.write_table(pa.table({"user_id": [8], "item_id": [9]}), tmp_path / "planted.parquet")
+    planted, whole = ((tmp_path / f"{name}.parquet").read_bytes() for name in ("planted", "true"))
+    path = fetched(at(tmp_path / "true.parquet"), columns=False)
+    path.with_name(path.name.replace(sha256(whole), sha256(planted))).write_bytes(planted)
+    path.unlink()
+    assert fetched(at(tmp_path / "true.parquet"), columns=False).read_bytes() == whole
+
+
 def test_a_cached_file_that_was_changed_is_not_used_when_its_source_is_gone(tmp_path, fetched, refused):
     (tmp_path / "table.tsv").write_text(TABLE)
     fetched(at(tmp_path / "table.tsv")).write_bytes(b"x")
