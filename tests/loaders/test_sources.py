@@ -358,10 +358,10 @@ def test_another_file_under_a_name_of_the_cache_is_not_taken_for_the_cards(tmp_p
     pq.write_table(pa.table({"user_id": [1], "item_id": [2]}), tmp_path / "true.parquet")
     pq.write_table(pa.table({"user_id": [8], "item_id": [9]}), tmp_path / "planted.parquet")
     planted, whole = ((tmp_path / f"{name}.parquet").read_bytes() for name in ("planted", "true"))
-    path = fetched(at(tmp_path / "true.parquet", whole), columns=False)
+    path = fetched(at(tmp_path / "true.parquet", whole), columns="")
     path.with_name(path.name.replace(sha256(whole), sha256(planted))).write_bytes(planted)
     path.unlink()
-    assert fetched(at(tmp_path / "true.parquet", whole), columns=False).read_bytes() == whole
+    assert fetched(at(tmp_path / "true.parquet", whole), columns="").read_bytes() == whole
 
 
 def test_a_cached_file_that_was_changed_is_not_used_when_its_source_is_gone(tmp_path, fetched, refused):
