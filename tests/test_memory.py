@@ -19,7 +19,7 @@ from gcnrec.table import DenseTable
 
 def test_report_by_hand():
     """10 rows of 33 floats; Adam's state is 66 floats and one step number a row. Padding is not counted."""
-    report = memory_report(DenseTable(torch.zeros(10, 33), 66), Adam(0.9, 0.999, 1e-8), 330, 33, torch.zeros(10, 99))
+    report = memory_report(DenseTable(torch.zeros(10, 33), 66), Adam(0.9, 0.999, 1e-8), 330, 33, 99)
     assert report.pop("peak_rss_bytes") > 1 << 20
     assert report == {
         "budget_values": 330, "values": 330, "values_max_seen": 330,
@@ -34,7 +34,7 @@ def test_report_of_a_sparse_table_by_hand():
     moments, scalars = np.zeros((2, 4), np.float32), np.zeros((2, 0), np.float32)
     with table.rebuild() as rebuild:
         rebuild.write(SlotBlock(0, np.array([3, 1]), np.array([0, 2, 5, 7], np.uint8), np.ones(4, np.float32), moments, scalars))
-    report = memory_report(table, Adam(0.9, 0.999, 1e-8), 5, 4, torch.zeros(2, 8))
+    report = memory_report(table, Adam(0.9, 0.999, 1e-8), 5, 4, 8)
     assert (report["values"], report["values_max_seen"], report["budget_values"]) == (4, 4, 5)
     assert report["value_bytes"] == 16 and report["index_bytes"] == 2 * 2048 - 16 + 2 * (4 + 1)
     assert report["peak_table_bytes"] == report["value_bytes"] + report["index_bytes"] + report["state_bytes"]

@@ -80,8 +80,7 @@ def test_softmax_sampled(kind, power, logq):
     shares = DEGREES**power / (DEGREES**power).sum()
     terms = []
     for u, i, others in entries(batch):
-        own = math.exp(score(final, batch, u, i, True) / 0.5)
-        rest = [math.exp(score(final, batch, u, j, True) / 0.5) / (3 * shares[j] if logq else 1.0) for j in others]
+        own, *rest = (math.exp(score(final, batch, u, j, True) / 0.5) / (shares[j] if logq else 1.0) for j in (i, *others))
         terms.append(-math.log(own / (own + sum(rest))))
     assert float(objective(final, ego, batch)) == pytest.approx(np.mean(terms), rel=1e-5)
 
