@@ -19,6 +19,7 @@ from gcnrec.config import Data, Job
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.schema import open_dataset
 from gcnrec.memory import scratch_rows
+from gcnrec.models.ranked import export_rules, exported
 
 PIECE = 250_000
 WIDTH = 512
@@ -101,13 +102,15 @@ def run_folder(folder: Path, size: int, asked: int) -> None:
     )
     ingest(data, folder / "data", data_root=None, name="memory-limits")
     dataset = open_dataset(folder / "data")
-    begin_run(folder / "run", Job(), dataset)
-    rows_NF = scratch_rows(folder, dataset.graph.num_nodes, WIDTH)
+    job, graph = Job(), dataset.graph
+    begin_run(folder / "run", job, dataset)
+    rows_NF = scratch_rows(folder, graph.num_nodes, WIDTH)
     piece = draw.standard_normal((1024, WIDTH), np.float32)
     for first in range(0, len(rows_NF), len(piece)):
         part = rows_NF[first : first + len(piece)].numpy()
         part[:] = piece[: len(part)]
-    write_embeddings(folder / "run", dataset, rows_NF)
+    final = exported(rows_NF, graph.num_users, graph.item_users.degrees, export_rules(job)[0], job)
+    write_embeddings(folder / "run", dataset, final)
 
 
 def _one_edge_each(path: Path, rows: int) -> None:
