@@ -30,7 +30,7 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions
 from gcnrec.limits import parse_bytes
 from gcnrec.loaders.schema import Dataset
-from gcnrec.models import closed_form
+from gcnrec.models import closed_form, ease
 from gcnrec.models.rank import top_k_all
 from gcnrec.random import Stage, generator
 
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 AUTO = ("popularity", "linkprop", "itemknn", "gfcf", "ease")
 """What `auto` tries, the cheapest first."""
-EASE_ITEMS = 20_000
-"""Items from which on `auto` leaves ease out: its matrix grows with their square."""
 SHARE = 0.1
 """Of the fit's seconds, for each baseline of `auto`."""
 LEAST_SECONDS = 1.0
@@ -62,7 +60,7 @@ def baseline_names(job: Job, dataset: Dataset) -> tuple[str, ...]:
         return ()
     if job.evaluate.baselines != "auto":
         return job.evaluate.baselines
-    return tuple(name for name in AUTO if name != "ease" or dataset.graph.num_items < EASE_ITEMS)
+    return tuple(name for name in AUTO if name != "ease" or dataset.graph.num_items < ease.MAX_ITEMS)
 
 
 def compares(job: Job, dataset: Dataset, folder: Path) -> bool:

@@ -45,17 +45,15 @@ def exported_by(job: Job, step: Step, folder: Path, rule: ExportRule) -> Exporte
     return exported(rows_NF, graph.num_users, graph.item_users.degrees, rule, job)
 
 
-def finish(work: Work, step: Step, rule: ExportRule) -> None:
-    """Write what training leaves behind. The order matters: memory.json says that all the others are there (`is_trained`).
+def finish(work: Work, step: Step, final: Exported) -> None:
+    """Write what training leaves behind, `final` among it. The order matters: memory.json is the last (`is_trained`).
 
-    DivergedError, and nothing is exported, when an embedding is not finite. A model that ranks the same items for everyone is
-    warned of.
+    A model that ranks the same items for everyone is warned of.
     """
     job, dataset, folder, observer = work.job, work.dataset, work.folder, work.observer
-    final = exported_by(job, step, folder, rule)
-    if observer and rule != export_rules(job)[0]:
+    if observer and final.rule != export_rules(job)[0]:
         first = export_rules(job)[0].name
-        observer.note(f"export {rule.name}: on validation better than {first} by more than two standard errors")
+        observer.note(f"export {final.rule.name}: on validation better than {first} by more than two standard errors")
     warn_of_one_list(folder, job, final.scorer, observer)
     if job.mixture.partners:
         fit_partners(work, step.sampler.graph)

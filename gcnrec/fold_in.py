@@ -194,10 +194,11 @@ def _encoded(run: Run, dataset: Dataset, known: Exported) -> EmbeddingScorer:
     new_users_AD, new_items_CD = out_ND[num_users : graph.num_users], out_ND[graph.num_users + num_items :].clone()
     column_I = None
     if known.rule.kind == "powers":
-        typical = round(typical_degree(run.train_graph.item_users.degrees, run.job))
+        typical = typical_degree(run.train_graph.item_users.degrees, run.job)
         scale_by_powers_(new_items_CD, np.full(len(new_items_CD), typical), run.job)
     elif known.lengths_I is not None:
-        unit_length_(new_users_AD), unit_length_(new_items_CD)
+        for rows in (new_users_AD, new_items_CD):
+            unit_length_(rows)
     if known.popularity_I is not None:
         degrees_I = run.train_graph.item_users.degrees
         wider_I = np.concatenate([degrees_I, np.zeros(len(new_items_CD), np.int64)])

@@ -25,15 +25,13 @@ from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.atomic import atomic_file, sync_folder
 from gcnrec.loaders.schema import Dataset
 from gcnrec.mixtures import FILE, Mixture, mixture_scorer, partner_path
-from gcnrec.models import closed_form, mixing
+from gcnrec.models import closed_form, ease, mixing
 from gcnrec.models.mixture import Part, Shares, Softmax
 from gcnrec.models.ranked import Exported, trains_cosine
 from gcnrec.models.scorer import EmbeddingScorer, Scorer
 
 AUTO = ("linkprop", "gfcf", "itemknn", "ease")
 """What `mixture.with = "auto"` chooses from."""
-MOST_EASE_ITEMS = 20_000
-"""The matrix that ease inverts is items x items: above, it takes minutes and gigabytes."""
 PLATEAU = {"response": "plateau", "factors": 512, "filter_weight": 0.2}
 _TEMPERATURES = tuple(2.0**power for power in range(-6, 7))
 _LIKELIHOOD_USERS, _LIKELIHOOD_BLOCK = 1024, 64
@@ -56,9 +54,9 @@ def refuse_impossible_mixture(job: Job, dataset: Dataset) -> None:
         )
     if "contentknn" in names and dataset.item_features is None:
         raise UsageError(f"mixture.with names contentknn, and {dataset.folder} has no features of items; leave it out")
-    if "ease" in names and dataset.graph.num_items >= MOST_EASE_ITEMS:
+    if "ease" in names and dataset.graph.num_items >= ease.MAX_ITEMS:
         raise UsageError(
-            f"mixture.with names ease, which is for fewer than {MOST_EASE_ITEMS:,} items, and {dataset.folder} has "
+            f"mixture.with names ease, which is for fewer than {ease.MAX_ITEMS:,} items, and {dataset.folder} has "
             f"{dataset.graph.num_items:,}; leave it out"
         )
 
@@ -156,7 +154,7 @@ def _fitted(work: Work, name: str) -> Scorer:
 
 
 def _auto_names(graph: BipartiteGraph) -> tuple[str, ...]:
-    return tuple(name for name in AUTO if name != "ease" or graph.num_items < MOST_EASE_ITEMS)
+    return tuple(name for name in AUTO if name != "ease" or graph.num_items < ease.MAX_ITEMS)
 
 
 def _fit(work: Work, name: str, graph: BipartiteGraph, path: Path) -> None:

@@ -122,17 +122,21 @@ def _train(work: Work) -> None:
             best, _ = load_checkpoint(work.checkpoints.best)
             restore(step, None, best)
             del best  # what follows needs the memory
-        if compared or mixed:  # a refit will have trained on validation
-            scorer = scorer_of_fit(work, exported_by(work.job, step, work.folder, rule))
-            if compared:
-                keep_validation(work.job, work.dataset, work.folder, scorer, work.observer)
-        if not work.job.train.refit:
-            finish(work, step, rule)
-            return
+            trained = exported_by(work.job, step, work.folder, rule)
+            if compared or mixed:  # a refit will have trained on validation
+                scorer = scorer_of_fit(work, trained)
+                if compared:
+                    keep_validation(work.job, work.dataset, work.folder, scorer, work.observer)
+                del scorer
+            if not work.job.train.refit:
+                finish(work, step, trained)
+                return
+            del trained
         del step  # or its table would stay beside the refit's
         tensors, progress = {}, replace(progress, stage="refit", epoch=0, seconds=0.0, trend=LossTrend())
     step = _refit(work, tensors, progress)
-    finish(work, step, chosen_rule(work.job, work.folder, progress.best_epoch))
+    rule = chosen_rule(work.job, work.folder, progress.best_epoch)
+    finish(work, step, exported_by(work.job, step, work.folder, rule))
 
 
 def _say_damaged(work: Work, text: str) -> None:

@@ -249,7 +249,7 @@ def _is_short(name: str, arguments: list[dict[str, Any]]) -> bool:
     if name == "regexp_extract":  # one group, which is part of the text; a list of names gives as many
         return len(texts) < 3 or texts[2] is not None
     if name.startswith("json") or name == "->>":  # one place of the document, without a wildcard
-        return len(texts) == 2 and texts[1] is not None and "*" not in texts[1]
+        return len(texts) == 2 and texts[1] is not None and "*" not in texts[1] and ".." not in texts[1]
     return False
 
 

@@ -220,7 +220,7 @@ def test_a_choice_needs_validation(tmp_path):
 def test_partners_that_the_data_does_not_allow_are_refused_before_training(dataset, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"contentknn, and .* has no features of items"):
         train(job({"with": ["contentknn"]}), dataset, tmp_path / "run")
-    monkeypatch.setattr(mixture_choice, "MOST_EASE_ITEMS", 60)
+    monkeypatch.setattr(mixture_choice.ease, "MAX_ITEMS", 60)
     with pytest.raises(UsageError, match=r"ease, which is for fewer than 60 items, and .* has 60; leave it out"):
         train(job({"with": ["ease"]}), dataset, tmp_path / "run")
     with pytest.raises(UsageError, match=r"\[mixture\] adds closed forms to a trained model"):

@@ -111,7 +111,7 @@ def export_rules(job: Job) -> tuple[ExportRule, ...]:
     return (ExportRule("theory"), *plain, *(ExportRule("theory", factor) for factor in CANDIDATE_FACTORS))
 
 
-def typical_degree(degrees_I: NDArray[np.int64], job: Job) -> float:
+def typical_degree(degrees_I: NDArray[np.int64] | NDArray[np.float64], job: Job) -> float:
     """What an item without positives counts as: `model.unseen_degree`, else exp of the mean log degree of the others."""
     if job.model.unseen_degree is not None:
         return job.model.unseen_degree
@@ -171,7 +171,7 @@ def unit_length_(rows_RF: torch.Tensor) -> torch.Tensor:
     return lengths_R
 
 
-def scale_by_powers_(items_IF: torch.Tensor, degrees_I: NDArray[np.int64], job: Job) -> None:
+def scale_by_powers_(items_IF: torch.Tensor, degrees_I: NDArray[np.int64] | NDArray[np.float64], job: Job) -> None:
     """Give every row, in place, the length |e|**norm_power * degree**degree_power; degree 0 counts as `typical_degree`."""
     settings = job.model
     if settings.norm_power != 1.0:

@@ -644,6 +644,13 @@ def test_what_makes_no_more_than_it_is_given_works(text):
     assert parse_condition(text).columns
 
 
+@pytest.mark.parametrize("path", ["$..some_rather_long_name_of_a_field", "$.a[*].some_rather_long_name_of_a_field"])
+def test_a_path_of_many_places_counts_as_growth(path):
+    grown = f"json_extract(json_extract(payload, '{path}'), '{path}')::text = 'x'"
+    with pytest.raises(UsageError, match="must not make long values of short ones"):
+        parse_condition(f"json_extract({grown.split('::')[0]}, '{path}')::text = 'x'")
+
+
 def two_files(folder, first, second):
     """A folder of two files of six rows each, whose structs `q` are of two types; b goes from 8 to 13 in both."""
     folder.mkdir()
