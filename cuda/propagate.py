@@ -97,6 +97,7 @@ def mark_rows(csr: Csr, rows_V: torch.Tensor, flags_C: torch.Tensor) -> None:
 
 
 def edges(csr: Csr) -> tuple[np.uint64, np.uint64]:
+    """Device addresses of `indptr` (int64) and `indices` (int32), as the kernels take them."""
     return address("indptr", csr.indptr, torch.int64), address("indices", csr.indices, torch.int32)
 
 

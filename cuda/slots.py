@@ -107,6 +107,7 @@ def arena(slots: Slots) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
 
 
 def value_bytes(slots: Slots) -> np.int32:
+    """Bytes of a stored value, as the kernels take it: 4 for float32, 2 for bfloat16."""
     return np.int32(slots.values.element_size())
 
 

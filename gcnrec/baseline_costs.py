@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from gcnrec import config
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models import itemknn, linkprop
-from gcnrec.models.rank import ITEMS_PER_TILE
 
 _PAIR = 1e-8
 """Seconds to count a pair of items that a user has."""
@@ -23,10 +22,8 @@ _NEIGHBOUR = 9e-8
 """Seconds to weigh two items that share a user, with its share of the selection of a row's neighbours ..."""
 _LINK = 4e-8
 """... and the same of linkprop."""
-_LOOK_UP = 5e-9
-"""A neighbour of an item of a user, met in one tile of items."""
 _ENTRY = 1e-8
-"""The same of linkprop, which meets each once and adds to any item."""
+"""A neighbour of an item of a user, added to the score of any item."""
 _SCORE = 1.3e-9
 """A score of a user and an item that passes the top-k."""
 _PRODUCT = 7e-11
@@ -110,10 +107,7 @@ def _score_work(name: str, load: Load, settings: config.Model) -> float:
             return hop * settings.filter_order
         vectors = _PRODUCT * load.ranked * min(settings.factors, load.users, load.items) * load.items
         return vectors + (_ENTRY * entries if settings.response == "plateau" else hop)
-    if name == "linkprop":
-        return _ENTRY * entries
-    tiles = -(-load.items // ITEMS_PER_TILE)  # each of which is reached by way of those before
-    return _LOOK_UP * entries * (tiles + 1) / 2
+    return _ENTRY * entries
 
 
 def _neighbours(name: str, load: Load, settings: config.Model) -> int:

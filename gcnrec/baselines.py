@@ -25,7 +25,7 @@ from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.evaluate import Evaluation, cold_start, evaluate, seen_rows
 from gcnrec.events import Event, append_event, epochs_of, read_events, warn_once
-from gcnrec.fit_validation import chunk_of, cut_off, kept_validation
+from gcnrec.fit_validation import chunk_of, kept_validation
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions
 from gcnrec.limits import parse_bytes
@@ -222,7 +222,7 @@ class _Comparison:
         scorer = closed_form.fit(name, graph, self.job.model, self.job.train.seed, self.dataset.item_features)
         tell(0, len(self.own_B))
         degrees = graph.item_users.degrees, graph.user_items.degrees
-        ks, chunk, tilt = (cut_off(self.job),), chunk_of(self.job, scorer), self.job.evaluate.tilt
+        ks, chunk, tilt = (metrics.split_name(self.job.evaluate.metric)[1],), chunk_of(self.job, scorer), self.job.evaluate.tilt
         return evaluate(scorer, self.part, graph.user_items, *degrees, ks, tell=tell, chunk=chunk, tilt=tilt)
 
 

@@ -20,7 +20,7 @@ from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.memory import peak_rss_bytes
 from gcnrec.mixture_choice import choice_bytes, refuse_impossible_mixture
 from gcnrec.models.scorer import EmbeddingScorer
-from gcnrec.open_keys import notes, settled
+from gcnrec.open_keys import decided, settled
 from gcnrec.optim import rule_of
 from gcnrec.placement import memory_of, placed, uses_gpu
 from gcnrec.slots import VALUE_BYTES
@@ -44,8 +44,7 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     open and the data decides, and why.
     """
     open_dataset(dataset.folder, verify=True)
-    by_data = {"by_data": dict(line.split(": ", 1) for line in notes(job, dataset))}
-    job = settled(job, dataset)
+    by_data, job = decided(job, dataset), settled(job, dataset)
     nodes = dataset.graph.num_nodes
     table_bytes = 0 if job.model.closed_form else _table_bytes(job, nodes)
     available = read_limits().available
@@ -56,7 +55,7 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
         )
     graph_bytes = 8 * (nodes + 2) + (38 if job.sampler.neighbours == "weighted" else 8) * dataset.graph.num_edges
     graph = dataset.graph
-    sizes = {"users": graph.num_users, "items": graph.num_items, "train_edges": graph.num_edges, **by_data}
+    sizes = {"users": graph.num_users, "items": graph.num_items, "train_edges": graph.num_edges, "by_data": by_data}
     if job.model.closed_form:
         return {**sizes, "table_bytes": 0, "graph_bytes": graph_bytes, "pinned_bytes": 0, "gpu_bytes": 0}
     refuse_impossible_mixture(job, dataset)

@@ -25,9 +25,9 @@ class Default:
     reason: str
 
     @property
-    def line(self) -> str:
-        """As people read it."""
-        return f"{self.section}.{self.name} = {self.value:g}: {self.reason}"
+    def setting(self) -> str:
+        """As a job file has it."""
+        return f"{self.section}.{self.name} = {self.value:g}"
 
 
 _START_SCALE = Default("model", "start_scale", 0.02, "a step turns a short row further, and only directions count for a cosine")

@@ -51,15 +51,16 @@ def validate_exports(
     `exports`: for each other rule its mean of `evaluate.metric`, the mean paired `gain` and its standard `error`.
     """
     rules = export_rules(job)
-    held, users_H = held_out_of(trained.scorer, dataset.valid)
-    name, _, cut = job.evaluate.metric.rpartition("@")
+    name, cut = metrics.split_name(job.evaluate.metric)
+    scorer = trained.scorer
+    held, users_H = held_out_of(scorer, dataset.valid)
     rivals = [_Rival(rule, np.empty(len(users_H))) for rule in rules[1:]]
     views = candidate_views(trained, rules, job)
-    chunks = top_k_views(trained.scorer, views, users_H, int(cut), sparing(graph.user_items, held))
+    chunks = top_k_views(scorer, views, users_H, cut, sparing(graph.user_items, held))
     degrees = graph.item_users.degrees, graph.user_items.degrees
     tell = partial(observer.work, "validating") if observer else None
-    lists = _judging_rivals(chunks, rivals, held, name, int(cut))
-    result = judge_lists(lists, dataset.valid, held, degrees, [int(cut)], tell=tell, tilt=job.evaluate.tilt)
+    lists = _judging_rivals(chunks, rivals, held, name, cut)
+    result = judge_lists(lists, dataset.valid, held, degrees, [cut], tell=tell, tilt=job.evaluate.tilt)
     own_H = result.per_user.column(job.evaluate.metric).to_numpy()
     compared = {rival.rule.name: _compared(rival.values_H, own_H) for rival in rivals}
     return {"valid": result.metrics, **({"exports": compared} if compared else {})}

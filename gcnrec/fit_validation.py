@@ -19,6 +19,7 @@ from gcnrec.evaluate import evaluate
 from gcnrec.limits import parse_bytes
 from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.schema import Dataset
+from gcnrec.metrics import split_name
 from gcnrec.models.mixture import MIXTURE_ROWS
 from gcnrec.models.rank import USERS_PER_CHUNK
 from gcnrec.models.scorer import EmbeddingScorer, Scorer
@@ -32,7 +33,7 @@ def keep_validation(job: Job, dataset: Dataset, folder: Path, scorer: Scorer, ob
     graph = dataset.graph
     degrees = graph.item_users.degrees, graph.user_items.degrees
     tell = partial(observer.work, "ranking for validation by the best epoch") if observer else None
-    ks, chunk = (cut_off(job),), chunk_of(job, scorer)
+    ks, chunk = (split_name(job.evaluate.metric)[1],), chunk_of(job, scorer)
     result = evaluate(scorer, dataset.valid, graph.user_items, *degrees, ks, tell=tell, chunk=chunk, tilt=job.evaluate.tilt)
     with atomic_file(_path(folder)) as path:
         pq.write_table(result.per_user, path, compression="zstd")
@@ -47,11 +48,6 @@ def kept_validation(folder: Path) -> pa.Table | None:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as problem:
         raise DataError(f"{path} cannot be read ({problem}); remove it, baselines are then not compared") from None
-
-
-def cut_off(job: Job) -> int:
-    """The list length of `evaluate.metric`."""
-    return int(job.evaluate.metric.rpartition("@")[2])
 
 
 def chunk_of(job: Job, scorer: Scorer) -> int:

@@ -72,6 +72,12 @@ def ndcg(judged: Judged, k: int) -> Floats:
     return value_B
 
 
+def split_name(metric: str) -> tuple[str, int]:
+    """The name and the list length of a metric such as "recall@20"."""
+    name, _, cut = metric.rpartition("@")
+    return name, int(cut)
+
+
 PER_USER: dict[str, Callable[[Judged, int], Floats]] = {
     "recall": recall,
     "recall_capped": recall_capped,

@@ -24,6 +24,7 @@ from gcnrec.events import append_event, read_events
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.atomic import atomic_file, sync_folder
 from gcnrec.loaders.schema import Dataset
+from gcnrec.metrics import split_name
 from gcnrec.mixtures import FILE, Mixture, mixture_scorer, partner_path
 from gcnrec.models import closed_form, ease, mixing
 from gcnrec.models.mixture import Part, Shares, Softmax
@@ -67,7 +68,7 @@ def choice_bytes(job: Job, dataset: Dataset) -> int:
     if settings.weights != "auto":
         return 0
     names = _auto_names(graph) if settings.partners == "auto" else settings.partners
-    users, k = len(np.unique(dataset.valid.users_E)), int(job.evaluate.metric.rpartition("@")[2])
+    users, k = len(np.unique(dataset.valid.users_E)), split_name(job.evaluate.metric)[1]
     return mixing.judge_bytes(1 + len(names), users, graph.num_items, k)
 
 

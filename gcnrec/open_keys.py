@@ -50,12 +50,17 @@ def begun_job(folder: Path) -> Job | None:
     return Job.load(path) if path.is_file() else None
 
 
-def notes(job: Job, dataset: Dataset) -> list[str]:
-    """A line about each key that nobody named and the data decides."""
-    lines = [default.line for default in defaults(job, dataset.graph)]
+def decided(job: Job, dataset: Dataset) -> dict[str, str]:
+    """The keys that the job leaves open and the data decides, with their values -> the reason."""
+    found = {default.setting: default.reason for default in defaults(job, dataset.graph)}
     if job.train.refit is None and _refit(dataset):
-        lines.append(f"refit: train+valid, as the split is {dataset.info['split']} (train.refit = false leaves it out)")
-    return lines
+        found["refit"] = f"train+valid, as the split is {dataset.info['split']} (train.refit = false leaves it out)"
+    return found
+
+
+def notes(job: Job, dataset: Dataset) -> list[str]:
+    """`decided` as lines."""
+    return [f"{setting}: {reason}" for setting, reason in decided(job, dataset).items()]
 
 
 def _refit(dataset: Dataset) -> object:

@@ -67,6 +67,7 @@ class Stretch:
 
 
 def task_of(graph: BipartiteGraph, width: int, batch_size: int, steps: int) -> Task:
+    """The stretch of `steps` steps from normal rows (N, width), the same for every variant."""
     start_ND = torch.from_numpy(normal(0, Stage.INIT, 0, (graph.num_nodes, width))).mul_(_START_SCALE)
     return Task(graph, start_ND, batch_size, steps)
 
@@ -87,6 +88,7 @@ def difference(expected: Stretch, found: Stretch) -> float:
 
 
 def dense(task: Task) -> DenseTable:
+    """A dense table with Adam's state that holds the start of `task`."""
     return DenseTable(task.start_ND, _rule().state_width(task.width))
 
 
@@ -145,6 +147,7 @@ def step_of(task: Task, table: StepTable, objective: Objective | None = None) ->
 
 
 def softmax(graph: BipartiteGraph) -> Objective:
+    """In-batch softmax of cosines, the loss of every variant."""
     loss = SimpleNamespace(name="softmax", score="cosine", temperature=TEMPERATURE, logq=0.0, precision="float32", l2=L2)
     job = SimpleNamespace(loss=loss, sampler=SimpleNamespace(negatives="in_batch"))
     return objective_of(cast(Any, job), graph, weighted=False)

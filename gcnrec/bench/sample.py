@@ -172,6 +172,7 @@ class TorchBlock:
 
 
 def torch_blocks(indptr_N1: torch.Tensor, indices_E: torch.Tensor, nodes_V: torch.Tensor) -> list[TorchBlock]:
+    """Blocks of `FANOUTS` around `nodes_V` in plain torch, the hop of `nodes_V` first."""
     blocks, targets_T = [], nodes_V
     for fanout in FANOUTS:
         starts_T = indptr_N1[targets_T]

@@ -73,6 +73,7 @@ def run(threads: int | None = None, runs: int = 15, num_rows: int = 500_000, bat
 
 
 def task_of(rule: str, num_rows: int, batch: int) -> Task:
+    """A table of normal rows and a gradient of `batch` distinct ones, drawn by a fixed seed."""
     draws = generator(0, Stage.INIT)
     weights_ND = torch.from_numpy(draws.standard_normal((num_rows, WIDTH), np.float32))
     rows_R = torch.from_numpy(np.sort(draws.choice(num_rows, min(batch, num_rows), replace=False)))

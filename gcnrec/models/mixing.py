@@ -102,8 +102,8 @@ def judge_of(parts: Sequence[Part], held: Csr, seen: Seen, metric: str, tell: Ca
     `tell` hears how many users of how many are scored. Memory: P + 2 rows of I floats for each user of a chunk of up to
     `BLOCK_USERS`, and some 100 P short-list places a user.
     """
-    name, _, cut = metric.rpartition("@")
-    users_H, k = looked_at(held), int(cut)
+    name, k = metrics.split_name(metric)
+    users_H = looked_at(held)
     lists = []
     size = _block_users(parts[0].scorer.num_items)
     for first in range(0, len(users_H), size):

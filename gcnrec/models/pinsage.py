@@ -47,4 +47,5 @@ class PinSageHead(torch.nn.Module):
 
 
 def pinsage_convolutions(num_layers: int, width: int, seed: int) -> torch.nn.ModuleList:
+    """The convolutions of all layers; the start of each is drawn by `seed` and its number."""
     return torch.nn.ModuleList(PinSageConvolution(width, seed, number) for number in range(num_layers))
