@@ -91,7 +91,7 @@ class Run:
 
     @property
     def mixture(self) -> Mixture | None:
-        """What the run ranks by beside its embeddings; None for no mixture."""
+        """The closed forms that the run mixes in, and the weights; None without a mixture."""
         path = self.folder / mixtures.FILE
         return Mixture.of(read_json(path)) if path.is_file() else None
 

@@ -1,4 +1,4 @@
-"""Closed-form models beside a run, on the same data and users: on validation, where one can act on it, and on test.
+"""Comparison of a run with closed-form models on the same data and users: on validation, before a refit, and on test.
 
 On validation (`baseline.valid` events) they are fitted on train and compared with the run's best epoch, user by user. With
 `evaluate.baselines = "auto"` each may take a tenth of the fit's seconds, told in advance by `baseline_costs` and checked between
@@ -77,7 +77,7 @@ def fit_seconds(folder: Path) -> float:
 
 
 def compare_with_baselines(job: Job, dataset: Dataset, folder: Path, observer: Observer | None = None) -> None:
-    """Judge baselines on validation beside the run's best epoch; warn, once, when one is better beyond its paired interval.
+    """Compare baselines with the run's best epoch on validation; warn, once, where the paired interval of one lies above 0.
 
     Appends an event `baseline.valid` for each: figures, or why it was skipped. A resumed run repeats none.
     """

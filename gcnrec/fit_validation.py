@@ -1,4 +1,4 @@
-"""Validation of a run's best epoch, user by user: what baselines are held against once a refit has trained on validation too.
+"""Validation of a run's best epoch, user by user: what baselines are compared with once a refit has trained on validation too.
 
 `per_user.fit.parquet` of a run folder: the columns of `per_user.valid.parquet`, at the cut-off of `evaluate.metric`. It is
 written at the end of the fit, before a refit, and never again.

@@ -143,8 +143,8 @@ def describe(path: Path) -> dict[str, Any]:
         files = {name: path / f"{name}.json" for name in names}
         found = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
         facts = Facts(path)
-        beside = facts.valid_baselines_in_brief
-        return found | ({"baselines": beside} if beside else {}) | {"warnings": facts.warnings}
+        baselines = facts.valid_baselines_in_brief
+        return found | ({"baselines": baselines} if baselines else {}) | {"warnings": facts.warnings}
     raise UsageError(f"{path} must be a dataset folder (with dataset.json) or a run folder (with lineage.json), is neither")
 
 
