@@ -249,9 +249,7 @@ def write_embeddings(folder: Path, dataset: Dataset, final: Exported) -> None:
             _write_rows(path, ids, rows, more, facts)
 
 
-def _write_rows(
-    path: Path, ids: Vocabulary, rows: torch.Tensor, columns: dict[str, torch.Tensor], facts: dict[str, Any]
-) -> None:
+def _write_rows(path: Path, ids: Vocabulary, rows: torch.Tensor, columns: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
     width = rows.shape[1]
     fields = [("id", ids.type), ("embedding", pa.list_(pa.float32(), width)), *((name, pa.float32()) for name in columns)]
     schema = pa.schema(fields, metadata={EXPORT_KEY: json.dumps(facts)})

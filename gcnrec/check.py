@@ -44,7 +44,8 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     open and the data decides, and why.
     """
     open_dataset(dataset.folder, verify=True)
-    by_data, job = decided(job, dataset), settled(job, dataset)
+    by_data = {default.setting: default.reason for default in decided(job, dataset)}
+    job = settled(job, dataset)
     nodes = dataset.graph.num_nodes
     table_bytes = 0 if job.model.closed_form else _table_bytes(job, nodes)
     available = read_limits().available

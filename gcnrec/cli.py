@@ -116,17 +116,31 @@ def run(
 
 @app.command()
 def check(
-    job: JobFile, data: DataFolder = None, data_root: DataRoot = None, set_: Overrides = None, as_json: AsJson = False
+    job: JobFile,
+    data: DataFolder = None,
+    data_root: DataRoot = None,
+    set_: Overrides = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print the job with every key, and why the data decided some; time nothing.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Validate, open the data, time a few steps, predict memory, disk and duration; write no run."""
     from gcnrec.check import check as predict
     from gcnrec.config import Job
+    from gcnrec.lineage import resolved as located_in
+    from gcnrec.open_keys import commented
     from gcnrec.pipeline import open_or_ingest
     from gcnrec.show import figure_lines
 
+    if resolved and as_json:
+        raise UsageError("--resolved prints a job file; leave --json out")
     settings = Job.load(job, set_)
-    with _told(as_json) as observer:
+    with _told(as_json or resolved) as observer:
         dataset = open_or_ingest(settings.data, job, data, data_root, observer)
+    if resolved:
+        print(commented(located_in(settings, dataset), dataset), end="")
+        return
     prediction = predict(settings, dataset)
     _show(prediction if as_json else figure_lines(prediction))
 

@@ -21,13 +21,17 @@ class Default:
 
     section: str
     name: str
-    value: float
+    value: float | str
     reason: str
 
     @property
+    def key(self) -> str:
+        return f"{self.section}.{self.name}"
+
+    @property
     def setting(self) -> str:
-        """As a job file has it."""
-        return f"{self.section}.{self.name} = {self.value:g}"
+        """What `--set` takes to name it."""
+        return f"{self.key}={self.value}"
 
 
 _START_SCALE = Default("model", "start_scale", 0.02, "a step turns a short row further, and only directions count for a cosine")

@@ -273,9 +273,7 @@ def refuse_what_it_was_trained_on(run: Run, split: Split) -> None:
         raise UsageError(f"{run.folder} was trained on train+valid, so valid cannot measure it; evaluate it on test")
 
 
-def warn_of_one_list(
-    folder: Path, job: Job, scorer: Scorer, observer: Observer | None, chunk: int = USERS_PER_CHUNK
-) -> None:
+def warn_of_one_list(folder: Path, job: Job, scorer: Scorer, observer: Observer | None, chunk: int = USERS_PER_CHUNK) -> None:
     """Warn, once in a run, of a model that ranks the same items for everyone; popularity is meant to."""
     said = None if job.model.name == "popularity" else one_list_for_everyone(scorer, chunk)
     if said and warn_once(folder, "one list for everyone", said) and observer:

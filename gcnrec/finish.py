@@ -1,5 +1,4 @@
-"""From a trained table to what ranks: validation, and the files that a finished run leaves behind.
-"""
+"""From a trained table to what ranks: validation, and the files that a finished run leaves behind."""
 
 from __future__ import annotations
 

@@ -203,9 +203,7 @@ def _encoded(run: Run, dataset: Dataset, known: Exported) -> EmbeddingScorer:
         degrees_I = run.train_graph.item_users.degrees
         wider_I = np.concatenate([degrees_I, np.zeros(len(new_items_CD), np.int64)])
         column_I = known.factor * log_shares(wider_I, typical_degree(degrees_I, run.job))
-    return EmbeddingScorer(
-        torch.cat([known.users_UF, new_users_AD]), torch.cat([known.items_IF, new_items_CD]), column_I
-    )
+    return EmbeddingScorer(torch.cat([known.users_UF, new_users_AD]), torch.cat([known.items_IF, new_items_CD]), column_I)
 
 
 def _summed(run: Run, dataset: Dataset, known: Exported) -> EmbeddingScorer:

@@ -8,11 +8,13 @@ stays when it is resumed, whatever the default is by then.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from gcnrec.config import Job
-from gcnrec.defaults import defaults, with_defaults
+from gcnrec.defaults import Default, defaults, with_defaults
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset
+from gcnrec.toml import to_toml
 
 BY_TIME = ("temporal", "leave_last")
 """Splits whose validation pairs are newer than train's, and older than test's."""
@@ -50,20 +52,26 @@ def begun_job(folder: Path) -> Job | None:
     return Job.load(path) if path.is_file() else None
 
 
-def decided(job: Job, dataset: Dataset) -> dict[str, str]:
-    """The keys that the job leaves open and the data decides, with their values -> the reason."""
-    found = {default.setting: default.reason for default in defaults(job, dataset.graph)}
-    if job.train.refit is None and _refit(dataset):
-        found["refit"] = f"train+valid, as the split is {dataset.info['split']} (train.refit = false leaves it out)"
+def decided(job: Job, dataset: Dataset) -> tuple[Default, ...]:
+    """The keys that the job leaves open and the data decides, with their values and reasons."""
+    found = defaults(job, dataset.graph)
+    if job.train.refit is None and (value := _refit(dataset)):
+        reason = f"the split is {dataset.info['split']}, whose newest pairs matter most; train.refit=false leaves the refit out"
+        found += (Default("train", "refit", value, reason),)
     return found
+
+
+def commented(job: Job, dataset: Dataset) -> str:
+    """The job file with every key, as a run of it keeps it; a comment says why the data decided one."""
+    return to_toml(settled(job, dataset), {default.key: default.reason for default in decided(job, dataset)})
 
 
 def notes(job: Job, dataset: Dataset) -> list[str]:
     """`decided` as lines."""
-    return [f"{setting}: {reason}" for setting, reason in decided(job, dataset).items()]
+    return [f"{default.setting}: {default.reason}" for default in decided(job, dataset)]
 
 
-def _refit(dataset: Dataset) -> object:
+def _refit(dataset: Dataset) -> Literal["train+valid", False]:
     return "train+valid" if dataset.info.get("split") in BY_TIME and len(dataset.valid) else False
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -49,12 +51,17 @@ def validated(section: type[S], values: dict[str, Any], where: str) -> S:
     raise UsageError(f"{where}: {path + ': ' if path else ''}{message}{came}")
 
 
-def to_toml(settings: Section) -> str:
-    """Sections of resolved keys as TOML; reading it back gives equal ones (keys that are unset are left out)."""
+def to_toml(settings: Section, comments: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Sections of resolved keys as TOML; reading it back gives equal ones (keys that are unset are left out).
+
+    `comments`: `section.key` -> what stands behind its value, one line.
+    """
     lines: list[str] = []
     for name, section in settings.model_dump(exclude_none=True).items():
         lines.append(f"[{name}]")
-        lines += [f"{key} = {_toml_value(value)}" for key, value in section.items()]
+        for key, value in section.items():
+            comment = comments.get(f"{name}.{key}")
+            lines.append(f"{key} = {_toml_value(value)}" + (f"  # {comment}" if comment else ""))
         lines.append("")
     return "\n".join(lines)
 

@@ -24,7 +24,7 @@ from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
 # Adding to this table is a deliberate act; renaming or removing breaks other tools.
 SURFACE = {
     "run": "JOB.toml --data --data-root --json --log-json --out --resume --set",
-    "check": "JOB.toml --data --data-root --json --set",
+    "check": "JOB.toml --data --data-root --json --resolved --set",
     "ingest": "CARD.toml --data-root --duplicates --force --item --item-features --json --k-core --keep-cold --log-json "
     "--memory-limit --min-rating --out --rating --repeats --seed --split --test --test-from --test-size --text-width --time "
     "--time-unit --train --user --user-features --valid --valid-size --warm-size --weight --where",

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gcnrec.config import Job
 from gcnrec.errors import Terminated
 from gcnrec.progress import Lines
 
@@ -133,6 +134,15 @@ def test_check_predicts_and_writes_no_run(gcnrec, first):
     code, out, _ = gcnrec("check", "two.toml", "--json")
     assert code == 0 and json.loads(out)
     assert sorted(Path("runs").iterdir()) == before
+
+
+def test_the_resolved_job_runs_as_the_job_does(gcnrec, first):
+    code, out, err = gcnrec("check", "two.toml", "--resolved")
+    assert code == 0 and "epoch_seconds" not in out
+    Path("resolved.toml").write_text(out)
+    assert Job.load(Path("resolved.toml")) == Job.load(first / "job.toml")
+    code, _, err = gcnrec("check", "two.toml", "--resolved", "--json")
+    assert code == 2 and "--resolved prints a job file; leave --json out" in err
 
 
 def test_without_test_pairs_nothing_is_trained(gcnrec, workplace):

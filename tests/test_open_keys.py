@@ -9,7 +9,7 @@ import pytest
 
 from gcnrec.config import Job
 from gcnrec.graph import BipartiteGraph
-from gcnrec.open_keys import begun_job, continued, notes, settled, swept
+from gcnrec.open_keys import begun_job, commented, continued, notes, settled, swept
 from gcnrec.toml import to_toml
 
 GRAPH = BipartiteGraph.from_edges(np.arange(20, dtype=np.int32) % 10, np.arange(20, dtype=np.int32), 10, 20)
@@ -27,7 +27,7 @@ def data(split, valid=3):
 def test_splits_by_time_are_refitted_by_default(split, refit):
     job = settled(Job(), data(split))
     assert job.train.refit == refit
-    assert any(line.startswith("refit") for line in notes(Job(), data(split))) == bool(refit)
+    assert any(line.startswith("train.refit=train+valid") for line in notes(Job(), data(split))) == bool(refit)
     assert Job.parse({}, [], "x").train.refit is None
 
 
@@ -102,8 +102,18 @@ def test_the_temperature_reaches_what_the_data_can_tell_within_bounds(graph, exp
 
 def test_lines_say_why():
     first, second = notes(Job(), data("random"))
-    assert first == "loss.temperature = 0.5: users have 0.1 of the items each, nodes 0.7 interactions"
-    assert second.startswith("model.start_scale = 0.02: ")
+    assert first == "loss.temperature=0.5: users have 0.1 of the items each, nodes 0.7 interactions"
+    assert second.startswith("model.start_scale=0.02: ")
+
+
+def test_the_resolved_job_names_every_key_and_says_why(tmp_path):
+    text = commented(Job(), data("temporal"))
+    path = tmp_path / "resolved.toml"
+    path.write_text(text)
+    assert Job.load(path) == settled(Job(), data("temporal"))
+    lines = [line for line in text.splitlines() if "#" in line]
+    assert [line.partition("  # ")[0] for line in lines] == ["start_scale = 0.02", "temperature = 0.5", 'refit = "train+valid"']
+    assert "temperature = 0.5  # users have 0.1 of the items each, nodes 0.7 interactions" in lines
 
 
 @pytest.mark.parametrize(
