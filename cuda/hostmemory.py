@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.errors import DeviceError
-from gcnrec.limits import read_limits, require_memory, require_room
-from gcnrec.machine import available_cores
+from gcnrec.system.limits import read_limits, require_memory, require_room
+from gcnrec.system.machine import available_cores
 
 HUGE_BYTES = 2 << 20
 TOUCH_BYTES = 256 << 20

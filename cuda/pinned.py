@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 from gcnrec.cuda.hostmemory import HostMemory
 from gcnrec.cuda.registrar import Chunk, PinningRefused, Registrar, process_registrar
 from gcnrec.errors import DeviceError
-from gcnrec.limits import read_limits
+from gcnrec.system.limits import read_limits
 
 PORTABLE, MAPPED, READ_ONLY = 1, 2, 8
 

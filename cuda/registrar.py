@@ -16,7 +16,7 @@ from typing import NamedTuple
 from gcnrec.cuda.hostmemory import HostMemory
 from gcnrec.cuda.interop import Code, HostRuntime, load_runtime
 from gcnrec.errors import DeviceError
-from gcnrec.limits import read_limits
+from gcnrec.system.limits import read_limits
 
 CHUNK_BYTES = 64 << 30
 

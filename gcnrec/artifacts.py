@@ -26,17 +26,17 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Vocabulary
 from gcnrec.lineage import FORMAT, lineage_of
-from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
 from gcnrec.loaders.schema import Dataset, open_dataset
-from gcnrec.locks import locked
 from gcnrec.mixtures import Mixture, load_partners, mixture_scorer
 from gcnrec.models import closed_form
 from gcnrec.models.ranked import Exported, ExportRule
 from gcnrec.models.scorer import Scorer
-from gcnrec.ops.pages import let_go
 from gcnrec.slots import dense_rows
 from gcnrec.start import table_width
+from gcnrec.system.files import atomic_file
+from gcnrec.system.locks import locked
+from gcnrec.system.pages import let_go
 from gcnrec.toml import to_toml
 
 if TYPE_CHECKING:

@@ -28,11 +28,11 @@ from gcnrec.events import Event, append_event, epochs_of, read_events, warn_once
 from gcnrec.fit_validation import chunk_of, kept_validation
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions
-from gcnrec.limits import parse_bytes
 from gcnrec.loaders.schema import Dataset
 from gcnrec.models import closed_form, ease
 from gcnrec.models.rank import top_k_all
 from gcnrec.random import Stage, generator
+from gcnrec.system.limits import parse_bytes
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer

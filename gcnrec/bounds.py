@@ -14,10 +14,10 @@ import torch
 from gcnrec.artifacts import Run
 from gcnrec.errors import DeviceError
 from gcnrec.interactions import Interactions
-from gcnrec.limits import parse_bytes
 from gcnrec.metrics import BOOTSTRAP_BYTES, PER_USER
 from gcnrec.models.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS
 from gcnrec.models.rank import ITEMS_PER_TILE, USERS_PER_CHUNK
+from gcnrec.system.limits import parse_bytes
 
 _LEAST_USERS = 8
 _MERGED = 56

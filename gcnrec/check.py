@@ -15,9 +15,7 @@ import torch
 from gcnrec.config import Job
 from gcnrec.errors import DeviceError
 from gcnrec.evaluate import top_k
-from gcnrec.limits import read_limits
 from gcnrec.loaders.schema import Dataset, open_dataset
-from gcnrec.memory import peak_rss_bytes
 from gcnrec.mixture_choice import choice_bytes, refuse_impossible_mixture
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.open_keys import decided, settled
@@ -28,6 +26,8 @@ from gcnrec.sparsity import room_for
 from gcnrec.start import first_table, table_width
 from gcnrec.step import Step, build_step
 from gcnrec.support import budget_values
+from gcnrec.system.limits import read_limits
+from gcnrec.system.memory import peak_rss_bytes
 from gcnrec.train import features_of, out_of_memory_as_a_sentence, use_threads
 
 WARM_STEPS, TIMED_STEPS = 3, 10

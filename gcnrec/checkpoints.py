@@ -25,8 +25,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from gcnrec.errors import DataError, UsageError
-from gcnrec.loaders.atomic import atomic_file
-from gcnrec.loaders.tensors import save_tensors
+from gcnrec.system.files import atomic_file
+from gcnrec.system.tensors import save_tensors
 
 Tensors = dict[str, torch.Tensor]
 FORMAT = "2"

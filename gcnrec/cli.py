@@ -410,8 +410,8 @@ def bench(
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Versions, extras, devices, threads, memory and its limits; exits with the code that what is amiss would give a job."""
-    from gcnrec.doctor import examine
     from gcnrec.show import figure_lines
+    from gcnrec.system.doctor import examine
 
     facts = examine()
     _show(facts if as_json else figure_lines(facts))

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from gcnrec.errors import UsageError
-from gcnrec.limits import parse_bytes
+from gcnrec.system.limits import parse_bytes
 from gcnrec.toml import Section, read_toml, set_key, validated
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]

@@ -23,9 +23,9 @@ from gcnrec.loaders.minibatch import Waits, minibatches
 from gcnrec.loaders.schema import Dataset
 from gcnrec.optim import learning_rate
 from gcnrec.placement import moved, traffic_of, traffic_since
-from gcnrec.signals import Stop
 from gcnrec.state import Progress, Sums, captured, restore
 from gcnrec.step import Step
+from gcnrec.system.signals import Stop
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer

@@ -28,13 +28,13 @@ from gcnrec.events import warn_once
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.guards import one_list_for_everyone
 from gcnrec.interactions import Interactions
-from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.idfiles import ids_of, read_table, user_column
 from gcnrec.loaders.schema import Dataset
-from gcnrec.loaders.scratch import told_when_short
 from gcnrec.models.rank import USERS_PER_CHUNK, top_k, top_k_all
 from gcnrec.models.scorer import Scorer
 from gcnrec.ops.topk import ItemLists, Seen, TopK, contained
+from gcnrec.system.files import atomic_file
+from gcnrec.system.scratch import told_when_short
 from gcnrec.tilt import NAMES, Tilt
 
 if TYPE_CHECKING:

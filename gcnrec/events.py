@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gcnrec.errors import DataError
-from gcnrec.loaders.atomic import atomic_file
+from gcnrec.system.files import atomic_file
 
 Event = dict[str, Any]
 

@@ -14,13 +14,13 @@ from gcnrec.errors import DivergedError
 from gcnrec.evaluate import warn_of_one_list
 from gcnrec.export_choice import validate_exports
 from gcnrec.loaders.schema import Dataset
-from gcnrec.memory import memory_report, scratch_rows
 from gcnrec.mixture_choice import fit_partners
 from gcnrec.models.ranked import Exported, ExportRule, export_rules, exported
 from gcnrec.slot_files import order_digest, write_slots
 from gcnrec.slots import SlotTable
 from gcnrec.step import Step
 from gcnrec.support import base_width, budget_values
+from gcnrec.system.memory import memory_report, scratch_rows
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer

@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 from gcnrec.config import Job
 from gcnrec.errors import DataError
 from gcnrec.evaluate import evaluate
-from gcnrec.limits import parse_bytes
-from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.schema import Dataset
 from gcnrec.metrics import split_name
 from gcnrec.models.mixture import MIXTURE_ROWS
 from gcnrec.models.rank import USERS_PER_CHUNK
 from gcnrec.models.scorer import EmbeddingScorer, Scorer
+from gcnrec.system.files import atomic_file
+from gcnrec.system.limits import parse_bytes
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer

@@ -27,13 +27,13 @@ from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.features import encode_features
 from gcnrec.loaders.idfiles import ids_of, item_column, read_table, user_column
 from gcnrec.loaders.schema import Dataset
-from gcnrec.memory import scratch_rows, scratch_values
 from gcnrec.mixtures import load_partners, mixture_scorer
 from gcnrec.models.node_inputs import Features
 from gcnrec.models.ranked import Exported, log_shares, scale_by_powers_, typical_degree, unit_length_
 from gcnrec.models.scorer import EmbeddingScorer, Scorer
 from gcnrec.ops.propagate import inverse_sqrt, propagate
 from gcnrec.step import inductive_encoder
+from gcnrec.system.memory import scratch_rows, scratch_values
 from gcnrec.table import DenseTable
 
 

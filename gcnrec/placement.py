@@ -13,8 +13,8 @@ from gcnrec.config import Job
 from gcnrec.device import gpu, pipeline_of
 from gcnrec.graph import BipartiteGraph
 from gcnrec.hotrows import Prefixes, hottest
-from gcnrec.memory import scratch_rows
 from gcnrec.pipelined import ROW_UNIT, HostTable, PipelinedTable, Traffic
+from gcnrec.system.memory import scratch_rows
 from gcnrec.table import Allocate, StepTable, in_ram
 
 

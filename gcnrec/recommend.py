@@ -21,14 +21,14 @@ from gcnrec.errors import UsageError
 from gcnrec.fold_in import widened
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Interactions
-from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.request import Request, read_request
 from gcnrec.loaders.schema import Dataset
-from gcnrec.loaders.scratch import told_when_short
 from gcnrec.models.popularity import PopularityScorer
 from gcnrec.models.rank import in_chunks, rank_chunk
 from gcnrec.models.scorer import Scorer
 from gcnrec.ops.topk import Hidden, ItemLists, TopK, empty_lists
+from gcnrec.system.files import atomic_file
+from gcnrec.system.scratch import told_when_short
 
 if TYPE_CHECKING:
     from gcnrec.artifacts import Run

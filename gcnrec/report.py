@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcnrec.facts import Facts, scalars
-from gcnrec.loaders.atomic import atomic_file
 from gcnrec.report_charts import compared, learning, stored_values, support
+from gcnrec.system.files import atomic_file
 
 if TYPE_CHECKING:
     from gcnrec.artifacts import Run

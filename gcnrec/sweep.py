@@ -23,10 +23,10 @@ from gcnrec.config import Job
 from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.grid import Combination, Grid
 from gcnrec.lineage import located
-from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.schema import open_dataset
 from gcnrec.open_keys import continued, swept
 from gcnrec.sweep_page import summarise
+from gcnrec.system.files import atomic_file
 from gcnrec.toml import to_toml
 from gcnrec.trials import Sweep, Trial, is_finished, write_sweep
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 
 from gcnrec import charts
-from gcnrec.loaders.atomic import atomic_file
 from gcnrec.paired import Contrast, Estimate, contrasts, estimate, grouped, paired
+from gcnrec.system.files import atomic_file
 from gcnrec.trials import Sweep, Trial, curves, read_sweep, results
 
 _TEMPLATE = Path(__file__).with_name("sweep.html.j2")

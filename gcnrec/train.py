@@ -34,20 +34,20 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.guards import LossTrend
 from gcnrec.idle import idle_settings
 from gcnrec.lineage import resolved
-from gcnrec.loaders.atomic import atomic_file, clear_leftovers
 from gcnrec.loaders.schema import Dataset, open_dataset
-from gcnrec.machine import available_cores
-from gcnrec.memory import scratch_values
 from gcnrec.mixture_choice import refuse_impossible_mixture, scorer_of_fit
 from gcnrec.models import closed_form, exponents
 from gcnrec.models.node_inputs import Features
 from gcnrec.models.objective import objective_of
 from gcnrec.open_keys import begun_job, notes, settled
 from gcnrec.placement import memory_of, placed
-from gcnrec.signals import stops
 from gcnrec.state import Progress, restore
 from gcnrec.step import Step, build_step
 from gcnrec.support import budget_values
+from gcnrec.system.files import atomic_file, clear_leftovers
+from gcnrec.system.machine import available_cores
+from gcnrec.system.memory import scratch_values
+from gcnrec.system.signals import stops
 from gcnrec.tracking import tracked
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from gcnrec import open_dataset
 from gcnrec.loaders import dgl as folder
 from gcnrec.loaders import pyg
-from gcnrec.machine import machine, versions
+from gcnrec.system.machine import machine, versions
 
 EXAMPLES = Path(__file__).parent / "examples"
 SEEDS = (0, 1, 2)

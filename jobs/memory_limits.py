@@ -33,9 +33,9 @@ from gcnrec.artifacts import open_run
 from gcnrec.bench.harness import write_record
 from gcnrec.config import Data
 from gcnrec.evaluate import evaluate_run
-from gcnrec.limits import parse_bytes
 from gcnrec.loaders.parquet import ingest
 from gcnrec.recommend import recommend
+from gcnrec.system.limits import parse_bytes
 
 ASKED_USERS = 500
 TINY = 4_000_000

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gcnrec.errors import UsageError
 from gcnrec.loaders.feature_categories import CATEGORIES, MultiHot
 from gcnrec.loaders.feature_values import Place, entries_of, merge_entries
-from gcnrec.loaders.scratch import Scratch, Spool
+from gcnrec.system.scratch import Scratch, Spool
 
 MAX_WORDS = 2**16
 """Words kept at most, the most frequent ones; fewer where the memory limit does not hold the projection of as many."""

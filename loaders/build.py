@@ -21,7 +21,7 @@ from gcnrec.loaders.leakage import report_leakage
 from gcnrec.loaders.numbering import Ids
 from gcnrec.loaders.rows import Rows, count_high, count_low, sort_rows
 from gcnrec.loaders.schema import write_vocabulary
-from gcnrec.loaders.scratch import Scratch, new_npy
+from gcnrec.system.scratch import Scratch, new_npy
 
 _TIMES_CHUNK = 2**17
 _IDS_CHUNK = 2**16

@@ -34,11 +34,11 @@ from numpy.typing import NDArray
 
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Vocabulary
-from gcnrec.loaders.atomic import atomic_file
 from gcnrec.loaders.schema import Dataset
 from gcnrec.loaders.served import served_mixture
-from gcnrec.loaders.tensors import save_tensors
 from gcnrec.models.ranked import Exported
+from gcnrec.system.files import atomic_file
+from gcnrec.system.tensors import save_tensors
 from gcnrec.toml import to_toml
 
 if TYPE_CHECKING:

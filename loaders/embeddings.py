@@ -17,8 +17,8 @@ import torch
 
 from gcnrec.errors import DataError
 from gcnrec.interactions import Vocabulary
-from gcnrec.memory import scratch_rows
-from gcnrec.ops.pages import let_go
+from gcnrec.system.memory import scratch_rows
+from gcnrec.system.pages import let_go
 
 EXPORT_KEY = b"gcnrec"
 """Of the files' metadata: what the export is, as JSON."""

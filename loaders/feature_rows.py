@@ -16,7 +16,7 @@ from gcnrec.errors import DataError
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.inputs import Input
 from gcnrec.loaders.numbering import Numbering
-from gcnrec.loaders.scratch import Scratch
+from gcnrec.system.scratch import Scratch
 
 _ROW_BYTES = 16.0
 

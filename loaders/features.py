@@ -34,7 +34,7 @@ from gcnrec.loaders.feature_values import Kind, Place, is_list, kind_of
 from gcnrec.loaders.heldout import Report
 from gcnrec.loaders.inputs import Input, first_line, open_input
 from gcnrec.loaders.schema import Dataset, StoredVocabulary
-from gcnrec.loaders.scratch import Scratch, reserve
+from gcnrec.system.scratch import Scratch, reserve
 
 Side = Literal["user", "item"]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gcnrec.loaders import pairs
 from gcnrec.loaders.rows import Rows, count_codes
-from gcnrec.loaders.scratch import Scratch
+from gcnrec.system.scratch import Scratch
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from gcnrec.loaders.rows import Rows
-from gcnrec.loaders.scratch import Scratch
+from gcnrec.system.scratch import Scratch
 
 if TYPE_CHECKING:
     from gcnrec.loaders.heldout import Parts, Report

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gcnrec.loaders.scratch import Scratch, Spool
+from gcnrec.system.scratch import Scratch, Spool
 
 _SIGN = np.uint64(1 << 63)
 

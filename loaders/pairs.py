@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec.loaders.rows import Rows, radix_sort
-from gcnrec.loaders.scratch import Scratch
+from gcnrec.system.scratch import Scratch
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)

@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError, nearest
-from gcnrec.limits import parse_bytes
 from gcnrec.loaders.build import Staged, build, split_of
 from gcnrec.loaders.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns
 from gcnrec.loaders.conditions import Condition, locked, parse_condition, shown
@@ -29,9 +28,10 @@ from gcnrec.loaders.heldout import Report
 from gcnrec.loaders.inputs import BATCH_ROWS, Input, first_line, open_input
 from gcnrec.loaders.recipe import recipe_of
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal
-from gcnrec.loaders.scratch import Scratch, told_when_short
 from gcnrec.loaders.staging import Staging
 from gcnrec.loaders.times import time_advice
+from gcnrec.system.limits import parse_bytes
+from gcnrec.system.scratch import Scratch, told_when_short
 
 _FROM_DUCKDB = (duckdb.Error, UnicodeDecodeError)
 """What DuckDB raises; the second where its message cuts a character into two."""

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.loaders.scratch import Scratch
+from gcnrec.system.scratch import Scratch
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions, Vocabulary
-from gcnrec.locks import locked
+from gcnrec.system.locks import locked
 
 FORMAT = 1
 

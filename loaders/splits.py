@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from gcnrec import random
 from gcnrec.loaders.rows import Rows, count_high, count_low, radix_sort
-from gcnrec.loaders.scratch import Scratch
 from gcnrec.random import Stage, philox4x32
+from gcnrec.system.scratch import Scratch
 
 TRAIN, VALID, TEST = 0, 1, 2
 _TEST_STEP, _VALID_STEP, _COLD_STEP = 0, 1, 2

@@ -18,7 +18,7 @@ from gcnrec.errors import DataError
 from gcnrec.loaders.columns import TIME, WEIGHT
 from gcnrec.loaders.numbering import Ids, Numbering
 from gcnrec.loaders.rows import Rows
-from gcnrec.loaders.scratch import Scratch
+from gcnrec.system.scratch import Scratch
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)

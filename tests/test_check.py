@@ -7,7 +7,7 @@ import pytest
 from gcnrec import check as checked
 from gcnrec.config import Job
 from gcnrec.errors import DeviceError
-from gcnrec.limits import Limits
+from gcnrec.system.limits import Limits
 from gcnrec.testing import checkerboard, write_dataset
 
 

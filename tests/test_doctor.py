@@ -13,8 +13,8 @@ import psutil
 import pytest
 import torch
 
-from gcnrec import doctor, limits
-from gcnrec.findings import findings
+from gcnrec.system import doctor, limits
+from gcnrec.system.findings import findings
 
 GPU = {"name": "Some GPU", "major": 9, "minor": 0, "pci_domain_id": 0, "pci_bus_id": 0xAF, "pci_device_id": 1}
 

@@ -7,9 +7,9 @@ import resource
 import psutil
 import pytest
 
-from gcnrec import limits
 from gcnrec.errors import DeviceError
-from gcnrec.limits import Limits, read_limits, require_memory, require_room
+from gcnrec.system import limits
+from gcnrec.system.limits import Limits, read_limits, require_memory, require_room
 
 UNLIMITED = 9223372036854771712  # how version 1 says so
 

@@ -11,9 +11,9 @@ import threading
 import pytest
 
 from gcnrec.errors import DataError, UsageError
-from gcnrec.loaders.atomic import clear_leftovers
 from gcnrec.loaders.schema import new_folder
-from gcnrec.locks import locked
+from gcnrec.system.files import clear_leftovers
+from gcnrec.system.locks import locked
 
 HOLD = """
 import sys, time

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from gcnrec.errors import DataError
-from gcnrec.memory import memory_report, peak_rss_bytes, scratch_rows
 from gcnrec.optim import Adam
 from gcnrec.slots import SlotBlock, SlotTable
+from gcnrec.system.memory import memory_report, peak_rss_bytes, scratch_rows
 from gcnrec.table import DenseTable
 
 

@@ -24,10 +24,10 @@ from gcnrec.bench.harness import Row, Variant, measure
 from gcnrec.bench.memory import Measured, measured
 from gcnrec.bench.worker import Worker
 from gcnrec.graph import Csr
-from gcnrec.machine import available_cores
 from gcnrec.models.rank import top_k_all
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.random import Stage, generator
+from gcnrec.system.machine import available_cores
 
 TOLERANCE = 1e-4
 _WARM_USERS = 5000

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from gcnrec.bench.harness import Row, Variant, measure, overall, rest
 from gcnrec.device import gpu, ops_for, pipeline_of
 from gcnrec.errors import DeviceError
-from gcnrec.machine import available_cores
 from gcnrec.ops.gather import gather
 from gcnrec.ops.slots import decode
 from gcnrec.random import Stage, generator
 from gcnrec.slots import SlotBlock, SlotTable
+from gcnrec.system.machine import available_cores
 from gcnrec.table import aligned
 
 WIDTHS = (64, 128)

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.bench.memory import Measured, measured
-from gcnrec.machine import machine
+from gcnrec.system.machine import machine
 
 Row = dict[str, Any]
 _REST_SECONDS = 0.02

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from gcnrec.bench.harness import Row, Variant, measure
 from gcnrec.bench.memory import Measured, high_water, in_subprocess
 from gcnrec.config import Data
-from gcnrec.limits import parse_bytes
 from gcnrec.loaders.parquet import connect, ingest
 from gcnrec.loaders.synthetic import World, write_rows
+from gcnrec.system.limits import parse_bytes
 
 _SQL = Path(__file__).with_name("ingest.sql")
 _CORE = 5

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from gcnrec.bench.worker import Worker
-from gcnrec.ops.pages import trim_heap
+from gcnrec.system.pages import trim_heap
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")

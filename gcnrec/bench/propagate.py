@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from gcnrec.bench.graphs import GOWALLA, GraphInputs, graph_inputs, torch_csr
 from gcnrec.bench.harness import Row, Variant, largest_error, measure, overall, rest
-from gcnrec.machine import available_cores
 from gcnrec.models.hops import Hop, SymmetricHop
+from gcnrec.system.machine import available_cores
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 

@@ -25,8 +25,8 @@ from gcnrec.bench.graphs import GOWALLA, graph_of
 from gcnrec.bench.harness import Row, Variant, measure, rest
 from gcnrec.blocks import NeighbourSampler, Sampled
 from gcnrec.graph import BipartiteGraph
-from gcnrec.machine import available_cores
 from gcnrec.random import Stage, generator
+from gcnrec.system.machine import available_cores
 
 FANOUTS = (10, 10)
 BATCH_SIZE = 2048

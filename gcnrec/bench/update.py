@@ -22,8 +22,8 @@ import torch
 from gcnrec.bench.gather import device_or_none
 from gcnrec.bench.harness import Row, Variant, measure, overall, rest
 from gcnrec.device import ops_for, pipeline_of
-from gcnrec.machine import available_cores
 from gcnrec.random import Stage, generator
+from gcnrec.system.machine import available_cores
 from gcnrec.table import aligned
 
 WIDTH, STRIDE, PITCH = 64, 4, 20

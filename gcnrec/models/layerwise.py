@@ -10,7 +10,7 @@ import torch
 
 from gcnrec.models.encoder import column_blocks
 from gcnrec.models.hops import Hop
-from gcnrec.ops.pages import let_go, let_go_read_only
+from gcnrec.system.pages import let_go, let_go_read_only
 from gcnrec.table import Table
 
 WIDEST = 64

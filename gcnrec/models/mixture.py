@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from gcnrec.models.scorer import Scorer, WholeScorer
 from gcnrec.ops.arrays import copy_columns
-from gcnrec.ops.pages import trim_heap
 from gcnrec.ops.shares import add_shares, add_softmax
+from gcnrec.system.pages import trim_heap
 
 BLOCK_USERS = 128
 """Users whose scores by one part are held at a time."""

@@ -19,7 +19,7 @@ import torch
 from gcnrec.cuda.hostmemory import allocate
 from gcnrec.cuda.pinned import PinnedMemory
 from gcnrec.errors import DeviceError
-from gcnrec.limits import read_limits
+from gcnrec.system.limits import read_limits
 
 Work = Callable[[int], Any]
 Tell = Callable[[dict[str, Any]], None]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gcnrec.machine import machine, versions
+from gcnrec.system.machine import machine, versions
 
 _LINK = ("gen.current", "gen.max", "width.current", "width.max")
 FIELDS = ("name", "driver_version", *(f"pcie.link.{part}" for part in _LINK))

@@ -10,7 +10,7 @@ import pytest
 
 from gcnrec.bench.harness import Variant, measure, overall, summary, write_record
 from gcnrec.bench.memory import _Sampler, in_subprocess, measured
-from gcnrec.machine import machine
+from gcnrec.system.machine import machine
 
 MEGABYTE = 2**20
 

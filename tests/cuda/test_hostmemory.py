@@ -11,7 +11,7 @@ import torch
 from gcnrec.cuda import hostmemory
 from gcnrec.cuda.hostmemory import HUGE_BYTES, adopt, allocate, allocate_file, touch
 from gcnrec.errors import DeviceError
-from gcnrec.limits import Limits
+from gcnrec.system.limits import Limits
 
 PAGE = mmap.PAGESIZE
 

@@ -21,7 +21,7 @@ from gcnrec.cuda.interop import Code, load_runtime
 from gcnrec.cuda.pinned import MAPPED, PORTABLE, READ_ONLY, PinnedMemory, StagedMemory, pin_or_stage
 from gcnrec.cuda.registrar import PinningRefused, Registrar
 from gcnrec.errors import DeviceError
-from gcnrec.limits import Limits
+from gcnrec.system.limits import Limits
 
 PAGE = mmap.PAGESIZE
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcnrec.loaders.numbering import Numbering
-from gcnrec.loaders.scratch import Scratch, Spool
+from gcnrec.system.scratch import Scratch, Spool
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 KINDS = {

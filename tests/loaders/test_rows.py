@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcnrec.errors import UsageError
-from gcnrec.limits import parse_bytes
 from gcnrec.loaders import pairs, splits
 from gcnrec.loaders.rows import Rows, sort_rows
-from gcnrec.loaders.scratch import Scratch
+from gcnrec.system.limits import parse_bytes
+from gcnrec.system.scratch import Scratch
 
 NODES = 12
 EDGES = st.lists(st.tuples(st.integers(0, NODES - 1), st.integers(0, NODES - 1)), max_size=60)

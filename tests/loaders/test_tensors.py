@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from safetensors import safe_open
 
-from gcnrec.loaders.tensors import save_tensors
+from gcnrec.system.tensors import save_tensors
 
 METADATA = {
     f"key {n}": value for n, value in enumerate(["plain", 'quo"ted', "line\nand\ttab", "ü 漢 \u0001", "back\\slash", "/"])

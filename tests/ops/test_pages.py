@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from gcnrec.ops import pages
-from gcnrec.ops.pages import let_go, let_go_read_only, map_rows, trim_heap
+from gcnrec.system import pages
+from gcnrec.system.pages import let_go, let_go_read_only, map_rows, trim_heap
 
 
 def test_what_was_written_comes_back():

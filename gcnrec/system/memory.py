@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from gcnrec.errors import DataError
-from gcnrec.ops.pages import map_rows
 from gcnrec.optim import Rule
+from gcnrec.system.pages import map_rows
 from gcnrec.table import Table
 
 

@@ -13,7 +13,7 @@ _DEVICE, _DATA, _ADVICE = DeviceError.exit_code, DataError.exit_code, 0
 
 
 def findings(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """`text` and `exit_code` of everything in `gcnrec.doctor.examine`'s sections that is amiss; code 0 is advice."""
+    """`text` and `exit_code` of everything in `gcnrec.system.doctor.examine`'s sections that is amiss; code 0 is advice."""
     return [{"text": text, "exit_code": code} for text, code in (*_broken(facts), *_gpu(facts), *_room(facts))]
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import psutil
 
-from gcnrec.findings import findings
-from gcnrec.limits import read_limits
-from gcnrec.machine import PACKAGES, available_cores, machine, versions
+from gcnrec.system.findings import findings
+from gcnrec.system.limits import read_limits
+from gcnrec.system.machine import PACKAGES, available_cores, machine, versions
 
 EXTRAS = {
     "gpu": (("cupy-cuda13x", "cupy-cuda12x", "numba-cuda"), "training on an NVIDIA GPU; one of the CuPys, as the driver has it"),
