@@ -22,6 +22,7 @@ import torch
 from gcnrec import mixtures
 from gcnrec.checkpoints import load_checkpoint
 from gcnrec.config import Job
+from gcnrec.config.toml import to_toml
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Vocabulary
@@ -37,7 +38,6 @@ from gcnrec.start import table_width
 from gcnrec.system.files import atomic_file
 from gcnrec.system.locks import locked
 from gcnrec.system.pages import let_go
-from gcnrec.toml import to_toml
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer

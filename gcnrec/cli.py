@@ -349,7 +349,7 @@ def sweep(
     A run that fails does not stop the others; the exit code is then the highest of theirs.
     """
     from gcnrec.bars import runs_told
-    from gcnrec.grid import load_grid
+    from gcnrec.config.grid import load_grid
     from gcnrec.pipeline import open_or_ingest
     from gcnrec.sweep import sweep as train_all
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from gcnrec.config import Job
+from gcnrec.config.toml import to_toml
 from gcnrec.defaults import Default, defaults, with_defaults
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset
-from gcnrec.toml import to_toml
 
 BY_TIME = ("temporal", "leave_last")
 """Splits whose validation pairs are newer than train's, and older than test's."""

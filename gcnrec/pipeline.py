@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcnrec.config import Data, Job
+from gcnrec.config.toml import validated
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.recipe import PATHS, PLACES, absolute
-from gcnrec.toml import validated
 
 if TYPE_CHECKING:
     from gcnrec.loaders.schema import Dataset

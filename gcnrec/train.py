@@ -22,6 +22,7 @@ from gcnrec.artifacts import Run, describe_run, is_unbegun, make_folder, open_ru
 from gcnrec.baselines import compare_with_baselines, compares
 from gcnrec.checkpoints import Checkpoints, Tensors, load_checkpoint
 from gcnrec.config import Job
+from gcnrec.config.unused import idle_settings
 from gcnrec.earlier import starting_table
 from gcnrec.epochs import Epochs, Work
 from gcnrec.errors import DeviceError, UsageError
@@ -32,7 +33,6 @@ from gcnrec.finish import exported_by, finish, is_trained, validate
 from gcnrec.fit_validation import keep_validation
 from gcnrec.graph import BipartiteGraph
 from gcnrec.guards import LossTrend
-from gcnrec.idle import idle_settings
 from gcnrec.lineage import resolved
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.mixture_choice import refuse_impossible_mixture, scorer_of_fit

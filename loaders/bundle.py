@@ -32,6 +32,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.config.toml import to_toml
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset
@@ -39,7 +40,6 @@ from gcnrec.loaders.served import served_mixture
 from gcnrec.models.ranked import Exported
 from gcnrec.system.files import atomic_file
 from gcnrec.system.tensors import save_tensors
-from gcnrec.toml import to_toml
 
 if TYPE_CHECKING:
     from gcnrec.artifacts import Run

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from gcnrec.config import Data
+from gcnrec.config.toml import Section, read_toml, validated
 from gcnrec.errors import UsageError
 from gcnrec.loaders.recipe import PATHS, PLACES
 from gcnrec.loaders.synthetic import World
-from gcnrec.toml import Section, read_toml, validated
 
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 # A name as PEP 503 has it, and a version without epoch, local part or wildcard. No path, URL, option or marker is of this form.

@@ -16,13 +16,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from gcnrec.config import Data
+from gcnrec.config.toml import validated
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.cache import Entry
 from gcnrec.loaders.cards import Card, File, Source, load_card
 from gcnrec.loaders.downloads import SourceFailed, check_digest, fetch, one_line, reason
 from gcnrec.loaders.recipe import PATHS
 from gcnrec.loaders.synthetic import World, write_world
-from gcnrec.toml import validated
 
 Tell = Callable[[str], None]
 _HEADER_BYTES = 2**20

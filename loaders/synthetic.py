@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from gcnrec.config import Seed
+from gcnrec.config.job import Seed
+from gcnrec.config.toml import Section
 from gcnrec.errors import DataError
 from gcnrec.random import Stage, philox4x32
-from gcnrec.toml import Section
 
 GROUP_ROWS = 2**20
 PART_GROUPS = 64

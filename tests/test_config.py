@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcnrec.config import Data, Job, Loss, Model, Table
+from gcnrec.config.toml import read_toml, to_toml, validated
 from gcnrec.errors import UsageError
-from gcnrec.toml import read_toml, to_toml, validated
 
 JOB = """
 [data]

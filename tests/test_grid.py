@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gcnrec.config.grid import load_grid
 from gcnrec.errors import UsageError
-from gcnrec.grid import load_grid
 
 GRID = """
 job = "base.toml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gcnrec.config import Job
-from gcnrec.idle import idle_settings
+from gcnrec.config.unused import idle_settings
 from gcnrec.progress import Quiet
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.train import train

@@ -8,8 +8,8 @@ import math
 import pytest
 
 from gcnrec.config import Job
+from gcnrec.config.toml import to_toml
 from gcnrec.paired import contrast, contrasts, estimate, grouped, last_until, paired
-from gcnrec.toml import to_toml
 from gcnrec.trials import Trial
 
 METRIC = "recall@20"

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from gcnrec.config import Job
+from gcnrec.config.toml import to_toml
 from gcnrec.facts import Facts
 from gcnrec.report import write_report
-from gcnrec.toml import to_toml
 
 FORBIDDEN = {"script", "link", "img", "iframe", "object", "embed"}
 VOID = {"meta", "br", "hr"}

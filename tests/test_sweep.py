@@ -19,8 +19,8 @@ import pytest
 
 from gcnrec.artifacts import read_json
 from gcnrec.config import Job
+from gcnrec.config.grid import load_grid
 from gcnrec.errors import UsageError
-from gcnrec.grid import load_grid
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.trials import read_sweep
 

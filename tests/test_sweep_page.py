@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from gcnrec.config import Job
+from gcnrec.config.toml import to_toml
 from gcnrec.errors import DataError, UsageError
 from gcnrec.sweep_page import summarise, write_page
-from gcnrec.toml import to_toml
 from gcnrec.trials import Sweep, Trial, curves, read_sweep, results, trials_of, write_sweep
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from gcnrec import interactions
 from gcnrec.config import Data
+from gcnrec.config.toml import validated
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.loaders import parquet, schema
 from gcnrec.loaders.parquet import ingest
 from gcnrec.system import scratch
-from gcnrec.toml import validated
 
 GOOD = {
     "user": ["a", "b", "a", "c"],

@@ -301,7 +301,7 @@ def test_a_moment_needs_a_temporal_split(make):
 
 
 def make_data(**settings):
-    from gcnrec.toml import validated
+    from gcnrec.config.toml import validated
 
     return validated(Data, {**DEFAULTS, **settings}, "ingest")
 

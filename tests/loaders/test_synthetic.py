@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcnrec.config.toml import validated
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders import synthetic
 from gcnrec.loaders.cards import load_card
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.sources import materialise
 from gcnrec.loaders.synthetic import World, block_of, draw_edges, rank_of, write_world
-from gcnrec.toml import validated
 
 WORLD = World(users=2000, items=900, edges=40_000, blocks=9, user_exponent=0.5, item_exponent=0.7, inside=0.75, seed=5)
 

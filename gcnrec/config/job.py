@@ -17,9 +17,9 @@ from pydantic import (
     model_validator,
 )
 
+from gcnrec.config.toml import Section, read_toml, set_key, validated
 from gcnrec.errors import UsageError
 from gcnrec.system.limits import parse_bytes
-from gcnrec.toml import Section, read_toml, set_key, validated
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gcnrec.config import INDUCTIVE, Job
+from gcnrec.config.job import INDUCTIVE, Job
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,9 +33,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gcnrec.config import Job
+from gcnrec.config.job import Job
+from gcnrec.config.toml import read_toml
 from gcnrec.errors import UsageError, nearest
-from gcnrec.toml import read_toml
 
 BUDGET, SEED = "table.budget", "train.seed"
 _OWN_KEYS = ("job", "compare", "grid", "variants")
