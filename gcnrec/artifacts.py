@@ -33,11 +33,11 @@ from gcnrec.mixtures import Mixture, load_partners, mixture_scorer
 from gcnrec.models import closed_form
 from gcnrec.models.ranked import Exported, ExportRule
 from gcnrec.models.scorer import Scorer
-from gcnrec.slots import dense_rows
 from gcnrec.start import table_width
 from gcnrec.system.files import atomic_file
 from gcnrec.system.locks import locked
 from gcnrec.system.pages import let_go
+from gcnrec.tables.slots import dense_rows
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer

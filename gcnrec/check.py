@@ -19,15 +19,15 @@ from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.mixture_choice import choice_bytes, refuse_impossible_mixture
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.open_keys import decided, settled
-from gcnrec.optim import rule_of
-from gcnrec.placement import memory_of, placed, uses_gpu
-from gcnrec.slots import VALUE_BYTES
 from gcnrec.sparsity import room_for
 from gcnrec.start import first_table, table_width
 from gcnrec.step import Step, build_step
 from gcnrec.support import budget_values
 from gcnrec.system.limits import read_limits
 from gcnrec.system.memory import peak_rss_bytes
+from gcnrec.tables.placement import memory_of, placed, uses_gpu
+from gcnrec.tables.rules import rule_of
+from gcnrec.tables.slots import VALUE_BYTES
 from gcnrec.train import features_of, out_of_memory_as_a_sentence, use_threads
 
 WARM_STEPS, TIMED_STEPS = 3, 10

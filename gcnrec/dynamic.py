@@ -15,8 +15,8 @@ from gcnrec.exchange import Change, Newborn, exchange_in_rows, nothing_known
 from gcnrec.graph import BipartiteGraph
 from gcnrec.policy import Gradients, Moment, steepest
 from gcnrec.row_counts import check_room, even_counts, full_records, power_counts
-from gcnrec.slots import SlotBlock, SlotTable
 from gcnrec.support import Keys, magnitude_keys
+from gcnrec.tables.slots import SlotBlock, SlotTable
 
 
 @dataclass(frozen=True)

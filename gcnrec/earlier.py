@@ -16,9 +16,9 @@ from gcnrec.config import Job
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset
-from gcnrec.pipelined import HostTable
 from gcnrec.start import continued_rows, first_table, table_width
-from gcnrec.table import Allocate, in_ram
+from gcnrec.tables.dense import Allocate, in_ram
+from gcnrec.tables.pipelined import HostTable
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer

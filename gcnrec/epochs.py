@@ -21,11 +21,11 @@ from gcnrec.events import append_event, keep_events
 from gcnrec.explore import Explorer
 from gcnrec.loaders.minibatch import Waits, minibatches
 from gcnrec.loaders.schema import Dataset
-from gcnrec.optim import learning_rate
-from gcnrec.placement import moved, traffic_of, traffic_since
 from gcnrec.state import Progress, Sums, captured, restore
 from gcnrec.step import Step
 from gcnrec.system.signals import Stop
+from gcnrec.tables.placement import moved, traffic_of, traffic_since
+from gcnrec.tables.rules import learning_rate
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer

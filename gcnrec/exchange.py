@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gcnrec.ops.merge import merged_places
 from gcnrec.ops.select import Cut, bar_cells, cut_at, exchange_marks, group_marks
-from gcnrec.slots import SlotBlock, SlotTable, in_blocks
+from gcnrec.tables.slots import SlotBlock, SlotTable, in_blocks
 
 _INFINITY = 0x7F800000
 """The largest key of a score."""

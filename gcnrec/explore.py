@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from gcnrec.config import Job
 from gcnrec.policy import Moment, Policy
 from gcnrec.sampler import Batch
-from gcnrec.slots import SlotTable
 from gcnrec.sparsity import policy_of
 from gcnrec.step import Step
 from gcnrec.system.memory import scratch_rows
+from gcnrec.tables.slots import SlotTable
 
 FRESH = 1 << 31
 """Explorations draw their batches as epochs from this number on, which no training reaches."""

@@ -34,7 +34,7 @@ from gcnrec.models.scorer import EmbeddingScorer, Scorer
 from gcnrec.ops.propagate import inverse_sqrt, propagate
 from gcnrec.step import inductive_encoder
 from gcnrec.system.memory import scratch_rows, scratch_values
-from gcnrec.table import DenseTable
+from gcnrec.tables.dense import DenseTable
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from gcnrec.exchange import Change
 from gcnrec.graph import BipartiteGraph
-from gcnrec.slots import SlotTable
 from gcnrec.support import Keys
+from gcnrec.tables.slots import SlotTable
 
 
 class Gradients(Protocol):

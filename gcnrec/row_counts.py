@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from gcnrec.errors import UsageError
 from gcnrec.ops.select import bar_cells, cut_at
 from gcnrec.ops.slots import fill_records
-from gcnrec.slots import RECORD_BYTES, VALUE_BYTES
 from gcnrec.support import choose
+from gcnrec.tables.slots import RECORD_BYTES, VALUE_BYTES
 
 _BLOCK = 1 << 16
 

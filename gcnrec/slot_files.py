@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 
 from gcnrec.errors import DataError
 from gcnrec.interactions import Vocabulary
-from gcnrec.slots import VALUE_BYTES, SlotTable
 from gcnrec.system.files import atomic_file
 from gcnrec.system.tensors import save_tensors
+from gcnrec.tables.slots import VALUE_BYTES, SlotTable
 
 FORMAT, VERSION = "gcnrec-slots", "1"
 _HEADER = ("format", "version", "num_rows", "width", "budget_values", "dtype", "order")

@@ -23,8 +23,8 @@ from gcnrec.nmf import nonnegative_factors
 from gcnrec.policy import Gradients, Moment, Policy, steepest
 from gcnrec.random import Stage, u64, uniform
 from gcnrec.row_counts import even_counts, largest_counts
-from gcnrec.slots import SlotTable
 from gcnrec.support import Keys, budget_values, magnitude_keys, random_keys
+from gcnrec.tables.slots import SlotTable
 
 ROW_SHARE = 0.5
 """sparserec: share of the rows that can grow in one exploration."""

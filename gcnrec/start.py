@@ -16,14 +16,14 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.models.hops import Hop
 from gcnrec.models.spectral import top_singular
 from gcnrec.models.varimax import varimax
-from gcnrec.optim import rule_of
-from gcnrec.pipelined import HostTable
 from gcnrec.random import Stage, normal
-from gcnrec.slots import MAX_COLUMNS, SlotTable
 from gcnrec.sparsity import policy_of, room_for
 from gcnrec.support import base_width, budget_values, fill, magnitude_keys, random_keys
 from gcnrec.system.pages import trim_heap
-from gcnrec.table import FILLED_ROWS, Allocate, DenseTable, in_ram
+from gcnrec.tables.dense import FILLED_ROWS, Allocate, DenseTable, in_ram
+from gcnrec.tables.pipelined import HostTable
+from gcnrec.tables.rules import rule_of
+from gcnrec.tables.slots import MAX_COLUMNS, SlotTable
 
 
 def table_width(job: Job) -> int:

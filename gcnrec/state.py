@@ -13,8 +13,8 @@ import torch
 from gcnrec.checkpoints import Tensors
 from gcnrec.explore import Explorer
 from gcnrec.guards import LossTrend
-from gcnrec.pipelined import Traffic
 from gcnrec.step import Step
+from gcnrec.tables.pipelined import Traffic
 
 
 @dataclass(frozen=True, slots=True)

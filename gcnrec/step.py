@@ -29,9 +29,9 @@ from gcnrec.models.sage import sage_convolutions
 from gcnrec.models.sampled import SampledLightGcn
 from gcnrec.ops.directions import uniform, weighted
 from gcnrec.ops.weighted import EdgeWeights, edge_weights
-from gcnrec.optim import Rule, rule_of
 from gcnrec.sampler import Batch, EdgeSampler, edge_sampler
-from gcnrec.table import Allocate, StepTable, in_ram
+from gcnrec.tables.dense import Allocate, StepTable, in_ram
+from gcnrec.tables.rules import Rule, rule_of
 from gcnrec.walk_blocks import WalkSampler
 
 if TYPE_CHECKING:

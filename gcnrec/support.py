@@ -15,7 +15,7 @@ from gcnrec.config import Job
 from gcnrec.errors import UsageError
 from gcnrec.ops.select import largest_columns
 from gcnrec.random import Stage, uniform
-from gcnrec.slots import SlotBlock, SlotTable
+from gcnrec.tables.slots import SlotBlock, SlotTable
 
 Tiles = Callable[[int, int], torch.Tensor]
 """Rows first .. last-1 of a dense start, float32 (last - first, D)."""

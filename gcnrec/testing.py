@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal, write_vocabulary
 from gcnrec.models.encoder import Encoder
-from gcnrec.optim import Sgd
-from gcnrec.rows import RowGrad, Rows
 from gcnrec.sampler import Batch, EdgeSampler
 from gcnrec.step import Step
-from gcnrec.table import Table
+from gcnrec.tables.dense import Table
+from gcnrec.tables.rows import RowGrad, Rows
+from gcnrec.tables.rules import Sgd
 
 Edges = list[tuple[int, int]]
 Dense = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -40,7 +40,6 @@ from gcnrec.models import closed_form, exponents
 from gcnrec.models.node_inputs import Features
 from gcnrec.models.objective import objective_of
 from gcnrec.open_keys import begun_job, notes, settled
-from gcnrec.placement import memory_of, placed
 from gcnrec.state import Progress, restore
 from gcnrec.step import Step, build_step
 from gcnrec.support import budget_values
@@ -48,6 +47,7 @@ from gcnrec.system.files import atomic_file, clear_leftovers
 from gcnrec.system.machine import available_cores
 from gcnrec.system.memory import scratch_values
 from gcnrec.system.signals import stops
+from gcnrec.tables.placement import memory_of, placed
 from gcnrec.tracking import tracked
 
 if TYPE_CHECKING:

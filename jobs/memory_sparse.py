@@ -31,12 +31,12 @@ from gcnrec.bench.worker import Worker
 from gcnrec.config import Job
 from gcnrec.explore import explorer_of
 from gcnrec.graph import BipartiteGraph
-from gcnrec.optim import learning_rate, rule_of
 from gcnrec.random import Stage, normal
 from gcnrec.start import first_table
 from gcnrec.step import build_step
 from gcnrec.support import budget_values
-from gcnrec.table import DenseTable
+from gcnrec.tables.dense import DenseTable
+from gcnrec.tables.rules import learning_rate, rule_of
 from gcnrec.train import use_threads
 
 BOUND = 1.35

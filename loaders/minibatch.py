@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numba
 
 from gcnrec.sampler import Batch, EdgeSampler
-from gcnrec.table import StepTable
+from gcnrec.tables.dense import StepTable
 
 AHEAD = 2
 """Batches drawn beyond the one that trains: the next one's rows are being read, the one after is being drawn."""

@@ -27,7 +27,7 @@ from gcnrec.loaders.subgraph import Numbers, Subgraphs, within
 from gcnrec.loaders.table_rows import TableRows
 from gcnrec.ops.alias import AliasTable
 from gcnrec.ops.sample import negatives, popularity_table
-from gcnrec.table import StepTable
+from gcnrec.tables.dense import StepTable
 
 try:
     from torch_geometric.data import FeatureStore, GraphStore, HeteroData, TensorAttr

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.loaders.subgraph import within
-from gcnrec.optim import Rule
-from gcnrec.table import StepTable
+from gcnrec.tables.dense import StepTable
+from gcnrec.tables.rules import Rule
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from gcnrec.bench.graphs import synthetic
 from gcnrec.bench.memory import measured
 from gcnrec.config import Job
 from gcnrec.explore import explorer_of
-from gcnrec.optim import learning_rate
-from gcnrec.placement import memory_of
 from gcnrec.start import first_table
 from gcnrec.step import build_step
+from gcnrec.tables.placement import memory_of
+from gcnrec.tables.rules import learning_rate
 
 ROWS, WIDTH = 20_000, 64
 CELLS = ROWS * WIDTH
@@ -133,7 +133,7 @@ def test_the_watch_sees_a_dense_gradient_and_a_mask():
 def test_a_dense_table_on_disk_starts_from_noise_in_blocks(threads, tmp_path, monkeypatch):
     """It may be larger than RAM; the rows are those of one that starts in RAM."""
     threads(1)
-    monkeypatch.setattr("gcnrec.table.FILLED_ROWS", 100)
+    monkeypatch.setattr("gcnrec.tables.dense.FILLED_ROWS", 100)
     job = Job.parse({"model": {"width": WIDTH, "start": "normal"}, "table": {"placement": "disk"}}, [], "test")
     expected, made = first_table(job, GRAPH, None), []
     watched(lambda: torch.zeros(1).add(1))  # what a first time imports

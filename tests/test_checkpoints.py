@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from gcnrec.checkpoints import Checkpoints, load_checkpoint, save_checkpoint
 from gcnrec.errors import DataError, UsageError
-from gcnrec.table import DenseTable
+from gcnrec.tables.dense import DenseTable
 
 module = importlib.import_module("gcnrec.checkpoints")
 

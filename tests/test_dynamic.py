@@ -8,7 +8,7 @@ import pytest
 from gcnrec.dynamic import Dynamic, warm
 from gcnrec.errors import UsageError
 from gcnrec.policy import Moment
-from gcnrec.slots import RECORD_BYTES, SlotBlock, SlotTable
+from gcnrec.tables.slots import RECORD_BYTES, SlotBlock, SlotTable
 from gcnrec.testing import halves, star
 
 

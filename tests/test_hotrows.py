@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcnrec.graph import BipartiteGraph
-from gcnrec.hotrows import Prefixes, hottest
+from gcnrec.tables.hot_rows import Prefixes, hottest
 
 
 @given(st.integers(0, 9), st.integers(0, 6), st.sets(st.integers(0, 14)))

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from gcnrec.errors import DataError
-from gcnrec.optim import Adam
-from gcnrec.slots import SlotBlock, SlotTable
 from gcnrec.system.memory import memory_report, peak_rss_bytes, scratch_rows
-from gcnrec.table import DenseTable
+from gcnrec.tables.dense import DenseTable
+from gcnrec.tables.rules import Adam
+from gcnrec.tables.slots import SlotBlock, SlotTable
 
 
 def test_report_by_hand():

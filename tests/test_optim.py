@@ -7,7 +7,7 @@ import math
 import pytest
 
 from gcnrec.config import Optimizer
-from gcnrec.optim import AdagradRow, Adam, AdamDense, AdamRow, Sgd, learning_rate, rule_of
+from gcnrec.tables.rules import AdagradRow, Adam, AdamDense, AdamRow, Sgd, learning_rate, rule_of
 
 
 @pytest.mark.parametrize(

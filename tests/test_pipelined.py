@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from gcnrec.config import Job
-from gcnrec.hotrows import Prefixes
-from gcnrec.pipelined import PipelinedTable, Traffic
 from gcnrec.start import first_table
 from gcnrec.step import build_step
+from gcnrec.tables.hot_rows import Prefixes
+from gcnrec.tables.pipelined import PipelinedTable, Traffic
 from gcnrec.testing import checkerboard
 
 

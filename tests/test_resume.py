@@ -18,11 +18,11 @@ import pytest
 from gcnrec.checkpoints import load_checkpoint
 from gcnrec.config import Job
 from gcnrec.errors import Terminated
-from gcnrec.hotrows import Prefixes
 from gcnrec.pipeline import run_job
-from gcnrec.pipelined import PipelinedTable
 from gcnrec.progress import Quiet
 from gcnrec.step import Step
+from gcnrec.tables.hot_rows import Prefixes
+from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.train import train
 

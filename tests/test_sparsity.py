@@ -16,7 +16,6 @@ from gcnrec.errors import UsageError
 from gcnrec.exchange import Change
 from gcnrec.graph import BipartiteGraph
 from gcnrec.policy import Moment
-from gcnrec.slots import SlotBlock, SlotTable, dense_rows
 from gcnrec.sparsity import (
     Dsl,
     Gradual,
@@ -31,6 +30,7 @@ from gcnrec.sparsity import (
     unit_factors,
 )
 from gcnrec.support import fill
+from gcnrec.tables.slots import SlotBlock, SlotTable, dense_rows
 from gcnrec.testing import checkerboard
 
 _ = 0.0

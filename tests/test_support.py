@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from gcnrec.config import Job
-from gcnrec.slots import SlotTable
 from gcnrec.support import base_width, budget_values, choose, fill, magnitude_keys, random_keys
+from gcnrec.tables.slots import SlotTable
 
 
 def job_of(table, **model):

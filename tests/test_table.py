@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcnrec.table import LINE_BYTES, DenseTable, aligned
+from gcnrec.tables.dense import LINE_BYTES, DenseTable, aligned
 from gcnrec.testing import check_table
 
 

@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gcnrec import placement
 from gcnrec.artifacts import load_checkpoint, open_run, read_json, with_valid
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
 from gcnrec.evaluate import top_k_all
-from gcnrec.hotrows import Prefixes
-from gcnrec.pipelined import PipelinedTable
 from gcnrec.progress import Quiet
 from gcnrec.start import first_table
 from gcnrec.step import Step
+from gcnrec.tables import placement
+from gcnrec.tables.hot_rows import Prefixes
+from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard, halves, write_dataset
 from gcnrec.train import train, use_threads
 

@@ -22,10 +22,10 @@ from gcnrec.bench.gathered import Pageable, Pinned, Prefetched
 from gcnrec.bench.graphs import GOWALLA, graph_of
 from gcnrec.bench.harness import Row, Variant, measure, overall, rest, summary
 from gcnrec.device import pipeline_of
-from gcnrec.hotrows import Prefixes, hottest
-from gcnrec.pipelined import ROW_UNIT, PipelinedTable
 from gcnrec.queues import Device
 from gcnrec.system.machine import available_cores
+from gcnrec.tables.hot_rows import Prefixes, hottest
+from gcnrec.tables.pipelined import ROW_UNIT, PipelinedTable
 
 TOLERANCE = 0.25
 """The noise of a batch's loss is a few hundredths of what a stretch takes off it; one that learns nothing differs by 1."""

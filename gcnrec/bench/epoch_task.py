@@ -19,12 +19,12 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.minibatch import Waits, minibatches
 from gcnrec.models.objective import Objective, objective_of
 from gcnrec.models.sampled import SampledLightGcn
-from gcnrec.optim import Adam
 from gcnrec.random import Stage, generator, normal
 from gcnrec.sampler import Batch, EdgeSampler
-from gcnrec.slots import SlotBlock, SlotTable
 from gcnrec.step import Step
-from gcnrec.table import DenseTable, StepTable
+from gcnrec.tables.dense import DenseTable, StepTable
+from gcnrec.tables.rules import Adam
+from gcnrec.tables.slots import SlotBlock, SlotTable
 
 FANOUTS = (10, 10)
 TEMPERATURE, L2 = 0.12, 1e-5

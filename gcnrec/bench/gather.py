@@ -24,9 +24,9 @@ from gcnrec.errors import DeviceError
 from gcnrec.ops.gather import gather
 from gcnrec.ops.slots import decode
 from gcnrec.random import Stage, generator
-from gcnrec.slots import SlotBlock, SlotTable
 from gcnrec.system.machine import available_cores
-from gcnrec.table import aligned
+from gcnrec.tables.dense import aligned
+from gcnrec.tables.slots import SlotBlock, SlotTable
 
 WIDTHS = (64, 128)
 SHARE = 4

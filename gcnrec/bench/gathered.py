@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from gcnrec.ops.gather import gather, padded
 from gcnrec.ops.slots import copy_spans
 from gcnrec.queues import Spans
-from gcnrec.rows import RowGrad, Rows
-from gcnrec.staged import StagedDense
-from gcnrec.table import DenseTable
+from gcnrec.tables.dense import DenseTable
+from gcnrec.tables.rows import RowGrad, Rows
+from gcnrec.tables.staged import StagedDense
 
 Parts = tuple[torch.Tensor, torch.Tensor]
 """Weights (R, D) and state (R, S)."""

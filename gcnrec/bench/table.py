@@ -26,15 +26,15 @@ from gcnrec.bench.graphs import GOWALLA, graph_of
 from gcnrec.bench.harness import Row, Variant, measure, overall, rest, summary
 from gcnrec.config import Job, Loss, Model, Optimizer, Sampler, Train
 from gcnrec.graph import BipartiteGraph
-from gcnrec.optim import Rule, rule_of
 from gcnrec.random import Stage, normal
 from gcnrec.row_counts import even_counts
 from gcnrec.sampler import Batch, edge_sampler
-from gcnrec.slots import SlotTable, dense_rows
 from gcnrec.step import Step, build_step
 from gcnrec.support import fill, random_keys
 from gcnrec.system.machine import available_cores
-from gcnrec.table import DenseTable, Table
+from gcnrec.tables.dense import DenseTable, Table
+from gcnrec.tables.rules import Rule, rule_of
+from gcnrec.tables.slots import SlotTable, dense_rows
 
 MILLION = (421_495, 578_505, 4_000_000)
 """Users, items and interactions of the second size, a million rows."""

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from gcnrec.bench.train_step import Labels, Peer
-from gcnrec.slots import dense_rows
+from gcnrec.tables.slots import dense_rows
 
 if TYPE_CHECKING:
     from gcnrec.bench.table import Task

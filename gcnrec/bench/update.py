@@ -24,7 +24,7 @@ from gcnrec.bench.harness import Row, Variant, measure, overall, rest
 from gcnrec.device import ops_for, pipeline_of
 from gcnrec.random import Stage, generator
 from gcnrec.system.machine import available_cores
-from gcnrec.table import aligned
+from gcnrec.tables.dense import aligned
 
 WIDTH, STRIDE, PITCH = 64, 4, 20
 """Columns of dense rows; one in `STRIDE` of them is stored in records, `PITCH` floats apart."""

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.propagate import inverse_sqrt, mark_rows, propagate, propagate_rows, scatter_rows
-from gcnrec.rows import RowGrad
-from gcnrec.table import Table
+from gcnrec.tables.dense import Table
+from gcnrec.tables.rows import RowGrad
 
 
 class Hop:

@@ -11,7 +11,7 @@ import torch
 from gcnrec.models.encoder import column_blocks
 from gcnrec.models.hops import Hop
 from gcnrec.system.pages import let_go, let_go_read_only
-from gcnrec.table import Table
+from gcnrec.tables.dense import Table
 
 WIDEST = 64
 """Columns of a block at most: wider ones are no faster, as the edges are read once for a whole cache line or more."""

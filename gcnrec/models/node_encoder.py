@@ -19,9 +19,9 @@ from gcnrec.blocks import Block
 from gcnrec.models.edges import Neighbourhoods, NoEdges
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.node_inputs import NodeInputs
-from gcnrec.rows import RowGrad
 from gcnrec.sampler import Batch
-from gcnrec.table import Allocate, StepTable, Table
+from gcnrec.tables.dense import Allocate, StepTable, Table
+from gcnrec.tables.rows import RowGrad
 
 ROWS = 8192
 """Nodes that an export encodes at a time."""

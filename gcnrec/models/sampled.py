@@ -23,9 +23,9 @@ from gcnrec.models.encoder import Encoded
 from gcnrec.models.hops import Hop
 from gcnrec.models.layerwise import export_mean
 from gcnrec.ops.propagate import inverse_sqrt
-from gcnrec.rows import RowGrad
 from gcnrec.sampler import Batch
-from gcnrec.table import StepTable, Table
+from gcnrec.tables.dense import StepTable, Table
+from gcnrec.tables.rows import RowGrad
 
 
 class SampledLightGcn:

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from gcnrec.errors import DataError
-from gcnrec.optim import Rule
 from gcnrec.system.pages import map_rows
-from gcnrec.table import Table
+from gcnrec.tables.dense import Table
+from gcnrec.tables.rules import Rule
 
 
 def scratch_rows(folder: Path, rows: int, width: int) -> torch.Tensor:

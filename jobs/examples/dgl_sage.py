@@ -14,9 +14,9 @@ from gcnrec.blocks import NeighbourSampler
 from gcnrec.loaders import dgl as folder  # before dgl itself, so that it settles which backend DGL takes
 from gcnrec.loaders.table_rows import TableRows
 from gcnrec.ops.sample import popularity_table
-from gcnrec.optim import Adam
 from gcnrec.sampler import EdgeSampler
-from gcnrec.table import DenseTable
+from gcnrec.tables.dense import DenseTable
+from gcnrec.tables.rules import Adam
 
 from dgl.nn import SAGEConv  # isort: skip
 

@@ -13,8 +13,8 @@ from torch_geometric.nn import GraphSAGE, to_hetero
 
 from gcnrec import open_dataset
 from gcnrec.loaders import pyg
-from gcnrec.optim import Adam
-from gcnrec.table import DenseTable
+from gcnrec.tables.dense import DenseTable
+from gcnrec.tables.rules import Adam
 
 WIDTH, RATE, BATCH, FANOUTS, RULE = 64, 3e-3, 2048, (10, 10), Adam(0.9, 0.999, 1e-8)
 

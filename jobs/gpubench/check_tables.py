@@ -10,7 +10,7 @@ from gcnrec.cuda.propagate import Csr
 from gcnrec.cuda.slots import Slots
 from gcnrec.graph import Csr as HostCsr
 from gcnrec.graph import csr_from_edges, transpose
-from gcnrec.slots import SlotBlock, SlotTable, dense_rows
+from gcnrec.tables.slots import SlotBlock, SlotTable, dense_rows
 
 ROWS, COLUMNS = 12, 700
 

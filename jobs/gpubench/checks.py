@@ -15,7 +15,7 @@ from gpubench.check_tables import on_bed, small_graph, small_slots
 from gcnrec.cuda import ceiling, gather, propagate, reduce, sample, slot_hops, slots, topk, update
 from gcnrec.ops import alias, neighbours
 from gcnrec.ops import sample as negatives_on_host
-from gcnrec.slots import SlotBlock, SlotTable
+from gcnrec.tables.slots import SlotBlock, SlotTable
 
 SECONDS = 90
 EPS = torch.finfo(torch.float32).eps

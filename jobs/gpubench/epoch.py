@@ -23,13 +23,13 @@ from gcnrec.bench.epoch_task import EPSILON, RATE, Ours, Task, ahead, dense, ser
 from gcnrec.bench.gathered import Pageable, Pinned, Prefetched
 from gcnrec.bench.graphs import synthetic
 from gcnrec.device import pipeline_of
-from gcnrec.hotrows import Prefixes, hottest
-from gcnrec.optim import Adam
-from gcnrec.pipelined import ROW_UNIT, PipelinedTable
 from gcnrec.queues import Device
 from gcnrec.sampler import Batch
 from gcnrec.step import Step
-from gcnrec.table import DenseTable, StepTable
+from gcnrec.tables.dense import DenseTable, StepTable
+from gcnrec.tables.hot_rows import Prefixes, hottest
+from gcnrec.tables.pipelined import ROW_UNIT, PipelinedTable
+from gcnrec.tables.rules import Adam
 
 SECONDS = 90
 WIDTH, BATCH_SIZE, STEPS = 64, 2048, 20

@@ -14,7 +14,7 @@ from gpubench.gathers import rows_of
 from gcnrec.cuda import slots as cuda
 from gcnrec.cuda.gather import gather
 from gcnrec.ops.lines import traffic
-from gcnrec.slots import RECORD_BYTES
+from gcnrec.tables.slots import RECORD_BYTES
 
 SECONDS = 60
 WIDTHS = (64, 128)

@@ -7,7 +7,7 @@ import torch
 
 from gcnrec.cuda.gather import gather, put
 from gcnrec.errors import DataError
-from gcnrec.table import aligned
+from gcnrec.tables.dense import aligned
 
 
 def adopted(rows, width, pitch, skip=0):

@@ -15,8 +15,8 @@ from gcnrec.cuda import topk as cuda_topk
 from gcnrec.cuda import update as cuda_update
 from gcnrec.graph import csr_from_edges, transpose
 from gcnrec.ops import neighbours, propagate, reduce, slots, topk, update
-from gcnrec.slots import SlotBlock, SlotTable
-from gcnrec.table import aligned
+from gcnrec.tables.dense import aligned
+from gcnrec.tables.slots import SlotBlock, SlotTable
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 ROWS, COLUMNS = 500, 3000

@@ -13,11 +13,11 @@ import torch
 from gcnrec.cuda import queues
 from gcnrec.cuda.pinned import StagedMemory
 from gcnrec.device import ops_for
-from gcnrec.hotrows import Prefixes
 from gcnrec.ops.slots import copy_spans
-from gcnrec.pipelined import PipelinedTable
-from gcnrec.slots import SlotBlock, SlotTable
-from gcnrec.table import DenseTable
+from gcnrec.tables.dense import DenseTable
+from gcnrec.tables.hot_rows import Prefixes
+from gcnrec.tables.pipelined import PipelinedTable
+from gcnrec.tables.slots import SlotBlock, SlotTable
 
 USERS, ROWS, WIDTH, BATCH, STEPS = 250, 400, 24, 90, 12
 NUMBERS = tuple(np.float32(number) for number in (0.05, 0.9, 0.999, 1e-8))

@@ -15,8 +15,8 @@ from gcnrec.cuda.pinned import PinnedMemory
 from gcnrec.cuda.registrar import Registrar
 from gcnrec.errors import DeviceError
 from gcnrec.queues import Spans
-from gcnrec.slots import SlotBlock, SlotTable
-from gcnrec.table import DenseTable
+from gcnrec.tables.dense import DenseTable
+from gcnrec.tables.slots import SlotBlock, SlotTable
 
 PAGE = mmap.PAGESIZE
 

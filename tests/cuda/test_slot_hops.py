@@ -12,7 +12,7 @@ from gcnrec.cuda.slots import Slots
 from gcnrec.errors import DataError
 from gcnrec.graph import csr_from_edges, transpose
 from gcnrec.ops import slots as ops
-from gcnrec.slots import SlotBlock, SlotTable
+from gcnrec.tables.slots import SlotBlock, SlotTable
 from gcnrec.testing import assert_as_accurate
 
 ROWS, COLUMNS, FIRST = 30, 700, 5

@@ -9,7 +9,7 @@ import torch
 from gcnrec.cuda import slots as cuda
 from gcnrec.errors import DataError
 from gcnrec.ops import slots as ops
-from gcnrec.slots import SlotBlock, SlotTable
+from gcnrec.tables.slots import SlotBlock, SlotTable
 
 DTYPES = ["float32", "bfloat16"]
 WIDTHS = [1, 5, 64, 256]

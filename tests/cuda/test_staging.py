@@ -8,12 +8,12 @@ import torch
 
 from gcnrec.config import Job
 from gcnrec.cuda.staging import Staging
-from gcnrec.hotrows import Prefixes
 from gcnrec.ops.slots import copy_spans
-from gcnrec.pipelined import PipelinedTable
 from gcnrec.queues import Spans
 from gcnrec.start import first_table
 from gcnrec.step import build_step
+from gcnrec.tables.hot_rows import Prefixes
+from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard
 
 

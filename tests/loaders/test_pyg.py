@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gcnrec.errors import UsageError
-from gcnrec.table import DenseTable
+from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import checkerboard, halves, write_dataset
 
 with warnings.catch_warnings():

@@ -16,8 +16,8 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.subgraph import Subgraphs
 from gcnrec.loaders.table_rows import TableRows
 from gcnrec.ops.neighbours import sample_neighbours
-from gcnrec.optim import Sgd
-from gcnrec.table import DenseTable
+from gcnrec.tables.dense import DenseTable
+from gcnrec.tables.rules import Sgd
 
 
 def random_graph(users, items, edges, seed=0):

@@ -7,7 +7,7 @@ import torch
 from gcnrec.models import layerwise
 from gcnrec.models.hops import Hop
 from gcnrec.models.layerwise import block_columns, export_mean
-from gcnrec.table import DenseTable
+from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import checkerboard, dense_hop
 
 

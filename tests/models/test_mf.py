@@ -11,7 +11,7 @@ from gcnrec.models.mf import MatrixFactorisation
 from gcnrec.sampler import edge_sampler
 from gcnrec.start import first_table
 from gcnrec.step import build_step
-from gcnrec.table import DenseTable
+from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import check_encoder, check_step, checkerboard, worlds
 
 

@@ -10,7 +10,7 @@ from gcnrec.models.ngcf import Ngcf
 from gcnrec.sampler import edge_sampler
 from gcnrec.start import first_table
 from gcnrec.step import build_step
-from gcnrec.table import DenseTable
+from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import assert_as_accurate, check_encoder, check_step, checkerboard, dense_hop, worlds
 
 

@@ -21,7 +21,7 @@ from gcnrec.models.sage import SageConvolution, sage_convolutions
 from gcnrec.sampler import edge_sampler
 from gcnrec.start import first_table
 from gcnrec.step import build_step
-from gcnrec.table import DenseTable, in_ram
+from gcnrec.tables.dense import DenseTable, in_ram
 from gcnrec.testing import assert_as_accurate, check_encoder, check_step, checkerboard, dense_hop, empty_rows, halves, worlds
 from gcnrec.walk_blocks import WalkSampler
 

@@ -16,7 +16,7 @@ from gcnrec.ops.weighted import edge_weights
 from gcnrec.sampler import edge_sampler
 from gcnrec.start import first_table
 from gcnrec.step import build_step
-from gcnrec.table import DenseTable
+from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import check_encoder, check_step, checkerboard, grad_tile, halves, worlds
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gcnrec.ops.gather import gather, padded
-from gcnrec.table import aligned
+from gcnrec.tables.dense import aligned
 
 
 def plane_of(rows, width):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from gcnrec.optim import AdagradRow, Adam, AdamDense, AdamRow, Sgd
-from gcnrec.table import DenseTable
+from gcnrec.tables.dense import DenseTable
+from gcnrec.tables.rules import AdagradRow, Adam, AdamDense, AdamRow, Sgd
 from gcnrec.testing import assert_as_accurate
 
 BETA1, BETA2, EPSILON, RATE = 0.9, 0.999, 1e-8, 0.01

@@ -12,10 +12,10 @@ import torch
 from gcnrec.config import Job
 from gcnrec.device import gpu, pipeline_of
 from gcnrec.graph import BipartiteGraph
-from gcnrec.hotrows import Prefixes, hottest
-from gcnrec.pipelined import ROW_UNIT, HostTable, PipelinedTable, Traffic
 from gcnrec.system.memory import scratch_rows
-from gcnrec.table import Allocate, StepTable, in_ram
+from gcnrec.tables.dense import Allocate, StepTable, in_ram
+from gcnrec.tables.hot_rows import Prefixes, hottest
+from gcnrec.tables.pipelined import ROW_UNIT, HostTable, PipelinedTable, Traffic
 
 
 def uses_gpu(job: Job) -> bool:

@@ -2,8 +2,8 @@
 
 Two planes with one index: weights, and optimizer state, which a forward-only read never touches.
 A `Rows` names places in planes: here the table's own, so that an update works in place and `write` has nothing to copy.
-Behind a device (`gcnrec.pipelined`) they are copies there, and `write` sends them back.
-Models and update rules see no difference between dense rows and slots (`gcnrec.slots`): gradients come row by row, at the
+Behind a device (`gcnrec.tables.pipelined`) they are copies there, and `write` sends them back.
+Models and update rules see no difference between dense rows and slots (`gcnrec.tables.slots`): gradients come row by row, at the
 stored values only.
 
 Letters: N rows of the table, R rows read, V chosen graph rows, D width, X stored values at hand, S floats of state per row.
@@ -24,8 +24,8 @@ from gcnrec.graph import Csr
 from gcnrec.ops.gather import gather, padded
 from gcnrec.ops.propagate import propagate_rows, scatter_rows
 from gcnrec.queues import Spans
-from gcnrec.rows import RowGrad, Rows, State
-from gcnrec.staged import StagedDense
+from gcnrec.tables.rows import RowGrad, Rows, State
+from gcnrec.tables.staged import StagedDense
 
 LINE_BYTES = 128
 """Rows start on (or evenly share) lines of this size, the unit of a zero-copy read from a GPU."""

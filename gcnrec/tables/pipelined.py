@@ -22,11 +22,11 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.errors import DeviceError
-from gcnrec.hotrows import Prefixes
 from gcnrec.queues import Device, Mark, Spans
-from gcnrec.rows import RowGrad, Rows
-from gcnrec.staged import StagedRows
-from gcnrec.table import Table
+from gcnrec.tables.dense import Table
+from gcnrec.tables.hot_rows import Prefixes
+from gcnrec.tables.rows import RowGrad, Rows
+from gcnrec.tables.staged import StagedRows
 
 ROW_UNIT = 4
 """Bytes of what `HostTable.sizes` and spans count in."""

@@ -1,0 +1,1 @@
+"""Rows and their optimizer state, wherever they lie, and the update rules."""
