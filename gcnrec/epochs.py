@@ -19,8 +19,8 @@ from gcnrec.config import Job
 from gcnrec.errors import Terminated
 from gcnrec.events import append_event, keep_events
 from gcnrec.explore import Explorer
-from gcnrec.loaders.minibatch import Waits, minibatches
 from gcnrec.loaders.schema import Dataset
+from gcnrec.sampling.minibatches import Waits, minibatches
 from gcnrec.state import Progress, Sums, captured, restore
 from gcnrec.step import Step
 from gcnrec.system.signals import Stop

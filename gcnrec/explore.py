@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gcnrec.config import Job
 from gcnrec.policy import Moment, Policy
-from gcnrec.sampler import Batch
+from gcnrec.sampling.sampler import Batch
 from gcnrec.sparsity import policy_of
 from gcnrec.step import Step
 from gcnrec.system.memory import scratch_rows

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.blocks import BlockSampler, NeighbourSampler
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.guards import finite
@@ -29,10 +28,11 @@ from gcnrec.models.sage import sage_convolutions
 from gcnrec.models.sampled import SampledLightGcn
 from gcnrec.ops.directions import uniform, weighted
 from gcnrec.ops.weighted import EdgeWeights, edge_weights
-from gcnrec.sampler import Batch, EdgeSampler, edge_sampler
+from gcnrec.sampling.blocks import BlockSampler, NeighbourSampler
+from gcnrec.sampling.sampler import Batch, EdgeSampler, edge_sampler
+from gcnrec.sampling.walk_blocks import WalkSampler
 from gcnrec.tables.dense import Allocate, StepTable, in_ram
 from gcnrec.tables.rules import Rule, rule_of
-from gcnrec.walk_blocks import WalkSampler
 
 if TYPE_CHECKING:
     from gcnrec.config import Job

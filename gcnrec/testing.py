@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal, write_vocabulary
 from gcnrec.models.encoder import Encoder
-from gcnrec.sampler import Batch, EdgeSampler
+from gcnrec.sampling.sampler import Batch, EdgeSampler
 from gcnrec.step import Step
 from gcnrec.tables.dense import Table
 from gcnrec.tables.rows import RowGrad, Rows

@@ -26,12 +26,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.blocks import Block, NeighbourSampler, Sampled
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.subgraph import within
 from gcnrec.ops.sample import negatives, popularity_table
-from gcnrec.sampler import EdgeSampler
+from gcnrec.sampling.blocks import Block, NeighbourSampler, Sampled
+from gcnrec.sampling.sampler import EdgeSampler
 
 BACKEND = "DGLBACKEND"
 

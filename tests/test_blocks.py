@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcnrec.blocks import NeighbourSampler, without
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.neighbours import sample_neighbours
+from gcnrec.sampling.blocks import NeighbourSampler, without
 from gcnrec.testing import checkerboard
 
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from gcnrec.blocks import NeighbourSampler
 from gcnrec.check import check
 from gcnrec.config import Job, Sampler
 from gcnrec.graph import BipartiteGraph
 from gcnrec.progress import Quiet
 from gcnrec.random import Stage, shuffled
-from gcnrec.sampler import edge_sampler
+from gcnrec.sampling.blocks import NeighbourSampler
+from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.testing import check_sampler, checkerboard, worlds, write_dataset
 from gcnrec.train import train
 

@@ -12,7 +12,7 @@ from gcnrec.config import Sampler
 from gcnrec.errors import DataError, UsageError
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.mf import MatrixFactorisation
-from gcnrec.sampler import edge_sampler
+from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.support import fill, random_keys
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rules import AdagradRow, Adam, AdamDense, AdamRow, Sgd

@@ -14,13 +14,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from gcnrec.blocks import NeighbourSampler
 from gcnrec.graph import BipartiteGraph
-from gcnrec.loaders.minibatch import Waits, minibatches
 from gcnrec.models.objective import Objective, objective_of
 from gcnrec.models.sampled import SampledLightGcn
 from gcnrec.random import Stage, generator, normal
-from gcnrec.sampler import Batch, EdgeSampler
+from gcnrec.sampling.blocks import NeighbourSampler
+from gcnrec.sampling.minibatches import Waits, minibatches
+from gcnrec.sampling.sampler import Batch, EdgeSampler
 from gcnrec.step import Step
 from gcnrec.tables.dense import DenseTable, StepTable
 from gcnrec.tables.rules import Adam

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from gcnrec.bench.graphs import GOWALLA, graph_of
 from gcnrec.bench.harness import Row, Variant, measure, rest
-from gcnrec.blocks import NeighbourSampler, Sampled
 from gcnrec.graph import BipartiteGraph
 from gcnrec.random import Stage, generator
+from gcnrec.sampling.blocks import NeighbourSampler, Sampled
 from gcnrec.system.machine import available_cores
 
 FANOUTS = (10, 10)

@@ -28,7 +28,7 @@ from gcnrec.config import Job, Loss, Model, Optimizer, Sampler, Train
 from gcnrec.graph import BipartiteGraph
 from gcnrec.random import Stage, normal
 from gcnrec.row_counts import even_counts
-from gcnrec.sampler import Batch, edge_sampler
+from gcnrec.sampling.sampler import Batch, edge_sampler
 from gcnrec.step import Step, build_step
 from gcnrec.support import fill, random_keys
 from gcnrec.system.machine import available_cores

@@ -21,7 +21,7 @@ from gcnrec.tables.slots import dense_rows
 
 if TYPE_CHECKING:
     from gcnrec.bench.table import Task
-    from gcnrec.sampler import Batch
+    from gcnrec.sampling.sampler import Batch
 
 WITH_STEPS = ("torch-embedding", "torch-embedding-bag")
 """The rest has no gradient of its own: a training step would be the user's, not torch's."""

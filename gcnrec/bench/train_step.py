@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from gcnrec.bench.graphs import GOWALLA, GraphInputs, graph_inputs, torch_csr
 from gcnrec.bench.harness import Row, Variant, largest_error, measure, overall, rest
 from gcnrec.config import Job, Loss, Model, Optimizer, Sampler, Train
-from gcnrec.sampler import Batch, edge_sampler
+from gcnrec.sampling.sampler import Batch, edge_sampler
 from gcnrec.step import Step, build_step
 from gcnrec.system.machine import available_cores
 from gcnrec.tables.dense import DenseTable

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.blocks import Block
 from gcnrec.device import Product, ops_for, place
 from gcnrec.graph import Csr
+from gcnrec.sampling.blocks import Block
 
 
 def product_of(block: Block, device: torch.device) -> Product:

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.blocks import Block
 from gcnrec.device import Product
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.models.drawn import product_of
 from gcnrec.ops.propagate import propagate_rows
 from gcnrec.ops.weighted import EdgeWeights, mean_rows
-from gcnrec.walk_blocks import WalkSampler
+from gcnrec.sampling.blocks import Block
+from gcnrec.sampling.walk_blocks import WalkSampler
 
 
 class Edges(Protocol):

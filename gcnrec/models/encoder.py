@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.sampler import Batch
+from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
 from gcnrec.tables.rows import RowGrad
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.models.encoder import Encoded
-from gcnrec.sampler import Batch
+from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
 from gcnrec.tables.rows import RowGrad
 

@@ -17,7 +17,7 @@ from gcnrec import random
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.hops import Hop, SymmetricHop
-from gcnrec.sampler import Batch
+from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
 from gcnrec.tables.rows import RowGrad
 

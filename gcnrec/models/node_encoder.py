@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec import random
-from gcnrec.blocks import Block
 from gcnrec.models.edges import Neighbourhoods, NoEdges
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.node_inputs import NodeInputs
-from gcnrec.sampler import Batch
+from gcnrec.sampling.blocks import Block
+from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import Allocate, StepTable, Table
 from gcnrec.tables.rows import RowGrad
 

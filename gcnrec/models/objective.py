@@ -19,7 +19,7 @@ from gcnrec import losses
 from gcnrec.device import ops_for, place
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.sampler import Batch
+from gcnrec.sampling.sampler import Batch
 
 if TYPE_CHECKING:
     from gcnrec.config import Job

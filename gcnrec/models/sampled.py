@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.blocks import Block
 from gcnrec.device import place
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.drawn import product_of
@@ -23,7 +22,8 @@ from gcnrec.models.encoder import Encoded
 from gcnrec.models.hops import Hop
 from gcnrec.models.layerwise import export_mean
 from gcnrec.ops.propagate import inverse_sqrt
-from gcnrec.sampler import Batch
+from gcnrec.sampling.blocks import Block
+from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
 from gcnrec.tables.rows import RowGrad
 

@@ -10,11 +10,11 @@ import torch
 from torch.nn.functional import softplus
 
 from gcnrec import open_dataset
-from gcnrec.blocks import NeighbourSampler
 from gcnrec.loaders import dgl as folder  # before dgl itself, so that it settles which backend DGL takes
 from gcnrec.loaders.table_rows import TableRows
 from gcnrec.ops.sample import popularity_table
-from gcnrec.sampler import EdgeSampler
+from gcnrec.sampling.blocks import NeighbourSampler
+from gcnrec.sampling.sampler import EdgeSampler
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rules import Adam
 

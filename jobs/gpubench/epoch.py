@@ -24,7 +24,7 @@ from gcnrec.bench.gathered import Pageable, Pinned, Prefetched
 from gcnrec.bench.graphs import synthetic
 from gcnrec.device import pipeline_of
 from gcnrec.queues import Device
-from gcnrec.sampler import Batch
+from gcnrec.sampling.sampler import Batch
 from gcnrec.step import Step
 from gcnrec.tables.dense import DenseTable, StepTable
 from gcnrec.tables.hot_rows import Prefixes, hottest

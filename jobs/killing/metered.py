@@ -16,7 +16,7 @@ RECORD = struct.Struct("<II")
 
 def main() -> None:
     from gcnrec import cli
-    from gcnrec.sampler import Batch
+    from gcnrec.sampling.sampler import Batch
     from gcnrec.step import Step
 
     descriptor, plain = int(sys.argv[1]), Step.__call__

@@ -14,12 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcnrec.blocks import NeighbourSampler
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders import dgl as ours
 from gcnrec.ops.sample import popularity_table
-from gcnrec.sampler import EdgeSampler
+from gcnrec.sampling.blocks import NeighbourSampler
+from gcnrec.sampling.sampler import EdgeSampler
 
 DGL = ours.dgl
 ROOT = Path(__file__).parents[2]

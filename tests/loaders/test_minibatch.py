@@ -7,10 +7,10 @@ import threading
 import numpy as np
 import pytest
 
-from gcnrec.blocks import NeighbourSampler
 from gcnrec.config import Sampler
-from gcnrec.loaders.minibatch import Waits, minibatches
-from gcnrec.sampler import edge_sampler
+from gcnrec.sampling.blocks import NeighbourSampler
+from gcnrec.sampling.minibatches import Waits, minibatches
+from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.testing import checkerboard
 
 

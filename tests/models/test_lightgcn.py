@@ -8,7 +8,7 @@ import torch
 
 from gcnrec.config import Job, Sampler
 from gcnrec.models.lightgcn import LightGcn
-from gcnrec.sampler import edge_sampler
+from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.start import first_table
 from gcnrec.step import build_step
 from gcnrec.tables.dense import DenseTable

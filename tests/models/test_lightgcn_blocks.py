@@ -7,7 +7,7 @@ import torch
 
 from gcnrec.config import Sampler
 from gcnrec.models.lightgcn import BLOCK, LightGcn
-from gcnrec.sampler import edge_sampler
+from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import check_encoder, checkerboard
 

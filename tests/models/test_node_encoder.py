@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gcnrec.blocks import NeighbourSampler
 from gcnrec.config import Job, Sampler
 from gcnrec.errors import UsageError
 from gcnrec.models import node_encoder, node_inputs
@@ -18,12 +17,13 @@ from gcnrec.models.node_encoder import NodeEncoder
 from gcnrec.models.node_inputs import Features, NodeInputs
 from gcnrec.models.pinsage import PinSageHead, pinsage_convolutions
 from gcnrec.models.sage import SageConvolution, sage_convolutions
-from gcnrec.sampler import edge_sampler
+from gcnrec.sampling.blocks import NeighbourSampler
+from gcnrec.sampling.sampler import edge_sampler
+from gcnrec.sampling.walk_blocks import WalkSampler
 from gcnrec.start import first_table
 from gcnrec.step import build_step
 from gcnrec.tables.dense import DenseTable, in_ram
 from gcnrec.testing import assert_as_accurate, check_encoder, check_step, checkerboard, dense_hop, empty_rows, halves, worlds
-from gcnrec.walk_blocks import WalkSampler
 
 WIDTH = 6
 

@@ -11,7 +11,7 @@ import torch
 from gcnrec.config import Job
 from gcnrec.errors import UsageError
 from gcnrec.models.objective import objective_of, take
-from gcnrec.sampler import edge_sampler
+from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.testing import checkerboard, halves
 
 WORLD = halves(9, 6)

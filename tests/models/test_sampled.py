@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from gcnrec.blocks import NeighbourSampler
 from gcnrec.config import Job, Sampler
 from gcnrec.explore import mean_gradients
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.sampled import SampledLightGcn
 from gcnrec.ops.directions import uniform, weighted
 from gcnrec.ops.weighted import edge_weights
-from gcnrec.sampler import edge_sampler
+from gcnrec.sampling.blocks import NeighbourSampler
+from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.start import first_table
 from gcnrec.step import build_step
 from gcnrec.tables.dense import DenseTable

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from gcnrec.blocks import NeighbourSampler
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.models.drawn import product_of
 from gcnrec.models.edges import WeightedMeans
 from gcnrec.ops.directions import weighted
 from gcnrec.ops.weighted import edge_weights
+from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.start import first_table
 from gcnrec.step import build_step
 from gcnrec.testing import check_step, checkerboard, empty_rows, grad_tile, halves

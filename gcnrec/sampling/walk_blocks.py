@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.blocks import Block, Sampled
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.ops.walks import most_visited
+from gcnrec.sampling.blocks import Block, Sampled
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.blocks import Block, BlockSampler, without
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.alias import AliasTable
 from gcnrec.ops.sample import negatives, popularity_table
 from gcnrec.random import Stage, shuffled
+from gcnrec.sampling.blocks import Block, BlockSampler, without
 
 if TYPE_CHECKING:
     from gcnrec.config import Sampler as SamplerSettings

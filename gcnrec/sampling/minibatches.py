@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numba
 
-from gcnrec.sampler import Batch, EdgeSampler
+from gcnrec.sampling.sampler import Batch, EdgeSampler
 from gcnrec.tables.dense import StepTable
 
 AHEAD = 2

@@ -1,0 +1,1 @@
+"""Positives, negatives and neighbourhoods of a batch."""
