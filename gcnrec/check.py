@@ -19,10 +19,10 @@ from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.mixture_choice import choice_bytes, refuse_impossible_mixture
 from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.open_keys import decided, settled
-from gcnrec.sparsity import room_for
+from gcnrec.sparsity.first_support import budget_values
+from gcnrec.sparsity.published import room_for
 from gcnrec.start import first_table, table_width
 from gcnrec.step import Step, build_step
-from gcnrec.support import budget_values
 from gcnrec.system.limits import read_limits
 from gcnrec.system.memory import peak_rss_bytes
 from gcnrec.tables.placement import memory_of, placed, uses_gpu

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.config import Job
-from gcnrec.policy import Moment, Policy
 from gcnrec.sampling.sampler import Batch
-from gcnrec.sparsity import policy_of
+from gcnrec.sparsity.policy import Moment, Policy
+from gcnrec.sparsity.published import policy_of
 from gcnrec.step import Step
 from gcnrec.system.memory import scratch_rows
 from gcnrec.tables.slots import SlotTable

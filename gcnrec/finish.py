@@ -17,8 +17,8 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.mixture_choice import fit_partners
 from gcnrec.models.ranked import Exported, ExportRule, export_rules, exported
 from gcnrec.slot_files import order_digest, write_slots
+from gcnrec.sparsity.first_support import base_width, budget_values
 from gcnrec.step import Step
-from gcnrec.support import base_width, budget_values
 from gcnrec.system.memory import memory_report, scratch_rows
 from gcnrec.tables.slots import SlotTable
 

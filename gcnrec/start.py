@@ -17,8 +17,8 @@ from gcnrec.models.hops import Hop
 from gcnrec.models.spectral import top_singular
 from gcnrec.models.varimax import varimax
 from gcnrec.random import Stage, normal
-from gcnrec.sparsity import policy_of, room_for
-from gcnrec.support import base_width, budget_values, fill, magnitude_keys, random_keys
+from gcnrec.sparsity.first_support import base_width, budget_values, fill, magnitude_keys, random_keys
+from gcnrec.sparsity.published import policy_of, room_for
 from gcnrec.system.pages import trim_heap
 from gcnrec.tables.dense import FILLED_ROWS, Allocate, DenseTable, in_ram
 from gcnrec.tables.pipelined import HostTable

@@ -40,9 +40,9 @@ from gcnrec.models import closed_form, exponents
 from gcnrec.models.node_inputs import Features
 from gcnrec.models.objective import objective_of
 from gcnrec.open_keys import begun_job, notes, settled
+from gcnrec.sparsity.first_support import budget_values
 from gcnrec.state import Progress, restore
 from gcnrec.step import Step, build_step
-from gcnrec.support import budget_values
 from gcnrec.system.files import atomic_file, clear_leftovers
 from gcnrec.system.machine import available_cores
 from gcnrec.system.memory import scratch_values

@@ -32,9 +32,9 @@ from gcnrec.config import Job
 from gcnrec.explore import explorer_of
 from gcnrec.graph import BipartiteGraph
 from gcnrec.random import Stage, normal
+from gcnrec.sparsity.first_support import budget_values
 from gcnrec.start import first_table
 from gcnrec.step import build_step
-from gcnrec.support import budget_values
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rules import learning_rate, rule_of
 from gcnrec.train import use_threads

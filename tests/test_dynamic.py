@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gcnrec.dynamic import Dynamic, warm
 from gcnrec.errors import UsageError
-from gcnrec.policy import Moment
+from gcnrec.sparsity.dynamic import Dynamic, warm
+from gcnrec.sparsity.policy import Moment
 from gcnrec.tables.slots import RECORD_BYTES, SlotBlock, SlotTable
 from gcnrec.testing import halves, star
 

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcnrec.exchange import Change, exchange_anywhere, exchange_in_groups, exchange_in_rows, nothing_known, prune_smallest
+from gcnrec.sparsity.exchange import (
+    Change,
+    exchange_anywhere,
+    exchange_in_groups,
+    exchange_in_rows,
+    nothing_known,
+    prune_smallest,
+)
 from gcnrec.tables.slots import SlotBlock, SlotTable, in_blocks
 
 WIDTH = 8

@@ -16,9 +16,9 @@ from gcnrec.events import read_events
 from gcnrec.explore import explorer_of, fresh_batches, mean_gradients
 from gcnrec.progress import Quiet
 from gcnrec.slot_files import order_digest, read_slots
+from gcnrec.sparsity.first_support import budget_values
 from gcnrec.start import first_table
 from gcnrec.step import build_step
-from gcnrec.support import budget_values
 from gcnrec.testing import checkerboard, dense_hop, write_dataset
 from gcnrec.train import train
 

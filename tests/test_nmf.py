@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gcnrec.graph import BipartiteGraph
-from gcnrec.nmf import nonnegative_factors
+from gcnrec.sparsity.nmf import nonnegative_factors
 from gcnrec.testing import World, checkerboard, worlds
 
 

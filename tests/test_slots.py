@@ -13,7 +13,7 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.mf import MatrixFactorisation
 from gcnrec.sampling.sampler import edge_sampler
-from gcnrec.support import fill, random_keys
+from gcnrec.sparsity.first_support import fill, random_keys
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rules import AdagradRow, Adam, AdamDense, AdamRow, Sgd
 from gcnrec.tables.slots import RECORD_BYTES, SlotBlock, SlotTable, in_blocks

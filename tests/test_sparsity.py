@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from gcnrec.config import Job
 from gcnrec.errors import UsageError
-from gcnrec.exchange import Change
 from gcnrec.graph import BipartiteGraph
-from gcnrec.policy import Moment
-from gcnrec.sparsity import (
+from gcnrec.sparsity.exchange import Change
+from gcnrec.sparsity.first_support import fill
+from gcnrec.sparsity.policy import Moment
+from gcnrec.sparsity.published import (
     Dsl,
     Gradual,
     Pattern,
@@ -29,7 +30,6 @@ from gcnrec.sparsity import (
     rows_by_degree,
     unit_factors,
 )
-from gcnrec.support import fill
 from gcnrec.tables.slots import SlotBlock, SlotTable, dense_rows
 from gcnrec.testing import checkerboard
 

@@ -27,10 +27,10 @@ from gcnrec.bench.harness import Row, Variant, measure, overall, rest, summary
 from gcnrec.config import Job, Loss, Model, Optimizer, Sampler, Train
 from gcnrec.graph import BipartiteGraph
 from gcnrec.random import Stage, normal
-from gcnrec.row_counts import even_counts
 from gcnrec.sampling.sampler import Batch, edge_sampler
+from gcnrec.sparsity.first_support import fill, random_keys
+from gcnrec.sparsity.row_counts import even_counts
 from gcnrec.step import Step, build_step
-from gcnrec.support import fill, random_keys
 from gcnrec.system.machine import available_cores
 from gcnrec.tables.dense import DenseTable, Table
 from gcnrec.tables.rules import Rule, rule_of

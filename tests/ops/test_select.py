@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from gcnrec.ops.merge import merged_places
-from gcnrec.ops.select import EVERYTHING, NOTHING, bar_cells, cut_at, largest_columns
+from gcnrec.sparsity.merge import merged_places
+from gcnrec.sparsity.select import EVERYTHING, NOTHING, bar_cells, cut_at, largest_columns
 
 KEYS = st.one_of(st.integers(-3, 3), st.integers(2040, 2050), st.integers(2**22 - 2, 2**22 + 2), st.integers(-(2**31), 2**31 - 1))
 

@@ -1,6 +1,6 @@
 """What a policy of dynamic sparse learning is: it chooses a sparse table's first support and changes it while it trains.
 
-A policy never sees more than a block of rows at a time, and every exchange keeps the budget exactly (`gcnrec.exchange`).
+A policy never sees more than a block of rows at a time, and every exchange keeps the budget exactly (`gcnrec.sparsity.exchange`).
 Letters: N rows, R rows of a block, D width.
 """
 
@@ -13,9 +13,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.exchange import Change
 from gcnrec.graph import BipartiteGraph
-from gcnrec.support import Keys
+from gcnrec.sparsity.exchange import Change
+from gcnrec.sparsity.first_support import Keys
 from gcnrec.tables.slots import SlotTable
 
 

@@ -1,4 +1,4 @@
-"""`dynamic`: our policy of dynamic sparse learning. See `gcnrec.sparsity` for the others and for what a policy is.
+"""`dynamic`: our policy of dynamic sparse learning. See `gcnrec.sparsity.published` for the others and for what a policy is.
 
 Letters: N rows, R rows of a block, D width, M moments, X chosen cells.
 """
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.exchange import Change, Newborn, exchange_in_rows, nothing_known
 from gcnrec.graph import BipartiteGraph
-from gcnrec.policy import Gradients, Moment, steepest
-from gcnrec.row_counts import check_room, even_counts, full_records, power_counts
-from gcnrec.support import Keys, magnitude_keys
+from gcnrec.sparsity.exchange import Change, Newborn, exchange_in_rows, nothing_known
+from gcnrec.sparsity.first_support import Keys, magnitude_keys
+from gcnrec.sparsity.policy import Gradients, Moment, steepest
+from gcnrec.sparsity.row_counts import check_room, even_counts, full_records, power_counts
 from gcnrec.tables.slots import SlotBlock, SlotTable
 
 

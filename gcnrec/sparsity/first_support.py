@@ -1,4 +1,4 @@
-"""The first support of a sparse table: which columns each row stores, and their values (how many: `gcnrec.row_counts`).
+"""The first support of a sparse table: which columns each row stores, and their values (how many: `gcnrec.sparsity.row_counts`).
 
 Letters: N rows, R rows of a block, D width, X chosen cells.
 """
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from gcnrec.config import Job
 from gcnrec.errors import UsageError
-from gcnrec.ops.select import largest_columns
 from gcnrec.random import Stage, uniform
+from gcnrec.sparsity.select import largest_columns
 from gcnrec.tables.slots import SlotBlock, SlotTable
 
 Tiles = Callable[[int, int], torch.Tensor]

@@ -1,6 +1,6 @@
 """Prune and grow: which slots a table gives up and which cells get them, chosen exactly and never above the budget.
 
-Of the whole table's cells those chosen end at an exact cut (`gcnrec.ops.select`); ties everywhere go by row, then column.
+Of the whole table's cells those chosen end at an exact cut (`gcnrec.sparsity.select`); ties everywhere go by row, then column.
 Letters: R rows of a block, D width, X stored values of a block, G grown cells.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.ops.merge import merged_places
-from gcnrec.ops.select import Cut, bar_cells, cut_at, exchange_marks, group_marks
+from gcnrec.sparsity.merge import merged_places
+from gcnrec.sparsity.select import Cut, bar_cells, cut_at, exchange_marks, group_marks
 from gcnrec.tables.slots import SlotBlock, SlotTable, in_blocks
 
 _INFINITY = 0x7F800000

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec.errors import UsageError
-from gcnrec.ops.select import bar_cells, cut_at
 from gcnrec.ops.slots import fill_records
-from gcnrec.support import choose
+from gcnrec.sparsity.first_support import choose
+from gcnrec.sparsity.select import bar_cells, cut_at
 from gcnrec.tables.slots import RECORD_BYTES, VALUE_BYTES
 
 _BLOCK = 1 << 16

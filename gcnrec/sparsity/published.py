@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.config import Job
-from gcnrec.dynamic import Dynamic
 from gcnrec.errors import UsageError
-from gcnrec.exchange import Change, exchange_anywhere, exchange_in_groups, nothing_known, prune_smallest
 from gcnrec.graph import BipartiteGraph
-from gcnrec.nmf import nonnegative_factors
-from gcnrec.policy import Gradients, Moment, Policy, steepest
 from gcnrec.random import Stage, u64, uniform
-from gcnrec.row_counts import even_counts, largest_counts
-from gcnrec.support import Keys, budget_values, magnitude_keys, random_keys
+from gcnrec.sparsity.dynamic import Dynamic
+from gcnrec.sparsity.exchange import Change, exchange_anywhere, exchange_in_groups, nothing_known, prune_smallest
+from gcnrec.sparsity.first_support import Keys, budget_values, magnitude_keys, random_keys
+from gcnrec.sparsity.nmf import nonnegative_factors
+from gcnrec.sparsity.policy import Gradients, Moment, Policy, steepest
+from gcnrec.sparsity.row_counts import even_counts, largest_counts
 from gcnrec.tables.slots import SlotTable
 
 ROW_SHARE = 0.5

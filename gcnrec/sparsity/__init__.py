@@ -1,0 +1,1 @@
+"""The budget of stored values, and which cells are stored."""
