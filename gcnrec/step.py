@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.guards import finite
-from gcnrec.models.edges import Means, Visits, WeightedMeans
+from gcnrec.models.convolutions import sage_convolutions
 from gcnrec.models.encoder import Encoded, Encoder, every_row
 from gcnrec.models.lightgcn import LightGcn
+from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.models.mf import MatrixFactorisation
 from gcnrec.models.ngcf import Ngcf
 from gcnrec.models.node_encoder import NodeEncoder
 from gcnrec.models.node_inputs import Features, NodeInputs
 from gcnrec.models.objective import Objective, objective_of
 from gcnrec.models.pinsage import PinSageHead, pinsage_convolutions
-from gcnrec.models.sage import sage_convolutions
-from gcnrec.models.sampled import SampledLightGcn
+from gcnrec.models.pooling import Means, Visits, WeightedMeans
 from gcnrec.ops.directions import uniform, weighted
 from gcnrec.ops.weighted import EdgeWeights, edge_weights
 from gcnrec.sampling.blocks import BlockSampler, NeighbourSampler

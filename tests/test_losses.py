@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcnrec import losses
+from gcnrec.models import losses
 from gcnrec.testing import assert_as_accurate
 
 B, N, J, D = 12, 3, 7, 5

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from gcnrec.graph import BipartiteGraph
+from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.models.objective import Objective, objective_of
-from gcnrec.models.sampled import SampledLightGcn
 from gcnrec.random import Stage, generator, normal
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.minibatches import Waits, minibatches

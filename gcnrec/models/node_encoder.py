@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec import random
-from gcnrec.models.edges import Neighbourhoods, NoEdges
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.node_inputs import NodeInputs
+from gcnrec.models.pooling import Neighbourhoods, NoEdges
 from gcnrec.sampling.blocks import Block
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import Allocate, StepTable, Table

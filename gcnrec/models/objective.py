@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from gcnrec import losses
 from gcnrec.device import ops_for, place
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
+from gcnrec.models import losses
 from gcnrec.sampling.sampler import Batch
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from gcnrec.models.edges import Edges
 from gcnrec.models.node_inputs import glorot_
+from gcnrec.models.pooling import Edges
 
 
 class PinSageConvolution(torch.nn.Module):

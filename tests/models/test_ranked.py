@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from gcnrec import losses
 from gcnrec.config import Job
 from gcnrec.graph import Csr
+from gcnrec.models import losses
 from gcnrec.models.rank import top_k_all, top_k_views
 from gcnrec.models.ranked import (
     ExportRule,

@@ -9,7 +9,7 @@ import torch
 from gcnrec.config import Job, Sampler
 from gcnrec.explore import mean_gradients
 from gcnrec.models.lightgcn import LightGcn
-from gcnrec.models.sampled import SampledLightGcn
+from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.ops.directions import uniform, weighted
 from gcnrec.ops.weighted import edge_weights
 from gcnrec.sampling.blocks import NeighbourSampler

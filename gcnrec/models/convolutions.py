@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from gcnrec.models.edges import Edges
+from gcnrec.models.pooling import Edges
 
 
 class SageConvolution(torch.nn.Module):
