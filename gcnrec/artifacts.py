@@ -31,8 +31,8 @@ from gcnrec.loaders.embeddings import EXPORT_KEY, map_embeddings, read_column, r
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.mixtures import Mixture, load_partners, mixture_scorer
 from gcnrec.models import closed_form
-from gcnrec.models.ranked import Exported, ExportRule
-from gcnrec.models.scorer import Scorer
+from gcnrec.ranking.export_rules import Exported, ExportRule
+from gcnrec.ranking.scorer import Scorer
 from gcnrec.start import table_width
 from gcnrec.system.files import atomic_file
 from gcnrec.system.locks import locked

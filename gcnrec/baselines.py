@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec import metrics
 from gcnrec.artifacts import Run
 from gcnrec.baseline_costs import Load, bytes_of, seconds_of
 from gcnrec.config import Job
@@ -30,8 +29,9 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.schema import Dataset
 from gcnrec.models import closed_form, ease
-from gcnrec.models.rank import top_k_all
 from gcnrec.random import Stage, generator
+from gcnrec.ranking import metrics
+from gcnrec.ranking.top_k import top_k_all
 from gcnrec.system.limits import parse_bytes
 
 if TYPE_CHECKING:

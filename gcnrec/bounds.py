@@ -14,9 +14,9 @@ import torch
 from gcnrec.artifacts import Run
 from gcnrec.errors import DeviceError
 from gcnrec.interactions import Interactions
-from gcnrec.metrics import BOOTSTRAP_BYTES, PER_USER
 from gcnrec.models.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS
-from gcnrec.models.rank import ITEMS_PER_TILE, USERS_PER_CHUNK
+from gcnrec.ranking.metrics import BOOTSTRAP_BYTES, PER_USER
+from gcnrec.ranking.top_k import ITEMS_PER_TILE, USERS_PER_CHUNK
 from gcnrec.system.limits import parse_bytes
 
 _LEAST_USERS = 8

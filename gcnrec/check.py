@@ -17,8 +17,8 @@ from gcnrec.errors import DeviceError
 from gcnrec.evaluate import top_k
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.mixture_choice import choice_bytes, refuse_impossible_mixture
-from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.open_keys import decided, settled
+from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.sparsity.first_support import budget_values
 from gcnrec.sparsity.published import room_for
 from gcnrec.start import first_table, table_width

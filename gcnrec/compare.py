@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, UsageError
 from gcnrec.evaluate import Split, metric_columns, per_user_path, refuse_what_it_was_trained_on
-from gcnrec.metrics import bootstrap_intervals, holm, sign_flip_p_values
+from gcnrec.ranking.metrics import bootstrap_intervals, holm, sign_flip_p_values
 
 if TYPE_CHECKING:
     from gcnrec.artifacts import Run

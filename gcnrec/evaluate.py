@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gcnrec import metrics
 from gcnrec.artifacts import Run, metrics_path, writing
 from gcnrec.bounds import evaluation_bytes, users_per_chunk
 from gcnrec.config import Job
@@ -30,12 +29,13 @@ from gcnrec.guards import one_list_for_everyone
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.idfiles import ids_of, read_table, user_column
 from gcnrec.loaders.schema import Dataset
-from gcnrec.models.rank import USERS_PER_CHUNK, top_k, top_k_all
-from gcnrec.models.scorer import Scorer
 from gcnrec.ops.topk import ItemLists, Seen, TopK, contained
+from gcnrec.ranking import metrics
+from gcnrec.ranking.scorer import Scorer
+from gcnrec.ranking.tilt import NAMES, Tilt
+from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k, top_k_all
 from gcnrec.system.files import atomic_file
 from gcnrec.system.scratch import told_when_short
-from gcnrec.tilt import NAMES, Tilt
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer
@@ -98,7 +98,7 @@ def evaluate(
     """Rank all items (or `candidates`) except `seen` (user -> items) and judge the lists by `held_out`; degrees are of train.
 
     `bootstrap` resamples make the intervals, 0 leaves them out; `tell` hears how many users of how many are ranked; `chunk` of
-    them at a time on each thread; `tilt` above 0 adds the metrics of `gcnrec.tilt`.
+    them at a time on each thread; `tilt` above 0 adds the metrics of `gcnrec.ranking.tilt`.
     Raises DataError when no user has held-out items or the scorer is of other sizes, DivergedError for NaN scores.
     """
     held, users_H = held_out_of(scorer, held_out)

@@ -15,7 +15,7 @@ from gcnrec.evaluate import warn_of_one_list
 from gcnrec.export_choice import validate_exports
 from gcnrec.loaders.schema import Dataset
 from gcnrec.mixture_choice import fit_partners
-from gcnrec.models.ranked import Exported, ExportRule, export_rules, exported
+from gcnrec.ranking.export_rules import Exported, ExportRule, export_rules, exported
 from gcnrec.slot_files import order_digest, write_slots
 from gcnrec.sparsity.first_support import base_width, budget_values
 from gcnrec.step import Step

@@ -17,10 +17,10 @@ from gcnrec.config import Job
 from gcnrec.errors import DataError
 from gcnrec.evaluate import evaluate
 from gcnrec.loaders.schema import Dataset
-from gcnrec.metrics import split_name
 from gcnrec.models.mixture import MIXTURE_ROWS
-from gcnrec.models.rank import USERS_PER_CHUNK
-from gcnrec.models.scorer import EmbeddingScorer, Scorer
+from gcnrec.ranking.metrics import split_name
+from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
+from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.system.files import atomic_file
 from gcnrec.system.limits import parse_bytes
 

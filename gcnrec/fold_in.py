@@ -29,9 +29,9 @@ from gcnrec.loaders.idfiles import ids_of, item_column, read_table, user_column
 from gcnrec.loaders.schema import Dataset
 from gcnrec.mixtures import load_partners, mixture_scorer
 from gcnrec.models.node_inputs import Features
-from gcnrec.models.ranked import Exported, log_shares, scale_by_powers_, typical_degree, unit_length_
-from gcnrec.models.scorer import EmbeddingScorer, Scorer
 from gcnrec.ops.propagate import inverse_sqrt, propagate
+from gcnrec.ranking.export_rules import Exported, log_shares, scale_by_powers_, typical_degree, unit_length_
+from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.step import inductive_encoder
 from gcnrec.system.memory import scratch_rows, scratch_values
 from gcnrec.tables.dense import DenseTable

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from gcnrec.errors import DivergedError
-from gcnrec.models.rank import USERS_PER_CHUNK, top_k
-from gcnrec.models.scorer import Scorer
+from gcnrec.ranking.scorer import Scorer
+from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k
 
 RUNNING_STEPS = 32
 """A running loss is the mean of the first so many steps, and from then on a moving mean in which a step weighs 1 in so many."""

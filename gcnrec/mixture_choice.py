@@ -23,12 +23,12 @@ from gcnrec.evaluate import held_out_of, sparing
 from gcnrec.events import append_event, read_events
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
-from gcnrec.metrics import split_name
 from gcnrec.mixtures import FILE, Mixture, mixture_scorer, partner_path
 from gcnrec.models import closed_form, ease, mixing
 from gcnrec.models.mixture import Part, Shares, Softmax
-from gcnrec.models.ranked import Exported, trains_cosine
-from gcnrec.models.scorer import EmbeddingScorer, Scorer
+from gcnrec.ranking.export_rules import Exported, trains_cosine
+from gcnrec.ranking.metrics import split_name
+from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.system.files import atomic_file, sync_folder
 
 AUTO = ("linkprop", "gfcf", "itemknn", "ease")

@@ -15,7 +15,7 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.models import closed_form
 from gcnrec.models.closed_form import ClosedFormScorer
 from gcnrec.models.mixture import MixtureScorer, Part, Shares, Softmax
-from gcnrec.models.scorer import Scorer
+from gcnrec.ranking.scorer import Scorer
 
 FILE = "mixture.json"
 

@@ -23,10 +23,10 @@ from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.request import Request, read_request
 from gcnrec.loaders.schema import Dataset
-from gcnrec.models.popularity import PopularityScorer
-from gcnrec.models.rank import in_chunks, rank_chunk
-from gcnrec.models.scorer import Scorer
 from gcnrec.ops.topk import Hidden, ItemLists, TopK, empty_lists
+from gcnrec.ranking.popularity import PopularityScorer
+from gcnrec.ranking.scorer import Scorer
+from gcnrec.ranking.top_k import in_chunks, rank_chunk
 from gcnrec.system.files import atomic_file
 from gcnrec.system.scratch import told_when_short
 

@@ -21,7 +21,7 @@ from gcnrec.artifacts import Run, open_run
 from gcnrec.bench.harness import write_record
 from gcnrec.loaders.bundle import known_items
 from gcnrec.loaders.export import ItemIndex, export, open_index, ranked
-from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.recommend import recommend
 
 K = 20

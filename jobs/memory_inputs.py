@@ -18,7 +18,7 @@ from gcnrec.artifacts import begin_run, write_embeddings
 from gcnrec.config import Data, Job
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.schema import open_dataset
-from gcnrec.models.ranked import export_rules, exported
+from gcnrec.ranking.export_rules import export_rules, exported
 from gcnrec.system.memory import scratch_rows
 
 PIECE = 250_000

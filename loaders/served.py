@@ -17,8 +17,8 @@ from gcnrec.models.itemknn import ItemKnnScorer
 from gcnrec.models.linkprop import LinkPropScorer
 from gcnrec.models.mixture import TIE_WEIGHT
 from gcnrec.models.plateau import PlateauScorer
-from gcnrec.models.scorer import Scorer
 from gcnrec.ops.item_rows import degree_powers
+from gcnrec.ranking.scorer import Scorer
 
 if TYPE_CHECKING:
     from gcnrec.artifacts import Run

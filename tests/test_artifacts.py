@@ -23,7 +23,7 @@ from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.events import append_event, keep_events, read_events
 from gcnrec.loaders.embeddings import map_embeddings, read_column, read_export
-from gcnrec.models.ranked import Exported, ExportRule
+from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.testing import checkerboard, empty_rows, write_dataset
 
 JOB = Job.parse({"model": {"width": 8}, "train": {"seed": 7}}, [], "test")

@@ -17,8 +17,8 @@ from gcnrec.events import append_event, best_validation, read_events
 from gcnrec.fit_validation import keep_validation
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models import closed_form
-from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.progress import Quiet
+from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.testing import World, write_dataset
 from gcnrec.train import train
 

@@ -17,8 +17,8 @@ from gcnrec.events import read_events
 from gcnrec.graph import csr_from_edges
 from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.loaders.parquet import ingest
-from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.pipeline import run_job
+from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.show import metric_lines
 from gcnrec.train import train
 

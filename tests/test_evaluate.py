@@ -19,9 +19,9 @@ from gcnrec.evaluate import by_segment, evaluate, evaluate_run, metric_columns, 
 from gcnrec.graph import BipartiteGraph, csr_from_edges
 from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.loaders.schema import Dataset
-from gcnrec.metrics import PER_USER
-from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.ops.topk import Seen
+from gcnrec.ranking.metrics import PER_USER
+from gcnrec.ranking.scorer import EmbeddingScorer
 
 USERS, ITEMS = 40, 60
 USER_IDS = Vocabulary(pa.array([f"u{number:02}" for number in range(USERS)]))

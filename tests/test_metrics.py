@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcnrec.metrics import (
+from gcnrec.ranking.metrics import (
     PER_USER,
     Judged,
     bootstrap_intervals,

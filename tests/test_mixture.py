@@ -25,8 +25,8 @@ from gcnrec.loaders.export import export
 from gcnrec.mixture_choice import likeliest_temperature
 from gcnrec.mixtures import Mixture
 from gcnrec.models.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS, MixtureScorer
-from gcnrec.models.rank import ITEMS_PER_TILE
-from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.ranking.scorer import EmbeddingScorer
+from gcnrec.ranking.top_k import ITEMS_PER_TILE
 from gcnrec.recommend import recommend
 from gcnrec.report import write_report
 from gcnrec.testing import World, write_dataset

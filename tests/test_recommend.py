@@ -17,7 +17,7 @@ from gcnrec.errors import DataError, DivergedError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.loaders.schema import Dataset
-from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.recommend import recommend
 
 # Items in the order of their numbers: by falling number of train users (3, 2, 1, 1, 0).

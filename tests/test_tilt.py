@@ -12,9 +12,9 @@ import torch
 from gcnrec.evaluate import evaluate, metric_columns
 from gcnrec.graph import BipartiteGraph, csr_from_edges
 from gcnrec.interactions import Interactions, Vocabulary
-from gcnrec.metrics import Judged
-from gcnrec.models.scorer import EmbeddingScorer
-from gcnrec.tilt import Tilt
+from gcnrec.ranking.metrics import Judged
+from gcnrec.ranking.scorer import EmbeddingScorer
+from gcnrec.ranking.tilt import Tilt
 
 USERS, ITEMS = 30, 50
 

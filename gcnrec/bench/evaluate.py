@@ -24,9 +24,9 @@ from gcnrec.bench.harness import Row, Variant, measure
 from gcnrec.bench.memory import Measured, measured
 from gcnrec.bench.worker import Worker
 from gcnrec.graph import Csr
-from gcnrec.models.rank import top_k_all
-from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.random import Stage, generator
+from gcnrec.ranking.scorer import EmbeddingScorer
+from gcnrec.ranking.top_k import top_k_all
 from gcnrec.system.machine import available_cores
 
 TOLERANCE = 1e-4

@@ -16,8 +16,9 @@ from gcnrec import config
 from gcnrec.errors import DataError, UsageError, nearest
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions
-from gcnrec.models import content, ease, exponents, gfcf, itemknn, linkprop, popularity
-from gcnrec.models.scorer import Scorer
+from gcnrec.models import content, ease, exponents, gfcf, itemknn, linkprop
+from gcnrec.ranking import popularity
+from gcnrec.ranking.scorer import Scorer
 
 
 class ClosedFormScorer(Scorer, Protocol):

@@ -19,9 +19,9 @@ from scipy.linalg import lapack
 from gcnrec import config
 from gcnrec.errors import DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models.scorer import GraphScorer
 from gcnrec.ops.cooccurrence import gram
 from gcnrec.ops.propagate import propagate_rows
+from gcnrec.ranking.scorer import GraphScorer
 
 MAX_ITEMS = 20_000
 """Beyond them the inverse takes more than minutes and 3 GiB, where sparse neighbours rank as well."""

@@ -15,10 +15,10 @@ from gcnrec import config
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph, csr_from_edges
 from gcnrec.interactions import Interactions
-from gcnrec.metrics import Judged, ndcg, recall
 from gcnrec.models import linkprop
-from gcnrec.models.rank import top_k_all
 from gcnrec.ops.item_rows import Exponents
+from gcnrec.ranking.metrics import Judged, ndcg, recall
+from gcnrec.ranking.top_k import top_k_all
 
 _USERS = 2000
 """Validation users that are judged, evenly spaced among all."""

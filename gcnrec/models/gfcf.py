@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from gcnrec import config
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.plateau import PlateauScorer, PolynomialScorer, fit_plateau, fit_polynomial
-from gcnrec.models.scorer import GraphScorer
 from gcnrec.models.spectral import top_singular
 from gcnrec.ops.arrays import copy_columns
 from gcnrec.ops.propagate import inverse_sqrt, propagate, propagate_rows
+from gcnrec.ranking.scorer import GraphScorer
 
 _SLICE = 64
 """Users whose linear filter is computed at once, as the columns of two hops."""

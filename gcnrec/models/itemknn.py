@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from gcnrec import config
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models.scorer import GraphScorer
 from gcnrec.ops.arrays import copy_columns
 from gcnrec.ops.cooccurrence import nearest_items
+from gcnrec.ranking.scorer import GraphScorer
 
 NEIGHBOURS = 200
 """Similar items kept per item where `model.neighbours` names no number."""

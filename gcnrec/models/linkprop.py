@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from gcnrec import config
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models.scorer import GraphScorer
 from gcnrec.ops.arrays import copy_columns
 from gcnrec.ops.item_rows import Exponents, ItemRows, add_rows, linked_items
+from gcnrec.ranking.scorer import GraphScorer
 
 NEIGHBOURS = 500
 """Terms kept per item on average where `model.neighbours` names no number. Of Gowalla's lists of 20, 99 % of the entries are then

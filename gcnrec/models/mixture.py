@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.models.scorer import Scorer, WholeScorer
 from gcnrec.ops.arrays import copy_columns
 from gcnrec.ops.shares import add_shares, add_softmax
+from gcnrec.ranking.scorer import Scorer, WholeScorer
 from gcnrec.system.pages import trim_heap
 
 BLOCK_USERS = 128

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from gcnrec import config
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.linkprop import NEIGHBOURS, LinkPropScorer
-from gcnrec.models.scorer import GraphScorer
 from gcnrec.models.spectral import top_singular
 from gcnrec.ops.arrays import copy_columns
 from gcnrec.ops.item_rows import Exponents, ItemRows, add_rows, degree_powers, linked_items
 from gcnrec.ops.propagate import inverse_sqrt, propagate, propagate_rows
+from gcnrec.ranking.scorer import GraphScorer
 
 _FLATNESS = 1.5
 """Exponent of h; ChebyCF's choice on Gowalla."""

@@ -26,8 +26,8 @@ from gcnrec.interactions import Vocabulary
 from gcnrec.loaders import export as module
 from gcnrec.loaders.bundle import known_items, write_bundle
 from gcnrec.loaders.export import ItemIndex, export, open_index, queries_of, ranked
-from gcnrec.models.ranked import Exported, ExportRule
-from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.ranking.export_rules import Exported, ExportRule
+from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.recommend import recommend
 from gcnrec.testing import World, checkerboard, empty_rows, halves, write_dataset
 from gcnrec.train import train

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from gcnrec import metrics
 from gcnrec.graph import csr_from_edges
 from gcnrec.models import mixing
 from gcnrec.models.mixing import GRID, chosen, judge_of, looked_at, weighed
 from gcnrec.models.mixture import MixtureScorer, Shares, Softmax
-from gcnrec.models.rank import top_k_all
-from gcnrec.models.scorer import EmbeddingScorer
 from gcnrec.ops.topk import ItemLists, Seen, contained
+from gcnrec.ranking import metrics
+from gcnrec.ranking.scorer import EmbeddingScorer
+from gcnrec.ranking.top_k import top_k_all
 
 USERS, ITEMS = 200, 300
 

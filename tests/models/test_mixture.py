@@ -13,8 +13,8 @@ from gcnrec.errors import DivergedError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models import closed_form
 from gcnrec.models.mixture import BLOCK_USERS, MixtureScorer, Shares, Softmax
-from gcnrec.models.rank import top_k, top_k_all
-from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.ranking.scorer import EmbeddingScorer
+from gcnrec.ranking.top_k import top_k, top_k_all
 
 TAU = 0.12
 CLOSER = 1e-6

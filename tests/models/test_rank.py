@@ -8,8 +8,8 @@ import torch
 
 from gcnrec.errors import DivergedError, UsageError
 from gcnrec.graph import csr_from_edges
-from gcnrec.models.rank import top_k, top_k_all
-from gcnrec.models.scorer import EmbeddingScorer
+from gcnrec.ranking.scorer import EmbeddingScorer
+from gcnrec.ranking.top_k import top_k, top_k_all
 
 USERS, ITEMS, WIDTH = 23, 57, 4
 

@@ -9,8 +9,8 @@ import torch
 from gcnrec.config import Job
 from gcnrec.graph import Csr
 from gcnrec.models import losses
-from gcnrec.models.rank import top_k_all, top_k_views
-from gcnrec.models.ranked import (
+from gcnrec.ops.topk import Seen
+from gcnrec.ranking.export_rules import (  # fmt: skip
     ExportRule,
     candidate_views,
     column_factor,
@@ -18,8 +18,8 @@ from gcnrec.models.ranked import (
     exported,
     log_shares,
     typical_degree,
-)  # fmt: skip
-from gcnrec.ops.topk import Seen
+)
+from gcnrec.ranking.top_k import top_k_all, top_k_views
 
 USERS, ITEMS, WIDTH = 40, 60, 6
 DEGREES = np.random.default_rng(1).integers(0, 30, ITEMS)

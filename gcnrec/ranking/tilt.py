@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec.graph import Csr
-from gcnrec.metrics import Judged
+from gcnrec.ranking.metrics import Judged
 
 Floats = NDArray[np.float64]
 NAMES = ("recall_tilted", "ndcg_tilted")

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.models.scorer import EmbeddingScorer, View
+from gcnrec.ranking.scorer import EmbeddingScorer, View
 
 if TYPE_CHECKING:
     from gcnrec.config import Job

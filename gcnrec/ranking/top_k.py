@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import UsageError
 from gcnrec.graph import Csr
-from gcnrec.models.popularity import PopularityScorer
-from gcnrec.models.scorer import EmbeddingScorer, Scorer, View
 from gcnrec.ops.topk import Hidden, ItemLists, Seen, TopK, empty_lists, hide, keep_best, keep_best_listed
+from gcnrec.ranking.popularity import PopularityScorer
+from gcnrec.ranking.scorer import EmbeddingScorer, Scorer, View
 
 Result = TypeVar("Result")
 
