@@ -19,8 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from gcnrec import mixtures
 from gcnrec.checkpoints import load_checkpoint
+from gcnrec.closed_forms import closed_form
+from gcnrec.closed_forms import mixture_files as mixtures
+from gcnrec.closed_forms.mixture_files import Mixture, load_partners, mixture_scorer
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
 from gcnrec.errors import DataError, UsageError
@@ -29,8 +31,6 @@ from gcnrec.interactions import Vocabulary
 from gcnrec.lineage import FORMAT, lineage_of
 from gcnrec.loaders.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
 from gcnrec.loaders.schema import Dataset, open_dataset
-from gcnrec.mixtures import Mixture, load_partners, mixture_scorer
-from gcnrec.models import closed_form
 from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.start import table_width

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec import config
+from gcnrec.closed_forms import itemknn, linkprop
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models import itemknn, linkprop
 
 _PAIR = 1e-8
 """Seconds to count a pair of items that a user has."""

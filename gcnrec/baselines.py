@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from gcnrec.artifacts import Run
 from gcnrec.baseline_costs import Load, bytes_of, seconds_of
+from gcnrec.closed_forms import closed_form, ease
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.evaluate import Evaluation, cold_start, evaluate, seen_rows
@@ -28,7 +29,6 @@ from gcnrec.fit_validation import chunk_of, kept_validation
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.schema import Dataset
-from gcnrec.models import closed_form, ease
 from gcnrec.random import Stage, generator
 from gcnrec.ranking import metrics
 from gcnrec.ranking.top_k import top_k_all

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gcnrec.closed_forms.mixture import MIXTURE_ROWS
 from gcnrec.config import Job
 from gcnrec.errors import DataError
 from gcnrec.evaluate import evaluate
 from gcnrec.loaders.schema import Dataset
-from gcnrec.models.mixture import MIXTURE_ROWS
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.artifacts import Run, final_tensors
+from gcnrec.closed_forms.mixture_files import load_partners, mixture_scorer
 from gcnrec.config import INDUCTIVE
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
@@ -27,7 +28,6 @@ from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.features import encode_features
 from gcnrec.loaders.idfiles import ids_of, item_column, read_table, user_column
 from gcnrec.loaders.schema import Dataset
-from gcnrec.mixtures import load_partners, mixture_scorer
 from gcnrec.models.node_inputs import Features
 from gcnrec.ops.propagate import inverse_sqrt, propagate
 from gcnrec.ranking.export_rules import Exported, log_shares, scale_by_powers_, typical_degree, unit_length_

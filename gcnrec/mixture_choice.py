@@ -16,6 +16,9 @@ import numpy as np
 import torch
 
 from gcnrec.artifacts import read_json, write_json
+from gcnrec.closed_forms import closed_form, ease, mixing
+from gcnrec.closed_forms.mixture import Part, Shares, Softmax
+from gcnrec.closed_forms.mixture_files import FILE, Mixture, mixture_scorer, partner_path
 from gcnrec.config import Job, Model
 from gcnrec.epochs import Work
 from gcnrec.errors import DeviceError, UsageError
@@ -23,9 +26,6 @@ from gcnrec.evaluate import held_out_of, sparing
 from gcnrec.events import append_event, read_events
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
-from gcnrec.mixtures import FILE, Mixture, mixture_scorer, partner_path
-from gcnrec.models import closed_form, ease, mixing
-from gcnrec.models.mixture import Part, Shares, Softmax
 from gcnrec.ranking.export_rules import Exported, trains_cosine
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from gcnrec.artifacts import Run, describe_run, is_unbegun, make_folder, open_run, with_valid, writing
 from gcnrec.baselines import compare_with_baselines, compares
 from gcnrec.checkpoints import Checkpoints, Tensors, load_checkpoint
+from gcnrec.closed_forms import closed_form, exponents
 from gcnrec.config import Job
 from gcnrec.config.unused import idle_settings
 from gcnrec.earlier import starting_table
@@ -36,7 +37,6 @@ from gcnrec.guards import LossTrend
 from gcnrec.lineage import resolved
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.mixture_choice import refuse_impossible_mixture, scorer_of_fit
-from gcnrec.models import closed_form, exponents
 from gcnrec.models.node_inputs import Features
 from gcnrec.models.objective import objective_of
 from gcnrec.open_keys import begun_job, notes, settled

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from gcnrec.mixtures import load_partners
-from gcnrec.models.ease import EaseScorer
-from gcnrec.models.itemknn import ItemKnnScorer
-from gcnrec.models.linkprop import LinkPropScorer
-from gcnrec.models.mixture import TIE_WEIGHT
-from gcnrec.models.plateau import PlateauScorer
+from gcnrec.closed_forms.ease import EaseScorer
+from gcnrec.closed_forms.itemknn import ItemKnnScorer
+from gcnrec.closed_forms.linkprop import LinkPropScorer
+from gcnrec.closed_forms.mixture import TIE_WEIGHT
+from gcnrec.closed_forms.mixture_files import load_partners
+from gcnrec.closed_forms.plateau import PlateauScorer
 from gcnrec.ops.item_rows import degree_powers
 from gcnrec.ranking.scorer import Scorer
 

@@ -1,6 +1,7 @@
 """Sampled subgraphs in which every node draws once: what PyG's loaders hand out, in plain arrays.
 
-Blocks (`gcnrec.sampling.blocks`) draw anew at every hop for every target; here a node draws at the hop after the one that met it first.
+Blocks (`gcnrec.sampling.blocks`) draw anew at every hop for every target; here a node draws at the hop after the one that met it
+first.
 Letters: S seeds, T targets of a hop, X drawn edges, V nodes of the subgraph of one type.
 """
 

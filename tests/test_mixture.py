@@ -17,14 +17,14 @@ import torch
 from gcnrec import mixture_choice
 from gcnrec.artifacts import open_run
 from gcnrec.bounds import users_per_chunk
+from gcnrec.closed_forms.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS, MixtureScorer
+from gcnrec.closed_forms.mixture_files import Mixture
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.evaluate import evaluate_run
 from gcnrec.graph import csr_from_edges
 from gcnrec.loaders.export import export
 from gcnrec.mixture_choice import likeliest_temperature
-from gcnrec.mixtures import Mixture
-from gcnrec.models.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS, MixtureScorer
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import ITEMS_PER_TILE
 from gcnrec.recommend import recommend

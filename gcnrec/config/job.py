@@ -340,7 +340,7 @@ class Train(Section):
 
 
 class Mixture(Section):
-    """Closed forms that rank beside the trained model: a weighted sum of probabilities (`gcnrec.models.mixture`)."""
+    """Closed forms that rank beside the trained model: a weighted sum of probabilities (`gcnrec.closed_forms.mixture`)."""
 
     partners: Literal["auto"] | tuple[Partner, ...] = Field(default=(), alias="with")
     """Closed forms by name, with their keys of `[model]`, gfcf as its plateau where `model.response` is "ideal". `auto`: those

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from gcnrec import config
+from gcnrec.closed_forms import closed_form, ease, gfcf
+from gcnrec.closed_forms.plateau import plateau
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models import closed_form, ease, gfcf
-from gcnrec.models.plateau import plateau
 
 WORLD = np.array([[1, 1, 0], [1, 0, 1], [1, 0, 0]])
 """Users in rows. Degrees of the items 3, 1, 1; of the users 2, 2, 1."""

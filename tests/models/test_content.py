@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from gcnrec.closed_forms import closed_form, content
 from gcnrec.config import Model
 from gcnrec.errors import DataError
-from gcnrec.models import closed_form, content
 from gcnrec.testing import empty_rows
 
 

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 import torch
 
+from gcnrec.closed_forms import closed_form, exponents
 from gcnrec.config import Job, Model
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions, Vocabulary
-from gcnrec.models import closed_form, exponents
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.train import train
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from gcnrec.closed_forms import mixing
+from gcnrec.closed_forms.mixing import GRID, chosen, judge_of, looked_at, weighed
+from gcnrec.closed_forms.mixture import MixtureScorer, Shares, Softmax
 from gcnrec.graph import csr_from_edges
-from gcnrec.models import mixing
-from gcnrec.models.mixing import GRID, chosen, judge_of, looked_at, weighed
-from gcnrec.models.mixture import MixtureScorer, Shares, Softmax
 from gcnrec.ops.topk import ItemLists, Seen, contained
 from gcnrec.ranking import metrics
 from gcnrec.ranking.scorer import EmbeddingScorer

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from gcnrec import config
+from gcnrec.closed_forms import closed_form
+from gcnrec.closed_forms.mixture import BLOCK_USERS, MixtureScorer, Shares, Softmax
 from gcnrec.errors import DivergedError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models import closed_form
-from gcnrec.models.mixture import BLOCK_USERS, MixtureScorer, Shares, Softmax
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import top_k, top_k_all
 

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gcnrec.closed_forms import closed_form
+from gcnrec.closed_forms.closed_form import ClosedFormScorer
+from gcnrec.closed_forms.mixture import MixtureScorer, Part, Shares, Softmax
 from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models import closed_form
-from gcnrec.models.closed_form import ClosedFormScorer
-from gcnrec.models.mixture import MixtureScorer, Part, Shares, Softmax
 from gcnrec.ranking.scorer import Scorer
 
 FILE = "mixture.json"

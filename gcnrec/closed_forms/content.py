@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec import config
+from gcnrec.closed_forms.itemknn import NEIGHBOURS, ItemKnnScorer
 from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models.itemknn import NEIGHBOURS, ItemKnnScorer
 
 _ROWS = 512
 """Items compared with all others at a time."""

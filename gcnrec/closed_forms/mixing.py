@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.closed_forms.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS, TIE_WEIGHT, Part
 from gcnrec.graph import Csr
-from gcnrec.models.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS, TIE_WEIGHT, Part
 from gcnrec.ops.shortlist import best_places, gathered, union
 from gcnrec.ops.topk import Hidden, ItemLists, Seen, contained, empty_lists, hide, keep_best
 from gcnrec.ranking import metrics

@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec import config
+from gcnrec.closed_forms.linkprop import NEIGHBOURS, LinkPropScorer
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models.linkprop import NEIGHBOURS, LinkPropScorer
 from gcnrec.models.spectral import top_singular
 from gcnrec.ops.arrays import copy_columns
 from gcnrec.ops.item_rows import Exponents, ItemRows, add_rows, degree_powers, linked_items

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from gcnrec import config
+from gcnrec.closed_forms.cooccurrence import gram
 from gcnrec.errors import DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.ops.cooccurrence import gram
 from gcnrec.ops.propagate import propagate_rows
 from gcnrec.ranking.scorer import GraphScorer
 

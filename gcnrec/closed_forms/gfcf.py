@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec import config
+from gcnrec.closed_forms.plateau import PlateauScorer, PolynomialScorer, fit_plateau, fit_polynomial
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models.plateau import PlateauScorer, PolynomialScorer, fit_plateau, fit_polynomial
 from gcnrec.models.spectral import top_singular
 from gcnrec.ops.arrays import copy_columns
 from gcnrec.ops.propagate import inverse_sqrt, propagate, propagate_rows

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec import config
+from gcnrec.closed_forms.cooccurrence import nearest_items
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.arrays import copy_columns
-from gcnrec.ops.cooccurrence import nearest_items
 from gcnrec.ranking.scorer import GraphScorer
 
 NEIGHBOURS = 200

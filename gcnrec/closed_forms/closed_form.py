@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gcnrec import config
+from gcnrec.closed_forms import content, ease, exponents, gfcf, itemknn, linkprop
 from gcnrec.errors import DataError, UsageError, nearest
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions
-from gcnrec.models import content, ease, exponents, gfcf, itemknn, linkprop
 from gcnrec.ranking import popularity
 from gcnrec.ranking.scorer import Scorer
 

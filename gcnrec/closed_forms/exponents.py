@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from gcnrec import config
+from gcnrec.closed_forms import linkprop
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph, csr_from_edges
 from gcnrec.interactions import Interactions
-from gcnrec.models import linkprop
 from gcnrec.ops.item_rows import Exponents
 from gcnrec.ranking.metrics import Judged, ndcg, recall
 from gcnrec.ranking.top_k import top_k_all
