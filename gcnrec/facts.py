@@ -11,7 +11,7 @@ from typing import Any
 from gcnrec.config import Job
 from gcnrec.errors import DataError
 from gcnrec.events import epochs_of, read_events
-from gcnrec.loaders.leakage import leaks, sentences
+from gcnrec.loaders.ingest.leakage import leaks, sentences
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gcnrec.loaders.cards import Source
-from gcnrec.loaders.inputs import first_line
+from gcnrec.loaders.ingest.inputs import first_line
 from gcnrec.loaders.schema import sha256_of
 
 MOST_BYTES = 16 * 2**30

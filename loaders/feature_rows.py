@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
 from gcnrec.interactions import Vocabulary
-from gcnrec.loaders.inputs import Input
-from gcnrec.loaders.numbering import Numbering
+from gcnrec.loaders.ingest.inputs import Input
+from gcnrec.loaders.ingest.numbering import Numbering
 from gcnrec.system.scratch import Scratch
 
 _ROW_BYTES = 16.0

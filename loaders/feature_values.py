@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
-from gcnrec.loaders.columns import TICKS
+from gcnrec.loaders.ingest.columns import TICKS
 
 Kind = Literal["number", "vector", "category", "bag"]
 

@@ -31,8 +31,8 @@ from gcnrec.loaders.feature_categories import CategoryFit, Hashed, MultiHot, One
 from gcnrec.loaders.feature_numbers import NumberFit, Numbers
 from gcnrec.loaders.feature_rows import node_numbers
 from gcnrec.loaders.feature_values import Kind, Place, is_list, kind_of
-from gcnrec.loaders.heldout import Report
-from gcnrec.loaders.inputs import Input, first_line, open_input
+from gcnrec.loaders.ingest.heldout import Report
+from gcnrec.loaders.ingest.inputs import Input, first_line, open_input
 from gcnrec.loaders.schema import Dataset, StoredVocabulary
 from gcnrec.system.scratch import Scratch, reserve
 

@@ -19,17 +19,17 @@ import pyarrow.compute as pc
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError, nearest
-from gcnrec.loaders.build import Staged, build, split_of
-from gcnrec.loaders.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns
-from gcnrec.loaders.conditions import Condition, locked, parse_condition, shown
-from gcnrec.loaders.expressions import OWN
 from gcnrec.loaders.features import Side, write_features
-from gcnrec.loaders.heldout import Report
-from gcnrec.loaders.inputs import BATCH_ROWS, Input, first_line, open_input
+from gcnrec.loaders.ingest.build import Staged, build, split_of
+from gcnrec.loaders.ingest.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns
+from gcnrec.loaders.ingest.conditions import Condition, locked, parse_condition, shown
+from gcnrec.loaders.ingest.expressions import OWN
+from gcnrec.loaders.ingest.heldout import Report
+from gcnrec.loaders.ingest.inputs import BATCH_ROWS, Input, first_line, open_input
+from gcnrec.loaders.ingest.staging import Staging
+from gcnrec.loaders.ingest.times import time_advice
 from gcnrec.loaders.recipe import recipe_of
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal
-from gcnrec.loaders.staging import Staging
-from gcnrec.loaders.times import time_advice
 from gcnrec.system.limits import parse_bytes
 from gcnrec.system.scratch import Scratch, told_when_short
 

@@ -18,7 +18,7 @@ import pytest
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
-from gcnrec.loaders.conditions import parse_condition
+from gcnrec.loaders.ingest.conditions import parse_condition
 from gcnrec.loaders.parquet import connect, ingest
 
 COUNT = 24

@@ -8,7 +8,7 @@ import pytest
 
 from gcnrec.config import Data, Job
 from gcnrec.lineage import lineage_of
-from gcnrec.loaders.leakage import leaks, sentences
+from gcnrec.loaders.ingest.leakage import leaks, sentences
 from gcnrec.loaders.parquet import ingest
 from gcnrec.show import dataset_lines
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcnrec.loaders.numbering import Numbering
+from gcnrec.loaders.ingest.numbering import Numbering
 from gcnrec.system.scratch import Scratch, Spool
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)

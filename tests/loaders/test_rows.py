@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcnrec.errors import UsageError
-from gcnrec.loaders import pairs, splits
-from gcnrec.loaders.rows import Rows, sort_rows
+from gcnrec.loaders.ingest import pairs, splits
+from gcnrec.loaders.ingest.rows import Rows, sort_rows
 from gcnrec.system.limits import parse_bytes
 from gcnrec.system.scratch import Scratch
 

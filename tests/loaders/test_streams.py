@@ -7,7 +7,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from gcnrec.loaders.inputs import open_input
+from gcnrec.loaders.ingest.inputs import open_input
 
 
 @pytest.fixture

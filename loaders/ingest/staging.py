@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from gcnrec import interactions
 from gcnrec.errors import DataError
-from gcnrec.loaders.columns import TIME, WEIGHT
-from gcnrec.loaders.numbering import Ids, Numbering
-from gcnrec.loaders.rows import Rows
+from gcnrec.loaders.ingest.columns import TIME, WEIGHT
+from gcnrec.loaders.ingest.numbering import Ids, Numbering
+from gcnrec.loaders.ingest.rows import Rows
 from gcnrec.system.scratch import Scratch
 
 _32 = np.uint64(32)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
-from gcnrec.loaders.rows import Rows
+from gcnrec.loaders.ingest.rows import Rows
 from gcnrec.system.scratch import Scratch
 
 if TYPE_CHECKING:
-    from gcnrec.loaders.heldout import Parts, Report
+    from gcnrec.loaders.ingest.heldout import Parts, Report
 
 PREFIX = "leakage_"
 _NAMES = {"valid": "validation", "test": "test"}

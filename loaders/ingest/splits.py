@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec import random
-from gcnrec.loaders.rows import Rows, count_high, count_low, radix_sort
+from gcnrec.loaders.ingest.rows import Rows, count_high, count_low, radix_sort
 from gcnrec.random import Stage, philox4x32
 from gcnrec.system.scratch import Scratch
 

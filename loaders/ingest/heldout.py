@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gcnrec.loaders import pairs
-from gcnrec.loaders.rows import Rows, count_codes
+from gcnrec.loaders.ingest import pairs
+from gcnrec.loaders.ingest.rows import Rows, count_codes
 from gcnrec.system.scratch import Scratch
 
 _32 = np.uint64(32)

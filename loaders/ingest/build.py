@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError
-from gcnrec.loaders import pairs, splits
-from gcnrec.loaders.columns import parse_time
-from gcnrec.loaders.heldout import Parts, Report, drop_cold, drop_repeats, write_held_out
-from gcnrec.loaders.leakage import report_leakage
-from gcnrec.loaders.numbering import Ids
-from gcnrec.loaders.rows import Rows, count_high, count_low, sort_rows
+from gcnrec.loaders.ingest import pairs, splits
+from gcnrec.loaders.ingest.columns import parse_time
+from gcnrec.loaders.ingest.heldout import Parts, Report, drop_cold, drop_repeats, write_held_out
+from gcnrec.loaders.ingest.leakage import report_leakage
+from gcnrec.loaders.ingest.numbering import Ids
+from gcnrec.loaders.ingest.rows import Rows, count_high, count_low, sort_rows
 from gcnrec.loaders.schema import write_vocabulary
 from gcnrec.system.scratch import Scratch, new_npy
 

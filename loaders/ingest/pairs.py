@@ -6,7 +6,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.loaders.rows import Rows, radix_sort
+from gcnrec.loaders.ingest.rows import Rows, radix_sort
 from gcnrec.system.scratch import Scratch
 
 _32 = np.uint64(32)

@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from gcnrec.errors import DataError, nearest
-from gcnrec.loaders.streams import bytes_and_rows, stream
+from gcnrec.loaders.ingest.streams import bytes_and_rows, stream
 
 _SUFFIXES = (".parquet", ".parq", ".pq")
 BATCH_ROWS = 131_072
