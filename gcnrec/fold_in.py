@@ -25,7 +25,7 @@ from gcnrec.config import INDUCTIVE
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
 from gcnrec.interactions import Vocabulary
-from gcnrec.loaders.features import encode_features
+from gcnrec.loaders.features.encode import encode_features
 from gcnrec.loaders.idfiles import ids_of, item_column, read_table, user_column
 from gcnrec.loaders.schema import Dataset
 from gcnrec.models.node_inputs import Features

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError, nearest
-from gcnrec.loaders.features import Side, write_features
+from gcnrec.loaders.features.encode import Side, write_features
 from gcnrec.loaders.ingest.build import Staged, build, split_of
 from gcnrec.loaders.ingest.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns
 from gcnrec.loaders.ingest.conditions import Condition, locked, parse_condition, shown

@@ -12,8 +12,8 @@ import pytest
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
-from gcnrec.loaders import features
-from gcnrec.loaders.features import encode_features
+from gcnrec.loaders.features import encode as features
+from gcnrec.loaders.features.encode import encode_features
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.schema import open_dataset
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gcnrec.loaders.feature_values import Place, entries_of, plain
+from gcnrec.loaders.features.values import Place, entries_of, plain
 
 CATEGORIES = 512
 """Values of a column that get a column each; more are hashed into as many columns."""

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gcnrec.errors import UsageError
-from gcnrec.loaders.feature_categories import CATEGORIES, MultiHot
-from gcnrec.loaders.feature_values import Place, entries_of, merge_entries
+from gcnrec.loaders.features.categories import CATEGORIES, MultiHot
+from gcnrec.loaders.features.values import Place, entries_of, merge_entries
 from gcnrec.system.scratch import Scratch, Spool
 
 MAX_WORDS = 2**16
@@ -101,7 +101,9 @@ class TfIdf:
 
     def projected(self, width: int, batches: Iterable[tuple[int, pa.RecordBatch]], scratch: Scratch, place: Place) -> TfIdf:
         """The same with `width` right singular vectors of all weighted rows, which lie in `scratch` meanwhile."""
-        from gcnrec.loaders.truncated_svd import right_vectors  # it imports torch, which ingestion otherwise does without
+        from gcnrec.loaders.features.truncated_svd import (
+            right_vectors,  # it imports torch, which ingestion otherwise does without
+        )
 
         indptr, indices, values = (Spool(scratch.folder, dtype) for dtype in (np.int64, np.int32, np.float32))
         indptr.append(np.zeros(1, np.int64))

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gcnrec.loaders.feature_values import Place, count_unusable, floats, rows_of_vectors
+from gcnrec.loaders.features.values import Place, count_unusable, floats, rows_of_vectors
 
 _CONSTANT = 1e-12
 """Deviation, relative to the mean, below which a column is taken to be constant."""

@@ -26,11 +26,11 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
-from gcnrec.loaders.bag_of_words import BagFit, TfIdf
-from gcnrec.loaders.feature_categories import CategoryFit, Hashed, MultiHot, OneHot
-from gcnrec.loaders.feature_numbers import NumberFit, Numbers
-from gcnrec.loaders.feature_rows import node_numbers
-from gcnrec.loaders.feature_values import Kind, Place, is_list, kind_of
+from gcnrec.loaders.features.bag_of_words import BagFit, TfIdf
+from gcnrec.loaders.features.categories import CategoryFit, Hashed, MultiHot, OneHot
+from gcnrec.loaders.features.node_rows import node_numbers
+from gcnrec.loaders.features.numbers import NumberFit, Numbers
+from gcnrec.loaders.features.values import Kind, Place, is_list, kind_of
 from gcnrec.loaders.ingest.heldout import Report
 from gcnrec.loaders.ingest.inputs import Input, first_line, open_input
 from gcnrec.loaders.schema import Dataset, StoredVocabulary
