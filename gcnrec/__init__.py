@@ -21,15 +21,15 @@ _HOMES = {
     "evaluate": ("gcnrec.evaluate", "evaluate_run"),
     "ingest": ("gcnrec.loaders.parquet", "ingest"),
     "open_dataset": ("gcnrec.loaders.schema", "open_dataset"),
-    "open_run": ("gcnrec.artifacts", "open_run"),
+    "open_run": ("gcnrec.runs.folder", "open_run"),
     "recommend": ("gcnrec.recommend", "recommend"),
     "train": ("gcnrec.train", "train"),
 }
 
 if TYPE_CHECKING:
-    from gcnrec.artifacts import open_run as open_run
     from gcnrec.loaders.parquet import ingest as ingest
     from gcnrec.loaders.schema import open_dataset as open_dataset
+    from gcnrec.runs.folder import open_run as open_run
 
 
 def __getattr__(name: str) -> Any:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
-from gcnrec.artifacts import Run
 from gcnrec.closed_forms.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS
 from gcnrec.errors import DeviceError
 from gcnrec.interactions import Interactions
 from gcnrec.ranking.metrics import BOOTSTRAP_BYTES, PER_USER
 from gcnrec.ranking.top_k import ITEMS_PER_TILE, USERS_PER_CHUNK
+from gcnrec.runs.folder import Run
 from gcnrec.system.limits import parse_bytes
 
 _LEAST_USERS = 8

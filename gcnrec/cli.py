@@ -128,9 +128,9 @@ def check(
     """Validate, open the data, time a few steps, predict memory, disk and duration; write no run."""
     from gcnrec.check import check as predict
     from gcnrec.config import Job
-    from gcnrec.lineage import resolved as located_in
     from gcnrec.open_keys import commented
     from gcnrec.pipeline import open_or_ingest
+    from gcnrec.runs.lineage import resolved as located_in
     from gcnrec.show import figure_lines
 
     if resolved and as_json:
@@ -205,9 +205,9 @@ def train(
 ) -> None:
     """Train on a dataset folder and export; no test metrics yet."""
     from gcnrec.config import Job
-    from gcnrec.events import best_validation
     from gcnrec.loaders.schema import open_dataset
     from gcnrec.pipeline import run_folder
+    from gcnrec.runs.events import best_validation
     from gcnrec.show import metric_lines
     from gcnrec.train import train as fit
 
@@ -233,8 +233,8 @@ def evaluate(
     from gcnrec.pipeline import list_lengths
 
     lengths = list_lengths(k)
-    from gcnrec.artifacts import open_run
     from gcnrec.evaluate import evaluate_run
+    from gcnrec.runs.folder import open_run
     from gcnrec.show import metric_lines
 
     with _told(as_json, log_json) as observer:
@@ -260,8 +260,8 @@ def recommend(
     log_json: LogJson = False,
 ) -> None:
     """Write top-k lists as Parquet: the original ids, rank from 1, score."""
-    from gcnrec.artifacts import open_run
     from gcnrec.recommend import recommend as write
+    from gcnrec.runs.folder import open_run
     from gcnrec.show import figure_lines
 
     with _told(as_json, log_json) as observer:
@@ -293,8 +293,8 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write what serving needs: a FAISS index of the items, a safetensors bundle, or the embeddings."""
-    from gcnrec.artifacts import open_run
     from gcnrec.loaders.export import export as write
+    from gcnrec.runs.folder import open_run
     from gcnrec.show import figure_lines
 
     with _told(as_json) as observer:
@@ -309,8 +309,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Differences per metric with paired bootstrap intervals and Holm's p-values; same data and users or refused."""
-    from gcnrec.artifacts import open_run
     from gcnrec.compare import compare as contrast
+    from gcnrec.runs.folder import open_run
     from gcnrec.show import comparison_lines
 
     comparison = contrast(open_run(base), [open_run(run) for run in runs])

@@ -21,7 +21,7 @@ from gcnrec.evaluate import Split, metric_columns, per_user_path, refuse_what_it
 from gcnrec.ranking.metrics import bootstrap_intervals, holm, sign_flip_p_values
 
 if TYPE_CHECKING:
-    from gcnrec.artifacts import Run
+    from gcnrec.runs.folder import Run
 
 TEST = "two-sided sign-flip test over users, Holm over all rows"
 

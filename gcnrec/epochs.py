@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcnrec.checkpoints import Checkpoints, Tensors
 from gcnrec.config import Job
 from gcnrec.errors import Terminated
-from gcnrec.events import append_event, keep_events
 from gcnrec.explore import Explorer
 from gcnrec.loaders.schema import Dataset
+from gcnrec.runs.checkpoints import Checkpoints, Tensors
+from gcnrec.runs.events import append_event, keep_events
 from gcnrec.sampling.minibatches import Waits, minibatches
 from gcnrec.state import Progress, Sums, captured, restore
 from gcnrec.step import Step

@@ -19,11 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gcnrec.artifacts import Run, metrics_path, writing
 from gcnrec.bounds import evaluation_bytes, users_per_chunk
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
-from gcnrec.events import warn_once
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.guards import one_list_for_everyone
 from gcnrec.interactions import Interactions
@@ -34,6 +32,8 @@ from gcnrec.ranking import metrics
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.tilt import NAMES, Tilt
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k, top_k_all
+from gcnrec.runs.events import warn_once
+from gcnrec.runs.folder import Run, metrics_path, writing
 from gcnrec.system.files import atomic_file
 from gcnrec.system.scratch import told_when_short
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gcnrec.artifacts import write_embeddings, write_json
 from gcnrec.config import Job
 from gcnrec.epochs import Work
 from gcnrec.errors import DivergedError
@@ -16,7 +15,8 @@ from gcnrec.export_choice import validate_exports
 from gcnrec.loaders.schema import Dataset
 from gcnrec.mixture_choice import fit_partners
 from gcnrec.ranking.export_rules import Exported, ExportRule, export_rules, exported
-from gcnrec.slot_files import order_digest, write_slots
+from gcnrec.runs.folder import write_embeddings, write_json
+from gcnrec.runs.slot_files import order_digest, write_slots
 from gcnrec.sparsity.first_support import base_width, budget_values
 from gcnrec.step import Step
 from gcnrec.system.memory import memory_report, scratch_rows

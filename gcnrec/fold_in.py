@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.artifacts import Run, final_tensors
 from gcnrec.closed_forms.mixture_files import load_partners, mixture_scorer
 from gcnrec.config import INDUCTIVE
 from gcnrec.errors import DataError, UsageError
@@ -32,6 +31,7 @@ from gcnrec.models.node_inputs import Features
 from gcnrec.ops.propagate import inverse_sqrt, propagate
 from gcnrec.ranking.export_rules import Exported, log_shares, scale_by_powers_, typical_degree, unit_length_
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
+from gcnrec.runs.folder import Run, final_tensors
 from gcnrec.step import inductive_encoder
 from gcnrec.system.memory import scratch_rows, scratch_values
 from gcnrec.tables.dense import DenseTable

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gcnrec.artifacts import read_json, write_json
 from gcnrec.closed_forms import closed_form, ease, mixing
 from gcnrec.closed_forms.mixture import Part, Shares, Softmax
 from gcnrec.closed_forms.mixture_files import FILE, Mixture, mixture_scorer, partner_path
@@ -23,12 +22,13 @@ from gcnrec.config import Job, Model
 from gcnrec.epochs import Work
 from gcnrec.errors import DeviceError, UsageError
 from gcnrec.evaluate import held_out_of, sparing
-from gcnrec.events import append_event, read_events
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import Exported, trains_cosine
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
+from gcnrec.runs.events import append_event, read_events
+from gcnrec.runs.folder import read_json, write_json
 from gcnrec.system.files import atomic_file, sync_folder
 
 AUTO = ("linkprop", "gfcf", "itemknn", "ease")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gcnrec.events import Event
+from gcnrec.runs.events import Event
 from gcnrec.trials import Trial
 
 

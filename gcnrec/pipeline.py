@@ -36,10 +36,10 @@ def run_job(
     observer: Observer | None,
 ) -> tuple[dict[str, Any], Path]:
     """Ingest if needed, train into `folder`, judge it and the baselines on test, report; returns metrics and report."""
-    from gcnrec.artifacts import writing
     from gcnrec.baselines import measure_baselines
     from gcnrec.evaluate import evaluate_run
     from gcnrec.report import write_report
+    from gcnrec.runs.folder import writing
     from gcnrec.train import train
 
     dataset = open_or_ingest(job.data, job_path, data, data_root, observer)
@@ -133,8 +133,8 @@ def list_lengths(text: str | None) -> tuple[int, ...] | None:
 
 def describe(path: Path) -> dict[str, Any]:
     """What the dataset or run folder at `path` holds, without opening its arrays. Raises UsageError when it is neither."""
-    from gcnrec.facts import Facts
     from gcnrec.loaders.schema import read_info
+    from gcnrec.runs.contents import Facts
 
     if (path / "dataset.json").is_file():
         return {key: value for key, value in read_info(path).items() if key != "files"}

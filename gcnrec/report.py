@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcnrec.facts import Facts, scalars
 from gcnrec.report_charts import compared, learning, stored_values, support
+from gcnrec.runs.contents import Facts, scalars
 from gcnrec.system.files import atomic_file
 
 if TYPE_CHECKING:
-    from gcnrec.artifacts import Run
+    from gcnrec.runs.folder import Run
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _HEADLINE = ("recall@20", "ndcg@20")

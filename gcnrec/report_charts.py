@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gcnrec import charts
-from gcnrec.facts import Facts
+from gcnrec.runs.contents import Facts
 
 Chart = dict[str, str]
 """`title` and `svg`."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from gcnrec.checkpoints import Tensors
 from gcnrec.explore import Explorer
 from gcnrec.guards import LossTrend
+from gcnrec.runs.checkpoints import Tensors
 from gcnrec.step import Step
 from gcnrec.tables.pipelined import Traffic
 

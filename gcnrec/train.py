@@ -1,7 +1,7 @@
 """Training: the stages of a run, from its folder's beginning to what it exports.
 
 A fit on train until it is over or validation stops it, then the export of its best epoch; or a refit on train+valid for as many
-epochs, and the export of that. A run that was stopped goes on from its newest whole checkpoint (`gcnrec.checkpoints`).
+epochs, and the export of that. A run that was stopped goes on from its newest whole checkpoint (`gcnrec.runs.checkpoints`).
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.artifacts import Run, describe_run, is_unbegun, make_folder, open_run, with_valid, writing
 from gcnrec.baselines import compare_with_baselines, compares
-from gcnrec.checkpoints import Checkpoints, Tensors, load_checkpoint
 from gcnrec.closed_forms import closed_form, exponents
 from gcnrec.config import Job
 from gcnrec.config.unused import idle_settings
 from gcnrec.earlier import starting_table
 from gcnrec.epochs import Epochs, Work
 from gcnrec.errors import DeviceError, UsageError
-from gcnrec.events import append_event, warn_once
 from gcnrec.explore import explorer_of
 from gcnrec.export_choice import chosen_rule
 from gcnrec.finish import exported_by, finish, is_trained, validate
 from gcnrec.fit_validation import keep_validation
 from gcnrec.graph import BipartiteGraph
 from gcnrec.guards import LossTrend
-from gcnrec.lineage import resolved
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.mixture_choice import refuse_impossible_mixture, scorer_of_fit
 from gcnrec.models.node_inputs import Features
 from gcnrec.models.objective import objective_of
 from gcnrec.open_keys import begun_job, notes, settled
+from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
+from gcnrec.runs.events import append_event, warn_once
+from gcnrec.runs.folder import Run, describe_run, is_unbegun, make_folder, open_run, with_valid, writing
+from gcnrec.runs.lineage import resolved
+from gcnrec.runs.tracking import tracked
 from gcnrec.sparsity.first_support import budget_values
 from gcnrec.state import Progress, restore
 from gcnrec.step import Step, build_step
@@ -48,7 +49,6 @@ from gcnrec.system.machine import available_cores
 from gcnrec.system.memory import scratch_values
 from gcnrec.system.signals import stops
 from gcnrec.tables.placement import memory_of, placed
-from gcnrec.tracking import tracked
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer

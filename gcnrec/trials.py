@@ -17,10 +17,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from gcnrec.artifacts import read_json, write_json
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
-from gcnrec.events import Event, best_validation, epochs_of, read_events
+from gcnrec.runs.events import Event, best_validation, epochs_of, read_events
+from gcnrec.runs.folder import read_json, write_json
 
 FORMAT = 1
 MEMORY = ("values", "value_bytes", "index_bytes", "state_bytes", "peak_table_bytes", "served_bytes", "dense_bytes")

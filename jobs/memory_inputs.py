@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gcnrec.artifacts import begin_run, write_embeddings
 from gcnrec.config import Data, Job
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.schema import open_dataset
 from gcnrec.ranking.export_rules import export_rules, exported
+from gcnrec.runs.folder import begin_run, write_embeddings
 from gcnrec.system.memory import scratch_rows
 
 PIECE = 250_000

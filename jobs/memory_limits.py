@@ -29,12 +29,12 @@ from typing import Any
 
 import memory_inputs
 
-from gcnrec.artifacts import open_run
 from gcnrec.bench.harness import write_record
 from gcnrec.config import Data
 from gcnrec.evaluate import evaluate_run
 from gcnrec.loaders.parquet import ingest
 from gcnrec.recommend import recommend
+from gcnrec.runs.folder import open_run
 from gcnrec.system.limits import parse_bytes
 
 ASKED_USERS = 500

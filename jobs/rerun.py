@@ -23,7 +23,7 @@ from typing import Any
 from killing.digests import differences, digests
 
 from gcnrec.bench.harness import write_record
-from gcnrec.lineage import ENVIRONMENT
+from gcnrec.runs.lineage import ENVIRONMENT
 
 
 def main() -> int:

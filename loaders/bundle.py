@@ -42,7 +42,7 @@ from gcnrec.system.files import atomic_file
 from gcnrec.system.tensors import save_tensors
 
 if TYPE_CHECKING:
-    from gcnrec.artifacts import Run
+    from gcnrec.runs.folder import Run
 
 FORMAT, VERSION = "gcnrec-bundle", "2"
 CONVENTIONS = {

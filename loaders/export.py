@@ -29,8 +29,8 @@ from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, in_chunks, rank_chunk, top_k_all
 
 if TYPE_CHECKING:
-    from gcnrec.artifacts import Run
     from gcnrec.progress import Observer
+    from gcnrec.runs.folder import Run
 
 FORMATS = ("faiss", "bundle", "parquet")
 INDEXES = ("flat", "hnsw")

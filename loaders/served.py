@@ -21,7 +21,7 @@ from gcnrec.ops.item_rows import degree_powers
 from gcnrec.ranking.scorer import Scorer
 
 if TYPE_CHECKING:
-    from gcnrec.artifacts import Run
+    from gcnrec.runs.folder import Run
 
 
 @dataclass(frozen=True)

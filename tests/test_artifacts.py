@@ -10,20 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gcnrec.artifacts import (
-    begin_run,
-    final_table,
-    open_run,
-    read_json,
-    with_valid,
-    write_embeddings,
-)
-from gcnrec.checkpoints import save_checkpoint
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
-from gcnrec.events import append_event, keep_events, read_events
-from gcnrec.loaders.embeddings import map_embeddings, read_column, read_export
 from gcnrec.ranking.export_rules import Exported, ExportRule
+from gcnrec.runs.checkpoints import save_checkpoint
+from gcnrec.runs.embeddings import map_embeddings, read_column, read_export
+from gcnrec.runs.events import append_event, keep_events, read_events
+from gcnrec.runs.folder import begin_run, final_table, open_run, read_json, with_valid, write_embeddings
 from gcnrec.testing import checkerboard, empty_rows, write_dataset
 
 JOB = Job.parse({"model": {"width": 8}, "train": {"seed": 7}}, [], "test")

@@ -14,11 +14,11 @@ from gcnrec.baseline_costs import Load, bytes_of, seconds_of
 from gcnrec.baselines import AUTO, VALID, baseline_names, compare_with_baselines, compares
 from gcnrec.closed_forms import closed_form
 from gcnrec.config import Job, Model
-from gcnrec.events import append_event, best_validation, read_events
 from gcnrec.fit_validation import keep_validation
 from gcnrec.graph import BipartiteGraph
 from gcnrec.progress import Quiet
 from gcnrec.ranking.scorer import EmbeddingScorer
+from gcnrec.runs.events import append_event, best_validation, read_events
 from gcnrec.testing import World, write_dataset
 from gcnrec.train import train
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from gcnrec.checkpoints import Checkpoints, load_checkpoint, save_checkpoint
 from gcnrec.errors import DataError, UsageError
+from gcnrec.runs.checkpoints import Checkpoints, load_checkpoint, save_checkpoint
 from gcnrec.tables.dense import DenseTable
 
-module = importlib.import_module("gcnrec.checkpoints")
+module = importlib.import_module("gcnrec.runs.checkpoints")
 
 
 def moment(epoch, step=0, stage="fit"):

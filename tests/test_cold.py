@@ -13,12 +13,12 @@ import torch
 from gcnrec.cold import cold_metrics
 from gcnrec.config import Data, Job
 from gcnrec.evaluate import evaluate_run
-from gcnrec.events import read_events
 from gcnrec.graph import csr_from_edges
 from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.loaders.parquet import ingest
 from gcnrec.pipeline import run_job
 from gcnrec.ranking.scorer import EmbeddingScorer
+from gcnrec.runs.events import read_events
 from gcnrec.show import metric_lines
 from gcnrec.train import train
 

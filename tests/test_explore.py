@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gcnrec.artifacts import final_table, load_checkpoint
 from gcnrec.config import Job
 from gcnrec.errors import UsageError
-from gcnrec.events import read_events
 from gcnrec.explore import explorer_of, fresh_batches, mean_gradients
 from gcnrec.progress import Quiet
-from gcnrec.slot_files import order_digest, read_slots
+from gcnrec.runs.events import read_events
+from gcnrec.runs.folder import final_table, load_checkpoint
+from gcnrec.runs.slot_files import order_digest, read_slots
 from gcnrec.sparsity.first_support import budget_values
 from gcnrec.start import first_table
 from gcnrec.step import build_step

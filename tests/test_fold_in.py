@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gcnrec.artifacts import final_tensors
 from gcnrec.config import Job, Sampler
 from gcnrec.errors import DataError, UsageError
 from gcnrec.fold_in import widened
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.served import item_arrays
 from gcnrec.recommend import recommend
+from gcnrec.runs.folder import final_tensors
 from gcnrec.train import train
 
 SIZE = 16

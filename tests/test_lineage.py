@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gcnrec import __version__, lineage
+from gcnrec import __version__
 from gcnrec.config import Data, Job
 from gcnrec.loaders.recipe import absolute, recipe_of
+from gcnrec.runs import lineage
 from gcnrec.testing import checkerboard, write_dataset
 
 TRAINS = """

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from gcnrec import mixture_choice
-from gcnrec.artifacts import open_run
 from gcnrec.bounds import users_per_chunk
 from gcnrec.closed_forms.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS, MixtureScorer
 from gcnrec.closed_forms.mixture_files import Mixture
@@ -29,6 +28,7 @@ from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import ITEMS_PER_TILE
 from gcnrec.recommend import recommend
 from gcnrec.report import write_report
+from gcnrec.runs.folder import open_run
 from gcnrec.testing import World, write_dataset
 from gcnrec.train import train
 

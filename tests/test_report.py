@@ -10,8 +10,8 @@ import pytest
 
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
-from gcnrec.facts import Facts
 from gcnrec.report import write_report
+from gcnrec.runs.contents import Facts
 
 FORBIDDEN = {"script", "link", "img", "iframe", "object", "embed"}
 VOID = {"meta", "br", "hr"}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from gcnrec.artifacts import open_run
 from gcnrec.baselines import measure_baselines
 from gcnrec.config import Job
 from gcnrec.evaluate import evaluate_run
-from gcnrec.events import append_event, warn_once
 from gcnrec.report import write_report
+from gcnrec.runs.events import append_event, warn_once
+from gcnrec.runs.folder import open_run
 from gcnrec.sweep_page import summarise
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.train import train

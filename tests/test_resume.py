@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from gcnrec.checkpoints import load_checkpoint
 from gcnrec.config import Job
 from gcnrec.errors import Terminated
 from gcnrec.pipeline import run_job
 from gcnrec.progress import Quiet
+from gcnrec.runs.checkpoints import load_checkpoint
 from gcnrec.step import Step
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable

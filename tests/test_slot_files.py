@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from gcnrec.errors import DataError
 from gcnrec.interactions import Vocabulary
-from gcnrec.slot_files import order_digest, read_slots, write_slots
+from gcnrec.runs.slot_files import order_digest, read_slots, write_slots
 from gcnrec.tables.slots import SlotBlock, SlotTable
 
 ORDER = order_digest(Vocabulary(pa.array([7, 3])), Vocabulary(pa.array(["b", "a"])))

@@ -17,10 +17,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from gcnrec.artifacts import read_json
 from gcnrec.config import Job
 from gcnrec.config.grid import load_grid
 from gcnrec.errors import UsageError
+from gcnrec.runs.folder import read_json
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.trials import read_sweep
 

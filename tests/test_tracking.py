@@ -14,10 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from gcnrec.config import Job
 from gcnrec.errors import DivergedError, Terminated, UsageError
-from gcnrec.events import epochs_of, read_events
 from gcnrec.progress import Quiet
+from gcnrec.runs.events import epochs_of, read_events
+from gcnrec.runs.tracking import curves, tracked
 from gcnrec.testing import checkerboard, write_dataset
-from gcnrec.tracking import curves, tracked
 from gcnrec.train import train
 
 

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gcnrec.artifacts import load_checkpoint, open_run, read_json, with_valid
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
 from gcnrec.evaluate import top_k_all
 from gcnrec.progress import Quiet
+from gcnrec.runs.folder import load_checkpoint, open_run, read_json, with_valid
 from gcnrec.start import first_table
 from gcnrec.step import Step
 from gcnrec.tables import placement

@@ -10,8 +10,8 @@ import torch
 
 from gcnrec.errors import DataError
 from gcnrec.interactions import Vocabulary
-from gcnrec.loaders import embeddings
-from gcnrec.loaders.embeddings import map_embeddings
+from gcnrec.runs import embeddings
+from gcnrec.runs.embeddings import map_embeddings
 
 
 def written(path, ids, rows_RF):

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from gcnrec.config import Data, Job
-from gcnrec.lineage import lineage_of
 from gcnrec.loaders.ingest.leakage import leaks, sentences
 from gcnrec.loaders.parquet import ingest
+from gcnrec.runs.lineage import lineage_of
 from gcnrec.show import dataset_lines
 
 

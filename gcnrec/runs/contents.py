@@ -10,8 +10,8 @@ from typing import Any
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError
-from gcnrec.events import epochs_of, read_events
 from gcnrec.loaders.ingest.leakage import leaks, sentences
+from gcnrec.runs.events import epochs_of, read_events
 
 
 @dataclass(frozen=True)

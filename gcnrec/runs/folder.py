@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from gcnrec.checkpoints import load_checkpoint
 from gcnrec.closed_forms import closed_form
 from gcnrec.closed_forms import mixture_files as mixtures
 from gcnrec.closed_forms.mixture_files import Mixture, load_partners, mixture_scorer
@@ -28,11 +27,12 @@ from gcnrec.config.toml import to_toml
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Vocabulary
-from gcnrec.lineage import FORMAT, lineage_of
-from gcnrec.loaders.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.ranking.scorer import Scorer
+from gcnrec.runs.checkpoints import load_checkpoint
+from gcnrec.runs.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
+from gcnrec.runs.lineage import FORMAT, lineage_of
 from gcnrec.start import table_width
 from gcnrec.system.files import atomic_file
 from gcnrec.system.locks import locked

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from gcnrec.artifacts import read_json, write_json
 from gcnrec.config import Job
 from gcnrec.errors import Interrupted, Terminated, UsageError
-from gcnrec.events import epochs_of, read_events
+from gcnrec.runs.events import epochs_of, read_events
+from gcnrec.runs.folder import read_json, write_json
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer
