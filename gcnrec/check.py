@@ -21,8 +21,8 @@ from gcnrec.open_keys import decided, settled
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.sparsity.first_support import budget_values
 from gcnrec.sparsity.published import room_for
-from gcnrec.start import first_table, table_width
-from gcnrec.step import Step, build_step
+from gcnrec.steps.start import first_table, table_width
+from gcnrec.steps.step import Step, build_step
 from gcnrec.system.limits import read_limits
 from gcnrec.system.memory import peak_rss_bytes
 from gcnrec.tables.placement import memory_of, placed, uses_gpu

@@ -23,7 +23,6 @@ from gcnrec.bounds import evaluation_bytes, users_per_chunk
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import Csr, csr_from_edges
-from gcnrec.guards import one_list_for_everyone
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.idfiles import ids_of, read_table, user_column
 from gcnrec.loaders.schema import Dataset
@@ -34,6 +33,7 @@ from gcnrec.ranking.tilt import NAMES, Tilt
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k, top_k_all
 from gcnrec.runs.events import warn_once
 from gcnrec.runs.folder import Run, metrics_path, writing
+from gcnrec.steps.guards import one_list_for_everyone
 from gcnrec.system.files import atomic_file
 from gcnrec.system.scratch import told_when_short
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gcnrec.config import Job
-from gcnrec.epochs import Work
 from gcnrec.errors import DivergedError
 from gcnrec.evaluate import warn_of_one_list
 from gcnrec.export_choice import validate_exports
@@ -18,7 +17,8 @@ from gcnrec.ranking.export_rules import Exported, ExportRule, export_rules, expo
 from gcnrec.runs.folder import write_embeddings, write_json
 from gcnrec.runs.slot_files import order_digest, write_slots
 from gcnrec.sparsity.first_support import base_width, budget_values
-from gcnrec.step import Step
+from gcnrec.steps.epochs import Work
+from gcnrec.steps.step import Step
 from gcnrec.system.memory import memory_report, scratch_rows
 from gcnrec.tables.slots import SlotTable
 

@@ -32,7 +32,7 @@ from gcnrec.ops.propagate import inverse_sqrt, propagate
 from gcnrec.ranking.export_rules import Exported, log_shares, scale_by_powers_, typical_degree, unit_length_
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.runs.folder import Run, final_tensors
-from gcnrec.step import inductive_encoder
+from gcnrec.steps.step import inductive_encoder
 from gcnrec.system.memory import scratch_rows, scratch_values
 from gcnrec.tables.dense import DenseTable
 

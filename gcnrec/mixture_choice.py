@@ -19,7 +19,6 @@ from gcnrec.closed_forms import closed_form, ease, mixing
 from gcnrec.closed_forms.mixture import Part, Shares, Softmax
 from gcnrec.closed_forms.mixture_files import FILE, Mixture, mixture_scorer, partner_path
 from gcnrec.config import Job, Model
-from gcnrec.epochs import Work
 from gcnrec.errors import DeviceError, UsageError
 from gcnrec.evaluate import held_out_of, sparing
 from gcnrec.graph import BipartiteGraph, Csr
@@ -29,6 +28,7 @@ from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.runs.events import append_event, read_events
 from gcnrec.runs.folder import read_json, write_json
+from gcnrec.steps.epochs import Work
 from gcnrec.system.files import atomic_file, sync_folder
 
 AUTO = ("linkprop", "gfcf", "itemknn", "ease")

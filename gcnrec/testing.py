@@ -20,7 +20,7 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal, write_vocabulary
 from gcnrec.models.encoder import Encoder
 from gcnrec.sampling.sampler import Batch, EdgeSampler
-from gcnrec.step import Step
+from gcnrec.steps.step import Step
 from gcnrec.tables.dense import Table
 from gcnrec.tables.rows import RowGrad, Rows
 from gcnrec.tables.rules import Sgd

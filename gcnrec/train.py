@@ -22,15 +22,11 @@ from gcnrec.baselines import compare_with_baselines, compares
 from gcnrec.closed_forms import closed_form, exponents
 from gcnrec.config import Job
 from gcnrec.config.unused import idle_settings
-from gcnrec.earlier import starting_table
-from gcnrec.epochs import Epochs, Work
 from gcnrec.errors import DeviceError, UsageError
-from gcnrec.explore import explorer_of
 from gcnrec.export_choice import chosen_rule
 from gcnrec.finish import exported_by, finish, is_trained, validate
 from gcnrec.fit_validation import keep_validation
 from gcnrec.graph import BipartiteGraph
-from gcnrec.guards import LossTrend
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.mixture_choice import refuse_impossible_mixture, scorer_of_fit
 from gcnrec.models.node_inputs import Features
@@ -42,8 +38,12 @@ from gcnrec.runs.folder import Run, describe_run, is_unbegun, make_folder, open_
 from gcnrec.runs.lineage import resolved
 from gcnrec.runs.tracking import tracked
 from gcnrec.sparsity.first_support import budget_values
-from gcnrec.state import Progress, restore
-from gcnrec.step import Step, build_step
+from gcnrec.steps.earlier import starting_table
+from gcnrec.steps.epochs import Epochs, Work
+from gcnrec.steps.explore import explorer_of
+from gcnrec.steps.guards import LossTrend
+from gcnrec.steps.state import Progress, restore
+from gcnrec.steps.step import Step, build_step
 from gcnrec.system.files import atomic_file, clear_leftovers
 from gcnrec.system.machine import available_cores
 from gcnrec.system.memory import scratch_values

@@ -29,12 +29,12 @@ from gcnrec.bench.harness import write_record
 from gcnrec.bench.memory import measured
 from gcnrec.bench.worker import Worker
 from gcnrec.config import Job
-from gcnrec.explore import explorer_of
 from gcnrec.graph import BipartiteGraph
 from gcnrec.random import Stage, normal
 from gcnrec.sparsity.first_support import budget_values
-from gcnrec.start import first_table
-from gcnrec.step import build_step
+from gcnrec.steps.explore import explorer_of
+from gcnrec.steps.start import first_table
+from gcnrec.steps.step import build_step
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rules import learning_rate, rule_of
 from gcnrec.train import use_threads

@@ -19,9 +19,9 @@ from torch.utils._pytree import tree_leaves
 from gcnrec.bench.graphs import synthetic
 from gcnrec.bench.memory import measured
 from gcnrec.config import Job
-from gcnrec.explore import explorer_of
-from gcnrec.start import first_table
-from gcnrec.step import build_step
+from gcnrec.steps.explore import explorer_of
+from gcnrec.steps.start import first_table
+from gcnrec.steps.step import build_step
 from gcnrec.tables.placement import memory_of
 from gcnrec.tables.rules import learning_rate
 

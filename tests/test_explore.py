@@ -11,14 +11,14 @@ import torch.nn.functional as F
 
 from gcnrec.config import Job
 from gcnrec.errors import UsageError
-from gcnrec.explore import explorer_of, fresh_batches, mean_gradients
 from gcnrec.progress import Quiet
 from gcnrec.runs.events import read_events
 from gcnrec.runs.folder import final_table, load_checkpoint
 from gcnrec.runs.slot_files import order_digest, read_slots
 from gcnrec.sparsity.first_support import budget_values
-from gcnrec.start import first_table
-from gcnrec.step import build_step
+from gcnrec.steps.explore import explorer_of, fresh_batches, mean_gradients
+from gcnrec.steps.start import first_table
+from gcnrec.steps.step import build_step
 from gcnrec.testing import checkerboard, dense_hop, write_dataset
 from gcnrec.train import train
 

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from gcnrec import epochs
 from gcnrec.config import Job
 from gcnrec.errors import DivergedError
 from gcnrec.evaluate import evaluate_run
-from gcnrec.guards import RUNNING_STEPS, LossTrend, finite, one_list_for_everyone
 from gcnrec.models.mf import MatrixFactorisation
 from gcnrec.progress import Quiet
 from gcnrec.ranking.popularity import PopularityScorer
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.runs.events import read_events
-from gcnrec.state import Progress
+from gcnrec.steps import epochs
+from gcnrec.steps.guards import RUNNING_STEPS, LossTrend, finite, one_list_for_everyone
+from gcnrec.steps.state import Progress
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.train import train
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from gcnrec.config import Job
-from gcnrec.start import first_table
-from gcnrec.step import build_step
+from gcnrec.steps.start import first_table
+from gcnrec.steps.step import build_step
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable, Traffic
 from gcnrec.testing import checkerboard

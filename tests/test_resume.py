@@ -20,14 +20,14 @@ from gcnrec.errors import Terminated
 from gcnrec.pipeline import run_job
 from gcnrec.progress import Quiet
 from gcnrec.runs.checkpoints import load_checkpoint
-from gcnrec.step import Step
+from gcnrec.steps.step import Step
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.train import train
 
 train_module = importlib.import_module("gcnrec.train")
-epochs_module = importlib.import_module("gcnrec.epochs")
+epochs_module = importlib.import_module("gcnrec.steps.epochs")
 SLOTS = {"table": {"budget": 0.5}, "sparsity": {"policy": "dynamic", "interval": 0.5, "batches": 2}}
 REFIT = {"train": {"epochs": 3, "batch_size": 64, "threads": 1, "refit": "train+valid"}}
 SAMPLED = {"propagation": "sampled", "layers": 2, "width": 16}

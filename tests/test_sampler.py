@@ -174,7 +174,7 @@ class Cut(Quiet):
 
 def test_runs_on_subsets_resume_count_and_predict(tmp_path, monkeypatch):
     """Three epochs of ceil(0.3 * E / 16) steps: the schedule ends where they end, and resuming draws the same subsets."""
-    monkeypatch.setattr(importlib.import_module("gcnrec.epochs"), "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(importlib.import_module("gcnrec.steps.epochs"), "REPORT_SECONDS", 0.0)
     data = write_dataset(checkerboard(), tmp_path / "data")
     sections = {
         "model": {"width": 4},

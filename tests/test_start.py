@@ -8,7 +8,7 @@ import torch
 
 from gcnrec.config import Job
 from gcnrec.graph import BipartiteGraph
-from gcnrec.start import continued_rows, first_table
+from gcnrec.steps.start import continued_rows, first_table
 from gcnrec.testing import checkerboard, dense_hop, halves, one_item, one_user, star
 
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from gcnrec.config import Job
 from gcnrec.errors import DivergedError, UsageError
-from gcnrec.start import first_table
-from gcnrec.step import build_step
+from gcnrec.steps.start import first_table
+from gcnrec.steps.step import build_step
 from gcnrec.testing import assert_as_accurate, checkerboard, dense_hop
 
 GRAPH = checkerboard().graph

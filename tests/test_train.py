@@ -16,8 +16,8 @@ from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
 from gcnrec.evaluate import top_k_all
 from gcnrec.progress import Quiet
 from gcnrec.runs.folder import load_checkpoint, open_run, read_json, with_valid
-from gcnrec.start import first_table
-from gcnrec.step import Step
+from gcnrec.steps.start import first_table
+from gcnrec.steps.step import Step
 from gcnrec.tables import placement
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable
@@ -25,7 +25,7 @@ from gcnrec.testing import checkerboard, halves, write_dataset
 from gcnrec.train import train, use_threads
 
 train_module = importlib.import_module("gcnrec.train")  # `gcnrec.train` is the function
-epochs_module = importlib.import_module("gcnrec.epochs")
+epochs_module = importlib.import_module("gcnrec.steps.epochs")
 SIZE = 24
 SMALL = {"width": 4, "layers": 1}
 

@@ -21,7 +21,7 @@ from gcnrec.random import Stage, generator, normal
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.minibatches import Waits, minibatches
 from gcnrec.sampling.sampler import Batch, EdgeSampler
-from gcnrec.step import Step
+from gcnrec.steps.step import Step
 from gcnrec.tables.dense import DenseTable, StepTable
 from gcnrec.tables.rules import Adam
 from gcnrec.tables.slots import SlotBlock, SlotTable
@@ -122,7 +122,7 @@ def serially(step: Step, epoch: int) -> Iterator[Batch]:
 
 
 class Ours:
-    """`gcnrec.step.Step` on `table`. A call trains the next stretch: an epoch of as many edges, in a fresh order."""
+    """`gcnrec.steps.step.Step` on `table`. A call trains the next stretch: an epoch of as many edges, in a fresh order."""
 
     def __init__(self, task: Task, table: StepTable, batches: Batches = ahead, objective: Objective | None = None) -> None:
         self._step = step_of(task, table, objective)

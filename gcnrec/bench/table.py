@@ -30,7 +30,7 @@ from gcnrec.random import Stage, normal
 from gcnrec.sampling.sampler import Batch, edge_sampler
 from gcnrec.sparsity.first_support import fill, random_keys
 from gcnrec.sparsity.row_counts import even_counts
-from gcnrec.step import Step, build_step
+from gcnrec.steps.step import Step, build_step
 from gcnrec.system.machine import available_cores
 from gcnrec.tables.dense import DenseTable, Table
 from gcnrec.tables.rules import Rule, rule_of
@@ -99,7 +99,7 @@ class Contender(Protocol):
 
 
 class Ours:
-    """A table and its rule, as `gcnrec.step` calls them."""
+    """A table and its rule, as `gcnrec.steps.step` calls them."""
 
     def __init__(self, task: Task, table: Table, dtype: torch.dtype) -> None:
         self.dtype, self._table, self._rule, self._rate = dtype, table, task.rule, task.job.optimizer.learning_rate

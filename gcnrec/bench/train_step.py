@@ -26,7 +26,7 @@ from gcnrec.bench.graphs import GOWALLA, GraphInputs, graph_inputs, torch_csr
 from gcnrec.bench.harness import Row, Variant, largest_error, measure, overall, rest
 from gcnrec.config import Job, Loss, Model, Optimizer, Sampler, Train
 from gcnrec.sampling.sampler import Batch, edge_sampler
-from gcnrec.step import Step, build_step
+from gcnrec.steps.step import Step, build_step
 from gcnrec.system.machine import available_cores
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rows import RowGrad, Rows
@@ -116,7 +116,7 @@ class _Watched:
 
 
 class Ours:
-    """`gcnrec.step.Step` as training calls it."""
+    """`gcnrec.steps.step.Step` as training calls it."""
 
     def __init__(self, task: Task) -> None:
         step = build_step(

@@ -25,7 +25,7 @@ from gcnrec.bench.graphs import synthetic
 from gcnrec.device import pipeline_of
 from gcnrec.queues import Device
 from gcnrec.sampling.sampler import Batch
-from gcnrec.step import Step
+from gcnrec.steps.step import Step
 from gcnrec.tables.dense import DenseTable, StepTable
 from gcnrec.tables.hot_rows import Prefixes, hottest
 from gcnrec.tables.pipelined import ROW_UNIT, PipelinedTable

@@ -17,7 +17,7 @@ RECORD = struct.Struct("<II")
 def main() -> None:
     from gcnrec import cli
     from gcnrec.sampling.sampler import Batch
-    from gcnrec.step import Step
+    from gcnrec.steps.step import Step
 
     descriptor, plain = int(sys.argv[1]), Step.__call__
 

@@ -10,8 +10,8 @@ from gcnrec.config import Job
 from gcnrec.cuda.staging import Staging
 from gcnrec.ops.slots import copy_spans
 from gcnrec.queues import Spans
-from gcnrec.start import first_table
-from gcnrec.step import build_step
+from gcnrec.steps.start import first_table
+from gcnrec.steps.step import build_step
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard

@@ -14,8 +14,8 @@ from gcnrec.cuda import module
 from gcnrec.cuda.ops import CudaOps
 from gcnrec.cuda.slots import copy_spans
 from gcnrec.ops import cpu
-from gcnrec.start import first_table
-from gcnrec.step import build_step
+from gcnrec.steps.start import first_table
+from gcnrec.steps.step import build_step
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard
 

@@ -9,8 +9,8 @@ import torch
 from gcnrec.config import Job
 from gcnrec.models.mf import MatrixFactorisation
 from gcnrec.sampling.sampler import edge_sampler
-from gcnrec.start import first_table
-from gcnrec.step import build_step
+from gcnrec.steps.start import first_table
+from gcnrec.steps.step import build_step
 from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import check_encoder, check_step, checkerboard, worlds
 

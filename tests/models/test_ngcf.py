@@ -8,8 +8,8 @@ import torch
 from gcnrec.config import Job, Sampler
 from gcnrec.models.ngcf import Ngcf
 from gcnrec.sampling.sampler import edge_sampler
-from gcnrec.start import first_table
-from gcnrec.step import build_step
+from gcnrec.steps.start import first_table
+from gcnrec.steps.step import build_step
 from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import assert_as_accurate, check_encoder, check_step, checkerboard, dense_hop, worlds
 

@@ -20,8 +20,8 @@ from gcnrec.models.pooling import Means, Visits
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sampling.walk_blocks import WalkSampler
-from gcnrec.start import first_table
-from gcnrec.step import build_step
+from gcnrec.steps.start import first_table
+from gcnrec.steps.step import build_step
 from gcnrec.tables.dense import DenseTable, in_ram
 from gcnrec.testing import assert_as_accurate, check_encoder, check_step, checkerboard, dense_hop, empty_rows, halves, worlds
 

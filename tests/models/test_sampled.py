@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from gcnrec.config import Job, Sampler
-from gcnrec.explore import mean_gradients
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.ops.directions import uniform, weighted
 from gcnrec.ops.weighted import edge_weights
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
-from gcnrec.start import first_table
-from gcnrec.step import build_step
+from gcnrec.steps.explore import mean_gradients
+from gcnrec.steps.start import first_table
+from gcnrec.steps.step import build_step
 from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import check_encoder, check_step, checkerboard, grad_tile, halves, worlds
 

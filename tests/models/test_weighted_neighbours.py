@@ -13,8 +13,8 @@ from gcnrec.models.pooling import WeightedMeans
 from gcnrec.ops.directions import weighted
 from gcnrec.ops.weighted import edge_weights
 from gcnrec.sampling.blocks import NeighbourSampler
-from gcnrec.start import first_table
-from gcnrec.step import build_step
+from gcnrec.steps.start import first_table
+from gcnrec.steps.step import build_step
 from gcnrec.testing import check_step, checkerboard, empty_rows, grad_tile, halves
 
 GRAPH = halves(9, 6).graph

@@ -19,7 +19,7 @@ from gcnrec.config import Job
 from gcnrec.sampling.sampler import Batch
 from gcnrec.sparsity.policy import Moment, Policy
 from gcnrec.sparsity.published import policy_of
-from gcnrec.step import Step
+from gcnrec.steps.step import Step
 from gcnrec.system.memory import scratch_rows
 from gcnrec.tables.slots import SlotTable
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from gcnrec.explore import Explorer
-from gcnrec.guards import LossTrend
 from gcnrec.runs.checkpoints import Tensors
-from gcnrec.step import Step
+from gcnrec.steps.explore import Explorer
+from gcnrec.steps.guards import LossTrend
+from gcnrec.steps.step import Step
 from gcnrec.tables.pipelined import Traffic
 
 

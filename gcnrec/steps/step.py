@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.guards import finite
 from gcnrec.models.convolutions import sage_convolutions
 from gcnrec.models.encoder import Encoded, Encoder, every_row
 from gcnrec.models.lightgcn import LightGcn
@@ -31,6 +30,7 @@ from gcnrec.ops.weighted import EdgeWeights, edge_weights
 from gcnrec.sampling.blocks import BlockSampler, NeighbourSampler
 from gcnrec.sampling.sampler import Batch, EdgeSampler, edge_sampler
 from gcnrec.sampling.walk_blocks import WalkSampler
+from gcnrec.steps.guards import finite
 from gcnrec.tables.dense import Allocate, StepTable, in_ram
 from gcnrec.tables.rules import Rule, rule_of
 

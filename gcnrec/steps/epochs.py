@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from gcnrec.config import Job
 from gcnrec.errors import Terminated
-from gcnrec.explore import Explorer
 from gcnrec.loaders.schema import Dataset
 from gcnrec.runs.checkpoints import Checkpoints, Tensors
 from gcnrec.runs.events import append_event, keep_events
 from gcnrec.sampling.minibatches import Waits, minibatches
-from gcnrec.state import Progress, Sums, captured, restore
-from gcnrec.step import Step
+from gcnrec.steps.explore import Explorer
+from gcnrec.steps.state import Progress, Sums, captured, restore
+from gcnrec.steps.step import Step
 from gcnrec.system.signals import Stop
 from gcnrec.tables.placement import moved, traffic_of, traffic_since
 from gcnrec.tables.rules import learning_rate

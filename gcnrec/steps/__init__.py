@@ -1,0 +1,1 @@
+"""A stage of training: the start of a table, steps, epochs, explorations."""
