@@ -126,12 +126,12 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Validate, open the data, time a few steps, predict memory, disk and duration; write no run."""
-    from gcnrec.check import check as predict
     from gcnrec.config import Job
-    from gcnrec.open_keys import commented
     from gcnrec.pipeline import open_or_ingest
     from gcnrec.runs.lineage import resolved as located_in
     from gcnrec.show import figure_lines
+    from gcnrec.training.check import check as predict
+    from gcnrec.training.open_keys import commented
 
     if resolved and as_json:
         raise UsageError("--resolved prints a job file; leave --json out")
@@ -209,7 +209,7 @@ def train(
     from gcnrec.pipeline import run_folder
     from gcnrec.runs.events import best_validation
     from gcnrec.show import metric_lines
-    from gcnrec.train import train as fit
+    from gcnrec.training.train import train as fit
 
     settings = Job.load(job, set_)
     folder = run_folder(Path("runs"), job.stem, out, resume)

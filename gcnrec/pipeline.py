@@ -36,11 +36,11 @@ def run_job(
     observer: Observer | None,
 ) -> tuple[dict[str, Any], Path]:
     """Ingest if needed, train into `folder`, judge it and the baselines on test, report; returns metrics and report."""
-    from gcnrec.baselines import measure_baselines
     from gcnrec.evaluate import evaluate_run
     from gcnrec.report import write_report
     from gcnrec.runs.folder import writing
-    from gcnrec.train import train
+    from gcnrec.training.baselines import measure_baselines
+    from gcnrec.training.train import train
 
     dataset = open_or_ingest(job.data, job_path, data, data_root, observer)
     if not len(dataset.test):  # known before the hours that training takes

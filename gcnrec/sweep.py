@@ -24,10 +24,10 @@ from gcnrec.config.grid import Combination, Grid
 from gcnrec.config.toml import to_toml
 from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.loaders.schema import open_dataset
-from gcnrec.open_keys import continued, swept
 from gcnrec.runs.lineage import located
 from gcnrec.sweep_page import summarise
 from gcnrec.system.files import atomic_file
+from gcnrec.training.open_keys import continued, swept
 from gcnrec.trials import Sweep, Trial, is_finished, write_sweep
 
 _POLL_SECONDS = 0.1

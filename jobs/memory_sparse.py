@@ -37,7 +37,7 @@ from gcnrec.steps.start import first_table
 from gcnrec.steps.step import build_step
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rules import learning_rate, rule_of
-from gcnrec.train import use_threads
+from gcnrec.training.train import use_threads
 
 BOUND = 1.35
 """Peak bytes of table, state and exploration, at most so many times budget * dense_bytes."""

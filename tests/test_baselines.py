@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from gcnrec.baseline_costs import Load, bytes_of, seconds_of
-from gcnrec.baselines import AUTO, VALID, baseline_names, compare_with_baselines, compares
 from gcnrec.closed_forms import closed_form
 from gcnrec.config import Job, Model
-from gcnrec.fit_validation import keep_validation
 from gcnrec.graph import BipartiteGraph
 from gcnrec.progress import Quiet
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.runs.events import append_event, best_validation, read_events
 from gcnrec.testing import World, write_dataset
-from gcnrec.train import train
+from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
+from gcnrec.training.baselines import AUTO, VALID, baseline_names, compare_with_baselines, compares
+from gcnrec.training.fit_validation import keep_validation
+from gcnrec.training.train import train
 
 USERS, ITEMS = 60, 40
 
@@ -152,7 +152,7 @@ def test_what_a_tenth_of_the_fit_does_not_allow_is_skipped_with_a_line(wide, tmp
 
 def test_one_that_is_slower_than_foreseen_is_given_up_between_fit_and_ranking(dataset, tmp_path, monkeypatch):
     clock = iter(range(0, 10_000, 60))  # every look at it is a minute later
-    monkeypatch.setattr("gcnrec.baselines.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    monkeypatch.setattr("gcnrec.training.baselines.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
     events, told = compared(tmp_path / "run", job(), dataset, guessing(dataset), seconds=100.0)
     assert [event["skipped"].partition(",")[0] for event in events] == ["not done in time"] * len(AUTO)
     assert told.warnings == []
@@ -185,7 +185,7 @@ def test_no_baselines_and_closed_forms_are_compared_with_nothing(dataset, tmp_pa
 
 
 def test_many_users_are_sampled_and_the_runs_own_figure_is_theirs(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("gcnrec.baselines.MOST_USERS", 25)
+    monkeypatch.setattr("gcnrec.training.baselines.MOST_USERS", 25)
     (event,), _ = compared(tmp_path / "run", job(baselines=["itemknn"]), dataset, knowing(dataset))
     assert event["users"] == 25 and event["own"] == 1.0 and event["metrics"]["recall@5"] < 1.0
 

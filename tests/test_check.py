@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from gcnrec import check as checked
 from gcnrec.config import Job
 from gcnrec.errors import DeviceError
 from gcnrec.system.limits import Limits
 from gcnrec.testing import checkerboard, write_dataset
+from gcnrec.training import check as checked
 
 
 @pytest.fixture

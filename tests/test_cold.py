@@ -20,7 +20,7 @@ from gcnrec.pipeline import run_job
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.runs.events import read_events
 from gcnrec.show import metric_lines
-from gcnrec.train import train
+from gcnrec.training.train import train
 
 TRAIN = [(0, 0), (0, 1), (1, 0), (1, 2)]
 USERS, ITEMS = 3, 6  # user 2 and items 3, 4, 5 are cold

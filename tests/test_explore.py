@@ -20,7 +20,7 @@ from gcnrec.steps.explore import explorer_of, fresh_batches, mean_gradients
 from gcnrec.steps.start import first_table
 from gcnrec.steps.step import build_step
 from gcnrec.testing import checkerboard, dense_hop, write_dataset
-from gcnrec.train import train
+from gcnrec.training.train import train
 
 WORLD = checkerboard()
 GRAPH = WORLD.graph

@@ -11,11 +11,11 @@ import pytest
 
 from gcnrec.config import Job
 from gcnrec.evaluate import evaluate
-from gcnrec.export_choice import chosen_rule, validate_exports
 from gcnrec.progress import Quiet
 from gcnrec.ranking.export_rules import export_rules, exported
 from gcnrec.testing import checkerboard, write_dataset
-from gcnrec.train import train
+from gcnrec.training.export_choice import chosen_rule, validate_exports
+from gcnrec.training.train import train
 from tests.models.test_ranked import job, torch
 
 train_module = importlib.import_module("gcnrec.train")  # `gcnrec.train` is the function

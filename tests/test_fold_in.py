@@ -17,7 +17,7 @@ from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.served import item_arrays
 from gcnrec.recommend import recommend
 from gcnrec.runs.folder import final_tensors
-from gcnrec.train import train
+from gcnrec.training.train import train
 
 SIZE = 16
 

@@ -20,7 +20,7 @@ from gcnrec.steps import epochs
 from gcnrec.steps.guards import RUNNING_STEPS, LossTrend, finite, one_list_for_everyone
 from gcnrec.steps.state import Progress
 from gcnrec.testing import checkerboard, write_dataset
-from gcnrec.train import train
+from gcnrec.training.train import train
 
 NONE = {"gradient of a": []}
 

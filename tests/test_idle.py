@@ -8,7 +8,7 @@ from gcnrec.config import Job
 from gcnrec.config.unused import idle_settings
 from gcnrec.progress import Quiet
 from gcnrec.testing import checkerboard, write_dataset
-from gcnrec.train import train
+from gcnrec.training.train import train
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gcnrec import mixture_choice
 from gcnrec.bounds import users_per_chunk
 from gcnrec.closed_forms.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS, MixtureScorer
 from gcnrec.closed_forms.mixture_files import Mixture
@@ -23,14 +22,15 @@ from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.evaluate import evaluate_run
 from gcnrec.graph import csr_from_edges
 from gcnrec.loaders.export import export
-from gcnrec.mixture_choice import likeliest_temperature
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import ITEMS_PER_TILE
 from gcnrec.recommend import recommend
 from gcnrec.report import write_report
 from gcnrec.runs.folder import open_run
 from gcnrec.testing import World, write_dataset
-from gcnrec.train import train
+from gcnrec.training import mixture_choice
+from gcnrec.training.mixture_choice import likeliest_temperature
+from gcnrec.training.train import train
 
 SERVE = Path(__file__).parents[1] / "jobs" / "examples" / "serve.py"
 ALL = ["linkprop", "gfcf", "itemknn", "ease"]

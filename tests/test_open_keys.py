@@ -10,7 +10,7 @@ import pytest
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
 from gcnrec.graph import BipartiteGraph
-from gcnrec.open_keys import begun_job, commented, continued, notes, settled, swept
+from gcnrec.training.open_keys import begun_job, commented, continued, notes, settled, swept
 
 GRAPH = BipartiteGraph.from_edges(np.arange(20, dtype=np.int32) % 10, np.arange(20, dtype=np.int32), 10, 20)
 """A tenth of all pairs, two thirds of an interaction a node: (1 + 2 / (2 / 3)) / (1 + log 10) is above the most, 0.5."""

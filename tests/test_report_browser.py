@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from gcnrec.baselines import measure_baselines
 from gcnrec.config import Job
 from gcnrec.evaluate import evaluate_run
 from gcnrec.report import write_report
@@ -12,7 +11,8 @@ from gcnrec.runs.events import append_event, warn_once
 from gcnrec.runs.folder import open_run
 from gcnrec.sweep_page import summarise
 from gcnrec.testing import checkerboard, write_dataset
-from gcnrec.train import train
+from gcnrec.training.baselines import measure_baselines
+from gcnrec.training.train import train
 from gcnrec.trials import Sweep, Trial, write_sweep
 
 WIDTHS = (390, 1280)

@@ -24,7 +24,7 @@ from gcnrec.steps.step import Step
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard, write_dataset
-from gcnrec.train import train
+from gcnrec.training.train import train
 
 train_module = importlib.import_module("gcnrec.train")
 epochs_module = importlib.import_module("gcnrec.steps.epochs")

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from gcnrec.check import check
 from gcnrec.config import Job, Sampler
 from gcnrec.graph import BipartiteGraph
 from gcnrec.progress import Quiet
@@ -20,7 +19,8 @@ from gcnrec.random import Stage, shuffled
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.testing import check_sampler, checkerboard, worlds, write_dataset
-from gcnrec.train import train
+from gcnrec.training.check import check
+from gcnrec.training.train import train
 
 IN_BATCH = Sampler()
 KINDS = {

@@ -18,7 +18,7 @@ from gcnrec.progress import Quiet
 from gcnrec.runs.events import epochs_of, read_events
 from gcnrec.runs.tracking import curves, tracked
 from gcnrec.testing import checkerboard, write_dataset
-from gcnrec.train import train
+from gcnrec.training.train import train
 
 
 def job(refit=False, epochs=3, **run) -> Job:

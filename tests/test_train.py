@@ -22,7 +22,7 @@ from gcnrec.tables import placement
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard, halves, write_dataset
-from gcnrec.train import train, use_threads
+from gcnrec.training.train import train, use_threads
 
 train_module = importlib.import_module("gcnrec.train")  # `gcnrec.train` is the function
 epochs_module = importlib.import_module("gcnrec.steps.epochs")

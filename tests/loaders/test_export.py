@@ -30,7 +30,7 @@ from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.recommend import recommend
 from gcnrec.testing import World, checkerboard, empty_rows, halves, write_dataset
-from gcnrec.train import train
+from gcnrec.training.train import train
 
 SERVE = Path(__file__).parents[2] / "jobs" / "examples" / "serve.py"
 

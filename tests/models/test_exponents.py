@@ -13,7 +13,7 @@ from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.testing import checkerboard, write_dataset
-from gcnrec.train import train
+from gcnrec.training.train import train
 
 USERS, ITEMS = 300, 60
 

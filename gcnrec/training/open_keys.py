@@ -1,6 +1,6 @@
 """Keys that a job leaves open until its data is known, and what they become.
 
-`loss.temperature`, `model.start_scale`: see `gcnrec.defaults`. `train.refit`: a split by time is refitted. What a run began with
+`loss.temperature`, `model.start_scale`: see `gcnrec.training.defaults`. `train.refit`: a split by time is refitted. What a run began with
 stays when it is resumed, whatever the default is by then.
 `evaluate.baselines`: "auto" stays what it is but in a sweep.
 """
@@ -12,9 +12,9 @@ from typing import Literal
 
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
-from gcnrec.defaults import Default, defaults, with_defaults
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset
+from gcnrec.training.defaults import Default, defaults, with_defaults
 
 BY_TIME = ("temporal", "leave_last")
 """Splits whose validation pairs are newer than train's, and older than test's."""

@@ -10,9 +10,7 @@ import numpy as np
 from gcnrec.config import Job
 from gcnrec.errors import DivergedError
 from gcnrec.evaluate import warn_of_one_list
-from gcnrec.export_choice import validate_exports
 from gcnrec.loaders.schema import Dataset
-from gcnrec.mixture_choice import fit_partners
 from gcnrec.ranking.export_rules import Exported, ExportRule, export_rules, exported
 from gcnrec.runs.folder import write_embeddings, write_json
 from gcnrec.runs.slot_files import order_digest, write_slots
@@ -21,6 +19,8 @@ from gcnrec.steps.epochs import Work
 from gcnrec.steps.step import Step
 from gcnrec.system.memory import memory_report, scratch_rows
 from gcnrec.tables.slots import SlotTable
+from gcnrec.training.export_choice import validate_exports
+from gcnrec.training.mixture_choice import fit_partners
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer

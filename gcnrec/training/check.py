@@ -16,8 +16,6 @@ from gcnrec.config import Job
 from gcnrec.errors import DeviceError
 from gcnrec.evaluate import top_k
 from gcnrec.loaders.schema import Dataset, open_dataset
-from gcnrec.mixture_choice import choice_bytes, refuse_impossible_mixture
-from gcnrec.open_keys import decided, settled
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.sparsity.first_support import budget_values
 from gcnrec.sparsity.published import room_for
@@ -28,7 +26,9 @@ from gcnrec.system.memory import peak_rss_bytes
 from gcnrec.tables.placement import memory_of, placed, uses_gpu
 from gcnrec.tables.rules import rule_of
 from gcnrec.tables.slots import VALUE_BYTES
-from gcnrec.train import features_of, out_of_memory_as_a_sentence, use_threads
+from gcnrec.training.mixture_choice import choice_bytes, refuse_impossible_mixture
+from gcnrec.training.open_keys import decided, settled
+from gcnrec.training.train import features_of, out_of_memory_as_a_sentence, use_threads
 
 WARM_STEPS, TIMED_STEPS = 3, 10
 RANKED_USERS = 512

@@ -18,20 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.baselines import compare_with_baselines, compares
 from gcnrec.closed_forms import closed_form, exponents
 from gcnrec.config import Job
 from gcnrec.config.unused import idle_settings
 from gcnrec.errors import DeviceError, UsageError
-from gcnrec.export_choice import chosen_rule
-from gcnrec.finish import exported_by, finish, is_trained, validate
-from gcnrec.fit_validation import keep_validation
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, open_dataset
-from gcnrec.mixture_choice import refuse_impossible_mixture, scorer_of_fit
 from gcnrec.models.node_inputs import Features
 from gcnrec.models.objective import objective_of
-from gcnrec.open_keys import begun_job, notes, settled
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
 from gcnrec.runs.events import append_event, warn_once
 from gcnrec.runs.folder import Run, describe_run, is_unbegun, make_folder, open_run, with_valid, writing
@@ -49,6 +43,12 @@ from gcnrec.system.machine import available_cores
 from gcnrec.system.memory import scratch_values
 from gcnrec.system.signals import stops
 from gcnrec.tables.placement import memory_of, placed
+from gcnrec.training.baselines import compare_with_baselines, compares
+from gcnrec.training.export_choice import chosen_rule
+from gcnrec.training.finish import exported_by, finish, is_trained, validate
+from gcnrec.training.fit_validation import keep_validation
+from gcnrec.training.mixture_choice import refuse_impossible_mixture, scorer_of_fit
+from gcnrec.training.open_keys import begun_job, notes, settled
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer

@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.baseline_costs import Load, bytes_of, seconds_of
 from gcnrec.closed_forms import closed_form, ease
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.evaluate import Evaluation, cold_start, evaluate, seen_rows
-from gcnrec.fit_validation import chunk_of, kept_validation
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.schema import Dataset
@@ -33,6 +31,8 @@ from gcnrec.ranking.top_k import top_k_all
 from gcnrec.runs.events import Event, append_event, epochs_of, read_events, warn_once
 from gcnrec.runs.folder import Run
 from gcnrec.system.limits import parse_bytes
+from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
+from gcnrec.training.fit_validation import chunk_of, kept_validation
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer
