@@ -233,7 +233,7 @@ def evaluate(
     from gcnrec.pipeline import list_lengths
 
     lengths = list_lengths(k)
-    from gcnrec.evaluate import evaluate_run
+    from gcnrec.results.evaluate import evaluate_run
     from gcnrec.runs.folder import open_run
     from gcnrec.show import metric_lines
 
@@ -260,7 +260,7 @@ def recommend(
     log_json: LogJson = False,
 ) -> None:
     """Write top-k lists as Parquet: the original ids, rank from 1, score."""
-    from gcnrec.recommend import recommend as write
+    from gcnrec.results.recommend import recommend as write
     from gcnrec.runs.folder import open_run
     from gcnrec.show import figure_lines
 
@@ -293,7 +293,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write what serving needs: a FAISS index of the items, a safetensors bundle, or the embeddings."""
-    from gcnrec.loaders.export import export as write
+    from gcnrec.results.export import export as write
     from gcnrec.runs.folder import open_run
     from gcnrec.show import figure_lines
 
@@ -309,7 +309,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Differences per metric with paired bootstrap intervals and Holm's p-values; same data and users or refused."""
-    from gcnrec.compare import compare as contrast
+    from gcnrec.results.compare import compare as contrast
     from gcnrec.runs.folder import open_run
     from gcnrec.show import comparison_lines
 

@@ -36,8 +36,8 @@ def run_job(
     observer: Observer | None,
 ) -> tuple[dict[str, Any], Path]:
     """Ingest if needed, train into `folder`, judge it and the baselines on test, report; returns metrics and report."""
-    from gcnrec.evaluate import evaluate_run
     from gcnrec.report import write_report
+    from gcnrec.results.evaluate import evaluate_run
     from gcnrec.runs.folder import writing
     from gcnrec.training.baselines import measure_baselines
     from gcnrec.training.train import train

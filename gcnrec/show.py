@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gcnrec.compare import Comparison
+    from gcnrec.results.compare import Comparison
 
 HEADLINE = ("recall@20", "ndcg@20")
 _LONG = 20

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gcnrec.bench.harness import write_record
-from gcnrec.loaders.bundle import known_items
-from gcnrec.loaders.export import ItemIndex, export, open_index, ranked
 from gcnrec.ranking.scorer import EmbeddingScorer
-from gcnrec.recommend import recommend
+from gcnrec.results.bundle import known_items
+from gcnrec.results.export import ItemIndex, export, open_index, ranked
+from gcnrec.results.recommend import recommend
 from gcnrec.runs.folder import Run, open_run
 
 K = 20

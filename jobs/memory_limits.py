@@ -31,9 +31,9 @@ import memory_inputs
 
 from gcnrec.bench.harness import write_record
 from gcnrec.config import Data
-from gcnrec.evaluate import evaluate_run
 from gcnrec.loaders.parquet import ingest
-from gcnrec.recommend import recommend
+from gcnrec.results.evaluate import evaluate_run
+from gcnrec.results.recommend import recommend
 from gcnrec.runs.folder import open_run
 from gcnrec.system.limits import parse_bytes
 

@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gcnrec.cold import cold_metrics
 from gcnrec.config import Data, Job
-from gcnrec.evaluate import evaluate_run
 from gcnrec.graph import csr_from_edges
 from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.loaders.parquet import ingest
 from gcnrec.pipeline import run_job
 from gcnrec.ranking.scorer import EmbeddingScorer
+from gcnrec.results.cold import cold_metrics
+from gcnrec.results.evaluate import evaluate_run
 from gcnrec.runs.events import read_events
 from gcnrec.show import metric_lines
 from gcnrec.training.train import train

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
-from gcnrec.evaluate import by_segment, evaluate, evaluate_run, metric_columns, popularity_deciles, seen_rows, sparing
 from gcnrec.graph import BipartiteGraph, csr_from_edges
 from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import Seen
 from gcnrec.ranking.metrics import PER_USER
 from gcnrec.ranking.scorer import EmbeddingScorer
+from gcnrec.results.evaluate import by_segment, evaluate, evaluate_run, metric_columns, popularity_deciles, seen_rows, sparing
 
 USERS, ITEMS = 40, 60
 USER_IDS = Vocabulary(pa.array([f"u{number:02}" for number in range(USERS)]))

@@ -12,10 +12,10 @@ import torch
 
 from gcnrec.config import Job, Sampler
 from gcnrec.errors import DataError, UsageError
-from gcnrec.fold_in import widened
 from gcnrec.loaders.parquet import ingest
-from gcnrec.loaders.served import item_arrays
-from gcnrec.recommend import recommend
+from gcnrec.results.fold_in import widened
+from gcnrec.results.recommend import recommend
+from gcnrec.results.served import item_arrays
 from gcnrec.runs.folder import final_tensors
 from gcnrec.training.train import train
 

@@ -10,11 +10,11 @@ import torch
 
 from gcnrec.config import Job
 from gcnrec.errors import DivergedError
-from gcnrec.evaluate import evaluate_run
 from gcnrec.models.mf import MatrixFactorisation
 from gcnrec.progress import Quiet
 from gcnrec.ranking.popularity import PopularityScorer
 from gcnrec.ranking.scorer import EmbeddingScorer
+from gcnrec.results.evaluate import evaluate_run
 from gcnrec.runs.events import read_events
 from gcnrec.steps import epochs
 from gcnrec.steps.guards import RUNNING_STEPS, LossTrend, finite, one_list_for_everyone

@@ -14,18 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gcnrec.bounds import users_per_chunk
 from gcnrec.closed_forms.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS, MixtureScorer
 from gcnrec.closed_forms.mixture_files import Mixture
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, UsageError
-from gcnrec.evaluate import evaluate_run
 from gcnrec.graph import csr_from_edges
-from gcnrec.loaders.export import export
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import ITEMS_PER_TILE
-from gcnrec.recommend import recommend
 from gcnrec.report import write_report
+from gcnrec.results.evaluate import evaluate_run
+from gcnrec.results.export import export
+from gcnrec.results.memory_bounds import users_per_chunk
+from gcnrec.results.recommend import recommend
 from gcnrec.runs.folder import open_run
 from gcnrec.testing import World, write_dataset
 from gcnrec.training import mixture_choice

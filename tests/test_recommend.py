@@ -18,7 +18,7 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.scorer import EmbeddingScorer
-from gcnrec.recommend import recommend
+from gcnrec.results.recommend import recommend
 
 # Items in the order of their numbers: by falling number of train users (3, 2, 1, 1, 0).
 ITEMS = ["bread", "milk", "eggs", "tea", "salt"]

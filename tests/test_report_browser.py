@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gcnrec.config import Job
-from gcnrec.evaluate import evaluate_run
 from gcnrec.report import write_report
+from gcnrec.results.evaluate import evaluate_run
 from gcnrec.runs.events import append_event, warn_once
 from gcnrec.runs.folder import open_run
 from gcnrec.sweep_page import summarise

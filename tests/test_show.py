@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gcnrec.compare import Comparison, Difference
+from gcnrec.results.compare import Comparison, Difference
 from gcnrec.show import bench_line, columns, comparison_lines, dataset_lines, figure_lines, metric_lines
 
 

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from gcnrec.closed_forms import closed_form, ease
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, UsageError
-from gcnrec.evaluate import Evaluation, cold_start, evaluate, seen_rows
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.schema import Dataset
 from gcnrec.random import Stage, generator
 from gcnrec.ranking import metrics
 from gcnrec.ranking.top_k import top_k_all
+from gcnrec.results.evaluate import Evaluation, cold_start, evaluate, seen_rows
 from gcnrec.runs.events import Event, append_event, epochs_of, read_events, warn_once
 from gcnrec.runs.folder import Run
 from gcnrec.system.limits import parse_bytes

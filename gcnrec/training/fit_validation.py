@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from gcnrec.closed_forms.mixture import MIXTURE_ROWS
 from gcnrec.config import Job
 from gcnrec.errors import DataError
-from gcnrec.evaluate import evaluate
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
+from gcnrec.results.evaluate import evaluate
 from gcnrec.system.files import atomic_file
 from gcnrec.system.limits import parse_bytes
 

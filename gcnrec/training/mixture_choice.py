@@ -20,12 +20,12 @@ from gcnrec.closed_forms.mixture import Part, Shares, Softmax
 from gcnrec.closed_forms.mixture_files import FILE, Mixture, mixture_scorer, partner_path
 from gcnrec.config import Job, Model
 from gcnrec.errors import DeviceError, UsageError
-from gcnrec.evaluate import held_out_of, sparing
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import Exported, trains_cosine
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
+from gcnrec.results.evaluate import held_out_of, sparing
 from gcnrec.runs.events import append_event, read_events
 from gcnrec.runs.folder import read_json, write_json
 from gcnrec.steps.epochs import Work

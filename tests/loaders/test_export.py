@@ -23,12 +23,12 @@ from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import csr_from_edges
 from gcnrec.interactions import Vocabulary
-from gcnrec.loaders import export as module
-from gcnrec.loaders.bundle import known_items, write_bundle
-from gcnrec.loaders.export import ItemIndex, export, open_index, queries_of, ranked
 from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.ranking.scorer import EmbeddingScorer
-from gcnrec.recommend import recommend
+from gcnrec.results import export as module
+from gcnrec.results.bundle import known_items, write_bundle
+from gcnrec.results.export import ItemIndex, export, open_index, queries_of, ranked
+from gcnrec.results.recommend import recommend
 from gcnrec.testing import World, checkerboard, empty_rows, halves, write_dataset
 from gcnrec.training.train import train
 

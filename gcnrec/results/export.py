@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import Csr, csr_from_edges
-from gcnrec.loaders.bundle import write_bundle
 from gcnrec.loaders.schema import new_folder
 from gcnrec.ops.topk import Hidden, ItemLists, TopK, contained
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, in_chunks, rank_chunk, top_k_all
+from gcnrec.results.bundle import write_bundle
 
 if TYPE_CHECKING:
     from gcnrec.progress import Observer

@@ -25,12 +25,12 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.features.encode import encode_features
-from gcnrec.loaders.idfiles import ids_of, item_column, read_table, user_column
 from gcnrec.loaders.schema import Dataset
 from gcnrec.models.node_inputs import Features
 from gcnrec.ops.propagate import inverse_sqrt, propagate
 from gcnrec.ranking.export_rules import Exported, log_shares, scale_by_powers_, typical_degree, unit_length_
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
+from gcnrec.results.id_files import ids_of, item_column, read_table, user_column
 from gcnrec.runs.folder import Run, final_tensors
 from gcnrec.steps.step import inductive_encoder
 from gcnrec.system.memory import scratch_rows, scratch_values

@@ -36,8 +36,8 @@ from gcnrec.config.toml import to_toml
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset
-from gcnrec.loaders.served import served_mixture
 from gcnrec.ranking.export_rules import Exported
+from gcnrec.results.served import served_mixture
 from gcnrec.system.files import atomic_file
 from gcnrec.system.tensors import save_tensors
 

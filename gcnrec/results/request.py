@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from gcnrec.errors import DataError
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Vocabulary
-from gcnrec.loaders.idfiles import ids_of, item_column, read_table, user_column
 from gcnrec.loaders.schema import Dataset
+from gcnrec.results.id_files import ids_of, item_column, read_table, user_column
 
 
 @dataclass(frozen=True, slots=True)

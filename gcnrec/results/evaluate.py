@@ -19,18 +19,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gcnrec.bounds import evaluation_bytes, users_per_chunk
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Interactions
-from gcnrec.loaders.idfiles import ids_of, read_table, user_column
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import ItemLists, Seen, TopK, contained
 from gcnrec.ranking import metrics
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.tilt import NAMES, Tilt
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k, top_k_all
+from gcnrec.results.id_files import ids_of, read_table, user_column
+from gcnrec.results.memory_bounds import evaluation_bytes, users_per_chunk
 from gcnrec.runs.events import warn_once
 from gcnrec.runs.folder import Run, metrics_path, writing
 from gcnrec.steps.guards import one_list_for_everyone
@@ -283,8 +283,8 @@ def warn_of_one_list(folder: Path, job: Job, scorer: Scorer, observer: Observer 
 def cold_start(
     run: Run, scorer: Scorer, split: Split, ks: Sequence[int] | None = None, chunk: int = USERS_PER_CHUNK
 ) -> dict[str, dict[str, float]]:
-    """`gcnrec.cold.cold_metrics` of `scorer` on a split of the run's data; cold is what the run was not trained on."""
-    from gcnrec.cold import cold_metrics  # which ranks by `evaluate`
+    """`gcnrec.results.cold.cold_metrics` of `scorer` on a split of the run's data; cold is what the run was not trained on."""
+    from gcnrec.results.cold import cold_metrics  # which ranks by `evaluate`
 
     dataset, held_out = run.dataset, run.dataset.test if split == "test" else run.dataset.valid
     degrees_I, degrees_U = dataset.graph.item_users.degrees, dataset.graph.user_items.degrees

@@ -16,17 +16,17 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.bounds import recommendation_bytes, users_per_chunk
 from gcnrec.errors import UsageError
-from gcnrec.fold_in import widened
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Interactions
-from gcnrec.loaders.request import Request, read_request
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import Hidden, ItemLists, TopK, empty_lists
 from gcnrec.ranking.popularity import PopularityScorer
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import in_chunks, rank_chunk
+from gcnrec.results.fold_in import widened
+from gcnrec.results.memory_bounds import recommendation_bytes, users_per_chunk
+from gcnrec.results.request import Request, read_request
 from gcnrec.system.files import atomic_file
 from gcnrec.system.scratch import told_when_short
 
@@ -79,7 +79,7 @@ def recommend(
     item; `exclude` leaves out pairs, or with a single column items for everybody. `seen`: "all" leaves out train, valid
     and test interactions, "train" only train. `fallback` "popularity" gives users whom the model did not train on
     the most popular items (score: train users); without it those unknown to the dataset are left out, and counted.
-    `new_users` (pairs of user and item) and `new_items` (features) bring nodes that training never saw (`gcnrec.fold_in`): new
+    `new_users` (pairs of user and item) and `new_items` (features) bring nodes that training never saw (`gcnrec.results.fold_in`): new
     items are ranked beside the others; new users get lists, they alone unless `users` or `candidates` ask for others, too.
     `memory_limit`, such as "2GB" (default: of the job), bounds what is held beside the process itself and files that are mapped.
     Raises UsageError when `out` exists, DataError when a file cannot be read or none of its ids is known, DeviceError when the
