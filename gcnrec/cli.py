@@ -23,7 +23,7 @@ from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Term
 if TYPE_CHECKING:
     from types import FrameType
 
-    from gcnrec.progress import Observer
+    from gcnrec.reports.progress import Observer
 
 _LOG_JSON = "gcnrec.log_json"
 
@@ -105,7 +105,7 @@ def run(
     """Ingest if needed, train, evaluate, export, report."""
     from gcnrec.config import Job
     from gcnrec.pipeline import run_folder, run_job
-    from gcnrec.show import metric_lines
+    from gcnrec.reports.text import metric_lines
 
     settings = Job.load(job, set_)
     folder = run_folder(Path("runs"), settings.run.name or job.stem, out, resume)
@@ -128,8 +128,8 @@ def check(
     """Validate, open the data, time a few steps, predict memory, disk and duration; write no run."""
     from gcnrec.config import Job
     from gcnrec.pipeline import open_or_ingest
+    from gcnrec.reports.text import figure_lines
     from gcnrec.runs.lineage import resolved as located_in
-    from gcnrec.show import figure_lines
     from gcnrec.training.check import check as predict
     from gcnrec.training.open_keys import commented
 
@@ -185,7 +185,7 @@ def ingest(
     flags = dict(locals())
     from gcnrec.config import Data
     from gcnrec.pipeline import ingest_flags
-    from gcnrec.show import dataset_lines
+    from gcnrec.reports.text import dataset_lines
 
     given = {name: value for name, value in flags.items() if name in Data.model_fields and name != "card" and value is not None}
     with _told(as_json, log_json) as observer:
@@ -207,8 +207,8 @@ def train(
     from gcnrec.config import Job
     from gcnrec.loaders.schema import open_dataset
     from gcnrec.pipeline import run_folder
+    from gcnrec.reports.text import metric_lines
     from gcnrec.runs.events import best_validation
-    from gcnrec.show import metric_lines
     from gcnrec.training.train import train as fit
 
     settings = Job.load(job, set_)
@@ -233,9 +233,9 @@ def evaluate(
     from gcnrec.pipeline import list_lengths
 
     lengths = list_lengths(k)
+    from gcnrec.reports.text import metric_lines
     from gcnrec.results.evaluate import evaluate_run
     from gcnrec.runs.folder import open_run
-    from gcnrec.show import metric_lines
 
     with _told(as_json, log_json) as observer:
         metrics = evaluate_run(open_run(run), split, lengths, segments, observer, memory_limit)
@@ -260,9 +260,9 @@ def recommend(
     log_json: LogJson = False,
 ) -> None:
     """Write top-k lists as Parquet: the original ids, rank from 1, score."""
+    from gcnrec.reports.text import figure_lines
     from gcnrec.results.recommend import recommend as write
     from gcnrec.runs.folder import open_run
-    from gcnrec.show import figure_lines
 
     with _told(as_json, log_json) as observer:
         made = write(
@@ -293,9 +293,9 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write what serving needs: a FAISS index of the items, a safetensors bundle, or the embeddings."""
+    from gcnrec.reports.text import figure_lines
     from gcnrec.results.export import export as write
     from gcnrec.runs.folder import open_run
-    from gcnrec.show import figure_lines
 
     with _told(as_json) as observer:
         made = write(open_run(run), kind, out, index=index, k=k, observer=observer)
@@ -309,9 +309,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Differences per metric with paired bootstrap intervals and Holm's p-values; same data and users or refused."""
+    from gcnrec.reports.text import comparison_lines
     from gcnrec.results.compare import compare as contrast
     from gcnrec.runs.folder import open_run
-    from gcnrec.show import comparison_lines
 
     comparison = contrast(open_run(base), [open_run(run) for run in runs])
     _show(asdict(comparison) if as_json else comparison_lines(comparison))
@@ -348,9 +348,9 @@ def sweep(
 
     A run that fails does not stop the others; the exit code is then the highest of theirs.
     """
-    from gcnrec.bars import runs_told
     from gcnrec.config.grid import load_grid
     from gcnrec.pipeline import open_or_ingest
+    from gcnrec.reports.progress_bar import runs_told
     from gcnrec.sweep import sweep as train_all
 
     plan = load_grid(grid, set_)
@@ -370,7 +370,7 @@ def info(
 ) -> None:
     """What a dataset or a run folder holds."""
     from gcnrec.pipeline import describe
-    from gcnrec.show import figure_lines
+    from gcnrec.reports.text import figure_lines
 
     facts = describe(path)
     _show(facts if as_json else figure_lines(facts))
@@ -392,7 +392,7 @@ def bench(
     """Time ours and every peer in one run; exit code 4 when a required peer is absent."""
     from gcnrec.bench.catalogue import rows_of
     from gcnrec.bench.harness import write_record
-    from gcnrec.show import bench_line
+    from gcnrec.reports.text import bench_line
 
     if record and record.exists():
         raise UsageError(f"{record} exists and is never overwritten; remove it or name another --record")
@@ -410,7 +410,7 @@ def bench(
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Versions, extras, devices, threads, memory and its limits; exits with the code that what is amiss would give a job."""
-    from gcnrec.show import figure_lines
+    from gcnrec.reports.text import figure_lines
     from gcnrec.system.doctor import examine
 
     facts = examine()
@@ -419,7 +419,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def _told(as_json: bool, log_json: bool = False, metric: str = "") -> AbstractContextManager[Observer]:
-    from gcnrec.progress import observed
+    from gcnrec.reports.progress import observed
 
     return observed(metric, as_json, log_json)
 
@@ -433,7 +433,7 @@ def _show(result: Any) -> None:
 
 def _tell(problem: GcnrecError, log_json: bool) -> None:
     if log_json:
-        from gcnrec.jsonlog import log
+        from gcnrec.reports.json_lines import log
 
         log("error", "error", {"text": str(problem), "exit_code": problem.exit_code})
     else:

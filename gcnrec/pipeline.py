@@ -19,7 +19,7 @@ from gcnrec.loaders.recipe import PATHS, PLACES, absolute
 
 if TYPE_CHECKING:
     from gcnrec.loaders.schema import Dataset
-    from gcnrec.progress import Observer
+    from gcnrec.reports.progress import Observer
 
 DATASETS = Path("data")
 DOWNLOADS = DATASETS / "downloads"
@@ -36,7 +36,7 @@ def run_job(
     observer: Observer | None,
 ) -> tuple[dict[str, Any], Path]:
     """Ingest if needed, train into `folder`, judge it and the baselines on test, report; returns metrics and report."""
-    from gcnrec.report import write_report
+    from gcnrec.reports.run_report import write_report
     from gcnrec.results.evaluate import evaluate_run
     from gcnrec.runs.folder import writing
     from gcnrec.training.baselines import measure_baselines

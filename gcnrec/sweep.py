@@ -24,11 +24,11 @@ from gcnrec.config.grid import Combination, Grid
 from gcnrec.config.toml import to_toml
 from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.loaders.schema import open_dataset
+from gcnrec.reports.sweep_report import summarise
+from gcnrec.reports.trials import Sweep, Trial, is_finished, write_sweep
 from gcnrec.runs.lineage import located
-from gcnrec.sweep_page import summarise
 from gcnrec.system.files import atomic_file
 from gcnrec.training.open_keys import continued, swept
-from gcnrec.trials import Sweep, Trial, is_finished, write_sweep
 
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 60.0

@@ -44,10 +44,6 @@ class Nursery:
 
 
 def main():
-    import gcnrec.evaluate
-    import gcnrec.loaders.parquet
-    import gcnrec.report
-    import gcnrec.train  # noqa: F401
 
     for line in sys.stdin:
         child = os.fork()

@@ -17,7 +17,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from gcnrec import charts, cli
+from gcnrec import cli
+from gcnrec.reports import charts
 
 
 def main():

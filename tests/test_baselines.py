@@ -13,8 +13,8 @@ import torch
 from gcnrec.closed_forms import closed_form
 from gcnrec.config import Job, Model
 from gcnrec.graph import BipartiteGraph
-from gcnrec.progress import Quiet
 from gcnrec.ranking.scorer import EmbeddingScorer
+from gcnrec.reports.progress import Quiet
 from gcnrec.runs.events import append_event, best_validation, read_events
 from gcnrec.testing import World, write_dataset
 from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of

@@ -16,10 +16,10 @@ from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.loaders.parquet import ingest
 from gcnrec.pipeline import run_job
 from gcnrec.ranking.scorer import EmbeddingScorer
+from gcnrec.reports.text import metric_lines
 from gcnrec.results.cold import cold_metrics
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.runs.events import read_events
-from gcnrec.show import metric_lines
 from gcnrec.training.train import train
 
 TRAIN = [(0, 0), (0, 1), (1, 0), (1, 2)]

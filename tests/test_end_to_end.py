@@ -12,7 +12,7 @@ import pytest
 
 from gcnrec.config import Job
 from gcnrec.errors import Terminated
-from gcnrec.progress import Lines
+from gcnrec.reports.progress import Lines
 
 JOB = """
 [data]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from gcnrec.config import Job
 from gcnrec.errors import UsageError
-from gcnrec.progress import Quiet
+from gcnrec.reports.progress import Quiet
 from gcnrec.runs.events import read_events
 from gcnrec.runs.folder import final_table, load_checkpoint
 from gcnrec.runs.slot_files import order_digest, read_slots

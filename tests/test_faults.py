@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gcnrec import charts
 from gcnrec.loaders.schema import open_dataset
+from gcnrec.reports import charts
 
 JOB = """
 [model]

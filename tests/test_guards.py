@@ -11,9 +11,9 @@ import torch
 from gcnrec.config import Job
 from gcnrec.errors import DivergedError
 from gcnrec.models.mf import MatrixFactorisation
-from gcnrec.progress import Quiet
 from gcnrec.ranking.popularity import PopularityScorer
 from gcnrec.ranking.scorer import EmbeddingScorer
+from gcnrec.reports.progress import Quiet
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.runs.events import read_events
 from gcnrec.steps import epochs

@@ -6,7 +6,7 @@ import pytest
 
 from gcnrec.config import Job
 from gcnrec.config.unused import idle_settings
-from gcnrec.progress import Quiet
+from gcnrec.reports.progress import Quiet
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
 

@@ -21,7 +21,7 @@ from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.graph import csr_from_edges
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import ITEMS_PER_TILE
-from gcnrec.report import write_report
+from gcnrec.reports.run_report import write_report
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.results.export import export
 from gcnrec.results.memory_bounds import users_per_chunk

@@ -9,8 +9,8 @@ import pytest
 
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
-from gcnrec.paired import contrast, contrasts, estimate, grouped, last_until, paired
-from gcnrec.trials import Trial
+from gcnrec.reports.seed_statistics import contrast, contrasts, estimate, grouped, last_until, paired
+from gcnrec.reports.trials import Trial
 
 METRIC = "recall@20"
 

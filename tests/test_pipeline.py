@@ -11,7 +11,7 @@ import pytest
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
 from gcnrec.pipeline import list_lengths, open_or_ingest, recipe_digest, run_folder
-from gcnrec.progress import Quiet
+from gcnrec.reports.progress import Quiet
 
 
 @pytest.fixture

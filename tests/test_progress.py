@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from gcnrec.bars import Bar, runs_told
-from gcnrec.jsonlog import JsonLines, log
-from gcnrec.progress import Lines, Quiet, Remaining, duration, figures, observed, rate
+from gcnrec.reports.json_lines import JsonLines, log
+from gcnrec.reports.progress import Lines, Quiet, Remaining, duration, figures, observed, rate
+from gcnrec.reports.progress_bar import Bar, runs_told
 from gcnrec.sweep import Ended
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
-from gcnrec.report import write_report
+from gcnrec.reports.run_report import write_report
 from gcnrec.runs.contents import Facts
 
 FORBIDDEN = {"script", "link", "img", "iframe", "object", "embed"}

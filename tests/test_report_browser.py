@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from gcnrec.config import Job
-from gcnrec.report import write_report
+from gcnrec.reports.run_report import write_report
+from gcnrec.reports.sweep_report import summarise
+from gcnrec.reports.trials import Sweep, Trial, write_sweep
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.runs.events import append_event, warn_once
 from gcnrec.runs.folder import open_run
-from gcnrec.sweep_page import summarise
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.baselines import measure_baselines
 from gcnrec.training.train import train
-from gcnrec.trials import Sweep, Trial, write_sweep
 
 WIDTHS = (390, 1280)
 LONG = "/".join(["a", *["path/without/a/space"] * 6])

@@ -18,7 +18,7 @@ import pytest
 from gcnrec.config import Job
 from gcnrec.errors import Terminated
 from gcnrec.pipeline import run_job
-from gcnrec.progress import Quiet
+from gcnrec.reports.progress import Quiet
 from gcnrec.runs.checkpoints import load_checkpoint
 from gcnrec.steps.step import Step
 from gcnrec.tables.hot_rows import Prefixes

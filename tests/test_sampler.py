@@ -14,8 +14,8 @@ from scipy.stats import chi2
 
 from gcnrec.config import Job, Sampler
 from gcnrec.graph import BipartiteGraph
-from gcnrec.progress import Quiet
 from gcnrec.random import Stage, shuffled
+from gcnrec.reports.progress import Quiet
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.testing import check_sampler, checkerboard, worlds, write_dataset

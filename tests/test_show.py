@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from gcnrec.reports.text import bench_line, columns, comparison_lines, dataset_lines, figure_lines, metric_lines
 from gcnrec.results.compare import Comparison, Difference
-from gcnrec.show import bench_line, columns, comparison_lines, dataset_lines, figure_lines, metric_lines
 
 
 def test_columns_align():

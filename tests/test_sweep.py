@@ -20,9 +20,9 @@ import pytest
 from gcnrec.config import Job
 from gcnrec.config.grid import load_grid
 from gcnrec.errors import UsageError
+from gcnrec.reports.trials import read_sweep
 from gcnrec.runs.folder import read_json
 from gcnrec.testing import checkerboard, write_dataset
-from gcnrec.trials import read_sweep
 
 sweeping = importlib.import_module("gcnrec.sweep")
 ROOT = Path(__file__).parent.parent

@@ -11,8 +11,8 @@ import pytest
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
 from gcnrec.errors import DataError, UsageError
-from gcnrec.sweep_page import summarise, write_page
-from gcnrec.trials import Sweep, Trial, curves, read_sweep, results, trials_of, write_sweep
+from gcnrec.reports.sweep_report import summarise, write_page
+from gcnrec.reports.trials import Sweep, Trial, curves, read_sweep, results, trials_of, write_sweep
 
 
 def make_run(folder, seed, width, epochs=3, **sections):

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from gcnrec.config import Job
 from gcnrec.errors import DivergedError, Terminated, UsageError
-from gcnrec.progress import Quiet
+from gcnrec.reports.progress import Quiet
 from gcnrec.runs.events import epochs_of, read_events
 from gcnrec.runs.tracking import curves, tracked
 from gcnrec.testing import checkerboard, write_dataset

@@ -13,7 +13,7 @@ import torch
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
-from gcnrec.progress import Quiet
+from gcnrec.reports.progress import Quiet
 from gcnrec.results.evaluate import top_k_all
 from gcnrec.runs.folder import load_checkpoint, open_run, read_json, with_valid
 from gcnrec.steps.start import first_table

@@ -29,7 +29,7 @@ from gcnrec.ranking.top_k import USERS_PER_CHUNK, in_chunks, rank_chunk, top_k_a
 from gcnrec.results.bundle import write_bundle
 
 if TYPE_CHECKING:
-    from gcnrec.progress import Observer
+    from gcnrec.reports.progress import Observer
     from gcnrec.runs.folder import Run
 
 FORMATS = ("faiss", "bundle", "parquet")

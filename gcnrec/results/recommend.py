@@ -31,7 +31,7 @@ from gcnrec.system.files import atomic_file
 from gcnrec.system.scratch import told_when_short
 
 if TYPE_CHECKING:
-    from gcnrec.progress import Observer
+    from gcnrec.reports.progress import Observer
     from gcnrec.runs.folder import Run
 
 _GROUP_BYTES = 2**23

@@ -9,8 +9,8 @@ import pytest
 from gcnrec.config import Data, Job
 from gcnrec.loaders.ingest.leakage import leaks, sentences
 from gcnrec.loaders.parquet import ingest
+from gcnrec.reports.text import dataset_lines
 from gcnrec.runs.lineage import lineage_of
-from gcnrec.show import dataset_lines
 
 
 def table(*rows):

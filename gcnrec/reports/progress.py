@@ -37,13 +37,13 @@ def observed(metric: str = "", as_json: bool = False, log_json: bool = False) ->
     """The observer of a command: JSON lines if asked for; only warnings where results are `as_json`; a bar when stderr is a
     terminal, otherwise lines. `metric` is the validation figure to show."""
     if log_json:
-        from gcnrec.jsonlog import JsonLines
+        from gcnrec.reports.json_lines import JsonLines
 
         yield JsonLines()
     elif as_json:
         yield Quiet()
     elif sys.stderr.isatty():
-        from gcnrec.bars import Bar
+        from gcnrec.reports.progress_bar import Bar
 
         bar = Bar(metric)
         with bar.progress:

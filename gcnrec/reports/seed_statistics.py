@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gcnrec.reports.trials import Trial
 from gcnrec.runs.events import Event
-from gcnrec.trials import Trial
 
 
 @dataclass(frozen=True)

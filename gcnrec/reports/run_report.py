@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcnrec.report_charts import compared, learning, stored_values, support
+from gcnrec.reports.run_charts import compared, learning, stored_values, support
 from gcnrec.runs.contents import Facts, scalars
 from gcnrec.system.files import atomic_file
 

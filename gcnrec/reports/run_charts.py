@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gcnrec import charts
+from gcnrec.reports import charts
 from gcnrec.runs.contents import Facts
 
 Chart = dict[str, str]

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-from gcnrec import charts
-from gcnrec.paired import Contrast, Estimate, contrasts, estimate, grouped, paired
+from gcnrec.reports import charts
+from gcnrec.reports.seed_statistics import Contrast, Estimate, contrasts, estimate, grouped, paired
+from gcnrec.reports.trials import Sweep, Trial, curves, read_sweep, results
 from gcnrec.system.files import atomic_file
-from gcnrec.trials import Sweep, Trial, curves, read_sweep, results
 
 _TEMPLATE = Path(__file__).with_name("sweep.html.j2")
 Groups = dict[tuple[str, float], list[Trial]]
