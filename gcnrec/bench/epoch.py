@@ -16,9 +16,9 @@ from pathlib import Path
 import numba
 import torch
 
-from gcnrec.bench.epoch_task import Ours, Stretch, Task, dense, difference, serially, slots, task_of
+from gcnrec.bench.contenders.epoch_task import Ours, Stretch, Task, dense, difference, serially, slots, task_of
+from gcnrec.bench.contenders.gathered import Pageable, Pinned, Prefetched
 from gcnrec.bench.gather import device_or_none
-from gcnrec.bench.gathered import Pageable, Pinned, Prefetched
 from gcnrec.bench.graphs import GOWALLA, graph_of
 from gcnrec.bench.harness import Row, Variant, measure, overall, rest, summary
 from gcnrec.device import pipeline_of
@@ -68,7 +68,7 @@ def run(
 
 def on_host(task: Task, threads: int) -> dict[str, Callable[[], Contender]]:
     """All of them required."""
-    from gcnrec.bench import epoch_peers as peers
+    from gcnrec.bench.contenders import epoch_peers as peers
 
     return {
         "gcnrec": lambda: Ours(task, dense(task)),

@@ -171,7 +171,7 @@ def task_of(graph: BipartiteGraph, width: int, share: float, batch_size: int, nu
 
 def contenders() -> dict[str, Callable[[Task], Contender]]:
     """All of them required; the dense table comes first, and the others must agree with it."""
-    from gcnrec.bench import table_peers as peers
+    from gcnrec.bench.contenders import table_peers as peers
 
     return {
         "gcnrec-dense": _dense,
@@ -246,7 +246,7 @@ class _Lane:
 
 def _able(part: str) -> dict[str, Callable[[Task], Contender]]:
     """Contenders that have the part."""
-    from gcnrec.bench.table_peers import WITH_STEPS
+    from gcnrec.bench.contenders.table_peers import WITH_STEPS
 
     every = contenders()
     return {name: build for name, build in every.items() if part != "step" or name.startswith("gcnrec") or name in WITH_STEPS}

@@ -19,8 +19,8 @@ from gpubench.bed import Bed, Tell, Work, race, spread_rows, told
 from gpubench.plain import PlainDevice
 from numpy.typing import NDArray
 
-from gcnrec.bench.epoch_task import EPSILON, RATE, Ours, Task, ahead, dense, serially, step_of, task_of
-from gcnrec.bench.gathered import Pageable, Pinned, Prefetched
+from gcnrec.bench.contenders.epoch_task import EPSILON, RATE, Ours, Task, ahead, dense, serially, step_of, task_of
+from gcnrec.bench.contenders.gathered import Pageable, Pinned, Prefetched
 from gcnrec.bench.graphs import synthetic
 from gcnrec.device import pipeline_of
 from gcnrec.queues import Device

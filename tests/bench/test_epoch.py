@@ -11,8 +11,19 @@ import torch
 
 from gcnrec.bench import epoch as bench
 from gcnrec.bench import harness
-from gcnrec.bench.epoch_task import FANOUTS, Ours, Stretch, dense, difference, serially, slots, softmax, step_of, task_of
-from gcnrec.bench.gathered import Pageable, Pinned, Prefetched
+from gcnrec.bench.contenders.epoch_task import (
+    FANOUTS,
+    Ours,
+    Stretch,
+    dense,
+    difference,
+    serially,
+    slots,
+    softmax,
+    step_of,
+    task_of,
+)
+from gcnrec.bench.contenders.gathered import Pageable, Pinned, Prefetched
 from gcnrec.bench.graphs import synthetic
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.lightgcn import LightGcn
@@ -77,7 +88,7 @@ def test_a_peer_embeds_as_we_do_where_nothing_is_left_out(name):
 
 
 def test_the_peers_loss_is_ours():
-    from gcnrec.bench.epoch_peers import in_batch_softmax
+    from gcnrec.bench.contenders.epoch_peers import in_batch_softmax
 
     of = task()
     batch = step_of(of, dense(of)).sampler.batch(0, 0)

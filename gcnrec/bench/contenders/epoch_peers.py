@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gcnrec.bench.epoch_task import BETA1, BETA2, EPSILON, FANOUTS, L2, RATE, TEMPERATURE, Stretch, Task
+from gcnrec.bench.contenders.epoch_task import BETA1, BETA2, EPSILON, FANOUTS, L2, RATE, TEMPERATURE, Stretch, Task
 from gcnrec.bench.sample import SampleInputs, torch_blocks
 
 

@@ -1,0 +1,1 @@
+"""What the benches of whole steps train: our tables, and those of peers."""
