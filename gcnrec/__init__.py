@@ -6,9 +6,7 @@ E interactions, U users, I items, D width, K list length, L layers.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -17,13 +15,13 @@ __all__ = ["compare", "evaluate", "ingest", "open_dataset", "open_run", "recomme
 
 # Public name -> module and the function's name there.
 _HOMES = {
-    "compare": ("gcnrec.compare", "compare"),
-    "evaluate": ("gcnrec.evaluate", "evaluate_run"),
+    "compare": ("gcnrec.results.compare", "compare"),
+    "evaluate": ("gcnrec.results.evaluate", "evaluate_run"),
     "ingest": ("gcnrec.loaders.parquet", "ingest"),
     "open_dataset": ("gcnrec.loaders.schema", "open_dataset"),
     "open_run": ("gcnrec.runs.folder", "open_run"),
-    "recommend": ("gcnrec.recommend", "recommend"),
-    "train": ("gcnrec.train", "train"),
+    "recommend": ("gcnrec.results.recommend", "recommend"),
+    "train": ("gcnrec.training.train", "train"),
 }
 
 if TYPE_CHECKING:
@@ -41,16 +39,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
-
-
-class _Package(ModuleType):
-    """Keeps `gcnrec.train` the function: importing the module of that name would put the module in its place."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        module, function = _HOMES.get(name, ("", ""))
-        if isinstance(value, ModuleType) and value.__name__ == module:
-            value = getattr(value, function)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

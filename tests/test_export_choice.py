@@ -18,7 +18,7 @@ from gcnrec.training.export_choice import chosen_rule, validate_exports
 from gcnrec.training.train import train
 from tests.models.test_ranked import job, torch
 
-train_module = importlib.import_module("gcnrec.train")  # `gcnrec.train` is the function
+train_module = importlib.import_module("gcnrec.training.train")
 SIZE = 24
 
 

@@ -163,7 +163,7 @@ def test_leading_zeros_of_text_ids_survive_csv(tmp_path, write):
 
 
 def test_many_users_stream_in_order(tmp_path, monkeypatch):
-    module = sys.modules[recommend.__module__]  # `gcnrec.recommend` is the function
+    module = sys.modules[recommend.__module__]
     whole = tmp_path / "whole.parquet"
     recommend(fake_run(), 2, whole)
     monkeypatch.setattr(module, "users_per_chunk", lambda *_: 1)

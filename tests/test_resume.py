@@ -26,7 +26,7 @@ from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
 
-train_module = importlib.import_module("gcnrec.train")
+train_module = importlib.import_module("gcnrec.training.train")
 epochs_module = importlib.import_module("gcnrec.steps.epochs")
 SLOTS = {"table": {"budget": 0.5}, "sparsity": {"policy": "dynamic", "interval": 0.5, "batches": 2}}
 REFIT = {"train": {"epochs": 3, "batch_size": 64, "threads": 1, "refit": "train+valid"}}

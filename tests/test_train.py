@@ -24,7 +24,7 @@ from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard, halves, write_dataset
 from gcnrec.training.train import train, use_threads
 
-train_module = importlib.import_module("gcnrec.train")  # `gcnrec.train` is the function
+train_module = importlib.import_module("gcnrec.training.train")
 epochs_module = importlib.import_module("gcnrec.steps.epochs")
 SIZE = 24
 SMALL = {"width": 4, "layers": 1}

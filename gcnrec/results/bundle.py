@@ -6,8 +6,8 @@
     user_ids, item_ids: integers in their own type; other ids as user_ids.bytes uint8 (text as UTF-8), id n being the bytes from
     user_ids.offsets[n] to user_ids.offsets[n + 1] (int64), and likewise for items
 
-Of a mixture (`gcnrec.closed_forms.mixture`), user -> items of what it was trained on, and for each partner what it sums over a user's
-items j: one or both of sparse rows, and vectors; or whole rows
+Of a mixture (`gcnrec.closed_forms.mixture`), user -> items of what it was trained on, and for each partner what it sums over a
+user's items j: one or both of sparse rows, and vectors; or whole rows
 
     train.indptr (U + 1) int64, train.indices int32
     NAME.indptr (I + 1) int64, NAME.indices int32, NAME.values float32: score += row j

@@ -79,8 +79,9 @@ def recommend(
     item; `exclude` leaves out pairs, or with a single column items for everybody. `seen`: "all" leaves out train, valid
     and test interactions, "train" only train. `fallback` "popularity" gives users whom the model did not train on
     the most popular items (score: train users); without it those unknown to the dataset are left out, and counted.
-    `new_users` (pairs of user and item) and `new_items` (features) bring nodes that training never saw (`gcnrec.results.fold_in`): new
-    items are ranked beside the others; new users get lists, they alone unless `users` or `candidates` ask for others, too.
+    `new_users` (pairs of user and item) and `new_items` (features) bring nodes that training never saw
+    (`gcnrec.results.fold_in`): new items are ranked beside the others; new users get lists, they alone unless `users` or
+    `candidates` ask for others, too.
     `memory_limit`, such as "2GB" (default: of the job), bounds what is held beside the process itself and files that are mapped.
     Raises UsageError when `out` exists, DataError when a file cannot be read or none of its ids is known, DeviceError when the
     limit is too small for the data.

@@ -63,7 +63,7 @@ class Facts:
 
     @property
     def valid_baselines(self) -> list[dict[str, Any]]:
-        """The baselines that were compared with the best epoch on validation, or why one was not (`gcnrec.training.baselines`)."""
+        """What became of each baseline on validation: compared with the best epoch, or why not (`gcnrec.training.baselines`)."""
         return self.of_kind("baseline.valid")
 
     @property

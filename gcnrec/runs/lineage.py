@@ -55,7 +55,7 @@ def lineage_of(job: Job, dataset: Dataset) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command(),
         "working_directory": str(Path.cwd()),
-        "gcnrec": {"version": __version__, **_checkout(Path(__file__).resolve().parent.parent)},
+        "gcnrec": {"version": __version__, **_checkout(Path(__file__).resolve().parents[2])},
         "data": data | leaks,
         "machine": machine(),
         "libraries": {name: version for name, version in versions(_LIBRARIES).items() if version},

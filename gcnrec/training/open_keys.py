@@ -1,7 +1,7 @@
 """Keys that a job leaves open until its data is known, and what they become.
 
-`loss.temperature`, `model.start_scale`: see `gcnrec.training.defaults`. `train.refit`: a split by time is refitted. What a run began with
-stays when it is resumed, whatever the default is by then.
+`loss.temperature`, `model.start_scale`: see `gcnrec.training.defaults`. `train.refit`: a split by time is refitted. What a run
+began with stays when it is resumed, whatever the default is by then.
 `evaluate.baselines`: "auto" stays what it is but in a sweep.
 """
 

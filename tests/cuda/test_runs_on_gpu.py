@@ -23,7 +23,7 @@ def run(tmp_path):
     for package in ("pydantic", "pyarrow", "cupy"):
         pytest.importorskip(package)
     config, testing = importlib.import_module("gcnrec.config"), importlib.import_module("gcnrec.testing")
-    train = importlib.import_module("gcnrec.train").train
+    train = importlib.import_module("gcnrec.training.train").train
     dataset, done = testing.write_dataset(testing.halves(), tmp_path / "data"), []
 
     def trained(kind, device, **table):
