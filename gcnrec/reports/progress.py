@@ -15,7 +15,7 @@ _FIRST_LINE_SECONDS = 2.0
 
 
 class Observer(Protocol):
-    """What long work tells while it runs; those who call it know no implementation. `gcnrec.training.train` calls `step` and `epoch`."""
+    """What long work reports while it runs. Training calls `step` and `epoch`, other long work calls `work`."""
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rows_per_second: float) -> None: ...
 
