@@ -23,7 +23,7 @@ from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Term
 if TYPE_CHECKING:
     from types import FrameType
 
-    from gcnrec.reports.progress import Observer
+    from gcnrec.system.observer import Observer
 
 _LOG_JSON = "gcnrec.log_json"
 

@@ -19,7 +19,7 @@ from gcnrec.loaders.recipe import PATHS, PLACES, absolute
 
 if TYPE_CHECKING:
     from gcnrec.loaders.schema import Dataset
-    from gcnrec.reports.progress import Observer
+    from gcnrec.system.observer import Observer
 
 DATASETS = Path("data")
 DOWNLOADS = DATASETS / "downloads"

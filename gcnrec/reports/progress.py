@@ -6,30 +6,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
+
+from gcnrec.system.observer import Observer
 
 _STALL = 0.02
 """Share of an epoch spent waiting for data from which on it is told."""
 LINE_SECONDS = 60.0
 _FIRST_LINE_SECONDS = 2.0
-
-
-class Observer(Protocol):
-    """What long work reports while it runs. Training calls `step` and `epoch`, other long work calls `work`."""
-
-    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rows_per_second: float) -> None: ...
-
-    def epoch(self, record: dict[str, Any]) -> None: ...
-
-    def work(self, what: str, done: int, total: int) -> None:
-        """`done` of `total` pieces of `what` (for example "ranking users") are done; a total of 0 is unknown."""
-        ...
-
-    def note(self, text: str) -> None: ...
-
-    def warn(self, text: str) -> None:
-        """A result may not mean what it seems to."""
-        ...
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from gcnrec.system.files import atomic_file
 from gcnrec.system.scratch import told_when_short
 
 if TYPE_CHECKING:
-    from gcnrec.reports.progress import Observer
+    from gcnrec.system.observer import Observer
 
 __all__ = ["Evaluation", "TopK", "evaluate", "evaluate_run", "top_k", "top_k_all"]
 

@@ -29,8 +29,8 @@ from gcnrec.ranking.top_k import USERS_PER_CHUNK, in_chunks, rank_chunk, top_k_a
 from gcnrec.results.bundle import write_bundle
 
 if TYPE_CHECKING:
-    from gcnrec.reports.progress import Observer
     from gcnrec.runs.folder import Run
+    from gcnrec.system.observer import Observer
 
 FORMATS = ("faiss", "bundle", "parquet")
 INDEXES = ("flat", "hnsw")

@@ -31,8 +31,8 @@ from gcnrec.system.files import atomic_file
 from gcnrec.system.scratch import told_when_short
 
 if TYPE_CHECKING:
-    from gcnrec.reports.progress import Observer
     from gcnrec.runs.folder import Run
+    from gcnrec.system.observer import Observer
 
 _GROUP_BYTES = 2**23
 """Of lists that are written at a time, as a row group."""

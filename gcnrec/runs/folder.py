@@ -40,7 +40,7 @@ from gcnrec.system.pages import let_go
 from gcnrec.tables.slots import dense_rows
 
 if TYPE_CHECKING:
-    from gcnrec.reports.progress import Observer
+    from gcnrec.system.observer import Observer
 
 LOCK = "run.lock"
 

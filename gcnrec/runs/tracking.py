@@ -19,7 +19,7 @@ from gcnrec.runs.events import epochs_of, read_events
 from gcnrec.runs.folder import read_json, write_json
 
 if TYPE_CHECKING:
-    from gcnrec.reports.progress import Observer
+    from gcnrec.system.observer import Observer
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from gcnrec.tables.dense import Allocate, in_ram
 from gcnrec.tables.pipelined import HostTable
 
 if TYPE_CHECKING:
-    from gcnrec.reports.progress import Observer
+    from gcnrec.system.observer import Observer
 
 
 def starting_table(

@@ -28,7 +28,7 @@ from gcnrec.tables.placement import moved, traffic_of, traffic_since
 from gcnrec.tables.rules import learning_rate
 
 if TYPE_CHECKING:
-    from gcnrec.reports.progress import Observer
+    from gcnrec.system.observer import Observer
 
 REPORT_SECONDS = 0.2
 """At most so often is the observer told about a step."""

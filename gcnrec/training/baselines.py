@@ -35,7 +35,7 @@ from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
 from gcnrec.training.fit_validation import chunk_of, kept_validation
 
 if TYPE_CHECKING:
-    from gcnrec.reports.progress import Observer
+    from gcnrec.system.observer import Observer
 
 AUTO = ("popularity", "linkprop", "itemknn", "gfcf", "ease")
 """What `auto` tries, the cheapest first."""

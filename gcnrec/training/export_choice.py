@@ -29,7 +29,7 @@ from gcnrec.results.evaluate import held_out_of, judge_lists, sparing
 from gcnrec.runs.events import epochs_of, read_events
 
 if TYPE_CHECKING:
-    from gcnrec.reports.progress import Observer
+    from gcnrec.system.observer import Observer
 
 ERRORS_NEEDED = 2.0
 """Standard errors by which another export must be better."""

@@ -23,7 +23,7 @@ from gcnrec.training.export_choice import validate_exports
 from gcnrec.training.mixture_choice import fit_partners
 
 if TYPE_CHECKING:
-    from gcnrec.reports.progress import Observer
+    from gcnrec.system.observer import Observer
 
 
 def validate(job: Job, step: Step, dataset: Dataset, folder: Path, observer: Observer | None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from gcnrec.system.files import atomic_file
 from gcnrec.system.limits import parse_bytes
 
 if TYPE_CHECKING:
-    from gcnrec.reports.progress import Observer
+    from gcnrec.system.observer import Observer
 
 
 def keep_validation(job: Job, dataset: Dataset, folder: Path, scorer: Scorer, observer: Observer | None = None) -> None:

@@ -51,7 +51,7 @@ from gcnrec.training.mixture_choice import refuse_impossible_mixture, scorer_of_
 from gcnrec.training.open_keys import begun_job, notes, settled
 
 if TYPE_CHECKING:
-    from gcnrec.reports.progress import Observer
+    from gcnrec.system.observer import Observer
 
 
 def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, observer: Observer | None = None) -> Run:
