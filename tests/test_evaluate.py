@@ -19,9 +19,10 @@ from gcnrec.graph import BipartiteGraph, csr_from_edges
 from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import Seen
+from gcnrec.ranking.evaluate import by_segment, evaluate, metric_columns, popularity_deciles, sparing
 from gcnrec.ranking.metrics import PER_USER
 from gcnrec.ranking.scorer import EmbeddingScorer
-from gcnrec.results.evaluate import by_segment, evaluate, evaluate_run, metric_columns, popularity_deciles, seen_rows, sparing
+from gcnrec.results.evaluate import evaluate_run, seen_rows
 
 USERS, ITEMS = 40, 60
 USER_IDS = Vocabulary(pa.array([f"u{number:02}" for number in range(USERS)]))

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from gcnrec.config import Job
+from gcnrec.ranking.evaluate import evaluate
 from gcnrec.ranking.export_rules import export_rules, exported
 from gcnrec.reports.progress import Quiet
-from gcnrec.results.evaluate import evaluate
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.export_choice import chosen_rule, validate_exports
 from gcnrec.training.train import train

@@ -11,10 +11,10 @@ import torch
 
 from gcnrec.graph import BipartiteGraph, csr_from_edges
 from gcnrec.interactions import Interactions, Vocabulary
+from gcnrec.ranking.evaluate import evaluate, metric_columns
 from gcnrec.ranking.metrics import Judged
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.tilt import Tilt
-from gcnrec.results.evaluate import evaluate, metric_columns
 
 USERS, ITEMS = 30, 50
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from gcnrec.graph import Csr
 from gcnrec.interactions import Interactions
 from gcnrec.ops.topk import Seen
+from gcnrec.ranking.evaluate import evaluate
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
-from gcnrec.results.evaluate import evaluate
 
 METRICS = ("recall", "ndcg")
 

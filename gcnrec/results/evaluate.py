@@ -8,27 +8,23 @@ Letters: U users, I items, H users with held-out items, B users of a chunk, K li
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
-from gcnrec.graph import Csr, csr_from_edges
-from gcnrec.interactions import Interactions
+from gcnrec.graph import csr_from_edges
 from gcnrec.loaders.schema import Dataset
-from gcnrec.ops.topk import ItemLists, Seen, TopK, contained
-from gcnrec.ranking import metrics
+from gcnrec.ops.topk import Seen
+from gcnrec.ranking.evaluate import Evaluation, by_segment, evaluate
 from gcnrec.ranking.scorer import Scorer
-from gcnrec.ranking.tilt import NAMES, Tilt
-from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k, top_k_all
+from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.results.id_files import ids_of, read_table, user_column
 from gcnrec.results.memory_bounds import evaluation_bytes, users_per_chunk
 from gcnrec.runs.events import warn_once
@@ -40,159 +36,8 @@ from gcnrec.system.scratch import told_when_short
 if TYPE_CHECKING:
     from gcnrec.system.observer import Observer
 
-__all__ = ["Evaluation", "TopK", "evaluate", "evaluate_run", "top_k", "top_k_all"]
 
 Split = Literal["valid", "test"]
-NUM_DECILES = 10
-NO_SEGMENT = "(none)"
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What a split says about a model.
-
-    `metrics`: name@k -> mean over users (coverage@k and gini@k: over the catalogue); `intervals`: 95 % bootstrap
-    percentile interval over users of every mean; `per_user`: one row per user with held-out items: `user` (original
-    id), `degree` (train), `num_held_out`, then every per-user metric; `deciles`: see `popularity_deciles`.
-    """
-
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    per_user: pa.Table
-    deciles: list[dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    """Per k: how many lists hold an item, and how many of those are hits; int64 (I)."""
-
-    exposure_I: dict[int, NDArray[np.int64]]
-    hits_I: dict[int, NDArray[np.int64]]
-
-
-@dataclass(frozen=True, slots=True)
-class Bootstrap:
-    """How intervals are made: resamples of users (0: no intervals), drawn by `seed`."""
-
-    resamples: int = 0
-    seed: int = 0
-
-
-_NO_INTERVALS = Bootstrap()
-
-
-def evaluate(
-    scorer: Scorer,
-    held_out: Interactions,
-    seen: Csr | Seen,
-    item_degrees_I: NDArray[np.int64],
-    user_degrees_U: NDArray[np.int64],
-    ks: Sequence[int] = (10, 20, 50),
-    bootstrap: int = 0,
-    seed: int = 0,
-    candidates: NDArray[np.int32] | None = None,
-    tell: Callable[[int, int], None] | None = None,
-    chunk: int = USERS_PER_CHUNK,
-    tilt: float = 0.0,
-) -> Evaluation:
-    """Rank all items (or `candidates`) except `seen` (user -> items) and judge the lists by `held_out`; degrees are of train.
-
-    `bootstrap` resamples make the intervals, 0 leaves them out; `tell` hears how many users of how many are ranked; `chunk` of
-    them at a time on each thread; `tilt` above 0 adds the metrics of `gcnrec.ranking.tilt`.
-    Raises DataError when no user has held-out items or the scorer is of other sizes, DivergedError for NaN scores.
-    """
-    held, users_H = held_out_of(scorer, held_out)
-    ks = sorted(set(ks))
-    lists = top_k(scorer, users_H, max(ks), sparing(seen, held), candidates, chunk)
-    return judge_lists(lists, held_out, held, (item_degrees_I, user_degrees_U), ks, Bootstrap(bootstrap, seed), tell, tilt)
-
-
-def held_out_of(scorer: Scorer, held_out: Interactions) -> tuple[Csr, NDArray[np.int32]]:
-    """User -> held-out items, and the users with any, int32 (H). DataError for none, or for a scorer of other sizes."""
-    num_users, num_items = len(held_out.user_ids), len(held_out.item_ids)
-    if (scorer.num_users, scorer.num_items) != (num_users, num_items):
-        raise DataError(
-            f"a scorer must know {num_users} users and {num_items} items, this one knows {scorer.num_users} and "
-            f"{scorer.num_items}; evaluate a run with the dataset folder it was trained on"
-        )
-    held = csr_from_edges(held_out.users_E, held_out.items_E, num_users, num_items)
-    users_H = np.flatnonzero(held.degrees).astype(np.int32)
-    if not len(users_H):
-        raise DataError("no user has held-out items, so nothing can be measured; ingest with a test or validation split")
-    return held, users_H
-
-
-def judge_lists(
-    lists: Iterator[TopK],
-    held_out: Interactions,
-    held: Csr,
-    degrees: tuple[NDArray[np.int64], NDArray[np.int64]],
-    ks: Sequence[int],
-    bootstrap: Bootstrap = _NO_INTERVALS,
-    tell: Callable[[int, int], None] | None = None,
-    tilt: float = 0.0,
-) -> Evaluation:
-    """What ranked lists of all users with held-out items, in their order, say; `degrees`: train, of items and users."""
-    item_degrees_I, user_degrees_U = degrees
-    users_H = np.flatnonzero(held.degrees).astype(np.int32)
-    tilted = Tilt.of(held, item_degrees_I, tilt, ks) if tilt else None
-    columns, counts = _judge(lists, held, users_H, item_degrees_I, ks, tell, tilted)
-    means = {name: float(values_H.mean()) for name, values_H in columns.items()}
-    for k in ks:
-        means[f"coverage@{k}"] = metrics.coverage(counts.exposure_I[k])
-        means[f"gini@{k}"] = metrics.gini(counts.exposure_I[k])
-    intervals: dict[str, tuple[float, float]] = {}
-    if bootstrap.resamples:
-        values_MH = next(iter(columns.values())).base
-        assert values_MH is not None
-        low_M, high_M = metrics.bootstrap_intervals(values_MH.T, bootstrap.resamples, bootstrap.seed)
-        intervals = dict(zip(columns, zip(low_M.tolist(), high_M.tolist(), strict=True), strict=True))
-    about = {
-        "user": held_out.user_ids.picked(users_H),
-        "degree": user_degrees_U[users_H],
-        "num_held_out": held.degrees[users_H],
-    }
-    deciles = popularity_deciles(item_degrees_I, np.bincount(held.indices, minlength=held.columns), counts.hits_I)
-    return Evaluation(means, intervals, pa.table({**about, **columns}), deciles)
-
-
-def popularity_deciles(
-    item_degrees_I: NDArray[np.int64], held_out_I: NDArray[np.int64], hits_I: dict[int, NDArray[np.int64]]
-) -> list[dict[str, Any]]:
-    """Recall by item popularity: ten groups of a tenth of the *items* each, decile 1 the most popular by train degree.
-
-    `recall@k` of a decile is hits on its items / held-out interactions with its items (None without any), pooled over
-    users; weighted by `held_out`, the deciles average to all hits / all held-out interactions.
-    """
-    order_I = np.argsort(-item_degrees_I, kind="stable")
-    rows = []
-    for number, items in enumerate(np.array_split(order_I, NUM_DECILES), start=1):
-        held_out = int(held_out_I[items].sum())
-        row: dict[str, Any] = {"decile": number, "items": len(items)}
-        row["min_degree"] = int(item_degrees_I[items].min()) if len(items) else None
-        row["max_degree"] = int(item_degrees_I[items].max()) if len(items) else None
-        row["held_out"] = held_out
-        for k, hits in hits_I.items():
-            row[f"hits@{k}"] = int(hits[items].sum())
-            row[f"recall@{k}"] = row[f"hits@{k}"] / held_out if held_out else None
-        rows.append(row)
-    return rows
-
-
-def by_segment(per_user: pa.Table, names_H: NDArray[np.object_]) -> dict[str, dict[str, float]]:
-    """Segment -> number of users and mean of every per-user metric; `names_H` is the segment of every row, or None."""
-    labels_H = np.array([NO_SEGMENT if name is None else str(name) for name in names_H])
-    found = {}
-    for label in np.unique(labels_H).tolist():
-        part = per_user.filter(pa.array(labels_H == label))
-        means = {name: float(np.mean(part.column(name).to_numpy())) for name in metric_columns(per_user)}
-        found[label] = {"users": len(part), **means}
-    return found
-
-
-def metric_columns(per_user: pa.Table) -> list[str]:
-    """The columns of a per-user table that are metrics: `name@k`."""
-    return [name for name in per_user.column_names if "@" in name]
 
 
 def per_user_path(folder: Path, split: Split) -> Path:
@@ -327,41 +172,3 @@ def _read_segments(path: Path, dataset: Dataset) -> tuple[NDArray[np.object_], i
     names_U = np.full(len(dataset.user_ids), None, object)
     names_U[numbers[known]] = np.array(table.column(name).to_pylist(), object)[known]
     return names_U, int((~known).sum())
-
-
-def sparing(seen: Csr | Seen, held: Csr) -> Seen:
-    """`seen` less the pairs that are also in `held`, which are ranked."""
-    parts = (seen,) if isinstance(seen, Csr) else seen.parts
-    pairs_E1 = held.indices[:, None]
-    both = any(contained(pairs_E1, ItemLists(part, held.row_numbers())).any() for part in parts)
-    return Seen(parts, held if both else None)
-
-
-def _judge(
-    chunks: Iterator[TopK], held: Csr, users_H: NDArray[np.int32], item_degrees_I: NDArray[np.int64], ks: Sequence[int],
-    tell: Callable[[int, int], None] | None, tilted: Tilt | None,
-) -> tuple[dict[str, NDArray[np.float64]], _Counts]:  # fmt: skip
-    """Every per-user metric (name@k -> float64 (H)) and the counts per item, in one pass over the users."""
-    num_items = held.columns
-    information_I = metrics.self_information(item_degrees_I, held.rows)
-    names = [f"{name}@{k}" for name in (*metrics.PER_USER, *(NAMES if tilted else ()), "novelty") for k in ks]
-    columns = dict(zip(names, np.empty((len(names), len(users_H))), strict=True))
-    counts = _Counts({k: np.zeros(num_items, np.int64) for k in ks}, {k: np.zeros(num_items, np.int64) for k in ks})
-    done = 0
-    for lists in chunks:
-        hits_BK = contained(lists.items_BK, ItemLists(held, lists.users_B))
-        judged = metrics.Judged(lists.items_BK, hits_BK, held.degrees[lists.users_B])
-        here = slice(done, done + len(lists.users_B))
-        for k in ks:
-            for name, metric in metrics.PER_USER.items():
-                columns[f"{name}@{k}"][here] = metric(judged, k)
-            for name, values_B in tilted.judge(judged, here, k).items() if tilted else ():
-                columns[name][here] = values_B
-            columns[f"novelty@{k}"][here] = metrics.novelty(judged, k, information_I)
-            items_BK, hit_BK = lists.items_BK[:, :k], hits_BK[:, :k]
-            counts.exposure_I[k] += np.bincount(items_BK[items_BK >= 0], minlength=num_items)
-            counts.hits_I[k] += np.bincount(items_BK[hit_BK], minlength=num_items)
-        done = here.stop
-        if tell:
-            tell(done, len(users_H))
-    return columns, counts

@@ -26,8 +26,9 @@ from gcnrec.interactions import Interactions
 from gcnrec.loaders.schema import Dataset
 from gcnrec.random import Stage, generator
 from gcnrec.ranking import metrics
+from gcnrec.ranking.evaluate import Evaluation, evaluate
 from gcnrec.ranking.top_k import top_k_all
-from gcnrec.results.evaluate import Evaluation, cold_start, evaluate, seen_rows
+from gcnrec.results.evaluate import cold_start, seen_rows
 from gcnrec.runs.events import Event, append_event, epochs_of, read_events, warn_once
 from gcnrec.runs.folder import Run
 from gcnrec.system.limits import parse_bytes

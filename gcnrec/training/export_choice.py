@@ -23,9 +23,9 @@ from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import ItemLists, TopK, contained
 from gcnrec.ranking import metrics
+from gcnrec.ranking.evaluate import held_out_of, judge_lists, sparing
 from gcnrec.ranking.export_rules import Exported, ExportRule, candidate_views, export_rules
 from gcnrec.ranking.top_k import top_k_views
-from gcnrec.results.evaluate import held_out_of, judge_lists, sparing
 from gcnrec.runs.events import epochs_of, read_events
 
 if TYPE_CHECKING:

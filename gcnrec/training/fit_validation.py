@@ -17,10 +17,10 @@ from gcnrec.closed_forms.mixture import MIXTURE_ROWS
 from gcnrec.config import Job
 from gcnrec.errors import DataError
 from gcnrec.loaders.schema import Dataset
+from gcnrec.ranking.evaluate import evaluate
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
-from gcnrec.results.evaluate import evaluate
 from gcnrec.system.files import atomic_file
 from gcnrec.system.limits import parse_bytes
 

@@ -22,10 +22,10 @@ from gcnrec.config import Job, Model
 from gcnrec.errors import DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
+from gcnrec.ranking.evaluate import held_out_of, sparing
 from gcnrec.ranking.export_rules import Exported, trains_cosine
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
-from gcnrec.results.evaluate import held_out_of, sparing
 from gcnrec.runs.events import append_event, read_events
 from gcnrec.runs.folder import read_json, write_json
 from gcnrec.steps.epochs import Work
