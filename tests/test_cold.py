@@ -15,9 +15,9 @@ from gcnrec.graph import csr_from_edges
 from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.loaders.parquet import ingest
 from gcnrec.pipeline import run_job
+from gcnrec.ranking.cold import cold_metrics
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.reports.text import metric_lines
-from gcnrec.results.cold import cold_metrics
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.runs.events import read_events
 from gcnrec.training.train import train

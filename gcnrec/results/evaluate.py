@@ -128,8 +128,8 @@ def warn_of_one_list(folder: Path, job: Job, scorer: Scorer, observer: Observer 
 def cold_start(
     run: Run, scorer: Scorer, split: Split, ks: Sequence[int] | None = None, chunk: int = USERS_PER_CHUNK
 ) -> dict[str, dict[str, float]]:
-    """`gcnrec.results.cold.cold_metrics` of `scorer` on a split of the run's data; cold is what the run was not trained on."""
-    from gcnrec.results.cold import cold_metrics  # which ranks by `evaluate`
+    """`gcnrec.ranking.cold.cold_metrics` of `scorer` on a split of the run's data; cold is what the run was not trained on."""
+    from gcnrec.ranking.cold import cold_metrics  # which ranks by `evaluate`
 
     dataset, held_out = run.dataset, run.dataset.test if split == "test" else run.dataset.valid
     degrees_I, degrees_U = dataset.graph.item_users.degrees, dataset.graph.user_items.degrees
