@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import csr_from_edges
 from gcnrec.loaders.schema import Dataset
@@ -27,9 +26,8 @@ from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.results.id_files import ids_of, read_table, user_column
 from gcnrec.results.memory_bounds import evaluation_bytes, users_per_chunk
-from gcnrec.runs.events import warn_once
 from gcnrec.runs.folder import Run, metrics_path, writing
-from gcnrec.steps.guards import one_list_for_everyone
+from gcnrec.steps.guards import warn_of_one_list
 from gcnrec.system.files import atomic_file
 from gcnrec.system.scratch import told_when_short
 
@@ -116,13 +114,6 @@ def refuse_what_it_was_trained_on(run: Run, split: Split) -> None:
     """UsageError for valid on a refitted run, however its figures came to be there."""
     if split == "valid" and run.refitted:
         raise UsageError(f"{run.folder} was trained on train+valid, so valid cannot measure it; evaluate it on test")
-
-
-def warn_of_one_list(folder: Path, job: Job, scorer: Scorer, observer: Observer | None, chunk: int = USERS_PER_CHUNK) -> None:
-    """Warn, once in a run, of a model that ranks the same items for everyone; popularity is meant to."""
-    said = None if job.model.name == "popularity" else one_list_for_everyone(scorer, chunk)
-    if said and warn_once(folder, "one list for everyone", said) and observer:
-        observer.warn(said)
 
 
 def cold_start(
