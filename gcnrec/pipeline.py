@@ -37,9 +37,9 @@ def run_job(
 ) -> tuple[dict[str, Any], Path]:
     """Ingest if needed, train into `folder`, judge it and the baselines on test, report; returns metrics and report."""
     from gcnrec.reports.run_report import write_report
+    from gcnrec.results.baselines import measure_baselines
     from gcnrec.results.evaluate import evaluate_run
     from gcnrec.runs.folder import writing
-    from gcnrec.training.baselines import measure_baselines
     from gcnrec.training.train import train
 
     dataset = open_or_ingest(job.data, job_path, data, data_root, observer)

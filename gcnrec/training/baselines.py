@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,9 +27,7 @@ from gcnrec.random import Stage, generator
 from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import Evaluation, evaluate
 from gcnrec.ranking.top_k import top_k_all
-from gcnrec.results.evaluate import cold_start, seen_rows
 from gcnrec.runs.events import Event, append_event, epochs_of, read_events, warn_once
-from gcnrec.runs.folder import Run
 from gcnrec.system.limits import parse_bytes
 from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
 from gcnrec.training.fit_validation import chunk_of, kept_validation
@@ -123,33 +120,6 @@ def better_baseline(events: list[Event], job: Job) -> str | None:
         f"{best['own']:.4f} (difference {best['difference']:+.4f}, {interval}, {best['users']:,} users); use model.name = "
         f"'{name}', {mix}or change this model's settings"
     )
-
-
-def measure_baselines(run: Run, observer: Observer | None = None) -> None:
-    """Fit every named baseline on what the run was trained on, judge it on test, append a `baseline` event.
-
-    One that does not fit into memory is noted and left out; those that a resumed run has already are not repeated.
-    """
-    done = {event["name"] for event in read_events(run.folder) if event["event"] == "baseline"}
-    graph, settings = run.dataset.graph, run.job.evaluate
-    degrees = graph.item_users.degrees, graph.user_items.degrees
-    for name in () if settings.baselines == "auto" else settings.baselines:
-        if name in done:
-            continue
-        if observer:
-            observer.work(f"fitting baseline {name}", 0, 0)
-        try:
-            scorer = closed_form.fit(name, run.train_graph, run.job.model, run.job.train.seed, run.dataset.item_features)
-        except DeviceError as problem:
-            append_event(run.folder, {"event": "note", "text": f"baseline {name} left out: {problem}"})
-            continue
-        tell = partial(observer.work, f"ranking for test by {name}") if observer else None
-        seen, tilt = seen_rows(run, "test"), settings.tilt
-        judged = evaluate(scorer, run.dataset.test, seen, *degrees, settings.k, tell=tell, tilt=tilt).metrics
-        event = {"event": "baseline", "name": name, "metrics": judged, "cold_start": cold_start(run, scorer, "test")}
-        append_event(run.folder, event)
-        if observer and settings.metric in judged:
-            observer.note(f"baseline {name}  {settings.metric} {judged[settings.metric]:.4f}")
 
 
 @dataclass(frozen=True)
