@@ -20,7 +20,6 @@ from gcnrec.errors import DivergedError
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k
 from gcnrec.runs.events import warn_once
-from gcnrec.steps.guards import one_list_for_everyone
 
 if TYPE_CHECKING:
     from gcnrec.system.observer import Observer

@@ -16,7 +16,7 @@ from gcnrec.config import Job
 from gcnrec.errors import DeviceError
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.ranking.scorer import EmbeddingScorer
-from gcnrec.results.evaluate import top_k
+from gcnrec.ranking.top_k import top_k
 from gcnrec.sparsity.first_support import budget_values
 from gcnrec.sparsity.published import room_for
 from gcnrec.steps.start import first_table, table_width
