@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from gcnrec.errors import DataError
-from gcnrec.system.memory import memory_report, peak_rss_bytes, scratch_rows
+from gcnrec.system.memory import peak_rss_bytes, scratch_rows
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rules import Adam
 from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.training.finish import memory_report
 
 
 def test_report_by_hand():

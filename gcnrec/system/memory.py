@@ -12,8 +12,6 @@ import torch
 
 from gcnrec.errors import DataError
 from gcnrec.system.pages import map_rows
-from gcnrec.tables.dense import Table
-from gcnrec.tables.rules import Rule
 
 
 def scratch_rows(folder: Path, rows: int, width: int) -> torch.Tensor:
@@ -37,27 +35,6 @@ def scratch_rows(folder: Path, rows: int, width: int) -> torch.Tensor:
 def scratch_values(folder: Path, length: int) -> torch.Tensor:
     """`length` float32 values of scratch, as `scratch_rows` gives them."""
     return scratch_rows(folder, 1, length)[0]
-
-
-def memory_report(table: Table, rule: Rule, budget: int, base_width: int, export_width: int) -> dict[str, int]:
-    """Values and bytes of a table and of the embeddings that it serves.
-
-    `dense_bytes` is a dense table of the base width with the same rule; `scratch_bytes` what exports write to disk.
-    `peak_table_bytes` counts table, state and what explorations hold, as allocated.
-    """
-    return {
-        "budget_values": budget,
-        "values": table.num_values,
-        "values_max_seen": table.max_values_seen,
-        "value_bytes": table.value_bytes,
-        "index_bytes": table.index_bytes,
-        "state_bytes": table.state_bytes,
-        "peak_table_bytes": table.peak_bytes,
-        "peak_rss_bytes": peak_rss_bytes(),
-        "scratch_bytes": 4 * table.num_rows * export_width,
-        "served_bytes": 4 * table.num_rows * export_width,
-        "dense_bytes": table.num_rows * 4 * (base_width + rule.state_width(base_width) + 1),
-    }
 
 
 def peak_rss_bytes() -> int:

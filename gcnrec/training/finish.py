@@ -17,7 +17,9 @@ from gcnrec.sparsity.first_support import base_width, budget_values
 from gcnrec.steps.epochs import Work
 from gcnrec.steps.guards import warn_of_one_list
 from gcnrec.steps.step import Step
-from gcnrec.system.memory import memory_report, scratch_rows
+from gcnrec.system.memory import scratch_rows
+from gcnrec.tables.dense import Table
+from gcnrec.tables.rules import Rule
 from gcnrec.tables.slots import SlotTable
 from gcnrec.training.export_choice import validate_exports
 from gcnrec.training.mixture_choice import fit_partners
@@ -69,3 +71,24 @@ def is_trained(job: Job, folder: Path) -> bool:
     if job.model.closed_form:
         return (folder / "model.safetensors").is_file()
     return all((folder / name).is_file() for name in ("memory.json", "embeddings/users.parquet", "embeddings/items.parquet"))
+
+
+def memory_report(table: Table, rule: Rule, budget: int, base_width: int, export_width: int) -> dict[str, int]:
+    """Values and bytes of a table and of the embeddings that it serves.
+
+    `dense_bytes` is a dense table of the base width with the same rule; `scratch_bytes` what exports write to disk.
+    `peak_table_bytes` counts table, state and what explorations hold, as allocated.
+    """
+    return {
+        "budget_values": budget,
+        "values": table.num_values,
+        "values_max_seen": table.max_values_seen,
+        "value_bytes": table.value_bytes,
+        "index_bytes": table.index_bytes,
+        "state_bytes": table.state_bytes,
+        "peak_table_bytes": table.peak_bytes,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "scratch_bytes": 4 * table.num_rows * export_width,
+        "served_bytes": 4 * table.num_rows * export_width,
+        "dense_bytes": table.num_rows * 4 * (base_width + rule.state_width(base_width) + 1),
+    }
