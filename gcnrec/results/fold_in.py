@@ -33,7 +33,7 @@ from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.results.id_files import ids_of, item_column, read_table, user_column
 from gcnrec.runs.folder import Run, final_tensors
 from gcnrec.steps.step import inductive_encoder
-from gcnrec.system.memory import scratch_rows, scratch_values
+from gcnrec.system.mapped_scratch import scratch_rows, scratch_values
 from gcnrec.tables.dense import DenseTable
 
 

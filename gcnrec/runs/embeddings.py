@@ -17,7 +17,7 @@ import torch
 
 from gcnrec.errors import DataError
 from gcnrec.interactions import Vocabulary
-from gcnrec.system.memory import scratch_rows
+from gcnrec.system.mapped_scratch import scratch_rows
 from gcnrec.system.pages import let_go
 
 EXPORT_KEY = b"gcnrec"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,3 +114,9 @@ def _cache(stat: Path, name: str) -> int:
         return next((int(line.split()[1]) for line in stat.read_text().splitlines() if line.startswith(f"{name} ")), 0)
     except OSError:
         return 0
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident size that this process has had (getrusage counts KiB on Linux, bytes on macOS)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

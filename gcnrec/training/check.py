@@ -21,8 +21,7 @@ from gcnrec.sparsity.first_support import budget_values
 from gcnrec.sparsity.published import room_for
 from gcnrec.steps.start import first_table, table_width
 from gcnrec.steps.step import Step, build_step
-from gcnrec.system.limits import read_limits
-from gcnrec.system.memory import peak_rss_bytes
+from gcnrec.system.limits import peak_rss_bytes, read_limits
 from gcnrec.tables.placement import memory_of, placed, uses_gpu
 from gcnrec.tables.rules import rule_of
 from gcnrec.tables.slots import VALUE_BYTES

@@ -40,7 +40,7 @@ from gcnrec.steps.state import Progress, restore
 from gcnrec.steps.step import Step, build_step
 from gcnrec.system.files import atomic_file, clear_leftovers
 from gcnrec.system.machine import available_cores
-from gcnrec.system.memory import scratch_values
+from gcnrec.system.mapped_scratch import scratch_values
 from gcnrec.system.signals import stops
 from gcnrec.tables.placement import memory_of, placed
 from gcnrec.training.baselines import compare_with_baselines, compares

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from gcnrec.errors import DataError
-from gcnrec.system.memory import peak_rss_bytes, scratch_rows
+from gcnrec.system.limits import peak_rss_bytes
+from gcnrec.system.mapped_scratch import scratch_rows
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rules import Adam
 from gcnrec.tables.slots import SlotBlock, SlotTable

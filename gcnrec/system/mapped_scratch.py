@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import tempfile
 from pathlib import Path
 
@@ -35,9 +33,3 @@ def scratch_rows(folder: Path, rows: int, width: int) -> torch.Tensor:
 def scratch_values(folder: Path, length: int) -> torch.Tensor:
     """`length` float32 values of scratch, as `scratch_rows` gives them."""
     return scratch_rows(folder, 1, length)[0]
-
-
-def peak_rss_bytes() -> int:
-    """The largest resident size that this process has had (getrusage counts KiB on Linux, bytes on macOS)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
