@@ -31,7 +31,7 @@ from gcnrec.bench.worker import Worker
 from gcnrec.config import Job
 from gcnrec.graph import BipartiteGraph
 from gcnrec.random import Stage, normal
-from gcnrec.sparsity.first_support import budget_values
+from gcnrec.sparsity.budget import budget_values
 from gcnrec.steps.explore import explorer_of
 from gcnrec.steps.start import first_table
 from gcnrec.steps.step import build_step

@@ -15,7 +15,7 @@ from gcnrec.reports.progress import Quiet
 from gcnrec.runs.events import read_events
 from gcnrec.runs.folder import final_table, load_checkpoint
 from gcnrec.runs.slot_files import order_digest, read_slots
-from gcnrec.sparsity.first_support import budget_values
+from gcnrec.sparsity.budget import budget_values
 from gcnrec.steps.explore import explorer_of, fresh_batches, mean_gradients
 from gcnrec.steps.start import first_table
 from gcnrec.steps.step import build_step

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gcnrec.config import Job
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
+from gcnrec.sparsity.budget import room_for
 from gcnrec.sparsity.exchange import Change
 from gcnrec.sparsity.first_support import fill
 from gcnrec.sparsity.policy import Moment
@@ -26,7 +27,6 @@ from gcnrec.sparsity.published import (
     SparseRec,
     Static,
     policy_of,
-    room_for,
     rows_by_degree,
     unit_factors,
 )

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from gcnrec.config import Job
-from gcnrec.sparsity.first_support import base_width, budget_values, choose, fill, magnitude_keys, random_keys
+from gcnrec.sparsity.budget import base_width, budget_values
+from gcnrec.sparsity.first_support import choose, fill, magnitude_keys, random_keys
 from gcnrec.tables.slots import SlotTable
 
 

@@ -33,7 +33,7 @@ from gcnrec.ranking.scorer import Scorer
 from gcnrec.runs.checkpoints import load_checkpoint
 from gcnrec.runs.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
 from gcnrec.runs.lineage import FORMAT, lineage_of
-from gcnrec.steps.start import table_width
+from gcnrec.sparsity.budget import table_width
 from gcnrec.system.files import atomic_file
 from gcnrec.system.locks import locked
 from gcnrec.system.pages import let_go

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.config import Job
-from gcnrec.errors import UsageError
 from gcnrec.random import Stage, uniform
 from gcnrec.sparsity.select import largest_columns
 from gcnrec.tables.slots import SlotBlock, SlotTable
@@ -21,21 +19,6 @@ Tiles = Callable[[int, int], torch.Tensor]
 """Rows first .. last-1 of a dense start, float32 (last - first, D)."""
 Keys = Callable[[int, torch.Tensor], NDArray[np.float32]]
 """What the cells of a tile are chosen by, the larger the better: (first row, tile) -> float32 (R, D)."""
-
-
-def base_width(job: Job) -> int:
-    """The width that the budget refers to."""
-    if job.table.base_width is not None:
-        return job.table.base_width
-    return 64 if job.model.width == "auto" else job.model.width
-
-
-def budget_values(job: Job, num_rows: int) -> int:
-    """The number of values that a table may store: floor(budget * rows * base width). UsageError when that is none."""
-    values = int(job.table.budget * num_rows * base_width(job) + 1e-9)
-    if not values:
-        raise UsageError(f"table.budget = {job.table.budget} of {num_rows:,} rows of {base_width(job)} leaves no value; raise it")
-    return values
 
 
 def random_keys(seed: int) -> Keys:

@@ -18,9 +18,10 @@ from gcnrec.config import Job
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.random import Stage, u64, uniform
+from gcnrec.sparsity.budget import budget_values
 from gcnrec.sparsity.dynamic import Dynamic
 from gcnrec.sparsity.exchange import Change, exchange_anywhere, exchange_in_groups, nothing_known, prune_smallest
-from gcnrec.sparsity.first_support import Keys, budget_values, magnitude_keys, random_keys
+from gcnrec.sparsity.first_support import Keys, magnitude_keys, random_keys
 from gcnrec.sparsity.nmf import nonnegative_factors
 from gcnrec.sparsity.policy import Gradients, Moment, Policy, steepest
 from gcnrec.sparsity.row_counts import even_counts, largest_counts
@@ -229,11 +230,6 @@ def _half_cosine(ratio: float, part: float) -> float:
 def _is_last(moment: Moment, stop: float) -> bool:
     """No other exploration follows before `stop`: they come at equal distances, and none at `stop` itself."""
     return moment.progress * (moment.number + 2) / (moment.number + 1) > stop - 1e-9
-
-
-def room_for(job: Job, budget: int, num_rows: int, width: int) -> int:
-    """Values that a job's table must have room for: the budget, but for `gradual` all there are."""
-    return num_rows * width if job.sparsity.policy == "gradual" else budget
 
 
 def policy_of(job: Job, graph: BipartiteGraph) -> Policy:

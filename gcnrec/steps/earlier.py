@@ -16,7 +16,8 @@ from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset
 from gcnrec.runs.folder import Run, final_table, open_run
-from gcnrec.steps.start import continued_rows, first_table, table_width
+from gcnrec.sparsity.budget import table_width
+from gcnrec.steps.start import continued_rows, first_table
 from gcnrec.tables.dense import Allocate, in_ram
 from gcnrec.tables.pipelined import HostTable
 

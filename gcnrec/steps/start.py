@@ -17,25 +17,14 @@ from gcnrec.models.hops import Hop
 from gcnrec.models.spectral import top_singular
 from gcnrec.models.varimax import varimax
 from gcnrec.random import Stage, normal
-from gcnrec.sparsity.first_support import base_width, budget_values, fill, magnitude_keys, random_keys
-from gcnrec.sparsity.published import policy_of, room_for
+from gcnrec.sparsity.budget import budget_values, room_for, table_width
+from gcnrec.sparsity.first_support import fill, magnitude_keys, random_keys
+from gcnrec.sparsity.published import policy_of
 from gcnrec.system.pages import trim_heap
 from gcnrec.tables.dense import FILLED_ROWS, Allocate, DenseTable, in_ram
 from gcnrec.tables.pipelined import HostTable
 from gcnrec.tables.rules import rule_of
-from gcnrec.tables.slots import MAX_COLUMNS, SlotTable
-
-
-def table_width(job: Job) -> int:
-    """Columns of the table: `model.width`, where "auto" is the base width for a dense table and 256 for a sparse one.
-
-    256 is as far as column numbers of one byte reach; on Gowalla it beat 128 at equal values at budgets of 0.5 and 0.25, as
-    Sparse-IFT found for wider layers (Thangarasa et al. 2024).
-    """
-    if job.model.width != "auto":
-        return job.model.width
-    dense_at_first = job.table.budget == 1.0 or job.sparsity.policy == "gradual"
-    return base_width(job) if dense_at_first else MAX_COLUMNS
+from gcnrec.tables.slots import SlotTable
 
 
 def first_table(job: Job, graph: BipartiteGraph, rows_ND: torch.Tensor | None, allocate: Allocate = in_ram) -> HostTable:

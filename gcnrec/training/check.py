@@ -17,9 +17,8 @@ from gcnrec.errors import DeviceError
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import top_k
-from gcnrec.sparsity.first_support import budget_values
-from gcnrec.sparsity.published import room_for
-from gcnrec.steps.start import first_table, table_width
+from gcnrec.sparsity.budget import budget_values, room_for, table_width
+from gcnrec.steps.start import first_table
 from gcnrec.steps.step import Step, build_step
 from gcnrec.system.limits import peak_rss_bytes, read_limits
 from gcnrec.tables.placement import memory_of, placed, uses_gpu

@@ -13,7 +13,7 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import Exported, ExportRule, export_rules, exported
 from gcnrec.runs.folder import write_embeddings, write_json
 from gcnrec.runs.slot_files import order_digest, write_slots
-from gcnrec.sparsity.first_support import base_width, budget_values
+from gcnrec.sparsity.budget import base_width, budget_values
 from gcnrec.steps.epochs import Work
 from gcnrec.steps.guards import warn_of_one_list
 from gcnrec.steps.step import Step

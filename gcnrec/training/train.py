@@ -31,7 +31,7 @@ from gcnrec.runs.events import append_event, warn_once
 from gcnrec.runs.folder import Run, describe_run, is_unbegun, make_folder, open_run, with_valid, writing
 from gcnrec.runs.lineage import resolved
 from gcnrec.runs.tracking import tracked
-from gcnrec.sparsity.first_support import budget_values
+from gcnrec.sparsity.budget import budget_values
 from gcnrec.steps.earlier import starting_table
 from gcnrec.steps.epochs import Epochs, Work
 from gcnrec.steps.explore import explorer_of
