@@ -25,7 +25,7 @@ from gcnrec.config.toml import to_toml
 from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.loaders.schema import open_dataset
 from gcnrec.reports.sweep_report import summarise
-from gcnrec.reports.trials import Sweep, Trial, is_finished, write_sweep
+from gcnrec.reports.trials import Ended, Sweep, Tell, Trial, is_finished, write_sweep
 from gcnrec.runs.lineage import located
 from gcnrec.system.files import atomic_file
 from gcnrec.training.open_keys import continued, swept
@@ -33,20 +33,6 @@ from gcnrec.training.open_keys import continued, swept
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 60.0
 """How long a run that was asked to stop may take before it is killed; its last checkpoint is whole either way."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A run that ended: exit code, seconds in this sweep (0 when it was finished before), the failure's sentence or ""."""
-
-    name: str
-    code: int
-    seconds: float
-    failure: str
-
-
-Tell = Callable[[Ended, int, int], None]
-"""Called with a run that ended, how many have, and how many there are."""
 
 
 def sweep(grid: Grid, data: Path, out: Path, *, jobs: int = 1, tell: Tell | None = None) -> list[Ended]:

@@ -11,7 +11,7 @@ import pytest
 from gcnrec.reports.json_lines import JsonLines, log
 from gcnrec.reports.progress import Lines, Quiet, Remaining, duration, figures, observed, rate
 from gcnrec.reports.progress_bar import Bar, runs_told
-from gcnrec.sweep import Ended
+from gcnrec.reports.trials import Ended
 
 
 class Clock:

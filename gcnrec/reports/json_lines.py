@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gcnrec.reports.progress import LINE_SECONDS
 
 if TYPE_CHECKING:
-    from gcnrec.sweep import Ended
+    from gcnrec.reports.trials import Ended
 
 
 def log(level: str, event: str, fields: dict[str, Any]) -> None:

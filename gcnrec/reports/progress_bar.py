@@ -14,7 +14,7 @@ from gcnrec.reports.json_lines import JsonLines
 from gcnrec.reports.progress import Remaining, figures, rate
 
 if TYPE_CHECKING:
-    from gcnrec.sweep import Ended, Tell
+    from gcnrec.reports.trials import Ended, Tell
 
 
 _BAR_WIDTH = 12

@@ -9,7 +9,7 @@ curves.parquet  run, variant, budget, seed, stage, epoch, seconds, loss, valid.<
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -213,3 +213,17 @@ def _column(values: list[Any]) -> pa.Array:
 
 def _read(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that ended: exit code, seconds in this sweep (0 when it was finished before), the failure's sentence or ""."""
+
+    name: str
+    code: int
+    seconds: float
+    failure: str
+
+
+Tell = Callable[[Ended, int, int], None]
+"""Called with a run that ended, how many have, and how many there are."""
