@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
+from gcnrec.reports.figures import Remaining, duration, figures, rate
 from gcnrec.reports.json_lines import JsonLines, log
-from gcnrec.reports.progress import Lines, Quiet, Remaining, duration, figures, observed, rate
+from gcnrec.reports.progress import Lines, Quiet, observed
 from gcnrec.reports.progress_bar import Bar, runs_told
 from gcnrec.reports.trials import Ended
 

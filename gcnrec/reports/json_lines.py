@@ -14,7 +14,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from gcnrec.reports.progress import LINE_SECONDS
+from gcnrec.reports.figures import LINE_SECONDS
 
 if TYPE_CHECKING:
     from gcnrec.reports.trials import Ended

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from gcnrec.reports.figures import Remaining, figures, rate
 from gcnrec.reports.json_lines import JsonLines
-from gcnrec.reports.progress import Remaining, figures, rate
 
 if TYPE_CHECKING:
     from gcnrec.reports.trials import Ended, Tell
