@@ -12,16 +12,16 @@ Letters: N rows, R rows of a batch, D width, X chosen cells of all rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.bench.contenders.table_task import Contender, Task
 from gcnrec.bench.graphs import GOWALLA, graph_of
 from gcnrec.bench.harness import Row, Variant, measure, overall, rest, summary
 from gcnrec.config import Job, Loss, Model, Optimizer, Sampler, Train
@@ -33,8 +33,7 @@ from gcnrec.sparsity.row_counts import even_counts
 from gcnrec.steps.step import Step, build_step
 from gcnrec.system.machine import available_cores
 from gcnrec.tables.dense import DenseTable, Table
-from gcnrec.tables.rules import Rule, rule_of
-from gcnrec.tables.slots import SlotTable, dense_rows
+from gcnrec.tables.slots import SlotTable
 
 MILLION = (421_495, 578_505, 4_000_000)
 """Users, items and interactions of the second size, a million rows."""
@@ -42,60 +41,6 @@ TOLERANCES = {"read": 0.0, "update": 1e-6, "step": 1e-4}
 """A step's gradients are sums, whose rounding Adam's first division enlarges."""
 _WARMUP = 2
 _SCALE = 0.1
-
-
-@dataclass(frozen=True)
-class Task:
-    """The same for every variant: the job, the graph, the chosen cells in `SlotTable.tensors`, batches, and
-    a gradient for each of them."""
-
-    job: Job
-    graph: BipartiteGraph
-    budget: int
-    cells: dict[str, torch.Tensor]
-    batches: list[Batch]
-    grads: list[torch.Tensor]
-
-    @property
-    def width(self) -> int:
-        return int(self.job.model.width)
-
-    @property
-    def rule(self) -> Rule:
-        return rule_of(self.job.optimizer)
-
-    def dense(self) -> torch.Tensor:
-        """The rows as a new float32 (N, D)."""
-        return dense_rows(self.cells, self.width)
-
-    def chosen(self, rows_R: NDArray[np.int64]) -> torch.Tensor:
-        """Marks the chosen cells of rows, bool (R, D)."""
-        counts_N = self.cells["counts"].numpy().astype(np.int64)
-        starts_R, counts_R = (np.cumsum(counts_N) - counts_N)[rows_R], counts_N[rows_R]
-        row_of = np.repeat(np.arange(len(rows_R)), counts_R)
-        at = np.repeat(starts_R - np.cumsum(counts_R) + counts_R, counts_R) + np.arange(len(row_of))
-        marks_RD = np.zeros((len(rows_R), self.width), bool)
-        marks_RD[row_of, self.cells["columns"].numpy()[at]] = True
-        return torch.from_numpy(marks_RD)
-
-
-class Contender(Protocol):
-    """Rows that can be read, and updated by Adam; `dtype` is how values are stored."""
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    def read(self, rows_R: NDArray[np.int64]) -> torch.Tensor:
-        """A new dense tile, float32 (R, D)."""
-        ...
-
-    def update_of(self, rows_R: NDArray[np.int64], grad_RD: torch.Tensor, step: int) -> Callable[[], None]:
-        """What updates the rows when it is called; what can be done before the gradient is there has been done."""
-        ...
-
-    def step_of(self, batch: Batch) -> Callable[[], Any] | None:
-        """What trains on the batch when it is called; None where torch has no such training step."""
-        ...
 
 
 class Ours:

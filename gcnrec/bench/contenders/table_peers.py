@@ -20,7 +20,7 @@ from gcnrec.bench.train_step import Labels, Peer
 from gcnrec.tables.slots import dense_rows
 
 if TYPE_CHECKING:
-    from gcnrec.bench.table import Task
+    from gcnrec.bench.contenders.table_task import Task
     from gcnrec.sampling.sampler import Batch
 
 WITH_STEPS = ("torch-embedding", "torch-embedding-bag")
