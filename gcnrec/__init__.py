@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from gcnrec.version import __version__ as __version__
 
 __all__ = ["compare", "evaluate", "ingest", "open_dataset", "open_run", "recommend", "train"]
 

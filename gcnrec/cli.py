@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from gcnrec import __version__
 from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Terminated, UsageError
+from gcnrec.version import __version__
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -17,12 +17,12 @@ from typing import Any
 import numba
 import torch
 
-from gcnrec import __version__
 from gcnrec.config import Data, Job
 from gcnrec.loaders.recipe import PLACES
 from gcnrec.loaders.schema import Dataset
 from gcnrec.system.machine import available_cores, machine, versions
 from gcnrec.tables.placement import uses_gpu
+from gcnrec.version import __version__
 
 FORMAT = 1
 _LIBRARIES = ("llvmlite", "pydantic", "safetensors", "cupy-cuda13x", "cupy-cuda12x", "numba-cuda")

@@ -17,6 +17,7 @@ from gcnrec.sparsity.budget import base_width, budget_values
 from gcnrec.steps.epochs import Work
 from gcnrec.steps.guards import warn_of_one_list
 from gcnrec.steps.step import Step
+from gcnrec.system.limits import peak_rss_bytes
 from gcnrec.system.mapped_scratch import scratch_rows
 from gcnrec.tables.dense import Table
 from gcnrec.tables.rules import Rule
