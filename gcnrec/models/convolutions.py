@@ -10,7 +10,9 @@ Letters: T targets and S sources of a layer, D width.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
+from gcnrec.models.node_inputs import glorot_
 from gcnrec.models.pooling import Edges
 
 
@@ -37,3 +39,38 @@ def sage_convolutions(num_layers: int, width: int) -> torch.nn.ModuleList:
     return torch.nn.ModuleList(
         SageConvolution(width, torch.nn.Identity() if layer == num_layers - 1 else torch.nn.ReLU()) for layer in range(num_layers)
     )
+
+
+class PinSageConvolution(torch.nn.Module):
+    """One layer of algorithm 1."""
+
+    def __init__(self, width: int, seed: int, number: int) -> None:
+        super().__init__()
+        self.neighbour = torch.nn.Linear(width, width)
+        self.joined = torch.nn.Linear(2 * width, width)
+        glorot_(self.neighbour, seed, 2 * number)
+        glorot_(self.joined, seed, 2 * number + 1)
+
+    def forward(self, own_TD: torch.Tensor, sources_SD: torch.Tensor, edges: Edges) -> torch.Tensor:
+        pooled_TD = edges.pool(F.relu(self.neighbour(sources_SD)))
+        return F.normalize(F.relu(self.joined(torch.cat([own_TD, pooled_TD], 1))), dim=1)
+
+
+class PinSageHead(torch.nn.Module):
+    """The last two lines of algorithm 2."""
+
+    def __init__(self, width: int, seed: int) -> None:
+        super().__init__()
+        self.inner = torch.nn.Linear(width, width)
+        self.outer = torch.nn.Linear(width, width, bias=False)
+        glorot_(self.inner, seed, 1000)
+        glorot_(self.outer, seed, 1001)
+
+    def forward(self, rows_TD: torch.Tensor) -> torch.Tensor:
+        final: torch.Tensor = self.outer(F.relu(self.inner(rows_TD)))
+        return final
+
+
+def pinsage_convolutions(num_layers: int, width: int, seed: int) -> torch.nn.ModuleList:
+    """The convolutions of all layers; the start of each is drawn by `seed` and its number."""
+    return torch.nn.ModuleList(PinSageConvolution(width, seed, number) for number in range(num_layers))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models.convolutions import sage_convolutions
+from gcnrec.models.convolutions import PinSageHead, pinsage_convolutions, sage_convolutions
 from gcnrec.models.encoder import Encoded, Encoder, every_row
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
@@ -23,7 +23,6 @@ from gcnrec.models.ngcf import Ngcf
 from gcnrec.models.node_encoder import NodeEncoder
 from gcnrec.models.node_inputs import Features, NodeInputs
 from gcnrec.models.objective import Objective, objective_of
-from gcnrec.models.pinsage import PinSageHead, pinsage_convolutions
 from gcnrec.models.pooling import Means, Visits, WeightedMeans
 from gcnrec.ops.directions import uniform, weighted
 from gcnrec.ops.weighted import EdgeWeights, edge_weights

@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from gcnrec.config import Job, Sampler
 from gcnrec.errors import UsageError
 from gcnrec.models import node_encoder, node_inputs
-from gcnrec.models.convolutions import SageConvolution, sage_convolutions
+from gcnrec.models.convolutions import PinSageHead, SageConvolution, pinsage_convolutions, sage_convolutions
 from gcnrec.models.node_encoder import NodeEncoder
 from gcnrec.models.node_inputs import Features, NodeInputs
-from gcnrec.models.pinsage import PinSageHead, pinsage_convolutions
 from gcnrec.models.pooling import Means, Visits
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
