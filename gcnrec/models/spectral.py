@@ -117,3 +117,31 @@ def _signs(vectors: torch.Tensor) -> torch.Tensor:
     if not len(vectors):
         return torch.ones(vectors.shape[1])
     return torch.where(vectors.gather(0, vectors.abs().argmax(0, keepdim=True)) < 0, -1.0, 1.0)[0]
+
+
+ROUNDS = 50
+
+
+_STILL = 1e-4
+"""Relative growth of the criterion below which it has converged."""
+
+
+def varimax(rows_ND: torch.Tensor) -> torch.Tensor:
+    """The rotation (D, D), float32: rows_ND @ rotation has the largest variance of squared loadings, rows of unit length.
+
+    Fixed-point iteration of the criterion's gradient and its polar factor; rows of zeros are ignored.
+    """
+    unit_ND = torch.nn.functional.normalize(rows_ND, dim=1)
+    rotation_DD = torch.eye(rows_ND.shape[1])
+    before = 0.0
+    for _ in range(ROUNDS):
+        turned_ND = unit_ND @ rotation_DD
+        squares_ND = turned_ND.square()
+        turned_ND *= squares_ND.sub_(squares_ND.mean(0))
+        left_DD, singular_D, right_DD = torch.linalg.svd(unit_ND.T @ turned_ND)
+        rotation_DD = left_DD @ right_DD
+        value = float(singular_D.sum())
+        if value <= before * (1.0 + _STILL):
+            break
+        before = value
+    return rotation_DD

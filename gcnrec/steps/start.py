@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from gcnrec.config import Job
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.hops import Hop
-from gcnrec.models.spectral import top_singular
-from gcnrec.models.varimax import varimax
+from gcnrec.models.spectral import top_singular, varimax
 from gcnrec.random import Stage, normal
 from gcnrec.sparsity.budget import budget_values, room_for, table_width
 from gcnrec.sparsity.first_support import fill, magnitude_keys, random_keys

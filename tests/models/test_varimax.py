@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcnrec.models.varimax import varimax
+from gcnrec.models.spectral import varimax
 
 
 def criterion(rows):
