@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import Encoded, column_blocks
-from gcnrec.models.hops import Hop
-from gcnrec.models.layerwise import export_mean
+from gcnrec.models.hops import Hop, export_mean
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
 from gcnrec.tables.rows import RowGrad

@@ -19,8 +19,7 @@ from gcnrec.device import place
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.drawn import product_of
 from gcnrec.models.encoder import Encoded
-from gcnrec.models.hops import Hop
-from gcnrec.models.layerwise import export_mean
+from gcnrec.models.hops import Hop, export_mean
 from gcnrec.ops.propagate import inverse_sqrt
 from gcnrec.sampling.blocks import Block
 from gcnrec.sampling.sampler import Batch

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from gcnrec.models import layerwise
-from gcnrec.models.hops import Hop
-from gcnrec.models.layerwise import block_columns, export_mean
+from gcnrec.models.hops import Hop, block_columns, export_mean
 from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import checkerboard, dense_hop
 
