@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from gcnrec.device import place
 from gcnrec.graph import BipartiteGraph
-from gcnrec.models.drawn import product_of
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.hops import Hop, export_mean
+from gcnrec.models.pooling import product_of
 from gcnrec.ops.propagate import inverse_sqrt
 from gcnrec.sampling.blocks import Block
 from gcnrec.sampling.sampler import Batch

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.device import Product
+from gcnrec.device import Product, ops_for, place
 from gcnrec.graph import BipartiteGraph, Csr
-from gcnrec.models.drawn import product_of
 from gcnrec.ops.propagate import propagate_rows
 from gcnrec.ops.weighted import EdgeWeights, mean_rows
 from gcnrec.sampling.blocks import Block
@@ -140,3 +139,29 @@ class _WholeWeightedMean:
 def inverse(degrees: NDArray[Any]) -> torch.Tensor:
     """1 / degree (or sum of weights) as float32, 0 where it is 0."""
     return torch.from_numpy(np.divide(1.0, degrees, out=np.zeros(len(degrees)), where=np.asarray(degrees) > 0).astype(np.float32))
+
+
+def product_of(block: Block, device: torch.device) -> Product:
+    """The block's T x S matrix, its entries what drawn neighbours count; 1 each without weights. Sums are ordered."""
+    if block.weights_X is None:
+        return ops_for(device).product(block.csr)
+    return _WeightedProduct(block.csr, block.weights_X, device)
+
+
+class _WeightedProduct:
+    """Every drawn edge is a column of its own: a gather and a plain product, or backwards that and an ordered sum."""
+
+    def __init__(self, csr: Csr, weights_X: NDArray[np.float32], device: torch.device) -> None:
+        self._ops, self._columns = ops_for(device), csr.columns
+        own = Csr(csr.indptr, np.arange(csr.num_edges, dtype=np.int32), csr.num_edges)
+        self._product = self._ops.product(own)
+        self._sources_X, self._weights_X = place(csr.indices.astype(np.int64), device), place(weights_X, device)
+
+    def times(self, source_CD: torch.Tensor, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> torch.Tensor:
+        source_XD = self._ops.gather(source_CD, self._sources_X)
+        return self._product.times(source_XD, row_scale_R, column_scale_C[self._sources_X] * self._weights_X)
+
+    def transposed_times(self, grad_RD: torch.Tensor, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> torch.Tensor:
+        scales_X = column_scale_C[self._sources_X] * self._weights_X
+        grad_XD = self._product.transposed_times(grad_RD, row_scale_R, scales_X)
+        return self._ops.reduce_rows(self._sources_X, grad_XD, self._columns)

@@ -8,8 +8,7 @@ import torch
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
-from gcnrec.models.drawn import product_of
-from gcnrec.models.pooling import WeightedMeans
+from gcnrec.models.pooling import WeightedMeans, product_of
 from gcnrec.ops.directions import weighted
 from gcnrec.ops.weighted import edge_weights
 from gcnrec.sampling.blocks import NeighbourSampler
