@@ -1,9 +1,18 @@
-"""GraphSAGE (Hamilton et al. 2017, "Inductive representation learning on large graphs") with the mean aggregator.
+"""Layers that embed a node from its neighbours.
+
+GraphSAGE (Hamilton et al. 2017, "Inductive representation learning on large graphs") with the mean aggregator:
 
     h_{l+1} = sigma(lin_r h_l + lin_l mean of the neighbours' h_l)            (algorithm 1, with the sum of two maps)
 
 sigma is ReLU, none after the last layer. Parameters are called as in torch_geometric's SAGEConv and may be exchanged with it.
 The drawn neighbours are uniform and without replacement; exports average all.
+
+PinSage (Ying et al. 2018, "Graph convolutional neural networks for web-scale recommender systems", algorithms 1 and 2):
+
+    n = sum over important neighbours of alpha * ReLU(Q h_l + q);   z = ReLU(W [h_l | n] + w);   h_{l+1} = z / |z|
+    final = G2 ReLU(G1 h_L + g)
+
+alpha are shares of the visits of short random walks; neighbours are nodes of the same side. Users are embedded like items.
 Letters: T targets and S sources of a layer, D width.
 """
 

@@ -1,7 +1,9 @@
 """One hop of symmetric-normalised propagation on the node matrix (users first, then items), in every form training needs.
 
 The matrix A = D^-1/2 [[0, R], [R^T, 0]] D^-1/2 (He et al. 2020, "LightGCN", eq. 3) is symmetric: its own backward pass.
-Letters: N nodes, U users, I items, V chosen nodes, D width.
+Exports propagate all nodes layer by layer in column blocks: propagation treats every column alike, so a graph of any size needs
+no more than four planes of a few columns in RAM.
+Letters: N nodes, U users, I items, V chosen nodes, D width, L layers.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """How a layer pools neighbours: over the drawn neighbours of a batch in training, over whole ranges of nodes in exports.
 
+The edges of a drawn neighbourhood may count differently.
 Letters: T targets, S sources, X drawn edges, N nodes, D width.
 """
 

@@ -3,7 +3,13 @@
 The spectrum of an interaction graph falls slowly (the 256th value of Gowalla is half the first), where plain subspace
 iteration needs dozens of rounds. A Krylov basis, which keeps what every round saw, needs a few hops more than its depth.
 
-Letters: U users, I items, K rank, N nodes of the smaller side, S columns of the basis, B columns of a block.
+Varimax rotates a factor matrix so that its rows become sparse (Kaiser 1958). Inner products do not change under a rotation.
+An embedding may thus be turned until most of each row lies in few columns; a table that stores few columns per row then loses
+little of it. Rohe & Zeng (2023, "Vintage factor analysis with varimax performs statistical inference") show that varimax finds
+the communities in the spectrum of a graph.
+
+Letters: U users, I items, K rank, N nodes of the smaller side, S columns of the basis, B columns of a block; of varimax N rows,
+D width.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What `pyarrow.dataset` can open: Parquet files, folders, globs, hive partitions and URIs, checked before use."""
+"""What `pyarrow.dataset` can open: Parquet files, folders, globs, hive partitions and URIs, checked before use.
+
+Files are read as streams of small batches: never a row group at a time, as a scan of `pyarrow.dataset` reads it, however large.
+"""
 
 from __future__ import annotations
 
