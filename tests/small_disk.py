@@ -9,7 +9,6 @@ there is. Prints one line of JSON each: the exit codes, what was said, and which
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import os
@@ -19,13 +18,11 @@ from pathlib import Path
 
 from gcnrec import cli
 from gcnrec.reports import charts
+from jobs.measure.kill import digests
 
 
 def main():
     mount, job, data, expected = Path(sys.argv[1]), sys.argv[2], sys.argv[3], json.loads(Path(sys.argv[4]).read_text())
-    spec = importlib.util.spec_from_file_location("digests", Path(__file__).parents[1] / "jobs" / "killing" / "digests.py")
-    digests = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(digests)
     charts._svg = lambda draw, width, height: "<svg></svg>"  # drawing takes most of the time, and writes nothing
     arguments = ["run", job, "--data", data, "--out", str(mount / "run")]
     for room in map(int, sys.argv[5:]):

@@ -1,10 +1,13 @@
-"""The import rules, read from the source: a module imports from lower rows only, and some packages have one home."""
+"""The rooms of the package, read from the source: a room imports lower rooms only, its files form no circle, no room is crowded,
+and some outside packages have one home."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,81 +15,55 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gcnrec"
 
-# A module may import modules of a lower row, and those of its own row. The lowest row is a chain, left to right.
-ROWS = [
-    ["cli", "__main__"],
-    ["bench", "pipeline", "progress", "bars", "jsonlog", "show"],
-    [
-        "train",
-        "epochs",
-        "finish",
-        "mixture_choice",
-        "earlier",
-        "check",
-        "idle",
-        "baselines",
-        "open_keys",
-        "defaults",
-        "report",
-        "report_charts",
-        "facts",
-        "charts",
-        "compare",
-        "doctor",
-        "findings",
-        "sweep",
-        "sweep_page",
-        "grid",
-        "trials",
-        "paired",
-    ],
-    [
-        "evaluate",
-        "export_choice",
-        "bounds",
-        "baseline_costs",
-        "fit_validation",
-        "cold",
-        "recommend",
-        "fold_in",
-        "artifacts",
-        "lineage",
-        "events",
-        "slot_files",
-        "tracking",
-        "state",
-    ],
-    ["loaders", "mixtures", "testing", "start", "step", "memory", "explore", "placement", "locks", "signals", "checkpoints"],
-    ["models", "losses", "guards", "sparsity", "dynamic", "policy", "exchange", "row_counts", "support"],
-    ["nmf", "metrics", "tilt"],
-    ["sampler", "blocks", "walk_blocks", "table", "slots", "optim", "rows", "staged", "hotrows", "pipelined"],
+# From the ground up: a room, which is a folder or a single file, imports rooms of lower lines only.
+LINES = [
+    ["errors", "random", "queues", "version"],
+    ["graph", "interactions", "system"],
+    ["config", "ops", "cuda"],
     ["device"],
-    ["ops", "cuda"],
+    ["tables"],
+    ["sampling", "sparsity"],
+    ["models", "loaders"],
+    ["ranking"],
+    ["closed_forms"],
+    ["runs"],
+    ["steps"],
+    ["training"],
+    ["results", "bench", "testing"],
+    ["reports"],
+    ["pipeline", "sweep"],
+    ["cli"],
+    ["__init__", "__main__"],
 ]
-CHAIN = ["graph", "interactions", "random", "config", "toml", "limits", "errors", "machine", "queues", "__init__"]
+HEIGHTS = {room: height for height, line in enumerate(LINES) for room in line}
+MOST_FILES = 13
+"""Python files of a folder, its __init__ apart."""
+LINKS = {("gcnrec", "loaders"), ("gcnrec", "cuda")}
+CROWDED = {"gcnrec/ops": 25, "cuda": 25, "tests/cuda": 25, "gcnrec/bench": 18, "jobs/measure/gpu": 18}
+"""Folders that may hold more: a kernel and its test lie beside all others, a bench too."""
 
 # Where an outside package may be imported, as prefixes of `gcnrec.` module names.
 HOMES = {
     "cupy": ["cuda"],
-    "duckdb": ["loaders.conditions", "loaders.parquet", "loaders.synthetic"],
+    "duckdb": ["loaders.ingest.conditions", "loaders.parquet", "loaders.synthetic"],
     "torch_geometric": ["models", "loaders.pyg", "bench"],
     "dgl": ["loaders.dgl", "bench"],
     "implicit": ["bench"],
-    "faiss": ["bench", "loaders.export"],
+    "faiss": ["bench", "results.export"],
     "recbole": ["bench"],
     "lenskit": ["bench"],
     "polars": ["bench"],
     "typer": ["cli"],
-    "rich": ["bars"],
-    "jinja2": ["report", "sweep_page"],
-    "matplotlib": ["charts"],
-    "mlflow": ["tracking"],
+    "rich": ["reports.progress_bar"],
+    "jinja2": ["reports.run_report", "reports.sweep_report"],
+    "matplotlib": ["reports.charts"],
+    "mlflow": ["runs.tracking"],
 }
 # Absent from a plain install, or slow to import: these modules are themselves imported only when wanted.
 ONLY_INSIDE_FUNCTIONS = ["torch_geometric", "dgl", "implicit", "faiss", "recbole", "lenskit", "polars", "jinja2", "matplotlib"]
 ONLY_INSIDE_FUNCTIONS += ["mlflow"]
 EXEMPT = ["loaders.pyg", "loaders.dgl"]
-MAY_PRINT = ["cli", "progress", "jsonlog"]
+MAY_PRINT = ["cli", "reports.progress", "reports.json_lines"]
 
 
 def sources() -> dict[str, str]:
@@ -102,58 +79,50 @@ def module_name(path: Path) -> str:
     return ".".join(parts)
 
 
-def imports(source: str) -> list[tuple[str, bool, int]]:
-    """(module, at top level and executed, line) of every import statement; `if TYPE_CHECKING` blocks do not count."""
+def imports(source: str, known: Iterable[str] = ()) -> list[tuple[str, bool, int]]:
+    """(module, executed at top level, line) of every import statement; `from room import file` counts as the file if `known`."""
     found: list[tuple[str, bool, int]] = []
 
     def visit(node: ast.AST, top: bool) -> None:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-                continue
             if isinstance(child, ast.Import):
                 found.extend((alias.name, top, child.lineno) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
                 base = child.module or ""
-                found.extend((f"{base}.{alias.name}" if base == "gcnrec" else base, top, child.lineno) for alias in child.names)
-            visit(child, top and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
+                names = [f"{base}.{alias.name}" for alias in child.names]
+                found.extend((name if name in known or base == "gcnrec" else base, top, child.lineno) for name in names)
+            for_types = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+            visit(child, top and not for_types and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
 
     visit(ast.parse(source), True)
     return found
 
 
-def row_of(module: str) -> int | None:
-    head = module.split(".")[0]
-    for height, row in enumerate(reversed(ROWS)):
-        if head in row:
-            return height + 1
-    return 0 if head in CHAIN else None
+def room_of(module: str) -> str:
+    return module.split(".")[0]
 
 
-def allowed(importer: str, imported: str) -> bool:
-    heads = importer.split(".")[0], imported.split(".")[0]
-    above, below = row_of(importer), row_of(imported)
-    if above is None or below is None:
+def may_import(importer: str, imported: str) -> bool:
+    above, below = room_of(importer), room_of(imported)
+    if below == "cuda" and above not in ("device", "cuda"):
         return False
-    if {*heads} == {"ops", "cuda"} or (heads[1] == "cuda" and heads[0] not in ("device", "cuda")):
-        return False
-    if above == below == 0:
-        return CHAIN.index(heads[0]) <= CHAIN.index(heads[1])
-    return below <= above
+    return above == below or HEIGHTS[below] < HEIGHTS[above] or (below, above) == ("cli", "__main__")
 
 
 def problems(modules: dict[str, str]) -> list[str]:
-    """Every breach of the rules, as sentences."""
+    """Every breach of the rules, as sentences; imports for types count like others."""
     found = []
+    known = {f"gcnrec.{module}" for module in modules}
     for module, source in modules.items():
-        if row_of(module) is None:
-            found.append(f"{module} has no row in the table of this test")
-        for name, top, line in imports(source):
+        if room_of(module) not in HEIGHTS:
+            found.append(f"{module} lies in no room of this test")
+            continue
+        for name, top, line in imports(source, known):
             where = f"{module}:{line}"
             head = name.split(".")[0]
             if head == "gcnrec":
                 target = name.partition(".")[2] or "__init__"
-                target = "__init__" if target == "__version__" else target
-                if module != "__init__" and not allowed(module, target):
+                if room_of(target) not in HEIGHTS or not may_import(module, target):
                     found.append(f"{where} must not import gcnrec.{target}")
                 if target.startswith("cuda") and module == "device" and top:
                     found.append(f"{where} must import gcnrec.cuda inside one function")
@@ -165,8 +134,52 @@ def problems(modules: dict[str, str]) -> list[str]:
     return found
 
 
+def circles(modules: dict[str, str]) -> list[list[str]]:
+    """Files that reach each other by imports, wherever in a file and for whatever purpose; a package's own __init__ apart."""
+    known = {f"gcnrec.{module}" for module in modules}
+    targets = {
+        module: {name.removeprefix("gcnrec.") for name, _, _ in imports(source, known) if name in known} - {module}
+        for module, source in modules.items()
+        if module != "__init__"
+    }
+
+    def reached(module: str) -> set[str]:
+        seen: set[str] = set()
+        ahead = [module]
+        while ahead:
+            fresh = targets.get(ahead.pop(), set()) - seen
+            seen |= fresh
+            ahead += fresh
+        return seen
+
+    within = {module: {other for other in reached(module) if module in reached(other)} for module in targets}
+    return sorted({tuple(sorted(group)) for group in within.values() if len(group) > 1})
+
+
+def crowds() -> Iterator[str]:
+    """Folders with more Python files than one look takes in."""
+    tops = ("gcnrec", "loaders", "cuda", "jobs", "tests")
+    files = [path.relative_to(ROOT) for top in tops for path in (ROOT / top).rglob("*.py") if path.name != "__init__.py"]
+    counts = Counter(str(file.parent) for file in files if file.parts[:2] not in LINKS)
+    for folder, count in counts.items():
+        most = CROWDED.get(folder, MOST_FILES)
+        if count > most:
+            yield f"{folder} has {count} Python files, at most {most} may lie in one folder"
+
+
 def test_import_rules():
     assert problems(sources()) == []
+
+
+def test_files_form_no_circle():
+    assert circles(sources()) == []
+    assert circles({"tables.rows": "import gcnrec.tables.dense", "tables.dense": "from gcnrec.tables import rows"}) == [
+        ("tables.dense", "tables.rows")
+    ]
+
+
+def test_no_folder_is_crowded():
+    assert list(crowds()) == []
 
 
 @pytest.mark.parametrize(
@@ -175,13 +188,15 @@ def test_import_rules():
         ("graph", "from gcnrec.ops.propagate import propagate"),
         ("errors", "import gcnrec.config"),
         ("ops.update", "from gcnrec import cuda"),
-        ("train", "from gcnrec.cuda import gather"),
+        ("training.train", "from gcnrec.cuda import gather"),
         ("device", "import gcnrec.cuda.gather"),
         ("loaders.schema", "import duckdb"),
         ("models.lightgcn", "import torch_geometric"),
-        ("train", "def f():\n    import implicit"),
-        ("loaders.sources", "def f():\n    from gcnrec.train import train"),
+        ("training.train", "def f():\n    import implicit"),
+        ("loaders.sources", "def f():\n    from gcnrec.training.train import train"),
         ("bench.propagate", "import dgl"),
+        ("sampling.sampler", "from gcnrec.sparsity.policy import Policy"),
+        ("errors", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from gcnrec.runs.folder import Run"),
         ("brand_new", ""),
     ],
 )
@@ -191,8 +206,7 @@ def test_negative_control(module, source):
 
 def test_positive_control():
     assert problems({"device": "def ops_for():\n    from gcnrec.cuda import gather"}) == []
-    assert problems({"bench.propagate": "def f():\n    import dgl\n    from gcnrec.train import train"}) == []
-    assert problems({"errors": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from gcnrec.train import Run"}) == []
+    assert problems({"bench.propagate": "def f():\n    import dgl\n    from gcnrec.training.train import train"}) == []
 
 
 def calls(source: str) -> list[tuple[str, int]]:
@@ -259,5 +273,5 @@ def test_only_programs_touch_the_environment():
     lies in the user's cache folder, which the environment names; a run's lineage says what it began under."""
     for module, source in sources().items():
         names = {ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
-        may = module in ("cli", "cuda.tuning", "lineage") or module.startswith("bench.")
+        may = module in ("cli", "cuda.tuning", "runs.lineage") or module.startswith("bench.")
         assert may or not names & {"os.environ", "os.getenv"}, module

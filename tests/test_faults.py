@@ -81,8 +81,8 @@ def nursery(workplace, loaded):
 
 @pytest.fixture(scope="module")
 def digests(loaded):
-    """What equal runs have in common, as jobs/kill_points.py has it."""
-    return loaded("jobs/killing/digests.py")
+    """What equal runs have in common, as jobs/measure/kill has it."""
+    return loaded("jobs/measure/kill/digests.py")
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
-"""A few hundred cases of jobs/fuzz.py, and what the job found in its long runs."""
+"""A few hundred cases of jobs/measure/fuzz, and what the job found in its long runs."""
 
 from __future__ import annotations
 
 import io
-import sys
 import tempfile
 from pathlib import Path
 
@@ -12,29 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-JOBS = Path(__file__).parents[1] / "jobs"
+from jobs.measure.fuzz import __main__ as fuzz
+
 PAIRS = {"user": [1, 1, 2, 3], "item": ["a", "b", "b", "a"], "time": [0, 1, 2, 3]}
 
 
 @pytest.fixture(scope="module")
-def fuzz():
-    sys.path.insert(0, str(JOBS))
-    import fuzz
-
-    yield fuzz
-    sys.path.remove(str(JOBS))
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("fuzz", "fuzzing")]:
-        del sys.modules[name]
-
-
-@pytest.fixture(scope="module")
-def home(fuzz):
+def home():
     with tempfile.TemporaryDirectory() as folder:
         yield fuzz.make_home(Path(folder))
 
 
 @pytest.mark.parametrize(("kind", "cases"), [("parquet", 200), ("jobs", 100), ("cards", 50)])
-def test_nothing_gets_through(fuzz, home, kind, cases):
+def test_nothing_gets_through(home, kind, cases):
     results = fuzz.judged(fuzz.drawn(2026, kind, 0, cases), home)
     assert len(results) == cases
     assert [(case.arguments, verdict) for case, verdict in results if verdict.failure] == []
@@ -43,10 +32,10 @@ def test_nothing_gets_through(fuzz, home, kind, cases):
         assert sum(case.oracle and verdict.outcome == "exit 0" for case, verdict in results) >= 20
 
 
-def test_the_judge_notices(fuzz, home, monkeypatch):
+def test_the_judge_notices(home, monkeypatch):
     """A traceback, a second sentence, something left behind, and pairs that are not those of the files."""
-    from fuzzing import judge
-    from fuzzing.parquet import Case
+    from jobs.measure.fuzz import judge
+    from jobs.measure.fuzz.parquet import Case
 
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -96,9 +85,9 @@ def test_a_column_name_that_is_no_text(gcnrec, workplace):
     assert code == 3 and "Traceback" not in err and err.count("\n") == 1, err
 
 
-def test_a_column_that_may_be_null_and_says_that_it_may_not(fuzz, home):
+def test_a_column_that_may_be_null_and_says_that_it_may_not(home):
     """Arrow ends the process when it is asked for what such a file's row groups say of the column."""
-    from fuzzing.parquet import Case
+    from jobs.measure.fuzz.parquet import Case
 
     sink = io.BytesIO()
     pq.write_table(pa.table(PAIRS), sink, store_schema=False)

@@ -20,7 +20,6 @@ from gcnrec.errors import DeviceError
 ROOT = Path(__file__).parent.parent
 FAKE_WORKER = """
 import json, sys, time
-sys.path.insert(0, {jobs!r})
 tell = lambda **row: print(json.dumps(row), flush=True)
 print("a word of some library")
 tell(event="machine", cpu="fake")
@@ -35,19 +34,11 @@ for part in sys.argv[sys.argv.index("--parts") + 1].split(","):
 """
 
 
-@pytest.fixture
-def gpubench(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "jobs")
-    yield
-    for name in [name for name in sys.modules if name.split(".")[0] == "gpubench"]:
-        del sys.modules[name]
-
-
 def foreman_of(folder, program, seconds=30.0):
-    from gpubench.foreman import Foreman
+    from jobs.measure.gpu.foreman import Foreman
 
     script = folder / "worker.py"
-    script.write_text(program.format(jobs=str(ROOT / "jobs")), encoding="utf-8")
+    script.write_text(program, encoding="utf-8")
     until, kept = time.monotonic() + seconds, folder / "kept"  # how many parts had ended, whenever one had
     worker = [sys.executable, "-u", str(script)]
     return Foreman(worker, folder / "rows.jsonl", until, lambda part: 1.0, lambda boss: kept.write_text(str(len(boss.outcomes))))
@@ -97,14 +88,14 @@ class Bare:
 
 sys.meta_path.insert(0, Bare())
 sys.path.insert(0, sys.argv[1])
-from gpubench.parts import PARTS, part_of
+from jobs.measure.gpu.parts import PARTS, part_of
 for part in PARTS:
     part_of(part)
 """
 
 
 def test_parts_need_no_more_than_a_bare_machine_has():
-    done = subprocess.run([sys.executable, "-c", BARE, str(ROOT / "jobs")], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", BARE, str(ROOT)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
@@ -137,8 +128,8 @@ class Recorder:
         self.asked.append("on here")
 
 
-def test_a_gpu_is_asked_in_this_order(gpubench, monkeypatch):
-    from gpubench import bed
+def test_a_gpu_is_asked_in_this_order(monkeypatch):
+    from jobs.measure.gpu import bed
 
     recorder = Recorder(monkeypatch)
     gpu = bed.CudaBed(bed.TINY, torch.device("cpu"))
@@ -154,9 +145,9 @@ def test_a_gpu_is_asked_in_this_order(gpubench, monkeypatch):
     assert recorder.asked == ["record", "event is over"]
 
 
-def test_the_table_is_as_large_as_memory_allows(gpubench, monkeypatch):
+def test_the_table_is_as_large_as_memory_allows(monkeypatch):
     """24 are wanted: twice that is not free, a piece of 11 cannot be pinned, half of it can."""
-    from gpubench import bed
+    from jobs.measure.gpu import bed
 
     taken = []
 
@@ -172,8 +163,8 @@ def test_the_table_is_as_large_as_memory_allows(gpubench, monkeypatch):
     assert taken == [bed.GIB] * 24 + [11 * bed.GIB, 11 * bed.GIB // 2]
 
 
-def test_a_work_that_fails_is_told_and_left_out(gpubench, monkeypatch):
-    from gpubench import bed
+def test_a_work_that_fails_is_told_and_left_out(monkeypatch):
+    from jobs.measure.gpu import bed
 
     Recorder(monkeypatch)
     gpu, rows = bed.CudaBed(bed.TINY, torch.device("cpu")), []
@@ -194,8 +185,8 @@ def test_an_unknown_part_is_refused(tmp_path):
     assert done.returncode == 1 and "there is no part gather; known: checks" in done.stderr
 
 
-def test_a_part_that_fails_hangs_or_dies_stops_no_other(gpubench, tmp_path, monkeypatch):
-    from gpubench import foreman
+def test_a_part_that_fails_hangs_or_dies_stops_no_other(tmp_path, monkeypatch):
+    from jobs.measure.gpu import foreman
 
     monkeypatch.setattr(foreman, "SETUP_SECONDS", 3.0)
     boss = foreman_of(tmp_path, FAKE_WORKER)
@@ -209,21 +200,21 @@ def test_a_part_that_fails_hangs_or_dies_stops_no_other(gpubench, tmp_path, monk
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 5 + 5 + 5 + 3  # rows, starts, ends, machines
 
 
-def test_a_worker_that_never_comes_to_a_part_is_not_sent_again(gpubench, tmp_path):
+def test_a_worker_that_never_comes_to_a_part_is_not_sent_again(tmp_path):
     boss = foreman_of(tmp_path, "import sys\nsys.exit('no GPU {jobs}')")
     boss.run(["first", "second"])
     assert [row["event"] for row in boss.outcomes.values()] == ["failed", "failed"]
     assert "exit code 1, before its first part" in boss.outcomes["second"]["problem"]
 
 
-def test_no_part_begins_when_the_time_is_up(gpubench, tmp_path):
+def test_no_part_begins_when_the_time_is_up(tmp_path):
     boss = foreman_of(tmp_path, FAKE_WORKER, seconds=1.0)
     boss.run(["first", "second"])
     assert [row["event"] for row in boss.outcomes.values()] == ["skipped", "skipped"]
 
 
-def test_parts_share_what_is_left(gpubench):
-    from gpubench.parts import PARTS, part_of, share_of
+def test_parts_share_what_is_left():
+    from jobs.measure.gpu.parts import PARTS, part_of, share_of
 
     own = {part: part_of(part).SECONDS for part in PARTS}
     assert share_of(["checks", "epoch"], own["checks"] + own["epoch"] + 1.0) == own["checks"]
@@ -247,8 +238,8 @@ def test_elsewhere():
     [("pass", 60, "done", None), ("assert 0", 60, "failed", "1 failed, 1 deselected"), ("pass", 0.5, "skipped", "the time was"),
      ("import time; time.sleep(60)", 4, "failed", "the time was up")],
 )  # fmt: skip
-def test_tests_are_found_by_their_mark(gpubench, tmp_path, monkeypatch, body, seconds, event, problem):
-    from gpubench import tools
+def test_tests_are_found_by_their_mark(tmp_path, monkeypatch, body, seconds, event, problem):
+    from jobs.measure.gpu import tools
 
     monkeypatch.setattr(tools, "NEEDED_SECONDS", 1)
     folder = tmp_path / "tests" / "cuda"
@@ -282,8 +273,8 @@ def tool(folder, script):
         ("echo broken; exit 1", "failed", "the tool gave no summary (exit code 1): broken\n"),
     ],
 )
-def test_what_the_sanitizer_says(gpubench, tmp_path, monkeypatch, script, event, problem):
-    from gpubench import tools
+def test_what_the_sanitizer_says(tmp_path, monkeypatch, script, event, problem):
+    from jobs.measure.gpu import tools
 
     tool(tmp_path, script)
     monkeypatch.setattr(shutil, "which", lambda name: str(tmp_path / name))
@@ -291,8 +282,8 @@ def test_what_the_sanitizer_says(gpubench, tmp_path, monkeypatch, script, event,
     assert (outcome["part"], outcome["event"], outcome["problem"]) == ("memcheck", event, problem)
 
 
-def test_a_program_that_takes_too_long_is_ended_with_its_children(gpubench):
-    from gpubench import tools
+def test_a_program_that_takes_too_long_is_ended_with_its_children():
+    from jobs.measure.gpu import tools
 
     begun = time.monotonic()
     code, output, _ = tools.run(["sh", "-c", "echo begun; sleep 30 & wait"], 0.5)
@@ -305,8 +296,8 @@ def row(bench, variant, seconds, units=1000, **facts):
     return {"bench": bench, "variant": variant, "seconds": seconds, "wall_seconds": seconds, "units": units, **rates, **facts}
 
 
-def test_ratios_by_hand(gpubench):
-    from gpubench.summary import summary
+def test_ratios_by_hand():
+    from jobs.measure.gpu.summary import summary
 
     at = {"width": 64, "order": "ascending"}
     rows = [
@@ -344,9 +335,9 @@ def test_ratios_by_hand(gpubench):
     assert names == [(1.5, 1.4), (1.2, None), (2.0, 2.5)]
 
 
-def test_ratios_of_epochs_by_hand(gpubench):
+def test_ratios_of_epochs_by_hand():
     """Targets hold where transfers take 0.7 to 1 of compute's time, and for two of the other ways."""
-    from gpubench.summary import summary
+    from jobs.measure.gpu.summary import summary
 
     def point(ours, **facts):
         others = {"gcnrec-device": 1.0, "cpu-gather-pinned": 2.0, "cpu-gather-prefetch": 1.5}

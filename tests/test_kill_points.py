@@ -1,10 +1,8 @@
-"""jobs/kill_points.py: a trial can be had again, steps are counted over both stages, and digests notice what differs."""
+"""jobs/measure/kill: a trial can be had again, steps are counted over both stages, and digests notice what differs."""
 
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,17 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-JOBS = Path(__file__).parents[1] / "jobs"
+from jobs.measure.kill import digests, plan, processes
 
 
 @pytest.fixture
-def killing(monkeypatch):
-    monkeypatch.syspath_prepend(JOBS)
-    from killing import digests, plan, processes
-
-    yield {"digests": digests, "plan": plan, "processes": processes}
-    for name in [name for name in sys.modules if name.partition(".")[0] == "killing"]:
-        del sys.modules[name]
+def killing():
+    return {"digests": digests, "plan": plan, "processes": processes}
 
 
 def test_a_trial_follows_from_its_seed(killing):

@@ -1,6 +1,6 @@
 """Ingest, evaluate and recommend on more data than they may hold: the system itself refuses them what is beyond the limit.
 
-jobs/memory_limits.py says which limit of the system that is and why; its whole run takes minutes and is in jobs/records.
+jobs/measure/memory/limits.py says which limit of the system that is and why; its whole run takes minutes and is in jobs/records.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-JOB = Path(__file__).parent.parent / "jobs" / "memory_limits.py"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA and /proc/self/status are Linux's")
@@ -20,8 +20,20 @@ JOB = Path(__file__).parent.parent / "jobs" / "memory_limits.py"
     ("cases", "times"), [("ingest-edges", 10), ("ingest-wide-features", 2), ("ingest-many-words", 2), ("evaluate,recommend", 10)]
 )
 def test_memory_stays_below_the_limit(tmp_path, cases, times):
-    command = [sys.executable, str(JOB), "--limit", "64MB", "--times", str(times), "--cases", cases, "--folder", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.measure.memory.limits",
+        "--limit",
+        "64MB",
+        "--times",
+        str(times),
+        "--cases",
+        cases,
+        "--folder",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0 and [row["case"] for row in rows] == cases.split(","), done.stderr + done.stdout
     for row in rows:

@@ -270,7 +270,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("refit", [False, "train+valid"])
 def test_killed_after_any_of_its_files_a_run_goes_on_to_the_same(dataset, tmp_path, refit, loaded, monkeypatch):
-    digests = loaded("jobs/killing/digests.py")
+    digests = loaded("jobs/measure/kill/digests.py")
     settings = job({"with": ["linkprop", "itemknn"]}, train={"refit": refit})
     whole = digests.digests(train(settings, dataset, tmp_path / "whole").folder)
     assert {"mixture.json", "mixture/linkprop.safetensors", "mixture/itemknn.safetensors"} <= set(whole)

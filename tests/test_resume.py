@@ -62,7 +62,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def digests(loaded):
-    return loaded("jobs/killing/digests.py")
+    return loaded("jobs/measure/kill/digests.py")
 
 
 class Killed(BaseException):

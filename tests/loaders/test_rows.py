@@ -152,7 +152,7 @@ def test_time_at(times, share):
 
 
 def test_time_at_the_ends_of_64_bits():
-    """Found by jobs/fuzz.py: one more than the last time, or all between both ends, is no number of 64 bits with a sign."""
+    """Found by jobs/measure/fuzz: one more than the last time, or all between both ends, is no number of 64 bits with a sign."""
     ends = [-(2**63), 0, 2**63 - 1, 2**63 - 1]
     assert splits.time_at(np.array(ends), 0.5) == 2**63 - 1
     assert splits.time_at(np.array(ends), 0.75) == 0

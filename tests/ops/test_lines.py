@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcnrec.ops.lines import LINE_BYTES, Traffic, lines, traffic
+from jobs.measure.gpu.lines import LINE_BYTES, Traffic, lines, traffic
 
 spans = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 600)), max_size=30)
 

@@ -1,6 +1,6 @@
 """Memory that training a sparse table takes, against a dense one, on a made-up graph of 4 million nodes, 64 wide.
 
-    python jobs/memory_sparse.py --out RECORD.json [--nodes 4000000] [--steps 300]
+    python -m jobs.measure.memory.sparse --out RECORD.json [--nodes 4000000] [--steps 300]
 
 Every variant trains in a fresh process that has made the graph and compiled every kernel on a small world beforehand. Its
 resident memory is measured as a difference to what it was just before the table was made: at the peak (VmHWM, reset at that
@@ -71,7 +71,7 @@ def main() -> None:
         with Worker() as worker:
             rows.append(worker(variant, world, budget))
         print(json.dumps(rows[-1]), flush=True)
-    write_record(given.out, shlex.join(["python", "jobs/memory_sparse.py", *sys.argv[1:]]), rows)
+    write_record(given.out, shlex.join(["python", "-m", "jobs.measure.memory.sparse", *sys.argv[1:]]), rows)
     missed = [row["budget"] for row in rows if not row["within_bound"]]
     if missed:
         sys.exit(f"peak bytes pass {BOUND} x budget x dense bytes at budget {', '.join(map(str, missed))}")
@@ -154,7 +154,7 @@ def job_of(budget: float, steps: int, edges: int) -> Job:
     }
     if budget < 1:
         sections["sparsity"] = {"policy": "dynamic", "interval": steps / (EXPLORATIONS * per_epoch)}
-    return Job.parse(sections, [], "jobs/memory_sparse.py")
+    return Job.parse(sections, [], "jobs/measure/memory/sparse.py")
 
 
 def anonymous_bytes() -> int:
@@ -162,7 +162,7 @@ def anonymous_bytes() -> int:
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
-    raise SystemExit("jobs/memory_sparse.py needs Linux: /proc/self/status must tell RssAnon")
+    raise SystemExit("jobs/measure/memory/sparse.py needs Linux: /proc/self/status must tell RssAnon")
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from gpubench.bed import Bed
 
 from gcnrec.cuda.propagate import Csr
 from gcnrec.cuda.slots import Slots
 from gcnrec.graph import Csr as HostCsr
 from gcnrec.graph import csr_from_edges, transpose
 from gcnrec.tables.slots import SlotBlock, SlotTable, dense_rows
+from jobs.measure.gpu.bed import Bed
 
 ROWS, COLUMNS = 12, 700
 

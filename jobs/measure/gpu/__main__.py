@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpubench.foreman import Foreman
+    from jobs.measure.gpu.foreman import Foreman
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[3]
 SANITIZERS = ("memcheck", "racecheck")
 SANITIZER_SECONDS, TEST_SECONDS = 90, 60
 KEPT_SECONDS = {"tests": 60, "memcheck": 25, "racecheck": 25}
@@ -53,9 +53,9 @@ def _arguments() -> argparse.Namespace:
 
 def _lead(given: argparse.Namespace) -> int:
     """Send workers to the parts, run the tools, keep the record."""
-    from gpubench import tools
-    from gpubench.foreman import Foreman
-    from gpubench.parts import PARTS, part_of
+    from jobs.measure.gpu import tools
+    from jobs.measure.gpu.foreman import Foreman
+    from jobs.measure.gpu.parts import PARTS, part_of
 
     given.out.mkdir(parents=True, exist_ok=True)
     chosen = given.parts.split(",") if given.parts else [*PARTS, *KEPT_SECONDS]
@@ -64,7 +64,7 @@ def _lead(given: argparse.Namespace) -> int:
         sys.exit(f"there is no part {', '.join(unknown)}; known: {', '.join((*PARTS, *KEPT_SECONDS))}")
     log = given.out / "rows.jsonl"
     log.unlink(missing_ok=True)
-    worker = [sys.executable, "-u", __file__, str(given.out), "--worker", "--table-gib", str(given.table_gib)]
+    worker = [sys.executable, "-u", "-m", "jobs.measure.gpu", str(given.out), "--worker", "--table-gib", str(given.table_gib)]
     worker += ["--dry"] if given.dry else []
     until = time.monotonic() + given.seconds
     before = until - sum(seconds for tool, seconds in KEPT_SECONDS.items() if tool in chosen)
@@ -81,10 +81,9 @@ def _lead(given: argparse.Namespace) -> int:
 
 def _work(given: argparse.Namespace) -> int:
     """The parts, in this process; rows go to the standard output."""
-    from gpubench.bed import FULL, GIB, CudaBed, dry_bed
-    from gpubench.parts import work
-
     from gcnrec.device import gpu
+    from jobs.measure.gpu.bed import FULL, GIB, CudaBed, dry_bed
+    from jobs.measure.gpu.parts import work
 
     def tell(row: dict[str, Any]) -> None:
         print(json.dumps(row), flush=True)
@@ -98,7 +97,7 @@ def _work(given: argparse.Namespace) -> int:
 
 def _record(given: argparse.Namespace, foreman: Foreman) -> Path:
     """The record so far, written beside and then moved over the one before."""
-    from gpubench.summary import summary
+    from jobs.measure.gpu.summary import summary
 
     gpu = foreman.machine.get("gpu")
     name = re.sub(r"[^a-z0-9]+", "-", (gpu["name"] if gpu else "dry").lower()).strip("-")

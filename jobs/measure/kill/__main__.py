@@ -1,6 +1,6 @@
 """Kills runs at random moments with SIGKILL, resumes them, and holds them against runs that nobody stopped.
 
-    python jobs/kill_points.py --out RECORD.json [--kills 100] [--jobs 2] [--seed 0] [--work DIR] [--only TRIAL]
+    python -m jobs.measure.kill --out RECORD.json [--kills 100] [--jobs 2] [--seed 0] [--work DIR] [--only TRIAL]
 
 Makes its own data and the jobs (dense and slot tables; no, sampled and full propagation; refits; early stopping; one thread and
 two), all with a checkpoint every few steps. A killed run is resumed, some are killed again; it must end with the same digests as
@@ -22,14 +22,11 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from killing import plan
-from killing.processes import CHECKOUT
-from killing.trials import Bed, Reference, Row, reference, sound, trial
-
-sys.path.insert(0, str(CHECKOUT))
-
 from gcnrec.bench.harness import write_record
 from gcnrec.loaders.synthetic import World, write_world
+from jobs.measure.kill import plan
+from jobs.measure.kill.processes import CHECKOUT
+from jobs.measure.kill.trials import Bed, Reference, Row, reference, sound, trial
 
 WORLD = World(users=500, items=300, edges=14_000, blocks=6)
 
@@ -53,7 +50,7 @@ def main() -> None:
     seconds = round(time.perf_counter() - begun, 1)
     summary = summarised(rows, given.seed, seconds)
     print(json.dumps(summary, indent=2))
-    command = shlex.join(["python", "jobs/kill_points.py", *_without(sys.argv[1:], "--work")])
+    command = shlex.join(["python", "-m", "jobs.measure.kill", *_without(sys.argv[1:], "--work")])
     write_record(given.out, command, [*(each.row() for each in references.values()), *rows, summary])
     if not summary["all_sound"]:
         sys.exit(1)

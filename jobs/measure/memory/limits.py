@@ -1,6 +1,6 @@
 """Ingest, evaluate and recommend on made-up data of ten times their memory limit, where the system refuses any more memory.
 
-    python jobs/memory_limits.py --out RECORD.json [--limit 64MB] [--times 10] [--cases NAME,...]
+    python -m jobs.measure.memory.limits --out RECORD.json [--limit 64MB] [--times 10] [--cases NAME,...]
 
 Every case runs in a fresh process. It does the same on a tiny input first: modules are then loaded, kernels compiled, threads
 started. From then on RLIMIT_DATA is what the process has plus the limit. RLIMIT_DATA counts private writable memory, touched or
@@ -27,8 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import memory_inputs
-
 from gcnrec.bench.harness import write_record
 from gcnrec.config import Data
 from gcnrec.loaders.parquet import ingest
@@ -36,6 +34,7 @@ from gcnrec.results.evaluate import evaluate_run
 from gcnrec.results.recommend import recommend
 from gcnrec.runs.folder import open_run
 from gcnrec.system.limits import parse_bytes
+from jobs.measure.memory import inputs
 
 ASKED_USERS = 500
 TINY = 4_000_000
@@ -73,10 +72,10 @@ def _recommend(folder: Path, limit: str) -> None:
 
 
 INPUTS: dict[str, Callable[[Path, int], None]] = {
-    "edges": lambda folder, size: memory_inputs.edges(folder / "edges.parquet", size),
-    "wide-features": memory_inputs.wide_features,
-    "many-words": memory_inputs.many_words,
-    "run": lambda folder, size: memory_inputs.run_folder(folder, size, ASKED_USERS if size > TINY else 50),
+    "edges": lambda folder, size: inputs.edges(folder / "edges.parquet", size),
+    "wide-features": inputs.wide_features,
+    "many-words": inputs.many_words,
+    "run": lambda folder, size: inputs.run_folder(folder, size, ASKED_USERS if size > TINY else 50),
 }
 """Name -> what writes `size` bytes of it into a folder."""
 CASES = {
@@ -104,7 +103,7 @@ def main() -> None:
     else:
         rows = list(measured(given.cases.split(","), given.folder, given.limit, given.times))
         if given.out:
-            write_record(given.out, shlex.join(["python", "jobs/memory_limits.py", *sys.argv[1:]]), rows)
+            write_record(given.out, shlex.join(["python", "-m", "jobs.measure.memory.limits", *sys.argv[1:]]), rows)
         failed = [row["case"] for row in rows if row["exit_code"]]
         if failed:
             sys.exit(f"did not keep to the limit: {', '.join(failed)}")
@@ -127,7 +126,7 @@ def measured(names: Sequence[str], folder: Path | None, limit: str, times: int) 
 
 def _step(which: str, name: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
     """This file in a process of its own, whose threads reserve little for their stacks."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--step", which, "--cases", name, *arguments]
+    command = [sys.executable, "-m", "jobs.measure.memory.limits", "--step", which, "--cases", name, *arguments]
     shell = ["bash", "-c", f"ulimit -s {STACK_KIB} && exec {shlex.join(command)}"]
     return subprocess.run(shell, env={**os.environ, **_ENVIRONMENT}, capture_output=True, text=True, check=False)
 

@@ -9,10 +9,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from killing.metered import RECORD
+from jobs.measure.kill.metered import RECORD
 
 METERED = Path(__file__).with_name("metered.py")
-CHECKOUT = METERED.parents[2]
+CHECKOUT = METERED.parents[3]
 QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
 """The trials beside one another are what uses the cores; training takes as many threads as its job says."""
 

@@ -1,6 +1,6 @@
 """Measures the examples for PyG and DGL against the libraries' own in-memory loaders, and writes a record.
 
-    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python jobs/ecosystem.py DATA RECORD.json [EPOCHS] [NOTE]
+    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python -m jobs.measure.ecosystem DATA RECORD.json [EPOCHS] [NOTE]
 
 Only the loader differs: same model, rows, update rule, batch size and number of negatives. Both are judged by the mean BPR loss
 of the validation pairs against fixed negatives, propagated over the whole graph. PyG's NeighborLoader needs pyg-lib or
@@ -29,7 +29,7 @@ from gcnrec.loaders import dgl as folder
 from gcnrec.loaders import pyg
 from gcnrec.system.machine import machine, versions
 
-EXAMPLES = Path(__file__).parent / "examples"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 SEEDS = (0, 1, 2)
 
 
@@ -158,7 +158,7 @@ def main(data: str, record: str, epochs: str = "10", note: str = "") -> None:
             })  # fmt: skip
             print({key: value for key, value in rows[-1].items() if key != "runs"}, flush=True)
     document = {
-        "command": f"python jobs/ecosystem.py DATA RECORD.json {epochs}", "date": date.today().isoformat(), "note": note,
+        "command": f"python -m jobs.measure.ecosystem DATA RECORD.json {epochs}", "date": date.today().isoformat(), "note": note,
         "data": {"name": dataset.name, "digest": dataset.digest, "edges": graph.num_edges}, "threads": torch.get_num_threads(),
         "machine": machine() | versions(("torch-geometric", "dgl")), "rows": rows,
     }  # fmt: skip

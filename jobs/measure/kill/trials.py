@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from killing import plan
-from killing.digests import differences, digests
-from killing.processes import Kill, Outcome, position, run
+from jobs.measure.kill import plan
+from jobs.measure.kill.digests import differences, digests
+from jobs.measure.kill.processes import Kill, Outcome, position, run
 
 Row = dict[str, Any]
 

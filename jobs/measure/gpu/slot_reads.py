@@ -8,13 +8,13 @@ from functools import partial
 
 import numpy as np
 import torch
-from gpubench.bed import Bed, Tell, Work, race, spread_rows, told
-from gpubench.gathers import rows_of
 
 from gcnrec.cuda import slots as cuda
 from gcnrec.cuda.gather import gather
-from gcnrec.ops.lines import traffic
 from gcnrec.tables.slots import RECORD_BYTES
+from jobs.measure.gpu.bed import Bed, Tell, Work, race, spread_rows, told
+from jobs.measure.gpu.gathers import rows_of
+from jobs.measure.gpu.lines import traffic
 
 SECONDS = 60
 WIDTHS = (64, 128)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from fuzzing.parquet import Case, one_in
 from hypothesis import strategies as st
+
+from jobs.measure.fuzz.parquet import Case, one_in
 
 JOB = {
     "model": {"name": "lightgcn", "layers": 1, "width": 8, "propagation": "full"},

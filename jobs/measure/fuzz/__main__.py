@@ -1,6 +1,6 @@
 """Feeds gcnrec inputs that nobody checked: Parquet of every type and layout, damaged Parquet, damaged job files and cards.
 
-    python jobs/fuzz.py --out RECORD.json [--cases 10000] [--jobs 2] [--seed 0] [--keep DIR]
+    python -m jobs.measure.fuzz --out RECORD.json [--cases 10000] [--jobs 2] [--seed 0] [--keep DIR]
 
 Every case goes through the command line in a process of bounded memory and time. It must end with exit code 0, 2, 3 or 4 (5 where
 training may diverge), one sentence and nothing left behind when it is refused, and, when it is not, with a data set whose digests
@@ -25,17 +25,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fuzzing.judge import Verdict, judge, prepare
-from fuzzing.parquet import Case, parquet_case
-from fuzzing.settings import card_case, job_case
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gcnrec.bench.harness import write_record
 from gcnrec.bench.worker import Worker
 from gcnrec.errors import DeviceError
+from jobs.measure.fuzz.judge import Verdict, judge, prepare
+from jobs.measure.fuzz.parquet import Case, parquet_case
+from jobs.measure.fuzz.settings import card_case, job_case
 
 SHARES = {"parquet": 0.6, "jobs": 0.3, "cards": 0.1}
 BATCH = 250
@@ -63,7 +61,7 @@ def main() -> None:
     rows = [*tally(results), summary(results, given_.seed, time.perf_counter() - begun)]
     print(json.dumps(rows, indent=1))
     chosen = ["--out", given_.out.name, "--cases", str(given_.cases), "--seed", str(given_.seed)]
-    write_record(given_.out, shlex.join(["python", "jobs/fuzz.py", *chosen]), rows)
+    write_record(given_.out, shlex.join(["python", "-m", "jobs.measure.fuzz", *chosen]), rows)
     sys.exit(1 if rows[-1]["failures"] else 0)
 
 
@@ -79,7 +77,7 @@ def make_home(home: Path) -> Path:
 
 
 def ingest_tiny(home: str) -> None:
-    from fuzzing.judge import call
+    from jobs.measure.fuzz.judge import call
 
     os.chdir(home)
     names = ["--train", "cases/tiny.parquet", "--user", "user", "--item", "item"]

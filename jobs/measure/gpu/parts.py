@@ -13,8 +13,9 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from gpubench.bed import Bed, Tell
-from gpubench.facts import facts
+
+from jobs.measure.gpu.bed import Bed, Tell
+from jobs.measure.gpu.facts import facts
 
 PARTS = ("checks", "ceilings", "gathers", "slot_reads", "updates", "sampling", "tuning", "epoch")
 DEVICE_LOST = 3
@@ -22,7 +23,7 @@ DEVICE_LOST = 3
 
 
 def part_of(name: str) -> ModuleType:
-    return import_module(f"gpubench.{name}")
+    return import_module(f"jobs.measure.gpu.{name}")
 
 
 def work(bed: Bed, names: list[str], tell: Tell, until: float) -> int:

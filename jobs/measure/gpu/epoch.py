@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpubench.bed import Bed, Tell, Work, race, spread_rows, told
-from gpubench.plain import PlainDevice
 from numpy.typing import NDArray
 
 from gcnrec.bench.contenders.epoch_task import EPSILON, RATE, Ours, Task, ahead, dense, serially, step_of, task_of
@@ -30,6 +28,8 @@ from gcnrec.tables.dense import DenseTable, StepTable
 from gcnrec.tables.hot_rows import Prefixes, hottest
 from gcnrec.tables.pipelined import ROW_UNIT, PipelinedTable
 from gcnrec.tables.rules import Adam
+from jobs.measure.gpu.bed import Bed, Tell, Work, race, spread_rows, told
+from jobs.measure.gpu.plain import PlainDevice
 
 SECONDS = 90
 WIDTH, BATCH_SIZE, STEPS = 64, 2048, 20

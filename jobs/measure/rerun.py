@@ -1,6 +1,6 @@
 """Runs the job.toml of finished runs again, alone, and holds everything they leave behind against the first time.
 
-    python jobs/rerun.py RUN... --out RECORD.json
+    python -m jobs.measure.rerun RUN... --out RECORD.json
 
 A rerun is `gcnrec run RUN/job.toml --out ...` from another working directory: no other flag, no --data, and the environment that
 lineage.json names, as libraries add numbers up in another order on another number of threads. What must be equal are the metrics
@@ -20,10 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from killing.digests import differences, digests
-
 from gcnrec.bench.harness import write_record
 from gcnrec.runs.lineage import ENVIRONMENT
+from jobs.measure.kill.digests import differences, digests
 
 
 def main() -> int:
@@ -36,7 +35,7 @@ def main() -> int:
         rows.append(rerun(run))
         print(json.dumps(rows[-1]), flush=True)
     names = shlex.join(run.name for run in arguments.runs)
-    write_record(arguments.out, f"python jobs/rerun.py {names} --out {arguments.out.name}", rows)
+    write_record(arguments.out, f"python -m jobs.measure.rerun {names} --out {arguments.out.name}", rows)
     return int(any(row["different"] for row in rows))
 
 

@@ -6,11 +6,11 @@ from functools import partial
 
 import numpy as np
 import torch
-from gpubench.bed import FILL_BYTES, Bed, Tell, Work, fill, race, spread_rows, told
 
 from gcnrec.cuda import ceiling, update
 from gcnrec.cuda.slots import copy_spans
 from gcnrec.ops import update as on_cores
+from jobs.measure.gpu.bed import FILL_BYTES, Bed, Tell, Work, fill, race, spread_rows, told
 
 SECONDS = 60
 WIDTH = 64

@@ -16,7 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from fuzzing.parquet import Case
+
+from jobs.measure.fuzz.parquet import Case
 
 LIMIT_SECONDS = 60
 ADDRESS_BYTES = 16 << 30

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from killing.processes import Kill
+
+from jobs.measure.kill.processes import Kill
 
 BATCH = 256
 INTERVAL = 5

@@ -6,12 +6,12 @@ from functools import partial
 
 import numpy as np
 import torch
-from gpubench.bed import Bed, Tell, Work, race, spread_rows, told
 
 from gcnrec.cuda import sample
 from gcnrec.cuda.propagate import Csr
 from gcnrec.graph import Csr as HostCsr
 from gcnrec.ops import neighbours
+from jobs.measure.gpu.bed import Bed, Tell, Work, race, spread_rows, told
 
 SECONDS = 60
 FANOUTS = (10, 25)

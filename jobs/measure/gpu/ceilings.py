@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from gpubench.bed import Bed, Tell, race, shuffled, spread_rows, told
-from gpubench.facts import link
 
 from gcnrec.cuda import ceiling
+from jobs.measure.gpu.bed import Bed, Tell, race, shuffled, spread_rows, told
+from jobs.measure.gpu.facts import link
 
 SECONDS = 60
 ROW_BYTES = (128, 256, 512)

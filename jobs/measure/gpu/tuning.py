@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from gpubench.bed import Bed, Tell, race, spread_rows, told
-from gpubench.gathers import rows_of
 
 from gcnrec.cuda.gather import gather
+from jobs.measure.gpu.bed import Bed, Tell, race, spread_rows, told
+from jobs.measure.gpu.gathers import rows_of
 
 SECONDS = 40
 WIDTH = 64

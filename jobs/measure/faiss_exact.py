@@ -1,6 +1,6 @@
 """Flat FAISS indexes held against `gcnrec recommend`: the lists of every user of finished runs must be equal, scores too.
 
-    python jobs/faiss_exact.py RECORD.json RUN [RUN ...]
+    python -m jobs.measure.faiss_exact RECORD.json RUN [RUN ...]
 
 Each run is exported twice, flat and HNSW; HNSW's recall is what the export measured.
 """
@@ -30,7 +30,7 @@ K = 20
 def main() -> None:
     out, *folders = map(Path, sys.argv[1:])
     rows = [compared(open_run(folder)) for folder in folders]
-    write_record(out, f"python jobs/faiss_exact.py {out.name} {' '.join(folder.name for folder in folders)}", rows)
+    write_record(out, f"python -m jobs.measure.faiss_exact {out.name} {' '.join(folder.name for folder in folders)}", rows)
     if not all(row["equal_lists"] == row["users"] for row in rows):
         sys.exit("a list of a flat index differs from that of 'gcnrec recommend'")
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from gpubench.bed import Bed, Tell
-from gpubench.check_tables import on_bed, small_graph, small_slots
 
 from gcnrec.cuda import ceiling, gather, propagate, reduce, sample, slot_hops, slots, topk, update
 from gcnrec.ops import alias, neighbours
 from gcnrec.ops import sample as negatives_on_host
 from gcnrec.tables.slots import SlotBlock, SlotTable
+from jobs.measure.gpu.bed import Bed, Tell
+from jobs.measure.gpu.check_tables import on_bed, small_graph, small_slots
 
 SECONDS = 90
 EPS = torch.finfo(torch.float32).eps

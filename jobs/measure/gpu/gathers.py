@@ -8,12 +8,12 @@ from functools import partial
 
 import numpy as np
 import torch
-from gpubench.bed import Bed, Tell, Work, fill, race, shuffled, spread_rows, told
 
 from gcnrec.cuda import ceiling
 from gcnrec.cuda.gather import gather
 from gcnrec.ops import gather as on_cores
-from gcnrec.ops.lines import traffic
+from jobs.measure.gpu.bed import Bed, Tell, Work, fill, race, shuffled, spread_rows, told
+from jobs.measure.gpu.lines import traffic
 
 SECONDS = 90
 WIDTHS = (64, 128)
