@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from pathlib import Path
 
 # As the command line does: workers of one thread pool must not spin for long on cores of the other. Before numba and torch load.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+import fake_device as stand_ins
 import numba
 import pytest
 from hypothesis import HealthCheck, settings
@@ -69,19 +68,7 @@ def threads():
     numba.set_num_threads(before)
 
 
-@pytest.fixture(scope="session")
-def loaded():
-    """Modules by their path from the checkout: tests and jobs are no packages."""
-
-    def load(path):
-        spec = importlib.util.spec_from_file_location(Path(path).stem, Path(__file__).parents[1] / path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
-
-
-@pytest.fixture(scope="session")
-def fake_device(loaded):
-    return loaded("tests/fake_device.py")
+@pytest.fixture
+def fake_device():
+    """The module with devices that run on the CPU in an order of their own."""
+    return stand_ins

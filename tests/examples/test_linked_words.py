@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.examples import linked_words
+
 
 @pytest.fixture
-def run(loaded, tmp_path, monkeypatch):
+def run(tmp_path, monkeypatch):
     """Runs the example on tables; returns the table it writes."""
 
     def call(items, links, *flags):
@@ -20,7 +22,7 @@ def run(loaded, tmp_path, monkeypatch):
         pq.write_table(pa.table(links), tmp_path / "links.parquet")
         paths = [str(tmp_path / f"{name}.parquet") for name in ("items", "links", "it's out")]
         monkeypatch.setattr(sys, "argv", ["linked_words.py", *paths, *flags])
-        loaded("jobs/examples/linked_words.py").main()
+        linked_words.main()
         return pq.read_table(paths[2])
 
     return call

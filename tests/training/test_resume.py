@@ -25,6 +25,7 @@ from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
+from jobs.measure.kill import digests as run_digests
 
 train_module = importlib.import_module("gcnrec.training.train")
 epochs_module = importlib.import_module("gcnrec.steps.epochs")
@@ -61,8 +62,8 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def digests(loaded):
-    return loaded("jobs/measure/kill/digests.py")
+def digests():
+    return run_digests
 
 
 class Killed(BaseException):

@@ -116,7 +116,7 @@ def test_the_limit_on_locked_memory(monkeypatch, tmp_path, limit, gib):
 
 
 def test_every_extra_of_the_package_is_explained():
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     extras = {name: {_name(each) for each in needs} for name, needs in project["optional-dependencies"].items() if name != "test"}
     assert extras.keys() == doctor.EXTRAS.keys()
     for name, needs in extras.items():

@@ -122,7 +122,7 @@ def test_one_sentence(write, text, sentence):
 
 def test_the_committed_grid_is_one():
     """Stage 1: seven variants, three budgets, three seeds; thin dense holds the same number of values, and trains longer once."""
-    grid = load_grid(Path(__file__).parent.parent / "jobs" / "sparsity-gowalla.toml")
+    grid = load_grid(Path(__file__).parents[2] / "jobs" / "sparsity-gowalla.toml")
     assert len(grid.runs) == 63 and grid.compare == "dynamic"
     thin = {run.budget: run.job.model.width for run in grid.runs if run.variant == "thin"}
     assert thin == {budget: int(64 * budget) for budget in (0.5, 0.25, 0.125)}

@@ -455,7 +455,7 @@ print(json.dumps(told))
 
 
 def test_deep_texts_end_in_a_sentence_and_do_not_end_the_process():
-    done = subprocess.run([sys.executable, "-c", DEEP], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", DEEP], capture_output=True, text=True, cwd=Path(__file__).parents[3])
     assert done.returncode == 0, done.stderr[-500:]
     assert [message for message in json.loads(done.stdout) if "at most 100 levels" not in message] == []
     assert all(len(message) < 400 for message in json.loads(done.stdout))

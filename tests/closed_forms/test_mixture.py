@@ -31,8 +31,10 @@ from gcnrec.testing import World, write_dataset
 from gcnrec.training import mixture_choice
 from gcnrec.training.mixture_choice import likeliest_temperature
 from gcnrec.training.train import train
+from jobs.examples import serve
+from jobs.measure.kill import digests
 
-SERVE = Path(__file__).parents[1] / "jobs" / "examples" / "serve.py"
+SERVE = Path(__file__).parents[2] / "jobs" / "examples" / "serve.py"
 ALL = ["linkprop", "gfcf", "itemknn", "ease"]
 
 
@@ -122,11 +124,10 @@ def test_lists_are_the_sum_of_probabilities(run):
     np.testing.assert_allclose(scorer.prepare(users), scores, rtol=1e-5, atol=1e-9)
 
 
-def test_the_bundle_serves_the_lists_of_recommend(run, tmp_path, loaded):
+def test_the_bundle_serves_the_lists_of_recommend(run, tmp_path):
     facts = export(run, "bundle", tmp_path / "shop.safetensors")
     assert facts["ranks_by"] == run.mixture.name
     recommend(run, 10, tmp_path / "recs.parquet")
-    serve = loaded("jobs/examples/serve.py")
     bundle = serve.open_bundle(tmp_path / "shop.safetensors")
     users, items = serve.ids_of(bundle, "user_ids"), serve.ids_of(bundle, "item_ids")
     served = [(users[user], int(items[item])) for user in range(len(users)) for item in serve.recommend(bundle, user, 10)]
@@ -269,8 +270,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("refit", [False, "train+valid"])
-def test_killed_after_any_of_its_files_a_run_goes_on_to_the_same(dataset, tmp_path, refit, loaded, monkeypatch):
-    digests = loaded("jobs/measure/kill/digests.py")
+def test_killed_after_any_of_its_files_a_run_goes_on_to_the_same(dataset, tmp_path, refit, monkeypatch):
     settings = job({"with": ["linkprop", "itemknn"]}, train={"refit": refit})
     whole = digests.digests(train(settings, dataset, tmp_path / "whole").folder)
     assert {"mixture.json", "mixture/linkprop.safetensors", "mixture/itemknn.safetensors"} <= set(whole)

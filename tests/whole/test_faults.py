@@ -16,9 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import small_disk
+from nursery import Nursery
 
 from gcnrec.loaders.schema import open_dataset
 from gcnrec.reports import charts
+from jobs.measure.kill import digests as run_digests
 
 JOB = """
 [model]
@@ -54,6 +57,8 @@ keep_checkpoints = 2
 """
 INGEST = ["ingest", "--train", "clicks.parquet", "--user", "user_id", "--item", "item_id"]
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
@@ -73,16 +78,16 @@ def charts_take_no_time(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def nursery(workplace, loaded):
-    nursery = loaded("tests/nursery.py").Nursery(workplace)
+def nursery(workplace):
+    nursery = Nursery(workplace)
     yield nursery
     nursery.close()
 
 
 @pytest.fixture(scope="module")
-def digests(loaded):
+def digests():
     """What equal runs have in common, as jobs/measure/kill has it."""
-    return loaded("jobs/measure/kill/digests.py")
+    return run_digests
 
 
 @pytest.fixture
@@ -265,9 +270,8 @@ def failing(patch, at):
     return about
 
 
-def test_the_disk_is_full_at_any_write(gcnrec, whole, digests, loaded, monkeypatch):
+def test_the_disk_is_full_at_any_write(gcnrec, whole, digests, monkeypatch):
     """The first and the last write of every file of a run."""
-    half_written = loaded("tests/small_disk.py").half_written
     with monkeypatch.context() as patch:
         about = failing(patch, None)
         assert gcnrec(*run("counted"))[0] == 0
@@ -277,7 +281,7 @@ def test_the_disk_is_full_at_any_write(gcnrec, whole, digests, loaded, monkeypat
             failing(patch, number)
             code, _, err = gcnrec(*run("full"))
         assert code == 3 and "No space left" in err.splitlines()[-1], (about[number], err)
-        assert half_written(Path("full"), digests) == [], about[number]
+        assert small_disk.half_written(Path("full"), digests) == [], about[number]
         code, _, err = gcnrec(*run("full", "--resume"))
         assert code == 0 and digests.differences(whole, digests.digests(Path("full"))) == [], (about[number], err)
         shutil.rmtree("full")
@@ -291,11 +295,13 @@ def test_a_small_file_system(workplace, whole):
     made = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", mount], capture_output=True, text=True)
     if made.returncode:
         pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
-    program = [sys.executable, str(Path(__file__).with_name("small_disk.py")), str(mount), "job.toml", "ds", str(expected)]
+    program = [sys.executable, small_disk.__file__, str(mount), "job.toml", "ds", str(expected)]
     takes = sum(path.stat().st_size for path in Path("whole").rglob("*") if path.is_file()) // 1024
     rooms = [str(room) for room in np.unique(np.linspace(0, takes, 11).astype(int) // 4 * 4)]
     script = 'mount -t tmpfs -o size=8m none "$0" && exec "$@"'
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", script, mount, *program, *rooms], capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = ["unshare", "-rm", "sh", "-c", script, mount, *program, *rooms]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(results) == len(rooms)

@@ -13,8 +13,8 @@ import torch
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
+from gcnrec.ranking.top_k import top_k_all
 from gcnrec.reports.progress import Quiet
-from gcnrec.results.evaluate import top_k_all
 from gcnrec.runs.folder import load_checkpoint, open_run, read_json, with_valid
 from gcnrec.steps.start import first_table
 from gcnrec.steps.step import Step

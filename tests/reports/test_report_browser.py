@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chromium
 import pytest
 
 from gcnrec.config import Job
@@ -28,8 +29,7 @@ SECTIONS = {
 
 
 @pytest.fixture(scope="module")
-def browser(loaded, tmp_path_factory):
-    chromium = loaded("tests/chromium.py")
+def browser(tmp_path_factory):
     if chromium.installed() is None:
         pytest.skip(f"no browser is installed: {', '.join(chromium.PROGRAMS)}")
     browser = chromium.Chromium(tmp_path_factory.mktemp("profile"))

@@ -17,7 +17,7 @@ import torch
 
 from gcnrec.errors import DeviceError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FAKE_WORKER = """
 import json, sys, time
 tell = lambda **row: print(json.dumps(row), flush=True)

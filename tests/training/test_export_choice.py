@@ -16,7 +16,7 @@ from gcnrec.reports.progress import Quiet
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.export_choice import chosen_rule, validate_exports
 from gcnrec.training.train import train
-from tests.models.test_ranked import job, torch
+from tests.ranking.test_export_rules import job, torch
 
 train_module = importlib.import_module("gcnrec.training.train")
 SIZE = 24

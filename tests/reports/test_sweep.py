@@ -25,7 +25,7 @@ from gcnrec.runs.folder import read_json
 from gcnrec.testing import checkerboard, write_dataset
 
 sweeping = importlib.import_module("gcnrec.sweep")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GRID = """
 [optimizer]
 learning_rate = 0.02
