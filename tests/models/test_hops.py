@@ -23,6 +23,6 @@ def test_equals_the_dense_mean_in_narrow_blocks(monkeypatch):
 
 
 def test_planes_stay_within_a_gibibyte():
-    assert block_columns(70_000) == layerwise.WIDEST
+    assert block_columns(70_000) == hops.WIDEST
     assert 3 * 4 * 10_000_000 * block_columns(10_000_000) <= 1 << 30
     assert block_columns(1_000_000_000) == 4  # narrower would read every edge for less than a sector
