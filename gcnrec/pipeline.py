@@ -37,7 +37,7 @@ def run_job(
 ) -> tuple[dict[str, Any], Path]:
     """Ingest if needed, train into `folder`, judge it and the baselines on test, report; returns metrics and report."""
     from gcnrec.reports.run_report import write_report
-    from gcnrec.results.baselines import measure_baselines
+    from gcnrec.results.baselines_on_test import measure_baselines
     from gcnrec.results.evaluate import evaluate_run
     from gcnrec.runs.folder import writing
     from gcnrec.training.train import train
