@@ -59,7 +59,7 @@ class LinkPropScorer(GraphScorer):
 def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> LinkPropScorer:
     """Keep `settings.neighbours` terms an item on average (default NEIGHBOURS), more of popular items; nothing is drawn.
 
-    The exponents are those of `settings`; `models.exponents` chooses others on validation beforehand.
+    The exponents are those of `settings`; `gcnrec.closed_forms.exponents` chooses others on validation beforehand.
     """
     return LinkPropScorer(graph, linked_items(graph, exponents_of(settings), settings.neighbours or NEIGHBOURS))
 

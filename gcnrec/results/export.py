@@ -1,4 +1,4 @@
-"""What leaves gcnrec to be served: embeddings as Parquet, a FAISS index of the items, or a bundle (see `loaders.bundle`).
+"""What leaves gcnrec to be served: embeddings as Parquet, a FAISS index of the items, or a bundle (`gcnrec.results.bundle`).
 
 FAISS and torch round inner products differently, so two items whose scores differ by a last bit may swap places in a raw
 search of the index. `ranked` undoes that: it takes candidates from the index, more than asked for, and lets the scores of

@@ -1,4 +1,4 @@
-"""A run's mixture as arrays that NumPy can rank by: what each partner adds up over the items of a user (see `loaders.bundle`).
+"""A run's mixture as arrays that NumPy can rank by: what each partner adds up over a user's items (`gcnrec.results.bundle`).
 
 Letters: U users, I items, K vectors.
 """

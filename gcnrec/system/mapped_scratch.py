@@ -1,4 +1,4 @@
-"""Memory that is counted: scratch on disk for whole node matrices, and memory.json. All sizes in bytes."""
+"""Scratch on disk for whole node matrices: mapped, nameless files whose blocks are reserved first."""
 
 from __future__ import annotations
 

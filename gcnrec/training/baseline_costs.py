@@ -116,5 +116,5 @@ def _neighbours(name: str, load: Load, settings: config.Model) -> int:
 
 
 def _columns(rank: int, near: int) -> int:
-    """Columns of the basis that `models.spectral.top_singular` makes."""
+    """Columns of the basis that `gcnrec.models.spectral.top_singular` makes."""
     return min(4 * (rank + 16), near + rank)

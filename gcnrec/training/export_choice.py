@@ -1,8 +1,8 @@
 """Which export ranks: the one that follows from the loss, unless validation proves another better.
 
-Every validation ranks by all exports of `models.ranked.export_rules` from one matrix product. The first one drives early stopping
-and is the curve. Of the best epoch's validation another replaces it only where its paired gain, over all validation users,
-exceeds two standard errors: the choice among six must not follow noise.
+Every validation ranks by all exports of `gcnrec.ranking.export_rules.export_rules` from one matrix product. The first one drives
+early stopping and is the curve. Of the best epoch's validation another replaces it only where its paired gain, over all
+validation users, exceeds two standard errors: the choice among six must not follow noise.
 Letters: H users with held-out items, F width of the embeddings.
 """
 

@@ -49,7 +49,7 @@ class Input:
         return ds.field(path) if path in self.dataset.schema.names else ds.field(*path.split("."))
 
     def mean_row_bytes(self, paths: Sequence[str]) -> float:
-        """Mean bytes of a row in the columns `paths`; see `streams.bytes_and_rows`. DataError naming a file that is damaged."""
+        """Mean bytes of a row in the columns `paths`; see `bytes_and_rows`. DataError naming a file that is damaged."""
         size = rows = 0
         for fragment in self.dataset.get_fragments():
             try:
@@ -66,7 +66,7 @@ class Input:
         return self.dataset.scanner(columns=columns).projected_schema
 
     def batches(self, columns: dict[str, ds.Expression], paths: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
-        """The columns in the order of the files and their rows, at most `rows` at a time; see `streams.stream`."""
+        """The columns in the order of the files and their rows, at most `rows` at a time; see `stream`."""
         for fragment in self.dataset.get_fragments():
             yield from stream(self.dataset, fragment, columns, paths, rows)
 

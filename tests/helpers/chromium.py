@@ -1,6 +1,6 @@
 """A headless Chromium that a test drives over a pipe (the DevTools protocol), and what it saw of a page.
 
-Loaded from its file by a fixture, as tests are no package.
+Tests import it by its name: pytest puts tests/helpers on the path.
 """
 
 from __future__ import annotations

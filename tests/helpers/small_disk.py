@@ -1,6 +1,6 @@
 """Runs a job on a small file system that is full sooner or later: a program for its own mount namespace, started by a test.
 
-    python tests/small_disk.py MOUNT JOB.toml DATA DIGESTS.json ROOM...
+    python tests/helpers/small_disk.py MOUNT JOB.toml DATA DIGESTS.json ROOM...
 
 MOUNT is a file system of its own. For every ROOM in KiB, a run that has no more than that, then one that resumes it with all
 there is. Prints one line of JSON each: the exit codes, what was said, and which files differ from the expected digests.

@@ -1,6 +1,6 @@
 """gcnrec's command line, telling of every training step before it runs; what it has told survives a kill -9.
 
-    python metered.py DESCRIPTOR run JOB.toml --data DIR ...
+    python jobs/measure/kill/metered.py DESCRIPTOR run JOB.toml --data DIR ...
 
 One record a step goes to the file descriptor, a pipe: the number of train edges (a refit has more than a fit) and the step.
 """

@@ -1,4 +1,4 @@
-"""Made-up inputs for `memory_limits.py`, each a multiple of a memory limit, written in pieces of bounded size.
+"""Made-up inputs for `jobs.measure.memory.limits`, each a multiple of a memory limit, written in pieces of bounded size.
 
 Letters: E rows of a piece, W words or numbers of a piece.
 """
