@@ -39,7 +39,7 @@ HEIGHTS = {room: height for height, line in enumerate(LINES) for room in line}
 MOST_FILES = 13
 """Python files of a folder, its __init__ apart."""
 LINKS = {("gcnrec", "loaders"), ("gcnrec", "cuda")}
-CROWDED = {"gcnrec/ops": 25, "cuda": 25, "tests/cuda": 25, "gcnrec/bench": 18, "jobs/measure/gpu": 18}
+CROWDED = {"gcnrec/ops": 25, "cuda": 25, "tests/cuda": 25, "tests/ops": 25, "gcnrec/bench": 18, "jobs/measure/gpu": 18}
 """Folders that may hold more: a kernel and its test lie beside all others, a bench too."""
 
 # Where an outside package may be imported, as prefixes of `gcnrec.` module names.
