@@ -27,9 +27,9 @@ from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.results.id_files import ids_of, read_table, user_column
 from gcnrec.results.memory_bounds import evaluation_bytes, users_per_chunk
 from gcnrec.runs.folder import Run, metrics_path, writing
-from gcnrec.steps.guards import warn_of_one_list
 from gcnrec.system.files import atomic_file
 from gcnrec.system.scratch import told_when_short
+from gcnrec.training.finish import warn_of_one_list
 
 if TYPE_CHECKING:
     from gcnrec.system.observer import Observer

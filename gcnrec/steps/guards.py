@@ -9,20 +9,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from gcnrec.config import Job
 from gcnrec.errors import DivergedError
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k
-from gcnrec.runs.events import warn_once
 
 if TYPE_CHECKING:
-    from gcnrec.system.observer import Observer
+    pass
 
 RUNNING_STEPS = 32
 """A running loss is the mean of the first so many steps, and from then on a moving mean in which a step weighs 1 in so many."""
@@ -106,10 +103,3 @@ def one_list_for_everyone(scorer: Scorer, chunk: int = USERS_PER_CHUNK) -> str |
         f"the model ranks the same items for everyone: of the top {k} of {len(users_B)} users, {share:.0%} are the same "
         f"{k} items; train longer, or lower optimizer.learning_rate, or set model.popularity = 'cosine'"
     )
-
-
-def warn_of_one_list(folder: Path, job: Job, scorer: Scorer, observer: Observer | None, chunk: int = USERS_PER_CHUNK) -> None:
-    """Warn, once in a run, of a model that ranks the same items for everyone; popularity is meant to."""
-    said = None if job.model.name == "popularity" else one_list_for_everyone(scorer, chunk)
-    if said and warn_once(folder, "one list for everyone", said) and observer:
-        observer.warn(said)

@@ -11,11 +11,14 @@ from gcnrec.config import Job
 from gcnrec.errors import DivergedError
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import Exported, ExportRule, export_rules, exported
+from gcnrec.ranking.scorer import Scorer
+from gcnrec.ranking.top_k import USERS_PER_CHUNK
+from gcnrec.runs.events import warn_once
 from gcnrec.runs.folder import write_embeddings, write_json
 from gcnrec.runs.slot_files import order_digest, write_slots
 from gcnrec.sparsity.budget import base_width, budget_values
 from gcnrec.steps.epochs import Work
-from gcnrec.steps.guards import warn_of_one_list
+from gcnrec.steps.guards import one_list_for_everyone
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import peak_rss_bytes
 from gcnrec.system.mapped_scratch import scratch_rows
@@ -24,6 +27,10 @@ from gcnrec.tables.rules import Rule
 from gcnrec.tables.slots import SlotTable
 from gcnrec.training.export_choice import validate_exports
 from gcnrec.training.mixture_choice import fit_partners
+
+if TYPE_CHECKING:
+    from gcnrec.config import Job
+    from gcnrec.system.observer import Observer
 
 if TYPE_CHECKING:
     from gcnrec.system.observer import Observer
@@ -93,3 +100,10 @@ def memory_report(table: Table, rule: Rule, budget: int, base_width: int, export
         "served_bytes": 4 * table.num_rows * export_width,
         "dense_bytes": table.num_rows * 4 * (base_width + rule.state_width(base_width) + 1),
     }
+
+
+def warn_of_one_list(folder: Path, job: Job, scorer: Scorer, observer: Observer | None, chunk: int = USERS_PER_CHUNK) -> None:
+    """Warn, once in a run, of a model that ranks the same items for everyone; popularity is meant to."""
+    said = None if job.model.name == "popularity" else one_list_for_everyone(scorer, chunk)
+    if said and warn_once(folder, "one list for everyone", said) and observer:
+        observer.warn(said)

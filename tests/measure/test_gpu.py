@@ -180,8 +180,8 @@ def test_a_work_that_fails_is_told_and_left_out(monkeypatch):
 
 
 def test_an_unknown_part_is_refused(tmp_path):
-    command = [sys.executable, str(ROOT / "jobs" / "gpu_bench.py"), str(tmp_path), "--parts", "gather"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "jobs.measure.gpu", str(tmp_path), "--parts", "gather"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1 and "there is no part gather; known: checks" in done.stderr
 
 

@@ -18,7 +18,7 @@ from gcnrec.system.locks import locked
 HOLD = """
 import sys, time
 from pathlib import Path
-from gcnrec.locks import locked
+from gcnrec.system.locks import locked
 with locked(Path(sys.argv[1]), Path("what")):
     print("held", flush=True)
     time.sleep(60)
