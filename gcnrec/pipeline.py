@@ -134,7 +134,7 @@ def list_lengths(text: str | None) -> tuple[int, ...] | None:
 def describe(path: Path) -> dict[str, Any]:
     """What the dataset or run folder at `path` holds, without opening its arrays. Raises UsageError when it is neither."""
     from gcnrec.loaders.schema import read_info
-    from gcnrec.runs.contents import Facts
+    from gcnrec.runs.contents import RunContents
 
     if (path / "dataset.json").is_file():
         return {key: value for key, value in read_info(path).items() if key != "files"}
@@ -142,9 +142,9 @@ def describe(path: Path) -> dict[str, Any]:
         names = ("lineage", "mixture", "metrics", "metrics.valid", "memory")
         files = {name: path / f"{name}.json" for name in names}
         found = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
-        facts = Facts(path)
-        baselines = facts.valid_baselines_in_brief
-        return found | ({"baselines": baselines} if baselines else {}) | {"warnings": facts.warnings}
+        contents = RunContents(path)
+        baselines = contents.valid_baselines_in_brief
+        return found | ({"baselines": baselines} if baselines else {}) | {"warnings": contents.warnings}
     raise UsageError(f"{path} must be a dataset folder (with dataset.json) or a run folder (with lineage.json), is neither")
 
 

@@ -31,7 +31,7 @@ from gcnrec.loaders.ingest.times import time_advice
 from gcnrec.loaders.recipe import recipe_of
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal
 from gcnrec.system.limits import parse_bytes
-from gcnrec.system.scratch import Scratch, told_when_short
+from gcnrec.system.scratch import Scratch, memory_errors_as_sentences
 
 _FROM_DUCKDB = (duckdb.Error, UnicodeDecodeError)
 """What DuckDB raises; the second where its message cuts a character into two."""
@@ -62,7 +62,7 @@ def ingest(
     limit = parse_bytes(data.memory_limit)
     where = parse_condition(data.where) if data.where is not None else None
     report = Report(progress, work)
-    with new_folder(out, force, progress) as folder, told_when_short(data.memory_limit):
+    with new_folder(out, force, progress) as folder, memory_errors_as_sentences(data.memory_limit):
         spill = folder / "scratch"
         spill.mkdir()
         scratch = Scratch(spill, limit)

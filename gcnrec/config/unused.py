@@ -46,7 +46,7 @@ _KEYS = (
 )  # fmt: skip
 
 
-def idle_settings(job: Job) -> list[str]:
+def unused_settings(job: Job) -> list[str]:
     """A sentence for each key that is not at its default and changes nothing; none for closed-form models.
 
     Those are run as baselines from the job files of other models, whose settings are not meant for them.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gcnrec.reports import charts
-from gcnrec.runs.contents import Facts
+from gcnrec.runs.contents import RunContents
 
 Chart = dict[str, str]
 """`title` and `svg`."""
@@ -15,9 +15,9 @@ STAGES = ("fit", "refit")
 _MANY_SECONDS = 600.0
 
 
-def learning(facts: Facts) -> list[Chart]:
+def learning(contents: RunContents) -> list[Chart]:
     """Curves of the epochs' figures: those that were measured."""
-    metric = facts.job.evaluate.metric
+    metric = contents.job.evaluate.metric
     wanted: list[tuple[str, str, str, Draw, Callable[[dict[str, Any]], Any]]] = [
         ("Loss by epoch", "epoch", "loss", charts.lines, lambda event: event.get("loss")),
         (f"Validation {metric} by epoch", "epoch", metric, charts.lines, lambda event: (event.get("valid") or {}).get(metric)),
@@ -30,7 +30,7 @@ def learning(facts: Facts) -> list[Chart]:
     drawn = []
     for title, x, label, draw, value_of in wanted:
         points = {
-            stage: [(event[x], value_of(event)) for event in facts.epochs(stage) if value_of(event) is not None]
+            stage: [(event[x], value_of(event)) for event in contents.epochs(stage) if value_of(event) is not None]
             for stage in STAGES
         }
         minutes = x == "seconds" and max((at for each in points.values() for at, _ in each), default=0.0) > _MANY_SECONDS
@@ -48,30 +48,30 @@ def _from_zero(curves: Sequence[charts.Curve], x_label: str, y_label: str) -> st
     return charts.counts(curves, {}, x_label, y_label)
 
 
-def stored_values(facts: Facts) -> list[Chart]:
+def stored_values(contents: RunContents) -> list[Chart]:
     """Values of a sparse table over the training, as far as epochs and explorations counted them, and the budget."""
-    if facts.job.model.closed_form or facts.job.table.budget == 1.0:
+    if contents.job.model.closed_form or contents.job.table.budget == 1.0:
         return []
     curves = []
     for stage in STAGES:
-        counted = {e["step"]: e["values"] for e in facts.events if e.get("stage") == stage and "values" in e}
+        counted = {e["step"]: e["values"] for e in contents.events if e.get("stage") == stage and "values" in e}
         if counted:
             steps = sorted(counted)
             curves.append(charts.Curve(stage, steps, [counted[step] for step in steps], stage == "refit"))
-    budget = {"budget": float(facts.memory["budget_values"])} if "budget_values" in facts.memory else {}
+    budget = {"budget": float(contents.memory["budget_values"])} if "budget_values" in contents.memory else {}
     return [{"title": "Stored values", "svg": charts.counts(curves, budget, "step", "values")}] if curves else []
 
 
-def compared(facts: Facts) -> list[Chart]:
+def compared(contents: RunContents) -> list[Chart]:
     """The run beside its baselines, and its recall by popularity of the items."""
     drawn = []
-    metric = facts.headline
-    others = {name: metrics[metric] for name, metrics in facts.baselines.items() if metric in metrics}
-    if others and metric in facts.metrics:
-        ranked = sorted({"this run": facts.metrics[metric], **others}.items(), key=lambda pair: -pair[1])
+    metric = contents.headline
+    others = {name: metrics[metric] for name, metrics in contents.baselines.items() if metric in metrics}
+    if others and metric in contents.metrics:
+        ranked = sorted({"this run": contents.metrics[metric], **others}.items(), key=lambda pair: -pair[1])
         svg = charts.bars([name for name, _ in ranked], [value for _, value in ranked], metric, "this run")
         drawn.append({"title": "Beside closed-form baselines", "svg": svg})
-    deciles = facts.metrics.get("deciles") or []
+    deciles = contents.metrics.get("deciles") or []
     if deciles:
         names = [str(entry.get("decile", number)) for number, entry in enumerate(deciles, 1)]
         recalls = [key for key in deciles[0] if key.startswith("recall@")]
@@ -82,9 +82,9 @@ def compared(facts: Facts) -> list[Chart]:
     return drawn
 
 
-def support(facts: Facts) -> list[Chart]:
+def support(contents: RunContents) -> list[Chart]:
     """What explorations did to the support of a sparse table; nothing for a dense one, or one that never explored."""
-    explored = {stage: [event for event in facts.of_kind("explore") if event["stage"] == stage] for stage in STAGES}
+    explored = {stage: [event for event in contents.of_kind("explore") if event["stage"] == stage] for stage in STAGES}
     explored = {stage: events for stage, events in explored.items() if events}
     if not explored:
         return []

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcnrec.reports.run_charts import compared, learning, stored_values, support
-from gcnrec.runs.contents import Facts, scalars
+from gcnrec.runs.contents import RunContents, scalars
 from gcnrec.system.files import atomic_file
 
 if TYPE_CHECKING:
@@ -23,47 +23,47 @@ def write_report(run: Run) -> Path:
     """
     import jinja2
 
-    facts = Facts(run.folder)
+    contents = RunContents(run.folder)
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(**_content(facts))
+    page = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(**_content(contents))
     path: Path = run.folder / "report.html"
     with atomic_file(path) as beside:
         beside.write_text(page, encoding="utf-8")
     return path
 
 
-def _content(facts: Facts) -> dict[str, Any]:
-    baselines = facts.baselines
+def _content(contents: RunContents) -> dict[str, Any]:
+    baselines = contents.baselines
     return {
-        "name": facts.folder.name,
-        "subtitle": _subtitle(facts),
-        "headline": _headline(facts),
-        "warnings": facts.warnings,
-        "resumes": [_resume(event) for event in facts.of_kind("resume")],
-        "curves": learning(facts),
-        "compared": compared(facts),
-        "support": stored_values(facts) + support(facts),
-        "budget": _budget(facts),
-        "split": facts.metrics.get("split", "test"),
-        "metrics": [_metric_row(facts, name, value, baselines) for name, value in scalars(facts.metrics).items()],
+        "name": contents.folder.name,
+        "subtitle": _subtitle(contents),
+        "headline": _headline(contents),
+        "warnings": contents.warnings,
+        "resumes": [_resume(event) for event in contents.of_kind("resume")],
+        "curves": learning(contents),
+        "compared": compared(contents),
+        "support": stored_values(contents) + support(contents),
+        "budget": _budget(contents),
+        "split": contents.metrics.get("split", "test"),
+        "metrics": [_metric_row(contents, name, value, baselines) for name, value in scalars(contents.metrics).items()],
         "baseline_names": list(baselines),
-        "valid_metric": facts.job.evaluate.metric,
-        "valid_baselines": [_valid_row(facts, event) for event in facts.valid_baselines],
-        "cold": _cold(facts),
-        "tables": _tables(facts),
-        "notes": [event["text"] for event in facts.of_kind("note")],
-        "job": facts.job_text,
+        "valid_metric": contents.job.evaluate.metric,
+        "valid_baselines": [_valid_row(contents, event) for event in contents.valid_baselines],
+        "cold": _cold(contents),
+        "tables": _tables(contents),
+        "notes": [event["text"] for event in contents.of_kind("note")],
+        "job": contents.job_text,
     }
 
 
-def _subtitle(facts: Facts) -> str:
-    model = facts.job.model
+def _subtitle(contents: RunContents) -> str:
+    model = contents.job.model
     parts = [
         model.name if model.closed_form else f"{model.name}, {model.layers} layer{'s' * (model.layers != 1)}, {model.width} wide"
     ]
-    parts += [f"mixture of {facts.mixture['name']}"] if facts.mixture.get("partners") else []
-    made = facts.lineage.get("gcnrec", {})
-    parts += [facts.lineage.get("data", {}).get("name", ""), _moment(facts.lineage.get("created", ""))]
+    parts += [f"mixture of {contents.mixture['name']}"] if contents.mixture.get("partners") else []
+    made = contents.lineage.get("gcnrec", {})
+    parts += [contents.lineage.get("data", {}).get("name", ""), _moment(contents.lineage.get("created", ""))]
     parts += [f"gcnrec {made['version']} {made.get('commit', '')[:10]}".strip()] if made else []
     return " · ".join(part for part in parts if part)
 
@@ -73,32 +73,32 @@ def _resume(event: dict[str, Any]) -> str:
     return f"{_moment(event['time'])}: {event['stage']} after epoch {event['epoch']} and {event['step']:,} steps"
 
 
-def _headline(facts: Facts) -> list[dict[str, str]]:
+def _headline(contents: RunContents) -> list[dict[str, str]]:
     figures = [
-        {"name": name, "value": f"{facts.metrics[name]:.4f}", "detail": _interval(facts, name)}
-        for name in dict.fromkeys((*_HEADLINE, facts.headline))
-        if name in facts.metrics
+        {"name": name, "value": f"{contents.metrics[name]:.4f}", "detail": _interval(contents, name)}
+        for name in dict.fromkeys((*_HEADLINE, contents.headline))
+        if name in contents.metrics
     ]
     for stage in ("fit", "refit"):
-        epochs = facts.epochs(stage)
+        epochs = contents.epochs(stage)
         if epochs:
             seconds = float(epochs[-1]["seconds"])
             count = epochs[-1]["epoch"]
             detail = "1 epoch" if count == 1 else f"{count} epochs"
             figures.append({"name": f"{stage} time", "value": _duration(seconds), "detail": detail})
-    rates = [event["rows_per_second"] for event in facts.events if event.get("rows_per_second")]
+    rates = [event["rows_per_second"] for event in contents.events if event.get("rows_per_second")]
     if rates:
         figures.append({"name": "throughput", "value": f"{sum(rates) / len(rates):,.0f}", "detail": "rows per second"})
-    if "values" in facts.memory:
-        bytes_stored = _size(facts.memory.get("value_bytes", 0))
-        figures.append({"name": "stored values", "value": f"{facts.memory['values']:,}", "detail": bytes_stored})
+    if "values" in contents.memory:
+        bytes_stored = _size(contents.memory.get("value_bytes", 0))
+        figures.append({"name": "stored values", "value": f"{contents.memory['values']:,}", "detail": bytes_stored})
     return figures
 
 
-def _budget(facts: Facts) -> list[tuple[str, str, str]]:
+def _budget(contents: RunContents) -> list[tuple[str, str, str]]:
     """What a sparse table holds against its budget, and its bytes against those of a dense one; nothing for a dense table."""
-    memory = facts.memory
-    if facts.job.model.closed_form or facts.job.table.budget == 1.0 or "dense_bytes" not in memory:
+    memory = contents.memory
+    if contents.job.model.closed_form or contents.job.table.budget == 1.0 or "dense_bytes" not in memory:
         return []
 
     def values(name: str, key: str) -> tuple[str, str, str]:
@@ -120,12 +120,12 @@ def _budget(facts: Facts) -> list[tuple[str, str, str]]:
     ]
 
 
-def _metric_row(facts: Facts, name: str, value: float, baselines: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _metric_row(contents: RunContents, name: str, value: float, baselines: dict[str, dict[str, Any]]) -> dict[str, Any]:
     beside = [f"{metrics[name]:.4f}" if name in metrics else "" for metrics in baselines.values()]
-    return {"name": name, "value": f"{value:.4f}", "interval": _interval(facts, name), "baselines": beside}
+    return {"name": name, "value": f"{value:.4f}", "interval": _interval(contents, name), "baselines": beside}
 
 
-def _valid_row(facts: Facts, event: dict[str, Any]) -> dict[str, str]:
+def _valid_row(contents: RunContents, event: dict[str, Any]) -> dict[str, str]:
     """A baseline beside the best epoch on validation; only `why` where it was skipped."""
     if "skipped" in event:
         return {"name": event["name"], "why": event["skipped"]}
@@ -133,7 +133,7 @@ def _valid_row(facts: Facts, event: dict[str, Any]) -> dict[str, str]:
         "name": event["name"],
         "why": "",
         "users": f"{event['users']:,}",
-        "value": f"{event['metrics'][facts.job.evaluate.metric]:.4f}",
+        "value": f"{event['metrics'][contents.job.evaluate.metric]:.4f}",
         "own": f"{event['own']:.4f}",
         "difference": f"{event['difference']:+.4f}",
         "interval": f"{event['low']:+.4f} to {event['high']:+.4f}",
@@ -150,11 +150,11 @@ _GROUPS = {
 }
 
 
-def _cold(facts: Facts) -> list[dict[str, Any]]:
+def _cold(contents: RunContents) -> list[dict[str, Any]]:
     """Metrics by whether users and items had train edges, beside those of the baselines; nothing where all had."""
-    others = [event.get("cold_start", {}) for event in facts.events if event["event"] == "baseline"]
+    others = [event.get("cold_start", {}) for event in contents.events if event["event"] == "baseline"]
     rows = []
-    for group, values in facts.metrics.get("cold_start", {}).items():
+    for group, values in contents.metrics.get("cold_start", {}).items():
         for name, value in scalars(values).items():
             beside = [f"{cold[group][name]:.4f}" if name in cold.get(group, {}) else "" for cold in others]
             about = {"group": _GROUPS.get(group, group), "users": f"{values['users']:,.0f}"}
@@ -162,22 +162,22 @@ def _cold(facts: Facts) -> list[dict[str, Any]]:
     return rows
 
 
-def _tables(facts: Facts) -> list[dict[str, Any]]:
+def _tables(contents: RunContents) -> list[dict[str, Any]]:
     memory = [
         (key, f"{value:,}" + (f"  ({_size(value)})" if key.endswith("_bytes") else ""))
-        for key, value in facts.memory.items()
+        for key, value in contents.memory.items()
         if isinstance(value, int)
     ]
     tables = [
-        {"title": "Mixture", "rows": _flat(facts.mixture), "numeric": False},
+        {"title": "Mixture", "rows": _flat(contents.mixture), "numeric": False},
         {"title": "Memory", "rows": memory, "numeric": True},
-        {"title": "Lineage", "rows": _flat(facts.lineage), "numeric": False},
+        {"title": "Lineage", "rows": _flat(contents.lineage), "numeric": False},
     ]
     return [table for table in tables if table["rows"]]
 
 
-def _interval(facts: Facts, name: str) -> str:
-    low, high = facts.metrics.get("intervals", {}).get(name, (None, None))
+def _interval(contents: RunContents, name: str) -> str:
+    low, high = contents.metrics.get("intervals", {}).get(name, (None, None))
     return f"{low:.4f} to {high:.4f}" if low is not None else ""
 
 

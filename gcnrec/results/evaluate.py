@@ -28,7 +28,7 @@ from gcnrec.results.id_files import ids_of, read_table, user_column
 from gcnrec.results.memory_bounds import evaluation_bytes, users_per_chunk
 from gcnrec.runs.folder import Run, metrics_path, writing
 from gcnrec.system.files import atomic_file
-from gcnrec.system.scratch import told_when_short
+from gcnrec.system.scratch import memory_errors_as_sentences
 from gcnrec.training.finish import warn_of_one_list
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def evaluate_run(
     """
     refuse_what_it_was_trained_on(run, split)
     limit = memory_limit or run.job.evaluate.memory_limit
-    with writing(run.folder, observer), told_when_short(limit):
+    with writing(run.folder, observer), memory_errors_as_sentences(limit):
         return _evaluated(run, split, ks, segments, observer, limit)
 
 

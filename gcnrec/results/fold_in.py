@@ -54,7 +54,7 @@ class FoldedGraph(BipartiteGraph):
         """The two directions differ on purpose."""
 
 
-def widened(run: Run, new_users: Path | None, new_items: Path | None) -> Widened:
+def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None) -> Widened:
     """The data and scorer of `run` with the users and items of two files; rows of ids that it knows already are left out.
 
     `new_users`: Parquet or CSV of user and item ids; `new_items`: features, as for ingestion. Raises UsageError for a model

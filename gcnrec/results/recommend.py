@@ -24,11 +24,11 @@ from gcnrec.ops.topk import Hidden, ItemLists, TopK, empty_lists
 from gcnrec.ranking.popularity import PopularityScorer
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import in_chunks, rank_chunk
-from gcnrec.results.fold_in import widened
+from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.memory_bounds import recommendation_bytes, users_per_chunk
 from gcnrec.results.request import Request, read_request
 from gcnrec.system.files import atomic_file
-from gcnrec.system.scratch import told_when_short
+from gcnrec.system.scratch import memory_errors_as_sentences
 
 if TYPE_CHECKING:
     from gcnrec.runs.folder import Run
@@ -39,7 +39,7 @@ _GROUP_BYTES = 2**23
 
 
 @dataclass(frozen=True, slots=True)
-class Recommended:
+class RecommendSummary:
     """What was written: `users` got a list, `short` of them one of fewer than k items, `fallback` one by popularity.
 
     `untrained` got one by the model, which knows no interaction of theirs. `unknown_users` and `unknown_items` count ids of the
@@ -71,7 +71,7 @@ def recommend(
     new_items: Path | None = None,
     memory_limit: str | None = None,
     observer: Observer | None = None,
-) -> Recommended:
+) -> RecommendSummary:
     """Write `out`: user and item (original ids in their Arrow types), rank int32 from 1, score float32.
 
     Users come in the order of the file `users`, else of `candidates`, else all of them by number; lists by rank. A list
@@ -91,11 +91,11 @@ def recommend(
     files = (users, items, candidates, exclude, new_users, new_items)
     fixed = recommendation_bytes(run, files, folds=new_users is not None or new_items is not None)
     chunk = users_per_chunk(limit, fixed, run, k, "recommending from")
-    with told_when_short(limit):
+    with memory_errors_as_sentences(limit):
         dataset, unknown_items = run.dataset, 0
         scorer: Scorer | None = None
         if new_users is not None or new_items is not None:
-            wider = widened(run, new_users, new_items)
+            wider = with_new_nodes(run, new_users, new_items)
             dataset, scorer, unknown_items = wider.dataset, wider.scorer, wider.unknown_items
         asked = users if users is not None or candidates is not None else new_users
         request = read_request(dataset, asked, items, candidates, exclude, keep_unknown=fallback is not None)
@@ -122,7 +122,7 @@ def recommend(
             f"{untrained:,} of {int((lengths_R > 0).sum()):,} users have no interaction that {run.folder} knows, "
             "so their lists say nothing of them; --fallback popularity gives them the most popular items"
         )
-    return Recommended(
+    return RecommendSummary(
         out=out,
         users=int((lengths_R > 0).sum()),
         rows=int(lengths_R.sum()),

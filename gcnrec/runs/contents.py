@@ -15,7 +15,7 @@ from gcnrec.runs.events import epochs_of, read_events
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunContents:
     """What a run folder says; only job.toml must be there."""
 
     folder: Path

@@ -168,7 +168,7 @@ def describe_run(folder: Path, job: Job, dataset: Dataset) -> None:
     write_json(folder / "lineage.json", lineage_of(job, dataset))
 
 
-def is_unbegun(folder: Path) -> bool:
+def was_killed_before_start(folder: Path) -> bool:
     """Whether a folder holds no more than what a process leaves that was killed before `describe_run` was done."""
     names = {path.name for path in folder.iterdir() if path.suffix != ".part"}
     return names <= {LOCK, "job.toml", "checkpoints"}

@@ -19,7 +19,7 @@ from gcnrec.errors import DeviceError
 
 
 @contextmanager
-def told_when_short(limit: str) -> Iterator[None]:
+def memory_errors_as_sentences(limit: str) -> Iterator[None]:
     """Memory that runs out all the same becomes a DeviceError that names `memory_limit`, of which the text is `limit`."""
     try:
         yield

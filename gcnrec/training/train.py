@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gcnrec.closed_forms import closed_form, exponents
 from gcnrec.config import Job
-from gcnrec.config.unused import idle_settings
+from gcnrec.config.unused import unused_settings
 from gcnrec.errors import DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, open_dataset
@@ -28,7 +28,7 @@ from gcnrec.models.node_inputs import Features
 from gcnrec.models.objective import objective_of
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
 from gcnrec.runs.events import append_event, warn_once
-from gcnrec.runs.folder import Run, describe_run, is_unbegun, make_folder, open_run, with_valid, writing
+from gcnrec.runs.folder import Run, describe_run, make_folder, open_run, was_killed_before_start, with_valid, writing
 from gcnrec.runs.lineage import resolved
 from gcnrec.runs.tracking import tracked
 from gcnrec.sparsity.budget import budget_values
@@ -68,7 +68,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
         objective_of(job, dataset.graph, dataset.weights_E is not None)  # what it refuses is refused before there is a folder
         refuse_impossible_mixture(job, dataset)
     if observer and not resume:
-        for sentence in idle_settings(job):
+        for sentence in unused_settings(job):
             observer.warn(sentence)
         for line in decided:
             observer.note(line)
@@ -92,7 +92,7 @@ def _opened(job: Job, dataset: Dataset, folder: Path, resume: bool, observer: Ob
     if not again:
         make_folder(folder)
     with writing(folder, observer):
-        if again and not is_unbegun(folder):
+        if again and not was_killed_before_start(folder):
             _check_same(open_run(folder), job, dataset)
         else:
             describe_run(folder, job, dataset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gcnrec.config import Job
-from gcnrec.config.unused import idle_settings
+from gcnrec.config.unused import unused_settings
 from gcnrec.reports.progress import Quiet
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
@@ -37,7 +37,7 @@ from gcnrec.training.train import train
     ],
 )
 def test_named_are_those_that_change_nothing(sections, found):
-    sentences = idle_settings(Job.parse(sections, [], "test"))
+    sentences = unused_settings(Job.parse(sections, [], "test"))
     assert [sentence.split(" changes nothing")[0] for sentence in sentences] == found
 
 

@@ -11,7 +11,7 @@ import pytest
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
 from gcnrec.reports.run_report import write_report
-from gcnrec.runs.contents import Facts
+from gcnrec.runs.contents import RunContents
 
 FORBIDDEN = {"script", "link", "img", "iframe", "object", "embed"}
 VOID = {"meta", "br", "hr"}
@@ -99,7 +99,7 @@ def test_baselines_on_validation_are_shown_beside_the_best_epoch_and_in_brief(fo
     page = parse(write_report(SimpleNamespace(folder=folder)))
     for part in ("0.1330", "0.0651", "+0.0679", "+0.0642 to +0.0716", "5,000", "skipped: about 9.5 s, a tenth of <this>"):
         assert part in page.text, part
-    brief = Facts(folder).valid_baselines_in_brief
+    brief = RunContents(folder).valid_baselines_in_brief
     assert brief == [{"name": "itemknn", **figures, "recall@20": 0.133}, {"name": "ease", "skipped": events[1]["skipped"]}]
 
 

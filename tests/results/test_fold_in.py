@@ -13,7 +13,7 @@ import torch
 from gcnrec.config import Job, Sampler
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.parquet import ingest
-from gcnrec.results.fold_in import widened
+from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.recommend import recommend
 from gcnrec.results.served import item_arrays
 from gcnrec.runs.folder import final_tensors
@@ -84,7 +84,7 @@ def new_items(folder, items=(SIZE, SIZE + 1)):
 
 def test_users_of_lightgcn_are_one_hop_from_their_items(folder, lightgcn):
     path = new_users(folder, [("u0", 100), ("new", 100), ("new", 102), ("other", 101), ("other", 999)])
-    wider = widened(lightgcn, path, None)
+    wider = with_new_nodes(lightgcn, path, None)
     known = lightgcn.scorer()
     assert wider.unknown_items == 1 and wider.dataset.user_ids.ids[SIZE:].to_pylist() == ["new", "other"]
     numbers = lightgcn.dataset.item_ids.numbers(pa.array([100, 102]))
@@ -100,7 +100,7 @@ def test_users_of_lightgcn_are_one_hop_from_their_items(folder, lightgcn):
 def test_nodes_of_graphsage_are_encoded_by_hand(folder, sage):
     """Two layers on paper: a new item from its features, a new user from its items, which do not see the user."""
     path = new_users(folder, [("new", 100), ("new", 102), ("new", 116)])
-    wider = widened(sage, path, new_items(folder))
+    wider = with_new_nodes(sage, path, new_items(folder))
     known = sage.scorer()
     rows_ND, layers = final_tensors(sage)
     graph = sage.dataset.graph
@@ -148,17 +148,17 @@ def test_lists(folder, sage, tmp_path):
 
 def test_refusals(folder, dataset, sage, lightgcn, tmp_path):
     with pytest.raises(UsageError, match=r"--new-items needs a model that embeds items by their features, .* holds lightgcn"):
-        widened(lightgcn, None, new_items(folder))
+        with_new_nodes(lightgcn, None, new_items(folder))
     with pytest.raises(DataError, match="must hold users that kinds does not know, all of its 1 rows name known ones"):
-        widened(lightgcn, new_users(folder, [("u0", 100)]), None)
+        with_new_nodes(lightgcn, new_users(folder, [("u0", 100)]), None)
     with pytest.raises(DataError, match="must hold items that kinds does not know, all of its 2 are known"):
-        widened(sage, None, new_items(folder, (1,)))
+        with_new_nodes(sage, None, new_items(folder, (1,)))
     popular = trained(folder, dataset, "popularity")
     with pytest.raises(UsageError, match=r"need a model with embeddings, and .* holds popularity"):
-        widened(popular, new_users(folder, [("new", 100)]), None)
+        with_new_nodes(popular, new_users(folder, [("new", 100)]), None)
     by_weight = replace(sage, job=sage.job.model_copy(update={"sampler": Sampler(neighbours="weighted")}))
     with pytest.raises(UsageError, match=r"without weights, and .* draws neighbours by weight"):
-        widened(by_weight, new_users(folder, [("new", 100)]), None)
+        with_new_nodes(by_weight, new_users(folder, [("new", 100)]), None)
 
 
 def test_partners_of_a_mixture_know_new_users_by_their_known_items_and_new_items_not_at_all(folder, dataset, tmp_path):
@@ -170,7 +170,7 @@ def test_partners_of_a_mixture_know_new_users_by_their_known_items_and_new_items
     }
     run = train(Job.parse(sections, [], "test"), dataset, tmp_path / "run")
     path = new_users(folder, [("new", 100), ("new", 102), ("new", 116)])
-    wider = widened(run, path, new_items(folder))
+    wider = with_new_nodes(run, path, new_items(folder))
     users = np.arange(SIZE + 1, dtype=np.int32)
     scores = wider.scorer.prepare(users)
     known = run.scorer()
