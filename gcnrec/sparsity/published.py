@@ -14,24 +14,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.config import Job
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.random import Stage, u64, uniform
-from gcnrec.sparsity.budget import budget_values
-from gcnrec.sparsity.dynamic import Dynamic
 from gcnrec.sparsity.exchange import Change, exchange_anywhere, exchange_in_groups, nothing_known, prune_smallest
 from gcnrec.sparsity.first_support import Keys, magnitude_keys, random_keys
 from gcnrec.sparsity.nmf import nonnegative_factors
-from gcnrec.sparsity.policy import Gradients, Moment, Policy, steepest
+from gcnrec.sparsity.policy import Gradients, Moment, steepest
 from gcnrec.sparsity.row_counts import even_counts, largest_counts
 from gcnrec.tables.slots import SlotTable
 
 ROW_SHARE = 0.5
 """sparserec: share of the rows that can grow in one exploration."""
-_PUBLISHED_RATIO = {"dsl": 0.5, "dynamic": 0.1}
-SERVED_SHARE = 0.15
-"""dynamic: share of the values for user rows where the graph serves them."""
 LEAST_GROUP = 16
 """nm: M of the last pattern."""
 
@@ -230,31 +224,3 @@ def _half_cosine(ratio: float, part: float) -> float:
 def _is_last(moment: Moment, stop: float) -> bool:
     """No other exploration follows before `stop`: they come at equal distances, and none at `stop` itself."""
     return moment.progress * (moment.number + 2) / (moment.number + 1) > stop - 1e-9
-
-
-def policy_of(job: Job, graph: BipartiteGraph) -> Policy:
-    """The policy that a job's `sparsity` section names; `sparserec` needs the train graph."""
-    settings = job.sparsity
-    ratio = _PUBLISHED_RATIO.get(settings.policy, 0.3) if settings.ratio is None else settings.ratio
-    match settings.policy:
-        case "static":
-            return Static()
-        case "set":
-            return RandomGrowth(ratio, settings.stop, job.train.seed)
-        case "rigl":
-            return Rigl(ratio, settings.stop)
-        case "dsl":
-            return Dsl(ratio)
-        case "sparserec":
-            return SparseRec(graph, job.train.seed, settings.least_slots, ratio, settings.stop, settings.batches)
-        case "nm":
-            return Pattern(ratio, settings.stop)
-        case "gradual":
-            return Gradual(partial(budget_values, job))
-        case "dynamic":
-            served = job.model.propagation != "none" and job.model.layers > 0 and job.model.name != "mf"
-            share = SERVED_SHARE if settings.user_share is None and served else settings.user_share
-            return Dynamic(
-                share, settings.degree_power, settings.least_slots, ratio, settings.stop, settings.batches, job.table.dtype
-            )
-    raise UsageError(f"sparsity.policy = '{settings.policy}' is not a policy of a sparse table")

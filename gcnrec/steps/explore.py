@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from gcnrec.config import Job
 from gcnrec.sampling.sampler import Batch
+from gcnrec.sparsity.policies import policy_of
 from gcnrec.sparsity.policy import Moment, Policy
-from gcnrec.sparsity.published import policy_of
 from gcnrec.steps.step import Step
 from gcnrec.system.mapped_scratch import scratch_rows
 from gcnrec.tables.slots import SlotTable

@@ -18,7 +18,7 @@ from gcnrec.models.spectral import top_singular, varimax
 from gcnrec.random import Stage, normal
 from gcnrec.sparsity.budget import budget_values, room_for, table_width
 from gcnrec.sparsity.first_support import fill, magnitude_keys, random_keys
-from gcnrec.sparsity.published import policy_of
+from gcnrec.sparsity.policies import policy_of
 from gcnrec.system.pages import trim_heap
 from gcnrec.tables.dense import FILLED_ROWS, Allocate, DenseTable, in_ram
 from gcnrec.tables.pipelined import HostTable

@@ -17,19 +17,9 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.sparsity.budget import room_for
 from gcnrec.sparsity.exchange import Change
 from gcnrec.sparsity.first_support import fill
+from gcnrec.sparsity.policies import policy_of
 from gcnrec.sparsity.policy import Moment
-from gcnrec.sparsity.published import (
-    Dsl,
-    Gradual,
-    Pattern,
-    RandomGrowth,
-    Rigl,
-    SparseRec,
-    Static,
-    policy_of,
-    rows_by_degree,
-    unit_factors,
-)
+from gcnrec.sparsity.published import Dsl, Gradual, Pattern, RandomGrowth, Rigl, SparseRec, Static, rows_by_degree, unit_factors
 from gcnrec.tables.slots import SlotBlock, SlotTable, dense_rows
 from gcnrec.testing import checkerboard
 
