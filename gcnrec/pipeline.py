@@ -33,7 +33,7 @@ def run_job(
     data: Path | None,
     data_root: Path | None,
     resume: bool,
-    observer: Observer | None,
+    observer: Observer,
 ) -> tuple[dict[str, Any], Path]:
     """Ingest if needed, train into `folder`, judge it and the baselines on test, report; returns metrics and report."""
     from gcnrec.reports.run_report import write_report
@@ -74,7 +74,7 @@ def run_folder(runs: Path, name: str, out: Path | None, resume: bool) -> Path:
     return last
 
 
-def open_or_ingest(data: Data, job_path: Path, folder: Path | None, data_root: Path | None, observer: Observer | None) -> Dataset:
+def open_or_ingest(data: Data, job_path: Path, folder: Path | None, data_root: Path | None, observer: Observer) -> Dataset:
     """The dataset of a job: `folder` if given, else `data.folder` or `data/<name>-<digest>`, ingested when it is not there.
 
     Raises DataError when an existing `data.folder` was made with other settings.
@@ -84,7 +84,7 @@ def open_or_ingest(data: Data, job_path: Path, folder: Path | None, data_root: P
 
     if folder is not None:
         named = open_dataset(folder)
-        if data.digest not in (None, named.digest) and observer:
+        if data.digest not in (None, named.digest):
             observer.warn(f"{folder} holds other data than {job_path} names by data.digest = {data.digest[:12]!r}")
         return named
     if data.folder is not None and data.card is None and data.train is None:  # made elsewhere
@@ -102,7 +102,7 @@ def open_or_ingest(data: Data, job_path: Path, folder: Path | None, data_root: P
 
 
 def ingest_flags(
-    card: Path | None, given: dict[str, Any], out: Path, *, data_root: Path | None, force: bool, observer: Observer | None
+    card: Path | None, given: dict[str, Any], out: Path, *, data_root: Path | None, force: bool, observer: Observer
 ) -> Dataset:
     """`gcnrec ingest`: the card's [data] with the given flags over it, or the flags alone, into `out`."""
     if card is None and "train" not in given:
@@ -148,15 +148,12 @@ def describe(path: Path) -> dict[str, Any]:
     raise UsageError(f"{path} must be a dataset folder (with dataset.json) or a run folder (with lineage.json), is neither")
 
 
-def _ingest(
-    data: Data, out: Path, *, near: Path | None, data_root: Path | None, force: bool, observer: Observer | None
-) -> Dataset:
+def _ingest(data: Data, out: Path, *, near: Path | None, data_root: Path | None, force: bool, observer: Observer) -> Dataset:
     from gcnrec.loaders.parquet import ingest
     from gcnrec.loaders.sources import resolve_card
 
-    note, work = (observer.note, observer.work) if observer else (None, None)
-    resolved, name = resolve_card(data, near, data_root, DOWNLOADS, note)
-    return ingest(resolved, out, data_root=data_root, name=name, force=force, progress=note, work=work)
+    resolved, name = resolve_card(data, near, data_root, DOWNLOADS, observer.note)
+    return ingest(resolved, out, data_root=data_root, name=name, force=force, progress=observer.note, work=observer.work)
 
 
 def _as_recorded(dataset: Dataset, data: Data, job_path: Path) -> Dataset:

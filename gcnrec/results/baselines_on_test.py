@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from gcnrec.closed_forms import closed_form
 from gcnrec.errors import DeviceError
@@ -11,12 +10,10 @@ from gcnrec.ranking.evaluate import evaluate
 from gcnrec.results.evaluate import cold_start, seen_rows
 from gcnrec.runs.events import append_event, read_events
 from gcnrec.runs.folder import Run
-
-if TYPE_CHECKING:
-    from gcnrec.system.observer import Observer
+from gcnrec.system.observer import SILENT, Observer
 
 
-def measure_baselines(run: Run, observer: Observer | None = None) -> None:
+def measure_baselines(run: Run, observer: Observer = SILENT) -> None:
     """Fit every named baseline on what the run was trained on, judge it on test, append a `baseline` event.
 
     One that does not fit into memory is noted and left out; those that a resumed run has already are not repeated.
@@ -27,17 +24,16 @@ def measure_baselines(run: Run, observer: Observer | None = None) -> None:
     for name in () if settings.baselines == "auto" else settings.baselines:
         if name in done:
             continue
-        if observer:
-            observer.work(f"fitting baseline {name}", 0, 0)
+        observer.work(f"fitting baseline {name}", 0, 0)
         try:
             scorer = closed_form.fit(name, run.train_graph, run.job.model, run.job.train.seed, run.dataset.item_features)
         except DeviceError as problem:
             append_event(run.folder, {"event": "note", "text": f"baseline {name} left out: {problem}"})
             continue
-        tell = partial(observer.work, f"ranking for test by {name}") if observer else None
+        tell = partial(observer.work, f"ranking for test by {name}")
         seen, tilt = seen_rows(run, "test"), settings.tilt
         judged = evaluate(scorer, run.dataset.test, seen, *degrees, settings.k, tell=tell, tilt=tilt).metrics
         event = {"event": "baseline", "name": name, "metrics": judged, "cold_start": cold_start(run, scorer, "test")}
         append_event(run.folder, event)
-        if observer and settings.metric in judged:
+        if settings.metric in judged:
             observer.note(f"baseline {name}  {settings.metric} {judged[settings.metric]:.4f}")

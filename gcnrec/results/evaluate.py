@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -28,12 +28,9 @@ from gcnrec.results.id_files import ids_of, read_table, user_column
 from gcnrec.results.memory_bounds import evaluation_bytes, users_per_chunk
 from gcnrec.runs.folder import Run, metrics_path, writing
 from gcnrec.system.files import atomic_file
+from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.scratch import memory_errors_as_sentences
 from gcnrec.training.finish import warn_of_one_list
-
-if TYPE_CHECKING:
-    from gcnrec.system.observer import Observer
-
 
 Split = Literal["valid", "test"]
 
@@ -48,7 +45,7 @@ def evaluate_run(
     split: Split = "test",
     ks: Sequence[int] | None = None,
     segments: Path | None = None,
-    observer: Observer | None = None,
+    observer: Observer = SILENT,
     memory_limit: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run folder and write what it gives: `metrics.json` and `per_user.parquet` for test,
@@ -70,7 +67,7 @@ def _evaluated(
     split: Split,
     ks: Sequence[int] | None,
     segments: Path | None,
-    observer: Observer | None,
+    observer: Observer,
     memory_limit: str,
 ) -> dict[str, Any]:
     dataset, settings = run.dataset, run.job.evaluate
@@ -89,7 +86,7 @@ def _evaluated(
         lengths,
         settings.bootstrap,
         run.job.train.seed,
-        tell=partial(observer.work, f"ranking for {split}") if observer else None,
+        tell=partial(observer.work, f"ranking for {split}"),
         chunk=chunk,
         tilt=settings.tilt,
     )

@@ -27,10 +27,10 @@ from gcnrec.ops.topk import Hidden, ItemLists, TopK, contained
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, in_chunks, rank_chunk, top_k_all
 from gcnrec.results.bundle import write_bundle
+from gcnrec.system.observer import SILENT, Observer
 
 if TYPE_CHECKING:
     from gcnrec.runs.folder import Run
-    from gcnrec.system.observer import Observer
 
 FORMATS = ("faiss", "bundle", "parquet")
 INDEXES = ("flat", "hnsw")
@@ -56,7 +56,7 @@ class ItemIndex:
 
 
 def export(
-    run: Run, kind: str, out: Path, *, index: str | None = None, k: int | None = None, observer: Observer | None = None
+    run: Run, kind: str, out: Path, *, index: str | None = None, k: int | None = None, observer: Observer = SILENT
 ) -> dict[str, Any]:
     """Write what `kind` names to `out`, whole or not at all, and return what there is to tell about it.
 
@@ -167,7 +167,7 @@ def _is_enough(
     return bool(((ranks_BW[:, -1] >= k) & (gaps_B > rounding_B)).all())
 
 
-def _write_index(run: Run, scorer: EmbeddingScorer, out: Path, kind: str, k: int, observer: Observer | None) -> dict[str, Any]:
+def _write_index(run: Run, scorer: EmbeddingScorer, out: Path, kind: str, k: int, observer: Observer) -> dict[str, Any]:
     if kind not in INDEXES:
         raise UsageError(f"--index must be {' or '.join(INDEXES)}, got {kind!r}")
     if k < 1:
@@ -178,8 +178,7 @@ def _write_index(run: Run, scorer: EmbeddingScorer, out: Path, kind: str, k: int
     for first in range(0, scorer.num_items, _ADDED_AT_ONCE):
         last = min(first + _ADDED_AT_ONCE, scorer.num_items)
         index.add(indexed_rows(scorer, first, last))  # copy: FAISS owns its rows
-        if observer:
-            observer.work("indexing items", last, scorer.num_items)
+        observer.work("indexing items", last, scorer.num_items)
     facts = {
         "format": FORMAT, "index": kind, "score": "inner product", "items": scorer.num_items, "width": width,
         "query": "embedding of the user" + ("" if scorer.column_I is None else ", then 1"),

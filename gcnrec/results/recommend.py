@@ -28,11 +28,11 @@ from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.memory_bounds import recommendation_bytes, users_per_chunk
 from gcnrec.results.request import Request, read_request
 from gcnrec.system.files import atomic_file
+from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.scratch import memory_errors_as_sentences
 
 if TYPE_CHECKING:
     from gcnrec.runs.folder import Run
-    from gcnrec.system.observer import Observer
 
 _GROUP_BYTES = 2**23
 """Of lists that are written at a time, as a row group."""
@@ -70,7 +70,7 @@ def recommend(
     new_users: Path | None = None,
     new_items: Path | None = None,
     memory_limit: str | None = None,
-    observer: Observer | None = None,
+    observer: Observer = SILENT,
 ) -> RecommendSummary:
     """Write `out`: user and item (original ids in their Arrow types), rank int32 from 1, score float32.
 
@@ -117,7 +117,7 @@ def recommend(
             chunks = in_chunks(scorer, rank, range(0, len(request.ids), chunk))
             lengths_R = _write(path, dataset, request, chunks, observer)
     untrained = int((untrained_R & ~popular_R & (lengths_R > 0)).sum())
-    if untrained and dataset.user_features is None and observer:
+    if untrained and dataset.user_features is None:
         observer.warn(
             f"{untrained:,} of {int((lengths_R > 0).sum()):,} users have no interaction that {run.folder} knows, "
             "so their lists say nothing of them; --fallback popularity gives them the most popular items"
@@ -206,9 +206,7 @@ def _pairs_of(csr: Csr, rows_B: NDArray[np.int32]) -> tuple[NDArray[np.int32], N
     return at_E, csr.indices[csr.indptr[rows_B[at_E]] + offsets_E]
 
 
-def _write(
-    path: Path, dataset: Dataset, request: Request, chunks: Iterator[TopK], observer: Observer | None
-) -> NDArray[np.int64]:
+def _write(path: Path, dataset: Dataset, request: Request, chunks: Iterator[TopK], observer: Observer) -> NDArray[np.int64]:
     """Stream the lists into `path` and return the length of every row's list."""
     types = {"user": dataset.user_ids.ids.type, "item": dataset.item_ids.ids.type, "rank": pa.int32(), "score": pa.float32()}
     lengths_R = np.zeros(len(request.ids), np.int64)
@@ -218,8 +216,7 @@ def _write(
             filled_BK = lists.items_BK >= 0
             at, slots = np.nonzero(filled_BK)
             lengths_R[lists.users_B] = filled_BK.sum(axis=1)
-            if observer:
-                observer.work("ranking", int(lists.users_B[-1]) + 1, len(lengths_R))
+            observer.work("ranking", int(lists.users_B[-1]) + 1, len(lengths_R))
             columns = {
                 "user": request.ids.take(pa.array(lists.users_B[at])),
                 "item": dataset.item_ids.decode(lists.items_BK[filled_BK]),

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,11 +36,9 @@ from gcnrec.runs.lineage import FORMAT, lineage_of
 from gcnrec.sparsity.budget import table_width
 from gcnrec.system.files import atomic_file
 from gcnrec.system.locks import locked
+from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.pages import let_go
 from gcnrec.tables.slots import dense_rows
-
-if TYPE_CHECKING:
-    from gcnrec.system.observer import Observer
 
 LOCK = "run.lock"
 
@@ -174,9 +172,9 @@ def was_killed_before_start(folder: Path) -> bool:
     return names <= {LOCK, "job.toml", "checkpoints"}
 
 
-def writing(folder: Path, observer: Observer | None = None) -> AbstractContextManager[None]:
+def writing(folder: Path, observer: Observer = SILENT) -> AbstractContextManager[None]:
     """Be the only one who writes into a run folder. UsageError, naming the process, when another one does."""
-    return locked(folder / LOCK, folder, None if observer is None else lambda text: observer.warn(text))
+    return locked(folder / LOCK, folder, observer.warn)
 
 
 def with_valid(dataset: Dataset) -> BipartiteGraph:

@@ -37,7 +37,7 @@ class Tracker(Protocol):
 
 
 @contextmanager
-def tracked(job: Job, folder: Path, observer: Observer | None) -> Iterator[Observer | None]:
+def tracked(job: Job, folder: Path, observer: Observer) -> Iterator[Observer]:
     """`observer`, which then also tells the trackers that `job.run` names of every epoch of the run in `folder`.
 
     Raises UsageError, before the run folder is begun, when a tracker is not installed or cannot be reached.
@@ -62,31 +62,26 @@ def tracked(job: Job, folder: Path, observer: Observer | None) -> Iterator[Obser
 class _Tracked:
     """An observer in front of trackers. One that fails is told of and left out: it must not cost the training."""
 
-    def __init__(self, observer: Observer | None, trackers: list[Tracker]) -> None:
+    def __init__(self, observer: Observer, trackers: list[Tracker]) -> None:
         self._observer = observer
         self._trackers = trackers
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rows_per_second: float) -> None:
-        if self._observer:
-            self._observer.step(epoch, epochs, step, steps, loss, rows_per_second)
+        self._observer.step(epoch, epochs, step, steps, loss, rows_per_second)
 
     def epoch(self, record: dict[str, Any]) -> None:
-        if self._observer:
-            self._observer.epoch(record)
+        self._observer.epoch(record)
         for tracker in list(self._trackers):
             self._try(tracker, tracker.epoch, record)
 
     def work(self, what: str, done: int, total: int) -> None:
-        if self._observer:
-            self._observer.work(what, done, total)
+        self._observer.work(what, done, total)
 
     def note(self, text: str) -> None:
-        if self._observer:
-            self._observer.note(text)
+        self._observer.note(text)
 
     def warn(self, text: str) -> None:
-        if self._observer:
-            self._observer.warn(text)
+        self._observer.warn(text)
 
     def close(self, status: str) -> None:
         for tracker in list(self._trackers):

@@ -29,7 +29,7 @@ def starting_table(
     job: Job,
     dataset: Dataset,
     graph: BipartiteGraph,
-    observer: Observer | None,
+    observer: Observer,
     warn: Callable[[str], object],
     allocate: Allocate = in_ram,
 ) -> HostTable:
@@ -53,10 +53,9 @@ def starting_table(
     places_N = np.concatenate([users, np.where(items >= 0, items + len(old.user_ids), -1)]).astype(np.int32)
     for name, places, before in (("users", users, len(old.user_ids)), ("items", items, len(old.item_ids))):
         matched = int((places >= 0).sum())
-        if observer:
-            observer.note(
-                f"init_from {earlier.folder}: {matched} {name} matched, {len(places) - matched} new, {before - matched} lost"
-            )
+        observer.note(
+            f"init_from {earlier.folder}: {matched} {name} matched, {len(places) - matched} new, {before - matched} lost"
+        )
     known = _known_pairs(earlier, users, items, dataset)
     if known:
         warn(

@@ -43,7 +43,7 @@ class Work:
     folder: Path
     checkpoints: Checkpoints
     stop: Stop
-    observer: Observer | None
+    observer: Observer
 
 
 class Epochs:
@@ -142,8 +142,7 @@ class Epochs:
                 record["values"] = self._step.table.drained().num_values
             append_event(work.folder, record)
             self._whole = True
-            if work.observer:
-                work.observer.epoch(record)
+            work.observer.epoch(record)
             if due or work.stop.asked:
                 self._save()
 
@@ -163,7 +162,7 @@ class Epochs:
     def _report(self, step: int, loss: float, rows: int, begun: float) -> None:
         """Tell the observer of `step` of this epoch, its mean loss so far, and its rows since `begun`."""
         observer, now = self._work.observer, time.perf_counter()
-        if observer and now - self._told_at >= REPORT_SECONDS:
+        if now - self._told_at >= REPORT_SECONDS:
             epoch = self.progress.epoch + 1
             observer.step(epoch, self._epochs, step, self._per_epoch, loss / step, rows / (now - begun))
             self._told_at = now

@@ -21,3 +21,21 @@ class Observer(Protocol):
     def warn(self, text: str) -> None:
         """A result may not mean what it seems to."""
         ...
+
+
+class Silent:
+    """An observer that reports nothing."""
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rows_per_second: float) -> None: ...
+
+    def epoch(self, record: dict[str, Any]) -> None: ...
+
+    def work(self, what: str, done: int, total: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+
+SILENT: Observer = Silent()
+"""The observer of calls that name none."""

@@ -12,7 +12,6 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +28,9 @@ from gcnrec.ranking.evaluate import Evaluation, evaluate
 from gcnrec.ranking.top_k import top_k_all
 from gcnrec.runs.events import Event, append_event, epochs_of, read_events, warn_once
 from gcnrec.system.limits import parse_bytes
+from gcnrec.system.observer import SILENT, Observer
 from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
 from gcnrec.training.fit_validation import chunk_of, kept_validation
-
-if TYPE_CHECKING:
-    from gcnrec.system.observer import Observer
 
 AUTO = ("popularity", "linkprop", "itemknn", "gfcf", "ease")
 """What `auto` tries, the cheapest first."""
@@ -74,7 +71,7 @@ def fit_seconds(folder: Path) -> float:
     return float(epochs[-1]["seconds"]) if epochs else 0.0
 
 
-def compare_with_baselines(job: Job, dataset: Dataset, folder: Path, observer: Observer | None = None) -> None:
+def compare_with_baselines(job: Job, dataset: Dataset, folder: Path, observer: Observer = SILENT) -> None:
     """Compare baselines with the run's best epoch on validation; warn, once, where the paired interval of one lies above 0.
 
     Appends an event `baseline.valid` for each: figures, or why it was skipped. A resumed run repeats none.
@@ -82,7 +79,7 @@ def compare_with_baselines(job: Job, dataset: Dataset, folder: Path, observer: O
     kept = kept_validation(folder)
     if kept is None:
         wanted = job.evaluate.baselines == "auto" and baseline_names(job, dataset) and len(dataset.valid)
-        if observer and wanted and 0.0 < fit_seconds(folder) < LEAST_SECONDS:
+        if wanted and 0.0 < fit_seconds(folder) < LEAST_SECONDS:
             observer.note(f"no baselines: the fit took less than {LEAST_SECONDS:g} s; name some in evaluate.baselines")
         return
     own_H = kept.column(job.evaluate.metric).to_numpy()
@@ -92,10 +89,9 @@ def compare_with_baselines(job: Job, dataset: Dataset, folder: Path, observer: O
         if name not in done:
             event = comparison.judged(name)
             append_event(folder, event)
-            if observer:
-                observer.note(told(event, job.evaluate.metric))
+            observer.note(told(event, job.evaluate.metric))
     said = better_baseline([event for event in read_events(folder) if event["event"] == VALID], job)
-    if said and warn_once(folder, "a baseline is better", said) and observer:
+    if said and warn_once(folder, "a baseline is better", said):
         observer.warn(said)
 
 
@@ -132,10 +128,10 @@ class _Comparison:
     own_B: NDArray[np.float64]
     most_seconds: float
     most_bytes: float
-    observer: Observer | None
+    observer: Observer
 
     @classmethod
-    def of(cls, job: Job, dataset: Dataset, folder: Path, own_H: NDArray[np.float64], observer: Observer | None) -> _Comparison:
+    def of(cls, job: Job, dataset: Dataset, folder: Path, own_H: NDArray[np.float64], observer: Observer) -> _Comparison:
         """`own_H`: the run's values for all users with validation pairs, in their order."""
         chosen_B = _drawn(len(own_H), job.train.seed)
         limited = job.evaluate.baselines == "auto"
@@ -184,11 +180,9 @@ class _Comparison:
         def tell(done: int, total: int) -> None:
             if done < total and time.perf_counter() - begun > self.most_seconds:
                 raise _OverTimeError
-            if self.observer:
-                self.observer.work(f"ranking for validation by {name}", done, total)
+            self.observer.work(f"ranking for validation by {name}", done, total)
 
-        if self.observer:
-            self.observer.work(f"fitting baseline {name}", 0, 0)
+        self.observer.work(f"fitting baseline {name}", 0, 0)
         graph = self.dataset.graph
         scorer = closed_form.fit(name, graph, self.job.model, self.job.train.seed, self.dataset.item_features)
         tell(0, len(self.own_B))

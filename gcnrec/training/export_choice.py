@@ -43,9 +43,7 @@ class _Rival:
     values_H: NDArray[np.float64]
 
 
-def validate_exports(
-    job: Job, trained: Exported, graph: BipartiteGraph, dataset: Dataset, observer: Observer | None
-) -> dict[str, Any]:
+def validate_exports(job: Job, trained: Exported, graph: BipartiteGraph, dataset: Dataset, observer: Observer) -> dict[str, Any]:
     """`valid`: every metric at the cut-off of `evaluate.metric`, of the first rule, whose export `trained` is.
 
     `exports`: for each other rule its mean of `evaluate.metric`, the mean paired `gain` and its standard `error`.
@@ -58,7 +56,7 @@ def validate_exports(
     views = candidate_views(trained, rules, job)
     chunks = top_k_views(scorer, views, users_H, cut, sparing(graph.user_items, held))
     degrees = graph.item_users.degrees, graph.user_items.degrees
-    tell = partial(observer.work, "validating") if observer else None
+    tell = partial(observer.work, "validating")
     lists = _judging_rivals(chunks, rivals, held, name, cut)
     result = judge_lists(lists, dataset.valid, held, degrees, [cut], tell=tell, tilt=job.evaluate.tilt)
     own_H = result.per_user.column(job.evaluate.metric).to_numpy()

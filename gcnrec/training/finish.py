@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from gcnrec.system.observer import Observer
 
 
-def validate(job: Job, step: Step, dataset: Dataset, folder: Path, observer: Observer | None) -> dict[str, Any]:
+def validate(job: Job, step: Step, dataset: Dataset, folder: Path, observer: Observer) -> dict[str, Any]:
     """What the record of an epoch says of validation: `valid` and `exports` of `validate_exports`."""
     trained = exported_by(job, step, folder, export_rules(job)[0])
     return validate_exports(job, trained, step.sampler.graph, dataset, observer)
@@ -60,7 +60,7 @@ def finish(work: Work, step: Step, final: Exported) -> None:
     A model that ranks the same items for everyone is warned of.
     """
     job, dataset, folder, observer = work.job, work.dataset, work.folder, work.observer
-    if observer and final.rule != export_rules(job)[0]:
+    if final.rule != export_rules(job)[0]:
         first = export_rules(job)[0].name
         observer.note(f"export {final.rule.name}: on validation better than {first} by more than two standard errors")
     warn_of_one_list(folder, job, final.scorer, observer)
@@ -102,8 +102,8 @@ def memory_report(table: Table, rule: Rule, budget: int, base_width: int, export
     }
 
 
-def warn_of_one_list(folder: Path, job: Job, scorer: Scorer, observer: Observer | None, chunk: int = USERS_PER_CHUNK) -> None:
+def warn_of_one_list(folder: Path, job: Job, scorer: Scorer, observer: Observer, chunk: int = USERS_PER_CHUNK) -> None:
     """Warn, once in a run, of a model that ranks the same items for everyone; popularity is meant to."""
     said = None if job.model.name == "popularity" else one_list_for_everyone(scorer, chunk)
-    if said and warn_once(folder, "one list for everyone", said) and observer:
+    if said and warn_once(folder, "one list for everyone", said):
         observer.warn(said)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,16 +22,14 @@ from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.system.files import atomic_file
 from gcnrec.system.limits import parse_bytes
-
-if TYPE_CHECKING:
-    from gcnrec.system.observer import Observer
+from gcnrec.system.observer import SILENT, Observer
 
 
-def keep_validation(job: Job, dataset: Dataset, folder: Path, scorer: Scorer, observer: Observer | None = None) -> None:
+def keep_validation(job: Job, dataset: Dataset, folder: Path, scorer: Scorer, observer: Observer = SILENT) -> None:
     """Rank for all validation users by `scorer`, the best epoch's, and write `per_user.fit.parquet`."""
     graph = dataset.graph
     degrees = graph.item_users.degrees, graph.user_items.degrees
-    tell = partial(observer.work, "ranking for validation by the best epoch") if observer else None
+    tell = partial(observer.work, "ranking for validation by the best epoch")
     ks, chunk = (split_name(job.evaluate.metric)[1],), chunk_of(job, scorer)
     result = evaluate(scorer, dataset.valid, graph.user_items, *degrees, ks, tell=tell, chunk=chunk, tilt=job.evaluate.tilt)
     with atomic_file(_path(folder)) as path:

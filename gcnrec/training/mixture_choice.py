@@ -126,7 +126,7 @@ def _chosen(work: Work, trained: Exported) -> Mixture:
 
 
 def _judge(work: Work, parts: Sequence[Part], held: Csr) -> mixing.Judge:
-    tell = partial(work.observer.work, "choosing the mixture") if work.observer else None
+    tell = partial(work.observer.work, "choosing the mixture")
     seen = sparing(work.dataset.graph.user_items, held)
     return mixing.judge_of(parts, held, seen, work.job.evaluate.metric, tell)
 
@@ -159,8 +159,7 @@ def _auto_names(graph: BipartiteGraph) -> tuple[str, ...]:
 
 
 def _fit(work: Work, name: str, graph: BipartiteGraph, path: Path) -> None:
-    if work.observer:
-        work.observer.work(f"fitting {name} for the mixture", 0, 0)
+    work.observer.work(f"fitting {name} for the mixture", 0, 0)
     dataset, job = work.dataset, work.job
     settings = closed_form.tuned(name, dataset.graph, dataset.valid, partner_settings(job))
     scorer = closed_form.fit(name, graph, settings, job.train.seed, dataset.item_features)
@@ -206,8 +205,7 @@ def _note_once(work: Work, text: str) -> None:
     event = {"event": "note", "text": text}
     if event not in read_events(work.folder):
         append_event(work.folder, event)
-    if work.observer:
-        work.observer.note(text)
+    work.observer.note(text)
 
 
 def _sentence(mixture: Mixture) -> str:

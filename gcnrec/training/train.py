@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numba
 import numpy as np
@@ -41,6 +41,7 @@ from gcnrec.steps.step import Step, build_step
 from gcnrec.system.files import atomic_file, clear_leftovers
 from gcnrec.system.machine import available_cores
 from gcnrec.system.mapped_scratch import scratch_values
+from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.signals import stops
 from gcnrec.tables.placement import memory_of, placed
 from gcnrec.training.baselines import compare_with_baselines, compares
@@ -50,11 +51,8 @@ from gcnrec.training.fit_validation import keep_validation
 from gcnrec.training.mixture_choice import refuse_impossible_mixture, scorer_of_fit
 from gcnrec.training.open_keys import begun_job, notes, settled
 
-if TYPE_CHECKING:
-    from gcnrec.system.observer import Observer
 
-
-def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, observer: Observer | None = None) -> Run:
+def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, observer: Observer = SILENT) -> Run:
     """Train `job` on `dataset` into the run folder `out` and return it, exported and ready to rank.
 
     `resume` goes on where an earlier call was stopped, to the same results. In the main thread, Ctrl-C and SIGTERM finish the
@@ -67,7 +65,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
     if not job.model.closed_form:
         objective_of(job, dataset.graph, dataset.weights_E is not None)  # what it refuses is refused before there is a folder
         refuse_impossible_mixture(job, dataset)
-    if observer and not resume:
+    if not resume:
         for sentence in unused_settings(job):
             observer.warn(sentence)
         for line in decided:
@@ -85,7 +83,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
 
 
 @contextmanager
-def _opened(job: Job, dataset: Dataset, folder: Path, resume: bool, observer: Observer | None) -> Iterator[None]:
+def _opened(job: Job, dataset: Dataset, folder: Path, resume: bool, observer: Observer) -> Iterator[None]:
     """The run's folder, locked: a new one, one that was hardly begun, or the very run as it was left."""
     open_dataset(dataset.folder, verify=True)  # every byte: damaged numbers would read or train anything
     again = resume and folder.exists()
@@ -141,13 +139,12 @@ def _train(work: Work) -> None:
 
 def _say_damaged(work: Work, text: str) -> None:
     append_event(work.folder, {"event": "warning", "kind": "damaged checkpoint", "text": text})
-    if work.observer:
-        work.observer.warn(text)
+    work.observer.warn(text)
 
 
 def _warn(work: Work, kind: str, text: str) -> None:
     """Tell it once in a run: starting to resume and to refit looks at the same things again."""
-    if warn_once(work.folder, kind, text) and work.observer:
+    if warn_once(work.folder, kind, text):
         work.observer.warn(text)
 
 
@@ -204,7 +201,7 @@ def _step(work: Work, graph: BipartiteGraph, weights_E: NDArray[np.float32] | No
     job, tell = work.job, work.observer
     warn = partial(_warn, work, "validation was trained on")
     table = starting_table(job, work.dataset, graph, tell, warn, memory_of(job, work.folder))
-    table_there = placed(job, graph, table, tell.note if tell else None)
+    table_there = placed(job, graph, table, tell.note)
     return build_step(job, graph, weights_E, table_there, features_of(work.dataset), partial(scratch_values, work.folder))
 
 

@@ -20,6 +20,7 @@ from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.reports.text import metric_lines
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.runs.events import read_events
+from gcnrec.system.observer import SILENT
 from gcnrec.training.train import train
 
 TRAIN = [(0, 0), (0, 1), (1, 0), (1, 2)]
@@ -101,7 +102,7 @@ def test_a_run_ranks_new_items_and_tells(dataset, tmp_path, refit):
     job_path.write_text("[run]\n")
     folder = tmp_path / "run"
     metrics, report = run_job(
-        Job.parse(sections, [], "test"), job_path, folder, data=dataset.folder, data_root=None, resume=False, observer=None
+        Job.parse(sections, [], "test"), job_path, folder, data=dataset.folder, data_root=None, resume=False, observer=SILENT
     )
     cold = metrics["cold_start"]
     if not refit:

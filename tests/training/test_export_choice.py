@@ -13,6 +13,7 @@ from gcnrec.config import Job
 from gcnrec.ranking.evaluate import evaluate
 from gcnrec.ranking.export_rules import export_rules, exported
 from gcnrec.reports.progress import Quiet
+from gcnrec.system.observer import SILENT
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.export_choice import chosen_rule, validate_exports
 from gcnrec.training.train import train
@@ -35,7 +36,7 @@ def test_every_rule_is_judged_as_if_it_were_exported_alone(dataset):
     settings = job(evaluate={"metric": "ndcg@5"}, loss={"temperature": 0.5})
     rules, degrees = export_rules(settings), dataset.graph.item_users.degrees
     trained = exported(noise(), SIZE, degrees, rules[0], settings)
-    record = validate_exports(settings, trained, dataset.graph, dataset, None)
+    record = validate_exports(settings, trained, dataset.graph, dataset, SILENT)
     values = {}
     for rule in rules:
         scorer = exported(noise(), SIZE, degrees, rule, settings).scorer

@@ -21,6 +21,7 @@ from gcnrec.pipeline import run_job
 from gcnrec.reports.progress import Quiet
 from gcnrec.runs.checkpoints import load_checkpoint
 from gcnrec.steps.step import Step
+from gcnrec.system.observer import SILENT
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard, write_dataset
@@ -90,7 +91,7 @@ def killing(patch, at):
 
 def run(settings, dataset, out, **options):
     return run_job(
-        settings, Path("job.toml"), out, data=dataset.folder, data_root=None, resume=out.exists(), observer=None, **options
+        settings, Path("job.toml"), out, data=dataset.folder, data_root=None, resume=out.exists(), observer=SILENT, **options
     )
 
 
