@@ -60,6 +60,15 @@ def folder(path, table, record, checkpoint):
     return path
 
 
+def test_digests_tell_bfloat16_from_float32_and_from_another_value(killing, tmp_path):
+    weights = torch.tensor([1.0, 2.0]).bfloat16()
+    variants = {"same": weights.clone(), "float32": weights.float(), "one bit": torch.tensor([1.0, 2.015625]).bfloat16()}
+    first = killing["digests"].digests(folder(tmp_path / "first", np.zeros(2), [], weights))
+    found = {name: killing["digests"].digests(folder(tmp_path / name, np.zeros(2), [], each)) for name, each in variants.items()}
+    differing = {name: killing["digests"].differences(first, each) for name, each in found.items()}
+    assert differing == {"same": [], "float32": ["last.safetensors"], "one bit": ["last.safetensors"]}
+
+
 def test_digests_leave_out_times_and_nothing_else(killing, tmp_path):
     digests, differences = killing["digests"].digests, killing["digests"].differences
     values, weights = np.arange(2.0), torch.arange(3.0)

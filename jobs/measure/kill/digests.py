@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from safetensors import safe_open
 
 TIMES = frozenset({"seconds", "rows_per_second", "stalled_share", "stalled_seconds", "peak_rss_bytes", "sha256"})
@@ -56,12 +57,13 @@ def digest_of(path: Path) -> str:
 
 def _tensors(path: Path) -> list[bytes]:
     """Names, dtypes, shapes and bytes of the tensors, and the progress that lies beside them."""
-    with safe_open(path, framework="np") as file:
+    with safe_open(path, framework="pt") as file:  # NumPy has no bfloat16
         header = file.metadata() or {}
         parts = []
         for name in sorted(file.keys()):
             tensor = file.get_tensor(name)
-            parts += [f"{name} {tensor.dtype} {tensor.shape}".encode(), tensor.tobytes()]
+            raw = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+            parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), raw]
     return [*parts, _text(json.loads(header.get("progress", "{}")))]
 
 
