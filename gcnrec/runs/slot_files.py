@@ -47,7 +47,7 @@ def write_slots(path: Path, table: SlotTable, order: str) -> None:
     tensors = {name: tensor for name, tensor in table.tensors().items() if name in (*_TENSORS, "values")}
     header = {
         "format": FORMAT, "version": VERSION, "num_rows": str(table.num_rows), "width": str(table.width),
-        "budget_values": str(table.budget), "dtype": table.dtype, "order": order,
+        "budget_values": str(table.max_values), "dtype": table.dtype, "order": order,
     }  # fmt: skip
     with atomic_file(path) as work:
         save_tensors(tensors, work, header)

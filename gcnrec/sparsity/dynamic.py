@@ -37,17 +37,17 @@ class Dynamic:
     dtype: str
 
     def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int16]:
-        check_room(graph.num_nodes, table.budget, table.max_count)
+        check_room(graph.num_nodes, table.max_values, table.max_count)
         num_users = graph.num_users
         degrees_N = np.empty(graph.num_nodes, np.int32)
         for side, csr in ((degrees_N[:num_users], graph.user_items), (degrees_N[num_users:], graph.item_users)):
             np.subtract(csr.indptr[1:], csr.indptr[:-1], out=side, casting="same_kind")
         if self.user_share is None:
-            counts_N = power_counts(degrees_N, table.budget, self.least, table.max_count, self.power)
+            counts_N = power_counts(degrees_N, table.max_values, self.least, table.max_count, self.power)
         else:
             room = table.max_count * num_users, table.max_count * graph.num_items
-            users = min(max(int(self.user_share * table.budget), table.budget - room[1]), room[0])
-            shares = users, min(table.budget - users, room[1])
+            users = min(max(int(self.user_share * table.max_values), table.max_values - room[1]), room[0])
+            shares = users, min(table.max_values - users, room[1])
             items_I = power_counts(degrees_N[num_users:], shares[1], self.least, table.max_count, self.power)
             counts_N = np.concatenate([even_counts(num_users, shares[0], table.max_count), items_I])
         return full_records(counts_N, self.dtype, table.max_count)

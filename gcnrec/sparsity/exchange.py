@@ -49,7 +49,7 @@ def exchange_anywhere(table: SlotTable, count: int, scores: Scores, newborn: New
     Cells just given up compete too; those that win stay as they were. Rows may become empty; none passes what a row can hold.
     """
     drop = _smallest(table, count)
-    room = table.budget - table.num_values + min(max(count, 0), table.num_values)
+    room = table.max_values - table.num_values + min(max(count, 0), table.num_values)
 
     def candidates(least: int) -> Iterator[NDArray[np.int32]]:
         dropped = drop.picker()

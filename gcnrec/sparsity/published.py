@@ -34,7 +34,7 @@ class RandomMask:
     """A first support where every cell is as likely as any other, as many in every row."""
 
     def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int16]:
-        return even_counts(graph.num_nodes, table.budget, table.max_count)
+        return even_counts(graph.num_nodes, table.max_values, table.max_count)
 
     def first_keys(self, seed: int) -> Keys:
         return random_keys(seed)
@@ -112,7 +112,7 @@ class SparseRec:
         self._factors = cache(partial(unit_factors, graph, seed=seed))
 
     def first_counts(self, graph: BipartiteGraph, table: SlotTable) -> NDArray[np.int16]:
-        return largest_counts(self._factors(table.width), table.budget, self._least, table.max_count)
+        return largest_counts(self._factors(table.width), table.max_values, self._least, table.max_count)
 
     def first_keys(self, seed: int) -> Keys:
         return lambda first, tile_RD: self._factors(tile_RD.shape[1])[first : first + len(tile_RD)]
@@ -178,10 +178,10 @@ class Pattern:
     @staticmethod
     def _groups(table: SlotTable) -> tuple[list[int], int]:
         """M over time, and values of a row. As small as the budget allows: a group stores one value at least."""
-        per_row = min(table.budget // table.num_rows, table.max_count)
+        per_row = min(table.max_values // table.num_rows, table.max_count)
         if per_row == 0:
             raise UsageError(
-                f"sparsity.policy = 'nm' stores as many values of every row, and a budget of {table.budget:,} is none for "
+                f"sparsity.policy = 'nm' stores as many values of every row, and a budget of {table.max_values:,} is none for "
                 f"each of {table.num_rows:,} rows; raise table.budget or choose another policy"
             )
         groups = [table.width]

@@ -60,19 +60,19 @@ class SlotBlock:
 
 
 class SlotTable:
-    """N rows of width D of which at most `budget` values are stored; starts empty, and `fill` or `rebuild` give it rows.
+    """N rows of width D of which at most `max_values` values are stored; starts empty, and `fill` or `rebuild` give it rows.
 
     `moments` floats of state per value and `scalars` per row. Raises UsageError for a width above 256.
     """
 
     def __init__(
-        self, num_rows: int, width: int, budget: int, moments: int, scalars: int, dtype: str = "float32",
+        self, num_rows: int, width: int, max_values: int, moments: int, scalars: int, dtype: str = "float32",
         allocate: Allocate = in_ram,
     ) -> None:  # fmt: skip
         if width > MAX_COLUMNS:
             raise UsageError(f"a sparse table has at most {MAX_COLUMNS} columns, got model.width = {width}")
-        self.width, self.budget, self.dtype = width, budget, dtype
-        self._layout = _layout(num_rows, budget, moments, scalars, VALUE_BYTES[dtype])
+        self.width, self.max_values, self.dtype = width, max_values, dtype
+        self._layout = _layout(num_rows, max_values, moments, scalars, VALUE_BYTES[dtype])
         layout = self._layout
         # Addresses only: the system gives memory to slabs when they are first written.
         arena = allocate(layout.max_slabs * layout.slab_bytes // 4 + 1024).numpy().view(np.uint8)
@@ -262,9 +262,9 @@ class SlotTable:
                 f"moments cannot be put into one of {self.num_rows:,} rows, {self.width} columns of {self.dtype} and "
                 f"{layout.moments} moments; use the job it was saved by"
             )
-        if len(columns) > self.budget:
+        if len(columns) > self.max_values:
             raise DataError(
-                f"the saved table holds {len(columns):,} values, the budget allows {self.budget:,}; set table.budget as it was"
+                f"the saved table holds {len(columns):,} values, the budget allows {self.max_values:,}; set table.budget as it was"
             )
         self._clear()
         block = SlotBlock(0, counts, columns, tensors["values"].float().numpy(), moments, tensors["scalars"].numpy())
@@ -410,8 +410,8 @@ class Rebuild:
     def write(self, block: SlotBlock) -> None:
         table = self._table
         size = int(block.counts_R.sum())
-        if table.num_values + size > table.budget:
-            raise DataError(f"{table.num_values + size:,} values would pass the budget of {table.budget:,}; prune before growing")
+        if table.num_values + size > table.max_values:
+            raise DataError(f"{table.num_values + size:,} values would pass the budget of {table.max_values:,}; prune before growing")
         self._place(block.first, block.counts_R)
         table._store(block)
 

@@ -59,7 +59,7 @@ def test_what_is_written_is_what_is_stored_and_comes_back(tmp_path, dtype):
     table = read_slots(path, num_rows=4, width=6, budget=8, order=ORDER)
     dense = torch.tensor([[0, 0.5, 0, 0, 0, -1], [0] * 6, [2, 0, 3, 0, -4, 0], [0] * 6])
     assert torch.equal(table.decode(table.read(np.arange(4), with_state=False)), dense)
-    assert (table.num_values, table.budget, table.dtype, table.state_shape) == (6, 8, dtype, (0, 0))
+    assert (table.num_values, table.max_values, table.dtype, table.state_shape) == (6, 8, dtype, (0, 0))
     assert list(table.counts_N) == COUNTS
 
 

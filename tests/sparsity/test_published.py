@@ -267,14 +267,14 @@ def test_every_policy_of_a_job(policy):
     table = SlotTable(graph.num_nodes, width, room_for(job, budget, graph.num_nodes, width), 2, 0)
     chosen = policy_of(job, graph)
     counts = chosen.first_counts(graph, table)
-    assert counts.sum() <= table.budget and counts.max() <= table.max_count
+    assert counts.sum() <= table.max_values and counts.max() <= table.max_count
     rows = torch.randn(graph.num_nodes, width, generator=torch.Generator().manual_seed(0))
     fill(table, counts, lambda first, last: rows[first:last], chosen.first_keys(0), 0.1)
     if policy in HARD:
         # dynamic fills whole records, of 6 and 9 values, and only those
-        assert table.budget == budget and (counts.sum() == budget or (policy == "dynamic" and counts.min() >= 6))
+        assert table.max_values == budget and (counts.sum() == budget or (policy == "dynamic" and counts.min() >= 6))
     else:
-        assert table.num_values == table.budget == width * graph.num_nodes
+        assert table.num_values == table.max_values == width * graph.num_nodes
         chosen.explore(table, Moment(0.9, 3), None)
         assert table.num_values == budget
 
@@ -295,11 +295,11 @@ def test_the_budget_holds_under_any_sequence_of_explorations(policy, seed, share
     rows = torch.from_numpy(draw.standard_normal((80, width)).astype(np.float32))
     fill(table, chosen.first_counts(graph, table), lambda first, last: rows[first:last], chosen.first_keys(seed), 0.1)
     filled = table.num_values
-    assert filled == table.budget or policy in ("nm", "dynamic")
+    assert filled == table.max_values or policy in ("nm", "dynamic")
     for number, progress in enumerate(sorted(moments)):
         steep = Known((draw.standard_normal((80, width)) * (draw.random((80, 1)) < 0.7)).astype(np.float32))
         change = chosen.explore(table, Moment(progress, number), steep)
         assert table.num_values == filled and change.pruned == change.grown >= change.regrown
-    assert table.max_values_seen <= table.budget
+    assert table.max_values_seen <= table.max_values
     stored = dense_rows(table.tensors(), width) != 0
     assert int(stored.sum()) <= filled

@@ -97,7 +97,7 @@ def test_a_step_allocates_for_its_batch(parts, rule, dtype):
     assert tile / 2 < torch_bytes <= 2 * tile
     assert numpy_bytes < CELLS
     assert measured(advance).peak_bytes < 4 * CELLS
-    assert step.table.num_values <= step.table.budget
+    assert step.table.num_values <= step.table.max_values
 
 
 def test_a_sampled_step_allocates_for_its_neighbourhood(parts):

@@ -133,7 +133,7 @@ def test_records_keep_values_and_state_through_checkpoints(dtype):
     table = slots_of(weights, mask, rule.state_width, dtype)
     rows = np.arange(300)
     rule.update(table.read(rows, True), table.stored(rows, torch.randn(300, 120)), 1, 0.1)
-    other = SlotTable(300, 120, table.budget, 2, 0, dtype)
+    other = SlotTable(300, 120, table.max_values, 2, 0, dtype)
     other.restore(table.tensors())
     assert all(torch.equal(one, two) for one, two in zip(table.tensors().values(), other.tensors().values(), strict=True))
     for each in (table, other):
