@@ -264,7 +264,8 @@ class SlotTable:
             )
         if len(columns) > self.max_values:
             raise DataError(
-                f"the saved table holds {len(columns):,} values, the budget allows {self.max_values:,}; set table.budget as it was"
+                f"the saved table holds {len(columns):,} values, the budget allows {self.max_values:,}; "
+                "set table.budget as it was"
             )
         self._clear()
         block = SlotBlock(0, counts, columns, tensors["values"].float().numpy(), moments, tensors["scalars"].numpy())
@@ -411,7 +412,9 @@ class Rebuild:
         table = self._table
         size = int(block.counts_R.sum())
         if table.num_values + size > table.max_values:
-            raise DataError(f"{table.num_values + size:,} values would pass the budget of {table.max_values:,}; prune before growing")
+            raise DataError(
+                f"{table.num_values + size:,} values would pass the budget of {table.max_values:,}; prune before growing"
+            )
         self._place(block.first, block.counts_R)
         table._store(block)
 
