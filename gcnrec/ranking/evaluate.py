@@ -1,4 +1,9 @@
-"""Exact evaluation of a scorer: every item ranked for every user with held-out items, metrics per user, intervals, deciles."""
+"""Exact evaluation of a scorer: every item ranked for every user with held-out items, metrics per user, intervals, deciles.
+
+Users without held-out items are not averaged. A held-out pair that is also among the seen ones is ranked all the same
+(ingestion drops such pairs unless it was told to keep and rank them).
+Letters: U users, I items, H users with held-out items, B users of a chunk, K list length.
+"""
 
 from __future__ import annotations
 

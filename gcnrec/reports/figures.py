@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 _STALL = 0.02
-"""Share of an epoch spent waiting for data from which on it is told."""
+"""Least share of an epoch spent waiting for data that a line reports."""
 
 
 LINE_SECONDS = 60.0

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gcnrec.reports.figures import LINE_SECONDS, Remaining, figures, rate
-from gcnrec.system.observer import Observer
+from gcnrec.system.observer import Observer, Silent
 
 _FIRST_LINE_SECONDS = 2.0
 
@@ -34,16 +34,8 @@ def observed(metric: str = "", as_json: bool = False, log_json: bool = False) ->
         yield Lines(metric)
 
 
-class Quiet:
-    """Tells warnings, and nothing else."""
-
-    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rows_per_second: float) -> None: ...
-
-    def epoch(self, record: dict[str, Any]) -> None: ...
-
-    def work(self, what: str, done: int, total: int) -> None: ...
-
-    def note(self, text: str) -> None: ...
+class Quiet(Silent):
+    """Reports warnings, and nothing else."""
 
     def warn(self, text: str) -> None:
         print(f"warning: {text}", file=sys.stderr, flush=True)

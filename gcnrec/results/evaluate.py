@@ -1,8 +1,6 @@
-"""Exact evaluation: every item ranked for every user with held-out items, metrics per user, intervals, deciles, segments.
+"""Evaluation of a run folder: the metrics of a split, by segment and for cold nodes, and the files that it leaves.
 
-Users without held-out items are not averaged. A held-out pair that is also among the seen ones is ranked all the same
-(ingestion drops such pairs unless it was told to keep and rank them).
-Letters: U users, I items, H users with held-out items, B users of a chunk, K list length.
+The ranking and its judgement lie in `gcnrec.ranking.evaluate`. Letters: U users, I items, H users with held-out items.
 """
 
 from __future__ import annotations

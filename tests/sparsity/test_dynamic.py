@@ -70,9 +70,8 @@ def test_popular_rows_get_more_slots_and_records_are_full():
     table = SlotTable(41, 64, 41 * 8, 2, 0)
     counts_N = policy().first_counts(graph, table)
     capacities = [0, *(size // 5 for size in RECORD_BYTES)]
-    assert (
-        table.max_values - 13 < counts_N.sum() <= table.max_values
-    )  # 13: from the record of 38 to that of 51, which is too large
+    # 13: from the record of 38 to that of 51, which is too large
+    assert table.max_values - 13 < counts_N.sum() <= table.max_values
     assert counts_N[40] == counts_N.max() > 3 * counts_N[0]
     assert np.isin(counts_N, capacities).all()
 
