@@ -129,9 +129,9 @@ def check(
     from gcnrec.config import Job
     from gcnrec.pipeline import open_or_ingest
     from gcnrec.reports.text import figure_lines
-    from gcnrec.runs.lineage import resolved as located_in
     from gcnrec.training.check import check as predict
     from gcnrec.training.open_keys import commented
+    from gcnrec.training.open_keys import resolved as located_in
 
     if resolved and as_json:
         raise UsageError("--resolved prints a job file; leave --json out")

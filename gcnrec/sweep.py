@@ -26,9 +26,8 @@ from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.loaders.schema import open_dataset
 from gcnrec.reports.sweep_report import summarise
 from gcnrec.reports.trials import Ended, Sweep, Tell, Trial, is_finished, write_sweep
-from gcnrec.runs.lineage import located
 from gcnrec.system.files import atomic_file
-from gcnrec.training.open_keys import continued, swept
+from gcnrec.training.open_keys import continued, located, swept
 
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 60.0

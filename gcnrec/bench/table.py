@@ -30,10 +30,12 @@ from gcnrec.random import Stage, normal
 from gcnrec.sampling.sampler import Batch, edge_sampler
 from gcnrec.sparsity.first_support import fill, random_keys
 from gcnrec.sparsity.row_counts import even_counts
-from gcnrec.steps.step import Step, build_step
+from gcnrec.steps.step import Step
 from gcnrec.system.machine import available_cores
 from gcnrec.tables.dense import DenseTable, Table
 from gcnrec.tables.slots import SlotTable
+from gcnrec.training.build import TrainData, build_step
+from gcnrec.training.plan import plan_of
 
 MILLION = (421_495, 578_505, 4_000_000)
 """Users, items and interactions of the second size, a million rows."""
@@ -48,7 +50,8 @@ class Ours:
 
     def __init__(self, task: Task, table: Table, dtype: torch.dtype) -> None:
         self.dtype, self._table, self._rule, self._rate = dtype, table, task.rule, task.job.optimizer.learning_rate
-        self._step: Step = build_step(task.job, task.graph, None, table)
+        plan = plan_of(task.job, task.graph.num_nodes)
+        self._step: Step = build_step(task.job, plan, TrainData(task.graph), table)
 
     def read(self, rows_R: NDArray[np.int64]) -> torch.Tensor:
         return self._table.decode(self._table.read(rows_R, with_state=False))

@@ -26,11 +26,13 @@ from gcnrec.bench.graphs import GOWALLA, GraphInputs, graph_inputs, torch_csr
 from gcnrec.bench.harness import Row, Variant, largest_error, measure, overall, rest
 from gcnrec.config import Job, Loss, Model, Optimizer, Sampler, Train
 from gcnrec.sampling.sampler import Batch, edge_sampler
-from gcnrec.steps.step import Step, build_step
+from gcnrec.steps.step import Step
 from gcnrec.system.machine import available_cores
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rows import RowGrad, Rows
-from gcnrec.tables.rules import Rule, rule_of
+from gcnrec.tables.rules import Rule
+from gcnrec.training.build import TrainData, build_step
+from gcnrec.training.plan import plan_of
 
 _WARMUP = 2
 _START_SCALE = 0.1
@@ -119,12 +121,9 @@ class Ours:
     """`gcnrec.steps.step.Step` as training calls it."""
 
     def __init__(self, task: Task) -> None:
-        step = build_step(
-            task.job,
-            task.given.graph,
-            None,
-            DenseTable(task.start_ND, rule_of(task.job.optimizer).state_width(task.start_ND.shape[1])),
-        )
+        plan = plan_of(task.job, len(task.start_ND))
+        table = DenseTable(task.start_ND, plan.rule.state_width(plan.width))
+        step = build_step(task.job, plan, TrainData(task.given.graph), table)
         self._rule = _Watched(step.rule, step.rule.every_row)
         self._step: Step = replace(step, rule=self._rule)
         self._rate = task.job.optimizer.learning_rate

@@ -22,7 +22,7 @@ from gcnrec.models import losses
 from gcnrec.sampling.sampler import Batch
 
 if TYPE_CHECKING:
-    from gcnrec.config import Job
+    from gcnrec.config import Loss, Sampler
 
 Score = Callable[[torch.Tensor, Batch], torch.Tensor]
 """A loss of embeddings, unit length already where the score is the cosine: (rows_VD, batch) -> scalar."""
@@ -47,14 +47,13 @@ class Objective:
         return total
 
 
-def objective_of(job: Job, graph: BipartiteGraph, weighted: bool) -> Objective:
+def objective_of(settings: Loss, sampler: Sampler, graph: BipartiteGraph, weighted: bool) -> Objective:
     """The objective that a job's `loss` and `sampler` sections name; `weighted`: positives come with weights."""
-    settings = job.loss
     if weighted and settings.name in ("bsl", "directau"):
         raise UsageError(
             f"loss.name = '{settings.name}' cannot weight its positives; use bpr or softmax, or ingest without weights"
         )
-    in_batch = job.sampler.negatives == "in_batch"
+    in_batch = sampler.negatives == "in_batch"
     loss: Score
     match settings.name:
         case "bpr":
@@ -65,7 +64,7 @@ def objective_of(job: Job, graph: BipartiteGraph, weighted: bool) -> Objective:
             temperatures = (settings.temperature, settings.positive_temperature or settings.temperature)
             loss = partial(_bsl_in_batch if in_batch else _bsl_sampled, *temperatures)
         case "softmax":
-            log_share_I = settings.logq * _log_shares(job, graph) if settings.logq else None
+            log_share_I = settings.logq * _log_shares(sampler, graph) if settings.logq else None
             if in_batch:
                 loss = partial(_softmax_in_batch, settings.temperature, getattr(torch, settings.precision), log_share_I)
             else:
@@ -149,9 +148,9 @@ def _pool(rows_VD: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tens
     return place(target_B, rows_VD.device), pool_JD, place(np.log(counts_J), rows_VD.device)
 
 
-def _log_shares(job: Job, graph: BipartiteGraph) -> torch.Tensor:
+def _log_shares(sampler: Sampler, graph: BipartiteGraph) -> torch.Tensor:
     """log q(i): how likely one draw of a negative is item i. An in-batch negative is the item of a random train edge."""
-    power = {"in_batch": 1.0, "uniform": 0.0, "popularity": job.sampler.popularity_power}[job.sampler.negatives]
+    power = {"in_batch": 1.0, "uniform": 0.0, "popularity": sampler.popularity_power}[sampler.negatives]
     shares_I = np.power(graph.item_users.degrees.astype(np.float64), power)
     return torch.from_numpy(np.log(np.maximum(shares_I / shares_I.sum(), 1e-30)).astype(np.float32))
 

@@ -14,7 +14,6 @@ Letters: N nodes, U users, I items, F width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from gcnrec.ranking.scorer import EmbeddingScorer, View
 
 if TYPE_CHECKING:
-    from gcnrec.config import Job
+    from gcnrec.config import Loss, Model, Sampler
 
 Kind = Literal["theory", "cosine", "inner", "powers"]
 
@@ -73,31 +72,81 @@ class Exported:
         return EmbeddingScorer(self.users_UF, self.items_IF, column_I)
 
 
-def column_factor(job: Job) -> float:
-    """tau a (1 - x): what the trained score lacks of log p(i|u), in units of log q; 0 where nothing is known to be missing."""
-    power = {"in_batch": 1.0, "uniform": 0.0, "popularity": job.sampler.popularity_power}[job.sampler.negatives]
-    match job.loss.name:
-        case "softmax":
-            return job.loss.temperature * power * (1.0 - job.loss.logq)
-        case "bsl":
-            return job.loss.temperature * power
-        case "bpr":  # log sigmoid(s_ui - s_uj) is a softmax over two at temperature 1
-            return power
-        case "directau":
-            return 0.0
+@dataclass(frozen=True)
+class ExportRules:
+    """How trained rows become embeddings that rank, for one job: `rules` that validation compares, the first by theory.
 
-
-def trains_cosine(job: Job) -> bool:
-    """Whether the trained score is a cosine."""
-    return job.loss.score == "cosine" or job.loss.name == "directau"
-
-
-def export_rules(job: Job) -> tuple[ExportRule, ...]:
-    """The rules that validation compares; the first one, which theory names, drives early stopping.
-
-    One rule where the job fixes it by `model.popularity`, or by `norm_power` and `degree_power`.
+    `cosine`: whether the trained score is a cosine. `column`: tau a (1 - x), what the trained score lacks of log p(i|u), in units
+    of log q; 0 where nothing is known to be missing. `unseen_degree`, `norm_power`, `degree_power`: as in `[model]`.
     """
-    model = job.model
+
+    rules: tuple[ExportRule, ...]
+    cosine: bool
+    column: float
+    unseen_degree: float | None = None
+    norm_power: float = 1.0
+    degree_power: float = 0.0
+
+    def exported(self, rows_NF: torch.Tensor, num_users: int, degrees_I: NDArray[np.int64], rule: ExportRule) -> Exported:
+        """The embeddings of `rule` from rows as the encoder gives them, which are scaled in place.
+
+        `degrees_I`: of the graph that the model was trained on.
+        """
+        users_UF, items_IF = rows_NF[:num_users], rows_NF[num_users:]
+        if rule.kind == "powers":
+            self.scale_by_powers_(items_IF, degrees_I)
+            return Exported(rule, users_UF, items_IF)
+        if rule.kind == "inner" or (rule.kind == "theory" and not self.cosine):
+            lengths_I = None
+        else:
+            unit_length_(users_UF)
+            lengths_I = unit_length_(items_IF)
+        if rule.kind != "theory":
+            return Exported(rule, users_UF, items_IF, lengths_I=lengths_I)
+        popularity_I = log_shares(degrees_I, self.typical_degree(degrees_I))
+        return Exported(rule, users_UF, items_IF, popularity_I, rule.factor * self.column, lengths_I)
+
+    def views(self, trained: Exported) -> list[View]:
+        """The scores of every rule from the inner products of `trained`, the export of the first; ranks are those of `exported`.
+
+        Lengths of users do not change a user's ranking where no column is added.
+        """
+        items_IF, lengths_I = trained.items_IF, trained.lengths_I
+        views = []
+        for rule in self.rules:
+            scale_I, column_I = None, None
+            if rule.kind == "inner":
+                scale_I = lengths_I
+            elif rule.kind == "cosine" and lengths_I is None:
+                scale_I = 1.0 / items_IF.norm(dim=1).clamp_min(_SHORTEST)
+            elif rule.kind == "theory" and trained.popularity_I is not None:
+                column_I = rule.factor * self.column * trained.popularity_I
+            views.append(View(scale_I, column_I))
+        return views
+
+    def typical_degree(self, degrees_I: NDArray[np.int64] | NDArray[np.float64]) -> float:
+        """What an item without positives counts as: `unseen_degree`, else exp of the mean log degree of the others."""
+        if self.unseen_degree is not None:
+            return self.unseen_degree
+        known_I = degrees_I[degrees_I > 0]
+        return float(np.exp(np.log(known_I).mean())) if len(known_I) else 1.0
+
+    def scale_by_powers_(self, items_IF: torch.Tensor, degrees_I: NDArray[np.int64] | NDArray[np.float64]) -> None:
+        """Give every row, in place, the length |e|**norm_power * degree**degree_power; degree 0 counts as `typical_degree`."""
+        if self.norm_power != 1.0:
+            items_IF *= items_IF.norm(dim=1, keepdim=True).clamp_min(_SHORTEST) ** (self.norm_power - 1.0)
+        if self.degree_power:
+            degrees = np.where(degrees_I > 0, degrees_I, self.typical_degree(degrees_I)).astype(np.float32)
+            items_IF *= torch.from_numpy(degrees**self.degree_power)[:, None]
+
+
+def export_rules(model: Model, loss: Loss, sampler: Sampler) -> ExportRules:
+    """The rules of a job's sections; one rule where `model.popularity`, or `norm_power` and `degree_power`, fix it."""
+    cosine, column = loss.score == "cosine" or loss.name == "directau", _column(loss, sampler)
+    return ExportRules(_rules(model, cosine, column), cosine, column, model.unseen_degree, model.norm_power, model.degree_power)
+
+
+def _rules(model: Model, cosine: bool, column: float) -> tuple[ExportRule, ...]:
     if (model.norm_power, model.degree_power) != (1.0, 0.0):
         return (ExportRule("powers"),)
     if isinstance(model.popularity, float):
@@ -105,18 +154,23 @@ def export_rules(job: Job) -> tuple[ExportRule, ...]:
     if model.popularity != "auto":
         return (ExportRule(model.popularity),)
     plain: tuple[ExportRule, ...] = (ExportRule("cosine"), ExportRule("inner"))
-    plain = plain if trains_cosine(job) else plain[::-1]
-    if column_factor(job) == 0.0:  # the trained product is what theory exports
+    plain = plain if cosine else plain[::-1]
+    if column == 0.0:  # the trained product is what theory exports
         return plain
     return (ExportRule("theory"), *plain, *(ExportRule("theory", factor) for factor in CANDIDATE_FACTORS))
 
 
-def typical_degree(degrees_I: NDArray[np.int64] | NDArray[np.float64], job: Job) -> float:
-    """What an item without positives counts as: `model.unseen_degree`, else exp of the mean log degree of the others."""
-    if job.model.unseen_degree is not None:
-        return job.model.unseen_degree
-    known_I = degrees_I[degrees_I > 0]
-    return float(np.exp(np.log(known_I).mean())) if len(known_I) else 1.0
+def _column(loss: Loss, sampler: Sampler) -> float:
+    power = {"in_batch": 1.0, "uniform": 0.0, "popularity": sampler.popularity_power}[sampler.negatives]
+    match loss.name:
+        case "softmax":
+            return loss.temperature * power * (1.0 - loss.logq)
+        case "bsl":
+            return loss.temperature * power
+        case "bpr":  # log sigmoid(s_ui - s_uj) is a softmax over two at temperature 1
+            return power
+        case "directau":
+            return 0.0
 
 
 def log_shares(degrees_I: NDArray[np.int64], unseen_degree: float) -> torch.Tensor:
@@ -125,57 +179,8 @@ def log_shares(degrees_I: NDArray[np.int64], unseen_degree: float) -> torch.Tens
     return torch.from_numpy(np.log(counted_I / max(degrees_I.sum(), 1)).astype(np.float32))
 
 
-def exported(rows_NF: torch.Tensor, num_users: int, degrees_I: NDArray[np.int64], rule: ExportRule, job: Job) -> Exported:
-    """The embeddings of `rule` from rows as the encoder gives them, which are scaled in place.
-
-    `degrees_I`: of the graph that the model was trained on.
-    """
-    users_UF, items_IF = rows_NF[:num_users], rows_NF[num_users:]
-    if rule.kind == "powers":
-        scale_by_powers_(items_IF, degrees_I, job)
-        return Exported(rule, users_UF, items_IF)
-    if rule.kind == "inner" or (rule.kind == "theory" and not trains_cosine(job)):
-        lengths_I = None
-    else:
-        unit_length_(users_UF)
-        lengths_I = unit_length_(items_IF)
-    if rule.kind != "theory":
-        return Exported(rule, users_UF, items_IF, lengths_I=lengths_I)
-    popularity_I = log_shares(degrees_I, typical_degree(degrees_I, job))
-    return Exported(rule, users_UF, items_IF, popularity_I, rule.factor * column_factor(job), lengths_I)
-
-
-def candidate_views(trained: Exported, rules: Sequence[ExportRule], job: Job) -> list[View]:
-    """The scores of every rule from the inner products of `trained`, the export of the first; ranks are those of `exported`.
-
-    Lengths of users do not change a user's ranking where no column is added.
-    """
-    items_IF, lengths_I = trained.items_IF, trained.lengths_I
-    views = []
-    for rule in rules:
-        scale_I, column_I = None, None
-        if rule.kind == "inner":
-            scale_I = lengths_I
-        elif rule.kind == "cosine" and lengths_I is None:
-            scale_I = 1.0 / items_IF.norm(dim=1).clamp_min(_SHORTEST)
-        elif rule.kind == "theory" and trained.popularity_I is not None:
-            column_I = rule.factor * column_factor(job) * trained.popularity_I
-        views.append(View(scale_I, column_I))
-    return views
-
-
 def unit_length_(rows_RF: torch.Tensor) -> torch.Tensor:
     """Divide every row by its length, in place, and return the lengths, float32 (R); a row of zeros stays."""
     lengths_R = rows_RF.norm(dim=1)
     rows_RF /= lengths_R.clamp_min(_SHORTEST)[:, None]
     return lengths_R
-
-
-def scale_by_powers_(items_IF: torch.Tensor, degrees_I: NDArray[np.int64] | NDArray[np.float64], job: Job) -> None:
-    """Give every row, in place, the length |e|**norm_power * degree**degree_power; degree 0 counts as `typical_degree`."""
-    settings = job.model
-    if settings.norm_power != 1.0:
-        items_IF *= items_IF.norm(dim=1, keepdim=True).clamp_min(_SHORTEST) ** (settings.norm_power - 1.0)
-    if settings.degree_power:
-        degrees = np.where(degrees_I > 0, degrees_I, typical_degree(degrees_I, job)).astype(np.float32)
-        items_IF *= torch.from_numpy(degrees**settings.degree_power)[:, None]

@@ -28,13 +28,13 @@ from gcnrec.loaders.features.encode import encode_features
 from gcnrec.loaders.schema import Dataset
 from gcnrec.models.node_inputs import Features
 from gcnrec.ops.propagate import inverse_sqrt, propagate
-from gcnrec.ranking.export_rules import Exported, log_shares, scale_by_powers_, typical_degree, unit_length_
+from gcnrec.ranking.export_rules import Exported, export_rules, log_shares, unit_length_
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.results.id_files import ids_of, item_column, read_table, user_column
 from gcnrec.runs.folder import Run, final_tensors
-from gcnrec.steps.step import inductive_encoder
 from gcnrec.system.mapped_scratch import scratch_rows, scratch_values
 from gcnrec.tables.dense import DenseTable
+from gcnrec.training.build import inductive_encoder
 
 
 @dataclass(frozen=True)
@@ -192,17 +192,16 @@ def _encoded(run: Run, dataset: Dataset, known: Exported) -> EmbeddingScorer:
     out_ND = scratch_rows(run.folder, graph.num_nodes, width)
     encoder.export(table, out_ND)
     new_users_AD, new_items_CD = out_ND[num_users : graph.num_users], out_ND[graph.num_users + num_items :].clone()
-    column_I = None
+    column_I, degrees_I = None, run.train_graph.item_users.degrees
+    rules = export_rules(run.job.model, run.job.loss, run.job.sampler)
     if known.rule.kind == "powers":
-        typical = typical_degree(run.train_graph.item_users.degrees, run.job)
-        scale_by_powers_(new_items_CD, np.full(len(new_items_CD), typical), run.job)
+        rules.scale_by_powers_(new_items_CD, np.full(len(new_items_CD), rules.typical_degree(degrees_I)))
     elif known.lengths_I is not None:
         for rows in (new_users_AD, new_items_CD):
             unit_length_(rows)
     if known.popularity_I is not None:
-        degrees_I = run.train_graph.item_users.degrees
         wider_I = np.concatenate([degrees_I, np.zeros(len(new_items_CD), np.int64)])
-        column_I = known.factor * log_shares(wider_I, typical_degree(degrees_I, run.job))
+        column_I = known.factor * log_shares(wider_I, rules.typical_degree(degrees_I))
     return EmbeddingScorer(torch.cat([known.users_UF, new_users_AD]), torch.cat([known.items_IF, new_items_CD]), column_I)
 
 

@@ -33,7 +33,6 @@ from gcnrec.ranking.scorer import Scorer
 from gcnrec.runs.checkpoints import load_checkpoint
 from gcnrec.runs.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
 from gcnrec.runs.lineage import FORMAT, lineage_of
-from gcnrec.sparsity.budget import table_width
 from gcnrec.system.files import atomic_file
 from gcnrec.system.locks import locked
 from gcnrec.system.observer import SILENT, Observer
@@ -140,10 +139,10 @@ def open_run(folder: str | Path) -> Run:
     return Run(folder, Job.load(folder / "job.toml"), lineage, dataset)
 
 
-def begin_run(folder: Path, job: Job, dataset: Dataset) -> None:
+def begin_run(folder: Path, job: Job, dataset: Dataset, device: str = "cpu") -> None:
     """Make the run folder with job.toml and lineage.json. UsageError when it exists."""
     make_folder(folder)
-    describe_run(folder, job, dataset)
+    describe_run(folder, job, dataset, device)
 
 
 def make_folder(folder: Path) -> None:
@@ -158,12 +157,12 @@ def make_folder(folder: Path) -> None:
         raise DataError(f"cannot make {folder}: {problem.strerror or problem}; choose another --out") from problem
 
 
-def describe_run(folder: Path, job: Job, dataset: Dataset) -> None:
+def describe_run(folder: Path, job: Job, dataset: Dataset, device: str) -> None:
     """Write what a run is of: job.toml, and last lineage.json, which makes the folder a run's."""
     (folder / "checkpoints").mkdir(exist_ok=True)
     with atomic_file(folder / "job.toml") as path:
         path.write_text(to_toml(job), encoding="utf-8")
-    write_json(folder / "lineage.json", lineage_of(job, dataset))
+    write_json(folder / "lineage.json", lineage_of(dataset, job.train.threads, device))
 
 
 def was_killed_before_start(folder: Path) -> bool:
@@ -226,7 +225,7 @@ def final_tensors(run: Run) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
         for part in ("table.", "layers.")
     )
-    return table["weights"] if "weights" in table else dense_rows(table, table_width(run.job)), layers
+    return table["weights"] if "weights" in table else dense_rows(table, run.job.table_width), layers
 
 
 def write_embeddings(folder: Path, dataset: Dataset, final: Exported) -> None:

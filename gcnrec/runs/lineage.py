@@ -1,4 +1,4 @@
-"""Where a run comes from: what `lineage.json` says, and the job as one that can be run again from anywhere.
+"""Where a run comes from: what `lineage.json` says.
 
 Results are equal for equal data, job, number of threads, machine and versions: all of these are written down.
 """
@@ -15,13 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numba
-import torch
 
-from gcnrec.config import Data, Job
-from gcnrec.loaders.recipe import PLACES
 from gcnrec.loaders.schema import Dataset
 from gcnrec.system.machine import available_cores, machine, versions
-from gcnrec.tables.placement import uses_gpu
 from gcnrec.version import __version__
 
 FORMAT = 1
@@ -31,23 +27,11 @@ ENVIRONMENT = ("ATEN_", "CUBLAS_", "CUDA_", "GOMP_", "KMP_", "MKL_", "NUMBA_", "
 _LEAKS = "leakage_"
 
 
-def resolved(job: Job, dataset: Dataset) -> Job:
-    """`job` with `[data]` as `dataset` was made, its folder and digest, and with absolute paths: what job.toml of a run holds."""
-    recipe = {key: value for key, value in dataset.info.get("data", {}).items() if key not in PLACES}
-    data = Data.model_validate({**recipe, "folder": str(dataset.folder.resolve()), "digest": dataset.digest})
-    return located(job).model_copy(update={"data": data})
+def lineage_of(dataset: Dataset, threads: int | None, device: str) -> dict[str, Any]:
+    """`lineage.json` of a run that begins now on `device`; `threads` None: as many as the process may use.
 
-
-def located(job: Job) -> Job:
-    """`job` with the earlier run that it starts from as an absolute path."""
-    if job.train.init_from is None:
-        return job
-    earlier = str(Path(job.train.init_from).resolve())
-    return job.model_copy(update={"train": job.train.model_copy(update={"init_from": earlier})})
-
-
-def lineage_of(job: Job, dataset: Dataset) -> dict[str, Any]:
-    """`lineage.json` of a run that begins now. Environment variables are read here, and only those that change a computation."""
+    Environment variables are read here, and only those that change a computation.
+    """
     data = {"name": dataset.name, "folder": str(dataset.folder.resolve()), "digest": dataset.digest}
     leaks = {key: value for key, value in dataset.info.get("report", {}).items() if key.startswith(_LEAKS)}
     return {
@@ -59,8 +43,8 @@ def lineage_of(job: Job, dataset: Dataset) -> dict[str, Any]:
         "data": data | leaks,
         "machine": machine(),
         "libraries": {name: version for name, version in versions(_LIBRARIES).items() if version},
-        "threads": job.train.threads or min(available_cores(), numba.config.NUMBA_NUM_THREADS),
-        "device": _device(job),
+        "threads": threads or min(available_cores(), numba.config.NUMBA_NUM_THREADS),
+        "device": device,
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(ENVIRONMENT)},
     }
 
@@ -68,12 +52,6 @@ def lineage_of(job: Job, dataset: Dataset) -> dict[str, Any]:
 def command() -> str:
     """How this process was started, as one would type it."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def _device(job: Job) -> str:
-    if not uses_gpu(job):
-        return "cpu"
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cuda"
 
 
 @cache

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from gcnrec.config import Job
 from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.runs.events import epochs_of, read_events
 from gcnrec.runs.folder import read_json, write_json
 
 if TYPE_CHECKING:
+    from gcnrec.config import Run
     from gcnrec.system.observer import Observer
 
 T = TypeVar("T")
@@ -37,16 +37,18 @@ class Tracker(Protocol):
 
 
 @contextmanager
-def tracked(job: Job, folder: Path, observer: Observer) -> Iterator[Observer]:
-    """`observer`, which then also tells the trackers that `job.run` names of every epoch of the run in `folder`.
+def tracked(settings: Run, params: dict[str, dict[str, Any]], folder: Path, observer: Observer) -> Iterator[Observer]:
+    """`observer`, which also reports every epoch of the run in `folder` to the trackers that `settings` names.
+
+    `params`: sections of the job, as JSON has them.
 
     Raises UsageError, before the run folder is begun, when a tracker is not installed or cannot be reached.
     """
     trackers: list[Tracker] = []
-    if job.run.tensorboard:
+    if settings.tensorboard:
         trackers.append(TensorBoard(folder))
-    if job.run.mlflow:
-        trackers.append(Mlflow(job.run.mlflow, folder, job))
+    if settings.mlflow:
+        trackers.append(Mlflow(settings.mlflow, folder, params))
     if not trackers:
         yield observer
         return
@@ -137,14 +139,14 @@ class Mlflow:
     `mlflow.json` in the run folder names it, so that a resumed run continues it (and logs epochs that it does again twice).
     """
 
-    def __init__(self, uri: str, folder: Path, job: Job) -> None:
+    def __init__(self, uri: str, folder: Path, params: dict[str, dict[str, Any]]) -> None:
         try:
             from mlflow import MlflowClient
         except ImportError:
             raise UsageError("run.mlflow needs MLflow, which is not installed; pip install mlflow, or leave it out") from None
         self._uri = uri
         self._folder = folder
-        self._job = job
+        self._params = params
         self._run = ""
         try:
             self._client = MlflowClient(tracking_uri=_store(uri))
@@ -176,7 +178,7 @@ class Mlflow:
         data = read_json(self._folder / "lineage.json")["data"]
         tags = {"gcnrec.folder": str(self._folder.resolve()), "gcnrec.data": data["name"], "gcnrec.digest": data["digest"]}
         begun = str(self._client.create_run(self._experiment, run_name=self._folder.name, tags=tags).info.run_id)
-        params = _params(self._job)
+        params = _params(self._params)
         for first in range(0, len(params), _PARAMS_AT_ONCE):
             self._client.log_batch(begun, params=params[first : first + _PARAMS_AT_ONCE])
         write_json(path, {"uri": self._uri, "run_id": begun})
@@ -199,10 +201,9 @@ def curves(record: dict[str, Any]) -> dict[str, float]:
     return {name.replace("@", "_at_"): value for name, value in (figures | valid | exports).items()}
 
 
-def _params(job: Job) -> list[Any]:
+def _params(sections: dict[str, dict[str, Any]]) -> list[Any]:
     from mlflow.entities import Param
 
-    sections = job.model_dump(mode="json", exclude_none=True)
     return [
         Param(f"{section}.{key}", value if isinstance(value, str) else json.dumps(value))
         for section, settings in sections.items()

@@ -6,7 +6,6 @@ Letters: N rows, R rows of a block, D width, X chosen cells.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -194,11 +193,11 @@ class Pattern:
 class Gradual:
     """Gradual magnitude pruning (Zhu & Gupta 2017, "To prune, or not to prune", eq. 1): dense at first, then down to the
     budget by a cubic schedule from a quarter to three quarters of the training. Outside the hard budget, as a comparison: the
-    table has room for every value (`room_for`), and values_max_seen in memory.json passes budget_values. With one
+    table has memory for every value, and values_max_seen in memory.json passes budget_values. With one
     exploration in the whole training it is one-shot magnitude pruning."""
 
-    values: Callable[[int], int]
-    """What a table of so many rows stores at the end."""
+    budget: int
+    """Values that the table stores at the end."""
     batches = 0
     stop = 1.0
 
@@ -211,7 +210,7 @@ class Gradual:
     def explore(self, table: SlotTable, moment: Moment, gradients: Gradients | None) -> Change:
         begin, end = 0.25, 0.75
         part = 1.0 if _is_last(moment, self.stop) else min(max((moment.progress - begin) / (end - begin), 0.0), 1.0)
-        first, last = table.num_rows * table.max_count, self.values(table.num_rows)
+        first, last = table.num_rows * table.max_count, self.budget
         wanted = last + int((first - last) * (1.0 - part) ** 3)
         return prune_smallest(table, table.num_values - wanted)
 

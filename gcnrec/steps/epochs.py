@@ -1,45 +1,52 @@
 """The epochs of a stage: steps, their records, and checkpoints wherever they are due or a signal asks for one.
 
-What an epoch leaves behind is written in the order `best`, metrics.jsonl, trackers, `last`. The last checkpoint says what is
-done: what was written for later steps is taken back or written again, the same, when the run is resumed.
+An epoch writes `best`, metrics.jsonl, trackers, `last`, in this order. The last checkpoint says which steps are done: a resumed
+run removes what was written for later steps, or writes it again, the same.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcnrec.config import Job
 from gcnrec.errors import Terminated
-from gcnrec.loaders.schema import Dataset
 from gcnrec.runs.checkpoints import Checkpoints, Tensors
 from gcnrec.runs.events import append_event, keep_events
 from gcnrec.sampling.minibatches import Waits, minibatches
+from gcnrec.sampling.sampler import Batch
 from gcnrec.steps.explore import Explorer
+from gcnrec.steps.guards import LossTrend
 from gcnrec.steps.state import Progress, Sums, captured, restore
 from gcnrec.steps.step import Step
 from gcnrec.system.signals import Stop
 from gcnrec.tables.placement import moved, traffic_of, traffic_since
-from gcnrec.tables.rules import learning_rate
 
 if TYPE_CHECKING:
+    from gcnrec import config
     from gcnrec.system.observer import Observer
 
 REPORT_SECONDS = 0.2
-"""At most so often is the observer told about a step."""
+"""Between two reports of steps, at least."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """What every stage of a run has in common."""
+class Course:
+    """How long a fit trains, at which rates, and where its records and checkpoints go.
 
-    job: Job
-    dataset: Dataset
+    `rate` gives the learning rate of a step (1 ..) out of a total. `patience`: validations without a gain that end the fit, 0 for
+    none. `saving`: when checkpoints are due. `stop`: signals of the process.
+    """
+
+    epochs: int
+    patience: int
+    loss_limit: float
+    rate: Callable[[int, int], float]
+    saving: config.Run
     folder: Path
     checkpoints: Checkpoints
     stop: Stop
@@ -47,70 +54,83 @@ class Work:
 
 
 class Epochs:
-    """Trains epoch after epoch of the stage of `progress`, which is where it is: `steps`, `record`, `close` until it is `over`.
+    """The epochs of a stage, from where `progress` is: `steps`, `record`, then `close`, until it is `over`.
 
-    `tensors` are those of the checkpoint that `progress` is from, none at a start; they are put back and let go of. Lines of
-    metrics.jsonl about what is done again are taken back.
+    `tensors` are those of the checkpoint of `progress`, none at a start; they are restored and released. Lines of metrics.jsonl
+    about steps after it are removed.
     """
 
-    def __init__(self, work: Work, step: Step, explorer: Explorer | None, tensors: Tensors, progress: Progress) -> None:
+    def __init__(self, course: Course, step: Step, explorer: Explorer | None, tensors: Tensors, progress: Progress) -> None:
         restore(step, explorer, tensors)
-        self._work, self._step, self._explorer = work, step, explorer
-        self._epochs = work.job.train.epochs if progress.stage == "fit" else progress.best_epoch
-        self._whole = True  # `progress` is where the table is
+        self._course, self._step, self._explorer = course, step, explorer
+        self._epochs = course.epochs if progress.stage == "fit" else progress.best_epoch
+        self._whole = True  # see `_changing`
         self._saved_at = time.monotonic()
-        self._told_at = -REPORT_SECONDS  # so that the first step is told, and with it how many epochs there are
+        self._reported_at = -REPORT_SECONDS  # so that the first step is reported, and with it the number of epochs
         self.progress = progress
-        keep_events(work.folder, progress.stage, progress.epoch, progress.epoch * self._per_epoch + progress.step)
+        keep_events(course.folder, progress.stage, progress.epoch, progress.epoch * self._per_epoch + progress.step)
         if tensors and not self.over:
             where = {"stage": progress.stage, "epoch": progress.epoch, "step": progress.step}
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            append_event(work.folder, {"event": "resume", **where, "time": now})
+            append_event(course.folder, {"event": "resume", **where, "time": now})
         tensors.clear()
 
     @property
     def over(self) -> bool:
         """Whether all epochs are done, or those of a fit that validation stopped."""
-        patience = self._work.job.evaluate.patience if self.progress.stage == "fit" else 0
+        patience = self._course.patience if self.progress.stage == "fit" else 0
         return self.progress.epoch >= self._epochs or 0 < patience <= self.progress.waited
 
     @contextmanager
     def saved(self) -> Iterator[None]:
-        """A first signal within the block leaves with a checkpoint of where it came."""
+        """A first signal within the block ends it with a checkpoint of where it came."""
         try:
             yield
         except (KeyboardInterrupt, Terminated):
-            if self._whole and not self._work.stop.at_once:
+            if self._whole and not self._course.stop.at_once:
                 self._save()
             raise
 
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Nothing may be saved within the block, whose end makes table, files and `progress` agree again."""
+        self._whole = False
+        yield
+        self._whole = True
+
     def steps(self) -> None:
-        """All steps of the epoch that are left."""
-        with self._work.stop.deferred():
+        """All steps of the epoch that are left, in stretches that end where a checkpoint is due."""
+        stop = self._course.stop
+        with stop.deferred():
             begun, waits = time.perf_counter(), Waits()
             first, traffic = self.progress, traffic_of(self._step.table)
-            loss, rows, trend = first.sums.loss, first.sums.rows, first.trend
             batches = minibatches(self._step.sampler, first.epoch, self._step.table, waits, first.step)
             with closing(batches):
-                for index, batch in enumerate(batches, first.step + 1):
-                    self._whole = False
-                    value = self._step(batch, self._rate(batch.step))
-                    loss, trend = loss + value, trend.after(value, first.epoch == 0)
-                    trend.check(batch.step, self._work.job.train.loss_limit)
-                    rows += len(batch.rows_R)
-                    self._explore(batch.step)
-                    due = self._due(batch.step)
-                    if due or self._work.stop.asked or index == self._per_epoch:
+                while self.progress.step < self._per_epoch and not stop.asked:
+                    with self._changing():
+                        sums, trend, steps = self._stretch(batches, begun, first.sums.rows)
                         seconds = first.sums.seconds + time.perf_counter() - begun
                         crossed = traffic_since(self._step.table, traffic, first.sums.traffic)
-                        sums = Sums(loss, rows, seconds, first.sums.stalled_seconds + waits.seconds, crossed)
-                        self.progress = replace(first, step=index, sums=sums, trend=trend)
-                        self._whole = True
-                    if due or self._work.stop.asked:
+                        stalled = first.sums.stalled_seconds + waits.seconds
+                        sums = replace(sums, seconds=seconds, stalled_seconds=stalled, traffic=crossed)
+                        self.progress = replace(self.progress, step=steps, sums=sums, trend=trend)
+                    if stop.asked or self._due():
                         self._save()
-                    if self._work.stop.asked:
-                        break
-                    self._report(index, loss, rows - first.sums.rows, begun)
+
+    def _stretch(self, batches: Iterator[Batch], begun: float, rows_before: int) -> tuple[Sums, LossTrend, int]:
+        """Train until a checkpoint is due, a signal came or the epoch has no batch left: losses and rows, trend, steps done."""
+        progress, sums = self.progress, self.progress.sums
+        loss, rows, trend, step = sums.loss, sums.rows, progress.trend, progress.step
+        for batch in batches:
+            value = self._step(batch, self._rate(batch.step))
+            step, loss, trend = step + 1, loss + value, trend.after(value, progress.epoch == 0)
+            trend.check(batch.step, self._course.loss_limit)
+            rows += len(batch.rows_R)
+            self._explore(batch.step)
+            self._report(step, loss, rows - rows_before, begun)
+            if self._course.stop.asked or self._due(batch.step):
+                break
+        return Sums(loss, rows), trend, step
 
     def record(self) -> dict[str, Any]:
         """What metrics.jsonl says of the epoch whose steps are done."""
@@ -128,22 +148,19 @@ class Epochs:
 
         `judged` is the progress with what validation said; None when there was none.
         """
-        work, before = self._work, self.progress
-        with work.stop.deferred():
-            self._whole = False  # as long as not all that this progress implies is on disk
-            done = judged or before
-            self.progress = replace(
-                done, epoch=before.epoch + 1, step=0, sums=Sums(), seconds=before.seconds + before.sums.seconds
-            )
-            if judged and judged.best_epoch == self.progress.epoch:
-                work.checkpoints.save_best(captured(self._step, self._explorer), self.progress.saved())
-            due = self.over or self.progress.epoch % work.job.run.checkpoint_every == 0
-            if due:
-                record["values"] = self._step.table.drained().num_values
-            append_event(work.folder, record)
-            self._whole = True
-            work.observer.epoch(record)
-            if due or work.stop.asked:
+        course, before = self._course, self.progress
+        with course.stop.deferred():
+            with self._changing():
+                done, seconds = judged or before, before.seconds + before.sums.seconds
+                self.progress = replace(done, epoch=before.epoch + 1, step=0, sums=Sums(), seconds=seconds)
+                if judged and judged.best_epoch == self.progress.epoch:
+                    course.checkpoints.save_best(captured(self._step, self._explorer), self.progress.saved())
+                due = self.over or self.progress.epoch % course.saving.checkpoint_every == 0
+                if due:
+                    record["values"] = self._step.table.drained().num_values
+                append_event(course.folder, record)
+            course.observer.epoch(record)
+            if due or course.stop.asked:
                 self._save()
 
     @property
@@ -152,31 +169,30 @@ class Epochs:
 
     def _rate(self, step: int) -> float:
         # Refits walk the learning-rate schedule of the fit, so its length is that of the fit too.
-        return learning_rate(self._work.job.optimizer, step, self._per_epoch * self._work.job.train.epochs)
+        return self._course.rate(step, self._per_epoch * self._course.epochs)
 
     def _explore(self, step: int) -> None:
         changed = self._explorer.after(self._step, step) if self._explorer else None
         if changed:
-            append_event(self._work.folder, {**changed, "stage": self.progress.stage, "epoch": self.progress.epoch + 1})
+            append_event(self._course.folder, {**changed, "stage": self.progress.stage, "epoch": self.progress.epoch + 1})
 
     def _report(self, step: int, loss: float, rows: int, begun: float) -> None:
-        """Tell the observer of `step` of this epoch, its mean loss so far, and its rows since `begun`."""
-        observer, now = self._work.observer, time.perf_counter()
-        if now - self._told_at >= REPORT_SECONDS:
+        """Report `step` of this epoch, its mean loss so far, and its rows since `begun`, some times a second."""
+        now = time.perf_counter()
+        if now - self._reported_at >= REPORT_SECONDS:
             epoch = self.progress.epoch + 1
-            observer.step(epoch, self._epochs, step, self._per_epoch, loss / step, rows / (now - begun))
-            self._told_at = now
+            self._course.observer.step(epoch, self._epochs, step, self._per_epoch, loss / step, rows / (now - begun))
+            self._reported_at = now
 
-    def _due(self, step: int) -> bool:
-        """Whether a checkpoint is due after `step` (1 .., over the epochs of the stage)."""
-        settings = self._work.job.run
+    def _due(self, step: int | None = None) -> bool:
+        """Whether a checkpoint is due after `step` (1 .., over the epochs of the stage; default: the last step done)."""
+        settings, step = self._course.saving, step or self.progress.epoch * self._per_epoch + self.progress.step
         every = settings.checkpoint_steps
-        return (every is not None and step % every == 0) or (
-            time.monotonic() - self._saved_at >= 60 * settings.checkpoint_minutes
-        )
+        by_steps = every is not None and step % every == 0
+        return by_steps or time.monotonic() - self._saved_at >= 60 * settings.checkpoint_minutes
 
     def _save(self) -> None:
-        saved = self.progress.saved()
-        if not self._work.checkpoints.has(saved):
-            self._work.checkpoints.save(captured(self._step, self._explorer), saved)
+        course, saved = self._course, self.progress.saved()
+        if not course.checkpoints.has(saved):
+            course.checkpoints.save(captured(self._step, self._explorer), saved)
         self._saved_at = time.monotonic()

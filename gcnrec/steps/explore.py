@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.config import Job
+from gcnrec.graph import BipartiteGraph
 from gcnrec.sampling.sampler import Batch
-from gcnrec.sparsity.policies import policy_of
 from gcnrec.sparsity.policy import Moment, Policy
 from gcnrec.steps.step import Step
 from gcnrec.system.mapped_scratch import scratch_rows
@@ -101,20 +100,13 @@ class Explorer:
         self._ever_active[torch.repeat_interleave(torch.arange(len(counts_R)), counts_R), columns_X] = 1
 
 
-def explorer_of(job: Job, step: Step, folder: Path) -> Explorer | None:
-    """The explorer of a job's sparse table, None for a dense one."""
-    table = step.table.drained()
-    if not isinstance(table, SlotTable):
-        return None
-    per_epoch = step.sampler.steps_per_epoch
-    every = max(1, round(job.sparsity.interval * per_epoch))
-    graph = step.sampler.graph
-    deciles_N = np.concatenate([_deciles(graph.num_users), _deciles(graph.num_items)])
-    return Explorer(policy_of(job, graph), table, deciles_N, every, job.train.epochs * per_epoch, folder)
+def degree_deciles(graph: BipartiteGraph) -> NDArray[np.uint8]:
+    """The decile of each node among its side by degree, 0 .. 9, uint8 (N): a byte a row stays as long as the table."""
+    return np.concatenate([_deciles(graph.num_users), _deciles(graph.num_items)])
 
 
 def _deciles(count: int) -> NDArray[np.uint8]:
-    """0 .. 9 for every node of one side, whose numbers go by falling degree: a byte a row, which is kept as long as the table."""
+    """Deciles of one side, whose numbers go by falling degree."""
     ends = -(-np.arange(11) * count // 10)
     return np.repeat(np.arange(10, dtype=np.uint8), np.diff(ends))
 

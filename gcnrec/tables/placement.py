@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from gcnrec.config import Job
 from gcnrec.device import gpu, pipeline_of
 from gcnrec.graph import BipartiteGraph
 from gcnrec.system.mapped_scratch import scratch_rows
@@ -18,26 +18,46 @@ from gcnrec.tables.hot_rows import Prefixes, hottest
 from gcnrec.tables.pipelined import ROW_UNIT, HostTable, PipelinedTable, Traffic
 
 
-def uses_gpu(job: Job) -> bool:
-    """Whether the job trains on a GPU here: it must where it says so, and does where it can."""
-    able = job.trains_on_gpu and torch.cuda.is_available() and find_spec("cupy") is not None
-    return job.train.device == "cuda" or (job.train.device == "auto" and able)
+@dataclass(frozen=True)
+class Placement:
+    """Where a table is trained: behind a GPU or not; `kind`, `cache_bytes` and `transfer_blocks` as the job file has them."""
+
+    on_gpu: bool
+    kind: Literal["device", "host", "disk"] = "host"
+    cache_bytes: int = 0
+    transfer_blocks: int | None = None
+
+    @property
+    def on_disk(self) -> bool:
+        return self.kind == "disk"
+
+    def memory(self, folder: Path) -> Allocate:
+        """RAM, or nameless files in the run folder: scratch, never the checkpoint."""
+        return (lambda length: scratch_rows(folder, 1, length)[0]) if self.on_disk else in_ram
+
+    @property
+    def device_name(self) -> str:
+        """The device as lineage.json names it."""
+        if not self.on_gpu:
+            return "cpu"
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else "cuda"
 
 
-def memory_of(job: Job, folder: Path) -> Allocate:
-    """RAM, or nameless files in the run folder: scratch, never the checkpoint."""
-    return (lambda length: scratch_rows(folder, 1, length)[0]) if job.table.placement == "disk" else in_ram
+def uses_gpu(device: Literal["auto", "cpu", "cuda"], able: bool) -> bool:
+    """Whether training uses the GPU: always for "cuda", and for "auto" where the job is `able` to and a GPU and CuPy are here."""
+    return device == "cuda" or (device == "auto" and able and torch.cuda.is_available() and find_spec("cupy") is not None)
 
 
-def placed(job: Job, graph: BipartiteGraph, table: HostTable, tell: Callable[[str], object] | None = None) -> StepTable:
-    """The table behind the GPU's queues, or itself where the CPU trains. `tell` hears why rows are not read in place."""
-    if uses_gpu(job):
-        hot = Prefixes(graph.num_users, graph.num_users, graph.num_items)
-        if job.table.placement != "device":
-            hot = hottest(graph, lambda rows_H: ROW_UNIT * sum(table.sizes(rows_H)), job.table.cache_bytes)
-        device = pipeline_of(gpu(), job.train.transfer_blocks, job.table.placement == "disk", tell)
-        return PipelinedTable(table, device, hot)
-    return table
+def placed(
+    placement: Placement, graph: BipartiteGraph, table: HostTable, tell: Callable[[str], object] | None = None
+) -> StepTable:
+    """The table behind the GPU's queues, or itself where the CPU trains. `tell` gets why rows are not read in place."""
+    if not placement.on_gpu:
+        return table
+    hot = Prefixes(graph.num_users, graph.num_users, graph.num_items)
+    if placement.kind != "device":
+        hot = hottest(graph, lambda rows_H: ROW_UNIT * sum(table.sizes(rows_H)), placement.cache_bytes)
+    return PipelinedTable(table, pipeline_of(gpu(), placement.transfer_blocks, placement.on_disk, tell), hot)
 
 
 def traffic_of(table: StepTable) -> Traffic | None:

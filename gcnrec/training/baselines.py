@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec.closed_forms import closed_form, ease
-from gcnrec.config import Job
+from gcnrec.config import Evaluate, Model
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions
@@ -49,20 +49,30 @@ class _OverTimeError(Exception):
     """A baseline took longer than it may."""
 
 
-def baseline_names(job: Job, dataset: Dataset) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Rivals:
+    """What names the baselines of a run and judges them: sections of its job, its seed, and whether it has a mixture."""
+
+    model: Model
+    evaluate: Evaluate
+    seed: int
+    mixed: bool = False
+
+
+def baseline_names(rivals: Rivals, dataset: Dataset) -> tuple[str, ...]:
     """The baselines that are compared on validation; none for a closed-form model, which has no best epoch."""
-    if job.model.closed_form:
+    if rivals.model.closed_form:
         return ()
-    if job.evaluate.baselines != "auto":
-        return job.evaluate.baselines
+    if rivals.evaluate.baselines != "auto":
+        return rivals.evaluate.baselines
     return tuple(name for name in AUTO if name != "ease" or dataset.graph.num_items < ease.MAX_ITEMS)
 
 
-def compares(job: Job, dataset: Dataset, folder: Path) -> bool:
+def compares(rivals: Rivals, dataset: Dataset, folder: Path) -> bool:
     """Whether baselines will be compared with the fit that has just ended, so that its validation must be kept."""
-    if not len(dataset.valid) or not baseline_names(job, dataset):
+    if not len(dataset.valid) or not baseline_names(rivals, dataset):
         return False
-    return job.evaluate.baselines != "auto" or fit_seconds(folder) >= LEAST_SECONDS
+    return rivals.evaluate.baselines != "auto" or fit_seconds(folder) >= LEAST_SECONDS
 
 
 def fit_seconds(folder: Path) -> float:
@@ -71,26 +81,26 @@ def fit_seconds(folder: Path) -> float:
     return float(epochs[-1]["seconds"]) if epochs else 0.0
 
 
-def compare_with_baselines(job: Job, dataset: Dataset, folder: Path, observer: Observer = SILENT) -> None:
+def compare_with_baselines(rivals: Rivals, dataset: Dataset, folder: Path, observer: Observer = SILENT) -> None:
     """Compare baselines with the run's best epoch on validation; warn, once, where the paired interval of one lies above 0.
 
     Appends an event `baseline.valid` for each: figures, or why it was skipped. A resumed run repeats none.
     """
     kept = kept_validation(folder)
     if kept is None:
-        wanted = job.evaluate.baselines == "auto" and baseline_names(job, dataset) and len(dataset.valid)
+        wanted = rivals.evaluate.baselines == "auto" and baseline_names(rivals, dataset) and len(dataset.valid)
         if wanted and 0.0 < fit_seconds(folder) < LEAST_SECONDS:
             observer.note(f"no baselines: the fit took less than {LEAST_SECONDS:g} s; name some in evaluate.baselines")
         return
-    own_H = kept.column(job.evaluate.metric).to_numpy()
-    comparison = _Comparison.of(job, dataset, folder, own_H, observer)
+    own_H = kept.column(rivals.evaluate.metric).to_numpy()
+    comparison = _Comparison.of(rivals, dataset, folder, own_H, observer)
     done = {event["name"] for event in read_events(folder) if event["event"] == VALID}
-    for name in baseline_names(job, dataset):
+    for name in baseline_names(rivals, dataset):
         if name not in done:
             event = comparison.judged(name)
             append_event(folder, event)
-            observer.note(told(event, job.evaluate.metric))
-    said = better_baseline([event for event in read_events(folder) if event["event"] == VALID], job)
+            observer.note(told(event, rivals.evaluate.metric))
+    said = better_baseline([event for event in read_events(folder) if event["event"] == VALID], rivals)
     if said and warn_once(folder, "a baseline is better", said):
         observer.warn(said)
 
@@ -102,15 +112,15 @@ def told(event: Event, metric: str) -> str:
     return f"baseline {event['name']}  validation {metric} {event['metrics'][metric]:.4f}, this run {event['own']:.4f}"
 
 
-def better_baseline(events: list[Event], job: Job) -> str | None:
+def better_baseline(events: list[Event], rivals: Rivals) -> str | None:
     """The sentence about the best of the baselines whose paired interval lies above 0; None where none is better."""
-    metric = job.evaluate.metric
+    metric = rivals.evaluate.metric
     better = [event for event in events if event.get("low", -math.inf) > 0.0]
     if not better:
         return None
     best = max(better, key=lambda event: float(event["difference"]))
     name, interval = best["name"], f"95% interval {best['low']:+.4f} to {best['high']:+.4f}"
-    mix = "" if job.mixture.partners else "mix closed forms in with mixture.with = 'auto', "
+    mix = "" if rivals.mixed else "mix closed forms in with mixture.with = 'auto', "
     return (
         f"{name}, which needs no training, is better on validation: {metric} {best['metrics'][metric]:.4f} against "
         f"{best['own']:.4f} (difference {best['difference']:+.4f}, {interval}, {best['users']:,} users); use model.name = "
@@ -122,7 +132,7 @@ def better_baseline(events: list[Event], job: Job) -> str | None:
 class _Comparison:
     """What every baseline is compared on: the pairs of B users, the run's own values of `evaluate.metric`, and the limits."""
 
-    job: Job
+    rivals: Rivals
     dataset: Dataset
     part: Interactions
     own_B: NDArray[np.float64]
@@ -131,22 +141,22 @@ class _Comparison:
     observer: Observer
 
     @classmethod
-    def of(cls, job: Job, dataset: Dataset, folder: Path, own_H: NDArray[np.float64], observer: Observer) -> _Comparison:
+    def of(cls, rivals: Rivals, dataset: Dataset, folder: Path, own_H: NDArray[np.float64], observer: Observer) -> _Comparison:
         """`own_H`: the run's values for all users with validation pairs, in their order."""
-        chosen_B = _drawn(len(own_H), job.train.seed)
-        limited = job.evaluate.baselines == "auto"
+        chosen_B = _drawn(len(own_H), rivals.seed)
+        limited = rivals.evaluate.baselines == "auto"
         most_seconds = SHARE * fit_seconds(folder) if limited else math.inf
-        most_bytes = parse_bytes(job.evaluate.memory_limit) if limited else math.inf
-        return cls(job, dataset, _of_users(dataset.valid, chosen_B), own_H[chosen_B], most_seconds, most_bytes, observer)
+        most_bytes = parse_bytes(rivals.evaluate.memory_limit) if limited else math.inf
+        return cls(rivals, dataset, _of_users(dataset.valid, chosen_B), own_H[chosen_B], most_seconds, most_bytes, observer)
 
     def judged(self, name: str) -> Event:
         """The event about one baseline; what would take more seconds or bytes than it may is skipped."""
         load = Load.of(self.dataset.graph, np.unique(self.part.users_E))
-        seconds, size = seconds_of(name, load, self.job.model), bytes_of(name, load, self.job.model)
+        seconds, size = seconds_of(name, load, self.rivals.model), bytes_of(name, load, self.rivals.model)
         if seconds > self.most_seconds:
             return _skipped(name, f"about {seconds:.1f} s, {self._allowed}")
         if size > self.most_bytes:
-            limit = self.job.evaluate.memory_limit
+            limit = self.rivals.evaluate.memory_limit
             return _skipped(name, f"it would hold {size:,} bytes, evaluate.memory_limit = {limit!r} allows fewer")
         try:
             return self._measured(name)
@@ -161,13 +171,13 @@ class _Comparison:
 
     def _measured(self, name: str) -> Event:
         if math.isfinite(self.most_seconds):
-            _compile(name, self.job)  # once per machine: no part of what a run may take
+            _compile(name, self.rivals)  # once per machine: no part of what a run may take
         begun = time.perf_counter()
         judged = self._evaluated(name, begun)
-        metric = self.job.evaluate.metric
+        metric = self.rivals.evaluate.metric
         changes_B = judged.per_user.column(metric).to_numpy() - self.own_B
-        resamples = self.job.evaluate.bootstrap or RESAMPLES
-        low, high = metrics.bootstrap_intervals(changes_B[:, None], resamples, self.job.train.seed)
+        resamples = self.rivals.evaluate.bootstrap or RESAMPLES
+        low, high = metrics.bootstrap_intervals(changes_B[:, None], resamples, self.rivals.seed)
         return {
             "event": VALID, "name": name, "users": len(self.own_B), "metrics": judged.metrics, "own": float(self.own_B.mean()),
             "difference": float(changes_B.mean()), "low": float(low[0]), "high": float(high[0]),
@@ -184,11 +194,12 @@ class _Comparison:
 
         self.observer.work(f"fitting baseline {name}", 0, 0)
         graph = self.dataset.graph
-        scorer = closed_form.fit(name, graph, self.job.model, self.job.train.seed, self.dataset.item_features)
+        scorer = closed_form.fit(name, graph, self.rivals.model, self.rivals.seed, self.dataset.item_features)
         tell(0, len(self.own_B))
         degrees = graph.item_users.degrees, graph.user_items.degrees
-        ks, chunk, tilt = (metrics.split_name(self.job.evaluate.metric)[1],), chunk_of(self.job, scorer), self.job.evaluate.tilt
-        return evaluate(scorer, self.part, graph.user_items, *degrees, ks, tell=tell, chunk=chunk, tilt=tilt)
+        settings = self.rivals.evaluate
+        ks, chunk = (metrics.split_name(settings.metric)[1],), chunk_of(settings.memory_limit, scorer)
+        return evaluate(scorer, self.part, graph.user_items, *degrees, ks, tell=tell, chunk=chunk, tilt=settings.tilt)
 
 
 def _skipped(name: str, why: str) -> Event:
@@ -209,11 +220,11 @@ def _of_users(held_out: Interactions, chosen_B: NDArray[np.int64]) -> Interactio
     return replace(held_out, users_E=users_E, items_E=items_E, times_E=None, weights_E=None)
 
 
-def _compile(name: str, job: Job) -> None:
+def _compile(name: str, rivals: Rivals) -> None:
     """Compile what the baseline `name` runs, or load it, by ranking for two users."""
     edges = np.array([0, 0, 1], np.int32), np.array([0, 1, 1], np.int32)
     graph = BipartiteGraph.from_edges(*edges, 2, 2)
     for csr in (graph.user_items, graph.item_users):
         csr.indptr.setflags(write=False)  # as files that are mapped: code is compiled for either
         csr.indices.setflags(write=False)
-    top_k_all(closed_form.fit(name, graph, job.model, job.train.seed), np.arange(2, dtype=np.int32), 1, graph.user_items)
+    top_k_all(closed_form.fit(name, graph, rivals.model, rivals.seed), np.arange(2, dtype=np.int32), 1, graph.user_items)

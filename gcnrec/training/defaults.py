@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gcnrec.config import Job
+from gcnrec.config import Loss, Model
 from gcnrec.graph import BipartiteGraph
 
 _LEAST_TEMPERATURE, _MOST_TEMPERATURE = 0.05, 0.5
@@ -37,23 +37,15 @@ class Default:
 _START_SCALE = Default("model", "start_scale", 0.02, "a step turns a short row further, and only directions count for a cosine")
 
 
-def defaults(job: Job, graph: BipartiteGraph) -> tuple[Default, ...]:
-    """The defaults that `graph` gives the open keys of `job`; none for a key that the job names or that changes nothing."""
-    is_cosine = not job.model.closed_form and job.loss.name in ("softmax", "bsl") and job.loss.score == "cosine"
+def defaults(model: Model, loss: Loss, sparse: bool, graph: BipartiteGraph) -> tuple[Default, ...]:
+    """The defaults that `graph` gives keys which a trained model's sections leave open and which change something."""
+    is_cosine = loss.name in ("softmax", "bsl") and loss.score == "cosine"
     found = []
-    if is_cosine and "temperature" not in job.loss.model_fields_set:
+    if is_cosine and "temperature" not in loss.model_fields_set:
         found.append(_temperature(graph))
-    if is_cosine and job.model.name == "lightgcn" and job.table.budget == 1.0 and "start_scale" not in job.model.model_fields_set:
+    if is_cosine and model.name == "lightgcn" and not sparse and "start_scale" not in model.model_fields_set:
         found.append(_START_SCALE)
     return tuple(found)
-
-
-def with_defaults(job: Job, graph: BipartiteGraph) -> Job:
-    """`job` with its open keys as `defaults` has them."""
-    for default in defaults(job, graph):
-        section = getattr(job, default.section)
-        job = job.model_copy(update={default.section: section.model_copy(update={default.name: default.value})})
-    return job
 
 
 def _temperature(graph: BipartiteGraph) -> Default:

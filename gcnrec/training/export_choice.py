@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.config import Job
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import ItemLists, TopK, contained
 from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import held_out_of, judge_lists, sparing
-from gcnrec.ranking.export_rules import Exported, ExportRule, candidate_views, export_rules
+from gcnrec.ranking.export_rules import Exported, ExportRule, ExportRules
 from gcnrec.ranking.top_k import top_k_views
 from gcnrec.runs.events import epochs_of, read_events
 
 if TYPE_CHECKING:
+    from gcnrec.config import Evaluate
     from gcnrec.system.observer import Observer
 
 ERRORS_NEEDED = 2.0
@@ -43,30 +43,29 @@ class _Rival:
     values_H: NDArray[np.float64]
 
 
-def validate_exports(job: Job, trained: Exported, graph: BipartiteGraph, dataset: Dataset, observer: Observer) -> dict[str, Any]:
+def validate_exports(
+    exports: ExportRules, trained: Exported, graph: BipartiteGraph, dataset: Dataset, settings: Evaluate, observer: Observer
+) -> dict[str, Any]:
     """`valid`: every metric at the cut-off of `evaluate.metric`, of the first rule, whose export `trained` is.
 
     `exports`: for each other rule its mean of `evaluate.metric`, the mean paired `gain` and its standard `error`.
     """
-    rules = export_rules(job)
-    name, cut = metrics.split_name(job.evaluate.metric)
+    name, cut = metrics.split_name(settings.metric)
     scorer = trained.scorer
     held, users_H = held_out_of(scorer, dataset.valid)
-    rivals = [_Rival(rule, np.empty(len(users_H))) for rule in rules[1:]]
-    views = candidate_views(trained, rules, job)
-    chunks = top_k_views(scorer, views, users_H, cut, sparing(graph.user_items, held))
+    rivals = [_Rival(rule, np.empty(len(users_H))) for rule in exports.rules[1:]]
+    chunks = top_k_views(scorer, exports.views(trained), users_H, cut, sparing(graph.user_items, held))
     degrees = graph.item_users.degrees, graph.user_items.degrees
     tell = partial(observer.work, "validating")
     lists = _judging_rivals(chunks, rivals, held, name, cut)
-    result = judge_lists(lists, dataset.valid, held, degrees, [cut], tell=tell, tilt=job.evaluate.tilt)
-    own_H = result.per_user.column(job.evaluate.metric).to_numpy()
+    result = judge_lists(lists, dataset.valid, held, degrees, [cut], tell=tell, tilt=settings.tilt)
+    own_H = result.per_user.column(settings.metric).to_numpy()
     compared = {rival.rule.name: _compared(rival.values_H, own_H) for rival in rivals}
     return {"valid": result.metrics, **({"exports": compared} if compared else {})}
 
 
-def chosen_rule(job: Job, folder: Path, epoch: int) -> ExportRule:
+def chosen_rule(rules: Sequence[ExportRule], folder: Path, epoch: int) -> ExportRule:
     """The rule that ranks, by the validation of `epoch` as the run recorded it; the first rule where there was none."""
-    rules = export_rules(job)
     recorded: dict[str, Any] = {}
     for event in epochs_of(read_events(folder), "fit"):
         if event["epoch"] == epoch:

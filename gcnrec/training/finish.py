@@ -1,4 +1,4 @@
-"""From a trained table to what ranks: validation, and the files that a finished run leaves behind."""
+"""From a trained table to what ranks: validation, and the files of a finished run."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gcnrec.config import Job
 from gcnrec.errors import DivergedError
-from gcnrec.loaders.schema import Dataset
-from gcnrec.ranking.export_rules import Exported, ExportRule, export_rules, exported
+from gcnrec.ranking.export_rules import Exported, ExportRule, ExportRules
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.runs.events import warn_once
 from gcnrec.runs.folder import write_embeddings, write_json
 from gcnrec.runs.slot_files import order_digest, write_slots
-from gcnrec.sparsity.budget import base_width, budget_values
-from gcnrec.steps.epochs import Work
 from gcnrec.steps.guards import one_list_for_everyone
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import peak_rss_bytes
@@ -27,22 +23,20 @@ from gcnrec.tables.rules import Rule
 from gcnrec.tables.slots import SlotTable
 from gcnrec.training.export_choice import validate_exports
 from gcnrec.training.mixture_choice import fit_partners
-
-if TYPE_CHECKING:
-    from gcnrec.config import Job
-    from gcnrec.system.observer import Observer
+from gcnrec.training.work import Work
 
 if TYPE_CHECKING:
     from gcnrec.system.observer import Observer
 
 
-def validate(job: Job, step: Step, dataset: Dataset, folder: Path, observer: Observer) -> dict[str, Any]:
+def validate(work: Work, step: Step) -> dict[str, Any]:
     """What the record of an epoch says of validation: `valid` and `exports` of `validate_exports`."""
-    trained = exported_by(job, step, folder, export_rules(job)[0])
-    return validate_exports(job, trained, step.sampler.graph, dataset, observer)
+    exports = work.exports
+    trained = exported_by(exports, step, work.folder, exports.rules[0])
+    return validate_exports(exports, trained, step.sampler.graph, work.dataset, work.job.evaluate, work.observer)
 
 
-def exported_by(job: Job, step: Step, folder: Path, rule: ExportRule) -> Exported:
+def exported_by(exports: ExportRules, step: Step, folder: Path, rule: ExportRule) -> Exported:
     """The embeddings to rank by, in scratch of `folder`. DivergedError when one is not finite."""
     graph = step.sampler.graph
     rows_NF = scratch_rows(folder, graph.num_nodes, step.encoder.export_width)
@@ -51,32 +45,31 @@ def exported_by(job: Job, step: Step, folder: Path, rule: ExportRule) -> Exporte
         raise DivergedError(
             f"the embeddings of {folder} are not finite, so nothing is exported; start again with a lower optimizer.learning_rate"
         )
-    return exported(rows_NF, graph.num_users, graph.item_users.degrees, rule, job)
+    return exports.exported(rows_NF, graph.num_users, graph.item_users.degrees, rule)
 
 
 def finish(work: Work, step: Step, final: Exported) -> None:
-    """Write what training leaves behind, `final` among it. The order matters: memory.json is the last (`is_trained`).
+    """Write the files of a trained run, `final` among them, memory.json as the last (`is_trained`).
 
-    A model that ranks the same items for everyone is warned of.
+    A model that ranks the same items for everyone gets a warning.
     """
-    job, dataset, folder, observer = work.job, work.dataset, work.folder, work.observer
-    if final.rule != export_rules(job)[0]:
-        first = export_rules(job)[0].name
-        observer.note(f"export {final.rule.name}: on validation better than {first} by more than two standard errors")
-    warn_of_one_list(folder, job, final.scorer, observer)
-    if job.mixture.partners:
+    plan, dataset, folder, first = work.plan, work.dataset, work.folder, work.exports.rules[0]
+    if final.rule != first:
+        work.observer.note(f"export {final.rule.name}: on validation better than {first.name} by more than two standard errors")
+    warn_of_one_list(folder, final.scorer, work.observer)
+    if work.job.mixture.partners:
         fit_partners(work, step.sampler.graph)
     write_embeddings(folder, dataset, final)
     table = step.table.drained()
     if isinstance(table, SlotTable):
         write_slots(folder / "table.safetensors", table, order_digest(dataset.user_ids, dataset.item_ids))
-    budget = budget_values(job, table.num_rows)
-    write_json(folder / "memory.json", memory_report(table, step.rule, budget, base_width(job), step.encoder.export_width))
+    report = memory_report(table, plan.rule, plan.budget, plan.base_width, step.encoder.export_width)
+    write_json(folder / "memory.json", report)
 
 
-def is_trained(job: Job, folder: Path) -> bool:
-    """Whether training has left everything behind in a run folder, so that there is nothing to resume."""
-    if job.model.closed_form:
+def is_trained(folder: Path, closed_form: bool) -> bool:
+    """Whether a run folder holds all that training writes, so that there is nothing to resume."""
+    if closed_form:
         return (folder / "model.safetensors").is_file()
     return all((folder / name).is_file() for name in ("memory.json", "embeddings/users.parquet", "embeddings/items.parquet"))
 
@@ -102,8 +95,8 @@ def memory_report(table: Table, rule: Rule, budget: int, base_width: int, export
     }
 
 
-def warn_of_one_list(folder: Path, job: Job, scorer: Scorer, observer: Observer, chunk: int = USERS_PER_CHUNK) -> None:
-    """Warn, once in a run, of a model that ranks the same items for everyone; popularity is meant to."""
-    said = None if job.model.name == "popularity" else one_list_for_everyone(scorer, chunk)
+def warn_of_one_list(folder: Path, scorer: Scorer, observer: Observer, chunk: int = USERS_PER_CHUNK) -> None:
+    """Warn, once in a run, of a model that ranks the same items for everyone."""
+    said = one_list_for_everyone(scorer, chunk)
     if said and warn_once(folder, "one list for everyone", said):
         observer.warn(said)

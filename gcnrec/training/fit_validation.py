@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gcnrec.closed_forms.mixture import MIXTURE_ROWS
-from gcnrec.config import Job
+from gcnrec.config import Evaluate
 from gcnrec.errors import DataError
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import evaluate
@@ -25,13 +25,13 @@ from gcnrec.system.limits import parse_bytes
 from gcnrec.system.observer import SILENT, Observer
 
 
-def keep_validation(job: Job, dataset: Dataset, folder: Path, scorer: Scorer, observer: Observer = SILENT) -> None:
+def keep_validation(settings: Evaluate, dataset: Dataset, folder: Path, scorer: Scorer, observer: Observer = SILENT) -> None:
     """Rank for all validation users by `scorer`, the best epoch's, and write `per_user.fit.parquet`."""
     graph = dataset.graph
     degrees = graph.item_users.degrees, graph.user_items.degrees
     tell = partial(observer.work, "ranking for validation by the best epoch")
-    ks, chunk = (split_name(job.evaluate.metric)[1],), chunk_of(job, scorer)
-    result = evaluate(scorer, dataset.valid, graph.user_items, *degrees, ks, tell=tell, chunk=chunk, tilt=job.evaluate.tilt)
+    ks, chunk = (split_name(settings.metric)[1],), chunk_of(settings.memory_limit, scorer)
+    result = evaluate(scorer, dataset.valid, graph.user_items, *degrees, ks, tell=tell, chunk=chunk, tilt=settings.tilt)
     with atomic_file(_path(folder)) as path:
         pq.write_table(result.per_user, path, compression="zstd")
 
@@ -47,11 +47,11 @@ def kept_validation(folder: Path) -> pa.Table | None:
         raise DataError(f"{path} cannot be read ({problem}); remove it, baselines are then not compared") from None
 
 
-def chunk_of(job: Job, scorer: Scorer) -> int:
-    """Users to rank at a time: where scores of all items are made at once, they take a quarter of `evaluate.memory_limit`."""
+def chunk_of(memory_limit: str, scorer: Scorer) -> int:
+    """Users to rank at a time: where scores of all items are made at once, they take a quarter of `memory_limit`."""
     if isinstance(scorer, EmbeddingScorer):
         return USERS_PER_CHUNK
-    room = parse_bytes(job.evaluate.memory_limit) // 4
+    room = parse_bytes(memory_limit) // 4
     return max(1, min(USERS_PER_CHUNK, room // (4 * MIXTURE_ROWS * scorer.num_items)))
 
 

@@ -15,21 +15,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gcnrec import config
 from gcnrec.closed_forms import closed_form, ease, mixing
 from gcnrec.closed_forms.mixture import Part, Shares, Softmax
 from gcnrec.closed_forms.mixture_files import FILE, Mixture, mixture_scorer, partner_path
-from gcnrec.config import Job, Model
+from gcnrec.config import Model
 from gcnrec.errors import DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import held_out_of, sparing
-from gcnrec.ranking.export_rules import Exported, trains_cosine
+from gcnrec.ranking.export_rules import Exported
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.runs.events import append_event, read_events
 from gcnrec.runs.folder import read_json, write_json
-from gcnrec.steps.epochs import Work
 from gcnrec.system.files import atomic_file, sync_folder
+from gcnrec.training.work import Work
 
 AUTO = ("linkprop", "gfcf", "itemknn", "ease")
 """What `mixture.with = "auto"` chooses from."""
@@ -39,15 +40,15 @@ _LIKELIHOOD_USERS, _LIKELIHOOD_BLOCK = 1024, 64
 """Users that a temperature is fitted to, and how many of them at a time."""
 
 
-def refuse_impossible_mixture(job: Job, dataset: Dataset) -> None:
-    """UsageError, before hours of training, for a mixture that the data does not allow.
+def refuse_impossible_mixture(settings: config.Mixture, exponents: object, dataset: Dataset) -> None:
+    """UsageError, before hours of training, for a mixture that the data does not allow; `exponents`: those of `[model]`.
 
     A choice needs validation, contentknn features of items, and ease few items.
     """
-    settings, names = job.mixture, () if job.mixture.partners == "auto" else job.mixture.partners
+    names = () if settings.partners == "auto" else settings.partners
     if not settings.partners:
         return
-    open_keys = (settings.partners, settings.weights, job.model.exponents if "linkprop" in names else "given")
+    open_keys = (settings.partners, settings.weights, exponents if "linkprop" in names else "given")
     if "auto" in open_keys and not len(dataset.valid):
         raise UsageError(
             f"[mixture] is chosen on validation, and {dataset.folder} has none; ingest with --valid-size, or name mixture.with "
@@ -62,13 +63,13 @@ def refuse_impossible_mixture(job: Job, dataset: Dataset) -> None:
         )
 
 
-def choice_bytes(job: Job, dataset: Dataset) -> int:
-    """What choosing the mixture of a job holds at most, beside its parts."""
-    settings, graph = job.mixture, dataset.graph
+def choice_bytes(settings: config.Mixture, metric: str, dataset: Dataset) -> int:
+    """The most bytes that the choice of a mixture by `metric` holds, without its parts."""
+    graph = dataset.graph
     if settings.weights != "auto":
         return 0
     names = _auto_names(graph) if settings.partners == "auto" else settings.partners
-    users, k = len(np.unique(dataset.valid.users_E)), split_name(job.evaluate.metric)[1]
+    users, k = len(np.unique(dataset.valid.users_E)), split_name(metric)[1]
     return mixing.judge_bytes(1 + len(names), users, graph.num_items, k)
 
 
@@ -109,9 +110,9 @@ def _chosen(work: Work, trained: Exported) -> Mixture:
         held = None if not len(dataset.valid) else held_out_of(trained.scorer, dataset.valid)[0]
         weight, *others = settings.weights
         given = dict(zip(settings.partners, others or [1.0] * len(settings.partners), strict=True))
-        return Mixture(weight, _temperature(job, trained, held), {name: w for name, w in given.items() if w}, {"by": "the job"})
+        return Mixture(weight, _temperature(work, trained, held), {name: w for name, w in given.items() if w}, {"by": "the job"})
     held = held_out_of(trained.scorer, dataset.valid)[0]
-    temperature = _temperature(job, trained, held)
+    temperature = _temperature(work, trained, held)
     partners = _candidates(work)
     parts: tuple[Part, ...] = (Softmax(trained.scorer, temperature), *partners.values())
     judge = _judge(work, parts, held)
@@ -161,26 +162,26 @@ def _auto_names(graph: BipartiteGraph) -> tuple[str, ...]:
 def _fit(work: Work, name: str, graph: BipartiteGraph, path: Path) -> None:
     work.observer.work(f"fitting {name} for the mixture", 0, 0)
     dataset, job = work.dataset, work.job
-    settings = closed_form.tuned(name, dataset.graph, dataset.valid, partner_settings(job))
+    settings = closed_form.tuned(name, dataset.graph, dataset.valid, partner_settings(job.model))
     scorer = closed_form.fit(name, graph, settings, job.train.seed, dataset.item_features)
     with atomic_file(path) as beside:
         closed_form.save(scorer, beside)
 
 
-def partner_settings(job: Job) -> Model:
+def partner_settings(settings: Model) -> Model:
     """`[model]` as partners read it: gfcf has its plateau, which is better in mixtures, unless the job names another response."""
-    if job.model.response != "ideal":
-        return job.model
-    return Model.model_validate({**job.model.model_dump(), **PLATEAU})
+    if settings.response != "ideal":
+        return settings
+    return Model.model_validate({**settings.model_dump(), **PLATEAU})
 
 
-def _temperature(job: Job, trained: Exported, held: Csr | None) -> float:
+def _temperature(work: Work, trained: Exported, held: Csr | None) -> float:
     """What the trained score is divided by in P: the loss's own temperature where the loss makes it a log probability.
 
     Where it does not (directau, or an export that is not the trained score), the one under which validation is likeliest.
     """
-    loss = job.loss
-    as_trained = trained.rule.kind in ("theory", "cosine" if trains_cosine(job) else "inner")
+    loss = work.job.loss
+    as_trained = trained.rule.kind in ("theory", "cosine" if work.exports.cosine else "inner")
     if held is None or (as_trained and loss.name != "directau"):
         return 1.0 if loss.name == "bpr" else loss.temperature
     return likeliest_temperature(trained.scorer, held)

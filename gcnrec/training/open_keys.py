@@ -10,14 +10,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from gcnrec.config import Job
+from gcnrec.config import Data, Job
 from gcnrec.config.toml import to_toml
 from gcnrec.graph import BipartiteGraph
+from gcnrec.loaders.recipe import PLACES
 from gcnrec.loaders.schema import Dataset
-from gcnrec.training.defaults import Default, defaults, with_defaults
+from gcnrec.training.defaults import Default, defaults
 
 BY_TIME = ("temporal", "leave_last")
 """Splits whose validation pairs are newer than train's, and older than test's."""
+
+
+def resolved(job: Job, dataset: Dataset) -> Job:
+    """`job` with `[data]` as `dataset` was made, its folder and digest, and with absolute paths: what job.toml of a run holds."""
+    recipe = {key: value for key, value in dataset.info.get("data", {}).items() if key not in PLACES}
+    data = Data.model_validate({**recipe, "folder": str(dataset.folder.resolve()), "digest": dataset.digest})
+    return located(job).model_copy(update={"data": data})
+
+
+def located(job: Job) -> Job:
+    """`job` with the earlier run that it starts from as an absolute path."""
+    if job.train.init_from is None:
+        return job
+    earlier = str(Path(job.train.init_from).resolve())
+    return job.model_copy(update={"train": job.train.model_copy(update={"init_from": earlier})})
 
 
 def settled(job: Job, dataset: Dataset, begun: Job | None = None) -> Job:
@@ -46,6 +62,13 @@ def swept(job: Job, graph: BipartiteGraph) -> Job:
     return _with(job, "evaluate", "baselines", ()) if job.evaluate.baselines == "auto" else job
 
 
+def with_defaults(job: Job, graph: BipartiteGraph) -> Job:
+    """`job` with its open keys as `defaults` has them."""
+    for default in _defaults(job, graph):
+        job = _with(job, default.section, default.name, default.value)
+    return job
+
+
 def begun_job(folder: Path) -> Job | None:
     """What the run in `folder` was begun with; None where there is none."""
     path = folder / "job.toml"
@@ -54,7 +77,7 @@ def begun_job(folder: Path) -> Job | None:
 
 def decided(job: Job, dataset: Dataset) -> tuple[Default, ...]:
     """The keys that the job leaves open and the data decides, with their values and reasons."""
-    found = defaults(job, dataset.graph)
+    found = _defaults(job, dataset.graph)
     if job.train.refit is None and (value := _refit(dataset)):
         reason = f"the split is {dataset.info['split']}, whose newest pairs matter most; train.refit=false leaves the refit out"
         found += (Default("train", "refit", value, reason),)
@@ -69,6 +92,10 @@ def commented(job: Job, dataset: Dataset) -> str:
 def notes(job: Job, dataset: Dataset) -> list[str]:
     """`decided` as lines."""
     return [f"{default.setting}: {default.reason}" for default in decided(job, dataset)]
+
+
+def _defaults(job: Job, graph: BipartiteGraph) -> tuple[Default, ...]:
+    return () if job.model.closed_form else defaults(job.model, job.loss, job.is_sparse, graph)
 
 
 def _refit(dataset: Dataset) -> Literal["train+valid", False]:

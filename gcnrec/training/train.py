@@ -26,30 +26,32 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.models.node_inputs import Features
 from gcnrec.models.objective import objective_of
+from gcnrec.ranking.export_rules import export_rules
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
 from gcnrec.runs.events import append_event, warn_once
 from gcnrec.runs.folder import Run, describe_run, make_folder, open_run, was_killed_before_start, with_valid, writing
-from gcnrec.runs.lineage import resolved
 from gcnrec.runs.tracking import tracked
-from gcnrec.sparsity.budget import budget_values
-from gcnrec.steps.earlier import starting_table
-from gcnrec.steps.epochs import Epochs, Work
-from gcnrec.steps.explore import explorer_of
+from gcnrec.steps.earlier import earlier_rows, report_matches
+from gcnrec.steps.epochs import Course, Epochs
 from gcnrec.steps.guards import LossTrend
+from gcnrec.steps.start import continued_rows
 from gcnrec.steps.state import Progress, restore
-from gcnrec.steps.step import Step, build_step
+from gcnrec.steps.step import Step
 from gcnrec.system.files import atomic_file, clear_leftovers
 from gcnrec.system.machine import available_cores
 from gcnrec.system.mapped_scratch import scratch_values
 from gcnrec.system.observer import SILENT, Observer
-from gcnrec.system.signals import stops
-from gcnrec.tables.placement import memory_of, placed
-from gcnrec.training.baselines import compare_with_baselines, compares
+from gcnrec.system.signals import Stop, stops
+from gcnrec.tables.placement import placed
+from gcnrec.training.baselines import Rivals, compare_with_baselines, compares
+from gcnrec.training.build import TrainData, build_step, explorer_of, first_table
 from gcnrec.training.export_choice import chosen_rule
 from gcnrec.training.finish import exported_by, finish, is_trained, validate
 from gcnrec.training.fit_validation import keep_validation
 from gcnrec.training.mixture_choice import refuse_impossible_mixture, scorer_of_fit
-from gcnrec.training.open_keys import begun_job, notes, settled
+from gcnrec.training.open_keys import begun_job, notes, resolved, settled
+from gcnrec.training.plan import Plan, plan_of
+from gcnrec.training.work import Work
 
 
 def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, observer: Observer = SILENT) -> Run:
@@ -62,28 +64,35 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
     """
     folder, decided = Path(out), notes(job, dataset)
     job = settled(resolved(job, dataset), dataset, begun_job(folder) if resume else None)
-    if not job.model.closed_form:
-        objective_of(job, dataset.graph, dataset.weights_E is not None)  # what it refuses is refused before there is a folder
-        refuse_impossible_mixture(job, dataset)
+    plan = None
+    if not job.model.closed_form:  # refused before there is a folder
+        plan = plan_of(job, dataset.graph.num_nodes)
+        objective_of(job.loss, job.sampler, dataset.graph, dataset.weights_E is not None)
+        refuse_impossible_mixture(job.mixture, job.model.exponents, dataset)
     if not resume:
         for sentence in unused_settings(job):
             observer.warn(sentence)
         for line in decided:
             observer.note(line)
-    with tracked(job, folder, observer) as told, stops(folder) as stop, _opened(job, dataset, folder, resume, told):
-        if not is_trained(job, folder):
+    device, params = "cpu" if plan is None else plan.placement.device_name, job.model_dump(mode="json", exclude_none=True)
+    with (
+        tracked(job.run, params, folder, observer) as tracking,
+        stops(folder) as stop,
+        _opened(job, dataset, folder, device, resume, tracking),
+    ):
+        if not is_trained(folder, job.model.closed_form):
             with use_threads(job.train.threads), out_of_memory_as_a_sentence():
-                if job.model.closed_form:
+                if plan is None:
                     _solve(job, dataset, folder)
                 else:
-                    _train(Work(job, dataset, folder, Checkpoints(folder, job.run.keep_checkpoints), stop, told))
+                    _train(_work(job, plan, dataset, folder, stop, tracking))
         with use_threads(job.train.threads):
-            compare_with_baselines(job, dataset, folder, told)
+            compare_with_baselines(_rivals(job), dataset, folder, tracking)
     return open_run(folder)
 
 
 @contextmanager
-def _opened(job: Job, dataset: Dataset, folder: Path, resume: bool, observer: Observer) -> Iterator[None]:
+def _opened(job: Job, dataset: Dataset, folder: Path, device: str, resume: bool, observer: Observer) -> Iterator[None]:
     """The run's folder, locked: a new one, one that was hardly begun, or the very run as it was left."""
     open_dataset(dataset.folder, verify=True)  # every byte: damaged numbers would read or train anything
     again = resume and folder.exists()
@@ -93,7 +102,7 @@ def _opened(job: Job, dataset: Dataset, folder: Path, resume: bool, observer: Ob
         if again and not was_killed_before_start(folder):
             _check_same(open_run(folder), job, dataset)
         else:
-            describe_run(folder, job, dataset)
+            describe_run(folder, job, dataset, device)
         for part in ("", "checkpoints", "embeddings", "mixture", "mixture/fit"):
             clear_leftovers(folder / part)
         yield
@@ -109,22 +118,34 @@ def _solve(job: Job, dataset: Dataset, folder: Path) -> None:
         closed_form.save(scorer, path)
 
 
+def _work(job: Job, plan: Plan, dataset: Dataset, folder: Path, stop: Stop, observer: Observer) -> Work:
+    train, checkpoints = job.train, Checkpoints(folder, job.run.keep_checkpoints)
+    patience = job.evaluate.patience
+    course = Course(train.epochs, patience, train.loss_limit, plan.rate, job.run, folder, checkpoints, stop, observer)
+    return Work(job, plan, export_rules(job.model, job.loss, job.sampler), dataset, course)
+
+
+def _rivals(job: Job) -> Rivals:
+    return Rivals(job.model, job.evaluate, job.train.seed, bool(job.mixture.partners))
+
+
 def _train(work: Work) -> None:
-    tensors, saved = work.checkpoints.newest(partial(_say_damaged, work)) or ({}, None)
+    tensors, saved = work.course.checkpoints.newest(partial(_say_damaged, work)) or ({}, None)
     progress = Progress.of(saved) if saved else Progress()
     if progress.stage == "fit":
         step, progress = _fit(work, tensors, progress)
-        rule, compared = chosen_rule(work.job, work.folder, progress.best_epoch), compares(work.job, work.dataset, work.folder)
+        rule = chosen_rule(work.exports.rules, work.folder, progress.best_epoch)
+        compared = compares(_rivals(work.job), work.dataset, work.folder)
         mixed = bool(work.job.mixture.partners)
         if compared or mixed or not work.job.train.refit:
-            best, _ = load_checkpoint(work.checkpoints.best)
+            best, _ = load_checkpoint(work.course.checkpoints.best)
             restore(step, None, best)
             del best  # what follows needs the memory
-            trained = exported_by(work.job, step, work.folder, rule)
+            trained = exported_by(work.exports, step, work.folder, rule)
             if compared or mixed:  # a refit will have trained on validation
                 scorer = scorer_of_fit(work, trained)
                 if compared:
-                    keep_validation(work.job, work.dataset, work.folder, scorer, work.observer)
+                    keep_validation(work.job.evaluate, work.dataset, work.folder, scorer, work.observer)
                 del scorer
             if not work.job.train.refit:
                 finish(work, step, trained)
@@ -133,8 +154,8 @@ def _train(work: Work) -> None:
         del step  # or its table would stay beside the refit's
         tensors, progress = {}, replace(progress, stage="refit", epoch=0, seconds=0.0, trend=LossTrend())
     step = _refit(work, tensors, progress)
-    rule = chosen_rule(work.job, work.folder, progress.best_epoch)
-    finish(work, step, exported_by(work.job, step, work.folder, rule))
+    rule = chosen_rule(work.exports.rules, work.folder, progress.best_epoch)
+    finish(work, step, exported_by(work.exports, step, work.folder, rule))
 
 
 def _say_damaged(work: Work, text: str) -> None:
@@ -143,15 +164,15 @@ def _say_damaged(work: Work, text: str) -> None:
 
 
 def _warn(work: Work, kind: str, text: str) -> None:
-    """Tell it once in a run: starting to resume and to refit looks at the same things again."""
+    """Warn once in a run: a resume and a refit look at the same things again."""
     if warn_once(work.folder, kind, text):
         work.observer.warn(text)
 
 
 def _fit(work: Work, tensors: Tensors, progress: Progress) -> tuple[Step, Progress]:
     """Epochs on train until they are done or validation has not improved for `evaluate.patience` validations."""
-    step = _step(work, work.dataset.graph, work.dataset.weights_E)
-    epochs = Epochs(work, step, explorer_of(work.job, step, work.folder), tensors, progress)
+    step = _step(work, TrainData(work.dataset.graph, work.dataset.weights_E, features_of(work.dataset)))
+    epochs = _epochs(work, step, tensors, progress)
     while not epochs.over:
         with epochs.saved():
             epochs.steps()
@@ -171,8 +192,8 @@ def _judged(work: Work, step: Step, progress: Progress, record: dict[str, Any]) 
         return replace(progress, best_epoch=epoch)
     if epoch % settings.every and epoch < work.job.train.epochs:
         return None
-    record |= validate(work.job, step, work.dataset, work.folder, work.observer)
-    if work.job.sparsity.policy == "gradual" and step.table.drained().num_values > _budget(work):
+    record |= validate(work, step)
+    if work.plan.exceeded_by(step.table.drained().num_values):
         return replace(progress, best_epoch=epoch, waited=0)  # not yet the table that was asked for: any later one is better
     value = record["valid"][settings.metric]
     if value > progress.best_value:
@@ -180,15 +201,11 @@ def _judged(work: Work, step: Step, progress: Progress, record: dict[str, Any]) 
     return replace(progress, waited=progress.waited + 1)
 
 
-def _budget(work: Work) -> int:
-    return budget_values(work.job, work.dataset.graph.num_nodes)
-
-
 def _refit(work: Work, tensors: Tensors, progress: Progress) -> Step:
     """From the start again, on train+valid, for the epochs that validation chose."""
     graph = with_valid(work.dataset)
-    step = _step(work, graph, _with_valid_weights(work.dataset, graph))
-    epochs = Epochs(work, step, explorer_of(work.job, step, work.folder), tensors, progress)
+    step = _step(work, TrainData(graph, _with_valid_weights(work.dataset, graph), features_of(work.dataset)))
+    epochs = _epochs(work, step, tensors, progress)
     while not epochs.over:
         with epochs.saved():
             epochs.steps()
@@ -196,13 +213,21 @@ def _refit(work: Work, tensors: Tensors, progress: Progress) -> Step:
     return step
 
 
-def _step(work: Work, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None) -> Step:
-    """The step on `graph`, and the table that training starts from, where it will be trained."""
-    job, tell = work.job, work.observer
-    warn = partial(_warn, work, "validation was trained on")
-    table = starting_table(job, work.dataset, graph, tell, warn, memory_of(job, work.folder))
-    table_there = placed(job, graph, table, tell.note)
-    return build_step(job, graph, weights_E, table_there, features_of(work.dataset), partial(scratch_values, work.folder))
+def _step(work: Work, data: TrainData) -> Step:
+    """The step on `data`, and the table that training starts from, where it will be trained."""
+    plan, init_from, rows_ND = work.plan, work.job.train.init_from, None
+    if init_from is not None:
+        earlier, warn = earlier_rows(init_from, work.dataset, plan.width), partial(_warn, work, "validation was trained on")
+        report_matches(earlier, work.dataset, work.observer.note, warn)
+        rows_ND = continued_rows(plan.start, data.graph, earlier.rows_PD, earlier.places_N)
+    table = first_table(plan, data.graph, rows_ND, plan.placement.memory(work.folder))
+    table_there = placed(plan.placement, data.graph, table, work.observer.note)
+    return build_step(work.job, plan, data, table_there, partial(scratch_values, work.folder))
+
+
+def _epochs(work: Work, step: Step, tensors: Tensors, progress: Progress) -> Epochs:
+    explorer = explorer_of(work.plan, step, work.course.epochs, work.folder)
+    return Epochs(work.course, step, explorer, tensors, progress)
 
 
 def features_of(dataset: Dataset) -> Features:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from built import start_table, step_of
 
 from gcnrec.config import Job
 from gcnrec.cuda.staging import Staging
 from gcnrec.ops.slots import copy_spans
 from gcnrec.queues import Spans
-from gcnrec.steps.start import first_table
-from gcnrec.steps.step import build_step
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard
@@ -142,8 +141,8 @@ def job_of(propagation, rule, budget, dtype="float32"):
 def trained(job, device=None, hot=None, ahead=True, steps=10):
     """Losses, and the table's tensors; drained in the middle, as by an exploration."""
     graph = checkerboard().graph
-    host = first_table(job, graph, None)
-    step = build_step(job, graph, None, PipelinedTable(host, device, hot) if device else host)
+    host = start_table(job, graph)
+    step = step_of(job, graph, None, PipelinedTable(host, device, hot) if device else host)
     count = step.sampler.steps_per_epoch
     batches = [step.sampler.batch(index // count, index % count) for index in range(steps)]
     losses = []

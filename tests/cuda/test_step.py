@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import pytest
 import torch
+from built import start_table, step_of
 
 from gcnrec import device
 from gcnrec.config import Job
@@ -14,8 +15,6 @@ from gcnrec.cuda import module
 from gcnrec.cuda.ops import CudaOps
 from gcnrec.cuda.slots import copy_spans
 from gcnrec.ops import cpu
-from gcnrec.steps.start import first_table
-from gcnrec.steps.step import build_step
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard
 
@@ -96,9 +95,9 @@ def job_of(propagation, rule, budget, dtype="float32", loss="softmax", neighbour
 
 def trained(job, wrapped):
     graph = checkerboard().graph
-    table = first_table(job, graph, None)
+    table = start_table(job, graph)
     weights_E = np.linspace(0.5, 2.0, graph.num_edges, dtype=np.float32) if job.sampler.neighbours == "weighted" else None
-    step = build_step(job, graph, weights_E, wrapped(table))
+    step = step_of(job, graph, weights_E, wrapped(table))
     losses = [step(batch, 0.02) for batch in step.sampler.epoch(0)]
     rows_ND = step.table.drained().columns(0, 16).clone()
     return losses, rows_ND
@@ -121,7 +120,7 @@ def test_trains_as_the_cpu_does(case, host_launcher):
     assert any("copy_spans" in name for name in used) and any(name.startswith(f"gcnrec_{case[1]}") for name in used)
     # bfloat16 rounds at random, and a last bit in a gradient can turn a rounding.
     tolerance = 2e-2 if "bfloat16" in case else 1e-4
-    start_ND = first_table(job, checkerboard().graph, None).columns(0, 16)
+    start_ND = start_table(job, checkerboard().graph).columns(0, 16)
     assert float((rows_ND - start_ND).abs().max()) > 10 * tolerance * float(rows_ND.abs().max())  # something was learnt
     assert again == pytest.approx(losses, rel=tolerance)
     assert torch.allclose(others_ND, rows_ND, atol=tolerance * float(rows_ND.abs().max()))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from built import step_of
 
 from gcnrec.config import Job, Sampler
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.sampling.sampler import edge_sampler
-from gcnrec.steps.start import first_table
-from gcnrec.steps.step import build_step
 from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import check_encoder, check_step, checkerboard, dense_hop, grad_tile, star, worlds
 
@@ -104,4 +103,4 @@ def test_gradient_by_finite_differences():
 def test_step(layers, rule):
     sections = {"model": {"layers": layers, "width": 16}, "optimizer": {"rule": rule}, "train": {"batch_size": 12}}
     job, graph = Job.parse(sections, [], "test"), checkerboard().graph
-    check_step(lambda: build_step(job, graph, None, first_table(job, graph, None)), rate=0.02, steps=60, share=0.3)
+    check_step(lambda: step_of(job, graph), rate=0.02, steps=60, share=0.3)

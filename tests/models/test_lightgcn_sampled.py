@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from built import step_of
 
 from gcnrec.config import Job, Sampler
 from gcnrec.models.lightgcn import LightGcn
@@ -14,8 +15,6 @@ from gcnrec.ops.weighted import edge_weights
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.steps.explore import mean_gradients
-from gcnrec.steps.start import first_table
-from gcnrec.steps.step import build_step
 from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import check_encoder, check_step, checkerboard, grad_tile, halves, worlds
 
@@ -101,7 +100,7 @@ def test_gradients_of_all_cells_are_those_of_the_stored_ones(tmp_path):
         }
     )
     graph = checkerboard().graph
-    step = build_step(job, graph, None, first_table(job, graph, None))
+    step = step_of(job, graph)
     batch = step.sampler.batch(0, 0)
     whole = mean_gradients(step, [batch], tmp_path)
     assert np.array_equal(whole.rows_R, batch.rows_R)
@@ -122,4 +121,4 @@ def test_training_step(table):
         }
     )
     graph = checkerboard().graph
-    check_step(lambda: build_step(job, graph, None, first_table(job, graph, None)), 0.02, 60, 0.8)
+    check_step(lambda: step_of(job, graph), 0.02, 60, 0.8)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from built import step_of
 
 from gcnrec.config import Job, Sampler
 from gcnrec.models.ngcf import Ngcf
 from gcnrec.sampling.sampler import edge_sampler
-from gcnrec.steps.start import first_table
-from gcnrec.steps.step import build_step
 from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import assert_as_accurate, check_encoder, check_step, checkerboard, dense_hop, worlds
 
@@ -79,13 +78,13 @@ def test_layers_depend_on_the_seed_alone():
 def test_step():
     sections = {"model": {"name": "ngcf", "layers": 2, "width": 8}, "train": {"batch_size": 12}}
     job, graph = Job.parse(sections, [], "test"), checkerboard().graph
-    check_step(lambda: build_step(job, graph, None, first_table(job, graph, None)), rate=0.02, steps=60, share=0.3)
+    check_step(lambda: step_of(job, graph), rate=0.02, steps=60, share=0.3)
 
 
 def test_a_step_trains_the_layers_and_keeps_no_gradient_of_the_one_before():
     sections = {"model": {"name": "ngcf", "layers": 1, "width": 8}, "train": {"batch_size": 12}}
     job, graph = Job.parse(sections, [], "test"), checkerboard().graph
-    step = build_step(job, graph, None, first_table(job, graph, None))
+    step = step_of(job, graph)
     batch, before = step.sampler.batch(0, 0), step.encoder.layers[0].weight.detach().clone()
     gradients = []
     for _ in range(2):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from built import step_of
 
 from gcnrec.config import Job, Sampler
 from gcnrec.errors import UsageError
@@ -19,8 +20,6 @@ from gcnrec.models.pooling import Means, Visits
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sampling.walk_blocks import WalkSampler
-from gcnrec.steps.start import first_table
-from gcnrec.steps.step import build_step
 from gcnrec.tables.dense import DenseTable, in_ram
 from gcnrec.testing import assert_as_accurate, check_encoder, check_step, checkerboard, dense_hop, empty_rows, halves, worlds
 
@@ -257,7 +256,7 @@ def test_step(name, table):
     }
     job, graph = Job.parse(sections, [], "test"), checkerboard().graph
     assert job.model.propagation == "sampled"
-    check_step(lambda: build_step(job, graph, None, first_table(job, graph, None), features_of(graph)), 0.02, 60, 0.85)
+    check_step(lambda: step_of(job, graph, features=features_of(graph)), 0.02, 60, 0.85)
 
 
 def test_refusals():
@@ -265,7 +264,7 @@ def test_refusals():
     sections = {"model": {"name": "graphsage", "inputs": "features"}, "optimizer": {"rule": "adam"}}
     job = Job.parse(sections, [], "test")
     with pytest.raises(UsageError, match=r"needs features; ingest with --item-features"):
-        build_step(job, graph, None, first_table(job, graph, None))
+        step_of(job, graph)
     with pytest.raises(UsageError, match=r"sampled neighbourhoods; set model\.propagation = 'sampled', got 'full'"):
         Job.parse({"model": {"name": "pinsage", "propagation": "full"}}, [], "test")
 
@@ -309,7 +308,7 @@ def test_layers_learn_at_their_own_rate():
             "optimizer": {"rule": "adam", "layer_rate": layer_rate},
         }
         job = Job.parse(sections, [], "test")
-        step = build_step(job, graph, None, first_table(job, graph, None))
+        step = step_of(job, graph)
         weight = step.encoder.layers["convolutions"][0].lin_l.weight
         before = weight.detach().clone()
         step(step.sampler.batch(0, 0), 0.01)

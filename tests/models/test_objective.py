@@ -24,7 +24,7 @@ def parts(sections, weights=None):
     batch = edge_sampler(job.sampler, graph, weights, 30, 0).batch(0, 0)
     draw = torch.Generator().manual_seed(0)
     final, ego = (torch.randn(len(batch.nodes_V), 6, generator=draw) for _ in range(2))
-    return job, batch, final, ego, objective_of(job, graph, weights is not None)
+    return job, batch, final, ego, objective_of(job.loss, job.sampler, graph, weights is not None)
 
 
 def score(final, batch, user, item, cosine):
@@ -196,7 +196,7 @@ def test_checkerboard_scores_are_worth_something():
     """Embeddings that tell the parities apart lose less than any that do not."""
     job, graph = Job.parse({"loss": {"l2": 0.0}}, [], "test"), checkerboard().graph
     batch = edge_sampler(job.sampler, graph, None, 64, 0).batch(0, 0)
-    objective = objective_of(job, graph, False)
+    objective = objective_of(job.loss, job.sampler, graph, False)
     parity = torch.tensor([[1.0, 0.0] if (node % graph.num_users) % 2 else [0.0, 1.0] for node in batch.nodes_V])
     same = torch.ones(len(parity), 2)
     assert float(objective(parity, same, batch)) < float(objective(same, same, batch))

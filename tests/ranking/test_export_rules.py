@@ -10,15 +10,7 @@ from gcnrec.config import Job
 from gcnrec.graph import Csr
 from gcnrec.models import losses
 from gcnrec.ops.topk import Seen
-from gcnrec.ranking.export_rules import (  # fmt: skip
-    ExportRule,
-    candidate_views,
-    column_factor,
-    export_rules,
-    exported,
-    log_shares,
-    typical_degree,
-)
+from gcnrec.ranking.export_rules import ExportRule, export_rules, log_shares
 from gcnrec.ranking.top_k import top_k_all, top_k_views
 
 USERS, ITEMS, WIDTH = 40, 60, 6
@@ -28,6 +20,11 @@ NOTHING = Csr(np.zeros(USERS + 1, np.int64), np.empty(0, np.int32), ITEMS)
 
 def job(**sections):
     return Job.parse(sections, [], "test")
+
+
+def rules_of(**sections):
+    wanted = job(**sections)
+    return export_rules(wanted.model, wanted.loss, wanted.sampler)
 
 
 def rows():
@@ -53,7 +50,7 @@ POPULARITY = {"loss": {"temperature": 0.2}, "sampler": {"negatives": "popularity
     ],
 )
 def test_the_column_is_what_the_loss_takes_out_of_log_p(sections, factor):
-    assert column_factor(job(**sections)) == pytest.approx(factor)
+    assert rules_of(**sections).column == pytest.approx(factor)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +69,7 @@ def test_the_column_is_what_the_loss_takes_out_of_log_p(sections, factor):
     ],
 )
 def test_the_rules_that_compete_and_the_one_that_leads(sections, names):
-    assert [rule.name for rule in export_rules(job(**sections))] == names
+    assert [rule.name for rule in rules_of(**sections).rules] == names
 
 
 def test_a_job_fixes_the_export_once():
@@ -82,15 +79,15 @@ def test_a_job_fixes_the_export_once():
 
 def test_an_item_without_positives_counts_as_the_typical_one_or_as_the_job_says():
     degrees = np.array([8, 2, 0])
-    assert typical_degree(degrees, job()) == pytest.approx(4.0)  # exp of the mean of log 8 and log 2
+    assert rules_of().typical_degree(degrees) == pytest.approx(4.0)  # exp of the mean of log 8 and log 2
     assert log_shares(degrees, 4.0).numpy() == pytest.approx(np.log([0.8, 0.2, 0.4]), rel=1e-6)
-    assert typical_degree(degrees, job(model={"unseen_degree": 1.5})) == 1.5
-    assert typical_degree(np.zeros(3, np.int64), job()) == 1.0
+    assert rules_of(model={"unseen_degree": 1.5}).typical_degree(degrees) == 1.5
+    assert rules_of().typical_degree(np.zeros(3, np.int64)) == 1.0
 
 
 @pytest.mark.parametrize("score", ["cosine", "inner"])
 def test_exports_by_hand(score):
-    settings = job(loss={"score": score, "temperature": 0.2}, model={"unseen_degree": 3.0})
+    rules = rules_of(loss={"score": score, "temperature": 0.2}, model={"unseen_degree": 3.0})
     whole = rows().numpy().astype(np.float64)
     users, items = whole[:USERS], whole[USERS:]
     unit_users, unit_items = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (users, items))
@@ -103,7 +100,7 @@ def test_exports_by_hand(score):
         "cosine": unit_users @ unit_items.T,
     }
     for rule in (ExportRule("theory"), ExportRule("theory", 0.5), ExportRule("inner"), ExportRule("cosine")):
-        made = exported(rows(), USERS, DEGREES, rule, settings)
+        made = rules.exported(rows(), USERS, DEGREES, rule)
         scores = torch.empty(USERS, ITEMS)
         made.scorer.score(made.scorer.prepare(np.arange(USERS, dtype=np.int32)), 0, ITEMS, scores)
         assert scores.numpy() == pytest.approx(expected[rule.name], abs=1e-5)
@@ -113,19 +110,19 @@ def test_exports_by_hand(score):
 
 @pytest.mark.parametrize("sections", [IN_BATCH, POPULARITY, {"loss": {"score": "inner"}}, {"loss": {"name": "directau"}}])
 def test_views_of_one_product_rank_as_each_export_alone(sections):
-    settings, users = job(**sections), np.arange(USERS, dtype=np.int32)
-    rules = export_rules(settings)
-    first = exported(rows(), USERS, DEGREES, rules[0], settings)
-    (together,) = top_k_views(first.scorer, candidate_views(first, rules, settings), users, 10, Seen((NOTHING,)))
+    exports, users = rules_of(**sections), np.arange(USERS, dtype=np.int32)
+    rules = exports.rules
+    first = exports.exported(rows(), USERS, DEGREES, rules[0])
+    (together,) = top_k_views(first.scorer, exports.views(first), users, 10, Seen((NOTHING,)))
     for rule, lists in zip(rules, together, strict=True):
-        alone = exported(rows(), USERS, DEGREES, rule, settings).scorer
+        alone = exports.exported(rows(), USERS, DEGREES, rule).scorer
         assert np.array_equal(lists.items_BK, top_k_all(alone, users, 10, NOTHING).items_BK), rule.name
 
 
 def test_rows_of_zeros_stay_and_rank_by_popularity():
-    settings = job(**IN_BATCH)
-    scorer = exported(torch.zeros(USERS + ITEMS, WIDTH), USERS, DEGREES, ExportRule("theory"), settings).scorer
-    best = int(np.argmax(np.where(DEGREES > 0, DEGREES, typical_degree(DEGREES, settings))))
+    rules = rules_of(**IN_BATCH)
+    scorer = rules.exported(torch.zeros(USERS + ITEMS, WIDTH), USERS, DEGREES, ExportRule("theory")).scorer
+    best = int(np.argmax(np.where(DEGREES > 0, DEGREES, rules.typical_degree(DEGREES))))
     assert (top_k_all(scorer, np.arange(USERS, dtype=np.int32), 1, NOTHING).items_BK == best).all()
 
 
@@ -150,8 +147,8 @@ def test_the_export_recovers_log_p_from_in_batch_softmax(share):
         loss.backward()
         optimizer.step()
         schedule.step()
-    sections = job(loss={"temperature": temperature, "logq": share})
-    trained, column = scores.detach().numpy(), column_factor(sections) * q.log().numpy()
+    column = rules_of(loss={"temperature": temperature, "logq": share}).column
+    trained, column = scores.detach().numpy(), column * q.log().numpy()
     assert distance((trained + column) / temperature, np.log(likes)) < 0.1
     assert distance(trained / temperature, np.log(likes)) > 0.13 / (1 + share), "what is trained alone is not log p"
 

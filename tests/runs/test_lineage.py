@@ -144,7 +144,7 @@ def test_lineage_names_what_a_run_was_made_with(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "never written")
     monkeypatch.setattr("sys.argv", ["/some/bin/gcnrec", "run", "my job.toml", "--set", "train.seed=3"])
     dataset = write_dataset(checkerboard(), tmp_path / "data")
-    document = lineage.lineage_of(Job.parse({"train": {"threads": 3}}, [], "here"), dataset)
+    document = lineage.lineage_of(dataset, 3, "cpu")
     assert document["command"] == "gcnrec run 'my job.toml' --set train.seed=3"
     assert document["threads"] == 3 and document["device"] == "cpu" and document["gcnrec"]["version"] == __version__
     assert document["environment"]["OMP_NUM_THREADS"] == "2" and "never written" not in json.dumps(document)

@@ -80,7 +80,7 @@ def test_nothing_is_left_behind(dataset, tmp_path):
 
 def test_without_trackers_the_observer_is_the_callers(tmp_path):
     observer = Notes()
-    with tracked(job(), tmp_path, observer) as told:
+    with tracked(job().run, job().model_dump(mode="json", exclude_none=True), tmp_path, observer) as told:
         assert told is observer
     assert list(tmp_path.iterdir()) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from built import step_of
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
@@ -12,8 +13,6 @@ from gcnrec.models.pooling import WeightedMeans, product_of
 from gcnrec.ops.directions import weighted
 from gcnrec.ops.weighted import edge_weights
 from gcnrec.sampling.blocks import NeighbourSampler
-from gcnrec.steps.start import first_table
-from gcnrec.steps.step import build_step
 from gcnrec.testing import check_step, checkerboard, empty_rows, grad_tile, halves
 
 GRAPH = halves(9, 6).graph
@@ -101,7 +100,7 @@ def test_equal_weights_export_as_none_do():
     job, even = job_of(), np.ones(GRAPH.num_edges, np.float32)
     exported = []
     for settings in (job, job_of(neighbours="uniform")):
-        step = build_step(settings, GRAPH, even, first_table(settings, GRAPH, None))
+        step = step_of(settings, GRAPH, even)
         out_ND = torch.empty(GRAPH.num_nodes, 8)
         step.encoder.export(step.table.drained(), out_ND)
         exported.append(out_ND)
@@ -112,14 +111,14 @@ def test_equal_weights_export_as_none_do():
 def test_trains(name):
     graph, job = checkerboard().graph, job_of(name)
     weights_E = np.random.default_rng(0).uniform(0.5, 2.0, graph.num_edges).astype(np.float32)
-    check_step(lambda: build_step(job, graph, weights_E, first_table(job, graph, None)), 0.02, 60, 0.9)
+    check_step(lambda: step_of(job, graph, weights_E), 0.02, 60, 0.9)
 
 
 def test_gradients_do_not_depend_on_the_number_of_threads(threads):
     job, found = job_of("lightgcn"), []
     for count in (1, 2):
         threads(count)
-        step = build_step(job, GRAPH, WEIGHTS_E, first_table(job, GRAPH, None))
+        step = step_of(job, GRAPH, WEIGHTS_E)
         _, encoded, grad_VD, grad_ego_VD = step._backward(step.sampler.batch(0, 0))
         found.append(grad_tile(encoded.pull(grad_VD, grad_ego_VD), 8))
     assert torch.equal(*found)
@@ -128,14 +127,14 @@ def test_gradients_do_not_depend_on_the_number_of_threads(threads):
 def test_data_without_weights_is_refused():
     job = job_of()
     with pytest.raises(UsageError, match="needs weights of interactions, and this dataset has none; ingest with --weight"):
-        build_step(job, GRAPH, None, first_table(job, GRAPH, None))
+        step_of(job, GRAPH)
 
 
 def test_weights_of_zero_are_refused():
     job, weights_E = job_of("lightgcn"), WEIGHTS_E.copy()
     weights_E[[3, 5]] = 0.0
     with pytest.raises(DataError, match=rf"must be above 0, and 2 of {len(weights_E)} are not"):
-        build_step(job, GRAPH, weights_E, first_table(job, GRAPH, None))
+        step_of(job, GRAPH, weights_E)
 
 
 def test_another_number_of_weights_is_refused():

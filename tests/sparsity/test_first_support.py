@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from gcnrec.config import Job
-from gcnrec.sparsity.budget import base_width, budget_values
 from gcnrec.sparsity.first_support import choose, fill, magnitude_keys, random_keys
 from gcnrec.tables.slots import SlotTable
+from gcnrec.training.plan import plan_of
 
 
 def job_of(table, **model):
@@ -17,9 +17,9 @@ def job_of(table, **model):
 
 
 def test_the_budget_in_values():
-    assert budget_values(job_of({"budget": 0.3}, width=10), 7) == 21
-    assert budget_values(job_of({"budget": 0.1, "base_width": 64}, width=256), 10) == 64
-    assert base_width(job_of({"budget": 0.5}, width="auto")) == 64
+    assert plan_of(job_of({"budget": 0.3}, width=10), 7).budget == 21
+    assert plan_of(job_of({"budget": 0.1, "base_width": 64}, width=256), 10).budget == 64
+    assert job_of({"budget": 0.5}, width="auto").base_width == 64
 
 
 def filled(counts, rows_ND, keys, scale=None, moments=2, scalars=1):

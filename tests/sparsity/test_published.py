@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 from gcnrec.config import Job
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.sparsity.budget import room_for
 from gcnrec.sparsity.exchange import Change
 from gcnrec.sparsity.first_support import fill
-from gcnrec.sparsity.policies import policy_of
 from gcnrec.sparsity.policy import Moment
 from gcnrec.sparsity.published import Dsl, Gradual, Pattern, RandomGrowth, Rigl, SparseRec, Static, rows_by_degree, unit_factors
 from gcnrec.tables.slots import SlotBlock, SlotTable, dense_rows
 from gcnrec.testing import checkerboard
+from gcnrec.training.plan import plan_of
 
 _ = 0.0
 
@@ -263,9 +262,9 @@ HARD = ["static", "set", "rigl", "dsl", "sparserec", "nm", "dynamic"]
 def test_every_policy_of_a_job(policy):
     graph = checkerboard().graph
     job = job_of(policy)
-    width, budget = 32, 8 * graph.num_nodes
-    table = SlotTable(graph.num_nodes, width, room_for(job, budget, graph.num_nodes, width), 2, 0)
-    chosen = policy_of(job, graph)
+    width, budget, plan = 32, 8 * graph.num_nodes, plan_of(job, graph.num_nodes)
+    table = SlotTable(graph.num_nodes, width, plan.max_values, 2, 0)
+    chosen = plan.policy(graph)
     counts = chosen.first_counts(graph, table)
     assert counts.sum() <= table.max_values and counts.max() <= table.max_count
     rows = torch.randn(graph.num_nodes, width, generator=torch.Generator().manual_seed(0))
@@ -280,8 +279,8 @@ def test_every_policy_of_a_job(policy):
 
 
 def test_a_table_without_a_policy_is_refused():
-    with pytest.raises(UsageError, match=r"sparsity.policy = 'none' is not a policy of a sparse table"):
-        policy_of(Job(), checkerboard().graph)
+    with pytest.raises(UsageError, match=r"table.budget below 1.0 needs"):
+        job_of("none")
 
 
 @settings(max_examples=40, deadline=None)
@@ -291,7 +290,7 @@ def test_the_budget_holds_under_any_sequence_of_explorations(policy, seed, share
     graph, width = checkerboard(40).graph, 32
     draw = np.random.default_rng(seed)
     table = SlotTable(80, width, math.floor(share * 80 * width), 2, 1)
-    chosen = policy_of(job_of(policy, ratio=float(draw.random())), graph)
+    chosen = plan_of(job_of(policy, ratio=float(draw.random())), 80).policy(graph)
     rows = torch.from_numpy(draw.standard_normal((80, width)).astype(np.float32))
     fill(table, chosen.first_counts(graph, table), lambda first, last: rows[first:last], chosen.first_keys(seed), 0.1)
     filled = table.num_values

@@ -13,17 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from built import start_table, step_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gcnrec.bench.graphs import synthetic
 from gcnrec.bench.memory import measured
 from gcnrec.config import Job
-from gcnrec.steps.explore import explorer_of
-from gcnrec.steps.start import first_table
-from gcnrec.steps.step import build_step
-from gcnrec.tables.placement import memory_of
 from gcnrec.tables.rules import learning_rate
+from gcnrec.training.build import explorer_of, first_table
+from gcnrec.training.plan import plan_of
 
 ROWS, WIDTH = 20_000, 64
 CELLS = ROWS * WIDTH
@@ -76,7 +75,7 @@ def parts(threads, tmp_path):
             "train": {"batch_size": 64, "epochs": 2},
         }
         job = Job.parse(sections, [], "test")
-        step = build_step(job, GRAPH, None, first_table(job, GRAPH, None))
+        step = step_of(job, GRAPH)
         assert step.sampler.steps_per_epoch == 625 and step.table.num_rows == ROWS
         numbers = iter(range(625))
 
@@ -84,7 +83,7 @@ def parts(threads, tmp_path):
             step(step.sampler.batch(0, next(numbers)), learning_rate(job.optimizer, 1, 100))
 
         watched(advance)  # the watch imports on first use too
-        return step, explorer_of(job, step, tmp_path), advance
+        return step, explorer_of(plan_of(job, ROWS), step, 2, tmp_path), advance
 
     return build
 
@@ -135,8 +134,9 @@ def test_a_dense_table_on_disk_starts_from_noise_in_blocks(threads, tmp_path, mo
     threads(1)
     monkeypatch.setattr("gcnrec.tables.dense.FILLED_ROWS", 100)
     job = Job.parse({"model": {"width": WIDTH, "start": "normal"}, "table": {"placement": "disk"}}, [], "test")
-    expected, made = first_table(job, GRAPH, None), []
+    expected, made = start_table(job, GRAPH), []
     watched(lambda: torch.zeros(1).add(1))  # what a first time imports
-    tensors, arrays = watched(lambda: made.append(first_table(job, GRAPH, None, memory_of(job, tmp_path))))
+    plan = plan_of(job, ROWS)
+    tensors, arrays = watched(lambda: made.append(first_table(plan, GRAPH, None, plan.placement.memory(tmp_path))))
     assert tensors < CELLS and arrays < CELLS, f"{tensors:,} and {arrays:,} bytes"
     assert torch.equal(made[0].columns(0, WIDTH), expected.columns(0, WIDTH))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from built import step_of
 
 from gcnrec.config import Job
 from gcnrec.errors import UsageError
@@ -15,11 +16,10 @@ from gcnrec.reports.progress import Quiet
 from gcnrec.runs.events import read_events
 from gcnrec.runs.folder import final_table, load_checkpoint
 from gcnrec.runs.slot_files import order_digest, read_slots
-from gcnrec.sparsity.budget import budget_values
-from gcnrec.steps.explore import explorer_of, fresh_batches, mean_gradients
-from gcnrec.steps.start import first_table
-from gcnrec.steps.step import build_step
+from gcnrec.steps.explore import fresh_batches, mean_gradients
 from gcnrec.testing import checkerboard, dense_hop, write_dataset
+from gcnrec.training.build import explorer_of
+from gcnrec.training.plan import plan_of
 from gcnrec.training.train import train
 
 WORLD = checkerboard()
@@ -42,7 +42,7 @@ def job_of(**sections):
 
 
 def built(job):
-    return build_step(job, GRAPH, None, first_table(job, GRAPH, None))
+    return step_of(job, GRAPH)
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_fresh_batches_are_not_those_of_training():
 def test_the_schedule_stops_and_dense_tables_have_none(tmp_path):
     step = built(job_of(sparsity={"stop": 0.5}))
     per_epoch = step.sampler.steps_per_epoch
-    explorer = explorer_of(job_of(sparsity={"stop": 0.5}), step, tmp_path)
+    explorer = explorer_of(plan_of(job_of(sparsity={"stop": 0.5}), N), step, 4, tmp_path)
     due = [number for number in range(1, 4 * per_epoch + 1) if explorer.after(step, number)]
     every = round(0.5 * per_epoch)
     assert due == [number for number in range(every, 4 * per_epoch, every) if number < 2 * per_epoch]
     dense = Job.parse({"model": {"width": 8}}, [], "test")
-    assert explorer_of(dense, built(dense), tmp_path) is None
+    assert explorer_of(plan_of(dense, N), built(dense), 1, tmp_path) is None
 
 
 @pytest.mark.parametrize("policy", ["static", "set", "rigl", "dsl", "dynamic"])
@@ -105,7 +105,7 @@ def test_a_run_keeps_its_budget_and_tells_what_changed(policy, rule, tmp_path):
     job = job_of(sparsity={"policy": policy}, optimizer={"rule": rule}, train={"epochs": 2})
     run = train(job, dataset, tmp_path / "run")
     memory = json.loads((tmp_path / "run" / "memory.json").read_text())
-    budget = budget_values(job, N)
+    budget = plan_of(job, N).budget
     assert memory["budget_values"] == budget == N * 8 // 4
     assert memory["values"] <= memory["values_max_seen"] <= budget
     events = [event for event in read_events(run.folder) if event["event"] == "explore"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from built import start_table
 
 from gcnrec.config import Job
 from gcnrec.graph import BipartiteGraph
-from gcnrec.steps.start import continued_rows, first_table
+from gcnrec.steps.start import Start, continued_rows
 from gcnrec.testing import checkerboard, dense_hop, halves, one_item, one_user, star
 
 
@@ -16,10 +17,13 @@ def job(start, seed=0, scale=0.1):
     return Job.parse({"model": {"start": start, "start_scale": scale}, "train": {"seed": seed}}, [], "test")
 
 
+NOISE = Start("normal", 0.1, 0)
+
+
 def start_rows(job, graph, width):
     """The rows of a dense table before its first step."""
     wide = job.model_copy(update={"model": job.model.model_copy(update={"width": width})})
-    return first_table(wide, graph, None).columns(0, width)
+    return start_table(wide, graph).columns(0, width)
 
 
 @pytest.mark.parametrize("start", ["normal", "spectral"])
@@ -65,7 +69,7 @@ def test_continued_rows_by_hand():
     order = np.random.default_rng(0).permutation(28)
     places = np.full(30, -1, np.int32)
     places[known] = order
-    rows = continued_rows(job("normal"), graph, earlier, places)
+    rows = continued_rows(NOISE, graph, earlier, places)
     assert torch.equal(rows[known], earlier[torch.from_numpy(order)])
     before = torch.zeros(30, 4, dtype=torch.float64)
     before[known] = rows[known].double()
@@ -81,7 +85,7 @@ def test_a_new_node_without_known_neighbours_starts_from_noise():
     graph = halves(9, 6).graph
     places = np.full(30, -1, np.int32)
     places[:9], places[15:24] = np.arange(9), np.arange(9, 18)
-    rows = continued_rows(job("normal"), graph, torch.ones(18, 64), places)
+    rows = continued_rows(NOISE, graph, torch.ones(18, 64), places)
     assert rows[:9].eq(1).all() and rows[15:24].eq(1).all()
     new = torch.cat([rows[9:15], rows[24:]])
     # 768 normal draws of scale 0.1: standard error 2.6 %; five of them.
@@ -90,12 +94,12 @@ def test_a_new_node_without_known_neighbours_starts_from_noise():
 
 def test_nothing_known_is_a_fresh_start():
     graph = checkerboard().graph
-    rows = continued_rows(job("normal"), graph, torch.empty(0, 8), np.full(graph.num_nodes, -1, np.int32))
+    rows = continued_rows(NOISE, graph, torch.empty(0, 8), np.full(graph.num_nodes, -1, np.int32))
     assert torch.equal(rows, start_rows(job("normal"), graph, 8))
 
 
 def test_matched_nodes_that_meet_only_new_ones_do_not_blow_up_the_scale():
     """Known user 0 meets new item 1, new user 1 meets known item 0: no matched row has a matched neighbour."""
     graph = BipartiteGraph.from_edges(np.array([0, 1], np.int32), np.array([1, 0], np.int32), 2, 2)
-    rows = continued_rows(job("normal"), graph, torch.tensor([[3.0], [5.0]]), np.array([0, -1, 1, -1], np.int32))
+    rows = continued_rows(NOISE, graph, torch.tensor([[3.0], [5.0]]), np.array([0, -1, 1, -1], np.int32))
     assert rows[:, 0].tolist() == pytest.approx([3.0, 3.0, 5.0, 5.0])

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from built import step_of
 
 from gcnrec.config import Job
 from gcnrec.errors import DivergedError, UsageError
-from gcnrec.steps.start import first_table
-from gcnrec.steps.step import build_step
 from gcnrec.testing import assert_as_accurate, checkerboard, dense_hop
 
 GRAPH = checkerboard().graph
@@ -22,7 +21,7 @@ U = GRAPH.num_users
 def built(weights=None, **sections):
     sections = {"train": {"batch_size": 50}, **sections}
     job = Job.parse(sections, [], "test")
-    return build_step(job, GRAPH, weights, first_table(job, GRAPH, None))
+    return step_of(job, GRAPH, weights)
 
 
 def snapshot(step):

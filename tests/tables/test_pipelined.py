@@ -8,10 +8,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from built import start_table, step_of
 
 from gcnrec.config import Job
-from gcnrec.steps.start import first_table
-from gcnrec.steps.step import build_step
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable, Traffic
 from gcnrec.testing import checkerboard
@@ -36,10 +35,10 @@ HOT = [None, Prefixes(24, 5, 7), Prefixes(24, 24, 24), Prefixes(24, 0, 3)]
 def trained(job, device, steps=14, ahead=True, hot=None):
     """Losses, and the table's tensors after some steps."""
     graph = checkerboard().graph
-    table = first_table(job, graph, None)
+    table = start_table(job, graph)
     if device:
         table = PipelinedTable(table, device, hot)
-    step = build_step(job, graph, None, table)
+    step = step_of(job, graph, table=table)
     batches = [
         step.sampler.batch(index // step.sampler.steps_per_epoch, index % step.sampler.steps_per_epoch) for index in range(steps)
     ]
@@ -91,7 +90,7 @@ def test_the_fake_device_shows_a_write_that_nobody_waits_for(monkeypatch, fake_d
 
 def test_rows_that_nobody_announced_are_read_at_once(fake_device):
     job = job_of("none", "sgd", 1.0)
-    host = first_table(job, checkerboard().graph, None)
+    host = start_table(job, checkerboard().graph)
     table, announced, other = PipelinedTable(host, fake_device.LazyDevice(0)), np.array([1, 2]), np.array([1, 3])
     table.prefetch(announced)
     for rows in (other, announced):
@@ -100,7 +99,7 @@ def test_rows_that_nobody_announced_are_read_at_once(fake_device):
 
 def test_what_is_moved_is_counted(fake_device):
     job = job_of("none", "adam", 1.0)
-    host = first_table(job, checkerboard().graph, None)
+    host = start_table(job, checkerboard().graph)
     table, rows = PipelinedTable(host, fake_device.LazyDevice(0), Prefixes(24, 2, 1)), np.array([0, 1, 5, 24, 30, 31])
     table.decode(table.read(rows, with_state=True))
     # Rows 0, 1 and 24 are cached. A row of 16 float32 is half a line, its state (two moments) a whole one.
@@ -109,7 +108,7 @@ def test_what_is_moved_is_counted(fake_device):
 
 def test_rows_without_values_take_no_room(fake_device):
     job = job_of("none", "adam", 0.5)
-    host = first_table(job, checkerboard().graph, None)
+    host = start_table(job, checkerboard().graph)
     with host.rebuild() as rebuild:
         for first, last in host.blocks():
             rebuild.read(first, last)

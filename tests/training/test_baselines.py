@@ -18,7 +18,7 @@ from gcnrec.reports.progress import Quiet
 from gcnrec.runs.events import append_event, best_validation, read_events
 from gcnrec.testing import World, write_dataset
 from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
-from gcnrec.training.baselines import AUTO, VALID, baseline_names, compare_with_baselines, compares
+from gcnrec.training.baselines import AUTO, VALID, Rivals, baseline_names, compare_with_baselines, compares
 from gcnrec.training.fit_validation import keep_validation
 from gcnrec.training.train import train
 
@@ -79,14 +79,18 @@ def nothing(dataset):
     return EmbeddingScorer(*(torch.zeros(len(ids), 1) for ids in (dataset.user_ids, dataset.item_ids)))
 
 
+def rivals(settings):
+    return Rivals(settings.model, settings.evaluate, settings.train.seed, bool(settings.mixture.partners))
+
+
 def compared(folder, settings, dataset, scorer, seconds=1000.0):
     """Events of baselines beside a fit of so many seconds whose best epoch ranks as `scorer`, and what was told."""
     folder.mkdir(exist_ok=True)
     append_event(folder, {"event": "epoch", "stage": "fit", "epoch": 1, "seconds": seconds})
-    if compares(settings, dataset, folder):
-        keep_validation(settings, dataset, folder, scorer)
+    if compares(rivals(settings), dataset, folder):
+        keep_validation(settings.evaluate, dataset, folder, scorer)
     told = Told()
-    compare_with_baselines(settings, dataset, folder, told)
+    compare_with_baselines(rivals(settings), dataset, folder, told)
     return [event for event in read_events(folder) if event["event"] == VALID], told
 
 
@@ -133,12 +137,12 @@ def test_a_resumed_run_repeats_nothing_and_finishes_what_is_left(dataset, tmp_pa
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(lines[:3]))  # an epoch and two baselines
     told = Told()
-    compare_with_baselines(job(), dataset, tmp_path / "run", told)
+    compare_with_baselines(rivals(job()), dataset, tmp_path / "run", told)
     again = [event for event in read_events(tmp_path / "run") if event["event"] == VALID]
     times = {"seconds": 0.0}
     assert [event | times for event in again] == [event | times for event in first]
     assert len(told.notes) == len(AUTO) - 2 and len(told.warnings) == 1
-    compare_with_baselines(job(), dataset, tmp_path / "run", told)
+    compare_with_baselines(rivals(job()), dataset, tmp_path / "run", told)
     assert len(told.notes) == len(AUTO) - 2 and len(told.warnings) == 1
 
 
@@ -181,7 +185,7 @@ def test_no_baselines_and_closed_forms_are_compared_with_nothing(dataset, tmp_pa
     events, told = compared(tmp_path / "run", job(baselines=[]), dataset, guessing(dataset))
     assert (events, told.notes, told.warnings) == ([], [], [])
     closed = Job.parse({"model": {"name": "itemknn"}}, [], "here")
-    assert baseline_names(closed, dataset) == () and not compares(closed, dataset, tmp_path / "run")
+    assert baseline_names(rivals(closed), dataset) == () and not compares(rivals(closed), dataset, tmp_path / "run")
 
 
 def test_many_users_are_sampled_and_the_runs_own_figure_is_theirs(dataset, tmp_path, monkeypatch):

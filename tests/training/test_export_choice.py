@@ -9,15 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from gcnrec.config import Job
+from gcnrec.config import Evaluate, Job
 from gcnrec.ranking.evaluate import evaluate
-from gcnrec.ranking.export_rules import export_rules, exported
 from gcnrec.reports.progress import Quiet
 from gcnrec.system.observer import SILENT
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.export_choice import chosen_rule, validate_exports
 from gcnrec.training.train import train
-from tests.ranking.test_export_rules import job, torch
+from tests.ranking.test_export_rules import rules_of, torch
 
 train_module = importlib.import_module("gcnrec.training.train")
 SIZE = 24
@@ -33,13 +32,13 @@ def noise():
 
 
 def test_every_rule_is_judged_as_if_it_were_exported_alone(dataset):
-    settings = job(evaluate={"metric": "ndcg@5"}, loss={"temperature": 0.5})
-    rules, degrees = export_rules(settings), dataset.graph.item_users.degrees
-    trained = exported(noise(), SIZE, degrees, rules[0], settings)
-    record = validate_exports(settings, trained, dataset.graph, dataset, SILENT)
+    exports, degrees = rules_of(loss={"temperature": 0.5}), dataset.graph.item_users.degrees
+    rules = exports.rules
+    trained = exports.exported(noise(), SIZE, degrees, rules[0])
+    record = validate_exports(exports, trained, dataset.graph, dataset, Evaluate(metric="ndcg@5"), SILENT)
     values = {}
     for rule in rules:
-        scorer = exported(noise(), SIZE, degrees, rule, settings).scorer
+        scorer = exports.exported(noise(), SIZE, degrees, rule).scorer
         found = evaluate(scorer, dataset.valid, dataset.graph.user_items, degrees, dataset.graph.user_items.degrees, (5,))
         values[rule.name] = found.per_user.column("ndcg@5").to_numpy()
     assert record["valid"]["ndcg@5"] == pytest.approx(values["theory"].mean())
@@ -68,7 +67,7 @@ def recorded(folder, exports):
 def test_another_rule_needs_two_standard_errors(tmp_path, gains, name):
     said = {rule: {"value": 0.5, "gain": gain, "error": error} for rule, (gain, error) in gains.items()}
     recorded(tmp_path, {1: {"inner": {"value": 1.0, "gain": 0.9, "error": 0.0}}, 2: said})
-    assert chosen_rule(job(), tmp_path, 2).name == name
+    assert chosen_rule(rules_of().rules, tmp_path, 2).name == name
 
 
 class Noting(Quiet):

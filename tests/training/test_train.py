@@ -10,18 +10,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from built import start_table
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
 from gcnrec.ranking.top_k import top_k_all
 from gcnrec.reports.progress import Quiet
 from gcnrec.runs.folder import load_checkpoint, open_run, read_json, with_valid
-from gcnrec.steps.start import first_table
 from gcnrec.steps.step import Step
 from gcnrec.tables import placement
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard, halves, write_dataset
+from gcnrec.training.plan import plan_of
 from gcnrec.training.train import train, use_threads
 
 train_module = importlib.import_module("gcnrec.training.train")
@@ -433,11 +434,12 @@ def test_memory_that_cannot_be_pinned_is_told(dataset, tmp_path, monkeypatch, fa
             notes.append(text)
 
     notes = []
-    monkeypatch.setattr(placement, "uses_gpu", lambda job: True)
+    monkeypatch.setattr("gcnrec.training.plan.uses_gpu", lambda *_: True)
     monkeypatch.setattr(placement, "gpu", lambda: "a GPU")
     monkeypatch.setattr(placement, "pipeline_of", pipeline_of)
     wanted = job(model={"propagation": "none"}, optimizer={"rule": "adam"}, train={"epochs": 1, "transfer_blocks": 7})
-    placement.placed(wanted, dataset.graph, first_table(wanted, dataset.graph, None), notes.append)
+    plan = plan_of(wanted, dataset.graph.num_nodes)
+    placement.placed(plan.placement, dataset.graph, start_table(wanted, dataset.graph), notes.append)
     assert notes and all(note.endswith("rows are copied instead") for note in notes), "before the first step"
     notes.clear()
     train(wanted, dataset, tmp_path / "run", observer=Observer())

@@ -149,8 +149,8 @@ def step_of(task: Task, table: StepTable, objective: Objective | None = None) ->
 def softmax(graph: BipartiteGraph) -> Objective:
     """In-batch softmax of cosines, the loss of every variant."""
     loss = SimpleNamespace(name="softmax", score="cosine", temperature=TEMPERATURE, logq=0.0, precision="float32", l2=L2)
-    job = SimpleNamespace(loss=loss, sampler=SimpleNamespace(negatives="in_batch"))
-    return objective_of(cast(Any, job), graph, weighted=False)
+    sampler = SimpleNamespace(negatives="in_batch")
+    return objective_of(cast(Any, loss), cast(Any, sampler), graph, weighted=False)
 
 
 def _rule() -> Adam:

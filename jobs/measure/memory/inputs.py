@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gcnrec.config import Data, Job
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.schema import open_dataset
-from gcnrec.ranking.export_rules import export_rules, exported
+from gcnrec.ranking.export_rules import export_rules
 from gcnrec.runs.folder import begin_run, write_embeddings
 from gcnrec.system.mapped_scratch import scratch_rows
 
@@ -104,12 +104,13 @@ def run_folder(folder: Path, size: int, asked: int) -> None:
     dataset = open_dataset(folder / "data")
     job, graph = Job(), dataset.graph
     begin_run(folder / "run", job, dataset)
+    rules = export_rules(job.model, job.loss, job.sampler)
     rows_NF = scratch_rows(folder, graph.num_nodes, WIDTH)
     piece = draw.standard_normal((1024, WIDTH), np.float32)
     for first in range(0, len(rows_NF), len(piece)):
         part = rows_NF[first : first + len(piece)].numpy()
         part[:] = piece[: len(part)]
-    final = exported(rows_NF, graph.num_users, graph.item_users.degrees, export_rules(job)[0], job)
+    final = rules.exported(rows_NF, graph.num_users, graph.item_users.degrees, rules.rules[0])
     write_embeddings(folder / "run", dataset, final)
 
 

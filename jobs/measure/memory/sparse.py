@@ -31,12 +31,10 @@ from gcnrec.bench.worker import Worker
 from gcnrec.config import Job
 from gcnrec.graph import BipartiteGraph
 from gcnrec.random import Stage, normal
-from gcnrec.sparsity.budget import budget_values
-from gcnrec.steps.explore import explorer_of
-from gcnrec.steps.start import first_table
-from gcnrec.steps.step import build_step
 from gcnrec.tables.dense import DenseTable
-from gcnrec.tables.rules import learning_rate, rule_of
+from gcnrec.tables.rules import rule_of
+from gcnrec.training.build import TrainData, build_step, explorer_of, first_table
+from gcnrec.training.plan import plan_of
 from gcnrec.training.train import use_threads
 
 BOUND = 1.35
@@ -101,22 +99,22 @@ def train(world: World, budget: float, folder: Path) -> dict[str, Any]:
 def train_on(graph: BipartiteGraph, steps: int, budget: float, folder: Path) -> dict[str, Any]:
     """Make a table, train it for `steps` steps, exploring as it goes; what the allocator counted and what was seen."""
     job = job_of(budget, steps, graph.num_edges)
-    begun = time.perf_counter()
-    table = first_table(job, graph, None) if budget < 1 else dense_table(job, graph)
+    begun, plan = time.perf_counter(), plan_of(job, graph.num_nodes)
+    table = first_table(plan, graph) if budget < 1 else dense_table(job, graph)
     made = time.perf_counter()
-    step = build_step(job, graph, None, table)
-    explorer = explorer_of(job, step, folder)
+    step = build_step(job, plan, TrainData(graph), table)
+    explorer = explorer_of(plan, step, job.train.epochs, folder)
     explorations, per_epoch = [], step.sampler.steps_per_epoch
     for index in range(steps):
         batch = step.sampler.batch(index // per_epoch, index % per_epoch)
-        step(batch, learning_rate(job.optimizer, batch.step, steps))
+        step(batch, plan.rate(batch.step, steps))
         changed = explorer.after(step, batch.step) if explorer else None
         if changed:
             explorations.append(changed)
     dense_bytes = table.num_rows * 4 * (3 * table.width + 1)
     return {
         "budget": budget, "policy": job.sparsity.policy, "width": table.width, "rule": job.optimizer.rule,
-        "budget_values": budget_values(job, table.num_rows), "values_max_seen": table.max_values_seen,
+        "budget_values": plan.budget, "values_max_seen": table.max_values_seen,
         "value_bytes": table.value_bytes, "index_bytes": table.index_bytes, "state_bytes": table.state_bytes,
         "peak_table_bytes": table.peak_bytes, "dense_bytes": dense_bytes,
         "share_of_budget": table.peak_bytes / (budget * dense_bytes),

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gcnrec.config import Data, Job
+from gcnrec.config import Data
 from gcnrec.loaders.ingest.leakage import leaks, sentences
 from gcnrec.loaders.parquet import ingest
 from gcnrec.reports.text import dataset_lines
@@ -53,7 +53,7 @@ def test_files_that_overlap_in_time(make):
     )
     shown = "\n".join(dataset_lines(dataset.info))
     assert "leakage_test_before_own_train" in shown and "0.5000" in shown
-    assert lineage_of(Job(), dataset)["data"]["leakage_test_before_any_train"] == 0.75
+    assert lineage_of(dataset, None, "cpu")["data"]["leakage_test_before_any_train"] == 0.75
 
 
 def test_a_random_split_leaks_and_a_temporal_one_does_not(make):

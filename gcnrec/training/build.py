@@ -1,0 +1,196 @@
+"""The parts of a training stage, built as a job and its plan say: the first table, the step, the explorer.
+
+Letters: N nodes, E interactions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.config import INDUCTIVE, Job
+from gcnrec.errors import DataError, UsageError
+from gcnrec.graph import BipartiteGraph
+from gcnrec.models.convolutions import PinSageHead, pinsage_convolutions, sage_convolutions
+from gcnrec.models.encoder import Encoder
+from gcnrec.models.lightgcn import LightGcn
+from gcnrec.models.lightgcn_sampled import SampledLightGcn
+from gcnrec.models.mf import MatrixFactorisation
+from gcnrec.models.ngcf import Ngcf
+from gcnrec.models.node_encoder import NodeEncoder
+from gcnrec.models.node_inputs import Features, NodeInputs
+from gcnrec.models.objective import objective_of
+from gcnrec.models.pooling import Means, Visits, WeightedMeans
+from gcnrec.models.spectral import varimax
+from gcnrec.ops.directions import uniform, weighted
+from gcnrec.ops.weighted import EdgeWeights, edge_weights
+from gcnrec.sampling.blocks import BlockSampler, NeighbourSampler
+from gcnrec.sampling.sampler import edge_sampler
+from gcnrec.sampling.walk_blocks import WalkSampler
+from gcnrec.sparsity.first_support import fill, magnitude_keys, random_keys
+from gcnrec.steps.explore import Explorer, degree_deciles
+from gcnrec.steps.start import spectral_rows
+from gcnrec.steps.step import Step
+from gcnrec.system.pages import trim_heap
+from gcnrec.tables.dense import Allocate, DenseTable, StepTable, in_ram
+from gcnrec.tables.pipelined import HostTable
+from gcnrec.tables.slots import SlotTable
+from gcnrec.training.plan import Plan
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """What a stage trains on: the graph, a positive weight of each edge (float32 (E), None: all alike), and nodes' features."""
+
+    graph: BipartiteGraph
+    weights_E: NDArray[np.float32] | None = None
+    features: Features = field(default_factory=Features)
+
+
+def first_table(plan: Plan, graph: BipartiteGraph, rows_ND: torch.Tensor | None = None, allocate: Allocate = in_ram) -> HostTable:
+    """The table before its first step, from dense rows or, without any, from the start of the plan, in memory of `allocate`."""
+    if plan.policy is None:
+        return _dense_table(plan, graph, rows_ND, allocate)
+    policy, rule, start = plan.policy(graph), plan.rule, plan.start
+    scalars = rule.state_width(0)
+    table = SlotTable(graph.num_nodes, plan.width, plan.max_values, rule.state_width(1) - scalars, scalars, plan.dtype, allocate)
+    counts_N, keys = policy.first_counts(graph, table), plan.first_keys or policy.first_keys(start.seed)
+    if rows_ND is not None:
+        fill(table, counts_N, lambda first, last: rows_ND[first:last], keys, None)
+    elif start.kind == "normal":
+        # The largest of normal draws would all be large, so magnitude is no reason here.
+        unless_magnitude = random_keys(start.seed) if keys is magnitude_keys else keys
+        fill(table, counts_N, partial(start.noise, plan.width), unless_magnitude, start.scale)
+    else:
+        start_ND = spectral_rows(start, graph, plan.width)
+        start_ND = start_ND @ varimax(start_ND)
+        fill(table, counts_N, lambda first, last: start_ND[first:last], keys, start.scale)
+        del start_ND
+    trim_heap()
+    return table
+
+
+def _dense_table(plan: Plan, graph: BipartiteGraph, rows_ND: torch.Tensor | None, allocate: Allocate) -> DenseTable:
+    start, state_width = plan.start, plan.rule.state_width(plan.width)
+    if rows_ND is None and start.kind == "spectral":
+        rows_ND = spectral_rows(start, graph, plan.width)
+    if rows_ND is not None:
+        return DenseTable(rows_ND, state_width, allocate)
+    table = DenseTable(torch.zeros(1, 1).expand(graph.num_nodes, plan.width), state_width, allocate)  # may be larger than RAM
+    table.fill(lambda first, last: start.noise(plan.width, first, last).mul_(start.scale))
+    return table
+
+
+def build_step(job: Job, plan: Plan, data: TrainData, table: StepTable, scratch: Allocate = in_ram) -> Step:
+    """The step that a job describes, on `data`, updating `table`; `scratch` gives exports the memory of whole node matrices."""
+    graph, weights_E = data.graph, data.weights_E
+    drawn_by = _neighbour_weights(job, graph, weights_E)
+    neighbours = _neighbours(job, graph, drawn_by)
+    if job.model.name in INDUCTIVE:
+        encoder: Encoder = inductive_encoder(job, graph, table.width, data.features, scratch, drawn_by)
+    else:
+        encoder = _encoder(job, graph, table.width, plan.rule.every_row)
+    weights = None if weights_E is None else _mean_one(weights_E)
+    betas = (job.optimizer.beta1, job.optimizer.beta2)
+    return Step(
+        edge_sampler(job.sampler, graph, weights, job.train.batch_size, job.train.seed, neighbours),
+        encoder,
+        table,
+        plan.rule,
+        objective_of(job.loss, job.sampler, graph, weights is not None),
+        None if encoder.layers is None else torch.optim.Adam(encoder.layers.parameters(), betas=betas, eps=job.optimizer.epsilon),
+        job.optimizer.layer_rate,
+    )
+
+
+def explorer_of(plan: Plan, step: Step, epochs: int, folder: Path) -> Explorer | None:
+    """The explorer of a sparse table in a training of `epochs`, with scratch in `folder`; None for a dense table."""
+    table = step.table.drained()
+    if plan.policy is None or not isinstance(table, SlotTable):
+        return None
+    per_epoch, graph = step.sampler.steps_per_epoch, step.sampler.graph
+    every = max(1, round(plan.interval * per_epoch))
+    return Explorer(plan.policy(graph), table, degree_deciles(graph), every, epochs * per_epoch, folder)
+
+
+def _encoder(job: Job, graph: BipartiteGraph, width: int, dense_grad: bool) -> Encoder:
+    match (job.model.name, job.model.propagation):
+        case ("mf", _) | ("lightgcn", "none"):
+            return MatrixFactorisation(width)
+        case ("lightgcn", "full"):
+            return LightGcn(graph, job.model.layers, width, dense_grad)
+        case ("lightgcn", "sampled"):
+            return SampledLightGcn(graph, job.model.layers, width)
+        case _:
+            return Ngcf(graph, job.model.layers, width, job.train.seed)
+
+
+def inductive_encoder(
+    job: Job,
+    graph: BipartiteGraph,
+    width: int,
+    features: Features,
+    scratch: Allocate = in_ram,
+    weights: EdgeWeights | None = None,
+) -> NodeEncoder:
+    """The encoder of graphsage or pinsage as it starts; neighbours count by `weights`, alike without.
+
+    UsageError when it is to read features that the data does not have.
+    """
+    model, seed = job.model, job.train.seed
+    has_features = any(rows is not None for rows in features.sides)
+    if model.inputs == "features" and not has_features:
+        raise UsageError("model.inputs = 'features' needs features; ingest with --item-features or --user-features")
+    read = Features() if model.inputs == "rows" else features
+    inputs = NodeInputs(graph, read, width, model.inputs != "features", model.feature_scale or model.start_scale)
+    if model.name == "pinsage":
+        convolutions, head = pinsage_convolutions(model.layers, width, seed), PinSageHead(width, seed)
+        return NodeEncoder(inputs, convolutions, head, Visits(_walks(job, graph)), width, model.id_dropout, seed, scratch)
+    layers = sage_convolutions(model.layers, width)
+    means = Means(graph) if weights is None else WeightedMeans(graph, weights)
+    return NodeEncoder(inputs, layers, torch.nn.Identity(), means, width, model.id_dropout, seed, scratch)
+
+
+def _neighbour_weights(job: Job, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None) -> EdgeWeights | None:
+    """By what neighbours are drawn; None: uniformly."""
+    if job.sampler.neighbours == "uniform":
+        return None
+    if weights_E is None:
+        raise UsageError(
+            "sampler.neighbours = 'weighted' needs weights of interactions, and this dataset has none; ingest with --weight, or "
+            "set sampler.neighbours = 'uniform'"
+        )
+    return edge_weights(graph, weights_E)
+
+
+def _neighbours(job: Job, graph: BipartiteGraph, weights: EdgeWeights | None) -> BlockSampler | None:
+    if job.model.propagation != "sampled":
+        return None
+    if job.model.name == "pinsage":
+        return _walks(job, graph)
+    directions = uniform(graph) if weights is None else weighted(graph, weights)
+    return NeighbourSampler(graph, _fanouts(job), job.train.seed, job.model.name == "graphsage", directions)
+
+
+def _walks(job: Job, graph: BipartiteGraph) -> WalkSampler:
+    settings = job.sampler
+    return WalkSampler(graph, _fanouts(job), settings.walks, settings.walk_length, settings.restart, job.train.seed)
+
+
+def _fanouts(job: Job) -> tuple[int, ...]:
+    return (10,) * job.model.layers if job.sampler.fanouts is None else job.sampler.fanouts
+
+
+def _mean_one(weights_E: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights scaled to a mean of 1, so that they do not change the learning rate."""
+    mean = float(weights_E.mean(dtype=np.float64))
+    if not mean > 0:
+        raise DataError(
+            "every weight of the train interactions is 0, so nothing can be learnt; ingest with other weights or none"
+        )
+    return (weights_E / mean).astype(np.float32)

@@ -1,0 +1,35 @@
+"""What every stage of a run has in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gcnrec.config import Job
+from gcnrec.loaders.schema import Dataset
+from gcnrec.ranking.export_rules import ExportRules
+from gcnrec.steps.epochs import Course
+from gcnrec.training.plan import Plan
+
+if TYPE_CHECKING:
+    from gcnrec.system.observer import Observer
+
+
+@dataclass(frozen=True)
+class Work:
+    """The job, what was decided from it, the data, and the course of training with the run's folder."""
+
+    job: Job
+    plan: Plan
+    exports: ExportRules
+    dataset: Dataset
+    course: Course
+
+    @property
+    def folder(self) -> Path:
+        return self.course.folder
+
+    @property
+    def observer(self) -> Observer:
+        return self.course.observer
