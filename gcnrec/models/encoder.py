@@ -22,7 +22,7 @@ from gcnrec.tables.rows import RowGrad
 class Encoded:
     """Embeddings `final_VD` and table rows `ego_VD` of a batch's nodes; `pull` turns gradients of both into row gradients.
 
-    `pull_whole(grad_VD, grad_ego_VD, rows_R, out_RD)` adds those of every cell, stored or not, of rows `rows_R` to `out_RD`.
+    `pull_whole(grad_VD, grad_ego_VD, rows_R, out_RD)` adds gradients of every cell, stored or not, of rows `rows_R` to `out_RD`.
     """
 
     final_VD: torch.Tensor
@@ -50,7 +50,7 @@ class Encoder(Protocol):
 
     @property
     def layers(self) -> torch.nn.Module | None:
-        """Trained parameters beside the table, or None."""
+        """Trained parameters outside the table, or None."""
         ...
 
 
@@ -63,7 +63,7 @@ def every_row(grad: RowGrad, num_rows: int, width: int) -> RowGrad:
     """The same gradient over all rows, zero where it had none (for rules that move every row); rows hold `width` or fewer."""
     if len(grad.rows_R) == num_rows:
         return grad
-    values_X = torch.cat([grad.values_X, torch.zeros(width)])  # copy: of the touched rows, for one stretch of zeros beside them
+    values_X = torch.cat([grad.values_X, torch.zeros(width)])  # copy: the touched rows, with one stretch of zeros behind them
     at_N = torch.full((num_rows,), len(grad.values_X))
     at_N[torch.from_numpy(grad.rows_R)] = grad.at_R
     return RowGrad(np.arange(num_rows), values_X, at_N)

@@ -104,7 +104,7 @@ _NARROWEST = 4
 
 
 _PLANES_BYTES = 1 << 30
-"""Size of three planes of a block on large graphs, beside which there is a fourth while a block begins."""
+"""Size of three planes of a block on large graphs; a fourth exists while a block begins."""
 
 
 _ROWS_AT_ONCE = 1 << 18

@@ -4,7 +4,7 @@
 
 A node that training never saw has no row worth reading. So that the model can do without, some nodes of every batch are
 treated as new (Volkovs et al. 2017, "DropoutNet: addressing cold start in recommender systems"): `keep` is 0.
-Letters: N nodes, U users, I items, R nodes at hand, F features, D width.
+Letters: N nodes, U users, I items, R nodes to encode, F features, D width.
 """
 
 from __future__ import annotations

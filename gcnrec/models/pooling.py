@@ -42,7 +42,7 @@ class Neighbourhoods(Protocol):
 
 
 class NoEdges:
-    """Targets that nobody knows yet."""
+    """Targets without any neighbour."""
 
     def pool(self, rows_SD: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(rows_SD)

@@ -1,6 +1,6 @@
 """Prune and grow: which slots a table gives up and which cells get them, chosen exactly and never above the budget.
 
-Of the whole table's cells those chosen end at an exact cut (`gcnrec.sparsity.select`); ties everywhere go by row, then column.
+Cells of the whole table are chosen by an exact cut (`gcnrec.sparsity.select`); ties go by row, then column.
 Letters: R rows of a block, D width, X stored values of a block, G grown cells.
 """
 
@@ -46,7 +46,7 @@ def nothing_known(block: SlotBlock, rows: NDArray[np.int64], columns: NDArray[np
 def exchange_anywhere(table: SlotTable, count: int, scores: Scores, newborn: Newborn) -> Change:
     """Give up the `count` smallest values of the table, then store the cells with the largest scores, up to the budget.
 
-    Cells just given up compete too; those that win stay as they were. Rows may become empty; none passes what a row can hold.
+    Pruned cells compete too, and stay as they were if they win. Rows may become empty; none passes what a row can hold.
     """
     drop = _smallest(table, count)
     room = table.max_values - table.num_values + min(max(count, 0), table.num_values)
@@ -80,8 +80,9 @@ def exchange_in_rows(table: SlotTable, share: float, scores: Scores, newborn: Ne
 
 
 def exchange_in_groups(table: SlotTable, group: int, hold: int, leave: int, scores: Scores, newborn: Newborn) -> Change:
-    """Of every `group` consecutive columns of a row exactly `hold` are stored afterwards: all but `leave` of them those with
-    the largest magnitudes, the others the cells with the largest scores, cells just given up among them.
+    """Leave exactly `hold` values in every `group` consecutive columns of a row.
+
+    All but `leave` of them have the largest magnitudes; the others are the cells with the largest scores, pruned ones among them.
 
     `group` divides the width. A row without a score above 0 changes only what the pattern forces.
     """
@@ -150,7 +151,7 @@ def _smallness(block: SlotBlock) -> NDArray[np.int32]:
 
 
 def _growth_keys(table: SlotTable, block: SlotBlock, stays_X: NDArray[np.bool_], scores: Scores, least: int) -> NDArray[np.int32]:
-    """Scores as keys, negative for cells that stay stored and for those that their row has no room for (see `bar_cells`)."""
+    """Scores as keys, negative for cells that stay stored and for cells beyond the room of their row (see `bar_cells`)."""
     scores_RD = scores(block.first, block.first + len(block.counts_R))
     least = min(max(least, 0), _INFINITY)
     bar_cells(scores_RD, _starts(block), block.columns_X, stays_X, table.max_count, least)

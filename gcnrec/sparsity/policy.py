@@ -29,7 +29,7 @@ class Gradients(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When an exploration happens: `progress` of all training steps done (0..1), the how-manieth it is (from 0)."""
+    """When an exploration happens: `progress` of all training steps done (0..1), `number` is its index, from 0."""
 
     progress: float
     number: int

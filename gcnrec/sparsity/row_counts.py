@@ -1,7 +1,7 @@
 """How many values each row of a sparse table stores at first: evenly, by popularity, by magnitude, in full records.
 
-Counts are two bytes a row, and no array of more than that per row is made beside them, because a table of many rows and a small
-budget is not much larger. Letters: N rows, D width, L different degrees.
+Counts are two bytes a row. No other array here is larger, because a table of many rows and a small budget is not much larger.
+Letters: N rows, D width, L different degrees.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _distinct(degrees_N: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDAr
 def _raised(
     fraction_L: NDArray[np.float64], rows_L: NDArray[np.int64], missing: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], int]:
-    """Degrees all of whose rows are rounded up, those of which only the first are, and how many these are in all."""
+    """Degrees whose rows are all rounded up, degrees of which only the first rows are, and how many of the latter."""
     fractions_G, group_L = np.unique(-fraction_L, return_inverse=True)  # the largest fraction first
     rows_G = np.zeros(len(fractions_G), np.int64)
     np.add.at(rows_G, group_L, rows_L)

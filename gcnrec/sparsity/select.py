@@ -23,7 +23,7 @@ _DIGITS = (22, 11, 0)
 
 @dataclass(slots=True)
 class Picker:
-    """Marks what a cut chose: all keys above `bound` and the first `ties` of those equal to it. For one walk of a stream."""
+    """Marks the keys of a cut: all above `bound` and the first `ties` equal to it. For one walk of a stream."""
 
     bound: int
     ties: int
@@ -36,7 +36,7 @@ class Picker:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where the largest keys of a stream end: above `bound`, and the first `ties` of those equal to it."""
+    """Where the largest keys of a stream end: above `bound`, and the first `ties` equal to it."""
 
     bound: int
     ties: int
@@ -179,7 +179,7 @@ def exchange_marks(scores_RD, starts_R, columns_X, magnitudes_X, share, stays_X,
 @numba.njit(parallel=True, cache=True)
 def group_marks(scores_RD, starts_R, columns_X, magnitudes_X, group, hold, leave, stays_X, grown_RD):
     """Every `group` consecutive columns of a row give up all but their hold - leave largest magnitudes and fill up to `hold`
-    with the cells of the largest scores, those just given up among them. A row without a score above 0 leaves nothing that
+    with the cells of the largest scores, pruned ones among them. A row without a score above 0 leaves nothing that
     it may keep. Scores are not negative and are overwritten."""
     width = scores_RD.shape[1]
     for r in numba.prange(len(scores_RD)):

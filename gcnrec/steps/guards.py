@@ -69,11 +69,11 @@ class LossTrend:
         return LossTrend(count, running, running if count <= RUNNING_STEPS else self.start, min(self.lowest, running))
 
     def check(self, step: int, limit: float) -> None:
-        """DivergedError when the running loss lies above the first epoch's lowest by more than `limit` times the largest of that
-        loss itself, what it had fallen by until then, and half a nat. A limit of 0 is none.
+        """DivergedError when the running loss exceeds the first epoch's lowest by more than `limit` times the usual size.
 
-        Losses of cosines are bounded and hardly ever get there; in trials on Gowalla, rates at which training got worse but held
-        came to 1.2 times, those that exploded to 5 times and more.
+        The usual size is the largest of that lowest loss, its fall until then, and half a nat; a limit of 0 checks nothing.
+        Losses of cosines are bounded and rarely exceed it. On Gowalla, rates that made training worse reached 1.2 times, rates
+        that made it explode 5 times and more.
         """
         usual = max(abs(self.lowest), self.start - self.lowest, _LEAST_RISE)
         if limit and self.count and self.running - self.lowest > limit * usual:
@@ -87,7 +87,7 @@ class LossTrend:
 def one_list_for_everyone(scorer: Scorer, chunk: int = USERS_PER_CHUNK) -> str | None:
     """A sentence when the best items, seen ones included, are nearly the same for all of a sample of users; else None.
 
-    Lists of a tenth of the items or of 10 are held against the items that most of them have. Fewer than 10 users or 20 items
+    Lists of a tenth of the items or of 10 are compared with the items that most of them have. Fewer than 10 users or 20 items
     say nothing.
     """
     k = min(10, scorer.num_items // 10)

@@ -19,7 +19,7 @@ from gcnrec.tables.pipelined import Traffic
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Over the steps of an epoch, for its record: losses, rows read, seconds, of which so many waited for batches, traffic."""
+    """Sums over the steps of an epoch: losses, rows read, seconds, seconds that waited for batches, traffic."""
 
     loss: float = 0.0
     rows: int = 0
@@ -33,7 +33,7 @@ class Progress:
     """Where a run is: `epoch` epochs of `stage` are over, and `step` steps of the next, whose `sums` these are.
 
     When all of its steps are done, an epoch is over only after validation. `trend` is the loss's, over the steps of the stage;
-    `best_*` and `waited` belong to early stopping, `seconds` are those of the epochs that are over.
+    `best_*` and `waited` belong to early stopping, `seconds` is the time of the epochs that are over.
     """
 
     stage: str = "fit"
@@ -59,7 +59,7 @@ class Progress:
 
 
 def captured(step: Step, explorer: Explorer | None) -> Tensors:
-    """All tensors of a checkpoint; those of dense tables are views."""
+    """All tensors of a checkpoint; dense tables give views."""
     tensors = {f"table.{name}": tensor for name, tensor in step.table.drained().tensors().items()}
     if explorer:
         tensors |= {f"explorer.{name}": tensor for name, tensor in explorer.tensors().items()}

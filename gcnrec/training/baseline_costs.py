@@ -1,4 +1,4 @@
-"""Seconds and bytes that a closed-form baseline takes, told from sizes before anything is fitted.
+"""Seconds and bytes that a closed-form baseline takes, predicted from sizes before the fit.
 
 Rates are of one core of an AMD EPYC (Zen 4), fitted to five data sets from 1,659 to 40,981 items; within a factor of two there.
 Letters: U users, I items, E train edges, B ranked users, K singular vectors, S columns of a Krylov basis.
@@ -64,7 +64,7 @@ def seconds_of(name: str, load: Load, settings: config.Model) -> float:
 
 
 def bytes_of(name: str, load: Load, settings: config.Model) -> int:
-    """Bytes that fitting the baseline `name` holds at most, beside the graph; those of ranking depend on the chunk of users."""
+    """Bytes that fitting the baseline `name` holds at most, without the graph; bytes of ranking depend on the chunk of users."""
     if name == "ease":
         return 12 * load.items**2
     if name == "popularity":

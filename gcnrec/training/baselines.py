@@ -1,8 +1,8 @@
 """Comparison of a run with closed-form models on the same data and users: on validation, before a refit, and on test.
 
 On validation (`baseline.valid` events) they are fitted on train and compared with the run's best epoch, user by user. With
-`evaluate.baselines = "auto"` each may take a tenth of the fit's seconds, told in advance by `baseline_costs` and checked between
-fit and chunks of users; named ones take what they take, and are judged on test as well (`baseline` events).
+`evaluate.baselines = "auto"` each may take a tenth of the fit's seconds: `baseline_costs` predicts them, and a clock stops what
+takes longer. Named baselines have no limit and are evaluated on test as well (`baseline` events).
 Letters: H users with validation pairs, B of them that are ranked.
 """
 
@@ -99,13 +99,13 @@ def compare_with_baselines(rivals: Rivals, dataset: Dataset, folder: Path, obser
         if name not in done:
             event = comparison.judged(name)
             append_event(folder, event)
-            observer.note(told(event, rivals.evaluate.metric))
+            observer.note(in_words(event, rivals.evaluate.metric))
     said = better_baseline([event for event in read_events(folder) if event["event"] == VALID], rivals)
     if said and warn_once(folder, "a baseline is better", said):
         observer.warn(said)
 
 
-def told(event: Event, metric: str) -> str:
+def in_words(event: Event, metric: str) -> str:
     """A `baseline.valid` event as a line."""
     if "skipped" in event:
         return f"baseline {event['name']} skipped: {event['skipped']}"
@@ -214,7 +214,7 @@ def _drawn(count: int, seed: int) -> NDArray[np.int64]:
 
 
 def _of_users(held_out: Interactions, chosen_B: NDArray[np.int64]) -> Interactions:
-    """The pairs of some of the users with any, told by their places among these."""
+    """The pairs of some users with pairs, given by their places among all of these users."""
     chosen_E = np.isin(held_out.users_E, np.unique(held_out.users_E)[chosen_B])
     users_E, items_E = held_out.users_E[chosen_E], held_out.items_E[chosen_E]
     return replace(held_out, users_E=users_E, items_E=items_E, times_E=None, weights_E=None)

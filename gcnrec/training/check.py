@@ -34,10 +34,9 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     """Predicted bytes and seconds of `gcnrec train`, by name; DeviceError when a table in memory cannot fit there,
     DataError for a damaged dataset folder.
 
-    Seconds are medians of this machine now: `epoch_seconds` trains one epoch, `validation_seconds` ranks the validation
-    users once, `total_seconds` runs all epochs (early stopping may need fewer) and the refit, without fitting and choosing a
-    mixture, for which `mixture_bytes` are held beside partners that are mapped. `by_data` names the settings that the job leaves
-    open and the data decides, and why.
+    Seconds are medians of this machine now: `epoch_seconds` trains one epoch, `validation_seconds` ranks the validation users
+    once. `total_seconds` is an upper bound for all epochs and the refit, without the choice of a mixture. That choice holds
+    `mixture_bytes`, without its mapped partners. `by_data`: settings that the data decides, with reasons.
     """
     open_dataset(dataset.folder, verify=True)
     by_data = {default.setting: default.reason for default in decided(job, dataset)}
@@ -87,7 +86,7 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, graph_bytes: int) -> dict[str
     refit_share = 1 + len(dataset.valid) / graph.num_edges  # a refit's epoch has the validation edges too
     refit_seconds = start_seconds + epochs * epoch_seconds * refit_share if job.train.refit else 0.0
     hop_bytes = 4 * (step.table.drained().num_values + graph.num_nodes * 2 * min(64, step.table.width))  # gradient and scratch
-    gradient_bytes = hop_bytes if step.encoder.every_node else 0  # a batch's own are small beside the rest
+    gradient_bytes = hop_bytes if step.encoder.every_node else 0  # those of a batch alone are small
     policy = None if plan.policy is None else plan.policy(graph)
     explorations = 0 if policy is None else int(policy.stop * epochs / plan.interval)
     explore_seconds = 0.0 if policy is None else explorations * policy.batches * step_seconds

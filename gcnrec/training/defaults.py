@@ -52,7 +52,7 @@ def _temperature(graph: BipartiteGraph) -> Default:
     """1 / ((1 + log(U I / E)) m / (m + 2)), m = E / (U + I), within 0.05 .. 0.5.
 
     A cosine at temperature t reaches logits up to 1/t. What they must reach is log p(i|u) / q(i) of a user's own items: with
-    p = 1 / (E / U) and q = 1 / I for a typical pair that is log(U I / E), and 1 more tells liked items apart. An estimate from m
+    p = 1 / (E / U) and q = 1 / I for a typical pair that is log(U I / E), and 1 more separates liked items. An estimate from m
     interactions deserves m / (m + 2) of that, the shrinkage of a mean by two observations of none.
     """
     pairs, edges = max(graph.num_users * graph.num_items, 1), max(graph.num_edges, 1)

@@ -1,7 +1,7 @@
-"""Which mixture ranks: partners fitted on train, weights chosen on validation beside the export of the best epoch.
+"""Which mixture ranks: partners fitted on train, weights chosen on validation with the export of the best epoch.
 
-What is fitted for the choice lies in `mixture/fit` of the run folder until the run is finished. Each step leaves a whole file or
-none, so that a run that was killed goes on behind the last of them.
+Fits for the choice lie in `mixture/fit` of the run folder until the run is finished. Each step leaves a whole file or none, so
+that a resumed run continues after the last of them.
 Letters: H users of validation, B of them at a time, T temperatures, I items.
 """
 
@@ -119,11 +119,11 @@ def _chosen(work: Work, trained: Exported) -> Mixture:
     found = mixing.chosen(judge, len(parts)) if settings.partners == "auto" else mixing.weighed(judge, len(parts))
     weight, *others = found.weights
     kept = {name: w for name, w in zip(partners, others, strict=True) if w}
-    told = {
+    record = {
         "by": "validation", "metric": job.evaluate.metric, "users": judge.num_users, "trials": found.trials, "value": found.value,
         "alone": dict(zip(("trained", *partners), found.alone, strict=True)),
     }  # fmt: skip
-    return Mixture(weight, temperature, kept, told)
+    return Mixture(weight, temperature, kept, record)
 
 
 def _judge(work: Work, parts: Sequence[Part], held: Csr) -> mixing.Judge:
@@ -164,8 +164,8 @@ def _fit(work: Work, name: str, graph: BipartiteGraph, path: Path) -> None:
     dataset, job = work.dataset, work.job
     settings = closed_form.tuned(name, dataset.graph, dataset.valid, partner_settings(job.model))
     scorer = closed_form.fit(name, graph, settings, job.train.seed, dataset.item_features)
-    with atomic_file(path) as beside:
-        closed_form.save(scorer, beside)
+    with atomic_file(path) as part:
+        closed_form.save(scorer, part)
 
 
 def partner_settings(settings: Model) -> Model:
@@ -202,7 +202,7 @@ def likeliest_temperature(scorer: EmbeddingScorer, held: Csr) -> float:
 
 
 def _note_once(work: Work, text: str) -> None:
-    """Tell it, and keep it in metrics.jsonl unless a run that was killed has it there already."""
+    """Note it, and write it to metrics.jsonl unless a killed run has written it before."""
     event = {"event": "note", "text": text}
     if event not in read_events(work.folder):
         append_event(work.folder, event)

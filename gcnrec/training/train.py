@@ -1,7 +1,7 @@
 """Training: the stages of a run, from its folder's beginning to what it exports.
 
 A fit on train until it is over or validation stops it, then the export of its best epoch; or a refit on train+valid for as many
-epochs, and the export of that. A run that was stopped goes on from its newest whole checkpoint (`gcnrec.runs.checkpoints`).
+epochs, and the export of that. A stopped run continues from its newest whole checkpoint (`gcnrec.runs.checkpoints`).
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ from gcnrec.training.work import Work
 def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, observer: Observer = SILENT) -> Run:
     """Train `job` on `dataset` into the run folder `out` and return it, exported and ready to rank.
 
-    `resume` goes on where an earlier call was stopped, to the same results. In the main thread, Ctrl-C and SIGTERM finish the
-    step in hand and save a checkpoint, then raise KeyboardInterrupt or Terminated; a second one raises at once.
+    `resume` continues where a previous call stopped, to the same results. In the main thread, Ctrl-C and SIGTERM finish the
+    current step and save a checkpoint, then raise KeyboardInterrupt or Terminated; a second signal raises at once.
     Raises UsageError when `out` exists (or, resuming, was made by another job), or is being written by another process,
     DivergedError at a loss that is not finite.
     """
@@ -93,7 +93,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
 
 @contextmanager
 def _opened(job: Job, dataset: Dataset, folder: Path, device: str, resume: bool, observer: Observer) -> Iterator[None]:
-    """The run's folder, locked: a new one, one that was hardly begun, or the very run as it was left."""
+    """The run's folder, locked: new, killed before its first step, or that of the run to resume."""
     open_dataset(dataset.folder, verify=True)  # every byte: damaged numbers would read or train anything
     again = resume and folder.exists()
     if not again:
@@ -151,7 +151,7 @@ def _train(work: Work) -> None:
                 finish(work, step, trained)
                 return
             del trained
-        del step  # or its table would stay beside the refit's
+        del step  # or two tables would be in memory
         tensors, progress = {}, replace(progress, stage="refit", epoch=0, seconds=0.0, trend=LossTrend())
     step = _refit(work, tensors, progress)
     rule = chosen_rule(work.exports.rules, work.folder, progress.best_epoch)
