@@ -3,8 +3,8 @@
     final = 1/(L+1) * (e + A1 (e + A2 (e + ...)))        Horner's form of 1/(L+1) * sum over l of A^l E
 
 where hop l draws s of a target's d neighbours uniformly and scales their sum by d / s; a neighbour drawn by weight is divided
-by d times its probability as well. A drawn hop is A in expectation, and hops draw independently, so embeddings and gradients equal
-the full propagation in expectation. They are equal where every fanout reaches the largest degree, without weights.
+by d times its probability as well. A drawn hop is A in expectation, and hops draw independently, so embeddings and gradients
+are those of the full propagation in expectation, and exactly where every fanout reaches the largest degree, without weights.
 Letters: V nodes of the batch, R rows read, T targets and S sources of a hop, D width, L layers.
 """
 
