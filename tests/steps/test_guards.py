@@ -16,7 +16,6 @@ from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.reports.progress import Quiet
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.runs.events import read_events
-from gcnrec.steps import epochs
 from gcnrec.steps.guards import RUNNING_STEPS, LossTrend, finite, one_list_for_everyone
 from gcnrec.steps.state import Progress
 from gcnrec.testing import checkerboard, write_dataset
@@ -133,7 +132,8 @@ def events(folder, kind):
 
 def test_a_run_that_explodes_ends_with_code_5_and_stays_resumable(dataset, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "learning_rate", lambda settings, step, steps: 0.01 if step < 60 else -0.1)  # uphill from there
+        uphill_from_60 = "gcnrec.training.plan.learning_rate", lambda settings, step, steps: 0.01 if step < 60 else -0.1
+        patch.setattr(*uphill_from_60)
         with pytest.raises(DivergedError, match=r"the loss explodes: .* at step \d+") as ended:
             train(job(), dataset, tmp_path / "run")
         assert ended.value.exit_code == 5 and not (tmp_path / "run" / "embeddings").exists()

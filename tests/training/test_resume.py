@@ -338,8 +338,8 @@ def test_best_is_that_of_the_checkpoint_that_is_resumed(dataset, tmp_path, diges
     def list_of(folder):
         return losses(folder) if (folder / "metrics.jsonl").exists() else []
 
-    def validate(job, step, dataset, folder, observer):
-        return {"valid": {"recall@3": turns[len(list_of(folder)) + 1]}}
+    def validate(work, step):
+        return {"valid": {"recall@3": turns[len(list_of(work.folder)) + 1]}}
 
     monkeypatch.setattr(train_module, "validate", validate)
 
