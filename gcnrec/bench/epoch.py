@@ -2,7 +2,7 @@
 
 LightGCN with two hops of ten drawn neighbours, softmax in the batch, lazy Adam. Every contender draws for itself, so results
 are compared by what training comes to: the loss of the first step, and the loss that the stretch ends with, may differ by
-`TOLERANCE` of what the first contender's loss fell by. Units are positives; every repetition trains on from the one before.
+`TOLERANCE` of what the first contender's loss fell by. Units are positives; every repetition continues the previous one.
 With a GPU a second part trains tables in host memory, read in place or gathered by the CPU and copied, and a table in the
 GPU's own memory; drawing is the same for all of them.
 """
@@ -28,7 +28,7 @@ from gcnrec.tables.hot_rows import Prefixes, hottest
 from gcnrec.tables.pipelined import ROW_UNIT, PipelinedTable
 
 TOLERANCE = 0.25
-"""The noise of a batch's loss is a few hundredths of what a stretch takes off it; one that learns nothing differs by 1."""
+"""Of the fall of the loss in a stretch. The noise of a batch is a few hundredths; a contender that learns nothing differs by 1."""
 CACHE_SHARE = 0.1
 """Share of the table's bytes that `gcnrec-host-cache` keeps on the GPU."""
 

@@ -68,7 +68,7 @@ def run(threads: int | None = None, runs: int = 15, num_rows: int = 1_000_000, b
 
 
 def device_or_none() -> torch.device | None:
-    """The GPU, where there is one that can be used."""
+    """The GPU, where one can be used."""
     try:
         return gpu()
     except DeviceError:

@@ -2,7 +2,7 @@
 
 Every variant draws for the same nodes, and sources include targets, as DGL's blocks have it. Draws differ, so a result
 counts when all of these hold: every drawn edge is one of the graph; no target draws a neighbour twice; each draws
-min(fanout, degree); the targets of a hop are the sources of the one before; and the total of drawn edges is within 1 % of
+min(fanout, degree); the targets of a hop are the sources of the previous hop; and the total of drawn edges is within 1 % of
 the first variant's. Peers use 64-bit numbers: with 32-bit ones, blocks of DGL 1.1.3 hold positions beyond their sources.
 Letters: V nodes of a batch, N nodes of the graph, T targets and S sources of a hop, X drawn edges, E adjacency entries.
 """

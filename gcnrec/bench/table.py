@@ -79,7 +79,7 @@ def run(
     """Rows for every size and part, and one closing row, the smallest speedup. Units are rows, for `step` positives.
 
     `dataset` takes the place of the first size. A summary compares slots with torch; `against_dense` in it is the dense
-    table's seconds divided by those of the faster slots.
+    table's seconds divided by the seconds of the faster slots.
     """
     threads = threads or available_cores()
     torch.set_num_threads(threads)

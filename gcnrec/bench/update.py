@@ -1,8 +1,8 @@
-"""Bench `update`: the optimizer's step on the rows of a batch, for every rule that torch has or can be told in its terms.
+"""Bench `update`: the optimizer's step on the rows of a batch, for every rule that torch has or can express.
 
 Two forms of a table: dense rows of 64 values, and records of 16 values at a pitch of 20 floats, as slots at a quarter of the
 values lie. The 16 are every fourth column of the dense rows, start equal and get equal gradients, so that rules which look at
-one value at a time must agree on them; those with a scalar for the row run on dense rows only.
+one value at a time must agree on them; rules with a scalar for the row run on dense rows only.
 Every variant applies the same gradients to a table and state of its own. The weights of the rows must agree after the first
 step, within rounding. With a GPU a part has the gradient on it and the table in pinned host memory.
 Letters: N rows of the table, R rows of the batch, D width.

@@ -1,6 +1,6 @@
 """GRID.toml: a job, lists of settings, and named variants. Every combination is one run of `gcnrec sweep`.
 
-    job = "gowalla.toml"                    # looked for beside this file; may be left out
+    job = "gowalla.toml"                    # relative to this file; may be left out
     compare = "dynamic"                     # the variant that the others are compared with; default: the first
 
     [train]                                 # sections of a job file: they change keys of `job`, or are the job
@@ -58,7 +58,7 @@ class Combination:
 
 @dataclass(frozen=True)
 class Grid:
-    """All runs, the variant to compare with, and the file that a relative `data.card` is looked for beside."""
+    """All runs, the variant to compare with, and the file that a relative `data.card` starts from."""
 
     runs: tuple[Combination, ...]
     compare: str
@@ -105,7 +105,7 @@ def _bundles(variants: Any, path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _bundle_at(bundle: dict[str, Any], point: Settings, axes: dict[str, list[Any]], where: str) -> Settings:
-    """The settings of a variant at one point of the grid: its own, then those of the conditions that hold there."""
+    """The settings of a variant at one point of the grid: its own, then settings of the conditions that hold there."""
     changes = _settings({key: value for key, value in bundle.items() if "=" not in key}, where)
     for condition, table in bundle.items():
         if "=" not in condition:

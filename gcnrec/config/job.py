@@ -96,7 +96,7 @@ class Data(Section):
     More keep more of rare words. Finding F of them takes 36 F bytes a word, at most a quarter of `memory_limit`; the rarest words
     are left out where that is less."""
     memory_limit: Size = "2GB"
-    """What ingestion may hold beside mapped scratch and the process itself: modules and threads take 150 MB, or 240 MB where
+    """Memory of ingestion, without mapped scratch and the process itself: modules and threads take 150 MB, or 240 MB where
     bags of words need torch."""
 
     @model_validator(mode="after")
@@ -163,7 +163,7 @@ class Model(Section):
     factors: Count = 256
     """gfcf: singular vectors of the ideal low-pass filter."""
     filter_weight: Annotated[float, Field(ge=0.0)] = 0.3
-    """gfcf: weight of the ideal low-pass filter beside the linear one."""
+    """gfcf: weight of the ideal low-pass filter, where the linear one has 1."""
     response: Literal["ideal", "plateau", "polynomial"] = "ideal"
     """gfcf: how a user's history is filtered. `ideal`: eigenvalues weigh the spectrum, the largest once more (Shen et al. 2021).
     `plateau`: its lower half is kept nearly whole (Kim et al. 2025); `factors` then defaults to 512, `filter_weight` to 0.2.
@@ -223,7 +223,7 @@ class Table(Section):
 
 
 class Sampler(Section):
-    """Which negatives a positive is held against, and how many neighbours a node draws."""
+    """Which negatives a positive is compared with, and how many neighbours a node draws."""
 
     fanouts: tuple[int, ...] | None = None
     """Neighbours that a node draws in each hop of `sampled` propagation, the batch's own hop first; default 10 in each of
@@ -287,7 +287,7 @@ class Optimizer(Section):
     beta2: Fraction = 0.999
     epsilon: Positive = 1e-8
     layer_rate: Positive = 1.0
-    """Learning rate of parameters beside the table, as a share of that of its rows; less of it overfits features less."""
+    """Learning rate of the layers, as a share of the rate of the rows; a smaller share overfits features less."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate over `train.epochs`: constant, or falling to `final_rate` of itself."""
     final_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
@@ -325,7 +325,7 @@ class Train(Section):
     batch_size: Count = 2048
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto`: the GPU where there is one that can train the job (`sampled` or no propagation), else the CPU."""
+    """`auto`: a GPU that can train the job (`sampled` or no propagation), else the CPU."""
     threads: Count | None = None
     """CPU threads; default all that the process may use. Results are equal for equal numbers of threads."""
     transfer_blocks: Count | None = None
@@ -342,11 +342,11 @@ class Train(Section):
 
 
 class Mixture(Section):
-    """Closed forms that rank beside the trained model: a weighted sum of probabilities (`gcnrec.closed_forms.mixture`)."""
+    """Closed forms that rank together with the trained model: a weighted sum of probabilities (`gcnrec.closed_forms.mixture`)."""
 
     partners: Literal["auto"] | tuple[Partner, ...] = Field(default=(), alias="with")
-    """Closed forms by name, with their keys of `[model]`, gfcf as its plateau where `model.response` is "ideal". `auto`: those
-    that improve validation, of linkprop, gfcf, itemknn and, below 20,000 items, ease. The key is `with`."""
+    """Closed forms by name, with their keys of `[model]`, gfcf as its plateau where `model.response` is "ideal". `auto`: the
+    ones of linkprop, gfcf, itemknn and, below 20,000 items, ease, that improve validation. The key is `with`."""
     weights: Literal["auto"] | tuple[Annotated[float, Field(ge=0.0)], ...] = "auto"
     """Weight of the trained model, then one for each partner (default 1). `auto`: each of 0.25, 0.5, 1 and 2 in turn, the best on
     validation; the first partner's stays 1."""
@@ -387,28 +387,28 @@ class Evaluate(Section):
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     """Resamples of users for the intervals; 0 leaves them out."""
     baselines: tuple[Literal["popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop"], ...] | Literal["auto"] = "auto"
-    """Closed-form models that a trained one is compared with on validation, user by user, with a warning of a better one. `auto`:
-    those that take at most a tenth of the fit's time each. Named ones take what they take and are judged on test as well."""
+    """Closed-form models to compare with a trained one on validation, user by user; a better one gives a warning. `auto`: each
+    that takes at most a tenth of the fit's time. Named ones have no limit and are evaluated on test as well."""
     tilt: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
     """`recall_tilted` and `ndcg_tilted` weight a held-out pair by its item's train degree to this power: a hold-out with more
     popular pairs (`gcnrec.ranking.tilt`). 0 leaves them out."""
     memory_limit: Size = "2GB"
-    """What `evaluate` and `recommend` may hold beside mapped files and the process itself, 240 MB with torch and its threads."""
+    """Memory of `evaluate` and `recommend`, without mapped files and the process itself, 240 MB with torch and its threads."""
 
 
 class Run(Section):
-    """The run folder: its name and its checkpoints, and who else is told of its epochs."""
+    """The run folder: its name, its checkpoints, and the trackers of its epochs."""
 
     name: FolderName | None = None
     """Name of the run folder under `runs/`: one folder, without / and without . or - first. Default the job file's name."""
     checkpoint_every: Count = 1
     """Epochs between checkpoints; the last epoch ends with one in any case."""
     checkpoint_steps: Count | None = None
-    """Steps between checkpoints within epochs; default none but those of `checkpoint_minutes`."""
+    """Steps between checkpoints within epochs; default: `checkpoint_minutes` alone decides."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Minutes without a checkpoint after which there is one, wherever the epoch is."""
     keep_checkpoints: Count = 2
-    """Checkpoints to resume from that are kept, the newest: should one be damaged, the one before it is used."""
+    """Newest checkpoints to keep for a resume: where one is damaged, the previous one is used."""
     tensorboard: bool = False
     """Scalars of every epoch for TensorBoard, in the run folder's `tensorboard`."""
     mlflow: Annotated[str, Field(min_length=1)] | None = None
@@ -463,7 +463,7 @@ class Job(Section):
     @model_validator(mode="before")
     @classmethod
     def _fitting_defaults(cls, values: Any) -> Any:
-        """Defaults of keys that nobody named, where those named leave no other or one that is meant."""
+        """Defaults that depend on other keys."""
         if not isinstance(values, dict):
             return values
         sections = {

@@ -1,1 +1,1 @@
-"""What the benches of whole steps train: our tables, and those of peers."""
+"""What the benches of whole steps train: our tables and tables of peers."""

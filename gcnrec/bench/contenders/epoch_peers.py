@@ -31,7 +31,7 @@ class Drawn(Protocol):
 
 
 class Peer:
-    """A call trains the next stretch. `draw` gives the neighbourhoods of nodes; the first rows of `rows_R` are those nodes."""
+    """A call trains the next stretch. `draw` gives the neighbourhoods of nodes; the first rows of `rows_R` are these nodes."""
 
     def __init__(self, task: Task, draw: Callable[[torch.Tensor], Drawn]) -> None:
         self._task, self._draw = task, draw

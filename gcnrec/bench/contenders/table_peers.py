@@ -1,7 +1,7 @@
 """What torch offers in place of a slot table: embeddings with sparse gradients, sparse tensors, a dense table under a mask.
 
 Where torch has no operation, the peer is what a careful user of torch would write.
-Letters: N rows, R rows of a batch, V nodes of the batch, D width, X chosen cells of all rows, Y those of the batch's rows.
+Letters: N rows, R rows of a batch, V nodes of the batch, D width, X chosen cells of all rows, Y chosen cells of the batch's rows.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Masked(Embedding):
 
 
 class _Sparse:
-    """Values in a sparse tensor of torch; moments beside them. Row pointers, columns and places are int64."""
+    """Values in a sparse tensor of torch, moments in two vectors. Row pointers, columns and places are int64."""
 
     dtype = torch.float32
 
