@@ -28,7 +28,7 @@ from gcnrec.tables.hot_rows import Prefixes, hottest
 from gcnrec.tables.pipelined import ROW_UNIT, PipelinedTable
 
 TOLERANCE = 0.25
-"""Of the fall of the loss in a stretch. The noise of a batch is a few hundredths; a contender that learns nothing differs by 1."""
+"""Of the fall of the loss in a stretch. A batch has a noise of a few hundredths; a contender that learns nothing differs by 1."""
 CACHE_SHARE = 0.1
 """Share of the table's bytes that `gcnrec-host-cache` keeps on the GPU."""
 
