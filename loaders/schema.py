@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
-from gcnrec.graph import BipartiteGraph
+from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
 from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.system.locks import locked
 
@@ -59,6 +59,12 @@ class Dataset:
     @property
     def digest(self) -> str:
         return str(self.info["digest"])
+
+    def known_items(self, *held_out: Interactions) -> tuple[Csr, ...]:
+        """User -> items of train and of each part `held_out` with pairs; never merged, as train may be too large."""
+        train = self.graph.user_items
+        parts = [part for part in held_out if len(part)]
+        return train, *(csr_from_edges(part.users_E, part.items_E, train.rows, train.columns) for part in parts)
 
 
 def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:

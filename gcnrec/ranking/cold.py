@@ -1,4 +1,4 @@
-"""How well a model ranks what training never saw, beside what it saw: recall and ndcg by whether users and items are cold.
+"""Recall and ndcg by whether users and items are cold.
 
 A node is cold when the graph that the model was trained on gives it no edge.
 Letters: U users, I items.
@@ -12,10 +12,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.graph import Csr
 from gcnrec.interactions import Interactions
-from gcnrec.ops.topk import Seen
-from gcnrec.ranking.evaluate import evaluate
+from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 
@@ -23,17 +21,17 @@ METRICS = ("recall", "ndcg")
 
 
 def cold_metrics(
-    scorer: Scorer, held_out: Interactions, seen: Csr | Seen, item_degrees_I: NDArray[np.int64],
-    user_degrees_U: NDArray[np.int64], ks: Sequence[int], chunk: int = USERS_PER_CHUNK,
-) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Group of held-out pairs -> `users`, `pairs`, recall@k and ndcg@k over the users with such pairs; degrees are of training.
+    scorer: Scorer, split: HeldOutSplit, ks: Sequence[int], chunk: int = USERS_PER_CHUNK
+) -> dict[str, dict[str, float]]:
+    """Group of held-out pairs -> `users`, `pairs`, recall@k and ndcg@k over the users with such pairs.
 
     `warm`: user and item have train edges; `cold_items`: the item has none; `cold_users`: the user has none. These rank all items
-    except `seen`; other held-out items of a user are ranked, too, and are no hits. `cold_items_apart` ranks cold items only,
+    except those seen; other held-out items of a user are ranked, too, and are no hits. `cold_items_apart` ranks cold items only,
     `warm_apart` the others only.
     Empty where no held-out pair is cold; a group without pairs is left out.
     """
-    cold_item_E, cold_user_E = item_degrees_I[held_out.items_E] == 0, user_degrees_U[held_out.users_E] == 0
+    held_out, item_degrees_I = split.pairs, split.item_degrees_I
+    cold_item_E, cold_user_E = item_degrees_I[held_out.items_E] == 0, split.user_degrees_U[held_out.users_E] == 0
     if not (cold_item_E.any() or cold_user_E.any()):
         return {}
     cold_I, warm_I = (np.flatnonzero(side_I).astype(np.int32) for side_I in (item_degrees_I == 0, item_degrees_I > 0))
@@ -48,9 +46,9 @@ def cold_metrics(
     for name, (chosen_E, candidates) in groups.items():
         if chosen_E.any():
             part = _part(held_out, chosen_E)
-            metrics = evaluate(scorer, part, seen, item_degrees_I, user_degrees_U, ks, candidates=candidates, chunk=chunk).metrics
+            means = evaluate(scorer, replace(split, pairs=part), Measures(ks), candidates=candidates, chunk=chunk).metrics
             counts = {"users": float(len(np.unique(part.users_E))), "pairs": float(len(part))}
-            found[name] = counts | {f"{metric}@{k}": metrics[f"{metric}@{k}"] for metric in METRICS for k in sorted(set(ks))}
+            found[name] = counts | {f"{metric}@{k}": means[f"{metric}@{k}"] for metric in METRICS for k in sorted(set(ks))}
     return found
 
 

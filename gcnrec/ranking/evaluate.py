@@ -1,8 +1,8 @@
 """Exact evaluation of a scorer: every item ranked for every user with held-out items, metrics per user, intervals, deciles.
 
 Users without held-out items are not averaged. A held-out pair that is also among the seen ones is ranked all the same
-(ingestion drops such pairs unless it was told to keep and rank them).
-Letters: U users, I items, H users with held-out items, B users of a chunk, K list length.
+(ingestion drops such pairs unless `repeats` keeps them).
+Letters: U users, I items, H users with held-out items, M metrics, B users of a chunk, K list length.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
-from gcnrec.graph import Csr, csr_from_edges
+from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
 from gcnrec.interactions import Interactions
 from gcnrec.ops.topk import ItemLists, Seen, TopK, contained
 from gcnrec.ranking import metrics
@@ -25,14 +25,12 @@ from gcnrec.ranking.tilt import NAMES, Tilt
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k
 
 NUM_DECILES = 10
-
-
 NO_SEGMENT = "(none)"
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a split says about a model.
+    """How well a model ranks a split.
 
     `metrics`: name@k -> mean over users (coverage@k and gini@k: over the catalogue); `intervals`: 95 % bootstrap
     percentile interval over users of every mean; `per_user`: one row per user with held-out items: `user` (original
@@ -54,40 +52,54 @@ class _Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Bootstrap:
-    """How intervals are made: resamples of users (0: no intervals), drawn by `seed`."""
+class HeldOutSplit:
+    """A split that lists are judged by: held-out `pairs`, `seen` (user -> items left out of the ranking), degrees of train."""
 
+    pairs: Interactions
+    seen: Csr | Seen
+    item_degrees_I: NDArray[np.int64]
+    user_degrees_U: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, pairs: Interactions, train: BipartiteGraph, seen: Seen | None = None) -> HeldOutSplit:
+        """Pairs held out from `train`; the items seen are those of train by default."""
+        return cls(pairs, seen or train.user_items, train.item_users.degrees, train.user_items.degrees)
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What is measured: metrics at the list lengths `ks`; intervals over users from `resamples` drawn by `seed`, 0 for none.
+
+    `tilt` above 0 adds the metrics of `gcnrec.ranking.tilt`.
+    """
+
+    ks: Sequence[int] = (10, 20, 50)
     resamples: int = 0
     seed: int = 0
+    tilt: float = 0.0
 
-
-_NO_INTERVALS = Bootstrap()
+    @property
+    def lengths(self) -> list[int]:
+        """`ks`, rising, each once."""
+        return sorted(set(self.ks))
 
 
 def evaluate(
     scorer: Scorer,
-    held_out: Interactions,
-    seen: Csr | Seen,
-    item_degrees_I: NDArray[np.int64],
-    user_degrees_U: NDArray[np.int64],
-    ks: Sequence[int] = (10, 20, 50),
-    bootstrap: int = 0,
-    seed: int = 0,
-    candidates: NDArray[np.int32] | None = None,
+    split: HeldOutSplit,
+    measures: Measures,
     tell: Callable[[int, int], None] | None = None,
+    candidates: NDArray[np.int32] | None = None,
     chunk: int = USERS_PER_CHUNK,
-    tilt: float = 0.0,
 ) -> Evaluation:
-    """Rank all items (or `candidates`) except `seen` (user -> items) and judge the lists by `held_out`; degrees are of train.
+    """Rank all items (or `candidates`) but those seen, for every user with held-out items, and judge the lists.
 
-    `bootstrap` resamples make the intervals, 0 leaves them out; `tell` hears how many users of how many are ranked; `chunk` of
-    them at a time on each thread; `tilt` above 0 adds the metrics of `gcnrec.ranking.tilt`.
+    `tell` reports how many users of how many are ranked. Each thread ranks `chunk` users at a time.
     Raises DataError when no user has held-out items or the scorer is of other sizes, DivergedError for NaN scores.
     """
-    held, users_H = held_out_of(scorer, held_out)
-    ks = sorted(set(ks))
-    lists = top_k(scorer, users_H, max(ks), sparing(seen, held), candidates, chunk)
-    return judge_lists(lists, held_out, held, (item_degrees_I, user_degrees_U), ks, Bootstrap(bootstrap, seed), tell, tilt)
+    held, users_H = held_out_of(scorer, split.pairs)
+    lists = top_k(scorer, users_H, max(measures.ks), sparing(split.seen, held), candidates, chunk)
+    return judge_lists(lists, split, held, measures, tell)
 
 
 def held_out_of(scorer: Scorer, held_out: Interactions) -> tuple[Csr, NDArray[np.int32]]:
@@ -107,35 +119,29 @@ def held_out_of(scorer: Scorer, held_out: Interactions) -> tuple[Csr, NDArray[np
 
 def judge_lists(
     lists: Iterator[TopK],
-    held_out: Interactions,
+    split: HeldOutSplit,
     held: Csr,
-    degrees: tuple[NDArray[np.int64], NDArray[np.int64]],
-    ks: Sequence[int],
-    bootstrap: Bootstrap = _NO_INTERVALS,
+    measures: Measures,
     tell: Callable[[int, int], None] | None = None,
-    tilt: float = 0.0,
 ) -> Evaluation:
-    """What ranked lists of all users with held-out items, in their order, say; `degrees`: train, of items and users."""
-    item_degrees_I, user_degrees_U = degrees
+    """The evaluation of ranked lists of all users with held-out items, in their order; `held`: user -> held-out items."""
     users_H = np.flatnonzero(held.degrees).astype(np.int32)
-    tilted = Tilt.of(held, item_degrees_I, tilt, ks) if tilt else None
-    columns, counts = _judge(lists, held, users_H, item_degrees_I, ks, tell, tilted)
+    names, values_MH, counts = _judge(lists, held, split.item_degrees_I, measures, tell)
+    columns = dict(zip(names, values_MH, strict=True))
     means = {name: float(values_H.mean()) for name, values_H in columns.items()}
-    for k in ks:
+    for k in measures.lengths:
         means[f"coverage@{k}"] = metrics.coverage(counts.exposure_I[k])
         means[f"gini@{k}"] = metrics.gini(counts.exposure_I[k])
     intervals: dict[str, tuple[float, float]] = {}
-    if bootstrap.resamples:
-        values_MH = next(iter(columns.values())).base
-        assert values_MH is not None
-        low_M, high_M = metrics.bootstrap_intervals(values_MH.T, bootstrap.resamples, bootstrap.seed)
-        intervals = dict(zip(columns, zip(low_M.tolist(), high_M.tolist(), strict=True), strict=True))
+    if measures.resamples:
+        low_M, high_M = metrics.bootstrap_intervals(values_MH.T, measures.resamples, measures.seed)
+        intervals = dict(zip(names, zip(low_M.tolist(), high_M.tolist(), strict=True), strict=True))
     about = {
-        "user": held_out.user_ids.picked(users_H),
-        "degree": user_degrees_U[users_H],
+        "user": split.pairs.user_ids.picked(users_H),
+        "degree": split.user_degrees_U[users_H],
         "num_held_out": held.degrees[users_H],
     }
-    deciles = popularity_deciles(item_degrees_I, np.bincount(held.indices, minlength=held.columns), counts.hits_I)
+    deciles = popularity_deciles(split.item_degrees_I, np.bincount(held.indices, minlength=held.columns), counts.hits_I)
     return Evaluation(means, intervals, pa.table({**about, **columns}), deciles)
 
 
@@ -187,14 +193,19 @@ def sparing(seen: Csr | Seen, held: Csr) -> Seen:
 
 
 def _judge(
-    chunks: Iterator[TopK], held: Csr, users_H: NDArray[np.int32], item_degrees_I: NDArray[np.int64], ks: Sequence[int],
-    tell: Callable[[int, int], None] | None, tilted: Tilt | None,
-) -> tuple[dict[str, NDArray[np.float64]], _Counts]:  # fmt: skip
-    """Every per-user metric (name@k -> float64 (H)) and the counts per item, in one pass over the users."""
-    num_items = held.columns
+    chunks: Iterator[TopK],
+    held: Csr,
+    item_degrees_I: NDArray[np.int64],
+    measures: Measures,
+    tell: Callable[[int, int], None] | None,
+) -> tuple[list[str], NDArray[np.float64], _Counts]:
+    """Names of the per-user metrics, their values float64 (M, H) and the counts per item, in one pass over the users."""
+    num_items, num_users, ks = held.columns, int(np.count_nonzero(held.degrees)), measures.lengths
     information_I = metrics.self_information(item_degrees_I, held.rows)
+    tilted = Tilt.of(held, item_degrees_I, measures.tilt, ks) if measures.tilt else None
     names = [f"{name}@{k}" for name in (*metrics.PER_USER, *(NAMES if tilted else ()), "novelty") for k in ks]
-    columns = dict(zip(names, np.empty((len(names), len(users_H))), strict=True))
+    values_MH = np.empty((len(names), num_users))
+    columns = dict(zip(names, values_MH, strict=True))
     counts = _Counts({k: np.zeros(num_items, np.int64) for k in ks}, {k: np.zeros(num_items, np.int64) for k in ks})
     done = 0
     for lists in chunks:
@@ -212,5 +223,5 @@ def _judge(
             counts.hits_I[k] += np.bincount(items_BK[hit_BK], minlength=num_items)
         done = here.stop
         if tell:
-            tell(done, len(users_H))
-    return columns, counts
+            tell(done, num_users)
+    return names, values_MH, counts

@@ -6,7 +6,7 @@ from functools import partial
 
 from gcnrec.closed_forms import closed_form
 from gcnrec.errors import DeviceError
-from gcnrec.ranking.evaluate import evaluate
+from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate
 from gcnrec.results.evaluate import cold_start, seen_rows
 from gcnrec.runs.events import append_event, read_events
 from gcnrec.runs.folder import Run
@@ -19,8 +19,8 @@ def measure_baselines(run: Run, observer: Observer = SILENT) -> None:
     One that does not fit into memory is noted and left out; those that a resumed run has already are not repeated.
     """
     done = {event["name"] for event in read_events(run.folder) if event["event"] == "baseline"}
-    graph, settings = run.dataset.graph, run.job.evaluate
-    degrees = graph.item_users.degrees, graph.user_items.degrees
+    settings = run.job.evaluate
+    split = HeldOutSplit.of(run.dataset.test, run.dataset.graph, seen_rows(run, "test"))
     for name in () if settings.baselines == "auto" else settings.baselines:
         if name in done:
             continue
@@ -31,8 +31,7 @@ def measure_baselines(run: Run, observer: Observer = SILENT) -> None:
             append_event(run.folder, {"event": "note", "text": f"baseline {name} left out: {problem}"})
             continue
         tell = partial(observer.work, f"ranking for test by {name}")
-        seen, tilt = seen_rows(run, "test"), settings.tilt
-        judged = evaluate(scorer, run.dataset.test, seen, *degrees, settings.k, tell=tell, tilt=tilt).metrics
+        judged = evaluate(scorer, split, Measures(settings.k, tilt=settings.tilt), tell).metrics
         event = {"event": "baseline", "name": name, "metrics": judged, "cold_start": cold_start(run, scorer, "test")}
         append_event(run.folder, event)
         if settings.metric in judged:

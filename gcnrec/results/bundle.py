@@ -79,10 +79,9 @@ def write_bundle(run: Run, embeddings: Exported, out: Path) -> dict[str, Any]:
 
 def known_items(dataset: Dataset) -> Csr:
     """User -> items of train, valid and test."""
-    train, others = dataset.graph.user_items, [part for part in (dataset.valid, dataset.test) if len(part)]
-    users_E = np.concatenate([train.row_numbers(), *(part.users_E for part in others)])
-    items_E = np.concatenate([train.indices, *(part.items_E for part in others)])
-    return csr_from_edges(users_E, items_E, train.rows, train.columns)
+    parts = dataset.known_items(dataset.valid, dataset.test)
+    users_E, items_E = np.concatenate([part.row_numbers() for part in parts]), np.concatenate([part.indices for part in parts])
+    return csr_from_edges(users_E, items_E, parts[0].rows, parts[0].columns)
 
 
 def _header(run: Run) -> dict[str, str]:

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, UsageError
-from gcnrec.graph import csr_from_edges
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import Seen
-from gcnrec.ranking.evaluate import Evaluation, by_segment, evaluate
+from gcnrec.ranking.cold import cold_metrics
+from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, evaluate
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.results.id_files import ids_of, read_table, user_column
@@ -46,13 +46,13 @@ def evaluate_run(
     observer: Observer = SILENT,
     memory_limit: str | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run folder and write what it gives: `metrics.json` and `per_user.parquet` for test,
-    `metrics.valid.json` and `per_user.valid.parquet` for valid. Returns the written metrics.
+    """Evaluate a run folder and return the metrics that it writes.
 
-    `segments`: a Parquet or CSV file with a user column and one other column, the name of the user's segment. `memory_limit`,
-    such as "2GB" (default: of the job), bounds what is held beside the process itself and files that are mapped.
-    Raises DeviceError where that is too small for the data, UsageError for valid on a run that was trained on valid too, or that
-    another process writes.
+    Test: `metrics.json` and `per_user.parquet`. Valid: `metrics.valid.json` and `per_user.valid.parquet`.
+    `segments`: a Parquet or CSV file with a user column and one other column, the name of the user's segment.
+    `memory_limit`, such as "2GB" (default: of the job), bounds memory; the process itself and mapped files do not count.
+    Raises DeviceError where the limit is too small for the data. Raises UsageError for valid on a run that was trained on
+    valid too, or that another process writes.
     """
     refuse_what_it_was_trained_on(run, split)
     limit = memory_limit or run.job.evaluate.memory_limit
@@ -75,19 +75,9 @@ def _evaluated(
     chunk = users_per_chunk(memory_limit, fixed, run, max(lengths), "evaluating")
     names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
     scorer = run.scorer()
-    result = evaluate(
-        scorer,
-        held_out,
-        seen_rows(run, split),
-        dataset.graph.item_users.degrees,
-        dataset.graph.user_items.degrees,
-        lengths,
-        settings.bootstrap,
-        run.job.train.seed,
-        tell=partial(observer.work, f"ranking for {split}"),
-        chunk=chunk,
-        tilt=settings.tilt,
-    )
+    measures = Measures(lengths, settings.bootstrap, run.job.train.seed, settings.tilt)
+    judged_by = HeldOutSplit.of(held_out, dataset.graph, seen_rows(run, split))
+    result = evaluate(scorer, judged_by, measures, partial(observer.work, f"ranking for {split}"), chunk=chunk)
     document: dict[str, Any] = {"split": split, "users": len(result.per_user), **result.metrics}
     document |= {"intervals": result.intervals, "deciles": result.deciles}
     if run.export_rule:
@@ -115,23 +105,25 @@ def refuse_what_it_was_trained_on(run: Run, split: Split) -> None:
 def cold_start(
     run: Run, scorer: Scorer, split: Split, ks: Sequence[int] | None = None, chunk: int = USERS_PER_CHUNK
 ) -> dict[str, dict[str, float]]:
-    """`gcnrec.ranking.cold.cold_metrics` of `scorer` on a split of the run's data; cold is what the run was not trained on."""
-    from gcnrec.ranking.cold import cold_metrics  # which ranks by `evaluate`
+    """`gcnrec.ranking.cold.cold_metrics` of `scorer` on a split; a node is cold where the run was not trained on it."""
+    held_out = run.dataset.test if split == "test" else run.dataset.valid
+    degrees_U, degrees_I = trained_degrees(run.dataset, run.refitted)
+    judged_by = HeldOutSplit(held_out, seen_rows(run, split), degrees_I, degrees_U)
+    return cold_metrics(scorer, judged_by, ks or run.job.evaluate.k, chunk)
 
-    dataset, held_out = run.dataset, run.dataset.test if split == "test" else run.dataset.valid
-    degrees_I, degrees_U = dataset.graph.item_users.degrees, dataset.graph.user_items.degrees
-    if run.refitted:
-        degrees_I = degrees_I + np.bincount(dataset.valid.items_E, minlength=len(degrees_I))
-        degrees_U = degrees_U + np.bincount(dataset.valid.users_E, minlength=len(degrees_U))
-    return cold_metrics(scorer, held_out, seen_rows(run, split), degrees_I, degrees_U, ks or run.job.evaluate.k, chunk)
+
+def trained_degrees(dataset: Dataset, refitted: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Interactions of every user and item that a run trains on; a pair of train and valid counts twice after a refit."""
+    degrees_U, degrees_I = dataset.graph.user_items.degrees, dataset.graph.item_users.degrees
+    if not refitted:
+        return degrees_U, degrees_I
+    more_U = np.bincount(dataset.valid.users_E, minlength=len(degrees_U))
+    return degrees_U + more_U, degrees_I + np.bincount(dataset.valid.items_E, minlength=len(degrees_I))
 
 
 def seen_rows(run: Run, split: Split) -> Seen:
     """User -> items left out of the ranking of `split`: train for valid, train and valid for test."""
-    train, valid = run.dataset.graph.user_items, run.dataset.valid
-    if split == "valid" or not len(valid):
-        return Seen((train,))
-    return Seen((train, csr_from_edges(valid.users_E, valid.items_E, train.rows, train.columns)))
+    return Seen(run.dataset.known_items(*([run.dataset.valid] if split == "test" else [])))
 
 
 def _write(run: Run, split: Split, result: Evaluation, document: dict[str, Any]) -> None:

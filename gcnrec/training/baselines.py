@@ -24,7 +24,7 @@ from gcnrec.interactions import Interactions
 from gcnrec.loaders.schema import Dataset
 from gcnrec.random import Stage, generator
 from gcnrec.ranking import metrics
-from gcnrec.ranking.evaluate import Evaluation, evaluate
+from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, evaluate
 from gcnrec.ranking.top_k import top_k_all
 from gcnrec.runs.events import Event, append_event, epochs_of, read_events, warn_once
 from gcnrec.system.limits import parse_bytes
@@ -196,10 +196,10 @@ class _Comparison:
         graph = self.dataset.graph
         scorer = closed_form.fit(name, graph, self.rivals.model, self.rivals.seed, self.dataset.item_features)
         tell(0, len(self.own_B))
-        degrees = graph.item_users.degrees, graph.user_items.degrees
         settings = self.rivals.evaluate
-        ks, chunk = (metrics.split_name(settings.metric)[1],), chunk_of(settings.memory_limit, scorer)
-        return evaluate(scorer, self.part, graph.user_items, *degrees, ks, tell=tell, chunk=chunk, tilt=settings.tilt)
+        measures = Measures((metrics.split_name(settings.metric)[1],), tilt=settings.tilt)
+        chunk = chunk_of(settings.memory_limit, scorer)
+        return evaluate(scorer, HeldOutSplit.of(self.part, graph), measures, tell, chunk=chunk)
 
 
 def _skipped(name: str, why: str) -> Event:

@@ -22,7 +22,7 @@ from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import ItemLists, TopK, contained
 from gcnrec.ranking import metrics
-from gcnrec.ranking.evaluate import held_out_of, judge_lists, sparing
+from gcnrec.ranking.evaluate import HeldOutSplit, Measures, held_out_of, judge_lists, sparing
 from gcnrec.ranking.export_rules import Exported, ExportRule, ExportRules
 from gcnrec.ranking.top_k import top_k_views
 from gcnrec.runs.events import epochs_of, read_events
@@ -55,10 +55,10 @@ def validate_exports(
     held, users_H = held_out_of(scorer, dataset.valid)
     rivals = [_Rival(rule, np.empty(len(users_H))) for rule in exports.rules[1:]]
     chunks = top_k_views(scorer, exports.views(trained), users_H, cut, sparing(graph.user_items, held))
-    degrees = graph.item_users.degrees, graph.user_items.degrees
     tell = partial(observer.work, "validating")
     lists = _judging_rivals(chunks, rivals, held, name, cut)
-    result = judge_lists(lists, dataset.valid, held, degrees, [cut], tell=tell, tilt=settings.tilt)
+    split = HeldOutSplit.of(dataset.valid, graph)
+    result = judge_lists(lists, split, held, Measures([cut], tilt=settings.tilt), tell)
     own_H = result.per_user.column(settings.metric).to_numpy()
     compared = {rival.rule.name: _compared(rival.values_H, own_H) for rival in rivals}
     return {"valid": result.metrics, **({"exports": compared} if compared else {})}

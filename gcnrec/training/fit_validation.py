@@ -16,7 +16,7 @@ from gcnrec.closed_forms.mixture import MIXTURE_ROWS
 from gcnrec.config import Evaluate
 from gcnrec.errors import DataError
 from gcnrec.loaders.schema import Dataset
-from gcnrec.ranking.evaluate import evaluate
+from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
@@ -27,11 +27,10 @@ from gcnrec.system.observer import SILENT, Observer
 
 def keep_validation(settings: Evaluate, dataset: Dataset, folder: Path, scorer: Scorer, observer: Observer = SILENT) -> None:
     """Rank for all validation users by `scorer`, the best epoch's, and write `per_user.fit.parquet`."""
-    graph = dataset.graph
-    degrees = graph.item_users.degrees, graph.user_items.degrees
     tell = partial(observer.work, "ranking for validation by the best epoch")
-    ks, chunk = (split_name(settings.metric)[1],), chunk_of(settings.memory_limit, scorer)
-    result = evaluate(scorer, dataset.valid, graph.user_items, *degrees, ks, tell=tell, chunk=chunk, tilt=settings.tilt)
+    measures = Measures((split_name(settings.metric)[1],), tilt=settings.tilt)
+    split = HeldOutSplit.of(dataset.valid, dataset.graph)
+    result = evaluate(scorer, split, measures, tell, chunk=chunk_of(settings.memory_limit, scorer))
     with atomic_file(_path(folder)) as path:
         pq.write_table(result.per_user, path, compression="zstd")
 

@@ -16,6 +16,7 @@ from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.loaders.parquet import ingest
 from gcnrec.pipeline import run_job
 from gcnrec.ranking.cold import cold_metrics
+from gcnrec.ranking.evaluate import HeldOutSplit
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.reports.text import metric_lines
 from gcnrec.results.evaluate import evaluate_run
@@ -38,7 +39,7 @@ def measured(edges, ks=(1, 2)):
     seen = csr_from_edges(*(np.array(column, np.int32) for column in zip(*TRAIN, strict=True)), USERS, ITEMS)
     degrees_I = np.bincount([item for _, item in TRAIN], minlength=ITEMS)
     scorer = EmbeddingScorer(SCORES_UI, torch.eye(ITEMS))
-    return cold_metrics(scorer, pairs(edges), seen, degrees_I, seen.degrees, ks)
+    return cold_metrics(scorer, HeldOutSplit(pairs(edges), seen, degrees_I, seen.degrees), ks)
 
 
 def test_groups_by_hand():

@@ -11,7 +11,7 @@ import torch
 
 from gcnrec.graph import BipartiteGraph, csr_from_edges
 from gcnrec.interactions import Interactions, Vocabulary
-from gcnrec.ranking.evaluate import evaluate, metric_columns
+from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate, metric_columns
 from gcnrec.ranking.metrics import Judged
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.tilt import Tilt
@@ -56,8 +56,7 @@ def judged(world, tilt, ks=(3, 20)):
     users, items = (np.ascontiguousarray(column) for column in np.array(sorted(held), np.int32).T)
     ids = [Vocabulary(pa.array(np.arange(size))) for size in (USERS, ITEMS)]
     pairs = Interactions(users, items, None, None, *ids)
-    degrees = graph.item_users.degrees, graph.user_items.degrees
-    return evaluate(scorer, pairs, graph.user_items, *degrees, ks, bootstrap=20, chunk=7, tilt=tilt)
+    return evaluate(scorer, HeldOutSplit.of(pairs, graph), Measures(ks, resamples=20, tilt=tilt), chunk=7)
 
 
 def naive(world, power, k):

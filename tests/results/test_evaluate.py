@@ -19,7 +19,7 @@ from gcnrec.graph import BipartiteGraph, csr_from_edges
 from gcnrec.interactions import Interactions, Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import Seen
-from gcnrec.ranking.evaluate import by_segment, evaluate, metric_columns, popularity_deciles, sparing
+from gcnrec.ranking.evaluate import HeldOutSplit, Measures, by_segment, evaluate, metric_columns, popularity_deciles, sparing
 from gcnrec.ranking.metrics import PER_USER
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.results.evaluate import evaluate_run, seen_rows
@@ -42,10 +42,6 @@ class World:
     valid: set
     test: set
 
-    @property
-    def degrees(self):
-        return self.graph.item_users.degrees, self.graph.user_items.degrees
-
 
 @pytest.fixture
 def world() -> World:
@@ -62,6 +58,10 @@ def world() -> World:
     return World(EmbeddingScorer(*embeddings), graph, parts[0], parts[1], {pair for pair in parts[2] if pair[0] != 0})
 
 
+def split_of(world: World, pairs: set) -> HeldOutSplit:
+    return HeldOutSplit.of(interactions(pairs), world.graph)
+
+
 def naive_lists(world: World, seen: set, k: int) -> dict[int, list[int]]:
     scores = (world.scorer.users_UD @ world.scorer.items_ID.T).tolist()
     return {
@@ -71,7 +71,8 @@ def naive_lists(world: World, seen: set, k: int) -> dict[int, list[int]]:
 
 
 def test_metrics_are_means_over_users_with_held_out_items(world):
-    result = evaluate(world.scorer, interactions(world.test), world.graph.user_items, *world.degrees, ks=(10, 3))
+    degrees_I = world.graph.item_users.degrees
+    result = evaluate(world.scorer, split_of(world, world.test), Measures((10, 3)))
     users = sorted({user for user, _ in world.test})
     assert result.per_user.column("user").to_pylist() == [f"u{user:02}" for user in users]
     for k in (3, 10):
@@ -90,7 +91,7 @@ def test_metrics_are_means_over_users_with_held_out_items(world):
                 / sum(1 / np.log2(r + 2) for r in range(min(k, held[u])))
                 for u in users
             ],
-            "novelty": [np.mean([-np.log2(max(world.degrees[0][item], 1) / USERS) for item in lists[u]]) for u in users],
+            "novelty": [np.mean([-np.log2(max(degrees_I[item], 1) / USERS) for item in lists[u]]) for u in users],
         }
         assert set(expected) == {*PER_USER, "novelty"}
         for name, values in expected.items():
@@ -106,14 +107,14 @@ def test_metrics_are_means_over_users_with_held_out_items(world):
 
 
 def test_a_list_longer_than_the_catalogue(world):
-    result = evaluate(world.scorer, interactions(world.test), world.graph.user_items, *world.degrees, ks=(1000,))
+    result = evaluate(world.scorer, split_of(world, world.test), Measures((1000,)))
     assert result.metrics["recall@1000"] == result.metrics["hit_rate@1000"] == 1.0
     held = result.per_user.column("num_held_out").to_numpy()
     assert result.metrics["precision@1000"] == pytest.approx((held / 1000).mean())
 
 
 def test_deciles_add_up_to_all_hits(world):
-    result = evaluate(world.scorer, interactions(world.test), world.graph.user_items, *world.degrees, ks=(5,))
+    result = evaluate(world.scorer, split_of(world, world.test), Measures((5,)))
     lists = naive_lists(world, world.train, 5)
     hits = sum((user, item) in world.test for user in {user for user, _ in world.test} for item in lists[user])
     assert sum(row["hits@5"] for row in result.deciles) == hits
@@ -136,7 +137,7 @@ def test_deciles_by_hand_and_with_few_items():
 def test_a_held_out_pair_that_is_also_seen_is_ranked(world):
     repeated = next(iter(sorted(world.train)))
     held = {*world.test, repeated}
-    result = evaluate(world.scorer, interactions(held), world.graph.user_items, *world.degrees, ks=(ITEMS,))
+    result = evaluate(world.scorer, split_of(world, held), Measures((ITEMS,)))
     assert result.metrics[f"recall@{ITEMS}"] == 1.0
 
 
@@ -169,27 +170,27 @@ def test_a_limit_that_is_too_small_is_named(world, tmp_path):
 
 
 def test_bootstrap_intervals_hold_the_means(world):
-    arguments = (world.scorer, interactions(world.test), world.graph.user_items, *world.degrees, (10,))
-    result = evaluate(*arguments, bootstrap=200, seed=1)
+    split = split_of(world, world.test)
+    result = evaluate(world.scorer, split, Measures((10,), resamples=200, seed=1))
     assert set(result.intervals) == set(metric_columns(result.per_user))
     assert all(low <= result.metrics[name] <= high for name, (low, high) in result.intervals.items())
-    assert evaluate(*arguments, bootstrap=200, seed=1).intervals == result.intervals
-    assert evaluate(*arguments).intervals == {}
+    assert evaluate(world.scorer, split, Measures((10,), resamples=200, seed=1)).intervals == result.intervals
+    assert evaluate(world.scorer, split, Measures((10,))).intervals == {}
 
 
 def test_nothing_to_measure_wrong_sizes_and_nan_are_refused(world):
-    held = interactions(world.test)
+    split = split_of(world, world.test)
     with pytest.raises(DataError, match="no user has held-out items"):
-        evaluate(world.scorer, interactions(set()), world.graph.user_items, *world.degrees)
+        evaluate(world.scorer, split_of(world, set()), Measures())
     with pytest.raises(DataError, match="must know 40 users and 60 items, this one knows 39 and 60"):
-        evaluate(EmbeddingScorer(world.scorer.users_UD[:39], world.scorer.items_ID), held, world.graph.user_items, *world.degrees)
+        evaluate(EmbeddingScorer(world.scorer.users_UD[:39], world.scorer.items_ID), split, Measures())
     broken = replace(world.scorer, users_UD=world.scorer.users_UD * float("nan"))
     with pytest.raises(DivergedError, match="got NaN"):
-        evaluate(broken, held, world.graph.user_items, *world.degrees)
+        evaluate(broken, split, Measures())
 
 
 def test_segments_split_the_users(world):
-    per_user = evaluate(world.scorer, interactions(world.test), world.graph.user_items, *world.degrees, ks=(5,)).per_user
+    per_user = evaluate(world.scorer, split_of(world, world.test), Measures((5,))).per_user
     names = np.array([None if row % 3 == 0 else "ab"[row % 2] for row in range(len(per_user))], object)
     found = by_segment(per_user, names)
     assert set(found) == {"a", "b", "(none)"}
@@ -226,7 +227,7 @@ def test_a_run_folder_gets_its_files(world, tmp_path):
     written = evaluate_run(run)
     assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(json.dumps(written))
     assert written["split"] == "test"
-    again = evaluate(run.scorer(), run.dataset.test, seen_rows(run, "test"), *world.degrees)
+    again = evaluate(run.scorer(), HeldOutSplit.of(run.dataset.test, world.graph, seen_rows(run, "test")), Measures())
     assert written["recall@10"] == again.metrics["recall@10"]
     per_user = pq.read_table(tmp_path / "per_user.parquet")
     assert per_user.schema.metadata[b"digest"] == b"d1"
