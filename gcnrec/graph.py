@@ -61,18 +61,18 @@ class Csr:
 
 @dataclass(frozen=True)
 class BipartiteGraph:
-    """`user_items` (U rows, I columns) and its transpose `item_users` (I rows, U columns)."""
+    """What users read, `user_items` (U rows, I columns), and what items read, `item_users` (I rows, U columns).
+
+    The graph of a dataset has the same edges in both directions. A graph with nodes folded in does not: new users read items
+    that do not read them (`gcnrec.results.fold_in`). Raises DataError where the sizes differ.
+    """
 
     user_items: Csr
     item_users: Csr
 
     def __post_init__(self) -> None:
         a, b = self.user_items, self.item_users
-        if (a.rows, a.columns, a.num_edges) != (b.columns, b.rows, b.num_edges):
-            raise DataError(
-                f"the two directions of a graph must agree: user_items is {a.rows} x {a.columns} with {a.num_edges} edges, "
-                f"item_users {b.rows} x {b.columns} with {b.num_edges}"
-            )
+        self._check((a.rows, a.columns) == (b.columns, b.rows))
 
     @property
     def num_users(self) -> int:
@@ -98,14 +98,24 @@ class BipartiteGraph:
 
     @classmethod
     def open(cls, folder: Path, num_users: int, num_items: int) -> BipartiteGraph:
-        """Memory-map the four arrays that `save` wrote into `folder`."""
-        return cls(_open_csr(folder, "user_items", num_items), _open_csr(folder, "item_users", num_users))
+        """Memory-map the four arrays that `save` wrote into `folder`. DataError unless both directions have as many edges."""
+        graph = cls(_open_csr(folder, "user_items", num_items), _open_csr(folder, "item_users", num_users))
+        graph._check(graph.user_items.num_edges == graph.item_users.num_edges)
+        return graph
 
     def save(self, folder: Path) -> None:
         """Write `user_items.{indptr,indices}.npy` and `item_users.{indptr,indices}.npy` into `folder`."""
         for name, csr in (("user_items", self.user_items), ("item_users", self.item_users)):
             np.save(folder / f"{name}.indptr.npy", csr.indptr)
             np.save(folder / f"{name}.indices.npy", csr.indices)
+
+    def _check(self, agree: bool) -> None:
+        if not agree:
+            a, b = self.user_items, self.item_users
+            raise DataError(
+                f"the two directions of a graph must agree: user_items is {a.rows} x {a.columns} with {a.num_edges} edges, "
+                f"item_users {b.rows} x {b.columns} with {b.num_edges}"
+            )
 
 
 def csr_from_edges(rows_E: NDArray[np.int32], columns_E: NDArray[np.int32], num_rows: int, num_columns: int) -> Csr:

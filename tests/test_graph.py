@@ -82,6 +82,13 @@ def test_directions_must_agree():
         BipartiteGraph(csr, csr)
 
 
+def test_directions_of_a_folder_must_have_as_many_edges(tmp_path):
+    csr = csr_of([(0, 1), (2, 3)])
+    BipartiteGraph(csr, transpose(csr_of([(0, 1)]))).save(tmp_path)  # as with nodes folded in
+    with pytest.raises(DataError, match="two directions .* 2 edges, .* 1"):
+        BipartiteGraph.open(tmp_path, ROWS, COLUMNS)
+
+
 def test_files_of_another_kind(tmp_path):
     graph = BipartiteGraph.from_edges(np.array([0], np.int32), np.array([0], np.int32), 1, 1)
     graph.save(tmp_path)

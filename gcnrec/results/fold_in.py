@@ -39,19 +39,14 @@ from gcnrec.training.build import inductive_encoder
 
 @dataclass(frozen=True)
 class Widened:
-    """A run's data and scorer with new nodes behind the known ones; `unknown_items` of the new users' file are left out."""
+    """A run's data and scorer with new nodes behind the known ones; `unknown_items` of the new users' file are left out.
+
+    In `dataset.graph`, new users read their items and no item reads them, so that known nodes keep their embeddings.
+    """
 
     dataset: Dataset
     scorer: Scorer
     unknown_items: int
-
-
-@dataclass(frozen=True)
-class FoldedGraph(BipartiteGraph):
-    """New users read their items; no item reads them, so that what is known keeps its embedding."""
-
-    def __post_init__(self) -> None:
-        """The two directions differ on purpose."""
 
 
 def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None) -> Widened:
@@ -75,10 +70,10 @@ def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None) -> 
             f"--new-users brings interactions without weights, and {run.folder} draws neighbours by weight; "
             "train with sampler.neighbours = 'uniform'"
         )
-    unknown = 0
+    own, unknown = Csr(np.zeros(1, np.int64), np.empty(0, np.int32), len(dataset.item_ids)), 0
     if new_users is not None:
-        dataset, unknown = _with_users(dataset, new_users)
-    dataset = replace(dataset, graph=_folded(run.train_graph, dataset))
+        dataset, own, unknown = _with_users(dataset, new_users)
+    dataset = replace(dataset, graph=_folded(run.train_graph, own))
     embed = _encoded if name in INDUCTIVE else _summed
     return Widened(dataset, _mixed(run, dataset, embed(run, dataset, run.embeddings(run.folder))), unknown)
 
@@ -96,8 +91,8 @@ def _with_items(dataset: Dataset, path: Path, scratch: Path) -> Dataset:
     return replace(dataset, item_ids=_appended(dataset.item_ids, given.ids.filter(pa.array(fresh))), item_features=rows)
 
 
-def _with_users(dataset: Dataset, path: Path) -> tuple[Dataset, int]:
-    """The data with the new users of a file of pairs, whose graph is not made yet, and how many distinct items are unknown."""
+def _with_users(dataset: Dataset, path: Path) -> tuple[Dataset, Csr, int]:
+    """The data, its graph apart, with the new users of a file of pairs; new user -> items; how many distinct items are unknown."""
     users, items = user_column(dataset), item_column(dataset)
     table = read_table(path, users, items)
     user_ids, item_ids = ids_of(path, table, users), ids_of(path, table, items)
@@ -114,23 +109,16 @@ def _with_users(dataset: Dataset, path: Path) -> tuple[Dataset, int]:
     rows_UF = None
     if dataset.user_features is not None:
         rows_UF = np.concatenate([dataset.user_features, np.zeros((count, dataset.user_features.shape[1]), np.float32)])
-    graph = FoldedGraph(own, dataset.graph.item_users)  # the new users' rows alone, until `_folded` puts them behind the others
-    return replace(dataset, user_ids=wider, user_features=rows_UF, graph=graph), unknown
+    return replace(dataset, user_ids=wider, user_features=rows_UF), own, unknown
 
 
-def _folded(graph: BipartiteGraph, dataset: Dataset) -> FoldedGraph:
-    """`graph` in the sizes of `dataset`: its new users' rows behind the others, new items without edges."""
-    num_users, num_items = len(dataset.user_ids), len(dataset.item_ids)
-    user_items, item_users = graph.user_items, graph.item_users
-    indptr, indices = user_items.indptr, user_items.indices
-    if isinstance(dataset.graph, FoldedGraph):
-        own = dataset.graph.user_items
-        indptr = np.concatenate([indptr, indptr[-1] + own.indptr[1:]])
-        indices = np.concatenate([indices, own.indices])
-    new_items = np.full(num_items - graph.num_items, item_users.indptr[-1])
-    return FoldedGraph(
-        Csr(indptr, indices, num_items), Csr(np.concatenate([item_users.indptr, new_items]), item_users.indices, num_users)
-    )
+def _folded(graph: BipartiteGraph, own: Csr) -> BipartiteGraph:
+    """`graph` with the rows `own` of new users behind those of the others; items beyond the known ones have no edges."""
+    users, items = graph.user_items, graph.item_users
+    indptr = np.concatenate([users.indptr, users.indptr[-1] + own.indptr[1:]])
+    user_items = Csr(indptr, np.concatenate([users.indices, own.indices]) if own.rows else users.indices, own.columns)
+    ends = np.full(own.columns - items.rows, items.indptr[-1])
+    return BipartiteGraph(user_items, Csr(np.concatenate([items.indptr, ends]), items.indices, user_items.rows))
 
 
 def _appended(known: Vocabulary, ids: pa.Array | pa.ChunkedArray) -> Vocabulary:
@@ -170,13 +158,13 @@ def _mixed(run: Run, dataset: Dataset, trained: EmbeddingScorer) -> Scorer:
     return mixture_scorer(mixture, trained, {name: _KnownItems(each, trained.num_items) for name, each in partners.items()})
 
 
-def _with_known_items(graph: BipartiteGraph, num_items: int) -> FoldedGraph:
+def _with_known_items(graph: BipartiteGraph, num_items: int) -> BipartiteGraph:
     """`graph` without the items from number `num_items` on."""
     up, down = graph.user_items, graph.item_users
     kept = up.indices < num_items
     places = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
     user_items = Csr(places[up.indptr], up.indices[kept], num_items)
-    return FoldedGraph(user_items, Csr(down.indptr[: num_items + 1], down.indices, down.columns))
+    return BipartiteGraph(user_items, Csr(down.indptr[: num_items + 1], down.indices, down.columns))
 
 
 def _encoded(run: Run, dataset: Dataset, known: Exported) -> EmbeddingScorer:
