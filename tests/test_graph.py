@@ -85,7 +85,7 @@ def test_directions_must_agree():
 def test_directions_of_a_folder_must_have_as_many_edges(tmp_path):
     csr = csr_of([(0, 1), (2, 3)])
     BipartiteGraph(csr, transpose(csr_of([(0, 1)]))).save(tmp_path)  # as with nodes folded in
-    with pytest.raises(DataError, match="two directions .* 2 edges, .* 1"):
+    with pytest.raises(DataError, match=r"two directions .* 2 edges, .* 1"):
         BipartiteGraph.open(tmp_path, ROWS, COLUMNS)
 
 

@@ -1,4 +1,4 @@
-"""The baseline that everybody must beat: every user is shown the items with the most train users."""
+"""The baseline that every model must beat: every user gets the items with the most train users."""
 
 from __future__ import annotations
 
@@ -37,10 +37,14 @@ class PopularityScorer:
         return {"degrees": self.degrees_I}
 
     @classmethod
+    def of(cls, graph: BipartiteGraph) -> PopularityScorer:
+        return cls(graph.num_users, torch.from_numpy(graph.item_users.degrees.astype(np.float32)))
+
+    @classmethod
     def from_tensors(cls, graph: BipartiteGraph, tensors: dict[str, torch.Tensor]) -> PopularityScorer:
         return cls(graph.num_users, tensors["degrees"])
 
 
 def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> PopularityScorer:
     """Count the train users of every item; nothing is set or drawn."""
-    return PopularityScorer(graph.num_users, torch.from_numpy(graph.item_users.degrees.astype(np.float32)))
+    return PopularityScorer.of(graph)

@@ -92,7 +92,7 @@ def _with_items(dataset: Dataset, path: Path, scratch: Path) -> Dataset:
 
 
 def _with_users(dataset: Dataset, path: Path) -> tuple[Dataset, Csr, int]:
-    """The data, its graph apart, with the new users of a file of pairs; new user -> items; how many distinct items are unknown."""
+    """The data with the new users of a file of pairs, except for its graph; new user -> items; the number of unknown items."""
     users, items = user_column(dataset), item_column(dataset)
     table = read_table(path, users, items)
     user_ids, item_ids = ids_of(path, table, users), ids_of(path, table, items)

@@ -16,6 +16,7 @@ from gcnrec.errors import DeviceError
 from gcnrec.interactions import Interactions
 from gcnrec.ranking.metrics import BOOTSTRAP_BYTES, PER_USER
 from gcnrec.ranking.top_k import ITEMS_PER_TILE, USERS_PER_CHUNK
+from gcnrec.results.request import RequestFiles
 from gcnrec.runs.folder import Run
 from gcnrec.system.limits import parse_bytes
 
@@ -38,15 +39,15 @@ def evaluation_bytes(run: Run, held_out: Interactions, ks: Sequence[int], bootst
     return _WORKING + 40 * users + (48 + 16 * len(ks)) * items + pairs + tested * per_user + resamples + _model_bytes(run)
 
 
-def recommendation_bytes(run: Run, files: Sequence[Path | None], folds: bool) -> int:
+def recommendation_bytes(run: Run, files: RequestFiles) -> int:
     """What `recommend` holds beside chunks of users: ids and a few numbers per node, held-out pairs, the files it was given."""
     dataset = run.dataset
     users, items = len(dataset.user_ids), len(dataset.item_ids)
     ids = dataset.user_ids.nbytes + dataset.item_ids.nbytes
-    given = sum(6 * _table_bytes(path) for path in files if path is not None)
+    given = sum(6 * _table_bytes(path) for path in files.given)
     total = _WORKING + 3 * ids + 40 * (users + items) + 56 * (len(dataset.valid) + len(dataset.test)) + given
     embeddings = sum(_table_bytes(run.folder / "embeddings" / f"{side}.parquet") for side in ("users", "items"))
-    return total + _model_bytes(run) + (3 * embeddings if folds else 0)
+    return total + _model_bytes(run) + (3 * embeddings if files.bring_nodes else 0)
 
 
 def users_per_chunk(limit: str, fixed: int, run: Run, k: int, what: str) -> int:

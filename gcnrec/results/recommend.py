@@ -13,20 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 
 from gcnrec.errors import UsageError
 from gcnrec.graph import Csr, csr_from_edges
-from gcnrec.interactions import Interactions
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import Hidden, ItemLists, TopK, empty_lists
 from gcnrec.ranking.popularity import PopularityScorer
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import in_chunks, rank_chunk
+from gcnrec.results.evaluate import trained_degrees
 from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.memory_bounds import recommendation_bytes, users_per_chunk
-from gcnrec.results.request import Request, read_request
+from gcnrec.results.request import Request, RequestFiles, read_request
 from gcnrec.system.files import atomic_file
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.scratch import memory_errors_as_sentences
@@ -78,111 +77,128 @@ def recommend(
     has at most `k` items and is never padded. `items` restricts what is ranked, `candidates` to these pairs of user and
     item; `exclude` leaves out pairs, or with a single column items for everybody. `seen`: "all" leaves out train, valid
     and test interactions, "train" only train. `fallback` "popularity" gives users whom the model did not train on
-    the most popular items (score: train users); without it those unknown to the dataset are left out, and counted.
+    the most popular items (score: train users). Without it, users unknown to the dataset are left out, and counted.
     `new_users` (pairs of user and item) and `new_items` (features) bring nodes that training never saw
-    (`gcnrec.results.fold_in`): new items are ranked beside the others; new users get lists, they alone unless `users` or
-    `candidates` ask for others, too.
-    `memory_limit`, such as "2GB" (default: of the job), bounds what is held beside the process itself and files that are mapped.
+    (`gcnrec.results.fold_in`). New items are ranked with the others. Only new users get lists, unless `users` or
+    `candidates` name others.
+    `memory_limit`, such as "2GB" (default: of the job), bounds memory; the process itself and mapped files do not count.
     Raises UsageError when `out` exists, DataError when a file cannot be read or none of its ids is known, DeviceError when the
     limit is too small for the data.
     """
-    _check_options(k, out, seen, fallback)
+    options = _Options(k, out, seen, fallback)
+    files = RequestFiles(users, items, candidates, exclude, new_users, new_items)
     limit = memory_limit or run.job.evaluate.memory_limit
-    files = (users, items, candidates, exclude, new_users, new_items)
-    fixed = recommendation_bytes(run, files, folds=new_users is not None or new_items is not None)
-    chunk = users_per_chunk(limit, fixed, run, k, "recommending from")
+    chunk = users_per_chunk(limit, recommendation_bytes(run, files), run, k, "recommending from")
     with memory_errors_as_sentences(limit):
-        dataset, unknown_items = run.dataset, 0
-        scorer: Scorer | None = None
-        if new_users is not None or new_items is not None:
-            wider = with_new_nodes(run, new_users, new_items)
-            dataset, scorer, unknown_items = wider.dataset, wider.scorer, wider.unknown_items
-        asked = users if users is not None or candidates is not None else new_users
-        request = read_request(dataset, asked, items, candidates, exclude, keep_unknown=fallback is not None)
-        untrained_R = _untrained(run, dataset, request)
-        popular_R = untrained_R & (fallback is not None)
-        known = [dataset.graph.user_items]
-        if seen == "all":
-            known += [_csr_of(part, dataset) for part in (dataset.valid, dataset.test) if len(part)]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scorer = run.scorer(out.parent) if scorer is None else scorer
-        degrees_I = torch.from_numpy(dataset.graph.item_users.degrees.astype(np.float32))
-        scorers = (scorer, PopularityScorer(len(dataset.user_ids), degrees_I))
+        return _recommended(run, files, options, chunk, observer)
 
-        def rank(start: int) -> TopK:
-            rows_B = np.arange(start, min(start + chunk, len(request.ids)), dtype=np.int32)
-            return _rank_rows(scorers, request, known, popular_R, rows_B, k)
 
-        with atomic_file(out) as path:
-            chunks = in_chunks(scorer, rank, range(0, len(request.ids), chunk))
-            lengths_R = _write(path, dataset, request, chunks, observer)
-    untrained = int((untrained_R & ~popular_R & (lengths_R > 0)).sum())
-    if untrained and dataset.user_features is None:
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """`recommend`'s options of the same names. Raises UsageError for values that are none, and when `out` exists."""
+
+    k: int
+    out: Path
+    seen: str
+    fallback: str | None
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UsageError(f"--k must be at least 1, got {self.k}")
+        if self.seen not in ("all", "train"):
+            raise UsageError(f"--seen must be 'all' or 'train', got {self.seen!r}")
+        if self.fallback not in (None, "popularity"):
+            raise UsageError(f"--fallback must be 'popularity', got {self.fallback!r}")
+        if self.out.exists():
+            raise UsageError(f"{self.out} exists and is never overwritten; remove it or choose another --out")
+
+
+def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, observer: Observer) -> RecommendSummary:
+    wider = with_new_nodes(run, files.new_users, files.new_items) if files.bring_nodes else None
+    dataset = wider.dataset if wider else run.dataset
+    request = read_request(dataset, files, keep_unknown=options.fallback is not None)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    lists = _Lists(
+        k=options.k,
+        request=request,
+        known=dataset.known_items(*((dataset.valid, dataset.test) if options.seen == "all" else ())),
+        scorer=wider.scorer if wider else run.scorer(options.out.parent),
+        popularity=PopularityScorer.of(dataset.graph),
+        untrained_R=_untrained(dataset, run.refitted, request),
+        falls_back=options.fallback is not None,
+    )
+    with atomic_file(options.out) as path:
+        lengths_R = _write(path, dataset, request, lists.in_chunks(chunk), observer)
+    made = lists.summary(options.out, lengths_R, wider.unknown_items if wider else 0)
+    if made.untrained and dataset.user_features is None:
         observer.warn(
-            f"{untrained:,} of {int((lengths_R > 0).sum()):,} users have no interaction that {run.folder} knows, "
+            f"{made.untrained:,} of {made.users:,} users have no interaction that {run.folder} knows, "
             "so their lists say nothing of them; --fallback popularity gives them the most popular items"
         )
-    return RecommendSummary(
-        out=out,
-        users=int((lengths_R > 0).sum()),
-        rows=int(lengths_R.sum()),
-        short=int(((lengths_R > 0) & (lengths_R < k)).sum()),
-        fallback=int((popular_R & (lengths_R > 0)).sum()),
-        untrained=untrained,
-        unknown_users=request.unknown_users,
-        unknown_items=request.unknown_items + unknown_items,
-    )
+    return made
 
 
-def _check_options(k: int, out: Path, seen: str, fallback: str | None) -> None:
-    if k < 1:
-        raise UsageError(f"--k must be at least 1, got {k}")
-    if seen not in ("all", "train"):
-        raise UsageError(f"--seen must be 'all' or 'train', got {seen!r}")
-    if fallback not in (None, "popularity"):
-        raise UsageError(f"--fallback must be 'popularity', got {fallback!r}")
-    if out.exists():
-        raise UsageError(f"{out} exists and is never overwritten; remove it or choose another --out")
-
-
-def _untrained(run: Run, dataset: Dataset, request: Request) -> NDArray[np.bool_]:
+def _untrained(dataset: Dataset, refitted: bool, request: Request) -> NDArray[np.bool_]:
     """The rows whose user had no interaction in what the model was trained on or is folded in from."""
-    degrees_U = dataset.graph.user_items.degrees
-    if run.refitted:
-        degrees_U = degrees_U + np.bincount(dataset.valid.users_E, minlength=len(degrees_U))
+    degrees_U, _ = trained_degrees(dataset, refitted)
     return (request.numbers_R < 0) | (degrees_U[request.numbers_R] == 0)
 
 
-def _csr_of(part: Interactions, dataset: Dataset) -> Csr:
-    return csr_from_edges(part.users_E, part.items_E, len(dataset.user_ids), len(dataset.item_ids))
+@dataclass(frozen=True)
+class _Lists:
+    """The lists of a request: of `k` items by `scorer`; with `falls_back` by `popularity` for rows of untrained users.
 
+    `known`: user -> items left out. They are not merged, as a user may know very many.
+    """
 
-def _rank_rows(
-    scorers: tuple[Scorer, Scorer],
-    request: Request,
-    known: Sequence[Csr],
-    popular_R: NDArray[np.bool_],
-    rows_B: NDArray[np.int32],
-    k: int,
-) -> TopK:
-    """Lists of some rows of the request: by the first scorer, popular rows by the second."""
-    merged = empty_lists(rows_B, k)
-    for scorer, chosen_B in zip(scorers, (~popular_R[rows_B], popular_R[rows_B]), strict=True):
-        rows = rows_B[chosen_B]
-        if len(rows):
-            hidden, listed = _hidden(request, known, rows), _listed(request, rows)
-            lists = rank_chunk(scorer, request.numbers_R[rows], k, hidden, listed)
-            merged.items_BK[chosen_B], merged.scores_BK[chosen_B] = lists.items_BK, lists.scores_BK
-    return merged
+    k: int
+    request: Request
+    known: Sequence[Csr]
+    scorer: Scorer
+    popularity: PopularityScorer
+    untrained_R: NDArray[np.bool_]
+    falls_back: bool
 
+    def in_chunks(self, rows: int) -> Iterator[TopK]:
+        """All lists in the order of the request, those of `rows` rows at a time."""
+        count = len(self.request.ids)
 
-def _hidden(request: Request, known: Sequence[Csr], rows_B: NDArray[np.int32]) -> Hidden:
-    """What each row must not get: its user's known items and its exclusions; never merged, as a user may know very many."""
-    users_B = request.numbers_R[rows_B]
-    lists = [ItemLists(csr, users_B) for csr in known]
-    if request.excluded is not None:
-        lists.append(ItemLists(request.excluded, rows_B))
-    return Hidden(tuple(lists))
+        def rank(start: int) -> TopK:
+            return self._ranked(np.arange(start, min(start + rows, count), dtype=np.int32))
+
+        return in_chunks(self.scorer, rank, range(0, count, rows))
+
+    def summary(self, out: Path, lengths_R: NDArray[np.int64], unknown_items: int) -> RecommendSummary:
+        listed_R, k = lengths_R > 0, self.k
+        untrained = int((self.untrained_R & listed_R).sum())
+        return RecommendSummary(
+            out=out,
+            users=int(listed_R.sum()),
+            rows=int(lengths_R.sum()),
+            short=int((listed_R & (lengths_R < k)).sum()),
+            fallback=untrained if self.falls_back else 0,
+            untrained=0 if self.falls_back else untrained,
+            unknown_users=self.request.unknown_users,
+            unknown_items=self.request.unknown_items + unknown_items,
+        )
+
+    def _ranked(self, rows_B: NDArray[np.int32]) -> TopK:
+        merged = empty_lists(rows_B, self.k)
+        popular_B = self.untrained_R[rows_B] & self.falls_back
+        for scorer, chosen_B in ((self.scorer, ~popular_B), (self.popularity, popular_B)):
+            rows = rows_B[chosen_B]
+            if len(rows):
+                lists = rank_chunk(scorer, self.request.numbers_R[rows], self.k, self._hidden(rows), _listed(self.request, rows))
+                merged.items_BK[chosen_B], merged.scores_BK[chosen_B] = lists.items_BK, lists.scores_BK
+        return merged
+
+    def _hidden(self, rows_B: NDArray[np.int32]) -> Hidden:
+        """What each row must not get: its user's known items and its exclusions."""
+        users_B = self.request.numbers_R[rows_B]
+        lists = [ItemLists(csr, users_B) for csr in self.known]
+        if self.request.excluded is not None:
+            lists.append(ItemLists(self.request.excluded, rows_B))
+        return Hidden(tuple(lists))
 
 
 def _listed(request: Request, rows_B: NDArray[np.int32]) -> ItemLists | None:

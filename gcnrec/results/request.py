@@ -21,6 +21,27 @@ from gcnrec.results.id_files import ids_of, item_column, read_table, user_column
 
 
 @dataclass(frozen=True, slots=True)
+class RequestFiles:
+    """The files of a `recommend` call (`gcnrec.results.recommend`); None where one is not given."""
+
+    users: Path | None
+    items: Path | None
+    candidates: Path | None
+    exclude: Path | None
+    new_users: Path | None
+    new_items: Path | None
+
+    @property
+    def bring_nodes(self) -> bool:
+        return self.new_users is not None or self.new_items is not None
+
+    @property
+    def given(self) -> list[Path]:
+        files = (self.users, self.items, self.candidates, self.exclude, self.new_users, self.new_items)
+        return [path for path in files if path is not None]
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """`ids`: the users asked for, each once; `numbers_R` int32: their user numbers, -1 where the dataset has none.
 
@@ -37,22 +58,16 @@ class Request:
     unknown_items: int
 
 
-def read_request(
-    dataset: Dataset,
-    users: Path | None,
-    items: Path | None,
-    candidates: Path | None,
-    exclude: Path | None,
-    keep_unknown: bool,
-) -> Request:
-    """Users of the file `users`, else of `candidates`, else all by number; unknown ones only with `keep_unknown`.
+def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> Request:
+    """Users of the first file that names some, else all by number; unknown ones only with `keep_unknown`.
 
     An `exclude` file of one column names items to leave out for everybody, otherwise user and item pairs.
     Raises DataError for a file that cannot be read or of which no id is known.
     """
-    ids, numbers_R, unknown_users = _users(dataset, users or candidates, keep_unknown)
+    ids, numbers_R, unknown_users = _users(dataset, files.users or files.candidates or files.new_users, keep_unknown)
     rows = Vocabulary(ids)
-    allowed_I, unknown_items = _only(dataset, items)
+    allowed_I, unknown_items = _only(dataset, files.items)
+    candidates, exclude = files.candidates, files.exclude
     listed, excluded = None, None
     if candidates is not None:
         listed, unknown = _pairs(dataset, candidates, rows)
