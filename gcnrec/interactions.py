@@ -1,11 +1,12 @@
 """Ids and numbers: `Vocabulary` converts between them, `Interactions` holds edges as numbers.
 
-*Ids* are what the user's data calls things and keep their Arrow type; *numbers* are 0 .. n-1 by falling train degree.
+*Ids* come from the user's data and keep their Arrow type; *numbers* are 0 .. n-1 by falling train degree.
 Letters: E interactions, U users, I items.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,15 +22,12 @@ MAX_NODES = 2**31 - 1
 _CHUNK = 2**16
 
 
-@dataclass(frozen=True)
-class Vocabulary:
+class Vocabulary(ABC):
     """Original ids in the order of their numbers: `ids[number]`. Ids are unique and hold no null."""
 
-    ids: pa.Array
-
-    def __post_init__(self) -> None:
-        if self.ids.null_count:
-            raise DataError(f"ids must not be null, {self.ids.null_count} are; drop or map them before building a vocabulary")
+    @property
+    @abstractmethod
+    def ids(self) -> pa.Array: ...
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,6 +81,19 @@ class Vocabulary:
     def decode(self, numbers: NDArray[np.integer]) -> pa.Array:
         """The original ids of `numbers`, in their Arrow type."""
         return self.ids.take(pa.array(numbers))
+
+
+class MemoryVocabulary(Vocabulary):
+    """A vocabulary whose ids lie in memory. Raises DataError where one is null."""
+
+    def __init__(self, ids: pa.Array) -> None:
+        if ids.null_count:
+            raise DataError(f"ids must not be null, {ids.null_count} are; drop or map them before building a vocabulary")
+        self._ids = ids
+
+    @property
+    def ids(self) -> pa.Array:
+        return self._ids
 
 
 def _as_type(ids: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:

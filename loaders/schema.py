@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
-from gcnrec.interactions import Interactions, Vocabulary
+from gcnrec.interactions import Interactions, MemoryVocabulary, Vocabulary
 from gcnrec.system.locks import locked
 
 FORMAT = 1
@@ -226,44 +226,43 @@ def _check_files(folder: Path, info: dict[str, Any], verify: bool) -> None:
 
 
 class StoredVocabulary(Vocabulary):
-    """The ids of `users.parquet` or `items.parquet`, in the order of their numbers; in memory from when they are first asked for.
+    """The ids of `users.parquet` or `items.parquet`; `ids` reads them into memory at its first use.
 
-    DataError when the file cannot be read.
+    Raises DataError when the file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         try:
-            rows, kind = pq.read_metadata(path).num_rows, pq.read_schema(path).field("id").type
+            self._rows, self._type = int(pq.read_metadata(path).num_rows), pq.read_schema(path).field("id").type
         except (OSError, KeyError, pa.ArrowInvalid) as problem:
             raise DataError(f"{path} cannot be read ({problem}); ingest again") from None
-        self.__dict__.update(_path=path, _rows=rows, _kind=kind)
+        self._path = path
 
     def __len__(self) -> int:
-        return int(self.__dict__["_rows"])
+        return self._rows
 
     @property
     def type(self) -> pa.DataType:
-        return self.__dict__["_kind"]
+        return self._type
 
     @property
     def nbytes(self) -> int:
-        metadata = pq.read_metadata(self.__dict__["_path"])
+        metadata = pq.read_metadata(self._path)
         groups = map(metadata.row_group, range(metadata.num_row_groups))
         return 8 * len(self) + sum(group.column(0).total_uncompressed_size for group in groups)
 
     @cached_property
-    def ids(self) -> pa.Array:  # type: ignore[override]
-        return Vocabulary(_read(self.__dict__["_path"], ["id"]).column("id").combine_chunks()).ids
+    def ids(self) -> pa.Array:
+        return MemoryVocabulary(_read(self._path, ["id"]).column("id").combine_chunks()).ids
 
     def chunks(self, rows: int) -> Iterator[pa.Array]:
         """Read from the file, a few at a time."""
-        path = self.__dict__["_path"]
         try:
-            with pq.ParquetFile(path, buffer_size=2**18, pre_buffer=False) as file:
+            with pq.ParquetFile(self._path, buffer_size=2**18, pre_buffer=False) as file:
                 for batch in file.iter_batches(rows, columns=["id"], use_threads=False):
                     yield batch.column(0)
         except (OSError, pa.ArrowInvalid) as problem:
-            raise DataError(f"{path} cannot be read ({problem}); ingest again") from None
+            raise DataError(f"{self._path} cannot be read ({problem}); ingest again") from None
 
 
 def _open_held_out(path: Path, user_ids: Vocabulary, item_ids: Vocabulary) -> Interactions:

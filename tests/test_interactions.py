@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcnrec.errors import DataError
-from gcnrec.interactions import Interactions, Vocabulary
+from gcnrec.interactions import Interactions, MemoryVocabulary
 
 IDS = st.one_of(
     st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=20).map(lambda ids: pa.array(ids, pa.int64())),
@@ -23,7 +23,7 @@ IDS = st.one_of(
 
 @given(IDS, st.data())
 def test_decode_of_numbers(ids, data):
-    vocabulary = Vocabulary(ids)
+    vocabulary = MemoryVocabulary(ids)
     numbers = data.draw(st.lists(st.integers(0, max(len(ids) - 1, 0)), max_size=30 if len(ids) else 0))
     decoded = vocabulary.decode(np.array(numbers, np.int64))
     assert decoded.to_pylist() == [ids[number].as_py() for number in numbers] and decoded.type == ids.type
@@ -32,23 +32,23 @@ def test_decode_of_numbers(ids, data):
 
 
 def test_unknown_and_null_ids_are_minus_one():
-    vocabulary = Vocabulary(pa.array(["a", "b"]))
+    vocabulary = MemoryVocabulary(pa.array(["a", "b"]))
     assert vocabulary.numbers(pa.array(["b", None, "c", "a"])).tolist() == [1, -1, -1, 0]
     assert vocabulary.numbers(pa.chunked_array([["b"], ["a"]])).tolist() == [1, 0]
     assert vocabulary.numbers(pa.array([], pa.string())).dtype == np.int32
-    assert Vocabulary(pa.array([5, 7], pa.int16())).numbers(pa.array([7, 7000, 65541, None])).tolist() == [1, -1, -1, -1]
-    assert Vocabulary(pa.array([2**64 - 1], pa.uint64())).numbers(pa.array([-1], pa.int64())).tolist() == [-1]
+    assert MemoryVocabulary(pa.array([5, 7], pa.int16())).numbers(pa.array([7, 7000, 65541, None])).tolist() == [1, -1, -1, -1]
+    assert MemoryVocabulary(pa.array([2**64 - 1], pa.uint64())).numbers(pa.array([-1], pa.int64())).tolist() == [-1]
 
 
 def test_ids_of_another_kind():
     with pytest.raises(DataError, match="cannot be read as int64"):
-        Vocabulary(pa.array([1, 2])).numbers(pa.array(["one"]))
+        MemoryVocabulary(pa.array([1, 2])).numbers(pa.array(["one"]))
     with pytest.raises(DataError, match="must not be null, 1 are"):
-        Vocabulary(pa.array([1, None]))
+        MemoryVocabulary(pa.array([1, None]))
 
 
 def test_interactions_check_their_columns():
-    users, items = Vocabulary(pa.array([1, 2])), Vocabulary(pa.array(["x"]))
+    users, items = MemoryVocabulary(pa.array([1, 2])), MemoryVocabulary(pa.array(["x"]))
     pair = np.array([1], np.int32), np.array([0], np.int32)
     assert len(Interactions(*pair, None, None, users, items)) == 1
     with pytest.raises(DataError, match="times_E must have one entry"):

@@ -23,7 +23,7 @@ from gcnrec.closed_forms.mixture_files import load_partners, mixture_scorer
 from gcnrec.config import INDUCTIVE
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
-from gcnrec.interactions import Vocabulary
+from gcnrec.interactions import MemoryVocabulary, Vocabulary
 from gcnrec.loaders.features.encode import encode_features
 from gcnrec.loaders.schema import Dataset
 from gcnrec.models.node_inputs import Features
@@ -125,7 +125,7 @@ def _appended(known: Vocabulary, ids: pa.Array | pa.ChunkedArray) -> Vocabulary:
     kind = known.ids.type
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
     chunks = pa.chunked_array([known.ids.cast(plain), *pa.chunked_array(ids).cast(plain).chunks])
-    return Vocabulary(chunks.combine_chunks().cast(kind))
+    return MemoryVocabulary(chunks.combine_chunks().cast(kind))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
 from gcnrec.graph import Csr, csr_from_edges
-from gcnrec.interactions import Vocabulary
+from gcnrec.interactions import MemoryVocabulary, Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.results.id_files import ids_of, item_column, read_table, user_column
 
@@ -65,7 +65,7 @@ def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> R
     Raises DataError for a file that cannot be read or of which no id is known.
     """
     ids, numbers_R, unknown_users = _users(dataset, files.users or files.candidates or files.new_users, keep_unknown)
-    rows = Vocabulary(ids)
+    rows = MemoryVocabulary(ids)
     allowed_I, unknown_items = _only(dataset, files.items)
     candidates, exclude = files.candidates, files.exclude
     listed, excluded = None, None

@@ -11,7 +11,7 @@ from gcnrec.closed_forms import closed_form, exponents
 from gcnrec.config import Job, Model
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.interactions import Interactions, Vocabulary
+from gcnrec.interactions import Interactions, MemoryVocabulary
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
 
@@ -31,7 +31,7 @@ def world(seed=0):
 
 
 def interactions(users, items):
-    ids = (Vocabulary(pa.array(range(count))) for count in (USERS, ITEMS))
+    ids = (MemoryVocabulary(pa.array(range(count))) for count in (USERS, ITEMS))
     return Interactions(users.astype(np.int32), items.astype(np.int32), None, None, *ids)
 
 

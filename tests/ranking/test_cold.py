@@ -12,7 +12,7 @@ import torch
 
 from gcnrec.config import Data, Job
 from gcnrec.graph import csr_from_edges
-from gcnrec.interactions import Interactions, Vocabulary
+from gcnrec.interactions import Interactions, MemoryVocabulary
 from gcnrec.loaders.parquet import ingest
 from gcnrec.pipeline import run_job
 from gcnrec.ranking.cold import cold_metrics
@@ -31,7 +31,7 @@ SCORES_UI = torch.tensor([[9.0, 8, 7, 6, 5, 4], [9, 8, 7, 4, 6, 5], [1, 2, 3, 4,
 
 def pairs(edges):
     users_E, items_E = (np.array(column, np.int32) for column in zip(*edges, strict=True))
-    vocabularies = Vocabulary(pa.array(["a", "b", "c"])), Vocabulary(pa.array(range(ITEMS)))
+    vocabularies = MemoryVocabulary(pa.array(["a", "b", "c"])), MemoryVocabulary(pa.array(range(ITEMS)))
     return Interactions(users_E, items_E, None, None, *vocabularies)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gcnrec.graph import BipartiteGraph, csr_from_edges
-from gcnrec.interactions import Interactions, Vocabulary
+from gcnrec.interactions import Interactions, MemoryVocabulary
 from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate, metric_columns
 from gcnrec.ranking.metrics import Judged
 from gcnrec.ranking.scorer import EmbeddingScorer
@@ -54,7 +54,7 @@ def world():
 def judged(world, tilt, ks=(3, 20)):
     scorer, graph, _, held = world
     users, items = (np.ascontiguousarray(column) for column in np.array(sorted(held), np.int32).T)
-    ids = [Vocabulary(pa.array(np.arange(size))) for size in (USERS, ITEMS)]
+    ids = [MemoryVocabulary(pa.array(np.arange(size))) for size in (USERS, ITEMS)]
     pairs = Interactions(users, items, None, None, *ids)
     return evaluate(scorer, HeldOutSplit.of(pairs, graph), Measures(ks, resamples=20, tilt=tilt), chunk=7)
 

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import csr_from_edges
-from gcnrec.interactions import Vocabulary
+from gcnrec.interactions import MemoryVocabulary
 from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.results import export as module
@@ -218,7 +218,7 @@ IDS = [
 @pytest.mark.parametrize(("ids", "text"), IDS)
 def test_ids_of_every_type_come_back(tmp_path, ids, text):
     world = World("tiny", 3, 3, [(0, 0), (1, 0), (2, 1), (0, 2)], [], [])
-    dataset = replace(write_dataset(world, tmp_path / "data"), item_ids=Vocabulary(ids))
+    dataset = replace(write_dataset(world, tmp_path / "data"), item_ids=MemoryVocabulary(ids))
     run = SimpleNamespace(dataset=dataset, folder=tmp_path, job=Job(), refitted=False, mixture=None)
     write_bundle(run, Exported(ExportRule("inner"), torch.rand(3, 2), torch.rand(3, 2)), tmp_path / "b")
     serve = {"__name__": "serve"}

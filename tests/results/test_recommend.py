@@ -15,7 +15,7 @@ import torch
 
 from gcnrec.errors import DataError, DivergedError, UsageError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.interactions import Interactions, Vocabulary
+from gcnrec.interactions import Interactions, MemoryVocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.results.recommend import recommend
@@ -33,8 +33,8 @@ def pairs(edges, users, items) -> Interactions:
 
 
 def fake_run(user_ids: pa.Array | None = None, item_ids: pa.Array | None = None, refitted=False, scores=SCORES):
-    users = Vocabulary(pa.array([101, 102, 103, 104], pa.uint16()) if user_ids is None else user_ids)
-    items = Vocabulary(pa.array(ITEMS) if item_ids is None else item_ids)
+    users = MemoryVocabulary(pa.array([101, 102, 103, 104], pa.uint16()) if user_ids is None else user_ids)
+    items = MemoryVocabulary(pa.array(ITEMS) if item_ids is None else item_ids)
     train = pairs(TRAIN, users, items)
     graph = BipartiteGraph.from_edges(train.users_E, train.items_E, 4, 5)
     info = {"name": "shop", "digest": "d", "data": {"user": "row.customer", "item": "product"}}

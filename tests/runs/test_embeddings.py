@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gcnrec.errors import DataError
-from gcnrec.interactions import Vocabulary
+from gcnrec.interactions import MemoryVocabulary
 from gcnrec.runs import embeddings
 from gcnrec.runs.embeddings import map_embeddings
 
@@ -25,7 +25,7 @@ def test_rows_in_the_order_of_the_ids(tmp_path, monkeypatch, kind):
     rows_RF = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
     ids = pa.array([str(each) for each in range(20, 31)]).cast(kind)
     written(tmp_path / "users.parquet", ids, rows_RF)
-    assert torch.equal(map_embeddings(tmp_path / "users.parquet", Vocabulary(ids), tmp_path), torch.from_numpy(rows_RF))
+    assert torch.equal(map_embeddings(tmp_path / "users.parquet", MemoryVocabulary(ids), tmp_path), torch.from_numpy(rows_RF))
     assert [path.name for path in tmp_path.iterdir()] == ["users.parquet"]
 
 
@@ -33,10 +33,10 @@ def test_rows_in_the_order_of_the_ids(tmp_path, monkeypatch, kind):
 def test_other_ids_are_refused(tmp_path, others):
     written(tmp_path / "items.parquet", pa.array(others), np.zeros((len(others), 2), np.float32))
     with pytest.raises(DataError, match="must hold the ids of the dataset"):
-        map_embeddings(tmp_path / "items.parquet", Vocabulary(pa.array([1, 2, 3])), tmp_path)
+        map_embeddings(tmp_path / "items.parquet", MemoryVocabulary(pa.array([1, 2, 3])), tmp_path)
 
 
 def test_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "items.parquet").write_bytes(b"not parquet")
     with pytest.raises(DataError, match="cannot be read"):
-        map_embeddings(tmp_path / "items.parquet", Vocabulary(pa.array([1])), tmp_path)
+        map_embeddings(tmp_path / "items.parquet", MemoryVocabulary(pa.array([1])), tmp_path)

@@ -12,11 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from gcnrec.errors import DataError
-from gcnrec.interactions import Vocabulary
+from gcnrec.interactions import MemoryVocabulary
 from gcnrec.runs.slot_files import order_digest, read_slots, write_slots
 from gcnrec.tables.slots import SlotBlock, SlotTable
 
-ORDER = order_digest(Vocabulary(pa.array([7, 3])), Vocabulary(pa.array(["b", "a"])))
+ORDER = order_digest(MemoryVocabulary(pa.array([7, 3])), MemoryVocabulary(pa.array(["b", "a"])))
 COUNTS, COLUMNS, VALUES = [2, 0, 3, 1], [1, 5, 0, 2, 4, 3], [0.5, -1.0, 2.0, 3.0, -4.0, 0.0]
 HEADER = {
     "format": "gcnrec-slots", "version": "1", "num_rows": "4", "width": "6", "budget_values": "8", "dtype": "float32",
@@ -130,11 +130,11 @@ def test_what_is_no_such_file_is_refused(tmp_path, content):
 def test_the_digest_is_of_the_ids_in_their_order():
     lengths_and_texts = b"".join(len(text).to_bytes(8, "little") + text for text in (b"ab", b"c"))
     expected = hashlib.sha256(b"string 2\n" + lengths_and_texts).hexdigest()
-    assert order_digest(Vocabulary(pa.array(["ab", "c"]))) == expected
+    assert order_digest(MemoryVocabulary(pa.array(["ab", "c"]))) == expected
     others = [["c", "ab"], ["a", "bc"], ["ab"], ["ab", "c", "d"]]
-    assert expected not in {order_digest(Vocabulary(pa.array(ids))) for ids in others}
-    assert order_digest(Vocabulary(pa.array(["ab", "c"]).dictionary_encode())) == expected
-    assert order_digest(Vocabulary(pa.array([1, 2]))) != order_digest(Vocabulary(pa.array(["1", "2"])))
-    assert order_digest(Vocabulary(pa.array([1])), Vocabulary(pa.array([2, 3]))) != order_digest(
-        Vocabulary(pa.array([1, 2])), Vocabulary(pa.array([3]))
+    assert expected not in {order_digest(MemoryVocabulary(pa.array(ids))) for ids in others}
+    assert order_digest(MemoryVocabulary(pa.array(["ab", "c"]).dictionary_encode())) == expected
+    assert order_digest(MemoryVocabulary(pa.array([1, 2]))) != order_digest(MemoryVocabulary(pa.array(["1", "2"])))
+    assert order_digest(MemoryVocabulary(pa.array([1])), MemoryVocabulary(pa.array([2, 3]))) != order_digest(
+        MemoryVocabulary(pa.array([1, 2])), MemoryVocabulary(pa.array([3]))
     )
