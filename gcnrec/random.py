@@ -51,15 +51,23 @@ def philox4x32(  # type: ignore[no-untyped-def]
     return c0, c1, c2, c3
 
 
+@numba.njit(inline="always")
+def two_u64(seed, stage, step, counter):  # type: ignore[no-untyped-def]
+    """The uniform uint64 with indices `2 * counter` and `2 * counter + 1`; `seed` and `counter` are uint64."""
+    a, b, c, d = philox4x32(
+        np.uint32(counter & _LOW), np.uint32(counter >> _32), np.uint32(step), np.uint32(stage),
+        np.uint32(seed & _LOW), np.uint32(seed >> _32),
+    )  # fmt: skip
+    return (np.uint64(a) << _32) | np.uint64(b), (np.uint64(c) << _32) | np.uint64(d)
+
+
 @numba.njit(parallel=True, cache=True, nogil=True)
 def _fill_u64(seed, stage, step, first, out):  # type: ignore[no-untyped-def]
-    k0, k1 = np.uint32(seed & _LOW), np.uint32(seed >> _32)
     for block in numba.prange((out.shape[0] + 1) // 2):
-        index = np.uint64(first) // np.uint64(2) + np.uint64(block)
-        a, b, c, d = philox4x32(np.uint32(index & _LOW), np.uint32(index >> _32), np.uint32(step), np.uint32(stage), k0, k1)
-        out[2 * block] = (np.uint64(a) << _32) | np.uint64(b)
+        left, right = two_u64(seed, stage, step, np.uint64(first) // np.uint64(2) + np.uint64(block))
+        out[2 * block] = left
         if 2 * block + 1 < out.shape[0]:
-            out[2 * block + 1] = (np.uint64(c) << _32) | np.uint64(d)
+            out[2 * block + 1] = right
 
 
 def u64(seed: int, stage: Stage, step: int, count: int, first: int = 0) -> NDArray[np.uint64]:

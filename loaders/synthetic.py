@@ -24,14 +24,12 @@ from pydantic import Field, model_validator
 from gcnrec.config.job import Seed
 from gcnrec.config.toml import Section
 from gcnrec.errors import DataError
-from gcnrec.random import Stage, philox4x32
+from gcnrec.random import Stage, two_u64
 
 GROUP_ROWS = 2**20
 PART_GROUPS = 64
 _FIRST_SECOND = 1_500_000_000
 _SYNTHETIC = int(Stage.SYNTHETIC)
-_LOW = np.uint64(0xFFFFFFFF)
-_32 = np.uint64(32)
 _MULTIPLIER = np.uint64(0x2545F4914F6CDD1D)
 _63_BITS = np.uint64(2**63 - 1)
 
@@ -125,13 +123,8 @@ def write_rows(world: World, first: int, last: int, path: Path) -> None:
 @numba.njit(inline="always")
 def _uniforms(index, step, seed):  # type: ignore[no-untyped-def]
     """Two float64 in [0, 1) from one counter."""
-    a, b, c, d = philox4x32(
-        np.uint32(index & _LOW), np.uint32(index >> _32), np.uint32(step), np.uint32(_SYNTHETIC),
-        np.uint32(seed & _LOW), np.uint32(seed >> _32),
-    )  # fmt: skip
-    left = ((np.uint64(a) << _32) | np.uint64(b)) >> np.uint64(11)
-    right = ((np.uint64(c) << _32) | np.uint64(d)) >> np.uint64(11)
-    return np.float64(left) * 2.0**-53, np.float64(right) * 2.0**-53
+    left, right = two_u64(seed, _SYNTHETIC, step, index)
+    return np.float64(left >> np.uint64(11)) * 2.0**-53, np.float64(right >> np.uint64(11)) * 2.0**-53
 
 
 @numba.njit(inline="always")

@@ -47,6 +47,9 @@ class Staged:
     def num_items(self) -> int:
         return len(self.item_ids)
 
+    def sorted_pairs(self, rows: Rows, scratch: Scratch) -> splits.SortedPairs:
+        return splits.SortedPairs(rows.pairs_E, self.num_users, self.num_items, scratch)
+
 
 def split_of(data: Data) -> str:
     """The split that applies: `given` with a test file, else `temporal` with a time column, else `random`."""
@@ -58,8 +61,7 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
     split = split_of(data)
     parts = drop_repeats(_split(staged, data, split, scratch, report), data.repeats, scratch, report)
     if split in ("given", "random") and not data.valid and data.valid_size:
-        codes = scratch.codes(len(parts.train))
-        splits.carve(parts.train.pairs_E, staged.num_users, staged.num_items, data.valid_size, data.seed, codes, scratch)
+        codes = splits.carve(staged.sorted_pairs(parts.train, scratch), data.valid_size, data.seed)
         valid = parts.train.keep(codes, splits.VALID, scratch)
         parts = Parts(parts.train.keep(codes, splits.TRAIN, scratch), valid, parts.test)
     users = count_high(parts.train.pairs_E, staged.num_users, scratch)
@@ -87,8 +89,7 @@ def _split(staged: Staged, data: Data, split: str, scratch: Scratch, report: Rep
     rows = sort_rows(staged.files.pop("train"), staged.num_users, staged.num_items, scratch)
     if data.k_core > 1 and not after:
         rows = _k_core(rows, staged, data.k_core, scratch, report)
-    codes = scratch.codes(len(rows))
-    _mark_parts(rows, staged, data, split, codes, scratch, report)
+    codes = _codes(rows, staged, data, split, scratch, report)
     merged = {}
     for name, code in (("train", splits.TRAIN), ("valid", splits.VALID), ("test", splits.TEST)):
         part = rows.keep(codes, code, scratch)
@@ -104,30 +105,29 @@ def _split(staged: Staged, data: Data, split: str, scratch: Scratch, report: Rep
     return Parts(merged["train"], merged["valid"], merged["test"])
 
 
-def _mark_parts(
-    rows: Rows, staged: Staged, data: Data, split: str, codes: NDArray[np.int8], scratch: Scratch, report: Report
-) -> None:
-    """Mark the part of every row; `codes` comes as all TRAIN."""
-    valid_size = 0.0 if data.valid else data.valid_size
+def _codes(rows: Rows, staged: Staged, data: Data, split: str, scratch: Scratch, report: Report) -> NDArray[np.int8]:
+    """The part of every row, by the split of the data."""
+    valid_size, sorted_pairs = 0.0 if data.valid else data.valid_size, staged.sorted_pairs(rows, scratch)
     if split == "random":
-        splits.random_test(rows.pairs_E, staged.num_users, data.test_size, data.seed, codes, scratch)
-    elif split == "cold_items":
-        sizes = data.test_size, valid_size, data.warm_size
-        splits.cold_items(rows.pairs_E, staged.num_users, staged.num_items, *sizes, data.seed, codes, scratch)
-    elif split in ("leave_last", "temporal"):
-        if rows.times_E is None or staged.ticks is None:
-            raise DataError(f"split = '{split}' needs time, the column that orders interactions")
-        if split == "leave_last":
-            splits.leave_last(rows.pairs_E, rows.times_E, staged.num_users, valid_size > 0, codes, scratch)
-            return
-        test_from = (
-            splits.time_at(rows.times_E, data.test_size)
-            if data.test_from is None
-            else parse_time(data.test_from, data.time_unit, staged.ticks)
-        )
-        valid_from = splits.time_at(rows.times_E, valid_size, test_from) if valid_size else test_from
-        report.entries.update(valid_from_s=valid_from / staged.ticks, test_from_s=test_from / staged.ticks)
-        splits.temporal(rows.times_E, valid_from, test_from, codes)
+        return splits.random_test(sorted_pairs, data.test_size, data.seed)
+    if split == "cold_items":
+        return splits.cold_items(sorted_pairs, data.test_size, valid_size, data.warm_size, data.seed)
+    if split == "given":
+        return sorted_pairs.codes()
+    if rows.times_E is None or staged.ticks is None:
+        raise DataError(f"split = '{split}' needs time, the column that orders interactions")
+    if split == "leave_last":
+        return splits.leave_last(sorted_pairs, rows.times_E, valid_size > 0)
+    test_from = (
+        splits.time_at(rows.times_E, data.test_size)
+        if data.test_from is None
+        else parse_time(data.test_from, data.time_unit, staged.ticks)
+    )
+    valid_from = splits.time_at(rows.times_E, valid_size, test_from) if valid_size else test_from
+    report.entries.update(valid_from_s=valid_from / staged.ticks, test_from_s=test_from / staged.ticks)
+    codes = sorted_pairs.codes()
+    splits.temporal(rows.times_E, valid_from, test_from, codes)
+    return codes
 
 
 def _k_core(rows: Rows, staged: Staged, k: int, scratch: Scratch, report: Report) -> Rows:

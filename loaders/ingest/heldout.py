@@ -14,11 +14,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gcnrec.loaders.ingest import pairs
-from gcnrec.loaders.ingest.rows import Rows, count_codes
+from gcnrec.loaders.ingest.rows import Rows, count_codes, high_of, low_of
 from gcnrec.system.scratch import Scratch
 
-_32 = np.uint64(32)
-_LOW = np.uint64(0xFFFFFFFF)
 _GROUP_ROWS = 2**17
 
 
@@ -123,7 +121,7 @@ def write_held_out(path: Path, rows: Rows, ticks: int | None) -> None:
 @numba.njit(cache=True)
 def _mark_cold(pairs, users, items, users_may, items_may, cold_users, cold_items, codes):  # type: ignore[no-untyped-def]
     for row in range(len(pairs)):
-        user, item = np.int64(pairs[row] >> _32), np.int64(pairs[row] & _LOW)
+        user, item = high_of(pairs[row]), low_of(pairs[row])
         cold_users[user] |= not users[user]
         cold_items[item] |= not items[item]
         if not (users[user] or users_may) or not (items[item] or items_may):
@@ -133,5 +131,5 @@ def _mark_cold(pairs, users, items, users_may, items_may, cold_users, cold_items
 @numba.njit(cache=True)
 def _mark_seen(pairs, users, items):  # type: ignore[no-untyped-def]
     for row in range(len(pairs)):
-        users[np.int64(pairs[row] >> _32)] = True
-        items[np.int64(pairs[row] & _LOW)] = True
+        users[high_of(pairs[row])] = True
+        items[low_of(pairs[row])] = True

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
-from gcnrec.loaders.ingest.rows import Rows
+from gcnrec.loaders.ingest.rows import Rows, high_of
 from gcnrec.system.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 PREFIX = "leakage_"
 _NAMES = {"valid": "validation", "test": "test"}
-_32 = np.uint64(32)
 
 
 def report_leakage(parts: Parts, ticks: int | None, split: str, num_users: int, scratch: Scratch, report: Report) -> None:
@@ -86,9 +85,9 @@ def _count_after(times, moment):  # type: ignore[no-untyped-def]
 @numba.njit(cache=True)
 def _count_before_own(train_pairs, train_times, part_pairs, part_times, latest):  # type: ignore[no-untyped-def]
     for row in range(len(train_pairs)):
-        user = np.int64(train_pairs[row] >> _32)
+        user = high_of(train_pairs[row])
         latest[user] = max(latest[user], train_times[row])
     count = 0
     for row in range(len(part_pairs)):
-        count += part_times[row] < latest[np.int64(part_pairs[row] >> _32)]
+        count += part_times[row] < latest[high_of(part_pairs[row])]
     return count

@@ -6,11 +6,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.loaders.ingest.rows import Rows, radix_sort
+from gcnrec.loaders.ingest.rows import LOW, Rows, high_of, low_of, packed, radix_sort
 from gcnrec.system.scratch import Scratch
-
-_32 = np.uint64(32)
-_LOW = np.uint64(0xFFFFFFFF)
 
 
 def merge(rows: Rows, duplicates: str, scratch: Scratch) -> Rows:
@@ -39,7 +36,7 @@ def falling(degrees: NDArray[np.int64], kept: NDArray[np.bool_], scratch: Scratc
     _falling_keys(degrees, kept, most, keys)
     spare = Rows(scratch.empty(count, np.uint64), None, None)
     keys = radix_sort(Rows(keys, None, None), spare, most + 1, 0).pairs_E
-    keys &= _LOW
+    keys &= LOW
     order: NDArray[np.int64] = keys.view(np.int64)
     return order
 
@@ -55,7 +52,7 @@ def inverse(order: NDArray[np.int64], size: int, scratch: Scratch) -> NDArray[np
 def mark_alive(pairs_E, users, items, codes):  # type: ignore[no-untyped-def]
     """Code 1 for the pairs whose user and item are both marked."""
     for row in numba.prange(len(pairs_E)):
-        if users[np.int64(pairs_E[row] >> _32)] and items[np.int64(pairs_E[row] & _LOW)]:
+        if users[high_of(pairs_E[row])] and items[low_of(pairs_E[row])]:
             codes[row] = 1
 
 
@@ -74,30 +71,30 @@ def mark_contained(pairs_E, others, codes):  # type: ignore[no-untyped-def]
 def renumber(pairs_E, user_numbers, item_numbers):  # type: ignore[no-untyped-def]
     """The pairs in new numbers, in place."""
     for row in numba.prange(len(pairs_E)):
-        user = user_numbers[np.int64(pairs_E[row] >> _32)]
-        item = item_numbers[np.int64(pairs_E[row] & _LOW)]
-        pairs_E[row] = (np.uint64(user) << _32) | np.uint64(item)
+        user = user_numbers[high_of(pairs_E[row])]
+        item = item_numbers[low_of(pairs_E[row])]
+        pairs_E[row] = packed(user, item)
 
 
 @numba.njit(parallel=True, cache=True)
 def swap(pairs_E):  # type: ignore[no-untyped-def]
     """The pairs as `item << 32 | user`, in place."""
     for row in numba.prange(len(pairs_E)):
-        pairs_E[row] = (pairs_E[row] << _32) | (pairs_E[row] >> _32)
+        pairs_E[row] = packed(low_of(pairs_E[row]), high_of(pairs_E[row]))
 
 
 @numba.njit(parallel=True, cache=True)
 def low_numbers(pairs_E, out_E):  # type: ignore[no-untyped-def]
     """`out_E` int32 gets the low number of every pair."""
     for row in numba.prange(len(pairs_E)):
-        out_E[row] = np.int32(pairs_E[row] & _LOW)
+        out_E[row] = np.int32(low_of(pairs_E[row]))
 
 
 @numba.njit(parallel=True, cache=True)
 def high_numbers(pairs_E, out_E):  # type: ignore[no-untyped-def]
     """`out_E` int32 gets the high number of every pair."""
     for row in numba.prange(len(pairs_E)):
-        out_E[row] = np.int32(pairs_E[row] >> _32)
+        out_E[row] = np.int32(high_of(pairs_E[row]))
 
 
 @numba.njit(cache=True)
@@ -124,7 +121,7 @@ def _falling_keys(degrees, kept, most, keys):  # type: ignore[no-untyped-def]
     at = 0
     for node in range(len(degrees)):
         if kept[node]:
-            keys[at] = (np.uint64(most - degrees[node]) << _32) | np.uint64(node)
+            keys[at] = packed(most - degrees[node], node)
             at += 1
 
 
@@ -143,16 +140,16 @@ def _peel(pairs, users, items, degrees_U, degrees_I, k):  # type: ignore[no-unty
         fallen = 0
         degrees_I[:] = 0
         for row in range(len(pairs)):
-            if users[np.int64(pairs[row] >> _32)] and (row == 0 or pairs[row] != pairs[row - 1]):
-                degrees_I[np.int64(pairs[row] & _LOW)] += 1
+            if users[high_of(pairs[row])] and (row == 0 or pairs[row] != pairs[row - 1]):
+                degrees_I[low_of(pairs[row])] += 1
         for item in range(len(items)):
             if items[item] and degrees_I[item] < k:
                 items[item] = False
                 fallen += 1
         degrees_U[:] = 0
         for row in range(len(pairs)):
-            if items[np.int64(pairs[row] & _LOW)] and (row == 0 or pairs[row] != pairs[row - 1]):
-                degrees_U[np.int64(pairs[row] >> _32)] += 1
+            if items[low_of(pairs[row])] and (row == 0 or pairs[row] != pairs[row - 1]):
+                degrees_U[high_of(pairs[row])] += 1
         for user in range(len(users)):
             if users[user] and degrees_U[user] < k:
                 users[user] = False

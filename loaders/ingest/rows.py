@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from gcnrec.system.scratch import Scratch
 
+LOW = np.uint64(0xFFFFFFFF)
+"""The bits of a pair's low number."""
 _32 = np.uint64(32)
-_LOW = np.uint64(0xFFFFFFFF)
 _DIGIT_BITS = 11
 
 
@@ -60,6 +61,24 @@ class Rows:
             None if times is None else times[first:last],
             None if weights is None else weights[first:last],
         )
+
+
+@numba.njit(inline="always")
+def packed(high, low):  # type: ignore[no-untyped-def]
+    """The pair of two numbers."""
+    return (np.uint64(high) << _32) | np.uint64(low)
+
+
+@numba.njit(inline="always")
+def high_of(pair):  # type: ignore[no-untyped-def]
+    """The high number of a pair, its user, int64."""
+    return np.int64(pair >> _32)
+
+
+@numba.njit(inline="always")
+def low_of(pair):  # type: ignore[no-untyped-def]
+    """The low number of a pair, its item, int64."""
+    return np.int64(pair & LOW)
 
 
 def sort_rows(rows: Rows, num_high: int, num_low: int, scratch: Scratch) -> Rows:
@@ -206,7 +225,7 @@ def _later(a, b, times, weights):  # type: ignore[no-untyped-def]
 @numba.njit(cache=True)
 def _deal(pairs, bucket_of, cursor, source, target):  # type: ignore[no-untyped-def]
     for row in range(len(pairs)):
-        bucket = bucket_of[np.int64(pairs[row] >> _32)]
+        bucket = bucket_of[high_of(pairs[row])]
         target[cursor[bucket]] = source[row]
         cursor[bucket] += 1
 
@@ -246,4 +265,4 @@ def count_low(pairs_E: NDArray[np.uint64], size: int, scratch: Scratch) -> NDArr
 @numba.njit(cache=True)
 def _count(pairs, shift, counts):  # type: ignore[no-untyped-def]
     for row in range(len(pairs)):
-        counts[np.int64((pairs[row] >> shift) & _LOW)] += 1
+        counts[np.int64((pairs[row] >> shift) & LOW)] += 1

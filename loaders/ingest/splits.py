@@ -1,4 +1,4 @@
-"""Which interaction is train, validation or test. Rows are sorted pairs; parts are one int8 per row.
+"""Which interaction is train, validation or test. Rows are sorted pairs; codes are one int8 per row: the part.
 
 Draws come from counter-based streams whose index is the pair itself, so a split depends on the data and the seed only,
 and repeats of a pair never land on two sides. Every function that cuts by time works on rows before repeats are merged.
@@ -6,13 +6,15 @@ and repeats of a pair never land on two sides. Every function that cuts by time 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec import random
-from gcnrec.loaders.ingest.rows import Rows, count_high, count_low, radix_sort
-from gcnrec.random import Stage, philox4x32
+from gcnrec.loaders.ingest.rows import Rows, count_high, count_low, high_of, low_of, radix_sort
+from gcnrec.random import Stage, two_u64
 from gcnrec.system.scratch import Scratch
 
 TRAIN, VALID, TEST = 0, 1, 2
@@ -22,34 +24,42 @@ _DRAWN = 2**16
 """Draws that are held at a time."""
 _LONG = 2**16
 """Interactions from which on a user's draws are counted, pass by pass, and not held."""
-_32 = np.uint64(32)
-_LOW = np.uint64(0xFFFFFFFF)
 
 
-def random_test(
-    pairs_E: NDArray[np.uint64], num_users: int, share: float, seed: int, parts: NDArray[np.int8], scratch: Scratch
-) -> None:
+@dataclass(frozen=True, slots=True)
+class SortedPairs:
+    """Pairs to split, sorted, of `num_users` users and `num_items` items; codes and counts lie in `scratch`."""
+
+    pairs_E: NDArray[np.uint64]
+    num_users: int
+    num_items: int
+    scratch: Scratch
+
+    def codes(self) -> NDArray[np.int8]:
+        """TRAIN for every pair."""
+        return self.scratch.codes(len(self.pairs_E))
+
+    def user_ends(self) -> NDArray[np.int64]:
+        """Where every user's pairs end, int64 (U)."""
+        ends = count_high(self.pairs_E, self.num_users, self.scratch)
+        return np.cumsum(ends, out=ends)
+
+
+def random_test(pairs: SortedPairs, share: float, seed: int) -> NDArray[np.int8]:
     """TEST for `round(share * n)` of every user's n distinct pairs, never all of them."""
-    ends = count_high(pairs_E, num_users, scratch)
-    np.cumsum(ends, out=ends)
-    _random_test(pairs_E, ends, share, np.uint64(seed), parts)
+    codes = pairs.codes()
+    _random_test(pairs.pairs_E, pairs.user_ends(), share, np.uint64(seed), codes)
+    return codes
 
 
-def leave_last(
-    pairs_E: NDArray[np.uint64],
-    times_E: NDArray[np.int64],
-    num_users: int,
-    valid: bool,
-    parts: NDArray[np.int8],
-    scratch: Scratch,
-) -> None:
-    """TEST for every user's last interaction, VALID (if asked for) for the one before; the first one stays TRAIN.
+def leave_last(pairs: SortedPairs, times_E: NDArray[np.int64], valid: bool) -> NDArray[np.int8]:
+    """TEST for every user's last interaction, with `valid` VALID for the previous one; the first one stays TRAIN.
 
     Equal times are ordered by item number.
     """
-    ends = count_high(pairs_E, num_users, scratch)
-    np.cumsum(ends, out=ends)
-    _leave_last(ends, times_E, valid, parts)
+    codes = pairs.codes()
+    _leave_last(pairs.user_ends(), times_E, valid, codes)
+    return codes
 
 
 @numba.njit(parallel=True, cache=True)
@@ -62,32 +72,23 @@ def temporal(times_E, valid_from, test_from, parts):  # type: ignore[no-untyped-
             parts[row] = VALID
 
 
-def cold_items(
-    pairs_E: NDArray[np.uint64],
-    num_users: int,
-    num_items: int,
-    test_size: float,
-    valid_size: float,
-    warm_size: float,
-    seed: int,
-    parts: NDArray[np.int8],
-    scratch: Scratch,
-) -> None:
+def cold_items(pairs: SortedPairs, test_size: float, valid_size: float, warm_size: float, seed: int) -> NDArray[np.int8]:
     """All interactions of a random `test_size` share of the items are TEST, of `valid_size` of the other items VALID.
 
-    Validation items are cold as well: the epoch must be chosen by what the test measures. Of the interactions with the items
+    Validation items are cold, too: the epoch must be chosen by what the test measures. Of the interactions with the items
     that are left, a share of `warm_size` is TEST and as much again VALID; the last of a user or an item stays TRAIN.
     """
-    order = _shuffled_items(count_low(pairs_E, num_items, scratch), seed, scratch)
+    codes, scratch = pairs.codes(), pairs.scratch
+    order = _shuffled_items(count_low(pairs.pairs_E, pairs.num_items, scratch), seed, scratch)
     num_test = round(test_size * len(order))
     num_valid = round(valid_size * (len(order) - num_test))
-    part_of_item = scratch.codes(num_items)
+    part_of_item = scratch.codes(pairs.num_items)
     part_of_item[order[:num_test]] = TEST
     part_of_item[order[num_test : num_test + num_valid]] = VALID
-    _by_item(pairs_E, part_of_item, parts)
+    _by_item(pairs.pairs_E, part_of_item, codes)
     if warm_size:
-        limits = np.uint64(warm_size * 2.0**64), np.uint64(min(2.0 * warm_size, 1.0 - 2.0**-53) * 2.0**64)
-        _carve(pairs_E, *limits, np.uint64(seed), parts, *_carved(num_users, scratch), *_carved(num_items, scratch))
+        _take(pairs, warm_size, min(2.0 * warm_size, 1.0 - 2.0**-53), seed, codes)
+    return codes
 
 
 def _shuffled_items(counts_I: NDArray[np.int64], seed: int, scratch: Scratch) -> NDArray[np.int64]:
@@ -104,26 +105,23 @@ def _shuffled_items(counts_I: NDArray[np.int64], seed: int, scratch: Scratch) ->
     return order
 
 
-def _carved(nodes: int, scratch: Scratch) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
-    """What `_carve` keeps of the nodes of one side: rows left to train, the row taken last, its draw."""
-    return scratch.full(nodes, np.int64, 0), scratch.full(nodes, np.int64, -1), scratch.full(nodes, np.uint64, 0)
-
-
-def carve(
-    pairs_E: NDArray[np.uint64],
-    num_users: int,
-    num_items: int,
-    share: float,
-    seed: int,
-    parts: NDArray[np.int8],
-    scratch: Scratch,
-) -> None:
+def carve(pairs: SortedPairs, share: float, seed: int) -> NDArray[np.int8]:
     """VALID for the merged train pairs that become validation: each with probability `share`.
 
     The last train pair of a user or an item is never taken, so no node is lost from train.
     """
-    limits = np.uint64(0), np.uint64(share * 2.0**64)
-    _carve(pairs_E, *limits, np.uint64(seed), parts, *_carved(num_users, scratch), *_carved(num_items, scratch))
+    codes = pairs.codes()
+    _take(pairs, 0.0, share, seed, codes)
+    return codes
+
+
+def _take(pairs: SortedPairs, test: float, both: float, seed: int, codes: NDArray[np.int8]) -> None:
+    """TEST for a share `test` of the pairs coded TRAIN, VALID for more up to a share of `both`."""
+    limits = np.uint64(test * 2.0**64), np.uint64(both * 2.0**64)
+    nodes, scratch = (pairs.num_users, pairs.num_items), pairs.scratch
+    # Of each side's nodes: the rows left to train, the row that was taken with the largest draw, and this draw.
+    sides = [(scratch.full(n, np.int64, 0), scratch.full(n, np.int64, -1), scratch.full(n, np.uint64, 0)) for n in nodes]
+    _carve(pairs.pairs_E, *limits, np.uint64(seed), codes, *sides[0], *sides[1])
 
 
 def time_at(times_E: NDArray[np.int64], share: float, below: int | None = None) -> int:
@@ -146,11 +144,7 @@ def time_at(times_E: NDArray[np.int64], share: float, below: int | None = None) 
 
 @numba.njit(inline="always")
 def _draw(pair, seed, step):  # type: ignore[no-untyped-def]
-    a, b, _, _ = philox4x32(
-        np.uint32(pair & _LOW), np.uint32(pair >> _32), np.uint32(step), np.uint32(_SPLIT), np.uint32(seed & _LOW),
-        np.uint32(seed >> _32),
-    )  # fmt: skip
-    return (np.uint64(a) << _32) | np.uint64(b)
+    return two_u64(seed, _SPLIT, step, pair)[0]
 
 
 @numba.njit(parallel=True, cache=True)
@@ -242,7 +236,7 @@ def _count_until(times, most):  # type: ignore[no-untyped-def]
 @numba.njit(parallel=True, cache=True)
 def _by_item(pairs, part_of_item, parts):  # type: ignore[no-untyped-def]
     for row in numba.prange(len(pairs)):
-        parts[row] = part_of_item[np.int64(pairs[row] & _LOW)]
+        parts[row] = part_of_item[low_of(pairs[row])]
 
 
 @numba.njit(cache=True)
@@ -252,7 +246,7 @@ def _carve(  # type: ignore[no-untyped-def]
     for row in range(len(pairs)):
         if parts[row] != TRAIN:
             continue
-        user, item = np.int64(pairs[row] >> _32), np.int64(pairs[row] & _LOW)
+        user, item = high_of(pairs[row]), low_of(pairs[row])
         key = _draw(pairs[row], seed, _VALID_STEP)
         if key >= below:
             user_left[user] += 1
@@ -268,7 +262,7 @@ def _carve(  # type: ignore[no-untyped-def]
     for node in range(len(user_left)):
         if user_left[node] == 0 and user_best[node] >= 0:
             parts[user_best[node]] = TRAIN
-            item_left[np.int64(pairs[user_best[node]] & _LOW)] += 1
+            item_left[low_of(pairs[user_best[node]])] += 1
     for node in range(len(item_left)):
         if item_left[node] == 0 and item_best[node] >= 0:
             parts[item_best[node]] = TRAIN

@@ -17,11 +17,8 @@ from gcnrec import interactions
 from gcnrec.errors import DataError
 from gcnrec.loaders.ingest.columns import TIME, WEIGHT
 from gcnrec.loaders.ingest.numbering import Ids, Numbering
-from gcnrec.loaders.ingest.rows import Rows
+from gcnrec.loaders.ingest.rows import Rows, high_of, low_of, packed
 from gcnrec.system.scratch import Scratch
-
-_32 = np.uint64(32)
-_LOW = np.uint64(0xFFFFFFFF)
 
 
 class Staging:
@@ -88,13 +85,13 @@ class Staging:
 @numba.njit(parallel=True, cache=True)
 def _pack(users, items, pairs):  # type: ignore[no-untyped-def]
     for row in numba.prange(len(pairs)):
-        pairs[row] = (np.uint64(users[row]) << _32) | np.uint64(items[row])
+        pairs[row] = packed(users[row], items[row])
 
 
 @numba.njit(parallel=True, cache=True)
 def _decode(pairs, user_numbers, item_numbers):  # type: ignore[no-untyped-def]
     """Numbers for codes, in place."""
     for row in numba.prange(len(pairs)):
-        user = user_numbers[np.int64(pairs[row] >> _32)]
-        item = item_numbers[np.int64(pairs[row] & _LOW)]
-        pairs[row] = (np.uint64(user) << _32) | np.uint64(item)
+        user = user_numbers[high_of(pairs[row])]
+        item = item_numbers[low_of(pairs[row])]
+        pairs[row] = packed(user, item)

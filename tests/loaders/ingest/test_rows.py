@@ -107,8 +107,7 @@ def test_contained(left, right):
 @given(EDGES, st.floats(0, 0.95), st.integers(0, 2**40))
 def test_random_split_is_exact_per_user(scratches, edges, share, seed):
     packed = np.sort(pack(edges))
-    codes = np.zeros(len(packed), np.int8)
-    splits.random_test(packed, NODES, share, seed, codes, scratches[1])
+    codes = splits.random_test(splits.SortedPairs(packed, NODES, NODES, scratches[1]), share, seed)
     for user in range(NODES):
         of_user = set(edge for edge in packed.tolist() if edge >> 32 == user)
         test = set(packed[codes == splits.TEST].tolist()) & of_user
@@ -127,8 +126,7 @@ def test_draws_of_long_users_are_counted_to_the_same_bound(rank, seed):
 @given(EDGES, st.floats(0, 0.99), st.integers(0, 2**40))
 def test_carve_loses_no_node(scratches, edges, share, seed):
     packed = np.unique(pack(edges))
-    codes = np.zeros(len(packed), np.int8)
-    splits.carve(packed, NODES, NODES, share, seed, codes, scratches[1])
+    codes = splits.carve(splits.SortedPairs(packed, NODES, NODES, scratches[1]), share, seed)
     train = packed[codes == splits.TRAIN]
     assert set((train >> np.uint64(32)).tolist()) == {user for user, _ in edges}
     assert set((train & np.uint64(0xFFFFFFFF)).tolist()) == {item for _, item in edges}
@@ -137,8 +135,7 @@ def test_carve_loses_no_node(scratches, edges, share, seed):
 
 def test_carve_takes_its_share(scratches):
     packed = pack([(user, item) for user in range(200) for item in range(200)])
-    codes = np.zeros(len(packed), np.int8)
-    splits.carve(packed, 200, 200, 0.1, 3, codes, scratches[1])
+    codes = splits.carve(splits.SortedPairs(packed, 200, 200, scratches[1]), 0.1, 3)
     # 40,000 draws of probability 0.1: five standard deviations are 300.
     assert abs(int(codes.sum()) - 4000) < 300
 
