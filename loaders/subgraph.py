@@ -62,8 +62,9 @@ class Subgraphs:
         self._nodes = NodeSet.empty(graph.num_nodes)
         self._process = os.getpid()
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _process=os.getpid())
+    def __reduce__(self) -> tuple[type[Subgraphs], tuple[BipartiteGraph, tuple[int, ...], int]]:
+        """Another process makes its own scratch."""
+        return Subgraphs, (self.graph, self.fanouts, self.seed)
 
     def check_process(self) -> None:
         """Raise UsageError in a forked process: numba's threads do not survive a fork."""

@@ -6,7 +6,7 @@ Letters: V given nodes, R rows to read, T targets and S sources of a hop, X draw
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -70,31 +70,30 @@ class BlockSampler(Protocol):
     def sample(self, nodes_V: NDArray[np.int64], num_users: int, step: int) -> Sampled: ...
 
 
-@dataclass(frozen=True)
 class NeighbourSampler:
     """Draws `fanouts[h]` neighbours of every target of hop h; hop 0 is at the given nodes.
 
     The order of `fanouts` is that of PyG's NeighborLoader (DGL's is the reverse). Sources of a hop are its drawn neighbours
-    alone; `with_targets` adds its targets, for models that read a node beside its neighbours in every layer (DGL's blocks).
+    alone; `with_targets` adds its targets, for models that read a node and its neighbours in every layer (DGL's blocks).
     `directions`, users' first, say how neighbours are drawn, default uniformly without replacement.
     Draws depend on (seed, step, hop, node) only. Scratch is reused, so threads wait for each other.
     Raises UsageError unless every fanout lies in 1 .. 64.
     """
 
-    graph: BipartiteGraph
-    fanouts: tuple[int, ...]
-    seed: int
-    with_targets: bool = False
-    directions: tuple[Direction, Direction] | None = None
-    _lock: threading.Lock = field(init=False, repr=False, compare=False, default_factory=threading.Lock)
-    _sources: NodeSet = field(init=False, repr=False, compare=False)
-    _rows: NodeSet = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        for fanout in self.fanouts:
+    def __init__(
+        self,
+        graph: BipartiteGraph,
+        fanouts: tuple[int, ...],
+        seed: int,
+        with_targets: bool = False,
+        directions: tuple[Direction, Direction] | None = None,
+    ) -> None:
+        for fanout in fanouts:
             check_fanout(fanout)
-        for name in ("_sources", "_rows"):
-            object.__setattr__(self, name, NodeSet.empty(self.graph.num_nodes))
+        self.graph, self.fanouts, self.seed, self.with_targets = graph, fanouts, seed, with_targets
+        self.directions = directions or uniform(graph)
+        self._lock = threading.Lock()
+        self._sources, self._rows = NodeSet.empty(graph.num_nodes), NodeSet.empty(graph.num_nodes)
 
     def sample(self, nodes_V: NDArray[np.int64], num_users: int, step: int) -> Sampled:
         """The blocks of `nodes_V`: ascending, unique, `num_users` users and then items (item + U)."""
@@ -122,7 +121,7 @@ class NeighbourSampler:
         self, targets_T: NDArray[np.int64], num_users: int, fanout: int, step: int, hop: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], NDArray[np.float32] | None]:
         """Users draw items, items draw users, and all become sources: (indptr, items drawn, users drawn, what they count)."""
-        of_users, of_items = self.directions or uniform(self.graph)
+        of_users, of_items = self.directions
         first_item = self.graph.num_users
         users_T, items_T = targets_T[:num_users].astype(np.int32), (targets_T[num_users:] - first_item).astype(np.int32)
         indptr, items_X, items_count_X = of_users.draw(users_T, fanout, self.seed, step, hop, 0)
