@@ -48,6 +48,12 @@ class Terminated(GcnrecError):
     exit_code = 143
 
 
+def first_line(problem: BaseException) -> str:
+    """The first line of an exception's message, without its full stop; the exception's name where there is none."""
+    lines = str(problem).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(problem).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint such as `; did you mean 'user_id'?`, or the list of what is known when nothing is near."""
     names = sorted(map(str, known))

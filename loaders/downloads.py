@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from gcnrec.errors import first_line
 from gcnrec.loaders.cards import Source
-from gcnrec.loaders.ingest.inputs import first_line
 from gcnrec.loaders.schema import sha256_of
 
 MOST_BYTES = 16 * 2**30

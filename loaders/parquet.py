@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gcnrec.config import Data
-from gcnrec.errors import DataError, UsageError, nearest
-from gcnrec.loaders.features.encode import Side, write_features
+from gcnrec.errors import DataError, UsageError, first_line, nearest
+from gcnrec.loaders.features.encode import FeatureFile, Side, write_features
 from gcnrec.loaders.ingest.build import Staged, build, split_of
 from gcnrec.loaders.ingest.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns
 from gcnrec.loaders.ingest.conditions import Condition, locked, parse_condition, shown
 from gcnrec.loaders.ingest.expressions import OWN
 from gcnrec.loaders.ingest.heldout import Report
-from gcnrec.loaders.ingest.inputs import BATCH_ROWS, Input, first_line, open_input
+from gcnrec.loaders.ingest.inputs import BATCH_ROWS, Input, open_input
 from gcnrec.loaders.ingest.staging import Staging
 from gcnrec.loaders.ingest.times import time_advice
 from gcnrec.loaders.recipe import recipe_of
@@ -53,9 +53,9 @@ def ingest(
 ) -> Dataset:
     """Read the files that `data` names (relative ones start at `data_root`) and write the dataset folder `out`.
 
-    Memory is bounded by `data.memory_limit`, whatever the input; beyond it are the process itself with its threads, and mapped
-    files, which the system takes from memory and gives back as it needs. Everything dropped is counted in
-    dataset.json under `report` and told to `progress` as lines of text; `work` hears (what, rows read, rows in all) of each pass.
+    `data.memory_limit` bounds memory, whatever the input. The process itself with its threads does not count, nor do mapped
+    files, which the system takes from memory as it needs. `dataset.json` counts under `report` whatever is dropped. `progress`
+    gets the same as lines of text, `work` (what, rows read, rows in all) of each pass.
     Raises DataError for data that is not what it was declared to be and for a full disk, UsageError for a `where` that is no
     condition on a row; `out` is then untouched.
     """
@@ -63,28 +63,16 @@ def ingest(
     where = parse_condition(data.where) if data.where is not None else None
     report = Report(progress, work)
     with new_folder(out, force, progress) as folder, memory_errors_as_sentences(data.memory_limit):
-        spill = folder / "scratch"
-        spill.mkdir()
-        scratch = Scratch(spill, limit)
-        files = _open_all(data, data_root, where)
-        advice = time_advice(data, split_of(data), files[0].source.columns())
-        staged = _stage(files, data, spill, scratch, report)
-        report.begin("splitting, numbering and writing")
-        info = build(staged, data, folder, scratch, report)
-        del staged
-        features = _write_features(data, folder, data_root, scratch, report)
-        for left in spill.iterdir():
-            left.unlink()
-        spill.rmdir()
-        described = {
-            "name": name,
-            **info,
-            **features,
-            "seed": data.seed,
-            "data": recipe_of(data, data_root),
-            "report": report.entries,
-        }
-        seal(folder, described)
+        with _scratch(folder / "scratch", limit) as scratch:
+            files = _open_all(data, data_root, where)
+            advice = time_advice(data, split_of(data), files[0].source.columns())
+            staged = _stage(files, data, scratch, report)
+            report.begin("splitting, numbering and writing")
+            info = build(staged, data, folder, scratch, report)
+            del staged
+            features = _write_features(data, folder, data_root, scratch, report)
+        recipe = {"seed": data.seed, "data": recipe_of(data, data_root), "report": report.entries}
+        seal(folder, {"name": name, **info, **features, **recipe})
     dataset = open_dataset(out)
     report.say(
         f"{name}: {info['num_users']:,} users, {info['num_items']:,} items, {info['num_train']:,} train, "
@@ -95,16 +83,23 @@ def ingest(
     return dataset
 
 
+@contextmanager
+def _scratch(folder: Path, limit: int) -> Iterator[Scratch]:
+    """Scratch in a new folder, removed at the end; after a failure it vanishes with the folder around it."""
+    folder.mkdir()
+    yield Scratch(folder, limit)
+    for left in folder.iterdir():
+        left.unlink()
+    folder.rmdir()
+
+
 def _write_features(data: Data, folder: Path, data_root: Path | None, scratch: Scratch, report: Report) -> dict[str, Any]:
     sides: tuple[tuple[Side, str | None, str | None], ...] = (
         ("user", data.user_features, data.user),
         ("item", data.item_features, data.item),
     )
-    return {
-        f"{side}_features": write_features(folder, side, text, data_root, column, data.text_width, scratch, report)
-        for side, text, column in sides
-        if text and column
-    }
+    files = [FeatureFile(side, text, data_root, column) for side, text, column in sides if text and column]
+    return {f"{file.side}_features": write_features(file, folder, data.text_width, scratch, report) for file in files}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +161,11 @@ def connect(spill: Path, limit: int, folders: Sequence[Path] = ()) -> Iterator[d
             (spill / "duckdb").rmdir()
 
 
-def _stage(files: list[_File], data: Data, spill: Path, scratch: Scratch, report: Report) -> Staged:
+def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> Staged:
     """Every file's rows in provisional numbers (the order of the ids), and the ids in this order."""
     first, staged = files[0].columns, {}
     staging = Staging(first.user_type, first.item_type, scratch)
-    with connect(spill, scratch.limit // 4) as connection:
+    with connect(scratch.folder, scratch.limit // 4) as connection:
         for file in files:
             _check_condition(connection, file)
         for file in files:

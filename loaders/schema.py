@@ -1,7 +1,6 @@
 """The dataset folder: its format, its writer and its reader.
 
 `dataset.json` (`format = 1`) names every file with shape, dtype and sha256; an unknown format is refused.
-Nothing here needs more than NumPy and pyarrow.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
 from gcnrec.interactions import Interactions, MemoryVocabulary, Vocabulary
+from gcnrec.system.files import sync
 from gcnrec.system.locks import locked
 
 FORMAT = 1
@@ -139,10 +139,10 @@ def _replacing(target: Path) -> Iterator[Path]:
         work.mkdir()
         yield work
         for path in sorted(work.rglob("*")):
-            _fsync(path)
-        _fsync(work)
+            sync(path)
+        sync(work)
         _put_in_place(work, target)
-        _fsync(target.parent)
+        sync(target.parent)
     except OSError as problem:
         raise DataError(
             f"cannot write {target}: {problem.strerror or problem}; free some space or choose another --out"
@@ -280,11 +280,3 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 def _open_optional(path: Path) -> NDArray[Any] | None:
     return np.load(path, mmap_mode="r").view(np.ndarray) if path.is_file() else None
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

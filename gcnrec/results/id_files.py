@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, first_line
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset
 
@@ -54,7 +54,7 @@ def read_table(path: Path, *columns: IdColumn) -> pa.Table:
     try:
         table = _read_csv(path, columns) if path.suffix.lower() == ".csv" else pq.read_table(path)
     except (OSError, pa.ArrowException) as problem:
-        raise DataError(f"{path} must be Parquet, or CSV with a header in UTF-8 ending in .csv ({_first(problem)})") from None
+        raise DataError(f"{path} must be Parquet, or CSV with a header in UTF-8 ending in .csv ({first_line(problem)})") from None
     if table.num_rows == 0:
         raise DataError(f"{path} holds no rows; leave the option out, or name the file that was meant")
     return table
@@ -76,7 +76,8 @@ def ids_of(path: Path, table: pa.Table, column: IdColumn) -> pa.ChunkedArray:
     try:
         return ids.cast(column.type)
     except pa.ArrowException as problem:
-        raise DataError(f"{path}: column {name!r} of type {ids.type} must hold {column.type} ids ({_first(problem)})") from None
+        reason = first_line(problem)
+        raise DataError(f"{path}: column {name!r} of type {ids.type} must hold {column.type} ids ({reason})") from None
 
 
 def _is_known(text: str, column: IdColumn) -> bool:
@@ -98,7 +99,3 @@ def _read_csv(path: Path, columns: tuple[IdColumn, ...]) -> pa.Table:
     if len(names) == 1 and len(columns) == 1:
         types[names[0]] = columns[0].type
     return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=types))
-
-
-def _first(problem: BaseException) -> str:
-    return str(problem).strip().splitlines()[0].rstrip(".") if str(problem).strip() else type(problem).__name__

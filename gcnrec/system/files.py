@@ -22,10 +22,9 @@ def atomic_file(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield work
-        with work.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(work)
         work.replace(target)
-        sync_folder(target.parent)
+        sync(target.parent)
     except (OSError, SafetensorError) as problem:  # safetensors tells of a full disk by an error of its own
         reason = getattr(problem, "strerror", None) or problem
         raise DataError(f"cannot write {target}: {reason}; free some space or choose another name") from problem
@@ -33,9 +32,9 @@ def atomic_file(target: Path) -> Iterator[Path]:
         work.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last through a crash of the machine."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's bytes, or the names in a folder, last through a crash of the machine."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

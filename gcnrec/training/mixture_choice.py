@@ -29,7 +29,7 @@ from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.runs.events import append_event, read_events
 from gcnrec.runs.folder import read_json, write_json
-from gcnrec.system.files import atomic_file, sync_folder
+from gcnrec.system.files import atomic_file, sync
 from gcnrec.training.work import Work
 
 AUTO = ("linkprop", "gfcf", "itemknn", "ease")
@@ -98,7 +98,7 @@ def fit_partners(work: Work, graph: BipartiteGraph) -> None:
             _fit(work, name, graph, target)
         elif not target.is_file():
             tried.replace(target)
-            sync_folder(target.parent)
+            sync(target.parent)
     shutil.rmtree(work.folder / "mixture" / ("fit" if partners else ""), ignore_errors=True)
 
 

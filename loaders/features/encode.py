@@ -25,14 +25,14 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, first_line
 from gcnrec.loaders.features.bag_of_words import BagFit, TfIdf
 from gcnrec.loaders.features.categories import CategoryFit, Hashed, MultiHot, OneHot
 from gcnrec.loaders.features.node_rows import node_numbers
 from gcnrec.loaders.features.numbers import NumberFit, Numbers
 from gcnrec.loaders.features.values import Kind, Place, is_list, kind_of
 from gcnrec.loaders.ingest.heldout import Report
-from gcnrec.loaders.ingest.inputs import Input, first_line, open_input
+from gcnrec.loaders.ingest.inputs import Input, open_input
 from gcnrec.loaders.schema import Dataset, StoredVocabulary
 from gcnrec.system.scratch import Scratch, reserve
 
@@ -76,19 +76,31 @@ class NodeFeatures:
     rows_RF: NDArray[np.float32]
 
 
-def write_features(
-    folder: Path, side: Side, text: str, base: Path | None, id_column: str, text_width: int, scratch: Scratch, report: Report
-) -> dict[str, Any]:
-    """Write `{side}_features.npy`, float32 (N, F) in the order of the nodes, from the Parquet input `text`.
+@dataclass(frozen=True, slots=True)
+class FeatureFile:
+    """The Parquet input `text` of features of users or items. Relative paths start at `base`; the data has their ids in `ids`."""
 
-    `text_width` are the columns that a bag of more words becomes. Tables of words lie beside it. The file is streamed: statistics
-    first, then the matrix; memory keeps to `scratch`, beyond the ids. Returns what dataset.json says: which columns came from
-    which input column, by which rule, and what fits it.
-    Nodes without a row, and rows of ids that the data set does not have, are counted in `report`.
-    Raises DataError, one sentence, for a file or a column that cannot be used.
+    side: Side
+    text: str
+    base: Path | None
+    ids: str
+
+    def opened(self) -> tuple[Input, str]:
+        """The input and the column that holds its ids. DataError where there is none."""
+        source = open_input(self.text, self.base)
+        return source, _id_column(source, self.side, self.ids)
+
+
+def write_features(file: FeatureFile, folder: Path, text_width: int, scratch: Scratch, report: Report) -> dict[str, Any]:
+    """Write `{side}_features.npy`, float32 (N, F) in the order of the nodes, and tables of words, into a dataset folder.
+
+    A bag of more than `text_width` words becomes that many columns. The file is streamed: statistics first, then the matrix;
+    memory keeps to `scratch`, beyond the ids. Returns the entry of dataset.json: the rule of each input column, its fit, and the
+    columns made of it. Nodes without a row, and rows of ids that the data set does not have, are counted in `report`.
+    Raises DataError for a file or a column that cannot be used.
     """
-    source = open_input(text, base)
-    column = _id_column(source, side, id_column)
+    side, text = file.side, file.text
+    source, column = file.opened()
     ids = StoredVocabulary(folder / f"{side}s.parquet")
     try:
         numbers_R = node_numbers(source, column, ids, scratch)
@@ -124,8 +136,7 @@ def encode_features(dataset: Dataset, side: Side, text: str, base: Path | None =
     fitted = dataset.info.get(f"{side}_features")
     if fitted is None:
         raise DataError(f"{dataset.folder} has no {side} features to encode {text} by; ingest with --{side}-features")
-    source = open_input(text, base)
-    column = _id_column(source, side, str(dataset.info.get("data", {}).get(side, side)))
+    source, column = FeatureFile(side, text, base, str(dataset.info.get("data", {}).get(side, side))).opened()
     encoders = [_opened(entry, dataset.folder) for entry in fitted["columns"]]
     for entry in fitted["columns"]:
         _check_column(source, entry)

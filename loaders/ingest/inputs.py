@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from gcnrec.errors import DataError, nearest
+from gcnrec.errors import DataError, first_line, nearest
 
 _SUFFIXES = (".parquet", ".parq", ".pq")
 BATCH_ROWS = 131_072
@@ -122,11 +122,6 @@ def _read_names(dataset: ds.Dataset) -> None:
         schema = fragment.metadata.schema
         for number in range(len(schema)):
             schema.column(number).path  # noqa: B018
-
-
-def first_line(problem: BaseException) -> str:
-    """The first line of what an exception says, without its full stop; the exception's name when it says nothing."""
-    return str(problem).strip().splitlines()[0].rstrip(".") if str(problem).strip() else type(problem).__name__
 
 
 def _find(text: str, base: Path | None) -> tuple[fs.FileSystem, list[str], str | None]:

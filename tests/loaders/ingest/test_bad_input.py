@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import duckdb
 import pyarrow as pa
@@ -150,7 +151,7 @@ def test_full_disk(tmp_path, monkeypatch, where):
     elif where == "result":
         monkeypatch.setattr(scratch, "reserve", full)
     else:
-        monkeypatch.setattr(schema, "_fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
     told = "the disk is full" if where == "scratch" else "No space left on device"
     assert told in attempt(tmp_path, {})
 
