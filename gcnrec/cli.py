@@ -104,13 +104,13 @@ def run(
 ) -> None:
     """Ingest if needed, train, evaluate, export, report."""
     from gcnrec.config import Job
-    from gcnrec.pipeline import run_folder, run_job
+    from gcnrec.pipeline import DataRequest, run_folder, run_job
     from gcnrec.reports.text import metric_lines
 
     settings = Job.load(job, set_)
     folder = run_folder(Path("runs"), settings.run.name or job.stem, out, resume)
     with _told(as_json, log_json, settings.evaluate.metric) as observer:
-        metrics, report = run_job(settings, job, folder, data=data, data_root=data_root, resume=resume, observer=observer)
+        metrics, report = run_job(settings, DataRequest(settings.data, job, data, data_root), folder, resume, observer)
     _show({"run": str(folder), **metrics} if as_json else [*metric_lines(metrics), f"{folder}  (open {report})"])
 
 
@@ -127,7 +127,7 @@ def check(
 ) -> None:
     """Validate, open the data, time a few steps, predict memory, disk and duration; write no run."""
     from gcnrec.config import Job
-    from gcnrec.pipeline import open_or_ingest
+    from gcnrec.pipeline import DataRequest, open_or_ingest
     from gcnrec.reports.text import figure_lines
     from gcnrec.training.check import check as predict
     from gcnrec.training.open_keys import commented
@@ -137,7 +137,7 @@ def check(
         raise UsageError("--resolved prints a job file; leave --json out")
     settings = Job.load(job, set_)
     with _told(as_json or resolved) as observer:
-        dataset = open_or_ingest(settings.data, job, data, data_root, observer)
+        dataset = open_or_ingest(DataRequest(settings.data, job, data, data_root), observer)
     if resolved:
         print(commented(located_in(settings, dataset), dataset), end="")
         return
@@ -147,6 +147,7 @@ def check(
 
 @app.command()
 def ingest(
+    ctx: typer.Context,
     out: Annotated[Path, typer.Option(metavar="DIR", help="The dataset folder to write.")],
     card: Annotated[Path | None, typer.Argument(metavar="CARD.toml", help="A card; or give --train and its columns.")] = None,
     data_root: DataRoot = None,
@@ -182,12 +183,12 @@ def ingest(
     log_json: LogJson = False,
 ) -> None:
     """Write a dataset folder from Parquet, by a card or by flags (which also override a card's [data])."""
-    flags = dict(locals())
     from gcnrec.config import Data
     from gcnrec.pipeline import ingest_flags
     from gcnrec.reports.text import dataset_lines
 
-    given = {name: value for name, value in flags.items() if name in Data.model_fields and name != "card" and value is not None}
+    keys = set(Data.model_fields) - {"card"}
+    given = {name: value for name, value in ctx.params.items() if name in keys and value is not None}
     with _told(as_json, log_json) as observer:
         dataset = ingest_flags(card, given, out, data_root=data_root, force=force, observer=observer)
     _show(dataset.info if as_json else dataset_lines(dataset.info))
@@ -349,13 +350,13 @@ def sweep(
     A run that fails does not stop the others; the exit code is then the highest of theirs.
     """
     from gcnrec.config.grid import load_grid
-    from gcnrec.pipeline import open_or_ingest
+    from gcnrec.pipeline import DataRequest, open_or_ingest
     from gcnrec.reports.progress_bar import runs_told
     from gcnrec.sweep import sweep as train_all
 
     plan = load_grid(grid, set_)
     with _told(False, log_json) as observer:
-        dataset = open_or_ingest(plan.runs[0].job.data, plan.job_path, data, data_root, observer)
+        dataset = open_or_ingest(DataRequest(plan.runs[0].job.data, plan.job_path, data, data_root), observer)
     with runs_told(len(plan.runs), log_json) as tell:
         ended = train_all(plan, dataset.folder, out, jobs=jobs, tell=tell)
     failed = [one for one in ended if one.code]

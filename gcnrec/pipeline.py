@@ -1,4 +1,4 @@
-"""What one command of the command line does from end to end, as functions that print nothing.
+"""Whole commands of the command line as functions that print nothing.
 
 Every stage is a folder on disk: cards and Parquet -> dataset folder -> run folder -> report.
 """
@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,24 +26,25 @@ DATASETS = Path("data")
 DOWNLOADS = DATASETS / "downloads"
 
 
-def run_job(
-    job: Job,
-    job_path: Path,
-    folder: Path,
-    *,
-    data: Path | None,
-    data_root: Path | None,
-    resume: bool,
-    observer: Observer,
-) -> tuple[dict[str, Any], Path]:
-    """Ingest if needed, train into `folder`, judge it and the baselines on test, report; returns metrics and report."""
+@dataclass(frozen=True, slots=True)
+class DataRequest:
+    """The data that a job asks for: `data` of the file `job_path`, or the dataset `folder`; a card's files are in `data_root`."""
+
+    data: Data
+    job_path: Path
+    folder: Path | None = None
+    data_root: Path | None = None
+
+
+def run_job(job: Job, data: DataRequest, folder: Path, resume: bool, observer: Observer) -> tuple[dict[str, Any], Path]:
+    """Ingest if needed, train into `folder`, evaluate it and the baselines on test, report; returns metrics and report."""
     from gcnrec.reports.run_report import write_report
     from gcnrec.results.baselines_on_test import measure_baselines
     from gcnrec.results.evaluate import evaluate_run
     from gcnrec.runs.folder import writing
     from gcnrec.training.train import train
 
-    dataset = open_or_ingest(job.data, job_path, data, data_root, observer)
+    dataset = open_or_ingest(data, observer)
     if not len(dataset.test):  # known before the hours that training takes
         raise DataError(
             f"{dataset.folder} holds no test pairs, which 'gcnrec run' ends with; "
@@ -74,7 +76,7 @@ def run_folder(runs: Path, name: str, out: Path | None, resume: bool) -> Path:
     return last
 
 
-def open_or_ingest(data: Data, job_path: Path, folder: Path | None, data_root: Path | None, observer: Observer) -> Dataset:
+def open_or_ingest(request: DataRequest, observer: Observer) -> Dataset:
     """The dataset of a job: `folder` if given, else `data.folder` or `data/<name>-<digest>`, ingested when it is not there.
 
     Raises DataError when an existing `data.folder` was made with other settings.
@@ -82,23 +84,24 @@ def open_or_ingest(data: Data, job_path: Path, folder: Path | None, data_root: P
     from gcnrec.loaders.schema import open_dataset
     from gcnrec.loaders.sources import find_card
 
-    if folder is not None:
-        named = open_dataset(folder)
+    data, job_path, data_root = request.data, request.job_path, request.data_root
+    if request.folder is not None:
+        named = open_dataset(request.folder)
         if data.digest not in (None, named.digest):
-            observer.warn(f"{folder} holds other data than {job_path} names by data.digest = {data.digest[:12]!r}")
+            observer.warn(f"{request.folder} holds other data than {job_path} names by data.digest = {data.digest[:12]!r}")
         return named
     if data.folder is not None and data.card is None and data.train is None:  # made elsewhere
-        return _as_recorded(open_dataset(data.folder), data, job_path)
+        return _as_recorded(open_dataset(data.folder), request)
     card = find_card(data.card, job_path.parent) if data.card else None
     name = card.stem if card else re.sub(r"[^\w.-]+", "-", Path(str(data.train)).stem).strip("-")
     target = Path(data.folder) if data.folder else DATASETS / f"{name}-{recipe_digest(data, card, data_root)[:10]}"
     if target.exists():
         dataset = open_dataset(target)
         if data.digest is None:
-            _check_recipe(dataset, data, job_path, data_root)
+            _check_recipe(dataset, request)
     else:
         dataset = _ingest(data, target, near=job_path.parent, data_root=data_root, force=False, observer=observer)
-    return _as_recorded(dataset, data, job_path)
+    return _as_recorded(dataset, request)
 
 
 def ingest_flags(
@@ -156,26 +159,28 @@ def _ingest(data: Data, out: Path, *, near: Path | None, data_root: Path | None,
     return ingest(resolved, out, data_root=data_root, name=name, force=force, progress=observer.note, work=observer.work)
 
 
-def _as_recorded(dataset: Dataset, data: Data, job_path: Path) -> Dataset:
+def _as_recorded(dataset: Dataset, request: DataRequest) -> Dataset:
     """The dataset. DataError when the job names the digest of another."""
-    if data.digest not in (None, dataset.digest):
+    wanted = request.data.digest
+    if wanted not in (None, dataset.digest):
         raise DataError(
-            f"{dataset.folder} must hold the data that {job_path} names by data.digest = {data.digest[:12]!r}, its digest is "
+            f"{dataset.folder} must hold the data that {request.job_path} names by data.digest = {wanted[:12]!r}, its digest is "
             f"{dataset.digest[:12]!r}; ingest that data again, or name other data with --data"
         )
     return dataset
 
 
-def _check_recipe(dataset: Dataset, data: Data, job_path: Path, data_root: Path | None) -> None:
+def _check_recipe(dataset: Dataset, request: DataRequest) -> None:
     """DataError unless the dataset recorded what the job sets. Paths of a card are skipped: they are where it was found."""
+    data = request.data
     recorded = dataset.info.get("data", {})
     skipped = PLACES | {"memory_limit", *(PATHS if data.card else ())}
     for key, value in data.model_dump(mode="json", exclude_unset=True, exclude=skipped).items():
-        wanted = absolute(value, data_root) if key in PATHS and value else value
+        wanted = absolute(value, request.data_root) if key in PATHS and value else value
         had = recorded.get(key, Data.model_fields[key].default)
         if had != wanted:
             raise DataError(
-                f"{dataset.folder} was ingested with data.{key} = {had!r}, {job_path} has {value!r}; "
+                f"{dataset.folder} was ingested with data.{key} = {had!r}, {request.job_path} has {value!r}; "
                 "remove the folder or name another data.folder"
             )
 

@@ -14,7 +14,7 @@ from gcnrec.config import Data, Job
 from gcnrec.graph import csr_from_edges
 from gcnrec.interactions import Interactions, MemoryVocabulary
 from gcnrec.loaders.parquet import ingest
-from gcnrec.pipeline import run_job
+from gcnrec.pipeline import DataRequest, run_job
 from gcnrec.ranking.cold import cold_metrics
 from gcnrec.ranking.evaluate import HeldOutSplit
 from gcnrec.ranking.scorer import EmbeddingScorer
@@ -102,9 +102,8 @@ def test_a_run_ranks_new_items_and_tells(dataset, tmp_path, refit):
     job_path = tmp_path / "job.toml"
     job_path.write_text("[run]\n")
     folder = tmp_path / "run"
-    metrics, report = run_job(
-        Job.parse(sections, [], "test"), job_path, folder, data=dataset.folder, data_root=None, resume=False, observer=SILENT
-    )
+    job = Job.parse(sections, [], "test")
+    metrics, report = run_job(job, DataRequest(job.data, job_path, dataset.folder), folder, False, SILENT)
     cold = metrics["cold_start"]
     if not refit:
         # Half of the new items are of the user's kind: guessing among them gets half of what this does.

@@ -17,7 +17,7 @@ import pytest
 
 from gcnrec.config import Job
 from gcnrec.errors import Terminated
-from gcnrec.pipeline import run_job
+from gcnrec.pipeline import DataRequest, run_job
 from gcnrec.reports.progress import Quiet
 from gcnrec.runs.checkpoints import load_checkpoint
 from gcnrec.steps.step import Step
@@ -89,10 +89,8 @@ def killing(patch, at):
     return calls
 
 
-def run(settings, dataset, out, **options):
-    return run_job(
-        settings, Path("job.toml"), out, data=dataset.folder, data_root=None, resume=out.exists(), observer=SILENT, **options
-    )
+def run(settings, dataset, out):
+    return run_job(settings, DataRequest(settings.data, Path("job.toml"), dataset.folder), out, out.exists(), SILENT)
 
 
 STRIDE = 31

@@ -10,7 +10,7 @@ import pytest
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
-from gcnrec.pipeline import list_lengths, open_or_ingest, recipe_digest, run_folder
+from gcnrec.pipeline import DataRequest, list_lengths, open_or_ingest, recipe_digest, run_folder
 from gcnrec.reports.progress import Quiet
 from gcnrec.system.observer import SILENT
 
@@ -56,10 +56,10 @@ def test_nothing_to_resume(here):
 def test_a_dataset_is_made_once(here, data):
     notes, said = [], Quiet()
     said.note = notes.append
-    first = open_or_ingest(data, Path("job.toml"), None, None, said)
+    first = open_or_ingest(DataRequest(data, Path("job.toml")), said)
     assert first.folder.parent == Path("data") and first.folder.name.startswith("clicks-") and notes
     stamp = (first.folder / "dataset.json").stat().st_mtime_ns
-    again = open_or_ingest(data, Path("job.toml"), None, None, SILENT)
+    again = open_or_ingest(DataRequest(data, Path("job.toml")), SILENT)
     assert again.digest == first.digest and (again.folder / "dataset.json").stat().st_mtime_ns == stamp
 
 
@@ -76,25 +76,24 @@ def test_another_recipe_or_input_is_another_dataset(here, data):
 
 def test_a_named_folder_is_reused_only_for_the_same_settings(here, data):
     named = data.model_copy(update={"folder": "mine"})
-    made = open_or_ingest(
-        Data.model_validate({**data.model_dump(exclude_unset=True), "folder": "mine"}), Path("j"), None, None, SILENT
-    )
+    settings = Data.model_validate({**data.model_dump(exclude_unset=True), "folder": "mine"})
+    made = open_or_ingest(DataRequest(settings, Path("j")), SILENT)
     assert made.folder == Path("mine")
-    assert open_or_ingest(named, Path("j.toml"), None, None, SILENT).digest == made.digest
+    assert open_or_ingest(DataRequest(named, Path("j.toml")), SILENT).digest == made.digest
     other = Data.model_validate({**data.model_dump(exclude_unset=True), "folder": "mine", "seed": 9})
     with pytest.raises(DataError, match=r"mine was ingested with data.seed = 0, j.toml has 9; remove"):
-        open_or_ingest(other, Path("j.toml"), None, None, SILENT)
+        open_or_ingest(DataRequest(other, Path("j.toml")), SILENT)
 
 
 def test_a_given_folder_wins(here, data):
-    made = open_or_ingest(data, Path("job.toml"), None, None, SILENT)
-    assert open_or_ingest(Data(), Path("job.toml"), made.folder, None, SILENT).digest == made.digest
-    assert open_or_ingest(Data(folder=str(made.folder)), Path("job.toml"), None, None, SILENT).digest == made.digest
+    made = open_or_ingest(DataRequest(data, Path("job.toml")), SILENT)
+    assert open_or_ingest(DataRequest(Data(), Path("job.toml"), made.folder), SILENT).digest == made.digest
+    assert open_or_ingest(DataRequest(Data(folder=str(made.folder)), Path("job.toml")), SILENT).digest == made.digest
 
 
 def test_card_is_found_from_the_job_file(here):
     with pytest.raises(UsageError, match=r"no card at jobs/c.toml or c.toml"):
-        open_or_ingest(Data(card="c.toml"), Path("jobs/job.toml"), None, None, SILENT)
+        open_or_ingest(DataRequest(Data(card="c.toml"), Path("jobs/job.toml")), SILENT)
 
 
 def test_list_lengths():
