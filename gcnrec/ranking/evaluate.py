@@ -43,9 +43,9 @@ class Evaluation:
     deciles: list[dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Counts:
-    """Per k: how many lists hold an item, and how many of those are hits; int64 (I)."""
+    """Per k: how many lists hold an item, and how many of these are hits; int64 (I)."""
 
     exposure_I: dict[int, NDArray[np.int64]]
     hits_I: dict[int, NDArray[np.int64]]

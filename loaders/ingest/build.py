@@ -27,7 +27,7 @@ _TIMES_CHUNK = 2**17
 _IDS_CHUNK = 2**16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Staged:
     """Rows in provisional numbers (the order of the sorted ids), as they were read, and the ids in that order.
 

@@ -20,9 +20,9 @@ from gcnrec.system.scratch import Scratch
 _GROUP_ROWS = 2**17
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
-    """Everything dropped, counted: `entries` go into dataset.json, every line to `progress`; `work` hears how far reading is."""
+    """Counts of everything dropped: `entries` for dataset.json, lines for `progress`; `work` gets the rows read."""
 
     progress: Callable[[str], None] | None
     work: Callable[[str, int, int], None] | None = None
@@ -40,12 +40,12 @@ class Report:
             self.say(line.format(f"{value:,}"))
 
     def begin(self, what: str) -> None:
-        """Tell that work of unknown length begins."""
+        """Report that work of unknown length begins."""
         if self.work:
             self.work(what, 0, 0)
 
     def counted(self, batches: Iterable[pa.RecordBatch], what: str, total: int) -> Iterator[pa.RecordBatch]:
-        """The same batches, whose rows are told of as they are read."""
+        """The same batches; reports their rows as they are read."""
         done = 0
         for batch in batches:
             yield batch
