@@ -35,7 +35,7 @@ class Entry:
     suffix: str = ""
 
     def find(self, tell: Callable[[str], None], known: str | None = None) -> Path | None:
-        """The entry, if it is there and as it was made; one that is damaged is removed, with a line to `tell`.
+        """The entry, if it is there and as it was made; a damaged one is removed, with a line for `tell`.
 
         `known` is the sha256 that its content must have, where that is known beforehand: any other entry counts as damaged.
         Raises DataError where something lies in its place that gcnrec does not put there, such as a link.
@@ -53,7 +53,7 @@ class Entry:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """An empty folder beside the entry, for `keep` to take it from; removed at the end."""
+        """An empty folder next to the entry, for `keep` to take it from; removed at the end."""
         self._check_folder()
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".making-", dir=self.folder) as work:

@@ -6,7 +6,7 @@
 
 Nodes carry node numbers: user 0 .. U-1, item number + U. DGL lists fanouts and blocks from the farthest hop to the nearest, the
 reverse of ours: `NeighbourSampler(fanouts=(10, 5))` draws as DGL's `NeighborSampler([5, 10])`.
-Works with DGL 1.1 as it is, and with 2.1 where its compiled graphbolt has no build for the torch at hand (`_imported`).
+Works with DGL 1.1 as it is, and with 2.1 where its compiled graphbolt has no build for the installed torch (`_imported`).
 Letters: V given nodes, R rows to read, T targets and S sources of a hop, X drawn edges, B positives, N negatives per positive.
 """
 
@@ -116,7 +116,7 @@ def blocks_of(sampled: Sampled, nodes_V: NDArray[np.int64]) -> list[Any]:
 class BlockBatch:
     """A step for a DGL model: it reads rows `input_nodes`, and its output has a row for each target of the last block.
 
-    `users_B`, `positives_B` and `negatives_BN`, int64, are places among those targets.
+    `users_B`, `positives_B` and `negatives_BN`, int64, are places among these targets.
     """
 
     step: int
@@ -166,7 +166,7 @@ class BlockSampler(dgl.dataloading.BlockSampler):  # type: ignore[name-defined,m
 class Negatives:
     """`negative_sampler` of `as_edge_prediction_sampler` for seed edges that go from an item to a user (the first E).
 
-    `num` items per edge, drawn by degree**`popularity_power`, in place of the item; those that the user has an edge to are drawn
+    `num` items per edge, drawn by degree**`popularity_power`, in place of the item; items that the user has an edge to are drawn
     again, 32 times at most.
     """
 
@@ -213,7 +213,7 @@ def _made(block: Block, rows_R: NDArray[np.int64], order_T: NDArray[np.int64]) -
 
 
 def _rows_in_order(csr: Csr, rows_T: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """indptr and columns of those rows, one after the other."""
+    """indptr and columns of the given rows, one after the other."""
     counts_T = csr.degrees[rows_T]
     indptr = np.concatenate([[0], np.cumsum(counts_T)])
     shift_X = np.repeat(csr.indptr[rows_T] - indptr[:-1], counts_T)

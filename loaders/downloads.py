@@ -52,7 +52,7 @@ def fetch(source: Source, work: Path) -> Path:
 
 
 def check_digest(path: Path, source: Source) -> None:
-    """SourceFailed unless the file's bytes are those that the card names."""
+    """Raise SourceFailed unless the file's sha256 is the card's."""
     came = sha256_of(path)
     if came != source.sha256:
         raise SourceFailed(f"sha256 must be {source.sha256}, is {came}")

@@ -36,9 +36,9 @@ from gcnrec.system.scratch import Scratch, memory_errors_as_sentences
 _FROM_DUCKDB = (duckdb.Error, UnicodeDecodeError)
 """What DuckDB raises; the second where its message cuts a character into two."""
 _THREAD_BYTES = 50 * 10**6
-"""What a thread of DuckDB should have at hand."""
+"""Memory of DuckDB per thread."""
 _IN, _NONE, _BAD = f"{OWN}in", f"{OWN}none", f"{OWN}bad"
-"""Tables: the rows of a file, none of them, and those among which one is looked for."""
+"""Tables: the rows of a file, none of its rows, and the rows in which a bad one is searched."""
 
 
 def ingest(
@@ -117,7 +117,7 @@ class _File:
         return int(self.source.dataset.count_rows())
 
     def batch_rows(self, limit: int) -> int:
-        """Rows to read at a time: those of a two-hundredth of the limit."""
+        """Rows to read at a time: as many as take a two-hundredth of the limit."""
         return int(max(min(limit / 200 / max(self.source.mean_row_bytes(self.columns.paths), 16.0), BATCH_ROWS), 1))
 
 
@@ -214,7 +214,7 @@ def _filtered(
 
 @contextmanager
 def _explained(file: _File) -> Iterator[None]:
-    """Failures to read `file` are told as DataErrors."""
+    """Failures to read `file` become DataErrors."""
     try:
         yield
     except (*_FROM_DUCKDB, pa.ArrowException, OSError, RuntimeError) as problem:

@@ -47,7 +47,7 @@ METADATA = ([USER, ITEM], [USER_ITEM, ITEM_USER])
 class SubgraphSampler(BaseSampler):  # type: ignore[misc]
     """Draws `fanouts[h]` neighbours, without replacement, of every node that hop h - 1 met first; hop 0 is at the seeds.
 
-    The subgraphs are those of PyG's NeighborLoader ("directional"): seeds first, in the order given, then the new nodes of each
+    The subgraphs equal PyG's NeighborLoader's ("directional"): seeds first, in the order given, then the new nodes of each
     hop, ascending; edges point from a neighbour to the node that drew it. `num_sampled_nodes` and `num_sampled_edges` are given,
     edge ids are not. Negatives of a seed edge (u, i) are drawn by degree**`popularity_power` among the nodes of i's type; with
     `exclude_seen`, what u has an edge to is drawn again, 32 times at most.
@@ -183,7 +183,7 @@ class RowStore(FeatureStore):  # type: ignore[misc]
 class BipartiteStore(GraphStore):  # type: ignore[misc]
     """Both directions of a graph, read-only: (user, interacts, item) and (item, rev_interacts, user), each in any layout.
 
-    Edges of a direction are ordered by its first node, so those of (user, interacts, item) as `times_E` and `weights_E` are.
+    Edges of a direction are ordered by its first node, so (user, interacts, item) has the order of `times_E` and `weights_E`.
     Indices are new int64 tensors: a whole copy of what is asked for.
     """
 
@@ -217,7 +217,7 @@ class BipartiteStore(GraphStore):  # type: ignore[misc]
 def stores(
     dataset: Dataset, attributes: Mapping[tuple[str, str], NDArray[np.float32] | TableRows] | None = None
 ) -> tuple[RowStore, BipartiteStore]:
-    """What PyG's loaders take as data. Without `attributes`, the features of the folder (those there are), named "x"."""
+    """What PyG's loaders take as data. Without `attributes`, the features that the folder has, named "x"."""
     if attributes is None:
         features = ((USER, dataset.user_features), (ITEM, dataset.item_features))
         attributes = {(own, "x"): array for own, array in features if array is not None}

@@ -121,7 +121,7 @@ def new_folder(target: Path, force: bool, tell: Callable[[str], object] | None =
     """A folder to write into that becomes `target` in one rename when the block succeeds, and vanishes when it fails.
 
     Raises DataError when `target` exists and `force` is not set, UsageError when another process writes it. `tell`
-    hears of one that was killed while it did.
+    gets a line about a process that was killed while it wrote.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.parent / f".{target.name}.lock", target, tell):
@@ -152,12 +152,12 @@ def _replacing(target: Path) -> Iterator[Path]:
 
 
 def _clear_leftovers(target: Path) -> None:
-    """Remove what processes left that were killed while they wrote `target`; a folder that one had moved aside comes back."""
-    beside = {end: sorted(target.parent.glob(f".{escape(target.name)}.*.{end}")) for end in ("old", "part")}
-    for path in beside["old"]:
+    """Remove what killed writers of `target` left; a folder that one of them had moved aside comes back."""
+    left = {end: sorted(target.parent.glob(f".{escape(target.name)}.*.{end}")) for end in ("old", "part")}
+    for path in left["old"]:
         if not target.exists():
             path.rename(target)
-    for path in (*beside["old"], *beside["part"]):
+    for path in (*left["old"], *left["part"]):
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -1,6 +1,6 @@
 """A table as other libraries see it: rows of the users, or of the items, read and trained by their own numbers.
 
-Letters: V numbers at hand, R distinct rows, D width.
+Letters: V numbers given, R distinct rows, D width.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TableRows:
         return tile_RD[torch.from_numpy(where_V)]
 
     def update(self, rule: Rule, numbers_V: NDArray[np.integer], grad_VD: torch.Tensor, step: int, rate: float) -> None:
-        """Train those rows by the gradient with respect to what `read` gave, summed where a number comes twice.
+        """Train the rows by the gradient with respect to what `read` gave, summed where a number comes twice.
 
         `step` counts from 1 and never falls.
         """

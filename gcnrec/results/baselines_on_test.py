@@ -1,4 +1,4 @@
-"""Closed forms beside a finished run: fitted on what it was trained on, judged on test."""
+"""Closed forms to compare a finished run with: fitted on what the run was trained on, evaluated on test."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gcnrec.system.observer import SILENT, Observer
 
 
 def measure_baselines(run: Run, observer: Observer = SILENT) -> None:
-    """Fit every named baseline on what the run was trained on, judge it on test, append a `baseline` event.
+    """Fit every named baseline on what the run was trained on, evaluate it on test, append a `baseline` event.
 
-    One that does not fit into memory is noted and left out; those that a resumed run has already are not repeated.
+    A baseline that does not fit into memory becomes a note. A resumed run does not repeat its baselines.
     """
     done = {event["name"] for event in read_events(run.folder) if event["event"] == "baseline"}
     settings = run.job.evaluate

@@ -74,7 +74,7 @@ def write_bundle(run: Run, embeddings: Exported, out: Path) -> dict[str, Any]:
         save_tensors(tensors, path, {**_header(run), **more})
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
     counts = {"users": len(embeddings.users_UF), "items": len(embeddings.items_IF), "seen": seen.num_edges, "bytes": nbytes}
-    return {**counts, **({"ranks_by": mixture.told} if mixture.told else {})}
+    return {**counts, **({"ranks_by": mixture.ranks_by} if mixture.ranks_by else {})}
 
 
 def known_items(dataset: Dataset) -> Csr:

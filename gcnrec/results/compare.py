@@ -29,7 +29,7 @@ TEST = "two-sided sign-flip test over users, Holm over all rows"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One metric of one run beside the base: `difference` = `value` - `base`, its 95 % interval, p-values."""
+    """One metric of one run and of the base: `difference` = `value` - `base`, its 95 % interval, p-values."""
 
     run: str
     metric: str

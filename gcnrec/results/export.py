@@ -58,7 +58,7 @@ class ItemIndex:
 def export(
     run: Run, kind: str, out: Path, *, index: str | None = None, k: int | None = None, observer: Observer = SILENT
 ) -> dict[str, Any]:
-    """Write what `kind` names to `out`, whole or not at all, and return what there is to tell about it.
+    """Write what `kind` names to `out`, whole or not at all, and return its figures.
 
     "parquet": a folder with `users.parquet` and `items.parquet` (`id`, `embedding`). "bundle": one safetensors file. "faiss":
     a folder with `items.faiss` (inner product; `index` "flat" or "hnsw", default flat), `items.parquet` (`number`, `id`) and
@@ -136,7 +136,7 @@ def indexed_rows(scorer: EmbeddingScorer, first: int, last: int) -> NDArray[np.f
 
 
 def _candidates(index: Any, scorer: EmbeddingScorer, users_B: NDArray[np.int32], k: int, hidden: ItemLists) -> ItemLists:
-    """For each user, items among which its best `k` beside the hidden ones are."""
+    """For each user, items that include the best `k` which are not hidden."""
     rows_BF = queries_of(scorer, users_B)
     longest = float(scorer.items_ID.norm(dim=1).max()) + (0.0 if scorer.column_I is None else float(scorer.column_I.abs().max()))
     reach_B = np.linalg.norm(rows_BF, axis=1) * longest

@@ -1,8 +1,8 @@
-"""New users and items for a finished run: embedded without training, beside the nodes that it knows.
+"""New users and items for a finished run, embedded without training.
 
 New items come with features and are embedded by graphsage or pinsage as nodes without neighbours. New users come with
-interactions: graphsage and pinsage encode them from their items' side of the graph, which does not read them in turn; for other
-models a new user's embedding is the sum of those of the items, each divided by the root of its degree: one hop of LightGCN.
+interactions. graphsage and pinsage encode them from their items, which do not read them in turn. For other models a new user's
+embedding is the sum of its items' embeddings, each divided by the root of its degree: one hop of LightGCN.
 In a mixture, partners score for new users by their known items; new items have the trained part alone.
 Letters: U users and I items of the run, A new users, C new items, N nodes, F features, D width.
 """
@@ -130,7 +130,7 @@ def _appended(known: Vocabulary, ids: pa.Array | pa.ChunkedArray) -> Vocabulary:
 
 @dataclass(frozen=True)
 class _KnownItems:
-    """A closed form over the items that it was fitted on; those behind them score 0."""
+    """A closed form over the items that it was fitted on; items behind them score 0."""
 
     scorer: Scorer
     num_items: int

@@ -1,4 +1,4 @@
-"""What ranking takes beside the files that it maps, so that `evaluate` and `recommend` keep to a memory limit or refuse.
+"""Memory that ranking takes, mapped files apart, so that `evaluate` and `recommend` keep to a memory limit or refuse.
 
 Upper bounds by the sizes of a data set, in bytes: every array that grows with users, items or pairs is in one of the terms.
 """
@@ -28,7 +28,7 @@ _WORKING = 16 << 20
 
 
 def evaluation_bytes(run: Run, held_out: Interactions, ks: Sequence[int], bootstrap: int) -> int:
-    """What `evaluate` holds beside chunks of users: per node, per held-out pair, per user with such pairs, for a bootstrap."""
+    """Bytes of `evaluate`, chunks of users apart: per node, per held-out pair, per user with such pairs, for a bootstrap."""
     dataset = run.dataset
     users, items = len(dataset.user_ids), len(dataset.item_ids)
     tested = min(users, len(held_out))
@@ -40,7 +40,7 @@ def evaluation_bytes(run: Run, held_out: Interactions, ks: Sequence[int], bootst
 
 
 def recommendation_bytes(run: Run, files: RequestFiles) -> int:
-    """What `recommend` holds beside chunks of users: ids and a few numbers per node, held-out pairs, the files it was given."""
+    """Bytes of `recommend`, chunks of users apart: ids and a few numbers per node, held-out pairs, the given files."""
     dataset = run.dataset
     users, items = len(dataset.user_ids), len(dataset.item_ids)
     ids = dataset.user_ids.nbytes + dataset.item_ids.nbytes
@@ -86,7 +86,7 @@ def _model_bytes(run: Run) -> int:
 
 
 def _table_bytes(path: Path) -> int:
-    """Bytes of a Parquet file's columns, or of a CSV file; 0 of a file that cannot be read, which is told of when it is."""
+    """Bytes of a Parquet file's columns, or of a CSV file; 0 of a file that cannot be read: its reader reports that."""
     if not path.is_file() or path.suffix.lower() == ".csv":
         return path.stat().st_size if path.is_file() else 0
     try:

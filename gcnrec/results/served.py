@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServedMixture:
-    """`weights` for the header, `tensors` by their names in a bundle, and what is `told` of it; all empty without a mixture."""
+    """`weights` for the header, `tensors` by their names in a bundle, `ranks_by` for the user; all empty without a mixture."""
 
     weights: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-    told: str = ""
+    ranks_by: str = ""
 
 
 def served_mixture(run: Run) -> ServedMixture:
-    """The mixture of `run`; none, said in `told`, where a partner is no sum over items (gfcf's polynomial)."""
+    """The mixture of `run`; none, with the reason in `ranks_by`, where a partner is no sum over items (gfcf's polynomial)."""
     mixture = run.mixture
     if mixture is None or not mixture.partners:
         return ServedMixture()
@@ -43,7 +43,8 @@ def served_mixture(run: Run) -> ServedMixture:
     for name, scorer in load_partners(mixture, run.folder, run.train_graph).items():
         arrays = item_arrays(scorer)
         if arrays is None:
-            return ServedMixture(told=f"the trained part alone: {name} as the run has it is no sum over items, by {mixture.name}")
+            why = f"{name} as the run has it is no sum over items"
+            return ServedMixture(ranks_by=f"the trained part alone: {why}, by {mixture.name}")
         tensors |= {f"{name}.{key}": tensor for key, tensor in arrays.items()}
     weights = {"weight": mixture.weight or TIE_WEIGHT, "temperature": mixture.temperature, "partners": mixture.partners}
     return ServedMixture(weights, tensors, mixture.name)

@@ -22,9 +22,9 @@ from gcnrec.ops.neighbours import check_fanout
 class Block:
     """One hop: row t of `csr` (T rows, S columns) holds the drawn neighbours of target t as positions among S sources.
 
-    Positions ascend; one that was drawn again stands there again. `targets_T` and `sources_S`, int64, ascending, are positions
+    Positions ascend; a neighbour that is drawn again occurs again. `targets_T` and `sources_S`, int64, ascending, are positions
     in the batch's `rows_R`. `weights_X` float32: what each neighbour counts, None where all count alike. Where neighbours are
-    drawn by weight it undoes that: sums times degree / drawn are then those over all neighbours on average.
+    drawn by weight it undoes that: sums times degree / drawn then equal sums over all neighbours on average.
     """
 
     csr: Csr
@@ -37,7 +37,7 @@ class Block:
 class Sampled:
     """`rows_R`: every node number that must be read, int64, ascending, unique. `blocks`: nearest hop first.
 
-    The targets of the first block are the given nodes, those of any other the sources of the one before.
+    The targets of the first block are the given nodes, the targets of every other block the sources of the previous one.
     """
 
     rows_R: NDArray[np.int64]
@@ -111,7 +111,7 @@ class NeighbourSampler:
             levels.append(self._sources.members())
             found.append((self._relabelled(indptr_T1, items_X, users_X, len(levels[-1])), weights_X))
             users = int(np.searchsorted(levels[-1], self.graph.num_users))
-            if not self.with_targets:  # with them, the sources of a hop are a part of those of the next
+            if not self.with_targets:  # with them, the next hop has all sources of this one
                 self._sources.clear()
         rows_R, places = self._placed(levels)
         self._sources.clear()

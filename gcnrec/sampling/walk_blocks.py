@@ -43,7 +43,7 @@ class WalkSampler:
     def hop(self, nodes_T: NDArray[np.int64], layer: int, step: int) -> tuple[NDArray[np.int64], Block]:
         """The sources of ascending `nodes_T`, themselves included, and the block of the layer that reads them (0: the first).
 
-        Targets and sources of the block are positions among those sources.
+        Targets and sources of the block are positions among these sources.
         """
         graph, first_item = self.graph, self.graph.num_users
         cut = int(np.searchsorted(nodes_T, first_item))

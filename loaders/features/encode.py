@@ -1,4 +1,4 @@
-"""Feature files: one Parquet row per user or item, every column beside the id encoded by its Arrow type into float32.
+"""Feature files: one Parquet row per user or item, every column except the id encoded by its Arrow type into float32.
 
 The id column is the one called as in the interactions, else as the last part of that name (`product.sku`: `sku`), else `user`
 or `item`, else `id`. What the other columns become, fitted on all rows of the file, also those of ids without interactions:
@@ -228,7 +228,7 @@ def _counting(kind: pa.DataType) -> bool:
 
 
 def _batches(source: Input, column: str) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The number of the first row and the columns beside the id, the same each time, in small batches as lists may be long."""
+    """The number of the first row and the columns except the id, the same each time, in small batches as lists may be long."""
     names = [name for name in source.dataset.schema.names if name != column.split(".")[0]]
     first, rows = 0, int(max(min(_BATCH_BYTES / max(source.mean_row_bytes(names), 1.0), _BATCH_ROWS), 1))
     for batch in source.batches({name: ds.field(name) for name in names}, names, rows):
@@ -269,7 +269,7 @@ def _described(encoders: list[Encoder], folder: Path, key: str) -> Iterator[dict
 
 
 def _opened(entry: dict[str, Any], folder: Path) -> Encoder:
-    """The encoder that an entry of `_described` tells of."""
+    """The encoder that an entry of `_described` describes."""
     name, rule = str(entry["column"]), str(entry["rule"])
     if rule in ("standardised", "centred"):
         return Numbers(name, rule, np.array(entry["mean"]), float(entry["scale"]))

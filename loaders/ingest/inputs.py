@@ -42,7 +42,7 @@ class Input:
         return known[path]
 
     def columns(self) -> list[tuple[str, pa.Field]]:
-        """Paths and fields of all columns, those inside structs too, in the order of their paths."""
+        """Paths and fields of all columns, also inside structs, in the order of their paths."""
         return sorted(_leaves(self.dataset.schema), key=lambda leaf: leaf[0])
 
     def expression(self, path: str) -> ds.Expression:
@@ -116,7 +116,7 @@ def open_input(text: str, base: Path | None = None) -> Input:
 
 
 def _read_names(dataset: ds.Dataset) -> None:
-    """Every name of a column there is, so that one of a damaged file that is no UTF-8 is met here and nowhere else."""
+    """Read every column name, so that a damaged name that is no UTF-8 fails here and nowhere else."""
     list(_leaves(dataset.schema))
     for fragment in dataset.get_fragments():
         schema = fragment.metadata.schema
@@ -224,9 +224,9 @@ def stream(
 
 
 def bytes_and_rows(fragment: ds.ParquetFileFragment, paths: Sequence[str]) -> tuple[int, int]:
-    """Bytes of the columns `paths` of a file, as it tells before compression (long texts that repeat take more), and its rows.
+    """Bytes of the columns `paths` of a file before compression, by its metadata, and its rows; repeated long texts take more.
 
-    Raises OSError or ArrowException where what it tells is damaged.
+    Raises OSError or ArrowException where the metadata is damaged.
     """
     size = rows = 0
     with fragment.filesystem.open_input_file(fragment.path) as source:

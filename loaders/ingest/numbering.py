@@ -1,7 +1,7 @@
 """Ids become numbers in bounded memory, however many there are.
 
 Stretches of rows are coded one by one: each leaves its distinct ids, sorted, in scratch, and codes of its own. One merge of all
-stretches then numbers the ids by their order, and tells what each code stands for.
+stretches then numbers the ids by their order, and gives the number of each code.
 Letters: E sorted ids of all stretches, K stretches, N distinct ids.
 """
 
@@ -45,7 +45,7 @@ class Ids:
 
 
 class Numbering:
-    """Gathers ids of type `kind`, stretch by stretch, until `numbered` tells their numbers."""
+    """Gathers ids of type `kind`, stretch by stretch, until `numbered` gives their numbers."""
 
     def __init__(self, kind: pa.DataType, scratch: Scratch) -> None:
         self._kind, self._scratch = kind, scratch
@@ -71,7 +71,7 @@ class Numbering:
         return codes
 
     def numbered(self, bounds_K: NDArray[np.int64]) -> tuple[Ids, NDArray[np.int32]]:
-        """All ids, and the number of every code of every stretch: those of stretch k begin at `bounds_K[k]` (K + 1 of them)."""
+        """All ids, and the number of every code of every stretch: stretch k begins at `bounds_K[k]` (K + 1 of them)."""
         prefixes_E, offsets, data = self._prefixes.array(), self._offsets.array(), self._bytes.array()
         numbers_E = self._scratch.empty(len(prefixes_E), np.int32)
         entries_E = self._scratch.empty(len(prefixes_E), np.int64)

@@ -125,7 +125,7 @@ def _take(pairs: SortedPairs, test: float, both: float, seed: int, codes: NDArra
 
 
 def time_at(times_E: NDArray[np.int64], share: float, below: int | None = None) -> int:
-    """The time from which on at least `share` of the interactions (those before `below`) lie."""
+    """The time from which on at least `share` of the interactions (before `below`) lie."""
     low, high = int(times_E.min()), int(times_E.max())
     high = high if below is None else min(high, below - 1)
     if high < low:
@@ -168,7 +168,7 @@ def _random_test(pairs, ends, share, seed, parts):  # type: ignore[no-untyped-de
 
 @numba.njit(cache=True)
 def _sorted_draw(pairs, first, end, rank, seed):  # type: ignore[no-untyped-def]
-    """The draw of rank `rank` among those of the distinct pairs in rows `first .. end - 1`."""
+    """The draw of rank `rank` among the draws of the distinct pairs in rows `first .. end - 1`."""
     keys = np.empty(end - first, np.uint64)
     distinct = 0
     for row in range(first, end):
