@@ -1,5 +1,5 @@
 """The rooms of the package, read from the source: a room imports lower rooms only, its files form no circle, no room is crowded,
-and some outside packages have one home."""
+some outside packages have one home. Functions are short and take few parameters."""
 
 from __future__ import annotations
 
@@ -41,6 +41,17 @@ MOST_FILES = 13
 LINKS = {("gcnrec", "loaders"), ("gcnrec", "cuda")}
 CROWDED = {"gcnrec/ops": 25, "cuda": 25, "tests/cuda": 25, "tests/ops": 25, "gcnrec/bench": 18, "jobs/measure/gpu": 18}
 """Folders that may hold more: a kernel and its test lie beside all others, a bench too."""
+MOST_PARAMETERS = 7
+"""Of a function, without self; new functions have at most 6. Commands and compiled functions have as many as they need."""
+MOST_LINES = 50
+"""Of a function, from its name to its end."""
+EXEMPT_PARAMETERS = {
+    "gcnrec/results/recommend.py recommend": "the public call: each option is a keyword of its own",
+}
+EXEMPT_LINES: dict[str, str] = {}
+MOST_EXEMPT = 5
+"""Entries of each table; an entry whose function keeps the rule is an error, too."""
+COMMANDS = "gcnrec/cli.py"
 
 # Where an outside package may be imported, as prefixes of `gcnrec.` module names.
 HOMES = {
@@ -165,6 +176,64 @@ def crowds() -> Iterator[str]:
         most = CROWDED.get(folder, MOST_FILES)
         if count > most:
             yield f"{folder} has {count} Python files, at most {most} may lie in one folder"
+
+
+def functions(source: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Every function with its name below classes and functions: `Table.read`."""
+
+    def visit(node: ast.AST, outer: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+        for child in ast.iter_child_nodes(node):
+            named = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            name = f"{outer}{child.name}" if named else outer
+            if named and not isinstance(child, ast.ClassDef):
+                yield name, child
+            yield from visit(child, f"{name}." if named else outer)
+
+    return visit(ast.parse(source), "")
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    given = function.args
+    names = [each.arg for each in (*given.posonlyargs, *given.args)]
+    stars = (given.vararg is not None) + (given.kwarg is not None)
+    return len(names) - (names[:1] in (["self"], ["cls"])) + len(given.kwonlyargs) + stars
+
+
+def is_compiled(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """numba compiles it, as a kernel or as an intrinsic, whose first argument is numba's `typing`."""
+    decorators = " ".join(map(ast.unparse, function.decorator_list))
+    return "njit" in decorators or "intrinsic" in decorators or [each.arg for each in function.args.args[:1]] == ["typing"]
+
+
+def long_functions(sources: dict[str, str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Functions with too many parameters, and with too many lines, by path and name."""
+    wide, long = {}, {}
+    for path, source in sources.items():
+        for name, function in functions(source):
+            lines = (function.end_lineno or 0) - function.lineno + 1
+            if lines > MOST_LINES:
+                long[f"{path} {name}"] = lines
+            if parameters(function) > MOST_PARAMETERS and path != COMMANDS and not is_compiled(function):
+                wide[f"{path} {name}"] = parameters(function)
+    return wide, long
+
+
+def test_functions_are_short_and_take_few_parameters():
+    tops = ("gcnrec", "loaders", "cuda", "jobs")
+    files = [path.relative_to(ROOT) for top in tops for path in (ROOT / top).rglob("*.py")]
+    wide, long = long_functions({str(f): (ROOT / f).read_text(encoding="utf-8") for f in files if f.parts[:2] not in LINKS})
+    assert set(wide) == set(EXEMPT_PARAMETERS), wide
+    assert set(long) == set(EXEMPT_LINES), long
+    assert max(len(EXEMPT_PARAMETERS), len(EXEMPT_LINES)) <= MOST_EXEMPT
+
+
+def test_long_functions_are_found():
+    wide = "def f(a, b, c, d, e, f, g, *, h): pass"
+    method = "class T:\n    def f(self, a, b, c, d, e, f, g): pass\n    def g(self, a, b, c, d, e, f, g, **h): pass"
+    kernel = f"@numba.njit(cache=True)\n{wide}"
+    long = "def f():\n" + "    pass\n" * MOST_LINES
+    found = long_functions({"a.py": wide, "b.py": method, "c.py": kernel, "d.py": long, COMMANDS: wide})
+    assert found == ({"a.py f": 8, "b.py T.g": 8}, {"d.py f": MOST_LINES + 1})
 
 
 def test_import_rules():
