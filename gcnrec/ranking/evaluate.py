@@ -26,6 +26,8 @@ from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k
 
 NUM_DECILES = 10
 NO_SEGMENT = "(none)"
+Tell = Callable[[int, int], None]
+"""Reports how many users of how many are ranked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +87,12 @@ class Measures:
 
 
 def evaluate(
-    scorer: Scorer,
-    split: HeldOutSplit,
-    measures: Measures,
-    tell: Callable[[int, int], None] | None = None,
-    candidates: NDArray[np.int32] | None = None,
-    chunk: int = USERS_PER_CHUNK,
-) -> Evaluation:
+    scorer: Scorer, split: HeldOutSplit, measures: Measures, tell: Tell | None = None,
+    candidates: NDArray[np.int32] | None = None, chunk: int = USERS_PER_CHUNK,
+) -> Evaluation:  # fmt: skip
     """Rank all items (or `candidates`) but those seen, for every user with held-out items, and judge the lists.
 
-    `tell` reports how many users of how many are ranked. Each thread ranks `chunk` users at a time.
+    Each thread ranks `chunk` users at a time.
     Raises DataError when no user has held-out items or the scorer is of other sizes, DivergedError for NaN scores.
     """
     held, users_H = held_out_of(scorer, split.pairs)
@@ -118,11 +116,7 @@ def held_out_of(scorer: Scorer, held_out: Interactions) -> tuple[Csr, NDArray[np
 
 
 def judge_lists(
-    lists: Iterator[TopK],
-    split: HeldOutSplit,
-    held: Csr,
-    measures: Measures,
-    tell: Callable[[int, int], None] | None = None,
+    lists: Iterator[TopK], split: HeldOutSplit, held: Csr, measures: Measures, tell: Tell | None = None
 ) -> Evaluation:
     """The evaluation of ranked lists of all users with held-out items, in their order; `held`: user -> held-out items."""
     users_H = np.flatnonzero(held.degrees).astype(np.int32)
@@ -193,11 +187,7 @@ def sparing(seen: Csr | Seen, held: Csr) -> Seen:
 
 
 def _judge(
-    chunks: Iterator[TopK],
-    held: Csr,
-    item_degrees_I: NDArray[np.int64],
-    measures: Measures,
-    tell: Callable[[int, int], None] | None,
+    chunks: Iterator[TopK], held: Csr, item_degrees_I: NDArray[np.int64], measures: Measures, tell: Tell | None
 ) -> tuple[list[str], NDArray[np.float64], _Counts]:
     """Names of the per-user metrics, their values float64 (M, H) and the counts per item, in one pass over the users."""
     num_items, num_users, ks = held.columns, int(np.count_nonzero(held.degrees)), measures.lengths

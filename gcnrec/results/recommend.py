@@ -79,8 +79,8 @@ def recommend(
     and test interactions, "train" only train. `fallback` "popularity" gives users whom the model did not train on
     the most popular items (score: train users). Without it, users unknown to the dataset are left out, and counted.
     `new_users` (pairs of user and item) and `new_items` (features) bring nodes that training never saw
-    (`gcnrec.results.fold_in`). New items are ranked with the others. Only new users get lists, unless `users` or
-    `candidates` name others.
+    (`gcnrec.results.fold_in`). New items are ranked with the others. With `new_users` they alone get lists, unless `users`
+    or `candidates` name others.
     `memory_limit`, such as "2GB" (default: of the job), bounds memory; the process itself and mapped files do not count.
     Raises UsageError when `out` exists, DataError when a file cannot be read or none of its ids is known, DeviceError when the
     limit is too small for the data.
@@ -144,7 +144,7 @@ def _untrained(dataset: Dataset, refitted: bool, request: Request) -> NDArray[np
     return (request.numbers_R < 0) | (degrees_U[request.numbers_R] == 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Lists:
     """The lists of a request: of `k` items by `scorer`; with `falls_back` by `popularity` for rows of untrained users.
 
@@ -169,13 +169,13 @@ class _Lists:
         return in_chunks(self.scorer, rank, range(0, count, rows))
 
     def summary(self, out: Path, lengths_R: NDArray[np.int64], unknown_items: int) -> RecommendSummary:
-        listed_R, k = lengths_R > 0, self.k
+        listed_R = lengths_R > 0
         untrained = int((self.untrained_R & listed_R).sum())
         return RecommendSummary(
             out=out,
             users=int(listed_R.sum()),
             rows=int(lengths_R.sum()),
-            short=int((listed_R & (lengths_R < k)).sum()),
+            short=int((listed_R & (lengths_R < self.k)).sum()),
             fallback=untrained if self.falls_back else 0,
             untrained=0 if self.falls_back else untrained,
             unknown_users=self.request.unknown_users,

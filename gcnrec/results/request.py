@@ -5,7 +5,7 @@ Letters: R users asked for (rows of the request, in its order), I items, E pairs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +37,7 @@ class RequestFiles:
 
     @property
     def given(self) -> list[Path]:
-        files = (self.users, self.items, self.candidates, self.exclude, self.new_users, self.new_items)
-        return [path for path in files if path is not None]
+        return [path for path in astuple(self) if path is not None]
 
 
 @dataclass(frozen=True, slots=True)
