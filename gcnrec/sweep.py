@@ -27,6 +27,7 @@ from gcnrec.loaders.schema import open_dataset
 from gcnrec.reports.sweep_report import summarise
 from gcnrec.reports.trials import Ended, Sweep, Tell, Trial, is_finished, write_sweep
 from gcnrec.runs.lineage import located
+from gcnrec.runs.paths import JOB
 from gcnrec.system.files import atomic_file
 from gcnrec.training.open_keys import continued, swept
 
@@ -164,7 +165,7 @@ def _failure(code: int, log: Path) -> str:
 
 def _check_same(run: Combination, folder: Path, data: Path, digest: str) -> None:
     """UsageError when the run in `folder` has other settings, or is of other data than `data` with its `digest`."""
-    path = folder / "job.toml"
+    path = folder / JOB
     if not path.is_file():
         return
     made = Job.load(path)

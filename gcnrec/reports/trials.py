@@ -20,10 +20,10 @@ import pyarrow as pa
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.runs.events import Event, best_validation, epochs_of, read_events
-from gcnrec.runs.folder import read_json, write_json
+from gcnrec.runs.paths import JOB, MEMORY, REPORT, metrics_path, read_json, write_json
 
 FORMAT = 1
-MEMORY = ("values", "value_bytes", "index_bytes", "state_bytes", "peak_table_bytes", "served_bytes", "dense_bytes")
+_COUNTS = ("values", "value_bytes", "index_bytes", "state_bytes", "peak_table_bytes", "served_bytes", "dense_bytes")
 _LABELS = ("table.budget", "train.seed", "run.name", "data.digest")
 
 
@@ -47,14 +47,14 @@ class Trial:
         """`done` (judged on test), `failed`, `begun` or `waiting`."""
         if self.failure:
             return "failed"
-        if (self.folder / "metrics.json").is_file():
+        if metrics_path(self.folder, "test").is_file():
             return "done"
-        return "begun" if (self.folder / "job.toml").is_file() else "waiting"
+        return "begun" if (self.folder / JOB).is_file() else "waiting"
 
     @cached_property
     def job(self) -> Job | None:
         """None before it has begun."""
-        path = self.folder / "job.toml"
+        path = self.folder / JOB
         return Job.load(path) if path.is_file() else None
 
     @cached_property
@@ -65,12 +65,12 @@ class Trial:
     @cached_property
     def memory(self) -> dict[str, Any]:
         """memory.json; empty when there is none."""
-        return _read(self.folder / "memory.json")
+        return _read(self.folder / MEMORY)
 
     @cached_property
     def test(self) -> dict[str, float]:
         """The metrics on test by name; empty when it was not judged."""
-        return {name: value for name, value in _read(self.folder / "metrics.json").items() if "@" in name}
+        return {name: value for name, value in _read(metrics_path(self.folder, "test")).items() if "@" in name}
 
     def validations(self, metric: str) -> list[Event]:
         """The epochs of the fit after which `metric` was measured."""
@@ -101,7 +101,7 @@ class Sweep:
 
 def is_finished(folder: Path) -> bool:
     """Whether `gcnrec run` came to the end of a run: it writes the report last."""
-    return (folder / "metrics.json").is_file() and (folder / "report.html").is_file()
+    return metrics_path(folder, "test").is_file() and (folder / REPORT).is_file()
 
 
 def trials_of(folders: Iterable[Path], compare: str | None = None) -> Sweep:
@@ -109,7 +109,7 @@ def trials_of(folders: Iterable[Path], compare: str | None = None) -> Sweep:
 
     `compare` names the variant to compare with; default the first folder's.
     """
-    jobs = {Path(folder): Job.load(Path(folder) / "job.toml") for folder in folders}
+    jobs = {Path(folder): Job.load(Path(folder) / JOB) for folder in folders}
     differing = [key for key in varying(list(jobs.values())) if key not in _LABELS]
     trials = []
     for folder, job in jobs.items():
@@ -175,7 +175,7 @@ def _row(trial: Trial, keys: list[str]) -> dict[str, Any]:
         best = best_validation(trial.folder, metric)
         row |= {f"valid.{metric}": best.get(metric), "valid_epoch": best.get("epoch")}
     row |= {f"test.{name}": value for name, value in trial.test.items()}
-    return row | {name: trial.memory.get(name) for name in MEMORY}
+    return row | {name: trial.memory.get(name) for name in _COUNTS}
 
 
 def _place(trial: Trial) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import Exported
 from gcnrec.results.served import served_mixture
+from gcnrec.runs.paths import metrics_path
 from gcnrec.system.files import atomic_file
 from gcnrec.system.tensors import save_tensors
 
@@ -86,7 +87,7 @@ def known_items(dataset: Dataset) -> Csr:
 
 
 def _header(run: Run) -> dict[str, str]:
-    written = run.metrics("test") if (run.folder / "metrics.json").is_file() else {}
+    written = run.metrics("test") if metrics_path(run.folder, "test").is_file() else {}
     return {
         "format": FORMAT, "version": VERSION, "model": run.job.model.name,
         "trained_on": "train+valid" if run.refitted else "train", "job": to_toml(run.job),

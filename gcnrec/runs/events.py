@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gcnrec.errors import DataError
+from gcnrec.runs.paths import EVENTS
 from gcnrec.system.files import atomic_file
 
 Event = dict[str, Any]
@@ -18,7 +19,7 @@ Event = dict[str, Any]
 
 def read_events(folder: Path) -> list[Event]:
     """Every whole line of `metrics.jsonl`, in order; one that a crash cut short is left out."""
-    path = folder / "metrics.jsonl"
+    path = folder / EVENTS
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     return [event for event in map(_parsed, text.splitlines()) if event is not None]
 
@@ -49,7 +50,7 @@ def append_event(folder: Path, event: Event) -> None:
 
     DataError when it cannot be written, for example on a full disk.
     """
-    path = folder / "metrics.jsonl"
+    path = folder / EVENTS
     try:
         with path.open("ab+") as file:
             if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
@@ -71,7 +72,7 @@ def warn_once(folder: Path, kind: str, text: str) -> bool:
 
 def keep_events(folder: Path, stage: str, epoch: int, step: int) -> None:
     """Drop from `metrics.jsonl` what came after `epoch` epochs and `step` steps of `stage`, and a line that was cut short."""
-    path = folder / "metrics.jsonl"
+    path = folder / EVENTS
     if not path.is_file():
         return
     text = path.read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from gcnrec.config import Job
 from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.runs.events import epochs_of, read_events
-from gcnrec.runs.folder import read_json, write_json
+from gcnrec.runs.paths import LINEAGE, read_json, write_json
 
 if TYPE_CHECKING:
     from gcnrec.system.observer import Observer
@@ -173,7 +173,7 @@ class Mlflow:
             begun = str(read_json(path)["run_id"])
             self._client.update_run(begun, status="RUNNING")
             return begun
-        data = read_json(self._folder / "lineage.json")["data"]
+        data = read_json(self._folder / LINEAGE)["data"]
         tags = {"gcnrec.folder": str(self._folder.resolve()), "gcnrec.data": data["name"], "gcnrec.digest": data["digest"]}
         begun = str(self._client.create_run(self._experiment, run_name=self._folder.name, tags=tags).info.run_id)
         params = _params(self._job)

@@ -14,7 +14,8 @@ from gcnrec.ranking.export_rules import Exported, ExportRule, export_rules, expo
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.runs.events import warn_once
-from gcnrec.runs.folder import write_embeddings, write_json
+from gcnrec.runs.folder import write_embeddings
+from gcnrec.runs.paths import MEMORY, MODEL, TABLE, embeddings_paths, write_json
 from gcnrec.runs.slot_files import order_digest, write_slots
 from gcnrec.sparsity.budget import base_width, budget_values
 from gcnrec.steps.epochs import Work
@@ -69,16 +70,16 @@ def finish(work: Work, step: Step, final: Exported) -> None:
     write_embeddings(folder, dataset, final)
     table = step.table.drained()
     if isinstance(table, SlotTable):
-        write_slots(folder / "table.safetensors", table, order_digest(dataset.user_ids, dataset.item_ids))
+        write_slots(folder / TABLE, table, order_digest(dataset.user_ids, dataset.item_ids))
     budget = budget_values(job, table.num_rows)
-    write_json(folder / "memory.json", memory_report(table, step.rule, budget, base_width(job), step.encoder.export_width))
+    write_json(folder / MEMORY, memory_report(table, step.rule, budget, base_width(job), step.encoder.export_width))
 
 
 def is_trained(job: Job, folder: Path) -> bool:
     """Whether training has left everything behind in a run folder, so that there is nothing to resume."""
     if job.model.closed_form:
-        return (folder / "model.safetensors").is_file()
-    return all((folder / name).is_file() for name in ("memory.json", "embeddings/users.parquet", "embeddings/items.parquet"))
+        return (folder / MODEL).is_file()
+    return all(path.is_file() for path in (folder / MEMORY, *embeddings_paths(folder)))
 
 
 def memory_report(table: Table, rule: Rule, budget: int, base_width: int, export_width: int) -> dict[str, int]:

@@ -27,7 +27,7 @@ from gcnrec.ranking.export_rules import Exported, trains_cosine
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.runs.events import append_event, read_events
-from gcnrec.runs.folder import read_json, write_json
+from gcnrec.runs.paths import read_json, write_json
 from gcnrec.steps.epochs import Work
 from gcnrec.system.files import atomic_file, sync_folder
 

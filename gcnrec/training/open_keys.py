@@ -14,6 +14,7 @@ from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset
+from gcnrec.runs.paths import JOB
 from gcnrec.training.defaults import Default, defaults, with_defaults
 
 BY_TIME = ("temporal", "leave_last")
@@ -48,7 +49,7 @@ def swept(job: Job, graph: BipartiteGraph) -> Job:
 
 def begun_job(folder: Path) -> Job | None:
     """What the run in `folder` was begun with; None where there is none."""
-    path = folder / "job.toml"
+    path = folder / JOB
     return Job.load(path) if path.is_file() else None
 
 

@@ -16,7 +16,8 @@ from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.runs.checkpoints import save_checkpoint
 from gcnrec.runs.embeddings import map_embeddings, read_column, read_export
 from gcnrec.runs.events import append_event, keep_events, read_events
-from gcnrec.runs.folder import begin_run, final_table, open_run, read_json, with_valid, write_embeddings
+from gcnrec.runs.folder import begin_run, final_table, open_run, with_valid, write_embeddings
+from gcnrec.runs.paths import read_json
 from gcnrec.testing import checkerboard, empty_rows, write_dataset
 
 JOB = Job.parse({"model": {"width": 8}, "train": {"seed": 7}}, [], "test")
