@@ -19,8 +19,10 @@ import pyarrow as pa
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
-from gcnrec.runs.events import Event, best_validation, epochs_of, read_events
-from gcnrec.runs.paths import JOB, MEMORY, REPORT, metrics_path, read_json, write_json
+from gcnrec.runs.contents import RunContents
+from gcnrec.runs.documents import read_json, write_json
+from gcnrec.runs.events import Epoch, best_validation
+from gcnrec.runs.paths import JOB, REPORT, metrics_path
 
 FORMAT = 1
 _COUNTS = ("values", "value_bytes", "index_bytes", "state_bytes", "peak_table_bytes", "served_bytes", "dense_bytes")
@@ -52,29 +54,24 @@ class Trial:
         return "begun" if (self.folder / JOB).is_file() else "waiting"
 
     @cached_property
+    def contents(self) -> RunContents:
+        """What its files say so far."""
+        return RunContents(self.folder)
+
+    @property
     def job(self) -> Job | None:
         """None before it has begun."""
-        path = self.folder / JOB
-        return Job.load(path) if path.is_file() else None
-
-    @cached_property
-    def events(self) -> list[Event]:
-        """All of metrics.jsonl."""
-        return read_events(self.folder)
-
-    @cached_property
-    def memory(self) -> dict[str, Any]:
-        """memory.json; empty when there is none."""
-        return _read(self.folder / MEMORY)
+        return self.contents.job if (self.folder / JOB).is_file() else None
 
     @cached_property
     def test(self) -> dict[str, float]:
         """The metrics on test by name; empty when it was not judged."""
-        return {name: value for name, value in _read(metrics_path(self.folder, "test")).items() if "@" in name}
+        return self.contents.metrics_of("test").values
 
-    def validations(self, metric: str) -> list[Event]:
-        """The epochs of the fit after which `metric` was measured."""
-        return [event for event in epochs_of(self.events, "fit") if metric in event.get("valid", {})]
+    @property
+    def fit(self) -> Epoch | None:
+        """The last epoch of the fit; None before the first has ended."""
+        return next(reversed(self.contents.epochs("fit")), None)
 
 
 @dataclass(frozen=True)
@@ -150,11 +147,9 @@ def curves(sweep: Sweep) -> pa.Table:
     """One row per run and epoch, in the order of the runs."""
     rows = []
     for trial in sweep.trials:
-        for event in trial.events:
-            if event["event"] == "epoch":
-                figures = {key: event[key] for key in ("stage", "epoch", "seconds", "loss")}
-                valid = {f"valid.{name}": value for name, value in (event.get("valid") or {}).items()}
-                rows.append(_place(trial) | figures | valid)
+        for epoch in trial.contents.of_kind(Epoch):
+            figures = {"stage": epoch.stage, "epoch": epoch.epoch, "seconds": epoch.seconds, "loss": epoch.loss}
+            rows.append(_place(trial) | figures | {f"valid.{name}": value for name, value in epoch.valid.items()})
     return _table(rows)
 
 
@@ -169,29 +164,28 @@ def _row(trial: Trial, keys: list[str]) -> dict[str, Any]:
     row = _place(trial) | {"status": trial.status, "failure": trial.failure or None}
     row |= {key: settings.get(key) for key in keys}
     for stage in ("fit", "refit"):
-        row |= _times(epochs_of(trial.events, stage), stage)
+        row |= _times(trial.contents.epochs(stage), stage)
     if trial.job:
         metric = trial.job.evaluate.metric
         best = best_validation(trial.folder, metric)
         row |= {f"valid.{metric}": best.get(metric), "valid_epoch": best.get("epoch")}
     row |= {f"test.{name}": value for name, value in trial.test.items()}
-    return row | {name: trial.memory.get(name) for name in _COUNTS}
+    return row | {name: trial.contents.memory.get(name) for name in _COUNTS}
 
 
 def _place(trial: Trial) -> dict[str, Any]:
     return {"run": trial.name, "variant": trial.variant, "budget": trial.budget, "seed": trial.seed}
 
 
-def _times(epochs: list[Event], stage: str) -> dict[str, Any]:
-    """Of the fit also the number of epochs, and seconds per epoch and step; the first of them include compilation."""
+def _times(epochs: list[Epoch], stage: str) -> dict[str, Any]:
+    """Seconds of a stage; of the fit also epochs, seconds per epoch and per step, compilation included."""
     last = epochs[-1] if epochs else None
     if stage == "refit":
-        return {"refit_seconds": last["seconds"] if last else None}
+        return {"refit_seconds": last.seconds if last else None}
     if last is None:
         return dict.fromkeys(("epochs", "fit_seconds", "epoch_seconds", "step_seconds"))
-    seconds = last["seconds"]
-    each = {"epoch_seconds": seconds / last["epoch"], "step_seconds": seconds / last["step"]}
-    return {"epochs": last["epoch"], "fit_seconds": seconds, **each}
+    each = {"epoch_seconds": last.seconds / last.epoch, "step_seconds": last.seconds / last.step}
+    return {"epochs": last.epoch, "fit_seconds": last.seconds, **each}
 
 
 def _flat(job: Job) -> dict[str, Any]:
@@ -209,10 +203,6 @@ def _column(values: list[Any]) -> pa.Array:
     if kinds <= {int, float} or kinds in ({str}, {bool}):
         return pa.array(values, pa.float64() if float in kinds else None)
     return pa.array([None if value is None else json.dumps(value) for value in values])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from gcnrec.closed_forms import closed_form
 from gcnrec.errors import DeviceError
 from gcnrec.ranking.evaluate import evaluate
 from gcnrec.results.evaluate import cold_start, seen_rows
-from gcnrec.runs.events import append_event, read_events
+from gcnrec.runs.events import Baseline, append_event, of_kind, read_events
 from gcnrec.runs.folder import Run
 from gcnrec.system.observer import SILENT, Observer
 
@@ -18,7 +18,7 @@ def measure_baselines(run: Run, observer: Observer = SILENT) -> None:
 
     One that does not fit into memory is noted and left out; those that a resumed run has already are not repeated.
     """
-    done = {event["name"] for event in read_events(run.folder) if event["event"] == "baseline"}
+    done = {baseline.name for baseline in of_kind(read_events(run.folder), Baseline)}
     graph, settings = run.dataset.graph, run.job.evaluate
     degrees = graph.item_users.degrees, graph.user_items.degrees
     for name in () if settings.baselines == "auto" else settings.baselines:

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 import torch
 
 from gcnrec.closed_forms import closed_form
-from gcnrec.closed_forms import mixture_files as mixtures
 from gcnrec.closed_forms.mixture_files import Mixture, load_partners, mixture_scorer
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
@@ -31,9 +30,11 @@ from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.runs.checkpoints import load_checkpoint
+from gcnrec.runs.contents import RunContents
+from gcnrec.runs.documents import read_json, write_json
 from gcnrec.runs.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
 from gcnrec.runs.lineage import FORMAT, lineage_of
-from gcnrec.runs.paths import JOB, LINEAGE, LOCK, MEMORY, MODEL, embeddings_paths, metrics_path, read_json, write_json
+from gcnrec.runs.paths import JOB, LINEAGE, LOCK, MEMORY, MODEL, embeddings_paths, metrics_path
 from gcnrec.sparsity.budget import table_width
 from gcnrec.system.files import atomic_file
 from gcnrec.system.locks import locked
@@ -89,8 +90,7 @@ class Run:
     @property
     def mixture(self) -> Mixture | None:
         """The closed forms that the run mixes in, and the weights; None without a mixture."""
-        path = self.folder / mixtures.FILE
-        return Mixture.of(read_json(path)) if path.is_file() else None
+        return RunContents(self.folder).mixture
 
     def embeddings(self, scratch: Path) -> Exported:
         """The exported embeddings, mapped from scratch in a folder."""

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gcnrec.config import Job
 from gcnrec.errors import Interrupted, Terminated, UsageError
+from gcnrec.runs.documents import read_json, write_json
 from gcnrec.runs.events import epochs_of, read_events
-from gcnrec.runs.paths import LINEAGE, read_json, write_json
+from gcnrec.runs.paths import LINEAGE
 
 if TYPE_CHECKING:
     from gcnrec.system.observer import Observer
@@ -87,9 +88,9 @@ class _Tracked:
         for tracker in list(self._trackers):
             self._try(tracker, tracker.close, status)
 
-    def _try(self, tracker: Tracker, tell: Callable[[T], None], what: T) -> None:
+    def _try(self, tracker: Tracker, act: Callable[[T], None], argument: T) -> None:
         try:
-            tell(what)
+            act(argument)
         except Exception as problem:
             self._trackers.remove(tracker)
             self.note(f"{type(tracker).__name__} failed and is told no more of this run, which goes on ({problem})")
@@ -116,7 +117,7 @@ class TensorBoard:
             self._stage = record["stage"]
             self._writer = self._open(str(self._folder / "tensorboard" / self._stage), purge_step=0)
             for earlier in epochs_of(read_events(self._folder), self._stage):
-                self._add(earlier)
+                self._add(earlier.model_dump(exclude_unset=True))
         else:
             self._add(record)
         self._writer.flush()

@@ -26,7 +26,7 @@ from gcnrec.random import Stage, generator
 from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import Evaluation, evaluate
 from gcnrec.ranking.top_k import top_k_all
-from gcnrec.runs.events import Event, append_event, epochs_of, read_events, warn_once
+from gcnrec.runs.events import Line, ValidBaseline, append_event, epochs_of, of_kind, read_events, warn_once
 from gcnrec.system.limits import parse_bytes
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
@@ -68,7 +68,7 @@ def compares(job: Job, dataset: Dataset, folder: Path) -> bool:
 def fit_seconds(folder: Path) -> float:
     """Seconds that the epochs of a run's fit took."""
     epochs = epochs_of(read_events(folder), "fit")
-    return float(epochs[-1]["seconds"]) if epochs else 0.0
+    return epochs[-1].seconds if epochs else 0.0
 
 
 def compare_with_baselines(job: Job, dataset: Dataset, folder: Path, observer: Observer = SILENT) -> None:
@@ -84,36 +84,36 @@ def compare_with_baselines(job: Job, dataset: Dataset, folder: Path, observer: O
         return
     own_H = kept.column(job.evaluate.metric).to_numpy()
     comparison = _Comparison.of(job, dataset, folder, own_H, observer)
-    done = {event["name"] for event in read_events(folder) if event["event"] == VALID}
+    done = {baseline.name for baseline in of_kind(read_events(folder), ValidBaseline)}
     for name in baseline_names(job, dataset):
         if name not in done:
             event = comparison.judged(name)
             append_event(folder, event)
             observer.note(told(event, job.evaluate.metric))
-    said = better_baseline([event for event in read_events(folder) if event["event"] == VALID], job)
+    said = better_baseline(of_kind(read_events(folder), ValidBaseline), job)
     if said and warn_once(folder, "a baseline is better", said):
         observer.warn(said)
 
 
-def told(event: Event, metric: str) -> str:
+def told(event: Line, metric: str) -> str:
     """A `baseline.valid` event as a line."""
     if "skipped" in event:
         return f"baseline {event['name']} skipped: {event['skipped']}"
     return f"baseline {event['name']}  validation {metric} {event['metrics'][metric]:.4f}, this run {event['own']:.4f}"
 
 
-def better_baseline(events: list[Event], job: Job) -> str | None:
+def better_baseline(baselines: list[ValidBaseline], job: Job) -> str | None:
     """The sentence about the best of the baselines whose paired interval lies above 0; None where none is better."""
     metric = job.evaluate.metric
-    better = [event for event in events if event.get("low", -math.inf) > 0.0]
+    better = [baseline for baseline in baselines if baseline.low > 0.0]
     if not better:
         return None
-    best = max(better, key=lambda event: float(event["difference"]))
-    name, interval = best["name"], f"95% interval {best['low']:+.4f} to {best['high']:+.4f}"
+    best = max(better, key=lambda baseline: baseline.difference)
+    name, interval = best.name, f"95% interval {best.low:+.4f} to {best.high:+.4f}"
     mix = "" if job.mixture.partners else "mix closed forms in with mixture.with = 'auto', "
     return (
-        f"{name}, which needs no training, is better on validation: {metric} {best['metrics'][metric]:.4f} against "
-        f"{best['own']:.4f} (difference {best['difference']:+.4f}, {interval}, {best['users']:,} users); use model.name = "
+        f"{name}, which needs no training, is better on validation: {metric} {best.metrics[metric]:.4f} against "
+        f"{best.own:.4f} (difference {best.difference:+.4f}, {interval}, {best.users:,} users); use model.name = "
         f"'{name}', {mix}or change this model's settings"
     )
 
@@ -139,7 +139,7 @@ class _Comparison:
         most_bytes = parse_bytes(job.evaluate.memory_limit) if limited else math.inf
         return cls(job, dataset, _of_users(dataset.valid, chosen_B), own_H[chosen_B], most_seconds, most_bytes, observer)
 
-    def judged(self, name: str) -> Event:
+    def judged(self, name: str) -> Line:
         """The event about one baseline; what would take more seconds or bytes than it may is skipped."""
         load = Load.of(self.dataset.graph, np.unique(self.part.users_E))
         seconds, size = seconds_of(name, load, self.job.model), bytes_of(name, load, self.job.model)
@@ -159,7 +159,7 @@ class _Comparison:
     def _allowed(self) -> str:
         return f"a tenth of the fit's time is {self.most_seconds:.1f} s; name it in evaluate.baselines to have it all the same"
 
-    def _measured(self, name: str) -> Event:
+    def _measured(self, name: str) -> Line:
         if math.isfinite(self.most_seconds):
             _compile(name, self.job)  # once per machine: no part of what a run may take
         begun = time.perf_counter()
@@ -191,7 +191,7 @@ class _Comparison:
         return evaluate(scorer, self.part, graph.user_items, *degrees, ks, tell=tell, chunk=chunk, tilt=tilt)
 
 
-def _skipped(name: str, why: str) -> Event:
+def _skipped(name: str, why: str) -> Line:
     return {"event": VALID, "name": name, "skipped": why}
 
 

@@ -67,10 +67,8 @@ def validate_exports(job: Job, trained: Exported, graph: BipartiteGraph, dataset
 def chosen_rule(job: Job, folder: Path, epoch: int) -> ExportRule:
     """The rule that ranks, by the validation of `epoch` as the run recorded it; the first rule where there was none."""
     rules = export_rules(job)
-    recorded: dict[str, Any] = {}
-    for event in epochs_of(read_events(folder), "fit"):
-        if event["epoch"] == epoch:
-            recorded = event.get("exports", {})
+    fit = epochs_of(read_events(folder), "fit")
+    recorded = next((each.exports for each in reversed(fit) if each.epoch == epoch), {})
     proved = [
         (recorded[rule.name]["gain"], rule)
         for rule in rules[1:]

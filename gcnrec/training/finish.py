@@ -13,9 +13,10 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import Exported, ExportRule, export_rules, exported
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
+from gcnrec.runs.documents import write_json
 from gcnrec.runs.events import warn_once
 from gcnrec.runs.folder import write_embeddings
-from gcnrec.runs.paths import MEMORY, MODEL, TABLE, embeddings_paths, write_json
+from gcnrec.runs.paths import MEMORY, MODEL, TABLE, embeddings_paths
 from gcnrec.runs.slot_files import order_digest, write_slots
 from gcnrec.sparsity.budget import base_width, budget_values
 from gcnrec.steps.epochs import Work

@@ -26,8 +26,8 @@ from gcnrec.ranking.evaluate import held_out_of, sparing
 from gcnrec.ranking.export_rules import Exported, trains_cosine
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
-from gcnrec.runs.events import append_event, read_events
-from gcnrec.runs.paths import read_json, write_json
+from gcnrec.runs.documents import read_json, write_json
+from gcnrec.runs.events import append_event, read_lines
 from gcnrec.steps.epochs import Work
 from gcnrec.system.files import atomic_file, sync_folder
 
@@ -203,7 +203,7 @@ def likeliest_temperature(scorer: EmbeddingScorer, held: Csr) -> float:
 def _note_once(work: Work, text: str) -> None:
     """Tell it, and keep it in metrics.jsonl unless a run that was killed has it there already."""
     event = {"event": "note", "text": text}
-    if event not in read_events(work.folder):
+    if event not in read_lines(work.folder):
         append_event(work.folder, event)
     work.observer.note(text)
 

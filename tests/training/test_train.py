@@ -15,8 +15,8 @@ from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
 from gcnrec.ranking.top_k import top_k_all
 from gcnrec.reports.progress import Quiet
+from gcnrec.runs.documents import read_json
 from gcnrec.runs.folder import load_checkpoint, open_run, with_valid
-from gcnrec.runs.paths import read_json
 from gcnrec.steps.start import first_table
 from gcnrec.steps.step import Step
 from gcnrec.tables import placement
