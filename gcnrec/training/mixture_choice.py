@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -126,9 +125,8 @@ def _chosen(work: Work, trained: Exported) -> Mixture:
 
 
 def _judge(work: Work, parts: Sequence[Part], held: Csr) -> mixing.Judge:
-    tell = partial(work.observer.work, "choosing the mixture")
     seen = sparing(work.dataset.graph.user_items, held)
-    return mixing.judge_of(parts, held, seen, work.job.evaluate.metric, tell)
+    return mixing.judge_of(parts, held, seen, work.job.evaluate.metric, work.observer)
 
 
 def _candidates(work: Work) -> dict[str, Shares]:
