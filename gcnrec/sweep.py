@@ -57,7 +57,7 @@ def sweep(grid: Grid, data: Path, out: Path, *, jobs: int = 1, tell: Tell | None
 
 @dataclass
 class _Book:
-    """How every run ended so far, told to the caller and written into the folder after each."""
+    """How every run ended so far, reported to the caller and written into the folder after each."""
 
     grid: Grid
     out: Path

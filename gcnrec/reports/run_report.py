@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +112,13 @@ def _budget(contents: RunContents) -> list[tuple[str, str, str]]:
 
 
 def _metric_row(contents: RunContents, name: str, value: float, baselines: dict[str, dict[str, float]]) -> dict[str, Any]:
-    beside = [f"{metrics[name]:.4f}" if name in metrics else "" for metrics in baselines.values()]
-    return {"name": name, "value": f"{value:.4f}", "interval": _interval(contents, name), "baselines": beside}
+    cells = _cells(name, baselines.values())
+    return {"name": name, "value": f"{value:.4f}", "interval": _interval(contents, name), "baselines": cells}
+
+
+def _cells(name: str, others: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The metric of each baseline; "" where it was not measured."""
+    return [f"{values[name]:.4f}" if name in values else "" for values in map(measured, others)]
 
 
 def _valid_row(contents: RunContents, baseline: ValidBaseline) -> dict[str, str]:
@@ -146,9 +152,9 @@ def _cold(contents: RunContents) -> list[dict[str, Any]]:
     rows = []
     for group, values in contents.metrics.cold_start.items():
         for name, value in measured(values).items():
-            beside = [f"{cold[group][name]:.4f}" if name in cold.get(group, {}) else "" for cold in others]
             about = {"group": _GROUPS.get(group, group), "users": f"{values['users']:,.0f}"}
-            rows.append({**about, "name": name, "value": f"{value:.4f}", "baselines": beside})
+            cells = _cells(name, [cold.get(group, {}) for cold in others])
+            rows.append({**about, "name": name, "value": f"{value:.4f}", "baselines": cells})
     return rows
 
 

@@ -28,7 +28,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A variant beside the base, both read off their validation curves at `limit` (its mean over the seeds)."""
+    """A variant and the base, both read off their validation curves at `limit` (its mean over the seeds)."""
 
     variant: str
     base: str
@@ -66,8 +66,8 @@ def contrast(
 ) -> Contrast | None:
     """Two variants of one budget where the shorter run of each pair of seeds ends; None when no pair can be compared.
 
-    A pair's limit is the smaller of its two total epochs, or training seconds. Each run counts with the last validation at or
-    before it.
+    The limit of a pair is the smaller of its two total epochs, or training seconds. The last validation at or before the limit
+    counts.
     """
     limits: dict[int, float] = {}
     values: dict[int, float] = {}
@@ -95,7 +95,7 @@ def contrast(
 
 
 def contrasts(trials: Sequence[Trial], compare: str, metric: str, by: Literal["epoch", "seconds"]) -> list[Contrast]:
-    """Every other variant beside `compare`, budget by budget."""
+    """Every other variant and `compare`, budget by budget."""
     groups = grouped(trials)
     found = []
     for (variant, budget), group in groups.items():

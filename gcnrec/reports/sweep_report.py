@@ -1,4 +1,4 @@
-"""`sweep.html`: one self-contained page about a sweep, and the two tables beside it."""
+"""`sweep.html`: one self-contained page about a sweep, and the two tables of its runs."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def trials_of(folders: Iterable[Path], compare: str | None = None) -> Sweep:
-    """Run folders made by hand as a sweep: the variant is what differs between their jobs beside budget and seed.
+    """Run folders made by hand as a sweep. The settings that differ, apart from budget and seed, name the variant.
 
     `compare` names the variant to compare with; default the first folder's.
     """
@@ -119,7 +119,7 @@ def trials_of(folders: Iterable[Path], compare: str | None = None) -> Sweep:
 
 
 def write_sweep(folder: Path, sweep: Sweep) -> None:
-    """`sweep.json`: the place of every run of `folder`/runs, and the sentence of those that failed."""
+    """Write `sweep.json`: the place of every run of `folder`/runs, and why a run failed."""
     runs = {
         trial.name: {"variant": trial.variant, "budget": trial.budget, "seed": trial.seed, "failure": trial.failure}
         for trial in sweep.trials
@@ -128,7 +128,7 @@ def write_sweep(folder: Path, sweep: Sweep) -> None:
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """What `write_sweep` wrote; DataError when it is missing or of another format."""
+    """The sweep in `sweep.json`. DataError when the file is missing or of another format."""
     path = folder / "sweep.json"
     document = read_json(path)
     if document.get("format") != FORMAT:
@@ -138,7 +138,7 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def results(sweep: Sweep) -> pa.Table:
-    """One row per run, as this file's head says; null for what is not known yet."""
+    """One row per run, with the columns of `sweep.parquet`; null for what is not known yet."""
     keys = varying([trial.job for trial in sweep.trials if trial.job])
     return _table([_row(trial, keys) for trial in sweep.trials])
 
@@ -207,7 +207,7 @@ def _column(values: list[Any]) -> pa.Array:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run that ended: exit code, seconds in this sweep (0 when it was finished before), the failure's sentence or ""."""
+    """A run that ended: exit code, seconds in this sweep (0 when it was finished before), why it failed or ""."""
 
     name: str
     code: int
@@ -216,4 +216,4 @@ class Ended:
 
 
 Tell = Callable[[Ended, int, int], None]
-"""Called with a run that ended, how many have, and how many there are."""
+"""Reports a run that ended, the number of runs that have, and of all."""

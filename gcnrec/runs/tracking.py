@@ -1,4 +1,4 @@
-"""What a run tells of its epochs to TensorBoard and MLflow, where its job asks for them; metrics.jsonl has it all in any case.
+"""Epochs of a run in TensorBoard and MLflow, where its job asks for them; metrics.jsonl has all of it in any case.
 
 A curve's x is the epoch. Names are those of metrics.jsonl, with "valid/" before validation metrics and "_at_" for "@".
 Nothing of either tool is imported, opened or left behind unless it was asked for; no global setting of theirs is changed.
@@ -39,7 +39,7 @@ class Tracker(Protocol):
 
 @contextmanager
 def tracked(job: Job, folder: Path, observer: Observer) -> Iterator[Observer]:
-    """`observer`, which then also tells the trackers that `job.run` names of every epoch of the run in `folder`.
+    """`observer`, which then also reports every epoch of the run in `folder` to the trackers of `job.run`.
 
     Raises UsageError, before the run folder is begun, when a tracker is not installed or cannot be reached.
     """
@@ -61,7 +61,7 @@ def tracked(job: Job, folder: Path, observer: Observer) -> Iterator[Observer]:
 
 
 class _Tracked:
-    """An observer in front of trackers. One that fails is told of and left out: it must not cost the training."""
+    """An observer in front of trackers. A tracker that fails is reported and left out: it must not cost the training."""
 
     def __init__(self, observer: Observer, trackers: list[Tracker]) -> None:
         self._observer = observer

@@ -1,4 +1,4 @@
-"""One output file that is whole or absent: written beside its name, fsynced, renamed."""
+"""One output file that is whole or absent: written under a temporary name, fsynced, renamed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         work.replace(target)
         sync_folder(target.parent)
-    except (OSError, SafetensorError) as problem:  # safetensors tells of a full disk by an error of its own
+    except (OSError, SafetensorError) as problem:  # safetensors reports a full disk by an error of its own
         reason = getattr(problem, "strerror", None) or problem
         raise DataError(f"cannot write {target}: {reason}; free some space or choose another name") from problem
     finally:
@@ -43,7 +43,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed left unfinished in a `folder` that nobody else writes into now.
+    """Remove the unfinished files of killed writers in a `folder` that no other process writes into now.
 
     A process that lives keeps its own.
     """
@@ -51,7 +51,7 @@ def clear_leftovers(folder: Path) -> None:
         writer = path.name.split(".")[-2]
         if writer.isdigit() and not _alive(int(writer)):
             path.unlink(missing_ok=True)
-    for path in folder.glob(".tmp??????"):  # safetensors writes beside the file it was given, too
+    for path in folder.glob(".tmp??????"):  # safetensors writes a temporary file of its own, too
         path.unlink(missing_ok=True)
 
 
