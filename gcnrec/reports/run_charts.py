@@ -24,7 +24,7 @@ def learning(contents: RunContents) -> list[Chart]:
         ("Loss by epoch", "epoch", "loss", charts.lines, lambda epoch: epoch.loss),
         (f"Validation {metric} by epoch", "epoch", metric, charts.lines, lambda epoch: epoch.valid.get(metric)),
         (f"Validation {metric} by time", "seconds", metric, charts.lines, lambda epoch: epoch.valid.get(metric)),
-        ("Throughput by epoch", "epoch", "rows per second", _from_zero, lambda epoch: epoch.rows_per_second),
+        ("Throughput by epoch", "epoch", "rows per second", charts.counts, lambda epoch: epoch.rows_per_second),
         ("Waiting for data", "epoch", "share of the epoch", charts.shares, lambda epoch: epoch.stalled_share),
         ("Read from host memory by the GPU", "epoch", "GB per second", charts.lines, lambda epoch: epoch.gigabytes_per_second),
         ("Rows found in the device's cache", "epoch", "share of the rows", charts.shares, lambda epoch: epoch.cache_hits),
@@ -46,10 +46,6 @@ def learning(contents: RunContents) -> list[Chart]:
     return drawn
 
 
-def _from_zero(curves: Sequence[charts.Curve], x_label: str, y_label: str) -> str:
-    return charts.counts(curves, {}, x_label, y_label)
-
-
 def stored_values(contents: RunContents) -> list[Chart]:
     """Values of a sparse table over the training, as far as epochs and explorations counted them, and the budget."""
     if contents.job.model.closed_form or contents.job.table.budget == 1.0:
@@ -65,7 +61,7 @@ def stored_values(contents: RunContents) -> list[Chart]:
             steps = sorted(counted)
             curves.append(charts.Curve(stage, steps, [counted[step] for step in steps], stage == "refit"))
     budget = {"budget": float(contents.memory["budget_values"])} if "budget_values" in contents.memory else {}
-    return [{"title": "Stored values", "svg": charts.counts(curves, budget, "step", "values")}] if curves else []
+    return [{"title": "Stored values", "svg": charts.counts(curves, "step", "values", budget)}] if curves else []
 
 
 def compared(contents: RunContents) -> list[Chart]:
@@ -111,6 +107,6 @@ def support(contents: RunContents) -> list[Chart]:
     drawn = {
         "Cells ever active, in a sample of rows": charts.shares(active, "step", "share of cells"),
         f"Slots per row by decile of popularity ({last})": charts.fan(deciles, "step", "slots per row"),
-        f"Values moved by each exploration ({last})": charts.counts(moved, {}, "step", "values"),
+        f"Values moved by each exploration ({last})": charts.counts(moved, "step", "values"),
     }
     return [{"title": title, "svg": svg} for title, svg in drawn.items()]

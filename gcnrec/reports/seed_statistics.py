@@ -77,7 +77,7 @@ def contrast(
         curves = [one.contents.validations(metric) for one in (trial, others[trial.seed])] if trial.seed in others else []
         if len(curves) < 2 or not all(curves):
             continue
-        limit = min(float(getattr(one.fit, by)) for one in (trial, others[trial.seed]))
+        limit = min(float(getattr(one.last("fit"), by)) for one in (trial, others[trial.seed]))
         read = [last_until(curve, metric, by, limit) for curve in curves]
         if read[0] is not None and read[1] is not None:
             limits[trial.seed], values[trial.seed], base_values[trial.seed] = limit, read[0], read[1]

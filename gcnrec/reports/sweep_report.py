@@ -173,11 +173,13 @@ def _by_seed(trials: Sequence[Trial], metric: str) -> dict[int, float]:
 
 
 def _seconds(trial: Trial) -> float | None:
-    return trial.fit.seconds if trial.fit else None
+    last = trial.last("fit")
+    return last.seconds if last else None
 
 
 def _epochs(trial: Trial) -> int:
-    return trial.fit.epoch if trial.fit else 0
+    last = trial.last("fit")
+    return last.epoch if last else 0
 
 
 def _known(values: Any) -> list[float]:

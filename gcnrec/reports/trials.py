@@ -68,10 +68,9 @@ class Trial:
         """The metrics on test by name; empty when it was not judged."""
         return self.contents.metrics_of("test").values
 
-    @property
-    def fit(self) -> Epoch | None:
-        """The last epoch of the fit; None before the first has ended."""
-        return next(reversed(self.contents.epochs("fit")), None)
+    def last(self, stage: str) -> Epoch | None:
+        """The last epoch of `stage` (`fit` or `refit`); None before the first has ended."""
+        return next(reversed(self.contents.epochs(stage)), None)
 
 
 @dataclass(frozen=True)
@@ -163,8 +162,7 @@ def _row(trial: Trial, keys: list[str]) -> dict[str, Any]:
     settings = _flat(trial.job) if trial.job else {}
     row = _place(trial) | {"status": trial.status, "failure": trial.failure or None}
     row |= {key: settings.get(key) for key in keys}
-    for stage in ("fit", "refit"):
-        row |= _times(trial.contents.epochs(stage), stage)
+    row |= _times(trial)
     if trial.job:
         metric = trial.job.evaluate.metric
         best = best_validation(trial.folder, metric)
@@ -177,15 +175,16 @@ def _place(trial: Trial) -> dict[str, Any]:
     return {"run": trial.name, "variant": trial.variant, "budget": trial.budget, "seed": trial.seed}
 
 
-def _times(epochs: list[Epoch], stage: str) -> dict[str, Any]:
-    """Seconds of a stage; of the fit also epochs, seconds per epoch and per step, compilation included."""
-    last = epochs[-1] if epochs else None
-    if stage == "refit":
-        return {"refit_seconds": last.seconds if last else None}
-    if last is None:
-        return dict.fromkeys(("epochs", "fit_seconds", "epoch_seconds", "step_seconds"))
-    each = {"epoch_seconds": last.seconds / last.epoch, "step_seconds": last.seconds / last.step}
-    return {"epochs": last.epoch, "fit_seconds": last.seconds, **each}
+def _times(trial: Trial) -> dict[str, float | None]:
+    """Seconds of both stages; of the fit also epochs, and seconds per epoch and step, compilation included."""
+    fit, refit = trial.last("fit"), trial.last("refit")
+    return {
+        "epochs": fit.epoch if fit else None,
+        "fit_seconds": fit.seconds if fit else None,
+        "epoch_seconds": fit.seconds / fit.epoch if fit else None,
+        "step_seconds": fit.seconds / fit.step if fit else None,
+        "refit_seconds": refit.seconds if refit else None,
+    }
 
 
 def _flat(job: Job) -> dict[str, Any]:

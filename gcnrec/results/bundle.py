@@ -37,6 +37,7 @@ from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import Exported
+from gcnrec.ranking.metrics import measured
 from gcnrec.results.served import served_mixture
 from gcnrec.runs.paths import metrics_path
 from gcnrec.system.files import atomic_file
@@ -93,7 +94,7 @@ def _header(run: Run) -> dict[str, str]:
         "trained_on": "train+valid" if run.refitted else "train", "job": to_toml(run.job),
         "data": run.dataset.name, "digest": run.dataset.digest,
         "user_id_type": str(run.dataset.user_ids.ids.type), "item_id_type": str(run.dataset.item_ids.ids.type),
-        "conventions": json.dumps(CONVENTIONS), "metrics": json.dumps({key: each for key, each in written.items() if "@" in key}),
+        "conventions": json.dumps(CONVENTIONS), "metrics": json.dumps(measured(written)),
     }  # fmt: skip
 
 
