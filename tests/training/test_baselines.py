@@ -82,7 +82,7 @@ def nothing(dataset):
 def compared(folder, settings, dataset, scorer, seconds=1000.0):
     """Events of baselines beside a fit of so many seconds whose best epoch ranks as `scorer`, and what was told."""
     folder.mkdir(exist_ok=True)
-    append_event(folder, {"event": "epoch", "stage": "fit", "epoch": 1, "seconds": seconds})
+    append_event(folder, {"event": "epoch", "stage": "fit", "epoch": 1, "seconds": seconds, "loss": 1.0})
     if compares(settings, dataset, folder):
         keep_validation(settings, dataset, folder, scorer)
     told = Told()
