@@ -29,7 +29,7 @@ from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.ranking.scorer import Scorer
-from gcnrec.runs.checkpoints import load_checkpoint
+from gcnrec.runs.checkpoints import Checkpoints, load_checkpoint
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json, write_json
 from gcnrec.runs.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
@@ -71,8 +71,9 @@ class Run:
         return with_valid(self.dataset)
 
     def scorer(self, scratch: Path | None = None) -> Scorer:
-        """Ranks by the exported embeddings, mapped from scratch in a folder (default: the run's), mixed with closed forms where
-        the run has a mixture; or by a closed-form model.
+        """Ranks by the exported embeddings, in the run's mixture if it has one, or by a closed-form model.
+
+        Embeddings are mapped from scratch in a folder, by default the run's.
         """
         made = self.folder / MODEL if self.job.model.closed_form else embeddings_paths(self.folder)[1]
         if not made.is_file():
@@ -108,14 +109,14 @@ class Run:
 
     @property
     def export_rule(self) -> ExportRule | None:
-        """How trained scores became the embeddings that rank; None for a closed-form model."""
+        """The rule by which trained scores became the embeddings that rank; None for a closed-form model."""
         if self.job.model.closed_form:
             return None
         facts = read_export(embeddings_paths(self.folder)[0])
         return ExportRule(facts["kind"], facts["factor"])
 
     def metrics(self, split: str) -> dict[str, Any]:
-        """What `gcnrec evaluate` wrote for `split`."""
+        """The metrics that `gcnrec evaluate` wrote for `split`."""
         path = metrics_path(self.folder, split)
         if not path.is_file():
             raise UsageError(f"{self.folder} has no {path.name}; run 'gcnrec evaluate {self.folder} --split {split}' first")
@@ -123,20 +124,22 @@ class Run:
 
 
 def open_run(folder: str | Path) -> Run:
-    """Open a run folder and its dataset; DataError when either is missing, damaged or another one than was trained on."""
+    """Open a run folder and its dataset. DataError when one is missing or damaged, or the dataset has changed since."""
     folder = Path(folder)
     if not (folder / LINEAGE).is_file():
         raise DataError(f"{folder} is not a run folder: lineage.json is missing; make one with 'gcnrec train'")
-    lineage = read_json(folder / LINEAGE)
+    contents = RunContents(folder)
+    lineage = contents.document(LINEAGE)
     if lineage.get("format") != FORMAT:
         raise DataError(f"{folder / LINEAGE} must have format {FORMAT}, got {lineage.get('format')!r}; train again")
-    dataset = open_dataset(lineage["data"]["folder"])
-    if dataset.digest != lineage["data"]["digest"]:
+    trained_on = contents.lineage.data
+    dataset = open_dataset(trained_on.folder)
+    if dataset.digest != trained_on.digest:
         raise DataError(
-            f"{dataset.folder} has changed since {folder} was trained: its digest was {lineage['data']['digest'][:12]}, "
+            f"{dataset.folder} has changed since {folder} was trained: its digest was {trained_on.digest[:12]}, "
             f"is {dataset.digest[:12]}; ingest the old data again or train on the new"
         )
-    return Run(folder, Job.load(folder / JOB), lineage, dataset)
+    return Run(folder, contents.job, lineage, dataset)
 
 
 def begin_run(folder: Path, job: Job, dataset: Dataset) -> None:
@@ -146,7 +149,7 @@ def begin_run(folder: Path, job: Job, dataset: Dataset) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a run folder with nothing in it. UsageError when there is something of that name."""
+    """Make an empty run folder. UsageError when the name is taken."""
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
@@ -158,7 +161,7 @@ def make_folder(folder: Path) -> None:
 
 
 def describe_run(folder: Path, job: Job, dataset: Dataset) -> None:
-    """Write what a run is of: job.toml, and last lineage.json, which makes the folder a run's."""
+    """Write job.toml, then lineage.json. A folder is a run once lineage.json exists."""
     (folder / "checkpoints").mkdir(exist_ok=True)
     with atomic_file(folder / JOB) as path:
         path.write_text(to_toml(job), encoding="utf-8")
@@ -166,13 +169,13 @@ def describe_run(folder: Path, job: Job, dataset: Dataset) -> None:
 
 
 def was_killed_before_start(folder: Path) -> bool:
-    """Whether a folder holds no more than what a process leaves that was killed before `describe_run` was done."""
+    """Whether a folder holds only files of a process that was killed before the end of `describe_run`."""
     names = {path.name for path in folder.iterdir() if path.suffix != ".part"}
     return names <= {LOCK, JOB, "checkpoints"}
 
 
 def writing(folder: Path, observer: Observer = SILENT) -> AbstractContextManager[None]:
-    """Be the only one who writes into a run folder. UsageError, naming the process, when another one does."""
+    """Lock a run folder for writing. UsageError, naming the process, when another one writes into it."""
     return locked(folder / LOCK, folder, observer.warn)
 
 
@@ -200,8 +203,8 @@ def final_tensors(run: Run) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         raise UsageError(f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no table to start from")
     if not (run.folder / MEMORY).is_file():  # the last file that training writes
         raise UsageError(f"{run.folder} is not finished; resume it first, then start from its table")
-    name = "last" if run.refitted else "best"
-    tensors, _ = load_checkpoint(run.folder / "checkpoints" / f"{name}.safetensors")
+    checkpoints = Checkpoints(run.folder, keep=1)
+    tensors, _ = load_checkpoint(checkpoints.last if run.refitted else checkpoints.best)
     table, layers = (
         {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
         for part in ("table.", "layers.")

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gcnrec.config import Job
 from gcnrec.errors import Interrupted, Terminated, UsageError
+from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json, write_json
 from gcnrec.runs.events import epochs_of, read_events
-from gcnrec.runs.paths import LINEAGE
 
 if TYPE_CHECKING:
     from gcnrec.system.observer import Observer
@@ -174,8 +174,8 @@ class Mlflow:
             begun = str(read_json(path)["run_id"])
             self._client.update_run(begun, status="RUNNING")
             return begun
-        data = read_json(self._folder / LINEAGE)["data"]
-        tags = {"gcnrec.folder": str(self._folder.resolve()), "gcnrec.data": data["name"], "gcnrec.digest": data["digest"]}
+        data = RunContents(self._folder).lineage.data
+        tags = {"gcnrec.folder": str(self._folder.resolve()), "gcnrec.data": data.name, "gcnrec.digest": data.digest}
         begun = str(self._client.create_run(self._experiment, run_name=self._folder.name, tags=tags).info.run_id)
         params = _params(self._job)
         for first in range(0, len(params), _PARAMS_AT_ONCE):
