@@ -6,14 +6,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcnrec.closed_forms.mixture_files import FILE as MIXTURE
 from gcnrec.ranking.metrics import measured
 from gcnrec.reports.figures import duration, size
 from gcnrec.reports.page import write_page
 from gcnrec.reports.run_charts import STAGES, compared, learning, stored_values, support
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import Baseline, Epoch, Note, Resume, ValidBaseline
-from gcnrec.runs.paths import LINEAGE, REPORT
+from gcnrec.runs.paths import LINEAGE, MIXTURE, REPORT
 
 if TYPE_CHECKING:
     from gcnrec.runs.folder import Run

@@ -9,14 +9,13 @@ from typing import Any
 
 from pydantic import Field
 
-from gcnrec.closed_forms.mixture_files import FILE as MIXTURE
 from gcnrec.closed_forms.mixture_files import Mixture
 from gcnrec.config import Job
 from gcnrec.loaders.ingest.leakage import leaks, sentences
 from gcnrec.ranking.metrics import measured
 from gcnrec.runs.documents import Document, checked, read_json
 from gcnrec.runs.events import Baseline, E, Epoch, Event, ValidBaseline, Warned, epochs_of, of_kind, read_events
-from gcnrec.runs.paths import JOB, LINEAGE, MEMORY, metrics_path
+from gcnrec.runs.paths import JOB, LINEAGE, MEMORY, MIXTURE, metrics_path
 
 
 class Metrics(Document):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gcnrec.closed_forms import mixture_files
+
 JOB, LINEAGE, EVENTS, MEMORY = "job.toml", "lineage.json", "metrics.jsonl", "memory.json"
+MIXTURE = mixture_files.FILE
 MODEL, TABLE, REPORT, LOCK = "model.safetensors", "table.safetensors", "report.html", "run.lock"
 
 
