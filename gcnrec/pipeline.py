@@ -142,10 +142,8 @@ def describe(path: Path) -> dict[str, Any]:
     if (path / "dataset.json").is_file():
         return {key: value for key, value in read_info(path).items() if key != "files"}
     if (path / "lineage.json").is_file():
-        names = ("lineage", "mixture", "metrics", "metrics.valid", "memory")
-        files = {name: path / f"{name}.json" for name in names}
-        found = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
-        contents = RunContents(path)
+        contents, names = RunContents(path), ("lineage", "mixture", "metrics", "metrics.valid", "memory")
+        found = {name: document for name in names if (document := contents.document(f"{name}.json"))}
         baselines = contents.valid_baselines_in_brief
         return found | ({"baselines": baselines} if baselines else {}) | {"warnings": contents.warnings}
     raise UsageError(f"{path} must be a dataset folder (with dataset.json) or a run folder (with lineage.json), is neither")

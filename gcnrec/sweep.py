@@ -26,6 +26,7 @@ from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.loaders.schema import open_dataset
 from gcnrec.reports.sweep_report import summarise
 from gcnrec.reports.trials import Ended, Sweep, Tell, Trial, is_finished, write_sweep
+from gcnrec.runs.paths import JOB
 from gcnrec.system.files import atomic_file
 from gcnrec.training.open_keys import continued, located, swept
 
@@ -55,7 +56,7 @@ def sweep(grid: Grid, data: Path, out: Path, *, jobs: int = 1, tell: Tell | None
 
 @dataclass
 class _Book:
-    """How every run ended so far, told to the caller and written into the folder after each."""
+    """How every run ended so far, reported to the caller and written into the folder after each."""
 
     grid: Grid
     out: Path
@@ -163,7 +164,7 @@ def _failure(code: int, log: Path) -> str:
 
 def _check_same(run: Combination, folder: Path, data: Path, digest: str) -> None:
     """UsageError when the run in `folder` has other settings, or is of other data than `data` with its `digest`."""
-    path = folder / "job.toml"
+    path = folder / JOB
     if not path.is_file():
         return
     made = Job.load(path)

@@ -74,7 +74,7 @@ HOMES = {
     "polars": ["bench"],
     "typer": ["cli"],
     "rich": ["reports.progress_bar"],
-    "jinja2": ["reports.run_report", "reports.sweep_report"],
+    "jinja2": ["reports.page"],
     "matplotlib": ["reports.charts"],
     "mlflow": ["runs.tracking"],
 }

@@ -22,7 +22,7 @@ from gcnrec.config import Job
 from gcnrec.loaders.features.encode import encode_features
 from gcnrec.loaders.schema import open_dataset
 from gcnrec.runs.checkpoints import load_checkpoint
-from gcnrec.runs.events import read_events
+from gcnrec.runs.events import read_lines
 from gcnrec.runs.folder import final_table, open_run
 from gcnrec.runs.slot_files import order_digest, read_slots
 from gcnrec.tables.slots import dense_rows
@@ -251,7 +251,7 @@ def assert_same_end(found, kept, exact, digests):
         assert tables[0].column("id") == tables[1].column("id")
         np.testing.assert_allclose(*(table.column("embedding").combine_chunks().flatten() for table in tables), **TOLERANCE)
     for kind, name in (("epoch", "loss"), ("explore", "ever_active")):
-        told = [[event[name] for event in read_events(folder) if event["event"] == kind] for folder in (found, kept)]
+        told = [[event[name] for event in read_lines(folder) if event["event"] == kind] for folder in (found, kept)]
         np.testing.assert_allclose(*told, **TOLERANCE)
 
 
@@ -263,7 +263,7 @@ def content(folder, digests):
             case ".safetensors":
                 one = tensors(path, digests)
             case ".jsonl":
-                one = sorted(digests._text(event).decode() for event in read_events(folder) if event["event"] in LASTING)
+                one = sorted(digests._text(event).decode() for event in read_lines(folder) if event["event"] in LASTING)
             case _:
                 one = digests.digest_of(path)
         held[str(path.relative_to(folder))] = one
@@ -286,7 +286,7 @@ def names_in(path):
             whole = document(path)
             return set(leaves({**whole, "files": [*whole["files"].values()]} if "files" in whole else whole))
         case ".jsonl":
-            events = [(event.pop("event"), event) for event in read_events(path.parent)]
+            events = [(event.pop("event"), event) for event in read_lines(path.parent)]
             return {f"{kind}: {name}" for kind, event in events for name in leaves(event)}
         case ".toml":
             return set(tomllib.loads(path.read_text()))
@@ -353,7 +353,7 @@ def test_a_run_evaluates_to_what_it_did(name, old, copied, gcnrec, exact):
     code, out, err = gcnrec("evaluate", run, "--json")
     assert code == 0, err
     assert_told(json.loads(out), document(old / name / "metrics.json"), exact)
-    assert read_events(run) == read_events(old / name)  # what it was warned of is not told again
+    assert read_lines(run) == read_lines(old / name)  # what it was warned of is not told again
 
 
 def test_runs_compare_as_they_did(old, gcnrec, make, exact):
@@ -363,7 +363,7 @@ def test_runs_compare_as_they_did(old, gcnrec, make, exact):
 
 
 def kinds(folder):
-    return {event["kind"] for event in read_events(folder) if event["event"] == "warning"}
+    return {event["kind"] for event in read_lines(folder) if event["event"] == "warning"}
 
 
 @pytest.fixture

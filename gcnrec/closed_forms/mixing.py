@@ -9,7 +9,7 @@ Letters: H users with held-out items, B of them in a chunk, P parts, S places of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,6 +22,7 @@ from gcnrec.graph import Csr
 from gcnrec.ops.shortlist import best_places, gathered, union
 from gcnrec.ops.topk import Hidden, ItemLists, Seen, contained, empty_lists, hide, keep_best
 from gcnrec.ranking import metrics
+from gcnrec.system.observer import SILENT, Observer
 
 Weights = tuple[float, ...]
 """One of each part, the trained one first; 0 leaves a part out."""
@@ -90,19 +91,18 @@ def looked_at(held: Csr) -> NDArray[np.int32]:
 
 
 def judge_bytes(num_parts: int, num_users: int, num_items: int, k: int) -> int:
-    """What `judge_of` and its result hold at most beside the parts."""
+    """What `judge_of` and its result hold at most apart from the parts."""
     places = num_parts * min(k + _SPARE, num_items)
     short_lists = min(num_users, MOST_USERS) * places * (4 * num_parts + 5)
     return short_lists + 4 * (num_parts + MIXTURE_ROWS) * num_items * _block_users(num_items)
 
 
-def judge_of(parts: Sequence[Part], held: Csr, seen: Seen, metric: str, tell: Callable[[int, int], None] | None = None) -> Judge:
+def judge_of(parts: Sequence[Part], held: Csr, seen: Seen, metric: str, observer: Observer = SILENT) -> Judge:
     """A judge of mixtures of `parts` by `metric` (such as "recall@20") on user -> held-out items; `seen` is left out.
 
-    `tell` hears how many users of how many are scored. Memory: P + 2 rows of I floats for each user of a chunk of up to
-    `BLOCK_USERS`, and some 100 P short-list places a user.
+    Memory: P + 2 rows of I floats for each user of a chunk of at most `BLOCK_USERS`; about 100 P short-list places a user.
     """
-    name, k = metrics.split_name(metric)
+    kind, k = metrics.split_name(metric)
     users_H = looked_at(held)
     lists = []
     size = _block_users(parts[0].scorer.num_items)
@@ -110,9 +110,8 @@ def judge_of(parts: Sequence[Part], held: Csr, seen: Seen, metric: str, tell: Ca
         users_B = users_H[first : first + size]
         hidden, held_out = seen.of(users_B), ItemLists(held, users_B)
         lists.append(_short_lists(parts, users_B, k + _SPARE, hidden, held_out))
-        if tell:
-            tell(first + len(users_B), len(users_H))
-    return Judge(tuple(lists), name, k)
+        observer.work("choosing the mixture", first + len(users_B), len(users_H))
+    return Judge(tuple(lists), kind, k)
 
 
 def weighed(judge: Judge, num_parts: int) -> Found:

@@ -7,8 +7,9 @@ Letters: B users, K list length, I items, U users of a test, M metrics, R resamp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,10 +73,22 @@ def ndcg(judged: Judged, k: int) -> Floats:
     return value_B
 
 
-def split_name(metric: str) -> tuple[str, int]:
-    """The name and the list length of a metric such as "recall@20"."""
-    name, _, cut = metric.rpartition("@")
-    return name, int(cut)
+class MetricName(NamedTuple):
+    """The two parts of a metric's name, such as "recall@20"."""
+
+    kind: str
+    k: int
+
+
+def split_name(metric: str) -> MetricName:
+    """The kind and the list length of a metric."""
+    kind, _, k = metric.rpartition("@")
+    return MetricName(kind, int(k))
+
+
+def measured(document: Mapping[str, Any]) -> dict[str, float]:
+    """The entries of a JSON document that are metrics, in their order."""
+    return {name: float(value) for name, value in document.items() if "@" in name and isinstance(value, (int, float))}
 
 
 PER_USER: dict[str, Callable[[Judged, int], Floats]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 # Matplotlib knows no CSS: it draws in these colours, which `_to_page_colours` then exchanges for the page's variables.
@@ -37,11 +38,7 @@ class Estimates:
 
 def lines(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
     """Curves over one pair of axes, with a legend when there are several."""
-
-    def draw(axes: Any) -> None:
-        _plot(axes, curves)
-
-    return _labelled(draw, x_label, y_label)
+    return _svg(lambda axes: _plot(axes, curves), x_label, y_label)
 
 
 def points(series: Sequence[Estimates], x_label: str, y_label: str) -> str:
@@ -58,9 +55,9 @@ def points(series: Sequence[Estimates], x_label: str, y_label: str) -> str:
         xs = [x for one in series for x in one.xs]
         if min(xs) > 0 and max(xs) > 3 * min(xs):
             _logarithmic(axes, xs)
-        _name_beside(axes, x_label, y_label)
+        _legend_outside(axes)
 
-    return _svg(draw, 6.0, 3.1)
+    return _svg(draw, x_label, y_label, (6.0, 3.1))
 
 
 def bands(series: Sequence[Estimates], x_label: str, y_label: str) -> str:
@@ -70,12 +67,12 @@ def bands(series: Sequence[Estimates], x_label: str, y_label: str) -> str:
         for number, one in enumerate(series):
             axes.plot(one.xs, one.means, color=_series(number), label=one.name, linewidth=1.4)
             axes.fill_between(one.xs, one.lows, one.highs, color=_series(number), alpha=0.16, linewidth=0)
-        _name_beside(axes, x_label, y_label)
+        _legend_outside(axes)
 
-    return _svg(draw, 6.0, 3.1)
+    return _svg(draw, x_label, y_label, (6.0, 3.1))
 
 
-def counts(curves: Sequence[Curve], limits: Mapping[str, float], x_label: str, y_label: str) -> str:
+def counts(curves: Sequence[Curve], x_label: str, y_label: str, limits: Mapping[str, float] = MappingProxyType({})) -> str:
     """Curves of numbers of things, from zero on and with unit prefixes; every limit is a dotted line with its name above."""
 
     def draw(axes: Any) -> None:
@@ -88,7 +85,7 @@ def counts(curves: Sequence[Curve], limits: Mapping[str, float], x_label: str, y
         axes.set_ylim(0, 1.2 * max(1.0, *limits.values(), *(y for curve in curves for y in curve.ys)))
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
 
-    return _labelled(draw, x_label, y_label)
+    return _svg(draw, x_label, y_label)
 
 
 def shares(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
@@ -101,11 +98,11 @@ def shares(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
         axes.set_ylim(0, 1.15 * max(0.01, *(y for curve in curves for y in curve.ys)))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
-    return _labelled(draw, x_label, y_label)
+    return _svg(draw, x_label, y_label)
 
 
 def fan(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
-    """Curves that follow one another, such as deciles: one colour that fades from the first to the last, both named beside."""
+    """Curves that follow one another, such as deciles: one colour that fades from the first to the last; both have names."""
 
     def draw(axes: Any) -> None:
         for number, curve in enumerate(curves):
@@ -119,7 +116,7 @@ def fan(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(visible=False, axis="x")
 
-    return _labelled(draw, x_label, y_label)
+    return _svg(draw, x_label, y_label)
 
 
 def columns(names: Sequence[str], heights: Sequence[float], x_label: str, y_label: str) -> str:
@@ -128,11 +125,9 @@ def columns(names: Sequence[str], heights: Sequence[float], x_label: str, y_labe
     def draw(axes: Any) -> None:
         axes.bar(range(len(names)), heights, color=_SERIES[0], width=0.72)
         axes.set_xticks(range(len(names)), names)
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
         axes.grid(visible=False, axis="x")
 
-    return _svg(draw, 5.2, 2.9)
+    return _svg(draw, x_label, y_label)
 
 
 def bars(names: Sequence[str], lengths: Sequence[float], x_label: str, highlight: str) -> str:
@@ -144,11 +139,10 @@ def bars(names: Sequence[str], lengths: Sequence[float], x_label: str, highlight
         axes.bar_label(drawn, fmt="%.4f", padding=4, color=_INK)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
-        axes.set_xlabel(x_label)
         axes.margins(x=0.16)
         axes.grid(visible=False, axis="y")
 
-    return _svg(draw, 5.2, 0.7 + 0.42 * len(names))
+    return _svg(draw, x_label, "", (5.2, 0.7 + 0.42 * len(names)))
 
 
 def _series(number: int) -> str:
@@ -176,32 +170,23 @@ def _logarithmic(axes: Any, xs: Sequence[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _name_beside(axes: Any, x_label: str, y_label: str) -> None:
-    """Labels, and a legend that covers no line."""
+def _legend_outside(axes: Any) -> None:
+    """A legend that covers no line."""
     axes.grid(visible=False, axis="x")
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
     axes.figure.legend(loc="outside right upper", frameon=False)
 
 
-def _labelled(draw: Callable[[Any], None], x_label: str, y_label: str) -> str:
-    def draw_and_label(axes: Any) -> None:
-        draw(axes)
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-
-    return _svg(draw_and_label, 5.2, 2.9)
-
-
-def _svg(draw: Callable[[Any], None], width: float, height: float) -> str:
+def _svg(draw: Callable[[Any], None], x_label: str, y_label: str, size: tuple[float, float] = (5.2, 2.9)) -> str:
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
-        draw(figure.add_subplot())
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.set(xlabel=x_label, ylabel=y_label)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _to_page_colours(out.getvalue())

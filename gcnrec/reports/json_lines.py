@@ -1,4 +1,4 @@
-"""`--log-json`: what a command tells as one JSON object a line on stderr, for machines that watch jobs.
+"""`--log-json`: the reports of a command as one JSON object a line on stderr, for machines that watch jobs.
 
 Every object has `time` (ISO, UTC), `level` ("info", "warning", "error") and `event`; the other fields belong to the event:
 "step", "work", "epoch" (as in metrics.jsonl), "note", "warning" (`text`), "run" (of a sweep), "error" (`text`, `exit_code`).

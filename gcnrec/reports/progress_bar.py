@@ -73,7 +73,7 @@ class Bar:
 
 @contextmanager
 def runs_told(total: int, log_json: bool) -> Iterator[Tell]:
-    """Tells of every run of a sweep that ended in a line, JSON if asked for; on a terminal, a bar over the runs stays below."""
+    """Reports every run of a sweep that ended as a line, as JSON if asked for; a terminal also shows a bar over the runs."""
     if log_json:
         yield JsonLines().ended
         return

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gcnrec.reports.trials import Trial
-from gcnrec.runs.events import Event
+from gcnrec.runs.events import Epoch
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A variant beside the base, both read off their validation curves at `limit` (its mean over the seeds)."""
+    """A variant and the base, both read off their validation curves at `limit` (its mean over the seeds)."""
 
     variant: str
     base: str
@@ -56,10 +56,9 @@ def paired(values: Mapping[int, float], base: Mapping[int, float]) -> Estimate:
     return estimate([values[seed] - base[seed] for seed in sorted(values.keys() & base.keys())])
 
 
-def last_until(validations: Sequence[Event], metric: str, by: Literal["epoch", "seconds"], limit: float) -> float | None:
+def last_until(validations: Sequence[Epoch], metric: str, by: Literal["epoch", "seconds"], limit: float) -> float | None:
     """`metric` at the last validation at or before `limit`; None when there was none."""
-    until = [event["valid"][metric] for event in validations if event[by] <= limit]
-    return float(until[-1]) if until else None
+    return next((epoch.valid[metric] for epoch in reversed(validations) if getattr(epoch, by) <= limit), None)
 
 
 def contrast(
@@ -67,18 +66,18 @@ def contrast(
 ) -> Contrast | None:
     """Two variants of one budget where the shorter run of each pair of seeds ends; None when no pair can be compared.
 
-    A pair's limit is the smaller of its two total epochs, or training seconds. Each run counts with the last validation at or
-    before it.
+    The limit of a pair is the smaller of its two total epochs, or training seconds. The last validation at or before the limit
+    counts.
     """
     limits: dict[int, float] = {}
     values: dict[int, float] = {}
     base_values: dict[int, float] = {}
     others = {trial.seed: trial for trial in base_trials}
     for trial in trials:
-        curves = [one.validations(metric) for one in (trial, others[trial.seed])] if trial.seed in others else []
+        curves = [one.contents.validations(metric) for one in (trial, others[trial.seed])] if trial.seed in others else []
         if len(curves) < 2 or not all(curves):
             continue
-        limit = min(_total(one, by) for one in (trial, others[trial.seed]))
+        limit = min(float(getattr(one.last("fit"), by)) for one in (trial, others[trial.seed]))
         read = [last_until(curve, metric, by, limit) for curve in curves]
         if read[0] is not None and read[1] is not None:
             limits[trial.seed], values[trial.seed], base_values[trial.seed] = limit, read[0], read[1]
@@ -96,7 +95,7 @@ def contrast(
 
 
 def contrasts(trials: Sequence[Trial], compare: str, metric: str, by: Literal["epoch", "seconds"]) -> list[Contrast]:
-    """Every other variant beside `compare`, budget by budget."""
+    """Every other variant and `compare`, budget by budget."""
     groups = grouped(trials)
     found = []
     for (variant, budget), group in groups.items():
@@ -113,7 +112,3 @@ def grouped(trials: Sequence[Trial]) -> dict[tuple[str, float], list[Trial]]:
         groups.setdefault((trial.variant, trial.budget), []).append(trial)
     variants = list(dict.fromkeys(trial.variant for trial in trials))
     return dict(sorted(groups.items(), key=lambda entry: (-entry[0][1], variants.index(entry[0][0]))))
-
-
-def _total(trial: Trial, by: Literal["epoch", "seconds"]) -> float:
-    return float([event for event in trial.events if event["event"] == "epoch" and event["stage"] == "fit"][-1][by])

@@ -1,4 +1,4 @@
-"""`sweep.html`: one self-contained page about a sweep, and the two tables beside it."""
+"""`sweep.html`: one self-contained page about a sweep, and the two tables of its runs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 
 from gcnrec.reports import charts
+from gcnrec.reports.figures import plain
+from gcnrec.reports.page import write_page
 from gcnrec.reports.seed_statistics import Contrast, Estimate, contrasts, estimate, grouped, paired
 from gcnrec.reports.trials import Sweep, Trial, curves, read_sweep, results
 from gcnrec.system.files import atomic_file
 
-_TEMPLATE = Path(__file__).with_name("sweep.html.j2")
 Groups = dict[tuple[str, float], list[Trial]]
 
 
@@ -30,18 +31,12 @@ def summarise(folder: Path) -> Path | None:
     for name, table in (("sweep", results(sweep)), ("curves", curves(sweep))):
         with atomic_file(folder / f"{name}.parquet") as path:
             pq.write_table(table, path, compression="zstd")
-    return write_page(sweep, folder / "sweep.html")
+    return write_sweep_page(sweep, folder / "sweep.html")
 
 
-def write_page(sweep: Sweep, path: Path) -> Path:
+def write_sweep_page(sweep: Sweep, path: Path) -> Path:
     """Write the page about `sweep` to `path`, replacing an earlier one. Only finished runs are plotted and compared."""
-    import jinja2
-
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(**_content(sweep, path.parent.name))
-    with atomic_file(path) as beside:
-        beside.write_text(page, encoding="utf-8")
-    return path
+    return write_page("sweep.html.j2", _content(sweep, path.parent.name), path)
 
 
 def _content(sweep: Sweep, name: str) -> dict[str, Any]:
@@ -69,8 +64,8 @@ def _plots(groups: Groups, metric: str) -> list[dict[str, str]]:
         f"validation {metric}": lambda trial: _best(trial, metric),
     }
     costs: dict[str, Callable[[Trial], float | None]] = {
-        "stored values": lambda trial: trial.memory.get("values"),
-        "served bytes": lambda trial: trial.memory.get("served_bytes"),
+        "stored values": lambda trial: trial.contents.memory.get("values"),
+        "served bytes": lambda trial: trial.contents.memory.get("served_bytes"),
         "training seconds": _seconds,
     }
     for y_label, height in splits.items():
@@ -102,8 +97,8 @@ def _by_seconds(groups: Groups, metric: str) -> list[dict[str, str]]:
                 continue
             measured: dict[int, list[tuple[float, float]]] = {}
             for trial in trials:
-                for event in trial.validations(metric):
-                    measured.setdefault(event["epoch"], []).append((event["seconds"], event["valid"][metric]))
+                for epoch in trial.contents.validations(metric):
+                    measured.setdefault(epoch.epoch, []).append((epoch.seconds, epoch.valid[metric]))
             # An epoch that some seeds did not reach would bend the curve where the mean loses them.
             whole = [rows for _, rows in sorted(measured.items()) if len(rows) == len(trials)]
             line = [(statistics.fmean(row[0] for row in rows), estimate([row[1] for row in rows])) for rows in whole]
@@ -132,7 +127,7 @@ def _mean_row(groups: Groups, key: tuple[str, float], compare: str, metric: str)
         "seeds": str(len(trials)),
         "epochs": " to ".join(str(count) for count in dict.fromkeys((epochs[0], epochs[-1]))),
         "seconds": _text(estimate(_known(map(_seconds, trials))), "{:,.0f}"),
-        "values": _mean(_known(trial.memory.get("values") for trial in trials)),
+        "values": _mean(_known(trial.contents.memory.get("values") for trial in trials)),
         "valid": _text(estimate(_known(_best(trial, metric) for trial in trials))),
         "test": _text(estimate(_known(trial.test.get(metric) for trial in trials))),
         "difference": _text(difference, "{:+.4f}") if difference and difference.count else "",
@@ -152,9 +147,9 @@ def _contrast_row(one: Contrast, unit: Literal["epochs", "s"]) -> dict[str, str]
 
 
 def _trial_row(trial: Trial, metric: str) -> dict[str, Any]:
-    cells = (trial.test.get(metric), _best(trial, metric), _epochs(trial), _seconds(trial))
-    counts = (trial.memory.get(name) for name in ("values", "peak_table_bytes", "served_bytes"))
-    return {"name": trial.name, "status": trial.status, "cells": [_plain(value) for value in (*cells, *counts)]}
+    counts = (trial.contents.memory.get(name) for name in ("values", "peak_table_bytes", "served_bytes"))
+    cells = (trial.test.get(metric), _best(trial, metric), _epochs(trial), _seconds(trial), *counts)
+    return {"name": trial.name, "status": trial.status, "cells": [plain(cell, absent="", precise=10.0) for cell in cells]}
 
 
 def _text(one: Estimate, form: str = "{:.4f}") -> str:
@@ -169,14 +164,8 @@ def _mean(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):,.0f}" if values else ""
 
 
-def _plain(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if abs(value) < 10 else f"{value:,.0f}"
-
-
 def _best(trial: Trial, metric: str) -> float | None:
-    return max((float(event["valid"][metric]) for event in trial.validations(metric)), default=None)
+    return max((epoch.valid[metric] for epoch in trial.contents.validations(metric)), default=None)
 
 
 def _by_seed(trials: Sequence[Trial], metric: str) -> dict[int, float]:
@@ -184,17 +173,13 @@ def _by_seed(trials: Sequence[Trial], metric: str) -> dict[int, float]:
 
 
 def _seconds(trial: Trial) -> float | None:
-    return _last(trial, "seconds")
+    last = trial.last("fit")
+    return last.seconds if last else None
 
 
 def _epochs(trial: Trial) -> int:
-    return int(_last(trial, "epoch") or 0)
-
-
-def _last(trial: Trial, key: str) -> float | None:
-    """Of the fit, which every run has; a refit's seconds are in the table."""
-    epochs = [event for event in trial.events if event["event"] == "epoch" and event["stage"] == "fit"]
-    return epochs[-1][key] if epochs else None
+    last = trial.last("fit")
+    return last.epoch if last else 0
 
 
 def _known(values: Any) -> list[float]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gcnrec.ranking.metrics import measured, split_name
+from gcnrec.reports.figures import plain
+
 if TYPE_CHECKING:
     from gcnrec.results.compare import Comparison
 
 HEADLINE = ("recall@20", "ndcg@20")
-_LONG = 20
 
 
 def metric_lines(metrics: dict[str, Any]) -> list[str]:
     """Metrics by name and list length, intervals of the headline ones, then the segments, if there are any."""
-    names = [name for name in metrics if "@" in name]
-    lengths = sorted({name.partition("@")[2] for name in names}, key=int)
-    kinds = list(dict.fromkeys(name.partition("@")[0] for name in names))
+    names = [split_name(name) for name in measured(metrics)]
+    lengths = sorted({name.k for name in names})
+    kinds = list(dict.fromkeys(name.kind for name in names))
     head = (f"{metrics['split']} split" if "split" in metrics else "", *(f"@{k}" for k in lengths))
     cells = [[f"{metrics[name]:.4f}" if (name := f"{kind}@{k}") in metrics else "" for k in lengths] for kind in kinds]
     lines = columns([head, *((kind, *row) for kind, row in zip(kinds, cells, strict=True))]) if names else []
@@ -32,9 +34,9 @@ def metric_lines(metrics: dict[str, Any]) -> list[str]:
 
 
 def dataset_lines(info: dict[str, Any]) -> list[str]:
-    """Sizes of a dataset, and what ingestion counted other than zero; its own sentences were told while it worked."""
-    sizes = [(key, _plain(value)) for key, value in info.items() if key == "name" or key.startswith("num_")]
-    report = [(key, _plain(value)) for key, value in info.get("report", {}).items() if value and key != "lines"]
+    """Sizes of a dataset, and what ingestion counted other than zero; its sentences are reported while it works."""
+    sizes = [(key, plain(value)) for key, value in info.items() if key == "name" or key.startswith("num_")]
+    report = [(key, plain(value)) for key, value in info.get("report", {}).items() if value and key != "lines"]
     return [*columns(sizes), *(["", "report", *columns(report)] if report else [])]
 
 
@@ -54,7 +56,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
 
 def figure_lines(facts: dict[str, Any]) -> list[str]:
     """Any figures: nested sections become headings, long lists their length."""
-    flat = [(key, _plain(value)) for key, value in facts.items() if not _is_section(value)]
+    flat = [(key, plain(value)) for key, value in facts.items() if not _is_section(value)]
     lines = columns(flat)
     for key, value in facts.items():
         if _is_section(value):
@@ -83,17 +85,3 @@ def columns(rows: Iterable[Sequence[str]]) -> list[str]:
 
 def _is_section(value: Any) -> bool:
     return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.4f}" if abs(value) < 1e6 else f"{value:,.0f}"
-    if isinstance(value, (list, tuple)):
-        return f"{len(value)} entries" if len(value) > _LONG else ", ".join(map(_plain, value)) or "none"
-    return str(value)

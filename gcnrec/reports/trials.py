@@ -19,11 +19,13 @@ import pyarrow as pa
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
-from gcnrec.runs.events import Event, best_validation, epochs_of, read_events
-from gcnrec.runs.folder import read_json, write_json
+from gcnrec.runs.contents import RunContents
+from gcnrec.runs.documents import read_json, write_json
+from gcnrec.runs.events import Epoch, best_validation
+from gcnrec.runs.paths import JOB, REPORT, metrics_path
 
 FORMAT = 1
-MEMORY = ("values", "value_bytes", "index_bytes", "state_bytes", "peak_table_bytes", "served_bytes", "dense_bytes")
+_COUNTS = ("values", "value_bytes", "index_bytes", "state_bytes", "peak_table_bytes", "served_bytes", "dense_bytes")
 _LABELS = ("table.budget", "train.seed", "run.name", "data.digest")
 
 
@@ -47,34 +49,28 @@ class Trial:
         """`done` (judged on test), `failed`, `begun` or `waiting`."""
         if self.failure:
             return "failed"
-        if (self.folder / "metrics.json").is_file():
+        if metrics_path(self.folder, "test").is_file():
             return "done"
-        return "begun" if (self.folder / "job.toml").is_file() else "waiting"
+        return "begun" if (self.folder / JOB).is_file() else "waiting"
 
     @cached_property
+    def contents(self) -> RunContents:
+        """What its files say so far."""
+        return RunContents(self.folder)
+
+    @property
     def job(self) -> Job | None:
         """None before it has begun."""
-        path = self.folder / "job.toml"
-        return Job.load(path) if path.is_file() else None
-
-    @cached_property
-    def events(self) -> list[Event]:
-        """All of metrics.jsonl."""
-        return read_events(self.folder)
-
-    @cached_property
-    def memory(self) -> dict[str, Any]:
-        """memory.json; empty when there is none."""
-        return _read(self.folder / "memory.json")
+        return self.contents.job if (self.folder / JOB).is_file() else None
 
     @cached_property
     def test(self) -> dict[str, float]:
         """The metrics on test by name; empty when it was not judged."""
-        return {name: value for name, value in _read(self.folder / "metrics.json").items() if "@" in name}
+        return self.contents.metrics_of("test").values
 
-    def validations(self, metric: str) -> list[Event]:
-        """The epochs of the fit after which `metric` was measured."""
-        return [event for event in epochs_of(self.events, "fit") if metric in event.get("valid", {})]
+    def last(self, stage: str) -> Epoch | None:
+        """The last epoch of `stage` (`fit` or `refit`); None before the first has ended."""
+        return next(reversed(self.contents.epochs(stage)), None)
 
 
 @dataclass(frozen=True)
@@ -101,15 +97,15 @@ class Sweep:
 
 def is_finished(folder: Path) -> bool:
     """Whether `gcnrec run` came to the end of a run: it writes the report last."""
-    return (folder / "metrics.json").is_file() and (folder / "report.html").is_file()
+    return metrics_path(folder, "test").is_file() and (folder / REPORT).is_file()
 
 
 def trials_of(folders: Iterable[Path], compare: str | None = None) -> Sweep:
-    """Run folders made by hand as a sweep: the variant is what differs between their jobs beside budget and seed.
+    """Run folders made by hand as a sweep. The settings that differ, apart from budget and seed, name the variant.
 
     `compare` names the variant to compare with; default the first folder's.
     """
-    jobs = {Path(folder): Job.load(Path(folder) / "job.toml") for folder in folders}
+    jobs = {Path(folder): Job.load(Path(folder) / JOB) for folder in folders}
     differing = [key for key in varying(list(jobs.values())) if key not in _LABELS]
     trials = []
     for folder, job in jobs.items():
@@ -122,7 +118,7 @@ def trials_of(folders: Iterable[Path], compare: str | None = None) -> Sweep:
 
 
 def write_sweep(folder: Path, sweep: Sweep) -> None:
-    """`sweep.json`: the place of every run of `folder`/runs, and the sentence of those that failed."""
+    """Write `sweep.json`: the place of every run of `folder`/runs, and why a run failed."""
     runs = {
         trial.name: {"variant": trial.variant, "budget": trial.budget, "seed": trial.seed, "failure": trial.failure}
         for trial in sweep.trials
@@ -131,7 +127,7 @@ def write_sweep(folder: Path, sweep: Sweep) -> None:
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """What `write_sweep` wrote; DataError when it is missing or of another format."""
+    """The sweep in `sweep.json`. DataError when the file is missing or of another format."""
     path = folder / "sweep.json"
     document = read_json(path)
     if document.get("format") != FORMAT:
@@ -141,7 +137,7 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def results(sweep: Sweep) -> pa.Table:
-    """One row per run, as this file's head says; null for what is not known yet."""
+    """One row per run, with the columns of `sweep.parquet`; null for what is not known yet."""
     keys = varying([trial.job for trial in sweep.trials if trial.job])
     return _table([_row(trial, keys) for trial in sweep.trials])
 
@@ -150,11 +146,9 @@ def curves(sweep: Sweep) -> pa.Table:
     """One row per run and epoch, in the order of the runs."""
     rows = []
     for trial in sweep.trials:
-        for event in trial.events:
-            if event["event"] == "epoch":
-                figures = {key: event[key] for key in ("stage", "epoch", "seconds", "loss")}
-                valid = {f"valid.{name}": value for name, value in (event.get("valid") or {}).items()}
-                rows.append(_place(trial) | figures | valid)
+        for epoch in trial.contents.of_kind(Epoch):
+            figures = {"stage": epoch.stage, "epoch": epoch.epoch, "seconds": epoch.seconds, "loss": epoch.loss}
+            rows.append(_place(trial) | figures | {f"valid.{name}": value for name, value in epoch.valid.items()})
     return _table(rows)
 
 
@@ -168,30 +162,29 @@ def _row(trial: Trial, keys: list[str]) -> dict[str, Any]:
     settings = _flat(trial.job) if trial.job else {}
     row = _place(trial) | {"status": trial.status, "failure": trial.failure or None}
     row |= {key: settings.get(key) for key in keys}
-    for stage in ("fit", "refit"):
-        row |= _times(epochs_of(trial.events, stage), stage)
+    row |= _times(trial)
     if trial.job:
         metric = trial.job.evaluate.metric
         best = best_validation(trial.folder, metric)
         row |= {f"valid.{metric}": best.get(metric), "valid_epoch": best.get("epoch")}
     row |= {f"test.{name}": value for name, value in trial.test.items()}
-    return row | {name: trial.memory.get(name) for name in MEMORY}
+    return row | {name: trial.contents.memory.get(name) for name in _COUNTS}
 
 
 def _place(trial: Trial) -> dict[str, Any]:
     return {"run": trial.name, "variant": trial.variant, "budget": trial.budget, "seed": trial.seed}
 
 
-def _times(epochs: list[Event], stage: str) -> dict[str, Any]:
-    """Of the fit also the number of epochs, and seconds per epoch and step; the first of them include compilation."""
-    last = epochs[-1] if epochs else None
-    if stage == "refit":
-        return {"refit_seconds": last["seconds"] if last else None}
-    if last is None:
-        return dict.fromkeys(("epochs", "fit_seconds", "epoch_seconds", "step_seconds"))
-    seconds = last["seconds"]
-    each = {"epoch_seconds": seconds / last["epoch"], "step_seconds": seconds / last["step"]}
-    return {"epochs": last["epoch"], "fit_seconds": seconds, **each}
+def _times(trial: Trial) -> dict[str, float | None]:
+    """Seconds of both stages; of the fit also epochs, and seconds per epoch and step, compilation included."""
+    fit, refit = trial.last("fit"), trial.last("refit")
+    return {
+        "epochs": fit.epoch if fit else None,
+        "fit_seconds": fit.seconds if fit else None,
+        "epoch_seconds": fit.seconds / fit.epoch if fit else None,
+        "step_seconds": fit.seconds / fit.step if fit else None,
+        "refit_seconds": refit.seconds if refit else None,
+    }
 
 
 def _flat(job: Job) -> dict[str, Any]:
@@ -211,13 +204,9 @@ def _column(values: list[Any]) -> pa.Array:
     return pa.array([None if value is None else json.dumps(value) for value in values])
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
-
-
 @dataclass(frozen=True)
 class Ended:
-    """A run that ended: exit code, seconds in this sweep (0 when it was finished before), the failure's sentence or ""."""
+    """A run that ended: exit code, seconds in this sweep (0 when it was finished before), why it failed or ""."""
 
     name: str
     code: int
@@ -226,4 +215,4 @@ class Ended:
 
 
 Tell = Callable[[Ended, int, int], None]
-"""Called with a run that ended, how many have, and how many there are."""
+"""Reports a run that ended, the number of runs that have, and of all."""

@@ -8,7 +8,7 @@ from gcnrec.closed_forms import closed_form
 from gcnrec.errors import DeviceError
 from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate
 from gcnrec.results.evaluate import cold_start, seen_rows
-from gcnrec.runs.events import append_event, read_events
+from gcnrec.runs.events import Baseline, append_event, of_kind, read_events
 from gcnrec.runs.folder import Run
 from gcnrec.system.observer import SILENT, Observer
 
@@ -18,7 +18,7 @@ def measure_baselines(run: Run, observer: Observer = SILENT) -> None:
 
     A baseline that does not fit into memory becomes a note. A resumed run does not repeat its baselines.
     """
-    done = {event["name"] for event in read_events(run.folder) if event["event"] == "baseline"}
+    done = {baseline.name for baseline in of_kind(read_events(run.folder), Baseline)}
     settings = run.job.evaluate
     split = HeldOutSplit.of(run.dataset.test, run.dataset.graph, seen_rows(run, "test"))
     for name in () if settings.baselines == "auto" else settings.baselines:

@@ -37,7 +37,9 @@ from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import Exported
+from gcnrec.ranking.metrics import measured
 from gcnrec.results.served import served_mixture
+from gcnrec.runs.paths import metrics_path
 from gcnrec.system.files import atomic_file
 from gcnrec.system.tensors import save_tensors
 
@@ -85,13 +87,13 @@ def known_items(dataset: Dataset) -> Csr:
 
 
 def _header(run: Run) -> dict[str, str]:
-    written = run.metrics("test") if (run.folder / "metrics.json").is_file() else {}
+    written = run.metrics("test") if metrics_path(run.folder, "test").is_file() else {}
     return {
         "format": FORMAT, "version": VERSION, "model": run.job.model.name,
         "trained_on": "train+valid" if run.refitted else "train", "job": to_toml(run.job),
         "data": run.dataset.name, "digest": run.dataset.digest,
         "user_id_type": str(run.dataset.user_ids.ids.type), "item_id_type": str(run.dataset.item_ids.ids.type),
-        "conventions": json.dumps(CONVENTIONS), "metrics": json.dumps({key: each for key, each in written.items() if "@" in key}),
+        "conventions": json.dumps(CONVENTIONS), "metrics": json.dumps(measured(written)),
     }  # fmt: skip
 
 

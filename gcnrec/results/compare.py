@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from gcnrec.errors import DataError, UsageError
 from gcnrec.ranking.evaluate import metric_columns
 from gcnrec.ranking.metrics import bootstrap_intervals, holm, sign_flip_p_values
-from gcnrec.results.evaluate import Split, per_user_path, refuse_what_it_was_trained_on
+from gcnrec.results.evaluate import Split, refuse_what_it_was_trained_on
+from gcnrec.runs.paths import per_user_path
 
 if TYPE_CHECKING:
     from gcnrec.runs.folder import Run

@@ -24,18 +24,14 @@ from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.results.id_files import ids_of, read_table, user_column
 from gcnrec.results.memory_bounds import evaluation_bytes, users_per_chunk
-from gcnrec.runs.folder import Run, metrics_path, writing
+from gcnrec.runs.folder import Run, writing
+from gcnrec.runs.paths import metrics_path, per_user_path
 from gcnrec.system.files import atomic_file
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.scratch import memory_errors_as_sentences
 from gcnrec.training.finish import warn_of_one_list
 
 Split = Literal["valid", "test"]
-
-
-def per_user_path(folder: Path, split: Split) -> Path:
-    """Where the per-user metrics of `split` lie in a run folder."""
-    return folder / ("per_user.parquet" if split == "test" else "per_user.valid.parquet")
 
 
 def evaluate_run(

@@ -27,6 +27,7 @@ from gcnrec.ops.topk import Hidden, ItemLists, TopK, contained
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, in_chunks, rank_chunk, top_k_all
 from gcnrec.results.bundle import write_bundle
+from gcnrec.runs.paths import embeddings_paths
 from gcnrec.system.observer import SILENT, Observer
 
 if TYPE_CHECKING:
@@ -226,8 +227,8 @@ def _overlap(found_BK: NDArray[np.int64], exact_BK: NDArray[np.int32]) -> float:
 def _copy_embeddings(run: Run, scorer: EmbeddingScorer, out: Path) -> dict[str, Any]:
     """The files of the run folder, which have just been read: both are whole and hold the ids of the dataset."""
     with new_folder(out, force=False) as work:
-        for name in ("users", "items"):
-            shutil.copyfile(run.folder / "embeddings" / f"{name}.parquet", work / f"{name}.parquet")
+        for path in embeddings_paths(run.folder):
+            shutil.copyfile(path, work / path.name)
     return {"users": scorer.num_users, "items": scorer.num_items, "width": scorer.items_ID.shape[1]}
 
 

@@ -18,6 +18,7 @@ from gcnrec.ranking.metrics import BOOTSTRAP_BYTES, PER_USER
 from gcnrec.ranking.top_k import ITEMS_PER_TILE, USERS_PER_CHUNK
 from gcnrec.results.request import RequestFiles
 from gcnrec.runs.folder import Run
+from gcnrec.runs.paths import MODEL, embeddings_paths
 from gcnrec.system.limits import parse_bytes
 
 _LEAST_USERS = 8
@@ -46,7 +47,7 @@ def recommendation_bytes(run: Run, files: RequestFiles) -> int:
     ids = dataset.user_ids.nbytes + dataset.item_ids.nbytes
     given = sum(6 * _table_bytes(path) for path in files.given)
     total = _WORKING + 3 * ids + 40 * (users + items) + 56 * (len(dataset.valid) + len(dataset.test)) + given
-    embeddings = sum(_table_bytes(run.folder / "embeddings" / f"{side}.parquet") for side in ("users", "items"))
+    embeddings = sum(map(_table_bytes, embeddings_paths(run.folder)))
     return total + _model_bytes(run) + (3 * embeddings if files.bring_nodes else 0)
 
 
@@ -79,7 +80,7 @@ def _model_bytes(run: Run) -> int:
 
     Partners read the graph that they were fitted on, which a refit merges from train and valid.
     """
-    path = run.folder / "model.safetensors"
+    path = run.folder / MODEL
     merged = run.refitted and run.mixture is not None and bool(run.mixture.partners)
     edges = run.dataset.graph.num_edges + len(run.dataset.valid) if merged else 0
     return _MERGED * edges + (2 * path.stat().st_size if run.job.model.closed_form and path.is_file() else 0)

@@ -1,15 +1,15 @@
 """Checkpoints of a run: safetensors files that hold their progress and a digest in the header.
 
-    last.safetensors                        what a resumed run goes on from
-    earlier-STAGE-EPOCH-STEP.safetensors    those before it, the newest as long as they are kept
-    best.safetensors                        the epoch that validation likes best, to be exported
+    last.safetensors                        a resumed run continues from it
+    earlier-STAGE-EPOCH-STEP.safetensors    previous checkpoints, as many as are kept
+    best.safetensors                        the epoch with the best validation, to be exported
 
-One is written beside, fsynced, read back and held against the digest of what it was made from. Only then is the last one renamed
-to an earlier one, the new one to the last one, and the oldest removed: at any moment the newest whole one is there under a name
-that `newest` looks at. A damaged one is passed over, and gone when the next one is whole.
+A checkpoint is written under a temporary name, fsynced, read back and verified against the digest of its tensors. Then the last
+checkpoint becomes an earlier one, the new one becomes the last, and the oldest is removed. So at any moment `newest` finds the
+newest whole checkpoint. It skips a damaged one, which the next whole one removes.
 
-`best` is replaced before the `last` that says so. A process that dies between them, or goes on from an earlier checkpoint, does
-the same steps again and writes the same `best` again: until it is there again, nothing reads it.
+`best` is replaced before the `last` that refers to it. A process that dies between them repeats the same steps after it is
+resumed, and writes the same `best` again before anything reads it.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ _CHUNK_BYTES = 1 << 22
 
 
 def save_checkpoint(path: Path, tensors: Tensors, progress: dict[str, Any], then: Callable[[], None] | None = None) -> None:
-    """Tensors and progress in one file that is whole or absent; `then` is called when it is whole and not there yet.
+    """Write tensors and progress to a file that is whole or absent. `then` runs after the file is verified, before it is renamed.
 
-    Raises DataError when it cannot be written, or cannot be read back as it was.
+    Raises DataError when the file cannot be written or verified.
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}  # copy: only of padded rows
-    told = json.dumps(progress)
-    digest = _digest(told, whole)
+    text = json.dumps(progress)
+    digest = _digest(text, whole)
     with atomic_file(path) as work:
-        save_tensors(whole, work, {"format": FORMAT, "progress": told, "sha256": digest})
+        save_tensors(whole, work, {"format": FORMAT, "progress": text, "sha256": digest})
         with work.open("rb") as file:
             os.fsync(file.fileno())
         if verified(work)["sha256"] != digest:
@@ -57,7 +57,7 @@ def save_checkpoint(path: Path, tensors: Tensors, progress: dict[str, Any], then
 
 
 def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """What `save_checkpoint` wrote. DataError when the file is damaged, UsageError when there is none."""
+    """Tensors and progress of a checkpoint. DataError when the file is damaged, UsageError when it is missing."""
     if not path.exists():
         raise UsageError(f"there is no checkpoint at {path}; start the run without --resume")
     header = verified(path)
@@ -67,7 +67,7 @@ def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def verified(path: Path) -> dict[str, str]:
-    """The header of a file whose digest is that of its content; DataError when it is not."""
+    """The header of a file whose content has the digest in it. DataError when it has another."""
     try:
         with path.open("rb") as file:
             header, digest = _read(file, path.stat().st_size)
@@ -82,7 +82,7 @@ _AGAIN = "to train again from the start, remove the folder 'checkpoints' and res
 
 
 class Checkpoints:
-    """Those of the run in `folder`, of which the newest `keep` are kept to resume from."""
+    """The checkpoints of the run in `folder`; the newest `keep` are kept to resume from."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder, self._keep = folder / "checkpoints", keep
@@ -90,10 +90,10 @@ class Checkpoints:
         self._damaged: list[Path] = []
         self.last, self.best = (self._folder / f"{name}.safetensors" for name in ("last", "best"))
 
-    def newest(self, tell: Callable[[str], None]) -> tuple[Tensors, dict[str, Any]] | None:
-        """The newest whole one; None when there is none at all. `tell` hears a sentence on each that is damaged.
+    def newest(self, warn: Callable[[str], None]) -> tuple[Tensors, dict[str, Any]] | None:
+        """The newest whole checkpoint; None when there is none. `warn` gets a sentence for each damaged one.
 
-        Raises DataError when all of them are damaged.
+        Raises DataError when all are damaged.
         """
         found = [path for path in (self.last, *reversed(self._earlier())) if path.exists()]
         for number, path in enumerate(found):
@@ -104,7 +104,7 @@ class Checkpoints:
                     raise
                 self._damaged.append(path)
                 damage = str(problem).removesuffix(f"; {_AGAIN}")
-                tell(f"{damage}; the one before it, {found[number + 1].name}, is tried instead")
+                warn(f"{damage}; the one before it, {found[number + 1].name}, is tried instead")
                 continue
             if path == self.last:
                 self._last = _position(progress)
@@ -113,7 +113,7 @@ class Checkpoints:
         return None
 
     def has(self, progress: dict[str, Any]) -> bool:
-        """Whether the last checkpoint is of this very moment."""
+        """Whether the last checkpoint has this progress."""
         return self._last == _position(progress)
 
     def save(self, tensors: Tensors, progress: dict[str, Any]) -> None:
@@ -123,17 +123,17 @@ class Checkpoints:
         self._retain()
 
     def save_best(self, tensors: Tensors, progress: dict[str, Any]) -> None:
-        """Replace the one to be exported. Raises as `save_checkpoint`."""
+        """Replace the checkpoint that is exported. Raises as `save_checkpoint`."""
         save_checkpoint(self.best, tensors, progress)
 
     def _retain(self) -> None:
-        """Remove the oldest beyond those that are kept beside the last one."""
+        """Remove the oldest, so that with the last one `keep` are left."""
         earlier = self._earlier()
         for path in earlier[: max(0, len(earlier) - self._keep + 1)]:
             path.unlink()
 
     def _set_aside(self) -> None:
-        """Room for a new last one."""
+        """Make room for a new last checkpoint."""
         for path in self._damaged:
             path.unlink(missing_ok=True)
         self._damaged.clear()

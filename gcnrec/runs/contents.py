@@ -1,104 +1,145 @@
-"""The files of a run folder, parsed, for pages about it."""
+"""What the files of a run folder say, as objects: for reports, sweeps and `gcnrec info`."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
+from gcnrec.closed_forms.mixture_files import Mixture
 from gcnrec.config import Job
-from gcnrec.errors import DataError
 from gcnrec.loaders.ingest.leakage import leaks, sentences
-from gcnrec.runs.events import epochs_of, read_events
+from gcnrec.ranking.metrics import measured
+from gcnrec.runs.documents import Document, checked, read_json
+from gcnrec.runs.events import Baseline, E, Epoch, Event, ValidBaseline, Warned, epochs_of, of_kind, read_events
+from gcnrec.runs.paths import JOB, LINEAGE, MEMORY, MIXTURE, metrics_path
+
+
+class Metrics(Document):
+    """metrics.json or metrics.valid.json; empty where it is missing."""
+
+    split: str = "test"
+    intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    deciles: list[dict[str, int | float | None]] = Field(default_factory=list)
+    cold_start: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The metrics of the split by name."""
+        return measured(self.model_extra or {})
+
+
+class Version(Document):
+    """The gcnrec that trained a run."""
+
+    version: str = ""
+    commit: str = ""
+
+
+class Source(Document):
+    """The dataset of a run."""
+
+    name: str = ""
+    folder: str = ""
+    digest: str = ""
+
+
+class Lineage(Document):
+    """lineage.json."""
+
+    created: str = ""
+    gcnrec: Version = Version()
+    data: Source = Source()
 
 
 @dataclass(frozen=True)
 class RunContents:
-    """What a run folder says; only job.toml must be there."""
+    """The files of a run folder. All may be missing but job.toml; DataError, naming file and key, when one is damaged."""
 
     folder: Path
 
     @cached_property
     def job_text(self) -> str:
-        return (self.folder / "job.toml").read_text(encoding="utf-8")
+        return (self.folder / JOB).read_text(encoding="utf-8")
 
     @cached_property
     def job(self) -> Job:
-        return Job.load(self.folder / "job.toml")
+        return Job.load(self.folder / JOB)
+
+    def document(self, name: str) -> dict[str, Any]:
+        """The JSON object in a file, keys in its order; empty when the file is missing."""
+        path = self.folder / name
+        return read_json(path) if path.is_file() else {}
+
+    def metrics_of(self, split: str) -> Metrics:
+        """The metrics of "test" or "valid"."""
+        path = metrics_path(self.folder, split)
+        return checked(Metrics, self.document(path.name), str(path))
 
     @cached_property
-    def metrics(self) -> dict[str, Any]:
-        """Those of the test split, else of validation, which says nothing about a model that was trained on it as well."""
-        on_test = _read_json(self.folder / "metrics.json")
-        return on_test or ({} if self.job.train.refit else _read_json(self.folder / "metrics.valid.json"))
+    def metrics(self) -> Metrics:
+        """The metrics of test, else of validation; a model that was trained on validation shows none of it."""
+        on_test = self.metrics_of("test")
+        return on_test if on_test.model_fields_set or self.job.train.refit else self.metrics_of("valid")
 
     @cached_property
-    def memory(self) -> dict[str, Any]:
-        return _read_json(self.folder / "memory.json")
+    def memory(self) -> dict[str, int]:
+        """The counts of memory.json by name."""
+        return {name: count for name, count in self.document(MEMORY).items() if isinstance(count, int)}
 
     @cached_property
-    def mixture(self) -> dict[str, Any]:
-        return _read_json(self.folder / "mixture.json")
+    def mixture(self) -> Mixture | None:
+        """The closed forms that the run mixes in, and the weights; None without a mixture."""
+        document = self.document(MIXTURE)
+        return Mixture.of(document) if document else None
 
     @cached_property
-    def lineage(self) -> dict[str, Any]:
-        return _read_json(self.folder / "lineage.json")
+    def lineage(self) -> Lineage:
+        return checked(Lineage, self.document(LINEAGE), str(self.folder / LINEAGE))
 
     @cached_property
-    def events(self) -> list[dict[str, Any]]:
+    def events(self) -> list[Event]:
         return read_events(self.folder)
 
-    def epochs(self, stage: str) -> list[dict[str, Any]]:
+    def of_kind(self, kind: type[E]) -> list[E]:
+        """The events of one kind, in order."""
+        return of_kind(self.events, kind)
+
+    def epochs(self, stage: str) -> list[Epoch]:
+        """The epochs of `stage` (`fit` or `refit`)."""
         return epochs_of(self.events, stage)
 
-    def of_kind(self, kind: str) -> list[dict[str, Any]]:
-        """The events `kind` of metrics.jsonl, in order."""
-        return [event for event in self.events if event["event"] == kind]
+    def validations(self, metric: str) -> list[Epoch]:
+        """The epochs of the fit after which `metric` was measured."""
+        return [epoch for epoch in self.epochs("fit") if metric in epoch.valid]
 
     @property
-    def baselines(self) -> dict[str, dict[str, Any]]:
-        return {event["name"]: event["metrics"] for event in self.of_kind("baseline")}
-
-    @property
-    def valid_baselines(self) -> list[dict[str, Any]]:
-        """What became of each baseline on validation: compared with the best epoch, or why not (`gcnrec.training.baselines`)."""
-        return self.of_kind("baseline.valid")
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """The metrics of each baseline on test."""
+        return {baseline.name: baseline.metrics for baseline in self.of_kind(Baseline)}
 
     @property
     def valid_baselines_in_brief(self) -> list[dict[str, Any]]:
-        """The same by `evaluate.metric` alone."""
-        metric, keys = self.job.evaluate.metric, ("name", "skipped", "own", "difference", "low", "high", "users", "seconds")
-        value = {event["name"]: {metric: event["metrics"][metric]} for event in self.valid_baselines if "metrics" in event}
+        """The baselines on validation, by `evaluate.metric` alone."""
+        metric, baselines = self.job.evaluate.metric, self.of_kind(ValidBaseline)
         return [
-            {key: event[key] for key in keys if key in event} | value.get(event["name"], {}) for event in self.valid_baselines
+            baseline.model_dump(exclude_unset=True, exclude={"event", "metrics"})
+            | {name: value for name, value in baseline.metrics.items() if name == metric}
+            for baseline in baselines
         ]
 
     @property
     def warnings(self) -> list[str]:
-        """Why figures may not mean what they seem to: what guards said, and leakage of time in the data."""
-        said = [f"{event['text'][0].upper()}{event['text'][1:]}." for event in self.of_kind("warning")]
-        data = self.lineage.get("data", {})
+        """Reasons to doubt the figures: warnings of the run, and leakage of time in the data."""
+        said = [f"{warning.text[0].upper()}{warning.text[1:]}." for warning in self.of_kind(Warned)]
+        data = self.lineage.data.model_extra or {}
         return said + ([f"Data: {sentence}." for sentence in sentences(data)] if leaks(data) else [])
 
     @property
     def headline(self) -> str:
-        """The metric that charts compare by: the one that validation chose by, if it was measured."""
-        chosen = self.job.evaluate.metric
-        return chosen if chosen in self.metrics else next(iter(scalars(self.metrics)), chosen)
-
-
-def scalars(metrics: dict[str, Any]) -> dict[str, float]:
-    """The metrics proper, in their order: names such as `recall@20`."""
-    return {name: float(value) for name, value in metrics.items() if "@" in name and isinstance(value, (int, float))}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as problem:
-        raise DataError(f"{path} must be JSON, cannot be read ({problem}); write it again with 'gcnrec evaluate'") from None
-    return dict(document)
+        """The metric that charts compare by: `evaluate.metric`, if it was measured."""
+        chosen, values = self.job.evaluate.metric, self.metrics.values
+        return chosen if chosen in values else next(iter(values), chosen)

@@ -54,7 +54,7 @@ def map_embeddings(path: Path, ids: Vocabulary, folder: Path) -> torch.Tensor:
 
 
 def read_column(path: Path, name: str) -> torch.Tensor | None:
-    """Float32 (R): a column of numbers beside the embeddings; None where the file has none. DataError when it cannot be read."""
+    """Float32 (R): a column of numbers by name; None where the file has none. DataError when it cannot be read."""
     try:
         if name not in pq.read_schema(path).names:
             return None

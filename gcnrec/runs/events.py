@@ -1,55 +1,152 @@
 """metrics.jsonl: what happened in a run, one JSON object a line, appended and fsynced as it happens.
 
-Only a run that is resumed takes lines away: those of epochs and explorations after its checkpoint, which are done again.
+Only a resumed run removes lines: epochs and explorations after its checkpoint, which are done again.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, Field
 
 from gcnrec.errors import DataError
+from gcnrec.runs.documents import Document, checked
+from gcnrec.runs.paths import EVENTS
 from gcnrec.system.files import atomic_file
 
-Event = dict[str, Any]
+Line = dict[str, Any]
+"""An event as it is written."""
+Figures = Annotated[dict[str, float], BeforeValidator(lambda found: found or {})]
+"""Values by name, such as `recall@20`; empty for null."""
+
+
+class Event(Document):
+    """A line of metrics.jsonl; `event` names its kind."""
+
+    event: str
+
+
+class Placed(Event):
+    """An event of training, after `epoch` epochs (a running one counts) and `step` steps of a stage."""
+
+    stage: str = "fit"
+    epoch: int = 0
+    step: int = 0
+
+
+class Epoch(Placed):
+    """The end of an epoch; `seconds` count from the start of the stage."""
+
+    seconds: float
+    loss: float
+    rows_per_second: float | None = None
+    learning_rate: float | None = None
+    stalled_share: float | None = None
+    gigabytes_per_second: float | None = None
+    cache_hits: float | None = None
+    values: int | None = None
+    valid: Figures = Field(default_factory=dict)
+    exports: dict[str, Figures] = Field(default_factory=dict)
+
+
+class Explore(Placed):
+    """An exploration of a sparse table."""
+
+    pruned: int
+    grown: int
+    regrown: int
+    values: int
+    ever_active: float
+    slots_per_row_by_decile: list[float]
+
+
+class Resume(Placed):
+    """A run was resumed from a checkpoint."""
+
+    time: str
+
+
+class Warned(Event):
+    """Figures of the run may not mean what they seem to."""
+
+    kind: str
+    text: str
+
+
+class Note(Event):
+    """A decision, as a sentence."""
+
+    text: str
+
+
+class Baseline(Event):
+    """The metrics of a baseline on test."""
+
+    name: str
+    metrics: Figures
+    cold_start: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+
+
+class ValidBaseline(Event):
+    """A baseline on validation: compared with the best epoch (`own`), or `skipped` with the reason."""
+
+    name: str
+    skipped: str = ""
+    own: float = 0.0
+    difference: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    users: int = 0
+    seconds: float = 0.0
+    metrics: Figures = Field(default_factory=dict)
+
+
+KINDS: dict[str, type[Event]] = {
+    "epoch": Epoch, "explore": Explore, "resume": Resume, "warning": Warned, "note": Note, "baseline": Baseline,
+    "baseline.valid": ValidBaseline,
+}  # fmt: skip
+E = TypeVar("E", bound=Event)
+
+
+def read_lines(folder: Path) -> list[Line]:
+    """Every whole line of `metrics.jsonl`, in order; a line that a crash cut short is left out. Raises as `read_events`."""
+    return [content for _, _, content in _lines(folder / EVENTS)]
 
 
 def read_events(folder: Path) -> list[Event]:
-    """Every whole line of `metrics.jsonl`, in order; one that a crash cut short is left out."""
-    path = folder / "metrics.jsonl"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [event for event in map(_parsed, text.splitlines()) if event is not None]
+    """The same as objects. DataError, naming file and line, for what is no event or lacks a value."""
+    return [checked(KINDS.get(content["event"], Event), content, where) for where, _, content in _lines(folder / EVENTS)]
 
 
-def _parsed(line: str) -> Event | None:
-    try:
-        return dict(json.loads(line))
-    except ValueError:
-        return None
+def of_kind(events: list[Event], kind: type[E]) -> list[E]:
+    """The events of one kind."""
+    return [event for event in events if isinstance(event, kind)]
 
 
-def epochs_of(events: list[Event], stage: str) -> list[Event]:
+def epochs_of(events: list[Event], stage: str) -> list[Epoch]:
     """The epochs of `stage` (`fit` or `refit`)."""
-    return [event for event in events if event["event"] == "epoch" and event.get("stage", "fit") == stage]
+    return [epoch for epoch in of_kind(events, Epoch) if epoch.stage == stage]
 
 
 def best_validation(folder: Path, metric: str) -> dict[str, Any]:
     """The validation metrics of the epoch with the highest `metric`, the first of equals; empty when none was measured."""
-    measured = [event for event in epochs_of(read_events(folder), "fit") if metric in event.get("valid", {})]
+    measured = [epoch for epoch in epochs_of(read_events(folder), "fit") if metric in epoch.valid]
     if not measured:
         return {}
-    best = max(measured, key=lambda event: float(event["valid"][metric]))
-    return {"split": "valid", "epoch": best["epoch"], **best["valid"]}
+    best = max(measured, key=lambda epoch: epoch.valid[metric])
+    return {"split": "valid", "epoch": best.epoch, **best.valid}
 
 
-def append_event(folder: Path, event: Event) -> None:
+def append_event(folder: Path, event: Line) -> None:
     """Write one line at the end of `metrics.jsonl`: on disk before a checkpoint can say that it is there.
 
     DataError when it cannot be written, for example on a full disk.
     """
-    path = folder / "metrics.jsonl"
+    path = folder / EVENTS
     try:
         with path.open("ab+") as file:
             if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
@@ -63,7 +160,7 @@ def append_event(folder: Path, event: Event) -> None:
 
 def warn_once(folder: Path, kind: str, text: str) -> bool:
     """Add a warning of `kind`, unless the run has one; whether it was added."""
-    if any(event["event"] == "warning" and event["kind"] == kind for event in read_events(folder)):
+    if any(warning.kind == kind for warning in of_kind(read_events(folder), Warned)):
         return False
     append_event(folder, {"event": "warning", "kind": kind, "text": text})
     return True
@@ -71,21 +168,34 @@ def warn_once(folder: Path, kind: str, text: str) -> bool:
 
 def keep_events(folder: Path, stage: str, epoch: int, step: int) -> None:
     """Drop from `metrics.jsonl` what came after `epoch` epochs and `step` steps of `stage`, and a line that was cut short."""
-    path = folder / "metrics.jsonl"
+    path = folder / EVENTS
     if not path.is_file():
         return
-    text = path.read_text(encoding="utf-8")
-    kept = "".join(f"{line}\n" for line in text.splitlines() if _until(line, stage, epoch, step))
-    if kept != text:
+    lines = [f"{line}\n" for where, line, content in _lines(path) if _until(checked(Placed, content, where), stage, epoch, step)]
+    kept = "".join(lines)
+    if kept != path.read_text(encoding="utf-8"):
         with atomic_file(path) as work:
             work.write_text(kept, encoding="utf-8")
 
 
-def _until(line: str, stage: str, epoch: int, step: int) -> bool:
-    """Whether a line is whole and was written by then; "fit" comes before "refit"."""
-    event = _parsed(line)
-    if event is None:
-        return False
-    if event["event"] == "epoch":
-        return bool((event["stage"], event["epoch"]) <= (stage, epoch))
-    return bool(event["event"] != "explore" or (event["stage"], event["step"]) <= (stage, step))
+def _until(event: Placed, stage: str, epoch: int, step: int) -> bool:
+    """Whether an event was written by then; "fit" comes before "refit"."""
+    if event.event == "epoch":
+        return (event.stage, event.epoch) <= (stage, epoch)
+    return event.event != "explore" or (event.stage, event.step) <= (stage, step)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str, Line]]:
+    """Where each whole line stands, as a message names it; the line; its content."""
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, ValueError) as problem:
+        raise DataError(f"{path} cannot be read ({problem}); restore it, or train again") from None
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            content = json.loads(line)
+        except ValueError:
+            continue
+        where = f"line {number} of {path}"
+        checked(Event, content, where)
+        yield where, line, content

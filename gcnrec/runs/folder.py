@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 import torch
 
 from gcnrec.closed_forms import closed_form
-from gcnrec.closed_forms import mixture_files as mixtures
 from gcnrec.closed_forms.mixture_files import Mixture, load_partners, mixture_scorer
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
@@ -30,16 +29,17 @@ from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.ranking.scorer import Scorer
-from gcnrec.runs.checkpoints import load_checkpoint
+from gcnrec.runs.checkpoints import Checkpoints, load_checkpoint
+from gcnrec.runs.contents import RunContents
+from gcnrec.runs.documents import read_json, write_json
 from gcnrec.runs.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
 from gcnrec.runs.lineage import FORMAT, lineage_of
+from gcnrec.runs.paths import JOB, LINEAGE, LOCK, MEMORY, MODEL, embeddings_paths, metrics_path
 from gcnrec.system.files import atomic_file
 from gcnrec.system.locks import locked
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.pages import let_go
 from gcnrec.tables.slots import dense_rows
-
-LOCK = "run.lock"
 
 _EMBEDDING_BYTES = 2**24
 """Of embeddings that are written at a time, as a row group."""
@@ -70,17 +70,18 @@ class Run:
         return with_valid(self.dataset)
 
     def scorer(self, scratch: Path | None = None) -> Scorer:
-        """Ranks by the exported embeddings, mapped from scratch in a folder (default: the run's), mixed with closed forms where
-        the run has a mixture; or by a closed-form model.
+        """Ranks by the exported embeddings, in the run's mixture if it has one, or by a closed-form model.
+
+        Embeddings are mapped from scratch in a folder, by default the run's.
         """
-        made = "model.safetensors" if self.job.model.closed_form else "embeddings/items.parquet"  # the last that training leaves
-        if not (self.folder / made).is_file():
+        made = self.folder / MODEL if self.job.model.closed_form else embeddings_paths(self.folder)[1]
+        if not made.is_file():
             raise UsageError(
-                f"{self.folder} is not finished, {made} is missing; "
-                f"continue with 'gcnrec train {self.folder / 'job.toml'} --out {self.folder} --resume'"
+                f"{self.folder} is not finished, {made.relative_to(self.folder)} is missing; "
+                f"continue with 'gcnrec train {self.folder / JOB} --out {self.folder} --resume'"
             )
         if self.job.model.closed_form:
-            return closed_form.load(self.job.model.name, self.train_graph, self.folder / "model.safetensors")
+            return closed_form.load(self.job.model.name, self.train_graph, self.folder / MODEL)
         trained, mixture = self.embeddings(scratch or self.folder).scorer, self.mixture
         if mixture is None:
             return trained
@@ -89,12 +90,11 @@ class Run:
     @property
     def mixture(self) -> Mixture | None:
         """The closed forms that the run mixes in, and the weights; None without a mixture."""
-        path = self.folder / mixtures.FILE
-        return Mixture.of(read_json(path)) if path.is_file() else None
+        return RunContents(self.folder).mixture
 
     def embeddings(self, scratch: Path) -> Exported:
         """The exported embeddings, mapped from scratch in a folder."""
-        users, items = (self.folder / "embeddings" / f"{side}.parquet" for side in ("users", "items"))
+        users, items = embeddings_paths(self.folder)
         rule = self.export_rule
         assert rule is not None
         return Exported(
@@ -108,35 +108,37 @@ class Run:
 
     @property
     def export_rule(self) -> ExportRule | None:
-        """How trained scores became the embeddings that rank; None for a closed-form model."""
+        """The rule by which trained scores became the embeddings that rank; None for a closed-form model."""
         if self.job.model.closed_form:
             return None
-        facts = read_export(self.folder / "embeddings" / "users.parquet")
+        facts = read_export(embeddings_paths(self.folder)[0])
         return ExportRule(facts["kind"], facts["factor"])
 
     def metrics(self, split: str) -> dict[str, Any]:
-        """What `gcnrec evaluate` wrote for `split`."""
+        """The metrics that `gcnrec evaluate` wrote for `split`."""
         path = metrics_path(self.folder, split)
         if not path.is_file():
             raise UsageError(f"{self.folder} has no {path.name}; run 'gcnrec evaluate {self.folder} --split {split}' first")
-        return dict(read_json(path))
+        return read_json(path)
 
 
 def open_run(folder: str | Path) -> Run:
-    """Open a run folder and its dataset; DataError when either is missing, damaged or another one than was trained on."""
+    """Open a run folder and its dataset. DataError when one is missing or damaged, or the dataset has changed since."""
     folder = Path(folder)
-    if not (folder / "lineage.json").is_file():
+    if not (folder / LINEAGE).is_file():
         raise DataError(f"{folder} is not a run folder: lineage.json is missing; make one with 'gcnrec train'")
-    lineage = read_json(folder / "lineage.json")
+    contents = RunContents(folder)
+    lineage = contents.document(LINEAGE)
     if lineage.get("format") != FORMAT:
-        raise DataError(f"{folder / 'lineage.json'} must have format {FORMAT}, got {lineage.get('format')!r}; train again")
-    dataset = open_dataset(lineage["data"]["folder"])
-    if dataset.digest != lineage["data"]["digest"]:
+        raise DataError(f"{folder / LINEAGE} must have format {FORMAT}, got {lineage.get('format')!r}; train again")
+    trained_on = contents.lineage.data
+    dataset = open_dataset(trained_on.folder)
+    if dataset.digest != trained_on.digest:
         raise DataError(
-            f"{dataset.folder} has changed since {folder} was trained: its digest was {lineage['data']['digest'][:12]}, "
+            f"{dataset.folder} has changed since {folder} was trained: its digest was {trained_on.digest[:12]}, "
             f"is {dataset.digest[:12]}; ingest the old data again or train on the new"
         )
-    return Run(folder, Job.load(folder / "job.toml"), lineage, dataset)
+    return Run(folder, contents.job, lineage, dataset)
 
 
 def begin_run(folder: Path, job: Job, dataset: Dataset, device: str = "cpu") -> None:
@@ -146,7 +148,7 @@ def begin_run(folder: Path, job: Job, dataset: Dataset, device: str = "cpu") -> 
 
 
 def make_folder(folder: Path) -> None:
-    """Make a run folder with nothing in it. UsageError when there is something of that name."""
+    """Make an empty run folder. UsageError when the name is taken."""
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
@@ -158,21 +160,21 @@ def make_folder(folder: Path) -> None:
 
 
 def describe_run(folder: Path, job: Job, dataset: Dataset, device: str) -> None:
-    """Write what a run is of: job.toml, and last lineage.json, which makes the folder a run's."""
+    """Write job.toml, then lineage.json. A folder is a run once lineage.json exists."""
     (folder / "checkpoints").mkdir(exist_ok=True)
-    with atomic_file(folder / "job.toml") as path:
+    with atomic_file(folder / JOB) as path:
         path.write_text(to_toml(job), encoding="utf-8")
-    write_json(folder / "lineage.json", lineage_of(dataset, job.train.threads, device))
+    write_json(folder / LINEAGE, lineage_of(dataset, job.train.threads, device))
 
 
 def was_killed_before_start(folder: Path) -> bool:
-    """Whether a folder holds no more than what a process leaves that was killed before `describe_run` was done."""
+    """Whether a folder holds only files of a process that was killed before the end of `describe_run`."""
     names = {path.name for path in folder.iterdir() if path.suffix != ".part"}
-    return names <= {LOCK, "job.toml", "checkpoints"}
+    return names <= {LOCK, JOB, "checkpoints"}
 
 
 def writing(folder: Path, observer: Observer = SILENT) -> AbstractContextManager[None]:
-    """Be the only one who writes into a run folder. UsageError, naming the process, when another one does."""
+    """Lock a run folder for writing. UsageError, naming the process, when another one writes into it."""
     return locked(folder / LOCK, folder, observer.warn)
 
 
@@ -184,25 +186,6 @@ def with_valid(dataset: Dataset) -> BipartiteGraph:
     users = np.concatenate([train.user_items.row_numbers(), valid.users_E])
     items = np.concatenate([train.user_items.indices, valid.items_E])
     return BipartiteGraph.from_edges(users, items, train.num_users, train.num_items)
-
-
-def metrics_path(folder: Path, split: str) -> Path:
-    """Where the metrics of `split` ("valid" or "test") lie in a run folder."""
-    return folder / ("metrics.json" if split == "test" else "metrics.valid.json")
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write `document` to `path` as indented JSON. DataError when it cannot be written."""
-    with atomic_file(path) as work:
-        work.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in the file `path`. DataError when it is missing or damaged."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as problem:
-        raise DataError(f"{path} cannot be read as JSON ({problem}); it is damaged, train again") from None
 
 
 def final_table(run: Run) -> torch.Tensor:
@@ -217,10 +200,10 @@ def final_tensors(run: Run) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """
     if run.job.model.closed_form:
         raise UsageError(f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no table to start from")
-    if not (run.folder / "memory.json").is_file():  # the last file that training writes
+    if not (run.folder / MEMORY).is_file():  # the last file that training writes
         raise UsageError(f"{run.folder} is not finished; resume it first, then start from its table")
-    name = "last" if run.refitted else "best"
-    tensors, _ = load_checkpoint(run.folder / "checkpoints" / f"{name}.safetensors")
+    checkpoints = Checkpoints(run.folder, keep=1)
+    tensors, _ = load_checkpoint(checkpoints.last if run.refitted else checkpoints.best)
     table, layers = (
         {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
         for part in ("table.", "layers.")
@@ -237,13 +220,12 @@ def write_embeddings(folder: Path, dataset: Dataset, final: Exported) -> None:
     """
     facts = {"kind": final.rule.kind, "factor": final.rule.factor, "popularity_factor": final.factor}
     columns = {"popularity": final.popularity_I, "length": final.lengths_I}
-    sides: tuple[tuple[str, Vocabulary, torch.Tensor, dict[str, torch.Tensor]], ...] = (
-        ("users", dataset.user_ids, final.users_UF, {}),
-        ("items", dataset.item_ids, final.items_IF, {name: column for name, column in columns.items() if column is not None}),
-    )
-    for name, ids, rows, more in sides:
-        with atomic_file(folder / "embeddings" / f"{name}.parquet") as path:
-            _write_rows(path, ids, rows, more, facts)
+    present = {name: column for name, column in columns.items() if column is not None}
+    users, items = embeddings_paths(folder)
+    with atomic_file(users) as path:
+        _write_rows(path, dataset.user_ids, final.users_UF, {}, facts)
+    with atomic_file(items) as path:
+        _write_rows(path, dataset.item_ids, final.items_IF, present, facts)
 
 
 def _write_rows(path: Path, ids: Vocabulary, rows: torch.Tensor, columns: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:

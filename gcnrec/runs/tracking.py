@@ -1,4 +1,4 @@
-"""What a run tells of its epochs to TensorBoard and MLflow, where its job asks for them; metrics.jsonl has it all in any case.
+"""Epochs of a run in TensorBoard and MLflow, where its job asks for them; metrics.jsonl has all of it in any case.
 
 A curve's x is the epoch. Names are those of metrics.jsonl, with "valid/" before validation metrics and "_at_" for "@".
 Nothing of either tool is imported, opened or left behind unless it was asked for; no global setting of theirs is changed.
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gcnrec.errors import Interrupted, Terminated, UsageError
+from gcnrec.runs.contents import RunContents
+from gcnrec.runs.documents import read_json, write_json
 from gcnrec.runs.events import epochs_of, read_events
-from gcnrec.runs.folder import read_json, write_json
 
 if TYPE_CHECKING:
     from gcnrec.config import Run
@@ -62,7 +63,7 @@ def tracked(settings: Run, params: dict[str, dict[str, Any]], folder: Path, obse
 
 
 class _Tracked:
-    """An observer in front of trackers. One that fails is told of and left out: it must not cost the training."""
+    """An observer in front of trackers. A tracker that fails is reported and left out: it must not cost the training."""
 
     def __init__(self, observer: Observer, trackers: list[Tracker]) -> None:
         self._observer = observer
@@ -89,9 +90,9 @@ class _Tracked:
         for tracker in list(self._trackers):
             self._try(tracker, tracker.close, status)
 
-    def _try(self, tracker: Tracker, tell: Callable[[T], None], what: T) -> None:
+    def _try(self, tracker: Tracker, act: Callable[[T], None], argument: T) -> None:
         try:
-            tell(what)
+            act(argument)
         except Exception as problem:
             self._trackers.remove(tracker)
             self.note(f"{type(tracker).__name__} failed and is told no more of this run, which goes on ({problem})")
@@ -118,7 +119,7 @@ class TensorBoard:
             self._stage = record["stage"]
             self._writer = self._open(str(self._folder / "tensorboard" / self._stage), purge_step=0)
             for earlier in epochs_of(read_events(self._folder), self._stage):
-                self._add(earlier)
+                self._add(earlier.model_dump(exclude_unset=True))
         else:
             self._add(record)
         self._writer.flush()
@@ -175,8 +176,8 @@ class Mlflow:
             begun = str(read_json(path)["run_id"])
             self._client.update_run(begun, status="RUNNING")
             return begun
-        data = read_json(self._folder / "lineage.json")["data"]
-        tags = {"gcnrec.folder": str(self._folder.resolve()), "gcnrec.data": data["name"], "gcnrec.digest": data["digest"]}
+        data = RunContents(self._folder).lineage.data
+        tags = {"gcnrec.folder": str(self._folder.resolve()), "gcnrec.data": data.name, "gcnrec.digest": data.digest}
         begun = str(self._client.create_run(self._experiment, run_name=self._folder.name, tags=tags).info.run_id)
         params = _params(self._params)
         for first in range(0, len(params), _PARAMS_AT_ONCE):

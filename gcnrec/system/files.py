@@ -1,4 +1,4 @@
-"""One output file that is whole or absent: written beside its name, fsynced, renamed."""
+"""One output file that is whole or absent: written under a temporary name, fsynced, renamed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
         sync(work)
         work.replace(target)
         sync(target.parent)
-    except (OSError, SafetensorError) as problem:  # safetensors tells of a full disk by an error of its own
+    except (OSError, SafetensorError) as problem:  # safetensors reports a full disk by an error of its own
         reason = getattr(problem, "strerror", None) or problem
         raise DataError(f"cannot write {target}: {reason}; free some space or choose another name") from problem
     finally:
@@ -42,7 +42,7 @@ def sync(path: Path) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed left unfinished in a `folder` that nobody else writes into now.
+    """Remove the unfinished files of killed writers in a `folder` that no other process writes into now.
 
     A process that lives keeps its own.
     """
@@ -50,7 +50,7 @@ def clear_leftovers(folder: Path) -> None:
         writer = path.name.split(".")[-2]
         if writer.isdigit() and not _alive(int(writer)):
             path.unlink(missing_ok=True)
-    for path in folder.glob(".tmp??????"):  # safetensors writes beside the file it was given, too
+    for path in folder.glob(".tmp??????"):  # safetensors writes a temporary file of its own, too
         path.unlink(missing_ok=True)
 
 

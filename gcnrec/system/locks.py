@@ -1,4 +1,4 @@
-"""One writer at a time for a folder, by a lock on a file: the system lets go of it when its process ends, however it ends."""
+"""One writer at a time for a folder, by a lock on a file: the system releases it when its process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _held: dict[Path, int] = {}
 
 
 @contextmanager
-def locked(path: Path, what: Path, tell: Callable[[str], object] | None = None) -> Iterator[None]:
-    """Hold the lock on the file `path`, which says who writes into `what` and is removed at the end.
+def locked(path: Path, what: Path, warn: Callable[[str], object] | None = None) -> Iterator[None]:
+    """Hold the lock on the file `path`, which names the process that writes into `what` and is removed at the end.
 
-    Raises UsageError, naming the process, when another one holds it (or another thread). `tell` hears of a lock that a process
-    left behind when it was killed: that one no longer counts.
+    Raises UsageError, naming the process, when another process or thread holds it. A lock that a killed process left behind does
+    not count; `warn` gets a sentence about it.
     """
     key, thread = path.resolve(), threading.get_ident()
     if _held.get(key) == thread:
@@ -39,7 +39,7 @@ def locked(path: Path, what: Path, tell: Callable[[str], object] | None = None) 
     with file:
         _held[key] = thread
         try:
-            _sign(file, path, what, tell)
+            _sign(file, path, what, warn)
             yield
         finally:
             del _held[key]
@@ -71,9 +71,9 @@ def _is(path: Path, file: FileIO) -> bool:
         return False
 
 
-def _sign(file: FileIO, path: Path, what: Path, tell: Callable[[str], object] | None) -> None:
-    if file.seek(0, os.SEEK_END) and tell:
-        tell(f"{what} was locked by {_holder(file)}, which ended without unlocking it; going on")
+def _sign(file: FileIO, path: Path, what: Path, warn: Callable[[str], object] | None) -> None:
+    if file.seek(0, os.SEEK_END) and warn:
+        warn(f"{what} was locked by {_holder(file)}, which ended without unlocking it; going on")
     begun = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         file.seek(0)

@@ -48,7 +48,7 @@ class Stop:
 
 @contextmanager
 def stops(folder: Path) -> Iterator[Stop]:
-    """Hears both signals while the run in `folder` trains, and gives the handlers back that were there.
+    """Catches both signals while the run in `folder` trains, and restores the previous handlers.
 
     Only the main thread can; a signal that was ignored stays ignored.
     """

@@ -26,7 +26,7 @@ from gcnrec.random import Stage, generator
 from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, evaluate
 from gcnrec.ranking.top_k import top_k_all
-from gcnrec.runs.events import Event, append_event, epochs_of, read_events, warn_once
+from gcnrec.runs.events import Line, ValidBaseline, append_event, epochs_of, of_kind, read_events, warn_once
 from gcnrec.system.limits import parse_bytes
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
@@ -78,7 +78,7 @@ def compares(rivals: Rivals, dataset: Dataset, folder: Path) -> bool:
 def fit_seconds(folder: Path) -> float:
     """Seconds that the epochs of a run's fit took."""
     epochs = epochs_of(read_events(folder), "fit")
-    return float(epochs[-1]["seconds"]) if epochs else 0.0
+    return epochs[-1].seconds if epochs else 0.0
 
 
 def compare_with_baselines(rivals: Rivals, dataset: Dataset, folder: Path, observer: Observer = SILENT) -> None:
@@ -94,36 +94,36 @@ def compare_with_baselines(rivals: Rivals, dataset: Dataset, folder: Path, obser
         return
     own_H = kept.column(rivals.evaluate.metric).to_numpy()
     comparison = _Comparison.of(rivals, dataset, folder, own_H, observer)
-    done = {event["name"] for event in read_events(folder) if event["event"] == VALID}
+    done = {baseline.name for baseline in of_kind(read_events(folder), ValidBaseline)}
     for name in baseline_names(rivals, dataset):
         if name not in done:
             event = comparison.judged(name)
             append_event(folder, event)
             observer.note(in_words(event, rivals.evaluate.metric))
-    said = better_baseline([event for event in read_events(folder) if event["event"] == VALID], rivals)
+    said = better_baseline(of_kind(read_events(folder), ValidBaseline), rivals)
     if said and warn_once(folder, "a baseline is better", said):
         observer.warn(said)
 
 
-def in_words(event: Event, metric: str) -> str:
+def in_words(event: Line, metric: str) -> str:
     """A `baseline.valid` event as a line."""
     if "skipped" in event:
         return f"baseline {event['name']} skipped: {event['skipped']}"
     return f"baseline {event['name']}  validation {metric} {event['metrics'][metric]:.4f}, this run {event['own']:.4f}"
 
 
-def better_baseline(events: list[Event], rivals: Rivals) -> str | None:
+def better_baseline(baselines: list[ValidBaseline], rivals: Rivals) -> str | None:
     """The sentence about the best of the baselines whose paired interval lies above 0; None where none is better."""
     metric = rivals.evaluate.metric
-    better = [event for event in events if event.get("low", -math.inf) > 0.0]
+    better = [baseline for baseline in baselines if baseline.low > 0.0]
     if not better:
         return None
-    best = max(better, key=lambda event: float(event["difference"]))
-    name, interval = best["name"], f"95% interval {best['low']:+.4f} to {best['high']:+.4f}"
+    best = max(better, key=lambda baseline: baseline.difference)
+    name, interval = best.name, f"95% interval {best.low:+.4f} to {best.high:+.4f}"
     mix = "" if rivals.mixed else "mix closed forms in with mixture.with = 'auto', "
     return (
-        f"{name}, which needs no training, is better on validation: {metric} {best['metrics'][metric]:.4f} against "
-        f"{best['own']:.4f} (difference {best['difference']:+.4f}, {interval}, {best['users']:,} users); use model.name = "
+        f"{name}, which needs no training, is better on validation: {metric} {best.metrics[metric]:.4f} against "
+        f"{best.own:.4f} (difference {best.difference:+.4f}, {interval}, {best.users:,} users); use model.name = "
         f"'{name}', {mix}or change this model's settings"
     )
 
@@ -149,7 +149,7 @@ class _Comparison:
         most_bytes = parse_bytes(rivals.evaluate.memory_limit) if limited else math.inf
         return cls(rivals, dataset, _of_users(dataset.valid, chosen_B), own_H[chosen_B], most_seconds, most_bytes, observer)
 
-    def judged(self, name: str) -> Event:
+    def judged(self, name: str) -> Line:
         """The event about one baseline; what would take more seconds or bytes than it may is skipped."""
         load = Load.of(self.dataset.graph, np.unique(self.part.users_E))
         seconds, size = seconds_of(name, load, self.rivals.model), bytes_of(name, load, self.rivals.model)
@@ -169,7 +169,7 @@ class _Comparison:
     def _allowed(self) -> str:
         return f"a tenth of the fit's time is {self.most_seconds:.1f} s; name it in evaluate.baselines to have it all the same"
 
-    def _measured(self, name: str) -> Event:
+    def _measured(self, name: str) -> Line:
         if math.isfinite(self.most_seconds):
             _compile(name, self.rivals)  # once per machine: no part of what a run may take
         begun = time.perf_counter()
@@ -202,7 +202,7 @@ class _Comparison:
         return evaluate(scorer, HeldOutSplit.of(self.part, graph), measures, tell, chunk=chunk)
 
 
-def _skipped(name: str, why: str) -> Event:
+def _skipped(name: str, why: str) -> Line:
     return {"event": VALID, "name": name, "skipped": why}
 
 

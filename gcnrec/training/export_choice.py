@@ -66,10 +66,8 @@ def validate_exports(
 
 def chosen_rule(rules: Sequence[ExportRule], folder: Path, epoch: int) -> ExportRule:
     """The rule that ranks, by the validation of `epoch` as the run recorded it; the first rule where there was none."""
-    recorded: dict[str, Any] = {}
-    for event in epochs_of(read_events(folder), "fit"):
-        if event["epoch"] == epoch:
-            recorded = event.get("exports", {})
+    fit = epochs_of(read_events(folder), "fit")
+    recorded = next((each.exports for each in reversed(fit) if each.epoch == epoch), {})
     proved = [
         (recorded[rule.name]["gain"], rule)
         for rule in rules[1:]

@@ -11,8 +11,10 @@ from gcnrec.errors import DivergedError
 from gcnrec.ranking.export_rules import Exported, ExportRule, ExportRules
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
+from gcnrec.runs.documents import write_json
 from gcnrec.runs.events import warn_once
-from gcnrec.runs.folder import write_embeddings, write_json
+from gcnrec.runs.folder import write_embeddings
+from gcnrec.runs.paths import MEMORY, MODEL, TABLE, embeddings_paths
 from gcnrec.runs.slot_files import order_digest, write_slots
 from gcnrec.steps.guards import one_list_for_everyone
 from gcnrec.steps.step import Step
@@ -62,16 +64,16 @@ def finish(work: Work, step: Step, final: Exported) -> None:
     write_embeddings(folder, dataset, final)
     table = step.table.drained()
     if isinstance(table, SlotTable):
-        write_slots(folder / "table.safetensors", table, order_digest(dataset.user_ids, dataset.item_ids))
+        write_slots(folder / TABLE, table, order_digest(dataset.user_ids, dataset.item_ids))
     report = memory_report(table, plan.rule, plan.budget, plan.base_width, step.encoder.export_width)
-    write_json(folder / "memory.json", report)
+    write_json(folder / MEMORY, report)
 
 
 def is_trained(folder: Path, closed_form: bool) -> bool:
     """Whether a run folder holds all that training writes, so that there is nothing to resume."""
     if closed_form:
-        return (folder / "model.safetensors").is_file()
-    return all((folder / name).is_file() for name in ("memory.json", "embeddings/users.parquet", "embeddings/items.parquet"))
+        return (folder / MODEL).is_file()
+    return all(path.is_file() for path in (folder / MEMORY, *embeddings_paths(folder)))
 
 
 def memory_report(table: Table, rule: Rule, budget: int, base_width: int, export_width: int) -> dict[str, int]:

@@ -20,6 +20,7 @@ from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
+from gcnrec.runs.paths import per_user_path
 from gcnrec.system.files import atomic_file
 from gcnrec.system.limits import parse_bytes
 from gcnrec.system.observer import SILENT, Observer
@@ -55,4 +56,4 @@ def chunk_of(memory_limit: str, scorer: Scorer) -> int:
 
 
 def _path(folder: Path) -> Path:
-    return folder / "per_user.fit.parquet"
+    return per_user_path(folder, "fit")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +26,8 @@ from gcnrec.ranking.evaluate import held_out_of, sparing
 from gcnrec.ranking.export_rules import Exported
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
-from gcnrec.runs.events import append_event, read_events
-from gcnrec.runs.folder import read_json, write_json
+from gcnrec.runs.documents import read_json, write_json
+from gcnrec.runs.events import append_event, read_lines
 from gcnrec.system.files import atomic_file, sync
 from gcnrec.training.work import Work
 
@@ -127,9 +126,8 @@ def _chosen(work: Work, trained: Exported) -> Mixture:
 
 
 def _judge(work: Work, parts: Sequence[Part], held: Csr) -> mixing.Judge:
-    tell = partial(work.observer.work, "choosing the mixture")
     seen = sparing(work.dataset.graph.user_items, held)
-    return mixing.judge_of(parts, held, seen, work.job.evaluate.metric, tell)
+    return mixing.judge_of(parts, held, seen, work.job.evaluate.metric, work.observer)
 
 
 def _candidates(work: Work) -> dict[str, Shares]:
@@ -204,7 +202,7 @@ def likeliest_temperature(scorer: EmbeddingScorer, held: Csr) -> float:
 def _note_once(work: Work, text: str) -> None:
     """Note it, and write it to metrics.jsonl unless a killed run has written it before."""
     event = {"event": "note", "text": text}
-    if event not in read_events(work.folder):
+    if event not in read_lines(work.folder):
         append_event(work.folder, event)
     work.observer.note(text)
 

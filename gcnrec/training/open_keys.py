@@ -15,6 +15,7 @@ from gcnrec.config.toml import to_toml
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.recipe import PLACES
 from gcnrec.loaders.schema import Dataset
+from gcnrec.runs.paths import JOB
 from gcnrec.training.defaults import Default, defaults
 
 BY_TIME = ("temporal", "leave_last")
@@ -71,7 +72,7 @@ def with_defaults(job: Job, graph: BipartiteGraph) -> Job:
 
 def begun_job(folder: Path) -> Job | None:
     """What the run in `folder` was begun with; None where there is none."""
-    path = folder / "job.toml"
+    path = folder / JOB
     return Job.load(path) if path.is_file() else None
 
 

@@ -30,6 +30,7 @@ from gcnrec.ranking.export_rules import export_rules
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
 from gcnrec.runs.events import append_event, warn_once
 from gcnrec.runs.folder import Run, describe_run, make_folder, open_run, was_killed_before_start, with_valid, writing
+from gcnrec.runs.paths import MODEL
 from gcnrec.runs.tracking import tracked
 from gcnrec.steps.earlier import earlier_rows, report_matches
 from gcnrec.steps.epochs import Course, Epochs
@@ -114,7 +115,7 @@ def _solve(job: Job, dataset: Dataset, folder: Path) -> None:
     if settings is not job.model:
         append_event(folder, {"event": "note", "text": f"exponents chosen on validation: {exponents.in_words(settings)}"})
     scorer = closed_form.fit(job.model.name, graph, settings, job.train.seed, dataset.item_features)
-    with atomic_file(folder / "model.safetensors") as path:
+    with atomic_file(folder / MODEL) as path:
         closed_form.save(scorer, path)
 
 

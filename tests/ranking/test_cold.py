@@ -20,7 +20,7 @@ from gcnrec.ranking.evaluate import HeldOutSplit
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.reports.text import metric_lines
 from gcnrec.results.evaluate import evaluate_run
-from gcnrec.runs.events import read_events
+from gcnrec.runs.events import read_lines
 from gcnrec.system.observer import SILENT
 from gcnrec.training.train import train
 
@@ -110,7 +110,7 @@ def test_a_run_ranks_new_items_and_tells(dataset, tmp_path, refit):
         new = sum(dataset.graph.item_users.degrees == 0)
         assert cold["cold_items_apart"]["recall@4"] > 0.75 * 4 / (new / 2)
     assert json.loads((folder / "metrics.json").read_text())["cold_start"] == cold
-    baselines = {event["name"]: event["cold_start"] for event in read_events(folder) if event["event"] == "baseline"}
+    baselines = {event["name"]: event["cold_start"] for event in read_lines(folder) if event["event"] == "baseline"}
     assert baselines["contentknn"]["cold_items_apart"]["recall@4"] > baselines["itemknn"]["cold_items"]["recall@4"] == 0.0
     page = report.read_text()
     assert "item not seen, among such items" in page and f"{cold['cold_items_apart']['recall@4']:.4f}" in page

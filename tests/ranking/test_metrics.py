@@ -16,9 +16,11 @@ from gcnrec.ranking.metrics import (
     coverage,
     gini,
     holm,
+    measured,
     novelty,
     self_information,
     sign_flip_p_values,
+    split_name,
 )
 
 # One user, 4 held-out items, hits at ranks 1, 3 and 4 of a list of 5.
@@ -170,3 +172,9 @@ def test_sign_flip_of_no_difference_and_of_a_clear_one():
 def test_holm_by_hand():
     np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(holm(np.array([0.6, 0.7])), [1.0, 1.0])
+
+
+def test_the_metrics_of_a_document_are_its_numbers_with_a_list_length():
+    document = {"split": "test", "users": 7, "recall@20": 1, "intervals": {}, "hits@5": None, "ndcg@5": 0.5}
+    assert list(measured(document).items()) == [("recall@20", 1.0), ("ndcg@5", 0.5)]
+    assert split_name("recall_capped@50") == ("recall_capped", 50)

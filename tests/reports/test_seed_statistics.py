@@ -11,6 +11,7 @@ from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
 from gcnrec.reports.seed_statistics import contrast, contrasts, estimate, grouped, last_until, paired
 from gcnrec.reports.trials import Trial
+from gcnrec.runs.events import Epoch
 
 METRIC = "recall@20"
 
@@ -53,7 +54,7 @@ def test_differences_are_paired_by_seed():
 
 
 def test_the_last_validation_until_a_limit():
-    events = [{"epoch": n, "seconds": 10.0 * n, "valid": {METRIC: n / 100}} for n in (2, 4, 6)]
+    events = [Epoch(event="epoch", epoch=n, seconds=10.0 * n, loss=1.0, valid={METRIC: n / 100}) for n in (2, 4, 6)]
     assert last_until(events, METRIC, "seconds", 40.0) == 0.04  # at the limit counts
     assert last_until(events, METRIC, "seconds", 59.9) == 0.04
     assert last_until(events, METRIC, "epoch", 6) == 0.06

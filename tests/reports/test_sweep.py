@@ -21,7 +21,7 @@ from gcnrec.config import Job
 from gcnrec.config.grid import load_grid
 from gcnrec.errors import UsageError
 from gcnrec.reports.trials import read_sweep
-from gcnrec.runs.folder import read_json
+from gcnrec.runs.documents import read_json
 from gcnrec.testing import checkerboard, write_dataset
 
 sweeping = importlib.import_module("gcnrec.sweep")

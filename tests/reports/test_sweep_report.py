@@ -11,7 +11,7 @@ import pytest
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
 from gcnrec.errors import DataError, UsageError
-from gcnrec.reports.sweep_report import summarise, write_page
+from gcnrec.reports.sweep_report import summarise, write_sweep_page
 from gcnrec.reports.trials import Sweep, Trial, curves, read_sweep, results, trials_of, write_sweep
 
 
@@ -90,7 +90,7 @@ def test_differences_on_test_need_equal_epochs(tmp_path):
     trials = [
         Trial(make_run(tmp_path / f"{w}-{s}", s, w, epochs), str(w), 1.0, s) for w, epochs in ((8, 6), (16, 3)) for s in (0, 1)
     ]
-    page = parse(write_page(Sweep(tuple(trials), "16"), tmp_path / "page.html"))
+    page = parse(write_sweep_page(Sweep(tuple(trials), "16"), tmp_path / "page.html"))
     assert page.cells[1:4] == ["8", "2", "6"] and page.cells[8] == ""
     assert page.cells[18:22] == ["1", "8", "2", "3 epochs"] and page.cells[24].startswith("-0.0080")
 

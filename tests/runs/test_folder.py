@@ -14,9 +14,11 @@ from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.runs.checkpoints import save_checkpoint
+from gcnrec.runs.contents import RunContents
+from gcnrec.runs.documents import read_json
 from gcnrec.runs.embeddings import map_embeddings, read_column, read_export
-from gcnrec.runs.events import append_event, keep_events, read_events
-from gcnrec.runs.folder import begin_run, final_table, open_run, read_json, with_valid, write_embeddings
+from gcnrec.runs.events import append_event, keep_events, read_events, read_lines
+from gcnrec.runs.folder import begin_run, final_table, open_run, with_valid, write_embeddings
 from gcnrec.testing import checkerboard, empty_rows, write_dataset
 
 JOB = Job.parse({"model": {"width": 8}, "train": {"seed": 7}}, [], "test")
@@ -121,7 +123,7 @@ def test_a_line_that_was_cut_short_spoils_no_other(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"event": "note"}\n{"event": {}')
     append_event(tmp_path, {"event": "epoch"})
     append_event(tmp_path, {"event": "baseline"})
-    assert [event["event"] for event in read_events(tmp_path)] == ["note", "epoch", "baseline"]
+    assert [event["event"] for event in read_lines(tmp_path)] == ["note", "epoch", "baseline"]
 
 
 def test_what_came_after_a_checkpoint_and_cut_lines_are_dropped(tmp_path):
@@ -137,7 +139,7 @@ def test_what_came_after_a_checkpoint_and_cut_lines_are_dropped(tmp_path):
         ("refit", 1, 17, 4, 5), ("refit", 1, 16, 4, 4), ("fit", 2, 27, 2, 3), ("fit", 2, 26, 2, 2), ("fit", 0, 0, 0, 0),
     ):  # fmt: skip
         keep_events(tmp_path, stage, epoch, step)
-        *kept, baseline = read_events(tmp_path)
+        *kept, baseline = read_lines(tmp_path)
         for kind, left in (("epoch", epochs), ("explore", explorations)):
             assert [(event["stage"], event["epoch"]) for event in kept if event["event"] == kind] == done[:left]
         assert baseline["name"] == "gfcf"
@@ -147,3 +149,41 @@ def test_a_last_line_without_its_end_is_ended(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"event": "note"}')
     keep_events(tmp_path, "fit", 0, 0)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"event": "note"}\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("[1]", "line 2 of .*metrics.jsonl is damaged"),
+        ('{"loss": 0.5}', r"line 2 of .*metrics.jsonl is damaged \(event: field required\); restore it, or train again"),
+        ('{"event": "epoch", "epoch": 1, "seconds": 1.0}', r"line 2 .* \(loss: field required\)"),
+        ('{"event": "epoch", "epoch": 1, "seconds": "long", "loss": 1}', r"line 2 .* \(seconds: input should be a valid number"),
+        ('{"event": "baseline", "name": "ease", "metrics": {"recall@20": [1]}}', r"line 2 .* \(metrics.recall@20: "),
+    ],
+)
+def test_a_damaged_event_is_one_sentence_that_names_the_line(tmp_path, line, problem):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"event": "note", "text": "fine"}}\n{line}\n')
+    with pytest.raises(DataError, match=problem) as error:
+        read_events(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_document_is_one_sentence_that_names_the_file(tmp_path):
+    contents = RunContents(tmp_path)
+    (tmp_path / "metrics.json").write_text('{"split": "test", "intervals": {"recall@20": [0.1]}}')
+    with pytest.raises(DataError, match=r"metrics.json is damaged \(intervals.recall@20.1: field required\)"):
+        contents.metrics_of("test")
+    for text, problem in (("[]", "must hold a JSON object, holds list"), ("{", "cannot be read as JSON")):
+        (tmp_path / "memory.json").write_text(text)
+        with pytest.raises(DataError, match=f"memory.json {problem}"):
+            _ = contents.memory
+
+
+def test_unknown_keys_and_kinds_of_events_are_kept(tmp_path):
+    known = {"event": "epoch", "stage": "fit", "epoch": 1, "step": 7, "seconds": 2.0, "loss": 0.5, "mood": {"deep": [1]}}
+    foreign = {"event": "holiday", "days": 3}
+    append_event(tmp_path, known)
+    append_event(tmp_path, foreign)
+    assert [event.model_dump(exclude_unset=True) for event in read_events(tmp_path)] == [known, foreign]
+    keep_events(tmp_path, "fit", 1, 7)
+    assert read_lines(tmp_path) == [known, foreign]

@@ -67,8 +67,8 @@ def test_tensorboard_shows_what_metrics_jsonl_has(dataset, tmp_path):
         assert {"loss", "rows_per_second", "stalled_share", "learning_rate", "values", "seconds"} <= set(shown)
         assert ("valid/recall_at_3" in shown) == (stage == "fit")
         for name in ("loss", "learning_rate", "values"):
-            assert [step for step, _ in shown[name]] == [record["epoch"] for record in records]
-            assert [value for _, value in shown[name]] == pytest.approx([record[name] for record in records])
+            assert [step for step, _ in shown[name]] == [record.epoch for record in records]
+            assert [value for _, value in shown[name]] == pytest.approx([getattr(record, name) for record in records])
     assert shown["values"][-1][1] == 48 * 4  # 24 users, 24 items, width 4
 
 
@@ -98,7 +98,7 @@ def test_a_resumed_run_shows_every_epoch_once(dataset, tmp_path, checkpoint_ever
     shown = scalars(run.folder / "tensorboard" / "fit")
     assert [step for step, _ in shown["loss"]] == [1, 2, 3, 4, 5]
     assert [value for _, value in shown["loss"]] == pytest.approx(
-        [event["loss"] for event in epochs_of(read_events(run.folder), "fit")]
+        [epoch.loss for epoch in epochs_of(read_events(run.folder), "fit")]
     )
 
 
@@ -171,7 +171,7 @@ def test_mlflow_gets_settings_and_metrics(dataset, tmp_path, mlflow):
     assert logged.tags["gcnrec.digest"] == dataset.digest
     assert (logged.params["train.epochs"], logged.params["model.name"]) == ("3", "lightgcn")
     losses = [(each.step, each.value) for each in logged.metrics if each.key == "loss"]
-    assert losses == [(event["epoch"], event["loss"]) for event in epochs_of(read_events(run.folder), "fit")]
+    assert losses == [(epoch.epoch, epoch.loss) for epoch in epochs_of(read_events(run.folder), "fit")]
     assert {"valid/recall_at_3", "refit/loss", "values"} <= {each.key for each in logged.metrics}
 
 
@@ -226,4 +226,4 @@ def test_a_model_without_epochs_has_nothing_to_track():
 
 def test_values_are_counted_with_every_checkpoint(dataset, tmp_path):
     run = train(job(checkpoint_every=2), dataset, tmp_path / "run")
-    assert [event.get("values") for event in epochs_of(read_events(run.folder), "fit")] == [None, 192, 192]
+    assert [epoch.values for epoch in epochs_of(read_events(run.folder), "fit")] == [None, 192, 192]

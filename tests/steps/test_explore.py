@@ -13,7 +13,7 @@ from built import step_of
 from gcnrec.config import Job
 from gcnrec.errors import UsageError
 from gcnrec.reports.progress import Quiet
-from gcnrec.runs.events import read_events
+from gcnrec.runs.events import read_lines
 from gcnrec.runs.folder import final_table, load_checkpoint
 from gcnrec.runs.slot_files import order_digest, read_slots
 from gcnrec.steps.explore import fresh_batches, mean_gradients
@@ -108,7 +108,7 @@ def test_a_run_keeps_its_budget_and_tells_what_changed(policy, rule, tmp_path):
     budget = plan_of(job, N).budget
     assert memory["budget_values"] == budget == N * 8 // 4
     assert memory["values"] <= memory["values_max_seen"] <= budget
-    events = [event for event in read_events(run.folder) if event["event"] == "explore"]
+    events = [event for event in read_lines(run.folder) if event["event"] == "explore"]
     assert bool(events) == (policy != "static")
     shares = [event["ever_active"] for event in events]
     assert shares == sorted(shares) and all(0 < share <= 1 for share in shares)
@@ -148,7 +148,7 @@ def test_resuming_a_sparse_run_equals_not_stopping(tmp_path, monkeypatch):
     assert all(torch.equal(saved[0][0][name], saved[1][0][name]) for name in saved[0][0])
     changes = []
     for run in (whole, cut):
-        events = [event for event in read_events(run.folder) if event["event"] == "explore"]
+        events = [event for event in read_lines(run.folder) if event["event"] == "explore"]
         changes.append([(event["stage"], event["step"], event["pruned"], event["ever_active"]) for event in events])
     assert changes[0] == changes[1]
 

@@ -15,7 +15,7 @@ from gcnrec.ranking.popularity import PopularityScorer
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.reports.progress import Quiet
 from gcnrec.results.evaluate import evaluate_run
-from gcnrec.runs.events import read_events
+from gcnrec.runs.events import read_lines
 from gcnrec.steps.guards import RUNNING_STEPS, LossTrend, finite, one_list_for_everyone
 from gcnrec.steps.state import Progress
 from gcnrec.testing import checkerboard, write_dataset
@@ -127,7 +127,7 @@ def dataset(tmp_path):
 
 
 def events(folder, kind):
-    return [event for event in read_events(folder) if event["event"] == kind]
+    return [event for event in read_lines(folder) if event["event"] == kind]
 
 
 def test_a_run_that_explodes_ends_with_code_5_and_stays_resumable(dataset, tmp_path, monkeypatch):

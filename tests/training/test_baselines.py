@@ -15,7 +15,7 @@ from gcnrec.config import Job, Model
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.reports.progress import Quiet
-from gcnrec.runs.events import append_event, best_validation, read_events
+from gcnrec.runs.events import append_event, best_validation, read_lines
 from gcnrec.testing import World, write_dataset
 from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
 from gcnrec.training.baselines import AUTO, VALID, Rivals, baseline_names, compare_with_baselines, compares
@@ -86,12 +86,12 @@ def rivals(settings):
 def compared(folder, settings, dataset, scorer, seconds=1000.0):
     """Events of baselines beside a fit of so many seconds whose best epoch ranks as `scorer`, and what was told."""
     folder.mkdir(exist_ok=True)
-    append_event(folder, {"event": "epoch", "stage": "fit", "epoch": 1, "seconds": seconds})
+    append_event(folder, {"event": "epoch", "stage": "fit", "epoch": 1, "seconds": seconds, "loss": 1.0})
     if compares(rivals(settings), dataset, folder):
         keep_validation(settings.evaluate, dataset, folder, scorer)
     told = Told()
     compare_with_baselines(rivals(settings), dataset, folder, told)
-    return [event for event in read_events(folder) if event["event"] == VALID], told
+    return [event for event in read_lines(folder) if event["event"] == VALID], told
 
 
 def test_a_model_worse_than_closed_forms_is_warned_of_by_default(dataset, tmp_path):
@@ -103,7 +103,7 @@ def test_a_model_worse_than_closed_forms_is_warned_of_by_default(dataset, tmp_pa
         f"{best['name']}, which needs no training, is better on validation: recall@5 {best['metrics']['recall@5']:.4f}"
     )
     assert f"model.name = '{best['name']}'" in warning and "60 users" in warning
-    assert [event["text"] for event in read_events(tmp_path / "run") if event["event"] == "warning"] == [warning]
+    assert [event["text"] for event in read_lines(tmp_path / "run") if event["event"] == "warning"] == [warning]
     assert len(told.notes) == len(AUTO) and all("this run" in note for note in told.notes)
 
 
@@ -138,7 +138,7 @@ def test_a_resumed_run_repeats_nothing_and_finishes_what_is_left(dataset, tmp_pa
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(lines[:3]))  # an epoch and two baselines
     told = Told()
     compare_with_baselines(rivals(job()), dataset, tmp_path / "run", told)
-    again = [event for event in read_events(tmp_path / "run") if event["event"] == VALID]
+    again = [event for event in read_lines(tmp_path / "run") if event["event"] == VALID]
     times = {"seconds": 0.0}
     assert [event | times for event in again] == [event | times for event in first]
     assert len(told.notes) == len(AUTO) - 2 and len(told.warnings) == 1
@@ -205,7 +205,7 @@ def test_a_refitted_run_is_compared_by_the_best_epoch_of_its_fit_and_resumes(dat
         {**QUICK, "evaluate": {"metric": "recall@5", "baselines": ["popularity", "itemknn"], "tilt": 0.5}}, [], "here"
     )
     run = train(settings, dataset, tmp_path / "run")
-    events = read_events(run.folder)
+    events = read_lines(run.folder)
     best = best_validation(run.folder, "recall@5")
     beside = [event for event in events if event["event"] == VALID]
     assert run.refitted and [event["own"] for event in beside] == [pytest.approx(best["recall@5"])] * 2
@@ -214,7 +214,7 @@ def test_a_refitted_run_is_compared_by_the_best_epoch_of_its_fit_and_resumes(dat
     (run.folder / "metrics.jsonl").write_text("".join(line for line in lines if '"itemknn"' not in line))  # killed before it
     again = train(settings, dataset, tmp_path / "run", resume=True)
     times = {"seconds": 0.0}
-    assert [event | times for event in read_events(again.folder)] == [event | times for event in events]
+    assert [event | times for event in read_lines(again.folder)] == [event | times for event in events]
 
 
 def test_a_split_by_time_is_refitted_unless_it_was_begun_without(dataset, tmp_path):

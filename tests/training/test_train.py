@@ -16,7 +16,8 @@ from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
 from gcnrec.ranking.top_k import top_k_all
 from gcnrec.reports.progress import Quiet
-from gcnrec.runs.folder import load_checkpoint, open_run, read_json, with_valid
+from gcnrec.runs.documents import read_json
+from gcnrec.runs.folder import load_checkpoint, open_run, with_valid
 from gcnrec.steps.step import Step
 from gcnrec.tables import placement
 from gcnrec.tables.hot_rows import Prefixes

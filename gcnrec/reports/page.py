@@ -1,0 +1,23 @@
+"""Self-contained pages from the templates of this folder, which extend `page.html.j2`; no external request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gcnrec.system.files import atomic_file
+
+
+def write_page(template: str, content: Mapping[str, Any], path: Path) -> Path:
+    """Write the page to `path`, replacing an earlier one, and return `path`."""
+    import jinja2
+
+    pages = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    page = pages.get_template(template).render(**content)
+    with atomic_file(path) as work:
+        work.write_text(page, encoding="utf-8")
+    return path

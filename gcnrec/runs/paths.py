@@ -1,0 +1,26 @@
+"""Where the files of a run folder lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gcnrec.closed_forms import mixture_files
+
+JOB, LINEAGE, EVENTS, MEMORY = "job.toml", "lineage.json", "metrics.jsonl", "memory.json"
+MIXTURE = mixture_files.FILE
+MODEL, TABLE, REPORT, LOCK = "model.safetensors", "table.safetensors", "report.html", "run.lock"
+
+
+def metrics_path(folder: Path, split: str) -> Path:
+    """Where the metrics of `split` ("valid" or "test") lie."""
+    return folder / ("metrics.json" if split == "test" else f"metrics.{split}.json")
+
+
+def per_user_path(folder: Path, split: str) -> Path:
+    """Where the metrics of every user lie: of "test", of "valid", or of "fit", the best epoch on validation."""
+    return folder / ("per_user.parquet" if split == "test" else f"per_user.{split}.parquet")
+
+
+def embeddings_paths(folder: Path) -> tuple[Path, Path]:
+    """Where the exported embeddings of users and of items lie; the items' file is the last that training writes."""
+    return folder / "embeddings" / "users.parquet", folder / "embeddings" / "items.parquet"
