@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal, write_vocabulary
 from gcnrec.models.encoder import Encoder
+from gcnrec.rows import RowGrad, Rows
 from gcnrec.sampling.sampler import Batch, EdgeSampler
 from gcnrec.steps.step import Step
 from gcnrec.tables.dense import Table
-from gcnrec.tables.rows import RowGrad, Rows
 from gcnrec.tables.rules import Sgd
 
 Edges = list[tuple[int, int]]

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.rows import RowGrad
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
-from gcnrec.tables.rows import RowGrad
 
 
 @dataclass(frozen=True, slots=True)

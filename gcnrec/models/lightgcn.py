@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import Encoded, column_blocks
 from gcnrec.models.hops import Hop, export_mean
+from gcnrec.rows import RowGrad
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
-from gcnrec.tables.rows import RowGrad
 
 BLOCK = 64
 """Columns propagated at a time over the whole graph. Wider is faster, as the edges are read once per block (on Gowalla, 64

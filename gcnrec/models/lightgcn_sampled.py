@@ -21,10 +21,10 @@ from gcnrec.models.encoder import Encoded
 from gcnrec.models.hops import Hop, export_mean
 from gcnrec.models.pooling import product_of
 from gcnrec.ops.propagate import inverse_sqrt
+from gcnrec.rows import RowGrad
 from gcnrec.sampling.blocks import Block
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
-from gcnrec.tables.rows import RowGrad
 
 
 class SampledLightGcn:

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.models.encoder import Encoded
+from gcnrec.rows import RowGrad
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
-from gcnrec.tables.rows import RowGrad
 
 
 class MatrixFactorisation:

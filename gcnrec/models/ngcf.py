@@ -17,9 +17,9 @@ from gcnrec import random
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.hops import Hop, SymmetricHop
+from gcnrec.rows import RowGrad
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
-from gcnrec.tables.rows import RowGrad
 
 
 class Ngcf:

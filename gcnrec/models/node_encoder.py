@@ -18,10 +18,10 @@ from gcnrec import random
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.node_inputs import NodeInputs
 from gcnrec.models.pooling import Neighbourhoods, NoEdges
+from gcnrec.rows import RowGrad
 from gcnrec.sampling.blocks import Block
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import Allocate, StepTable, Table
-from gcnrec.tables.rows import RowGrad
 
 ROWS = 8192
 """Nodes that an export encodes at a time."""

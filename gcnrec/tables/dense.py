@@ -24,7 +24,7 @@ from gcnrec.graph import Csr
 from gcnrec.ops.gather import gather, padded
 from gcnrec.ops.propagate import propagate_rows, scatter_rows
 from gcnrec.queues import Spans
-from gcnrec.tables.rows import RowGrad, Rows, State
+from gcnrec.rows import RowGrad, Rows, State
 from gcnrec.tables.staged import StagedDense
 
 LINE_BYTES = 128

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DeviceError
 from gcnrec.queues import Device, Mark, Spans
+from gcnrec.rows import RowGrad, Rows
 from gcnrec.tables.dense import Table
 from gcnrec.tables.hot_rows import Prefixes
-from gcnrec.tables.rows import RowGrad, Rows
 from gcnrec.tables.staged import StagedRows
 
 ROW_UNIT = 4

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from gcnrec.device import Rules, ops_for
-from gcnrec.tables.rows import RowGrad, Rows, State
+from gcnrec.rows import RowGrad, Rows, State
 
 if TYPE_CHECKING:
     from gcnrec.config import Optimizer

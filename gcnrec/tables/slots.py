@@ -24,8 +24,8 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import Csr
 from gcnrec.ops import slots as ops
 from gcnrec.queues import Spans
+from gcnrec.rows import RowGrad, Rows, State
 from gcnrec.tables.dense import Allocate, in_ram
-from gcnrec.tables.rows import RowGrad, Rows, State
 from gcnrec.tables.staged import StagedSlots
 
 RECORD_BYTES = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)

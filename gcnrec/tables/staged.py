@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gcnrec.device import ops_for
 from gcnrec.queues import Spans
-from gcnrec.tables.rows import RowGrad, Rows, State
+from gcnrec.rows import RowGrad, Rows, State
 
 
 class StagedRows(Protocol):

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from gcnrec.ops.gather import gather, padded
 from gcnrec.ops.slots import copy_spans
 from gcnrec.queues import Spans
+from gcnrec.rows import RowGrad, Rows
 from gcnrec.tables.dense import DenseTable
-from gcnrec.tables.rows import RowGrad, Rows
 from gcnrec.tables.staged import StagedDense
 
 Parts = tuple[torch.Tensor, torch.Tensor]
