@@ -1,12 +1,13 @@
-"""What a table hands to update rules, and what gradients look like: rows as spans of flat memories, dense or slots alike.
+"""Rows, their optimizer state and their gradient as spans of flat memories, dense or slots alike, and the kernels on them.
 
-Tensors lie where the table computes; `rows_R` is the host's own list of row numbers.
-Letters: N rows of the table, R rows at hand, X stored values at hand.
+Tensors lie where kernels read them; `rows_R` is the host's own list of row numbers.
+Letters: N rows of the table, R rows read, X their stored values.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -38,6 +39,12 @@ class Rows:
     count_R: torch.Tensor
     state: State | None
 
+    def require_state(self) -> State:
+        """The state. ValueError when the rows were read without it."""
+        if self.state is None:
+            raise ValueError("rows were read without their state; read them with_state=True before an update")
+        return self.state
+
 
 @dataclass(frozen=True, slots=True)
 class RowGrad:
@@ -47,3 +54,29 @@ class RowGrad:
     rows_R: NDArray[np.int64]
     values_X: torch.Tensor
     at_R: torch.Tensor
+
+
+@dataclass(frozen=True)
+class AdamSettings:
+    """Decay of the first and of the second moment, and what is added to the root (Kingma & Ba 2015)."""
+
+    beta1: float
+    beta2: float
+    epsilon: float
+
+
+class Rules(Protocol):
+    """The kernel of each update rule: new weights and state of `rows`, in place, at `step` (1, 2, ...) with a learning rate.
+
+    `gcnrec.ops.update` and `gcnrec.cuda.update` are such modules. Rows and gradient have equal `rows_R`.
+    """
+
+    def sgd(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> None: ...
+
+    def adagrad_row(self, rows: Rows, grad: RowGrad, step: int, rate: float, epsilon: float) -> None: ...
+
+    def adam(self, rows: Rows, grad: RowGrad, step: int, rate: float, settings: AdamSettings) -> None: ...
+
+    def adam_row(self, rows: Rows, grad: RowGrad, step: int, rate: float, settings: AdamSettings) -> None: ...
+
+    def adam_dense(self, rows: Rows, grad: RowGrad, step: int, rate: float, settings: AdamSettings) -> None: ...

@@ -15,6 +15,7 @@ from gcnrec.cuda import topk as cuda_topk
 from gcnrec.cuda import update as cuda_update
 from gcnrec.graph import csr_from_edges, transpose
 from gcnrec.ops import neighbours, propagate, reduce, slots, topk, update
+from gcnrec.rows import AdamSettings, RowGrad, Rows, State
 from gcnrec.tables.dense import aligned
 from gcnrec.tables.slots import SlotBlock, SlotTable
 
@@ -92,15 +93,18 @@ def test_sums_and_products():
 
 def test_adam():
     rows, width = np.arange(0, 300, 2), 64
-    weights, state = torch.randn(300 * width), torch.zeros(300 * 2 * width)
-    at, count, state_at = rows * width, np.full(150, width), rows * 2 * width
-    grad, grad_at, last = torch.randn(150 * width), np.arange(150) * width, torch.zeros(300, dtype=torch.int32)
-    numbers = (3, 0.01, 0.9, 0.999, 1e-8)
-    planes = [weights.cuda(), *map(on_gpu, (at, count, rows)), state.cuda(), on_gpu(state_at), last.cuda()]
-    cuda_update.adam(*planes, grad.cuda(), on_gpu(grad_at), *numbers)
-    scalars = (3, *(np.float32(number) for number in numbers[1:]))
-    update.adam(weights.numpy(), at, count, rows, state.numpy(), state_at, last.numpy(), grad.numpy(), grad_at, *scalars)
-    assert torch.allclose(planes[0].cpu(), weights, rtol=1e-6, atol=1e-6) and torch.equal(planes[6].cpu(), last)
+    weights, state, last = torch.randn(300 * width), torch.zeros(300 * 2 * width), torch.zeros(300, dtype=torch.int32)
+    values, settings = torch.randn(150 * width), AdamSettings(0.9, 0.999, 1e-8)
+
+    def trained(kernels, place):
+        index = place(torch.from_numpy(rows))
+        own = State(place(state), index * 2 * width, place(last))
+        chosen = Rows(rows, index, place(weights), index * width, torch.full_like(index, width), own)
+        kernels.adam(chosen, RowGrad(rows, place(values), place(torch.arange(150) * width)), 3, 0.01, settings)
+        return chosen.weights.cpu(), own.last_N.cpu()
+
+    found, expected = trained(cuda_update, torch.Tensor.cuda), trained(update, torch.Tensor.clone)
+    assert torch.allclose(found[0], expected[0], rtol=1e-6, atol=1e-6) and torch.equal(found[1], expected[1])
 
 
 def test_draws_and_lists():

@@ -14,13 +14,14 @@ from gcnrec.cuda import queues
 from gcnrec.cuda.pinned import StagedMemory
 from gcnrec.device import ops_for
 from gcnrec.ops.slots import copy_spans
+from gcnrec.rows import AdamSettings
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.tables.slots import SlotBlock, SlotTable
 
 USERS, ROWS, WIDTH, BATCH, STEPS = 250, 400, 24, 90, 12
-NUMBERS = tuple(np.float32(number) for number in (0.05, 0.9, 0.999, 1e-8))
+RATE, ADAM = 0.05, AdamSettings(0.9, 0.999, 1e-8)
 KINDS = ["dense", "float32", "bfloat16"]
 
 
@@ -56,9 +57,7 @@ def trained(table, ahead=True):
         tile_RD = table.decode(rows)
         assert np.isfinite(float(tile_RD.sum()))  # as training does, which must know the loss: no step begins before
         grad = table.stored(rows_R, tile_RD + 1.0)
-        places = rows.weights, rows.at_R, rows.count_R, rows.index_R
-        state = rows.state.values, rows.state.at_R, rows.state.last_N
-        ops_for(tile_RD.device).rules.adam(*places, *state, grad.values_X, grad.at_R, step, *NUMBERS)
+        ops_for(tile_RD.device).rules.adam(rows, grad, step, RATE, ADAM)
         table.write(rows)
         if step == STEPS // 2:
             table.drained()

@@ -6,6 +6,7 @@ Tables lie in pinned memory, as in training; results come back and are compared 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ import torch
 from gcnrec.cuda import ceiling, gather, propagate, reduce, sample, slot_hops, slots, topk, update
 from gcnrec.ops import alias, neighbours
 from gcnrec.ops import sample as negatives_on_host
+from gcnrec.rows import AdamSettings, RowGrad, Rows, State
 from gcnrec.tables.slots import SlotBlock, SlotTable
 from jobs.measure.gpu.bed import Bed, Tell
 from jobs.measure.gpu.check_tables import on_bed, small_graph, small_slots
@@ -20,6 +22,14 @@ from jobs.measure.gpu.check_tables import on_bed, small_graph, small_slots
 SECONDS = 90
 EPS = torch.finfo(torch.float32).eps
 RATE, BETA1, BETA2, EPSILON = 1e-2, 0.9, 0.999, 1e-8
+ADAM = AdamSettings(BETA1, BETA2, EPSILON)
+KERNELS: dict[str, Callable[[Rows, RowGrad, int], None]] = {
+    "sgd": partial(update.sgd, rate=RATE),
+    "adagrad_row": partial(update.adagrad_row, rate=RATE, epsilon=EPSILON),
+    "adam": partial(update.adam, rate=RATE, settings=ADAM),
+    "adam_row": partial(update.adam_row, rate=RATE, settings=ADAM),
+    "adam_dense": partial(update.adam_dense, rate=RATE, settings=ADAM),
+}
 STATE = {"sgd": (0, 0), "adagrad_row": (0, 1), "adam": (2, 0), "adam_row": (1, 1), "adam_dense": (2, 0)}
 """State of a rule: floats per value, floats per row."""
 Found = tuple[str, torch.Tensor, torch.Tensor, float]
@@ -151,19 +161,15 @@ def updates(bed: Bed) -> Iterator[Found]:
     chosen_R = torch.arange(0, rows, 3)
     for rule, (moments, scalars) in STATE.items():
         first_ND, state_width = torch.randn(rows, width), moments * width + scalars
-        weights, state = bed.host(first_ND.view(-1)), bed.host(torch.zeros(max(1, rows * state_width)))
+        weights, values = bed.host(first_ND.view(-1)), bed.host(torch.zeros(max(1, rows * state_width)))
         exact_RD = first_ND[chosen_R].double()
         planes: list[torch.Tensor] = [torch.zeros(len(chosen_R), width, dtype=torch.float64) for _ in range(2)]
-        last = torch.zeros(rows, dtype=torch.int32, device=bed.device)
+        device_R, at_R = chosen_R.to(bed.device), torch.arange(len(chosen_R), device=bed.device) * width
+        state = State(values, device_R * state_width, torch.zeros(rows, dtype=torch.int32, device=bed.device))
+        chosen = Rows(chosen_R.numpy(), device_R, weights, device_R * width, torch.full_like(device_R, width), state)
         for step in (1, 2):
             grad_RD = torch.randn(len(chosen_R), width)
-            device_R = chosen_R.to(bed.device)
-            spans = (weights, device_R * width, torch.full_like(device_R, width), device_R)
-            held = (state, device_R * state_width) if state_width else ()
-            lasts = (last,) if rule in ("adam", "adam_row") else ()
-            grad = (grad_RD.to(bed.device).view(-1), torch.arange(len(chosen_R), device=bed.device) * width)
-            numbers = {"sgd": (RATE,), "adagrad_row": (RATE, EPSILON)}.get(rule, (RATE, BETA1, BETA2, EPSILON))
-            getattr(update, rule)(*spans, *held, *lasts, *grad, step, *numbers)
+            KERNELS[rule](chosen, RowGrad(chosen.rows_R, grad_RD.to(bed.device).view(-1), at_R), step)
             bed.finish()
             exact_RD = _exact_step(rule, exact_RD, planes, grad_RD.double(), step)
         yield f"update-{rule}", weights.view(rows, width)[chosen_R], exact_RD, 8
