@@ -21,9 +21,9 @@ from gcnrec.sparsity.budget import budget_values, room_for, table_width
 from gcnrec.steps.start import first_table
 from gcnrec.steps.step import Step, build_step
 from gcnrec.system.limits import peak_rss_bytes, read_limits
+from gcnrec.tables.arena import VALUE_BYTES
 from gcnrec.tables.placement import memory_of, placed, uses_gpu
 from gcnrec.tables.rules import rule_of
-from gcnrec.tables.slots import VALUE_BYTES
 from gcnrec.training.mixture_choice import choice_bytes, refuse_impossible_mixture
 from gcnrec.training.open_keys import decided, settled
 from gcnrec.training.train import features_of, out_of_memory_as_a_sentence, use_threads

@@ -16,8 +16,9 @@ from gcnrec.cuda import update as cuda_update
 from gcnrec.graph import csr_from_edges, transpose
 from gcnrec.ops import neighbours, propagate, reduce, slots, topk, update
 from gcnrec.rows import AdamSettings, RowGrad, Rows, State
+from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import aligned
-from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.tables.slots import SlotTable
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 ROWS, COLUMNS = 500, 3000
@@ -67,9 +68,9 @@ def test_rows_from_pinned_memory_and_back(width):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_slots(dtype):
     table, rows = slot_table(900, dtype), np.arange(0, 900, 3)
-    own = cuda_slots.Slots(*(on_gpu(part) for part in table._slots))
+    own = cuda_slots.Slots(*(on_gpu(part) for part in table.slots))
     expected, found = np.empty((300, 64), np.float32), torch.empty(300, 64, device="cuda")
-    slots.decode(table._slots, rows, expected)
+    slots.decode(table.slots, rows, expected)
     cuda_slots.decode(own, on_gpu(rows), found)
     assert np.array_equal(found.cpu().numpy(), expected)
 

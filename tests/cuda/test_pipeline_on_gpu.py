@@ -15,10 +15,11 @@ from gcnrec.cuda.pinned import StagedMemory
 from gcnrec.device import ops_for
 from gcnrec.ops.slots import copy_spans
 from gcnrec.rows import AdamSettings
+from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable
-from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.tables.slots import SlotTable
 
 USERS, ROWS, WIDTH, BATCH, STEPS = 250, 400, 24, 90, 12
 RATE, ADAM = 0.05, AdamSettings(0.9, 0.999, 1e-8)

@@ -12,7 +12,8 @@ from gcnrec.cuda.slots import Slots
 from gcnrec.errors import DataError
 from gcnrec.graph import csr_from_edges, transpose
 from gcnrec.ops import slots as ops
-from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.tables.arena import SlotBlock
+from gcnrec.tables.slots import SlotTable
 from gcnrec.testing import assert_as_accurate
 
 ROWS, COLUMNS, FIRST = 30, 700, 5
@@ -49,7 +50,7 @@ def on_device(table):
     other = transpose(CSR)
     arrays = [torch.from_numpy(np.array(part)) for part in (CSR.indptr, CSR.indices, other.indptr, other.indices)]
     csr = DeviceCsr(*arrays[:2], COLUMNS, DeviceCsr(*arrays[2:], ROWS))
-    return csr, Slots(*(torch.from_numpy(part) for part in table._slots))
+    return csr, Slots(*(torch.from_numpy(part) for part in table.slots))
 
 
 def scales():
@@ -71,11 +72,11 @@ def test_propagate_rows(host, width, dtype):
     table, rows = table_of(width, dtype), np.array([2, 0, 1, 29, 0, 17, 3], np.int32)
     expected, out = torch.empty(7, width), torch.full((7, width + 2), torch.nan)[:, :width]
     numbers = [part.numpy() for part in scales()]
-    ops.propagate_rows(CSR.indptr, CSR.indices, rows, table._slots, FIRST, *numbers, expected.numpy(), 1)
+    ops.propagate_rows(CSR.indptr, CSR.indices, rows, table.slots, FIRST, *numbers, expected.numpy(), 1)
     csr, slots = on_device(table)
     cuda.propagate_rows(csr, torch.from_numpy(rows), slots, FIRST, *scales(), out)
     dense = np.empty((COLUMNS, width), np.float32)
-    ops.decode(table._slots, np.arange(FIRST, FIRST + COLUMNS), dense)
+    ops.decode(table.slots, np.arange(FIRST, FIRST + COLUMNS), dense)
     exact = exact_hop()[rows.astype(np.int64)] @ torch.from_numpy(dense).double()
     assert_as_accurate(out, expected, exact, "propagate_rows")
 
@@ -89,13 +90,13 @@ def test_scatter_rows(host, width, dtype):
     at_N, expected, out = np.cumsum(counts) - counts, np.zeros(table.num_values, np.float32), torch.zeros(table.num_values)
     numbers = [part.numpy() for part in scales()]
     graph = (CSR.indptr, CSR.indices, COLUMNS)
-    ops.scatter_rows(*graph, grad.numpy(), rows, table._slots, FIRST, *numbers, at_N, expected, 1)
+    ops.scatter_rows(*graph, grad.numpy(), rows, table.slots, FIRST, *numbers, at_N, expected, 1)
     csr, slots = on_device(table)
     cuda.scatter_rows(csr, grad, torch.from_numpy(rows), slots, FIRST, *scales(), torch.from_numpy(at_N), out)
     dense = torch.zeros(FIRST + COLUMNS, width, dtype=torch.float64)
     dense[FIRST:] = exact_hop()[rows.astype(np.int64)].T @ grad.double()
     exact = np.zeros(table.num_values, np.float32)
-    ops.pick(table._slots, np.arange(FIRST + COLUMNS), dense.float().numpy(), at_N, exact)
+    ops.pick(table.slots, np.arange(FIRST + COLUMNS), dense.float().numpy(), at_N, exact)
     assert_as_accurate(out, torch.from_numpy(expected), torch.from_numpy(exact).double(), "scatter_rows")
 
 

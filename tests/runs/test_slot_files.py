@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from gcnrec.errors import DataError
 from gcnrec.interactions import Vocabulary
 from gcnrec.runs.slot_files import order_digest, read_slots, write_slots
-from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.tables.arena import SlotBlock
+from gcnrec.tables.slots import SlotTable
 
 ORDER = order_digest(Vocabulary(pa.array([7, 3])), Vocabulary(pa.array(["b", "a"])))
 COUNTS, COLUMNS, VALUES = [2, 0, 3, 1], [1, 5, 0, 2, 4, 3], [0.5, -1.0, 2.0, 3.0, -4.0, 0.0]

@@ -14,9 +14,10 @@ from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.mf import MatrixFactorisation
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sparsity.first_support import fill, random_keys
+from gcnrec.tables.arena import RECORD_BYTES, SlotBlock
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rules import AdagradRow, Adam, AdamDense, AdamRow, Sgd
-from gcnrec.tables.slots import RECORD_BYTES, SlotBlock, SlotTable, in_blocks
+from gcnrec.tables.slots import SlotTable, in_blocks
 from gcnrec.testing import check_table, checkerboard, dense_hop
 
 RULES = [Sgd(), AdagradRow(1e-8), Adam(0.9, 0.999, 1e-8), AdamRow(0.9, 0.999, 1e-8), AdamDense(0.9, 0.999, 1e-8)]
@@ -294,7 +295,7 @@ def test_what_is_restored_lies_where_it_lay_and_grows_as_it_would_have():
 
 
 def test_records_beyond_the_reach_of_locations_are_refused(monkeypatch):
-    monkeypatch.setattr("gcnrec.tables.slots.REACH_BYTES", 8192)
+    monkeypatch.setattr("gcnrec.tables.arena.REACH_BYTES", 8192)
     table = SlotTable(2000, 64, 32_000, 0, 0, "float32")
     with pytest.raises(UsageError, match=r"32 GiB.*lower table\.budget"):
         fill(table, np.full(2000, 16, np.int64), lambda first, last: torch.ones(last - first, 64), random_keys(0), None)

@@ -15,7 +15,8 @@ from gcnrec.cuda import ceiling, gather, propagate, reduce, sample, slot_hops, s
 from gcnrec.ops import alias, neighbours
 from gcnrec.ops import sample as negatives_on_host
 from gcnrec.rows import AdamSettings, RowGrad, Rows, State
-from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.tables.arena import SlotBlock
+from gcnrec.tables.slots import SlotTable
 from jobs.measure.gpu.bed import Bed, Tell
 from jobs.measure.gpu.check_tables import on_bed, small_graph, small_slots
 
@@ -136,7 +137,7 @@ def _spans(block: SlotBlock, rows_R: torch.Tensor) -> list[tuple[int, int]]:
 
 def _staged(bed: Bed, own: slots.Slots, table: SlotTable, dense_ND: torch.Tensor, rows_R: torch.Tensor) -> Iterator[Found]:
     """Records brought to the device as spans, and decoded there."""
-    size_R = torch.from_numpy(table._layout.record_K[table.counts_N[rows_R.cpu().numpy()]]).to(bed.device)
+    size_R = torch.from_numpy(table.arena.layout.record_K[table.counts_N[rows_R.cpu().numpy()]]).to(bed.device)
     at_R = size_R.cumsum(0) - size_R
     arena = torch.zeros(-(-int(size_R.sum()) // 64) * 64 + 64, dtype=torch.uint8, device=bed.device)
     from_R = own.location_N[rows_R].long() * slots.UNIT // 4
