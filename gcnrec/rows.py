@@ -14,6 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ticket:
+    """One reading of rows `rows_R` (int64, ascending, unique). Two tickets of equal rows are two readings.
+
+    `prefetch` of a table gives a ticket whose rows are on their way; rows of any other ticket are read when they are first used.
+    """
+
+    rows_R: NDArray[np.int64]
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """Optimizer state of rows: flat float32 `values` in which row r's starts at `at_R[r]` (int64); `last_N` int32, the step of
@@ -26,18 +36,22 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows `rows_R` (int64, ascending, unique) where they lie: row r's `count_R[r]` values start at `weights[at_R[r]]`.
+    """The rows of `ticket` where they lie: row r's `count_R[r]` values start at `weights[at_R[r]]`.
 
     `weights` is the flat memory of a plane: float32, or uint16 that holds bfloat16. `index_R`, `at_R` and `count_R` are int64,
     and `index_R` is `rows_R` again, where kernels can read it.
     """
 
-    rows_R: NDArray[np.int64]
+    ticket: Ticket
     index_R: torch.Tensor
     weights: torch.Tensor
     at_R: torch.Tensor
     count_R: torch.Tensor
     state: State | None
+
+    @property
+    def rows_R(self) -> NDArray[np.int64]:
+        return self.ticket.rows_R
 
     def require_state(self) -> State:
         """The state. ValueError when the rows were read without it."""
@@ -48,12 +62,16 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class RowGrad:
-    """Gradient of the loss with respect to the stored values of rows: `rows_R` int64 ascending and unique, and flat float32
-    `values_X` in which row r's begins at `at_R[r]` (int64), in the order in which the table stores them."""
+    """Gradient of the loss with respect to the stored values of the rows of `ticket`: flat float32 `values_X` in which row r's
+    begins at `at_R[r]` (int64), in the order in which the table stores them."""
 
-    rows_R: NDArray[np.int64]
+    ticket: Ticket
     values_X: torch.Tensor
     at_R: torch.Tensor
+
+    @property
+    def rows_R(self) -> NDArray[np.int64]:
+        return self.ticket.rows_R
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from gcnrec.bench.gather import device_or_none
 from gcnrec.bench.harness import Row, Variant, measure, overall, rest
 from gcnrec.device import pipeline_of
 from gcnrec.random import Stage, generator
-from gcnrec.rows import RowGrad, Rows, State
+from gcnrec.rows import RowGrad, Rows, State, Ticket
 from gcnrec.system.machine import available_cores
 from gcnrec.tables.dense import aligned
 from gcnrec.tables.rules import AdagradRow, Adam, AdamRow, Rule, Sgd
@@ -131,8 +131,8 @@ class Ours:
         index_R, at_R = task.rows_R.to(device), (torch.arange(rows) * width).to(device)
         last_N = torch.zeros(len(task.weights_ND), dtype=torch.int32, device=device)
         state, count_R = State(self._state, index_R * state_width, last_N), torch.full_like(index_R, width)
-        self._rows = Rows(task.rows_R.numpy(), index_R, self._weights, index_R * pitch, count_R, state)
-        self._grad = RowGrad(self._rows.rows_R, task.grad_RD[:, ::stride].reshape(-1).to(device), at_R)
+        self._rows = Rows(Ticket(task.rows_R.numpy()), index_R, self._weights, index_R * pitch, count_R, state)
+        self._grad = RowGrad(self._rows.ticket, task.grad_RD[:, ::stride].reshape(-1).to(device), at_R)
 
     def step(self) -> None:
         self._step += 1

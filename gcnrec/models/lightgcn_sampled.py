@@ -40,7 +40,7 @@ class SampledLightGcn:
         self.export_width = width
 
     def encode(self, table: StepTable, batch: Batch) -> Encoded:
-        rows_RD = table.decode(table.read(batch.rows_R, with_state=False))
+        rows_RD = table.decode(table.read(batch.ticket, with_state=False))
         device = rows_RD.device
         hops = [_DrawnHop(block, self._degrees_N[batch.rows_R], device) for block in batch.blocks]
         own_V = place(np.searchsorted(batch.rows_R, batch.nodes_V), device)
@@ -54,7 +54,7 @@ class SampledLightGcn:
             return _pulled(hops, own_V, len(batch.rows_R), grad_VD / (self._num_layers + 1), grad_ego_VD)
 
         def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
-            return table.stored(batch.rows_R, whole(grad_VD, grad_ego_VD))
+            return table.stored(batch.ticket, whole(grad_VD, grad_ego_VD))
 
         def pull_whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
             at_R = torch.from_numpy(np.searchsorted(rows_R, batch.rows_R))

@@ -18,7 +18,7 @@ from gcnrec import random
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.node_inputs import NodeInputs
 from gcnrec.models.pooling import Neighbourhoods, NoEdges
-from gcnrec.rows import RowGrad
+from gcnrec.rows import RowGrad, Ticket
 from gcnrec.sampling.blocks import Block
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import Allocate, StepTable, Table
@@ -49,7 +49,7 @@ class NodeEncoder:
         self.export_width = width
 
     def encode(self, table: StepTable, batch: Batch) -> Encoded:
-        leaf_RD = table.decode(table.read(batch.rows_R, with_state=False)).requires_grad_()
+        leaf_RD = table.decode(table.read(batch.ticket, with_state=False)).requires_grad_()
         own_V = torch.from_numpy(np.searchsorted(batch.rows_R, batch.nodes_V))
         new_V = self._treated_as_new(batch)
         keep_R = self._inputs.known_N[torch.from_numpy(batch.rows_R)]
@@ -66,7 +66,7 @@ class NodeEncoder:
             return grad_RD
 
         def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
-            return table.stored(batch.rows_R, whole(grad_VD, grad_ego_VD))
+            return table.stored(batch.ticket, whole(grad_VD, grad_ego_VD))
 
         def pull_whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
             at_R = torch.from_numpy(np.searchsorted(rows_R, batch.rows_R))
@@ -90,7 +90,7 @@ class NodeEncoder:
         with torch.no_grad():
             source = planes[0] if planes else out_NF
             for here, nodes in self._ranges(len(out_NF)):
-                rows_RD = table.decode(table.read(nodes, with_state=False))
+                rows_RD = table.decode(table.read(Ticket(nodes), with_state=False))
                 first = self._inputs(nodes, rows_RD, self._inputs.known_N[here])
                 source[here] = first if planes else self._head(first)
             for layer, convolution in enumerate(self._convolutions):

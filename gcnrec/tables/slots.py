@@ -14,15 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.device import ops_for
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import Csr
 from gcnrec.ops import slots as ops
-from gcnrec.queues import Spans
-from gcnrec.rows import RowGrad, Rows, State
+from gcnrec.queues import Device
+from gcnrec.rows import RowGrad, Rows, State, Ticket
 from gcnrec.tables.arena import RECORD_BYTES, Arena, Rebuild, SlotBlock
 from gcnrec.tables.dense import Allocate, in_ram
-from gcnrec.tables.staged import StagedSlots
+from gcnrec.tables.staged import LocatedSlots
 
 MAX_COLUMNS = 256
 """Column numbers are one byte."""
@@ -63,12 +62,13 @@ class SlotTable:
         """Values that one row can hold."""
         return min(self.width, int(self.slots.capacity_K[-1]))
 
-    def read(self, rows_R: NDArray[np.int64], with_state: bool) -> Rows:
+    def read(self, ticket: Ticket, with_state: bool) -> Rows:
+        rows_R = ticket.rows_R
         at, last_N = self.arena.places(rows_R), self.arena.last_N
         state = State(torch.from_numpy(self.arena.state), torch.from_numpy(at.state_at_R), last_N) if with_state else None
         values, places = torch.from_numpy(self.slots.values), (rows_R, at.weight_at_R, at.count_R)
         index_R, at_R, count_R = map(torch.from_numpy, places)
-        return Rows(rows_R, index_R, values, at_R, count_R, state)
+        return Rows(ticket, index_R, values, at_R, count_R, state)
 
     def decode(self, rows: Rows) -> torch.Tensor:
         out_RD = torch.empty(len(rows.rows_R), self.width)
@@ -78,8 +78,9 @@ class SlotTable:
     def write(self, rows: Rows) -> None:
         """Nothing to do: `read` handed out the arenas themselves."""
 
-    def prefetch(self, rows_R: NDArray[np.int64]) -> None:
-        """Nothing to do: rows are read where they lie."""
+    def prefetch(self, rows_R: NDArray[np.int64]) -> Ticket:
+        """A ticket alone: rows are read where they lie."""
+        return Ticket(rows_R)
 
     def drained(self) -> SlotTable:
         return self
@@ -94,38 +95,15 @@ class SlotTable:
         slabs = min(layout.max_slabs, used + used // 16 + len(RECORD_BYTES))
         return (self._records(), slabs * layout.slab_bytes // 4), (self._state(), slabs * layout.state_slab)
 
-    def index(self) -> tuple[torch.Tensor, ...]:
-        """Locations (int32 bits of a uint32) and counts of all rows, and sizes by count."""
-        layout = self.arena.layout
-        by_count = (torch.from_numpy(each) for each in (layout.record_K, layout.state_K, layout.capacity_K))
-        return torch.from_numpy(self.slots.location_N.view(np.int32)), torch.from_numpy(self.slots.count_N), *by_count
-
-    def spans(self, index_R: torch.Tensor, index: tuple[torch.Tensor, ...]) -> tuple[Spans, ...]:
-        location_N, count_N, record_K, state_K, _ = index
-        layout, count_R = self.arena.layout, count_N[index_R].long()
-        start_R, record_R = (location_N[index_R].long() & 0xFFFFFFFF) * ops.UNIT, record_K[count_R]
-        slab_R, place_R = start_R // layout.slab_bytes, start_R % layout.slab_bytes // record_R.clamp_min(1)
-        state_R = state_K[count_R]
-        state = Spans(self._state(), slab_R * layout.state_slab + place_R * state_R, state_R)
-        return Spans(self._records(), start_R // 4, record_R // 4), state
+    def located_on(self, device: Device) -> LocatedSlots:
+        layout, slots = self.arena.layout, self.slots
+        parts = (slots.location_N.view(np.int32), slots.count_N, layout.record_K, layout.state_K, layout.capacity_K)
+        own = (device.resident(torch.from_numpy(part)) for part in parts)
+        return LocatedSlots(self.width, slots, layout.slab_bytes, layout.state_slab, self._records(), self._state(), *own)
 
     def sizes(self, rows_R: NDArray[np.int64]) -> tuple[int, ...]:
         counts_R = self.slots.count_N[rows_R]
         return int(self.arena.layout.record_K[counts_R].sum()) // 4, int(self.arena.layout.state_K[counts_R].sum())
-
-    def staged(
-        self, rows_R: NDArray[np.int64], index_R: torch.Tensor, copies: tuple[Spans, ...], index: tuple[torch.Tensor, ...],
-        last_N: torch.Tensor,
-    ) -> StagedSlots:  # fmt: skip
-        records, state = copies
-        _, count_N, _, _, capacity_K = index
-        count_R, columns = count_N[index_R], records.memory.view(torch.uint8)
-        values = records.memory if self.dtype == "float32" else records.memory.view(torch.uint16)
-        location_R = (records.at_R // (ops.UNIT // 4)).int()
-        slots = ops_for(index_R.device).slots(location_R, count_R, values, columns, capacity_K)
-        at_R = records.at_R if self.dtype == "float32" else records.at_R * 2
-        num_values = int(self.slots.count_N[rows_R].sum(dtype=np.int64))
-        return StagedSlots(rows_R, index_R, self.width, slots, values, at_R, count_R.long(), num_values, state, last_N)
 
     def _records(self) -> torch.Tensor:
         """All records as flat float32, whatever they hold."""
@@ -139,19 +117,20 @@ class SlotTable:
         ops.decode_columns(self.slots, first, last, out_NC.numpy())
         return out_NC
 
-    def stored(self, rows_R: NDArray[np.int64], tile_RD: torch.Tensor) -> RowGrad:
+    def stored(self, ticket: Ticket, tile_RD: torch.Tensor) -> RowGrad:
         """The gradient of the stored values, picked from that of whole rows."""
+        rows_R = ticket.rows_R
         count_R = self.slots.count_N[rows_R].astype(np.int64)
         at_R = np.cumsum(count_R) - count_R
         values_X = np.empty(int(count_R.sum()), np.float32)
         ops.pick(self.slots, rows_R, tile_RD.numpy(), at_R, values_X)
-        return RowGrad(rows_R, torch.from_numpy(values_X), torch.from_numpy(at_R))
+        return RowGrad(ticket, torch.from_numpy(values_X), torch.from_numpy(at_R))
 
     def empty_gradient(self) -> RowGrad:
         """Zero for every stored value of every row, to be added to."""
         count_N = self.slots.count_N.astype(np.int64)
         at_N = np.cumsum(count_N) - count_N
-        return RowGrad(np.arange(self.num_rows), torch.zeros(self.num_values), torch.from_numpy(at_N))
+        return RowGrad(Ticket(np.arange(self.num_rows)), torch.zeros(self.num_values), torch.from_numpy(at_N))
 
     def add_rows(self, grad: RowGrad, rows_R: NDArray[np.int64], tile_RD: torch.Tensor) -> None:
         """Add the gradient of different whole rows to `grad` of `empty_gradient`."""

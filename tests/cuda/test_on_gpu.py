@@ -15,7 +15,7 @@ from gcnrec.cuda import topk as cuda_topk
 from gcnrec.cuda import update as cuda_update
 from gcnrec.graph import csr_from_edges, transpose
 from gcnrec.ops import neighbours, propagate, reduce, slots, topk, update
-from gcnrec.rows import AdamSettings, RowGrad, Rows, State
+from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import aligned
 from gcnrec.tables.slots import SlotTable
@@ -100,8 +100,8 @@ def test_adam():
     def trained(kernels, place):
         index = place(torch.from_numpy(rows))
         own = State(place(state), index * 2 * width, place(last))
-        chosen = Rows(rows, index, place(weights), index * width, torch.full_like(index, width), own)
-        kernels.adam(chosen, RowGrad(rows, place(values), place(torch.arange(150) * width)), 3, 0.01, settings)
+        chosen = Rows(Ticket(rows), index, place(weights), index * width, torch.full_like(index, width), own)
+        kernels.adam(chosen, RowGrad(chosen.ticket, place(values), place(torch.arange(150) * width)), 3, 0.01, settings)
         return chosen.weights.cpu(), own.last_N.cpu()
 
     found, expected = trained(cuda_update, torch.Tensor.cuda), trained(update, torch.Tensor.clone)

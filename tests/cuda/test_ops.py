@@ -7,7 +7,7 @@ import torch
 
 from gcnrec.cuda import module, update
 from gcnrec.cuda.update import lanes_of
-from gcnrec.rows import AdamSettings, RowGrad, Rows, State
+from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
 
 MEANS = [
     (160, 10, 16), (157, 10, 16), (200, 10, 16), (240, 10, 32), (640, 10, 32), (2560, 10, 32), (10, 10, 1), (0, 10, 1), (0, 0, 1),
@@ -30,7 +30,7 @@ def test_every_rule_is_launched_with_them(rule, monkeypatch):
     at_R = torch.arange(rows) * width
     index_R, last_N = torch.arange(rows), torch.zeros(rows, dtype=torch.int32)
     state = None if rule == "sgd" else State(torch.zeros(rows * 40), index_R * 40, last_N)
-    chosen = Rows(index_R.numpy(), index_R, torch.zeros(rows * width), at_R, torch.full((rows,), width), state)
+    chosen = Rows(Ticket(index_R.numpy()), index_R, torch.zeros(rows * width), at_R, torch.full((rows,), width), state)
     numbers = {"sgd": (), "adagrad_row": (1e-8,)}.get(rule, (AdamSettings(0.9, 0.999, 1e-8),))
-    getattr(update, rule)(chosen, RowGrad(chosen.rows_R, torch.ones(rows * width), at_R), 1, 0.1, *numbers)
+    getattr(update, rule)(chosen, RowGrad(chosen.ticket, torch.ones(rows * width), at_R), 1, 0.1, *numbers)
     assert launched == [(7, 16)], "100 rows of 16 threads in blocks of 256"

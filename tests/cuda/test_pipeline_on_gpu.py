@@ -14,7 +14,7 @@ from gcnrec.cuda import queues
 from gcnrec.cuda.pinned import StagedMemory
 from gcnrec.device import ops_for
 from gcnrec.ops.slots import copy_spans
-from gcnrec.rows import AdamSettings
+from gcnrec.rows import AdamSettings, Ticket
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.hot_rows import Prefixes
@@ -50,14 +50,16 @@ def batches():
 
 def trained(table, ahead=True):
     """The table's tensors after some steps of Adam on a loss with half the squared values and their sum."""
-    all_rows = batches()
-    for step, rows_R in enumerate(all_rows, 1):
-        if ahead and step < STEPS:
-            table.prefetch(all_rows[step])
-        rows = table.read(rows_R, with_state=True)
+    all_rows, announce = batches(), table.prefetch if ahead else Ticket
+    later = Ticket(all_rows[0])
+    for step in range(1, STEPS + 1):
+        ticket = later
+        if step < STEPS:
+            later = announce(all_rows[step])
+        rows = table.read(ticket, with_state=True)
         tile_RD = table.decode(rows)
         assert np.isfinite(float(tile_RD.sum()))  # as training does, which must know the loss: no step begins before
-        grad = table.stored(rows_R, tile_RD + 1.0)
+        grad = table.stored(ticket, tile_RD + 1.0)
         ops_for(tile_RD.device).rules.adam(rows, grad, step, RATE, ADAM)
         table.write(rows)
         if step == STEPS // 2:

@@ -8,7 +8,7 @@ import torch
 
 from gcnrec.cuda import update as cuda
 from gcnrec.ops import update as ops
-from gcnrec.rows import AdamSettings, RowGrad, Rows, State
+from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
 from gcnrec.testing import assert_as_accurate
 
 EPSILON, RATE = 1e-8, 0.01
@@ -44,14 +44,14 @@ class Planes:
     def rows(self, rows):
         """The rows and their state where they lie, as tensors that share their memory."""
         state = State(*map(torch.from_numpy, (self.state, self.state_at[rows], self.last))) if STATE[self.rule] else None
-        return Rows(rows, *map(torch.from_numpy, (rows, self.weights, self.at[rows], self.counts[rows])), state)
+        return Rows(Ticket(rows), *map(torch.from_numpy, (rows, self.weights, self.at[rows], self.counts[rows])), state)
 
     def step(self, kernels, number, *more):
         """One step on the rows of TOUCHED: gradients are equal for equal numbers."""
         rows = self.rows(TOUCHED[number - 1])
         grad = np.random.default_rng(number).standard_normal(int(rows.count_R.sum())).astype(self.state.dtype)
         numbers = {"sgd": (), "adagrad_row": (EPSILON,)}.get(self.rule, (SETTINGS,))
-        row_grad = RowGrad(rows.rows_R, torch.from_numpy(grad), rows.count_R.cumsum(0) - rows.count_R)
+        row_grad = RowGrad(rows.ticket, torch.from_numpy(grad), rows.count_R.cumsum(0) - rows.count_R)
         getattr(kernels, self.rule)(rows, row_grad, number, RATE, *numbers, *more)
 
     def stored(self):
@@ -158,7 +158,7 @@ def test_any_tile(host, lanes):
     counts = np.arange(ROWS)
     planes, other = Planes("adam_row", counts, np.float32), Planes("adam_row", counts, np.float32)
     rows, values_X = np.arange(ROWS), torch.randn(int(counts.sum()), generator=torch.Generator().manual_seed(0))
-    grad = RowGrad(rows, values_X, torch.from_numpy(np.cumsum(counts) - counts))
+    grad = RowGrad(Ticket(rows), values_X, torch.from_numpy(np.cumsum(counts) - counts))
     for own, share in ((planes, lanes), (other, 16)):
         cuda.adam_row(own.rows(rows), grad, 1, RATE, SETTINGS, cuda.Grid(share))
     assert planes.weights == pytest.approx(other.weights, rel=1e-6)

@@ -16,6 +16,7 @@ from gcnrec.models.convolutions import PinSageHead, SageConvolution, pinsage_con
 from gcnrec.models.node_encoder import NodeEncoder
 from gcnrec.models.node_inputs import Features, NodeInputs
 from gcnrec.models.pooling import Means, Visits
+from gcnrec.rows import Ticket
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sampling.walk_blocks import WalkSampler
@@ -74,7 +75,7 @@ def table_of(graph):
 def batch_of(graph, neighbours, step=0):
     batch = edge_sampler(Sampler(negatives="uniform"), graph, None, 5, 0).batch(0, 0)
     drawn = neighbours.sample(batch.nodes_V, batch.num_users, step)
-    return replace(batch, step=step, rows_R=drawn.rows_R, blocks=drawn.blocks)
+    return replace(batch, step=step, ticket=Ticket(drawn.rows_R), blocks=drawn.blocks)
 
 
 def dense_inputs(encoder, graph, features, rows_ND, leaves):

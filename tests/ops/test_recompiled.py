@@ -17,7 +17,7 @@ import hashlib
 import numpy as np, torch
 from gcnrec.ops import update
 from gcnrec.ops.softmax import _softmax_gradient, softmax_gradient_
-from gcnrec.rows import AdamSettings, RowGrad, Rows, State
+from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
 
 rng = np.random.default_rng(0)
 logits = torch.from_numpy((3 * rng.standard_normal((64, 203))).astype(np.float32))
@@ -25,12 +25,13 @@ losses = softmax_gradient_(logits, rng.integers(0, 203, 64))
 rows, width = 50, 30
 numbers = np.arange(rows)
 index, count = torch.from_numpy(numbers), torch.full((rows,), width)
-grad = RowGrad(numbers, torch.from_numpy(rng.standard_normal(rows * width).astype(np.float32)), index * width)
+ticket = Ticket(numbers)
+grad = RowGrad(ticket, torch.from_numpy(rng.standard_normal(rows * width).astype(np.float32)), index * width)
 weights = [np.ones(rows * width, np.float32) for _ in range(2)]
 state = [np.zeros(rows * (width + 1), np.float32), np.zeros(rows, np.float32)]
 last = torch.zeros(rows, dtype=torch.int32)
 chosen = [
-    Rows(numbers, index, torch.from_numpy(w), index * width, count, State(torch.from_numpy(s), index * (len(s) // rows), last))
+    Rows(ticket, index, torch.from_numpy(w), index * width, count, State(torch.from_numpy(s), index * (len(s) // rows), last))
     for w, s in zip(weights, state, strict=True)
 ]
 update.adam_row(chosen[0], grad, 1, 0.01, AdamSettings(0.9, 0.999, 1e-8))

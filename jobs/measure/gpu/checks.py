@@ -14,7 +14,7 @@ import torch
 from gcnrec.cuda import ceiling, gather, propagate, reduce, sample, slot_hops, slots, topk, update
 from gcnrec.ops import alias, neighbours
 from gcnrec.ops import sample as negatives_on_host
-from gcnrec.rows import AdamSettings, RowGrad, Rows, State
+from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.slots import SlotTable
 from jobs.measure.gpu.bed import Bed, Tell
@@ -167,10 +167,10 @@ def updates(bed: Bed) -> Iterator[Found]:
         planes: list[torch.Tensor] = [torch.zeros(len(chosen_R), width, dtype=torch.float64) for _ in range(2)]
         device_R, at_R = chosen_R.to(bed.device), torch.arange(len(chosen_R), device=bed.device) * width
         state = State(values, device_R * state_width, torch.zeros(rows, dtype=torch.int32, device=bed.device))
-        chosen = Rows(chosen_R.numpy(), device_R, weights, device_R * width, torch.full_like(device_R, width), state)
+        chosen = Rows(Ticket(chosen_R.numpy()), device_R, weights, device_R * width, torch.full_like(device_R, width), state)
         for step in (1, 2):
             grad_RD = torch.randn(len(chosen_R), width)
-            KERNELS[rule](chosen, RowGrad(chosen.rows_R, grad_RD.to(bed.device).view(-1), at_R), step)
+            KERNELS[rule](chosen, RowGrad(chosen.ticket, grad_RD.to(bed.device).view(-1), at_R), step)
             bed.finish()
             exact_RD = _exact_step(rule, exact_RD, planes, grad_RD.double(), step)
         yield f"update-{rule}", weights.view(rows, width)[chosen_R], exact_RD, 8

@@ -10,7 +10,7 @@ import torch
 from gcnrec.cuda import ceiling, update
 from gcnrec.cuda.slots import copy_spans
 from gcnrec.ops import update as on_cores
-from gcnrec.rows import AdamSettings, RowGrad, Rows, State
+from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
 from jobs.measure.gpu.bed import FILL_BYTES, Bed, Tell, Work, fill, race, spread_rows, told
 
 SECONDS = 60
@@ -50,11 +50,11 @@ class Planes:
         """The rows where they lie, for kernels of the device of `rows_R`."""
         state = State(self.state, rows_R * self.state_width, self.last_N)
         width_R = torch.full_like(rows_R, self.width)
-        return Rows(rows_R.cpu().numpy(), rows_R, self.weights, rows_R * self.pitch, width_R, state)
+        return Rows(Ticket(rows_R.cpu().numpy()), rows_R, self.weights, rows_R * self.pitch, width_R, state)
 
 
 def grad_of(rows: Rows, grad_RD: torch.Tensor) -> RowGrad:
-    return RowGrad(rows.rows_R, grad_RD.view(-1), rows.count_R.cumsum(0) - rows.count_R)
+    return RowGrad(rows.ticket, grad_RD.view(-1), rows.count_R.cumsum(0) - rows.count_R)
 
 
 def run(bed: Bed, tell: Tell) -> None:
