@@ -15,6 +15,7 @@ from gcnrec.cuda import topk as cuda_topk
 from gcnrec.cuda import update as cuda_update
 from gcnrec.graph import csr_from_edges, transpose
 from gcnrec.ops import neighbours, propagate, reduce, slots, topk, update
+from gcnrec.random import DrawKey
 from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import aligned
@@ -111,8 +112,8 @@ def test_adam():
 def test_draws_and_lists():
     csr, device = graph(), csr_on_gpu(graph())
     rows = np.arange(ROWS, dtype=np.int32)
-    indptr, indices = neighbours.sample_neighbours(csr, rows, 10, 7, 3, 1, 0)
-    found, places = cuda_sample.sample_neighbours(device, on_gpu(rows), 10, 7, 3, 1, 0)
+    indptr, indices = neighbours.sample_neighbours(csr, rows, 10, DrawKey(7, 3, 1, 0))
+    found, places = cuda_sample.sample_neighbours(device, on_gpu(rows), 10, DrawKey(7, 3, 1, 0))
     assert found.tolist() == indptr.tolist() and places[: indptr[-1]].tolist() == indices.tolist()
     scores = np.random.default_rng(4).integers(0, 50, (100, COLUMNS)).astype(np.float32)
     expected = topk.empty_lists(np.arange(100, dtype=np.int32), 20)

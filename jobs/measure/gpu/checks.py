@@ -14,6 +14,7 @@ import torch
 from gcnrec.cuda import ceiling, gather, propagate, reduce, sample, slot_hops, slots, topk, update
 from gcnrec.ops import alias, neighbours
 from gcnrec.ops import sample as negatives_on_host
+from gcnrec.random import DrawKey
 from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.slots import SlotTable
@@ -229,14 +230,14 @@ def draws(bed: Bed) -> Iterator[Found]:
     """The CPU's integers: neighbours with and without replacement, negatives that were not seen."""
     csr, own, dense_RC = small_graph(bed)
     targets = np.arange(csr.rows, dtype=np.int32)
-    expected, columns = neighbours.sample_neighbours(csr, targets, 5, 3, 9, 1, 100)
-    found, places = sample.sample_neighbours(own, torch.from_numpy(targets).to(bed.device), 5, 3, 9, 1, 100)
+    expected, columns = neighbours.sample_neighbours(csr, targets, 5, DrawKey(3, 9, 1, 100))
+    found, places = sample.sample_neighbours(own, torch.from_numpy(targets).to(bed.device), 5, DrawKey(3, 9, 1, 100))
     yield "sample-indptr", found, torch.from_numpy(expected), 0
     yield "sample-columns", places[: len(columns)], torch.from_numpy(columns), 0
     tables = alias.alias_rows(csr, np.random.default_rng(0).random(csr.num_edges) + 0.1)
-    expected, columns = alias.sample_weighted(csr, tables, targets, 5, 3, 9, 1, 100)
+    expected, columns = alias.sample_weighted(csr, tables, targets, 5, DrawKey(3, 9, 1, 100))
     device_tables = sample.AliasTable(*(bed.host(torch.from_numpy(part)) for part in (tables.thresholds_I, tables.others_I)))
-    found, places = sample.sample_weighted(own, device_tables, torch.from_numpy(targets).to(bed.device), 5, 3, 9, 1, 100)
+    found, places = sample.sample_weighted(own, device_tables, torch.from_numpy(targets).to(bed.device), 5, DrawKey(3, 9, 1, 100))
     yield "sample-weighted", places[: len(columns)], torch.from_numpy(columns), 0
     popular = negatives_on_host.popularity_table(dense_RC.sum(0).long().numpy(), 0.75)
     right = negatives_on_host.negatives(targets, 7, popular, csr, 3, 9)
