@@ -8,10 +8,12 @@ import torch
 
 from gcnrec.cuda import slot_hops as cuda
 from gcnrec.cuda.propagate import Csr as DeviceCsr
+from gcnrec.cuda.propagate import ScaledCsr
 from gcnrec.cuda.slots import Slots
 from gcnrec.errors import DataError
 from gcnrec.graph import csr_from_edges, transpose
 from gcnrec.ops import slots as ops
+from gcnrec.rows import RowGrad, Ticket
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.slots import SlotTable
 from gcnrec.testing import assert_as_accurate
@@ -74,7 +76,7 @@ def test_propagate_rows(host, width, dtype):
     numbers = [part.numpy() for part in scales()]
     ops.propagate_rows(CSR.indptr, CSR.indices, rows, table.slots, FIRST, *numbers, expected.numpy(), 1)
     csr, slots = on_device(table)
-    cuda.propagate_rows(csr, torch.from_numpy(rows), slots, FIRST, *scales(), out)
+    cuda.propagate_rows(ScaledCsr(csr, *scales()), torch.from_numpy(rows), slots, FIRST, out)
     dense = np.empty((COLUMNS, width), np.float32)
     ops.decode(table.slots, np.arange(FIRST, FIRST + COLUMNS), dense)
     exact = exact_hop()[rows.astype(np.int64)] @ torch.from_numpy(dense).double()
@@ -92,7 +94,8 @@ def test_scatter_rows(host, width, dtype):
     graph = (CSR.indptr, CSR.indices, COLUMNS)
     ops.scatter_rows(*graph, grad.numpy(), rows, table.slots, FIRST, *numbers, at_N, expected, 1)
     csr, slots = on_device(table)
-    cuda.scatter_rows(csr, grad, torch.from_numpy(rows), slots, FIRST, *scales(), torch.from_numpy(at_N), out)
+    found = RowGrad(Ticket(np.arange(len(counts))), out, torch.from_numpy(at_N))
+    cuda.scatter_rows(ScaledCsr(csr, *scales()), grad, torch.from_numpy(rows), slots, FIRST, found)
     dense = torch.zeros(FIRST + COLUMNS, width, dtype=torch.float64)
     dense[FIRST:] = exact_hop()[rows.astype(np.int64)].T @ grad.double()
     exact = np.zeros(table.num_values, np.float32)
@@ -102,9 +105,11 @@ def test_scatter_rows(host, width, dtype):
 
 def test_what_does_not_fit_is_refused(host):
     csr, slots = on_device(table_of(64, "float32"))
+    graph = ScaledCsr(csr, *scales())
     with pytest.raises(DataError, match="expected 2 rows"):
-        cuda.propagate_rows(csr, torch.zeros(2, dtype=torch.int32), slots, FIRST, *scales(), torch.empty(3, 64))
+        cuda.propagate_rows(graph, torch.zeros(2, dtype=torch.int32), slots, FIRST, torch.empty(3, 64))
     none = torch.empty(0, dtype=torch.int32)
-    cuda.propagate_rows(csr, none, slots, FIRST, *scales(), torch.empty(0, 64))
-    cuda.scatter_rows(csr, torch.empty(0, 64), none, slots, FIRST, *scales(), torch.zeros(1, dtype=torch.int64), torch.zeros(1))
+    cuda.propagate_rows(graph, none, slots, FIRST, torch.empty(0, 64))
+    grad = RowGrad(Ticket(np.zeros(1, np.int64)), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+    cuda.scatter_rows(graph, torch.empty(0, 64), none, slots, FIRST, grad)
     assert host.launches == []

@@ -215,13 +215,13 @@ def products(bed: Bed) -> Iterator[Found]:
         yield f"scatter-{width}", out_CD, scaled_RC[long_V].T @ grad_VD.double(), 64
     table, dense_ND = small_slots(columns, 64, "float32")
     hops, out_VD = on_bed(bed, table), torch.full((4, 64), torch.nan, device=bed.device)
-    slot_hops.propagate_rows(own, device_V, hops, 0, *scales, out_VD)
+    scaled = propagate.ScaledCsr(own, *scales)
+    slot_hops.propagate_rows(scaled, device_V, hops, 0, out_VD)
     yield "slot-propagate", out_VD, scaled_RC[long_V] @ dense_ND.double(), 64
     block, grad_VD = table.unpack(0, columns), torch.randn(4, 64)
     out_X = torch.zeros(table.num_values, device=bed.device)
-    slot_hops.scatter_rows(
-        own, grad_VD.to(bed.device), device_V, hops, 0, *scales, torch.from_numpy(block.starts_R).to(bed.device), out_X
-    )
+    grad = RowGrad(Ticket(np.arange(columns)), out_X, torch.from_numpy(block.starts_R).to(bed.device))
+    slot_hops.scatter_rows(scaled, grad_VD.to(bed.device), device_V, hops, 0, grad)
     exact_CD = scaled_RC[long_V].T @ grad_VD.double()
     yield "slot-scatter", out_X, exact_CD[block.rows_X, block.columns_X.astype(np.int64)], 64
 
