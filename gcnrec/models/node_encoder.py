@@ -9,6 +9,7 @@ Letters: N nodes, V nodes of the batch, C of them treated as cold, R rows read, 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,6 +28,14 @@ ROWS = 8192
 """Nodes that an export encodes at a time."""
 
 
+@dataclass(frozen=True, slots=True)
+class IdDropout:
+    """The share of a batch's nodes that each step treats as new, and the seed of their draws."""
+
+    share: float
+    seed: int
+
+
 class NodeEncoder:
     """`convolutions[l]`, of (own_TD, sources_SD, edges), is layer l; `head` comes last; `scratch` holds exports' planes."""
 
@@ -38,15 +47,13 @@ class NodeEncoder:
         convolutions: torch.nn.ModuleList,
         head: torch.nn.Module,
         neighbourhoods: Neighbourhoods,
-        width: int,
-        dropout: float,
-        seed: int,
+        dropout: IdDropout,
         scratch: Allocate,
     ) -> None:
         self._inputs, self._convolutions, self._head = inputs, convolutions, head
-        self._neighbourhoods, self._dropout, self._seed, self._scratch = neighbourhoods, dropout, seed, scratch
+        self._neighbourhoods, self._dropout, self._scratch = neighbourhoods, dropout, scratch
         self.layers = torch.nn.ModuleDict({"inputs": inputs, "convolutions": convolutions, "head": head})
-        self.export_width = width
+        self.export_width = inputs.width
 
     def encode(self, table: StepTable, batch: Batch) -> Encoded:
         leaf_RD = table.decode(table.read(batch.ticket, with_state=False)).requires_grad_()
@@ -111,8 +118,8 @@ class NodeEncoder:
         return final_VD
 
     def _treated_as_new(self, batch: Batch) -> torch.Tensor:
-        draws_V = random.uniform(self._seed, random.Stage.DROPOUT, batch.step, len(batch.nodes_V))
-        return torch.from_numpy(draws_V < self._dropout)
+        draws_V = random.uniform(self._dropout.seed, random.Stage.DROPOUT, batch.step, len(batch.nodes_V))
+        return torch.from_numpy(draws_V < self._dropout.share)
 
     def _ranges(self, num_nodes: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
         """All nodes in ranges that do not cross from users to items."""

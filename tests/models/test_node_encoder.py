@@ -13,7 +13,7 @@ from gcnrec.config import Job, Sampler
 from gcnrec.errors import UsageError
 from gcnrec.models import node_encoder, node_inputs
 from gcnrec.models.convolutions import PinSageHead, SageConvolution, pinsage_convolutions, sage_convolutions
-from gcnrec.models.node_encoder import NodeEncoder
+from gcnrec.models.node_encoder import IdDropout, NodeEncoder
 from gcnrec.models.node_inputs import Features, NodeInputs
 from gcnrec.models.pooling import Means, Visits
 from gcnrec.rows import Ticket
@@ -54,7 +54,7 @@ def shaken(layers):
 def sage(graph, num_layers, features, dropout=0.0, read_rows=True):
     layers = shaken(sage_convolutions(num_layers, WIDTH))
     inputs = inputs_of(graph, features, read_rows)
-    return NodeEncoder(inputs, layers, torch.nn.Identity(), Means(graph), WIDTH, dropout, 0, in_ram)
+    return NodeEncoder(inputs, layers, torch.nn.Identity(), Means(graph), IdDropout(dropout, 0), in_ram)
 
 
 def walker(graph, num_layers):
@@ -64,7 +64,7 @@ def walker(graph, num_layers):
 def pinsage(graph, num_layers, features):
     layers, head = pinsage_convolutions(num_layers, WIDTH, 1), PinSageHead(WIDTH, 1)
     return NodeEncoder(
-        inputs_of(graph, features), shaken(layers), shaken(head), Visits(walker(graph, num_layers)), WIDTH, 0.0, 0, in_ram
+        inputs_of(graph, features), shaken(layers), shaken(head), Visits(walker(graph, num_layers)), IdDropout(0.0, 0), in_ram
     )
 
 
