@@ -5,12 +5,9 @@ Letters: P rows of a plane, R rows, C columns, B entries, D width, X stored valu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -21,33 +18,7 @@ from gcnrec.cuda.propagate import Csr as DeviceCsr
 from gcnrec.cuda.propagate import propagate
 from gcnrec.cuda.reduce import reduce_rows
 from gcnrec.graph import Csr, transpose
-
-
-def lanes_of(values: int, rows: int) -> int:
-    """Threads that share a row of an update: the power of two nearest to the rows' mean length, at most a warp."""
-    return 1 << round(np.log2(np.clip(values / max(rows, 1), 1, 32)))
-
-
-def _sized(rule: Callable[..., None]) -> Callable[..., None]:
-    """A rule of `gcnrec.cuda.update` with the lanes that its rows want. How long they are on average is known from the size of
-    the gradient, which has exactly their values; lengths themselves are on the device, and asking would wait for it."""
-    names = list(signature(rule).parameters)
-    at, grad = names.index("at_R"), names.index("grad")
-
-    def sized(*arguments: Any) -> None:
-        rule(*arguments, lanes=lanes_of(arguments[grad].numel(), len(arguments[at])))
-
-    return sized
-
-
-class CudaRules:
-    """`gcnrec.cuda.update`, with as many threads a row as its rows have values."""
-
-    sgd = staticmethod(_sized(update.sgd))
-    adagrad_row = staticmethod(_sized(update.adagrad_row))
-    adam = staticmethod(_sized(update.adam))
-    adam_row = staticmethod(_sized(update.adam_row))
-    adam_dense = staticmethod(_sized(update.adam_dense))
+from gcnrec.rows import Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +38,7 @@ class CudaProduct:
 class CudaOps:
     """Every function of `gcnrec.device.Ops`, on one GPU."""
 
-    rules = CudaRules()
+    rules: Rules = update
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -37,6 +37,14 @@ class Csr(NamedTuple):
         return len(self.indptr) - 1
 
 
+class ScaledCsr(NamedTuple):
+    """diag(row_scale) * matrix * diag(column_scale); scales are float32 on the device."""
+
+    csr: Csr
+    row_scale_R: torch.Tensor
+    column_scale_C: torch.Tensor
+
+
 def inverse_sqrt(degrees: torch.Tensor) -> torch.Tensor:
     """1 / sqrt(degree) as float32, 0 where the degree is 0."""
     exact = degrees.double()

@@ -14,7 +14,7 @@ from gcnrec.cuda import module
 from gcnrec.cuda.arguments import BLOCK, address, blocks_for
 from gcnrec.cuda.propagate import Csr, edges
 from gcnrec.errors import UsageError
-from gcnrec.random import Stage
+from gcnrec.random import DrawKey, Stage
 
 MAX_FANOUT = 64
 """Draws of a node: two for each lane of a warp."""
@@ -33,7 +33,7 @@ class AliasTable(NamedTuple):
 
 
 def sample_neighbours(
-    csr: Csr, rows_T: torch.Tensor, fanout: int, seed: int, step: int, hop: int, first_node: int
+    csr: Csr, rows_T: torch.Tensor, fanout: int, key: DrawKey
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """min(fanout, degree) columns of each of `rows_T` (int32), ascending within a row: (indptr int64 (T+1), indices int32 (X)).
 
@@ -41,17 +41,17 @@ def sample_neighbours(
     Raises UsageError unless 1 <= fanout <= 64.
     """
     degrees_T = _degrees(csr, rows_T, fanout)
-    keys = (np.uint64(seed), *counter_words(step, hop, UNIFORM))
-    return _sample("gcnrec_sample_neighbours", csr, rows_T, fanout, first_node, keys, degrees_T.clamp(max=fanout))
+    keys = (np.uint64(key.seed), *counter_words(key.step, key.hop, UNIFORM))
+    return _sample("gcnrec_sample_neighbours", csr, rows_T, fanout, key.first_node, keys, degrees_T.clamp(max=fanout))
 
 
 def sample_weighted(
-    csr: Csr, tables: AliasTable, rows_T: torch.Tensor, fanout: int, seed: int, step: int, hop: int, first_node: int
+    csr: Csr, tables: AliasTable, rows_T: torch.Tensor, fanout: int, key: DrawKey
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`fanout` columns of each of `rows_T` that has any, with replacement, by its table; shapes as above."""
     degrees_T = _degrees(csr, rows_T, fanout)
-    keys = (np.uint64(seed), *counter_words(step, hop, WEIGHTED), *_table(tables))
-    return _sample("gcnrec_sample_weighted", csr, rows_T, fanout, first_node, keys, (degrees_T > 0) * fanout)
+    keys = (np.uint64(key.seed), *counter_words(key.step, key.hop, WEIGHTED), *_table(tables))
+    return _sample("gcnrec_sample_weighted", csr, rows_T, fanout, key.first_node, keys, (degrees_T > 0) * fanout)
 
 
 def negatives(users_B: torch.Tensor, num: int, table: AliasTable, seen: Csr | None, seed: int, step: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gcnrec.errors import DeviceError
 from gcnrec.graph import Csr
 from gcnrec.queues import Device
+from gcnrec.rows import Rules
 
 
 class Product(Protocol):
@@ -30,20 +31,6 @@ class Product(Protocol):
     def transposed_times(self, grad_RD: torch.Tensor, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> torch.Tensor:
         """The transpose: out[c] = column_scale[c] * sum over rows r with c of row_scale[r] * grad[r]."""
         ...
-
-
-class Rules(Protocol):
-    """The kernels of `gcnrec.ops.update`, each on (weights, at_R, count_R, rows_R, state ..., grad, grad_at_R, scalars ...)."""
-
-    def sgd(self, *arguments: Any) -> None: ...
-
-    def adagrad_row(self, *arguments: Any) -> None: ...
-
-    def adam(self, *arguments: Any) -> None: ...
-
-    def adam_row(self, *arguments: Any) -> None: ...
-
-    def adam_dense(self, *arguments: Any) -> None: ...
 
 
 class Ops(Protocol):

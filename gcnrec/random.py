@@ -6,6 +6,7 @@ So a resumed run, a GPU and a CPU all see the same integers.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numba
@@ -31,6 +32,16 @@ class Stage(IntEnum):
     EXPLORE = 7
     SAMPLE = 8
     DROPOUT = 9
+
+
+@dataclass(frozen=True, slots=True)
+class DrawKey:
+    """What a draw of neighbours depends on: row r of a graph side is node `first_node` + r."""
+
+    seed: int
+    step: int
+    hop: int
+    first_node: int
 
 
 @numba.njit(inline="always")

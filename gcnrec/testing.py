@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal, write_vocabulary
 from gcnrec.models.encoder import Encoder
+from gcnrec.rows import RowGrad, Rows, Ticket
 from gcnrec.sampling.sampler import Batch, EdgeSampler
 from gcnrec.steps.step import Step
 from gcnrec.tables.dense import Table
-from gcnrec.tables.rows import RowGrad, Rows
 from gcnrec.tables.rules import Sgd
 
 Edges = list[tuple[int, int]]
@@ -249,7 +249,7 @@ class _Recorder:
         return 0
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
-        self.grads.append(RowGrad(grad.rows_R.copy(), grad.values_X.clone(), grad.at_R.clone()))
+        self.grads.append(RowGrad(Ticket(grad.rows_R.copy()), grad.values_X.clone(), grad.at_R.clone()))
         return rows
 
 
@@ -259,13 +259,13 @@ def _columns(edges: Iterable[tuple[int, int]]) -> tuple[NDArray[np.int32], NDArr
 
 
 def _all_rows(table: Table) -> torch.Tensor:
-    return table.decode(table.read(np.arange(table.num_rows), with_state=False))
+    return table.decode(table.read(Ticket(np.arange(table.num_rows)), with_state=False))
 
 
 def _check_state(table: Table, state_width: int) -> None:
-    rows_R = np.array([2, 5, 9])
-    require(table.read(rows_R, with_state=False).state is None, "a forward-only read must not touch the state")
-    state = table.read(rows_R, with_state=True).state
+    ticket = table.prefetch(np.array([2, 5, 9]))
+    require(table.read(ticket, with_state=False).state is None, "a forward-only read must not touch the state")
+    state = table.read(ticket, with_state=True).state
     require(state is not None and not state.last_N.any(), "rows must not have been updated yet")
     assert state is not None  # the line above
     for at in state.at_R.tolist():
@@ -274,14 +274,14 @@ def _check_state(table: Table, state_width: int) -> None:
 
 
 def _check_update(table: Table, before_ND: torch.Tensor) -> None:
-    rows_R = np.array([0, 4, 10])
-    tile_RD = table.decode(table.read(rows_R, with_state=False))
+    ticket = table.prefetch(np.array([0, 4, 10]))
+    tile_RD = table.decode(table.read(ticket, with_state=False))
     tile_RD.fill_(torch.nan)
     require(torch.equal(_all_rows(table), before_ND), "a decoded tile must be a copy, and the caller's rows as well")
-    grad = table.stored(rows_R, torch.ones(3, table.width))
-    table.write(Sgd().update(table.read(rows_R, with_state=True), grad, 1, 0.5))
+    grad = table.stored(ticket, torch.ones(3, table.width))
+    table.write(Sgd().update(table.read(ticket, with_state=True), grad, 1, 0.5))
     expected_ND = before_ND.clone()
-    expected_ND[torch.from_numpy(rows_R)] -= 0.5
+    expected_ND[torch.from_numpy(ticket.rows_R)] -= 0.5
     require(torch.equal(_all_rows(table), expected_ND), "an update must change its rows and no others")
 
 

@@ -18,6 +18,7 @@ from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.compact import NodeSet
 from gcnrec.ops.neighbours import check_fanout, sample_neighbours
+from gcnrec.random import DrawKey
 
 Numbers = NDArray[np.int32]
 
@@ -91,8 +92,9 @@ class Subgraphs:
 
     def _draw(self, users_T: Numbers, items_T: Numbers, step: int, hop: int) -> _Draw:
         graph, fanout = self.graph, self.fanouts[hop]
-        users_indptr, items_X = sample_neighbours(graph.user_items, users_T, fanout, self.seed, step, hop, 0)
-        items_indptr, users_X = sample_neighbours(graph.item_users, items_T, fanout, self.seed, step, hop, graph.num_users)
+        of_users, of_items = (DrawKey(self.seed, step, hop, first) for first in (0, graph.num_users))
+        users_indptr, items_X = sample_neighbours(graph.user_items, users_T, fanout, of_users)
+        items_indptr, users_X = sample_neighbours(graph.item_users, items_T, fanout, of_items)
         return _Draw(np.diff(users_indptr), items_X, np.diff(items_indptr), users_X)
 
     def _newly_met(self, draw: _Draw) -> tuple[Numbers, Numbers]:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.loaders.subgraph import within
+from gcnrec.rows import Ticket
 from gcnrec.tables.dense import StepTable
 from gcnrec.tables.rules import Rule
 
@@ -30,8 +31,8 @@ class TableRows:
 
     def read(self, numbers_V: NDArray[np.integer]) -> torch.Tensor:
         """Those rows, float32 (V, D), a copy. UsageError for numbers out of range."""
-        rows_R, where_V = self._distinct(numbers_V)
-        tile_RD = self.table.decode(self.table.read(rows_R, with_state=False))
+        ticket, where_V = self._distinct(numbers_V)
+        tile_RD = self.table.decode(self.table.read(ticket, with_state=False))
         return tile_RD[torch.from_numpy(where_V)]
 
     def update(self, rule: Rule, numbers_V: NDArray[np.integer], grad_VD: torch.Tensor, step: int, rate: float) -> None:
@@ -39,12 +40,12 @@ class TableRows:
 
         `step` counts from 1 and never falls.
         """
-        rows_R, where_V = self._distinct(numbers_V)
-        tile_RD = torch.zeros(len(rows_R), grad_VD.shape[1]).index_add_(0, torch.from_numpy(where_V), grad_VD)
-        rows = self.table.read(rows_R, with_state=True)
-        self.table.write(rule.update(rows, self.table.stored(rows_R, tile_RD), step, rate))
+        ticket, where_V = self._distinct(numbers_V)
+        tile_RD = torch.zeros(len(ticket.rows_R), grad_VD.shape[1]).index_add_(0, torch.from_numpy(where_V), grad_VD)
+        rows = self.table.read(ticket, with_state=True)
+        self.table.write(rule.update(rows, self.table.stored(ticket, tile_RD), step, rate))
 
-    def _distinct(self, numbers_V: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _distinct(self, numbers_V: NDArray[np.integer]) -> tuple[Ticket, NDArray[np.int64]]:
         """Table rows, ascending and unique, and where each number's stands among them."""
         rows_R, where_V = np.unique(within(numbers_V, self.count, "row").astype(np.int64), return_inverse=True)
-        return rows_R + self.first, where_V
+        return Ticket(rows_R + self.first), where_V

@@ -25,8 +25,9 @@ from gcnrec.ops.gather import gather
 from gcnrec.ops.slots import decode
 from gcnrec.random import Stage, generator
 from gcnrec.system.machine import available_cores
+from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import aligned
-from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.tables.slots import SlotTable
 
 WIDTHS = (64, 128)
 SHARE = 4
@@ -130,7 +131,7 @@ def _ours_of_slots(task: Task) -> Callable[[], torch.Tensor]:
     tile_RD = task.tile()
 
     def read() -> torch.Tensor:
-        decode(task.slots._slots, task.rows_R, tile_RD.numpy())
+        decode(task.slots.slots, task.rows_R, tile_RD.numpy())
         return tile_RD
 
     return read

@@ -27,6 +27,7 @@ from gcnrec.bench.harness import Row, Variant, measure, overall, rest, summary
 from gcnrec.config import Job, Loss, Model, Optimizer, Sampler, Train
 from gcnrec.graph import BipartiteGraph
 from gcnrec.random import Stage, normal
+from gcnrec.rows import Ticket
 from gcnrec.sampling.sampler import Batch, edge_sampler
 from gcnrec.sparsity.first_support import fill, random_keys
 from gcnrec.sparsity.row_counts import even_counts
@@ -54,7 +55,7 @@ class Ours:
         self._step: Step = build_step(task.job, plan, TrainData(task.graph), table)
 
     def read(self, rows_R: NDArray[np.int64]) -> torch.Tensor:
-        return self._table.decode(self._table.read(rows_R, with_state=False))
+        return self._table.decode(self._table.read(Ticket(rows_R), with_state=False))
 
     def update_of(self, rows_R: NDArray[np.int64], grad_RD: torch.Tensor, step: int) -> Callable[[], None]:
         return partial(self._update, rows_R, grad_RD, step)
@@ -63,8 +64,9 @@ class Ours:
         return partial(self._step, batch, self._rate)
 
     def _update(self, rows_R: NDArray[np.int64], grad_RD: torch.Tensor, step: int) -> None:
-        grad = self._table.stored(rows_R, grad_RD)
-        self._table.write(self._rule.update(self._table.read(rows_R, with_state=True), grad, step, self._rate))
+        ticket = Ticket(rows_R)
+        grad = self._table.stored(ticket, grad_RD)
+        self._table.write(self._rule.update(self._table.read(ticket, with_state=True), grad, step, self._rate))
 
 
 def run(

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from gcnrec.bench.graphs import GOWALLA, GraphInputs, graph_inputs, torch_csr
 from gcnrec.bench.harness import Row, Variant, largest_error, measure, overall, rest
 from gcnrec.config import Job, Loss, Model, Optimizer, Sampler, Train
+from gcnrec.rows import RowGrad, Rows
 from gcnrec.sampling.sampler import Batch, edge_sampler
 from gcnrec.steps.step import Step
 from gcnrec.system.machine import available_cores
 from gcnrec.tables.dense import DenseTable
-from gcnrec.tables.rows import RowGrad, Rows
 from gcnrec.tables.rules import Rule
 from gcnrec.training.build import TrainData, build_step
 from gcnrec.training.plan import plan_of

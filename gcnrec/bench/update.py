@@ -21,16 +21,20 @@ import torch
 
 from gcnrec.bench.gather import device_or_none
 from gcnrec.bench.harness import Row, Variant, measure, overall, rest
-from gcnrec.device import ops_for, pipeline_of
+from gcnrec.device import pipeline_of
 from gcnrec.random import Stage, generator
+from gcnrec.rows import RowGrad, Rows, State, Ticket
 from gcnrec.system.machine import available_cores
 from gcnrec.tables.dense import aligned
+from gcnrec.tables.rules import AdagradRow, Adam, AdamRow, Rule, Sgd
 
 WIDTH, STRIDE, PITCH = 64, 4, 20
 """Columns of dense rows; one in `STRIDE` of them is stored in records, `PITCH` floats apart."""
 RATE, BETA1, BETA2, EPSILON = 1e-3, 0.9, 0.999, 1e-12
 """Epsilon is next to nothing, so that it does not show that SparseAdam adds it elsewhere."""
 TOLERANCE = 1e-6
+ADAM = BETA1, BETA2, EPSILON
+RULES: dict[str, Rule] = {"sgd": Sgd(), "adagrad_row": AdagradRow(EPSILON), "adam": Adam(*ADAM), "adam_row": AdamRow(*ADAM)}
 MOMENTS = {"sgd": (0, 0), "adagrad_row": (0, 1), "adam": (2, 0), "adam_row": (1, 1)}
 """State of every rule: floats per value, floats per row."""
 BY_VALUE = ("sgd", "adam")
@@ -113,34 +117,31 @@ class Ours:
     def __init__(self, task: Task, stride: int, device: torch.device) -> None:
         rows, width = len(task.rows_R), WIDTH // stride
         pitch = PITCH if stride > 1 else width
-        moments, scalars = MOMENTS[task.rule]
-        state_width = moments * width + scalars
+        self._rule, self._step = RULES[task.rule], 0
+        state_width = self._rule.state_width(width)
         self._weights = aligned(1, len(task.weights_ND) * pitch)[0].zero_()
         self._rows_RD = self._weights.view(-1, pitch)[:, :width]
         self._rows_RD.copy_(task.weights_ND[:, ::stride])
         self._state = aligned(1, max(1, len(task.weights_ND) * state_width))[0].zero_()
-        self._index_R, self._step, self._rule = task.rows_R, 0, getattr(ops_for(device).rules, task.rule)
         self._device, self._pinned = device, None
         if device.type == "cuda":
             self._pinned = pipeline_of(device)  # the memory stays pinned as long as this object lives
             for plane in (self._weights, self._state):
                 self._pinned.adopt(plane, len(plane))
-        places = (task.rows_R * pitch, torch.full((rows,), width), task.rows_R)
-        state = (self._state, (task.rows_R * state_width).to(device)) if moments or scalars else ()
-        last = (torch.zeros(len(task.weights_ND), dtype=torch.int32, device=device),) if moments else ()
-        grad = (task.grad_RD[:, ::stride].reshape(-1), torch.arange(rows) * width)
-        self._planes = (self._weights, *(part.to(device) for part in places), *state, *last, *(part.to(device) for part in grad))
-        adam = (RATE, BETA1, BETA2, EPSILON)
-        self._numbers = tuple(map(np.float32, {"sgd": adam[:1], "adagrad_row": (RATE, EPSILON)}.get(task.rule, adam)))
+        index_R, at_R = task.rows_R.to(device), (torch.arange(rows) * width).to(device)
+        last_N = torch.zeros(len(task.weights_ND), dtype=torch.int32, device=device)
+        state, count_R = State(self._state, index_R * state_width, last_N), torch.full_like(index_R, width)
+        self._rows = Rows(Ticket(task.rows_R.numpy()), index_R, self._weights, index_R * pitch, count_R, state)
+        self._grad = RowGrad(self._rows.ticket, task.grad_RD[:, ::stride].reshape(-1).to(device), at_R)
 
     def step(self) -> None:
         self._step += 1
-        self._rule(*self._planes, self._step, *self._numbers)
+        self._rule.update(self._rows, self._grad, self._step, RATE)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # synchronize: the rows must be there when the clock stops
 
     def weights(self) -> torch.Tensor:
-        return self._rows_RD[self._index_R]
+        return self._rows_RD[self._rows.rows_R]
 
 
 class TorchSparse:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.rows import RowGrad, Ticket
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
-from gcnrec.tables.rows import RowGrad
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,4 +66,4 @@ def every_row(grad: RowGrad, num_rows: int, width: int) -> RowGrad:
     values_X = torch.cat([grad.values_X, torch.zeros(width)])  # copy: the touched rows, with one stretch of zeros behind them
     at_N = torch.full((num_rows,), len(grad.values_X))
     at_N[torch.from_numpy(grad.rows_R)] = grad.at_R
-    return RowGrad(np.arange(num_rows), values_X, at_N)
+    return RowGrad(Ticket(np.arange(num_rows)), values_X, at_N)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import column_blocks
 from gcnrec.ops.propagate import inverse_sqrt, mark_rows, propagate, propagate_rows, scatter_rows
+from gcnrec.rows import RowGrad
 from gcnrec.system.pages import let_go, let_go_read_only
 from gcnrec.tables.dense import Table
-from gcnrec.tables.rows import RowGrad
 
 
 class Hop:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import Encoded, column_blocks
 from gcnrec.models.hops import Hop, export_mean
+from gcnrec.rows import RowGrad, Ticket
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
-from gcnrec.tables.rows import RowGrad
 
 BLOCK = 64
 """Columns propagated at a time over the whole graph. Wider is faster, as the edges are read once per block (on Gowalla, 64
@@ -42,7 +42,7 @@ class LightGcn:
 
     def encode(self, table: StepTable, batch: Batch) -> Encoded:
         whole = table.drained()
-        ego_VD = whole.decode(whole.read(batch.nodes_V, with_state=False))
+        ego_VD = whole.decode(whole.read(Ticket(batch.nodes_V), with_state=False))
         nodes = torch.from_numpy(batch.nodes_V)
         final_VD = ego_VD.clone()
         if self._num_layers == 1:
@@ -72,7 +72,7 @@ class LightGcn:
         """E's gradient by Horner's rule: g + A (g + A (g + ...)), the innermost hop starting from the batch's rows only."""
         own_VD = grad_VD + grad_ego_VD
         if self._num_layers == 0:
-            return table.stored(batch.nodes_V, own_VD)
+            return table.stored(Ticket(batch.nodes_V), own_VD)
         grad = table.empty_gradient()
         if self._num_layers == 1:
             self._hop.spread_rows(table, grad_VD, batch.nodes_V, batch.num_users, grad)
@@ -83,7 +83,7 @@ class LightGcn:
         if self._dense_grad or self._num_layers > 1:
             return grad
         rows_R = self._hop.touched(batch.nodes_V, batch.num_users)
-        return RowGrad(rows_R, grad.values_X, grad.at_R[torch.from_numpy(rows_R)])
+        return RowGrad(Ticket(rows_R), grad.values_X, grad.at_R[torch.from_numpy(rows_R)])
 
     def _pull_whole(
         self, batch: Batch, grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor

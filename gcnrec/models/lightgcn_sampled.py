@@ -20,10 +20,10 @@ from gcnrec.models.encoder import Encoded
 from gcnrec.models.hops import Hop, export_mean
 from gcnrec.models.pooling import product_of
 from gcnrec.ops.propagate import inverse_sqrt
+from gcnrec.rows import RowGrad
 from gcnrec.sampling.blocks import Block
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
-from gcnrec.tables.rows import RowGrad
 
 
 class SampledLightGcn:
@@ -39,7 +39,7 @@ class SampledLightGcn:
         self.export_width = width
 
     def encode(self, table: StepTable, batch: Batch) -> Encoded:
-        rows_RD = table.decode(table.read(batch.rows_R, with_state=False))
+        rows_RD = table.decode(table.read(batch.ticket, with_state=False))
         device = rows_RD.device
         hops = [_DrawnHop(block, self._degrees_N[batch.rows_R], device) for block in batch.blocks]
         own_V = place(np.searchsorted(batch.rows_R, batch.nodes_V), device)
@@ -53,7 +53,7 @@ class SampledLightGcn:
             return _pulled(hops, own_V, len(batch.rows_R), grad_VD / (self._num_layers + 1), grad_ego_VD)
 
         def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
-            return table.stored(batch.rows_R, whole(grad_VD, grad_ego_VD))
+            return table.stored(batch.ticket, whole(grad_VD, grad_ego_VD))
 
         def pull_whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
             at_R = torch.from_numpy(np.searchsorted(rows_R, batch.rows_R))

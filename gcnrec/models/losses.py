@@ -6,6 +6,7 @@ Letters: B positives of the batch, N negatives per positive, J candidates of a p
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,13 +48,20 @@ def sampled_softmax(
     return _mean(torch.logsumexp(torch.cat([positive_B1, negative_BN], 1), 1) - positive_B1[:, 0], weights_B)
 
 
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Candidates `rows_JD` that a batch shares; `bias_J` is added to a candidate's logits, `own_J` where it is the row's own."""
+
+    rows_JD: torch.Tensor
+    bias_J: torch.Tensor
+    own_J: torch.Tensor
+
+
 def pool_softmax(
     users_BD: torch.Tensor,
-    pool_JD: torch.Tensor,
+    pool: Pool,
     target_B: torch.Tensor,
     temperature: float,
-    bias_J: torch.Tensor,
-    own_J: torch.Tensor,
     weights_B: torch.Tensor | None = None,
     product_dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
@@ -65,7 +73,9 @@ def pool_softmax(
     For the logQ correction (Yi et al. 2019) subtract log q_j from both `bias_J` and `own_J`.
     `product_dtype` is that of the matrix products' operands and results; all else is float32.
     """
-    return _PoolSoftmax.apply(users_BD, pool_JD, target_B, temperature, bias_J, own_J, weights_B, product_dtype)  # type: ignore[no-any-return]
+    with torch.no_grad():
+        swept = _sweep(users_BD, pool, target_B, temperature, weights_B, product_dtype)
+    return _Swept.apply(users_BD, pool.rows_JD, *swept)  # type: ignore[no-any-return]
 
 
 def bsl(
@@ -134,51 +144,52 @@ def _uniform(points_BD: torch.Tensor) -> torch.Tensor:
     return pairs.log()
 
 
-class _PoolSoftmax(torch.autograd.Function):
-    """Loss and gradients in one sweep over chunks of users; the backward pass only scales them."""
+def _sweep(
+    users: torch.Tensor, pool: Pool, target: torch.Tensor, temperature: float, row_weights: torch.Tensor | None,
+    product_dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Loss and its gradients of users and pool, in one sweep over chunks of users."""
+    rows, bias = pool.rows_JD, pool.bias_J
+    low_pool, exact = rows.to(product_dtype), product_dtype == rows.dtype
+    grad_users, grad_pool = torch.empty_like(users), torch.zeros_like(rows)
+    total = torch.zeros((), dtype=torch.float64, device=users.device)
+    scores = users.new_empty(min(CHUNK, len(users)), len(rows))
+    scale = 1.0 / temperature
+    for first in range(0, len(users), CHUNK):
+        part, goal = users[first : first + CHUNK], target[first : first + CHUNK]
+        low_part, logits = part.to(product_dtype), scores[: len(part)]
+        if exact:  # product and sum in one go round once less
+            torch.addmm(bias, part, rows.T, alpha=scale, out=logits)
+        else:
+            torch.add(bias, low_part @ low_pool.T, alpha=scale, out=logits)
+        logits.scatter_add_(1, goal[:, None], (pool.own_J - bias)[goal][:, None])
+        losses = ops_for(logits.device).softmax_gradient_(logits, goal)
+        if row_weights is not None:
+            losses *= row_weights[first : first + CHUNK]
+            logits.mul_(row_weights[first : first + CHUNK, None])
+        total += losses.sum()
+        low_logits = logits.to(product_dtype)
+        grad_users[first : first + CHUNK] = low_logits @ low_pool
+        if exact:
+            grad_pool.addmm_(logits.T, part)
+        else:
+            grad_pool += low_logits.T @ low_part
+    scale /= len(users)
+    return (total / len(users)).to(users.dtype), grad_users.mul_(scale), grad_pool.mul_(scale)
+
+
+class _Swept(torch.autograd.Function):
+    """The loss of `_sweep`; the backward pass only scales its gradients."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        users: torch.Tensor,
-        pool: torch.Tensor,
-        target: torch.Tensor,
-        temperature: float,
-        bias: torch.Tensor,
-        own: torch.Tensor,
-        row_weights: torch.Tensor | None,
-        product_dtype: torch.dtype,
+        ctx: Any, users: torch.Tensor, rows: torch.Tensor, loss: torch.Tensor, grad_users: torch.Tensor, grad_rows: torch.Tensor
     ) -> torch.Tensor:
-        low_pool, exact = pool.to(product_dtype), product_dtype == pool.dtype
-        grad_users, grad_pool = torch.empty_like(users), torch.zeros_like(pool)
-        total = torch.zeros((), dtype=torch.float64, device=users.device)
-        scores = users.new_empty(min(CHUNK, len(users)), len(pool))
-        scale = 1.0 / temperature
-        for first in range(0, len(users), CHUNK):
-            part, goal = users[first : first + CHUNK], target[first : first + CHUNK]
-            low_part, logits = part.to(product_dtype), scores[: len(part)]
-            if exact:  # product and sum in one go round once less
-                torch.addmm(bias, part, pool.T, alpha=scale, out=logits)
-            else:
-                torch.add(bias, low_part @ low_pool.T, alpha=scale, out=logits)
-            logits.scatter_add_(1, goal[:, None], (own - bias)[goal][:, None])
-            losses = ops_for(logits.device).softmax_gradient_(logits, goal)
-            if row_weights is not None:
-                losses *= row_weights[first : first + CHUNK]
-                logits.mul_(row_weights[first : first + CHUNK, None])
-            total += losses.sum()
-            low_logits = logits.to(product_dtype)
-            grad_users[first : first + CHUNK] = low_logits @ low_pool
-            if exact:
-                grad_pool.addmm_(logits.T, part)
-            else:
-                grad_pool += low_logits.T @ low_part
-        scale /= len(users)
-        ctx.save_for_backward(grad_users.mul_(scale), grad_pool.mul_(scale))
-        return (total / len(users)).to(users.dtype)
+        ctx.save_for_backward(grad_users, grad_rows)
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
-        grad_users, grad_pool = ctx.saved_tensors
+        grad_users, grad_rows = ctx.saved_tensors
         (upstream,) = grad_outputs
-        return upstream * grad_users, upstream * grad_pool, None, None, None, None, None, None
+        return upstream * grad_users, upstream * grad_rows, None, None, None

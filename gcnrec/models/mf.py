@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.models.encoder import Encoded
+from gcnrec.rows import RowGrad
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
-from gcnrec.tables.rows import RowGrad
 
 
 class MatrixFactorisation:
@@ -22,10 +22,10 @@ class MatrixFactorisation:
         self.export_width = width
 
     def encode(self, table: StepTable, batch: Batch) -> Encoded:
-        rows_VD = table.decode(table.read(batch.nodes_V, with_state=False))
+        rows_VD = table.decode(table.read(batch.ticket, with_state=False))
 
         def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
-            return table.stored(batch.nodes_V, grad_VD + grad_ego_VD)
+            return table.stored(batch.ticket, grad_VD + grad_ego_VD)
 
         def pull_whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
             out_RD.index_add_(0, torch.from_numpy(np.searchsorted(rows_R, batch.nodes_V)), (grad_VD + grad_ego_VD).cpu())

@@ -17,9 +17,9 @@ from gcnrec import random
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.hops import Hop, SymmetricHop
+from gcnrec.rows import RowGrad, Ticket
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
-from gcnrec.tables.rows import RowGrad
 
 
 class Ngcf:
@@ -43,12 +43,12 @@ class Ngcf:
         whole, nodes = table.drained(), torch.from_numpy(batch.nodes_V)
         leaf_ND = whole.columns(0, whole.width).detach().requires_grad_()
         final_VF = self._propagate(leaf_ND)[nodes]
-        ego_VD = whole.decode(whole.read(batch.nodes_V, with_state=False))
+        ego_VD = whole.decode(whole.read(Ticket(batch.nodes_V), with_state=False))
 
         def pull(grad_VF: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
             grad_ND = torch.zeros_like(leaf_ND)
             pull_whole(grad_VF, grad_ego_VD, np.arange(len(grad_ND)), grad_ND)
-            return whole.stored(np.arange(len(grad_ND)), grad_ND)
+            return whole.stored(Ticket(np.arange(len(grad_ND))), grad_ND)
 
         def pull_whole(grad_VF: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
             final_VF.backward(grad_VF)

@@ -9,6 +9,7 @@ Letters: N nodes, V nodes of the batch, C of them treated as cold, R rows read, 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,13 +19,21 @@ from gcnrec import random
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.node_inputs import NodeInputs
 from gcnrec.models.pooling import Neighbourhoods, NoEdges
+from gcnrec.rows import RowGrad, Ticket
 from gcnrec.sampling.blocks import Block
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import Allocate, StepTable, Table
-from gcnrec.tables.rows import RowGrad
 
 ROWS = 8192
 """Nodes that an export encodes at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdDropout:
+    """The share of a batch's nodes that each step treats as new, and the seed of their draws."""
+
+    share: float
+    seed: int
 
 
 class NodeEncoder:
@@ -38,18 +47,16 @@ class NodeEncoder:
         convolutions: torch.nn.ModuleList,
         head: torch.nn.Module,
         neighbourhoods: Neighbourhoods,
-        width: int,
-        dropout: float,
-        seed: int,
+        dropout: IdDropout,
         scratch: Allocate,
     ) -> None:
         self._inputs, self._convolutions, self._head = inputs, convolutions, head
-        self._neighbourhoods, self._dropout, self._seed, self._scratch = neighbourhoods, dropout, seed, scratch
+        self._neighbourhoods, self._dropout, self._scratch = neighbourhoods, dropout, scratch
         self.layers = torch.nn.ModuleDict({"inputs": inputs, "convolutions": convolutions, "head": head})
-        self.export_width = width
+        self.export_width = inputs.width
 
     def encode(self, table: StepTable, batch: Batch) -> Encoded:
-        leaf_RD = table.decode(table.read(batch.rows_R, with_state=False)).requires_grad_()
+        leaf_RD = table.decode(table.read(batch.ticket, with_state=False)).requires_grad_()
         own_V = torch.from_numpy(np.searchsorted(batch.rows_R, batch.nodes_V))
         new_V = self._treated_as_new(batch)
         keep_R = self._inputs.known_N[torch.from_numpy(batch.rows_R)]
@@ -66,7 +73,7 @@ class NodeEncoder:
             return grad_RD
 
         def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
-            return table.stored(batch.rows_R, whole(grad_VD, grad_ego_VD))
+            return table.stored(batch.ticket, whole(grad_VD, grad_ego_VD))
 
         def pull_whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
             at_R = torch.from_numpy(np.searchsorted(rows_R, batch.rows_R))
@@ -90,7 +97,7 @@ class NodeEncoder:
         with torch.no_grad():
             source = planes[0] if planes else out_NF
             for here, nodes in self._ranges(len(out_NF)):
-                rows_RD = table.decode(table.read(nodes, with_state=False))
+                rows_RD = table.decode(table.read(Ticket(nodes), with_state=False))
                 first = self._inputs(nodes, rows_RD, self._inputs.known_N[here])
                 source[here] = first if planes else self._head(first)
             for layer, convolution in enumerate(self._convolutions):
@@ -111,8 +118,8 @@ class NodeEncoder:
         return final_VD
 
     def _treated_as_new(self, batch: Batch) -> torch.Tensor:
-        draws_V = random.uniform(self._seed, random.Stage.DROPOUT, batch.step, len(batch.nodes_V))
-        return torch.from_numpy(draws_V < self._dropout)
+        draws_V = random.uniform(self._dropout.seed, random.Stage.DROPOUT, batch.step, len(batch.nodes_V))
+        return torch.from_numpy(draws_V < self._dropout.share)
 
     def _ranges(self, num_nodes: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
         """All nodes in ranges that do not cross from users to items."""

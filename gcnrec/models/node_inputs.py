@@ -45,7 +45,7 @@ class NodeInputs(torch.nn.Module):
 
     def __init__(self, graph: BipartiteGraph, features: Features, width: int, read_rows: bool, start_scale: float) -> None:
         super().__init__()
-        self.num_users, self._features, self._read_rows = graph.num_users, features, read_rows
+        self.num_users, self.width, self._features, self._read_rows = graph.num_users, width, features, read_rows
         degrees_N = np.concatenate([graph.user_items.degrees, graph.item_users.degrees])
         self.known_N = torch.from_numpy(degrees_N > 0)
         self.biases = torch.nn.ParameterList(torch.nn.Parameter(torch.zeros(width)) for _ in range(2))

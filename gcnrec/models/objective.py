@@ -106,9 +106,8 @@ def _softmax_in_batch(
         pool_J = np.unique(batch.triples.positives_B).astype(np.int64)
         own_J = -log_share_I[torch.from_numpy(pool_J)].to(rows_VD.device)
     users_BD = take(rows_VD, batch.users_B)
-    return losses.pool_softmax(
-        users_BD, pool_JD, target_B, temperature, log_count_J + own_J, own_J, _weights(batch, rows_VD), dtype
-    )
+    pool = losses.Pool(pool_JD, log_count_J + own_J, own_J)
+    return losses.pool_softmax(users_BD, pool, target_B, temperature, _weights(batch, rows_VD), dtype)
 
 
 def _bsl_in_batch(temperature: float, positive_temperature: float, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -23,7 +23,7 @@ from gcnrec.errors import DataError
 from gcnrec.graph import Csr
 from gcnrec.ops.arrays import frozen
 from gcnrec.ops.neighbours import WEIGHTED, below, check_fanout, counter_words
-from gcnrec.random import philox4x32
+from gcnrec.random import DrawKey, philox4x32
 
 _FULL = 1 << 32
 
@@ -53,28 +53,28 @@ def alias_rows(csr: Csr, weights_E: NDArray[np.floating]) -> AliasTable:
 
 
 def sample_weighted(
-    csr: Csr, tables: AliasTable, rows_T: NDArray[np.int32], fanout: int, seed: int, step: int, hop: int, first_node: int
+    csr: Csr, tables: AliasTable, rows_T: NDArray[np.int32], fanout: int, key: DrawKey
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """`fanout` columns of each of `rows_T` that has any, with replacement, by `tables` (from `alias_rows`).
 
     Returns (indptr int64 (T+1), indices int32 (X)): ascending within a row, repeated as often as drawn.
     Raises UsageError unless 1 <= fanout <= 64.
     """
-    indptr_T1, edges_X = weighted_edges(csr, tables, rows_T, fanout, seed, step, hop, first_node)
+    indptr_T1, edges_X = weighted_edges(csr, tables, rows_T, fanout, key)
     return indptr_T1, frozen(csr.indices)[edges_X]
 
 
 def weighted_edges(
-    csr: Csr, tables: AliasTable, rows_T: NDArray[np.int32], fanout: int, seed: int, step: int, hop: int, first_node: int
+    csr: Csr, tables: AliasTable, rows_T: NDArray[np.int32], fanout: int, key: DrawKey
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """`sample_weighted` with the places of the drawn edges in `csr.indices`, int64 (X), instead of their columns."""
     check_fanout(fanout)
     indptr_T1 = np.zeros(len(rows_T) + 1, np.int64)
     np.cumsum(fanout * (csr.indptr[rows_T.astype(np.int64) + 1] > csr.indptr[rows_T]), out=indptr_T1[1:])
     edges_X = np.empty(int(indptr_T1[-1]), np.int64)
-    low, last = counter_words(step, hop, WEIGHTED)
+    low, last = counter_words(key.step, key.hop, WEIGHTED)
     _weighted_edges(
-        frozen(csr.indptr), tables.thresholds_I, tables.others_I, frozen(rows_T), first_node, np.uint64(seed), low, last,
+        frozen(csr.indptr), tables.thresholds_I, tables.others_I, frozen(rows_T), key.first_node, np.uint64(key.seed), low, last,
         indptr_T1, edges_X,
     )  # fmt: skip
     return indptr_T1, edges_X

@@ -5,7 +5,6 @@ Letters: P rows of a plane, R rows, C columns, B entries, D width, X stored valu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,25 +19,7 @@ from gcnrec.ops.gather import gather
 from gcnrec.ops.propagate import propagate, scatter_rows
 from gcnrec.ops.reduce import reduce_rows
 from gcnrec.ops.softmax import softmax_gradient_
-
-
-def _on_arrays(kernel: Callable[..., None]) -> Callable[..., None]:
-    """The kernel, for tensors in place of arrays."""
-
-    def call(*arguments: Any) -> None:
-        kernel(*(argument.numpy() if isinstance(argument, torch.Tensor) else argument for argument in arguments))
-
-    return call
-
-
-class CpuRules:
-    """`gcnrec.ops.update` on tensors."""
-
-    sgd = staticmethod(_on_arrays(update.sgd))
-    adagrad_row = staticmethod(_on_arrays(update.adagrad_row))
-    adam = staticmethod(_on_arrays(update.adam))
-    adam_row = staticmethod(_on_arrays(update.adam_row))
-    adam_dense = staticmethod(_on_arrays(update.adam_dense))
+from gcnrec.rows import Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +39,7 @@ class CpuProduct:
 class CpuOps:
     """Every function of `gcnrec.device.Ops`."""
 
-    rules = CpuRules()
+    rules: Rules = update
 
     def place(self, values: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(values)

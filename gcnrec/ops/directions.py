@@ -16,15 +16,16 @@ from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.ops.alias import AliasTable, alias_rows, weighted_edges
 from gcnrec.ops.neighbours import sample_neighbours
 from gcnrec.ops.weighted import EdgeWeights
+from gcnrec.random import DrawKey
 
 
 class Direction(Protocol):
     """Draws neighbours of one side's nodes from the other side."""
 
     def draw(
-        self, rows_T: NDArray[np.int32], fanout: int, seed: int, step: int, hop: int, first_node: int
+        self, rows_T: NDArray[np.int32], fanout: int, key: DrawKey
     ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32] | None]:
-        """(indptr int64 (T+1), columns (X), what each counts or None) of rows whose node numbers are `first_node` + row."""
+        """(indptr int64 (T+1), columns (X), what each counts or None) of rows of one side."""
         ...
 
 
@@ -35,9 +36,9 @@ class Uniform:
     csr: Csr
 
     def draw(
-        self, rows_T: NDArray[np.int32], fanout: int, seed: int, step: int, hop: int, first_node: int
+        self, rows_T: NDArray[np.int32], fanout: int, key: DrawKey
     ) -> tuple[NDArray[np.int64], NDArray[np.int32], None]:
-        return *sample_neighbours(self.csr, rows_T, fanout, seed, step, hop, first_node), None
+        return *sample_neighbours(self.csr, rows_T, fanout, key), None
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class Weighted:
         return cls(csr, tables, (np.repeat(means_R, csr.degrees) / weights_E).astype(np.float32))
 
     def draw(
-        self, rows_T: NDArray[np.int32], fanout: int, seed: int, step: int, hop: int, first_node: int
+        self, rows_T: NDArray[np.int32], fanout: int, key: DrawKey
     ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-        indptr_T1, edges_X = weighted_edges(self.csr, self.tables, rows_T, fanout, seed, step, hop, first_node)
+        indptr_T1, edges_X = weighted_edges(self.csr, self.tables, rows_T, fanout, key)
         return indptr_T1, self.csr.indices[edges_X], self.counts_E[edges_X]
 
 

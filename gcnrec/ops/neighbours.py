@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from gcnrec.errors import UsageError
 from gcnrec.graph import Csr
 from gcnrec.ops.arrays import frozen
-from gcnrec.random import Stage
+from gcnrec.random import DrawKey, Stage
 
 MAX_FANOUT = 64
 UNIFORM, WEIGHTED, WALK = 0, 1, 2
@@ -48,7 +48,7 @@ _WORD, _LONG = ir.VectorType(ir.IntType(32), _LANES), ir.VectorType(ir.IntType(6
 
 
 def sample_neighbours(
-    csr: Csr, rows_T: NDArray[np.int32], fanout: int, seed: int, step: int, hop: int, first_node: int
+    csr: Csr, rows_T: NDArray[np.int32], fanout: int, key: DrawKey
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """min(fanout, degree) columns of each of `rows_T`, ascending within a row: (indptr int64 (T+1), indices int32 (X)).
 
@@ -60,12 +60,12 @@ def sample_neighbours(
     rows, indices = frozen(rows_T), frozen(csr.indices)
     _counts(frozen(csr.indptr), rows, fanout, starts_T, degrees_T, indptr_T1)
     indices_X = np.empty(int(indptr_T1[-1]), np.int32)
-    low, last = counter_words(step, hop, UNIFORM)
-    numbers = fanout, np.uint64(seed), low, last
+    low, last = counter_words(key.step, key.hop, UNIFORM)
+    numbers = fanout, np.uint64(key.seed), low, last
     if len(indices_X) >= _PARALLEL:
-        _fill(indices, rows, first_node, starts_T, degrees_T, indptr_T1, *numbers, indices_X, numba.get_num_threads())
+        _fill(indices, rows, key.first_node, starts_T, degrees_T, indptr_T1, *numbers, indices_X, numba.get_num_threads())
     else:
-        _fill_share(indices, rows, first_node, starts_T, degrees_T, indptr_T1, *numbers, indices_X, 0, 1)
+        _fill_share(indices, rows, key.first_node, starts_T, degrees_T, indptr_T1, *numbers, indices_X, 0, 1)
     return indptr_T1, indices_X
 
 

@@ -163,9 +163,26 @@ def scatter_rows(indptr, indices, columns, grad_VD, rows_V, slots, first_row, ro
                     out[j] += scale * grad[own_columns[j]]
 
 
-@numba.njit(parallel=True, cache=True)
-def spans(slots, rows_R, record_K, state_K, slab_bytes, state_slab, weight_at_R, state_at_R, count_R):
+class Places(NamedTuple):
+    """Where rows lie, int64: the first value of each, its first float of state, and how many values it has."""
+
+    weight_at_R: NDArray[np.int64]
+    state_at_R: NDArray[np.int64]
+    count_R: NDArray[np.int64]
+
+
+def spans(
+    slots: Slots, rows_R: NDArray[np.int64], record_K: NDArray[np.int64], state_K: NDArray[np.int64], slab_bytes: int,
+    state_slab: int,
+) -> Places:  # fmt: skip
     """Where the rows' values and state lie, as indices of the arenas, and how many values each has."""
+    places = Places(*(np.empty(len(rows_R), np.int64) for _ in range(3)))
+    _spans(slots, rows_R, record_K, state_K, slab_bytes, state_slab, *places)
+    return places
+
+
+@numba.njit(parallel=True, cache=True)
+def _spans(slots, rows_R, record_K, state_K, slab_bytes, state_slab, weight_at_R, state_at_R, count_R):
     for r in numba.prange(len(rows_R)):
         row = rows_R[r]
         count = np.int64(slots.count_N[row])

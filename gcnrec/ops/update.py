@@ -1,5 +1,6 @@
 """Update rules on the CPU, fused and in place: one pass over the touched rows reads and writes weights and state.
 
+A public function takes `Rows` and `RowGrad`; the kernel below it takes their arrays.
 Rows lie anywhere in flat planes, dense or packed as slots: row r's values are weights[at[r] : at[r] + count[r]], their
 gradient starts at grad[grad_at[r]] and their state at state[state_at[r]], moment after moment. `rows_R` (int64, unique)
 are row numbers, for random rounding and for `last_N` int32, the step of a row's last update; steps count from 1.
@@ -18,6 +19,7 @@ import numba
 import numpy as np
 
 from gcnrec.ops.values import load, store_update
+from gcnrec.rows import AdamSettings, RowGrad, Rows
 
 PLACES = 256
 """Values of a row that are rounded at random each by a draw of its own: (step, row, place), wherever the row lies."""
@@ -44,9 +46,13 @@ def _squares(g):
     return total
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
-def sgd(weights, at_R, count_R, rows_R, grad, grad_at_R, step, rate):
+def sgd(rows: Rows, grad: RowGrad, step: int, rate: float) -> None:
     """w -= rate * g."""
+    _sgd(*_weights(rows), *_gradient(grad), step, np.float32(rate))
+
+
+@numba.njit(parallel=True, cache=True, error_model="numpy")
+def _sgd(weights, at_R, count_R, rows_R, grad, grad_at_R, step, rate):
     for r in numba.prange(len(at_R)):
         count = count_R[r]
         w, g = weights[at_R[r] : at_R[r] + count], grad[grad_at_R[r] : grad_at_R[r] + count]
@@ -54,9 +60,13 @@ def sgd(weights, at_R, count_R, rows_R, grad, grad_at_R, step, rate):
             store_update(w, d, load(w, d) - rate * g[d], step, rows_R[r] * PLACES + d)
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
-def adagrad_row(weights, at_R, count_R, rows_R, state, state_at_R, grad, grad_at_R, step, rate, epsilon):
+def adagrad_row(rows: Rows, grad: RowGrad, step: int, rate: float, epsilon: float) -> None:
     """s += mean(g^2); w -= rate * g / (sqrt(s) + epsilon): one scalar of state per row (Duchi et al. 2011, row-wise)."""
+    _adagrad_row(*_weights(rows), *_state(rows), *_gradient(grad), step, np.float32(rate), np.float32(epsilon))
+
+
+@numba.njit(parallel=True, cache=True, error_model="numpy")
+def _adagrad_row(weights, at_R, count_R, rows_R, state, state_at_R, grad, grad_at_R, step, rate, epsilon):
     for r in numba.prange(len(at_R)):
         count = count_R[r]
         if count == 0:
@@ -69,27 +79,35 @@ def adagrad_row(weights, at_R, count_R, rows_R, state, state_at_R, grad, grad_at
             store_update(w, d, load(w, d) - scale * g[d], step, rows_R[r] * PLACES + d)
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
-def adam(weights, at_R, count_R, rows_R, state, state_at_R, last_N, grad, grad_at_R, step, rate, beta1, beta2, epsilon):
+def adam(rows: Rows, grad: RowGrad, step: int, rate: float, settings: AdamSettings) -> None:
     """Adam (Kingma & Ba 2015) on touched rows only: m and v decay by beta^gap since the row's last update.
 
     State of a row: [m | v]. Bias correction uses the global step; untouched weights do not move.
     """
+    _adam(*_weights(rows), *_state(rows), _last(rows), *_gradient(grad), step, np.float32(rate), *_numbers(settings))
+
+
+@numba.njit(parallel=True, cache=True, error_model="numpy")
+def _adam(weights, at_R, count_R, rows_R, state, state_at_R, last_N, grad, grad_at_R, step, rate, beta1, beta2, epsilon):
     scaled, root = _corrections(step, rate, beta1, beta2)
     new1, new2 = np.float32(1.0) - beta1, np.float32(1.0) - beta2
     for r in numba.prange(len(at_R)):
         gap = step - last_N[rows_R[r]]
         decay1, decay2 = np.float32(beta1**gap), np.float32(beta2**gap)
-        _adam_row(
+        _adam_one(
             weights, at_R[r], count_R[r], rows_R[r], state, state_at_R[r], grad, grad_at_R[r], step, scaled, root,
             decay1, decay2, new1, new2, epsilon,
         )  # fmt: skip
         last_N[rows_R[r]] = step
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
-def adam_row(weights, at_R, count_R, rows_R, state, state_at_R, last_N, grad, grad_at_R, step, rate, beta1, beta2, epsilon):
+def adam_row(rows: Rows, grad: RowGrad, step: int, rate: float, settings: AdamSettings) -> None:
     """Adam with one second moment per row, the mean of g^2; state of a row: [m | v], count + 1 wide. Lazy like `adam`."""
+    _adam_row(*_weights(rows), *_state(rows), _last(rows), *_gradient(grad), step, np.float32(rate), *_numbers(settings))
+
+
+@numba.njit(parallel=True, cache=True, error_model="numpy")
+def _adam_row(weights, at_R, count_R, rows_R, state, state_at_R, last_N, grad, grad_at_R, step, rate, beta1, beta2, epsilon):
     scaled, root = _corrections(step, rate, beta1, beta2)
     new1, new2 = np.float32(1.0) - beta1, np.float32(1.0) - beta2
     for r in numba.prange(len(at_R)):
@@ -110,20 +128,24 @@ def adam_row(weights, at_R, count_R, rows_R, state, state_at_R, last_N, grad, gr
             store_update(w, d, load(w, d) - scale * first, step, rows_R[r] * PLACES + d)
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
-def adam_dense(weights, at_R, count_R, rows_R, state, state_at_R, grad, grad_at_R, step, rate, beta1, beta2, epsilon):
+def adam_dense(rows: Rows, grad: RowGrad, step: int, rate: float, settings: AdamSettings) -> None:
     """Adam on the given rows, touched or not: what torch.optim.Adam does to a dense table. State of a row: [m | v]."""
+    _adam_dense(*_weights(rows), *_state(rows), *_gradient(grad), step, np.float32(rate), *_numbers(settings))
+
+
+@numba.njit(parallel=True, cache=True, error_model="numpy")
+def _adam_dense(weights, at_R, count_R, rows_R, state, state_at_R, grad, grad_at_R, step, rate, beta1, beta2, epsilon):
     scaled, root = _corrections(step, rate, beta1, beta2)
     new1, new2 = np.float32(1.0) - beta1, np.float32(1.0) - beta2
     for r in numba.prange(len(at_R)):
-        _adam_row(
+        _adam_one(
             weights, at_R[r], count_R[r], rows_R[r], state, state_at_R[r], grad, grad_at_R[r], step, scaled, root,
             beta1, beta2, new1, new2, epsilon,
         )  # fmt: skip
 
 
 @numba.njit(inline="always", error_model="numpy")
-def _adam_row(weights, at, count, row, state, state_at, grad, grad_at, step, scaled, root, decay1, decay2, new1, new2, epsilon):
+def _adam_one(weights, at, count, row, state, state_at, grad, grad_at, step, scaled, root, decay1, decay2, new1, new2, epsilon):
     w, g = weights[at : at + count], grad[grad_at : grad_at + count]
     m, v = state[state_at : state_at + count], state[state_at + count : state_at + 2 * count]
     for d in range(count):
@@ -140,3 +162,24 @@ def _corrections(step, rate, beta1, beta2):
     scaled = np.float64(rate) / (1.0 - np.float64(beta1) ** step)
     root = 1.0 / np.sqrt(1.0 - np.float64(beta2) ** step)
     return np.float32(scaled), np.float32(root)
+
+
+def _weights(rows):
+    return rows.weights.numpy(), rows.at_R.numpy(), rows.count_R.numpy(), rows.index_R.numpy()
+
+
+def _state(rows):
+    state = rows.require_state()
+    return state.values.numpy(), state.at_R.numpy()
+
+
+def _last(rows):
+    return rows.require_state().last_N.numpy()
+
+
+def _gradient(grad):
+    return grad.values_X.numpy(), grad.at_R.numpy()
+
+
+def _numbers(settings):
+    return np.float32(settings.beta1), np.float32(settings.beta2), np.float32(settings.epsilon)

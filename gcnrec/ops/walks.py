@@ -11,6 +11,8 @@ Letters: T nodes, X kept neighbours.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -19,28 +21,33 @@ from gcnrec.errors import UsageError
 from gcnrec.graph import Csr
 from gcnrec.ops.arrays import frozen
 from gcnrec.ops.neighbours import WALK, below, counter_words
-from gcnrec.random import philox4x32
+from gcnrec.random import DrawKey, philox4x32
+
+
+@dataclass(frozen=True, slots=True)
+class Walks:
+    """`num_walks` walks of `length` hops from every node; before each hop but the first, one restarts by chance `restart`."""
+
+    num_walks: int
+    length: int
+    restart: float
 
 
 def most_visited(
     there: Csr,
     back: Csr,
     rows_T: NDArray[np.int32],
-    num_walks: int,
-    length: int,
-    restart: float,
+    walks: Walks,
     top: int,
-    seed: int,
-    step: int,
-    first_node: int,
+    key: DrawKey,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
     """The `top` rows of `there` most visited by walks from each of `rows_T`, itself left out; of equal counts, the smaller row.
 
     `there` goes to the other side and `back`, its transpose, returns; where it has no edge, the walk is back at its start.
     Returns (indptr int64 (T+1), rows int32 (X) ascending within each of `rows_T`, visits int32 (X)). Raises UsageError unless
-    walks, length and top are at least 1 and
-    0 <= restart < 1.
+    walks, length and top are at least 1 and 0 <= restart < 1.
     """
+    num_walks, length, restart = walks.num_walks, walks.length, walks.restart
     if min(num_walks, length, top) < 1 or not 0 <= restart < 1:
         raise UsageError(
             f"random walks need num_walks, length and top of at least 1 and 0 <= restart < 1, got {num_walks}, {length}, {top} "
@@ -48,10 +55,10 @@ def most_visited(
         )
     room = min(top, num_walks * length)
     rows, counts = np.empty((len(rows_T), room), np.int32), np.zeros((len(rows_T), room), np.int32)
-    low, last = counter_words(step, 0, WALK)
+    low, last = counter_words(key.step, key.hop, WALK)
     _walk(
-        frozen(there.indptr), frozen(there.indices), frozen(back.indptr), frozen(back.indices), frozen(rows_T), first_node,
-        num_walks, length, int(restart * 2**32), np.uint64(seed), low, last, rows, counts,
+        frozen(there.indptr), frozen(there.indices), frozen(back.indptr), frozen(back.indices), frozen(rows_T), key.first_node,
+        num_walks, length, int(restart * 2**32), np.uint64(key.seed), low, last, rows, counts,
     )  # fmt: skip
     kept = counts > 0
     return np.concatenate([[0], np.cumsum(kept.sum(1))]), rows[kept], counts[kept]

@@ -21,7 +21,8 @@ from gcnrec.errors import DataError
 from gcnrec.interactions import Vocabulary
 from gcnrec.system.files import atomic_file
 from gcnrec.system.tensors import save_tensors
-from gcnrec.tables.slots import VALUE_BYTES, SlotTable
+from gcnrec.tables.arena import VALUE_BYTES
+from gcnrec.tables.slots import SlotTable
 
 FORMAT, VERSION = "gcnrec-slots", "1"
 _HEADER = ("format", "version", "num_rows", "width", "budget_values", "dtype", "order")

@@ -16,6 +16,7 @@ from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.ops.compact import NodeSet
 from gcnrec.ops.directions import Direction, uniform
 from gcnrec.ops.neighbours import check_fanout
+from gcnrec.random import DrawKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +125,8 @@ class NeighbourSampler:
         of_users, of_items = self.directions
         first_item = self.graph.num_users
         users_T, items_T = targets_T[:num_users].astype(np.int32), (targets_T[num_users:] - first_item).astype(np.int32)
-        indptr, items_X, items_count_X = of_users.draw(users_T, fanout, self.seed, step, hop, 0)
-        later, users_X, users_count_X = of_items.draw(items_T, fanout, self.seed, step, hop, first_item)
+        indptr, items_X, items_count_X = of_users.draw(users_T, fanout, DrawKey(self.seed, step, hop, 0))
+        later, users_X, users_count_X = of_items.draw(items_T, fanout, DrawKey(self.seed, step, hop, first_item))
         self._sources.mark(items_X, first_item)
         self._sources.mark(users_X)
         weights_X = None

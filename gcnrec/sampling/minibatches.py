@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 
@@ -34,24 +34,22 @@ def minibatches(sampler: EdgeSampler, epoch: int, table: StepTable, waits: Waits
     steps = sampler.steps_per_epoch
     with ThreadPoolExecutor(1, "gcnrec-sampler", numba.set_num_threads, (1,)) as thread:  # training has the other cores
         drawn: list[Future[Batch]] = []
+        announced: list[Batch] = []
         try:
             for index in range(first, steps):
-                for ahead in range(index + len(drawn), min(index + AHEAD + 1, steps)):
+                for ahead in range(index + len(announced) + len(drawn), min(index + AHEAD + 1, steps)):
                     drawn.append(thread.submit(sampler.batch, epoch, ahead))
-                batch = _taken(drawn[0], waits)
-                if index == first:
-                    table.prefetch(batch.rows_R)
-                if index + 1 < steps:
-                    table.prefetch(_taken(drawn[1], waits).rows_R)
-                drawn.pop(0)
-                yield batch
+                while len(announced) < min(2, steps - index):
+                    announced.append(_announced(drawn.pop(0), table, waits))
+                yield announced.pop(0)
         finally:
             for future in drawn:
                 future.cancel()
 
 
-def _taken(future: Future[Batch], waits: Waits) -> Batch:
+def _announced(future: Future[Batch], table: StepTable, waits: Waits) -> Batch:
+    """The drawn batch, its rows on their way."""
     begun = time.perf_counter()
     batch = future.result()
     waits.seconds += time.perf_counter() - begun
-    return batch
+    return replace(batch, ticket=table.prefetch(batch.rows_R))

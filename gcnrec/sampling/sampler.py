@@ -18,6 +18,7 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.alias import AliasTable
 from gcnrec.ops.sample import negatives, popularity_table
 from gcnrec.random import Stage, shuffled
+from gcnrec.rows import Ticket
 from gcnrec.sampling.blocks import Block, BlockSampler, without
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Batch:
     """A step's triples and nodes: `nodes_V` int64 ascending and unique, users before items (item + U).
 
     `users_B`, `positives_B`, `negatives_BN` are positions in `nodes_V`; `num_users` of its entries are users.
-    `rows_R` are the table rows to read, ascending and unique: `nodes_V`, and what the hops of `blocks` reach from there.
+    `ticket` reads the table rows `rows_R`, ascending and unique: `nodes_V`, and what the hops of `blocks` reach from there.
     """
 
     step: int
@@ -49,8 +50,12 @@ class Batch:
     users_B: NDArray[np.int64]
     positives_B: NDArray[np.int64]
     negatives_BN: NDArray[np.int64]
-    rows_R: NDArray[np.int64]
+    ticket: Ticket
     blocks: tuple[Block, ...]
+
+    @property
+    def rows_R(self) -> NDArray[np.int64]:
+        return self.ticket.rows_R
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class EdgeSampler:
         sampled = self.neighbours.sample(batch.nodes_V, batch.num_users, step)
         if self.exclude_positives:
             sampled = without(sampled, triples.users_B, triples.positives_B, self.graph)
-        return replace(batch, rows_R=sampled.rows_R, blocks=sampled.blocks)
+        return replace(batch, ticket=Ticket(sampled.rows_R), blocks=sampled.blocks)
 
     def _negatives(self, users_B: NDArray[np.int32], step: int) -> NDArray[np.int32]:
         if self.popularity is None:
@@ -142,6 +147,6 @@ def _located(step: int, triples: Triples, num_users: int) -> Batch:
         where[:size],
         where[size : 2 * size],
         where[2 * size :].reshape(triples.negatives_BN.shape),
-        nodes_V,
+        Ticket(nodes_V),
         (),
     )

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph, Csr
-from gcnrec.ops.walks import most_visited
+from gcnrec.ops.walks import Walks, most_visited
+from gcnrec.random import DrawKey
 from gcnrec.sampling.blocks import Block, Sampled
 
 
@@ -62,6 +63,5 @@ class WalkSampler:
     def _walk(
         self, there: Csr, back: Csr, rows_T: NDArray[np.int64], top: int, step: int, first_node: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
-        return most_visited(
-            there, back, rows_T.astype(np.int32), self.num_walks, self.length, self.restart, top, self.seed, step, first_node
-        )
+        walks, key = Walks(self.num_walks, self.length, self.restart), DrawKey(self.seed, step, 0, first_node)
+        return most_visited(there, back, rows_T.astype(np.int32), walks, top, key)

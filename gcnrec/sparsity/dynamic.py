@@ -16,7 +16,8 @@ from gcnrec.sparsity.exchange import Change, Newborn, exchange_in_rows, nothing_
 from gcnrec.sparsity.first_support import Keys, magnitude_keys
 from gcnrec.sparsity.policy import Gradients, Moment, steepest
 from gcnrec.sparsity.row_counts import check_room, even_counts, full_records, power_counts
-from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.tables.arena import SlotBlock
+from gcnrec.tables.slots import SlotTable
 
 
 @dataclass(frozen=True)

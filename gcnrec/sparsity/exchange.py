@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from gcnrec.sparsity.merge import merged_places
 from gcnrec.sparsity.select import Cut, bar_cells, cut_at, exchange_marks, group_marks
-from gcnrec.tables.slots import SlotBlock, SlotTable, in_blocks
+from gcnrec.tables.arena import SlotBlock
+from gcnrec.tables.slots import SlotTable, in_blocks
 
 _INFINITY = 0x7F800000
 """The largest key of a score."""

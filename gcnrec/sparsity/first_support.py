@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from gcnrec.random import Stage, uniform
 from gcnrec.sparsity.select import largest_columns
-from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.tables.arena import SlotBlock
+from gcnrec.tables.slots import SlotTable
 
 Tiles = Callable[[int, int], torch.Tensor]
 """Rows first .. last-1 of a dense start, float32 (last - first, D)."""

@@ -16,7 +16,7 @@ from gcnrec.errors import UsageError
 from gcnrec.ops.slots import fill_records
 from gcnrec.sparsity.first_support import choose
 from gcnrec.sparsity.select import bar_cells, cut_at
-from gcnrec.tables.slots import RECORD_BYTES, VALUE_BYTES
+from gcnrec.tables.arena import RECORD_BYTES, VALUE_BYTES
 
 _BLOCK = 1 << 16
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph
+from gcnrec.rows import Ticket
 from gcnrec.sampling.sampler import Batch
 from gcnrec.sparsity.policy import Moment, Policy
 from gcnrec.steps.step import Step
@@ -95,7 +96,7 @@ class Explorer:
     def _watch(self) -> None:
         # The "gradient" at the slots of rows that hold their own column numbers is the slots' columns.
         numbers_RD = torch.arange(self._table.width, dtype=torch.float32).repeat(len(self._sample), 1)
-        columns_X = self._table.stored(self._sample, numbers_RD).values_X.long()
+        columns_X = self._table.stored(Ticket(self._sample), numbers_RD).values_X.long()
         counts_R = torch.from_numpy(self._table.counts_N[self._sample].astype(np.int64))
         self._ever_active[torch.repeat_interleave(torch.arange(len(counts_R)), counts_R), columns_X] = 1
 

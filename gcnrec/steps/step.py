@@ -43,7 +43,7 @@ class Step:
         value = finite(batch.step, loss, gradients)
         if self.rule.every_row:
             grad = every_row(grad, self.table.num_rows, self.table.width)
-        rows = self.rule.update(self.table.read(grad.rows_R, with_state=True), grad, batch.step, rate)
+        rows = self.rule.update(self.table.read(grad.ticket, with_state=True), grad, batch.step, rate)
         self.table.write(rows)
         if self.layer_optimizer is not None:
             for group in self.layer_optimizer.param_groups:

@@ -23,9 +23,9 @@ from gcnrec.errors import DataError
 from gcnrec.graph import Csr
 from gcnrec.ops.gather import gather, padded
 from gcnrec.ops.propagate import propagate_rows, scatter_rows
-from gcnrec.queues import Spans
-from gcnrec.tables.rows import RowGrad, Rows, State
-from gcnrec.tables.staged import StagedDense
+from gcnrec.queues import Device
+from gcnrec.rows import RowGrad, Rows, State, Ticket
+from gcnrec.tables.staged import LocatedDense, Plane
 
 LINE_BYTES = 128
 """Rows start on (or evenly share) lines of this size, the unit of a zero-copy read from a GPU."""
@@ -56,17 +56,17 @@ class StepTable(Protocol):
     @property
     def width(self) -> int: ...
 
-    def prefetch(self, rows_R: NDArray[np.int64]) -> None:
-        """Rows that the next step will read, announced while this one trains."""
+    def prefetch(self, rows_R: NDArray[np.int64]) -> Ticket:
+        """Announce rows that the next step reads while this one trains: the ticket reads them."""
         ...
 
-    def read(self, rows_R: NDArray[np.int64], with_state: bool) -> Rows: ...
+    def read(self, ticket: Ticket, with_state: bool) -> Rows: ...
 
     def decode(self, rows: Rows) -> torch.Tensor:
         """The rows as a new dense tile, float32 (R, D)."""
         ...
 
-    def stored(self, rows_R: NDArray[np.int64], tile_RD: torch.Tensor) -> RowGrad:
+    def stored(self, ticket: Ticket, tile_RD: torch.Tensor) -> RowGrad:
         """The gradient of the stored values, from that of whole rows."""
         ...
 
@@ -195,12 +195,12 @@ class DenseTable:
     def max_values_seen(self) -> int:
         return self.num_values
 
-    def read(self, rows_R: NDArray[np.int64], with_state: bool) -> Rows:
-        index_R = torch.from_numpy(rows_R)
-        counts_R, state = torch.full((len(rows_R),), self.width), None
+    def read(self, ticket: Ticket, with_state: bool) -> Rows:
+        index_R = torch.from_numpy(ticket.rows_R)
+        counts_R, state = torch.full((len(index_R),), self.width), None
         if with_state:
             state = State(_flat(self._state), index_R * _pitch(self._state), self._last)
-        return Rows(rows_R, index_R, _flat(self._weights), index_R * _pitch(self._weights), counts_R, state)
+        return Rows(ticket, index_R, _flat(self._weights), index_R * _pitch(self._weights), counts_R, state)
 
     def decode(self, rows: Rows) -> torch.Tensor:
         return gather(self._weights, rows.rows_R)
@@ -208,8 +208,9 @@ class DenseTable:
     def write(self, rows: Rows) -> None:
         """Nothing to do: `read` handed out the planes themselves."""
 
-    def prefetch(self, rows_R: NDArray[np.int64]) -> None:
-        """Nothing to do: rows are read where they lie."""
+    def prefetch(self, rows_R: NDArray[np.int64]) -> Ticket:
+        """A ticket alone: rows are read where they lie."""
+        return Ticket(rows_R)
 
     def drained(self) -> DenseTable:
         return self
@@ -222,36 +223,23 @@ class DenseTable:
         """Rows, then their state."""
         return tuple((_flat(plane), len(_flat(plane))) for plane in (self._weights, self._state))
 
-    def index(self) -> tuple[torch.Tensor, ...]:
-        """Nothing: a row's number is its place."""
-        return ()
-
-    def spans(self, index_R: torch.Tensor, index: tuple[torch.Tensor, ...]) -> tuple[Spans, ...]:
-        return tuple(
-            Spans(_flat(plane), index_R * _pitch(plane), torch.full_like(index_R, plane.shape[1]))
-            for plane in (self._weights, self._state)
-        )
+    def located_on(self, device: Device) -> LocatedDense:
+        """A row's number is its place."""
+        return LocatedDense(*(Plane(_flat(plane), _pitch(plane), plane.shape[1]) for plane in (self._weights, self._state)))
 
     def sizes(self, rows_R: NDArray[np.int64]) -> tuple[int, ...]:
         return len(rows_R) * self.width, len(rows_R) * self._state.shape[1]
 
-    def staged(
-        self, rows_R: NDArray[np.int64], index_R: torch.Tensor, copies: tuple[Spans, ...], index: tuple[torch.Tensor, ...],
-        last_N: torch.Tensor,
-    ) -> StagedDense:  # fmt: skip
-        weights, state = copies
-        return StagedDense(rows_R, index_R, self.width, weights, state, last_N)
-
     def columns(self, first: int, last: int) -> torch.Tensor:
         return self._weights[:, first:last]
 
-    def stored(self, rows_R: NDArray[np.int64], tile_RD: torch.Tensor) -> RowGrad:
-        return RowGrad(rows_R, tile_RD.contiguous().view(-1), torch.arange(len(rows_R)) * self.width)
+    def stored(self, ticket: Ticket, tile_RD: torch.Tensor) -> RowGrad:
+        return RowGrad(ticket, tile_RD.contiguous().view(-1), torch.arange(len(ticket.rows_R)) * self.width)
 
     def empty_gradient(self) -> RowGrad:
         if self._grad is None:  # kept, because fresh memory costs a page fault every 4 KiB
             self._grad = torch.empty(self.num_rows, self.width)
-        return self.stored(np.arange(self.num_rows), self._grad.zero_())
+        return self.stored(Ticket(np.arange(self.num_rows)), self._grad.zero_())
 
     def add_rows(self, grad: RowGrad, rows_R: NDArray[np.int64], tile_RD: torch.Tensor) -> None:
         self._tile(grad).index_add_(0, torch.from_numpy(rows_R), tile_RD)

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DeviceError
 from gcnrec.queues import Device, Mark, Spans
+from gcnrec.rows import RowGrad, Rows, Ticket
 from gcnrec.tables.dense import Table
 from gcnrec.tables.hot_rows import Prefixes
-from gcnrec.tables.rows import RowGrad, Rows
-from gcnrec.tables.staged import StagedRows
+from gcnrec.tables.staged import Located, RowSpans, StagedRows
 
 ROW_UNIT = 4
 """Bytes of what `HostTable.sizes` and spans count in."""
@@ -45,23 +45,12 @@ class HostTable(Table, Protocol):
         """The flat memories, and how much of each is in use."""
         ...
 
-    def index(self) -> tuple[torch.Tensor, ...]:
-        """What finding rows needs, small enough to be kept on a device."""
-        ...
-
-    def spans(self, index_R: torch.Tensor, index: tuple[torch.Tensor, ...]) -> tuple[Spans, ...]:
-        """Where rows lie in the memories; `index_R` and `index` on a device."""
+    def located_on(self, device: Device) -> Located:
+        """Where its rows lie, as a device finds them."""
         ...
 
     def sizes(self, rows_R: NDArray[np.int64]) -> tuple[int, ...]:
         """Lengths of all `spans` together, one number a memory, known to the host."""
-        ...
-
-    def staged(
-        self, rows_R: NDArray[np.int64], index_R: torch.Tensor, copies: tuple[Spans, ...], index: tuple[torch.Tensor, ...],
-        last_N: torch.Tensor,
-    ) -> StagedRows:  # fmt: skip
-        """Rows whose `spans` were copied to `copies`."""
         ...
 
 
@@ -69,9 +58,9 @@ class HostTable(Table, Protocol):
 class _Staged:
     """A batch's rows: `copies`, and where each part of them is at home: in host memory or in the cache."""
 
-    rows_R: NDArray[np.int64]
+    ticket: Ticket
     rows: StagedRows
-    copies: tuple[Spans, ...]
+    copies: RowSpans
     homes: tuple[tuple[Spans, Spans], ...]
 
 
@@ -103,8 +92,7 @@ class _Leaving:
 
 
 class PipelinedTable:
-    """`host` behind a device's queues. A step reads, decodes and writes the rows of one batch; `prefetch` announces the next.
-    The array `rows_R` is the batch's name: the same one must be given to `prefetch` and to everything in the step.
+    """`host` behind a device's queues. A step reads, decodes and writes the rows of one ticket; `prefetch` announces the next.
 
     Whole-table work (export, exploration, checkpoints) is that of `drained()`.
     """
@@ -112,32 +100,34 @@ class PipelinedTable:
     def __init__(self, host: HostTable, device: Device, hot: Prefixes | None = None) -> None:
         self._host, self._device = host, device
         self._hot = hot if hot is not None and len(hot.rows_H) else None
-        self._adopt()  # at once: what cannot be pinned is told before training begins
+        self._adopt()  # at once: memory that cannot be pinned is reported before training begins
         self._last_N = device.resident(host.last_N)
-        self._index: tuple[torch.Tensor, ...] | None = None
-        self._cache: tuple[Spans, ...] = ()
+        self._located: Located | None = None
+        self._cache: RowSpans | None = None
         self._moved = Traffic()
         self._lines = device.resident(torch.zeros((), dtype=torch.int64))
-        self._arriving: deque[_Arriving] = deque()
+        self._arriving: dict[Ticket, _Arriving] = {}
         self._leaving: deque[_Leaving] = deque()
-        self._announced: list[NDArray[np.int64]] = []
+        self._announced: list[Ticket] = []
         self._written = 0
         self._current: _Staged | None = None
         self.num_rows, self.width = host.num_rows, host.width
 
-    def prefetch(self, rows_R: NDArray[np.int64]) -> None:
+    def prefetch(self, rows_R: NDArray[np.int64]) -> Ticket:
         """Begin to read `rows_R` and their state."""
-        self._announced.append(rows_R)
+        ticket = Ticket(rows_R)
+        self._announced.append(ticket)
         self._begin()
+        return ticket
 
     def _begin(self) -> None:
         """Begin to read what was announced, and again what the last drain interrupted."""
-        for rows_R in self._announced:
-            self._arriving.append(self._reading(rows_R))
+        for ticket in self._announced:
+            self._arriving[ticket] = self._reading(ticket)
         self._announced.clear()
 
-    def _reading(self, rows_R: NDArray[np.int64]) -> _Arriving:
-        device, reads, index = self._device, self._device.reads, self._located()
+    def _reading(self, ticket: Ticket) -> _Arriving:
+        device, reads, located, rows_R = self._device, self._device.reads, self._locate(), ticket.rows_R
         # All but the last write must be over, so that no more than two steps' rows need patching.
         behind = self._written - 1
         for leaving in self._leaving:
@@ -145,23 +135,26 @@ class PipelinedTable:
                 reads.after(leaving.mark)
         with device.within(reads):
             index_R = device.place(rows_R)
-            host = self._host.spans(index_R, index)
-            empty = [device.empty(size, span.memory) for size, span in zip(self._host.sizes(rows_R), host, strict=True)]
-            copies = tuple(span.packed_in(memory) for span, memory in zip(host, empty, strict=True))
+            host = located.spans(index_R)
+            copies = self._room_for(host, self._host.sizes(rows_R))
             homes = self._homes(rows_R, host, copies)
             for home, copy in homes:
                 device.copy(reads, home, copy)  # copy: of this batch's rows, over PCIe
-            rows = self._host.staged(rows_R, index_R, copies, index, self._last_N)
-        return _Arriving(_Staged(rows_R, rows, copies, homes), reads.mark(), behind)
+            rows = located.staged(ticket, index_R, copies, self._last_N)
+        return _Arriving(_Staged(ticket, rows, copies, homes), reads.mark(), behind)
 
-    def _homes(
-        self, rows_R: NDArray[np.int64], host: tuple[Spans, ...], copies: tuple[Spans, ...]
-    ) -> tuple[tuple[Spans, Spans], ...]:
+    def _room_for(self, host: RowSpans, sizes: tuple[int, ...]) -> RowSpans:
+        """Fresh memory of the device for copies of `host`."""
+        empty = [self._device.empty(size, span.memory) for size, span in zip(sizes, host, strict=True)]
+        return RowSpans(*(span.packed_in(memory) for span, memory in zip(host, empty, strict=True)))
+
+    def _homes(self, rows_R: NDArray[np.int64], host: RowSpans, copies: RowSpans) -> tuple[tuple[Spans, Spans], ...]:
         """Where rows come from and go back to, with the part of the copies that is theirs."""
         pairs = tuple(zip(host, copies, strict=True))
         self._moved.rows += len(rows_R)
         cold_R = rows_R
-        if self._hot is not None:
+        cached: tuple[tuple[Spans, Spans], ...] = ()
+        if self._hot is not None and self._cache is not None:
             hot, places, cold = self._hot.split(rows_R)
             cold_R = rows_R[cold]
             self._moved.cached_rows += len(hot)
@@ -171,32 +164,31 @@ class PipelinedTable:
         self._moved.bytes += ROW_UNIT * sum(self._host.sizes(cold_R))
         for home, _ in pairs:
             self._lines += _lines(home)
-        return pairs if self._hot is None else pairs + cached
+        return pairs + cached
 
-    def _located(self) -> tuple[torch.Tensor, ...]:
-        """Where rows are, on the device; asked of the host again after whole-table work, which may have moved them."""
-        if self._index is None:
+    def _locate(self) -> Located:
+        """Where rows are; asked of the host again after whole-table work, which may have moved them."""
+        if self._located is None:
             device, reads = self._device, self._device.reads
             self._adopt()
             if self._last_N is not self._host.last_N:
                 self._last_N.copy_(self._host.last_N)  # copy: four bytes a row; a checkpoint may have been put back
                 device.compute.mark().finish()
-            self._index = tuple(device.resident(values) for values in self._host.index())
+            self._located = self._host.located_on(device)
             if self._hot is not None:
                 with device.within(reads):
-                    self._cache = self._filled(self._hot, self._index)
-        return self._index
+                    self._cache = self._filled(self._hot, self._located)
+        return self._located
 
     def _adopt(self) -> None:
         for memory, length in self._host.memories():
             self._device.adopt(memory, length)
 
-    def _filled(self, hot: Prefixes, index: tuple[torch.Tensor, ...]) -> tuple[Spans, ...]:
+    def _filled(self, hot: Prefixes, located: Located) -> RowSpans:
         device, rows_H = self._device, hot.rows_H
-        host = self._host.spans(device.place(rows_H), index)
-        sizes = self._host.sizes(rows_H)
+        host, sizes = located.spans(device.place(rows_H)), self._host.sizes(rows_H)
         try:
-            cache = tuple(span.packed_in(device.empty(size, span.memory)) for size, span in zip(sizes, host, strict=True))
+            cache = self._room_for(host, sizes)
         except torch.OutOfMemoryError:
             raise DeviceError(
                 f"{len(rows_H):,} rows and their state should be kept on the GPU, and it has no room for these "
@@ -208,11 +200,11 @@ class PipelinedTable:
 
     def _flush(self) -> None:
         """Send the cached rows home: the cache alone has their updates."""
-        if self._hot is None or self._index is None:
+        if self._hot is None or self._located is None or self._cache is None:
             return
         device, writes = self._device, self._device.writes
         with device.within(writes):
-            host = self._host.spans(device.place(self._hot.rows_H), self._index)
+            host = self._located.spans(device.place(self._hot.rows_H))
             for span, copy in zip(host, self._cache, strict=True):
                 device.copy(writes, copy, span)  # copy: the cached rows, before every whole-table work
         writes.mark().finish()
@@ -223,19 +215,19 @@ class PipelinedTable:
         self._moved.lines = int(self._lines)
         return self._moved
 
-    def read(self, rows_R: NDArray[np.int64], with_state: bool) -> Rows:
-        """The rows of the current batch, where the device has them. Other rows than before begin a new batch."""
-        return self._at(rows_R).rows.read(with_state)
+    def read(self, ticket: Ticket, with_state: bool) -> Rows:
+        """The rows of the ticket, where the device has them. Another ticket than before begins a new batch."""
+        return self._at(ticket).rows.read(with_state)
 
     def decode(self, rows: Rows) -> torch.Tensor:
-        return self._at(rows.rows_R).rows.decode()
+        return self._at(rows.ticket).rows.decode()
 
-    def stored(self, rows_R: NDArray[np.int64], tile_RD: torch.Tensor) -> RowGrad:
-        return self._at(rows_R).rows.stored(tile_RD)
+    def stored(self, ticket: Ticket, tile_RD: torch.Tensor) -> RowGrad:
+        return self._at(ticket).rows.stored(tile_RD)
 
     def write(self, rows: Rows) -> None:
         """Send the current batch's rows back, after everything that was asked of them."""
-        staged, writes = self._at(rows.rows_R), self._device.writes
+        staged, writes = self._at(rows.ticket), self._device.writes
         writes.after(self._device.compute.mark())
         for home, copy in staged.homes:
             self._device.copy(writes, copy, home)  # copy: of this batch's rows, over PCIe
@@ -246,35 +238,29 @@ class PipelinedTable:
     def drained(self) -> HostTable:
         """The host table with every update in it. Rows on their way are read again afterwards."""
         # synchronize: whole-table work reads host memory.
-        for arriving in self._arriving:
+        for arriving in self._arriving.values():
             arriving.mark.finish()
         for leaving in self._leaving:
             leaving.mark.finish()
         self._device.compute.mark().finish()
         self._flush()
-        self._announced = [arriving.staged.rows_R for arriving in self._arriving] + self._announced
+        self._announced = [*self._arriving, *self._announced]
         self._arriving.clear()
         self._leaving.clear()
-        self._current = self._index = None
-        self._cache = ()
+        self._current = self._located = self._cache = None
         if self._last_N is not self._host.last_N:
             self._host.last_N.copy_(self._last_N)  # copy: four bytes a row
         return self._host
 
-    def _at(self, rows_R: NDArray[np.int64]) -> _Staged:
-        # The array itself is the batch's name: the next batch may well have the same rows.
-        if self._current is None or rows_R is not self._current.rows_R:
-            self._current = self._arrived(rows_R)
+    def _at(self, ticket: Ticket) -> _Staged:
+        if self._current is None or ticket != self._current.ticket:
+            self._current = self._arrived(ticket)
         return self._current
 
-    def _arrived(self, rows_R: NDArray[np.int64]) -> _Staged:
+    def _arrived(self, ticket: Ticket) -> _Staged:
         """The rows, all as the last update left them."""
         self._begin()
-        arriving = next((each for each in self._arriving if each.staged.rows_R is rows_R), None)
-        if arriving is None:  # not announced: read while everyone waits
-            arriving = self._reading(rows_R)
-        else:
-            self._arriving.remove(arriving)
+        arriving = self._arriving.pop(ticket, None) or self._reading(ticket)  # not announced: read while everyone waits
         staged = arriving.staged
         self._device.compute.after(arriving.mark)
         for leaving in self._leaving:
@@ -285,7 +271,7 @@ class PipelinedTable:
 
     def _patch(self, earlier: _Staged, later: _Staged) -> None:
         """Rows of both, from the earlier batch's copies: rows keep their lengths between explorations."""
-        _, here, there = np.intersect1d(earlier.rows_R, later.rows_R, assume_unique=True, return_indices=True)
+        _, here, there = np.intersect1d(earlier.ticket.rows_R, later.ticket.rows_R, assume_unique=True, return_indices=True)
         device = self._device
         places = device.place(here), device.place(there)
         for source, target in zip(earlier.copies, later.copies, strict=True):
@@ -293,7 +279,7 @@ class PipelinedTable:
 
     def _forget(self) -> None:
         """Drop what no batch on its way can have missed; the last write but one is what the next read waits for."""
-        needed = min([self._written - 2, *(arriving.behind for arriving in self._arriving)])
+        needed = min([self._written - 2, *(arriving.behind for arriving in self._arriving.values())])
         while self._leaving and self._leaving[0].number <= needed:
             self._leaving.popleft()
 

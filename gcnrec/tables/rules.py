@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from gcnrec.device import Rules, ops_for
-from gcnrec.tables.rows import RowGrad, Rows, State
+from gcnrec.device import ops_for
+from gcnrec.rows import AdamSettings, RowGrad, Rows, Rules
 
 if TYPE_CHECKING:
     from gcnrec.config import Optimizer
@@ -40,7 +38,7 @@ class Sgd:
         return 0
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
-        _rules(rows).sgd(*_weights(rows), *_gradient(grad), step, np.float32(rate))
+        _rules(rows).sgd(rows, grad, step, rate)
         return rows
 
 
@@ -55,65 +53,49 @@ class AdagradRow:
         return 1
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
-        state = _state(rows)
-        _rules(rows).adagrad_row(
-            *_weights(rows), state.values, state.at_R, *_gradient(grad), step, np.float32(rate), np.float32(self.epsilon)
-        )
+        _rules(rows).adagrad_row(rows, grad, step, rate, self.epsilon)
         return rows
 
 
 @dataclass(frozen=True)
-class Adam:
+class Adam(AdamSettings):
     """Adam on touched rows; moments decay by the steps since a row's last update."""
 
-    beta1: float
-    beta2: float
-    epsilon: float
     every_row = False
 
     def state_width(self, width: int) -> int:
         return 2 * width
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
-        _lazy_adam(_rules(rows).adam, self, rows, grad, step, rate)
+        _rules(rows).adam(rows, grad, step, rate, self)
         return rows
 
 
 @dataclass(frozen=True)
-class AdamRow:
+class AdamRow(AdamSettings):
     """`Adam` with one second moment per row."""
 
-    beta1: float
-    beta2: float
-    epsilon: float
     every_row = False
 
     def state_width(self, width: int) -> int:
         return width + 1
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
-        _lazy_adam(_rules(rows).adam_row, self, rows, grad, step, rate)
+        _rules(rows).adam_row(rows, grad, step, rate, self)
         return rows
 
 
 @dataclass(frozen=True)
-class AdamDense:
+class AdamDense(AdamSettings):
     """Adam on every row at every step, as published recipes run it."""
 
-    beta1: float
-    beta2: float
-    epsilon: float
     every_row = True
 
     def state_width(self, width: int) -> int:
         return 2 * width
 
     def update(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> Rows:
-        state = _state(rows)
-        _rules(rows).adam_dense(
-            *_weights(rows), state.values, state.at_R, *_gradient(grad), step,
-            np.float32(rate), np.float32(self.beta1), np.float32(self.beta2), np.float32(self.epsilon),
-        )  # fmt: skip
+        _rules(rows).adam_dense(rows, grad, step, rate, self)
         return rows
 
 
@@ -147,27 +129,5 @@ def learning_rate(settings: Optimizer, step: int, total_steps: int) -> float:
     return settings.learning_rate * warmup * (settings.final_rate + (1.0 - settings.final_rate) * share)
 
 
-def _lazy_adam(kernel, rule: Adam | AdamRow, rows: Rows, grad: RowGrad, step: int, rate: float) -> None:  # type: ignore[no-untyped-def]
-    state = _state(rows)
-    kernel(
-        *_weights(rows), state.values, state.at_R, state.last_N, *_gradient(grad), step,
-        np.float32(rate), np.float32(rule.beta1), np.float32(rule.beta2), np.float32(rule.epsilon),
-    )  # fmt: skip
-
-
 def _rules(rows: Rows) -> Rules:
-    return ops_for(rows.weights.device).rules
-
-
-def _weights(rows: Rows) -> tuple[Any, ...]:
-    return rows.weights, rows.at_R, rows.count_R, rows.index_R
-
-
-def _gradient(grad: RowGrad) -> tuple[Any, ...]:
-    return grad.values_X, grad.at_R
-
-
-def _state(rows: Rows) -> State:
-    if rows.state is None:
-        raise ValueError("rows were read without their state; read them with_state=True before an update")
-    return rows.state
+    return ops_for(rows.index_R.device).rules  # weights may lie in host memory that the device reads

@@ -22,7 +22,7 @@ from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.models.mf import MatrixFactorisation
 from gcnrec.models.ngcf import Ngcf
-from gcnrec.models.node_encoder import NodeEncoder
+from gcnrec.models.node_encoder import IdDropout, NodeEncoder
 from gcnrec.models.node_inputs import Features, NodeInputs
 from gcnrec.models.objective import objective_of
 from gcnrec.models.pooling import Means, Visits, WeightedMeans
@@ -148,12 +148,13 @@ def inductive_encoder(
         raise UsageError("model.inputs = 'features' needs features; ingest with --item-features or --user-features")
     read = Features() if model.inputs == "rows" else features
     inputs = NodeInputs(graph, read, width, model.inputs != "features", model.feature_scale or model.start_scale)
+    dropout = IdDropout(model.id_dropout, seed)
     if model.name == "pinsage":
         convolutions, head = pinsage_convolutions(model.layers, width, seed), PinSageHead(width, seed)
-        return NodeEncoder(inputs, convolutions, head, Visits(_walks(job, graph)), width, model.id_dropout, seed, scratch)
+        return NodeEncoder(inputs, convolutions, head, Visits(_walks(job, graph)), dropout, scratch)
     layers = sage_convolutions(model.layers, width)
     means = Means(graph) if weights is None else WeightedMeans(graph, weights)
-    return NodeEncoder(inputs, layers, torch.nn.Identity(), means, width, model.id_dropout, seed, scratch)
+    return NodeEncoder(inputs, layers, torch.nn.Identity(), means, dropout, scratch)
 
 
 def _neighbour_weights(job: Job, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None) -> EdgeWeights | None:

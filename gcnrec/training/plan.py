@@ -17,9 +17,9 @@ from gcnrec.sparsity.first_support import Keys, magnitude_keys, random_keys
 from gcnrec.sparsity.policy import Policy
 from gcnrec.sparsity.published import Dsl, Gradual, Pattern, RandomGrowth, Rigl, SparseRec, Static
 from gcnrec.steps.start import Start
+from gcnrec.tables.arena import VALUE_BYTES
 from gcnrec.tables.placement import Placement, uses_gpu
 from gcnrec.tables.rules import Rule, learning_rate, rule_of
-from gcnrec.tables.slots import VALUE_BYTES
 
 _PUBLISHED_RATIO = {"dsl": 0.5, "dynamic": 0.1}
 SERVED_SHARE = 0.15

@@ -27,6 +27,7 @@ from gcnrec.bench.contenders.gathered import Pageable, Pinned, Prefetched
 from gcnrec.bench.graphs import synthetic
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.lightgcn import LightGcn
+from gcnrec.rows import Ticket
 
 SIZE = (60, 50, 900)
 CPU = torch.device("cpu")
@@ -102,7 +103,7 @@ def test_the_peers_loss_is_ours():
 def test_slots_hold_a_quarter_of_the_start():
     of = task()
     table = slots(of)
-    rows_ND = table.decode(table.read(np.arange(table.num_rows), with_state=False))
+    rows_ND = table.decode(table.read(Ticket(np.arange(table.num_rows)), with_state=False))
     stored = rows_ND != 0
     assert (stored.sum(1) == 4).all() and torch.equal(rows_ND[stored], of.start_ND[stored])
 

@@ -12,6 +12,7 @@ import torch
 from gcnrec.bench import gather as bench
 from gcnrec.bench import harness
 from gcnrec.bench.harness import measure
+from gcnrec.rows import Ticket
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def test_rows(monkeypatch):
 def test_the_table_is_a_quarter_full_and_both_forms_are_equal():
     task = bench.task_of(300, 64, 50)
     assert (task.dense_ND.count_nonzero(1) == 16).all() and task.slots.num_values == 300 * 16
-    assert torch.equal(task.slots.decode(task.slots.read(np.arange(300), with_state=False)), task.dense_ND)
+    assert torch.equal(task.slots.decode(task.slots.read(Ticket(np.arange(300)), with_state=False)), task.dense_ND)
     assert (np.diff(task.rows_R) > 0).all() and len(task.rows_R) == 50
 
 

@@ -15,8 +15,11 @@ from gcnrec.cuda import topk as cuda_topk
 from gcnrec.cuda import update as cuda_update
 from gcnrec.graph import csr_from_edges, transpose
 from gcnrec.ops import neighbours, propagate, reduce, slots, topk, update
+from gcnrec.random import DrawKey
+from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
+from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import aligned
-from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.tables.slots import SlotTable
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 ROWS, COLUMNS = 500, 3000
@@ -66,9 +69,9 @@ def test_rows_from_pinned_memory_and_back(width):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_slots(dtype):
     table, rows = slot_table(900, dtype), np.arange(0, 900, 3)
-    own = cuda_slots.Slots(*(on_gpu(part) for part in table._slots))
+    own = cuda_slots.Slots(*(on_gpu(part) for part in table.slots))
     expected, found = np.empty((300, 64), np.float32), torch.empty(300, 64, device="cuda")
-    slots.decode(table._slots, rows, expected)
+    slots.decode(table.slots, rows, expected)
     cuda_slots.decode(own, on_gpu(rows), found)
     assert np.array_equal(found.cpu().numpy(), expected)
 
@@ -92,22 +95,25 @@ def test_sums_and_products():
 
 def test_adam():
     rows, width = np.arange(0, 300, 2), 64
-    weights, state = torch.randn(300 * width), torch.zeros(300 * 2 * width)
-    at, count, state_at = rows * width, np.full(150, width), rows * 2 * width
-    grad, grad_at, last = torch.randn(150 * width), np.arange(150) * width, torch.zeros(300, dtype=torch.int32)
-    numbers = (3, 0.01, 0.9, 0.999, 1e-8)
-    planes = [weights.cuda(), *map(on_gpu, (at, count, rows)), state.cuda(), on_gpu(state_at), last.cuda()]
-    cuda_update.adam(*planes, grad.cuda(), on_gpu(grad_at), *numbers)
-    scalars = (3, *(np.float32(number) for number in numbers[1:]))
-    update.adam(weights.numpy(), at, count, rows, state.numpy(), state_at, last.numpy(), grad.numpy(), grad_at, *scalars)
-    assert torch.allclose(planes[0].cpu(), weights, rtol=1e-6, atol=1e-6) and torch.equal(planes[6].cpu(), last)
+    weights, state, last = torch.randn(300 * width), torch.zeros(300 * 2 * width), torch.zeros(300, dtype=torch.int32)
+    values, settings = torch.randn(150 * width), AdamSettings(0.9, 0.999, 1e-8)
+
+    def trained(kernels, place):
+        index = place(torch.from_numpy(rows))
+        own = State(place(state), index * 2 * width, place(last))
+        chosen = Rows(Ticket(rows), index, place(weights), index * width, torch.full_like(index, width), own)
+        kernels.adam(chosen, RowGrad(chosen.ticket, place(values), place(torch.arange(150) * width)), 3, 0.01, settings)
+        return chosen.weights.cpu(), own.last_N.cpu()
+
+    found, expected = trained(cuda_update, torch.Tensor.cuda), trained(update, torch.Tensor.clone)
+    assert torch.allclose(found[0], expected[0], rtol=1e-6, atol=1e-6) and torch.equal(found[1], expected[1])
 
 
 def test_draws_and_lists():
     csr, device = graph(), csr_on_gpu(graph())
     rows = np.arange(ROWS, dtype=np.int32)
-    indptr, indices = neighbours.sample_neighbours(csr, rows, 10, 7, 3, 1, 0)
-    found, places = cuda_sample.sample_neighbours(device, on_gpu(rows), 10, 7, 3, 1, 0)
+    indptr, indices = neighbours.sample_neighbours(csr, rows, 10, DrawKey(7, 3, 1, 0))
+    found, places = cuda_sample.sample_neighbours(device, on_gpu(rows), 10, DrawKey(7, 3, 1, 0))
     assert found.tolist() == indptr.tolist() and places[: indptr[-1]].tolist() == indices.tolist()
     scores = np.random.default_rng(4).integers(0, 50, (100, COLUMNS)).astype(np.float32)
     expected = topk.empty_lists(np.arange(100, dtype=np.int32), 20)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gcnrec.cuda import module
-from gcnrec.cuda.ops import CudaRules, lanes_of
+from gcnrec.cuda import module, update
+from gcnrec.cuda.update import lanes_of
+from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
 
 MEANS = [
     (160, 10, 16), (157, 10, 16), (200, 10, 16), (240, 10, 32), (640, 10, 32), (2560, 10, 32), (10, 10, 1), (0, 10, 1), (0, 0, 1),
@@ -27,10 +28,9 @@ def test_every_rule_is_launched_with_them(rule, monkeypatch):
     )
     rows, width = 100, 16
     at_R = torch.arange(rows) * width
-    weights, grad = torch.zeros(rows * width), torch.ones(rows * width)
-    state = () if rule == "sgd" else (torch.zeros(rows * 40), torch.arange(rows) * 40)
-    last = (torch.zeros(rows, dtype=torch.int32),) if rule in ("adam", "adam_row") else ()
-    numbers = {"sgd": (0.1,), "adagrad_row": (0.1, 1e-8)}.get(rule, (0.1, 0.9, 0.999, 1e-8))
-    kernel = getattr(CudaRules, rule)
-    kernel(weights, at_R, torch.full((rows,), width), torch.arange(rows), *state, *last, grad, at_R, 1, *numbers)
+    index_R, last_N = torch.arange(rows), torch.zeros(rows, dtype=torch.int32)
+    state = None if rule == "sgd" else State(torch.zeros(rows * 40), index_R * 40, last_N)
+    chosen = Rows(Ticket(index_R.numpy()), index_R, torch.zeros(rows * width), at_R, torch.full((rows,), width), state)
+    numbers = {"sgd": (), "adagrad_row": (1e-8,)}.get(rule, (AdamSettings(0.9, 0.999, 1e-8),))
+    getattr(update, rule)(chosen, RowGrad(chosen.ticket, torch.ones(rows * width), at_R), 1, 0.1, *numbers)
     assert launched == [(7, 16)], "100 rows of 16 threads in blocks of 256"

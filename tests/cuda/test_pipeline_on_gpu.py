@@ -14,13 +14,15 @@ from gcnrec.cuda import queues
 from gcnrec.cuda.pinned import StagedMemory
 from gcnrec.device import ops_for
 from gcnrec.ops.slots import copy_spans
+from gcnrec.rows import AdamSettings, Ticket
+from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable
-from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.tables.slots import SlotTable
 
 USERS, ROWS, WIDTH, BATCH, STEPS = 250, 400, 24, 90, 12
-NUMBERS = tuple(np.float32(number) for number in (0.05, 0.9, 0.999, 1e-8))
+RATE, ADAM = 0.05, AdamSettings(0.9, 0.999, 1e-8)
 KINDS = ["dense", "float32", "bfloat16"]
 
 
@@ -48,17 +50,17 @@ def batches():
 
 def trained(table, ahead=True):
     """The table's tensors after some steps of Adam on a loss with half the squared values and their sum."""
-    all_rows = batches()
-    for step, rows_R in enumerate(all_rows, 1):
-        if ahead and step < STEPS:
-            table.prefetch(all_rows[step])
-        rows = table.read(rows_R, with_state=True)
+    all_rows, announce = batches(), table.prefetch if ahead else Ticket
+    later = Ticket(all_rows[0])
+    for step in range(1, STEPS + 1):
+        ticket = later
+        if step < STEPS:
+            later = announce(all_rows[step])
+        rows = table.read(ticket, with_state=True)
         tile_RD = table.decode(rows)
         assert np.isfinite(float(tile_RD.sum()))  # as training does, which must know the loss: no step begins before
-        grad = table.stored(rows_R, tile_RD + 1.0)
-        places = rows.weights, rows.at_R, rows.count_R, rows.index_R
-        state = rows.state.values, rows.state.at_R, rows.state.last_N
-        ops_for(tile_RD.device).rules.adam(*places, *state, grad.values_X, grad.at_R, step, *NUMBERS)
+        grad = table.stored(ticket, tile_RD + 1.0)
+        ops_for(tile_RD.device).rules.adam(rows, grad, step, RATE, ADAM)
         table.write(rows)
         if step == STEPS // 2:
             table.drained()

@@ -15,8 +15,9 @@ from gcnrec.cuda.pinned import PinnedMemory
 from gcnrec.cuda.registrar import Registrar
 from gcnrec.errors import DeviceError
 from gcnrec.queues import Spans
+from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import DenseTable
-from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.tables.slots import SlotTable
 
 PAGE = mmap.PAGESIZE
 

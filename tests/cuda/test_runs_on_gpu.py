@@ -58,8 +58,8 @@ def test_as_on_the_cpu(kind, run):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_bits_without_overlap(kind, run, monkeypatch):
     epochs, embeddings = run(kind, "cuda")
-    pipelined = importlib.import_module("gcnrec.tables.pipelined")
-    monkeypatch.setattr(pipelined.PipelinedTable, "prefetch", lambda table, rows_R: None)
+    pipelined, rows = (importlib.import_module(name) for name in ("gcnrec.tables.pipelined", "gcnrec.rows"))
+    monkeypatch.setattr(pipelined.PipelinedTable, "prefetch", lambda table, rows_R: rows.Ticket(rows_R))
     serial, others = run(kind, "cuda")
     assert [epoch["loss"] for epoch in serial] == [epoch["loss"] for epoch in epochs] and others == embeddings
 

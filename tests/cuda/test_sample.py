@@ -12,6 +12,7 @@ from gcnrec.errors import UsageError
 from gcnrec.graph import csr_from_edges
 from gcnrec.ops import alias, neighbours
 from gcnrec.ops import sample as ops
+from gcnrec.random import DrawKey
 
 
 def graph():
@@ -34,21 +35,21 @@ def on_device(csr):
 @pytest.mark.parametrize(("seed", "step", "hop", "first_node"), [(0, 1, 0, 0), (2**63 + 5, 2**40 + 7, 2, 1000)])
 def test_neighbours(host, fanout, seed, step, hop, first_node):
     rows = np.r_[np.arange(CSR.rows), 0, 40, 0].astype(np.int32)
-    indptr, indices = neighbours.sample_neighbours(CSR, rows, fanout, seed, step, hop, first_node)
-    found, places = cuda.sample_neighbours(on_device(CSR), torch.from_numpy(rows), fanout, seed, step, hop, first_node)
+    indptr, indices = neighbours.sample_neighbours(CSR, rows, fanout, DrawKey(seed, step, hop, first_node))
+    found, places = cuda.sample_neighbours(on_device(CSR), torch.from_numpy(rows), fanout, DrawKey(seed, step, hop, first_node))
     assert found.tolist() == indptr.tolist() and len(places) == len(rows) * fanout
     assert places[: indptr[-1]].tolist() == indices.tolist()
 
 
 def test_no_targets(host):
-    indptr, indices = cuda.sample_neighbours(on_device(CSR), torch.empty(0, dtype=torch.int32), 5, 0, 1, 0, 0)
+    indptr, indices = cuda.sample_neighbours(on_device(CSR), torch.empty(0, dtype=torch.int32), 5, DrawKey(0, 1, 0, 0))
     assert indptr.tolist() == [0] and len(indices) == 0 and host.launches == []
 
 
 @pytest.mark.parametrize("fanout", [0, 65])
 def test_a_fanout_beyond_the_limits(fanout):
     with pytest.raises(UsageError, match="a fanout must lie in"):
-        cuda.sample_neighbours(on_device(CSR), torch.zeros(1, dtype=torch.int32), fanout, 0, 1, 0, 0)
+        cuda.sample_neighbours(on_device(CSR), torch.zeros(1, dtype=torch.int32), fanout, DrawKey(0, 1, 0, 0))
 
 
 def table_on_device(table):
@@ -61,8 +62,8 @@ def test_weighted_neighbours(host, fanout, seed, step, hop, first_node):
     rows = np.r_[np.arange(CSR.rows), 0, 40, 0].astype(np.int32)
     weights = np.random.default_rng(0).integers(0, 5, len(CSR.indices)) + 0.25
     tables = alias.alias_rows(CSR, weights)
-    indptr, indices = alias.sample_weighted(CSR, tables, rows, fanout, seed, step, hop, first_node)
-    keys = (torch.from_numpy(rows), fanout, seed, step, hop, first_node)
+    indptr, indices = alias.sample_weighted(CSR, tables, rows, fanout, DrawKey(seed, step, hop, first_node))
+    keys = (torch.from_numpy(rows), fanout, DrawKey(seed, step, hop, first_node))
     found, places = cuda.sample_weighted(on_device(CSR), table_on_device(tables), *keys)
     assert found.tolist() == indptr.tolist() and places[: indptr[-1]].tolist() == indices.tolist()
 

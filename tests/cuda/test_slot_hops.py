@@ -8,11 +8,14 @@ import torch
 
 from gcnrec.cuda import slot_hops as cuda
 from gcnrec.cuda.propagate import Csr as DeviceCsr
+from gcnrec.cuda.propagate import ScaledCsr
 from gcnrec.cuda.slots import Slots
 from gcnrec.errors import DataError
 from gcnrec.graph import csr_from_edges, transpose
 from gcnrec.ops import slots as ops
-from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.rows import RowGrad, Ticket
+from gcnrec.tables.arena import SlotBlock
+from gcnrec.tables.slots import SlotTable
 from gcnrec.testing import assert_as_accurate
 
 ROWS, COLUMNS, FIRST = 30, 700, 5
@@ -49,7 +52,7 @@ def on_device(table):
     other = transpose(CSR)
     arrays = [torch.from_numpy(np.array(part)) for part in (CSR.indptr, CSR.indices, other.indptr, other.indices)]
     csr = DeviceCsr(*arrays[:2], COLUMNS, DeviceCsr(*arrays[2:], ROWS))
-    return csr, Slots(*(torch.from_numpy(part) for part in table._slots))
+    return csr, Slots(*(torch.from_numpy(part) for part in table.slots))
 
 
 def scales():
@@ -71,11 +74,11 @@ def test_propagate_rows(host, width, dtype):
     table, rows = table_of(width, dtype), np.array([2, 0, 1, 29, 0, 17, 3], np.int32)
     expected, out = torch.empty(7, width), torch.full((7, width + 2), torch.nan)[:, :width]
     numbers = [part.numpy() for part in scales()]
-    ops.propagate_rows(CSR.indptr, CSR.indices, rows, table._slots, FIRST, *numbers, expected.numpy(), 1)
+    ops.propagate_rows(CSR.indptr, CSR.indices, rows, table.slots, FIRST, *numbers, expected.numpy(), 1)
     csr, slots = on_device(table)
-    cuda.propagate_rows(csr, torch.from_numpy(rows), slots, FIRST, *scales(), out)
+    cuda.propagate_rows(ScaledCsr(csr, *scales()), torch.from_numpy(rows), slots, FIRST, out)
     dense = np.empty((COLUMNS, width), np.float32)
-    ops.decode(table._slots, np.arange(FIRST, FIRST + COLUMNS), dense)
+    ops.decode(table.slots, np.arange(FIRST, FIRST + COLUMNS), dense)
     exact = exact_hop()[rows.astype(np.int64)] @ torch.from_numpy(dense).double()
     assert_as_accurate(out, expected, exact, "propagate_rows")
 
@@ -89,21 +92,24 @@ def test_scatter_rows(host, width, dtype):
     at_N, expected, out = np.cumsum(counts) - counts, np.zeros(table.num_values, np.float32), torch.zeros(table.num_values)
     numbers = [part.numpy() for part in scales()]
     graph = (CSR.indptr, CSR.indices, COLUMNS)
-    ops.scatter_rows(*graph, grad.numpy(), rows, table._slots, FIRST, *numbers, at_N, expected, 1)
+    ops.scatter_rows(*graph, grad.numpy(), rows, table.slots, FIRST, *numbers, at_N, expected, 1)
     csr, slots = on_device(table)
-    cuda.scatter_rows(csr, grad, torch.from_numpy(rows), slots, FIRST, *scales(), torch.from_numpy(at_N), out)
+    found = RowGrad(Ticket(np.arange(len(counts))), out, torch.from_numpy(at_N))
+    cuda.scatter_rows(ScaledCsr(csr, *scales()), grad, torch.from_numpy(rows), slots, FIRST, found)
     dense = torch.zeros(FIRST + COLUMNS, width, dtype=torch.float64)
     dense[FIRST:] = exact_hop()[rows.astype(np.int64)].T @ grad.double()
     exact = np.zeros(table.num_values, np.float32)
-    ops.pick(table._slots, np.arange(FIRST + COLUMNS), dense.float().numpy(), at_N, exact)
+    ops.pick(table.slots, np.arange(FIRST + COLUMNS), dense.float().numpy(), at_N, exact)
     assert_as_accurate(out, torch.from_numpy(expected), torch.from_numpy(exact).double(), "scatter_rows")
 
 
 def test_what_does_not_fit_is_refused(host):
     csr, slots = on_device(table_of(64, "float32"))
+    graph = ScaledCsr(csr, *scales())
     with pytest.raises(DataError, match="expected 2 rows"):
-        cuda.propagate_rows(csr, torch.zeros(2, dtype=torch.int32), slots, FIRST, *scales(), torch.empty(3, 64))
+        cuda.propagate_rows(graph, torch.zeros(2, dtype=torch.int32), slots, FIRST, torch.empty(3, 64))
     none = torch.empty(0, dtype=torch.int32)
-    cuda.propagate_rows(csr, none, slots, FIRST, *scales(), torch.empty(0, 64))
-    cuda.scatter_rows(csr, torch.empty(0, 64), none, slots, FIRST, *scales(), torch.zeros(1, dtype=torch.int64), torch.zeros(1))
+    cuda.propagate_rows(graph, none, slots, FIRST, torch.empty(0, 64))
+    grad = RowGrad(Ticket(np.zeros(1, np.int64)), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+    cuda.scatter_rows(graph, torch.empty(0, 64), none, slots, FIRST, grad)
     assert host.launches == []

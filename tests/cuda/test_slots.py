@@ -9,7 +9,8 @@ import torch
 from gcnrec.cuda import slots as cuda
 from gcnrec.errors import DataError
 from gcnrec.ops import slots as ops
-from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.tables.arena import SlotBlock
+from gcnrec.tables.slots import SlotTable
 
 DTYPES = ["float32", "bfloat16"]
 WIDTHS = [1, 5, 64, 256]
@@ -32,7 +33,7 @@ def table_of(rows, width, dtype, seed=0, moments=2, scalars=1):
 
 def on_device(table):
     """The table's arrays as tensors that share their memory."""
-    own = table._slots
+    own = table.slots
     return cuda.Slots(*(torch.from_numpy(part) for part in own))
 
 
@@ -47,7 +48,7 @@ def test_decode(host, width, dtype):
     table = table_of(40, width, dtype)
     rows = np.array([39, 0, 1, 1, 2, 17])
     expected, out = np.empty((6, width), np.float32), torch.full((6, width + 3), torch.nan)[:, :width]
-    ops.decode(table._slots, rows, expected)
+    ops.decode(table.slots, rows, expected)
     cuda.decode(on_device(table), torch.from_numpy(rows), out, max_blocks=1)
     assert np.array_equal(out.numpy(), expected)
 
@@ -57,11 +58,11 @@ def test_decode(host, width, dtype):
 def test_columns(host, first, last, dtype):
     table, at = table_of(40, 64, dtype), starts(table_of(40, 64, dtype))
     expected, out = np.empty((40, last - first), np.float32), torch.full((40, last - first), torch.nan)
-    ops.decode_columns(table._slots, first, last, expected)
+    ops.decode_columns(table.slots, first, last, expected)
     cuda.decode_columns(on_device(table), first, last, out)
     assert np.array_equal(out.numpy(), expected)
     grads = np.ones(table.num_values, np.float32), torch.ones(table.num_values)
-    ops.add_columns(table._slots, first, last, expected, at, grads[0])
+    ops.add_columns(table.slots, first, last, expected, at, grads[0])
     cuda.add_columns(on_device(table), first, last, out, torch.from_numpy(at), grads[1])
     assert np.array_equal(grads[1].numpy(), grads[0])
     with pytest.raises(DataError, match="need a tile"):
@@ -76,11 +77,11 @@ def test_pick_and_add(host, width, dtype):
     counts = table.counts_N[rows].astype(np.int64)
     at_R, at_N = np.cumsum(counts) - counts, starts(table)
     expected, out = np.empty(counts.sum(), np.float32), torch.empty(int(counts.sum()))
-    ops.pick(table._slots, rows, tile.numpy(), at_R, expected)
+    ops.pick(table.slots, rows, tile.numpy(), at_R, expected)
     cuda.pick(on_device(table), torch.from_numpy(rows), tile, torch.from_numpy(at_R), out)
     assert np.array_equal(out.numpy(), expected)
     added = np.ones(table.num_values, np.float32), torch.ones(table.num_values)
-    ops.add_at_rows(table._slots, rows, tile.numpy(), at_N, added[0])
+    ops.add_at_rows(table.slots, rows, tile.numpy(), at_N, added[0])
     cuda.add_at_rows(on_device(table), torch.from_numpy(rows), tile, torch.from_numpy(at_N), added[1])
     assert np.array_equal(added[1].numpy(), added[0])
 
@@ -88,16 +89,12 @@ def test_pick_and_add(host, width, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_spans_of_many_slabs(host, dtype):
     table, rows = table_of(700, 64, dtype), np.arange(700)[::-1].copy()
-    expected, layout = [np.empty(700, np.int64) for _ in range(3)], table._layout
-    places = (layout.record_K, layout.state_K, layout.slab_bytes, layout.state_slab)
-    ops.spans(table._slots, rows, *places, *expected)
-    weight_at, state_at, count = (torch.empty(700, dtype=torch.int64) for _ in range(3))
-    cuda.spans(
-        on_device(table), torch.from_numpy(rows), torch.from_numpy(layout.record_K), torch.from_numpy(layout.state_K),
-        layout.slab_bytes, layout.state_slab, weight_at, state_at, count,
-    )  # fmt: skip
-    assert table._slabs_used > 3
-    assert [part.tolist() for part in (weight_at, state_at, count)] == [part.tolist() for part in expected]
+    layout = table.arena.layout
+    expected = ops.spans(table.slots, rows, layout.record_K, layout.state_K, layout.slab_bytes, layout.state_slab)
+    tables = torch.from_numpy(layout.record_K), torch.from_numpy(layout.state_K)
+    found = cuda.spans(on_device(table), torch.from_numpy(rows), *tables, layout.slab_bytes, layout.state_slab)
+    assert table.arena.slabs_used > 3
+    assert [part.tolist() for part in found] == [part.tolist() for part in expected]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -105,11 +102,11 @@ def test_staged_records_are_the_same_rows(host, dtype):
     """Records copied as spans into another arena, from which they are decoded as rows 0, 1, ..."""
     table, rows = table_of(200, 64, dtype), torch.arange(0, 200, 2)
     own = on_device(table)
-    sizes = torch.from_numpy(table._layout.record_K[table.counts_N[rows.numpy()]])
+    sizes = torch.from_numpy(table.arena.layout.record_K[table.counts_N[rows.numpy()]])
     at = sizes.cumsum(0) - sizes
     buffer = torch.zeros(int(sizes.sum()) + 136, dtype=torch.uint8)
     arena = buffer[-buffer.data_ptr() % 128 :]
-    cuda.copy_spans(own.columns, torch.from_numpy(table._slots.location_N[rows].astype(np.int64) * cuda.UNIT), arena, at, sizes)
+    cuda.copy_spans(own.columns, torch.from_numpy(table.slots.location_N[rows].astype(np.int64) * cuda.UNIT), arena, at, sizes)
     values = arena[: len(arena) // 8 * 8].view(own.values.dtype)
     staged = cuda.Slots((at // cuda.UNIT).to(torch.int32), own.count_N[rows], values, arena, own.capacity_K)
     tiles = torch.empty(2, 100, 64)

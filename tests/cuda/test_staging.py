@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -145,11 +147,12 @@ def trained(job, device=None, hot=None, ahead=True, steps=10):
     step = step_of(job, graph, None, PipelinedTable(host, device, hot) if device else host)
     count = step.sampler.steps_per_epoch
     batches = [step.sampler.batch(index // count, index % count) for index in range(steps)]
-    losses = []
+    losses, ticket = [], batches[0].ticket
     for batch, following in zip(batches, [*batches[1:], None], strict=True):
-        if device and ahead and following:
-            step.table.prefetch(following.rows_R)
-        losses.append(step(batch, 0.05))
+        current = replace(batch, ticket=ticket)
+        if following:
+            ticket = step.table.prefetch(following.rows_R) if ahead else following.ticket
+        losses.append(step(current, 0.05))
         if batch.step == 5:
             step.table.drained()
     return losses, step.table.drained().tensors()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
 from gcnrec.cuda import update as cuda
 from gcnrec.ops import update as ops
+from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
 from gcnrec.testing import assert_as_accurate
 
-BETA1, BETA2, EPSILON, RATE = 0.9, 0.999, 1e-8, 0.01
+EPSILON, RATE = 1e-8, 0.01
+SETTINGS = AdamSettings(0.9, 0.999, EPSILON)
 ROWS = 23
 COUNTS = {
     "dense": np.full(ROWS, 64),
@@ -42,18 +41,18 @@ class Planes:
         self.state = np.zeros(int((size + 1).sum()), np.float64 if dtype == np.float64 else np.float32)
         self.last = np.zeros(ROWS, np.int32)
 
-    def step(self, kernels, convert, number, rate_type):
+    def rows(self, rows):
+        """The rows and their state where they lie, as tensors that share their memory."""
+        state = State(*map(torch.from_numpy, (self.state, self.state_at[rows], self.last))) if STATE[self.rule] else None
+        return Rows(Ticket(rows), *map(torch.from_numpy, (rows, self.weights, self.at[rows], self.counts[rows])), state)
+
+    def step(self, kernels, number, *more):
         """One step on the rows of TOUCHED: gradients are equal for equal numbers."""
-        rows = TOUCHED[number - 1]
-        counts = self.counts[rows]
-        grad_at = np.cumsum(counts) - counts
-        grad = np.random.default_rng(number).standard_normal(int(counts.sum())).astype(rate_type)
-        weights = tuple(map(convert, (self.weights, self.at[rows], counts, rows)))
-        state = (convert(self.state), convert(self.state_at[rows])) if STATE[self.rule] else ()
-        last = (convert(self.last),) if self.rule in ("adam", "adam_row") else ()
-        numbers = {"sgd": (RATE,), "adagrad_row": (RATE, EPSILON)}.get(self.rule, (RATE, BETA1, BETA2, EPSILON))
-        arguments = (*weights, *state, *last, convert(grad), convert(grad_at), number, *map(rate_type, numbers))
-        getattr(kernels, self.rule)(*arguments)
+        rows = self.rows(TOUCHED[number - 1])
+        grad = np.random.default_rng(number).standard_normal(int(rows.count_R.sum())).astype(self.state.dtype)
+        numbers = {"sgd": (), "adagrad_row": (EPSILON,)}.get(self.rule, (SETTINGS,))
+        row_grad = RowGrad(rows.ticket, torch.from_numpy(grad), rows.count_R.cumsum(0) - rows.count_R)
+        getattr(kernels, self.rule)(rows, row_grad, number, RATE, *numbers, *more)
 
     def stored(self):
         return torch.from_numpy(np.concatenate([self.weights[a : a + c] for a, c in zip(self.at, self.counts, strict=True)]))
@@ -63,10 +62,10 @@ class Planes:
         return np.concatenate([self.weights[a + c : a + c + 3] for a, c in zip(self.at, self.counts, strict=True)])
 
 
-def run(kernels, rule, counts, dtype, convert, rate_type=np.float32):
+def run(kernels, rule, counts, dtype, *more):
     planes = Planes(rule, counts, dtype)
     for number in range(1, len(TOUCHED) + 1):
-        planes.step(kernels, convert, number, rate_type)
+        planes.step(kernels, number, *more)
     return planes
 
 
@@ -74,52 +73,67 @@ class Exact:
     """The rules in float64, row by row; formulas of Duchi et al. 2011 and Kingma & Ba 2015."""
 
     @staticmethod
-    def sgd(w, at, count, rows, g, g_at, step, rate):
-        for a, c, b in zip(at, count, g_at, strict=True):
-            w[a : a + c] -= rate * g[b : b + c]
+    def sgd(rows, grad, step, rate):
+        for w, g, _ in Exact._rows(rows, grad):
+            w -= rate * g
 
     @staticmethod
-    def adagrad_row(w, at, count, rows, s, s_at, g, g_at, step, rate, epsilon):
-        for a, c, p, b in zip(at, count, s_at, g_at, strict=True):
+    def adagrad_row(rows, grad, step, rate, epsilon):
+        for w, g, s in Exact._rows(rows, grad):
+            if len(w):
+                s[0] += (g**2).mean()
+                w -= rate * g / (np.sqrt(s[0]) + epsilon)
+
+    @staticmethod
+    def adam(rows, grad, step, rate, settings):
+        Exact._adam(rows, grad, step, rate, settings, Exact._gaps(rows, step))
+
+    @staticmethod
+    def adam_dense(rows, grad, step, rate, settings):
+        Exact._adam(rows, grad, step, rate, settings, np.ones(len(rows.rows_R)))
+
+    @staticmethod
+    def _adam(rows, grad, step, rate, settings, gaps):
+        beta1, beta2 = settings.beta1, settings.beta2
+        for (w, g, s), gap in zip(Exact._rows(rows, grad), gaps, strict=True):
+            m, v = s[: len(w)], s[len(w) : 2 * len(w)]
+            m[:] = beta1**gap * m + (1 - beta1) * g
+            v[:] = beta2**gap * v + (1 - beta2) * g**2
+            w -= rate * m / (1 - beta1**step) / (np.sqrt(v / (1 - beta2**step)) + settings.epsilon)
+
+    @staticmethod
+    def adam_row(rows, grad, step, rate, settings):
+        beta1, beta2 = settings.beta1, settings.beta2
+        for (w, g, s), gap in zip(Exact._rows(rows, grad), Exact._gaps(rows, step), strict=True):
+            c = len(w)
             if c:
-                s[p] += (g[b : b + c] ** 2).mean()
-                w[a : a + c] -= rate * g[b : b + c] / (np.sqrt(s[p]) + epsilon)
+                m = s[:c]
+                m[:] = beta1**gap * m + (1 - beta1) * g
+                s[c] = beta2**gap * s[c] + (1 - beta2) * (g**2).mean()
+                w -= rate * m / (1 - beta1**step) / (np.sqrt(s[c] / (1 - beta2**step)) + settings.epsilon)
 
     @staticmethod
-    def adam(w, at, count, rows, s, s_at, last, g, g_at, step, rate, beta1, beta2, epsilon):
-        gaps = step - last[rows]
-        last[rows] = step
-        Exact._adam(w, at, count, s, s_at, gaps, g, g_at, step, rate, beta1, beta2, epsilon)
+    def _gaps(rows, step):
+        last = rows.state.last_N.numpy()
+        gaps = step - last[rows.rows_R]
+        last[rows.rows_R] = step
+        return gaps
 
     @staticmethod
-    def adam_dense(w, at, count, rows, s, s_at, g, g_at, step, rate, beta1, beta2, epsilon):
-        Exact._adam(w, at, count, s, s_at, np.ones(len(at)), g, g_at, step, rate, beta1, beta2, epsilon)
-
-    @staticmethod
-    def _adam(w, at, count, s, s_at, gaps, g, g_at, step, rate, beta1, beta2, epsilon):
-        for a, c, p, gap, b in zip(at, count, s_at, gaps, g_at, strict=True):
-            m, v, own = s[p : p + c], s[p + c : p + 2 * c], g[b : b + c]
-            m[:] = beta1**gap * m + (1 - beta1) * own
-            v[:] = beta2**gap * v + (1 - beta2) * own**2
-            w[a : a + c] -= rate * m / (1 - beta1**step) / (np.sqrt(v / (1 - beta2**step)) + epsilon)
-
-    @staticmethod
-    def adam_row(w, at, count, rows, s, s_at, last, g, g_at, step, rate, beta1, beta2, epsilon):
-        for a, c, p, row, b in zip(at, count, s_at, rows, g_at, strict=True):
-            gap, last[row] = step - last[row], step
-            if c:
-                m, own = s[p : p + c], g[b : b + c]
-                m[:] = beta1**gap * m + (1 - beta1) * own
-                s[p + c] = beta2**gap * s[p + c] + (1 - beta2) * (own**2).mean()
-                w[a : a + c] -= rate * m / (1 - beta1**step) / (np.sqrt(s[p + c] / (1 - beta2**step)) + epsilon)
+    def _rows(rows, grad):
+        """Weights, gradient and state (from its start on) of every row, as views."""
+        states = [None] * len(rows.rows_R) if rows.state is None else [rows.state.values.numpy()[p:] for p in rows.state.at_R]
+        places = zip(rows.at_R.tolist(), rows.count_R.tolist(), grad.at_R.tolist(), states, strict=True)
+        for a, c, b, state in places:
+            yield rows.weights.numpy()[a : a + c], grad.values_X.numpy()[b : b + c], state
 
 
 @pytest.mark.parametrize("counts", COUNTS)
 @pytest.mark.parametrize("rule", STATE)
 def test_float32_rows(host, rule, counts):
-    exact = run(Exact, rule, COUNTS[counts], np.float64, lambda array: array, np.float64)
-    yardstick = run(ops, rule, COUNTS[counts], np.float32, lambda array: array)
-    found = run(cuda, rule, COUNTS[counts], np.float32, torch.from_numpy)
+    exact = run(Exact, rule, COUNTS[counts], np.float64)
+    yardstick = run(ops, rule, COUNTS[counts], np.float32)
+    found = run(cuda, rule, COUNTS[counts], np.float32)
     assert_as_accurate(found.stored(), yardstick.stored(), exact.stored(), rule)
     assert np.array_equal(found.last, yardstick.last)
     assert found.state == pytest.approx(yardstick.state, rel=1e-5, abs=1e-9)
@@ -133,8 +147,8 @@ def test_float32_rows(host, rule, counts):
 @pytest.mark.parametrize("rule", STATE)
 def test_bfloat16_rows_round_by_the_same_draws(host, rule, counts):
     """The hash must give the CPU's bits; where arithmetic differs in its last place, one in 65536 roundings may."""
-    yardstick = run(ops, rule, COUNTS[counts], np.uint16, lambda array: array)
-    found = run(cuda, rule, COUNTS[counts], np.uint16, torch.from_numpy)
+    yardstick = run(ops, rule, COUNTS[counts], np.uint16)
+    found = run(cuda, rule, COUNTS[counts], np.uint16)
     assert np.array_equal(found.weights, yardstick.weights)
     assert np.array_equal(found.last, yardstick.last)
 
@@ -143,23 +157,18 @@ def test_bfloat16_rows_round_by_the_same_draws(host, rule, counts):
 def test_any_tile(host, lanes):
     counts = np.arange(ROWS)
     planes, other = Planes("adam_row", counts, np.float32), Planes("adam_row", counts, np.float32)
-    rows, grad = np.arange(ROWS), torch.randn(int(counts.sum()), generator=torch.Generator().manual_seed(0))
-    at = np.cumsum(counts) - counts
+    rows, values_X = np.arange(ROWS), torch.randn(int(counts.sum()), generator=torch.Generator().manual_seed(0))
+    grad = RowGrad(Ticket(rows), values_X, torch.from_numpy(np.cumsum(counts) - counts))
     for own, share in ((planes, lanes), (other, 16)):
-        cuda.adam_row(
-            torch.from_numpy(own.weights), torch.from_numpy(own.at), torch.from_numpy(own.counts), torch.from_numpy(rows),
-            torch.from_numpy(own.state), torch.from_numpy(own.state_at), torch.from_numpy(own.last), grad, torch.from_numpy(at),
-            1, RATE, BETA1, BETA2, EPSILON, share,
-        )  # fmt: skip
+        cuda.adam_row(own.rows(rows), grad, 1, RATE, SETTINGS, cuda.Grid(share))
     assert planes.weights == pytest.approx(other.weights, rel=1e-6)
 
 
 @pytest.mark.parametrize("rule", STATE)
 def test_a_capped_grid_strides_over_all_rows(host, rule):
-    free = run(cuda, rule, COUNTS["slots"], np.float32, torch.from_numpy)
+    free = run(cuda, rule, COUNTS["slots"], np.float32, cuda.Grid(32))
     assert max(grid for _, grid, _ in host.launches) == 3
     host.launches.clear()
-    one_block = SimpleNamespace(**{rule: partial(getattr(cuda, rule), max_blocks=1)})
-    capped = run(one_block, rule, COUNTS["slots"], np.float32, torch.from_numpy)
+    capped = run(cuda, rule, COUNTS["slots"], np.float32, cuda.Grid(32, 1))
     assert {grid for _, grid, _ in host.launches} == {1}
     assert np.array_equal(capped.weights, free.weights) and np.array_equal(capped.state, free.state)

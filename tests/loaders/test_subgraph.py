@@ -16,6 +16,7 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.subgraph import Subgraphs
 from gcnrec.loaders.table_rows import TableRows
 from gcnrec.ops.neighbours import sample_neighbours
+from gcnrec.random import DrawKey
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rules import Sgd
 
@@ -31,7 +32,7 @@ def draw(graph, node, fanout, seed, step, hop):
     """The neighbours of (is_item, number), drawn alone."""
     is_item, number = node
     csr, first = (graph.item_users, graph.num_users) if is_item else (graph.user_items, 0)
-    drawn = sample_neighbours(csr, np.array([number], np.int32), fanout, seed, step, hop, first)[1]
+    drawn = sample_neighbours(csr, np.array([number], np.int32), fanout, DrawKey(seed, step, hop, first))[1]
     return [(not is_item, int(other)) for other in drawn]
 
 

@@ -12,6 +12,7 @@ from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.ops.directions import uniform, weighted
 from gcnrec.ops.weighted import edge_weights
+from gcnrec.rows import Ticket
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.steps.explore import mean_gradients
@@ -56,7 +57,7 @@ def draws_of(graph, table, num_layers, neighbours, count, grad_VD):
         drawn = neighbours.sample(plain.nodes_V, plain.num_users, step)
         batch = type(plain)(
             step, plain.triples, plain.nodes_V, plain.num_users, plain.users_B, plain.positives_B, plain.negatives_BN,
-            drawn.rows_R, drawn.blocks,
+            Ticket(drawn.rows_R), drawn.blocks,
         )  # fmt: skip
         encoded = encoder.encode(table, batch)
         grad = encoded.pull(grad_VD, torch.zeros_like(grad_VD))

@@ -42,6 +42,10 @@ def sampled_softmax(u, p, n, t, own, others, w):
     return (w * (np.log(np.exp(positive) + np.exp(negative).sum(1)) - positive)).mean()
 
 
+def loss_of(users, pool, target, t, bias, own, weights=None, dtype=torch.float32):
+    return losses.pool_softmax(users, losses.Pool(pool, bias, own), target, t, weights, dtype)
+
+
 def pool_softmax(u, pool, target, t, bias, own, w):
     logits = u @ pool.T / t + bias
     rows = np.arange(len(u))
@@ -147,7 +151,7 @@ def test_pool_softmax(name, weighted):
     bias, own = POOLS[name]
     weights = WEIGHTS if weighted else np.ones(B)
     exact = pool_softmax(U, POOL, TARGET, 0.5, bias, own, weights)
-    loss = losses.pool_softmax(
+    loss = loss_of(
         *tensors(U, POOL), torch.from_numpy(TARGET), 0.5, *tensors(bias, own), tensors(WEIGHTS)[0] if weighted else None
     )
     assert float(loss) == pytest.approx(exact, rel=1e-6)
@@ -161,19 +165,19 @@ def test_pool_softmax_is_the_in_batch_softmax_entry_by_entry():
         others = [U[b] @ POOL[TARGET[c]] / 0.5 for c in range(B) if TARGET[c] != TARGET[b]]
         total += math.log(math.exp(own) + sum(map(math.exp, others))) - own
     bias, own = POOLS["in-batch"]
-    loss = losses.pool_softmax(*tensors(U, POOL), torch.from_numpy(TARGET), 0.5, *tensors(bias, own))
+    loss = loss_of(*tensors(U, POOL), torch.from_numpy(TARGET), 0.5, *tensors(bias, own))
     assert float(loss) == pytest.approx(total / B, rel=1e-6)
 
 
 def test_pool_softmax_by_hand():
     """One user, score 0 everywhere, three items in the pool with counts 1, 1, 2: log((1 + 1 + 2) / 1) for target 0."""
     zeros = torch.zeros(3)
-    loss = losses.pool_softmax(
+    loss = loss_of(
         torch.zeros(1, 2), torch.zeros(3, 2), torch.tensor([0]), 1.0, torch.tensor([1.0, 1.0, 2.0]).log(), zeros
     )
     assert float(loss) == pytest.approx(math.log(4), rel=1e-6)
     # The own item counts once, however often it is in the batch: target 2 has mass 1 beside 1 + 1.
-    loss = losses.pool_softmax(
+    loss = loss_of(
         torch.zeros(1, 2), torch.zeros(3, 2), torch.tensor([2]), 1.0, torch.tensor([1.0, 1.0, 2.0]).log(), zeros
     )
     assert float(loss) == pytest.approx(math.log(3), rel=1e-6)
@@ -203,7 +207,7 @@ def pool_inputs(size):
 def test_pool_softmax_gradient_in_chunks(size, weighted):
     users, pool, bias, own, weights, target = pool_inputs(size)
     users, pool = users.requires_grad_(), pool.requires_grad_()
-    loss = losses.pool_softmax(users, pool, target, 0.3, bias, own, weights if weighted else None)
+    loss = loss_of(users, pool, target, 0.3, bias, own, weights if weighted else None)
     found = loss.detach(), *torch.autograd.grad(3.0 * loss, (users, pool))
     for result, yardstick, exact, what, passed in zip(
         found,
@@ -306,7 +310,7 @@ def test_gradients_by_finite_differences(name):
 def test_pool_softmax_gradient_by_finite_differences():
     bias, own = POOLS["with logQ"]
     users, pool = (x.requires_grad_() for x in tensors(U, POOL))
-    loss = losses.pool_softmax(users, pool, torch.from_numpy(TARGET), 0.5, *tensors(bias, own, WEIGHTS))
+    loss = loss_of(users, pool, torch.from_numpy(TARGET), 0.5, *tensors(bias, own, WEIGHTS))
     gradients = [grad.numpy() for grad in torch.autograd.grad(loss, (users, pool))]
     for which, gradient in enumerate(gradients):
         for place in np.ndindex(gradient.shape):
@@ -321,7 +325,7 @@ def test_pool_softmax_gradient_by_finite_differences():
 def test_inputs_are_left_alone():
     inputs = tensors(U, POOL)
     copies = [x.clone() for x in inputs]
-    losses.pool_softmax(*inputs, torch.from_numpy(TARGET), 0.5, torch.zeros(J), torch.zeros(J))
+    loss_of(*inputs, torch.from_numpy(TARGET), 0.5, torch.zeros(J), torch.zeros(J))
     assert all(torch.equal(*pair) for pair in zip(inputs, copies, strict=True))
 
 
@@ -329,7 +333,7 @@ def test_inputs_are_left_alone():
 def test_a_damaged_row_shows_in_the_loss(which):
     inputs = tensors(U, POOL)
     inputs[which][2] = torch.nan
-    loss = losses.pool_softmax(*inputs, torch.from_numpy(TARGET), 0.5, torch.zeros(J), torch.zeros(J))
+    loss = loss_of(*inputs, torch.from_numpy(TARGET), 0.5, torch.zeros(J), torch.zeros(J))
     assert not math.isfinite(float(loss))
 
 
@@ -340,7 +344,7 @@ def test_pool_softmax_with_bfloat16_products_is_near_the_exact_one():
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         leaves = [users.clone().requires_grad_(), pool.clone().requires_grad_()]
-        loss = losses.pool_softmax(*leaves, target, 0.12, zero, zero, None, dtype)
+        loss = loss_of(*leaves, target, 0.12, zero, zero, None, dtype)
         results.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
     for exact, low in zip(*results, strict=True):
         assert float((exact - low).norm() / exact.norm()) < 0.01  # bfloat16 keeps 8 bits

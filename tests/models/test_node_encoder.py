@@ -14,9 +14,10 @@ from gcnrec.config import Job, Sampler
 from gcnrec.errors import UsageError
 from gcnrec.models import node_encoder, node_inputs
 from gcnrec.models.convolutions import PinSageHead, SageConvolution, pinsage_convolutions, sage_convolutions
-from gcnrec.models.node_encoder import NodeEncoder
+from gcnrec.models.node_encoder import IdDropout, NodeEncoder
 from gcnrec.models.node_inputs import Features, NodeInputs
 from gcnrec.models.pooling import Means, Visits
+from gcnrec.rows import Ticket
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sampling.walk_blocks import WalkSampler
@@ -52,7 +53,7 @@ def shaken(layers):
 def sage(graph, num_layers, features, dropout=0.0, read_rows=True):
     layers = shaken(sage_convolutions(num_layers, WIDTH))
     inputs = inputs_of(graph, features, read_rows)
-    return NodeEncoder(inputs, layers, torch.nn.Identity(), Means(graph), WIDTH, dropout, 0, in_ram)
+    return NodeEncoder(inputs, layers, torch.nn.Identity(), Means(graph), IdDropout(dropout, 0), in_ram)
 
 
 def walker(graph, num_layers):
@@ -62,7 +63,7 @@ def walker(graph, num_layers):
 def pinsage(graph, num_layers, features):
     layers, head = pinsage_convolutions(num_layers, WIDTH, 1), PinSageHead(WIDTH, 1)
     return NodeEncoder(
-        inputs_of(graph, features), shaken(layers), shaken(head), Visits(walker(graph, num_layers)), WIDTH, 0.0, 0, in_ram
+        inputs_of(graph, features), shaken(layers), shaken(head), Visits(walker(graph, num_layers)), IdDropout(0.0, 0), in_ram
     )
 
 
@@ -73,7 +74,7 @@ def table_of(graph):
 def batch_of(graph, neighbours, step=0):
     batch = edge_sampler(Sampler(negatives="uniform"), graph, None, 5, 0).batch(0, 0)
     drawn = neighbours.sample(batch.nodes_V, batch.num_users, step)
-    return replace(batch, step=step, rows_R=drawn.rows_R, blocks=drawn.blocks)
+    return replace(batch, step=step, ticket=Ticket(drawn.rows_R), blocks=drawn.blocks)
 
 
 def dense_inputs(encoder, graph, features, rows_ND, leaves):

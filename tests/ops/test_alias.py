@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.ops.alias import alias_rows, alias_table, sample_weighted
-from gcnrec.random import Stage, philox4x32
+from gcnrec.random import DrawKey, Stage, philox4x32
 
 WEIGHTED = 1
 
@@ -79,7 +79,7 @@ def test_weighted_neighbours_equal_the_transcription():
     csr, weights = world()
     tables = alias_rows(csr, weights)
     rows, seed, step = np.array([23, 0, 5, 19, 22, 1], np.int32), 2**36 + 1, 2**32 + 5
-    indptr, indices = sample_weighted(csr, tables, rows, 7, seed, step, 1, 50)
+    indptr, indices = sample_weighted(csr, tables, rows, 7, DrawKey(seed, step, 1, 50))
     assert (indptr.dtype, indices.dtype) == (np.int64, np.int32)
     for t, row in enumerate(rows):
         expected = naive(csr, tables, int(row), 7, seed, step, 1, 50 + int(row))
@@ -101,7 +101,7 @@ def test_neighbours_are_drawn_by_weight():
     weights = np.array([5.0, 1.0, 0.0, 3.0, 1.0])
     csr = Csr(np.arange(2001, dtype=np.int64) * 5, np.tile(np.arange(5, dtype=np.int32), 2000), 5)
     tables = alias_rows(csr, np.tile(weights, 2000))
-    _, indices = sample_weighted(csr, tables, np.arange(2000, dtype=np.int32), 10, 3, 1, 0, 0)
+    _, indices = sample_weighted(csr, tables, np.arange(2000, dtype=np.int32), 10, DrawKey(3, 1, 0, 0))
     counts = np.bincount(indices, minlength=5)
     expected = 20_000 * weights / 10
     assert counts[2] == 0
@@ -115,11 +115,11 @@ def test_threads_do_not_matter(threads):
     tables, results = alias_rows(csr, weights), []
     for count in (1, 2):
         threads(count)
-        results.append(sample_weighted(csr, tables, np.arange(24, dtype=np.int32), 10, 1, 1, 0, 0)[1])
+        results.append(sample_weighted(csr, tables, np.arange(24, dtype=np.int32), 10, DrawKey(1, 1, 0, 0))[1])
     assert np.array_equal(*results)
 
 
 def test_a_fanout_out_of_range_is_refused():
     csr, weights = world()
     with pytest.raises(UsageError, match="fanout"):
-        sample_weighted(csr, alias_rows(csr, weights), np.zeros(1, np.int32), 0, 1, 1, 0, 0)
+        sample_weighted(csr, alias_rows(csr, weights), np.zeros(1, np.int32), 0, DrawKey(1, 1, 0, 0))

@@ -11,7 +11,7 @@ from gcnrec.errors import UsageError
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.ops import neighbours
 from gcnrec.ops.neighbours import sample_neighbours
-from gcnrec.random import Stage, philox4x32
+from gcnrec.random import DrawKey, Stage, philox4x32
 
 
 def naive(row, node, fanout, seed, step, hop):
@@ -48,7 +48,7 @@ DEGREES = [0, 1, 2, 9, 10, 11, 0, 64, 65, 399, 30, 31, *range(5, 45), 0, 0]
 def test_equals_the_transcription(fanout, seed, step, hop):
     csr = graph_of(DEGREES)
     rows = np.random.default_rng(0).permutation(len(DEGREES)).astype(np.int32)
-    indptr, indices = sample_neighbours(csr, rows, fanout, seed, step, hop, 1000)
+    indptr, indices = sample_neighbours(csr, rows, fanout, DrawKey(seed, step, hop, 1000))
     assert (indptr.dtype, indices.dtype) == (np.int64, np.int32)
     expected = [naive(csr.row(row).tolist(), 1000 + int(row), fanout, seed, step, hop) for row in rows]
     assert rows_of(indptr, indices) == expected
@@ -58,7 +58,7 @@ def test_equals_the_transcription(fanout, seed, step, hop):
 @given(st.lists(st.integers(0, 90), max_size=40), st.integers(1, 64), st.integers(0, 2**64 - 1), st.integers(0, 2**48 - 1))
 def test_drawn_are_distinct_ascending_neighbours(degrees, fanout, seed, step):
     csr = graph_of(degrees)
-    drawn = rows_of(*sample_neighbours(csr, np.arange(csr.rows, dtype=np.int32), fanout, seed, step, 0, 0))
+    drawn = rows_of(*sample_neighbours(csr, np.arange(csr.rows, dtype=np.int32), fanout, DrawKey(seed, step, 0, 0)))
     for row, own in enumerate(drawn):
         assert len(own) == min(fanout, degrees[row])
         assert own == sorted(set(own)) and set(own) <= set(csr.row(row).tolist())
@@ -68,7 +68,7 @@ def test_drawn_are_distinct_ascending_neighbours(degrees, fanout, seed, step):
 def test_every_neighbour_is_as_likely(degree, fanout):
     # 20 000 nodes with the same row.
     csr = Csr(np.arange(20_001, dtype=np.int64) * degree, np.tile(np.arange(degree, dtype=np.int32), 20_000), degree)
-    _, indices = sample_neighbours(csr, np.arange(20_000, dtype=np.int32), fanout, 3, 1, 0, 0)
+    _, indices = sample_neighbours(csr, np.arange(20_000, dtype=np.int32), fanout, DrawKey(3, 1, 0, 0))
     counts = np.bincount(indices, minlength=degree)
     expected = 20_000 * fanout / degree
     # Draws of one node exclude each other: the variance is (1 - fanout / degree) of a multinomial's, times d / (d - 1).
@@ -79,7 +79,7 @@ def test_every_neighbour_is_as_likely(degree, fanout):
 
 def test_every_subset_is_as_likely():
     csr = Csr(np.arange(20_001, dtype=np.int64) * 5, np.tile(np.arange(5, dtype=np.int32), 20_000), 5)
-    _, indices = sample_neighbours(csr, np.arange(20_000, dtype=np.int32), 2, 9, 1, 0, 0)
+    _, indices = sample_neighbours(csr, np.arange(20_000, dtype=np.int32), 2, DrawKey(9, 1, 0, 0))
     pairs = np.bincount(indices.reshape(-1, 2) @ [5, 1], minlength=25)
     counts = pairs[pairs > 0]
     assert len(counts) == 10
@@ -90,7 +90,7 @@ def test_every_subset_is_as_likely():
 def test_hub_is_drawn_from_to_its_end():
     degree = 3_000_000
     csr = Csr(np.array([0, degree], np.int64), np.arange(degree, dtype=np.int32), degree)
-    drawn = np.concatenate([sample_neighbours(csr, np.zeros(1, np.int32), 64, 1, step, 0, 0)[1] for step in range(200)])
+    drawn = np.concatenate([sample_neighbours(csr, np.zeros(1, np.int32), 64, DrawKey(1, step, 0, 0))[1] for step in range(200)])
     # 12 800 draws in 100 bins, 99 degrees of freedom: above 149 once in 1000 seeds.
     counts = np.bincount(drawn // 30_000, minlength=100)
     assert ((counts - 128) ** 2 / 128).sum() < 149
@@ -98,16 +98,16 @@ def test_hub_is_drawn_from_to_its_end():
 
 def test_a_node_draws_alike_in_any_batch():
     csr = graph_of(DEGREES)
-    every = rows_of(*sample_neighbours(csr, np.arange(csr.rows, dtype=np.int32), 10, 1, 1, 0, 0))
+    every = rows_of(*sample_neighbours(csr, np.arange(csr.rows, dtype=np.int32), 10, DrawKey(1, 1, 0, 0)))
     for rows in (np.array([9], np.int32), np.array([30, 9, 2, 40, 8], np.int32)):
-        assert rows_of(*sample_neighbours(csr, rows, 10, 1, 1, 0, 0)) == [every[row] for row in rows]
+        assert rows_of(*sample_neighbours(csr, rows, 10, DrawKey(1, 1, 0, 0))) == [every[row] for row in rows]
 
 
 def test_seed_step_hop_and_node_change_the_draw():
     csr = graph_of([399])
     row = np.zeros(1, np.int32)
     draws = [(1, 1, 0, 0), (2, 1, 0, 0), (1, 2, 0, 0), (1, 1, 1, 0), (1, 1, 0, 1), (1, 1 + 2**32, 0, 0)]
-    assert len({tuple(sample_neighbours(csr, row, 10, *draw)[1].tolist()) for draw in draws}) == len(draws)
+    assert len({tuple(sample_neighbours(csr, row, 10, DrawKey(*draw))[1].tolist()) for draw in draws}) == len(draws)
 
 
 def test_threads_do_not_matter(threads, monkeypatch):
@@ -119,19 +119,19 @@ def test_threads_do_not_matter(threads, monkeypatch):
     results = []
     for count in (1, 2):
         threads(count)
-        results.append(sample_neighbours(csr, np.arange(3100, dtype=np.int32), 10, 1, 1, 0, 0))
+        results.append(sample_neighbours(csr, np.arange(3100, dtype=np.int32), 10, DrawKey(1, 1, 0, 0)))
     monkeypatch.setattr(neighbours, "_PARALLEL", 1 << 40)
-    results.append(sample_neighbours(csr, np.arange(3100, dtype=np.int32), 10, 1, 1, 0, 0))
+    results.append(sample_neighbours(csr, np.arange(3100, dtype=np.int32), 10, DrawKey(1, 1, 0, 0)))
     for indptr, indices in results[1:]:
         assert np.array_equal(indptr, results[0][0]) and np.array_equal(indices, results[0][1])
 
 
 def test_no_targets():
-    indptr, indices = sample_neighbours(graph_of([3, 20]), np.empty(0, np.int32), 10, 1, 1, 0, 0)
+    indptr, indices = sample_neighbours(graph_of([3, 20]), np.empty(0, np.int32), 10, DrawKey(1, 1, 0, 0))
     assert indptr.tolist() == [0] and len(indices) == 0
 
 
 @pytest.mark.parametrize("fanout", [0, -1, 65])
 def test_a_fanout_out_of_range_is_refused(fanout):
     with pytest.raises(UsageError, match=r"must lie in 1 \.\. 64"):
-        sample_neighbours(graph_of([3]), np.zeros(1, np.int32), fanout, 1, 1, 0, 0)
+        sample_neighbours(graph_of([3]), np.zeros(1, np.int32), fanout, DrawKey(1, 1, 0, 0))

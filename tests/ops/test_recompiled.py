@@ -17,21 +17,28 @@ import hashlib
 import numpy as np, torch
 from gcnrec.ops import update
 from gcnrec.ops.softmax import _softmax_gradient, softmax_gradient_
+from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
 
 rng = np.random.default_rng(0)
 logits = torch.from_numpy((3 * rng.standard_normal((64, 203))).astype(np.float32))
 losses = softmax_gradient_(logits, rng.integers(0, 203, 64))
 rows, width = 50, 30
-at, count, numbers = np.arange(rows) * width, np.full(rows, width), np.arange(rows)
-grad, rate, tiny = rng.standard_normal(rows * width).astype(np.float32), np.float32(0.01), np.float32(1e-8)
+numbers = np.arange(rows)
+index, count = torch.from_numpy(numbers), torch.full((rows,), width)
+ticket = Ticket(numbers)
+grad = RowGrad(ticket, torch.from_numpy(rng.standard_normal(rows * width).astype(np.float32)), index * width)
 weights = [np.ones(rows * width, np.float32) for _ in range(2)]
 state = [np.zeros(rows * (width + 1), np.float32), np.zeros(rows, np.float32)]
-update.adam_row(weights[0], at, count, numbers, state[0], np.arange(rows) * (width + 1), np.zeros(rows, np.int32), grad, at, 1,
-                rate, 0.9, 0.999, tiny)
-update.adagrad_row(weights[1], at, count, numbers, state[1], np.arange(rows), grad, at, 1, rate, tiny)
+last = torch.zeros(rows, dtype=torch.int32)
+chosen = [
+    Rows(ticket, index, torch.from_numpy(w), index * width, count, State(torch.from_numpy(s), index * (len(s) // rows), last))
+    for w, s in zip(weights, state, strict=True)
+]
+update.adam_row(chosen[0], grad, 1, 0.01, AdamSettings(0.9, 0.999, 1e-8))
+update.adagrad_row(chosen[1], grad, 1, 0.01, 1e-8)
 for array in (logits.numpy(), losses, *weights, *state):
     print(hashlib.sha256(array.tobytes()).hexdigest())
-print("compiled:", sum(sum(f.stats.cache_misses.values()) for f in (_softmax_gradient, update.adam_row, update.adagrad_row)))
+print("compiled:", sum(sum(f.stats.cache_misses.values()) for f in (_softmax_gradient, update._adam_row, update._adagrad_row)))
 """
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from gcnrec.rows import Ticket
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rules import AdagradRow, Adam, AdamDense, AdamRow, Sgd
 from gcnrec.testing import assert_as_accurate
@@ -76,7 +77,7 @@ def test_rules_with_gaps_equal_their_formula(name, width):
     start = torch.randn(ROWS, width, generator=torch.Generator().manual_seed(5))
     table = DenseTable(start, rule.state_width(width))
     for step, (rows, grad) in enumerate(gradients(width), 1):
-        table.write(rule.update(table.read(rows, with_state=True), table.stored(rows, grad), step, RATE))
+        table.write(rule.update(table.read(Ticket(rows), with_state=True), table.stored(Ticket(rows), grad), step, RATE))
     exact, yardstick = (transcribed(formula, start, dtype, width) for dtype in (torch.float64, torch.float32))
     result = table.columns(0, width)
     assert_as_accurate(result, yardstick, exact, name)
@@ -92,7 +93,7 @@ def test_state_belongs_to_its_row_and_remembers_the_step():
     rule, width = Adam(BETA1, BETA2, EPSILON), 64
     table = DenseTable(torch.zeros(ROWS, width), rule.state_width(width))
     for step, (rows, grad) in enumerate(gradients(width), 1):
-        rule.update(table.read(rows, with_state=True), table.stored(rows, grad), step, RATE)
+        rule.update(table.read(Ticket(rows), with_state=True), table.stored(Ticket(rows), grad), step, RATE)
     assert table.tensors()["last"].tolist() == [8, 6, 3, 8, 3, 3, 8, 6, 0]
     # Row 7 was touched once, at step 6: m = 0.1 g and v = 0.001 g^2. float32 holds 1 - 0.999 to 2e-5.
     grad = next(g for rows, g in gradients(width) if 7 in rows)[2]
@@ -106,7 +107,7 @@ def dense_run(rule_steps, start, width):
     table = DenseTable(start, rule.state_width(width))
     every = np.arange(ROWS)
     for step, grad in enumerate(rule_steps, 1):
-        rule.update(table.read(every, with_state=True), table.stored(every, grad), step, RATE)
+        rule.update(table.read(Ticket(every), with_state=True), table.stored(Ticket(every), grad), step, RATE)
     return table.columns(0, width)
 
 
@@ -134,7 +135,7 @@ def test_lazy_adam_touched_every_step_is_torch_adam():
     grads = [torch.randn(ROWS, 64, generator=draw) for _ in range(30)]
     table, every = DenseTable(start, 128), np.arange(ROWS)
     for step, grad in enumerate(grads, 1):
-        rule.update(table.read(every, with_state=True), table.stored(every, grad), step, RATE)
+        rule.update(table.read(Ticket(every), with_state=True), table.stored(Ticket(every), grad), step, RATE)
     exact, yardstick = torch_adam(grads, start, torch.float64), torch_adam(grads, start, torch.float32)
     assert_as_accurate(table.columns(0, 64), yardstick, exact, "adam")
 
@@ -144,7 +145,7 @@ def two_steps(rule):
     table, rows = DenseTable(torch.ones(3, 2), rule.state_width(2)), np.array([1])
     found = []
     for step, grad in ((1, [3.0, 4.0]), (3, [0.0, 0.0])):
-        rule.update(table.read(rows, with_state=True), table.stored(rows, torch.tensor([grad])), step, 0.5)
+        rule.update(table.read(Ticket(rows), with_state=True), table.stored(Ticket(rows), torch.tensor([grad])), step, 0.5)
         found.append(table.columns(0, 2)[1].tolist())
     return found
 
@@ -171,6 +172,6 @@ def test_threads_do_not_matter(name, threads):
     for count in (1, 2):
         threads(count)
         table = DenseTable(torch.ones(400, 64), rule.state_width(64))
-        rule.update(table.read(rows, with_state=True), table.stored(rows, grad), 3, RATE)
+        rule.update(table.read(Ticket(rows), with_state=True), table.stored(Ticket(rows), grad), 3, RATE)
         results.append(table.columns(0, 64))
     assert torch.equal(*results)

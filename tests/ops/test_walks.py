@@ -9,8 +9,8 @@ import pytest
 
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph, csr_from_edges
-from gcnrec.ops.walks import most_visited
-from gcnrec.random import Stage, philox4x32
+from gcnrec.ops.walks import Walks, most_visited
+from gcnrec.random import DrawKey, Stage, philox4x32
 
 WALK = 2
 
@@ -48,7 +48,8 @@ def naive(there, back, row, num_walks, length, restart, top, seed, step, first_n
 def test_equals_the_transcription(restart, top):
     graph = world()
     rows, seed, step = np.array([29, 3, 0, 11, 7], np.int32), 2**35 + 9, 2**33 + 4
-    indptr, nodes, counts = most_visited(graph.user_items, graph.item_users, rows, 6, 3, restart, top, seed, step, 100)
+    walks, key = Walks(6, 3, restart), DrawKey(seed, step, 0, 100)
+    indptr, nodes, counts = most_visited(graph.user_items, graph.item_users, rows, walks, top, key)
     assert (indptr.dtype, nodes.dtype, counts.dtype) == (np.int64, np.int32, np.int32)
     for t, row in enumerate(rows):
         part = slice(indptr[t], indptr[t + 1])
@@ -64,7 +65,8 @@ def test_an_item_that_leads_nowhere_leads_back(last=29):
     users, items = np.append(old.row_numbers(), [last] * 3).astype(np.int32), np.append(old.indices, [18, 19, 0]).astype(np.int32)
     there, back = csr_from_edges(users, items, 30, 20), graph.item_users
     assert not len(back.row(18)) and not len(back.row(19)) and len(back.row(0))
-    indptr, nodes, counts = most_visited(there, back, np.array([last], np.int32), 20, 3, 0.3, 50, seed, step, 0)
+    walks, key = Walks(20, 3, 0.3), DrawKey(seed, step, 0, 0)
+    indptr, nodes, counts = most_visited(there, back, np.array([last], np.int32), walks, 50, key)
     expected = naive(there, back, last, 20, 3, 0.3, 50, seed, step, 0)
     assert expected and list(zip(nodes.tolist(), counts.tolist(), strict=True)) == expected and indptr.tolist() == [0, len(nodes)]
 
@@ -72,7 +74,8 @@ def test_an_item_that_leads_nowhere_leads_back(last=29):
 def test_an_only_neighbour_is_visited_half_the_time():
     # Two users share the one item: each hop ends at either of them with chance 1/2, whatever came before.
     graph = BipartiteGraph.from_edges(np.array([0, 1], np.int32), np.zeros(2, np.int32), 2, 1)
-    indptr, nodes, counts = most_visited(graph.user_items, graph.item_users, np.array([0], np.int32), 5000, 2, 0.3, 4, 1, 1, 0)
+    walks, key = Walks(5000, 2, 0.3), DrawKey(1, 1, 0, 0)
+    indptr, nodes, counts = most_visited(graph.user_items, graph.item_users, np.array([0], np.int32), walks, 4, key)
     assert (indptr.tolist(), nodes.tolist()) == ([0, 1], [1])
     # Binomial with 10 000 trials: standard deviation 50; five of them.
     assert abs(int(counts[0]) - 5000) < 250
@@ -81,7 +84,7 @@ def test_an_only_neighbour_is_visited_half_the_time():
 def test_items_walk_too_and_isolated_ones_keep_nothing():
     graph = world()
     rows = np.arange(20, dtype=np.int32)
-    indptr, nodes, _ = most_visited(graph.item_users, graph.user_items, rows, 20, 2, 0.1, 5, 1, 1, 30)
+    indptr, nodes, _ = most_visited(graph.item_users, graph.user_items, rows, Walks(20, 2, 0.1), 5, DrawKey(1, 1, 0, 30))
     sizes = np.diff(indptr)
     assert sizes[18:].tolist() == [0, 0] and sizes[:18].max() == 5 and nodes.max() < 18
     assert not any(row in nodes[indptr[row] : indptr[row + 1]] for row in rows)
@@ -92,7 +95,8 @@ def test_a_node_walks_alike_in_any_batch_and_on_any_number_of_threads(threads):
     results = []
     for count, rows in ((1, np.arange(30)), (2, np.arange(30)), (2, np.array([8]))):
         threads(count)
-        results.append(most_visited(graph.user_items, graph.item_users, rows.astype(np.int32), 10, 3, 0.2, 4, 7, 1, 0))
+        walks, key = Walks(10, 3, 0.2), DrawKey(7, 1, 0, 0)
+        results.append(most_visited(graph.user_items, graph.item_users, rows.astype(np.int32), walks, 4, key))
     for one, two in zip(results[0], results[1], strict=True):
         assert np.array_equal(one, two)
     own = slice(results[0][0][8], results[0][0][9])
@@ -101,7 +105,8 @@ def test_a_node_walks_alike_in_any_batch_and_on_any_number_of_threads(threads):
 
 def test_no_nodes():
     graph = world()
-    indptr, nodes, counts = most_visited(graph.user_items, graph.item_users, np.empty(0, np.int32), 2, 2, 0.0, 2, 1, 1, 0)
+    walks, key = Walks(2, 2, 0.0), DrawKey(1, 1, 0, 0)
+    indptr, nodes, counts = most_visited(graph.user_items, graph.item_users, np.empty(0, np.int32), walks, 2, key)
     assert (indptr.tolist(), nodes.tolist(), counts.tolist()) == ([0], [], [])
 
 
@@ -109,5 +114,6 @@ def test_no_nodes():
 def test_walks_that_cannot_be(wrong):
     graph = world()
     asked = {"num_walks": 1, "length": 1, "restart": 0.0, "top": 1, **wrong}
+    top = asked.pop("top")
     with pytest.raises(UsageError, match="random walks need"):
-        most_visited(graph.user_items, graph.item_users, np.zeros(1, np.int32), **asked, seed=0, step=0, first_node=0)
+        most_visited(graph.user_items, graph.item_users, np.zeros(1, np.int32), Walks(**asked), top, DrawKey(0, 0, 0, 0))

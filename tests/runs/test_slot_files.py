@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 
 from gcnrec.errors import DataError
 from gcnrec.interactions import MemoryVocabulary
+from gcnrec.rows import Ticket
 from gcnrec.runs.slot_files import order_digest, read_slots, write_slots
-from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.tables.arena import SlotBlock
+from gcnrec.tables.slots import SlotTable
 
 ORDER = order_digest(MemoryVocabulary(pa.array([7, 3])), MemoryVocabulary(pa.array(["b", "a"])))
 COUNTS, COLUMNS, VALUES = [2, 0, 3, 1], [1, 5, 0, 2, 4, 3], [0.5, -1.0, 2.0, 3.0, -4.0, 0.0]
@@ -58,7 +60,7 @@ def test_what_is_written_is_what_is_stored_and_comes_back(tmp_path, dtype):
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
     table = read_slots(path, num_rows=4, width=6, budget=8, order=ORDER)
     dense = torch.tensor([[0, 0.5, 0, 0, 0, -1], [0] * 6, [2, 0, 3, 0, -4, 0], [0] * 6])
-    assert torch.equal(table.decode(table.read(np.arange(4), with_state=False)), dense)
+    assert torch.equal(table.decode(table.read(Ticket(np.arange(4)), with_state=False)), dense)
     assert (table.num_values, table.max_values, table.dtype, table.state_shape) == (6, 8, dtype, (0, 0))
     assert list(table.counts_N) == COUNTS
 

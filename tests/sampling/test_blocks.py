@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.neighbours import sample_neighbours
+from gcnrec.random import DrawKey
 from gcnrec.sampling.blocks import NeighbourSampler, without
 from gcnrec.testing import checkerboard
 
@@ -24,7 +25,7 @@ def draw(graph, node, fanout, seed, step, hop):
     """The neighbours of one node, drawn alone, as node numbers."""
     users = graph.num_users
     own, csr, first, other = (node, graph.user_items, 0, users) if node < users else (node - users, graph.item_users, users, 0)
-    return (sample_neighbours(csr, np.array([own], np.int32), fanout, seed, step, hop, first)[1] + other).tolist()
+    return (sample_neighbours(csr, np.array([own], np.int32), fanout, DrawKey(seed, step, hop, first))[1] + other).tolist()
 
 
 def naive(graph, nodes, fanouts, seed, step, with_targets):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gcnrec.config import Sampler
+from gcnrec.rows import Ticket
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.minibatches import Waits, minibatches
 from gcnrec.sampling.sampler import edge_sampler
@@ -15,13 +16,14 @@ from gcnrec.testing import checkerboard
 
 
 class Announced:
-    """A table that writes down what it is told, and what was handed out until then."""
+    """A table that keeps the tickets it gave."""
 
     def __init__(self):
-        self.rows, self.handed_out = [], []
+        self.tickets = []
 
     def prefetch(self, rows_R):
-        self.rows.append(rows_R)
+        self.tickets.append(Ticket(rows_R))
+        return self.tickets[-1]
 
 
 @pytest.fixture
@@ -44,8 +46,8 @@ def test_the_next_batch_is_announced_before_this_one_trains(sampler):
     batches = []
     for index, batch in enumerate(minibatches(sampler, 0, table, Waits())):
         batches.append(batch)
-        assert len(table.rows) == min(index + 2, steps)
-    assert all(batch.rows_R is rows for batch, rows in zip(batches, table.rows, strict=True))
+        assert len(table.tickets) == min(index + 2, steps)
+    assert [batch.ticket for batch in batches] == table.tickets
 
 
 def test_the_thread_ends_with_the_iterator(sampler):

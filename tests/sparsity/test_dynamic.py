@@ -8,7 +8,8 @@ import pytest
 from gcnrec.errors import UsageError
 from gcnrec.sparsity.dynamic import Dynamic, warm
 from gcnrec.sparsity.policy import Moment
-from gcnrec.tables.slots import RECORD_BYTES, SlotBlock, SlotTable
+from gcnrec.tables.arena import RECORD_BYTES, SlotBlock
+from gcnrec.tables.slots import SlotTable
 from gcnrec.testing import halves, star
 
 

@@ -15,7 +15,8 @@ from gcnrec.sparsity.exchange import (
     nothing_known,
     prune_smallest,
 )
-from gcnrec.tables.slots import SlotBlock, SlotTable, in_blocks
+from gcnrec.tables.arena import SlotBlock
+from gcnrec.tables.slots import SlotTable, in_blocks
 
 WIDTH = 8
 

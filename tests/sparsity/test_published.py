@@ -18,7 +18,8 @@ from gcnrec.sparsity.exchange import Change
 from gcnrec.sparsity.first_support import fill
 from gcnrec.sparsity.policy import Moment
 from gcnrec.sparsity.published import Dsl, Gradual, Pattern, RandomGrowth, Rigl, SparseRec, Static, rows_by_degree, unit_factors
-from gcnrec.tables.slots import SlotBlock, SlotTable, dense_rows
+from gcnrec.tables.arena import SlotBlock
+from gcnrec.tables.slots import SlotTable, dense_rows
 from gcnrec.testing import checkerboard
 from gcnrec.training.plan import plan_of
 

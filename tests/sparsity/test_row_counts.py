@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gcnrec.errors import UsageError
 from gcnrec.sparsity.row_counts import even_counts, full_records, largest_counts, power_counts
-from gcnrec.tables.slots import RECORD_BYTES, VALUE_BYTES
+from gcnrec.tables.arena import RECORD_BYTES, VALUE_BYTES
 
 CAPACITIES = {name: [size // (of_value + 1) for size in RECORD_BYTES] for name, of_value in VALUE_BYTES.items()}
 

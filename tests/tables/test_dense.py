@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcnrec.rows import Ticket
 from gcnrec.tables.dense import LINE_BYTES, DenseTable, aligned
 from gcnrec.testing import check_table
 
@@ -66,7 +67,7 @@ def test_decode_equals_indexing(chosen):
     weights = torch.randn(9, 33, generator=torch.Generator().manual_seed(0))
     table = DenseTable(weights, 3)
     rows_R = np.array(sorted(chosen), np.int64)
-    decoded = table.decode(table.read(rows_R, with_state=False))
+    decoded = table.decode(table.read(Ticket(rows_R), with_state=False))
     assert decoded.is_contiguous() and torch.equal(decoded, weights[torch.from_numpy(rows_R)])
 
 

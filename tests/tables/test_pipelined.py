@@ -5,14 +5,18 @@ The fake's transfers move a few values at a time, at random moments between what
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from built import start_table, step_of
 
 from gcnrec.config import Job
+from gcnrec.rows import Ticket
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable, Traffic
+from gcnrec.tables.rules import Sgd
 from gcnrec.testing import checkerboard
 
 
@@ -43,12 +47,13 @@ def trained(job, device, steps=14, ahead=True, hot=None):
         step.sampler.batch(index // step.sampler.steps_per_epoch, index % step.sampler.steps_per_epoch) for index in range(steps)
     ]
     losses = []
+    announce = table.prefetch if device and ahead else Ticket
+    ticket = announce(batches[0].rows_R)
     for batch, following in zip(batches, [*batches[1:], None], strict=True):
-        if device and ahead and batch.step == 1:
-            table.prefetch(batch.rows_R)
-        if device and ahead and following:
-            table.prefetch(following.rows_R)
-        losses.append(step(batch, 0.05))
+        current = replace(batch, ticket=ticket)
+        if following:
+            ticket = announce(following.rows_R)
+        losses.append(step(current, 0.05))
         if batch.step == 7:
             step.table.drained()  # as an exploration does, while the next batch is on its way
     return losses, step.table.drained().tensors()
@@ -91,17 +96,31 @@ def test_the_fake_device_shows_a_write_that_nobody_waits_for(monkeypatch, fake_d
 def test_rows_that_nobody_announced_are_read_at_once(fake_device):
     job = job_of("none", "sgd", 1.0)
     host = start_table(job, checkerboard().graph)
-    table, announced, other = PipelinedTable(host, fake_device.LazyDevice(0)), np.array([1, 2]), np.array([1, 3])
-    table.prefetch(announced)
-    for rows in (other, announced):
-        assert torch.equal(table.decode(table.read(rows, with_state=False)), host.decode(host.read(rows, False)))
+    table, other = PipelinedTable(host, fake_device.LazyDevice(0)), Ticket(np.array([1, 3]))
+    announced = table.prefetch(np.array([1, 2]))
+    for ticket in (other, announced):
+        assert torch.equal(table.decode(table.read(ticket, with_state=False)), host.decode(host.read(ticket, False)))
+
+
+def test_one_array_announced_twice_is_two_readings(fake_device):
+    """As when two batches have the same rows: the second one has the first one's update."""
+    for seed in range(12):
+        host = start_table(job_of("none", "sgd", 1.0), checkerboard().graph)
+        before_ND, rows_R = host.columns(0, 16).clone(), np.array([1, 2, 30])
+        table = PipelinedTable(host, fake_device.FakeDevice(seed))
+        for ticket in [table.prefetch(rows_R), table.prefetch(rows_R)]:
+            grad = table.stored(ticket, torch.ones(3, 16))
+            table.write(Sgd().update(table.read(ticket, with_state=True), grad, 1, 0.5))
+        before_ND[torch.from_numpy(rows_R)] -= 0.5
+        before_ND[torch.from_numpy(rows_R)] -= 0.5
+        assert torch.equal(table.drained().columns(0, 16), before_ND)
 
 
 def test_what_is_moved_is_counted(fake_device):
     job = job_of("none", "adam", 1.0)
     host = start_table(job, checkerboard().graph)
     table, rows = PipelinedTable(host, fake_device.LazyDevice(0), Prefixes(24, 2, 1)), np.array([0, 1, 5, 24, 30, 31])
-    table.decode(table.read(rows, with_state=True))
+    table.decode(table.read(Ticket(rows), with_state=True))
     # Rows 0, 1 and 24 are cached. A row of 16 float32 is half a line, its state (two moments) a whole one.
     assert table.traffic() == Traffic(rows=6, cached_rows=3, bytes=3 * 3 * 64, lines=3 + 3)
 
@@ -112,7 +131,7 @@ def test_rows_without_values_take_no_room(fake_device):
     with host.rebuild() as rebuild:
         for first, last in host.blocks():
             rebuild.read(first, last)
-    rows = np.array([0, 5, 30])
+    rows = Ticket(np.array([0, 5, 30]))
     table = PipelinedTable(host, fake_device.FakeDevice(0))
     assert torch.equal(table.decode(table.read(rows, with_state=True)), torch.zeros(3, 16))
     assert table.stored(rows, torch.ones(3, 16)).values_X.numel() == 0

@@ -12,11 +12,13 @@ from gcnrec.config import Sampler
 from gcnrec.errors import DataError, UsageError
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.mf import MatrixFactorisation
+from gcnrec.rows import Ticket
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sparsity.first_support import fill, random_keys
+from gcnrec.tables.arena import RECORD_BYTES, SlotBlock
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rules import AdagradRow, Adam, AdamDense, AdamRow, Sgd
-from gcnrec.tables.slots import RECORD_BYTES, SlotBlock, SlotTable, in_blocks
+from gcnrec.tables.slots import SlotTable, in_blocks
 from gcnrec.testing import check_table, checkerboard, dense_hop
 
 RULES = [Sgd(), AdagradRow(1e-8), Adam(0.9, 0.999, 1e-8), AdamRow(0.9, 0.999, 1e-8), AdamDense(0.9, 0.999, 1e-8)]
@@ -45,7 +47,7 @@ def random_mask(rows, width, seed, density=0.3):
 
 
 def dense_of(table):
-    return table.decode(table.read(np.arange(table.num_rows), with_state=False))
+    return table.decode(table.read(Ticket(np.arange(table.num_rows)), with_state=False))
 
 
 def test_conformance_with_every_column_stored():
@@ -65,12 +67,12 @@ def test_an_update_equals_the_masked_dense_one(rule, width):
     for step in range(1, 4):
         rows_R = np.arange(40)[step % 2 :: 2] if not rule.every_row else np.arange(40)
         tile = torch.randn(len(rows_R), width, generator=draw)
-        grad = table.stored(rows_R, tile)
-        table.write(rule.update(table.read(rows_R, with_state=True), grad, step, 0.1))
+        grad = table.stored(Ticket(rows_R), tile)
+        table.write(rule.update(table.read(Ticket(rows_R), with_state=True), grad, step, 0.1))
         for row, g in zip(rows_R.tolist(), tile, strict=True):
             own, one = g[mask[row]][None], np.zeros(1, np.int64)
             if own.numel():
-                rule.update(peers[row].read(one, with_state=True), peers[row].stored(one, own), step, 0.1)
+                rule.update(peers[row].read(Ticket(one), with_state=True), peers[row].stored(Ticket(one), own), step, 0.1)
     found = dense_of(table)
     assert not found[~mask].any()
     for row in range(40):
@@ -132,12 +134,12 @@ def test_records_keep_values_and_state_through_checkpoints(dtype):
     mask[7] = False
     table = slots_of(weights, mask, rule.state_width, dtype)
     rows = np.arange(300)
-    rule.update(table.read(rows, True), table.stored(rows, torch.randn(300, 120)), 1, 0.1)
+    rule.update(table.read(Ticket(rows), True), table.stored(Ticket(rows), torch.randn(300, 120)), 1, 0.1)
     other = SlotTable(300, 120, table.max_values, 2, 0, dtype)
     other.restore(table.tensors())
     assert all(torch.equal(one, two) for one, two in zip(table.tensors().values(), other.tensors().values(), strict=True))
     for each in (table, other):
-        rule.update(each.read(rows, True), each.stored(rows, torch.ones(300, 120)), 2, 0.1)
+        rule.update(each.read(Ticket(rows), True), each.stored(Ticket(rows), torch.ones(300, 120)), 2, 0.1)
     assert torch.equal(dense_of(table), dense_of(other))
     if dtype == "bfloat16":
         assert torch.equal(dense_of(table), dense_of(table).bfloat16().float())
@@ -148,7 +150,7 @@ def test_bfloat16_updates_are_right_on_average():
     table = slots_of(torch.ones(1000, 8), torch.ones(1000, 8).bool(), lambda width: 0, "bfloat16")
     rows = np.arange(1000)
     for step in range(1, 101):
-        Sgd().update(table.read(rows, True), table.stored(rows, torch.full((1000, 8), -1.0)), step, 1e-3)
+        Sgd().update(table.read(Ticket(rows), True), table.stored(Ticket(rows), torch.full((1000, 8), -1.0)), step, 1e-3)
     assert float(dense_of(table).mean()) == pytest.approx(1.1, abs=2e-3)
 
 
@@ -294,7 +296,7 @@ def test_what_is_restored_lies_where_it_lay_and_grows_as_it_would_have():
 
 
 def test_records_beyond_the_reach_of_locations_are_refused(monkeypatch):
-    monkeypatch.setattr("gcnrec.tables.slots.REACH_BYTES", 8192)
+    monkeypatch.setattr("gcnrec.tables.arena.REACH_BYTES", 8192)
     table = SlotTable(2000, 64, 32_000, 0, 0, "float32")
     with pytest.raises(UsageError, match=r"32 GiB.*lower table\.budget"):
         fill(table, np.full(2000, 16, np.int64), lambda first, last: torch.ones(last - first, 64), random_keys(0), None)

@@ -22,9 +22,10 @@ from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.minibatches import Waits, minibatches
 from gcnrec.sampling.sampler import Batch, EdgeSampler
 from gcnrec.steps.step import Step
+from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import DenseTable, StepTable
 from gcnrec.tables.rules import Adam
-from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.tables.slots import SlotTable
 
 FANOUTS = (10, 10)
 TEMPERATURE, L2 = 0.12, 1e-5

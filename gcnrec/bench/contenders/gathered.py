@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from gcnrec.ops.gather import gather, padded
 from gcnrec.ops.slots import copy_spans
 from gcnrec.queues import Spans
+from gcnrec.rows import RowGrad, Rows, Ticket
 from gcnrec.tables.dense import DenseTable
-from gcnrec.tables.rows import RowGrad, Rows
 from gcnrec.tables.staged import StagedDense
 
 Parts = tuple[torch.Tensor, torch.Tensor]
@@ -33,20 +33,21 @@ class Pageable:
         self._current: StagedDense | None = None
         self.num_rows, self.width = table.num_rows, table.width
 
-    def prefetch(self, rows_R: NDArray[np.int64]) -> None:
-        """Nothing to do: rows are read when they are wanted."""
+    def prefetch(self, rows_R: NDArray[np.int64]) -> Ticket:
+        """A ticket alone: rows are read when they are wanted."""
+        return Ticket(rows_R)
 
-    def read(self, rows_R: NDArray[np.int64], with_state: bool) -> Rows:
-        return self._at(rows_R).read(with_state)
+    def read(self, ticket: Ticket, with_state: bool) -> Rows:
+        return self._at(ticket).read(with_state)
 
     def decode(self, rows: Rows) -> torch.Tensor:
-        return self._at(rows.rows_R).decode()
+        return self._at(rows.ticket).decode()
 
-    def stored(self, rows_R: NDArray[np.int64], tile_RD: torch.Tensor) -> RowGrad:
-        return self._at(rows_R).stored(tile_RD)
+    def stored(self, ticket: Ticket, tile_RD: torch.Tensor) -> RowGrad:
+        return self._at(ticket).stored(tile_RD)
 
     def write(self, rows: Rows) -> None:
-        staged = self._at(rows.rows_R)
+        staged = self._at(rows.ticket)
         count = len(rows.rows_R)
         self._put(rows.rows_R, (staged.weights.memory.view(count, -1), staged.state.memory.view(count, -1)))
         self._current = None
@@ -55,17 +56,17 @@ class Pageable:
         self._table.last_N.copy_(self._last_N)
         return self._table
 
-    def _at(self, rows_R: NDArray[np.int64]) -> StagedDense:
-        if self._current is None or rows_R is not self._current.rows_R:
-            parts = self._taken(rows_R)
-            index_R = torch.from_numpy(rows_R).to(self._device)
+    def _at(self, ticket: Ticket) -> StagedDense:
+        if self._current is None or ticket != self._current.ticket:
+            parts = self._taken(ticket)
+            index_R = torch.from_numpy(ticket.rows_R).to(self._device)
             weights, state = (_packed(part) for part in parts)
-            self._current = StagedDense(rows_R, index_R, self.width, weights, state, self._last_N)
+            self._current = StagedDense(ticket, index_R, self.width, weights, state, self._last_N)
         return self._current
 
-    def _taken(self, rows_R: NDArray[np.int64]) -> Parts:
+    def _taken(self, ticket: Ticket) -> Parts:
         """The rows on the device."""
-        index_R = torch.from_numpy(rows_R)
+        index_R = torch.from_numpy(ticket.rows_R)
         weights, state = (plane[index_R].to(self._device) for plane in self._planes)
         return weights, state
 
@@ -82,9 +83,9 @@ class Pinned(Pageable):
         super().__init__(table, device)
         self._down, self._up = _Buffers(self._planes, device), _Buffers(self._planes, device)
 
-    def _taken(self, rows_R: NDArray[np.int64]) -> Parts:
+    def _taken(self, ticket: Ticket) -> Parts:
         # `_put` waits for the device, so the copy from these buffers one batch ago is over
-        weights, state = (part.to(self._device, non_blocking=True) for part in self._gathered(self._up, rows_R))
+        weights, state = (part.to(self._device, non_blocking=True) for part in self._gathered(self._up, ticket.rows_R))
         return weights, state
 
     def _gathered(self, buffers: _Buffers, rows_R: NDArray[np.int64]) -> Parts:
@@ -112,19 +113,18 @@ class Prefetched(Pinned):
         self._thread = ThreadPoolExecutor(1, "gather")
         self._turns = _Buffers(self._planes, device), _Buffers(self._planes, device)
         self._turn = 0
-        self._coming: list[tuple[NDArray[np.int64], Future[Parts]]] = []
+        self._coming: dict[Ticket, Future[Parts]] = {}
 
-    def prefetch(self, rows_R: NDArray[np.int64]) -> None:
-        self._turn = 1 - self._turn
-        self._coming.append((rows_R, self._thread.submit(self._gathered, self._turns[self._turn], rows_R)))
+    def prefetch(self, rows_R: NDArray[np.int64]) -> Ticket:
+        self._turn, ticket = 1 - self._turn, Ticket(rows_R)
+        self._coming[ticket] = self._thread.submit(self._gathered, self._turns[self._turn], rows_R)
+        return ticket
 
-    def _taken(self, rows_R: NDArray[np.int64]) -> Parts:
-        for place, (announced_R, future) in enumerate(self._coming):
-            if announced_R is rows_R:
-                del self._coming[place]
-                weights, state = (part.to(self._device, non_blocking=True) for part in future.result())
-                return weights, state
-        return super()._taken(rows_R)
+    def _taken(self, ticket: Ticket) -> Parts:
+        if ticket not in self._coming:
+            return super()._taken(ticket)
+        weights, state = (part.to(self._device, non_blocking=True) for part in self._coming.pop(ticket).result())
+        return weights, state
 
 
 class _Buffers:

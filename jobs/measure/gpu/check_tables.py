@@ -9,7 +9,8 @@ from gcnrec.cuda.propagate import Csr
 from gcnrec.cuda.slots import Slots
 from gcnrec.graph import Csr as HostCsr
 from gcnrec.graph import csr_from_edges, transpose
-from gcnrec.tables.slots import SlotBlock, SlotTable, dense_rows
+from gcnrec.tables.arena import SlotBlock
+from gcnrec.tables.slots import SlotTable, dense_rows
 from jobs.measure.gpu.bed import Bed
 
 ROWS, COLUMNS = 12, 700
@@ -32,8 +33,10 @@ def small_slots(rows: int, width: int, dtype: str) -> tuple[SlotTable, torch.Ten
 
 def on_bed(bed: Bed, table: SlotTable) -> Slots:
     """The records in pinned memory, what finds them on the device."""
-    location_N, count_N, _, _, capacity_K = (part.to(bed.device) for part in table.index())
-    arena = bed.host(torch.from_numpy(table._slots.columns))
+    own = table.slots
+    places = (own.location_N.view(np.int32), own.count_N, own.capacity_K)
+    location_N, count_N, capacity_K = (torch.from_numpy(part).to(bed.device) for part in places)
+    arena = bed.host(torch.from_numpy(own.columns))
     dtype = torch.float32 if table.dtype == "float32" else torch.bfloat16
     return Slots(location_N, count_N, arena.view(dtype), arena, capacity_K)
 

@@ -6,6 +6,7 @@ Tables lie in pinned memory, as in training; results come back and are compared 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,13 +14,24 @@ import torch
 from gcnrec.cuda import ceiling, gather, propagate, reduce, sample, slot_hops, slots, topk, update
 from gcnrec.ops import alias, neighbours
 from gcnrec.ops import sample as negatives_on_host
-from gcnrec.tables.slots import SlotBlock, SlotTable
+from gcnrec.random import DrawKey
+from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
+from gcnrec.tables.arena import SlotBlock
+from gcnrec.tables.slots import SlotTable
 from jobs.measure.gpu.bed import Bed, Tell
 from jobs.measure.gpu.check_tables import on_bed, small_graph, small_slots
 
 SECONDS = 90
 EPS = torch.finfo(torch.float32).eps
 RATE, BETA1, BETA2, EPSILON = 1e-2, 0.9, 0.999, 1e-8
+ADAM = AdamSettings(BETA1, BETA2, EPSILON)
+KERNELS: dict[str, Callable[[Rows, RowGrad, int], None]] = {
+    "sgd": partial(update.sgd, rate=RATE),
+    "adagrad_row": partial(update.adagrad_row, rate=RATE, epsilon=EPSILON),
+    "adam": partial(update.adam, rate=RATE, settings=ADAM),
+    "adam_row": partial(update.adam_row, rate=RATE, settings=ADAM),
+    "adam_dense": partial(update.adam_dense, rate=RATE, settings=ADAM),
+}
 STATE = {"sgd": (0, 0), "adagrad_row": (0, 1), "adam": (2, 0), "adam_row": (1, 1), "adam_dense": (2, 0)}
 """State of a rule: floats per value, floats per row."""
 Found = tuple[str, torch.Tensor, torch.Tensor, float]
@@ -126,7 +138,7 @@ def _spans(block: SlotBlock, rows_R: torch.Tensor) -> list[tuple[int, int]]:
 
 def _staged(bed: Bed, own: slots.Slots, table: SlotTable, dense_ND: torch.Tensor, rows_R: torch.Tensor) -> Iterator[Found]:
     """Records brought to the device as spans, and decoded there."""
-    size_R = torch.from_numpy(table._layout.record_K[table.counts_N[rows_R.cpu().numpy()]]).to(bed.device)
+    size_R = torch.from_numpy(table.arena.layout.record_K[table.counts_N[rows_R.cpu().numpy()]]).to(bed.device)
     at_R = size_R.cumsum(0) - size_R
     arena = torch.zeros(-(-int(size_R.sum()) // 64) * 64 + 64, dtype=torch.uint8, device=bed.device)
     from_R = own.location_N[rows_R].long() * slots.UNIT // 4
@@ -151,19 +163,15 @@ def updates(bed: Bed) -> Iterator[Found]:
     chosen_R = torch.arange(0, rows, 3)
     for rule, (moments, scalars) in STATE.items():
         first_ND, state_width = torch.randn(rows, width), moments * width + scalars
-        weights, state = bed.host(first_ND.view(-1)), bed.host(torch.zeros(max(1, rows * state_width)))
+        weights, values = bed.host(first_ND.view(-1)), bed.host(torch.zeros(max(1, rows * state_width)))
         exact_RD = first_ND[chosen_R].double()
         planes: list[torch.Tensor] = [torch.zeros(len(chosen_R), width, dtype=torch.float64) for _ in range(2)]
-        last = torch.zeros(rows, dtype=torch.int32, device=bed.device)
+        device_R, at_R = chosen_R.to(bed.device), torch.arange(len(chosen_R), device=bed.device) * width
+        state = State(values, device_R * state_width, torch.zeros(rows, dtype=torch.int32, device=bed.device))
+        chosen = Rows(Ticket(chosen_R.numpy()), device_R, weights, device_R * width, torch.full_like(device_R, width), state)
         for step in (1, 2):
             grad_RD = torch.randn(len(chosen_R), width)
-            device_R = chosen_R.to(bed.device)
-            spans = (weights, device_R * width, torch.full_like(device_R, width), device_R)
-            held = (state, device_R * state_width) if state_width else ()
-            lasts = (last,) if rule in ("adam", "adam_row") else ()
-            grad = (grad_RD.to(bed.device).view(-1), torch.arange(len(chosen_R), device=bed.device) * width)
-            numbers = {"sgd": (RATE,), "adagrad_row": (RATE, EPSILON)}.get(rule, (RATE, BETA1, BETA2, EPSILON))
-            getattr(update, rule)(*spans, *held, *lasts, *grad, step, *numbers)
+            KERNELS[rule](chosen, RowGrad(chosen.ticket, grad_RD.to(bed.device).view(-1), at_R), step)
             bed.finish()
             exact_RD = _exact_step(rule, exact_RD, planes, grad_RD.double(), step)
         yield f"update-{rule}", weights.view(rows, width)[chosen_R], exact_RD, 8
@@ -207,13 +215,13 @@ def products(bed: Bed) -> Iterator[Found]:
         yield f"scatter-{width}", out_CD, scaled_RC[long_V].T @ grad_VD.double(), 64
     table, dense_ND = small_slots(columns, 64, "float32")
     hops, out_VD = on_bed(bed, table), torch.full((4, 64), torch.nan, device=bed.device)
-    slot_hops.propagate_rows(own, device_V, hops, 0, *scales, out_VD)
+    scaled = propagate.ScaledCsr(own, *scales)
+    slot_hops.propagate_rows(scaled, device_V, hops, 0, out_VD)
     yield "slot-propagate", out_VD, scaled_RC[long_V] @ dense_ND.double(), 64
     block, grad_VD = table.unpack(0, columns), torch.randn(4, 64)
     out_X = torch.zeros(table.num_values, device=bed.device)
-    slot_hops.scatter_rows(
-        own, grad_VD.to(bed.device), device_V, hops, 0, *scales, torch.from_numpy(block.starts_R).to(bed.device), out_X
-    )
+    grad = RowGrad(Ticket(np.arange(columns)), out_X, torch.from_numpy(block.starts_R).to(bed.device))
+    slot_hops.scatter_rows(scaled, grad_VD.to(bed.device), device_V, hops, 0, grad)
     exact_CD = scaled_RC[long_V].T @ grad_VD.double()
     yield "slot-scatter", out_X, exact_CD[block.rows_X, block.columns_X.astype(np.int64)], 64
 
@@ -222,14 +230,14 @@ def draws(bed: Bed) -> Iterator[Found]:
     """The CPU's integers: neighbours with and without replacement, negatives that were not seen."""
     csr, own, dense_RC = small_graph(bed)
     targets = np.arange(csr.rows, dtype=np.int32)
-    expected, columns = neighbours.sample_neighbours(csr, targets, 5, 3, 9, 1, 100)
-    found, places = sample.sample_neighbours(own, torch.from_numpy(targets).to(bed.device), 5, 3, 9, 1, 100)
+    expected, columns = neighbours.sample_neighbours(csr, targets, 5, DrawKey(3, 9, 1, 100))
+    found, places = sample.sample_neighbours(own, torch.from_numpy(targets).to(bed.device), 5, DrawKey(3, 9, 1, 100))
     yield "sample-indptr", found, torch.from_numpy(expected), 0
     yield "sample-columns", places[: len(columns)], torch.from_numpy(columns), 0
     tables = alias.alias_rows(csr, np.random.default_rng(0).random(csr.num_edges) + 0.1)
-    expected, columns = alias.sample_weighted(csr, tables, targets, 5, 3, 9, 1, 100)
+    expected, columns = alias.sample_weighted(csr, tables, targets, 5, DrawKey(3, 9, 1, 100))
     device_tables = sample.AliasTable(*(bed.host(torch.from_numpy(part)) for part in (tables.thresholds_I, tables.others_I)))
-    found, places = sample.sample_weighted(own, device_tables, torch.from_numpy(targets).to(bed.device), 5, 3, 9, 1, 100)
+    found, places = sample.sample_weighted(own, device_tables, torch.from_numpy(targets).to(bed.device), 5, DrawKey(3, 9, 1, 100))
     yield "sample-weighted", places[: len(columns)], torch.from_numpy(columns), 0
     popular = negatives_on_host.popularity_table(dense_RC.sum(0).long().numpy(), 0.75)
     right = negatives_on_host.negatives(targets, 7, popular, csr, 3, 9)

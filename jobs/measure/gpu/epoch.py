@@ -22,6 +22,7 @@ from gcnrec.bench.contenders.gathered import Pageable, Pinned, Prefetched
 from gcnrec.bench.graphs import synthetic
 from gcnrec.device import pipeline_of
 from gcnrec.queues import Device
+from gcnrec.rows import Ticket
 from gcnrec.sampling.sampler import Batch
 from gcnrec.steps.step import Step
 from gcnrec.tables.dense import DenseTable, StepTable
@@ -103,11 +104,12 @@ def _stretch(contender: Ours, losses: dict[str, list[float]], name: str, run: in
 
 def announced(batches: list[Batch], step: Step, epoch: int) -> Iterator[Batch]:
     """The same batches in every epoch, their rows announced one step before."""
-    step.table.prefetch(batches[0].rows_R)
+    ticket = step.table.prefetch(batches[0].rows_R)
     for batch, later in zip(batches, [*batches[1:], None], strict=True):
+        current = replace(batch, step=batch.step + epoch * len(batches), ticket=ticket)
         if later is not None:
-            step.table.prefetch(later.rows_R)
-        yield replace(batch, step=batch.step + epoch * len(batches))
+            ticket = step.table.prefetch(later.rows_R)
+        yield current
 
 
 def unannounced(batches: list[Batch], step: Step, epoch: int) -> Iterator[Batch]:
@@ -138,21 +140,21 @@ class Walk:
 
     def __call__(self, run: int) -> None:
         rule, out = Adam(0.9, 0.999, EPSILON), torch.empty_like(self.matrix)
-        if self.early:
-            self.table.prefetch(self._rows(0))
+        later = self._ticket(0)
         for index in range(CURVE_STEPS):
-            rows_R = self._rows(index)
-            if self.early and index + 1 < CURVE_STEPS:
-                self.table.prefetch(self._rows(index + 1))
-            tile_RD = self.table.decode(self.table.read(rows_R, with_state=False))
+            ticket = later
+            if index + 1 < CURVE_STEPS:
+                later = self._ticket(index + 1)
+            tile_RD = self.table.decode(self.table.read(ticket, with_state=False))
             for _ in range(self.products):
                 torch.mm(self.matrix, self.matrix, out=out)
             self.step += 1
-            grad = self.table.stored(rows_R, tile_RD)
-            self.table.write(rule.update(self.table.read(rows_R, with_state=True), grad, self.step, RATE))
+            grad = self.table.stored(ticket, tile_RD)
+            self.table.write(rule.update(self.table.read(ticket, with_state=True), grad, self.step, RATE))
 
-    def _rows(self, index: int) -> NDArray[np.int64]:
-        return self.sets[index % len(self.sets)]
+    def _ticket(self, index: int) -> Ticket:
+        rows_R = self.sets[index % len(self.sets)]
+        return self.table.prefetch(rows_R) if self.early else Ticket(rows_R)
 
 
 def _curve(bed: Bed, tell: Tell, task: Task, queues: Device) -> None:

@@ -11,6 +11,7 @@ from gcnrec.cuda import sample
 from gcnrec.cuda.propagate import Csr
 from gcnrec.graph import Csr as HostCsr
 from gcnrec.ops import neighbours
+from gcnrec.random import DrawKey
 from jobs.measure.gpu.bed import Bed, Tell, Work, race, spread_rows, told
 
 SECONDS = 60
@@ -35,13 +36,13 @@ def run(bed: Bed, tell: Tell) -> None:
     sets = [spread_rows(bed, nodes, targets, seed).int() for seed in range(SETS)]
     on_host = [rows.cpu().numpy() for rows in sets]
     for fanout in FANOUTS:
-        drawn = int(sample.sample_neighbours(places["host"], sets[0], fanout, 1, 1, 0, 0)[0][-1])
+        drawn = int(sample.sample_neighbours(places["host"], sets[0], fanout, DrawKey(1, 1, 0, 0))[0][-1])
 
         def on_bed(csr: Csr, run: int, fanout: int = fanout) -> None:
-            sample.sample_neighbours(csr, sets[run % SETS], fanout, 1, run, 0, 0)
+            sample.sample_neighbours(csr, sets[run % SETS], fanout, DrawKey(1, run, 0, 0))
 
         def on_cores(run: int, fanout: int = fanout) -> None:
-            neighbours.sample_neighbours(host, on_host[run % SETS], fanout, 1, run, 0, 0)
+            neighbours.sample_neighbours(host, on_host[run % SETS], fanout, DrawKey(1, run, 0, 0))
 
         works: dict[str, Work] = {f"gcnrec-{place}": partial(on_bed, csr) for place, csr in places.items()}
         facts = {"fanout": fanout, "nodes": nodes, "edges": edges, "targets": targets}
@@ -61,7 +62,7 @@ def _indptr(bed: Bed, nodes: int) -> torch.Tensor:
 def _require_equal(csr: Csr, host: HostCsr, rows_T: torch.Tensor, fanout: int) -> None:
     """The GPU must draw the CPU's integers, at full size too."""
     few = rows_T[: min(len(rows_T), 20_000)].contiguous()
-    expected, columns = neighbours.sample_neighbours(host, few.cpu().numpy(), fanout, 1, 2, 0, 0)
-    found, places = sample.sample_neighbours(csr, few, fanout, 1, 2, 0, 0)
+    expected, columns = neighbours.sample_neighbours(host, few.cpu().numpy(), fanout, DrawKey(1, 2, 0, 0))
+    found, places = sample.sample_neighbours(csr, few, fanout, DrawKey(1, 2, 0, 0))
     if not np.array_equal(found.cpu().numpy(), expected) or not np.array_equal(places.cpu().numpy()[: expected[-1]], columns):
         raise RuntimeError(f"the GPU draws other neighbours than the CPU at a fanout of {fanout}")

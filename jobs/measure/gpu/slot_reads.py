@@ -11,7 +11,7 @@ import torch
 
 from gcnrec.cuda import slots as cuda
 from gcnrec.cuda.gather import gather
-from gcnrec.tables.slots import RECORD_BYTES
+from gcnrec.tables.arena import RECORD_BYTES
 from jobs.measure.gpu.bed import Bed, Tell, Work, race, spread_rows, told
 from jobs.measure.gpu.gathers import rows_of
 from jobs.measure.gpu.lines import traffic

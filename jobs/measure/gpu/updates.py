@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 
 from gcnrec.cuda import ceiling, update
 from gcnrec.cuda.slots import copy_spans
 from gcnrec.ops import update as on_cores
+from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
 from jobs.measure.gpu.bed import FILL_BYTES, Bed, Tell, Work, fill, race, spread_rows, told
 
 SECONDS = 60
@@ -18,7 +19,14 @@ SLOTS, PITCH = 16, 20
 """Values of a slot row, and floats of its record."""
 MOMENTS = {"sgd": (0, 0), "adagrad_row": (0, 1), "adam": (2, 0), "adam_row": (1, 1)}
 """State of a rule: floats per value, floats per row."""
-RATE, BETA1, BETA2, EPSILON = 1e-3, 0.9, 0.999, 1e-8
+RATE, EPSILON = 1e-3, 1e-8
+ADAM = AdamSettings(0.9, 0.999, EPSILON)
+KERNELS = {
+    "sgd": partial(update.sgd, rate=RATE),
+    "adagrad_row": partial(update.adagrad_row, rate=RATE, epsilon=EPSILON),
+    "adam": partial(update.adam, rate=RATE, settings=ADAM),
+    "adam_row": partial(update.adam_row, rate=RATE, settings=ADAM),
+}
 SETS = 4
 
 
@@ -38,19 +46,15 @@ class Planes:
         """Bytes that an update of a row reads, and writes."""
         return 4 * (self.width + self.state_width)
 
-    def places(self, rows_R: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return rows_R * self.pitch, torch.full_like(rows_R, self.width), rows_R
+    def at(self, rows_R: torch.Tensor) -> Rows:
+        """The rows where they lie, for kernels of the device of `rows_R`."""
+        state = State(self.state, rows_R * self.state_width, self.last_N)
+        width_R = torch.full_like(rows_R, self.width)
+        return Rows(Ticket(rows_R.cpu().numpy()), rows_R, self.weights, rows_R * self.pitch, width_R, state)
 
-    def arguments(self, rows_R: torch.Tensor, grad_RD: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What every rule takes before its numbers."""
-        moments, scalars = MOMENTS[self.rule]
-        state = (self.state, rows_R * self.state_width) if moments or scalars else ()
-        last = (self.last_N,) if moments else ()
-        at_R = torch.arange(len(rows_R), device=rows_R.device) * self.width
-        return self.weights, *self.places(rows_R), *state, *last, grad_RD.view(-1), at_R
 
-    def numbers(self) -> tuple[float, ...]:
-        return {"sgd": (RATE,), "adagrad_row": (RATE, EPSILON)}.get(self.rule, (RATE, BETA1, BETA2, EPSILON))
+def grad_of(rows: Rows, grad_RD: torch.Tensor) -> RowGrad:
+    return RowGrad(rows.ticket, grad_RD.view(-1), rows.count_R.cumsum(0) - rows.count_R)
 
 
 def run(bed: Bed, tell: Tell) -> None:
@@ -82,13 +86,13 @@ def _rule(bed: Bed, tell: Tell, planes: Planes) -> None:
     count = bed.sizes.call_bytes // planes.row_bytes
     sets = [spread_rows(bed, planes.rows, count, seed) for seed in range(SETS)]
     grad_RD = torch.randn(count, planes.width, device=bed.device)
-    arguments = [planes.arguments(rows_R, grad_RD) for rows_R in sets]
+    rows = [planes.at(rows_R) for rows_R in sets]
+    grad = grad_of(rows[0], grad_RD)
     moved, table_M, row_bytes = count * planes.row_bytes, bed.table(), 256
     bare = [spread_rows(bed, len(table_M) // row_bytes, moved // row_bytes, seed) for seed in range(SETS)]
-    kernel = getattr(update, planes.rule)
 
     def ours(lanes: int, run: int) -> None:
-        kernel(*arguments[run % SETS], run + 1, *planes.numbers(), lanes)
+        KERNELS[planes.rule](rows[run % SETS], grad, run + 1, grid=update.Grid(lanes))
 
     works: dict[str, Work] = {f"gcnrec-zero-copy-lanes-{lanes}": partial(ours, lanes) for lanes in (8, 16, 32)}
     name = f"update-{planes.rule}" + ("-slots" if planes.width != planes.pitch else "")
@@ -107,11 +111,11 @@ def _peers(bed: Bed, tell: Tell, planes: Planes) -> None:
     count = bed.sizes.call_bytes // planes.row_bytes
     sets = [spread_rows(bed, planes.rows, count, seed) for seed in range(SETS)]
     grad_RD = torch.randn(count, WIDTH, device=bed.device)
-    direct = [planes.arguments(rows_R, grad_RD) for rows_R in sets]
+    direct = [planes.at(rows_R) for rows_R in sets]
+    grad, adam = grad_of(direct[0], grad_RD), KERNELS["adam"]
     own = Planes(torch.zeros(count * 3 * WIDTH + 96 * WIDTH, device=bed.device), "adam", WIDTH, WIDTH, bed.device)
     own_R = torch.arange(count, device=bed.device)
-    resident = own.arguments(own_R.clamp_max(own.rows - 1), grad_RD)
-    numbers = planes.numbers()
+    resident = own.at(own_R.clamp_max(own.rows - 1))
     length_R, state_R = torch.full_like(own_R, WIDTH), torch.full_like(own_R, 2 * WIDTH)
 
     def staged(run: int) -> None:
@@ -119,27 +123,24 @@ def _peers(bed: Bed, tell: Tell, planes: Planes) -> None:
         at = (rows_R * WIDTH, rows_R * 2 * WIDTH, own_R * WIDTH, own_R * 2 * WIDTH)
         copy_spans(planes.weights, at[0], own.weights, at[2], length_R)
         copy_spans(planes.state, at[1], own.state, at[3], state_R)
-        update.adam(*resident, run + 1, *numbers)
+        adam(resident, grad, run + 1)
         copy_spans(own.weights, at[2], planes.weights, at[0], length_R)
         copy_spans(own.state, at[3], planes.state, at[1], state_R)
 
-    last_N = np.zeros(planes.rows, np.int32)
+    last_N = torch.zeros(planes.rows, dtype=torch.int32)
     buffer_RD = bed.host(torch.zeros(count, WIDTH))
-    scalars = tuple(map(np.float32, numbers))
 
     def cores(run: int) -> None:
         buffer_RD.copy_(grad_RD, non_blocking=True)
         bed.mark()()
-        rows_R = sets[run % SETS].cpu().numpy()
-        counts_R, at_R = np.full(count, WIDTH), np.arange(count) * WIDTH
-        weights, state = planes.weights.numpy(), planes.state.numpy()
-        spans = (weights, rows_R * WIDTH, counts_R, rows_R, state, rows_R * 2 * WIDTH, last_N)
-        on_cores.adam(*spans, buffer_RD.numpy().reshape(-1), at_R, run + 1, *scalars)
+        rows = planes.at(sets[run % SETS].cpu())
+        rows = replace(rows, state=replace(rows.require_state(), last_N=last_N))
+        on_cores.adam(rows, grad_of(rows, buffer_RD), run + 1, RATE, ADAM)
 
     works: dict[str, Work] = {
-        "gcnrec-zero-copy": lambda run: update.adam(*direct[run % SETS], run + 1, *numbers),
+        "gcnrec-zero-copy": lambda run: adam(direct[run % SETS], grad, run + 1),
         "gcnrec-staged": staged,
-        "gcnrec-on-device": lambda run: update.adam(*resident, run + 1, *numbers),
+        "gcnrec-on-device": lambda run: adam(resident, grad, run + 1),
         "gcnrec-cpu-cores": cores,
     }
     timings = race(bed, tell, works, runs=5)
