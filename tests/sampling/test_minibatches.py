@@ -48,6 +48,7 @@ def test_the_next_batch_is_announced_before_this_one_trains(sampler):
     assert all(batch.rows_R is rows for batch, rows in zip(batches, table.rows, strict=True))
 
 
+@pytest.mark.serial
 def test_the_thread_ends_with_the_iterator(sampler):
     before = threading.active_count()
     batches = minibatches(sampler, 0, Announced(), Waits())
