@@ -1,5 +1,5 @@
 # make run     install into .venv and run jobs/quickstart.toml; ARGS passes options, for example ARGS="--set train.epochs=3"
-# make test    install the test extra too, run the tests, then ruff and mypy
+# make test    install the test extra too, run the tests in two processes, ruff and mypy
 # make clean   remove .venv
 # PYTHON=...   the interpreter that makes .venv (3.11 or newer; by default the first found of python3.13 ... python3)
 
@@ -10,15 +10,21 @@ SHELL := /bin/bash
 IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
 	"$$name" $(IS_NEW_ENOUGH) 2>/dev/null && { echo "$$name"; break; }; done)
+PYTEST = .venv/bin/python -m pytest -q
+KERNELS = tests/ops $(addsuffix .py,$(addprefix tests/,closed_forms/test_mixing loaders/test_schema ranking/test_cold \
+	results/test_fold_in sampling/test_weighted_neighbours sparsity/test_dynamic sparsity/test_exchange tables/test_slots test_old))
+OTHERS = tests $(addprefix --ignore=,$(KERNELS))
 INSTALL = .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable
 
 run: .venv/installed
 	.venv/bin/gcnrec run jobs/quickstart.toml $(ARGS)
 
+# The first part compiles the kernels, so that workers find them in numba's cache; types are checked on the other core.
 test: .venv/installed-test
-	.venv/bin/python -m pytest -q
 	.venv/bin/ruff check .
-	.venv/bin/mypy -p gcnrec
+	.venv/bin/mypy -p gcnrec & types=$$!; $(PYTEST) $(KERNELS); code=$$?; wait $$types && exit $$code
+	$(PYTEST) -n 2 --dist worksteal -m "not serial" $(OTHERS)
+	$(PYTEST) -m serial $$(grep -rlF mark.serial tests --include='test_*.py')
 
 clean:
 	rm -rf .venv

@@ -36,6 +36,7 @@ def absent(name, **settings):
     return Variant(name, setup, lambda state: state, **settings)
 
 
+@pytest.mark.serial
 def test_rows_and_summary():
     rows = list(measure("demo", [sleeper("peer", 0.02), sleeper("gcnrec", 0.005)], 10, difference, 0.0, runs=3, warmup=1))
     assert [row.get("variant") for row in rows] == ["peer", "gcnrec", None]
@@ -54,6 +55,7 @@ def test_variants_take_turns():
     assert log == ["a", "gcnrec-b"] * 3
 
 
+@pytest.mark.serial
 def test_the_median_counts():
     pauses = iter([0.0, 0.001, 0.2, 0.002])  # one warm-up, three timed
     variant = Variant("gcnrec", lambda: None, lambda _: time.sleep(next(pauses)) or 1.0)
@@ -110,6 +112,7 @@ def allocate(megabytes):
     return int(np.ones(megabytes * MEGABYTE, np.uint8)[-1])
 
 
+@pytest.mark.serial
 def test_peak_sees_memory_that_is_gone_at_the_end():
     for _ in range(2):  # the second call must not profit from what the first left behind
         outcome = measured(allocate, 200)
@@ -117,6 +120,7 @@ def test_peak_sees_memory_that_is_gone_at_the_end():
         assert 190 * MEGABYTE < outcome.peak_bytes < 230 * MEGABYTE
 
 
+@pytest.mark.serial
 def test_peak_of_a_small_call_is_small():
     measured(allocate, 200)
     assert measured(allocate, 1).peak_bytes < 20 * MEGABYTE
@@ -128,6 +132,7 @@ def test_sampler_sees_a_peak():
     assert sampler() > MEGABYTE
 
 
+@pytest.mark.serial
 def test_subprocess_brings_its_own_numbers():
     outcome = in_subprocess(allocate, 100)
     assert outcome.result == 1 and 90 * MEGABYTE < outcome.peak_bytes < 160 * MEGABYTE

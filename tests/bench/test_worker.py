@@ -42,6 +42,7 @@ def test_an_exception_is_raised_here_and_the_worker_goes_on():
         assert worker(max, 1, 2) == 2
 
 
+@pytest.mark.serial
 def test_a_worker_that_was_killed_while_it_waited_is_told():
     with Worker() as worker:
         os.kill(worker(os.getpid), signal.SIGTERM)
@@ -49,6 +50,7 @@ def test_a_worker_that_was_killed_while_it_waited_is_told():
             worker(abs, 1)
 
 
+@pytest.mark.serial
 def test_a_busy_worker_ends_with_its_block():
     def alarm(number, frame):
         raise TimeoutError

@@ -44,6 +44,10 @@ class Nursery:
 
 
 def main():
+    import gcnrec.loaders.parquet
+    import gcnrec.pipeline
+    import gcnrec.results.evaluate
+    import gcnrec.results.export  # noqa: F401
 
     for line in sys.stdin:
         child = os.fork()

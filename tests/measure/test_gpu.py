@@ -185,6 +185,7 @@ def test_an_unknown_part_is_refused(tmp_path):
     assert done.returncode == 1 and "there is no part gather; known: checks" in done.stderr
 
 
+@pytest.mark.serial
 def test_a_part_that_fails_hangs_or_dies_stops_no_other(tmp_path, monkeypatch):
     from jobs.measure.gpu import foreman
 
@@ -200,6 +201,7 @@ def test_a_part_that_fails_hangs_or_dies_stops_no_other(tmp_path, monkeypatch):
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 5 + 5 + 5 + 3  # rows, starts, ends, machines
 
 
+@pytest.mark.serial
 def test_a_worker_that_never_comes_to_a_part_is_not_sent_again(tmp_path):
     boss = foreman_of(tmp_path, "import sys\nsys.exit('no GPU {jobs}')")
     boss.run(["first", "second"])
@@ -207,6 +209,7 @@ def test_a_worker_that_never_comes_to_a_part_is_not_sent_again(tmp_path):
     assert "exit code 1, before its first part" in boss.outcomes["second"]["problem"]
 
 
+@pytest.mark.serial
 def test_no_part_begins_when_the_time_is_up(tmp_path):
     boss = foreman_of(tmp_path, FAKE_WORKER, seconds=1.0)
     boss.run(["first", "second"])
@@ -233,6 +236,7 @@ def test_elsewhere():
 """
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     ("body", "seconds", "event", "problem"),
     [("pass", 60, "done", None), ("assert 0", 60, "failed", "1 failed, 1 deselected"), ("pass", 0.5, "skipped", "the time was"),
@@ -282,6 +286,7 @@ def test_what_the_sanitizer_says(tmp_path, monkeypatch, script, event, problem):
     assert (outcome["part"], outcome["event"], outcome["problem"]) == ("memcheck", event, problem)
 
 
+@pytest.mark.serial
 def test_a_program_that_takes_too_long_is_ended_with_its_children():
     from jobs.measure.gpu import tools
 

@@ -36,6 +36,7 @@ def test_steps_of_a_refit_follow_those_of_the_fit(killing):
     assert [position(record, (100, 30)) for record in [(100, 1), (100, 30), (120, 1), (120, 7)]] == [1, 30, 31, 37]
 
 
+@pytest.mark.serial
 def test_a_process_is_killed_after_a_step_and_its_steps_are_known(killing, tmp_path, monkeypatch):
     processes = killing["processes"]
     program = tmp_path / "steps.py"

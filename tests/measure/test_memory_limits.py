@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.serial
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA and /proc/self/status are Linux's")
 @pytest.mark.parametrize(
     ("cases", "times"), [("ingest-edges", 10), ("ingest-wide-features", 2), ("ingest-many-words", 2), ("evaluate,recommend", 10)]

@@ -133,6 +133,7 @@ def test_other_settings_or_data_or_a_sweep_that_runs_are_refused(swept, place, t
             sweeping.sweep(load_grid(place / "grid.toml"), place / "data", out)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_being_stopped_ends_the_runs_and_leaves_them_resumable(place, tmp_path, number, code):
     """The command line itself: it gets the signal while a run trains, and no process stays behind."""

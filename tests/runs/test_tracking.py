@@ -72,6 +72,7 @@ def test_tensorboard_shows_what_metrics_jsonl_has(dataset, tmp_path):
     assert shown["values"][-1][1] == 48 * 4  # 24 users, 24 items, width 4
 
 
+@pytest.mark.serial
 def test_nothing_is_left_behind(dataset, tmp_path):
     before = threading.active_count(), dict(os.environ), list(logging.root.handlers)
     train(job(epochs=1, tensorboard=True), dataset, tmp_path / "run")

@@ -50,6 +50,7 @@ def test_the_next_batch_is_announced_before_this_one_trains(sampler):
     assert [batch.ticket for batch in batches] == table.tickets
 
 
+@pytest.mark.serial
 def test_the_thread_ends_with_the_iterator(sampler):
     before = threading.active_count()
     batches = minibatches(sampler, 0, Announced(), Waits())

@@ -69,6 +69,7 @@ def test_arrays_that_are_only_read_come_back(tmp_path):
     assert frozen[3] == 3
 
 
+@pytest.mark.serial
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_ram_of_arrays_is_given_back(tmp_path):
     np.save(tmp_path / "numbers.npy", np.ones(8 << 20))
@@ -79,6 +80,7 @@ def test_ram_of_arrays_is_given_back(tmp_path):
     assert before - _resident() > 60 << 20
 
 
+@pytest.mark.serial
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_ram_is_given_back():
     with tempfile.TemporaryFile(dir=".") as file:
@@ -95,6 +97,7 @@ def _resident() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024
 
 
+@pytest.mark.serial
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_the_heap_is_given_back():
     """Blocks below the smallest that the C library ever maps by itself, freed under one that stays."""

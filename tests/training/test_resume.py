@@ -247,6 +247,7 @@ every = 1000000
 """
 
 
+@pytest.mark.serial
 def test_a_command_that_is_stopped_says_how_it_continues(dataset, tmp_path):
     """Its exit code is 128 and the signal's number; the step is saved, whenever it came."""
     (tmp_path / "job.toml").write_text(LONG)

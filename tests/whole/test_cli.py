@@ -73,6 +73,7 @@ def test_version_and_help(gcnrec):
     assert code == 0 and all(name in out for name in SURFACE)
 
 
+@pytest.mark.serial
 def test_help_is_fast():
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", "gcnrec", "--help"], check=True, capture_output=True)
@@ -167,6 +168,7 @@ cli.main()
 """
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals(number, code):
     process = subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
