@@ -48,7 +48,7 @@ def learning(contents: RunContents) -> list[Chart]:
 
 def stored_values(contents: RunContents) -> list[Chart]:
     """Values of a sparse table over the training, as far as epochs and explorations counted them, and the budget."""
-    if contents.job.model.closed_form or contents.job.table.budget == 1.0:
+    if contents.job.model.closed_form or not contents.job.is_sparse:
         return []
     curves = []
     for stage in STAGES:

@@ -88,7 +88,7 @@ def _headline(contents: RunContents) -> list[dict[str, str]]:
 def _budget(contents: RunContents) -> list[tuple[str, str, str]]:
     """Values of a sparse table by its budget, and its bytes by those of a dense table; nothing for a dense table."""
     memory = contents.memory
-    if contents.job.model.closed_form or contents.job.table.budget == 1.0 or "dense_bytes" not in memory:
+    if contents.job.model.closed_form or not contents.job.is_sparse or "dense_bytes" not in memory:
         return []
 
     def values(name: str, key: str) -> tuple[str, str, str]:
