@@ -74,6 +74,12 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(path), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_named_files_exist(page):
+    names = re.findall(r"`((?:gcnrec|loaders|cuda|datasets|jobs|tests)/[\w./-]*)`", page.read_text(encoding="utf-8"))
+    assert [name for name in names if not (ROOT / name).exists()] == []
+
+
 def test_each_page_is_in_the_index():
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     assert [path.name for path in PAGES if f"{path.name})" not in index and path.name != "README.md"] == []
