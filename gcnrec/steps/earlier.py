@@ -5,8 +5,8 @@ Letters: N nodes, P nodes of the earlier run, U users, I items.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from gcnrec.errors import UsageError
 from gcnrec.loaders.schema import Dataset
 from gcnrec.runs.folder import Run, final_table, open_run
+
+if TYPE_CHECKING:
+    from gcnrec.system.observer import Observer
 
 
 @dataclass(frozen=True)
@@ -44,22 +47,25 @@ def earlier_rows(folder: str, dataset: Dataset, width: int) -> EarlierRows:
     return EarlierRows(run, rows_PD, users_U, items_I)
 
 
-def report_matches(
-    earlier: EarlierRows, dataset: Dataset, note: Callable[[str], object], warn: Callable[[str], object]
-) -> None:
-    """Note matched, new and lost nodes; warn when the earlier run was trained on validation pairs of `dataset`."""
+def report_matches(earlier: EarlierRows, observer: Observer) -> None:
+    """Note matched, new and lost nodes."""
     old = earlier.run.dataset
     sides = (("users", earlier.users_U, len(old.user_ids)), ("items", earlier.items_I, len(old.item_ids)))
     for name, places, before in sides:
         matched = int((places >= 0).sum())
         counts = f"{matched} {name} matched, {len(places) - matched} new, {before - matched} lost"
-        note(f"init_from {earlier.run.folder}: {counts}")
+        observer.note(f"init_from {earlier.run.folder}: {counts}")
+
+
+def seen_validation(earlier: EarlierRows, dataset: Dataset) -> str | None:
+    """A warning when the earlier run was trained on validation pairs of `dataset`; else None."""
     known = _known_pairs(earlier, dataset)
-    if known:
-        warn(
-            f"init_from {earlier.run.folder}: it was trained on {known} of the {len(dataset.valid)} validation pairs, so "
-            "validation looks better than it is; split by time to measure a retraining"
-        )
+    if not known:
+        return None
+    return (
+        f"init_from {earlier.run.folder}: it was trained on {known} of the {len(dataset.valid)} validation pairs, so validation "
+        "looks better than it is; split by time to measure a retraining"
+    )
 
 
 def _known_pairs(earlier: EarlierRows, dataset: Dataset) -> int:

@@ -32,7 +32,7 @@ from gcnrec.runs.events import append_event, warn_once
 from gcnrec.runs.folder import Run, describe_run, make_folder, open_run, was_killed_before_start, with_valid, writing
 from gcnrec.runs.paths import MODEL
 from gcnrec.runs.tracking import tracked
-from gcnrec.steps.earlier import earlier_rows, report_matches
+from gcnrec.steps.earlier import earlier_rows, report_matches, seen_validation
 from gcnrec.steps.epochs import Course, Epochs
 from gcnrec.steps.guards import LossTrend
 from gcnrec.steps.start import continued_rows
@@ -164,12 +164,6 @@ def _say_damaged(work: Work, text: str) -> None:
     work.observer.warn(text)
 
 
-def _warn(work: Work, kind: str, text: str) -> None:
-    """Warn once in a run: a resume and a refit look at the same things again."""
-    if warn_once(work.folder, kind, text):
-        work.observer.warn(text)
-
-
 def _fit(work: Work, tensors: Tensors, progress: Progress) -> tuple[Step, Progress]:
     """Epochs on train until they are done or validation has not improved for `evaluate.patience` validations."""
     step = _step(work, TrainData(work.dataset.graph, work.dataset.weights_E, features_of(work.dataset)))
@@ -218,8 +212,11 @@ def _step(work: Work, data: TrainData) -> Step:
     """The step on `data`, and the table that training starts from, where it will be trained."""
     plan, init_from, rows_ND = work.plan, work.job.train.init_from, None
     if init_from is not None:
-        earlier, warn = earlier_rows(init_from, work.dataset, plan.width), partial(_warn, work, "validation was trained on")
-        report_matches(earlier, work.dataset, work.observer.note, warn)
+        earlier = earlier_rows(init_from, work.dataset, plan.width)
+        report_matches(earlier, work.observer)
+        said = seen_validation(earlier, work.dataset)
+        if said and warn_once(work.folder, "validation was trained on", said):
+            work.observer.warn(said)
         rows_ND = continued_rows(plan.start, data.graph, earlier.rows_PD, earlier.places_N)
     table = first_table(plan, data.graph, rows_ND, plan.placement.memory(work.folder))
     table_there = placed(plan.placement, data.graph, table, work.observer.note)
