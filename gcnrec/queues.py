@@ -54,7 +54,7 @@ class Queue(Protocol):
 
 
 class Device(Protocol):
-    """`compute` runs what the calling thread asks torch for; `reads` and `writes` run beside it."""
+    """`compute` runs what the calling thread asks torch for; `reads` and `writes` run concurrently."""
 
     @property
     def compute(self) -> Queue: ...

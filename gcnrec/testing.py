@@ -163,7 +163,7 @@ def check_table(make: Callable[[torch.Tensor, int], Table]) -> None:
         before_ND = _all_rows(table)
         require(torch.equal(before_ND, weights_ND), f"width {width}: decode must return what was put in")
         columns = torch.cat([table.columns(0, 1), table.columns(1, width)], 1)
-        require(torch.equal(columns, weights_ND), f"width {width}: columns must be those of the rows")
+        require(torch.equal(columns, weights_ND), f"width {width}: columns must equal the rows")
         _check_state(table, 2 * width)
         _check_update(table, before_ND)
         _check_restore(table, make(torch.zeros(11, width), 2 * width))

@@ -89,7 +89,7 @@ def bsl(
     """Bilateral softmax loss (Wu et al. 2024, "BSL"), divided by the temperature t2 of the negatives:
 
     mean over the batch's users of -(t1/t2) log mean over i in P(u) of exp(s_ui/t1) + log mean over j of exp(s_uj/t2).
-    Takes scores. `user_B` int64 tells which entries belong to one user; P(u) are that user's positives in the batch.
+    Takes scores. `user_B` int64: the user of each entry; P(u): the positives of user u in the batch.
     `bias_BJ` is the log of each negative's weight in the mean over j (-inf leaves it out); an entry without any negative
     has no second term.
     """

@@ -16,7 +16,7 @@ from gcnrec.sampling.sampler import Batch, EdgeSampler
 from gcnrec.tables.dense import StepTable
 
 AHEAD = 2
-"""Batches drawn beyond the one that trains: the next one's rows are being read, the one after is being drawn."""
+"""Batches drawn ahead of the current one: rows of the next are read while the one after is drawn."""
 
 
 @dataclass

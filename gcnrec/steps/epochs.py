@@ -56,7 +56,7 @@ class Course:
 class Epochs:
     """The epochs of a stage, from where `progress` is: `steps`, `record`, then `close`, until it is `over`.
 
-    `tensors` are those of the checkpoint of `progress`, none at a start; they are restored and released. Lines of metrics.jsonl
+    `tensors` come from the checkpoint of `progress`, none at a start; they are restored and released. Lines of metrics.jsonl
     about steps after it are removed.
     """
 
@@ -77,7 +77,7 @@ class Epochs:
 
     @property
     def over(self) -> bool:
-        """Whether all epochs are done, or those of a fit that validation stopped."""
+        """Whether all epochs are done, or validation stopped the fit."""
         patience = self._course.patience if self.progress.stage == "fit" else 0
         return self.progress.epoch >= self._epochs or 0 < patience <= self.progress.waited
 

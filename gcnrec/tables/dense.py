@@ -6,7 +6,7 @@ Behind a device (`gcnrec.tables.pipelined`) they are copies there, and `write` s
 Models and update rules see no difference between dense rows and slots (`gcnrec.tables.slots`): gradients come row by row, at the
 stored values only.
 
-Letters: N rows of the table, R rows read, V chosen graph rows, D width, X stored values at hand, S floats of state per row.
+Letters: N rows of the table, R rows read, V chosen graph rows, D width, X stored values of the rows read, S floats of state per row.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class StepTable(Protocol):
 
 
 class Table(StepTable, Protocol):
-    """A whole table: what exports, explorations, checkpoints and full propagation need beside."""
+    """A whole table, as exports, explorations, checkpoints and full propagation need it."""
 
     @property
     def num_values(self) -> int: ...
@@ -95,7 +95,7 @@ class Table(StepTable, Protocol):
 
     @property
     def index_bytes(self) -> int:
-        """Bytes beside values and state: what finding values costs, and padding."""
+        """Bytes of locations, column numbers and padding: all but values and state."""
         ...
 
     @property

@@ -1,7 +1,7 @@
 """Which rows a device keeps: the most popular users and items, two prefixes of the row numbers cut at one degree.
 
 Numbers go by falling degree, so a row's membership and its place in the cache are comparisons, not look-ups.
-Letters: H cached rows, R rows at hand.
+Letters: H cached rows, R rows of a batch.
 """
 
 from __future__ import annotations

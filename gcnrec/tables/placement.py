@@ -75,7 +75,7 @@ def traffic_since(table: StepTable, before: Traffic | None, earlier: Traffic | N
 
 
 def moved(traffic: Traffic | None, seconds: float) -> dict[str, float]:
-    """Traffic of so many seconds, for metrics.jsonl. Rows and bytes are those read; as many are written."""
+    """Traffic of so many seconds, for metrics.jsonl. Rows and bytes count reads; as many are written."""
     if traffic is None:
         return {}
     return {

@@ -59,7 +59,7 @@ class SlotTable:
 
     @property
     def max_count(self) -> int:
-        """Values that one row can hold."""
+        """The most values of a row."""
         return min(self.width, int(self.slots.capacity_K[-1]))
 
     def read(self, ticket: Ticket, with_state: bool) -> Rows:

@@ -1,4 +1,4 @@
-"""Which export ranks: the one that follows from the loss, unless validation proves another better.
+"""Which export ranks: theory's, which follows from the loss, unless validation proves another better.
 
 Every validation ranks by all exports of `gcnrec.ranking.export_rules.export_rules` from one matrix product. The first one drives
 early stopping and is the curve. Of the best epoch's validation another replaces it only where its paired gain, over all
@@ -79,7 +79,7 @@ def chosen_rule(rules: Sequence[ExportRule], folder: Path, epoch: int) -> Export
 def _judging_rivals(
     chunks: Iterator[tuple[TopK, ...]], rivals: Sequence[_Rival], held: Csr, metric: str, k: int
 ) -> Iterator[TopK]:
-    """The lists of the first rule; those of the others are judged in passing."""
+    """The lists of the first rule; lists of the others are evaluated in passing."""
     done = 0
     for first, *others in chunks:
         here = slice(done, done + len(first.users_B))

@@ -40,7 +40,7 @@ _LIKELIHOOD_USERS, _LIKELIHOOD_BLOCK = 1024, 64
 
 
 def refuse_impossible_mixture(settings: config.Mixture, exponents: object, dataset: Dataset) -> None:
-    """UsageError, before hours of training, for a mixture that the data does not allow; `exponents`: those of `[model]`.
+    """UsageError, before hours of training, for a mixture that the data does not allow; `exponents`: as in `[model]`.
 
     A choice needs validation, contentknn features of items, and ease few items.
     """
@@ -131,7 +131,7 @@ def _judge(work: Work, parts: Sequence[Part], held: Csr) -> mixing.Judge:
 
 
 def _candidates(work: Work) -> dict[str, Shares]:
-    """Partners by name, fitted on train and mapped; of `auto` those that fit into memory."""
+    """Partners by name, fitted on train and mapped; of `auto` the ones that fit into memory."""
     graph, named = work.dataset.graph, work.job.mixture.partners
     names = _auto_names(graph) if named == "auto" else named
     partners = {}

@@ -38,7 +38,7 @@ def located(job: Job) -> Job:
 
 
 def settled(job: Job, dataset: Dataset, begun: Job | None = None) -> Job:
-    """`job` with its open keys as those of `begun`, a run that is resumed, else as the data has it."""
+    """`job` with its open keys as in `begun`, the run to resume, else as the data has it."""
     if begun is not None:
         return continued(job, begun)
     job = with_defaults(job, dataset.graph)
