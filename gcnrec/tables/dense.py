@@ -6,7 +6,7 @@ Behind a device (`gcnrec.tables.pipelined`) they are copies there, and `write` s
 Models and update rules see no difference between dense rows and slots (`gcnrec.tables.slots`): gradients come row by row, at the
 stored values only.
 
-Letters: N rows of the table, R rows read, V chosen graph rows, D width, X stored values of the rows read, S floats of state per row.
+Letters: N rows of the table, R rows read, V chosen graph rows, D width, X values of the rows read, S floats of state per row.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ class _Staged:
 
 @dataclass(slots=True)
 class Traffic:
-    """What training steps moved so far: rows read (each comes back once), those of them that were cached, bytes read from
-    host memory with their optimizer state, and the 128-byte lines that hold these, neighbours' shared ones counted twice."""
+    """Totals of training steps: rows read (each comes back once), cached rows among them, bytes read from host memory with
+    optimizer state, and the 128-byte lines of these bytes; a line that two rows share counts twice."""
 
     rows: int = 0
     cached_rows: int = 0
