@@ -362,6 +362,8 @@ class Mixture(Section):
 
     @model_validator(mode="after")
     def _rules(self) -> Mixture:
+        if self.partners != "auto" and len(set(self.partners)) < len(self.partners):
+            raise ValueError(f"with must name each closed form once, got {list(self.partners)}")
         if self.weights == "auto":
             return self
         if not self.partners or self.partners == "auto":

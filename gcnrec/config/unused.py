@@ -17,18 +17,25 @@ class _Keys:
     where: str
 
 
+def _mixes_directau(job: Job) -> bool:
+    """Whether the temperature turns the scores of directau into probabilities of a mixture."""
+    return job.loss.name == "directau" and bool(job.mixture.partners)
+
+
 _KEYS = (
     _Keys(("model.layers",), lambda job: job.model.name != "mf" and job.model.propagation != "none", "there is propagation"),
     _Keys(("model.inputs", "model.id_dropout", "model.feature_scale"), lambda job: job.model.name in INDUCTIVE,
           "model.name = 'graphsage' or 'pinsage'"),
-    _Keys(("model.exponents",), lambda job: job.model.name == "linkprop", "model.name = 'linkprop'"),
+    _Keys(("model.exponents",), lambda job: "linkprop" in job.mixture.partners or job.mixture.partners == "auto",
+          "mixture.with names linkprop"),
     _Keys(("sampler.fanouts",), lambda job: job.model.propagation == "sampled", "model.propagation = 'sampled'"),
     _Keys(("sampler.walks", "sampler.walk_length", "sampler.restart"), lambda job: job.model.name == "pinsage",
           "model.name = 'pinsage'"),
     _Keys(("sampler.num_negatives", "sampler.exclude_seen"), lambda job: job.sampler.negatives != "in_batch",
           "sampler.negatives = 'uniform' or 'popularity'"),
     _Keys(("sampler.popularity_power",), lambda job: job.sampler.negatives == "popularity", "sampler.negatives = 'popularity'"),
-    _Keys(("loss.temperature",), lambda job: job.loss.name in ("softmax", "bsl"), "loss.name = 'softmax' or 'bsl'"),
+    _Keys(("loss.temperature",), lambda job: job.loss.name in ("softmax", "bsl") or _mixes_directau(job),
+          "loss.name = 'softmax' or 'bsl', or a mixture has loss.name = 'directau'"),
     _Keys(("loss.positive_temperature",), lambda job: job.loss.name == "bsl", "loss.name = 'bsl'"),
     _Keys(("loss.logq",), lambda job: job.loss.name == "softmax", "loss.name = 'softmax'"),
     _Keys(("loss.precision",), lambda job: job.loss.name == "softmax" and job.sampler.negatives == "in_batch",

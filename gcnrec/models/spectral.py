@@ -36,7 +36,8 @@ def top_singular(
 
     Randomised block Krylov method (Musco & Musco 2015, algorithm 2, on the idea of Halko et al. 2011) with a basis of
     iterations * (rank + oversample) columns over the smaller side, which is most of the memory it needs.
-    The entry of largest magnitude of each left vector is positive. Triplets beyond the numerical rank are zero.
+    The entry of largest magnitude of each left vector is positive. Triplets beyond the numerical rank are zero. A value with
+    more copies than a block has columns, as in a graph of many components, is found in some of its copies only.
     """
     if rank < 1 or oversample < 0 or iterations < 1:
         raise UsageError(f"a spectrum needs rank >= 1, oversample >= 0, iterations >= 1, got {rank}, {oversample}, {iterations}")

@@ -27,6 +27,8 @@ from gcnrec.training.plan import Plan, plan_of
 from gcnrec.training.train import features_of, out_of_memory_as_a_sentence, use_threads
 
 WARM_STEPS, TIMED_STEPS = 3, 10
+PATIENCE_SECONDS = 10.0
+"""For steps beyond the first epoch."""
 RANKED_USERS = 512
 
 
@@ -70,11 +72,13 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, graph_bytes: int) -> dict[str
     count = step.sampler.steps_per_epoch
     seconds = []
     start_seconds = time.perf_counter() - begun
-    for index in range(min(WARM_STEPS + TIMED_STEPS, count)):
+    for index in range(WARM_STEPS + TIMED_STEPS if count else 0):
+        if index > count and sum(seconds[1:]) > PATIENCE_SECONDS:  # an epoch of few and long steps
+            break
         begun = time.perf_counter()
-        step(step.sampler.batch(0, index), plan.rate(index + 1, count))
+        step(step.sampler.batch(index // count, index % count), plan.rate(index + 1, count))
         seconds.append(time.perf_counter() - begun)
-    step_seconds = float(np.median(seconds[WARM_STEPS:] or seconds))
+    step_seconds = float(np.median(seconds[WARM_STEPS:] or seconds[1:] or [0.0]))  # the first steps compile
     rows_NF = allocate(graph.num_nodes * step.encoder.export_width).view(graph.num_nodes, -1)
     begun = time.perf_counter()
     step.encoder.export(step.table.drained(), rows_NF)

@@ -167,10 +167,15 @@ def _fit(work: Work, name: str, graph: BipartiteGraph, path: Path) -> None:
 
 
 def partner_settings(settings: Model) -> Model:
-    """`[model]` as partners read it: gfcf has its plateau, which is better in mixtures, unless the job names another response."""
+    """`[model]` as partners read it: gfcf has its plateau, which is better in mixtures, unless the job names another response.
+
+    Of the plateau's own keys, one that the job moves from its default stays.
+    """
     if settings.response != "ideal":
         return settings
-    return Model.model_validate({**settings.model_dump(), **PLATEAU})
+    fields = Model.model_fields
+    own = {key: value for key, value in PLATEAU.items() if getattr(settings, key) == fields[key].default}
+    return Model.model_validate({**settings.model_dump(), **own})
 
 
 def _temperature(work: Work, trained: Exported, held: Csr | None) -> float:

@@ -172,6 +172,20 @@ def test_auto_keeps_what_improves_validation_and_may_end_as_a_closed_form(datase
     assert {path.stem for path in (run.folder / "mixture").iterdir()} == set(run.mixture.partners)
 
 
+def test_partners_keep_the_keys_that_the_job_moves_from_their_defaults():
+    def settings(**model):
+        return mixture_choice.partner_settings(Job.parse({"model": model}, [], "test").model)
+
+    sizes = [(each.response, each.factors, each.filter_weight) for each in (settings(), settings(factors=3, filter_weight=2.0))]
+    assert sizes == [("plateau", 512, 0.2), ("plateau", 3, 2.0)]
+    assert settings(response="polynomial").response == "polynomial"
+
+
+def test_a_partner_is_named_once():
+    with pytest.raises(UsageError, match=r"name each closed form once, got \['linkprop', 'linkprop'\]"):
+        job({"with": ["linkprop", "linkprop"], "weights": [1, 0.5, 2]})
+
+
 def test_a_mixture_that_is_the_trained_model_alone_leaves_no_partners(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(mixture_choice.mixing, "ERRORS_NEEDED", 1e9)
     monkeypatch.setattr(mixture_choice, "AUTO", ("itemknn",))
