@@ -9,7 +9,7 @@ curves.parquet  run, variant, budget, seed, stage, epoch, seconds, loss, valid.<
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,6 @@ from gcnrec.runs.paths import JOB, REPORT, metrics_path
 
 FORMAT = 1
 _COUNTS = ("values", "value_bytes", "index_bytes", "state_bytes", "peak_table_bytes", "served_bytes", "dense_bytes")
-_LABELS = ("table.budget", "train.seed", "run.name", "data.digest")
 
 
 @dataclass(frozen=True)
@@ -98,23 +97,6 @@ class Sweep:
 def is_finished(folder: Path) -> bool:
     """Whether `gcnrec run` came to the end of a run: it writes the report last."""
     return metrics_path(folder, "test").is_file() and (folder / REPORT).is_file()
-
-
-def trials_of(folders: Iterable[Path], compare: str | None = None) -> Sweep:
-    """Run folders made by hand as a sweep. The settings that differ, apart from budget and seed, name the variant.
-
-    `compare` names the variant to compare with; default the first folder's.
-    """
-    jobs = {Path(folder): Job.load(Path(folder) / JOB) for folder in folders}
-    differing = [key for key in varying(list(jobs.values())) if key not in _LABELS]
-    trials = []
-    for folder, job in jobs.items():
-        settings = _flat(job)
-        variant = " ".join(f"{key}={settings[key]}" for key in differing) or "run"
-        trials.append(Trial(folder, variant, job.table.budget, job.train.seed))
-    if not trials:
-        raise UsageError("a sweep needs at least one run folder, got none; name folders that 'gcnrec run' made")
-    return Sweep(tuple(trials), compare or trials[0].variant)
 
 
 def write_sweep(folder: Path, sweep: Sweep) -> None:
