@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from gcnrec.reports.figures import LINE_SECONDS
+from gcnrec.system.observer import Observer
 
 if TYPE_CHECKING:
     from gcnrec.reports.trials import Ended
@@ -27,7 +28,7 @@ def log(level: str, event: str, fields: dict[str, Any]) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-class JsonLines:
+class JsonLines(Observer):
     """Every epoch, note and warning; progress within an epoch or other long work at most once a minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gcnrec.reports.figures import LINE_SECONDS, Remaining, figures, rate
-from gcnrec.system.observer import Observer, Silent
+from gcnrec.system.observer import Observer
 
 _FIRST_LINE_SECONDS = 2.0
 
@@ -34,14 +34,14 @@ def observed(metric: str = "", as_json: bool = False, log_json: bool = False) ->
         yield Lines(metric)
 
 
-class Quiet(Silent):
+class Quiet(Observer):
     """Reports warnings, and nothing else."""
 
     def warn(self, text: str) -> None:
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
-class Lines:
+class Lines(Observer):
     """Progress as at most one line a minute, the first soon; the last epoch of a stage, notes and warnings in any case."""
 
     def __init__(self, metric: str, clock: Callable[[], float] = time.monotonic) -> None:

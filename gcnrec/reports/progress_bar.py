@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gcnrec.reports.figures import Remaining, figures, rate
 from gcnrec.reports.json_lines import JsonLines
+from gcnrec.system.observer import Observer
 
 if TYPE_CHECKING:
     from gcnrec.reports.trials import Ended, Tell
@@ -21,7 +22,7 @@ _BAR_WIDTH = 12
 """Leaves room for the figures in 80 columns."""
 
 
-class Bar:
+class Bar(Observer):
     """A bar over the steps of the current epoch, and one over other long work while there is some."""
 
     def __init__(self, metric: str) -> None:

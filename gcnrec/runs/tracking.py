@@ -17,10 +17,10 @@ from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json, write_json
 from gcnrec.runs.events import epochs_of, read_events
+from gcnrec.system.observer import Observer
 
 if TYPE_CHECKING:
     from gcnrec.config import Run
-    from gcnrec.system.observer import Observer
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ def tracked(settings: Run, params: dict[str, dict[str, Any]], folder: Path, obse
     both.close("FINISHED")
 
 
-class _Tracked:
+class _Tracked(Observer):
     """An observer in front of trackers. A tracker that fails is reported and left out: it must not cost the training."""
 
     def __init__(self, observer: Observer, trackers: list[Tracker]) -> None:
