@@ -22,10 +22,10 @@ from gcnrec.ranking.scorer import Scorer
 
 
 class ClosedFormScorer(Scorer, Protocol):
-    """A scorer that can be stored as tensors beside its graph."""
+    """A scorer that can be stored as tensors without its graph."""
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What must be stored beside the graph to score again."""
+        """What must be stored, the graph apart, to score again."""
         ...
 
 
@@ -39,7 +39,7 @@ _FITS: dict[str, Fit] = {
     "gfcf": gfcf.fit,
 }
 _CONTENT = "contentknn"
-"""The one that reads features."""
+"""It alone reads features."""
 _READS: dict[str, Read] = {
     "popularity": popularity.PopularityScorer.from_tensors,
     "itemknn": itemknn.ItemKnnScorer.from_tensors,

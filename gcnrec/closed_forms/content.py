@@ -1,7 +1,7 @@
 """Content nearest neighbours: itemknn with the cosine of items' features in place of that of their users.
 
 A user's score of an item is the sum of its similarities to the user's items, counting only the `neighbours` most similar items
-of each of those; items without train users are among them. Items without features are similar to none.
+of each of these; items without train users are among them. Items without features are similar to none.
 Letters: I items, F features, K neighbours, T items of a tile.
 """
 

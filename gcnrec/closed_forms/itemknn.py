@@ -2,7 +2,7 @@
 
 The similarity of two items is the cosine of their user sets, its denominator raised by `shrink` against chance
 (shared / (sqrt(degree i * degree j) + shrink)). A user's score of an item is the sum of its similarities to the user's
-items, counting only the `neighbours` most similar items of each of those.
+items, counting only the `neighbours` most similar items of each of these.
 
 Letters: B users of a chunk, T items of a tile, I items, K neighbours.
 """
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from gcnrec import config
 from gcnrec.closed_forms.cooccurrence import nearest_items
 from gcnrec.graph import BipartiteGraph
-from gcnrec.ops.arrays import copy_columns
 from gcnrec.ranking.scorer import GraphScorer
 
 NEIGHBOURS = 200
@@ -41,9 +40,6 @@ class ItemKnnScorer(GraphScorer):
             csr.indptr, csr.indices, users_B, self.neighbours_IK.numpy(), self.similarity_IK.numpy(), scores_BI.numpy()
         )  # fmt: skip
         return scores_BI
-
-    def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
-        copy_columns(prepared, first, last, out_BT)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"neighbours": self.neighbours_IK, "similarity": self.similarity_IK}

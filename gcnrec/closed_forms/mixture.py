@@ -72,7 +72,7 @@ class Shares:
 
 
 class Blocks:
-    """Blocks of scores, used again once nobody holds them.
+    """Blocks of scores, used again once they are free.
 
     Their fresh pages would cost as much as the scores in them, and on the heap they leave holes that small, longer-lived blocks
     keep from being filled again.
@@ -112,7 +112,7 @@ class MixtureScorer:
 
         Besides them, memory holds `BLOCK_USERS` rows of I floats, and as many again for a part that needs all of its scores.
         """
-        filled_B = _filled(users_B)
+        filled_B = filled(users_B)
         trim_heap()  # what chunks and the reading of models leave behind would add up
         out_BI = self.blocks.rows(len(filled_B), self.num_items).zero_()
         scratch_BI = self.blocks.rows(min(BLOCK_USERS + LEAST_USERS, len(filled_B)), self.num_items)
@@ -132,14 +132,14 @@ def _score_all(scorer: Scorer, users_B: NDArray[np.int32], out_BI: torch.Tensor)
         scorer.score(scorer.prepare(users_B), 0, scorer.num_items, out_BI)
 
 
-def _filled(users_B: NDArray[np.int32]) -> NDArray[np.int32]:
+def filled(users_B: NDArray[np.int32]) -> NDArray[np.int32]:
     """The users, the last one repeated until there are `LEAST_USERS`."""
     missing = max(0, LEAST_USERS - len(users_B)) if len(users_B) else 0
     return np.concatenate([users_B, np.repeat(users_B[-1:], missing)])
 
 
 def _blocks(count: int) -> Iterator[tuple[int, int]]:
-    """Ranges of about `BLOCK_USERS` that cover `count` users; a short rest joins the block before it."""
+    """Ranges of about `BLOCK_USERS` that cover `count` users; a short rest joins the previous block."""
     first = 0
     while first < count:
         last = count if count - first < BLOCK_USERS + LEAST_USERS else first + BLOCK_USERS

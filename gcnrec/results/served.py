@@ -16,8 +16,7 @@ from gcnrec.closed_forms.itemknn import ItemKnnScorer
 from gcnrec.closed_forms.linkprop import LinkPropScorer
 from gcnrec.closed_forms.mixture import TIE_WEIGHT
 from gcnrec.closed_forms.mixture_files import load_partners
-from gcnrec.closed_forms.plateau import PlateauScorer
-from gcnrec.ops.item_rows import degree_powers
+from gcnrec.closed_forms.plateau import PlateauScorer, item_scales
 from gcnrec.ranking.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -54,10 +53,8 @@ def item_arrays(scorer: Scorer) -> dict[str, torch.Tensor] | None:
     """What a closed form sums over a user's items, by the names of a bundle; None where it does something else."""
     match scorer:
         case PlateauScorer():
-            degrees_I, power = scorer.graph.item_users.degrees, scorer.power
-            scales = {"before": degree_powers(degrees_I, -power), "after": degree_powers(degrees_I, power)}
-            filtered = {name: torch.from_numpy(scale_I.astype(np.float32)) for name, scale_I in scales.items()}
-            return {**scorer.rows.tensors(), "vectors": scorer.vectors_IK, "gains": scorer.gains_K, **filtered}
+            scales = dict(zip(("before", "after"), item_scales(scorer.graph, scorer.power), strict=True))
+            return {**scorer.rows.tensors(), "vectors": scorer.vectors_IK, "gains": scorer.gains_K, **scales}
         case LinkPropScorer():
             return scorer.rows.tensors()
         case ItemKnnScorer():

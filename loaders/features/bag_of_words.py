@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gcnrec.errors import UsageError
-from gcnrec.loaders.features.categories import CATEGORIES, MultiHot
+from gcnrec.loaders.features.categories import CATEGORIES, MultiHot, numbers_in
 from gcnrec.loaders.features.values import Place, entries_of, merge_entries
 from gcnrec.system.scratch import Scratch, Spool
 
@@ -57,8 +57,7 @@ class TfIdf:
     def sparse(self, batch: pa.RecordBatch, first: int, place: Place) -> Csr:
         """The weighted rows of `batch` before they are projected."""
         found = entries_of(batch, self.name, self.counts, first, place)
-        numbers = pc.fill_null(pc.index_in(found.words.cast(self.words.type), value_set=self.words, skip_nulls=True), -1)
-        numbers_E = numbers.to_numpy(zero_copy_only=False).astype(np.int64)
+        numbers_E = numbers_in(found.words, self.words)
         known_E = numbers_E >= 0
         rows_E, words_E, counts_E = merge_entries(
             found.rows_E[known_E], numbers_E[known_E], found.counts_E[known_E], max(len(self.words), 1)
