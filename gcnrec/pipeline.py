@@ -39,8 +39,7 @@ class DataRequest:
 def run_job(job: Job, data: DataRequest, folder: Path, resume: bool, observer: Observer) -> tuple[dict[str, Any], Path]:
     """Ingest if needed, train into `folder`, evaluate it and the baselines on test, report; returns metrics and report."""
     from gcnrec.reports.run_report import write_report
-    from gcnrec.results.baselines_on_test import measure_baselines
-    from gcnrec.results.evaluate import evaluate_run
+    from gcnrec.results.evaluate import evaluate_run, measure_baselines
     from gcnrec.runs.folder import writing
     from gcnrec.training.train import train
 

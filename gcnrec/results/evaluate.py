@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gcnrec.errors import DataError, UsageError
+from gcnrec.closed_forms import closed_form
+from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import Seen
 from gcnrec.ranking.cold import cold_metrics
@@ -24,6 +25,8 @@ from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.results.id_files import ids_of, read_table, user_column
 from gcnrec.results.memory_bounds import evaluation_bytes, users_per_chunk
+from gcnrec.runs.contents import RunContents
+from gcnrec.runs.events import append_event
 from gcnrec.runs.folder import Run, writing
 from gcnrec.runs.paths import metrics_path, per_user_path
 from gcnrec.system.files import atomic_file
@@ -92,6 +95,30 @@ def _evaluated(
     return document
 
 
+def measure_baselines(run: Run, observer: Observer = SILENT) -> None:
+    """Fit every named baseline on what the run was trained on, evaluate it on test, append a `baseline` event.
+
+    A baseline that does not fit into memory becomes a note. A resumed run does not repeat its baselines.
+    """
+    done, settings = RunContents(run.folder).baselines, run.job.evaluate
+    split = HeldOutSplit.of(run.dataset.test, run.dataset.graph, seen_rows(run, "test"))
+    for name in () if settings.baselines == "auto" else settings.baselines:
+        if name in done:
+            continue
+        observer.work(f"fitting baseline {name}", 0, 0)
+        try:
+            scorer = closed_form.fit(name, run.train_graph, run.job.model, run.job.train.seed, run.dataset.item_features)
+        except DeviceError as problem:
+            append_event(run.folder, {"event": "note", "text": f"baseline {name} left out: {problem}"})
+            continue
+        report = partial(observer.work, f"ranking for test by {name}")
+        judged = evaluate(scorer, split, Measures(settings.k, tilt=settings.tilt), report).metrics
+        event = {"event": "baseline", "name": name, "metrics": judged, "cold_start": cold_start(run, scorer, "test")}
+        append_event(run.folder, event)
+        if settings.metric in judged:
+            observer.note(f"baseline {name}  {settings.metric} {judged[settings.metric]:.4f}")
+
+
 def refuse_what_it_was_trained_on(run: Run, split: Split) -> None:
     """UsageError for valid on a refitted run, however its figures came to be there."""
     if split == "valid" and run.refitted:
@@ -138,7 +165,7 @@ def _read_segments(path: Path, dataset: Dataset) -> tuple[NDArray[np.object_], i
     others = [name for name in table.column_names if name != column.find(table)]
     name = "segment" if "segment" in others else others[0] if len(others) == 1 else None
     if name is None:
-        raise DataError(f"{path} must have a column 'segment' beside the user column, it has {', '.join(table.column_names)}")
+        raise DataError(f"{path} must have a column 'segment' next to the user column, it has {', '.join(table.column_names)}")
     known = numbers >= 0
     if not known.any():
         raise DataError(f"{path} must name users of {dataset.name}, none of its {len(numbers)} ids is one; check its user column")

@@ -9,8 +9,7 @@ from gcnrec.config import Job
 from gcnrec.reports.run_report import write_report
 from gcnrec.reports.sweep_report import summarise
 from gcnrec.reports.trials import Sweep, Trial, write_sweep
-from gcnrec.results.baselines_on_test import measure_baselines
-from gcnrec.results.evaluate import evaluate_run
+from gcnrec.results.evaluate import evaluate_run, measure_baselines
 from gcnrec.runs.events import append_event, warn_once
 from gcnrec.runs.folder import open_run
 from gcnrec.testing import checkerboard, write_dataset
