@@ -34,10 +34,10 @@ class Entry:
     key: str
     suffix: str = ""
 
-    def find(self, tell: Callable[[str], None], known: str | None = None) -> Path | None:
-        """The entry, if it is there and as it was made; a damaged one is removed, with a line for `tell`.
+    def find(self, note: Callable[[str], None], known: str | None = None) -> Path | None:
+        """The entry, if it is there and as it was made; a damaged one is removed, with a line for `note`.
 
-        `known` is the sha256 that its content must have, where that is known beforehand: any other entry counts as damaged.
+        `known` is the sha256 of its content, if known beforehand: any other entry counts as damaged.
         Raises DataError where something lies in its place that gcnrec does not put there, such as a link.
         """
         self._check_folder()
@@ -47,7 +47,7 @@ class Entry:
                 continue
             if _digest(path) == digest == (known or digest):
                 return path
-            tell(f"{path} is not what was kept there, by its sha256; making it anew")
+            note(f"{path} is not what was kept there, by its sha256; making it anew")
             _remove(path)
         return None
 

@@ -21,16 +21,16 @@ from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError, first_line, nearest
 from gcnrec.loaders.features.encode import FeatureFile, Side, write_features
 from gcnrec.loaders.ingest.build import Staged, build, split_of
-from gcnrec.loaders.ingest.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns
+from gcnrec.loaders.ingest.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns, time_advice
 from gcnrec.loaders.ingest.conditions import Condition, locked, parse_condition, shown
 from gcnrec.loaders.ingest.expressions import OWN
 from gcnrec.loaders.ingest.heldout import Report
 from gcnrec.loaders.ingest.inputs import BATCH_ROWS, Input, open_input
 from gcnrec.loaders.ingest.staging import Staging
-from gcnrec.loaders.ingest.times import time_advice
 from gcnrec.loaders.recipe import recipe_of
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal
 from gcnrec.system.limits import parse_bytes
+from gcnrec.system.observer import SILENT
 from gcnrec.system.scratch import Scratch, memory_errors_as_sentences
 
 _FROM_DUCKDB = (duckdb.Error, UnicodeDecodeError)
@@ -61,13 +61,13 @@ def ingest(
     """
     limit = parse_bytes(data.memory_limit)
     where = parse_condition(data.where) if data.where is not None else None
-    report = Report(progress, work)
-    with new_folder(out, force, progress) as folder, memory_errors_as_sentences(data.memory_limit):
+    report = Report(progress or SILENT.note, work or SILENT.work)
+    with new_folder(out, force, report.note) as folder, memory_errors_as_sentences(data.memory_limit):
         with _scratch(folder / "scratch", limit) as scratch:
             files = _open_all(data, data_root, where)
             advice = time_advice(data, split_of(data), files[0].source.columns())
             staged = _stage(files, data, scratch, report)
-            report.begin("splitting, numbering and writing")
+            report.work("splitting, numbering and writing", 0, 0)
             info = build(staged, data, folder, scratch, report)
             del staged
             features = _write_features(data, folder, data_root, scratch, report)
@@ -182,7 +182,7 @@ def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> 
             if not len(rows):
                 raise DataError(f"where or min_rating removes all {file.rows:,} rows of {file.source.text}; loosen the filter")
             staged[file.role] = rows
-    report.begin("numbering users and items")
+    report.work("numbering users and items", 0, 0)
     return Staged(staged, *staging.settle(), first.ticks)
 
 

@@ -26,7 +26,7 @@ def cold_metrics(
     """Group of held-out pairs -> `users`, `pairs`, recall@k and ndcg@k over the users with such pairs.
 
     `warm`: user and item have train edges; `cold_items`: the item has none; `cold_users`: the user has none. These rank all items
-    except those seen; other held-out items of a user are ranked, too, and are no hits. `cold_items_apart` ranks cold items only,
+    that are not seen; other held-out items of a user are ranked, too, and are no hits. `cold_items_apart` ranks cold items only,
     `warm_apart` the others only.
     Empty where no held-out pair is cold; a group without pairs is left out.
     """

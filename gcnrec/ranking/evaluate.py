@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,13 @@ from gcnrec.ranking import metrics
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.tilt import NAMES, Tilt
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k
+from gcnrec.system.observer import SILENT
 
 NUM_DECILES = 10
 NO_SEGMENT = "(none)"
-Tell = Callable[[int, int], None]
+Report = Callable[[int, int], None]
 """Reports how many users of how many are ranked."""
+_UNREPORTED: Report = partial(SILENT.work, "ranking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class HeldOutSplit:
 
     @classmethod
     def of(cls, pairs: Interactions, train: BipartiteGraph, seen: Seen | None = None) -> HeldOutSplit:
-        """Pairs held out from `train`; the items seen are those of train by default."""
+        """Pairs held out from `train`; by default the items of train are seen."""
         return cls(pairs, seen or train.user_items, train.item_users.degrees, train.user_items.degrees)
 
 
@@ -87,17 +90,17 @@ class Measures:
 
 
 def evaluate(
-    scorer: Scorer, split: HeldOutSplit, measures: Measures, tell: Tell | None = None,
+    scorer: Scorer, split: HeldOutSplit, measures: Measures, report: Report = _UNREPORTED,
     candidates: NDArray[np.int32] | None = None, chunk: int = USERS_PER_CHUNK,
 ) -> Evaluation:  # fmt: skip
-    """Rank all items (or `candidates`) but those seen, for every user with held-out items, and judge the lists.
+    """Rank all items (or `candidates`) that are not seen, for every user with held-out items, and judge the lists.
 
     Each thread ranks `chunk` users at a time.
     Raises DataError when no user has held-out items or the scorer is of other sizes, DivergedError for NaN scores.
     """
     held, users_H = held_out_of(scorer, split.pairs)
     lists = top_k(scorer, users_H, max(measures.ks), sparing(split.seen, held), candidates, chunk)
-    return judge_lists(lists, split, held, measures, tell)
+    return judge_lists(lists, split, held, measures, report)
 
 
 def held_out_of(scorer: Scorer, held_out: Interactions) -> tuple[Csr, NDArray[np.int32]]:
@@ -116,11 +119,11 @@ def held_out_of(scorer: Scorer, held_out: Interactions) -> tuple[Csr, NDArray[np
 
 
 def judge_lists(
-    lists: Iterator[TopK], split: HeldOutSplit, held: Csr, measures: Measures, tell: Tell | None = None
+    lists: Iterator[TopK], split: HeldOutSplit, held: Csr, measures: Measures, report: Report = _UNREPORTED
 ) -> Evaluation:
     """The evaluation of ranked lists of all users with held-out items, in their order; `held`: user -> held-out items."""
     users_H = np.flatnonzero(held.degrees).astype(np.int32)
-    names, values_MH, counts = _judge(lists, held, split.item_degrees_I, measures, tell)
+    names, values_MH, counts = _judge(lists, held, split.item_degrees_I, measures, report)
     columns = dict(zip(names, values_MH, strict=True))
     means = {name: float(values_H.mean()) for name, values_H in columns.items()}
     for k in measures.lengths:
@@ -187,7 +190,7 @@ def sparing(seen: Csr | Seen, held: Csr) -> Seen:
 
 
 def _judge(
-    chunks: Iterator[TopK], held: Csr, item_degrees_I: NDArray[np.int64], measures: Measures, tell: Tell | None
+    chunks: Iterator[TopK], held: Csr, item_degrees_I: NDArray[np.int64], measures: Measures, report: Report
 ) -> tuple[list[str], NDArray[np.float64], _Counts]:
     """Names of the per-user metrics, their values float64 (M, H) and the counts per item, in one pass over the users."""
     num_items, num_users, ks = held.columns, int(np.count_nonzero(held.degrees)), measures.lengths
@@ -212,6 +215,5 @@ def _judge(
             counts.exposure_I[k] += np.bincount(items_BK[items_BK >= 0], minlength=num_items)
             counts.hits_I[k] += np.bincount(items_BK[hit_BK], minlength=num_items)
         done = here.stop
-        if tell:
-            tell(done, num_users)
+        report(done, num_users)
     return names, values_MH, counts

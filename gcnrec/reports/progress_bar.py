@@ -15,7 +15,7 @@ from gcnrec.reports.json_lines import JsonLines
 from gcnrec.system.observer import Observer
 
 if TYPE_CHECKING:
-    from gcnrec.reports.trials import Ended, Tell
+    from gcnrec.reports.trials import Ended, Report
 
 
 _BAR_WIDTH = 12
@@ -73,7 +73,7 @@ class Bar(Observer):
 
 
 @contextmanager
-def runs_told(total: int, log_json: bool) -> Iterator[Tell]:
+def runs_reported(total: int, log_json: bool) -> Iterator[Report]:
     """Reports every run of a sweep that ended as a line, as JSON if asked for; a terminal also shows a bar over the runs."""
     if log_json:
         yield JsonLines().ended
@@ -84,9 +84,9 @@ def runs_told(total: int, log_json: bool) -> Iterator[Tell]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total, left="")
 
-        def tell(ended: Ended, done: int, of: int) -> None:
+        def report(ended: Ended, done: int, of: int) -> None:
             took = f"{ended.seconds:,.0f} s" if ended.seconds else "finished before"
             console.print(f"{done}/{of}  {ended.name}  {ended.failure or took}", markup=False)
             bar.update(task, completed=done, left=left.after("runs", done, of).strip())
 
-        yield tell
+        yield report

@@ -21,7 +21,7 @@ from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json, write_json
-from gcnrec.runs.events import Epoch, best_validation
+from gcnrec.runs.events import Epoch
 from gcnrec.runs.paths import JOB, REPORT, metrics_path
 
 FORMAT = 1
@@ -30,7 +30,7 @@ _COUNTS = ("values", "value_bytes", "index_bytes", "state_bytes", "peak_table_by
 
 @dataclass(frozen=True)
 class Trial:
-    """A run folder and its place in a sweep; `budget` is the one that it stands for. The folder may not be there yet."""
+    """A run folder and its place in a sweep; `budget` is its place in the grid. The folder may not exist yet."""
 
     folder: Path
     variant: str
@@ -147,7 +147,7 @@ def _row(trial: Trial, keys: list[str]) -> dict[str, Any]:
     row |= _times(trial)
     if trial.job:
         metric = trial.job.evaluate.metric
-        best = best_validation(trial.folder, metric)
+        best = trial.contents.best_validation(metric)
         row |= {f"valid.{metric}": best.get(metric), "valid_epoch": best.get("epoch")}
     row |= {f"test.{name}": value for name, value in trial.test.items()}
     return row | {name: trial.contents.memory.get(name) for name in _COUNTS}
@@ -196,5 +196,5 @@ class Ended:
     failure: str
 
 
-Tell = Callable[[Ended, int, int], None]
+Report = Callable[[Ended, int, int], None]
 """Reports a run that ended, the number of runs that have, and of all."""

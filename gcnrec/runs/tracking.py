@@ -1,6 +1,6 @@
 """Epochs of a run in TensorBoard and MLflow, where its job asks for them; metrics.jsonl has all of it in any case.
 
-A curve's x is the epoch. Names are those of metrics.jsonl, with "valid/" before validation metrics and "_at_" for "@".
+A curve's x is the epoch. Names are as in metrics.jsonl, with "valid/" before validation metrics and "_at_" for "@".
 Nothing of either tool is imported, opened or left behind unless it was asked for; no global setting of theirs is changed.
 """
 
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json, write_json
-from gcnrec.runs.events import epochs_of, read_events
 from gcnrec.system.observer import Observer
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ class _Tracked(Observer):
             act(argument)
         except Exception as problem:
             self._trackers.remove(tracker)
-            self.note(f"{type(tracker).__name__} failed and is told no more of this run, which goes on ({problem})")
+            self.note(f"{type(tracker).__name__} failed and gets no more of this run, which continues ({problem})")
 
 
 class TensorBoard:
@@ -118,7 +117,7 @@ class TensorBoard:
             self.close("FINISHED")
             self._stage = record["stage"]
             self._writer = self._open(str(self._folder / "tensorboard" / self._stage), purge_step=0)
-            for earlier in epochs_of(read_events(self._folder), self._stage):
+            for earlier in RunContents(self._folder).epochs(self._stage):
                 self._add(earlier.model_dump(exclude_unset=True))
         else:
             self._add(record)

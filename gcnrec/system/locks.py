@@ -14,13 +14,14 @@ from io import FileIO
 from pathlib import Path
 
 from gcnrec.errors import DataError, UsageError
+from gcnrec.system.observer import SILENT
 
 _held: dict[Path, int] = {}
 """Locks of this process, by the thread that holds them: it may ask for them again."""
 
 
 @contextmanager
-def locked(path: Path, what: Path, warn: Callable[[str], object] | None = None) -> Iterator[None]:
+def locked(path: Path, what: Path, warn: Callable[[str], object] = SILENT.warn) -> Iterator[None]:
     """Hold the lock on the file `path`, which names the process that writes into `what` and is removed at the end.
 
     Raises UsageError, naming the process, when another process or thread holds it. A lock that a killed process left behind does
@@ -47,7 +48,7 @@ def locked(path: Path, what: Path, warn: Callable[[str], object] | None = None) 
 
 
 def _acquired(path: Path, what: Path) -> FileIO:
-    """The lock's file, locked, and still the one of that name."""
+    """The lock's file, locked, and still of that name."""
     while True:
         file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
         try:
@@ -71,9 +72,9 @@ def _is(path: Path, file: FileIO) -> bool:
         return False
 
 
-def _sign(file: FileIO, path: Path, what: Path, warn: Callable[[str], object] | None) -> None:
-    if file.seek(0, os.SEEK_END) and warn:
-        warn(f"{what} was locked by {_holder(file)}, which ended without unlocking it; going on")
+def _sign(file: FileIO, path: Path, what: Path, warn: Callable[[str], object]) -> None:
+    if file.seek(0, os.SEEK_END):
+        warn(f"{what} was locked by {_holder(file)}, which ended without unlocking it; continuing")
     begun = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         file.seek(0)
