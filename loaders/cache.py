@@ -43,7 +43,7 @@ class Entry:
         self._check_folder()
         for path in sorted(self.folder.glob(f"{self._start}*{self.suffix}")):
             digest = path.name.removeprefix(self._start).removesuffix(self.suffix)
-            if _is_missing(path):  # another process found it damaged
+            if not (path.exists() or path.is_symlink()):  # another process found it damaged
                 continue
             if _digest(path) == digest == (known or digest):
                 return path
@@ -87,10 +87,6 @@ def _digest(path: Path) -> str:
         raise DataError(f"{path} must be a file or folder that gcnrec made, is a link or a device; remove it")
     inside = sorted(path.iterdir())
     return hashlib.sha256("".join(f"{file.name} {_digest(file)}\n" for file in inside).encode()).hexdigest()
-
-
-def _is_missing(path: Path) -> bool:
-    return not path.exists() and not path.is_symlink()
 
 
 def _remove(path: Path) -> None:

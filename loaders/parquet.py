@@ -254,7 +254,8 @@ def _refuse(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, colu
     with closing(connection.cursor()) as cursor:
         for path, reader in file.source.numbered(file.columns.expressions, file.columns.paths):
             cursor.register(_BAD, reader)
-            row = _value(cursor, f"SELECT min(gcnrec_row) FROM {_BAD} WHERE {file.condition} AND {condition}")
+            query = f"SELECT min(gcnrec_row) FROM {_BAD} WHERE {file.condition} AND {condition}"
+            row = cursor.execute(query).fetchall()[0][0]
             cursor.unregister(_BAD)
             if row is not None:
                 place = f"first in row {row} of {path}"
@@ -286,7 +287,3 @@ def _reason(problem: Exception) -> str:
     if isinstance(problem, UnicodeDecodeError):
         problem = ValueError(problem.object.decode(errors="replace"))
     return first_line(problem)[:300]
-
-
-def _value(connection: duckdb.DuckDBPyConnection, query: str) -> Any:
-    return connection.execute(query).fetchall()[0][0]

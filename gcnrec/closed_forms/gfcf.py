@@ -64,12 +64,16 @@ class GfcfScorer(GraphScorer):
 
 
 def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> GfcfScorer | PlateauScorer | PolynomialScorer:
-    """The filter of `settings.response`, fitted by itself."""
+    """The filter of `settings.response`, fitted by itself.
+
+    "ideal": `factors` (at most min(U, I)) singular vectors of the normalised train matrix; `filter_weight` weighs their part.
+    """
     if settings.response == "plateau":
         return fit_plateau(graph, settings, seed)
     if settings.response == "polynomial":
         return fit_polynomial(graph, settings, seed)
-    return _fit_ideal(graph, settings, seed)
+    rank = min(settings.factors, graph.num_users, graph.num_items)
+    return GfcfScorer(graph, top_singular(graph, rank, seed)[2], settings.filter_weight)
 
 
 def from_tensors(graph: BipartiteGraph, tensors: dict[str, torch.Tensor]) -> GfcfScorer | PlateauScorer | PolynomialScorer:
@@ -79,9 +83,3 @@ def from_tensors(graph: BipartiteGraph, tensors: dict[str, torch.Tensor]) -> Gfc
     if "coefficients" in tensors:
         return PolynomialScorer.from_tensors(graph, tensors)
     return GfcfScorer.from_tensors(graph, tensors)
-
-
-def _fit_ideal(graph: BipartiteGraph, settings: config.Model, seed: int) -> GfcfScorer:
-    """Singular vectors of the normalised train matrix (`factors`, at most min(U, I)); `filter_weight` weighs their part."""
-    rank = min(settings.factors, graph.num_users, graph.num_items)
-    return GfcfScorer(graph, top_singular(graph, rank, seed)[2], settings.filter_weight)

@@ -26,19 +26,27 @@ def write_report(run: Run) -> Path:
 
 
 def _content(contents: RunContents) -> dict[str, Any]:
-    baselines, metrics = contents.baselines, contents.metrics
+    metrics, baselines = contents.metrics, contents.baselines
+    others = baselines.values()
+    rows = [
+        {"name": name, "value": f"{value:.4f}", "interval": _interval(contents, name), "baselines": _cells(name, others)}
+        for name, value in metrics.values.items()
+    ]
     return {
         "name": contents.folder.name,
         "subtitle": _subtitle(contents),
         "headline": _headline(contents),
         "warnings": contents.warnings,
-        "resumes": [_resume(event) for event in contents.of_kind(Resume)],
+        "resumes": [
+            f"{_moment(event.time)}: {event.stage} after epoch {event.epoch} and {event.step:,} steps"
+            for event in contents.of_kind(Resume)
+        ],
         "curves": learning(contents),
         "compared": compared(contents),
         "support": stored_values(contents) + support(contents),
         "budget": _budget(contents),
         "split": metrics.split,
-        "metrics": [_metric_row(contents, name, value, baselines) for name, value in metrics.values.items()],
+        "metrics": rows,
         "baseline_names": list(baselines),
         "valid_metric": contents.job.evaluate.metric,
         "valid_baselines": [_valid_row(contents, event) for event in contents.of_kind(ValidBaseline)],
@@ -58,11 +66,6 @@ def _subtitle(contents: RunContents) -> str:
     parts += [lineage.data.name, _moment(lineage.created)]
     parts += [f"gcnrec {lineage.gcnrec.version} {lineage.gcnrec.commit[:10]}".strip()] if lineage.gcnrec.version else []
     return " · ".join(part for part in parts if part)
-
-
-def _resume(event: Resume) -> str:
-    """When and where a run was resumed."""
-    return f"{_moment(event.time)}: {event.stage} after epoch {event.epoch} and {event.step:,} steps"
 
 
 def _headline(contents: RunContents) -> list[dict[str, str]]:
@@ -86,7 +89,7 @@ def _headline(contents: RunContents) -> list[dict[str, str]]:
 
 
 def _budget(contents: RunContents) -> list[tuple[str, str, str]]:
-    """Values of a sparse table by its budget, and its bytes by those of a dense table; nothing for a dense table."""
+    """Values of a sparse table by its budget, and its bytes by a dense table; nothing for a dense table."""
     memory = contents.memory
     if contents.job.model.closed_form or contents.job.table.budget == 1.0 or "dense_bytes" not in memory:
         return []
@@ -108,11 +111,6 @@ def _budget(contents: RunContents) -> list[tuple[str, str, str]]:
         held("a dense table of the base width, with its state", "dense_bytes"),
         ("embeddings served", size(memory["served_bytes"]), ""),
     ]
-
-
-def _metric_row(contents: RunContents, name: str, value: float, baselines: dict[str, dict[str, float]]) -> dict[str, Any]:
-    cells = _cells(name, baselines.values())
-    return {"name": name, "value": f"{value:.4f}", "interval": _interval(contents, name), "baselines": cells}
 
 
 def _cells(name: str, others: Iterable[Mapping[str, Any]]) -> list[str]:

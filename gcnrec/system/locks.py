@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
@@ -53,8 +53,9 @@ def _acquired(path: Path, what: Path) -> FileIO:
         file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is(path, file):
-                return file
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                    return file
         except BlockingIOError:
             holder = _holder(file)
             file.close()
@@ -63,13 +64,6 @@ def _acquired(path: Path, what: Path) -> FileIO:
             file.close()
             raise
         file.close()  # its holder removed it between our two steps
-
-
-def _is(path: Path, file: FileIO) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
 
 
 def _sign(file: FileIO, path: Path, what: Path, warn: Callable[[str], object]) -> None:

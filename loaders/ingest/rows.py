@@ -240,6 +240,15 @@ def count_codes(codes, code):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
+def count_until(times, most):  # type: ignore[no-untyped-def]
+    """Rows whose time is at most `most`."""
+    count = 0
+    for row in range(len(times)):
+        count += times[row] <= most
+    return count
+
+
+@numba.njit(cache=True)
 def _compress(source, codes, code, target):  # type: ignore[no-untyped-def]
     at = 0
     for row in range(len(source)):
