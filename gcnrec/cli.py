@@ -267,20 +267,9 @@ def recommend(
 
     with _observed(as_json, log_json) as observer:
         made = write(
-            open_run(run),
-            k,
-            out,
-            users=users,
-            items=items,
-            candidates=candidates,
-            exclude=exclude,
-            seen=seen,
-            fallback=fallback,
-            new_users=new_users,
-            new_items=new_items,
-            memory_limit=memory_limit,
-            observer=observer,
-        )
+            open_run(run), k, out, users=users, items=items, candidates=candidates, exclude=exclude, seen=seen, fallback=fallback,
+            new_users=new_users, new_items=new_items, memory_limit=memory_limit, observer=observer,
+        )  # fmt: skip
     _show(asdict(made) if as_json else figure_lines(asdict(made)))
 
 

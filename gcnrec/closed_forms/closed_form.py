@@ -31,24 +31,16 @@ class ClosedFormScorer(Scorer, Protocol):
 
 Fit = Callable[[BipartiteGraph, config.Model, int], ClosedFormScorer]
 Read = Callable[[BipartiteGraph, dict[str, torch.Tensor]], ClosedFormScorer]
-_FITS: dict[str, Fit] = {
-    "popularity": popularity.fit,
-    "itemknn": itemknn.fit,
-    "ease": ease.fit,
-    "linkprop": linkprop.fit,
-    "gfcf": gfcf.fit,
+_FORMS: dict[str, tuple[Fit, Read]] = {
+    "popularity": (popularity.fit, popularity.PopularityScorer.from_tensors),
+    "itemknn": (itemknn.fit, itemknn.ItemKnnScorer.from_tensors),
+    "ease": (ease.fit, ease.EaseScorer.from_tensors),
+    "linkprop": (linkprop.fit, linkprop.LinkPropScorer.from_tensors),
+    "gfcf": (gfcf.fit, gfcf.from_tensors),
 }
 _CONTENT = "contentknn"
 """It alone reads features."""
-_READS: dict[str, Read] = {
-    "popularity": popularity.PopularityScorer.from_tensors,
-    "itemknn": itemknn.ItemKnnScorer.from_tensors,
-    "ease": ease.EaseScorer.from_tensors,
-    "linkprop": linkprop.LinkPropScorer.from_tensors,
-    "gfcf": gfcf.from_tensors,
-    _CONTENT: itemknn.ItemKnnScorer.from_tensors,
-}
-NAMES = tuple(_READS)
+NAMES = (*_FORMS, _CONTENT)
 
 
 def fit(
@@ -61,7 +53,7 @@ def fit(
     _check(name)
     if name == _CONTENT:
         return content.fit(graph, settings, items_IF)
-    return _FITS[name](graph, settings, seed)
+    return _FORMS[name][0](graph, settings, seed)
 
 
 def tuned(name: str, graph: BipartiteGraph, valid: Interactions, settings: config.Model) -> config.Model:
@@ -81,7 +73,8 @@ def load(name: str, graph: BipartiteGraph, path: Path) -> ClosedFormScorer:
     """The scorer that `save` wrote, over the graph that it was fitted on. Raises DataError when the file is not whole."""
     _check(name)
     try:
-        return _READS[name](graph, load_file(path))
+        read = itemknn.ItemKnnScorer.from_tensors if name == _CONTENT else _FORMS[name][1]
+        return read(graph, load_file(path))
     except (OSError, SafetensorError, KeyError) as problem:
         raise DataError(f"{path} cannot be read as the tensors of {name!r} ({problem}); fit the model again") from None
 

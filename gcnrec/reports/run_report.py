@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gcnrec.ranking.metrics import measured
 from gcnrec.reports.figures import duration, size
@@ -12,10 +12,8 @@ from gcnrec.reports.page import write_page
 from gcnrec.reports.run_charts import STAGES, compared, learning, stored_values, support
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import Baseline, Epoch, Note, Resume, ValidBaseline
+from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import LINEAGE, MIXTURE, REPORT
-
-if TYPE_CHECKING:
-    from gcnrec.runs.folder import Run
 
 _HEADLINE = ("recall@20", "ndcg@20")
 

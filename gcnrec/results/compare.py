@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +18,8 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.ranking.evaluate import metric_columns
 from gcnrec.ranking.metrics import bootstrap_intervals, holm, sign_flip_p_values
 from gcnrec.results.evaluate import Split, refuse_what_it_was_trained_on
+from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import per_user_path
-
-if TYPE_CHECKING:
-    from gcnrec.runs.folder import Run
 
 TEST = "two-sided sign-flip test over users, Holm over all rows"
 

@@ -32,7 +32,7 @@ from gcnrec.ranking.export_rules import Exported, export_rules, log_shares, unit
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.results.id_files import ids_of, item_column, read_table, user_column
 from gcnrec.runs.folder import Run, final_tensors
-from gcnrec.system.mapped_scratch import scratch_rows, scratch_values
+from gcnrec.system.pages import scratch_rows, scratch_values
 from gcnrec.tables.dense import DenseTable
 from gcnrec.training.build import inductive_encoder
 

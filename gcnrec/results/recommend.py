@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -26,12 +25,10 @@ from gcnrec.results.evaluate import trained_degrees
 from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.memory_bounds import recommendation_bytes, users_per_chunk
 from gcnrec.results.request import Request, RequestFiles, read_request
+from gcnrec.runs.folder import Run
 from gcnrec.system.files import atomic_file
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.scratch import memory_errors_as_sentences
-
-if TYPE_CHECKING:
-    from gcnrec.runs.folder import Run
 
 _GROUP_BYTES = 2**23
 """Of lists that are written at a time, as a row group."""

@@ -11,15 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from gcnrec.config import Run
 from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json, write_json
 from gcnrec.system.observer import Observer
-
-if TYPE_CHECKING:
-    from gcnrec.config import Run
 
 T = TypeVar("T")
 

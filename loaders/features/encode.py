@@ -191,7 +191,7 @@ def _fits(source: Input, column: str, text_width: int, limit: int) -> list[Numbe
     schema = source.dataset.schema
     names = [name for name in schema.names if name != column.split(".")[0]]
     if not names:
-        raise DataError(f"{source.text} holds no feature column, only {column!r}")
+        raise DataError(f"{source.text} holds no feature column other than {column!r}")
     kinds = {name: kind_of(schema.field(name).type, Place(source.text, name)) for name in names}
     counts = _counts(source, kinds)
     fits: list[NumberFit | CategoryFit | BagFit] = []

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,10 +14,8 @@ import pyarrow.dataset as ds
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
+from gcnrec.loaders.ingest.conditions import Condition
 from gcnrec.loaders.ingest.inputs import Input
-
-if TYPE_CHECKING:
-    from gcnrec.loaders.ingest.conditions import Condition
 
 TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 USER, ITEM, TIME, WEIGHT, RATING = "gcnrec_user", "gcnrec_item", "gcnrec_time", "gcnrec_weight", "gcnrec_rating"

@@ -6,16 +6,14 @@ Only a split by time has none. The counts go into dataset.json, a sentence for e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numba
 import numpy as np
 
+from gcnrec.loaders.ingest.heldout import Parts, Report
 from gcnrec.loaders.ingest.rows import Rows, count_until, high_of
 from gcnrec.system.scratch import Scratch
-
-if TYPE_CHECKING:
-    from gcnrec.loaders.ingest.heldout import Parts, Report
 
 PREFIX = "leakage_"
 _NAMES = {"valid": "validation", "test": "test"}

@@ -13,7 +13,8 @@ from gcnrec.system.scratch import Scratch
 def merge(rows: Rows, duplicates: str, scratch: Scratch) -> Rows:
     """One row per pair of sorted rows: the latest (largest time, then weight), with `sum` the sum of all weights."""
     codes = scratch.codes(len(rows))
-    _mark_last_of_run(rows.pairs_E, codes)
+    codes[-1:] = 1
+    np.not_equal(rows.pairs_E[1:], rows.pairs_E[:-1], out=codes[:-1].view(np.bool_))
     if duplicates == "sum" and rows.weights_E is not None:
         _sum_runs(rows.pairs_E, rows.weights_E)
     return rows.keep(codes, 1, scratch)
@@ -95,13 +96,6 @@ def high_numbers(pairs_E, out_E):  # type: ignore[no-untyped-def]
     """`out_E` int32 gets the high number of every pair."""
     for row in numba.prange(len(pairs_E)):
         out_E[row] = np.int32(high_of(pairs_E[row]))
-
-
-@numba.njit(cache=True)
-def _mark_last_of_run(pairs, codes):  # type: ignore[no-untyped-def]
-    for row in range(len(pairs)):
-        if row + 1 == len(pairs) or pairs[row] != pairs[row + 1]:
-            codes[row] = 1
 
 
 @numba.njit(cache=True)

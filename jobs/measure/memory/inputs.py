@@ -19,7 +19,7 @@ from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.schema import open_dataset
 from gcnrec.ranking.export_rules import export_rules
 from gcnrec.runs.folder import begin_run, write_embeddings
-from gcnrec.system.mapped_scratch import scratch_rows
+from gcnrec.system.pages import scratch_rows
 
 PIECE = 250_000
 WIDTH = 512
