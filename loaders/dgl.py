@@ -187,7 +187,7 @@ class Negatives:
 def _check_targets(neighbours: object) -> None:
     if not isinstance(neighbours, NeighbourSampler) or not neighbours.with_targets:
         raise UsageError(
-            "DGL's blocks hold a node beside its drawn neighbours, "
+            "DGL's blocks hold a node with its drawn neighbours, "
             f"got {'one without them' if isinstance(neighbours, NeighbourSampler) else type(neighbours).__name__}; "
             "give a NeighbourSampler with with_targets=True"
         )

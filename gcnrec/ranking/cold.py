@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.interactions import Interactions
 from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
@@ -45,13 +44,9 @@ def cold_metrics(
     found = {}
     for name, (chosen_E, candidates) in groups.items():
         if chosen_E.any():
-            part = _part(held_out, chosen_E)
+            users_E, items_E = held_out.users_E[chosen_E], held_out.items_E[chosen_E]
+            part = replace(held_out, users_E=users_E, items_E=items_E, times_E=None, weights_E=None)
             means = evaluate(scorer, replace(split, pairs=part), Measures(ks), candidates=candidates, chunk=chunk).metrics
             counts = {"users": float(len(np.unique(part.users_E))), "pairs": float(len(part))}
             found[name] = counts | {f"{metric}@{k}": means[f"{metric}@{k}"] for metric in METRICS for k in sorted(set(ks))}
     return found
-
-
-def _part(held_out: Interactions, chosen_E: NDArray[np.bool_]) -> Interactions:
-    """The chosen pairs; times and weights are not needed to rank."""
-    return replace(held_out, users_E=held_out.users_E[chosen_E], items_E=held_out.items_E[chosen_E], times_E=None, weights_E=None)

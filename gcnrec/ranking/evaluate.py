@@ -153,10 +153,9 @@ def popularity_deciles(
     order_I = np.argsort(-item_degrees_I, kind="stable")
     rows = []
     for number, items in enumerate(np.array_split(order_I, NUM_DECILES), start=1):
-        held_out = int(held_out_I[items].sum())
-        row: dict[str, Any] = {"decile": number, "items": len(items)}
-        row["min_degree"] = int(item_degrees_I[items].min()) if len(items) else None
-        row["max_degree"] = int(item_degrees_I[items].max()) if len(items) else None
+        held_out, degrees = int(held_out_I[items].sum()), item_degrees_I[items]
+        least, most = (int(degrees.min()), int(degrees.max())) if len(items) else (None, None)
+        row: dict[str, Any] = {"decile": number, "items": len(items), "min_degree": least, "max_degree": most}
         row["held_out"] = held_out
         for k, hits in hits_I.items():
             row[f"hits@{k}"] = int(hits[items].sum())

@@ -54,45 +54,34 @@ def evaluate_run(
     valid too, or that another process writes.
     """
     refuse_what_it_was_trained_on(run, split)
-    limit = memory_limit or run.job.evaluate.memory_limit
-    with writing(run.folder, observer), memory_errors_as_sentences(limit):
-        return _evaluated(run, split, ks, segments, observer, limit)
-
-
-def _evaluated(
-    run: Run,
-    split: Split,
-    ks: Sequence[int] | None,
-    segments: Path | None,
-    observer: Observer,
-    memory_limit: str,
-) -> dict[str, Any]:
     dataset, settings = run.dataset, run.job.evaluate
-    held_out = dataset.test if split == "test" else dataset.valid
-    lengths = tuple(ks or settings.k)
-    fixed = evaluation_bytes(run, held_out, lengths, settings.bootstrap)
-    chunk = users_per_chunk(memory_limit, fixed, run, max(lengths), "evaluating")
-    names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
-    scorer = run.scorer()
-    measures = Measures(lengths, settings.bootstrap, run.job.train.seed, settings.tilt)
-    judged_by = HeldOutSplit.of(held_out, dataset.graph, seen_rows(run, split))
-    result = evaluate(scorer, judged_by, measures, partial(observer.work, f"ranking for {split}"), chunk=chunk)
-    document: dict[str, Any] = {"split": split, "users": len(result.per_user), **result.metrics}
-    document |= {"intervals": result.intervals, "deciles": result.deciles}
-    if run.export_rule:
-        document["export"] = run.export_rule.name
-    if run.mixture:
-        document["mixture"] = run.mixture.name
-    cold = cold_start(run, scorer, split, lengths, chunk)
-    if cold:
-        document["cold_start"] = cold
-    if names_U is not None:
-        segments_H = names_U[np.unique(held_out.users_E)]
-        document |= {"segments": by_segment(result.per_user, segments_H), "segments_unknown_users": unknown}
-    _write(run, split, result, document)
-    if run.job.model.name != "popularity":  # whose lists are meant to be the same
-        warn_of_one_list(run.folder, scorer, observer, chunk)
-    return document
+    limit = memory_limit or settings.memory_limit
+    with writing(run.folder, observer), memory_errors_as_sentences(limit):
+        held_out = dataset.test if split == "test" else dataset.valid
+        lengths = tuple(ks or settings.k)
+        fixed = evaluation_bytes(run, held_out, lengths, settings.bootstrap)
+        chunk = users_per_chunk(limit, fixed, run, max(lengths), "evaluating")
+        names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
+        scorer = run.scorer()
+        measures = Measures(lengths, settings.bootstrap, run.job.train.seed, settings.tilt)
+        judged_by = HeldOutSplit.of(held_out, dataset.graph, seen_rows(run, split))
+        result = evaluate(scorer, judged_by, measures, partial(observer.work, f"ranking for {split}"), chunk=chunk)
+        document: dict[str, Any] = {"split": split, "users": len(result.per_user), **result.metrics}
+        document |= {"intervals": result.intervals, "deciles": result.deciles}
+        if run.export_rule:
+            document["export"] = run.export_rule.name
+        if run.mixture:
+            document["mixture"] = run.mixture.name
+        cold = cold_start(run, scorer, split, lengths, chunk)
+        if cold:
+            document["cold_start"] = cold
+        if names_U is not None:
+            segments_H = names_U[np.unique(held_out.users_E)]
+            document |= {"segments": by_segment(result.per_user, segments_H), "segments_unknown_users": unknown}
+        _write(run, split, result, document)
+        if run.job.model.name != "popularity":  # whose lists are meant to be the same
+            warn_of_one_list(run.folder, scorer, observer, chunk)
+        return document
 
 
 def measure_baselines(run: Run, observer: Observer = SILENT) -> None:

@@ -34,9 +34,7 @@ def locked(path: Path, what: Path, warn: Callable[[str], object] = SILENT.warn) 
     try:
         file = _acquired(path, what)
     except OSError as problem:
-        raise DataError(
-            f"cannot write {path}: {problem.strerror or problem}; free some space or choose another disk"
-        ) from problem
+        raise _unwritable(path, problem) from problem
     with file:
         _held[key] = thread
         try:
@@ -75,9 +73,11 @@ def _sign(file: FileIO, path: Path, what: Path, warn: Callable[[str], object]) -
         file.truncate()
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "begun": begun}).encode())
     except OSError as problem:
-        raise DataError(
-            f"cannot write {path}: {problem.strerror or problem}; free some space or choose another disk"
-        ) from problem
+        raise _unwritable(path, problem) from problem
+
+
+def _unwritable(path: Path, problem: OSError) -> DataError:
+    return DataError(f"cannot write {path}: {problem.strerror or problem}; free some space or choose another disk")
 
 
 def _holder(file: FileIO) -> str:

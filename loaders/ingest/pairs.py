@@ -45,7 +45,7 @@ def falling(degrees: NDArray[np.int64], kept: NDArray[np.bool_], scratch: Scratc
 def inverse(order: NDArray[np.int64], size: int, scratch: Scratch) -> NDArray[np.int32]:
     """The place of every number below `size` in `order`, -1 where it is absent."""
     places: NDArray[np.int32] = scratch.full(size, np.int32, -1)
-    _invert(order, places)
+    invert(order, places)
     return places
 
 
@@ -120,7 +120,8 @@ def _falling_keys(degrees, kept, most, keys):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _invert(order, places):  # type: ignore[no-untyped-def]
+def invert(order, places):  # type: ignore[no-untyped-def]
+    """`places` gets at every number of `order` where it stands."""
     for place in range(len(order)):
         places[order[place]] = place
 
