@@ -79,7 +79,7 @@ USER_ITEM, ITEM_USER = ("user", "interacts", "item"), ("item", "rev_interacts", 
 def homogeneous(graph: BipartiteGraph) -> Any:
     """A `dgl.graph` of all nodes with both directions of every edge; the first E edges go from an item to a user.
 
-    Those have the order of `times_E` and `weights_E`. Edges are copied, 16 bytes each.
+    These have the order of `times_E` and `weights_E`. Edges are copied, 16 bytes each.
     """
     users, edges = graph.num_users, graph.num_edges
     indptr = np.concatenate([graph.user_items.indptr, graph.item_users.indptr[1:] + edges])
@@ -92,7 +92,7 @@ def homogeneous(graph: BipartiteGraph) -> Any:
 def bipartite(graph: BipartiteGraph) -> Any:
     """A `dgl.heterograph` of users and items with an edge type per direction; nodes keep their own numbers, items from 0.
 
-    Edges of (user, interacts, item) are ordered by item, those of (item, rev_interacts, user) as `times_E` and `weights_E`.
+    Edges of (user, interacts, item) are ordered by item, edges of (item, rev_interacts, user) as `times_E` and `weights_E`.
     """
     edges = {USER_ITEM: _csc(graph.item_users), ITEM_USER: _csc(graph.user_items)}
     return dgl.heterograph(edges, {"user": graph.num_users, "item": graph.num_items})

@@ -30,7 +30,7 @@ from gcnrec.system.pages import trim_heap
 BLOCK_USERS = 128
 """Users whose scores by one part are held at a time."""
 LEAST_USERS = 16
-"""Fewer are filled up: matrix products of very few rows are rounded in another order than those of many."""
+"""Fewer are filled up: matrix products of very few rows are rounded in another order than of many."""
 MIXTURE_ROWS = 5
 """Rows of I floats that a user of a chunk takes at most: sum, scores of a part, and what the part makes them from."""
 TIE_WEIGHT = 2.0**-30

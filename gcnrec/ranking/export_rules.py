@@ -107,7 +107,7 @@ class ExportRules:
         return Exported(rule, users_UF, items_IF, popularity_I, rule.factor * self.column, lengths_I)
 
     def views(self, trained: Exported) -> list[View]:
-        """The scores of every rule from the inner products of `trained`, the export of the first; ranks are those of `exported`.
+        """The scores of every rule from the inner products of `trained`, the export of the first; ranks are as by `exported`.
 
         Lengths of users do not change a user's ranking where no column is added.
         """

@@ -71,7 +71,7 @@ def compared(contents: RunContents) -> list[Chart]:
     if others and metric in values:
         ranked = sorted({"this run": values[metric], **others}.items(), key=lambda pair: -pair[1])
         svg = charts.bars([name for name, _ in ranked], [value for _, value in ranked], metric, "this run")
-        drawn.append({"title": "Beside closed-form baselines", "svg": svg})
+        drawn.append({"title": "Compared with closed-form baselines", "svg": svg})
     if deciles:
         names = [str(entry.get("decile", number)) for number, entry in enumerate(deciles, 1)]
         heights_of = [measured({name: value or 0.0 for name, value in entry.items()}) for entry in deciles]

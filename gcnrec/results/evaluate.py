@@ -23,7 +23,7 @@ from gcnrec.ranking.cold import cold_metrics
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, evaluate
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
-from gcnrec.results.id_files import ids_of, read_table, user_column
+from gcnrec.results.id_files import columns_of, ids_of, read_table
 from gcnrec.results.memory_bounds import evaluation_bytes, users_per_chunk
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import append_event
@@ -148,7 +148,7 @@ def _write(run: Run, split: Split, result: Evaluation, document: dict[str, Any])
 
 def _read_segments(path: Path, dataset: Dataset) -> tuple[NDArray[np.object_], int]:
     """The segment of every user number (None where the file has none), and how many ids of the file are unknown."""
-    column = user_column(dataset)
+    column, _ = columns_of(dataset)
     table = read_table(path, column)
     numbers = dataset.user_ids.numbers(ids_of(path, table, column))
     others = [name for name in table.column_names if name != column.find(table)]

@@ -50,7 +50,7 @@ def lineage_of(dataset: Dataset, threads: int | None, device: str) -> dict[str, 
 
 
 def command() -> str:
-    """How this process was started, as one would type it."""
+    """How this process was started, as a shell command."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 

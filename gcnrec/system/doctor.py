@@ -20,7 +20,7 @@ EXTRAS = {
     "tracking": (("tensorboard", "mlflow"), "run.tensorboard and run.mlflow (MLflow is installed by itself)"),
     "pyg": (("torch-geometric",), "batches and samplers for PyTorch Geometric, gcnrec.loaders.pyg"),
     "dgl": (("dgl",), "batches and samplers for DGL, gcnrec.loaders.dgl"),
-    "bench": (("torch-geometric", "dgl", "implicit"), "gcnrec bench beside other libraries"),
+    "bench": (("torch-geometric", "dgl", "implicit"), "gcnrec bench against other libraries"),
 }
 """Extras of the package: distributions, any of which may be absent, and what they are for."""
 OPTIONAL = tuple(dict.fromkeys(name for names, _ in EXTRAS.values() for name in names))
@@ -37,7 +37,7 @@ _NO_LIMIT = 2**62
 def examine() -> dict[str, Any]:
     """Sections of plain figures, ready for JSON. Loads torch and numba; starts CUDA only to name the devices.
 
-    A section that cannot be read holds the reason as `problem`: a broken machine is what one asks a doctor about.
+    A section that cannot be read holds the reason as `problem`: the doctor must work on a broken machine, too.
     `findings` says what is amiss.
     """
     facts = {
@@ -118,7 +118,7 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _link(facts: Any) -> dict[str, Any]:
-    """Generation and lanes of a device's link at its best: idle, it may run slower. None where the kernel does not tell."""
+    """Generation and lanes of a device's link at its best: idle, it may run slower. None where the kernel does not say."""
     if not hasattr(facts, "pci_bus_id"):  # a torch that does not know it
         return {"pcie_generation": None, "pcie_lanes": None}
     folder = _PCI / f"{facts.pci_domain_id:04x}:{facts.pci_bus_id:02x}:{facts.pci_device_id:02x}.0"

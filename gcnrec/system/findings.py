@@ -64,6 +64,6 @@ def _room(facts: dict[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def _section(facts: dict[str, Any], name: str) -> dict[str, Any]:
-    """A section that could be read; empty for one that could not."""
+    """A section that could be read; empty otherwise."""
     section = facts.get(name)
     return section if isinstance(section, dict) and "problem" not in section else {}

@@ -59,7 +59,7 @@ def test_the_report_of_a_run(browser, run, width, dark):
     assert seen.scrolls_to <= width and seen.overflowing == []
     for part in (
         "Loss by epoch", "Validation recall@5 by epoch", "Validation recall@5 by time", "Throughput by epoch", "Waiting for data",
-        "Stored values", "Slots per row by decile", "Beside closed-form baselines", "Recall by item popularity",
+        "Stored values", "Slots per row by decile", "Compared with closed-form baselines", "Recall by item popularity",
         f"{run.metrics('test')['recall@5']:.4f}", "Warnings", f"A warning with {LONG} <&>.", run.dataset.digest, "machine.torch",
         "2026-11-22 20:10:11 UTC: fit after epoch 2 and 20 steps", 'policy = "dynamic"', "command", "working_directory",
     ):  # fmt: skip
