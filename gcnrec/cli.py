@@ -423,7 +423,7 @@ def _show(result: Any) -> None:
 
 def _report(problem: GcnrecError, log_json: bool) -> None:
     if log_json:
-        from gcnrec.reports.json_lines import log
+        from gcnrec.reports.progress import log
 
         log("error", "error", {"text": str(problem), "exit_code": problem.exit_code})
     else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -88,9 +89,7 @@ def _scratch(folder: Path, limit: int) -> Iterator[Scratch]:
     """Scratch in a new folder, removed at the end; after a failure it vanishes with the folder around it."""
     folder.mkdir()
     yield Scratch(folder, limit)
-    for left in folder.iterdir():
-        left.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
 
 
 def _write_features(data: Data, folder: Path, data_root: Path | None, scratch: Scratch, report: Report) -> dict[str, Any]:
@@ -155,10 +154,7 @@ def connect(spill: Path, limit: int, folders: Sequence[Path] = ()) -> Iterator[d
         yield connection
     finally:
         connection.close()
-        for left in (spill / "duckdb").glob("*"):
-            left.unlink()
-        if (spill / "duckdb").is_dir():
-            (spill / "duckdb").rmdir()
+        shutil.rmtree(spill / "duckdb", ignore_errors=True)
 
 
 def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> Staged:

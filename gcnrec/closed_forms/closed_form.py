@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gcnrec import config
-from gcnrec.closed_forms import content, ease, exponents, gfcf, itemknn, linkprop
+from gcnrec.closed_forms import ease, exponents, gfcf, itemknn, linkprop
 from gcnrec.errors import DataError, UsageError, nearest
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions
@@ -52,7 +52,7 @@ def fit(
     """
     _check(name)
     if name == _CONTENT:
-        return content.fit(graph, settings, items_IF)
+        return itemknn.fit_content(graph, settings, items_IF)
     return _FORMS[name][0](graph, settings, seed)
 
 

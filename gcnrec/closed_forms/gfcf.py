@@ -18,14 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec import config
-from gcnrec.closed_forms.plateau import PlateauScorer, PolynomialScorer, fit_plateau, fit_polynomial, rated
+from gcnrec.closed_forms.plateau import SLICE, PlateauScorer, PolynomialScorer, fit_plateau, fit_polynomial, rated
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.spectral import top_singular
 from gcnrec.ops.propagate import inverse_sqrt, propagate, propagate_rows
 from gcnrec.ranking.scorer import GraphScorer
-
-_SLICE = 64
-"""Users whose linear filter is computed at once, as the columns of two hops."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +44,12 @@ class GfcfScorer(GraphScorer):
         roots_I = torch.from_numpy(np.sqrt(self.graph.item_users.degrees).astype(np.float32))
         scores_BI = low_BK.mul_(self.weight) @ self.vectors_IK.T
         scores_BI.mul_(roots_I)
-        for start in range(0, len(users_B), _SLICE):
-            users_S = users_B[start : start + _SLICE]
+        for start in range(0, len(users_B), SLICE):
+            users_S = users_B[start : start + SLICE]
             rated_IS = rated(self.graph, users_S, ones_I)
             smooth_US = propagate(self.graph.user_items, rated_IS, user_scale, item_scale)
             linear_IS = propagate(self.graph.item_users, smooth_US, item_scale, user_scale, rated_IS)
-            scores_BI[start : start + _SLICE] += linear_IS.T
+            scores_BI[start : start + SLICE] += linear_IS.T
         return scores_BI
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -34,8 +34,8 @@ _FLATNESS = 1.5
 """Exponent of h; ChebyCF's choice on Gowalla."""
 _SLOPE = 1.45
 """Of h between 0 and 0.2, where most eigenvalues lie: 1.5 at 0, 1.34 at 0.2."""
-_SLICE = 64
-"""Users whose polynomial is evaluated at once, as columns."""
+SLICE = 64
+"""Users who are filtered at once by hops over the graph, as columns."""
 
 
 def plateau(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -107,9 +107,9 @@ class PolynomialScorer(GraphScorer):
         """All scores of the chunk, float32 (B, I). Besides them, memory holds (U + 5 I) rows of 64 floats."""
         before_I, after_I = item_scales(self.graph, self.power)
         scores_BI = torch.empty(len(users_B), self.num_items)
-        for start in range(0, len(users_B), _SLICE):
-            users_S = users_B[start : start + _SLICE]
-            scores_BI[start : start + _SLICE] = (self._filtered(rated(self.graph, users_S, before_I)) * after_I[:, None]).T
+        for start in range(0, len(users_B), SLICE):
+            users_S = users_B[start : start + SLICE]
+            scores_BI[start : start + SLICE] = (self._filtered(rated(self.graph, users_S, before_I)) * after_I[:, None]).T
         return scores_BI
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -15,16 +15,14 @@ Letters: N nodes, U users, I items, F width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.config import Loss, Model, Sampler
 from gcnrec.ranking.scorer import EmbeddingScorer, View
-
-if TYPE_CHECKING:
-    from gcnrec.config import Loss, Model, Sampler
 
 Kind = Literal["theory", "cosine", "inner", "powers"]
 

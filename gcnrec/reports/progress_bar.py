@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gcnrec.reports.figures import Remaining, figures, rate
-from gcnrec.reports.json_lines import JsonLines
+from gcnrec.reports.progress import JsonLines
 from gcnrec.system.observer import Observer
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from gcnrec.closed_forms import closed_form
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import Seen
-from gcnrec.ranking.cold import cold_metrics
-from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, evaluate
+from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, cold_metrics, evaluate
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.results.id_files import columns_of, ids_of, read_table
@@ -117,7 +116,7 @@ def refuse_what_it_was_trained_on(run: Run, split: Split) -> None:
 def cold_start(
     run: Run, scorer: Scorer, split: Split, ks: Sequence[int] | None = None, chunk: int = USERS_PER_CHUNK
 ) -> dict[str, dict[str, float]]:
-    """`gcnrec.ranking.cold.cold_metrics` of `scorer` on a split; a node is cold where the run was not trained on it."""
+    """`cold_metrics` of `scorer` on a split; a node is cold where the run was not trained on it."""
     held_out = run.dataset.test if split == "test" else run.dataset.valid
     degrees_U, degrees_I = trained_degrees(run.dataset, run.refitted)
     judged_by = HeldOutSplit(held_out, seen_rows(run, split), degrees_I, degrees_U)

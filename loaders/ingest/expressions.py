@@ -177,23 +177,21 @@ class _Visit:
             case "FUNCTION":
                 return self._function(node)
             case "COLLATE":
-                self._collation(str(node["collation"]))
+                name = str(node["collation"])
+                if not all(part.isalpha() for part in name.replace("_", ".").split(".")):
+                    refuse(f"the collation {name!r}", "name one such as nocase or de")
             case "LAMBDA" if node["syntax_type"] == "SINGLE_ARROW":
                 document, path = self.bytes_of(node["lhs"]), self.bytes_of(node["expr"])  # JSON -> path
                 return document + path if _is_short("json", [node["lhs"], node["expr"]]) else document * (1 + path)
             case "LAMBDA":
                 refuse("a lambda")
             case "CASE":
-                return self._longest(node)
+                checks = [(self.bytes_of(check["when_expr"]), self.bytes_of(check["then_expr"])) for check in node["case_checks"]]
+                return max(self.bytes_of(node["else_expr"]), *(then for _, then in checks))
         size = self.bytes_of(inside)
         if kind == "CAST":  # to text: quotes around what is quoted already double its escapes
             return 2 * size + _VALUE_BYTES
         return 1 if _ANSWERS & {kind, node["type"]} else size
-
-    def _longest(self, node: dict[str, Any]) -> int:
-        """Bytes of a CASE: of its longest branch."""
-        checks = [(self.bytes_of(check["when_expr"]), self.bytes_of(check["then_expr"])) for check in node["case_checks"]]
-        return max(self.bytes_of(node["else_expr"]), *(then for _, then in checks))
 
     def _column(self, path: list[str]) -> int:
         for name in path:
@@ -202,10 +200,6 @@ class _Visit:
         self.columns[path[0]] = None
         self.varying += 1
         return _VALUE_BYTES
-
-    def _collation(self, name: str) -> None:
-        if not all(part.isalpha() for part in name.replace("_", ".").split(".")):
-            refuse(f"the collation {name!r}", "name one such as nocase or de")
 
     def _type(self, node: dict[str, Any]) -> int:
         name = str(node["type_name"])

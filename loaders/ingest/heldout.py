@@ -105,7 +105,7 @@ def write_held_out(path: Path, rows: Rows, ticks: int | None) -> None:
         for first in range(0, max(len(rows), 1), _GROUP_ROWS):
             part = rows.slice(first, first + _GROUP_ROWS)
             columns: list[NDArray[Any]] = [np.empty(len(part), np.int32), np.empty(len(part), np.int32)]
-            pairs.high_numbers(part.pairs_E, columns[0])
+            np.right_shift(part.pairs_E, np.uint64(32), out=columns[0], casting="unsafe")
             pairs.low_numbers(part.pairs_E, columns[1])
             columns += [] if part.times_E is None else [part.times_E // (ticks or 1)]
             columns += [] if part.weights_E is None else [part.weights_E]

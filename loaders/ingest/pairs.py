@@ -84,18 +84,9 @@ def swap(pairs_E):  # type: ignore[no-untyped-def]
         pairs_E[row] = packed(low_of(pairs_E[row]), high_of(pairs_E[row]))
 
 
-@numba.njit(parallel=True, cache=True)
-def low_numbers(pairs_E, out_E):  # type: ignore[no-untyped-def]
-    """`out_E` int32 gets the low number of every pair."""
-    for row in numba.prange(len(pairs_E)):
-        out_E[row] = np.int32(low_of(pairs_E[row]))
-
-
-@numba.njit(parallel=True, cache=True)
-def high_numbers(pairs_E, out_E):  # type: ignore[no-untyped-def]
-    """`out_E` int32 gets the high number of every pair."""
-    for row in numba.prange(len(pairs_E)):
-        out_E[row] = np.int32(high_of(pairs_E[row]))
+def low_numbers(pairs_E: NDArray[np.uint64], out_E: NDArray[np.int32]) -> None:
+    """`out_E` gets the low number of every pair."""
+    np.bitwise_and(pairs_E, LOW, out=out_E, casting="unsafe")
 
 
 @numba.njit(cache=True)

@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from gcnrec.reports.figures import Remaining, duration, figures, rate
-from gcnrec.reports.json_lines import JsonLines, log
-from gcnrec.reports.progress import Lines, Quiet, observed
+from gcnrec.reports.progress import JsonLines, Lines, Quiet, log, observed
 from gcnrec.reports.progress_bar import Bar, runs_reported
 from gcnrec.reports.trials import Ended
 
