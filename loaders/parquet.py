@@ -210,12 +210,26 @@ def _filtered(
 
 @contextmanager
 def _explained(file: _File) -> Iterator[None]:
-    """Failures to read `file` become DataErrors."""
+    """Failures to read `file` become DataErrors: a full disk, too little memory, or the file that cannot be read."""
     try:
         yield
     except (*_FROM_DUCKDB, pa.ArrowException, OSError, RuntimeError) as problem:
         _stop_if_interrupted(problem)
-        _explain(problem, file)
+        text, name = str(problem), file.source.text
+        if isinstance(problem, MemoryError):  # Arrow's is an ArrowException, too
+            raise
+        if getattr(problem, "errno", None) == errno.ENOSPC or "No space left" in text or "max_temp_directory_size" in text:
+            raise DataError(f"the disk is full while reading {name}; free some space or choose another --out") from None
+        if isinstance(problem, duckdb.OutOfMemoryException):
+            raise DataError(f"memory_limit is too small for {name} ({_reason(problem)}); raise it") from None
+        damaged = file.source.damaged_file(file.columns.expressions, file.columns.paths)
+        if damaged:
+            why = f"({damaged[1]}); it is damaged, or holds a value of another type"
+            raise DataError(f"{damaged[0]} cannot be read {why}") from None
+        # An internal error of DuckDB is the condition's doing where there is one; elsewhere it is a mistake to be seen.
+        internal = isinstance(problem, duckdb.InternalException) and not file.where
+        if isinstance(problem, _FROM_DUCKDB) and not internal:
+            raise DataError(f"{name} cannot be read with these columns and filters: {_reason(problem)}") from None
         raise
 
 
@@ -223,24 +237,6 @@ def _stop_if_interrupted(problem: Exception) -> None:
     """KeyboardInterrupt for what DuckDB makes of Ctrl-C: a RuntimeError."""
     if type(problem) is RuntimeError and "interrupted" in str(problem):
         raise KeyboardInterrupt from None
-
-
-def _explain(problem: Exception, file: _File) -> None:
-    """Raise the DataError behind a failed scan: a full disk, too little memory, or the file that cannot be read."""
-    text = str(problem)
-    if isinstance(problem, MemoryError):  # Arrow's is an ArrowException, too
-        raise problem
-    if getattr(problem, "errno", None) == errno.ENOSPC or "No space left" in text or "max_temp_directory_size" in text:
-        raise DataError(f"the disk is full while reading {file.source.text}; free some space or choose another --out") from None
-    if isinstance(problem, duckdb.OutOfMemoryException):
-        raise DataError(f"memory_limit is too small for {file.source.text} ({_reason(problem)}); raise it") from None
-    damaged = file.source.damaged_file(file.columns.expressions, file.columns.paths)
-    if damaged:
-        raise DataError(f"{damaged[0]} cannot be read ({damaged[1]}); it is damaged, or holds a value of another type") from None
-    # An internal error of DuckDB is the condition's doing where there is one; elsewhere it is a mistake to be seen.
-    internal = isinstance(problem, duckdb.InternalException) and not file.where
-    if isinstance(problem, _FROM_DUCKDB) and not internal:
-        raise DataError(f"{file.source.text} cannot be read with these columns and filters: {_reason(problem)}") from None
 
 
 def _refuse(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, column: str, condition: str, what: str) -> NoReturn:

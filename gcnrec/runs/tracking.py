@@ -168,6 +168,8 @@ class Mlflow:
 
     def _begun(self) -> str:
         """The MLflow run that this run folder names, else a new one."""
+        from mlflow.entities import Param
+
         path = self._folder / "mlflow.json"
         if path.is_file() and read_json(path)["uri"] == self._uri:
             begun = str(read_json(path)["run_id"])
@@ -176,7 +178,11 @@ class Mlflow:
         data = RunContents(self._folder).lineage.data
         tags = {"gcnrec.folder": str(self._folder.resolve()), "gcnrec.data": data.name, "gcnrec.digest": data.digest}
         begun = str(self._client.create_run(self._experiment, run_name=self._folder.name, tags=tags).info.run_id)
-        params = _params(self._params)
+        params = [
+            Param(f"{section}.{key}", value if isinstance(value, str) else json.dumps(value))
+            for section, settings in self._params.items()
+            for key, value in settings.items()
+        ]
         for first in range(0, len(params), _PARAMS_AT_ONCE):
             self._client.log_batch(begun, params=params[first : first + _PARAMS_AT_ONCE])
         write_json(path, {"uri": self._uri, "run_id": begun})
@@ -197,13 +203,3 @@ def curves(record: dict[str, Any]) -> dict[str, float]:
     valid = {f"valid/{name}": float(value) for name, value in (record.get("valid") or {}).items()}
     exports = {f"valid/exports/{name}": float(each["value"]) for name, each in (record.get("exports") or {}).items()}
     return {name.replace("@", "_at_"): value for name, value in (figures | valid | exports).items()}
-
-
-def _params(sections: dict[str, dict[str, Any]]) -> list[Any]:
-    from mlflow.entities import Param
-
-    return [
-        Param(f"{section}.{key}", value if isinstance(value, str) else json.dumps(value))
-        for section, settings in sections.items()
-        for key, value in settings.items()
-    ]

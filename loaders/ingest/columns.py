@@ -123,15 +123,9 @@ def _id_type(source: Input, path: str) -> pa.DataType:
     declared = source.field(path).type
     kind = declared.value_type if pa.types.is_dictionary(declared) else declared
     kind = pa.string() if kind == pa.string_view() else kind
-    checks = (
-        pa.types.is_integer,
-        pa.types.is_string,
-        pa.types.is_large_string,
-        pa.types.is_fixed_size_binary,
-        pa.types.is_binary,
-        pa.types.is_large_binary,
-    )
-    if not any(check(kind) for check in checks) or pa.types.is_decimal(kind):
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    if not (pa.types.is_integer(kind) or is_text or is_bytes) or pa.types.is_decimal(kind):
         raise DataError(f"{source.text}: ids must be integers, strings or fixed-size binary, column {path!r} is {declared}")
     return kind
 
