@@ -179,9 +179,8 @@ class Negatives:
         users_B = within(g.find_edges(eids)[1].numpy().astype(np.int32), self._graph.num_users, "user")
         step = int(torch.randint(1 << 48, ()))
         items = negatives(users_B, self._num, self._table, self._graph.user_items, self._seed, step).reshape(-1)
-        return torch.from_numpy(items.astype(np.int64) + self._graph.num_users), torch.from_numpy(
-            np.repeat(users_B.astype(np.int64), self._num)
-        )
+        users = np.repeat(users_B.astype(np.int64), self._num)
+        return torch.from_numpy(items.astype(np.int64) + self._graph.num_users), torch.from_numpy(users)
 
 
 def _check_targets(neighbours: object) -> None:

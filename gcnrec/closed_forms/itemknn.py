@@ -42,9 +42,7 @@ class ItemKnnScorer(GraphScorer):
         """All scores of the chunk, float32 (B, I): a list of neighbours is read once, whatever the tiles."""
         csr = self.graph.user_items
         scores_BI = torch.empty(len(users_B), self.num_items)
-        _score(
-            csr.indptr, csr.indices, users_B, self.neighbours_IK.numpy(), self.similarity_IK.numpy(), scores_BI.numpy()
-        )  # fmt: skip
+        _score(csr.indptr, csr.indices, users_B, self.neighbours_IK.numpy(), self.similarity_IK.numpy(), scores_BI.numpy())
         return scores_BI
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 from weakref import finalize
 
 import numpy as np
@@ -37,20 +36,12 @@ TIE_WEIGHT = 2.0**-30
 """What a weight of 0 of P counts as: below the rounding of every score that is not zero."""
 
 
-class Part(Protocol):
-    """A model as a distribution over all items."""
-
-    @property
-    def scorer(self) -> Scorer: ...
-
-    def add(self, users_B: NDArray[np.int32], weight: float, scratch_BI: torch.Tensor, out_BI: torch.Tensor) -> None:
-        """Add `weight` times the users' distributions to `out_BI` float32; `scratch_BI` of its shape is overwritten."""
-        ...
-
-
 @dataclass(frozen=True)
 class Softmax:
-    """P: the softmax of `scorer`'s scores over `temperature`."""
+    """P: the softmax of `scorer`'s scores over `temperature`.
+
+    `add` adds `weight` times the users' distributions to `out_BI` float32; `scratch_BI` of its shape is overwritten.
+    """
 
     scorer: Scorer
     temperature: float
@@ -62,13 +53,17 @@ class Softmax:
 
 @dataclass(frozen=True)
 class Shares:
-    """Q: positive scores over their sum."""
+    """Q: positive scores over their sum; `add` as of `Softmax`."""
 
     scorer: Scorer
 
     def add(self, users_B: NDArray[np.int32], weight: float, scratch_BI: torch.Tensor, out_BI: torch.Tensor) -> None:
         _score_all(self.scorer, users_B, scratch_BI)
         add_shares(scratch_BI, weight, out_BI)
+
+
+Part = Softmax | Shares
+"""A model as a distribution over all items."""
 
 
 class Blocks:

@@ -10,12 +10,11 @@ from gcnrec.ranking.metrics import measured
 from gcnrec.reports.figures import duration, size
 from gcnrec.reports.page import write_page
 from gcnrec.reports.run_charts import STAGES, compared, learning, stored_values, support
+from gcnrec.reports.text import HEADLINE
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import Baseline, Epoch, Note, Resume, ValidBaseline
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import LINEAGE, MIXTURE, REPORT
-
-_HEADLINE = ("recall@20", "ndcg@20")
 
 
 def write_report(run: Run) -> Path:
@@ -70,7 +69,7 @@ def _headline(contents: RunContents) -> list[dict[str, str]]:
     values = contents.metrics.values
     figures = [
         {"name": name, "value": f"{values[name]:.4f}", "detail": _interval(contents, name)}
-        for name in dict.fromkeys((*_HEADLINE, contents.headline))
+        for name in dict.fromkeys((*HEADLINE, contents.headline))
         if name in values
     ]
     for stage in STAGES:

@@ -65,7 +65,10 @@ def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> R
     """
     ids, numbers_R, unknown_users = _users(dataset, files.users or files.candidates or files.new_users, keep_unknown)
     rows = MemoryVocabulary(ids)
-    allowed_I, unknown_items = _only(dataset, files.items)
+    allowed_I, unknown_items = np.full(len(dataset.item_ids), files.items is None), 0
+    if files.items is not None:
+        numbers, unknown_items = _items(dataset, files.items)
+        allowed_I[numbers] = True
     candidates, exclude = files.candidates, files.exclude
     listed, excluded = None, None
     if candidates is not None:
@@ -94,16 +97,6 @@ def _users(dataset: Dataset, path: Path | None, keep_unknown: bool) -> tuple[pa.
     if not keep_unknown:
         ids, numbers = ids.filter(pa.array(known)), numbers[known]
     return ids.cast(dataset.user_ids.ids.type), numbers, int((~known).sum())
-
-
-def _only(dataset: Dataset, path: Path | None) -> tuple[NDArray[np.bool_], int]:
-    """The mask of the items in the file (all without one), and how many of its ids are unknown."""
-    if path is None:
-        return np.ones(len(dataset.item_ids), np.bool_), 0
-    allowed_I = np.zeros(len(dataset.item_ids), np.bool_)
-    numbers, unknown = _items(dataset, path)
-    allowed_I[numbers] = True
-    return allowed_I, unknown
 
 
 def _items(dataset: Dataset, path: Path) -> tuple[NDArray[np.int32], int]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from gcnrec.config import Run
 from gcnrec.errors import Interrupted, Terminated, UsageError
@@ -26,14 +26,6 @@ _PARAMS_AT_ONCE = 100
 """MLflow takes no more in one request."""
 
 
-class Tracker(Protocol):
-    """Keeps the records of epochs; `close` ends it with "FINISHED", "FAILED" or "KILLED"."""
-
-    def epoch(self, record: dict[str, Any]) -> None: ...
-
-    def close(self, status: str) -> None: ...
-
-
 @contextmanager
 def tracked(settings: Run, params: dict[str, dict[str, Any]], folder: Path, observer: Observer) -> Iterator[Observer]:
     """`observer`, which also reports every epoch of the run in `folder` to the trackers that `settings` names.
@@ -42,7 +34,7 @@ def tracked(settings: Run, params: dict[str, dict[str, Any]], folder: Path, obse
 
     Raises UsageError, before the run folder is begun, when a tracker is not installed or cannot be reached.
     """
-    trackers: list[Tracker] = []
+    trackers: list[TensorBoard | Mlflow] = []
     if settings.tensorboard:
         trackers.append(TensorBoard(folder))
     if settings.mlflow:
@@ -60,9 +52,12 @@ def tracked(settings: Run, params: dict[str, dict[str, Any]], folder: Path, obse
 
 
 class _Tracked(Observer):
-    """An observer in front of trackers. A tracker that fails is reported and left out: it must not cost the training."""
+    """An observer in front of trackers. A tracker that fails is reported and left out: it must not cost the training.
 
-    def __init__(self, observer: Observer, trackers: list[Tracker]) -> None:
+    `close` ends all with "FINISHED", "FAILED" or "KILLED".
+    """
+
+    def __init__(self, observer: Observer, trackers: list[TensorBoard | Mlflow]) -> None:
         self._observer = observer
         self._trackers = trackers
 
@@ -87,7 +82,7 @@ class _Tracked(Observer):
         for tracker in list(self._trackers):
             self._try(tracker, tracker.close, status)
 
-    def _try(self, tracker: Tracker, act: Callable[[T], None], argument: T) -> None:
+    def _try(self, tracker: TensorBoard | Mlflow, act: Callable[[T], None], argument: T) -> None:
         try:
             act(argument)
         except Exception as problem:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -57,15 +57,8 @@ _KINDS: dict[str, Kind] = {
 }
 
 
-class Encoder(Protocol):
-    """A fitted input column."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def width(self) -> int: ...
-    def encode(self, batch: pa.RecordBatch, first: int, place: Place) -> NDArray[np.float32]: ...
-    def described(self) -> dict[str, Any]: ...
+Encoder = Numbers | OneHot | Hashed | MultiHot | TfIdf
+"""A fitted input column."""
 
 
 @dataclass(frozen=True, slots=True)

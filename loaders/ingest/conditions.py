@@ -25,6 +25,11 @@ _OPENING, _CLOSING, _SIGNS = (b"(", b"[", b"{"), (b")", b"]", b"}"), (b"+", b"-"
 _CLOCKS = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
 """Names that DuckDB reads as the time where the row has no such column."""
 _PLACES = {"query_location", "query_location_length"}
+_OFF = (
+    "autoinstall_known_extensions", "autoload_known_extensions", "allow_community_extensions", "allow_unsigned_extensions",
+    "allow_persistent_secrets", "python_enable_replacements",
+)  # fmt: skip
+"""Settings of DuckDB by which SQL could reach out, or run foreign code."""
 _STATEMENT = "another statement"
 
 
@@ -77,18 +82,7 @@ def shown(text: str) -> str:
 
 def locked(config: Mapping[str, Any], folders: Sequence[Path] = ()) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB whose SQL reaches no file outside `folders` and its own temp_directory, no network and no extension."""
-    connection = duckdb.connect(
-        ":memory:",
-        config={
-            **config,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "allow_community_extensions": False,
-            "allow_unsigned_extensions": False,
-            "allow_persistent_secrets": False,
-            "python_enable_replacements": False,
-        },
-    )
+    connection = duckdb.connect(":memory:", config={**config, **dict.fromkeys(_OFF, False)})
     # A time that names no zone is UTC on every machine.
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET allowed_directories = ?", [[str(folder.resolve()) for folder in folders]])
