@@ -25,8 +25,8 @@ from gcnrec.config.toml import to_toml
 from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.loaders.schema import open_dataset
 from gcnrec.reports.sweep_report import summarise
-from gcnrec.reports.trials import Ended, Report, Sweep, Trial, is_finished, write_sweep
-from gcnrec.runs.paths import JOB
+from gcnrec.reports.trials import Ended, Report, Sweep, Trial, write_sweep
+from gcnrec.runs.paths import JOB, REPORT, metrics_path
 from gcnrec.system.files import atomic_file
 from gcnrec.training.open_keys import continued, located, swept
 
@@ -64,7 +64,8 @@ class _Book:
     ended: dict[str, Ended] = field(default_factory=dict)
 
     def skip_if_finished(self, run: Combination) -> bool:
-        finished = is_finished(self.out / "runs" / run.name)
+        folder = self.out / "runs" / run.name
+        finished = metrics_path(folder, "test").is_file() and (folder / REPORT).is_file()  # the last file of `gcnrec run`
         if finished:
             self._add(Ended(run.name, 0, 0.0, ""))
         return finished

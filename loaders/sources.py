@@ -121,7 +121,9 @@ def _under_root(source: Source, root: str, data_root: Path | None) -> Path:
 def _fetched(source: Source, file: File, folder: Path, note: Note) -> Path:
     """The file from the cache; it is fetched, and converted if it is a text table, when it is not there."""
     columns = list(file.columns.items()) if file.columns else None  # in order: it decides that of the Parquet file
-    entry = Entry(folder, _name_of(file.path), json.dumps([source.sha256, columns]), ".parquet")
+    # Of characters that mean nothing to a shell or a glob.
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(file.path).stem).strip("-")[:80] or "file"
+    entry = Entry(folder, name, json.dumps([source.sha256, columns]), ".parquet")
     kept = entry.find(note, None if file.columns else source.sha256)
     if kept is not None:
         return kept
@@ -129,11 +131,6 @@ def _fetched(source: Source, file: File, folder: Path, note: Note) -> Path:
         note(f"fetching {source}")
         fetched = fetch(source, work)
         return entry.keep(_converted(fetched, file.columns, work) if file.columns else fetched)
-
-
-def _name_of(path: str) -> str:
-    """The file's name without its suffix, of characters that mean nothing to a shell or a glob."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).stem).strip("-")[:80] or "file"
 
 
 def _converted(table: Path, columns: Mapping[str, str], work: Path) -> Path:

@@ -75,8 +75,5 @@ def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> GfcfScorer 
 
 def from_tensors(graph: BipartiteGraph, tensors: dict[str, torch.Tensor]) -> GfcfScorer | PlateauScorer | PolynomialScorer:
     """The filter whose tensors have these names."""
-    if "gains" in tensors:
-        return PlateauScorer.from_tensors(graph, tensors)
-    if "coefficients" in tensors:
-        return PolynomialScorer.from_tensors(graph, tensors)
-    return GfcfScorer.from_tensors(graph, tensors)
+    kind = PlateauScorer if "gains" in tensors else PolynomialScorer if "coefficients" in tensors else GfcfScorer
+    return kind.from_tensors(graph, tensors)

@@ -22,7 +22,7 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json, write_json
 from gcnrec.runs.events import Epoch
-from gcnrec.runs.paths import JOB, REPORT, metrics_path
+from gcnrec.runs.paths import JOB, metrics_path
 
 FORMAT = 1
 _COUNTS = ("values", "value_bytes", "index_bytes", "state_bytes", "peak_table_bytes", "served_bytes", "dense_bytes")
@@ -92,11 +92,6 @@ class Sweep:
             found = ", ".join(metrics) or "none"
             raise UsageError(f"the runs of a sweep must share one evaluate.metric, found {found}; give runs of one kind")
         return metrics[0]
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether `gcnrec run` came to the end of a run: it writes the report last."""
-    return metrics_path(folder, "test").is_file() and (folder / REPORT).is_file()
 
 
 def write_sweep(folder: Path, sweep: Sweep) -> None:

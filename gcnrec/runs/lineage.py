@@ -37,7 +37,7 @@ def lineage_of(dataset: Dataset, threads: int | None, device: str) -> dict[str, 
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "working_directory": str(Path.cwd()),
         "gcnrec": {"version": __version__, **_checkout(Path(__file__).resolve().parents[2])},
         "data": data | leaks,
@@ -47,11 +47,6 @@ def lineage_of(dataset: Dataset, threads: int | None, device: str) -> dict[str, 
         "device": device,
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(ENVIRONMENT)},
     }
-
-
-def command() -> str:
-    """How this process was started, as a shell command."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 @cache
