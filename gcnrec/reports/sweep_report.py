@@ -115,6 +115,7 @@ def _mean_row(groups: Groups, key: tuple[str, float], compare: str, metric: str)
     trials, base = groups[key], groups.get((compare, key[1]), [])
     epochs = sorted({_epochs(trial) for trial in trials})
     comparable = trials is not base and epochs == sorted({_epochs(trial) for trial in base})
+    values = _known(trial.contents.memory.get("values") for trial in trials)
     difference = paired(_by_seed(trials, metric), _by_seed(base, metric)) if comparable else None
     return {
         "variant": key[0],
@@ -122,7 +123,7 @@ def _mean_row(groups: Groups, key: tuple[str, float], compare: str, metric: str)
         "seeds": str(len(trials)),
         "epochs": " to ".join(str(count) for count in dict.fromkeys((epochs[0], epochs[-1]))),
         "seconds": _text(estimate(_known(map(_seconds, trials))), "{:,.0f}"),
-        "values": _mean(_known(trial.contents.memory.get("values") for trial in trials)),
+        "values": f"{statistics.fmean(values):,.0f}" if values else "",
         "valid": _text(estimate(_known(_best(trial, metric) for trial in trials))),
         "test": _text(estimate(_known(trial.test.get(metric) for trial in trials))),
         "difference": _text(difference, "{:+.4f}") if difference and difference.count else "",
@@ -153,10 +154,6 @@ def _text(one: Estimate, form: str = "{:.4f}") -> str:
         return ""
     mean, half = form.format(one.mean), form.replace("+", "").format(one.high - one.mean)
     return mean if math.isnan(one.low) else f"{mean} \u00b1 {half}"
-
-
-def _mean(values: Sequence[float]) -> str:
-    return f"{statistics.fmean(values):,.0f}" if values else ""
 
 
 def _best(trial: Trial, metric: str) -> float | None:
