@@ -340,7 +340,7 @@ def sweep(
     """
     from gcnrec.config.grid import load_grid
     from gcnrec.pipeline import DataRequest, open_or_ingest
-    from gcnrec.reports.progress_bar import runs_reported
+    from gcnrec.reports.progress import runs_reported
     from gcnrec.sweep import sweep as train_all
 
     plan = load_grid(grid, set_)

@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from gcnrec.reports.figures import LINE_SECONDS, Remaining, figures, rate
 from gcnrec.system.observer import Observer
 
 if TYPE_CHECKING:
-    from gcnrec.reports.trials import Ended
+    from gcnrec.reports.trials import Ended, Report
 
 _FIRST_LINE_SECONDS = 2.0
 
@@ -41,6 +41,13 @@ def observed(metric: str = "", as_json: bool = False, log_json: bool = False) ->
             yield bar
     else:
         yield Lines(metric)
+
+
+def runs_reported(total: int, log_json: bool) -> AbstractContextManager[Report]:
+    """Reports every run of a sweep that ended: as JSON if asked for, else by `runs_bar`."""
+    from gcnrec.reports.progress_bar import runs_bar
+
+    return nullcontext(JsonLines().ended) if log_json else runs_bar(total)
 
 
 class Quiet(Observer):

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gcnrec.reports.figures import Remaining, figures, rate
-from gcnrec.reports.progress import JsonLines
 from gcnrec.system.observer import Observer
 
 if TYPE_CHECKING:
@@ -73,11 +72,8 @@ class Bar(Observer):
 
 
 @contextmanager
-def runs_reported(total: int, log_json: bool) -> Iterator[Report]:
-    """Reports every run of a sweep that ended as a line, as JSON if asked for; a terminal also shows a bar over the runs."""
-    if log_json:
-        yield JsonLines().ended
-        return
+def runs_bar(total: int) -> Iterator[Report]:
+    """Reports every run of a sweep that ended as a line; a terminal also shows a bar over the runs."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     left = Remaining(time.monotonic)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from gcnrec.reports.figures import Remaining, duration, figures, rate
-from gcnrec.reports.progress import JsonLines, Lines, Quiet, log, observed
-from gcnrec.reports.progress_bar import Bar, runs_reported
+from gcnrec.reports.progress import JsonLines, Lines, Quiet, log, observed, runs_reported
+from gcnrec.reports.progress_bar import Bar
 from gcnrec.reports.trials import Ended
 
 
