@@ -25,7 +25,7 @@ from gcnrec.config.toml import to_toml
 from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.loaders.schema import open_dataset
 from gcnrec.reports.sweep_report import summarise
-from gcnrec.reports.trials import Ended, Report, Sweep, Trial, write_sweep
+from gcnrec.reports.trials import Ended, ReportEnded, Sweep, Trial, write_sweep
 from gcnrec.runs.paths import JOB, REPORT, metrics_path
 from gcnrec.system.files import atomic_file
 from gcnrec.training.open_keys import continued, located, swept
@@ -35,7 +35,7 @@ _PATIENCE_SECONDS = 60.0
 """How long a run that was asked to stop may take before it is killed; its last checkpoint is whole either way."""
 
 
-def sweep(grid: Grid, data: Path, out: Path, *, report: Report, jobs: int = 1) -> list[Ended]:
+def sweep(grid: Grid, data: Path, out: Path, *, report: ReportEnded, jobs: int = 1) -> list[Ended]:
     """Train, evaluate and sum up every run of `grid` on the dataset folder `data`, `jobs` at a time; how each ended.
 
     A run that fails does not stop the others. KeyboardInterrupt and Terminated end the runs' processes and leave everything
@@ -60,7 +60,7 @@ class _Book:
 
     grid: Grid
     out: Path
-    report: Report
+    report: ReportEnded
     ended: dict[str, Ended] = field(default_factory=dict)
 
     def skip_if_finished(self, run: Combination) -> bool:

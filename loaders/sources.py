@@ -25,13 +25,13 @@ from gcnrec.loaders.recipe import PATHS
 from gcnrec.loaders.synthetic import World, write_world
 from gcnrec.system.observer import SILENT
 
-Note = Callable[[str], None]
+TakeNote = Callable[[str], None]
 """Reports a decision, as `Observer.note` does."""
 _HEADER_BYTES = 2**20
 _BLOCK_BYTES = 2**24
 
 
-def materialise(card: Card, data_root: Path | None, cache: Path, note: Note = SILENT.note) -> Data:
+def materialise(card: Card, data_root: Path | None, cache: Path, note: TakeNote = SILENT.note) -> Data:
     """The card's `[data]` with paths of files that exist now; what had to be fetched or made lies in `cache`.
 
     Paths without a `[[file]]` entry stay as they are. Raises DataError listing every source that was tried.
@@ -62,7 +62,7 @@ def find_card(card: str, near: Path | None) -> Path:
 
 
 def resolve_card(
-    data: Data, near: Path | None, data_root: Path | None, cache: Path, note: Note = SILENT.note
+    data: Data, near: Path | None, data_root: Path | None, cache: Path, note: TakeNote = SILENT.note
 ) -> tuple[Data, str]:
     """`data` with its card read in, and the data set's name; what the job sets itself wins over the card.
 
@@ -77,7 +77,7 @@ def resolve_card(
     return materialise(card.model_copy(update={"data": merged}), data_root, cache, note), card.card.name
 
 
-def _world(world: World, folder: Path, note: Note) -> Path:
+def _world(world: World, folder: Path, note: TakeNote) -> Path:
     """The Parquet parts of a synthetic world."""
     entry = Entry(folder, "world", world.model_dump_json())
     try:
@@ -91,7 +91,7 @@ def _world(world: World, folder: Path, note: Note) -> Path:
         raise DataError(f"cannot write {folder}: {problem.strerror or problem}; free some space") from None
 
 
-def _found(file: File, data_root: Path | None, folder: Path, note: Note) -> Path:
+def _found(file: File, data_root: Path | None, folder: Path, note: TakeNote) -> Path:
     """The path of a checked file, from the first source that works."""
     tried = []
     for source in file.source:
@@ -118,7 +118,7 @@ def _under_root(source: Source, root: str, data_root: Path | None) -> Path:
     return path
 
 
-def _fetched(source: Source, file: File, folder: Path, note: Note) -> Path:
+def _fetched(source: Source, file: File, folder: Path, note: TakeNote) -> Path:
     """The file from the cache; it is fetched, and converted if it is a text table, when it is not there."""
     columns = list(file.columns.items()) if file.columns else None  # in order: it decides that of the Parquet file
     # Of characters that mean nothing to a shell or a glob.

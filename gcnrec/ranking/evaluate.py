@@ -28,9 +28,9 @@ from gcnrec.system.observer import SILENT
 
 NUM_DECILES = 10
 NO_SEGMENT = "(none)"
-Report = Callable[[int, int], None]
+ReportRanked = Callable[[int, int], None]
 """Reports how many users of how many are ranked."""
-_UNREPORTED: Report = partial(SILENT.work, "ranking")
+_UNREPORTED: ReportRanked = partial(SILENT.work, "ranking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Measures:
 
 
 def evaluate(
-    scorer: Scorer, split: HeldOutSplit, measures: Measures, report: Report = _UNREPORTED,
+    scorer: Scorer, split: HeldOutSplit, measures: Measures, report: ReportRanked = _UNREPORTED,
     candidates: NDArray[np.int32] | None = None, chunk: int = USERS_PER_CHUNK,
 ) -> Evaluation:  # fmt: skip
     """Rank all items (or `candidates`) that are not seen, for every user with held-out items, and judge the lists.
@@ -115,7 +115,7 @@ def held_out_of(scorer: Scorer, held_out: Interactions) -> tuple[Csr, NDArray[np
 
 
 def judge_lists(
-    lists: Iterator[TopK], split: HeldOutSplit, held: Csr, measures: Measures, report: Report = _UNREPORTED
+    lists: Iterator[TopK], split: HeldOutSplit, held: Csr, measures: Measures, report: ReportRanked = _UNREPORTED
 ) -> Evaluation:
     """The evaluation of ranked lists of all users with held-out items, in their order; `held`: user -> held-out items."""
     users_H = np.flatnonzero(held.degrees).astype(np.int32)
@@ -221,7 +221,7 @@ def sparing(seen: Csr | Seen, held: Csr) -> Seen:
 
 
 def _judge(
-    chunks: Iterator[TopK], held: Csr, item_degrees_I: NDArray[np.int64], measures: Measures, report: Report
+    chunks: Iterator[TopK], held: Csr, item_degrees_I: NDArray[np.int64], measures: Measures, report: ReportRanked
 ) -> tuple[list[str], NDArray[np.float64], PerItem, PerItem]:
     """Names and values, float64 (M, H), of the per-user metrics; how many lists hold each item, and how many as a hit."""
     num_items, num_users, ks = held.columns, int(np.count_nonzero(held.degrees)), measures.lengths

@@ -20,7 +20,7 @@ from gcnrec.reports.figures import LINE_SECONDS, Remaining, figures, rate
 from gcnrec.system.observer import Observer
 
 if TYPE_CHECKING:
-    from gcnrec.reports.trials import Ended, Report
+    from gcnrec.reports.trials import Ended, ReportEnded
 
 _FIRST_LINE_SECONDS = 2.0
 
@@ -43,7 +43,7 @@ def observed(metric: str = "", as_json: bool = False, log_json: bool = False) ->
         yield Lines(metric)
 
 
-def runs_reported(total: int, log_json: bool) -> AbstractContextManager[Report]:
+def runs_reported(total: int, log_json: bool) -> AbstractContextManager[ReportEnded]:
     """Reports every run of a sweep that ended: as JSON if asked for, else by `runs_bar`."""
     from gcnrec.reports.progress_bar import runs_bar
 

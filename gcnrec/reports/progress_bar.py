@@ -14,7 +14,7 @@ from gcnrec.reports.figures import Remaining, figures, rate
 from gcnrec.system.observer import Observer
 
 if TYPE_CHECKING:
-    from gcnrec.reports.trials import Ended, Report
+    from gcnrec.reports.trials import Ended, ReportEnded
 
 
 _BAR_WIDTH = 12
@@ -72,7 +72,7 @@ class Bar(Observer):
 
 
 @contextmanager
-def runs_bar(total: int) -> Iterator[Report]:
+def runs_bar(total: int) -> Iterator[ReportEnded]:
     """Reports every run of a sweep that ended as a line; a terminal also shows a bar over the runs."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     left = Remaining(time.monotonic)

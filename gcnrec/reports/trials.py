@@ -191,5 +191,5 @@ class Ended:
     failure: str
 
 
-Report = Callable[[Ended, int, int], None]
+ReportEnded = Callable[[Ended, int, int], None]
 """Reports a run that ended, the number of runs that have, and of all."""
