@@ -41,8 +41,8 @@ DataRoot = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the fi
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the job.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")]
-LogJson = Annotated[bool, typer.Option("--log-json", callback=_keep, help="Tell all on stderr as JSON, one object a line.")]
-MemoryLimit = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory to use beside mapped files, for example 2GB.")]
+LogJson = Annotated[bool, typer.Option("--log-json", callback=_keep, help="Report on stderr as JSON, one object a line.")]
+MemoryLimit = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory to use, mapped files apart, for example 2GB.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what --out names.")]
 
 
@@ -56,7 +56,7 @@ class _Commands(TyperGroup):
             known = _expected(problem)
             if known is None:
                 raise
-            _tell(known, ctx.meta.get(_LOG_JSON, False))
+            _report(known, ctx.meta.get(_LOG_JSON, False))
             raise SystemExit(known.exit_code) from None
 
 
@@ -109,7 +109,7 @@ def run(
 
     settings = Job.load(job, set_)
     folder = run_folder(Path("runs"), settings.run.name or job.stem, out, resume)
-    with _told(as_json, log_json, settings.evaluate.metric) as observer:
+    with _observed(as_json, log_json, settings.evaluate.metric) as observer:
         metrics, report = run_job(settings, DataRequest(settings.data, job, data, data_root), folder, resume, observer)
     _show({"run": str(folder), **metrics} if as_json else [*metric_lines(metrics), f"{folder}  (open {report})"])
 
@@ -136,7 +136,7 @@ def check(
     if resolved and as_json:
         raise UsageError("--resolved prints a job file; leave --json out")
     settings = Job.load(job, set_)
-    with _told(as_json or resolved) as observer:
+    with _observed(as_json or resolved) as observer:
         dataset = open_or_ingest(DataRequest(settings.data, job, data, data_root), observer)
     if resolved:
         print(commented(located_in(settings, dataset), dataset), end="")
@@ -189,7 +189,7 @@ def ingest(
 
     keys = set(Data.model_fields) - {"card"}
     given = {name: value for name, value in ctx.params.items() if name in keys and value is not None}
-    with _told(as_json, log_json) as observer:
+    with _observed(as_json, log_json) as observer:
         dataset = ingest_flags(card, given, out, data_root=data_root, force=force, observer=observer)
     _show(dataset.info if as_json else dataset_lines(dataset.info))
 
@@ -209,14 +209,14 @@ def train(
     from gcnrec.loaders.schema import open_dataset
     from gcnrec.pipeline import run_folder
     from gcnrec.reports.text import metric_lines
-    from gcnrec.runs.events import best_validation
+    from gcnrec.runs.contents import RunContents
     from gcnrec.training.train import train as fit
 
     settings = Job.load(job, set_)
     folder = run_folder(Path("runs"), job.stem, out, resume)
-    with _told(as_json, log_json, settings.evaluate.metric) as observer:
+    with _observed(as_json, log_json, settings.evaluate.metric) as observer:
         fit(settings, open_dataset(data), folder, resume=resume, observer=observer)
-    metrics = best_validation(folder, settings.evaluate.metric)
+    metrics = RunContents(folder).best_validation(settings.evaluate.metric)
     _show({"run": str(folder), **metrics} if as_json else [*metric_lines(metrics), str(folder)])
 
 
@@ -238,7 +238,7 @@ def evaluate(
     from gcnrec.results.evaluate import evaluate_run
     from gcnrec.runs.folder import open_run
 
-    with _told(as_json, log_json) as observer:
+    with _observed(as_json, log_json) as observer:
         metrics = evaluate_run(open_run(run), split, lengths, segments, observer, memory_limit)
     _show(metrics if as_json else metric_lines(metrics))
 
@@ -265,22 +265,11 @@ def recommend(
     from gcnrec.results.recommend import recommend as write
     from gcnrec.runs.folder import open_run
 
-    with _told(as_json, log_json) as observer:
+    with _observed(as_json, log_json) as observer:
         made = write(
-            open_run(run),
-            k,
-            out,
-            users=users,
-            items=items,
-            candidates=candidates,
-            exclude=exclude,
-            seen=seen,
-            fallback=fallback,
-            new_users=new_users,
-            new_items=new_items,
-            memory_limit=memory_limit,
-            observer=observer,
-        )
+            open_run(run), k, out, users=users, items=items, candidates=candidates, exclude=exclude, seen=seen, fallback=fallback,
+            new_users=new_users, new_items=new_items, memory_limit=memory_limit, observer=observer,
+        )  # fmt: skip
     _show(asdict(made) if as_json else figure_lines(asdict(made)))
 
 
@@ -298,7 +287,7 @@ def export(
     from gcnrec.results.export import export as write
     from gcnrec.runs.folder import open_run
 
-    with _told(as_json) as observer:
+    with _observed(as_json) as observer:
         made = write(open_run(run), kind, out, index=index, k=k, observer=observer)
     _show(made if as_json else figure_lines(made))
 
@@ -333,7 +322,7 @@ def sweep(
     A grid file is a job file, or names one, with lists and bundles of settings:
 
     \b
-      job = "gowalla.toml"                  # beside this file; sections below change its keys
+      job = "gowalla.toml"                  # next to this file; sections below change its keys
       compare = "dynamic"                   # the variant to compare with; default the first
       [train]
       refit = false
@@ -351,14 +340,14 @@ def sweep(
     """
     from gcnrec.config.grid import load_grid
     from gcnrec.pipeline import DataRequest, open_or_ingest
-    from gcnrec.reports.progress_bar import runs_told
+    from gcnrec.reports.progress import runs_reported
     from gcnrec.sweep import sweep as train_all
 
     plan = load_grid(grid, set_)
-    with _told(False, log_json) as observer:
+    with _observed(False, log_json) as observer:
         dataset = open_or_ingest(DataRequest(plan.runs[0].job.data, plan.job_path, data, data_root), observer)
-    with runs_told(len(plan.runs), log_json) as tell:
-        ended = train_all(plan, dataset.folder, out, jobs=jobs, tell=tell)
+    with runs_reported(len(plan.runs), log_json) as report:
+        ended = train_all(plan, dataset.folder, out, report=report, jobs=jobs)
     failed = [one for one in ended if one.code]
     _show([f"{len(ended) - len(failed)} of {len(ended)} runs finished", f"{out}  (open {out / 'sweep.html'})"])
     if failed:
@@ -419,7 +408,7 @@ def doctor(as_json: AsJson = False) -> None:
     raise typer.Exit(max((finding["exit_code"] for finding in facts["findings"]), default=0))
 
 
-def _told(as_json: bool, log_json: bool = False, metric: str = "") -> AbstractContextManager[Observer]:
+def _observed(as_json: bool, log_json: bool = False, metric: str = "") -> AbstractContextManager[Observer]:
     from gcnrec.reports.progress import observed
 
     return observed(metric, as_json, log_json)
@@ -432,9 +421,9 @@ def _show(result: Any) -> None:
         print(json.dumps(result, indent=2, default=str))
 
 
-def _tell(problem: GcnrecError, log_json: bool) -> None:
+def _report(problem: GcnrecError, log_json: bool) -> None:
     if log_json:
-        from gcnrec.reports.json_lines import log
+        from gcnrec.reports.progress import log
 
         log("error", "error", {"text": str(problem), "exit_code": problem.exit_code})
     else:

@@ -39,8 +39,7 @@ class DataRequest:
 def run_job(job: Job, data: DataRequest, folder: Path, resume: bool, observer: Observer) -> tuple[dict[str, Any], Path]:
     """Ingest if needed, train into `folder`, evaluate it and the baselines on test, report; returns metrics and report."""
     from gcnrec.reports.run_report import write_report
-    from gcnrec.results.baselines_on_test import measure_baselines
-    from gcnrec.results.evaluate import evaluate_run
+    from gcnrec.results.evaluate import evaluate_run, measure_baselines
     from gcnrec.runs.folder import writing
     from gcnrec.training.train import train
 
@@ -66,9 +65,10 @@ def run_folder(runs: Path, name: str, out: Path | None, resume: bool) -> Path:
         if out.exists() and not resume:
             raise UsageError(f"{out} exists and is never overwritten; choose another --out, or continue it with --resume")
         return out
-    last, free = None, runs / name
+    last, free, number = None, runs / name, 1
     while free.exists():
-        last, free = free, runs / f"{name}-{_number(free, name) + 1}"
+        number += 1
+        last, free = free, runs / f"{name}-{number}"
     if not resume:
         return free
     if last is None:
@@ -189,8 +189,3 @@ def _stamps(path: Path) -> Iterator[tuple[str, int, int]]:
         if file.is_file():
             state = file.stat()
             yield file.name, state.st_size, state.st_mtime_ns
-
-
-def _number(folder: Path, name: str) -> int:
-    """2 for `name-2`; 1 for `name`."""
-    return int(folder.name.removeprefix(name).removeprefix("-") or 1)

@@ -25,8 +25,8 @@ from gcnrec.config.toml import to_toml
 from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.loaders.schema import open_dataset
 from gcnrec.reports.sweep_report import summarise
-from gcnrec.reports.trials import Ended, Sweep, Tell, Trial, is_finished, write_sweep
-from gcnrec.runs.paths import JOB
+from gcnrec.reports.trials import Ended, ReportEnded, Sweep, Trial, write_sweep
+from gcnrec.runs.paths import JOB, REPORT, metrics_path
 from gcnrec.system.files import atomic_file
 from gcnrec.training.open_keys import continued, located, swept
 
@@ -35,7 +35,7 @@ _PATIENCE_SECONDS = 60.0
 """How long a run that was asked to stop may take before it is killed; its last checkpoint is whole either way."""
 
 
-def sweep(grid: Grid, data: Path, out: Path, *, jobs: int = 1, tell: Tell | None = None) -> list[Ended]:
+def sweep(grid: Grid, data: Path, out: Path, *, report: ReportEnded, jobs: int = 1) -> list[Ended]:
     """Train, evaluate and sum up every run of `grid` on the dataset folder `data`, `jobs` at a time; how each ended.
 
     A run that fails does not stop the others. KeyboardInterrupt and Terminated end the runs' processes and leave everything
@@ -46,7 +46,7 @@ def sweep(grid: Grid, data: Path, out: Path, *, jobs: int = 1, tell: Tell | None
         _check_same(run, out / "runs" / run.name, data, digest)
     for folder in ("runs", "jobs", "logs"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    book = _Book(grid, out, tell)
+    book = _Book(grid, out, report)
     with _locked(out / "sweep.lock") as lock:
         waiting = [run for run in grid.runs if not book.skip_if_finished(run)]
         book.write()
@@ -60,11 +60,12 @@ class _Book:
 
     grid: Grid
     out: Path
-    tell: Tell | None
+    report: ReportEnded
     ended: dict[str, Ended] = field(default_factory=dict)
 
     def skip_if_finished(self, run: Combination) -> bool:
-        finished = is_finished(self.out / "runs" / run.name)
+        folder = self.out / "runs" / run.name
+        finished = metrics_path(folder, "test").is_file() and (folder / REPORT).is_file()  # the last file of `gcnrec run`
         if finished:
             self._add(Ended(run.name, 0, 0.0, ""))
         return finished
@@ -75,8 +76,9 @@ class _Book:
         self.write()
 
     def write(self) -> None:
+        failures = {name: ended.failure for name, ended in self.ended.items()}
         trials = tuple(
-            Trial(self.out / "runs" / run.name, run.variant, run.budget, run.job.train.seed, self._failure_of(run.name))
+            Trial(self.out / "runs" / run.name, run.variant, run.budget, run.job.train.seed, failures.get(run.name, ""))
             for run in self.grid.runs
         )
         write_sweep(self.out, Sweep(trials, self.grid.compare))
@@ -84,11 +86,7 @@ class _Book:
 
     def _add(self, ended: Ended) -> None:
         self.ended[ended.name] = ended
-        if self.tell:
-            self.tell(ended, len(self.ended), len(self.grid.runs))
-
-    def _failure_of(self, name: str) -> str:
-        return self.ended[name].failure if name in self.ended else ""
+        self.report(ended, len(self.ended), len(self.grid.runs))
 
 
 @dataclass(frozen=True)

@@ -34,20 +34,20 @@ class Entry:
     key: str
     suffix: str = ""
 
-    def find(self, tell: Callable[[str], None], known: str | None = None) -> Path | None:
-        """The entry, if it is there and as it was made; a damaged one is removed, with a line for `tell`.
+    def find(self, note: Callable[[str], None], known: str | None = None) -> Path | None:
+        """The entry, if it is there and as it was made; a damaged one is removed, with a line for `note`.
 
-        `known` is the sha256 that its content must have, where that is known beforehand: any other entry counts as damaged.
+        `known` is the sha256 of its content, if known beforehand: any other entry counts as damaged.
         Raises DataError where something lies in its place that gcnrec does not put there, such as a link.
         """
         self._check_folder()
         for path in sorted(self.folder.glob(f"{self._start}*{self.suffix}")):
             digest = path.name.removeprefix(self._start).removesuffix(self.suffix)
-            if _is_missing(path):  # another process found it damaged
+            if not (path.exists() or path.is_symlink()):  # another process found it damaged
                 continue
             if _digest(path) == digest == (known or digest):
                 return path
-            tell(f"{path} is not what was kept there, by its sha256; making it anew")
+            note(f"{path} is not what was kept there, by its sha256; making it anew")
             _remove(path)
         return None
 
@@ -87,10 +87,6 @@ def _digest(path: Path) -> str:
         raise DataError(f"{path} must be a file or folder that gcnrec made, is a link or a device; remove it")
     inside = sorted(path.iterdir())
     return hashlib.sha256("".join(f"{file.name} {_digest(file)}\n" for file in inside).encode()).hexdigest()
-
-
-def _is_missing(path: Path) -> bool:
-    return not path.exists() and not path.is_symlink()
 
 
 def _remove(path: Path) -> None:

@@ -30,12 +30,13 @@ _LONGEST_PATH = 500
 _LONGEST_URL = 2000
 
 
-def _a_folder(text: str) -> str:
-    if not _FOLDER.fullmatch(text):
-        raise ValueError(
-            f"expects the name of a folder: 1 to 64 letters, digits or . _ - with no . or - first, got {_shown(text)}"
-        )
-    return text
+def _matching(pattern: re.Pattern[str], expected: str) -> AfterValidator:
+    def checked(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError(f"expects {expected}, got {_shown(text)}")
+        return text
+
+    return AfterValidator(checked)
 
 
 def _a_path_inside(text: str) -> str:
@@ -43,12 +44,6 @@ def _a_path_inside(text: str) -> str:
     parts = text.split("/")
     if not text.isprintable() or "\\" in text or len(text) > _LONGEST_PATH or "" in parts or ".." in parts:
         raise ValueError(f"expects a relative path such as folder/file.parquet, without .. and \\, got {_shown(text)}")
-    return text
-
-
-def _a_wheel(text: str) -> str:
-    if not _WHEEL.fullmatch(text):
-        raise ValueError(f"expects NAME==VERSION such as recbole==1.2.1, one package and its version, got {_shown(text)}")
     return text
 
 
@@ -71,21 +66,17 @@ def _has_a_known_scheme(text: str) -> bool:
     return url.scheme in ("http", "https") and bool(url.hostname)
 
 
-def _a_sha256(text: str) -> str:
-    if not _SHA256.fullmatch(text):
-        raise ValueError(f"expects the 64 hexadecimal digits that sha256sum prints, got {_shown(text)}")
-    return text.lower()
-
-
 def _shown(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:80]}...")
 
 
-FolderName = Annotated[str, AfterValidator(_a_folder)]
+FolderName = Annotated[
+    str, _matching(_FOLDER, "the name of a folder: 1 to 64 letters, digits or . _ - with no . or - first")
+]
 PathInside = Annotated[str, AfterValidator(_a_path_inside)]
-Wheel = Annotated[str, AfterValidator(_a_wheel)]
+Wheel = Annotated[str, _matching(_WHEEL, "NAME==VERSION such as recbole==1.2.1, one package and its version")]
 Url = Annotated[str, AfterValidator(_a_url)]
-Sha256 = Annotated[str, AfterValidator(_a_sha256)]
+Sha256 = Annotated[str, _matching(_SHA256, "the 64 hexadecimal digits that sha256sum prints"), AfterValidator(str.lower)]
 
 
 class About(Section):

@@ -79,7 +79,7 @@ USER_ITEM, ITEM_USER = ("user", "interacts", "item"), ("item", "rev_interacts", 
 def homogeneous(graph: BipartiteGraph) -> Any:
     """A `dgl.graph` of all nodes with both directions of every edge; the first E edges go from an item to a user.
 
-    Those have the order of `times_E` and `weights_E`. Edges are copied, 16 bytes each.
+    These have the order of `times_E` and `weights_E`. Edges are copied, 16 bytes each.
     """
     users, edges = graph.num_users, graph.num_edges
     indptr = np.concatenate([graph.user_items.indptr, graph.item_users.indptr[1:] + edges])
@@ -92,7 +92,7 @@ def homogeneous(graph: BipartiteGraph) -> Any:
 def bipartite(graph: BipartiteGraph) -> Any:
     """A `dgl.heterograph` of users and items with an edge type per direction; nodes keep their own numbers, items from 0.
 
-    Edges of (user, interacts, item) are ordered by item, those of (item, rev_interacts, user) as `times_E` and `weights_E`.
+    Edges of (user, interacts, item) are ordered by item, edges of (item, rev_interacts, user) as `times_E` and `weights_E`.
     """
     edges = {USER_ITEM: _csc(graph.item_users), ITEM_USER: _csc(graph.user_items)}
     return dgl.heterograph(edges, {"user": graph.num_users, "item": graph.num_items})
@@ -179,15 +179,14 @@ class Negatives:
         users_B = within(g.find_edges(eids)[1].numpy().astype(np.int32), self._graph.num_users, "user")
         step = int(torch.randint(1 << 48, ()))
         items = negatives(users_B, self._num, self._table, self._graph.user_items, self._seed, step).reshape(-1)
-        return torch.from_numpy(items.astype(np.int64) + self._graph.num_users), torch.from_numpy(
-            np.repeat(users_B.astype(np.int64), self._num)
-        )
+        users = np.repeat(users_B.astype(np.int64), self._num)
+        return torch.from_numpy(items.astype(np.int64) + self._graph.num_users), torch.from_numpy(users)
 
 
 def _check_targets(neighbours: object) -> None:
     if not isinstance(neighbours, NeighbourSampler) or not neighbours.with_targets:
         raise UsageError(
-            "DGL's blocks hold a node beside its drawn neighbours, "
+            "DGL's blocks hold a node with its drawn neighbours, "
             f"got {'one without them' if isinstance(neighbours, NeighbourSampler) else type(neighbours).__name__}; "
             "give a NeighbourSampler with with_targets=True"
         )

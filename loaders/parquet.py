@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -21,16 +22,16 @@ from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError, first_line, nearest
 from gcnrec.loaders.features.encode import FeatureFile, Side, write_features
 from gcnrec.loaders.ingest.build import Staged, build, split_of
-from gcnrec.loaders.ingest.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns
+from gcnrec.loaders.ingest.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns, time_advice
 from gcnrec.loaders.ingest.conditions import Condition, locked, parse_condition, shown
 from gcnrec.loaders.ingest.expressions import OWN
 from gcnrec.loaders.ingest.heldout import Report
 from gcnrec.loaders.ingest.inputs import BATCH_ROWS, Input, open_input
 from gcnrec.loaders.ingest.staging import Staging
-from gcnrec.loaders.ingest.times import time_advice
 from gcnrec.loaders.recipe import recipe_of
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal
 from gcnrec.system.limits import parse_bytes
+from gcnrec.system.observer import SILENT
 from gcnrec.system.scratch import Scratch, memory_errors_as_sentences
 
 _FROM_DUCKDB = (duckdb.Error, UnicodeDecodeError)
@@ -61,13 +62,13 @@ def ingest(
     """
     limit = parse_bytes(data.memory_limit)
     where = parse_condition(data.where) if data.where is not None else None
-    report = Report(progress, work)
-    with new_folder(out, force, progress) as folder, memory_errors_as_sentences(data.memory_limit):
+    report = Report(progress or SILENT.note, work or SILENT.work)
+    with new_folder(out, force, report.note) as folder, memory_errors_as_sentences(data.memory_limit):
         with _scratch(folder / "scratch", limit) as scratch:
             files = _open_all(data, data_root, where)
             advice = time_advice(data, split_of(data), files[0].source.columns())
             staged = _stage(files, data, scratch, report)
-            report.begin("splitting, numbering and writing")
+            report.work("splitting, numbering and writing", 0, 0)
             info = build(staged, data, folder, scratch, report)
             del staged
             features = _write_features(data, folder, data_root, scratch, report)
@@ -88,9 +89,7 @@ def _scratch(folder: Path, limit: int) -> Iterator[Scratch]:
     """Scratch in a new folder, removed at the end; after a failure it vanishes with the folder around it."""
     folder.mkdir()
     yield Scratch(folder, limit)
-    for left in folder.iterdir():
-        left.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
 
 
 def _write_features(data: Data, folder: Path, data_root: Path | None, scratch: Scratch, report: Report) -> dict[str, Any]:
@@ -155,10 +154,7 @@ def connect(spill: Path, limit: int, folders: Sequence[Path] = ()) -> Iterator[d
         yield connection
     finally:
         connection.close()
-        for left in (spill / "duckdb").glob("*"):
-            left.unlink()
-        if (spill / "duckdb").is_dir():
-            (spill / "duckdb").rmdir()
+        shutil.rmtree(spill / "duckdb", ignore_errors=True)
 
 
 def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> Staged:
@@ -182,7 +178,7 @@ def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> 
             if not len(rows):
                 raise DataError(f"where or min_rating removes all {file.rows:,} rows of {file.source.text}; loosen the filter")
             staged[file.role] = rows
-    report.begin("numbering users and items")
+    report.work("numbering users and items", 0, 0)
     return Staged(staged, *staging.settle(), first.ticks)
 
 
@@ -214,12 +210,26 @@ def _filtered(
 
 @contextmanager
 def _explained(file: _File) -> Iterator[None]:
-    """Failures to read `file` become DataErrors."""
+    """Failures to read `file` become DataErrors: a full disk, too little memory, or the file that cannot be read."""
     try:
         yield
     except (*_FROM_DUCKDB, pa.ArrowException, OSError, RuntimeError) as problem:
         _stop_if_interrupted(problem)
-        _explain(problem, file)
+        text, name = str(problem), file.source.text
+        if isinstance(problem, MemoryError):  # Arrow's is an ArrowException, too
+            raise
+        if getattr(problem, "errno", None) == errno.ENOSPC or "No space left" in text or "max_temp_directory_size" in text:
+            raise DataError(f"the disk is full while reading {name}; free some space or choose another --out") from None
+        if isinstance(problem, duckdb.OutOfMemoryException):
+            raise DataError(f"memory_limit is too small for {name} ({_reason(problem)}); raise it") from None
+        damaged = file.source.damaged_file(file.columns.expressions, file.columns.paths)
+        if damaged:
+            why = f"({damaged[1]}); it is damaged, or holds a value of another type"
+            raise DataError(f"{damaged[0]} cannot be read {why}") from None
+        # An internal error of DuckDB is the condition's doing where there is one; elsewhere it is a mistake to be seen.
+        internal = isinstance(problem, duckdb.InternalException) and not file.where
+        if isinstance(problem, _FROM_DUCKDB) and not internal:
+            raise DataError(f"{name} cannot be read with these columns and filters: {_reason(problem)}") from None
         raise
 
 
@@ -229,24 +239,6 @@ def _stop_if_interrupted(problem: Exception) -> None:
         raise KeyboardInterrupt from None
 
 
-def _explain(problem: Exception, file: _File) -> None:
-    """Raise the DataError behind a failed scan: a full disk, too little memory, or the file that cannot be read."""
-    text = str(problem)
-    if isinstance(problem, MemoryError):  # Arrow's is an ArrowException, too
-        raise problem
-    if getattr(problem, "errno", None) == errno.ENOSPC or "No space left" in text or "max_temp_directory_size" in text:
-        raise DataError(f"the disk is full while reading {file.source.text}; free some space or choose another --out") from None
-    if isinstance(problem, duckdb.OutOfMemoryException):
-        raise DataError(f"memory_limit is too small for {file.source.text} ({_reason(problem)}); raise it") from None
-    damaged = file.source.damaged_file(file.columns.expressions, file.columns.paths)
-    if damaged:
-        raise DataError(f"{damaged[0]} cannot be read ({damaged[1]}); it is damaged, or holds a value of another type") from None
-    # An internal error of DuckDB is the condition's doing where there is one; elsewhere it is a mistake to be seen.
-    internal = isinstance(problem, duckdb.InternalException) and not file.where
-    if isinstance(problem, _FROM_DUCKDB) and not internal:
-        raise DataError(f"{file.source.text} cannot be read with these columns and filters: {_reason(problem)}") from None
-
-
 def _refuse(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, column: str, condition: str, what: str) -> NoReturn:
     """Raise the DataError that names the first part and row (from 0) of `file` where `condition` holds."""
     name = {USER: data.user, ITEM: data.item, TIME: data.time, WEIGHT: data.weight}.get(column)
@@ -254,7 +246,8 @@ def _refuse(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, colu
     with closing(connection.cursor()) as cursor:
         for path, reader in file.source.numbered(file.columns.expressions, file.columns.paths):
             cursor.register(_BAD, reader)
-            row = _value(cursor, f"SELECT min(gcnrec_row) FROM {_BAD} WHERE {file.condition} AND {condition}")
+            query = f"SELECT min(gcnrec_row) FROM {_BAD} WHERE {file.condition} AND {condition}"
+            row = cursor.execute(query).fetchall()[0][0]
             cursor.unregister(_BAD)
             if row is not None:
                 place = f"first in row {row} of {path}"
@@ -286,7 +279,3 @@ def _reason(problem: Exception) -> str:
     if isinstance(problem, UnicodeDecodeError):
         problem = ValueError(problem.object.decode(errors="replace"))
     return first_line(problem)[:300]
-
-
-def _value(connection: duckdb.DuckDBPyConnection, query: str) -> Any:
-    return connection.execute(query).fetchall()[0][0]

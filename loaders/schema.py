@@ -27,6 +27,7 @@ from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
 from gcnrec.interactions import Interactions, MemoryVocabulary, Vocabulary
 from gcnrec.system.files import sync
 from gcnrec.system.locks import locked
+from gcnrec.system.observer import SILENT
 
 FORMAT = 1
 
@@ -117,14 +118,14 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def new_folder(target: Path, force: bool, tell: Callable[[str], object] | None = None) -> Iterator[Path]:
+def new_folder(target: Path, force: bool, warn: Callable[[str], object] = SILENT.warn) -> Iterator[Path]:
     """A folder to write into that becomes `target` in one rename when the block succeeds, and vanishes when it fails.
 
-    Raises DataError when `target` exists and `force` is not set, UsageError when another process writes it. `tell`
-    gets a line about a process that was killed while it wrote.
+    Raises DataError when `target` exists and `force` is not set, UsageError when another process writes it. `warn`
+    gets a sentence about a process that was killed while it wrote.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.parent / f".{target.name}.lock", target, tell):
+    with locked(target.parent / f".{target.name}.lock", target, warn):
         _clear_leftovers(target)
         if target.exists() and not force:
             raise DataError(f"{target} exists and is never overwritten; choose another --out, or add --force")
@@ -152,7 +153,7 @@ def _replacing(target: Path) -> Iterator[Path]:
 
 
 def _clear_leftovers(target: Path) -> None:
-    """Remove what killed writers of `target` left; a folder that one of them had moved aside comes back."""
+    """Remove what killed writers of `target` left; a folder that they had moved aside comes back."""
     left = {end: sorted(target.parent.glob(f".{escape(target.name)}.*.{end}")) for end in ("old", "part")}
     for path in left["old"]:
         if not target.exists():

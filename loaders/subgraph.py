@@ -1,7 +1,7 @@
 """Sampled subgraphs in which every node draws once: what PyG's loaders hand out, in plain arrays.
 
-Blocks (`gcnrec.sampling.blocks`) draw anew at every hop for every target; here a node draws at the hop after the one that met it
-first.
+Blocks (`gcnrec.sampling.blocks`) draw anew at every hop for every target; here a node draws once,
+at the hop after it was met.
 Letters: S seeds, T targets of a hop, X drawn edges, V nodes of the subgraph of one type.
 """
 
@@ -40,13 +40,11 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class _Draw:
-    """One hop: how many items each user drew and which, how many users each item drew and which."""
+class _Drawn:
+    """What the nodes of one type drew in one hop: how many neighbours each, and which."""
 
-    counts_U: NDArray[np.int64]
-    items_X: Numbers
-    counts_I: NDArray[np.int64]
-    users_X: Numbers
+    counts_T: NDArray[np.int64]
+    numbers_X: Numbers
 
 
 class Subgraphs:
@@ -77,7 +75,7 @@ class Subgraphs:
         self.check_process()
         graph, nodes = self.graph, self._nodes
         levels = [(within(users_S, graph.num_users, "user"), within(items_S, graph.num_items, "item"))]
-        draws: list[_Draw] = []
+        draws: list[tuple[_Drawn, _Drawn]] = []
         try:
             nodes.mark(users_S)
             nodes.mark(items_S, graph.num_users)
@@ -85,48 +83,46 @@ class Subgraphs:
                 raise UsageError("the seeds of a batch must be distinct, some come twice; draw them without replacement")
             for hop in range(len(self.fanouts)):
                 draws.append(self._draw(*levels[-1], step, hop))
-                levels.append(self._newly_met(draws[-1]))
+                levels.append(self._newly_met(*(each.numbers_X for each in draws[-1])))
             return self._relabelled(levels, draws)
         finally:
             nodes.clear()
 
-    def _draw(self, users_T: Numbers, items_T: Numbers, step: int, hop: int) -> _Draw:
-        graph, fanout = self.graph, self.fanouts[hop]
-        of_users, of_items = (DrawKey(self.seed, step, hop, first) for first in (0, graph.num_users))
-        users_indptr, items_X = sample_neighbours(graph.user_items, users_T, fanout, of_users)
-        items_indptr, users_X = sample_neighbours(graph.item_users, items_T, fanout, of_items)
-        return _Draw(np.diff(users_indptr), items_X, np.diff(items_indptr), users_X)
+    def _draw(self, users_T: Numbers, items_T: Numbers, step: int, hop: int) -> tuple[_Drawn, _Drawn]:
+        graph, drawn = self.graph, []
+        for csr, targets_T, first in ((graph.user_items, users_T, 0), (graph.item_users, items_T, graph.num_users)):
+            indptr, numbers_X = sample_neighbours(csr, targets_T, self.fanouts[hop], DrawKey(self.seed, step, hop, first))
+            drawn.append(_Drawn(np.diff(indptr), numbers_X))
+        return drawn[0], drawn[1]
 
-    def _newly_met(self, draw: _Draw) -> tuple[Numbers, Numbers]:
+    def _newly_met(self, items_X: Numbers, users_X: Numbers) -> tuple[Numbers, Numbers]:
         """Marks what was drawn; returns the users and items that were not marked before, each ascending."""
         nodes, first_item = self._nodes, self.graph.num_users
         known_V = nodes.members()
-        nodes.mark(draw.users_X)
-        nodes.mark(draw.items_X, first_item)
+        nodes.mark(users_X)
+        nodes.mark(items_X, first_item)
         met_V, places_V = nodes.members(), np.empty(len(known_V), np.int64)
         nodes.ranks(known_V, places_V)
         new_V = np.delete(met_V, places_V)
         cut = int(np.searchsorted(new_V, first_item))
         return new_V[:cut].astype(np.int32), (new_V[cut:] - first_item).astype(np.int32)
 
-    def _relabelled(self, levels: list[tuple[Numbers, Numbers]], draws: list[_Draw]) -> tuple[Side, Side]:
-        """The marked nodes are exactly those of all `levels`."""
-        first_item = self.graph.num_users
-        users_V = np.concatenate([users for users, _ in levels])
-        items_V = np.concatenate([items for _, items in levels])
-        place_R = np.empty(len(users_V) + len(items_V), np.int64)
-        for numbers_V, first in ((users_V, 0), (items_V, first_item)):
+    def _relabelled(self, levels: list[tuple[Numbers, Numbers]], draws: list[tuple[_Drawn, _Drawn]]) -> tuple[Side, Side]:
+        """The nodes of all `levels` are marked, and no others."""
+        firsts = 0, self.graph.num_users
+        nodes = [np.concatenate([level[own] for level in levels]) for own in (0, 1)]
+        place_R = np.empty(len(nodes[0]) + len(nodes[1]), np.int64)
+        for numbers_V, first in zip(nodes, firsts, strict=True):
             place_R[self._ranks(numbers_V, first)] = np.arange(len(numbers_V))
         sides = []
-        for numbers_V, own, counts, drawn, first in (
-            (users_V, 0, [draw.counts_U for draw in draws], [draw.items_X for draw in draws], first_item),
-            (items_V, 1, [draw.counts_I for draw in draws], [draw.users_X for draw in draws], 0),
-        ):
-            counts_T = np.concatenate([np.empty(0, np.int64), *counts])  # of the first nodes, in their order
-            sources_X = place_R[self._ranks(np.concatenate([np.empty(0, np.int32), *drawn]), first)]
+        for own, numbers_V in enumerate(nodes):
+            drawn = [draw[own] for draw in draws]
+            counts_T = np.concatenate([np.empty(0, np.int64), *(each.counts_T for each in drawn)])  # of the first nodes, in order
+            numbers_X = np.concatenate([np.empty(0, np.int32), *(each.numbers_X for each in drawn)])
+            sources_X = place_R[self._ranks(numbers_X, firsts[1 - own])]
             targets_X = np.repeat(np.arange(len(counts_T)), counts_T)
-            met = [len(level[own]) for level in levels]
-            sides.append(Side(numbers_V.astype(np.int64), met, sources_X, targets_X, [len(one) for one in drawn]))
+            met, counts = [len(level[own]) for level in levels], [len(each.numbers_X) for each in drawn]
+            sides.append(Side(numbers_V.astype(np.int64), met, sources_X, targets_X, counts))
         return sides[0], sides[1]
 
     def _ranks(self, numbers_X: Numbers, first: int) -> NDArray[np.int64]:

@@ -25,6 +25,7 @@ from gcnrec.config.job import Seed
 from gcnrec.config.toml import Section
 from gcnrec.errors import DataError
 from gcnrec.random import Stage, two_u64
+from gcnrec.system.observer import SILENT
 
 GROUP_ROWS = 2**20
 PART_GROUPS = 64
@@ -68,18 +69,7 @@ def draw_edges(world: World, first: int, count: int) -> tuple[NDArray[np.int64],
     return users, items
 
 
-def block_of(ranks: NDArray[np.int64], world: World) -> NDArray[np.int64]:
-    """The planted block of users or items by rank."""
-    return ranks % world.blocks
-
-
-def rank_of(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The rank (0 is the most popular) behind ids that `draw_edges` gave out."""
-    inverse = np.uint64(pow(int(_MULTIPLIER), -1, 2**63))
-    return ((ids.astype(np.uint64) * inverse) & _63_BITS).astype(np.int64)
-
-
-def write_world(world: World, folder: Path, progress: Callable[[str], None] | None = None) -> None:
+def write_world(world: World, folder: Path, note: Callable[[str], None] = SILENT.note) -> None:
     """Write columns user, item (int64) and time (seconds, rising) as Parquet parts into the new `folder`, in constant memory.
 
     The folder appears in one rename, or not at all. Raises DataError when the disk is full, or is too small from the start.
@@ -92,8 +82,7 @@ def write_world(world: World, folder: Path, progress: Callable[[str], None] | No
         for part, group in enumerate(range(0, groups, PART_GROUPS)):
             first, last = group * GROUP_ROWS, min((group + PART_GROUPS) * GROUP_ROWS, world.edges)
             write_rows(world, first, last, work / f"part-{part:05d}.parquet")
-            if progress:
-                progress(f"synthetic world: {last:,} of {world.edges:,} edges drawn")
+            note(f"synthetic world: {last:,} of {world.edges:,} edges drawn")
         work.rename(folder)
     except OSError as problem:
         raise DataError(f"cannot write {folder}: {problem.strerror or problem}; free some space") from None

@@ -30,7 +30,7 @@ class TableRows:
         return self.count, self.table.width
 
     def read(self, numbers_V: NDArray[np.integer]) -> torch.Tensor:
-        """Those rows, float32 (V, D), a copy. UsageError for numbers out of range."""
+        """These rows, float32 (V, D), a copy. UsageError for numbers out of range."""
         ticket, where_V = self._distinct(numbers_V)
         tile_RD = self.table.decode(self.table.read(ticket, with_state=False))
         return tile_RD[torch.from_numpy(where_V)]

@@ -83,7 +83,7 @@ HOMES = {
 ONLY_INSIDE_FUNCTIONS = ["torch_geometric", "dgl", "implicit", "faiss", "recbole", "lenskit", "polars", "jinja2", "matplotlib"]
 ONLY_INSIDE_FUNCTIONS += ["mlflow"]
 EXEMPT = ["loaders.pyg", "loaders.dgl"]
-MAY_PRINT = ["cli", "reports.progress", "reports.json_lines"]
+MAY_PRINT = ["cli", "reports.progress"]
 
 
 def sources() -> dict[str, str]:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import safe_open
+from slot_reader import read_slots
 
 from gcnrec.config import Job
 from gcnrec.loaders.features.encode import encode_features
@@ -24,7 +25,7 @@ from gcnrec.loaders.schema import open_dataset
 from gcnrec.runs.checkpoints import load_checkpoint
 from gcnrec.runs.events import read_lines
 from gcnrec.runs.folder import final_table, open_run
-from gcnrec.runs.slot_files import order_digest, read_slots
+from gcnrec.runs.slot_files import order_digest
 from gcnrec.tables.slots import dense_rows
 from gcnrec.training.train import train, use_threads
 from jobs.measure.kill import digests as run_digests

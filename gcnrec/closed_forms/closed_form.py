@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gcnrec import config
-from gcnrec.closed_forms import content, ease, exponents, gfcf, itemknn, linkprop
+from gcnrec.closed_forms import ease, exponents, gfcf, itemknn, linkprop
 from gcnrec.errors import DataError, UsageError, nearest
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions
@@ -22,33 +22,25 @@ from gcnrec.ranking.scorer import Scorer
 
 
 class ClosedFormScorer(Scorer, Protocol):
-    """A scorer that can be stored as tensors beside its graph."""
+    """A scorer that can be stored as tensors without its graph."""
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What must be stored beside the graph to score again."""
+        """What must be stored, the graph apart, to score again."""
         ...
 
 
 Fit = Callable[[BipartiteGraph, config.Model, int], ClosedFormScorer]
 Read = Callable[[BipartiteGraph, dict[str, torch.Tensor]], ClosedFormScorer]
-_FITS: dict[str, Fit] = {
-    "popularity": popularity.fit,
-    "itemknn": itemknn.fit,
-    "ease": ease.fit,
-    "linkprop": linkprop.fit,
-    "gfcf": gfcf.fit,
+_FORMS: dict[str, tuple[Fit, Read]] = {
+    "popularity": (popularity.fit, popularity.PopularityScorer.from_tensors),
+    "itemknn": (itemknn.fit, itemknn.ItemKnnScorer.from_tensors),
+    "ease": (ease.fit, ease.EaseScorer.from_tensors),
+    "linkprop": (linkprop.fit, linkprop.LinkPropScorer.from_tensors),
+    "gfcf": (gfcf.fit, gfcf.from_tensors),
 }
 _CONTENT = "contentknn"
-"""The one that reads features."""
-_READS: dict[str, Read] = {
-    "popularity": popularity.PopularityScorer.from_tensors,
-    "itemknn": itemknn.ItemKnnScorer.from_tensors,
-    "ease": ease.EaseScorer.from_tensors,
-    "linkprop": linkprop.LinkPropScorer.from_tensors,
-    "gfcf": gfcf.from_tensors,
-    _CONTENT: itemknn.ItemKnnScorer.from_tensors,
-}
-NAMES = tuple(_READS)
+"""It alone reads features."""
+NAMES = (*_FORMS, _CONTENT)
 
 
 def fit(
@@ -60,8 +52,8 @@ def fit(
     """
     _check(name)
     if name == _CONTENT:
-        return content.fit(graph, settings, items_IF)
-    return _FITS[name](graph, settings, seed)
+        return itemknn.fit_content(graph, settings, items_IF)
+    return _FORMS[name][0](graph, settings, seed)
 
 
 def tuned(name: str, graph: BipartiteGraph, valid: Interactions, settings: config.Model) -> config.Model:
@@ -81,7 +73,8 @@ def load(name: str, graph: BipartiteGraph, path: Path) -> ClosedFormScorer:
     """The scorer that `save` wrote, over the graph that it was fitted on. Raises DataError when the file is not whole."""
     _check(name)
     try:
-        return _READS[name](graph, load_file(path))
+        read = itemknn.ItemKnnScorer.from_tensors if name == _CONTENT else _FORMS[name][1]
+        return read(graph, load_file(path))
     except (OSError, SafetensorError, KeyError) as problem:
         raise DataError(f"{path} cannot be read as the tensors of {name!r} ({problem}); fit the model again") from None
 

@@ -35,7 +35,7 @@ _K = 20
 def chosen(graph: BipartiteGraph, valid: Interactions, settings: config.Model) -> config.Model:
     """`settings` with the exponents of largest recall@20 + ndcg@20 on `valid`, now given.
 
-    Coordinate search from those given so far, 20 to 40 fits of `_NEIGHBOURS` terms an item; nothing is drawn.
+    Coordinate search from the given ones, 20 to 40 fits of `_NEIGHBOURS` terms an item; nothing is drawn.
     Raises UsageError without validation pairs.
     """
     if not len(valid):

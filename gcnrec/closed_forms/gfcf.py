@@ -18,15 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec import config
-from gcnrec.closed_forms.plateau import PlateauScorer, PolynomialScorer, fit_plateau, fit_polynomial
+from gcnrec.closed_forms.plateau import SLICE, PlateauScorer, PolynomialScorer, fit_plateau, fit_polynomial, rated
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.spectral import top_singular
-from gcnrec.ops.arrays import copy_columns
 from gcnrec.ops.propagate import inverse_sqrt, propagate, propagate_rows
 from gcnrec.ranking.scorer import GraphScorer
-
-_SLICE = 64
-"""Users whose linear filter is computed at once, as the columns of two hops."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +39,18 @@ class GfcfScorer(GraphScorer):
         """
         user_scale = inverse_sqrt(self.graph.user_items.degrees)
         item_scale = inverse_sqrt(self.graph.item_users.degrees)
-        ones_U = torch.ones(self.num_users)
+        ones_U, ones_I = torch.ones(self.num_users), torch.ones(self.num_items)
         low_BK = propagate_rows(self.graph.user_items, self.vectors_IK, ones_U, item_scale, users_B)
         roots_I = torch.from_numpy(np.sqrt(self.graph.item_users.degrees).astype(np.float32))
         scores_BI = low_BK.mul_(self.weight) @ self.vectors_IK.T
         scores_BI.mul_(roots_I)
-        for start in range(0, len(users_B), _SLICE):
-            users_S = users_B[start : start + _SLICE]
-            rated_IS = self._rated(users_S)
+        for start in range(0, len(users_B), SLICE):
+            users_S = users_B[start : start + SLICE]
+            rated_IS = rated(self.graph, users_S, ones_I)
             smooth_US = propagate(self.graph.user_items, rated_IS, user_scale, item_scale)
             linear_IS = propagate(self.graph.item_users, smooth_US, item_scale, user_scale, rated_IS)
-            scores_BI[start : start + _SLICE] += linear_IS.T
+            scores_BI[start : start + SLICE] += linear_IS.T
         return scores_BI
-
-    def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
-        copy_columns(prepared, first, last, out_BT)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"vectors": self.vectors_IK, "weight": torch.tensor(self.weight, dtype=torch.float64)}
@@ -66,33 +59,21 @@ class GfcfScorer(GraphScorer):
     def from_tensors(cls, graph: BipartiteGraph, tensors: dict[str, torch.Tensor]) -> GfcfScorer:
         return cls(graph, tensors["vectors"], float(tensors["weight"]))
 
-    def _rated(self, users_S: NDArray[np.int32]) -> torch.Tensor:
-        """Column s is 1 at the items of user s, float32 (I, S)."""
-        rated = torch.zeros(self.num_items, len(users_S))
-        for column, user in enumerate(users_S):
-            rated.numpy()[self.graph.user_items.row(user), column] = 1.0
-        return rated
-
 
 def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> GfcfScorer | PlateauScorer | PolynomialScorer:
-    """The filter of `settings.response`, fitted by itself."""
+    """The filter of `settings.response`, fitted by itself.
+
+    "ideal": `factors` (at most min(U, I)) singular vectors of the normalised train matrix; `filter_weight` weighs their part.
+    """
     if settings.response == "plateau":
         return fit_plateau(graph, settings, seed)
     if settings.response == "polynomial":
         return fit_polynomial(graph, settings, seed)
-    return _fit_ideal(graph, settings, seed)
+    rank = min(settings.factors, graph.num_users, graph.num_items)
+    return GfcfScorer(graph, top_singular(graph, rank, seed)[2], settings.filter_weight)
 
 
 def from_tensors(graph: BipartiteGraph, tensors: dict[str, torch.Tensor]) -> GfcfScorer | PlateauScorer | PolynomialScorer:
-    """The filter that the tensors are of, which their names tell."""
-    if "gains" in tensors:
-        return PlateauScorer.from_tensors(graph, tensors)
-    if "coefficients" in tensors:
-        return PolynomialScorer.from_tensors(graph, tensors)
-    return GfcfScorer.from_tensors(graph, tensors)
-
-
-def _fit_ideal(graph: BipartiteGraph, settings: config.Model, seed: int) -> GfcfScorer:
-    """Singular vectors of the normalised train matrix (`factors`, at most min(U, I)); `filter_weight` weighs their part."""
-    rank = min(settings.factors, graph.num_users, graph.num_items)
-    return GfcfScorer(graph, top_singular(graph, rank, seed)[2], settings.filter_weight)
+    """The filter whose tensors have these names."""
+    kind = PlateauScorer if "gains" in tensors else PolynomialScorer if "coefficients" in tensors else GfcfScorer
+    return kind.from_tensors(graph, tensors)

@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 
 from gcnrec import config
 from gcnrec.graph import BipartiteGraph
-from gcnrec.ops.arrays import copy_columns
 from gcnrec.ops.item_rows import Exponents, ItemRows, add_rows, linked_items
 from gcnrec.ranking.scorer import GraphScorer
 
 NEIGHBOURS = 500
-"""Terms kept per item on average where `model.neighbours` names no number. Of Gowalla's lists of 20, 99 % of the entries are then
-those of the whole sum, 95 % with 200."""
+"""Terms kept per item on average where `model.neighbours` names no number. Of Gowalla's lists of 20, 99 % of the entries are
+then as by the whole sum, 95 % with 200."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,6 @@ class LinkPropScorer(GraphScorer):
         """Write what `prepare` returns into `out_BI` float32."""
         add_rows(self.graph.user_items, self.rows, users_B, out_BI.zero_().numpy())
 
-    def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
-        copy_columns(prepared, first, last, out_BT)
-
     def tensors(self) -> dict[str, torch.Tensor]:
         return self.rows.tensors()
 
@@ -59,7 +55,7 @@ class LinkPropScorer(GraphScorer):
 def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> LinkPropScorer:
     """Keep `settings.neighbours` terms an item on average (default NEIGHBOURS), more of popular items; nothing is drawn.
 
-    The exponents are those of `settings`; `gcnrec.closed_forms.exponents` chooses others on validation beforehand.
+    The exponents come from `settings`; `gcnrec.closed_forms.exponents` chooses others on validation beforehand.
     """
     return LinkPropScorer(graph, linked_items(graph, exponents_of(settings), settings.neighbours or NEIGHBOURS))
 

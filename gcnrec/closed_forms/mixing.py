@@ -1,7 +1,7 @@
 """Which parts a mixture has and how it weighs them, by a metric over held-out items.
 
 All scores are made once: of every part the best items of a user are kept with the probabilities that all parts give them (see
-`ops.shortlist`), and each trial of weights ranks those. Weights come from {0.25, 0.5, 1, 2}, the first part's is 1, and of equal
+`ops.shortlist`), and each trial of weights ranks these. Weights come from {0.25, 0.5, 1, 2}, the first part's is 1, and of equal
 trials the first is kept, so that the search ends and depends on nothing but the data.
 
 Letters: H users with held-out items, B of them in a chunk, P parts, S places of a short list, K list length, I items.
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.closed_forms.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS, TIE_WEIGHT, Part
+from gcnrec.closed_forms.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS, TIE_WEIGHT, Part, filled
 from gcnrec.graph import Csr
 from gcnrec.ops.shortlist import best_places, gathered, union
 from gcnrec.ops.topk import Hidden, ItemLists, Seen, contained, empty_lists, hide, keep_best
@@ -74,7 +74,7 @@ class Judge:
 
 @dataclass(frozen=True)
 class Found:
-    """The weights that a search ended with, its mean `value`, those of the parts `alone`, and how many trials there were."""
+    """The weights that a search ended with, its mean `value`, that of each part `alone`, and the number of trials."""
 
     weights: Weights
     value: float
@@ -115,7 +115,7 @@ def judge_of(parts: Sequence[Part], held: Csr, seen: Seen, metric: str, observer
 
 
 def weighed(judge: Judge, num_parts: int) -> Found:
-    """All parts, each weight in turn the best of `GRID` beside the others; the first partner's stays 1."""
+    """All parts, each weight in turn the best of `GRID` given the others; the first partner's stays 1."""
     search = _Search(judge, num_parts)
     weights = search.tuned((1.0,) * num_parts, kept=1)
     return search.found(weights)
@@ -149,7 +149,7 @@ class _Search:
         return Found(weights, self.mean(weights), alone, self._values.cache_info().currsize)
 
     def tuned(self, weights: Weights, kept: int) -> Weights:
-        """Each weight but that of part `kept` and those of 0, in turn, the best of `GRID` beside the others."""
+        """Each weight above 0 but that of part `kept`, in turn, the best of `GRID` given the others."""
         for _ in range(_ROUNDS):
             before = weights
             for part in range(self._num_parts):
@@ -188,7 +188,7 @@ def _short_lists(
     parts: Sequence[Part], users_B: NDArray[np.int32], depth: int, hidden: Hidden, held_out: ItemLists
 ) -> ShortLists:
     num_items = parts[0].scorer.num_items
-    filled_B = np.concatenate([users_B, np.repeat(users_B[-1:], max(0, LEAST_USERS - len(users_B)))])
+    filled_B = filled(users_B)
     scores_PBI = torch.zeros(len(parts), len(filled_B), num_items)
     scratch_BI = torch.empty(len(filled_B), num_items)
     depth = min(depth, num_items)

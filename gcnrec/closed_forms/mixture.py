@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 from weakref import finalize
 
 import numpy as np
@@ -30,27 +29,19 @@ from gcnrec.system.pages import trim_heap
 BLOCK_USERS = 128
 """Users whose scores by one part are held at a time."""
 LEAST_USERS = 16
-"""Fewer are filled up: matrix products of very few rows are rounded in another order than those of many."""
+"""Fewer are filled up: matrix products of very few rows are rounded in another order than of many."""
 MIXTURE_ROWS = 5
 """Rows of I floats that a user of a chunk takes at most: sum, scores of a part, and what the part makes them from."""
 TIE_WEIGHT = 2.0**-30
 """What a weight of 0 of P counts as: below the rounding of every score that is not zero."""
 
 
-class Part(Protocol):
-    """A model as a distribution over all items."""
-
-    @property
-    def scorer(self) -> Scorer: ...
-
-    def add(self, users_B: NDArray[np.int32], weight: float, scratch_BI: torch.Tensor, out_BI: torch.Tensor) -> None:
-        """Add `weight` times the users' distributions to `out_BI` float32; `scratch_BI` of its shape is overwritten."""
-        ...
-
-
 @dataclass(frozen=True)
 class Softmax:
-    """P: the softmax of `scorer`'s scores over `temperature`."""
+    """P: the softmax of `scorer`'s scores over `temperature`.
+
+    `add` adds `weight` times the users' distributions to `out_BI` float32; `scratch_BI` of its shape is overwritten.
+    """
 
     scorer: Scorer
     temperature: float
@@ -62,7 +53,7 @@ class Softmax:
 
 @dataclass(frozen=True)
 class Shares:
-    """Q: positive scores over their sum."""
+    """Q: positive scores over their sum; `add` as of `Softmax`."""
 
     scorer: Scorer
 
@@ -71,8 +62,12 @@ class Shares:
         add_shares(scratch_BI, weight, out_BI)
 
 
+Part = Softmax | Shares
+"""A model as a distribution over all items."""
+
+
 class Blocks:
-    """Blocks of scores, used again once nobody holds them.
+    """Blocks of scores, used again once they are free.
 
     Their fresh pages would cost as much as the scores in them, and on the heap they leave holes that small, longer-lived blocks
     keep from being filled again.
@@ -112,7 +107,7 @@ class MixtureScorer:
 
         Besides them, memory holds `BLOCK_USERS` rows of I floats, and as many again for a part that needs all of its scores.
         """
-        filled_B = _filled(users_B)
+        filled_B = filled(users_B)
         trim_heap()  # what chunks and the reading of models leave behind would add up
         out_BI = self.blocks.rows(len(filled_B), self.num_items).zero_()
         scratch_BI = self.blocks.rows(min(BLOCK_USERS + LEAST_USERS, len(filled_B)), self.num_items)
@@ -132,14 +127,14 @@ def _score_all(scorer: Scorer, users_B: NDArray[np.int32], out_BI: torch.Tensor)
         scorer.score(scorer.prepare(users_B), 0, scorer.num_items, out_BI)
 
 
-def _filled(users_B: NDArray[np.int32]) -> NDArray[np.int32]:
+def filled(users_B: NDArray[np.int32]) -> NDArray[np.int32]:
     """The users, the last one repeated until there are `LEAST_USERS`."""
     missing = max(0, LEAST_USERS - len(users_B)) if len(users_B) else 0
     return np.concatenate([users_B, np.repeat(users_B[-1:], missing)])
 
 
 def _blocks(count: int) -> Iterator[tuple[int, int]]:
-    """Ranges of about `BLOCK_USERS` that cover `count` users; a short rest joins the block before it."""
+    """Ranges of about `BLOCK_USERS` that cover `count` users; a short rest joins the previous block."""
     first = 0
     while first < count:
         last = count if count - first < BLOCK_USERS + LEAST_USERS else first + BLOCK_USERS

@@ -1,4 +1,4 @@
-"""The mixture of a run folder: what `mixture.json` says, and the partners' tensors beside it, `mixture/<name>.safetensors`.
+"""The mixture of a run folder: what `mixture.json` says, and the partners' tensors in `mixture/<name>.safetensors`.
 
 mixture.json is written when parts and weights are chosen, the tensors when the final model is there.
 """
@@ -24,7 +24,7 @@ FILE = "mixture.json"
 class Mixture:
     """The score is `weight` * P + the sum of `partners`' weights * Q; P is taken at `temperature`.
 
-    `chosen` tells how, by means over users of validation.
+    `chosen` says how, by means over users of validation.
     """
 
     weight: float

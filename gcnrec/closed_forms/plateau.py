@@ -26,7 +26,6 @@ from gcnrec import config
 from gcnrec.closed_forms.linkprop import NEIGHBOURS, LinkPropScorer
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.spectral import top_singular
-from gcnrec.ops.arrays import copy_columns
 from gcnrec.ops.item_rows import Exponents, ItemRows, add_rows, degree_powers, linked_items
 from gcnrec.ops.propagate import inverse_sqrt, propagate, propagate_rows
 from gcnrec.ranking.scorer import GraphScorer
@@ -35,14 +34,29 @@ _FLATNESS = 1.5
 """Exponent of h; ChebyCF's choice on Gowalla."""
 _SLOPE = 1.45
 """Of h between 0 and 0.2, where most eigenvalues lie: 1.5 at 0, 1.34 at 0.2."""
-_SLICE = 64
-"""Users whose polynomial is evaluated at once, as columns."""
+SLICE = 64
+"""Users who are filtered at once by hops over the graph, as columns."""
 
 
 def plateau(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """h at eigenvalues in 0 .. 1."""
     centred = 2 * values - 1
     return 0.5 + 0.5 * np.sign(centred) * np.abs(centred) ** _FLATNESS
+
+
+def item_scales(graph: BipartiteGraph, power: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Train degrees of items to -`power` and to `power`, float32 (I) each."""
+    before_I, after_I = (degree_powers(graph.item_users.degrees, each).astype(np.float32) for each in (-power, power))
+    return torch.from_numpy(before_I), torch.from_numpy(after_I)
+
+
+def rated(graph: BipartiteGraph, users_S: NDArray[np.int32], scale_I: torch.Tensor) -> torch.Tensor:
+    """Column s is `scale_I` at the items of user s and 0 elsewhere, float32 (I, S)."""
+    rated_IS = torch.zeros(graph.num_items, len(users_S))
+    for column, user in enumerate(users_S):
+        items = graph.user_items.row(int(user))
+        rated_IS.numpy()[items, column] = scale_I.numpy()[items]
+    return rated_IS
 
 
 @dataclass(frozen=True)
@@ -55,8 +69,7 @@ class PlateauScorer(LinkPropScorer):
 
     def write(self, users_B: NDArray[np.int32], out_BI: torch.Tensor) -> None:
         """Write all scores of the chunk into `out_BI` float32."""
-        degrees_I = self.graph.item_users.degrees
-        before_I, after_I = (torch.from_numpy(degree_powers(degrees_I, x).astype(np.float32)) for x in (-self.power, self.power))
+        before_I, after_I = item_scales(self.graph, self.power)
         ones_U = torch.ones(self.num_users)
         rows_BK = propagate_rows(self.graph.user_items, self.vectors_IK, ones_U, before_I, users_B)
         torch.mm(rows_BK.mul_(self.gains_K), self.vectors_IK.T, out=out_BI).mul_(after_I)
@@ -92,16 +105,12 @@ class PolynomialScorer(GraphScorer):
 
     def prepare(self, users_B: NDArray[np.int32]) -> torch.Tensor:
         """All scores of the chunk, float32 (B, I). Besides them, memory holds (U + 5 I) rows of 64 floats."""
-        degrees_I = self.graph.item_users.degrees
-        before_I, after_I = (torch.from_numpy(degree_powers(degrees_I, x).astype(np.float32)) for x in (-self.power, self.power))
+        before_I, after_I = item_scales(self.graph, self.power)
         scores_BI = torch.empty(len(users_B), self.num_items)
-        for start in range(0, len(users_B), _SLICE):
-            users_S = users_B[start : start + _SLICE]
-            scores_BI[start : start + _SLICE] = (self._filtered(self._rated(users_S, before_I)) * after_I[:, None]).T
+        for start in range(0, len(users_B), SLICE):
+            users_S = users_B[start : start + SLICE]
+            scores_BI[start : start + SLICE] = (self._filtered(rated(self.graph, users_S, before_I)) * after_I[:, None]).T
         return scores_BI
-
-    def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
-        copy_columns(prepared, first, last, out_BT)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"coefficients": self.coefficients_P, "power": torch.tensor(self.power, dtype=torch.float64)}
@@ -109,14 +118,6 @@ class PolynomialScorer(GraphScorer):
     @classmethod
     def from_tensors(cls, graph: BipartiteGraph, tensors: dict[str, torch.Tensor]) -> PolynomialScorer:
         return cls(graph, tensors["coefficients"], float(tensors["power"]))
-
-    def _rated(self, users_S: NDArray[np.int32], scale_I: torch.Tensor) -> torch.Tensor:
-        """Column s is `scale_I` at the items of user s and 0 elsewhere, float32 (I, S)."""
-        rated_IS = torch.zeros(self.num_items, len(users_S))
-        for column, user in enumerate(users_S):
-            items = self.graph.user_items.row(int(user))
-            rated_IS.numpy()[items, column] = scale_I.numpy()[items]
-        return rated_IS
 
     def _filtered(self, signal_IS: torch.Tensor) -> torch.Tensor:
         """The polynomial applied to columns, by T_n+1 = 2 X T_n - T_n-1 with X = 2 C - Id."""
@@ -144,8 +145,8 @@ def fit_polynomial(graph: BipartiteGraph, settings: config.Model, seed: int) -> 
 def chebyshev(order: int) -> NDArray[np.float64]:
     """Coefficients, lowest first, of Chebyshev polynomials of 2 l - 1 that interpolate h at the order + 1 roots of T_order+1.
 
-    h - 1/2 is odd about the middle of the spectrum, so that every even coefficient but the first vanishes; those at the end
-    are cut off.
+    h - 1/2 is odd about the middle of the spectrum, so that every even coefficient but the first vanishes. Vanishing
+    coefficients at the end are cut off.
     """
     angles_P = np.pi * (np.arange(order + 1) + 0.5) / (order + 1)
     cosines_PP = np.cos(np.arange(order + 1)[:, None] * angles_P)

@@ -8,7 +8,8 @@ Letters: U users, I items, H users with held-out items, M metrics, B users of a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,13 @@ from gcnrec.ranking import metrics
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.tilt import NAMES, Tilt
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k
+from gcnrec.system.observer import SILENT
 
 NUM_DECILES = 10
 NO_SEGMENT = "(none)"
-Tell = Callable[[int, int], None]
+ReportRanked = Callable[[int, int], None]
 """Reports how many users of how many are ranked."""
+_UNREPORTED: ReportRanked = partial(SILENT.work, "ranking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,8 @@ class Evaluation:
     deciles: list[dict[str, Any]]
 
 
-@dataclass(slots=True)
-class _Counts:
-    """Per k: how many lists hold an item, and how many of these are hits; int64 (I)."""
-
-    exposure_I: dict[int, NDArray[np.int64]]
-    hits_I: dict[int, NDArray[np.int64]]
+PerItem = dict[int, NDArray[np.int64]]
+"""Counts of every item by list length, int64 (I)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class HeldOutSplit:
 
     @classmethod
     def of(cls, pairs: Interactions, train: BipartiteGraph, seen: Seen | None = None) -> HeldOutSplit:
-        """Pairs held out from `train`; the items seen are those of train by default."""
+        """Pairs held out from `train`; by default the items of train are seen."""
         return cls(pairs, seen or train.user_items, train.item_users.degrees, train.user_items.degrees)
 
 
@@ -87,17 +86,17 @@ class Measures:
 
 
 def evaluate(
-    scorer: Scorer, split: HeldOutSplit, measures: Measures, tell: Tell | None = None,
+    scorer: Scorer, split: HeldOutSplit, measures: Measures, report: ReportRanked = _UNREPORTED,
     candidates: NDArray[np.int32] | None = None, chunk: int = USERS_PER_CHUNK,
 ) -> Evaluation:  # fmt: skip
-    """Rank all items (or `candidates`) but those seen, for every user with held-out items, and judge the lists.
+    """Rank all items (or `candidates`) that are not seen, for every user with held-out items, and judge the lists.
 
     Each thread ranks `chunk` users at a time.
     Raises DataError when no user has held-out items or the scorer is of other sizes, DivergedError for NaN scores.
     """
     held, users_H = held_out_of(scorer, split.pairs)
     lists = top_k(scorer, users_H, max(measures.ks), sparing(split.seen, held), candidates, chunk)
-    return judge_lists(lists, split, held, measures, tell)
+    return judge_lists(lists, split, held, measures, report)
 
 
 def held_out_of(scorer: Scorer, held_out: Interactions) -> tuple[Csr, NDArray[np.int32]]:
@@ -116,16 +115,16 @@ def held_out_of(scorer: Scorer, held_out: Interactions) -> tuple[Csr, NDArray[np
 
 
 def judge_lists(
-    lists: Iterator[TopK], split: HeldOutSplit, held: Csr, measures: Measures, tell: Tell | None = None
+    lists: Iterator[TopK], split: HeldOutSplit, held: Csr, measures: Measures, report: ReportRanked = _UNREPORTED
 ) -> Evaluation:
     """The evaluation of ranked lists of all users with held-out items, in their order; `held`: user -> held-out items."""
     users_H = np.flatnonzero(held.degrees).astype(np.int32)
-    names, values_MH, counts = _judge(lists, held, split.item_degrees_I, measures, tell)
+    names, values_MH, exposure, hits = _judge(lists, held, split.item_degrees_I, measures, report)
     columns = dict(zip(names, values_MH, strict=True))
     means = {name: float(values_H.mean()) for name, values_H in columns.items()}
     for k in measures.lengths:
-        means[f"coverage@{k}"] = metrics.coverage(counts.exposure_I[k])
-        means[f"gini@{k}"] = metrics.gini(counts.exposure_I[k])
+        means[f"coverage@{k}"] = metrics.coverage(exposure[k])
+        means[f"gini@{k}"] = metrics.gini(exposure[k])
     intervals: dict[str, tuple[float, float]] = {}
     if measures.resamples:
         low_M, high_M = metrics.bootstrap_intervals(values_MH.T, measures.resamples, measures.seed)
@@ -135,12 +134,12 @@ def judge_lists(
         "degree": split.user_degrees_U[users_H],
         "num_held_out": held.degrees[users_H],
     }
-    deciles = popularity_deciles(split.item_degrees_I, np.bincount(held.indices, minlength=held.columns), counts.hits_I)
+    deciles = popularity_deciles(split.item_degrees_I, np.bincount(held.indices, minlength=held.columns), hits)
     return Evaluation(means, intervals, pa.table({**about, **columns}), deciles)
 
 
 def popularity_deciles(
-    item_degrees_I: NDArray[np.int64], held_out_I: NDArray[np.int64], hits_I: dict[int, NDArray[np.int64]]
+    item_degrees_I: NDArray[np.int64], held_out_I: NDArray[np.int64], hits_I: PerItem
 ) -> list[dict[str, Any]]:
     """Recall by item popularity: ten groups of a tenth of the *items* each, decile 1 the most popular by train degree.
 
@@ -150,10 +149,9 @@ def popularity_deciles(
     order_I = np.argsort(-item_degrees_I, kind="stable")
     rows = []
     for number, items in enumerate(np.array_split(order_I, NUM_DECILES), start=1):
-        held_out = int(held_out_I[items].sum())
-        row: dict[str, Any] = {"decile": number, "items": len(items)}
-        row["min_degree"] = int(item_degrees_I[items].min()) if len(items) else None
-        row["max_degree"] = int(item_degrees_I[items].max()) if len(items) else None
+        held_out, degrees = int(held_out_I[items].sum()), item_degrees_I[items]
+        least, most = (int(degrees.min()), int(degrees.max())) if len(items) else (None, None)
+        row: dict[str, Any] = {"decile": number, "items": len(items), "min_degree": least, "max_degree": most}
         row["held_out"] = held_out
         for k, hits in hits_I.items():
             row[f"hits@{k}"] = int(hits[items].sum())
@@ -173,6 +171,42 @@ def by_segment(per_user: pa.Table, names_H: NDArray[np.object_]) -> dict[str, di
     return found
 
 
+def cold_metrics(
+    scorer: Scorer, split: HeldOutSplit, ks: Sequence[int], chunk: int = USERS_PER_CHUNK
+) -> dict[str, dict[str, float]]:
+    """Recall and ndcg by whether users and items are cold: the graph that the model was trained on gives them no edge.
+
+    Group of held-out pairs -> `users`, `pairs`, recall@k and ndcg@k over the users with such pairs.
+
+    `warm`: user and item have train edges; `cold_items`: the item has none; `cold_users`: the user has none. These rank all items
+    that are not seen; other held-out items of a user are ranked, too, and are no hits. `cold_items_apart` ranks cold items only,
+    `warm_apart` the others only.
+    Empty where no held-out pair is cold; a group without pairs is left out.
+    """
+    held_out, item_degrees_I = split.pairs, split.item_degrees_I
+    cold_item_E, cold_user_E = item_degrees_I[held_out.items_E] == 0, split.user_degrees_U[held_out.users_E] == 0
+    if not (cold_item_E.any() or cold_user_E.any()):
+        return {}
+    cold_I, warm_I = (np.flatnonzero(side_I).astype(np.int32) for side_I in (item_degrees_I == 0, item_degrees_I > 0))
+    groups: dict[str, tuple[NDArray[np.bool_], NDArray[np.int32] | None]] = {
+        "warm": (~cold_item_E & ~cold_user_E, None),
+        "warm_apart": (~cold_item_E & ~cold_user_E, warm_I),
+        "cold_items": (cold_item_E, None),
+        "cold_items_apart": (cold_item_E, cold_I),
+        "cold_users": (cold_user_E, None),
+    }
+    found = {}
+    for name, (chosen_E, candidates) in groups.items():
+        if chosen_E.any():
+            users_E, items_E = held_out.users_E[chosen_E], held_out.items_E[chosen_E]
+            part = replace(held_out, users_E=users_E, items_E=items_E, times_E=None, weights_E=None)
+            means = evaluate(scorer, replace(split, pairs=part), Measures(ks), candidates=candidates, chunk=chunk).metrics
+            counts = {"users": float(len(np.unique(part.users_E))), "pairs": float(len(part))}
+            kept = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in sorted(set(ks))]
+            found[name] = counts | {metric: means[metric] for metric in kept}
+    return found
+
+
 def metric_columns(per_user: pa.Table) -> list[str]:
     """The columns of a per-user table that are metrics: `name@k`."""
     return [name for name in per_user.column_names if "@" in name]
@@ -187,16 +221,16 @@ def sparing(seen: Csr | Seen, held: Csr) -> Seen:
 
 
 def _judge(
-    chunks: Iterator[TopK], held: Csr, item_degrees_I: NDArray[np.int64], measures: Measures, tell: Tell | None
-) -> tuple[list[str], NDArray[np.float64], _Counts]:
-    """Names of the per-user metrics, their values float64 (M, H) and the counts per item, in one pass over the users."""
+    chunks: Iterator[TopK], held: Csr, item_degrees_I: NDArray[np.int64], measures: Measures, report: ReportRanked
+) -> tuple[list[str], NDArray[np.float64], PerItem, PerItem]:
+    """Names and values, float64 (M, H), of the per-user metrics; how many lists hold each item, and how many as a hit."""
     num_items, num_users, ks = held.columns, int(np.count_nonzero(held.degrees)), measures.lengths
     information_I = metrics.self_information(item_degrees_I, held.rows)
     tilted = Tilt.of(held, item_degrees_I, measures.tilt, ks) if measures.tilt else None
     names = [f"{name}@{k}" for name in (*metrics.PER_USER, *(NAMES if tilted else ()), "novelty") for k in ks]
     values_MH = np.empty((len(names), num_users))
     columns = dict(zip(names, values_MH, strict=True))
-    counts = _Counts({k: np.zeros(num_items, np.int64) for k in ks}, {k: np.zeros(num_items, np.int64) for k in ks})
+    exposure, hits = ({k: np.zeros(num_items, np.int64) for k in ks} for _ in range(2))
     done = 0
     for lists in chunks:
         hits_BK = contained(lists.items_BK, ItemLists(held, lists.users_B))
@@ -209,9 +243,8 @@ def _judge(
                 columns[name][here] = values_B
             columns[f"novelty@{k}"][here] = metrics.novelty(judged, k, information_I)
             items_BK, hit_BK = lists.items_BK[:, :k], hits_BK[:, :k]
-            counts.exposure_I[k] += np.bincount(items_BK[items_BK >= 0], minlength=num_items)
-            counts.hits_I[k] += np.bincount(items_BK[hit_BK], minlength=num_items)
+            exposure[k] += np.bincount(items_BK[items_BK >= 0], minlength=num_items)
+            hits[k] += np.bincount(items_BK[hit_BK], minlength=num_items)
         done = here.stop
-        if tell:
-            tell(done, num_users)
-    return names, values_MH, counts
+        report(done, num_users)
+    return names, values_MH, exposure, hits

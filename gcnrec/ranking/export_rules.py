@@ -15,16 +15,14 @@ Letters: N nodes, U users, I items, F width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.config import Loss, Model, Sampler
 from gcnrec.ranking.scorer import EmbeddingScorer, View
-
-if TYPE_CHECKING:
-    from gcnrec.config import Loss, Model, Sampler
 
 Kind = Literal["theory", "cosine", "inner", "powers"]
 
@@ -107,7 +105,7 @@ class ExportRules:
         return Exported(rule, users_UF, items_IF, popularity_I, rule.factor * self.column, lengths_I)
 
     def views(self, trained: Exported) -> list[View]:
-        """The scores of every rule from the inner products of `trained`, the export of the first; ranks are those of `exported`.
+        """The scores of every rule from the inner products of `trained`, the export of the first; ranks are as by `exported`.
 
         Lengths of users do not change a user's ranking where no column is added.
         """

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph
+from gcnrec.ops.arrays import copy_columns
 
 
 class Scorer(Protocol):
@@ -44,7 +45,7 @@ class WholeScorer(Scorer, Protocol):
 
 @dataclass(frozen=True)
 class GraphScorer:
-    """What scorers that rank by the train graph itself have in common."""
+    """What scorers by the train graph itself have in common; unless overridden, `prepare` makes all scores of a chunk."""
 
     graph: BipartiteGraph
 
@@ -55,6 +56,9 @@ class GraphScorer:
     @property
     def num_items(self) -> int:
         return self.graph.num_items
+
+    def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
+        copy_columns(prepared, first, last, out_BT)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec.graph import Csr
-from gcnrec.ranking.metrics import Judged
+from gcnrec.ranking.metrics import Floats, Judged
 
-Floats = NDArray[np.float64]
 NAMES = ("recall_tilted", "ndcg_tilted")
 
 

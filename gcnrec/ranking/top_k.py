@@ -105,26 +105,20 @@ def top_k_views(
 
     def rank(start: int) -> tuple[TopK, ...]:
         chunk_B = users_B[start : start + USERS_PER_CHUNK]
-        return _rank_views(products, views, chunk_B, k, exclude.of(chunk_B))
+        hidden, none = exclude.of(chunk_B), ItemLists.empty(len(chunk_B), products.num_items)
+        best = tuple(empty_lists(chunk_B, k) for _ in views)
+        prepared = products.prepare(chunk_B)
+        pair = torch.empty(2, len(chunk_B) * min(ITEMS_PER_TILE, products.num_items))
+        for first, last in _tiles(products.num_items, ITEMS_PER_TILE, None):
+            products_BT, scores_BT = (each[: len(chunk_B) * (last - first)].view(len(chunk_B), last - first) for each in pair)
+            products.score(prepared, first, last, products_BT)
+            for view, lists in zip(views, best, strict=True):
+                view.score(products_BT, first, last, scores_BT)
+                hide(scores_BT.numpy(), first, hidden)
+                keep_best(scores_BT.numpy(), first, none, lists)
+        return best
 
     return in_chunks(products, rank, range(0, len(users_B), USERS_PER_CHUNK))
-
-
-def _rank_views(
-    products: EmbeddingScorer, views: Sequence[View], users_B: NDArray[np.int32], k: int, hidden: Hidden
-) -> tuple[TopK, ...]:
-    best = tuple(empty_lists(users_B, k) for _ in views)
-    prepared = products.prepare(users_B)
-    none = ItemLists.empty(len(users_B), products.num_items)
-    buffers = torch.empty(2, len(users_B) * min(ITEMS_PER_TILE, products.num_items))
-    for first, last in _tiles(products.num_items, ITEMS_PER_TILE, None):
-        products_BT, scores_BT = (buffer[: len(users_B) * (last - first)].view(len(users_B), last - first) for buffer in buffers)
-        products.score(prepared, first, last, products_BT)
-        for view, lists in zip(views, best, strict=True):
-            view.score(products_BT, first, last, scores_BT)
-            hide(scores_BT.numpy(), first, hidden)
-            keep_best(scores_BT.numpy(), first, none, lists)
-    return best
 
 
 def _tiles(num_items: int, items_per_tile: int, listed: ItemLists | None) -> Iterator[tuple[int, int]]:

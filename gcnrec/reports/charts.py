@@ -6,12 +6,15 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
-# Matplotlib knows no CSS: it draws in these colours, which `_to_page_colours` then exchanges for the page's variables.
+from gcnrec.reports.seed_statistics import Estimate
+
+# Matplotlib knows no CSS: it draws in these colours, which `_svg` then exchanges for the page's variables.
 _INK, _FAINT = "#010203", "#040506"
 _SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006", "#0a0007", "#0a0008")
 _MARKERS = "osD^vPX*"
+Unit = Literal["number", "count", "share"]
 _PAGE = {_INK: "var(--ink)", _FAINT: "var(--line)"} | {colour: f"var(--series-{n})" for n, colour in enumerate(_SERIES, 1)}
 
 
@@ -26,79 +29,62 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Estimates:
-    """A named line through means, with an interval at each point: nan bounds where there is none."""
+class Means:
+    """A named line of (x, mean with its interval); bounds are nan where there is none."""
 
     name: str
-    xs: Sequence[float]
-    means: Sequence[float]
-    lows: Sequence[float]
-    highs: Sequence[float]
+    line: Sequence[tuple[float, Estimate]]
 
 
-def lines(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
-    """Curves over one pair of axes, with a legend when there are several."""
-    return _svg(lambda axes: _plot(axes, curves), x_label, y_label)
+def lines(
+    curves: Sequence[Curve], x_label: str, y_label: str,
+    unit: Unit = "number", limits: Mapping[str, float] = MappingProxyType({}),
+) -> str:  # fmt: skip
+    """Curves over one pair of axes, with a legend when there are several.
 
-
-def points(series: Sequence[Estimates], x_label: str, y_label: str) -> str:
-    """A marker per mean with its interval as a bar, joined by a thin line; a logarithmic x axis for values that span a lot."""
-
-    def draw(axes: Any) -> None:
-        for number, one in enumerate(series):
-            reach = [
-                [mean - low for mean, low in zip(one.means, one.lows, strict=True)],
-                [high - mean for mean, high in zip(one.means, one.highs, strict=True)],
-            ]
-            style = {"color": _series(number), "marker": _MARKERS[number % len(_MARKERS)], "markersize": 4.5}
-            axes.errorbar(one.xs, one.means, yerr=reach, label=one.name, linewidth=1, elinewidth=1.2, capsize=2, **style)
-        xs = [x for one in series for x in one.xs]
-        if min(xs) > 0 and max(xs) > 3 * min(xs):
-            _logarithmic(axes, xs)
-        _legend_outside(axes)
-
-    return _svg(draw, x_label, y_label, (6.0, 3.1))
-
-
-def bands(series: Sequence[Estimates], x_label: str, y_label: str) -> str:
-    """A line per series with its interval as a band around it."""
+    "count": from zero on, with unit prefixes. "share": percentages from zero on, at least one percent high, so that next to
+    nothing looks like it. Every limit is a dotted line with its name above.
+    """
 
     def draw(axes: Any) -> None:
-        for number, one in enumerate(series):
-            axes.plot(one.xs, one.means, color=_series(number), label=one.name, linewidth=1.4)
-            axes.fill_between(one.xs, one.lows, one.highs, color=_series(number), alpha=0.16, linewidth=0)
-        _legend_outside(axes)
-
-    return _svg(draw, x_label, y_label, (6.0, 3.1))
-
-
-def counts(curves: Sequence[Curve], x_label: str, y_label: str, limits: Mapping[str, float] = MappingProxyType({})) -> str:
-    """Curves of numbers of things, from zero on and with unit prefixes; every limit is a dotted line with its name above."""
-
-    def draw(axes: Any) -> None:
-        from matplotlib.ticker import EngFormatter
+        from matplotlib.ticker import EngFormatter, PercentFormatter
 
         _plot(axes, curves)
         for name, limit in limits.items():
             axes.axhline(limit, color=_INK, linestyle=":", linewidth=1.2)
             axes.annotate(name, (0, limit), (4, 4), ("axes fraction", "data"), textcoords="offset points")
-        axes.set_ylim(0, 1.2 * max(1.0, *limits.values(), *(y for curve in curves for y in curve.ys)))
-        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        if unit != "number":
+            least, room, form = (1.0, 1.2, EngFormatter(sep="")) if unit == "count" else (0.01, 1.15, PercentFormatter(1.0))
+            axes.set_ylim(0, room * max(least, *limits.values(), *(y for curve in curves for y in curve.ys)))
+            axes.yaxis.set_major_formatter(form)
 
     return _svg(draw, x_label, y_label)
 
 
-def shares(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
-    """Curves of shares as percentages from zero on; an axis of at least one percent, so that next to nothing looks like it."""
+def means(series: Sequence[Means], x_label: str, y_label: str, as_bands: bool = False) -> str:
+    """A marker per mean with its interval as a bar, joined by a thin line, or lines with intervals `as_bands` around them.
+
+    Markers have a logarithmic x axis for values that span a lot.
+    """
 
     def draw(axes: Any) -> None:
-        from matplotlib.ticker import PercentFormatter
+        for number, each in enumerate(series):
+            colour = _SERIES[number % len(_SERIES)]
+            xs, middles, lows, highs = zip(*((x, y.mean, y.low, y.high) for x, y in each.line), strict=True)
+            if as_bands:
+                axes.plot(xs, middles, color=colour, label=each.name, linewidth=1.4)
+                axes.fill_between(xs, lows, highs, color=colour, alpha=0.16, linewidth=0)
+            else:
+                reach = [[y.mean - y.low for _, y in each.line], [y.high - y.mean for _, y in each.line]]
+                style = {"color": colour, "marker": _MARKERS[number % len(_MARKERS)], "markersize": 4.5}
+                axes.errorbar(xs, middles, yerr=reach, label=each.name, linewidth=1, elinewidth=1.2, capsize=2, **style)
+        all_xs = [x for each in series for x, _ in each.line]
+        if not as_bands and min(all_xs) > 0 and max(all_xs) > 3 * min(all_xs):
+            _logarithmic(axes, all_xs)
+        axes.grid(visible=False, axis="x")
+        axes.figure.legend(loc="outside right upper", frameon=False)  # covers no line
 
-        _plot(axes, curves)
-        axes.set_ylim(0, 1.15 * max(0.01, *(y for curve in curves for y in curve.ys)))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-
-    return _svg(draw, x_label, y_label)
+    return _svg(draw, x_label, y_label, (6.0, 3.1))
 
 
 def fan(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
@@ -145,14 +131,10 @@ def bars(names: Sequence[str], lengths: Sequence[float], x_label: str, highlight
     return _svg(draw, x_label, "", (5.2, 0.7 + 0.42 * len(names)))
 
 
-def _series(number: int) -> str:
-    return _SERIES[number % len(_SERIES)]
-
-
 def _plot(axes: Any, curves: Sequence[Curve]) -> None:
     for number, curve in enumerate(curves):
         style = {"linestyle": "--" if curve.dashed else "-", "marker": "o" if len(curve.xs) < 40 else None}
-        axes.plot(curve.xs, curve.ys, color=_series(number), label=curve.name, markersize=3, **style)
+        axes.plot(curve.xs, curve.ys, color=_SERIES[number % len(_SERIES)], label=curve.name, markersize=3, **style)
     if all(isinstance(x, int) for curve in curves for x in curve.xs):
         axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(visible=False, axis="x")
@@ -170,12 +152,6 @@ def _logarithmic(axes: Any, xs: Sequence[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend_outside(axes: Any) -> None:
-    """A legend that covers no line."""
-    axes.grid(visible=False, axis="x")
-    axes.figure.legend(loc="outside right upper", frameon=False)
-
-
 def _svg(draw: Callable[[Any], None], x_label: str, y_label: str, size: tuple[float, float] = (5.2, 2.9)) -> str:
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -189,10 +165,7 @@ def _svg(draw: Callable[[Any], None], x_label: str, y_label: str, size: tuple[fl
         axes.set(xlabel=x_label, ylabel=y_label)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _to_page_colours(out.getvalue())
-
-
-def _to_page_colours(svg: str) -> str:
+    svg = out.getvalue()
     for drawn, variable in _PAGE.items():
         svg = svg.replace(drawn, variable)
     return svg[svg.index("<svg") :]
@@ -203,18 +176,12 @@ _STYLE: dict[str, Any] = {
     "svg.hashsalt": "gcnrec",
     "font.family": "sans-serif",
     "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _FAINT,
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "grid.color": _FAINT,
     "grid.linewidth": 0.6,
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
     "lines.linewidth": 1.8,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), _INK),
+    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), _FAINT),
 }

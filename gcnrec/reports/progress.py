@@ -1,15 +1,26 @@
-"""What long work shows while it runs, on stderr: a bar on a terminal, at most a line a minute elsewhere, or JSON."""
+"""What long work shows while it runs, on stderr: a bar on a terminal, at most a line a minute elsewhere, or JSON.
+
+With `--log-json`, for machines that watch jobs, every line is a JSON object. It has `time` (ISO, UTC), `level` ("info",
+"warning", "error") and `event`; the other fields belong to the event: "step", "work", "epoch" (as in metrics.jsonl), "note",
+"warning" (`text`), "run" (of a sweep), "error" (`text`, `exit_code`).
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from gcnrec.reports.figures import LINE_SECONDS, Remaining, figures, rate
-from gcnrec.system.observer import Observer, Silent
+from gcnrec.system.observer import Observer
+
+if TYPE_CHECKING:
+    from gcnrec.reports.trials import Ended, ReportEnded
 
 _FIRST_LINE_SECONDS = 2.0
 
@@ -19,8 +30,6 @@ def observed(metric: str = "", as_json: bool = False, log_json: bool = False) ->
     """The observer of a command: JSON lines if asked for; only warnings where results are `as_json`; a bar when stderr is a
     terminal, otherwise lines. `metric` is the validation figure to show."""
     if log_json:
-        from gcnrec.reports.json_lines import JsonLines
-
         yield JsonLines()
     elif as_json:
         yield Quiet()
@@ -34,22 +43,40 @@ def observed(metric: str = "", as_json: bool = False, log_json: bool = False) ->
         yield Lines(metric)
 
 
-class Quiet(Silent):
+def runs_reported(total: int, log_json: bool) -> AbstractContextManager[ReportEnded]:
+    """Reports every run of a sweep that ended: as JSON if asked for, else by `runs_bar`."""
+    from gcnrec.reports.progress_bar import runs_bar
+
+    return nullcontext(JsonLines().ended) if log_json else runs_bar(total)
+
+
+class Quiet(Observer):
     """Reports warnings, and nothing else."""
 
     def warn(self, text: str) -> None:
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
-class Lines:
-    """Progress as at most one line a minute, the first soon; the last epoch of a stage, notes and warnings in any case."""
+class _Paced(Observer):
+    """Writes progress, the first after `wait` seconds, at most once a minute."""
+
+    def __init__(self, clock: Callable[[], float], wait: float) -> None:
+        self._clock, self._due = clock, clock() + wait
+
+    def _is_due(self) -> bool:
+        """Whether a line is due; it then counts as written."""
+        due = self._clock() >= self._due
+        if due:
+            self._due = self._clock() + LINE_SECONDS
+        return due
+
+
+class Lines(_Paced):
+    """Progress as text; the last epoch of a stage, notes and warnings in any case."""
 
     def __init__(self, metric: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._metric = metric
-        self._clock = clock
-        self._due = clock() + _FIRST_LINE_SECONDS
-        self._left = Remaining(clock)
-        self._epochs = 0
+        super().__init__(clock, _FIRST_LINE_SECONDS)
+        self._metric, self._left, self._epochs = metric, Remaining(clock), 0
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rows_per_second: float) -> None:
         self._epochs = epochs
@@ -74,6 +101,51 @@ class Lines:
         self.note(f"warning: {text}")
 
     def _progress(self, text: str) -> None:
-        if self._clock() >= self._due:
-            self._due = self._clock() + LINE_SECONDS
+        if self._is_due():
             self.note(text)
+
+
+class JsonLines(_Paced):
+    """Progress as JSON lines; every epoch, note and warning."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock, 0.0)
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rows_per_second: float) -> None:
+        place = {"epoch": epoch, "epochs": epochs, "step": step, "steps": steps}
+        self._progress("step", {**place, "loss": loss, "rows_per_second": rows_per_second})
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        log("info", "epoch", {key: value for key, value in record.items() if key != "event"})
+
+    def work(self, what: str, done: int, total: int) -> None:
+        self._progress("work", {"what": what, "done": done, "total": total})
+
+    def note(self, text: str) -> None:
+        log("info", "note", {"text": text})
+
+    def warn(self, text: str) -> None:
+        log("warning", "warning", {"text": text})
+
+    def ended(self, run: Ended, done: int, of: int) -> None:
+        """A run of a sweep ended, `done` of `of` have."""
+        log("error" if run.code else "info", "run", {**asdict(run), "done": done, "of": of})
+
+    def _progress(self, event: str, fields: dict[str, Any]) -> None:
+        if self._is_due():
+            log("info", event, fields)
+
+
+def log(level: str, event: str, fields: dict[str, Any]) -> None:
+    """Write one line. NaN becomes null, which is JSON where NaN is not."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    line = json.dumps({"time": now, "level": level, "event": event, **_finite(fields)}, default=str, allow_nan=False)
+    print(line, file=sys.stderr, flush=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and value - value != 0.0 else value

@@ -11,17 +11,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gcnrec.reports.figures import Remaining, figures, rate
-from gcnrec.reports.json_lines import JsonLines
+from gcnrec.system.observer import Observer
 
 if TYPE_CHECKING:
-    from gcnrec.reports.trials import Ended, Tell
+    from gcnrec.reports.trials import Ended, ReportEnded
 
 
 _BAR_WIDTH = 12
 """Leaves room for the figures in 80 columns."""
 
 
-class Bar:
+class Bar(Observer):
     """A bar over the steps of the current epoch, and one over other long work while there is some."""
 
     def __init__(self, metric: str) -> None:
@@ -72,20 +72,17 @@ class Bar:
 
 
 @contextmanager
-def runs_told(total: int, log_json: bool) -> Iterator[Tell]:
-    """Reports every run of a sweep that ended as a line, as JSON if asked for; a terminal also shows a bar over the runs."""
-    if log_json:
-        yield JsonLines().ended
-        return
+def runs_bar(total: int) -> Iterator[ReportEnded]:
+    """Reports every run of a sweep that ended as a line; a terminal also shows a bar over the runs."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     left = Remaining(time.monotonic)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total, left="")
 
-        def tell(ended: Ended, done: int, of: int) -> None:
+        def report(ended: Ended, done: int, of: int) -> None:
             took = f"{ended.seconds:,.0f} s" if ended.seconds else "finished before"
             console.print(f"{done}/{of}  {ended.name}  {ended.failure or took}", markup=False)
             bar.update(task, completed=done, left=left.after("runs", done, of).strip())
 
-        yield tell
+        yield report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 from gcnrec.ranking.metrics import measured, split_name
@@ -12,25 +12,24 @@ from gcnrec.runs.events import Epoch, Explore
 
 Chart = dict[str, str]
 """`title` and `svg`."""
-Draw = Callable[[Sequence[charts.Curve], str, str], str]
 STAGES = ("fit", "refit")
 _MANY_SECONDS = 600.0
 
 
 def learning(contents: RunContents) -> list[Chart]:
-    """Curves of the epochs' figures: those that were measured."""
+    """Curves of the epochs' figures, as far as they were measured."""
     metric = contents.job.evaluate.metric
-    wanted: list[tuple[str, Literal["epoch", "seconds"], str, Draw, Callable[[Epoch], float | None]]] = [
-        ("Loss by epoch", "epoch", "loss", charts.lines, lambda epoch: epoch.loss),
-        (f"Validation {metric} by epoch", "epoch", metric, charts.lines, lambda epoch: epoch.valid.get(metric)),
-        (f"Validation {metric} by time", "seconds", metric, charts.lines, lambda epoch: epoch.valid.get(metric)),
-        ("Throughput by epoch", "epoch", "rows per second", charts.counts, lambda epoch: epoch.rows_per_second),
-        ("Waiting for data", "epoch", "share of the epoch", charts.shares, lambda epoch: epoch.stalled_share),
-        ("Read from host memory by the GPU", "epoch", "GB per second", charts.lines, lambda epoch: epoch.gigabytes_per_second),
-        ("Rows found in the device's cache", "epoch", "share of the rows", charts.shares, lambda epoch: epoch.cache_hits),
+    wanted: list[tuple[str, Literal["epoch", "seconds"], str, charts.Unit, Callable[[Epoch], float | None]]] = [
+        ("Loss by epoch", "epoch", "loss", "number", lambda epoch: epoch.loss),
+        (f"Validation {metric} by epoch", "epoch", metric, "number", lambda epoch: epoch.valid.get(metric)),
+        (f"Validation {metric} by time", "seconds", metric, "number", lambda epoch: epoch.valid.get(metric)),
+        ("Throughput by epoch", "epoch", "rows per second", "count", lambda epoch: epoch.rows_per_second),
+        ("Waiting for data", "epoch", "share of the epoch", "share", lambda epoch: epoch.stalled_share),
+        ("Read from host memory by the GPU", "epoch", "GB per second", "number", lambda epoch: epoch.gigabytes_per_second),
+        ("Rows found in the device's cache", "epoch", "share of the rows", "share", lambda epoch: epoch.cache_hits),
     ]
     drawn = []
-    for title, x, label, draw, value_of in wanted:
+    for title, x, label, unit, value_of in wanted:
         points = {
             stage: [(getattr(epoch, x), value) for epoch in contents.epochs(stage) if (value := value_of(epoch)) is not None]
             for stage in STAGES
@@ -42,7 +41,7 @@ def learning(contents: RunContents) -> list[Chart]:
             if each
         ]
         if curves:
-            drawn.append({"title": title, "svg": draw(curves, "minutes" if minutes else x, label)})
+            drawn.append({"title": title, "svg": charts.lines(curves, "minutes" if minutes else x, label, unit)})
     return drawn
 
 
@@ -61,7 +60,7 @@ def stored_values(contents: RunContents) -> list[Chart]:
             steps = sorted(counted)
             curves.append(charts.Curve(stage, steps, [counted[step] for step in steps], stage == "refit"))
     budget = {"budget": float(contents.memory["budget_values"])} if "budget_values" in contents.memory else {}
-    return [{"title": "Stored values", "svg": charts.counts(curves, "step", "values", budget)}] if curves else []
+    return [{"title": "Stored values", "svg": charts.lines(curves, "step", "values", "count", budget)}] if curves else []
 
 
 def compared(contents: RunContents) -> list[Chart]:
@@ -72,7 +71,7 @@ def compared(contents: RunContents) -> list[Chart]:
     if others and metric in values:
         ranked = sorted({"this run": values[metric], **others}.items(), key=lambda pair: -pair[1])
         svg = charts.bars([name for name, _ in ranked], [value for _, value in ranked], metric, "this run")
-        drawn.append({"title": "Beside closed-form baselines", "svg": svg})
+        drawn.append({"title": "Compared with closed-form baselines", "svg": svg})
     if deciles:
         names = [str(entry.get("decile", number)) for number, entry in enumerate(deciles, 1)]
         heights_of = [measured({name: value or 0.0 for name, value in entry.items()}) for entry in deciles]
@@ -85,7 +84,7 @@ def compared(contents: RunContents) -> list[Chart]:
 
 
 def support(contents: RunContents) -> list[Chart]:
-    """What explorations did to the support of a sparse table; nothing for a dense one, or one that never explored."""
+    """What explorations did to the support of a sparse table; nothing for a dense table, or without explorations."""
     explored = {stage: [event for event in contents.of_kind(Explore) if event.stage == stage] for stage in STAGES}
     explored = {stage: events for stage, events in explored.items() if events}
     if not explored:
@@ -105,8 +104,8 @@ def support(contents: RunContents) -> list[Chart]:
     deciles = [charts.Curve(name, steps, decile) for name, decile in zip(names, slots, strict=True)]
     active = [charts.Curve(s, [e.step for e in es], [e.ever_active for e in es], s == "refit") for s, es in explored.items()]
     drawn = {
-        "Cells ever active, in a sample of rows": charts.shares(active, "step", "share of cells"),
+        "Cells ever active, in a sample of rows": charts.lines(active, "step", "share of cells", "share"),
         f"Slots per row by decile of popularity ({last})": charts.fan(deciles, "step", "slots per row"),
-        f"Values moved by each exploration ({last})": charts.counts(moved, "step", "values"),
+        f"Values moved by each exploration ({last})": charts.lines(moved, "step", "values", "count"),
     }
     return [{"title": title, "svg": svg} for title, svg in drawn.items()]

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gcnrec.ranking.metrics import measured
 from gcnrec.reports.figures import duration, size
 from gcnrec.reports.page import write_page
 from gcnrec.reports.run_charts import STAGES, compared, learning, stored_values, support
+from gcnrec.reports.text import HEADLINE
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import Baseline, Epoch, Note, Resume, ValidBaseline
+from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import LINEAGE, MIXTURE, REPORT
-
-if TYPE_CHECKING:
-    from gcnrec.runs.folder import Run
-
-_HEADLINE = ("recall@20", "ndcg@20")
 
 
 def write_report(run: Run) -> Path:
@@ -26,19 +23,27 @@ def write_report(run: Run) -> Path:
 
 
 def _content(contents: RunContents) -> dict[str, Any]:
-    baselines, metrics = contents.baselines, contents.metrics
+    metrics, baselines = contents.metrics, contents.baselines
+    others = baselines.values()
+    rows = [
+        {"name": name, "value": f"{value:.4f}", "interval": _interval(contents, name), "baselines": _cells(name, others)}
+        for name, value in metrics.values.items()
+    ]
     return {
         "name": contents.folder.name,
         "subtitle": _subtitle(contents),
         "headline": _headline(contents),
         "warnings": contents.warnings,
-        "resumes": [_resume(event) for event in contents.of_kind(Resume)],
+        "resumes": [
+            f"{_moment(event.time)}: {event.stage} after epoch {event.epoch} and {event.step:,} steps"
+            for event in contents.of_kind(Resume)
+        ],
         "curves": learning(contents),
         "compared": compared(contents),
         "support": stored_values(contents) + support(contents),
         "budget": _budget(contents),
         "split": metrics.split,
-        "metrics": [_metric_row(contents, name, value, baselines) for name, value in metrics.values.items()],
+        "metrics": rows,
         "baseline_names": list(baselines),
         "valid_metric": contents.job.evaluate.metric,
         "valid_baselines": [_valid_row(contents, event) for event in contents.of_kind(ValidBaseline)],
@@ -60,16 +65,11 @@ def _subtitle(contents: RunContents) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _resume(event: Resume) -> str:
-    """When and where a run was resumed."""
-    return f"{_moment(event.time)}: {event.stage} after epoch {event.epoch} and {event.step:,} steps"
-
-
 def _headline(contents: RunContents) -> list[dict[str, str]]:
     values = contents.metrics.values
     figures = [
         {"name": name, "value": f"{values[name]:.4f}", "detail": _interval(contents, name)}
-        for name in dict.fromkeys((*_HEADLINE, contents.headline))
+        for name in dict.fromkeys((*HEADLINE, contents.headline))
         if name in values
     ]
     for stage in STAGES:
@@ -86,7 +86,7 @@ def _headline(contents: RunContents) -> list[dict[str, str]]:
 
 
 def _budget(contents: RunContents) -> list[tuple[str, str, str]]:
-    """Values of a sparse table by its budget, and its bytes by those of a dense table; nothing for a dense table."""
+    """Values of a sparse table by its budget, and its bytes by a dense table; nothing for a dense table."""
     memory = contents.memory
     if contents.job.model.closed_form or not contents.job.is_sparse or "dense_bytes" not in memory:
         return []
@@ -108,11 +108,6 @@ def _budget(contents: RunContents) -> list[tuple[str, str, str]]:
         held("a dense table of the base width, with its state", "dense_bytes"),
         ("embeddings served", size(memory["served_bytes"]), ""),
     ]
-
-
-def _metric_row(contents: RunContents, name: str, value: float, baselines: dict[str, dict[str, float]]) -> dict[str, Any]:
-    cells = _cells(name, baselines.values())
-    return {"name": name, "value": f"{value:.4f}", "interval": _interval(contents, name), "baselines": cells}
 
 
 def _cells(name: str, others: Iterable[Mapping[str, Any]]) -> list[str]:

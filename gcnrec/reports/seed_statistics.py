@@ -73,14 +73,13 @@ def contrast(
     values: dict[int, float] = {}
     base_values: dict[int, float] = {}
     others = {trial.seed: trial for trial in base_trials}
-    for trial in trials:
-        curves = [one.contents.validations(metric) for one in (trial, others[trial.seed])] if trial.seed in others else []
-        if len(curves) < 2 or not all(curves):
-            continue
-        limit = min(float(getattr(one.last("fit"), by)) for one in (trial, others[trial.seed]))
-        read = [last_until(curve, metric, by, limit) for curve in curves]
-        if read[0] is not None and read[1] is not None:
-            limits[trial.seed], values[trial.seed], base_values[trial.seed] = limit, read[0], read[1]
+    for pair in ((trial, others[trial.seed]) for trial in trials if trial.seed in others):
+        curves = [each.contents.validations(metric) for each in pair]
+        if all(curves):
+            limit = min(float(getattr(each.last("fit"), by)) for each in pair)
+            value, base_value = (last_until(curve, metric, by, limit) for curve in curves)
+            if value is not None and base_value is not None:
+                limits[pair[0].seed], values[pair[0].seed], base_values[pair[0].seed] = limit, value, base_value
     if not limits:
         return None
     return Contrast(

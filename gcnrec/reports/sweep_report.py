@@ -72,19 +72,19 @@ def _plots(groups: Groups, metric: str) -> list[dict[str, str]]:
         for x_label, cost in costs.items():
             series = _lines(groups, cost, height)
             if series:
-                drawn.append({"title": f"{y_label} against {x_label}", "svg": charts.points(series, x_label, y_label)})
+                drawn.append({"title": f"{y_label} against {x_label}", "svg": charts.means(series, x_label, y_label)})
     return drawn
 
 
 def _lines(
     groups: Groups, cost: Callable[[Trial], float | None], height: Callable[[Trial], float | None]
-) -> list[charts.Estimates]:
+) -> list[charts.Means]:
     points: dict[str, list[tuple[float, Estimate]]] = {}
     for (variant, _), trials in groups.items():
         xs, ys = _known(map(cost, trials)), _known(map(height, trials))
         if xs and ys:
             points.setdefault(variant, []).append((statistics.fmean(xs), estimate(ys)))
-    return [_series(variant, line) for variant, line in points.items()]
+    return [charts.Means(variant, line) for variant, line in points.items()]
 
 
 def _by_seconds(groups: Groups, metric: str) -> list[dict[str, str]]:
@@ -103,16 +103,11 @@ def _by_seconds(groups: Groups, metric: str) -> list[dict[str, str]]:
             whole = [rows for _, rows in sorted(measured.items()) if len(rows) == len(trials)]
             line = [(statistics.fmean(row[0] for row in rows), estimate([row[1] for row in rows])) for rows in whole]
             if line:
-                series.append(_series(variant, line))
+                series.append(charts.Means(variant, line))
         if series:
-            svg = charts.bands(series, "training seconds", f"validation {metric}")
+            svg = charts.means(series, "training seconds", f"validation {metric}", as_bands=True)
             drawn.append({"title": f"budget {budget:g}: validation {metric} over training seconds", "svg": svg})
     return drawn
-
-
-def _series(name: str, line: Sequence[tuple[float, Estimate]]) -> charts.Estimates:
-    xs, ys = [x for x, _ in line], [y for _, y in line]
-    return charts.Estimates(name, xs, [y.mean for y in ys], [y.low for y in ys], [y.high for y in ys])
 
 
 def _mean_row(groups: Groups, key: tuple[str, float], compare: str, metric: str) -> dict[str, str]:
@@ -120,6 +115,7 @@ def _mean_row(groups: Groups, key: tuple[str, float], compare: str, metric: str)
     trials, base = groups[key], groups.get((compare, key[1]), [])
     epochs = sorted({_epochs(trial) for trial in trials})
     comparable = trials is not base and epochs == sorted({_epochs(trial) for trial in base})
+    values = _known(trial.contents.memory.get("values") for trial in trials)
     difference = paired(_by_seed(trials, metric), _by_seed(base, metric)) if comparable else None
     return {
         "variant": key[0],
@@ -127,7 +123,7 @@ def _mean_row(groups: Groups, key: tuple[str, float], compare: str, metric: str)
         "seeds": str(len(trials)),
         "epochs": " to ".join(str(count) for count in dict.fromkeys((epochs[0], epochs[-1]))),
         "seconds": _text(estimate(_known(map(_seconds, trials))), "{:,.0f}"),
-        "values": _mean(_known(trial.contents.memory.get("values") for trial in trials)),
+        "values": f"{statistics.fmean(values):,.0f}" if values else "",
         "valid": _text(estimate(_known(_best(trial, metric) for trial in trials))),
         "test": _text(estimate(_known(trial.test.get(metric) for trial in trials))),
         "difference": _text(difference, "{:+.4f}") if difference and difference.count else "",
@@ -158,10 +154,6 @@ def _text(one: Estimate, form: str = "{:.4f}") -> str:
         return ""
     mean, half = form.format(one.mean), form.replace("+", "").format(one.high - one.mean)
     return mean if math.isnan(one.low) else f"{mean} \u00b1 {half}"
-
-
-def _mean(values: Sequence[float]) -> str:
-    return f"{statistics.fmean(values):,.0f}" if values else ""
 
 
 def _best(trial: Trial, metric: str) -> float | None:

@@ -9,7 +9,7 @@ curves.parquet  run, variant, budget, seed, stage, epoch, seconds, loss, valid.<
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,17 +21,16 @@ from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json, write_json
-from gcnrec.runs.events import Epoch, best_validation
-from gcnrec.runs.paths import JOB, REPORT, metrics_path
+from gcnrec.runs.events import Epoch
+from gcnrec.runs.paths import JOB, metrics_path
 
 FORMAT = 1
 _COUNTS = ("values", "value_bytes", "index_bytes", "state_bytes", "peak_table_bytes", "served_bytes", "dense_bytes")
-_LABELS = ("table.budget", "train.seed", "run.name", "data.digest")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A run folder and its place in a sweep; `budget` is the one that it stands for. The folder may not be there yet."""
+    """A run folder and its place in a sweep; `budget` is its place in the grid. The folder may not exist yet."""
 
     folder: Path
     variant: str
@@ -95,28 +94,6 @@ class Sweep:
         return metrics[0]
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether `gcnrec run` came to the end of a run: it writes the report last."""
-    return metrics_path(folder, "test").is_file() and (folder / REPORT).is_file()
-
-
-def trials_of(folders: Iterable[Path], compare: str | None = None) -> Sweep:
-    """Run folders made by hand as a sweep. The settings that differ, apart from budget and seed, name the variant.
-
-    `compare` names the variant to compare with; default the first folder's.
-    """
-    jobs = {Path(folder): Job.load(Path(folder) / JOB) for folder in folders}
-    differing = [key for key in varying(list(jobs.values())) if key not in _LABELS]
-    trials = []
-    for folder, job in jobs.items():
-        settings = _flat(job)
-        variant = " ".join(f"{key}={settings[key]}" for key in differing) or "run"
-        trials.append(Trial(folder, variant, job.table.budget, job.train.seed))
-    if not trials:
-        raise UsageError("a sweep needs at least one run folder, got none; name folders that 'gcnrec run' made")
-    return Sweep(tuple(trials), compare or trials[0].variant)
-
-
 def write_sweep(folder: Path, sweep: Sweep) -> None:
     """Write `sweep.json`: the place of every run of `folder`/runs, and why a run failed."""
     runs = {
@@ -165,7 +142,7 @@ def _row(trial: Trial, keys: list[str]) -> dict[str, Any]:
     row |= _times(trial)
     if trial.job:
         metric = trial.job.evaluate.metric
-        best = best_validation(trial.folder, metric)
+        best = trial.contents.best_validation(metric)
         row |= {f"valid.{metric}": best.get(metric), "valid_epoch": best.get("epoch")}
     row |= {f"test.{name}": value for name, value in trial.test.items()}
     return row | {name: trial.contents.memory.get(name) for name in _COUNTS}
@@ -214,5 +191,5 @@ class Ended:
     failure: str
 
 
-Tell = Callable[[Ended, int, int], None]
+ReportEnded = Callable[[Ended, int, int], None]
 """Reports a run that ended, the number of runs that have, and of all."""

@@ -17,14 +17,15 @@ user's items j: one or both of sparse rows, and vectors; or whole rows
 The header holds text: `format` "gcnrec-bundle", `version`, `model`, `trained_on`, `job` (TOML), `data` and `digest` (of the
 dataset), `user_id_type`, `item_id_type` (Arrow's names), `popularity_factor`, `mixture` (JSON: weight and temperature of the
 trained part, weights of partners; no partners: the trained part alone), `conventions` and `metrics` (both JSON).
-`jobs/examples/serve.py` reads one. Letters: U users, I items, F width.
+`jobs/examples/serve.py` reads one. Letters: U users, I items, F width, K vectors.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,19 +33,23 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.closed_forms.ease import EaseScorer
+from gcnrec.closed_forms.itemknn import ItemKnnScorer
+from gcnrec.closed_forms.linkprop import LinkPropScorer
+from gcnrec.closed_forms.mixture import TIE_WEIGHT
+from gcnrec.closed_forms.mixture_files import load_partners
+from gcnrec.closed_forms.plateau import PlateauScorer, item_scales
 from gcnrec.config.toml import to_toml
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import Exported
 from gcnrec.ranking.metrics import measured
-from gcnrec.results.served import served_mixture
+from gcnrec.ranking.scorer import Scorer
+from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import metrics_path
 from gcnrec.system.files import atomic_file
 from gcnrec.system.tensors import save_tensors
-
-if TYPE_CHECKING:
-    from gcnrec.runs.folder import Run
 
 FORMAT, VERSION = "gcnrec-bundle", "2"
 CONVENTIONS = {
@@ -61,14 +66,14 @@ def write_bundle(run: Run, embeddings: Exported, out: Path) -> dict[str, Any]:
     """Write the bundle of `run` to the file `out` and return its figures. DataError when it cannot be written."""
     dataset = run.dataset
     seen = known_items(dataset)
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "seen.indptr": seen.indptr, "seen.indices": seen.indices,
         **_id_arrays("user_ids", dataset.user_ids), **_id_arrays("item_ids", dataset.item_ids),
     }  # fmt: skip
     tensors = {"users": embeddings.users_UF, "items": embeddings.items_IF}
     if embeddings.popularity_I is not None:
         tensors["popularity"] = embeddings.popularity_I
-    tensors |= {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()}
+    tensors |= {name: _tensor(array) for name, array in arrays.items()}
     mixture = served_mixture(run)
     tensors |= mixture.tensors
     more = {"popularity_factor": repr(embeddings.factor), "mixture": json.dumps(mixture.weights)}
@@ -77,6 +82,49 @@ def write_bundle(run: Run, embeddings: Exported, out: Path) -> dict[str, Any]:
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
     counts = {"users": len(embeddings.users_UF), "items": len(embeddings.items_IF), "seen": seen.num_edges, "bytes": nbytes}
     return {**counts, **({"ranks_by": mixture.ranks_by} if mixture.ranks_by else {})}
+
+
+@dataclass(frozen=True)
+class ServedMixture:
+    """`weights` for the header, `tensors` by their names in a bundle, `ranks_by` for the user; all empty without a mixture."""
+
+    weights: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    ranks_by: str = ""
+
+
+def served_mixture(run: Run) -> ServedMixture:
+    """The mixture of `run`; none, with the reason in `ranks_by`, where a partner is no sum over items (gfcf's polynomial)."""
+    mixture = run.mixture
+    if mixture is None or not mixture.partners:
+        return ServedMixture()
+    csr = run.train_graph.user_items
+    tensors = {"train.indptr": _tensor(csr.indptr), "train.indices": _tensor(csr.indices)}
+    for name, scorer in load_partners(mixture, run.folder, run.train_graph).items():
+        arrays = item_arrays(scorer)
+        if arrays is None:
+            why = f"{name} as the run has it is no sum over items"
+            return ServedMixture(ranks_by=f"the trained part alone: {why}, by {mixture.name}")
+        tensors |= {f"{name}.{key}": tensor for key, tensor in arrays.items()}
+    weights = {"weight": mixture.weight or TIE_WEIGHT, "temperature": mixture.temperature, "partners": mixture.partners}
+    return ServedMixture(weights, tensors, mixture.name)
+
+
+def item_arrays(scorer: Scorer) -> dict[str, torch.Tensor] | None:
+    """What a closed form sums over a user's items, by the names of a bundle; None where it does something else."""
+    match scorer:
+        case PlateauScorer():
+            scales = dict(zip(("before", "after"), item_scales(scorer.graph, scorer.power), strict=True))
+            return {**scorer.rows.tensors(), "vectors": scorer.vectors_IK, "gains": scorer.gains_K, **scales}
+        case LinkPropScorer():
+            return scorer.rows.tensors()
+        case ItemKnnScorer():
+            kept_IK = scorer.neighbours_IK >= 0
+            indptr = torch.nn.functional.pad(kept_IK.sum(1).cumsum(0), (1, 0))
+            return {"indptr": indptr, "indices": scorer.neighbours_IK[kept_IK], "values": scorer.similarity_IK[kept_IK]}
+        case EaseScorer():
+            return {"rows": scorer.weights_II}
+    return None
 
 
 def known_items(dataset: Dataset) -> Csr:
@@ -95,6 +143,10 @@ def _header(run: Run) -> dict[str, str]:
         "user_id_type": str(run.dataset.user_ids.ids.type), "item_id_type": str(run.dataset.item_ids.ids.type),
         "conventions": json.dumps(CONVENTIONS), "metrics": json.dumps(measured(written)),
     }  # fmt: skip
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def _id_arrays(name: str, vocabulary: Vocabulary) -> dict[str, NDArray[Any]]:

@@ -9,21 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, UsageError
 from gcnrec.ranking.evaluate import metric_columns
 from gcnrec.ranking.metrics import bootstrap_intervals, holm, sign_flip_p_values
 from gcnrec.results.evaluate import Split, refuse_what_it_was_trained_on
+from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import per_user_path
-
-if TYPE_CHECKING:
-    from gcnrec.runs.folder import Run
 
 TEST = "two-sided sign-flip test over users, Holm over all rows"
 
@@ -68,7 +64,7 @@ def compare(
     the runs were measured on different data or users.
     """
     if not others:
-        raise UsageError("a comparison needs at least one run beside the base, none was given")
+        raise UsageError("a comparison needs at least one run to compare with the base, none was given")
     for run in (base, *others):
         refuse_what_it_was_trained_on(run, split)
     tables = [_per_user(run, split) for run in (base, *others)]
@@ -77,7 +73,7 @@ def compare(
     shared = [name for name in metric_columns(tables[0]) if all(name in table.column_names for table in tables)]
     if not shared:
         raise UsageError("the runs share no metric, they were evaluated with different --k; evaluate them with the same")
-    values_RHM = [_values(table, shared) for table in tables]
+    values_RHM = [np.stack([table.column(name).to_numpy() for name in shared], axis=1) for table in tables]
     changes_RHM = [values_HM - values_RHM[0] for values_HM in values_RHM[1:]]
     intervals_R = [bootstrap_intervals(changes_HM, bootstrap, seed) for changes_HM in changes_RHM]
     p_RM = np.stack([sign_flip_p_values(changes_HM, permutations, seed) for changes_HM in changes_RHM])
@@ -123,7 +119,3 @@ def _check_same(base: Run, base_table: pa.Table, run: Run, table: pa.Table) -> N
                 f"{base.folder} and {run.folder} must be measured on the same {what}, their per-user files differ; "
                 "evaluate both again"
             )
-
-
-def _values(table: pa.Table, names: Sequence[str]) -> NDArray[np.float64]:
-    return np.stack([table.column(name).to_numpy() for name in names], axis=1)

@@ -15,15 +15,17 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gcnrec.errors import DataError, UsageError
+from gcnrec.closed_forms import closed_form
+from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import Seen
-from gcnrec.ranking.cold import cold_metrics
-from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, evaluate
+from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, cold_metrics, evaluate
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
-from gcnrec.results.id_files import ids_of, read_table, user_column
+from gcnrec.results.id_files import columns_of, ids_of, read_table
 from gcnrec.results.memory_bounds import evaluation_bytes, users_per_chunk
+from gcnrec.runs.contents import RunContents
+from gcnrec.runs.events import append_event
 from gcnrec.runs.folder import Run, writing
 from gcnrec.runs.paths import metrics_path, per_user_path
 from gcnrec.system.files import atomic_file
@@ -51,45 +53,58 @@ def evaluate_run(
     valid too, or that another process writes.
     """
     refuse_what_it_was_trained_on(run, split)
-    limit = memory_limit or run.job.evaluate.memory_limit
-    with writing(run.folder, observer), memory_errors_as_sentences(limit):
-        return _evaluated(run, split, ks, segments, observer, limit)
-
-
-def _evaluated(
-    run: Run,
-    split: Split,
-    ks: Sequence[int] | None,
-    segments: Path | None,
-    observer: Observer,
-    memory_limit: str,
-) -> dict[str, Any]:
     dataset, settings = run.dataset, run.job.evaluate
-    held_out = dataset.test if split == "test" else dataset.valid
-    lengths = tuple(ks or settings.k)
-    fixed = evaluation_bytes(run, held_out, lengths, settings.bootstrap)
-    chunk = users_per_chunk(memory_limit, fixed, run, max(lengths), "evaluating")
-    names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
-    scorer = run.scorer()
-    measures = Measures(lengths, settings.bootstrap, run.job.train.seed, settings.tilt)
-    judged_by = HeldOutSplit.of(held_out, dataset.graph, seen_rows(run, split))
-    result = evaluate(scorer, judged_by, measures, partial(observer.work, f"ranking for {split}"), chunk=chunk)
-    document: dict[str, Any] = {"split": split, "users": len(result.per_user), **result.metrics}
-    document |= {"intervals": result.intervals, "deciles": result.deciles}
-    if run.export_rule:
-        document["export"] = run.export_rule.name
-    if run.mixture:
-        document["mixture"] = run.mixture.name
-    cold = cold_start(run, scorer, split, lengths, chunk)
-    if cold:
-        document["cold_start"] = cold
-    if names_U is not None:
-        segments_H = names_U[np.unique(held_out.users_E)]
-        document |= {"segments": by_segment(result.per_user, segments_H), "segments_unknown_users": unknown}
-    _write(run, split, result, document)
-    if run.job.model.name != "popularity":  # whose lists are meant to be the same
-        warn_of_one_list(run.folder, scorer, observer, chunk)
-    return document
+    limit = memory_limit or settings.memory_limit
+    with writing(run.folder, observer), memory_errors_as_sentences(limit):
+        held_out = dataset.test if split == "test" else dataset.valid
+        lengths = tuple(ks or settings.k)
+        fixed = evaluation_bytes(run, held_out, lengths, settings.bootstrap)
+        chunk = users_per_chunk(limit, fixed, run, max(lengths), "evaluating")
+        names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
+        scorer = run.scorer()
+        measures = Measures(lengths, settings.bootstrap, run.job.train.seed, settings.tilt)
+        judged_by = HeldOutSplit.of(held_out, dataset.graph, seen_rows(run, split))
+        result = evaluate(scorer, judged_by, measures, partial(observer.work, f"ranking for {split}"), chunk=chunk)
+        document: dict[str, Any] = {"split": split, "users": len(result.per_user), **result.metrics}
+        document |= {"intervals": result.intervals, "deciles": result.deciles}
+        if run.export_rule:
+            document["export"] = run.export_rule.name
+        if run.mixture:
+            document["mixture"] = run.mixture.name
+        cold = cold_start(run, scorer, split, lengths, chunk)
+        if cold:
+            document["cold_start"] = cold
+        if names_U is not None:
+            segments_H = names_U[np.unique(held_out.users_E)]
+            document |= {"segments": by_segment(result.per_user, segments_H), "segments_unknown_users": unknown}
+        _write(run, split, result, document)
+        if run.job.model.name != "popularity":  # whose lists are meant to be the same
+            warn_of_one_list(run.folder, scorer, observer, chunk)
+        return document
+
+
+def measure_baselines(run: Run, observer: Observer = SILENT) -> None:
+    """Fit every named baseline on what the run was trained on, evaluate it on test, append a `baseline` event.
+
+    A baseline that does not fit into memory becomes a note. A resumed run does not repeat its baselines.
+    """
+    done, settings = RunContents(run.folder).baselines, run.job.evaluate
+    split = HeldOutSplit.of(run.dataset.test, run.dataset.graph, seen_rows(run, "test"))
+    for name in () if settings.baselines == "auto" else settings.baselines:
+        if name in done:
+            continue
+        observer.work(f"fitting baseline {name}", 0, 0)
+        try:
+            scorer = closed_form.fit(name, run.train_graph, run.job.model, run.job.train.seed, run.dataset.item_features)
+        except DeviceError as problem:
+            append_event(run.folder, {"event": "note", "text": f"baseline {name} left out: {problem}"})
+            continue
+        report = partial(observer.work, f"ranking for test by {name}")
+        judged = evaluate(scorer, split, Measures(settings.k, tilt=settings.tilt), report).metrics
+        event = {"event": "baseline", "name": name, "metrics": judged, "cold_start": cold_start(run, scorer, "test")}
+        append_event(run.folder, event)
+        if settings.metric in judged:
+            observer.note(f"baseline {name}  {settings.metric} {judged[settings.metric]:.4f}")
 
 
 def refuse_what_it_was_trained_on(run: Run, split: Split) -> None:
@@ -101,7 +116,7 @@ def refuse_what_it_was_trained_on(run: Run, split: Split) -> None:
 def cold_start(
     run: Run, scorer: Scorer, split: Split, ks: Sequence[int] | None = None, chunk: int = USERS_PER_CHUNK
 ) -> dict[str, dict[str, float]]:
-    """`gcnrec.ranking.cold.cold_metrics` of `scorer` on a split; a node is cold where the run was not trained on it."""
+    """`cold_metrics` of `scorer` on a split; a node is cold where the run was not trained on it."""
     held_out = run.dataset.test if split == "test" else run.dataset.valid
     degrees_U, degrees_I = trained_degrees(run.dataset, run.refitted)
     judged_by = HeldOutSplit(held_out, seen_rows(run, split), degrees_I, degrees_U)
@@ -132,13 +147,13 @@ def _write(run: Run, split: Split, result: Evaluation, document: dict[str, Any])
 
 def _read_segments(path: Path, dataset: Dataset) -> tuple[NDArray[np.object_], int]:
     """The segment of every user number (None where the file has none), and how many ids of the file are unknown."""
-    column = user_column(dataset)
+    column, _ = columns_of(dataset)
     table = read_table(path, column)
     numbers = dataset.user_ids.numbers(ids_of(path, table, column))
     others = [name for name in table.column_names if name != column.find(table)]
     name = "segment" if "segment" in others else others[0] if len(others) == 1 else None
     if name is None:
-        raise DataError(f"{path} must have a column 'segment' beside the user column, it has {', '.join(table.column_names)}")
+        raise DataError(f"{path} must have a column 'segment' next to the user column, it has {', '.join(table.column_names)}")
     known = numbers >= 0
     if not known.any():
         raise DataError(f"{path} must name users of {dataset.name}, none of its {len(numbers)} ids is one; check its user column")

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,11 +27,9 @@ from gcnrec.ops.topk import Hidden, ItemLists, TopK, contained
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, in_chunks, rank_chunk, top_k_all
 from gcnrec.results.bundle import write_bundle
+from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import embeddings_paths
 from gcnrec.system.observer import SILENT, Observer
-
-if TYPE_CHECKING:
-    from gcnrec.runs.folder import Run
 
 FORMATS = ("faiss", "bundle", "parquet")
 INDEXES = ("flat", "hnsw")

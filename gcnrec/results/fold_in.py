@@ -30,9 +30,9 @@ from gcnrec.models.node_inputs import Features
 from gcnrec.ops.propagate import inverse_sqrt, propagate
 from gcnrec.ranking.export_rules import Exported, export_rules, log_shares, unit_length_
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
-from gcnrec.results.id_files import ids_of, item_column, read_table, user_column
+from gcnrec.results.id_files import columns_of, ids_of, read_table
 from gcnrec.runs.folder import Run, final_tensors
-from gcnrec.system.mapped_scratch import scratch_rows, scratch_values
+from gcnrec.system.pages import scratch_rows, scratch_values
 from gcnrec.tables.dense import DenseTable
 from gcnrec.training.build import inductive_encoder
 
@@ -93,7 +93,7 @@ def _with_items(dataset: Dataset, path: Path, scratch: Path) -> Dataset:
 
 def _with_users(dataset: Dataset, path: Path) -> tuple[Dataset, Csr, int]:
     """The data with the new users of a file of pairs, except for its graph; new user -> items; the number of unknown items."""
-    users, items = user_column(dataset), item_column(dataset)
+    users, items = columns_of(dataset)
     table = read_table(path, users, items)
     user_ids, item_ids = ids_of(path, table, users), ids_of(path, table, items)
     fresh = pa.array(dataset.user_ids.numbers(user_ids) < 0)
@@ -113,7 +113,7 @@ def _with_users(dataset: Dataset, path: Path) -> tuple[Dataset, Csr, int]:
 
 
 def _folded(graph: BipartiteGraph, own: Csr) -> BipartiteGraph:
-    """`graph` with the rows `own` of new users behind those of the others; items beyond the known ones have no edges."""
+    """`graph` with the rows `own` of new users behind the others; items beyond the known ones have no edges."""
     users, items = graph.user_items, graph.item_users
     indptr = np.concatenate([users.indptr, users.indptr[-1] + own.indptr[1:]])
     user_items = Csr(indptr, np.concatenate([users.indices, own.indices]) if own.rows else users.indices, own.columns)

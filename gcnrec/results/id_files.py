@@ -34,14 +34,15 @@ class IdColumn:
         return next((name for name in self.names if name in table.column_names), None)
 
 
-def user_column(dataset: Dataset) -> IdColumn:
-    """User ids: a column called `user`, or as in the data that the dataset was ingested from."""
-    return IdColumn(_names("user", dataset), dataset.user_ids)
+def columns_of(dataset: Dataset) -> tuple[IdColumn, IdColumn]:
+    """User ids and item ids: columns called `user` and `item`, or as in the data that the dataset was ingested from."""
+    given = dataset.info.get("data", {})
 
+    def names(role: str) -> tuple[str, ...]:
+        original = given.get(role)
+        return tuple(dict.fromkeys(name for name in (role, original, original and original.rsplit(".", 1)[-1]) if name))
 
-def item_column(dataset: Dataset) -> IdColumn:
-    """Item ids: a column called `item`, or as in the data that the dataset was ingested from."""
-    return IdColumn(_names("item", dataset), dataset.item_ids)
+    return IdColumn(names("user"), dataset.user_ids), IdColumn(names("item"), dataset.item_ids)
 
 
 def read_table(path: Path, *columns: IdColumn) -> pa.Table:
@@ -85,11 +86,6 @@ def _is_known(text: str, column: IdColumn) -> bool:
         return bool(column.vocabulary.numbers(pa.array([text])) >= 0)
     except DataError:
         return False
-
-
-def _names(role: str, dataset: Dataset) -> tuple[str, ...]:
-    original = dataset.info.get("data", {}).get(role)
-    return tuple(dict.fromkeys(name for name in (role, original, original and original.rsplit(".", 1)[-1]) if name))
 
 
 def _read_csv(path: Path, columns: tuple[IdColumn, ...]) -> pa.Table:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -26,12 +25,10 @@ from gcnrec.results.evaluate import trained_degrees
 from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.memory_bounds import recommendation_bytes, users_per_chunk
 from gcnrec.results.request import Request, RequestFiles, read_request
+from gcnrec.runs.folder import Run
 from gcnrec.system.files import atomic_file
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.scratch import memory_errors_as_sentences
-
-if TYPE_CHECKING:
-    from gcnrec.runs.folder import Run
 
 _GROUP_BYTES = 2**23
 """Of lists that are written at a time, as a row group."""
@@ -117,6 +114,7 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
     wider = with_new_nodes(run, files.new_users, files.new_items) if files.bring_nodes else None
     dataset = wider.dataset if wider else run.dataset
     request = read_request(dataset, files, keep_unknown=options.fallback is not None)
+    degrees_U, _ = trained_degrees(dataset, run.refitted)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     lists = _Lists(
         k=options.k,
@@ -124,7 +122,7 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
         known=dataset.known_items(*((dataset.valid, dataset.test) if options.seen == "all" else ())),
         scorer=wider.scorer if wider else run.scorer(options.out.parent),
         popularity=PopularityScorer.of(dataset.graph),
-        untrained_R=_untrained(dataset, run.refitted, request),
+        untrained_R=(request.numbers_R < 0) | (degrees_U[request.numbers_R] == 0),
         falls_back=options.fallback is not None,
     )
     with atomic_file(options.out) as path:
@@ -138,17 +136,12 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
     return made
 
 
-def _untrained(dataset: Dataset, refitted: bool, request: Request) -> NDArray[np.bool_]:
-    """The rows whose user had no interaction in what the model was trained on or is folded in from."""
-    degrees_U, _ = trained_degrees(dataset, refitted)
-    return (request.numbers_R < 0) | (degrees_U[request.numbers_R] == 0)
-
-
 @dataclass(frozen=True, slots=True)
 class _Lists:
     """The lists of a request: of `k` items by `scorer`; with `falls_back` by `popularity` for rows of untrained users.
 
-    `known`: user -> items left out. They are not merged, as a user may know very many.
+    `known`: user -> items left out. They are not merged, as a user may know very many. `untrained_R`: the user had no interaction
+    in what the model was trained on or is folded in from.
     """
 
     k: int
@@ -160,7 +153,7 @@ class _Lists:
     falls_back: bool
 
     def in_chunks(self, rows: int) -> Iterator[TopK]:
-        """All lists in the order of the request, those of `rows` rows at a time."""
+        """All lists in the order of the request, `rows` of them at a time."""
         count = len(self.request.ids)
 
         def rank(start: int) -> TopK:

@@ -17,7 +17,7 @@ from gcnrec.errors import DataError
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.interactions import MemoryVocabulary, Vocabulary
 from gcnrec.loaders.schema import Dataset
-from gcnrec.results.id_files import ids_of, item_column, read_table, user_column
+from gcnrec.results.id_files import columns_of, ids_of, read_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +65,16 @@ def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> R
     """
     ids, numbers_R, unknown_users = _users(dataset, files.users or files.candidates or files.new_users, keep_unknown)
     rows = MemoryVocabulary(ids)
-    allowed_I, unknown_items = _only(dataset, files.items)
+    allowed_I, unknown_items = np.full(len(dataset.item_ids), files.items is None), 0
+    if files.items is not None:
+        numbers, unknown_items = _items(dataset, files.items)
+        allowed_I[numbers] = True
     candidates, exclude = files.candidates, files.exclude
     listed, excluded = None, None
     if candidates is not None:
         listed, unknown = _pairs(dataset, candidates, rows)
         unknown_items += unknown
-    if exclude is not None and read_table(exclude, item_column(dataset)).num_columns == 1:
+    if exclude is not None and read_table(exclude, columns_of(dataset)[1]).num_columns == 1:
         numbers, unknown = _items(dataset, exclude)
         allowed_I[numbers] = False
         unknown_items += unknown
@@ -85,8 +88,8 @@ def _users(dataset: Dataset, path: Path | None, keep_unknown: bool) -> tuple[pa.
     """Distinct ids in their first order, their numbers, and how many are unknown."""
     if path is None:
         return dataset.user_ids.ids, np.arange(len(dataset.user_ids), dtype=np.int32), 0
-    column = user_column(dataset)
-    ids = pc.unique(ids_of(path, read_table(path, column, item_column(dataset)), column))
+    users, items = columns_of(dataset)
+    ids = pc.unique(ids_of(path, read_table(path, users, items), users))
     numbers = dataset.user_ids.numbers(ids)
     known = numbers >= 0
     if not (keep_unknown or known.any()):
@@ -96,20 +99,10 @@ def _users(dataset: Dataset, path: Path | None, keep_unknown: bool) -> tuple[pa.
     return ids.cast(dataset.user_ids.ids.type), numbers, int((~known).sum())
 
 
-def _only(dataset: Dataset, path: Path | None) -> tuple[NDArray[np.bool_], int]:
-    """The mask of the items in the file (all without one), and how many of its ids are unknown."""
-    if path is None:
-        return np.ones(len(dataset.item_ids), np.bool_), 0
-    allowed_I = np.zeros(len(dataset.item_ids), np.bool_)
-    numbers, unknown = _items(dataset, path)
-    allowed_I[numbers] = True
-    return allowed_I, unknown
-
-
 def _items(dataset: Dataset, path: Path) -> tuple[NDArray[np.int32], int]:
     """Numbers of the known items in the file, and how many distinct ids are unknown."""
-    column = item_column(dataset)
-    ids = pc.unique(ids_of(path, read_table(path, column, user_column(dataset)), column))
+    users, items = columns_of(dataset)
+    ids = pc.unique(ids_of(path, read_table(path, items, users), items))
     numbers = dataset.item_ids.numbers(ids)
     if not (numbers >= 0).any():
         raise DataError(f"{path} must name items of {dataset.name}, none of its {len(ids)} ids is one; check its item column")
@@ -118,7 +111,7 @@ def _items(dataset: Dataset, path: Path) -> tuple[NDArray[np.int32], int]:
 
 def _pairs(dataset: Dataset, path: Path, rows: Vocabulary) -> tuple[Csr, int]:
     """Items per row from a file of pairs, asked users only, and how many distinct items are unknown."""
-    users, items = user_column(dataset), item_column(dataset)
+    users, items = columns_of(dataset)
     table = read_table(path, users, items)
     rows_E = rows.numbers(ids_of(path, table, users))
     item_ids = ids_of(path, table, items)

@@ -34,7 +34,7 @@ _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-"""By the names that safetensors gives them."""
+"""By their names in safetensors."""
 _CHUNK_BYTES = 1 << 22
 
 
@@ -104,11 +104,11 @@ class Checkpoints:
                     raise
                 self._damaged.append(path)
                 damage = str(problem).removesuffix(f"; {_AGAIN}")
-                warn(f"{damage}; the one before it, {found[number + 1].name}, is tried instead")
+                warn(f"{damage}; the previous checkpoint, {found[number + 1].name}, is tried instead")
                 continue
             if path == self.last:
                 self._last = _position(progress)
-                self._retain()  # whoever saved it may have died before that
+                self._retain()  # the process that saved it may have died before that
             return tensors, progress
         return None
 

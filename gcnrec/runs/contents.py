@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field
 
@@ -14,8 +14,10 @@ from gcnrec.config import Job
 from gcnrec.loaders.ingest.leakage import leaks, sentences
 from gcnrec.ranking.metrics import measured
 from gcnrec.runs.documents import Document, checked, read_json
-from gcnrec.runs.events import Baseline, E, Epoch, Event, ValidBaseline, Warned, epochs_of, of_kind, read_events
+from gcnrec.runs.events import Baseline, Epoch, Event, ValidBaseline, Warned, read_events
 from gcnrec.runs.paths import JOB, LINEAGE, MEMORY, MIXTURE, metrics_path
+
+E = TypeVar("E", bound=Event)
 
 
 class Metrics(Document):
@@ -106,15 +108,20 @@ class RunContents:
 
     def of_kind(self, kind: type[E]) -> list[E]:
         """The events of one kind, in order."""
-        return of_kind(self.events, kind)
+        return [event for event in self.events if isinstance(event, kind)]
 
     def epochs(self, stage: str) -> list[Epoch]:
         """The epochs of `stage` (`fit` or `refit`)."""
-        return epochs_of(self.events, stage)
+        return [epoch for epoch in self.of_kind(Epoch) if epoch.stage == stage]
 
     def validations(self, metric: str) -> list[Epoch]:
         """The epochs of the fit after which `metric` was measured."""
         return [epoch for epoch in self.epochs("fit") if metric in epoch.valid]
+
+    def best_validation(self, metric: str) -> dict[str, Any]:
+        """The validation metrics of the epoch with the highest `metric`, the first of equals; empty when none was measured."""
+        best = max(self.validations(metric), key=lambda epoch: epoch.valid[metric], default=None)
+        return {"split": "valid", "epoch": best.epoch, **best.valid} if best else {}
 
     @property
     def baselines(self) -> dict[str, dict[str, float]]:
@@ -124,11 +131,10 @@ class RunContents:
     @property
     def valid_baselines_in_brief(self) -> list[dict[str, Any]]:
         """The baselines on validation, by `evaluate.metric` alone."""
-        metric, baselines = self.job.evaluate.metric, self.of_kind(ValidBaseline)
         return [
             baseline.model_dump(exclude_unset=True, exclude={"event", "metrics"})
-            | {name: value for name, value in baseline.metrics.items() if name == metric}
-            for baseline in baselines
+            | {name: value for name, value in baseline.metrics.items() if name == self.job.evaluate.metric}
+            for baseline in self.of_kind(ValidBaseline)
         ]
 
     @property

@@ -17,8 +17,7 @@ import torch
 
 from gcnrec.errors import DataError
 from gcnrec.interactions import Vocabulary
-from gcnrec.system.mapped_scratch import scratch_rows
-from gcnrec.system.pages import let_go
+from gcnrec.system.pages import let_go, scratch_rows
 
 EXPORT_KEY = b"gcnrec"
 """Of the files' metadata: what the export is, as JSON."""

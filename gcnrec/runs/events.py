@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
@@ -109,7 +109,6 @@ KINDS: dict[str, type[Event]] = {
     "epoch": Epoch, "explore": Explore, "resume": Resume, "warning": Warned, "note": Note, "baseline": Baseline,
     "baseline.valid": ValidBaseline,
 }  # fmt: skip
-E = TypeVar("E", bound=Event)
 
 
 def read_lines(folder: Path) -> list[Line]:
@@ -122,25 +121,6 @@ def read_events(folder: Path) -> list[Event]:
     return [checked(KINDS.get(content["event"], Event), content, where) for where, _, content in _lines(folder / EVENTS)]
 
 
-def of_kind(events: list[Event], kind: type[E]) -> list[E]:
-    """The events of one kind."""
-    return [event for event in events if isinstance(event, kind)]
-
-
-def epochs_of(events: list[Event], stage: str) -> list[Epoch]:
-    """The epochs of `stage` (`fit` or `refit`)."""
-    return [epoch for epoch in of_kind(events, Epoch) if epoch.stage == stage]
-
-
-def best_validation(folder: Path, metric: str) -> dict[str, Any]:
-    """The validation metrics of the epoch with the highest `metric`, the first of equals; empty when none was measured."""
-    measured = [epoch for epoch in epochs_of(read_events(folder), "fit") if metric in epoch.valid]
-    if not measured:
-        return {}
-    best = max(measured, key=lambda epoch: epoch.valid[metric])
-    return {"split": "valid", "epoch": best.epoch, **best.valid}
-
-
 def append_event(folder: Path, event: Line) -> None:
     """Write one line at the end of `metrics.jsonl`: on disk before a checkpoint can say that it is there.
 
@@ -150,7 +130,7 @@ def append_event(folder: Path, event: Line) -> None:
     try:
         with path.open("ab+") as file:
             if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
-                file.write(b"\n")  # the line before it was cut short
+                file.write(b"\n")  # the previous line was cut short
             file.write(json.dumps(event).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -160,7 +140,7 @@ def append_event(folder: Path, event: Line) -> None:
 
 def warn_once(folder: Path, kind: str, text: str) -> bool:
     """Add a warning of `kind`, unless the run has one; whether it was added."""
-    if any(warning.kind == kind for warning in of_kind(read_events(folder), Warned)):
+    if any(isinstance(event, Warned) and event.kind == kind for event in read_events(folder)):
         return False
     append_event(folder, {"event": "warning", "kind": kind, "text": text})
     return True

@@ -141,12 +141,6 @@ def open_run(folder: str | Path) -> Run:
     return Run(folder, contents.job, lineage, dataset)
 
 
-def begin_run(folder: Path, job: Job, dataset: Dataset, device: str = "cpu") -> None:
-    """Make the run folder with job.toml and lineage.json. UsageError when it exists."""
-    make_folder(folder)
-    describe_run(folder, job, dataset, device)
-
-
 def make_folder(folder: Path) -> None:
     """Make an empty run folder. UsageError when the name is taken."""
     try:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numba
 
+from gcnrec.loaders.ingest.leakage import PREFIX
 from gcnrec.loaders.schema import Dataset
 from gcnrec.system.machine import available_cores, machine, versions
 from gcnrec.version import __version__
@@ -24,20 +25,19 @@ FORMAT = 1
 _LIBRARIES = ("llvmlite", "pydantic", "safetensors", "cupy-cuda13x", "cupy-cuda12x", "numba-cuda")
 ENVIRONMENT = ("ATEN_", "CUBLAS_", "CUDA_", "GOMP_", "KMP_", "MKL_", "NUMBA_", "NVIDIA_TF32", "OMP_", "OPENBLAS_", "PYTORCH_")
 """Beginnings of the variables that change how libraries compute, or on what."""
-_LEAKS = "leakage_"
 
 
 def lineage_of(dataset: Dataset, threads: int | None, device: str) -> dict[str, Any]:
     """`lineage.json` of a run that begins now on `device`; `threads` None: as many as the process may use.
 
-    Environment variables are read here, and only those that change a computation.
+    Environment variables are read here, as far as they change a computation.
     """
     data = {"name": dataset.name, "folder": str(dataset.folder.resolve()), "digest": dataset.digest}
-    leaks = {key: value for key, value in dataset.info.get("report", {}).items() if key.startswith(_LEAKS)}
+    leaks = {key: value for key, value in dataset.info.get("report", {}).items() if key.startswith(PREFIX)}
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "working_directory": str(Path.cwd()),
         "gcnrec": {"version": __version__, **_checkout(Path(__file__).resolve().parents[2])},
         "data": data | leaks,
@@ -47,11 +47,6 @@ def lineage_of(dataset: Dataset, threads: int | None, device: str) -> dict[str, 
         "device": device,
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(ENVIRONMENT)},
     }
-
-
-def command() -> str:
-    """How this process was started, as one would type it."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 @cache

@@ -1,6 +1,6 @@
 """Epochs of a run in TensorBoard and MLflow, where its job asks for them; metrics.jsonl has all of it in any case.
 
-A curve's x is the epoch. Names are those of metrics.jsonl, with "valid/" before validation metrics and "_at_" for "@".
+A curve's x is the epoch. Names are as in metrics.jsonl, with "valid/" before validation metrics and "_at_" for "@".
 Nothing of either tool is imported, opened or left behind unless it was asked for; no global setting of theirs is changed.
 """
 
@@ -11,30 +11,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+from gcnrec.config import Run
 from gcnrec.errors import Interrupted, Terminated, UsageError
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json, write_json
-from gcnrec.runs.events import epochs_of, read_events
-
-if TYPE_CHECKING:
-    from gcnrec.config import Run
-    from gcnrec.system.observer import Observer
+from gcnrec.system.observer import Observer
 
 T = TypeVar("T")
 
 _NO_CURVE = ("event", "stage", "epoch", "step", "valid", "exports")
 _PARAMS_AT_ONCE = 100
 """MLflow takes no more in one request."""
-
-
-class Tracker(Protocol):
-    """Keeps the records of epochs; `close` ends it with "FINISHED", "FAILED" or "KILLED"."""
-
-    def epoch(self, record: dict[str, Any]) -> None: ...
-
-    def close(self, status: str) -> None: ...
 
 
 @contextmanager
@@ -45,7 +34,7 @@ def tracked(settings: Run, params: dict[str, dict[str, Any]], folder: Path, obse
 
     Raises UsageError, before the run folder is begun, when a tracker is not installed or cannot be reached.
     """
-    trackers: list[Tracker] = []
+    trackers: list[TensorBoard | Mlflow] = []
     if settings.tensorboard:
         trackers.append(TensorBoard(folder))
     if settings.mlflow:
@@ -62,10 +51,13 @@ def tracked(settings: Run, params: dict[str, dict[str, Any]], folder: Path, obse
     both.close("FINISHED")
 
 
-class _Tracked:
-    """An observer in front of trackers. A tracker that fails is reported and left out: it must not cost the training."""
+class _Tracked(Observer):
+    """An observer in front of trackers. A tracker that fails is reported and left out: it must not cost the training.
 
-    def __init__(self, observer: Observer, trackers: list[Tracker]) -> None:
+    `close` ends all with "FINISHED", "FAILED" or "KILLED".
+    """
+
+    def __init__(self, observer: Observer, trackers: list[TensorBoard | Mlflow]) -> None:
         self._observer = observer
         self._trackers = trackers
 
@@ -90,12 +82,12 @@ class _Tracked:
         for tracker in list(self._trackers):
             self._try(tracker, tracker.close, status)
 
-    def _try(self, tracker: Tracker, act: Callable[[T], None], argument: T) -> None:
+    def _try(self, tracker: TensorBoard | Mlflow, act: Callable[[T], None], argument: T) -> None:
         try:
             act(argument)
         except Exception as problem:
             self._trackers.remove(tracker)
-            self.note(f"{type(tracker).__name__} failed and is told no more of this run, which goes on ({problem})")
+            self.note(f"{type(tracker).__name__} failed and gets no more of this run, which continues ({problem})")
 
 
 class TensorBoard:
@@ -118,7 +110,7 @@ class TensorBoard:
             self.close("FINISHED")
             self._stage = record["stage"]
             self._writer = self._open(str(self._folder / "tensorboard" / self._stage), purge_step=0)
-            for earlier in epochs_of(read_events(self._folder), self._stage):
+            for earlier in RunContents(self._folder).epochs(self._stage):
                 self._add(earlier.model_dump(exclude_unset=True))
         else:
             self._add(record)
@@ -171,6 +163,8 @@ class Mlflow:
 
     def _begun(self) -> str:
         """The MLflow run that this run folder names, else a new one."""
+        from mlflow.entities import Param
+
         path = self._folder / "mlflow.json"
         if path.is_file() and read_json(path)["uri"] == self._uri:
             begun = str(read_json(path)["run_id"])
@@ -179,7 +173,11 @@ class Mlflow:
         data = RunContents(self._folder).lineage.data
         tags = {"gcnrec.folder": str(self._folder.resolve()), "gcnrec.data": data.name, "gcnrec.digest": data.digest}
         begun = str(self._client.create_run(self._experiment, run_name=self._folder.name, tags=tags).info.run_id)
-        params = _params(self._params)
+        params = [
+            Param(f"{section}.{key}", value if isinstance(value, str) else json.dumps(value))
+            for section, settings in self._params.items()
+            for key, value in settings.items()
+        ]
         for first in range(0, len(params), _PARAMS_AT_ONCE):
             self._client.log_batch(begun, params=params[first : first + _PARAMS_AT_ONCE])
         write_json(path, {"uri": self._uri, "run_id": begun})
@@ -200,13 +198,3 @@ def curves(record: dict[str, Any]) -> dict[str, float]:
     valid = {f"valid/{name}": float(value) for name, value in (record.get("valid") or {}).items()}
     exports = {f"valid/exports/{name}": float(each["value"]) for name, each in (record.get("exports") or {}).items()}
     return {name.replace("@", "_at_"): value for name, value in (figures | valid | exports).items()}
-
-
-def _params(sections: dict[str, dict[str, Any]]) -> list[Any]:
-    from mlflow.entities import Param
-
-    return [
-        Param(f"{section}.{key}", value if isinstance(value, str) else json.dumps(value))
-        for section, settings in sections.items()
-        for key, value in settings.items()
-    ]

@@ -20,7 +20,7 @@ from gcnrec.rows import Ticket
 from gcnrec.sampling.sampler import Batch
 from gcnrec.sparsity.policy import Moment, Policy
 from gcnrec.steps.step import Step
-from gcnrec.system.mapped_scratch import scratch_rows
+from gcnrec.system.pages import scratch_rows
 from gcnrec.tables.slots import SlotTable
 
 FRESH = 1 << 31

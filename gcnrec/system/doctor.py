@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
 import psutil
 
-from gcnrec.system.findings import findings
+from gcnrec.errors import DataError, DeviceError
 from gcnrec.system.limits import read_limits
 from gcnrec.system.machine import PACKAGES, available_cores, machine, versions
 
@@ -20,7 +20,7 @@ EXTRAS = {
     "tracking": (("tensorboard", "mlflow"), "run.tensorboard and run.mlflow (MLflow is installed by itself)"),
     "pyg": (("torch-geometric",), "batches and samplers for PyTorch Geometric, gcnrec.loaders.pyg"),
     "dgl": (("dgl",), "batches and samplers for DGL, gcnrec.loaders.dgl"),
-    "bench": (("torch-geometric", "dgl", "implicit"), "gcnrec bench beside other libraries"),
+    "bench": (("torch-geometric", "dgl", "implicit"), "gcnrec bench against other libraries"),
 }
 """Extras of the package: distributions, any of which may be absent, and what they are for."""
 OPTIONAL = tuple(dict.fromkeys(name for names, _ in EXTRAS.values() for name in names))
@@ -32,12 +32,15 @@ _DRIVER = Path("/sys/module/nvidia/version")
 # Speed of one lane, as the kernel prints it, of each generation of PCI Express.
 _PCIE = {"2.5": 1, "5.0": 2, "8.0": 3, "16.0": 4, "32.0": 5, "64.0": 6}
 _NO_LIMIT = 2**62
+_LEAST_MEMORY_GIB = 1.0
+_LEAST_DISK_GIB = 1.0
+_DEVICE, _DATA, _ADVICE = DeviceError.exit_code, DataError.exit_code, 0
 
 
 def examine() -> dict[str, Any]:
     """Sections of plain figures, ready for JSON. Loads torch and numba; starts CUDA only to name the devices.
 
-    A section that cannot be read holds the reason as `problem`: a broken machine is what one asks a doctor about.
+    A section that cannot be read holds the reason as `problem`: the doctor must work on a broken machine, too.
     `findings` says what is amiss.
     """
     facts = {
@@ -118,7 +121,7 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _link(facts: Any) -> dict[str, Any]:
-    """Generation and lanes of a device's link at its best: idle, it may run slower. None where the kernel does not tell."""
+    """Generation and lanes of a device's link at its best: idle, it may run slower. None where the kernel does not say."""
     if not hasattr(facts, "pci_bus_id"):  # a torch that does not know it
         return {"pcie_generation": None, "pcie_lanes": None}
     folder = _PCI / f"{facts.pci_domain_id:04x}:{facts.pci_bus_id:02x}:{facts.pci_device_id:02x}.0"
@@ -184,3 +187,60 @@ def _word(path: Path) -> str | None:
 
 def _gib(number_of_bytes: int) -> float:
     return round(number_of_bytes / 2**30, 2)
+
+
+def findings(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """`text` and `exit_code` of everything in `examine`'s sections that is amiss; code 0 is advice."""
+    return [{"text": text, "exit_code": code} for text, code in (*_broken(facts), *_gpu(facts), *_room(facts))]
+
+
+def _broken(facts: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    for name, section in facts.items():
+        if isinstance(section, dict) and "problem" in section:
+            yield f"{name} cannot be examined: {section['problem']}", _DEVICE
+    for package, version in _section(facts, "required").items():
+        if version is None:
+            yield f"{package}, which gcnrec needs, is not installed; pip install gcnrec again", _DEVICE
+
+
+def _gpu(facts: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    cuda = _section(facts, "cuda")
+    devices = facts["devices"] if isinstance(facts.get("devices"), list) else []
+    if cuda.get("driver") and cuda.get("no_device_because"):
+        if cuda.get("runtime"):
+            yield f"a driver is there ({cuda['driver']}), and torch finds no GPU: {cuda['no_device_because']}", _DEVICE
+        else:
+            yield (
+                "a driver is there, and this torch is built for the CPU only; install one for CUDA to train on it",
+                _ADVICE,
+            )
+    optional = _section(facts, "optional")
+    if devices and not any(optional.get(name) for name in ("cupy-cuda13x", "cupy-cuda12x")):
+        yield "a GPU is there, and CuPy is not; pip install 'gcnrec[gpu]' to train on the GPU", _ADVICE
+    lockable = _section(facts, "memory").get("lockable_gib")
+    if devices and lockable is not None:
+        yield f"this process may lock {lockable} GiB (ulimit -l); larger tables in host memory may not be pinned", _ADVICE
+
+
+def _room(facts: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    memory, threads, disk = (_section(facts, name) for name in ("memory", "threads", "disk"))
+    if memory.get("available_gib", _LEAST_MEMORY_GIB) < _LEAST_MEMORY_GIB:
+        yield f"only {memory['available_gib']} GiB of memory are free; end other programs, or take a larger machine", _DEVICE
+    limit = memory.get("container_limit_gib")
+    if limit is not None and limit < memory["total_gib"]:
+        yield f"this container may use {limit} of the machine's {memory['total_gib']} GiB; beyond that it is killed", _ADVICE
+    cores = threads.get("container_cores")
+    if cores is not None and cores < threads["cores"]:
+        yield (
+            f"this container may use {cores} of {threads['cores']} cores, and more threads than that stand in each other's way; "
+            f"set train.threads = {max(1, int(cores))}",
+            _ADVICE,
+        )
+    if disk.get("free_gib_here", _LEAST_DISK_GIB) < _LEAST_DISK_GIB:
+        yield f"only {disk['free_gib_here']} GiB are free on the disk of this folder; free some, or work elsewhere", _DATA
+
+
+def _section(facts: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section that could be read; empty otherwise."""
+    section = facts.get(name)
+    return section if isinstance(section, dict) and "problem" not in section else {}

@@ -52,7 +52,9 @@ class Limits:
 def read_limits() -> Limits:
     """What the kernel and the control groups leave to this process now, less a sixteenth: pinned pages are never given back."""
     room = min([psutil.virtual_memory().available, *_group_rooms()])
-    return Limits(room - room // 16, _lockable())
+    lockable, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    unbound = lockable == resource.RLIM_INFINITY or _may_lock_anything()
+    return Limits(room - room // 16, None if unbound else lockable)
 
 
 def require_memory(nbytes: int, limits: Limits) -> None:
@@ -72,11 +74,6 @@ def require_room(nbytes: int, folder: Path) -> None:
             f"a scratch file of {nbytes:,} bytes was asked for and {free:,} are free in {folder}; "
             "lower table.budget or put the run on another disk"
         )
-
-
-def _lockable() -> int | None:
-    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    return None if limit == resource.RLIM_INFINITY or _may_lock_anything() else limit
 
 
 def _may_lock_anything() -> bool:

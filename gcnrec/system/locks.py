@@ -8,19 +8,20 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
 from gcnrec.errors import DataError, UsageError
+from gcnrec.system.observer import SILENT
 
 _held: dict[Path, int] = {}
 """Locks of this process, by the thread that holds them: it may ask for them again."""
 
 
 @contextmanager
-def locked(path: Path, what: Path, warn: Callable[[str], object] | None = None) -> Iterator[None]:
+def locked(path: Path, what: Path, warn: Callable[[str], object] = SILENT.warn) -> Iterator[None]:
     """Hold the lock on the file `path`, which names the process that writes into `what` and is removed at the end.
 
     Raises UsageError, naming the process, when another process or thread holds it. A lock that a killed process left behind does
@@ -33,9 +34,7 @@ def locked(path: Path, what: Path, warn: Callable[[str], object] | None = None) 
     try:
         file = _acquired(path, what)
     except OSError as problem:
-        raise DataError(
-            f"cannot write {path}: {problem.strerror or problem}; free some space or choose another disk"
-        ) from problem
+        raise _unwritable(path, problem) from problem
     with file:
         _held[key] = thread
         try:
@@ -47,13 +46,14 @@ def locked(path: Path, what: Path, warn: Callable[[str], object] | None = None) 
 
 
 def _acquired(path: Path, what: Path) -> FileIO:
-    """The lock's file, locked, and still the one of that name."""
+    """The lock's file, locked, and still of that name."""
     while True:
         file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is(path, file):
-                return file
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                    return file
         except BlockingIOError:
             holder = _holder(file)
             file.close()
@@ -64,25 +64,20 @@ def _acquired(path: Path, what: Path) -> FileIO:
         file.close()  # its holder removed it between our two steps
 
 
-def _is(path: Path, file: FileIO) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
-
-
-def _sign(file: FileIO, path: Path, what: Path, warn: Callable[[str], object] | None) -> None:
-    if file.seek(0, os.SEEK_END) and warn:
-        warn(f"{what} was locked by {_holder(file)}, which ended without unlocking it; going on")
+def _sign(file: FileIO, path: Path, what: Path, warn: Callable[[str], object]) -> None:
+    if file.seek(0, os.SEEK_END):
+        warn(f"{what} was locked by {_holder(file)}, which ended without unlocking it; continuing")
     begun = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         file.seek(0)
         file.truncate()
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "begun": begun}).encode())
     except OSError as problem:
-        raise DataError(
-            f"cannot write {path}: {problem.strerror or problem}; free some space or choose another disk"
-        ) from problem
+        raise _unwritable(path, problem) from problem
+
+
+def _unwritable(path: Path, problem: OSError) -> DataError:
+    return DataError(f"cannot write {path}: {problem.strerror or problem}; free some space or choose another disk")
 
 
 def _holder(file: FileIO) -> str:

@@ -1,4 +1,4 @@
-"""Pages given back to the system: of the heap, which keeps what was freed, and of mapped files, which keep what they hold.
+"""Scratch on disk for whole node matrices, in mapped, nameless files; and pages given back to the system.
 
 Letters: R rows, D width.
 """
@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from gcnrec.errors import DataError
 
 _MAPS: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
 """The maps behind tensors of `map_rows`, by the address of their storage; a map lives as long as a tensor of it."""
@@ -26,10 +31,33 @@ def map_rows(file: IO[bytes], rows: int, width: int) -> torch.Tensor:
     return rows_RD
 
 
+def scratch_rows(folder: Path, rows: int, width: int) -> torch.Tensor:
+    """Float32 (rows, width) in a nameless file of `folder`, memory-mapped: it takes disk, and RAM only as far as there is some.
+
+    The file vanishes with the last reference. Its blocks are reserved first: a full disk is a DataError here, where writing
+    into the map would end the process.
+    """
+    size = max(4, 4 * rows * width)
+    try:
+        with TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return map_rows(file, rows, width)
+    except OSError as problem:
+        raise DataError(
+            f"{size:,} bytes of scratch cannot be had in {folder}: {problem.strerror or problem}; "
+            "free some space or put the run on another disk"
+        ) from None
+
+
+def scratch_values(folder: Path, length: int) -> torch.Tensor:
+    """`length` float32 values of scratch, as `scratch_rows` gives them."""
+    return scratch_rows(folder, 1, length)[0]
+
+
 def let_go(rows_RD: torch.Tensor) -> None:
     """Give back the RAM of the whole map that `rows_RD` is a part of; pages return when they are touched, with what they held.
 
-    Memory that `map_rows` did not give stays as it is. The system may keep the pages cached as long as nobody needs the RAM.
+    Memory that `map_rows` did not give stays as it is. The system may keep the pages cached as long as the RAM is free.
     """
     view = _MAPS.get(rows_RD.untyped_storage().data_ptr())
     if view is not None:
@@ -37,7 +65,7 @@ def let_go(rows_RD: torch.Tensor) -> None:
 
 
 def let_go_read_only(array: NDArray[Any]) -> None:
-    """`let_go` of the map that `array` is a view of, if it is one that nobody may write to."""
+    """`let_go` of the map that `array` is a view of, if it is read-only."""
     below: Any = array
     while isinstance(below, np.ndarray):
         if below.flags.writeable:  # in memory, or a private map, whose changes would be lost

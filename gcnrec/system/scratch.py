@@ -111,12 +111,13 @@ def reserve(descriptor: int, size: int) -> None:
         os.posix_fallocate(descriptor, 0, size)
 
 
-def new_npy(path: Path, size: int, dtype: DTypeLike) -> NDArray[Any]:
-    """A writable memory map of a new one-dimensional `.npy` file whose bytes are already reserved."""
-    array = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), (size,)) if size else np.empty(0, dtype)
-    if not size:
+def new_npy(path: Path, shape: int | tuple[int, int], dtype: DTypeLike) -> NDArray[Any]:
+    """A writable memory map of a new `.npy` file of zeros whose bytes are already reserved."""
+    if not np.prod(shape):
+        array = np.empty(shape, dtype)
         np.save(path, array)
         return array
+    array = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), (shape,) if isinstance(shape, int) else shape)
     with path.open("r+b") as file:
         reserve(file.fileno(), path.stat().st_size)
     return array.view(np.ndarray)

@@ -22,7 +22,7 @@ class Stop:
         self.asked: signal.Signals | None = None
         self.at_once = False
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:
         """The handler of both signals."""
         self.at_once = self.asked is not None
         self.asked = self.asked or signal.Signals(number)
@@ -57,7 +57,7 @@ def stops(folder: Path) -> Iterator[Stop]:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    earlier[number] = signal.signal(number, stop.hear)
+                    earlier[number] = signal.signal(number, stop.handle)
         yield stop
     finally:
         for number, handler in earlier.items():

@@ -12,7 +12,7 @@ import torch
 
 from gcnrec.device import gpu, pipeline_of
 from gcnrec.graph import BipartiteGraph
-from gcnrec.system.mapped_scratch import scratch_rows
+from gcnrec.system.pages import scratch_rows
 from gcnrec.tables.dense import Allocate, StepTable, in_ram
 from gcnrec.tables.hot_rows import Prefixes, hottest
 from gcnrec.tables.pipelined import ROW_UNIT, HostTable, PipelinedTable, Traffic

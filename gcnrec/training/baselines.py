@@ -26,7 +26,8 @@ from gcnrec.random import Stage, generator
 from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, evaluate
 from gcnrec.ranking.top_k import top_k_all
-from gcnrec.runs.events import Line, ValidBaseline, append_event, epochs_of, of_kind, read_events, warn_once
+from gcnrec.runs.contents import RunContents
+from gcnrec.runs.events import Line, ValidBaseline, append_event, warn_once
 from gcnrec.system.limits import parse_bytes
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
@@ -77,7 +78,7 @@ def compares(rivals: Rivals, dataset: Dataset, folder: Path) -> bool:
 
 def fit_seconds(folder: Path) -> float:
     """Seconds that the epochs of a run's fit took."""
-    epochs = epochs_of(read_events(folder), "fit")
+    epochs = RunContents(folder).epochs("fit")
     return epochs[-1].seconds if epochs else 0.0
 
 
@@ -94,13 +95,13 @@ def compare_with_baselines(rivals: Rivals, dataset: Dataset, folder: Path, obser
         return
     own_H = kept.column(rivals.evaluate.metric).to_numpy()
     comparison = _Comparison.of(rivals, dataset, folder, own_H, observer)
-    done = {baseline.name for baseline in of_kind(read_events(folder), ValidBaseline)}
+    done = {baseline.name for baseline in RunContents(folder).of_kind(ValidBaseline)}
     for name in baseline_names(rivals, dataset):
         if name not in done:
             event = comparison.judged(name)
             append_event(folder, event)
             observer.note(in_words(event, rivals.evaluate.metric))
-    said = better_baseline(of_kind(read_events(folder), ValidBaseline), rivals)
+    said = better_baseline(RunContents(folder).of_kind(ValidBaseline), rivals)
     if said and warn_once(folder, "a baseline is better", said):
         observer.warn(said)
 

@@ -25,7 +25,7 @@ from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import HeldOutSplit, Measures, held_out_of, judge_lists, sparing
 from gcnrec.ranking.export_rules import Exported, ExportRule, ExportRules
 from gcnrec.ranking.top_k import top_k_views
-from gcnrec.runs.events import epochs_of, read_events
+from gcnrec.runs.contents import RunContents
 
 if TYPE_CHECKING:
     from gcnrec.config import Evaluate
@@ -66,7 +66,7 @@ def validate_exports(
 
 def chosen_rule(rules: Sequence[ExportRule], folder: Path, epoch: int) -> ExportRule:
     """The rule that ranks, by the validation of `epoch` as the run recorded it; the first rule where there was none."""
-    fit = epochs_of(read_events(folder), "fit")
+    fit = RunContents(folder).epochs("fit")
     recorded = next((each.exports for each in reversed(fit) if each.epoch == epoch), {})
     proved = [
         (recorded[rule.name]["gain"], rule)

@@ -19,7 +19,7 @@ from gcnrec.runs.slot_files import order_digest, write_slots
 from gcnrec.steps.guards import one_list_for_everyone
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import peak_rss_bytes
-from gcnrec.system.mapped_scratch import scratch_rows
+from gcnrec.system.pages import scratch_rows
 from gcnrec.tables.dense import Table
 from gcnrec.tables.rules import Rule
 from gcnrec.tables.slots import SlotTable

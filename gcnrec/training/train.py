@@ -40,8 +40,8 @@ from gcnrec.steps.state import Progress, restore
 from gcnrec.steps.step import Step
 from gcnrec.system.files import atomic_file, clear_leftovers
 from gcnrec.system.machine import available_cores
-from gcnrec.system.mapped_scratch import scratch_values
 from gcnrec.system.observer import SILENT, Observer
+from gcnrec.system.pages import scratch_values
 from gcnrec.system.signals import Stop, stops
 from gcnrec.tables.placement import placed
 from gcnrec.training.baselines import Rivals, compare_with_baselines, compares

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gcnrec.errors import UsageError
-from gcnrec.loaders.features.categories import CATEGORIES, MultiHot
+from gcnrec.loaders.features.categories import CATEGORIES, MultiHot, numbers_in
 from gcnrec.loaders.features.values import Place, entries_of, merge_entries
 from gcnrec.system.scratch import Scratch, Spool
 
@@ -28,13 +28,8 @@ _CELL_BYTES = 36
 """What a word takes at most, for each column of the projection, while that is sought."""
 
 
-@dataclass(frozen=True, slots=True)
-class Csr:
-    """Sparse rows: `indptr` int64, `indices` int32, `values` float32."""
-
-    indptr: NDArray[np.int64]
-    indices: NDArray[np.int32]
-    values: NDArray[np.float32]
+Sparse = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
+"""`indptr`, `indices` and `values` of sparse rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +49,10 @@ class TfIdf:
     def width(self) -> int:
         return len(self.words) if self.vectors_WF is None else self.vectors_WF.shape[1]
 
-    def sparse(self, batch: pa.RecordBatch, first: int, place: Place) -> Csr:
+    def sparse(self, batch: pa.RecordBatch, first: int, place: Place) -> Sparse:
         """The weighted rows of `batch` before they are projected."""
         found = entries_of(batch, self.name, self.counts, first, place)
-        numbers = pc.fill_null(pc.index_in(found.words.cast(self.words.type), value_set=self.words, skip_nulls=True), -1)
-        numbers_E = numbers.to_numpy(zero_copy_only=False).astype(np.int64)
+        numbers_E = numbers_in(found.words, self.words)
         known_E = numbers_E >= 0
         rows_E, words_E, counts_E = merge_entries(
             found.rows_E[known_E], numbers_E[known_E], found.counts_E[known_E], max(len(self.words), 1)
@@ -66,15 +60,15 @@ class TfIdf:
         weights_E = np.log1p(counts_E) * self.idf_W[words_E]
         length_R = np.sqrt(np.bincount(rows_E, weights_E**2, len(batch)))
         indptr = np.concatenate([[0], np.cumsum(np.bincount(rows_E, minlength=len(batch)))])
-        return Csr(indptr.astype(np.int64), words_E.astype(np.int32), (weights_E / length_R[rows_E]).astype(np.float32))
+        return indptr.astype(np.int64), words_E.astype(np.int32), (weights_E / length_R[rows_E]).astype(np.float32)
 
     def encode(self, batch: pa.RecordBatch, first: int, place: Place) -> NDArray[np.float32]:
-        rows = self.sparse(batch, first, place)
+        indptr, indices, values = self.sparse(batch, first, place)
         rows_RF = np.zeros((len(batch), self.width), np.float32)
         if self.vectors_WF is None:
-            rows_RF[np.repeat(np.arange(len(batch)), np.diff(rows.indptr)), rows.indices] = rows.values
+            rows_RF[np.repeat(np.arange(len(batch)), np.diff(indptr)), indices] = values
         else:
-            _project(rows.indptr, rows.indices, rows.values, self.vectors_WF, rows_RF)
+            _project(indptr, indices, values, self.vectors_WF, rows_RF)
         return rows_RF
 
     def described(self) -> dict[str, Any]:
@@ -101,17 +95,16 @@ class TfIdf:
 
     def projected(self, width: int, batches: Iterable[tuple[int, pa.RecordBatch]], scratch: Scratch, place: Place) -> TfIdf:
         """The same with `width` right singular vectors of all weighted rows, which lie in `scratch` meanwhile."""
-        from gcnrec.loaders.features.truncated_svd import (
-            right_vectors,  # it imports torch, which ingestion otherwise does without
-        )
+        # Imported here: it imports torch, which ingestion otherwise does without.
+        from gcnrec.loaders.features.truncated_svd import right_vectors
 
         indptr, indices, values = (Spool(scratch.folder, dtype) for dtype in (np.int64, np.int32, np.float32))
         indptr.append(np.zeros(1, np.int64))
         for first, batch in batches:
-            rows = self.sparse(batch, first, place)
-            indptr.append(rows.indptr[1:] + len(indices))
-            indices.append(rows.indices)
-            values.append(rows.values)
+            ends, numbers, weights = self.sparse(batch, first, place)
+            indptr.append(ends[1:] + len(indices))
+            indices.append(numbers)
+            values.append(weights)
         vectors_WF = right_vectors(indptr.array(), indices.array(), values.array(), len(self.words), width, seed=0)
         return replace(self, vectors_WF=vectors_WF)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +21,10 @@ CATEGORIES = 512
 
 
 @dataclass(frozen=True, slots=True)
-class OneHot:
-    """1 in the column of the row's value; nothing for null and for a value that was not there when fitted."""
+class _PerValue:
+    """A column for each of `values`."""
 
+    rule: ClassVar[str]
     name: str
     values: pa.Array
 
@@ -31,39 +32,36 @@ class OneHot:
     def width(self) -> int:
         return len(self.values)
 
+    def described(self) -> dict[str, Any]:
+        return {"column": self.name, "rule": self.rule, "width": self.width, "values": self.values.to_pylist()}
+
+
+class OneHot(_PerValue):
+    """1 in the column of the row's value; nothing for null and for a value that was not there when fitted."""
+
+    rule = "one-hot"
+
     def encode(self, batch: pa.RecordBatch, first: int, place: Place) -> NDArray[np.float32]:
-        numbers_R = _numbers(plain(batch.column(self.name)), self.values)
+        numbers_R = numbers_in(plain(batch.column(self.name)), self.values)
         rows_RF = np.zeros((len(batch), self.width), np.float32)
         known_R = numbers_R >= 0
         rows_RF[known_R, numbers_R[known_R]] = 1.0
         return rows_RF
 
-    def described(self) -> dict[str, Any]:
-        return {"column": self.name, "rule": "one-hot", "width": self.width, "values": self.values.to_pylist()}
 
-
-@dataclass(frozen=True, slots=True)
-class MultiHot:
+class MultiHot(_PerValue):
     """1 / sqrt(n) in the columns of the n distinct known values of the row's list: rows of length 1, or 0 without any."""
 
-    name: str
-    values: pa.Array
-
-    @property
-    def width(self) -> int:
-        return len(self.values)
+    rule = "multi-hot"
 
     def encode(self, batch: pa.RecordBatch, first: int, place: Place) -> NDArray[np.float32]:
         found = entries_of(batch, self.name, None, first, place)
-        numbers_E = _numbers(found.words, self.values)
+        numbers_E = numbers_in(found.words, self.values)
         rows_RF = np.zeros((len(batch), self.width), np.float32)
         known_E = numbers_E >= 0
         rows_RF[found.rows_E[known_E], numbers_E[known_E]] = 1.0
         scaled: NDArray[np.float32] = rows_RF / np.sqrt(np.maximum(rows_RF.sum(axis=1, keepdims=True), 1.0))
         return scaled
-
-    def described(self) -> dict[str, Any]:
-        return {"column": self.name, "rule": "multi-hot", "width": self.width, "values": self.values.to_pylist()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +108,7 @@ class CategoryFit:
         return OneHot(self.place.name, self.values.sort())
 
 
-def _numbers(found: pa.Array, values: pa.Array) -> NDArray[np.int64]:
+def numbers_in(found: pa.Array, values: pa.Array) -> NDArray[np.int64]:
     """Positions in `values`, -1 for null and unknown."""
     numbers = pc.fill_null(pc.index_in(found.cast(values.type), value_set=values, skip_nulls=True), -1)
     return numbers.to_numpy(zero_copy_only=False).astype(np.int64)

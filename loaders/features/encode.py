@@ -1,7 +1,7 @@
 """Feature files: one Parquet row per user or item, every column except the id encoded by its Arrow type into float32.
 
 The id column is the one called as in the interactions, else as the last part of that name (`product.sku`: `sku`), else `user`
-or `item`, else `id`. What the other columns become, fitted on all rows of the file, also those of ids without interactions:
+or `item`, else `id`. What the other columns become, fitted on all rows of the file, also of ids without interactions:
 
 * numbers, booleans, dates, timestamps (seconds): standardised; a constant one is zero;
 * lists of floats, and of any numbers when the type fixes their length: vectors, centred, with one scale for all columns;
@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,7 @@ from gcnrec.loaders.features.values import Kind, Place, is_list, kind_of
 from gcnrec.loaders.ingest.heldout import Report
 from gcnrec.loaders.ingest.inputs import Input, open_input
 from gcnrec.loaders.schema import Dataset, StoredVocabulary
-from gcnrec.system.scratch import Scratch, reserve
+from gcnrec.system.scratch import Scratch, new_npy
 
 Side = Literal["user", "item"]
 
@@ -57,15 +57,8 @@ _KINDS: dict[str, Kind] = {
 }
 
 
-class Encoder(Protocol):
-    """A fitted input column."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def width(self) -> int: ...
-    def encode(self, batch: pa.RecordBatch, first: int, place: Place) -> NDArray[np.float32]: ...
-    def described(self) -> dict[str, Any]: ...
+Encoder = Numbers | OneHot | Hashed | MultiHot | TfIdf
+"""A fitted input column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +100,7 @@ def write_features(file: FeatureFile, folder: Path, text_width: int, scratch: Sc
         encoders = _fit(source, column, text_width, scratch)
         width = sum(encoder.width for encoder in encoders)
         found, unknown = scratch.full(len(ids), np.bool_, 0), 0
-        out = _new_matrix(folder / f"{side}_features.npy", len(ids), width)
+        out = new_npy(folder / f"{side}_features.npy", (len(ids), width), np.float32)
         for first, batch in _narrow(_batches(source, column), width):
             numbers = numbers_R[first : first + len(batch)]
             out[numbers[numbers >= 0]] = _encode(encoders, batch, first, text)[numbers >= 0]
@@ -191,7 +184,7 @@ def _fits(source: Input, column: str, text_width: int, limit: int) -> list[Numbe
     schema = source.dataset.schema
     names = [name for name in schema.names if name != column.split(".")[0]]
     if not names:
-        raise DataError(f"{source.text} holds no feature column beside {column!r}")
+        raise DataError(f"{source.text} holds no feature column other than {column!r}")
     kinds = {name: kind_of(schema.field(name).type, Place(source.text, name)) for name in names}
     counts = _counts(source, kinds)
     fits: list[NumberFit | CategoryFit | BagFit] = []
@@ -246,14 +239,6 @@ def _narrow(batches: Iterable[tuple[int, pa.RecordBatch]], width: int) -> Iterat
 
 def _encode(encoders: list[Encoder], batch: pa.RecordBatch, first: int, text: str) -> NDArray[np.float32]:
     return np.concatenate([encoder.encode(batch, first, Place(text, encoder.name)) for encoder in encoders], axis=1)
-
-
-def _new_matrix(path: Path, rows: int, width: int) -> NDArray[np.float32]:
-    """A memory-mapped `.npy` of zeros whose bytes are reserved."""
-    out: NDArray[np.float32] = np.lib.format.open_memmap(path, "w+", np.dtype(np.float32), (rows, width))
-    with path.open("r+b") as file:
-        reserve(file.fileno(), path.stat().st_size)
-    return out
 
 
 def _described(encoders: list[Encoder], folder: Path, key: str) -> Iterator[dict[str, Any]]:

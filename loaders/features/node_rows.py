@@ -16,6 +16,7 @@ from gcnrec.errors import DataError
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.ingest.inputs import Input
 from gcnrec.loaders.ingest.numbering import Numbering
+from gcnrec.loaders.ingest.pairs import invert
 from gcnrec.system.scratch import Scratch
 
 _ROW_BYTES = 16.0
@@ -41,7 +42,7 @@ def node_numbers(source: Input, column: str, ids: Vocabulary, scratch: Scratch) 
     for number, part in enumerate(stretches):
         _decode(part, numbers_E[bounds[number] :])
     node_of = scratch.full(len(found), np.int32, -1)
-    _place(nodes_N, node_of)
+    invert(nodes_N, node_of)
     _decode(rows_R, node_of)
     times_N = scratch.full(len(nodes_N), np.int32, 0)
     _count(rows_R, times_N)
@@ -62,12 +63,6 @@ def _decode(codes, numbers):  # type: ignore[no-untyped-def]
     for row in range(len(codes)):
         if codes[row] >= 0:
             codes[row] = numbers[codes[row]]
-
-
-@numba.njit(cache=True)
-def _place(nodes, node_of):  # type: ignore[no-untyped-def]
-    for node in range(len(nodes)):
-        node_of[nodes[node]] = node
 
 
 @numba.njit(cache=True)

@@ -39,13 +39,8 @@ class Numbers:
         return np.nan_to_num((values_RF - self.mean_F) * self.scale, nan=0.0).astype(np.float32)
 
     def described(self) -> dict[str, Any]:
-        return {
-            "column": self.name,
-            "rule": self.rule,
-            "width": self.width,
-            "scale": self.scale,
-            "mean": self.mean_F.tolist(),
-        }
+        fit = {"scale": self.scale, "mean": self.mean_F.tolist()}
+        return {"column": self.name, "rule": self.rule, "width": self.width, **fit}
 
 
 @dataclass(slots=True)

@@ -61,7 +61,7 @@ def _squared(
 
 
 def _orthonormal(vectors_WS: NDArray[np.float32]) -> NDArray[np.float32]:
-    """An orthonormal basis of the span; a vector that adds nothing beyond rounding noise to those before it becomes zero.
+    """An orthonormal basis of the span; a vector that adds nothing beyond rounding noise to the previous ones becomes zero.
 
     By the Gram matrix in float64, exact enough for vectors in float32: two products, where a QR of so tall a matrix is many
     small steps between which threads wait for each other.

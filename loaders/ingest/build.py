@@ -84,7 +84,7 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
 
 
 def _split(staged: Staged, data: Data, split: str, scratch: Scratch, report: Report) -> Parts:
-    """Cut the rows into parts, reduce to the k-core (before a split that is drawn, after one that is given), merge repeats."""
+    """Cut the rows into parts, reduce to the k-core (before a drawn split, after a given one), merge repeats."""
     after = split in ("given", "temporal")
     rows = sort_rows(staged.files.pop("train"), staged.num_users, staged.num_items, scratch)
     if data.k_core > 1 and not after:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,13 +14,13 @@ import pyarrow.dataset as ds
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
+from gcnrec.loaders.ingest.conditions import Condition
 from gcnrec.loaders.ingest.inputs import Input
-
-if TYPE_CHECKING:
-    from gcnrec.loaders.ingest.conditions import Condition
 
 TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 USER, ITEM, TIME, WEIGHT, RATING = "gcnrec_user", "gcnrec_item", "gcnrec_time", "gcnrec_weight", "gcnrec_rating"
+_NAMED = re.compile(r"(^|[_.])(time|timestamp|datetime|date|ts)([_.]|$)", re.IGNORECASE)
+"""Names that columns of numbers have when these are times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Columns:
 
 
 def read_columns(source: Input, data: Data, where: Condition | None, like: Columns | None = None) -> Columns:
-    """The columns of `source` that `data` and `where` name; ids are cast to the types of `like` (those of the train input).
+    """The columns of `source` that `data` and `where` name; ids are cast to the types of `like` (the train input).
 
     Raises DataError for a missing column (naming the nearest) and for a type that cannot be meant.
     """
@@ -69,7 +70,7 @@ def read_columns(source: Input, data: Data, where: Condition | None, like: Colum
 
 
 def _check_fields(source: Input, name: str) -> None:
-    """DataError where SQL could not tell two fields of a struct apart: it would read the first for both."""
+    """DataError where SQL could not distinguish two fields of a struct: it would read the first for both."""
     pending = [source.dataset.schema.field(name).type]
     while pending:
         kind = pending.pop()
@@ -77,8 +78,8 @@ def _check_fields(source: Input, name: str) -> None:
         pending += [field.type for field in inside]
         if pa.types.is_struct(kind) and len({field.name.lower() for field in inside}) < len(inside):
             raise DataError(
-                f"{source.text}: where names {name!r}, whose fields {', '.join(repr(field.name) for field in inside)} only upper "
-                "and lower case tell apart, SQL does not; rename one of them"
+                f"{source.text}: where names {name!r}, whose fields {', '.join(repr(field.name) for field in inside)} differ "
+                "in upper and lower case only, which SQL ignores; rename one of them"
             )
 
 
@@ -97,19 +98,34 @@ def parse_time(value: str | int | float, unit: str, ticks: int) -> int:
     return round(moment.timestamp() * ticks)
 
 
+def time_advice(data: Data, split: str, columns: Iterable[tuple[str, pa.Field]]) -> str | None:
+    """A sentence for a `random` split of data that holds times; None for other splits, and where there are none.
+
+    `columns`: paths and fields of the train input.
+    """
+    if split != "random":
+        return None
+    why = "models are asked about the future, which random pairs judge wrongly where popularity changes"
+    if data.time:
+        return f"split = 'random' leaves column {data.time!r} unused: {why}; prefer --split temporal"
+    used = {data.user, data.item, data.weight, data.rating}
+    times = [path for path, field in columns if path not in used and _holds_times(path, field.type)]
+    return f"column {times[0]!r} may hold times: {why}; prefer --time {times[0]}, which splits by time" if times else None
+
+
+def _holds_times(path: str, kind: pa.DataType) -> bool:
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return True
+    return bool((pa.types.is_integer(kind) or pa.types.is_floating(kind)) and _NAMED.search(path))
+
+
 def _id_type(source: Input, path: str) -> pa.DataType:
     declared = source.field(path).type
     kind = declared.value_type if pa.types.is_dictionary(declared) else declared
     kind = pa.string() if kind == pa.string_view() else kind
-    checks = (
-        pa.types.is_integer,
-        pa.types.is_string,
-        pa.types.is_large_string,
-        pa.types.is_fixed_size_binary,
-        pa.types.is_binary,
-        pa.types.is_large_binary,
-    )
-    if not any(check(kind) for check in checks) or pa.types.is_decimal(kind):
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    if not (pa.types.is_integer(kind) or is_text or is_bytes) or pa.types.is_decimal(kind):
         raise DataError(f"{source.text}: ids must be integers, strings or fixed-size binary, column {path!r} is {declared}")
     return kind
 

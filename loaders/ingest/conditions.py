@@ -1,6 +1,6 @@
 """The user's SQL condition: parsed by DuckDB, held to what one row can answer, rebuilt from the tree; its text is never run.
 
-Its tree must be that of one SELECT with one WHERE clause, of expressions that one row can answer (`expressions`).
+Its tree must be of one SELECT with one WHERE clause, of expressions that one row can answer (`expressions`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ _OPENING, _CLOSING, _SIGNS = (b"(", b"[", b"{"), (b")", b"]", b"}"), (b"+", b"-"
 _CLOCKS = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
 """Names that DuckDB reads as the time where the row has no such column."""
 _PLACES = {"query_location", "query_location_length"}
-_STATEMENT = "another statement beside it"
+_OFF = (
+    "autoinstall_known_extensions", "autoload_known_extensions", "allow_community_extensions", "allow_unsigned_extensions",
+    "allow_persistent_secrets", "python_enable_replacements",
+)  # fmt: skip
+"""Settings of DuckDB by which SQL could reach out, or run foreign code."""
+_STATEMENT = "another statement"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,8 @@ class Condition:
             needed |= dict.fromkeys(found)
         if len({name.lower() for name in needed}) < len(needed):
             raise DataError(
-                f"{shown(self.text)} names columns of {source} that only upper and lower case tell apart, SQL does not; "
-                "rename one of them"
+                f"{shown(self.text)} names columns of {source} that differ in upper and lower case only, which SQL "
+                "ignores; rename one of them"
             )
         return list(needed)
 
@@ -58,7 +63,7 @@ class Condition:
 def parse_condition(text: str, parser: duckdb.DuckDBPyConnection | None = None) -> Condition:
     """The condition that `text` is, parsed by a `locked` connection, one of its own unless `parser` is given.
 
-    Raises UsageError, with the reason, unless it is one that looks at a row only.
+    Raises UsageError, with the reason, unless it looks at a row only.
     """
     try:
         _check_text(text)
@@ -77,18 +82,7 @@ def shown(text: str) -> str:
 
 def locked(config: Mapping[str, Any], folders: Sequence[Path] = ()) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB whose SQL reaches no file outside `folders` and its own temp_directory, no network and no extension."""
-    connection = duckdb.connect(
-        ":memory:",
-        config={
-            **config,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "allow_community_extensions": False,
-            "allow_unsigned_extensions": False,
-            "allow_persistent_secrets": False,
-            "python_enable_replacements": False,
-        },
-    )
+    connection = duckdb.connect(":memory:", config={**config, **dict.fromkeys(_OFF, False)})
     # A time that names no zone is UTC on every machine.
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET allowed_directories = ?", [[str(folder.resolve()) for folder in folders]])
@@ -168,7 +162,7 @@ def _parse(connection: duckdb.DuckDBPyConnection, statement: str) -> tuple[str, 
 
 
 def _strip(tree: dict[str, Any]) -> None:
-    """Take from `tree` what may change when it is written and read: places, how a call is written, names beside `name`."""
+    """Take from `tree` what may change when it is written and read: places, how a call is written, names other than `name`."""
     pending: list[Any] = [tree]
     while pending:
         node = pending.pop()
@@ -185,16 +179,16 @@ def _strip(tree: dict[str, Any]) -> None:
 
 
 def _clause(tree: dict[str, Any], template: dict[str, Any]) -> dict[str, Any]:
-    """The WHERE clause of `tree`; Refused unless it is all that tells the tree from `template`, that of SELECT 1 WHERE true."""
+    """The WHERE clause of `tree`; Refused unless the tree is else as `template`, SELECT 1 WHERE true."""
     if len(tree["statements"]) != 1:
         refuse(_STATEMENT)
     (statement,), (known,) = tree["statements"], template["statements"]
     if statement["node"]["type"] != "SELECT_NODE":
-        refuse("another query beside it (UNION, EXCEPT or INTERSECT)")
+        refuse("another query (UNION, EXCEPT or INTERSECT)")
     if statement.get("named_param_map"):
         refuse("a parameter ($1 or ?)", "write the value instead")
     clause = statement["node"]["where_clause"]
     expected = {**template, "statements": [{**known, "node": {**known["node"], "where_clause": clause}}]}
     if tree != expected or not isinstance(clause, dict):
-        refuse("another clause of SQL beside it (FROM, GROUP BY, ORDER BY, LIMIT or the like)")
+        refuse("another clause of SQL (FROM, GROUP BY, ORDER BY, LIMIT or the like)")
     return clause

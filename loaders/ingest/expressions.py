@@ -1,4 +1,4 @@
-"""SQL expressions that one row can answer: which kinds, functions and types there may be, and how much they may make of a row.
+"""SQL expressions that one row can answer: their kinds, functions and types, and how much they may make of a row.
 
 Nothing here reaches outside the row: no subquery, table, window or aggregate, and only the functions that are named here.
 """
@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 OWN = "gcnrec_"
-"""What the names of our own tables and columns begin with; a condition cannot name one that does."""
+"""What the names of our own tables and columns begin with; a condition cannot name these."""
 
 MOST_DEPTH = 100
 """Of expressions inside expressions."""
@@ -89,8 +89,8 @@ _FUNCTION_NAMES = {
     """,
 }
 _FUNCTIONS = {name for names in _FUNCTION_NAMES.values() for name in names.split()}
-"""What may be called: it looks at its arguments, the clock or chance. Not those that name settings, tables, files or users, that
-fail or wait on purpose, or that make much of little (`range`, `format`, lambdas); `json_contains` ends the process on deep JSON.
+"""What may be called: it looks at its arguments, the clock or chance. Not what names settings, tables, files or users, what
+fails or waits on purpose, or makes much of little (`range`, `format`, lambdas); `json_contains` ends the process on deep JSON.
 """
 _LONGER = {"hex": 2, "to_hex": 2, "to_base64": 2, "base64": 2, "regexp_escape": 4, "strftime": 32}
 _LONGER |= dict.fromkeys(("string_split", "str_split", "split", "string_to_array", "string_split_regex", "str_split_regex"), 16)
@@ -140,10 +140,10 @@ class _Visit:
     made: int = 0
     """Bytes that the expressions so far make of `_ROWS` rows."""
     depth: int = 0
-    """Expressions around the one that is looked at."""
+    """Expressions around the current one."""
 
     def bytes_of(self, node: Any) -> int:
-        """Bytes that the value of an expression, or those of all expressions in a list or dict, take at most."""
+        """Bytes that the value of an expression, or the values of all expressions in a list or dict, take at most."""
         if isinstance(node, list):
             return sum(map(self.bytes_of, node))
         if not isinstance(node, dict):
@@ -177,23 +177,21 @@ class _Visit:
             case "FUNCTION":
                 return self._function(node)
             case "COLLATE":
-                self._collation(str(node["collation"]))
+                name = str(node["collation"])
+                if not all(part.isalpha() for part in name.replace("_", ".").split(".")):
+                    refuse(f"the collation {name!r}", "name one such as nocase or de")
             case "LAMBDA" if node["syntax_type"] == "SINGLE_ARROW":
                 document, path = self.bytes_of(node["lhs"]), self.bytes_of(node["expr"])  # JSON -> path
                 return document + path if _is_short("json", [node["lhs"], node["expr"]]) else document * (1 + path)
             case "LAMBDA":
                 refuse("a lambda")
             case "CASE":
-                return self._longest(node)
+                checks = [(self.bytes_of(check["when_expr"]), self.bytes_of(check["then_expr"])) for check in node["case_checks"]]
+                return max(self.bytes_of(node["else_expr"]), *(then for _, then in checks))
         size = self.bytes_of(inside)
         if kind == "CAST":  # to text: quotes around what is quoted already double its escapes
             return 2 * size + _VALUE_BYTES
         return 1 if _ANSWERS & {kind, node["type"]} else size
-
-    def _longest(self, node: dict[str, Any]) -> int:
-        """Bytes of a CASE: of its longest branch."""
-        checks = [(self.bytes_of(check["when_expr"]), self.bytes_of(check["then_expr"])) for check in node["case_checks"]]
-        return max(self.bytes_of(node["else_expr"]), *(then for _, then in checks))
 
     def _column(self, path: list[str]) -> int:
         for name in path:
@@ -202,10 +200,6 @@ class _Visit:
         self.columns[path[0]] = None
         self.varying += 1
         return _VALUE_BYTES
-
-    def _collation(self, name: str) -> None:
-        if not all(part.isalpha() for part in name.replace("_", ".").split(".")):
-            refuse(f"the collation {name!r}", "name one such as nocase or de")
 
     def _type(self, node: dict[str, Any]) -> int:
         name = str(node["type_name"])
@@ -241,9 +235,9 @@ class _Visit:
 
 
 def _is_short(name: str, arguments: list[dict[str, Any]]) -> bool:
-    """Whether a call of one of `_TIMES` makes no more than its arguments are together, as its constants tell."""
+    """Whether a call of one of `_TIMES` makes no more than its arguments are together, by its constants."""
     texts = [argument["literal"].get("text", "") if argument["class"] == "CONSTANT" else None for argument in arguments]
-    if name == "replace":  # of a text by one that is no longer
+    if name == "replace":  # of a text by another that is no longer
         source, target = (texts[1], texts[2]) if len(texts) == 3 else (None, None)
         return source is not None and target is not None and len(target.encode()) <= len(source.encode())
     if name == "regexp_extract":  # one group, which is part of the text; a list of names gives as many

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gcnrec.loaders.ingest import pairs
 from gcnrec.loaders.ingest.rows import Rows, count_codes, high_of, low_of
+from gcnrec.system.observer import SILENT
 from gcnrec.system.scratch import Scratch
 
 _GROUP_ROWS = 2**17
@@ -22,16 +23,15 @@ _GROUP_ROWS = 2**17
 
 @dataclass(slots=True)
 class Report:
-    """Counts of everything dropped: `entries` for dataset.json, lines for `progress`; `work` gets the rows read."""
+    """Counts of everything dropped: `entries` for dataset.json, lines for `note`; `work` gets the rows read."""
 
-    progress: Callable[[str], None] | None
-    work: Callable[[str, int, int], None] | None = None
+    note: Callable[[str], None] = SILENT.note
+    work: Callable[[str, int, int], None] = SILENT.work
     entries: dict[str, Any] = field(default_factory=dict)
 
     def say(self, line: str) -> None:
         self.entries.setdefault("lines", []).append(line)
-        if self.progress:
-            self.progress(line)
+        self.note(line)
 
     def count(self, key: str, value: int | np.integer, line: str) -> None:
         """Store a count; say the line unless nothing was counted."""
@@ -39,19 +39,13 @@ class Report:
         if value:
             self.say(line.format(f"{value:,}"))
 
-    def begin(self, what: str) -> None:
-        """Report that work of unknown length begins."""
-        if self.work:
-            self.work(what, 0, 0)
-
     def counted(self, batches: Iterable[pa.RecordBatch], what: str, total: int) -> Iterator[pa.RecordBatch]:
         """The same batches; reports their rows as they are read."""
         done = 0
         for batch in batches:
             yield batch
             done += len(batch)
-            if self.work:
-                self.work(what, done, total)
+            self.work(what, done, total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +105,7 @@ def write_held_out(path: Path, rows: Rows, ticks: int | None) -> None:
         for first in range(0, max(len(rows), 1), _GROUP_ROWS):
             part = rows.slice(first, first + _GROUP_ROWS)
             columns: list[NDArray[Any]] = [np.empty(len(part), np.int32), np.empty(len(part), np.int32)]
-            pairs.high_numbers(part.pairs_E, columns[0])
+            np.right_shift(part.pairs_E, np.uint64(32), out=columns[0], casting="unsafe")
             pairs.low_numbers(part.pairs_E, columns[1])
             columns += [] if part.times_E is None else [part.times_E // (ticks or 1)]
             columns += [] if part.weights_E is None else [part.weights_E]

@@ -274,7 +274,7 @@ def _completed(batch: pa.RecordBatch, schema: pa.Schema, fragment: ds.Fragment, 
 
 
 def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """The column as `kind`; fields of a struct go by name, and one that the file lacks, or that was not asked for, is null.
+    """The column as `kind`; fields of a struct go by name, and are null where absent or not requested.
 
     What reads the batches later believes their schema: a struct of another layout would be read as other fields.
     """

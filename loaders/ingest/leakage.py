@@ -6,16 +6,14 @@ Only a split by time has none. The counts go into dataset.json, a sentence for e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numba
 import numpy as np
 
-from gcnrec.loaders.ingest.rows import Rows, high_of
+from gcnrec.loaders.ingest.heldout import Parts, Report
+from gcnrec.loaders.ingest.rows import Rows, count_until, high_of
 from gcnrec.system.scratch import Scratch
-
-if TYPE_CHECKING:
-    from gcnrec.loaders.ingest.heldout import Parts, Report
 
 PREFIX = "leakage_"
 _NAMES = {"valid": "validation", "test": "test"}
@@ -35,7 +33,7 @@ def report_leakage(parts: Parts, ticks: int | None, split: str, num_users: int, 
     for name, part in (("valid", parts.valid), ("test", parts.test)):
         if part.times_E is None or not len(part):
             continue
-        found[f"{PREFIX}train_after_first_{name}"] = int(_count_after(train.times_E, int(part.times_E.min())))
+        found[f"{PREFIX}train_after_first_{name}"] = len(train) - int(count_until(train.times_E, int(part.times_E.min())))
         if split != "temporal":
             found |= {f"{PREFIX}{name}_{key}": share for key, share in _shares(train, part, num_users, scratch).items()}
     report.entries.update(found)
@@ -44,7 +42,7 @@ def report_leakage(parts: Parts, ticks: int | None, split: str, num_users: int, 
 
 
 def sentences(counts: Mapping[str, Any]) -> list[str]:
-    """What the `leakage_` entries of a dataset's report mean, a sentence per part; the others are ignored."""
+    """What the `leakage_` entries of a dataset's report mean, a sentence per part; others are ignored."""
     said = []
     for name, words in _NAMES.items():
         own, world = (counts.get(f"{PREFIX}{name}_before_{whose}_train") for whose in ("own", "any"))
@@ -70,16 +68,8 @@ def _shares(train: Rows, part: Rows, num_users: int, scratch: Scratch) -> dict[s
     last = int(train.times_E.max())  # type: ignore[union-attr]
     return {
         "before_own_train": own / len(part),
-        "before_any_train": 1.0 - int(_count_after(part.times_E, last - 1)) / len(part),
+        "before_any_train": 1.0 - (len(part) - int(count_until(part.times_E, last - 1))) / len(part),
     }
-
-
-@numba.njit(cache=True)
-def _count_after(times, moment):  # type: ignore[no-untyped-def]
-    count = 0
-    for row in range(len(times)):
-        count += times[row] > moment
-    return count
 
 
 @numba.njit(cache=True)

@@ -13,7 +13,8 @@ from gcnrec.system.scratch import Scratch
 def merge(rows: Rows, duplicates: str, scratch: Scratch) -> Rows:
     """One row per pair of sorted rows: the latest (largest time, then weight), with `sum` the sum of all weights."""
     codes = scratch.codes(len(rows))
-    _mark_last_of_run(rows.pairs_E, codes)
+    codes[-1:] = 1
+    np.not_equal(rows.pairs_E[1:], rows.pairs_E[:-1], out=codes[:-1].view(np.bool_))
     if duplicates == "sum" and rows.weights_E is not None:
         _sum_runs(rows.pairs_E, rows.weights_E)
     return rows.keep(codes, 1, scratch)
@@ -44,7 +45,7 @@ def falling(degrees: NDArray[np.int64], kept: NDArray[np.bool_], scratch: Scratc
 def inverse(order: NDArray[np.int64], size: int, scratch: Scratch) -> NDArray[np.int32]:
     """The place of every number below `size` in `order`, -1 where it is absent."""
     places: NDArray[np.int32] = scratch.full(size, np.int32, -1)
-    _invert(order, places)
+    invert(order, places)
     return places
 
 
@@ -83,25 +84,9 @@ def swap(pairs_E):  # type: ignore[no-untyped-def]
         pairs_E[row] = packed(low_of(pairs_E[row]), high_of(pairs_E[row]))
 
 
-@numba.njit(parallel=True, cache=True)
-def low_numbers(pairs_E, out_E):  # type: ignore[no-untyped-def]
-    """`out_E` int32 gets the low number of every pair."""
-    for row in numba.prange(len(pairs_E)):
-        out_E[row] = np.int32(low_of(pairs_E[row]))
-
-
-@numba.njit(parallel=True, cache=True)
-def high_numbers(pairs_E, out_E):  # type: ignore[no-untyped-def]
-    """`out_E` int32 gets the high number of every pair."""
-    for row in numba.prange(len(pairs_E)):
-        out_E[row] = np.int32(high_of(pairs_E[row]))
-
-
-@numba.njit(cache=True)
-def _mark_last_of_run(pairs, codes):  # type: ignore[no-untyped-def]
-    for row in range(len(pairs)):
-        if row + 1 == len(pairs) or pairs[row] != pairs[row + 1]:
-            codes[row] = 1
+def low_numbers(pairs_E: NDArray[np.uint64], out_E: NDArray[np.int32]) -> None:
+    """`out_E` gets the low number of every pair."""
+    np.bitwise_and(pairs_E, LOW, out=out_E, casting="unsafe")
 
 
 @numba.njit(cache=True)
@@ -126,7 +111,8 @@ def _falling_keys(degrees, kept, most, keys):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _invert(order, places):  # type: ignore[no-untyped-def]
+def invert(order, places):  # type: ignore[no-untyped-def]
+    """`places` gets at every number of `order` where it stands."""
     for place in range(len(order)):
         places[order[place]] = place
 

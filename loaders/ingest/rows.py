@@ -5,6 +5,7 @@ A pair is an edge packed into one uint64: `user << 32 | item`, so that the order
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -37,11 +38,7 @@ class Rows:
 
     def empty(self, size: int, scratch: Scratch) -> Rows:
         """Uninitialised rows with the same columns."""
-        return Rows(
-            scratch.empty(size, np.uint64),
-            None if self.times_E is None else scratch.empty(size, np.int64),
-            None if self.weights_E is None else scratch.empty(size, np.float32),
-        )
+        return self._each(lambda column: scratch.empty(size, column.dtype))
 
     def keep(self, codes_E: NDArray[np.int8], code: int, scratch: Scratch) -> Rows:
         """The rows whose code is `code`, in order."""
@@ -55,12 +52,11 @@ class Rows:
 
     def slice(self, first: int, last: int) -> Rows:
         """A view of rows `first .. last - 1`."""
-        times, weights = self.times_E, self.weights_E
-        return Rows(
-            self.pairs_E[first:last],
-            None if times is None else times[first:last],
-            None if weights is None else weights[first:last],
-        )
+        return self._each(lambda column: column[first:last])
+
+    def _each(self, made: Callable[[NDArray[Any]], NDArray[Any]]) -> Rows:
+        pairs_E, times_E, weights_E = made(self.pairs_E), self.times_E, self.weights_E
+        return Rows(pairs_E, None if times_E is None else made(times_E), None if weights_E is None else made(weights_E))
 
 
 @numba.njit(inline="always")
@@ -236,6 +232,15 @@ def count_codes(codes, code):  # type: ignore[no-untyped-def]
     count = 0
     for row in range(len(codes)):
         count += codes[row] == code
+    return count
+
+
+@numba.njit(cache=True)
+def count_until(times, most):  # type: ignore[no-untyped-def]
+    """Rows whose time is at most `most`."""
+    count = 0
+    for row in range(len(times)):
+        count += times[row] <= most
     return count
 
 

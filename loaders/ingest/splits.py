@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec import random
-from gcnrec.loaders.ingest.rows import Rows, count_high, count_low, high_of, low_of, radix_sort
+from gcnrec.loaders.ingest.rows import Rows, count_high, count_low, count_until, high_of, low_of, radix_sort
 from gcnrec.random import Stage, two_u64
 from gcnrec.system.scratch import Scratch
 
@@ -130,7 +130,7 @@ def time_at(times_E: NDArray[np.int64], share: float, below: int | None = None) 
     high = high if below is None else min(high, below - 1)
     if high < low:
         return high + 1
-    count = int(_count_until(times_E, high))
+    count = int(count_until(times_E, high))
     rank = min(int((1.0 - share) * count), count - 1)
     while low < high:
         width = (high - low) // 65536 + 1
@@ -223,14 +223,6 @@ def _leave_last(ends, times, valid, parts):  # type: ignore[no-untyped-def]
             parts[last] = TEST
         if valid and count >= 3:
             parts[before] = VALID
-
-
-@numba.njit(cache=True)
-def _count_until(times, most):  # type: ignore[no-untyped-def]
-    count = 0
-    for row in range(len(times)):
-        count += times[row] <= most
-    return count
 
 
 @numba.njit(parallel=True, cache=True)

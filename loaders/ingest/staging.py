@@ -17,7 +17,8 @@ from gcnrec import interactions
 from gcnrec.errors import DataError
 from gcnrec.loaders.ingest.columns import TIME, WEIGHT
 from gcnrec.loaders.ingest.numbering import Ids, Numbering
-from gcnrec.loaders.ingest.rows import Rows, high_of, low_of, packed
+from gcnrec.loaders.ingest.pairs import renumber
+from gcnrec.loaders.ingest.rows import Rows, packed
 from gcnrec.system.scratch import Scratch
 
 
@@ -66,7 +67,7 @@ class Staging:
                     f"{len(ids):,} distinct {side} are more than the {interactions.MAX_NODES:,} that int32 can number"
                 )
         for number, pairs_E in enumerate(self._stretches):
-            _decode(pairs_E, user_numbers[self._bounds[0][number] :], item_numbers[self._bounds[1][number] :])
+            renumber(pairs_E, user_numbers[self._bounds[0][number] :], item_numbers[self._bounds[1][number] :])
         return users, items
 
     def _code(self, waiting: list[pa.RecordBatch], pairs_E: NDArray[np.uint64]) -> None:
@@ -86,12 +87,3 @@ class Staging:
 def _pack(users, items, pairs):  # type: ignore[no-untyped-def]
     for row in numba.prange(len(pairs)):
         pairs[row] = packed(users[row], items[row])
-
-
-@numba.njit(parallel=True, cache=True)
-def _decode(pairs, user_numbers, item_numbers):  # type: ignore[no-untyped-def]
-    """Numbers for codes, in place."""
-    for row in numba.prange(len(pairs)):
-        user = user_numbers[high_of(pairs[row])]
-        item = item_numbers[low_of(pairs[row])]
-        pairs[row] = packed(user, item)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcnrec.closed_forms import closed_form, content
+from gcnrec.closed_forms import closed_form, itemknn
 from gcnrec.config import Model
 from gcnrec.errors import DataError
 from gcnrec.testing import empty_rows
@@ -22,7 +22,7 @@ def scores_of(scorer, num_users, num_items):
 @pytest.mark.parametrize("rows", [512, 2])
 @pytest.mark.parametrize("count", [1, 2, 10])
 def test_equals_the_loop(monkeypatch, count, rows):
-    monkeypatch.setattr(content, "_ROWS", rows)
+    monkeypatch.setattr(itemknn, "_ROWS", rows)
     graph = empty_rows().graph  # item 3 has no edge, and is a neighbour all the same
     features = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     features[1] = 0.0  # without features: similar to none
@@ -34,7 +34,7 @@ def test_equals_the_loop(monkeypatch, count, rows):
             cosines[item] = 0.0
             for other in np.argsort(-cosines)[:count]:
                 expected[user, other] += max(cosines[other], 0.0)
-    scorer = content.fit(graph, Model(neighbours=count), features)
+    scorer = itemknn.fit_content(graph, Model(neighbours=count), features)
     assert scores_of(scorer, 4, 4) == pytest.approx(expected, abs=1e-6)
 
 

@@ -35,9 +35,8 @@ from gcnrec.errors import Terminated
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.schema import Dataset
 from gcnrec.reports.progress import Quiet
-from gcnrec.results.baselines_on_test import measure_baselines
 from gcnrec.results.compare import compare
-from gcnrec.results.evaluate import evaluate_run
+from gcnrec.results.evaluate import evaluate_run, measure_baselines
 from gcnrec.runs.folder import open_run
 from gcnrec.steps import epochs
 from gcnrec.system.machine import versions

@@ -15,8 +15,7 @@ from gcnrec.graph import csr_from_edges
 from gcnrec.interactions import Interactions, MemoryVocabulary
 from gcnrec.loaders.parquet import ingest
 from gcnrec.pipeline import DataRequest, run_job
-from gcnrec.ranking.cold import cold_metrics
-from gcnrec.ranking.evaluate import HeldOutSplit
+from gcnrec.ranking.evaluate import HeldOutSplit, cold_metrics
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.reports.text import metric_lines
 from gcnrec.results.evaluate import evaluate_run

@@ -9,9 +9,8 @@ import sys
 import pytest
 
 from gcnrec.reports.figures import Remaining, duration, figures, rate
-from gcnrec.reports.json_lines import JsonLines, log
-from gcnrec.reports.progress import Lines, Quiet, observed
-from gcnrec.reports.progress_bar import Bar, runs_told
+from gcnrec.reports.progress import JsonLines, Lines, Quiet, log, observed, runs_reported
+from gcnrec.reports.progress_bar import Bar
 from gcnrec.reports.trials import Ended
 
 
@@ -154,10 +153,10 @@ def test_bars_on_a_terminal(monkeypatch):
 
 
 def test_a_sweep_tells_of_its_runs(capsys):
-    with runs_told(2, False) as tell:
-        tell(Ended("one", 0, 3.0, ""), 1, 2)
-        tell(Ended("two", 3, 0.0, "no data"), 2, 2)
+    with runs_reported(2, False) as report:
+        report(Ended("one", 0, 3.0, ""), 1, 2)
+        report(Ended("two", 3, 0.0, "no data"), 2, 2)
     assert capsys.readouterr().err.splitlines() == ["1/2  one  3 s", "2/2  two  no data"]
-    with runs_told(1, True) as tell:
-        tell(Ended("one", 0, 0.0, ""), 1, 1)
+    with runs_reported(1, True) as report:
+        report(Ended("one", 0, 0.0, ""), 1, 1)
     assert json.loads(capsys.readouterr().err)["name"] == "one"

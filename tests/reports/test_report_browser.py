@@ -9,8 +9,7 @@ from gcnrec.config import Job
 from gcnrec.reports.run_report import write_report
 from gcnrec.reports.sweep_report import summarise
 from gcnrec.reports.trials import Sweep, Trial, write_sweep
-from gcnrec.results.baselines_on_test import measure_baselines
-from gcnrec.results.evaluate import evaluate_run
+from gcnrec.results.evaluate import evaluate_run, measure_baselines
 from gcnrec.runs.events import append_event, warn_once
 from gcnrec.runs.folder import open_run
 from gcnrec.testing import checkerboard, write_dataset
@@ -60,7 +59,7 @@ def test_the_report_of_a_run(browser, run, width, dark):
     assert seen.scrolls_to <= width and seen.overflowing == []
     for part in (
         "Loss by epoch", "Validation recall@5 by epoch", "Validation recall@5 by time", "Throughput by epoch", "Waiting for data",
-        "Stored values", "Slots per row by decile", "Beside closed-form baselines", "Recall by item popularity",
+        "Stored values", "Slots per row by decile", "Compared with closed-form baselines", "Recall by item popularity",
         f"{run.metrics('test')['recall@5']:.4f}", "Warnings", f"A warning with {LONG} <&>.", run.dataset.digest, "machine.torch",
         "2026-11-22 20:10:11 UTC: fit after epoch 2 and 20 steps", 'policy = "dynamic"', "command", "working_directory",
     ):  # fmt: skip

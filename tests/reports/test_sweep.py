@@ -50,6 +50,11 @@ optimizer.learning_rate = 1e38
 NAMES = ["thin-seed=0", "wide-seed=0", "bad-seed=0"]
 
 
+def sweep(grid, data, out, report=lambda *ended: None, **options):
+    return sweeping.sweep(grid, data, out, report=report, **options)
+
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
@@ -62,8 +67,8 @@ def place(tmp_path_factory):
 def swept(place):
     """A sweep of three runs, of which the last cannot learn, and how each ended."""
     told = []
-    ended = sweeping.sweep(
-        load_grid(place / "grid.toml"), place / "data", place / "out", jobs=2, tell=lambda *told_now: told.append(told_now)
+    ended = sweep(
+        load_grid(place / "grid.toml"), place / "data", place / "out", jobs=2, report=lambda *told_now: told.append(told_now)
     )
     return place / "out", ended, told
 
@@ -109,28 +114,28 @@ def test_a_second_call_skips_what_is_finished_and_resumes_the_rest(swept, place,
         (out / "runs" / NAMES[1] / name).unlink()
     (place / "two.toml").write_text(GRID[: GRID.index("[variants.bad]")])
     events = {name: (out / "runs" / name / "metrics.jsonl").read_bytes() for name in NAMES[:2]}
-    ended = sweeping.sweep(load_grid(place / "two.toml"), place / "data", out)
+    ended = sweep(load_grid(place / "two.toml"), place / "data", out)
     assert [(one.code, bool(one.seconds)) for one in ended] == [(0, False), (0, True)]
     assert {name: (out / "runs" / name / "metrics.jsonl").read_bytes() for name in NAMES[:2]} == events  # nothing was trained
     metrics = [read_json(folder / "runs" / NAMES[1] / "metrics.json") for folder in (first, out)]
     assert metrics[0] == metrics[1] and [trial.status for trial in read_sweep(out).trials] == ["done", "done"]
 
     monkeypatch.setattr(subprocess, "Popen", None)  # all finished: no process is started
-    assert [one.seconds for one in sweeping.sweep(load_grid(place / "two.toml"), place / "data", out)] == [0.0, 0.0]
+    assert [one.seconds for one in sweep(load_grid(place / "two.toml"), place / "data", out)] == [0.0, 0.0]
 
 
 def test_other_settings_or_data_or_a_sweep_that_runs_are_refused(swept, place, tmp_path):
     out, _, _ = swept
     grid = load_grid(place / "grid.toml", ["train.epochs=4"])
     with pytest.raises(UsageError, match=r"thin-seed=0 was made with train.epochs = 3, the grid now has 4; choose another"):
-        sweeping.sweep(grid, place / "data", out)
+        sweep(grid, place / "data", out)
     other = write_dataset(checkerboard(20), tmp_path / "other")
     with pytest.raises(UsageError, match=r"thin-seed=0 was made on other data \(.*data\) than .*other; choose another --out"):
-        sweeping.sweep(load_grid(place / "grid.toml"), other.folder, out)
+        sweep(load_grid(place / "grid.toml"), other.folder, out)
     with (out / "sweep.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="is being swept by another process"):
-            sweeping.sweep(load_grid(place / "grid.toml"), place / "data", out)
+            sweep(load_grid(place / "grid.toml"), place / "data", out)
 
 
 @pytest.mark.serial
@@ -161,11 +166,11 @@ def test_being_stopped_ends_the_runs_and_leaves_them_resumable(place, tmp_path, 
 def test_the_command_line_tells_and_ends_with_the_worst_code(place, monkeypatch, capsys):
     from gcnrec import cli
 
-    def ends(grid, data, out, *, jobs, tell):
+    def ends(grid, data, out, *, jobs, report):
         codes = zip(grid.runs, (0, 5, 2), strict=True)
         made = [sweeping.Ended(run.name, code, 1.0, "it [broke]" if code else "") for run, code in codes]
         for count, one in enumerate(made, 1):
-            tell(one, count, 3)
+            report(one, count, 3)
         return made
 
     monkeypatch.setattr(sweeping, "sweep", ends)

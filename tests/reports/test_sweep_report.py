@@ -12,7 +12,21 @@ from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
 from gcnrec.errors import DataError, UsageError
 from gcnrec.reports.sweep_report import summarise, write_sweep_page
-from gcnrec.reports.trials import Sweep, Trial, curves, read_sweep, results, trials_of, write_sweep
+from gcnrec.reports.trials import Sweep, Trial, curves, read_sweep, results, varying, write_sweep
+
+LABELS = ("table.budget", "train.seed", "run.name", "data.digest")
+
+
+def trials_of(folders):
+    """Run folders made by hand as a sweep. The settings that differ, apart from budget and seed, name the variant."""
+    jobs = {folder: Job.load(folder / "job.toml") for folder in folders}
+    differing = [key.split(".") for key in varying(list(jobs.values())) if key not in LABELS]
+    trials = []
+    for folder, job in jobs.items():
+        settings = {".".join(key): getattr(getattr(job, key[0]), key[1]) for key in differing}
+        variant = " ".join(f"{key}={value}" for key, value in settings.items()) or "run"
+        trials.append(Trial(folder, variant, job.table.budget, job.train.seed))
+    return Sweep(tuple(trials), trials[0].variant)
 
 
 def make_run(folder, seed, width, epochs=3, **sections):
@@ -150,5 +164,5 @@ def test_runs_of_a_sweep_share_their_metric(tmp_path):
     one, two = make_run(tmp_path / "a", 0, 8), make_run(tmp_path / "b", 0, 8, evaluate={"metric": "ndcg@20"})
     with pytest.raises(UsageError, match=r"must share one evaluate.metric, found ndcg@20, recall@20"):
         _ = trials_of([one, two]).metric
-    with pytest.raises(UsageError, match="at least one run folder"):
-        trials_of([])
+    with pytest.raises(UsageError, match=r"must share one evaluate.metric, found none"):
+        _ = Sweep((), "run").metric

@@ -13,9 +13,9 @@ import torch
 from gcnrec.config import Job, Sampler
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.parquet import ingest
+from gcnrec.results.bundle import item_arrays
 from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.recommend import recommend
-from gcnrec.results.served import item_arrays
 from gcnrec.runs.folder import final_tensors
 from gcnrec.training.train import train
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from slot_reader import read_slots
 
 from gcnrec.errors import DataError
 from gcnrec.interactions import MemoryVocabulary
 from gcnrec.rows import Ticket
-from gcnrec.runs.slot_files import order_digest, read_slots, write_slots
+from gcnrec.runs.slot_files import order_digest, write_slots
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.slots import SlotTable
 

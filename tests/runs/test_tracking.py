@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gcnrec.config import Job
 from gcnrec.errors import DivergedError, Terminated, UsageError
 from gcnrec.reports.progress import Quiet
-from gcnrec.runs.events import epochs_of, read_events
+from gcnrec.runs.contents import RunContents
 from gcnrec.runs.tracking import curves, tracked
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
@@ -63,7 +63,7 @@ def test_tensorboard_shows_what_metrics_jsonl_has(dataset, tmp_path):
     run = train(job(refit="train+valid", tensorboard=True), dataset, tmp_path / "run")
     for stage in ("fit", "refit"):
         shown = scalars(run.folder / "tensorboard" / stage)
-        records = epochs_of(read_events(run.folder), stage)
+        records = RunContents(run.folder).epochs(stage)
         assert {"loss", "rows_per_second", "stalled_share", "learning_rate", "values", "seconds"} <= set(shown)
         assert ("valid/recall_at_3" in shown) == (stage == "fit")
         for name in ("loss", "learning_rate", "values"):
@@ -99,7 +99,7 @@ def test_a_resumed_run_shows_every_epoch_once(dataset, tmp_path, checkpoint_ever
     shown = scalars(run.folder / "tensorboard" / "fit")
     assert [step for step, _ in shown["loss"]] == [1, 2, 3, 4, 5]
     assert [value for _, value in shown["loss"]] == pytest.approx(
-        [epoch.loss for epoch in epochs_of(read_events(run.folder), "fit")]
+        [epoch.loss for epoch in RunContents(run.folder).epochs("fit")]
     )
 
 
@@ -172,7 +172,7 @@ def test_mlflow_gets_settings_and_metrics(dataset, tmp_path, mlflow):
     assert logged.tags["gcnrec.digest"] == dataset.digest
     assert (logged.params["train.epochs"], logged.params["model.name"]) == ("3", "lightgcn")
     losses = [(each.step, each.value) for each in logged.metrics if each.key == "loss"]
-    assert losses == [(epoch.epoch, epoch.loss) for epoch in epochs_of(read_events(run.folder), "fit")]
+    assert losses == [(epoch.epoch, epoch.loss) for epoch in RunContents(run.folder).epochs("fit")]
     assert {"valid/recall_at_3", "refit/loss", "values"} <= {each.key for each in logged.metrics}
 
 
@@ -194,7 +194,7 @@ def test_a_tracker_that_fails_costs_no_training(dataset, tmp_path, mlflow):
     observer = Notes()
     run = train(job(mlflow="http://store"), dataset, tmp_path / "run", observer=observer)
     assert [note for note in observer.notes if "Mlflow" in note] == [
-        "Mlflow failed and is told no more of this run, which goes on (server gone)"
+        "Mlflow failed and gets no more of this run, which continues (server gone)"
     ]
     assert observer.epochs == [1, 2, 3] and (run.folder / "memory.json").is_file()
 
@@ -227,4 +227,4 @@ def test_a_model_without_epochs_has_nothing_to_track():
 
 def test_values_are_counted_with_every_checkpoint(dataset, tmp_path):
     run = train(job(checkpoint_every=2), dataset, tmp_path / "run")
-    assert [epoch.values for epoch in epochs_of(read_events(run.folder), "fit")] == [None, 192, 192]
+    assert [epoch.values for epoch in RunContents(run.folder).epochs("fit")] == [None, 192, 192]

@@ -9,13 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from built import step_of
+from slot_reader import read_slots
 
 from gcnrec.config import Job
 from gcnrec.errors import UsageError
 from gcnrec.reports.progress import Quiet
 from gcnrec.runs.events import read_lines
 from gcnrec.runs.folder import final_table, load_checkpoint
-from gcnrec.runs.slot_files import order_digest, read_slots
+from gcnrec.runs.slot_files import order_digest
 from gcnrec.steps.explore import fresh_batches, mean_gradients
 from gcnrec.testing import checkerboard, dense_hop, write_dataset
 from gcnrec.training.build import explorer_of

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from gcnrec.system import doctor, limits
-from gcnrec.system.findings import findings
+from gcnrec.system.doctor import findings
 
 GPU = {"name": "Some GPU", "major": 9, "minor": 0, "pci_domain_id": 0, "pci_bus_id": 0xAF, "pci_device_id": 1}
 

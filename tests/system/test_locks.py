@@ -50,7 +50,7 @@ def test_another_process_is_named_and_the_dead_do_not_count(tmp_path, holder):
     holder.wait()
     with locked(path, tmp_path / "what", told.append):
         assert json.loads(path.read_text())["pid"] == os.getpid()
-    assert len(told) == 1 and f"process {holder.pid}" in told[0] and "going on" in told[0]
+    assert len(told) == 1 and f"process {holder.pid}" in told[0] and "continuing" in told[0]
     assert not path.exists()
 
 

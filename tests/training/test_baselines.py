@@ -15,7 +15,8 @@ from gcnrec.config import Job, Model
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.reports.progress import Quiet
-from gcnrec.runs.events import append_event, best_validation, read_lines
+from gcnrec.runs.contents import RunContents
+from gcnrec.runs.events import append_event, read_lines
 from gcnrec.testing import World, write_dataset
 from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
 from gcnrec.training.baselines import AUTO, VALID, Rivals, baseline_names, compare_with_baselines, compares
@@ -206,7 +207,7 @@ def test_a_refitted_run_is_compared_by_the_best_epoch_of_its_fit_and_resumes(dat
     )
     run = train(settings, dataset, tmp_path / "run")
     events = read_lines(run.folder)
-    best = best_validation(run.folder, "recall@5")
+    best = RunContents(run.folder).best_validation("recall@5")
     beside = [event for event in events if event["event"] == VALID]
     assert run.refitted and [event["own"] for event in beside] == [pytest.approx(best["recall@5"])] * 2
     assert "ndcg_tilted@5" in best and all("ndcg_tilted@5" in event["metrics"] for event in beside)

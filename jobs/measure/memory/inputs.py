@@ -18,8 +18,8 @@ from gcnrec.config import Data, Job
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.schema import open_dataset
 from gcnrec.ranking.export_rules import export_rules
-from gcnrec.runs.folder import begin_run, write_embeddings
-from gcnrec.system.mapped_scratch import scratch_rows
+from gcnrec.runs.folder import describe_run, make_folder, write_embeddings
+from gcnrec.system.pages import scratch_rows
 
 PIECE = 250_000
 WIDTH = 512
@@ -103,7 +103,8 @@ def run_folder(folder: Path, size: int, asked: int) -> None:
     ingest(data, folder / "data", data_root=None, name="memory-limits")
     dataset = open_dataset(folder / "data")
     job, graph = Job(), dataset.graph
-    begin_run(folder / "run", job, dataset)
+    make_folder(folder / "run")
+    describe_run(folder / "run", job, dataset, "cpu")
     rules = export_rules(job.model, job.loss, job.sampler)
     rows_NF = scratch_rows(folder, graph.num_nodes, WIDTH)
     piece = draw.standard_normal((1024, WIDTH), np.float32)

@@ -291,7 +291,7 @@ def test_user_features(make, tmp_path):
             {"itm": ["x"], "price": [1]},
             "must hold the ids of items in a column 'item' or 'id', it has 'itm', 'price'; rename one",
         ),
-        ({"item": ["x", "y"]}, "holds no feature column beside 'item'"),
+        ({"item": ["x", "y"]}, "holds no feature column other than 'item'"),
         ({"item": ["x", "x"], "price": [1, 2]}, "must hold every id once, 'x' comes 2 times"),
         ({"item": pa.array([], pa.string()), "price": pa.array([], pa.int64())}, "holds no rows"),
         (

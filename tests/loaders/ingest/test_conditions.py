@@ -489,8 +489,8 @@ def test_names_are_those_of_the_file(connection):
     assert parse_condition("item = 1 AND TIME = 2 AND now() < current_date", connection).needed(names, "f") == ["item", "Time"]
     assert parse_condition('"a.b" = 1', connection).needed(names, "f") == ["a.b"]
     for text, told in [
-        ("ITEM = 1", "only upper and lower case tell apart"),
-        ('"Item" = item', "only upper and lower case tell apart"),
+        ("ITEM = 1", "differ in upper and lower case only"),
+        ('"Item" = item', "differ in upper and lower case only"),
         ("itm = 1", "names the column 'itm', f has none; did you mean 'item'?"),
         ("current_user = 'x'", "names the column 'current_user', f has none"),
         ("rowid = 1", "names the column 'rowid', f has none"),
@@ -696,5 +696,5 @@ def test_fields_that_only_case_tells_apart_are_refused(tmp_path):
     struct = pa.StructArray.from_arrays([pa.array([1, 2]), pa.array([-1, -2])], names=["b", "B"])
     pq.write_table(pa.table({"user": [1, 2], "item": [1, 2], "e": struct}), tmp_path / "in.parquet")
     data = Data(train=str(tmp_path / "in.parquet"), user="user", item="item", where="e.B < 10", split="random")
-    with pytest.raises(DataError, match="only upper and lower case tell apart"):
+    with pytest.raises(DataError, match="differ in upper and lower case only"):
         ingest(data, tmp_path / "out", data_root=None, name="x")

@@ -12,7 +12,7 @@ import torch
 
 from gcnrec.errors import DataError
 from gcnrec.system.limits import peak_rss_bytes
-from gcnrec.system.mapped_scratch import scratch_rows
+from gcnrec.system.pages import scratch_rows
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rules import Adam
