@@ -1,4 +1,4 @@
-"""What the bench of tables asks of a contender."""
+"""The contender of the bench of tables, and what each of them is given."""
 
 from __future__ import annotations
 
@@ -10,32 +10,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.config import Job
+from gcnrec.bench.contenders.recipe import Recipe
 from gcnrec.graph import BipartiteGraph
 from gcnrec.sampling.sampler import Batch
-from gcnrec.tables.rules import Rule, rule_of
 from gcnrec.tables.slots import dense_rows
 
 
 @dataclass(frozen=True)
 class Task:
-    """The same for every variant: the job, the graph, the chosen cells in `SlotTable.tensors`, batches, and
-    a gradient for each of them."""
+    """The same for every variant: the recipe, the graph, the chosen cells as `SlotTable.tensors`, a gradient for each batch."""
 
-    job: Job
+    recipe: Recipe
     graph: BipartiteGraph
     budget: int
     cells: dict[str, torch.Tensor]
-    batches: list[Batch]
     grads: list[torch.Tensor]
 
     @property
     def width(self) -> int:
-        return int(self.job.model.width)
-
-    @property
-    def rule(self) -> Rule:
-        return rule_of(self.job.optimizer)
+        return self.recipe.plan.width
 
     def dense(self) -> torch.Tensor:
         """The rows as a new float32 (N, D)."""
