@@ -13,7 +13,7 @@ from typing import Any
 
 Row = dict[str, Any]
 SETUP_SECONDS = 100
-"""For a worker to start, pin its memory and compile kernels, beside the time of its first part."""
+"""For a worker to start, pin its memory and compile kernels, before the time of its first part."""
 GRACE = 1.5
 """A part that takes this many times its `SECONDS` hangs."""
 
