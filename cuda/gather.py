@@ -1,6 +1,6 @@
 """Reads and writes rows by number on the GPU, from planes on the device or in pinned host memory.
 
-Letters: P rows of a plane, R rows at hand, D width.
+Letters: P rows of a plane, R rows of a call, D width.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _READ_ONLY_SUPPORTED = 113  # cudaDevAttrHostRegisterReadOnlySupported
 
 
 class Code(IntEnum):
-    """The return codes (cudaError_t) that are told apart here."""
+    """The return codes (cudaError_t) that pinning distinguishes."""
 
     SUCCESS = 0
     INITIALIZATION = 3

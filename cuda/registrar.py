@@ -98,7 +98,7 @@ class Registrar:
                 )
 
     def _release(self, chunks: Sequence[Chunk]) -> list[tuple[Chunk, int]]:
-        """Unregister what is still held of `chunks`; those for which it failed, with the driver's codes."""
+        """Unregister the chunks that are still held; returns the failed ones with the driver's codes."""
         problems = []
         for chunk in reversed(chunks):
             if chunk in self._held:

@@ -53,7 +53,7 @@ def transfer_blocks(device: torch.device) -> int:
 def remembered(file: Path | None, key: str, measure: Callable[[], int | None]) -> int | None:
     """What `file` has under `key`, else what `measure` finds, which is written there.
 
-    A file that is broken counts as empty; one that cannot be written is done without.
+    A broken file counts as empty; a file that cannot be written is not needed.
     """
     known = _read(file).get(key)
     if isinstance(known, int) and not isinstance(known, bool) and known >= 1:
@@ -67,7 +67,7 @@ def remembered(file: Path | None, key: str, measure: Callable[[], int | None]) -
 def smallest_enough(transfers: Sequence[Transfer], caps: Sequence[int] = CAPS, runs: int = RUNS) -> int:
     """The smallest of `caps` whose rate is ENOUGH of the best in all of `transfers`, by medians of `runs` after a first call.
 
-    Where no cap is, because one transfer wants few blocks and another many, the one that is furthest from none counts as best.
+    If no cap qualifies, because one transfer wants few blocks and another many, the cap with the best worst share counts.
     """
     share_of = dict.fromkeys(caps, 1.0)
     for transfer in transfers:
@@ -165,7 +165,7 @@ def _read(file: Path | None) -> dict[str, Any]:
 
 
 def _write(file: Path, numbers: dict[str, Any]) -> None:
-    """Beside its name, then renamed: two processes that tune at once leave a whole file."""
+    """Write a temporary file, then rename it: two processes that tune at once leave a whole file."""
     work = file.with_name(f".{file.name}.{os.getpid()}.part")
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)

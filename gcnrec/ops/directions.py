@@ -35,9 +35,7 @@ class Uniform:
 
     csr: Csr
 
-    def draw(
-        self, rows_T: NDArray[np.int32], fanout: int, key: DrawKey
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32], None]:
+    def draw(self, rows_T: NDArray[np.int32], fanout: int, key: DrawKey) -> tuple[NDArray[np.int64], NDArray[np.int32], None]:
         return *sample_neighbours(self.csr, rows_T, fanout, key), None
 
 

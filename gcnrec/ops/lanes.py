@@ -6,7 +6,7 @@ for the rows of later edges ahead of time (measured: 1.4 times faster than witho
 All offsets are 64-bit counts of floats into flat vectors.
 
 The kernels stand in this file too because numba's disk cache is keyed by the text of one file: a kernel that took these
-intrinsics from another file would go on using the old ones after an upgrade.
+intrinsics from another file would still use the old ones after an upgrade.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, import-untyped"

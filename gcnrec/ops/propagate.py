@@ -105,7 +105,7 @@ def scatter_rows(
 
 
 def mark_rows(csr: Csr, rows_V: NDArray[np.int32], flags_C: NDArray[np.uint8]) -> None:
-    """Set flags_C[c] = 1 for every column c that one of the rows holds; other flags stay as they are."""
+    """Set flags_C[c] = 1 for every column c of the rows; other flags stay."""
     _check_chosen(csr, rows_V)
     if flags_C.dtype != np.uint8 or flags_C.shape != (csr.columns,):
         raise DataError(f"flags_C must be uint8 of shape ({csr.columns},), got {flags_C.dtype} {flags_C.shape}")

@@ -5,7 +5,7 @@ A record of a row with `count` slots lies at `location` (in units of 8 bytes) of
 used, columns ascending. The count decides the record's size and so its capacity.
 
 Every sum runs in the order of its row's edges, on one thread: results do not depend on the number of threads.
-Letters: N rows of the table, R rows read, V chosen graph rows, D width, X stored values of the rows at hand, K counts (or slabs).
+Letters: N rows of the table, R rows read, V chosen graph rows, D width, X stored values of the rows, K counts (or slabs).
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, import-untyped"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,16 +60,6 @@ def require_memory(nbytes: int, limits: Limits) -> None:
         raise DeviceError(
             f"{nbytes:,} bytes of host memory were asked for and {limits.available:,} are available to this process "
             '(free memory and control group, less a reserve); lower table.budget or set table.placement = "disk"'
-        )
-
-
-def require_room(nbytes: int, folder: Path) -> None:
-    """DeviceError unless the file system of `folder` (perhaps /dev/shm) has `nbytes` free."""
-    free = shutil.disk_usage(folder).free
-    if nbytes > free:
-        raise DeviceError(
-            f"a scratch file of {nbytes:,} bytes was asked for and {free:,} are free in {folder}; "
-            "lower table.budget or put the run on another disk"
         )
 
 

@@ -85,7 +85,7 @@ class Event:
 
 @pytest.fixture
 def device_of(monkeypatch, host_launcher):
-    """Makes a CudaDevice whose memory is the host's, on a driver, and the list of what it tells."""
+    """Makes a CudaDevice whose memory is the host's, on a driver, and the list of its warnings."""
     host_launcher.falling = False
     host_launcher.launches.clear()
     monkeypatch.setattr(module, "launch", host_launcher.launch)
