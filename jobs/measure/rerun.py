@@ -1,4 +1,4 @@
-"""Runs the job.toml of finished runs again, alone, and holds everything they leave behind against the first time.
+"""Runs the job.toml of finished runs again, alone, and compares all files with those of the first run.
 
     python -m jobs.measure.rerun RUN... --out RECORD.json
 

@@ -14,7 +14,7 @@ from hypothesis import reject
 from hypothesis import strategies as st
 
 Kinds = dict[pa.DataType, list[Any]]
-"""Types of a column, and the values that one of them may hold."""
+"""Types of a column, and values of each."""
 
 TEXTS = ["a", "b", "", " ", "é", "\U0001f600", "x" * 300, "a\x00b", "NaN", "0"]
 WHOLE = {
@@ -153,7 +153,7 @@ def mutated(draw: st.DrawFn, whole: bytes) -> bytes:
 
 @st.composite
 def flags(draw: st.DrawFn) -> tuple[list[str], bool]:
-    """Flags of `ingest` beside the files, and whether every pair of the files must then be there."""
+    """Flags of `ingest` other than files, and whether the data must then have every pair of the files."""
     chosen, whole = [], True
     if draw(one_in(3)):
         chosen += ["--weight", "weight"]
@@ -169,10 +169,7 @@ def flags(draw: st.DrawFn) -> tuple[list[str], bool]:
             chosen += ["--time", "time"]
         return [*chosen, "--split", split, "--test-size", draw(st.sampled_from(["0.2", "0.9"]))], False
     if draw(one_in(14)):
-        chosen, whole = (
-            [*chosen, "--where", draw(st.sampled_from(CONDITIONS))],
-            False,
-        )
+        chosen, whole = [*chosen, "--where", draw(st.sampled_from(CONDITIONS))], False
     return [*chosen, "--valid-size", "0", "--keep-cold"], whole
 
 

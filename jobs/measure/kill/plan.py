@@ -60,7 +60,7 @@ AGAIN_EVERY, BEGIN_EVERY, FIRST_EVERY, END_EVERY = 5, 20, 40, 20
 
 @dataclass(frozen=True)
 class Length:
-    """Steps of an uninterrupted run: those of an epoch of the fit, and of fit and refit."""
+    """Steps of an uninterrupted run: of an epoch of the fit, and of fit and refit."""
 
     epoch: int
     total: int

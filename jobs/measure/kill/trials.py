@@ -26,7 +26,7 @@ class Bed:
 
 @dataclass(frozen=True)
 class Reference:
-    """A run that nobody stopped: train edges and steps of its fit, its length, and the digests of its files."""
+    """An uninterrupted run: train edges and steps of its fit, its length, and the digests of its files."""
 
     variant: str
     fit: tuple[int, int]
@@ -89,7 +89,7 @@ def sound(row: Row) -> bool:
 
 
 def _state(out: Path, reached: int, stepped: bool, uninterrupted: Reference) -> Row:
-    """Where the killed process was, as far as its files tell."""
+    """The phase of the killed process, by its files."""
     steps = uninterrupted.length
     epoch_ends = reached % steps.epoch == 0 if reached <= uninterrupted.fit[1] else False
     checkpoints = any((out / "checkpoints").glob("*.safetensors"))
@@ -111,7 +111,7 @@ def _state(out: Path, reached: int, stepped: bool, uninterrupted: Reference) -> 
 
 
 def _end(out: Path, outcome: Outcome, uninterrupted: Reference) -> Row:
-    """How the last process of a trial ended; what it said only when it ended otherwise than it should."""
+    """The end of a trial's last process; with its stderr only after a wrong end."""
     differing = differences(uninterrupted.digests, digests(out)) if outcome.code == 0 else []
     equal = outcome.code == 0 and not differing
     said = {} if equal else {"differing": differing, "said": outcome.said[-2000:]}
