@@ -13,7 +13,7 @@ from gcnrec.cuda.arguments import BLOCK, address, blocks_for
 from gcnrec.errors import DataError
 
 VECTOR_BYTES = 16
-"""What a thread moves at once."""
+"""Bytes that a thread moves at once."""
 WARPS = BLOCK // 32
 
 

@@ -13,7 +13,7 @@ from gcnrec.cuda.arguments import BLOCK, address, blocks_for, lanes_for, rows_ad
 from gcnrec.errors import DataError
 
 LINE_BYTES = 128
-"""What PCIe and caches fetch at once."""
+"""Bytes that PCIe and caches fetch at once."""
 
 
 def gather(

@@ -22,7 +22,7 @@ STORED = (torch.float32, torch.bfloat16, torch.uint16)
 
 
 class Slots(NamedTuple):
-    """Where slots lie: `values` (float32, or bfloat16, which may be called uint16) and `columns` (uint8) are two views of one
+    """The places of slots: `values` (float32, or bfloat16, which may be called uint16) and `columns` (uint8) are two views of one
     arena. `location_N` uint32 and `count_N` uint8 are best kept on the device; `capacity_K` int64 must be there."""
 
     location_N: torch.Tensor

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from gcnrec.bench.contenders import epoch_peers as peers
 from gcnrec.bench.contenders.epoch_task import Ours, Stretch, Task, dense, difference, on_device, serially, slots, task_of
 from gcnrec.bench.gather import device_or_none
 from gcnrec.bench.graphs import GOWALLA, graph_of
@@ -55,8 +56,6 @@ def run(
 
 def on_host(task: Task, threads: int) -> dict[str, Callable[[], Contender]]:
     """All of them required."""
-    from gcnrec.bench.contenders import epoch_peers as peers
-
     return {
         "gcnrec": lambda: Ours(task, dense(task)),
         "gcnrec-serial": lambda: Ours(task, dense(task), serially),

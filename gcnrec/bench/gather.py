@@ -29,7 +29,7 @@ from gcnrec.tables.slots import SlotTable
 
 WIDTHS = (64, 128)
 SHARE = 4
-"""One column in so many is stored."""
+"""Columns for each stored column."""
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,6 @@ class GraphInputs:
         """The adjacency's values as all variants use them."""
         return self.exact_E.astype(np.float32)
 
-    @property
-    def indptr(self) -> NDArray[np.int64]:
-        """Where each row of the adjacency begins, (N+1)."""
-        return indptr_of(self.graph)
-
 
 def graph_inputs(dataset: Path | None, width: int, size: tuple[int, int, int]) -> GraphInputs:
     """The adjacency of `graph_of(dataset, size)`, and random rows and gradients."""
@@ -64,7 +59,7 @@ def graph_inputs(dataset: Path | None, width: int, size: tuple[int, int, int]) -
 
 
 def indptr_of(graph: BipartiteGraph) -> NDArray[np.int64]:
-    """Where each node's neighbours begin among all of both sides, (N+1), users first."""
+    """The start of each node's neighbours among all of both sides, (N+1), users first."""
     return np.concatenate([graph.user_items.indptr, graph.item_users.indptr[1:] + graph.num_edges])
 
 
@@ -101,7 +96,7 @@ def torch_csr(given: GraphInputs, index: type, dtype: torch.dtype = torch.float3
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that CSR tensors are in beta
         return torch.sparse_csr_tensor(
-            torch.from_numpy(given.indptr.astype(index)),
+            torch.from_numpy(indptr_of(given.graph).astype(index)),
             torch.from_numpy(given.columns_E.astype(index)),
             torch.from_numpy(given.exact_E).to(dtype),
             given.shape,

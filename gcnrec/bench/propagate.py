@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.bench.graphs import GOWALLA, GraphInputs, graph_inputs, load_dgl, torch_csr
+from gcnrec.bench.graphs import GOWALLA, GraphInputs, graph_inputs, indptr_of, load_dgl, torch_csr
 from gcnrec.bench.harness import Row, in_parts, largest_error, measure, use_threads, variants_of
 from gcnrec.models.hops import Hop, SymmetricHop
 
@@ -172,4 +172,4 @@ def _exact(given: GraphInputs, rows_ND: torch.Tensor) -> NDArray[np.float64]:
 def _scipy_matrix(given: GraphInputs) -> Any:
     from scipy.sparse import csr_matrix
 
-    return csr_matrix((given.values_E, given.columns_E.astype(np.int32), given.indptr.astype(np.int32)), given.shape)
+    return csr_matrix((given.values_E, given.columns_E.astype(np.int32), indptr_of(given.graph).astype(np.int32)), given.shape)

@@ -34,7 +34,7 @@ _TOTAL_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Hop:
-    """What a variant drew in one hop, in node numbers: targets, drawn edges of each, and the other end of every edge."""
+    """A variant's draws in a hop, in node numbers: targets, drawn edges of each, and the other end of every edge."""
 
     targets_T: NDArray[np.int64]
     counts_T: NDArray[np.int64]

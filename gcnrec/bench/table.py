@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.bench.contenders import table_peers as peers
 from gcnrec.bench.contenders.recipe import recipe_of
 from gcnrec.bench.contenders.table_task import Contender, Task
 from gcnrec.bench.graphs import GOWALLA, graph_of
@@ -105,26 +106,11 @@ def task_of(graph: BipartiteGraph, width: int, share: float, batch_size: int, nu
     return Task(recipe, graph, budget, start.tensors(), grads)
 
 
-def contenders() -> dict[str, Callable[[Task], Contender]]:
-    """All of them required; the dense table comes first, and the others must agree with it."""
-    from gcnrec.bench.contenders import table_peers as peers
-
-    return {
-        "gcnrec-dense": _dense,
-        "gcnrec-slots": partial(_slots, "float32"),
-        "gcnrec-slots-bf16": partial(_slots, "bfloat16"),
-        "torch-embedding": peers.Embedding,
-        "torch-embedding-bag": peers.EmbeddingBag,
-        "torch-csr": peers.CsrByPlaces,
-        "torch-csr-product": peers.CsrByProduct,
-        "torch-coo": peers.Coo,
-        "torch-dense-masked": peers.Masked,
-    }
-
-
 def measured_part(task: Task, part: str, runs: int) -> Iterator[Row]:
     """Rows of one part at one size, then its summary."""
-    variants = [Variant(name, partial(_Lane, part, task, build), _Lane.go, _Lane.ready) for name, build in _able(part).items()]
+    without_steps = [name for name in CONTENDERS if not name.startswith("gcnrec") and name not in peers.WITH_STEPS]
+    builds = {name: build for name, build in CONTENDERS.items() if part != "step" or name not in without_steps}
+    variants = [Variant(name, partial(_Lane, part, task, build), _Lane.go, _Lane.ready) for name, build in builds.items()]
     batches = task.recipe.batches
     units = len(batches[0].users_B) if part == "step" else round(np.mean([len(batch.nodes_V) for batch in batches]))
     name = f"table-{part}-{task.graph.num_nodes}"
@@ -175,18 +161,10 @@ class _Lane:
         return self
 
     def chosen_cells(self) -> torch.Tensor:
-        """What the last batch's rows hold now at the chosen cells (part `read`: what was read), zero elsewhere."""
+        """Values of the last batch's rows (part `read`: of the tile) at the chosen cells, zero elsewhere."""
         rows_R = self._task.recipe.batches[self._number].nodes_V
         tile_RD = self._tile_RD if self.part == "read" else self.contender.read(rows_R)
         return tile_RD * self._task.chosen(rows_R)
-
-
-def _able(part: str) -> dict[str, Callable[[Task], Contender]]:
-    """Contenders that have the part."""
-    from gcnrec.bench.contenders.table_peers import WITH_STEPS
-
-    every = contenders()
-    return {name: build for name, build in every.items() if part != "step" or name.startswith("gcnrec") or name in WITH_STEPS}
 
 
 def _dense(task: Task) -> Contender:
@@ -199,6 +177,20 @@ def _slots(dtype: str, task: Task) -> Contender:
     state = {"values": task.cells["values"].to(getattr(torch, dtype)), "moments": torch.zeros(moments, size)}
     table.restore({**task.cells, **state})
     return Ours(task, table, getattr(torch, dtype))
+
+
+CONTENDERS: dict[str, Callable[[Task], Contender]] = {
+    "gcnrec-dense": _dense,
+    "gcnrec-slots": partial(_slots, "float32"),
+    "gcnrec-slots-bf16": partial(_slots, "bfloat16"),
+    "torch-embedding": peers.Embedding,
+    "torch-embedding-bag": peers.EmbeddingBag,
+    "torch-csr": peers.CsrByPlaces,
+    "torch-csr-product": peers.CsrByProduct,
+    "torch-coo": peers.Coo,
+    "torch-dense-masked": peers.Masked,
+}
+"""The dense table comes first, and the others must agree with it."""
 
 
 def _start_rows(width: int, first: int, last: int) -> torch.Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,14 +47,6 @@ class Task:
     weights_ND: torch.Tensor
     rows_R: torch.Tensor
     grad_RD: torch.Tensor
-
-
-class Contender(Protocol):
-    """A table that steps; `weights` are the present values of the batch's rows."""
-
-    def step(self) -> None: ...
-
-    def weights(self) -> torch.Tensor: ...
 
 
 def run(threads: int | None = None, runs: int = 15, num_rows: int = 500_000, batch: int = 1 << 17) -> Iterator[Row]:
@@ -196,6 +188,10 @@ class TorchRows:
         divisor_RD = second_RD.div_(1 - BETA2**self._step).sqrt_().add_(EPSILON)
         change_RD = first_RD.div_(divisor_RD)
         self._weights_ND.index_add_(0, self._rows_R, change_RD, alpha=-RATE / (1 - BETA1**self._step))
+
+
+Contender = Ours | TorchSparse | TorchRows
+"""A table that steps; `weights` are the present values of the batch's rows."""
 
 
 def _stepped(contender: Contender) -> Contender:

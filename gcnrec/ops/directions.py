@@ -1,4 +1,4 @@
-"""How neighbours are drawn in one direction of a graph: uniformly, or in proportion to the weights of edges.
+"""Draws of neighbours in a direction of a graph: uniform, or in proportion to the weights of edges.
 
 Letters: T targets, X drawn edges, E edges, R rows.
 """

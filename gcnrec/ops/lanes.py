@@ -27,7 +27,7 @@ _AHEAD = 32
 _BLOCK = 1024
 """Edges in one partial sum: the rounding error of a long row grows with the number of its blocks, not with its degree."""
 _ROW_COST = 4
-"""What starting and writing a row costs, in edges; used to cut the rows into equal shares."""
+"""The cost of starting and writing a row, in edges; it cuts the rows into equal shares."""
 _AHEAD_ADD = 16
 """Edges between the request for a row to add to and its use."""
 

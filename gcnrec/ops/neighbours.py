@@ -83,7 +83,7 @@ def below(high, low, count):
 @intrinsic
 def request(typing, array, at):
     """Fetch the cache line of array[at] towards this core, to be read soon."""
-    # Not taken from gcnrec.ops.lanes: numba's disk cache is keyed by the text of one file (see there), and that one writes.
+    # Not gcnrec.ops.lanes.request_line: numba's disk cache is keyed by the text of one file, and that request is for writes.
 
     def emit(context, builder, signature, args):
         data = context.make_array(signature.args[0])(context, builder, value=args[0]).data
@@ -99,7 +99,7 @@ def request(typing, array, at):
 
 @numba.njit(cache=True, nogil=True)
 def _counts(indptr, rows_T, fanout, starts_T, degrees_T, indptr_T1):
-    """Where each target's neighbours begin, how many they are, and the indptr of what will be drawn."""
+    """Write the start and number of each target's neighbours, and the indptr of the drawn edges."""
     size = len(rows_T)
     for t in range(size):
         later = np.int64(rows_T[min(t + _AHEAD_ROWS, size - 1)])

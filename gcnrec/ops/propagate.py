@@ -113,7 +113,7 @@ def mark_rows(csr: Csr, rows_V: NDArray[np.int32], flags_C: NDArray[np.uint8]) -
 
 
 def _flat(rows: torch.Tensor) -> NDArray[np.float32]:
-    """The memory under a row-strided matrix as one vector, so that one compiled kernel serves every stride."""
+    """The memory under a row-strided matrix as a vector: a single compiled kernel serves every stride."""
     return torch.as_strided(rows.detach(), ((len(rows) - 1) * _pitch(rows) + rows.shape[1] if len(rows) else 0,), (1,)).numpy()
 
 

@@ -59,7 +59,7 @@ def total(row):  # type: ignore[no-untyped-def]
     """The sum of a row, in sixteen lanes that a compiler may keep in vectors, in an order that it may not change.
 
     Free to reassociate, LLVM adds up in one order when it compiles and numba loads another from its cache: the first run
-    after an installation would then differ from those after it, and a resumed run from the interrupted one.
+    after an installation would then differ from later runs, and a resumed run from the interrupted run.
     """
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0.0)
     t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = np.float32(0.0)

@@ -55,7 +55,7 @@ def compared(run: Run) -> dict[str, Any]:
 
 
 def lists_of(index: ItemIndex, run: Run) -> pa.Table:
-    """What the index recommends to every user, as the table that `gcnrec recommend` writes."""
+    """The index's lists for every user, as the table that `gcnrec recommend` writes."""
     scorer = run.scorer()
     assert isinstance(scorer, EmbeddingScorer)  # `export` refuses others
     users_U = np.arange(len(run.dataset.user_ids), dtype=np.int32)

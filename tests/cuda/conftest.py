@@ -99,9 +99,9 @@ def device_of(monkeypatch, host_launcher):
     monkeypatch.setattr(queues, "_pinned_bytes", lambda nbytes: torch.empty(nbytes, dtype=torch.uint8))
 
     def make(driver=None, on_file=False):
-        told, own = [], Registrar(driver or Driver())
+        warnings, own = [], Registrar(driver or Driver())
         monkeypatch.setattr(pinned, "process_registrar", lambda: own)
-        return queues.CudaDevice(torch.device("cpu"), copy_spans, 3, on_file, told.append), told
+        return queues.CudaDevice(torch.device("cpu"), copy_spans, 3, on_file, warnings.append), warnings
 
     return make
 

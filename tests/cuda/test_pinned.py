@@ -29,7 +29,7 @@ OUT_OF_MEMORY, NOT_PERMITTED = 2, 800
 
 
 class Driver:
-    """A `HostRuntime` without a GPU. `fail` maps (call, how many such calls came before) to the code it returns."""
+    """A `Cudart` without a GPU. `fail` maps (call, how many such calls came before) to the code it returns."""
 
     def __init__(self, fail=None, shift=0, read_only=True):
         self.fail, self.shift, self.read_only = fail or {}, shift, read_only

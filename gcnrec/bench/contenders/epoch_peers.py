@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,21 +19,13 @@ from gcnrec.bench.contenders.peer_loss import Labels, softmax_loss
 from gcnrec.bench.sample import SampleInputs, dgl_sampler, torch_blocks
 
 
-class Drawn(Protocol):
-    """The neighbourhoods of a batch."""
-
-    @property
-    def rows_R(self) -> torch.Tensor: ...
-
-    def final(self, rows_RD: torch.Tensor) -> torch.Tensor:
-        """Embeddings of the batch's nodes, from the rows `rows_R`; the mean of layers 0 .. L, in expectation."""
-        ...
-
-
 class Peer:
-    """A call trains the next stretch. `draw` gives the neighbourhoods of nodes; the first rows of `rows_R` are these nodes."""
+    """A call trains the next stretch. `draw` gives the neighbourhoods of nodes; the first rows of its `rows_R` are these nodes.
 
-    def __init__(self, task: Task, draw: Callable[[torch.Tensor], Drawn]) -> None:
+    Its `final` returns embeddings of the nodes from the rows `rows_R`: the mean of layers 0 .. L, in expectation.
+    """
+
+    def __init__(self, task: Task, draw: Callable[[torch.Tensor], _DglDrawn | _TorchDrawn]) -> None:
         self._task, self._draw = task, draw
         csr = task.graph.user_items
         self._users_E = torch.from_numpy(csr.row_numbers().astype(np.int64))
@@ -66,7 +58,7 @@ def dgl(task: Task, threads: int) -> Peer:
     root_N = _root_degrees(given)
     total = library.function.copy_u("scaled", "message"), library.function.sum("message", "total")
 
-    def draw(nodes_V: torch.Tensor) -> Drawn:
+    def draw(nodes_V: torch.Tensor) -> _DglDrawn:
         rows_R, _, blocks = sampler.sample(graph, nodes_V)
         return _DglDrawn(rows_R, blocks, root_N, library.NID, total)
 
@@ -98,7 +90,7 @@ def torch_only(task: Task, threads: int) -> Peer:
     given = SampleInputs(task.graph, [])
     indptr_N1, indices_E, root_N = torch.from_numpy(given.indptr_N1), torch.from_numpy(given.indices_E), _root_degrees(given)
 
-    def draw(nodes_V: torch.Tensor) -> Drawn:
+    def draw(nodes_V: torch.Tensor) -> _TorchDrawn:
         return _TorchDrawn.of(torch_blocks(indptr_N1, indices_E, nodes_V), nodes_V, root_N)
 
     return Peer(task, draw)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +17,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from gcnrec.bench.contenders.peer_loss import Labels, softmax_loss
+from gcnrec.bench.contenders.table_task import Task, places_in
+from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.slots import dense_rows
-
-if TYPE_CHECKING:
-    from gcnrec.bench.contenders.table_task import Task
-    from gcnrec.sampling.sampler import Batch
 
 WITH_STEPS = ("torch-embedding", "torch-embedding-bag")
 """The rest has no gradient of its own: a training step would be the user's, not torch's."""
@@ -108,7 +106,7 @@ class _Sparse:
 
     def _places(self, rows_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of every value of the rows: which of the rows, and where among all values."""
-        return _spread(self._pointers[rows_R], self._pointers[rows_R + 1])
+        return places_in(self._pointers[rows_R], self._pointers[rows_R + 1])
 
     def update_of(self, rows_R: NDArray[np.int64], grad_RD: torch.Tensor, step: int) -> Callable[[], None]:
         return partial(self._update, torch.from_numpy(rows_R), grad_RD, step)
@@ -166,11 +164,4 @@ class Coo(_Sparse):
 
     def _places(self, rows_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         rows_X = self._weights.indices()[0]
-        return _spread(torch.searchsorted(rows_X, rows_R), torch.searchsorted(rows_X, rows_R, right=True))
-
-
-def _spread(first_R: torch.Tensor, last_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every place in ranges first .. last-1: the number of its range, and the place."""
-    counts_R = last_R - first_R
-    row_Y = torch.repeat_interleave(torch.arange(len(counts_R)), counts_R)
-    return row_Y, (first_R - counts_R.cumsum(0) + counts_R)[row_Y] + torch.arange(len(row_Y))
+        return places_in(torch.searchsorted(rows_X, rows_R), torch.searchsorted(rows_X, rows_R, right=True))

@@ -36,13 +36,19 @@ class Task:
 
     def chosen(self, rows_R: NDArray[np.int64]) -> torch.Tensor:
         """Marks the chosen cells of rows, bool (R, D)."""
-        counts_N = self.cells["counts"].numpy().astype(np.int64)
-        starts_R, counts_R = (np.cumsum(counts_N) - counts_N)[rows_R], counts_N[rows_R]
-        row_of = np.repeat(np.arange(len(rows_R)), counts_R)
-        at = np.repeat(starts_R - np.cumsum(counts_R) + counts_R, counts_R) + np.arange(len(row_of))
-        marks_RD = np.zeros((len(rows_R), self.width), bool)
-        marks_RD[row_of, self.cells["columns"].numpy()[at]] = True
-        return torch.from_numpy(marks_RD)
+        counts_N = self.cells["counts"].long()
+        ends_R = counts_N.cumsum(0)[rows_R]
+        row_Y, at_Y = places_in(ends_R - counts_N[rows_R], ends_R)
+        marks_RD = torch.zeros(len(rows_R), self.width, dtype=torch.bool)
+        marks_RD[row_Y, self.cells["columns"].long()[at_Y]] = True
+        return marks_RD
+
+
+def places_in(first_R: torch.Tensor, last_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every place in ranges first .. last-1: the number of its range, and the place."""
+    counts_R = last_R - first_R
+    row_Y = torch.repeat_interleave(torch.arange(len(counts_R)), counts_R)
+    return row_Y, (first_R - counts_R.cumsum(0) + counts_R)[row_Y] + torch.arange(len(row_Y))
 
 
 class Contender(Protocol):
@@ -56,9 +62,9 @@ class Contender(Protocol):
         ...
 
     def update_of(self, rows_R: NDArray[np.int64], grad_RD: torch.Tensor, step: int) -> Callable[[], None]:
-        """What updates the rows when it is called; what can be done before the gradient is there has been done."""
+        """The update of the rows, to be called; work that needs no gradient is done before."""
         ...
 
     def step_of(self, batch: Batch) -> Callable[[], Any] | None:
-        """What trains on the batch when it is called; None where torch has no such training step."""
+        """The training step on the batch, to be called; None where torch has none."""
         ...

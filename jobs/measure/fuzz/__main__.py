@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def make_home(home: Path) -> Path:
-    """Where cases work, with the small data set `tiny` that jobs train on."""
+    """The working folder of cases, with the small data set `tiny` that jobs train on."""
     (home / "cases").mkdir()
     draw = np.random.default_rng(0)
     pairs = pa.table({"user": draw.integers(0, 60, 900), "item": draw.integers(0, 40, 900), "weight": draw.random(900)})
@@ -131,7 +131,7 @@ def judged(cases: list[Case], home: Path) -> list[tuple[Case, Verdict]]:
 
 
 def tally(results: list[tuple[Case, Verdict]]) -> list[dict[str, Any]]:
-    """How many cases of each kind ended how."""
+    """Counts of the outcomes of each kind."""
     counted = Counter((case.kind, verdict.outcome) for case, verdict in results)
     return [{"kind": kind, "outcome": outcome, "cases": count} for (kind, outcome), count in sorted(counted.items())]
 

@@ -133,7 +133,7 @@ def wrong_data(case: Case, work: Path) -> str | None:
 
 
 def values(column: Any) -> list[Any]:
-    """As Python has them."""
+    """The values as Python objects."""
     return list(plain(column).to_pylist())
 
 

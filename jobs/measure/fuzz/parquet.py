@@ -27,7 +27,7 @@ IDS: Kinds = {
     pa.dictionary(pa.int8(), pa.string()): TEXTS, pa.dictionary(pa.int32(), pa.int64()): [1, 2, 2**40],
     pa.binary(4): [b"\x00\x00\x00\x00", b"abcd", b"\xff\xfe\xfd\xfc"], pa.binary(16): [bytes(16), bytes(range(16))],
 }  # fmt: skip
-"""What ids may be, and values that have been trouble somewhere."""
+"""Types of ids, and values that caused faults before."""
 DAYS = [datetime.date(1, 1, 1), datetime.date(1970, 1, 1), datetime.date(9999, 12, 31)]
 OTHERS: Kinds = {
     pa.float64(): [0.5, 1.0, float("nan"), float("inf"), -1e308], pa.float32(): [0.5, -0.0], pa.float16(): [0.5, 1.0],

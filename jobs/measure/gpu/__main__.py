@@ -23,10 +23,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from jobs.measure.gpu.foreman import Foreman
+from gcnrec.device import gpu
+from jobs.measure.gpu import tools
+from jobs.measure.gpu.bed import FULL, GIB, CudaBed, dry_bed
+from jobs.measure.gpu.foreman import Foreman
+from jobs.measure.gpu.parts import PARTS, part_of, work
+from jobs.measure.gpu.summary import summary
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 SANITIZERS = ("memcheck", "racecheck")
@@ -53,10 +57,6 @@ def _arguments() -> argparse.Namespace:
 
 def _lead(given: argparse.Namespace) -> int:
     """Run the parts in workers, then the tools; write the record."""
-    from jobs.measure.gpu import tools
-    from jobs.measure.gpu.foreman import Foreman
-    from jobs.measure.gpu.parts import PARTS, part_of
-
     given.out.mkdir(parents=True, exist_ok=True)
     chosen = given.parts.split(",") if given.parts else [*PARTS, *KEPT_SECONDS]
     unknown = sorted({*chosen} - {*PARTS, *KEPT_SECONDS})
@@ -81,9 +81,6 @@ def _lead(given: argparse.Namespace) -> int:
 
 def _work(given: argparse.Namespace) -> int:
     """Run the parts in this process; rows go to the standard output."""
-    from gcnrec.device import gpu
-    from jobs.measure.gpu.bed import FULL, GIB, CudaBed, dry_bed
-    from jobs.measure.gpu.parts import work
 
     def report(row: dict[str, Any]) -> None:
         print(json.dumps(row), flush=True)
@@ -97,16 +94,14 @@ def _work(given: argparse.Namespace) -> int:
 
 def _record(given: argparse.Namespace, foreman: Foreman) -> Path:
     """Write the record so far to a new file, which replaces the previous record."""
-    from jobs.measure.gpu.summary import summary
-
-    gpu = foreman.machine.get("gpu")
-    name = re.sub(r"[^a-z0-9]+", "-", (gpu["name"] if gpu else "dry").lower()).strip("-")
+    device = foreman.machine.get("gpu")
+    name = re.sub(r"[^a-z0-9]+", "-", (device["name"] if device else "dry").lower()).strip("-")
     date = f"{datetime.now(UTC):%Y-%m-%d}"
     options = [] if not given.parts else ["--parts", given.parts]
     options += ["--table-gib", str(given.table_gib), "--seconds", f"{given.seconds:g}", *(["--dry"] if given.dry else [])]
     document = {
         "command": shlex.join(["bash", "jobs/gpu_bench.sh", "OUT_DIR", *options]), "date": date, "machine": foreman.machine,
-        "parts": [_cleaned(row) for row in foreman.outcomes.values()], "summary": summary(foreman.rows) if gpu else [],
+        "parts": [_cleaned(row) for row in foreman.outcomes.values()], "summary": summary(foreman.rows) if device else [],
     }  # fmt: skip
     rows = ",\n".join(json.dumps(_cleaned(row)) for row in foreman.rows)
     path = given.out / f"{date}-gpu-{name}.json"

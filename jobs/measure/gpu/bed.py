@@ -31,7 +31,7 @@ SETS = 4
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """`table_bytes` of host memory that all tables share, `call_bytes` that one repetition moves, caps of grids in blocks."""
+    """`table_bytes` of host memory that all tables share, `call_bytes` moved by a repetition, caps of grids in blocks."""
 
     table_bytes: int
     call_bytes: int

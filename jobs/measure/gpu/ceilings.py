@@ -1,4 +1,4 @@
-"""What the bus carries at best: reads and writes by the GPU's threads, both at once, and its copy engines."""
+"""The ceiling of the bus: reads and writes by the GPU's threads, both at once, and its copy engines."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _by_threads(bed: Bed, row_bytes: int, order: str) -> None:
 
 
 def _sequential(bed: Bed) -> None:
-    """One stretch of the table, from the first byte to the last."""
+    """A stretch of the table, from the first byte to the last."""
     table_M, moved, row_bytes = bed.table(), bed.sizes.call_bytes, 512
     count = moved // row_bytes
     places = len(table_M) // moved

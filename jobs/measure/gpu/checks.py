@@ -16,7 +16,6 @@ from gcnrec.ops import alias, neighbours
 from gcnrec.ops import sample as negatives_on_host
 from gcnrec.random import DrawKey
 from gcnrec.rows import AdamSettings, RowGrad, Ticket
-from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.slots import SlotTable
 from jobs.measure.gpu.bed import Bed
 from jobs.measure.gpu.check_tables import on_bed, small_graph, small_slots
@@ -27,7 +26,7 @@ EPS = torch.finfo(torch.float32).eps
 RATE, BETA1, BETA2, EPSILON = 1e-2, 0.9, 0.999, 1e-8
 KERNELS = kernels(RATE, AdamSettings(BETA1, BETA2, EPSILON))
 Found = tuple[str, torch.Tensor, torch.Tensor, float]
-"""What was checked, what came out, what is right (float64 where it rounds), and units in the last place of error allowed."""
+"""Name of a check, result, exact result (float64 where it rounds), and the allowed error in units in the last place."""
 
 
 def run(bed: Bed) -> None:
@@ -108,7 +107,7 @@ def _slot_rows(bed: Bed, width: int, dtype: str) -> Iterator[Found]:
     picked_X = torch.full((int(counts_R.sum()),), torch.nan, device=bed.device)
     slots.pick(own, device_R, tile_RD.to(bed.device), at_R.to(bed.device), picked_X)
     block = table.unpack(0, 90)
-    columns_R = [torch.from_numpy(block.columns_X[a : a + c].astype(np.int64)) for a, c in _spans(block, rows_R)]
+    columns_R = [torch.from_numpy(block.columns_X[block.rows_X == row].astype(np.int64)) for row in rows_R.tolist()]
     yield f"pick-{dtype}-{width}", picked_X, torch.cat([tile_RD[r, part] for r, part in enumerate(columns_R)]), 0
     at_N = torch.from_numpy(block.starts_R)
     added_X, expected_X = torch.ones(table.num_values, device=bed.device), torch.ones(table.num_values)
@@ -116,10 +115,6 @@ def _slot_rows(bed: Bed, width: int, dtype: str) -> Iterator[Found]:
     for r, row in enumerate(rows_R.tolist()):
         expected_X[at_N[row] : at_N[row] + len(columns_R[r])] += tile_RD[r, columns_R[r]]
     yield f"add-at-rows-{dtype}-{width}", added_X, expected_X, 0
-
-
-def _spans(block: SlotBlock, rows_R: torch.Tensor) -> list[tuple[int, int]]:
-    return [(int(block.starts_R[row]), int(block.counts_R[row])) for row in rows_R.tolist()]
 
 
 def _staged(bed: Bed, own: slots.Slots, table: SlotTable, dense_ND: torch.Tensor, rows_R: torch.Tensor) -> Iterator[Found]:

@@ -44,7 +44,7 @@ from jobs.measure.gpu.plain import PlainDevice
 SECONDS = 90
 WIDTH, BATCH_SIZE, STEPS = 64, 2048, 20
 NODES_SHARE, EDGES_PER_NODE = 10, 5
-"""One node in so many of `Sizes.nodes`; few enough that every way has a table of its own."""
+"""`Sizes.nodes` over the nodes of a step's graph: few enough for a table of each way at once."""
 TOLERANCE = 0.01
 """Losses of all ways may differ by this share, since sums are added in other orders; where rows come one step old, the first."""
 RATIOS = (0.25, 0.5, 0.7, 0.85, 1.0, 1.5, 2.0, 4.0)
@@ -88,7 +88,7 @@ def _epochs(bed: Bed, task: Task, queues: Device) -> None:
 
 
 def _stretch(contender: Ours, losses: dict[str, list[float]], name: str, run: int) -> None:
-    losses.setdefault(name, contender().losses)  # those of the first stretch
+    losses.setdefault(name, contender().losses)  # of the first stretch
 
 
 def announced(batches: list[Batch], step: Step, epoch: int) -> Iterator[Batch]:

@@ -18,7 +18,7 @@ from jobs.measure.gpu.facts import facts
 
 PARTS = ("checks", "ceilings", "gathers", "slot_reads", "updates", "sampling", "tuning", "epoch")
 DEVICE_LOST = 3
-"""Exit code of a worker whose device fails after a part: a fresh process does the rest."""
+"""Exit code of a worker whose device fails after a part; a fresh process runs the rest."""
 
 
 def part_of(name: str) -> ModuleType:

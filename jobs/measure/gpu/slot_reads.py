@@ -19,13 +19,13 @@ from jobs.measure.gpu.lines import lines
 SECONDS = 60
 WIDTHS = (64, 128)
 GROUP = 4
-"""One column of each group of so many neighbours is stored: a quarter of the values."""
+"""Of each group of neighbouring columns a single column is stored: a quarter of the values."""
 FILL_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
 class Form:
-    """How rows are stored: values of what type, and how many of them in each row: all alike, or as training moves them."""
+    """The form of stored rows: type of the values, and equal or `mixed` numbers of values, as training moves them."""
 
     name: str
     dtype: torch.dtype
@@ -93,7 +93,7 @@ def _form(bed: Bed, table_ND: torch.Tensor, sets: list[torch.Tensor], form: Form
 
 
 class Staging:
-    """Where records of some rows lie and go: what training computes once for a batch."""
+    """Sources and targets of the records of some rows, which training computes once for a batch."""
 
     def __init__(self, bed: Bed, slots: cuda.Slots, record_N: torch.Tensor, rows_R: torch.Tensor) -> None:
         size_R = record_N[rows_R].long()

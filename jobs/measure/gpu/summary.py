@@ -8,7 +8,7 @@ from typing import Any
 Row = dict[str, Any]
 SLOTS_TARGETS = {64: 1.8, 128: 2.6}
 EPOCH_TARGETS = {"gcnrec-device": 1 / 1.15, "cpu-gather-pinned": 1.65}
-"""What overlap must reach of the speed of other ways, where transfers take `BALANCED` of compute's time."""
+"""The speed of overlap over the speed of other ways, where transfers take `BALANCED` of compute's time."""
 BALANCED = (0.7, 1.0)
 
 

@@ -29,7 +29,7 @@ def digests(run: Path) -> dict[str, str]:
 
 
 def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
-    """The files that differ or that one side lacks."""
+    """The files that differ or are missing on a side."""
     return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
 
 

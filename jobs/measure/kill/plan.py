@@ -1,4 +1,4 @@
-"""Which jobs are killed, and when: drawn from a seed, so that any trial can be had again."""
+"""The jobs and the moments of kills, drawn from a seed: any trial can be repeated."""
 
 from __future__ import annotations
 

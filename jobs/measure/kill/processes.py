@@ -1,4 +1,4 @@
-"""One `gcnrec run` as a process of its own, whose steps are counted and which may be killed at a given moment."""
+"""A `gcnrec run` as a process, with its steps counted, killed at a given moment or not."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Bed:
-    """Where trials lie: their job file, the dataset folder, the folder of run folders and logs."""
+    """The files of trials: their job file, the dataset folder, the folder of run folders and logs."""
 
     job: Path
     data: Path
@@ -54,7 +54,7 @@ def reference(variant: str, bed: Bed) -> Reference:
 
 
 def trial(number: int, seed: int, uninterrupted: Reference, bed: Bed) -> list[Row]:
-    """One row per kill; none when the run had ended before it was to be killed. The folder stays when something is wrong."""
+    """A row for each kill, none when the run ended before it. The folder stays after a fault."""
     out = bed.work / f"trial-{number}"
     arguments = plan.arguments(uninterrupted.variant, bed.job, bed.data, out)
     rows: list[Row] = []
@@ -84,7 +84,7 @@ def trial(number: int, seed: int, uninterrupted: Reference, bed: Bed) -> list[Ro
 
 
 def sound(row: Row) -> bool:
-    """Whether a kill left no trace: the same end, at most one interval between checkpoints done again, nothing left out."""
+    """Whether a kill left no trace: the same end, at most an interval between checkpoints repeated, no step left out."""
     return bool(row["digests_equal"] and 0 <= row["repeated"] <= plan.INTERVAL)
 
 
