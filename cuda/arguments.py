@@ -14,7 +14,7 @@ WAVE = 1 << 16
 
 
 def address(name: str, tensor: torch.Tensor, *dtypes: torch.dtype) -> np.uint64:
-    """Where a contiguous tensor of one of `dtypes` starts: in device memory, or in pinned host memory that the device maps.
+    """The address of a contiguous tensor of one of `dtypes`: in device memory, or in pinned host memory that the device maps.
 
     Raises DataError for another dtype or strides; kernels would read garbage.
     """

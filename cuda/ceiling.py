@@ -1,4 +1,4 @@
-"""Reads and writes of host memory by the GPU's own threads and nothing else: what gathers and updates are measured against.
+"""Reads and writes of host memory by the GPU's own threads and nothing else: the ceiling of gathers and updates.
 
 Letters: M bytes of memory, R rows.
 """
@@ -13,7 +13,7 @@ from gcnrec.cuda.arguments import BLOCK, address, blocks_for
 from gcnrec.errors import DataError
 
 VECTOR_BYTES = 16
-"""What a thread moves at once."""
+"""Bytes that a thread moves at once."""
 WARPS = BLOCK // 32
 
 
@@ -22,36 +22,35 @@ def read(memory_M: torch.Tensor, rows_R: torch.Tensor, row_bytes: int, max_block
 
     Returns the exclusive or of all 32-bit words read, in parts (int32) whose exclusive or is the whole: the proof of the reads.
     """
-    lanes, grid = _lanes(memory_M, row_bytes), blocks_for(len(rows_R) * row_bytes // VECTOR_BYTES, BLOCK, max_blocks)
-    seen = torch.empty(grid * WARPS, dtype=torch.int32, device=rows_R.device)
-    arguments = (*_rows(memory_M, rows_R), lanes, address("seen", seen, torch.int32))
-    module.launch("ceiling.cu", "gcnrec_ceiling_read", grid, BLOCK, arguments, rows_R.device)
+    seen = torch.empty(_grid(rows_R, row_bytes, max_blocks) * WARPS, dtype=torch.int32, device=rows_R.device)
+    _launch("read", memory_M, rows_R, row_bytes, max_blocks, address("seen", seen, torch.int32))
     return seen
 
 
 def write(memory_M: torch.Tensor, rows_R: torch.Tensor, row_bytes: int, value: int, max_blocks: int) -> None:
     """Fill rows that are all different with the 32-bit words value, value + 1, value + 2, value + 3, over and over."""
-    lanes, grid = _lanes(memory_M, row_bytes), blocks_for(len(rows_R) * row_bytes // VECTOR_BYTES, BLOCK, max_blocks)
-    arguments = (*_rows(memory_M, rows_R), lanes, np.uint32(value))
-    module.launch("ceiling.cu", "gcnrec_ceiling_write", grid, BLOCK, arguments, rows_R.device)
+    _launch("write", memory_M, rows_R, row_bytes, max_blocks, np.uint32(value))
 
 
 def turn(memory_M: torch.Tensor, rows_R: torch.Tensor, row_bytes: int, max_blocks: int) -> None:
     """Read rows that are all different, turn over the bits of every fourth 32-bit word, and write them back."""
-    lanes, grid = _lanes(memory_M, row_bytes), blocks_for(len(rows_R) * row_bytes // VECTOR_BYTES, BLOCK, max_blocks)
-    module.launch("ceiling.cu", "gcnrec_ceiling_turn", grid, BLOCK, (*_rows(memory_M, rows_R), lanes), rows_R.device)
+    _launch("turn", memory_M, rows_R, row_bytes, max_blocks)
 
 
-def _lanes(memory_M: torch.Tensor, row_bytes: int) -> np.int32:
+def _grid(rows_R: torch.Tensor, row_bytes: int, max_blocks: int) -> int:
+    return blocks_for(len(rows_R) * row_bytes // VECTOR_BYTES, BLOCK, max_blocks)
+
+
+def _launch(
+    kernel: str, memory_M: torch.Tensor, rows_R: torch.Tensor, row_bytes: int, max_blocks: int, *more: np.generic
+) -> None:
     lanes = row_bytes // VECTOR_BYTES
     if not 1 <= lanes <= 32 or lanes & (lanes - 1) or row_bytes % VECTOR_BYTES or memory_M.data_ptr() % VECTOR_BYTES:
         raise DataError(
             f"rows must be 16, 32, ... or 512 bytes from an address of 16, got {row_bytes} from {memory_M.data_ptr():#x}; "
             "round them up"
         )
-    return np.int32(lanes)
-
-
-def _rows(memory_M: torch.Tensor, rows_R: torch.Tensor) -> tuple[np.generic, ...]:
     memory, rows = address("memory_M", memory_M, torch.uint8), address("rows_R", rows_R, torch.int64)
-    return memory, rows, np.int64(len(rows_R))
+    arguments: tuple[np.generic, ...] = (memory, rows, np.int64(len(rows_R)), np.int32(lanes), *more)
+    grid = _grid(rows_R, row_bytes, max_blocks)
+    module.launch("ceiling.cu", f"gcnrec_ceiling_{kernel}", grid, BLOCK, arguments, rows_R.device)

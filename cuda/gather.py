@@ -1,6 +1,6 @@
 """Reads and writes rows by number on the GPU, from planes on the device or in pinned host memory.
 
-Letters: P rows of a plane, R rows at hand, D width.
+Letters: P rows of a plane, R rows of a call, D width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gcnrec.cuda.arguments import BLOCK, address, blocks_for, lanes_for, rows_ad
 from gcnrec.errors import DataError
 
 LINE_BYTES = 128
-"""What PCIe and caches fetch at once."""
+"""Bytes that PCIe and caches fetch at once."""
 
 
 def gather(

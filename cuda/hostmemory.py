@@ -7,19 +7,16 @@ huge pages and touched by all cores first. Sizes in bytes.
 from __future__ import annotations
 
 import mmap
-import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gcnrec.errors import DeviceError
-from gcnrec.system.limits import read_limits, require_memory, require_room
+from gcnrec.system.limits import read_limits, require_memory
 from gcnrec.system.machine import available_cores
 
 HUGE_BYTES = 2 << 20
@@ -64,24 +61,6 @@ def allocate(nbytes: int) -> HostMemory:
     return HostMemory(content, on_file=False)
 
 
-def allocate_file(folder: Path, nbytes: int) -> HostMemory:
-    """Zeros in a nameless file of `folder`, which vanishes with the last reference. DeviceError when there is no room.
-
-    The blocks are reserved first: writing into the map of a full disk would end the process.
-    """
-    try:
-        require_room(nbytes, folder)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, nbytes))
-            mapped = mmap.mmap(file.fileno(), max(1, nbytes))
-    except OSError as problem:
-        raise DeviceError(
-            f"a scratch file of {nbytes:,} bytes cannot be had in {folder}: {problem.strerror or problem}; "
-            "free some space or put the run on another disk"
-        ) from None
-    return HostMemory(np.frombuffer(mapped, np.uint8)[:nbytes], on_file=True)
-
-
 def adopt(memory: torch.Tensor | NDArray[np.generic]) -> HostMemory:
     """The memory of a CPU tensor (its rows padded or not), of a C-contiguous array or of a memory-mapped file; no copy.
 
@@ -109,7 +88,7 @@ def touch(content: NDArray[np.uint8]) -> None:
 def _span(tensor: torch.Tensor) -> NDArray[np.uint8]:
     """The bytes from a tensor's first value to the end of its last row, padding included."""
     if tensor.device.type != "cpu":
-        raise DeviceError(f"memory to pin must be a CPU tensor, and one on {tensor.device} came; pass it before it is moved")
+        raise DeviceError(f"memory to pin must be a CPU tensor, got one on {tensor.device}; pass it before it is moved")
     row = tensor[0] if tensor.dim() > 1 and len(tensor) else tensor
     if not row.is_contiguous() or (tensor.dim() > 1 and len(tensor) and tensor.stride(0) < row.numel()):
         raise DeviceError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 from enum import IntEnum
 from pathlib import Path
-from typing import Protocol
 
 from gcnrec.errors import DeviceError
 
@@ -18,7 +17,7 @@ _READ_ONLY_SUPPORTED = 113  # cudaDevAttrHostRegisterReadOnlySupported
 
 
 class Code(IntEnum):
-    """The return codes (cudaError_t) that are told apart here."""
+    """The return codes (cudaError_t) that pinning distinguishes."""
 
     SUCCESS = 0
     INITIALIZATION = 3
@@ -32,30 +31,8 @@ class Code(IntEnum):
     NO_COMPATIBILITY = 804
 
 
-class HostRuntime(Protocol):
-    """What pinning needs of a CUDA runtime. Addresses and sizes in bytes; a code of 0 is success. No call synchronises."""
-
-    def register(self, address: int, nbytes: int, flags: int) -> int: ...
-
-    def unregister(self, address: int) -> int: ...
-
-    def device_pointer(self, address: int) -> tuple[int, int]:
-        """(code, the address by which the GPU reads registered memory)."""
-        ...
-
-    def last_error(self) -> int:
-        """The error that is waiting to be reported; asking clears it."""
-        ...
-
-    def error_name(self, code: int) -> str: ...
-
-    def maps_read_only(self) -> bool:
-        """Whether the current device takes memory that this process may not write."""
-        ...
-
-
 class Cudart:
-    """A `HostRuntime` on a loaded libcudart."""
+    """Calls of a loaded libcudart. Addresses and sizes in bytes; a code of 0 is success. No call synchronises."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -74,17 +51,20 @@ class Cudart:
         return int(self._library.cudaHostUnregister(address))
 
     def device_pointer(self, address: int) -> tuple[int, int]:
+        """(code, the address by which the GPU reads registered memory)."""
         pointer = ctypes.c_void_p()
         code = int(self._library.cudaHostGetDevicePointer(ctypes.byref(pointer), address, 0))
         return code, pointer.value or 0
 
     def last_error(self) -> int:
+        """The pending error; the call clears it."""
         return int(self._library.cudaGetLastError())
 
     def error_name(self, code: int) -> str:
         return (self._library.cudaGetErrorName(code) or b"an unknown error").decode("ascii", "replace")
 
     def maps_read_only(self) -> bool:
+        """Whether the current device takes memory that this process may not write."""
         device, answer = ctypes.c_int(), ctypes.c_int()
         if self._library.cudaGetDevice(ctypes.byref(device)) != Code.SUCCESS:
             self.last_error()

@@ -24,7 +24,7 @@ OPTIONS = ("-std=c++17", f"-I{FOLDER}")
 _MEMORY, _OLD_DRIVER, _NO_DEVICE, _NO_IMAGE, _NEW_PTX = 2, 35, 100, 209, 222
 """Error codes that mean the same to CUDA's driver and runtime."""
 _NO_CUDA_IN_TORCH = (AssertionError, RuntimeError)
-"""What torch raises for a stream when it has no CUDA or no driver."""
+"""Exceptions of torch for a stream without CUDA or driver."""
 
 
 def launch(
@@ -52,7 +52,7 @@ def source(file: str) -> str:
 
 
 def device_error(problem: Exception, doing: str) -> DeviceError:
-    """One sentence for what CuPy, CUDA or torch raised; a kernel that does not compile stays what it is: a bug."""
+    """A sentence for an exception of CuPy, CUDA or torch; a kernel that does not compile raises its own: a bug."""
     status, text = getattr(problem, "status", None), (str(problem) or type(problem).__name__).splitlines()[0]
     if status == _MEMORY or isinstance(problem, torch.cuda.OutOfMemoryError):
         return DeviceError(f"{doing} needs more device memory than is free; lower train.batch_size or use table.placement 'host'")

@@ -1,4 +1,4 @@
-"""The GPU's side of `gcnrec.device`: the kernels of this folder on torch's current stream; nothing waits for the device.
+"""The GPU's side of `gcnrec.device`: the kernels of this folder on torch's current stream; no call waits for the device.
 
 Letters: P rows of a plane, R rows, C columns, B entries, D width, X stored values, K counts.
 """
@@ -44,7 +44,7 @@ class CudaOps:
         self._device = device
 
     def place(self, values: NDArray[Any]) -> torch.Tensor:
-        # copy: through pinned memory, which torch keeps until the copy is over, so that nobody waits for it
+        # copy: through pinned memory, which torch keeps until the copy is over, without a wait
         return torch.from_numpy(values).pin_memory().to(self._device, non_blocking=True)
 
     def gather(self, plane_PD: torch.Tensor, index_R: torch.Tensor) -> torch.Tensor:

@@ -45,12 +45,6 @@ class ScaledCsr(NamedTuple):
     column_scale_C: torch.Tensor
 
 
-def inverse_sqrt(degrees: torch.Tensor) -> torch.Tensor:
-    """1 / sqrt(degree) as float32, 0 where the degree is 0."""
-    exact = degrees.double()
-    return torch.where(exact > 0, 1.0 / exact.sqrt(), 0.0).float()
-
-
 def propagate(
     csr: Csr, source_CD: torch.Tensor, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor, out_RD: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -97,7 +91,7 @@ def scatter_rows(
 
 
 def mark_rows(csr: Csr, rows_V: torch.Tensor, flags_C: torch.Tensor) -> None:
-    """Set flags_C[c] = 1 for every column c that one of the rows holds; other flags stay as they are."""
+    """Set flags_C[c] = 1 for every column c of the rows; other flags stay."""
     rows = (address("rows_V", rows_V, torch.int32), np.int64(len(rows_V)))
     arguments = (*edges(csr), *rows, address("flags_C", flags_C, torch.uint8))
     if len(rows_V):

@@ -1,6 +1,6 @@
 """A GPU as `gcnrec.queues` has it: streams for queues, zero-copy kernels between pinned host memory and the device.
 
-Rows of memory that cannot be pinned are brought by the host (`gcnrec.cuda.staging`): right, but next to nothing overlaps.
+The host copies rows of memory that cannot be pinned (`gcnrec.cuda.staging`): correct, but next to nothing overlaps.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ class StreamQueue:
 
 
 class CudaDevice:
-    """Streams of one GPU, and the host memory that it was given. `close` releases the memory, as the end of the object does.
+    """Streams of one GPU, and the host memory that it adopted. `close` releases the memory, as the end of the object does.
 
-    `copy_on_host` is `copy_spans` of `gcnrec.ops.slots`; `max_blocks` caps transfers; `on_file` says that memory is that of
-    mapped files, which pinning would make resident; `tell` hears of each memory that cannot be pinned why.
+    `copy_on_host` is `copy_spans` of `gcnrec.ops.slots`; `max_blocks` caps transfers; `on_file`: the memory belongs to
+    mapped files, which pinning would make resident; `warn` receives the reason for each memory that cannot be pinned.
     """
 
     def __init__(
-        self, device: torch.device, copy_on_host: CopySpans, max_blocks: int, on_file: bool, tell: Callable[[str], object]
+        self, device: torch.device, copy_on_host: CopySpans, max_blocks: int, on_file: bool, warn: Callable[[str], object]
     ) -> None:
-        self._device, self._max_blocks, self._on_file, self._tell = device, max_blocks, on_file, tell
+        self._device, self._max_blocks, self._on_file, self._warn = device, max_blocks, on_file, warn
         self.compute = StreamQueue(torch.cuda.current_stream(device))
         self.reads = StreamQueue(torch.cuda.Stream(device, priority=-1))
         self.writes = StreamQueue(torch.cuda.Stream(device))
@@ -76,7 +76,7 @@ class CudaDevice:
         outcome = pin_or_stage(replace(adopt(memory[done:length]), on_file=self._on_file))
         if isinstance(outcome, StagedMemory):
             self._staged[start] = outcome
-            self._tell(outcome.reason)
+            self._warn(outcome.reason)
             return
         self._pinned.setdefault(start, []).append(outcome)
         self._lengths[start] = length
@@ -117,7 +117,7 @@ class CudaDevice:
         copy_spans(source.memory, source.at_R, target.memory, target.at_R, source.length_R, max_blocks=self._max_blocks)
 
     def _shared(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Tell the allocator that every queue may use the memory, so that it is reused only after all of them."""
+        """Register every queue with the allocator, which reuses the memory only after all of them."""
         for queue in (self.compute, self.reads, self.writes):
             tensor.record_stream(queue.stream)
         return tensor
@@ -139,7 +139,7 @@ class CudaDevice:
 
 
 def whole_pages(memory: torch.Tensor, length: int) -> int:
-    """`length` values and those up to the end of their last page: the driver pins whole pages, and pins none of them twice."""
+    """`length` and the values up to the end of its last page: the driver pins whole pages, and pins none of them twice."""
     start, size = memory.data_ptr(), memory.element_size()
     end = -(-(start + length * size) // mmap.PAGESIZE) * mmap.PAGESIZE
     return min(len(memory), (end - start) // size)

@@ -14,7 +14,7 @@ from functools import cache
 from typing import NamedTuple
 
 from gcnrec.cuda.hostmemory import HostMemory
-from gcnrec.cuda.interop import Code, HostRuntime, load_runtime
+from gcnrec.cuda.interop import Code, Cudart, load_runtime
 from gcnrec.errors import DeviceError
 from gcnrec.system.limits import read_limits
 
@@ -41,7 +41,7 @@ class Chunk(NamedTuple):
 class Registrar:
     """The memory that this process has registered with one runtime; its methods may be called from any thread."""
 
-    def __init__(self, runtime: HostRuntime, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(self, runtime: Cudart, chunk_bytes: int = CHUNK_BYTES) -> None:
         self.runtime = runtime
         self._chunk_bytes = -(-chunk_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         # Reentrant: the garbage collector may close other memory of ours in the middle of any of these methods.
@@ -98,7 +98,7 @@ class Registrar:
                 )
 
     def _release(self, chunks: Sequence[Chunk]) -> list[tuple[Chunk, int]]:
-        """Unregister what is still held of `chunks`; those for which it failed, with the driver's codes."""
+        """Unregister the chunks that are still held; returns the failed ones with the driver's codes."""
         problems = []
         for chunk in reversed(chunks):
             if chunk in self._held:

@@ -14,15 +14,12 @@ from gcnrec.cuda import module
 from gcnrec.cuda.arguments import BLOCK, address, blocks_for
 from gcnrec.cuda.propagate import Csr, edges
 from gcnrec.errors import UsageError
-from gcnrec.random import DrawKey, Stage
+from gcnrec.random import UNIFORM, WEIGHTED, DrawKey, Stage
 
 MAX_FANOUT = 64
 """Draws of a node: two for each lane of a warp."""
 ATTEMPTS = 32
 """Draws before a negative that the user has seen is accepted."""
-UNIFORM, WEIGHTED = 0, 1
-"""Kinds of draws of neighbours, part of their Philox counter."""
-_LOW = 0xFFFFFFFF
 
 
 class AliasTable(NamedTuple):
@@ -32,16 +29,14 @@ class AliasTable(NamedTuple):
     others_I: torch.Tensor
 
 
-def sample_neighbours(
-    csr: Csr, rows_T: torch.Tensor, fanout: int, key: DrawKey
-) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_neighbours(csr: Csr, rows_T: torch.Tensor, fanout: int, key: DrawKey) -> tuple[torch.Tensor, torch.Tensor]:
     """min(fanout, degree) columns of each of `rows_T` (int32), ascending within a row: (indptr int64 (T+1), indices int32 (X)).
 
     The device alone knows how many were drawn: `indices` has T * fanout places, of which the first indptr[-1] are filled.
     Raises UsageError unless 1 <= fanout <= 64.
     """
     degrees_T = _degrees(csr, rows_T, fanout)
-    keys = (np.uint64(key.seed), *counter_words(key.step, key.hop, UNIFORM))
+    keys = (np.uint64(key.seed), *key.words(UNIFORM))
     return _sample("gcnrec_sample_neighbours", csr, rows_T, fanout, key.first_node, keys, degrees_T.clamp(max=fanout))
 
 
@@ -50,7 +45,7 @@ def sample_weighted(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`fanout` columns of each of `rows_T` that has any, with replacement, by its table; shapes as above."""
     degrees_T = _degrees(csr, rows_T, fanout)
-    keys = (np.uint64(key.seed), *counter_words(key.step, key.hop, WEIGHTED), *_table(tables))
+    keys = (np.uint64(key.seed), *key.words(WEIGHTED), *_table(tables))
     return _sample("gcnrec_sample_weighted", csr, rows_T, fanout, key.first_node, keys, (degrees_T > 0) * fanout)
 
 
@@ -60,17 +55,12 @@ def negatives(users_B: torch.Tensor, num: int, table: AliasTable, seen: Csr | No
     users = (address("users_B", users_B, torch.int32), np.int64(len(users_B)), np.int64(num))
     graph = edges(seen) if seen is not None else (np.uint64(0), np.uint64(0))
     # Steps beyond 2**32 (explorations count so far) go above the stage in the last word.
-    keys = (np.uint64(seed), np.uint32(step & _LOW), np.uint32(int(Stage.NEGATIVES) | (step >> 32 & 0xFFFFFF) << 8))
+    keys = (np.uint64(seed), np.uint32(step & 0xFFFFFFFF), np.uint32(int(Stage.NEGATIVES) | (step >> 32 & 0xFFFFFF) << 8))
     items = np.int64(len(table.others_I))
     arguments = (*users, *_table(table), items, *graph, np.int32(ATTEMPTS), *keys, address("out_BN", out_BN, torch.int32))
     if out_BN.numel():
         module.launch("sample.cu", "gcnrec_negatives", blocks_for(out_BN.numel(), BLOCK), BLOCK, arguments, users_B.device)
     return out_BN
-
-
-def counter_words(step: int, hop: int, kind: int) -> tuple[np.uint32, np.uint32]:
-    """The last two words of the Philox counter of a neighbour's draw, as `gcnrec.ops.neighbours` lays them out."""
-    return np.uint32(step & _LOW), np.uint32(int(Stage.SAMPLE) | (hop | kind << 6) << 8 | (step >> 32 & 0xFFFF) << 16)
 
 
 def _degrees(csr: Csr, rows_T: torch.Tensor, fanout: int) -> torch.Tensor:

@@ -23,9 +23,7 @@ LONG_BLOCKS = 1024
 """Blocks that look for rows of many edges; most rows have few."""
 
 
-def propagate_rows(
-    graph: ScaledCsr, rows_V: torch.Tensor, slots: Slots, first_row: int, out_VD: torch.Tensor
-) -> None:
+def propagate_rows(graph: ScaledCsr, rows_V: torch.Tensor, slots: Slots, first_row: int, out_VD: torch.Tensor) -> None:
     """out[v] = row_scale * sum over c in row rows_V[v] of column_scale[c] * table row first_row + c: edges x slots of work.
 
     Summed in the order of the edges; rows of more than 512 by the warps of a block, which are then added in their order.

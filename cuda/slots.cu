@@ -78,17 +78,3 @@ extern "C" __global__ void gcnrec_add_slots(const u32* location, const u8* count
             if (first <= columns[j] && columns[j] < last) out[at[row] + j] += tile_RD[r * pitch + columns[j] - first];
     }
 }
-
-// Where the rows' values and state lie, as indices of the arenas, and how many values each has.
-extern "C" __global__ void gcnrec_spans(const u32* location, const u8* count, int value_bytes, const i64* rows, i64 count_rows,
-                                        const i64* record, const i64* state, i64 slab_bytes, i64 state_slab, i64* weight_at,
-                                        i64* state_at, i64* count_out) {
-    const Tile tile = tile_of(1);
-    for (i64 r = tile.first; r < count_rows; r += tile.stride) {
-        const int own = count[rows[r]];
-        const i64 start = (i64)location[rows[r]] * 8;
-        count_out[r] = own;
-        weight_at[r] = start / value_bytes;
-        state_at[r] = own ? start / slab_bytes * state_slab + start % slab_bytes / record[own] * state[own] : 0;
-    }
-}

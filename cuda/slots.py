@@ -1,6 +1,6 @@
 """Slot rows on the GPU: the kernels of `gcnrec.ops.slots` that training needs, over an arena on the device or in pinned memory.
 
-Letters: N rows of the table, R rows read, D width, X stored values of the rows at hand, K counts.
+Letters: N rows of the table, R rows read, D width, X stored values of the rows, K counts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STORED = (torch.float32, torch.bfloat16, torch.uint16)
 
 
 class Slots(NamedTuple):
-    """Where slots lie: `values` (float32, or bfloat16, which may be called uint16) and `columns` (uint8) are two views of one
+    """The places of slots: `values` (float32, or bfloat16, which may be called uint16) and `columns` (uint8) are two views of one
     arena. `location_N` uint32 and `count_N` uint8 are best kept on the device; `capacity_K` int64 must be there."""
 
     location_N: torch.Tensor
@@ -30,14 +30,6 @@ class Slots(NamedTuple):
     values: torch.Tensor
     columns: torch.Tensor
     capacity_K: torch.Tensor
-
-
-class Places(NamedTuple):
-    """Where rows lie, int64: the first value of each, its first float of state, and how many values it has."""
-
-    weight_at_R: torch.Tensor
-    state_at_R: torch.Tensor
-    count_R: torch.Tensor
 
 
 def decode(slots: Slots, rows_R: torch.Tensor, out_RD: torch.Tensor, max_blocks: int | None = None) -> None:
@@ -68,20 +60,6 @@ def add_columns(slots: Slots, first: int, last: int, plane_NC: torch.Tensor, at_
     """out[at[n] + j] += plane[n, column of slot j - first] for slots in columns first .. last-1 of every row."""
     _check_width(last - first, plane_NC)
     _add(slots, np.uint64(0), len(slots.count_N), first, plane_NC, at_N, out_X)
-
-
-def spans(
-    slots: Slots, rows_R: torch.Tensor, record_K: torch.Tensor, state_K: torch.Tensor, slab_bytes: int, state_slab: int
-) -> Places:
-    """Where the rows' values and state lie, as indices of the arenas, and how many values each has."""
-    places = Places(*(torch.empty(len(rows_R), dtype=torch.int64, device=rows_R.device) for _ in range(3)))
-    tables = (address("record_K", record_K, torch.int64), address("state_K", state_K, torch.int64))
-    rows = (address("rows_R", rows_R, torch.int64), np.int64(len(rows_R)))
-    location, count, _, _ = arena(slots)
-    out: tuple[np.generic, ...] = tuple(np.uint64(part.data_ptr()) for part in places)
-    arguments = (location, count, value_bytes(slots), *rows, *tables, np.int64(slab_bytes), np.int64(state_slab))
-    _launch("gcnrec_spans", len(rows_R), arguments + out, slots)
-    return places
 
 
 def copy_spans(

@@ -2,7 +2,7 @@
 
 Rules of order, which hold whatever the device's queues do meanwhile:
 
-* `read` looks at host memory when it is called. All that `write` brought is there by then; nobody else may be writing to it.
+* `read` reads host memory during the call. All rows that `write` copied are there by then; no other writer may run.
 * `write` returns when the rows lie in host memory. So it waits for everything that its queue was given before.
 * A buffer is filled again only after the mark of its last journey, so two of them keep the host and PCIe busy at once.
 
@@ -73,7 +73,7 @@ class Staging:
             self._copy_on_host(part.packed.numpy(), part.packed_at_R, target.memory.numpy(), part.at_R, part.length_R)
 
     def _parts(self, home: Spans, on_device: Spans) -> Iterator[_Part]:
-        """The rows in order, as many at once as a buffer holds, or a single one that is longer."""
+        """The rows in order, as many at a time as a buffer holds, or a single longer row."""
         at_R, length_R = home.at_R.cpu().numpy(), home.length_R.cpu().numpy()  # synchronize: the host must know where rows are
         end_R, room = np.cumsum(length_R), self._buffer_bytes // home.memory.element_size()
         first = 0

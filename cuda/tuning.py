@@ -1,4 +1,4 @@
-"""How many blocks a transfer kernel gets: measured once per machine, remembered in the user's cache folder.
+"""The number of blocks of a transfer kernel, measured once per machine and remembered in the user's cache folder.
 
 Too few leave PCIe idle, and every further one takes a multiprocessor from training. So the cap is the smallest with which
 copies from pinned memory run about as fast as with any.
@@ -31,7 +31,7 @@ Transfer = Callable[[int], float]
 """Seconds of a copy by a grid of at most so many blocks."""
 CAPS = (2, 4, 8, 12, 16, 24, 32, 48, 64, 132)
 DEFAULT = 24
-"""Where nothing can be measured: 768 KiB on their way, more than PCIe 5 needs, in a fifth of a large GPU's multiprocessors."""
+"""Without a measurement: 768 KiB in flight, more than PCIe 5 needs, in a fifth of a large GPU's multiprocessors."""
 ENOUGH = 0.97
 """Share of the best rate that a smaller grid must reach."""
 RUNS = 5
@@ -51,9 +51,9 @@ def transfer_blocks(device: torch.device) -> int:
 
 
 def remembered(file: Path | None, key: str, measure: Callable[[], int | None]) -> int | None:
-    """What `file` has under `key`, else what `measure` finds, which is written there.
+    """The number of `file` under `key`, else the result of `measure`, which is written there.
 
-    A file that is broken counts as empty; one that cannot be written is done without.
+    A broken file counts as empty; a file that cannot be written is not needed.
     """
     known = _read(file).get(key)
     if isinstance(known, int) and not isinstance(known, bool) and known >= 1:
@@ -67,7 +67,7 @@ def remembered(file: Path | None, key: str, measure: Callable[[], int | None]) -
 def smallest_enough(transfers: Sequence[Transfer], caps: Sequence[int] = CAPS, runs: int = RUNS) -> int:
     """The smallest of `caps` whose rate is ENOUGH of the best in all of `transfers`, by medians of `runs` after a first call.
 
-    Where no cap is, because one transfer wants few blocks and another many, the one that is furthest from none counts as best.
+    If no cap qualifies, because one transfer wants few blocks and another many, the cap with the best worst share counts.
     """
     share_of = dict.fromkeys(caps, 1.0)
     for transfer in transfers:
@@ -124,7 +124,7 @@ def _transfer(source: torch.Tensor, span_bytes: int, device: torch.device) -> Tr
 
 
 def machine_key(device: torch.device) -> str:
-    """What the number depends on: the GPU, its driver, its link, and the kernel that copies."""
+    """The key of a number: the GPU, its driver, its link, and the kernel that copies."""
     facts = torch.cuda.get_device_properties(device)
     kernel = hashlib.sha256(module.source("spans.cu").encode()).hexdigest()[:8]
     return f"{facts.name}, driver {_line(_DRIVER)}, PCIe {_link(facts)}, kernel {kernel}"
@@ -165,7 +165,7 @@ def _read(file: Path | None) -> dict[str, Any]:
 
 
 def _write(file: Path, numbers: dict[str, Any]) -> None:
-    """Beside its name, then renamed: two processes that tune at once leave a whole file."""
+    """Write a temporary file, then rename it: two processes that tune at once leave a whole file."""
     work = file.with_name(f".{file.name}.{os.getpid()}.part")
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Kernels by where tensors lie: the functions that training needs of a device, and the only importer of `gcnrec.cuda`.
+"""Kernels by the place of tensors: the functions that training needs of a device. The only importer of `gcnrec.cuda`.
 
 Both devices take and return tensors. Integers are equal on both; floats differ by rounding.
 Letters: P rows of a plane, R rows, C columns, B entries, D width, X stored values, K counts.
@@ -34,13 +34,13 @@ class Product(Protocol):
 
 
 class Ops(Protocol):
-    """What a step asks of a device."""
+    """The kernels of a training step, on one device."""
 
     @property
     def rules(self) -> Rules: ...
 
     def place(self, values: NDArray[Any]) -> torch.Tensor:
-        """Host numbers where kernels can read them: the same memory on the CPU, a copy that nobody waits for on a GPU."""
+        """Host numbers where kernels can read them: the same memory on the CPU, a copy on a GPU, without a wait for it."""
         ...
 
     def gather(self, plane_PD: torch.Tensor, index_R: torch.Tensor) -> torch.Tensor:
@@ -104,20 +104,16 @@ def gpu() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def _forget(reason: str) -> None:
-    """Nobody wants to know."""
-
-
 def pipeline_of(
-    device: torch.device, transfer_blocks: int | None = None, on_file: bool = False, tell: Callable[[str], object] | None = None
+    device: torch.device, transfer_blocks: int | None = None, on_file: bool = False, warn: Callable[[str], object] | None = None
 ) -> Device:
     """The queues of a GPU, for tables in host memory.
 
-    `transfer_blocks` caps the grid of transfers; default what is best on this machine, measured once and remembered. `on_file`
-    says that tables lie in mapped files. `tell` hears why memory is copied by the host instead of read in place.
+    `transfer_blocks` caps the grid of transfers; by default the best cap on this machine, measured once and remembered.
+    `on_file`: tables lie in mapped files. `warn` receives the reason where the host copies rows instead.
     """
     from gcnrec.cuda.queues import CudaDevice
     from gcnrec.cuda.tuning import transfer_blocks as measured_blocks
     from gcnrec.ops.slots import copy_spans
 
-    return CudaDevice(device, copy_spans, transfer_blocks or measured_blocks(device), on_file, tell or _forget)
+    return CudaDevice(device, copy_spans, transfer_blocks or measured_blocks(device), on_file, warn or (lambda reason: None))

@@ -34,6 +34,10 @@ class Stage(IntEnum):
     DROPOUT = 9
 
 
+UNIFORM, WEIGHTED, WALK = 0, 1, 2
+"""Kinds of draws of neighbours."""
+
+
 @dataclass(frozen=True, slots=True)
 class DrawKey:
     """What a draw of neighbours depends on: row r of a graph side is node `first_node` + r."""
@@ -42,6 +46,11 @@ class DrawKey:
     step: int
     hop: int
     first_node: int
+
+    def words(self, kind: int) -> tuple[np.uint32, np.uint32]:
+        """The last two words of the Philox counter of a draw of `kind` (gcnrec.ops.neighbours has the layout)."""
+        step, last = self.step & 0xFFFFFFFF, int(Stage.SAMPLE) | (self.hop | kind << 6) << 8 | (self.step >> 32 & 0xFFFF) << 16
+        return np.uint32(step), np.uint32(last)
 
 
 @numba.njit(inline="always")

@@ -20,14 +20,13 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.bench.graphs import graph_of
-from gcnrec.bench.harness import Row, Variant, measure
+from gcnrec.bench.harness import Row, Variant, measure, use_threads
 from gcnrec.bench.memory import Measured, measured
 from gcnrec.bench.worker import Worker
 from gcnrec.graph import Csr
 from gcnrec.random import Stage, generator
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import top_k_all
-from gcnrec.system.machine import available_cores
 
 TOLERANCE = 1e-4
 _WARM_USERS = 5000
@@ -61,12 +60,13 @@ def run(
     runs: int = 5,
 ) -> Iterator[Row]:
     """Rows of the bench; `dataset` is a dataset folder, None a synthetic graph of Gowalla's size. Units are users."""
-    make = partial(inputs, dataset, k, width, threads or available_cores())
+    make = partial(inputs, dataset, k, width, use_threads(threads))
     contenders: list[tuple[str, Callable[[Inputs], Lists]]] = [("gcnrec", ours)]
     contenders += [(f"torch-topk-{chunk}", partial(torch_topk, chunk)) for chunk in torch_chunks]
     contenders.append(("implicit", implicit_topk))
     with ExitStack() as workers:
-        variants = [Variant(name, partial(_start, make, rank, workers), _repeat) for name, rank in contenders]
+        starts = [(name, partial(_start, make, rank, workers)) for name, rank in contenders]
+        variants = [Variant(name, start, lambda worker: worker(_rank_once)) for name, start in starts]
         num_users = len(make().users_UD)
         yield from measure("evaluate", variants, num_users, score_difference, TOLERANCE, runs=runs)
 
@@ -135,21 +135,13 @@ def _start(make: Callable[[], Inputs], rank: Callable[[Inputs], Lists], workers:
     return worker
 
 
-def _repeat(worker: Worker) -> Measured:
-    outcome: Measured = worker(_rank_once)
-    return outcome
-
-
 _kept: dict[str, Any] = {}
-"""What a variant's own process holds between repetitions; always empty in the parent."""
+"""Inputs of a variant's own process between repetitions; always empty in the parent."""
 
 
 def _prepare(make: Callable[[], Inputs], rank: Callable[[Inputs], Lists]) -> None:
-    import numba
-
     given = make()
-    torch.set_num_threads(given.threads)
-    numba.set_num_threads(given.threads)
+    use_threads(given.threads)
     rank(given.first(min(_WARM_USERS, len(given.users_UD))))
     _kept.update(given=given, rank=rank)
 

@@ -13,25 +13,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.bench.harness import Row, Variant, measure, overall, rest
+from gcnrec.bench.harness import Row, Variant, in_parts, measure, use_threads, variants_of
 from gcnrec.device import gpu, ops_for, pipeline_of
 from gcnrec.errors import DeviceError
 from gcnrec.ops.gather import gather
 from gcnrec.ops.slots import decode
 from gcnrec.random import Stage, generator
-from gcnrec.system.machine import available_cores
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import aligned
 from gcnrec.tables.slots import SlotTable
 
 WIDTHS = (64, 128)
 SHARE = 4
-"""One column in so many is stored."""
+"""Columns for each stored column."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +50,17 @@ class Task:
 
 def run(threads: int | None = None, runs: int = 15, num_rows: int = 1_000_000, batch: int = 1 << 17) -> Iterator[Row]:
     """Rows for every width and place of the tile, and one closing row, the smallest speedup; units are rows read."""
-    threads = threads or available_cores()
-    torch.set_num_threads(threads)
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-    device, summaries = device_or_none(), []
-    for width in WIDTHS:
-        task = task_of(num_rows, width, batch)
-        parts = {f"gather-{width}": on_host(task)}
-        if device is not None:
-            parts[f"gather-to-device-{width}"] = to_device(task, device)
-        for name, variants in parts.items():
-            rows = list(measure(name, variants, batch, difference, 0.0, runs=runs))
-            summaries.append(rows[-1])
-            yield from rows
-    yield overall("gather", summaries)
+    use_threads(threads)
+    device = device_or_none()
+
+    def parts() -> Iterator[Iterator[Row]]:
+        for width in WIDTHS:
+            task = task_of(num_rows, width, batch)
+            yield measure(f"gather-{width}", on_host(task), batch, difference, 0.0, runs=runs)
+            if device is not None:
+                yield measure(f"gather-to-device-{width}", to_device(task, device), batch, difference, 0.0, runs=runs)
+
+    yield from in_parts("gather", parts())
 
 
 def device_or_none() -> torch.device | None:
@@ -94,24 +89,26 @@ def task_of(num_rows: int, width: int, batch: int) -> Task:
 
 def on_host(task: Task) -> list[Variant]:
     """The tile stays in the memory of the CPU."""
-    variants: dict[str, Callable[[Task], Callable[[], torch.Tensor]]] = {
-        "gcnrec": _ours,
-        "gcnrec-slots": _ours_of_slots,
-        "torch-index-select": _index_select,
-        "torch-index": _index,
-        "numpy-take": _take,
+    index_R = torch.from_numpy(task.rows_R)
+    builds: dict[str, Callable[[], Callable[[], torch.Tensor]]] = {
+        "gcnrec": lambda: partial(gather, task.dense_ND, task.rows_R, task.tile()),
+        "gcnrec-slots": lambda: partial(_decode, task, task.tile()),
+        "torch-index-select": lambda: partial(torch.index_select, task.dense_ND, 0, index_R, out=task.tile()),
+        "torch-index": lambda: partial(task.dense_ND.__getitem__, index_R),
+        "numpy-take": lambda: partial(_take, task, task.tile()),
     }
-    return [Variant(name, partial(build, task), _call, rest) for name, build in variants.items()]
+    return variants_of(builds)
 
 
 def to_device(task: Task, device: torch.device) -> list[Variant]:
     """The tile is wanted on `device`. For a CPU, which a test may name, nothing is pinned and copies are plain."""
-    variants: dict[str, Callable[[Task, torch.device], Callable[[], torch.Tensor]]] = {
+    index_R = torch.from_numpy(task.rows_R)
+    builds: dict[str, Callable[..., Callable[[], torch.Tensor]]] = {
         "gcnrec-zero-copy": _ZeroCopy,
-        "torch-index-to-device": _index_to_device,
+        "torch-index-to-device": lambda task, device: lambda: _finished(task.dense_ND[index_R].to(device)),
         "torch-index-select-pinned": _index_select_to_device,
     }
-    return [Variant(name, partial(build, task, device), _call, rest) for name, build in variants.items()]
+    return variants_of(builds, task, device)
 
 
 def difference(expected_RD: torch.Tensor, found_RD: torch.Tensor) -> float:
@@ -119,41 +116,15 @@ def difference(expected_RD: torch.Tensor, found_RD: torch.Tensor) -> float:
     return float((found_RD.cpu() - expected_RD.cpu()).abs().max())
 
 
-def _call(read: Callable[[], torch.Tensor]) -> torch.Tensor:
-    return read()
+def _decode(task: Task, tile_RD: torch.Tensor) -> torch.Tensor:
+    decode(task.slots.slots, task.rows_R, tile_RD.numpy())
+    return tile_RD
 
 
-def _ours(task: Task) -> Callable[[], torch.Tensor]:
-    return partial(gather, task.dense_ND, task.rows_R, task.tile())
-
-
-def _ours_of_slots(task: Task) -> Callable[[], torch.Tensor]:
-    tile_RD = task.tile()
-
-    def read() -> torch.Tensor:
-        decode(task.slots.slots, task.rows_R, tile_RD.numpy())
-        return tile_RD
-
-    return read
-
-
-def _index_select(task: Task) -> Callable[[], torch.Tensor]:
-    return partial(torch.index_select, task.dense_ND, 0, torch.from_numpy(task.rows_R), out=task.tile())
-
-
-def _index(task: Task) -> Callable[[], torch.Tensor]:
-    return partial(task.dense_ND.__getitem__, torch.from_numpy(task.rows_R))
-
-
-def _take(task: Task) -> Callable[[], torch.Tensor]:
-    tile_RD = task.tile()
-
-    def read() -> torch.Tensor:
-        # mode "raise" would gather into a buffer first
-        np.take(task.dense_ND.numpy(), task.rows_R, axis=0, out=tile_RD.numpy(), mode="clip")
-        return tile_RD
-
-    return read
+def _take(task: Task, tile_RD: torch.Tensor) -> torch.Tensor:
+    # mode "raise" would gather into a buffer first
+    np.take(task.dense_ND.numpy(), task.rows_R, axis=0, out=tile_RD.numpy(), mode="clip")
+    return tile_RD
 
 
 class _ZeroCopy:
@@ -168,11 +139,6 @@ class _ZeroCopy:
 
     def __call__(self) -> torch.Tensor:
         return _finished(self._ops.gather(self._table_ND, self._rows_R))
-
-
-def _index_to_device(task: Task, device: torch.device) -> Callable[[], torch.Tensor]:
-    rows_R = torch.from_numpy(task.rows_R)
-    return lambda: _finished(task.dense_ND[rows_R].to(device))
 
 
 def _index_select_to_device(task: Task, device: torch.device) -> Callable[[], torch.Tensor]:

@@ -1,13 +1,15 @@
-"""What the benches on a graph run on: a dataset's train graph or one of Gowalla's size, and its adjacency as peers take it.
+"""The graph of a bench: a dataset's train graph or one of Gowalla's size, and its adjacency as peers take it.
 
 Letters: N nodes (users, then items), E edges, both ways, D width.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,12 +43,6 @@ class GraphInputs:
         """The adjacency's values as all variants use them."""
         return self.exact_E.astype(np.float32)
 
-    @property
-    def indptr(self) -> NDArray[np.int64]:
-        """Where each row of the adjacency begins, (N+1)."""
-        up, down = self.graph.user_items, self.graph.item_users
-        return np.concatenate([up.indptr, down.indptr[1:] + up.num_edges])
-
 
 def graph_inputs(dataset: Path | None, width: int, size: tuple[int, int, int]) -> GraphInputs:
     """The adjacency of `graph_of(dataset, size)`, and random rows and gradients."""
@@ -60,6 +56,11 @@ def graph_inputs(dataset: Path | None, width: int, size: tuple[int, int, int]) -
     # clone: torch starts its memory on a cache line, as training's rows and gradients do, NumPy does not
     source, grad = (torch.from_numpy(draws.standard_normal((graph.num_nodes, width), np.float32)).clone() for _ in range(2))
     return GraphInputs(graph, rows_E, columns_E, exact_E, source, grad)
+
+
+def indptr_of(graph: BipartiteGraph) -> NDArray[np.int64]:
+    """The start of each node's neighbours among all of both sides, (N+1), users first."""
+    return np.concatenate([graph.user_items.indptr, graph.item_users.indptr[1:] + graph.num_edges])
 
 
 def graph_of(dataset: Path | None, size: tuple[int, int, int] = GOWALLA) -> BipartiteGraph:
@@ -81,12 +82,21 @@ def synthetic(num_users: int, num_items: int, num_edges: int) -> BipartiteGraph:
     return BipartiteGraph.from_edges(users_E[kept].astype(np.int32), items_E[kept].astype(np.int32), num_users, num_items)
 
 
+def load_dgl(threads: int) -> Any:
+    """DGL with torch's backend, on `threads` threads. ImportError where it is not installed."""
+    os.environ["DGLBACKEND"] = "pytorch"  # else the first import writes a file into the home folder
+    import dgl
+
+    dgl.utils.set_num_threads(threads)
+    return dgl
+
+
 def torch_csr(given: GraphInputs, index: type, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """The adjacency as torch's CSR with `index` integers and `dtype` values."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that CSR tensors are in beta
         return torch.sparse_csr_tensor(
-            torch.from_numpy(given.indptr.astype(index)),
+            torch.from_numpy(indptr_of(given.graph).astype(index)),
             torch.from_numpy(given.columns_E.astype(index)),
             torch.from_numpy(given.exact_E).to(dtype),
             given.shape,

@@ -2,8 +2,9 @@
 
     yield from measure("gather", variants, units=rows, agree=largest_difference, tolerance=1e-6)
 
-A variant whose `setup` raises ImportError is absent. Variants run interleaved (A B C, A B C, ...), so that a noisy
-neighbour slows all of them; the median counts. Before any timing, every result must agree with the first variant's.
+A variant whose `setup` raises ImportError is absent, and voids the speedup. Variants run interleaved (A B C, A B C, ...), so
+that a noisy neighbour slows all of them; the median counts. Before any timing, every result must agree with the first
+variant's.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gcnrec.bench.memory import Measured, measured
-from gcnrec.system.machine import machine
+from gcnrec.system.machine import available_cores, machine
 
 Row = dict[str, Any]
 _REST_SECONDS = 0.02
@@ -30,10 +33,10 @@ _REST_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Variant:
-    """One contender. `run(setup())` is one repetition and returns what `agree` looks at.
+    """A contender; `run(setup())` is a repetition and returns what `agree` compares.
 
     `setup` runs once, untimed, and imports the peer inside itself. `reset`, if given, runs untimed before every
-    repetition. Our own variants are named `gcnrec` or `gcnrec-...`; an absent `required` peer voids the speedup.
+    repetition. Our own variants are named `gcnrec` or `gcnrec-...`.
     A `run` that returns `Measured` (from `in_subprocess`) brings its own seconds and bytes.
     """
 
@@ -41,11 +44,6 @@ class Variant:
     setup: Callable[[], Any]
     run: Callable[[Any], Any]
     reset: Callable[[Any], None] | None = None
-    required: bool = True
-
-    @property
-    def ours(self) -> bool:
-        return self.name == "gcnrec" or self.name.startswith("gcnrec-")
 
 
 @dataclass
@@ -57,6 +55,19 @@ class _Lane:
     difference: float = 0.0
 
 
+def use_threads(threads: int | None) -> int:
+    """Torch and numba on `threads` threads from now on, for None on every core; returns their number."""
+    threads = threads or available_cores()
+    torch.set_num_threads(threads)
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    return threads
+
+
+def variants_of(builds: Mapping[str, Callable[..., Callable[[], Any]]], *given: Any) -> list[Variant]:
+    """A variant for each name: a repetition calls what `build(*given)` returns, after a rest."""
+    return [Variant(name, partial(build, *given), lambda repeat: repeat(), rest) for name, build in builds.items()]
+
+
 def measure(
     bench: str,
     variants: Sequence[Variant],
@@ -66,38 +77,47 @@ def measure(
     runs: int = 5,
     warmup: int = 2,
 ) -> Iterator[Row]:
-    """One row per present variant, then the summary row.
+    """A row for each present variant, then the summary row.
 
     `units` is the work of one repetition; `agree(expected, result)` returns how far a result is from the first
     variant's, which must not pass `tolerance`. `peak_bytes` is the largest rise of the process's resident memory over
     one repetition, measured apart from the timed ones (see `gcnrec.bench.memory`).
     Raises RuntimeError, with both names, when two variants disagree.
     """
-    lanes, absent = _set_up(variants)
+    lanes: list[_Lane] = []
+    absent = []
+    for variant in variants:
+        try:
+            lanes.append(_Lane(variant, variant.setup()))
+        except ImportError:
+            absent.append(variant.name)
     expected: Any = None
     for round_number in range(max(warmup, 1)):
         for lane in lanes:
-            result = _repeat_for_memory(lane)
+            outcome = _repeat(lane, measured)
+            result = outcome.result
+            lane.peak_bytes = outcome.peak_bytes  # of the last warm-up round: compilation is over by then
             if round_number == 0:
                 expected = result if lane is lanes[0] else expected
                 _check(bench, lanes[0], lane, agree(expected, result), tolerance)
     for _ in range(runs):
         for lane in lanes:
-            lane.seconds.append(_repeat_for_time(lane))
+            lane.seconds.append(_repeat(lane, _timed).seconds)
     rows = [_row(bench, lane, units, tolerance) for lane in lanes]
     yield from rows
-    required = {variant.name for variant in variants if variant.required}
-    yield summary(bench, rows, absent, void=bool(required.intersection(absent)))
+    yield summary(bench, rows, absent)
 
 
-def summary(bench: str, rows: Iterable[Row], absent: list[str], void: bool) -> Row:
+def summary(bench: str, rows: Iterable[Row], absent: list[str]) -> Row:
     """The closing row: the fastest of ours, the fastest peer, and the peer's seconds divided by ours.
 
-    `speedup` is None when `void` (a required peer is absent) or when there is no peer or nothing of ours.
+    `speedup` is None when a variant is `absent`, or when there is no peer or nothing of ours.
     """
-    ours = min((row for row in rows if _is_ours(row)), key=_seconds, default=None)
-    peer = min((row for row in rows if not _is_ours(row)), key=_seconds, default=None)
-    speedup = None if void or ours is None or peer is None else peer["seconds"] / ours["seconds"]
+    by_speed = sorted(rows, key=lambda row: float(row["seconds"]))
+    ours, peer = (
+        next((row for row in by_speed if f"{row['variant']}-".startswith("gcnrec-") == own), None) for own in (True, False)
+    )
+    speedup = None if absent or ours is None or peer is None else peer["seconds"] / ours["seconds"]
     return {
         "bench": bench,
         "summary": True,
@@ -108,9 +128,19 @@ def summary(bench: str, rows: Iterable[Row], absent: list[str], void: bool) -> R
     }
 
 
-def overall(bench: str, summaries: Iterable[Row]) -> Row:
-    """One closing row for a bench of several parts (forward and backward, several sizes): the worst part's speedup."""
-    parts = [row for row in summaries if row.get("summary")]
+def in_parts(bench: str, parts: Iterable[Iterable[Row]]) -> Iterator[Row]:
+    """The rows of every part as they are measured, then the closing row of `bench`."""
+    rows: list[Row] = []
+    for part in parts:
+        for row in part:
+            rows.append(row)
+            yield row
+    yield overall(bench, rows)
+
+
+def overall(bench: str, rows: Iterable[Row]) -> Row:
+    """The closing row of a bench of several parts (forward and backward, several sizes): the worst part's speedup."""
+    parts = [row for row in rows if row.get("summary")]
     absent = sorted({name for part in parts for name in part["absent"]})
     void = [part for part in parts if part["speedup"] is None]
     worst = void[0] if void else min(parts, key=lambda part: float(part["speedup"]))
@@ -123,45 +153,29 @@ def rest(_: Any) -> None:
 
 
 def largest_error(exact_ND: NDArray[np.float64], _: Any, result_ND: torch.Tensor) -> float:
-    """With its first argument bound, an `agree` that holds every result against exact values, not against the first one's."""
+    """The largest error against exact values: with its first argument bound, an `agree` that ignores the first variant."""
     return float(np.abs(result_ND.numpy() - exact_ND).max())
 
 
-def write_record(path: Path, command: str, rows: Iterable[Row]) -> None:
-    """A measured benchmark as a file of `jobs/records/`: the command, the day, the machine and every row."""
-    document = {"command": command, "date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine(), "rows": list(rows)}
+def write_record(path: Path, command: str, rows: Iterable[Row], **facts: Any) -> None:
+    """Write a measured benchmark as a file of `jobs/records/`: the command, the day, the machine, `facts` and every row."""
+    document = {"command": command, "date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine(), **facts, "rows": list(rows)}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def _set_up(variants: Sequence[Variant]) -> tuple[list[_Lane], list[str]]:
-    lanes, absent = [], []
-    for variant in variants:
-        try:
-            lanes.append(_Lane(variant, variant.setup()))
-        except ImportError:
-            absent.append(variant.name)
-    return lanes, absent
-
-
-def _repeat_for_memory(lane: _Lane) -> Any:
-    """One repetition under the memory meter. The last warm-up round counts: compilation is over by then."""
+def _repeat(lane: _Lane, meter: Callable[..., Measured]) -> Measured:
+    """A repetition under `meter`, or as it measured itself."""
     if lane.variant.reset:
         lane.variant.reset(lane.state)
-    outcome = measured(lane.variant.run, lane.state)
-    if isinstance(outcome.result, Measured):
-        outcome = outcome.result
-    lane.peak_bytes = outcome.peak_bytes
-    return outcome.result
+    outcome = meter(lane.variant.run, lane.state)
+    return outcome.result if isinstance(outcome.result, Measured) else outcome
 
 
-def _repeat_for_time(lane: _Lane) -> float:
-    if lane.variant.reset:
-        lane.variant.reset(lane.state)
+def _timed(call: Callable[[Any], Any], state: Any) -> Measured:
     started = time.perf_counter()
-    result = lane.variant.run(lane.state)
-    seconds = time.perf_counter() - started
-    return result.seconds if isinstance(result, Measured) else seconds
+    result = call(state)
+    return Measured(result, time.perf_counter() - started, 0)
 
 
 def _check(bench: str, first: _Lane, lane: _Lane, difference: float, tolerance: float) -> None:
@@ -186,11 +200,3 @@ def _row(bench: str, lane: _Lane, units: float, tolerance: float) -> Row:
         "difference": lane.difference,
         "tolerance": tolerance,
     }
-
-
-def _is_ours(row: Row) -> bool:
-    return str(row["variant"]) == "gcnrec" or str(row["variant"]).startswith("gcnrec-")
-
-
-def _seconds(row: Row) -> float:
-    return float(row["seconds"])

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -44,7 +45,7 @@ def run(
             Variant("gcnrec", lambda: source, partial(_repeat, _ours, _digest_of_ours, memory_limit)),
             Variant("duckdb-sql", lambda: source, partial(_repeat, _duckdb, _digest_of_duckdb, memory_limit)),
         ]
-        for row in measure("ingest", variants, rows, _differs, 0.0, runs=runs, warmup=1):
+        for row in measure("ingest", variants, rows, lambda expected, found: float(expected != found), 0.0, runs=runs, warmup=1):
             yield row if row.get("summary") else {**row, "memory_limit": memory_limit}
 
 
@@ -59,16 +60,8 @@ def _repeat(call: Callable[[Path, Path, str], int], digest: Callable[[Path], str
 
 
 def _ours(source: Path, out: Path, memory_limit: str) -> int:
-    data = Data(
-        train=str(source),
-        user="user",
-        item="item",
-        split="random",
-        test_size=0.0,
-        valid_size=0.0,
-        k_core=_CORE,
-        memory_limit=memory_limit,
-    )
+    columns = {"train": str(source), "user": "user", "item": "item"}
+    data = Data(**columns, split="random", test_size=0.0, valid_size=0.0, k_core=_CORE, memory_limit=memory_limit)
     ingest(data, out, data_root=None, name="bench")
     return high_water()
 
@@ -99,20 +92,17 @@ def _statements(source: Path, out: Path) -> tuple[str, str, str, str]:
 
 
 def _digest_of_ours(out: Path) -> str:
-    digest = hashlib.sha256()
-    for name in ("user_items", "item_users"):
-        digest.update(np.load(out / f"{name}.indices.npy").data)
-    for name in ("users", "items"):
-        digest.update(pq.read_table(out / f"{name}.parquet", columns=["id"]).column(0).to_numpy().tobytes())
-    return digest.hexdigest()
+    edges = [np.load(out / f"{name}.indices.npy") for name in ("user_items", "item_users")]
+    return _digest([*edges, *(pq.read_table(out / f"{name}.parquet", columns=["id"]) for name in ("users", "items"))])
 
 
 def _digest_of_duckdb(out: Path) -> str:
+    return _digest([pq.read_table(out / f"{name}.parquet") for name in ("user_items", "item_users", "users", "items")])
+
+
+def _digest(parts: list[Any]) -> str:
+    """Of arrays, and of the first columns of tables."""
     digest = hashlib.sha256()
-    for name in ("user_items", "item_users", "users", "items"):
-        digest.update(pq.read_table(out / f"{name}.parquet").column(0).to_numpy().tobytes())
+    for part in parts:
+        digest.update((part if isinstance(part, np.ndarray) else part.column(0).to_numpy()).tobytes())
     return digest.hexdigest()
-
-
-def _differs(expected: str, came: str) -> float:
-    return float(expected != came)

@@ -1,5 +1,5 @@
 -- What `bench ingest` asks of DuckDB alone: dedupe, k-core to a fixpoint, numbers by falling degree, both orders of edges.
--- Every statement ends with a semicolon. Those between "repeat" and "until" run until the query after "until" answers 0.
+-- Every statement ends with a semicolon. Statements between "repeat" and "until" run until the query after "until" answers 0.
 -- {rows} is the input, {out} the folder that takes the result, {k} the core.
 
 CREATE TABLE edges AS SELECT DISTINCT "user", item FROM read_parquet('{rows}');

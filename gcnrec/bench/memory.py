@@ -1,4 +1,4 @@
-"""How many bytes of resident memory a call needs at its peak.
+"""Bytes of resident memory that a call needs at its peak.
 
 On Linux the kernel keeps the high-water mark of a process (`VmHWM`) and resets it on request, so no sampling can miss
 a short peak; elsewhere a thread samples. Freed pages are handed back before the call: what an earlier call left in the
@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from gcnrec.bench.worker import Worker
+from gcnrec.errors import DeviceError
 from gcnrec.system.pages import trim_heap
 
 _STATUS = Path("/proc/self/status")
@@ -27,7 +28,7 @@ _SAMPLE_SECONDS = 0.002
 
 @dataclass(frozen=True)
 class Measured:
-    """What a call returned, its wall seconds, and the rise of resident memory from its start to its peak."""
+    """The result of a call, its wall seconds, and the rise of resident memory from its start to its peak."""
 
     result: Any
     seconds: float
@@ -38,12 +39,13 @@ def measured(call: Callable[..., Any], *arguments: Any) -> Measured:
     """Run `call` here, under the memory meter. The meter costs well under a millisecond, before the clock starts."""
     gc.collect()
     trim_heap()
-    before = psutil.Process().memory_info().rss
-    peak = _reset_peak() or _Sampler(before)
+    before = resident()["rss"]
+    sampler = None if _reset_peak() else Sampler(resident)
     started = time.perf_counter()
     result = call(*arguments)
     seconds = time.perf_counter() - started
-    return Measured(result, seconds, max(peak() - before, 0))
+    peak = sampler()["rss"] if sampler else high_water()
+    return Measured(result, seconds, max(peak - before, 0))
 
 
 def in_subprocess(call: Callable[..., Any], *arguments: Any) -> Measured:
@@ -57,37 +59,47 @@ def in_subprocess(call: Callable[..., Any], *arguments: Any) -> Measured:
         return outcome
 
 
-def _reset_peak() -> Callable[[], int] | None:
+def _reset_peak() -> bool:
+    """Whether the high-water mark of this process could be reset."""
     try:
         _CLEAR.write_text("5", encoding="ascii")
-        return high_water if high_water() > 0 else None
+        return high_water() > 0
     except OSError:
-        return None
+        return False
 
 
 def high_water() -> int:
-    """The most bytes of resident memory that this process has had, or had since the mark was reset; 0 where unknown."""
-    for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    """The largest resident memory of this process so far, or since the mark was reset; 0 where unknown."""
+    return counters().get("VmHWM", 0)
 
 
-class _Sampler:
-    """The largest resident size seen by a thread, for systems without a high-water mark that can be reset."""
+def counters() -> dict[str, int]:
+    """Bytes of this process by Linux's names, such as VmHWM and RssAnon. DeviceError on other systems."""
+    if not _STATUS.is_file():
+        raise DeviceError(f"counters of memory are lines of {_STATUS}, which is absent; measure on Linux")
+    lines = (line.split() for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines())
+    return {name.rstrip(":"): int(value[0]) * 1024 for name, *value in lines if value[1:] == ["kB"]}
 
-    def __init__(self, before: int) -> None:
-        self._largest = before
-        self._done = threading.Event()
+
+def resident() -> dict[str, int]:
+    """Bytes of resident memory of this process, on any system."""
+    return {"rss": int(psutil.Process().memory_info().rss)}
+
+
+class Sampler:
+    """A thread that reads counters every few milliseconds; a call ends it and returns the largest values."""
+
+    def __init__(self, read: Callable[[], dict[str, int]]) -> None:
+        self._read, self._peaks, self._done = read, read(), threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def __call__(self) -> int:
+    def __call__(self) -> dict[str, int]:
         self._done.set()
         self._thread.join()
-        return self._largest
+        return self._peaks
 
     def _watch(self) -> None:
-        process = psutil.Process()
         while not self._done.wait(_SAMPLE_SECONDS):
-            self._largest = max(self._largest, process.memory_info().rss)
+            for name, value in self._read().items():
+                self._peaks[name] = max(self._peaks[name], value)

@@ -9,24 +9,22 @@ Letters: N nodes (users, then items), E edges, D width.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.bench.graphs import GOWALLA, GraphInputs, graph_inputs, torch_csr
-from gcnrec.bench.harness import Row, Variant, largest_error, measure, overall, rest
+from gcnrec.bench.graphs import GOWALLA, GraphInputs, graph_inputs, indptr_of, load_dgl, torch_csr
+from gcnrec.bench.harness import Row, in_parts, largest_error, measure, use_threads, variants_of
 from gcnrec.models.hops import Hop, SymmetricHop
-from gcnrec.system.machine import available_cores
 
 Product = Callable[[torch.Tensor], torch.Tensor]
+Repeat = Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,20 +46,16 @@ def run(
 
     `dataset` is a dataset folder; None is a synthetic graph of `size` (users, items, edges) with power laws on both sides.
     """
-    threads = threads or available_cores()
-    given = graph_inputs(dataset, width, size)
-    torch.set_num_threads(threads)
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-    summaries = []
-    for direction, vary, rows_ND in (("forward", _forward, given.source_ND), ("backward", _backward, given.grad_ND)):
+    count, given = use_threads(threads), graph_inputs(dataset, width, size)
+
+    def part(direction: str, rows_ND: torch.Tensor, go: Callable[[GraphInputs, Contender], Repeat]) -> Iterator[Row]:
         error = partial(largest_error, _exact(given, rows_ND))
         tolerance = 2 * error(None, torch_csr(given, np.int64) @ rows_ND)
-        variants = [vary(name, build, given, threads) for name, build in CONTENDERS.items()]
-        for row in measure(f"propagate-{direction}", variants, 2 * given.graph.num_edges, error, tolerance, runs=runs):
-            if row.get("summary"):
-                summaries.append(row)
-            yield row
-    yield overall("propagate", summaries)
+        variants = variants_of({name: partial(_repeat_of, go, build) for name, build in CONTENDERS.items()}, given, count)
+        return measure(f"propagate-{direction}", variants, 2 * given.graph.num_edges, error, tolerance, runs=runs)
+
+    directions = (("forward", given.source_ND, _forward), ("backward", given.grad_ND, _backward))
+    yield from in_parts("propagate", (part(*direction) for direction in directions))
 
 
 def _ours(given: GraphInputs, threads: int) -> Contender:
@@ -111,11 +105,9 @@ def _pyg_edge_index(given: GraphInputs, threads: int) -> Contender:
 
 
 def _dgl_graph(given: GraphInputs, threads: int) -> Any:
-    os.environ["DGLBACKEND"] = "pytorch"  # else the first import writes a file into the home folder
-    import dgl
-
-    dgl.utils.set_num_threads(threads)
-    graph = dgl.graph((torch.from_numpy(given.columns_E), torch.from_numpy(given.rows_E)), num_nodes=given.graph.num_nodes)
+    graph = load_dgl(threads).graph(
+        (torch.from_numpy(given.columns_E), torch.from_numpy(given.rows_E)), num_nodes=given.graph.num_nodes
+    )
     return graph.int().formats(["csc", "csr"])
 
 
@@ -153,29 +145,21 @@ CONTENDERS: dict[str, Build] = {
 """All of them required. SciPy and the symmetric ones reuse the matrix for the backward pass, as a careful user would."""
 
 
-def _forward(name: str, build: Build, given: GraphInputs, threads: int) -> Variant:
-    def setup() -> Callable[[], torch.Tensor]:
-        contender = build(given, threads)
-        source_ND = given.source_ND.clone().requires_grad_()
-        return lambda: contender.forward(source_ND).detach()
-
-    return Variant(name, setup, _call, reset=rest)
+def _repeat_of(go: Callable[[GraphInputs, Contender], Repeat], build: Build, given: GraphInputs, threads: int) -> Repeat:
+    return go(given, build(given, threads))
 
 
-def _backward(name: str, build: Build, given: GraphInputs, threads: int) -> Variant:
-    def setup() -> Callable[[], torch.Tensor]:
-        contender = build(given, threads)
-        if contender.backward is not None:
-            return partial(contender.backward, given.grad_ND)
-        source_ND = given.source_ND.clone().requires_grad_()
-        result_ND = contender.forward(source_ND)
-        return lambda: torch.autograd.grad(result_ND, source_ND, given.grad_ND, retain_graph=True)[0]
-
-    return Variant(name, setup, _call, reset=rest)
+def _forward(given: GraphInputs, contender: Contender) -> Repeat:
+    source_ND = given.source_ND.clone().requires_grad_()
+    return lambda: contender.forward(source_ND).detach()
 
 
-def _call(product: Callable[[], torch.Tensor]) -> torch.Tensor:
-    return product()
+def _backward(given: GraphInputs, contender: Contender) -> Repeat:
+    if contender.backward is not None:
+        return partial(contender.backward, given.grad_ND)
+    source_ND = given.source_ND.clone().requires_grad_()
+    result_ND = contender.forward(source_ND)
+    return lambda: torch.autograd.grad(result_ND, source_ND, given.grad_ND, retain_graph=True)[0]
 
 
 def _exact(given: GraphInputs, rows_ND: torch.Tensor) -> NDArray[np.float64]:
@@ -188,4 +172,4 @@ def _exact(given: GraphInputs, rows_ND: torch.Tensor) -> NDArray[np.float64]:
 def _scipy_matrix(given: GraphInputs) -> Any:
     from scipy.sparse import csr_matrix
 
-    return csr_matrix((given.values_E, given.columns_E.astype(np.int32), given.indptr.astype(np.int32)), given.shape)
+    return csr_matrix((given.values_E, given.columns_E.astype(np.int32), indptr_of(given.graph).astype(np.int32)), given.shape)

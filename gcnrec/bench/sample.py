@@ -9,7 +9,6 @@ Letters: V nodes of a batch, N nodes of the graph, T targets and S sources of a 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,12 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.bench.graphs import GOWALLA, graph_of
-from gcnrec.bench.harness import Row, Variant, measure, rest
+from gcnrec.bench.graphs import GOWALLA, graph_of, indptr_of, load_dgl
+from gcnrec.bench.harness import Row, measure, use_threads, variants_of
 from gcnrec.graph import BipartiteGraph
 from gcnrec.random import Stage, generator
 from gcnrec.sampling.blocks import NeighbourSampler, Sampled
-from gcnrec.system.machine import available_cores
 
 FANOUTS = (10, 10)
 BATCH_SIZE = 2048
@@ -36,7 +34,7 @@ _TOTAL_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Hop:
-    """What a variant drew in one hop, in node numbers: targets, drawn edges of each, and the other end of every edge."""
+    """A variant's draws in a hop, in node numbers: targets, drawn edges of each, and the other end of every edge."""
 
     targets_T: NDArray[np.int64]
     counts_T: NDArray[np.int64]
@@ -60,8 +58,7 @@ class SampleInputs:
 
     @cached_property
     def indptr_N1(self) -> NDArray[np.int64]:
-        up, down = self.graph.user_items, self.graph.item_users
-        return np.concatenate([up.indptr, down.indptr[1:] + up.num_edges])
+        return indptr_of(self.graph)
 
     @cached_property
     def indices_E(self) -> NDArray[np.int64]:
@@ -84,15 +81,13 @@ def run(
 
 def rows_on(graph: BipartiteGraph, bench: str, num_batches: int, threads: int | None, runs: int) -> Iterator[Row]:
     """Rows of `bench`: a repetition samples `num_batches` batches of nodes drawn uniformly from `graph`."""
-    threads = threads or available_cores()
-    torch.set_num_threads(threads)
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    threads = use_threads(threads)
     draws = generator(0, Stage.ORDER)
     size = min(BATCH_SIZE, graph.num_nodes)
     batches = [np.sort(draws.choice(graph.num_nodes, size, replace=False)) for _ in range(num_batches)]
     given = SampleInputs(graph, batches)
     edges = sum(block.csr.num_edges for sampled in _ours(given, threads)().batches for block in sampled.blocks)
-    variants = [Variant(name, partial(build, given, threads), _call, reset=rest) for name, build in CONTENDERS.items()]
+    variants = variants_of(CONTENDERS, given, threads)
     yield from measure(bench, variants, edges, partial(_difference, given, edges), _TOTAL_TOLERANCE, runs=runs)
 
 
@@ -116,14 +111,16 @@ def _ours(given: SampleInputs, threads: int) -> Sample:
     return sample
 
 
-def _dgl(given: SampleInputs, threads: int) -> Sample:
-    os.environ["DGLBACKEND"] = "pytorch"  # else the first import writes a file into the home folder
-    import dgl
-
-    dgl.utils.set_num_threads(threads)
+def dgl_sampler(given: SampleInputs, threads: int) -> tuple[Any, Any, Any]:
+    """DGL, its graph and its NeighborSampler of `FANOUTS`."""
+    dgl = load_dgl(threads)
     adjacency = (torch.from_numpy(given.indptr_N1), torch.from_numpy(given.indices_E), torch.empty(0, dtype=torch.int64))
     graph = dgl.graph(("csc", adjacency), num_nodes=given.graph.num_nodes)
-    sampler = dgl.dataloading.NeighborSampler(list(FANOUTS[::-1]))  # DGL's first fanout is the farthest hop's
+    return dgl, graph, dgl.dataloading.NeighborSampler(list(FANOUTS[::-1]))  # DGL's first fanout is the farthest hop's
+
+
+def _dgl(given: SampleInputs, threads: int) -> Sample:
+    dgl, graph, sampler = dgl_sampler(given, threads)
     batches = [torch.from_numpy(nodes_V) for nodes_V in given.batches]
 
     def sample() -> Drawn:
@@ -198,10 +195,6 @@ def _floyd(degrees_T: torch.Tensor, fanout: int) -> tuple[torch.Tensor, torch.Te
         drawn_MF[:, k] = torch.where(taken_M, top_M, draw_M)
     chosen_TF[many_T] = drawn_MF
     return chosen_TF, torch.arange(fanout) < degrees_T[:, None]
-
-
-def _call(sample: Sample) -> Drawn:
-    return sample()
 
 
 def _difference(given: SampleInputs, edges: int, _: Drawn, result: Drawn) -> float:

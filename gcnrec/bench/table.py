@@ -16,27 +16,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.bench.contenders import table_peers as peers
+from gcnrec.bench.contenders.recipe import recipe_of
 from gcnrec.bench.contenders.table_task import Contender, Task
 from gcnrec.bench.graphs import GOWALLA, graph_of
-from gcnrec.bench.harness import Row, Variant, measure, overall, rest, summary
-from gcnrec.config import Job, Loss, Model, Optimizer, Sampler, Train
+from gcnrec.bench.harness import Row, Variant, measure, overall, rest, summary, use_threads
+from gcnrec.config import Model, Optimizer
 from gcnrec.graph import BipartiteGraph
 from gcnrec.random import Stage, normal
 from gcnrec.rows import Ticket
-from gcnrec.sampling.sampler import Batch, edge_sampler
+from gcnrec.sampling.sampler import Batch
 from gcnrec.sparsity.first_support import fill, random_keys
 from gcnrec.sparsity.row_counts import even_counts
-from gcnrec.steps.step import Step
-from gcnrec.system.machine import available_cores
 from gcnrec.tables.dense import DenseTable, Table
 from gcnrec.tables.slots import SlotTable
-from gcnrec.training.build import TrainData, build_step
-from gcnrec.training.plan import plan_of
 
 MILLION = (421_495, 578_505, 4_000_000)
 """Users, items and interactions of the second size, a million rows."""
@@ -50,9 +47,8 @@ class Ours:
     """A table and its rule, as `gcnrec.steps.step` calls them."""
 
     def __init__(self, task: Task, table: Table, dtype: torch.dtype) -> None:
-        self.dtype, self._table, self._rule, self._rate = dtype, table, task.rule, task.job.optimizer.learning_rate
-        plan = plan_of(task.job, task.graph.num_nodes)
-        self._step: Step = build_step(task.job, plan, TrainData(task.graph), table)
+        self.dtype, self._table, self._step = dtype, table, task.recipe.step_on(table)
+        self._rule, self._rate = task.recipe.plan.rule, task.recipe.optimizer.learning_rate
 
     def read(self, rows_R: NDArray[np.int64]) -> torch.Tensor:
         return self._table.decode(self._table.read(Ticket(rows_R), with_state=False))
@@ -83,9 +79,7 @@ def run(
     `dataset` takes the place of the first size. A summary compares slots with torch; `against_dense` in it is the dense
     table's seconds divided by the seconds of the faster slots.
     """
-    threads = threads or available_cores()
-    torch.set_num_threads(threads)
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    use_threads(threads)
     summaries = []
     for index, size in enumerate(sizes):
         task = task_of(graph_of(None if index else dataset, size), width, share, batch_size, _WARMUP + runs)
@@ -102,49 +96,28 @@ def task_of(graph: BipartiteGraph, width: int, share: float, batch_size: int, nu
 
     Adam's epsilon is next to nothing, so that it does not show that torch's SparseAdam adds it elsewhere.
     """
-    job = Job(
-        model=Model(width=width, propagation="none", start="normal"),
-        sampler=Sampler(negatives="in_batch"),
-        loss=Loss(name="softmax", score="cosine", temperature=0.12, l2=1e-5),
-        optimizer=Optimizer(rule="adam", learning_rate=1e-3, epsilon=1e-12),
-        train=Train(batch_size=batch_size),
-    )
+    optimizer = Optimizer(rule="adam", learning_rate=1e-3, epsilon=1e-12)
+    recipe = recipe_of(graph, Model(width=width, propagation="none", start="normal"), optimizer, batch_size, num_batches)
     budget = int(share * graph.num_nodes * width)
     start = SlotTable(graph.num_nodes, width, budget, 0, 0)
     fill(start, even_counts(graph.num_nodes, budget, start.max_count), partial(_start_rows, width), random_keys(0), None)
-    sampler = edge_sampler(job.sampler, graph, None, batch_size, job.train.seed)
-    places = [divmod(step, sampler.steps_per_epoch) for step in range(num_batches)]
-    batches = [sampler.batch(epoch, index) for epoch, index in places]
-    grads = [torch.from_numpy(normal(1, Stage.INIT, batch.step, (len(batch.nodes_V), width))).clone() for batch in batches]
-    return Task(job, graph, budget, start.tensors(), batches, grads)
-
-
-def contenders() -> dict[str, Callable[[Task], Contender]]:
-    """All of them required; the dense table comes first, and the others must agree with it."""
-    from gcnrec.bench.contenders import table_peers as peers
-
-    return {
-        "gcnrec-dense": _dense,
-        "gcnrec-slots": partial(_slots, "float32"),
-        "gcnrec-slots-bf16": partial(_slots, "bfloat16"),
-        "torch-embedding": peers.Embedding,
-        "torch-embedding-bag": peers.EmbeddingBag,
-        "torch-csr": peers.CsrByPlaces,
-        "torch-csr-product": peers.CsrByProduct,
-        "torch-coo": peers.Coo,
-        "torch-dense-masked": peers.Masked,
-    }
+    shapes = [(batch.step, (len(batch.nodes_V), width)) for batch in recipe.batches]
+    grads = [torch.from_numpy(normal(1, Stage.INIT, step, shape)).clone() for step, shape in shapes]
+    return Task(recipe, graph, budget, start.tensors(), grads)
 
 
 def measured_part(task: Task, part: str, runs: int) -> Iterator[Row]:
     """Rows of one part at one size, then its summary."""
-    variants = [Variant(name, partial(_Lane, part, task, build), _Lane.go, _Lane.ready) for name, build in _able(part).items()]
-    units = len(task.batches[0].users_B) if part == "step" else round(np.mean([len(batch.nodes_V) for batch in task.batches]))
+    without_steps = [name for name in CONTENDERS if not name.startswith("gcnrec") and name not in peers.WITH_STEPS]
+    builds = {name: build for name, build in CONTENDERS.items() if part != "step" or name not in without_steps}
+    variants = [Variant(name, partial(_Lane, part, task, build), _Lane.go, _Lane.ready) for name, build in builds.items()]
+    batches = task.recipe.batches
+    units = len(batches[0].users_B) if part == "step" else round(np.mean([len(batch.nodes_V) for batch in batches]))
     name = f"table-{part}-{task.graph.num_nodes}"
     *rows, _ = measure(name, variants, units, difference, TOLERANCES[part], runs=runs, warmup=_WARMUP)
     yield from rows
     seconds = {row["variant"]: row["seconds"] for row in rows}
-    closing = summary(name, [row for row in rows if row["variant"] != "gcnrec-dense"], [], void=False)
+    closing = summary(name, [row for row in rows if row["variant"] != "gcnrec-dense"], [])
     yield {**closing, "against_dense": seconds["gcnrec-dense"] / seconds[closing["ours"]]}
 
 
@@ -170,7 +143,7 @@ class _Lane:
     def ready(self) -> None:
         """Prepare the next repetition, untimed."""
         self._number += 1
-        batch, grad_RD = self._task.batches[self._number], self._task.grads[self._number]
+        batch, grad_RD = self._task.recipe.batches[self._number], self._task.grads[self._number]
         if self.part == "read":
             self._next = partial(self.contender.read, batch.nodes_V)
         elif self.part == "update":
@@ -188,30 +161,36 @@ class _Lane:
         return self
 
     def chosen_cells(self) -> torch.Tensor:
-        """What the last batch's rows hold now at the chosen cells (part `read`: what was read), zero elsewhere."""
-        rows_R = self._task.batches[self._number].nodes_V
+        """Values of the last batch's rows (part `read`: of the tile) at the chosen cells, zero elsewhere."""
+        rows_R = self._task.recipe.batches[self._number].nodes_V
         tile_RD = self._tile_RD if self.part == "read" else self.contender.read(rows_R)
         return tile_RD * self._task.chosen(rows_R)
 
 
-def _able(part: str) -> dict[str, Callable[[Task], Contender]]:
-    """Contenders that have the part."""
-    from gcnrec.bench.contenders.table_peers import WITH_STEPS
-
-    every = contenders()
-    return {name: build for name, build in every.items() if part != "step" or name.startswith("gcnrec") or name in WITH_STEPS}
-
-
 def _dense(task: Task) -> Contender:
-    return Ours(task, DenseTable(task.dense(), task.rule.state_width(task.width)), torch.float32)
+    return Ours(task, DenseTable(task.dense(), task.recipe.plan.rule.state_width(task.width)), torch.float32)
 
 
 def _slots(dtype: str, task: Task) -> Contender:
-    table = SlotTable(task.graph.num_nodes, task.width, task.budget, task.rule.state_width(1), 0, dtype)
-    size = len(task.cells["columns"])
-    state = {"values": task.cells["values"].to(getattr(torch, dtype)), "moments": torch.zeros(task.rule.state_width(1), size)}
+    moments, size = task.recipe.plan.rule.state_width(1), len(task.cells["columns"])
+    table = SlotTable(task.graph.num_nodes, task.width, task.budget, moments, 0, dtype)
+    state = {"values": task.cells["values"].to(getattr(torch, dtype)), "moments": torch.zeros(moments, size)}
     table.restore({**task.cells, **state})
     return Ours(task, table, getattr(torch, dtype))
+
+
+CONTENDERS: dict[str, Callable[[Task], Contender]] = {
+    "gcnrec-dense": _dense,
+    "gcnrec-slots": partial(_slots, "float32"),
+    "gcnrec-slots-bf16": partial(_slots, "bfloat16"),
+    "torch-embedding": peers.Embedding,
+    "torch-embedding-bag": peers.EmbeddingBag,
+    "torch-csr": peers.CsrByPlaces,
+    "torch-csr-product": peers.CsrByProduct,
+    "torch-coo": peers.Coo,
+    "torch-dense-masked": peers.Masked,
+}
+"""The dense table comes first, and the others must agree with it."""
 
 
 def _start_rows(width: int, first: int, last: int) -> torch.Tensor:

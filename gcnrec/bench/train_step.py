@@ -16,23 +16,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from gcnrec.bench.contenders.peer_loss import Labels, softmax_loss
+from gcnrec.bench.contenders.recipe import Recipe, recipe_of
 from gcnrec.bench.graphs import GOWALLA, GraphInputs, graph_inputs, torch_csr
-from gcnrec.bench.harness import Row, Variant, largest_error, measure, overall, rest
-from gcnrec.config import Job, Loss, Model, Optimizer, Sampler, Train
+from gcnrec.bench.harness import Row, in_parts, largest_error, measure, use_threads, variants_of
+from gcnrec.config import Model, Optimizer
 from gcnrec.rows import RowGrad, Rows
-from gcnrec.sampling.sampler import Batch, edge_sampler
+from gcnrec.sampling.sampler import Batch
 from gcnrec.steps.step import Step
-from gcnrec.system.machine import available_cores
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rules import Rule
-from gcnrec.training.build import TrainData, build_step
-from gcnrec.training.plan import plan_of
 
 _WARMUP = 2
 _START_SCALE = 0.1
@@ -43,16 +40,12 @@ Final = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Task:
-    """The same for every variant: the job, the normalised graph, the rows at the start and the batches in their order."""
+    """The same for every variant: the recipe and its layers, the normalised graph and the rows at the start."""
 
-    job: Job
+    recipe: Recipe
+    layers: int
     given: GraphInputs
     start_ND: torch.Tensor
-    batches: list[Batch]
-
-    @property
-    def layers(self) -> int:
-        return self.job.model.layers
 
 
 def run(
@@ -68,42 +61,30 @@ def run(
 
     `dataset` is a dataset folder; None is a synthetic graph of `size` (users, items, edges) with power laws on both sides.
     """
-    threads = threads or available_cores()
-    torch.set_num_threads(threads)
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    use_threads(threads)
     given = graph_inputs(dataset, width, size)
-    summaries = []
-    for number in layers:
+
+    def part(number: int) -> Iterator[Row]:
         task = task_of(given, number, batch_size, runs + _WARMUP)
         error = partial(largest_error, exact_gradient(task))
         tolerance = 2 * error(None, first_gradient(_torch_csr_symmetric(np.int64, task), task))
-        variants = [Variant(name, partial(_start, build, task), _advance, rest) for name, build in CONTENDERS.items()]
-        name, units = f"train-step-{number}-layer", len(task.batches[0].users_B)
-        for row in measure(name, variants, units, error, tolerance, runs=runs, warmup=_WARMUP):
-            if row.get("summary"):
-                summaries.append(row)
-            yield row
-    yield overall("train-step", summaries)
+        variants = variants_of({name: partial(_start, build) for name, build in CONTENDERS.items()}, task)
+        name, units = f"train-step-{number}-layer", len(task.recipe.batches[0].users_B)
+        return measure(name, variants, units, error, tolerance, runs=runs, warmup=_WARMUP)
+
+    yield from in_parts("train-step", map(part, layers))
 
 
 def task_of(given: GraphInputs, layers: int, batch_size: int, num_batches: int) -> Task:
     """Gowalla's recipe with `layers` layers, and as many batches of it."""
-    job = Job(
-        model=Model(layers=layers, width=given.source_ND.shape[1]),
-        sampler=Sampler(negatives="in_batch"),
-        loss=Loss(name="softmax", score="cosine", temperature=0.12, l2=1e-5),
-        optimizer=Optimizer(rule="adam_dense", learning_rate=1e-3),
-        train=Train(batch_size=batch_size),
-    )
-    sampler = edge_sampler(job.sampler, given.graph, None, batch_size, job.train.seed)
-    steps = range(num_batches)
-    batches = [sampler.batch(step // sampler.steps_per_epoch, step % sampler.steps_per_epoch) for step in steps]
-    return Task(job, given, _START_SCALE * given.source_ND, batches)
+    model = Model(layers=layers, width=given.source_ND.shape[1])
+    recipe = recipe_of(given.graph, model, Optimizer(rule="adam_dense", learning_rate=1e-3), batch_size, num_batches)
+    return Task(recipe, layers, given, _START_SCALE * given.source_ND)
 
 
 @dataclass
 class _Watched:
-    """An update rule that remembers the gradient it was last given: nothing is copied, nothing else changes."""
+    """An update rule that keeps the gradient of its last update; nothing is copied."""
 
     rule: Rule
     every_row: bool
@@ -121,12 +102,11 @@ class Ours:
     """`gcnrec.steps.step.Step` as training calls it."""
 
     def __init__(self, task: Task) -> None:
-        plan = plan_of(task.job, len(task.start_ND))
-        table = DenseTable(task.start_ND, plan.rule.state_width(plan.width))
-        step = build_step(task.job, plan, TrainData(task.given.graph), table)
+        plan = task.recipe.plan
+        step = task.recipe.step_on(DenseTable(task.start_ND, plan.rule.state_width(plan.width)))
         self._rule = _Watched(step.rule, step.rule.every_row)
         self._step: Step = replace(step, rule=self._rule)
-        self._rate = task.job.optimizer.learning_rate
+        self._rate = task.recipe.optimizer.learning_rate
 
     def prepare(self, batch: Batch) -> Batch:
         return batch
@@ -137,61 +117,26 @@ class Ours:
         return self._rule.last_grad_ND
 
 
-@dataclass(frozen=True)
-class Labels:
-    """A batch as torch code wants it: int64 positions, each positive's place in the pool, float32 weights."""
-
-    nodes_V: torch.Tensor
-    num_users: int
-    users_B: torch.Tensor
-    target_B1: torch.Tensor
-    log_count_J: torch.Tensor
-    own_B1: torch.Tensor
-    uses_V: torch.Tensor
-
-
 class Peer:
     """One step of torch code around `final`, with a table of its own in the dtype of `start_ND`."""
 
     def __init__(self, task: Task, final: Final, table_ND: torch.nn.Parameter) -> None:
-        self._final, self._table, self._loss = final, table_ND, task.job.loss
-        settings = task.job.optimizer
-        self._optimizer = torch.optim.Adam(
-            [table_ND], settings.learning_rate, (settings.beta1, settings.beta2), settings.epsilon, fused=True
-        )
+        self._final, self._table, self._loss = final, table_ND, task.recipe.loss
+        self._optimizer = torch.optim.Adam([table_ND], *task.recipe.adam, fused=True)
 
     def prepare(self, batch: Batch) -> Labels:
-        target_B = torch.from_numpy(batch.positives_B - batch.num_users)
-        counts_J = torch.bincount(target_B, minlength=len(batch.nodes_V) - batch.num_users).to(self._table.dtype)
-        uses_V = np.bincount(np.concatenate([batch.users_B, batch.positives_B]), minlength=len(batch.nodes_V))
-        return Labels(
-            torch.from_numpy(batch.nodes_V),
-            batch.num_users,
-            torch.from_numpy(batch.users_B),
-            target_B[:, None],
-            counts_J.log(),
-            -counts_J.log()[target_B, None],
-            torch.from_numpy(uses_V).to(self._table.dtype),
-        )
+        return Labels.of(batch.nodes_V, batch.num_users, batch.users_B, batch.positives_B, self._table.dtype)
 
     def __call__(self, labels: Labels) -> torch.Tensor:
         """Train on the batch; returns the gradient of all rows, (N, D)."""
         self._optimizer.zero_grad()
-        self._objective(labels).backward()  # type: ignore[no-untyped-call]
+        ego_VD = self._table.index_select(0, labels.nodes_V)
+        final_VD = self._final(self._table).index_select(0, labels.nodes_V)
+        softmax_loss(labels, final_VD, ego_VD, self._loss.temperature, self._loss.l2).backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         if self._table.grad is None:
             raise RuntimeError("the table must take part in the loss")
         return self._table.grad
-
-    def _objective(self, labels: Labels) -> torch.Tensor:
-        """Softmax over the distinct positives, each weighted by its count in the batch, the row's own by 1; L2 of layer 0."""
-        rows_VD = F.normalize(self._final(self._table).index_select(0, labels.nodes_V), dim=1)
-        users_BD, pool_JD = rows_VD.index_select(0, labels.users_B), rows_VD[labels.num_users :]
-        logits_BJ = torch.addmm(labels.log_count_J, users_BD, pool_JD.T, alpha=1 / self._loss.temperature)
-        logits_BJ = logits_BJ.scatter_add_(1, labels.target_B1, labels.own_B1)
-        squares_V = self._table.index_select(0, labels.nodes_V).square().sum(1)
-        penalty = self._loss.l2 / (2 * len(labels.users_B)) * (labels.uses_V * squares_V).sum()
-        return F.cross_entropy(logits_BJ, labels.target_B1[:, 0]) + penalty
 
 
 class _Symmetric(torch.autograd.Function):
@@ -243,18 +188,13 @@ def _torch_csr(index: type, task: Task) -> Peer:
 
 def _torch_csr_symmetric(index: type, task: Task, dtype: torch.dtype = torch.float32) -> Peer:
     matrix = torch_csr(task.given, index, dtype)
-    hop = partial(_apply, _Symmetric, matrix)
-    return Peer(task, partial(_mean_of_layers, hop, task.layers), _table(task, dtype))
+    mean = partial(_mean_of_layers, lambda rows_ND: _Symmetric.apply(rows_ND, matrix), task.layers)
+    return Peer(task, mean, _table(task, dtype))
 
 
 def _torch_csr_horner(index: type, task: Task) -> Peer:
     matrix = torch_csr(task.given, index)
     return Peer(task, lambda rows_ND: _SymmetricMean.apply(rows_ND, matrix, task.layers), _table(task))
-
-
-def _apply(function: Any, matrix: torch.Tensor, rows_ND: torch.Tensor) -> torch.Tensor:
-    product: torch.Tensor = function.apply(rows_ND, matrix)
-    return product
 
 
 def _pyg(adjacency: tuple[torch.Tensor, ...], task: Task) -> Peer:
@@ -290,7 +230,7 @@ CONTENDERS: dict[str, Build] = {
 
 def first_gradient(contender: Ours | Peer, task: Task) -> torch.Tensor:
     """Gradient of all rows, (N, D), of the loss of the first batch at the start."""
-    return contender(contender.prepare(task.batches[0]))  # type: ignore[arg-type]
+    return contender(contender.prepare(task.recipe.batches[0]))  # type: ignore[arg-type]
 
 
 def exact_gradient(task: Task) -> NDArray[np.float64]:
@@ -299,14 +239,11 @@ def exact_gradient(task: Task) -> NDArray[np.float64]:
     return grad
 
 
-def _start(build: Build, task: Task) -> Iterator[Callable[[], torch.Tensor]]:
+def _start(build: Build, task: Task) -> Callable[[], torch.Tensor]:
+    """A call takes the step on the next batch."""
     contender = build(task)
-    prepared = [contender.prepare(batch) for batch in task.batches]
-    return iter([partial(contender, batch) for batch in prepared])  # type: ignore[arg-type]
-
-
-def _advance(steps: Iterator[Callable[[], torch.Tensor]]) -> torch.Tensor:
-    return next(steps)()
+    prepared = iter([contender.prepare(batch) for batch in task.recipe.batches])
+    return lambda: contender(next(prepared))  # type: ignore[arg-type]
 
 
 def _table(task: Task, dtype: torch.dtype = torch.float32) -> torch.nn.Parameter:

@@ -13,18 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-import numba
 import numpy as np
 import torch
 
 from gcnrec.bench.gather import device_or_none
-from gcnrec.bench.harness import Row, Variant, measure, overall, rest
+from gcnrec.bench.harness import Row, Variant, in_parts, measure, rest, use_threads
 from gcnrec.device import pipeline_of
 from gcnrec.random import Stage, generator
 from gcnrec.rows import RowGrad, Rows, State, Ticket
-from gcnrec.system.machine import available_cores
 from gcnrec.tables.dense import aligned
 from gcnrec.tables.rules import AdagradRow, Adam, AdamRow, Rule, Sgd
 
@@ -38,6 +36,7 @@ RULES: dict[str, Rule] = {"sgd": Sgd(), "adagrad_row": AdagradRow(EPSILON), "ada
 MOMENTS = {"sgd": (0, 0), "adagrad_row": (0, 1), "adam": (2, 0), "adam_row": (1, 1)}
 """State of every rule: floats per value, floats per row."""
 BY_VALUE = ("sgd", "adam")
+HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -50,30 +49,20 @@ class Task:
     grad_RD: torch.Tensor
 
 
-class Contender(Protocol):
-    """A table that steps; `weights` are what the batch's rows hold now."""
-
-    def step(self) -> None: ...
-
-    def weights(self) -> torch.Tensor: ...
-
-
 def run(threads: int | None = None, runs: int = 15, num_rows: int = 500_000, batch: int = 1 << 17) -> Iterator[Row]:
     """Rows for every rule, and one closing row, the smallest speedup; units are rows updated."""
-    threads = threads or available_cores()
-    torch.set_num_threads(threads)
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-    device, summaries = device_or_none(), []
-    for rule in MOMENTS:
-        task = task_of(rule, num_rows, batch)
-        parts = {f"update-{rule}": on_host(task)}
-        if device is not None:
-            parts[f"update-from-device-{rule}"] = from_device(task, device)
-        for name, variants in parts.items():
-            rows = list(measure(name, variants, len(task.rows_R), difference, TOLERANCE, runs=runs))
-            summaries.append(rows[-1])
-            yield from rows
-    yield overall("update", summaries)
+    use_threads(threads)
+    device = device_or_none()
+
+    def parts() -> Iterator[Iterator[Row]]:
+        for rule in MOMENTS:
+            task = task_of(rule, num_rows, batch)
+            yield measure(f"update-{rule}", variants(task), len(task.rows_R), difference, TOLERANCE, runs=runs)
+            if device is not None:
+                name, there = f"update-from-device-{rule}", variants(task, device)
+                yield measure(name, there, len(task.rows_R), difference, TOLERANCE, runs=runs)
+
+    yield from in_parts("update", parts())
 
 
 def task_of(rule: str, num_rows: int, batch: int) -> Task:
@@ -84,24 +73,14 @@ def task_of(rule: str, num_rows: int, batch: int) -> Task:
     return Task(rule, weights_ND, rows_R, torch.from_numpy(draws.standard_normal((len(rows_R), WIDTH), np.float32)))
 
 
-def on_host(task: Task) -> list[Variant]:
-    """Table and gradient in the memory of the CPU."""
-    builds: dict[str, Callable[[Task], Contender]] = {"gcnrec": partial(Ours, stride=1, device=torch.device("cpu"))}
+def variants(task: Task, device: torch.device = HOST) -> list[Variant]:
+    """The gradient is on `device`, the table in host memory: updated from there, or by torch after the gradient's way back."""
+    builds: dict[str, Callable[[Task, torch.device], Contender]] = {"gcnrec": partial(Ours, stride=1)}
     if task.rule in BY_VALUE:
-        builds["gcnrec-slots"] = partial(Ours, stride=STRIDE, device=torch.device("cpu"))
+        builds["gcnrec-slots"] = partial(Ours, stride=STRIDE)
         builds["torch-sparse-optimizer"] = TorchSparse
     builds["torch-rows"] = TorchRows
-    return _variants(task, builds)
-
-
-def from_device(task: Task, device: torch.device) -> list[Variant]:
-    """The gradient is on `device`, the table in host memory: updated from there, or by torch after the gradient's way back."""
-    builds: dict[str, Callable[[Task], Contender]] = {"gcnrec": partial(Ours, stride=1, device=device)}
-    if task.rule in BY_VALUE:
-        builds["gcnrec-slots"] = partial(Ours, stride=STRIDE, device=device)
-        builds["torch-sparse-optimizer"] = partial(TorchSparse, device=device)
-    builds["torch-rows"] = partial(TorchRows, device=device)
-    return _variants(task, builds)
+    return [Variant(name, partial(build, task, device), _stepped, rest) for name, build in builds.items()]
 
 
 def difference(expected: Contender, found: Contender) -> float:
@@ -114,7 +93,7 @@ def difference(expected: Contender, found: Contender) -> float:
 class Ours:
     """Flat planes of weights and state and the kernel of the rule; on a GPU both planes are pinned host memory."""
 
-    def __init__(self, task: Task, stride: int, device: torch.device) -> None:
+    def __init__(self, task: Task, device: torch.device, stride: int) -> None:
         rows, width = len(task.rows_R), WIDTH // stride
         pitch = PITCH if stride > 1 else width
         self._rule, self._step = RULES[task.rule], 0
@@ -147,9 +126,9 @@ class Ours:
 class TorchSparse:
     """A sparse gradient and torch's own optimizer for it: SparseAdam, or SGD."""
 
-    def __init__(self, task: Task, device: torch.device | None = None) -> None:
+    def __init__(self, task: Task, device: torch.device = HOST) -> None:
         self._task, self._weights_ND = task, torch.nn.Parameter(task.weights_ND.clone())
-        self._grad_RD = task.grad_RD.to(device) if device else task.grad_RD
+        self._grad_RD = task.grad_RD.to(device)
         self._optimizer: Any = (
             torch.optim.SparseAdam([self._weights_ND], RATE, (BETA1, BETA2), EPSILON)
             if task.rule == "adam"
@@ -170,13 +149,13 @@ class TorchSparse:
 class TorchRows:
     """The rule written by a careful user of torch: rows and state read by index, changed as dense tensors, written back."""
 
-    def __init__(self, task: Task, device: torch.device | None = None) -> None:
+    def __init__(self, task: Task, device: torch.device = HOST) -> None:
         moments, scalars = MOMENTS[task.rule]
         self._rule, self._rows_R = getattr(self, f"_{task.rule}"), task.rows_R
         self._weights_ND = task.weights_ND.clone()
         self._moments = [torch.zeros_like(task.weights_ND) for _ in range(moments)]
         self._scalars = [torch.zeros(len(task.weights_ND), 1) for _ in range(scalars)]
-        self._grad_RD, self._step = task.grad_RD.to(device) if device else task.grad_RD, 0
+        self._grad_RD, self._step = task.grad_RD.to(device), 0
 
     def step(self) -> None:
         self._step += 1
@@ -211,10 +190,10 @@ class TorchRows:
         self._weights_ND.index_add_(0, self._rows_R, change_RD, alpha=-RATE / (1 - BETA1**self._step))
 
 
-def _variants(task: Task, builds: dict[str, Callable[[Task], Contender]]) -> list[Variant]:
-    return [Variant(name, partial(build, task), _go, rest) for name, build in builds.items()]
+Contender = Ours | TorchSparse | TorchRows
+"""A table that steps; `weights` are the present values of the batch's rows."""
 
 
-def _go(contender: Contender) -> Contender:
+def _stepped(contender: Contender) -> Contender:
     contender.step()
     return contender

@@ -2,7 +2,7 @@
 with a given distribution"), with integer tables: every device that holds a table draws the same numbers.
 
 n numbers have n columns of 2**32 units. A number's share of the n * 2**32 units is a whole number of them; its own column
-holds at most 2**32, and columns with room are filled up from those with too much. Column c then belongs to c below
+holds at most 2**32, and columns with room are filled up from full ones. Column c then belongs to c below
 `thresholds[c]` and to `others[c]` from there on. A draw is one Philox4x32 call (a, b, c, d): the column is the high 64 bits
 of (a * 2**32 + b) * n, and word c decides against the threshold; d is not used.
 
@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from gcnrec.errors import DataError
 from gcnrec.graph import Csr
 from gcnrec.ops.arrays import frozen
-from gcnrec.ops.neighbours import WEIGHTED, below, check_fanout, counter_words
-from gcnrec.random import DrawKey, philox4x32
+from gcnrec.ops.neighbours import below, check_fanout
+from gcnrec.random import WEIGHTED, DrawKey, philox4x32
 
 _FULL = 1 << 32
 
@@ -72,11 +72,8 @@ def weighted_edges(
     indptr_T1 = np.zeros(len(rows_T) + 1, np.int64)
     np.cumsum(fanout * (csr.indptr[rows_T.astype(np.int64) + 1] > csr.indptr[rows_T]), out=indptr_T1[1:])
     edges_X = np.empty(int(indptr_T1[-1]), np.int64)
-    low, last = counter_words(key.step, key.hop, WEIGHTED)
-    _weighted_edges(
-        frozen(csr.indptr), tables.thresholds_I, tables.others_I, frozen(rows_T), key.first_node, np.uint64(key.seed), low, last,
-        indptr_T1, edges_X,
-    )  # fmt: skip
+    numbers = key.first_node, np.uint64(key.seed), *key.words(WEIGHTED)
+    _weighted_edges(frozen(csr.indptr), tables.thresholds_I, tables.others_I, frozen(rows_T), *numbers, indptr_T1, edges_X)
     return indptr_T1, edges_X
 
 
@@ -94,7 +91,7 @@ def _tables(indptr: NDArray[np.int64], weights_E: NDArray[np.floating]) -> Alias
     row = _build(indptr, weights, table.thresholds_I, table.others_I)
     if row >= 0:
         raise DataError(
-            f"weights must be finite, at least 0 and not all 0 to draw by them, but those of row {row} are not; "
+            f"weights must be finite, at least 0 and not all 0 to draw by them, but the weights of row {row} are not; "
             "correct the weights or draw uniformly"
         )
     return table

@@ -1,4 +1,4 @@
-"""How arrays are handed to compiled kernels."""
+"""Arguments of compiled kernels."""
 
 from __future__ import annotations
 

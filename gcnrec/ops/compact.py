@@ -2,10 +2,10 @@
 
 Two levels: a bit for each node, and a bit for each line of 512 nodes (64 bytes) that holds any. Listing and clearing read the
 second level and then touch only lines that hold nodes, so a batch costs what it touches and N / 32768 words. The rank of a
-node adds the members before its line, those in earlier words of the line (both noted when members are counted, the seven
-inner counts in 9 bits each of one word: rank9 of Vigna 2008, "Broadword implementation of rank/select queries") and those
+node adds the members before its line, the members in earlier words of the line (both noted when members are counted, the seven
+inner counts in 9 bits each of one word: rank9 of Vigna 2008, "Broadword implementation of rank/select queries") and the members
 before it in its word.
-One thread works at a time: two would write one word, and a batch's share of this is short beside the wake-up of another.
+One thread works at a time: two would write one word, and a batch's share of this is shorter than the wake-up of another.
 Letters: N nodes, X numbers, V members, W words.
 """
 

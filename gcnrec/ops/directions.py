@@ -1,4 +1,4 @@
-"""How neighbours are drawn in one direction of a graph: uniformly, or in proportion to the weights of edges.
+"""Draws of neighbours in a direction of a graph: uniform, or in proportion to the weights of edges.
 
 Letters: T targets, X drawn edges, E edges, R rows.
 """
@@ -35,9 +35,7 @@ class Uniform:
 
     csr: Csr
 
-    def draw(
-        self, rows_T: NDArray[np.int32], fanout: int, key: DrawKey
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32], None]:
+    def draw(self, rows_T: NDArray[np.int32], fanout: int, key: DrawKey) -> tuple[NDArray[np.int64], NDArray[np.int32], None]:
         return *sample_neighbours(self.csr, rows_T, fanout, key), None
 
 

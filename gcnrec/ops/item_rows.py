@@ -111,7 +111,7 @@ def add_rows(csr: Csr, rows: ItemRows, users_B: NDArray[np.int32], out_BI: NDArr
 
 @numba.njit(inline="always")
 def _part(items, item):  # type: ignore[no-untyped-def]
-    """Of a user's ascending `items`, those that meet `item`: all, or of a long history every n-th."""
+    """The part of a user's ascending `items` that meets `item`: all, or of a long history every n-th."""
     parts = -(-len(items) // LONGEST)
     return items if parts == 1 else items[np.searchsorted(items, item) % parts :: parts]
 

@@ -6,7 +6,7 @@ for the rows of later edges ahead of time (measured: 1.4 times faster than witho
 All offsets are 64-bit counts of floats into flat vectors.
 
 The kernels stand in this file too because numba's disk cache is keyed by the text of one file: a kernel that took these
-intrinsics from another file would go on using the old ones after an upgrade.
+intrinsics from another file would still use the old ones after an upgrade.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, import-untyped"
@@ -27,7 +27,7 @@ _AHEAD = 32
 _BLOCK = 1024
 """Edges in one partial sum: the rounding error of a long row grows with the number of its blocks, not with its degree."""
 _ROW_COST = 4
-"""What starting and writing a row costs, in edges; used to cut the rows into equal shares."""
+"""The cost of starting and writing a row, in edges; it cuts the rows into equal shares."""
 _AHEAD_ADD = 16
 """Edges between the request for a row to add to and its use."""
 

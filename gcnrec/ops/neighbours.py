@@ -8,7 +8,7 @@ a 64-bit integer u = a * 2**32 + b; p is the high 64 bits of u * (j + 1). Key: t
 
     (node, k // 2, step mod 2**32, Stage.SAMPLE | (hop | kind * 64) << 8 | ((step >> 32) mod 2**16) << 16)
 
-with node = `first_node` + row, hop < 64, and kind one of `UNIFORM` (here), `WEIGHTED` (gcnrec.ops.alias),
+with node = `first_node` + row, hop < 64, and a kind of gcnrec.random: `UNIFORM` (here), `WEIGHTED` (gcnrec.ops.alias),
 `WALK` (gcnrec.ops.walks). So a draw depends on its node alone: not on threads, on the batch or on the order of targets.
 
 Here 16 targets draw together, one to a vector lane; the lines of the neighbours that they chose are requested at once and
@@ -31,10 +31,9 @@ from numpy.typing import NDArray
 from gcnrec.errors import UsageError
 from gcnrec.graph import Csr
 from gcnrec.ops.arrays import frozen
-from gcnrec.random import DrawKey, Stage
+from gcnrec.random import UNIFORM, DrawKey
 
 MAX_FANOUT = 64
-UNIFORM, WEIGHTED, WALK = 0, 1, 2
 _LOW = 0xFFFFFFFF
 _AHEAD_ROWS = 24
 """Rows between the request for their place in `indptr` and its use."""
@@ -60,8 +59,7 @@ def sample_neighbours(
     rows, indices = frozen(rows_T), frozen(csr.indices)
     _counts(frozen(csr.indptr), rows, fanout, starts_T, degrees_T, indptr_T1)
     indices_X = np.empty(int(indptr_T1[-1]), np.int32)
-    low, last = counter_words(key.step, key.hop, UNIFORM)
-    numbers = fanout, np.uint64(key.seed), low, last
+    numbers = fanout, np.uint64(key.seed), *key.words(UNIFORM)
     if len(indices_X) >= _PARALLEL:
         _fill(indices, rows, key.first_node, starts_T, degrees_T, indptr_T1, *numbers, indices_X, numba.get_num_threads())
     else:
@@ -75,11 +73,6 @@ def check_fanout(fanout: int) -> None:
         raise UsageError(f"a fanout must lie in 1 .. {MAX_FANOUT}, got {fanout}; change sampler.fanouts")
 
 
-def counter_words(step: int, hop: int, kind: int) -> tuple[np.uint32, np.uint32]:
-    """The last two words of the Philox counter of a draw (see the top of this file)."""
-    return np.uint32(step & _LOW), np.uint32(int(Stage.SAMPLE) | (hop | kind << 6) << 8 | (step >> 32 & 0xFFFF) << 16)
-
-
 @numba.njit(inline="always")
 def below(high, low, count):
     """Integer in 0 .. count-1, count < 2**32: the high 64 bits of (high * 2**32 + low) * count."""
@@ -90,7 +83,7 @@ def below(high, low, count):
 @intrinsic
 def request(typing, array, at):
     """Fetch the cache line of array[at] towards this core, to be read soon."""
-    # Not taken from gcnrec.ops.lanes: numba's disk cache is keyed by the text of one file (see there), and that one writes.
+    # Not gcnrec.ops.lanes.request_line: numba's disk cache is keyed by the text of one file, and that request is for writes.
 
     def emit(context, builder, signature, args):
         data = context.make_array(signature.args[0])(context, builder, value=args[0]).data
@@ -106,7 +99,7 @@ def request(typing, array, at):
 
 @numba.njit(cache=True, nogil=True)
 def _counts(indptr, rows_T, fanout, starts_T, degrees_T, indptr_T1):
-    """Where each target's neighbours begin, how many they are, and the indptr of what will be drawn."""
+    """Write the start and number of each target's neighbours, and the indptr of the drawn edges."""
     size = len(rows_T)
     for t in range(size):
         later = np.int64(rows_T[min(t + _AHEAD_ROWS, size - 1)])
@@ -205,7 +198,7 @@ def _floyd(typing, nodes, degrees, count, low, last, k0, k1, chosen, ranks):
 
 
 def _choose(builder, chosen, at, top, high, low):
-    """chosen[at] = the draw in 0 .. top, or `top` where one of those before it is the same."""
+    """chosen[at] = the draw in 0 .. top, or `top` where an earlier draw is the same."""
     many = builder.zext(builder.add(top, ir.Constant(_WORD, [1] * _LANES)), _LONG)
     word = ir.Constant(_LONG, [32] * _LANES)
     carry = builder.lshr(builder.mul(builder.zext(low, _LONG), many), word)

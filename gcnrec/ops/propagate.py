@@ -105,7 +105,7 @@ def scatter_rows(
 
 
 def mark_rows(csr: Csr, rows_V: NDArray[np.int32], flags_C: NDArray[np.uint8]) -> None:
-    """Set flags_C[c] = 1 for every column c that one of the rows holds; other flags stay as they are."""
+    """Set flags_C[c] = 1 for every column c of the rows; other flags stay."""
     _check_chosen(csr, rows_V)
     if flags_C.dtype != np.uint8 or flags_C.shape != (csr.columns,):
         raise DataError(f"flags_C must be uint8 of shape ({csr.columns},), got {flags_C.dtype} {flags_C.shape}")
@@ -113,7 +113,7 @@ def mark_rows(csr: Csr, rows_V: NDArray[np.int32], flags_C: NDArray[np.uint8]) -
 
 
 def _flat(rows: torch.Tensor) -> NDArray[np.float32]:
-    """The memory under a row-strided matrix as one vector, so that one compiled kernel serves every stride."""
+    """The memory under a row-strided matrix as a vector: a single compiled kernel serves every stride."""
     return torch.as_strided(rows.detach(), ((len(rows) - 1) * _pitch(rows) + rows.shape[1] if len(rows) else 0,), (1,)).numpy()
 
 

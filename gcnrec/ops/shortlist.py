@@ -13,16 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def union(items_PBK: NDArray[np.int32], out_BS: NDArray[np.int32]) -> None:
-    """The items of a user's P lists, ascending and once each, -1 behind the last; `out_BS` int32 with S = P * K places."""
-    _union(items_PBK, out_BS)
-
-
-def gathered(scores_BI: NDArray[np.float32], items_BS: NDArray[np.int32], out_BS: NDArray[np.float32]) -> None:
-    """out_bs = scores[b, items[b, s]]; 0 where the item is -1."""
-    _gathered(scores_BI, items_BS, out_BS)
-
-
 def best_places(
     values_HSP: NDArray[np.float32], items_HS: NDArray[np.int32], weights_P: NDArray[np.float32], k: int
 ) -> NDArray[np.int32]:
@@ -36,7 +26,8 @@ def best_places(
 
 
 @numba.njit(cache=True, nogil=True)
-def _union(items_PBK, out_BS):  # type: ignore[no-untyped-def]
+def union(items_PBK, out_BS):  # type: ignore[no-untyped-def]
+    """The items of a user's P lists, ascending and once each, -1 behind the last; `out_BS` int32 with S = P * K places."""
     parts, users, k = items_PBK.shape
     for b in range(users):
         together = np.empty(parts * k, np.int32)
@@ -52,7 +43,8 @@ def _union(items_PBK, out_BS):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _gathered(scores_BI, items_BS, out_BS):  # type: ignore[no-untyped-def]
+def gathered(scores_BI, items_BS, out_BS):  # type: ignore[no-untyped-def]
+    """out_bs = scores[b, items[b, s]], float32; 0 where the item is -1."""
     for b in range(items_BS.shape[0]):
         for s in range(items_BS.shape[1]):
             item = items_BS[b, s]

@@ -5,7 +5,7 @@ A record of a row with `count` slots lies at `location` (in units of 8 bytes) of
 used, columns ascending. The count decides the record's size and so its capacity.
 
 Every sum runs in the order of its row's edges, on one thread: results do not depend on the number of threads.
-Letters: N rows of the table, R rows read, V chosen graph rows, D width, X stored values of the rows at hand, K counts (or slabs).
+Letters: N rows of the table, R rows read, V chosen graph rows, D width, X stored values of the rows, K counts (or slabs).
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, import-untyped"
@@ -31,7 +31,7 @@ _AHEAD_ROWS = 16
 
 
 class Slots(NamedTuple):
-    """Where slots lie: `values` (float32, or uint16 holding bfloat16) and `columns` are two views of one arena."""
+    """The places of slots: `values` (float32, or uint16 holding bfloat16) and `columns` are two views of an arena."""
 
     location_N: NDArray[np.uint32]
     count_N: NDArray[np.uint8]
@@ -164,7 +164,7 @@ def scatter_rows(indptr, indices, columns, grad_VD, rows_V, slots, first_row, ro
 
 
 class Places(NamedTuple):
-    """Where rows lie, int64: the first value of each, its first float of state, and how many values it has."""
+    """The places of rows, int64: the first value of each, its first float of state, and its number of values."""
 
     weight_at_R: NDArray[np.int64]
     state_at_R: NDArray[np.int64]
@@ -175,7 +175,7 @@ def spans(
     slots: Slots, rows_R: NDArray[np.int64], record_K: NDArray[np.int64], state_K: NDArray[np.int64], slab_bytes: int,
     state_slab: int,
 ) -> Places:  # fmt: skip
-    """Where the rows' values and state lie, as indices of the arenas, and how many values each has."""
+    """The places of the rows' values and state, as indices of the arenas, and their numbers of values."""
     places = Places(*(np.empty(len(rows_R), np.int64) for _ in range(3)))
     _spans(slots, rows_R, record_K, state_K, slab_bytes, state_slab, *places)
     return places

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 LOG2E = np.float32(1.4426950408889634)
 _FLOOR = np.float32(-126.0)
-"""Exponents below this would leave the normal float32 range: exp is 2**-126 there, nothing beside the row's 1."""
+"""Exponents below this would leave the normal float32 range: exp is 2**-126 there, nothing against the row's 1."""
 
 
 def softmax_gradient_(logits_CJ: torch.Tensor, goal_C: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -59,7 +59,7 @@ def total(row):  # type: ignore[no-untyped-def]
     """The sum of a row, in sixteen lanes that a compiler may keep in vectors, in an order that it may not change.
 
     Free to reassociate, LLVM adds up in one order when it compiles and numba loads another from its cache: the first run
-    after an installation would then differ from those after it, and a resumed run from the one that was stopped.
+    after an installation would then differ from later runs, and a resumed run from the interrupted run.
     """
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0.0)
     t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = np.float32(0.0)

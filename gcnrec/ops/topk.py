@@ -52,10 +52,14 @@ class ItemLists:
         csr = Csr(np.array([0, len(items)], np.int64), items, num_items)
         return cls(csr, np.zeros(num_users, np.int32))
 
+    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+        """indptr, indices and rows, as kernels take them."""
+        return frozen(self.csr.indptr), frozen(self.csr.indices), frozen(self.rows_B)
+
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """What each user of a chunk must not get: the items of all `lists` but those of `spared`. A row of -1 hides nothing."""
+    """Items that each user of a chunk must not get: all of `lists` except items of `spared`. A row of -1 hides nothing."""
 
     lists: tuple[ItemLists, ...]
     spared: ItemLists | None = None
@@ -63,7 +67,7 @@ class Hidden:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """User -> items left out: those of all `parts` but those of `spared`. The parts may be mapped files and are never merged."""
+    """User -> items left out: all of `parts` except items of `spared`. The parts may be mapped files and are never merged."""
 
     parts: tuple[Csr, ...]
     spared: Csr | None = None
@@ -84,8 +88,7 @@ def hide(scores_BT: NDArray[np.float32], first: int, hidden: Hidden) -> None:
     none = ItemLists.empty(len(scores_BT), 0)
     spared = none if hidden.spared is None else hidden.spared
     for lists in hidden.lists:
-        own, kept = ((frozen(each.csr.indptr), frozen(each.csr.indices), frozen(each.rows_B)) for each in (lists, spared))
-        _hide_all(scores_BT, first, *own, *kept)
+        _hide_all(scores_BT, first, *lists.arrays(), *spared.arrays())
 
 
 def keep_best(scores_BT: NDArray[np.float32], first: int, hidden: ItemLists, best: TopK) -> None:
@@ -93,25 +96,22 @@ def keep_best(scores_BT: NDArray[np.float32], first: int, hidden: ItemLists, bes
 
     Raises DivergedError when a score that counts is NaN.
     """
-    lists = (frozen(hidden.csr.indptr), frozen(hidden.csr.indices), frozen(hidden.rows_B))
     invalid_B = np.zeros(len(best.users_B), np.bool_)
-    _keep_best(scores_BT, first, *lists, best.items_BK, best.scores_BK, invalid_B)
+    _keep_best(scores_BT, first, *hidden.arrays(), best.items_BK, best.scores_BK, invalid_B)
     _check(invalid_B, best)
 
 
 def keep_best_listed(scores_BT: NDArray[np.float32], first: int, hidden: ItemLists, listed: ItemLists, best: TopK) -> None:
     """`keep_best` for the `listed` items only; costs time by their number, not by the tile's width."""
-    lists = (frozen(hidden.csr.indptr), frozen(hidden.csr.indices), frozen(hidden.rows_B))
-    allowed = (frozen(listed.csr.indptr), frozen(listed.csr.indices), frozen(listed.rows_B))
     invalid_B = np.zeros(len(best.users_B), np.bool_)
-    _keep_best_listed(scores_BT, first, *lists, *allowed, best.items_BK, best.scores_BK, invalid_B)
+    _keep_best_listed(scores_BT, first, *hidden.arrays(), *listed.arrays(), best.items_BK, best.scores_BK, invalid_B)
     _check(invalid_B, best)
 
 
 def contained(items_BK: NDArray[np.int32], lists: ItemLists) -> NDArray[np.bool_]:
     """Whether each item is in its user's list, bool (B, K); item -1 never is. By binary search."""
     found_BK = np.empty(items_BK.shape, np.bool_)
-    _contained(items_BK, frozen(lists.csr.indptr), frozen(lists.csr.indices), frozen(lists.rows_B), found_BK)
+    _contained(items_BK, *lists.arrays(), found_BK)
     return found_BK
 
 

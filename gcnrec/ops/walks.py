@@ -1,7 +1,7 @@
 """Important neighbours by random walks (PinSage: Ying et al. 2018, "Graph convolutional neural networks for web-scale
 recommender systems", section 3.2): the nodes of its own side that short walks from a node visit most often.
 
-A hop goes from a node to one of its neighbours on the other side, and from there to one of that one's neighbours, both
+A hop goes from a node to one of its neighbours on the other side, and from there to a neighbour of that node, both
 uniformly. Before every hop but the first, the walk starts anew from its node with probability `restart`. Hop h of walk w
 makes the Philox4x32 calls m = 2 (w * length + h) and m + 1 with the key and counter of gcnrec.ops.neighbours,
 (node, m, step mod 2**32, ...), of kind `WALK` and hop 0. Of call m, words (a, b) choose the neighbour and (c, d) the way
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from gcnrec.errors import UsageError
 from gcnrec.graph import Csr
 from gcnrec.ops.arrays import frozen
-from gcnrec.ops.neighbours import WALK, below, counter_words
-from gcnrec.random import DrawKey, philox4x32
+from gcnrec.ops.neighbours import below
+from gcnrec.random import WALK, DrawKey, philox4x32
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,7 @@ class Walks:
 
 
 def most_visited(
-    there: Csr,
-    back: Csr,
-    rows_T: NDArray[np.int32],
-    walks: Walks,
-    top: int,
-    key: DrawKey,
+    there: Csr, back: Csr, rows_T: NDArray[np.int32], walks: Walks, top: int, key: DrawKey
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
     """The `top` rows of `there` most visited by walks from each of `rows_T`, itself left out; of equal counts, the smaller row.
 
@@ -55,11 +50,9 @@ def most_visited(
         )
     room = min(top, num_walks * length)
     rows, counts = np.empty((len(rows_T), room), np.int32), np.zeros((len(rows_T), room), np.int32)
-    low, last = counter_words(key.step, key.hop, WALK)
-    _walk(
-        frozen(there.indptr), frozen(there.indices), frozen(back.indptr), frozen(back.indices), frozen(rows_T), key.first_node,
-        num_walks, length, int(restart * 2**32), np.uint64(key.seed), low, last, rows, counts,
-    )  # fmt: skip
+    numbers = key.first_node, num_walks, length, int(restart * 2**32), np.uint64(key.seed), *key.words(WALK)
+    graph = frozen(there.indptr), frozen(there.indices), frozen(back.indptr), frozen(back.indices)
+    _walk(*graph, frozen(rows_T), *numbers, rows, counts)
     kept = counts > 0
     return np.concatenate([[0], np.cumsum(kept.sum(1))]), rows[kept], counts[kept]
 
@@ -82,7 +75,7 @@ def _walk(  # type: ignore[no-untyped-def]
                     row = start
                 a, b, c, d = philox4x32(node, np.uint32(2 * hop), low, last, k0, k1)
                 middle = _neighbour(there_indptr, there, row, a, b)
-                alone = back_indptr[middle] == back_indptr[middle + 1]  # new nodes may reach what nobody else has
+                alone = back_indptr[middle] == back_indptr[middle + 1]  # a new node may reach items without other users
                 row = start if alone else _neighbour(back_indptr, back, middle, c, d)
                 visits[hop] = row
         visits.sort()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,14 +65,9 @@ def require_memory(nbytes: int, limits: Limits) -> None:
         )
 
 
-def require_room(nbytes: int, folder: Path) -> None:
-    """DeviceError unless the file system of `folder` (perhaps /dev/shm) has `nbytes` free."""
-    free = shutil.disk_usage(folder).free
-    if nbytes > free:
-        raise DeviceError(
-            f"a scratch file of {nbytes:,} bytes was asked for and {free:,} are free in {folder}; "
-            "lower table.budget or put the run on another disk"
-        )
+def _lockable() -> int | None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return None if limit == resource.RLIM_INFINITY or _may_lock_anything() else limit
 
 
 def _may_lock_anything() -> bool:

@@ -70,7 +70,7 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, graph_bytes: int) -> dict[str
     table = placed(plan.placement, graph, first_table(plan, graph, None, allocate))
     step = build_step(job, plan, TrainData(graph, dataset.weights_E, features_of(dataset)), table)
     count = step.sampler.steps_per_epoch
-    seconds = []
+    seconds: list[float] = []
     start_seconds = time.perf_counter() - begun
     for index in range(WARM_STEPS + TIMED_STEPS if count else 0):
         if index > count and sum(seconds[1:]) > PATIENCE_SECONDS:  # an epoch of few and long steps

@@ -30,7 +30,7 @@ def gather(rows_NP, index_R, out_RD):
 
 
 def read(rows_NP: PinnedArray | np.ndarray, index_R: np.ndarray) -> np.ndarray:
-    """Those rows, gathered by the kernel. Anything with `__cuda_array_interface__` is an argument as it is."""
+    """The rows, gathered by the kernel. Anything with `__cuda_array_interface__` is an argument as it is."""
     out_RD = cuda.device_array((len(index_R), D), np.float32)
     gather[-(-out_RD.size // THREADS), THREADS](rows_NP, cuda.to_device(index_R), out_RD)
     return out_RD.copy_to_host()  # synchronize: the result is read on the host

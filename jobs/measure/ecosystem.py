@@ -5,18 +5,16 @@
 Only the loader differs: same model, rows, update rule, batch size and number of negatives. Both are judged by the mean BPR loss
 of the validation pairs against fixed negatives, propagated over the whole graph. PyG's NeighborLoader needs pyg-lib or
 torch-sparse; without them PyG's own way is to propagate over the whole graph for every batch of pairs, so that is measured here.
-Seconds of processor time are given beside those of the clock, for machines that do other work.
+The record has seconds of the clock and of the processor, for machines with other work.
 Letters: B pairs of a batch, N nodes.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import statistics
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +23,7 @@ from torch.nn.functional import softplus
 from torch.utils.data import DataLoader
 
 from gcnrec import open_dataset
+from gcnrec.bench.harness import write_record
 from gcnrec.loaders import dgl as folder
 from gcnrec.loaders import pyg
 from gcnrec.system.machine import machine, versions
@@ -157,12 +156,11 @@ def main(data: str, record: str, epochs: str = "10", note: str = "") -> None:
                 "runs": runs,
             })  # fmt: skip
             print({key: value for key, value in rows[-1].items() if key != "runs"}, flush=True)
-    document = {
-        "command": f"python -m jobs.measure.ecosystem DATA RECORD.json {epochs}", "date": date.today().isoformat(), "note": note,
-        "data": {"name": dataset.name, "digest": dataset.digest, "edges": graph.num_edges}, "threads": torch.get_num_threads(),
-        "machine": machine() | versions(("torch-geometric", "dgl")), "rows": rows,
+    facts = {
+        "note": note, "data": {"name": dataset.name, "digest": dataset.digest, "edges": graph.num_edges},
+        "threads": torch.get_num_threads(), "machine": machine() | versions(("torch-geometric", "dgl")),
     }  # fmt: skip
-    Path(record).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_record(Path(record), f"python -m jobs.measure.ecosystem DATA RECORD.json {epochs}", rows, **facts)
 
 
 if __name__ == "__main__":

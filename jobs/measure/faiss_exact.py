@@ -1,4 +1,4 @@
-"""Flat FAISS indexes held against `gcnrec recommend`: the lists of every user of finished runs must be equal, scores too.
+"""Compares flat FAISS indexes with `gcnrec recommend`: the lists of every user of finished runs must be equal, scores too.
 
     python -m jobs.measure.faiss_exact RECORD.json RUN [RUN ...]
 
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def compared(run: Run) -> dict[str, Any]:
-    """How many users' lists of the flat index are those of `recommend`, and what both took."""
+    """The number of users whose lists of the flat index equal the lists of `recommend`, and the seconds of both."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         flat, graph = (export(run, "faiss", work / kind, index=kind, k=K) for kind in ("flat", "hnsw"))
@@ -55,7 +55,7 @@ def compared(run: Run) -> dict[str, Any]:
 
 
 def lists_of(index: ItemIndex, run: Run) -> pa.Table:
-    """What the index recommends to every user, as the table that `gcnrec recommend` writes."""
+    """The index's lists for every user, as the table that `gcnrec recommend` writes."""
     scorer = run.scorer()
     assert isinstance(scorer, EmbeddingScorer)  # `export` refuses others
     users_U = np.arange(len(run.dataset.user_ids), dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Runs the job.toml of finished runs again, alone, and holds everything they leave behind against the first time.
+"""Runs the job.toml of finished runs again, alone, and compares all files with the first run's.
 
     python -m jobs.measure.rerun RUN... --out RECORD.json
 
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def rerun(run: Path) -> dict[str, Any]:
-    """One run again: the files that differ, and what was compared."""
+    """Run a job again; returns the compared metrics and the files that differ."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     lineage = json.loads((run / "lineage.json").read_text(encoding="utf-8"))
     job = (run / "job.toml").resolve()

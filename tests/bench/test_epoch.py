@@ -13,6 +13,8 @@ from gcnrec.bench import epoch as bench
 from gcnrec.bench import harness
 from gcnrec.bench.contenders.epoch_task import (
     FANOUTS,
+    L2,
+    TEMPERATURE,
     Ours,
     Stretch,
     dense,
@@ -24,6 +26,7 @@ from gcnrec.bench.contenders.epoch_task import (
     task_of,
 )
 from gcnrec.bench.contenders.gathered import Pageable, Pinned, Prefetched
+from gcnrec.bench.contenders.peer_loss import Labels, softmax_loss
 from gcnrec.bench.graphs import synthetic
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.lightgcn import LightGcn
@@ -89,14 +92,11 @@ def test_a_peer_embeds_as_we_do_where_nothing_is_left_out(name):
 
 
 def test_the_peers_loss_is_ours():
-    from gcnrec.bench.contenders.epoch_peers import in_batch_softmax
-
     of = task()
     batch = step_of(of, dense(of)).sampler.batch(0, 0)
     rows_VD = torch.randn(len(batch.nodes_V), 16, generator=torch.Generator().manual_seed(0))
-    unit_VD = torch.nn.functional.normalize(rows_VD, dim=1)
-    users_B, positives_B = torch.from_numpy(batch.users_B), torch.from_numpy(batch.positives_B)
-    found = in_batch_softmax(unit_VD, users_B, positives_B, batch.num_users)
+    labels = Labels.of(batch.nodes_V, batch.num_users, batch.users_B, batch.positives_B)
+    found = softmax_loss(labels, rows_VD, torch.zeros_like(rows_VD), TEMPERATURE, L2)
     torch.testing.assert_close(found, softmax(of.graph)(rows_VD, torch.zeros_like(rows_VD), batch))
 
 

@@ -46,15 +46,15 @@ def test_rows():
     assert rows[-1]["against_dense"] == min(row["against_dense"] for row in rows[:-1] if row.get("summary"))
 
 
-@pytest.mark.parametrize("name", bench.contenders())
+@pytest.mark.parametrize("name", bench.CONTENDERS)
 def test_every_contender_reads_the_task_and_makes_adams_first_step(name):
     """Adam's first step with no epsilon to speak of: every value moves by the learning rate against the gradient's sign."""
     given = task()
-    contender, rows = bench.contenders()[name](given), given.batches[0].nodes_V
+    contender, rows = bench.CONTENDERS[name](given), given.recipe.batches[0].nodes_V
     chosen, start = given.chosen(rows), given.dense()[torch.from_numpy(rows)]
     assert torch.equal(contender.read(rows), start)
     contender.update_of(rows, given.grads[0], 1)()
-    exact = (start - given.job.optimizer.learning_rate * given.grads[0].sign()) * chosen
+    exact = (start - given.recipe.optimizer.learning_rate * given.grads[0].sign()) * chosen
     slack = torch.finfo(contender.dtype).eps * exact.abs() + 1e-6
     assert ((contender.read(rows) * chosen - exact).abs() <= slack).all()
 
@@ -72,10 +72,9 @@ def test_a_contender_that_disagrees_is_refused(monkeypatch):
             return super().read(rows_R) + 1e-3
 
     def dense_but_off(given):
-        table = bench.DenseTable(given.dense(), given.rule.state_width(given.width))
+        table = bench.DenseTable(given.dense(), given.recipe.plan.rule.state_width(given.width))
         return Off(given, table, torch.float32)
 
-    honest = bench.contenders()
-    monkeypatch.setattr(bench, "contenders", lambda: {**honest, "torch-off": dense_but_off})
+    monkeypatch.setitem(bench.CONTENDERS, "torch-off", dense_but_off)
     with pytest.raises(RuntimeError, match="'torch-off' must agree with 'gcnrec-dense'"):
         list(bench.measured_part(task(3), "read", 1))

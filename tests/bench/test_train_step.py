@@ -40,7 +40,7 @@ def test_gradients_still_agree_after_three_updates(name):
     # Equal gradients at the fourth step need equal rows, and so equal updates, at the three before.
     of = task(3, num_batches=4)
     ours, peer = Ours(of), contender(name, of)
-    for batch in of.batches:
+    for batch in of.recipe.batches:
         expected, found = ours(ours.prepare(batch)), peer(peer.prepare(batch))
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-6)
 

@@ -60,7 +60,7 @@ def exact_weights(task, steps):
 def test_every_variant_follows_the_rule(rule, where):
     task = bench.task_of(rule, 100, 30)
     exact = exact_weights(task, 3)
-    for variant in bench.on_host(task) if where == "host" else bench.from_device(task, CPU):
+    for variant in bench.variants(task) if where == "host" else bench.variants(task, CPU):
         contender = variant.setup()
         for _ in range(3):
             contender = variant.run(contender)

@@ -35,7 +35,7 @@ def test_calls_share_one_other_process():
     assert not psutil.pid_exists(first[0])
 
 
-def test_an_exception_is_raised_here_and_the_worker_goes_on():
+def test_an_exception_is_raised_here_and_the_worker_continues():
     with Worker() as worker:
         with pytest.raises(ImportError, match="no module named peer"):
             worker(import_what_is_not_there)
@@ -43,7 +43,7 @@ def test_an_exception_is_raised_here_and_the_worker_goes_on():
 
 
 @pytest.mark.serial
-def test_a_worker_that_was_killed_while_it_waited_is_told():
+def test_a_worker_that_was_killed_while_it_waited_is_reported():
     with Worker() as worker:
         os.kill(worker(os.getpid), signal.SIGTERM)
         with pytest.raises(DeviceError, match=r"run abs ended by itself \(exit code -15\)"):

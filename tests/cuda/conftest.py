@@ -85,7 +85,7 @@ class Event:
 
 @pytest.fixture
 def device_of(monkeypatch, host_launcher):
-    """Makes a CudaDevice whose memory is the host's, on a driver, and the list of what it tells."""
+    """Makes a CudaDevice whose memory is the host's, on a driver, and the list of its warnings."""
     host_launcher.falling = False
     host_launcher.launches.clear()
     monkeypatch.setattr(module, "launch", host_launcher.launch)
@@ -99,9 +99,9 @@ def device_of(monkeypatch, host_launcher):
     monkeypatch.setattr(queues, "_pinned_bytes", lambda nbytes: torch.empty(nbytes, dtype=torch.uint8))
 
     def make(driver=None, on_file=False):
-        told, own = [], Registrar(driver or Driver())
+        warnings, own = [], Registrar(driver or Driver())
         monkeypatch.setattr(pinned, "process_registrar", lambda: own)
-        return queues.CudaDevice(torch.device("cpu"), copy_spans, 3, on_file, told.append), told
+        return queues.CudaDevice(torch.device("cpu"), copy_spans, 3, on_file, warnings.append), warnings
 
     return make
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gcnrec.cuda import hostmemory
-from gcnrec.cuda.hostmemory import HUGE_BYTES, adopt, allocate, allocate_file, touch
+from gcnrec.cuda.hostmemory import HUGE_BYTES, adopt, allocate, touch
 from gcnrec.errors import DeviceError
 from gcnrec.system.limits import Limits
 
@@ -40,19 +40,14 @@ def test_adoption_refuses_memory_that_is_not_rows_in_order(memory):
         adopt(memory)
 
 
-def test_allocations_are_zero_aligned_and_limited(monkeypatch, tmp_path):
+def test_allocations_are_zero_aligned_and_limited(monkeypatch):
     for nbytes in (0, 1, PAGE, 3 * HUGE_BYTES + 5):
         memory = allocate(nbytes)
         assert memory.nbytes == nbytes and not memory.content.any()
         assert nbytes == 0 or memory.address % HUGE_BYTES == 0
-        assert allocate_file(tmp_path, nbytes).nbytes == nbytes and list(tmp_path.iterdir()) == []
     monkeypatch.setattr(hostmemory, "read_limits", lambda: Limits(available=999, lockable=None))
     with pytest.raises(DeviceError, match=r"1,000 bytes .* 999 are available .* lower table.budget .* \"disk\""):
         allocate(1000)
-    with pytest.raises(DeviceError, match=r"are free in .* lower table.budget"):
-        allocate_file(tmp_path, 1 << 60)
-    with pytest.raises(DeviceError, match="cannot be had"):
-        allocate_file(tmp_path / "absent", 10)
 
 
 @pytest.mark.parametrize(("nbytes", "cores"), [(0, 4), (1, 4), (3 * PAGE + 1, 1), (7 * PAGE - 1, 7), (64 * PAGE, 4)])

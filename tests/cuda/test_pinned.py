@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from gcnrec.cuda import pinned, registrar
-from gcnrec.cuda.hostmemory import adopt, allocate, allocate_file
+from gcnrec.cuda.hostmemory import adopt, allocate
 from gcnrec.cuda.interop import Code, load_runtime
 from gcnrec.cuda.pinned import MAPPED, PORTABLE, READ_ONLY, PinnedMemory, StagedMemory, pin_or_stage
 from gcnrec.cuda.registrar import PinningRefused, Registrar
@@ -29,7 +29,7 @@ OUT_OF_MEMORY, NOT_PERMITTED = 2, 800
 
 
 class Driver:
-    """A `HostRuntime` without a GPU. `fail` maps (call, how many such calls came before) to the code it returns."""
+    """A `Cudart` without a GPU. `fail` maps (call, how many such calls came before) to the code it returns."""
 
     def __init__(self, fail=None, shift=0, read_only=True):
         self.fail, self.shift, self.read_only = fail or {}, shift, read_only
@@ -326,7 +326,7 @@ def test_what_cannot_be_pinned_is_staged_with_the_reason(monkeypatch, tmp_path):
     with monkeypatch.context() as windows:
         windows.setattr(platform, "release", lambda: "5.15.90.1-Microsoft-standard-WSL2")
         assert "Windows" in pin_or_stage(memory, Registrar(Driver())).reason
-    on_file = allocate_file(tmp_path, PAGE)
+    on_file = adopt(np.memmap(tmp_path / "table", np.uint8, "w+", shape=PAGE))
     pinned_file = pin_or_stage(on_file, Registrar(Driver()))
     assert isinstance(pinned_file, PinnedMemory)
     pinned_file.close()

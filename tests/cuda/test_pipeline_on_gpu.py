@@ -73,8 +73,8 @@ def same(one, other):
 
 def on_a_gpu():
     device = torch.device("cuda", torch.cuda.current_device())
-    told = []
-    return queues.CudaDevice(device, copy_spans, 4, False, told.append), told
+    warnings = []
+    return queues.CudaDevice(device, copy_spans, 4, False, warnings.append), warnings
 
 
 NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -88,10 +88,10 @@ def new_device(request):
 @pytest.mark.parametrize("kind", KINDS)
 def test_as_the_cpu_does(kind, new_device):
     expected, start = trained(table_of(kind)), table_of(kind).tensors()
-    device, told = new_device()
+    device, warnings = new_device()
     found = trained(PipelinedTable(table_of(kind), device))
     device.close()
-    assert told == [] and not same(start, expected) and found.keys() == expected.keys()
+    assert warnings == [] and not same(start, expected) and found.keys() == expected.keys()
     table, other = table_of(kind), table_of(kind)
     table.restore(expected)
     other.restore(found)
@@ -107,15 +107,15 @@ def test_the_same_bits_with_and_without_overlap_cache_and_pinned_memory(kind, ne
     device.close()
     for hot in (None, Prefixes(USERS, 30, 20), Prefixes(USERS, USERS, ROWS - USERS)):
         for ahead in (True, False):
-            device, told = new_device()
+            device, warnings = new_device()
             assert same(trained(PipelinedTable(table_of(kind), device, hot), ahead), expected), (hot, ahead)
             device.close()
-            assert told == []
+            assert warnings == []
     monkeypatch.setattr(queues, "pin_or_stage", lambda memory: StagedMemory(memory, "refused"))
     for hot in (None, Prefixes(USERS, 30, 20)):
-        device, told = new_device()
+        device, warnings = new_device()
         assert same(trained(PipelinedTable(table_of(kind), device, hot)), expected), hot
-        assert told == ["refused", "refused"]
+        assert warnings == ["refused", "refused"]
         device.close()
 
 

@@ -34,7 +34,7 @@ def slot_table(rows):
 def test_tables_are_pinned_page_by_page_and_released(device_of, driver_of):
     """Small ones too, whose planes a plain allocation would put on one page."""
     driver = driver_of()
-    device, told = device_of(driver)
+    device, warnings = device_of(driver)
     tables = [DenseTable(torch.randn(20, 16), 32), DenseTable(torch.randn(3, 5), 0), slot_table(10), slot_table(3000)]
     for _ in range(2):  # asked again, nothing more is pinned
         for table in tables:
@@ -44,30 +44,30 @@ def test_tables_are_pinned_page_by_page_and_released(device_of, driver_of):
     for table in tables:
         for memory, length in table.memories():
             assert not length or memory.data_ptr() in driver.pages
-    assert told == []
+    assert warnings == []
     device.close()
     assert driver.pages == {}
 
 
 def test_what_is_added_is_pinned_from_the_next_page_on(device_of, driver_of):
     driver = driver_of()
-    device, told = device_of(driver)
+    device, warnings = device_of(driver)
     memory = torch.zeros(4 * PAGE)[17:]
     for length in (1, 100, PAGE, PAGE + 1, len(memory)):
         device.adopt(memory, length)
         end = memory.data_ptr() + 4 * length
         assert -(-end // PAGE) - 1 in set().union(*driver.pages.values())
     pages = sorted(page for own in driver.pages.values() for page in own)
-    assert pages == list(range(memory.data_ptr() // PAGE, -(-(memory.data_ptr() + 4 * len(memory)) // PAGE))) and told == []
+    assert pages == list(range(memory.data_ptr() // PAGE, -(-(memory.data_ptr() + 4 * len(memory)) // PAGE))) and warnings == []
 
 
 def test_a_refusal_is_told_once_and_the_rows_are_copied(device_of, driver_of, host_launcher):
-    device, told = device_of(driver_of(refused={1}))
+    device, warnings = device_of(driver_of(refused={1}))
     home, other = torch.arange(1000.0), torch.arange(1000.0)
     for _ in range(2):
         device.adopt(home, 1000)
         device.adopt(other, 1000)
-    assert len(told) == 1 and "4,000 bytes should have been pinned" in told[0] and "error 1" in told[0]
+    assert len(warnings) == 1 and "4,000 bytes should have been pinned" in warnings[0] and "error 1" in warnings[0]
     at_R, to_R, length_R = torch.tensor([990, 0, 500]), torch.tensor([40, 10, 20]), torch.tensor([10, 3, 7])
     for memory in (home, other):
         there = Spans(torch.zeros(60), to_R, length_R)
@@ -87,11 +87,11 @@ def test_a_refusal_is_told_once_and_the_rows_are_copied(device_of, driver_of, ho
 
 def test_a_refusal_of_what_is_added_stages_all_of_it(device_of, driver_of):
     driver = driver_of(refused={2})
-    device, told = device_of(driver)
+    device, warnings = device_of(driver)
     memory = torch.arange(4.0 * PAGE)
     device.adopt(memory, PAGE)
     device.adopt(memory, 4 * PAGE)
-    assert len(told) == 1 and len(driver.pages) == 1
+    assert len(warnings) == 1 and len(driver.pages) == 1
     at_R, length_R = torch.tensor([0, 3 * PAGE]), torch.tensor([2, 2])
     packed = Spans(torch.zeros(4), torch.tensor([0, 2]), length_R)
     device.copy(device.reads, Spans(memory, at_R, length_R), packed)
@@ -103,12 +103,12 @@ def test_a_refusal_of_what_is_added_stages_all_of_it(device_of, driver_of):
 def test_mapped_files_are_pinned_only_where_they_fit(device_of, driver_of, monkeypatch):
     monkeypatch.setattr(pinned, "read_limits", lambda: SimpleNamespace(available=PAGE, lockable=None))
     memory = torch.zeros(PAGE)
-    device, told = device_of(driver_of(), on_file=True)
+    device, warnings = device_of(driver_of(), on_file=True)
     device.adopt(memory, PAGE)
-    assert len(told) == 1 and "bytes of a file" in told[0]
-    device, told = device_of(driver_of())
+    assert len(warnings) == 1 and "bytes of a file" in warnings[0]
+    device, warnings = device_of(driver_of())
     device.adopt(memory, PAGE)
-    assert told == [], "what is in memory already stays there"
+    assert warnings == [], "what is in memory already stays there"
     device.close()
 
 

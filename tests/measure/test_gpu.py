@@ -20,17 +20,17 @@ from gcnrec.errors import DeviceError
 ROOT = Path(__file__).parents[2]
 FAKE_WORKER = """
 import json, sys, time
-tell = lambda **row: print(json.dumps(row), flush=True)
+report = lambda **row: print(json.dumps(row), flush=True)
 print("a word of some library")
-tell(event="machine", cpu="fake")
+report(event="machine", cpu="fake")
 for part in sys.argv[sys.argv.index("--parts") + 1].split(","):
-    tell(event="start", part=part)
-    tell(part=part, bench=part, variant="x", seconds=1.0)
+    report(event="start", part=part)
+    report(part=part, bench=part, variant="x", seconds=1.0)
     if part == "hangs":
         time.sleep(60)
     if part == "dies":
         sys.exit(3)
-    tell(event="failed" if part == "fails" else "done", part=part, problem="so it is" if part == "fails" else None)
+    report(event="failed" if part == "fails" else "done", part=part, problem="so it is" if part == "fails" else None)
 """
 
 
@@ -65,8 +65,8 @@ def test_everything_from_a_bare_checkout(tmp_path):
     assert record["summary"] == [] and record["machine"]["gpu"] is None  # nothing is claimed that did not run on a GPU
     rows = record["rows"]
     assert not [row for row in rows if "error" in row or row.get("right") is False]
-    told = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines() if '"event"' not in line]
-    assert [row["variant"] for row in rows if "variant" in row] == [row["variant"] for row in told if "variant" in row]
+    logged = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines() if '"event"' not in line]
+    assert [row["variant"] for row in rows if "variant" in row] == [row["variant"] for row in logged if "variant" in row]
     assert str(tmp_path) not in path.read_text(encoding="utf-8")
     variants = {row["variant"] for row in rows if row.get("bench") == "gather-peers"}
     assert {"gcnrec-zero-copy", "torch-index-pageable", "numba-pinned", "numba-pinned-loader"} <= variants
@@ -132,8 +132,8 @@ def test_a_gpu_is_asked_in_this_order(monkeypatch):
     from jobs.measure.gpu import bed
 
     recorder = Recorder(monkeypatch)
-    gpu = bed.CudaBed(bed.TINY, torch.device("cpu"))
-    gpu.beside(lambda: recorder.asked.append("aside"), lambda: recorder.asked.append("main"))
+    gpu = bed.CudaBed(torch.device("cpu"), bed.TINY, print)
+    gpu.both(lambda: recorder.asked.append("aside"), lambda: recorder.asked.append("main"))
     waits = ["aside waits for here", "on aside", "aside", "on here", "main", "here waits for aside"]
     assert recorder.asked == waits
     recorder.asked.clear()
@@ -163,20 +163,21 @@ def test_the_table_is_as_large_as_memory_allows(monkeypatch):
     assert taken == [bed.GIB] * 24 + [11 * bed.GIB, 11 * bed.GIB // 2]
 
 
-def test_a_work_that_fails_is_told_and_left_out(monkeypatch):
+def test_a_work_that_fails_is_reported_and_left_out(monkeypatch):
     from jobs.measure.gpu import bed
 
     Recorder(monkeypatch)
-    gpu, rows = bed.CudaBed(bed.TINY, torch.device("cpu")), []
+    rows = []
+    gpu = bed.CudaBed(torch.device("cpu"), bed.TINY, rows.append)
 
     def fails(run):
         raise RuntimeError("out of memory")
 
-    timings = bed.race(gpu, rows.append, {"fails": fails, "works": lambda run: None}, runs=3)
+    timings = bed.race(gpu, {"fails": fails, "works": lambda run: None}, runs=3)
     assert list(timings) == ["works"] and rows == [{"variant": "fails", "error": "RuntimeError: out of memory"}]
     assert timings["works"].runs == 1  # its time is up, and one repetition is always made
     gpu.until = time.monotonic() + 60
-    assert bed.race(gpu, rows.append, {"works": lambda run: None}, runs=3)["works"].runs == 3
+    assert bed.race(gpu, {"works": lambda run: None}, runs=3)["works"].runs == 3
 
 
 def test_an_unknown_part_is_refused(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.measure.gpu.lines import LINE_BYTES, Traffic, lines, traffic
+from jobs.measure.gpu.lines import LINE_BYTES, lines
 
 spans = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 600)), max_size=30)
 
@@ -24,7 +24,6 @@ def test_by_hand():
     at_R, bytes_R = arrays([(0, 128), (128, 1), (130, 10), (255, 2), (384, 0), (384, 129)])
     # line 0; line 1; the same; lines 1 (the same) and 2; nothing; lines 3 and 4
     assert lines(at_R, bytes_R) == 5
-    assert traffic(at_R, bytes_R) == Traffic(rows=6, lines=5, asked_bytes=270)
     # of 64 bytes: 0, 1; 2; the same; 3, 4; nothing; 6, 7, 8
     assert lines(at_R, bytes_R, line=64) == 8
 
@@ -34,7 +33,6 @@ def test_rows_of_a_quarter_line():
     bytes_R = np.full(4, 32)
     assert lines(np.arange(4) * 32, bytes_R) == 1
     assert lines(np.arange(4) * 3200, bytes_R) == 4
-    assert traffic(np.arange(4) * 3200, bytes_R).use == 0.25
 
 
 def test_addresses_of_a_process_fit():
@@ -60,12 +58,3 @@ def test_any_order_shares_with_the_span_before(pairs):
         now = touched(at, size, LINE_BYTES)
         expected, before = expected + len(now - before), now or before
     assert lines(at_R, bytes_R) == expected
-
-
-@given(spans, spans)
-def test_traffic_adds_up(first, second):
-    one, other = traffic(*arrays(first)), traffic(*arrays(second))
-    total = one + other
-    assert (total.rows, total.asked_bytes) == (len(first) + len(second), sum(s for _, s in first + second))
-    assert total.line_bytes == LINE_BYTES * (one.lines + other.lines) and Traffic() + one == one
-    assert Traffic().use == 1.0

@@ -1,1 +1,1 @@
-"""What the benches of whole steps train: our tables and tables of peers."""
+"""The contenders of benches of whole steps: our tables and tables of peers."""

@@ -6,34 +6,26 @@ Letters: B positives, V nodes of the batch, J distinct positives, T targets and 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gcnrec.bench.contenders.epoch_task import BETA1, BETA2, EPSILON, FANOUTS, L2, RATE, TEMPERATURE, Stretch, Task
-from gcnrec.bench.sample import SampleInputs, torch_blocks
-
-
-class Drawn(Protocol):
-    """The neighbourhoods of a batch."""
-
-    @property
-    def rows_R(self) -> torch.Tensor: ...
-
-    def final(self, rows_RD: torch.Tensor) -> torch.Tensor:
-        """Embeddings of the batch's nodes, from the rows `rows_R`; the mean of layers 0 .. L, in expectation."""
-        ...
+from gcnrec.bench.contenders.epoch_task import BETA1, BETA2, EPSILON, L2, RATE, TEMPERATURE, Stretch, Task
+from gcnrec.bench.contenders.peer_loss import Labels, softmax_loss
+from gcnrec.bench.sample import SampleInputs, dgl_sampler, torch_blocks
 
 
 class Peer:
-    """A call trains the next stretch. `draw` gives the neighbourhoods of nodes; the first rows of `rows_R` are these nodes."""
+    """A call trains the next stretch. `draw` gives the neighbourhoods of nodes; the first rows of its `rows_R` are these nodes.
 
-    def __init__(self, task: Task, draw: Callable[[torch.Tensor], Drawn]) -> None:
+    Its `final` returns embeddings of the nodes from the rows `rows_R`: the mean of layers 0 .. L, in expectation.
+    """
+
+    def __init__(self, task: Task, draw: Callable[[torch.Tensor], _DglDrawn | _TorchDrawn]) -> None:
         self._task, self._draw = task, draw
         csr = task.graph.user_items
         self._users_E = torch.from_numpy(csr.row_numbers().astype(np.int64))
@@ -50,40 +42,23 @@ class Peer:
         nodes_V, places_2B = torch.unique(torch.cat([users_B, items_B]), return_inverse=True)
         drawn = self._draw(nodes_V)
         rows_RD = F.embedding(drawn.rows_R, self._table, sparse=True)
-        final_VD, ego_VD = F.normalize(drawn.final(rows_RD), dim=1), rows_RD[: len(nodes_V)]
         num_users = int((nodes_V < self._task.graph.num_users).sum())
-        loss = in_batch_softmax(final_VD, places_2B[: len(users_B)], places_2B[len(users_B) :], num_users)
-        uses_V = torch.bincount(places_2B, minlength=len(nodes_V))
-        loss = loss + L2 / (2 * len(users_B)) * (uses_V * ego_VD.square().sum(1)).sum()
+        labels = Labels.of(nodes_V, num_users, *places_2B.split(len(users_B)))
+        loss = softmax_loss(labels, drawn.final(rows_RD), rows_RD[: len(nodes_V)], TEMPERATURE, L2)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         return float(loss.detach())
 
 
-def in_batch_softmax(rows_VD: torch.Tensor, users_B: torch.Tensor, positives_B: torch.Tensor, num_users: int) -> torch.Tensor:
-    """Over the distinct positives, each weighted by its count in the batch, a user's own by 1."""
-    pool_JD, target_B1 = rows_VD[num_users:], (positives_B - num_users)[:, None]
-    log_count_J = torch.bincount(target_B1[:, 0], minlength=len(pool_JD)).log()
-    logits_BJ = torch.addmm(log_count_J, rows_VD[users_B], pool_JD.T, alpha=1 / TEMPERATURE)
-    logits_BJ = logits_BJ.scatter_add_(1, target_B1, -log_count_J[target_B1])
-    return F.cross_entropy(logits_BJ, target_B1[:, 0])
-
-
 def dgl(task: Task, threads: int) -> Peer:
     """NeighborSampler's blocks, nodes of a block in DGL's order: targets first among sources."""
-    os.environ["DGLBACKEND"] = "pytorch"  # else the first import writes a file into the home folder
-    import dgl as library
-
-    library.utils.set_num_threads(threads)
     given = SampleInputs(task.graph, [])
-    adjacency = (torch.from_numpy(given.indptr_N1), torch.from_numpy(given.indices_E), torch.empty(0, dtype=torch.int64))
-    graph = library.graph(("csc", adjacency), num_nodes=task.graph.num_nodes)
-    sampler = library.dataloading.NeighborSampler(list(FANOUTS[::-1]))  # DGL's first fanout is the farthest hop's
+    library, graph, sampler = dgl_sampler(given, threads)
     root_N = _root_degrees(given)
     total = library.function.copy_u("scaled", "message"), library.function.sum("message", "total")
 
-    def draw(nodes_V: torch.Tensor) -> Drawn:
+    def draw(nodes_V: torch.Tensor) -> _DglDrawn:
         rows_R, _, blocks = sampler.sample(graph, nodes_V)
         return _DglDrawn(rows_R, blocks, root_N, library.NID, total)
 
@@ -115,7 +90,7 @@ def torch_only(task: Task, threads: int) -> Peer:
     given = SampleInputs(task.graph, [])
     indptr_N1, indices_E, root_N = torch.from_numpy(given.indptr_N1), torch.from_numpy(given.indices_E), _root_degrees(given)
 
-    def draw(nodes_V: torch.Tensor) -> Drawn:
+    def draw(nodes_V: torch.Tensor) -> _TorchDrawn:
         return _TorchDrawn.of(torch_blocks(indptr_N1, indices_E, nodes_V), nodes_V, root_N)
 
     return Peer(task, draw)

@@ -1,4 +1,4 @@
-"""What every contender of bench `epoch` trains, and ours: a stretch of LightGCN steps on sampled neighbourhoods.
+"""The task of bench `epoch`, and our contenders: a stretch of LightGCN steps on sampled neighbourhoods.
 
 A step is put together from its parts, not from a job, so that it can be built where pydantic is not installed.
 Letters: N nodes of the graph (users, then items), D width.
@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import torch
 
+from gcnrec.bench.contenders.gathered import Pageable, Pinned, Prefetched
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.models.objective import Objective, objective_of
+from gcnrec.queues import Device
 from gcnrec.random import Stage, generator, normal
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.minibatches import Waits, minibatches
@@ -24,6 +27,8 @@ from gcnrec.sampling.sampler import Batch, EdgeSampler
 from gcnrec.steps.step import Step
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import DenseTable, StepTable
+from gcnrec.tables.hot_rows import Prefixes, hottest
+from gcnrec.tables.pipelined import ROW_UNIT, PipelinedTable
 from gcnrec.tables.rules import Adam
 from gcnrec.tables.slots import SlotTable
 
@@ -32,12 +37,16 @@ TEMPERATURE, L2 = 0.12, 1e-5
 RATE, BETA1, BETA2, EPSILON = 1e-2, 0.9, 0.999, 1e-8
 BUDGET = 0.25
 """Share of the values that the slot table stores."""
+CACHE_SHARE = 0.1
+"""Share of the table's bytes that `gcnrec-host-cache` keeps on the GPU."""
+SERIAL = "gcnrec-host-serial"
+"""The table of `tables_of` for steps without announced rows."""
 _START_SCALE = 0.1
 
 
 @dataclass(frozen=True)
 class Task:
-    """The graph, the rows at the start, and `steps` steps of `batch_size` positives: fewer where the graph has no more edges."""
+    """The graph, the rows at the start, and `steps` steps of `batch_size` positives, or fewer where the graph has fewer edges."""
 
     graph: BipartiteGraph
     start_ND: torch.Tensor
@@ -56,7 +65,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Stretch:
-    """What a contender's stretch came to. `whole`: it trains every value of its rows."""
+    """The losses of a contender's stretch. `whole`: it trains every value of its rows."""
 
     losses: list[float]
     whole: bool = True
@@ -74,10 +83,10 @@ def task_of(graph: BipartiteGraph, width: int, batch_size: int, steps: int) -> T
 
 
 def difference(expected: Stretch, found: Stretch) -> float:
-    """How far the loss of the first step or that after the stretch is from what is expected, as a share of what it fell by.
+    """The error of the loss at the first step or after the stretch, the larger one, as a share of the expected fall.
 
     Draws differ, so this is noise where all is right; a model that does not learn differs by 1. Tables that store a part of
-    the values are another model: they must fall by at least a quarter as much.
+    the values are another model: their loss must fall by at least a quarter as much.
     """
     fell = expected.losses[0] - expected.last
     if not fell > 0:
@@ -108,17 +117,37 @@ def slots(task: Task) -> SlotTable:
     return table
 
 
+def tables_of(task: Task, device: torch.device, queues: Device) -> dict[str, Callable[[], StepTable]]:
+    """Tables for steps on `device`, by every way of bringing rows; on a CPU, which a test may name, nothing is pinned."""
+    every = Prefixes(task.graph.num_users, task.graph.num_users, task.graph.num_items)
+    return {
+        "gcnrec-host-overlap": lambda: PipelinedTable(dense(task), queues),
+        SERIAL: lambda: PipelinedTable(dense(task), queues),
+        "gcnrec-host-cache": lambda: _cached(task, queues),
+        "gcnrec-device": lambda: PipelinedTable(dense(task), queues, every),
+        "cpu-gather-pageable": lambda: Pageable(dense(task), device),
+        "cpu-gather-pinned": lambda: Pinned(dense(task), device),
+        "cpu-gather-prefetch": lambda: Prefetched(dense(task), device),
+    }
+
+
+def _cached(task: Task, queues: Device) -> PipelinedTable:
+    table = dense(task)
+    budget = int(CACHE_SHARE * (table.value_bytes + table.state_bytes))
+    return PipelinedTable(table, queues, hottest(task.graph, lambda rows_H: ROW_UNIT * sum(table.sizes(rows_H)), budget))
+
+
 Batches = Callable[[Step, int], Iterator[Batch]]
 """The batches of an epoch, in order."""
 
 
 def ahead(step: Step, epoch: int) -> Iterator[Batch]:
-    """As training has them: drawn by a thread, their rows announced to the table."""
+    """Batches drawn by a thread, their rows announced to the table, as in training."""
     return minibatches(step.sampler, epoch, step.table, Waits())
 
 
 def serially(step: Step, epoch: int) -> Iterator[Batch]:
-    """Drawn when they are wanted, with all cores; nothing is announced."""
+    """Batches drawn on demand with all cores; nothing is announced."""
     return step.sampler.epoch(epoch)
 
 
@@ -133,8 +162,19 @@ class Ours:
     def __call__(self) -> Stretch:
         losses = [self._step(batch, RATE) for batch in self._batches(self._step, self._epoch)]
         self._epoch += 1
-        _finish(self._step.table)
+        if torch.cuda.is_available() and not isinstance(self._step.table, DenseTable | SlotTable):
+            torch.cuda.synchronize()  # synchronize: the clock stops after all work of the table's device
         return Stretch(losses, self._whole)
+
+
+def on_device(task: Task, device: torch.device, queues: Device) -> dict[str, Callable[[], Callable[[], Stretch]]]:
+    """The stretch on `device`, with every table of `tables_of`."""
+    tables = tables_of(task, device, queues)
+    return {name: partial(_ours, task, table, serially if name == SERIAL else ahead) for name, table in tables.items()}
+
+
+def _ours(task: Task, table: Callable[[], StepTable], batches: Batches) -> Ours:
+    return Ours(task, table(), batches)
 
 
 def step_of(task: Task, table: StepTable, objective: Objective | None = None) -> Step:
@@ -156,9 +196,3 @@ def softmax(graph: BipartiteGraph) -> Objective:
 
 def _rule() -> Adam:
     return Adam(BETA1, BETA2, EPSILON)
-
-
-def _finish(table: StepTable) -> None:
-    """Wait until all that was asked of a table's device is done."""
-    if torch.cuda.is_available() and not isinstance(table, DenseTable | SlotTable):
-        torch.cuda.synchronize()

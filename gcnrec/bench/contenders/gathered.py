@@ -18,7 +18,7 @@ from gcnrec.rows import RowGrad, Rows, Ticket
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.staged import StagedDense
 
-Parts = tuple[torch.Tensor, torch.Tensor]
+Parts = tuple[torch.Tensor, ...]
 """Weights (R, D) and state (R, S)."""
 
 
@@ -34,7 +34,7 @@ class Pageable:
         self.num_rows, self.width = table.num_rows, table.width
 
     def prefetch(self, rows_R: NDArray[np.int64]) -> Ticket:
-        """A ticket alone: rows are read when they are wanted."""
+        """A ticket alone: rows are read on demand."""
         return Ticket(rows_R)
 
     def read(self, ticket: Ticket, with_state: bool) -> Rows:
@@ -67,8 +67,7 @@ class Pageable:
     def _taken(self, ticket: Ticket) -> Parts:
         """The rows on the device."""
         index_R = torch.from_numpy(ticket.rows_R)
-        weights, state = (plane[index_R].to(self._device) for plane in self._planes)
-        return weights, state
+        return tuple(plane[index_R].to(self._device) for plane in self._planes)
 
     def _put(self, rows_R: NDArray[np.int64], parts: Parts) -> None:
         index_R = torch.from_numpy(rows_R)
@@ -85,14 +84,11 @@ class Pinned(Pageable):
 
     def _taken(self, ticket: Ticket) -> Parts:
         # `_put` waits for the device, so the copy from these buffers one batch ago is over
-        weights, state = (part.to(self._device, non_blocking=True) for part in self._gathered(self._up, ticket.rows_R))
-        return weights, state
+        return tuple(part.to(self._device, non_blocking=True) for part in self._gathered(self._up, ticket.rows_R))
 
     def _gathered(self, buffers: _Buffers, rows_R: NDArray[np.int64]) -> Parts:
-        weights, state = buffers.of(len(rows_R))
-        for plane, part in zip(self._planes, (weights, state), strict=True):
-            gather(plane, rows_R, part)
-        return weights, state
+        parts = zip(self._planes, buffers.of(len(rows_R)), strict=True)
+        return tuple(gather(plane, rows_R, part) for plane, part in parts)
 
     def _put(self, rows_R: NDArray[np.int64], parts: Parts) -> None:
         back = self._down.of(len(rows_R))
@@ -105,8 +101,8 @@ class Pinned(Pageable):
 
 
 class Prefetched(Pinned):
-    """The same, gathered by a thread while the batch before trains: as a loader that runs ahead has it, rows that two batches in
-    a row share come one step old. Ours are never old; this peer is spared what that costs."""
+    """The same, gathered by a thread while the previous batch trains, as by a loader that runs ahead: rows that two batches in
+    a row share come one step old. Ours are never old; this peer does not pay for that."""
 
     def __init__(self, table: DenseTable, device: torch.device) -> None:
         super().__init__(table, device)
@@ -123,12 +119,11 @@ class Prefetched(Pinned):
     def _taken(self, ticket: Ticket) -> Parts:
         if ticket not in self._coming:
             return super()._taken(ticket)
-        weights, state = (part.to(self._device, non_blocking=True) for part in self._coming.pop(ticket).result())
-        return weights, state
+        return tuple(part.to(self._device, non_blocking=True) for part in self._coming.pop(ticket).result())
 
 
 class _Buffers:
-    """Memory for the rows of a batch, pinned where the device is a GPU; grows when a batch is larger than any before."""
+    """Memory for the rows of a batch, pinned for a GPU; grows with the largest batch."""
 
     def __init__(self, planes: Parts, device: torch.device) -> None:
         self._widths = tuple(plane.shape[1] for plane in planes)
@@ -139,8 +134,7 @@ class _Buffers:
         if rows > self._rows:
             self._rows = rows + rows // 8
             self._memory = [torch.empty(self._rows, width, pin_memory=self._pinned) for width in self._widths]
-        weights, state = (memory[:rows] for memory in self._memory)
-        return weights, state
+        return tuple(memory[:rows] for memory in self._memory)
 
 
 def _packed(part_RD: torch.Tensor) -> Spans:

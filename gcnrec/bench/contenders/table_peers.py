@@ -1,4 +1,4 @@
-"""What torch offers in place of a slot table: embeddings with sparse gradients, sparse tensors, a dense table under a mask.
+"""Peers of slot tables in torch: embeddings with sparse gradients, sparse tensors, a dense table under a mask.
 
 Where torch has no operation, the peer is what a careful user of torch would write.
 Letters: N rows, R rows of a batch, V nodes of the batch, D width, X chosen cells of all rows, Y chosen cells of the batch's rows.
@@ -9,19 +9,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from gcnrec.bench.train_step import Labels, Peer
+from gcnrec.bench.contenders.peer_loss import Labels, softmax_loss
+from gcnrec.bench.contenders.table_task import Task, places_in
+from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.slots import dense_rows
-
-if TYPE_CHECKING:
-    from gcnrec.bench.contenders.table_task import Task
-    from gcnrec.sampling.sampler import Batch
 
 WITH_STEPS = ("torch-embedding", "torch-embedding-bag")
 """The rest has no gradient of its own: a training step would be the user's, not torch's."""
@@ -33,12 +31,8 @@ class Embedding:
     dtype = torch.float32
 
     def __init__(self, task: Task) -> None:
-        settings = task.job.optimizer
-        self._table = torch.nn.Parameter(task.dense())
-        self._optimizer = torch.optim.SparseAdam(
-            [self._table], settings.learning_rate, (settings.beta1, settings.beta2), settings.epsilon
-        )
-        self._loss = Loss(task, self._table, self._look_up)
+        self._table, self._loss = torch.nn.Parameter(task.dense()), task.recipe.loss
+        self._optimizer: torch.optim.Optimizer = torch.optim.SparseAdam([self._table], *task.recipe.adam)
 
     def _look_up(self, rows_R: torch.Tensor) -> torch.Tensor:
         return F.embedding(rows_R, self._table, sparse=True)
@@ -51,7 +45,7 @@ class Embedding:
         return partial(self._pull, self._look_up(torch.from_numpy(rows_R)), grad_RD)
 
     def step_of(self, batch: Batch) -> Callable[[], Any] | None:
-        return partial(self._train, self._loss.prepare(batch))
+        return partial(self._train, Labels.of(batch.nodes_V, batch.num_users, batch.users_B, batch.positives_B))
 
     def _pull(self, tile_RD: torch.Tensor, grad_RD: torch.Tensor) -> None:
         self._optimizer.zero_grad()
@@ -60,7 +54,8 @@ class Embedding:
 
     def _train(self, labels: Labels) -> None:
         self._optimizer.zero_grad()
-        self._loss.of(labels).backward()  # type: ignore[no-untyped-call]
+        ego_VD = self._look_up(labels.nodes_V)
+        softmax_loss(labels, ego_VD, ego_VD, self._loss.temperature, self._loss.l2).backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
 
 
@@ -71,41 +66,19 @@ class EmbeddingBag(Embedding):
         return F.embedding_bag(rows_R, self._table, torch.arange(len(rows_R)), mode="sum", sparse=True)
 
 
-class Loss(Peer):
-    """The loss of `gcnrec.bench.train_step` on table rows that are looked up once; it is not the optimizer's owner."""
-
-    def __init__(self, task: Task, table_ND: torch.nn.Parameter, look_up: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self._table, self._look_up, self._loss = table_ND, look_up, task.job.loss
-
-    def of(self, labels: Labels) -> torch.Tensor:
-        ego_VD = self._look_up(labels.nodes_V)
-        rows_VD = F.normalize(ego_VD, dim=1)
-        users_BD, pool_JD = rows_VD.index_select(0, labels.users_B), rows_VD[labels.num_users :]
-        logits_BJ = torch.addmm(labels.log_count_J, users_BD, pool_JD.T, alpha=1 / self._loss.temperature)
-        logits_BJ = logits_BJ.scatter_add_(1, labels.target_B1, labels.own_B1)
-        penalty = self._loss.l2 / (2 * len(labels.users_B)) * (labels.uses_V * ego_VD.square().sum(1)).sum()
-        return F.cross_entropy(logits_BJ, labels.target_B1[:, 0]) + penalty
-
-
 class Masked(Embedding):
     """A dense table, a dense mask and Adam, as DSL's authors train (Wang et al. 2024): the mask is multiplied in after a step."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        settings = task.job.optimizer
-        ones = torch.ones(len(task.cells["columns"]))
-        self._mask_ND = dense_rows({**task.cells, "values": ones}, task.width)
-        self._dense_optimizer = torch.optim.Adam(
-            [self._table], settings.learning_rate, (settings.beta1, settings.beta2), settings.epsilon, fused=True
-        )
+        self._mask_ND = dense_rows({**task.cells, "values": torch.ones(len(task.cells["columns"]))}, task.width)
+        self._optimizer = torch.optim.Adam([self._table], *task.recipe.adam, fused=True)
 
     def _look_up(self, rows_R: torch.Tensor) -> torch.Tensor:
         return F.embedding(rows_R, self._table)
 
     def _pull(self, tile_RD: torch.Tensor, grad_RD: torch.Tensor) -> None:
-        self._dense_optimizer.zero_grad()
-        tile_RD.backward(grad_RD)  # type: ignore[no-untyped-call]
-        self._dense_optimizer.step()
+        super()._pull(tile_RD, grad_RD)
         with torch.no_grad():
             self._table.mul_(self._mask_ND)
 
@@ -120,7 +93,7 @@ class _Sparse:
         self._pointers = F.pad(counts_N.cumsum(0), (1, 0))
         self._columns_X, self._values_X = task.cells["columns"].long(), task.cells["values"].clone()
         self._moments_2X = torch.zeros(2, len(self._values_X))
-        self._shape, self._settings = (task.graph.num_nodes, task.width), task.job.optimizer
+        self._shape, self._settings = (task.graph.num_nodes, task.width), task.recipe.optimizer
         self._weights = self._tensor()
 
     def _tensor(self) -> torch.Tensor:
@@ -133,7 +106,7 @@ class _Sparse:
 
     def _places(self, rows_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of every value of the rows: which of the rows, and where among all values."""
-        return _spread(self._pointers[rows_R], self._pointers[rows_R + 1])
+        return places_in(self._pointers[rows_R], self._pointers[rows_R + 1])
 
     def update_of(self, rows_R: NDArray[np.int64], grad_RD: torch.Tensor, step: int) -> Callable[[], None]:
         return partial(self._update, torch.from_numpy(rows_R), grad_RD, step)
@@ -191,11 +164,4 @@ class Coo(_Sparse):
 
     def _places(self, rows_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         rows_X = self._weights.indices()[0]
-        return _spread(torch.searchsorted(rows_X, rows_R), torch.searchsorted(rows_X, rows_R, right=True))
-
-
-def _spread(first_R: torch.Tensor, last_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every place in ranges first .. last-1: the number of its range, and the place."""
-    counts_R = last_R - first_R
-    row_Y = torch.repeat_interleave(torch.arange(len(counts_R)), counts_R)
-    return row_Y, (first_R - counts_R.cumsum(0) + counts_R)[row_Y] + torch.arange(len(row_Y))
+        return places_in(torch.searchsorted(rows_X, rows_R), torch.searchsorted(rows_X, rows_R, right=True))

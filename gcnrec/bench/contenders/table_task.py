@@ -1,4 +1,4 @@
-"""What the bench of tables asks of a contender."""
+"""The contender of the bench of tables, and what each of them is given."""
 
 from __future__ import annotations
 
@@ -10,32 +10,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.config import Job
+from gcnrec.bench.contenders.recipe import Recipe
 from gcnrec.graph import BipartiteGraph
 from gcnrec.sampling.sampler import Batch
-from gcnrec.tables.rules import Rule, rule_of
 from gcnrec.tables.slots import dense_rows
 
 
 @dataclass(frozen=True)
 class Task:
-    """The same for every variant: the job, the graph, the chosen cells in `SlotTable.tensors`, batches, and
-    a gradient for each of them."""
+    """The same for every variant: the recipe, the graph, the chosen cells as `SlotTable.tensors`, a gradient for each batch."""
 
-    job: Job
+    recipe: Recipe
     graph: BipartiteGraph
     budget: int
     cells: dict[str, torch.Tensor]
-    batches: list[Batch]
     grads: list[torch.Tensor]
 
     @property
     def width(self) -> int:
-        return int(self.job.model.width)
-
-    @property
-    def rule(self) -> Rule:
-        return rule_of(self.job.optimizer)
+        return self.recipe.plan.width
 
     def dense(self) -> torch.Tensor:
         """The rows as a new float32 (N, D)."""
@@ -43,13 +36,19 @@ class Task:
 
     def chosen(self, rows_R: NDArray[np.int64]) -> torch.Tensor:
         """Marks the chosen cells of rows, bool (R, D)."""
-        counts_N = self.cells["counts"].numpy().astype(np.int64)
-        starts_R, counts_R = (np.cumsum(counts_N) - counts_N)[rows_R], counts_N[rows_R]
-        row_of = np.repeat(np.arange(len(rows_R)), counts_R)
-        at = np.repeat(starts_R - np.cumsum(counts_R) + counts_R, counts_R) + np.arange(len(row_of))
-        marks_RD = np.zeros((len(rows_R), self.width), bool)
-        marks_RD[row_of, self.cells["columns"].numpy()[at]] = True
-        return torch.from_numpy(marks_RD)
+        counts_N = self.cells["counts"].long()
+        ends_R = counts_N.cumsum(0)[rows_R]
+        row_Y, at_Y = places_in(ends_R - counts_N[rows_R], ends_R)
+        marks_RD = torch.zeros(len(rows_R), self.width, dtype=torch.bool)
+        marks_RD[row_Y, self.cells["columns"].long()[at_Y]] = True
+        return marks_RD
+
+
+def places_in(first_R: torch.Tensor, last_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every place in ranges first .. last-1: the number of its range, and the place."""
+    counts_R = last_R - first_R
+    row_Y = torch.repeat_interleave(torch.arange(len(counts_R)), counts_R)
+    return row_Y, (first_R - counts_R.cumsum(0) + counts_R)[row_Y] + torch.arange(len(row_Y))
 
 
 class Contender(Protocol):
@@ -63,9 +62,9 @@ class Contender(Protocol):
         ...
 
     def update_of(self, rows_R: NDArray[np.int64], grad_RD: torch.Tensor, step: int) -> Callable[[], None]:
-        """What updates the rows when it is called; what can be done before the gradient is there has been done."""
+        """The update of the rows, to be called; work that needs no gradient is done before."""
         ...
 
     def step_of(self, batch: Batch) -> Callable[[], Any] | None:
-        """What trains on the batch when it is called; None where torch has no such training step."""
+        """The training step on the batch, to be called; None where torch has none."""
         ...

@@ -1,4 +1,4 @@
-"""Feeds gcnrec inputs that nobody checked: Parquet of every type and layout, damaged Parquet, damaged job files and cards.
+"""Feeds gcnrec unchecked inputs: Parquet of every type and layout, damaged Parquet, damaged job files and cards.
 
     python -m jobs.measure.fuzz --out RECORD.json [--cases 10000] [--jobs 2] [--seed 0] [--keep DIR]
 
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def make_home(home: Path) -> Path:
-    """Where cases work, with the small data set `tiny` that jobs train on."""
+    """The working folder of cases, with the small data set `tiny` that jobs train on."""
     (home / "cases").mkdir()
     draw = np.random.default_rng(0)
     pairs = pa.table({"user": draw.integers(0, 60, 900), "item": draw.integers(0, 40, 900), "weight": draw.random(900)})
@@ -81,9 +81,9 @@ def ingest_tiny(home: str) -> None:
 
     os.chdir(home)
     names = ["--train", "cases/tiny.parquet", "--user", "user", "--item", "item"]
-    code, told = call(["ingest", "--json", *names, "--split", "random", "--out", "cases/tiny"])
+    code, printed = call(["ingest", "--json", *names, "--split", "random", "--out", "cases/tiny"])
     if code:
-        raise DeviceError(f"the small data set could not be ingested: {told}")
+        raise DeviceError(f"the small data set could not be ingested: {printed}")
 
 
 def plan(cases: int) -> list[tuple[str, int, int]]:
@@ -113,7 +113,7 @@ def drawn(first_seed: int, kind: str, number: int, count: int) -> list[Case]:
 
 
 def judged(cases: list[Case], home: Path) -> list[tuple[Case, Verdict]]:
-    """Every case and its verdict; a process that dies of one is a verdict, and the next goes on with the rest."""
+    """Every case and its verdict; a process that dies of a case is a verdict, and a fresh one continues with the rest."""
     results: list[tuple[Case, Verdict]] = []
     while len(results) < len(cases):
         with tempfile.TemporaryDirectory(dir=home) as own, Worker() as worker:
@@ -131,7 +131,7 @@ def judged(cases: list[Case], home: Path) -> list[tuple[Case, Verdict]]:
 
 
 def tally(results: list[tuple[Case, Verdict]]) -> list[dict[str, Any]]:
-    """How many cases of each kind ended how."""
+    """Counts of the outcomes of each kind."""
     counted = Counter((case.kind, verdict.outcome) for case, verdict in results)
     return [{"kind": kind, "outcome": outcome, "cases": count} for (kind, outcome), count in sorted(counted.items())]
 

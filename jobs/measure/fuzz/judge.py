@@ -1,4 +1,4 @@
-"""Runs one case as a user would, in a process that may die of it, and judges what came of it."""
+"""Runs one case as a user would, in a process that may die of it, and judges the outcome."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ADDRESS_BYTES = 16 << 30
 
 @dataclass(frozen=True)
 class Verdict:
-    """`outcome` for the tally; `failure` is None when all is as it must be; `message` is what a refusal said."""
+    """`outcome` for the tally; `failure` is None for a correct end; `message` is the sentence of a refusal."""
 
     outcome: str
     failure: str | None = None
@@ -50,9 +50,9 @@ def judge(case: Case) -> Verdict:
         os.chdir(work)
         try:
             signal.alarm(LIMIT_SECONDS)
-            code, told = call(case.arguments)
+            code, printed = call(case.arguments)
             signal.alarm(0)
-            return Verdict(f"exit {code}", fault(case, code, told, work, before), last_line(told) if code else "")
+            return Verdict(f"exit {code}", fault(case, code, printed, work, before), last_line(printed) if code else "")
         finally:
             os.chdir(home)
 
@@ -61,7 +61,7 @@ def call(arguments: list[str]) -> tuple[int, str]:
     """Exit code and stderr of a command line, native libraries' too."""
     from gcnrec import cli
 
-    with tempfile.TemporaryFile() as told, redirected(told.fileno()):
+    with tempfile.TemporaryFile() as printed, redirected(printed.fileno()):
         try:
             cli.app(arguments)
             code: Any = 0
@@ -72,8 +72,8 @@ def call(arguments: list[str]) -> tuple[int, str]:
             print(f"Traceback: {type(problem).__name__}: {problem}", file=sys.stderr)
         sys.stderr.flush()
         sys.stdout.flush()
-        told.seek(0)
-        return int(code or 0), told.read().decode(errors="replace")
+        printed.seek(0)
+        return int(code or 0), printed.read().decode(errors="replace")
 
 
 @contextmanager
@@ -92,16 +92,16 @@ def redirected(target: int) -> Iterator[None]:
         os.close(nowhere)
 
 
-def fault(case: Case, code: int, told: str, work: Path, before: set[str]) -> str | None:
-    """What is wrong with how a case ended; None when nothing is."""
-    if code == 1 or "Traceback" in told:
-        return f"traceback: {signature(told)}"
+def fault(case: Case, code: int, printed: str, work: Path, before: set[str]) -> str | None:
+    """The fault in the end of a case; None without one."""
+    if code == 1 or "Traceback" in printed:
+        return f"traceback: {signature(printed)}"
     if code not in ((0, 2, 3, 4) if case.arguments[0] == "ingest" else (0, 2, 3, 4, 5)):
         return f"exit code {code}"
     if code:
-        lines = [line for line in told.splitlines() if line.startswith(("gcnrec: ", "Error")) or "Usage" in line]
+        lines = [line for line in printed.splitlines() if line.startswith(("gcnrec: ", "Error")) or "Usage" in line]
         if len(lines) != 1 and code != 2:
-            return f"{len(lines)} sentences: {told[:200]!r}"
+            return f"{len(lines)} sentences: {printed[:200]!r}"
         left = {} if case.arguments[0] == "run" and code in (4, 5) else listing(work) - before
         return f"left behind: {sorted(left)[:3]}" if left else None
     if case.arguments[0] == "ingest":
@@ -110,7 +110,7 @@ def fault(case: Case, code: int, told: str, work: Path, before: set[str]) -> str
 
 
 def wrong_data(case: Case, work: Path) -> str | None:
-    """What a dataset has that it should not; None when it opens, its digests hold, and it has the pairs of the files."""
+    """The fault of a dataset; None when it opens, its digests hold, and it has the pairs of the files."""
     from gcnrec.loaders.schema import open_dataset
 
     data = open_dataset(work / "out", verify=True)
@@ -126,14 +126,14 @@ def wrong_data(case: Case, work: Path) -> str | None:
     for name in case.files:
         if name.startswith(("train", "parts")):
             each = ds.dataset(work / name, format="parquet").to_table(columns=["user", "item"])
-            # Files of other types are read in those of the first one, which the ids keep.
+            # Files of other types are read in the types of the first file, which the ids keep.
             columns = (each.column("user"), data.user_ids.ids.type), (each.column("item"), data.item_ids.ids.type)
             expected |= set(zip(*(values(plain(column).cast(kind)) for column, kind in columns), strict=True))
     return None if found == expected else f"{len(found ^ expected)} pairs differ from the files"
 
 
 def values(column: Any) -> list[Any]:
-    """As Python has them."""
+    """The values as Python objects."""
     return list(plain(column).to_pylist())
 
 
@@ -147,13 +147,13 @@ def listing(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def last_line(told: str) -> str:
-    lines = [line for line in told.splitlines() if line.strip()]
+def last_line(printed: str) -> str:
+    lines = [line for line in printed.splitlines() if line.strip()]
     return lines[-1] if lines else ""
 
 
-def signature(told: str) -> str:
-    """The last line of a traceback without its numbers and names, to tell failures apart."""
-    places = re.findall(r'gcnrec/([\w/]+\.py)", line (\d+)', told) or re.findall(r"([\w/]+\.py):(\d+)", told)
+def signature(printed: str) -> str:
+    """The last line of a traceback without its numbers and names, which groups failures."""
+    places = re.findall(r'gcnrec/([\w/]+\.py)", line (\d+)', printed) or re.findall(r"([\w/]+\.py):(\d+)", printed)
     at = f" at {places[-1][0]}:{places[-1][1]}" if places else ""
-    return re.sub(r"0x[0-9a-f]+|/\S+|\d+", "#", last_line(told))[:160] + at
+    return re.sub(r"0x[0-9a-f]+|/\S+|\d+", "#", last_line(printed))[:160] + at

@@ -14,7 +14,7 @@ from hypothesis import reject
 from hypothesis import strategies as st
 
 Kinds = dict[pa.DataType, list[Any]]
-"""Types of a column, and the values that one of them may hold."""
+"""Types of a column, and values of each."""
 
 TEXTS = ["a", "b", "", " ", "é", "\U0001f600", "x" * 300, "a\x00b", "NaN", "0"]
 WHOLE = {
@@ -27,7 +27,7 @@ IDS: Kinds = {
     pa.dictionary(pa.int8(), pa.string()): TEXTS, pa.dictionary(pa.int32(), pa.int64()): [1, 2, 2**40],
     pa.binary(4): [b"\x00\x00\x00\x00", b"abcd", b"\xff\xfe\xfd\xfc"], pa.binary(16): [bytes(16), bytes(range(16))],
 }  # fmt: skip
-"""What ids may be, and values that have been trouble somewhere."""
+"""Types of ids, and values that caused faults before."""
 DAYS = [datetime.date(1, 1, 1), datetime.date(1970, 1, 1), datetime.date(9999, 12, 31)]
 OTHERS: Kinds = {
     pa.float64(): [0.5, 1.0, float("nan"), float("inf"), -1e308], pa.float32(): [0.5, -0.0], pa.float16(): [0.5, 1.0],
@@ -153,7 +153,7 @@ def mutated(draw: st.DrawFn, whole: bytes) -> bytes:
 
 @st.composite
 def flags(draw: st.DrawFn) -> tuple[list[str], bool]:
-    """Flags of `ingest` beside the files, and whether every pair of the files must then be there."""
+    """Flags of `ingest` other than files, and whether the data must then have every pair of the files."""
     chosen, whole = [], True
     if draw(one_in(3)):
         chosen += ["--weight", "weight"]
@@ -169,10 +169,7 @@ def flags(draw: st.DrawFn) -> tuple[list[str], bool]:
             chosen += ["--time", "time"]
         return [*chosen, "--split", split, "--test-size", draw(st.sampled_from(["0.2", "0.9"]))], False
     if draw(one_in(14)):
-        chosen, whole = (
-            [*chosen, "--where", draw(st.sampled_from(CONDITIONS))],
-            False,
-        )
+        chosen, whole = [*chosen, "--where", draw(st.sampled_from(CONDITIONS))], False
     return [*chosen, "--valid-size", "0", "--keep-cold"], whole
 
 

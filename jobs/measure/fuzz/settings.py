@@ -79,7 +79,7 @@ def job_text(draw: st.DrawFn, huge: bool) -> bytes:
 
 @st.composite
 def job_case(draw: st.DrawFn) -> Case:
-    """`check`, or one time in eight `run`, of a job on the data set `tiny` beside the working folder."""
+    """`check`, or one time in eight `run`, of a job on the data set `tiny`, outside the working folder."""
     given = ["job.toml", "--json", "--data", "../tiny"]
     if draw(one_in(8)):
         return Case("run of a job", {"job.toml": draw(job_text(False))}, ["run", *given, "--out", "out"])
@@ -89,10 +89,8 @@ def job_case(draw: st.DrawFn) -> Case:
 @st.composite
 def card_case(draw: st.DrawFn) -> Case:
     """`ingest` of a card whose [data] has odd values; half the time the files that it names are there."""
-    keys, values = (
-        draw(st.lists(st.sampled_from(CARD_KEYS), max_size=4)),
-        st.sampled_from([*ODD, *HUGE, "user", "../tiny", "2GB"]),
-    )
+    keys = draw(st.lists(st.sampled_from(CARD_KEYS), max_size=4))
+    values = st.sampled_from([*ODD, *HUGE, "user", "../tiny", "2GB"])
     good = {"train": "../tiny.parquet", "user": "user", "item": "item"} if draw(st.booleans()) else {}
     data = {**good, **{key: draw(values) for key in keys}}
     lines = ["[data]", *(f"{key} = {toml(each)}" for key, each in data.items())]

@@ -3,9 +3,9 @@
     bash jobs/gpu_bench.sh OUT_DIR [--parts checks,gathers] [--table-gib 24] [--seconds 460]
     bash jobs/gpu_bench.sh OUT_DIR --dry
 
-Needs torch, CuPy, numba, NumPy and psutil; makes its data where it runs. Every part runs within a time of its own and tells
-its rows as it goes (OUT_DIR/rows.jsonl); the record, OUT_DIR/<date>-gpu-<device>.json, is written anew after every part.
-Of the seconds for everything, the last are kept for the GPU tests and the sanitizers.
+Needs torch, CuPy, numba, NumPy and psutil; makes its data where it runs. Every part has a time limit of its own and reports
+rows as it measures (OUT_DIR/rows.jsonl); the record, OUT_DIR/<date>-gpu-<device>.json, is written anew after every part.
+The last of all seconds are kept for the GPU tests and the sanitizers.
 The exit code is 1 when a part failed. `--dry` runs everything on the CPU, at tiny sizes, with kernels compiled by g++: it
 proves the script and claims no speed.
 """
@@ -23,16 +23,20 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from jobs.measure.gpu.foreman import Foreman
+from gcnrec.device import gpu
+from jobs.measure.gpu import tools
+from jobs.measure.gpu.bed import FULL, GIB, CudaBed, dry_bed
+from jobs.measure.gpu.foreman import Foreman
+from jobs.measure.gpu.parts import PARTS, part_of, work
+from jobs.measure.gpu.summary import summary
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 SANITIZERS = ("memcheck", "racecheck")
 SANITIZER_SECONDS, TEST_SECONDS = 90, 60
 KEPT_SECONDS = {"tests": 60, "memcheck": 25, "racecheck": 25}
-"""What the parts before must leave of the time."""
+"""Seconds that the parts leave for these."""
 
 
 def main() -> int:
@@ -52,11 +56,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _lead(given: argparse.Namespace) -> int:
-    """Send workers to the parts, run the tools, keep the record."""
-    from jobs.measure.gpu import tools
-    from jobs.measure.gpu.foreman import Foreman
-    from jobs.measure.gpu.parts import PARTS, part_of
-
+    """Run the parts in workers, then the tools; write the record."""
     given.out.mkdir(parents=True, exist_ok=True)
     chosen = given.parts.split(",") if given.parts else [*PARTS, *KEPT_SECONDS]
     unknown = sorted({*chosen} - {*PARTS, *KEPT_SECONDS})
@@ -80,56 +80,44 @@ def _lead(given: argparse.Namespace) -> int:
 
 
 def _work(given: argparse.Namespace) -> int:
-    """The parts, in this process; rows go to the standard output."""
-    from gcnrec.device import gpu
-    from jobs.measure.gpu.bed import FULL, GIB, CudaBed, dry_bed
-    from jobs.measure.gpu.parts import work
+    """Run the parts in this process; rows go to the standard output."""
 
-    def tell(row: dict[str, Any]) -> None:
+    def report(row: dict[str, Any]) -> None:
         print(json.dumps(row), flush=True)
 
     parts, until = given.parts.split(","), time.monotonic() + given.seconds
-    if given.dry:
-        with tempfile.TemporaryDirectory() as folder:
-            return work(dry_bed(CHECKOUT, Path(folder)), parts, tell, until)
-    return work(CudaBed(replace(FULL, table_bytes=given.table_gib * GIB), gpu()), parts, tell, until)
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = replace(FULL, table_bytes=given.table_gib * GIB)
+        bed = dry_bed(CHECKOUT, Path(folder), report) if given.dry else CudaBed(gpu(), sizes, report)
+        return work(bed, parts, until)
 
 
 def _record(given: argparse.Namespace, foreman: Foreman) -> Path:
-    """The record so far, written beside and then moved over the one before."""
-    from jobs.measure.gpu.summary import summary
-
-    gpu = foreman.machine.get("gpu")
-    name = re.sub(r"[^a-z0-9]+", "-", (gpu["name"] if gpu else "dry").lower()).strip("-")
+    """Write the record so far to a new file, which replaces the previous record."""
+    device = foreman.machine.get("gpu")
+    name = re.sub(r"[^a-z0-9]+", "-", (device["name"] if device else "dry").lower()).strip("-")
     date = f"{datetime.now(UTC):%Y-%m-%d}"
     options = [] if not given.parts else ["--parts", given.parts]
     options += ["--table-gib", str(given.table_gib), "--seconds", f"{given.seconds:g}", *(["--dry"] if given.dry else [])]
     document = {
         "command": shlex.join(["bash", "jobs/gpu_bench.sh", "OUT_DIR", *options]), "date": date, "machine": foreman.machine,
-        "parts": [_kept(row) for row in foreman.outcomes.values()], "summary": summary(foreman.rows) if gpu else [],
+        "parts": [_cleaned(row) for row in foreman.outcomes.values()], "summary": summary(foreman.rows) if device else [],
     }  # fmt: skip
-    rows = ",\n".join(json.dumps(_short(row)) for row in foreman.rows)
+    rows = ",\n".join(json.dumps(_cleaned(row)) for row in foreman.rows)
     path = given.out / f"{date}-gpu-{name}.json"
     fresh = path.with_suffix(".new")
     fresh.write_text(f'{json.dumps(document, indent=1)[:-2]},\n "rows": [\n{rows}\n]}}\n', encoding="utf-8")
     return fresh.replace(path)
 
 
-def _kept(row: dict[str, Any]) -> dict[str, Any]:
-    """How a part ended, without what its program printed (rows.jsonl has it) and without places of this machine."""
-    problem = row.get("problem")
-    own = {key: value for key, value in row.items() if key != "output"}
-    return own | ({"problem": problem.replace(str(CHECKOUT), ".")} if problem else {})
-
-
-def _short(row: dict[str, Any]) -> dict[str, Any]:
-    """Six digits are more than any timing has; no places of this machine in what failed."""
-    own = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()}
-    return own | ({"error": own["error"].replace(str(CHECKOUT), ".")} if "error" in own else {})
+def _cleaned(row: dict[str, Any]) -> dict[str, Any]:
+    """Floats to six digits, more than any timing has; no paths of this machine in errors; no output, which rows.jsonl has."""
+    own = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items() if key != "output"}
+    return own | {key: own[key].replace(str(CHECKOUT), ".") for key in ("error", "problem") if own.get(key)}
 
 
 def _report(path: Path, outcomes: dict[str, dict[str, Any]]) -> int:
-    """A short table, and 1 when something failed."""
+    """Print a short table; returns 1 when something failed."""
     for ratio in json.loads(path.read_text(encoding="utf-8"))["summary"]:
         verdict = {None: "", True: f"  >= {ratio['target']}", False: f"  BELOW {ratio['target']}"}[ratio["met"]]
         print(f"{ratio['value']:8.3f}{verdict:14} {ratio['name']}")

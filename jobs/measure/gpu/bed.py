@@ -1,18 +1,18 @@
-"""Where the parts run: a GPU with pinned host memory, or this machine's CPU for a dry run, which claims no speed.
+"""The machine that parts run on: a GPU with pinned host memory, or the CPU for a dry run, which claims no speed.
 
-Work is given as functions of the number of the repetition, so that repetitions use different rows and no cache helps.
+A work is a function of the number of the repetition, so that repetitions use different rows.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from statistics import median
+from typing import Any
 
 import torch
 
@@ -22,14 +22,16 @@ from gcnrec.errors import DeviceError
 from gcnrec.system.limits import read_limits
 
 Work = Callable[[int], Any]
-Tell = Callable[[dict[str, Any]], None]
+Report = Callable[[dict[str, Any]], None]
 GIB = 1 << 30
 FILL_BYTES = 256 << 20
+SETS = 4
+"""Repetitions use the rows of so many sets in turns, so that no cache helps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """`table_bytes` of host memory that all tables share, `call_bytes` that one repetition moves, caps of grids in blocks."""
+    """`table_bytes` of host memory that all tables share, `call_bytes` moved by a repetition, caps of grids in blocks."""
 
     table_bytes: int
     call_bytes: int
@@ -49,64 +51,71 @@ class Timing:
 
     seconds: float
     wall_seconds: float
-    runs: int
     fastest: float
     slowest: float
+    runs: int
 
 
-class Bed(Protocol):
-    """What a part needs of a machine. `until` is when the part has to be over (time.monotonic)."""
+class Bed:
+    """The machine of a part; by itself the CPU in place of the GPU: kernels compiled by g++, launched by `launch`, tiny sizes.
 
-    device: torch.device
-    sizes: Sizes
-    until: float
+    A part reports its rows to `report` and must be over at `until` (time.monotonic).
+    """
+
+    def __init__(self, device: torch.device, sizes: Sizes, report: Report) -> None:
+        self.device, self.sizes, self.report, self.until = device, sizes, report, time.monotonic()
+        self._table: torch.Tensor | None = None
 
     def table(self) -> torch.Tensor:
-        """Flat uint8 in pinned host memory, the same for all parts; what it holds is left from the part before."""
-        ...
+        """Flat uint8 in pinned host memory, the same for all parts, with the bytes that the previous part left."""
+        if self._table is None:
+            self._table = self._allocated(self.sizes.table_bytes)
+            fill(self, self._table)
+        return self._table
+
+    def _allocated(self, nbytes: int) -> torch.Tensor:
+        buffer = torch.empty(nbytes + 4096, dtype=torch.uint8)
+        return buffer[-buffer.data_ptr() % 4096 :][:nbytes]
 
     def host(self, values: torch.Tensor) -> torch.Tensor:
         """A copy of a small CPU tensor in pinned memory."""
-        ...
+        return values.clone()
 
-    def beside(self, aside: Callable[[], Any], main: Callable[[], Any]) -> None:
-        """Both at once: `aside` on a stream of higher priority. Later work comes after both."""
-        ...
+    def both(self, aside: Callable[[], Any], main: Callable[[], Any]) -> None:
+        """Run both at once, `aside` on a stream of higher priority. Later work comes after both."""
+        aside()
+        main()
 
     def mark(self) -> Callable[[], None]:
-        """What waits, on the host, for everything that was asked of the device before this call."""
-        ...
+        """A function that waits, on the host, for all earlier work of the device."""
+        return self.finish
 
     def clock(self, work: Callable[[], Any]) -> tuple[float, float]:
         """Seconds by the device's events, seconds by the host's clock."""
-        ...
+        begun = time.perf_counter()
+        work()
+        return (time.perf_counter() - begun,) * 2
 
     def finish(self) -> None:
         """Wait for the device."""
-        ...
 
 
-class CudaBed:
+class CudaBed(Bed):
     """A GPU; the table is as large as free memory allows, `sizes.table_bytes` at most."""
 
-    def __init__(self, sizes: Sizes, device: torch.device) -> None:
-        self.device, self.sizes, self.until = device, sizes, time.monotonic()
+    def __init__(self, device: torch.device, sizes: Sizes, report: Report) -> None:
+        super().__init__(device, sizes, report)
         self._aside = torch.cuda.Stream(self.device, priority=-1)
         self._pinned: PinnedMemory | None = None
-        self.seconds_to_pin = 0.0
 
-    def table(self) -> torch.Tensor:
-        if self._pinned is None:
-            begun = time.monotonic()
-            self._pinned = _pinned(self.sizes.table_bytes)
-            self.seconds_to_pin = time.monotonic() - begun
-            fill(self, torch.from_numpy(self._pinned.content))
+    def _allocated(self, nbytes: int) -> torch.Tensor:
+        self._pinned = _pinned(nbytes)  # the memory stays pinned as long as this object lives
         return torch.from_numpy(self._pinned.content)
 
     def host(self, values: torch.Tensor) -> torch.Tensor:
         return values.contiguous().pin_memory()
 
-    def beside(self, aside: Callable[[], Any], main: Callable[[], Any]) -> None:
+    def both(self, aside: Callable[[], Any], main: Callable[[], Any]) -> None:
         here = torch.cuda.current_stream(self.device)
         self._aside.wait_stream(here)
         with torch.cuda.stream(self._aside):
@@ -133,49 +142,17 @@ class CudaBed:
         torch.cuda.synchronize(self.device)
 
 
-class DryBed:
-    """The CPU in place of the GPU: kernels compiled by g++ and launched by `launcher` (tests/cuda/host), tiny sizes."""
-
-    def __init__(self, launch: Callable[..., None]) -> None:
-        from gcnrec.cuda import module
-
-        module.launch = launch
-        self.device, self.sizes, self.until = torch.device("cpu"), TINY, time.monotonic()
-        buffer = torch.empty(TINY.table_bytes + 4096, dtype=torch.uint8)
-        self._table = buffer[-buffer.data_ptr() % 4096 :][: TINY.table_bytes]
-        self.seconds_to_pin = 0.0
-        fill(self, self._table)
-
-    def table(self) -> torch.Tensor:
-        return self._table
-
-    def host(self, values: torch.Tensor) -> torch.Tensor:
-        return values.clone()
-
-    def beside(self, aside: Callable[[], Any], main: Callable[[], Any]) -> None:
-        aside()
-        main()
-
-    def mark(self) -> Callable[[], None]:
-        return self.finish
-
-    def clock(self, work: Callable[[], Any]) -> tuple[float, float]:
-        begun = time.perf_counter()
-        work()
-        return (time.perf_counter() - begun,) * 2
-
-    def finish(self) -> None:
-        return None
-
-
-def dry_bed(checkout: Path, work: Path) -> DryBed:
+def dry_bed(checkout: Path, folder: Path, report: Report) -> Bed:
     """A bed on the CPU; the launcher of the kernel tests is loaded from its file, since tests are no package."""
     from importlib.util import module_from_spec, spec_from_file_location
+
+    from gcnrec.cuda import module
 
     spec = spec_from_file_location("gcnrec_host_launcher", checkout / "tests" / "cuda" / "host" / "launcher.py")
     launcher = module_from_spec(spec)
     spec.loader.exec_module(launcher)
-    return DryBed(launcher.HostLauncher(work).launch)
+    module.launch = launcher.HostLauncher(folder).launch
+    return Bed(torch.device("cpu"), TINY, report)
 
 
 def fill(bed: Bed, table_M: torch.Tensor) -> None:
@@ -187,10 +164,10 @@ def fill(bed: Bed, table_M: torch.Tensor) -> None:
     bed.finish()
 
 
-def race(bed: Bed, tell: Tell, works: dict[str, Work], runs: int | None = None) -> dict[str, Timing]:
+def race(bed: Bed, works: dict[str, Work], runs: int | None = None) -> dict[str, Timing]:
     """Timings of all, interleaved (A B C, A B C, ...), after a repetition of each that is not timed.
 
-    A work that fails is told as a row with its error and left out; rounds end early when the part's time is up.
+    A work that fails is reported as a row with its error and left out; rounds end early when the part's time is up.
     """
     samples: dict[str, list[tuple[float, float]]] = {}
     for name, work in works.items():
@@ -199,44 +176,43 @@ def race(bed: Bed, tell: Tell, works: dict[str, Work], runs: int | None = None) 
             bed.finish()
             samples[name] = []
         except Exception as problem:
-            tell({"variant": name, "error": f"{type(problem).__name__}: {problem}"[:300]})
+            bed.report({"variant": name, "error": f"{type(problem).__name__}: {problem}"[:300]})
             bed.finish()  # raises once more where the device itself is lost: the part then ends
     for repetition in range(1, 1 + (runs or bed.sizes.runs)):
         if repetition > 1 and time.monotonic() > bed.until:
             break
         for name in samples:
             samples[name].append(bed.clock(partial(works[name], repetition)))
-    return {name: _timing(pairs) for name, pairs in samples.items()}
+    timings = {}
+    for name, pairs in samples.items():
+        events, walls = zip(*pairs, strict=True)
+        timings[name] = Timing(median(events), median(walls), min(events), max(events), len(pairs))
+    return timings
 
 
-def told(tell: Tell, bench: str, timings: dict[str, Timing], units: float, moved_bytes: float, **facts: Any) -> None:
-    """A row for each timing: `units` of work and `moved_bytes` over the bus in a repetition, and what else is known."""
+def report_timings(bed: Bed, bench: str, timings: dict[str, Timing], units: float, moved_bytes: float, **facts: Any) -> None:
+    """Report a row for each timing: `units` of work and `moved_bytes` over the bus in a repetition, and further facts."""
     for name, timing in timings.items():
-        tell(
-            {
-                "bench": bench, "variant": name, "seconds": timing.seconds, "wall_seconds": timing.wall_seconds,
-                "fastest": timing.fastest, "slowest": timing.slowest, "runs": timing.runs, "units": units,
-                "rate": units / timing.seconds, "bytes": moved_bytes, "gb_per_s": moved_bytes / timing.seconds / 1e9, **facts,
-            }
-        )  # fmt: skip
+        rates = {"rate": units / timing.seconds, "bytes": moved_bytes, "gb_per_s": moved_bytes / timing.seconds / 1e9}
+        bed.report({"bench": bench, "variant": name, **asdict(timing), "units": units, **rates, **facts})
 
 
-def spread_rows(bed: Bed, total: int, count: int, seed: int, first: int = 0) -> torch.Tensor:
-    """`count` different rows of first .. first + total - 1, ascending and even, int64 on the device."""
+def row_sets(bed: Bed, total: int, count: int) -> list[torch.Tensor]:
+    """`SETS` times `spread_rows` of 0 .. total - 1."""
+    return [spread_rows(bed, total, count, seed) for seed in range(SETS)]
+
+
+def spread_rows(bed: Bed, total: int, count: int, seed: int) -> torch.Tensor:
+    """`count` different rows of 0 .. total - 1, ascending and even, int64 on the device."""
     stride = total // count
     draws = torch.Generator(bed.device).manual_seed(seed)
     steps = torch.randint(0, stride, (count,), generator=draws, device=bed.device)
-    return first + torch.arange(count, device=bed.device) * stride + steps
+    return torch.arange(count, device=bed.device) * stride + steps
 
 
 def shuffled(rows_R: torch.Tensor, seed: int) -> torch.Tensor:
     draws = torch.Generator(rows_R.device).manual_seed(seed)
     return rows_R[torch.randperm(len(rows_R), generator=draws, device=rows_R.device)]
-
-
-def _timing(pairs: list[tuple[float, float]]) -> Timing:
-    events, walls = zip(*pairs, strict=True)
-    return Timing(statistics.median(events), statistics.median(walls), len(pairs), min(events), max(events))
 
 
 def _room(wanted: int) -> int:

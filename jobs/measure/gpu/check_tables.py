@@ -1,4 +1,4 @@
-"""Small slot tables and graphs with every awkward row, for the checks."""
+"""Small slot tables and graphs with every edge case of a row, for the checks."""
 
 from __future__ import annotations
 

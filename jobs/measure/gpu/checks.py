@@ -6,63 +6,49 @@ Tables lie in pinned memory, as in training; results come back and are compared 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
 
-from gcnrec.cuda import ceiling, gather, propagate, reduce, sample, slot_hops, slots, topk, update
+from gcnrec.cuda import ceiling, gather, propagate, reduce, sample, slot_hops, slots, topk
 from gcnrec.ops import alias, neighbours
 from gcnrec.ops import sample as negatives_on_host
 from gcnrec.random import DrawKey
-from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
-from gcnrec.tables.arena import SlotBlock
+from gcnrec.rows import AdamSettings, RowGrad, Ticket
 from gcnrec.tables.slots import SlotTable
-from jobs.measure.gpu.bed import Bed, Tell
+from jobs.measure.gpu.bed import Bed
 from jobs.measure.gpu.check_tables import on_bed, small_graph, small_slots
+from jobs.measure.gpu.updates import STATE, Planes, grad_of, kernels
 
 SECONDS = 90
 EPS = torch.finfo(torch.float32).eps
 RATE, BETA1, BETA2, EPSILON = 1e-2, 0.9, 0.999, 1e-8
-ADAM = AdamSettings(BETA1, BETA2, EPSILON)
-KERNELS: dict[str, Callable[[Rows, RowGrad, int], None]] = {
-    "sgd": partial(update.sgd, rate=RATE),
-    "adagrad_row": partial(update.adagrad_row, rate=RATE, epsilon=EPSILON),
-    "adam": partial(update.adam, rate=RATE, settings=ADAM),
-    "adam_row": partial(update.adam_row, rate=RATE, settings=ADAM),
-    "adam_dense": partial(update.adam_dense, rate=RATE, settings=ADAM),
-}
-STATE = {"sgd": (0, 0), "adagrad_row": (0, 1), "adam": (2, 0), "adam_row": (1, 1), "adam_dense": (2, 0)}
-"""State of a rule: floats per value, floats per row."""
+KERNELS = kernels(RATE, AdamSettings(BETA1, BETA2, EPSILON))
 Found = tuple[str, torch.Tensor, torch.Tensor, float]
-"""What was checked, what came out, what is right (float64 where it rounds), and units in the last place of error allowed."""
+"""Name of a check, result, exact result (float64 where it rounds), and the allowed error in units in the last place."""
 
 
-def run(bed: Bed, tell: Tell) -> None:
+def run(bed: Bed) -> None:
     """RuntimeError when a kernel is wrong or fails; the others are checked all the same."""
     wrong = []
     for check in CHECKS:
         try:
             for name, found, exact, units in check(bed):
-                error, allowed = _error(found.cpu(), exact), units * EPS * float(exact.double().abs().max())
-                tell({"bench": "checks", "variant": name, "error_abs": error, "allowed": allowed, "right": error <= allowed})
-                wrong += [] if error <= allowed else [name]
+                distance, allowed = _distance(found.cpu(), exact), units * EPS * float(exact.double().abs().max())
+                right = distance <= allowed
+                bed.report({"bench": "checks", "variant": name, "error_abs": distance, "allowed": allowed, "right": right})
+                wrong += [] if right else [name]
         except Exception as problem:
-            tell(
-                {
-                    "bench": "checks",
-                    "variant": check.__name__,
-                    "error": f"{type(problem).__name__}: {problem}"[:300],
-                    "right": False,
-                }
-            )
+            error = f"{type(problem).__name__}: {problem}"[:300]
+            bed.report({"bench": "checks", "variant": check.__name__, "error": error, "right": False})
             wrong.append(check.__name__)
             bed.finish()
     if wrong:
         raise RuntimeError(f"wrong: {', '.join(wrong)}")
 
 
-def _error(found: torch.Tensor, exact: torch.Tensor) -> float:
+def _distance(found: torch.Tensor, exact: torch.Tensor) -> float:
     """The largest difference; infinite where a number is not one, or shapes differ."""
     if found.shape != exact.shape or not bool(torch.isfinite(found.double()).all()):
         return float("inf")
@@ -100,9 +86,8 @@ def ceilings(bed: Bed) -> Iterator[Found]:
 
 
 def slot_rows(bed: Bed) -> Iterator[Found]:
-    for dtype in ("float32", "bfloat16"):
-        for width in (5, 64, 256):
-            yield from _slot_rows(bed, width, dtype)
+    for dtype, width in product(("float32", "bfloat16"), (5, 64, 256)):
+        yield from _slot_rows(bed, width, dtype)
 
 
 def _slot_rows(bed: Bed, width: int, dtype: str) -> Iterator[Found]:
@@ -122,7 +107,7 @@ def _slot_rows(bed: Bed, width: int, dtype: str) -> Iterator[Found]:
     picked_X = torch.full((int(counts_R.sum()),), torch.nan, device=bed.device)
     slots.pick(own, device_R, tile_RD.to(bed.device), at_R.to(bed.device), picked_X)
     block = table.unpack(0, 90)
-    columns_R = [torch.from_numpy(block.columns_X[a : a + c].astype(np.int64)) for a, c in _spans(block, rows_R)]
+    columns_R = [torch.from_numpy(block.columns_X[block.rows_X == row].astype(np.int64)) for row in rows_R.tolist()]
     yield f"pick-{dtype}-{width}", picked_X, torch.cat([tile_RD[r, part] for r, part in enumerate(columns_R)]), 0
     at_N = torch.from_numpy(block.starts_R)
     added_X, expected_X = torch.ones(table.num_values, device=bed.device), torch.ones(table.num_values)
@@ -130,10 +115,6 @@ def _slot_rows(bed: Bed, width: int, dtype: str) -> Iterator[Found]:
     for r, row in enumerate(rows_R.tolist()):
         expected_X[at_N[row] : at_N[row] + len(columns_R[r])] += tile_RD[r, columns_R[r]]
     yield f"add-at-rows-{dtype}-{width}", added_X, expected_X, 0
-
-
-def _spans(block: SlotBlock, rows_R: torch.Tensor) -> list[tuple[int, int]]:
-    return [(int(block.starts_R[row]), int(block.counts_R[row])) for row in rows_R.tolist()]
 
 
 def _staged(bed: Bed, own: slots.Slots, table: SlotTable, dense_ND: torch.Tensor, rows_R: torch.Tensor) -> Iterator[Found]:
@@ -159,24 +140,22 @@ def reductions(bed: Bed) -> Iterator[Found]:
 
 def updates(bed: Bed) -> Iterator[Found]:
     """Two steps of every rule on dense rows in pinned memory, by Duchi et al. 2011 and Kingma & Ba 2015 in float64."""
-    rows, width = 50, 33
+    rows, width = 64, 33
     chosen_R = torch.arange(0, rows, 3)
     for rule, (moments, scalars) in STATE.items():
-        first_ND, state_width = torch.randn(rows, width), moments * width + scalars
-        weights, values = bed.host(first_ND.view(-1)), bed.host(torch.zeros(max(1, rows * state_width)))
-        exact_RD = first_ND[chosen_R].double()
-        planes: list[torch.Tensor] = [torch.zeros(len(chosen_R), width, dtype=torch.float64) for _ in range(2)]
-        device_R, at_R = chosen_R.to(bed.device), torch.arange(len(chosen_R), device=bed.device) * width
-        state = State(values, device_R * state_width, torch.zeros(rows, dtype=torch.int32, device=bed.device))
-        chosen = Rows(Ticket(chosen_R.numpy()), device_R, weights, device_R * width, torch.full_like(device_R, width), state)
+        planes = Planes(bed.host(torch.zeros(rows * (width + moments * width + scalars))), rule, width, width, bed.device)
+        first_ND, weights_ND = torch.randn(rows, width), planes.weights.view(rows, width)
+        weights_ND.copy_(first_ND)
+        chosen, exact_RD = planes.at(chosen_R.to(bed.device)), first_ND[chosen_R].double()
+        state = [torch.zeros(len(chosen_R), width, dtype=torch.float64) for _ in range(2)]
         for step in (1, 2):
             grad_RD = torch.randn(len(chosen_R), width)
-            KERNELS[rule](chosen, RowGrad(chosen.ticket, grad_RD.to(bed.device).view(-1), at_R), step)
+            KERNELS[rule](chosen, grad_of(chosen, grad_RD.to(bed.device)), step)
             bed.finish()
-            exact_RD = _exact_step(rule, exact_RD, planes, grad_RD.double(), step)
-        yield f"update-{rule}", weights.view(rows, width)[chosen_R], exact_RD, 8
+            exact_RD = _exact_step(rule, exact_RD, state, grad_RD.double(), step)
+        yield f"update-{rule}", weights_ND[chosen_R], exact_RD, 8
         kept = torch.ones(rows, dtype=torch.bool).index_fill_(0, chosen_R, False)
-        yield f"update-{rule}-leaves", weights.view(rows, width)[kept], first_ND[kept], 0
+        yield f"update-{rule}-leaves", weights_ND[kept], first_ND[kept], 0
 
 
 def _exact_step(rule: str, weights: torch.Tensor, planes: list[torch.Tensor], grad: torch.Tensor, step: int) -> torch.Tensor:
@@ -204,12 +183,8 @@ def products(bed: Bed) -> Iterator[Found]:
     device_V, long_V = chosen_V.to(bed.device), chosen_V.long()
     for width in (5, 64):
         source_CD, grad_VD = torch.randn(columns, width), torch.randn(4, width)
-        yield (
-            f"propagate-{width}",
-            propagate.propagate(own, source_CD.to(bed.device), *scales),
-            scaled_RC @ source_CD.double(),
-            64,
-        )
+        product_RD = propagate.propagate(own, source_CD.to(bed.device), *scales)
+        yield f"propagate-{width}", product_RD, scaled_RC @ source_CD.double(), 64
         out_CD = torch.zeros(columns, width, device=bed.device)
         propagate.scatter_rows(own, grad_VD.to(bed.device), device_V, *scales, out_CD)
         yield f"scatter-{width}", out_CD, scaled_RC[long_V].T @ grad_VD.double(), 64

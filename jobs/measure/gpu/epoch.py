@@ -8,7 +8,7 @@ Letters: N rows of the table, R rows of a step, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,26 +17,34 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.bench.contenders.epoch_task import EPSILON, RATE, Ours, Task, ahead, dense, serially, step_of, task_of
-from gcnrec.bench.contenders.gathered import Pageable, Pinned, Prefetched
+from gcnrec.bench.contenders.epoch_task import (
+    EPSILON,
+    RATE,
+    SERIAL,
+    Ours,
+    Task,
+    ahead,
+    dense,
+    serially,
+    step_of,
+    tables_of,
+    task_of,
+)
 from gcnrec.bench.graphs import synthetic
 from gcnrec.device import pipeline_of
 from gcnrec.queues import Device
 from gcnrec.rows import Ticket
 from gcnrec.sampling.sampler import Batch
 from gcnrec.steps.step import Step
-from gcnrec.tables.dense import DenseTable, StepTable
-from gcnrec.tables.hot_rows import Prefixes, hottest
-from gcnrec.tables.pipelined import ROW_UNIT, PipelinedTable
+from gcnrec.tables.dense import StepTable
 from gcnrec.tables.rules import Adam
-from jobs.measure.gpu.bed import Bed, Tell, Work, race, spread_rows, told
+from jobs.measure.gpu.bed import Bed, Work, race, report_timings, spread_rows
 from jobs.measure.gpu.plain import PlainDevice
 
 SECONDS = 90
 WIDTH, BATCH_SIZE, STEPS = 64, 2048, 20
 NODES_SHARE, EDGES_PER_NODE = 10, 5
-"""One node in so many of `Sizes.nodes`; few enough that every way has a table of its own."""
-CACHE_SHARE = 0.1
+"""`Sizes.nodes` over the nodes of a step's graph: few enough for a table of each way at once."""
 TOLERANCE = 0.01
 """Losses of all ways may differ by this share, since sums are added in other orders; where rows come one step old, the first."""
 RATIOS = (0.25, 0.5, 0.7, 0.85, 1.0, 1.5, 2.0, 4.0)
@@ -46,60 +54,41 @@ MOST_PRODUCTS = 4096
 """A product that noise makes look free must not make a step endless."""
 
 
-def run(bed: Bed, tell: Tell) -> None:
+def run(bed: Bed) -> None:
     queues: Device = pipeline_of(bed.device) if bed.device.type == "cuda" else PlainDevice()
     nodes = bed.sizes.nodes // NODES_SHARE
     task = task_of(synthetic(nodes // 2, nodes // 2, EDGES_PER_NODE * nodes), WIDTH, min(BATCH_SIZE, nodes // 4), STEPS)
     try:
-        _curve(bed, tell, task, queues)
+        _curve(bed, task, queues)
         bed.finish()
-        _epochs(bed, tell, task, queues)
+        _epochs(bed, task, queues)
     finally:
         bed.finish()
         if bed.device.type == "cuda":
             queues.close()
 
 
-def ways(task: Task, bed: Bed, queues: Device) -> dict[str, Callable[[], StepTable]]:
-    """Every way to a table for steps on the device."""
-    every = Prefixes(task.graph.num_users, task.graph.num_users, task.graph.num_items)
-    return {
-        "gcnrec-host-overlap": lambda: PipelinedTable(dense(task), queues),
-        "gcnrec-host-serial": lambda: PipelinedTable(dense(task), queues),
-        "gcnrec-host-cache": lambda: _cached(task, dense(task), queues),
-        "gcnrec-device": lambda: PipelinedTable(dense(task), queues, every),
-        "cpu-gather-pageable": lambda: Pageable(dense(task), bed.device),
-        "cpu-gather-pinned": lambda: Pinned(dense(task), bed.device),
-        "cpu-gather-prefetch": lambda: Prefetched(dense(task), bed.device),
-    }
-
-
-def _cached(task: Task, table: DenseTable, queues: Device) -> PipelinedTable:
-    budget = int(CACHE_SHARE * (table.value_bytes + table.state_bytes))
-    return PipelinedTable(table, queues, hottest(task.graph, lambda rows_H: ROW_UNIT * sum(table.sizes(rows_H)), budget))
-
-
-def _epochs(bed: Bed, tell: Tell, task: Task, queues: Device) -> None:
-    """Both ways to batches; tables are made anew, so that losses can be compared."""
+def _epochs(bed: Bed, task: Task, queues: Device) -> None:
+    """Steps on batches drawn in time and drawn beforehand; tables are new, so that losses can be compared."""
     step = step_of(task, dense(task))
     batches = list(step.sampler.epoch(0))
     rows = float(np.mean([len(batch.rows_R) for batch in batches]))
     facts = {"nodes": task.graph.num_nodes, "rows_per_step": rows, "steps": len(batches), "width": task.width}
-    drawn = {True: partial(announced, batches), False: partial(unannounced, batches)}
-    for bench, (early, late) in {"epoch": (ahead, serially), "epoch-drawn": (drawn[True], drawn[False])}.items():
+    drawn = partial(announced, batches), partial(unannounced, batches)
+    for bench, (early, late) in {"epoch": (ahead, serially), "epoch-drawn": drawn}.items():
         losses: dict[str, list[float]] = {}
         works: dict[str, Work] = {}
-        for name, way in ways(task, bed, queues).items():
-            contender = Ours(task, way(), late if name == "gcnrec-host-serial" else early)
+        for name, table in tables_of(task, bed.device, queues).items():
+            contender = Ours(task, table(), late if name == SERIAL else early)
             works[name] = partial(_stretch, contender, losses, name)
-        timings = race(bed, tell, works, runs=3)
+        timings = race(bed, works, runs=3)
         moved = 2 * len(batches) * rows * 4 * 3 * task.width
-        told(tell, bench, timings, task.positives, moved, **facts)
+        report_timings(bed, bench, timings, task.positives, moved, **facts)
         _require_alike(losses)
 
 
 def _stretch(contender: Ours, losses: dict[str, list[float]], name: str, run: int) -> None:
-    losses.setdefault(name, contender().losses)  # those of the first stretch
+    losses.setdefault(name, contender().losses)  # of the first stretch
 
 
 def announced(batches: list[Batch], step: Step, epoch: int) -> Iterator[Batch]:
@@ -123,13 +112,13 @@ def _require_alike(losses: dict[str, list[float]]) -> None:
         if name == "cpu-gather-prefetch":
             found, expected = found[:1], expected[:1]
         if not np.allclose(found, expected, rtol=TOLERANCE, atol=0.0):
-            raise RuntimeError(f"{name} trains otherwise: losses {found[:3]} .., expected {expected[:3]} ..")
+            raise RuntimeError(f"{name} must have the losses {expected[:3]} .. in its first steps, got {found[:3]} ..")
 
 
 @dataclass
 class Walk:
-    """Steps that read rows, compute `products` products of matrices beside, update the rows and write them. `early`: rows are
-    announced one step before. One call is `CURVE_STEPS` steps."""
+    """Steps that read rows, compute `products` products of matrices, update the rows and write them. `early`: rows are
+    announced one step before. A call is `CURVE_STEPS` steps."""
 
     table: StepTable
     sets: list[NDArray[np.int64]]
@@ -157,41 +146,41 @@ class Walk:
         return self.table.prefetch(rows_R) if self.early else Ticket(rows_R)
 
 
-def _curve(bed: Bed, tell: Tell, task: Task, queues: Device) -> None:
-    """Transfers and compute are timed by themselves first; then every way at every ratio that compute can be made long for."""
+def _curve(bed: Bed, task: Task, queues: Device) -> None:
+    """Time transfers and compute alone, then every table at every ratio that products can reach."""
     num_rows = task.graph.num_nodes
     count = min(CURVE_ROWS, num_rows // 4)
     sets = [spread_rows(bed, num_rows, count, seed).cpu().numpy() for seed in range(CURVE_STEPS)]
     side = min(MATRIX, bed.sizes.matrix)
     matrix = torch.randn(side, side, device=bed.device) / side**0.5
     walks = {
-        name: Walk(way(), sets, matrix, early=name != "gcnrec-host-serial")
-        for name, way in ways(task, bed, queues).items()
+        name: Walk(table(), sets, matrix, early=name != SERIAL)
+        for name, table in tables_of(task, bed.device, queues).items()
         if name not in ("gcnrec-host-cache", "cpu-gather-pageable")
     }
     facts: dict[str, Any] = {"rows_per_step": count, "steps": CURVE_STEPS, "width": task.width}
-    transfer, compute, product = _alone(bed, tell, walks)
+    transfer, compute, product = _alone(bed, walks)
     wanted = {min(max(0, round((transfer / ratio - compute) / product)), MOST_PRODUCTS) for ratio in RATIOS}
     for products in sorted(wanted | {0}):
         for walk in walks.values():
             walk.products = products
-        timings = race(bed, tell, {name: walk.__call__ for name, walk in walks.items()}, runs=3)
+        timings = race(bed, {name: walk.__call__ for name, walk in walks.items()}, runs=3)
         if "gcnrec-device" not in timings:
             continue
         measured = transfer / timings["gcnrec-device"].wall_seconds
         moved = 2.0 * CURVE_STEPS * count * 4 * 3 * task.width
-        told(tell, "epoch-curve", timings, CURVE_STEPS * count, moved, products=products, ratio=measured, **facts)
+        report_timings(bed, "epoch-curve", timings, CURVE_STEPS * count, moved, products=products, ratio=measured, **facts)
 
 
-def _alone(bed: Bed, tell: Tell, walks: dict[str, Walk]) -> tuple[float, float, float]:
+def _alone(bed: Bed, walks: dict[str, Walk]) -> tuple[float, float, float]:
     """Seconds of a call: what transfers add where nothing overlaps, compute without a product, a product in every step."""
     walk = walks["gcnrec-device"]
-    bare = {name: walks[name].__call__ for name in ("gcnrec-host-serial", "gcnrec-device")}
-    timings = race(bed, tell, bare, runs=5)
+    bare = {name: walks[name].__call__ for name in (SERIAL, "gcnrec-device")}
+    timings = race(bed, bare, runs=5)
     walk.products = 16
-    longer = race(bed, tell, {"gcnrec-device": walk.__call__}, runs=5)
+    longer = race(bed, {"gcnrec-device": walk.__call__}, runs=5)
     walk.products = 0
     compute = timings["gcnrec-device"].wall_seconds
-    transfer = max(timings["gcnrec-host-serial"].wall_seconds - compute, 1e-6)
+    transfer = max(timings[SERIAL].wall_seconds - compute, 1e-6)
     product = max(longer["gcnrec-device"].wall_seconds - compute, 1e-6) / 16
     return transfer, compute, product

@@ -1,4 +1,4 @@
-"""What the numbers were measured on: the GPU, its driver and its link, for the record."""
+"""The GPU of a record, its driver and its link."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("cupy-cuda13x", "cupy-cuda12x", "numba-cuda")
 
 
 def facts(device: torch.device) -> dict[str, Any]:
-    """Machine, packages and GPU; the link's generation is told by `link`, while the bus is in use."""
+    """Machine, packages and GPU; `link` reads the link's generation while the bus is in use."""
     packages = {name: version for name, version in versions(PACKAGES).items() if version}
     if device.type != "cuda":
         return {**machine(), **packages, "gpu": None}
@@ -31,7 +31,7 @@ def facts(device: torch.device) -> dict[str, Any]:
 
 
 def link() -> dict[str, Any]:
-    """Driver and PCIe link as nvidia-smi tells them now; an idle link may be slower. Empty without nvidia-smi."""
+    """Driver and PCIe link by nvidia-smi now; an idle link may be slower. Empty without nvidia-smi."""
     command = ["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader", "--id=0"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)

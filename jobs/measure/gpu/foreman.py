@@ -13,7 +13,7 @@ from typing import Any
 
 Row = dict[str, Any]
 SETUP_SECONDS = 100
-"""For a worker to start, pin its memory and compile kernels, beside the time of its first part."""
+"""For a worker to start, pin its memory and compile kernels, before the time of its first part."""
 GRACE = 1.5
 """A part that takes this many times its `SECONDS` hangs."""
 
@@ -57,7 +57,7 @@ class Foreman:
             self.rows.append(row)
 
     def _shift(self, waiting: list[str]) -> None:
-        """One worker, until it ends or must be ended; the parts that it has begun are taken off the list."""
+        """Run a worker to its end, or end it; parts that it began leave the list."""
         given = ["--parts", ",".join(waiting), "--seconds", f"{self.left:.0f}"]
         process = subprocess.Popen([*self._worker, *given], stdout=subprocess.PIPE, text=True)
         lines: queue.Queue[str | None] = queue.Queue()
@@ -82,10 +82,10 @@ class Foreman:
         finally:
             process.kill()
             process.wait()
-            reader.join(timeout=5.0)  # whatever else holds the pipe must not hold us
+            reader.join(timeout=5.0)  # a process that keeps the pipe open must not block
         if current is not None:
             self.note({"event": "failed", "part": current, "problem": problem})
-        elif len(waiting) == before:  # it came to no part, and neither would the next worker
+        elif len(waiting) == before:  # it began no part, and the next worker would not either
             while waiting:
                 self.note({"event": "failed", "part": waiting.pop(0), "problem": f"{problem}, before its first part"})
 

@@ -1,4 +1,4 @@
-"""Reads of dense rows: by the GPU's threads from pinned memory, beside everything else that brings rows to a GPU."""
+"""Reads of dense rows: by the GPU's threads from pinned memory, and in every other way that brings rows to a GPU."""
 
 from __future__ import annotations
 
@@ -12,34 +12,33 @@ import torch
 from gcnrec.cuda import ceiling
 from gcnrec.cuda.gather import gather
 from gcnrec.ops import gather as on_cores
-from jobs.measure.gpu.bed import Bed, Tell, Work, fill, race, shuffled, spread_rows, told
-from jobs.measure.gpu.lines import traffic
+from jobs.measure.gpu.bed import SETS, Bed, Work, fill, race, report_timings, row_sets, shuffled
+from jobs.measure.gpu.lines import lines
 
 SECONDS = 90
 WIDTHS = (64, 128)
 ADOPTED_WIDTH = 100
 """Rows of 400 bytes, one after the other: they start anywhere in a line."""
-SETS = 4
 BATCHES = 6
 """Batches of a repetition of the loader: its thread is ahead by one."""
 HIT_SHARE, CACHED_SHARE = 0.6, 0.1
 
 
-def run(bed: Bed, tell: Tell) -> None:
+def run(bed: Bed) -> None:
     fill(bed, bed.table())
     for width in WIDTHS:
         table_ND = rows_of(bed, width)
         count = bed.sizes.call_bytes // (4 * width)
-        rising = [spread_rows(bed, len(table_ND), count, seed) for seed in range(SETS)]
-        best = _caps(bed, tell, table_ND, rising, "ascending")
-        _caps(bed, tell, table_ND, [shuffled(rows, seed) for seed, rows in enumerate(rising)], "random")
-        _peers(bed, tell, table_ND, rising, best)
-        _cached(bed, tell, table_ND, count, best)
-        small = [spread_rows(bed, len(table_ND), max(1, count // 64), seed) for seed in range(SETS)]
-        _caps(bed, tell, table_ND, small, "ascending")
+        rising = row_sets(bed, len(table_ND), count)
+        best = _caps(bed, table_ND, rising, "ascending")
+        _caps(bed, table_ND, [shuffled(rows, seed) for seed, rows in enumerate(rising)], "random")
+        _peers(bed, table_ND, rising, best)
+        _cached(bed, table_ND, count, best)
+        small = row_sets(bed, len(table_ND), max(1, count // 64))
+        _caps(bed, table_ND, small, "ascending")
     table_ND = rows_of(bed, ADOPTED_WIDTH)
     count = bed.sizes.call_bytes // (4 * ADOPTED_WIDTH)
-    _caps(bed, tell, table_ND, [spread_rows(bed, len(table_ND), count, seed) for seed in range(SETS)], "ascending")
+    _caps(bed, table_ND, row_sets(bed, len(table_ND), count), "ascending")
 
 
 def rows_of(bed: Bed, width: int) -> torch.Tensor:
@@ -48,8 +47,8 @@ def rows_of(bed: Bed, width: int) -> torch.Tensor:
     return floats[: len(floats) // width * width].view(-1, width)
 
 
-def _caps(bed: Bed, tell: Tell, table_ND: torch.Tensor, sets: list[torch.Tensor], order: str) -> int:
-    """Our gather at every cap beside the ceiling on the same rows; returns the best cap."""
+def _caps(bed: Bed, table_ND: torch.Tensor, sets: list[torch.Tensor], order: str) -> int:
+    """Our gather at every cap, and the ceiling on the same rows; returns the best cap."""
     width, count = table_ND.shape[1], len(sets[0])
     out_RD = torch.full((count, width), torch.nan, device=bed.device)
     table_M, row_bytes = bed.table(), 4 * width
@@ -63,10 +62,10 @@ def _caps(bed: Bed, tell: Tell, table_ND: torch.Tensor, sets: list[torch.Tensor]
     works: dict[str, Work] = {f"gcnrec-zero-copy-{cap}": partial(ours, cap) for cap in bed.sizes.caps}
     if row_bytes & (row_bytes - 1) == 0:
         works |= {f"ceiling-read-{cap}": partial(bare, cap) for cap in bed.sizes.caps[-6:]}
-    timings = race(bed, tell, works)
-    cost = traffic(sets[0].cpu().numpy() * row_bytes, np.full(count, row_bytes))
-    facts = {"width": width, "order": order, "lines_per_row": cost.lines / count, "table_bytes": len(table_M)}
-    told(tell, "gather", timings, count, count * row_bytes, **facts)
+    timings = race(bed, works)
+    touched = lines(sets[0].cpu().numpy() * row_bytes, np.full(count, row_bytes))
+    facts = {"width": width, "order": order, "lines_per_row": touched / count, "table_bytes": len(table_M)}
+    report_timings(bed, "gather", timings, count, count * row_bytes, **facts)
     gather(table_ND, sets[0], out_RD, bed.sizes.caps[-1])
     _require_equal(out_RD, table_ND, sets[0])
     return min(bed.sizes.caps, key=lambda cap: timings[f"gcnrec-zero-copy-{cap}"].seconds)
@@ -80,14 +79,14 @@ def _require_equal(out_RD: torch.Tensor, table_ND: torch.Tensor, rows_R: torch.T
         raise RuntimeError(f"the gather of {tuple(out_RD.shape)} rows at full size is wrong")
 
 
-def _peers(bed: Bed, tell: Tell, table_ND: torch.Tensor, sets: list[torch.Tensor], cap: int) -> None:
+def _peers(bed: Bed, table_ND: torch.Tensor, sets: list[torch.Tensor], cap: int) -> None:
     width, count, places = table_ND.shape[1], len(sets[0]), len(table_ND)
     on_host = [rows.cpu() for rows in sets]
     out_RD = torch.empty(count, width, device=bed.device)
     buffer_RD = bed.host(torch.zeros(count, width))
     resident = min(places, 16 * count)
     resident_ND = torch.randn(resident, width, device=bed.device)
-    resident_sets = [spread_rows(bed, resident, count, seed) for seed in range(SETS)]
+    resident_sets = row_sets(bed, resident, count)
 
     def pinned(fetch: Callable[[torch.Tensor, torch.Tensor], object], run: int) -> None:
         fetch(on_host[run % SETS], buffer_RD)
@@ -107,11 +106,11 @@ def _peers(bed: Bed, tell: Tell, table_ND: torch.Tensor, sets: list[torch.Tensor
         "torch-index-select-pinned": partial(pinned, by_torch),
         "numba-pinned": partial(pinned, by_numba),
     }
-    timings = race(bed, tell, works, runs=7)
-    told(tell, "gather-peers", timings, count, count * 4 * width, width=width, blocks=cap)
+    timings = race(bed, works, runs=7)
+    report_timings(bed, "gather-peers", timings, count, count * 4 * width, width=width, blocks=cap)
     for name, fetch in {"torch": by_torch, "numba": by_numba}.items():
-        timings = race(bed, tell, {f"{name}-pinned-loader": _loader(bed, on_host, out_RD, fetch)}, runs=3)
-        told(tell, "gather-peers", timings, BATCHES * count, BATCHES * count * 4 * width, width=width, batches=BATCHES)
+        timings = race(bed, {f"{name}-pinned-loader": _loader(bed, on_host, out_RD, fetch)}, runs=3)
+        report_timings(bed, "gather-peers", timings, BATCHES * count, BATCHES * count * 4 * width, width=width, batches=BATCHES)
 
 
 def _loader(bed: Bed, on_host: list[torch.Tensor], out_RD: torch.Tensor, fetch: Callable[..., object]) -> Work:
@@ -138,19 +137,12 @@ def _loader(bed: Bed, on_host: list[torch.Tensor], out_RD: torch.Tensor, fetch: 
     return work
 
 
-def _cached(bed: Bed, tell: Tell, table_ND: torch.Tensor, count: int, cap: int) -> None:
+def _cached(bed: Bed, table_ND: torch.Tensor, count: int, cap: int) -> None:
     """A prefix of the rows kept on the device, as a cache of the most popular holds them: ascending rows split in two."""
     width, cached = table_ND.shape[1], max(2 * count, int(CACHED_SHARE * len(table_ND)))
     hits = int(HIT_SHARE * count)
-    sets = [
-        torch.cat(
-            [
-                spread_rows(bed, cached, hits, seed),
-                spread_rows(bed, len(table_ND) - cached, count - hits, seed, first=cached),
-            ]
-        )
-        for seed in range(SETS)
-    ]
+    misses = [cached + rows for rows in row_sets(bed, len(table_ND) - cached, count - hits)]
+    sets = [torch.cat(parts) for parts in zip(row_sets(bed, cached, hits), misses, strict=True)]
     cache_HD = table_ND[:cached].to(bed.device)
     out_RD = torch.empty(count, width, device=bed.device)
 
@@ -163,8 +155,8 @@ def _cached(bed: Bed, tell: Tell, table_ND: torch.Tensor, count: int, cap: int) 
         "gcnrec-zero-copy": lambda run: gather(table_ND, sets[run % SETS], out_RD, cap),
         "gcnrec-zero-copy-cache": split,
     }
-    timings = race(bed, tell, works)
+    timings = race(bed, works)
     facts = {"width": width, "hit_share": hits / count, "cache_bytes": cached * 4 * width, "blocks": cap}
-    told(tell, "gather-cache", timings, count, count * 4 * width, **facts)
+    report_timings(bed, "gather-cache", timings, count, count * 4 * width, **facts)
     split(0)
     _require_equal(out_RD, table_ND, sets[0])

@@ -1,4 +1,4 @@
-"""The parts, in the order in which they run. A part is a module with `SECONDS`, the time it may take, and `run(bed, tell)`.
+"""The parts, in the order in which they run. A part is a module with `SECONDS`, the time it may take, and `run(bed)`.
 
 A further part is a module here and a name in `PARTS`.
 """
@@ -10,36 +10,37 @@ import time
 import traceback
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 import torch
 
-from jobs.measure.gpu.bed import Bed, Tell
+from jobs.measure.gpu.bed import Bed
 from jobs.measure.gpu.facts import facts
 
 PARTS = ("checks", "ceilings", "gathers", "slot_reads", "updates", "sampling", "tuning", "epoch")
 DEVICE_LOST = 3
-"""Exit code of a worker whose device fails after a part: a fresh process does the rest."""
+"""Exit code of a worker whose device fails after a part; a fresh process runs the rest."""
 
 
 def part_of(name: str) -> ModuleType:
     return import_module(f"jobs.measure.gpu.{name}")
 
 
-def work(bed: Bed, names: list[str], tell: Tell, until: float) -> int:
-    """Run parts one after the other and tell of each when it starts and how it ended; returns an exit code.
+def work(bed: Bed, names: list[str], until: float) -> int:
+    """Run parts one after the other and report the start and the end of each; returns an exit code.
 
     Where less is left until `until` (time.monotonic) than all of them may take, each gets its share of that.
     """
-    tell({"event": "machine", **facts(bed.device)})
+    report = bed.report
+    report({"event": "machine", **facts(bed.device)})
     failed = False
     for place, name in enumerate(names):
-        tell({"event": "start", "part": name})
+        report({"event": "start", "part": name})
         begun = time.monotonic()
-        share = share_of(names[place:], until - begun)
-        problem = _attempt(bed, name, begun + share, lambda row, name=name: tell({"part": name, **row}))
+        bed.until = begun + share_of(names[place:], until - begun)
+        bed.report = lambda row, name=name: report({"part": name, **row})
+        problem = _attempt(bed, name)
         outcome = "failed" if problem else "done"
-        tell({"event": outcome, "part": name, "seconds_in_all": round(time.monotonic() - begun, 1), "problem": problem})
+        report({"event": outcome, "part": name, "seconds_in_all": round(time.monotonic() - begun, 1), "problem": problem})
         failed = failed or problem is not None
         if problem and not _alive(bed):
             return DEVICE_LOST
@@ -52,12 +53,10 @@ def share_of(names: list[str], left: float) -> float:
     return seconds[0] * min(1.0, left / sum(seconds))
 
 
-def _attempt(bed: Bed, name: str, until: float, tell: Tell) -> str | None:
-    """None, or in a line what ended the part."""
+def _attempt(bed: Bed, name: str) -> str | None:
+    """Run a part; returns None, or in a line the problem that ended it."""
     try:
-        module: Any = part_of(name)
-        bed.until = until
-        module.run(bed, tell)
+        part_of(name).run(bed)
         bed.finish()
     except Exception as problem:
         traceback.print_exc(file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The queues of a device that does everything at once, in host memory: what a dry run has in place of streams."""
+"""The queues of a device that does everything at once, in host memory: a dry run has them in place of streams."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from gcnrec.ops.slots import copy_spans
 from gcnrec.queues import Spans
 
 
-class PlainMark:
-    def finish(self) -> None:
-        """Everything is done as soon as it is asked for."""
-
-
 class PlainQueue:
-    def mark(self) -> PlainMark:
-        return PlainMark()
+    """A queue, and its own mark: every piece of work is done at once."""
 
-    def after(self, mark: PlainMark) -> None:
-        """Nothing is ever behind."""
+    def mark(self) -> PlainQueue:
+        return self
+
+    def after(self, mark: PlainQueue) -> None:
+        """Return: the mark is passed."""
+
+    def finish(self) -> None:
+        """Return: no work is open."""
 
 
 class PlainDevice:
@@ -33,7 +33,7 @@ class PlainDevice:
         self.compute = self.reads = self.writes = PlainQueue()
 
     def adopt(self, memory: torch.Tensor, length: int) -> None:
-        """Host memory is what it computes in."""
+        """Return: the device computes in host memory."""
 
     def within(self, queue: PlainQueue) -> AbstractContextManager[Any]:
         return nullcontext()

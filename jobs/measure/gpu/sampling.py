@@ -12,17 +12,16 @@ from gcnrec.cuda.propagate import Csr
 from gcnrec.graph import Csr as HostCsr
 from gcnrec.ops import neighbours
 from gcnrec.random import DrawKey
-from jobs.measure.gpu.bed import Bed, Tell, Work, race, spread_rows, told
+from jobs.measure.gpu.bed import SETS, Bed, Work, race, report_timings, row_sets
 
 SECONDS = 60
 FANOUTS = (10, 25)
 SHAPE, LEAST, MOST = 0.8, 8, 20_000
 """Degrees: `LEAST` over a uniform draw to the power of `SHAPE`; few rows have thousands of edges, the mean is about 40."""
 FILL_EDGES = 1 << 26
-SETS = 4
 
 
-def run(bed: Bed, tell: Tell) -> None:
+def run(bed: Bed) -> None:
     nodes = bed.sizes.nodes
     indptr = _indptr(bed, nodes)
     edges = int(indptr[-1])
@@ -33,7 +32,7 @@ def run(bed: Bed, tell: Tell) -> None:
     places = {"host": Csr(indptr, pinned, nodes), "device": Csr(indptr, pinned.to(bed.device), nodes)}
     host = HostCsr(indptr.cpu().numpy(), pinned.numpy(), nodes)
     targets = min(nodes // 4, max(16, bed.sizes.call_bytes >> 10))
-    sets = [spread_rows(bed, nodes, targets, seed).int() for seed in range(SETS)]
+    sets = [rows.int() for rows in row_sets(bed, nodes, targets)]
     on_host = [rows.cpu().numpy() for rows in sets]
     for fanout in FANOUTS:
         drawn = int(sample.sample_neighbours(places["host"], sets[0], fanout, DrawKey(1, 1, 0, 0))[0][-1])
@@ -46,7 +45,7 @@ def run(bed: Bed, tell: Tell) -> None:
 
         works: dict[str, Work] = {f"gcnrec-{place}": partial(on_bed, csr) for place, csr in places.items()}
         facts = {"fanout": fanout, "nodes": nodes, "edges": edges, "targets": targets}
-        told(tell, "sample", race(bed, tell, works | {"gcnrec-cpu-cores": on_cores}), drawn, 4 * drawn, **facts)
+        report_timings(bed, "sample", race(bed, works | {"gcnrec-cpu-cores": on_cores}), drawn, 4 * drawn, **facts)
         _require_equal(places["host"], host, sets[0], fanout)
 
 

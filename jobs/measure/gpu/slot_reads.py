@@ -12,21 +12,20 @@ import torch
 from gcnrec.cuda import slots as cuda
 from gcnrec.cuda.gather import gather
 from gcnrec.tables.arena import RECORD_BYTES
-from jobs.measure.gpu.bed import Bed, Tell, Work, race, spread_rows, told
+from jobs.measure.gpu.bed import SETS, Bed, Work, race, report_timings, row_sets
 from jobs.measure.gpu.gathers import rows_of
-from jobs.measure.gpu.lines import traffic
+from jobs.measure.gpu.lines import lines
 
 SECONDS = 60
 WIDTHS = (64, 128)
 GROUP = 4
-"""One column of each group of so many neighbours is stored: a quarter of the values."""
-SETS = 4
+"""Of each group of neighbouring columns a single column is stored: a quarter of the values."""
 FILL_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
 class Form:
-    """How rows are stored: values of what type, and how many of them in each row: all alike, or as training moves them."""
+    """The form of stored rows: type of the values, and equal or `mixed` numbers of values, as training moves them."""
 
     name: str
     dtype: torch.dtype
@@ -48,16 +47,16 @@ class Form:
 FORMS = (Form("slots", torch.float32, False), Form("slots-mixed", torch.float32, True), Form("slots-bf16", torch.bfloat16, False))
 
 
-def run(bed: Bed, tell: Tell) -> None:
+def run(bed: Bed) -> None:
     for width in WIDTHS:
         table_ND = rows_of(bed, width)
         count = bed.sizes.call_bytes // (4 * width)
-        sets = [spread_rows(bed, len(table_ND), count, seed) for seed in range(SETS)]
+        sets = row_sets(bed, len(table_ND), count)
         for form in FORMS:
-            _form(bed, tell, table_ND, sets, form)
+            _form(bed, table_ND, sets, form)
 
 
-def _form(bed: Bed, tell: Tell, table_ND: torch.Tensor, sets: list[torch.Tensor], form: Form) -> None:
+def _form(bed: Bed, table_ND: torch.Tensor, sets: list[torch.Tensor], form: Form) -> None:
     width, count = table_ND.shape[1], len(sets[0])
     slots, record_N = build(bed, len(table_ND), width, form)
     out_RD = torch.full((count, width), torch.nan, device=bed.device)
@@ -81,22 +80,20 @@ def _form(bed: Bed, tell: Tell, table_ND: torch.Tensor, sets: list[torch.Tensor]
     for cap in bed.sizes.caps[-6:]:
         works |= {f"dense-{cap}": partial(dense, cap), f"gcnrec-{form.name}-decode-{cap}": partial(decode, cap)}
         works |= {f"gcnrec-{form.name}-copy-{cap}": partial(copy, cap)}
-    timings = race(bed, tell, works, runs=7)
+    timings = race(bed, works, runs=7)
     at_R, bytes_R = staged_sets[0].from_R.cpu().numpy() * 4, staged_sets[0].used_R.cpu().numpy()
-    cost = traffic(at_bytes_R=at_R, bytes_R=bytes_R)
     facts = {"width": width, "form": form.name, "rows_of_table": len(table_ND)}
     bare = {name: timing for name, timing in timings.items() if name.startswith("dense")}
-    told(tell, "slots", bare, count, count * 4 * width, lines_per_row=width / 32, footprint_bytes=table_ND.nbytes, **facts)
+    dense_facts = {**facts, "lines_per_row": width / 32, "footprint_bytes": table_ND.nbytes}
+    report_timings(bed, "slots", bare, count, count * 4 * width, **dense_facts)
     ours = {name: timing for name, timing in timings.items() if not name.startswith("dense")}
-    footprint = int(record_N.sum())
-    told(
-        tell, "slots", ours, count, cost.asked_bytes, lines_per_row=cost.lines / cost.rows, footprint_bytes=footprint, **facts
-    )  # fmt: skip
+    facts |= {"lines_per_row": lines(at_R, bytes_R) / count, "footprint_bytes": int(record_N.sum())}
+    report_timings(bed, "slots", ours, count, int(bytes_R.sum()), **facts)
     _require_right(bed, slots, sets[0], width, form, (decode, copy), out_RD)
 
 
 class Staging:
-    """Where records of some rows lie and go: what training computes once for a batch."""
+    """Sources and targets of the records of some rows, which training computes once for a batch."""
 
     def __init__(self, bed: Bed, slots: cuda.Slots, record_N: torch.Tensor, rows_R: torch.Tensor) -> None:
         size_R = record_N[rows_R].long()

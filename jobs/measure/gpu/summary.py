@@ -1,4 +1,4 @@
-"""What the rows come to: ratios between variants of the same run, beside what they should reach."""
+"""Ratios between variants of one run, and what they should reach."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import Any
 Row = dict[str, Any]
 SLOTS_TARGETS = {64: 1.8, 128: 2.6}
 EPOCH_TARGETS = {"gcnrec-device": 1 / 1.15, "cpu-gather-pinned": 1.65}
-"""What overlap must reach of the speed of other ways, where transfers take `BALANCED` of compute's time."""
+"""The speed of overlap over the speed of other ways, where transfers take `BALANCED` of compute's time."""
 BALANCED = (0.7, 1.0)
 
 
-def summary(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def summary(rows: Iterable[Row]) -> list[Row]:
     """Named ratios; `target` is None where nothing was promised, `met` None then too. Rows that failed do not count."""
     timed = [row for row in rows if "seconds" in row and "variant" in row]
     return [*_gathers(timed), *_slots(timed), *_updates(timed), *_sampling(timed), *_epochs(timed)]
 
 
-def _ratio(name: str, value: float, target: float | None = None) -> dict[str, Any]:
-    return {"name": name, "value": value, "target": target, "met": None if target is None else value >= target}
+def _ratio(name: str, value: float | None, over: float | None, target: float | None = None) -> list[Row]:
+    """The ratio; none where a side was not measured."""
+    if not value or not over:
+        return []
+    return [{"name": name, "value": value / over, "target": target, "met": None if target is None else value / over >= target}]
 
 
 def _pick(rows: list[Row], bench: str, start: str = "", where: Callable[[Row], bool] = bool) -> list[Row]:
@@ -30,92 +33,79 @@ def _best(rows: list[Row], key: str) -> float | None:
     return max((row[key] for row in rows), default=None)
 
 
-def _gathers(rows: list[Row]) -> list[dict[str, Any]]:
+def _gathers(rows: list[Row]) -> list[Row]:
     found = []
     for width in (64, 128):
         for order in ("ascending", "random"):
             # the large batches only: a small one measures launches
             own = _pick(rows, "gather", where=lambda row, w=width, o=order: row["width"] == w and row["order"] == o)
             most = _best(own, "units")
-            ours = _best([row for row in own if row["units"] == most and row["variant"].startswith("gcnrec")], "gb_per_s")
-            bare = [row for row in own if row["units"] == most and row["variant"].startswith("ceiling")]
+            large = [row for row in own if row["units"] == most]
+            bare = _pick(large, "gather", "ceiling")
             bare += [row for row in _pick(rows, "ceiling-read") if (row["row_bytes"], row["order"]) == (4 * width, order)]
-            ceiling = _best(bare, "gb_per_s")
-            if ours and ceiling:
-                found.append(_ratio(f"gather-{width}-{order}: share of the read ceiling", ours / ceiling, 0.9))
+            ours, ceiling = _best(_pick(large, "gather", "gcnrec"), "gb_per_s"), _best(bare, "gb_per_s")
+            found += _ratio(f"gather-{width}-{order}: share of the read ceiling", ours, ceiling, 0.9)
         found += _peers(_pick(rows, "gather-peers", where=lambda row, w=width: row["width"] == w), width)
     return found
 
 
-def _peers(rows: list[Row], width: int) -> list[dict[str, Any]]:
+def _peers(rows: list[Row], width: int) -> list[Row]:
     """By the clock of the host, which the CPU's gathers need too."""
     rates = {row["variant"]: row["units"] / row["wall_seconds"] for row in rows}
     ours = rates.get("gcnrec-zero-copy")
-    pinned = [rates[name] for name in ("torch-index-select-pinned", "numba-pinned") if name in rates]
-    loaders = [rates[name] for name in ("torch-pinned-loader", "numba-pinned-loader") if name in rates]
-    found = []
-    if ours and pinned:
-        found.append(_ratio(f"gather-{width}: times the cores' gather into a pinned buffer and copy", ours / max(pinned), 1.4))
-    if ours and loaders:
-        found.append(_ratio(f"gather-{width}: times the same with a loader thread ahead", ours / max(loaders)))
-    if ours and "torch-index-pageable" in rates:
-        found.append(_ratio(f"gather-{width}: times t[index].to(device)", ours / rates["torch-index-pageable"], 2.5))
-    if ours and "gcnrec-on-device" in rates:
-        found.append(_ratio(f"gather-{width}: share of a table on the device", ours / rates["gcnrec-on-device"]))
-    return found
+    pinned = max((rates[name] for name in ("torch-index-select-pinned", "numba-pinned") if name in rates), default=None)
+    loader = max((rates[name] for name in ("torch-pinned-loader", "numba-pinned-loader") if name in rates), default=None)
+    return [
+        *_ratio(f"gather-{width}: times the cores' gather into a pinned buffer and copy", ours, pinned, 1.4),
+        *_ratio(f"gather-{width}: times the same with a loader thread ahead", ours, loader),
+        *_ratio(f"gather-{width}: times t[index].to(device)", ours, rates.get("torch-index-pageable"), 2.5),
+        *_ratio(f"gather-{width}: share of a table on the device", ours, rates.get("gcnrec-on-device")),
+    ]
 
 
-def _slots(rows: list[Row]) -> list[dict[str, Any]]:
+def _slots(rows: list[Row]) -> list[Row]:
     found = []
     for width, target in SLOTS_TARGETS.items():
         for form in ("slots", "slots-mixed", "slots-bf16"):
             own = _pick(rows, "slots", where=lambda row, w=width, f=form: row["width"] == w and row["form"] == f)
-            dense = _best([row for row in own if row["variant"].startswith("dense")], "rate")
-            ours = _best([row for row in own if row["variant"].startswith("gcnrec")], "rate")
-            if dense and ours:
-                promised = target if form == "slots" else None
-                found.append(_ratio(f"{form}-{width}: times the rows per second of dense float32 rows", ours / dense, promised))
+            dense, ours = _best(_pick(own, "slots", "dense"), "rate"), _best(_pick(own, "slots", "gcnrec"), "rate")
+            name = f"{form}-{width}: times the rows per second of dense float32 rows"
+            found += _ratio(name, ours, dense, target if form == "slots" else None)
     return found
 
 
-def _updates(rows: list[Row]) -> list[dict[str, Any]]:
+def _updates(rows: list[Row]) -> list[Row]:
     found = []
     both = _pick(rows, "ceiling-turn") + _pick(rows, "ceiling-both")
     for rule in ("sgd", "adagrad_row", "adam", "adam_row", "adam-slots"):
-        own = _pick(rows, f"update-{rule}", "gcnrec")
-        bare = _pick(rows, f"update-{rule}", "ceiling") + both
-        ours, ceiling = _best(own, "gb_per_s"), _best(bare, "gb_per_s")
-        if ours and ceiling:
-            target = 0.85 if rule == "adam" else None
-            found.append(_ratio(f"update-{rule}: share of the ceiling of reads and writes at once", ours / ceiling, target))
+        ours = _best(_pick(rows, f"update-{rule}", "gcnrec"), "gb_per_s")
+        ceiling = _best(_pick(rows, f"update-{rule}", "ceiling") + both, "gb_per_s")
+        name = f"update-{rule}: share of the ceiling of reads and writes at once"
+        found += _ratio(name, ours, ceiling, 0.85 if rule == "adam" else None)
     return found
 
 
-def _sampling(rows: list[Row]) -> list[dict[str, Any]]:
+def _sampling(rows: list[Row]) -> list[Row]:
     found = []
     for fanout in sorted({row["fanout"] for row in _pick(rows, "sample")}):
         rates = {row["variant"]: row["rate"] for row in _pick(rows, "sample", where=lambda row, f=fanout: row["fanout"] == f)}
-        host, cores = rates.get("gcnrec-host"), rates.get("gcnrec-cpu-cores")
-        if host and cores:
-            found.append(_ratio(f"sample-{fanout}: edges per second from host memory, times the cores'", host / cores))
-        if host and "gcnrec-device" in rates:
-            found.append(_ratio(f"sample-{fanout}: share of the graph on the device", host / rates["gcnrec-device"]))
+        host, cores, device = (rates.get(f"gcnrec-{place}") for place in ("host", "cpu-cores", "device"))
+        found += _ratio(f"sample-{fanout}: edges per second from host memory, times the cores'", host, cores)
+        found += _ratio(f"sample-{fanout}: share of the graph on the device", host, device)
     return found
 
 
-def _epochs(rows: list[Row]) -> list[dict[str, Any]]:
-    """By the clock of the host. Of a curve's points those that are balanced, each by itself."""
+def _epochs(rows: list[Row]) -> list[Row]:
+    """By the clock of the host; each point of a curve by itself, with targets at the balanced ones."""
     found = []
     points: dict[tuple[Any, ...], dict[str, float]] = {}
     for row in rows:
         if row["bench"].startswith("epoch"):
             points.setdefault((row["bench"], row.get("ratio")), {})[row["variant"]] = row["wall_seconds"]
     for (bench, ratio), seconds in points.items():
-        balanced = ratio is not None and BALANCED[0] <= ratio <= BALANCED[1]
+        targets = EPOCH_TARGETS if ratio is not None and BALANCED[0] <= ratio <= BALANCED[1] else {}
         name = bench if ratio is None else f"{bench} at transfers {ratio:.2f} of compute"
-        ours = seconds.get("gcnrec-host-overlap")
         for other in ("gcnrec-device", "gcnrec-host-serial", "cpu-gather-pinned", "cpu-gather-prefetch"):
-            if ours and other in seconds:
-                target = EPOCH_TARGETS.get(other) if balanced else None
-                found.append(_ratio(f"{name}: times the speed of {other}", seconds[other] / ours, target))
+            ours, theirs = seconds.get("gcnrec-host-overlap"), seconds.get(other)
+            found += _ratio(f"{name}: times the speed of {other}", theirs, ours, targets.get(other))
     return found

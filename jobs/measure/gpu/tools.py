@@ -23,7 +23,7 @@ WAYS = (["--kernel-name", "kernel_substring=gcnrec"], [])
 
 
 def sanitize(tool: str, checks: list[str], seconds: float) -> dict[str, Any]:
-    """How memcheck or racecheck ended over the command `checks`: an event of part `tool`."""
+    """Run memcheck or racecheck over the command `checks`; returns the closing event of part `tool`."""
     program = shutil.which("compute-sanitizer")
     if program is None:
         return _event(tool, "skipped", "compute-sanitizer is not on the PATH")

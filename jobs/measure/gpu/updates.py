@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import torch
 
+from gcnrec.bench.update import MOMENTS
 from gcnrec.cuda import ceiling, update
 from gcnrec.cuda.slots import copy_spans
 from gcnrec.ops import update as on_cores
 from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
-from jobs.measure.gpu.bed import FILL_BYTES, Bed, Tell, Work, fill, race, spread_rows, told
+from jobs.measure.gpu.bed import FILL_BYTES, SETS, Bed, Work, fill, race, report_timings, row_sets
 
 SECONDS = 60
 WIDTH = 64
 SLOTS, PITCH = 16, 20
 """Values of a slot row, and floats of its record."""
-MOMENTS = {"sgd": (0, 0), "adagrad_row": (0, 1), "adam": (2, 0), "adam_row": (1, 1)}
-"""State of a rule: floats per value, floats per row."""
-RATE, EPSILON = 1e-3, 1e-8
-ADAM = AdamSettings(0.9, 0.999, EPSILON)
-KERNELS = {
-    "sgd": partial(update.sgd, rate=RATE),
-    "adagrad_row": partial(update.adagrad_row, rate=RATE, epsilon=EPSILON),
-    "adam": partial(update.adam, rate=RATE, settings=ADAM),
-    "adam_row": partial(update.adam_row, rate=RATE, settings=ADAM),
-}
-SETS = 4
+RATE, ADAM = 1e-3, AdamSettings(0.9, 0.999, 1e-8)
+STATE = MOMENTS | {"adam_dense": (2, 0)}
+
+
+def kernels(rate: float, settings: AdamSettings) -> dict[str, Callable[..., None]]:
+    """The GPU's rules of `STATE`, called with rows, their gradient and the step."""
+    adagrad = partial(update.adagrad_row, rate=rate, epsilon=settings.epsilon)
+    adam = {name: partial(getattr(update, name), rate=rate, settings=settings) for name in ("adam", "adam_row", "adam_dense")}
+    return {"sgd": partial(update.sgd, rate=rate), "adagrad_row": adagrad, **adam}
+
+
+KERNELS = kernels(RATE, ADAM)
 
 
 class Planes:
     """Weights and then state of as many rows as the memory holds; rows are `pitch` floats apart, `width` of them used."""
 
     def __init__(self, floats: torch.Tensor, rule: str, width: int, pitch: int, device: torch.device) -> None:
-        moments, scalars = MOMENTS[rule]
+        moments, scalars = STATE[rule]
         self.rule, self.width, self.pitch, self.state_width = rule, width, pitch, moments * width + scalars
         self.rows = len(floats) // (pitch + self.state_width) // 32 * 32
         self.weights = floats[: self.rows * pitch]
@@ -57,18 +60,16 @@ def grad_of(rows: Rows, grad_RD: torch.Tensor) -> RowGrad:
     return RowGrad(rows.ticket, grad_RD.view(-1), rows.count_R.cumsum(0) - rows.count_R)
 
 
-def run(bed: Bed, tell: Tell) -> None:
+def run(bed: Bed) -> None:
     floats = bed.table().view(torch.float32)
     for rule in MOMENTS:
         planes = Planes(floats, rule, WIDTH, WIDTH, bed.device)
         _renew(bed, planes)
-        _rule(bed, tell, planes)
-    planes = Planes(floats, "adam", SLOTS, PITCH, bed.device)
-    _renew(bed, planes)
-    _rule(bed, tell, planes)
-    planes = Planes(floats, "adam", WIDTH, WIDTH, bed.device)
-    _renew(bed, planes)
-    _peers(bed, tell, planes)
+        _rule(bed, planes)
+    for width, pitch, part in ((SLOTS, PITCH, _rule), (WIDTH, WIDTH, _peers)):
+        planes = Planes(floats, "adam", width, pitch, bed.device)
+        _renew(bed, planes)
+        part(bed, planes)
 
 
 def _renew(bed: Bed, planes: Planes) -> None:
@@ -81,35 +82,35 @@ def _renew(bed: Bed, planes: Planes) -> None:
     bed.finish()
 
 
-def _rule(bed: Bed, tell: Tell, planes: Planes) -> None:
-    """Updates of rows where they lie, beside the ceiling on rows of the same bytes spread over the same memory."""
+def _rule(bed: Bed, planes: Planes) -> None:
+    """Updates of rows in place, then the ceiling on rows of the same bytes spread over the same memory."""
     count = bed.sizes.call_bytes // planes.row_bytes
-    sets = [spread_rows(bed, planes.rows, count, seed) for seed in range(SETS)]
+    sets = row_sets(bed, planes.rows, count)
     grad_RD = torch.randn(count, planes.width, device=bed.device)
     rows = [planes.at(rows_R) for rows_R in sets]
     grad = grad_of(rows[0], grad_RD)
     moved, table_M, row_bytes = count * planes.row_bytes, bed.table(), 256
-    bare = [spread_rows(bed, len(table_M) // row_bytes, moved // row_bytes, seed) for seed in range(SETS)]
+    bare = row_sets(bed, len(table_M) // row_bytes, moved // row_bytes)
 
     def ours(lanes: int, run: int) -> None:
         KERNELS[planes.rule](rows[run % SETS], grad, run + 1, grid=update.Grid(lanes))
 
     works: dict[str, Work] = {f"gcnrec-zero-copy-lanes-{lanes}": partial(ours, lanes) for lanes in (8, 16, 32)}
     name = f"update-{planes.rule}" + ("-slots" if planes.width != planes.pitch else "")
-    told(tell, name, race(bed, tell, works), count, moved, row_bytes=planes.row_bytes, width=planes.width)
+    report_timings(bed, name, race(bed, works), count, moved, row_bytes=planes.row_bytes, width=planes.width)
 
     def turn(cap: int, run: int) -> None:
         ceiling.turn(table_M, bare[run % SETS], row_bytes, cap)
 
     # after the updates: it turns bits of whatever lies there
     works = {f"ceiling-turn-{cap}": partial(turn, cap) for cap in bed.sizes.caps[-4:]}
-    told(tell, name, race(bed, tell, works, runs=5), count, moved, row_bytes=row_bytes)
+    report_timings(bed, name, race(bed, works, runs=5), count, moved, row_bytes=row_bytes)
 
 
-def _peers(bed: Bed, tell: Tell, planes: Planes) -> None:
+def _peers(bed: Bed, planes: Planes) -> None:
     """Adam where rows come to the device and go back, where they live there, and on the CPU after the gradient's way back."""
     count = bed.sizes.call_bytes // planes.row_bytes
-    sets = [spread_rows(bed, planes.rows, count, seed) for seed in range(SETS)]
+    sets = row_sets(bed, planes.rows, count)
     grad_RD = torch.randn(count, WIDTH, device=bed.device)
     direct = [planes.at(rows_R) for rows_R in sets]
     grad, adam = grad_of(direct[0], grad_RD), KERNELS["adam"]
@@ -143,5 +144,5 @@ def _peers(bed: Bed, tell: Tell, planes: Planes) -> None:
         "gcnrec-on-device": lambda run: adam(resident, grad, run + 1),
         "gcnrec-cpu-cores": cores,
     }
-    timings = race(bed, tell, works, runs=5)
-    told(tell, "update-adam-peers", timings, count, count * planes.row_bytes, row_bytes=planes.row_bytes)
+    timings = race(bed, works, runs=5)
+    report_timings(bed, "update-adam-peers", timings, count, count * planes.row_bytes, row_bytes=planes.row_bytes)

@@ -1,4 +1,4 @@
-"""Kills runs at random moments with SIGKILL, resumes them, and holds them against runs that nobody stopped.
+"""Kills runs at random moments with SIGKILL, resumes them, and compares them with uninterrupted runs.
 
     python -m jobs.measure.kill --out RECORD.json [--kills 100] [--jobs 2] [--seed 0] [--work DIR] [--only TRIAL]
 
@@ -75,18 +75,18 @@ def kill_all(
         return trial(number, seed, references[plan.variant_of(number)], bed)
 
     if only is not None:
-        return told(do(only))
+        return logged(do(only))
     rows: list[Row] = []
     done = 0
     while len(rows) < kills:
         wanted = range(done, done + max(1, (kills - len(rows)) * plan.AGAIN_EVERY // (plan.AGAIN_EVERY + 1)))
         for each in pool.map(do, wanted):
-            rows += told(each)
+            rows += logged(each)
         done = wanted.stop
     return rows
 
 
-def told(rows: list[Row]) -> list[Row]:
+def logged(rows: list[Row]) -> list[Row]:
     for row in rows:
         print(json.dumps(row), file=sys.stderr, flush=True)
     return rows

@@ -1,4 +1,4 @@
-"""What two runs of one job must have in common: a sha256 for every file of the run folder, times and addresses left out."""
+"""The equal parts of two runs of one job: a sha256 for every file of the run folder, times and addresses left out."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from safetensors import safe_open
 TIMES = frozenset({"seconds", "rows_per_second", "stalled_share", "stalled_seconds", "peak_rss_bytes", "sha256"})
 """Keys that differ between any two runs; `sha256` is a checkpoint's over its progress, which holds the seconds."""
 EVENTS = ("epoch", "explore", "baseline")
-"""A resumed run may tell more events than these; of these it tells the same."""
+"""The events that a resumed run reports alike; it may report others."""
 PRESENT = ("report.html", "lineage.json")
-"""Pages of times and of the machine: there, or not."""
+"""Files of times and of the machine: only their presence counts."""
 LOCKS = (".lock",)
-"""Endings of files that say who works on the folder."""
+"""Endings of the locks of a folder."""
 
 
 def digests(run: Path) -> dict[str, str]:
@@ -29,7 +29,7 @@ def digests(run: Path) -> dict[str, str]:
 
 
 def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
-    """The files that one of both lacks, or that differ."""
+    """The files that differ or are missing on a side."""
     return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
 
 
@@ -56,7 +56,7 @@ def digest_of(path: Path) -> str:
 
 
 def _tensors(path: Path) -> list[bytes]:
-    """Names, dtypes, shapes and bytes of the tensors, and the progress that lies beside them."""
+    """Names, dtypes, shapes and bytes of the tensors, and the progress in the metadata."""
     with safe_open(path, framework="pt") as file:  # NumPy has no bfloat16
         header = file.metadata() or {}
         parts = []

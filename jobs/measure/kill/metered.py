@@ -1,4 +1,4 @@
-"""gcnrec's command line, telling of every training step before it runs; what it has told survives a kill -9.
+"""gcnrec's command line, which reports every training step before it runs; a kill -9 loses no report.
 
     python jobs/measure/kill/metered.py DESCRIPTOR run JOB.toml --data DIR ...
 
@@ -21,11 +21,11 @@ def main() -> None:
 
     descriptor, plain = int(sys.argv[1]), Step.__call__
 
-    def told(self: Step, batch: Batch, rate: float) -> float:
+    def reported(self: Step, batch: Batch, rate: float) -> float:
         os.write(descriptor, RECORD.pack(self.sampler.graph.num_edges, batch.step))
         return plain(self, batch, rate)
 
-    Step.__call__ = told  # type: ignore[method-assign]
+    Step.__call__ = reported  # type: ignore[method-assign]
     sys.argv = ["gcnrec", *sys.argv[2:]]
     cli.main()
 

@@ -1,4 +1,4 @@
-"""Which jobs are killed, and when: drawn from a seed, so that any trial can be had again."""
+"""The jobs and the moments of kills, drawn from a seed: any trial can be repeated."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ AGAIN_EVERY, BEGIN_EVERY, FIRST_EVERY, END_EVERY = 5, 20, 40, 20
 
 @dataclass(frozen=True)
 class Length:
-    """Steps of an uninterrupted run: those of an epoch of the fit, and of fit and refit."""
+    """Steps of an uninterrupted run: of an epoch of the fit, and of fit and refit."""
 
     epoch: int
     total: int

@@ -1,4 +1,4 @@
-"""One `gcnrec run` as a process of its own, whose steps are counted and which may be killed at a given moment."""
+"""A `gcnrec run` as a process, with its steps counted, killed at a given moment or not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobs.measure.kill.metered import RECORD
 METERED = Path(__file__).with_name("metered.py")
 CHECKOUT = METERED.parents[3]
 QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
-"""The trials beside one another are what uses the cores; training takes as many threads as its job says."""
+"""Trials run at once and share the cores; training takes the threads of its job."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Kill:
 
 @dataclass
 class Outcome:
-    """What a process did: `steps` begun (1 .., over fit and refit), when each began, its exit code and what it said."""
+    """The end of a process: exit code and stderr, the steps begun (1 .., over fit and refit) and their times."""
 
     code: int = 0
     said: str = ""
@@ -68,7 +68,7 @@ def run(arguments: list[str], log: Path, fit: tuple[int, int] | None = None, kil
 
 
 def position(record: tuple[int, int], fit: tuple[int, int] | None) -> int:
-    """A step's number over fit and refit: those of a refit follow those of the fit."""
+    """A step's number over fit and refit; steps of a refit follow the steps of the fit."""
     edges, step = record
     return step if fit is None or edges == fit[0] else fit[1] + step
 

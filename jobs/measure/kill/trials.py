@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Bed:
-    """Where trials lie: their job file, the dataset folder, the folder of run folders and logs."""
+    """The files of trials: their job file, the dataset folder, the folder of run folders and logs."""
 
     job: Path
     data: Path
@@ -26,7 +26,7 @@ class Bed:
 
 @dataclass(frozen=True)
 class Reference:
-    """A run that nobody stopped: train edges and steps of its fit, its length, and the digests of its files."""
+    """An uninterrupted run: train edges and steps of its fit, its length, and the digests of its files."""
 
     variant: str
     fit: tuple[int, int]
@@ -54,7 +54,7 @@ def reference(variant: str, bed: Bed) -> Reference:
 
 
 def trial(number: int, seed: int, uninterrupted: Reference, bed: Bed) -> list[Row]:
-    """One row per kill; none when the run had ended before it was to be killed. The folder stays when something is wrong."""
+    """A row for each kill, none when the run ended before it. The folder stays after a fault."""
     out = bed.work / f"trial-{number}"
     arguments = plan.arguments(uninterrupted.variant, bed.job, bed.data, out)
     rows: list[Row] = []
@@ -84,12 +84,12 @@ def trial(number: int, seed: int, uninterrupted: Reference, bed: Bed) -> list[Ro
 
 
 def sound(row: Row) -> bool:
-    """Whether a kill left no trace: the same end, at most one interval between checkpoints done again, nothing left out."""
+    """Whether a kill left no trace: the same end, at most an interval between checkpoints repeated, no step left out."""
     return bool(row["digests_equal"] and 0 <= row["repeated"] <= plan.INTERVAL)
 
 
 def _state(out: Path, reached: int, stepped: bool, uninterrupted: Reference) -> Row:
-    """Where the killed process was, as far as its files tell."""
+    """The phase of the killed process, by its files."""
     steps = uninterrupted.length
     epoch_ends = reached % steps.epoch == 0 if reached <= uninterrupted.fit[1] else False
     checkpoints = any((out / "checkpoints").glob("*.safetensors"))
@@ -111,7 +111,7 @@ def _state(out: Path, reached: int, stepped: bool, uninterrupted: Reference) -> 
 
 
 def _end(out: Path, outcome: Outcome, uninterrupted: Reference) -> Row:
-    """How the last process of a trial ended; what it said only when it ended otherwise than it should."""
+    """The end of a trial's last process; with its stderr only after a wrong end."""
     differing = differences(uninterrupted.digests, digests(out)) if outcome.code == 0 else []
     equal = outcome.code == 0 and not differing
     said = {} if equal else {"differing": differing, "said": outcome.said[-2000:]}

@@ -28,7 +28,7 @@ LIST_WIDTH = 512
 """Numbers in each vector of a feature column."""
 STRING_BYTES = 24
 ROW_BYTES = 2 * (STRING_BYTES + 8) + 8 + 4
-"""What a row of string ids, a time and a weight is in memory."""
+"""Bytes in memory of a row of string ids, a time and a weight."""
 
 
 def edges(path: Path, size: int) -> None:
@@ -93,13 +93,8 @@ def run_folder(folder: Path, size: int, asked: int) -> None:
     pq.write_table(pa.table({"user": users_E, "item": items_E}), folder / "train.parquet")
     tested = draw.permutation(users)[:asked]
     pq.write_table(pa.table({"user": tested, "item": draw.integers(0, items, asked)}), folder / "test.parquet")
-    data = Data(
-        train=str(folder / "train.parquet"),
-        test=str(folder / "test.parquet"),
-        user="user",
-        item="item",
-        valid_size=0.01,
-    )
+    files = {name: str(folder / f"{name}.parquet") for name in ("train", "test")}
+    data = Data(**files, user="user", item="item", valid_size=0.01)
     ingest(data, folder / "data", data_root=None, name="memory-limits")
     dataset = open_dataset(folder / "data")
     job, graph = Job(), dataset.graph

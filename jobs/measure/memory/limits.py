@@ -5,7 +5,7 @@
 Every case runs in a fresh process. It does the same on a tiny input first: modules are then loaded, kernels compiled, threads
 started. From then on RLIMIT_DATA is what the process has plus the limit. RLIMIT_DATA counts private writable memory, touched or
 not: heaps, stacks, buffers; unlike RLIMIT_AS it does not count files that are mapped, as the graph, the embeddings and scratch
-are: the system takes their pages back as it needs. Arrow is told to use the system's allocator, as its own reserves a GiB of
+are: the system takes their pages back as it needs. Arrow must use the system's allocator, as its own reserves a GiB of
 addresses that nothing uses, and threads to reserve less than 8 MiB for stacks of which they use a few KiB.
 Peaks are of a thread that looks every few milliseconds; no peak of VmData can pass what RLIMIT_DATA allows.
 """
@@ -20,7 +20,6 @@ import shlex
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from gcnrec.bench.harness import write_record
+from gcnrec.bench.memory import Sampler, counters
 from gcnrec.config import Data
 from gcnrec.loaders.parquet import ingest
 from gcnrec.results.evaluate import evaluate_run
@@ -40,7 +40,6 @@ ASKED_USERS = 500
 TINY = 4_000_000
 """Bytes of the inputs that a process is warmed up with."""
 STACK_KIB = 1024
-_SAMPLE_SECONDS = 0.002
 _ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
 
 
@@ -132,52 +131,24 @@ def _step(which: str, name: str, arguments: list[str]) -> subprocess.CompletedPr
 
 
 def make(write: Callable[[Path, int], None], folder: Path, size: int) -> None:
-    """The input and a tiny one beside it."""
+    """Write the input, and a tiny one into the folder `tiny`."""
     (folder / "tiny").mkdir()
     write(folder / "tiny", TINY)
     write(folder, size)
 
 
 def limited(case: Case, folder: Path, limit: str) -> dict[str, Any]:
-    """What `case` took beyond what the warm process had."""
+    """Memory of `case` beyond that of the warm process: RssAnon, which no file backs, and VmData, which RLIMIT_DATA limits."""
     case.call(folder / "tiny", limit)
     before = counters()
     allowed = before["VmData"] + parse_bytes(limit)
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
-    peaks, seconds = watched(lambda: case.call(folder, limit))
+    sampler, begun = Sampler(counters), time.perf_counter()
+    case.call(folder, limit)
+    seconds, peaks = time.perf_counter() - begun, sampler()
     rises = {f"{name.lower()}_rise_bytes": peaks[name] - before[name] for name in ("RssAnon", "VmData")}
     fixed = {"fixed_rssanon_bytes": before["RssAnon"], "fixed_vmdata_bytes": before["VmData"]}
     return {"seconds": seconds, **rises, "vmpeak_bytes": peaks["VmPeak"], **fixed}
-
-
-def watched(call: Callable[[], None]) -> tuple[dict[str, int], float]:
-    """The largest counters seen while `call` ran, and its seconds."""
-    peaks, over = counters(), threading.Event()
-
-    def watch() -> None:
-        while not over.wait(_SAMPLE_SECONDS):
-            for name, value in counters().items():
-                peaks[name] = max(peaks[name], value)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    begun = time.perf_counter()
-    try:
-        call()
-    finally:
-        over.set()
-        watcher.join()
-    return peaks, time.perf_counter() - begun
-
-
-def counters() -> dict[str, int]:
-    """Bytes of this process: `RssAnon` is memory that no file backs, `VmData` what RLIMIT_DATA limits."""
-    found = {}
-    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        name, _, rest = line.partition(":")
-        if name in ("RssAnon", "VmData", "VmPeak"):
-            found[name] = int(rest.split()[0]) * 1024
-    return found
 
 
 if __name__ == "__main__":

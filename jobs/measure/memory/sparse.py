@@ -6,8 +6,7 @@ Every variant trains in a fresh process that has made the graph and compiled eve
 resident memory is measured as a difference to what it was just before the table was made: at the peak (VmHWM, reset at that
 moment) and after the last step (RssAnon, which leaves mapped files out). What batches take by themselves, with any table, is
 in the peak of the same training on a small world of a hundredth of the nodes; the difference of both peaks is that of their
-tables.
-Beside it stands what the allocator counts.
+tables. The record also has the allocator's own count.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ import torch
 
 from gcnrec.bench.graphs import synthetic
 from gcnrec.bench.harness import write_record
-from gcnrec.bench.memory import measured
+from gcnrec.bench.memory import counters, measured
 from gcnrec.bench.worker import Worker
 from gcnrec.config import Job
 from gcnrec.graph import BipartiteGraph
@@ -82,7 +81,7 @@ def variant(world: World, budget: float) -> dict[str, Any]:
         train(small, budget, Path(folder))
         batches = measured(train, small, budget, Path(folder))
         graph = world.graph()
-        before = anonymous_bytes()
+        before = counters()["RssAnon"]
         outcome = measured(train_on, graph, world.steps, budget, Path(folder))
         row = outcome.result
         peak = {"peak_rss_rise_bytes": outcome.peak_bytes, "rss_anon_rise_bytes": row.pop("rss_anon_bytes") - before}
@@ -97,7 +96,7 @@ def train(world: World, budget: float, folder: Path) -> dict[str, Any]:
 
 
 def train_on(graph: BipartiteGraph, steps: int, budget: float, folder: Path) -> dict[str, Any]:
-    """Make a table, train it for `steps` steps, exploring as it goes; what the allocator counted and what was seen."""
+    """Make a table and train it for `steps` steps with explorations; returns counts of the allocator and of the system."""
     job = job_of(budget, steps, graph.num_edges)
     begun, plan = time.perf_counter(), plan_of(job, graph.num_nodes)
     table = first_table(plan, graph) if budget < 1 else dense_table(job, graph)
@@ -123,12 +122,12 @@ def train_on(graph: BipartiteGraph, steps: int, budget: float, folder: Path) -> 
         "scratch_bytes": max((change["scratch_bytes"] for change in explorations), default=0),
         "explore_seconds": [change["seconds"] for change in explorations],
         "seconds_to_make": round(made - begun, 1), "seconds": round(time.perf_counter() - begun, 1),
-        "rss_anon_bytes": anonymous_bytes(),
+        "rss_anon_bytes": counters()["RssAnon"],
     }  # fmt: skip
 
 
 def dense_table(job: Job, graph: BipartiteGraph) -> DenseTable:
-    """Normal rows drawn a block at a time: nothing beside the table itself is ever allocated."""
+    """Normal rows drawn a block at a time: nothing but the table itself is ever allocated."""
     width = int(job.model.width)
     table = DenseTable(torch.zeros(1, 1).expand(graph.num_nodes, width), rule_of(job.optimizer).state_width(width))
     rows_ND = table.columns(0, width)
@@ -153,14 +152,6 @@ def job_of(budget: float, steps: int, edges: int) -> Job:
     if budget < 1:
         sections["sparsity"] = {"policy": "dynamic", "interval": steps / (EXPLORATIONS * per_epoch)}
     return Job.parse(sections, [], "jobs/measure/memory/sparse.py")
-
-
-def anonymous_bytes() -> int:
-    """Resident memory that is not a mapped file."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit("jobs/measure/memory/sparse.py needs Linux: /proc/self/status must tell RssAnon")
 
 
 if __name__ == "__main__":
