@@ -24,7 +24,7 @@ from gcnrec.ops.propagate import propagate_rows
 from gcnrec.ranking.scorer import GraphScorer
 
 MAX_ITEMS = 20_000
-"""Beyond them the inverse takes more than minutes and 3 GiB, where sparse neighbours rank as well."""
+"""From here on the inverse takes more than minutes and 3 GiB, where sparse neighbours rank as well."""
 _ROWS = 1024
 """Rows of the inverse that are mirrored and rounded at once."""
 
@@ -54,7 +54,7 @@ class EaseScorer(GraphScorer):
 def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> EaseScorer:
     """Solve for the weights with `settings.regularisation`; nothing is drawn.
 
-    Raises DeviceError for more than MAX_ITEMS items, or when an I x I float64 matrix does not fit into half of the available
+    Raises DeviceError for MAX_ITEMS items or more, or when an I x I float64 matrix does not fit into half of the available
     memory.
     """
     items = graph.num_items
@@ -83,9 +83,9 @@ def _weights(inverse_II: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _refuse_if_too_large(items: int) -> None:
-    if items > MAX_ITEMS:
+    if items >= MAX_ITEMS:
         raise DeviceError(
-            f"ease inverts a matrix of items x items and takes at most {MAX_ITEMS} of them, got {items}; use gfcf, linkprop or "
+            f"ease inverts a matrix of items x items and takes fewer than {MAX_ITEMS} items, got {items}; use gfcf, linkprop or "
             "itemknn, or drop rare items with data.k_core"
         )
     needed, available = 8 * items**2, int(psutil.virtual_memory().available)

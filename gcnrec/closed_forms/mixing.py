@@ -122,12 +122,15 @@ def weighed(judge: Judge, num_parts: int) -> Found:
 
 
 def chosen(judge: Judge, num_parts: int) -> Found:
-    """Parts by greedy forward selection: the best part alone, then whichever improves the mixture most, as long as it does.
+    """Parts by greedy forward selection: the first or a better part alone, then whichever improves the mixture most.
 
-    An addition must gain more than `ERRORS_NEEDED` standard errors of its paired gain over users. The end may be a single part.
+    A part that replaces the first, and an addition, must gain more than `ERRORS_NEEDED` standard errors of the paired gain over
+    users. The end may be a single part.
     """
     search = _Search(judge, num_parts)
-    weights = max(_single(num_parts), key=search.mean)
+    weights, best = _single(num_parts)[0], max(_single(num_parts), key=search.mean)
+    if search.proved(best, weights):
+        weights = best
     first = weights.index(1.0)
     while (better := search.extended(weights)) is not None:
         weights = search.tuned(better, kept=first)
@@ -164,10 +167,13 @@ class _Search:
         absent = [part for part in range(self._num_parts) if not weights[part]]
         trials = [_with(weights, part, weight) for part in absent for weight in GRID]
         best = max(trials, key=self.mean, default=weights)
-        gains_H = self._values(best) - self._values(weights)
-        error = float(gains_H.std(ddof=1) / np.sqrt(len(gains_H))) if len(gains_H) > 1 else 0.0
-        gain = float(gains_H.mean())
-        return best if gain > 0 and gain > ERRORS_NEEDED * error else None
+        return best if self.proved(best, weights) else None
+
+    def proved(self, weights: Weights, rival: Weights) -> bool:
+        """Whether the paired gain over `rival` is beyond its error; one user proves nothing."""
+        gains_H = self._values(weights) - self._values(rival)
+        error = float(gains_H.std(ddof=1) / np.sqrt(len(gains_H))) if len(gains_H) > 1 else np.inf
+        return float(gains_H.mean()) > max(ERRORS_NEEDED * error, 0.0)
 
 
 def _block_users(num_items: int) -> int:

@@ -33,7 +33,7 @@ LEAST_USERS = 16
 MIXTURE_ROWS = 5
 """Rows of I floats that a user of a chunk takes at most: sum, scores of a part, and what the part makes them from."""
 TIE_WEIGHT = 2.0**-30
-"""What a weight of 0 of P counts as: below the rounding of every score that is not zero."""
+"""What a weight of 0 of P counts as: it orders items that all partners leave at zero, and scores that differ by less."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.ranking.scorer import Scorer
 
 FILE = "mixture.json"
+_LARGEST = 1e30
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,26 @@ class Mixture:
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> Mixture:
-        """What `saved` gave. DataError when something is missing."""
+        """What `saved` gave. DataError when something is missing or no number that a mixture can have."""
         try:
-            return cls(saved["weight"], saved["temperature"], dict(saved["partners"]), dict(saved["chosen"]))
+            partners = {name: _number(weight) for name, weight in dict(saved["partners"]).items()}
+            mixture = cls(_number(saved["weight"]), _number(saved["temperature"]), partners, dict(saved["chosen"]))
         except (KeyError, TypeError, ValueError) as problem:
             raise DataError(
                 f"{FILE} of a run must hold weights and a temperature ({problem!r}); it is damaged, train again"
             ) from None
+        unknown = [name for name in partners if name not in closed_form.NAMES]
+        if unknown or mixture.temperature <= 0.0:
+            wrong = f"partner {unknown[0]!r}" if unknown else f"temperature {mixture.temperature}"
+            raise DataError(f"{FILE} of a run must hold known partners and a positive temperature, got {wrong}; train again")
+        return mixture
+
+
+def _number(value: object) -> float:
+    """A weight or a temperature. ValueError unless it is a number of at least 0 that float32 holds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= _LARGEST:
+        raise ValueError(f"{value!r} is no weight")
+    return float(value)
 
 
 def partner_path(folder: Path, name: str) -> Path:

@@ -16,6 +16,8 @@ from gcnrec.ops.softmax import LOG2E, exp2, total
 _BLOCK = 512
 _LEAST = np.float32(1e-30)
 """A row whose best score is below has none: its reciprocal would leave float32."""
+NOISE = 1e-6
+"""Share of a row's largest magnitude up to which a best score is rounding, about ten times what float32 leaves of a zero."""
 
 
 def add_softmax(scores_BI: torch.Tensor, temperature: float, weight: float, out_BI: torch.Tensor) -> None:
@@ -30,9 +32,10 @@ def add_softmax(scores_BI: torch.Tensor, temperature: float, weight: float, out_
 def add_shares(scores_BI: torch.Tensor, weight: float, out_BI: torch.Tensor) -> None:
     """out_bi += weight * max(s_bi, 0) / sum over j of max(s_bj, 0); a row without a positive score adds nothing.
 
-    Float32, contiguous; the scores are overwritten.
+    A row whose best score is at most `NOISE` times its largest magnitude has none. Float32, contiguous; scores are overwritten.
     """
-    top_B = scores_BI.amax(1) if scores_BI.numel() else torch.zeros(len(scores_BI))
+    least_B, top_B = scores_BI.aminmax(dim=1) if scores_BI.numel() else torch.zeros(2, len(scores_BI))
+    top_B = torch.where((top_B <= -NOISE * least_B) & least_B.isfinite(), 0.0, top_B)
     _add_shares(scores_BI.numpy(), top_B.numpy(), weight, out_BI.numpy())
 
 

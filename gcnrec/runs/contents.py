@@ -11,6 +11,7 @@ from pydantic import Field
 
 from gcnrec.closed_forms.mixture_files import Mixture
 from gcnrec.config import Job
+from gcnrec.errors import DataError
 from gcnrec.loaders.ingest.leakage import leaks, sentences
 from gcnrec.ranking.metrics import measured
 from gcnrec.runs.documents import Document, checked, read_json
@@ -94,8 +95,13 @@ class RunContents:
 
     @cached_property
     def mixture(self) -> Mixture | None:
-        """The closed forms that the run mixes in, and the weights; None without a mixture."""
+        """The closed forms that the run mixes in, and the weights; None without a mixture.
+
+        DataError where a finished run of a job with a mixture has lost the file.
+        """
         document = self.document(MIXTURE)
+        if not document and self.job.mixture.partners and (self.folder / MEMORY).is_file():
+            raise DataError(f"{self.folder / MIXTURE} is missing, and the job has a mixture; train again")
         return Mixture.of(document) if document else None
 
     @cached_property

@@ -54,8 +54,9 @@ def mixed(bundle: dict[str, np.ndarray], trained_I: np.ndarray, user: int) -> np
     scores_I = mixture["weight"] / shares_I.sum() * shares_I
     items = bundle["train.indices"][slice(*bundle["train.indptr"][user : user + 2])]
     for name, weight in mixture["partners"].items():
-        positive_I = np.maximum(partner_scores(bundle, name, items), 0)
-        if positive_I.any():
+        own_I = partner_scores(bundle, name, items)
+        positive_I = np.maximum(own_I, 0)
+        if positive_I.max() > 1e-6 * np.abs(own_I).max():  # else it is rounding
             scores_I += weight / positive_I.sum() * positive_I
     return scores_I
 

@@ -111,8 +111,8 @@ def test_ease_says_how_many_bytes_it_lacks(monkeypatch):
 
 
 def test_ease_refuses_a_catalogue_that_is_too_large(monkeypatch):
-    monkeypatch.setattr(ease, "MAX_ITEMS", 2)
-    with pytest.raises(DeviceError, match=r"at most 2 of them, got 3; use gfcf"):
+    monkeypatch.setattr(ease, "MAX_ITEMS", 3)
+    with pytest.raises(DeviceError, match=r"fewer than 3 items, got 3; use gfcf"):
         fitted("ease", WORLD)
 
 

@@ -101,6 +101,19 @@ def test_of_equal_parts_the_first_alone_is_chosen(world):
     assert weighed(judging, 3).weights == (1.0, 1.0, 1.0)
 
 
+def test_a_part_replaces_the_first_only_with_proof():
+    """Three of five users are won and two lost: the mean is better, and noise."""
+    items, users = torch.eye(2), 5
+    liked = np.array([0, 0, 1, 1, 1], np.int32)
+    held = csr_from_edges(np.arange(users, dtype=np.int32), liked, users, 2)
+    first, second = (EmbeddingScorer(torch.eye(2)[[item] * users], items) for item in (0, 1))
+    judging = judge_of((Softmax(first, 1.0), Shares(second)), held, Seen(()), "recall@1")
+    assert judging.values((0.0, 1.0)).mean() == pytest.approx(0.6) and judging.values((1.0, 0.0)).mean() == pytest.approx(0.4)
+    assert chosen(judging, 2).weights == (1.0, 0.0)
+    one = csr_from_edges(np.zeros(1, np.int32), np.ones(1, np.int32), users, 2)
+    assert chosen(judge_of((Softmax(first, 1.0), Shares(second)), one, Seen(()), "recall@1"), 2).weights == (1.0, 0.0)
+
+
 def test_more_users_than_are_looked_at_are_spread_evenly(world, monkeypatch):
     monkeypatch.setattr(mixing, "MOST_USERS", 40)
     users = looked_at(world["held"])

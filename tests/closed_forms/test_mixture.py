@@ -19,6 +19,7 @@ from gcnrec.closed_forms.mixture_files import Mixture
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.graph import csr_from_edges
+from gcnrec.ops.shares import add_shares
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import ITEMS_PER_TILE
 from gcnrec.reports.run_report import write_report
@@ -249,8 +250,34 @@ def test_a_damaged_partner_is_refused(run, dataset, tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=r"itemknn.*fit the model again"):
         open_run(other.folder).scorer()
-    with pytest.raises(DataError, match=r"mixture\.json"):
-        Mixture.of({"weight": 1.0})
+    (other.folder / "mixture.json").unlink()
+    with pytest.raises(DataError, match=r"mixture\.json is missing, and the job has a mixture"):
+        open_run(other.folder).scorer()
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        ({"temperature": 0}, "positive temperature, got temperature 0"), ({"temperature": "a"}, "'a' is no weight"),
+        ({"temperature": -1}, "-1 is no weight"), ({"weight": None}, "None is no"), ({"weight": True}, "True is no weight"),
+        ({"weight": float("nan")}, "nan is no weight"), ({"weight": 1e300}, "is no weight"), ({"partners": {"gfcf": -1}}, "-1"),
+        ({"partners": {"foo": 1}}, "got partner 'foo'"), ({"partners": 3}, "TypeError"), ({"chosen": None}, "TypeError"),
+    ],
+)  # fmt: skip
+def test_a_damaged_mixture_is_one_sentence(damage, found):
+    whole = {"name": "", "weight": 1.0, "temperature": 0.1, "partners": {"gfcf": 0.5}, "chosen": {}}
+    assert Mixture.of(whole).partners == {"gfcf": 0.5}
+    with pytest.raises(DataError, match=rf"mixture\.json.*{found}.*train again"):
+        Mixture.of({**whole, **damage})
+
+
+def test_a_partner_that_knows_nothing_of_a_user_adds_nothing():
+    """A user's only item that nobody else has gets a negative score from gfcf's plateau, all others rounding around zero."""
+    scores = torch.tensor([[-0.25, 8e-8, -3e-8, 1e-8], [0.25, 8e-8, -3e-8, 0.75], [-1.0, -2.0, -1.0, -3.0]])
+    out = torch.zeros(3, 4)
+    add_shares(scores, 2.0, out)
+    assert not out[0].any() and not out[2].any()
+    np.testing.assert_allclose(out[1], [0.5, 1.6e-7, 0.0, 1.5], rtol=1e-6)
 
 
 def test_a_limit_of_memory_changes_no_list(run, tmp_path):
