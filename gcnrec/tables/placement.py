@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,16 +47,14 @@ def uses_gpu(device: Literal["auto", "cpu", "cuda"], able: bool) -> bool:
     return device == "cuda" or (device == "auto" and able and torch.cuda.is_available() and find_spec("cupy") is not None)
 
 
-def placed(
-    placement: Placement, graph: BipartiteGraph, table: HostTable, tell: Callable[[str], object] | None = None
-) -> StepTable:
-    """The table behind the GPU's queues, or itself where the CPU trains. `tell` gets why rows are not read in place."""
+def placed(placement: Placement, graph: BipartiteGraph, table: HostTable, observer: Observer = SILENT) -> StepTable:
+    """The table behind the GPU's queues, or itself where the CPU trains. A note says why rows are not read in place."""
     if not placement.on_gpu:
         return table
     hot = Prefixes(graph.num_users, graph.num_users, graph.num_items)
     if placement.kind != "device":
         hot = hottest(graph, lambda rows_H: ROW_UNIT * sum(table.sizes(rows_H)), placement.cache_bytes)
-    return PipelinedTable(table, pipeline_of(gpu(), placement.transfer_blocks, placement.on_disk, tell), hot)
+    return PipelinedTable(table, pipeline_of(gpu(), placement.transfer_blocks, placement.on_disk, observer.note), hot)
 
 
 def traffic_of(table: StepTable) -> Traffic | None:

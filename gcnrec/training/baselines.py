@@ -188,7 +188,7 @@ class _Comparison:
     def _evaluated(self, name: str, begun: float) -> Evaluation:
         """Fit and rank; _OverTimeError where that is not done in time after `begun`."""
 
-        def tell(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             if done < total and time.perf_counter() - begun > self.most_seconds:
                 raise _OverTimeError
             self.observer.work(f"ranking for validation by {name}", done, total)
@@ -196,11 +196,11 @@ class _Comparison:
         self.observer.work(f"fitting baseline {name}", 0, 0)
         graph = self.dataset.graph
         scorer = closed_form.fit(name, graph, self.rivals.model, self.rivals.seed, self.dataset.item_features)
-        tell(0, len(self.own_B))
+        report(0, len(self.own_B))
         settings = self.rivals.evaluate
         measures = Measures((metrics.split_name(settings.metric)[1],), tilt=settings.tilt)
         chunk = chunk_of(settings.memory_limit, scorer)
-        return evaluate(scorer, HeldOutSplit.of(self.part, graph), measures, tell, chunk=chunk)
+        return evaluate(scorer, HeldOutSplit.of(self.part, graph), measures, report, chunk=chunk)
 
 
 def _skipped(name: str, why: str) -> Line:

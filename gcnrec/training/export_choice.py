@@ -55,10 +55,10 @@ def validate_exports(
     held, users_H = held_out_of(scorer, dataset.valid)
     rivals = [_Rival(rule, np.empty(len(users_H))) for rule in exports.rules[1:]]
     chunks = top_k_views(scorer, exports.views(trained), users_H, cut, sparing(graph.user_items, held))
-    tell = partial(observer.work, "validating")
+    report = partial(observer.work, "validating")
     lists = _judging_rivals(chunks, rivals, held, name, cut)
     split = HeldOutSplit.of(dataset.valid, graph)
-    result = judge_lists(lists, split, held, Measures([cut], tilt=settings.tilt), tell)
+    result = judge_lists(lists, split, held, Measures([cut], tilt=settings.tilt), report)
     own_H = result.per_user.column(settings.metric).to_numpy()
     compared = {rival.rule.name: _compared(rival.values_H, own_H) for rival in rivals}
     return {"valid": result.metrics, **({"exports": compared} if compared else {})}

@@ -28,10 +28,10 @@ from gcnrec.system.observer import SILENT, Observer
 
 def keep_validation(settings: Evaluate, dataset: Dataset, folder: Path, scorer: Scorer, observer: Observer = SILENT) -> None:
     """Rank for all validation users by `scorer`, the best epoch's, and write `per_user.fit.parquet`."""
-    tell = partial(observer.work, "ranking for validation by the best epoch")
+    report = partial(observer.work, "ranking for validation by the best epoch")
     measures = Measures((split_name(settings.metric)[1],), tilt=settings.tilt)
     split = HeldOutSplit.of(dataset.valid, dataset.graph)
-    result = evaluate(scorer, split, measures, tell, chunk=chunk_of(settings.memory_limit, scorer))
+    result = evaluate(scorer, split, measures, report, chunk=chunk_of(settings.memory_limit, scorer))
     with atomic_file(_path(folder)) as path:
         pq.write_table(result.per_user, path, compression="zstd")
 

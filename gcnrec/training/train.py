@@ -219,7 +219,7 @@ def _step(work: Work, data: TrainData) -> Step:
             work.observer.warn(said)
         rows_ND = continued_rows(plan.start, data.graph, earlier.rows_PD, earlier.places_N)
     table = first_table(plan, data.graph, rows_ND, plan.placement.memory(work.folder))
-    table_there = placed(plan.placement, data.graph, table, work.observer.note)
+    table_there = placed(plan.placement, data.graph, table, work.observer)
     return build_step(work.job, plan, data, table_there, partial(scratch_values, work.folder))
 
 

@@ -440,7 +440,7 @@ def test_memory_that_cannot_be_pinned_is_told(dataset, tmp_path, monkeypatch, fa
     monkeypatch.setattr(placement, "pipeline_of", pipeline_of)
     wanted = job(model={"propagation": "none"}, optimizer={"rule": "adam"}, train={"epochs": 1, "transfer_blocks": 7})
     plan = plan_of(wanted, dataset.graph.num_nodes)
-    placement.placed(plan.placement, dataset.graph, start_table(wanted, dataset.graph), notes.append)
+    placement.placed(plan.placement, dataset.graph, start_table(wanted, dataset.graph), Observer())
     assert notes and all(note.endswith("rows are copied instead") for note in notes), "before the first step"
     notes.clear()
     train(wanted, dataset, tmp_path / "run", observer=Observer())
