@@ -11,6 +11,7 @@ import torch
 
 from gcnrec.device import gpu, pipeline_of
 from gcnrec.graph import BipartiteGraph
+from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.pages import scratch_rows
 from gcnrec.tables.dense import Allocate, StepTable, in_ram
 from gcnrec.tables.hot_rows import Prefixes, hottest
