@@ -104,7 +104,7 @@ class Source(Section):
         if sum(way is not None for way in (self.root, self.wheel, self.url)) != 1:
             raise ValueError("a source has exactly one of root, wheel, url")
         if self.wheel is not None and self.member is None:
-            raise ValueError("a wheel needs member, the path of the file inside it")
+            raise ValueError("a wheel needs member, the path of the file inside it; add member = \"PATH\"")
         if self.root is not None and self.member is not None:
             raise ValueError("member is a file inside a wheel or a url; name the file itself by root")
         return self

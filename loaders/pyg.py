@@ -246,7 +246,7 @@ def hetero_data(data: tuple[RowStore, BipartiteStore]) -> HeteroData:
 
 
 def _drawn_step() -> int:
-    """A step for draws of one's own, from torch's random state: repeated by `torch.manual_seed`, another in each worker."""
+    """A step for draws, from torch's random state: `torch.manual_seed` repeats it, and each worker has another."""
     return int(torch.randint(1 << 48, ()))
 
 

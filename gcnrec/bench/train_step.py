@@ -57,7 +57,7 @@ def run(
     runs: int = 15,
     size: tuple[int, int, int] = GOWALLA,
 ) -> Iterator[Row]:
-    """Rows for every number of layers and one closing row, the smallest speedup. Units are positives.
+    """Yield rows for every number of layers and a closing row with the smallest speedup. Units are positives.
 
     `dataset` is a dataset folder; None is a synthetic graph of `size` (users, items, edges) with power laws on both sides.
     """

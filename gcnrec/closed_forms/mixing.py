@@ -152,7 +152,7 @@ class _Search:
         return Found(weights, self.mean(weights), alone, self._values.cache_info().currsize)
 
     def tuned(self, weights: Weights, kept: int) -> Weights:
-        """Each weight above 0 but that of part `kept`, in turn, the best of `GRID` given the others."""
+        """The weights after each positive one but that of part `kept` takes, in turn, its best value of `GRID`."""
         for _ in range(_ROUNDS):
             before = weights
             for part in range(self._num_parts):

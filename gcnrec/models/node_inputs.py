@@ -31,7 +31,7 @@ class Features:
 
     @property
     def sides(self) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-        """Users, then items: node numbers in two ranges."""
+        """Features of users, then of items; None for a side without any."""
         return self.users_UF, self.items_IF
 
 

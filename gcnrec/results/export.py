@@ -188,7 +188,7 @@ def _write_index(run: Run, scorer: EmbeddingScorer, out: Path, kind: str, k: int
         try:
             faiss.write_index(index, str(work / "items.faiss"))
         except RuntimeError as problem:
-            raise DataError(f"cannot write {out}: {problem}; free some space or choose another --out") from None
+            raise DataError(f"cannot write {out}: {problem}; choose another --out, on a disk with space") from None
         numbers = pa.array(np.arange(len(ids), dtype=np.int32))
         pq.write_table(pa.table({"number": numbers, "id": ids}), work / "items.parquet", compression="zstd")
         (work / "index.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -139,7 +139,7 @@ def append_event(folder: Path, event: Line) -> None:
 
 
 def warn_once(folder: Path, kind: str, text: str) -> bool:
-    """Add a warning of `kind`, unless the run has one; whether it was added."""
+    """Append a warning of `kind`, unless the run has one. Returns whether it was appended."""
     if any(isinstance(event, Warned) and event.kind == kind for event in read_events(folder)):
         return False
     append_event(folder, {"event": "warning", "kind": kind, "text": text})

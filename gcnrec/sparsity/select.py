@@ -116,7 +116,7 @@ def bar_cells(scores_RD, starts_R, columns_X, stays_X, most, least_key):
 
 @numba.njit(cache=True)
 def _bar_row(scores, room):
-    """Leave the `room` largest of a row; scores that are not negative are more than that."""
+    """Set all scores of a row but the `room` largest to -1, where more than `room` are not negative."""
     if room <= 0:
         scores[:] = np.float32(-1)
         return

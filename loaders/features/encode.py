@@ -109,7 +109,7 @@ def write_features(file: FeatureFile, folder: Path, text_width: int, scratch: Sc
     except (pa.ArrowException, OSError) as problem:
         if isinstance(problem, MemoryError) or (isinstance(problem, OSError) and problem.errno):
             raise
-        raise DataError(f"{text} cannot be read ({first_line(problem)})") from None
+        raise DataError(f"{text} cannot be read ({first_line(problem)}); give whole Parquet or CSV files") from None
     key = f"{side}_features"
     with_row = int(np.count_nonzero(found))
     missing = len(ids) - with_row
