@@ -19,10 +19,10 @@ INSTALL = .venv/bin/python -m pip install --quiet --constraint constraints.txt -
 run: .venv/installed
 	.venv/bin/gcnrec run jobs/quickstart.toml $(ARGS)
 
-# The first part compiles the kernels, so that workers find them in numba's cache; types are checked on the other core.
+# The first part compiles the kernels, each file's in one process, so that later workers find them in numba's cache.
 test: .venv/installed-test
 	.venv/bin/ruff check .
-	.venv/bin/mypy -p gcnrec & types=$$!; $(PYTEST) $(KERNELS); code=$$?; wait $$types && exit $$code
+	.venv/bin/mypy -p gcnrec & types=$$!; $(PYTEST) -n 2 --dist loadfile $(KERNELS); code=$$?; wait $$types && exit $$code
 	$(PYTEST) -n 2 --dist worksteal -m "not serial" $(OTHERS)
 	$(PYTEST) -m serial $$(grep -rlF mark.serial tests --include='test_*.py')
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec import config
 from gcnrec.graph import BipartiteGraph
+
+if TYPE_CHECKING:
+    from gcnrec import config
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def test_conformance():
 
 
 def test_conformance_fails_for_a_broken_table():
-    with pytest.raises(AssertionError, match="columns must be"):
+    with pytest.raises(AssertionError, match="columns must equal"):
         check_table(Forgetful)
 
 
