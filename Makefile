@@ -13,6 +13,7 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; d
 PYTEST = .venv/bin/python -m pytest -q
 KERNELS = tests/ops $(addsuffix .py,$(addprefix tests/,closed_forms/test_mixing loaders/test_schema ranking/test_cold \
 	results/test_fold_in sampling/test_weighted_neighbours sparsity/test_dynamic sparsity/test_exchange tables/test_slots test_old))
+SERIAL = $$(grep -rlF mark.serial tests --include='test_*.py')
 OTHERS = tests $(addprefix --ignore=,$(KERNELS))
 INSTALL = .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable
 
@@ -20,11 +21,12 @@ run: .venv/installed
 	.venv/bin/gcnrec run jobs/quickstart.toml $(ARGS)
 
 # The first part compiles the kernels, each file's in one process, so that later workers find them in numba's cache.
+# Serial tests run one at a time; types are checked on the other core.
 test: .venv/installed-test
 	.venv/bin/ruff check .
-	.venv/bin/mypy -p gcnrec & types=$$!; $(PYTEST) -n 2 --dist loadfile $(KERNELS); code=$$?; wait $$types && exit $$code
+	$(PYTEST) -n 2 --dist loadfile $(KERNELS)
 	$(PYTEST) -n 2 --dist worksteal -m "not serial" $(OTHERS)
-	$(PYTEST) -m serial $$(grep -rlF mark.serial tests --include='test_*.py')
+	.venv/bin/mypy -p gcnrec & types=$$!; $(PYTEST) -m serial $(SERIAL); code=$$?; wait $$types && exit $$code
 
 clean:
 	rm -rf .venv
