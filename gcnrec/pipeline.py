@@ -143,7 +143,7 @@ def describe(path: Path) -> dict[str, Any]:
         return {key: value for key, value in read_info(path).items() if key != "files"}
     if (path / "lineage.json").is_file():
         contents, names = RunContents(path), ("lineage", "mixture", "metrics", "metrics.valid", "memory")
-        found = {name: document for name in names if (document := contents.document(f"{name}.json"))}
+        found = {name: contents.document(f"{name}.json") for name in names if (path / f"{name}.json").is_file()}
         baselines = contents.valid_baselines_in_brief
         return found | ({"baselines": baselines} if baselines else {}) | {"warnings": contents.warnings}
     raise UsageError(f"{path} must be a dataset folder (with dataset.json) or a run folder (with lineage.json), is neither")

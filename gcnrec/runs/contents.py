@@ -137,9 +137,10 @@ class RunContents:
     @property
     def valid_baselines_in_brief(self) -> list[dict[str, Any]]:
         """The baselines on validation, by `evaluate.metric` alone."""
+        metric = self.job.evaluate.metric
         return [
             baseline.model_dump(exclude_unset=True, exclude={"event", "metrics"})
-            | {name: value for name, value in baseline.metrics.items() if name == self.job.evaluate.metric}
+            | {name: value for name, value in baseline.metrics.items() if name == metric}
             for baseline in self.of_kind(ValidBaseline)
         ]
 

@@ -42,7 +42,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
-        raise DataError(f"{path} cannot be read as JSON ({problem}); it is damaged, train again") from None
+        raise DataError(f"{path} cannot be read as JSON ({problem}); it is damaged, {_remedy(path)}") from None
     if not isinstance(document, dict):
-        raise DataError(f"{path} must hold a JSON object, holds {type(document).__name__}; it is damaged, train again")
+        raise DataError(f"{path} must hold a JSON object, holds {type(document).__name__}; it is damaged, {_remedy(path)}")
     return document
+
+
+def _remedy(path: Path) -> str:
+    if not path.name.startswith("metrics"):
+        return "train again"
+    return f"run 'gcnrec evaluate {path.parent}{' --split valid' if 'valid' in path.name else ''}' again"

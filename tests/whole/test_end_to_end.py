@@ -189,6 +189,13 @@ def test_compare_and_info(gcnrec, first):
     assert json.loads(gcnrec("compare", first, "short", "--json")[1])
     code, out, _ = gcnrec("info", first, "--json")
     assert code == 0 and json.loads(out)["metrics"]["split"] == "test" and json.loads(out)["warnings"] == []
+    Path("short/metrics.json").write_text("junk")
+    code, _, err = gcnrec("info", "short")
+    assert code == 3 and "it is damaged, run 'gcnrec evaluate short' again" in err
+    assert gcnrec("evaluate", "short")[0] == 0 and gcnrec("info", "short")[0] == 0
+    Path("short/job.toml").unlink()
+    code, _, err = gcnrec("info", "short")
+    assert code == 2 and "short/job.toml" in err
 
 
 def test_a_bad_job_stops_before_anything_is_written(gcnrec, first):
