@@ -4,7 +4,7 @@
 
 where hop l draws s of a target's d neighbours uniformly and scales their sum by d / s; a neighbour drawn by weight is divided
 by d times its probability as well. A drawn hop is A in expectation, and hops draw independently, so embeddings and gradients
-are those of the full propagation in expectation, and exactly where every fanout reaches the largest degree, without weights.
+equal the full propagation in expectation, and exactly where every fanout reaches the largest degree, without weights.
 Letters: V nodes of the batch, R rows read, T targets and S sources of a hop, D width, L layers.
 """
 

@@ -90,7 +90,7 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, graph_bytes: int) -> dict[str
     refit_share = 1 + len(dataset.valid) / graph.num_edges  # a refit's epoch has the validation edges too
     refit_seconds = start_seconds + epochs * epoch_seconds * refit_share if job.train.refit else 0.0
     hop_bytes = 4 * (step.table.drained().num_values + graph.num_nodes * 2 * min(64, step.table.width))  # gradient and scratch
-    gradient_bytes = hop_bytes if step.encoder.every_node else 0  # those of a batch alone are small
+    gradient_bytes = hop_bytes if step.encoder.every_node else 0  # gradients of a batch alone are small
     policy = None if plan.policy is None else plan.policy(graph)
     explorations = 0 if policy is None else int(policy.stop * epochs / plan.interval)
     explore_seconds = 0.0 if policy is None else explorations * policy.batches * step_seconds

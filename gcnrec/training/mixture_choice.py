@@ -169,7 +169,7 @@ def _fit(work: Work, name: str, graph: BipartiteGraph, path: Path) -> None:
 def partner_settings(settings: Model) -> Model:
     """`[model]` as partners read it: gfcf has its plateau, which is better in mixtures, unless the job names another response.
 
-    Of the plateau's own keys, one that the job moves from its default stays.
+    A key of the plateau keeps the job's value where that differs from the default of `[model]`.
     """
     if settings.response != "ideal":
         return settings

@@ -272,7 +272,7 @@ def test_a_damaged_mixture_is_one_sentence(damage, found):
 
 
 def test_a_partner_that_knows_nothing_of_a_user_adds_nothing():
-    """A user's only item that nobody else has gets a negative score from gfcf's plateau, all others rounding around zero."""
+    """gfcf's plateau scores a user's only, unshared item below zero, and all others by rounding around zero."""
     scores = torch.tensor([[-0.25, 8e-8, -3e-8, 1e-8], [0.25, 8e-8, -3e-8, 0.75], [-1.0, -2.0, -1.0, -3.0]])
     out = torch.zeros(3, 4)
     add_shares(scores, 2.0, out)

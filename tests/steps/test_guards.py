@@ -70,7 +70,7 @@ NOISE = np.random.default_rng(0).standard_normal(3000)
     ],
 )
 def test_no_alarm(losses):
-    followed(losses, 600)
+    assert followed(losses, 600).count == len(losses)
 
 
 @pytest.mark.parametrize(
