@@ -5,7 +5,6 @@ Files are read as streams of small batches: never a row group at a time, as a sc
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from gcnrec.errors import DataError, first_line, nearest
+from gcnrec.loaders.ingest.listing import listed
 
-_SUFFIXES = (".parquet", ".parq", ".pq")
 BATCH_ROWS = 131_072
 _FEW_ROWS = 1024
 """Rows that are read at a time where only something wrong is looked for."""
@@ -93,14 +92,15 @@ def open_input(text: str, base: Path | None = None) -> Input:
 
     Raises DataError when nothing is there, when a folder or glob holds no Parquet, and naming a file that is damaged or empty.
     """
-    filesystem, files, root = _find(text, base)
+    listing = listed(text, base)
+    filesystem, files = listing.filesystem, listing.files
     try:
         dataset = ds.dataset(
             files,
             format="parquet",
             filesystem=filesystem,
             partitioning=ds.partitioning(flavor="hive"),
-            partition_base_dir=root,
+            partition_base_dir=listing.root,
         )
         rows = sum(_rows(fragment) for fragment in dataset.get_fragments())
         _read_names(dataset)
@@ -122,49 +122,6 @@ def _read_names(dataset: ds.Dataset) -> None:
         schema = fragment.metadata.schema
         for number in range(len(schema)):
             schema.column(number).path  # noqa: B018
-
-
-def _find(text: str, base: Path | None) -> tuple[fs.FileSystem, list[str], str | None]:
-    if "://" in text:
-        try:
-            filesystem, path = fs.FileSystem.from_uri(text)
-        except (OSError, pa.ArrowException, ValueError) as problem:
-            raise DataError(f"{text} cannot be opened ({first_line(problem)})") from None
-    else:
-        filesystem, path = fs.LocalFileSystem(), str(base / text) if base else text
-        if glob.has_magic(path) and not Path(path).exists():
-            return filesystem, _glob(text, path), None
-    try:
-        info = filesystem.get_file_info(path)
-        if info.type == fs.FileType.Directory:
-            return filesystem, _in_folder(filesystem, text, path), path
-    except (OSError, pa.ArrowException) as problem:
-        raise DataError(f"{text} cannot be opened ({first_line(problem)})") from None
-    if info.type == fs.FileType.NotFound:
-        raise DataError(f"no such file or folder: {path}")
-    return filesystem, [path], None
-
-
-def _glob(text: str, pattern: str) -> list[str]:
-    found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-    files = [path for path in found if Path(path).is_file()]
-    for folder in (path for path in found if Path(path).is_dir()):
-        files += [str(file) for file in sorted(Path(folder).rglob("*")) if file.suffix in _SUFFIXES]
-    if not files:
-        raise DataError(f"{text} matches no Parquet file")
-    return files
-
-
-def _in_folder(filesystem: fs.FileSystem, text: str, path: str) -> list[str]:
-    entries = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-    files = sorted(
-        entry.path
-        for entry in entries
-        if entry.type == fs.FileType.File and entry.path.endswith(_SUFFIXES) and not entry.base_name.startswith(("_", "."))
-    )
-    if not files:
-        raise DataError(f"folder {text} holds no Parquet file (looked for names ending in {', '.join(_SUFFIXES)})")
-    return files
 
 
 def _rows(fragment: ds.ParquetFileFragment) -> int:

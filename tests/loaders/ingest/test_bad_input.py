@@ -94,7 +94,7 @@ def test_files(tmp_path):
     assert "cannot be opened" in attempt(tmp_path, train="nowhere://bucket/file")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "notes.txt").write_text("no Parquet here")
-    assert "folder folder holds no Parquet file" in attempt(tmp_path, train="folder")
+    assert "folder is a folder without a Parquet file" in attempt(tmp_path, train="folder")
     (tmp_path / "zero.parquet").touch()
     assert "zero.parquet is not a readable Parquet file (it is empty)" in attempt(tmp_path, train="zero.parquet")
     pq.write_table(pa.table(GOOD).slice(0, 0), tmp_path / "rows.parquet")
