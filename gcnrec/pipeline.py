@@ -5,55 +5,92 @@ Every stage is a folder on disk: cards and Parquet -> dataset folder -> run fold
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcnrec.config import Data, Job
 from gcnrec.config.toml import validated
-from gcnrec.errors import DataError, UsageError
-from gcnrec.loaders.recipe import PATHS, PLACES, absolute
+from gcnrec.errors import DataError, Taken, UsageError
+from gcnrec.loaders.recipe import (
+    PATHS,
+    PLACES,
+    RULES,
+    Inputs,
+    absolute,
+    conditions_of,
+    dataset_key,
+    first_change,
+    folder_name,
+    inputs_of,
+    recipe_of,
+)
 
 if TYPE_CHECKING:
     from gcnrec.loaders.schema import Dataset
+    from gcnrec.loaders.sources import Asked
+    from gcnrec.runs.folder import Run
     from gcnrec.system.observer import Observer
 
+RUNS = Path("runs")
 DATASETS = Path("data")
 DOWNLOADS = DATASETS / "downloads"
 
 
 @dataclass(frozen=True, slots=True)
 class DataRequest:
-    """The data that a job asks for: `data` of the file `job_path`, or the dataset `folder`; a card's files are in `data_root`."""
+    """The data that a job asks for: `data` of the file `job_path`, or the dataset `folder`; a card's files are in `data_root`.
+
+    `force`: ingest again, whatever is there.
+    """
 
     data: Data
     job_path: Path
     folder: Path | None = None
     data_root: Path | None = None
+    force: bool = False
 
 
-def run_job(job: Job, data: DataRequest, folder: Path, resume: bool, observer: Observer) -> tuple[dict[str, Any], Path]:
-    """Ingest if needed, train into `folder`, evaluate it and the baselines on test, report; returns metrics and report."""
+def run_job(job: Job, data: DataRequest, out: Path | None, resume: bool, observer: Observer) -> tuple[dict[str, Any], Path]:
+    """Ingest if needed, train, evaluate the run and the baselines on test, report; returns metrics and the report's path.
+
+    The report lies in the run folder, which is `out`, or as `run_folder` has it.
+    """
     from gcnrec.reports.run_report import write_report
     from gcnrec.results.evaluate import evaluate_run, measure_baselines
     from gcnrec.runs.folder import writing
-    from gcnrec.training.train import train
+    from gcnrec.system.signals import stops
 
-    dataset = open_or_ingest(data, observer)
+    name = job.run.name or data.job_path.stem
+    folder = run_folder(RUNS, name, out, resume)
+    dataset = begun_or_ingested(data, [folder] if resume else [], observer)
     if not len(dataset.test):  # known before the hours that training takes
         raise DataError(
             f"{dataset.folder} holds no test pairs, which 'gcnrec run' ends with; "
             "ingest with another split or test_size, or use 'gcnrec train', which needs none"
         )
-    run = train(job, dataset, folder, resume=resume, observer=observer)
-    with writing(run.folder, observer):
+    run = _trained(job, dataset, name, out, resume, observer)
+    with stops(run.folder), writing(run.folder, observer):
         metrics = evaluate_run(run, observer=observer)
         measure_baselines(run, observer)
         return metrics, write_report(run)
+
+
+def _trained(job: Job, dataset: Dataset, name: str, out: Path | None, resume: bool, observer: Observer) -> Run:
+    """The run, in a folder of its own: a name that another run takes first is chosen again."""
+    from gcnrec.training.train import train
+
+    while True:
+        try:
+            return train(job, dataset, run_folder(RUNS, name, out, resume), resume=resume, observer=observer)
+        except Taken:
+            if out is not None:
+                raise
 
 
 def run_folder(runs: Path, name: str, out: Path | None, resume: bool) -> Path:
@@ -76,32 +113,52 @@ def run_folder(runs: Path, name: str, out: Path | None, resume: bool) -> Path:
     return last
 
 
-def open_or_ingest(request: DataRequest, observer: Observer) -> Dataset:
-    """The dataset of a job: `folder` if given, else `data.folder` or `data/<name>-<digest>`, ingested when it is not there.
+def begun_or_ingested(request: DataRequest, runs: Iterable[Path], observer: Observer) -> Dataset:
+    """The dataset that the first begun one of `runs` names; where none has begun, as `open_or_ingest`.
 
-    Raises DataError when an existing `data.folder` was made with other settings.
+    A run goes on with the rows that it began with, whatever has become of the input files. Raises DataError where the job has
+    other settings of `[data]` by now, UsageError where another dataset is asked for by `force`.
     """
     from gcnrec.loaders.schema import open_dataset
-    from gcnrec.loaders.sources import find_card
+    from gcnrec.runs.contents import RunContents
+    from gcnrec.runs.paths import LINEAGE
 
-    data, job_path, data_root = request.data, request.job_path, request.data_root
+    begun = next((run for run in runs if (run / LINEAGE).is_file()), None)
+    if begun is not None and request.force:
+        raise UsageError(f"--force ingests again, and {begun} goes on with the data it began with; leave one of them out")
+    if begun is None or request.folder is not None:
+        return open_or_ingest(request, observer)
+    folder = Path(RunContents(begun).lineage.data.folder)
+    if request.data.folder is not None and Path(request.data.folder).resolve() != folder:
+        return open_or_ingest(request, observer)
+    dataset = open_dataset(folder)
+    _check_recipe(dataset, request, f"continue {begun} with {begun / 'job.toml'}, or begin another run")
+    return _as_recorded(dataset, request)
+
+
+def open_or_ingest(request: DataRequest, observer: Observer) -> Dataset:
+    """The dataset of a job: `folder` if given, else `data.folder` or `data/<name>-<key>`, ingested when it is not there.
+
+    Raises DataError when an existing `data.folder` was made with other settings, or of files that have changed since.
+    """
+    from gcnrec.loaders.schema import open_dataset
+    from gcnrec.loaders.sources import read_card
+
+    data, job_path = request.data, request.job_path
     if request.folder is not None:
+        if request.force:
+            raise UsageError("--force ingests again, and --data names a dataset that is ready; leave one of them out")
         named = open_dataset(request.folder)
         if data.digest not in (None, named.digest):
             observer.warn(f"{request.folder} holds other data than {job_path} names by data.digest = {data.digest[:12]!r}")
         return named
     if data.folder is not None and data.card is None and data.train is None:  # made elsewhere
+        if request.force:
+            raise UsageError(f"--force ingests again, which needs data.train or data.card, {job_path} has data.folder alone")
         return _as_recorded(open_dataset(data.folder), request)
-    card = find_card(data.card, job_path.parent) if data.card else None
-    name = card.stem if card else re.sub(r"[^\w.-]+", "-", Path(str(data.train)).stem).strip("-")
-    target = Path(data.folder) if data.folder else DATASETS / f"{name}-{recipe_digest(data, card, data_root)[:10]}"
-    if target.exists():
-        dataset = open_dataset(target)
-        if data.digest is None:
-            _check_recipe(dataset, request)
-    else:
-        dataset = _ingest(data, target, near=job_path.parent, data_root=data_root, force=False, observer=observer)
-    return _as_recorded(dataset, request)
+    asked = read_card(data, job_path.parent)
+    made = _given(asked, Path(data.folder), request, observer) if data.folder else _kept(asked, request, observer)
+    return _as_recorded(made, request)
 
 
 def ingest_flags(
@@ -114,15 +171,6 @@ def ingest_flags(
         raise DataError(f"{out} exists and is never overwritten; choose another --out, or add --force")
     data = validated(Data, {"card": str(card), **given} if card else given, "ingest")
     return _ingest(data, out, near=None, data_root=data_root, force=force, observer=observer)
-
-
-def recipe_digest(data: Data, card: Path | None, data_root: Path | None) -> str:
-    """sha256 of everything that decides what a dataset holds: [data], the card's text, size and time of local inputs."""
-    recipe = data.model_dump(mode="json", exclude=PLACES | {"memory_limit"}, exclude_none=True)
-    base = data_root or Path()
-    stamps = [stamp for key in PATHS if key in recipe for stamp in _stamps(base / recipe[key])]
-    text = card.read_bytes().decode("utf-8", "surrogateescape") if card else ""  # a card that is no UTF-8 is refused when read
-    return hashlib.sha256(json.dumps([recipe, stamps, text], sort_keys=True).encode()).hexdigest()
 
 
 def list_lengths(text: str | None) -> tuple[int, ...] | None:
@@ -140,7 +188,7 @@ def describe(path: Path) -> dict[str, Any]:
     from gcnrec.runs.contents import RunContents
 
     if (path / "dataset.json").is_file():
-        return {key: value for key, value in read_info(path).items() if key != "files"}
+        return {key: value for key, value in read_info(path).items() if key not in ("files", "inputs")}
     if (path / "lineage.json").is_file():
         contents, names = RunContents(path), ("lineage", "mixture", "metrics", "metrics.valid", "memory")
         found = {name: contents.document(f"{name}.json") for name in names if (path / f"{name}.json").is_file()}
@@ -149,12 +197,114 @@ def describe(path: Path) -> dict[str, Any]:
     raise UsageError(f"{path} must be a dataset folder (with dataset.json) or a run folder (with lineage.json), is neither")
 
 
+def _given(asked: Asked, folder: Path, request: DataRequest, observer: Observer) -> Dataset:
+    """The dataset that `data.folder` names, ingested where it is absent."""
+    from gcnrec.loaders.schema import open_dataset, turn_at
+
+    with turn_at(folder, observer.note):
+        if request.force or not folder.exists():
+            return _ingest_job(request, folder, request.force, observer)
+        dataset = open_dataset(folder)
+        if request.data.digest is None:
+            _check_recipe(dataset, request, "remove the folder, name another data.folder, or ingest it again with --force")
+            _check_inputs(dataset, asked, request, observer)
+        return dataset
+
+
+def _check_inputs(dataset: Dataset, asked: Asked, request: DataRequest, observer: Observer) -> None:
+    """DataError where an ingestion would read other rows by now; a warning where that is not known."""
+    words = _words_of_the_moment(asked.data)
+    if words:
+        raise DataError(
+            f"{dataset.folder} holds the rows of the moment at which it was ingested, by {', '.join(words)} in a condition of "
+            f"{request.job_path}; ingest it again with --force, or leave data.folder out"
+        )
+    rules = dataset.info.get("rules", 1)
+    if rules != RULES or "inputs" not in dataset.info:
+        observer.warn(
+            f"{dataset.folder} was ingested by rules {rules} of another version, this one has rules {RULES}, so its rows may be "
+            "others; ingest it again with --force to be sure"
+        )
+        return
+    now = inputs_of(asked.data, request.data_root, asked.pinned)
+    change = first_change({key: dataset.info["inputs"].get(key, []) for key in now}, now)
+    if change:
+        raise DataError(f"{dataset.folder} was ingested of other files, {change}; ingest it again with --force, or name another")
+
+
+def _kept(asked: Asked, request: DataRequest, observer: Observer) -> Dataset:
+    """The dataset of the job's settings and files below `DATASETS`, ingested where it is absent; a second process waits."""
+    from gcnrec.loaders.schema import open_dataset, turn_at
+
+    inputs = inputs_of(asked.data, request.data_root, asked.pinned)
+    moment = datetime.now(UTC).isoformat() if _words_of_the_moment(asked.data) else ""
+    key = dataset_key(asked.data, request.data_root, inputs, (asked.text, moment))
+    name = folder_name(asked.data.name or (asked.path or request.job_path).stem)
+    target = DATASETS / f"{name}-{key}"
+    with turn_at(DATASETS / key, observer.note):
+        found = None if request.force else _found(f"{escape(name)}-{key}" if asked.data.name else f"*-{key}", inputs)
+        if found is not None:
+            if found != target:
+                observer.note(f"{found} is of the same files and settings, and is used")
+            return open_dataset(found)
+        _name_older(target, asked, observer)
+        # What has that name and is of other files was made while they changed: it is replaced.
+        return _ingest_job(request, target, target.exists(), observer)
+
+
+def _found(pattern: str, inputs: Inputs) -> Path | None:
+    """The first dataset folder of such a name that was made of these files, by this version's rules."""
+    from gcnrec.loaders.schema import read_info
+
+    for folder in sorted(DATASETS.glob(pattern)):
+        if (folder / "dataset.json").is_file():
+            info = read_info(folder)
+            if info.get("rules") == RULES and {key: info.get("inputs", {}).get(key) for key in inputs} == inputs:
+                return folder
+    return None
+
+
+def _name_older(target: Path, asked: Asked, observer: Observer) -> None:
+    """Note the datasets of the same name, or of the name that earlier versions gave it, which stay and are not used."""
+    before = re.sub(r"[^\w.-]+", "-", Path(str(asked.data.train)).stem).strip("-")
+    names = {target.name.rpartition("-")[0], asked.path.stem if asked.path else before}
+    folders = [path for name in names for path in DATASETS.glob(f"{escape(name)}-{'[0-9a-f]' * 10}") if path != target]
+    if folders:
+        newest = max(folders, key=lambda path: path.stat().st_mtime)
+        count = "another dataset" if len(folders) == 1 else f"{len(folders)} other datasets, the newest"
+        observer.note(f"{count} of that name stays at {newest}: of other files, settings or rules; remove what no run needs")
+
+
+def _words_of_the_moment(data: Data) -> list[str]:
+    from gcnrec.loaders.ingest.conditions import words_of_the_moment
+
+    return [word for condition in conditions_of(data) for word in words_of_the_moment(condition)]
+
+
+def _ingest_job(request: DataRequest, out: Path, force: bool, observer: Observer) -> Dataset:
+    near, data_root = request.job_path.parent, request.data_root
+    return _ingest(request.data, out, near=near, data_root=data_root, force=force, observer=observer)
+
+
 def _ingest(data: Data, out: Path, *, near: Path | None, data_root: Path | None, force: bool, observer: Observer) -> Dataset:
+    """Ingest into `out` when no other process writes there; what that one made is used where it is the same."""
     from gcnrec.loaders.parquet import ingest
+    from gcnrec.loaders.schema import open_dataset, turn_at
     from gcnrec.loaders.sources import resolve_card
 
     resolved, name = resolve_card(data, near, data_root, DOWNLOADS, observer.note)
-    return ingest(resolved, out, data_root=data_root, name=name, force=force, progress=observer.note, work=observer.work)
+    with turn_at(out, observer.note) as waited:
+        if waited and not force and out.exists() and _is_of(open_dataset(out), resolved, data_root):
+            observer.note(f"{out} has just been made of the same files and settings, and is used")
+            return open_dataset(out)
+        return ingest(resolved, out, data_root=data_root, name=name, force=force, progress=observer.note, work=observer.work)
+
+
+def _is_of(dataset: Dataset, data: Data, data_root: Path | None) -> bool:
+    """Whether this version would ingest the same from `data`."""
+    settings = json.loads(json.dumps(recipe_of(data, data_root)))
+    had = {key: dataset.info.get(key) for key in ("rules", "data", "inputs")}
+    return had == {"rules": RULES, "data": settings, "inputs": inputs_of(data, data_root)}
 
 
 def _as_recorded(dataset: Dataset, request: DataRequest) -> Dataset:
@@ -168,7 +318,7 @@ def _as_recorded(dataset: Dataset, request: DataRequest) -> Dataset:
     return dataset
 
 
-def _check_recipe(dataset: Dataset, request: DataRequest) -> None:
+def _check_recipe(dataset: Dataset, request: DataRequest, remedy: str) -> None:
     """DataError unless the dataset recorded what the job sets. Paths of a card are skipped: they are where it was found."""
     data = request.data
     recorded = dataset.info.get("data", {})
@@ -178,14 +328,5 @@ def _check_recipe(dataset: Dataset, request: DataRequest) -> None:
         had = recorded.get(key, Data.model_fields[key].default)
         if had != wanted:
             raise DataError(
-                f"{dataset.folder} was ingested with data.{key} = {had!r}, {request.job_path} has {value!r}; "
-                "remove the folder or name another data.folder"
+                f"{dataset.folder} was ingested with data.{key} = {had!r}, {request.job_path} has {value!r}; {remedy}"
             )
-
-
-def _stamps(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, size and time of a local file, or of all files under a local folder; nothing for globs and URIs."""
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            state = file.stat()
-            yield file.name, state.st_size, state.st_mtime_ns

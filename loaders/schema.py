@@ -24,7 +24,7 @@ from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
 from gcnrec.interactions import Interactions, MemoryVocabulary, Vocabulary
 from gcnrec.system.files import followed, remove, sync, unfinished, work_path
-from gcnrec.system.locks import locked
+from gcnrec.system.locks import awaited, locked
 from gcnrec.system.observer import SILENT
 
 FORMAT = 1
@@ -134,6 +134,17 @@ def new_folder(target: Path, force: bool, warn: Callable[[str], object] = SILENT
             raise DataError(f"{target} exists and is never overwritten; choose another --out, or add --force")
         with _replacing(place, target, warn) as work:
             yield work
+
+
+@contextmanager
+def turn_at(target: Path, note: Callable[[str], object] = SILENT.note) -> Iterator[bool]:
+    """Wait until no other process writes the folder `target`, and let none begin; yields whether one did."""
+    try:
+        followed(target).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise DataError(f"cannot make {target.parent}: {problem.strerror or problem}; choose another place") from problem
+    with awaited(folder_lock(target), target, note) as waited:
+        yield waited
 
 
 def folder_lock(target: Path) -> Path:

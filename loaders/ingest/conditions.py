@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 
 from gcnrec.errors import DataError, UsageError, nearest
-from gcnrec.loaders.ingest.expressions import MOST_DEPTH, TOO_DEEP, Refused, columns_of, refuse
+from gcnrec.loaders.ingest.expressions import MOST_DEPTH, TOO_DEEP, Refused, columns_of, moment_words, refuse
 
 _MOST_CHARACTERS = 100_000
 """Of a condition. DuckDB's parser and the tree take 2 kB of memory for each of them."""
@@ -73,6 +73,19 @@ def parse_condition(text: str, parser: duckdb.DuckDBPyConnection | None = None) 
         raise UsageError(f"{shown(text)} {problem}") from None
     except RecursionError:
         raise UsageError(f"{shown(text)} {TOO_DEEP}") from None
+
+
+def words_of_the_moment(text: str) -> tuple[str, ...]:
+    """What the condition `text` says of the clock or of chance, such as `now`; empty where rows alone decide.
+
+    Empty for a text that is no condition, too, which ingestion refuses.
+    """
+    try:
+        _check_text(text)
+        with closing(locked({"threads": 1})) as connection:
+            return moment_words(_parse(connection, f"{_SELECT}{text}\n")[1], _CLOCKS)
+    except (Refused, RecursionError):
+        return ()
 
 
 def shown(text: str) -> str:
