@@ -188,10 +188,10 @@ def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> 
     first, staged = files[0].columns, {}
     staging = Staging(first.user_type, first.item_type, scratch)
     with connect(scratch.folder, scratch.limit // 4) as connection:
-        connection.execute("BEGIN")  # of one transaction, in which every file has the same now()
-        _note_moment(connection, data, report)
         for file in files:
             _check_condition(connection, file)
+        connection.execute("BEGIN")  # of one transaction, in which every file has the same now()
+        _note_moment(connection, data, report)
         for file in files:
             extra = [column for column in (TIME, WEIGHT) if column in file.columns.expressions]
             with _explained(file):

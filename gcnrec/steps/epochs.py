@@ -39,7 +39,7 @@ class Course:
     """How long a fit trains, at which rates, and where its records and checkpoints go.
 
     `rate` gives the learning rate of a step (1 ..) out of a total. `patience`: validations without a gain that end the fit, 0 for
-    none. `saving`: when checkpoints are due. `stop`: signals of the process.
+    none. `saving`: when checkpoints are due. `stop`: signals of the process. `circumstances`: what a resume event says of it.
     """
 
     epochs: int
@@ -51,6 +51,7 @@ class Course:
     checkpoints: Checkpoints
     stop: Stop
     observer: Observer
+    circumstances: dict[str, Any]
 
 
 class Epochs:
@@ -72,7 +73,7 @@ class Epochs:
         if tensors and not self.over:
             where = {"stage": progress.stage, "epoch": progress.epoch, "step": progress.step}
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            append_event(course.folder, {"event": "resume", **where, "time": now})
+            append_event(course.folder, {"event": "resume", **where, "time": now, **course.circumstances})
         tensors.clear()
 
     @property

@@ -78,14 +78,11 @@ def parse_condition(text: str, parser: duckdb.DuckDBPyConnection | None = None) 
 def words_of_the_moment(text: str) -> tuple[str, ...]:
     """What the condition `text` says of the clock or of chance, such as `now`; empty where rows alone decide.
 
-    Empty for a text that is no condition, too, which ingestion refuses.
+    Raises UsageError as `parse_condition`.
     """
-    try:
-        _check_text(text)
-        with closing(locked({"threads": 1})) as connection:
-            return moment_words(_parse(connection, f"{_SELECT}{text}\n")[1], _CLOCKS)
-    except (Refused, RecursionError):
-        return ()
+    with closing(locked({"threads": 1})) as connection:
+        parse_condition(text, connection)
+        return moment_words(_parse(connection, f"{_SELECT}{text}\n")[1], _CLOCKS)
 
 
 def shown(text: str) -> str:
