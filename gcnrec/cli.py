@@ -330,7 +330,7 @@ def sweep(
 
     \b
       job = "gowalla.toml"                  # next to this file; sections below change its keys
-      compare = "dynamic"                   # the variant to compare with; default the first
+      compare = "dynamic"                   # the variant to compare with, or its first; default the first of all
       [train]
       refit = false
       [grid]                                # every combination of these ...
