@@ -73,7 +73,7 @@ def recommend(
     Users come in the order of the file `users`, else of `candidates`, else all of them by number; lists by rank. A list
     has at most `k` items and is never padded. `items` restricts what is ranked, `candidates` to these pairs of user and
     item; `exclude` leaves out pairs, or with a single column items for everybody. `seen`: "all" leaves out train, valid
-    and test interactions, "train" only train. `fallback` "popularity" gives users whom the model did not train on
+    and test interactions, "train" only train, "none" nothing. `fallback` "popularity" gives users whom the model did not train on
     the most popular items (score: train users). Without it, users unknown to the dataset are left out, and counted.
     `new_users` (pairs of user and item) and `new_items` (features) bring nodes that training never saw
     (`gcnrec.results.fold_in`). New items are ranked with the others. With `new_users` they alone get lists, unless `users`
@@ -102,8 +102,8 @@ class _Options:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UsageError(f"--k must be at least 1, got {self.k}")
-        if self.seen not in ("all", "train"):
-            raise UsageError(f"--seen must be 'all' or 'train', got {self.seen!r}")
+        if self.seen not in ("all", "train", "none"):
+            raise UsageError(f"--seen must be 'all', 'train' or 'none', got {self.seen!r}")
         if self.fallback not in (None, "popularity"):
             raise UsageError(f"--fallback must be 'popularity', got {self.fallback!r}")
         if self.out.exists():
@@ -119,7 +119,7 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
     lists = _Lists(
         k=options.k,
         request=request,
-        known=dataset.known_items(*((dataset.valid, dataset.test) if options.seen == "all" else ())),
+        known=_known(dataset, options.seen),
         scorer=wider.scorer if wider else run.scorer(options.out.parent),
         popularity=PopularityScorer.of(dataset.graph),
         untrained_R=(request.numbers_R < 0) | (degrees_U[request.numbers_R] == 0),
@@ -134,6 +134,13 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
             "so their lists say nothing of them; --fallback popularity gives them the most popular items"
         )
     return made
+
+
+def _known(dataset: Dataset, seen: str) -> tuple[Csr, ...]:
+    """User -> items that `--seen` leaves out."""
+    if seen == "none":
+        return ()
+    return dataset.known_items(*((dataset.valid, dataset.test) if seen == "all" else ()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,15 @@ def test_only_train_is_left_out(tmp_path):
     assert lists(out)[102] == ["salt", "tea", "eggs"]
 
 
+def test_nothing_is_left_out(tmp_path):
+    out = tmp_path / "recs.parquet"
+    recommend(fake_run(), 3, out, seen="none")
+    assert lists(out) == {
+        101: ["bread", "milk", "eggs"], 102: ["salt", "tea", "eggs"],
+        103: ["bread", "milk", "eggs"], 104: ["salt", "eggs", "bread"],
+    }  # fmt: skip
+
+
 def test_users_come_in_the_order_of_their_file_once(tmp_path, write):
     users = write("users.csv", "customer\n104\n101\n104\n999\n")
     report = recommend(fake_run(), 1, tmp_path / "recs.parquet", users=users)
@@ -207,7 +216,7 @@ def test_options_are_checked(tmp_path):
     out = tmp_path / "recs.parquet"
     with pytest.raises(UsageError, match="--k must be at least 1, got 0"):
         recommend(fake_run(), 0, out)
-    with pytest.raises(UsageError, match="--seen must be 'all' or 'train', got 'none'"):
-        recommend(fake_run(), 1, out, seen="none")
+    with pytest.raises(UsageError, match="--seen must be 'all', 'train' or 'none', got 'test'"):
+        recommend(fake_run(), 1, out, seen="test")
     with pytest.raises(UsageError, match="--fallback must be 'popularity', got 'random'"):
         recommend(fake_run(), 1, out, fallback="random")
