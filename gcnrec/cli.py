@@ -258,9 +258,11 @@ def recommend(
     items: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank only these items.")] = None,
     candidates: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank, per user, only these pairs.")] = None,
     exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="Leave these pairs out.")] = None,
-    seen: Annotated[Literal["all", "train"], typer.Option(metavar="all|train", help="What to leave out as seen.")] = "all",
+    seen: Annotated[
+        Literal["all", "train", "none"], typer.Option(metavar="all|train|none", help="What to leave out as seen.")
+    ] = "all",
     fallback: Annotated[Literal["popularity"] | None, typer.Option(metavar="popularity", help="What unknown users get.")] = None,
-    new_users: Annotated[Path | None, typer.Option(metavar="FILE", help="Users new to the run, by user and item.")] = None,
+    new_users: Annotated[Path | None, typer.Option(metavar="FILE", help="Pairs of user and item, also of new users.")] = None,
     new_items: Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")] = None,
     memory_limit: MemoryLimit = None,
     as_json: AsJson = False,

@@ -59,6 +59,11 @@ class Dataset:
     def digest(self) -> str:
         return str(self.info["digest"])
 
+    @property
+    def keeps_repeats(self) -> bool:
+        """Whether held-out pairs that train also has were kept at ingestion (`--repeats keep`)."""
+        return bool(self.info.get("data", {}).get("repeats") == "keep")
+
     def known_items(self, *held_out: Interactions) -> tuple[Csr, ...]:
         """User -> items of train and of each part `held_out` with pairs; never merged, as train may be too large."""
         train = self.graph.user_items

@@ -398,6 +398,9 @@ class Evaluate(Section):
     """Validations without a better `metric` before training stops; 0 never stops."""
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     """Resamples of users for the intervals; 0 leaves them out."""
+    seen: Literal["all", "none"] | None = None
+    """What is left out of the lists that validation and test judge. `all`: items of train, and for test also of validation;
+    `none`: nothing. Default: `none` for data ingested with `repeats = "keep"`, else `all`."""
     baselines: tuple[Literal["popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop"], ...] | Literal["auto"] = "auto"
     """Closed-form models to compare with a trained one on validation, user by user; a better one gives a warning. `auto`: each
     that takes at most a tenth of the fit's time. Named ones have no limit and are evaluated on test as well."""

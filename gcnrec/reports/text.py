@@ -25,7 +25,7 @@ def metric_lines(metrics: dict[str, Any]) -> list[str]:
     for name, (low, high) in metrics.get("intervals", {}).items():
         if name in HEADLINE:
             lines.append(f"{name}  {metrics[name]:.4f}, 95% interval {low:.4f} to {high:.4f}")
-    lines += [f"{key}  {metrics[key]}" for key in ("export", "mixture") if key in metrics]
+    lines += [f"{key}  {metrics[key]}" for key in ("export", "mixture", "seen") if key in metrics]
     for group, values in metrics.get("cold_start", {}).items():
         lines += ["", f"{group}: {values['users']:,.0f} users, {values['pairs']:,.0f} pairs", *metric_lines(values)]
     for segment, values in metrics.get("segments", {}).items():

@@ -16,7 +16,8 @@ user's items j: one or both of sparse rows, and vectors; or whole rows
 
 The header holds text: `format` "gcnrec-bundle", `version`, `model`, `trained_on`, `job` (TOML), `data` and `digest` (of the
 dataset), `user_id_type`, `item_id_type` (Arrow's names), `popularity_factor`, `mixture` (JSON: weight and temperature of the
-trained part, weights of partners; no partners: the trained part alone), `conventions` and `metrics` (both JSON).
+trained part, weights of partners; no partners: the trained part alone), `conventions` and `metrics` (both JSON), and
+`evaluate_seen`: "none" where the lists behind `metrics` leave nothing out, "all" where they leave train and validation out.
 `jobs/examples/serve.py` reads one. Letters: U users, I items, F width, K vectors.
 """
 
@@ -46,6 +47,7 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import Exported
 from gcnrec.ranking.metrics import measured
 from gcnrec.ranking.scorer import Scorer
+from gcnrec.results.evaluate import rule_of
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import metrics_path
 from gcnrec.system.files import atomic_file
@@ -56,7 +58,7 @@ CONVENTIONS = {
     "score": "inner product of a row of users and a row of items, plus popularity_factor * popularity where there is one",
     "mixture": "weight * softmax(score / temperature) + sum over partners of weight * max(their score, 0) / its sum over items",
     "order": "falling score, ties to the smaller item number; items are numbered by falling train degree",
-    "seen": "items of train, valid and test, left out of a user's list",
+    "seen": "items of train, valid and test, left out of a user's list; metrics leave out what evaluate_seen says",
     "recall@k": "hits in the first k / held-out items of the user, mean over users with held-out items; all items ranked",
     "ndcg@k": "gain 1 a hit, discount 1 / log2(rank + 1), over the ideal list of min(k, held-out) hits",
 }
@@ -141,7 +143,7 @@ def _header(run: Run) -> dict[str, str]:
         "trained_on": "train+valid" if run.refitted else "train", "job": to_toml(run.job),
         "data": run.dataset.name, "digest": run.dataset.digest,
         "user_id_type": str(run.dataset.user_ids.ids.type), "item_id_type": str(run.dataset.item_ids.ids.type),
-        "conventions": json.dumps(CONVENTIONS), "metrics": json.dumps(measured(written)),
+        "conventions": json.dumps(CONVENTIONS), "metrics": json.dumps(measured(written)), "evaluate_seen": rule_of(run),
     }  # fmt: skip
 
 

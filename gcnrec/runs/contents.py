@@ -25,6 +25,7 @@ class Metrics(Document):
     """metrics.json or metrics.valid.json; empty where it is missing."""
 
     split: str = "test"
+    seen: str = ""
     intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
     deciles: list[dict[str, int | float | None]] = Field(default_factory=list)
     cold_start: dict[str, dict[str, float | None]] = Field(default_factory=dict)

@@ -27,6 +27,7 @@ from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.models.node_inputs import Features
 from gcnrec.models.objective import objective_of
 from gcnrec.ranking.export_rules import export_rules
+from gcnrec.ranking.seen import lost_pairs, out_of_reach, seen_items, seen_rule
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
 from gcnrec.runs.events import append_event, warn_once
 from gcnrec.runs.folder import Run, describe_run, make_folder, open_run, was_killed_before_start, with_valid, writing
@@ -76,6 +77,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
             observer.warn(sentence)
         for line in decided:
             observer.note(line)
+        _warn_of_lost(job, dataset, observer)
     device, params = "cpu" if plan is None else plan.placement.device_name, job.model_dump(mode="json", exclude_none=True)
     with (
         tracked(job.run, params, folder, observer) as tracking,
@@ -125,9 +127,17 @@ def _warn_of_changes(run: Run, job: Job, device: str, observer: Observer) -> Non
         observer.warn(text)
 
 
+def _warn_of_lost(job: Job, dataset: Dataset, observer: Observer) -> None:
+    """Warn of validation pairs that no list can hold, as they are seen."""
+    lost = out_of_reach(dataset.valid, seen_items(seen_rule(job.evaluate.seen, dataset), dataset, "valid"))
+    if lost:
+        observer.warn(lost_pairs(lost, len(dataset.valid), "valid"))
+
+
 def _solve(job: Job, dataset: Dataset, folder: Path) -> None:
     graph = with_valid(dataset) if job.train.refit else dataset.graph
-    settings = closed_form.tuned(job.model.name, dataset.graph, dataset.valid, job.model)
+    seen = seen_items(seen_rule(job.evaluate.seen, dataset), dataset, "valid")
+    settings = closed_form.tuned(job.model.name, dataset.graph, dataset.valid, job.model, seen)
     if settings is not job.model:
         append_event(folder, {"event": "note", "text": f"exponents chosen on validation: {exponents.in_words(settings)}"})
     scorer = closed_form.fit(job.model.name, graph, settings, job.train.seed, dataset.item_features)
@@ -295,6 +305,11 @@ def _check_same(run: Run, job: Job, dataset: Dataset) -> None:
     if run.dataset.digest != dataset.digest:
         raise UsageError(
             f"{run.folder} was started on other data ({run.dataset.folder}); resume with --data {run.dataset.folder}"
+        )
+    if run.job.evaluate.seen is None and dataset.keeps_repeats:
+        raise UsageError(
+            f"{run.folder} was begun by an earlier version, whose validation on data with repeats = 'keep' counts hits that no "
+            "list can hold; train it anew: leave --resume out, with another --out if you name one"
         )
     if run.job.model_copy(update={"data": job.data}) != job:
         raise UsageError(f"{run.folder} was started with other settings than this job; resume with {run.folder / 'job.toml'}")

@@ -83,6 +83,15 @@ def test_only_train_is_left_out(tmp_path):
     assert lists(out)[102] == ["salt", "tea", "eggs"]
 
 
+def test_nothing_is_left_out(tmp_path):
+    out = tmp_path / "recs.parquet"
+    recommend(fake_run(), 3, out, seen="none")
+    assert lists(out) == {
+        101: ["bread", "milk", "eggs"], 102: ["salt", "tea", "eggs"],
+        103: ["bread", "milk", "eggs"], 104: ["salt", "eggs", "bread"],
+    }  # fmt: skip
+
+
 def test_users_come_in_the_order_of_their_file_once(tmp_path, write):
     users = write("users.csv", "customer\n104\n101\n104\n999\n")
     report = recommend(fake_run(), 1, tmp_path / "recs.parquet", users=users)
@@ -110,6 +119,56 @@ def test_items_candidates_and_exclusions(tmp_path, write):
 
     recommend(fake_run(), 5, tmp_path / "e.parquet", candidates=candidates, items=items, users=write("u.csv", "user\n103\n"))
     assert lists(tmp_path / "e.parquet") == {103: ["salt"]}
+
+
+def test_rows_of_files_that_have_no_effect_are_counted_and_reported(tmp_path, write):
+    """Each row of a file of candidates is listed or has one reason; user 104 knows nothing, 101 bread, milk, eggs and salt."""
+    noted = []
+    observer = SimpleNamespace(warn=lambda _: None, note=noted.append, work=lambda *_: None)
+    text = "user,item\n104,tea\n104,tea\n104,salt\n101,bread\n101,tea\n7,tea\n7,wine\n101,wine\n103,salt\n104,milk\n101,salt\n"
+    files = {
+        "users": write("users.csv", "user\n104\n101\n101\n9\n"),
+        "candidates": write("candidates.csv", text),
+        "exclude": write("exclude.csv", "user,item\n104,milk\n101,wine\n103,tea\n8,tea\n101,salt\n"),
+        "items": write("items.csv", "item\ntea\nbread\nmilk\nwine\ntea\n"),
+    }
+    made = recommend(fake_run(), 5, tmp_path / "recs.parquet", observer=observer, **files)
+    assert lists(tmp_path / "recs.parquet") == {104: ["tea"], 101: ["tea"]}
+    assert made.dropped == {
+        "users": {"rows": 4, "unknown_user": 1, "repeated": 1},
+        "items": {"rows": 5, "unknown_item": 1, "repeated": 1},
+        "candidates": {
+            "rows": 11, "unknown_user": 2, "unknown_item": 1, "not_asked": 1, "repeated": 1,
+            "seen": 2,  # bread and salt of 101; salt is in no list, but seen comes first
+            "excluded": 2,  # salt of 104, as no item of items.csv, and milk
+        },
+        "exclude": {"rows": 5, "unknown_user": 1, "unknown_item": 1, "not_asked": 1, "repeated": 0},
+    }  # fmt: skip
+    rows, *reasons = made.dropped["candidates"].values()
+    assert rows == made.rows + sum(reasons)
+    assert noted[-2] == (
+        "--candidates: 9 of 11 rows have no effect: 2 of unknown users, 1 of unknown items, 1 of users who get no list here, "
+        "1 repeated, 2 seen, 2 excluded"
+    )
+    made = recommend(fake_run(), 5, tmp_path / "all.parquet", candidates=files["candidates"], seen="none")
+    assert (made.dropped["candidates"]["seen"], made.dropped["candidates"]["excluded"], made.rows) == (0, 0, 7)
+
+
+def test_an_unknown_user_with_a_fallback_keeps_its_candidates(tmp_path, write):
+    candidates = write("candidates.csv", "user,item\n555,tea\n101,tea\n101,bread\n")
+    made = recommend(fake_run(), 5, tmp_path / "recs.parquet", candidates=candidates, fallback="popularity")
+    assert lists(tmp_path / "recs.parquet") == {555: ["tea"], 101: ["tea"]}
+    assert made.dropped["candidates"] == {
+        "rows": 3, "unknown_user": 0, "unknown_item": 0, "not_asked": 0, "repeated": 0, "seen": 1, "excluded": 0,
+    }  # fmt: skip
+
+
+def test_files_without_such_rows_are_not_mentioned(tmp_path, write):
+    noted = []
+    observer = SimpleNamespace(warn=lambda _: None, note=noted.append, work=lambda *_: None)
+    made = recommend(fake_run(), 1, tmp_path / "recs.parquet", users=write("users.csv", "user\n101\n"), observer=observer)
+    assert noted == [] and made.dropped == {"users": {"rows": 1, "unknown_user": 0, "repeated": 0}}
+    assert recommend(fake_run(), 1, tmp_path / "all.parquet").dropped == {}
 
 
 def test_popularity_for_users_the_model_does_not_know(tmp_path, write):
@@ -207,7 +266,7 @@ def test_options_are_checked(tmp_path):
     out = tmp_path / "recs.parquet"
     with pytest.raises(UsageError, match="--k must be at least 1, got 0"):
         recommend(fake_run(), 0, out)
-    with pytest.raises(UsageError, match="--seen must be 'all' or 'train', got 'none'"):
-        recommend(fake_run(), 1, out, seen="none")
+    with pytest.raises(UsageError, match="--seen must be 'all', 'train' or 'none', got 'test'"):
+        recommend(fake_run(), 1, out, seen="test")
     with pytest.raises(UsageError, match="--fallback must be 'popularity', got 'random'"):
         recommend(fake_run(), 1, out, fallback="random")
