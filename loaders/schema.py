@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, os_remedy
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
 from gcnrec.interactions import Interactions, MemoryVocabulary, Vocabulary
 from gcnrec.system.files import sync
@@ -146,7 +146,7 @@ def _replacing(target: Path) -> Iterator[Path]:
         sync(target.parent)
     except OSError as problem:
         raise DataError(
-            f"cannot write {target}: {problem.strerror or problem}; free some space or choose another --out"
+            f"cannot write {target}: {problem.strerror or problem}; {os_remedy(problem, 'choose another --out')}"
         ) from problem
     finally:
         shutil.rmtree(work, ignore_errors=True)

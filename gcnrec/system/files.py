@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, os_remedy
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
         sync(target.parent)
     except (OSError, SafetensorError) as problem:  # safetensors reports a full disk by an error of its own
         reason = getattr(problem, "strerror", None) or problem
-        raise DataError(f"cannot write {target}: {reason}; free some space or choose another name") from problem
+        raise DataError(f"cannot write {target}: {reason}; {os_remedy(problem, 'choose another place')}") from problem
     finally:
         work.unlink(missing_ok=True)
 
