@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shlex
 import signal
@@ -88,6 +89,8 @@ def main() -> None:
         raise SystemExit(UsageError.exit_code)
     # torch and numba load an OpenMP runtime each: workers that spin for long after their work steal the cores of the other pool.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # Without a home, matplotlib advises a cache folder in two lines; the charts of a report need none.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, _terminate)
     app()
 

@@ -59,8 +59,8 @@ def first_line(problem: BaseException) -> str:
 _REMEDIES = {
     errno.ENOSPC: "free some space, or ",
     errno.EDQUOT: "free some of this user's quota, or ",
-    errno.EACCES: "change its permissions, or ",
-    errno.EPERM: "change its permissions, or ",
+    errno.EACCES: "change the permissions there, or ",
+    errno.EPERM: "change the permissions there, or ",
     errno.ELOOP: "remove the link that leads to itself, or ",
     errno.ENAMETOOLONG: "shorten the name, or ",
     errno.EIO: "check the disk, or ",
