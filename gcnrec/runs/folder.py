@@ -150,7 +150,8 @@ def make_folder(folder: Path) -> None:
             f"{folder} exists and is never overwritten; choose another --out, or continue it with --resume"
         ) from None
     except OSError as problem:
-        raise DataError(f"cannot make {folder}: {problem.strerror or problem}; {os_remedy(problem, 'choose another --out')}") from problem
+        remedy = os_remedy(problem, "choose another --out")
+        raise DataError(f"cannot make {folder}: {problem.strerror or problem}; {remedy}") from problem
 
 
 def describe_run(folder: Path, job: Job, dataset: Dataset, device: str) -> None:

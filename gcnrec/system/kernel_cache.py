@@ -24,8 +24,8 @@ _warnings: list[str] = []
 def find_room(environment: MutableMapping[str, str] | None = None) -> None:
     """Set `NUMBA_CACHE_DIR` in `environment`, by default for this process and its children, unless the user has set it.
 
-    The first that will do: `$XDG_CACHE_HOME`, `~/.cache` by `$HOME`, then by the password file, `/tmp/gcnrec-UID`, a private folder
-    that vanishes with the process. Where none can be made, numba finds none either, and its error says so.
+    The first that will do: `$XDG_CACHE_HOME`, `~/.cache` by `$HOME`, then by the password file, `/tmp/gcnrec-UID`, a private
+    folder that vanishes with the process. Where none can be made, numba finds none either, and its error says so.
     """
     environment = os.environ if environment is None else environment
     if environment.get(VARIABLE):
@@ -39,8 +39,8 @@ def find_room(environment: MutableMapping[str, str] | None = None) -> None:
             return
         atexit.register(_remove, room, os.getpid())
         _warnings.append(
-            f"compiled kernels can be kept neither with the package nor in {' or '.join(map(str, tried))}, so each command compiles "
-            f"them again; set {VARIABLE} to a folder that only this user may write to"
+            f"compiled kernels can be kept neither with the package nor in {' or '.join(map(str, tried))}, so each command "
+            f"compiles them again; set {VARIABLE} to a folder that only this user may write to"
         )
     environment[VARIABLE] = str(room)
 

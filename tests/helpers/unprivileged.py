@@ -1,7 +1,7 @@
 """Processes that obey the modes of files, also where the tests run as root, as they do in a container.
 
-As a program: `unprivileged.py PACKAGE HOME ARGUMENT...` runs the command of the package in the folder PACKAGE without any capability,
-as a user whose home is HOME by the password file.
+As a program: `unprivileged.py PACKAGE HOME ARGUMENT...` runs the command of the package in the folder PACKAGE without any
+capability, as a user whose home is HOME by the password file.
 """
 
 from __future__ import annotations

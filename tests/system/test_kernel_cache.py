@@ -100,7 +100,7 @@ def test_a_shared_place_that_another_user_may_have_made_is_not_used(places, spoi
     private = found({})
     try:
         assert private.parent != places.shared and stat.S_IMODE(private.stat().st_mode) == 0o700
-        warning, = take_warnings()
+        (warning,) = take_warnings()
         assert str(taken) in warning and f"set {VARIABLE} to a folder" in warning
     finally:
         kernel_cache._remove(private, os.getpid())
