@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gcnrec.errors import DeviceError
+from gcnrec.errors import DeviceError, install
 
 FOLDER = Path(__file__).resolve().parent
 OPTIONS = ("-std=c++17", f"-I{FOLDER}")
@@ -100,6 +100,6 @@ def _cupy() -> Any:
         import cupy
     except ImportError as problem:
         raise DeviceError(
-            "train.device = 'cuda' needs CuPy, which is not installed; pip install 'gcnrec[gpu]', or set train.device = 'cpu'"
+            f"train.device = 'cuda' needs CuPy, which is not installed; {install('gpu')}, or set train.device = 'cpu'"
         ) from problem
     return cupy

@@ -6,10 +6,21 @@ E interactions, U users, I items, D width, K list length, L layers.
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gcnrec.system.supported import refuse_windows
 from gcnrec.version import __version__ as __version__
+
+refuse_windows(sys.platform, sys.argv)
+_FOLDER = os.path.dirname(__file__)  # noqa: PTH120 (pathlib takes longer to import than all of this file)
+# In time for the first import of numba, whoever imports it. A package that can be written to holds its own kernels.
+if not all(os.access(os.path.join(_FOLDER, room), os.W_OK) for room in ("", "ops", "loaders")):  # noqa: PTH118
+    from gcnrec.system.kernel_cache import find_room
+
+    find_room()
 
 __all__ = ["compare", "evaluate", "ingest", "open_dataset", "open_run", "recommend", "train"]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shlex
 import signal
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Terminated, UsageError
+from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Terminated, UsageError, install, os_remedy
+from gcnrec.system.supported import WINDOWS
 from gcnrec.version import __version__
 
 if TYPE_CHECKING:
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
 _LOG_JSON = "gcnrec.log_json"
 _STOPPED = "stopped by {}, nothing half-written stays; start the same command again"
 """Outside of the training of a run, which continues: see `gcnrec.system.signals`."""
+_THE_SYSTEM_REFUSES = (
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.EIO,
+)  # fmt: skip
+"""Errors about a named file that come of the machine or of a name that was typed, wherever they are raised; others are bugs."""
 
 
 def _keep(ctx: typer.Context, log_json: bool) -> bool:
@@ -75,10 +82,34 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script: 0 done, 1 a bug, 2 usage, 3 data, 4 device or memory, 5 diverged, 130 Ctrl-C, 143 SIGTERM."""
+    if sys.platform == "win32":
+        _report(UsageError(WINDOWS), log_json=False)
+        raise SystemExit(UsageError.exit_code)
+    _speak_utf8()
+    if not all(map(_is_utf8, sys.argv)):
+        text = next(text for text in sys.argv if not _is_utf8(text))
+        _report(UsageError(f"an argument must be text in UTF-8, got {text!r}; rename that file or folder"), log_json=False)
+        raise SystemExit(UsageError.exit_code)
     # torch and numba load an OpenMP runtime each: workers that spin for long after their work steal the cores of the other pool.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # Without a home, matplotlib advises a cache folder in two lines; the charts of a report need none.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, _terminate)
     app()
+
+
+def _speak_utf8() -> None:
+    """Start this command again in Python's UTF-8 mode where the locale has another encoding: Parquet holds names in UTF-8.
+
+    Python decodes arguments and names of files once, at its start.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def _version(on: bool) -> None:
@@ -404,7 +435,7 @@ def bench(
         write_record(record, shlex.join(["gcnrec", *sys.argv[1:]]), rows)
     if rows[-1]["speedup"] is None:
         absent = ", ".join(rows[-1]["absent"])
-        raise DeviceError(f"bench {what} needs every required peer, absent: {absent}; install gcnrec[bench]")
+        raise DeviceError(f"bench {what} needs every required peer, absent: {absent}; {install('bench')}")
 
 
 @app.command()
@@ -418,10 +449,15 @@ def doctor(as_json: AsJson = False) -> None:
     raise typer.Exit(max((finding["exit_code"] for finding in facts["findings"]), default=0))
 
 
-def _observed(as_json: bool, log_json: bool = False, metric: str = "") -> AbstractContextManager[Observer]:
+@contextmanager
+def _observed(as_json: bool, log_json: bool = False, metric: str = "") -> Iterator[Observer]:
     from gcnrec.reports.progress import observed
+    from gcnrec.system.kernel_cache import take_warnings
 
-    return observed(metric, as_json, log_json)
+    with observed(metric, as_json, log_json) as observer:
+        for text in take_warnings():
+            observer.warn(text)
+        yield observer
 
 
 def _show(result: Any) -> None:
@@ -454,6 +490,12 @@ def _expected(problem: BaseException) -> GcnrecError | None:
     if isinstance(problem, MemoryError) or "DefaultCPUAllocator" in str(problem):  # torch's own has no class
         details = str(problem).rpartition("DefaultCPUAllocator: ")[2] or "no details"
         return DeviceError(f"memory ran out ({details}); 'gcnrec check' predicts what a job needs")
+    if "cannot cache function" in str(problem):
+        return DeviceError(
+            "numba found no folder for compiled kernels; set NUMBA_CACHE_DIR to a folder that only this user may write to"
+        )
     if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DataError(f"the disk is full ({problem.filename or 'no file named'}); free some space and run again")
+        return DataError(f"the disk is full ({problem.filename or 'no file named'}); {os_remedy(problem, 'work on another one')}")
+    if isinstance(problem, OSError) and problem.errno in _THE_SYSTEM_REFUSES and problem.filename:
+        return DataError(f"cannot use {problem.filename}: {problem.strerror}; {os_remedy(problem, 'name another place')}")
     return None

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.errors import DeviceError
+from gcnrec.errors import DeviceError, install
 from gcnrec.graph import Csr
 from gcnrec.queues import Device
 from gcnrec.rows import Rules
@@ -99,7 +99,7 @@ def gpu() -> torch.device:
         )
     if find_spec("cupy") is None:
         raise DeviceError(
-            "train.device = 'cuda' needs CuPy, which is not installed; pip install 'gcnrec[gpu]', or set train.device = 'cpu'"
+            f"train.device = 'cuda' needs CuPy, which is not installed; {install('gpu')}, or set train.device = 'cpu'"
         )
     return torch.device("cuda", torch.cuda.current_device())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -60,6 +62,33 @@ def first_line(problem: BaseException) -> str:
     """The first line of an exception's message, without its full stop; the exception's name where there is none."""
     lines = str(problem).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(problem).__name__
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or ",
+    errno.EDQUOT: "free some of this user's quota, or ",
+    errno.EACCES: "change the permissions there, or ",
+    errno.EPERM: "change the permissions there, or ",
+    errno.ELOOP: "remove the link that leads to itself, or ",
+    errno.ENAMETOOLONG: "shorten the name, or ",
+    errno.EIO: "check the disk, or ",
+    errno.EMFILE: "raise 'ulimit -n', or ",
+}
+
+
+def os_remedy(problem: BaseException, otherwise: str) -> str:
+    """What helps after an error of the operating system, by its number; `otherwise` is what helps in any case.
+
+    safetensors and Arrow name the number in their text only.
+    """
+    named = re.search(r"(?:os error|\[Errno) (\d+)", str(problem))
+    number = getattr(problem, "errno", None) or (int(named[1]) if named else None)
+    return _REMEDIES.get(number or 0, "") + otherwise
+
+
+def install(extra: str) -> str:
+    """How an extra of the package is installed: gcnrec is on no index, so pip needs the checkout."""
+    return f"pip install '.[{extra}]' in a checkout of gcnrec"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.errors import UsageError
+from gcnrec.errors import UsageError, install
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.subgraph import within
 from gcnrec.ops.sample import negatives, popularity_table
@@ -46,7 +46,7 @@ def _imported() -> Any:
         return sys.modules["dgl"]
     found = importlib.util.find_spec("dgl")
     if found is None or found.origin is None:
-        raise UsageError("gcnrec.loaders.dgl needs DGL, which is not installed; pip install 'gcnrec[dgl]'")
+        raise UsageError(f"gcnrec.loaders.dgl needs DGL, which is not installed; {install('dgl')}")
     graphbolt = Path(found.origin).parent / "graphbolt"
     build = f"libgraphbolt_pytorch_{torch.__version__.split('+')[0]}.so"
     if graphbolt.is_dir() and not (graphbolt / build).is_file():

@@ -6,7 +6,6 @@ What does not fit the memory limit lies inside the folder that is being written,
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -31,6 +30,7 @@ from gcnrec.loaders.ingest.staging import Staging
 from gcnrec.loaders.recipe import RULES, Inputs, conditions_of, first_change, inputs_of, recipe_of
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, refuse_foreign, seal
 from gcnrec.system.limits import parse_bytes
+from gcnrec.system.machine import available_cores
 from gcnrec.system.observer import SILENT
 from gcnrec.system.scratch import Scratch, memory_errors_as_sentences
 
@@ -172,7 +172,7 @@ def connect(spill: Path, limit: int, folders: Sequence[Path] = ()) -> Iterator[d
     config = {
         "memory_limit": f"{limit}B",
         "temp_directory": str(spill / "duckdb"),
-        "threads": max(min(len(os.sched_getaffinity(0)), limit // _THREAD_BYTES), 1),
+        "threads": max(min(available_cores(), limit // _THREAD_BYTES), 1),
         "preserve_insertion_order": False,
     }
     connection = locked(config, folders)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.errors import UsageError
+from gcnrec.errors import UsageError, install
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
 from gcnrec.loaders.subgraph import Numbers, Subgraphs, within
@@ -36,7 +36,7 @@ try:
 except ModuleNotFoundError as problem:
     if problem.name != "torch_geometric":
         raise
-    raise UsageError("gcnrec.loaders.pyg needs PyTorch Geometric, which is not installed; pip install 'gcnrec[pyg]'") from None
+    raise UsageError(f"gcnrec.loaders.pyg needs PyTorch Geometric, which is not installed; {install('pyg')}") from None
 
 USER, ITEM = "user", "item"
 USER_ITEM, ITEM_USER = (USER, "interacts", ITEM), (ITEM, "rev_interacts", USER)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, os_remedy
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
 from gcnrec.interactions import Interactions, MemoryVocabulary, Vocabulary
 from gcnrec.system.files import followed, remove, sync, unfinished, work_path
@@ -147,7 +147,8 @@ def turn_at(target: Path, note: Callable[[str], object] = SILENT.note) -> Iterat
     try:
         followed(target).parent.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise DataError(f"cannot make {target.parent}: {problem.strerror or problem}; choose another place") from problem
+        remedy = os_remedy(problem, "choose another place")
+        raise DataError(f"cannot make {target.parent}: {problem.strerror or problem}; {remedy}") from problem
     with awaited(folder_lock(target), target, note) as waited:
         yield waited
 
@@ -182,7 +183,7 @@ def _replacing(place: Path, target: Path, warn: Callable[[str], object]) -> Iter
             sync(place.parent)
         except OSError as problem:
             raise DataError(
-                f"cannot write {target}: {problem.strerror or problem}; free some space or choose another --out"
+                f"cannot write {target}: {problem.strerror or problem}; {os_remedy(problem, 'choose another --out')}"
             ) from problem
         finally:
             shutil.rmtree(work, ignore_errors=True)

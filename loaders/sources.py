@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from gcnrec.config import Data
 from gcnrec.config.toml import validated
-from gcnrec.errors import DataError, UsageError
+from gcnrec.errors import DataError, UsageError, os_remedy
 from gcnrec.loaders.cache import Entry
 from gcnrec.loaders.cards import Card, File, Source, load_card
 from gcnrec.loaders.downloads import SourceFailed, check_digest, fetch, one_line, reason
@@ -117,7 +117,8 @@ def _world(world: World, folder: Path, note: TakeNote) -> Path:
             write_world(world, work / "world", note)
             return entry.keep(work / "world")
     except OSError as problem:
-        raise DataError(f"cannot write {folder}: {problem.strerror or problem}; free some space") from None
+        remedy = os_remedy(problem, "work in another folder")
+        raise DataError(f"cannot write {folder}: {problem.strerror or problem}; {remedy}") from None
 
 
 def _found(file: File, data_root: Path | None, folder: Path, note: TakeNote) -> Path:
@@ -185,7 +186,7 @@ def _header(table: Path, columns: Mapping[str, str]) -> list[str]:
     with table.open("rb") as file:
         line = file.readline(_HEADER_BYTES)
     try:
-        names = [name.split(":")[0] for name in line.decode("utf-8").rstrip("\r\n").split("\t")]
+        names = [name.split(":")[0] for name in line.decode("utf-8-sig").rstrip("\r\n").split("\t")]
     except UnicodeDecodeError:
         raise SourceFailed("its first line must name columns in UTF-8, is no UTF-8") from None
     for name in columns:

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 
 from gcnrec.config.job import Seed
 from gcnrec.config.toml import Section
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, os_remedy
 from gcnrec.random import Stage, two_u64
 from gcnrec.system.observer import SILENT
 
@@ -85,7 +85,8 @@ def write_world(world: World, folder: Path, note: Callable[[str], None] = SILENT
             note(f"synthetic world: {last:,} of {world.edges:,} edges drawn")
         work.rename(folder)
     except OSError as problem:
-        raise DataError(f"cannot write {folder}: {problem.strerror or problem}; free some space") from None
+        remedy = os_remedy(problem, "work in another folder")
+        raise DataError(f"cannot write {folder}: {problem.strerror or problem}; {remedy}") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

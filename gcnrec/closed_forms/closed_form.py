@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from gcnrec import config
 from gcnrec.closed_forms import ease, exponents, gfcf, itemknn, linkprop
@@ -20,6 +20,7 @@ from gcnrec.interactions import Interactions
 from gcnrec.ops.topk import Seen
 from gcnrec.ranking import popularity
 from gcnrec.ranking.scorer import Scorer
+from gcnrec.system.tensors import save_tensors
 
 
 class ClosedFormScorer(Scorer, Protocol):
@@ -69,7 +70,7 @@ def tuned(name: str, graph: BipartiteGraph, valid: Interactions, settings: confi
 
 def save(scorer: ClosedFormScorer, path: Path) -> None:
     """Write the scorer's tensors to a safetensors file. The graph is not in it."""
-    save_file({name: tensor.contiguous() for name, tensor in scorer.tensors().items()}, path)
+    save_tensors({name: tensor.contiguous() for name, tensor in scorer.tensors().items()}, path, {})
 
 
 def load(name: str, graph: BipartiteGraph, path: Path) -> ClosedFormScorer:

@@ -26,7 +26,7 @@ S = TypeVar("S", bound=Section)
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises UsageError when it is missing or not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UsageError(f"no such file: {path}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:

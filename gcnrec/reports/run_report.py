@@ -154,8 +154,7 @@ def _cold(contents: RunContents) -> list[dict[str, Any]]:
 
 def _tables(contents: RunContents) -> list[dict[str, Any]]:
     memory = [
-        (key, f"{value:,}" + (f"  ({size(value)})" if key.endswith("_bytes") else ""))
-        for key, value in contents.memory.items()
+        (key, f"{value:,}" + (f"  ({size(value)})" if key.endswith("_bytes") else "")) for key, value in contents.memory.items()
     ]
     tables = [
         {"title": "Mixture", "rows": _flat(contents.document(MIXTURE)), "numeric": False},

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gcnrec.errors import DataError, UsageError
+from gcnrec.errors import DataError, UsageError, install, os_remedy
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.loaders.schema import new_folder
 from gcnrec.ops.topk import Hidden, ItemLists, TopK, contained
@@ -70,14 +70,16 @@ def export(
         raise UsageError(f"--index and --k belong to --format faiss, got --format {kind}; leave them out")
     if out.exists():
         raise UsageError(f"{out} exists and is never overwritten; remove it or choose another --out")
-    run.scorer()  # refuses a run that is not finished
+    scratch = out.parent  # the run's own folder may be read-only
+    scratch.mkdir(parents=True, exist_ok=True)
+    run.scorer(scratch)  # refuses a run that is not finished
     if run.job.model.closed_form:
         raise UsageError(f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no embeddings to export")
-    scorer, mixture = run.embeddings(run.folder).scorer, run.mixture
+    scorer, mixture = run.embeddings(scratch).scorer, run.mixture
     if kind == "faiss":
         facts = _write_index(run, scorer, out, index or "flat", 20 if k is None else k, observer)
     elif kind == "bundle":
-        facts = write_bundle(run, run.embeddings(run.folder), out)
+        facts = write_bundle(run, run.embeddings(scratch), out)
     else:
         facts = _copy_embeddings(run, scorer, out)
     if kind != "bundle" and mixture and mixture.partners:
@@ -188,7 +190,7 @@ def _write_index(run: Run, scorer: EmbeddingScorer, out: Path, kind: str, k: int
         try:
             faiss.write_index(index, str(work / "items.faiss"))
         except RuntimeError as problem:
-            raise DataError(f"cannot write {out}: {problem}; choose another --out, on a disk with space") from None
+            raise DataError(f"cannot write {out}: {problem}; {os_remedy(problem, 'choose another --out')}") from None
         numbers = pa.array(np.arange(len(ids), dtype=np.int32))
         pq.write_table(pa.table({"number": numbers, "id": ids}), work / "items.parquet", compression="zstd")
         (work / "index.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -234,5 +236,5 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError:
-        raise UsageError("a FAISS index needs FAISS, which is not installed; pip install 'gcnrec[faiss]'") from None
+        raise UsageError(f"a FAISS index needs FAISS, which is not installed; {install('faiss')}") from None
     return faiss

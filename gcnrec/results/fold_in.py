@@ -54,11 +54,12 @@ class Widened:
     counts: tuple[FileCounts, ...]
 
 
-def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None) -> Widened:
+def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None, scratch: Path | None = None) -> Widened:
     """The data and scorer of `run` with the users and items of two files.
 
     `new_users`: Parquet or CSV of user and item ids, also of known users; `new_items`: features, as for ingestion, known items
-    are left out. Raises UsageError for a model that cannot embed them, DataError for a file that cannot be used.
+    are left out. `scratch`: a folder for working arrays, by default the run's.
+    Raises UsageError for a model that cannot embed them, DataError for a file that cannot be used.
     """
     name, dataset = run.job.model.name, run.dataset
     if run.job.model.closed_form:
@@ -68,9 +69,9 @@ def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None) -> 
             f"--new-items needs a model that embeds items by their features, and {run.folder} holds {name}; "
             "train graphsage or pinsage on a dataset with item features"
         )
-    counts = []
+    counts, scratch = [], scratch or run.folder
     if new_items is not None:
-        dataset, count = _with_items(dataset, new_items, run.folder)
+        dataset, count = _with_items(dataset, new_items, scratch)
         counts.append(count)
     if new_users is not None and name in INDUCTIVE and run.job.sampler.neighbours == "weighted":
         raise UsageError(
@@ -82,8 +83,8 @@ def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None) -> 
         dataset, given, unknown, count = _with_users(dataset, new_users)
         counts.append(count)
     dataset = replace(dataset, graph=_folded(run.train_graph, given))
-    embed = _encoded if name in INDUCTIVE else _summed
-    scorer = _mixed(run, dataset, embed(run, dataset, run.embeddings(run.folder)))
+    embed = partial(_encoded, scratch=scratch) if name in INDUCTIVE else _summed
+    scorer = _mixed(run, dataset, embed(run, dataset, run.embeddings(scratch)))
     return Widened(dataset, scorer, unknown, tuple(counts))
 
 
@@ -219,7 +220,7 @@ def _with_known_items(graph: BipartiteGraph, num_items: int) -> BipartiteGraph:
     return BipartiteGraph(user_items, Csr(down.indptr[: num_items + 1], down.indices, down.columns))
 
 
-def _encoded(run: Run, dataset: Dataset, known: Exported) -> EmbeddingScorer:
+def _encoded(run: Run, dataset: Dataset, known: Exported, scratch: Path) -> EmbeddingScorer:
     """Exports the wider graph by the trained layers, and takes the rows to embed from there."""
     rows_ND, layers = final_tensors(run)
     graph, num_users, num_items = dataset.graph, len(known.users_UF), len(known.items_IF)
@@ -229,9 +230,9 @@ def _encoded(run: Run, dataset: Dataset, known: Exported) -> EmbeddingScorer:
     none = torch.zeros(new_users, width), torch.zeros(graph.num_items - num_items, width)
     table = DenseTable(torch.cat([rows_ND[:num_users], none[0], rows_ND[num_users:], none[1]]), 0)
     features = Features(dataset.user_features, dataset.item_features)
-    encoder = inductive_encoder(run.job, graph, width, features, partial(scratch_values, run.folder))
+    encoder = inductive_encoder(run.job, graph, width, features, partial(scratch_values, scratch))
     encoder.layers.load_state_dict(layers)
-    out_ND = scratch_rows(run.folder, graph.num_nodes, width)
+    out_ND = scratch_rows(scratch, graph.num_nodes, width)
     encoder.export(table, out_ND)
     new_users_AD, new_items_CD = out_ND[torch.from_numpy(users_A)], out_ND[graph.num_users + num_items :].clone()
     column_I, degrees_I = None, run.train_graph.item_users.degrees

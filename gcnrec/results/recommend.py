@@ -114,7 +114,9 @@ class _Options:
 
 
 def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, observer: Observer) -> RecommendSummary:
-    wider = with_new_nodes(run, files.new_users, files.new_items) if files.bring_nodes else None
+    scratch = options.out.parent  # the run's own folder may be read-only
+    scratch.mkdir(parents=True, exist_ok=True)
+    wider = with_new_nodes(run, files.new_users, files.new_items, scratch) if files.bring_nodes else None
     dataset = wider.dataset if wider else run.dataset
     request = read_request(dataset, files, keep_unknown=options.fallback is not None)
     known = _known(dataset, options.seen)
@@ -122,12 +124,11 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
     for sentence in filter(None, (each.sentence for each in counts)):
         observer.note(sentence)
     degrees_U, _ = trained_degrees(dataset, run.refitted)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     lists = _Lists(
         k=options.k,
         request=request,
         known=known,
-        scorer=wider.scorer if wider else run.scorer(options.out.parent),
+        scorer=wider.scorer if wider else run.scorer(scratch),
         popularity=PopularityScorer.of(dataset.graph),
         untrained_R=(request.numbers_R < 0) | (degrees_U[request.numbers_R] == 0),
         falls_back=options.fallback is not None,

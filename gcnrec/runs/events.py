@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, os_remedy
 from gcnrec.runs.documents import Document, checked
 from gcnrec.runs.paths import EVENTS
 from gcnrec.system.files import atomic_file
@@ -141,7 +141,8 @@ def append_event(folder: Path, event: Line) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as problem:
-        raise DataError(f"cannot write {path}: {problem.strerror or problem}; free some space, then resume") from problem
+        remedy = os_remedy(problem, "copy the run to another disk")
+        raise DataError(f"cannot write {path}: {problem.strerror or problem}; {remedy}, then resume") from problem
 
 
 def warn_once(folder: Path, kind: str, text: str) -> bool:

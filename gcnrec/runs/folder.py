@@ -23,7 +23,7 @@ from gcnrec.closed_forms import closed_form
 from gcnrec.closed_forms.mixture_files import Mixture, load_partners, mixture_scorer
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
-from gcnrec.errors import DataError, Taken, UsageError
+from gcnrec.errors import DataError, Taken, UsageError, os_remedy
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset, open_dataset
@@ -148,7 +148,8 @@ def make_folder(folder: Path) -> None:
     except FileExistsError:
         raise Taken(f"{folder} exists and is never overwritten; choose another --out, or continue it with --resume") from None
     except OSError as problem:
-        raise DataError(f"cannot make {folder}: {problem.strerror or problem}; choose another --out") from problem
+        remedy = os_remedy(problem, "choose another --out")
+        raise DataError(f"cannot make {folder}: {problem.strerror or problem}; {remedy}") from problem
 
 
 def describe_run(folder: Path, job: Job, dataset: Dataset, device: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gcnrec.config import Run
-from gcnrec.errors import Interrupted, Terminated, UsageError
+from gcnrec.errors import Interrupted, Terminated, UsageError, install
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json, write_json
 from gcnrec.system.observer import Observer
@@ -98,7 +98,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UsageError(
-                "run.tensorboard needs TensorBoard, which is not installed; pip install 'gcnrec[tracking]', or set it to false"
+                f"run.tensorboard needs TensorBoard, which is not installed; {install('tracking')}, or set it to false"
             ) from None
         self._open = SummaryWriter
         self._folder = folder

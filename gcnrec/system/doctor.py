@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from gcnrec.errors import DataError, DeviceError
+from gcnrec.errors import DataError, DeviceError, install
 from gcnrec.system.limits import read_limits
 from gcnrec.system.machine import PACKAGES, available_cores, machine, versions
 
@@ -69,7 +69,7 @@ def _extras() -> dict[str, str]:
     described = {}
     for extra, (names, purpose) in EXTRAS.items():
         found = {name: version for name, version in versions(names).items() if version}
-        what = ", ".join(f"{name} {version}" for name, version in found.items()) or f"absent: pip install 'gcnrec[{extra}]'"
+        what = ", ".join(f"{name} {version}" for name, version in found.items()) or f"absent: {install(extra)}"
         described[extra] = f"{purpose}: {what}"
     return described
 
@@ -200,7 +200,7 @@ def _broken(facts: dict[str, Any]) -> Iterator[tuple[str, int]]:
             yield f"{name} cannot be examined: {section['problem']}", _DEVICE
     for package, version in _section(facts, "required").items():
         if version is None:
-            yield f"{package}, which gcnrec needs, is not installed; pip install gcnrec again", _DEVICE
+            yield f"{package}, which gcnrec needs, is not installed; pip install . in a checkout of gcnrec", _DEVICE
 
 
 def _gpu(facts: dict[str, Any]) -> Iterator[tuple[str, int]]:
@@ -216,7 +216,7 @@ def _gpu(facts: dict[str, Any]) -> Iterator[tuple[str, int]]:
             )
     optional = _section(facts, "optional")
     if devices and not any(optional.get(name) for name in ("cupy-cuda13x", "cupy-cuda12x")):
-        yield "a GPU is there, and CuPy is not; pip install 'gcnrec[gpu]' to train on the GPU", _ADVICE
+        yield f"a GPU is there, and CuPy is not; {install('gpu')} to train on the GPU", _ADVICE
     lockable = _section(facts, "memory").get("lockable_gib")
     if devices and lockable is not None:
         yield f"this process may lock {lockable} GiB (ulimit -l); larger tables in host memory may not be pinned", _ADVICE

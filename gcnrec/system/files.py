@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from safetensors import SafetensorError
 
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, os_remedy
 
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.(?P<process>[1-9][0-9]*)(@(?P<host>[A-Za-z0-9_-]+))?\.(?P<ending>part|old)", re.DOTALL)
 _OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
@@ -93,7 +93,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
             sync(place.parent)
         except (OSError, SafetensorError) as problem:  # safetensors reports a full disk by an error of its own
             reason = getattr(problem, "strerror", None) or problem
-            raise DataError(f"cannot write {target}: {reason}; free some space or choose another name") from problem
+            raise DataError(f"cannot write {target}: {reason}; {os_remedy(problem, 'choose another place')}") from problem
         finally:
             work.unlink(missing_ok=True)
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
-from gcnrec.errors import Busy, DataError
+from gcnrec.errors import Busy, DataError, os_remedy
 from gcnrec.system.observer import SILENT
 
 _held: dict[Path, int] = {}
@@ -36,7 +36,7 @@ def locked(path: Path, what: Path, warn: Callable[[str], object] = SILENT.warn) 
     try:
         file = _acquired(path, what)
     except OSError as problem:
-        raise _unwritable(path, problem) from problem
+        raise _unwritable(path, what, problem) from problem
     with file:
         _held[key] = thread
         try:
@@ -95,11 +95,12 @@ def _sign(file: FileIO, path: Path, what: Path, warn: Callable[[str], object]) -
         file.truncate()
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "begun": begun}).encode())
     except OSError as problem:
-        raise _unwritable(path, problem) from problem
+        raise _unwritable(path, what, problem) from problem
 
 
-def _unwritable(path: Path, problem: OSError) -> DataError:
-    return DataError(f"cannot write {path}: {problem.strerror or problem}; free some space or choose another disk")
+def _unwritable(path: Path, what: Path, problem: OSError) -> DataError:
+    otherwise = f"copy {what} to where it can be written" if what.is_dir() else "choose another place for it"
+    return DataError(f"cannot write {path}: {problem.strerror or problem}; {os_remedy(problem, otherwise)}")
 
 
 def _holder(file: FileIO) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -17,7 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, os_remedy
+from gcnrec.system.scratch import reserve
 
 _MAPS: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
 """The maps behind tensors of `map_rows`, by the address of their storage; a map lives as long as a tensor of it."""
@@ -40,12 +40,12 @@ def scratch_rows(folder: Path, rows: int, width: int) -> torch.Tensor:
     size = max(4, 4 * rows * width)
     try:
         with TemporaryFile(dir=folder) as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+            reserve(file.fileno(), size)
             return map_rows(file, rows, width)
     except OSError as problem:
         raise DataError(
             f"{size:,} bytes of scratch cannot be had in {folder}: {problem.strerror or problem}; "
-            "free some space or put the run on another disk"
+            f"{os_remedy(problem, 'put the run on another disk')}"
         ) from None
 
 

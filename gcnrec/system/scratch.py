@@ -39,6 +39,10 @@ def _is_short(problem: Exception) -> bool:
     return getattr(problem, "errno", None) == errno.ENOMEM or any(each in str(problem) for each in words)
 
 
+_BLOCK_BYTES = 2**20
+"""Of a file that are written at a time where they cannot be reserved."""
+
+
 class Scratch:
     """Room for working arrays: in RAM while all of them take an eighth of `limit` bytes, else in unlinked files of `folder`."""
 
@@ -106,9 +110,28 @@ class Spool:
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Claim `size` bytes on disk now: a full disk is an OSError here, and would be a SIGBUS at a later write to the map."""
-    if size:
+    """Claim `size` bytes on disk now: a full disk is an OSError here, and would be a SIGBUS at a later write to the map.
+
+    What the file holds stays. macOS and some file systems cannot reserve: there each block is written, zeros where nothing was.
+    """
+    if not size:
+        return
+    try:
         os.posix_fallocate(descriptor, 0, size)
+    except AttributeError:
+        _write_through(descriptor, size)
+    except OSError as problem:
+        if problem.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        _write_through(descriptor, size)
+
+
+def _write_through(descriptor: int, size: int) -> None:
+    for first in range(0, size, _BLOCK_BYTES):
+        block = min(_BLOCK_BYTES, size - first)
+        left = memoryview(os.pread(descriptor, block, first).ljust(block, b"\0"))
+        while left:
+            left = left[os.pwrite(descriptor, left, first + block - len(left)) :]
 
 
 def new_npy(path: Path, shape: int | tuple[int, int], dtype: DTypeLike) -> NDArray[Any]:

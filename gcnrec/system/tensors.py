@@ -10,11 +10,16 @@ from safetensors.torch import save_file
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write `tensors` and text `metadata` to `path`, equal files for equal content.
+    """Write `tensors` and text `metadata` to `path`, equal files for equal content, readable as the umask says.
 
     safetensors writes metadata in the order of a hash table, another one each time: sorted here, in place, in as many bytes.
     """
-    save_file(tensors, path, metadata=metadata)
+    path.touch()  # with the mode that the umask, or the folder, gives to files: safetensors makes its own for the owner alone
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata=metadata or None)
+    path.chmod(mode)
+    if not metadata:
+        return
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))

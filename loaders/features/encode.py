@@ -257,7 +257,7 @@ def _opened(entry: dict[str, Any], folder: Path) -> Encoder:
     """The encoder that an entry of `_described` describes."""
     name, rule = str(entry["column"]), str(entry["rule"])
     if rule in ("standardised", "centred"):
-        return Numbers(name, rule, np.array(entry["mean"]), float(entry["scale"]))
+        return Numbers.of(entry)
     if rule == "one-hot":
         return OneHot(name, pa.array(entry["values"]))
     if rule == "multi-hot":

@@ -17,6 +17,8 @@ from gcnrec.errors import DataError
 from gcnrec.loaders.ingest.columns import TICKS
 
 Kind = Literal["number", "vector", "category", "bag"]
+_MOST_COUNT = 2.0**53
+"""Above it float64 does not count any more; sums of such counts would be infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +112,15 @@ class Entries:
 def entries_of(batch: pa.RecordBatch, name: str, counts: str | None, first: int, place: Place) -> Entries:
     """The lists in column `name` with their counts in column `counts` (1 without it); null words and counts of 0 are left out.
 
-    Raises DataError, naming the first row, where words and counts differ in number, and for a count that is no number above 0.
+    Raises DataError, naming the first row, where words and counts differ in number, for a count that is no number above 0, and
+    for integers beyond int64.
     """
     column = batch.column(name)
     lengths_R = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-    words = plain(column.flatten())
+    try:
+        words = plain(column.flatten())
+    except pa.ArrowInvalid:
+        raise place.refuse("holds integers beyond int64; cast them to text") from None
     counts_E = np.ones(len(words))
     if counts is not None:
         given = batch.column(counts)
@@ -125,8 +131,10 @@ def entries_of(batch: pa.RecordBatch, name: str, counts: str | None, first: int,
                 f"must hold as many values as {counts!r} holds counts, row {first + row} has {lengths_R[row]} and {given_R[row]}"
             )
         counts_E = floats(given.flatten())
-        if (wrong := ~(counts_E >= 0) | np.isinf(counts_E)).any():
-            raise place.refuse(f"needs counts of 0 and more in {counts!r}, {wrong.sum():,} are null, negative, NaN or infinite")
+        if (wrong := ~((counts_E >= 0) & (counts_E <= _MOST_COUNT))).any():
+            raise place.refuse(
+                f"needs counts of 0 and more in {counts!r}, {wrong.sum():,} are null, negative, NaN or above 2**53; correct them"
+            )
     rows_E = np.repeat(np.arange(len(batch)), lengths_R)
     kept_E = words.is_valid().to_numpy(zero_copy_only=False) & (counts_E > 0)
     return Entries(rows_E[kept_E], words.filter(pa.array(kept_E)), counts_E[kept_E])

@@ -208,4 +208,4 @@ except UsageError as problem:
 @pytest.mark.parametrize("module", ["pyg", "dgl"])
 def test_an_absent_package_is_one_sentence(tmp_path, module):
     out, err = run(HIDDEN.format(module), tmp_path)
-    assert f"pip install 'gcnrec[{module}]'" in out and "\n" not in out and err == ""
+    assert f"pip install '.[{module}]' in a checkout" in out and "\n" not in out and err == ""

@@ -4,7 +4,7 @@
 
 Every case goes through the command line in a process of bounded memory and time. It must end with exit code 0, 2, 3 or 4 (5 where
 training may diverge), one sentence and nothing left behind when it is refused, and, when it is not, with a data set whose digests
-hold and whose graph has exactly the pairs that pyarrow reads from the files. Needs hypothesis (`pip install 'gcnrec[test]'`).
+hold and whose graph has exactly the pairs that pyarrow reads from the files. Needs hypothesis (`pip install '.[test]'`).
 The record tallies outcomes by kind; --keep has the files and arguments of every failure. The exit code is 1 when there was one.
 """
 
