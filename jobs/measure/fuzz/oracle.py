@@ -1,0 +1,130 @@
+"""The dataset folder that an ingestion must make, by docs/your-data.md: plain Python, without NumPy, Arrow, SQL or gcnrec."""
+
+import math
+from collections import Counter
+from fnmatch import fnmatchcase
+from fractions import Fraction
+from pathlib import PurePosixPath
+from urllib.parse import unquote
+
+UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
+def answer(case):  # type: ignore[no-untyped-def]
+    """Words of refusals, one of which must come, or the folder where there are none."""
+    why, report, parts, kinds, data = set(), {}, {"train": [], "valid": [], "test": []}, (set(), set()), case.data
+    for role, source in case.inputs.items():
+        rows = [row for file in source.files if listed(source, file.path) for row in rows_of(file, source.root, data, why)]
+        met = conditions(case, role, {name for row in rows for name in row}, why)
+        parts[role] = [event(row, data, why) for row in rows if all(each.holds(row) for each in met)]
+        report |= {f"rows_{role}": len(rows), f"filtered_{role}": len(rows) - len(parts[role])}
+        why |= set() if parts[role] else {"removes all", "holds no rows"}
+        for kind, side in zip(kinds, ("user", "item"), strict=True):
+            kind |= {type(row[data[side]]) for row in rows if row.get(data[side]) is not None}
+    why |= set() if max(map(len, kinds)) < 2 else {"ids of one type"}
+    return why, None if why else folder(parts, case, report, why)
+
+
+def listed(source, path):  # type: ignore[no-untyped-def]
+    """Whether a path is read: below what the user named no name begins with _ or ., and a pattern matches all of it."""
+    parts, pattern = PurePosixPath(path).parts, PurePosixPath(source.text).parts
+    if "*" in source.text and not (len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern))):
+        return False
+    return path.endswith(".parquet") and not any(part[0] in "._" for part in PurePosixPath(path).relative_to(source.root).parts)
+
+
+def rows_of(file, root, data, why):  # type: ignore[no-untyped-def]
+    """Rows as {column: value}; key=value of a folder counts where the file lacks the column: text, or the declared integer."""
+    pairs = [part.split("=", 1) for part in PurePosixPath(file.path).relative_to(root).parts[:-1] if "=" in part]
+    keys = {name: (int if name in data.get("partition_type", {}) else unquote)(text) for name, text in pairs}
+    why |= (
+        set()
+        if len({(each.name, each.nested) for each in file.columns}) == len(file.columns)
+        else {"one name", "duplicate field"}
+    )
+    columns = sorted(file.columns, key=lambda column: not column.nested)  # a column called a.b wins over field b of a
+    return [keys | {each.name: each.values[row] for each in columns} for row in range(file.rows)]
+
+
+def conditions(case, role, names, why):  # type: ignore[no-untyped-def]
+    """Train meets where; a held-out file where_test, else where if it has the columns; every row meets min_rating."""
+    chosen = case.where if role == "train" else case.where_test or case.where
+    skipped = role != "train" and not case.where_test and case.where and not case.where.columns <= names
+    needed = {case.data[key] for key in ("user", "item", "time", "weight", "rating") if key in case.data}
+    needed |= chosen.columns if chosen and not skipped else set()
+    why |= set() if needed <= names else {"has no", "has none", "removes all"}
+    return [each for each in (None if skipped else chosen, case.rated) if each]
+
+
+def event(row, data, why):  # type: ignore[no-untyped-def]
+    """(user, item, seconds, weight) of a row that is kept."""
+    user, item, time, weight = (row.get(data.get(key)) for key in ("user", "item", "time", "weight"))
+    bad = [key for key in ("user", "item", "time", "weight") if key in data and row.get(data[key]) is None]
+    why |= {"holds nulls"} if bad or time != time else set()
+    why |= {"non-finite weight"} if weight is not None and not 0 <= weight < math.inf else set()
+    known = time is None or time != time or isinstance(time, Fraction)  # a timestamp or a date; numbers count units
+    seconds = time if known else Fraction(int(time), UNITS[data["time_unit"]])
+    return user, item, seconds, weight if weight is None else float(weight)
+
+
+def split(rows, case):  # type: ignore[no-untyped-def]
+    """Rows by part: the last of each user and the one before, never the first, or the newest in time."""
+    cut, total, placed, data = {"train": [], "valid": [], "test": []}, Counter(row[0] for row in rows), Counter(), case.data
+    test_from = newest(rows, data["test_size"]) if case.test_from is None else case.test_from
+    valid_from = newest([row for row in rows if row[2] < test_from], data["valid_size"])
+    for row in sorted(rows, key=lambda row: (row[2], row[1], row[3] or 0), reverse=True):
+        if data["split"] == "temporal":
+            part = "test" if row[2] >= test_from else "valid" if row[2] >= valid_from else "train"
+        else:
+            ends = ["test", "valid" if data["valid_size"] else "train"][: total[row[0]] - 1]
+            part = [*ends, *["train"] * total[row[0]]][placed[row[0]]]
+            placed[row[0]] += 1
+        cut[part].append(row)
+    return cut
+
+
+def newest(rows, share):  # type: ignore[no-untyped-def]
+    """The time from which on at least a share of the rows lies."""
+    times, place = sorted(row[2] for row in rows), int((1 - share) * len(rows))
+    return times[place] if place < len(times) else math.inf
+
+
+def core(pairs, k):  # type: ignore[no-untyped-def]
+    """Pairs that are left when no user and no item has fewer than k distinct ones."""
+    users, items = Counter(user for user, _ in pairs), Counter(item for _, item in pairs)
+    left = {(user, item) for user, item in pairs if users[user] >= k and items[item] >= k}
+    return left if len(left) == len(pairs) else core(left, k)
+
+
+def merged(rows, duplicates):  # type: ignore[no-untyped-def]
+    """{pair: (seconds, weight)}: the latest row, of equal times the heaviest, or the sum, where a row without weight adds 1."""
+    pairs = {}
+    for *pair, time, weight in sorted(rows, key=lambda row: (row[2] or 0, row[3] or 0)):
+        added = pairs.get(tuple(pair), (0, 0.0))[1] + (1.0 if weight is None else weight) if duplicates == "sum" else weight
+        pairs[tuple(pair)] = (time, added)
+    return {pair: (time if time is None else math.floor(time), weight) for pair, (time, weight) in pairs.items()}
+
+
+def folder(parts, case, report, why):  # type: ignore[no-untyped-def]
+    """The k-core comes before a drawn split, else in train; then repeats and cold pairs go, and degrees number the nodes."""
+    data, last = case.data, case.data["split"] == "leave_last"
+    if data["split"] != "given":
+        alive = core({row[:2] for row in parts["train"]}, data["k_core"] if last else 0)
+        parts = split([row for row in parts["train"] if row[:2] in alive], case)
+    pairs = {part: merged(rows, data["duplicates"]) for part, rows in parts.items()}
+    report |= {f"duplicates_{part}": len(rows) - len(pairs[part]) for part, rows in parts.items()}
+    alive = core(set(pairs["train"]), 0 if last else data["k_core"])
+    train = pairs["train"] = {pair: facts for pair, facts in pairs["train"].items() if pair in alive}
+    why |= set() if train else {"no train interaction", "k_core"}
+    users, items = Counter(user for user, _ in train), Counter(item for _, item in train)
+    for part, seen in (("valid", set(train)), ("test", {*train, *pairs["valid"]})):
+        again = seen & set(pairs[part])
+        left = set(pairs[part]) - (again if data["repeats"] == "drop" else set())
+        cold = {pair for pair in left if not (data["keep_cold"] or (users[pair[0]] and items[pair[1]]))}
+        report |= {f"repeats_{part}": len(again), f"cold_{part}": len(cold)}
+        pairs[part] = {pair: pairs[part][pair] for pair in left - cold}
+    held = [*pairs["valid"], *pairs["test"]]
+    for side, (name, degrees) in enumerate((("users", users), ("items", items))):
+        nodes = {*degrees, *(pair[side] for pair in held)}
+        pairs[name] = sorted(((node, degrees[node]) for node in nodes), key=lambda node: (-node[1], node[0]))
+    return {**pairs, "report": report}
