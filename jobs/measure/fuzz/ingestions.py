@@ -32,6 +32,8 @@ FAMILIES: dict[str, tuple[tuple[str, ...], list[Any]]] = {
     "date": (("date32",), [datetime.date(2024, 1, day) for day in (1, 2, 3, 4)]),
 }
 """Types of an id, and values."""
+FOLDERS = {"7": "7", "007": "007", "9": "9", "a b": "a%20b", "é": "%C3%A9"}
+"""Users that name a folder, and how it writes them."""
 FLOATS = {"float16": "e", "float32": "f"}
 NUMBERS = ("float16", "float32", "float32", "float64", "int8", "int64", "decimal2")
 
@@ -102,6 +104,8 @@ def ingestion(number: int) -> Ingestion:
     specs = schema(draw, case)
     roles = ["train", *(["test"] if split == "given" else []), *(["valid"] if split == "given" and draw.random() < 0.4 else [])]
     by_user = case.data["user"] == "user" and draw.random() < 0.1
+    if by_user:
+        specs["user"] = Spec(("string",), list(FOLDERS))
     for role in roles:
         own = dict(specs)
         if role != "train" and draw.random() < 0.3:  # held-out files may lack what only a condition reads
@@ -122,7 +126,7 @@ def settings(draw: Random, split: str) -> dict[str, Any]:
         "valid_size": draw.choice([0.0, 0.25, 0.5]),
         "test_size": draw.choice([0.0, 0.25, 0.25, 0.5]),
         "duplicates": draw.choice(["latest", "latest", "sum"]),
-        "k_core": draw.choice([0, 0, 0, 1, 2]),
+        "k_core": draw.choice([0, 0, 0, 0, 1, 2]),
         "repeats": draw.choice(["drop", "drop", "keep"]),
         "keep_cold": draw.random() < 0.4,
         "time_unit": draw.choice(["s", "ms", "us", "ns"]),
@@ -155,7 +159,7 @@ def schema(draw: Random, case: Ingestion) -> dict[str, Spec]:
     for name in [name for name in specs if draw.random() < 0.15]:  # twins
         specs.setdefault(name.swapcase(), Spec(specs[name].kinds, draw.sample(specs[name].pool, len(specs[name].pool))))
     for name in ("user", "item", "time", "weight"):
-        if draw.random() < 0.02 and name in data:
+        if draw.random() < 0.015 and name in data:
             specs[data[name]].pool.append(draw.choice([None, -1.0, NAN]) if specs[data[name]].kinds[0] == "float64" else None)
     return specs
 
@@ -168,7 +172,7 @@ def least(name: str, kind: str, number: float) -> Condition:
 def times(draw: Random, unit: str) -> Spec:
     """A column of times: numbers, timestamps with or without a zone, or dates; few of them, so that there are ties."""
     kind = draw.choice(["int64", "int64", "int32", "float64", "date32", "timestamp", "timestamp", "timestamp"])
-    steps = [draw.randrange(8) for _ in range(5)]
+    steps = [draw.randrange(12) for _ in range(7)]
     if kind == "timestamp":
         unit = draw.choice(list(TICKS))
         zone = draw.choice(["", "", ", tz=UTC", ", tz=America/New_York"])
@@ -184,7 +188,7 @@ def times(draw: Random, unit: str) -> Spec:
 
 def file(draw: Random, path: str, specs: dict[str, Spec], first: bool) -> File:
     """Rows of few values, in columns of any order."""
-    rows = draw.randrange(2, 20)
+    rows = draw.randrange(2, 32)
     made = []
     for name, spec in specs.items():
         kind = draw.choice(spec.kinds)
@@ -210,7 +214,8 @@ def source(draw: Random, role: str, specs: dict[str, Spec]) -> Source:
         return Source(f"{home}.parquet", f"{home}.parquet", [file(draw, f"{home}.parquet", specs, True)])
     days = draw.sample(["2024-01-01", "2024-01-02", "2024-01-03"], draw.randrange(1, 4))
     names = draw.sample(["a", "b", "z", "10", "9"], draw.randrange(1, 3))
-    folders = [f"day={day}/" for day in days] if layout in ("hive", "hive pattern", "one day") else [""]
+    plain = draw.choice(["", "", "", "user=9/", "more/"]) if layout == "folder" else ""
+    folders = [f"day={day}/" for day in days] if layout in ("hive", "hive pattern", "one day") else [plain]
     paths = [f"{home}/{folder}{name}.parquet" for folder in folders for name in names]
     aside = ["_temporary/0/a.parquet", ".ipynb_checkpoints/b.parquet", "_metadata.parquet", ".c.parquet", "_SUCCESS"]
     more = [f"{home}/{folders[0]}{name}" for name in aside if draw.random() < 0.15]
@@ -227,10 +232,10 @@ def source(draw: Random, role: str, specs: dict[str, Spec]) -> Source:
 
 
 def by_users(draw: Random, role: str, specs: dict[str, Spec]) -> Source:
-    """Hive partitions by user; some files hold the column, too."""
-    users = draw.sample([("7", "7"), ("007", "007"), ("9", "9"), ("a b", "a%20b"), ("é", "%C3%A9")], draw.randrange(1, 4))
+    """Hive partitions by user."""
+    users = draw.sample(list(FOLDERS.values()), draw.randrange(1, 4))
     without = {name: spec for name, spec in specs.items() if name != "user"}
-    return Source(role, role, [file(draw, f"{role}/user={text}/x.parquet", without, n == 0) for n, (_, text) in enumerate(users)])
+    return Source(role, role, [file(draw, f"{role}/user={text}/x.parquet", without, n == 0) for n, text in enumerate(users)])
 
 
 def conditions(draw: Random, case: Ingestion, specs: dict[str, Spec]) -> None:
@@ -238,22 +243,32 @@ def conditions(draw: Random, case: Ingestion, specs: dict[str, Spec]) -> None:
     known = {name: spec for name, spec in specs.items() if not spec.nested and spec.kinds[0] not in UNSEEN}
     if "day=" in case.inputs["train"].files[0].path.removeprefix(case.inputs["train"].root):
         known["day"] = Spec(("string",), ["2024-01-01", "2024-01-02"])
-    if draw.random() < 0.5:
-        case.where = condition(draw, known, 2)
+    if draw.random() < 0.45:
+        some = [condition(draw, known, 2) for _ in range(6)]
+        kept = [sum(bool(each.holds(row)) for row in rows(case)) for each in some]
+        case.where = (
+            some[kept.index(max(kept))]
+            if draw.random() < 0.3
+            else next((each for each, count in zip(some, kept, strict=True) if count > len(rows(case)) / 3), some[0])
+        )
         case.data["where"] = case.where.sql
     if case.data["split"] == "temporal" and draw.random() < 0.5:
         spec = specs["at"]
-        number = draw.choice([value for value in spec.pool if value is not None and value == value])
-        kind = spec.kinds[0]
-        unit = 1 if kind == "date32" or "stamp" in kind else TICKS[case.data["time_unit"]]
-        case.test_from = Fraction(int(number), unit) if unit == 1 and kind != "date32" and "stamp" not in kind else None
-        seconds = number if isinstance(number, Fraction) else Fraction(int(number), unit)
+        known_times = sorted({value for value in spec.pool if value is not None and value == value})
+        number = draw.choice(known_times[1:] or known_times)
+        seconds = number if isinstance(number, Fraction) else Fraction(int(number), TICKS[case.data["time_unit"]])
         case.test_from, text = iso(draw, seconds)
         in_units = seconds * TICKS[case.data["time_unit"]]
         if in_units.denominator == 1 and draw.random() < 0.4:
             case.test_from, case.data["test_from"] = seconds, int(in_units)
         else:
             case.data["test_from"] = text
+
+
+def rows(case: Ingestion) -> list[dict[str, Any]]:
+    """Rows of the files of train, without what folders say."""
+    files = case.inputs["train"].files
+    return [{each.name: each.values[row] for each in file.columns} for file in files for row in range(file.rows)]
 
 
 UNSEEN = {"binary", "fixed", "uuid", "decimal"}
@@ -326,6 +341,8 @@ def odd(draw: Random, case: Ingestion) -> None:
     elif fault < 0.03:
         case.data["item"] = case.data["item"].upper()
     elif fault < 0.045 and (column := next((each for each in files[-1].columns if each.name == case.data["user"]), None)):
+        case.where = None
+        case.data.pop("where", None)
         files[-1].columns.remove(column)
         text = isinstance(column.values[0], str)
         kind, values = ("int64", list(range(files[-1].rows))) if text else ("string", ["7"] * files[-1].rows)

@@ -37,48 +37,39 @@ def rows_of(file, root, data, why):  # type: ignore[no-untyped-def]
     """Rows as {column: value}; key=value of a folder counts where the file lacks the column: text, or the declared integer."""
     pairs = [part.split("=", 1) for part in PurePosixPath(file.path).relative_to(root).parts[:-1] if "=" in part]
     keys = {name: (int if name in data.get("partition_type", {}) else unquote)(text) for name, text in pairs}
-    why |= (
-        set()
-        if len({(each.name, each.nested) for each in file.columns}) == len(file.columns)
-        else {"one name", "duplicate field"}
-    )
     columns = sorted(file.columns, key=lambda column: not column.nested)  # a column called a.b wins over field b of a
+    why |= {"one name"} if len({(each.name, each.nested) for each in columns}) < len(columns) else set()
     return [keys | {each.name: each.values[row] for each in columns} for row in range(file.rows)]
 
 
 def conditions(case, role, names, why):  # type: ignore[no-untyped-def]
     """Train meets where; a held-out file where_test, else where if it has the columns; every row meets min_rating."""
-    chosen = case.where if role == "train" else case.where_test or case.where
-    skipped = role != "train" and not case.where_test and case.where and not case.where.columns <= names
+    where = case.where if role == "train" or not case.where_test else case.where_test
+    where = None if where is case.where and role != "train" and where and not where.columns <= names else where
     needed = {case.data[key] for key in ("user", "item", "time", "weight", "rating") if key in case.data}
-    needed |= chosen.columns if chosen and not skipped else set()
-    why |= set() if needed <= names else {"has no", "has none", "removes all"}
-    return [each for each in (None if skipped else chosen, case.rated) if each]
+    why |= set() if needed | (where.columns if where else set()) <= names else {"has no", "has none", "removes all"}
+    return [each for each in (where, case.rated) if each]
 
 
 def event(row, data, why):  # type: ignore[no-untyped-def]
-    """(user, item, seconds, weight) of a row that is kept."""
-    user, item, time, weight = (row.get(data.get(key)) for key in ("user", "item", "time", "weight"))
-    bad = [key for key in ("user", "item", "time", "weight") if key in data and row.get(data[key]) is None]
-    why |= {"holds nulls"} if bad or time != time else set()
+    """(user, item, seconds, weight) of a row that is kept; a number of a time counts units, without fractions."""
+    user, item, time, weight = found = [row.get(data[key]) if key in data else 0 for key in ("user", "item", "time", "weight")]
+    why |= {"holds nulls"} if None in found or time != time else set()
     why |= {"non-finite weight"} if weight is not None and not 0 <= weight < math.inf else set()
-    known = time is None or time != time or isinstance(time, Fraction)  # a timestamp or a date; numbers count units
-    seconds = time if known else Fraction(int(time), UNITS[data["time_unit"]])
-    return user, item, seconds, weight if weight is None else float(weight)
+    number = not why and not isinstance(time, Fraction)
+    return user, item, Fraction(int(time), UNITS[data["time_unit"]]) if number else time, weight
 
 
 def split(rows, case):  # type: ignore[no-untyped-def]
-    """Rows by part: the last of each user and the one before, never the first, or the newest in time."""
-    cut, total, placed, data = {"train": [], "valid": [], "test": []}, Counter(row[0] for row in rows), Counter(), case.data
+    """Rows by part: the newest in time, or the last of each user and the one before, never the first."""
+    cut, data, left, after = {"train": [], "valid": [], "test": []}, case.data, Counter(row[0] for row in rows), Counter()
     test_from = newest(rows, data["test_size"]) if case.test_from is None else case.test_from
     valid_from = newest([row for row in rows if row[2] < test_from], data["valid_size"])
-    for row in sorted(rows, key=lambda row: (row[2], row[1], row[3] or 0), reverse=True):
-        if data["split"] == "temporal":
-            part = "test" if row[2] >= test_from else "valid" if row[2] >= valid_from else "train"
-        else:
-            ends = ["test", "valid" if data["valid_size"] else "train"][: total[row[0]] - 1]
-            part = [*ends, *["train"] * total[row[0]]][placed[row[0]]]
-            placed[row[0]] += 1
+    for row in sorted(rows, key=lambda row: (row[2], row[1], row[3]), reverse=True):
+        part = "test" if row[2] >= test_from else "valid" if row[2] >= valid_from else "train"
+        if data["split"] == "leave_last":
+            ends = ["test", "valid" if data["valid_size"] else "train"][: left[row[0]] - 1]
+            part, after[row[0]] = [*ends, *["train"] * len(rows)][after[row[0]]], after[row[0]] + 1
         cut[part].append(row)
     return cut
 
@@ -96,13 +87,15 @@ def core(pairs, k):  # type: ignore[no-untyped-def]
     return left if len(left) == len(pairs) else core(left, k)
 
 
-def merged(rows, duplicates):  # type: ignore[no-untyped-def]
-    """{pair: (seconds, weight)}: the latest row, of equal times the heaviest, or the sum, where a row without weight adds 1."""
-    pairs = {}
-    for *pair, time, weight in sorted(rows, key=lambda row: (row[2] or 0, row[3] or 0)):
-        added = pairs.get(tuple(pair), (0, 0.0))[1] + (1.0 if weight is None else weight) if duplicates == "sum" else weight
-        pairs[tuple(pair)] = (time, added)
-    return {pair: (time if time is None else math.floor(time), weight) for pair, (time, weight) in pairs.items()}
+def merged(rows, data):  # type: ignore[no-untyped-def]
+    """{pair: (seconds, weight)}: the latest row, of equal times the heaviest; with sum, weights add up, 1 for a row without."""
+    pairs, total = {}, Counter()
+    for user, item, time, weight in sorted(rows, key=lambda row: row[2:]):
+        total[user, item] += weight if "weight" in data else 1
+        known = float(total[user, item] if data["duplicates"] == "sum" else weight)
+        weighted = "weight" in data or data["duplicates"] == "sum"
+        pairs[user, item] = (math.floor(time) if "time" in data else None, known if weighted else None)
+    return pairs
 
 
 def folder(parts, case, report, why):  # type: ignore[no-untyped-def]
@@ -111,7 +104,7 @@ def folder(parts, case, report, why):  # type: ignore[no-untyped-def]
     if data["split"] != "given":
         alive = core({row[:2] for row in parts["train"]}, data["k_core"] if last else 0)
         parts = split([row for row in parts["train"] if row[:2] in alive], case)
-    pairs = {part: merged(rows, data["duplicates"]) for part, rows in parts.items()}
+    pairs = {part: merged(rows, data) for part, rows in parts.items()}
     report |= {f"duplicates_{part}": len(rows) - len(pairs[part]) for part, rows in parts.items()}
     alive = core(set(pairs["train"]), 0 if last else data["k_core"])
     train = pairs["train"] = {pair: facts for pair, facts in pairs["train"].items() if pair in alive}
