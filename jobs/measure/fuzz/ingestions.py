@@ -106,6 +106,8 @@ def ingestion(number: int) -> Ingestion:
     by_user = case.data["user"] == "user" and draw.random() < 0.1
     if by_user:
         specs["user"] = Spec(("string",), list(FOLDERS))
+        if draw.random() < 0.4:
+            case.data["partition_type"], specs["user"] = {"user": "int64"}, Spec(("int64",), [7, 9])
     for role in roles:
         own = dict(specs)
         if role != "train" and draw.random() < 0.3:  # held-out files may lack what only a condition reads
@@ -130,6 +132,7 @@ def settings(draw: Random, split: str) -> dict[str, Any]:
         "repeats": draw.choice(["drop", "drop", "keep"]),
         "keep_cold": draw.random() < 0.4,
         "time_unit": draw.choice(["s", "ms", "us", "ns"]),
+        "memory_limit": "100MB",
     }
 
 
@@ -233,7 +236,8 @@ def source(draw: Random, role: str, specs: dict[str, Spec]) -> Source:
 
 def by_users(draw: Random, role: str, specs: dict[str, Spec]) -> Source:
     """Hive partitions by user."""
-    users = draw.sample(list(FOLDERS.values()), draw.randrange(1, 4))
+    texts = list(FOLDERS.values()) if specs["user"].kinds[0] == "string" else ["7", "007", "9", "12"]
+    users = draw.sample(texts, draw.randrange(1, 4))
     without = {name: spec for name, spec in specs.items() if name != "user"}
     return Source(role, role, [file(draw, f"{role}/user={text}/x.parquet", without, n == 0) for n, text in enumerate(users)])
 
@@ -243,14 +247,15 @@ def conditions(draw: Random, case: Ingestion, specs: dict[str, Spec]) -> None:
     known = {name: spec for name, spec in specs.items() if not spec.nested and spec.kinds[0] not in UNSEEN}
     if "day=" in case.inputs["train"].files[0].path.removeprefix(case.inputs["train"].root):
         known["day"] = Spec(("string",), ["2024-01-01", "2024-01-02"])
+    held = next((source for role, source in case.inputs.items() if role != "train"), None)
+    if held and draw.random() < 0.2:
+        there = {column.name for file in held.files for column in file.columns}
+        case.where_test = condition(draw, {name: spec for name, spec in known.items() if name in there}, 1)
+        case.data["where_test"] = case.where_test.sql
     if draw.random() < 0.45:
         some = [condition(draw, known, 2) for _ in range(6)]
-        kept = [sum(bool(each.holds(row)) for row in rows(case)) for each in some]
-        case.where = (
-            some[kept.index(max(kept))]
-            if draw.random() < 0.3
-            else next((each for each, count in zip(some, kept, strict=True) if count > len(rows(case)) / 3), some[0])
-        )
+        enough = [each for each in some if 3 * sum(bool(each.holds(row)) for row in rows(case)) > len(rows(case))]
+        case.where = (enough or some)[0]
         case.data["where"] = case.where.sql
     if case.data["split"] == "temporal" and draw.random() < 0.5:
         spec = specs["at"]
@@ -334,13 +339,16 @@ def iso(draw: Random, seconds: Fraction, zones: bool = True, dates: bool = False
 
 
 def odd(draw: Random, case: Ingestion) -> None:
-    """In few cases a fault that must be refused: two columns of one name, a name in another case, text among integers."""
+    """In few cases a fault that must be refused: two columns of one name, names in another case, text among integers."""
     files, fault = case.inputs["train"].files, draw.random()
     if fault < 0.015:
         files[0].columns.append(Column("kind", "string", ["again"] * files[0].rows))
     elif fault < 0.03:
         case.data["item"] = case.data["item"].upper()
-    elif fault < 0.045 and (column := next((each for each in files[-1].columns if each.name == case.data["user"]), None)):
+    elif fault < 0.04:
+        case.where = compared(("Kind", "Kind"), "=", "buy", "'buy'")
+        case.data["where"] = case.where.sql
+    elif fault < 0.055 and (column := next((each for each in files[-1].columns if each.name == case.data["user"]), None)):
         case.where = None
         case.data.pop("where", None)
         files[-1].columns.remove(column)

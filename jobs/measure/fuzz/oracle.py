@@ -12,25 +12,24 @@ UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 def answer(case):  # type: ignore[no-untyped-def]
     """Words of refusals, one of which must come, or the folder where there are none."""
-    why, report, parts, kinds, data = set(), {}, {"train": [], "valid": [], "test": []}, (set(), set()), case.data
+    why, report, parts, kinds, data = set(), {}, {"train": [], "valid": [], "test": []}, set(), case.data
     for role, source in case.inputs.items():
         rows = [row for file in source.files if listed(source, file.path) for row in rows_of(file, source.root, data, why)]
         met = conditions(case, role, {name for row in rows for name in row}, why)
         parts[role] = [event(row, data, why) for row in rows if all(each.holds(row) for each in met)]
         report |= {f"rows_{role}": len(rows), f"filtered_{role}": len(rows) - len(parts[role])}
         why |= set() if parts[role] else {"removes all", "holds no rows"}
-        for kind, side in zip(kinds, ("user", "item"), strict=True):
-            kind |= {type(row[data[side]]) for row in rows if row.get(data[side]) is not None}
-    why |= set() if max(map(len, kinds)) < 2 else {"ids of one type"}
+        kinds |= {(side, type(row[data[side]])) for row in rows for side in ("user", "item") if row.get(data[side]) is not None}
+    why |= set() if len({side for side, _ in kinds}) == len(kinds) else {"must have one type"}
     return why, None if why else folder(parts, case, report, why)
 
 
 def listed(source, path):  # type: ignore[no-untyped-def]
     """Whether a path is read: below what the user named no name begins with _ or ., and a pattern matches all of it."""
     parts, pattern = PurePosixPath(path).parts, PurePosixPath(source.text).parts
-    if "*" in source.text and not (len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern))):
-        return False
-    return path.endswith(".parquet") and not any(part[0] in "._" for part in PurePosixPath(path).relative_to(source.root).parts)
+    fits = "*" not in source.text or (len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern)))
+    below = parts[len(PurePosixPath(source.root).parts) :]
+    return fits and path.endswith(".parquet") and not any(part[0] in "._" for part in below)
 
 
 def rows_of(file, root, data, why):  # type: ignore[no-untyped-def]
@@ -89,12 +88,11 @@ def core(pairs, k):  # type: ignore[no-untyped-def]
 
 def merged(rows, data):  # type: ignore[no-untyped-def]
     """{pair: (seconds, weight)}: the latest row, of equal times the heaviest; with sum, weights add up, 1 for a row without."""
-    pairs, total = {}, Counter()
+    pairs, total, adds = {}, Counter(), data["duplicates"] == "sum"
     for user, item, time, weight in sorted(rows, key=lambda row: row[2:]):
         total[user, item] += weight if "weight" in data else 1
-        known = float(total[user, item] if data["duplicates"] == "sum" else weight)
-        weighted = "weight" in data or data["duplicates"] == "sum"
-        pairs[user, item] = (math.floor(time) if "time" in data else None, known if weighted else None)
+        known = float(total[user, item] if adds else weight) if adds or "weight" in data else None
+        pairs[user, item] = (math.floor(time) if "time" in data else None, known)
     return pairs
 
 
@@ -116,8 +114,7 @@ def folder(parts, case, report, why):  # type: ignore[no-untyped-def]
         cold = {pair for pair in left if not (data["keep_cold"] or (users[pair[0]] and items[pair[1]]))}
         report |= {f"repeats_{part}": len(again), f"cold_{part}": len(cold)}
         pairs[part] = {pair: pairs[part][pair] for pair in left - cold}
-    held = [*pairs["valid"], *pairs["test"]]
     for side, (name, degrees) in enumerate((("users", users), ("items", items))):
-        nodes = {*degrees, *(pair[side] for pair in held)}
+        nodes = {*degrees, *(pair[side] for part in ("valid", "test") for pair in pairs[part])}
         pairs[name] = sorted(((node, degrees[node]) for node in nodes), key=lambda node: (-node[1], node[0]))
     return {**pairs, "report": report}
