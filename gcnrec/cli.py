@@ -397,12 +397,22 @@ def sweep(
 
 @app.command()
 def info(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A dataset or a run folder.")], as_json: AsJson = False
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A dataset or a run folder.")],
+    since: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Say what changed since this run: rows, files, settings, versions.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """What a dataset or a run folder holds."""
+    """What a dataset or a run folder holds, or what changed since an earlier run."""
     from gcnrec.pipeline import describe
-    from gcnrec.reports.text import figure_lines
+    from gcnrec.reports.text import change_lines, figure_lines
 
+    if since is not None:
+        from gcnrec.runs.changes import changes
+
+        found = changes(since, path)
+        _show({"since": str(since), "changes": [asdict(each) for each in found]} if as_json else change_lines(str(since), found))
+        return
     facts = describe(path)
     _show(facts if as_json else figure_lines(facts))
 

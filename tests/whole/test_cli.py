@@ -35,7 +35,7 @@ SURFACE = {
     "export": "RUN --format --index --json --k --out",
     "compare": "BASE RUN... --json",
     "sweep": "GRID.toml --data --data-root --force --jobs --log-json --out --set",
-    "info": "PATH --json",
+    "info": "PATH --json --since",
     "bench": "WHAT --data --json --record",
     "doctor": "--json",
 }
