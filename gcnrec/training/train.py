@@ -25,7 +25,7 @@ from gcnrec.errors import DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.models.node_inputs import Features
-from gcnrec.models.objective import objective_of
+from gcnrec.models.objective import objective_of, slow_precision
 from gcnrec.ranking.export_rules import export_rules
 from gcnrec.ranking.seen import lost_pairs, out_of_reach, seen_items, seen_rule
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
@@ -71,8 +71,11 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
         plan = plan_of(job, dataset.graph.num_nodes)
         objective_of(job.loss, job.sampler, dataset.graph, dataset.weights_E is not None)
         refuse_impossible_mixture(job.mixture, job.model.exponents, dataset)
+    on_gpu = plan is not None and plan.placement.on_gpu
+    if plan is not None and (slow := slow_precision(job.loss, job.sampler, on_gpu)):
+        observer.warn(slow)
     if not resume:
-        for sentence in unused_settings(job):
+        for sentence in unused_settings(job, on_gpu):
             observer.warn(sentence)
         for line in decided:
             observer.note(line)
