@@ -229,7 +229,8 @@ class Table(Section):
     """Where rows and state are trained. `host`: RAM, which a GPU reads in place; `device`: all of them in the GPU's memory too,
     read from there; `disk`: files in the run folder that are mapped, for tables larger than RAM."""
     cache_bytes: Annotated[int, Field(ge=0)] = 0
-    """Device memory for the rows and state of the most popular users and items, which then cross no bus; ignored on the CPU."""
+    """Device memory for the rows and state of the most popular users and items, which then cross no bus; a CPU ignores
+    it."""
 
 
 class Sampler(Section):
@@ -280,7 +281,7 @@ class Loss(Section):
     fully (Bengio & Senecal 2008; Yi et al. 2019), 0 leaves the model to learn what popularity does not explain."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """softmax with in-batch negatives: what its matrix products are computed in. bfloat16 is several times faster on processors
-    that have instructions for it."""
+    that have instructions for it, and about ten times slower on others."""
     l2: Annotated[float, Field(ge=0.0)] = 1e-5
     """Half squared norm of the batch's table rows, per positive (LightGCN's rule: layer 0 only)."""
     uniformity: Annotated[float, Field(ge=0.0)] = 1.0

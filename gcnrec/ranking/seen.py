@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from gcnrec.config import Evaluate
 from gcnrec.graph import csr_from_edges
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.schema import Dataset
@@ -31,6 +32,11 @@ def seen_items(rule: SeenRule, dataset: Dataset, split: Literal["valid", "test"]
     if rule == "none":
         return Seen(())
     return Seen(dataset.known_items(*([dataset.valid] if split == "test" else [])))
+
+
+def seen_in_validation(settings: Evaluate, dataset: Dataset) -> Seen:
+    """User -> items left out of the lists of validation by a job's `[evaluate]`."""
+    return seen_items(seen_rule(settings.seen, dataset), dataset, "valid")
 
 
 def out_of_reach(held_out: Interactions, seen: Seen) -> int:

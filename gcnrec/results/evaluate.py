@@ -20,7 +20,7 @@ from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, cold_metrics, evaluate
 from gcnrec.ranking.scorer import Scorer
-from gcnrec.ranking.seen import SeenRule, lost_pairs, out_of_reach, seen_items, seen_rule
+from gcnrec.ranking.seen import SeenRule, seen_items, seen_rule
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.results.id_files import columns_of, ids_of, read_table
 from gcnrec.results.memory_bounds import evaluation_bytes, users_per_chunk
@@ -31,7 +31,7 @@ from gcnrec.runs.paths import metrics_path, per_user_path
 from gcnrec.system.files import atomic_file
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.scratch import memory_errors_as_sentences
-from gcnrec.training.finish import warn_of_one_list
+from gcnrec.training.finish import warn_of_lost, warn_of_one_list
 
 Split = Literal["valid", "test"]
 
@@ -79,7 +79,7 @@ def evaluate_run(
             segments_H = names_U[np.unique(held_out.users_E)]
             document |= {"segments": by_segment(result.per_user, segments_H), "segments_unknown_users": unknown}
         _write(run, split, result, document)
-        _warn_of_lost(judged_by, split, observer)
+        warn_of_lost(run.folder, judged_by.pairs, judged_by.seen, split, observer)
         if run.job.model.name != "popularity":  # whose lists are meant to be the same
             warn_of_one_list(run.folder, scorer, observer, chunk)
         return document
@@ -138,13 +138,6 @@ def trained_degrees(dataset: Dataset, refitted: bool) -> tuple[NDArray[np.int64]
 def rule_of(run: Run) -> SeenRule:
     """What is left out of the lists that judge a run, as its job says, else its data."""
     return seen_rule(run.job.evaluate.seen, run.dataset)
-
-
-def _warn_of_lost(judged_by: HeldOutSplit, split: Split, observer: Observer) -> None:
-    """Warn of held-out pairs that no list can hold, as they are seen."""
-    lost = out_of_reach(judged_by.pairs, judged_by.seen)
-    if lost:
-        observer.warn(lost_pairs(lost, len(judged_by.pairs), split))
 
 
 def _write(run: Run, split: Split, result: Evaluation, document: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from gcnrec.ranking.popularity import PopularityScorer
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import in_chunks, rank_chunk
 from gcnrec.results.dropped import FileCounts, seen_and_excluded
-from gcnrec.results.evaluate import trained_degrees
+from gcnrec.results.evaluate import rule_of, trained_degrees
 from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.memory_bounds import recommendation_bytes, users_per_chunk
 from gcnrec.results.request import Request, RequestFiles, read_request
@@ -123,6 +123,8 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
     counts = [*(wider.counts if wider else ()), *_counted(request, known)]
     for sentence in filter(None, (each.sentence for each in counts)):
         observer.note(sentence)
+    if rule_of(run) == "none" and options.seen != "none":
+        observer.note("evaluate.seen = 'none' judged this run by lists that leave nothing out; --seen none gives such lists")
     degrees_U, _ = trained_degrees(dataset, run.refitted)
     lists = _Lists(
         k=options.k,

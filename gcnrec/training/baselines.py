@@ -25,7 +25,7 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.random import Stage, generator
 from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, evaluate
-from gcnrec.ranking.seen import SeenRule, seen_items, seen_rule
+from gcnrec.ranking.seen import seen_in_validation, seen_rule
 from gcnrec.ranking.top_k import top_k_all
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import Line, ValidBaseline, append_event, warn_once
@@ -168,10 +168,6 @@ class _Comparison:
             return _skipped(name, str(problem) or "memory ran out")
 
     @property
-    def _rule(self) -> SeenRule:
-        return seen_rule(self.rivals.evaluate.seen, self.dataset)
-
-    @property
     def _allowed(self) -> str:
         return f"a tenth of the fit's time is {self.most_seconds:.1f} s; name it in evaluate.baselines to have it all the same"
 
@@ -183,9 +179,10 @@ class _Comparison:
         metric = self.rivals.evaluate.metric
         changes_B = judged.per_user.column(metric).to_numpy() - self.own_B
         resamples = self.rivals.evaluate.bootstrap or RESAMPLES
+        seen = seen_rule(self.rivals.evaluate.seen, self.dataset)
         low, high = metrics.bootstrap_intervals(changes_B[:, None], resamples, self.rivals.seed)
         return {
-            "event": VALID, "name": name, "users": len(self.own_B), "seen": self._rule, "metrics": judged.metrics,
+            "event": VALID, "name": name, "users": len(self.own_B), "seen": seen, "metrics": judged.metrics,
             "own": float(self.own_B.mean()),
             "difference": float(changes_B.mean()), "low": float(low[0]), "high": float(high[0]),
             "seconds": round(time.perf_counter() - begun, 3),
@@ -206,7 +203,7 @@ class _Comparison:
         settings = self.rivals.evaluate
         measures = Measures((metrics.split_name(settings.metric)[1],), tilt=settings.tilt)
         chunk = chunk_of(settings.memory_limit, scorer)
-        split = HeldOutSplit.of(self.part, graph, seen_items(self._rule, self.dataset, "valid"))
+        split = HeldOutSplit.of(self.part, graph, seen_in_validation(settings, self.dataset))
         return evaluate(scorer, split, measures, report, chunk=chunk)
 
 

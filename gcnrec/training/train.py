@@ -25,9 +25,9 @@ from gcnrec.errors import DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.models.node_inputs import Features
-from gcnrec.models.objective import objective_of
+from gcnrec.models.objective import objective_of, slow_precision
 from gcnrec.ranking.export_rules import export_rules
-from gcnrec.ranking.seen import lost_pairs, out_of_reach, seen_items, seen_rule
+from gcnrec.ranking.seen import seen_in_validation
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
 from gcnrec.runs.events import append_event, warn_once
 from gcnrec.runs.folder import Run, describe_run, make_folder, open_run, was_killed_before_start, with_valid, writing
@@ -49,7 +49,7 @@ from gcnrec.tables.placement import placed
 from gcnrec.training.baselines import Rivals, compare_with_baselines, compares
 from gcnrec.training.build import TrainData, build_step, explorer_of, first_table
 from gcnrec.training.export_choice import chosen_rule
-from gcnrec.training.finish import exported_by, finish, is_trained, validate
+from gcnrec.training.finish import exported_by, finish, is_trained, validate, warn_of_lost
 from gcnrec.training.fit_validation import keep_validation
 from gcnrec.training.mixture_choice import refuse_impossible_mixture, scorer_of_fit
 from gcnrec.training.open_keys import begun_job, notes, resolved, settled
@@ -72,12 +72,14 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
         plan = plan_of(job, dataset.graph.num_nodes)
         objective_of(job.loss, job.sampler, dataset.graph, dataset.weights_E is not None)
         refuse_impossible_mixture(job.mixture, job.model.exponents, dataset)
+    on_gpu = plan is not None and plan.placement.on_gpu
+    if plan is not None and (slow := slow_precision(job.loss, job.sampler, on_gpu)):
+        observer.warn(slow)
     if not resume:
-        for sentence in unused_settings(job):
+        for sentence in unused_settings(job, on_gpu):
             observer.warn(sentence)
         for line in decided:
             observer.note(line)
-        _warn_of_lost(job, dataset, observer)
     device, params = "cpu" if plan is None else plan.placement.device_name, job.model_dump(mode="json", exclude_none=True)
     with (
         tracked(job.run, params, folder, observer) as tracking,
@@ -85,6 +87,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
         _opened(job, dataset, folder, device, resume, tracking),
     ):
         if not is_trained(folder, job.model.closed_form):
+            warn_of_lost(folder, dataset.valid, seen_in_validation(job.evaluate, dataset), "valid", tracking)
             with use_threads(job.train.threads), out_of_memory_as_a_sentence():
                 if plan is None:
                     _solve(job, dataset, folder)
@@ -127,16 +130,9 @@ def _warn_of_changes(run: Run, job: Job, device: str, observer: Observer) -> Non
         observer.warn(text)
 
 
-def _warn_of_lost(job: Job, dataset: Dataset, observer: Observer) -> None:
-    """Warn of validation pairs that no list can hold, as they are seen."""
-    lost = out_of_reach(dataset.valid, seen_items(seen_rule(job.evaluate.seen, dataset), dataset, "valid"))
-    if lost:
-        observer.warn(lost_pairs(lost, len(dataset.valid), "valid"))
-
-
 def _solve(job: Job, dataset: Dataset, folder: Path) -> None:
     graph = with_valid(dataset) if job.train.refit else dataset.graph
-    seen = seen_items(seen_rule(job.evaluate.seen, dataset), dataset, "valid")
+    seen = seen_in_validation(job.evaluate, dataset)
     settings = closed_form.tuned(job.model.name, dataset.graph, dataset.valid, job.model, seen)
     if settings is not job.model:
         append_event(folder, {"event": "note", "text": f"exponents chosen on validation: {exponents.in_words(settings)}"})

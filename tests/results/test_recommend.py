@@ -40,7 +40,7 @@ def fake_run(user_ids: pa.Array | None = None, item_ids: pa.Array | None = None,
     info = {"name": "shop", "digest": "d", "data": {"user": "row.customer", "item": "product"}}
     dataset = Dataset(Path(), info, graph, users, items, pairs(VALID, users, items), pairs(TEST, users, items), None, None)
     scorer = EmbeddingScorer(torch.from_numpy(scores), torch.eye(5))
-    job = SimpleNamespace(model=SimpleNamespace(closed_form=False), evaluate=SimpleNamespace(memory_limit="2GB"))
+    job = SimpleNamespace(model=SimpleNamespace(closed_form=False), evaluate=SimpleNamespace(memory_limit="2GB", seen="all"))
     return SimpleNamespace(folder=Path(), job=job, dataset=dataset, refitted=refitted, mixture=None, scorer=lambda *_: scorer)
 
 

@@ -14,6 +14,7 @@ import torch
 
 from gcnrec.closed_forms import closed_form
 from gcnrec.config import Data, Job, Model
+from gcnrec.config.grid import load_grid
 from gcnrec.config.toml import to_toml
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.parquet import ingest
@@ -27,6 +28,7 @@ from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import read_lines
 from gcnrec.runs.folder import open_run
 from gcnrec.runs.paths import JOB
+from gcnrec.sweep import sweep
 from gcnrec.training.train import train
 from jobs.examples import serve
 
@@ -233,6 +235,44 @@ def test_held_out_pairs_that_no_list_can_hold_are_counted(world, tmp_path):
     lost = len(world[2]["test"] & (world[2]["train"] | world[2]["valid"]))
     assert heard.warned[1].startswith(f"{lost} of {len(world[2]['test'])} test pairs are seen already")
     assert "train with evaluate.seen = 'none'" in heard.warned[1]
+    assert [text.rstrip(".") for text in RunContents(run.folder).warnings] == heard.warned  # a report shows them
+    evaluate_run(run, observer=heard)
+    assert len(heard.warned) == 3 and len(RunContents(run.folder).warnings) == 2
+
+
+def test_lists_that_leave_out_more_than_judged_ones_are_noted(world, runs, tmp_path):
+    heard = Listening()
+    recommend(runs["none"], 3, tmp_path / "a.parquet", observer=heard)
+    assert [line for line in heard.noted if "--seen none gives such lists" in line]
+    quiet = Listening()
+    recommend(runs["none"], 3, tmp_path / "b.parquet", seen="none", observer=quiet)
+    recommend(runs["all"], 3, tmp_path / "c.parquet", observer=quiet)
+    assert quiet.noted == []
+
+
+def test_a_report_shows_no_baselines_of_other_lists(world, runs):
+    contents = RunContents(runs["none"].folder)
+    evaluate_run(runs["none"])
+    assert list(contents.baselines) == ["popularity"]
+    path = runs["none"].folder / "metrics.jsonl"
+    text = path.read_text()
+    path.write_text(text.replace('"name": "popularity", "seen": "none"', '"name": "popularity"'))  # as earlier versions wrote it
+    assert RunContents(runs["none"].folder).baselines == {}
+    path.write_text(text)
+
+
+def test_a_sweep_measures_alike(world, tmp_path):
+    (tmp_path / "grid.toml").write_text('[model]\nname = "popularity"\n[grid]\nevaluate.seen = ["all", "none"]\n')
+    with pytest.raises(UsageError, match=r"several values of evaluate\.seen; set one in \[evaluate\]"):
+        sweep(load_grid(tmp_path / "grid.toml"), world[1].folder, tmp_path / "out", report=lambda *_: None)
+    (tmp_path / "grid.toml").write_text('[model]\nname = "popularity"\n[grid]\ntrain.seed = [1, 2]\n')
+    grid = load_grid(tmp_path / "grid.toml")
+    earlier = tmp_path / "out" / "runs" / grid.runs[0].name
+    run_of(world, "popularity", "none", earlier)
+    path = earlier / JOB
+    path.write_text(path.read_text().replace('seen = "none"\n', ""))
+    with pytest.raises(UsageError, match=r"was made by an earlier version, .* choose another --out, or remove that run"):
+        sweep(grid, world[1].folder, tmp_path / "out", report=lambda *_: None)
 
 
 def test_a_search_for_exponents_sees_what_lists_hold(world):
