@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 _LOG_JSON = "gcnrec.log_json"
 _THE_SYSTEM_REFUSES = (
-    errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.EIO,
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.EMFILE, errno.EIO,
 )  # fmt: skip
 """Errors about a named file that come of the machine or of a name that was typed, wherever they are raised; others are bugs."""
 

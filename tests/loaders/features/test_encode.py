@@ -315,7 +315,10 @@ def test_user_features(make, tmp_path):
         ),
         ({"item": ["x"], "words": [[1]], "counts": [[-1]]}, "needs counts of 0 and more in 'counts', 1 are null, negative"),
         ({"item": ["x"], "words": [[1]], "counts": [[1e300]]}, "1 are null, negative, NaN or above 2**53; correct them"),
-        ({"item": ["x"], "words": pa.array([[2**63]], pa.list_(pa.uint64()))}, "'words' holds integers beyond int64; cast them to text"),
+        (
+            {"item": ["x"], "words": pa.array([[2**63]], pa.list_(pa.uint64()))},
+            "'words' holds integers beyond int64; cast them to text",
+        ),
         ({"item": ["x"], "words": [[1]], "tags": [["p"]], "counts": [[1]]}, "'counts' may belong to 'words' or 'tags'"),
         ({"item": ["x", "y"], "words": [[1], [2]], "counts": [[1], [1]]}, "holds no value that two rows share"),
     ],
