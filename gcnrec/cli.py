@@ -32,7 +32,8 @@ _LOG_JSON = "gcnrec.log_json"
 _STOPPED = "stopped by {}, nothing half-written stays; start the same command again"
 """Outside of the training of a run, which continues: see `gcnrec.system.signals`."""
 _THE_SYSTEM_REFUSES = (
-    errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.EIO,
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.EMFILE, errno.EIO,
 )  # fmt: skip
 """Errors about a named file that come of the machine or of a name that was typed, wherever they are raised; others are bugs."""
 

@@ -98,9 +98,11 @@ def run_folder(runs: Path, name: str, out: Path | None, resume: bool) -> Path:
 
     Raises UsageError when `out` exists and is not resumed, or when there is nothing to resume.
     """
+    from gcnrec.runs.paths import taken
+
     if out is not None:
         if out.exists() and not resume:
-            raise UsageError(f"{out} exists and is never overwritten; choose another --out, or continue it with --resume")
+            raise UsageError(taken(out))
         return out
     last, free, number = None, runs / name, 1
     while free.exists():

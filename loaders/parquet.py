@@ -148,11 +148,13 @@ class _File:
 
 def _open_all(data: Data, data_root: Path | None, where: Condition | None) -> list[_File]:
     if not data.train:
-        raise DataError("train must name a Parquet file, folder, glob or URI, it is unset; add --train")
-    if data.test_from is not None and split_of(data) != "temporal":
-        raise UsageError(
-            f"test_from needs split = 'temporal' and time, the split is '{split_of(data)}'; add --time or leave it out"
+        raise DataError(
+            "train must name a Parquet file, folder, glob or URI, it is unset; set train or card in [data], or name a dataset "
+            "folder by 'gcnrec run JOB.toml --data DIR'"
         )
+    if data.test_from is not None and split_of(data) != "temporal":
+        remedy = "leave test_from out: the test file is the test set" if data.test else "set time, or leave test_from out"
+        raise UsageError(f"test_from needs split = 'temporal' and time, the split is '{split_of(data)}'; {remedy}")
     files: list[_File] = []
     conditions = [where.sql] if where else []
     if data.rating and data.min_rating is not None:
@@ -256,7 +258,7 @@ def _explained(file: _File) -> Iterator[None]:
         if isinstance(problem, MemoryError):  # Arrow's is an ArrowException, too
             raise
         if getattr(problem, "errno", None) == errno.ENOSPC or "No space left" in text or "max_temp_directory_size" in text:
-            raise DataError(f"the disk is full while reading {name}; free some space or choose another --out") from None
+            raise DataError(f"the disk is full while reading {name}; free some space, or work on another disk") from None
         if isinstance(problem, duckdb.OutOfMemoryException):
             raise DataError(f"memory_limit is too small for {name} ({_reason(problem)}); raise it") from None
         damaged = file.source.damaged_file(file.columns.expressions, file.columns.paths)

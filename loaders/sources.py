@@ -59,6 +59,9 @@ def find_card(card: str, near: Path | None) -> Path:
                 return path
         except OSError as problem:  # a name that is too long, a folder that may not be read
             raise UsageError(f"no card at {path} ({problem.strerror}); cards lie in datasets/") from None
+    folder = next((path for path in tried if path.is_dir()), None)
+    if folder is not None:
+        raise UsageError(f"{folder} is a folder, where a card was expected; name Parquet by --train, or by train in [data]")
     raise UsageError(f"no card at {' or '.join(map(str, tried))}; cards lie in datasets/")
 
 

@@ -86,11 +86,11 @@ def _refuse_if_too_large(items: int) -> None:
     if items >= MAX_ITEMS:
         raise DeviceError(
             f"ease inverts a matrix of items x items and takes fewer than {MAX_ITEMS} items, got {items}; use gfcf, linkprop or "
-            "itemknn, or drop rare items with data.k_core"
+            "itemknn, or ingest with --k-core to drop rare items"
         )
     needed, available = 8 * items**2, int(psutil.virtual_memory().available)
     if needed > available // 2:
         raise DeviceError(
             f"ease inverts a matrix of {items} x {items} items, {needed} bytes, and may use half of the available memory, "
-            f"{available // 2} bytes; use gfcf or itemknn, or drop rare items with data.k_core"
+            f"{available // 2} bytes; use gfcf or itemknn, or ingest with --k-core to drop rare items"
         )

@@ -40,7 +40,10 @@ def chosen(graph: BipartiteGraph, valid: Interactions, settings: config.Model, s
     Raises UsageError without validation pairs.
     """
     if not len(valid):
-        raise UsageError("model.exponents = 'auto' is chosen on a validation split, and the data has none; set data.valid_size")
+        raise UsageError(
+            "model.exponents = 'auto' is chosen on a validation split, and the data has none; ingest with --valid-size, or set "
+            "model.exponents = 'given'"
+        )
     search = _Search(graph, valid, min(_NEIGHBOURS, settings.neighbours or _NEIGHBOURS), seen)
     best = settings.model_copy(update={"exponents": "given"})
     for share in (1.0, 0.5):

@@ -21,6 +21,8 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+TO_PARQUET = "python -c \"import pyarrow.csv as c, pyarrow.parquet as p; p.write_table(c.read_csv('{}'), '{}')\""
+"""A command that writes a CSV file as Parquet."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -29,8 +31,31 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UsageError(f"no such file: {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
-        raise UsageError(f"{path} cannot be read as TOML: {problem}") from None
+    except OSError as problem:
+        what = "is a folder" if path.is_dir() else f"cannot be read: {problem.strerror or problem}"
+        raise UsageError(f"{path} {what}, where a TOML file was expected; {_data_or(path, 'name a TOML file')}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        otherwise = "correct it, in UTF-8" if isinstance(problem, UnicodeDecodeError) else "correct it"
+        raise UsageError(f"{path} cannot be read as TOML: {problem}; {_data_or(path, otherwise)}") from None
+
+
+def _data_or(path: Path, otherwise: str) -> str:
+    """How data that was given for a TOML file becomes a dataset; `otherwise` for anything else."""
+    if (path / "dataset.json").is_file():
+        return f"a dataset folder is named by --data {path}"
+    if _is_parquet(path):
+        return f"ingest Parquet by 'gcnrec ingest --train {path} --user COLUMN --item COLUMN --out DIR'"
+    if path.suffix in (".csv", ".tsv", ".json", ".jsonl", ".txt"):
+        return f"write the table as Parquet and ingest that, for a CSV by {TO_PARQUET.format(path, path.with_suffix('.parquet'))}"
+    return otherwise
+
+
+def _is_parquet(path: Path) -> bool:
+    """Whether a file, or a file in a folder, is Parquet by its name or its first bytes."""
+    if not path.is_file():
+        return any(path.glob("**/*.parquet"))
+    with path.open("rb") as file:
+        return path.suffix in (".parquet", ".parq", ".pq") or file.read(4) == b"PAR1"
 
 
 def validated(section: type[S], values: dict[str, Any], where: str) -> S:

@@ -56,7 +56,7 @@ class Weighted:
         if not (weights_E > 0).all():
             raise DataError(
                 "neighbours are drawn by weights, all of which must be above 0, and "
-                f"{int((~(weights_E > 0)).sum()):,} of {len(weights_E):,} are not; leave these interactions out (--where), or "
+                f"{int((~(weights_E > 0)).sum()):,} of {len(weights_E):,} are not; ingest without these rows (--where), or "
                 "set sampler.neighbours = 'uniform'"
             )
         tables = alias_rows(csr, weights_E)

@@ -34,7 +34,7 @@ from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json, write_json
 from gcnrec.runs.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
 from gcnrec.runs.lineage import FORMAT, lineage_of
-from gcnrec.runs.paths import JOB, LINEAGE, LOCK, MEMORY, MODEL, embeddings_paths, metrics_path
+from gcnrec.runs.paths import JOB, LINEAGE, LOCK, MEMORY, MODEL, embeddings_paths, metrics_path, taken
 from gcnrec.system.files import atomic_file, unfinished
 from gcnrec.system.locks import locked
 from gcnrec.system.observer import SILENT, Observer
@@ -78,7 +78,7 @@ class Run:
         if not made.is_file():
             raise UsageError(
                 f"{self.folder} is not finished, {made.relative_to(self.folder)} is missing; "
-                f"continue with 'gcnrec train {self.folder / JOB} --out {self.folder} --resume'"
+                f"continue with 'gcnrec train {self.folder / JOB} --data {self.dataset.folder} --out {self.folder} --resume'"
             )
         if self.job.model.closed_form:
             return closed_form.load(self.job.model.name, self.train_graph, self.folder / MODEL)
@@ -146,7 +146,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise Taken(f"{folder} exists and is never overwritten; choose another --out, or continue it with --resume") from None
+        raise Taken(taken(folder)) from None
     except OSError as problem:
         remedy = os_remedy(problem, "choose another --out")
         raise DataError(f"cannot make {folder}: {problem.strerror or problem}; {remedy}") from problem

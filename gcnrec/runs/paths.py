@@ -11,6 +11,13 @@ MIXTURE = mixture_files.FILE
 MODEL, TABLE, REPORT, LOCK = "model.safetensors", "table.safetensors", "report.html", "run.lock"
 
 
+def taken(folder: Path) -> str:
+    """A sentence on a run folder's name that exists already: what began there as a run continues."""
+    begun = any((folder / name).exists() for name in (JOB, LINEAGE, LOCK))
+    otherwise = "continue it with --resume" if begun else "remove it"
+    return f"{folder} exists and is never overwritten; choose another --out, or {otherwise}"
+
+
 def metrics_path(folder: Path, split: str) -> Path:
     """Where the metrics of `split` ("valid" or "test") lie."""
     return folder / ("metrics.json" if split == "test" else f"metrics.{split}.json")

@@ -62,9 +62,11 @@ def seen_validation(earlier: EarlierRows, dataset: Dataset) -> str | None:
     known = _known_pairs(earlier, dataset)
     if not known:
         return None
+    by_time = dataset.info.get("split") in ("temporal", "leave_last")
+    remedy = "start from a run whose data ends before validation begins" if by_time else "split by time to measure a retraining"
     return (
         f"init_from {earlier.run.folder}: it was trained on {known} of the {len(dataset.valid)} validation pairs, so validation "
-        "looks better than it is; split by time to measure a retraining"
+        f"looks better than it is; {remedy}"
     )
 
 

@@ -42,7 +42,10 @@ def read_columns(source: Input, data: Data, where: Condition | None, like: Colum
     Raises DataError for a missing column (naming the nearest) and for a type that cannot be meant.
     """
     if not data.user or not data.item:
-        raise UsageError("user and item must name the columns that hold the ids, one of them is unset; add --user and --item")
+        raise UsageError(
+            "user and item must name the columns that hold the ids, one of them is unset; set both in [data], or by --user and "
+            "--item"
+        )
     user_type = like.user_type if like else _id_type(source, data.user)
     item_type = like.item_type if like else _id_type(source, data.item)
     _id_type(source, data.user), _id_type(source, data.item)
@@ -107,10 +110,10 @@ def time_advice(data: Data, split: str, columns: Iterable[tuple[str, pa.Field]])
         return None
     why = "models are asked about the future, which random pairs judge wrongly where popularity changes"
     if data.time:
-        return f"split = 'random' leaves column {data.time!r} unused: {why}; prefer --split temporal"
+        return f"split = 'random' leaves column {data.time!r} unused: {why}; prefer split = 'temporal'"
     used = {data.user, data.item, data.weight, data.rating}
     times = [path for path, field in columns if path not in used and _holds_times(path, field.type)]
-    return f"column {times[0]!r} may hold times: {why}; prefer --time {times[0]}, which splits by time" if times else None
+    return f"column {times[0]!r} may hold times: {why}; prefer time = {times[0]!r}, which splits by time" if times else None
 
 
 def _holds_times(path: str, kind: pa.DataType) -> bool:

@@ -217,5 +217,5 @@ def test_memory_limit_must_be_a_size(limit):
 
 def test_columns_must_be_named(tmp_path):
     pq.write_table(pa.table(GOOD), tmp_path / "train.parquet")
-    with pytest.raises(UsageError, match="add --user and --item"):
+    with pytest.raises(UsageError, match=r"set both in .data., or by --user and --item"):
         ingest(Data(train="train.parquet", user="user"), tmp_path / "out", data_root=tmp_path, name="x")
