@@ -20,7 +20,7 @@ def answer(case):
         report |= {f"rows_{role}": len(rows), f"filtered_{role}": len(rows) - len(parts[role])}
         why |= set() if parts[role] else {"removes all", "holds no rows"}
         kinds |= {(side, type(row[data[side]])) for row in rows for side in ("user", "item") if row.get(data[side]) is not None}
-    why |= set() if len({side for side, _ in kinds}) == len(kinds) else {"must have one type"}
+    why |= set() if len({side for side, _ in kinds}) == len(kinds) else {"one type in all"}
     return why, None if why else folder(parts, case, report, why)
 
 
