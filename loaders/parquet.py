@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError, first_line, nearest
 from gcnrec.loaders.features.encode import FeatureFile, Side, write_features
+from gcnrec.loaders.files.id_columns import id_types, key_types
 from gcnrec.loaders.ingest.build import Staged, build, split_of
 from gcnrec.loaders.ingest.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns, time_advice
 from gcnrec.loaders.ingest.conditions import Condition, locked, parse_condition, shown, words_of_the_moment
@@ -123,7 +124,7 @@ def _write_features(data: Data, folder: Path, data_root: Path | None, scratch: S
         ("user", data.user_features, data.user),
         ("item", data.item_features, data.item),
     )
-    files = [FeatureFile(side, text, data_root, column) for side, text, column in sides if text and column]
+    files = [FeatureFile(side, text, data_root, column, data.partition_type) for side, text, column in sides if text and column]
     return {f"{file.side}_features": write_features(file, folder, data.text_width, scratch, report) for file in files}
 
 
@@ -159,12 +160,13 @@ def _open_all(data: Data, data_root: Path | None, where: Condition | None) -> li
     conditions = [where.sql] if where else []
     if data.rating and data.min_rating is not None:
         conditions.append(f"({RATING} >= CAST('{data.min_rating!r}' AS DOUBLE))")
-    for role in ("train", "valid", "test"):
-        text = getattr(data, role)
-        if text:
-            source = open_input(text, data_root)
-            columns = read_columns(source, data, where, files[0].columns if files else None)
-            files.append(_File(role, source, columns, where, " AND ".join(conditions) or "true"))
+    keys = key_types(data.partition_type, data.user, data.item)
+    texts = {role: getattr(data, role) for role in ("train", "valid", "test")}
+    sources = {role: open_input(text, data_root, keys) for role, text in texts.items() if text}
+    ids = id_types(list(sources.values()), data)
+    for role, source in sources.items():
+        columns = read_columns(source, data, where, ids, files[0].columns if files else None)
+        files.append(_File(role, source, columns, where, " AND ".join(conditions) or "true"))
     return files
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
 from gcnrec.graph import Csr, csr_from_edges
+from gcnrec.ids.id_types import held
 from gcnrec.interactions import MemoryVocabulary, Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.results.dropped import FileCounts
@@ -94,7 +95,7 @@ def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> R
     """
     asked = _users(dataset, files.users or files.candidates or files.new_users, keep_unknown)
     known_R = np.full(len(asked.ids), keep_unknown) | (asked.numbers >= 0)
-    ids, numbers_R = asked.ids.filter(pa.array(known_R)), asked.numbers[known_R]
+    ids, numbers_R = _typed(dataset.user_ids, asked.ids.filter(pa.array(known_R))), asked.numbers[known_R]
     counts, rows = [], MemoryVocabulary(ids)
     if files.users is not None:
         dropped = {"unknown_user": len(asked.ids) - len(ids), "repeated": asked.repeated}
@@ -122,6 +123,12 @@ def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> R
     return Request(ids, numbers_R, allowed_I, candidates, exclusions, asked.unknown, unknown_items, tuple(counts))
 
 
+def _typed(vocabulary: Vocabulary, ids: pa.Array) -> pa.Array:
+    """Ids in the type of the vocabulary. With an id beyond its range, which is unknown, they keep the type that the file has."""
+    kind = vocabulary.type
+    return ids.cast(kind) if held(kind, ids) == kind else ids
+
+
 def _users(dataset: Dataset, path: Path | None, keep_unknown: bool) -> _Ids:
     """The users that a file names, all of the dataset without one. DataError where none is known, unless `keep_unknown`."""
     if path is None:
@@ -132,7 +139,7 @@ def _users(dataset: Dataset, path: Path | None, keep_unknown: bool) -> _Ids:
     numbers = dataset.user_ids.numbers(ids)
     if not (keep_unknown or (numbers >= 0).any()):
         raise DataError(f"{path} must name users of {dataset.name}, none of its {len(ids)} ids is one; check its user column")
-    return _Ids(ids.cast(dataset.user_ids.ids.type), numbers, len(given))
+    return _Ids(ids, numbers, len(given))
 
 
 def _items(dataset: Dataset, path: Path) -> _Ids:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,16 @@ def _count(info: Mapping[str, Any], name: str) -> int | None:
 def _files(info: Mapping[str, Any]) -> dict[str, str]:
     """Size and time of each input file by its name."""
     return {
-        f"{role}: {path}": f"{size:,} bytes, {time}"
+        f"{role}: {path}": f"{size:,} bytes, {_moment(time)}"
         for role, stamps in info.get("inputs", {}).items()
         for path, size, time in stamps
     }
+
+
+def _moment(stamp: str) -> str:
+    """Nanoseconds since 1970 as a time in UTC; any other stamp, such as an etag, as it is."""
+    known = stamp.isascii() and stamp.isdigit()
+    return f"{datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(stamp) // 1000):%F %H:%M:%S.%f} UTC" if known else stamp
 
 
 def _settings(run: RunContents, info: Mapping[str, Any]) -> dict[str, str]:

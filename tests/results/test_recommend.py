@@ -252,7 +252,7 @@ def test_nothing_is_overwritten_or_left_half_written(tmp_path):
         ("exclude", "item\nwine\n", "none of its 1 ids is one"),
         ("exclude", "usr,item\n101,tea\n", "must have a column 'user'"),
         ("users", "101\n102\n", "must begin with a header, its first line is the id '101'"),
-        ("users", "user\nabc\n", "must be Parquet, or CSV"),
+        ("users", "user\nabc\n", r"column 'user' must hold uint16 ids \('abc' is no integer of at most 38 digits\)"),
         ("users", "user,age\n101,7\n,8\n", "ids must not be null, 1 of column 'user' are"),
     ],
 )

@@ -41,17 +41,17 @@ def day(tmp_path):
 
 
 def test_rows_files_settings_and_versions(day):
-    first = {"train": [["day=1/x.parquet", 900, "1"], ["day=2/x.parquet", 800, "2"]]}
-    then = {"train": [["day=2/x.parquet", 1800, "5"], ["day=3/x.parquet", 700, "3"]]}
+    first = {"train": [["day=1/x.parquet", 900, "v1"], ["day=2/x.parquet", 800, "86400000001000"]]}
+    then = {"train": [["day=2/x.parquet", 1800, "v5"], ["day=3/x.parquet", 700, "v3"]]}
     before = day("monday", 100, first, {"train": {"epochs": 4}}, "2.12")
     now = day("tuesday", 160, then, {"train": {"epochs": 6, "init_from": str(before)}, "data": {"where": "a > 0"}}, "2.13")
     found = changes(before, now)
     assert found == [
         Change("rows", "rows_train", 100, 160),
         Change("rows", "num_train", 95, 155),
-        Change("files", "train: day=1/x.parquet", "900 bytes, 1", None),
-        Change("files", "train: day=2/x.parquet", "800 bytes, 2", "1,800 bytes, 5"),
-        Change("files", "train: day=3/x.parquet", None, "700 bytes, 3"),
+        Change("files", "train: day=1/x.parquet", "900 bytes, v1", None),
+        Change("files", "train: day=2/x.parquet", "800 bytes, 1970-01-02 00:00:00.000001 UTC", "1,800 bytes, v5"),
+        Change("files", "train: day=3/x.parquet", None, "700 bytes, v3"),
         Change("settings", "train.epochs", "4", "6"),
         Change("settings", "data.where", None, "a > 0"),
         Change("versions", "machine.torch", "2.12", "2.13"),

@@ -247,9 +247,9 @@ def conditions(draw: Random, case: Ingestion, specs: dict[str, Spec]) -> None:
     known = {name: spec for name, spec in specs.items() if not spec.nested and spec.kinds[0] not in UNSEEN}
     if "day=" in case.inputs["train"].files[0].path.removeprefix(case.inputs["train"].root):
         known["day"] = Spec(("string",), ["2024-01-01", "2024-01-02"])
-    held = next((source for role, source in case.inputs.items() if role != "train"), None)
-    if held and draw.random() < 0.2:
-        there = {column.name for file in held.files for column in file.columns}
+    held = [source.files[0] for role, source in case.inputs.items() if role != "train"]
+    there = set(known).intersection(*({column.name for column in file.columns} for file in held))
+    if held and there and draw.random() < 0.2:
         case.where_test = condition(draw, {name: spec for name, spec in known.items() if name in there}, 1)
         case.data["where_test"] = case.where_test.sql
     if draw.random() < 0.45:

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
-def answer(case):  # type: ignore[no-untyped-def]
+def answer(case):
     """Words of refusals, one of which must come, or the folder where there are none."""
     why, report, parts, kinds, data = set(), {}, {"train": [], "valid": [], "test": []}, set(), case.data
     for role, source in case.inputs.items():
@@ -20,11 +20,11 @@ def answer(case):  # type: ignore[no-untyped-def]
         report |= {f"rows_{role}": len(rows), f"filtered_{role}": len(rows) - len(parts[role])}
         why |= set() if parts[role] else {"removes all", "holds no rows"}
         kinds |= {(side, type(row[data[side]])) for row in rows for side in ("user", "item") if row.get(data[side]) is not None}
-    why |= set() if len({side for side, _ in kinds}) == len(kinds) else {"must have one type"}
+    why |= set() if len({side for side, _ in kinds}) == len(kinds) else {"one type in all"}
     return why, None if why else folder(parts, case, report, why)
 
 
-def listed(source, path):  # type: ignore[no-untyped-def]
+def listed(source, path):
     """Whether a path is read: below what the user named no name begins with _ or ., and a pattern matches all of it."""
     parts, pattern = PurePosixPath(path).parts, PurePosixPath(source.text).parts
     fits = "*" not in source.text or (len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern)))
@@ -32,7 +32,7 @@ def listed(source, path):  # type: ignore[no-untyped-def]
     return fits and path.endswith(".parquet") and not any(part[0] in "._" for part in below)
 
 
-def rows_of(file, root, data, why):  # type: ignore[no-untyped-def]
+def rows_of(file, root, data, why):
     """Rows as {column: value}; key=value of a folder counts where the file lacks the column: text, or the declared integer."""
     pairs = [part.split("=", 1) for part in PurePosixPath(file.path).relative_to(root).parts[:-1] if "=" in part]
     keys = {name: (int if name in data.get("partition_type", {}) else unquote)(text) for name, text in pairs}
@@ -41,7 +41,7 @@ def rows_of(file, root, data, why):  # type: ignore[no-untyped-def]
     return [keys | {each.name: each.values[row] for each in columns} for row in range(file.rows)]
 
 
-def conditions(case, role, names, why):  # type: ignore[no-untyped-def]
+def conditions(case, role, names, why):
     """Train meets where; a held-out file where_test, else where if it has the columns; every row meets min_rating."""
     where = case.where if role == "train" or not case.where_test else case.where_test
     where = None if where is case.where and role != "train" and where and not where.columns <= names else where
@@ -50,16 +50,15 @@ def conditions(case, role, names, why):  # type: ignore[no-untyped-def]
     return [each for each in (where, case.rated) if each]
 
 
-def event(row, data, why):  # type: ignore[no-untyped-def]
+def event(row, data, why):
     """(user, item, seconds, weight) of a row that is kept; a number of a time counts units, without fractions."""
     user, item, time, weight = found = [row.get(data[key]) if key in data else 0 for key in ("user", "item", "time", "weight")]
     why |= {"holds nulls"} if None in found or time != time else set()
     why |= {"non-finite weight"} if weight is not None and not 0 <= weight < math.inf else set()
-    number = not why and not isinstance(time, Fraction)
-    return user, item, Fraction(int(time), UNITS[data["time_unit"]]) if number else time, weight
+    return user, item, time if why or isinstance(time, Fraction) else Fraction(int(time), UNITS[data["time_unit"]]), weight
 
 
-def split(rows, case):  # type: ignore[no-untyped-def]
+def split(rows, case):
     """Rows by part: the newest in time, or the last of each user and the one before, never the first."""
     cut, data, left, after = {"train": [], "valid": [], "test": []}, case.data, Counter(row[0] for row in rows), Counter()
     test_from = newest(rows, data["test_size"]) if case.test_from is None else case.test_from
@@ -73,20 +72,20 @@ def split(rows, case):  # type: ignore[no-untyped-def]
     return cut
 
 
-def newest(rows, share):  # type: ignore[no-untyped-def]
+def newest(rows, share):
     """The time from which on at least a share of the rows lies."""
     times, place = sorted(row[2] for row in rows), int((1 - share) * len(rows))
     return times[place] if place < len(times) else math.inf
 
 
-def core(pairs, k):  # type: ignore[no-untyped-def]
+def core(pairs, k):
     """Pairs that are left when no user and no item has fewer than k distinct ones."""
     users, items = Counter(user for user, _ in pairs), Counter(item for _, item in pairs)
     left = {(user, item) for user, item in pairs if users[user] >= k and items[item] >= k}
     return left if len(left) == len(pairs) else core(left, k)
 
 
-def merged(rows, data):  # type: ignore[no-untyped-def]
+def merged(rows, data):
     """{pair: (seconds, weight)}: the latest row, of equal times the heaviest; with sum, weights add up, 1 for a row without."""
     pairs, total, adds = {}, Counter(), data["duplicates"] == "sum"
     for user, item, time, weight in sorted(rows, key=lambda row: row[2:]):
@@ -96,7 +95,7 @@ def merged(rows, data):  # type: ignore[no-untyped-def]
     return pairs
 
 
-def folder(parts, case, report, why):  # type: ignore[no-untyped-def]
+def folder(parts, case, report, why):
     """The k-core comes before a drawn split, else in train; then repeats and cold pairs go, and degrees number the nodes."""
     data, last = case.data, case.data["split"] == "leave_last"
     if data["split"] != "given":

@@ -79,7 +79,7 @@ def compared(number: int) -> Outcome:
         if refusal is not None:
             word = next((word for word in sorted(why) if word in refusal), None)
             return Outcome(number, REFUSED, word or "", None if word else f"refused: {refusal[:300]}; reasons {sorted(why)}")
-        if expected is None:
+        if why:
             return Outcome(number, INGESTED, "", f"ingested in spite of {sorted(why)}")
         found = content(home / "out")
     wrong = [f"{key}: {shown(found[key], value)}" for key, value in expected.items() if not same(found[key], value)]
