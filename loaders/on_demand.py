@@ -16,7 +16,7 @@ from typing import Any
 from gcnrec.config import Data
 from gcnrec.config.toml import validated
 from gcnrec.errors import DataError, UsageError
-from gcnrec.loaders.ingest.conditions import words_of_the_moment
+from gcnrec.loaders.conditions.moments import words_of_the_moment
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.recipe import (
     PATHS,

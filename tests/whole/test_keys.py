@@ -15,7 +15,7 @@ import pytest
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
-from gcnrec.loaders.ingest.conditions import words_of_the_moment
+from gcnrec.loaders.conditions.moments import words_of_the_moment
 from gcnrec.loaders.on_demand import DataRequest, ingest_flags, open_or_ingest
 from gcnrec.loaders.recipe import folder_name, name_of
 from gcnrec.pipeline import begun_or_ingested
