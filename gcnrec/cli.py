@@ -143,7 +143,8 @@ def run(
 ) -> None:
     """Ingest if needed, train, evaluate, export, report."""
     from gcnrec.config import Job
-    from gcnrec.pipeline import DataRequest, run_job
+    from gcnrec.loaders.on_demand import DataRequest
+    from gcnrec.pipeline import run_job
     from gcnrec.reports.text import metric_lines
 
     settings = Job.load(job, set_)
@@ -167,7 +168,7 @@ def check(
 ) -> None:
     """Validate, open the data, time a few steps, predict memory, disk and duration; write no run."""
     from gcnrec.config import Job
-    from gcnrec.pipeline import DataRequest, open_or_ingest
+    from gcnrec.loaders.on_demand import DataRequest, open_or_ingest
     from gcnrec.reports.text import figure_lines
     from gcnrec.training.check import check as predict
     from gcnrec.training.open_keys import commented
@@ -226,7 +227,7 @@ def ingest(
 ) -> None:
     """Write a dataset folder from Parquet, by a card or by flags (which also override a card's [data])."""
     from gcnrec.config import Data
-    from gcnrec.pipeline import ingest_flags
+    from gcnrec.loaders.on_demand import ingest_flags
     from gcnrec.reports.text import dataset_lines
 
     keys = set(Data.model_fields) - {"card"}
@@ -385,7 +386,8 @@ def sweep(
     A run that fails does not stop the others; the exit code is then the highest of theirs.
     """
     from gcnrec.config.grid import load_grid
-    from gcnrec.pipeline import DataRequest, begun_or_ingested
+    from gcnrec.loaders.on_demand import DataRequest
+    from gcnrec.pipeline import begun_or_ingested
     from gcnrec.reports.progress import runs_reported
     from gcnrec.sweep import sweep as train_all
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class Entry:
         self._check_folder()
         self.folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(self.folder)
-        unique = f"making-{threading.get_ident()}"  # two threads may make the same entry
+        unique = f"making-{secrets.token_hex(4)}"  # two threads may make the same entry
         with work_path(self.folder / unique) as work:
             work.mkdir()
             try:

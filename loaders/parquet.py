@@ -19,12 +19,13 @@ import pyarrow.compute as pc
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError, first_line, nearest
+from gcnrec.loaders.conditions.condition import Condition, locked, parse_condition, shown
+from gcnrec.loaders.conditions.expressions import OWN
+from gcnrec.loaders.conditions.moments import words_of_the_moment
 from gcnrec.loaders.features.encode import FeatureFile, Side, write_features
 from gcnrec.loaders.files.id_columns import id_types, key_types
 from gcnrec.loaders.ingest.build import Staged, build, split_of
 from gcnrec.loaders.ingest.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns, time_advice
-from gcnrec.loaders.ingest.conditions import Condition, locked, parse_condition, shown, words_of_the_moment
-from gcnrec.loaders.ingest.expressions import OWN
 from gcnrec.loaders.ingest.heldout import Report
 from gcnrec.loaders.ingest.inputs import BATCH_ROWS, Input, open_input
 from gcnrec.loaders.ingest.staging import Staging

@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -51,8 +52,21 @@ def lineage_of(dataset: Dataset, threads: int | None, device: str) -> dict[str, 
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Here:
+    """The process that a run goes on in: its `circumstances`, for a resume event, and what differs from the run's beginning."""
+
+    circumstances: dict[str, Any]
+    changes: list[str]
+
+    @staticmethod
+    def now(begun: dict[str, Any], now: dict[str, Any]) -> Here:
+        """From the `lineage.json` of the beginning and that of a run which begins now."""
+        return Here(circumstances(now), changes(begun, now))
+
+
 def circumstances(lineage: dict[str, Any]) -> dict[str, Any]:
-    """What a resume event says of the process: threads, device and versions, from a `lineage.json` of this moment."""
+    """Threads, device and versions of a `lineage.json`."""
     found = lineage.get("machine", {})
     packages = {name: version for name, version in found.items() if name not in _SIZES}
     own = {"gcnrec": lineage.get("gcnrec", {}).get("version")}

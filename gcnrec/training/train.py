@@ -29,10 +29,11 @@ from gcnrec.models.objective import objective_of, slow_precision
 from gcnrec.ranking.export_rules import export_rules
 from gcnrec.ranking.seen import seen_in_validation
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
+from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event, warn_once
 from gcnrec.runs.folder import Run, describe_run, make_folder, open_run, was_killed_before_start, with_valid, writing
-from gcnrec.runs.lineage import changes, circumstances, lineage_of
-from gcnrec.runs.paths import MODEL
+from gcnrec.runs.lineage import Here, lineage_of
+from gcnrec.runs.paths import LINEAGE, MODEL
 from gcnrec.runs.tracking import tracked
 from gcnrec.steps.earlier import earlier_rows, report_matches, seen_validation
 from gcnrec.steps.epochs import Course, Epochs
@@ -107,27 +108,12 @@ def _opened(job: Job, dataset: Dataset, folder: Path, device: str, resume: bool,
         make_folder(folder)
     with writing(folder, observer):
         if again and not was_killed_before_start(folder):
-            begun = open_run(folder)
-            _check_same(begun, job, dataset)
-            if not is_trained(folder, job.model.closed_form):
-                _warn_of_changes(begun, job, device, observer)
+            _check_same(open_run(folder), job, dataset)
         else:
             describe_run(folder, job, dataset, device)
         for part in ("", "checkpoints", "embeddings", "mixture", "mixture/fit"):
             clear_leftovers(folder / part)
         yield
-
-
-def _warn_of_changes(run: Run, job: Job, device: str, observer: Observer) -> None:
-    """Warn, also in the run folder, where the rest of a resumed run may compute other bits than its beginning."""
-    found = changes(run.lineage, lineage_of(run.dataset, job.train.threads, device))
-    if found:
-        text = (
-            f"{run.folder} was begun with {', '.join(found)}, so it may end in other bits than without the stop; "
-            "for equal bits resume it as it was begun"
-        )
-        append_event(run.folder, {"event": "warning", "kind": "circumstances", "text": text})
-        observer.warn(text)
 
 
 def _solve(job: Job, dataset: Dataset, folder: Path) -> None:
@@ -144,7 +130,7 @@ def _solve(job: Job, dataset: Dataset, folder: Path) -> None:
 def _work(job: Job, plan: Plan, dataset: Dataset, folder: Path, stop: Stop, observer: Observer) -> Work:
     train, checkpoints = job.train, Checkpoints(folder, job.run.keep_checkpoints)
     patience = job.evaluate.patience
-    here = circumstances(lineage_of(dataset, train.threads, plan.placement.device_name))
+    here = Here.now(read_json(folder / LINEAGE), lineage_of(dataset, train.threads, plan.placement.device_name))
     course = Course(train.epochs, patience, train.loss_limit, plan.rate, job.run, folder, checkpoints, stop, observer, here)
     return Work(job, plan, export_rules(job.model, job.loss, job.sampler), dataset, course)
 

@@ -15,8 +15,8 @@ import pyarrow.dataset as ds
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
 from gcnrec.ids.id_types import plain
+from gcnrec.loaders.conditions.condition import Condition
 from gcnrec.loaders.files.id_columns import IdTypes
-from gcnrec.loaders.ingest.conditions import Condition
 from gcnrec.loaders.ingest.inputs import Input
 
 TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}

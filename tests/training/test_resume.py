@@ -20,7 +20,8 @@ import torch
 
 from gcnrec.config import Job
 from gcnrec.errors import Terminated
-from gcnrec.pipeline import DataRequest, run_job
+from gcnrec.loaders.on_demand import DataRequest
+from gcnrec.pipeline import run_job
 from gcnrec.reports.progress import Quiet
 from gcnrec.runs import lineage as lineage_module
 from gcnrec.runs.checkpoints import load_checkpoint

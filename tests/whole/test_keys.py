@@ -15,9 +15,10 @@ import pytest
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
-from gcnrec.loaders.ingest.conditions import words_of_the_moment
+from gcnrec.loaders.conditions.moments import words_of_the_moment
+from gcnrec.loaders.on_demand import DataRequest, ingest_flags, open_or_ingest
 from gcnrec.loaders.recipe import folder_name, name_of
-from gcnrec.pipeline import DataRequest, begun_or_ingested, ingest_flags, open_or_ingest
+from gcnrec.pipeline import begun_or_ingested
 from gcnrec.reports.progress import Quiet
 from gcnrec.system.observer import SILENT
 from gcnrec.training import train as train_module
@@ -125,7 +126,7 @@ def test_another_number_of_rules_is_another_dataset(monkeypatch):
     write("events/a.parquet", 0)
     data = Data(train="events", user="u", item="i", split="random")
     first, _ = opened(data)
-    for module in ("gcnrec.loaders.recipe", "gcnrec.loaders.parquet", "gcnrec.pipeline"):
+    for module in ("gcnrec.loaders.recipe", "gcnrec.loaders.parquet", "gcnrec.loaders.on_demand"):
         monkeypatch.setattr(f"{module}.RULES", 99)
     second, _ = opened(data)
     assert second.folder != first.folder and second.info["rules"] == 99

@@ -10,8 +10,9 @@ import pytest
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
+from gcnrec.loaders.on_demand import DataRequest, open_or_ingest
 from gcnrec.loaders.recipe import dataset_key, inputs_of
-from gcnrec.pipeline import DataRequest, list_lengths, open_or_ingest, run_folder
+from gcnrec.pipeline import list_lengths, run_folder
 from gcnrec.reports.progress import Quiet
 from gcnrec.system.observer import SILENT
 

@@ -18,7 +18,7 @@ import pytest
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
-from gcnrec.loaders.ingest.conditions import parse_condition
+from gcnrec.loaders.conditions.condition import parse_condition
 from gcnrec.loaders.parquet import connect, ingest
 
 COUNT = 24
@@ -433,7 +433,7 @@ def test_a_condition_is_refused_in_one_sentence_that_says_why(connection, reason
 DEEP = """
 import json, resource
 from gcnrec.errors import UsageError
-from gcnrec.loaders.ingest.conditions import parse_condition
+from gcnrec.loaders.conditions.condition import parse_condition
 
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 N = 30_000

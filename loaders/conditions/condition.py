@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 
 from gcnrec.errors import DataError, UsageError, nearest
-from gcnrec.loaders.ingest.expressions import MOST_DEPTH, TOO_DEEP, Refused, columns_of, moment_words, refuse
+from gcnrec.loaders.conditions.expressions import MOST_DEPTH, TOO_DEEP, Refused, columns_of, refuse
 
 _MOST_CHARACTERS = 100_000
 """Of a condition. DuckDB's parser and the tree take 2 kB of memory for each of them."""
@@ -73,16 +73,6 @@ def parse_condition(text: str, parser: duckdb.DuckDBPyConnection | None = None) 
         raise UsageError(f"{shown(text)} {problem}") from None
     except RecursionError:
         raise UsageError(f"{shown(text)} {TOO_DEEP}") from None
-
-
-def words_of_the_moment(text: str) -> tuple[str, ...]:
-    """What the condition `text` says of the clock or of chance, such as `now`; empty where rows alone decide.
-
-    Raises UsageError as `parse_condition`.
-    """
-    with closing(locked({"threads": 1})) as connection:
-        parse_condition(text, connection)
-        return moment_words(_parse(connection, f"{_SELECT}{text}\n")[1], _CLOCKS)
 
 
 def shown(text: str) -> str:

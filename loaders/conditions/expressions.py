@@ -5,7 +5,6 @@ Nothing here reaches outside the row: no subquery, table, window or aggregate, a
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -93,8 +92,6 @@ _FUNCTIONS = {name for names in _FUNCTION_NAMES.values() for name in names.split
 """What may be called: it looks at its arguments, the clock or chance. Not what names settings, tables, files or users, what
 fails or waits on purpose, or makes much of little (`range`, `format`, lambdas); `json_contains` ends the process on deep JSON.
 """
-_MOMENT = {"ago", "get_current_timestamp", "now", "random", "today", "transaction_timestamp"}
-"""Functions that look at the clock or at chance; `age` of one argument does as well."""
 _LONGER = {"hex": 2, "to_hex": 2, "to_base64": 2, "base64": 2, "regexp_escape": 4, "strftime": 32}
 _LONGER |= dict.fromkeys(("string_split", "str_split", "split", "string_to_array", "string_split_regex", "str_split_regex"), 16)
 _LONGER |= dict.fromkeys(("regexp_extract_all", "regexp_split_to_array"), 16)
@@ -121,28 +118,6 @@ class Refused(Exception):
 def refuse(what: str, advice: str = "leave that out") -> NoReturn:
     """Raise Refused for something that a condition has and must not have."""
     raise Refused(f"must be one condition on the columns of a row, it has {what}; {advice}")
-
-
-def moment_words(tree: dict[str, Any], clocks: Collection[str]) -> tuple[str, ...]:
-    """Names in `tree`, in their order, by which an expression looks at the clock or at chance.
-
-    `clocks`: names of columns that DuckDB reads as the time. Such a column of the input counts as well: it is not known here.
-    """
-    words: dict[str, None] = {}
-    pending: list[Any] = [tree]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, dict):
-            name = str(node.get("function_name", "")).lower()
-            if name in _MOMENT or (name == "age" and len(node["arguments"]) == 1):
-                words[name] = None
-            path = node.get("column_names", [])
-            if len(path) == 1 and path[0].lower() in clocks:
-                words[path[0].lower()] = None
-            pending += list(node.values())[::-1]
-        elif isinstance(node, list):
-            pending += node[::-1]
-    return tuple(words)
 
 
 def columns_of(clause: dict[str, Any]) -> tuple[str, ...]:
