@@ -150,7 +150,9 @@ def test_every_metric_is_what_the_lists_give(world, runs, seen, split, tmp_path)
     expected = by_hand(run, world, seen, split, tmp_path / "recs.parquet")
     found = {name: value for name, value in metrics.items() if "@" in name}
     assert found == pytest.approx(expected, abs=1e-9) and metrics["seen"] == seen
-    assert found["recall@8"] > 0.0
+    lists = lists_of(run, world, seen, split, tmp_path / "again.parquet")
+    hits = sum(item in lists.get(user, []) for user, item in world[2][split])
+    assert sum(row["hits@8"] for row in metrics["deciles"]) == hits > 0
     assert json.loads((run.folder / ("metrics.json" if split == "test" else "metrics.valid.json")).read_text())["seen"] == seen
 
 
@@ -203,6 +205,9 @@ def test_validations_of_training_and_baselines_are_what_the_lists_give(world, ru
     assert epoch.seen == seen
     assert epoch.valid["recall@3"] == pytest.approx(lists["recall@3"], abs=1e-9)
     assert epoch.valid["ndcg_tilted@3"] == pytest.approx(lists["ndcg_tilted@3"], abs=1e-9)
+    chooses = run_of(world, "lightgcn", seen, tmp_path / "auto", model={"name": "lightgcn", "width": 8, "popularity": "auto"})
+    (judged,) = RunContents(chooses.folder).epochs("fit")
+    assert judged.exports["inner"]["value"] == pytest.approx(lists["recall@3"], abs=1e-9)  # the other export, of the same rows
     run = runs[seen]
     expected = by_hand(run, world, seen, "valid", tmp_path / "mixed.parquet")["recall@3"]
     assert run.mixture.chosen["value"] == pytest.approx(expected, abs=1e-9) and run.mixture.chosen["seen"] == seen
