@@ -258,7 +258,7 @@ def test_closed_form_models_have_no_embeddings(tmp_path):
 
 def test_without_faiss(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(UsageError, match=r"pip install 'gcnrec\[faiss\]'"):
+    with pytest.raises(UsageError, match=r"pip install '.\[faiss\]'"):
         export(run, "faiss", tmp_path / "out")
 
 
