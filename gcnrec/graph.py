@@ -43,6 +43,14 @@ class Csr:
     def row(self, number: int) -> NDArray[np.int32]:
         return self.indices[self.indptr[number] : self.indptr[number + 1]]
 
+    def picked(self, rows_B: NDArray[np.integer]) -> Csr:
+        """The rows `rows_B` as a matrix of their own, in the order given."""
+        lengths_B = self.degrees[rows_B]
+        ends_B = np.cumsum(lengths_B)
+        offsets_E = np.arange(lengths_B.sum()) - np.repeat(ends_B - lengths_B, lengths_B)
+        indptr = np.concatenate([np.zeros(1, np.int64), ends_B])
+        return Csr(indptr, self.indices[np.repeat(self.indptr[rows_B], lengths_B) + offsets_E], self.columns)
+
     def row_numbers(self) -> NDArray[np.int32]:
         """The row of every entry, int32 (E)."""
         return np.repeat(np.arange(self.rows, dtype=np.int32), self.degrees)

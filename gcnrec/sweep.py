@@ -23,7 +23,8 @@ from gcnrec.config import Job
 from gcnrec.config.grid import Combination, Grid
 from gcnrec.config.toml import to_toml
 from gcnrec.errors import Interrupted, Terminated, UsageError
-from gcnrec.loaders.schema import open_dataset
+from gcnrec.loaders.schema import Dataset, open_dataset
+from gcnrec.ranking.seen import seen_rule
 from gcnrec.reports.sweep_report import summarise
 from gcnrec.reports.trials import Ended, ReportEnded, Sweep, Trial, write_sweep
 from gcnrec.runs.paths import JOB, REPORT, metrics_path
@@ -41,9 +42,10 @@ def sweep(grid: Grid, data: Path, out: Path, *, report: ReportEnded, jobs: int =
     A run that fails does not stop the others. KeyboardInterrupt and Terminated end the runs' processes and leave everything
     resumable. Raises UsageError when `out` holds runs with other settings or of other data, or is being swept already.
     """
-    digest = open_dataset(data).digest
+    dataset = open_dataset(data)
+    _check_measured_alike(grid, dataset)
     for run in grid.runs:
-        _check_same(run, out / "runs" / run.name, data, digest)
+        _check_same(run, out / "runs" / run.name, dataset)
     for folder in ("runs", "jobs", "logs"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     book = _Book(grid, out, report)
@@ -160,15 +162,29 @@ def _failure(code: int, log: Path) -> str:
     return f"ended by signal {code - 128}, perhaps memory ran out; last line: {said}" if killed else said
 
 
-def _check_same(run: Combination, folder: Path, data: Path, digest: str) -> None:
-    """UsageError when the run in `folder` has other settings, or is of other data than `data` with its `digest`."""
+def _check_measured_alike(grid: Grid, dataset: Dataset) -> None:
+    """UsageError when lists of two runs would leave out different items, so that their figures do not compare."""
+    rules = {seen_rule(run.job.evaluate.seen, dataset) for run in grid.runs}
+    if len(rules) > 1:
+        raise UsageError(
+            "the runs of a sweep are compared, and the grid has several values of evaluate.seen; set one in [evaluate]"
+        )
+
+
+def _check_same(run: Combination, folder: Path, dataset: Dataset) -> None:
+    """UsageError when the run in `folder` has other settings, is of other data, or was measured by an earlier version's lists."""
     path = folder / JOB
     if not path.is_file():
         return
     made = Job.load(path)
-    if made.data.digest != digest:
+    if made.data.digest != dataset.digest:
         raise UsageError(
-            f"{folder} was made on other data ({made.data.folder}) than {data}; choose another --out, or that --data"
+            f"{folder} was made on other data ({made.data.folder}) than {dataset.folder}; choose another --out, or that --data"
+        )
+    if made.evaluate.seen is None and dataset.keeps_repeats:
+        raise UsageError(
+            f"{folder} was made by an earlier version, which counts hits that no list can hold on data with repeats = 'keep'; "
+            "choose another --out, or remove that run"
         )
     before, now = (job.model_dump(exclude={"data"}) for job in (made, continued(located(run.job), made)))
     for section, values in now.items():

@@ -19,16 +19,18 @@ import pyarrow.compute as pc
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError, first_line, nearest
+from gcnrec.loaders.conditions.condition import Condition, locked, parse_condition, shown
+from gcnrec.loaders.conditions.expressions import OWN
+from gcnrec.loaders.conditions.moments import words_of_the_moment
 from gcnrec.loaders.features.encode import FeatureFile, Side, write_features
+from gcnrec.loaders.files.id_columns import id_types, key_types
 from gcnrec.loaders.ingest.build import Staged, build, split_of
 from gcnrec.loaders.ingest.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns, time_advice
-from gcnrec.loaders.ingest.conditions import Condition, locked, parse_condition, shown
-from gcnrec.loaders.ingest.expressions import OWN
 from gcnrec.loaders.ingest.heldout import Report
 from gcnrec.loaders.ingest.inputs import BATCH_ROWS, Input, open_input
 from gcnrec.loaders.ingest.staging import Staging
-from gcnrec.loaders.recipe import recipe_of
-from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal
+from gcnrec.loaders.recipe import RULES, Inputs, conditions_of, first_change, inputs_of, recipe_of
+from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, refuse_foreign, seal
 from gcnrec.system.limits import parse_bytes
 from gcnrec.system.machine import available_cores
 from gcnrec.system.observer import SILENT
@@ -57,22 +59,32 @@ def ingest(
     `data.memory_limit` bounds memory, whatever the input. The process itself with its threads does not count, nor do mapped
     files, which the system takes from memory as it needs. `dataset.json` counts under `report` whatever is dropped. `progress`
     gets the same as lines of text, `work` (what, rows read, rows in all) of each pass.
-    Raises DataError for data that is not what it was declared to be and for a full disk, UsageError for a `where` that is no
-    condition on a row; `out` is then untouched.
+    Raises DataError for data that is not what it was declared to be or changes while it is read, for a full disk, and where
+    `force` would replace another folder; UsageError for a `where` that is no condition on a row. `out` then stays as it is.
     """
+    refuse_foreign(out)
     limit = parse_bytes(data.memory_limit)
     where = parse_condition(data.where) if data.where is not None else None
     report = Report(progress or SILENT.note, work or SILENT.work)
     with new_folder(out, force, report.note) as folder, memory_errors_as_sentences(data.memory_limit):
         with _scratch(folder / "scratch", limit) as scratch:
+            inputs = inputs_of(data, data_root)
             files = _open_all(data, data_root, where)
             advice = time_advice(data, split_of(data), files[0].source.columns())
             staged = _stage(files, data, scratch, report)
+            _check_listed(files, inputs)
             report.work("splitting, numbering and writing", 0, 0)
             info = build(staged, data, folder, scratch, report)
             del staged
             features = _write_features(data, folder, data_root, scratch, report)
-        recipe = {"seed": data.seed, "data": recipe_of(data, data_root), "report": report.entries}
+        _check_unchanged(inputs, data, data_root)
+        recipe = {
+            "seed": data.seed,
+            "data": recipe_of(data, data_root),
+            "rules": RULES,
+            "inputs": inputs,
+            "report": report.entries,
+        }
         seal(folder, {"name": name, **info, **features, **recipe})
     dataset = open_dataset(out)
     report.say(
@@ -82,6 +94,22 @@ def ingest(
     if advice:
         report.say(f"advice: {advice}")
     return dataset
+
+
+def _check_listed(files: list[_File], inputs: Inputs) -> None:
+    """DataError where a file came or went between listing and opening the inputs."""
+    for file in files:
+        if len(list(file.source.dataset.get_fragments())) != len(inputs[file.role]):
+            raise DataError(f"{file.source.text} got or lost files while it was opened; ingest again when nothing writes there")
+
+
+def _check_unchanged(before: Inputs, data: Data, data_root: Path | None) -> None:
+    """DataError where a file changed while it was read. Files that came meanwhile were not read: they are no change."""
+    known = {key: {path for path, _, _ in files} for key, files in before.items()}
+    now = {key: [file for file in files if file[0] in known[key]] for key, files in inputs_of(data, data_root).items()}
+    change = first_change(before, now)
+    if change:
+        raise DataError(f"the input must stay as it is while it is read, {change}; ingest again when nothing writes there")
 
 
 @contextmanager
@@ -97,7 +125,7 @@ def _write_features(data: Data, folder: Path, data_root: Path | None, scratch: S
         ("user", data.user_features, data.user),
         ("item", data.item_features, data.item),
     )
-    files = [FeatureFile(side, text, data_root, column) for side, text, column in sides if text and column]
+    files = [FeatureFile(side, text, data_root, column, data.partition_type) for side, text, column in sides if text and column]
     return {f"{file.side}_features": write_features(file, folder, data.text_width, scratch, report) for file in files}
 
 
@@ -133,12 +161,13 @@ def _open_all(data: Data, data_root: Path | None, where: Condition | None) -> li
     conditions = [where.sql] if where else []
     if data.rating and data.min_rating is not None:
         conditions.append(f"({RATING} >= CAST('{data.min_rating!r}' AS DOUBLE))")
-    for role in ("train", "valid", "test"):
-        text = getattr(data, role)
-        if text:
-            source = open_input(text, data_root)
-            columns = read_columns(source, data, where, files[0].columns if files else None)
-            files.append(_File(role, source, columns, where, " AND ".join(conditions) or "true"))
+    keys = key_types(data.partition_type, data.user, data.item)
+    texts = {role: getattr(data, role) for role in ("train", "valid", "test")}
+    sources = {role: open_input(text, data_root, keys) for role, text in texts.items() if text}
+    ids = id_types(list(sources.values()), data)
+    for role, source in sources.items():
+        columns = read_columns(source, data, where, ids, files[0].columns if files else None)
+        files.append(_File(role, source, columns, where, " AND ".join(conditions) or "true"))
     return files
 
 
@@ -166,6 +195,8 @@ def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> 
     with connect(scratch.folder, scratch.limit // 4) as connection:
         for file in files:
             _check_condition(connection, file)
+        connection.execute("BEGIN")  # of one transaction, in which every file has the same now()
+        _note_moment(connection, data, report)
         for file in files:
             extra = [column for column in (TIME, WEIGHT) if column in file.columns.expressions]
             with _explained(file):
@@ -182,6 +213,15 @@ def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> 
             staged[file.role] = rows
     report.work("numbering users and items", 0, 0)
     return Staged(staged, *staging.settle(), first.ticks)
+
+
+def _note_moment(connection: duckdb.DuckDBPyConnection, data: Data, report: Report) -> None:
+    """Put the moment into the report where a condition depends on it."""
+    words = [word for condition in conditions_of(data) for word in words_of_the_moment(condition)]
+    if words:
+        moment = connection.execute("SELECT strftime(now() AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%S.%f+00:00')").fetchall()[0][0]
+        report.entries["moment"] = moment
+        report.say(f"where depends on the moment of ingestion ({', '.join(words)}): it is {moment} for all files")
 
 
 def _checked(

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "gcnrec"
 
 # From the ground up: a room, which is a folder or a single file, imports rooms of lower lines only.
 LINES = [
-    ["errors", "random", "queues", "rows", "version"],
+    ["errors", "ids", "random", "queues", "rows", "version"],
     ["graph", "interactions", "system"],
     ["config", "ops", "cuda"],
     ["device"],
@@ -65,7 +65,7 @@ DECIDED = re.compile(r"(\.|\b)job\.(table|sparsity|optimizer)$|\btrain\.device$"
 # Where an outside package may be imported, as prefixes of `gcnrec.` module names.
 HOMES = {
     "cupy": ["cuda"],
-    "duckdb": ["loaders.ingest.conditions", "loaders.parquet", "loaders.synthetic"],
+    "duckdb": ["loaders.conditions.condition", "loaders.parquet", "loaders.synthetic"],
     "torch_geometric": ["models", "loaders.pyg", "bench"],
     "dgl": ["loaders.dgl", "bench"],
     "implicit": ["bench"],

@@ -52,7 +52,6 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-
 def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 

@@ -17,6 +17,7 @@ from gcnrec.closed_forms import ease, exponents, gfcf, itemknn, linkprop
 from gcnrec.errors import DataError, UsageError, nearest
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions
+from gcnrec.ops.topk import Seen
 from gcnrec.ranking import popularity
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.system.tensors import save_tensors
@@ -57,12 +58,14 @@ def fit(
     return _FORMS[name][0](graph, settings, seed)
 
 
-def tuned(name: str, graph: BipartiteGraph, valid: Interactions, settings: config.Model) -> config.Model:
+def tuned(name: str, graph: BipartiteGraph, valid: Interactions, settings: config.Model, seen: Seen) -> config.Model:
     """`settings` for `fit`, with what model `name` leaves to validation chosen there: linkprop's exponents where they are "auto".
 
+    Lists of validation leave `seen` out (user -> items).
     Raises UsageError where that needs validation pairs and there are none.
     """
-    return exponents.chosen(graph, valid, settings) if name == "linkprop" and settings.exponents == "auto" else settings
+    chooses = name == "linkprop" and settings.exponents == "auto"
+    return exponents.chosen(graph, valid, settings, seen) if chooses else settings
 
 
 def save(scorer: ClosedFormScorer, path: Path) -> None:

@@ -17,6 +17,7 @@ from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph, csr_from_edges
 from gcnrec.interactions import Interactions
 from gcnrec.ops.item_rows import Exponents
+from gcnrec.ops.topk import Seen
 from gcnrec.ranking.metrics import Judged, ndcg, recall
 from gcnrec.ranking.top_k import top_k_all
 
@@ -32,8 +33,8 @@ _LEAST_GAIN = 1.002
 _K = 20
 
 
-def chosen(graph: BipartiteGraph, valid: Interactions, settings: config.Model) -> config.Model:
-    """`settings` with the exponents of largest recall@20 + ndcg@20 on `valid`, now given.
+def chosen(graph: BipartiteGraph, valid: Interactions, settings: config.Model, seen: Seen) -> config.Model:
+    """`settings` with the exponents of largest recall@20 + ndcg@20 on `valid`, now given; lists leave `seen` out.
 
     Coordinate search from the given ones, 20 to 40 fits of `_NEIGHBOURS` terms an item; nothing is drawn.
     Raises UsageError without validation pairs.
@@ -43,7 +44,7 @@ def chosen(graph: BipartiteGraph, valid: Interactions, settings: config.Model) -
             "model.exponents = 'auto' is chosen on a validation split, and the data has none; ingest with --valid-size, or set "
             "model.exponents = 'given'"
         )
-    search = _Search(graph, valid, min(_NEIGHBOURS, settings.neighbours or _NEIGHBOURS))
+    search = _Search(graph, valid, min(_NEIGHBOURS, settings.neighbours or _NEIGHBOURS), seen)
     best = settings.model_copy(update={"exponents": "given"})
     for share in (1.0, 0.5):
         best = search.climbed(best, share)
@@ -58,8 +59,8 @@ def in_words(settings: config.Model) -> str:
 class _Search:
     """Fits candidates, judges them by a sample of the validation users, and remembers what they were worth."""
 
-    def __init__(self, graph: BipartiteGraph, valid: Interactions, neighbours: int) -> None:
-        self._graph, self._neighbours = graph, neighbours
+    def __init__(self, graph: BipartiteGraph, valid: Interactions, neighbours: int, seen: Seen) -> None:
+        self._graph, self._neighbours, self._seen = graph, neighbours, seen
         held = csr_from_edges(valid.users_E, valid.items_E, graph.num_users, graph.num_items)
         users_V = np.flatnonzero(held.degrees).astype(np.int32)
         self._users_V = users_V[:: -(-len(users_V) // _USERS)]
@@ -84,7 +85,7 @@ class _Search:
         exponents = linkprop.exponents_of(settings)
         if exponents not in self._values:
             scorer = linkprop.fit(self._graph, settings.model_copy(update={"neighbours": self._neighbours}), 0)
-            items_VK = top_k_all(scorer, self._users_V, _K, self._graph.user_items).items_BK
+            items_VK = top_k_all(scorer, self._users_V, _K, self._seen).items_BK
             hits_VK = np.isin(self._users_V[:, None] * np.int64(self._graph.num_items) + items_VK, self._pairs) & (items_VK >= 0)
             judged = Judged(items_VK, hits_VK, self._num_held_V)
             self._values[exponents] = float((recall(judged, _K) + ndcg(judged, _K)).mean())

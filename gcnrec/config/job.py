@@ -29,6 +29,10 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 _SLOT_COLUMNS = 256
 """Columns of a sparse table, as many as one byte numbers."""
+KeyType = Literal[
+    "string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64", "date32"
+]
+"""Arrow's names of the types that a partition key may have."""
 INDUCTIVE = ("graphsage", "pinsage")
 Partner = Literal["linkprop", "gfcf", "itemknn", "ease", "contentknn"]
 """Closed forms that a mixture may have."""
@@ -51,7 +55,14 @@ def _a_folder(text: str) -> str:
     return text
 
 
+def _no_pattern(text: str) -> str:
+    if set(text) & set("*?[]"):
+        raise ValueError("expects a name without * ? [ and ], which a shell would read as a pattern")
+    return text
+
+
 FolderName = Annotated[str, AfterValidator(_a_folder)]
+DatasetName = Annotated[FolderName, AfterValidator(_no_pattern)]
 
 
 class Data(Section):
@@ -60,7 +71,10 @@ class Data(Section):
     card: str | None = None
     """Path of a card in `datasets/`; relative paths are tried from the job file, then from the working directory."""
     folder: str | None = None
-    """Where the dataset folder is kept; default `data/<card or file name>-<digest of this section>`."""
+    """Where the dataset folder is kept; default `data/<name>-<digest of this section and of the input files>`."""
+    name: DatasetName | None = None
+    """What the data set is called; default the card's name, or what `train` ends with. Also the first part of the default
+    `folder`, which is otherwise the card's or job file's name."""
     digest: str | None = None
     """The dataset that it must be, as job.toml of a run has it: `digest` of its dataset.json. Any other is refused, unless
     --data names it."""
@@ -77,6 +91,8 @@ class Data(Section):
     where: str | None = None
     """An SQL condition on the input's columns, for example `time >= 1700000000`."""
     duplicates: Literal["latest", "sum"] = "latest"
+    partition_type: dict[str, KeyType] | None = None
+    """Types of hive partition keys, `key=value` in a path, by name. Ids are text without it; other keys are integers or text."""
     k_core: Annotated[int, Field(ge=0)] = 0
     split: Literal["given", "random", "leave_last", "temporal", "cold_items"] | None = None
     valid_size: Fraction = 0.1
@@ -219,7 +235,8 @@ class Table(Section):
     """Where rows and state are trained. `host`: RAM, which a GPU reads in place; `device`: all of them in the GPU's memory too,
     read from there; `disk`: files in the run folder that are mapped, for tables larger than RAM."""
     cache_bytes: Annotated[int, Field(ge=0)] = 0
-    """Device memory for the rows and state of the most popular users and items, which then cross no bus; ignored on the CPU."""
+    """Device memory for the rows and state of the most popular users and items, which then cross no bus; a CPU ignores
+    it."""
 
 
 class Sampler(Section):
@@ -270,7 +287,7 @@ class Loss(Section):
     fully (Bengio & Senecal 2008; Yi et al. 2019), 0 leaves the model to learn what popularity does not explain."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """softmax with in-batch negatives: what its matrix products are computed in. bfloat16 is several times faster on processors
-    that have instructions for it."""
+    that have instructions for it, and about ten times slower on others."""
     l2: Annotated[float, Field(ge=0.0)] = 1e-5
     """Half squared norm of the batch's table rows, per positive (LightGCN's rule: layer 0 only)."""
     uniformity: Annotated[float, Field(ge=0.0)] = 1.0
@@ -388,6 +405,9 @@ class Evaluate(Section):
     """Validations without a better `metric` before training stops; 0 never stops."""
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     """Resamples of users for the intervals; 0 leaves them out."""
+    seen: Literal["all", "none"] | None = None
+    """What is left out of the lists that validation and test judge. `all`: items of train, and for test also of validation;
+    `none`: nothing. Default: `none` for data ingested with `repeats = "keep"`, else `all`."""
     baselines: tuple[Literal["popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop"], ...] | Literal["auto"] = "auto"
     """Closed-form models to compare with a trained one on validation, user by user; a better one gives a warning. `auto`: each
     that takes at most a tenth of the fit's time. Named ones have no limit and are evaluated on test as well."""

@@ -22,6 +22,11 @@ def _mixes_directau(job: Job) -> bool:
     return job.loss.name == "directau" and bool(job.mixture.partners)
 
 
+def _has_layers(job: Job) -> bool:
+    """Whether the model has parameters apart from the table's rows, which Adam updates whatever the rule."""
+    return job.model.name == "ngcf" or job.model.name in INDUCTIVE
+
+
 _KEYS = (
     _Keys(("model.layers",), lambda job: job.model.name != "mf" and job.model.propagation != "none", "there is propagation"),
     _Keys(("model.inputs", "model.id_dropout", "model.feature_scale"), lambda job: job.model.name in INDUCTIVE,
@@ -50,18 +55,32 @@ _KEYS = (
           "sparsity.policy = 'dynamic' or 'sparserec'"),
     _Keys(("sparsity.degree_power", "sparsity.user_share"), lambda job: job.sparsity.policy == "dynamic",
           "sparsity.policy = 'dynamic'"),
+    _Keys(("optimizer.beta1", "optimizer.beta2"),
+          lambda job: job.optimizer.rule not in ("sgd", "adagrad_row") or _has_layers(job),
+          "optimizer.rule = 'adam', 'adam_row' or 'adam_dense', or the model has layers"),
+    _Keys(("optimizer.epsilon",), lambda job: job.optimizer.rule != "sgd" or _has_layers(job),
+          "optimizer.rule is another than 'sgd', or the model has layers"),
+    _Keys(("optimizer.final_rate",), lambda job: job.optimizer.schedule != "constant",
+          "optimizer.schedule = 'linear' or 'cosine'"),
+    _Keys(("optimizer.layer_rate",), _has_layers, "model.name = 'ngcf', 'graphsage' or 'pinsage'"),
 )  # fmt: skip
+_ON_A_CPU = (
+    _Keys(("table.placement",), lambda job: job.table.placement == "disk", "a GPU trains; a CPU knows 'host' and 'disk'"),
+    _Keys(("table.cache_bytes", "train.transfer_blocks"), lambda job: False, "a GPU trains"),
+)
+_ON_A_GPU = (_Keys(("table.cache_bytes",), lambda job: job.table.placement != "device", "table.placement = 'host' or 'disk'"),)
 
 
-def unused_settings(job: Job) -> list[str]:
+def unused_settings(job: Job, on_gpu: bool) -> list[str]:
     """A sentence for each key that is not at its default and changes nothing; none for closed-form models.
 
-    Those are run as baselines from the job files of other models, whose settings are not meant for them.
+    Closed-form models run as baselines from the job files of other models, whose settings are not meant for them.
+    `on_gpu`: whether a GPU trains the job.
     """
     if job.model.closed_form:
         return []
     sentences = []
-    for keys in _KEYS:
+    for keys in (*_KEYS, *(_ON_A_GPU if on_gpu else _ON_A_CPU)):
         for name in keys.names:
             section, _, key = name.partition(".")
             part = getattr(job, section)

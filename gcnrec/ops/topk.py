@@ -59,22 +59,19 @@ class ItemLists:
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """Items that each user of a chunk must not get: all of `lists` except items of `spared`. A row of -1 hides nothing."""
+    """Items that each user of a chunk must not get: all of `lists`. A row of -1 hides nothing."""
 
     lists: tuple[ItemLists, ...]
-    spared: ItemLists | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """User -> items left out: all of `parts` except items of `spared`. The parts may be mapped files and are never merged."""
+    """User -> items left out: all of `parts`, none without a part. The parts may be mapped files and are never merged."""
 
     parts: tuple[Csr, ...]
-    spared: Csr | None = None
 
     def of(self, users_B: NDArray[np.int32]) -> Hidden:
-        spared = None if self.spared is None else ItemLists(self.spared, users_B)
-        return Hidden(tuple(ItemLists(part, users_B) for part in self.parts), spared)
+        return Hidden(tuple(ItemLists(part, users_B) for part in self.parts))
 
 
 def empty_lists(users_B: NDArray[np.int32], k: int) -> TopK:
@@ -85,10 +82,8 @@ def empty_lists(users_B: NDArray[np.int32], k: int) -> TopK:
 
 def hide(scores_BT: NDArray[np.float32], first: int, hidden: Hidden) -> None:
     """Overwrite the scores of hidden items with -inf, in the tile of items `first ..`."""
-    none = ItemLists.empty(len(scores_BT), 0)
-    spared = none if hidden.spared is None else hidden.spared
     for lists in hidden.lists:
-        _hide_all(scores_BT, first, *lists.arrays(), *spared.arrays())
+        _hide_all(scores_BT, first, *lists.arrays())
 
 
 def keep_best(scores_BT: NDArray[np.float32], first: int, hidden: ItemLists, best: TopK) -> None:
@@ -144,19 +139,10 @@ def _hide(scores_T, first, indices, begin, end):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _hide_all(scores_BT, first, indptr, indices, rows_B, spared_indptr, spared_indices, spared_rows_B):  # type: ignore[no-untyped-def]
+def _hide_all(scores_BT, first, indptr, indices, rows_B):  # type: ignore[no-untyped-def]
     for user in range(scores_BT.shape[0]):
-        if rows_B[user] < 0:
-            continue
-        end, spared_end = indptr[rows_B[user] + 1], spared_indptr[spared_rows_B[user] + 1]
-        at = _lower_bound(indices, indptr[rows_B[user]], end, first)
-        spared = _lower_bound(spared_indices, spared_indptr[spared_rows_B[user]], spared_end, first)
-        while at < end and indices[at] < first + scores_BT.shape[1]:
-            while spared < spared_end and spared_indices[spared] < indices[at]:
-                spared += 1
-            if spared == spared_end or spared_indices[spared] != indices[at]:
-                scores_BT[user, indices[at] - first] = -np.inf
-            at += 1
+        if rows_B[user] >= 0:
+            _hide(scores_BT[user], first, indices, indptr[rows_B[user]], indptr[rows_B[user] + 1])
 
 
 @numba.njit(inline="always")

@@ -1,7 +1,7 @@
 """Exact evaluation of a scorer: every item ranked for every user with held-out items, metrics per user, intervals, deciles.
 
-Users without held-out items are not averaged. A held-out pair that is also among the seen ones is ranked all the same
-(ingestion drops such pairs unless `repeats` keeps them).
+Users without held-out items are not averaged. A held-out pair that is also among the seen ones is in no list and is a miss
+(ingestion drops such pairs unless `repeats` keeps them; `evaluate.seen = "none"` leaves nothing out: `gcnrec.ranking.seen`).
 Letters: U users, I items, H users with held-out items, M metrics, B users of a chunk, K list length.
 """
 
@@ -54,17 +54,17 @@ PerItem = dict[int, NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class HeldOutSplit:
-    """A split that lists are judged by: held-out `pairs`, `seen` (user -> items left out of the ranking), degrees of train."""
+    """A split that lists are judged by: held-out `pairs`, `seen` (user -> items left out of lists), degrees of train."""
 
     pairs: Interactions
-    seen: Csr | Seen
+    seen: Seen
     item_degrees_I: NDArray[np.int64]
     user_degrees_U: NDArray[np.int64]
 
     @classmethod
-    def of(cls, pairs: Interactions, train: BipartiteGraph, seen: Seen | None = None) -> HeldOutSplit:
-        """Pairs held out from `train`; by default the items of train are seen."""
-        return cls(pairs, seen or train.user_items, train.item_users.degrees, train.user_items.degrees)
+    def of(cls, pairs: Interactions, train: BipartiteGraph, seen: Seen) -> HeldOutSplit:
+        """Pairs held out from `train`, judged by lists without the items `seen`."""
+        return cls(pairs, seen, train.item_users.degrees, train.user_items.degrees)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def evaluate(
     Raises DataError when no user has held-out items or the scorer is of other sizes, DivergedError for NaN scores.
     """
     held, users_H = held_out_of(scorer, split.pairs)
-    lists = top_k(scorer, users_H, max(measures.ks), sparing(split.seen, held), candidates, chunk)
+    lists = top_k(scorer, users_H, max(measures.ks), split.seen, candidates, chunk)
     return judge_lists(lists, split, held, measures, report)
 
 
@@ -138,9 +138,7 @@ def judge_lists(
     return Evaluation(means, intervals, pa.table({**about, **columns}), deciles)
 
 
-def popularity_deciles(
-    item_degrees_I: NDArray[np.int64], held_out_I: NDArray[np.int64], hits_I: PerItem
-) -> list[dict[str, Any]]:
+def popularity_deciles(item_degrees_I: NDArray[np.int64], held_out_I: NDArray[np.int64], hits_I: PerItem) -> list[dict[str, Any]]:
     """Recall by item popularity: ten groups of a tenth of the *items* each, decile 1 the most popular by train degree.
 
     `recall@k` of a decile is hits on its items / held-out interactions with its items (None without any), pooled over
@@ -210,14 +208,6 @@ def cold_metrics(
 def metric_columns(per_user: pa.Table) -> list[str]:
     """The columns of a per-user table that are metrics: `name@k`."""
     return [name for name in per_user.column_names if "@" in name]
-
-
-def sparing(seen: Csr | Seen, held: Csr) -> Seen:
-    """`seen` less the pairs that are also in `held`, which are ranked."""
-    parts = (seen,) if isinstance(seen, Csr) else seen.parts
-    pairs_E1 = held.indices[:, None]
-    both = any(contained(pairs_E1, ItemLists(part, held.row_numbers())).any() for part in parts)
-    return Seen(parts, held if both else None)
 
 
 def _judge(

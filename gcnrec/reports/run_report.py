@@ -10,7 +10,8 @@ from gcnrec.ranking.metrics import measured
 from gcnrec.reports.figures import duration, size
 from gcnrec.reports.page import write_page
 from gcnrec.reports.run_charts import STAGES, compared, learning, stored_values, support
-from gcnrec.reports.text import HEADLINE
+from gcnrec.reports.text import HEADLINE, changed
+from gcnrec.runs.changes import changes
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import Baseline, Epoch, Note, Resume, ValidBaseline
 from gcnrec.runs.folder import Run
@@ -154,15 +155,25 @@ def _cold(contents: RunContents) -> list[dict[str, Any]]:
 
 def _tables(contents: RunContents) -> list[dict[str, Any]]:
     memory = [
-        (key, f"{value:,}" + (f"  ({size(value)})" if key.endswith("_bytes") else ""))
-        for key, value in contents.memory.items()
+        (key, f"{value:,}" + (f"  ({size(value)})" if key.endswith("_bytes") else "")) for key, value in contents.memory.items()
     ]
     tables = [
+        _since_earlier(contents),
         {"title": "Mixture", "rows": _flat(contents.document(MIXTURE)), "numeric": False},
         {"title": "Memory", "rows": memory, "numeric": True},
         {"title": "Lineage", "rows": _flat(contents.document(LINEAGE)), "numeric": False},
     ]
     return [table for table in tables if table["rows"]]
+
+
+def _since_earlier(contents: RunContents) -> dict[str, Any]:
+    """Rows added, and what differs from the run that this one continues; no rows without such a run."""
+    earlier, rows = contents.job.train.init_from, []
+    if earlier and all((folder / LINEAGE).is_file() for folder in (Path(earlier), contents.folder)):
+        for change in changes(Path(earlier), contents.folder):
+            name, before, now, added = changed(change)
+            rows.append((f"{change.kind}: {name}", f"{before} \N{RIGHTWARDS ARROW} {now}" + (f" ({added})" if added else "")))
+    return {"title": f"Since {earlier}", "rows": rows, "numeric": False}
 
 
 def _interval(contents: RunContents, name: str) -> str:

@@ -76,9 +76,7 @@ def _plots(groups: Groups, metric: str) -> list[dict[str, str]]:
     return drawn
 
 
-def _lines(
-    groups: Groups, cost: Callable[[Trial], float | None], height: Callable[[Trial], float | None]
-) -> list[charts.Means]:
+def _lines(groups: Groups, cost: Callable[[Trial], float | None], height: Callable[[Trial], float | None]) -> list[charts.Means]:
     points: dict[str, list[tuple[float, Estimate]]] = {}
     for (variant, _), trials in groups.items():
         xs, ys = _known(map(cost, trials)), _known(map(height, trials))

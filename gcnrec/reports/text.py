@@ -10,6 +10,7 @@ from gcnrec.reports.figures import plain
 
 if TYPE_CHECKING:
     from gcnrec.results.compare import Comparison
+    from gcnrec.runs.changes import Change
 
 HEADLINE = ("recall@20", "ndcg@20")
 
@@ -25,7 +26,7 @@ def metric_lines(metrics: dict[str, Any]) -> list[str]:
     for name, (low, high) in metrics.get("intervals", {}).items():
         if name in HEADLINE:
             lines.append(f"{name}  {metrics[name]:.4f}, 95% interval {low:.4f} to {high:.4f}")
-    lines += [f"{key}  {metrics[key]}" for key in ("export", "mixture") if key in metrics]
+    lines += [f"{key}  {metrics[key]}" for key in ("export", "mixture", "seen") if key in metrics]
     for group, values in metrics.get("cold_start", {}).items():
         lines += ["", f"{group}: {values['users']:,.0f} users, {values['pairs']:,.0f} pairs", *metric_lines(values)]
     for segment, values in metrics.get("segments", {}).items():
@@ -52,6 +53,21 @@ def comparison_lines(comparison: Comparison) -> list[str]:
                 cells.append((row.metric, *figures))
         lines += ["", run, *columns(cells)]
     return lines
+
+
+def change_lines(earlier: str, found: Sequence[Change]) -> list[str]:
+    """A table per kind of change: the name, the value before and now, and for counts the difference."""
+    lines = [f"since {earlier}"]
+    for kind in dict.fromkeys(change.kind for change in found):
+        lines += ["", kind, *columns([("", "before", "now", ""), *(changed(each) for each in found if each.kind == kind)])]
+    return lines
+
+
+def changed(change: Change) -> tuple[str, str, str, str]:
+    """The cells of a change: its name, both values, and what was added."""
+    before, now = change.before, change.now
+    added = f"{now - before:+,}" if isinstance(before, int) and isinstance(now, int) else ""
+    return change.name, plain(before), plain(now), added
 
 
 def figure_lines(facts: dict[str, Any]) -> list[str]:

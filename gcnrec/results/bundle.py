@@ -3,8 +3,9 @@
     users (U, F) float32, items (I, F) float32; score = inner product, ties to the smaller item number
     popularity (I) float32, log q of the items, where the export has such a column: score += popularity_factor * popularity
     seen.indptr (U + 1) int64, seen.indices int32: user -> items of train, valid and test, which `gcnrec recommend` leaves out
-    user_ids, item_ids: integers in their own type; other ids as user_ids.bytes uint8 (text as UTF-8), id n being the bytes from
-    user_ids.offsets[n] to user_ids.offsets[n + 1] (int64), and likewise for items
+    user_ids, item_ids: integers in their own type; other ids as user_ids.bytes uint8 (text as UTF-8, and so are UUIDs,
+    decimals and ISO dates), id n being the bytes from user_ids.offsets[n] to user_ids.offsets[n + 1] (int64), and likewise for
+    items
 
 Of a mixture (`gcnrec.closed_forms.mixture`), user -> items of what it was trained on, and for each partner what it sums over a
 user's items j: one or both of sparse rows, and vectors; or whole rows
@@ -16,7 +17,8 @@ user's items j: one or both of sparse rows, and vectors; or whole rows
 
 The header holds text: `format` "gcnrec-bundle", `version`, `model`, `trained_on`, `job` (TOML), `data` and `digest` (of the
 dataset), `user_id_type`, `item_id_type` (Arrow's names), `popularity_factor`, `mixture` (JSON: weight and temperature of the
-trained part, weights of partners; no partners: the trained part alone), `conventions` and `metrics` (both JSON).
+trained part, weights of partners; no partners: the trained part alone), `conventions` and `metrics` (both JSON), and
+`evaluate_seen`: "none" where the lists behind `metrics` leave nothing out, "all" where they leave train and validation out.
 `jobs/examples/serve.py` reads one. Letters: U users, I items, F width, K vectors.
 """
 
@@ -26,6 +28,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -41,11 +44,13 @@ from gcnrec.closed_forms.mixture_files import load_partners
 from gcnrec.closed_forms.plateau import PlateauScorer, item_scales
 from gcnrec.config.toml import to_toml
 from gcnrec.graph import Csr, csr_from_edges
+from gcnrec.ids.id_types import family, plain
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import Exported
 from gcnrec.ranking.metrics import measured
 from gcnrec.ranking.scorer import Scorer
+from gcnrec.results.evaluate import rule_of
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import metrics_path
 from gcnrec.system.files import atomic_file
@@ -56,7 +61,7 @@ CONVENTIONS = {
     "score": "inner product of a row of users and a row of items, plus popularity_factor * popularity where there is one",
     "mixture": "weight * softmax(score / temperature) + sum over partners of weight * max(their score, 0) / its sum over items",
     "order": "falling score, ties to the smaller item number; items are numbered by falling train degree",
-    "seen": "items of train, valid and test, left out of a user's list",
+    "seen": "items of train, valid and test, left out of a user's list; metrics leave out what evaluate_seen says",
     "recall@k": "hits in the first k / held-out items of the user, mean over users with held-out items; all items ranked",
     "ndcg@k": "gain 1 a hit, discount 1 / log2(rank + 1), over the ideal list of min(k, held-out) hits",
 }
@@ -141,7 +146,7 @@ def _header(run: Run) -> dict[str, str]:
         "trained_on": "train+valid" if run.refitted else "train", "job": to_toml(run.job),
         "data": run.dataset.name, "digest": run.dataset.digest,
         "user_id_type": str(run.dataset.user_ids.ids.type), "item_id_type": str(run.dataset.item_ids.ids.type),
-        "conventions": json.dumps(CONVENTIONS), "metrics": json.dumps(measured(written)),
+        "conventions": json.dumps(CONVENTIONS), "metrics": json.dumps(measured(written)), "evaluate_seen": rule_of(run),
     }  # fmt: skip
 
 
@@ -150,10 +155,13 @@ def _tensor(array: NDArray[Any]) -> torch.Tensor:
 
 
 def _id_arrays(name: str, vocabulary: Vocabulary) -> dict[str, NDArray[Any]]:
-    ids = vocabulary.ids
-    ids = ids.dictionary_decode() if pa.types.is_dictionary(ids.type) else ids
+    ids = vocabulary.ids.cast(plain(vocabulary.type))
     if pa.types.is_integer(ids.type):
         return {name: ids.to_numpy(zero_copy_only=False)}
+    if family(vocabulary.type) == "UUIDs":
+        ids = pa.array([str(UUID(bytes=one)) for one in ids.to_pylist()])
+    if pa.types.is_decimal(ids.type) or pa.types.is_date(ids.type):
+        ids = ids.cast(pa.string())
     whole = pa.concat_arrays([pc.cast(ids, pa.large_binary())])  # copy: so that offsets start at 0
     offsets = np.frombuffer(whole.buffers()[1], np.int64, len(whole) + 1, 8 * whole.offset)
     content = np.frombuffer(whole.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]

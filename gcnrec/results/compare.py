@@ -61,7 +61,7 @@ def compare(
     """Compare evaluated runs by their per-user metrics; catalogue metrics (coverage, gini) have no users to pair.
 
     Raises UsageError when a run has not been evaluated or was trained on the split, or no metric is shared, DataError when
-    the runs were measured on different data or users.
+    the runs were measured on different data or users, or by lists that leave out different items (`evaluate.seen`).
     """
     if not others:
         raise UsageError("a comparison needs at least one run to compare with the base, none was given")
@@ -106,12 +106,32 @@ def _per_user(run: Run, split: Split) -> pa.Table:
         raise DataError(f"{path} cannot be read ({problem}); run 'gcnrec evaluate {run.folder}' again") from None
 
 
+def _seen_of(run: Run, table: pa.Table) -> str:
+    """What the lists behind a per-user table left out, by `evaluate.seen`; earlier versions, which knew "all" only, do not say.
+
+    Raises UsageError for a table of an earlier version on data with repeats: it counts hits that no list can hold.
+    """
+    said = (table.schema.metadata or {}).get(b"seen")
+    if said is None and run.dataset.keeps_repeats:
+        raise UsageError(
+            f"{run.folder} was evaluated by an earlier version, which counts hits that no list can hold on data with "
+            f"repeats = 'keep'; run 'gcnrec evaluate {run.folder}' again"
+        )
+    return "all" if said is None else said.decode()
+
+
 def _check_same(base: Run, base_table: pa.Table, run: Run, table: pa.Table) -> None:
     digests = [base.dataset.digest, run.dataset.digest]
     if digests[0] != digests[1]:
         raise DataError(
             f"{base.folder} and {run.folder} must be measured on the same dataset, their digests are {digests[0][:12]} "
             f"and {digests[1][:12]}; train and evaluate both on one dataset folder"
+        )
+    rules = [_seen_of(base, base_table), _seen_of(run, table)]
+    if rules[0] != rules[1]:
+        raise DataError(
+            f"{base.folder} and {run.folder} must be measured by lists that leave the same items out, evaluate.seen is "
+            f"{rules[0]!r} and {rules[1]!r}; train and evaluate both with one evaluate.seen"
         )
     for name, what in (("user", "users"), ("num_held_out", "held-out items")):
         if not base_table.column(name).equals(table.column(name)):

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from gcnrec.closed_forms import closed_form
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.loaders.schema import Dataset
-from gcnrec.ops.topk import Seen
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, cold_metrics, evaluate
 from gcnrec.ranking.scorer import Scorer
+from gcnrec.ranking.seen import SeenRule, seen_items, seen_rule
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.results.id_files import columns_of, ids_of, read_table
 from gcnrec.results.memory_bounds import evaluation_bytes, users_per_chunk
@@ -31,7 +31,7 @@ from gcnrec.runs.paths import metrics_path, per_user_path
 from gcnrec.system.files import atomic_file
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.scratch import memory_errors_as_sentences
-from gcnrec.training.finish import warn_of_one_list
+from gcnrec.training.finish import warn_of_lost, warn_of_one_list
 
 Split = Literal["valid", "test"]
 
@@ -63,9 +63,10 @@ def evaluate_run(
         names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
         scorer = run.scorer()
         measures = Measures(lengths, settings.bootstrap, run.job.train.seed, settings.tilt)
-        judged_by = HeldOutSplit.of(held_out, dataset.graph, seen_rows(run, split))
+        rule = rule_of(run)
+        judged_by = HeldOutSplit.of(held_out, dataset.graph, seen_items(rule, dataset, split))
         result = evaluate(scorer, judged_by, measures, partial(observer.work, f"ranking for {split}"), chunk=chunk)
-        document: dict[str, Any] = {"split": split, "users": len(result.per_user), **result.metrics}
+        document: dict[str, Any] = {"split": split, "users": len(result.per_user), "seen": rule, **result.metrics}
         document |= {"intervals": result.intervals, "deciles": result.deciles}
         if run.export_rule:
             document["export"] = run.export_rule.name
@@ -78,6 +79,7 @@ def evaluate_run(
             segments_H = names_U[np.unique(held_out.users_E)]
             document |= {"segments": by_segment(result.per_user, segments_H), "segments_unknown_users": unknown}
         _write(run, split, result, document)
+        warn_of_lost(run.folder, judged_by.pairs, judged_by.seen, split, observer)
         if run.job.model.name != "popularity":  # whose lists are meant to be the same
             warn_of_one_list(run.folder, scorer, observer, chunk)
         return document
@@ -89,7 +91,8 @@ def measure_baselines(run: Run, observer: Observer = SILENT) -> None:
     A baseline that does not fit into memory becomes a note. A resumed run does not repeat its baselines.
     """
     done, settings = RunContents(run.folder).baselines, run.job.evaluate
-    split = HeldOutSplit.of(run.dataset.test, run.dataset.graph, seen_rows(run, "test"))
+    rule = rule_of(run)
+    split = HeldOutSplit.of(run.dataset.test, run.dataset.graph, seen_items(rule, run.dataset, "test"))
     for name in () if settings.baselines == "auto" else settings.baselines:
         if name in done:
             continue
@@ -101,8 +104,8 @@ def measure_baselines(run: Run, observer: Observer = SILENT) -> None:
             continue
         report = partial(observer.work, f"ranking for test by {name}")
         judged = evaluate(scorer, split, Measures(settings.k, tilt=settings.tilt), report).metrics
-        event = {"event": "baseline", "name": name, "metrics": judged, "cold_start": cold_start(run, scorer, "test")}
-        append_event(run.folder, event)
+        cold = cold_start(run, scorer, "test")
+        append_event(run.folder, {"event": "baseline", "name": name, "seen": rule, "metrics": judged, "cold_start": cold})
         if settings.metric in judged:
             observer.note(f"baseline {name}  {settings.metric} {judged[settings.metric]:.4f}")
 
@@ -119,7 +122,7 @@ def cold_start(
     """`cold_metrics` of `scorer` on a split; a node is cold where the run was not trained on it."""
     held_out = run.dataset.test if split == "test" else run.dataset.valid
     degrees_U, degrees_I = trained_degrees(run.dataset, run.refitted)
-    judged_by = HeldOutSplit(held_out, seen_rows(run, split), degrees_I, degrees_U)
+    judged_by = HeldOutSplit(held_out, seen_items(rule_of(run), run.dataset, split), degrees_I, degrees_U)
     return cold_metrics(scorer, judged_by, ks or run.job.evaluate.k, chunk)
 
 
@@ -132,13 +135,14 @@ def trained_degrees(dataset: Dataset, refitted: bool) -> tuple[NDArray[np.int64]
     return degrees_U + more_U, degrees_I + np.bincount(dataset.valid.items_E, minlength=len(degrees_I))
 
 
-def seen_rows(run: Run, split: Split) -> Seen:
-    """User -> items left out of the ranking of `split`: train for valid, train and valid for test."""
-    return Seen(run.dataset.known_items(*([run.dataset.valid] if split == "test" else [])))
+def rule_of(run: Run) -> SeenRule:
+    """What is left out of the lists that judge a run, as its job says, else its data."""
+    return seen_rule(run.job.evaluate.seen, run.dataset)
 
 
 def _write(run: Run, split: Split, result: Evaluation, document: dict[str, Any]) -> None:
-    table = result.per_user.replace_schema_metadata({"split": split, "digest": run.dataset.digest})
+    metadata = {"split": split, "digest": run.dataset.digest, "seen": document["seen"]}
+    table = result.per_user.replace_schema_metadata(metadata)
     with atomic_file(per_user_path(run.folder, split)) as path:
         pq.write_table(table, path, compression="zstd")
     with atomic_file(metrics_path(run.folder, split)) as path:

@@ -3,8 +3,9 @@
 New items come with features and are embedded by graphsage or pinsage as nodes without neighbours. New users come with
 interactions. graphsage and pinsage encode them from their items, which do not read them in turn. For other models a new user's
 embedding is the sum of its items' embeddings, each divided by the root of its degree: one hop of LightGCN.
-In a mixture, partners score for new users by their known items; new items have the trained part alone.
-Letters: U users and I items of the run, A new users, C new items, N nodes, F features, D width.
+A known user of the file has its items as well as the run's, and keeps the embedding that training gave it; without train items it
+is embedded as a new one. In a mixture, partners score users by all their known items; new items have the trained part alone.
+Letters: U users and I items of the run, A embedded users, C new items, E pairs, N nodes, F features, D width.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from gcnrec.closed_forms.mixture_files import load_partners, mixture_scorer
 from gcnrec.config import INDUCTIVE
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
+from gcnrec.ids.id_types import as_ids, held
 from gcnrec.interactions import MemoryVocabulary, Vocabulary
 from gcnrec.loaders.features.encode import encode_features
 from gcnrec.loaders.schema import Dataset
 from gcnrec.models.node_inputs import Features
 from gcnrec.ops.propagate import inverse_sqrt, propagate
+from gcnrec.ops.topk import ItemLists, contained
 from gcnrec.ranking.export_rules import Exported, export_rules, log_shares, unit_length_
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
+from gcnrec.results.dropped import FileCounts
 from gcnrec.results.id_files import columns_of, ids_of, read_table
 from gcnrec.runs.folder import Run, final_tensors
 from gcnrec.system.pages import scratch_rows, scratch_values
@@ -41,20 +45,22 @@ from gcnrec.training.build import inductive_encoder
 class Widened:
     """A run's data and scorer with new nodes behind the known ones; `unknown_items` of the new users' file are left out.
 
-    In `dataset.graph`, new users read their items and no item reads them, so that known nodes keep their embeddings.
+    In `dataset.graph`, users of the file read their items and no item reads them, so that other nodes keep their embeddings.
+    `counts`: rows of the files that have no effect.
     """
 
     dataset: Dataset
     scorer: Scorer
     unknown_items: int
+    counts: tuple[FileCounts, ...]
 
 
 def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None, scratch: Path | None = None) -> Widened:
-    """The data and scorer of `run` with the users and items of two files; rows of ids that it knows already are left out.
+    """The data and scorer of `run` with the users and items of two files.
 
-    `new_users`: Parquet or CSV of user and item ids; `new_items`: features, as for ingestion. `scratch`: a folder for
-    working arrays, by default the run's. Raises UsageError for a model that cannot embed them, DataError for a file that cannot
-    be used or holds nothing new.
+    `new_users`: Parquet or CSV of user and item ids, also of known users; `new_items`: features, as for ingestion, known items
+    are left out. `scratch`: a folder for working arrays, by default the run's.
+    Raises UsageError for a model that cannot embed them, DataError for a file that cannot be used.
     """
     name, dataset = run.job.model.name, run.dataset
     if run.job.model.closed_form:
@@ -64,23 +70,30 @@ def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None, scr
             f"--new-items needs a model that embeds items by their features, and {run.folder} holds {name}; "
             "train graphsage or pinsage on a dataset with item features"
         )
-    scratch = scratch or run.folder
+    counts, scratch = [], scratch or run.folder
     if new_items is not None:
-        dataset = _with_items(dataset, new_items, scratch)
+        dataset, count = _with_items(dataset, new_items, scratch)
+        counts.append(count)
     if new_users is not None and name in INDUCTIVE and run.job.sampler.neighbours == "weighted":
         raise UsageError(
             f"--new-users brings interactions without weights, and {run.folder} draws neighbours by weight; "
             "train with sampler.neighbours = 'uniform'"
         )
-    own, unknown = Csr(np.zeros(1, np.int64), np.empty(0, np.int32), len(dataset.item_ids)), 0
+    given, unknown = _no_pairs(dataset), 0
     if new_users is not None:
-        dataset, own, unknown = _with_users(dataset, new_users)
-    dataset = replace(dataset, graph=_folded(run.train_graph, own))
+        dataset, given, unknown, count = _with_users(dataset, new_users)
+        counts.append(count)
+    dataset = replace(dataset, graph=_folded(run.train_graph, given))
     embed = partial(_encoded, scratch=scratch) if name in INDUCTIVE else _summed
-    return Widened(dataset, _mixed(run, dataset, embed(run, dataset, run.embeddings(scratch))), unknown)
+    scorer = _mixed(run, dataset, embed(run, dataset, run.embeddings(scratch)))
+    return Widened(dataset, scorer, unknown, tuple(counts))
 
 
-def _with_items(dataset: Dataset, path: Path, scratch: Path) -> Dataset:
+def _no_pairs(dataset: Dataset) -> Csr:
+    return Csr(np.zeros(len(dataset.user_ids) + 1, np.int64), np.empty(0, np.int32), len(dataset.item_ids))
+
+
+def _with_items(dataset: Dataset, path: Path, scratch: Path) -> tuple[Dataset, FileCounts]:
     """The data with the new items of a feature file behind the known ones, all features in scratch of a folder."""
     given = encode_features(dataset, "item", str(path))
     fresh = dataset.item_ids.numbers(given.ids) < 0
@@ -90,44 +103,84 @@ def _with_items(dataset: Dataset, path: Path, scratch: Path) -> Dataset:
     assert known_IF is not None  # encode_features refuses
     rows = scratch_rows(scratch, len(known_IF) + int(fresh.sum()), known_IF.shape[1]).numpy()
     rows[: len(known_IF)], rows[len(known_IF) :] = known_IF, given.rows_RF[fresh]
-    return replace(dataset, item_ids=_appended(dataset.item_ids, given.ids.filter(pa.array(fresh))), item_features=rows)
+    counts = FileCounts("--new-items", len(fresh), {"known_item": int((~fresh).sum())})
+    wider = _appended(dataset.item_ids, given.ids.filter(pa.array(fresh)))
+    return replace(dataset, item_ids=wider, item_features=rows), counts
 
 
-def _with_users(dataset: Dataset, path: Path) -> tuple[Dataset, Csr, int]:
-    """The data with the new users of a file of pairs, except for its graph; new user -> items; the number of unknown items."""
+def _with_users(dataset: Dataset, path: Path) -> tuple[Dataset, Csr, int, FileCounts]:
+    """The data with the new users of a file of pairs, except for its graph; user -> items of the file, and what has no effect.
+
+    The third part is the number of distinct unknown items.
+    """
     users, items = columns_of(dataset)
     table = read_table(path, users, items)
     user_ids, item_ids = ids_of(path, table, users), ids_of(path, table, items)
-    fresh = pa.array(dataset.user_ids.numbers(user_ids) < 0)
-    user_ids, item_ids = user_ids.filter(fresh), item_ids.filter(fresh)
-    if not len(user_ids):
-        raise DataError(f"{path} must hold users that {dataset.name} does not know, all of its {len(fresh)} rows name known ones")
-    wider = _appended(dataset.user_ids, pc.unique(user_ids))
+    fresh = user_ids.filter(pa.array(dataset.user_ids.numbers(user_ids) < 0))
+    wider = _appended(dataset.user_ids, pc.unique(fresh)) if len(fresh) else dataset.user_ids
     numbers_E, items_E = wider.numbers(user_ids), dataset.item_ids.numbers(item_ids)
     known_E = items_E >= 0
     unknown = len(pc.unique(item_ids.filter(pa.array(~known_E))))
     count = len(wider) - len(dataset.user_ids)
-    own = csr_from_edges(numbers_E[known_E] - len(dataset.user_ids), items_E[known_E], count, len(dataset.item_ids))
-    rows_UF = None
-    if dataset.user_features is not None:
+    given = csr_from_edges(numbers_E[known_E], items_E[known_E], len(wider), len(dataset.item_ids))
+    dropped = {"unknown_item": int((~known_E).sum()), "repeated": int(known_E.sum()) - given.num_edges}
+    counts = FileCounts("--new-users", len(known_E), dropped)
+    rows_UF = dataset.user_features
+    if dataset.user_features is not None and count:
         rows_UF = np.concatenate([dataset.user_features, np.zeros((count, dataset.user_features.shape[1]), np.float32)])
-    return replace(dataset, user_ids=wider, user_features=rows_UF), own, unknown
+    return replace(dataset, user_ids=wider, user_features=rows_UF), given, unknown, counts
 
 
-def _folded(graph: BipartiteGraph, own: Csr) -> BipartiteGraph:
-    """`graph` with the rows `own` of new users behind the others; items beyond the known ones have no edges."""
-    users, items = graph.user_items, graph.item_users
-    indptr = np.concatenate([users.indptr, users.indptr[-1] + own.indptr[1:]])
-    user_items = Csr(indptr, np.concatenate([users.indices, own.indices]) if own.rows else users.indices, own.columns)
-    ends = np.full(own.columns - items.rows, items.indptr[-1])
-    return BipartiteGraph(user_items, Csr(np.concatenate([items.indptr, ends]), items.indices, user_items.rows))
+def _folded(graph: BipartiteGraph, given: Csr) -> BipartiteGraph:
+    """`graph` with the pairs `given` in the rows of their users, which no item reads; items beyond the known ones have no edges.
+
+    `given`: user -> items, of known users and of new ones behind them.
+    """
+    items = graph.item_users
+    ends = np.full(given.columns - items.rows, items.indptr[-1])
+    item_users = Csr(np.concatenate([items.indptr, ends]), items.indices, given.rows)
+    return BipartiteGraph(_merged(graph.user_items, given), item_users)
+
+
+def _merged(known: Csr, given: Csr) -> Csr:
+    """The rows of `known`, as many as `given` has, with the entries of `given` in their places. O(entries of both)."""
+    behind = np.full(given.rows - known.rows, known.indptr[-1])
+    wide = Csr(np.concatenate([known.indptr, behind]), known.indices, given.columns)
+    rows_E, items_E = given.row_numbers(), given.indices
+    fresh_E = ~contained(items_E[:, None], ItemLists(wide, rows_E))[:, 0]
+    rows_E, items_E = rows_E[fresh_E], items_E[fresh_E]
+    if not len(rows_E):
+        return wide
+    places_E = wide.indptr[rows_E]
+    first_E = np.flatnonzero(np.diff(rows_E, prepend=-1))
+    for first, last in zip(first_E.tolist(), [*first_E[1:].tolist(), len(rows_E)], strict=True):
+        places_E[first:last] += np.searchsorted(wide.row(rows_E[first]), items_E[first:last])
+    more = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(rows_E, minlength=given.rows))])
+    return Csr(wide.indptr + more, np.insert(wide.indices, places_E, items_E), given.columns)  # copy: of the mapped file
+
+
+def _to_embed(run: Run, dataset: Dataset) -> NDArray[np.int64]:
+    """Numbers of the users that training gave no embedding of worth: new ones, and known ones with items of the file alone."""
+    trained_U, now_U = run.train_graph.user_items.degrees, dataset.graph.user_items.degrees
+    wanted_U = now_U > 0
+    wanted_U[: len(trained_U)] &= trained_U == 0
+    wanted_U[len(trained_U) :] = True
+    return np.flatnonzero(wanted_U)
+
+
+def _with_rows(known_UD: torch.Tensor, users_A: NDArray[np.int64], rows_AD: torch.Tensor, num_users: int) -> torch.Tensor:
+    """`known_UD` with the rows of `users_A` in their places, float32 (`num_users`, D)."""
+    wider = torch.cat([known_UD, torch.zeros(num_users - len(known_UD), known_UD.shape[1])])
+    wider[torch.from_numpy(users_A)] = rows_AD
+    return wider
 
 
 def _appended(known: Vocabulary, ids: pa.Array | pa.ChunkedArray) -> Vocabulary:
-    kind = known.ids.type
-    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    chunks = pa.chunked_array([known.ids.cast(plain), *pa.chunked_array(ids).cast(plain).chunks])
-    return MemoryVocabulary(chunks.combine_chunks().cast(kind))
+    """`known` with `ids` behind, in the type of `known`, or a wider one where that does not hold them."""
+    kind = held(known.type, known.ids, ids)
+    parts = [as_ids(part, kind) for part in (known.ids, ids)]
+    chunks = [chunk for part in parts for chunk in (part.chunks if isinstance(part, pa.ChunkedArray) else [part])]
+    return MemoryVocabulary(pa.chunked_array(chunks).combine_chunks().cast(kind))
 
 
 @dataclass(frozen=True)
@@ -170,10 +223,12 @@ def _with_known_items(graph: BipartiteGraph, num_items: int) -> BipartiteGraph:
 
 
 def _encoded(run: Run, dataset: Dataset, known: Exported, scratch: Path) -> EmbeddingScorer:
-    """Exports the wider graph by the trained layers, and takes the new rows from there."""
+    """Exports the wider graph by the trained layers, and takes the rows to embed from there."""
     rows_ND, layers = final_tensors(run)
     graph, num_users, num_items = dataset.graph, len(known.users_UF), len(known.items_IF)
     width, new_users = rows_ND.shape[1], graph.num_users - num_users
+    users_A = _to_embed(run, dataset)
+    rows_ND[torch.from_numpy(users_A[users_A < num_users])] = 0.0  # never trained: as those of new users
     none = torch.zeros(new_users, width), torch.zeros(graph.num_items - num_items, width)
     table = DenseTable(torch.cat([rows_ND[:num_users], none[0], rows_ND[num_users:], none[1]]), 0)
     features = Features(dataset.user_features, dataset.item_features)
@@ -181,7 +236,7 @@ def _encoded(run: Run, dataset: Dataset, known: Exported, scratch: Path) -> Embe
     encoder.layers.load_state_dict(layers)
     out_ND = scratch_rows(scratch, graph.num_nodes, width)
     encoder.export(table, out_ND)
-    new_users_AD, new_items_CD = out_ND[num_users : graph.num_users], out_ND[graph.num_users + num_items :].clone()
+    new_users_AD, new_items_CD = out_ND[torch.from_numpy(users_A)], out_ND[graph.num_users + num_items :].clone()
     column_I, degrees_I = None, run.train_graph.item_users.degrees
     rules = export_rules(run.job.model, run.job.loss, run.job.sampler)
     if known.rule.kind == "powers":
@@ -192,17 +247,17 @@ def _encoded(run: Run, dataset: Dataset, known: Exported, scratch: Path) -> Embe
     if known.popularity_I is not None:
         wider_I = np.concatenate([degrees_I, np.zeros(len(new_items_CD), np.int64)])
         column_I = known.factor * log_shares(wider_I, rules.typical_degree(degrees_I))
-    return EmbeddingScorer(torch.cat([known.users_UF, new_users_AD]), torch.cat([known.items_IF, new_items_CD]), column_I)
+    users_UD = _with_rows(known.users_UF, users_A, new_users_AD, graph.num_users)
+    return EmbeddingScorer(users_UD, torch.cat([known.items_IF, new_items_CD]), column_I)
 
 
 def _summed(run: Run, dataset: Dataset, known: Exported) -> EmbeddingScorer:
-    """New users by one hop from the exported items, with the lengths that the encoder gave these."""
-    graph, num_users = dataset.graph, len(known.users_UF)
-    own_indptr: NDArray[np.int64] = graph.user_items.indptr[num_users:] - graph.user_items.indptr[num_users]
-    own = Csr(own_indptr, graph.user_items.indices[graph.user_items.indptr[num_users] :], graph.num_items)
+    """Users to embed by one hop from the exported items, with the lengths that the encoder gave these."""
+    graph, users_A = dataset.graph, _to_embed(run, dataset)
+    own = graph.user_items.picked(users_A)
     scales = inverse_sqrt(own.degrees), inverse_sqrt(graph.item_users.degrees)
     rows_ID = known.items_IF if known.lengths_I is None else known.items_IF * known.lengths_I[:, None]
     new_users_AD = propagate(own, rows_ID, *scales)
     if known.lengths_I is not None:
         unit_length_(new_users_AD)
-    return replace(known.scorer, users_UD=torch.cat([known.users_UF, new_users_AD]))
+    return replace(known.scorer, users_UD=_with_rows(known.users_UF, users_A, new_users_AD, graph.num_users))

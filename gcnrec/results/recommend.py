@@ -6,7 +6,7 @@ Letters: R users asked for (rows of the request, in its order), B rows of a chun
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ from gcnrec.ops.topk import Hidden, ItemLists, TopK, empty_lists
 from gcnrec.ranking.popularity import PopularityScorer
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import in_chunks, rank_chunk
-from gcnrec.results.evaluate import trained_degrees
+from gcnrec.results.dropped import FileCounts, seen_and_excluded
+from gcnrec.results.evaluate import rule_of, trained_degrees
 from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.memory_bounds import recommendation_bytes, users_per_chunk
 from gcnrec.results.request import Request, RequestFiles, read_request
@@ -39,7 +40,8 @@ class RecommendSummary:
     """What was written: `users` got a list, `short` of them one of fewer than k items, `fallback` one by popularity.
 
     `untrained` got one by the model, which knows no interaction of theirs. `unknown_users` and `unknown_items` count ids of the
-    given files that the dataset does not know.
+    given files that the dataset does not know. `dropped`: of each file that was given, its `rows`, and how many of them have no
+    effect, by reason (`gcnrec.results.dropped`).
     """
 
     out: Path
@@ -50,6 +52,7 @@ class RecommendSummary:
     untrained: int
     unknown_users: int
     unknown_items: int
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def recommend(
@@ -73,11 +76,11 @@ def recommend(
     Users come in the order of the file `users`, else of `candidates`, else all of them by number; lists by rank. A list
     has at most `k` items and is never padded. `items` restricts what is ranked, `candidates` to these pairs of user and
     item; `exclude` leaves out pairs, or with a single column items for everybody. `seen`: "all" leaves out train, valid
-    and test interactions, "train" only train. `fallback` "popularity" gives users whom the model did not train on
+    and test interactions, "train" only train, "none" nothing. `fallback` "popularity" gives users whom the model did not train on
     the most popular items (score: train users). Without it, users unknown to the dataset are left out, and counted.
     `new_users` (pairs of user and item) and `new_items` (features) bring nodes that training never saw
-    (`gcnrec.results.fold_in`). New items are ranked with the others. With `new_users` they alone get lists, unless `users`
-    or `candidates` name others.
+    (`gcnrec.results.fold_in`). New items are ranked with the others. With `new_users` the users of that file alone get lists,
+    unless `users` or `candidates` name others; a user that the run knows has the items of the file as well.
     `memory_limit`, such as "2GB" (default: of the job), bounds memory; the process itself and mapped files do not count.
     Raises UsageError when `out` exists, DataError when a file cannot be read or none of its ids is known, DeviceError when the
     limit is too small for the data.
@@ -102,8 +105,8 @@ class _Options:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UsageError(f"--k must be at least 1, got {self.k}")
-        if self.seen not in ("all", "train"):
-            raise UsageError(f"--seen must be 'all' or 'train', got {self.seen!r}")
+        if self.seen not in ("all", "train", "none"):
+            raise UsageError(f"--seen must be 'all', 'train' or 'none', got {self.seen!r}")
         if self.fallback not in (None, "popularity"):
             raise UsageError(f"--fallback must be 'popularity', got {self.fallback!r}")
         if self.out.exists():
@@ -116,11 +119,17 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
     wider = with_new_nodes(run, files.new_users, files.new_items, scratch) if files.bring_nodes else None
     dataset = wider.dataset if wider else run.dataset
     request = read_request(dataset, files, keep_unknown=options.fallback is not None)
+    known = _known(dataset, options.seen)
+    counts = [*(wider.counts if wider else ()), *_counted(request, known)]
+    for sentence in filter(None, (each.sentence for each in counts)):
+        observer.note(sentence)
+    if rule_of(run) == "none" and options.seen != "none":
+        observer.note("evaluate.seen = 'none' judged this run by lists that leave nothing out; --seen none gives such lists")
     degrees_U, _ = trained_degrees(dataset, run.refitted)
     lists = _Lists(
         k=options.k,
         request=request,
-        known=dataset.known_items(*((dataset.valid, dataset.test) if options.seen == "all" else ())),
+        known=known,
         scorer=wider.scorer if wider else run.scorer(scratch),
         popularity=PopularityScorer.of(dataset.graph),
         untrained_R=(request.numbers_R < 0) | (degrees_U[request.numbers_R] == 0),
@@ -129,12 +138,30 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
     with atomic_file(options.out) as path:
         lengths_R = _write(path, dataset, request, lists.in_chunks(chunk), observer)
     made = lists.summary(options.out, lengths_R, wider.unknown_items if wider else 0)
+    made = replace(made, dropped={each.key: each.summary for each in counts})
     if made.untrained and dataset.user_features is None:
         observer.warn(
             f"{made.untrained:,} of {made.users:,} users have no interaction that {run.folder} knows, "
             "so their lists say nothing of them; --fallback popularity gives them the most popular items"
         )
     return made
+
+
+def _known(dataset: Dataset, seen: str) -> tuple[Csr, ...]:
+    """User -> items that `--seen` leaves out."""
+    if seen == "none":
+        return ()
+    return dataset.known_items(*((dataset.valid, dataset.test) if seen == "all" else ()))
+
+
+def _counted(request: Request, known: Sequence[Csr]) -> Iterator[FileCounts]:
+    """The counts of a request, of candidates with the pairs that are seen or excluded."""
+    for each in request.counts:
+        if each.option == "--candidates" and request.candidates is not None:
+            seen, excluded = seen_and_excluded(request.candidates, request.numbers_R, known, request.excluded, request.allowed_I)
+            yield each.with_dropped(seen=seen, excluded=excluded)
+        else:
+            yield each
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,27 +225,18 @@ class _Lists:
 def _listed(request: Request, rows_B: NDArray[np.int32]) -> ItemLists | None:
     """What each row may get; None: every item."""
     if request.candidates is not None:
-        at_E, items_E = _pairs_of(request.candidates, rows_B)
-        keep_E = request.allowed_I[items_E]
-        csr = csr_from_edges(at_E[keep_E], items_E[keep_E], len(rows_B), len(request.allowed_I))
+        chosen = request.candidates.picked(rows_B)
+        keep_E = request.allowed_I[chosen.indices]
+        csr = csr_from_edges(chosen.row_numbers()[keep_E], chosen.indices[keep_E], len(rows_B), len(request.allowed_I))
         return ItemLists(csr, np.arange(len(rows_B), dtype=np.int32))
     if request.allowed_I.all():
         return None
     return ItemLists.shared(np.flatnonzero(request.allowed_I).astype(np.int32), len(rows_B), len(request.allowed_I))
 
 
-def _pairs_of(csr: Csr, rows_B: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """(place in rows_B, item) of every entry of these rows; row -1 is empty."""
-    lengths_B = np.where(rows_B >= 0, csr.degrees[rows_B], 0)
-    at_E = np.repeat(np.arange(len(rows_B), dtype=np.int32), lengths_B)
-    ends_B = np.cumsum(lengths_B)
-    offsets_E = np.arange(len(at_E)) - np.repeat(ends_B - lengths_B, lengths_B)
-    return at_E, csr.indices[csr.indptr[rows_B[at_E]] + offsets_E]
-
-
 def _write(path: Path, dataset: Dataset, request: Request, chunks: Iterator[TopK], observer: Observer) -> NDArray[np.int64]:
     """Stream the lists into `path` and return the length of every row's list."""
-    types = {"user": dataset.user_ids.ids.type, "item": dataset.item_ids.ids.type, "rank": pa.int32(), "score": pa.float32()}
+    types = {"user": request.ids.type, "item": dataset.item_ids.ids.type, "rank": pa.int32(), "score": pa.float32()}
     lengths_R = np.zeros(len(request.ids), np.int64)
     pending: list[pa.Table] = []
     with pq.ParquetWriter(path, pa.schema(types), compression="zstd") as writer:

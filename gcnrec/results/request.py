@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
 from gcnrec.graph import Csr, csr_from_edges
+from gcnrec.ids.id_types import held
 from gcnrec.interactions import MemoryVocabulary, Vocabulary
 from gcnrec.loaders.schema import Dataset
+from gcnrec.results.dropped import FileCounts
 from gcnrec.results.id_files import columns_of, ids_of, read_table
 
 
@@ -45,7 +47,8 @@ class Request:
     """`ids`: the users asked for, each once; `numbers_R` int32: their user numbers, -1 where the dataset has none.
 
     `allowed_I` bool: the items that may be listed; `candidates` and `excluded`: items per row of the request, or None.
-    `unknown_users` and `unknown_items` count ids of the files that the dataset does not have.
+    `unknown_users` and `unknown_items` count ids of the files that the dataset does not have. `counts`: of each file but
+    `new_users` and `new_items`, the rows that have no effect.
     """
 
     ids: pa.Array
@@ -55,6 +58,33 @@ class Request:
     excluded: Csr | None
     unknown_users: int
     unknown_items: int
+    counts: tuple[FileCounts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ids:
+    """Distinct ids of a file's column in their first order, their numbers (-1 for unknown ones), and the file's rows."""
+
+    ids: pa.Array
+    numbers: NDArray[np.int32]
+    rows: int
+
+    @property
+    def unknown(self) -> int:
+        return int((self.numbers < 0).sum())
+
+    @property
+    def repeated(self) -> int:
+        return self.rows - len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Items per row of the request, the number of distinct unknown items, and the rows of the file that have no effect."""
+
+    by_row: Csr
+    unknown_items: int
+    counts: FileCounts
 
 
 def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> Request:
@@ -63,61 +93,84 @@ def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> R
     An `exclude` file of one column names items to leave out for everybody, otherwise user and item pairs.
     Raises DataError for a file that cannot be read or of which no id is known.
     """
-    ids, numbers_R, unknown_users = _users(dataset, files.users or files.candidates or files.new_users, keep_unknown)
-    rows = MemoryVocabulary(ids)
+    asked = _users(dataset, files.users or files.candidates or files.new_users, keep_unknown)
+    known_R = np.full(len(asked.ids), keep_unknown) | (asked.numbers >= 0)
+    ids, numbers_R = _typed(dataset.user_ids, asked.ids.filter(pa.array(known_R))), asked.numbers[known_R]
+    counts, rows = [], MemoryVocabulary(ids)
+    if files.users is not None:
+        dropped = {"unknown_user": len(asked.ids) - len(ids), "repeated": asked.repeated}
+        counts.append(FileCounts("--users", asked.rows, dropped))
     allowed_I, unknown_items = np.full(len(dataset.item_ids), files.items is None), 0
-    if files.items is not None:
-        numbers, unknown_items = _items(dataset, files.items)
-        allowed_I[numbers] = True
-    candidates, exclude = files.candidates, files.exclude
     listed, excluded = None, None
-    if candidates is not None:
-        listed, unknown = _pairs(dataset, candidates, rows)
-        unknown_items += unknown
-    if exclude is not None and read_table(exclude, columns_of(dataset)[1]).num_columns == 1:
-        numbers, unknown = _items(dataset, exclude)
-        allowed_I[numbers] = False
-        unknown_items += unknown
-    elif exclude is not None:
-        excluded, unknown = _pairs(dataset, exclude, rows)
-        unknown_items += unknown
-    return Request(ids, numbers_R, allowed_I, listed, excluded, unknown_users, unknown_items)
+    if files.items is not None:
+        found = _items(dataset, files.items)
+        allowed_I[found.numbers[found.numbers >= 0]] = True
+        unknown_items += found.unknown
+        counts.append(_of_items("--items", found))
+    if files.candidates is not None:
+        listed = _pairs(dataset, "--candidates", files.candidates, rows)
+    if files.exclude is not None and read_table(files.exclude, columns_of(dataset)[1]).num_columns == 1:
+        found = _items(dataset, files.exclude)
+        allowed_I[found.numbers[found.numbers >= 0]] = False
+        unknown_items += found.unknown
+        counts.append(_of_items("--exclude", found))
+    elif files.exclude is not None:
+        excluded = _pairs(dataset, "--exclude", files.exclude, rows)
+    pairs = [part for part in (listed, excluded) if part is not None]
+    unknown_items += sum(part.unknown_items for part in pairs)
+    candidates, exclusions = (None if part is None else part.by_row for part in (listed, excluded))
+    counts += [part.counts for part in pairs]
+    return Request(ids, numbers_R, allowed_I, candidates, exclusions, asked.unknown, unknown_items, tuple(counts))
 
 
-def _users(dataset: Dataset, path: Path | None, keep_unknown: bool) -> tuple[pa.Array, NDArray[np.int32], int]:
-    """Distinct ids in their first order, their numbers, and how many are unknown."""
+def _typed(vocabulary: Vocabulary, ids: pa.Array) -> pa.Array:
+    """Ids in the type of the vocabulary. With an id beyond its range, which is unknown, they keep the type that the file has."""
+    kind = vocabulary.type
+    return ids.cast(kind) if held(kind, ids) == kind else ids
+
+
+def _users(dataset: Dataset, path: Path | None, keep_unknown: bool) -> _Ids:
+    """The users that a file names, all of the dataset without one. DataError where none is known, unless `keep_unknown`."""
     if path is None:
-        return dataset.user_ids.ids, np.arange(len(dataset.user_ids), dtype=np.int32), 0
+        return _Ids(dataset.user_ids.ids, np.arange(len(dataset.user_ids), dtype=np.int32), len(dataset.user_ids))
     users, items = columns_of(dataset)
-    ids = pc.unique(ids_of(path, read_table(path, users, items), users))
+    given = ids_of(path, read_table(path, users, items), users)
+    ids = pc.unique(given)
     numbers = dataset.user_ids.numbers(ids)
-    known = numbers >= 0
-    if not (keep_unknown or known.any()):
+    if not (keep_unknown or (numbers >= 0).any()):
         raise DataError(f"{path} must name users of {dataset.name}, none of its {len(ids)} ids is one; check its user column")
-    if not keep_unknown:
-        ids, numbers = ids.filter(pa.array(known)), numbers[known]
-    return ids.cast(dataset.user_ids.ids.type), numbers, int((~known).sum())
+    return _Ids(ids, numbers, len(given))
 
 
-def _items(dataset: Dataset, path: Path) -> tuple[NDArray[np.int32], int]:
-    """Numbers of the known items in the file, and how many distinct ids are unknown."""
+def _items(dataset: Dataset, path: Path) -> _Ids:
+    """The items that a file names. DataError where none is known."""
     users, items = columns_of(dataset)
-    ids = pc.unique(ids_of(path, read_table(path, items, users), items))
+    given = ids_of(path, read_table(path, items, users), items)
+    ids = pc.unique(given)
     numbers = dataset.item_ids.numbers(ids)
     if not (numbers >= 0).any():
         raise DataError(f"{path} must name items of {dataset.name}, none of its {len(ids)} ids is one; check its item column")
-    return numbers[numbers >= 0], int((numbers < 0).sum())
+    return _Ids(ids, numbers, len(given))
 
 
-def _pairs(dataset: Dataset, path: Path, rows: Vocabulary) -> tuple[Csr, int]:
-    """Items per row from a file of pairs, asked users only, and how many distinct items are unknown."""
+def _of_items(option: str, found: _Ids) -> FileCounts:
+    return FileCounts(option, found.rows, {"unknown_item": found.unknown, "repeated": found.repeated})
+
+
+def _pairs(dataset: Dataset, option: str, path: Path, rows: Vocabulary) -> _Pairs:
+    """Items per row from a file of pairs, of asked users only. DataError where no item is known."""
     users, items = columns_of(dataset)
     table = read_table(path, users, items)
-    rows_E = rows.numbers(ids_of(path, table, users))
-    item_ids = ids_of(path, table, items)
-    items_E = dataset.item_ids.numbers(item_ids)
+    user_ids, item_ids = ids_of(path, table, users), ids_of(path, table, items)
+    rows_E, items_E = rows.numbers(user_ids), dataset.item_ids.numbers(item_ids)
     if not (items_E >= 0).any():
         raise DataError(f"{path} must name items of {dataset.name}, none of its {len(items_E)} ids is one; check its item column")
     unknown = len(pc.unique(item_ids.filter(pa.array(items_E < 0))))
+    stranger_E = (rows_E < 0) & (dataset.user_ids.numbers(user_ids) < 0)
     keep_E = (rows_E >= 0) & (items_E >= 0)
-    return csr_from_edges(rows_E[keep_E], items_E[keep_E], len(rows), len(dataset.item_ids)), unknown
+    by_row = csr_from_edges(rows_E[keep_E], items_E[keep_E], len(rows), len(dataset.item_ids))
+    dropped = {
+        "unknown_user": int(stranger_E.sum()), "unknown_item": int((~stranger_E & (items_E < 0)).sum()),
+        "not_asked": int((~stranger_E & (rows_E < 0) & (items_E >= 0)).sum()), "repeated": int(keep_E.sum()) - by_row.num_edges,
+    }  # fmt: skip
+    return _Pairs(by_row, unknown, FileCounts(option, len(rows_E), dropped))

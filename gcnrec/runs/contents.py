@@ -25,6 +25,7 @@ class Metrics(Document):
     """metrics.json or metrics.valid.json; empty where it is missing."""
 
     split: str = "test"
+    seen: str = ""
     intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
     deciles: list[dict[str, int | float | None]] = Field(default_factory=list)
     cold_start: dict[str, dict[str, float | None]] = Field(default_factory=dict)
@@ -131,8 +132,9 @@ class RunContents:
 
     @property
     def baselines(self) -> dict[str, dict[str, float]]:
-        """The metrics of each baseline on test."""
-        return {baseline.name: baseline.metrics for baseline in self.of_kind(Baseline)}
+        """The metrics of each baseline on test, where lists leave out what the run's do; earlier versions left out "all"."""
+        rule = self.metrics_of("test").seen or self.job.evaluate.seen or "all"
+        return {baseline.name: baseline.metrics for baseline in self.of_kind(Baseline) if (baseline.seen or "all") == rule}
 
     @property
     def valid_baselines_in_brief(self) -> list[dict[str, Any]]:

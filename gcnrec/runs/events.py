@@ -39,7 +39,7 @@ class Placed(Event):
 
 
 class Epoch(Placed):
-    """The end of an epoch; `seconds` count from the start of the stage."""
+    """The end of an epoch; `seconds` count from the start of the stage. `seen`: what lists of `valid` leave out."""
 
     seconds: float
     loss: float
@@ -49,6 +49,7 @@ class Epoch(Placed):
     gigabytes_per_second: float | None = None
     cache_hits: float | None = None
     values: int | None = None
+    seen: str = ""
     valid: Figures = Field(default_factory=dict)
     exports: dict[str, Figures] = Field(default_factory=dict)
 
@@ -65,9 +66,12 @@ class Explore(Placed):
 
 
 class Resume(Placed):
-    """A run was resumed from a checkpoint."""
+    """A run was resumed from a checkpoint, by a process of so many `threads` with these `versions`."""
 
     time: str
+    threads: int | None = None
+    device: str | None = None
+    versions: dict[str, str | None] = Field(default_factory=dict)
 
 
 class Warned(Event):
@@ -84,9 +88,10 @@ class Note(Event):
 
 
 class Baseline(Event):
-    """The metrics of a baseline on test."""
+    """The metrics of a baseline on test; `seen`: what its lists leave out, "" in runs of earlier versions."""
 
     name: str
+    seen: str = ""
     metrics: Figures
     cold_start: dict[str, dict[str, float | None]] = Field(default_factory=dict)
 
@@ -96,6 +101,7 @@ class ValidBaseline(Event):
 
     name: str
     skipped: str = ""
+    seen: str = ""
     own: float = 0.0
     difference: float = 0.0
     low: float = 0.0

@@ -21,7 +21,7 @@ from gcnrec.system.observer import Observer
 
 T = TypeVar("T")
 
-_NO_CURVE = ("event", "stage", "epoch", "step", "valid", "exports")
+_NO_CURVE = ("event", "stage", "epoch", "step", "seen", "valid", "exports")
 _PARAMS_AT_ONCE = 100
 """MLflow takes no more in one request."""
 

@@ -105,9 +105,7 @@ class LocatedSlots:
         whole = self.host.values.itemsize == 4
         values, at_R = (records.memory, records.at_R) if whole else (records.memory.view(torch.uint16), records.at_R * 2)
         location_R = (records.at_R // (UNIT // 4)).int()
-        slots = ops_for(index_R.device).slots(
-            location_R, count_R, values, records.memory.view(torch.uint8), self.capacity_K
-        )
+        slots = ops_for(index_R.device).slots(location_R, count_R, values, records.memory.view(torch.uint8), self.capacity_K)
         num_values = int(self.host.count_N[ticket.rows_R].sum(dtype=int))
         return StagedSlots(ticket, index_R, self.width, slots, values, at_R, count_R.long(), num_values, copies.state, last_N)
 

@@ -25,6 +25,7 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.random import Stage, generator
 from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, evaluate
+from gcnrec.ranking.seen import seen_in_validation, seen_rule
 from gcnrec.ranking.top_k import top_k_all
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import Line, ValidBaseline, append_event, warn_once
@@ -178,9 +179,11 @@ class _Comparison:
         metric = self.rivals.evaluate.metric
         changes_B = judged.per_user.column(metric).to_numpy() - self.own_B
         resamples = self.rivals.evaluate.bootstrap or RESAMPLES
+        seen = seen_rule(self.rivals.evaluate.seen, self.dataset)
         low, high = metrics.bootstrap_intervals(changes_B[:, None], resamples, self.rivals.seed)
         return {
-            "event": VALID, "name": name, "users": len(self.own_B), "metrics": judged.metrics, "own": float(self.own_B.mean()),
+            "event": VALID, "name": name, "users": len(self.own_B), "seen": seen, "metrics": judged.metrics,
+            "own": float(self.own_B.mean()),
             "difference": float(changes_B.mean()), "low": float(low[0]), "high": float(high[0]),
             "seconds": round(time.perf_counter() - begun, 3),
         }  # fmt: skip
@@ -200,7 +203,8 @@ class _Comparison:
         settings = self.rivals.evaluate
         measures = Measures((metrics.split_name(settings.metric)[1],), tilt=settings.tilt)
         chunk = chunk_of(settings.memory_limit, scorer)
-        return evaluate(scorer, HeldOutSplit.of(self.part, graph), measures, report, chunk=chunk)
+        split = HeldOutSplit.of(self.part, graph, seen_in_validation(settings, self.dataset))
+        return evaluate(scorer, split, measures, report, chunk=chunk)
 
 
 def _skipped(name: str, why: str) -> Line:

@@ -22,8 +22,9 @@ from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import ItemLists, TopK, contained
 from gcnrec.ranking import metrics
-from gcnrec.ranking.evaluate import HeldOutSplit, Measures, held_out_of, judge_lists, sparing
+from gcnrec.ranking.evaluate import HeldOutSplit, Measures, held_out_of, judge_lists
 from gcnrec.ranking.export_rules import Exported, ExportRule, ExportRules
+from gcnrec.ranking.seen import seen_in_validation, seen_rule
 from gcnrec.ranking.top_k import top_k_views
 from gcnrec.runs.contents import RunContents
 
@@ -46,7 +47,8 @@ class _Rival:
 def validate_exports(
     exports: ExportRules, trained: Exported, graph: BipartiteGraph, dataset: Dataset, settings: Evaluate, observer: Observer
 ) -> dict[str, Any]:
-    """`valid`: every metric at the cut-off of `evaluate.metric`, of the first rule, whose export `trained` is.
+    """`valid`: every metric at the cut-off of `evaluate.metric`, of the first rule, whose export `trained` is; `seen`: what lists
+    leave out (`gcnrec.ranking.seen`).
 
     `exports`: for each other rule its mean of `evaluate.metric`, the mean paired `gain` and its standard `error`.
     """
@@ -54,14 +56,14 @@ def validate_exports(
     scorer = trained.scorer
     held, users_H = held_out_of(scorer, dataset.valid)
     rivals = [_Rival(rule, np.empty(len(users_H))) for rule in exports.rules[1:]]
-    chunks = top_k_views(scorer, exports.views(trained), users_H, cut, sparing(graph.user_items, held))
+    split = HeldOutSplit.of(dataset.valid, graph, seen_in_validation(settings, dataset))
+    chunks = top_k_views(scorer, exports.views(trained), users_H, cut, split.seen)
     report = partial(observer.work, "validating")
     lists = _judging_rivals(chunks, rivals, held, name, cut)
-    split = HeldOutSplit.of(dataset.valid, graph)
     result = judge_lists(lists, split, held, Measures([cut], tilt=settings.tilt), report)
     own_H = result.per_user.column(settings.metric).to_numpy()
     compared = {rival.rule.name: _compared(rival.values_H, own_H) for rival in rivals}
-    return {"valid": result.metrics, **({"exports": compared} if compared else {})}
+    return {"valid": result.metrics, "seen": seen_rule(settings.seen, dataset), **({"exports": compared} if compared else {})}
 
 
 def chosen_rule(rules: Sequence[ExportRule], folder: Path, epoch: int) -> ExportRule:

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gcnrec.errors import DivergedError
+from gcnrec.interactions import Interactions
+from gcnrec.ops.topk import Seen
 from gcnrec.ranking.export_rules import Exported, ExportRule, ExportRules
 from gcnrec.ranking.scorer import Scorer
+from gcnrec.ranking.seen import lost_pairs, out_of_reach
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.runs.documents import write_json
 from gcnrec.runs.events import warn_once
@@ -95,6 +98,15 @@ def memory_report(table: Table, rule: Rule, budget: int, base_width: int, export
         "served_bytes": 4 * table.num_rows * export_width,
         "dense_bytes": table.num_rows * 4 * (base_width + rule.state_width(base_width) + 1),
     }
+
+
+def warn_of_lost(folder: Path, held_out: Interactions, seen: Seen, split: str, observer: Observer) -> None:
+    """Warn of held-out pairs that no list can hold, as `seen` leaves them out; the run's events have the warning once."""
+    lost = out_of_reach(held_out, seen)
+    if lost:
+        said = lost_pairs(lost, len(held_out), split)
+        warn_once(folder, f"{split} pairs that no list can hold", said)
+        observer.warn(said)
 
 
 def warn_of_one_list(folder: Path, scorer: Scorer, observer: Observer, chunk: int = USERS_PER_CHUNK) -> None:

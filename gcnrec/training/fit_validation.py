@@ -19,6 +19,7 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
+from gcnrec.ranking.seen import seen_in_validation
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.runs.paths import per_user_path
 from gcnrec.system.files import atomic_file
@@ -30,7 +31,7 @@ def keep_validation(settings: Evaluate, dataset: Dataset, folder: Path, scorer: 
     """Rank for all validation users by `scorer`, the best epoch's, and write `per_user.fit.parquet`."""
     report = partial(observer.work, "ranking for validation by the best epoch")
     measures = Measures((split_name(settings.metric)[1],), tilt=settings.tilt)
-    split = HeldOutSplit.of(dataset.valid, dataset.graph)
+    split = HeldOutSplit.of(dataset.valid, dataset.graph, seen_in_validation(settings, dataset))
     result = evaluate(scorer, split, measures, report, chunk=chunk_of(settings.memory_limit, scorer))
     with atomic_file(_path(folder)) as path:
         pq.write_table(result.per_user, path, compression="zstd")

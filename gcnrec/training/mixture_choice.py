@@ -22,10 +22,11 @@ from gcnrec.config import Model
 from gcnrec.errors import DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
-from gcnrec.ranking.evaluate import held_out_of, sparing
+from gcnrec.ranking.evaluate import held_out_of
 from gcnrec.ranking.export_rules import Exported
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
+from gcnrec.ranking.seen import seen_in_validation, seen_rule
 from gcnrec.runs.documents import read_json, write_json
 from gcnrec.runs.events import append_event, read_lines
 from gcnrec.system.files import atomic_file, sync
@@ -119,15 +120,17 @@ def _chosen(work: Work, trained: Exported) -> Mixture:
     weight, *others = found.weights
     kept = {name: w for name, w in zip(partners, others, strict=True) if w}
     record = {
-        "by": "validation", "metric": job.evaluate.metric, "users": judge.num_users, "trials": found.trials, "value": found.value,
+        "by": "validation", "metric": job.evaluate.metric, "seen": seen_rule(job.evaluate.seen, dataset),
+        "users": judge.num_users, "trials": found.trials, "value": found.value,
         "alone": dict(zip(("trained", *partners), found.alone, strict=True)),
     }  # fmt: skip
     return Mixture(weight, temperature, kept, record)
 
 
 def _judge(work: Work, parts: Sequence[Part], held: Csr) -> mixing.Judge:
-    seen = sparing(work.dataset.graph.user_items, held)
-    return mixing.judge_of(parts, held, seen, work.job.evaluate.metric, work.observer)
+    return mixing.judge_of(
+        parts, held, seen_in_validation(work.job.evaluate, work.dataset), work.job.evaluate.metric, work.observer
+    )
 
 
 def _candidates(work: Work) -> dict[str, Shares]:
@@ -160,7 +163,8 @@ def _auto_names(graph: BipartiteGraph) -> tuple[str, ...]:
 def _fit(work: Work, name: str, graph: BipartiteGraph, path: Path) -> None:
     work.observer.work(f"fitting {name} for the mixture", 0, 0)
     dataset, job = work.dataset, work.job
-    settings = closed_form.tuned(name, dataset.graph, dataset.valid, partner_settings(job.model))
+    seen = seen_in_validation(job.evaluate, dataset)
+    settings = closed_form.tuned(name, dataset.graph, dataset.valid, partner_settings(job.model), seen)
     scorer = closed_form.fit(name, graph, settings, job.train.seed, dataset.item_features)
     with atomic_file(path) as part:
         closed_form.save(scorer, part)

@@ -1,7 +1,8 @@
 """Keys that a job leaves open until its data is known, and what they become.
 
-`loss.temperature`, `model.start_scale`: see `gcnrec.training.defaults`. `train.refit`: a split by time is refitted. What a run
-began with stays when it is resumed, whatever the default is by then.
+`loss.temperature`, `model.start_scale`: see `gcnrec.training.defaults`. `train.refit`: a split by time is refitted.
+`evaluate.seen`: lists hold what a user has seen where ingestion kept repeats. What a run began with stays when it is resumed,
+whatever the default is by then.
 `evaluate.baselines`: "auto" stays what it is but in a sweep.
 """
 
@@ -15,6 +16,7 @@ from gcnrec.config.toml import to_toml
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.recipe import PLACES
 from gcnrec.loaders.schema import Dataset
+from gcnrec.ranking.seen import seen_rule
 from gcnrec.runs.paths import JOB
 from gcnrec.training.defaults import Default, defaults
 
@@ -41,7 +43,7 @@ def settled(job: Job, dataset: Dataset, begun: Job | None = None) -> Job:
     """`job` with its open keys as in `begun`, the run to resume, else as the data has it."""
     if begun is not None:
         return continued(job, begun)
-    job = with_defaults(job, dataset.graph)
+    job = _with(with_defaults(job, dataset.graph), "evaluate", "seen", seen_rule(job.evaluate.seen, dataset))
     return _with(job, "train", "refit", _refit(dataset)) if job.train.refit is None else job
 
 
@@ -54,6 +56,8 @@ def continued(job: Job, begun: Job) -> Job:
         job = _with(job, "train", "refit", begun.train.refit)
     if job.evaluate.baselines == "auto":  # runs of earlier versions have none
         job = _with(job, "evaluate", "baselines", begun.evaluate.baselines)
+    if job.evaluate.seen is None:  # as runs of earlier versions have it
+        job = _with(job, "evaluate", "seen", begun.evaluate.seen)
     return job
 
 
@@ -82,6 +86,9 @@ def decided(job: Job, dataset: Dataset) -> tuple[Default, ...]:
     if job.train.refit is None and (value := _refit(dataset)):
         reason = f"the split is {dataset.info['split']}, whose newest pairs matter most; train.refit=false leaves the refit out"
         found += (Default("train", "refit", value, reason),)
+    if job.evaluate.seen is None and dataset.keeps_repeats:
+        reason = "ingestion kept repeats, which lists hold only where they leave nothing out; evaluate.seen=all leaves them out"
+        found += (Default("evaluate", "seen", "none", reason),)
     return found
 
 

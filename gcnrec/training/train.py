@@ -25,12 +25,15 @@ from gcnrec.errors import DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.models.node_inputs import Features
-from gcnrec.models.objective import objective_of
+from gcnrec.models.objective import objective_of, slow_precision
 from gcnrec.ranking.export_rules import export_rules
+from gcnrec.ranking.seen import seen_in_validation
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
+from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event, warn_once
 from gcnrec.runs.folder import Run, describe_run, make_folder, open_run, was_killed_before_start, with_valid, writing
-from gcnrec.runs.paths import MODEL
+from gcnrec.runs.lineage import Here, lineage_of
+from gcnrec.runs.paths import LINEAGE, MODEL
 from gcnrec.runs.tracking import tracked
 from gcnrec.steps.earlier import earlier_rows, report_matches, seen_validation
 from gcnrec.steps.epochs import Course, Epochs
@@ -47,7 +50,7 @@ from gcnrec.tables.placement import placed
 from gcnrec.training.baselines import Rivals, compare_with_baselines, compares
 from gcnrec.training.build import TrainData, build_step, explorer_of, first_table
 from gcnrec.training.export_choice import chosen_rule
-from gcnrec.training.finish import exported_by, finish, is_trained, validate
+from gcnrec.training.finish import exported_by, finish, is_trained, validate, warn_of_lost
 from gcnrec.training.fit_validation import keep_validation
 from gcnrec.training.mixture_choice import refuse_impossible_mixture, scorer_of_fit
 from gcnrec.training.open_keys import begun_job, notes, resolved, settled
@@ -70,8 +73,11 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
         plan = plan_of(job, dataset.graph.num_nodes)
         objective_of(job.loss, job.sampler, dataset.graph, dataset.weights_E is not None)
         refuse_impossible_mixture(job.mixture, job.model.exponents, dataset)
+    on_gpu = plan is not None and plan.placement.on_gpu
+    if plan is not None and (slow := slow_precision(job.loss, job.sampler, on_gpu)):
+        observer.warn(slow)
     if not resume:
-        for sentence in unused_settings(job):
+        for sentence in unused_settings(job, on_gpu):
             observer.warn(sentence)
         for line in decided:
             observer.note(line)
@@ -82,6 +88,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
         _opened(job, dataset, folder, device, resume, tracking),
     ):
         if not is_trained(folder, job.model.closed_form):
+            warn_of_lost(folder, dataset.valid, seen_in_validation(job.evaluate, dataset), "valid", tracking)
             with use_threads(job.train.threads), out_of_memory_as_a_sentence():
                 if plan is None:
                     _solve(job, dataset, folder)
@@ -111,7 +118,8 @@ def _opened(job: Job, dataset: Dataset, folder: Path, device: str, resume: bool,
 
 def _solve(job: Job, dataset: Dataset, folder: Path) -> None:
     graph = with_valid(dataset) if job.train.refit else dataset.graph
-    settings = closed_form.tuned(job.model.name, dataset.graph, dataset.valid, job.model)
+    seen = seen_in_validation(job.evaluate, dataset)
+    settings = closed_form.tuned(job.model.name, dataset.graph, dataset.valid, job.model, seen)
     if settings is not job.model:
         append_event(folder, {"event": "note", "text": f"exponents chosen on validation: {exponents.in_words(settings)}"})
     scorer = closed_form.fit(job.model.name, graph, settings, job.train.seed, dataset.item_features)
@@ -122,7 +130,8 @@ def _solve(job: Job, dataset: Dataset, folder: Path) -> None:
 def _work(job: Job, plan: Plan, dataset: Dataset, folder: Path, stop: Stop, observer: Observer) -> Work:
     train, checkpoints = job.train, Checkpoints(folder, job.run.keep_checkpoints)
     patience = job.evaluate.patience
-    course = Course(train.epochs, patience, train.loss_limit, plan.rate, job.run, folder, checkpoints, stop, observer)
+    here = Here.now(read_json(folder / LINEAGE), lineage_of(dataset, train.threads, plan.placement.device_name))
+    course = Course(train.epochs, patience, train.loss_limit, plan.rate, job.run, folder, checkpoints, stop, observer, here)
     return Work(job, plan, export_rules(job.model, job.loss, job.sampler), dataset, course)
 
 
@@ -278,6 +287,11 @@ def _check_same(run: Run, job: Job, dataset: Dataset) -> None:
     if run.dataset.digest != dataset.digest:
         raise UsageError(
             f"{run.folder} was started on other data ({run.dataset.folder}); resume with --data {run.dataset.folder}"
+        )
+    if run.job.evaluate.seen is None and dataset.keeps_repeats:
+        raise UsageError(
+            f"{run.folder} was begun by an earlier version, whose validation on data with repeats = 'keep' counts hits that no "
+            "list can hold; train it anew: leave --resume out, with another --out if you name one"
         )
     if run.job.model_copy(update={"data": job.data}) != job:
         raise UsageError(f"{run.folder} was started with other settings than this job; resume with {run.folder / 'job.toml'}")

@@ -1,5 +1,6 @@
-"""Recommend from a bundle, with NumPy alone:  python jobs/examples/serve.py shop.safetensors USER [K]
+"""Recommend from a bundle, with NumPy alone:  python jobs/examples/serve.py shop.safetensors USER [K] [all|none]
 
+`none` leaves no seen item out, as the lists of `gcnrec recommend --seen none`.
 Make the bundle with `gcnrec export RUN --format bundle --out shop.safetensors`. Tensors are mapped: opening reads no embedding.
 """
 
@@ -61,14 +62,15 @@ def mixed(bundle: dict[str, np.ndarray], trained_I: np.ndarray, user: int) -> np
     return scores_I
 
 
-def recommend(bundle: dict[str, np.ndarray], user: int, k: int) -> np.ndarray:
+def recommend(bundle: dict[str, np.ndarray], user: int, k: int, seen: str = "all") -> np.ndarray:
     scores_I = bundle["items"] @ bundle["users"][user]
     if "popularity" in bundle:
         scores_I += bundle["popularity_factor"] * bundle["popularity"]
     if bundle["mixture"]:
         scores_I = mixed(bundle, scores_I, user)
-    first, last = bundle["seen.indptr"][user : user + 2]
-    scores_I[bundle["seen.indices"][first:last]] = -np.inf
+    if seen == "all":
+        first, last = bundle["seen.indptr"][user : user + 2]
+        scores_I[bundle["seen.indices"][first:last]] = -np.inf
     best = np.argsort(-scores_I, kind="stable")[:k]  # stable: ties go to the smaller item number
     return best[np.isfinite(scores_I[best])]
 
@@ -77,4 +79,5 @@ if __name__ == "__main__":
     bundle = open_bundle(Path(sys.argv[1]))
     user = ids_of(bundle, "user_ids").index(sys.argv[2])
     items = ids_of(bundle, "item_ids")
-    print("\n".join(items[item] for item in recommend(bundle, user, int(sys.argv[3]) if len(sys.argv) > 3 else 20)))
+    k, seen = int(sys.argv[3]) if len(sys.argv) > 3 else 20, sys.argv[4] if len(sys.argv) > 4 else "all"
+    print("\n".join(items[item] for item in recommend(bundle, user, k, seen)))

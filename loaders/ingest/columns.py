@@ -14,7 +14,9 @@ import pyarrow.dataset as ds
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
-from gcnrec.loaders.ingest.conditions import Condition
+from gcnrec.ids.id_types import plain
+from gcnrec.loaders.conditions.condition import Condition
+from gcnrec.loaders.files.id_columns import IdTypes
 from gcnrec.loaders.ingest.inputs import Input
 
 TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -36,22 +38,17 @@ class Columns:
     """What the expressions read."""
 
 
-def read_columns(source: Input, data: Data, where: Condition | None, like: Columns | None = None) -> Columns:
-    """The columns of `source` that `data` and `where` name; ids are cast to the types of `like` (the train input).
+def read_columns(source: Input, data: Data, where: Condition | None, ids: IdTypes, like: Columns | None = None) -> Columns:
+    """The columns of `source` that `data` and `where` name; ids come in the plain form of their types `ids`.
+
+    `like`: the columns of the train input.
 
     Raises DataError for a missing column (naming the nearest) and for a type that cannot be meant.
     """
-    if not data.user or not data.item:
-        raise UsageError(
-            "user and item must name the columns that hold the ids, one of them is unset; set both in [data], or by --user and "
-            "--item"
-        )
-    user_type = like.user_type if like else _id_type(source, data.user)
-    item_type = like.item_type if like else _id_type(source, data.item)
-    _id_type(source, data.user), _id_type(source, data.item)
+    source.field(str(data.user)), source.field(str(data.item))
     expressions = {
-        USER: source.expression(data.user).cast(user_type),
-        ITEM: source.expression(data.item).cast(item_type),
+        USER: source.expression(str(data.user)).cast(plain(ids.user)),
+        ITEM: source.expression(str(data.item)).cast(plain(ids.item)),
     }
     ticks = None
     if data.time:
@@ -64,12 +61,13 @@ def read_columns(source: Input, data: Data, where: Condition | None, like: Colum
         expressions[RATING] = _number(source, data.rating).cast(pa.float64(), safe=False)
     paths = [path for path in (data.user, data.item, data.time, data.weight, data.rating) if path]
     for name in where.needed(source.dataset.schema.names, source.text) if where else ():
+        source.field(name)  # refuses a column without a common type
         _check_fields(source, name)
         # DuckDB has no halves.
         half = pa.types.is_float16(source.dataset.schema.field(name).type)
         expressions[name] = ds.field(name).cast(pa.float32()) if half else ds.field(name)
         paths.append(name)
-    return Columns(user_type, item_type, ticks, expressions, paths)
+    return Columns(ids.user, ids.item, ticks, expressions, paths)
 
 
 def _check_fields(source: Input, name: str) -> None:
@@ -120,17 +118,6 @@ def _holds_times(path: str, kind: pa.DataType) -> bool:
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return True
     return bool((pa.types.is_integer(kind) or pa.types.is_floating(kind)) and _NAMED.search(path))
-
-
-def _id_type(source: Input, path: str) -> pa.DataType:
-    declared = source.field(path).type
-    kind = declared.value_type if pa.types.is_dictionary(declared) else declared
-    kind = pa.string() if kind == pa.string_view() else kind
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-    if not (pa.types.is_integer(kind) or is_text or is_bytes) or pa.types.is_decimal(kind):
-        raise DataError(f"{source.text}: ids must be integers, strings or fixed-size binary, column {path!r} is {declared}")
-    return kind
 
 
 def _number(source: Input, path: str) -> ds.Expression:

@@ -12,6 +12,7 @@ from gcnrec.config import Job, Model
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions, MemoryVocabulary
+from gcnrec.ops.topk import Seen
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
 
@@ -38,25 +39,25 @@ def interactions(users, items):
 def test_the_search_leaves_bad_exponents_and_repeats_itself():
     graph, valid = world()
     bad = Model(name="linkprop", source_power=-0.5, target_power=-0.5, exponents="auto")
-    found = closed_form.tuned("linkprop", graph, valid, bad)
+    found = closed_form.tuned("linkprop", graph, valid, bad, Seen((graph.user_items,)))
     assert found.exponents == "given"
     assert found.source_power > -0.5
-    assert found == closed_form.tuned("linkprop", graph, valid, bad)
+    assert found == closed_form.tuned("linkprop", graph, valid, bad, Seen((graph.user_items,)))
     assert found.neighbours == bad.neighbours
 
 
 def test_nothing_is_searched_for_where_nothing_is_left_open():
     graph, valid = world()
     settings = Model(name="gfcf", exponents="auto")
-    assert closed_form.tuned("gfcf", graph, valid, settings) is settings
-    assert closed_form.tuned("linkprop", graph, valid, Model(name="linkprop")) == Model(name="linkprop")
+    assert closed_form.tuned("gfcf", graph, valid, settings, Seen(())) is settings
+    assert closed_form.tuned("linkprop", graph, valid, Model(name="linkprop"), Seen(())) == Model(name="linkprop")
 
 
 def test_a_run_takes_the_exponents_that_validation_chose_and_notes_them(tmp_path):
     dataset = write_dataset(checkerboard(24), tmp_path / "data")
     job = Job.model_validate({"model": {"name": "linkprop", "exponents": "auto", "source_power": -1.0}})
     run = train(job, dataset, tmp_path / "run")
-    chosen = closed_form.tuned("linkprop", dataset.graph, dataset.valid, job.model)
+    chosen = closed_form.tuned("linkprop", dataset.graph, dataset.valid, job.model, Seen((dataset.graph.user_items,)))
     expected = closed_form.fit("linkprop", dataset.graph, chosen, 0)
     users = np.arange(dataset.graph.num_users, dtype=np.int32)
     assert torch.equal(run.scorer().prepare(users), expected.prepare(users))
@@ -67,4 +68,4 @@ def test_the_search_needs_validation_pairs():
     graph, _ = world()
     none = interactions(np.empty(0, np.int64), np.empty(0, np.int64))
     with pytest.raises(UsageError, match=r"the data has none; ingest with --valid-size"):
-        closed_form.tuned("linkprop", graph, none, Model(name="linkprop", exponents="auto"))
+        closed_form.tuned("linkprop", graph, none, Model(name="linkprop", exponents="auto"), Seen(()))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
 import pytest
 
 from gcnrec.config import Job
 from gcnrec.config.unused import unused_settings
+from gcnrec.models import objective
 from gcnrec.reports.progress import Quiet
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
@@ -40,11 +44,61 @@ from gcnrec.training.train import train
         ({"model": {"name": "pinsage", "id_dropout": 0.5}, "sampler": {"walks": 9}}, []),
         ({"model": {"name": "graphsage"}, "sampler": {"walks": 9}}, ["sampler.walks = 9"]),
         ({"model": {"name": "ease"}, "loss": {"uniformity": 2.0}}, []),
+        ({"table": {"placement": "device", "cache_bytes": 9}}, ["table.placement = 'device'", "table.cache_bytes = 9"]),
+        ({"table": {"placement": "disk"}, "train": {"transfer_blocks": 4}}, ["train.transfer_blocks = 4"]),
+        (
+            {"optimizer": {"rule": "sgd", "beta1": 0.5, "beta2": 0.5, "epsilon": 0.1, "final_rate": 0.5, "layer_rate": 0.5}},
+            [
+                f"optimizer.{key}"
+                for key in ("beta1 = 0.5", "beta2 = 0.5", "epsilon = 0.1", "final_rate = 0.5", "layer_rate = 0.5")
+            ],
+        ),
+        ({"optimizer": {"rule": "adagrad_row", "beta2": 0.5, "epsilon": 0.1}}, ["optimizer.beta2 = 0.5"]),
+        ({"optimizer": {"schedule": "cosine", "final_rate": 0.5, "beta1": 0.5}}, []),
+        ({"model": {"name": "ngcf"}, "optimizer": {"rule": "sgd", "beta1": 0.5, "epsilon": 0.1, "layer_rate": 0.5}}, []),
     ],
 )
 def test_named_are_those_that_change_nothing(sections, found):
-    sentences = unused_settings(Job.parse(sections, [], "test"))
+    sentences = unused_settings(Job.parse(sections, [], "test"), on_gpu=False)
     assert [sentence.split(" changes nothing")[0] for sentence in sentences] == found
+
+
+def test_on_a_gpu_the_place_of_the_table_matters():
+    def named(table):
+        sections = {"table": table, "train": {"transfer_blocks": 4}}
+        return [
+            sentence.split(" changes nothing")[0] for sentence in unused_settings(Job.parse(sections, [], "test"), on_gpu=True)
+        ]
+
+    assert named({"cache_bytes": 9}) == named({"placement": "disk", "cache_bytes": 9}) == named({"placement": "device"}) == []
+    assert named({"placement": "device", "cache_bytes": 9}) == ["table.cache_bytes = 9"]
+
+
+def test_a_precision_that_the_processor_lacks_is_warned_of(tmp_path, monkeypatch):
+    class Warned(Quiet):
+        def warn(self, text):
+            warned.append(text)
+
+    data, warned = write_dataset(checkerboard(12), tmp_path / "data"), []
+    sections = {"model": {"width": 4}, "train": {"epochs": 1, "threads": 1}, "loss": {"precision": "bfloat16"}}
+    job = Job.parse(sections, [], "test")
+    monkeypatch.setattr(objective, "has_bfloat16", lambda: False)
+    train(job, data, tmp_path / "run", observer=Warned())
+    assert len(warned) == 1 and warned[0].startswith("loss.precision = 'bfloat16' on this CPU")
+    assert warned[0].endswith("set loss.precision = 'float32'")
+    assert objective.slow_precision(Job().loss, job.sampler, on_gpu=False) is None
+    assert objective.slow_precision(job.loss, job.sampler, on_gpu=True) is None
+    monkeypatch.setattr(objective, "has_bfloat16", lambda: True)
+    assert objective.slow_precision(job.loss, job.sampler, on_gpu=False) is None
+
+
+def test_a_processor_without_its_instructions_has_no_bfloat16():
+    """AMX, AVX-512 or Arm's extension; AVX2 alone has none."""
+    cpuinfo = Path("/proc/cpuinfo")
+    words = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
+    if platform.machine() != "x86_64" or "avx512f" in words or "avx2" not in words:
+        pytest.skip("says something of x86-64 with AVX2 alone")
+    assert not objective.has_bfloat16()
 
 
 @pytest.mark.parametrize(
@@ -55,6 +109,8 @@ def test_named_are_those_that_change_nothing(sections, found):
         {"model": {"id_dropout": 0.9, "feature_scale": 0.7}, "sampler": {"walks": 9, "walk_length": 3, "restart": 0.2}},
         {"loss": {"name": "bpr", "temperature": 0.2, "logq": 0.5, "positive_temperature": 0.3, "precision": "bfloat16"}},
         {"loss": {"name": "directau", "score": "inner", "temperature": 0.3, "logq": 0.4}},
+        {"table": {"placement": "device", "cache_bytes": 4096}, "train": {"transfer_blocks": 4}},
+        {"optimizer": {"rule": "sgd", "beta1": 0.5, "beta2": 0.5, "epsilon": 0.1, "final_rate": 0.5, "layer_rate": 0.5}},
         {"loss": {"uniformity": 3.0, "positive_temperature": 0.3}, "sparsity": {"stop": 0.5, "batches": 3, "least_slots": 2}},
         {
             "table": {"budget": 0.5},
@@ -81,12 +137,14 @@ def test_they_change_nothing(change, tmp_path):
             told.append(text)
 
     def embeddings(name, sections):
-        common = {"train": {"epochs": 2, "batch_size": 64, "threads": 1}, "evaluate": {"baselines": [], "metric": "recall@3"}}
-        run = train(Job.parse({**sections, **common}, [], "test"), data, tmp_path / name, observer=Told())
+        common = {"epochs": 2, "batch_size": 64, "threads": 1}
+        evaluate = {"baselines": [], "metric": "recall@3"}
+        made = {**sections, "train": {**sections.get("train", {}), **common}, "evaluate": evaluate}
+        run = train(Job.parse(made, [], "test"), data, tmp_path / name, observer=Told())
         return [(run.folder / "embeddings" / f"{side}.parquet").read_bytes() for side in ("users", "items")]
 
     data, told = write_dataset(checkerboard(16), tmp_path / "data"), []
-    needed = {"name", "budget", "policy"}
+    needed = {"name", "budget", "policy", "rule"}
     named = [f"{section}.{key}" for section, keys in change.items() for key in keys if key not in needed]
     bare = {section: {key: value for key, value in keys.items() if key in needed} for section, keys in change.items()}
     for sections in (change, bare):

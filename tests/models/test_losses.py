@@ -172,14 +172,10 @@ def test_pool_softmax_is_the_in_batch_softmax_entry_by_entry():
 def test_pool_softmax_by_hand():
     """One user, score 0 everywhere, three items in the pool with counts 1, 1, 2: log((1 + 1 + 2) / 1) for target 0."""
     zeros = torch.zeros(3)
-    loss = loss_of(
-        torch.zeros(1, 2), torch.zeros(3, 2), torch.tensor([0]), 1.0, torch.tensor([1.0, 1.0, 2.0]).log(), zeros
-    )
+    loss = loss_of(torch.zeros(1, 2), torch.zeros(3, 2), torch.tensor([0]), 1.0, torch.tensor([1.0, 1.0, 2.0]).log(), zeros)
     assert float(loss) == pytest.approx(math.log(4), rel=1e-6)
     # The own item counts once, however often it is in the batch: target 2 has mass 1 beside 1 + 1.
-    loss = loss_of(
-        torch.zeros(1, 2), torch.zeros(3, 2), torch.tensor([2]), 1.0, torch.tensor([1.0, 1.0, 2.0]).log(), zeros
-    )
+    loss = loss_of(torch.zeros(1, 2), torch.zeros(3, 2), torch.tensor([2]), 1.0, torch.tensor([1.0, 1.0, 2.0]).log(), zeros)
     assert float(loss) == pytest.approx(math.log(3), rel=1e-6)
 
 

@@ -34,23 +34,22 @@ def as_lists(best: TopK):
     ]
 
 
-def test_hide_several_lists_but_what_is_spared():
+def test_hide_several_lists():
     rng = np.random.default_rng(3)
     users, items, first = 5, 30, 8
-    first_lists, second_lists, spared = (
-        [set(rng.integers(0, items, size).tolist()) for size in (9, 0, 4, 12, 7)] for _ in range(3)
-    )
+    first_lists, second_lists = ([set(rng.integers(0, items, size).tolist()) for size in (9, 0, 4, 12, 7)] for _ in range(2))
     rows_B = np.array([4, 0, -1, 3, 2], np.int32)
     scores = rng.random((users, 14), np.float32)
-    kept = ItemLists(csr_of(spared, items), np.arange(users, dtype=np.int32))
-    for spares in (None, kept):
-        lists = tuple(ItemLists(csr_of(each, items), rows_B) for each in (first_lists, second_lists))
-        done = scores.copy()
-        hide(done, first, Hidden(lists, spares))
-        for user, row in enumerate(rows_B.tolist()):
-            gone = set() if row < 0 else (first_lists[row] | second_lists[row]) - (spared[user] if spares else set())
-            expected = [-np.inf if first + at in gone else scores[user, at] for at in range(14)]
-            assert done[user].tolist() == expected
+    lists = tuple(ItemLists(csr_of(each, items), rows_B) for each in (first_lists, second_lists))
+    done = scores.copy()
+    hide(done, first, Hidden(lists))
+    for user, row in enumerate(rows_B.tolist()):
+        gone = set() if row < 0 else first_lists[row] | second_lists[row]
+        expected = [-np.inf if first + at in gone else scores[user, at] for at in range(14)]
+        assert done[user].tolist() == expected
+    untouched = scores.copy()
+    hide(untouched, first, Hidden(()))
+    assert np.array_equal(untouched, scores)
 
 
 def csr_of(sets, num_items) -> Csr:

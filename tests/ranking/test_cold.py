@@ -13,8 +13,10 @@ import torch
 from gcnrec.config import Data, Job
 from gcnrec.graph import csr_from_edges
 from gcnrec.interactions import Interactions, MemoryVocabulary
+from gcnrec.loaders.on_demand import DataRequest
 from gcnrec.loaders.parquet import ingest
-from gcnrec.pipeline import DataRequest, run_job
+from gcnrec.ops.topk import Seen
+from gcnrec.pipeline import run_job
 from gcnrec.ranking.evaluate import HeldOutSplit, cold_metrics
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.reports.text import metric_lines
@@ -38,7 +40,7 @@ def measured(edges, ks=(1, 2)):
     seen = csr_from_edges(*(np.array(column, np.int32) for column in zip(*TRAIN, strict=True)), USERS, ITEMS)
     degrees_I = np.bincount([item for _, item in TRAIN], minlength=ITEMS)
     scorer = EmbeddingScorer(SCORES_UI, torch.eye(ITEMS))
-    return cold_metrics(scorer, HeldOutSplit(pairs(edges), seen, degrees_I, seen.degrees), ks)
+    return cold_metrics(scorer, HeldOutSplit(pairs(edges), Seen((seen,)), degrees_I, seen.degrees), ks)
 
 
 def test_groups_by_hand():

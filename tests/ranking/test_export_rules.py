@@ -141,7 +141,9 @@ def test_the_export_recovers_log_p_from_in_batch_softmax(share):
         counts = torch.from_numpy(np.bincount(positives, minlength=items)).float()
         own = -share * q.log()
         loss = losses.pool_softmax(
-            torch.eye(3)[users] @ scores, losses.Pool(torch.eye(items), counts.log() + own, own), torch.from_numpy(positives),
+            torch.eye(3)[users] @ scores,
+            losses.Pool(torch.eye(items), counts.log() + own, own),
+            torch.from_numpy(positives),
             temperature,
         )
         optimizer.zero_grad()

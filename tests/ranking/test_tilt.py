@@ -11,6 +11,7 @@ import torch
 
 from gcnrec.graph import BipartiteGraph, csr_from_edges
 from gcnrec.interactions import Interactions, MemoryVocabulary
+from gcnrec.ops.topk import Seen
 from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate, metric_columns
 from gcnrec.ranking.metrics import Judged
 from gcnrec.ranking.scorer import EmbeddingScorer
@@ -56,7 +57,9 @@ def judged(world, tilt, ks=(3, 20)):
     users, items = (np.ascontiguousarray(column) for column in np.array(sorted(held), np.int32).T)
     ids = [MemoryVocabulary(pa.array(np.arange(size))) for size in (USERS, ITEMS)]
     pairs = Interactions(users, items, None, None, *ids)
-    return evaluate(scorer, HeldOutSplit.of(pairs, graph), Measures(ks, resamples=20, tilt=tilt), chunk=7)
+    return evaluate(
+        scorer, HeldOutSplit.of(pairs, graph, Seen((graph.user_items,))), Measures(ks, resamples=20, tilt=tilt), chunk=7
+    )
 
 
 def naive(world, power, k):

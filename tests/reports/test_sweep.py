@@ -54,7 +54,6 @@ def sweep(grid, data, out, report=lambda *ended: None, **options):
     return sweeping.sweep(grid, data, out, report=report, **options)
 
 
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")

@@ -22,7 +22,7 @@ def fake_run(folder, metrics, digest="d1", users=None, held_out=None):
     held_out = np.full(count, 3) if held_out is None else held_out
     table = pa.table({"user": users, "degree": np.full(count, 7), "num_held_out": held_out, **metrics})
     pq.write_table(table, folder / "per_user.parquet")
-    return SimpleNamespace(folder=folder, dataset=SimpleNamespace(digest=digest), refitted=False)
+    return SimpleNamespace(folder=folder, dataset=SimpleNamespace(digest=digest, keeps_repeats=False), refitted=False)
 
 
 @pytest.fixture

@@ -19,10 +19,11 @@ from gcnrec.graph import BipartiteGraph, csr_from_edges
 from gcnrec.interactions import Interactions, MemoryVocabulary, Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import Seen
-from gcnrec.ranking.evaluate import HeldOutSplit, Measures, by_segment, evaluate, metric_columns, popularity_deciles, sparing
+from gcnrec.ranking.evaluate import HeldOutSplit, Measures, by_segment, evaluate, metric_columns, popularity_deciles
 from gcnrec.ranking.metrics import PER_USER
 from gcnrec.ranking.scorer import EmbeddingScorer
-from gcnrec.results.evaluate import evaluate_run, seen_rows
+from gcnrec.ranking.seen import out_of_reach, seen_items
+from gcnrec.results.evaluate import evaluate_run, rule_of
 
 USERS, ITEMS = 40, 60
 USER_IDS = MemoryVocabulary(pa.array([f"u{number:02}" for number in range(USERS)]))
@@ -59,7 +60,7 @@ def world() -> World:
 
 
 def split_of(world: World, pairs: set) -> HeldOutSplit:
-    return HeldOutSplit.of(interactions(pairs), world.graph)
+    return HeldOutSplit.of(interactions(pairs), world.graph, Seen((world.graph.user_items,)))
 
 
 def naive_lists(world: World, seen: set, k: int) -> dict[int, list[int]]:
@@ -134,19 +135,22 @@ def test_deciles_by_hand_and_with_few_items():
     ]  # fmt: skip
 
 
-def test_a_held_out_pair_that_is_also_seen_is_ranked(world):
-    repeated = next(iter(sorted(world.train)))
+def test_a_held_out_pair_that_is_also_seen_is_a_miss_unless_nothing_is_left_out(world):
+    repeated = min(world.train)
     held = {*world.test, repeated}
-    result = evaluate(world.scorer, split_of(world, held), Measures((ITEMS,)))
-    assert result.metrics[f"recall@{ITEMS}"] == 1.0
+    left_out = evaluate(world.scorer, split_of(world, held), Measures((ITEMS,)))
+    own = sum(user == repeated[0] for user, _ in held)
+    users = len({user for user, _ in held})
+    assert left_out.metrics[f"recall@{ITEMS}"] == pytest.approx(1.0 - 1.0 / own / users)
+    ranked = evaluate(world.scorer, HeldOutSplit.of(interactions(held), world.graph, Seen(())), Measures((ITEMS,)))
+    assert ranked.metrics[f"recall@{ITEMS}"] == 1.0
 
 
-def test_held_out_pairs_are_spared_only_where_they_are_seen():
-    seen = csr_from_edges(np.array([0, 0, 1, 2], np.int32), np.array([1, 3, 2, 0], np.int32), 3, 4)
-    held = csr_from_edges(np.array([0, 2], np.int32), np.array([3, 1], np.int32), 3, 4)
-    assert sparing(seen, held).spared is held and sparing(seen, held).parts == (seen,)
-    other = csr_from_edges(np.array([0, 2], np.int32), np.array([2, 1], np.int32), 3, 4)
-    assert sparing(Seen((seen, seen)), other).spared is None
+def test_pairs_that_no_list_can_hold_are_counted(world):
+    seen = Seen((world.graph.user_items, csr_from_edges(*np.array(sorted(world.valid), np.int32).T, USERS, ITEMS)))
+    repeated = {*sorted(world.train)[:3], *sorted(world.valid)[:4]}
+    assert out_of_reach(interactions({*world.test, *repeated}), seen) == len(repeated) == 7
+    assert out_of_reach(interactions(world.test), seen) == out_of_reach(interactions(repeated), Seen(())) == 0
 
 
 class Many(Vocabulary):
@@ -209,7 +213,7 @@ def fake_run(world: World, folder: Path, refitted: bool = False):
         folder, info, world.graph, USER_IDS, ITEM_IDS, interactions(world.valid), interactions(world.test), None, None
     )
     model = SimpleNamespace(closed_form=True, name="popularity")
-    settings = SimpleNamespace(k=(5, 10), bootstrap=20, memory_limit="2GB", tilt=0.0)
+    settings = SimpleNamespace(k=(5, 10), bootstrap=20, memory_limit="2GB", tilt=0.0, seen=None)
     job = SimpleNamespace(model=model, evaluate=settings, train=SimpleNamespace(seed=0))
     return SimpleNamespace(
         folder=folder, dataset=dataset, refitted=refitted, job=job, scorer=lambda *_: world.scorer,
@@ -220,10 +224,10 @@ def fake_run(world: World, folder: Path, refitted: bool = False):
 def test_train_and_valid_are_left_out_of_the_ranking_of_test(world, tmp_path):
     run = fake_run(world, tmp_path)
     for split, pairs in (("valid", world.train), ("test", world.train | world.valid)):
-        seen = seen_rows(run, split)
+        seen = seen_items(rule_of(run), run.dataset, split)
         for user in range(USERS):
             hidden = {item for part in seen.parts for item in part.row(user).tolist()}
-            assert hidden == {item for each, item in pairs if each == user} and seen.spared is None
+            assert hidden == {item for each, item in pairs if each == user}
 
 
 def test_a_run_folder_gets_its_files(world, tmp_path):
@@ -231,7 +235,9 @@ def test_a_run_folder_gets_its_files(world, tmp_path):
     written = evaluate_run(run)
     assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(json.dumps(written))
     assert written["split"] == "test"
-    again = evaluate(run.scorer(), HeldOutSplit.of(run.dataset.test, world.graph, seen_rows(run, "test")), Measures())
+    again = evaluate(
+        run.scorer(), HeldOutSplit.of(run.dataset.test, world.graph, seen_items("all", run.dataset, "test")), Measures()
+    )
     assert written["recall@10"] == again.metrics["recall@10"]
     per_user = pq.read_table(tmp_path / "per_user.parquet")
     assert per_user.schema.metadata[b"digest"] == b"d1"

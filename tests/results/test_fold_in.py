@@ -132,6 +132,43 @@ def test_nodes_of_graphsage_are_encoded_by_hand(folder, sage):
     assert torch.equal(wider.scorer.users_UD[:SIZE], known.users_UD) and torch.equal(wider.scorer.items_ID[:SIZE], known.items_ID)
 
 
+def test_rows_of_known_users_are_added_to_what_they_have(folder, lightgcn, tmp_path):
+    """Users and their lists: the graph has the union of both, other embeddings stay, and nothing of either is recommended."""
+    rng = np.random.default_rng(0)
+    rows = [(f"u{user}", 100 + item) for user, item in rng.integers(0, SIZE, (60, 2)).tolist()] + [("new", 103), ("new", 101)]
+    path = new_users(folder, [*rows, rows[0], ("u1", 999)])
+    wider = with_new_nodes(lightgcn, path, None)
+    data = lightgcn.dataset
+    users, items = wider.dataset.user_ids.ids.to_pylist(), data.item_ids.ids.to_pylist()
+    edges = zip(data.graph.user_items.row_numbers().tolist(), data.graph.user_items.indices.tolist(), strict=True)
+    owned = {(users[user], items[item]) for user, item in edges} | set(rows)
+    for number, user in enumerate(users):
+        expected = sorted(items.index(item) for each, item in owned if each == user)
+        assert wider.dataset.graph.user_items.row(number).tolist() == expected
+    assert torch.equal(wider.scorer.users_UD[:SIZE], lightgcn.scorer().users_UD)
+    made = recommend(lightgcn, SIZE, tmp_path / "recs.parquet", new_users=path, seen="train")
+    asked = {user for user, _ in rows}
+    lists = {(row["user"], row["item"]) for row in pq.read_table(tmp_path / "recs.parquet").to_pylist()}
+    assert lists == {(user, item) for user in asked for item in items} - owned
+    distinct = len(set(rows))
+    assert made.dropped == {"new_users": {"rows": len(rows) + 2, "unknown_item": 1, "repeated": len(rows) + 1 - distinct}}
+
+
+def test_a_known_user_without_train_items_is_embedded_as_a_new_one(folder, dataset, tmp_path):
+    """The only pair of `cold` is held out: training gave it no embedding of worth."""
+    pairs = [(f"u{user}", item) for user in range(8) for item in range(8) if (user - item) % 2 == 0]
+    for name, rows in (("train", pairs), ("test", [("u0", 1), ("cold", 2)])):
+        pq.write_table(pa.table(list(zip(*rows, strict=True)), names=["user", "item"]), tmp_path / f"{name}.parquet")
+    keys = {"train": str(tmp_path / "train.parquet"), "test": str(tmp_path / "test.parquet"), "user": "user", "item": "item"}
+    data = Job.parse({"data": {**keys, "keep_cold": True}}, [], "test").data
+    made = ingest(data, tmp_path / "data", data_root=None, name="cold")
+    path = new_users(tmp_path, [(user, item) for user in ("cold", "new") for item in (2, 4)])
+    for name in ("lightgcn", "graphsage"):
+        wider = with_new_nodes(trained(tmp_path, made, name), path, None)
+        cold, new = wider.dataset.user_ids.numbers(pa.array(["cold", "new"])).tolist()
+        assert torch.equal(wider.scorer.users_UD[cold], wider.scorer.users_UD[new]) and wider.scorer.users_UD[new].any()
+
+
 def test_lists(folder, sage, tmp_path):
     path = new_users(folder, [("new", 100), ("new", 102), ("new", 104)])
     made = recommend(sage, 5, tmp_path / "users.parquet", new_users=path)
@@ -149,8 +186,6 @@ def test_lists(folder, sage, tmp_path):
 def test_refusals(folder, dataset, sage, lightgcn, tmp_path):
     with pytest.raises(UsageError, match=r"--new-items needs a model that embeds items by their features, .* holds lightgcn"):
         with_new_nodes(lightgcn, None, new_items(folder))
-    with pytest.raises(DataError, match="must hold users that kinds does not know, all of its 1 rows name known ones"):
-        with_new_nodes(lightgcn, new_users(folder, [("u0", 100)]), None)
     with pytest.raises(DataError, match="must hold items that kinds does not know, all of its 2 are known"):
         with_new_nodes(sage, None, new_items(folder, (1,)))
     popular = trained(folder, dataset, "popularity")
@@ -187,6 +222,16 @@ def test_partners_of_a_mixture_know_new_users_by_their_known_items_and_new_items
             low = (arrays["before"][rows][:, None] * arrays["vectors"][rows]).sum(0) * arrays["gains"]
             expected = expected + arrays["after"] * (arrays["vectors"] @ low)
         assert torch.allclose(own[SIZE, :SIZE], expected, atol=1e-6)
+    more = with_new_nodes(run, new_users(folder, [("u0", 101)]), None)
+    for place in (1, 2):  # linkprop and itemknn sum over a user's items
+        part, plain = more.scorer.parts[place].scorer, known.parts[place].scorer
+        own, before = torch.empty(SIZE, SIZE), torch.empty(SIZE, SIZE)
+        part.score(part.prepare(users[:SIZE]), 0, SIZE, own)
+        plain.score(plain.prepare(users[:SIZE]), 0, SIZE, before)
+        user, item = (ids.numbers(pa.array([one])).item() for ids, one in ((dataset.user_ids, "u0"), (dataset.item_ids, 101)))
+        before[user] += dense_rows(item_arrays(plain))[item]
+        assert torch.allclose(own, before, atol=1e-6)
+    path = new_users(folder, [("new", 100), ("new", 102), ("new", 116)])
     shares = torch.softmax(torch.from_numpy(logits(wider.scorer.parts[0].scorer, users)) / run.mixture.temperature, 1)
     assert torch.allclose(scores[:, SIZE:], 0.5 * shares[:, SIZE:], rtol=1e-4)
     recommend(run, 3, tmp_path / "recs.parquet", new_users=path, new_items=new_items(folder))

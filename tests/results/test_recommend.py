@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +43,7 @@ def fake_run(user_ids: pa.Array | None = None, item_ids: pa.Array | None = None,
     info = {"name": "shop", "digest": "d", "data": {"user": "row.customer", "item": "product"}}
     dataset = Dataset(Path(), info, graph, users, items, pairs(VALID, users, items), pairs(TEST, users, items), None, None)
     scorer = EmbeddingScorer(torch.from_numpy(scores), torch.eye(5))
-    job = SimpleNamespace(model=SimpleNamespace(closed_form=False), evaluate=SimpleNamespace(memory_limit="2GB"))
+    job = SimpleNamespace(model=SimpleNamespace(closed_form=False), evaluate=SimpleNamespace(memory_limit="2GB", seen="all"))
     return SimpleNamespace(folder=Path(), job=job, dataset=dataset, refitted=refitted, mixture=None, scorer=lambda *_: scorer)
 
 
@@ -83,6 +86,15 @@ def test_only_train_is_left_out(tmp_path):
     assert lists(out)[102] == ["salt", "tea", "eggs"]
 
 
+def test_nothing_is_left_out(tmp_path):
+    out = tmp_path / "recs.parquet"
+    recommend(fake_run(), 3, out, seen="none")
+    assert lists(out) == {
+        101: ["bread", "milk", "eggs"], 102: ["salt", "tea", "eggs"],
+        103: ["bread", "milk", "eggs"], 104: ["salt", "eggs", "bread"],
+    }  # fmt: skip
+
+
 def test_users_come_in_the_order_of_their_file_once(tmp_path, write):
     users = write("users.csv", "customer\n104\n101\n104\n999\n")
     report = recommend(fake_run(), 1, tmp_path / "recs.parquet", users=users)
@@ -110,6 +122,56 @@ def test_items_candidates_and_exclusions(tmp_path, write):
 
     recommend(fake_run(), 5, tmp_path / "e.parquet", candidates=candidates, items=items, users=write("u.csv", "user\n103\n"))
     assert lists(tmp_path / "e.parquet") == {103: ["salt"]}
+
+
+def test_rows_of_files_that_have_no_effect_are_counted_and_reported(tmp_path, write):
+    """Each row of a file of candidates is listed or has one reason; user 104 knows nothing, 101 bread, milk, eggs and salt."""
+    noted = []
+    observer = SimpleNamespace(warn=lambda _: None, note=noted.append, work=lambda *_: None)
+    text = "user,item\n104,tea\n104,tea\n104,salt\n101,bread\n101,tea\n7,tea\n7,wine\n101,wine\n103,salt\n104,milk\n101,salt\n"
+    files = {
+        "users": write("users.csv", "user\n104\n101\n101\n9\n"),
+        "candidates": write("candidates.csv", text),
+        "exclude": write("exclude.csv", "user,item\n104,milk\n101,wine\n103,tea\n8,tea\n101,salt\n"),
+        "items": write("items.csv", "item\ntea\nbread\nmilk\nwine\ntea\n"),
+    }
+    made = recommend(fake_run(), 5, tmp_path / "recs.parquet", observer=observer, **files)
+    assert lists(tmp_path / "recs.parquet") == {104: ["tea"], 101: ["tea"]}
+    assert made.dropped == {
+        "users": {"rows": 4, "unknown_user": 1, "repeated": 1},
+        "items": {"rows": 5, "unknown_item": 1, "repeated": 1},
+        "candidates": {
+            "rows": 11, "unknown_user": 2, "unknown_item": 1, "not_asked": 1, "repeated": 1,
+            "seen": 2,  # bread and salt of 101; salt is in no list, but seen comes first
+            "excluded": 2,  # salt of 104, as no item of items.csv, and milk
+        },
+        "exclude": {"rows": 5, "unknown_user": 1, "unknown_item": 1, "not_asked": 1, "repeated": 0},
+    }  # fmt: skip
+    rows, *reasons = made.dropped["candidates"].values()
+    assert rows == made.rows + sum(reasons)
+    assert noted[-2] == (
+        "--candidates: 9 of 11 rows have no effect: 2 of unknown users, 1 of unknown items, 1 of users who get no list here, "
+        "1 repeated, 2 seen, 2 excluded"
+    )
+    made = recommend(fake_run(), 5, tmp_path / "all.parquet", candidates=files["candidates"], seen="none")
+    assert (made.dropped["candidates"]["seen"], made.dropped["candidates"]["excluded"], made.rows) == (0, 0, 7)
+
+
+def test_an_unknown_user_with_a_fallback_keeps_its_candidates(tmp_path, write):
+    candidates = write("candidates.csv", "user,item\n555,tea\n101,tea\n101,bread\n")
+    made = recommend(fake_run(), 5, tmp_path / "recs.parquet", candidates=candidates, fallback="popularity")
+    assert lists(tmp_path / "recs.parquet") == {555: ["tea"], 101: ["tea"]}
+    assert made.dropped["candidates"] == {
+        "rows": 3, "unknown_user": 0, "unknown_item": 0, "not_asked": 0, "repeated": 0, "seen": 1, "excluded": 0,
+    }  # fmt: skip
+
+
+def test_files_without_such_rows_are_not_mentioned(tmp_path, write):
+    noted = []
+    observer = SimpleNamespace(warn=lambda _: None, note=noted.append, work=lambda *_: None)
+    made = recommend(fake_run(), 1, tmp_path / "recs.parquet", users=write("users.csv", "user\n101\n"), observer=observer)
+    assert noted == [] and made.dropped == {"users": {"rows": 1, "unknown_user": 0, "repeated": 0}}
+    assert recommend(fake_run(), 1, tmp_path / "all.parquet").dropped == {}
 
 
 def test_popularity_for_users_the_model_does_not_know(tmp_path, write):
@@ -162,6 +224,53 @@ def test_leading_zeros_of_text_ids_survive_csv(tmp_path, write):
     assert lists(tmp_path / "recs.parquet") == {"004": ["salt"]}
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_ids_beyond_the_range_of_their_type_are_unknown(tmp_path, write, kind):
+    def ids(name, column, *values):
+        text = "\n".join(map(str, [column, *values]))
+        if kind == "csv":
+            return write(f"{name}.csv", text + "\n")
+        pq.write_table(pa.table({column: list(values)}), tmp_path / f"{name}.parquet")
+        return tmp_path / f"{name}.parquet"
+
+    users, out = ids("users", "user", 104, 70_000, -1, 101), tmp_path / "recs.parquet"
+    report = recommend(fake_run(), 1, out, users=users)
+    assert lists(out) == {104: ["salt"], 101: ["tea"]} and report.unknown_users == 2
+    assert pq.read_table(out).schema.field("user").type == pa.uint16()
+    report = recommend(fake_run(), 1, tmp_path / "all.parquet", users=users, fallback="popularity")
+    assert lists(tmp_path / "all.parquet") == {104: ["bread"], 70_000: ["bread"], -1: ["bread"], 101: ["tea"]}
+    assert report.fallback == 3  # 104 has no train interaction
+    run = fake_run(item_ids=pa.array([1, 2, 3, 4, 5], pa.int8()))
+    report = recommend(run, 5, tmp_path / "few.parquet", users=ids("one", "user", 102), items=ids("items", "item", 5, 1000, 2000))
+    assert lists(tmp_path / "few.parquet") == {102: [5]} and report.unknown_items == 2
+
+
+def test_text_in_a_request_is_no_integer(tmp_path):
+    pq.write_table(pa.table({"user": ["101"]}), tmp_path / "users.parquet")
+    with pytest.raises(
+        DataError, match=r"column 'user' of type string must hold uint16 ids \(.*; cast the column"
+    ):
+        recommend(fake_run(), 1, tmp_path / "recs.parquet", users=tmp_path / "users.parquet")
+
+
+UUIDS = pa.array([UUID(int=number).bytes for number in range(101, 105)], pa.uuid())
+DAYS = pa.array([date(2024, 2, day) for day in range(26, 30)])
+DECIMALS = pa.array([Decimal(number) * 10**30 for number in range(101, 105)], pa.decimal128(38, 0))
+
+
+@pytest.mark.parametrize("ids", [UUIDS, DAYS, DECIMALS], ids=lambda ids: str(ids.type))
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_requests_name_ids_of_every_type(tmp_path, write, ids, kind):
+    users = write("users.csv", "\n".join(map(str, ["user", *ids.to_pylist()[:1:-1]])) + "\n")
+    if kind == "parquet":
+        users = tmp_path / "users.parquet"
+        pq.write_table(pa.table({"user": ids.take(pa.array([3, 2]))}), users)
+    recommend(fake_run(user_ids=ids), 1, tmp_path / "recs.parquet", users=users)
+    found = pq.read_table(tmp_path / "recs.parquet")
+    assert found.schema.field("user").type == ids.type
+    assert found.to_pydict()["user"] == ids.to_pylist()[:1:-1] and found.to_pydict()["item"] == ["salt", "milk"]
+
+
 def test_many_users_stream_in_order(tmp_path, monkeypatch):
     module = sys.modules[recommend.__module__]
     whole = tmp_path / "whole.parquet"
@@ -193,7 +302,7 @@ def test_nothing_is_overwritten_or_left_half_written(tmp_path):
         ("exclude", "item\nwine\n", "none of its 1 ids is one"),
         ("exclude", "usr,item\n101,tea\n", "must have a column 'user'"),
         ("users", "101\n102\n", "must begin with a header, its first line is the id '101'"),
-        ("users", "user\nabc\n", "must be Parquet, or CSV"),
+        ("users", "user\nabc\n", r"column 'user' must hold uint16 ids \('abc' is no integer of at most 38 digits\)"),
         ("users", "user,age\n101,7\n,8\n", "ids must not be null, 1 of column 'user' are"),
     ],
 )
@@ -207,8 +316,8 @@ def test_options_are_checked(tmp_path):
     out = tmp_path / "recs.parquet"
     with pytest.raises(UsageError, match="--k must be at least 1, got 0"):
         recommend(fake_run(), 0, out)
-    with pytest.raises(UsageError, match="--seen must be 'all' or 'train', got 'none'"):
-        recommend(fake_run(), 1, out, seen="none")
+    with pytest.raises(UsageError, match="--seen must be 'all', 'train' or 'none', got 'test'"):
+        recommend(fake_run(), 1, out, seen="test")
     with pytest.raises(UsageError, match="--fallback must be 'popularity', got 'random'"):
         recommend(fake_run(), 1, out, fallback="random")
 

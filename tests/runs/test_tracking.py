@@ -98,9 +98,7 @@ def test_a_resumed_run_shows_every_epoch_once(dataset, tmp_path, checkpoint_ever
     assert observer.epochs == [4, 5]
     shown = scalars(run.folder / "tensorboard" / "fit")
     assert [step for step, _ in shown["loss"]] == [1, 2, 3, 4, 5]
-    assert [value for _, value in shown["loss"]] == pytest.approx(
-        [epoch.loss for epoch in RunContents(run.folder).epochs("fit")]
-    )
+    assert [value for _, value in shown["loss"]] == pytest.approx([epoch.loss for epoch in RunContents(run.folder).epochs("fit")])
 
 
 def test_curves():

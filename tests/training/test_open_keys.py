@@ -16,8 +16,8 @@ GRAPH = BipartiteGraph.from_edges(np.arange(20, dtype=np.int32) % 10, np.arange(
 """A tenth of all pairs, two thirds of an interaction a node: (1 + 2 / (2 / 3)) / (1 + log 10) is above the most, 0.5."""
 
 
-def data(split, valid=3):
-    return SimpleNamespace(info={"split": split}, valid=[0] * valid, graph=GRAPH)
+def data(split, valid=3, keeps_repeats=False):
+    return SimpleNamespace(info={"split": split}, valid=[0] * valid, graph=GRAPH, keeps_repeats=keeps_repeats)
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,18 @@ def test_splits_by_time_are_refitted_by_default(split, refit):
 
 def test_a_job_that_names_it_has_it():
     for named in (False, "train+valid"):
-        job = Job.parse({"train": {"refit": named}, "loss": {"temperature": 0.2}, "model": {"start_scale": 0.1}}, [], "x")
+        sections = {"train": {"refit": named}, "loss": {"temperature": 0.2}, "model": {"start_scale": 0.1}}
+        job = Job.parse({**sections, "evaluate": {"seen": "all"}}, [], "x")
         assert settled(job, data("temporal")) == job and notes(job, data("temporal")) == []
+
+
+def test_lists_leave_nothing_out_where_ingestion_kept_repeats():
+    assert settled(Job(), data("random")).evaluate.seen == "all"
+    assert settled(Job(), data("random", keeps_repeats=True)).evaluate.seen == "none"
+    named = Job.parse({"evaluate": {"seen": "all"}}, [], "x")
+    assert settled(named, data("random", keeps_repeats=True)).evaluate.seen == "all"
+    assert settled(Job(), data("random", keeps_repeats=True), named).evaluate.seen == "all"  # as the run began
+    assert settled(Job(), data("random"), Job()).evaluate.seen is None  # a run of an earlier version
 
 
 def test_without_validation_pairs_there_is_nothing_to_refit_on():
@@ -68,7 +78,7 @@ def test_the_decision_is_written_down():
     job = settled(Job(), data("temporal"))
     assert 'refit = "train+valid"' in to_toml(job) and 'baselines = "auto"' in to_toml(job)
     sections = {"train": {"refit": "train+valid"}, "loss": {"temperature": 0.5}, "model": {"start_scale": 0.02}}
-    assert Job.parse(sections, [], "x") == job
+    assert Job.parse({**sections, "evaluate": {"seen": "all"}}, [], "x") == job
 
 
 def dense():
@@ -95,7 +105,7 @@ def large():
 )
 def test_the_temperature_reaches_what_the_data_can_tell_within_bounds(graph, expected):
     made = graph()
-    job = settled(Job(), SimpleNamespace(info={"split": "random"}, valid=[], graph=made))
+    job = settled(Job(), SimpleNamespace(info={"split": "random"}, valid=[], graph=made, keeps_repeats=False))
     assert job.loss.temperature == pytest.approx(min(expected, 0.5), abs=0.005)
     assert swept(Job(), made).loss.temperature == job.loss.temperature
 

@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 
 from gcnrec.errors import DataError, UsageError, nearest
-from gcnrec.loaders.ingest.expressions import MOST_DEPTH, TOO_DEEP, Refused, columns_of, refuse
+from gcnrec.loaders.conditions.expressions import MOST_DEPTH, TOO_DEEP, Refused, columns_of, refuse
 
 _MOST_CHARACTERS = 100_000
 """Of a condition. DuckDB's parser and the tree take 2 kB of memory for each of them."""
