@@ -61,7 +61,7 @@ def find_card(card: str, near: Path | None) -> Path:
             raise UsageError(f"no card at {path} ({problem.strerror}); cards lie in datasets/") from None
     folder = next((path for path in tried if path.is_dir()), None)
     if folder is not None:
-        raise UsageError(f"{folder} is a folder, where a card was expected; name Parquet by --train, or by train in [data]")
+        raise UsageError(f"no card at {folder}, which is a folder; Parquet is named by --train, and cards lie in datasets/")
     raise UsageError(f"no card at {' or '.join(map(str, tried))}; cards lie in datasets/")
 
 

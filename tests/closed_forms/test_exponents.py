@@ -67,5 +67,5 @@ def test_a_run_takes_the_exponents_that_validation_chose_and_notes_them(tmp_path
 def test_the_search_needs_validation_pairs():
     graph, _ = world()
     none = interactions(np.empty(0, np.int64), np.empty(0, np.int64))
-    with pytest.raises(UsageError, match=r"the data has none; set data\.valid_size"):
+    with pytest.raises(UsageError, match=r"the data has none; ingest with --valid-size"):
         closed_form.tuned("linkprop", graph, none, Model(name="linkprop", exponents="auto"), Seen(()))

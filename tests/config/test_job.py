@@ -195,3 +195,8 @@ def test_a_run_stays_below_runs(name):
 
 def test_a_run_may_have_any_other_name():
     assert [Job.parse({"run": {"name": name}}, [], "x").run.name for name in ("a", "a b.c", "ü-1")] == ["a", "a b.c", "ü-1"]
+
+
+def test_a_byte_order_mark_and_carriage_returns_are_read(tmp_path):
+    (tmp_path / "job.toml").write_bytes(b"\xef\xbb\xbf[train]\r\nepochs = 3\r\n")
+    assert Job.load(tmp_path / "job.toml").train.epochs == 3

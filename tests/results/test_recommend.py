@@ -320,3 +320,9 @@ def test_options_are_checked(tmp_path):
         recommend(fake_run(), 1, out, seen="test")
     with pytest.raises(UsageError, match="--fallback must be 'popularity', got 'random'"):
         recommend(fake_run(), 1, out, fallback="random")
+
+
+def test_a_csv_may_begin_with_a_byte_order_mark_and_end_lines_as_windows_does(tmp_path):
+    (tmp_path / "users.csv").write_bytes("\ufeffuser\r\n104\r\n101\r\n".encode())
+    report = recommend(fake_run(), 1, tmp_path / "recs.parquet", users=tmp_path / "users.csv")
+    assert lists(tmp_path / "recs.parquet") == {104: ["salt"], 101: ["tea"]} and report.unknown_users == 0

@@ -201,7 +201,7 @@ def test_a_tracker_that_fails_costs_no_training(dataset, tmp_path, mlflow):
     ("module", "settings", "sentence"),
     [
         ("mlflow", {"mlflow": "http://x"}, "run.mlflow needs MLflow, which is not installed"),
-        ("torch.utils.tensorboard", {"tensorboard": True}, r"needs TensorBoard.*gcnrec\[tracking\]"),
+        ("torch.utils.tensorboard", {"tensorboard": True}, r"needs TensorBoard.*pip install '.\[tracking\]'"),
     ],
 )
 def test_absent_packages_are_told_of_before_anything_is_written(dataset, tmp_path, monkeypatch, module, settings, sentence):

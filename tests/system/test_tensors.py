@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
+
+import pytest
 import torch
 from safetensors import safe_open
 
@@ -23,3 +27,15 @@ def test_files_are_equal_and_readable(tmp_path):
     with safe_open(tmp_path / "3.safetensors", framework="pt") as file:
         assert file.metadata() == METADATA
         assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+@pytest.mark.parametrize("metadata", [{}, METADATA])
+def test_files_follow_the_umask(tmp_path, umask, mode, metadata):
+    """safetensors makes its own files for their owner alone."""
+    before = os.umask(umask)
+    try:
+        save_tensors({"a": torch.ones(3)}, tmp_path / "f.safetensors", metadata)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "f.safetensors").stat().st_mode) == mode

@@ -45,6 +45,9 @@ def test_out_that_exists_is_refused_unless_resumed(here):
     out = Path("out")
     assert run_folder(Path("runs"), "job", out, False) == out
     out.mkdir()
+    with pytest.raises(UsageError, match=r"out exists .* or remove it"):
+        run_folder(Path("runs"), "job", out, False)
+    (out / "job.toml").touch()
     with pytest.raises(UsageError, match=r"out exists .* --resume"):
         run_folder(Path("runs"), "job", out, False)
     assert run_folder(Path("runs"), "job", out, True) == out
