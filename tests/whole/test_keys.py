@@ -159,6 +159,10 @@ def test_files_of_a_given_folder_that_changed_are_refused(gcnrec):
     assert gcnrec(command, JOB, *extra, "--force")[0] == 0
     assert json.loads(Path("kept/dataset.json").read_text())["num_users"] == users("events") == 31
     assert gcnrec(command, JOB, *extra)[0] == 0
+    Path("events/a.parquet").unlink()
+    code, _, err = gcnrec(command, JOB, *extra)
+    assert code == 3 and "files that are not there now" in err and "use it as it is with --data kept" in err
+    assert gcnrec(command, JOB, *extra, "--data", "kept")[0] == 0
 
 
 def test_a_given_folder_of_an_earlier_version_is_used_with_a_warning():
