@@ -162,6 +162,9 @@ def ingest(
     rating: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column that --min-rating looks at.")] = None,
     min_rating: Annotated[float | None, typer.Option(metavar="X", help="Keep ratings of at least this.")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Keep rows that satisfy this condition.")] = None,
+    where_test: Annotated[
+        str | None, typer.Option(metavar="SQL", help="The same for --test and --valid; without it, --where if it fits.")
+    ] = None,
     duplicates: Annotated[str | None, typer.Option(metavar="latest|sum", help="How repeated pairs are merged.")] = None,
     k_core: Annotated[int | None, typer.Option(metavar="N", help="Drop nodes with fewer interactions, to a fixpoint.")] = None,
     split: Annotated[
