@@ -38,6 +38,12 @@ JobFile = Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 DataFolder = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="A dataset folder; default: ingest [data].")]
 DataRoot = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files of a card lie.")]
+WhereTest = Annotated[
+    str | None, typer.Option(metavar="SQL", help="The same for --test and --valid; without it, --where if it fits.")
+]
+PartitionType = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=TYPE", help="Type of key=value folders, such as user=int64; ids are text.")
+]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the job.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")]
@@ -162,9 +168,8 @@ def ingest(
     rating: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column that --min-rating looks at.")] = None,
     min_rating: Annotated[float | None, typer.Option(metavar="X", help="Keep ratings of at least this.")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Keep rows that satisfy this condition.")] = None,
-    where_test: Annotated[
-        str | None, typer.Option(metavar="SQL", help="The same for --test and --valid; without it, --where if it fits.")
-    ] = None,
+    where_test: WhereTest = None,
+    partition_type: PartitionType = None,
     duplicates: Annotated[str | None, typer.Option(metavar="latest|sum", help="How repeated pairs are merged.")] = None,
     k_core: Annotated[int | None, typer.Option(metavar="N", help="Drop nodes with fewer interactions, to a fixpoint.")] = None,
     split: Annotated[
@@ -191,7 +196,8 @@ def ingest(
     from gcnrec.reports.text import dataset_lines
 
     keys = set(Data.model_fields) - {"card"}
-    given = {name: value for name, value in ctx.params.items() if name in keys and value is not None}
+    given = {name: value for name, value in ctx.params.items() if name in keys and value not in (None, ())}
+    given |= {"partition_type": _key_types(partition_type)} if partition_type else {}
     with _observed(as_json, log_json) as observer:
         dataset = ingest_flags(card, given, out, data_root=data_root, force=force, observer=observer)
     _show(dataset.info if as_json else dataset_lines(dataset.info))
@@ -415,6 +421,14 @@ def _observed(as_json: bool, log_json: bool = False, metric: str = "") -> Abstra
     from gcnrec.reports.progress import observed
 
     return observed(metric, as_json, log_json)
+
+
+def _key_types(texts: list[str]) -> dict[str, str]:
+    """`user=int64` as a key and its type."""
+    for text in texts:
+        if not all(text.rpartition("=")):
+            raise UsageError(f"--partition-type expects KEY=TYPE such as user=int64, got {text!r}")
+    return {text.rpartition("=")[0]: text.rpartition("=")[2] for text in texts}
 
 
 def _show(result: Any) -> None:

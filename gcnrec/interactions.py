@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
+from gcnrec.ids.id_types import as_ids, plain
 
 MAX_NODES = 2**31 - 1
 _CHUNK = 2**16
@@ -49,12 +50,12 @@ class Vocabulary(ABC):
 
     @cached_property
     def _lookup(self) -> pa.Array:
-        return self.ids.cast(self.ids.type.value_type) if pa.types.is_dictionary(self.ids.type) else self.ids
+        return self.ids.cast(plain(self.ids.type))
 
     def numbers(self, ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int32]:
-        """Numbers of `ids` (cast to the vocabulary's type); -1 where an id is null, unknown or out of that type's range.
+        """Numbers of `ids`; -1 where an id is null, unknown or out of the range of the vocabulary's type.
 
-        Raises DataError when the ids cannot be cast, for example text where integers are expected.
+        Raises DataError for ids of another family, for example text where integers are expected.
         """
         found = pc.fill_null(pc.index_in(self.cast(ids), value_set=self._lookup, skip_nulls=True), -1)
         if isinstance(found, pa.ChunkedArray):
@@ -62,12 +63,11 @@ class Vocabulary(ABC):
         return found.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
 
     def cast(self, ids: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-        """`ids` in the vocabulary's type, null where they are out of its range; DataError as of `numbers`."""
-        kind = self.type.value_type if pa.types.is_dictionary(self.type) else self.type
+        """`ids` in the `plain` form of the vocabulary's type, null where they are out of its range; DataError as of `numbers`."""
         try:
-            return _as_type(ids, kind)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as problem:
-            raise DataError(f"ids of type {ids.type} cannot be read as {kind}: {problem}") from None
+            return as_ids(ids, self.type)
+        except (pa.ArrowException, ValueError) as problem:
+            raise DataError(f"ids of type {ids.type} cannot be read as {self.type}: {problem}") from None
 
     def picked(self, numbers: NDArray[np.integer]) -> pa.Array:
         """The original ids of rising `numbers`, by one pass over all ids: what `decode` gives, but not all of them in memory."""
@@ -94,18 +94,6 @@ class MemoryVocabulary(Vocabulary):
     @property
     def ids(self) -> pa.Array:
         return self._ids
-
-
-def _as_type(ids: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    if not (pa.types.is_integer(ids.type) and pa.types.is_integer(kind)):
-        return pc.cast(ids, kind)
-    wrapped = pc.cast(ids, kind, safe=False)
-    fits = pc.and_(pc.equal(pc.cast(wrapped, ids.type, safe=False), ids), pc.equal(_negative(wrapped), _negative(ids)))
-    return pc.if_else(fits, wrapped, pa.scalar(None, kind))
-
-
-def _negative(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    return pc.less(values, pa.scalar(0, values.type))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from gcnrec.loaders.conditions.bound import FROM_DUCKDB, Bound, bind, reason
 from gcnrec.loaders.conditions.condition import Condition, locked, parse_condition
 from gcnrec.loaders.conditions.expressions import OWN
 from gcnrec.loaders.features.encode import FeatureFile, Side, write_features
+from gcnrec.loaders.files.id_columns import id_types, key_types
 from gcnrec.loaders.ingest.build import Staged, build, split_of
 from gcnrec.loaders.ingest.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns, time_advice
 from gcnrec.loaders.ingest.heldout import Report
@@ -98,7 +99,7 @@ def _write_features(data: Data, folder: Path, data_root: Path | None, scratch: S
         ("user", data.user_features, data.user),
         ("item", data.item_features, data.item),
     )
-    files = [FeatureFile(side, text, data_root, column) for side, text, column in sides if text and column]
+    files = [FeatureFile(side, text, data_root, column, data.partition_type) for side, text, column in sides if text and column]
     return {f"{file.side}_features": write_features(file, folder, data.text_width, scratch, report) for file in files}
 
 
@@ -128,13 +129,14 @@ def _open_all(data: Data, data_root: Path | None, conditions: dict[str, Conditio
             f"test_from needs split = 'temporal' and time, the split is '{split_of(data)}'; add --time or leave it out"
         )
     files: list[_File] = []
-    for role in ("train", "valid", "test"):
-        text = getattr(data, role)
-        if text:
-            source = open_input(text, data_root)
-            where = _bound(role, source, conditions, report)
-            columns = read_columns(source, data, where, files[0].columns if files else None)
-            files.append(_File(role, source, columns, where))
+    keys = key_types(data.partition_type, data.user, data.item)
+    texts = {role: getattr(data, role) for role in ("train", "valid", "test")}
+    sources = {role: open_input(text, data_root, keys) for role, text in texts.items() if text}
+    ids = id_types(list(sources.values()), data)
+    for role, source in sources.items():
+        where = _bound(role, source, conditions, report)
+        columns = read_columns(source, data, where, ids, files[0].columns if files else None)
+        files.append(_File(role, source, columns, where))
     return files
 
 
@@ -154,7 +156,11 @@ def _bound(role: str, source: Input, conditions: dict[str, Condition], report: R
             "where_test filters such files"
         )
         where = None
-    return None if where is None else bind(where, schema, source.text)
+    if where is None:
+        return None
+    for name in {path[0] for path in where.references}.intersection(names):
+        source.field(name)  # refuses a column without a common type
+    return bind(where, schema, source.text)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "gcnrec"
 
 # From the ground up: a room, which is a folder or a single file, imports rooms of lower lines only.
 LINES = [
-    ["errors", "random", "queues", "rows", "version"],
+    ["errors", "ids", "random", "queues", "rows", "version"],
     ["graph", "interactions", "system"],
     ["config", "ops", "cuda"],
     ["device"],

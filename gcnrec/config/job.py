@@ -29,6 +29,10 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 _SLOT_COLUMNS = 256
 """Columns of a sparse table, as many as one byte numbers."""
+KeyType = Literal[
+    "string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64", "date32"
+]
+"""Arrow's names of the types that a partition key may have."""
 INDUCTIVE = ("graphsage", "pinsage")
 Partner = Literal["linkprop", "gfcf", "itemknn", "ease", "contentknn"]
 """Closed forms that a mixture may have."""
@@ -79,6 +83,8 @@ class Data(Section):
     where_test: str | None = None
     """A condition on the files `valid` and `test`. Without it, `where` filters such a file if it has all the columns."""
     duplicates: Literal["latest", "sum"] = "latest"
+    partition_type: dict[str, KeyType] | None = None
+    """Types of hive partition keys, `key=value` in a path, by name. Ids are text without it; other keys are integers or text."""
     k_core: Annotated[int, Field(ge=0)] = 0
     split: Literal["given", "random", "leave_last", "temporal", "cold_items"] | None = None
     valid_size: Fraction = 0.1

@@ -3,8 +3,9 @@
     users (U, F) float32, items (I, F) float32; score = inner product, ties to the smaller item number
     popularity (I) float32, log q of the items, where the export has such a column: score += popularity_factor * popularity
     seen.indptr (U + 1) int64, seen.indices int32: user -> items of train, valid and test, which `gcnrec recommend` leaves out
-    user_ids, item_ids: integers in their own type; other ids as user_ids.bytes uint8 (text as UTF-8), id n being the bytes from
-    user_ids.offsets[n] to user_ids.offsets[n + 1] (int64), and likewise for items
+    user_ids, item_ids: integers in their own type; other ids as user_ids.bytes uint8 (text as UTF-8, and so are UUIDs,
+    decimals and ISO dates), id n being the bytes from user_ids.offsets[n] to user_ids.offsets[n + 1] (int64), and likewise for
+    items
 
 Of a mixture (`gcnrec.closed_forms.mixture`), user -> items of what it was trained on, and for each partner what it sums over a
 user's items j: one or both of sparse rows, and vectors; or whole rows
@@ -26,6 +27,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +43,7 @@ from gcnrec.closed_forms.mixture_files import load_partners
 from gcnrec.closed_forms.plateau import PlateauScorer, item_scales
 from gcnrec.config.toml import to_toml
 from gcnrec.graph import Csr, csr_from_edges
+from gcnrec.ids.id_types import family, plain
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import Exported
@@ -150,10 +153,13 @@ def _tensor(array: NDArray[Any]) -> torch.Tensor:
 
 
 def _id_arrays(name: str, vocabulary: Vocabulary) -> dict[str, NDArray[Any]]:
-    ids = vocabulary.ids
-    ids = ids.dictionary_decode() if pa.types.is_dictionary(ids.type) else ids
+    ids = vocabulary.ids.cast(plain(vocabulary.type))
     if pa.types.is_integer(ids.type):
         return {name: ids.to_numpy(zero_copy_only=False)}
+    if family(vocabulary.type) == "UUIDs":
+        ids = pa.array([str(UUID(bytes=one)) for one in ids.to_pylist()])
+    if pa.types.is_decimal(ids.type) or pa.types.is_date(ids.type):
+        ids = ids.cast(pa.string())
     whole = pa.concat_arrays([pc.cast(ids, pa.large_binary())])  # copy: so that offsets start at 0
     offsets = np.frombuffer(whole.buffers()[1], np.int64, len(whole) + 1, 8 * whole.offset)
     content = np.frombuffer(whole.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]

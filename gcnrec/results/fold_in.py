@@ -23,6 +23,7 @@ from gcnrec.closed_forms.mixture_files import load_partners, mixture_scorer
 from gcnrec.config import INDUCTIVE
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
+from gcnrec.ids.id_types import as_ids, held
 from gcnrec.interactions import MemoryVocabulary, Vocabulary
 from gcnrec.loaders.features.encode import encode_features
 from gcnrec.loaders.schema import Dataset
@@ -122,10 +123,11 @@ def _folded(graph: BipartiteGraph, own: Csr) -> BipartiteGraph:
 
 
 def _appended(known: Vocabulary, ids: pa.Array | pa.ChunkedArray) -> Vocabulary:
-    kind = known.ids.type
-    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    chunks = pa.chunked_array([known.ids.cast(plain), *pa.chunked_array(ids).cast(plain).chunks])
-    return MemoryVocabulary(chunks.combine_chunks().cast(kind))
+    """`known` with `ids` behind, in the type of `known`, or a wider one where that does not hold them."""
+    kind = held(known.type, known.ids, ids)
+    parts = [as_ids(part, kind) for part in (known.ids, ids)]
+    chunks = [chunk for part in parts for chunk in (part.chunks if isinstance(part, pa.ChunkedArray) else [part])]
+    return MemoryVocabulary(pa.chunked_array(chunks).combine_chunks().cast(kind))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from gcnrec.errors import DataError, first_line
+from gcnrec.ids.id_types import as_ids, from_text, held
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset
 
@@ -24,11 +25,6 @@ class IdColumn:
 
     names: tuple[str, ...]
     vocabulary: Vocabulary
-
-    @property
-    def type(self) -> pa.DataType:
-        kind = self.vocabulary.ids.type
-        return kind.value_type if pa.types.is_dictionary(kind) else kind
 
     def find(self, table: pa.Table) -> str | None:
         return next((name for name in self.names if name in table.column_names), None)
@@ -46,14 +42,14 @@ def columns_of(dataset: Dataset) -> tuple[IdColumn, IdColumn]:
 
 
 def read_table(path: Path, *columns: IdColumn) -> pa.Table:
-    """A Parquet or CSV (`.csv`, with a header) file; `columns` of a CSV are read as their vocabulary's type, never guessed.
+    """A Parquet or CSV (`.csv`, with a header) file; `columns` of a CSV are text, for `ids_of` to read, and never guessed.
 
     Raises DataError when the file is missing, empty or damaged.
     """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
     try:
-        table = _read_csv(path, columns) if path.suffix.lower() == ".csv" else pq.read_table(path)
+        table = _read_csv(path, columns) if _is_csv(path) else pq.ParquetFile(path).read()
     except (OSError, pa.ArrowException) as problem:
         raise DataError(f"{path} must be Parquet, or CSV with a header in UTF-8 ending in .csv ({first_line(problem)})") from None
     if table.num_rows == 0:
@@ -62,7 +58,10 @@ def read_table(path: Path, *columns: IdColumn) -> pa.Table:
 
 
 def ids_of(path: Path, table: pa.Table, column: IdColumn) -> pa.ChunkedArray:
-    """The ids of `column` in the vocabulary's type; nulls are refused. A column that is the only one may have any name."""
+    """The ids of `column` in the plain form of the vocabulary's type, or of a wider one that holds those beyond its range.
+
+    A column that is the only one may have any name. Raises DataError for nulls and for ids of another family.
+    """
     name = column.find(table)
     if name is None and table.num_columns == 1:
         name = table.column_names[0]
@@ -71,27 +70,35 @@ def ids_of(path: Path, table: pa.Table, column: IdColumn) -> pa.ChunkedArray:
     if name is None:
         wanted = " or ".join(map(repr, column.names))
         raise DataError(f"{path} must have a column {wanted}, it has {', '.join(map(repr, table.column_names))}; rename one")
-    ids = table.column(name)
-    if ids.null_count:
-        raise DataError(f"{path}: ids must not be null, {ids.null_count} of column {name!r} are; drop them")
+    given, kind = table.column(name), column.vocabulary.type
     try:
-        return ids.cast(column.type)
-    except pa.ArrowException as problem:
+        ids = from_text(given, kind) if _is_csv(path) else given
+        absent = ids.null_count
+        ids = ids if _is_csv(path) else as_ids(given, held(kind, given))
+    except (pa.ArrowException, ValueError) as problem:
         reason = first_line(problem)
-        raise DataError(f"{path}: column {name!r} of type {ids.type} must hold {column.type} ids ({reason})") from None
+        came = "" if _is_csv(path) else f" of type {given.type}"
+        raise DataError(f"{path}: column {name!r}{came} must hold {kind} ids ({reason})") from None
+    if absent:
+        raise DataError(f"{path}: ids must not be null, {absent} of column {name!r} are; drop them")
+    return ids if isinstance(ids, pa.ChunkedArray) else pa.chunked_array([ids])
 
 
 def _is_known(text: str, column: IdColumn) -> bool:
     try:
-        return bool(column.vocabulary.numbers(pa.array([text])) >= 0)
-    except DataError:
+        return bool(column.vocabulary.numbers(from_text(pa.array([text]), column.vocabulary.type)) >= 0)
+    except ValueError:
         return False
+
+
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
 
 
 def _read_csv(path: Path, columns: tuple[IdColumn, ...]) -> pa.Table:
     with csv.open_csv(path) as reader:
         names = reader.schema.names
-    types = {name: column.type for column in columns for name in column.names}
+    types = {name: pa.string() for column in columns for name in column.names}
     if len(names) == 1 and len(columns) == 1:
-        types[names[0]] = columns[0].type
+        types[names[0]] = pa.string()
     return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=types))

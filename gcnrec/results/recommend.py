@@ -217,7 +217,7 @@ def _pairs_of(csr: Csr, rows_B: NDArray[np.int32]) -> tuple[NDArray[np.int32], N
 
 def _write(path: Path, dataset: Dataset, request: Request, chunks: Iterator[TopK], observer: Observer) -> NDArray[np.int64]:
     """Stream the lists into `path` and return the length of every row's list."""
-    types = {"user": dataset.user_ids.ids.type, "item": dataset.item_ids.ids.type, "rank": pa.int32(), "score": pa.float32()}
+    types = {"user": request.ids.type, "item": dataset.item_ids.ids.type, "rank": pa.int32(), "score": pa.float32()}
     lengths_R = np.zeros(len(request.ids), np.int64)
     pending: list[pa.Table] = []
     with pq.ParquetWriter(path, pa.schema(types), compression="zstd") as writer:

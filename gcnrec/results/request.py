@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
 from gcnrec.graph import Csr, csr_from_edges
+from gcnrec.ids.id_types import held
 from gcnrec.interactions import MemoryVocabulary, Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.results.id_files import columns_of, ids_of, read_table
@@ -96,7 +97,10 @@ def _users(dataset: Dataset, path: Path | None, keep_unknown: bool) -> tuple[pa.
         raise DataError(f"{path} must name users of {dataset.name}, none of its {len(ids)} ids is one; check its user column")
     if not keep_unknown:
         ids, numbers = ids.filter(pa.array(known)), numbers[known]
-    return ids.cast(dataset.user_ids.ids.type), numbers, int((~known).sum())
+    kind = dataset.user_ids.type
+    # An id beyond the range of the type is unknown, and keeps the wider type in which the file gave it.
+    ids = ids.cast(kind) if held(kind, ids) == kind else ids
+    return ids, numbers, int((~known).sum())
 
 
 def _items(dataset: Dataset, path: Path) -> tuple[NDArray[np.int32], int]:

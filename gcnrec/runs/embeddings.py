@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from gcnrec.errors import DataError
+from gcnrec.ids.id_types import plain
 from gcnrec.interactions import Vocabulary
 from gcnrec.system.pages import let_go, scratch_rows
 
@@ -41,7 +42,8 @@ def map_embeddings(path: Path, ids: Vocabulary, folder: Path) -> torch.Tensor:
             known = _Ids(ids.chunks(size))
             for batch in file.iter_batches(size, columns=["id", "embedding"], use_threads=False):
                 last = done + len(batch)
-                if not _plain(batch.column("id")).equals(known.next(len(batch))):
+                ids = batch.column("id")
+                if not ids.cast(plain(ids.type)).equals(known.next(len(batch))):
                     raise _other_ids(path)
                 flat = batch.column("embedding").flatten().to_numpy()
                 rows_RF.numpy()[done:last] = flat.reshape(len(batch), width)  # copy: out of a compressed file
@@ -79,20 +81,16 @@ class _Ids:
         self._chunks, self._left = chunks, pa.nulls(0)
 
     def next(self, count: int) -> pa.Array:
-        """The next `count` ids, without a dictionary."""
+        """The next `count` ids, in their plain type."""
         parts = []
         while count:
             if not len(self._left):
-                self._left = _plain(next(self._chunks))
+                chunk = next(self._chunks)
+                self._left = chunk.cast(plain(chunk.type))  # of dictionaries, each batch has its own
             parts.append(self._left.slice(0, count))
             self._left = self._left.slice(len(parts[-1]))
             count -= len(parts[-1])
         return pa.concat_arrays(parts)
-
-
-def _plain(ids: pa.Array) -> pa.Array:
-    """Without a dictionary, which each batch has its own of."""
-    return ids.cast(ids.type.value_type) if pa.types.is_dictionary(ids.type) else ids
 
 
 def _other_ids(path: Path) -> DataError:

@@ -15,7 +15,7 @@ or word; so are all of a node without a row. NaN and infinite values are refused
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,13 +26,15 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, first_line
+from gcnrec.ids.id_types import as_ids, held
 from gcnrec.loaders.features.bag_of_words import BagFit, TfIdf
 from gcnrec.loaders.features.categories import CategoryFit, Hashed, MultiHot, OneHot
 from gcnrec.loaders.features.node_rows import node_numbers
 from gcnrec.loaders.features.numbers import NumberFit, Numbers
 from gcnrec.loaders.features.values import Kind, Place, is_list, kind_of
+from gcnrec.loaders.files.id_columns import key_types
 from gcnrec.loaders.ingest.heldout import Report
-from gcnrec.loaders.ingest.inputs import Input, open_input
+from gcnrec.loaders.ingest.inputs import BATCH_ROWS, Input, open_input
 from gcnrec.loaders.schema import Dataset, StoredVocabulary
 from gcnrec.system.scratch import Scratch, new_npy
 
@@ -71,16 +73,21 @@ class NodeFeatures:
 
 @dataclass(frozen=True, slots=True)
 class FeatureFile:
-    """The Parquet input `text` of features of users or items. Relative paths start at `base`; the data has their ids in `ids`."""
+    """The Parquet input `text` of features of users or items. Relative paths start at `base`; the data has their ids in `ids`.
+
+    `key_types`: declared types of partition keys, as `data.partition_type`.
+    """
 
     side: Side
     text: str
     base: Path | None
     ids: str
+    key_types: Mapping[str, str] | None = None
 
     def opened(self) -> tuple[Input, str]:
         """The input and the column that holds its ids. DataError where there is none."""
-        source = open_input(self.text, self.base)
+        keys = key_types(self.key_types, *_id_names(self.side, self.ids))
+        source = open_input(self.text, self.base, keys)
         return source, _id_column(source, self.side, self.ids)
 
 
@@ -129,14 +136,14 @@ def encode_features(dataset: Dataset, side: Side, text: str, base: Path | None =
     fitted = dataset.info.get(f"{side}_features")
     if fitted is None:
         raise DataError(f"{dataset.folder} has no {side} features to encode {text} by; ingest with --{side}-features")
-    source, column = FeatureFile(side, text, base, str(dataset.info.get("data", {}).get(side, side))).opened()
+    recipe = dataset.info.get("data", {})
+    source, column = FeatureFile(side, text, base, str(recipe.get(side, side)), recipe.get("partition_type")).opened()
     encoders = [_opened(entry, dataset.folder) for entry in fitted["columns"]]
     for entry in fitted["columns"]:
         _check_column(source, entry)
-    known = (dataset.user_ids if side == "user" else dataset.item_ids).ids.type
-    kind = known.value_type if pa.types.is_dictionary(known) else known
+    kind = (dataset.user_ids if side == "user" else dataset.item_ids).type
     try:
-        ids = source.dataset.to_table(columns={"id": source.expression(column).cast(kind)}).column("id").combine_chunks()
+        ids = _ids(source, column, kind)
         if ids.null_count or len(ids.unique()) != len(ids):
             raise DataError(f"{text}: column {column!r} must hold every id once and no null; drop the others")
         rows = [_encode(encoders, batch, first, text) for first, batch in _batches(source, column)]
@@ -148,7 +155,7 @@ def encode_features(dataset: Dataset, side: Side, text: str, base: Path | None =
 def _id_column(source: Input, side: Side, named: str) -> str:
     """The column that holds the ids; DataError listing what was looked for."""
     names = source.dataset.schema.names
-    tried = dict.fromkeys((named, named.rsplit(".", 1)[-1], side, "id"))
+    tried = _id_names(side, named)
     for name in tried:
         if name in names:
             return name
@@ -159,6 +166,21 @@ def _id_column(source: Input, side: Side, named: str) -> str:
         f"{source.text} must hold the ids of {side}s in a column {' or '.join(map(repr, tried))}, "
         f"it has {', '.join(map(repr, names))}; rename one"
     )
+
+
+def _id_names(side: Side, named: str) -> list[str]:
+    """What the column of ids may be called, the likeliest name first."""
+    return list(dict.fromkeys((named, named.rsplit(".", 1)[-1], side, "id")))
+
+
+def _ids(source: Input, column: str, kind: pa.DataType) -> pa.Array:
+    """All ids of the file in the plain form of `kind`, or of a wider type that holds them. DataError for another family."""
+    batches = source.batches({"id": source.expression(column)}, [column], BATCH_ROWS)
+    given = pa.chunked_array([batch.column(0) for batch in batches])
+    try:
+        return as_ids(given, held(kind, given)).combine_chunks()
+    except ValueError as problem:
+        raise DataError(f"{source.text}: column {column!r} of type {given.type} must hold {kind} ids ({problem})") from None
 
 
 def _fit(source: Input, column: str, text_width: int, scratch: Scratch) -> list[Encoder]:
@@ -185,7 +207,7 @@ def _fits(source: Input, column: str, text_width: int, limit: int) -> list[Numbe
     names = [name for name in schema.names if name != column.split(".")[0]]
     if not names:
         raise DataError(f"{source.text} holds no feature column other than {column!r}")
-    kinds = {name: kind_of(schema.field(name).type, Place(source.text, name)) for name in names}
+    kinds = {name: kind_of(source.field(name).type, Place(source.text, name)) for name in names}
     counts = _counts(source, kinds)
     fits: list[NumberFit | CategoryFit | BagFit] = []
     bags = sum(kind == "bag" for kind in kinds.values())

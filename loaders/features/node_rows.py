@@ -54,7 +54,10 @@ def node_numbers(source: Input, column: str, ids: Vocabulary, scratch: Scratch) 
 
 def _ids(source: Input, column: str, ids: Vocabulary, size: int) -> Iterator[pa.Array]:
     for batch in source.batches({"id": source.expression(column)}, [column], size):
-        yield ids.cast(batch.column(0))
+        try:
+            yield ids.cast(batch.column(0))
+        except DataError as problem:
+            raise DataError(f"{source.text}: column {column!r}: {problem}") from None
 
 
 @numba.njit(cache=True)

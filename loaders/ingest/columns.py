@@ -17,7 +17,9 @@ import pyarrow.dataset as ds
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
+from gcnrec.ids.id_types import plain
 from gcnrec.loaders.conditions.bound import Bound
+from gcnrec.loaders.files.id_columns import IdTypes
 from gcnrec.loaders.ingest.inputs import Input
 
 TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -44,22 +46,20 @@ class Columns:
     """What the expressions read."""
 
 
-def read_columns(source: Input, data: Data, where: Bound | None, like: Columns | None = None) -> Columns:
-    """The columns of `source` that `data` and `where` name; ids are cast to the types of `like` (the train input).
+def read_columns(source: Input, data: Data, where: Bound | None, ids: IdTypes, like: Columns | None = None) -> Columns:
+    """The columns of `source` that `data` and `where` name; ids come in the plain form of their types `ids`.
+
+    `like`: the columns of the train input.
 
     Of a rating, RATING says whether it counts: null where there is none. Without a weight, `duplicates = "sum"` counts rows:
     each weighs 1.
 
     Raises DataError for a missing column (naming the nearest) and for a type that cannot be meant.
     """
-    if not data.user or not data.item:
-        raise UsageError("user and item must name the columns that hold the ids, one of them is unset; add --user and --item")
-    user_type = like.user_type if like else _id_type(source, data.user)
-    item_type = like.item_type if like else _id_type(source, data.item)
-    _id_type(source, data.user), _id_type(source, data.item)
+    source.field(str(data.user)), source.field(str(data.item))
     expressions = {
-        USER: source.expression(data.user).cast(user_type),
-        ITEM: source.expression(data.item).cast(item_type),
+        USER: source.expression(str(data.user)).cast(plain(ids.user)),
+        ITEM: source.expression(str(data.item)).cast(plain(ids.item)),
     }
     ticks = None
     if data.time:
@@ -77,7 +77,7 @@ def read_columns(source: Input, data: Data, where: Bound | None, like: Columns |
         for name, path in where.columns.items():
             expressions[name] = ds.field(*path).cast(pa.float32()) if name in where.halves else ds.field(*path)
             paths.append(".".join(path))
-    return Columns(user_type, item_type, ticks, expressions, paths)
+    return Columns(ids.user, ids.item, ticks, expressions, paths)
 
 
 def parse_time(value: str | int | float, unit: str, ticks: int) -> int:
@@ -132,17 +132,6 @@ def _holds_times(path: str, kind: pa.DataType) -> bool:
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return True
     return bool((pa.types.is_integer(kind) or pa.types.is_floating(kind)) and _NAMED.search(path))
-
-
-def _id_type(source: Input, path: str) -> pa.DataType:
-    declared = source.field(path).type
-    kind = declared.value_type if pa.types.is_dictionary(declared) else declared
-    kind = pa.string() if kind == pa.string_view() else kind
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-    if not (pa.types.is_integer(kind) or is_text or is_bytes) or pa.types.is_decimal(kind):
-        raise DataError(f"{source.text}: ids must be integers, strings or fixed-size binary, column {path!r} is {declared}")
-    return kind
 
 
 def _number(source: Input, path: str) -> ds.Expression:

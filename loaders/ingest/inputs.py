@@ -5,9 +5,10 @@ Files are read as streams of small batches: never a row group at a time, as a sc
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,8 +18,10 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from gcnrec.errors import DataError, first_line, nearest
+from gcnrec.loaders.files.common_types import Conflict, merged
+from gcnrec.loaders.files.hive_keys import keys_of, parsed, types_of
+from gcnrec.loaders.ingest.listing import Listing, listed
 
-_SUFFIXES = (".parquet", ".parq", ".pq")
 BATCH_ROWS = 131_072
 _FEW_ROWS = 1024
 """Rows that are read at a time where only something wrong is looked for."""
@@ -26,20 +29,38 @@ _FEW_ROWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An opened Parquet input: `text` is how the user named it."""
+    """An opened Parquet input: `text` is how the user named it; `keys` are the columns that some path brings.
+
+    `conflicts`: by the path of a column, the files that hold it in types which have none in common.
+    """
 
     text: str
     dataset: ds.Dataset
+    keys: frozenset[str]
+    conflicts: Mapping[str, Conflict]
 
     def field(self, path: str) -> pa.Field:
-        """The field at `path`; `a.b` is field b of struct a unless a column is really called so. DataError when absent."""
+        """The field at `path`; `a.b` is field b of struct a unless a column is really called so.
+
+        Raises DataError where it is absent, and where files hold it in types which have none in common.
+        """
         schema = self.dataset.schema
-        if path in schema.names:
-            return schema.field(path)
-        known = dict(_leaves(schema))
-        if path not in known:
+        known = {} if path in schema.names else dict(_leaves(schema))
+        if path not in schema.names and path not in known:
             raise DataError(f"{self.text} has no column {path!r}{nearest(path, known)}")
-        return known[path]
+        for conflict in self.conflicts.values():
+            if _below(path, conflict.path) or _below(conflict.path, path):
+                raise self.refused(conflict)
+        return known.get(path) or schema.field(path)
+
+    def refused(self, conflict: Conflict) -> DataError:
+        """The error for a column that is needed and has no type in common."""
+        (first, second), (a, b) = conflict.files, conflict.types
+        remedy = f"declare --partition-type {conflict.path}=TYPE, or " if conflict.path in self.keys else ""
+        return DataError(
+            f"{self.text}: column {conflict.path!r} must have one type in all files, it is {a} in {first} and {b} in {second}; "
+            f"{remedy}cast it in one of them"
+        )
 
     def columns(self) -> list[tuple[str, pa.Field]]:
         """Paths and fields of all columns, also inside structs, in the order of their paths."""
@@ -63,7 +84,7 @@ class Input:
 
     def schema_of(self, columns: dict[str, ds.Expression]) -> pa.Schema:
         """What `batches` yields."""
-        return self.dataset.scanner(columns=columns).projected_schema
+        return ds.InMemoryDataset(self.dataset.schema.empty_table()).scanner(columns=columns).projected_schema
 
     def batches(self, columns: dict[str, ds.Expression], paths: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         """The columns in the order of the files and their rows, at most `rows` at a time; see `stream`."""
@@ -88,83 +109,74 @@ class Input:
         return None
 
 
-def open_input(text: str, base: Path | None = None) -> Input:
+def open_input(text: str, base: Path | None = None, key_types: Mapping[str, pa.DataType] | None = None) -> Input:
     """Open `text`: a file, a folder (hive partitions become columns), a glob or a URI; relative paths start at `base`.
 
-    Raises DataError when nothing is there, when a folder or glob holds no Parquet, and naming a file that is damaged or empty.
+    A column of a file wins over `key=value` in its path; `key_types` declares types of such keys (`types_of` guesses others).
+    A column that files hold in several types has their common one. Raises DataError when nothing is there, when a folder or glob
+    holds no Parquet, naming a file that is damaged or empty, and for a key whose value has not its declared type.
     """
-    filesystem, files, root = _find(text, base)
+    listing = listed(text, base)
     try:
-        dataset = ds.dataset(
-            files,
-            format="parquet",
-            filesystem=filesystem,
-            partitioning=ds.partitioning(flavor="hive"),
-            partition_base_dir=root,
-        )
-        rows = sum(_rows(fragment) for fragment in dataset.get_fragments())
-        _read_names(dataset)
+        files = [_opened(listing, info) for info in listing.infos]
+        rows = sum(map(_rows, files))
+        schemas = [(file.path, file.physical_schema) for file in files]
+        for file in files:
+            _read_names(file)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as problem:
-        for path in files:
-            _check_file(filesystem, path)
+        for path in listing.files:
+            _check_file(listing.filesystem, path)
         raise DataError(f"{text} cannot be read as Parquet ({first_line(problem)})") from None
     if rows == 0:
         raise DataError(f"{text} holds no rows; nothing can be ingested from it")
-    if len(set(dataset.schema.names)) != len(dataset.schema.names):
-        raise DataError(f"{text} has two columns of one name among {', '.join(dataset.schema.names)}; rename one")
-    return Input(text, dataset)
+    for path, schema in schemas:
+        if len(set(schema.names)) != len(schema.names):
+            raise DataError(f"{path} has two columns of one name among {', '.join(schema.names)}; rename one")
+    return _joined(listing, files, schemas, key_types or {})
 
 
-def _read_names(dataset: ds.Dataset) -> None:
+def _opened(listing: Listing, info: fs.FileInfo) -> ds.ParquetFileFragment:
+    fragment = ds.ParquetFileFormat().make_fragment(info.path, listing.filesystem, file_size=info.size)
+    fragment.ensure_complete_metadata()
+    return fragment
+
+
+def _joined(
+    listing: Listing,
+    files: list[ds.ParquetFileFragment],
+    schemas: list[tuple[str, pa.Schema]],
+    key_types: Mapping[str, pa.DataType],
+) -> Input:
+    """The files as one input: keys of their paths where they lack such a column, and one type for each column."""
+    values = []
+    for path, schema in schemas:
+        keys = keys_of(listing.inside(path))
+        values.append({name: value for name, value in keys.items() if name not in schema.names})
+    types = types_of(values, key_types)
+    for (path, _), keys in zip(list(schemas), values, strict=True):
+        schemas.append((f"the path of {path}", pa.schema([(name, types[name]) for name in keys])))
+    schema, conflicts = merged(schemas)
+    parts = []
+    for file, keys in zip(files, values, strict=True):
+        scalars = {name: parsed(file.path, name, text, types[name]) for name, text in keys.items()}
+        parts.append(_with_keys(file, scalars))
+    dataset = ds.FileSystemDataset(parts, schema, ds.ParquetFileFormat(), listing.filesystem)
+    return Input(listing.text, dataset, frozenset(types), conflicts)
+
+
+def _with_keys(file: ds.ParquetFileFragment, keys: Mapping[str, pa.Scalar]) -> ds.ParquetFileFragment:
+    equal = [ds.field(name) == value if value.is_valid else ds.field(name).is_null() for name, value in keys.items()]
+    if not equal:
+        return file
+    return ds.ParquetFileFormat().make_fragment(file.path, file.filesystem, partition_expression=reduce(and_, equal))
+
+
+def _read_names(file: ds.ParquetFileFragment) -> None:
     """Read every column name, so that a damaged name that is no UTF-8 fails here and nowhere else."""
-    list(_leaves(dataset.schema))
-    for fragment in dataset.get_fragments():
-        schema = fragment.metadata.schema
-        for number in range(len(schema)):
-            schema.column(number).path  # noqa: B018
-
-
-def _find(text: str, base: Path | None) -> tuple[fs.FileSystem, list[str], str | None]:
-    if "://" in text:
-        try:
-            filesystem, path = fs.FileSystem.from_uri(text)
-        except (OSError, pa.ArrowException, ValueError) as problem:
-            raise DataError(f"{text} cannot be opened ({first_line(problem)})") from None
-    else:
-        filesystem, path = fs.LocalFileSystem(), str(base / text) if base else text
-        if glob.has_magic(path) and not Path(path).exists():
-            return filesystem, _glob(text, path), None
-    try:
-        info = filesystem.get_file_info(path)
-        if info.type == fs.FileType.Directory:
-            return filesystem, _in_folder(filesystem, text, path), path
-    except (OSError, pa.ArrowException) as problem:
-        raise DataError(f"{text} cannot be opened ({first_line(problem)})") from None
-    if info.type == fs.FileType.NotFound:
-        raise DataError(f"no such file or folder: {path}")
-    return filesystem, [path], None
-
-
-def _glob(text: str, pattern: str) -> list[str]:
-    found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-    files = [path for path in found if Path(path).is_file()]
-    for folder in (path for path in found if Path(path).is_dir()):
-        files += [str(file) for file in sorted(Path(folder).rglob("*")) if file.suffix in _SUFFIXES]
-    if not files:
-        raise DataError(f"{text} matches no Parquet file")
-    return files
-
-
-def _in_folder(filesystem: fs.FileSystem, text: str, path: str) -> list[str]:
-    entries = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-    files = sorted(
-        entry.path
-        for entry in entries
-        if entry.type == fs.FileType.File and entry.path.endswith(_SUFFIXES) and not entry.base_name.startswith(("_", "."))
-    )
-    if not files:
-        raise DataError(f"folder {text} holds no Parquet file (looked for names ending in {', '.join(_SUFFIXES)})")
-    return files
+    list(_leaves(file.physical_schema))
+    schema = file.metadata.schema
+    for number in range(len(schema)):
+        schema.column(number).path  # noqa: B018
 
 
 def _rows(fragment: ds.ParquetFileFragment) -> int:

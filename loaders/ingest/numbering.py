@@ -15,16 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from gcnrec.ids.id_types import family
 from gcnrec.system.scratch import Scratch, Spool
 
 _SIGN = np.uint64(1 << 63)
+_SUM = pa.decimal256(40, 0)
+"""Holds any id that is a decimal, and its distance from the least one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ids:
     """Distinct ids of type `kind` in the order of their numbers; they lie in scratch.
 
-    Id n is entry `entries_N[n]` of `prefixes_E` (integers, shifted to be unsigned), or of `texts_E` (all others, as bytes).
+    Id n is entry `entries_N[n]` of `prefixes_E` (integers and dates, shifted to be unsigned), or of `texts_E` (all others, as
+    bytes that sort like the ids).
     """
 
     kind: pa.DataType
@@ -39,9 +43,10 @@ class Ids:
         """The ids of `numbers`, in their type."""
         entries = self.entries_N[numbers]
         if self.texts_E is not None:
-            return self.texts_E.take(pa.array(entries)).cast(self.kind)
+            return _from_bytes(self.texts_E.take(pa.array(entries)), self.kind)
         keys = self.prefixes_E[entries]
-        return pa.array(keys if _unsigned(self.kind) else (keys ^ _SIGN).view(np.int64)).cast(self.kind)
+        integers = pa.array(keys if _unsigned(self.kind) else (keys ^ _SIGN).view(np.int64))
+        return integers.cast(pa.int32()).cast(self.kind) if pa.types.is_date(self.kind) else integers.cast(self.kind)
 
 
 class Numbering:
@@ -55,14 +60,14 @@ class Numbering:
 
     def codes(self, ids: pa.Array) -> NDArray[np.int32]:
         """The codes of the next stretch's rows, from 0; `ids` holds no null."""
-        coded = ids.cast(_plain(self._kind)).dictionary_encode()
-        if pa.types.is_integer(self._kind):
+        coded = _keys(ids, self._kind).dictionary_encode()
+        if _counts(self._kind):
             keys = coded.dictionary.to_numpy(zero_copy_only=False)
             keys = keys if _unsigned(self._kind) else keys.view(np.uint64) ^ _SIGN
             order = np.argsort(keys)
             self._prefixes.append(keys[order])
         else:
-            if not pa.types.is_large_binary(self._kind):
+            if family(self._kind) in ("text", "bytes"):
                 coded.dictionary.cast(self._kind)  # refuses bytes that are no text
             order = pc.sort_indices(coded.dictionary).to_numpy()
             self._append_texts(coded.dictionary.take(pa.array(order)))
@@ -77,7 +82,7 @@ class Numbering:
         entries_E = self._scratch.empty(len(prefixes_E), np.int64)
         count = _merge(prefixes_E, offsets, data, bounds_K, self._order.array(), numbers_E, entries_E)
         texts_E = None
-        if not pa.types.is_integer(self._kind):
+        if not _counts(self._kind):
             buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
             texts_E = pa.Array.from_buffers(pa.large_binary(), len(prefixes_E), buffers)
         return Ids(self._kind, prefixes_E, texts_E, entries_E[:count]), numbers_E
@@ -99,10 +104,29 @@ class Numbering:
         self._bytes.append(data)
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_integer(kind):
-        return pa.uint64() if _unsigned(kind) else pa.int64()
-    return pa.large_binary()
+def _counts(kind: pa.DataType) -> bool:
+    """Whether ids of `kind` are numbers of at most 64 bits."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_date(kind))
+
+
+def _keys(ids: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Ids as 64-bit integers, or as bytes that sort like them. `ids` are of `kind` or in its plain type."""
+    if pa.types.is_date(kind):
+        return ids.cast(pa.date32()).cast(pa.int32()).cast(pa.int64())
+    if pa.types.is_decimal(kind):
+        # Above zero and of one length, digits sort like the numbers.
+        above = pc.add(ids.cast(_SUM), pa.scalar(10**kind.precision, _SUM))
+        return pc.utf8_lpad(above.cast(pa.string()), kind.precision + 1, "0").cast(pa.large_binary())
+    if _counts(kind):
+        return ids.cast(pa.uint64() if _unsigned(kind) else pa.int64())
+    return ids.cast(pa.large_binary())
+
+
+def _from_bytes(keys: pa.Array, kind: pa.DataType) -> pa.Array:
+    """What `_keys` made bytes of."""
+    if not pa.types.is_decimal(kind):
+        return keys.cast(kind)
+    return pc.subtract(keys.cast(pa.string()).cast(_SUM), pa.scalar(10**kind.precision, _SUM)).cast(kind)
 
 
 def _unsigned(kind: pa.DataType) -> bool:

@@ -191,7 +191,7 @@ def test_as_many_columns_as_words_are_whole_tf_idf(make, bags):
 def test_text_width_keeps_to_the_memory_limit(make, bags, tmp_path):
     words, counts = bags
     with pytest.raises(UsageError, match=r"text_width = 700 takes 17,640,000 bytes to find, .*raise memory_limit") as caught:
-        make({"item": list(range(400)), "words": words, "counts": counts}, text_width=700, memory_limit="64MB")
+        make({"item": list(range(400)), "words": words, "counts": counts}, many(400), text_width=700, memory_limit="64MB")
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 

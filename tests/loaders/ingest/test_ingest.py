@@ -263,11 +263,12 @@ def test_ids_keep_their_type(make, ids, stored):
     assert dataset.user_ids.decode(numbers).equals(values)
 
 
-def test_test_ids_are_cast_to_the_type_of_train(make):
+def test_ids_have_the_widest_type_of_all_inputs(make):
     train = pa.table({"user": pa.array([1, 2], pa.int32()), "item": ["x", "x"]})
     test = pa.table({"user": pa.array([2, 2], pa.int64()), "item": pa.array(["x", "x"], pa.large_string())})
     dataset = make({"train": train, "test": test}, test="test.parquet", repeats="keep")
-    assert edges(dataset, "test") == [(2, "x")] and dataset.user_ids.ids.type == pa.int32()
+    assert edges(dataset, "test") == [(2, "x")] and dataset.user_ids.ids.type == pa.int64()
+    assert dataset.item_ids.ids.type == pa.large_string()
 
 
 def test_struct_fields(make):

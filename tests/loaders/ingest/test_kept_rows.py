@@ -174,6 +174,12 @@ def test_fractions_of_a_second_order_floats(make, kind, other):
     assert sorted(dataset.test.times_E) == sorted(dataset.times_E) == [1, 2, 3]
 
 
+def test_a_temporal_share_of_nothing_holds_out_nothing(make):
+    train = {"user": [0, 0, 0], "item": [0, 1, 2], "time": [1, 2, 3]}
+    info = make({"train": train}, time="time", split="temporal", test_size=0.0).info
+    assert (info["num_train"], info["num_valid"], info["num_test"]) == (3, 0, 0)
+
+
 @pytest.mark.parametrize("time", [NAN, float("inf"), 1e300, None])
 def test_a_float_that_is_no_time_is_refused(make, time):
     columns = {"user": [0, 0], "item": [0, 1], "time": pa.array([1.0, time], pa.float64(), from_pandas=False)}

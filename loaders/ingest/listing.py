@@ -1,0 +1,176 @@
+"""Which files an input names: one file, a folder, a glob or a URI, the same in each place that names Parquet.
+
+The rules are those of `pyarrow.dataset`. Below the folder or the fixed part of the pattern, names that begin with _ or . are left
+out: temporary folders, markers and checksums of the programs that write there. A pattern that spells such a name takes it. Of a
+folder, files count whose name ends like Parquet, or whose content begins like it: Hive's files have no ending.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import translate
+from glob import escape
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+import pyarrow as pa
+from pyarrow import fs
+
+from gcnrec.errors import DataError, first_line
+from gcnrec.loaders.files.table_formats import refuse_tables
+
+_SUFFIXES = (".parquet", ".parq", ".pq")
+_MAGIC = b"PAR1"
+"""The first bytes of a Parquet file, for Hive's files, whose names have no ending."""
+_WILD = re.compile(r"[*?\[]")
+_URI = re.compile(r"(?P<head>[^:/]+://[^/?#]*)(?P<path>[^?#]*)(?P<tail>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Files of `filesystem`, sorted by path; `root` is the folder, or the fixed part of the pattern, that `text` names.
+
+    The root of a single file is its folder. `infos` has size and time of each file, in the order of `files`.
+    """
+
+    text: str
+    filesystem: fs.FileSystem
+    root: str
+    infos: tuple[fs.FileInfo, ...]
+
+    @property
+    def files(self) -> list[str]:
+        return [info.path for info in self.infos]
+
+    def inside(self, path: str) -> str:
+        """`path` relative to the root; the whole path where it lies elsewhere."""
+        return path.removeprefix(self.root.rstrip("/") + "/") if self.root else path
+
+    def stamps(self) -> list[tuple[str, int, str]]:
+        """Of each file: the path below the root, bytes, and the time of its last change in ns; no text where none is known."""
+        return [(self.inside(info.path), info.size or 0, str(info.mtime_ns or "")) for info in self.infos]
+
+
+def listed(text: str, base: Path | None = None) -> Listing:
+    """The files that `text` names; relative paths start at `base`. Nothing but names, sizes and first bytes is read.
+
+    Raises DataError where nothing is there, where a folder or pattern has no Parquet file, and for a table whose log decides
+    which of its files count (Delta, Iceberg, Hudi).
+    """
+    try:
+        filesystem, root, pattern = _located(text, base)
+        (info,) = filesystem.get_file_info([root])
+        if not pattern and info.type == fs.FileType.NotFound:
+            raise DataError(f"no such file or folder: {root}")
+        if pattern:
+            infos = list(_matched(filesystem, root, pattern))
+        elif info.type == fs.FileType.Directory:
+            infos = list(_in_folder(filesystem, root))
+        else:
+            infos, root = [info], str(PurePosixPath(root).parent)
+        if not infos:
+            what = "matches no Parquet file" if pattern else "is a folder without a Parquet file"
+            raise DataError(
+                f"{text} {what} (looked for names ending in {', '.join(_SUFFIXES)}); "
+                "a name that begins with _ or . is left out unless the path or pattern spells it"
+            )
+        found = {info.path: info for info in sorted(infos, key=lambda info: info.path)}
+        listing = Listing(text, filesystem, root, tuple(found.values()))
+        refuse_tables(listing.filesystem, listing.root, listing.files)
+    except ImportError as problem:
+        raise DataError(f"{text} cannot be opened ({first_line(problem)}); install it, or name a local copy") from None
+    except (OSError, pa.ArrowException, ValueError) as problem:
+        raise DataError(f"{text} cannot be opened ({first_line(problem)}); check the address, or name a local copy") from None
+    return listing
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a path: its `name`, what a `pattern` with wildcards matches in its place, and whether it is `wild`."""
+
+    name: str
+    pattern: str
+    wild: bool
+
+
+def _located(text: str, base: Path | None) -> tuple[fs.FileSystem, str, list[_Part]]:
+    """The filesystem, the fixed part of the path, and the parts of the pattern below it; none for a path without wildcards.
+
+    A part with wildcards that lies there by this very name is no pattern. In a URI, ? begins the query.
+    """
+    uri = _URI.fullmatch(text)
+    parts = [_Part(name, name, bool(_WILD.search(name))) for name in Path(text).parts]
+    if uri is not None:
+        own = uri["path"].rstrip("/").split("/")
+        parts = [_Part(unquote(name), _decoded(name), bool(_WILD.search(name))) for name in own]
+    count = next((number for number, part in enumerate(parts) if part.wild), len(parts))
+    filesystem: fs.FileSystem = fs.LocalFileSystem()
+    if uri is not None:
+        filesystem, root = fs.FileSystem.from_uri(uri["head"] + "/".join(own[:count]) + uri["tail"])
+    else:
+        root = str((base or Path()).joinpath(*(part.name for part in parts[:count])))
+    parts = parts[count:]
+    while parts:
+        there = _joined(root, parts[0].name)
+        if parts[0].wild and filesystem.get_file_info(there).type == fs.FileType.NotFound:
+            break
+        root, parts = there, parts[1:]
+    return filesystem, root, parts
+
+
+def _decoded(part: str) -> str:
+    """A part of a URI as a pattern: an encoded wildcard stands for itself."""
+    return re.sub(r"(?:%[0-9A-Fa-f]{2})+", lambda code: escape(unquote(code[0])), part)
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}" if folder else name
+
+
+def _hidden(name: str, pattern: str = "") -> bool:
+    """Whether `name` is one to leave out, unless the pattern begins with the same _ or . itself."""
+    return name.startswith(("_", ".")) and name[0] != pattern[:1]
+
+
+def _matched(filesystem: fs.FileSystem, root: str, pattern: list[_Part]) -> Iterator[fs.FileInfo]:
+    """The files that the pattern takes below `root`, and the Parquet files of the folders that it takes."""
+    found = filesystem.get_file_info([root])
+    for part in pattern:
+        folders = [info.path for info in found if info.type == fs.FileType.Directory]
+        if part.pattern == "**":
+            found = [info for folder in folders for info in (*filesystem.get_file_info([folder]), *_below(filesystem, folder))]
+            found = [info for info in found if info.type == fs.FileType.Directory]
+        elif not part.wild:
+            found = filesystem.get_file_info([_joined(folder, part.name) for folder in folders])
+        else:
+            fits = re.compile(translate(part.pattern)).match
+            inside = [info for folder in folders for info in filesystem.get_file_info(fs.FileSelector(folder))]
+            found = [info for info in inside if fits(info.base_name) and not _hidden(info.base_name, part.pattern)]
+    for info in found:
+        if info.type == fs.FileType.Directory:
+            yield from _in_folder(filesystem, info.path)
+        elif info.type == fs.FileType.File:
+            yield info
+
+
+def _below(filesystem: fs.FileSystem, folder: str) -> Iterator[fs.FileInfo]:
+    """Everything in `folder` and its folders that is not hidden."""
+    start = folder.rstrip("/") + "/"
+    for info in filesystem.get_file_info(fs.FileSelector(folder, recursive=True)):
+        if not any(map(_hidden, info.path.removeprefix(start).split("/"))):
+            yield info
+
+
+def _in_folder(filesystem: fs.FileSystem, folder: str) -> Iterator[fs.FileInfo]:
+    for info in _below(filesystem, folder):
+        # A link to nothing has no type: it is missed where the file is opened, not here.
+        by_name = info.path.lower().endswith(_SUFFIXES) and info.type != fs.FileType.Directory
+        if by_name or (info.type == fs.FileType.File and info.size and _begins_like_parquet(filesystem, info.path)):
+            yield info
+
+
+def _begins_like_parquet(filesystem: fs.FileSystem, path: str) -> bool:
+    with filesystem.open_input_stream(path) as file:
+        return bool(file.read(len(_MAGIC)) == _MAGIC)

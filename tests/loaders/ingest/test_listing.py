@@ -1,0 +1,166 @@
+"""Which files an input names, against `pyarrow.dataset` and against lists written out by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from gcnrec.errors import DataError
+from gcnrec.loaders.ingest.listing import listed
+
+ROWS = pa.table({"user": [1, 2], "item": [3, 4]})
+
+
+def write(*paths, rows=ROWS):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows, path)
+
+
+def names(text, base):
+    return [listed(text, base).inside(path) for path in listed(text, base).files]
+
+
+HIDDEN = [
+    "_temporary/0/task_1/part-1.parquet",
+    ".hive-staging_1/part-1.parquet",
+    ".ipynb_checkpoints/part-0-checkpoint.parquet",
+    "_spark_metadata/0.parquet",
+    "day=1/_temporary/part-1.parquet",
+    "day=1/_part-2.parquet",
+    "day=1/.part-0.parquet",
+    "_metadata",
+]
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_a_folder_holds_what_pyarrow_finds_in_it(tmp_path, hidden):
+    write(tmp_path / "events/part-0.parquet", tmp_path / "events/day=1/part-0.parquet", tmp_path / "events" / hidden)
+    theirs = ds.dataset(tmp_path / "events", format="parquet").files
+    own = sorted(Path(path).relative_to(tmp_path / "events").as_posix() for path in theirs)
+    assert names("events", tmp_path) == own == ["day=1/part-0.parquet", "part-0.parquet"]
+    uri = (tmp_path / "events").as_uri()
+    for text in ("event*", "events/**", "events/*", f"{uri}", f"{uri}/*", f"{uri[:-1]}*", f"{uri}/**"):
+        assert [Path(path).relative_to(tmp_path / "events").as_posix() for path in listed(text, tmp_path).files] == own, text
+
+
+def test_names_that_the_user_spells_are_taken(tmp_path):
+    write(tmp_path / "_raw/.day/part.parquet", tmp_path / "_raw/.day/_old.parquet", tmp_path / "_raw/.day/_tmp/x.parquet")
+    for text, found in [
+        ("_raw/.day", ["part.parquet"]),
+        ("_raw/.day/*", ["part.parquet"]),
+        ("_raw/.d*", [".day/part.parquet"]),
+        ("_raw/.day/_old.parquet", ["_old.parquet"]),
+        ("_raw/.day/_*.parquet", ["_old.parquet"]),
+        ("_raw/*/_tmp/*", None),
+        ("_r*/.day/_tmp", ["_raw/.day/_tmp/x.parquet"]),
+    ]:
+        if found is None:
+            with pytest.raises(DataError, match=r"matches no Parquet file .*; a name that begins with _ or \. is left out"):
+                listed(text, tmp_path)
+        else:
+            assert names(text, tmp_path) == found, text
+
+
+def test_globs_know_the_same_signs_in_paths_and_uris(tmp_path):
+    write(*(tmp_path / f"in/{folder}/{name}.parquet" for folder in ("a b", "b", "c/d") for name in ("x1", "x2", "y")))
+    uri = (tmp_path / "in").as_uri()
+    for text, found in [
+        ("*/x1.parquet", ["a b/x1.parquet", "b/x1.parquet"]),
+        ("**/x1.parquet", ["a b/x1.parquet", "b/x1.parquet", "c/d/x1.parquet"]),
+        ("*b/[!y]*", ["a b/x1.parquet", "a b/x2.parquet", "b/x1.parquet", "b/x2.parquet"]),
+        ("c", ["d/x1.parquet", "d/x2.parquet", "d/y.parquet"]),
+        ("[bc]*/d/y*", ["c/d/y.parquet"]),
+    ]:
+        assert names(f"in/{text}", tmp_path) == found
+        assert names(f"{uri}/{text}", None) == found
+    assert names(f"{uri}/a%20b/x*", None) == ["x1.parquet", "x2.parquet"]
+    assert names("in/a b/x?.parquet", tmp_path) == ["x1.parquet", "x2.parquet"]
+
+
+def test_a_name_with_wildcards_that_lies_there_is_a_name(tmp_path):
+    write(tmp_path / "[1] a*/x.parquet", tmp_path / "[1] a*/y.parquet", tmp_path / "1/z.parquet", tmp_path / "[1] ab/z.parquet")
+    assert names("[1] a*", tmp_path) == ["x.parquet", "y.parquet"]
+    assert names("[1] a*/x*", tmp_path) == ["x.parquet"]
+    assert names("x*", tmp_path / "[1] a*") == ["x.parquet"]
+    assert names((tmp_path / "[1] a*").as_uri(), None) == ["x.parquet", "y.parquet"]
+    assert names((tmp_path / "[1] a*").as_uri() + "/x*", None) == ["x.parquet"]
+
+
+def test_roots_are_the_folder_or_the_fixed_part(tmp_path):
+    write(tmp_path / "user=9/raw/day=1/x.parquet")
+    for text, root in [
+        ("user=9", "user=9"),
+        ("user=9/raw/day=1/x.parquet", "user=9/raw/day=1"),
+        ("user=9/raw/*/x.parquet", "user=9/raw"),
+        ("user=*/raw/day=1/x.parquet", ""),
+    ]:
+        assert Path(listed(text, tmp_path).root) == tmp_path / root
+        assert Path(listed(tmp_path.as_uri() + "/" + text).root) == tmp_path / root
+
+
+def test_files_without_an_ending_count_when_they_begin_like_parquet(tmp_path):
+    write(tmp_path / "hive/day=1/000000_0", tmp_path / "hive/day=2/PART.PARQUET")
+    (tmp_path / "hive/README.txt").write_text("not Parquet")
+    (tmp_path / "hive/day=1_$folder$").touch()
+    assert names("hive", tmp_path) == ["day=1/000000_0", "day=2/PART.PARQUET"]
+
+
+def test_stamps_follow_size_and_time(tmp_path):
+    write(tmp_path / "in/day=1/a.parquet")
+    size = (tmp_path / "in/day=1/a.parquet").stat().st_size
+    os.utime(tmp_path / "in/day=1/a.parquet", ns=(0, 1234567890123456789))
+    expected = [("day=1/a.parquet", size, "1234567890123456789")]
+    assert listed("in", tmp_path).stamps() == expected == listed((tmp_path / "in").as_uri() + "/d*/*").stamps()
+    assert listed("in/day=1/a.parquet", tmp_path).stamps() == [("a.parquet", *expected[0][1:])]
+
+
+def test_relative_paths_start_where_the_command_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "in/a.parquet", tmp_path / "in/_b.parquet", tmp_path / "c.parquet")
+    for text, found in [
+        ("in", ["a.parquet"]),
+        ("in/", ["a.parquet"]),
+        (".", ["c.parquet", "in/a.parquet"]),
+        ("*", ["c.parquet", "in/a.parquet"]),
+        ("c.parquet", ["c.parquet"]),
+        ("./in/../in/*", ["a.parquet"]),
+    ]:
+        assert names(text, None) == found, text
+
+
+LOGS = {
+    "Delta": {"_delta_log/00000000000000000000.json": json.dumps({"add": {"path": "part-0.parquet"}})},
+    "Iceberg": {"metadata/v1.metadata.json": "{}"},
+    "Hudi": {".hoodie/hoodie.properties": "hoodie.table.name=t"},
+}
+
+
+@pytest.mark.parametrize("kind", LOGS)
+@pytest.mark.parametrize("text", ["lake", "lake/t", "lake/*/*.parquet", "lake/t/day=1", "lake/t/day=1/x.parquet", "uri"])
+def test_a_table_with_a_log_is_refused_with_advice(tmp_path, kind, text):
+    write(tmp_path / "lake/t/day=1/x.parquet", tmp_path / "lake/t/y.parquet")
+    for name, content in LOGS[kind].items():
+        (tmp_path / "lake/t" / name).parent.mkdir()
+        (tmp_path / "lake/t" / name).write_text(content)
+    with pytest.raises(DataError, match=rf"lake/t is a {kind} table, whose log .*; export its current version \(in .*lake/t"):
+        listed((tmp_path / "lake/t").as_uri() if text == "uri" else text, tmp_path)
+
+
+def test_a_checkpoint_of_delta_is_a_log_when_it_can_name_files(tmp_path):
+    write(tmp_path / "t/x.parquet")
+    checkpoint = tmp_path / "t/_delta_log/00000000000000000010.checkpoint.parquet"
+    write(checkpoint, rows=pa.table({"add": pa.array([None, None], pa.string())}))
+    assert names("t", tmp_path) == ["x.parquet"]
+    write(checkpoint, rows=pa.table({"add": [{"path": "x.parquet"}]}))
+    with pytest.raises(DataError, match="is a Delta table"):
+        listed("t", tmp_path)
+    checkpoint.write_bytes(b"PAR1 damaged")
+    with pytest.raises(DataError, match="is a Delta table"):
+        listed("t", tmp_path)
