@@ -38,6 +38,9 @@ JobFile = Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 DataFolder = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="A dataset folder; default: ingest [data].")]
 DataRoot = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files of a card lie.")]
+WhereTest = Annotated[
+    str | None, typer.Option(metavar="SQL", help="The same for --test and --valid; without it, --where if it fits.")
+]
 PartitionType = Annotated[
     list[str] | None, typer.Option(metavar="KEY=TYPE", help="Type of key=value folders, such as user=int64; ids are text.")
 ]
@@ -165,6 +168,7 @@ def ingest(
     rating: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column that --min-rating looks at.")] = None,
     min_rating: Annotated[float | None, typer.Option(metavar="X", help="Keep ratings of at least this.")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Keep rows that satisfy this condition.")] = None,
+    where_test: WhereTest = None,
     partition_type: PartitionType = None,
     duplicates: Annotated[str | None, typer.Option(metavar="latest|sum", help="How repeated pairs are merged.")] = None,
     k_core: Annotated[int | None, typer.Option(metavar="N", help="Drop nodes with fewer interactions, to a fixpoint.")] = None,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TypeAlias
 from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Ids = pa.Array | pa.ChunkedArray
+Ids: TypeAlias = "pa.Array | pa.ChunkedArray"
 EXPECTED = "integers, text, binary, UUIDs, dates or decimals without fraction"
 """The types that ids may have, in words."""
 _DIGITS = 38

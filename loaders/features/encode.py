@@ -15,7 +15,7 @@ or word; so are all of a node without a row. NaN and infinite values are refused
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -82,7 +82,7 @@ class FeatureFile:
     text: str
     base: Path | None
     ids: str
-    key_types: dict[str, str] | None = None
+    key_types: Mapping[str, str] | None = None
 
     def opened(self) -> tuple[Input, str]:
         """The input and the column that holds its ids. DataError where there is none."""

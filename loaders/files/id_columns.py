@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -22,7 +22,7 @@ class IdTypes:
     item: pa.DataType
 
 
-def key_types(declared: dict[str, str] | None, *ids: str | None) -> dict[str, pa.DataType]:
+def key_types(declared: Mapping[str, str] | None, *ids: str | None) -> dict[str, pa.DataType]:
     """The types of partition keys, for `open_input`: `declared` by name, and text for each name of `ids`."""
     text = {name: pa.string() for name in ids if name}
     return text | {name: pa.type_for_alias(kind) for name, kind in (declared or {}).items()}

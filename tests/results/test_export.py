@@ -6,8 +6,11 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -212,6 +215,9 @@ IDS = [
     (pa.array(["b", "a", "c"]).dictionary_encode(), ["b", "a", "c"]),
     (pa.array([b"ab", b"cd", b"ef"], pa.binary(2)), ["ab", "cd", "ef"]),
     (pa.array([9, 8, 7], pa.int32()).dictionary_encode(), ["9", "8", "7"]),
+    (pa.array([date(2024, 2, day) for day in (1, 2, 29)]), ["2024-02-01", "2024-02-02", "2024-02-29"]),
+    (pa.array([Decimal(10**37), Decimal(-1), Decimal(0)], pa.decimal128(38, 0)), ["1" + 37 * "0", "-1", "0"]),
+    (pa.array([UUID(int=n).bytes for n in (0, 1, 2**128 - 1)], pa.uuid()), [str(UUID(int=n)) for n in (0, 1, 2**128 - 1)]),
 ]
 
 

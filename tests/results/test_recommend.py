@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -160,6 +163,53 @@ def test_leading_zeros_of_text_ids_survive_csv(tmp_path, write):
     run = fake_run(user_ids=pa.array(["001", "002", "003", "004"]))
     recommend(run, 1, tmp_path / "recs.parquet", users=write("users.csv", "user\n004\n"))
     assert lists(tmp_path / "recs.parquet") == {"004": ["salt"]}
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_ids_beyond_the_range_of_their_type_are_unknown(tmp_path, write, kind):
+    def ids(name, column, *values):
+        text = "\n".join(map(str, [column, *values]))
+        if kind == "csv":
+            return write(f"{name}.csv", text + "\n")
+        pq.write_table(pa.table({column: list(values)}), tmp_path / f"{name}.parquet")
+        return tmp_path / f"{name}.parquet"
+
+    users, out = ids("users", "user", 104, 70_000, -1, 101), tmp_path / "recs.parquet"
+    report = recommend(fake_run(), 1, out, users=users)
+    assert lists(out) == {104: ["salt"], 101: ["tea"]} and report.unknown_users == 2
+    assert pq.read_table(out).schema.field("user").type == pa.uint16()
+    report = recommend(fake_run(), 1, tmp_path / "all.parquet", users=users, fallback="popularity")
+    assert lists(tmp_path / "all.parquet") == {104: ["bread"], 70_000: ["bread"], -1: ["bread"], 101: ["tea"]}
+    assert report.fallback == 3  # 104 has no train interaction
+    run = fake_run(item_ids=pa.array([1, 2, 3, 4, 5], pa.int8()))
+    report = recommend(run, 5, tmp_path / "few.parquet", users=ids("one", "user", 102), items=ids("items", "item", 5, 1000, 2000))
+    assert lists(tmp_path / "few.parquet") == {102: [5]} and report.unknown_items == 2
+
+
+def test_text_in_a_request_is_no_integer(tmp_path):
+    pq.write_table(pa.table({"user": ["101"]}), tmp_path / "users.parquet")
+    with pytest.raises(
+        DataError, match=r"column 'user' of type string must hold uint16 ids \(.*; cast the column"
+    ):
+        recommend(fake_run(), 1, tmp_path / "recs.parquet", users=tmp_path / "users.parquet")
+
+
+UUIDS = pa.array([UUID(int=number).bytes for number in range(101, 105)], pa.uuid())
+DAYS = pa.array([date(2024, 2, day) for day in range(26, 30)])
+DECIMALS = pa.array([Decimal(number) * 10**30 for number in range(101, 105)], pa.decimal128(38, 0))
+
+
+@pytest.mark.parametrize("ids", [UUIDS, DAYS, DECIMALS], ids=lambda ids: str(ids.type))
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_requests_name_ids_of_every_type(tmp_path, write, ids, kind):
+    users = write("users.csv", "\n".join(map(str, ["user", *ids.to_pylist()[:1:-1]])) + "\n")
+    if kind == "parquet":
+        users = tmp_path / "users.parquet"
+        pq.write_table(pa.table({"user": ids.take(pa.array([3, 2]))}), users)
+    recommend(fake_run(user_ids=ids), 1, tmp_path / "recs.parquet", users=users)
+    found = pq.read_table(tmp_path / "recs.parquet")
+    assert found.schema.field("user").type == ids.type
+    assert found.to_pydict()["user"] == ids.to_pylist()[:1:-1] and found.to_pydict()["item"] == ["salt", "milk"]
 
 
 def test_many_users_stream_in_order(tmp_path, monkeypatch):
