@@ -84,7 +84,7 @@ class Input:
 
     def schema_of(self, columns: dict[str, ds.Expression]) -> pa.Schema:
         """What `batches` yields."""
-        return ds.InMemoryDataset(self.dataset.schema.empty_table()).scanner(columns=columns).projected_schema
+        return ds.InMemoryDataset(pa.Table.from_batches([], self.dataset.schema)).scanner(columns=columns).projected_schema
 
     def batches(self, columns: dict[str, ds.Expression], paths: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         """The columns in the order of the files and their rows, at most `rows` at a time; see `stream`."""

@@ -316,6 +316,8 @@ def literal(draw: Random, spec: Spec) -> tuple[Any, str]:
         text = draw.choice(["0.1", "0.5", "1", "2.5", "3"])
         return rounded(kind, text), text
     value = draw.choice([each for each in spec.pool if each is not None and each == each])
+    if isinstance(value, datetime.date):
+        return value, f"DATE '{value}'"
     if isinstance(value, str):
         return value, "'" + value.replace("'", "''") + "'"
     if isinstance(value, Fraction):
