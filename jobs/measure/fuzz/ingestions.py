@@ -325,7 +325,8 @@ def literal(draw: Random, spec: Spec) -> tuple[Any, str]:
         word = "DATE " if kind == "date32" else "TIMESTAMPTZ " if "tz=" in kind else "TIMESTAMP "
         return seconds, (word if draw.random() < 0.4 else "") + f"'{text}'"
     if isinstance(value, int) and draw.random() < 0.2:
-        return decimal.Decimal(value) + decimal.Decimal("0.5"), f"{value}.5"
+        between = decimal.Decimal(value) + decimal.Decimal("0.5")
+        return between, str(between)
     return value, str(value)
 
 
