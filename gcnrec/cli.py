@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from gcnrec.system.observer import Observer
 
 _LOG_JSON = "gcnrec.log_json"
+_STOPPED = "stopped by {}, nothing half-written stays; start the same command again"
+"""Outside of the training of a run, which continues: see `gcnrec.system.signals`."""
 
 
 def _keep(ctx: typer.Context, log_json: bool) -> bool:
@@ -50,7 +52,8 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")]
 LogJson = Annotated[bool, typer.Option("--log-json", callback=_keep, help="Report on stderr as JSON, one object a line.")]
 MemoryLimit = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory to use, mapped files apart, for example 2GB.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what --out names.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the dataset that --out names.")]
+IngestAgain = Annotated[bool, typer.Option("--force", help="Ingest [data] again, also over its folder.")]
 
 
 class _Commands(TyperGroup):
@@ -106,18 +109,20 @@ def run(
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder; default runs/<name>.")] = None,
     set_: Overrides = None,
     resume: Resume = False,
+    force: IngestAgain = False,
     as_json: AsJson = False,
     log_json: LogJson = False,
 ) -> None:
     """Ingest if needed, train, evaluate, export, report."""
     from gcnrec.config import Job
-    from gcnrec.pipeline import DataRequest, run_folder, run_job
+    from gcnrec.loaders.on_demand import DataRequest
+    from gcnrec.pipeline import run_job
     from gcnrec.reports.text import metric_lines
 
     settings = Job.load(job, set_)
-    folder = run_folder(Path("runs"), settings.run.name or job.stem, out, resume)
     with _observed(as_json, log_json, settings.evaluate.metric) as observer:
-        metrics, report = run_job(settings, DataRequest(settings.data, job, data, data_root), folder, resume, observer)
+        metrics, report = run_job(settings, DataRequest(settings.data, job, data, data_root, force), out, resume, observer)
+    folder = report.parent
     _show({"run": str(folder), **metrics} if as_json else [*metric_lines(metrics), f"{folder}  (open {report})"])
 
 
@@ -130,11 +135,12 @@ def check(
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Print the job with every key, and why the data decided some; time nothing.")
     ] = False,
+    force: IngestAgain = False,
     as_json: AsJson = False,
 ) -> None:
     """Validate, open the data, time a few steps, predict memory, disk and duration; write no run."""
     from gcnrec.config import Job
-    from gcnrec.pipeline import DataRequest, open_or_ingest
+    from gcnrec.loaders.on_demand import DataRequest, open_or_ingest
     from gcnrec.reports.text import figure_lines
     from gcnrec.training.check import check as predict
     from gcnrec.training.open_keys import commented
@@ -144,7 +150,7 @@ def check(
         raise UsageError("--resolved prints a job file; leave --json out")
     settings = Job.load(job, set_)
     with _observed(as_json or resolved) as observer:
-        dataset = open_or_ingest(DataRequest(settings.data, job, data, data_root), observer)
+        dataset = open_or_ingest(DataRequest(settings.data, job, data, data_root, force), observer)
     if resolved:
         print(commented(located_in(settings, dataset), dataset), end="")
         return
@@ -184,6 +190,7 @@ def ingest(
     item_features: Annotated[str | None, typer.Option(metavar="PATH", help="Item features by item id.")] = None,
     user_features: Annotated[str | None, typer.Option(metavar="PATH", help="User features by user id.")] = None,
     text_width: Annotated[int | None, typer.Option(metavar="N", help="Columns that lists of words become at most.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="What the data set is called.")] = None,
     memory_limit: MemoryLimit = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -191,7 +198,7 @@ def ingest(
 ) -> None:
     """Write a dataset folder from Parquet, by a card or by flags (which also override a card's [data])."""
     from gcnrec.config import Data
-    from gcnrec.pipeline import ingest_flags
+    from gcnrec.loaders.on_demand import ingest_flags
     from gcnrec.reports.text import dataset_lines
 
     keys = set(Data.model_fields) - {"card"}
@@ -323,6 +330,7 @@ def sweep(
     data_root: DataRoot = None,
     set_: Overrides = None,
     jobs: Annotated[int, typer.Option(metavar="N", help="Runs at a time, each on its share of the cores.", min=1)] = 1,
+    force: IngestAgain = False,
     log_json: LogJson = False,
 ) -> None:
     """Train every combination of a grid; write DIR/sweep.parquet, curves.parquet and sweep.html, skip what is finished.
@@ -331,7 +339,7 @@ def sweep(
 
     \b
       job = "gowalla.toml"                  # next to this file; sections below change its keys
-      compare = "dynamic"                   # the variant to compare with; default the first
+      compare = "dynamic"                   # the variant to compare with, or its first; default the first of all
       [train]
       refit = false
       [grid]                                # every combination of these ...
@@ -347,13 +355,15 @@ def sweep(
     A run that fails does not stop the others; the exit code is then the highest of theirs.
     """
     from gcnrec.config.grid import load_grid
-    from gcnrec.pipeline import DataRequest, open_or_ingest
+    from gcnrec.loaders.on_demand import DataRequest
+    from gcnrec.pipeline import begun_or_ingested
     from gcnrec.reports.progress import runs_reported
     from gcnrec.sweep import sweep as train_all
 
     plan = load_grid(grid, set_)
     with _observed(False, log_json) as observer:
-        dataset = open_or_ingest(DataRequest(plan.runs[0].job.data, plan.job_path, data, data_root), observer)
+        request = DataRequest(plan.runs[0].job.data, plan.job_path, data, data_root, force)
+        dataset = begun_or_ingested(request, [out / "runs" / run.name for run in plan.runs], observer)
     with runs_reported(len(plan.runs), log_json) as report:
         ended = train_all(plan, dataset.folder, out, report=report, jobs=jobs)
     failed = [one for one in ended if one.code]
@@ -458,7 +468,7 @@ def _report(problem: GcnrecError, log_json: bool) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated("stopped by SIGTERM; a run folder already begun continues with --resume")
+    raise Terminated(_STOPPED.format("SIGTERM"))
 
 
 def _expected(problem: BaseException) -> GcnrecError | None:
@@ -466,7 +476,7 @@ def _expected(problem: BaseException) -> GcnrecError | None:
     if isinstance(problem, GcnrecError):
         return problem
     if isinstance(problem, KeyboardInterrupt):
-        return Interrupted(str(problem) or "stopped by Ctrl-C; a run folder already begun continues with --resume")
+        return Interrupted(str(problem) or _STOPPED.format("Ctrl-C"))
     if isinstance(problem, MemoryError) or "DefaultCPUAllocator" in str(problem):  # torch's own has no class
         details = str(problem).rpartition("DefaultCPUAllocator: ")[2] or "no details"
         return DeviceError(f"memory ran out ({details}); 'gcnrec check' predicts what a job needs")

@@ -18,6 +18,14 @@ class UsageError(GcnrecError):
     exit_code = 2
 
 
+class Busy(UsageError):
+    """Another process writes at that place; it can be waited for."""
+
+
+class Taken(UsageError):
+    """A folder of that name has appeared since the name was chosen."""
+
+
 class DataError(GcnrecError):
     """The data is missing, damaged or not what it was declared to be."""
 

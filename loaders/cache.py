@@ -11,9 +11,9 @@ An entry appears in one rename, so two processes may make the same one at once: 
 from __future__ import annotations
 
 import hashlib
-import shutil
+import re
+import secrets
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +21,10 @@ from pathlib import Path
 
 from gcnrec.errors import DataError
 from gcnrec.loaders.schema import sha256_of
+from gcnrec.system.files import clear_leftovers, remove, work_path
 
 _KEY_DIGITS = 16
+_DIGEST = re.compile("[^-]+")
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,30 @@ class Entry:
         self._check_folder()
         for path in sorted(self.folder.glob(f"{self._start}*{self.suffix}")):
             digest = path.name.removeprefix(self._start).removesuffix(self.suffix)
-            if not (path.exists() or path.is_symlink()):  # another process found it damaged
+            if not _DIGEST.fullmatch(digest) or not (path.exists() or path.is_symlink()):  # another entry, or one just removed
                 continue
             if _digest(path) == digest == (known or digest):
                 return path
             note(f"{path} is not what was kept there, by its sha256; making it anew")
-            _remove(path)
+            remove(path)
         return None
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """An empty folder next to the entry, for `keep` to take it from; removed at the end."""
+        """An empty folder next to the entry, for `keep` to take it from; removed at the end.
+
+        What killed processes left in theirs is removed first.
+        """
         self._check_folder()
         self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".making-", dir=self.folder) as work:
-            yield Path(work)
+        clear_leftovers(self.folder)
+        unique = f"making-{secrets.token_hex(4)}"  # two threads may make the same entry
+        with work_path(self.folder / unique) as work:
+            work.mkdir()
+            try:
+                yield work
+            finally:
+                remove(work)
 
     def keep(self, made: Path) -> Path:
         """Rename the file or folder `made` to the entry; returns its path."""
@@ -87,10 +98,3 @@ def _digest(path: Path) -> str:
         raise DataError(f"{path} must be a file or folder that gcnrec made, is a link or a device; remove it")
     inside = sorted(path.iterdir())
     return hashlib.sha256("".join(f"{file.name} {_digest(file)}\n" for file in inside).encode()).hexdigest()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

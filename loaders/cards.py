@@ -70,9 +70,7 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:80]}...")
 
 
-FolderName = Annotated[
-    str, _matching(_FOLDER, "the name of a folder: 1 to 64 letters, digits or . _ - with no . or - first")
-]
+FolderName = Annotated[str, _matching(_FOLDER, "the name of a folder: 1 to 64 letters, digits or . _ - with no . or - first")]
 PathInside = Annotated[str, AfterValidator(_a_path_inside)]
 Wheel = Annotated[str, _matching(_WHEEL, "NAME==VERSION such as recbole==1.2.1, one package and its version")]
 Url = Annotated[str, AfterValidator(_a_url)]
@@ -104,7 +102,7 @@ class Source(Section):
         if sum(way is not None for way in (self.root, self.wheel, self.url)) != 1:
             raise ValueError("a source has exactly one of root, wheel, url")
         if self.wheel is not None and self.member is None:
-            raise ValueError("a wheel needs member, the path of the file inside it; add member = \"PATH\"")
+            raise ValueError('a wheel needs member, the path of the file inside it; add member = "PATH"')
         if self.root is not None and self.member is not None:
             raise ValueError("member is a file inside a wheel or a url; name the file itself by root")
         return self

@@ -23,6 +23,7 @@ from gcnrec.errors import DataError, UsageError, nearest
 from gcnrec.loaders.conditions.bound import FROM_DUCKDB, Bound, bind, reason
 from gcnrec.loaders.conditions.condition import Condition, locked, parse_condition
 from gcnrec.loaders.conditions.expressions import OWN
+from gcnrec.loaders.conditions.moments import words_of_the_moment
 from gcnrec.loaders.features.encode import FeatureFile, Side, write_features
 from gcnrec.loaders.files.id_columns import id_types, key_types
 from gcnrec.loaders.ingest.build import Staged, build, split_of
@@ -30,8 +31,8 @@ from gcnrec.loaders.ingest.columns import ITEM, RATING, TIME, USER, WEIGHT, Colu
 from gcnrec.loaders.ingest.heldout import Report
 from gcnrec.loaders.ingest.inputs import BATCH_ROWS, Input, open_input
 from gcnrec.loaders.ingest.staging import Staging
-from gcnrec.loaders.recipe import recipe_of
-from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal
+from gcnrec.loaders.recipe import RULES, Inputs, conditions_of, first_change, inputs_of, recipe_of
+from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, refuse_foreign, seal
 from gcnrec.system.limits import parse_bytes
 from gcnrec.system.observer import SILENT
 from gcnrec.system.scratch import Scratch, memory_errors_as_sentences
@@ -57,24 +58,32 @@ def ingest(
     `data.memory_limit` bounds memory, whatever the input. The process itself with its threads does not count, nor do mapped
     files, which the system takes from memory as it needs. `dataset.json` counts under `report` whatever is dropped. `progress`
     gets the same as lines of text, `work` (what, rows read, rows in all) of each pass.
-    Raises DataError for data that is not what it was declared to be and for a full disk, UsageError for a `where` that is no
-    condition on a row; `out` is then untouched.
+    Raises DataError for data that is not what it was declared to be or changes while it is read, for a full disk, and where
+    `force` would replace another folder; UsageError for a `where` that is no condition on a row. `out` then stays as it is.
     """
+    refuse_foreign(out)
     limit = parse_bytes(data.memory_limit)
-    conditions = {
-        key: parse_condition(text, key=key) for key in ("where", "where_test") if (text := getattr(data, key)) is not None
-    }
+    conditions = _conditions(data)
     report = Report(progress or SILENT.note, work or SILENT.work)
     with new_folder(out, force, report.note) as folder, memory_errors_as_sentences(data.memory_limit):
         with _scratch(folder / "scratch", limit) as scratch:
+            inputs = inputs_of(data, data_root)
             files = _open_all(data, data_root, conditions, report)
             advice = time_advice(data, split_of(data), files[0].source.columns())
             staged = _stage(files, data, scratch, report)
+            _check_listed(files, inputs)
             report.work("splitting, numbering and writing", 0, 0)
             info = build(staged, data, folder, scratch, report)
             del staged
             features = _write_features(data, folder, data_root, scratch, report)
-        recipe = {"seed": data.seed, "data": recipe_of(data, data_root), "report": report.entries}
+        _check_unchanged(inputs, data, data_root)
+        recipe = {
+            "seed": data.seed,
+            "data": recipe_of(data, data_root),
+            "rules": RULES,
+            "inputs": inputs,
+            "report": report.entries,
+        }
         seal(folder, {"name": name, **info, **features, **recipe})
     dataset = open_dataset(out)
     report.say(
@@ -84,6 +93,22 @@ def ingest(
     if advice:
         report.say(f"advice: {advice}")
     return dataset
+
+
+def _check_listed(files: list[_File], inputs: Inputs) -> None:
+    """DataError where a file came or went between listing and opening the inputs."""
+    for file in files:
+        if len(list(file.source.dataset.get_fragments())) != len(inputs[file.role]):
+            raise DataError(f"{file.source.text} got or lost files while it was opened; ingest again when nothing writes there")
+
+
+def _check_unchanged(before: Inputs, data: Data, data_root: Path | None) -> None:
+    """DataError where a file changed while it was read. Files that came meanwhile were not read: they are no change."""
+    known = {key: {path for path, _, _ in files} for key, files in before.items()}
+    now = {key: [file for file in files if file[0] in known[key]] for key, files in inputs_of(data, data_root).items()}
+    change = first_change(before, now)
+    if change:
+        raise DataError(f"the input must stay as it is while it is read, {change}; ingest again when nothing writes there")
 
 
 @contextmanager
@@ -119,6 +144,12 @@ class _File:
     def batch_rows(self, limit: int) -> int:
         """Rows to read at a time: as many as take a two-hundredth of the limit."""
         return int(max(min(limit / 200 / max(self.source.mean_row_bytes(self.columns.paths), 16.0), BATCH_ROWS), 1))
+
+
+def _conditions(data: Data) -> dict[str, Condition]:
+    """The conditions that are set, by their keys. Raises UsageError for a text that is none."""
+    texts = {"where": data.where, "where_test": data.where_test}
+    return {key: parse_condition(text, key=key) for key, text in texts.items() if text is not None}
 
 
 def _open_all(data: Data, data_root: Path | None, conditions: dict[str, Condition], report: Report) -> list[_File]:
@@ -185,6 +216,8 @@ def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> 
     first, staged = files[0].columns, {}
     staging = Staging(first.user_type, first.item_type, scratch)
     with connect(scratch.folder, scratch.limit // 4) as connection:
+        connection.execute("BEGIN")  # of one transaction, in which every file has the same now()
+        _note_moment(connection, data, report)
         for file in files:
             extra = [column for column in (TIME, WEIGHT) if column in file.columns.expressions]
             ratings, size = _Ratings(), file.batch_rows(scratch.limit)
@@ -227,6 +260,15 @@ def _count_filtered(file: _File, kept: int, ratings: _Ratings, report: Report) -
         report.entries[f"low_rating_{role}"] = ratings.low
     if not kept:
         raise DataError(f"where or min_rating removes all {rows:,} rows of {file.source.text}; loosen the filter")
+
+
+def _note_moment(connection: duckdb.DuckDBPyConnection, data: Data, report: Report) -> None:
+    """Put the moment into the report where a condition depends on it."""
+    words = [word for condition in conditions_of(data) for word in words_of_the_moment(condition)]
+    if words:
+        moment = connection.execute("SELECT strftime(now() AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%S.%f+00:00')").fetchall()[0][0]
+        report.entries["moment"] = moment
+        report.say(f"where depends on the moment of ingestion ({', '.join(words)}): it is {moment} for all files")
 
 
 def _checked(

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,8 @@ from numpy.typing import NDArray
 from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
 from gcnrec.interactions import Interactions, MemoryVocabulary, Vocabulary
-from gcnrec.system.files import sync
-from gcnrec.system.locks import locked
+from gcnrec.system.files import followed, remove, sync, unfinished, work_path
+from gcnrec.system.locks import awaited, locked
 from gcnrec.system.observer import SILENT
 
 FORMAT = 1
@@ -121,60 +119,96 @@ def read_info(folder: Path) -> dict[str, Any]:
 def new_folder(target: Path, force: bool, warn: Callable[[str], object] = SILENT.warn) -> Iterator[Path]:
     """A folder to write into that becomes `target` in one rename when the block succeeds, and vanishes when it fails.
 
-    Raises DataError when `target` exists and `force` is not set, UsageError when another process writes it. `warn`
-    gets a sentence about a process that was killed while it wrote.
+    A link is followed: the folder that it leads to is made or replaced, and the link stays. `warn` gets a sentence about a
+    process that was killed while it wrote, and about what cannot be cleared.
+    Raises DataError when `target` exists and `force` is not set, Busy when another process writes it.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.parent / f".{target.name}.lock", target, warn):
-        _clear_leftovers(target)
-        if target.exists() and not force:
+    place = followed(target)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise DataError(f"cannot make {place.parent}: {problem.strerror or problem}; choose another --out") from problem
+    with locked(folder_lock(target), target, warn):
+        _clear_leftovers(place, warn)
+        if place.exists() and not force:
             raise DataError(f"{target} exists and is never overwritten; choose another --out, or add --force")
-        with _replacing(target) as work:
+        with _replacing(place, target, warn) as work:
             yield work
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    work = target.parent / f".{target.name}.{os.getpid()}.part"
+def turn_at(target: Path, note: Callable[[str], object] = SILENT.note) -> Iterator[bool]:
+    """Wait until no other process writes the folder `target`, and let none begin; yields whether one did."""
     try:
-        work.mkdir()
-        yield work
-        for path in sorted(work.rglob("*")):
-            sync(path)
-        sync(work)
-        _put_in_place(work, target)
-        sync(target.parent)
+        followed(target).parent.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise DataError(
-            f"cannot write {target}: {problem.strerror or problem}; free some space or choose another --out"
-        ) from problem
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        raise DataError(f"cannot make {target.parent}: {problem.strerror or problem}; choose another place") from problem
+    with awaited(folder_lock(target), target, note) as waited:
+        yield waited
 
 
-def _clear_leftovers(target: Path) -> None:
-    """Remove what killed writers of `target` left; a folder that they had moved aside comes back."""
-    left = {end: sorted(target.parent.glob(f".{escape(target.name)}.*.{end}")) for end in ("old", "part")}
-    for path in left["old"]:
-        if not target.exists():
-            path.rename(target)
-    for path in (*left["old"], *left["part"]):
-        shutil.rmtree(path, ignore_errors=True)
+def folder_lock(target: Path) -> Path:
+    """The file that the writer of the folder `target` locks; next to the folder itself where `target` is a link."""
+    place = followed(target)
+    return place.parent / f".{place.name}.lock"
 
 
-def _put_in_place(work: Path, target: Path) -> None:
-    """Rename `work` to `target`; an old `target` is moved aside first and comes back when that fails."""
-    if not target.exists():
-        work.rename(target)
+def refuse_foreign(target: Path) -> None:
+    """DataError where something else than a dataset folder lies at `target`, which must not be replaced by one.
+
+    An empty folder may be, and a folder whose `dataset.json` is damaged.
+    """
+    is_empty = target.is_dir() and not any(target.iterdir())
+    if target.exists() and not is_empty and not (target / "dataset.json").is_file():
+        raise DataError(f"{target} must be a dataset folder to be replaced, lacks dataset.json; remove it, or choose another")
+
+
+@contextmanager
+def _replacing(place: Path, target: Path, warn: Callable[[str], object]) -> Iterator[Path]:
+    """`place` is where `target` leads; messages name `target`."""
+    with work_path(place) as work:
+        try:
+            work.mkdir()
+            yield work
+            for path in sorted(work.rglob("*")):
+                sync(path)
+            sync(work)
+            _put_in_place(work, place, warn)
+            sync(place.parent)
+        except OSError as problem:
+            raise DataError(
+                f"cannot write {target}: {problem.strerror or problem}; free some space or choose another --out"
+            ) from problem
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _clear_leftovers(place: Path, warn: Callable[[str], object]) -> None:
+    """Remove what killed writers of `place` left; a folder that they had moved aside comes back."""
+    for left in sorted(unfinished(place.parent, place.name), key=lambda each: each.ending):  # `old` first
+        if not left.is_abandoned:
+            warn(f"{left.path} belongs to {left.writer}, which may still run; remove it when that has ended")
+        elif left.ending == "old" and not place.exists():
+            left.path.rename(place)
+        else:
+            remove(left.path)
+
+
+def _put_in_place(work: Path, place: Path, warn: Callable[[str], object]) -> None:
+    """Rename `work` to `place`; what lies there is moved aside first, and comes back when that fails."""
+    if not place.exists():
+        work.rename(place)
         return
-    old = target.parent / f".{target.name}.{os.getpid()}.old"
-    target.rename(old)
-    try:
-        work.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)
+    with work_path(place, "old") as old:
+        place.rename(old)
+        try:
+            work.rename(place)
+        except BaseException:
+            old.rename(place)
+            raise
+        remove(old)
+        if old.exists():
+            warn(f"{place} is replaced, {old} cannot be removed, which has the previous files; remove it")
 
 
 def seal(folder: Path, info: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.cache import Entry
 from gcnrec.loaders.cards import Card, File, Source, load_card
 from gcnrec.loaders.downloads import SourceFailed, check_digest, fetch, one_line, reason
-from gcnrec.loaders.recipe import PATHS
+from gcnrec.loaders.recipe import PATHS, name_of
 from gcnrec.loaders.synthetic import World, write_world
 from gcnrec.system.observer import SILENT
 
@@ -61,20 +62,48 @@ def find_card(card: str, near: Path | None) -> Path:
     raise UsageError(f"no card at {' or '.join(map(str, tried))}; cards lie in datasets/")
 
 
-def resolve_card(
-    data: Data, near: Path | None, data_root: Path | None, cache: Path, note: TakeNote = SILENT.note
-) -> tuple[Data, str]:
-    """`data` with its card read in, and the data set's name; what the job sets itself wins over the card.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a job or a command asks for: `data` with its card read in. `path` and `text` are the card's, where there is one."""
+
+    data: Data
+    name: str
+    """The data set's."""
+    card: Card | None = None
+    path: Path | None = None
+    text: str = ""
+
+    @property
+    def pinned(self) -> frozenset[str]:
+        """The keys of paths whose files the card's text decides: made from it, or of a sha256 in it."""
+        if self.card is None:
+            return frozenset()
+        known = {file.path for file in self.card.file}
+        return frozenset(key for key in PATHS if getattr(self.data, key) in known) | ({"train"} if self.card.synthetic else set())
+
+
+def read_card(data: Data, near: Path | None) -> Asked:
+    """`data` with its card read in; what the job sets itself wins over the card. No file of the card is fetched.
 
     `near`: see `find_card`.
     """
     if not data.card:
-        return data, Path(data.train or "data").stem
+        return Asked(data, data.name or name_of(data.train or "data"))
     path = find_card(data.card, near)
     card = load_card(path)
     own = {key: value for key, value in data.model_dump(exclude_unset=True).items() if key not in ("card", "folder")}
     merged = validated(Data, {**card.data.model_dump(exclude_unset=True), **own}, f"[data] over {path}")
-    return materialise(card.model_copy(update={"data": merged}), data_root, cache, note), card.card.name
+    return Asked(merged, data.name or card.card.name, card, path, path.read_text(encoding="utf-8", errors="surrogateescape"))
+
+
+def resolve_card(
+    data: Data, near: Path | None, data_root: Path | None, cache: Path, note: TakeNote = SILENT.note
+) -> tuple[Data, str]:
+    """`data` with its card read in and the card's files fetched, and the data set's name."""
+    asked = read_card(data, near)
+    if asked.card is None:
+        return asked.data, asked.name
+    return materialise(asked.card.model_copy(update={"data": asked.data}), data_root, cache, note), asked.name
 
 
 def _world(world: World, folder: Path, note: TakeNote) -> Path:

@@ -18,8 +18,9 @@
     "table.budget=0.5".model.width = 32     # only where the grid's table.budget is 0.5
     "table.budget=0.25".model.width = 16
 
-A later one wins: `job`, sections, grid, variant, conditions of the variant, `--set`. Without [variants] the values of the lists
-other than `table.budget` and `train.seed` name the variants. Runs differ neither in [data] nor in `evaluate.metric`.
+A later one wins: `job`, sections, grid, variant, conditions of the variant, `--set`. The values of the lists other than
+`table.budget` and `train.seed` follow a variant's name (`dynamic temperature=0.1`), or are it without [variants]. `compare` takes
+such a name, or that of a table of [variants], which stands for its first. Runs differ neither in [data] nor in `evaluate.metric`.
 """
 
 from __future__ import annotations
@@ -78,14 +79,17 @@ def load_grid(path: Path, overrides: list[str] | None = None) -> Grid:
     base = _settings(read_toml(job_path), str(job_path)) if "job" in document else {}
     base |= _settings({key: value for key, value in document.items() if key not in _OWN_KEYS}, str(path))
     axes = _axes(document.get("grid", {}), f"{path} [grid]", overrides or [])
-    runs = []
+    runs: list[Combination] = []
+    labels: dict[str, str] = {}
     for name, bundle in _bundles(document.get("variants", {}), path):
         for values in itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=True))
             changes = _bundle_at(bundle, point, axes, f"{path} [variants.{name}]")
             runs.append(_combination(name, point, base | point | changes, overrides or [], path))
+            labels.setdefault(name, runs[-1].variant)
     _check(runs, path)
-    return Grid(tuple(runs), _compared(document.get("compare"), runs, path), job_path)
+    labels |= {run.variant: run.variant for run in runs}
+    return Grid(tuple(runs), _compared(document.get("compare"), labels, path), job_path)
 
 
 def _axes(table: Any, where: str, overrides: list[str]) -> dict[str, list[Any]]:
@@ -187,10 +191,10 @@ def _check(runs: list[Combination], path: Path) -> None:
             raise UsageError(f"{path}: evaluate.metric must be the same in every run, {run.name} has its own; choose one")
 
 
-def _compared(compare: Any, runs: list[Combination], path: Path) -> str:
-    variants = list(dict.fromkeys(run.variant for run in runs))
+def _compared(compare: Any, labels: dict[str, str], path: Path) -> str:
+    """The variant that `compare` names. `labels`: variant or name of a bundle -> variant, of a bundle its first."""
     if compare is None:
-        return variants[0]
-    if compare not in variants:
-        raise UsageError(f"{path}: compare must name a variant, got {compare!r}{nearest(str(compare), variants)}")
-    return str(compare)
+        return next(iter(labels.values()))
+    if not isinstance(compare, str) or compare not in labels:
+        raise UsageError(f"{path}: compare must name a variant, got {compare!r}{nearest(str(compare), filter(None, labels))}")
+    return labels[compare]

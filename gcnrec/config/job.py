@@ -55,7 +55,14 @@ def _a_folder(text: str) -> str:
     return text
 
 
+def _no_pattern(text: str) -> str:
+    if set(text) & set("*?[]"):
+        raise ValueError("expects a name without * ? [ and ], which a shell would read as a pattern")
+    return text
+
+
 FolderName = Annotated[str, AfterValidator(_a_folder)]
+DatasetName = Annotated[FolderName, AfterValidator(_no_pattern)]
 
 
 class Data(Section):
@@ -64,7 +71,10 @@ class Data(Section):
     card: str | None = None
     """Path of a card in `datasets/`; relative paths are tried from the job file, then from the working directory."""
     folder: str | None = None
-    """Where the dataset folder is kept; default `data/<card or file name>-<digest of this section>`."""
+    """Where the dataset folder is kept; default `data/<name>-<digest of this section and of the input files>`."""
+    name: DatasetName | None = None
+    """What the data set is called; default the card's name, or what `train` ends with. Also the first part of the default
+    `folder`, which is otherwise the card's or job file's name."""
     digest: str | None = None
     """The dataset that it must be, as job.toml of a run has it: `digest` of its dataset.json. Any other is refused, unless
     --data names it."""

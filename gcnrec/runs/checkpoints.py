@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -81,6 +82,9 @@ def verified(path: Path) -> dict[str, str]:
 _AGAIN = "to train again from the start, remove the folder 'checkpoints' and resume"
 
 
+_EARLIER = re.compile(r"earlier-(fit|refit)-[0-9]{6,}-[0-9]{9,}\.safetensors")
+
+
 class Checkpoints:
     """The checkpoints of the run in `folder`; the newest `keep` are kept to resume from."""
 
@@ -142,7 +146,7 @@ class Checkpoints:
 
     def _earlier(self) -> list[Path]:
         """Oldest first: names go by stage ("fit" comes before "refit"), epoch and step."""
-        return sorted(self._folder.glob("earlier-*.safetensors"))
+        return sorted(path for path in self._folder.glob("earlier-*") if _EARLIER.fullmatch(path.name))
 
 
 def _position(progress: dict[str, Any]) -> str:

@@ -65,9 +65,12 @@ class Explore(Placed):
 
 
 class Resume(Placed):
-    """A run was resumed from a checkpoint."""
+    """A run was resumed from a checkpoint, by a process of so many `threads` with these `versions`."""
 
     time: str
+    threads: int | None = None
+    device: str | None = None
+    versions: dict[str, str | None] = Field(default_factory=dict)
 
 
 class Warned(Event):

@@ -23,7 +23,7 @@ from gcnrec.closed_forms import closed_form
 from gcnrec.closed_forms.mixture_files import Mixture, load_partners, mixture_scorer
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
-from gcnrec.errors import DataError, UsageError
+from gcnrec.errors import DataError, Taken, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset, open_dataset
@@ -35,7 +35,7 @@ from gcnrec.runs.documents import read_json, write_json
 from gcnrec.runs.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
 from gcnrec.runs.lineage import FORMAT, lineage_of
 from gcnrec.runs.paths import JOB, LINEAGE, LOCK, MEMORY, MODEL, embeddings_paths, metrics_path
-from gcnrec.system.files import atomic_file
+from gcnrec.system.files import atomic_file, unfinished
 from gcnrec.system.locks import locked
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.pages import let_go
@@ -142,13 +142,11 @@ def open_run(folder: str | Path) -> Run:
 
 
 def make_folder(folder: Path) -> None:
-    """Make an empty run folder. UsageError when the name is taken."""
+    """Make an empty run folder. Taken when something has that name."""
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise UsageError(
-            f"{folder} exists and is never overwritten; choose another --out, or continue it with --resume"
-        ) from None
+        raise Taken(f"{folder} exists and is never overwritten; choose another --out, or continue it with --resume") from None
     except OSError as problem:
         raise DataError(f"cannot make {folder}: {problem.strerror or problem}; choose another --out") from problem
 
@@ -163,12 +161,12 @@ def describe_run(folder: Path, job: Job, dataset: Dataset, device: str) -> None:
 
 def was_killed_before_start(folder: Path) -> bool:
     """Whether a folder holds only files of a process that was killed before the end of `describe_run`."""
-    names = {path.name for path in folder.iterdir() if path.suffix != ".part"}
-    return names <= {LOCK, JOB, "checkpoints"}
+    half = {left.path.name for left in unfinished(folder)}
+    return {path.name for path in folder.iterdir()} - half <= {LOCK, JOB, "checkpoints"}
 
 
 def writing(folder: Path, observer: Observer = SILENT) -> AbstractContextManager[None]:
-    """Lock a run folder for writing. UsageError, naming the process, when another one writes into it."""
+    """Lock a run folder for writing. Busy, naming the process, when another one writes into it."""
     return locked(folder / LOCK, folder, observer.warn)
 
 

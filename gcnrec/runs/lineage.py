@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,8 @@ from gcnrec.system.machine import available_cores, machine, versions
 from gcnrec.version import __version__
 
 FORMAT = 1
+_SIZES = ("cores", "memory_gib")
+"""Of the machine: what a result does not depend on."""
 _LIBRARIES = ("llvmlite", "pydantic", "safetensors", "cupy-cuda13x", "cupy-cuda12x", "numba-cuda")
 ENVIRONMENT = ("ATEN_", "CUBLAS_", "CUDA_", "GOMP_", "KMP_", "MKL_", "NUMBA_", "NVIDIA_TF32", "OMP_", "OPENBLAS_", "PYTORCH_")
 """Beginnings of the variables that change how libraries compute, or on what."""
@@ -47,6 +50,47 @@ def lineage_of(dataset: Dataset, threads: int | None, device: str) -> dict[str, 
         "device": device,
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(ENVIRONMENT)},
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """The process that a run goes on in: its `circumstances`, for a resume event, and what differs from the run's beginning."""
+
+    circumstances: dict[str, Any]
+    changes: list[str]
+
+    @staticmethod
+    def now(begun: dict[str, Any], now: dict[str, Any]) -> Here:
+        """From the `lineage.json` of the beginning and that of a run which begins now."""
+        return Here(circumstances(now), changes(begun, now))
+
+
+def circumstances(lineage: dict[str, Any]) -> dict[str, Any]:
+    """Threads, device and versions of a `lineage.json`."""
+    found = lineage.get("machine", {})
+    packages = {name: version for name, version in found.items() if name not in _SIZES}
+    own = {"gcnrec": lineage.get("gcnrec", {}).get("version")}
+    return {
+        "threads": lineage.get("threads"),
+        "device": lineage.get("device"),
+        "versions": {**packages, **lineage.get("libraries", {}), **own},
+    }
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What may change bits between two lineages, as `threads 1 (now 2)`: threads, device, CPU, versions, commit, environment."""
+    flat = [_flat(lineage) for lineage in (before, now)]
+    names = list(dict.fromkeys([*flat[0], *flat[1]]))
+    absent = "absent"
+    pairs = [(name, flat[0].get(name, absent), flat[1].get(name, absent)) for name in names]
+    return [f"{name} {had} (now {has})" for name, had, has in pairs if had != has]
+
+
+def _flat(lineage: dict[str, Any]) -> dict[str, Any]:
+    of_process = circumstances(lineage)
+    values = {"threads": of_process["threads"], "device": of_process["device"], **of_process["versions"]}
+    values |= {"commit": lineage.get("gcnrec", {}).get("commit"), **lineage.get("environment", {})}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 @cache

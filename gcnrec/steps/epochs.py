@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gcnrec.errors import Terminated
 from gcnrec.runs.checkpoints import Checkpoints, Tensors
 from gcnrec.runs.events import append_event, keep_events
+from gcnrec.runs.lineage import Here
 from gcnrec.sampling.minibatches import Waits, minibatches
 from gcnrec.sampling.sampler import Batch
 from gcnrec.steps.explore import Explorer
@@ -39,7 +40,7 @@ class Course:
     """How long a fit trains, at which rates, and where its records and checkpoints go.
 
     `rate` gives the learning rate of a step (1 ..) out of a total. `patience`: validations without a gain that end the fit, 0 for
-    none. `saving`: when checkpoints are due. `stop`: signals of the process.
+    none. `saving`: when checkpoints are due. `stop`: signals of the process. `here`: what a resume event says of it.
     """
 
     epochs: int
@@ -51,6 +52,7 @@ class Course:
     checkpoints: Checkpoints
     stop: Stop
     observer: Observer
+    here: Here
 
 
 class Epochs:
@@ -72,7 +74,8 @@ class Epochs:
         if tensors and not self.over:
             where = {"stage": progress.stage, "epoch": progress.epoch, "step": progress.step}
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            append_event(course.folder, {"event": "resume", **where, "time": now})
+            append_event(course.folder, {"event": "resume", **where, "time": now, **course.here.circumstances})
+            _warn_of_changes(course)
         tensors.clear()
 
     @property
@@ -196,3 +199,14 @@ class Epochs:
         if not course.checkpoints.has(saved):
             course.checkpoints.save(captured(self._step, self._explorer), saved)
         self._saved_at = time.monotonic()
+
+
+def _warn_of_changes(course: Course) -> None:
+    """Warn, also in the run folder, where the rest of a resumed run may compute other bits than its beginning."""
+    if course.here.changes:
+        text = (
+            f"{course.folder} was begun with {', '.join(course.here.changes)}, so it may end in other bits than uninterrupted; "
+            "for equal bits resume it as it was begun"
+        )
+        append_event(course.folder, {"event": "warning", "kind": "circumstances", "text": text})
+        course.observer.warn(text)

@@ -1,35 +1,114 @@
-"""One output file that is whole or absent: written under a temporary name, fsynced, renamed."""
+"""One output file that is whole or absent: written under a temporary name, fsynced, renamed; and what killed writers left."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from safetensors import SafetensorError
 
 from gcnrec.errors import DataError
+
+_UNFINISHED = re.compile(r"\.(?P<name>.+)\.(?P<process>[1-9][0-9]*)(@(?P<host>[A-Za-z0-9_-]+))?\.(?P<ending>part|old)", re.DOTALL)
+_OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
+"""What safetensors calls a file while it writes it."""
+_CLOCK_SECONDS = 60.0
+"""By which the start of a process and the time of a file may be wrong against each other."""
+_mine: set[Path] = set()
+"""What this process is writing now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A file or folder that a process is writing, or left unfinished, until it becomes `name` next to it.
+
+    `ending` is `part`, or `old` for what has been moved aside. `host` is empty where an earlier version wrote it.
+    """
+
+    path: Path
+    name: str
+    process: int
+    host: str
+    ending: str
+
+    @property
+    def writer(self) -> str:
+        """The process, as messages have it."""
+        return f"process {self.process}" + (f" of {self.host}" if self.host else "")
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether its writer has ended. False for another host's, whose processes cannot be seen from here.
+
+        A process of the same number counts as the writer, unless it began after the last change.
+        """
+        if self.host not in ("", _host()):
+            return False
+        if self.process == os.getpid():
+            return self.path.absolute() not in _mine
+        try:
+            begun = psutil.Process(self.process).create_time()
+            return begun > self.path.lstat().st_mtime + _CLOCK_SECONDS
+        except psutil.NoSuchProcess:
+            return True
+        except (psutil.Error, OSError):
+            return False
+
+
+@contextmanager
+def work_path(target: Path, ending: str = "part") -> Iterator[Path]:
+    """The name next to `target` under which this process writes it, or keeps what it replaces (`ending` "old")."""
+    path = target.parent / f".{target.name}.{os.getpid()}@{_host()}.{ending}"
+    key = path.absolute()
+    _mine.add(key)
+    try:
+        yield path
+    finally:
+        _mine.discard(key)
 
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
     """A path to write to that becomes `target` (replacing it) when the block succeeds, and vanishes when it fails.
 
-    Raises DataError when the file cannot be written, for example on a full disk.
+    A link is followed: the file that it leads to is replaced. Raises DataError when the file cannot be written, for example on
+    a full disk, and where `target` is a folder or a device.
     """
-    work = target.parent / f".{target.name}.{os.getpid()}.part"
+    place = followed(target)
+    if place.exists() and not place.is_file():
+        raise DataError(f"{target} must be a file, is a folder or a device; choose another name")
+    with work_path(place) as work:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            yield work
+            sync(work)
+            work.replace(place)
+            sync(place.parent)
+        except (OSError, SafetensorError) as problem:  # safetensors reports a full disk by an error of its own
+            reason = getattr(problem, "strerror", None) or problem
+            raise DataError(f"cannot write {target}: {reason}; free some space or choose another name") from problem
+        finally:
+            work.unlink(missing_ok=True)
+
+
+def followed(path: Path) -> Path:
+    """Where a link leads, which need not exist; any other path stays as it is. DataError for a link that leads nowhere."""
+    if not path.is_symlink():
+        return path
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield work
-        sync(work)
-        work.replace(target)
-        sync(target.parent)
-    except (OSError, SafetensorError) as problem:  # safetensors reports a full disk by an error of its own
-        reason = getattr(problem, "strerror", None) or problem
-        raise DataError(f"cannot write {target}: {reason}; free some space or choose another name") from problem
-    finally:
-        work.unlink(missing_ok=True)
+        place = path.resolve()
+    except (OSError, RuntimeError):
+        raise DataError(f"{path} is a link that leads back to itself; remove it, or choose another name") from None
+    if not place.parent.is_dir():
+        raise DataError(f"{path} is a link to {place}, whose folder is absent; make {place.parent}, or remove the link")
+    return place
 
 
 def sync(path: Path) -> None:
@@ -41,25 +120,49 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def unfinished(folder: Path, name: str | None = None) -> list[Unfinished]:
+    """What is unfinished in `folder`, sorted by path; with `name`, only what is to become exactly that."""
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        parts = _UNFINISHED.fullmatch(path.name)
+        if parts and name in (None, parts["name"]):
+            found.append(Unfinished(path, parts["name"], int(parts["process"]), parts["host"] or "", parts["ending"]))
+    return found
+
+
 def clear_leftovers(folder: Path) -> None:
     """Remove the unfinished files of killed writers in a `folder` that no other process writes into now.
 
-    A process that lives keeps its own.
+    A process that lives keeps its own, and so does another host.
     """
-    for path in folder.glob(".*.part"):
-        writer = path.name.split(".")[-2]
-        if writer.isdigit() and not _alive(int(writer)):
+    for left in unfinished(folder):
+        if left.ending == "part" and left.is_abandoned:
+            remove(left.path)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if _OF_SAFETENSORS.fullmatch(path.name) and path.is_file() and not path.is_symlink() and not _is_open(path):
             path.unlink(missing_ok=True)
-    for path in folder.glob(".tmp??????"):  # safetensors writes a temporary file of its own, too
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, as far as the system allows; a link itself."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
         path.unlink(missing_ok=True)
 
 
-def _alive(process: int) -> bool:
-    """Whether another process of this number is there: this one, just begun, has nothing unfinished."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
+def _host() -> str:
+    """This machine's name, of characters that separate nothing in the name of a file."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:32] or "host"
+
+
+def _is_open(path: Path) -> bool:
+    """Whether a process has the file open, as far as Linux shows: the name of a file of safetensors names no writer."""
+    wanted = path.stat()
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.path.samestat(descriptor.stat(), wanted):
+                return True
+        except OSError:  # closed meanwhile, or another user's
+            continue
+    return False

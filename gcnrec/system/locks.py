@@ -7,24 +7,26 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
-from gcnrec.errors import DataError, UsageError
+from gcnrec.errors import Busy, DataError
 from gcnrec.system.observer import SILENT
 
 _held: dict[Path, int] = {}
 """Locks of this process, by the thread that holds them: it may ask for them again."""
+_POLL_SECONDS = 0.2
 
 
 @contextmanager
 def locked(path: Path, what: Path, warn: Callable[[str], object] = SILENT.warn) -> Iterator[None]:
     """Hold the lock on the file `path`, which names the process that writes into `what` and is removed at the end.
 
-    Raises UsageError, naming the process, when another process or thread holds it. A lock that a killed process left behind does
+    Raises Busy, naming the process, when another process or thread holds it. A lock that a killed process left behind does
     not count; `warn` gets a sentence about it.
     """
     key, thread = path.resolve(), threading.get_ident()
@@ -45,6 +47,26 @@ def locked(path: Path, what: Path, warn: Callable[[str], object] = SILENT.warn) 
             path.unlink(missing_ok=True)
 
 
+@contextmanager
+def awaited(path: Path, what: Path, note: Callable[[str], object] = SILENT.note) -> Iterator[bool]:
+    """The same as `locked`, which waits while another process holds the lock; yields whether it had to.
+
+    `note` gets a sentence at the first wait.
+    """
+    waited = False
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(path, what, note))
+                break
+            except Busy as problem:
+                if not waited:
+                    note(f"{str(problem).partition(';')[0]}; waiting for its end")
+                waited = True
+                time.sleep(_POLL_SECONDS)
+        yield waited
+
+
 def _acquired(path: Path, what: Path) -> FileIO:
     """The lock's file, locked, and still of that name."""
     while True:
@@ -57,7 +79,7 @@ def _acquired(path: Path, what: Path) -> FileIO:
         except BlockingIOError:
             holder = _holder(file)
             file.close()
-            raise UsageError(f"{what} is being written by {holder}; wait until it has ended, or stop it") from None
+            raise Busy(f"{what} is being written by {holder}; wait until it has ended, or stop it") from None
         except BaseException:
             file.close()
             raise

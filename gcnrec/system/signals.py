@@ -14,7 +14,7 @@ from gcnrec.errors import Terminated
 
 class Stop:
     """What was asked of this process. Outside of `deferred`, a signal raises where it finds the main thread: KeyboardInterrupt
-    for Ctrl-C, Terminated for SIGTERM, each with a sentence on how the run in `folder` continues."""
+    for Ctrl-C, Terminated for SIGTERM, each with a sentence on how the run in `folder` continues, or that it has not begun."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -43,6 +43,8 @@ class Stop:
     def _problem(self) -> BaseException:
         name = "Ctrl-C" if self.asked is signal.SIGINT else "SIGTERM"
         text = f"stopped by {name}; continue {self._folder} with --resume (from Python: resume=True)"
+        if not self._folder.exists():
+            text = f"stopped by {name} before {self._folder} was begun; start the same command again"
         return KeyboardInterrupt(text) if self.asked is signal.SIGINT else Terminated(text)
 
 

@@ -28,9 +28,11 @@ from gcnrec.models.node_inputs import Features
 from gcnrec.models.objective import objective_of
 from gcnrec.ranking.export_rules import export_rules
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
+from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event, warn_once
 from gcnrec.runs.folder import Run, describe_run, make_folder, open_run, was_killed_before_start, with_valid, writing
-from gcnrec.runs.paths import MODEL
+from gcnrec.runs.lineage import Here, lineage_of
+from gcnrec.runs.paths import LINEAGE, MODEL
 from gcnrec.runs.tracking import tracked
 from gcnrec.steps.earlier import earlier_rows, report_matches, seen_validation
 from gcnrec.steps.epochs import Course, Epochs
@@ -122,7 +124,8 @@ def _solve(job: Job, dataset: Dataset, folder: Path) -> None:
 def _work(job: Job, plan: Plan, dataset: Dataset, folder: Path, stop: Stop, observer: Observer) -> Work:
     train, checkpoints = job.train, Checkpoints(folder, job.run.keep_checkpoints)
     patience = job.evaluate.patience
-    course = Course(train.epochs, patience, train.loss_limit, plan.rate, job.run, folder, checkpoints, stop, observer)
+    here = Here.now(read_json(folder / LINEAGE), lineage_of(dataset, train.threads, plan.placement.device_name))
+    course = Course(train.epochs, patience, train.loss_limit, plan.rate, job.run, folder, checkpoints, stop, observer, here)
     return Work(job, plan, export_rules(job.model, job.loss, job.sampler), dataset, course)
 
 

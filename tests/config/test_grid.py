@@ -59,8 +59,10 @@ def test_every_combination_is_a_run(write):
 
 
 def test_compare_must_be_a_variant(write):
-    with pytest.raises(UsageError, match=r"compare must name a variant, got 'sharp'; known: flat temperature=0.1"):
-        load_grid(write(GRID.replace("sharp temperature=0.1", "sharp")))
+    for wrong in ("blunt", "temperature=0.1", ""):
+        with pytest.raises(UsageError, match=rf"compare must name a variant, got '{wrong}'; "):
+            load_grid(write(GRID.replace("sharp temperature=0.1", wrong)))
+    assert load_grid(write(GRID.replace("sharp temperature=0.1", "sharp"))).compare == "sharp temperature=0.2"  # its first
     assert load_grid(write(GRID)).compare == "sharp temperature=0.1"
     assert load_grid(write(GRID.replace('compare = "sharp temperature=0.1"\n', ""))).compare == "flat temperature=0.2"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -109,3 +111,19 @@ def test_many_make_an_entry_at_once(entry, tmp_path, contents):
             made = list(pool.map(lambda content, to=each, begin=meet.wait: begin() >= 0 and make(to, content), contents))
             assert {*each.folder.iterdir()} == {*made} and len({*made}) == len({*contents})
             assert find(each)[0] in made
+
+
+def test_what_a_killed_process_left_is_removed_and_a_similar_name_stays(entry):
+    path = make(entry)
+    other = Entry(entry.folder, path.name.removesuffix(entry.suffix)[:22] + "b", "key", entry.suffix)  # begins as the entry does
+    kept, process = make(other), subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    left = entry.folder / f".making-1.{process.pid}.part"
+    left.mkdir()
+    (left / "file").touch()
+    with entry.workspace() as work:
+        assert not left.exists() and work.is_dir()
+        with Entry(entry.folder, "third", "key", entry.suffix).workspace() as second:
+            assert work.is_dir() and second != work
+    assert find(entry) == (path, []) and find(other) == (kept, [])
+    assert sorted(entry.folder.iterdir()) == sorted([path, kept])

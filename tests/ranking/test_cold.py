@@ -13,8 +13,9 @@ import torch
 from gcnrec.config import Data, Job
 from gcnrec.graph import csr_from_edges
 from gcnrec.interactions import Interactions, MemoryVocabulary
+from gcnrec.loaders.on_demand import DataRequest
 from gcnrec.loaders.parquet import ingest
-from gcnrec.pipeline import DataRequest, run_job
+from gcnrec.pipeline import run_job
 from gcnrec.ranking.evaluate import HeldOutSplit, cold_metrics
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.reports.text import metric_lines

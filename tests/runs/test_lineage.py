@@ -152,6 +152,35 @@ def test_lineage_names_what_a_run_was_made_with(tmp_path, monkeypatch):
     assert document["machine"]["torch"] and document["created"].endswith("+00:00")
 
 
+def test_what_may_change_bits_is_named():
+    before = {
+        "created": "then",
+        "gcnrec": {"version": "1", "commit": "a"},
+        "machine": {"cpu": "A", "cores": 2, "memory_gib": 4.0, "torch": "2.0"},
+        "libraries": {"llvmlite": "1"},
+        "threads": 1,
+        "device": "cpu",
+        "environment": {"OMP_NUM_THREADS": "1", "MKL_CBWR": "AVX2"},
+    }
+    assert (
+        lineage.changes(before, {**before, "created": "now", "machine": {**before["machine"], "cores": 64, "memory_gib": 9.0}})
+        == []
+    )
+    now = {
+        "gcnrec": {"version": "1", "commit": "b"},
+        "machine": {"cpu": "B", "torch": "2.1"},
+        "libraries": {"llvmlite": "1", "cupy-cuda13x": "14"},
+        "threads": 2,
+        "device": "cuda",
+        "environment": {"OMP_NUM_THREADS": "2"},
+    }
+    assert set(lineage.changes(before, now)) == {
+        "commit a (now b)", "cpu A (now B)", "torch 2.0 (now 2.1)", "cupy-cuda13x absent (now 14)", "threads 1 (now 2)",
+        "device cpu (now cuda)", "OMP_NUM_THREADS 1 (now 2)", "MKL_CBWR AVX2 (now absent)",
+    }  # fmt: skip
+    assert lineage.changes({"threads": 1}, {"threads": 1}) == []  # a lineage that lacks the rest
+
+
 def test_the_commit_of_a_checkout(tmp_path):
     assert lineage._checkout(tmp_path) == {}
     (tmp_path / "broken").mkdir()

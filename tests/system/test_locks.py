@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from gcnrec.errors import DataError, UsageError
-from gcnrec.loaders.schema import new_folder
-from gcnrec.system.files import clear_leftovers
-from gcnrec.system.locks import locked
+from gcnrec.loaders.schema import new_folder, refuse_foreign
+from gcnrec.system.files import atomic_file, clear_leftovers
+from gcnrec.system.locks import awaited, locked
 
 HOLD = """
 import sys, time
@@ -163,3 +164,142 @@ def test_two_writers_of_one_dataset_folder(tmp_path):
         thread.start()
         thread.join()
     assert refused and (tmp_path / "ds" / "file").exists()
+
+
+def test_leftovers_are_matched_exactly(tmp_path):
+    """`shop` is not `shop.v2`, nor `shop.5`; a name is the same where it holds what separates."""
+    gone = dead()
+    names = [
+        f".shop.v2.{gone}.part",
+        f".shop.5.{gone}@here.part",
+        f".shop.v2.{gone}.old",
+        f".shopping.{gone}.part",
+        f".shop.{gone}.old",
+    ]
+    for name in names:
+        (tmp_path / name).mkdir()
+    with new_folder(tmp_path / "other", False) as work:
+        (work / "file").touch()
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "other"}
+    with pytest.raises(DataError, match="never overwritten"), new_folder(tmp_path / "shop", False):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {*names[:-1], "other", "shop"}
+
+
+def test_leftovers_of_a_living_process_and_of_another_host_stay(tmp_path, holder):
+    (tmp_path / f".ds.{holder.pid}.part").mkdir()
+    (tmp_path / ".ds.1@elsewhere.part").mkdir()
+    (tmp_path / ".ds.1@elsewhere.old").mkdir()
+    told = []
+    with new_folder(tmp_path / "ds", False, told.append) as work:
+        (work / "file").touch()
+    assert (tmp_path / "ds" / "file").exists()
+    assert {path.name for path in tmp_path.iterdir()} >= {f".ds.{holder.pid}.part", ".ds.1@elsewhere.part", ".ds.1@elsewhere.old"}
+    assert len(told) == 3 and any(f"process {holder.pid}," in each for each in told) and "process 1 of elsewhere" in told[0]
+    clear_leftovers(tmp_path)
+    assert (tmp_path / ".ds.1@elsewhere.part").exists()
+
+
+def test_a_process_that_began_later_is_not_the_writer(tmp_path, holder):
+    """The system has given the writer's number to another process."""
+    left = tmp_path / f".file.{holder.pid}.part"
+    left.touch()
+    clear_leftovers(tmp_path)
+    assert left.exists()
+    os.utime(left, (1e9, 1e9))
+    clear_leftovers(tmp_path)
+    assert not left.exists()
+
+
+def test_what_this_process_writes_now_stays(tmp_path):
+    with atomic_file(tmp_path / "file") as work:
+        work.write_text("half")
+        clear_leftovers(tmp_path)
+        assert work.exists()
+    assert (tmp_path / "file").read_text() == "half" and len([*tmp_path.iterdir()]) == 1
+
+
+def test_an_open_file_of_safetensors_stays(tmp_path):
+    names = [".tmpAbC123", ".tmpXyZ789", ".tmp-mine!", ".tmpAbC1234"]
+    for name in names:
+        (tmp_path / name).touch()
+    with (tmp_path / names[0]).open("ab"):
+        clear_leftovers(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([names[0], *names[2:]])
+    clear_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:])
+
+
+def test_a_link_is_followed_and_its_folder_replaced(tmp_path):
+    (tmp_path / "big").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "big" / "ds")
+    for content in ("first", "second"):  # the link leads to nothing, then to a folder
+        with new_folder(tmp_path / "link", content == "second") as work:
+            (work / "file").write_text(content)
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "big" / "ds" / "file").read_text() == content
+    assert [path.name for path in (tmp_path / "big").iterdir()] == ["ds"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["big", "link"]
+    with pytest.raises(DataError, match=r"link exists .* --force"), new_folder(tmp_path / "link", False):
+        pass
+
+
+@pytest.mark.parametrize(("leads", "says"), [("loop", "back to itself"), ("absent/ds", r"absent; make .*absent, or")])
+def test_a_link_that_leads_nowhere_is_refused(tmp_path, leads, says):
+    (tmp_path / "loop").symlink_to(tmp_path / leads)
+    for writer in (new_folder(tmp_path / "loop", True), atomic_file(tmp_path / "loop")):
+        with pytest.raises(DataError, match=says), writer:
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
+
+
+def test_a_file_goes_where_a_link_leads_and_never_onto_a_device(tmp_path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    with atomic_file(tmp_path / "link") as work:
+        work.write_text("new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
+    (tmp_path / "device").symlink_to("/dev/null")
+    for name in ("device", "."):
+        with pytest.raises(DataError, match="must be a file"), atomic_file(tmp_path / name):
+            pass
+
+
+def test_a_folder_that_comes_back_after_a_failed_replacement(tmp_path, monkeypatch):
+    target = tmp_path / "ds"
+    target.mkdir()
+    (target / "file").write_text("old")
+    plain = Path.rename
+
+    def rename(path, to):
+        if path.name.endswith(".part"):
+            raise KeyboardInterrupt  # between the two renames
+        return plain(path, to)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt), new_folder(target, True) as work:
+        (work / "file").write_text("new")
+    assert (target / "file").read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["ds"]
+
+
+def test_a_lock_can_be_waited_for(tmp_path, holder):
+    told = []
+    timer = threading.Timer(0.3, holder.kill)
+    timer.start()
+    with awaited(tmp_path / "lock", tmp_path / "what", told.append) as waited:
+        assert waited
+    assert f"process {holder.pid} " in told[0] and told[0].endswith("; waiting for its end")
+    with awaited(tmp_path / "lock", tmp_path / "what", never) as waited:
+        assert not waited
+
+
+def test_only_a_dataset_folder_is_replaced(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    refuse_foreign(home)  # empty
+    refuse_foreign(tmp_path / "absent")
+    (home / "letters").touch()
+    for path in (home, home / "letters"):
+        with pytest.raises(DataError, match=r"lacks dataset\.json"):
+            refuse_foreign(path)
+    (home / "dataset.json").write_text("{")
+    refuse_foreign(home)

@@ -5,21 +5,27 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from gcnrec.config import Job
 from gcnrec.errors import Terminated
-from gcnrec.pipeline import DataRequest, run_job
+from gcnrec.loaders.on_demand import DataRequest
+from gcnrec.pipeline import run_job
 from gcnrec.reports.progress import Quiet
+from gcnrec.runs import lineage as lineage_module
 from gcnrec.runs.checkpoints import load_checkpoint
+from gcnrec.runs.events import Resume, read_events
 from gcnrec.steps.step import Step
 from gcnrec.system.observer import SILENT
 from gcnrec.tables.hot_rows import Prefixes
@@ -153,6 +159,26 @@ def test_killed_at_steps(name, device, dataset, tmp_path, digests, monkeypatch, 
         train(settings, dataset, out, resume=True)
         assert losses(out) == losses(whole)
         assert digests.differences(without_traffic(digests, whole), without_traffic(digests, out)) == []
+
+
+def test_a_run_resumed_elsewhere_says_so(dataset, tmp_path, monkeypatch):
+    """The number of threads is another: the event of the resume has it, and a warning names both."""
+    settings, out, warned = job(train={"epochs": 3, "batch_size": 64}), tmp_path / "run", []
+    observer = Quiet()
+    observer.warn = warned.append
+    for cores, stop in ((1, 4), (1, 3), (2, None)):
+        monkeypatch.setattr(lineage_module, "available_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(lineage_module.numba.config, "NUMBA_NUM_THREADS", 8)
+        with monkeypatch.context() as patch, nullcontext() if stop is None else pytest.raises(Killed):
+            patch.setattr(Step, "__call__", dying(Step.__call__, stop, []))
+            train(settings, dataset, out, resume=out.exists(), observer=observer)
+    events = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    first, second = (event for event in events if event["event"] == "resume")
+    assert (first["threads"], second["threads"], first["device"]) == (1, 2, "cpu")
+    assert first["versions"]["torch"] == torch.__version__ and first["versions"]["python"] == platform.python_version()
+    (warning,) = (event["text"] for event in events if event["event"] == "warning" and event["kind"] == "circumstances")
+    assert "was begun with threads 1 (now 2), so it may end in other bits" in warning and warned == [warning]
+    assert [event.threads for event in read_events(out) if isinstance(event, Resume)] == [1, 2]
 
 
 def dying(plain, at, done):

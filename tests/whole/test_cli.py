@@ -23,19 +23,19 @@ from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
 
 # Adding to this table is a deliberate act; renaming or removing breaks other tools.
 SURFACE = {
-    "run": "JOB.toml --data --data-root --json --log-json --out --resume --set",
-    "check": "JOB.toml --data --data-root --json --resolved --set",
+    "run": "JOB.toml --data --data-root --force --json --log-json --out --resume --set",
+    "check": "JOB.toml --data --data-root --force --json --resolved --set",
     "ingest": "CARD.toml --data-root --duplicates --force --item --item-features --json --k-core --keep-cold --log-json "
-    "--memory-limit --min-rating --out --partition-type --rating --repeats --seed --split --test --test-from "
-    "--test-size --text-width --time --time-unit --train --user --user-features --valid --valid-size --warm-size --weight "
-    "--where --where-test",
+    "--memory-limit --min-rating --name --out --partition-type --rating --repeats --seed --split --test --test-from --test-size "
+    "--text-width --time --time-unit --train --user --user-features --valid --valid-size --warm-size --weight --where "
+    "--where-test",
     "train": "JOB.toml --data --json --log-json --out --resume --set",
     "evaluate": "RUN --json --k --log-json --memory-limit --segments --split",
     "recommend": "RUN --candidates --exclude --fallback --items --json --k --log-json --memory-limit --new-items --new-users "
     "--out --seen --users",
     "export": "RUN --format --index --json --k --out",
     "compare": "BASE RUN... --json",
-    "sweep": "GRID.toml --data --data-root --jobs --log-json --out --set",
+    "sweep": "GRID.toml --data --data-root --force --jobs --log-json --out --set",
     "info": "PATH --json --since",
     "bench": "WHAT --data --json --record",
     "doctor": "--json",
@@ -112,7 +112,7 @@ def test_missing_job_is_one_sentence(gcnrec):
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 4, "ran out (can't allocate memory);"),
         (DivergedError("nan at step 7"), 5, "nan at step 7"),
         (OSError(errno.ENOSPC, "No space", "x"), 3, "disk is full (x)"),
-        (KeyboardInterrupt(), 130, "--resume"),
+        (KeyboardInterrupt(), 130, "start the same command again"),
     ],
 )
 def test_expected_errors_have_their_code(gcnrec, monkeypatch, problem, code, words):
@@ -177,7 +177,7 @@ def test_signals(number, code):
         assert process.stdout.readline() == "ready\n"
         os.kill(process.pid, number)
         _, err = process.communicate(timeout=30)
-    assert process.returncode == code and "--resume" in err and err.count("\n") == 1
+    assert process.returncode == code and "the same command again" in err and "--resume" not in err and err.count("\n") == 1
 
 
 def test_ingest_and_info(gcnrec, train_file):

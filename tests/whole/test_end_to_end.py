@@ -83,7 +83,7 @@ def test_exported_embeddings_give_the_reported_recall(first):
     """Naive ranking of the exported Parquet, in float64, with train and validation left out."""
     from gcnrec.loaders.schema import open_dataset
 
-    (folder,) = Path("data").glob("clicks-*")
+    (folder,) = Path("data").glob("two-*")
     data = open_dataset(folder)
     users, items = (pq.read_table(first / "embeddings" / f"{side}.parquet") for side in ("users", "items"))
     vectors = [np.array(table.column("embedding").to_pylist(), np.float64) for table in (users, items)]
@@ -108,7 +108,7 @@ def test_a_second_run_is_equal_and_beside_the_first(gcnrec, first):
     assert result["recall@20"] == json.loads((first / "metrics.json").read_text())["recall@20"]
     for side in ("users", "items"):
         assert pq.read_table(f"runs/two-2/embeddings/{side}.parquet").equals(pq.read_table(first / f"embeddings/{side}.parquet"))
-    assert len(list(Path("data").glob("clicks-*"))) == 1
+    assert len(list(Path("data").glob("two-*"))) == 1
 
 
 def test_a_run_that_was_stopped_resumes_to_the_same_end(gcnrec, first, monkeypatch):
@@ -155,7 +155,7 @@ def test_without_test_pairs_nothing_is_trained(gcnrec, workplace):
 
 
 def test_train_refuses_an_existing_folder(gcnrec, first):
-    (data,) = Path("data").glob("clicks-*")
+    data = json.loads((first / "lineage.json").read_text())["data"]["folder"]
     before = (first / "metrics.jsonl").read_bytes()
     code, _, err = gcnrec("train", "two.toml", "--data", data, "--out", first)
     assert code == 2 and "never overwritten" in err and (first / "metrics.jsonl").read_bytes() == before
@@ -180,7 +180,7 @@ def test_recommend(gcnrec, first):
 
 
 def test_compare_and_info(gcnrec, first):
-    data = next(Path("data").glob("clicks-*"))
+    data = json.loads((first / "lineage.json").read_text())["data"]["folder"]
     code, out, err = gcnrec("train", "two.toml", "--data", data, "--out", "short", "--set", "train.epochs=1")
     assert code == 0 and Path("short/embeddings/users.parquet").is_file(), err
     assert gcnrec("evaluate", "short")[0] == 0

@@ -10,7 +10,9 @@ import pytest
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
-from gcnrec.pipeline import DataRequest, list_lengths, open_or_ingest, recipe_digest, run_folder
+from gcnrec.loaders.on_demand import DataRequest, open_or_ingest
+from gcnrec.loaders.recipe import dataset_key, inputs_of
+from gcnrec.pipeline import list_lengths, run_folder
 from gcnrec.reports.progress import Quiet
 from gcnrec.system.observer import SILENT
 
@@ -57,21 +59,24 @@ def test_a_dataset_is_made_once(here, data):
     notes, said = [], Quiet()
     said.note = notes.append
     first = open_or_ingest(DataRequest(data, Path("job.toml")), said)
-    assert first.folder.parent == Path("data") and first.folder.name.startswith("clicks-") and notes
+    assert first.folder.parent == Path("data") and first.folder.name.startswith("job-") and notes
     stamp = (first.folder / "dataset.json").stat().st_mtime_ns
     again = open_or_ingest(DataRequest(data, Path("job.toml")), SILENT)
     assert again.digest == first.digest and (again.folder / "dataset.json").stat().st_mtime_ns == stamp
 
 
 def test_another_recipe_or_input_is_another_dataset(here, data):
-    digests = {recipe_digest(data, None, None)}
-    digests.add(recipe_digest(data.model_copy(update={"seed": 1}), None, None))
-    assert recipe_digest(data.model_copy(update={"memory_limit": "1GB"}), None, None) in digests
+    def key(settings, *others):
+        return dataset_key(settings, None, inputs_of(settings, None), others)
+
+    keys = {key(data), key(data.model_copy(update={"seed": 1}))}
+    assert key(data.model_copy(update={"memory_limit": "1GB"})) in keys
+    features = data.model_copy(update={"item_features": "clicks.parquet"})
+    keys |= {key(features), key(features.model_copy(update={"memory_limit": "1GB"}))}  # fewer words where memory is short
+    keys |= {key(data, "a card's text")}
     pq.write_table(pa.table({"u": [1, 2], "i": [1, 2]}), "clicks.parquet")
-    digests.add(recipe_digest(data, None, None))
-    Path("card.toml").write_text("[card]")
-    digests.add(recipe_digest(data, Path("card.toml"), None))
-    assert len(digests) == 4
+    keys.add(key(data))
+    assert len(keys) == 6
 
 
 def test_a_named_folder_is_reused_only_for_the_same_settings(here, data):
