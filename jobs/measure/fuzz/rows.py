@@ -105,7 +105,7 @@ def set_zone(zone: str | None) -> None:
 
 def ingest(case: Ingestion, home: Path) -> str | None:
     """The refusal; None where the folder `out` is made."""
-    from gcnrec.pipeline import ingest_flags
+    from gcnrec.loaders.on_demand import ingest_flags
     from gcnrec.system.observer import SILENT
 
     try:
