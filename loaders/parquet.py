@@ -221,7 +221,7 @@ def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> 
             extra = [column for column in (TIME, WEIGHT) if column in file.columns.expressions]
             ratings, size = _Ratings(), file.batch_rows(scratch.limit)
             with _explained(file):
-                read = file.source.batches(file.columns.expressions, file.columns.paths, size)
+                read = file.source.batches(file.columns.expressions, file.columns.paths, size, scratch.limit / 200)
                 reader = pa.RecordBatchReader.from_batches(
                     file.source.schema_of(file.columns.expressions), report.counted(read, file.role, file.rows)
                 )

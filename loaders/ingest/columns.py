@@ -75,6 +75,7 @@ def read_columns(source: Input, data: Data, where: Bound | None, ids: IdTypes, l
     paths = [path for path in (data.user, data.item, data.time, data.weight, data.rating) if path]
     if where:
         for name, path in where.columns.items():
+            source.field(".".join(path))  # refuses a column without a common type
             expressions[name] = ds.field(*path).cast(pa.float32()) if name in where.halves else ds.field(*path)
             paths.append(".".join(path))
     return Columns(ids.user, ids.item, ticks, expressions, paths)
