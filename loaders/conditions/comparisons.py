@@ -310,7 +310,7 @@ class Comparisons:
 
 
 def _are_uneven_times(names: set[str]) -> bool:
-    """Whether two types of times differ in zone, or one alone has nanoseconds: DuckDB refuses some of these."""
+    """Whether one of two types of times has nanoseconds, and the other has none or differs in its zone: DuckDB refuses some."""
     return len(names) == 2 and names <= _NAIVE | _ZONED and bool(names & {"timestamp_ns", "timestamptz_ns"})
 
 
