@@ -141,8 +141,8 @@ def test_only_a_full_disk_asks_for_space(number, words):
     ("out", "words"),
     [
         ("n" * 300, "File name too long; shorten the name"),
-        ("events/e.parquet/x", "File exists; name another place"),
-        ("events/e.parquet/x/y", "Not a directory; name another place"),
+        ("events/e.parquet/x", "File exists; choose another place"),
+        ("events/e.parquet/x/y", "Not a directory; choose another place"),
     ],
 )
 def test_names_that_cannot_be_are_one_sentence(gcnrec, out, words):
