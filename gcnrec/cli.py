@@ -48,6 +48,10 @@ JobFile = Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 DataFolder = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="A dataset folder; default: ingest [data].")]
 DataRoot = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files of a card lie.")]
+WhereTest = Annotated[
+    str | None, typer.Option(metavar="SQL", help="The same for --test and --valid; without it, --where if it fits.")
+]
+SplitBy = Annotated[str | None, typer.Option(metavar="given|random|leave_last|temporal|cold_items", help="How test is held out.")]
 PartitionType = Annotated[
     list[str] | None, typer.Option(metavar="KEY=TYPE", help="Type of key=value folders, such as user=int64; ids are text.")
 ]
@@ -203,12 +207,11 @@ def ingest(
     rating: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column that --min-rating looks at.")] = None,
     min_rating: Annotated[float | None, typer.Option(metavar="X", help="Keep ratings of at least this.")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Keep rows that satisfy this condition.")] = None,
+    where_test: WhereTest = None,
     partition_type: PartitionType = None,
     duplicates: Annotated[str | None, typer.Option(metavar="latest|sum", help="How repeated pairs are merged.")] = None,
     k_core: Annotated[int | None, typer.Option(metavar="N", help="Drop nodes with fewer interactions, to a fixpoint.")] = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="given|random|leave_last|temporal|cold_items", help="How test is held out.")
-    ] = None,
+    split: SplitBy = None,
     valid_size: Annotated[float | None, typer.Option(metavar="F", help="Share of train held out for validation.")] = None,
     test_size: Annotated[float | None, typer.Option(metavar="F", help="Share held out for test.")] = None,
     warm_size: Annotated[float | None, typer.Option(metavar="F", help="cold_items: share of warm pairs held out too.")] = None,

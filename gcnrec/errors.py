@@ -94,7 +94,8 @@ def install(extra: str) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint such as `; did you mean 'user_id'?`, or the list of what is known when nothing is near."""
     names = sorted(map(str, known))
-    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    same = [known for known in names if known.lower() == name.lower()]  # but for its case
+    close = same or get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(names)}" if names else ""

@@ -88,15 +88,16 @@ def ingest_flags(
 
 
 def _given(asked: Asked, folder: Path, request: DataRequest, observer: Observer) -> Dataset:
-    """The dataset that `data.folder` names, ingested where it is absent."""
-    with turn_at(folder, observer.note):
-        if request.force or not folder.exists():
-            return _ingest_job(request, folder, request.force, observer)
-        dataset = open_dataset(folder)
-        if request.data.digest is None:
-            check_recipe(dataset, request, "remove the folder, name another data.folder, or ingest it again with --force")
-            _check_inputs(dataset, asked, request, observer)
-        return dataset
+    """The dataset that `data.folder` names, ingested where it is absent. What is there may lie on a disk for reading only."""
+    if request.force or not folder.exists():
+        with turn_at(folder, observer.note):
+            if request.force or not folder.exists():  # nor made while this process waited
+                return _ingest_job(request, folder, request.force, observer)
+    dataset = open_dataset(folder)
+    if request.data.digest is None:
+        check_recipe(dataset, request, "remove the folder, name another data.folder, or ingest it again with --force")
+        _check_inputs(dataset, asked, request, observer)
+    return dataset
 
 
 def _check_inputs(dataset: Dataset, asked: Asked, request: DataRequest, observer: Observer) -> None:
@@ -114,12 +115,14 @@ def _check_inputs(dataset: Dataset, asked: Asked, request: DataRequest, observer
             "others; ingest it again with --force to be sure"
         )
         return
-    now = inputs_of(asked.data, request.data_root, asked.pinned)
+    as_it_is = f"use it as it is with --data {dataset.folder}"
+    try:
+        now = inputs_of(asked.data, request.data_root, asked.pinned)
+    except DataError as problem:
+        raise DataError(f"{dataset.folder} was ingested of files that are not there now ({problem}); {as_it_is}") from None
     change = first_change({key: dataset.info["inputs"].get(key, []) for key in now}, now)
     if change:
-        raise DataError(
-            f"{dataset.folder} was ingested of other files, {change}; ingest it again with --force, or name another data.folder"
-        )
+        raise DataError(f"{dataset.folder} was ingested of other files, {change}; ingest it again with --force, or {as_it_is}")
 
 
 def _kept(asked: Asked, request: DataRequest, observer: Observer) -> Dataset:
@@ -129,19 +132,25 @@ def _kept(asked: Asked, request: DataRequest, observer: Observer) -> Dataset:
     key = dataset_key(asked.data, request.data_root, inputs, (asked.text, moment))
     name = folder_name(asked.data.name or (asked.path or request.job_path).stem)
     target = DATASETS / f"{name}-{key}"
-    with turn_at(DATASETS / key, observer.note):
-        found = None if request.force else _found(f"{escape(name)}-{key}" if asked.data.name else f"*-{key}", inputs)
-        if found is not None:
-            if found != target:
-                observer.note(f"{found} is of the same files and settings, and is used")
-            return open_dataset(found)
-        _name_older(target, asked, observer)
-        # What has that name and is of other files was made while they changed: it is replaced.
-        return _ingest_job(request, target, target.exists(), observer)
+    pattern = f"{escape(name)}-{key}" if asked.data.name else f"*-{key}"
+    found = None if request.force else _found(pattern, inputs)
+    if found is None:
+        with turn_at(DATASETS / key, observer.note):
+            found = None if request.force else _found(pattern, inputs)
+            if found is None:
+                _name_older(target, asked, observer)
+                # What has that name and is of other files was made while they changed: it is replaced.
+                return _ingest_job(request, target, target.exists(), observer)
+    if found != target:
+        observer.note(f"{found} is of the same files and settings, and is used")
+    return open_dataset(found)
 
 
 def _found(pattern: str, inputs: Inputs) -> Path | None:
-    """The first dataset folder of such a name that was made of these files, by this version's rules."""
+    """The first dataset folder of such a name that was made of these files, by this version's rules.
+
+    Without a lock: a folder appears in one rename, whole.
+    """
     for folder in sorted(DATASETS.glob(pattern)):
         if (folder / "dataset.json").is_file():
             info = read_info(folder)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gcnrec.config import Data
-from gcnrec.errors import DataError, UsageError, first_line, nearest
-from gcnrec.loaders.conditions.condition import Condition, locked, parse_condition, shown
+from gcnrec.errors import DataError, UsageError
+from gcnrec.loaders.conditions.bound import FROM_DUCKDB, Bound, bind, reason
+from gcnrec.loaders.conditions.condition import Condition, locked, parse_condition
 from gcnrec.loaders.conditions.expressions import OWN
 from gcnrec.loaders.conditions.moments import words_of_the_moment
 from gcnrec.loaders.features.encode import FeatureFile, Side, write_features
@@ -36,12 +37,10 @@ from gcnrec.system.machine import available_cores
 from gcnrec.system.observer import SILENT
 from gcnrec.system.scratch import Scratch, memory_errors_as_sentences
 
-_FROM_DUCKDB = (duckdb.Error, UnicodeDecodeError)
-"""What DuckDB raises; the second where its message cuts a character into two."""
 _THREAD_BYTES = 50 * 10**6
 """Memory of DuckDB per thread."""
-_IN, _NONE, _BAD = f"{OWN}in", f"{OWN}none", f"{OWN}bad"
-"""Tables: the rows of a file, none of its rows, and the rows in which a bad one is searched."""
+_IN, _ROW = f"{OWN}in", f"{OWN}row"
+"""The table of the rows of a file, and the column of their numbers inside it."""
 
 
 def ingest(
@@ -64,12 +63,12 @@ def ingest(
     """
     refuse_foreign(out)
     limit = parse_bytes(data.memory_limit)
-    where = parse_condition(data.where) if data.where is not None else None
+    conditions = _conditions(data)
     report = Report(progress or SILENT.note, work or SILENT.work)
     with new_folder(out, force, report.note) as folder, memory_errors_as_sentences(data.memory_limit):
         with _scratch(folder / "scratch", limit) as scratch:
             inputs = inputs_of(data, data_root)
-            files = _open_all(data, data_root, where)
+            files = _open_all(data, data_root, conditions, report)
             advice = time_advice(data, split_of(data), files[0].source.columns())
             staged = _stage(files, data, scratch, report)
             _check_listed(files, inputs)
@@ -131,13 +130,12 @@ def _write_features(data: Data, folder: Path, data_root: Path | None, scratch: S
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One input with its role (`train`, `valid`, `test`), columns and what rows must meet: `where`, and all as SQL."""
+    """One input with its role (`train`, `valid`, `test`), its columns, and the condition that its rows must meet."""
 
     role: str
     source: Input
     columns: Columns
-    where: Condition | None
-    condition: str
+    where: Bound | None
 
     @property
     def rows(self) -> int:
@@ -148,7 +146,13 @@ class _File:
         return int(max(min(limit / 200 / max(self.source.mean_row_bytes(self.columns.paths), 16.0), BATCH_ROWS), 1))
 
 
-def _open_all(data: Data, data_root: Path | None, where: Condition | None) -> list[_File]:
+def _conditions(data: Data) -> dict[str, Condition]:
+    """The conditions that are set, by their keys. Raises UsageError for a text that is none."""
+    texts = {"where": data.where, "where_test": data.where_test}
+    return {key: parse_condition(text, key=key) for key, text in texts.items() if text is not None}
+
+
+def _open_all(data: Data, data_root: Path | None, conditions: dict[str, Condition], report: Report) -> list[_File]:
     if not data.train:
         raise DataError(
             "train must name a Parquet file, folder, glob or URI, it is unset; set train or card in [data], or name a dataset "
@@ -158,17 +162,37 @@ def _open_all(data: Data, data_root: Path | None, where: Condition | None) -> li
         remedy = "leave test_from out: the test file is the test set" if data.test else "set time, or leave test_from out"
         raise UsageError(f"test_from needs split = 'temporal' and time, the split is '{split_of(data)}'; {remedy}")
     files: list[_File] = []
-    conditions = [where.sql] if where else []
-    if data.rating and data.min_rating is not None:
-        conditions.append(f"({RATING} >= CAST('{data.min_rating!r}' AS DOUBLE))")
     keys = key_types(data.partition_type, data.user, data.item)
     texts = {role: getattr(data, role) for role in ("train", "valid", "test")}
     sources = {role: open_input(text, data_root, keys) for role, text in texts.items() if text}
     ids = id_types(list(sources.values()), data)
     for role, source in sources.items():
+        where = _bound(role, source, conditions, report)
         columns = read_columns(source, data, where, ids, files[0].columns if files else None)
-        files.append(_File(role, source, columns, where, " AND ".join(conditions) or "true"))
+        files.append(_File(role, source, columns, where))
     return files
+
+
+def _bound(role: str, source: Input, conditions: dict[str, Condition], report: Report) -> Bound | None:
+    """The condition on the rows of one input.
+
+    `where` speaks of the rows that are split. A file of held-out rows has its own condition, `where_test`; without it, `where`
+    filters the file if it has all the columns, and the report says so if not.
+    """
+    names, schema = source.dataset.schema.names, source.dataset.schema
+    where = conditions.get("where")
+    if role != "train" and "where_test" in conditions:
+        where = conditions["where_test"]
+    elif role != "train" and where is not None and (absent := where.missing(names)) is not None:
+        report.say(
+            f"where does not filter the {role} file {source.text}, which has no column {absent!r}; where_test filters such files"
+        )
+        where = None
+    if where is None:
+        return None
+    for name in {path[0] for path in where.references}.intersection(names):
+        source.field(name)  # refuses a column without a common type
+    return bind(where, schema, source.text)
 
 
 @contextmanager
@@ -193,26 +217,50 @@ def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> 
     first, staged = files[0].columns, {}
     staging = Staging(first.user_type, first.item_type, scratch)
     with connect(scratch.folder, scratch.limit // 4) as connection:
-        for file in files:
-            _check_condition(connection, file)
         connection.execute("BEGIN")  # of one transaction, in which every file has the same now()
         _note_moment(connection, data, report)
         for file in files:
             extra = [column for column in (TIME, WEIGHT) if column in file.columns.expressions]
+            ratings, size = _Ratings(), file.batch_rows(scratch.limit)
             with _explained(file):
-                rows = staging.read(
-                    _checked(connection, file, [USER, ITEM, *extra], data, scratch.limit, report), file.rows, extra
+                read = file.source.batches(file.columns.expressions, file.columns.paths, size, scratch.limit / 200)
+                reader = pa.RecordBatchReader.from_batches(
+                    file.source.schema_of(file.columns.expressions), report.counted(read, file.role, file.rows)
                 )
-            report.entries[f"rows_{file.role}"] = file.rows
-            dropped = file.rows - len(rows)
-            report.count(
-                f"filtered_{file.role}", dropped, f"{{}} of {file.rows:,} {file.role} rows dropped by where or min_rating"
-            )
-            if not len(rows):
-                raise DataError(f"where or min_rating removes all {file.rows:,} rows of {file.source.text}; loosen the filter")
+                kept = _kept(connection, file, [USER, ITEM, *extra], reader, ratings, size)
+                rows = staging.read(_checked(connection, file, data, kept), file.rows, extra)
+            _count_filtered(file, len(rows), ratings, report)
             staged[file.role] = rows
     report.work("numbering users and items", 0, 0)
     return Staged(staged, *staging.settle(), first.ticks)
+
+
+@dataclass(slots=True)
+class _Ratings:
+    """Rows that the condition kept: how many have no rating, and how many have one that is too low."""
+
+    absent: int = 0
+    low: int = 0
+
+    def counting(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows of `batch` whose rating counts."""
+        counts = batch.column(RATING)
+        kept = batch.filter(counts)
+        self.absent += counts.null_count
+        self.low += len(batch) - len(kept) - counts.null_count
+        return kept
+
+
+def _count_filtered(file: _File, kept: int, ratings: _Ratings, report: Report) -> None:
+    """Report the rows of a file that where and min_rating drop. Raises DataError where none is left."""
+    role, rows = file.role, file.rows
+    report.entries[f"rows_{role}"] = rows
+    report.count(f"filtered_{role}", rows - kept, f"{{}} of {rows:,} {role} rows dropped by where or min_rating")
+    if RATING in file.columns.expressions:
+        report.count(f"no_rating_{role}", ratings.absent, f"{{}} of these {role} rows have no rating: it is null or NaN")
+        report.entries[f"low_rating_{role}"] = ratings.low
+    if not kept:
+        raise DataError(f"where or min_rating removes all {rows:,} rows of {file.source.text}; loosen the filter")
 
 
 def _note_moment(connection: duckdb.DuckDBPyConnection, data: Data, report: Report) -> None:
@@ -225,29 +273,57 @@ def _note_moment(connection: duckdb.DuckDBPyConnection, data: Data, report: Repo
 
 
 def _checked(
-    connection: duckdb.DuckDBPyConnection, file: _File, columns: list[str], data: Data, limit: int, report: Report
+    connection: duckdb.DuckDBPyConnection, file: _File, data: Data, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """`columns` of the rows that meet the file's condition, in batches; DataError for nulls and for weights that are none."""
-    rows = file.batch_rows(limit)
-    batches = report.counted(file.source.batches(file.columns.expressions, file.columns.paths, rows), file.role, file.rows)
-    for batch in batches if file.condition == "true" else _filtered(connection, file, columns, batches, rows):
-        for column in columns:
-            values = batch.column(column)
-            if values.null_count:
-                _refuse(connection, file, data, column, f"{column} IS NULL", "holds nulls")
-            if column == WEIGHT and not pc.all(pc.and_(pc.is_finite(values), pc.greater_equal(values, 0))).as_py():
-                bad = f"NOT ({WEIGHT} >= 0 AND isfinite({WEIGHT}))"
-                _refuse(connection, file, data, column, bad, "holds a negative or non-finite weight")
-        yield batch.select(columns)
+    """The same batches; DataError for nulls and for weights that are none."""
+    for batch in batches:
+        for column in batch.schema.names:
+            for fault in _FAULTS[column]:
+                if pc.any(fault.rows(batch.column(column))).as_py():
+                    _refuse(connection, file, data, column, fault)
+        yield batch
 
 
-def _filtered(
-    connection: duckdb.DuckDBPyConnection, file: _File, columns: list[str], batches: Iterator[pa.RecordBatch], rows: int
+def _kept(
+    connection: duckdb.DuckDBPyConnection,
+    file: _File,
+    columns: list[str],
+    reader: pa.RecordBatchReader,
+    ratings: _Ratings,
+    size: int,
 ) -> Iterator[pa.RecordBatch]:
-    reader = pa.RecordBatchReader.from_batches(file.source.schema_of(file.columns.expressions), batches)
-    connection.register(_IN, reader)
-    yield from connection.sql(f"SELECT {', '.join(columns)} FROM {_IN} WHERE {file.condition}").to_arrow_reader(rows)
-    connection.unregister(_IN)
+    """`columns` of the rows of `reader` that meet the file's condition and whose rating counts, about `size` rows at a time."""
+    is_rated = RATING in file.columns.expressions
+    batches: Iterable[pa.RecordBatch] = reader
+    if file.where:
+        connection.register(_IN, reader)
+        wanted = ", ".join([*columns, RATING] if is_rated else columns)
+        batches = connection.sql(f"SELECT {wanted} FROM {_IN} WHERE {file.where.sql}").to_arrow_reader(size)
+    for batch in batches:
+        yield (ratings.counting(batch) if is_rated else batch).select(columns)
+    if file.where:
+        connection.unregister(_IN)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """What a column must not hold: in words, and which of its values are such."""
+
+    what: str
+    rows: Callable[[pa.Array], pa.Array]
+
+
+def _is_no_weight(values: pa.Array) -> pa.Array:
+    return pc.invert(pc.and_(pc.is_finite(values), pc.greater_equal(values, 0)))
+
+
+_NULLS = _Fault("holds nulls", pc.is_null)
+_FAULTS = {
+    USER: [_NULLS],
+    ITEM: [_NULLS],
+    TIME: [_Fault("holds nulls or numbers that are no time", pc.is_null)],
+    WEIGHT: [_NULLS, _Fault("holds a negative or non-finite weight", _is_no_weight)],
+}
 
 
 @contextmanager
@@ -255,7 +331,7 @@ def _explained(file: _File) -> Iterator[None]:
     """Failures to read `file` become DataErrors: a full disk, too little memory, or the file that cannot be read."""
     try:
         yield
-    except (*_FROM_DUCKDB, pa.ArrowException, OSError, RuntimeError) as problem:
+    except (*FROM_DUCKDB, pa.ArrowException, OSError, RuntimeError) as problem:
         _stop_if_interrupted(problem)
         text, name = str(problem), file.source.text
         if isinstance(problem, MemoryError):  # Arrow's is an ArrowException, too
@@ -263,15 +339,15 @@ def _explained(file: _File) -> Iterator[None]:
         if getattr(problem, "errno", None) == errno.ENOSPC or "No space left" in text or "max_temp_directory_size" in text:
             raise DataError(f"the disk is full while reading {name}; free some space, or work on another disk") from None
         if isinstance(problem, duckdb.OutOfMemoryException):
-            raise DataError(f"memory_limit is too small for {name} ({_reason(problem)}); raise it") from None
+            raise DataError(f"memory_limit is too small for {name} ({reason(problem)}); raise it") from None
         damaged = file.source.damaged_file(file.columns.expressions, file.columns.paths)
         if damaged:
             why = f"({damaged[1]}); it is damaged, or holds a value of another type"
             raise DataError(f"{damaged[0]} cannot be read {why}") from None
         # An internal error of DuckDB is the condition's doing where there is one; elsewhere it is a mistake to be seen.
         internal = isinstance(problem, duckdb.InternalException) and not file.where
-        if isinstance(problem, _FROM_DUCKDB) and not internal:
-            raise DataError(f"{name} cannot be read with these columns and filters: {_reason(problem)}") from None
+        if isinstance(problem, FROM_DUCKDB) and not internal:
+            raise DataError(f"{name} cannot be read with these columns and filters: {reason(problem)}") from None
         raise
 
 
@@ -281,43 +357,17 @@ def _stop_if_interrupted(problem: Exception) -> None:
         raise KeyboardInterrupt from None
 
 
-def _refuse(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, column: str, condition: str, what: str) -> NoReturn:
-    """Raise the DataError that names the first part and row (from 0) of `file` where `condition` holds."""
+def _refuse(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, column: str, fault: _Fault) -> NoReturn:
+    """Raise the DataError that names the first part and row (from 0) of `file` with a `fault` in `column`."""
     name = {USER: data.user, ITEM: data.item, TIME: data.time, WEIGHT: data.weight}.get(column)
     # A connection of its own: the scan that met the row may still be open.
     with closing(connection.cursor()) as cursor:
         for path, reader in file.source.numbered(file.columns.expressions, file.columns.paths):
-            cursor.register(_BAD, reader)
-            query = f"SELECT min(gcnrec_row) FROM {_BAD} WHERE {file.condition} AND {condition}"
-            row = cursor.execute(query).fetchall()[0][0]
-            cursor.unregister(_BAD)
-            if row is not None:
-                place = f"first in row {row} of {path}"
-                raise DataError(f"column {name!r} {what}, {place}; drop such rows, for example with --where")
-    raise DataError(f"column {name!r} of {file.source.text} {what}; drop such rows, for example with --where")
-
-
-def _check_condition(connection: duckdb.DuckDBPyConnection, file: _File) -> None:
-    """DataError where the types of the file's columns, or fields of its structs, are not what `where` takes them for."""
-    if file.where is None:
-        return
-    try:
-        connection.register(_NONE, file.source.schema_of(file.columns.expressions).empty_table())
-        connection.execute(f"SELECT count(*) FROM {_NONE} WHERE {file.where.sql}").fetchall()
-    except _FROM_DUCKDB as problem:
-        reason = _reason(problem)
-        quoted = reason.split('"')[1::2] if isinstance(problem, duckdb.BinderException) else []
-        hint = nearest(quoted[0], file.source.dataset.schema.names) if quoted else ""
-        raise DataError(f"{shown(file.where.text)} does not fit {file.source.text}: {reason}{hint}") from None
-    except RuntimeError as problem:
-        _stop_if_interrupted(problem)
-        raise
-    finally:
-        connection.unregister(_NONE)  # nothing where it was not registered
-
-
-def _reason(problem: Exception) -> str:
-    """The first line of what an exception says; DuckDB's may hold a whole value of the data."""
-    if isinstance(problem, UnicodeDecodeError):
-        problem = ValueError(problem.object.decode(errors="replace"))
-    return first_line(problem)[:300]
+            first: int | None = None
+            for batch in _kept(cursor, file, [column, _ROW], reader, _Ratings(), BATCH_ROWS):
+                found = pc.min(batch.column(_ROW).filter(fault.rows(batch.column(column)))).as_py()
+                first = found if first is None else min(first, first if found is None else found)
+            if first is not None:
+                place = f"first in row {first} of {path}"
+                raise DataError(f"column {name!r} {fault.what}, {place}; drop such rows, for example with --where")
+    raise DataError(f"column {name!r} of {file.source.text} {fault.what}; drop such rows, for example with --where")

@@ -65,7 +65,7 @@ DECIDED = re.compile(r"(\.|\b)job\.(table|sparsity|optimizer)$|\btrain\.device$"
 # Where an outside package may be imported, as prefixes of `gcnrec.` module names.
 HOMES = {
     "cupy": ["cuda"],
-    "duckdb": ["loaders.conditions.condition", "loaders.parquet", "loaders.synthetic"],
+    "duckdb": ["loaders.conditions", "loaders.parquet", "loaders.synthetic"],
     "torch_geometric": ["models", "loaders.pyg", "bench"],
     "dgl": ["loaders.dgl", "bench"],
     "implicit": ["bench"],

@@ -87,9 +87,11 @@ class Data(Section):
     time_unit: Literal["s", "ms", "us", "ns"] = "s"
     weight: str | None = None
     rating: str | None = None
-    min_rating: float | None = None
+    min_rating: Annotated[float, Field(allow_inf_nan=False)] | None = None
     where: str | None = None
     """An SQL condition on the input's columns, for example `time >= 1700000000`."""
+    where_test: str | None = None
+    """A condition on the files `valid` and `test`. Without it, `where` filters such a file if it has all the columns."""
     duplicates: Literal["latest", "sum"] = "latest"
     partition_type: dict[str, KeyType] | None = None
     """Types of hive partition keys, `key=value` in a path, by name. Ids are text without it; other keys are integers or text."""
@@ -123,6 +125,8 @@ class Data(Section):
             raise ValueError("min_rating needs rating, the column that it looks at")
         if self.rating is not None and self.min_rating is None:
             raise ValueError("rating needs min_rating, the least rating that counts; leave rating out to keep every row")
+        if self.where_test is not None and not (self.test or self.valid):
+            raise ValueError("where_test filters the files test and valid, neither is set; use where")
         if self.split == "given" and not self.test:
             raise ValueError("split = 'given' needs test, the file that holds the test interactions")
         if self.test and self.split not in (None, "given"):

@@ -1,6 +1,6 @@
 """What is left out of the lists that held-out pairs are judged by: `evaluate.seen`.
 
-`gcnrec recommend` writes the same lists where it leaves the same items out, so that every figure is one that lists reach.
+`gcnrec recommend` writes the same lists where it leaves the same items out, so that lists reach every figure.
 A held-out pair that is left out as seen is in no list: a miss.
 """
 

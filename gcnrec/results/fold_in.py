@@ -228,7 +228,7 @@ def _encoded(run: Run, dataset: Dataset, known: Exported, scratch: Path) -> Embe
     graph, num_users, num_items = dataset.graph, len(known.users_UF), len(known.items_IF)
     width, new_users = rows_ND.shape[1], graph.num_users - num_users
     users_A = _to_embed(run, dataset)
-    rows_ND[torch.from_numpy(users_A[users_A < num_users])] = 0.0  # never trained: as those of new users
+    rows_ND[torch.from_numpy(users_A[users_A < num_users])] = 0.0  # never trained: as rows of new users
     none = torch.zeros(new_users, width), torch.zeros(graph.num_items - num_items, width)
     table = DenseTable(torch.cat([rows_ND[:num_users], none[0], rows_ND[num_users:], none[1]]), 0)
     features = Features(dataset.user_features, dataset.item_features)

@@ -54,8 +54,10 @@ class Unfinished:
         if self.process == os.getpid():
             return self.path.absolute() not in _mine
         try:
-            begun = psutil.Process(self.process).create_time()
-            return begun > self.path.lstat().st_mtime + _CLOCK_SECONDS
+            writer = psutil.Process(self.process)
+            if writer.status() == psutil.STATUS_ZOMBIE:  # ended, and its parent has not looked
+                return True
+            return writer.create_time() > self.path.lstat().st_mtime + _CLOCK_SECONDS
         except psutil.NoSuchProcess:
             return True
         except (psutil.Error, OSError):

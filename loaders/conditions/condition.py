@@ -1,6 +1,7 @@
-"""The user's SQL condition: parsed by DuckDB, held to what one row can answer, rebuilt from the tree; its text is never run.
+"""The user's SQL condition: parsed by DuckDB and held to what one row can answer; its text is never run.
 
-Its tree must be of one SELECT with one WHERE clause, of expressions that one row can answer (`expressions`).
+Its tree must be of one SELECT with one WHERE clause, of expressions that one row can answer (`expressions`). What runs is
+rebuilt from the tree (`bound`).
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from typing import Any
 
 import duckdb
 
-from gcnrec.errors import DataError, UsageError, nearest
+from gcnrec.errors import UsageError
 from gcnrec.loaders.conditions.expressions import MOST_DEPTH, TOO_DEEP, Refused, columns_of, refuse
 
 _MOST_CHARACTERS = 100_000
 """Of a condition. DuckDB's parser and the tree take 2 kB of memory for each of them."""
 _SELECT = "SELECT 1 WHERE "
 _OPENING, _CLOSING, _SIGNS = (b"(", b"[", b"{"), (b")", b"]", b"}"), (b"+", b"-")
-_CLOCKS = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
+CLOCKS = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
 """Names that DuckDB reads as the time where the row has no such column."""
 _PLACES = {"query_location", "query_location_length"}
 _OFF = (
@@ -35,49 +36,60 @@ _STATEMENT = "another statement"
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What rows must meet. `sql` is rebuilt from the tree and in parentheses; `columns` are the names that it refers to."""
+    """What rows must meet: the text under its `key`, the tree of its clause, and the paths of the columns that it refers to.
+
+    A path is the name of a column and of fields inside it; each as it is written, as names are exact.
+    """
 
     text: str
-    sql: str
-    columns: tuple[str, ...]
+    key: str
+    clause: dict[str, Any]
+    references: tuple[tuple[str, ...], ...]
 
-    def needed(self, names: Sequence[str], source: str) -> list[str]:
-        """Which of the columns `names` of the input `source` are referred to; upper and lower case are equal, as in DuckDB.
+    def __str__(self) -> str:
+        return shown(self.text, self.key)
 
-        Raises DataError for a column that is not there, and for two that differ in case only.
-        """
-        needed: dict[str, None] = {}
-        for wanted in self.columns:
-            found = [wanted] if wanted in names else [name for name in names if name.lower() == wanted.lower()]
-            if not found and wanted.lower() not in _CLOCKS:
-                raise DataError(f"{shown(self.text)} names the column {wanted!r}, {source} has none{nearest(wanted, names)}")
-            needed |= dict.fromkeys(found)
-        if len({name.lower() for name in needed}) < len(needed):
-            raise DataError(
-                f"{shown(self.text)} names columns of {source} that differ in upper and lower case only, which SQL "
-                "ignores; rename one of them"
-            )
-        return list(needed)
+    def missing(self, names: Sequence[str]) -> str | None:
+        """The first column that is referred to and not among `names`."""
+        roots = (path[0] for path in self.references)
+        return next((name for name in roots if name not in names and name.lower() not in CLOCKS), None)
 
 
-def parse_condition(text: str, parser: duckdb.DuckDBPyConnection | None = None) -> Condition:
+def parse_condition(text: str, parser: duckdb.DuckDBPyConnection | None = None, key: str = "where") -> Condition:
     """The condition that `text` is, parsed by a `locked` connection, one of its own unless `parser` is given.
 
-    Raises UsageError, with the reason, unless it looks at a row only.
+    Raises UsageError, with the `key` of the setting and the reason, unless it looks at a row only.
     """
     try:
         _check_text(text)
         with nullcontext(parser) if parser else closing(locked({"threads": 1})) as connection:
-            return _parsed(text, connection)
+            return Condition(text, key, *_parsed(text, connection))
     except Refused as problem:
-        raise UsageError(f"{shown(text)} {problem}") from None
+        raise UsageError(f"{shown(text, key)} {problem}") from None
     except RecursionError:
-        raise UsageError(f"{shown(text)} {TOO_DEEP}") from None
+        raise UsageError(f"{shown(text, key)} {TOO_DEEP}") from None
 
 
-def shown(text: str) -> str:
+def shown(text: str, key: str) -> str:
     """The setting as messages have it, on one line and not too long."""
-    return f"where = {text if len(text) <= 200 else text[:200] + ' ...'!r}"
+    return f"{key} = {text if len(text) <= 200 else text[:200] + ' ...'!r}"
+
+
+def clause_of(expression: str, parser: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """The tree of an SQL expression of our own."""
+    clause: dict[str, Any] = _parse(parser, f"{_SELECT}{expression}")["statements"][0]["node"]["where_clause"]
+    return clause
+
+
+def sql_of(clause: dict[str, Any], parser: duckdb.DuckDBPyConnection) -> str:
+    """SQL of an expression, in parentheses, written from its tree; Refused where DuckDB would read another tree from it."""
+    tree = _parse(parser, f"{_SELECT}true")
+    tree["statements"][0]["node"]["where_clause"] = clause
+    sql = str(parser.execute("SELECT json_deserialize_sql(?)", [json.dumps(tree)]).fetchall()[0][0])
+    sql = f"({sql.removeprefix(_SELECT)})"
+    if _parse(parser, f"{_SELECT}{sql}") != tree:
+        refuse("something that DuckDB does not write as it reads it", "say it in another way")
+    return sql
 
 
 def locked(config: Mapping[str, Any], folders: Sequence[Path] = ()) -> duckdb.DuckDBPyConnection:
@@ -91,18 +103,16 @@ def locked(config: Mapping[str, Any], folders: Sequence[Path] = ()) -> duckdb.Du
     return connection
 
 
-def _parsed(text: str, connection: duckdb.DuckDBPyConnection) -> Condition:
-    written, tree = _parse(connection, f"{_SELECT}{text}\n")
-    clause = _clause(tree, _parse(connection, f"{_SELECT}true")[1])
+def _parsed(text: str, connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, Any], tuple[tuple[str, ...], ...]]:
+    """The tree of the clause, and the paths that it refers to."""
+    tree = _parse(connection, f"{_SELECT}{text}\n")
+    clause = _clause(tree, _parse(connection, f"{_SELECT}true"))
     # Were its parentheses to close what it does not open, it would be another one inside ours.
-    if _parse(connection, f"{_SELECT}({text}\n)")[1] != tree:
+    if _parse(connection, f"{_SELECT}({text}\n)") != tree:
         refuse("parentheses that do not match", "correct them")
-    columns = columns_of(clause)
-    sql = connection.execute("SELECT json_deserialize_sql(?)", [written]).fetchall()[0][0]
-    sql = f"({sql.removeprefix(_SELECT)})"
-    if _parse(connection, f"{_SELECT}{sql}")[1] != tree:
-        refuse("something that DuckDB does not write as it reads it", "say it in another way")
-    return Condition(text, sql, columns)
+    references = columns_of(clause)
+    sql_of(clause, connection)
+    return clause, references
 
 
 def _check_text(text: str) -> None:
@@ -141,13 +151,13 @@ def _check_words(encoded: bytes, text: str) -> None:
             raise Refused(TOO_DEEP)
 
 
-def _parse(connection: duckdb.DuckDBPyConnection, statement: str) -> tuple[str, dict[str, Any]]:
-    """The tree that DuckDB's parser makes of `statement`, as JSON and as `_strip` leaves it; Refused where it is an error."""
+def _parse(connection: duckdb.DuckDBPyConnection, statement: str) -> dict[str, Any]:
+    """The tree that DuckDB's parser makes of `statement`, as `_strip` leaves it; Refused where it is an error."""
+    tree: dict[str, Any]
     try:
-        written = str(connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()[0][0])
-        tree: dict[str, Any] = json.loads(written)
+        tree = json.loads(str(connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()[0][0]))
     except (duckdb.Error, UnicodeDecodeError) as problem:
-        written, tree = "", {"error": True, "error_message": str(problem)}
+        tree = {"error": True, "error_message": str(problem)}
     if tree["error"]:
         reason = str(tree["error_message"]).strip().splitlines()[0][:200].rstrip(".")
         if "expression depth" in reason:
@@ -158,7 +168,7 @@ def _parse(connection: duckdb.DuckDBPyConnection, statement: str) -> tuple[str, 
             f"is not an SQL condition: {reason}; columns whose names have blanks or are words of SQL go into double quotes"
         )
     _strip(tree)
-    return written, tree
+    return tree
 
 
 def _strip(tree: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ bigint bignum binary bit bitstring blob bool boolean bpchar bytea char date date
 guid hugeint int int1 int128 int16 int2 int32 int4 int64 int8 integer integral interval json list logical long map numeric
 nvarchar real row short signed smallint string struct text time timestamp timestamp_ms timestamp_ns timestamp_s timestamp_us
 timestamptz timetz tinyint ubigint uhugeint uint128 uint16 uint32 uint64 uint8 uinteger union usmallint utinyint uuid varbinary
-varchar
+timestamptz_ns varchar
 """
 _TYPES = {*_TYPE_NAMES.split(), "timestamp with time zone", "time with time zone"}
 """Not `variant`, which ends the process on deep JSON, and not arrays, whose length is a number in the text."""
@@ -120,8 +120,8 @@ def refuse(what: str, advice: str = "leave that out") -> NoReturn:
     raise Refused(f"must be one condition on the columns of a row, it has {what}; {advice}")
 
 
-def columns_of(clause: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the columns that a WHERE clause refers to, in their order; of `a.b`, a field of a struct, the name a.
+def columns_of(clause: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """The columns that a WHERE clause refers to, in their order, as paths: of `a.b`, a field of a struct, (a, b).
 
     `clause` is as DuckDB's json_serialize_sql writes it. Raises Refused unless one row can answer all of it.
     """
@@ -134,7 +134,7 @@ def columns_of(clause: dict[str, Any]) -> tuple[str, ...]:
 class _Visit:
     """A walk over the expressions of a WHERE clause that refuses all it does not know."""
 
-    columns: dict[str, None] = field(default_factory=dict)
+    columns: dict[tuple[str, ...], None] = field(default_factory=dict)
     varying: int = 0
     """Columns, the clock and chance, counted: an expression without any is one value, not one a row."""
     made: int = 0
@@ -197,7 +197,7 @@ class _Visit:
         for name in path:
             if name.lower().startswith(OWN):
                 refuse(f"the column {name!r}", f"names that begin with {OWN} are not for columns, rename it in the input")
-        self.columns[path[0]] = None
+        self.columns[tuple(path)] = None
         self.varying += 1
         return _VALUE_BYTES
 

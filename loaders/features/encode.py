@@ -246,7 +246,7 @@ def _batches(source: Input, column: str) -> Iterator[tuple[int, pa.RecordBatch]]
     """The number of the first row and the columns except the id, the same each time, in small batches as lists may be long."""
     names = [name for name in source.dataset.schema.names if name != column.split(".")[0]]
     first, rows = 0, int(max(min(_BATCH_BYTES / max(source.mean_row_bytes(names), 1.0), _BATCH_ROWS), 1))
-    for batch in source.batches({name: ds.field(name) for name in names}, names, rows):
+    for batch in source.batches({name: ds.field(name) for name in names}, names, rows, _BATCH_BYTES):
         yield first, batch
         first += len(batch)
 

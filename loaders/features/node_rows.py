@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
 from gcnrec.interactions import Vocabulary
-from gcnrec.loaders.ingest.inputs import Input
+from gcnrec.loaders.ingest.inputs import Input, Most
 from gcnrec.loaders.ingest.numbering import Numbering
 from gcnrec.loaders.ingest.pairs import invert
 from gcnrec.system.scratch import Scratch
@@ -26,9 +26,10 @@ def node_numbers(source: Input, column: str, ids: Vocabulary, scratch: Scratch) 
     """Node numbers of all rows, int32 (R), -1 where the id is unknown or null. DataError for an id that comes twice."""
     numbering, bounds = Numbering(ids.type, scratch), [0]
     nodes_N, rows_R = scratch.empty(len(ids), np.int32), scratch.empty(int(source.dataset.count_rows()), np.int32)
-    size = int(min(max(scratch.limit / 200 / max(source.mean_row_bytes([column]), _ROW_BYTES), 1), 2**20))
+    most = scratch.limit / 200
+    size = int(min(max(most / max(source.mean_row_bytes([column]), _ROW_BYTES), 1), 2**20))
     stretches: list[NDArray[np.int32]] = []
-    for codes, chunks in ((nodes_N, ids.chunks(size)), (rows_R, _ids(source, column, ids, size))):
+    for codes, chunks in ((nodes_N, ids.chunks(size)), (rows_R, _ids(source, column, ids, Most(size, most)))):
         done = 0
         for chunk in chunks:
             part = codes[done : done + len(chunk)]
@@ -52,8 +53,8 @@ def node_numbers(source: Input, column: str, ids: Vocabulary, scratch: Scratch) 
     return rows_R
 
 
-def _ids(source: Input, column: str, ids: Vocabulary, size: int) -> Iterator[pa.Array]:
-    for batch in source.batches({"id": source.expression(column)}, [column], size):
+def _ids(source: Input, column: str, ids: Vocabulary, most: Most) -> Iterator[pa.Array]:
+    for batch in source.batches({"id": source.expression(column)}, [column], most.rows, most.nbytes):
         try:
             yield ids.cast(batch.column(0))
         except DataError as problem:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
+from fractions import Fraction
+from math import ceil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -15,7 +18,7 @@ import pyarrow.dataset as ds
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
 from gcnrec.ids.id_types import plain
-from gcnrec.loaders.conditions.condition import Condition
+from gcnrec.loaders.conditions.bound import Bound
 from gcnrec.loaders.files.id_columns import IdTypes
 from gcnrec.loaders.ingest.inputs import Input
 
@@ -23,11 +26,16 @@ TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 USER, ITEM, TIME, WEIGHT, RATING = "gcnrec_user", "gcnrec_item", "gcnrec_time", "gcnrec_weight", "gcnrec_rating"
 _NAMED = re.compile(r"(^|[_.])(time|timestamp|datetime|date|ts)([_.]|$)", re.IGNORECASE)
 """Names that columns of numbers have when these are times."""
+_FRACTION = re.compile(r"(?<=:\d\d)[.,](\d+)")
+"""Of a second, in an ISO time. Python's own reader knows six digits."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FLOAT_TICKS = 10**6
+"""In a second, of times that are floats, where their unit is not finer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What to read from one input: `expressions` by canonical name, plus the columns that `where` names."""
+    """What to read from one input: `expressions` by canonical name, plus the columns of the condition under its names."""
 
     user_type: pa.DataType
     item_type: pa.DataType
@@ -38,10 +46,13 @@ class Columns:
     """What the expressions read."""
 
 
-def read_columns(source: Input, data: Data, where: Condition | None, ids: IdTypes, like: Columns | None = None) -> Columns:
+def read_columns(source: Input, data: Data, where: Bound | None, ids: IdTypes, like: Columns | None = None) -> Columns:
     """The columns of `source` that `data` and `where` name; ids come in the plain form of their types `ids`.
 
     `like`: the columns of the train input.
+
+    Of a rating, RATING says whether it counts: null where there is none. Without a weight, `duplicates = "sum"` counts rows:
+    each weighs 1.
 
     Raises DataError for a missing column (naming the nearest) and for a type that cannot be meant.
     """
@@ -52,51 +63,55 @@ def read_columns(source: Input, data: Data, where: Condition | None, ids: IdType
     }
     ticks = None
     if data.time:
-        ticks, expressions[TIME] = _time(source, data.time, data.time_unit)
+        ticks, expressions[TIME] = _time(source, data.time, data.time_unit, like.ticks if like else None)
         if like and like.ticks != ticks:
             raise DataError(f"{source.text}: column {data.time!r} must have the time unit of the train input; cast one of them")
     if data.weight:
         expressions[WEIGHT] = _number(source, data.weight).cast(pa.float32(), safe=False)
-    if data.rating:
-        expressions[RATING] = _number(source, data.rating).cast(pa.float64(), safe=False)
+    elif data.duplicates == "sum":
+        expressions[WEIGHT] = ds.scalar(1.0).cast(pa.float32())
+    if data.rating and data.min_rating is not None:
+        expressions[RATING] = _rating_counts(source, data.rating, data.min_rating)
     paths = [path for path in (data.user, data.item, data.time, data.weight, data.rating) if path]
-    for name in where.needed(source.dataset.schema.names, source.text) if where else ():
-        source.field(name)  # refuses a column without a common type
-        _check_fields(source, name)
-        # DuckDB has no halves.
-        half = pa.types.is_float16(source.dataset.schema.field(name).type)
-        expressions[name] = ds.field(name).cast(pa.float32()) if half else ds.field(name)
-        paths.append(name)
+    if where:
+        for name, path in where.columns.items():
+            source.field(".".join(path))  # refuses a column without a common type
+            expressions[name] = ds.field(*path).cast(pa.float32()) if name in where.halves else ds.field(*path)
+            paths.append(".".join(path))
     return Columns(ids.user, ids.item, ticks, expressions, paths)
 
 
-def _check_fields(source: Input, name: str) -> None:
-    """DataError where SQL could not distinguish two fields of a struct: it would read the first for both."""
-    pending = [source.dataset.schema.field(name).type]
-    while pending:
-        kind = pending.pop()
-        inside = [kind.field(number) for number in range(kind.num_fields)]
-        pending += [field.type for field in inside]
-        if pa.types.is_struct(kind) and len({field.name.lower() for field in inside}) < len(inside):
-            raise DataError(
-                f"{source.text}: where names {name!r}, whose fields {', '.join(repr(field.name) for field in inside)} differ "
-                "in upper and lower case only, which SQL ignores; rename one of them"
-            )
-
-
 def parse_time(value: str | int | float, unit: str, ticks: int) -> int:
-    """Ticks of `test_from`: a number counts in `unit`; text is an ISO date or time, UTC unless it says otherwise."""
-    if isinstance(value, str):
-        with suppress(ValueError):
-            value = float(value) if "." in value else int(value)
-    if not isinstance(value, str):
-        return int(value * ticks // TICKS[unit]) if isinstance(value, int) else int(value * (ticks / TICKS[unit]))
+    """The first tick at or after `test_from`: a number counts in `unit`; text is an ISO date or time, of UTC without an offset.
+
+    Exact, whatever the number of digits. Raises UsageError for a text that is neither.
+    """
+    seconds = _number_of(value)
+    seconds = _iso_seconds(str(value)) if seconds is None else seconds / TICKS[unit]
+    if seconds is None:
+        raise UsageError(f"test_from expects a number or an ISO date such as 2014-03-01, got {value!r}")
+    return min(max(ceil(seconds * ticks), -(2**63)), 2**63 - 1)
+
+
+def _number_of(value: str | int | float) -> Fraction | None:
     try:
-        moment = datetime.fromisoformat(value)
+        number = Decimal(repr(value) if isinstance(value, float) else value)
+    except InvalidOperation:
+        return None
+    # Powers of ten that a Fraction would have to write out are no times.
+    return Fraction(number) if number.is_finite() and abs(number.adjusted()) < 400 else None
+
+
+def _iso_seconds(text: str) -> Fraction | None:
+    """Seconds since 1970 of an ISO date or time; None for another text."""
+    fraction = _FRACTION.search(text)
+    digits = fraction[1] if fraction else ""
+    try:
+        moment = datetime.fromisoformat(text.replace(fraction[0], "", 1) if fraction else text)
     except ValueError:
-        raise UsageError(f"test_from expects a number or an ISO date such as 2014-03-01, got {value!r}") from None
+        return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return round(moment.timestamp() * ticks)
+    return Fraction((moment - _EPOCH) // timedelta(microseconds=1), 10**6) + Fraction(int(digits or 0), 10 ** len(digits))
 
 
 def time_advice(data: Data, split: str, columns: Iterable[tuple[str, pa.Field]]) -> str | None:
@@ -127,16 +142,58 @@ def _number(source: Input, path: str) -> ds.Expression:
     return source.expression(path)
 
 
-def _time(source: Input, path: str, unit: str) -> tuple[int, ds.Expression]:
+def _time(source: Input, path: str, unit: str, wanted: int | None) -> tuple[int, ds.Expression]:
+    """Ticks in a second and the time in ticks; numbers come in the ticks `wanted` where these are a float's or an integer's."""
     kind, column = source.field(path).type, source.expression(path)
     if pa.types.is_timestamp(kind):
         return TICKS[kind.unit], column.cast(pa.int64())
     if pa.types.is_date(kind):
         return 1, column.cast(pa.timestamp("s")).cast(pa.int64())
+    own, fine = TICKS[unit], max(TICKS[unit], _FLOAT_TICKS)
     if pa.types.is_integer(kind):
-        return TICKS[unit], column.cast(pa.int64())
+        ticks = fine if wanted == fine else own
+        return ticks, pc.multiply_checked(column.cast(pa.int64()), pa.scalar(ticks // own, pa.int64()))
     if pa.types.is_floating(kind):
-        # NaN is an absent time; fractions of the unit are cut off.
-        known = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
-        return TICKS[unit], known.cast(pa.int64(), safe=False)
+        ticks = own if wanted == own else fine
+        return ticks, _float_ticks(column, ticks // own)
     raise DataError(f"{source.text}: column {path!r} must hold times (numbers, timestamps or dates), it holds {kind}")
+
+
+def _float_ticks(column: ds.Expression, factor: int) -> ds.Expression:
+    """Floats times `factor` as integers; null, an absent time, where that is NaN or no integer of 64 bits."""
+    scaled = pc.multiply(column.cast(pa.float64()), pa.scalar(float(factor)))
+    # Half a tick more or less is the float's error, where it is as coarse as the ticks are.
+    ticks = pc.floor(scaled) if factor == 1 else pc.round(scaled)
+    known = pc.less(pc.abs(ticks), pa.scalar(2.0**63))
+    return pc.if_else(known, ticks, pa.scalar(None, pa.float64())).cast(pa.int64())
+
+
+def _rating_counts(source: Input, path: str, least: float) -> ds.Expression:
+    """Whether a rating is at least `least`; null where it is null or NaN.
+
+    A float is compared in its own type, to which `least` is rounded; integers and decimals are compared exactly.
+    """
+    rating, kind = _number(source, path), source.field(path).type
+    if pa.types.is_floating(kind):
+        with np.errstate(over="ignore"):
+            rounded = float(np.array(least).astype(kind.to_pandas_dtype()))
+        # pyarrow compares no halves; as float64, numbers of each type are the same.
+        known = rating.cast(pa.float64())
+        return pc.if_else(pc.is_nan(known), pa.scalar(None, pa.bool_()), pc.greater_equal(known, pa.scalar(rounded)))
+    exact = Context(prec=400)
+    scale = kind.scale if pa.types.is_decimal(kind) else 0
+    unit = int(exact.scaleb(Decimal(repr(least)), scale).to_integral_value(ROUND_CEILING, exact))
+    smallest, largest = _range(kind)
+    if not smallest < unit <= largest:  # every rating, or none, is at least that
+        return pc.equal(rating, rating) if unit <= smallest else pc.not_equal(rating, rating)
+    limit = exact.scaleb(Decimal(unit), -scale) if pa.types.is_decimal(kind) else unit
+    return pc.greater_equal(rating, pa.scalar(limit, kind))
+
+
+def _range(kind: pa.DataType) -> tuple[int, int]:
+    """The smallest and the largest value of an integer or decimal type, in units of its last digit."""
+    if pa.types.is_decimal(kind):
+        return 1 - 10**kind.precision, 10**kind.precision - 1
+    if pa.types.is_unsigned_integer(kind):
+        return 0, 2**kind.bit_width - 1
+    return -(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1) - 1

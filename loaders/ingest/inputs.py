@@ -5,6 +5,7 @@ Files are read as streams of small batches: never a row group at a time, as a sc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -84,25 +85,29 @@ class Input:
 
     def schema_of(self, columns: dict[str, ds.Expression]) -> pa.Schema:
         """What `batches` yields."""
-        return ds.InMemoryDataset(self.dataset.schema.empty_table()).scanner(columns=columns).projected_schema
+        schema = self.dataset.schema
+        empty = pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
+        return ds.InMemoryDataset(empty).scanner(columns=columns).projected_schema
 
-    def batches(self, columns: dict[str, ds.Expression], paths: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
-        """The columns in the order of the files and their rows, at most `rows` at a time; see `stream`."""
+    def batches(
+        self, columns: dict[str, ds.Expression], paths: Sequence[str], rows: int, most_bytes: float = math.inf
+    ) -> Iterator[pa.RecordBatch]:
+        """The columns in the order of the files and their rows, at most `rows` and about `most_bytes` at a time; see `stream`."""
         for fragment in self.dataset.get_fragments():
-            yield from stream(self.dataset, fragment, columns, paths, rows)
+            yield from stream(self.dataset, fragment, columns, paths, Most(rows, most_bytes))
 
     def numbered(self, columns: dict[str, ds.Expression], paths: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatchReader]]:
         """Per file: its path and a stream of the columns with the row number inside the file as `gcnrec_row`."""
         schema = self.schema_of(columns).append(pa.field("gcnrec_row", pa.int64()))
         for fragment in self.dataset.get_fragments():
-            batches = stream(self.dataset, fragment, columns, paths, _FEW_ROWS)
+            batches = stream(self.dataset, fragment, columns, paths, Most(_FEW_ROWS))
             yield fragment.path, pa.RecordBatchReader.from_batches(schema, _with_row_numbers(batches, schema))
 
     def damaged_file(self, columns: dict[str, ds.Expression], paths: Sequence[str]) -> tuple[str, str] | None:
         """The first file whose columns cannot be read, and why."""
         for fragment in self.dataset.get_fragments():
             try:
-                for _ in stream(self.dataset, fragment, columns, paths, _FEW_ROWS):
+                for _ in stream(self.dataset, fragment, columns, paths, Most(_FEW_ROWS)):
                     pass
             except (OSError, pa.ArrowException) as problem:
                 return fragment.path, first_line(problem)
@@ -217,10 +222,22 @@ _VALUE_BYTES = 16
 """What a value is taken to have at least: one of a dictionary, or of a run of equal ones, takes less in the file."""
 
 
+_TIMES_MOST = 4
+"""Batches may be that much larger than wanted: only row groups that are heavier than the others get smaller ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """How much may be read at a time: `rows`, and `nbytes` before compression, by the metadata of the file."""
+
+    rows: int
+    nbytes: float = math.inf
+
+
 def stream(
-    dataset: ds.Dataset, fragment: ds.ParquetFileFragment, columns: dict[str, ds.Expression], paths: Sequence[str], rows: int
+    dataset: ds.Dataset, fragment: ds.ParquetFileFragment, columns: dict[str, ds.Expression], paths: Sequence[str], most: Most
 ) -> Iterator[pa.RecordBatch]:
-    """`columns` of one file of `dataset`, in the order of its rows, at most `rows` of them at a time.
+    """`columns` of one file of `dataset`, in the order of its rows, at most `most` of them at a time.
 
     `paths` names what the expressions read, `a.b` a field of a struct; other columns are not read. At hand are a batch and, for
     each column, a page of the file and its dictionary.
@@ -228,11 +245,32 @@ def stream(
     with fragment.filesystem.open_input_file(fragment.path) as source:
         file = pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False)
         present = [path for path in dict.fromkeys(paths) if _holds(file, path)]
-        # Without any column, a batch would not know its rows.
-        for batch in file.iter_batches(rows, columns=present or [file.schema.column(0).path], use_threads=False):
-            whole = _completed(batch, dataset.schema, fragment, paths)
-            table = ds.InMemoryDataset(whole).to_table(columns=columns, use_threads=False)
-            yield from table.combine_chunks().to_batches()
+        for groups, rows in _portions(file, present, most):
+            # Without any column, a batch would not know its rows.
+            read = present or [file.schema.column(0).path]
+            for batch in file.iter_batches(rows, row_groups=groups, columns=read, use_threads=False):
+                whole = _completed(batch, dataset.schema, fragment, paths)
+                table = ds.InMemoryDataset(whole).to_table(columns=columns, use_threads=False)
+                yield from table.combine_chunks().to_batches()
+
+
+def _portions(file: pq.ParquetFile, present: list[str], most: Most) -> Iterator[tuple[list[int], int]]:
+    """Row groups to read together, and rows at a time: fewer where a group has more bytes a row than `most` allows."""
+    if most.nbytes == math.inf:
+        yield list(range(file.num_row_groups)), most.rows
+        return
+    groups: list[int] = []
+    for number in range(file.num_row_groups):
+        size, count = _group_size(file, number, present)
+        if most.rows * size <= _TIMES_MOST * most.nbytes * count:
+            groups.append(number)
+            continue
+        if groups:
+            yield groups, most.rows
+        yield [number], max(int(most.nbytes * count / size), 1)
+        groups = []
+    if groups:
+        yield groups, most.rows
 
 
 def bytes_and_rows(fragment: ds.ParquetFileFragment, paths: Sequence[str]) -> tuple[int, int]:
@@ -244,16 +282,21 @@ def bytes_and_rows(fragment: ds.ParquetFileFragment, paths: Sequence[str]) -> tu
     with fragment.filesystem.open_input_file(fragment.path) as source:
         file = pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False)
         present = [path for path in dict.fromkeys(paths) if _holds(file, path)]
-        leaves = [number for number, leaf in enumerate(_leaf_paths(file)) if any(_below(leaf, path) for path in present)]
-        for number in range(file.num_row_groups if leaves else 0):
-            # Asked for what a damaged group says of a column, Arrow ends the process. When it reads one, it raises.
-            if next(file.iter_batches(1, row_groups=[number], columns=present, use_threads=False), None) is None:
-                continue
-            group = file.metadata.row_group(number)
-            rows += group.num_rows
-            for column in map(group.column, leaves):
-                size += max(column.total_uncompressed_size, _VALUE_BYTES * column.num_values)
+        for number in range(file.num_row_groups):
+            more = _group_size(file, number, present)
+            size, rows = size + more[0], rows + more[1]
     return size, rows
+
+
+def _group_size(file: pq.ParquetFile, number: int, present: list[str]) -> tuple[int, int]:
+    """Bytes before compression of the columns `present` of a row group, and its rows; nothing without a column or row."""
+    # Asked for what a damaged group says of a column, Arrow ends the process. When it reads one, it raises.
+    if not present or next(file.iter_batches(1, row_groups=[number], columns=present, use_threads=False), None) is None:
+        return 0, 0
+    group = file.metadata.row_group(number)
+    leaves = [leaf for leaf, path in enumerate(_leaf_paths(file)) if any(_below(path, each) for each in present)]
+    sizes = [max(column.total_uncompressed_size, _VALUE_BYTES * column.num_values) for column in map(group.column, leaves)]
+    return sum(sizes), group.num_rows
 
 
 def _leaf_paths(file: pq.ParquetFile) -> list[str]:

@@ -6,17 +6,23 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from gcnrec.errors import DataError
 from gcnrec.loaders.ingest.rows import LOW, Rows, high_of, low_of, packed, radix_sort
 from gcnrec.system.scratch import Scratch
 
 
 def merge(rows: Rows, duplicates: str, scratch: Scratch) -> Rows:
-    """One row per pair of sorted rows: the latest (largest time, then weight), with `sum` the sum of all weights."""
+    """One row per pair of sorted rows: the latest (largest time, then weight), with `sum` the sum of all weights.
+
+    Raises DataError where a sum is no float32.
+    """
     codes = scratch.codes(len(rows))
     codes[-1:] = 1
     np.not_equal(rows.pairs_E[1:], rows.pairs_E[:-1], out=codes[:-1].view(np.bool_))
     if duplicates == "sum" and rows.weights_E is not None:
         _sum_runs(rows.pairs_E, rows.weights_E)
+        if np.isinf(rows.weights_E.max(initial=0.0)):
+            raise DataError("duplicates = 'sum': the sums of weights are larger than a float32 can be; scale the weights down")
     return rows.keep(codes, 1, scratch)
 
 

@@ -125,10 +125,10 @@ def _take(pairs: SortedPairs, test: float, both: float, seed: int, codes: NDArra
 
 
 def time_at(times_E: NDArray[np.int64], share: float, below: int | None = None) -> int:
-    """The time from which on at least `share` of the interactions (before `below`) lie."""
+    """The time from which on at least `share` of the interactions (before `below`) lie; of none, the first one after all."""
     low, high = int(times_E.min()), int(times_E.max())
     high = high if below is None else min(high, below - 1)
-    if high < low:
+    if high < low or not share:
         return high + 1
     count = int(count_until(times_E, high))
     rank = min(int((1.0 - share) * count), count - 1)

@@ -247,9 +247,7 @@ def test_ids_beyond_the_range_of_their_type_are_unknown(tmp_path, write, kind):
 
 def test_text_in_a_request_is_no_integer(tmp_path):
     pq.write_table(pa.table({"user": ["101"]}), tmp_path / "users.parquet")
-    with pytest.raises(
-        DataError, match=r"column 'user' of type string must hold uint16 ids \(.*; cast the column"
-    ):
+    with pytest.raises(DataError, match=r"column 'user' of type string must hold uint16 ids \(.*; cast the column"):
         recommend(fake_run(), 1, tmp_path / "recs.parquet", users=tmp_path / "users.parquet")
 
 

@@ -150,7 +150,9 @@ def test_every_metric_is_what_the_lists_give(world, runs, seen, split, tmp_path)
     expected = by_hand(run, world, seen, split, tmp_path / "recs.parquet")
     found = {name: value for name, value in metrics.items() if "@" in name}
     assert found == pytest.approx(expected, abs=1e-9) and metrics["seen"] == seen
-    assert found["recall@8"] > 0.0
+    lists = lists_of(run, world, seen, split, tmp_path / "again.parquet")
+    hits = sum(item in lists.get(user, []) for user, item in world[2][split])
+    assert sum(row["hits@8"] for row in metrics["deciles"]) == hits > 0
     assert json.loads((run.folder / ("metrics.json" if split == "test" else "metrics.valid.json")).read_text())["seen"] == seen
 
 
@@ -203,6 +205,9 @@ def test_validations_of_training_and_baselines_are_what_the_lists_give(world, ru
     assert epoch.seen == seen
     assert epoch.valid["recall@3"] == pytest.approx(lists["recall@3"], abs=1e-9)
     assert epoch.valid["ndcg_tilted@3"] == pytest.approx(lists["ndcg_tilted@3"], abs=1e-9)
+    chooses = run_of(world, "lightgcn", seen, tmp_path / "auto", model={"name": "lightgcn", "width": 8, "popularity": "auto"})
+    (judged,) = RunContents(chooses.folder).epochs("fit")
+    assert judged.exports["inner"]["value"] == pytest.approx(lists["recall@3"], abs=1e-9)  # the other export, of the same rows
     run = runs[seen]
     expected = by_hand(run, world, seen, "valid", tmp_path / "mixed.parquet")["recall@3"]
     assert run.mixture.chosen["value"] == pytest.approx(expected, abs=1e-9) and run.mixture.chosen["seen"] == seen
@@ -216,34 +221,34 @@ def test_validations_of_training_and_baselines_are_what_the_lists_give(world, ru
 
 
 def test_the_data_decides_and_its_decision_is_noted_and_kept(world, tmp_path):
-    heard = Listening()
+    listening = Listening()
     job = Job.parse({"model": {"name": "popularity"}}, [], "t")
-    run = train(job, world[1], tmp_path / "run", observer=heard)
-    assert run.job.evaluate.seen == "none" and any(line.startswith("evaluate.seen=none: ") for line in heard.noted)
+    run = train(job, world[1], tmp_path / "run", observer=listening)
+    assert run.job.evaluate.seen == "none" and any(line.startswith("evaluate.seen=none: ") for line in listening.noted)
     assert 'seen = "none"' in (run.folder / JOB).read_text()
-    metrics = evaluate_run(run, observer=heard)
-    assert metrics["seen"] == "none" and heard.warned == []
+    metrics = evaluate_run(run, observer=listening)
+    assert metrics["seen"] == "none" and listening.warned == []
 
 
 def test_held_out_pairs_that_no_list_can_hold_are_counted(world, tmp_path):
-    heard = Listening()
+    listening = Listening()
     job = Job.parse({"model": {"name": "itemknn"}, "evaluate": {"seen": "all", "bootstrap": 0}}, [], "t")
-    run = train(job, world[1], tmp_path / "run", observer=heard)
+    run = train(job, world[1], tmp_path / "run", observer=listening)
     lost = len(world[2]["valid"] & world[2]["train"])
-    assert heard.warned[0].startswith(f"{lost} of {len(world[2]['valid'])} valid pairs are seen already")
-    evaluate_run(run, observer=heard)
+    assert listening.warned[0].startswith(f"{lost} of {len(world[2]['valid'])} valid pairs are seen already")
+    evaluate_run(run, observer=listening)
     lost = len(world[2]["test"] & (world[2]["train"] | world[2]["valid"]))
-    assert heard.warned[1].startswith(f"{lost} of {len(world[2]['test'])} test pairs are seen already")
-    assert "train with evaluate.seen = 'none'" in heard.warned[1]
-    assert [text.rstrip(".") for text in RunContents(run.folder).warnings] == heard.warned  # a report shows them
-    evaluate_run(run, observer=heard)
-    assert len(heard.warned) == 3 and len(RunContents(run.folder).warnings) == 2
+    assert listening.warned[1].startswith(f"{lost} of {len(world[2]['test'])} test pairs are seen already")
+    assert "train with evaluate.seen = 'none'" in listening.warned[1]
+    assert [text.rstrip(".") for text in RunContents(run.folder).warnings] == listening.warned  # a report shows them
+    evaluate_run(run, observer=listening)
+    assert len(listening.warned) == 3 and len(RunContents(run.folder).warnings) == 2
 
 
 def test_lists_that_leave_out_more_than_judged_ones_are_noted(world, runs, tmp_path):
-    heard = Listening()
-    recommend(runs["none"], 3, tmp_path / "a.parquet", observer=heard)
-    assert [line for line in heard.noted if "--seen none gives such lists" in line]
+    listening = Listening()
+    recommend(runs["none"], 3, tmp_path / "a.parquet", observer=listening)
+    assert [line for line in listening.noted if "--seen none gives such lists" in line]
     quiet = Listening()
     recommend(runs["none"], 3, tmp_path / "b.parquet", seen="none", observer=quiet)
     recommend(runs["all"], 3, tmp_path / "c.parquet", observer=quiet)

@@ -211,6 +211,15 @@ def test_a_process_that_began_later_is_not_the_writer(tmp_path, holder):
     assert not left.exists()
 
 
+def test_a_killed_process_whose_parent_has_not_looked_has_ended(tmp_path, holder):
+    left = tmp_path / f".file.{holder.pid}.part"
+    left.touch()
+    holder.kill()
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
+    clear_leftovers(tmp_path)
+    assert not left.exists()
+
+
 def test_what_this_process_writes_now_stays(tmp_path):
     with atomic_file(tmp_path / "file") as work:
         work.write_text("half")

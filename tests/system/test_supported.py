@@ -38,7 +38,9 @@ def macos(monkeypatch):
 
 def test_macos_ingests(macos, tmp_path):
     pq.write_table(pa.table({"u": np.arange(60) % 6, "i": np.arange(60) % 10}), tmp_path / "e.parquet")
-    made = ingest(Data(train="e.parquet", user="u", item="i", test_size=0.0, valid_size=0.0), tmp_path / "d", data_root=tmp_path, name="e")
+    made = ingest(
+        Data(train="e.parquet", user="u", item="i", test_size=0.0, valid_size=0.0), tmp_path / "d", data_root=tmp_path, name="e"
+    )
     assert (made.info["num_users"], made.info["num_items"]) == (6, 10)
 
 
@@ -89,7 +91,10 @@ def test_arguments_are_utf_8_in_any_locale():
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONUTF8": "0"}
     command = [sys.executable, "-m", "gcnrec", "evaluate", "données", "--k", "dix-é"]
     done = subprocess.run(command, env=environment, capture_output=True)
-    assert (done.returncode, done.stderr.decode("utf-8")) == (2, "gcnrec: --k expects list lengths such as 10,20,50, got 'dix-é'\n")
+    assert (done.returncode, done.stderr.decode("utf-8")) == (
+        2,
+        "gcnrec: --k expects list lengths such as 10,20,50, got 'dix-é'\n",
+    )
 
 
 def test_a_byte_order_mark_begins_no_name(tmp_path):

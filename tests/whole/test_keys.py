@@ -15,6 +15,7 @@ import pytest
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
+from gcnrec.loaders import on_demand
 from gcnrec.loaders.conditions.moments import words_of_the_moment
 from gcnrec.loaders.on_demand import DataRequest, ingest_flags, open_or_ingest
 from gcnrec.loaders.recipe import folder_name, name_of
@@ -97,10 +98,14 @@ def test_every_input_counts(key):
     assert opened(data)[0].folder != first.folder
 
 
-def test_every_setting_counts_and_the_name_of_the_job_does_not():
+def test_every_setting_counts_and_the_name_of_the_job_does_not(monkeypatch):
     write("events/a.parquet", 0)
     data = Data(train="events", user="u", item="i", split="random")
     first, _ = opened(data)
+    with monkeypatch.context() as patch:  # what is there may lie on a disk where no lock can be written
+        patch.setattr(on_demand, "turn_at", None)
+        assert opened(data)[0].folder == first.folder
+        assert opened(data.model_copy(update={"folder": str(first.folder)}))[0].folder == first.folder
     assert first.folder.name.startswith("job-") and first.name == "events"
     other, said = opened(data, Path("other.toml"))
     assert other.folder == first.folder and f"{first.folder} is of the same files and settings, and is used" in said
@@ -159,6 +164,10 @@ def test_files_of_a_given_folder_that_changed_are_refused(gcnrec):
     assert gcnrec(command, JOB, *extra, "--force")[0] == 0
     assert json.loads(Path("kept/dataset.json").read_text())["num_users"] == users("events") == 31
     assert gcnrec(command, JOB, *extra)[0] == 0
+    Path("events/a.parquet").unlink()
+    code, _, err = gcnrec(command, JOB, *extra)
+    assert code == 3 and "files that are not there now" in err and "use it as it is with --data kept" in err
+    assert gcnrec(command, JOB, *extra, "--data", "kept")[0] == 0
 
 
 def test_a_given_folder_of_an_earlier_version_is_used_with_a_warning():

@@ -45,9 +45,10 @@ def test_out_that_exists_is_refused_unless_resumed(here):
     out = Path("out")
     assert run_folder(Path("runs"), "job", out, False) == out
     out.mkdir()
-    with pytest.raises(UsageError, match=r"out exists .* or remove it"):
+    with pytest.raises(UsageError, match=r"out exists .* remove it"):
         run_folder(Path("runs"), "job", out, False)
-    (out / "job.toml").touch()
+    for name in ("job.toml", "lineage.json"):  # a run, which can be continued
+        (out / name).touch()
     with pytest.raises(UsageError, match=r"out exists .* --resume"):
         run_folder(Path("runs"), "job", out, False)
     assert run_folder(Path("runs"), "job", out, True) == out

@@ -316,6 +316,8 @@ def literal(draw: Random, spec: Spec) -> tuple[Any, str]:
         text = draw.choice(["0.1", "0.5", "1", "2.5", "3"])
         return rounded(kind, text), text
     value = draw.choice([each for each in spec.pool if each is not None and each == each])
+    if isinstance(value, datetime.date):
+        return value, f"DATE '{value}'"
     if isinstance(value, str):
         return value, "'" + value.replace("'", "''") + "'"
     if isinstance(value, Fraction):
@@ -323,7 +325,8 @@ def literal(draw: Random, spec: Spec) -> tuple[Any, str]:
         word = "DATE " if kind == "date32" else "TIMESTAMPTZ " if "tz=" in kind else "TIMESTAMP "
         return seconds, (word if draw.random() < 0.4 else "") + f"'{text}'"
     if isinstance(value, int) and draw.random() < 0.2:
-        return decimal.Decimal(value) + decimal.Decimal("0.5"), f"{value}.5"
+        between = decimal.Decimal(value) + decimal.Decimal("0.5")
+        return between, str(between)
     return value, str(value)
 
 

@@ -56,12 +56,20 @@ def main() -> None:
     begun, numbers = time.perf_counter(), range(given.first, given.first + given.cases)
     os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")  # of the processes that cases run in
     with ProcessPoolExecutor(given.jobs) as pool:
-        outcomes = list(pool.map(compared, numbers, chunksize=50))
+        outcomes = list(pool.map(judged, numbers, chunksize=50))
     rows = [*tally(outcomes), summary(outcomes, given.first, time.perf_counter() - begun)]
     print(json.dumps(rows, indent=1))
     chosen = ["--out", given.out.name, "--cases", str(given.cases), "--first", str(given.first)]
     write_record(given.out, shlex.join(["python", "-m", "jobs.measure.fuzz.rows", *chosen]), rows)
     sys.exit(1 if rows[-1]["failures"] else 0)
+
+
+def judged(number: int) -> Outcome:
+    """The outcome of `compared`; a traceback is a fault, too."""
+    try:
+        return compared(number)
+    except Exception as problem:
+        return Outcome(number, "traceback", "", f"{type(problem).__name__}: {problem}"[:300])
 
 
 def compared(number: int) -> Outcome:

@@ -42,3 +42,43 @@ def test_mean_bytes_count_values_of_lists_and_texts(tmp_path):
     source = open_input(str(tmp_path / "a.parquet"))
     assert source.mean_row_bytes(["list"]) >= 25 * 8
     assert source.mean_row_bytes(["text", "list"]) == source.mean_row_bytes(["text"]) + source.mean_row_bytes(["list"])
+
+
+def test_bytes_are_those_before_compression(tmp_path):
+    """A million equal numbers take a few kilobytes in the file, and 8 bytes each in memory."""
+    pq.write_table(pa.table({"x": [7] * 100_000}), tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
+    assert (tmp_path / "a.parquet").stat().st_size < 100_000
+    assert open_input(str(tmp_path / "a.parquet")).mean_row_bytes(["x"]) >= 8
+
+
+@pytest.fixture
+def uneven(tmp_path):
+    """4,000 light rows in groups of 1,000, then 40 rows of 40 kB in a group, then light ones again."""
+    texts = ["x"] * 4000 + [str(row) * 20_000 for row in range(10, 50)] + ["y"] * 1000
+    with pq.ParquetWriter(tmp_path / "a.parquet", pa.schema({"row": pa.int64(), "text": pa.string()})) as writer:
+        for first, last in [*((at, at + 1000) for at in range(0, 4000, 1000)), (4000, 4040), (4040, 5040)]:
+            writer.write_table(pa.table({"row": range(first, last), "text": texts[first:last]}), row_group_size=1000)
+    return open_input(str(tmp_path / "a.parquet")), texts
+
+
+@pytest.mark.parametrize("columns", [["row", "text"], ["text"], ["row"]])
+def test_a_heavy_row_group_is_read_in_fewer_rows_at_a_time(uneven, columns):
+    source, texts = uneven
+    batches = list(source.batches({name: ds.field(name) for name in columns}, columns, 3000, 100_000))
+    found = pa.Table.from_batches(batches).to_pydict()
+    assert found == {name: {"row": list(range(5040)), "text": texts}[name] for name in columns}
+    # 100 kB hold two rows of 40 kB. Light groups, and groups without the heavy column, are read together.
+    assert list(map(len, batches)) == ([3000, 1000, *[2] * 20, 1000] if "text" in columns else [3000, 2040])
+
+
+def test_other_columns_are_not_even_read(tmp_path):
+    table = pa.table({"row": list(range(20_000)), "text": [f"text {row}" for row in range(20_000)]})
+    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=False, compression="none")
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    at = pq.read_metadata(tmp_path / "a.parquet").row_group(0).column(1).data_page_offset
+    content[at : at + 64] = b"\xff" * 64
+    (tmp_path / "a.parquet").write_bytes(content)
+    source = open_input(str(tmp_path / "a.parquet"))
+    batches = source.batches({"row": ds.field("row")}, ["row"], 1000, 10_000)
+    assert [row for batch in batches for row in batch["row"].to_pylist()] == list(range(20_000))
+    assert source.damaged_file({"text": ds.field("text")}, ["text"]) is not None

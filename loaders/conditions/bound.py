@@ -1,0 +1,161 @@
+"""A condition bound to the columns of one input: exact names, types, and the SQL that runs.
+
+DuckDB knows no case of names: the columns go to it under names of our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from gcnrec.errors import DataError, UsageError, first_line, nearest
+from gcnrec.loaders.conditions.comparisons import Comparisons, Kind, Node, Unfit, kind_of, operands, text_of
+from gcnrec.loaders.conditions.condition import CLOCKS, Condition, clause_of, locked, sql_of
+from gcnrec.loaders.conditions.expressions import OWN, TOO_DEEP, Refused, columns_of
+
+FROM_DUCKDB = (duckdb.Error, UnicodeDecodeError)
+"""What DuckDB raises; the second where its message cuts a character into two."""
+_NONE = f"{OWN}none"
+"""A table of the columns, without rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A condition on one input: `sql` speaks of `columns`, which maps its names to the paths of columns and fields."""
+
+    condition: Condition
+    sql: str
+    columns: dict[str, tuple[str, ...]]
+    halves: frozenset[str]
+    """Names of columns of float16, which DuckDB has to get as float32."""
+
+
+def bind(condition: Condition, schema: pa.Schema, source: str, parser: duckdb.DuckDBPyConnection | None = None) -> Bound:
+    """Bind `condition` to columns of `schema`, those of the input that messages call `source`.
+
+    A `locked` connection works out the types, one of its own unless `parser` is given.
+
+    Raises DataError for a column or field that is not there (names are exact), and where types do not fit; UsageError where
+    the condition, as it is rebuilt for these types, is too deep or makes too much of a row.
+    """
+    paths = [path for path in condition.references if path[0] in schema.names or path[0].lower() not in CLOCKS]
+    fields = {path: _field(condition, schema, path, source) for path in paths}
+    names = {path: f"{OWN}{number}" for number, path in enumerate(paths)}
+    halves = {path for path, field in fields.items() if pa.types.is_float16(field.type)}
+    columns = [(names[path], pa.float32() if path in halves else field.type) for path, field in fields.items()] or [
+        (_NONE, pa.bool_())
+    ]
+    with nullcontext(parser) if parser else closing(locked({"threads": 1})) as connection:
+        try:
+            # DuckDB takes no table without columns.
+            connection.register(_NONE, pa.schema(columns or [(_NONE, pa.bool_())]).empty_table())
+            rebuilt = _rebuilt(condition.clause, names, halves, connection)
+            columns_of(rebuilt)
+            sql = sql_of(_renamed(rebuilt, names), connection)
+            connection.execute(f"SELECT count(*) FROM {_NONE} WHERE {sql}").fetchall()
+        except Refused as problem:
+            raise UsageError(f"{condition} {problem}") from None
+        except RecursionError:
+            raise UsageError(f"{condition} {TOO_DEEP}") from None
+        except Unfit as problem:
+            raise DataError(f"{condition} does not fit {source}: {problem}") from None
+        except FROM_DUCKDB as problem:
+            raise DataError(f"{condition} does not fit {source}: {_in_names_of_the_file(reason(problem), names)}") from None
+    return Bound(condition, sql, {name: path for path, name in names.items()}, frozenset(names[path] for path in halves))
+
+
+def reason(problem: Exception) -> str:
+    """The first line of what an exception says; DuckDB's may hold a whole value of the data."""
+    if isinstance(problem, UnicodeDecodeError):
+        problem = ValueError(problem.object.decode(errors="replace"))
+    return first_line(problem)[:300]
+
+
+def _field(condition: Condition, schema: pa.Schema, path: tuple[str, ...], source: str) -> pa.Field:
+    if path[0] not in schema.names:
+        raise DataError(f"{condition} names the column {path[0]!r}, {source} has none{nearest(path[0], schema.names)}")
+    field = schema.field(path[0])
+    for name in path[1:]:
+        inside = (
+            [field.type.field(number).name for number in range(field.type.num_fields)] if pa.types.is_struct(field.type) else []
+        )
+        if name not in inside:
+            raise DataError(f"{condition} names a field {name!r} of {field.name!r}, {source} has none{nearest(name, inside)}")
+        field = field.type.field(name)
+    _check_twins(condition, field, path, source)
+    return field
+
+
+def _check_twins(condition: Condition, field: pa.Field, path: tuple[str, ...], source: str) -> None:
+    """DataError for a struct as a whole whose fields differ in case only: DuckDB would read the first for each of them."""
+    pending = [field.type]
+    while pending:
+        kind = pending.pop()
+        inside = [kind.field(number) for number in range(kind.num_fields)]
+        pending += [inner.type for inner in inside]
+        if pa.types.is_struct(kind) and len({inner.name.lower() for inner in inside}) < len(inside):
+            raise DataError(
+                f"{condition} reads {'.'.join(path)!r} of {source}, whose fields {', '.join(inner.name for inner in inside)} "
+                f"differ in upper and lower case only; name the field itself, as in {path[-1]}.{inside[0].name}"
+            )
+
+
+def _rebuilt(
+    clause: Node, names: Mapping[tuple[str, ...], str], halves: Iterable[tuple[str, ...]], connection: duckdb.DuckDBPyConnection
+) -> Node:
+    """The clause with comparisons that mean what they say, still in the names of the file."""
+    known: dict[str, Node] = {}
+
+    def parsed(expression: str) -> Node:
+        if expression not in known:
+            known[expression] = clause_of(expression, connection)
+        return known[expression]
+
+    def evaluated(node: Node) -> float | None:
+        try:
+            number = connection.execute(f"SELECT CAST({sql_of(node, connection)} AS DOUBLE)").fetchall()[0][0]
+        except FROM_DUCKDB:
+            return None
+        return None if number is None else float(number)
+
+    kinds = _kinds(clause, names, connection)
+    kinds |= {text: Kind("half") for text, node in _references(clause) if tuple(node["column_names"]) in halves}
+    rebuilt: Node = Comparisons(kinds, parsed, evaluated).rebuilt(clause)
+    return rebuilt
+
+
+def _kinds(clause: Node, names: Mapping[tuple[str, ...], str], connection: duckdb.DuckDBPyConnection) -> dict[str, Kind]:
+    """The kinds of the operands in a clause, by their texts."""
+    found = {text_of(node): node for node in operands(clause)}
+    if not found:
+        return {}
+    listed = ", ".join(sql_of(_renamed(node, names), connection) for node in found.values())
+    types = connection.sql(f"SELECT {listed} FROM {_NONE}").types
+    return {text: kind_of(declared) for text, declared in zip(found, types, strict=True)}
+
+
+def _references(clause: Any) -> Iterable[tuple[str, Node]]:
+    return ((text_of(node), node) for node in operands(clause) if node["class"] == "COLUMN_REF")
+
+
+def _renamed(node: Any, names: Mapping[tuple[str, ...], str]) -> Any:
+    """The tree with columns and fields under the names that DuckDB gets."""
+    if isinstance(node, list):
+        return [_renamed(part, names) for part in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("class") == "COLUMN_REF":
+        path = tuple(node["column_names"])
+        return {**node, "column_names": [names[path]]} if path in names else node
+    return {key: _renamed(value, names) for key, value in node.items()}
+
+
+def _in_names_of_the_file(message: str, names: Mapping[tuple[str, ...], str]) -> str:
+    for path, name in reversed(list(names.items())):
+        message = message.replace(name, ".".join(path))
+    return message
