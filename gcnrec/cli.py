@@ -526,5 +526,5 @@ def _expected(problem: BaseException) -> GcnrecError | None:
     if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
         return DataError(f"the disk is full ({problem.filename or 'no file named'}); {os_remedy(problem, 'work on another one')}")
     if isinstance(problem, OSError) and problem.errno in _THE_SYSTEM_REFUSES and problem.filename:
-        return DataError(f"cannot use {problem.filename}: {problem.strerror}; {os_remedy(problem, 'name another place')}")
+        return DataError(f"cannot use {problem.filename}: {problem.strerror}; {os_remedy(problem, 'choose another place')}")
     return None

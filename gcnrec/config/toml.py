@@ -21,8 +21,6 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
-TO_PARQUET = "python -c \"import pyarrow.csv as c, pyarrow.parquet as p; p.write_table(c.read_csv('{}'), '{}')\""
-"""A command that writes a CSV file as Parquet."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -39,6 +37,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read as TOML: {problem}; {_data_or(path, otherwise)}") from None
 
 
+def to_parquet(path: Path) -> str:
+    """A command that writes a CSV file as Parquet."""
+    read = f"c.read_csv('{path}'), '{path.with_suffix('.parquet')}'"
+    return f'python -c "import pyarrow.csv as c, pyarrow.parquet as p; p.write_table({read})"'
+
+
 def _data_or(path: Path, otherwise: str) -> str:
     """How data that was given for a TOML file becomes a dataset; `otherwise` for anything else."""
     if (path / "dataset.json").is_file():
@@ -46,7 +50,7 @@ def _data_or(path: Path, otherwise: str) -> str:
     if _is_parquet(path):
         return f"ingest Parquet by 'gcnrec ingest --train {path} --user COLUMN --item COLUMN --out DIR'"
     if path.suffix in (".csv", ".tsv", ".json", ".jsonl", ".txt"):
-        return f"write the table as Parquet and ingest that, for a CSV by {TO_PARQUET.format(path, path.with_suffix('.parquet'))}"
+        return f"write the table as Parquet and ingest that, for a CSV by {to_parquet(path)}"
     return otherwise
 
 

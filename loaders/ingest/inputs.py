@@ -18,6 +18,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from gcnrec.config.toml import to_parquet
 from gcnrec.errors import DataError, first_line, nearest
 from gcnrec.loaders.files.common_types import Conflict, merged
 from gcnrec.loaders.files.hive_keys import keys_of, parsed, types_of
@@ -194,7 +195,9 @@ def _check_file(filesystem: fs.FileSystem, path: str) -> None:
         _rows(ds.ParquetFileFormat().make_fragment(path, filesystem))
     except (OSError, pa.ArrowException) as problem:
         reason = "it is empty" if filesystem.get_file_info(path).size == 0 else first_line(problem)
-        raise DataError(f"{path} is not a readable Parquet file ({reason}); it may be truncated or damaged") from None
+        is_table = path.endswith((".csv", ".tsv", ".txt"))
+        remedy = f"write it as Parquet by {to_parquet(Path(path))}" if is_table else "it may be truncated or damaged"
+        raise DataError(f"{path} is not a readable Parquet file ({reason}); {remedy}") from None
 
 
 def _with_row_numbers(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -76,9 +76,11 @@ def test_parquet_in_place_of_a_card_is_named_by_train(gcnrec, out):
 
 
 def test_a_csv_is_written_as_parquet(gcnrec, workplace, out):
-    code, _, said = gcnrec("ingest", "e.csv", "--out", out)
+    said = gcnrec("ingest", "e.csv", "--out", out)[2]
     typed = said.rstrip("\n").rpartition(" for a CSV by python ")[2]
-    assert code == 2 and subprocess.run([sys.executable, *shlex.split(typed)], cwd=workplace).returncode == 0
+    code, _, said = gcnrec("ingest", "--train", "e.csv", "--user", "u", "--item", "i", "--out", out)
+    assert code == 3 and said.endswith(f"; write it as Parquet by python {typed}\n")
+    assert subprocess.run([sys.executable, *shlex.split(typed)], cwd=workplace).returncode == 0
     assert gcnrec("ingest", "--train", "e.parquet", "--user", "u", "--item", "i", "--out", out)[0] == 0
     assert pq.read_table(workplace / "e.parquet").equals(pq.read_table(workplace / "events/e.parquet"))
 
@@ -141,8 +143,8 @@ def test_only_a_full_disk_asks_for_space(number, words):
     ("out", "words"),
     [
         ("n" * 300, "File name too long; shorten the name"),
-        ("events/e.parquet/x", "File exists; name another place"),
-        ("events/e.parquet/x/y", "Not a directory; name another place"),
+        ("events/e.parquet/x", "File exists; choose another place"),
+        ("events/e.parquet/x/y", "Not a directory; choose another place"),
     ],
 )
 def test_names_that_cannot_be_are_one_sentence(gcnrec, out, words):
