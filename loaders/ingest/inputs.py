@@ -86,9 +86,7 @@ class Input:
 
     def schema_of(self, columns: dict[str, ds.Expression]) -> pa.Schema:
         """What `batches` yields."""
-        schema = self.dataset.schema
-        empty = pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
-        return ds.InMemoryDataset(empty).scanner(columns=columns).projected_schema
+        return ds.InMemoryDataset(pa.Table.from_batches([], self.dataset.schema)).scanner(columns=columns).projected_schema
 
     def batches(
         self, columns: dict[str, ds.Expression], paths: Sequence[str], rows: int, most_bytes: float = math.inf
