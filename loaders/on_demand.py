@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from glob import escape
@@ -180,10 +181,13 @@ def _ingest_job(request: DataRequest, out: Path, force: bool, observer: Observer
 
 
 def _ingest(data: Data, out: Path, *, near: Path | None, data_root: Path | None, force: bool, observer: Observer) -> Dataset:
-    """Ingest into `out` when no other process writes there; what that one made is used where it is the same."""
+    """Ingest into `out` when no other process writes there; what that one made is used where it is the same.
+
+    With `force`, which would replace what the other makes, Busy instead.
+    """
     resolved, name = resolve_card(data, near, data_root, DOWNLOADS, observer.note)
-    with turn_at(out, observer.note) as waited:
-        if waited and not force and out.exists() and _is_of(open_dataset(out), resolved, data_root):
+    with nullcontext(False) if force else turn_at(out, observer.note) as waited:
+        if waited and out.exists() and _is_of(open_dataset(out), resolved, data_root):
             observer.note(f"{out} has just been made of the same files and settings, and is used")
             return open_dataset(out)
         return ingest(resolved, out, data_root=data_root, name=name, force=force, progress=observer.note, work=observer.work)
