@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gcnrec.config import Data
-from gcnrec.errors import DataError, UsageError, nearest
+from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.conditions.bound import FROM_DUCKDB, Bound, bind, reason
 from gcnrec.loaders.conditions.condition import Condition, locked, parse_condition
 from gcnrec.loaders.conditions.expressions import OWN
@@ -183,8 +183,7 @@ def _bound(role: str, source: Input, conditions: dict[str, Condition], report: R
         where = conditions["where_test"]
     elif role != "train" and where is not None and (absent := where.missing(names)) is not None:
         report.say(
-            f"where does not filter the {role} file {source.text}, which has no column {absent!r}{nearest(absent, names)}; "
-            "where_test filters such files"
+            f"where does not filter the {role} file {source.text}, which has no column {absent!r}; where_test filters such files"
         )
         where = None
     if where is None:

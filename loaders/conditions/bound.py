@@ -53,7 +53,7 @@ def bind(condition: Condition, schema: pa.Schema, source: str, parser: duckdb.Du
     with nullcontext(parser) if parser else closing(locked({"threads": 1})) as connection:
         try:
             # DuckDB takes no table without columns.
-            connection.register(_NONE, pa.schema(columns or [(_NONE, pa.bool_())]).empty_table())
+            connection.register(_NONE, pa.Table.from_batches([], pa.schema(columns or [(_NONE, pa.bool_())])))
             rebuilt = _rebuilt(condition.clause, names, halves, connection)
             columns_of(rebuilt)
             sql = sql_of(_renamed(rebuilt, names), connection)

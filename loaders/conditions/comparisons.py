@@ -24,6 +24,8 @@ _INTEGERS = {"tinyint", "smallint", "integer", "bigint", "hugeint", "utinyint", 
 _EXACT = _INTEGERS | {"decimal"}
 _NAIVE = {"date", "timestamp_s", "timestamp_ms", "timestamp", "timestamp_ns"}
 """Times without a zone: they are of UTC."""
+_ZONED = {"timestamp with time zone", "timestamptz_ns"}
+"""Times of one zone or another, which are moments."""
 _MOST_DIGITS = 38
 """Of DuckDB's decimals."""
 _NESTED = {"list", "array", "struct", "tuple", "map", "union"}
@@ -195,6 +197,9 @@ class Comparisons:
     def _aligned(self, left: Node, right: Node) -> tuple[Node, Node]:
         """Both operands rebuilt, in types that compare exactly: a constant takes the type of the other one."""
         kinds = self._kind(left), self._kind(right)
+        if _are_uneven_times({kind.name for kind in kinds}):
+            first, second = (self._made("CAST(p AS TIMESTAMP_NS)", p=self.rebuilt(side)) for side in (left, right))
+            return first, second
         if _is_constant(right):
             return self.rebuilt(left), self._constant(right, kinds[0])
         if _is_constant(left):
@@ -251,7 +256,7 @@ class Comparisons:
     def _between(self, node: Node) -> Node:
         """Two comparisons, where that makes a difference; the input is then computed twice, which random() must not be."""
         kinds = {self._kind(node[part]).name for part in ("input", "lower", "upper")}
-        if not kinds & (_EXACT | _NAIVE | FLOATS.keys()) or '"random"' in text_of(node["input"]):
+        if not kinds & (_EXACT | _NAIVE | _ZONED | FLOATS.keys()) or '"random"' in text_of(node["input"]):
             return self._inside(node)
         lower = self._comparison(">=", node["input"], node["lower"])
         return self._made("p AND q", p=lower, q=self._comparison("<=", node["input"], node["upper"]))
@@ -302,6 +307,11 @@ class Comparisons:
         if fields and key["class"] == "CONSTANT" and key["literal"]["kind"] == "STRING" and key["literal"]["text"] not in fields:
             wanted = key["literal"]["text"]
             raise Unfit(f"there is no field {wanted!r}{nearest(wanted, fields)}")
+
+
+def _are_uneven_times(names: set[str]) -> bool:
+    """Whether one of two types of times has nanoseconds, and the other has none or differs in its zone: DuckDB refuses some."""
+    return len(names) == 2 and names <= _NAIVE | _ZONED and bool(names & {"timestamp_ns", "timestamptz_ns"})
 
 
 def _filled(node: Any, parts: Mapping[str, Node]) -> Any:

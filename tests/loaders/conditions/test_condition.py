@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import subprocess
 import sys
+import uuid
 from decimal import Decimal
 from pathlib import Path
 
@@ -509,6 +510,13 @@ NAMED = pa.schema(
 )
 def test_names_are_those_of_the_file(connection, text, paths):
     assert list(bind(parse_condition(text, connection), NAMED, "f", connection).columns.values()) == paths
+
+
+def test_columns_of_uuids_are_read(connection):
+    values = [uuid.UUID(int=number) for number in (1, 2, 3)]
+    stored = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([value.bytes for value in values], pa.binary(16)))
+    rows = pa.table({"id": stored, "s": pa.StructArray.from_arrays([stored], ["id"])})
+    assert rows_of(connection, f"id = '{values[1]}' OR s.id = '{values[2]}'", rows) == [1, 2]
 
 
 @pytest.mark.parametrize(
