@@ -61,7 +61,7 @@ def as_ids(ids: Ids, kind: pa.DataType) -> Ids:
     if (wanted, came) == ("UUIDs", "text"):
         return _mapped(ids, _uuid_bytes, target)
     if came != wanted and (wanted, came) != ("UUIDs", "bytes"):
-        raise ValueError(f"{kind} is expected, and text, numbers and dates are no ids of each other; cast the column")
+        raise ValueError("text, bytes, numbers and dates are no ids of each other; cast the column")
     ids = ids.cast(plain(ids.type))
     if ids.type == target:
         return ids

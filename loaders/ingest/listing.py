@@ -8,7 +8,7 @@ folder, files count whose name ends like Parquet, or whose content begins like i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import translate
 from glob import escape
@@ -76,14 +76,26 @@ def listed(text: str, base: Path | None = None) -> Listing:
                 f"{text} {what} (looked for names ending in {', '.join(_SUFFIXES)}); "
                 "a name that begins with _ or . is left out unless the path or pattern spells it"
             )
-        found = {info.path: info for info in sorted(infos, key=lambda info: info.path)}
-        listing = Listing(text, filesystem, root, tuple(found.values()))
+        local = isinstance(filesystem, fs.LocalFileSystem)
+        infos = list(_once(root, infos)) if local else [*{info.path: info for info in infos}.values()]
+        listing = Listing(text, filesystem, root, tuple(sorted(infos, key=lambda info: info.path)))
         refuse_tables(listing.filesystem, listing.root, listing.files)
     except ImportError as problem:
         raise DataError(f"{text} cannot be opened ({first_line(problem)}); install it, or name a local copy") from None
     except (OSError, pa.ArrowException, ValueError) as problem:
         raise DataError(f"{text} cannot be opened ({first_line(problem)}); check the address, or name a local copy") from None
     return listing
+
+
+def _once(root: str, infos: Iterable[fs.FileInfo]) -> Iterable[fs.FileInfo]:
+    """Each local file once: under its own path, not that of a link to its folder, where it is found under both."""
+    own: dict[Path, fs.FileInfo] = {}
+    straight = Path(root).resolve()
+    for info in sorted(infos, key=lambda info: info.path):
+        place = Path(info.path).resolve()
+        if place not in own or place == straight / Path(info.path).relative_to(root):
+            own[place] = info
+    return own.values()
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,14 @@ def test_sections_are_frozen():
 def test_round_trip_of_a_job_with_everything(tmp_path):
     job = Job.parse(
         {
-            "data": {"train": 'odd "name"\\here', "user": "u", "item": "i\n\u00e9", "test_from": 1700000000, "keep_cold": True},
+            "data": {
+                "train": 'odd "name"\\here',
+                "user": "u",
+                "item": "i\n\u00e9",
+                "test_from": 1700000000,
+                "keep_cold": True,
+                "partition_type": {"a b": "int64", '"': "string"},
+            },
             "model": {"width": "auto", "layers": 0},
             "loss": {"l2": 1e-7, "temperature": 3.0},
             "train": {"refit": "train+valid"},
@@ -177,6 +184,9 @@ def test_round_trip_of_a_job_with_everything(tmp_path):
     path = tmp_path / "job.toml"
     path.write_text(to_toml(job), encoding="utf-8")
     assert Job.load(path) == job
+    assert Job.load(path, ['data.partition_type={user = "int8"}']).data.partition_type == {"user": "int8"}
+    with pytest.raises(UsageError, match=r"data.partition_type.user: input should be 'string', 'int8', .*got 'int'"):
+        Job.load(path, ['data.partition_type={user = "int"}'])
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.floats(1e-12, 1e12), st.integers(0, 2**60))

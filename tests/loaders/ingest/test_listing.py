@@ -135,6 +135,15 @@ def test_relative_paths_start_where_the_command_runs(tmp_path, monkeypatch):
         assert names(text, None) == found, text
 
 
+def test_a_file_that_a_link_leads_to_comes_once_under_its_own_path(tmp_path):
+    write(tmp_path / "in/day=1/x.parquet", tmp_path / "in/day=2/x.parquet", tmp_path / "far/y.parquet")
+    (tmp_path / "in/a-latest").symlink_to("day=2")
+    (tmp_path / "in/far").symlink_to(tmp_path / "far")
+    for text in ("in", "in/*", "in/**"):
+        assert names(text, tmp_path) == ["day=1/x.parquet", "day=2/x.parquet", "far/y.parquet"]
+    assert names("in/a-*", tmp_path) == ["a-latest/x.parquet"]
+
+
 LOGS = {
     "Delta": {"_delta_log/00000000000000000000.json": json.dumps({"add": {"path": "part-0.parquet"}})},
     "Iceberg": {"metadata/v1.metadata.json": "{}"},
