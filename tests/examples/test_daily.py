@@ -86,6 +86,7 @@ def test_two_days(daily, workplace):
     changes = (shop / "tuesday/changes.txt").read_text()
     assert changes.splitlines()[0] == f"since {shop / 'monday/cold'}"
     assert f"rows_train  {ROWS}     {2 * ROWS}  +{ROWS}" in changes
+    assert [line.split()[:3] for line in changes.splitlines() if ".parquet" in line] == [["train:", "day=2/x.parquet", "-"]]
     report = (shop / "tuesday/warm/report.html").read_text()
     assert f"Since {shop / 'monday/cold'}" in report and f"{ROWS} \N{RIGHTWARDS ARROW} {2 * ROWS} (+{ROWS})" in report
     assert "tuesday/warm" in (shop / "tuesday/compare.txt").read_text()
