@@ -53,8 +53,8 @@ RATINGS = [
 
 
 @pytest.mark.parametrize(("kind", "ratings", "least", "kept"), RATINGS, ids=lambda value: str(value)[:20])
-@pytest.mark.parametrize("where", [None, "item >= 0"])
-def test_a_rating_is_compared_in_its_own_type_and_none_is_counted(make, kind, ratings, least, kept, where):
+def test_a_rating_is_compared_in_its_own_type_and_none_is_counted(make, kind, ratings, least, kept):
+    where = "item >= 0" if pa.types.is_floating(kind) else None
     columns = {"user": range(6), "item": [0] * 6, "r": pa.array(ratings, kind, from_pandas=False)}
     dataset = make({"train": columns}, rating="r", min_rating=least, where=where)
     assert users_of(dataset) == kept
@@ -133,9 +133,15 @@ def test_a_sum_that_overflows_float32_is_refused(make):
 NANOSECONDS = 1_700_000_000_123_456_789
 
 
-@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.timestamp("ns"), pa.timestamp("ns", "Asia/Tokyo")])
 @pytest.mark.parametrize(
-    "test_from", [NANOSECONDS + 2, str(NANOSECONDS + 2), "2023-11-14T22:13:20.123456791", "2023-11-15 07:13:20.123456791+09:00"]
+    ("kind", "test_from"),
+    [
+        (pa.int64(), NANOSECONDS + 2),
+        (pa.uint64(), str(NANOSECONDS + 2)),
+        (pa.timestamp("ns"), "2023-11-14T22:13:20.123456791"),
+        (pa.timestamp("ns", "Asia/Tokyo"), "2023-11-14 22:13:20.123456791"),
+        (pa.timestamp("ns"), "2023-11-15 07:13:20.123456791+09:00"),
+    ],
 )
 def test_the_boundary_is_a_tick_of_the_column(make, kind, test_from):
     times = pa.array([NANOSECONDS + number for number in range(5)], pa.int64()).cast(kind)
