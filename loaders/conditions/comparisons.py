@@ -161,7 +161,7 @@ class Comparisons:
 
     def _kind(self, node: Node) -> Kind:
         if node["class"] == "CONSTANT":
-            return Kind("varchar" if node["literal"]["kind"] == "STRING" else "")
+            return Kind("varchar" if _literal_kind(node) == "STRING" else "")
         return self.kinds[text_of(node)]
 
     def _made(self, template: str, **parts: Node) -> Node:
@@ -175,6 +175,7 @@ class Comparisons:
             raise Unfit(
                 f"{sign} would compare floats inside {' and '.join(kind.name for kind in kinds)}; compare them one by one"
             )
+        self._check_texts(left, right)
         if not any(kind.name in FLOATS for kind in kinds) or (_is_constant(left) and _is_constant(right)):
             first, second = self._aligned(left, right)
             return self._made(f"p {sign} q", p=first, q=second)
@@ -227,7 +228,7 @@ class Comparisons:
     def _number(self, node: Node) -> float | None:
         if node["class"] != "CONSTANT":
             return self.evaluated(node)
-        if node["literal"]["kind"] not in ("INTEGER", "NUMERIC", "STRING"):
+        if _literal_kind(node) not in ("INTEGER", "NUMERIC", "STRING"):
             return None
         try:
             return float(node["literal"]["text"])
@@ -267,6 +268,8 @@ class Comparisons:
         kinds = [self._kind(part) for part in node["children"]]
         if any(kind.nests_floats for kind in kinds):
             raise Unfit("IN would compare floats inside other values; compare them one by one")
+        for value in values:
+            self._check_texts(first, value)
         is_float = kinds[0].name in FLOATS
         if all(map(_is_constant, values)) and (not is_float or all(_is_number(self._number(value)) for value in values)):
             made = [self._constant(value, kinds[0]) for value in values]
@@ -296,6 +299,13 @@ class Comparisons:
         )
         return self._made(template, q=self._inside(node), **dict(zip(names, floats, strict=True)))
 
+    def _check_texts(self, left: Node, right: Node) -> None:
+        """A text of a row is no number: DuckDB would round '3.9' to compare it with 4."""
+        for text, other in ((left, right), (right, left)):
+            is_number = self._kind(other).name in _EXACT | FLOATS.keys() or _literal_kind(other) in ("INTEGER", "NUMERIC")
+            if is_number and self._kind(text).name == "varchar" and not _is_constant(text):
+                raise Unfit("a text would be compared with a number; cast the text, as in CAST(x AS DOUBLE), or quote the number")
+
     def _check_lists(self, name: str, given: list[Node]) -> None:
         kinds = [self._kind(part) for part in given]
         if any(kind.nests_floats or kind.name in FLOATS for kind in kinds):
@@ -304,7 +314,7 @@ class Comparisons:
     def _check_field(self, given: list[Node]) -> None:
         """Names of fields are exact, as those of columns are."""
         fields, key = self._kind(given[0]).fields, given[-1]
-        if fields and key["class"] == "CONSTANT" and key["literal"]["kind"] == "STRING" and key["literal"]["text"] not in fields:
+        if fields and _literal_kind(key) == "STRING" and key["literal"]["text"] not in fields:
             wanted = key["literal"]["text"]
             raise Unfit(f"there is no field {wanted!r}{nearest(wanted, fields)}")
 
@@ -330,6 +340,11 @@ def _flat(kind: str, parts: list[Node]) -> list[Node]:
     for part in parts:
         flat += part["children"] if part["class"] == "CONJUNCTION" and part["type"] == kind else [part]
     return flat
+
+
+def _literal_kind(node: Node) -> str:
+    """Of a constant as it is written; empty for other expressions."""
+    return str(node["literal"]["kind"]) if node["class"] == "CONSTANT" else ""
 
 
 def _is_constant(node: Node) -> bool:

@@ -258,11 +258,16 @@ def test_times_are_of_utc_and_keep_their_digits(kept, text, rows):
         ("list_max(l) > 1", "list_max() would compare floats inside a list"),
         ("l = [1.5]", "= would compare floats inside list"),
         ("(f, i) > (1, 2)", "> would compare floats inside tuple"),
+        ("t = i", "a text would be compared with a number; cast the text, as in CAST(x AS DOUBLE)"),
+        ("t IN ('4', 4)", "a text would be compared with a number"),
+        ("CASE 4 WHEN t THEN true END", "a text would be compared with a number"),
+        ("t > f", "a text would be compared with a number"),
         ("(f, i) IN ((1, 2))", "IN would compare floats inside other values"),
     ],
 )
-def test_floats_inside_other_values_are_not_compared(kept, text, told):
-    rows = pa.table({"f": pa.array([1.0], pa.float32()), "i": [1], "l": [[1.0, 2.0]]})
+def test_what_cannot_be_compared_as_one_of_both_types_is_refused(kept, text, told):
+    rows = pa.table({"f": pa.array([1.0], pa.float32()), "i": [4], "l": [[1.0, 2.0]], "t": ["3.9"]})
+    assert kept("CAST(t AS DOUBLE) < i AND i <> '3.9' AND t IN ('4', '3.9')", rows) == [0]
     with pytest.raises(DataError) as caught:
         kept(text, rows)
     assert told in str(caught.value) and "does not fit rows.parquet" in str(caught.value)
