@@ -249,10 +249,10 @@ def conditions(draw: Random, case: Ingestion, specs: dict[str, Spec]) -> None:
         known["day"] = Spec(("string",), ["2024-01-01", "2024-01-02"])
     held = [source.files[0] for role, source in case.inputs.items() if role != "train"]
     there = set(known).intersection(*({column.name for column in file.columns} for file in held))
-    if held and there and draw.random() < 0.2:
+    if held and there and draw.random() < 0.15:
         case.where_test = condition(draw, {name: spec for name, spec in known.items() if name in there}, 1)
         case.data["where_test"] = case.where_test.sql
-    if draw.random() < 0.45:
+    if draw.random() < 0.35:
         some = [condition(draw, known, 2) for _ in range(6)]
         enough = [each for each in some if 3 * sum(bool(each.holds(row)) for row in rows(case)) > len(rows(case))]
         case.where = (enough or some)[0]
