@@ -24,6 +24,7 @@ from gcnrec.loaders.files.table_formats import refuse_tables
 _SUFFIXES = (".parquet", ".parq", ".pq")
 _MAGIC = b"PAR1"
 """The first bytes of a Parquet file, for Hive's files, whose names have no ending."""
+_PATIENCE_SECONDS = 30
 _WILD = re.compile(r"[*?\[]")
 _URI = re.compile(r"(?P<head>[^:/]+://[^/?#]*)(?P<path>[^?#]*)(?P<tail>.*)", re.DOTALL)
 
@@ -120,7 +121,7 @@ def _located(text: str, base: Path | None) -> tuple[fs.FileSystem, str, list[_Pa
     count = next((number for number, part in enumerate(parts) if part.wild), len(parts))
     filesystem: fs.FileSystem = fs.LocalFileSystem()
     if uri is not None:
-        filesystem, root = fs.FileSystem.from_uri(uri["head"] + "/".join(own[:count]) + uri["tail"])
+        filesystem, root = fs.FileSystem.from_uri(uri["head"] + "/".join(own[:count]) + _with_patience(uri["head"], uri["tail"]))
     else:
         root = str((base or Path()).joinpath(*(part.name for part in parts[:count])))
     parts = parts[count:]
@@ -130,6 +131,13 @@ def _located(text: str, base: Path | None) -> tuple[fs.FileSystem, str, list[_Pa
             break
         root, parts = there, parts[1:]
     return filesystem, root, parts
+
+
+def _with_patience(head: str, query: str) -> str:
+    """The query of a URI, with a limit for Google's storage, which else tries for 15 minutes and heeds no signal meanwhile."""
+    if not head.startswith(("gs://", "gcs://")) or "retry_limit_seconds" in query:
+        return query
+    return f"{query}{'&' if '?' in query else '?'}retry_limit_seconds={_PATIENCE_SECONDS}"
 
 
 def _decoded(part: str) -> str:

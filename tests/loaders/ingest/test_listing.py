@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gcnrec.errors import DataError
-from gcnrec.loaders.ingest.listing import listed
+from gcnrec.loaders.ingest.listing import _with_patience, listed
 
 ROWS = pa.table({"user": [1, 2], "item": [3, 4]})
 
@@ -173,3 +173,16 @@ def test_a_checkpoint_of_delta_is_a_log_when_it_can_name_files(tmp_path):
     checkpoint.write_bytes(b"PAR1 damaged")
     with pytest.raises(DataError, match="is a Delta table"):
         listed("t", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("head", "query", "right"),
+    [
+        ("gs://bucket", "", "?retry_limit_seconds=30"),
+        ("gcs://bucket", "?scheme=http", "?scheme=http&retry_limit_seconds=30"),
+        ("gs://bucket", "?retry_limit_seconds=900", "?retry_limit_seconds=900"),
+        ("s3://bucket", "?region=eu", "?region=eu"),
+    ],
+)
+def test_an_unreachable_store_is_given_up_soon(head, query, right):
+    assert _with_patience(head, query) == right
