@@ -49,10 +49,15 @@ def columns_of(dataset: Dataset) -> tuple[IdColumn, IdColumn]:
 def read_table(path: Path, *columns: IdColumn) -> pa.Table:
     """A Parquet or CSV (`.csv`, with a header) file; `columns` of a CSV are text, for `ids_of` to read, and never guessed.
 
-    Raises DataError when the file is missing, empty or damaged.
+    Raises DataError when the file is missing, empty or damaged, and for held-out pairs of a dataset folder: node numbers, no ids.
     """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
+    if path.name in ("valid.parquet", "test.parquet") and (path.parent / "dataset.json").is_file():
+        raise DataError(
+            f"{path} must hold ids, it belongs to a dataset folder and holds node numbers; "
+            f"take the ids by number from {path.parent / 'users.parquet'} and {path.parent / 'items.parquet'}"
+        )
     try:
         table = _read_csv(path, columns) if _is_csv(path) else pq.ParquetFile(path).read()
     except (OSError, pa.ArrowException) as problem:

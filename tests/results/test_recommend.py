@@ -322,6 +322,17 @@ def test_candidates_of_one_column_are_refused_where_another_file_names_the_users
         recommend(fake_run(), 2, tmp_path / "recs.parquet", **files)
 
 
+@pytest.mark.parametrize("name", ["valid.parquet", "test.parquet"])
+def test_node_numbers_of_a_dataset_folder_are_not_taken_for_ids(tmp_path, name):
+    pq.write_table(pa.table({"user": pa.array([101], pa.int32()), "item": ["tea"]}), tmp_path / name)
+    (tmp_path / "dataset.json").write_text("{}")
+    with pytest.raises(DataError, match=f"{name} must hold ids, it belongs to a dataset folder and holds node numbers; take the"):
+        recommend(fake_run(), 2, tmp_path / "recs.parquet", exclude=tmp_path / name)
+    (tmp_path / "dataset.json").unlink()
+    recommend(fake_run(), 2, tmp_path / "recs.parquet", exclude=tmp_path / name)
+    assert 101 not in lists(tmp_path / "recs.parquet")  # tea is all that 101 has not seen
+
+
 def test_options_are_checked(tmp_path):
     out = tmp_path / "recs.parquet"
     with pytest.raises(UsageError, match="--k must be at least 1, got 0"):
