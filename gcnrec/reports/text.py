@@ -71,7 +71,8 @@ def changed(change: Change) -> tuple[str, str, str, str]:
 
 
 def figure_lines(facts: dict[str, Any]) -> list[str]:
-    """Any figures: nested sections become headings, long lists their length."""
+    """Any figures: nested sections become headings, long lists their length. An empty section is left out."""
+    facts = {key: value for key, value in facts.items() if value != {}}
     flat = [(key, plain(value)) for key, value in facts.items() if not _is_section(value)]
     lines = columns(flat)
     for key, value in facts.items():

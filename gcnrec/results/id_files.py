@@ -1,7 +1,7 @@
 """Small files of ids that come with a command: users to serve, items, candidate pairs, segments. Parquet or CSV.
 
 A column is found by the obvious name (`user`, `item`), by the name it had when the data set was ingested, or because it
-is the only one.
+is the only one of a file that needs no other.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ from gcnrec.loaders.schema import Dataset
 
 @dataclass(frozen=True, slots=True)
 class IdColumn:
-    """What a file calls a kind of id: `names`, most likely first; `vocabulary` gives the type ids are read as."""
+    """What a file calls a kind of id: `names`, most likely first; `vocabulary` gives the type ids are read as.
+
+    `others`: what it calls the other kind. An only column with such a name is not taken.
+    """
 
     names: tuple[str, ...]
     vocabulary: Vocabulary
+    others: tuple[str, ...]
 
     def find(self, table: pa.Table) -> str | None:
         return next((name for name in self.names if name in table.column_names), None)
@@ -38,16 +42,22 @@ def columns_of(dataset: Dataset) -> tuple[IdColumn, IdColumn]:
         original = given.get(role)
         return tuple(dict.fromkeys(name for name in (role, original, original and original.rsplit(".", 1)[-1]) if name))
 
-    return IdColumn(names("user"), dataset.user_ids), IdColumn(names("item"), dataset.item_ids)
+    users, items = names("user"), names("item")
+    return IdColumn(users, dataset.user_ids, others=items), IdColumn(items, dataset.item_ids, others=users)
 
 
 def read_table(path: Path, *columns: IdColumn) -> pa.Table:
     """A Parquet or CSV (`.csv`, with a header) file; `columns` of a CSV are text, for `ids_of` to read, and never guessed.
 
-    Raises DataError when the file is missing, empty or damaged.
+    Raises DataError when the file is missing, empty or damaged, and for held-out pairs of a dataset folder: node numbers, no ids.
     """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
+    if path.name in ("valid.parquet", "test.parquet") and (path.parent / "dataset.json").is_file():
+        raise DataError(
+            f"{path} must hold ids, it belongs to a dataset folder and holds node numbers; "
+            f"take the ids by number from {path.parent / 'users.parquet'} and {path.parent / 'items.parquet'}"
+        )
     try:
         table = _read_csv(path, columns) if _is_csv(path) else pq.ParquetFile(path).read()
     except (OSError, pa.ArrowException) as problem:
@@ -60,16 +70,17 @@ def read_table(path: Path, *columns: IdColumn) -> pa.Table:
 def ids_of(path: Path, table: pa.Table, column: IdColumn) -> pa.ChunkedArray:
     """The ids of `column` in the plain form of the vocabulary's type, or of a wider one that holds those beyond its range.
 
-    A column that is the only one may have any name. Raises DataError for nulls and for ids of another family.
+    A column that is the only one may have any name but one of the other kind of ids.
+    Raises DataError where the column is absent, for nulls and for ids of another family.
     """
     name = column.find(table)
-    if name is None and table.num_columns == 1:
+    if name is None and table.num_columns == 1 and table.column_names[0] not in column.others:
         name = table.column_names[0]
         if _is_known(name, column):
             raise DataError(f"{path} must begin with a header, its first line is the id {name!r}; add a line {column.names[0]!r}")
     if name is None:
-        wanted = " or ".join(map(repr, column.names))
-        raise DataError(f"{path} must have a column {wanted}, it has {', '.join(map(repr, table.column_names))}; rename one")
+        wanted, came = " or ".join(map(repr, column.names)), ", ".join(map(repr, table.column_names))
+        raise DataError(f"{path} must have a column {wanted}, it has {came}; rename or add one")
     given, kind = table.column(name), column.vocabulary.type
     try:
         ids = from_text(given, kind) if _is_csv(path) else given
@@ -82,6 +93,16 @@ def ids_of(path: Path, table: pa.Table, column: IdColumn) -> pa.ChunkedArray:
     if absent:
         raise DataError(f"{path}: ids must not be null, {absent} of column {name!r} are; drop them")
     return ids if isinstance(ids, pa.ChunkedArray) else pa.chunked_array([ids])
+
+
+def pair_ids_of(path: Path, table: pa.Table, users: IdColumn, items: IdColumn) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """The ids of both columns of a file of pairs, as `ids_of`. Raises DataError also for a file of a single column."""
+    if table.num_columns == 1:
+        raise DataError(
+            f"{path} must have two columns, {users.names[0]!r} and {items.names[0]!r}, "
+            f"it has only {table.column_names[0]!r}; add the other one"
+        )
+    return ids_of(path, table, users), ids_of(path, table, items)
 
 
 def _is_known(text: str, column: IdColumn) -> bool:

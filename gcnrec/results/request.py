@@ -19,7 +19,7 @@ from gcnrec.ids.id_types import held
 from gcnrec.interactions import MemoryVocabulary, Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.results.dropped import FileCounts
-from gcnrec.results.id_files import columns_of, ids_of, read_table
+from gcnrec.results.id_files import columns_of, ids_of, pair_ids_of, read_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ def _pairs(dataset: Dataset, option: str, path: Path, rows: Vocabulary) -> _Pair
     """Items per row from a file of pairs, of asked users only. DataError where no item is known."""
     users, items = columns_of(dataset)
     table = read_table(path, users, items)
-    user_ids, item_ids = ids_of(path, table, users), ids_of(path, table, items)
+    user_ids, item_ids = pair_ids_of(path, table, users, items)
     rows_E, items_E = rows.numbers(user_ids), dataset.item_ids.numbers(item_ids)
     if not (items_E >= 0).any():
         raise DataError(f"{path} must name items of {dataset.name}, none of its {len(items_E)} ids is one; check its item column")

@@ -77,7 +77,10 @@ def recommend(bundle: dict[str, np.ndarray], user: int, k: int, seen: str = "all
 
 if __name__ == "__main__":
     bundle = open_bundle(Path(sys.argv[1]))
-    user = ids_of(bundle, "user_ids").index(sys.argv[2])
+    users = ids_of(bundle, "user_ids")
+    if sys.argv[2] not in users:
+        sys.exit(f"USER must be an id of {sys.argv[1]}, as the data writes it, for example {users[0]!r}; got {sys.argv[2]!r}")
+    user = users.index(sys.argv[2])
     items = ids_of(bundle, "item_ids")
     k, seen = int(sys.argv[3]) if len(sys.argv) > 3 else 20, sys.argv[4] if len(sys.argv) > 4 else "all"
     print("\n".join(items[item] for item in recommend(bundle, user, k, seen)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -141,6 +142,13 @@ def test_serve_runs_with_numpy_alone(run, tmp_path):
     program += "run_name='__main__'); sys.exit(', '.join({'torch', 'numba', 'gcnrec', 'safetensors'} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0 and len(done.stdout.split()) == 4, done.stderr
+
+
+def test_serve_refuses_a_user_that_the_bundle_lacks_in_one_sentence(run, tmp_path, monkeypatch):
+    export(run, "bundle", tmp_path / "shop.safetensors")
+    monkeypatch.setattr(sys, "argv", ["serve.py", str(tmp_path / "shop.safetensors"), "03"])
+    with pytest.raises(SystemExit, match=r"USER must be an id of .*, as the data writes it, for example 'u\d+'; got '03'"):
+        runpy.run_path(str(SERVE), run_name="__main__")
 
 
 def test_an_index_says_that_it_ranks_by_the_trained_part_alone(run, tmp_path):

@@ -50,6 +50,8 @@ def test_figures_nest():
         "  name  y",
     ]
     assert figure_lines({"threads": {"torch": 1}}) == ["threads", "  torch  1"]
+    assert figure_lines({"rows": 3, "dropped": {}}) == ["rows  3"]
+    assert figure_lines({"dropped": {}}) == []
 
 
 def test_comparison():

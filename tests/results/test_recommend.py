@@ -299,6 +299,12 @@ def test_nothing_is_overwritten_or_left_half_written(tmp_path):
         ("candidates", "user,item\n101,wine\n", "none of its 1 ids is one; check its item column"),
         ("exclude", "item\nwine\n", "none of its 1 ids is one"),
         ("exclude", "usr,item\n101,tea\n", "must have a column 'user'"),
+        ("candidates", "item\ntea\n", "or 'row.customer' or 'customer', it has 'item'; rename or add one"),
+        ("candidates", "101\n102\n", "must begin with a header, its first line is the id '101'"),
+        ("candidates", "user\n101\n", "must have two columns, 'user' and 'item', it has only 'user'; add the other one"),
+        ("exclude", "user\n101\n", "must have a column 'item' or 'product', it has 'user'; rename or add one"),
+        ("users", "item\n101\n", "or 'row.customer' or 'customer', it has 'item'; rename or add one"),
+        ("items", "user\ntea\n", "must have a column 'item' or 'product', it has 'user'; rename or add one"),
         ("users", "101\n102\n", "must begin with a header, its first line is the id '101'"),
         ("users", "user\nabc\n", r"column 'user' must hold uint16 ids \('abc' is no integer of at most 38 digits\)"),
         ("users", "user,age\n101,7\n,8\n", "ids must not be null, 1 of column 'user' are"),
@@ -308,6 +314,23 @@ def test_bad_files_get_a_sentence(tmp_path, write, option, text, problem):
     with pytest.raises(DataError, match=problem):
         recommend(fake_run(), 2, tmp_path / "recs.parquet", **{option: write("ids.csv", text)})
     assert [path.name for path in tmp_path.iterdir()] == ["ids.csv"]
+
+
+def test_candidates_of_one_column_are_refused_where_another_file_names_the_users(tmp_path, write):
+    files = {"users": write("users.csv", "user\n101\n"), "candidates": write("pairs.csv", "item\ntea\n")}
+    with pytest.raises(DataError, match="must have two columns, 'user' and 'item', it has only 'item'; add the other one"):
+        recommend(fake_run(), 2, tmp_path / "recs.parquet", **files)
+
+
+@pytest.mark.parametrize("name", ["valid.parquet", "test.parquet"])
+def test_node_numbers_of_a_dataset_folder_are_not_taken_for_ids(tmp_path, name):
+    pq.write_table(pa.table({"user": pa.array([101], pa.int32()), "item": ["tea"]}), tmp_path / name)
+    (tmp_path / "dataset.json").write_text("{}")
+    with pytest.raises(DataError, match=f"{name} must hold ids, it belongs to a dataset folder and holds node numbers; take the"):
+        recommend(fake_run(), 2, tmp_path / "recs.parquet", exclude=tmp_path / name)
+    (tmp_path / "dataset.json").unlink()
+    recommend(fake_run(), 2, tmp_path / "recs.parquet", exclude=tmp_path / name)
+    assert 101 not in lists(tmp_path / "recs.parquet")  # tea is all that 101 has not seen
 
 
 def test_options_are_checked(tmp_path):
