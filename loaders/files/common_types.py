@@ -105,7 +105,9 @@ def _decimal(decimal: pa.DataType, integer: pa.DataType) -> pa.DataType | None:
     """The decimal that holds both, with the scale of the first: Arrow's own has 18 digits for int64, which may have 19."""
     whole = max(decimal.precision - decimal.scale, _DIGITS[integer.bit_width])
     digits = whole + decimal.scale
-    return pa.decimal128(digits, decimal.scale) if digits <= 38 else pa.decimal256(digits, decimal.scale) if digits <= 76 else None
+    if digits > 76:
+        return None
+    return pa.decimal128(digits, decimal.scale) if digits <= 38 else pa.decimal256(digits, decimal.scale)
 
 
 def is_text(kind: pa.DataType) -> bool:

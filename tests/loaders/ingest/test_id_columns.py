@@ -57,11 +57,24 @@ def test_partition_ids_have_the_declared_type(made):
         DataError, match=r"'user' must hold values of type int8, the path has '900'; declare --partition-type user="
     ):
         made({"user=900/x.parquet": {"item": ints(1)}}, partition_type={"user": "int8"})
+    with pytest.raises(DataError, match="must hold values of type int64, the path has '0x10'"):  # which Arrow reads as 16
+        made({"user=0x10/x.parquet": {"item": ints(1)}}, partition_type={"user": "int64"})
 
 
 def test_a_partition_id_may_be_any_integer_of_64_bits(made):
     files = {f"user={one}/x.parquet": {"item": ints(1)} for one in (5, 2**64 - 1)}
     assert users(made(files, partition_type={"user": "uint64"})) == ([5, 2**64 - 1], pa.uint64())
+
+
+def test_times_and_weights_of_a_path_say_how_they_are_declared(made):
+    days = ("2024-01-02", "2024-01-01", "1970-01-02")
+    made({f"w=0.5/day={day}/x.parquet": {"user": ints(at), "item": ints(1)} for at, day in enumerate(days)})
+    with pytest.raises(DataError, match="it holds string; declare --partition-type day=date32"):
+        made({}, time="day")
+    with pytest.raises(DataError, match="it holds string; declare --partition-type w=float64"):
+        made({}, weight="w")
+    dataset = made({}, time="day", weight="w", partition_type={"day": "date32", "w": "float64"})
+    assert sorted(dataset.times_E.tolist()) == [86400, 1704067200, 1704153600] and set(dataset.weights_E.tolist()) == {0.5}
 
 
 def test_an_absent_partition_id_is_a_null(made):
