@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,11 @@ from gcnrec.system.locks import awaited, locked
 from gcnrec.system.observer import SILENT
 
 FORMAT = 1
+_OF_DATASETS = re.compile(
+    r"dataset\.json|(users|items|valid|test)\.parquet|(user_items|item_users)\.[a-z_]+\.npy|(times|weights)\.npy|"
+    r"(user|item)_features(\.[0-9]+\.parquet|\.npy)"
+)
+"""Names of the files of a dataset folder."""
 
 
 @dataclass(frozen=True)
@@ -160,13 +166,19 @@ def folder_lock(target: Path) -> Path:
 
 
 def refuse_foreign(target: Path) -> None:
-    """DataError where something else than a dataset folder lies at `target`, which must not be replaced by one.
+    """DataError where `target` is something else than a dataset folder, or holds what is no part of one: it would be lost.
 
-    An empty folder may be, and a folder whose `dataset.json` is damaged.
+    An empty folder may be replaced, and a dataset folder whose `dataset.json` is damaged.
     """
-    is_empty = target.is_dir() and not any(target.iterdir())
-    if target.exists() and not is_empty and not (target / "dataset.json").is_file():
+    inside = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
+    if target.exists() and (inside or not target.is_dir()) and not (target / "dataset.json").is_file():
         raise DataError(f"{target} must be a dataset folder to be replaced, lacks dataset.json; remove it, or choose another")
+    foreign = next((name for name in inside if not _OF_DATASETS.fullmatch(name) or not (target / name).is_file()), None)
+    if foreign is not None:
+        raise DataError(
+            f"{target} must hold a dataset alone to be replaced, it also holds {foreign}, which would be lost; move {foreign} "
+            "elsewhere, or choose another folder"
+        )
 
 
 @contextmanager

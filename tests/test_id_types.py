@@ -67,7 +67,14 @@ def test_text_is_read_as_the_type_of_the_ids(kind, text, value):
 
 @pytest.mark.parametrize(
     ("kind", "text"),
-    [(pa.int32(), "1.0"), (pa.int32(), "x"), (pa.uuid(), "12"), (pa.date32(), "1.2.2024"), (pa.int8(), "9" * 39)],
+    [
+        (pa.int32(), "1.0"),
+        (pa.int32(), "x"),
+        (pa.int64(), "0x10"),
+        (pa.uuid(), "12"),
+        (pa.date32(), "1.2.2024"),
+        (pa.int8(), "9" * 39),
+    ],
 )
 def test_text_that_is_no_such_id_is_refused(kind, text):
     with pytest.raises(ValueError, match=r".+"):

@@ -93,6 +93,8 @@ def from_text(ids: Ids, kind: pa.DataType) -> Ids:
         return as_ids(ids.cast(pa.large_binary()), kind)
     ids = pc.utf8_trim_whitespace(ids)
     ids = pc.if_else(pc.is_in(ids, value_set=pa.array(_ABSENT, ids.type)), pa.scalar(None, ids.type), ids)
+    if family(kind) == "integers" and pc.any(pc.match_substring_regex(ids, "^[+-]?0[xX]")).as_py():
+        raise ValueError("0x begins no integer; write its decimal digits")  # Arrow would read hexadecimal digits
     try:
         return ids.cast(plain(kind)) if family(kind) != "UUIDs" else as_ids(ids, kind)
     except pa.ArrowException as problem:

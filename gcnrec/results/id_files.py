@@ -49,7 +49,8 @@ def columns_of(dataset: Dataset) -> tuple[IdColumn, IdColumn]:
 def read_table(path: Path, *columns: IdColumn) -> pa.Table:
     """A Parquet or CSV (`.csv`, with a header) file; `columns` of a CSV are text, for `ids_of` to read, and never guessed.
 
-    Raises DataError when the file is missing, empty or damaged, and for held-out pairs of a dataset folder: node numbers, no ids.
+    Raises DataError when the file is missing, empty or damaged, has two columns of one name, and for held-out pairs of a dataset
+    folder: node numbers, no ids.
     """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
@@ -62,6 +63,9 @@ def read_table(path: Path, *columns: IdColumn) -> pa.Table:
         table = _read_csv(path, columns) if _is_csv(path) else pq.ParquetFile(path).read()
     except (OSError, pa.ArrowException) as problem:
         raise DataError(f"{path} must be Parquet, or CSV with a header in UTF-8 ending in .csv ({first_line(problem)})") from None
+    twice = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path} must have each column once, it has {twice!r} more than once; rename or drop one")
     if table.num_rows == 0:
         raise DataError(f"{path} holds no rows; leave the option out, or name the file that was meant")
     return table

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+_DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}
+"""Decimal digits of integers by their bits."""
 _UNITS = ("s", "ms", "us", "ns")
 
 
@@ -74,6 +76,10 @@ def common(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
     if pa.types.is_timestamp(a) and pa.types.is_timestamp(b):
         zone = a.tz if a.tz == b.tz else "UTC"
         return pa.timestamp(max(a.unit, b.unit, key=_UNITS.index), zone)
+    if pa.types.is_decimal(a) and pa.types.is_integer(b):
+        return _decimal(a, b)
+    if pa.types.is_integer(a) and pa.types.is_decimal(b):
+        return _decimal(b, a)
     try:
         schemas = [pa.schema([("column", kind)]) for kind in (a, b)]
         return pa.unify_schemas(schemas, promote_options="permissive").field("column").type
@@ -93,6 +99,15 @@ def _integer(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
     signed, unsigned = (a, b) if pa.types.is_signed_integer(a) else (b, a)
     bits = max(signed.bit_width, 2 * unsigned.bit_width)
     return {16: pa.int16(), 32: pa.int32(), 64: pa.int64()}.get(bits)
+
+
+def _decimal(decimal: pa.DataType, integer: pa.DataType) -> pa.DataType | None:
+    """The decimal that holds both, with the scale of the first: Arrow's own has 18 digits for int64, which may have 19."""
+    whole = max(decimal.precision - decimal.scale, _DIGITS[integer.bit_width])
+    digits = whole + decimal.scale
+    if digits > 76:
+        return None
+    return pa.decimal128(digits, decimal.scale) if digits <= 38 else pa.decimal256(digits, decimal.scale)
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -14,6 +14,8 @@ from gcnrec.errors import DataError
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 """What Hive writes for a value that is absent."""
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
+"""A value that is taken for an integer where no type is declared."""
+_DIGITS = re.compile(r"-?[0-9]+")
 
 
 def keys_of(inside: str) -> dict[str, str | None]:
@@ -51,6 +53,8 @@ def _guessed(texts: set[str]) -> pa.DataType:
 def parsed(path: str, name: str, text: str | None, kind: pa.DataType) -> pa.Scalar:
     """The value of key `name` of the file `path` in its type. DataError where it has no such value."""
     try:
+        if text is not None and pa.types.is_integer(kind) and not _DIGITS.fullmatch(text):  # Arrow reads 0x10 as 16
+            raise pa.ArrowInvalid(text)
         return pa.scalar(text, pa.string()).cast(kind)
     except pa.ArrowException:
         raise DataError(

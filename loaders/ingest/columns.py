@@ -138,7 +138,8 @@ def _holds_times(path: str, kind: pa.DataType) -> bool:
 def _number(source: Input, path: str) -> ds.Expression:
     kind = source.field(path).type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        raise DataError(f"{source.text}: column {path!r} must hold numbers, it holds {kind}; name another column or cast it")
+        remedy = f"declare --partition-type {path}=float64" if path in source.keys else "name another column or cast it"
+        raise DataError(f"{source.text}: column {path!r} must hold numbers, it holds {kind}; {remedy}")
     return source.expression(path)
 
 
@@ -156,7 +157,8 @@ def _time(source: Input, path: str, unit: str, wanted: int | None) -> tuple[int,
     if pa.types.is_floating(kind):
         ticks = own if wanted == own else fine
         return ticks, _float_ticks(column, ticks // own)
-    raise DataError(f"{source.text}: column {path!r} must hold times (numbers, timestamps or dates), it holds {kind}")
+    remedy = f"declare --partition-type {path}=date32, or cast it" if path in source.keys else "cast it"
+    raise DataError(f"{source.text}: column {path!r} must hold times (numbers, timestamps or dates), it holds {kind}; {remedy}")
 
 
 def _float_ticks(column: ds.Expression, factor: int) -> ds.Expression:

@@ -124,7 +124,7 @@ def open_input(text: str, base: Path | None = None, key_types: Mapping[str, pa.D
     try:
         files = [_opened(listing, info) for info in listing.infos]
         rows = sum(map(_rows, files))
-        schemas = [(file.path, file.physical_schema) for file in files]
+        schemas = [(file.path, _schema_of(file)) for file in files]
         for file in files:
             _read_names(file)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as problem:
@@ -173,6 +173,21 @@ def _with_keys(file: ds.ParquetFileFragment, keys: Mapping[str, pa.Scalar]) -> d
     if not equal:
         return file
     return ds.ParquetFileFormat().make_fragment(file.path, file.filesystem, partition_expression=reduce(and_, equal))
+
+
+def _schema_of(file: ds.ParquetFileFragment) -> pa.Schema:
+    """The columns of a file. UUIDs are UUIDs whoever wrote them: Arrow's own files note its type, others only Parquet's."""
+    columns = map(file.metadata.schema.column, range(len(file.metadata.schema)))
+    uuids = {column.path for column in columns if column.logical_type.type == "UUID"}
+    if not uuids:
+        return file.physical_schema
+    return pa.schema([field.with_type(_with_uuids(field.name, field.type, uuids)) for field in file.physical_schema])
+
+
+def _with_uuids(path: str, kind: pa.DataType, uuids: set[str]) -> pa.DataType:
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_with_uuids(f"{path}.{field.name}", field.type, uuids)) for field in kind])
+    return pa.uuid() if path in uuids and pa.types.is_fixed_size_binary(kind) else kind
 
 
 def _read_names(file: ds.ParquetFileFragment) -> None:
@@ -323,10 +338,15 @@ def _completed(batch: pa.RecordBatch, schema: pa.Schema, fragment: ds.Fragment, 
         if name in batch.schema.names:
             columns.append(_cast(batch.column(batch.schema.get_field_index(name)), kind))
         elif name in partition:
-            columns.append(pa.repeat(pa.scalar(partition[name]).cast(kind), len(batch)))
+            columns.append(pa.repeat(_key_scalar(partition[name]).cast(kind), len(batch)))
         else:
             columns.append(pa.nulls(len(batch), kind))
     return pa.RecordBatch.from_arrays(columns, names)
+
+
+def _key_scalar(value: object) -> pa.Scalar:
+    """The value of a partition key; of integers, pyarrow guesses signed types alone."""
+    return pa.scalar(value, pa.uint64() if isinstance(value, int) and value >= 2**63 else None)
 
 
 def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -218,6 +218,12 @@ def test_ids_keep_their_arrow_type(tmp_path, write, ids):
     assert [str(user).strip("b'") for user in decoded.to_pylist()] == ["103", "104", "999"]
 
 
+def test_a_column_that_comes_twice_is_refused_by_name(tmp_path, write):
+    users = write("users.csv", "user,user\n101,104\n")
+    with pytest.raises(DataError, match=r"users\.csv must have each column once, it has 'user' more than once"):
+        recommend(fake_run(), 1, tmp_path / "recs.parquet", users=users)
+
+
 def test_leading_zeros_of_text_ids_survive_csv(tmp_path, write):
     run = fake_run(user_ids=pa.array(["001", "002", "003", "004"]))
     recommend(run, 1, tmp_path / "recs.parquet", users=write("users.csv", "user\n004\n"))

@@ -311,4 +311,10 @@ def test_only_a_dataset_folder_is_replaced(tmp_path):
         with pytest.raises(DataError, match=r"lacks dataset\.json"):
             refuse_foreign(path)
     (home / "dataset.json").write_text("{")
-    refuse_foreign(home)
+    with pytest.raises(DataError, match="it also holds letters, which would be lost"):
+        refuse_foreign(home)
+    (home / "letters").unlink()
+    refuse_foreign(home)  # damaged
+    (home / "users.parquet").mkdir()
+    with pytest.raises(DataError, match=r"it also holds users\.parquet"):
+        refuse_foreign(home)

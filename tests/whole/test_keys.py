@@ -197,6 +197,17 @@ def test_force_replaces_no_other_folder(gcnrec):
     assert code == 3 and "lacks dataset.json" in err and Path("events/a.parquet").is_file()
 
 
+def test_force_removes_no_file_that_somebody_keeps_in_a_dataset_folder(gcnrec):
+    write("made/a.parquet", 0)
+    flags = ("--user", "u", "--item", "i", "--out", "shop")
+    assert gcnrec("ingest", "--train", "made", *flags)[0] == 0
+    Path("made").rename("shop/made")
+    code, _, err = gcnrec("ingest", "--train", "shop/made", *flags, "--force")
+    assert code == 3 and "move made elsewhere" in err and Path("shop/made/a.parquet").is_file()
+    Path("shop/made").rename("made")
+    assert gcnrec("ingest", "--train", "made", *flags, "--force")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [

@@ -57,6 +57,24 @@ def test_partition_ids_have_the_declared_type(made):
         DataError, match=r"'user' must hold values of type int8, the path has '900'; declare --partition-type user="
     ):
         made({"user=900/x.parquet": {"item": ints(1)}}, partition_type={"user": "int8"})
+    with pytest.raises(DataError, match="must hold values of type int64, the path has '0x10'"):  # which Arrow reads as 16
+        made({"user=0x10/x.parquet": {"item": ints(1)}}, partition_type={"user": "int64"})
+
+
+def test_a_partition_id_may_be_any_integer_of_64_bits(made):
+    files = {f"user={one}/x.parquet": {"item": ints(1)} for one in (5, 2**64 - 1)}
+    assert users(made(files, partition_type={"user": "uint64"})) == ([5, 2**64 - 1], pa.uint64())
+
+
+def test_times_and_weights_of_a_path_say_how_they_are_declared(made):
+    days = ("2024-01-02", "2024-01-01", "1970-01-02")
+    made({f"w=0.5/day={day}/x.parquet": {"user": ints(at), "item": ints(1)} for at, day in enumerate(days)})
+    with pytest.raises(DataError, match="it holds string; declare --partition-type day=date32"):
+        made({}, time="day")
+    with pytest.raises(DataError, match="it holds string; declare --partition-type w=float64"):
+        made({}, weight="w")
+    dataset = made({}, time="day", weight="w", partition_type={"day": "date32", "w": "float64"})
+    assert sorted(dataset.times_E.tolist()) == [86400, 1704067200, 1704153600] and set(dataset.weights_E.tolist()) == {0.5}
 
 
 def test_an_absent_partition_id_is_a_null(made):
@@ -107,6 +125,14 @@ def test_widths_go_to_the_widest_in_any_order_of_files(tmp_path, name):
         batches = list(source.batches({"user": source.expression("user")}, ["user"], 10))
         assert pa.Table.from_batches(batches)["user"].to_pylist() == values
         assert {source.field("user").type, *(batch.schema.field("user").type for batch in batches)} == {widest}
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_decimals_and_integers_get_a_decimal_that_holds_both(made, order):
+    least = -(2**63)
+    columns = {"a": pa.array([Decimal(12345), Decimal(7)], pa.decimal128(5, 0)), "b": ints(least, 7)}
+    dataset = made({f"{at}.parquet": {"user": columns[name], "item": ints(1, 2)} for at, name in enumerate(order)})
+    assert users(dataset) == ([least, 7, 12345], pa.decimal128(20, 0))
 
 
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
@@ -178,6 +204,20 @@ def test_ids_keep_their_type_and_order(made, name, where):
     assert dataset.user_ids.numbers(ids).tolist() == [sorted(set(kept)).index(one) for one in kept]
     assert dataset.user_ids.decode(dataset.user_ids.numbers(ids)).equals(ids)
     assert dataset.info["num_train"] == 3 and dataset.graph.user_items.indices.tolist() == [0, 1, 2]
+
+
+def test_uuids_are_uuids_whoever_wrote_the_file(made, tmp_path):
+    """Without Arrow's schema, as DuckDB and Spark write, Parquet's own type says it."""
+    own = [UUID(int=value) for value in (1, 2, 3)]
+    home = tmp_path / "other"
+    home.mkdir()
+    for name, pair in (("a", own[:2]), ("b", own[1:])):
+        ids = pa.array([one.bytes for one in pair], pa.uuid())
+        table = pa.table({"user": ids, "in": pa.StructArray.from_arrays([ids], ["item"])})
+        pq.write_table(table, home / f"{name}.parquet", store_schema=name == "a")
+    dataset = made({}, train="other", item="in.item")
+    assert users(dataset) == (own, pa.uuid())
+    assert dataset.item_ids.ids.type == pa.uuid()
 
 
 def test_views_are_read_as_what_they_view(made):
