@@ -21,10 +21,14 @@ from gcnrec.loaders.schema import Dataset
 
 @dataclass(frozen=True, slots=True)
 class IdColumn:
-    """What a file calls a kind of id: `names`, most likely first; `vocabulary` gives the type ids are read as."""
+    """What a file calls a kind of id: `names`, most likely first; `vocabulary` gives the type ids are read as.
+
+    `foreign`: what it calls the other kind.
+    """
 
     names: tuple[str, ...]
     vocabulary: Vocabulary
+    foreign: tuple[str, ...] = ()
 
     def find(self, table: pa.Table) -> str | None:
         return next((name for name in self.names if name in table.column_names), None)
@@ -38,20 +42,24 @@ def columns_of(dataset: Dataset) -> tuple[IdColumn, IdColumn]:
         original = given.get(role)
         return tuple(dict.fromkeys(name for name in (role, original, original and original.rsplit(".", 1)[-1]) if name))
 
-    return IdColumn(names("user"), dataset.user_ids), IdColumn(names("item"), dataset.item_ids)
+    users, items = names("user"), names("item")
+    return IdColumn(users, dataset.user_ids, items), IdColumn(items, dataset.item_ids, users)
 
 
-def read_table(path: Path, *columns: IdColumn) -> pa.Table:
-    """A Parquet or CSV (`.csv`, with a header) file; `columns` of a CSV are text, for `ids_of` to read, and never guessed.
+def read_table(path: Path) -> pa.Table:
+    """A Parquet or CSV (`.csv`, with a header) file; the columns of a CSV are text, for `ids_of` to read, and never guessed.
 
-    Raises DataError when the file is missing, empty or damaged.
+    Raises DataError when the file is missing, empty or damaged, or has two columns of one name.
     """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
     try:
-        table = _read_csv(path, columns) if _is_csv(path) else pq.ParquetFile(path).read()
+        table = _read_csv(path) if _is_csv(path) else pq.ParquetFile(path).read()
     except (OSError, pa.ArrowException) as problem:
         raise DataError(f"{path} must be Parquet, or CSV with a header in UTF-8 ending in .csv ({first_line(problem)})") from None
+    twins = [name for name in table.column_names if table.column_names.count(name) > 1]
+    if twins:
+        raise DataError(f"{path} must have each column once, {twins[0]!r} comes {twins.count(twins[0])} times; rename one")
     if table.num_rows == 0:
         raise DataError(f"{path} holds no rows; leave the option out, or name the file that was meant")
     return table
@@ -60,10 +68,10 @@ def read_table(path: Path, *columns: IdColumn) -> pa.Table:
 def ids_of(path: Path, table: pa.Table, column: IdColumn) -> pa.ChunkedArray:
     """The ids of `column` in the plain form of the vocabulary's type, or of a wider one that holds those beyond its range.
 
-    A column that is the only one may have any name. Raises DataError for nulls and for ids of another family.
+    A column that is the only one may have any name but one of the other kind. Raises DataError for nulls and for ids of another family.
     """
     name = column.find(table)
-    if name is None and table.num_columns == 1:
+    if name is None and table.num_columns == 1 and table.column_names[0] not in column.foreign:
         name = table.column_names[0]
         if _is_known(name, column):
             raise DataError(f"{path} must begin with a header, its first line is the id {name!r}; add a line {column.names[0]!r}")
@@ -95,10 +103,7 @@ def _is_csv(path: Path) -> bool:
     return path.suffix.lower() == ".csv"
 
 
-def _read_csv(path: Path, columns: tuple[IdColumn, ...]) -> pa.Table:
+def _read_csv(path: Path) -> pa.Table:
     with csv.open_csv(path) as reader:
         names = reader.schema.names
-    types = {name: pa.string() for column in columns for name in column.names}
-    if len(names) == 1 and len(columns) == 1:
-        types[names[0]] = pa.string()
-    return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=types))
+    return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())))
