@@ -68,7 +68,8 @@ def read_table(path: Path) -> pa.Table:
 def ids_of(path: Path, table: pa.Table, column: IdColumn) -> pa.ChunkedArray:
     """The ids of `column` in the plain form of the vocabulary's type, or of a wider one that holds those beyond its range.
 
-    A column that is the only one may have any name but one of the other kind. Raises DataError for nulls and for ids of another family.
+    A column that is the only one may have any name but one of the other kind. Raises DataError for nulls and for ids of another
+    family.
     """
     name = column.find(table)
     if name is None and table.num_columns == 1 and table.column_names[0] not in column.foreign:
