@@ -160,6 +160,18 @@ def test_a_name_in_other_bytes_than_utf_8_is_one_sentence(monkeypatch, capsys):
     assert caught.value.code == 2 and said.count("\n") == 1 and "rename that file or folder" in said
 
 
+def test_a_working_directory_that_is_gone_is_one_sentence(monkeypatch, capsys, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setattr(sys, "argv", ["gcnrec", "info", "run"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and said.count("\n") == 1 and "working directory is not there any more" in said
+
+
 def test_numba_without_any_folder_names_its_variable(gcnrec, monkeypatch):
     def fail(path):
         raise RuntimeError("cannot cache function 'f': no locator available for file 'f.py'")
