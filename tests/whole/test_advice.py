@@ -75,6 +75,12 @@ def test_parquet_in_place_of_a_card_is_named_by_train(gcnrec, out):
     assert gcnrec("ingest", "--train", "events", "--user", "u", "--item", "i", "--out", out)[0] == 0
 
 
+def test_a_job_in_place_of_a_card_is_run(gcnrec, workplace, out):
+    (workplace / "own.toml").write_text(JOB + '[data]\ntrain = "events"\nuser = "u"\nitem = "i"\n')
+    code, _, said = gcnrec("ingest", "own.toml", "--out", out)
+    assert code == 2 and quoted(said) == ["run", "own.toml"] and gcnrec(*quoted(said), "--out", out)[0] == 0
+
+
 def test_a_csv_is_written_as_parquet(gcnrec, workplace, out):
     said = gcnrec("ingest", "e.csv", "--out", out)[2]
     typed = said.rstrip("\n").rpartition(" for a CSV by python ")[2]
