@@ -81,6 +81,13 @@ def test_a_job_in_place_of_a_card_is_run(gcnrec, workplace, out):
     assert code == 2 and quoted(said) == ["run", "own.toml"] and gcnrec(*quoted(said), "--out", out)[0] == 0
 
 
+@pytest.mark.parametrize("command", ["run", "check", "sweep"])
+def test_a_card_in_place_of_a_job_is_to_be_ingested(gcnrec, workplace, out, command):
+    (workplace / "shop.toml").write_text('[card]\nname = "shop"\n[data]\ntrain = "events"\n')
+    code, _, said = gcnrec(command, "shop.toml", *(("--out", out) if command == "sweep" else ()))
+    assert code == 2 and quoted(said) == ["ingest", "shop.toml", "--out", "DIR"]
+
+
 def test_a_csv_is_written_as_parquet(gcnrec, workplace, out):
     said = gcnrec("ingest", "e.csv", "--out", out)[2]
     typed = said.rstrip("\n").rpartition(" for a CSV by python ")[2]
