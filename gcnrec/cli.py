@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -91,19 +91,27 @@ app = typer.Typer(
 def main() -> None:
     """The console script: 0 done, 1 a bug, 2 usage, 3 data, 4 device or memory, 5 diverged, 130 Ctrl-C, 143 SIGTERM."""
     if sys.platform == "win32":
-        _report(UsageError(WINDOWS), log_json=False)
-        raise SystemExit(UsageError.exit_code)
+        _end(WINDOWS)
     _speak_utf8()
     if not all(map(_is_utf8, sys.argv)):
         text = next(text for text in sys.argv if not _is_utf8(text))
-        _report(UsageError(f"an argument must be text in UTF-8, got {text!r}; rename that file or folder"), log_json=False)
-        raise SystemExit(UsageError.exit_code)
+        _end(f"an argument must be text in UTF-8, got {text!r}; rename that file or folder")
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # torch then ends the process as it loads
+        _end("the working directory is not there any more; change to another one, for example by 'cd /'")
     # torch and numba load an OpenMP runtime each: workers that spin for long after their work steal the cores of the other pool.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Without a home, matplotlib advises a cache folder in two lines; the charts of a report need none.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, _terminate)
     app()
+
+
+def _end(text: str) -> NoReturn:
+    """End the command with a sentence before it has begun."""
+    _report(UsageError(text), log_json=False)
+    raise SystemExit(UsageError.exit_code)
 
 
 def _speak_utf8() -> None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gcnrec.config import Data
+from gcnrec.config.unused import unused_data_settings
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.conditions.bound import FROM_DUCKDB, Bound, bind, reason
 from gcnrec.loaders.conditions.condition import Condition, locked, parse_condition
@@ -69,7 +70,7 @@ def ingest(
         with _scratch(folder / "scratch", limit) as scratch:
             inputs = inputs_of(data, data_root)
             files = _open_all(data, data_root, conditions, report)
-            advice = time_advice(data, split_of(data), files[0].source.columns())
+            remarks = _remarks(data, files[0].source)
             staged = _stage(files, data, scratch, report)
             _check_listed(files, inputs)
             report.work("splitting, numbering and writing", 0, 0)
@@ -90,9 +91,16 @@ def ingest(
         f"{name}: {info['num_users']:,} users, {info['num_items']:,} items, {info['num_train']:,} train, "
         f"{info['num_valid']:,} validation and {info['num_test']:,} test interactions ({split_of(data)} split)"
     )
-    if advice:
-        report.say(f"advice: {advice}")
+    for remark in remarks:
+        report.say(remark)
     return dataset
+
+
+def _remarks(data: Data, train: Input) -> list[str]:
+    """Warnings of settings without effect, and advice for the split."""
+    advice = time_advice(data, split_of(data), train.columns())
+    warnings = [f"warning: {sentence}" for sentence in unused_data_settings(data, split_of(data))]
+    return [*warnings, f"advice: {advice}"] if advice else warnings
 
 
 def _check_listed(files: list[_File], inputs: Inputs) -> None:

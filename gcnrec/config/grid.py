@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from gcnrec.config.job import Job
-from gcnrec.config.toml import read_toml
+from gcnrec.config.toml import read_job
 from gcnrec.errors import UsageError, nearest
 
 BUDGET, SEED = "table.budget", "train.seed"
@@ -71,12 +71,12 @@ def load_grid(path: Path, overrides: list[str] | None = None) -> Grid:
 
     Raises UsageError, for an unknown or impossible setting with the sentence that a job file gets.
     """
-    document = read_toml(path)
+    document = read_job(path)
     unknown = set(document) - set(Job.model_fields) - set(_OWN_KEYS)
     for key in sorted(unknown):
         raise UsageError(f"{path}: unknown key {key!r}{nearest(key, (*Job.model_fields, *_OWN_KEYS))}")
     job_path = path.parent / document["job"] if "job" in document else path
-    base = _settings(read_toml(job_path), str(job_path)) if "job" in document else {}
+    base = _settings(read_job(job_path), str(job_path)) if "job" in document else {}
     base |= _settings({key: value for key, value in document.items() if key not in _OWN_KEYS}, str(path))
     axes = _axes(document.get("grid", {}), f"{path} [grid]", overrides or [])
     runs: list[Combination] = []

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from gcnrec.config.toml import Section, read_toml, set_key, validated
+from gcnrec.config.toml import Section, read_job, set_key, validated
 from gcnrec.errors import UsageError
 from gcnrec.system.limits import parse_bytes
 
@@ -521,7 +521,7 @@ class Job(Section):
 
         Raises UsageError naming the key, what came and the nearest known name.
         """
-        return cls.parse(read_toml(path), overrides or [], str(path))
+        return cls.parse(read_job(path), overrides or [], str(path))
 
     @classmethod
     def parse(cls, sections: dict[str, Any], overrides: list[str], where: str) -> Job:

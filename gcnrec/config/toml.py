@@ -62,6 +62,14 @@ def _is_parquet(path: Path) -> bool:
         return path.suffix in (".parquet", ".parq", ".pq") or file.read(4) == b"PAR1"
 
 
+def read_job(path: Path) -> dict[str, Any]:
+    """The sections of a job or grid file. Raises UsageError as `read_toml`, and for a card."""
+    sections = read_toml(path)
+    if "card" in sections:
+        raise UsageError(f"{path} is a card, where a job was expected; ingest it by 'gcnrec ingest {path} --out DIR'")
+    return sections
+
+
 def validated(section: type[S], values: dict[str, Any], where: str) -> S:
     """An instance of `section`, or UsageError with the first problem as one sentence."""
     try:

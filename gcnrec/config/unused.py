@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gcnrec.config.job import INDUCTIVE, Job
+from gcnrec.config.job import INDUCTIVE, Data, Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +88,19 @@ def unused_settings(job: Job, on_gpu: bool) -> list[str]:
             if value != type(part).model_fields[key].default and not keys.matter(job):
                 sentences.append(f"{name} = {value!r} changes nothing in this job; it matters where {keys.where}")
     return sentences
+
+
+def unused_data_settings(data: Data, split: str) -> list[str]:
+    """A sentence for each key of ingestion that is not at its default and changes nothing; `split`: the one that applies."""
+    has_test_size = split not in ("given", "leave_last") and data.test_from is None
+    matters = {
+        "test_size": (has_test_size, "a split draws the test set, without test, test_from or split = 'leave_last'"),
+        "valid_size": (not data.valid, "valid names no file"),
+        "time_unit": (bool(data.time), "time names a column"),
+        "text_width": (bool(data.item_features or data.user_features), "item_features or user_features names a file"),
+    }
+    return [
+        f"{name} = {getattr(data, name)!r} changes nothing here; it matters where {where}"
+        for name, (is_used, where) in matters.items()
+        if not is_used and getattr(data, name) != Data.model_fields[name].default
+    ]

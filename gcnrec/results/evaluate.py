@@ -152,7 +152,7 @@ def _write(run: Run, split: Split, result: Evaluation, document: dict[str, Any])
 def _read_segments(path: Path, dataset: Dataset) -> tuple[NDArray[np.object_], int]:
     """The segment of every user number (None where the file has none), and how many ids of the file are unknown."""
     column, _ = columns_of(dataset)
-    table = read_table(path, column)
+    table = read_table(path)
     numbers = dataset.user_ids.numbers(ids_of(path, table, column))
     others = [name for name in table.column_names if name != column.find(table)]
     name = "segment" if "segment" in others else others[0] if len(others) == 1 else None
@@ -164,5 +164,6 @@ def _read_segments(path: Path, dataset: Dataset) -> tuple[NDArray[np.object_], i
     if len(np.unique(numbers[known])) != known.sum():
         raise DataError(f"{path} must give a user one segment, some have several rows; keep one row per user")
     names_U = np.full(len(dataset.user_ids), None, object)
-    names_U[numbers[known]] = np.array(table.column(name).to_pylist(), object)[known]
+    labels = [label if label != "" else None for label in table.column(name).to_pylist()]
+    names_U[numbers[known]] = np.array(labels, object)[known]
     return names_U, int((~known).sum())

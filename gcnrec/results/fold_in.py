@@ -114,7 +114,7 @@ def _with_users(dataset: Dataset, path: Path) -> tuple[Dataset, Csr, int, FileCo
     The third part is the number of distinct unknown items.
     """
     users, items = columns_of(dataset)
-    table = read_table(path, users, items)
+    table = read_table(path)
     user_ids, item_ids = pair_ids_of(path, table, users, items)
     fresh = user_ids.filter(pa.array(dataset.user_ids.numbers(user_ids) < 0))
     wider = _appended(dataset.user_ids, pc.unique(fresh)) if len(fresh) else dataset.user_ids

@@ -46,8 +46,8 @@ def columns_of(dataset: Dataset) -> tuple[IdColumn, IdColumn]:
     return IdColumn(users, dataset.user_ids, others=items), IdColumn(items, dataset.item_ids, others=users)
 
 
-def read_table(path: Path, *columns: IdColumn) -> pa.Table:
-    """A Parquet or CSV (`.csv`, with a header) file; `columns` of a CSV are text, for `ids_of` to read, and never guessed.
+def read_table(path: Path) -> pa.Table:
+    """A Parquet or CSV (`.csv`, with a header) file; the columns of a CSV are text, for `ids_of` to read, and never guessed.
 
     Raises DataError when the file is missing, empty or damaged, has two columns of one name, and for held-out pairs of a dataset
     folder: node numbers, no ids.
@@ -60,12 +60,12 @@ def read_table(path: Path, *columns: IdColumn) -> pa.Table:
             f"take the ids by number from {path.parent / 'users.parquet'} and {path.parent / 'items.parquet'}"
         )
     try:
-        table = _read_csv(path, columns) if _is_csv(path) else pq.ParquetFile(path).read()
+        table = _read_csv(path) if _is_csv(path) else pq.ParquetFile(path).read()
     except (OSError, pa.ArrowException) as problem:
         raise DataError(f"{path} must be Parquet, or CSV with a header in UTF-8 ending in .csv ({first_line(problem)})") from None
-    twice = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"{path} must have each column once, it has {twice!r} more than once; rename or drop one")
+    twins = [name for name in table.column_names if table.column_names.count(name) > 1]
+    if twins:
+        raise DataError(f"{path} must have each column once, {twins[0]!r} comes {twins.count(twins[0])} times; rename one")
     if table.num_rows == 0:
         raise DataError(f"{path} holds no rows; leave the option out, or name the file that was meant")
     return table
@@ -120,10 +120,7 @@ def _is_csv(path: Path) -> bool:
     return path.suffix.lower() == ".csv"
 
 
-def _read_csv(path: Path, columns: tuple[IdColumn, ...]) -> pa.Table:
+def _read_csv(path: Path) -> pa.Table:
     with csv.open_csv(path) as reader:
         names = reader.schema.names
-    types = {name: pa.string() for column in columns for name in column.names}
-    if len(names) == 1 and len(columns) == 1:
-        types[names[0]] = pa.string()
-    return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=types))
+    return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())))

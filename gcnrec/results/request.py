@@ -109,7 +109,7 @@ def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> R
         counts.append(_of_items("--items", found))
     if files.candidates is not None:
         listed = _pairs(dataset, "--candidates", files.candidates, rows)
-    if files.exclude is not None and read_table(files.exclude, columns_of(dataset)[1]).num_columns == 1:
+    if files.exclude is not None and read_table(files.exclude).num_columns == 1:
         found = _items(dataset, files.exclude)
         allowed_I[found.numbers[found.numbers >= 0]] = False
         unknown_items += found.unknown
@@ -133,8 +133,8 @@ def _users(dataset: Dataset, path: Path | None, keep_unknown: bool) -> _Ids:
     """The users that a file names, all of the dataset without one. DataError where none is known, unless `keep_unknown`."""
     if path is None:
         return _Ids(dataset.user_ids.ids, np.arange(len(dataset.user_ids), dtype=np.int32), len(dataset.user_ids))
-    users, items = columns_of(dataset)
-    given = ids_of(path, read_table(path, users, items), users)
+    users, _ = columns_of(dataset)
+    given = ids_of(path, read_table(path), users)
     ids = pc.unique(given)
     numbers = dataset.user_ids.numbers(ids)
     if not (keep_unknown or (numbers >= 0).any()):
@@ -144,8 +144,8 @@ def _users(dataset: Dataset, path: Path | None, keep_unknown: bool) -> _Ids:
 
 def _items(dataset: Dataset, path: Path) -> _Ids:
     """The items that a file names. DataError where none is known."""
-    users, items = columns_of(dataset)
-    given = ids_of(path, read_table(path, items, users), items)
+    _, items = columns_of(dataset)
+    given = ids_of(path, read_table(path), items)
     ids = pc.unique(given)
     numbers = dataset.item_ids.numbers(ids)
     if not (numbers >= 0).any():
@@ -160,7 +160,7 @@ def _of_items(option: str, found: _Ids) -> FileCounts:
 def _pairs(dataset: Dataset, option: str, path: Path, rows: Vocabulary) -> _Pairs:
     """Items per row from a file of pairs, of asked users only. DataError where no item is known."""
     users, items = columns_of(dataset)
-    table = read_table(path, users, items)
+    table = read_table(path)
     user_ids, item_ids = pair_ids_of(path, table, users, items)
     rows_E, items_E = rows.numbers(user_ids), dataset.item_ids.numbers(item_ids)
     if not (items_E >= 0).any():

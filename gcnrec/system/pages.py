@@ -45,7 +45,7 @@ def scratch_rows(folder: Path, rows: int, width: int) -> torch.Tensor:
     except OSError as problem:
         raise DataError(
             f"{size:,} bytes of scratch cannot be had in {folder}: {problem.strerror or problem}; "
-            f"{os_remedy(problem, 'put the run on another disk')}"
+            f"{os_remedy(problem, 'write to another folder or disk')}"
         ) from None
 
 

@@ -7,6 +7,7 @@ reads as one without a zone. Its trees are rebuilt here, so that none of these d
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_FLOOR, Context, Decimal, InvalidOperation
@@ -29,8 +30,10 @@ _ZONED = {"timestamp with time zone", "timestamptz_ns"}
 _MOST_DIGITS = 38
 """Of DuckDB's decimals."""
 _NESTED = {"list", "array", "struct", "tuple", "map", "union"}
-_TIME_TYPES = {"timestamp", "datetime", "timestamp_s", "timestamp_ms", "timestamp_us", "timestamp_ns"}
+_TIME_TYPES = {"date", "timestamp", "datetime", "timestamp_s", "timestamp_ms", "timestamp_us", "timestamp_ns"}
 """Names of such types in SQL, where a cast to one reads an offset."""
+_OFFSET = re.compile(r"\s*\d+-\d+-\d+[T ]\s*\d.*?(Z|[+-]\d+(:?\d+)*)\s*", re.IGNORECASE | re.DOTALL)
+"""A time in text that says how far it is from UTC."""
 _SIGNS = {
     "COMPARE_EQUAL": "=", "COMPARE_NOTEQUAL": "<>", "COMPARE_LESSTHAN": "<", "COMPARE_LESSTHANOREQUALTO": "<=",
     "COMPARE_GREATERTHAN": ">", "COMPARE_GREATERTHANOREQUALTO": ">=",
@@ -114,7 +117,27 @@ def _compared_in(node: Node) -> list[Node]:
             return [node, *(argument["expression"] for argument in node["arguments"])]
         case "CAST" if node["type_expr"]["type_name"].lower() in _TIME_TYPES:
             return [node["child"]]
-    return []
+    given = _given(node)
+    return given if any(map(_has_offset, given)) else []
+
+
+def _given(node: Node) -> list[Node]:
+    """What a function, COALESCE or CASE brings to one type; empty for other expressions."""
+    if node.get("class") not in ("FUNCTION", "CASE") and node.get("type") != "OPERATOR_COALESCE":
+        return []
+    given: list[Node] = []
+    pending: list[Any] = list(node.values())
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict) and "class" in part:
+            given.append(part)
+        elif isinstance(part, (dict, list)):
+            pending += part.values() if isinstance(part, dict) else part
+    return given
+
+
+def _has_offset(node: Node) -> bool:
+    return _literal_kind(node) == "STRING" and _OFFSET.fullmatch(node["literal"]["text"]) is not None
 
 
 @dataclass(slots=True)
@@ -157,7 +180,20 @@ class Comparisons:
         return self._inside(node)
 
     def _inside(self, node: Node) -> Node:
-        return {key: self.rebuilt(value) for key, value in node.items()}
+        inside = {key: self.rebuilt(value) for key, value in node.items()}
+        given = _given(node)
+        naive = {self._kind(part).name for part in given} & _NAIVE if any(map(_has_offset, given)) else set()
+        return {key: self._with_moments(value, max(naive)) for key, value in inside.items()} if naive else inside
+
+    def _with_moments(self, part: Any, name: str) -> Any:
+        """What a function, COALESCE or CASE has, where texts with an offset are times as those of the type `name`."""
+        if isinstance(part, list):
+            return [self._with_moments(inner, name) for inner in part]
+        if not isinstance(part, dict):
+            return part
+        if "class" in part:
+            return self._moment(part, name) if _has_offset(part) else part
+        return {key: self._with_moments(inner, name) for key, inner in part.items()}
 
     def _kind(self, node: Node) -> Kind:
         if node["class"] == "CONSTANT":
@@ -274,7 +310,7 @@ class Comparisons:
         if all(map(_is_constant, values)) and (not is_float or all(_is_number(self._number(value)) for value in values)):
             made = [self._constant(value, kinds[0]) for value in values]
             return {**node, "children": [self.rebuilt(first), *made]}
-        if not any(kind.name in FLOATS for kind in kinds):
+        if not {kind.name for kind in kinds} & (_EXACT | _NAIVE | _ZONED | FLOATS.keys()):
             return self._inside(node)
         names = [f"p{number}" for number in range(len(values))]
         equations = [self._comparison("=", first, value) for value in values]

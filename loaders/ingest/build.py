@@ -99,7 +99,10 @@ def _split(staged: Staged, data: Data, split: str, scratch: Scratch, report: Rep
         repeated = len(part) - len(merged[name])
         report.count(f"duplicates_{name}", repeated, f"{{}} repeated pairs merged in {name}")
     if not len(merged["train"]):
-        raise DataError(f"split = '{split}' leaves no train interaction of {len(rows):,}; change the split or its sizes")
+        remedy = (
+            "change the split or its sizes" if data.test_from is None else f"choose a later test_from than {data.test_from!r}"
+        )
+        raise DataError(f"split = '{split}' leaves no train interaction of {len(rows):,}; {remedy}")
     if data.k_core > 1 and after:
         merged["train"] = _k_core(merged["train"], staged, data.k_core, scratch, report)
     return Parts(merged["train"], merged["valid"], merged["test"])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gcnrec.config import Job
-from gcnrec.config.unused import unused_settings
+from gcnrec.config import Data, Job
+from gcnrec.config.unused import unused_data_settings, unused_settings
 from gcnrec.models import objective
 from gcnrec.reports.progress import Quiet
 from gcnrec.testing import checkerboard, write_dataset
@@ -152,3 +152,21 @@ def test_they_change_nothing(change, tmp_path):
     changed = embeddings("changed", change)
     assert sorted(text.split(" = ")[0] for text in told) == sorted(named)
     assert changed == embeddings("bare", bare) and len(told) == len(named)
+
+
+@pytest.mark.parametrize(
+    ("split", "given", "found"),
+    [
+        ("random", {"test_size": 0.3, "valid_size": 0.3}, []),
+        ("given", {"test": "t", "test_size": 0.3}, ["test_size = 0.3"]),
+        ("given", {"test": "t", "valid": "v", "valid_size": 0.3}, ["valid_size = 0.3"]),
+        ("leave_last", {"time": "t", "test_size": 0.0}, ["test_size = 0.0"]),
+        ("temporal", {"time": "t", "test_size": 0.3, "time_unit": "ms"}, []),
+        ("temporal", {"time": "t", "test_from": 5, "test_size": 0.3}, ["test_size = 0.3"]),
+        ("random", {"time_unit": "ms", "text_width": 8}, ["time_unit = 'ms'", "text_width = 8"]),
+        ("cold_items", {"text_width": 8, "item_features": "f"}, []),
+    ],
+)
+def test_settings_of_ingestion_without_effect_are_named(split, given, found):
+    sentences = unused_data_settings(Data.model_validate(given), split)
+    assert [sentence.split(" changes nothing")[0] for sentence in sentences] == found

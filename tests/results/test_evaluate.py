@@ -271,6 +271,13 @@ def test_segments_from_a_file(world, tmp_path, kind):
     assert weighted / written["users"] == pytest.approx(written["recall@10"])
 
 
+def test_names_of_segments_in_a_csv_are_text(world, tmp_path):
+    path = tmp_path / "segments.csv"
+    names = ["07", "7", ""]
+    path.write_text("customer,tier\n" + "".join(f"u{number:02},{names[number % 3]}\n" for number in range(USERS)))
+    assert set(evaluate_run(fake_run(world, tmp_path), segments=path)["segments"]) == {"07", "7", "(none)"}
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -230,6 +230,30 @@ def test_leading_zeros_of_text_ids_survive_csv(tmp_path, write):
     assert lists(tmp_path / "recs.parquet") == {"004": ["salt"]}
 
 
+def test_an_only_column_of_a_csv_is_text_under_any_name(tmp_path, write):
+    run = fake_run(user_ids=pa.array(["001", "002", "003", "4"]))
+    made = recommend(run, 1, tmp_path / "recs.parquet", users=write("users.csv", "customer\n004\n4\n"))
+    assert lists(tmp_path / "recs.parquet") == {"4": ["salt"]}
+    assert made.unknown_users == 1  # 004 is another user
+    numbers = fake_run(user_ids=pa.array([101, 102, 103, 104]))
+    recommend(numbers, 1, tmp_path / "more.parquet", users=write("customers.csv", "customer\n104\n"))
+    assert lists(tmp_path / "more.parquet") == {104: ["salt"]}
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "problem"),
+    [
+        ("users", "item\n101\n", "must have a column 'user' .*, it has 'item'"),
+        ("exclude", "user\n101\n", "must have a column 'item' .*, it has 'user'"),
+        ("users", "user,user\n101,102\n", "must have each column once, 'user' comes 2 times"),
+    ],
+)
+def test_columns_of_another_kind_are_not_taken_for_ids(tmp_path, write, option, text, problem):
+    run = fake_run(user_ids=pa.array([101, 102, 103, 104]))
+    with pytest.raises(DataError, match=problem):
+        recommend(run, 1, tmp_path / "recs.parquet", **{option: write("ids.csv", text)})
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_ids_beyond_the_range_of_their_type_are_unknown(tmp_path, write, kind):
     def ids(name, column, *values):

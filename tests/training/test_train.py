@@ -507,7 +507,7 @@ def test_a_loss_that_cannot_weight_is_refused_before_there_is_a_folder(tmp_path)
 def test_an_unfinished_run_says_how_to_go_on(dataset, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(job(), dataset, tmp_path / "run", observer=Interrupting(1))
-    with pytest.raises(UsageError, match=r"is not finished.*job\.toml --out .*run --resume"):
+    with pytest.raises(UsageError, match=r"is not finished.*job\.toml --data .*data --out .*run --resume"):
         open_run(tmp_path / "run").scorer()
 
 

@@ -75,6 +75,19 @@ def test_parquet_in_place_of_a_card_is_named_by_train(gcnrec, out):
     assert gcnrec("ingest", "--train", "events", "--user", "u", "--item", "i", "--out", out)[0] == 0
 
 
+def test_a_job_in_place_of_a_card_is_run(gcnrec, workplace, out):
+    (workplace / "own.toml").write_text(JOB + '[data]\ntrain = "events"\nuser = "u"\nitem = "i"\n')
+    code, _, said = gcnrec("ingest", "own.toml", "--out", out)
+    assert code == 2 and quoted(said) == ["run", "own.toml"] and gcnrec(*quoted(said), "--out", out)[0] == 0
+
+
+@pytest.mark.parametrize("command", ["run", "check", "sweep"])
+def test_a_card_in_place_of_a_job_is_to_be_ingested(gcnrec, workplace, out, command):
+    (workplace / "shop.toml").write_text('[card]\nname = "shop"\n[data]\ntrain = "events"\n')
+    code, _, said = gcnrec(command, "shop.toml", *(("--out", out) if command == "sweep" else ()))
+    assert code == 2 and quoted(said) == ["ingest", "shop.toml", "--out", "DIR"]
+
+
 def test_a_csv_is_written_as_parquet(gcnrec, workplace, out):
     said = gcnrec("ingest", "e.csv", "--out", out)[2]
     typed = said.rstrip("\n").rpartition(" for a CSV by python ")[2]
@@ -158,6 +171,18 @@ def test_a_name_in_other_bytes_than_utf_8_is_one_sentence(monkeypatch, capsys):
         cli.main()
     said = capsys.readouterr().err
     assert caught.value.code == 2 and said.count("\n") == 1 and "rename that file or folder" in said
+
+
+def test_a_working_directory_that_is_gone_is_one_sentence(monkeypatch, capsys, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setattr(sys, "argv", ["gcnrec", "info", "run"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and said.count("\n") == 1 and "working directory is not there any more" in said
 
 
 def test_numba_without_any_folder_names_its_variable(gcnrec, monkeypatch):

@@ -200,6 +200,7 @@ BY_HAND = {
     "c >= 1e-1": [0, 1, 2, 5, 6],
     "c BETWEEN 0.105 AND 0.3": [1, 6],
     "f IN (d, 0.7)": [6],
+    "i IN (u, '2.6')": [5],
     "f = NULL OR NOT (f = NULL)": [],
 }  # fmt: skip
 
@@ -245,6 +246,16 @@ TIMES = pa.table(
         ("s >= '2024-03-01 12:00:00.5'", list(range(1, 9))),
         ("day > '2024-03-01 12:00'", list(range(1, 9))),
         ("day >= '2024-03-05'", list(range(4, 9))),
+        # 04:00 of UTC in each of these: a text with an offset is a moment inside lists, functions and CASE, too.
+        ("us IN ('2024-03-01T05:00:00+01:00', s)", [3]),
+        ("us NOT IN ('2024-03-01T05:00:00+01:00', s)", [0, 1, 2, 4, 5, 6, 7, 8]),
+        ("'2024-03-01T05:00:00+01:00' IN (us, s)", [3]),
+        ("greatest(us, '2024-03-01T05:00:00+01:00') = us", list(range(3, 9))),
+        ("date_diff('hour', '2024-03-01T05:00:00+01:00', us) > 0", list(range(4, 9))),
+        ("nullif(us, '2024-03-01T05:00:00+01:00') IS NULL", [3]),
+        ("CASE WHEN day > '2024-03-03' THEN '2024-03-01T05:00:00+01:00' ELSE us END = '2024-03-01 04:00'", list(range(3, 9))),
+        ("coalesce(text, '2024-03-01T05:00:00+01:00') = '2024-03-01T05:00:00+01:00'", []),
+        ("day > DATE '2024-03-04T23:00:00-02:00'", list(range(5, 9))),
     ],
 )
 def test_times_are_of_utc_and_keep_their_digits(kept, text, rows):

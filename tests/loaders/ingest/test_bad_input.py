@@ -71,7 +71,7 @@ def attempt(folder, content=None, **settings):
         ({}, {"where": "item > 5"}, "removes all 4 rows"),
         ({}, {"rating": "weight", "min_rating": 9}, "removes all 4 rows"),
         ({}, {"k_core": 3}, "k_core = 3 removes all 4 interactions"),
-        ({}, {"split": "temporal", "time": "time", "test_from": 0}, "split = 'temporal' leaves no train interaction"),
+        ({}, {"split": "temporal", "time": "time", "test_from": 0}, "choose a later test_from than 0"),
     ],
 )
 def test_columns_and_filters(tmp_path, content, settings, expected):

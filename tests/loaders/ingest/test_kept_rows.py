@@ -36,6 +36,20 @@ def make(tmp_path):
     return call
 
 
+def test_a_size_that_a_test_file_leaves_without_effect_is_warned_of(make, tmp_path):
+    rows = {"user": [1, 1, 2], "item": [1, 2, 1]}
+    lines = []
+    make({"train": rows, "test": {"user": [2], "item": [2]}}, test="test.parquet")
+    ingest(
+        Data(train="train.parquet", test="test.parquet", user="user", item="item", test_size=0.5, valid_size=0.0),
+        tmp_path / "again", data_root=tmp_path, name="tiny", progress=lines.append,
+    )  # fmt: skip
+    assert [line for line in lines if line.startswith("warning")] == [
+        "warning: test_size = 0.5 changes nothing here; it matters where a split draws the test set, without test, test_from or "
+        "split = 'leave_last'"
+    ]
+
+
 def users_of(dataset):
     return sorted(dataset.user_ids.ids.to_pylist())
 

@@ -145,6 +145,9 @@ def test_time_at(times, share):
     moment = splits.time_at(np.array(times), share)
     later = sum(time >= moment for time in times)
     strictly_later = sum(time > moment for time in times)
+    if not share:
+        assert moment == max(times) + 1
+        return
     assert moment in times and later >= share * len(times) - 1e-9 and strictly_later <= share * len(times) + 1e-9
 
 
