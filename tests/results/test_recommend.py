@@ -220,7 +220,7 @@ def test_ids_keep_their_arrow_type(tmp_path, write, ids):
 
 def test_a_column_that_comes_twice_is_refused_by_name(tmp_path, write):
     users = write("users.csv", "user,user\n101,104\n")
-    with pytest.raises(DataError, match=r"users\.csv must have each column once, it has 'user' more than once"):
+    with pytest.raises(DataError, match=r"users\.csv must have each column once, 'user' comes 2 times"):
         recommend(fake_run(), 1, tmp_path / "recs.parquet", users=users)
 
 
