@@ -69,6 +69,8 @@ def listed(text: str, base: Path | None = None) -> Listing:
             infos = list(_matched(filesystem, root, pattern))
         elif info.type == fs.FileType.Directory:
             infos = list(_in_folder(filesystem, root))
+        elif info.type != fs.FileType.File:
+            raise DataError(f"{root} must be a Parquet file or a folder of such, is a pipe or a device; write it to a file first")
         else:
             infos, root = [info], str(PurePosixPath(root).parent)
         if not infos:
@@ -185,9 +187,10 @@ def _below(filesystem: fs.FileSystem, folder: str) -> Iterator[fs.FileInfo]:
 
 def _in_folder(filesystem: fs.FileSystem, folder: str) -> Iterator[fs.FileInfo]:
     for info in _below(filesystem, folder):
-        # A link to nothing has no type: it is missed where the file is opened, not here.
-        by_name = info.path.lower().endswith(_SUFFIXES) and info.type != fs.FileType.Directory
-        if by_name or (info.type == fs.FileType.File and info.size and _begins_like_parquet(filesystem, info.path)):
+        # Neither a link to nothing, as in pyarrow.dataset, nor a pipe, whose reader would wait for ever.
+        if info.type != fs.FileType.File:
+            continue
+        if info.path.lower().endswith(_SUFFIXES) or (info.size and _begins_like_parquet(filesystem, info.path)):
             yield info
 
 

@@ -186,3 +186,11 @@ def test_a_checkpoint_of_delta_is_a_log_when_it_can_name_files(tmp_path):
 )
 def test_an_unreachable_store_is_given_up_soon(head, query, right):
     assert _with_patience(head, query) == right
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    write(tmp_path / "in/part-0.parquet")
+    os.mkfifo(tmp_path / "in/part-1.parquet")
+    assert names("in", tmp_path) == names("in/*", tmp_path) == ["part-0.parquet"]
+    with pytest.raises(DataError, match=r"part-1\.parquet must be a Parquet file .* is a pipe or a device; write it to a file"):
+        listed("in/part-1.parquet", tmp_path)
