@@ -91,7 +91,7 @@ def unused_settings(job: Job, on_gpu: bool) -> list[str]:
 
 
 def unused_data_settings(data: Data, split: str) -> list[str]:
-    """A sentence for each key of ingestion that is not at its default and changes nothing; `split`: the one that applies."""
+    """A sentence for each key of ingestion that is not at its default and changes nothing; `split`: the split in use."""
     has_test_size = split not in ("given", "leave_last") and data.test_from is None
     matters = {
         "test_size": (has_test_size, "a split draws the test set, without test, test_from or split = 'leave_last'"),

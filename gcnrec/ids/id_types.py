@@ -129,7 +129,7 @@ def _within(ids: Ids, kind: pa.DataType) -> Ids:
         fits = pc.and_(pc.equal(pc.cast(wrapped, ids.type, safe=False), ids), pc.equal(_negative(wrapped), _negative(ids)))
         return pc.if_else(fits, wrapped, pa.scalar(None, kind))
     wide = ids.cast(_WIDE[-1])
-    low, high = (pa.scalar(bound, wide.type) for bound in _range(kind))
+    low, high = (pa.scalar(bound, wide.type) for bound in value_range(kind))
     fits = pc.and_(pc.greater_equal(wide, low), pc.less_equal(wide, high))
     return pc.if_else(fits, wide, pa.scalar(None, wide.type)).cast(kind)
 
@@ -138,8 +138,8 @@ def _negative(values: Ids) -> Ids:
     return pc.less(values, pa.scalar(0, values.type))
 
 
-def _range(kind: pa.DataType) -> tuple[int, int]:
-    """The least and the largest value of a type of integers or decimals."""
+def value_range(kind: pa.DataType) -> tuple[int, int]:
+    """The least and the largest value of a type of integers or decimals, the latter in units of their last digit."""
     if pa.types.is_decimal(kind):
         return 1 - 10**kind.precision, 10**kind.precision - 1
     if pa.types.is_unsigned_integer(kind):

@@ -111,10 +111,12 @@ def _decimal(decimal: pa.DataType, integer: pa.DataType) -> pa.DataType | None:
 
 
 def is_text(kind: pa.DataType) -> bool:
+    """Whether values of `kind` are strings, of any layout of Arrow."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def is_bytes(kind: pa.DataType) -> bool:
+    """Whether values of `kind` are bytes, of any layout of Arrow, fixed-size ones included."""
     return bool(
         pa.types.is_binary(kind)
         or pa.types.is_large_binary(kind)

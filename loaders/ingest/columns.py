@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
-from gcnrec.ids.id_types import plain
+from gcnrec.ids.id_types import plain, value_range
 from gcnrec.loaders.conditions.bound import Bound
 from gcnrec.loaders.files.id_columns import IdTypes
 from gcnrec.loaders.ingest.inputs import Input
@@ -185,17 +185,8 @@ def _rating_counts(source: Input, path: str, least: float) -> ds.Expression:
     exact = Context(prec=400)
     scale = kind.scale if pa.types.is_decimal(kind) else 0
     unit = int(exact.scaleb(Decimal(repr(least)), scale).to_integral_value(ROUND_CEILING, exact))
-    smallest, largest = _range(kind)
+    smallest, largest = value_range(kind)
     if not smallest < unit <= largest:  # every rating, or none, is at least that
         return pc.equal(rating, rating) if unit <= smallest else pc.not_equal(rating, rating)
     limit = exact.scaleb(Decimal(unit), -scale) if pa.types.is_decimal(kind) else unit
     return pc.greater_equal(rating, pa.scalar(limit, kind))
-
-
-def _range(kind: pa.DataType) -> tuple[int, int]:
-    """The smallest and the largest value of an integer or decimal type, in units of its last digit."""
-    if pa.types.is_decimal(kind):
-        return 1 - 10**kind.precision, 10**kind.precision - 1
-    if pa.types.is_unsigned_integer(kind):
-        return 0, 2**kind.bit_width - 1
-    return -(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1) - 1
