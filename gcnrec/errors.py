@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -32,6 +33,10 @@ class DataError(GcnrecError):
     """The data is missing, damaged or not what it was declared to be."""
 
     exit_code = 3
+
+
+class Unforeseen(DataError):
+    """A parser raised what no check of the content foresaw: `reading` made a sentence of it."""
 
 
 class DeviceError(GcnrecError):
@@ -62,6 +67,26 @@ def first_line(problem: BaseException) -> str:
     """The first line of an exception's message, without its full stop; the exception's name where there is none."""
     lines = str(problem).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(problem).__name__
+
+
+@contextmanager
+def reading(what: object, remedy: str) -> Iterator[None]:
+    """For a block that reads and parses one file and does nothing else: an exception that no check foresaw is a DataError.
+
+    The sentence names `what` (a file, or a place in one), the kind of the exception, its first line, and the `remedy`. Errors of
+    the package, lack of memory and signals pass. A fault that users meet gets a check and a sentence of its own.
+    """
+    try:
+        yield
+    except (GcnrecError, MemoryError):
+        raise
+    except OSError as problem:
+        reason = problem.strerror or first_line(problem)
+        raise DataError(f"{what} cannot be read ({reason}); {os_remedy(problem, remedy)}") from problem
+    except Exception as problem:
+        if type(problem).__name__ in ("RuntimeError", "InterruptException") and "interrupted" in str(problem).lower():
+            raise KeyboardInterrupt from None  # DuckDB's word for Ctrl-C
+        raise Unforeseen(f"{what} cannot be read ({type(problem).__name__}: {first_line(problem)}); {remedy}") from problem
 
 
 _REMEDIES = {
