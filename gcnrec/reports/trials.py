@@ -20,9 +20,10 @@ import pyarrow as pa
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.runs.contents import RunContents
-from gcnrec.runs.documents import read_json, write_json
+from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import Epoch
 from gcnrec.runs.paths import JOB, metrics_path
+from gcnrec.system.documents import write_json
 
 FORMAT = 1
 _COUNTS = ("values", "value_bytes", "index_bytes", "state_bytes", "peak_table_bytes", "served_bytes", "dense_bytes")

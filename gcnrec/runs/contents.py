@@ -14,9 +14,10 @@ from gcnrec.config import Job
 from gcnrec.errors import DataError
 from gcnrec.loaders.ingest.leakage import leaks, sentences
 from gcnrec.ranking.metrics import measured
-from gcnrec.runs.documents import Document, checked, read_json
+from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import Baseline, Epoch, Event, ValidBaseline, Warned, read_events
 from gcnrec.runs.paths import JOB, LINEAGE, MEMORY, MIXTURE, metrics_path
+from gcnrec.system.documents import Document, checked
 
 E = TypeVar("E", bound=Event)
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from gcnrec.errors import DataError, os_remedy
-from gcnrec.runs.documents import Document, checked
 from gcnrec.runs.paths import EVENTS
+from gcnrec.system.documents import Document, checked
 from gcnrec.system.files import atomic_file
 
 Line = dict[str, Any]

@@ -31,10 +31,11 @@ from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.runs.checkpoints import Checkpoints, load_checkpoint
 from gcnrec.runs.contents import RunContents
-from gcnrec.runs.documents import read_json, write_json
+from gcnrec.runs.documents import read_json
 from gcnrec.runs.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
 from gcnrec.runs.lineage import FORMAT, lineage_of
 from gcnrec.runs.paths import JOB, LINEAGE, LOCK, MEMORY, MODEL, embeddings_paths, metrics_path, taken
+from gcnrec.system.documents import write_json
 from gcnrec.system.files import atomic_file, unfinished
 from gcnrec.system.locks import locked
 from gcnrec.system.observer import SILENT, Observer

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from gcnrec.config import Run
 from gcnrec.errors import Interrupted, Terminated, UsageError, install
 from gcnrec.runs.contents import RunContents
-from gcnrec.runs.documents import read_json, write_json
+from gcnrec.runs.documents import read_json
+from gcnrec.system.documents import write_json
 from gcnrec.system.observer import Observer
 
 T = TypeVar("T")

@@ -14,13 +14,13 @@ from gcnrec.ranking.export_rules import Exported, ExportRule, ExportRules
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.seen import lost_pairs, out_of_reach
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
-from gcnrec.runs.documents import write_json
 from gcnrec.runs.events import warn_once
 from gcnrec.runs.folder import write_embeddings
 from gcnrec.runs.paths import MEMORY, MODEL, TABLE, embeddings_paths
 from gcnrec.runs.slot_files import order_digest, write_slots
 from gcnrec.steps.guards import one_list_for_everyone
 from gcnrec.steps.step import Step
+from gcnrec.system.documents import write_json
 from gcnrec.system.limits import peak_rss_bytes
 from gcnrec.system.pages import scratch_rows
 from gcnrec.tables.dense import Table

@@ -27,8 +27,9 @@ from gcnrec.ranking.export_rules import Exported
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.ranking.seen import seen_in_validation, seen_rule
-from gcnrec.runs.documents import read_json, write_json
+from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event, read_lines
+from gcnrec.system.documents import write_json
 from gcnrec.system.files import atomic_file, sync
 from gcnrec.training.work import Work
 
