@@ -16,17 +16,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 
-from gcnrec.errors import DataError, UsageError
-from gcnrec.system.files import atomic_file
+from gcnrec.errors import DataError, first_line
+from gcnrec.system.documents import Document, open_regular, parsed, typed
+from gcnrec.system.files import atomic_file, remove
 from gcnrec.system.tensors import save_tensors
 
 Tensors = dict[str, torch.Tensor]
@@ -36,7 +40,36 @@ _DTYPES = {
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 """By their names in safetensors."""
+_SIZES = {name: dtype.itemsize for dtype, name in _DTYPES.items()}
 _CHUNK_BYTES = 1 << 22
+_MOST_HEADER = 1 << 20
+"""Bytes of a header: a checkpoint has some dozens of tensors."""
+_MOST_AXES = 8
+
+
+class Position(Document):
+    """Where a run is: `epoch` epochs of a stage are over, and `step` steps of the next. Progress has more keys."""
+
+    stage: Literal["fit", "refit"]
+    epoch: int = Field(ge=0, lt=10**9)
+    step: int = Field(ge=0, lt=10**12)
+
+    @property
+    def name(self) -> str:
+        """As the name of an earlier checkpoint has it."""
+        return f"{self.stage}-{self.epoch:06d}-{self.step:09d}"
+
+
+class _Header(Document):
+    format: str
+    progress: str
+    sha256: str
+
+
+class _Tensor(Document):
+    dtype: str
+    shape: tuple[Annotated[int, Field(ge=0, strict=True)], ...] = Field(max_length=_MOST_AXES)
+    data_offsets: tuple[Annotated[int, Field(ge=0, strict=True)], Annotated[int, Field(ge=0, strict=True)]]
 
 
 def save_checkpoint(path: Path, tensors: Tensors, progress: dict[str, Any], then: Callable[[], None] | None = None) -> None:
@@ -51,35 +84,51 @@ def save_checkpoint(path: Path, tensors: Tensors, progress: dict[str, Any], then
         save_tensors(whole, work, {"format": FORMAT, "progress": text, "sha256": digest})
         with work.open("rb") as file:
             os.fsync(file.fileno())
-        if verified(work)["sha256"] != digest:
+        if not _is_written(work, digest):
             raise DataError(f"{path} was read back otherwise than it was written; check this disk and this memory")
         if then:
             then()
 
 
-def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors and progress of a checkpoint. DataError when the file is damaged, UsageError when it is missing."""
-    if not path.exists():
-        raise UsageError(f"there is no checkpoint at {path}; start the run without --resume")
-    header = verified(path)
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return tensors, dict(json.loads(header["progress"]))
-
-
-def verified(path: Path) -> dict[str, str]:
-    """The header of a file whose content has the digest in it. DataError when it has another."""
+def load_checkpoint(path: Path, remedy: str = "restore it, or train again") -> tuple[Tensors, dict[str, Any]]:
+    """Tensors and progress of a checkpoint. DataError, with the `remedy`, when the file is damaged or missing."""
     try:
-        with path.open("rb") as file:
-            header, digest = _read(file, path.stat().st_size)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as problem:
-        raise DataError(f"{path} is damaged ({problem}); {_AGAIN}") from None
-    if header["sha256"] != digest:
-        raise DataError(f"{path} is damaged (its content is not what was saved); {_AGAIN}")
+        return _loaded(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; {remedy}") from None
+    except (OSError, ValueError) as problem:
+        raise DataError(f"{path} is damaged ({_reason(problem)}); {remedy}") from None
+
+
+def _reason(problem: Exception) -> str:
+    return getattr(problem, "strerror", None) or first_line(problem)
+
+
+def _loaded(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """The same. ValueError and OSError, with the reason, for a file that is not as it was saved."""
+    progress = parsed(_verified(path).progress.encode())
+    typed(Position, progress)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, progress  # noqa: SIM118
+    except SafetensorError as problem:
+        raise ValueError(first_line(problem)) from None
+
+
+def _verified(path: Path) -> _Header:
+    """The header of a file whose content has the digest in it. Raises as `_loaded`."""
+    with open_regular(path) as file:
+        header, digest = _read(file, os.fstat(file.fileno()).st_size)
+    if header.sha256 != digest:
+        raise ValueError("its content is not what was saved")
     return header
 
 
-_AGAIN = "to train again from the start, remove the folder 'checkpoints' and resume"
+def _is_written(path: Path, digest: str) -> bool:
+    try:
+        return _verified(path).sha256 == digest
+    except (OSError, ValueError):
+        return False
 
 
 _EARLIER = re.compile(r"earlier-(fit|refit)-[0-9]{6,}-[0-9]{9,}\.safetensors")
@@ -100,15 +149,15 @@ class Checkpoints:
         Raises DataError when all are damaged.
         """
         found = [path for path in (self.last, *reversed(self._earlier())) if path.exists()]
-        for number, path in enumerate(found):
+        for path, previous in zip_longest(found, found[1:]):
             try:
-                tensors, progress = load_checkpoint(path)
-            except DataError as problem:
-                if path is found[-1]:
-                    raise
+                tensors, progress = _loaded(path)
+            except (OSError, ValueError) as problem:
+                damage = f"{path} is damaged ({_reason(problem)})"
+                if previous is None:
+                    raise DataError(f"{damage}; {self.anew}") from None
                 self._damaged.append(path)
-                damage = str(problem).removesuffix(f"; {_AGAIN}")
-                warn(f"{damage}; the previous checkpoint, {found[number + 1].name}, is tried instead")
+                warn(f"{damage}; the previous checkpoint, {previous.name}, is tried instead")
                 continue
             if path == self.last:
                 self._last = _position(progress)
@@ -116,12 +165,19 @@ class Checkpoints:
             return tensors, progress
         return None
 
+    @property
+    def anew(self) -> str:
+        """What helps where no checkpoint does."""
+        return f"to train again from the start, remove the folder {self._folder} and resume"
+
     def has(self, progress: dict[str, Any]) -> bool:
         """Whether the last checkpoint has this progress."""
         return self._last == _position(progress)
 
     def save(self, tensors: Tensors, progress: dict[str, Any]) -> None:
         """Make this the last one. Raises as `save_checkpoint`."""
+        if self.last in self._damaged and (self.last.is_symlink() or not self.last.is_file()):
+            remove(self.last)  # a folder, a pipe or a link: nothing can be written in its place
         save_checkpoint(self.last, tensors, progress, self._set_aside)
         self._last = _position(progress)
         self._retain()
@@ -134,15 +190,20 @@ class Checkpoints:
         """Remove the oldest, so that with the last one `keep` are left."""
         earlier = self._earlier()
         for path in earlier[: max(0, len(earlier) - self._keep + 1)]:
-            path.unlink()
+            remove(path)
 
     def _set_aside(self) -> None:
         """Make room for a new last checkpoint."""
         for path in self._damaged:
-            path.unlink(missing_ok=True)
+            remove(path)
         self._damaged.clear()
         if self._last is not None and self._keep > 1:
-            self.last.rename(self._folder / f"earlier-{self._last}.safetensors")
+            earlier = self._folder / f"earlier-{self._last}.safetensors"
+            earlier.unlink(missing_ok=True)  # of a process that was killed between this link and the new name
+            try:
+                os.link(self.last, earlier)  # so that at any moment there is a last one
+            except OSError:  # a file system without links
+                self.last.rename(earlier)
 
     def _earlier(self) -> list[Path]:
         """Oldest first: names go by stage ("fit" comes before "refit"), epoch and step."""
@@ -150,7 +211,7 @@ class Checkpoints:
 
 
 def _position(progress: dict[str, Any]) -> str:
-    return f"{progress['stage']}-{progress['epoch']:06d}-{progress['step']:09d}"
+    return typed(Position, progress).name
 
 
 def _digest(progress: str, tensors: Tensors) -> str:
@@ -162,17 +223,24 @@ def _digest(progress: str, tensors: Tensors) -> str:
     return digest.hexdigest()
 
 
-def _read(file: BinaryIO, size: int) -> tuple[dict[str, str], str]:
-    """Header and `_digest` of a safetensors file, a piece at a time."""
-    length = int.from_bytes(file.read(8), "little")
-    if length > size:
+def _read(file: BinaryIO, size: int) -> tuple[_Header, str]:
+    """Header and `_digest` of a safetensors file of `size` bytes, a piece at a time. ValueError unless they cover all of it."""
+    begin = file.read(8)
+    length = int.from_bytes(begin, "little")
+    if len(begin) < 8 or length > size - 8:
         raise ValueError("it is cut short")
-    described = json.loads(file.read(length))
-    header: dict[str, str] = described.pop("__metadata__")
-    digest = hashlib.sha256(header["progress"].encode())
-    for name, tensor in sorted(described.items()):
-        digest.update(_line(name, tensor["dtype"], tensor["shape"]))
-        first, last = tensor["data_offsets"]
+    if length > _MOST_HEADER:
+        raise ValueError(f"its header must have at most {_MOST_HEADER:,} bytes, has {length:,}")
+    described = parsed(file.read(length))
+    if not isinstance(described, dict):
+        raise ValueError(f"its header must be an object, is {type(described).__name__}")
+    header = typed(_Header, described.pop("__metadata__", None))
+    tensors = {name: typed(_Tensor, tensor) for name, tensor in described.items()}
+    _check_cover(tensors, size - 8 - length)
+    digest = hashlib.sha256(header.progress.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(_line(name, tensor.dtype, list(tensor.shape)))
+        first, last = tensor.data_offsets
         file.seek(8 + length + first)
         while first < last:
             piece = file.read(min(_CHUNK_BYTES, last - first))
@@ -180,7 +248,21 @@ def _read(file: BinaryIO, size: int) -> tuple[dict[str, str], str]:
                 raise ValueError("it is cut short")
             digest.update(piece)
             first += len(piece)
-    return {"sha256": "", **header}, digest.hexdigest()
+    return header, digest.hexdigest()
+
+
+def _check_cover(tensors: dict[str, _Tensor], size: int) -> None:
+    """ValueError unless the tensors lie one behind the other in `size` bytes, each in as many as its shape and dtype need."""
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda each: each[1].data_offsets):
+        first, last = tensor.data_offsets
+        if tensor.dtype not in _SIZES:
+            raise ValueError(f"tensor {name!a} has the unknown dtype {tensor.dtype!a}")
+        if (first, last) != (end, end + math.prod(tensor.shape) * _SIZES[tensor.dtype]):
+            raise ValueError(f"tensor {name!a} does not lie where its shape and the tensors before it end")
+        end = last
+    if end != size:
+        raise ValueError("it is cut short" if end > size else f"{size - end:,} bytes follow its last tensor")
 
 
 def _line(name: str, dtype: str, shape: list[int]) -> bytes:

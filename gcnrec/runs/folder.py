@@ -23,7 +23,7 @@ from gcnrec.closed_forms import closed_form
 from gcnrec.closed_forms.mixture_files import Mixture, load_partners, mixture_scorer
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
-from gcnrec.errors import DataError, Taken, UsageError, os_remedy
+from gcnrec.errors import DataError, Taken, UsageError, os_remedy, reading
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset, open_dataset
@@ -190,19 +190,24 @@ def final_table(run: Run) -> torch.Tensor:
 def final_tensors(run: Run) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The table rows that a finished run's embeddings were exported from, float32 (N, D), and the parameters of its layers.
 
-    UsageError when the run is not finished or its model has no table.
+    UsageError when the run is not finished or its model has no table, DataError for a damaged checkpoint.
     """
     if run.job.model.closed_form:
         raise UsageError(f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no table to start from")
     if not (run.folder / MEMORY).is_file():  # the last file that training writes
         raise UsageError(f"{run.folder} is not finished; resume it first, then start from its table")
-    checkpoints = Checkpoints(run.folder, keep=1)
-    tensors, _ = load_checkpoint(checkpoints.last if run.refitted else checkpoints.best)
+    checkpoints, remedy = Checkpoints(run.folder, keep=1), f"start from another run, or train {run.folder} anew"
+    path = checkpoints.last if run.refitted else checkpoints.best
+    tensors, _ = load_checkpoint(path, remedy)
     table, layers = (
         {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
         for part in ("table.", "layers.")
     )
-    return table["weights"] if "weights" in table else dense_rows(table, run.job.table_width), layers
+    with reading(path, remedy):
+        rows_ND = table["weights"] if "weights" in table else dense_rows(table, run.job.table_width)
+        if (rows_ND.dtype, rows_ND.dim(), len(rows_ND)) != (torch.float32, 2, run.dataset.graph.num_nodes):
+            raise DataError(f"{path} must hold the table of {run.folder}, holds rows of another; {remedy}")
+    return rows_ND, layers
 
 
 def write_embeddings(folder: Path, dataset: Dataset, final: Exported) -> None:

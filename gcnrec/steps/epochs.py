@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcnrec.errors import Terminated
+from gcnrec.errors import DataError, Terminated
 from gcnrec.runs.checkpoints import Checkpoints, Tensors
 from gcnrec.runs.events import append_event, keep_events
 from gcnrec.runs.lineage import Here
@@ -63,13 +63,16 @@ class Epochs:
     """
 
     def __init__(self, course: Course, step: Step, explorer: Explorer | None, tensors: Tensors, progress: Progress) -> None:
-        restore(step, explorer, tensors)
+        saved, anew = course.checkpoints.last, course.checkpoints.anew
+        restore(step, explorer, tensors, saved, anew)
         self._course, self._step, self._explorer = course, step, explorer
         self._epochs = course.epochs if progress.stage == "fit" else progress.best_epoch
         self._whole = True  # see `_changing`
         self._saved_at = time.monotonic()
         self._reported_at = -REPORT_SECONDS  # so that the first step is reported, and with it the number of epochs
         self.progress = progress
+        if progress.step > self._per_epoch:
+            raise DataError(f"{saved} must be at a step up to {self._per_epoch:,} of an epoch, is at {progress.step:,}; {anew}")
         keep_events(course.folder, progress.stage, progress.epoch, progress.epoch * self._per_epoch + progress.step)
         if tensors and not self.over:
             where = {"stage": progress.stage, "epoch": progress.epoch, "step": progress.step}

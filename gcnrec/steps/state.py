@@ -6,10 +6,14 @@ Everything a run does next depends only on these, the job and the data.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
+from gcnrec.errors import DataError, reading
 from gcnrec.runs.checkpoints import Tensors
 from gcnrec.steps.explore import Explorer
 from gcnrec.steps.guards import LossTrend
@@ -36,7 +40,7 @@ class Progress:
     `best_*` and `waited` belong to early stopping, `seconds` is the time of the epochs that are over.
     """
 
-    stage: str = "fit"
+    stage: Literal["fit", "refit"] = "fit"
     epoch: int = 0
     step: int = 0
     sums: Sums = field(default_factory=Sums)
@@ -51,11 +55,17 @@ class Progress:
         return asdict(self)
 
     @classmethod
-    def of(cls, saved: dict[str, Any]) -> Progress:
-        """What `saved` gave."""
-        traffic = saved["sums"]["traffic"]
-        sums = Sums(**{**saved["sums"], "traffic": Traffic(**traffic) if traffic else None})
-        return cls(**{**saved, "sums": sums, "trend": LossTrend(**saved["trend"])})
+    def of(cls, saved: dict[str, Any], where: str, remedy: str) -> Progress:
+        """What `saved` gave. DataError, naming `where` and the key, when a value is missing or of another type."""
+        try:
+            return _PROGRESS.validate_python(saved)
+        except ValidationError as problem:
+            first = problem.errors(include_url=False, include_input=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise DataError(f"the progress in {where} is damaged ({key}: {first['msg'].lower()}); {remedy}")
+
+
+_PROGRESS = TypeAdapter(Progress)
 
 
 def captured(step: Step, explorer: Explorer | None) -> Tensors:
@@ -70,20 +80,49 @@ def captured(step: Step, explorer: Explorer | None) -> Tensors:
     return tensors
 
 
-def restore(step: Step, explorer: Explorer | None, tensors: Tensors) -> None:
-    """Put what `captured` gave back in place; nothing for an empty one."""
+def restore(step: Step, explorer: Explorer | None, tensors: Tensors, where: Path, remedy: str) -> None:
+    """Put what `captured` gave back in place; nothing for an empty one.
+
+    DataError, naming the file `where` and the `remedy`, for tensors of another table, model or policy.
+    """
     if not tensors:
         return
-    step.table.drained().restore(_part(tensors, "table."))
-    if explorer:
-        explorer.restore(_part(tensors, "explorer."))
-    if step.encoder.layers is not None and step.layer_optimizer is not None:
-        step.encoder.layers.load_state_dict(_part(tensors, "layers."))
-        adam: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in _part(tensors, "adam.").items():
-            number, _, key = name.partition(".")
-            adam.setdefault(int(number), {})[key] = tensor
-        step.layer_optimizer.load_state_dict({**step.layer_optimizer.state_dict(), "state": adam})
+    with reading(where, remedy):
+        step.table.drained().restore(_part(tensors, "table."))
+        if explorer:
+            _check_alike(where, "the explorer", _part(tensors, "explorer."), explorer.tensors(), remedy)
+            explorer.restore(_part(tensors, "explorer."))
+        if step.encoder.layers is not None and step.layer_optimizer is not None:
+            layers = _part(tensors, "layers.")
+            _check_alike(where, "the layers", layers, step.encoder.layers.state_dict(), remedy)
+            step.encoder.layers.load_state_dict(layers)
+            adam = _part(tensors, "adam.")
+            _check_alike(where, "the layers' optimizer", adam, _moments(step.layer_optimizer), remedy)
+            state: dict[int, dict[str, torch.Tensor]] = {}
+            for name, tensor in adam.items():
+                number, _, key = name.partition(".")
+                state.setdefault(int(number), {})[key] = tensor
+            step.layer_optimizer.load_state_dict({**step.layer_optimizer.state_dict(), "state": state})
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> Tensors:
+    """What Adam keeps of each parameter, by the names that checkpoints have."""
+    moments: Tensors = {}
+    for number, parameter in enumerate(chain.from_iterable(group["params"] for group in optimizer.param_groups)):
+        moments |= {f"{number}.step": torch.tensor(0.0), f"{number}.exp_avg": parameter, f"{number}.exp_avg_sq": parameter}
+    return moments
+
+
+def _check_alike(where: Path, what: str, saved: Tensors, own: Tensors, remedy: str) -> None:
+    """DataError, naming the first that differs, unless tensors have the names, shapes and dtypes of our `own`."""
+    for name in sorted(saved.keys() | own.keys()):
+        came, expected = (_form(tensors.get(name)) for tensors in (saved, own))
+        if came != expected:
+            raise DataError(f"{where} must hold for {what} {name!a} {expected}, holds {came}; {remedy}")
+
+
+def _form(tensor: torch.Tensor | None) -> str:
+    return "nothing" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def _part(tensors: Tensors, prefix: str) -> Tensors:

@@ -42,11 +42,19 @@ D = TypeVar("D", bound=Document)
 def checked(kind: type[D], content: Any, where: str, remedy: str = "restore it, or train again") -> D:
     """`content` as a `kind`. DataError, naming `where`, the key and the remedy, when a value is missing or of another type."""
     try:
+        return typed(kind, content)
+    except ValueError as problem:
+        raise DataError(f"{where} is damaged ({problem}); {remedy}") from None
+
+
+def typed(kind: type[D], content: Any) -> D:
+    """`content` as a `kind`. ValueError, naming the key, when a value is missing or of another type."""
+    try:
         return kind.model_validate(content)
     except ValidationError as problem:
         first = problem.errors(include_url=False, include_input=False)[0]
     key = _shown(".".join(map(str, first["loc"])))
-    raise DataError(f"{where} is damaged ({key + ': ' if key else ''}{first['msg'].lower()}); {remedy}")
+    raise ValueError(f"{key + ': ' if key else ''}{first['msg'].lower()}")
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
@@ -72,15 +80,22 @@ def read_object(path: Path, remedy: str, most: int = MOST_BYTES) -> dict[str, An
 def object_of(content: bytes, where: str, remedy: str) -> dict[str, Any]:
     """The JSON object in the bytes `content`. DataError, naming `where`, the place in it and the `remedy`, for anything else."""
     try:
-        document = json.loads(content.decode("utf-8"), object_pairs_hook=_without_twins, parse_constant=_refused)
-        _inspect(document)
+        document = parsed(content)
     except ValueError as problem:
         raise DataError(f"{where} cannot be read as JSON ({problem}); it is damaged, {remedy}") from None
-    except RecursionError:
-        raise DataError(f"{where} cannot be read as JSON ({_TOO_DEEP}); it is damaged, {remedy}") from None
     if not isinstance(document, dict):
         raise DataError(f"{where} must hold a JSON object, holds {type(document).__name__}; it is damaged, {remedy}")
     return document
+
+
+def parsed(content: bytes) -> Any:
+    """The JSON value in the bytes `content`. ValueError, with the place in it, for what is none or passes a bound."""
+    try:
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=_without_twins, parse_constant=_refused)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    _inspect(value)
+    return value
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -267,7 +267,7 @@ class DenseTable:
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
         own = self.tensors()
-        if {name: tensor.shape for name, tensor in tensors.items()} != {name: tensor.shape for name, tensor in own.items()}:
+        if _forms(tensors) != _forms(own):
             raise DataError(
                 f"a dense table of {self.num_rows:,} rows, {self.width} wide, cannot take what was saved from another "
                 f"({', '.join(f'{name} {tuple(tensor.shape)}' for name, tensor in tensors.items())}); use the job it was saved by"
@@ -289,6 +289,10 @@ def aligned(rows: int, width: int, allocate: Allocate = in_ram) -> torch.Tensor:
     buffer = allocate(rows * pitch // 4 + LINE_BYTES // 4)
     skip = -buffer.data_ptr() % LINE_BYTES // 4
     return buffer[skip : skip + rows * pitch // 4].view(rows, pitch // 4)[:, :width]
+
+
+def _forms(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _flat(plane: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,11 @@ from gcnrec.tables.staged import LocatedSlots
 
 MAX_COLUMNS = 256
 """Column numbers are one byte."""
+_KINDS = {
+    "counts": (torch.uint8, 1), "columns": (torch.uint8, 1), "moments": (torch.float32, 2), "scalars": (torch.float32, 2),
+    "last": (torch.int32, 1),
+}  # fmt: skip
+"""Dtype and axes of saved tensors; values have the dtype of their table."""
 
 
 class SlotTable:
@@ -196,14 +201,19 @@ class SlotTable:
 
     def _why_not(self, tensors: dict[str, torch.Tensor]) -> str | None:
         """Why `tensors` cannot be put into this table, or None."""
+        kinds = _KINDS | {"values": (getattr(torch, self.dtype), 1)}
+        for name, (dtype, axes) in kinds.items():
+            if name not in tensors or (tensors[name].dtype, tensors[name].dim()) != (dtype, axes):
+                return f"the saved table must hold {name!r} of {dtype} in {axes} axes; use the job it was saved by"
         counts, columns, values, moments = (tensors[name] for name in ("counts", "columns", "values", "moments"))
         right = (
-            len(counts) == self.num_rows,
+            len(counts) == len(tensors["last"]) == len(tensors.get("location", counts)) == self.num_rows,
             int(counts.sum()) == len(columns) == moments.shape[1],
             not len(counts) or int(counts.max()) <= self.max_count,
             not len(columns) or int(columns.max()) < self.width,
             (len(moments), tensors["scalars"].shape[1]) == self.state_shape,
-            str(values.dtype) == f"torch.{self.dtype}",
+            len(columns) == len(values),
+            len(tensors["scalars"]) == len(counts),
         )
         if not all(right):
             return (

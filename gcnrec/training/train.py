@@ -140,16 +140,17 @@ def _rivals(job: Job) -> Rivals:
 
 
 def _train(work: Work) -> None:
-    tensors, saved = work.course.checkpoints.newest(partial(_say_damaged, work)) or ({}, None)
-    progress = Progress.of(saved) if saved else Progress()
+    checkpoints = work.course.checkpoints
+    tensors, saved = checkpoints.newest(partial(_say_damaged, work)) or ({}, None)
+    progress = Progress.of(saved, str(checkpoints.last), checkpoints.anew) if saved else Progress()
     if progress.stage == "fit":
         step, progress = _fit(work, tensors, progress)
         rule = chosen_rule(work.exports.rules, work.folder, progress.best_epoch)
         compared = compares(_rivals(work.job), work.dataset, work.folder)
         mixed = bool(work.job.mixture.partners)
         if compared or mixed or not work.job.train.refit:
-            best, _ = load_checkpoint(work.course.checkpoints.best)
-            restore(step, None, best)
+            best, _ = load_checkpoint(checkpoints.best, checkpoints.anew)
+            restore(step, None, best, checkpoints.best, checkpoints.anew)
             del best  # what follows needs the memory
             trained = exported_by(work.exports, step, work.folder, rule)
             if compared or mixed:  # a refit will have trained on validation

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from gcnrec.errors import DataError, UsageError
+from gcnrec.errors import DataError
 from gcnrec.runs.checkpoints import Checkpoints, load_checkpoint, save_checkpoint
 from gcnrec.tables.dense import DenseTable
 
@@ -104,8 +105,8 @@ def test_every_bit_counts(tmp_path):
 
 def test_missing_ones_and_those_of_another_version_are_named(tmp_path):
     path = tmp_path / "last.safetensors"
-    with pytest.raises(UsageError, match="no checkpoint"):
-        load_checkpoint(path)
+    with pytest.raises(DataError, match=r"last\.safetensors is missing; train again"):
+        load_checkpoint(path, "train again")
     module.save_tensors({"a": torch.ones(3)}, path, metadata={"format": "1", "progress": json.dumps({"epoch": 1})})
     with pytest.raises(DataError, match="damaged"):
         load_checkpoint(path)
@@ -163,9 +164,79 @@ def test_when_all_are_damaged_nothing_is_used_or_removed(tmp_path):
     before = names(tmp_path)
     for path in (tmp_path / "checkpoints").iterdir():
         flip(path)
-    with pytest.raises(DataError, match=r"earlier-.* is damaged .*remove the folder 'checkpoints'"):
+    with pytest.raises(DataError, match=r"earlier-.* is damaged .*remove the folder .*checkpoints and resume"):
         Checkpoints(tmp_path, 2).newest(told.append)
     assert len(told) == 1 and names(tmp_path) == before
+
+
+def rewritten(content, header):
+    """A checkpoint's bytes with another header, whose digest nobody has made anew."""
+    length = int.from_bytes(content[:8], "little")
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
+
+
+def header_of(content):
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+
+
+def with_tensor(content, **changed):
+    header = header_of(content)
+    return rewritten(content, json.dumps({**header, "a": {**header["a"], **changed}}).encode())
+
+
+ODD = {
+    "a byte follows": lambda whole: whole + b"\0",
+    "a number": lambda whole: rewritten(whole, b"1"),
+    "a list": lambda whole: rewritten(whole, b"[]"),
+    "null": lambda whole: rewritten(whole, b"null"),
+    "no metadata": lambda whole: rewritten(whole, b"{}"),
+    "metadata is a list": lambda whole: rewritten(whole, b'{"__metadata__": []}'),
+    "no progress": lambda whole: rewritten(whole, b'{"__metadata__": {"format": "2", "sha256": ""}}'),
+    "a tensor is a number": lambda whole: rewritten(whole, json.dumps({**header_of(whole), "a": 1}).encode()),
+    "deep": lambda whole: rewritten(whole, b"[" * 100_000),
+    "not UTF-8": lambda whole: rewritten(whole, b'{"\xff": 1}'),
+    "a key twice": lambda whole: rewritten(whole, b'{"__metadata__": {}, "__metadata__": {}}'),
+    "length beyond the file": lambda whole: b"\xff" * 8 + whole[8:],
+    "length beyond any header": lambda whole: (1 << 21).to_bytes(8, "little") + b" " * (1 << 22),
+    "empty": lambda whole: b"",
+    "negative offsets": lambda whole: with_tensor(whole, data_offsets=[-1200, 0]),
+    "overlapping": lambda whole: rewritten(whole, json.dumps({**header_of(whole), "b": header_of(whole)["a"]}).encode()),
+    "offsets are no integers": lambda whole: with_tensor(whole, data_offsets=["0", 1200.5]),
+    "three offsets": lambda whole: with_tensor(whole, data_offsets=[0, 600, 1200]),
+    "another shape": lambda whole: with_tensor(whole, shape=[299]),
+    "a negative shape": lambda whole: with_tensor(whole, shape=[-300]),
+    "a huge shape": lambda whole: with_tensor(whole, shape=[2**62, 2**62]),
+    "unknown dtype": lambda whole: with_tensor(whole, dtype="F31"),
+}
+
+
+@pytest.mark.parametrize("damage", ODD)
+def test_any_odd_file_falls_back_to_the_previous_checkpoint(tmp_path, damage):
+    store, told = Checkpoints(tmp_path, 2), []
+    for step in (4, 8):
+        save(store, 0, step)
+    store.last.write_bytes(ODD[damage](store.last.read_bytes()))
+    tensors, progress = Checkpoints(tmp_path, 2).newest(told.append)
+    assert (value(tensors), progress["step"]) == (4.0, 4)
+    assert len(told) == 1 and "last.safetensors is damaged" in told[0] and "\n" not in told[0]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_what_is_no_file_falls_back_too_and_is_replaced(tmp_path, kind):
+    store, told = Checkpoints(tmp_path, 2), []
+    for step in (4, 8):
+        save(store, 0, step)
+    store.last.unlink()
+    if kind == "folder":
+        (store.last / "inside").mkdir(parents=True)
+    elif kind == "pipe":
+        os.mkfifo(store.last)
+    else:
+        store.last.symlink_to("/dev/zero")
+    resumed = Checkpoints(tmp_path, 2)
+    assert resumed.newest(told.append)[1]["step"] == 4 and len(told) == 1
+    save(resumed, 0, 8)
+    assert load_checkpoint(store.last)[1]["step"] == 8 and store.last.is_file() and not store.last.is_symlink()
 
 
 class Killed(BaseException):

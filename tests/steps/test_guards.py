@@ -147,8 +147,8 @@ def test_a_run_that_explodes_ends_with_code_5_and_stays_resumable(dataset, tmp_p
 def test_a_trend_survives_a_checkpoint():
     trend = followed(0.7 + 0.1 * NOISE[:40], 100)
     progress = Progress(trend=trend)
-    assert Progress.of(json.loads(json.dumps(progress.saved()))) == progress
-    assert Progress.of(json.loads(json.dumps(Progress().saved()))) == Progress()
+    assert Progress.of(json.loads(json.dumps(progress.saved())), "last", "again") == progress
+    assert Progress.of(json.loads(json.dumps(Progress().saved())), "last", "again") == Progress()
 
 
 def test_embeddings_that_are_not_finite_are_not_exported(dataset, tmp_path, monkeypatch):
