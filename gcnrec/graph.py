@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, first_line, reading
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ class Csr:
 
     def check(self, name: str) -> None:
         """Raise DataError unless the arrays form a CSR with ascending, unique columns in range."""
-        if len(self.indptr) == 0 or self.indptr[0] != 0 or self.indptr[-1] != len(self.indices) or (self.degrees < 0).any():
+        if len(self.indptr) == 0 or self.indptr[0] != 0 or not _rises(self.indptr, len(self.indices)):
             raise DataError(
                 f"{name}: indptr must rise from 0 to {len(self.indices)}; the dataset folder is damaged, ingest again"
             )
-        if len(self.indices) and not _columns_ok(self.indptr, self.indices, self.columns):
+        if not _columns_ok(self.indptr, self.indices, self.columns):
             raise DataError(
                 f"{name}: columns must ascend within 0 .. {self.columns - 1}; the dataset folder is damaged, ingest again"
             )
@@ -106,8 +107,13 @@ class BipartiteGraph:
 
     @classmethod
     def open(cls, folder: Path, num_users: int, num_items: int) -> BipartiteGraph:
-        """Memory-map the four arrays that `save` wrote into `folder`. DataError unless both directions have as many edges."""
-        graph = cls(_open_csr(folder, "user_items", num_items), _open_csr(folder, "item_users", num_users))
+        """Memory-map the four arrays that `save` wrote into `folder`; their content is not looked at (`Csr.check`).
+
+        DataError for an array of another type or length than the numbers of users and items say, or of other edges than the other
+        direction has.
+        """
+        user_items = _open_csr(folder, "user_items", num_users, num_items)
+        graph = cls(user_items, _open_csr(folder, "item_users", num_items, num_users))
         graph._check(graph.user_items.num_edges == graph.item_users.num_edges)
         return graph
 
@@ -154,18 +160,29 @@ def _merge_repeats(csr: Csr) -> Csr:
     return Csr(indptr, csr.indices[keep], csr.columns)
 
 
-def _open_csr(folder: Path, name: str, columns: int) -> Csr:
-    arrays = []
-    for part, dtype in (("indptr", np.int64), ("indices", np.int32)):
-        path = folder / f"{name}.{part}.npy"
+def mapped(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
+    """The array in the .npy file `path`, memory-mapped and read-only. None in `shape`: any length.
+
+    DataError unless it has that type and shape, rows one after the other.
+    """
+    with reading(path, "ingest again"):
         try:
-            array = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as problem:
-            raise DataError(f"{path} cannot be opened ({problem}); ingest again") from None
-        if array.ndim != 1 or array.dtype != dtype:
-            raise DataError(f"{path} must be a vector of {np.dtype(dtype)}, got {array.ndim}-d {array.dtype}; ingest again")
-        arrays.append(array.view(np.ndarray))
-    return Csr(arrays[0], arrays[1], columns)
+            array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
+        except (ValueError, EOFError) as problem:
+            raise DataError(f"{path} cannot be opened as an array ({first_line(problem)}); ingest again") from None
+    fits = len(shape) == array.ndim and all(size in (None, found) for size, found in zip(shape, array.shape, strict=True))
+    if not fits or array.dtype != dtype or not array.flags.c_contiguous:
+        wanted = " x ".join("any" if size is None else str(size) for size in shape)
+        came = " x ".join(map(str, array.shape)) or "a single value"
+        raise DataError(
+            f"{path} must hold {wanted} values of {np.dtype(dtype)}, row by row, holds {came} of {array.dtype}; ingest again"
+        )
+    return array
+
+
+def _open_csr(folder: Path, name: str, rows: int, columns: int) -> Csr:
+    indptr = mapped(folder / f"{name}.indptr.npy", np.int64, (rows + 1,))
+    return Csr(indptr, mapped(folder / f"{name}.indices.npy", np.int32, (None,)), columns)
 
 
 @numba.njit(cache=True)
@@ -184,6 +201,14 @@ def _counting_transpose(values_E, keys_E, num_keys):  # type: ignore[no-untyped-
         values[start[key]] = values_E[edge]
         start[key] += 1
     return keys, values
+
+
+@numba.njit(cache=True)
+def _rises(indptr, end):  # type: ignore[no-untyped-def]
+    for row in range(len(indptr) - 1):
+        if indptr[row + 1] < indptr[row]:
+            return False
+    return indptr[-1] == end
 
 
 @numba.njit(cache=True)

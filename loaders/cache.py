@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gcnrec.errors import DataError
-from gcnrec.loaders.schema import sha256_of
+from gcnrec.integrity.digests import sha256_of
 from gcnrec.system.files import clear_leftovers, remove, work_path
 
 _KEY_DIGITS = 16

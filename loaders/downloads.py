@@ -21,8 +21,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gcnrec.errors import first_line
+from gcnrec.integrity.digests import sha256_of
 from gcnrec.loaders.cards import Source
-from gcnrec.loaders.schema import sha256_of
 
 MOST_BYTES = 16 * 2**30
 """The largest file that is fetched; a larger one belongs under --data-root."""

@@ -1,6 +1,8 @@
 """The dataset folder: its format, its writer and its reader.
 
-`dataset.json` (`format = 1`) names every file with shape, dtype and sha256; an unknown format is refused.
+`dataset.json` (`format = 1`) names every file with shape, dtype and sha256; an unknown format is refused. `digest` covers the
+digests of all files, `own_sha256` the other keys; dataset folders of earlier versions lack that. No other file of the folder is
+opened. Each is verified before it is used, once for each user and state of the file (`gcnrec.integrity`).
 """
 
 from __future__ import annotations
@@ -9,21 +11,26 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import Field
 
-from gcnrec.errors import DataError, os_remedy
-from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
-from gcnrec.interactions import Interactions, MemoryVocabulary, Vocabulary
+from gcnrec.errors import DataError, first_line, os_remedy, reading
+from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges, mapped
+from gcnrec.integrity.digests import OWN, own_digest, sha256_of
+from gcnrec.integrity.facts import recalled, remember
+from gcnrec.integrity.listed import Count, Listed, Sha256, verify
+from gcnrec.interactions import MAX_NODES, Interactions, MemoryVocabulary, Vocabulary
+from gcnrec.system.documents import Document, checked, read_object
 from gcnrec.system.files import followed, remove, sync, unfinished, work_path
 from gcnrec.system.locks import awaited, locked
 from gcnrec.system.observer import SILENT
@@ -34,6 +41,54 @@ _OF_DATASETS = re.compile(
     r"(user|item)_features(\.[0-9]+\.parquet|\.npy)"
 )
 """Names of the files of a dataset folder."""
+_PARTS = ("user_items.indptr", "user_items.indices", "item_users.indptr", "item_users.indices")
+_REQUIRED = (*(f"{part}.npy" for part in _PARTS), "users.parquet", "items.parquet", "valid.parquet", "test.parquet")
+_CHECKS = 1
+"""The version of `_check_content`: what an earlier one let pass is looked at again."""
+_AGAIN = "ingest again"
+
+Nodes = Annotated[int, Field(strict=True, ge=0, le=MAX_NODES)]
+
+
+class _Entry(Listed):
+    """A file of `dataset.json`: `shape` of an array or of a table, `dtype` of the array or of each column."""
+
+    shape: tuple[Count, ...]
+    dtype: str | dict[str, str]
+
+
+class _Column(Document):
+    """A column of features as it was fitted; `file` holds its words."""
+
+    file: str | None = None
+
+
+class _Features(Document):
+    """How the features of a side were made."""
+
+    columns: tuple[_Column, ...] = ()
+
+
+class _Info(Document):
+    """`dataset.json`, as far as this package reads it."""
+
+    format: int
+    name: str
+    digest: Sha256
+    own_sha256: Sha256 | None = None
+    files: dict[str, _Entry]
+    num_users: Nodes
+    num_items: Nodes
+    num_train: Count = 0
+    num_valid: Count = 0
+    num_test: Count = 0
+    split: str = ""
+    rules: int = Field(default=1, strict=True)
+    data: dict[str, Any] = Field(default_factory=dict)
+    inputs: dict[str, list[Any]] = Field(default_factory=dict)
+    report: dict[str, Any] = Field(default_factory=dict)
+    user_features: _Features = _Features()
+    item_features: _Features = _Features()
 
 
 @dataclass(frozen=True)
@@ -78,51 +133,49 @@ class Dataset:
 
 
 def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
-    """Open a dataset folder by memory map; with `verify`, recompute every sha256 first and check every row of the graph.
+    """Open a dataset folder by memory map, after each listed file is verified; other files in it are ignored.
 
+    A file that this user has verified before, and that has not changed since, is not read again; with `verify`, it is, once in a
+    process. What a dataset's arrays hold is looked at once for each user and `dataset.json`.
     Raises DataError when the folder, its format or a file is not what `dataset.json` says.
     """
     folder = Path(folder)
-    info = read_info(folder)
-    _check_files(folder, info, verify)
-    num_users, num_items = int(info["num_users"]), int(info["num_items"])
-    user_ids, item_ids = StoredVocabulary(folder / "users.parquet"), StoredVocabulary(folder / "items.parquet")
-    for ids, size, name in ((user_ids, num_users, "users"), (item_ids, num_items, "items")):
-        if len(ids) != size:
-            raise DataError(f"{folder / (name + '.parquet')} must have {size} rows, has {len(ids)}; ingest again")
-    graph = BipartiteGraph.open(folder, num_users, num_items)
-    if verify:
-        graph.user_items.check(str(folder / "user_items"))
-        graph.item_users.check(str(folder / "item_users"))
+    document = read_info(folder)
+    info = _Info.model_validate(document)
+    _check_listing(folder, info)
+    _verify(folder, info, anew=verify)
+    user_ids, item_ids = _vocabulary(folder, "users", info.num_users), _vocabulary(folder, "items", info.num_items)
+    graph = BipartiteGraph.open(folder, info.num_users, info.num_items)
+    _check_content(folder, document, graph)
+    edges = (graph.num_edges,)
     return Dataset(
         folder=folder,
-        info=info,
+        info=document,
         graph=graph,
         user_ids=user_ids,
         item_ids=item_ids,
         valid=_open_held_out(folder / "valid.parquet", user_ids, item_ids),
         test=_open_held_out(folder / "test.parquet", user_ids, item_ids),
-        times_E=_open_optional(folder / "times.npy"),
-        weights_E=_open_optional(folder / "weights.npy"),
-        user_features=_open_optional(folder / "user_features.npy"),
-        item_features=_open_optional(folder / "item_features.npy"),
+        times_E=mapped(folder / "times.npy", np.int64, edges) if "times.npy" in info.files else None,
+        weights_E=mapped(folder / "weights.npy", np.float32, edges) if "weights.npy" in info.files else None,
+        user_features=_open_features(folder, "user", info),
+        item_features=_open_features(folder, "item", info),
     )
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """The parsed `dataset.json` of `folder`."""
+    """The parsed `dataset.json` of `folder`, whose values have the types of the format; no other file is looked at."""
     path = folder / "dataset.json"
     if not folder.is_dir():
         raise DataError(f"no dataset folder at {folder}; make one with 'gcnrec ingest'")
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{folder} is not a dataset folder: dataset.json is missing; make one with 'gcnrec ingest'") from None
-    except (OSError, ValueError) as problem:
-        raise DataError(f"{path} cannot be read as JSON ({problem}); ingest again") from None
-    if not isinstance(info, dict) or info.get("format") != FORMAT:
-        came = info.get("format") if isinstance(info, dict) else info
-        raise DataError(f"{path} must have format {FORMAT}, got {came!r}; ingest again with this version of gcnrec")
+    if not path.exists():
+        raise DataError(f"{folder} is not a dataset folder: dataset.json is missing; make one with 'gcnrec ingest'")
+    info = read_object(path, _AGAIN)
+    if info.get("format") != FORMAT:
+        raise DataError(f"{path} must have format {FORMAT}, got {info.get('format')!r}; ingest again with this version of gcnrec")
+    checked(_Info, info, str(path), _AGAIN)
+    if info.get(OWN) not in (None, own_digest(info)):
+        raise DataError(f"{path} does not match the sha256 in it, it has changed since it was written; {_AGAIN}")
     return info
 
 
@@ -230,10 +283,11 @@ def _put_in_place(work: Path, place: Path, warn: Callable[[str], object]) -> Non
 
 
 def seal(folder: Path, info: dict[str, Any]) -> None:
-    """Write `dataset.json` into a folder whose files are complete: adds `format`, `files` and `digest` to `info`."""
+    """Write `dataset.json` into a folder whose files are complete: `info` with `format`, `files`, `digest` and `own_sha256`."""
     files = {path.name: _describe(path) for path in sorted(folder.iterdir()) if path.name != "dataset.json"}
-    digest = hashlib.sha256("".join(f"{name} {entry['sha256']}\n" for name, entry in files.items()).encode()).hexdigest()
+    digest = _digest_of({name: entry["sha256"] for name, entry in files.items()})
     document = {"format": FORMAT, **info, "digest": digest, "files": files}
+    document[OWN] = own_digest(document)
     (folder / "dataset.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
@@ -251,12 +305,6 @@ def write_vocabulary(path: Path, kind: pa.DataType, parts: Iterable[tuple[pa.Arr
             first += len(ids)
 
 
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file's bytes, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _describe(path: Path) -> dict[str, Any]:
     entry: dict[str, Any] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
     if path.suffix == ".npy":
@@ -267,15 +315,50 @@ def _describe(path: Path) -> dict[str, Any]:
     return {"shape": [rows, len(schema)], "dtype": {field.name: str(field.type) for field in schema}, **entry}
 
 
-def _check_files(folder: Path, info: dict[str, Any], verify: bool) -> None:
-    for name, entry in info["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise DataError(f"{folder} lacks {name}, which its dataset.json lists; ingest again")
-        if path.stat().st_size != entry["bytes"]:
-            raise DataError(f"{path} must have {entry['bytes']} bytes, has {path.stat().st_size}; ingest again")
-        if verify and sha256_of(path) != entry["sha256"]:
-            raise DataError(f"{path} does not match the sha256 in dataset.json; ingest again")
+def _digest_of(digests: Mapping[str, str]) -> str:
+    """The digest of a dataset, from the digests of its files by name."""
+    return hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode()).hexdigest()
+
+
+def _check_listing(folder: Path, info: _Info) -> None:
+    """DataError unless the list of files has what a dataset needs, plain names alone, and the digest of the dataset."""
+    path = folder / "dataset.json"
+    strange = next((name for name in info.files if not _OF_DATASETS.fullmatch(name) or name == path.name), None)
+    if strange is not None:
+        raise DataError(f"{path} must list files of a dataset only, lists {strange!r}; {_AGAIN}")
+    columns = (*info.user_features.columns, *info.item_features.columns)
+    words = [column.file for column in columns if column.file is not None]
+    lacking = next((name for name in (*_REQUIRED, *words) if name not in info.files), None)
+    if lacking is not None:
+        raise DataError(f"{path} must list {lacking!r} among its files, does not; {_AGAIN}")
+    if info.digest != _digest_of({name: entry.sha256 for name, entry in info.files.items()}):
+        raise DataError(f"{path} has a digest that is not the one of its files; {_AGAIN}")
+
+
+def _verify(folder: Path, info: _Info, anew: bool) -> None:
+    for name in info.files:
+        if not (folder / name).is_file():
+            raise DataError(f"{folder} lacks {name}, which its dataset.json lists; {_AGAIN}")
+    verify({folder / name: entry for name, entry in info.files.items()}, "dataset.json", lambda path: _AGAIN, anew)
+
+
+def _check_content(folder: Path, document: dict[str, Any], graph: BipartiteGraph) -> None:
+    """DataError unless every row of both directions is one of a CSR, so that kernels stay inside the arrays. O(E).
+
+    The digests of all files follow from `dataset.json`, so the same one need not be looked at twice.
+    """
+    fact = f"content {_CHECKS} {document.get(OWN) or own_digest(document)}"
+    if fact not in recalled():
+        graph.user_items.check(str(folder / "user_items"))
+        graph.item_users.check(str(folder / "item_users"))
+        remember([fact])
+
+
+def _vocabulary(folder: Path, name: str, size: int) -> StoredVocabulary:
+    ids = StoredVocabulary(folder / f"{name}.parquet")
+    if len(ids) != size:
+        raise DataError(f"{folder / name}.parquet must have {size} rows, has {len(ids)}; {_AGAIN}")
+    return ids
 
 
 class StoredVocabulary(Vocabulary):
@@ -318,18 +401,34 @@ class StoredVocabulary(Vocabulary):
             raise DataError(f"{self._path} cannot be read ({problem}); ingest again") from None
 
 
+_HELD_OUT = {"user": pa.int32(), "item": pa.int32(), "time": pa.int64(), "weight": pa.float32()}
+"""Columns of held-out pairs; the last two may be absent."""
+
+
 def _open_held_out(path: Path, user_ids: Vocabulary, item_ids: Vocabulary) -> Interactions:
     table = _read(path)
-    columns = {name: table.column(name).to_numpy() for name in table.column_names}
+    for name, kind in _HELD_OUT.items():
+        found = table.schema.field(name).type if name in table.column_names else None
+        if found != kind and (found is not None or name in ("user", "item")):
+            raise DataError(f"{path} must have {name!r} of type {kind}, has {found or 'no such column'}; {_AGAIN}")
+        if found is not None and table.column(name).null_count:
+            raise DataError(f"{path} must have a value in each row of {name!r}, some are null; {_AGAIN}")
+    columns = {name: table.column(name).to_numpy() for name in _HELD_OUT if name in table.column_names}
+    for name, size in (("user", len(user_ids)), ("item", len(item_ids))):
+        least, most = columns[name].min(initial=0), columns[name].max(initial=-1)
+        if least < 0 or most >= size:
+            raise DataError(f"{path} must have {name!r} in 0 .. {size - 1}, has {least} .. {most}; {_AGAIN}")
     return Interactions(columns["user"], columns["item"], columns.get("time"), columns.get("weight"), user_ids, item_ids)
 
 
+def _open_features(folder: Path, side: str, info: _Info) -> NDArray[np.float32] | None:
+    name, rows = f"{side}_features.npy", info.num_users if side == "user" else info.num_items
+    return mapped(folder / name, np.float32, (rows, None)) if name in info.files else None
+
+
 def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=columns, memory_map=True)
-    except (OSError, pa.ArrowInvalid) as problem:
-        raise DataError(f"{path} cannot be read ({problem}); ingest again") from None
-
-
-def _open_optional(path: Path) -> NDArray[Any] | None:
-    return np.load(path, mmap_mode="r").view(np.ndarray) if path.is_file() else None
+    with reading(path, _AGAIN):
+        try:
+            return pq.read_table(path, columns=columns, memory_map=True)
+        except (pa.ArrowInvalid, pa.ArrowKeyError) as problem:
+            raise DataError(f"{path} cannot be read ({first_line(problem)}); {_AGAIN}") from None

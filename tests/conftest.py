@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from gcnrec import cli
+from gcnrec.integrity import facts
 
 # Examples are the same in every run, and slow first calls (compilation) are no failure.
 settings.register_profile("gcnrec", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -51,6 +52,15 @@ def _environment_stays():
     """What one test leaves in the environment reconfigures numba in the middle of the next: let the guilty one fail."""
     yield
     assert settings_of_numba() == AT_FIRST
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _facts_of_tests(tmp_path_factory):
+    """What tests verify is no part of this user's memory."""
+    place = tmp_path_factory.mktemp("verified", numbered=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(facts, "own_folder", lambda name: place)
+        yield
 
 
 @pytest.fixture

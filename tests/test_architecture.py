@@ -20,7 +20,7 @@ PACKAGE = ROOT / "gcnrec"
 LINES = [
     ["errors", "ids", "random", "queues", "rows", "version"],
     ["graph", "interactions", "system"],
-    ["config", "ops", "cuda"],
+    ["config", "integrity", "ops", "cuda"],
     ["device"],
     ["tables"],
     ["sampling", "sparsity"],

@@ -1,7 +1,8 @@
-"""Where numba keeps compiled kernels when the package may not be written to: a folder of this user that no other user can change.
+"""Folders of this user that no other user can change: for compiled kernels, and for what has been verified once.
 
-numba keeps them in `__pycache__` beside the source, and reads `NUMBA_CACHE_DIR` once, when it is imported. Compiled code is code:
-a folder counts only if it belongs to this user, is no link, and is closed to other users.
+numba keeps kernels in `__pycache__` beside the source, and where the package may not be written to, in such a folder. It reads
+`NUMBA_CACHE_DIR` once, when it is imported. Compiled code is code, and later commands rely on what was verified: a folder counts
+only if it belongs to this user, is no link, and is closed to other users.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def find_room(environment: MutableMapping[str, str] | None = None) -> None:
     environment = os.environ if environment is None else environment
     if environment.get(VARIABLE):
         return
-    tried = list(_candidates(environment, _home()))
-    room = next((folder for folder in tried if _is_safe(folder)), None)
+    tried = list(_candidates(environment, "kernels"))
+    room = next(filter(_is_safe, tried), None)
     if room is None:
         try:
             room = Path(tempfile.mkdtemp(prefix="gcnrec-kernels-"))
@@ -45,6 +46,14 @@ def find_room(environment: MutableMapping[str, str] | None = None) -> None:
     environment[VARIABLE] = str(room)
 
 
+def own_folder(name: str, environment: Mapping[str, str] | None = None) -> Path | None:
+    """The first folder for `name` that only this user may change, made where it is missing; None where none can be had.
+
+    The same places as of `find_room`, without the last: `$XDG_CACHE_HOME/gcnrec/NAME`, `~/.cache/gcnrec/NAME`, `/tmp/gcnrec-UID`.
+    """
+    return next(filter(_is_safe, _candidates(os.environ if environment is None else environment, name)), None)
+
+
 def take_warnings() -> list[str]:
     """What `find_room` has to report, once."""
     taken = _warnings[:]
@@ -52,11 +61,12 @@ def take_warnings() -> list[str]:
     return taken
 
 
-def _candidates(environment: Mapping[str, str], home: Path | None) -> Iterator[Path]:
+def _candidates(environment: Mapping[str, str], name: str) -> Iterator[Path]:
+    home = _home()
     named = (environment.get("XDG_CACHE_HOME"), environment.get("HOME") and f"{environment['HOME']}/.cache")
     bases = [Path(text) for text in named if text and Path(text).is_absolute()] + ([home / ".cache"] if home else [])
     for base in dict.fromkeys(bases):
-        yield base / "gcnrec" / "kernels"
+        yield base / "gcnrec" / name
     yield _SHARED / f"gcnrec-{os.geteuid()}"
 
 

@@ -12,7 +12,7 @@ import pytest
 from gcnrec.config import Data
 from gcnrec.errors import DataError
 from gcnrec.loaders.parquet import ingest
-from gcnrec.loaders.schema import new_folder, open_dataset, sha256_of
+from gcnrec.loaders.schema import new_folder, open_dataset, read_info, seal
 
 
 @pytest.fixture
@@ -49,31 +49,141 @@ def test_missing_files(folder, name, expected):
         open_dataset(folder)
 
 
-def test_damaged_files(folder):
-    path = folder / "user_items.indices.npy"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-4])
-    with pytest.raises(DataError, match=r"must have \d+ bytes, has"):
-        open_dataset(folder)
-    path.write_bytes(whole[:-4] + b"\x01\x00\x00\x00")
-    open_dataset(folder)
-    with pytest.raises(DataError, match="does not match the sha256"):
-        open_dataset(folder, verify=True)
+def resealed(folder, **changes):
+    """What a program writes that seals a folder as it is, or with other values in dataset.json."""
+    info = {key: value for key, value in read_info(folder).items() if key not in ("format", "files", "digest", "own_sha256")}
+    seal(folder, {**info, **changes})
 
 
-def test_a_graph_that_is_none_is_told_even_where_the_digests_match(folder):
-    path = folder / "user_items.indices.npy"
-    np.save(path, np.load(path) + 1)
-    info = json.loads((folder / "dataset.json").read_text())
-    info["files"][path.name]["sha256"] = sha256_of(path)
-    (folder / "dataset.json").write_text(json.dumps(info))
-    open_dataset(folder)
-    with pytest.raises(DataError, match="user_items: columns must ascend"):
-        open_dataset(folder, verify=True)
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [('{"format": 2}', "must have format 1, got 2"), ("[]", "format 1"), ("{", "cannot be read as JSON")]
+    "name", ["user_items.indices.npy", "item_users.indptr.npy", "times.npy", "users.parquet", "valid.parquet"]
+)
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_flipped_bit_of_any_file_is_found(folder, name, verify):
+    flip(folder / name, -3)
+    with pytest.raises(DataError, match=rf"{name} does not match the sha256 in dataset.json, .*; ingest again"):
+        open_dataset(folder, verify)
+
+
+def test_a_file_that_was_cut_is_found(folder):
+    path = folder / "user_items.indices.npy"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(DataError, match=r"must have \d+ bytes, has"):
+        open_dataset(folder)
+
+
+@pytest.mark.parametrize(("before", "after"), [('"seed": 0', '"seed": 1'), ('"split": "', '"split": "x'), ('"five"', '"four"')])
+def test_a_changed_value_of_the_description_is_found(folder, before, after):
+    path = folder / "dataset.json"
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+    with pytest.raises(DataError, match=r"dataset.json does not match the sha256 in it"):
+        open_dataset(folder)
+
+
+def test_a_description_of_an_earlier_version_has_no_digest_of_its_own(folder):
+    path = folder / "dataset.json"
+    info = json.loads(path.read_text())
+    del info["own_sha256"]
+    path.write_text(json.dumps(info))
+    assert open_dataset(folder).digest == info["digest"]
+
+
+def test_files_that_are_not_listed_are_not_opened(folder):
+    for name in ("weights.npy", "user_features.npy", "item_features.3.parquet", "mine.txt"):
+        (folder / name).write_bytes(b"no array")
+    dataset = open_dataset(folder, verify=True)
+    assert dataset.weights_E is None and dataset.user_features is None
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "expected"),
+    [
+        ("user_items.indices.npy", [3, 2, 4], "user_items: columns must ascend within 0 .. "),
+        ("user_items.indptr.npy", [0, 2**45, 2, 3], "user_items: indptr must rise from 0 to 3"),
+        ("item_users.indptr.npy", [0, 3], "item_users.indptr.npy must hold 3 values of int64, row by row, holds 2 of int64"),
+        ("user_items.indptr.npy", [[0, 1, 2, 3]], "indptr.npy must hold 4 values of int64, row by row, holds 1 x 4 of int64"),
+        ("times.npy", [7], "times.npy must hold 3 values of int64, row by row, holds 1 of int64"),
+    ],
+)
+def test_a_graph_that_is_none_is_refused_where_all_digests_match(folder, name, array, expected):
+    np.save(folder / name, np.array(array, np.load(folder / name).dtype))
+    resealed(folder)
+    with pytest.raises(DataError, match=expected):
+        open_dataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"user": [0, 3], "item": [0, 1]}, "valid.parquet must have 'user' in 0 .. 2, has 0 .. 3; ingest again"),
+        ({"user": [0], "item": [-1]}, "'item' in 0 .. 1, has -1 .. -1"),
+        ({"user": [0, None], "item": [0, 1]}, "must have a value in each row of 'user'"),
+        ({"item": [0]}, "must have 'user' of type int32, has no such column"),
+        ({"user": ["0"], "item": [0]}, "must have 'user' of type int32, has string"),
+    ],
+)
+def test_held_out_pairs_that_are_none_are_refused_where_all_digests_match(folder, columns, expected):
+    ints = {name: pa.array(values, None if "0" in values else pa.int32()) for name, values in columns.items()}
+    pq.write_table(pa.table(ints), folder / "valid.parquet")
+    resealed(folder)
+    with pytest.raises(DataError, match=expected):
+        open_dataset(folder)
+
+
+def test_more_users_than_the_files_have_are_refused(folder):
+    resealed(folder, num_users=4)
+    with pytest.raises(DataError, match=r"users.parquet must have 4 rows, has 3; ingest again"):
+        open_dataset(folder)
+
+
+def listing(folder, change):
+    info = json.loads((folder / "dataset.json").read_text())
+    del info["own_sha256"]
+    change(info)
+    (folder / "dataset.json").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda info: info["files"].pop("test.parquet"), "must list 'test.parquet' among its files"),
+        (lambda info: info["files"].update({"../times.npy": info["files"]["times.npy"]}), r"lists '../times.npy'; ingest again"),
+        (lambda info: info["files"].update({"dataset.json": info["files"]["times.npy"]}), r"lists 'dataset.json'"),
+        (lambda info: info["files"].pop("times.npy"), "digest that is not the one of its files"),
+        (
+            lambda info: info["files"]["times.npy"].pop("sha256"),
+            r"damaged \(files.times.npy.sha256: field required\); ingest again",
+        ),
+        (lambda info: info["files"]["times.npy"].update(bytes=-1), r"damaged \(files.times.npy.bytes: "),
+        (lambda info: info["files"]["times.npy"].update(sha256="00"), r"damaged \(files.times.npy.sha256: "),
+        (lambda info: info.update(num_users="3"), r"damaged \(num_users: "),
+        (lambda info: info.update(num_items=2**31), r"damaged \(num_items: "),
+        (lambda info: info.update(digest=None), r"damaged \(digest: "),
+        (lambda info: info.update(files=[]), r"damaged \(files: "),
+        (
+            lambda info: info.update(item_features={"columns": [{"file": "item_features.1.parquet"}]}),
+            "must list 'item_features.1",
+        ),
+    ],
+)
+def test_a_description_of_another_shape_is_one_sentence(folder, change, expected):
+    listing(folder, change)
+    with pytest.raises(DataError, match=expected) as caught:
+        open_dataset(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [('{"format": 2}', "must have format 1, got 2"), ("[]", "must hold a JSON object"), ("{", "cannot be read as JSON")],
 )
 def test_unknown_formats(folder, text, expected):
     (folder / "dataset.json").write_text(text)

@@ -1,0 +1,1 @@
+"""Files are what was written: digests, and what this user has verified before."""
