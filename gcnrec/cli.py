@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -20,17 +20,19 @@ import typer
 from typer.core import TyperGroup
 
 from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Terminated, UsageError, install, os_remedy
+from gcnrec.system.signals import end_line, end_with_parent, stopped, watch, working
+from gcnrec.system.streams import keep_streams, lost
 from gcnrec.system.supported import WINDOWS
 from gcnrec.version import __version__
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from gcnrec.system.observer import Observer
 
 _LOG_JSON = "gcnrec.log_json"
-_STOPPED = "stopped by {}, nothing half-written stays; start the same command again"
-"""Outside of the training of a run, which continues: see `gcnrec.system.signals`."""
+PARENT = "GCNREC_PARENT"
+"""In the environment: the number of the process that this one is to end with."""
+_UNREAD = (errno.EPIPE, errno.EBADF)
+"""How a stdout is lost whose reader has all it wants, as `head` has, or that there was none of."""
 _THE_SYSTEM_REFUSES = (
     errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
     errno.EMFILE, errno.EIO,
@@ -39,8 +41,12 @@ _THE_SYSTEM_REFUSES = (
 
 
 def _keep(ctx: typer.Context, log_json: bool) -> bool:
-    """Remember --log-json for an error that ends the command: contexts of a group and its command share `meta`."""
+    """Remember --log-json for what ends the command: contexts of a group and its command share `meta`."""
     ctx.meta[_LOG_JSON] = log_json
+    if log_json:
+        from gcnrec.reports.progress import line_of
+
+        end_line(lambda text, code: f"{line_of('error', 'error', {'text': text, 'exit_code': code})}\n".encode())
     return log_json
 
 
@@ -70,8 +76,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (GcnrecError, KeyboardInterrupt, MemoryError, OSError, RuntimeError) as problem:
-            known = _expected(problem)
+        except BaseException as problem:
+            known = _expected(stopped() or problem)  # others' errors may be the signal in disguise
             if known is None:
                 raise
             _report(known, ctx.meta.get(_LOG_JSON, False))
@@ -104,8 +110,18 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Without a home, matplotlib advises a cache folder in two lines; the charts of a report need none.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    signal.signal(signal.SIGTERM, _terminate)
-    app()
+    keep_streams()
+    watch()
+    end_line(lambda text, _: f"{_sentence(text)}\n".encode(errors="backslashreplace"))
+    parent = os.environ.pop(PARENT, "")
+    if parent.isdecimal():
+        end_with_parent(int(parent), signal.SIGTERM)
+    try:
+        app()
+    except SystemExit as end:
+        if not end.code:
+            _deliver()
+        raise
 
 
 def _end(text: str) -> NoReturn:
@@ -194,7 +210,8 @@ def check(
     if resolved:
         print(commented(located_in(settings, dataset), dataset), end="")
         return
-    prediction = predict(settings, dataset)
+    with working():
+        prediction = predict(settings, dataset)
     _show(prediction if as_json else figure_lines(prediction))
 
 
@@ -406,7 +423,7 @@ def sweep(
     with _observed(False, log_json) as observer:
         request = DataRequest(plan.runs[0].job.data, plan.job_path, data, data_root, force)
         dataset = begun_or_ingested(request, [out / "runs" / run.name for run in plan.runs], observer)
-    with runs_reported(len(plan.runs), log_json) as report:
+    with working(), runs_reported(len(plan.runs), log_json) as report:
         ended = train_all(plan, dataset.folder, out, report=report, jobs=jobs)
     failed = [one for one in ended if one.code]
     _show([f"{len(ended) - len(failed)} of {len(ended)} runs finished", f"{out}  (open {out / 'sweep.html'})"])
@@ -457,11 +474,12 @@ def bench(
     if record and record.exists():
         raise UsageError(f"{record} exists and is never overwritten; remove it or name another --record")
     rows = []
-    for row in rows_of(what, data):
-        rows.append(row)
-        print(json.dumps(row) if as_json else bench_line(row), flush=True)
-    if record:
-        write_record(record, shlex.join(["gcnrec", *sys.argv[1:]]), rows)
+    with working():
+        for row in rows_of(what, data):
+            rows.append(row)
+            print(json.dumps(row) if as_json else bench_line(row), flush=True)
+        if record:
+            write_record(record, shlex.join(["gcnrec", *sys.argv[1:]]), rows)
     if rows[-1]["speedup"] is None:
         absent = ", ".join(rows[-1]["absent"])
         raise DeviceError(f"bench {what} needs every required peer, absent: {absent}; {install('bench')}")
@@ -483,7 +501,7 @@ def _observed(as_json: bool, log_json: bool = False, metric: str = "") -> Iterat
     from gcnrec.reports.progress import observed
     from gcnrec.system.kernel_cache import take_warnings
 
-    with observed(metric, as_json, log_json) as observer:
+    with working(), observed(metric, as_json, log_json) as observer:
         for text in take_warnings():
             observer.warn(text)
         yield observer
@@ -504,26 +522,37 @@ def _show(result: Any) -> None:
         print(json.dumps(result, indent=2, default=str))
 
 
-def _report(problem: GcnrecError, log_json: bool) -> None:
+def _deliver() -> None:
+    """End the command with an error where nothing took its results. A reader that left, as `head` does, had what it wanted."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    problem = lost(1)
+    if problem and problem.errno not in _UNREAD:
+        remedy = os_remedy(problem, "send stdout to another place, and start the command again for its results")
+        _report(DataError(f"stdout took no results ({problem.strerror}); {remedy}"), log_json=False)
+        raise SystemExit(DataError.exit_code)
+
+
+def _report(problem: GcnrecError | Terminated, log_json: bool) -> None:
     if log_json:
         from gcnrec.reports.progress import log
 
         log("error", "error", {"text": str(problem), "exit_code": problem.exit_code})
     else:
-        # A name or value of somebody's data may hold characters that control a terminal.
-        print("gcnrec: " + "".join(each if each.isprintable() else "?" for each in str(problem)), file=sys.stderr)
+        print(_sentence(str(problem)), file=sys.stderr)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated(_STOPPED.format("SIGTERM"))
+def _sentence(text: str) -> str:
+    """A name or value of somebody's data may hold characters that control a terminal."""
+    return "gcnrec: " + "".join(each if each.isprintable() else "?" for each in text)
 
 
-def _expected(problem: BaseException) -> GcnrecError | None:
+def _expected(problem: BaseException) -> GcnrecError | Terminated | None:
     """The error to report for `problem`, or None when it is a bug."""
-    if isinstance(problem, GcnrecError):
+    if isinstance(problem, (GcnrecError, Terminated)):
         return problem
     if isinstance(problem, KeyboardInterrupt):
-        return Interrupted(str(problem) or _STOPPED.format("Ctrl-C"))
+        return Interrupted(str(problem) or "stopped by Ctrl-C, nothing half-written stays; start the same command again")
     if isinstance(problem, MemoryError) or "DefaultCPUAllocator" in str(problem):  # torch's own has no class
         details = str(problem).rpartition("DefaultCPUAllocator: ")[2] or "no details"
         return DeviceError(f"memory ran out ({details}); 'gcnrec check' predicts what a job needs")

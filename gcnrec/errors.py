@@ -57,8 +57,8 @@ class Interrupted(GcnrecError):
     exit_code = 130
 
 
-class Terminated(GcnrecError):
-    """SIGTERM; the run folder can be resumed."""
+class Terminated(BaseException):
+    """SIGTERM; the run folder can be resumed. As with KeyboardInterrupt, no `except Exception` of a library keeps it."""
 
     exit_code = 143
 

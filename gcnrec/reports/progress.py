@@ -137,10 +137,14 @@ class JsonLines(_Paced):
 
 
 def log(level: str, event: str, fields: dict[str, Any]) -> None:
-    """Write one line. NaN becomes null, which is JSON where NaN is not."""
+    """Write one line."""
+    print(line_of(level, event, fields), file=sys.stderr, flush=True)
+
+
+def line_of(level: str, event: str, fields: dict[str, Any]) -> str:
+    """A line without its end. NaN becomes null, which is JSON where NaN is not."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    line = json.dumps({"time": now, "level": level, "event": event, **_finite(fields)}, default=str, allow_nan=False)
-    print(line, file=sys.stderr, flush=True)
+    return json.dumps({"time": now, "level": level, "event": event, **_finite(fields)}, default=str, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

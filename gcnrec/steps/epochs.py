@@ -94,7 +94,8 @@ class Epochs:
             yield
         except (KeyboardInterrupt, Terminated):
             if self._whole and not self._course.stop.at_once:
-                self._save()
+                with self._course.stop.deferred():
+                    self._save()
             raise
 
     @contextmanager

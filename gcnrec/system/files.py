@@ -7,7 +7,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,6 +143,23 @@ def clear_leftovers(folder: Path) -> None:
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if _OF_SAFETENSORS.fullmatch(path.name) and path.is_file() and not path.is_symlink() and not _is_open(path):
             path.unlink(missing_ok=True)
+
+
+def abandon_all() -> None:
+    """Remove what this process is writing now, and bring back what it moved aside: for a thread that is about to end the process.
+
+    The writer may go on meanwhile. A folder therefore gets another name first: it becomes `name` whole, or not at all.
+    """
+    for path in sorted(_mine, key=lambda each: each.suffix):  # `old` first
+        parts = _UNFINISHED.fullmatch(path.name)
+        place = path.with_name(parts["name"]) if parts else path
+        with suppress(OSError):
+            if path.suffix == ".old" and not place.exists():
+                path.rename(place)
+            elif path.is_dir() and not path.is_symlink():
+                remove(path.rename(path.with_name(f".{place.name}.abandoned{path.name.removeprefix(f'.{place.name}')}")))
+            else:
+                remove(path)
 
 
 def remove(path: Path) -> None:

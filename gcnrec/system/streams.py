@@ -1,18 +1,32 @@
-"""Text inputs that may be pipes: read within a bound on bytes and on silence, so that none of them holds a command for ever."""
+"""Pipes: text inputs within a bound on bytes and silence, and outputs whose reader may go away or stop reading.
+
+Neither holds a command for ever, and a lost output ends none.
+"""
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import select
 import stat
+import sys
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gcnrec.errors import DataError, os_remedy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from _typeshed import ReadableBuffer
 
 PIPE_SECONDS = 60.0
 """How long a pipe may stay silent."""
 _CHUNK_BYTES = 2**16
+_TAKEN_SECONDS = 30.0
+"""How long the reader of stderr may take nothing."""
+_lasting: dict[int, Lasting] = {}
 
 
 def is_pipe(path: Path) -> bool:
@@ -87,3 +101,84 @@ def _reason(problem: BaseException) -> str:
 
 def _unreadable(path: Path, problem: BaseException) -> DataError:
     return DataError(f"{path} cannot be read ({_reason(problem)}); {os_remedy(problem, 'name another file')}")
+
+
+class Lasting(io.RawIOBase):
+    """A descriptor to write to. From the first error on it drops what it gets, and `lost` has the error.
+
+    A reader that takes nothing for `seconds` is an error, too; None waits for ever.
+    """
+
+    def __init__(self, descriptor: int, seconds: float | None = None, lost: OSError | None = None) -> None:
+        self._descriptor, self._seconds, self.lost = descriptor, seconds, lost
+        self._is_pipe = stat.S_ISFIFO(os.fstat(descriptor).st_mode) or stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write all of `data`, or drop the rest; returns its length either way."""
+        left = memoryview(data).cast("B")
+        length = len(left)
+        try:
+            while left and self.lost is None:
+                left = left[self._some(left) :]
+        except OSError as problem:
+            self.lost = problem
+        return length
+
+    def _some(self, data: memoryview) -> int:
+        """The number of bytes that were written."""
+        if self._is_pipe and self._seconds is not None:
+            self._wait()
+            data = data[: select.PIPE_BUF]  # so much is taken without waiting
+        try:
+            return os.write(self._descriptor, data)
+        except BlockingIOError:  # whoever started this command made it so
+            self._wait()
+            return 0
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        if not poll.poll(None if self._seconds is None else 1000 * self._seconds):
+            raise OSError(errno.ETIMEDOUT, f"its reader took nothing for {self._seconds:g} s")
+
+
+def keep_streams() -> None:
+    """Let stdout and stderr of this process be lost without an error, once; see `lost`.
+
+    A descriptor that was closed leads nowhere from now on: the next file that is opened would take its place.
+    """
+    if _lasting:
+        return
+    closed = [number for number in range(3) if not _is_open(number)]
+    for _ in closed:
+        os.open(os.devnull, os.O_RDWR)
+    for number, name, seconds in ((1, "stdout", None), (2, "stderr", _TAKEN_SECONDS)):
+        plain = getattr(sys, name)
+        raw = Lasting(number, seconds, OSError(errno.EBADF, "it was closed at the start") if number in closed else None)
+        _lasting[number] = raw
+        encoding = getattr(plain, "encoding", "utf-8")
+        errors = "backslashreplace" if number == 2 else getattr(plain, "errors", "strict")
+        lines = number == 2 or raw.isatty()
+        setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=lines))
+
+
+def lost(descriptor: int) -> OSError | None:
+    """The error that a kept stream met, if any; it gets nothing since."""
+    return _lasting[descriptor].lost if descriptor in _lasting else None
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
