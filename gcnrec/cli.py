@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Terminated, UsageError, install, os_remedy
-from gcnrec.system.signals import end_line, end_with_parent, stopped, watch, working
+from gcnrec.system.signals import PARENT, end_line, end_with_parent, stopped, watch, working
 from gcnrec.system.streams import keep_streams, lost
 from gcnrec.system.supported import WINDOWS
 from gcnrec.version import __version__
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from gcnrec.system.observer import Observer
 
 _LOG_JSON = "gcnrec.log_json"
-PARENT = "GCNREC_PARENT"
-"""In the environment: the number of the process that this one is to end with."""
 _UNREAD = (errno.EPIPE, errno.EBADF)
 """How a stdout is lost whose reader has all it wants, as `head` has, or that there was none of."""
 _THE_SYSTEM_REFUSES = (

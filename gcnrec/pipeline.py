@@ -29,6 +29,7 @@ def run_job(job: Job, data: DataRequest, out: Path | None, resume: bool, observe
     """
     from gcnrec.reports.run_report import write_report
     from gcnrec.results.evaluate import evaluate_run, measure_baselines
+    from gcnrec.runs.events import observed_by
     from gcnrec.runs.folder import writing
     from gcnrec.system.signals import stops
     from gcnrec.training.train import train
@@ -45,7 +46,7 @@ def run_job(job: Job, data: DataRequest, out: Path | None, resume: bool, observe
         run = train(job, dataset, folder, resume=resume, observer=observer)
     else:
         run = _numbered(job, dataset, name, observer)
-    with stops(run.folder), writing(run.folder, observer):
+    with stops(run.folder), writing(run.folder, observer), observed_by(run.folder, observer):
         metrics = evaluate_run(run, observer=observer)
         measure_baselines(run, observer)
         return metrics, write_report(run)

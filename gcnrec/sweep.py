@@ -29,6 +29,7 @@ from gcnrec.reports.sweep_report import summarise
 from gcnrec.reports.trials import Ended, ReportEnded, Sweep, Trial, write_sweep
 from gcnrec.runs.paths import JOB, REPORT, metrics_path
 from gcnrec.system.files import atomic_file
+from gcnrec.system.signals import PARENT, unhurried
 from gcnrec.training.open_keys import continued, located, swept
 
 _POLL_SECONDS = 0.1
@@ -40,7 +41,8 @@ def sweep(grid: Grid, data: Path, out: Path, *, report: ReportEnded, jobs: int =
     """Train, evaluate and sum up every run of `grid` on the dataset folder `data`, `jobs` at a time; how each ended.
 
     A run that fails does not stop the others. KeyboardInterrupt and Terminated end the runs' processes and leave everything
-    resumable. Raises UsageError when `out` holds runs with other settings or of other data, or is being swept already.
+    resumable; so does the end of this process, however it ends. Raises UsageError when `out` holds runs with other settings or
+    of other data, or is being swept already.
     """
     dataset = open_dataset(data)
     _check_measured_alike(grid, dataset)
@@ -123,8 +125,9 @@ def _start(run: Combination, data: Path, out: Path, lock: int, cores: set[int] |
     with (out / "logs" / f"{run.name}.txt").open("wb") as log:
         # In a process group of its own: Ctrl-C reaches this process alone, which then asks each run to stop, once.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=0, pass_fds=(lock,)
-        )
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=0, pass_fds=(lock,),
+            env={**os.environ, PARENT: str(os.getpid())},
+        )  # fmt: skip
     # The interpreter is still starting: every thread pool of the run is made later and sees these cores only.
     if cores and run.job.train.threads is None:
         os.sched_setaffinity(process.pid, cores)
@@ -132,15 +135,16 @@ def _start(run: Combination, data: Path, out: Path, lock: int, cores: set[int] |
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    with unhurried():  # each of them saves its step
+        for process in processes:
+            process.terminate()
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        for process in processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _cores(slot: int, jobs: int) -> set[int] | None:

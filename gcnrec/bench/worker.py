@@ -7,23 +7,25 @@ pool then waits for that lock for ever (a SIGTERM to the whole process group, as
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 from gcnrec.errors import DeviceError
+from gcnrec.system.signals import end_with_parent
 
-_END_SECONDS = 5.0
+_END_SECONDS = 2.0
 
 
 class Worker:
-    """A fresh interpreter that makes one call at a time; `with` ends it, whatever it is doing."""
+    """A fresh interpreter that makes one call at a time; `with` ends it, whatever it is doing, and so does the parent's end."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._calls, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
         self._process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
 
@@ -56,7 +58,8 @@ class Worker:
         return outcome
 
 
-def _serve(calls: Connection) -> None:
+def _serve(calls: Connection, parent: int) -> None:
+    end_with_parent(parent, signal.SIGKILL)  # also in the middle of a call, and of one that ignores signals
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
     while True:
         try:

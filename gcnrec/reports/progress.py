@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gcnrec.reports.figures import LINE_SECONDS, Remaining, figures, rate
-from gcnrec.system.observer import Observer
+from gcnrec.system.observer import Kept, Observer
+from gcnrec.system.streams import lost
 
 if TYPE_CHECKING:
     from gcnrec.reports.trials import Ended, ReportEnded
@@ -28,19 +30,20 @@ _FIRST_LINE_SECONDS = 2.0
 @contextmanager
 def observed(metric: str = "", as_json: bool = False, log_json: bool = False) -> Iterator[Observer]:
     """The observer of a command: JSON lines if asked for; only warnings where results are `as_json`; a bar when stderr is a
-    terminal, otherwise lines. `metric` is the validation figure to show."""
+    terminal, otherwise lines. `metric` is the validation figure to show. A stderr that is lost drops it."""
+    no_reader = partial(lost, 2)
     if log_json:
-        yield JsonLines()
+        yield Kept(JsonLines(), no_reader)
     elif as_json:
-        yield Quiet()
+        yield Kept(Quiet(), no_reader)
     elif sys.stderr.isatty():
         from gcnrec.reports.progress_bar import Bar
 
         bar = Bar(metric)
         with bar.progress:
-            yield bar
+            yield Kept(bar, no_reader)
     else:
-        yield Lines(metric)
+        yield Kept(Lines(metric), no_reader)
 
 
 def runs_reported(total: int, log_json: bool) -> AbstractContextManager[ReportEnded]:

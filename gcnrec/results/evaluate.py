@@ -29,7 +29,7 @@ from gcnrec.runs.events import append_event
 from gcnrec.runs.folder import Run, writing
 from gcnrec.runs.paths import metrics_path, per_user_path
 from gcnrec.system.files import atomic_file
-from gcnrec.system.observer import SILENT, Observer
+from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
 from gcnrec.training.finish import warn_of_lost, warn_of_one_list
 
@@ -53,7 +53,7 @@ def evaluate_run(
     valid too, or that another process writes.
     """
     refuse_what_it_was_trained_on(run, split)
-    dataset, settings = run.dataset, run.job.evaluate
+    dataset, settings, observer = run.dataset, run.job.evaluate, kept(observer)
     limit = memory_limit or settings.memory_limit
     with writing(run.folder, observer), memory_errors_as_sentences(limit):
         held_out = dataset.test if split == "test" else dataset.valid

@@ -29,7 +29,7 @@ from gcnrec.ranking.top_k import USERS_PER_CHUNK, in_chunks, rank_chunk, top_k_a
 from gcnrec.results.bundle import write_bundle
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import embeddings_paths
-from gcnrec.system.observer import SILENT, Observer
+from gcnrec.system.observer import SILENT, Observer, kept
 
 FORMATS = ("faiss", "bundle", "parquet")
 INDEXES = ("flat", "hnsw")
@@ -77,7 +77,7 @@ def export(
         raise UsageError(f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no embeddings to export")
     scorer, mixture = run.embeddings(scratch).scorer, run.mixture
     if kind == "faiss":
-        facts = _write_index(run, scorer, out, index or "flat", 20 if k is None else k, observer)
+        facts = _write_index(run, scorer, out, index or "flat", 20 if k is None else k, kept(observer))
     elif kind == "bundle":
         facts = write_bundle(run, run.embeddings(scratch), out)
     else:

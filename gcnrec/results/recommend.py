@@ -28,7 +28,7 @@ from gcnrec.results.memory_bounds import recommendation_bytes, users_per_chunk
 from gcnrec.results.request import Request, RequestFiles, read_request
 from gcnrec.runs.folder import Run
 from gcnrec.system.files import atomic_file
-from gcnrec.system.observer import SILENT, Observer
+from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
 
 _GROUP_BYTES = 2**23
@@ -90,7 +90,7 @@ def recommend(
     limit = memory_limit or run.job.evaluate.memory_limit
     chunk = users_per_chunk(limit, recommendation_bytes(run, files), run, k, "recommending from")
     with memory_errors_as_sentences(limit):
-        return _recommended(run, files, options, chunk, observer)
+        return _recommended(run, files, options, chunk, kept(observer))
 
 
 @dataclass(frozen=True, slots=True)

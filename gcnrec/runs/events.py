@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +19,7 @@ from gcnrec.errors import DataError, os_remedy
 from gcnrec.runs.paths import EVENTS
 from gcnrec.system.documents import Document, checked
 from gcnrec.system.files import atomic_file
+from gcnrec.system.observer import Observer, kept
 
 Line = dict[str, Any]
 """An event as it is written."""
@@ -151,6 +154,11 @@ def warn_once(folder: Path, kind: str, text: str) -> bool:
         return False
     append_event(folder, {"event": "warning", "kind": kind, "text": text})
     return True
+
+
+def observed_by(folder: Path, observer: Observer) -> AbstractContextManager[None]:
+    """Within the block an `observer` that is dropped leaves a warning in `metrics.jsonl`, one of a kind."""
+    return kept(observer).recorded(partial(warn_once, folder))
 
 
 def keep_events(folder: Path, stage: str, epoch: int, step: int) -> None:

@@ -2,26 +2,34 @@
 
 A curve's x is the epoch. Names are as in metrics.jsonl, with "valid/" before validation metrics and "_at_" for "@".
 Nothing of either tool is imported, opened or left behind unless it was asked for; no global setting of theirs is changed.
+A tracker works in a thread of its own: one that raises or does not answer is dropped, and costs no training.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any
 
 from gcnrec.config import Run
-from gcnrec.errors import Interrupted, Terminated, UsageError, install
+from gcnrec.errors import Terminated, UsageError, first_line, install
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json
+from gcnrec.runs.events import append_event
 from gcnrec.system.documents import write_json
 from gcnrec.system.observer import Observer
 
-T = TypeVar("T")
-
+_OPEN_SECONDS = 60.0
+_CALL_SECONDS = 30.0
+"""How long training waits for a tracker, once."""
+_STOP_SECONDS = 1.0
+"""How long a run that was stopped waits for a tracker to note it."""
 _NO_CURVE = ("event", "stage", "epoch", "step", "seen", "valid", "exports")
 _PARAMS_AT_ONCE = 100
 """MLflow takes no more in one request."""
@@ -35,40 +43,49 @@ def tracked(settings: Run, params: dict[str, dict[str, Any]], folder: Path, obse
 
     Raises UsageError, before the run folder is begun, when a tracker is not installed or cannot be reached.
     """
-    trackers: list[TensorBoard | Mlflow] = []
+    wanted: list[partial[TensorBoard] | partial[Mlflow]] = []
     if settings.tensorboard:
-        trackers.append(TensorBoard(folder))
+        wanted.append(partial(TensorBoard, folder))
     if settings.mlflow:
-        trackers.append(Mlflow(settings.mlflow, folder, params))
-    if not trackers:
+        wanted.append(partial(Mlflow, settings.mlflow, folder, params))
+    if not wanted:
         yield observer
         return
-    both = _Tracked(observer, trackers)
+    both = _Tracked(observer, folder)
+    for opened in wanted:
+        both.open(opened)
     try:
         yield both
-    except BaseException as problem:
-        both.close("KILLED" if isinstance(problem, (KeyboardInterrupt, Interrupted, Terminated)) else "FAILED")
+    except (KeyboardInterrupt, Terminated):
+        both.close("KILLED", _STOP_SECONDS)
         raise
-    both.close("FINISHED")
+    except BaseException:
+        both.close("FAILED", _CALL_SECONDS)
+        raise
+    both.close("FINISHED", _CALL_SECONDS)
 
 
 class _Tracked(Observer):
-    """An observer in front of trackers. A tracker that fails is reported and left out: it must not cost the training.
+    """An observer in front of trackers. A tracker that fails is reported and left out: it must not cost the training."""
 
-    `close` ends all with "FINISHED", "FAILED" or "KILLED".
-    """
+    def __init__(self, observer: Observer, folder: Path) -> None:
+        self._observer, self._folder = observer, folder
+        self._trackers: list[_Aside] = []
 
-    def __init__(self, observer: Observer, trackers: list[TensorBoard | Mlflow]) -> None:
-        self._observer = observer
-        self._trackers = trackers
+    def open(self, opened: partial[TensorBoard] | partial[Mlflow]) -> None:
+        """Open another tracker. UsageError, after all others have ended, where that fails."""
+        try:
+            self._trackers.append(_Aside(opened))
+        except BaseException:
+            self.close("FAILED", _STOP_SECONDS)
+            raise
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rows_per_second: float) -> None:
         self._observer.step(epoch, epochs, step, steps, loss, rows_per_second)
 
     def epoch(self, record: dict[str, Any]) -> None:
         self._observer.epoch(record)
-        for tracker in list(self._trackers):
-            self._try(tracker, tracker.epoch, record)
+        self._each(lambda tracker: tracker.epoch(record), _CALL_SECONDS)
 
     def work(self, what: str, done: int, total: int) -> None:
         self._observer.work(what, done, total)
@@ -79,16 +96,75 @@ class _Tracked(Observer):
     def warn(self, text: str) -> None:
         self._observer.warn(text)
 
-    def close(self, status: str) -> None:
-        for tracker in list(self._trackers):
-            self._try(tracker, tracker.close, status)
+    def close(self, status: str, seconds: float) -> None:
+        """End all trackers with "FINISHED", "FAILED" or "KILLED"."""
+        self._each(lambda tracker: tracker.close(status), seconds)
+        for aside in self._trackers:
+            aside.end()
 
-    def _try(self, tracker: TensorBoard | Mlflow, act: Callable[[T], None], argument: T) -> None:
+    def _each(self, act: Callable[[TensorBoard | Mlflow], None], seconds: float) -> None:
+        for aside in list(self._trackers):
+            try:
+                aside.call(act, seconds)
+            except Exception as problem:
+                self._trackers.remove(aside)
+                aside.end()
+                text = f"{aside.name} failed and gets no more of this run, which continues ({first_line(problem)})"
+                if self._folder.is_dir():
+                    append_event(self._folder, {"event": "warning", "kind": "tracker", "text": text})
+                self.note(text)
+
+
+class _Aside:
+    """A tracker in a thread of its own, the only one that calls it; what it raises is raised here.
+
+    Raises UsageError when it cannot be opened within a minute.
+    """
+
+    def __init__(self, opened: partial[TensorBoard] | partial[Mlflow]) -> None:
+        self.name = opened.func.__name__
+        self._calls: SimpleQueue[tuple[Callable[[], Any], SimpleQueue[Any]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=f"gcnrec {self.name}", daemon=True)
+        self._thread.start()
         try:
-            act(argument)
-        except Exception as problem:
-            self._trackers.remove(tracker)
-            self.note(f"{type(tracker).__name__} failed and gets no more of this run, which continues ({problem})")
+            self._tracker = self._answer(opened, _OPEN_SECONDS)
+        except BaseException as problem:
+            self.end()
+            if isinstance(problem, TimeoutError):
+                raise UsageError(
+                    f"{self.name} cannot be opened ({problem}); see that it runs, or leave it out of [run]"
+                ) from None
+            raise
+
+    def call(self, act: Callable[[TensorBoard | Mlflow], None], seconds: float) -> None:
+        """Let the tracker do `act`. Raises TimeoutError after `seconds`."""
+        self._answer(partial(act, self._tracker), seconds)
+
+    def end(self) -> None:
+        """Let the thread end when it can."""
+        self._calls.put(None)
+        self._thread.join(_STOP_SECONDS)
+
+    def _answer(self, act: Callable[[], Any], seconds: float) -> Any:
+        answers: SimpleQueue[Any] = SimpleQueue()
+        self._calls.put((act, answers))
+        try:
+            is_done, answer = answers.get(timeout=seconds)
+        except Empty:
+            raise TimeoutError(f"no answer within {seconds:g} s") from None
+        if not is_done:
+            raise answer
+        return answer
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            act, answers = call
+            try:
+                answers.put((True, act()))
+            except Exception as problem:
+                answers.put((False, problem))
+            except BaseException as problem:  # SystemExit of a library ends no training
+                answers.put((False, RuntimeError(repr(problem))))
 
 
 class TensorBoard:

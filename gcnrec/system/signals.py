@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
+PARENT = "GCNREC_PARENT"
+"""In the environment of a command: the number of the process that it is to end with."""
 _GRACE_SECONDS = 3.5
 """From a first signal, or the end of a step that was to be saved, to the end of the process."""
 _POLL_SECONDS = 0.05

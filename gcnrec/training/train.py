@@ -30,7 +30,7 @@ from gcnrec.ranking.export_rules import export_rules
 from gcnrec.ranking.seen import seen_in_validation
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
 from gcnrec.runs.documents import read_json
-from gcnrec.runs.events import append_event, warn_once
+from gcnrec.runs.events import append_event, observed_by, warn_once
 from gcnrec.runs.folder import Run, describe_run, make_folder, open_run, was_killed_before_start, with_valid, writing
 from gcnrec.runs.lineage import Here, lineage_of
 from gcnrec.runs.paths import LINEAGE, MODEL
@@ -43,7 +43,7 @@ from gcnrec.steps.state import Progress, restore
 from gcnrec.steps.step import Step
 from gcnrec.system.files import atomic_file, clear_leftovers
 from gcnrec.system.machine import available_cores
-from gcnrec.system.observer import SILENT, Observer
+from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.pages import scratch_values
 from gcnrec.system.signals import Stop, stops
 from gcnrec.tables.placement import placed
@@ -66,7 +66,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
     Raises UsageError when `out` exists (or, resuming, was made by another job), or is being written by another process,
     DivergedError at a loss that is not finite.
     """
-    folder, decided = Path(out), notes(job, dataset)
+    observer, folder, decided = kept(observer), Path(out), notes(job, dataset)
     job = settled(resolved(job, dataset), dataset, begun_job(folder) if resume else None)
     plan = None
     if not job.model.closed_form:  # refused before there is a folder
@@ -85,7 +85,8 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
     with (
         tracked(job.run, params, folder, observer) as tracking,
         stops(folder) as stop,
-        _opened(job, dataset, folder, device, resume, tracking),
+        _opened(job, dataset, folder, device, resume, observer),
+        observed_by(folder, observer),
     ):
         if not is_trained(folder, job.model.closed_form):
             warn_of_lost(folder, dataset.valid, seen_in_validation(job.evaluate, dataset), "valid", tracking)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import psutil
@@ -64,3 +66,20 @@ def test_a_busy_worker_ends_with_its_block():
     finally:
         signal.signal(signal.SIGALRM, before)
     assert not psutil.pid_exists(pid)
+
+
+PARENT = """
+import os, time
+from gcnrec.bench.worker import Worker
+with Worker() as worker:
+    print(worker(os.getpid), flush=True)
+    worker(time.sleep, 600)
+"""
+
+
+@pytest.mark.serial
+def test_a_busy_worker_ends_with_a_parent_that_was_killed():
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        worker = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    assert worker.wait(60) is None or not worker.is_running()

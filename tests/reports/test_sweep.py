@@ -138,7 +138,7 @@ def test_other_settings_or_data_or_a_sweep_that_runs_are_refused(swept, place, t
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_being_stopped_ends_the_runs_and_leaves_them_resumable(place, tmp_path, number, code):
     """The command line itself: it gets the signal while a run trains, and no process stays behind."""
     (tmp_path / "long.toml").write_text(GRID[: GRID.index("[variants.wide]")].replace("epochs = 3", "epochs = 1000000"))
@@ -157,7 +157,8 @@ def test_being_stopped_ends_the_runs_and_leaves_them_resumable(place, tmp_path, 
         _, err = process.communicate(timeout=120)
     assert process.returncode == code and "Traceback" not in err
     with (tmp_path / "o" / "sweep.lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by every process of the sweep: all have ended
+        # Held by every process of the sweep: all have ended, or do so when their parent was killed.
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if number == signal.SIGKILL else fcntl.LOCK_NB))
     assert "SIGTERM" in (tmp_path / "o" / "logs" / f"{NAMES[0]}.txt").read_text()
     assert last.is_file()
 

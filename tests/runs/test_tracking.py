@@ -13,9 +13,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gcnrec.config import Job
-from gcnrec.errors import DivergedError, Terminated, UsageError
+from gcnrec.errors import Terminated, UsageError
 from gcnrec.reports.progress import Quiet
+from gcnrec.runs import tracking
 from gcnrec.runs.contents import RunContents
+from gcnrec.runs.events import read_lines
 from gcnrec.runs.tracking import curves, tracked
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
@@ -41,6 +43,13 @@ def scalars(folder) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder))
     events.Reload()
     return {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def warnings_of(folder) -> dict[str, str]:
+    """Kind -> text of every warning in metrics.jsonl, each of which has a kind of its own."""
+    said = [event for event in read_lines(folder) if event["event"] == "warning"]
+    assert len({event["kind"] for event in said}) == len(said)
+    return {event["kind"]: event["text"] for event in said}
 
 
 class Notes(Quiet):
@@ -174,9 +183,7 @@ def test_mlflow_gets_settings_and_metrics(dataset, tmp_path, mlflow):
     assert {"valid/recall_at_3", "refit/loss", "values"} <= {each.key for each in logged.metrics}
 
 
-@pytest.mark.parametrize(
-    ("problem", "status"), [(KeyboardInterrupt, "KILLED"), (Terminated, "KILLED"), (DivergedError, "FAILED")]
-)
+@pytest.mark.parametrize(("problem", "status"), [(KeyboardInterrupt, "KILLED"), (Terminated, "KILLED"), (SystemExit, "FAILED")])
 def test_mlflow_is_told_how_it_ended_and_a_resumed_run_goes_on(dataset, tmp_path, mlflow, problem, status):
     settings = job(mlflow="http://store")
     with pytest.raises(problem):
@@ -195,6 +202,39 @@ def test_a_tracker_that_fails_costs_no_training(dataset, tmp_path, mlflow):
         "Mlflow failed and gets no more of this run, which continues (server gone)"
     ]
     assert observer.epochs == [1, 2, 3] and (run.folder / "memory.json").is_file()
+    assert warnings_of(run.folder) == {"tracker": "Mlflow failed and gets no more of this run, which continues (server gone)"}
+
+
+def test_a_tracker_that_does_not_answer_costs_no_training(dataset, tmp_path, mlflow, monkeypatch):
+    monkeypatch.setattr(tracking, "_CALL_SECONDS", 0.1)
+    monkeypatch.setattr(tracking, "_STOP_SECONDS", 0.1)
+    answer = threading.Event()
+    monkeypatch.setattr(mlflow, "log_batch", lambda self, run_id, metrics=(), params=(): answer.wait())
+    observer = Notes()
+    run = train(job(mlflow="http://store"), dataset, tmp_path / "run", observer=observer)
+    assert observer.epochs == [1, 2, 3] and (run.folder / "memory.json").is_file()
+    assert "(no answer within 0.1 s)" in warnings_of(run.folder)["tracker"]
+    answer.set()
+
+
+def test_a_store_that_does_not_answer_is_a_sentence_before_the_run(dataset, tmp_path, mlflow, monkeypatch):
+    monkeypatch.setattr(tracking, "_OPEN_SECONDS", 0.1)
+    monkeypatch.setattr(tracking, "_STOP_SECONDS", 0.1)
+    answer = threading.Event()
+    monkeypatch.setattr(mlflow, "get_experiment_by_name", lambda self, name: answer.wait())
+    with pytest.raises(UsageError, match=r"Mlflow cannot be opened \(no answer within 0.1 s\)"):
+        train(job(mlflow="http://x"), dataset, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    answer.set()
+
+
+def test_an_observer_that_fails_costs_no_training(dataset, tmp_path):
+    with pytest.warns(RuntimeWarning, match=r"the observer Notes raised ValueError \(stopped\)"):
+        run = train(job(), dataset, tmp_path / "run", observer=Notes(fail_at=2, problem=ValueError))
+    assert (run.folder / "memory.json").is_file() and len(RunContents(run.folder).epochs("fit")) == 3
+    assert warnings_of(run.folder) == {
+        "observer": "the observer Notes raised ValueError (stopped) and gets no more reports; the work continued"
+    }
 
 
 @pytest.mark.parametrize(
