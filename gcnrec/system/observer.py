@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from gcnrec.errors import first_line
+
+_log = logging.getLogger("gcnrec")
 
 
 class Observer:
@@ -76,8 +78,8 @@ class Kept(Observer):
         except Exception as problem:
             what = f"the observer {type(self._observer).__name__} raised {type(problem).__name__} ({first_line(problem)})"
             self._drop("observer", what)
-            with suppress(Warning):  # where warnings are errors
-                warnings.warn(f"{what}; it gets no more reports, the work continues", RuntimeWarning, stacklevel=4)
+            _log.warning("%s; it gets no more reports, the work continues", what)
+            _log.debug("where it was raised", exc_info=problem)
             return
         lost = self._lost() if self._lost else None
         if lost:

@@ -228,9 +228,9 @@ def test_a_store_that_does_not_answer_is_a_sentence_before_the_run(dataset, tmp_
     answer.set()
 
 
-def test_an_observer_that_fails_costs_no_training(dataset, tmp_path):
-    with pytest.warns(RuntimeWarning, match=r"the observer Notes raised ValueError \(stopped\)"):
-        run = train(job(), dataset, tmp_path / "run", observer=Notes(fail_at=2, problem=ValueError))
+def test_an_observer_that_fails_costs_no_training(dataset, tmp_path, caplog):
+    run = train(job(), dataset, tmp_path / "run", observer=Notes(fail_at=2, problem=ValueError))
+    assert [line for line in caplog.messages if "raised ValueError (stopped); it gets no more reports" in line]
     assert (run.folder / "memory.json").is_file() and len(RunContents(run.folder).epochs("fit")) == 3
     assert warnings_of(run.folder) == {
         "observer": "the observer Notes raised ValueError (stopped) and gets no more reports; the work continued"
