@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Terminated, UsageError, install, os_remedy
-from gcnrec.system.signals import PARENT, end_line, end_with_parent, stopped, watch, working
+from gcnrec.system.signals import end_line, follow_parent, stopped, watch, working
 from gcnrec.system.streams import keep_streams, lost
 from gcnrec.system.supported import WINDOWS
 from gcnrec.version import __version__
@@ -111,9 +110,7 @@ def main() -> None:
     keep_streams()
     watch()
     end_line(lambda text, _: f"{_sentence(text)}\n".encode(errors="backslashreplace"))
-    parent = os.environ.pop(PARENT, "")
-    if parent.isdecimal():
-        end_with_parent(int(parent), signal.SIGTERM)
+    follow_parent()
     try:
         app()
     except SystemExit as end:

@@ -29,7 +29,7 @@ from gcnrec.reports.sweep_report import summarise
 from gcnrec.reports.trials import Ended, ReportEnded, Sweep, Trial, write_sweep
 from gcnrec.runs.paths import JOB, REPORT, metrics_path
 from gcnrec.system.files import atomic_file
-from gcnrec.system.signals import PARENT, unhurried
+from gcnrec.system.signals import child_environment, unhurried
 from gcnrec.training.open_keys import continued, located, swept
 
 _POLL_SECONDS = 0.1
@@ -126,7 +126,7 @@ def _start(run: Combination, data: Path, out: Path, lock: int, cores: set[int] |
         # In a process group of its own: Ctrl-C reaches this process alone, which then asks each run to stop, once.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=0, pass_fds=(lock,),
-            env={**os.environ, PARENT: str(os.getpid())},
+            env=child_environment(),
         )  # fmt: skip
     # The interpreter is still starting: every thread pool of the run is made later and sees these cores only.
     if cores and run.job.train.threads is None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
-PARENT = "GCNREC_PARENT"
+_PARENT = "GCNREC_PARENT"
 """In the environment of a command: the number of the process that it is to end with."""
 _GRACE_SECONDS = 3.5
 """From a first signal, or the end of a step that was to be saved, to the end of the process."""
@@ -274,6 +274,18 @@ def unhurried() -> Iterator[None]:
         return
     with _watch.unhurried():
         yield
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a command that is to end, as by SIGTERM, when this process has ended."""
+    return {**os.environ, _PARENT: str(os.getpid())}
+
+
+def follow_parent() -> None:
+    """End with the parent that started this command with a `child_environment`; children of this command do not."""
+    parent = os.environ.pop(_PARENT, "")
+    if parent.isdecimal():
+        end_with_parent(int(parent), signal.SIGTERM)
 
 
 def end_with_parent(parent: int, number: signal.Signals) -> None:
