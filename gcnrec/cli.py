@@ -306,7 +306,7 @@ def evaluate(
     from gcnrec.runs.folder import open_run
 
     with _observed(as_json, log_json) as observer:
-        metrics = evaluate_run(open_run(run), split, lengths, segments, observer, memory_limit)
+        metrics = evaluate_run(open_run(run, observer), split, lengths, segments, observer, memory_limit)
     _show(metrics if as_json else metric_lines(metrics))
 
 
@@ -336,8 +336,8 @@ def recommend(
 
     with _observed(as_json, log_json) as observer:
         made = write(
-            open_run(run), k, out, users=users, items=items, candidates=candidates, exclude=exclude, seen=seen, fallback=fallback,
-            new_users=new_users, new_items=new_items, memory_limit=memory_limit, observer=observer,
+            open_run(run, observer), k, out, users=users, items=items, candidates=candidates, exclude=exclude, seen=seen,
+            fallback=fallback, new_users=new_users, new_items=new_items, memory_limit=memory_limit, observer=observer,
         )  # fmt: skip
     _show(asdict(made) if as_json else figure_lines(asdict(made)))
 
@@ -357,7 +357,7 @@ def export(
     from gcnrec.runs.folder import open_run
 
     with _observed(as_json) as observer:
-        made = write(open_run(run), kind, out, index=index, k=k, observer=observer)
+        made = write(open_run(run, observer), kind, out, index=index, k=k, observer=observer)
     _show(made if as_json else figure_lines(made))
 
 
@@ -372,7 +372,8 @@ def compare(
     from gcnrec.results.compare import compare as contrast
     from gcnrec.runs.folder import open_run
 
-    comparison = contrast(open_run(base), [open_run(run) for run in runs])
+    with _observed(as_json) as observer:
+        comparison = contrast(open_run(base, observer), [open_run(run, observer) for run in runs])
     _show(asdict(comparison) if as_json else comparison_lines(comparison))
 
 

@@ -56,16 +56,12 @@ class Csr:
         """The row of every entry, int32 (E)."""
         return np.repeat(np.arange(self.rows, dtype=np.int32), self.degrees)
 
-    def check(self, name: str) -> None:
-        """Raise DataError unless the arrays form a CSR with ascending, unique columns in range."""
+    def check(self, name: str, remedy: str = "the dataset folder is damaged, ingest again") -> None:
+        """Raise DataError, with the `remedy`, unless the arrays form a CSR with ascending, unique columns in range."""
         if len(self.indptr) == 0 or self.indptr[0] != 0 or not _rises(self.indptr, len(self.indices)):
-            raise DataError(
-                f"{name}: indptr must rise from 0 to {len(self.indices)}; the dataset folder is damaged, ingest again"
-            )
+            raise DataError(f"{name}: indptr must rise from 0 to {len(self.indices)}; {remedy}")
         if not _columns_ok(self.indptr, self.indices, self.columns):
-            raise DataError(
-                f"{name}: columns must ascend within 0 .. {self.columns - 1}; the dataset folder is damaged, ingest again"
-            )
+            raise DataError(f"{name}: columns must ascend within 0 .. {self.columns - 1}; {remedy}")
 
 
 @dataclass(frozen=True)

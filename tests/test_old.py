@@ -260,6 +260,8 @@ def content(folder, digests):
     """What runs of one job have in common, by file; digests know no bfloat16, and events come in the order of stops."""
     held = {}
     for path in filter(Path.is_file, folder.rglob("*")):
+        if path.name == "manifest.json":  # earlier versions have none
+            continue
         match path.suffix:
             case ".safetensors":
                 one = tensors(path, digests)

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from gcnrec import config
 from gcnrec.closed_forms import ease, exponents, gfcf, itemknn, linkprop
-from gcnrec.errors import DataError, UsageError, nearest
+from gcnrec.closed_forms.stored import check_stored
+from gcnrec.errors import DataError, UsageError, first_line, nearest, reading
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions
 from gcnrec.ops.topk import Seen
@@ -74,13 +75,20 @@ def save(scorer: ClosedFormScorer, path: Path) -> None:
 
 
 def load(name: str, graph: BipartiteGraph, path: Path) -> ClosedFormScorer:
-    """The scorer that `save` wrote, over the graph that it was fitted on. Raises DataError when the file is not whole."""
+    """The scorer that `save` wrote, over the graph that it was fitted on.
+
+    Raises DataError when the file is not whole, or its tensors are not of such a model with as many items as the graph has.
+    """
     _check(name)
-    try:
-        read = itemknn.ItemKnnScorer.from_tensors if name == _CONTENT else _FORMS[name][1]
-        return read(graph, load_file(path))
-    except (OSError, SafetensorError, KeyError) as problem:
-        raise DataError(f"{path} cannot be read as the tensors of {name!r} ({problem}); fit the model again") from None
+    remedy = "fit the model again"
+    with reading(path, remedy):
+        try:
+            tensors = load_file(path)
+        except SafetensorError as problem:
+            raise DataError(f"{path} cannot be read as the tensors of {name!r} ({first_line(problem)}); {remedy}") from None
+    check_stored(name, tensors, graph.num_items, str(path), remedy)
+    read = itemknn.ItemKnnScorer.from_tensors if name == _CONTENT else _FORMS[name][1]
+    return read(graph, tensors)
 
 
 def _check(name: str) -> None:

@@ -40,7 +40,6 @@ from gcnrec.closed_forms.ease import EaseScorer
 from gcnrec.closed_forms.itemknn import ItemKnnScorer
 from gcnrec.closed_forms.linkprop import LinkPropScorer
 from gcnrec.closed_forms.mixture import TIE_WEIGHT
-from gcnrec.closed_forms.mixture_files import load_partners
 from gcnrec.closed_forms.plateau import PlateauScorer, item_scales
 from gcnrec.config.toml import to_toml
 from gcnrec.graph import Csr, csr_from_edges
@@ -105,7 +104,7 @@ def served_mixture(run: Run) -> ServedMixture:
         return ServedMixture()
     csr = run.train_graph.user_items
     tensors = {"train.indptr": _tensor(csr.indptr), "train.indices": _tensor(csr.indices)}
-    for name, scorer in load_partners(mixture, run.folder, run.train_graph).items():
+    for name, scorer in run.partners(mixture, run.train_graph).items():
         arrays = item_arrays(scorer)
         if arrays is None:
             why = f"{name} as the run has it is no sum over items"

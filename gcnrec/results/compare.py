@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gcnrec.errors import DataError, UsageError
+from gcnrec.errors import DataError, UsageError, reading
 from gcnrec.ranking.evaluate import metric_columns
 from gcnrec.ranking.metrics import bootstrap_intervals, holm, sign_flip_p_values
 from gcnrec.results.evaluate import Split, refuse_what_it_was_trained_on
 from gcnrec.runs.folder import Run
+from gcnrec.runs.manifest import check
 from gcnrec.runs.paths import per_user_path
 
 TEST = "two-sided sign-flip test over users, Holm over all rows"
@@ -100,10 +101,9 @@ def _per_user(run: Run, split: Split) -> pa.Table:
     path = per_user_path(run.folder, split)
     if not path.is_file():
         raise UsageError(f"{run.folder} has no {path.name}; run 'gcnrec evaluate {run.folder} --split {split}' first")
-    try:
+    check(run.folder, [path])
+    with reading(path, f"run 'gcnrec evaluate {run.folder} --split {split}' again"):
         return pq.read_table(path)
-    except (OSError, pa.ArrowException) as problem:
-        raise DataError(f"{path} cannot be read ({problem}); run 'gcnrec evaluate {run.folder}' again") from None
 
 
 def _seen_of(run: Run, table: pa.Table) -> str:

@@ -27,6 +27,7 @@ from gcnrec.results.memory_bounds import evaluation_bytes, users_per_chunk
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import append_event
 from gcnrec.runs.folder import Run, writing
+from gcnrec.runs.manifest import record
 from gcnrec.runs.paths import metrics_path, per_user_path
 from gcnrec.system.files import atomic_file
 from gcnrec.system.observer import SILENT, Observer, kept
@@ -143,10 +144,11 @@ def rule_of(run: Run) -> SeenRule:
 def _write(run: Run, split: Split, result: Evaluation, document: dict[str, Any]) -> None:
     metadata = {"split": split, "digest": run.dataset.digest, "seen": document["seen"]}
     table = result.per_user.replace_schema_metadata(metadata)
-    with atomic_file(per_user_path(run.folder, split)) as path:
-        pq.write_table(table, path, compression="zstd")
-    with atomic_file(metrics_path(run.folder, split)) as path:
-        path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    metrics, per_user = metrics_path(run.folder, split), per_user_path(run.folder, split)
+    with atomic_file(metrics) as metrics_file, atomic_file(per_user) as per_user_file:
+        pq.write_table(table, per_user_file, compression="zstd")
+        metrics_file.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        record(run.folder, {metrics: metrics_file, per_user: per_user_file})
 
 
 def _read_segments(path: Path, dataset: Dataset) -> tuple[NDArray[np.object_], int]:

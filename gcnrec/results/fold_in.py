@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.closed_forms.mixture_files import load_partners, mixture_scorer
+from gcnrec.closed_forms.mixture_files import mixture_scorer
 from gcnrec.config import INDUCTIVE
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
@@ -209,7 +209,7 @@ def _mixed(run: Run, dataset: Dataset, trained: EmbeddingScorer) -> Scorer:
     mixture = run.mixture
     if mixture is None:
         return trained
-    partners = load_partners(mixture, run.folder, _with_known_items(dataset.graph, run.train_graph.num_items))
+    partners = run.partners(mixture, _with_known_items(dataset.graph, run.train_graph.num_items))
     return mixture_scorer(mixture, trained, {name: _KnownItems(each, trained.num_items) for name, each in partners.items()})
 
 

@@ -5,19 +5,21 @@ Letters: R rows, F width of the embeddings.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pydantic import Field
 
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, reading
 from gcnrec.ids.id_types import plain
 from gcnrec.interactions import Vocabulary
+from gcnrec.ranking.export_rules import Kind
+from gcnrec.system.documents import Document, checked, object_of
 from gcnrec.system.pages import let_go, scratch_rows
 
 EXPORT_KEY = b"gcnrec"
@@ -25,6 +27,16 @@ EXPORT_KEY = b"gcnrec"
 _BUFFER = 2**18
 _BATCH_BYTES = 2**20
 """Of embeddings that are read at a time."""
+_AGAIN = "train again"
+_Number = Annotated[float, Field(strict=True)]
+
+
+class _Export(Document):
+    """What the export is; runs of before there was a choice export the inner product."""
+
+    kind: Kind = "inner"
+    factor: _Number = 1.0
+    popularity_factor: _Number = 0.0
 
 
 def map_embeddings(path: Path, ids: Vocabulary, folder: Path) -> torch.Tensor:
@@ -32,9 +44,9 @@ def map_embeddings(path: Path, ids: Vocabulary, folder: Path) -> torch.Tensor:
 
     DataError when the file holds other ids, cannot be read, or `folder` has no room.
     """
-    try:
+    with reading(path, _AGAIN):
         with pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
-            width = file.schema_arrow.field("embedding").type.list_size
+            width = _width(path, file.schema_arrow)
             if file.metadata.num_rows != len(ids):
                 raise _other_ids(path)
             rows_RF, done = scratch_rows(folder, len(ids), width), 0
@@ -45,33 +57,42 @@ def map_embeddings(path: Path, ids: Vocabulary, folder: Path) -> torch.Tensor:
                 ids = batch.column("id")
                 if not ids.cast(plain(ids.type)).equals(known.next(len(batch))):
                     raise _other_ids(path)
-                flat = batch.column("embedding").flatten().to_numpy()
-                rows_RF.numpy()[done:last] = flat.reshape(len(batch), width)  # copy: out of a compressed file
+                flat = batch.column("embedding").flatten()
+                if flat.null_count or len(flat) != len(batch) * width:
+                    raise DataError(f"{path} must hold {width} numbers a row, some are null; {_AGAIN}")
+                rows_RF.numpy()[done:last] = flat.to_numpy().reshape(len(batch), width)  # copy: out of a compressed file
                 let_go(rows_RF)
                 done = last
-    except (OSError, KeyError, pa.ArrowInvalid) as problem:
-        raise DataError(f"{path} cannot be read ({problem}); train again") from None
     return rows_RF
+
+
+def _width(path: Path, schema: pa.Schema) -> int:
+    """The width of the embeddings of a file. DataError where they are none."""
+    kinds = {name: schema.field(name).type for name in ("id", "embedding") if name in schema.names}
+    kind: Any = kinds.get("embedding", pa.null())
+    if len(kinds) < 2 or not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32() or kind.list_size < 1:
+        found = ", ".join(f"{name} {kind}" for name, kind in kinds.items()) or "neither"
+        raise DataError(f"{path} must have columns id and embedding, a list of float32 of fixed size, has {found}; {_AGAIN}")
+    return int(kind.list_size)
 
 
 def read_column(path: Path, name: str) -> torch.Tensor | None:
     """Float32 (R): a column of numbers by name; None where the file has none. DataError when it cannot be read."""
-    try:
+    with reading(path, _AGAIN):
         if name not in pq.read_schema(path).names:
             return None
-        return torch.from_numpy(pq.read_table(path, columns=[name]).column(0).to_numpy().astype(np.float32))
-    except (OSError, pa.ArrowException) as problem:
-        raise DataError(f"{path} cannot be read ({problem}); train again") from None
+        column = pq.read_table(path, columns=[name]).column(0)
+    if column.null_count or not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+        raise DataError(f"{path} must hold a number in each row of {name!r}, holds {column.type} or nulls; {_AGAIN}")
+    return torch.from_numpy(column.to_numpy().astype(np.float32))
 
 
 def read_export(path: Path) -> dict[str, Any]:
     """`kind`, `factor` and `popularity_factor` of the export; runs of before there was a choice export the inner product."""
-    known: dict[str, Any] = {"kind": "inner", "factor": 1.0, "popularity_factor": 0.0}
-    try:
-        known |= json.loads((pq.read_schema(path).metadata or {}).get(EXPORT_KEY, b"{}"))
-    except (OSError, ValueError, pa.ArrowException) as problem:
-        raise DataError(f"{path} cannot be read ({problem}); train again") from None
-    return known
+    with reading(path, _AGAIN):
+        said = (pq.read_schema(path).metadata or {}).get(EXPORT_KEY, b"{}")
+    where = f"{EXPORT_KEY.decode()} in the metadata of {path}"
+    return checked(_Export, object_of(said, where, _AGAIN), where, _AGAIN).model_dump()
 
 
 class _Ids:

@@ -1,6 +1,6 @@
 """The run folder: what a run writes while it trains and leaves behind, and how it is opened again.
 
-job.toml lineage.json metrics.jsonl memory.json metrics.json checkpoints/ embeddings/ report.html
+job.toml lineage.json manifest.json metrics.jsonl memory.json metrics.json checkpoints/ embeddings/ report.html
 and model.safetensors of a closed-form model, table.safetensors of a sparse table, mixture.json and mixture/ of a mixture,
 run.lock while someone writes
 """
@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import torch
 
 from gcnrec.closed_forms import closed_form
-from gcnrec.closed_forms.mixture_files import Mixture, load_partners, mixture_scorer
+from gcnrec.closed_forms.closed_form import ClosedFormScorer
+from gcnrec.closed_forms.mixture_files import Mixture, load_partners, mixture_scorer, partner_path
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
 from gcnrec.errors import DataError, Taken, UsageError, os_remedy, reading
@@ -34,8 +35,9 @@ from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json
 from gcnrec.runs.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
 from gcnrec.runs.lineage import FORMAT, lineage_of
-from gcnrec.runs.paths import JOB, LINEAGE, LOCK, MEMORY, MODEL, embeddings_paths, metrics_path, taken
-from gcnrec.system.documents import write_json
+from gcnrec.runs.manifest import check, has_manifest, record
+from gcnrec.runs.paths import JOB, LINEAGE, LOCK, MANIFEST, MEMORY, MIXTURE, MODEL, embeddings_paths, metrics_path, taken
+from gcnrec.system.documents import json_text
 from gcnrec.system.files import atomic_file, unfinished
 from gcnrec.system.locks import locked
 from gcnrec.system.observer import SILENT, Observer
@@ -82,20 +84,27 @@ class Run:
                 f"continue with 'gcnrec train {self.folder / JOB} --data {self.dataset.folder} --out {self.folder} --resume'"
             )
         if self.job.model.closed_form:
-            return closed_form.load(self.job.model.name, self.train_graph, self.folder / MODEL)
+            check(self.folder, [made])
+            return closed_form.load(self.job.model.name, self.train_graph, made)
         trained, mixture = self.embeddings(scratch or self.folder).scorer, self.mixture
         if mixture is None:
             return trained
-        return mixture_scorer(mixture, trained, load_partners(mixture, self.folder, self.train_graph))
+        return mixture_scorer(mixture, trained, self.partners(mixture, self.train_graph))
 
     @property
     def mixture(self) -> Mixture | None:
         """The closed forms that the run mixes in, and the weights; None without a mixture."""
         return RunContents(self.folder).mixture
 
+    def partners(self, mixture: Mixture, graph: BipartiteGraph) -> dict[str, ClosedFormScorer]:
+        """The verified partners of the run's `mixture` by name, mapped; `graph`: what they score users by. DataError as of it."""
+        check(self.folder, [partner_path(self.folder, name) for name in mixture.partners])
+        return load_partners(mixture, self.folder, graph)
+
     def embeddings(self, scratch: Path) -> Exported:
-        """The exported embeddings, mapped from scratch in a folder."""
+        """The exported embeddings, verified and mapped from scratch in a folder."""
         users, items = embeddings_paths(self.folder)
+        check(self.folder, [users, items])
         rule = self.export_rule
         assert rule is not None
         return Exported(
@@ -112,7 +121,9 @@ class Run:
         """The rule by which trained scores became the embeddings that rank; None for a closed-form model."""
         if self.job.model.closed_form:
             return None
-        facts = read_export(embeddings_paths(self.folder)[0])
+        users, _ = embeddings_paths(self.folder)
+        check(self.folder, [users])
+        facts = read_export(users)
         return ExportRule(facts["kind"], facts["factor"])
 
     def metrics(self, split: str) -> dict[str, Any]:
@@ -120,14 +131,24 @@ class Run:
         path = metrics_path(self.folder, split)
         if not path.is_file():
             raise UsageError(f"{self.folder} has no {path.name}; run 'gcnrec evaluate {self.folder} --split {split}' first")
+        check(self.folder, [path])
         return read_json(path)
 
 
-def open_run(folder: str | Path) -> Run:
-    """Open a run folder and its dataset. DataError when one is missing or damaged, or the dataset has changed since."""
+def open_run(folder: str | Path, observer: Observer = SILENT) -> Run:
+    """Open a run folder and its dataset. DataError when one is missing or damaged, or the dataset has changed since.
+
+    `observer` gets a warning where an earlier version made the folder, so that its files cannot be verified.
+    """
     folder = Path(folder)
     if not (folder / LINEAGE).is_file():
         raise DataError(f"{folder} is not a run folder: lineage.json is missing; make one with 'gcnrec train'")
+    if not has_manifest(folder):
+        observer.warn(
+            f"{folder} has no {MANIFEST}, as runs of earlier versions have none, and its files are used as they are; "
+            f"'gcnrec evaluate {folder}' adds it"
+        )
+    check(folder, [folder / name for name in (JOB, LINEAGE, MEMORY, MIXTURE)])
     contents = RunContents(folder)
     lineage = contents.document(LINEAGE)
     if lineage.get("format") != FORMAT:
@@ -154,17 +175,19 @@ def make_folder(folder: Path) -> None:
 
 
 def describe_run(folder: Path, job: Job, dataset: Dataset, device: str) -> None:
-    """Write job.toml, then lineage.json. A folder is a run once lineage.json exists."""
+    """Write manifest.json, job.toml, then lineage.json. A folder is a run once lineage.json exists."""
     (folder / "checkpoints").mkdir(exist_ok=True)
-    with atomic_file(folder / JOB) as path:
-        path.write_text(to_toml(job), encoding="utf-8")
-    write_json(folder / LINEAGE, lineage_of(dataset, job.train.threads, device))
+    lineage = lineage_of(dataset, job.train.threads, device)
+    with atomic_file(folder / LINEAGE) as lineage_file, atomic_file(folder / JOB) as job_file:
+        job_file.write_text(to_toml(job), encoding="utf-8")
+        lineage_file.write_text(json_text(lineage), encoding="utf-8")
+        record(folder, {folder / JOB: job_file, folder / LINEAGE: lineage_file})
 
 
 def was_killed_before_start(folder: Path) -> bool:
     """Whether a folder holds only files of a process that was killed before the end of `describe_run`."""
     half = {left.path.name for left in unfinished(folder)}
-    return {path.name for path in folder.iterdir()} - half <= {LOCK, JOB, "checkpoints"}
+    return {path.name for path in folder.iterdir()} - half <= {LOCK, JOB, MANIFEST, "checkpoints"}
 
 
 def writing(folder: Path, observer: Observer = SILENT) -> AbstractContextManager[None]:

@@ -36,9 +36,9 @@ class EarlierRows:
         return np.concatenate([self.users_U, np.where(self.items_I >= 0, self.items_I + users, -1)]).astype(np.int32)
 
 
-def earlier_rows(folder: str, dataset: Dataset, width: int) -> EarlierRows:
+def earlier_rows(folder: str, dataset: Dataset, width: int, observer: Observer) -> EarlierRows:
     """The rows of the run in `folder` for the nodes of `dataset`. UsageError when they are not `width` wide."""
-    run = open_run(folder)
+    run = open_run(folder, observer)
     rows_PD, old = final_table(run), run.dataset
     if rows_PD.shape[1] != width:
         found = rows_PD.shape[1]

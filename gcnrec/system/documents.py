@@ -60,7 +60,12 @@ def typed(kind: type[D], content: Any) -> D:
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write `document` to `path` as indented JSON. DataError when it cannot be written."""
     with atomic_file(path) as work:
-        work.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        work.write_text(json_text(document), encoding="utf-8")
+
+
+def json_text(document: dict[str, Any]) -> str:
+    """`document` as `write_json` writes it."""
+    return json.dumps(document, indent=2) + "\n"
 
 
 def read_object(path: Path, remedy: str, most: int = MOST_BYTES) -> dict[str, Any]:

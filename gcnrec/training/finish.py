@@ -16,11 +16,13 @@ from gcnrec.ranking.seen import lost_pairs, out_of_reach
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.runs.events import warn_once
 from gcnrec.runs.folder import write_embeddings
+from gcnrec.runs.manifest import record
 from gcnrec.runs.paths import MEMORY, MODEL, TABLE, embeddings_paths
 from gcnrec.runs.slot_files import order_digest, write_slots
 from gcnrec.steps.guards import one_list_for_everyone
 from gcnrec.steps.step import Step
-from gcnrec.system.documents import write_json
+from gcnrec.system.documents import json_text
+from gcnrec.system.files import atomic_file
 from gcnrec.system.limits import peak_rss_bytes
 from gcnrec.system.pages import scratch_rows
 from gcnrec.tables.dense import Table
@@ -62,14 +64,18 @@ def finish(work: Work, step: Step, final: Exported) -> None:
     if final.rule != first:
         work.observer.note(f"export {final.rule.name}: on validation better than {first.name} by more than two standard errors")
     warn_of_one_list(folder, final.scorer, work.observer)
+    written = [*embeddings_paths(folder)]
     if work.job.mixture.partners:
-        fit_partners(work, step.sampler.graph)
+        written += fit_partners(work, step.sampler.graph)
     write_embeddings(folder, dataset, final)
     table = step.table.drained()
     if isinstance(table, SlotTable):
         write_slots(folder / TABLE, table, order_digest(dataset.user_ids, dataset.item_ids))
+        written.append(folder / TABLE)
     report = memory_report(table, plan.rule, plan.budget, plan.base_width, step.encoder.export_width)
-    write_json(folder / MEMORY, report)
+    with atomic_file(folder / MEMORY) as memory_file:
+        memory_file.write_text(json_text(report), encoding="utf-8")
+        record(folder, {**{path: path for path in written}, folder / MEMORY: memory_file})
 
 
 def is_trained(folder: Path, closed_form: bool) -> bool:

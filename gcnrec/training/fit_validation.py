@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 
 from gcnrec.closed_forms.mixture import MIXTURE_ROWS
 from gcnrec.config import Evaluate
-from gcnrec.errors import DataError
+from gcnrec.errors import reading
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.ranking.seen import seen_in_validation
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
+from gcnrec.runs.manifest import check, record
 from gcnrec.runs.paths import per_user_path
 from gcnrec.system.files import atomic_file
 from gcnrec.system.limits import parse_bytes
@@ -35,6 +36,7 @@ def keep_validation(settings: Evaluate, dataset: Dataset, folder: Path, scorer: 
     result = evaluate(scorer, split, measures, report, chunk=chunk_of(settings.memory_limit, scorer))
     with atomic_file(_path(folder)) as path:
         pq.write_table(result.per_user, path, compression="zstd")
+        record(folder, {_path(folder): path})
 
 
 def kept_validation(folder: Path) -> pa.Table | None:
@@ -42,10 +44,9 @@ def kept_validation(folder: Path) -> pa.Table | None:
     path = _path(folder)
     if not path.is_file():
         return None
-    try:
+    check(folder, [path])
+    with reading(path, "remove it, baselines are then not compared"):
         return pq.read_table(path)
-    except (OSError, pa.ArrowException) as problem:
-        raise DataError(f"{path} cannot be read ({problem}); remove it, baselines are then not compared") from None
 
 
 def chunk_of(memory_limit: str, scorer: Scorer) -> int:

@@ -29,7 +29,8 @@ from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.ranking.seen import seen_in_validation, seen_rule
 from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event, read_lines
-from gcnrec.system.documents import write_json
+from gcnrec.runs.manifest import check, record
+from gcnrec.system.documents import json_text
 from gcnrec.system.files import atomic_file, sync
 from gcnrec.training.work import Work
 
@@ -85,13 +86,17 @@ def scorer_of_fit(work: Work, trained: Exported) -> Scorer:
     if not path.is_file():
         mixture = _chosen(work, trained)
         _note_once(work, _sentence(mixture))
-        write_json(path, mixture.saved())
+        with atomic_file(path) as part:
+            part.write_text(json_text(mixture.saved()), encoding="utf-8")
+            record(work.folder, {path: part})
+    check(work.folder, [path])
     mixture = Mixture.of(read_json(path))
     return mixture_scorer(mixture, trained.scorer, {name: _fitted(work, name) for name in mixture.partners})
 
 
-def fit_partners(work: Work, graph: BipartiteGraph) -> None:
-    """Leave the tensors of the mixture's partners, fitted on `graph`, what the final model was trained on."""
+def fit_partners(work: Work, graph: BipartiteGraph) -> list[Path]:
+    """Leave the tensors of the mixture's partners, fitted on `graph`, what the final model was trained on: their files."""
+    check(work.folder, [work.folder / FILE])
     partners = Mixture.of(read_json(work.folder / FILE)).partners
     for name in partners:
         target, tried = partner_path(work.folder, name), partner_path(work.folder, f"fit/{name}")
@@ -101,6 +106,7 @@ def fit_partners(work: Work, graph: BipartiteGraph) -> None:
             tried.replace(target)
             sync(target.parent)
     shutil.rmtree(work.folder / "mixture" / ("fit" if partners else ""), ignore_errors=True)
+    return [partner_path(work.folder, name) for name in partners]
 
 
 def _chosen(work: Work, trained: Exported) -> Mixture:
@@ -154,6 +160,7 @@ def _fitted(work: Work, name: str) -> Scorer:
     path = partner_path(work.folder, f"fit/{name}")
     if not path.is_file():
         _fit(work, name, work.dataset.graph, path)
+    check(work.folder, [path])
     return closed_form.load(name, work.dataset.graph, path)
 
 
@@ -169,6 +176,7 @@ def _fit(work: Work, name: str, graph: BipartiteGraph, path: Path) -> None:
     scorer = closed_form.fit(name, graph, settings, job.train.seed, dataset.item_features)
     with atomic_file(path) as part:
         closed_form.save(scorer, part)
+        record(work.folder, {path: part})
 
 
 def partner_settings(settings: Model) -> Model:

@@ -33,6 +33,7 @@ from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event, observed_by, warn_once
 from gcnrec.runs.folder import Run, describe_run, make_folder, open_run, was_killed_before_start, with_valid, writing
 from gcnrec.runs.lineage import Here, lineage_of
+from gcnrec.runs.manifest import record
 from gcnrec.runs.paths import LINEAGE, MODEL
 from gcnrec.runs.tracking import tracked
 from gcnrec.steps.earlier import earlier_rows, report_matches, seen_validation
@@ -109,7 +110,7 @@ def _opened(job: Job, dataset: Dataset, folder: Path, device: str, resume: bool,
         make_folder(folder)
     with writing(folder, observer):
         if again and not was_killed_before_start(folder):
-            _check_same(open_run(folder), job, dataset)
+            _check_same(open_run(folder, observer), job, dataset)
         else:
             describe_run(folder, job, dataset, device)
         for part in ("", "checkpoints", "embeddings", "mixture", "mixture/fit"):
@@ -126,6 +127,7 @@ def _solve(job: Job, dataset: Dataset, folder: Path) -> None:
     scorer = closed_form.fit(job.model.name, graph, settings, job.train.seed, dataset.item_features)
     with atomic_file(folder / MODEL) as path:
         closed_form.save(scorer, path)
+        record(folder, {folder / MODEL: path})
 
 
 def _work(job: Job, plan: Plan, dataset: Dataset, folder: Path, stop: Stop, observer: Observer) -> Work:
@@ -223,7 +225,7 @@ def _step(work: Work, data: TrainData) -> Step:
     """The step on `data`, and the table that training starts from, where it will be trained."""
     plan, init_from, rows_ND = work.plan, work.job.train.init_from, None
     if init_from is not None:
-        earlier = earlier_rows(init_from, work.dataset, plan.width)
+        earlier = earlier_rows(init_from, work.dataset, plan.width, work.observer)
         report_matches(earlier, work.observer)
         said = seen_validation(earlier, work.dataset)
         if said and warn_once(work.folder, "validation was trained on", said):

@@ -237,3 +237,45 @@ def test_unknown_name_and_damaged_file(tmp_path):
     closed_form.save(closed_form.fit("popularity", graph, config.Model(), seed=0), damaged)
     with pytest.raises(DataError, match="'gfcf'"):
         closed_form.load("gfcf", graph, damaged)
+
+
+ROWS = {"indptr": torch.tensor([0, 1, 2, 2]), "indices": torch.tensor([1, 0], dtype=torch.int32), "values": torch.ones(2)}
+NEAR = {"neighbours": torch.tensor([[1], [0], [-1]], dtype=torch.int32), "similarity": torch.ones(3, 1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "expected"),
+    [
+        ("itemknn", {**NEAR, "neighbours": torch.tensor([[1], [3], [0]], dtype=torch.int32)}, r"in -1 \.\. 2, holds 0 \.\. 3"),
+        ("contentknn", {**NEAR, "neighbours": torch.tensor([[-2], [0], [0]], dtype=torch.int32)}, r"holds -2 \.\. 0"),
+        ("itemknn", {**NEAR, "similarity": torch.ones(3, 2)}, "'similarity' of torch.float32, 3 x 1; holds 3 x 2"),
+        ("itemknn", {"neighbours": NEAR["neighbours"]}, "must hold the tensors of 'itemknn' .*, holds neighbours;"),
+        ("linkprop", {**ROWS, "indptr": torch.tensor([0, 2**45, 2, 2])}, "indptr must rise from 0 to 2; fit the model again"),
+        ("linkprop", {**ROWS, "indices": torch.tensor([1, 3], dtype=torch.int32)}, r"columns must ascend within 0 \.\. 2; fit"),
+        ("linkprop", {**ROWS, "values": torch.ones(3)}, "'values' of torch.float32, 2; holds 3"),
+        ("popularity", {"degrees": torch.ones(4)}, "'degrees' of torch.float32, 3; holds 4"),
+        (
+            "ease",
+            {"weights": torch.ones(3, 3, dtype=torch.float64)},
+            "'weights' of torch.float32, 3 x 3; holds 3 x 3 of",
+        ),
+        (
+            "gfcf",
+            {"vectors": torch.ones(3, 2), "weight": torch.ones(1, dtype=torch.float64)},
+            "'weight' .* one value; holds 1",
+        ),
+    ],
+)
+def test_tensors_that_would_lead_a_kernel_astray_are_refused(tmp_path, name, tensors, expected):
+    graph = BipartiteGraph.from_edges(np.array([0, 0, 1], np.int32), np.array([0, 1, 2], np.int32), 2, 3)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(DataError, match=expected):
+        closed_form.load(name, graph, tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(("name", "tensors"), [("itemknn", NEAR), ("linkprop", ROWS), ("contentknn", NEAR)])
+def test_tensors_of_the_model_are_read(tmp_path, name, tensors):
+    graph = BipartiteGraph.from_edges(np.array([0, 0, 1], np.int32), np.array([0, 1, 2], np.int32), 2, 3)
+    save_file(tensors, tmp_path / "model.safetensors")
+    read = closed_form.load(name, graph, tmp_path / "model.safetensors").tensors()
+    assert all(torch.equal(read[key], tensor) for key, tensor in tensors.items())

@@ -53,6 +53,7 @@ def test_what_is_no_run_is_refused(tmp_path, dataset):
     with pytest.raises(DataError, match="not a run folder"):
         open_run(dataset.folder)
     begin_run(tmp_path / "run", JOB, dataset)
+    (tmp_path / "run" / "manifest.json").unlink()
     lineage = read_json(tmp_path / "run" / "lineage.json")
     (tmp_path / "run" / "lineage.json").write_text(json.dumps({**lineage, "format": 2}))
     with pytest.raises(DataError, match="format 1, got 2"):

@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
 
+from gcnrec.integrity.digests import sha256_of
+from gcnrec.runs.paths import MANIFEST
+
 TIMES = frozenset({"seconds", "rows_per_second", "stalled_share", "stalled_seconds", "peak_rss_bytes", "sha256"})
 """Keys that differ between any two runs; `sha256` is a checkpoint's over its progress, which holds the seconds."""
 EVENTS = ("epoch", "explore", "baseline")
@@ -42,6 +45,8 @@ def digest_of(path: Path) -> str:
             parts = _tensors(path)
         case ".parquet":
             parts = _columns(path)
+        case ".json" if path.name == MANIFEST:
+            parts = _listed(path)
         case ".json":
             parts = [_text(json.loads(path.read_text(encoding="utf-8")))]
         case ".jsonl":
@@ -53,6 +58,16 @@ def digest_of(path: Path) -> str:
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
+
+
+def _listed(path: Path) -> list[bytes]:
+    """The names of a run's list of files, each with whether the file is as listed: digests of runs differ by times."""
+    files = json.loads(path.read_text(encoding="utf-8"))["files"]
+    return [f"{name} {_is_as_listed(path.parent / name, files[name])}".encode() for name in sorted(files)]
+
+
+def _is_as_listed(path: Path, entry: dict[str, Any]) -> bool:
+    return path.is_file() and (path.stat().st_size, sha256_of(path)) == (entry["bytes"], entry["sha256"])
 
 
 def _tensors(path: Path) -> list[bytes]:

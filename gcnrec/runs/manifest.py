@@ -1,0 +1,113 @@
+"""manifest.json: size and sha256 of the finished files of a run folder, so that later commands verify what they read.
+
+    {"format": 1, "files": {"embeddings/items.parquet": {"bytes": 1, "sha256": "..."}, ...}, "own_sha256": "..."}
+
+A checkpoint holds a digest of its own, and metrics.jsonl grows line by line: neither is listed. A file is listed while it has a
+temporary name, just before it gets its own. A process that is killed between the two leaves a file that is not as listed: the
+same command writes both again. A folder of an earlier version has no list. The first writer lists all finished files there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from gcnrec.errors import DataError
+from gcnrec.integrity.digests import OWN, hashed, own_digest
+from gcnrec.integrity.listed import Listed, Sha256, verify
+from gcnrec.runs.contents import RunContents
+from gcnrec.runs.paths import (
+    JOB,
+    LINEAGE,
+    MANIFEST,
+    MEMORY,
+    MIXTURE,
+    MODEL,
+    TABLE,
+    embeddings_paths,
+    metrics_path,
+    per_user_path,
+)
+from gcnrec.system.documents import Document, checked, read_object, write_json
+
+FORMAT = 1
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")]
+
+
+class _Manifest(Document):
+    format: Literal[1]
+    files: dict[_Name, Listed]
+    own_sha256: Sha256
+
+
+def has_manifest(folder: Path) -> bool:
+    """Whether a run folder lists its files."""
+    return (folder / MANIFEST).exists()
+
+
+def record(folder: Path, written: Mapping[Path, Path]) -> None:
+    """List files of a run folder: `written` has each by the path that it will have, and where its content lies now.
+
+    Files that are gone leave the list. DataError when a file cannot be read, or the list is damaged or cannot be written.
+    """
+    sources = {**({} if has_manifest(folder) else {path: path for path in _finished(folder)}), **written}
+    kept = {name: entry.model_dump() for name, entry in _files(folder).items() if (folder / name).is_file()}
+    digests = hashed(list(sources.values()), lambda path: "check this disk")
+    for (target, source), found in zip(sources.items(), digests, strict=True):
+        kept[_name(folder, target)] = {"bytes": source.stat().st_size, "sha256": found.sha256}
+    document: dict[str, Any] = {"format": FORMAT, "files": dict(sorted(kept.items()))}
+    write_json(folder / MANIFEST, {**document, OWN: own_digest(document)})
+
+
+def check(folder: Path, paths: Iterable[Path]) -> None:
+    """Raise DataError unless the listed ones of `paths` that are there are as listed. Without a list, nothing is verified."""
+    files = _files(folder)
+    expected = {path: files[_name(folder, path)] for path in paths if _name(folder, path) in files and path.is_file()}
+    verify(expected, MANIFEST, _remedy_in(folder))
+
+
+def _files(folder: Path) -> dict[str, Listed]:
+    """The listed files by name; none without a list."""
+    if not has_manifest(folder):
+        return {}
+    path = folder / MANIFEST
+    remedy = f"remove it, the files of {folder} are then used as they are"
+    document = read_object(path, remedy)
+    manifest = checked(_Manifest, document, str(path), remedy)
+    if manifest.own_sha256 != own_digest(document):
+        raise DataError(f"{path} does not match the sha256 in it, it has changed since it was written; {remedy}")
+    return dict(manifest.files)
+
+
+def _finished(folder: Path) -> list[Path]:
+    """The files of a run folder that can be listed, as far as they are there."""
+    singles = [folder / name for name in (JOB, LINEAGE, MEMORY, MIXTURE, MODEL, TABLE)]
+    measured = [metrics_path(folder, split) for split in ("test", "valid")]
+    per_user = [per_user_path(folder, split) for split in ("test", "valid", "fit")]
+    partners = sorted((folder / "mixture").glob("*.safetensors"))
+    return [path for path in (*singles, *measured, *per_user, *embeddings_paths(folder), *partners) if path.is_file()]
+
+
+def _name(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _remedy_in(folder: Path) -> Callable[[Path], str]:
+    """What helps where a file is not as listed: the command that writes it again."""
+
+    def remedy(path: Path) -> str:
+        for split in ("test", "valid"):
+            if path in (metrics_path(folder, split), per_user_path(folder, split)):
+                return f"run 'gcnrec evaluate {folder}{' --split valid' if split == 'valid' else ''}' again"
+        if path == per_user_path(folder, "fit"):
+            return "remove it, baselines are then not compared"
+        if path.name in (JOB, LINEAGE, MIXTURE):
+            return "restore it, or train again"
+        more = f" and {folder / MEMORY}" if path.name != MEMORY and (folder / MEMORY).is_file() else ""
+        data = RunContents(folder).lineage.data.folder
+        return f"remove it{more}, then continue with 'gcnrec train {folder / JOB} --data {data} --out {folder} --resume'"
+
+    return remedy

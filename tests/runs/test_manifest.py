@@ -1,0 +1,185 @@
+"""The list of a run's files: damage of any of them is found before it is used, and what the sentence advises leads out of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from gcnrec.config import Job
+from gcnrec.errors import DataError
+from gcnrec.results.compare import compare
+from gcnrec.results.evaluate import evaluate_run
+from gcnrec.results.recommend import recommend
+from gcnrec.runs.folder import open_run
+from gcnrec.system.observer import Observer
+from gcnrec.testing import checkerboard, write_dataset
+from gcnrec.training.train import train
+from jobs.measure.kill import digests
+
+MIXED = {
+    "model": {"name": "mf", "width": 8},
+    "train": {"epochs": 1, "batch_size": 64, "threads": 1},
+    "mixture": {"with": ["linkprop"], "weights": [0.5, 1.0]},
+    "evaluate": {"k": [5], "metric": "recall@5", "bootstrap": 0, "baselines": []},
+}
+CLOSED = {"model": {"name": "itemknn"}, "evaluate": {"k": [5], "metric": "recall@5", "bootstrap": 0}}
+LISTED = {
+    "mixed": {
+        "job.toml", "lineage.json", "memory.json", "mixture.json", "mixture/linkprop.safetensors", "embeddings/users.parquet",
+        "embeddings/items.parquet", "metrics.json", "per_user.parquet",
+    },
+    "closed": {"job.toml", "lineage.json", "model.safetensors", "metrics.json", "per_user.parquet"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two evaluated runs of one dataset, which tests copy."""
+    folder = tmp_path_factory.mktemp("runs")
+    dataset = write_dataset(checkerboard(), folder / "data")
+    for name, settings in (("mixed", MIXED), ("closed", CLOSED)):
+        evaluate_run(train(Job.parse(settings, [], "test"), dataset, folder / name))
+    return folder
+
+
+@pytest.fixture
+def copied(runs, tmp_path):
+    def copy(name):
+        return Path(shutil.copytree(runs / name, tmp_path / name))
+
+    return copy
+
+
+def resume(run):
+    opened = open_run(run)
+    train(opened.job, opened.dataset, run, resume=True)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def use(run):
+    """All that commands read."""
+    opened = open_run(run)
+    recommend(opened, 3, run.parent / "lists.parquet")
+    (run.parent / "lists.parquet").unlink()
+    opened.metrics("test")
+    compare(opened, [opened], bootstrap=10, permutations=10)
+
+
+class Heard(Observer):
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_finished_run_lists_all_that_later_commands_read(copied, name):
+    run, heard = copied(name), Heard()
+    assert json.loads((run / "manifest.json").read_text())["files"].keys() == LISTED[name]
+    use(run)
+    open_run(run, heard)
+    assert heard.warnings == []
+
+
+@pytest.mark.parametrize(("name", "file"), [(name, file) for name, files in LISTED.items() for file in sorted(files)])
+def test_a_flipped_bit_is_found_and_the_advice_helps(copied, runs, name, file):
+    run = copied(name)
+    flip(run / file)
+    with pytest.raises(DataError, match=rf"{re.escape(str(run / file))} does not match the sha256 in manifest.json") as caught:
+        use(run)
+    _, _, advice = str(caught.value).rpartition("; ")
+    if advice.startswith("restore it"):
+        assert file in ("job.toml", "lineage.json", "mixture.json")
+        shutil.copy(runs / name / file, run / file)
+    elif "evaluate" in advice:
+        assert advice == f"run 'gcnrec evaluate {run}' again"
+        evaluate_run(open_run(run))
+    else:
+        memory = f" and {run / 'memory.json'}" if name == "mixed" and file != "memory.json" else ""
+        data = runs / "data"
+        command = f"gcnrec train {run / 'job.toml'} --data {data} --out {run} --resume"
+        assert advice == f"remove it{memory}, then continue with '{command}'"
+        for path in {run / file, run / "memory.json"}:
+            path.unlink(missing_ok=True)
+        resume(run)
+    use(run)
+    assert digests.differences(digests.digests(runs / name), digests.digests(run)) == []
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_run_without_a_list_opens_with_one_warning_and_its_evaluation_lists_all(copied, name):
+    run, heard = copied(name), Heard()
+    (run / "manifest.json").unlink()
+    opened = open_run(run, heard)
+    opened.scorer()
+    assert len(heard.warnings) == 1 and f"{run} has no manifest.json" in heard.warnings[0]
+    assert f"'gcnrec evaluate {run}' adds it" in heard.warnings[0]
+    resume(run)  # which leaves a finished run as it is
+    assert not (run / "manifest.json").exists()
+    evaluate_run(opened)
+    open_run(run, heard)
+    assert len(heard.warnings) == 1 and json.loads((run / "manifest.json").read_text())["files"].keys() == LISTED[name]
+
+
+def test_an_evaluation_that_was_killed_before_its_files_got_their_names_is_repeated(copied):
+    run = copied("mixed")
+    before = {name: (run / name).read_bytes() for name in ("metrics.json", "per_user.parquet")}
+    evaluate_run(open_run(run), ks=(2, 3))
+    for name, content in before.items():
+        (run / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"evaluate .* again"):
+        open_run(run).metrics("test")
+    evaluate_run(open_run(run), ks=(2, 3))
+    use(run)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("{", "cannot be read as JSON"), ("[]", "JSON object"), ('{"format": 1}', "files: field required")],
+)
+def test_a_damaged_list_is_one_sentence_and_may_be_removed(copied, text, expected):
+    run = copied("mixed")
+    (run / "manifest.json").write_text(text)
+    with pytest.raises(DataError, match=rf"{expected}.* remove it, the files of .* are then used as they are"):
+        open_run(run)
+    (run / "manifest.json").unlink()
+    use(run)
+
+
+def test_a_changed_digest_of_the_list_is_found(copied):
+    path = copied("mixed") / "manifest.json"
+    document = json.loads(path.read_text())
+    document["files"]["job.toml"]["bytes"] += 1
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"manifest.json does not match the sha256 in it, .*; remove it"):
+        open_run(path.parent)
+
+
+def test_runs_are_equal_only_where_files_are_as_listed(copied, runs):
+    run = copied("closed")
+    expected = digests.digests(runs / "closed")
+    assert digests.digests(run) == expected
+    document = json.loads((run / "manifest.json").read_text())
+    document["files"]["metrics.json"]["sha256"] = "0" * 64
+    (run / "manifest.json").write_text(json.dumps(document))
+    assert digests.differences(expected, digests.digests(run)) == ["manifest.json"]
+
+
+def test_a_mixture_loses_no_partner_to_damage(copied):
+    """Tensors that a kernel would read are verified before."""
+    run = open_run(copied("mixed"))
+    assert torch.is_tensor(run.partners(run.mixture, run.train_graph)["linkprop"].tensors()["indptr"])
+    flip(run.folder / "mixture" / "linkprop.safetensors")
+    with pytest.raises(DataError, match=r"linkprop.safetensors does not match"):
+        run.partners(run.mixture, run.train_graph)
