@@ -1,113 +1,152 @@
-"""Kills runs at random moments with SIGKILL, resumes them, and compares them with uninterrupted runs.
+"""Ends commands at random moments, types them again, and compares what they leave with commands that were left alone.
 
-    python -m jobs.measure.kill --out RECORD.json [--kills 100] [--jobs 2] [--seed 0] [--work DIR] [--only TRIAL]
+    python -m jobs.measure.kill --out RECORD.json [--kills 100] [--minutes M] [--jobs 2] [--seed 0] [--work DIR]
+        [--commands ingest,run,steps] [--only TRIAL]
 
-Makes its own data and the jobs (dense and slot tables; no, sampled and full propagation; refits; early stopping; one thread and
-two), all with a checkpoint every few steps. A killed run is resumed, some are killed again; it must end with the same digests as
-the uninterrupted run, file by file, and must not do more steps again than lie between two checkpoints. Steps are counted by the
-process itself, through a pipe. The record holds a row for every kill; the exit code is 1 when a run ended otherwise.
-What a trial does follows from --seed and its number: `--only 17` does trial 17 again. --work keeps what went wrong.
+All commands of `commands.py` meet all endings of `endings.py`: SIGKILL, SIGTERM, Ctrl-C, both twice, SIGHUP, a pause, lost
+streams, files that may not grow. After it, targets are the old ones or the new ones, whole. The command typed again, with
+--resume or as its sentence says, ends as if nothing had happened: same files, same digests, nothing left. A command that was
+asked to end says one sentence, in time. Signals count from the moment at which the process handles SIGTERM.
+
+Trials of the name `steps` kill training runs (dense and slot tables; no, sampled and full propagation; refits; early stopping)
+with a checkpoint every few steps. Steps are counted by the process itself, through a pipe. A resumed run repeats at most the
+steps between two checkpoints.
+
+What a trial does follows from --seed and its number: `--only 17` does trial 17 again. --work keeps what went wrong. The record
+holds a row for every ended process; the exit code is 1 when one is not sound.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import queue
 import shlex
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 from gcnrec.bench.harness import write_record
-from gcnrec.loaders.synthetic import World, write_world
 from jobs.measure.kill import plan
+from jobs.measure.kill.command_trials import Bench, trial
+from jobs.measure.kill.commands import CASES, STEPS
+from jobs.measure.kill.endings import drawn
+from jobs.measure.kill.place import Place, make_bed, marks
 from jobs.measure.kill.processes import CHECKOUT
-from jobs.measure.kill.trials import Bed, Reference, Row, reference, sound, trial
+from jobs.measure.kill.summary import summarised
+from jobs.measure.kill.trials import Bed, Reference, Row, reference
+from jobs.measure.kill.trials import trial as steps_trial
+from jobs.measure.kill.warm import Warm
 
-WORLD = World(users=500, items=300, edges=14_000, blocks=6)
+COMMANDS = sorted({case.command for case in CASES})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no trial after so many")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path)
+    parser.add_argument("--commands", type=lambda text: text.split(","), default=COMMANDS, help=", ".join(COMMANDS))
     parser.add_argument("--only", type=int, metavar="TRIAL")
     given = parser.parse_args()
+    if not set(given.commands) <= set(COMMANDS):
+        parser.error(f"--commands are some of {','.join(COMMANDS)}")
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        bed = make_bed(given.work or Path(folder))
-        chosen = list(plan.VARIANTS) if given.only is None else [plan.variant_of(given.only)]
-        with ThreadPoolExecutor(given.jobs) as pool:
-            references = {each.variant: each for each in pool.map(lambda variant: reference(variant, bed), chosen)}
-            rows = kill_all(given.kills, given.only, given.seed, references, bed, pool)
-    seconds = round(time.perf_counter() - begun, 1)
-    summary = summarised(rows, given.seed, seconds)
+        trials = Trials((given.work or Path(folder)).resolve(), given.seed, given.jobs)
+        rows = trials.rows(_numbers(given.only, given.seed, given.commands), given.kills, begun + 60 * given.minutes)
+    summary = {"seed": given.seed, **summarised(rows), "seconds": round(time.perf_counter() - begun, 1)}
     print(json.dumps(summary, indent=2))
     command = shlex.join(["python", "-m", "jobs.measure.kill", *_without(sys.argv[1:], "--work")])
-    write_record(given.out, command, [*(each.row() for each in references.values()), *rows, summary])
+    write_record(given.out, command, [*trials.references(), *rows, summary])
     if not summary["all_sound"]:
         sys.exit(1)
 
 
-def make_bed(work: Path) -> Bed:
-    """The data, ingested by the command line, and the job file."""
-    work.mkdir(parents=True, exist_ok=True)
-    write_world(WORLD, work / "world")
-    ingest = ["ingest", "--train", str(work / "world"), "--user", "user", "--item", "item", "--out", str(work / "data")]
+class Trials:
+    """All that trials share: the bed of inputs, a bench for each that runs at once, references of training runs."""
+
+    def __init__(self, work: Path, seed: int, jobs: int) -> None:
+        make_bed(work / "bed")
+        self._seed, self._jobs, self._work = seed, jobs, work
+        self._benches: queue.Queue[Bench] = queue.Queue()
+        for number in range(jobs):
+            place = Place(work / f"place-{number}", work / "bed")
+            place.lay(())
+            self._benches.put(Bench(place, work, marks(place.bed), Warm(place.environment)))
+        self._bed: Bed | None = None
+        self._references: dict[str, Reference] = {}
+        self._lock = threading.Lock()
+
+    def rows(self, numbers: Iterator[int], kills: int, until: float) -> list[Row]:
+        """The rows of trials, by number, until so many processes were ended, the numbers are over, or it is late."""
+        rows: list[Row] = []
+        lock = threading.Lock()
+
+        def work() -> None:
+            while True:
+                with lock:
+                    number = next(numbers, None)
+                    if number is None or sum(row["effective"] for row in rows) >= kills or time.perf_counter() > until:
+                        return
+                made = self._trial(number)
+                with lock:
+                    rows.extend(made)
+                for row in made:
+                    print(json.dumps(row), file=sys.stderr, flush=True)
+
+        with ThreadPoolExecutor(self._jobs) as pool:
+            for each in [pool.submit(work) for _ in range(self._jobs)]:
+                each.result()
+        return sorted(rows, key=lambda row: (row["trial"], row.get("kill", 0)))
+
+    def references(self) -> list[Row]:
+        """The rows of the uninterrupted training runs."""
+        return [each.row() for each in self._references.values()]
+
+    def _trial(self, number: int) -> list[Row]:
+        case, ending = drawn(self._seed, number)
+        if case.name == STEPS:
+            return self._steps(number)
+        bench = self._benches.get()
+        try:
+            return [trial(number, self._seed, case, ending, bench)]
+        finally:
+            self._benches.put(bench)
+
+    def _steps(self, number: int) -> list[Row]:
+        with self._lock:
+            self._bed = self._bed or _steps_bed(self._work / "steps")
+            variant = plan.variant_of(number)
+            if variant not in self._references:
+                self._references[variant] = reference(variant, self._bed)
+        return steps_trial(number, self._seed, self._references[variant], self._bed)
+
+
+def _numbers(only: int | None, seed: int, chosen: list[str]) -> Iterator[int]:
+    """Numbers of the trials of the chosen commands, or the one that is given."""
+    if only is not None:
+        return iter([only])
+    return (number for number in count() if drawn(seed, number)[0].command in chosen)
+
+
+def _steps_bed(work: Path) -> Bed:
+    """The data, ingested by the command line, and the job file of training runs."""
+    work.mkdir(parents=True)
+    world = str(work.parent / "bed" / "world")
+    ingest = ["ingest", "--train", world, "--user", "user", "--item", "item", "--out", str(work / "data")]
     subprocess.run([sys.executable, "-m", "gcnrec", *ingest], check=True, cwd=CHECKOUT, capture_output=True)
     (work / "job.toml").write_text(plan.JOB, encoding="utf-8")
     return Bed(work / "job.toml", work / "data", work)
-
-
-def kill_all(
-    kills: int, only: int | None, seed: int, references: dict[str, Reference], bed: Bed, pool: ThreadPoolExecutor
-) -> list[Row]:
-    """Trials 0, 1, ... until there are at least so many kills: a run that ends before its kill adds none. Or `only` one."""
-
-    def do(number: int) -> list[Row]:
-        return trial(number, seed, references[plan.variant_of(number)], bed)
-
-    if only is not None:
-        return logged(do(only))
-    rows: list[Row] = []
-    done = 0
-    while len(rows) < kills:
-        wanted = range(done, done + max(1, (kills - len(rows)) * plan.AGAIN_EVERY // (plan.AGAIN_EVERY + 1)))
-        for each in pool.map(do, wanted):
-            rows += logged(each)
-        done = wanted.stop
-    return rows
-
-
-def logged(rows: list[Row]) -> list[Row]:
-    for row in rows:
-        print(json.dumps(row), file=sys.stderr, flush=True)
-    return rows
-
-
-def summarised(rows: list[Row], seed: int, seconds: float) -> Row:
-    """The figures of the record: how many kills, where, and whether every run ended as the uninterrupted one."""
-    return {
-        "summary": True,
-        "seed": seed,
-        "kills": len(rows),
-        "after_first_checkpoint_before_end": sum(row["inside"] for row in rows),
-        "runs_killed_twice": sum(row["kill"] == 2 for row in rows),
-        "phases": dict(Counter(row["phase"] for row in rows).most_common()),
-        "checkpoint_interval_steps": plan.INTERVAL,
-        "most_steps_repeated": max((row["repeated"] for row in rows), default=0),
-        "least_steps_repeated": min((row["repeated"] for row in rows), default=0),
-        "all_sound": bool(rows) and all(map(sound, rows)),
-        "failed_trials": sorted({row["trial"] for row in rows if not sound(row)}),
-        "seconds": seconds,
-    }
 
 
 def _without(arguments: list[str], option: str) -> list[str]:

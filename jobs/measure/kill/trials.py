@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.measure.kill import plan
+from jobs.measure.kill.commands import STEPS
 from jobs.measure.kill.digests import differences, digests
 from jobs.measure.kill.processes import Kill, Outcome, position, run
 
@@ -78,7 +79,8 @@ def trial(number: int, seed: int, uninterrupted: Reference, bed: Bed) -> list[Ro
     end = _end(out, outcome, uninterrupted)
     for row in rows:
         row |= end
-    if all(map(sound, rows)):
+        row |= {"case": STEPS, "ending": "SIGKILL", "effective": True, "sound": sound(row)}
+    if all(row["sound"] for row in rows):
         shutil.rmtree(out)
     return rows
 
