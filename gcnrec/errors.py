@@ -111,6 +111,18 @@ def os_remedy(problem: BaseException, otherwise: str) -> str:
     return _REMEDIES.get(number or 0, "") + otherwise
 
 
+_SHOWN = 200
+
+
+def shown(value: object) -> str:
+    """`value` as messages have it: its representation on one line, of at most 200 characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # integers of over 4300 digits, lists of thousands of levels
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 def install(extra: str) -> str:
     """How an extra of the package is installed: gcnrec is on no index, so pip needs the checkout."""
     return f"pip install '.[{extra}]' in a checkout of gcnrec"
@@ -118,7 +130,7 @@ def install(extra: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint such as `; did you mean 'user_id'?`, or the list of what is known when nothing is near."""
-    names = sorted(map(str, known))
+    names, name = sorted(map(str, known)), name[:_SHOWN]
     same = [known for known in names if known.lower() == name.lower()]  # but for its case
     close = same or get_close_matches(name, names, n=1, cutoff=0.5)
     if close:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcnrec.config import Job
-from gcnrec.errors import DataError, Taken, UsageError
+from gcnrec.errors import DataError, Taken, UsageError, shown
 
 if TYPE_CHECKING:
     from gcnrec.loaders.on_demand import DataRequest
@@ -113,8 +113,8 @@ def list_lengths(text: str | None) -> tuple[int, ...] | None:
     """`10,20,50` as numbers."""
     if text is None:
         return None
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
-        raise UsageError(f"--k expects list lengths such as 10,20,50, got {text!r}")
+    if not re.fullmatch(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8}){0,99}", text):
+        raise UsageError(f"--k expects at most 100 list lengths below 10^9 such as 10,20,50, got {shown(text)}")
     return tuple(sorted({int(part) for part in text.split(",")}))
 
 

@@ -65,7 +65,7 @@ class Judge:
         return np.concatenate([self._judged(lists, weights_P) for lists in self.lists])
 
     def _judged(self, lists: ShortLists, weights_P: NDArray[np.float32]) -> NDArray[np.float64]:
-        places_BK = best_places(lists.values_BSP, lists.items_BS, weights_P, self.k)
+        places_BK = best_places(lists.values_BSP, lists.items_BS, weights_P, min(self.k, max(lists.items_BS.shape[1], 1)))
         listed_BK, places_BK = places_BK >= 0, np.maximum(places_BK, 0)
         items_BK = np.where(listed_BK, np.take_along_axis(lists.items_BS, places_BK, 1), -1)
         hits_BK = listed_BK & np.take_along_axis(lists.hits_BS, places_BK, 1)

@@ -26,8 +26,8 @@ such a name, or that of a table of [variants], which stands for its first. Runs 
 from __future__ import annotations
 
 import itertools
+import math
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,11 +35,14 @@ from pathlib import Path
 from typing import Any
 
 from gcnrec.config.job import Job
-from gcnrec.config.toml import read_job
-from gcnrec.errors import UsageError, nearest
+from gcnrec.config.toml import read_job, value_of
+from gcnrec.errors import UsageError, nearest, shown
 
 BUDGET, SEED = "table.budget", "train.seed"
 _OWN_KEYS = ("job", "compare", "grid", "variants")
+_MOST_RUNS = 10_000
+_LONGEST_NAME = 180
+"""Bytes of a run's name, which becomes the names of files."""
 Settings = dict[str, Any]
 """`section.key` -> value."""
 
@@ -74,14 +77,16 @@ def load_grid(path: Path, overrides: list[str] | None = None) -> Grid:
     document = read_job(path)
     unknown = set(document) - set(Job.model_fields) - set(_OWN_KEYS)
     for key in sorted(unknown):
-        raise UsageError(f"{path}: unknown key {key!r}{nearest(key, (*Job.model_fields, *_OWN_KEYS))}")
-    job_path = path.parent / document["job"] if "job" in document else path
+        raise UsageError(f"{path}: unknown key {shown(key)}{nearest(key, (*Job.model_fields, *_OWN_KEYS))}")
+    job_path = _job_path(document, path)
     base = _settings(read_job(job_path), str(job_path)) if "job" in document else {}
     base |= _settings({key: value for key, value in document.items() if key not in _OWN_KEYS}, str(path))
     axes = _axes(document.get("grid", {}), f"{path} [grid]", overrides or [])
+    bundles = _bundles(document.get("variants", {}), path)
+    _refuse_too_many(math.prod(map(len, axes.values())) * len(bundles), path)
     runs: list[Combination] = []
     labels: dict[str, str] = {}
-    for name, bundle in _bundles(document.get("variants", {}), path):
+    for name, bundle in bundles:
         for values in itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=True))
             changes = _bundle_at(bundle, point, axes, f"{path} [variants.{name}]")
@@ -92,11 +97,24 @@ def load_grid(path: Path, overrides: list[str] | None = None) -> Grid:
     return Grid(tuple(runs), _compared(document.get("compare"), labels, path), job_path)
 
 
+def _job_path(document: dict[str, Any], path: Path) -> Path:
+    """The job file that a grid names, else the grid file itself."""
+    job = document.get("job", path.name)
+    if not isinstance(job, str):
+        raise UsageError(f"{path}: job must name a job file, got {shown(job)}")
+    return path.parent / job
+
+
+def _refuse_too_many(count: int, path: Path) -> None:
+    if count > _MOST_RUNS:
+        raise UsageError(f"{path}: {count:,} combinations are more than {_MOST_RUNS:,} runs; list fewer values in [grid]")
+
+
 def _axes(table: Any, where: str, overrides: list[str]) -> dict[str, list[Any]]:
     axes = _settings(table, where)
     for key, values in axes.items():
         if not isinstance(values, list) or not values:
-            raise UsageError(f"{where}: {key} must be a list of values, got {values!r}")
+            raise UsageError(f"{where}: {key} must be a list of values, got {shown(values)}")
         if any(override.partition("=")[0].strip() == key for override in overrides):
             raise UsageError(f"--set {key}: the grid lists its values; change them in {where}")
     return axes
@@ -104,7 +122,7 @@ def _axes(table: Any, where: str, overrides: list[str]) -> dict[str, list[Any]]:
 
 def _bundles(variants: Any, path: Path) -> list[tuple[str, dict[str, Any]]]:
     if not isinstance(variants, dict) or not all(isinstance(bundle, dict) for bundle in variants.values()):
-        raise UsageError(f"{path}: variants must be tables of settings such as [variants.thin], got {variants!r}")
+        raise UsageError(f"{path}: variants must be tables of settings such as [variants.thin], got {shown(variants)}")
     return list(variants.items()) or [("", {})]
 
 
@@ -116,7 +134,7 @@ def _bundle_at(bundle: dict[str, Any], point: Settings, axes: dict[str, list[Any
             continue
         key, value = _condition(condition, where)
         if key not in axes or value not in axes[key]:
-            raise UsageError(f"{where}: {condition!r} never holds; [grid] must list {value!r} under {key}")
+            raise UsageError(f"{where}: {shown(condition)} never holds; [grid] must list {shown(value)} under {shown(key)}")
         if point[key] == value:
             changes |= _settings(table, f"{where} {condition!r}")
     return changes
@@ -124,10 +142,9 @@ def _bundle_at(bundle: dict[str, Any], point: Settings, axes: dict[str, list[Any
 
 def _condition(text: str, where: str) -> tuple[str, Any]:
     key, _, value = text.partition("=")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        raise UsageError(f"{where}: expected a condition such as 'table.budget=0.5', got {text!r}") from None
+    if not value.strip():
+        raise UsageError(f"{where}: expected a condition such as 'table.budget=0.5', got {shown(text)}")
+    return key.strip(), value_of(value, f"{where}: condition {shown(text)}")
 
 
 def _combination(name: str, point: Settings, settings: Settings, overrides: list[str], path: Path) -> Combination:
@@ -145,20 +162,21 @@ def _combination(name: str, point: Settings, settings: Settings, overrides: list
 def _settings(table: Any, where: str) -> Settings:
     """The leaves of nested tables by dotted key, so that `model.width = 8` and `"model.width" = 8` are the same."""
     if not isinstance(table, dict):
-        raise UsageError(f"{where}: expected a table of settings such as train.seed, got {table!r}")
+        raise UsageError(f"{where}: expected a table of settings such as train.seed, got {shown(table)}")
     settings = dict(_leaves(table, ()))
     for key in settings:
         if key.count(".") != 1:
-            raise UsageError(f"{where}: expected settings such as train.seed, got {key!r}")
+            raise UsageError(f"{where}: expected settings such as train.seed, got {shown(key)}")
     return settings
 
 
 def _leaves(table: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
-        if isinstance(value, dict):
+        name = ".".join((*path, key))
+        if isinstance(value, dict) and "." not in name:
             yield from _leaves(value, (*path, key))
         else:
-            yield ".".join((*path, key)), value
+            yield name, value
 
 
 def _labels(point: Settings) -> list[str]:
@@ -176,7 +194,8 @@ def _plain(value: Any) -> str:
 
 
 def _file_name(parts: list[str]) -> str:
-    return re.sub(r"[^\w.=,+-]+", "_", "-".join(part for part in parts if part)) or "run"
+    """One file's name, which neither leads to another folder nor is hidden."""
+    return re.sub(r"^\.|[^\w.=,+-]+", "_", "-".join(part for part in parts if part)) or "run"
 
 
 def _check(runs: list[Combination], path: Path) -> None:
@@ -184,6 +203,11 @@ def _check(runs: list[Combination], path: Path) -> None:
     for name, count in Counter(run.name for run in runs).items():
         if count > 1:
             raise UsageError(f"{path}: {count} runs would be called {name!r}; list every value once")
+        if len(name.encode()) > _LONGEST_NAME:
+            raise UsageError(
+                f"{path}: a run would be called {shown(name)}, longer than a file's name may be; shorten its [variants.NAME], or "
+                "list fewer keys in [grid]"
+            )
     for run in runs:
         if run.job.data != runs[0].job.data:
             raise UsageError(f"{path}: [data] must be the same in every run, {run.name} has its own; sweep each data set apart")
@@ -196,5 +220,7 @@ def _compared(compare: Any, labels: dict[str, str], path: Path) -> str:
     if compare is None:
         return next(iter(labels.values()))
     if not isinstance(compare, str) or compare not in labels:
-        raise UsageError(f"{path}: compare must name a variant, got {compare!r}{nearest(str(compare), filter(None, labels))}")
+        raise UsageError(
+            f"{path}: compare must name a variant, got {shown(compare)}{nearest(str(compare), filter(None, labels))}"
+        )
     return labels[compare]

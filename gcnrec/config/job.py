@@ -18,15 +18,24 @@ from pydantic import (
 )
 
 from gcnrec.config.toml import Section, read_job, set_key, validated
-from gcnrec.errors import UsageError
+from gcnrec.errors import UsageError, shown
 from gcnrec.system.limits import parse_bytes
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Temperature = Annotated[float, Field(ge=1e-6)]
+# Bounds refuse no job that makes sense. Beyond them numbers overflow, or memory, disk and time run out without a word.
+Positive = Annotated[float, Field(gt=0.0, le=1e9)]
+Amount = Annotated[float, Field(ge=0.0, le=1e9)]
+Temperature = Annotated[float, Field(ge=1e-6, le=1e9)]
 """Below that, scores divided by it leave float32."""
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**6)]
+Width = Annotated[int, Field(ge=1, le=2**16)]
+Length = Annotated[int, Field(ge=1, le=10**9 - 1)]
+"""Of lists; what is ranked is never more than the items."""
+Steps = Annotated[int, Field(ge=1, le=10**12)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+_LONGEST_PATH = 4096
+_MOST_NEGATIVES = 10**9
+"""Of a step."""
 _SLOT_COLUMNS = 256
 """Columns of a sparse table, as many as one byte numbers."""
 KeyType = Literal[
@@ -61,55 +70,69 @@ def _no_pattern(text: str) -> str:
     return text
 
 
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("expects text without the character NUL")
+    return text
+
+
+def _a_path(text: str) -> str:
+    if len(text) > _LONGEST_PATH:
+        raise ValueError(f"expects a path of at most {_LONGEST_PATH:,} characters, got {len(text):,}")
+    return _no_nul(text)
+
+
 FolderName = Annotated[str, AfterValidator(_a_folder)]
+Text = Annotated[str, AfterValidator(_no_nul)]
+PathText = Annotated[str, AfterValidator(_a_path)]
 DatasetName = Annotated[FolderName, AfterValidator(_no_pattern)]
 
 
 class Data(Section):
     """What to ingest. The keys are the flags of `gcnrec ingest`; a card in `datasets/` uses the same ones."""
 
-    card: str | None = None
+    card: PathText | None = None
     """Path of a card in `datasets/`; relative paths are tried from the job file, then from the working directory."""
-    folder: str | None = None
+    folder: PathText | None = None
     """Where the dataset folder is kept; default `data/<name>-<digest of this section and of the input files>`."""
     name: DatasetName | None = None
     """What the data set is called; default the card's name, or what `train` ends with. Also the first part of the default
     `folder`, which is otherwise the card's or job file's name."""
-    digest: str | None = None
+    digest: Text | None = None
     """The dataset that it must be, as job.toml of a run has it: `digest` of its dataset.json. Any other is refused, unless
     --data names it."""
-    train: str | None = None
-    test: str | None = None
-    valid: str | None = None
-    user: str | None = None
-    item: str | None = None
-    time: str | None = None
+    train: PathText | None = None
+    test: PathText | None = None
+    valid: PathText | None = None
+    user: Text | None = None
+    item: Text | None = None
+    time: Text | None = None
     time_unit: Literal["s", "ms", "us", "ns"] = "s"
-    weight: str | None = None
-    rating: str | None = None
+    weight: Text | None = None
+    rating: Text | None = None
     min_rating: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    where: str | None = None
+    where: Text | None = None
     """An SQL condition on the input's columns, for example `time >= 1700000000`."""
-    where_test: str | None = None
+    where_test: Text | None = None
     """A condition on the files `valid` and `test`. Without it, `where` filters such a file if it has all the columns."""
     duplicates: Literal["latest", "sum"] = "latest"
-    partition_type: dict[str, KeyType] | None = None
+    partition_type: dict[Text, KeyType] | None = None
     """Types of hive partition keys, `key=value` in a path, by name. Ids are text without it; other keys are integers or text."""
-    k_core: Annotated[int, Field(ge=0)] = 0
+    k_core: Annotated[int, Field(ge=0, lt=2**31)] = 0
     split: Literal["given", "random", "leave_last", "temporal", "cold_items"] | None = None
     valid_size: Fraction = 0.1
     """Share of the train interactions held out for validation (unless `valid` is given)."""
     test_size: Fraction = 0.2
     warm_size: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
     """`cold_items`: share of the other items' interactions that is test as well, and as much again validation."""
-    test_from: str | int | float | None = None
+    test_from: Annotated[str, Field(max_length=100)] | int | float | None = None
     """`temporal`: interactions at or after this time (a number in `time_unit`, or an ISO date) are the test set."""
     seed: Seed = 0
     repeats: Literal["drop", "keep"] = "drop"
     keep_cold: bool = False
-    item_features: str | None = None
-    user_features: str | None = None
-    text_width: Count = 256
+    item_features: PathText | None = None
+    user_features: PathText | None = None
+    text_width: Width = 256
     """Columns that a feature column of lists of words or numbers becomes where more values occur: its leading singular vectors.
     More keep more of rare words. Finding F of them takes 36 F bytes a word, at most a quarter of `memory_limit`; the rarest words
     are left out where that is less."""
@@ -148,7 +171,7 @@ class Model(Section):
         "popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop",
     ] = "lightgcn"  # fmt: skip
     layers: Annotated[int, Field(ge=0, le=16)] = 1
-    width: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
+    width: Width | Literal["auto"] = 64
     propagation: Literal["full", "sampled", "none"] = "full"
     """`full`: exact; `sampled`: neighbourhoods drawn for every batch; `none`: rows alone, which is mf whatever `layers` says.
     Propagating at export what was trained without cost recall on Gowalla (0.152 instead of 0.165 after 6 epochs)."""
@@ -176,13 +199,13 @@ class Model(Section):
     neighbours: Count | None = None
     """itemknn, contentknn: similar items kept per item, default 200; linkprop, gfcf's plateau: on average, more of popular items,
     default 500."""
-    shrink: Annotated[float, Field(ge=0.0)] = 10.0
+    shrink: Amount = 10.0
     """itemknn: added to the denominator of the cosine."""
     regularisation: Positive = 200.0
     """ease: the ridge on the Gram matrix."""
-    factors: Count = 256
+    factors: Width = 256
     """gfcf: singular vectors of the ideal low-pass filter."""
-    filter_weight: Annotated[float, Field(ge=0.0)] = 0.3
+    filter_weight: Amount = 0.3
     """gfcf: weight of the ideal low-pass filter, where the linear one has 1."""
     response: Literal["ideal", "plateau", "polynomial"] = "ideal"
     """gfcf: how a user's history is filtered. `ideal`: eigenvalues weigh the spectrum, the largest once more (Shen et al. 2021).
@@ -231,14 +254,14 @@ class Table(Section):
 
     budget: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Stored values at most `budget * N * base_width`; 1.0 is a dense table."""
-    base_width: Count | None = None
+    base_width: Width | None = None
     """Width that the budget refers to; default `model.width`, or 64 where that is "auto"."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How a sparse table stores its values; a dense one is float32."""
     placement: Literal["device", "host", "disk"] = "host"
     """Where rows and state are trained. `host`: RAM, which a GPU reads in place; `device`: all of them in the GPU's memory too,
     read from there; `disk`: files in the run folder that are mapped, for tables larger than RAM."""
-    cache_bytes: Annotated[int, Field(ge=0)] = 0
+    cache_bytes: Annotated[int, Field(ge=0, le=10**18)] = 0
     """Device memory for the rows and state of the most popular users and items, which then cross no bus; a CPU ignores
     it."""
 
@@ -246,7 +269,7 @@ class Table(Section):
 class Sampler(Section):
     """Which negatives a positive is compared with, and how many neighbours a node draws."""
 
-    fanouts: tuple[int, ...] | None = None
+    fanouts: Annotated[tuple[int, ...], Field(max_length=16)] | None = None
     """Neighbours that a node draws in each hop of `sampled` propagation, the batch's own hop first; default 10 in each of
     `model.layers`."""
     neighbours: Literal["uniform", "weighted"] = "uniform"
@@ -259,7 +282,7 @@ class Sampler(Section):
     restart: Fraction = 0.5
     """pinsage: how likely a walk starts again from its node before each visit but the first."""
     negatives: Literal["in_batch", "uniform", "popularity"] = "in_batch"
-    num_negatives: Count = 1
+    num_negatives: Annotated[int, Field(ge=1, le=10**4)] = 1
     """Negatives per positive for `uniform` and `popularity`; `in_batch` uses the other positives of the batch."""
     popularity_power: Annotated[float, Field(ge=0.0, le=4.0)] = 0.75
     exclude_seen: bool = False
@@ -273,7 +296,7 @@ class Sampler(Section):
     @model_validator(mode="after")
     def _rules(self) -> Sampler:
         if any(not 1 <= fanout <= 64 for fanout in self.fanouts or ()):
-            raise ValueError(f"fanouts must lie in 1 .. 64, got {list(self.fanouts or ())}")
+            raise ValueError(f"fanouts must lie in 1 .. 64, got {shown(list(self.fanouts or ()))}")
         return self
 
 
@@ -292,9 +315,9 @@ class Loss(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """softmax with in-batch negatives: what its matrix products are computed in. bfloat16 is several times faster on processors
     that have instructions for it, and about ten times slower on others."""
-    l2: Annotated[float, Field(ge=0.0)] = 1e-5
+    l2: Amount = 1e-5
     """Half squared norm of the batch's table rows, per positive (LightGCN's rule: layer 0 only)."""
-    uniformity: Annotated[float, Field(ge=0.0)] = 1.0
+    uniformity: Amount = 1.0
     """directau: weight of the uniformity term."""
 
 
@@ -312,7 +335,7 @@ class Optimizer(Section):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate over `train.epochs`: constant, or falling to `final_rate` of itself."""
     final_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0, le=10**12)] = 0
 
 
 class Sparsity(Section):
@@ -321,21 +344,21 @@ class Sparsity(Section):
     policy: Literal["none", "static", "set", "rigl", "dsl", "sparserec", "nm", "gradual", "dynamic"] = "none"
     first: Literal["random", "largest"] | None = None
     """The first support: random cells, or the largest entries of every row of the start; default what the policy does."""
-    interval: Positive = 1.0
+    interval: Annotated[float, Field(gt=0.0, le=1e6)] = 1.0
     """Epochs between explorations; a part of one is allowed."""
     ratio: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     """Share of the values that the first exploration exchanges; later ones fewer, as the policy has it. Default: what the
     policy's authors use (dsl 0.5, set, rigl, sparserec and nm 0.3, dynamic 0.1)."""
     stop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75
     """Share of the training after which the support stays as it is (`dsl` never stops)."""
-    batches: Count = 8
+    batches: Annotated[int, Field(ge=1, le=10**4)] = 8
     """dynamic, sparserec: fresh batches whose gradients choose what grows."""
     degree_power: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.5
     """dynamic: a row gets slots in proportion to degree**degree_power."""
     user_share: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     """dynamic: share of the values that user rows get, evenly. Default: 0.15 where propagation brings users the rows of their
     items (with none, recall on validation peaked early on Gowalla), else what `degree_power` gives them."""
-    least_slots: Annotated[int, Field(ge=0)] = 4
+    least_slots: Annotated[int, Field(ge=0, le=2**16)] = 4
     """dynamic, sparserec: slots that every row has at least, as far as the budget allows."""
 
 
@@ -343,22 +366,22 @@ class Train(Section):
     """Length of a run, its seed, device and threads, and what it starts from."""
 
     epochs: Count = 30
-    batch_size: Count = 2048
+    batch_size: Annotated[int, Field(ge=1, le=2**24)] = 2048
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: a GPU that can train the job (`sampled` or no propagation), else the CPU."""
-    threads: Count | None = None
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """CPU threads; default all that the process may use. Results are equal for equal numbers of threads."""
-    transfer_blocks: Count | None = None
+    transfer_blocks: Annotated[int, Field(ge=1, le=2**16)] | None = None
     """Blocks of the kernels that move rows between host memory and a GPU; default what is enough on this machine, measured once
     and remembered. More take multiprocessors from training; results are the same."""
-    loss_limit: Annotated[float, Field(ge=0.0)] = 3.0
+    loss_limit: Amount = 3.0
     """A loss explodes, which ends the run, when its mean over 32 steps is above the first epoch's lowest by so many times that
     lowest, the first epoch's fall or 0.5, whichever is most; 0 never ends it."""
     refit: Literal[False, "train+valid"] | None = None
     """After validation chose the epochs, train again on train+valid for that many. Default: for splits by time (`temporal`,
     `leave_last`), whose validation pairs are the newest and matter most; not for others. Validation cannot measure a refit."""
-    init_from: str | None = None
+    init_from: PathText | None = None
     """An earlier run folder: rows with the same original id start from its table."""
 
 
@@ -368,7 +391,7 @@ class Mixture(Section):
     partners: Literal["auto"] | tuple[Partner, ...] = Field(default=(), alias="with")
     """Closed forms by name, with their keys of `[model]`, gfcf as its plateau where `model.response` is "ideal". `auto`: the
     ones of linkprop, gfcf, itemknn and, below 20,000 items, ease, that improve validation. The key is `with`."""
-    weights: Literal["auto"] | tuple[Annotated[float, Field(ge=0.0)], ...] = "auto"
+    weights: Literal["auto"] | Annotated[tuple[Amount, ...], Field(max_length=6)] = "auto"
     """Weight of the trained model, then one for each partner (default 1). `auto`: each of 0.25, 0.5, 1 and 2 in turn, the best on
     validation; the first partner's stays 1."""
 
@@ -384,7 +407,7 @@ class Mixture(Section):
     @model_validator(mode="after")
     def _rules(self) -> Mixture:
         if self.partners != "auto" and len(set(self.partners)) < len(self.partners):
-            raise ValueError(f"with must name each closed form once, got {list(self.partners)}")
+            raise ValueError(f"with must name each closed form once, got {shown(list(self.partners))}")
         if self.weights == "auto":
             return self
         if not self.partners or self.partners == "auto":
@@ -400,14 +423,16 @@ class Mixture(Section):
 class Evaluate(Section):
     """What is measured on the validation and test splits, and when training stops."""
 
-    metric: Annotated[str, Field(pattern=r"^(recall|recall_capped|ndcg|precision|hit_rate|mrr|map)@[1-9]\d*$")] = "recall@20"
+    metric: Annotated[str, Field(pattern=r"^(recall|recall_capped|ndcg|precision|hit_rate|mrr|map)@[1-9][0-9]{0,8}$")] = (
+        "recall@20"
+    )
     """Chooses the best epoch on the validation split, the higher the better."""
-    k: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 20, 50)
+    k: Annotated[tuple[Length, ...], Field(min_length=1, max_length=100)] = (10, 20, 50)
     every: Count = 1
     """Epochs between validations."""
-    patience: Annotated[int, Field(ge=0)] = 5
+    patience: Annotated[int, Field(ge=0, le=10**6)] = 5
     """Validations without a better `metric` before training stops; 0 never stops."""
-    bootstrap: Annotated[int, Field(ge=0)] = 1000
+    bootstrap: Annotated[int, Field(ge=0, le=10**5)] = 1000
     """Resamples of users for the intervals; 0 leaves them out."""
     seen: Literal["all", "none"] | None = None
     """What is left out of the lists that validation and test judge. `all`: items of train, and for test also of validation;
@@ -421,6 +446,12 @@ class Evaluate(Section):
     memory_limit: Size = "2GB"
     """Memory of `evaluate` and `recommend`, without mapped files and the process itself, 240 MB with torch and its threads."""
 
+    @model_validator(mode="after")
+    def _rules(self) -> Evaluate:
+        if self.baselines != "auto" and len(set(self.baselines)) < len(self.baselines):
+            raise ValueError(f"baselines must name each closed form once, got {shown(list(self.baselines))}")
+        return self
+
 
 class Run(Section):
     """The run folder: its name, its checkpoints, and the trackers of its epochs."""
@@ -429,15 +460,15 @@ class Run(Section):
     """Name of the run folder under `runs/`: one folder, without / and without . or - first. Default the job file's name."""
     checkpoint_every: Count = 1
     """Epochs between checkpoints; the last epoch ends with one in any case."""
-    checkpoint_steps: Count | None = None
+    checkpoint_steps: Steps | None = None
     """Steps between checkpoints within epochs; default: `checkpoint_minutes` alone decides."""
-    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    checkpoint_minutes: Annotated[float, Field(gt=0.0, le=1e6)] = 10.0
     """Minutes without a checkpoint after which there is one, wherever the epoch is."""
     keep_checkpoints: Count = 2
     """Newest checkpoints to keep for a resume: where one is damaged, the previous one is used."""
     tensorboard: bool = False
     """Scalars of every epoch for TensorBoard, in the run folder's `tensorboard`."""
-    mlflow: Annotated[str, Field(min_length=1)] | None = None
+    mlflow: Annotated[PathText, Field(min_length=1)] | None = None
     """Settings and metrics also go to MLflow: the URI of a server or store, or a folder for its database, `mlflow.db`."""
 
 
@@ -559,6 +590,12 @@ def _impossible(job: Job) -> str | None:
         return f"sampler.exclude_positives is for graphsage's neighbourhoods, got model.name = '{job.model.name}'; leave it out"
     if job.model.popularity != "auto" and (job.model.norm_power, job.model.degree_power) != (1.0, 0.0):
         return "model.popularity and model.norm_power or model.degree_power each fix the export; leave one of them out"
+    drawn = job.train.batch_size * job.sampler.num_negatives
+    if job.sampler.negatives != "in_batch" and drawn > _MOST_NEGATIVES:
+        return (
+            f"train.batch_size = {job.train.batch_size} with sampler.num_negatives = {job.sampler.num_negatives} draws {drawn:,} "
+            f"negatives a step, at most {_MOST_NEGATIVES:,} are possible; lower one of them"
+        )
     fanouts = job.sampler.fanouts
     if job.model.propagation == "sampled" and fanouts is not None and len(fanouts) != job.model.layers:
         return f"sampler.fanouts must name a fanout for each of model.layers = {job.model.layers} hops, got {list(fanouts)}"

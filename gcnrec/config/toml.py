@@ -1,17 +1,44 @@
-"""TOML files of settings: read, overridden, validated into sections with one sentence for a mistake, and written again."""
+"""TOML files of settings: read, overridden, validated into sections with one sentence for a mistake, and written again.
+
+Every command reads a job, a grid or a card by `read_toml`, and every `--set` by `set_key`: text of a stranger, of any size and
+depth, becomes plain tables here, or a sentence.
+"""
 
 from __future__ import annotations
 
+import codecs
 import itertools
+import os
+import re
+import select
+import time
 import tomllib
 from collections.abc import Mapping
+from datetime import date
+from datetime import time as time_of_day
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gcnrec.errors import UsageError, nearest
+from gcnrec.errors import UsageError, nearest, shown
+
+MOST_BYTES = 10**6
+"""Of a TOML file."""
+PIPE_SECONDS = 60.0
+"""In which a pipe or a device must bring the whole of its text."""
+_DEEPEST = 32
+"""Levels of tables and lists, and parts of a dotted key."""
+# The parser takes time by the square of a key's parts, and memory by their cube.
+_LONG_KEY = re.compile(
+    r"""(?<![A-Za-z0-9_-])(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
+    rf"""(?:[ \t]*+\.[ \t]*+(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')){{{_DEEPEST},}}+"""
+)
+_SETTING = re.compile(r" *([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+) *")
+_FOREIGN = (".csv", ".tsv", ".json", ".jsonl", ".txt")
+_LOOKED_AT = 1000
+"""Entries of a folder among which Parquet is looked for."""
 
 
 class Section(BaseModel):
@@ -24,17 +51,89 @@ S = TypeVar("S", bound=Section)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file. Raises UsageError when it is missing or not TOML."""
+    """The tables of a TOML file in UTF-8, of at most 1 MB; a pipe will do. Dates and times become text.
+
+    Raises UsageError when it is missing, cannot be read, or holds what no setting can be: integers of over 64 bits, and more than
+    32 levels.
+    """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        content = _content(path)
     except FileNotFoundError:
         raise UsageError(f"no such file: {path}") from None
-    except OSError as problem:
-        what = "is a folder" if path.is_dir() else f"cannot be read: {problem.strerror or problem}"
+    except (OSError, ValueError) as problem:  # ValueError: a path that holds NUL
+        what = f"cannot be read: {getattr(problem, 'strerror', None) or problem}"
+        what = "is a folder" if isinstance(problem, IsADirectoryError) else what
         raise UsageError(f"{path} {what}, where a TOML file was expected; {_data_or(path, 'name a TOML file')}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
-        otherwise = "correct it, in UTF-8" if isinstance(problem, UnicodeDecodeError) else "correct it"
-        raise UsageError(f"{path} cannot be read as TOML: {problem}; {_data_or(path, otherwise)}") from None
+    try:
+        return _tables(content)
+    except UnicodeDecodeError as problem:
+        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        what, otherwise = "it is UTF-16" if is_utf16 else str(problem), "save it in UTF-8"
+    except ValueError as problem:
+        what, otherwise = str(problem), "correct it"
+    raise UsageError(f"{path} cannot be read as TOML: {what}; {_data_or(path, otherwise)}")
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file, or of a pipe or device until it ends. UsageError where they are too many, or do not come."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        ready, content, deadline = select.poll(), bytearray(), time.monotonic() + PIPE_SECONDS
+        ready.register(descriptor, select.POLLIN)
+        while len(content) <= MOST_BYTES:
+            if not ready.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
+                raise UsageError(f"{path} is a pipe or a device whose text did not end within {PIPE_SECONDS:.0f} s; name a file")
+            part = os.read(descriptor, MOST_BYTES + 1 - len(content))
+            if not part:
+                return bytes(content)
+            content += part
+    finally:
+        os.close(descriptor)
+    raise UsageError(
+        f"{path} must be a TOML file of at most {MOST_BYTES:,} bytes, holds more; {_data_or(path, 'name a job file')}"
+    )
+
+
+def _tables(content: bytes) -> dict[str, Any]:
+    """The tables in a TOML file's bytes. Raises ValueError, which says what is wrong: UnicodeDecodeError, TOMLDecodeError."""
+    text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    tables = _parsed(text)
+    _make_plain(tables)
+    return tables
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """`tomllib.loads`, which leaves to its callers what int() and Python's stack refuse."""
+    if long := _LONG_KEY.search(text):
+        raise ValueError(f"{shown(long[0])} has over {_DEEPEST} parts")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:
+        raise ValueError("an integer has thousands of digits") from None
+    except RecursionError:
+        raise ValueError("its lists or tables are nested too deep") from None
+
+
+def _make_plain(tables: dict[str, Any]) -> None:
+    """Dates and times become text in place. ValueError, naming the key, for integers of over 64 bits and too many levels."""
+    waiting: list[tuple[tuple[Any, ...], Any]] = [((), tables)]
+    while waiting:
+        parts, holder = waiting.pop()
+        if len(parts) > _DEEPEST:
+            raise ValueError(f"{_dotted(parts)} is nested over {_DEEPEST} levels deep")
+        for key, value in list(holder.items() if isinstance(holder, dict) else enumerate(holder)):
+            if isinstance(value, (dict, list)):
+                waiting.append(((*parts, key), value))
+            elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+                raise ValueError(f"{_dotted((*parts, key))} is an integer of over 64 bits")
+            elif isinstance(value, (date, time_of_day)):
+                holder[key] = value.isoformat()
+
+
+def _dotted(parts: tuple[Any, ...]) -> str:
+    return shown(".".join(map(str, parts)))
 
 
 def to_parquet(path: Path) -> str:
@@ -45,19 +144,22 @@ def to_parquet(path: Path) -> str:
 
 def _data_or(path: Path, otherwise: str) -> str:
     """How data that was given for a TOML file becomes a dataset; `otherwise` for anything else."""
-    if (path / "dataset.json").is_file():
-        return f"a dataset folder is named by --data {path}"
-    if _is_parquet(path):
-        return f"ingest Parquet by 'gcnrec ingest --train {path} --user COLUMN --item COLUMN --out DIR'"
-    if path.suffix in (".csv", ".tsv", ".json", ".jsonl", ".txt"):
+    try:
+        if (path / "dataset.json").is_file():
+            return f"a dataset folder is named by --data {path}"
+        if _is_parquet(path):
+            return f"ingest Parquet by 'gcnrec ingest --train {path} --user COLUMN --item COLUMN --out DIR'"
+    except (OSError, ValueError):  # a name that is too long, a file that may not be read
+        return otherwise
+    if path.suffix in _FOREIGN:
         return f"write the table as Parquet and ingest that, for a CSV by {to_parquet(path)}"
     return otherwise
 
 
 def _is_parquet(path: Path) -> bool:
-    """Whether a file, or a file in a folder, is Parquet by its name or its first bytes."""
+    """Whether a file, or one of the first files in a folder, is Parquet by its name or its first bytes."""
     if not path.is_file():
-        return any(path.glob("**/*.parquet"))
+        return any(each.suffix == ".parquet" for each in itertools.islice(path.rglob("*"), _LOOKED_AT))
     with path.open("rb") as file:
         return path.suffix in (".parquet", ".parq", ".pq") or file.read(4) == b"PAR1"
 
@@ -80,11 +182,11 @@ def validated(section: type[S], values: dict[str, Any], where: str) -> S:
         owner = _section_at(section, first["loc"][:-1])
         path = ".".join(str(part) for part in first["loc"])
         names = [field.alias or name for name, field in owner.model_fields.items()]
-        raise UsageError(f"{where}: unknown key {path!r}{nearest(str(first['loc'][-1]), names)}")
+        raise UsageError(f"{where}: unknown key {shown(path)}{nearest(str(first['loc'][-1]), names)}")
     path = _key(first["loc"])
     same = [first, *(other for other in others if path and _key(other["loc"]) == path)]  # one for each type it may have
     message = ", or ".join(dict.fromkeys(_first_small(error["msg"].removeprefix("Value error, ")) for error in same))
-    came = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+    came = "" if first["type"] == "value_error" else f", got {shown(first['input'])}"
     raise UsageError(f"{where}: {path + ': ' if path else ''}{message}{came}")
 
 
@@ -104,19 +206,47 @@ def to_toml(settings: Section, comments: Mapping[str, str] = MappingProxyType({}
 
 
 def set_key(sections: dict[str, Any], override: str) -> None:
-    """Put `section.key=value` into sections, its value in TOML syntax or bare text. UsageError when it is not of that form."""
+    """Put one `section.key=value` into sections, as `value_of` reads the value. UsageError when it is not of that form."""
     key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or len(parts) != 2:
-        raise UsageError(f"--set expects section.key=value, got {override!r}")
+    names = _SETTING.fullmatch(key)
+    if not equals or names is None:
+        raise UsageError(f"--set expects section.key=value, got {shown(override)}")
+    section, name = names.groups()
+    value = value_of(text, f"--set {section}.{name}")
+    settings = sections.setdefault(section, {})
+    if not isinstance(settings, dict):
+        raise UsageError(f"--set {section}.{name}: {section!r} is not a section")
+    settings[name] = value
+
+
+def value_of(text: str, where: str) -> Any:
+    """One value in TOML syntax, on one line and without a comment; text that is no TOML is taken as it is.
+
+    Raises UsageError, naming `where`, as `read_toml` does.
+    """
+    if any((each < " " and each != "\t") or each == "\x7f" for each in text):
+        raise UsageError(f"{where} expects one value on one line, got {shown(text)}; write others in the job file")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        holder = _parsed(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        value = text.strip()
-    section = sections.setdefault(parts[0], {})
-    if not isinstance(section, dict):
-        raise UsageError(f"--set {override}: {parts[0]!r} is not a section")
-    section[parts[1]] = value
+        return text.strip()
+    except ValueError as problem:
+        raise UsageError(f"{where} expects one value, got {shown(text)}, where {problem}") from None
+    if _is_toml(f"value = {text}]"):  # only a comment hides the bracket
+        raise UsageError(f"{where} expects a value without a comment, got {shown(text)}; put text with # in quotes")
+    try:
+        _make_plain(holder)
+    except ValueError as problem:
+        raise UsageError(f"{where} expects a smaller value, got {shown(text)}: {problem}") from None
+    return holder["value"]
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
 
 
 def _key(loc: tuple[int | str, ...]) -> str:
@@ -148,6 +278,6 @@ def _toml_value(value: Any) -> str:
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         escaped = "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped)
         return f'"{escaped}"'
-    if isinstance(value, float) and value == int(value) and abs(value) < 1e15:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return f"{value:.1f}"
     return repr(value)

@@ -95,7 +95,7 @@ def evaluate(
     Raises DataError when no user has held-out items or the scorer is of other sizes, DivergedError for NaN scores.
     """
     held, users_H = held_out_of(scorer, split.pairs)
-    lists = top_k(scorer, users_H, max(measures.ks), split.seen, candidates, chunk)
+    lists = top_k(scorer, users_H, min(max(measures.ks), scorer.num_items), split.seen, candidates, chunk)
     return judge_lists(lists, split, held, measures, report)
 
 

@@ -7,6 +7,7 @@ Letters: B users, K list length, I items, U users of a test, M metrics, R resamp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from gcnrec.random import Stage, generator
 
 Floats = NDArray[np.float64]
+_METRIC = re.compile(r".+@[1-9][0-9]{0,8}")
 BOOTSTRAP_BYTES = 2**23
 """Of the draws of a bootstrap that are held at a time."""
 
@@ -66,10 +68,10 @@ def average_precision(judged: Judged, k: int) -> Floats:
 
 def ndcg(judged: Judged, k: int) -> Floats:
     """DCG of 0/1 gains with discount 1 / log2(rank + 1) / DCG of min(k, held-out) hits in front (Järvelin & Kekäläinen 2002)."""
-    discounts_K = 1.0 / np.log2(np.arange(2.0, k + 2.0))
-    ideal_K = np.cumsum(discounts_K)
-    hits_BK = judged.hits_BK[:, :k]
-    value_B: Floats = (hits_BK @ discounts_K[: hits_BK.shape[1]]) / ideal_K[np.minimum(judged.num_held_out_B, k) - 1]
+    hits_BK, ideal_B = judged.hits_BK[:, :k], np.minimum(judged.num_held_out_B, k)
+    ranks = max(hits_BK.shape[1], int(ideal_B.max(initial=1)))  # a k beyond all items costs nothing
+    discounts_K = 1.0 / np.log2(np.arange(2.0, ranks + 2.0))
+    value_B: Floats = (hits_BK @ discounts_K[: hits_BK.shape[1]]) / np.cumsum(discounts_K)[ideal_B - 1]
     return value_B
 
 
@@ -88,7 +90,7 @@ def split_name(metric: str) -> MetricName:
 
 def measured(document: Mapping[str, Any]) -> dict[str, float]:
     """The entries of a JSON document that are metrics, in their order."""
-    return {name: float(value) for name, value in document.items() if "@" in name and isinstance(value, (int, float))}
+    return {name: float(value) for name, value in document.items() if _METRIC.fullmatch(name) and isinstance(value, (int, float))}
 
 
 PER_USER: dict[str, Callable[[Judged, int], Floats]] = {

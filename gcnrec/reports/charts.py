@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,6 +18,9 @@ _SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006", "#0
 _MARKERS = "osD^vPX*"
 Unit = Literal["number", "count", "share"]
 _PAGE = {_INK: "var(--ink)", _FAINT: "var(--line)"} | {colour: f"var(--series-{n})" for n, colour in enumerate(_SERIES, 1)}
+_TAG = re.compile(r"<[^>]*>")
+_LABEL_END = 40
+"""Characters that stay at each end of a long name, which would leave no room for the lines."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ def lines(
         _plot(axes, curves)
         for name, limit in limits.items():
             axes.axhline(limit, color=_INK, linestyle=":", linewidth=1.2)
-            axes.annotate(name, (0, limit), (4, 4), ("axes fraction", "data"), textcoords="offset points")
+            axes.annotate(_short(name), (0, limit), (4, 4), ("axes fraction", "data"), textcoords="offset points")
         if unit != "number":
             least, room, form = (1.0, 1.2, EngFormatter(sep="")) if unit == "count" else (0.01, 1.15, PercentFormatter(1.0))
             axes.set_ylim(0, room * max(least, *limits.values(), *(y for curve in curves for y in curve.ys)))
@@ -68,21 +73,23 @@ def means(series: Sequence[Means], x_label: str, y_label: str, as_bands: bool = 
     """
 
     def draw(axes: Any) -> None:
+        handles = []
         for number, each in enumerate(series):
             colour = _SERIES[number % len(_SERIES)]
             xs, middles, lows, highs = zip(*((x, y.mean, y.low, y.high) for x, y in each.line), strict=True)
             if as_bands:
-                axes.plot(xs, middles, color=colour, label=each.name, linewidth=1.4)
+                handles += axes.plot(xs, middles, color=colour, linewidth=1.4)
                 axes.fill_between(xs, lows, highs, color=colour, alpha=0.16, linewidth=0)
             else:
                 reach = [[y.mean - y.low for _, y in each.line], [y.high - y.mean for _, y in each.line]]
                 style = {"color": colour, "marker": _MARKERS[number % len(_MARKERS)], "markersize": 4.5}
-                axes.errorbar(xs, middles, yerr=reach, label=each.name, linewidth=1, elinewidth=1.2, capsize=2, **style)
+                handles.append(axes.errorbar(xs, middles, yerr=reach, linewidth=1, elinewidth=1.2, capsize=2, **style))
         all_xs = [x for each in series for x, _ in each.line]
         if not as_bands and min(all_xs) > 0 and max(all_xs) > 3 * min(all_xs):
             _logarithmic(axes, all_xs)
         axes.grid(visible=False, axis="x")
-        axes.figure.legend(loc="outside right upper", frameon=False)  # covers no line
+        placed = {"loc": "outside right upper"}  # covers no line
+        _name(axes.figure.legend(handles, ["line"] * len(handles), frameon=False, **placed), [each.name for each in series])
 
     return _svg(draw, x_label, y_label, (6.0, 3.1))
 
@@ -98,7 +105,7 @@ def fan(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
         ends = sorted((curves[0], curves[-1]), key=lambda curve: curve.ys[-1])
         for curve, side in zip(ends, ("top", "bottom"), strict=True):  # apart even where the lines end together
             place = {"textcoords": "offset points", "va": side}
-            axes.annotate(curve.name, (1, curve.ys[-1]), (4, 0), ("axes fraction", "data"), **place)
+            axes.annotate(_short(curve.name), (1, curve.ys[-1]), (4, 0), ("axes fraction", "data"), **place)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(visible=False, axis="x")
 
@@ -110,7 +117,7 @@ def columns(names: Sequence[str], heights: Sequence[float], x_label: str, y_labe
 
     def draw(axes: Any) -> None:
         axes.bar(range(len(names)), heights, color=_SERIES[0], width=0.72)
-        axes.set_xticks(range(len(names)), names)
+        axes.set_xticks(range(len(names)), list(map(_short, names)))
         axes.grid(visible=False, axis="x")
 
     return _svg(draw, x_label, y_label)
@@ -123,7 +130,7 @@ def bars(names: Sequence[str], lengths: Sequence[float], x_label: str, highlight
         colours = [_SERIES[0] if name == highlight else _FAINT for name in names]
         drawn = axes.barh(range(len(names)), lengths, color=colours, height=0.66)
         axes.bar_label(drawn, fmt="%.4f", padding=4, color=_INK)
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), list(map(_short, names)))
         axes.invert_yaxis()
         axes.margins(x=0.16)
         axes.grid(visible=False, axis="y")
@@ -132,14 +139,26 @@ def bars(names: Sequence[str], lengths: Sequence[float], x_label: str, highlight
 
 
 def _plot(axes: Any, curves: Sequence[Curve]) -> None:
+    handles = []
     for number, curve in enumerate(curves):
         style = {"linestyle": "--" if curve.dashed else "-", "marker": "o" if len(curve.xs) < 40 else None}
-        axes.plot(curve.xs, curve.ys, color=_SERIES[number % len(_SERIES)], label=curve.name, markersize=3, **style)
+        handles += axes.plot(curve.xs, curve.ys, color=_SERIES[number % len(_SERIES)], markersize=3, **style)
     if all(isinstance(x, int) for curve in curves for x in curve.xs):
         axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(visible=False, axis="x")
     if len(curves) > 1:
-        axes.legend(frameon=False)
+        _name(axes.legend(handles, ["line"] * len(handles), frameon=False), [curve.name for curve in curves])
+
+
+def _name(legend: Any, names: Sequence[str]) -> None:
+    """Give a legend's entries their names afterwards: a label that begins with _ would be left out."""
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(_short(name))
+
+
+def _short(name: str) -> str:
+    name = "".join(each if each.isprintable() else " " for each in name)
+    return name if len(name) <= 2 * _LABEL_END else f"{name[:_LABEL_END]}\u2026{name[-_LABEL_END:]}"
 
 
 def _logarithmic(axes: Any, xs: Sequence[float]) -> None:
@@ -157,23 +176,34 @@ def _svg(draw: Callable[[Any], None], x_label: str, y_label: str, size: tuple[fl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with rc_context(_STYLE):
+    with rc_context(_STYLE), warnings.catch_warnings():
+        # A name may have characters that matplotlib's font lacks, and more of them than fit; the page's fonts draw the text.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from|constrained_layout not applied")
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         draw(axes)
-        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.set(xlabel=_short(x_label), ylabel=_short(y_label))
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = out.getvalue()
-    for drawn, variable in _PAGE.items():
-        svg = svg.replace(drawn, variable)
+    svg = _TAG.sub(lambda tag: _themed(tag[0]), out.getvalue())
     return svg[svg.index("<svg") :]
+
+
+def _themed(tag: str) -> str:
+    """A tag in the page's colours; the text between tags is somebody's, whatever it looks like."""
+    for drawn, variable in _PAGE.items():
+        tag = tag.replace(drawn, variable)
+    return tag
 
 
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gcnrec",
+    # Names are text: $, _, ^ and \ mean nothing in them.
+    "text.parse_math": False,
+    "text.usetex": False,
+    "axes.formatter.use_mathtext": False,
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.grid": True,

@@ -51,10 +51,15 @@ def recommendation_bytes(run: Run, files: RequestFiles) -> int:
     return total + _model_bytes(run) + (3 * embeddings if files.bring_nodes else 0)
 
 
+def most_items(run: Run, new_items: Path | None) -> int:
+    """The most items that lists of `run` can hold, with these of a file of new items."""
+    return len(run.dataset.item_ids) + (0 if new_items is None else _most_rows(new_items))
+
+
 def users_per_chunk(limit: str, fixed: int, run: Run, k: int, what: str) -> int:
     """Users whose lists are made at a time, on each of torch's threads, so that all of it stays below `limit`.
 
-    Raises DeviceError, naming the setting, where `fixed` bytes leave no room.
+    `k`: items of a list, at most as many as there are. Raises DeviceError, naming the setting, where `fixed` bytes leave no room.
     """
     allowed = parse_bytes(limit)
     items, mixed = len(run.dataset.item_ids), run.mixture is not None and bool(run.mixture.partners)
@@ -84,6 +89,14 @@ def _model_bytes(run: Run) -> int:
     merged = run.refitted and run.mixture is not None and bool(run.mixture.partners)
     edges = run.dataset.graph.num_edges + len(run.dataset.valid) if merged else 0
     return _MERGED * edges + (2 * path.stat().st_size if run.job.model.closed_form and path.is_file() else 0)
+
+
+def _most_rows(path: Path) -> int:
+    """Rows of a Parquet file, the bytes of any other, 0 of one that cannot be read: its reader reports that."""
+    try:
+        return pq.read_metadata(path).num_rows if path.suffix.lower() != ".csv" else path.stat().st_size
+    except (OSError, ValueError):
+        return 0
 
 
 def _table_bytes(path: Path) -> int:

@@ -24,7 +24,7 @@ from gcnrec.ranking.top_k import in_chunks, rank_chunk
 from gcnrec.results.dropped import FileCounts, seen_and_excluded
 from gcnrec.results.evaluate import rule_of, trained_degrees
 from gcnrec.results.fold_in import with_new_nodes
-from gcnrec.results.memory_bounds import recommendation_bytes, users_per_chunk
+from gcnrec.results.memory_bounds import most_items, recommendation_bytes, users_per_chunk
 from gcnrec.results.request import Request, RequestFiles, read_request
 from gcnrec.runs.folder import Run
 from gcnrec.system.files import atomic_file
@@ -74,7 +74,7 @@ def recommend(
     """Write `out`: user and item (original ids in their Arrow types), rank int32 from 1, score float32.
 
     Users come in the order of the file `users`, else of `candidates`, else all of them by number; lists by rank. A list
-    has at most `k` items and is never padded. `items` restricts what is ranked, `candidates` to these pairs of user and
+    has at most `k` items, and at most all there are; it is never padded. `items` restricts what is ranked, `candidates` to these pairs of user and
     item; `exclude` leaves out pairs, or with a single column items for everybody. `seen`: "all" leaves out train, valid
     and test interactions, "train" only train, "none" nothing. `fallback` "popularity" gives users whom the model did not train on
     the most popular items (score: train users). Without it, users unknown to the dataset are left out, and counted.
@@ -88,7 +88,8 @@ def recommend(
     options = _Options(k, out, seen, fallback)
     files = RequestFiles(users, items, candidates, exclude, new_users, new_items)
     limit = memory_limit or run.job.evaluate.memory_limit
-    chunk = users_per_chunk(limit, recommendation_bytes(run, files), run, k, "recommending from")
+    longest = min(k, most_items(run, new_items))
+    chunk = users_per_chunk(limit, recommendation_bytes(run, files), run, longest, "recommending from")
     with memory_errors_as_sentences(limit):
         return _recommended(run, files, options, chunk, kept(observer))
 
@@ -127,7 +128,8 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
         observer.note("evaluate.seen = 'none' judged this run by lists that leave nothing out; --seen none gives such lists")
     degrees_U, _ = trained_degrees(dataset, run.refitted)
     lists = _Lists(
-        k=options.k,
+        k=min(options.k, len(dataset.item_ids)),
+        asked=options.k,
         request=request,
         known=known,
         scorer=wider.scorer if wider else run.scorer(scratch),
@@ -166,13 +168,14 @@ def _counted(request: Request, known: Sequence[Csr]) -> Iterator[FileCounts]:
 
 @dataclass(frozen=True, slots=True)
 class _Lists:
-    """The lists of a request: of `k` items by `scorer`; with `falls_back` by `popularity` for rows of untrained users.
+    """The lists of a request: of `k` items by `scorer`, of as many as were `asked` for or all; with `falls_back` by `popularity` for rows of untrained users.
 
     `known`: user -> items left out. They are not merged, as a user may know very many. `untrained_R`: the user had no interaction
     in what the model was trained on or is folded in from.
     """
 
     k: int
+    asked: int
     request: Request
     known: Sequence[Csr]
     scorer: Scorer
@@ -196,7 +199,7 @@ class _Lists:
             out=out,
             users=int(listed_R.sum()),
             rows=int(lengths_R.sum()),
-            short=int((listed_R & (lengths_R < self.k)).sum()),
+            short=int((listed_R & (lengths_R < self.asked)).sum()),
             fallback=untrained if self.falls_back else 0,
             untrained=0 if self.falls_back else untrained,
             unknown_users=self.request.unknown_users,

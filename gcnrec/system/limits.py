@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from gcnrec.errors import DeviceError, UsageError
+from gcnrec.errors import DeviceError, UsageError, shown
 
 _GROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
@@ -20,20 +21,33 @@ _FILES = {
     2: ("memory.max", "memory.current", "inactive_file"),
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
-_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(e\+?[0-9]{1,2})? *([kmgt]i?b|b?)")
+_LEAST_BYTES, _MOST_BYTES = 64 * 10**6, 10**18
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes of a size such as `2GB` or `512MiB`; raises UsageError when it is none."""
-    digits = text.strip().lower().rstrip("bikmgt ")
-    unit = text.strip().lower()[len(digits) :].strip() or "b"
-    try:
-        size = int(float(digits) * _UNITS[unit])
-    except (ValueError, KeyError):
-        raise UsageError(f"memory_limit expects a size such as 2GB or 512MB, got {text!r}") from None
-    if size < 64 * 10**6:
-        raise UsageError(f"memory_limit must be at least 64MB, got {text!r}")
-    return size
+    """Bytes of a size such as `2GB` or `512MiB`; raises UsageError when it is none, below 64 MB, or above 10^18 bytes."""
+    parts = _SIZE.fullmatch(text.strip().lower()) if text.isascii() else None
+    if parts is None:
+        raise UsageError(f"memory_limit expects a size such as 2GB or 512MB, got {shown(text)}")
+    size = float(parts[1] + (parts[2] or "")) * _UNITS[parts[3]]
+    if size < _LEAST_BYTES:
+        raise UsageError(f"memory_limit must be at least 64MB, got {shown(text)}")
+    if size > _MOST_BYTES:
+        raise UsageError(f"memory_limit must be at most 1000000TB, got {shown(text)}")
+    return int(size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ def validate_exports(
     held, users_H = held_out_of(scorer, dataset.valid)
     rivals = [_Rival(rule, np.empty(len(users_H))) for rule in exports.rules[1:]]
     split = HeldOutSplit.of(dataset.valid, graph, seen_in_validation(settings, dataset))
-    chunks = top_k_views(scorer, exports.views(trained), users_H, cut, split.seen)
+    chunks = top_k_views(scorer, exports.views(trained), users_H, min(cut, scorer.num_items), split.seen)
     report = partial(observer.work, "validating")
     lists = _judging_rivals(chunks, rivals, held, name, cut)
     result = judge_lists(lists, split, held, Measures([cut], tilt=settings.tilt), report)
