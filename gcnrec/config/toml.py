@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import codecs
 import itertools
-import os
 import re
-import select
-import time
 import tomllib
 from collections.abc import Mapping
-from datetime import date
-from datetime import time as time_of_day
+from datetime import date, time
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gcnrec.errors import UsageError, nearest, shown
+from gcnrec.errors import DataError, UsageError, nearest, shown
+from gcnrec.system.streams import pipe_bytes
 
 MOST_BYTES = 10**6
 """Of a TOML file."""
-PIPE_SECONDS = 60.0
-"""In which a pipe or a device must bring the whole of its text."""
 _DEEPEST = 32
 """Levels of tables and lists, and parts of a dotted key."""
 # The parser takes time by the square of a key's parts, and memory by their cube.
@@ -56,14 +51,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises UsageError when it is missing, cannot be read, or holds what no setting can be: integers of over 64 bits, and more than
     32 levels.
     """
-    try:
-        content = _content(path)
-    except FileNotFoundError:
-        raise UsageError(f"no such file: {path}") from None
-    except (OSError, ValueError) as problem:  # ValueError: a path that holds NUL
-        what = f"cannot be read: {getattr(problem, 'strerror', None) or problem}"
-        what = "is a folder" if isinstance(problem, IsADirectoryError) else what
-        raise UsageError(f"{path} {what}, where a TOML file was expected; {_data_or(path, 'name a TOML file')}") from None
+    content = _content(path)
     try:
         return _tables(content)
     except UnicodeDecodeError as problem:
@@ -75,23 +63,20 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _content(path: Path) -> bytes:
-    """The bytes of a file, or of a pipe or device until it ends. UsageError where they are too many, or do not come."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    """The bytes of a file, or of a pipe until it ends."""
     try:
-        ready, content, deadline = select.poll(), bytearray(), time.monotonic() + PIPE_SECONDS
-        ready.register(descriptor, select.POLLIN)
-        while len(content) <= MOST_BYTES:
-            if not ready.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
-                raise UsageError(f"{path} is a pipe or a device whose text did not end within {PIPE_SECONDS:.0f} s; name a file")
-            part = os.read(descriptor, MOST_BYTES + 1 - len(content))
-            if not part:
-                return bytes(content)
-            content += part
-    finally:
-        os.close(descriptor)
-    raise UsageError(
-        f"{path} must be a TOML file of at most {MOST_BYTES:,} bytes, holds more; {_data_or(path, 'name a job file')}"
-    )
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder, where a TOML file was expected; {_data_or(path, 'name a TOML file')}")
+        if not path.exists():
+            raise UsageError(f"no such file: {path}")
+    except (OSError, ValueError) as problem:  # a name that is too long, or holds NUL
+        reason = getattr(problem, "strerror", None) or problem
+        raise UsageError(f"{shown(str(path))} cannot be read ({reason}); name a TOML file") from None
+    try:
+        return pipe_bytes(path, MOST_BYTES)
+    except DataError as problem:
+        what, _, otherwise = str(problem).rpartition("; ")
+    raise UsageError(f"{what}; {_data_or(path, otherwise)}")
 
 
 def _tables(content: bytes) -> dict[str, Any]:
@@ -128,7 +113,7 @@ def _make_plain(tables: dict[str, Any]) -> None:
                 waiting.append(((*parts, key), value))
             elif isinstance(value, int) and not -(2**63) <= value < 2**64:
                 raise ValueError(f"{_dotted((*parts, key))} is an integer of over 64 bits")
-            elif isinstance(value, (date, time_of_day)):
+            elif isinstance(value, (date, time)):
                 holder[key] = value.isoformat()
 
 

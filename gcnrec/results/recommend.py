@@ -74,10 +74,10 @@ def recommend(
     """Write `out`: user and item (original ids in their Arrow types), rank int32 from 1, score float32.
 
     Users come in the order of the file `users`, else of `candidates`, else all of them by number; lists by rank. A list
-    has at most `k` items, and at most all there are; it is never padded. `items` restricts what is ranked, `candidates` to these pairs of user and
-    item; `exclude` leaves out pairs, or with a single column items for everybody. `seen`: "all" leaves out train, valid
-    and test interactions, "train" only train, "none" nothing. `fallback` "popularity" gives users whom the model did not train on
-    the most popular items (score: train users). Without it, users unknown to the dataset are left out, and counted.
+    has at most `k` items, and at most all there are; it is never padded. `items` restricts what is ranked, `candidates` to
+    these pairs of user and item; `exclude` leaves out pairs, or with a single column items for everybody. `seen`: "all" leaves
+    out train, valid and test interactions, "train" only train, "none" nothing. `fallback` "popularity" gives users whom the model
+    did not train on the most popular items (score: train users). Without it, users unknown to the dataset are left out, and counted.
     `new_users` (pairs of user and item) and `new_items` (features) bring nodes that training never saw
     (`gcnrec.results.fold_in`). New items are ranked with the others. With `new_users` the users of that file alone get lists,
     unless `users` or `candidates` name others; a user that the run knows has the items of the file as well.
@@ -168,8 +168,9 @@ def _counted(request: Request, known: Sequence[Csr]) -> Iterator[FileCounts]:
 
 @dataclass(frozen=True, slots=True)
 class _Lists:
-    """The lists of a request: of `k` items by `scorer`, of as many as were `asked` for or all; with `falls_back` by `popularity` for rows of untrained users.
+    """The lists of a request: of `k` items by `scorer`; with `falls_back` by `popularity` for rows of untrained users.
 
+    `k` is what was `asked` for, or all items where these are fewer.
     `known`: user -> items left out. They are not merged, as a user may know very many. `untrained_R`: the user had no interaction
     in what the model was trained on or is folded in from.
     """
