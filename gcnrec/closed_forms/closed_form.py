@@ -59,6 +59,20 @@ def fit(
     return _FORMS[name][0](graph, settings, seed)
 
 
+def refuse_impossible(settings: config.Model, num_items: int, has_features: bool, num_valid: int) -> None:
+    """Raise what `fit` and `tuned` would for the closed form `settings.name`, by sizes alone: before anything is begun.
+
+    `has_features`: of items; `num_valid`: validation pairs.
+    """
+    match settings.name:
+        case "ease":
+            ease.refuse_too_large(num_items)
+        case "contentknn":
+            itemknn.require_features(has_features)
+        case "linkprop" if settings.exponents == "auto":
+            exponents.require_valid(num_valid)
+
+
 def tuned(name: str, graph: BipartiteGraph, valid: Interactions, settings: config.Model, seen: Seen) -> config.Model:
     """`settings` for `fit`, with what model `name` leaves to validation chosen there: linkprop's exponents where they are "auto".
 

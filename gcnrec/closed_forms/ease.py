@@ -58,7 +58,7 @@ def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> EaseScorer:
     memory.
     """
     items = graph.num_items
-    _refuse_if_too_large(items)
+    refuse_too_large(items)
     matrix_II = np.empty((items, items), np.float64, order="F")  # LAPACK's order: it then works in place
     gram(graph, matrix_II.T)
     matrix_II[np.diag_indices(items)] += settings.regularisation
@@ -82,7 +82,8 @@ def _weights(inverse_II: NDArray[np.float64]) -> NDArray[np.float32]:
     return weights_II
 
 
-def _refuse_if_too_large(items: int) -> None:
+def refuse_too_large(items: int) -> None:
+    """DeviceError for MAX_ITEMS items or more, or when an I x I float64 matrix takes over half of the available memory."""
     if items >= MAX_ITEMS:
         raise DeviceError(
             f"ease inverts a matrix of items x items and takes fewer than {MAX_ITEMS} items, got {items}; use gfcf, linkprop or "

@@ -33,17 +33,22 @@ _LEAST_GAIN = 1.002
 _K = 20
 
 
+def require_valid(pairs: int) -> None:
+    """UsageError without validation pairs, on which exponents are chosen."""
+    if not pairs:
+        raise UsageError(
+            "model.exponents = 'auto' is chosen on a validation split, and the data has none; ingest with --valid-size, or set "
+            "model.exponents = 'given'"
+        )
+
+
 def chosen(graph: BipartiteGraph, valid: Interactions, settings: config.Model, seen: Seen) -> config.Model:
     """`settings` with the exponents of largest recall@20 + ndcg@20 on `valid`, now given; lists leave `seen` out.
 
     Coordinate search from the given ones, 20 to 40 fits of `_NEIGHBOURS` terms an item; nothing is drawn.
     Raises UsageError without validation pairs.
     """
-    if not len(valid):
-        raise UsageError(
-            "model.exponents = 'auto' is chosen on a validation split, and the data has none; ingest with --valid-size, or set "
-            "model.exponents = 'given'"
-        )
+    require_valid(len(valid))
     search = _Search(graph, valid, min(_NEIGHBOURS, settings.neighbours or _NEIGHBOURS), seen)
     best = settings.model_copy(update={"exponents": "given"})
     for share in (1.0, 0.5):

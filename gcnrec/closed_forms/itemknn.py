@@ -64,8 +64,8 @@ def fit_content(graph: BipartiteGraph, settings: config.Model, items_IF: NDArray
 
     Raises DataError for data without item features.
     """
-    if items_IF is None:
-        raise DataError("contentknn compares items by their features, and the data has none; ingest with --item-features")
+    require_features(items_IF is not None)
+    assert items_IF is not None
     units_IF = torch.nn.functional.normalize(torch.from_numpy(np.array(items_IF)), dim=1)  # copy: out of the memory map
     count = min(settings.neighbours or NEIGHBOURS, graph.num_items - 1)
     neighbours_IK = np.full((graph.num_items, count), -1, np.int32)
@@ -74,6 +74,12 @@ def fit_content(graph: BipartiteGraph, settings: config.Model, items_IF: NDArray
         rows = slice(first, min(first + _ROWS, graph.num_items))
         neighbours_IK[rows], similarity_IK[rows] = _most_alike(units_IF, rows, count)
     return ItemKnnScorer(graph, torch.from_numpy(neighbours_IK), torch.from_numpy(similarity_IK))
+
+
+def require_features(has_features: bool) -> None:
+    """DataError for data without item features."""
+    if not has_features:
+        raise DataError("contentknn compares items by their features, and the data has none; ingest with --item-features")
 
 
 def _most_alike(units_IF: torch.Tensor, rows: slice, count: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

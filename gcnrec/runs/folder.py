@@ -210,15 +210,20 @@ def final_table(run: Run) -> torch.Tensor:
     return final_tensors(run)[0]
 
 
+def require_table(run: Run) -> None:
+    """UsageError when a run is not finished or its model has no table."""
+    if run.job.model.closed_form:
+        raise UsageError(f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no table to start from")
+    if not (run.folder / MEMORY).is_file():  # the last file that training writes
+        raise UsageError(f"{run.folder} is not finished; resume it first, then start from its table")
+
+
 def final_tensors(run: Run) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The table rows that a finished run's embeddings were exported from, float32 (N, D), and the parameters of its layers.
 
     UsageError when the run is not finished or its model has no table, DataError for a damaged checkpoint.
     """
-    if run.job.model.closed_form:
-        raise UsageError(f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no table to start from")
-    if not (run.folder / MEMORY).is_file():  # the last file that training writes
-        raise UsageError(f"{run.folder} is not finished; resume it first, then start from its table")
+    require_table(run)
     checkpoints, remedy = Checkpoints(run.folder, keep=1), f"start from another run, or train {run.folder} anew"
     path = checkpoints.last if run.refitted else checkpoints.best
     tensors, _ = load_checkpoint(path, remedy)

@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from gcnrec.config import Run
-from gcnrec.errors import Terminated, UsageError, first_line, install
+from gcnrec.errors import Terminated, UsageError, first_line, install, shown
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event
@@ -31,6 +31,8 @@ _CALL_SECONDS = 30.0
 _STOP_SECONDS = 1.0
 """How long a run that was stopped waits for a tracker to note it."""
 _NO_CURVE = ("event", "stage", "epoch", "step", "seen", "valid", "exports")
+_EXPERIMENT = "gcnrec"
+_DATABASES = ("sqlite", "mysql", "postgresql", "mssql", "file:")
 _PARAMS_AT_ONCE = 100
 """MLflow takes no more in one request."""
 
@@ -63,6 +65,44 @@ def tracked(settings: Run, params: dict[str, dict[str, Any]], folder: Path, obse
         both.close("FAILED", _CALL_SECONDS)
         raise
     both.close("FINISHED", _CALL_SECONDS)
+
+
+def require_trackers(settings: Run) -> None:
+    """Raise, for trackers that `settings` names, what `tracked` would, as far as that is known without making anything.
+
+    A database is opened by training alone, which makes its tables.
+    """
+    if settings.tensorboard:
+        TensorBoard(Path())
+    if settings.mlflow is None:
+        return
+    client, uri = _mlflow(), settings.mlflow
+    if "://" not in uri and uri != "databricks":
+        _require_folder(uri, Path(uri))
+    elif uri.startswith("sqlite:///"):
+        _require_folder(uri, Path(uri.removeprefix("sqlite:///")).parent)
+    elif not uri.startswith(_DATABASES):
+        _Aside(partial(mlflow_server, client, uri)).end()
+
+
+def _require_folder(uri: str, path: Path) -> None:
+    """UsageError where `path` neither is a folder nor can be made."""
+    try:
+        nearest = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+        if nearest.is_dir():
+            return
+        problem = OSError(f"{nearest} is no folder")
+    except OSError as one:
+        problem = one
+    raise _no_store(uri, problem)
+
+
+def mlflow_server(client: Any, uri: str) -> None:
+    """Ask the server at `uri`. UsageError where it is none."""
+    try:
+        client(tracking_uri=uri).get_experiment_by_name(_EXPERIMENT)
+    except Exception as problem:
+        raise _no_store(uri, problem) from None
 
 
 class _Tracked(Observer):
@@ -121,7 +161,7 @@ class _Aside:
     Raises UsageError when it cannot be opened within a minute.
     """
 
-    def __init__(self, opened: partial[TensorBoard] | partial[Mlflow]) -> None:
+    def __init__(self, opened: partial[Any]) -> None:
         self.name = opened.func.__name__
         self._calls: SimpleQueue[tuple[Callable[[], Any], SimpleQueue[Any]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"gcnrec {self.name}", daemon=True)
@@ -210,20 +250,17 @@ class Mlflow:
     """
 
     def __init__(self, uri: str, folder: Path, params: dict[str, dict[str, Any]]) -> None:
-        try:
-            from mlflow import MlflowClient
-        except ImportError:
-            raise UsageError("run.mlflow needs MLflow, which is not installed; pip install mlflow, or leave it out") from None
+        client = _mlflow()
         self._uri = uri
         self._folder = folder
         self._params = params
         self._run = ""
         try:
-            self._client = MlflowClient(tracking_uri=_store(uri))
-            found = self._client.get_experiment_by_name("gcnrec")
-            self._experiment = found.experiment_id if found else self._client.create_experiment("gcnrec")
+            self._client = client(tracking_uri=_store(uri))
+            found = self._client.get_experiment_by_name(_EXPERIMENT)
+            self._experiment = found.experiment_id if found else self._client.create_experiment(_EXPERIMENT)
         except Exception as problem:
-            raise UsageError(f"run.mlflow = {uri!r} cannot be opened ({problem}); name a folder or a server that runs") from None
+            raise _no_store(uri, problem) from None
 
     def epoch(self, record: dict[str, Any]) -> None:
         from mlflow.entities import Metric
@@ -259,6 +296,19 @@ class Mlflow:
             self._client.log_batch(begun, params=params[first : first + _PARAMS_AT_ONCE])
         write_json(path, {"uri": self._uri, "run_id": begun})
         return begun
+
+
+def _mlflow() -> Any:
+    """MLflow's client. UsageError where MLflow is not installed."""
+    try:
+        from mlflow import MlflowClient
+    except ImportError:
+        raise UsageError("run.mlflow needs MLflow, which is not installed; pip install mlflow, or leave it out") from None
+    return MlflowClient
+
+
+def _no_store(uri: str, problem: Exception) -> UsageError:
+    return UsageError(f"run.mlflow = {shown(uri)} cannot be opened ({first_line(problem)}); name a folder or a server that runs")
 
 
 def _store(uri: str) -> str:

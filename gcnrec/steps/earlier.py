@@ -6,18 +6,16 @@ Letters: N nodes, P nodes of the earlier run, U users, I items.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.errors import UsageError
+from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.schema import Dataset
-from gcnrec.runs.folder import Run, final_table, open_run
-
-if TYPE_CHECKING:
-    from gcnrec.system.observer import Observer
+from gcnrec.runs.folder import Run, final_table, open_run, require_table
+from gcnrec.system.observer import SILENT, Observer
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,31 @@ class EarlierRows:
         return np.concatenate([self.users_U, np.where(self.items_I >= 0, self.items_I + users, -1)]).astype(np.int32)
 
 
-def earlier_rows(folder: str, dataset: Dataset, width: int, observer: Observer) -> EarlierRows:
-    """The rows of the run in `folder` for the nodes of `dataset`. UsageError when they are not `width` wide."""
+def earlier_run(folder: str, dataset: Dataset, width: int, observer: Observer = SILENT) -> Run:
+    """The run in `folder`, from whose table one of `width` columns for `dataset` can start; its rows are not read.
+
+    UsageError where it is not finished or has no table, another width, or ids of another kind. DataError as `open_run`.
+    """
     run = open_run(folder, observer)
-    rows_PD, old = final_table(run), run.dataset
-    if rows_PD.shape[1] != width:
-        found = rows_PD.shape[1]
+    require_table(run)
+    if (found := run.job.table_width) != width:
         raise UsageError(f"train.init_from: {run.folder} has rows {found} wide, this job {width}; set model.width = {found}")
+    sides = (("user", run.dataset.user_ids, dataset.user_ids), ("item", run.dataset.item_ids, dataset.item_ids))
+    for side, old, new in sides:
+        try:
+            old.cast(pa.array([], new.type))
+        except DataError:
+            raise UsageError(
+                f"train.init_from: {run.folder} has {side} ids of type {old.type}, this data {new.type}, and none of them is "
+                "one of the others; start from a run with such ids"
+            ) from None
+    return run
+
+
+def earlier_rows(folder: str, dataset: Dataset, width: int, observer: Observer) -> EarlierRows:
+    """The rows of the run in `folder` for the nodes of `dataset`. Raises as `earlier_run`."""
+    run = earlier_run(folder, dataset, width, observer)
+    rows_PD, old = final_table(run), run.dataset
     users_U, items_I = old.user_ids.numbers(dataset.user_ids.ids), old.item_ids.numbers(dataset.item_ids.ids)
     return EarlierRows(run, rows_PD, users_U, items_I)
 

@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.closed_forms import closed_form
 from gcnrec.config import INDUCTIVE, Job
-from gcnrec.errors import DataError, UsageError
+from gcnrec.device import gpu
+from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph
+from gcnrec.loaders.schema import Dataset
 from gcnrec.models.convolutions import PinSageHead, pinsage_convolutions, sage_convolutions
 from gcnrec.models.encoder import Encoder
 from gcnrec.models.lightgcn import LightGcn
@@ -33,14 +36,17 @@ from gcnrec.sampling.blocks import BlockSampler, NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sampling.walk_blocks import WalkSampler
 from gcnrec.sparsity.first_support import fill, magnitude_keys, random_keys
+from gcnrec.steps.earlier import earlier_run
 from gcnrec.steps.explore import Explorer, degree_deciles
 from gcnrec.steps.start import spectral_rows
 from gcnrec.steps.step import Step
+from gcnrec.system.limits import read_limits
 from gcnrec.system.pages import trim_heap
 from gcnrec.tables.dense import Allocate, DenseTable, StepTable, in_ram
 from gcnrec.tables.pipelined import HostTable
 from gcnrec.tables.slots import SlotTable
-from gcnrec.training.plan import Plan
+from gcnrec.training.mixture_choice import refuse_impossible_mixture
+from gcnrec.training.plan import Plan, plan_of
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,37 @@ class TrainData:
     graph: BipartiteGraph
     weights_E: NDArray[np.float32] | None = None
     features: Features = field(default_factory=Features)
+
+
+def planned(job: Job, dataset: Dataset) -> Plan | None:
+    """The plan of a job's table, None of a closed form, after all that `gcnrec check` and `gcnrec train` refuse at once.
+
+    Raises UsageError for settings that the data does not allow, DataError for data without what the job reads, DeviceError for
+    a GPU that is absent and for a table that memory cannot hold. Costs no pass over the data.
+    """
+    has_features = dataset.item_features is not None
+    if job.evaluate.baselines != "auto" and "contentknn" in job.evaluate.baselines and not has_features:
+        raise UsageError(f"evaluate.baselines names contentknn, and {dataset.folder} has no features of items; leave it out")
+    if job.model.closed_form:
+        closed_form.refuse_impossible(job.model, dataset.graph.num_items, has_features, len(dataset.valid))
+        return None
+    plan = plan_of(job, dataset.graph.num_nodes)
+    objective_of(job.loss, job.sampler, dataset.graph, dataset.weights_E is not None)
+    refuse_impossible_mixture(job.mixture, job.model.exponents, dataset)
+    if job.model.name in INDUCTIVE:
+        _require_features(job.model.inputs, has_features or dataset.user_features is not None)
+    if job.sampler.neighbours == "weighted":
+        _require_weights(dataset.weights_E is not None)
+    if plan.placement.on_gpu:
+        gpu()
+    _require_room(plan)
+    return plan
+
+
+def planned_start(job: Job, plan: Plan, dataset: Dataset) -> None:
+    """Raise what the start from an earlier run would, as `gcnrec.steps.earlier.earlier_run`."""
+    if job.train.init_from is not None:
+        earlier_run(job.train.init_from, dataset, plan.width)
 
 
 def first_table(plan: Plan, graph: BipartiteGraph, rows_ND: torch.Tensor | None = None, allocate: Allocate = in_ram) -> HostTable:
@@ -144,8 +181,7 @@ def inductive_encoder(
     """
     model, seed = job.model, job.train.seed
     has_features = any(rows is not None for rows in features.sides)
-    if model.inputs == "features" and not has_features:
-        raise UsageError("model.inputs = 'features' needs features; ingest with --item-features or --user-features")
+    _require_features(model.inputs, has_features)
     read = Features() if model.inputs == "rows" else features
     inputs = NodeInputs(graph, read, width, model.inputs != "features", model.feature_scale or model.start_scale)
     dropout = IdDropout(model.id_dropout, seed)
@@ -161,12 +197,32 @@ def _neighbour_weights(job: Job, graph: BipartiteGraph, weights_E: NDArray[np.fl
     """By what neighbours are drawn; None: uniformly."""
     if job.sampler.neighbours == "uniform":
         return None
-    if weights_E is None:
+    _require_weights(weights_E is not None)
+    assert weights_E is not None
+    return edge_weights(graph, weights_E)
+
+
+def _require_features(inputs: str | None, has_features: bool) -> None:
+    if inputs == "features" and not has_features:
+        raise UsageError("model.inputs = 'features' needs features; ingest with --item-features or --user-features")
+
+
+def _require_weights(has_weights: bool) -> None:
+    if not has_weights:
         raise UsageError(
             "sampler.neighbours = 'weighted' needs weights of interactions, and this dataset has none; ingest with --weight, or "
             "set sampler.neighbours = 'uniform'"
         )
-    return edge_weights(graph, weights_E)
+
+
+def _require_room(plan: Plan) -> None:
+    """DeviceError where the table is to lie in memory, and does not fit there."""
+    available = read_limits().available
+    if plan.table_bytes > available and not plan.placement.on_disk:
+        raise DeviceError(
+            f"the table and its optimizer state need {plan.table_bytes:,} bytes, {available:,} are free for this process; "
+            "lower model.width, choose another optimizer.rule, or set table.placement = 'disk' with model.start = 'normal'"
+        )
 
 
 def _neighbours(job: Job, graph: BipartiteGraph, weights: EdgeWeights | None) -> BlockSampler | None:

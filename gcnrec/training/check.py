@@ -13,17 +13,17 @@ import numpy as np
 import torch
 
 from gcnrec.config import Job
-from gcnrec.errors import DeviceError
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import top_k
+from gcnrec.runs.tracking import require_trackers
 from gcnrec.steps.step import Step
-from gcnrec.system.limits import peak_rss_bytes, read_limits
+from gcnrec.system.limits import peak_rss_bytes
 from gcnrec.tables.placement import placed
-from gcnrec.training.build import TrainData, build_step, first_table
-from gcnrec.training.mixture_choice import choice_bytes, refuse_impossible_mixture
+from gcnrec.training.build import TrainData, build_step, first_table, planned, planned_start
+from gcnrec.training.mixture_choice import choice_bytes
 from gcnrec.training.open_keys import decided, settled
-from gcnrec.training.plan import Plan, plan_of
+from gcnrec.training.plan import Plan
 from gcnrec.training.train import features_of, out_of_memory_as_a_sentence, use_threads
 
 WARM_STEPS, TIMED_STEPS = 3, 10
@@ -33,8 +33,8 @@ RANKED_USERS = 512
 
 
 def check(job: Job, dataset: Dataset) -> dict[str, Any]:
-    """Predicted bytes and seconds of `gcnrec train`, by name; DeviceError when a table in memory cannot fit there,
-    DataError for a damaged dataset folder.
+    """Predicted bytes and seconds of `gcnrec train`, by name. Refuses what that refuses before its first step, DataError for
+    a damaged dataset folder included.
 
     Seconds are medians of this machine now: `epoch_seconds` trains one epoch, `validation_seconds` ranks the validation users
     once. `total_seconds` is an upper bound for all epochs and the refit, without the choice of a mixture. That choice holds
@@ -44,20 +44,15 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     by_data = {default.setting: default.reason for default in decided(job, dataset)}
     job = settled(job, dataset)
     nodes = dataset.graph.num_nodes
-    plan = None if job.model.closed_form else plan_of(job, nodes)
-    table_bytes, available = 0 if plan is None else plan.table_bytes, read_limits().available
-    if plan is not None and table_bytes > available and not plan.placement.on_disk:
-        raise DeviceError(
-            f"the table and its optimizer state need {table_bytes:,} bytes, {available:,} are free for this process; "
-            "lower model.width, choose another optimizer.rule, or set table.placement = 'disk' with model.start = 'normal'"
-        )
+    plan = planned(job, dataset)
+    require_trackers(job.run)
     graph_bytes = 8 * (nodes + 2) + (38 if job.sampler.neighbours == "weighted" else 8) * dataset.graph.num_edges
     graph = dataset.graph
     sizes = {"users": graph.num_users, "items": graph.num_items, "train_edges": graph.num_edges, "by_data": by_data}
-    if plan is None:
-        return {**sizes, "table_bytes": 0, "graph_bytes": graph_bytes, "pinned_bytes": 0, "gpu_bytes": 0}
-    refuse_impossible_mixture(job.mixture, job.model.exponents, dataset)
     with use_threads(job.train.threads), out_of_memory_as_a_sentence():
+        if plan is None:
+            return {**sizes, "table_bytes": 0, "graph_bytes": graph_bytes, "pinned_bytes": 0, "gpu_bytes": 0}
+        planned_start(job, plan, dataset)
         timed = _timed(job, plan, dataset, graph_bytes)
     mixture_bytes = choice_bytes(job.mixture, job.evaluate.metric, dataset)
     return {**sizes, **timed, **({"mixture_bytes": mixture_bytes} if job.mixture.partners else {})}
@@ -92,7 +87,7 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, graph_bytes: int) -> dict[str
     hop_bytes = 4 * (step.table.drained().num_values + graph.num_nodes * 2 * min(64, step.table.width))  # gradient and scratch
     gradient_bytes = hop_bytes if step.encoder.every_node else 0  # gradients of a batch alone are small
     policy = None if plan.policy is None else plan.policy(graph)
-    explorations = 0 if policy is None else int(policy.stop * epochs / plan.interval)
+    explorations = 0 if policy is None else int(min(policy.stop * epochs / plan.interval, epochs * count))
     explore_seconds = 0.0 if policy is None else explorations * policy.batches * step_seconds
     checkpoint_bytes = (job.run.keep_checkpoints + 2) * table_bytes  # the best one, and one being written
     return {

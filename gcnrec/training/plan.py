@@ -20,6 +20,7 @@ from gcnrec.steps.start import Start
 from gcnrec.tables.arena import VALUE_BYTES
 from gcnrec.tables.placement import Placement, uses_gpu
 from gcnrec.tables.rules import Rule, learning_rate, rule_of
+from gcnrec.tables.slots import MAX_COLUMNS
 
 _PUBLISHED_RATIO = {"dsl": 0.5, "dynamic": 0.1}
 SERVED_SHARE = 0.15
@@ -69,6 +70,8 @@ def plan_of(job: Job, num_rows: int) -> Plan:
     """The plan that `job` makes for a graph of `num_rows` nodes. UsageError when its budget is no value at all."""
     table, width = job.table, job.table_width
     budget = int(table.budget * num_rows * job.base_width + 1e-9)
+    if job.is_sparse and width > MAX_COLUMNS:
+        raise UsageError(f"a sparse table has at most {MAX_COLUMNS} columns, got model.width = {width}; lower it")
     if not budget:
         raise UsageError(f"table.budget = {table.budget} of {num_rows:,} rows of {job.base_width} leaves no value; raise it")
     on_gpu = uses_gpu(job.train.device, job.trains_on_gpu)

@@ -25,7 +25,7 @@ from gcnrec.errors import DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.models.node_inputs import Features
-from gcnrec.models.objective import objective_of, slow_precision
+from gcnrec.models.objective import slow_precision
 from gcnrec.ranking.export_rules import export_rules
 from gcnrec.ranking.seen import seen_in_validation
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
@@ -49,13 +49,13 @@ from gcnrec.system.pages import scratch_values
 from gcnrec.system.signals import Stop, stops
 from gcnrec.tables.placement import placed
 from gcnrec.training.baselines import Rivals, compare_with_baselines, compares
-from gcnrec.training.build import TrainData, build_step, explorer_of, first_table
+from gcnrec.training.build import TrainData, build_step, explorer_of, first_table, planned, planned_start
 from gcnrec.training.export_choice import chosen_rule
 from gcnrec.training.finish import exported_by, finish, is_trained, validate, warn_of_lost
 from gcnrec.training.fit_validation import keep_validation
-from gcnrec.training.mixture_choice import refuse_impossible_mixture, scorer_of_fit
+from gcnrec.training.mixture_choice import scorer_of_fit
 from gcnrec.training.open_keys import begun_job, notes, resolved, settled
-from gcnrec.training.plan import Plan, plan_of
+from gcnrec.training.plan import Plan
 from gcnrec.training.work import Work
 
 
@@ -69,11 +69,9 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
     """
     observer, folder, decided = kept(observer), Path(out), notes(job, dataset)
     job = settled(resolved(job, dataset), dataset, begun_job(folder) if resume else None)
-    plan = None
-    if not job.model.closed_form:  # refused before there is a folder
-        plan = plan_of(job, dataset.graph.num_nodes)
-        objective_of(job.loss, job.sampler, dataset.graph, dataset.weights_E is not None)
-        refuse_impossible_mixture(job.mixture, job.model.exponents, dataset)
+    plan = planned(job, dataset)  # refused before there is a folder
+    if plan is not None and not (resume and is_trained(folder, closed_form=False)):
+        planned_start(job, plan, dataset)
     on_gpu = plan is not None and plan.placement.on_gpu
     if plan is not None and (slow := slow_precision(job.loss, job.sampler, on_gpu)):
         observer.warn(slow)
@@ -84,6 +82,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
             observer.note(line)
     device, params = "cpu" if plan is None else plan.placement.device_name, job.model_dump(mode="json", exclude_none=True)
     with (
+        use_threads(job.train.threads),
         tracked(job.run, params, folder, observer) as tracking,
         stops(folder) as stop,
         _opened(job, dataset, folder, device, resume, observer),
@@ -91,13 +90,12 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
     ):
         if not is_trained(folder, job.model.closed_form):
             warn_of_lost(folder, dataset.valid, seen_in_validation(job.evaluate, dataset), "valid", tracking)
-            with use_threads(job.train.threads), out_of_memory_as_a_sentence():
+            with out_of_memory_as_a_sentence():
                 if plan is None:
                     _solve(job, dataset, folder)
                 else:
                     _train(_work(job, plan, dataset, folder, stop, tracking))
-        with use_threads(job.train.threads):
-            compare_with_baselines(_rivals(job), dataset, folder, tracking)
+        compare_with_baselines(_rivals(job), dataset, folder, tracking)
     return open_run(folder)
 
 

@@ -8,6 +8,7 @@ from gcnrec.config import Job
 from gcnrec.errors import DeviceError
 from gcnrec.system.limits import Limits
 from gcnrec.testing import checkerboard, write_dataset
+from gcnrec.training import build
 from gcnrec.training import check as checked
 
 
@@ -19,7 +20,7 @@ def predicted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
 
     def call(available, **table):
-        monkeypatch.setattr(checked, "read_limits", lambda: Limits(available, None))
+        monkeypatch.setattr(build, "read_limits", lambda: Limits(available, None))
         return checked.check(Job.parse({"model": {"width": 8, "start": "normal"}, "table": table}, [], "test"), dataset)
 
     return call
