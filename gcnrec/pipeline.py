@@ -113,8 +113,10 @@ def list_lengths(text: str | None) -> tuple[int, ...] | None:
     """`10,20,50` as numbers."""
     if text is None:
         return None
-    if not re.fullmatch(r"[1-9][0-9]{0,8}(,[1-9][0-9]{0,8}){0,99}", text):
-        raise UsageError(f"--k expects at most 100 list lengths below 10^9 such as 10,20,50, got {shown(text)}")
+    if not re.fullmatch(r"[1-9][0-9]*(,[1-9][0-9]*)*", text):
+        raise UsageError(f"--k expects list lengths such as 10,20,50, got {shown(text)}")
+    if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9}){0,99}", text):
+        raise UsageError(f"--k expects at most 100 list lengths of 1 to 999,999,999, got {shown(text)}")
     return tuple(sorted({int(part) for part in text.split(",")}))
 
 

@@ -33,6 +33,8 @@ from gcnrec.system.signals import child_environment, unhurried
 from gcnrec.training.open_keys import continued, located, swept
 
 _POLL_SECONDS = 0.1
+_LAST_BYTES = 2**16
+"""Of a log, which is as long as its run; the last line is shown."""
 _PATIENCE_SECONDS = 60.0
 """How long a run that was asked to stop may take before it is killed; its last checkpoint is whole either way."""
 
@@ -160,7 +162,9 @@ def _failure(code: int, log: Path) -> str:
     """The last line that a failed run printed: its sentence, or the last line of a traceback."""
     if code == 0:
         return ""
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LAST_BYTES))
+        lines = file.read(_LAST_BYTES).decode("utf-8", errors="replace").strip().splitlines()
     said = lines[-1].removeprefix("gcnrec: ") if lines else "it said nothing"
     killed = code > 128 and code not in (Interrupted.exit_code, Terminated.exit_code)
     return f"ended by signal {code - 128}, perhaps memory ran out; last line: {said}" if killed else said

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
+from pydantic import Field
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
@@ -23,7 +24,7 @@ from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import Epoch
 from gcnrec.runs.paths import JOB, metrics_path
-from gcnrec.system.documents import write_json
+from gcnrec.system.documents import Document, checked, write_json
 
 FORMAT = 1
 _COUNTS = ("values", "value_bytes", "index_bytes", "state_bytes", "peak_table_bytes", "served_bytes", "dense_bytes")
@@ -95,6 +96,22 @@ class Sweep:
         return metrics[0]
 
 
+class _Place(Document):
+    """A run of sweep.json."""
+
+    variant: str
+    budget: float
+    seed: int
+    failure: str = ""
+
+
+class _Runs(Document):
+    """sweep.json."""
+
+    compare: str
+    runs: dict[Annotated[str, Field(pattern=r"^[^/\x00]+$")], _Place]
+
+
 def write_sweep(folder: Path, sweep: Sweep) -> None:
     """Write `sweep.json`: the place of every run of `folder`/runs, and why a run failed."""
     runs = {
@@ -105,13 +122,17 @@ def write_sweep(folder: Path, sweep: Sweep) -> None:
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """The sweep in `sweep.json`. DataError when the file is missing or of another format."""
+    """The sweep in `sweep.json`. DataError when the file is missing, damaged or of another format."""
     path = folder / "sweep.json"
     document = read_json(path)
     if document.get("format") != FORMAT:
         raise DataError(f"{path} must have format {FORMAT}, got {document.get('format')!r}; sweep into another folder")
-    trials = tuple(Trial(folder / "runs" / name, **place) for name, place in document["runs"].items())
-    return Sweep(trials, document["compare"])
+    found = checked(_Runs, document, str(path), "sweep into another folder")
+    trials = (
+        Trial(folder / "runs" / name, place.variant, place.budget, place.seed, place.failure)
+        for name, place in found.runs.items()
+    )
+    return Sweep(tuple(trials), found.compare)
 
 
 def results(sweep: Sweep) -> pa.Table:

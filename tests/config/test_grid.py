@@ -130,3 +130,33 @@ def test_the_committed_grid_is_one():
     assert thin == {budget: int(64 * budget) for budget in (0.5, 0.25, 0.125)}
     epochs = {run.variant: run.job.train.epochs for run in grid.runs}
     assert epochs.pop("thin-long") == 4 * epochs["thin"] and len(set(epochs.values())) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("job = 3", "job must name a job file, got 3"),
+        (
+            "\n".join(["[grid]", *(f"model.k{n} = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]" for n in range(10))]),
+            "10,000,000,000 combinations",
+        ),
+        (f"[variants.{'a' * 200}]\nmodel.width = 4", "longer than a file's name may be; shorten"),
+        ("[variants.'" + "\u00e9" * 100 + "']\nmodel.width = 4", "run would be called"),
+        ("[grid]\ntrain.seed = [1]\n[variants.a.'train.seed=1 # one']\nmodel.width = 1", "expects a value without a comment"),
+    ],
+)
+def test_what_would_take_all_names_or_memory(write, text, sentence):
+    with pytest.raises(UsageError, match=sentence) as caught:
+        load_grid(write(text))
+    assert len(str(caught.value)) < 600 and "grid.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../up", "a/../../up", ".hidden"])
+def test_a_variant_names_one_folder_whatever_it_is_called(write, name):
+    (run,) = load_grid(write(f"[variants.'{name}']\nmodel.width = 4")).runs
+    assert run.variant == name and "/" not in run.name and run.name[0] not in "."
+
+
+def test_a_grid_keeps_the_types_of_partition_keys(write):
+    (run,) = load_grid(write("[data]\ntrain = 'x'\npartition_type = {user = 'int64'}\n[grid]\ntrain.seed = [1]")).runs
+    assert run.job.data.partition_type == {"user": "int64"}
