@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Terminated, UsageError, install, os_remedy
+from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Terminated, UsageError, install, os_remedy, shown
 from gcnrec.system.signals import end_line, follow_parent, stopped, watch, working
 from gcnrec.system.streams import keep_streams, lost
 from gcnrec.system.supported import WINDOWS
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from gcnrec.system.observer import Observer
 
 _LOG_JSON = "gcnrec.log_json"
+_LONG_NAME = 300
+"""Characters of a path that a sentence shows."""
 _UNREAD = (errno.EPIPE, errno.EBADF)
 """How a stdout is lost whose reader has all it wants, as `head` has, or that there was none of."""
 _THE_SYSTEM_REFUSES = (
@@ -35,6 +38,27 @@ _THE_SYSTEM_REFUSES = (
     errno.EMFILE, errno.EIO,
 )  # fmt: skip
 """Errors about a named file that come of the machine or of a name that was typed, wherever they are raised; others are bugs."""
+
+
+def _integer(text: str | int) -> int:
+    """A whole number in plain digits: int() also takes 1_0, and digits of other scripts."""
+    if not re.fullmatch(r"[+-]?[0-9]{1,19}", str(text)):
+        raise typer.BadParameter(f"expected a whole number in the digits 0 to 9, at most 19 of them, got {shown(text)}")
+    return int(text)
+
+
+def _count(text: str | int) -> int:
+    """A whole number from 1 on."""
+    if (count := _integer(text)) < 1:
+        raise typer.BadParameter(f"expected 1 or more, got {count}")
+    return count
+
+
+def _number(text: str | float) -> float:
+    """A decimal number in plain digits, neither infinite nor nan."""
+    if not re.fullmatch(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]{1,2})?", str(text).lower(), re.ASCII):
+        raise typer.BadParameter(f"expected a number in the digits 0 to 9, got {shown(text)}")
+    return float(text)
 
 
 def _keep(ctx: typer.Context, log_json: bool) -> bool:
@@ -225,23 +249,31 @@ def ingest(
     time_unit: Annotated[str | None, typer.Option(metavar="s|ms|us|ns", help="Unit of a numeric time.")] = None,
     weight: Annotated[str | None, typer.Option(metavar="COLUMN", help="Scales the loss of an interaction.")] = None,
     rating: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column that --min-rating looks at.")] = None,
-    min_rating: Annotated[float | None, typer.Option(metavar="X", help="Keep ratings of at least this.")] = None,
+    min_rating: Annotated[float | None, typer.Option(metavar="X", parser=_number, help="Keep ratings of at least this.")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Keep rows that satisfy this condition.")] = None,
     where_test: WhereTest = None,
     partition_type: PartitionType = None,
     duplicates: Annotated[str | None, typer.Option(metavar="latest|sum", help="How repeated pairs are merged.")] = None,
-    k_core: Annotated[int | None, typer.Option(metavar="N", help="Drop nodes with fewer interactions, to a fixpoint.")] = None,
+    k_core: Annotated[
+        int | None, typer.Option(metavar="N", parser=_integer, help="Drop nodes with fewer interactions, to a fixpoint.")
+    ] = None,
     split: SplitBy = None,
-    valid_size: Annotated[float | None, typer.Option(metavar="F", help="Share of train held out for validation.")] = None,
-    test_size: Annotated[float | None, typer.Option(metavar="F", help="Share held out for test.")] = None,
-    warm_size: Annotated[float | None, typer.Option(metavar="F", help="cold_items: share of warm pairs held out too.")] = None,
+    valid_size: Annotated[
+        float | None, typer.Option(metavar="F", parser=_number, help="Share of train held out for validation.")
+    ] = None,
+    test_size: Annotated[float | None, typer.Option(metavar="F", parser=_number, help="Share held out for test.")] = None,
+    warm_size: Annotated[
+        float | None, typer.Option(metavar="F", parser=_number, help="cold_items: share of warm pairs held out too.")
+    ] = None,
     test_from: Annotated[str | None, typer.Option(metavar="TIME", help="temporal: where test begins.")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the split.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", parser=_integer, help="Seed of the split.")] = None,
     repeats: Annotated[str | None, typer.Option(metavar="drop|keep", help="Held-out pairs that are also in train.")] = None,
     keep_cold: Annotated[bool | None, typer.Option("--keep-cold", help="Keep held-out nodes without train edges.")] = None,
     item_features: Annotated[str | None, typer.Option(metavar="PATH", help="Item features by item id.")] = None,
     user_features: Annotated[str | None, typer.Option(metavar="PATH", help="User features by user id.")] = None,
-    text_width: Annotated[int | None, typer.Option(metavar="N", help="Columns that lists of words become at most.")] = None,
+    text_width: Annotated[
+        int | None, typer.Option(metavar="N", parser=_integer, help="Columns that lists of words become at most.")
+    ] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="What the data set is called.")] = None,
     memory_limit: MemoryLimit = None,
     force: Force = False,
@@ -314,7 +346,7 @@ def evaluate(
 def recommend(
     run: RunFolder,
     out: Annotated[Path, typer.Option(metavar="RECS.parquet", help="The file to write.")],
-    k: Annotated[int, typer.Option("--k", metavar="N", help="Items per user.", min=1)] = 20,
+    k: Annotated[int, typer.Option("--k", metavar="N", parser=_count, help="Items per user.")] = 20,
     users: Annotated[Path | None, typer.Option(metavar="FILE", help="Only these users.")] = None,
     items: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank only these items.")] = None,
     candidates: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank, per user, only these pairs.")] = None,
@@ -348,7 +380,7 @@ def export(
     kind: Annotated[str, typer.Option("--format", metavar="faiss|bundle|parquet", help="What to write.")],
     out: Annotated[Path, typer.Option(metavar="PATH", help="The folder to write; for a bundle, the file.")],
     index: Annotated[str | None, typer.Option(metavar="flat|hnsw", help="faiss: the index; default flat.")] = None,
-    k: Annotated[int | None, typer.Option("--k", metavar="N", help="faiss: measure recall@N; default 20.", min=1)] = None,
+    k: Annotated[int | None, typer.Option("--k", metavar="N", parser=_count, help="faiss: measure recall@N; default 20.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write what serving needs: a FAISS index of the items, a safetensors bundle, or the embeddings."""
@@ -384,7 +416,7 @@ def sweep(
     data: DataFolder = None,
     data_root: DataRoot = None,
     set_: Overrides = None,
-    jobs: Annotated[int, typer.Option(metavar="N", help="Runs at a time, each on its share of the cores.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option(metavar="N", parser=_count, help="Runs at a time, each on its share of the cores.")] = 1,
     force: IngestAgain = False,
     log_json: LogJson = False,
 ) -> None:
@@ -552,6 +584,8 @@ def _expected(problem: BaseException) -> GcnrecError | Terminated | None:
     if isinstance(problem, MemoryError) or "DefaultCPUAllocator" in str(problem):  # torch's own has no class
         details = str(problem).rpartition("DefaultCPUAllocator: ")[2] or "no details"
         return DeviceError(f"memory ran out ({details}); 'gcnrec check' predicts what a job needs")
+    if isinstance(problem, RuntimeError) and str(problem).startswith("Symlink loop"):  # of pathlib, up to Python 3.12
+        return DataError(f"{str(problem).removeprefix('Symlink loop from ')} is a link that leads back to itself; remove it")
     if "cannot cache function" in str(problem):
         return DeviceError(
             "numba found no folder for compiled kernels; set NUMBA_CACHE_DIR to a folder that only this user may write to"
@@ -559,5 +593,7 @@ def _expected(problem: BaseException) -> GcnrecError | Terminated | None:
     if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
         return DataError(f"the disk is full ({problem.filename or 'no file named'}); {os_remedy(problem, 'work on another one')}")
     if isinstance(problem, OSError) and problem.errno in _THE_SYSTEM_REFUSES and problem.filename:
-        return DataError(f"cannot use {problem.filename}: {problem.strerror}; {os_remedy(problem, 'choose another place')}")
+        name = str(problem.filename)
+        name = name if len(name) <= _LONG_NAME else f"{name[:_LONG_NAME]}..."
+        return DataError(f"cannot use {name}: {problem.strerror}; {os_remedy(problem, 'choose another place')}")
     return None

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from gcnrec.config import Data, Job
-from gcnrec.config.toml import to_toml
+from gcnrec.config.toml import to_toml, validated
+from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.recipe import PLACES
 from gcnrec.loaders.schema import Dataset
@@ -27,7 +28,11 @@ BY_TIME = ("temporal", "leave_last")
 def resolved(job: Job, dataset: Dataset) -> Job:
     """`job` with `[data]` as `dataset` was made, its folder and digest, and with absolute paths: what job.toml of a run holds."""
     recipe = {key: value for key, value in dataset.info.get("data", {}).items() if key not in PLACES}
-    data = Data.model_validate({**recipe, "folder": str(dataset.folder.resolve()), "digest": dataset.digest})
+    place = {"folder": str(dataset.folder.resolve()), "digest": dataset.digest}
+    try:
+        data = validated(Data, {**recipe, **place}, f"{dataset.folder / 'dataset.json'}: data")
+    except UsageError as problem:
+        raise DataError(f"{problem}; it is damaged, ingest again") from None
     return located(job).model_copy(update={"data": data})
 
 

@@ -178,3 +178,19 @@ def test_the_metrics_of_a_document_are_its_numbers_with_a_list_length():
     document = {"split": "test", "users": 7, "recall@20": 1, "intervals": {}, "hits@5": None, "ndcg@5": 0.5}
     assert list(measured(document).items()) == [("recall@20", 1.0), ("ndcg@5", 0.5)]
     assert split_name("recall_capped@50") == ("recall_capped", 50)
+
+
+@pytest.mark.parametrize("name", PER_USER)
+def test_a_k_beyond_all_items_takes_no_more_memory_than_all(name):
+    """One user with 2 held-out items among 3, listed at ranks 1 and 3: lists of a billion are lists of 3."""
+    judged = Judged(np.array([[0, 1, 2]], np.int32), np.array([[True, False, True]]), np.array([2]))
+    expected = {
+        "recall": 1.0, "recall_capped": 1.0, "ndcg": (1 + 1 / 2) / (1 + 1 / math.log2(3)), "precision": 2 / 999_999_999,
+        "hit_rate": 1.0, "mrr": 1.0, "map": (1 / 1 + 2 / 3) / 2,
+    }  # fmt: skip
+    assert PER_USER[name](judged, 999_999_999) == pytest.approx([expected[name]], rel=1e-12)
+
+
+def test_what_is_called_like_a_metric_is_none():
+    document = {"recall@20": 0.5, "recall@1\u0662": 0.5, "recall@": 0.5, "recall@x": 0.5, "a@" + "9" * 30: 0.5, "ndcg@5": "0.5"}
+    assert measured(document) == {"recall@20": 0.5}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from html.parser import HTMLParser
 
@@ -158,6 +159,25 @@ def test_a_sweep_comes_back_as_it_was_written(folder):
     (folder / "sweep.json").write_text('{"format": 9}')
     with pytest.raises(DataError, match="must have format 1, got 9"):
         read_sweep(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"format": 1}', '{"format": 1, "compare": "a", "runs": {"r": {"variant": "a", "budget": "x", "seed": 0}}}',
+     '{"format": 1, "compare": "a", "runs": {"../r": {"variant": "a", "budget": 1, "seed": 0}}}', '{"format": 1, "runs": []}'],
+)  # fmt: skip
+def test_a_damaged_sweep_is_one_sentence(tmp_path, text):
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(DataError, match=r"sweep.json is damaged \(.*\); sweep into another folder"):
+        read_sweep(tmp_path)
+
+
+def test_names_of_variants_are_text_in_the_page(tmp_path):
+    runs = [make_run(tmp_path / str(n), 0, width) for n, width in enumerate((8, 16))]
+    names = ("$\\frac{a$", "_<b>^{")
+    sweep = Sweep(tuple(Trial(run, name, 1.0, 0) for run, name in zip(runs, names, strict=True)), names[0])
+    page = write_sweep_page(sweep, tmp_path / "sweep.html").read_text()
+    assert all(html.escape(name) in page for name in names) and "<b>" not in page
 
 
 def test_runs_of_a_sweep_share_their_metric(tmp_path):

@@ -112,6 +112,10 @@ def test_a_list_longer_than_the_catalogue(world):
     assert result.metrics["recall@1000"] == result.metrics["hit_rate@1000"] == 1.0
     held = result.per_user.column("num_held_out").to_numpy()
     assert result.metrics["precision@1000"] == pytest.approx((held / 1000).mean())
+    most = evaluate(world.scorer, split_of(world, world.test), Measures((999_999_999, ITEMS), tilt=0.5)).metrics
+    for name in ("recall", "recall_capped", "hit_rate", "mrr", "map", "recall_tilted", "ndcg_tilted", "coverage", "novelty"):
+        assert most[f"{name}@999999999"] == most[f"{name}@{ITEMS}"]
+    assert most["ndcg@999999999"] == pytest.approx(most[f"ndcg@{ITEMS}"], rel=1e-12)
 
 
 def test_deciles_add_up_to_all_hits(world):

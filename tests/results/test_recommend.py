@@ -377,3 +377,12 @@ def test_a_csv_may_begin_with_a_byte_order_mark_and_end_lines_as_windows_does(tm
     (tmp_path / "users.csv").write_bytes("\ufeffuser\r\n104\r\n101\r\n".encode())
     report = recommend(fake_run(), 1, tmp_path / "recs.parquet", users=tmp_path / "users.csv")
     assert lists(tmp_path / "recs.parquet") == {104: ["salt"], 101: ["tea"]} and report.unknown_users == 0
+
+
+def test_a_k_beyond_all_items_lists_all(tmp_path):
+    """Four users, five items: a billion items of each would take 80 GB."""
+    made = recommend(fake_run(), 10**12, tmp_path / "most.parquet", seen="none")
+    assert (made.rows, made.short) == (20, 4)
+    assert lists(tmp_path / "most.parquet")[101] == ITEMS
+    recommend(fake_run(), 5, tmp_path / "all.parquet", seen="none")
+    assert pq.read_table(tmp_path / "most.parquet").equals(pq.read_table(tmp_path / "all.parquet"))

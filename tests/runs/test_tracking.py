@@ -18,7 +18,7 @@ from gcnrec.reports.progress import Quiet
 from gcnrec.runs import tracking
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import read_lines
-from gcnrec.runs.tracking import curves, tracked
+from gcnrec.runs.tracking import curves, require_trackers, tracked
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
 
@@ -121,10 +121,13 @@ class FakeClient:
 
     made: ClassVar[list]
     broken = ()
+    schemes = ("http", "sqlite")
 
     def __init__(self, tracking_uri):
         if "open" in self.broken:
             raise OSError("no route")
+        if not tracking_uri.startswith(self.schemes):
+            raise ValueError("no such scheme")
         self.uri, self.experiments, self.runs = tracking_uri, {}, {}
         self.made.append(self)
 
@@ -256,6 +259,24 @@ def test_a_store_that_cannot_be_opened(dataset, tmp_path, mlflow):
     with pytest.raises(UsageError, match=r"run.mlflow = 'http://x' cannot be opened \(no route\)"):
         train(job(mlflow="http://x"), dataset, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "sentence"),
+    [
+        ("file.txt", "is no folder"), ("file.txt/store", "is no folder"), ("sqlite:///file.txt/x.db", "is no folder"),
+        ("odd://x", "no such scheme"), ("a" * 300, "name too long"),
+    ],
+)  # fmt: skip
+def test_a_store_that_cannot_be_opened_is_known_before_and_nothing_is_made(tmp_path, monkeypatch, mlflow, uri, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("x")
+    mlflow.schemes = ("http",)
+    with pytest.raises(UsageError, match=f"(?i)run.mlflow = .*cannot be opened.*{sentence}.*name a folder or a server"):
+        require_trackers(job(mlflow=uri).run)
+    require_trackers(job(mlflow="new/store").run)
+    require_trackers(job(mlflow="http://x").run)
+    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"] and mlflow.made[-1].experiments == {}
 
 
 def test_a_model_without_epochs_has_nothing_to_track():

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+
+import pyarrow as pa
 import pytest
 
 from gcnrec.config import Job
-from gcnrec.errors import DeviceError
+from gcnrec.errors import DataError, DeviceError, UsageError
+from gcnrec.loaders.schema import open_dataset, seal, write_vocabulary
 from gcnrec.system.limits import Limits
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training import build
 from gcnrec.training import check as checked
+from gcnrec.training.train import train
+
+QUICK = {"train": {"epochs": 1, "batch_size": 64}, "evaluate": {"baselines": [], "metric": "recall@3"}}
 
 
 @pytest.fixture
@@ -58,3 +66,80 @@ def test_a_table_on_disk_need_not(predicted, tmp_path):
     assert host["ram_bytes"] - disk["ram_bytes"] == host["table_bytes"] + exported
     assert disk["disk_bytes"] - host["disk_bytes"] == host["table_bytes"]
     assert not list((tmp_path / "here").iterdir())
+
+
+REFUSED = {
+    "init_from: no run": ({"train": {"init_from": "nowhere"}}, DataError, "not a run folder"),
+    "init_from: not finished": ({"train": {"init_from": "unfinished"}}, UsageError, "is not finished"),
+    "init_from: a closed form": ({"train": {"init_from": "closed"}}, UsageError, "has no table to start from"),
+    "init_from: another width": ({"train": {"init_from": "earlier"}, "model": {"width": 6}}, UsageError, "set model.width = 4"),
+    "init_from: other ids": ({"train": {"init_from": "others"}}, UsageError, "user ids of type int64, this data string"),
+    "features": ({"model": {"name": "graphsage", "inputs": "features"}}, UsageError, "needs features"),
+    "features of a closed form": ({"model": {"name": "contentknn"}}, DataError, "ingest with --item-features"),
+    "features of a baseline": ({"evaluate": {"baselines": ["contentknn"]}}, UsageError, "evaluate.baselines names contentknn"),
+    "features of a partner": ({"mixture": {"with": ["contentknn"]}}, UsageError, "mixture.with names contentknn"),
+    "weights": (
+        {"model": {"propagation": "sampled"}, "sampler": {"neighbours": "weighted"}}, UsageError, "ingest with --weight",
+    ),
+    "threads": ({"train": {"threads": 4000}}, UsageError, "train.threads must be at most"),
+    "threads of a closed form": (
+        {"model": {"name": "popularity"}, "train": {"threads": 4000}}, UsageError, "train.threads must be at most",
+    ),
+    "columns": ({"table": {"budget": 0.5}, "model": {"width": 300}}, UsageError, "at most 256 columns"),
+    "no value": ({"table": {"budget": 1e-9}, "model": {"width": 4}}, UsageError, "leaves no value"),
+    "memory": ({"model": {"width": 65536}, "train": {"batch_size": 1}}, DeviceError, "bytes, 1,000,000 are free"),
+    "a tracker that is absent": ({"run": {"mlflow": "http://x"}}, UsageError, "needs MLflow, which is not installed"),
+    "another tracker": ({"run": {"tensorboard": True}}, UsageError, "needs TensorBoard"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory):
+    """A dataset, and earlier runs of which none suits."""
+    folder = tmp_path_factory.mktemp("there")
+    dataset = write_dataset(checkerboard(), folder / "data")
+    for name, model in (("earlier", {"width": 4}), ("closed", {"name": "popularity"}), ("unfinished", {"width": 4})):
+        train(Job.parse({"model": model, **QUICK}, [], "test"), dataset, folder / name)
+    (folder / "unfinished" / "memory.json").unlink()
+    numbered = shutil.copytree(folder / "data", folder / "numbered")
+    (numbered / "users.parquet").unlink()
+    degrees = dataset.graph.user_items.degrees
+    write_vocabulary(numbered / "users.parquet", pa.int64(), [(pa.array(range(len(degrees)), pa.int64()), degrees)])
+    seal(numbered, {key: dataset.info[key] for key in ("name", "num_users", "num_items")})
+    train(Job.parse({"model": {"width": 4}, **QUICK}, [], "test"), open_dataset(numbered), folder / "others")
+    return dataset
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_check_and_train_refuse_the_same_before_there_is_a_folder(there, tmp_path, monkeypatch, name):
+    sections, error, sentence = REFUSED[name]
+    monkeypatch.chdir(there.folder.parent)
+    monkeypatch.setattr(build, "read_limits", lambda: Limits(10**6, None))
+    for module in ("mlflow", "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, module, None)
+    job = Job.parse({**sections, "model": {"width": 4, **sections.get("model", {})}}, [], "test")
+    said = []
+    for act in (checked.check, lambda job, dataset: train(job, dataset, tmp_path / "run")):
+        with pytest.raises(error, match=sentence) as caught:
+            act(job, there)
+        said.append(str(caught.value))
+    assert said[0] == said[1] and list(tmp_path.iterdir()) == []
+
+
+def test_what_check_accepts_train_accepts(there, tmp_path, monkeypatch):
+    monkeypatch.chdir(there.folder.parent)
+    for number, sections in enumerate(
+        ({"train": {"init_from": "earlier"}}, {"run": {"tensorboard": True}}, {"model": {"name": "ease"}})
+    ):
+        job = Job.parse({"model": {"width": 4}, **QUICK} | sections, [], "test")
+        assert checked.check(job, there)["users"] == 24
+        assert train(job, there, tmp_path / str(number)).job.model.name == job.model.name
+
+
+def test_a_finished_run_needs_the_run_that_it_began_with_no_more(there, tmp_path, monkeypatch):
+    monkeypatch.chdir(there.folder.parent)
+    shutil.copytree("earlier", tmp_path / "before")
+    job = Job.parse({"model": {"width": 4}, "train": {**QUICK["train"], "init_from": str(tmp_path / "before")}}, [], "test")
+    train(job, there, tmp_path / "run")
+    shutil.rmtree(tmp_path / "before")
+    assert train(job, there, tmp_path / "run", resume=True).folder == tmp_path / "run"
