@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
     field_validator,
@@ -82,7 +83,15 @@ def _a_path(text: str) -> str:
     return _no_nul(text)
 
 
+def _a_moment(value: Any) -> Any:
+    # int() and Decimal() also take 1_0, and digits of other scripts.
+    if isinstance(value, str) and (len(value) > 100 or not value.isascii() or "_" in value):
+        raise ValueError(f"expects a number or an ISO date such as 2014-03-01, got {shown(value)}")
+    return value
+
+
 FolderName = Annotated[str, AfterValidator(_a_folder)]
+Moment = Annotated[str | int | float, BeforeValidator(_a_moment)]
 Text = Annotated[str, AfterValidator(_no_nul)]
 PathText = Annotated[str, AfterValidator(_a_path)]
 DatasetName = Annotated[FolderName, AfterValidator(_no_pattern)]
@@ -125,7 +134,7 @@ class Data(Section):
     test_size: Fraction = 0.2
     warm_size: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
     """`cold_items`: share of the other items' interactions that is test as well, and as much again validation."""
-    test_from: Annotated[str, Field(max_length=100)] | int | float | None = None
+    test_from: Moment | None = None
     """`temporal`: interactions at or after this time (a number in `time_unit`, or an ISO date) are the test set."""
     seed: Seed = 0
     repeats: Literal["drop", "keep"] = "drop"

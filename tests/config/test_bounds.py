@@ -112,3 +112,9 @@ def test_negatives_of_a_step_are_bounded():
     assert (
         Job.parse({}, [*drawn, "sampler.num_negatives=1001", "sampler.negatives=in_batch"], "job").sampler.num_negatives == 1001
     )
+
+
+@pytest.mark.parametrize("text", ["\u0661\u0666\u0660\u0660", "1_0", "2014-03-0\u0661", "2" * 101])
+def test_a_time_has_plain_digits(text):
+    with pytest.raises(UsageError, match=r"job: data.test_from: expects a number or an ISO date such as 2014-03-01, got "):
+        Job.parse({"data": {"time": "t", "split": "temporal", "test_from": text}}, [], "job")
