@@ -82,6 +82,17 @@ SplitBy = Annotated[str | None, typer.Option(metavar="given|random|leave_last|te
 PartitionType = Annotated[
     list[str] | None, typer.Option(metavar="KEY=TYPE", help="Type of key=value folders, such as user=int64; ids are text.")
 ]
+KCore = Annotated[
+    int | None, typer.Option(metavar="N", parser=_integer, help="Drop nodes with fewer interactions, to a fixpoint.")
+]
+TextWidth = Annotated[int | None, typer.Option(metavar="N", parser=_integer, help="Columns that lists of words become at most.")]
+ValidSize = Annotated[float | None, typer.Option(metavar="F", parser=_number, help="Share of train held out for validation.")]
+TestSize = Annotated[float | None, typer.Option(metavar="F", parser=_number, help="Share held out for test.")]
+WarmSize = Annotated[
+    float | None, typer.Option(metavar="F", parser=_number, help="cold_items: share of warm pairs held out too.")
+]
+MinRating = Annotated[float | None, typer.Option(metavar="X", parser=_number, help="Keep ratings of at least this.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", parser=_integer, help="Seed of the split.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the job.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")]
@@ -249,31 +260,23 @@ def ingest(
     time_unit: Annotated[str | None, typer.Option(metavar="s|ms|us|ns", help="Unit of a numeric time.")] = None,
     weight: Annotated[str | None, typer.Option(metavar="COLUMN", help="Scales the loss of an interaction.")] = None,
     rating: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column that --min-rating looks at.")] = None,
-    min_rating: Annotated[float | None, typer.Option(metavar="X", parser=_number, help="Keep ratings of at least this.")] = None,
+    min_rating: MinRating = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Keep rows that satisfy this condition.")] = None,
     where_test: WhereTest = None,
     partition_type: PartitionType = None,
     duplicates: Annotated[str | None, typer.Option(metavar="latest|sum", help="How repeated pairs are merged.")] = None,
-    k_core: Annotated[
-        int | None, typer.Option(metavar="N", parser=_integer, help="Drop nodes with fewer interactions, to a fixpoint.")
-    ] = None,
+    k_core: KCore = None,
     split: SplitBy = None,
-    valid_size: Annotated[
-        float | None, typer.Option(metavar="F", parser=_number, help="Share of train held out for validation.")
-    ] = None,
-    test_size: Annotated[float | None, typer.Option(metavar="F", parser=_number, help="Share held out for test.")] = None,
-    warm_size: Annotated[
-        float | None, typer.Option(metavar="F", parser=_number, help="cold_items: share of warm pairs held out too.")
-    ] = None,
+    valid_size: ValidSize = None,
+    test_size: TestSize = None,
+    warm_size: WarmSize = None,
     test_from: Annotated[str | None, typer.Option(metavar="TIME", help="temporal: where test begins.")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", parser=_integer, help="Seed of the split.")] = None,
+    seed: Seed = None,
     repeats: Annotated[str | None, typer.Option(metavar="drop|keep", help="Held-out pairs that are also in train.")] = None,
     keep_cold: Annotated[bool | None, typer.Option("--keep-cold", help="Keep held-out nodes without train edges.")] = None,
     item_features: Annotated[str | None, typer.Option(metavar="PATH", help="Item features by item id.")] = None,
     user_features: Annotated[str | None, typer.Option(metavar="PATH", help="User features by user id.")] = None,
-    text_width: Annotated[
-        int | None, typer.Option(metavar="N", parser=_integer, help="Columns that lists of words become at most.")
-    ] = None,
+    text_width: TextWidth = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="What the data set is called.")] = None,
     memory_limit: MemoryLimit = None,
     force: Force = False,

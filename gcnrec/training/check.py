@@ -22,7 +22,7 @@ from gcnrec.system.limits import peak_rss_bytes
 from gcnrec.tables.placement import placed
 from gcnrec.training.build import TrainData, build_step, first_table, planned, planned_start
 from gcnrec.training.mixture_choice import choice_bytes
-from gcnrec.training.open_keys import decided, settled
+from gcnrec.training.open_keys import decided, located, settled
 from gcnrec.training.plan import Plan
 from gcnrec.training.train import features_of, out_of_memory_as_a_sentence, use_threads
 
@@ -42,7 +42,7 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     """
     open_dataset(dataset.folder, verify=True)
     by_data = {default.setting: default.reason for default in decided(job, dataset)}
-    job = settled(job, dataset)
+    job = settled(located(job), dataset)
     nodes = dataset.graph.num_nodes
     plan = planned(job, dataset)
     require_trackers(job.run)

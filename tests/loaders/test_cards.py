@@ -159,9 +159,9 @@ def test_a_source_is_one_way_with_a_digest(loaded, way, sentence):
         ({"extra": f"[synthetic]\nusers = {2**31}"}, "synthetic.users"),
         ({"extra": f"[synthetic]\nedges = {2**40}"}, "synthetic.edges"),
         ({"extra": f"[synthetic]\nseed = {2**64}"}, "synthetic.seed"),
-        ({"extra": "[synthetic]\nusers = " + "9" * 5000}, "must be a card"),
-        ({"extra": "[synthetic]\nusers = 0x" + "9" * 5000}, "card.toml"),
-        ({"extra": "x = " + "[" * 20_000 + "]" * 20_000}, "must be a card"),
+        ({"extra": "[synthetic]\nusers = " + "9" * 5000}, "card.toml cannot be read as TOML: an integer has thousands of digits"),
+        ({"extra": "[synthetic]\nusers = 0x" + "9" * 5000}, "card.toml cannot be read as TOML: 'synthetic.users' is an integer"),
+        ({"extra": "x = " + "[" * 20_000 + "]" * 20_000}, "card.toml cannot be read as TOML: its lists or tables are nested"),
         ({"extra": '"\\u001b[2J" = 1'}, "unknown key"),
     ],
 )
