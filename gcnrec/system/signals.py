@@ -204,7 +204,7 @@ class Watch:
                         self._own -= 1
                         continue
                     self.asked = self.asked or signal.Signals(number)
-                    if deadline is not None or not self._working:
+                    if deadline is not None or not (self._working or self._handled):  # or raised, and out of `working` since
                         self._leave()
                     deadline = time.monotonic() + _GRACE_SECONDS
             elif self._unhurried:

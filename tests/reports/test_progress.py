@@ -119,13 +119,16 @@ def test_json_lines(capsys, clock):
     assert lines[5]["exit_code"] == 2
 
 
-def test_the_observer_that_fits(monkeypatch):
+def test_the_observer_that_fits(capsys):
     with observed(log_json=True, as_json=True) as observer:
-        assert isinstance(observer, JsonLines)
+        observer.note("noted")
+    assert json.loads(capsys.readouterr().err)["text"] == "noted"
     with observed(as_json=True) as observer:
-        assert isinstance(observer, Quiet)
+        observer.note("noted"), observer.warn("careful")
+    assert capsys.readouterr().err == "warning: careful\n"
     with observed("recall@20") as observer:
-        assert isinstance(observer, Lines)
+        observer.note("noted"), observer.warn("careful")
+    assert capsys.readouterr().err == "noted\nwarning: careful\n"
 
 
 class Terminal(io.StringIO):
@@ -138,8 +141,11 @@ def test_bars_on_a_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "160")
-    with observed("recall@20") as observer:
-        assert isinstance(observer, Bar)
+    with observed() as observer:
+        observer.note("a terminal")
+    assert "\x1b[?25l" in screen.getvalue()  # the cursor hides behind a bar
+    observer = Bar("recall@20")
+    with observer.progress:
         observer.work("reading train", 10, 20)
         observer.step(1, 2, 5, 10, 1.5, 2e3)
         observer.step(1, 2, 6, 10, 1.5, 2e3)

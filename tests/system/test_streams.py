@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from gcnrec.config import Job
 from gcnrec.errors import DataError
-from gcnrec.system.streams import check_regular, is_pipe, pipe_bytes
+from gcnrec.reports import progress
+from gcnrec.runs.contents import RunContents
+from gcnrec.runs.events import read_lines
+from gcnrec.system.streams import Lasting, check_regular, is_pipe, pipe_bytes
+from gcnrec.testing import checkerboard, write_dataset
+from gcnrec.training.train import train
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -82,3 +93,72 @@ def test_only_regular_files_pass_where_a_pipe_would_block(fifo, tmp_path):
         check_regular(tmp_path)
     (tmp_path / "file").touch()
     check_regular(tmp_path / "file")
+
+
+def test_a_stream_without_a_reader_drops_what_it_gets():
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = Lasting(writer, 10.0)
+    assert stream.write(b"x" * 10**6) == 10**6 and stream.lost.errno == errno.EPIPE
+    os.close(writer)
+
+
+def test_a_reader_that_stops_reading_is_lost():
+    reader, writer = os.pipe()
+    stream = Lasting(writer, 0.05)
+    assert stream.write(b"x" * 10**6) == 10**6
+    assert stream.lost.errno == errno.ETIMEDOUT and stream.lost.strerror == "its reader took nothing for 0.05 s"
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        assert 0 < len(file.read()) < 10**6
+
+
+def test_a_stream_that_must_not_wait_waits_all_the_same():
+    """Whoever starts a command may have set O_NONBLOCK on what it inherits."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    read = []
+
+    def drain():
+        with os.fdopen(reader, "rb") as file:
+            read.append(file.read())
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    assert Lasting(writer).write(b"x" * 10**6) == 10**6
+    os.close(writer)
+    thread.join()
+    assert read == [b"x" * 10**6]
+
+
+def test_a_full_disk_under_a_stream_is_lost():
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        stream = Lasting(full.fileno())
+        assert stream.write(b"line\n") == 5 and stream.lost.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize(
+    ("redirections", "code", "said"),
+    [
+        (">/dev/full", 3, "gcnrec: stdout took no results (No space left on device)"),
+        ("| exec head -c 0", 0, ""),
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        (">/dev/full 2>&-", 3, ""),
+    ],
+)
+def test_lost_results_are_an_error_and_a_reader_that_left_is_none(redirections, code, said):
+    command = f"set -o pipefail; {sys.executable} -m gcnrec --version {redirections}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == code and done.stderr.startswith(said) and done.stderr.count("\n") == bool(said)
+
+
+def test_a_stderr_that_is_lost_costs_no_training_and_leaves_one_line(tmp_path, monkeypatch):
+    dataset = write_dataset(checkerboard(), tmp_path / "data")
+    job = Job.parse({"model": {"width": 4}, "train": {"epochs": 3, "batch_size": 64}, "evaluate": {"baselines": []}}, [], "job")
+    monkeypatch.setattr(progress, "lost", lambda descriptor: OSError(errno.EPIPE, "Broken pipe"))
+    with progress.observed() as observer:
+        run = train(job, dataset, tmp_path / "run", observer=observer)
+    assert len(RunContents(run.folder).epochs("fit")) == 3
+    warnings = [(line["kind"], line["text"]) for line in read_lines(run.folder) if line["event"] == "warning"]
+    assert warnings == [("stream", "stderr was lost (Broken pipe) and gets no more reports; the work continued")]
