@@ -64,9 +64,13 @@ class Terminated(BaseException):
 
 
 def first_line(problem: BaseException) -> str:
-    """The first line of an exception's message, without its full stop; the exception's name where there is none."""
+    """The first line of an exception's message, without its full stop; the exception's name where there is none.
+
+    What cannot be printed is a `?`: libraries quote bytes of damaged files.
+    """
     lines = str(problem).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(problem).__name__
+    text = lines[0].rstrip(".") if lines else type(problem).__name__
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 @contextmanager

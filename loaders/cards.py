@@ -28,6 +28,7 @@ _WHEEL = re.compile(f"{_NAME}=={_VERSION}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _LONGEST_PATH = 500
 _LONGEST_URL = 2000
+_MOST_SOURCES, _MOST_FILES = 10, 100
 
 
 def _matching(pattern: re.Pattern[str], expected: str) -> AfterValidator:
@@ -48,10 +49,12 @@ def _a_path_inside(text: str) -> str:
 
 
 def _a_url(text: str) -> str:
-    """An address of http, https or file, in ASCII, on one line; of file only on this machine."""
-    is_plain = text.isascii() and text.isprintable() and " " not in text and len(text) <= _LONGEST_URL
+    """An address of http, https or file, in ASCII, on one line, without a user; of file only on this machine."""
+    is_plain = text.isascii() and text.isprintable() and not {" ", "\\"} & {*text} and len(text) <= _LONGEST_URL
     if not is_plain or not _has_a_known_scheme(text):
-        raise ValueError(f"expects an http://, https:// or file:/// address in ASCII without spaces, got {_shown(text)}")
+        raise ValueError(
+            f"expects an http://, https:// or file:/// address in ASCII without spaces, users and passwords, got {_shown(text)}"
+        )
     return text
 
 
@@ -62,8 +65,8 @@ def _has_a_known_scheme(text: str) -> bool:
     except ValueError:
         return False
     if url.scheme == "file":
-        return url.netloc in ("", "localhost") and url.path.startswith("/")
-    return url.scheme in ("http", "https") and bool(url.hostname)
+        return url.netloc in ("", "localhost") and url.path.startswith("/") and not (url.query or url.fragment)
+    return url.scheme in ("http", "https") and bool(url.hostname) and "@" not in url.netloc
 
 
 def _shown(text: str) -> str:
@@ -119,6 +122,12 @@ class File(Section):
     columns: Annotated[dict[str, Literal["int64", "float32", "float64", "string"]], Field(min_length=1)] | None = None
     """Names and types of a tab-separated table whose first line is a header; what follows a colon there is ignored."""
 
+    @model_validator(mode="after")
+    def _rules(self) -> File:
+        if len(self.source) > _MOST_SOURCES:
+            raise ValueError(f"at most {_MOST_SOURCES} sources are tried, got {len(self.source)}; leave some out")
+        return self
+
 
 class Card(Section):
     """A card: `[card]`, `[data]` (the flags of ingest), and `[[file]]` entries or `[synthetic]`."""
@@ -138,6 +147,8 @@ class Card(Section):
             # Its query can name another host, and a request for an object store is signed with this machine's credentials.
             if text is not None and "://" in text and "?" in text:
                 raise ValueError(f"data.{key} must be a URI without a query (from ? on), got {_shown(text)}; leave the query out")
+        if len(self.file) > _MOST_FILES:
+            raise ValueError(f"a card has at most {_MOST_FILES} [[file]] entries, got {len(self.file)}; leave some out")
         paths = [file.path for file in self.file]
         twice = next((path for path in paths if paths.count(path) > 1), None)
         if twice is not None:

@@ -7,8 +7,10 @@ that is ours, and its sha256 is checked before it is handed on.
 from __future__ import annotations
 
 import http.client
+import io
 import re
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -17,7 +19,10 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from gcnrec.errors import first_line
@@ -30,10 +35,13 @@ _PIP_SECONDS = 600
 _DOWNLOAD_SECONDS = 3600
 _SILENT_SECONDS = 60
 _BLOCK_BYTES = 2**20
+_LIST_BYTES = 2**23
+"""The longest list of members of a zip that is read; of most members, it has some hundred bytes for each."""
 _SHOWN = 200
+_TOO_LONG = f"it took longer than {_DOWNLOAD_SECONDS} s"
 _ENCRYPTED = 1
 # What zipfile raises for archives that are damaged or made to mislead; NotImplementedError is a RuntimeError.
-_NO_ARCHIVE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError)
+_NO_ARCHIVE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError, LookupError)
 
 
 class SourceFailed(Exception):
@@ -116,40 +124,103 @@ def _download(url: str, work: Path) -> Path:
         path = Path(urllib.request.url2pathname(parts.path))
         if not path.is_file():  # a device or a pipe may never end
             raise SourceFailed("no such file")
+        if path.stat().st_size == 0:  # so do some files of /proc, all of which say that they are empty
+            raise SourceFailed("the file is empty")
         with path.open("rb") as file:
             _copy(file.read, target)
         return target
     try:
-        with _web().open(url, timeout=_SILENT_SECONDS) as answer:
+        with ExitStack() as opened:
+            answer = _web(opened).open(url, timeout=_SILENT_SECONDS)
             _copy(answer.read1, target)
+            missing = answer.length or 0
     except (OSError, http.client.HTTPException, ValueError) as problem:
         raise SourceFailed(reason(problem)) from None
+    if missing:
+        raise SourceFailed(f"the connection was closed {missing:,} bytes before the end")
     return target
 
 
-def _web() -> urllib.request.OpenerDirector:
-    """Opens http and https as this machine's proxies and certificates say.
+def _web(opened: ExitStack) -> urllib.request.OpenerDirector:
+    """Opens http and https as this machine's proxies and certificates say, for _DOWNLOAD_SECONDS from now on.
+
+    `opened` closes all answers, also of redirects.
 
     Unlike `urlopen` it has no handler for files and FTP: a redirect to one of these ends as the HTTP error that it is.
     """
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
         urllib.request.HTTPDefaultErrorHandler,
         urllib.request.HTTPErrorProcessor,
         urllib.request.HTTPRedirectHandler,
     ):
         opener.add_handler(handler())
+    opener.add_handler(_Until(time.monotonic() + _DOWNLOAD_SECONDS, opened))
     return opener
+
+
+class _Until(urllib.request.AbstractHTTPHandler):
+    """Opens http and https; from `deadline` on, by the monotonic clock, nothing is read any more, headers included."""
+
+    def __init__(self, deadline: float, opened: ExitStack) -> None:
+        super().__init__()
+        self._deadline, self._answers = deadline, opened
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self._opened(http.client.HTTPConnection, request)
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self._opened(http.client.HTTPSConnection, request)
+
+    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+    def _opened(self, kind: type[http.client.HTTPConnection], request: urllib.request.Request) -> http.client.HTTPResponse:
+        def connection(host: str, **settings: Any) -> http.client.HTTPConnection:
+            made = kind(host, **settings)
+            made.response_class = partial(_Response, deadline=self._deadline)  # type: ignore[assignment]
+            return made
+
+        return self._answers.enter_context(self.do_open(connection, request))  # type: ignore[arg-type]
+
+
+class _Response(http.client.HTTPResponse):
+    """A response that is read up to a deadline. A server may send a byte a minute, of endless headers, too."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, deadline: float, **named: Any) -> None:
+        super().__init__(sock, *arguments, **named)
+        self.fp = io.BufferedReader(_Timed(self.fp.detach(), sock, deadline))
+
+
+class _Timed(io.RawIOBase):
+    """What a socket brings, up to a deadline, and never after more than _SILENT_SECONDS of silence."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float) -> None:
+        self._raw, self._sock, self._deadline = raw, sock, deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(_TOO_LONG)
+        self._sock.settimeout(min(left, _SILENT_SECONDS))
+        try:
+            return self._raw.readinto(buffer)
+        except TimeoutError:
+            raise TimeoutError(_TOO_LONG if left <= _SILENT_SECONDS else f"nothing came for {_SILENT_SECONDS} s") from None
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 def _member(archive: Path, member: str, work: Path) -> Path:
     """A copy of one file inside a zip. Its name in the archive decides nothing on this disk."""
     target = work / "member"
     try:
-        with zipfile.ZipFile(archive) as zipped:
+        with archive.open("rb") as file, zipfile.ZipFile(_InPieces(file)) as zipped:  # type: ignore[arg-type]
             info = _entry(zipped, member)
             _check_size(info.file_size, _most_bytes(work))
             with zipped.open(info) as inside:
@@ -157,6 +228,29 @@ def _member(archive: Path, member: str, work: Path) -> Path:
     except _NO_ARCHIVE as problem:
         raise SourceFailed(f"it cannot be read as a zip ({reason(problem)})") from None
     return target
+
+
+class _InPieces:
+    """A file for zipfile, which reads the list of all members at once. BadZipFile where that is longer than _LIST_BYTES."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.tell = file.tell
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, place: int, start: int = 0) -> int:
+        try:
+            return self._file.seek(place, start)
+        except (OSError, OverflowError) as problem:
+            raise zipfile.BadZipFile("it says that something lies before its begin") from problem
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(_LIST_BYTES + 1 if size < 0 else min(size, _LIST_BYTES + 1))
+        if len(data) > _LIST_BYTES:
+            raise zipfile.BadZipFile(f"its list of members is longer than {_LIST_BYTES:,} bytes")
+        return data
 
 
 def _entry(zipped: zipfile.ZipFile, member: str) -> zipfile.ZipInfo:
@@ -180,7 +274,7 @@ def _copy(read: Callable[[int], bytes], target: Path) -> None:
             size += len(block)
             _check_size(size, most)
             if time.monotonic() > begun + _DOWNLOAD_SECONDS:
-                raise SourceFailed(f"it took longer than {_DOWNLOAD_SECONDS} s")
+                raise SourceFailed(_TOO_LONG)
             out.write(block)
 
 

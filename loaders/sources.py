@@ -30,6 +30,7 @@ TakeNote = Callable[[str], None]
 """Reports a decision, as `Observer.note` does."""
 _HEADER_BYTES = 2**20
 _BLOCK_BYTES = 2**24
+_MOST_COLUMNS = 10_000
 
 
 def materialise(card: Card, data_root: Path | None, cache: Path, note: TakeNote = SILENT.note) -> Data:
@@ -133,7 +134,7 @@ def _found(file: File, data_root: Path | None, folder: Path, note: TakeNote) -> 
                 return _under_root(source, source.root, data_root)
             return _fetched(source, file, folder, note)
         except (SourceFailed, OSError) as problem:
-            tried.append(f"{source}: {reason(problem)}")
+            tried.append(f"{one_line(str(source))}: {reason(problem)}")
     raise DataError(
         f"{file.path} of {folder.name} could not be had (tried {'; '.join(tried)}); "
         f"give --data-root DIR with DIR/{file.path} in it, or check the network"
@@ -185,13 +186,15 @@ def _converted(table: Path, columns: Mapping[str, str], work: Path) -> Path:
 
 
 def _header(table: Path, columns: Mapping[str, str]) -> list[str]:
-    """The names in a table's first line. SourceFailed when they lack one of `columns`, or have it twice."""
+    """The names in a table's first line. SourceFailed when they are too many, or lack one of `columns` or have it twice."""
     with table.open("rb") as file:
         line = file.readline(_HEADER_BYTES)
     try:
         names = [name.split(":")[0] for name in line.decode("utf-8-sig").rstrip("\r\n").split("\t")]
     except UnicodeDecodeError:
         raise SourceFailed("its first line must name columns in UTF-8, is no UTF-8") from None
+    if len(names) > _MOST_COLUMNS:
+        raise SourceFailed(f"its first line must name at most {_MOST_COLUMNS:,} columns, names {len(names):,}")
     for name in columns:
         if names.count(name) != 1:
             has = "no column" if name not in names else "more than one column"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -22,7 +24,7 @@ from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segme
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.seen import SeenRule, seen_items, seen_rule
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
-from gcnrec.results.id_files import columns_of, ids_of, read_table
+from gcnrec.results.id_files import columns_of, open_ids
 from gcnrec.results.memory_bounds import evaluation_bytes, most_items, users_per_chunk
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import append_event
@@ -154,18 +156,27 @@ def _write(run: Run, split: Split, result: Evaluation, document: dict[str, Any])
 def _read_segments(path: Path, dataset: Dataset) -> tuple[NDArray[np.object_], int]:
     """The segment of every user number (None where the file has none), and how many ids of the file are unknown."""
     column, _ = columns_of(dataset)
-    table = read_table(path)
-    numbers = dataset.user_ids.numbers(ids_of(path, table, column))
-    others = [name for name in table.column_names if name != column.find(table)]
-    name = "segment" if "segment" in others else others[0] if len(others) == 1 else None
-    if name is None:
-        raise DataError(f"{path} must have a column 'segment' next to the user column, it has {', '.join(table.column_names)}")
+    with open_ids(path) as table:
+        others = [name for name in table.names if name != table.name_of(column)]
+        name = "segment" if "segment" in others else others[0] if len(others) == 1 else None
+        if name is None:
+            raise DataError(f"{path} must have a column 'segment' next to the user column, it has {', '.join(table.names)}")
+        ids, given = table.labelled(column, name)
+    labels = _labels(path, name, given)
+    numbers = dataset.user_ids.numbers(ids)
     known = numbers >= 0
     if not known.any():
         raise DataError(f"{path} must name users of {dataset.name}, none of its {len(numbers)} ids is one; check its user column")
     if len(np.unique(numbers[known])) != known.sum():
         raise DataError(f"{path} must give a user one segment, some have several rows; keep one row per user")
     names_U = np.full(len(dataset.user_ids), None, object)
-    labels = [label if label != "" else None for label in table.column(name).to_pylist()]
     names_U[numbers[known]] = np.array(labels, object)[known]
     return names_U, int((~known).sum())
+
+
+def _labels(path: Path, name: str, given: pa.ChunkedArray) -> list[Any]:
+    """The segment of each row, None where it is null or empty. DataError for values that are no names."""
+    if not pa.types.is_nested(given.type):
+        with suppress(ValueError, OverflowError):  # times that Python does not have
+            return [label if label != "" else None for label in given.to_pylist()]
+    raise DataError(f"{path}: column {name!r} must hold names of segments, it holds {given.type}; cast it to text")

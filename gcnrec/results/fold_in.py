@@ -34,7 +34,7 @@ from gcnrec.ops.topk import ItemLists, contained
 from gcnrec.ranking.export_rules import Exported, export_rules, log_shares, unit_length_
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.results.dropped import FileCounts
-from gcnrec.results.id_files import columns_of, pair_ids_of, read_table
+from gcnrec.results.id_files import columns_of, open_ids
 from gcnrec.runs.folder import Run, final_tensors
 from gcnrec.system.pages import scratch_rows, scratch_values
 from gcnrec.tables.dense import DenseTable
@@ -114,8 +114,8 @@ def _with_users(dataset: Dataset, path: Path) -> tuple[Dataset, Csr, int, FileCo
     The third part is the number of distinct unknown items.
     """
     users, items = columns_of(dataset)
-    table = read_table(path)
-    user_ids, item_ids = pair_ids_of(path, table, users, items)
+    with open_ids(path) as table:
+        user_ids, item_ids = table.pairs(users, items)
     fresh = user_ids.filter(pa.array(dataset.user_ids.numbers(user_ids) < 0))
     wider = _appended(dataset.user_ids, pc.unique(fresh)) if len(fresh) else dataset.user_ids
     numbers_E, items_E = wider.numbers(user_ids), dataset.item_ids.numbers(item_ids)

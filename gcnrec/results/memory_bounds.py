@@ -17,9 +17,11 @@ from gcnrec.interactions import Interactions
 from gcnrec.ranking.metrics import BOOTSTRAP_BYTES, PER_USER
 from gcnrec.ranking.top_k import ITEMS_PER_TILE, USERS_PER_CHUNK
 from gcnrec.results.request import RequestFiles
+from gcnrec.results.text_tables import PIPED_BYTES
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import MODEL, embeddings_paths
 from gcnrec.system.limits import parse_bytes
+from gcnrec.system.streams import is_pipe
 
 _LEAST_USERS = 8
 _MERGED = 56
@@ -101,6 +103,8 @@ def _most_rows(path: Path) -> int:
 
 def _table_bytes(path: Path) -> int:
     """Bytes of a Parquet file's columns, or of a CSV file; 0 of a file that cannot be read: its reader reports that."""
+    if is_pipe(path):
+        return PIPED_BYTES
     if not path.is_file() or path.suffix.lower() == ".csv":
         return path.stat().st_size if path.is_file() else 0
     try:

@@ -19,7 +19,7 @@ from gcnrec.ids.id_types import held
 from gcnrec.interactions import MemoryVocabulary, Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.results.dropped import FileCounts
-from gcnrec.results.id_files import columns_of, ids_of, pair_ids_of, read_table
+from gcnrec.results.id_files import IdTable, columns_of, open_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +103,23 @@ def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> R
     allowed_I, unknown_items = np.full(len(dataset.item_ids), files.items is None), 0
     listed, excluded = None, None
     if files.items is not None:
-        found = _items(dataset, files.items)
+        with open_ids(files.items) as table:
+            found = _items(dataset, table)
         allowed_I[found.numbers[found.numbers >= 0]] = True
         unknown_items += found.unknown
         counts.append(_of_items("--items", found))
     if files.candidates is not None:
-        listed = _pairs(dataset, "--candidates", files.candidates, rows)
-    if files.exclude is not None and read_table(files.exclude).num_columns == 1:
-        found = _items(dataset, files.exclude)
-        allowed_I[found.numbers[found.numbers >= 0]] = False
-        unknown_items += found.unknown
-        counts.append(_of_items("--exclude", found))
-    elif files.exclude is not None:
-        excluded = _pairs(dataset, "--exclude", files.exclude, rows)
+        with open_ids(files.candidates) as table:
+            listed = _pairs(dataset, "--candidates", table, rows)
+    if files.exclude is not None:
+        with open_ids(files.exclude) as table:
+            if len(table.names) == 1:
+                found = _items(dataset, table)
+                allowed_I[found.numbers[found.numbers >= 0]] = False
+                unknown_items += found.unknown
+                counts.append(_of_items("--exclude", found))
+            else:
+                excluded = _pairs(dataset, "--exclude", table, rows)
     pairs = [part for part in (listed, excluded) if part is not None]
     unknown_items += sum(part.unknown_items for part in pairs)
     candidates, exclusions = (None if part is None else part.by_row for part in (listed, excluded))
@@ -134,7 +138,8 @@ def _users(dataset: Dataset, path: Path | None, keep_unknown: bool) -> _Ids:
     if path is None:
         return _Ids(dataset.user_ids.ids, np.arange(len(dataset.user_ids), dtype=np.int32), len(dataset.user_ids))
     users, _ = columns_of(dataset)
-    given = ids_of(path, read_table(path), users)
+    with open_ids(path) as table:
+        given = table.ids(users)
     ids = pc.unique(given)
     numbers = dataset.user_ids.numbers(ids)
     if not (keep_unknown or (numbers >= 0).any()):
@@ -142,10 +147,10 @@ def _users(dataset: Dataset, path: Path | None, keep_unknown: bool) -> _Ids:
     return _Ids(ids, numbers, len(given))
 
 
-def _items(dataset: Dataset, path: Path) -> _Ids:
+def _items(dataset: Dataset, table: IdTable) -> _Ids:
     """The items that a file names. DataError where none is known."""
     _, items = columns_of(dataset)
-    given = ids_of(path, read_table(path), items)
+    path, given = table.path, table.ids(items)
     ids = pc.unique(given)
     numbers = dataset.item_ids.numbers(ids)
     if not (numbers >= 0).any():
@@ -157,11 +162,10 @@ def _of_items(option: str, found: _Ids) -> FileCounts:
     return FileCounts(option, found.rows, {"unknown_item": found.unknown, "repeated": found.repeated})
 
 
-def _pairs(dataset: Dataset, option: str, path: Path, rows: Vocabulary) -> _Pairs:
+def _pairs(dataset: Dataset, option: str, table: IdTable, rows: Vocabulary) -> _Pairs:
     """Items per row from a file of pairs, of asked users only. DataError where no item is known."""
     users, items = columns_of(dataset)
-    table = read_table(path)
-    user_ids, item_ids = pair_ids_of(path, table, users, items)
+    path, (user_ids, item_ids) = table.path, table.pairs(users, items)
     rows_E, items_E = rows.numbers(user_ids), dataset.item_ids.numbers(item_ids)
     if not (items_E >= 0).any():
         raise DataError(f"{path} must name items of {dataset.name}, none of its {len(items_E)} ids is one; check its item column")
