@@ -279,6 +279,7 @@ def ingest(
     text_width: TextWidth = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="What the data set is called.")] = None,
     memory_limit: MemoryLimit = None,
+    max_id_bytes: Annotated[int | None, typer.Option(metavar="N", help="Bytes that an id may have; 4096 by default.")] = None,
     force: Force = False,
     as_json: AsJson = False,
     log_json: LogJson = False,

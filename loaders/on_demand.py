@@ -20,6 +20,7 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.conditions.moments import words_of_the_moment
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.recipe import (
+    BOUNDS,
     PATHS,
     PLACES,
     RULES,
@@ -215,7 +216,7 @@ def check_recipe(dataset: Dataset, request: DataRequest, remedy: str) -> None:
     """DataError unless the dataset recorded what the job sets. Paths of a card are skipped: they are where it was found."""
     data = request.data
     recorded = dataset.info.get("data", {})
-    skipped = PLACES | {"memory_limit", *(PATHS if data.card else ())}
+    skipped = PLACES | BOUNDS | {"memory_limit", *(PATHS if data.card else ())}
     for key, value in data.model_dump(mode="json", exclude_unset=True, exclude=skipped).items():
         wanted = absolute(value, request.data_root) if key in PATHS and value else value
         had = recorded.get(key, Data.model_fields[key].default)

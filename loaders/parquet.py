@@ -20,11 +20,13 @@ import pyarrow.compute as pc
 from gcnrec.config import Data
 from gcnrec.config.unused import unused_data_settings
 from gcnrec.errors import DataError, UsageError
+from gcnrec.loaders.bounds.allowed import Allowed
 from gcnrec.loaders.conditions.bound import FROM_DUCKDB, Bound, bind, reason
 from gcnrec.loaders.conditions.condition import Condition, locked, parse_condition
 from gcnrec.loaders.conditions.expressions import OWN
 from gcnrec.loaders.conditions.moments import words_of_the_moment
 from gcnrec.loaders.features.encode import FeatureFile, Side, write_features
+from gcnrec.loaders.files.common_types import is_bytes, is_text
 from gcnrec.loaders.files.id_columns import id_types, key_types
 from gcnrec.loaders.ingest.build import Staged, build, split_of
 from gcnrec.loaders.ingest.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns, time_advice
@@ -132,7 +134,8 @@ def _write_features(data: Data, folder: Path, data_root: Path | None, scratch: S
         ("user", data.user_features, data.user),
         ("item", data.item_features, data.item),
     )
-    files = [FeatureFile(side, text, data_root, column, data.partition_type) for side, text, column in sides if text and column]
+    types, allowed = data.partition_type, Allowed(scratch.limit)
+    files = [FeatureFile(side, text, data_root, column, types, allowed) for side, text, column in sides if text and column]
     return {f"{file.side}_features": write_features(file, folder, data.text_width, scratch, report) for file in files}
 
 
@@ -147,7 +150,7 @@ class _File:
 
     @property
     def rows(self) -> int:
-        return int(self.source.dataset.count_rows())
+        return self.source.rows
 
     def batch_rows(self, limit: int) -> int:
         """Rows to read at a time: as many as take a two-hundredth of the limit."""
@@ -172,7 +175,9 @@ def _open_all(data: Data, data_root: Path | None, conditions: dict[str, Conditio
     files: list[_File] = []
     keys = key_types(data.partition_type, data.user, data.item)
     texts = {role: getattr(data, role) for role in ("train", "valid", "test")}
-    sources = {role: open_input(text, data_root, keys) for role, text in texts.items() if text}
+    longest = {column: data.max_id_bytes for column in (data.user, data.item) if column}
+    allowed = Allowed(parse_bytes(data.memory_limit), longest)
+    sources = {role: open_input(text, data_root, keys, allowed) for role, text in texts.items() if text}
     ids = id_types(list(sources.values()), data)
     for role, source in sources.items():
         where = _bound(role, source, conditions, report)
@@ -283,12 +288,14 @@ def _note_moment(connection: duckdb.DuckDBPyConnection, data: Data, report: Repo
 def _checked(
     connection: duckdb.DuckDBPyConnection, file: _File, data: Data, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """The same batches; DataError for nulls and for weights that are none."""
+    """The same batches; DataError for nulls, for ids that are too long and for weights that are none."""
     for batch in batches:
         for column in batch.schema.names:
             for fault in _FAULTS[column]:
                 if pc.any(fault.rows(batch.column(column))).as_py():
                     _refuse(connection, file, data, column, fault)
+            if column in (USER, ITEM) and (long := _too_long(batch.column(column), data.max_id_bytes)):
+                _refuse(connection, file, data, column, long)
         yield batch
 
 
@@ -315,10 +322,27 @@ def _kept(
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """What a column must not hold: in words, and which of its values are such."""
+    """What a column must not hold: in words, which of its values are such, and what to do."""
 
     what: str
     rows: Callable[[pa.Array], pa.Array]
+    remedy: str = "drop such rows, for example with --where"
+
+
+def _too_long(ids: pa.Array, most: int) -> _Fault | None:
+    """The fault of texts or bytes that are longer than `most`; None where there are none."""
+    if not (is_text(ids.type) or is_bytes(ids.type)):
+        return None
+    lengths = pc.binary_length(ids)
+    if (pc.max(lengths).as_py() or 0) <= most:
+        return None
+    first = lengths.filter(pc.greater(lengths, most))[0].as_py()
+    what = f"holds an id of {first:,} bytes and may hold {most:,}"
+    return _Fault(
+        what,
+        lambda column: pc.greater(pc.binary_length(column), most),
+        f"shorten or drop it, or set --max-id-bytes {first} (data.max_id_bytes in a job)",
+    )
 
 
 def _is_no_weight(values: pa.Array) -> pa.Array:
@@ -377,5 +401,5 @@ def _refuse(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, colu
                 first = found if first is None else min(first, first if found is None else found)
             if first is not None:
                 place = f"first in row {first} of {path}"
-                raise DataError(f"column {name!r} {fault.what}, {place}; drop such rows, for example with --where")
-    raise DataError(f"column {name!r} of {file.source.text} {fault.what}; drop such rows, for example with --where")
+                raise DataError(f"column {name!r} {fault.what}, {place}; {fault.remedy}")
+    raise DataError(f"column {name!r} of {file.source.text} {fault.what}; {fault.remedy}")

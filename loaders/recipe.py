@@ -17,6 +17,8 @@ from gcnrec.loaders.ingest.listing import listed
 PATHS = ("train", "test", "valid", "item_features", "user_features")
 PLACES = {"card", "folder", "digest", "name"}
 """Keys that say where a dataset is found, not what it holds."""
+BOUNDS = {"max_id_bytes"}
+"""Keys that refuse input and change no row of what is taken."""
 RULES = 2
 """The number of ingestion's rules: raised whenever the same files and settings may give other rows than before."""
 Inputs = dict[str, list[list[Any]]]
@@ -25,8 +27,8 @@ _KEY_DIGITS = 10
 
 
 def recipe_of(data: Data, data_root: Path | None) -> dict[str, Any]:
-    """Every key of `data` that is set, by name, without `PLACES`; relative paths start at `data_root`."""
-    recipe = data.model_dump(exclude_none=True, exclude=PLACES)
+    """Every key of `data` that is set, by name, without `PLACES` and `BOUNDS`; relative paths start at `data_root`."""
+    recipe = data.model_dump(exclude_none=True, exclude=PLACES | BOUNDS)
     return recipe | {key: absolute(recipe[key], data_root) for key in PATHS if key in recipe}
 
 

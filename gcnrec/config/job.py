@@ -148,6 +148,8 @@ class Data(Section):
     memory_limit: Size = "2GB"
     """Memory of ingestion, without mapped scratch and the process itself: modules and threads take 150 MB, or 240 MB where
     bags of words need torch."""
+    max_id_bytes: Annotated[int, Field(ge=1, le=2**24)] = 4096
+    """Bytes that an id may have; a longer one is refused."""
 
     @model_validator(mode="after")
     def _rules(self) -> Data:

@@ -88,9 +88,10 @@ class Hashed:
 
 @dataclass(slots=True)
 class CategoryFit:
-    """Gathers the distinct values of a column, as long as they are few."""
+    """Gathers the distinct values of a column, as long as they are few. They may take `most` bytes."""
 
     place: Place
+    most: int
     values: pa.Array = field(default_factory=lambda: pa.nulls(0))
 
     def observe(self, batch: pa.RecordBatch, first: int) -> None:
@@ -98,6 +99,11 @@ class CategoryFit:
             return
         new = plain(batch.column(self.place.name)).unique().drop_null()
         self.values = pc.unique(pa.concat_arrays([self.values.cast(new.type), new]))
+        if self.values.nbytes > self.most:
+            raise self.place.too_large(
+                f"holds {len(self.values)} values of {self.values.nbytes:,} bytes, of which memory_limit allows {self.most:,}; "
+                "shorten them, leave the column out, or raise memory_limit"
+            )
 
     def fitted(self) -> OneHot | Hashed:
         """Raises DataError for a column without any value."""

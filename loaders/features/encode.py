@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, first_line
 from gcnrec.ids.id_types import as_ids, held
+from gcnrec.loaders.bounds.allowed import DEFAULT, Allowed
 from gcnrec.loaders.features.bag_of_words import BagFit, TfIdf
 from gcnrec.loaders.features.categories import CategoryFit, Hashed, MultiHot, OneHot
 from gcnrec.loaders.features.node_rows import node_numbers
@@ -75,7 +76,7 @@ class NodeFeatures:
 class FeatureFile:
     """The Parquet input `text` of features of users or items. Relative paths start at `base`; the data has their ids in `ids`.
 
-    `key_types`: declared types of partition keys, as `data.partition_type`.
+    `key_types`: declared types of partition keys, as `data.partition_type`. `allowed`: what reading it may take.
     """
 
     side: Side
@@ -83,11 +84,12 @@ class FeatureFile:
     base: Path | None
     ids: str
     key_types: Mapping[str, str] | None = None
+    allowed: Allowed = DEFAULT
 
     def opened(self) -> tuple[Input, str]:
         """The input and the column that holds its ids. DataError where there is none."""
         keys = key_types(self.key_types, *_id_names(self.side, self.ids))
-        source = open_input(self.text, self.base, keys)
+        source = open_input(self.text, self.base, keys, self.allowed)
         return source, _id_column(source, self.side, self.ids)
 
 
@@ -218,7 +220,7 @@ def _fits(source: Input, column: str, text_width: int, limit: int) -> list[Numbe
         if kind == "bag":
             fits.append(BagFit(place, counts.get(name), limit, min(limit // (8 * bags), _MOST_HELD), text_width))
         elif kind == "category":
-            fits.append(CategoryFit(place))
+            fits.append(CategoryFit(place, limit // 4))
         else:
             fits.append(NumberFit(place, kind == "vector"))
     return fits

@@ -25,7 +25,7 @@ _ROW_BYTES = 16.0
 def node_numbers(source: Input, column: str, ids: Vocabulary, scratch: Scratch) -> NDArray[np.int32]:
     """Node numbers of all rows, int32 (R), -1 where the id is unknown or null. DataError for an id that comes twice."""
     numbering, bounds = Numbering(ids.type, scratch), [0]
-    nodes_N, rows_R = scratch.empty(len(ids), np.int32), scratch.empty(int(source.dataset.count_rows()), np.int32)
+    nodes_N, rows_R = scratch.empty(len(ids), np.int32), scratch.empty(source.rows, np.int32)
     most = scratch.limit / 200
     size = int(min(max(most / max(source.mean_row_bytes([column]), _ROW_BYTES), 1), 2**20))
     stretches: list[NDArray[np.int32]] = []

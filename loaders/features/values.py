@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, DeviceError
 from gcnrec.loaders.ingest.columns import TICKS
 
 Kind = Literal["number", "vector", "category", "bag"]
@@ -30,6 +30,10 @@ class Place:
 
     def refuse(self, problem: str) -> DataError:
         return DataError(f"{self.text}: feature column {self.name!r} {problem}")
+
+    def too_large(self, problem: str) -> DeviceError:
+        """For what takes more memory than it may."""
+        return DeviceError(f"{self.text}: feature column {self.name!r} {problem}")
 
 
 def kind_of(kind: pa.DataType, place: Place) -> Kind:

@@ -25,6 +25,8 @@ from gcnrec.system.scratch import Scratch, new_npy
 
 _TIMES_CHUNK = 2**17
 _IDS_CHUNK = 2**16
+_IDS_BYTES = 2**23
+"""Of ids that are written at a time, where fewer than a chunk take as many."""
 
 
 @dataclass(slots=True)
@@ -183,8 +185,8 @@ def _write(
 def _described(ids: Ids, degrees: NDArray[np.int64], order: NDArray[np.int64]) -> Iterator[tuple[pa.Array, NDArray[np.int64]]]:
     """Ids and degrees in their final order, some at a time."""
     for first in range(0, len(order), _IDS_CHUNK):
-        part = order[first : first + _IDS_CHUNK]
-        yield ids.take(part), degrees[part]
+        for part in ids.cut(order[first : first + _IDS_CHUNK], _IDS_BYTES):
+            yield ids.take(part), degrees[part]
 
 
 def _write_csr(

@@ -6,8 +6,8 @@ Files are read as streams of small batches: never a row group at a time, as a sc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -20,6 +20,10 @@ from pyarrow import fs
 
 from gcnrec.config.toml import to_parquet
 from gcnrec.errors import DataError, first_line, nearest
+from gcnrec.loaders.bounds.allowed import DEFAULT, Allowed
+from gcnrec.loaders.bounds.footer import Footer, Group, footer_size
+from gcnrec.loaders.bounds.pieces import has_dictionary, pieces
+from gcnrec.loaders.bounds.weight import weigh
 from gcnrec.loaders.files.common_types import Conflict, merged
 from gcnrec.loaders.files.hive_keys import keys_of, parsed, types_of
 from gcnrec.loaders.ingest.listing import Listing, listed
@@ -33,13 +37,17 @@ _FEW_ROWS = 1024
 class Input:
     """An opened Parquet input: `text` is how the user named it; `keys` are the columns that some path brings.
 
-    `conflicts`: by the path of a column, the files that hold it in types which have none in common.
+    `conflicts`: by the path of a column, the files that hold it in types which have none in common. `rows`: of all files.
+    `sizes` remembers what `Wanted` does.
     """
 
     text: str
     dataset: ds.Dataset
     keys: frozenset[str]
     conflicts: Mapping[str, Conflict]
+    rows: int
+    allowed: Allowed
+    sizes: dict[tuple[str, int, tuple[str, ...], Most], int] = field(default_factory=dict)
 
     def field(self, path: str) -> pa.Field:
         """The field at `path`; `a.b` is field b of struct a unless a column is really called so.
@@ -92,40 +100,55 @@ class Input:
         self, columns: dict[str, ds.Expression], paths: Sequence[str], rows: int, most_bytes: float = math.inf
     ) -> Iterator[pa.RecordBatch]:
         """The columns in the order of the files and their rows, at most `rows` and about `most_bytes` at a time; see `stream`."""
+        wanted = self._wanted(columns, paths, Most(rows, most_bytes))
         for fragment in self.dataset.get_fragments():
-            yield from stream(self.dataset, fragment, columns, paths, Most(rows, most_bytes))
+            yield from stream(wanted, fragment)
 
     def numbered(self, columns: dict[str, ds.Expression], paths: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatchReader]]:
         """Per file: its path and a stream of the columns with the row number inside the file as `gcnrec_row`."""
         schema = self.schema_of(columns).append(pa.field("gcnrec_row", pa.int64()))
+        wanted = self._wanted(columns, paths, Most(_FEW_ROWS))
         for fragment in self.dataset.get_fragments():
-            batches = stream(self.dataset, fragment, columns, paths, Most(_FEW_ROWS))
+            batches = stream(wanted, fragment)
             yield fragment.path, pa.RecordBatchReader.from_batches(schema, _with_row_numbers(batches, schema))
 
     def damaged_file(self, columns: dict[str, ds.Expression], paths: Sequence[str]) -> tuple[str, str] | None:
         """The first file whose columns cannot be read, and why."""
+        wanted = self._wanted(columns, paths, Most(_FEW_ROWS))
         for fragment in self.dataset.get_fragments():
             try:
-                for _ in stream(self.dataset, fragment, columns, paths, Most(_FEW_ROWS)):
+                for _ in stream(wanted, fragment):
                     pass
             except (OSError, pa.ArrowException) as problem:
                 return fragment.path, first_line(problem)
         return None
 
+    def _wanted(self, columns: dict[str, ds.Expression], paths: Sequence[str], most: Most) -> Wanted:
+        return Wanted(self.dataset, columns, tuple(paths), most, self.allowed, self.sizes)
 
-def open_input(text: str, base: Path | None = None, key_types: Mapping[str, pa.DataType] | None = None) -> Input:
+
+def open_input(
+    text: str,
+    base: Path | None = None,
+    key_types: Mapping[str, pa.DataType] | None = None,
+    allowed: Allowed = DEFAULT,
+) -> Input:
     """Open `text`: a file, a folder (hive partitions become columns), a glob or a URI; relative paths start at `base`.
 
     A column of a file wins over `key=value` in its path; `key_types` declares types of such keys (`types_of` guesses others).
     A column that files hold in several types has their common one. Raises DataError when nothing is there, when a folder or glob
-    holds no Parquet, naming a file that is damaged or empty, and for a key whose value has not its declared type.
+    holds no Parquet, naming a file that is damaged or empty, and for a key whose value has not its declared type; DeviceError for
+    a footer that takes more to parse than is `allowed`.
     """
     listing = listed(text, base)
+    for info in listing.infos:
+        _check_footer(listing.filesystem, info.path, allowed)
     try:
-        files = [_opened(listing, info) for info in listing.infos]
-        rows = sum(map(_rows, files))
-        schemas = [(file.path, _schema_of(file)) for file in files]
-        for file in files:
+        rows, schemas = 0, []
+        for info in listing.infos:
+            file = _opened(listing, info)  # one at a time: what Arrow makes of a footer is large
+            rows += int(file.metadata.num_rows)
+            schemas.append((file.path, _schema_of(file)))
             _read_names(file)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as problem:
         for path in listing.files:
@@ -136,7 +159,20 @@ def open_input(text: str, base: Path | None = None, key_types: Mapping[str, pa.D
     for path, schema in schemas:
         if len(set(schema.names)) != len(schema.names):
             raise DataError(f"{path} has two columns of one name among {', '.join(schema.names)}; rename one")
-    return _joined(listing, files, schemas, key_types or {})
+    return Input(listing.text, *_joined(listing, schemas, key_types or {}), rows, allowed)
+
+
+def _check_footer(filesystem: fs.FileSystem, path: str, allowed: Allowed) -> None:
+    """Refuse a footer that Arrow should not parse: a large one, or one of columns that are nested too deeply."""
+    try:
+        with filesystem.open_input_file(path) as source:
+            if size := footer_size(source):
+                allowed.check_footer(path, size)
+                Footer(source)
+    except (OSError, pa.ArrowException) as problem:
+        raise DataError(
+            f"{path} is not a readable Parquet file ({first_line(problem)}); it may be truncated or damaged"
+        ) from None
 
 
 def _opened(listing: Listing, info: fs.FileInfo) -> ds.ParquetFileFragment:
@@ -146,12 +182,12 @@ def _opened(listing: Listing, info: fs.FileInfo) -> ds.ParquetFileFragment:
 
 
 def _joined(
-    listing: Listing,
-    files: list[ds.ParquetFileFragment],
-    schemas: list[tuple[str, pa.Schema]],
-    key_types: Mapping[str, pa.DataType],
-) -> Input:
-    """The files as one input: keys of their paths where they lack such a column, and one type for each column."""
+    listing: Listing, schemas: list[tuple[str, pa.Schema]], key_types: Mapping[str, pa.DataType]
+) -> tuple[ds.Dataset, frozenset[str], dict[str, Conflict]]:
+    """The files as one data set: keys of their paths where they lack such a column, and one type for each column.
+
+    Also which columns are keys, and the columns that have no type in common.
+    """
     values = []
     for path, schema in schemas:
         keys = keys_of(listing.inside(path))
@@ -161,18 +197,16 @@ def _joined(
         schemas.append((f"the path of {path}", pa.schema([(name, types[name]) for name in keys])))
     schema, conflicts = merged(schemas)
     parts = []
-    for file, keys in zip(files, values, strict=True):
-        scalars = {name: parsed(file.path, name, text, types[name]) for name, text in keys.items()}
-        parts.append(_with_keys(file, scalars))
-    dataset = ds.FileSystemDataset(parts, schema, ds.ParquetFileFormat(), listing.filesystem)
-    return Input(listing.text, dataset, frozenset(types), conflicts)
+    for info, keys in zip(listing.infos, values, strict=True):
+        scalars = {name: parsed(info.path, name, text, types[name]) for name, text in keys.items()}
+        parts.append(_with_keys(listing, info, scalars))
+    return ds.FileSystemDataset(parts, schema, ds.ParquetFileFormat(), listing.filesystem), frozenset(types), conflicts
 
 
-def _with_keys(file: ds.ParquetFileFragment, keys: Mapping[str, pa.Scalar]) -> ds.ParquetFileFragment:
+def _with_keys(listing: Listing, info: fs.FileInfo, keys: Mapping[str, pa.Scalar]) -> ds.ParquetFileFragment:
     equal = [ds.field(name) == value if value.is_valid else ds.field(name).is_null() for name, value in keys.items()]
-    if not equal:
-        return file
-    return ds.ParquetFileFormat().make_fragment(file.path, file.filesystem, partition_expression=reduce(and_, equal))
+    together = reduce(and_, equal) if equal else None
+    return ds.ParquetFileFormat().make_fragment(info.path, listing.filesystem, together, file_size=info.size)
 
 
 def _schema_of(file: ds.ParquetFileFragment) -> pa.Schema:
@@ -230,8 +264,8 @@ def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.Field]]:
             pending += [(f"{path}.{inner.name}", inner) for inner in field.type]
 
 
-_BUFFER = 2**18
-"""Bytes of a column that are read at a time."""
+_BUFFER, _LEAST_BUFFER = 2**18, 2**12
+"""Bytes of a column that are read from the disk at a time; fewer where there are many columns and little memory."""
 
 
 _VALUE_BYTES = 16
@@ -242,6 +276,14 @@ _TIMES_MOST = 4
 """Batches may be that much larger than wanted: only row groups that are heavier than the others get smaller ones."""
 
 
+_TIMES_WORST = 12
+"""Batches may take that much more than wanted before they are cut: where values of a dictionary are as long as its longest."""
+
+
+_DICTIONARY_COPIES = 3
+"""Of a dictionary where a batch brings it: hashed while it is read, in the batch, and in the one before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Most:
     """How much may be read at a time: `rows`, and `nbytes` before compression, by the metadata of the file."""
@@ -250,43 +292,109 @@ class Most:
     nbytes: float = math.inf
 
 
-def stream(
-    dataset: ds.Dataset, fragment: ds.ParquetFileFragment, columns: dict[str, ds.Expression], paths: Sequence[str], most: Most
-) -> Iterator[pa.RecordBatch]:
-    """`columns` of one file of `dataset`, in the order of its rows, at most `most` of them at a time.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to read of the files of `dataset`: `columns`, for which `paths` are read, at most `most` of them at a time.
 
-    `paths` names what the expressions read, `a.b` a field of a struct; other columns are not read. At hand are a batch and, for
-    each column, a page of the file and its dictionary.
+    A path `a.b` names a field of a struct. `sizes` remembers rows at a time by file and row group.
     """
+
+    dataset: ds.Dataset
+    columns: dict[str, ds.Expression]
+    paths: tuple[str, ...]
+    most: Most
+    allowed: Allowed
+    sizes: dict[tuple[str, int, tuple[str, ...], Most], int]
+
+
+def stream(wanted: Wanted, fragment: ds.ParquetFileFragment) -> Iterator[pa.RecordBatch]:
+    """The columns of one file in the order of its rows. At hand are a batch and, for each column, a page and its dictionary.
+
+    Raises DeviceError for a file that takes more to decode than is allowed.
+    """
+    names = _prefixes(wanted.paths)
+    fields = [each for each in wanted.dataset.schema if each.name in names]
     with fragment.filesystem.open_input_file(fragment.path) as source:
-        file = pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False)
-        present = [path for path in dict.fromkeys(paths) if _holds(file, path)]
-        for groups, rows in _portions(file, present, most):
-            # Without any column, a batch would not know its rows.
-            read = present or [file.schema.column(0).path]
-            for batch in file.iter_batches(rows, row_groups=groups, columns=read, use_threads=False):
-                whole = _completed(batch, dataset.schema, fragment, paths)
-                table = ds.InMemoryDataset(whole).to_table(columns=columns, use_threads=False)
-                yield from table.combine_chunks().to_batches()
+        present, groups = _present(source, wanted.paths)
+        columns = max((len(group.chunks) for group in groups), default=0)
+        file = pq.ParquetFile(source, buffer_size=_buffer(columns, wanted.allowed), pre_buffer=False)
+        copies = _DICTIONARY_COPIES * any(has_dictionary(each.type) for each in file.schema_arrow if each.name in names)
+        # Without any column, a batch would not know its rows.
+        read = present or [file.schema.column(0).path]
+        first = 0
+        for numbers, rows in _portions(source, groups, wanted, fragment.path, copies):
+            for batch in file.iter_batches(rows, row_groups=numbers, columns=read, use_threads=False):
+                for piece in pieces(batch, _TIMES_MOST * wanted.most.nbytes, fragment.path, first, wanted.allowed):
+                    whole = _completed(piece, fields, fragment)
+                    table = ds.InMemoryDataset(whole).to_table(columns=wanted.columns, use_threads=False)
+                    yield from table.combine_chunks().to_batches()
+                first += len(batch)
 
 
-def _portions(file: pq.ParquetFile, present: list[str], most: Most) -> Iterator[tuple[list[int], int]]:
-    """Row groups to read together, and rows at a time: fewer where a group has more bytes a row than `most` allows."""
-    if most.nbytes == math.inf:
-        yield list(range(file.num_row_groups)), most.rows
-        return
-    groups: list[int] = []
-    for number in range(file.num_row_groups):
-        size, count = _group_size(file, number, present)
-        if most.rows * size <= _TIMES_MOST * most.nbytes * count:
-            groups.append(number)
-            continue
-        if groups:
-            yield groups, most.rows
-        yield [number], max(int(most.nbytes * count / size), 1)
-        groups = []
-    if groups:
-        yield groups, most.rows
+def _present(source: pa.NativeFile, paths: Iterable[str]) -> tuple[list[str], list[Group]]:
+    """The `paths` that a file has, which may be structs, and its row groups with their columns of values."""
+    footer = Footer(source)
+    held = _prefixes(leaf.path for leaf in footer.leaves)
+    present = [path for path in dict.fromkeys(paths) if path in held]
+    wanted = frozenset(present)
+    return present, footer.groups(lambda leaf: not wanted.isdisjoint(_prefixes([leaf])))
+
+
+def _prefixes(paths: Iterable[str]) -> set[str]:
+    """The paths, and those of all structs around them."""
+    found = set()
+    for path in paths:
+        found.add(path)
+        found.update(path[:at] for at, letter in enumerate(path) if letter == ".")
+    return found
+
+
+def _portions(
+    source: pa.NativeFile, groups: list[Group], wanted: Wanted, path: str, copies: int
+) -> Iterator[tuple[list[int], int]]:
+    """Row groups to read together, and rows at a time: fewer where a row takes more than `wanted.most` allows.
+
+    `copies`: of a dictionary, that come with a batch.
+    """
+    numbers: list[int] = []
+    last = 0
+    for group in groups:
+        key = path, group.number, wanted.paths, wanted.most
+        if key not in wanted.sizes:
+            wanted.sizes[key] = _rows_at_a_time(source, group, wanted, path, copies)
+        rows = wanted.sizes[key]
+        if numbers and (rows != last or rows != wanted.most.rows):
+            yield numbers, last
+            numbers = []
+        numbers, last = [*numbers, group.number], rows
+    if numbers:
+        yield numbers, last
+
+
+def _rows_at_a_time(source: pa.NativeFile, group: Group, wanted: Wanted, path: str, copies: int) -> int:
+    """Rows of a group to decode at a time. Raises DeviceError where one row with its pages takes more than is allowed."""
+    most, allowed = wanted.most, wanted.allowed
+    if not group.chunks or not group.rows:
+        return most.rows
+    size, rows = _group_size(group), most.rows
+    if rows * size > _TIMES_MOST * most.nbytes * group.rows:
+        rows = max(int(most.nbytes * group.rows / size), 1)
+    place = f"row group {group.number} of {path}"
+    weights = [weigh(source, chunk, place, rows, allowed) for chunk in group.chunks]
+    per_row = sum(weight.per_row for weight in weights)
+    worst = min(_TIMES_WORST * most.nbytes, allowed.at_hand / 4)
+    rows = max(min(rows, int(worst / max(per_row, 1))), 1)
+    heaviest = max(zip(weights, group.chunks, strict=True), key=lambda both: both[0].at_hand + rows * both[0].per_row)
+    batch = sum(rows * weight.per_row + weight.extra for weight in weights)
+    needed = int(sum(weight.at_hand + copies * weight.dictionary for weight in weights) + batch)
+    needed += len(weights) * _buffer(len(weights), allowed)
+    allowed.check_at_hand(place, heaviest[1].leaf.path, needed, heaviest[0].longest)
+    return rows
+
+
+def _buffer(columns: int, allowed: Allowed) -> int:
+    """Bytes of each of `columns` that are read from the disk at a time."""
+    return max(min(_BUFFER, allowed.at_hand // (8 * max(columns, 1))), _LEAST_BUFFER)
 
 
 def bytes_and_rows(fragment: ds.ParquetFileFragment, paths: Sequence[str]) -> tuple[int, int]:
@@ -294,54 +402,33 @@ def bytes_and_rows(fragment: ds.ParquetFileFragment, paths: Sequence[str]) -> tu
 
     Raises OSError or ArrowException where the metadata is damaged.
     """
-    size = rows = 0
     with fragment.filesystem.open_input_file(fragment.path) as source:
-        file = pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False)
-        present = [path for path in dict.fromkeys(paths) if _holds(file, path)]
-        for number in range(file.num_row_groups):
-            more = _group_size(file, number, present)
-            size, rows = size + more[0], rows + more[1]
-    return size, rows
+        groups = [group for group in _present(source, paths)[1] if group.chunks]
+    return sum(map(_group_size, groups)), sum(group.rows for group in groups)
 
 
-def _group_size(file: pq.ParquetFile, number: int, present: list[str]) -> tuple[int, int]:
-    """Bytes before compression of the columns `present` of a row group, and its rows; nothing without a column or row."""
-    # Asked for what a damaged group says of a column, Arrow ends the process. When it reads one, it raises.
-    if not present or next(file.iter_batches(1, row_groups=[number], columns=present, use_threads=False), None) is None:
-        return 0, 0
-    group = file.metadata.row_group(number)
-    leaves = [leaf for leaf, path in enumerate(_leaf_paths(file)) if any(_below(path, each) for each in present)]
-    sizes = [max(column.total_uncompressed_size, _VALUE_BYTES * column.num_values) for column in map(group.column, leaves)]
-    return sum(sizes), group.num_rows
-
-
-def _leaf_paths(file: pq.ParquetFile) -> list[str]:
-    return [file.schema.column(number).path for number in range(len(file.schema.names))]
-
-
-def _holds(file: pq.ParquetFile, path: str) -> bool:
-    """Whether the file has a column, or columns of a struct, at `path`."""
-    return any(_below(leaf, path) for leaf in _leaf_paths(file))
+def _group_size(group: Group) -> int:
+    """Bytes before compression of the columns of a row group; none without a row."""
+    sizes = [max(chunk.uncompressed, _VALUE_BYTES * chunk.values) for chunk in group.chunks]
+    return sum(sizes) if group.rows else 0
 
 
 def _below(leaf: str, path: str) -> bool:
     return leaf == path or leaf.startswith(f"{path}.")
 
 
-def _completed(batch: pa.RecordBatch, schema: pa.Schema, fragment: ds.Fragment, paths: Sequence[str]) -> pa.RecordBatch:
+def _completed(batch: pa.RecordBatch, fields: list[pa.Field], fragment: ds.Fragment) -> pa.RecordBatch:
     """The batch in the types of the whole data set, with the partition's values, and nulls for columns that this file lacks."""
     partition = ds.get_partition_keys(fragment.partition_expression)
-    names = [name for name in schema.names if any(_below(path, name) for path in paths)]
     columns = []
-    for name in names:
-        kind = schema.field(name).type
+    for name, kind in ((each.name, each.type) for each in fields):
         if name in batch.schema.names:
             columns.append(_cast(batch.column(batch.schema.get_field_index(name)), kind))
         elif name in partition:
             columns.append(pa.repeat(_key_scalar(partition[name]).cast(kind), len(batch)))
         else:
             columns.append(pa.nulls(len(batch), kind))
-    return pa.RecordBatch.from_arrays(columns, names)
+    return pa.RecordBatch.from_arrays(columns, [each.name for each in fields])
 
 
 def _key_scalar(value: object) -> pa.Scalar:

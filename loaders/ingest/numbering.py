@@ -7,6 +7,7 @@ Letters: E sorted ids of all stretches, K stretches, N distinct ids.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numba
@@ -47,6 +48,19 @@ class Ids:
         keys = self.prefixes_E[entries]
         integers = pa.array(keys if _unsigned(self.kind) else (keys ^ _SIGN).view(np.int64))
         return integers.cast(pa.int32()).cast(self.kind) if pa.types.is_date(self.kind) else integers.cast(self.kind)
+
+    def cut(self, numbers: NDArray[np.int64], most: int) -> Iterator[NDArray[np.int64]]:
+        """`numbers` in parts whose ids take at most `most` bytes; a longer id is a part of its own."""
+        if self.texts_E is None or len(numbers) < 2:
+            yield numbers
+            return
+        offsets_E = np.frombuffer(self.texts_E.buffers()[1], np.int64)
+        entries = self.entries_N[numbers]
+        if (offsets_E[entries + 1] - offsets_E[entries]).sum() <= most:
+            yield numbers
+            return
+        for half in np.array_split(numbers, 2):
+            yield from self.cut(half, most)
 
 
 class Numbering:

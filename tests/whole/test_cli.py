@@ -26,9 +26,9 @@ SURFACE = {
     "run": "JOB.toml --data --data-root --force --json --log-json --out --resume --set",
     "check": "JOB.toml --data --data-root --force --json --resolved --set",
     "ingest": "CARD.toml --data-root --duplicates --force --item --item-features --json --k-core --keep-cold --log-json "
-    "--memory-limit --min-rating --name --out --partition-type --rating --repeats --seed --split --test --test-from --test-size "
-    "--text-width --time --time-unit --train --user --user-features --valid --valid-size --warm-size --weight --where "
-    "--where-test",
+    "--max-id-bytes --memory-limit --min-rating --name --out --partition-type --rating --repeats --seed --split --test "
+    "--test-from --test-size --text-width --time --time-unit --train --user --user-features --valid --valid-size --warm-size "
+    "--weight --where --where-test",
     "train": "JOB.toml --data --json --log-json --out --resume --set",
     "evaluate": "RUN --json --k --log-json --memory-limit --segments --split",
     "recommend": "RUN --candidates --exclude --fallback --items --json --k --log-json --memory-limit --new-items --new-users "
