@@ -361,6 +361,10 @@ def _vocabulary(folder: Path, name: str, size: int) -> StoredVocabulary:
     return ids
 
 
+_CHUNK_BYTES = 2**23
+"""Of ids that are read at a time."""
+
+
 class StoredVocabulary(Vocabulary):
     """The ids of `users.parquet` or `items.parquet`; `ids` reads them into memory at its first use.
 
@@ -392,7 +396,8 @@ class StoredVocabulary(Vocabulary):
         return MemoryVocabulary(_read(self._path, ["id"]).column("id").combine_chunks()).ids
 
     def chunks(self, rows: int) -> Iterator[pa.Array]:
-        """Read from the file, a few at a time."""
+        """Read from the file, a few at a time: fewer than `rows` where ids are long."""
+        rows = max(min(rows, _CHUNK_BYTES * len(self) // max(self.nbytes, 1)), 1)
         try:
             with pq.ParquetFile(self._path, buffer_size=2**18, pre_buffer=False) as file:
                 for batch in file.iter_batches(rows, columns=["id"], use_threads=False):

@@ -25,7 +25,7 @@ from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.seen import SeenRule, seen_items, seen_rule
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.results.id_files import columns_of, open_ids
-from gcnrec.results.memory_bounds import evaluation_bytes, most_items, users_per_chunk
+from gcnrec.results.memory_bounds import evaluation_bytes, most_items, segment_bytes, users_per_chunk
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import append_event
 from gcnrec.runs.folder import Run, writing
@@ -62,6 +62,7 @@ def evaluate_run(
         held_out = dataset.test if split == "test" else dataset.valid
         lengths = tuple(ks or settings.k)
         fixed = evaluation_bytes(run, held_out, lengths, settings.bootstrap)
+        fixed += 0 if segments is None else segment_bytes(run, segments, limit)
         chunk = users_per_chunk(limit, fixed, run, min(max(lengths), most_items(run, None)), "evaluating")
         names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
         scorer = run.scorer()

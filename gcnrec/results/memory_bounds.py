@@ -14,6 +14,8 @@ import torch
 from gcnrec.closed_forms.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS
 from gcnrec.errors import DeviceError
 from gcnrec.interactions import Interactions
+from gcnrec.loaders.bounds.allowed import Allowed
+from gcnrec.loaders.bounds.table import table_bytes
 from gcnrec.ranking.metrics import BOOTSTRAP_BYTES, PER_USER
 from gcnrec.ranking.top_k import ITEMS_PER_TILE, USERS_PER_CHUNK
 from gcnrec.results.request import RequestFiles
@@ -26,6 +28,8 @@ from gcnrec.system.streams import is_pipe
 _LEAST_USERS = 8
 _MERGED = 56
 """Bytes of an edge of a merged graph while it is sorted."""
+_TABLE_TIMES = 6
+"""What a given file takes: its table, its ids in the type of the data, distinct ones, and their numbers."""
 _WORKING = 16 << 20
 """Buffers of the files that are read and written."""
 
@@ -42,14 +46,23 @@ def evaluation_bytes(run: Run, held_out: Interactions, ks: Sequence[int], bootst
     return _WORKING + 40 * users + (48 + 16 * len(ks)) * items + pairs + tested * per_user + resamples + _model_bytes(run)
 
 
-def recommendation_bytes(run: Run, files: RequestFiles) -> int:
-    """Bytes of `recommend`, chunks of users apart: ids and a few numbers per node, held-out pairs, the given files."""
-    dataset = run.dataset
+def segment_bytes(run: Run, path: Path, limit: str) -> int:
+    """Bytes of a file of segments and of the ids in it. Raises DeviceError where reading one of its pages takes too much."""
+    allowed = Allowed(parse_bytes(limit))
+    return _TABLE_TIMES * _table_bytes(path, allowed) + 3 * _id_bytes(run, allowed) + 16 * len(run.dataset.user_ids)
+
+
+def recommendation_bytes(run: Run, files: RequestFiles, limit: str) -> int:
+    """Bytes of `recommend`, chunks of users apart: ids and a few numbers per node, held-out pairs, the given files.
+
+    Raises DeviceError where a page or a dictionary of ids or of a given file takes too much of `limit`.
+    """
+    dataset, allowed = run.dataset, Allowed(parse_bytes(limit))
     users, items = len(dataset.user_ids), len(dataset.item_ids)
-    ids = dataset.user_ids.nbytes + dataset.item_ids.nbytes
-    given = sum(6 * _table_bytes(path) for path in files.given)
-    total = _WORKING + 3 * ids + 40 * (users + items) + 56 * (len(dataset.valid) + len(dataset.test)) + given
-    embeddings = sum(map(_table_bytes, embeddings_paths(run.folder)))
+    given = sum(_TABLE_TIMES * _table_bytes(path, allowed) for path in files.given)
+    pairs = 56 * (len(dataset.valid) + len(dataset.test))
+    total = _WORKING + 3 * _id_bytes(run, allowed) + 40 * (users + items) + pairs + given
+    embeddings = sum(_table_bytes(path, allowed) for path in embeddings_paths(run.folder))
     return total + _model_bytes(run) + (3 * embeddings if files.bring_nodes else 0)
 
 
@@ -101,14 +114,19 @@ def _most_rows(path: Path) -> int:
         return 0
 
 
-def _table_bytes(path: Path) -> int:
-    """Bytes of a Parquet file's columns, or of a CSV file; 0 of a file that cannot be read: its reader reports that."""
+def _id_bytes(run: Run, allowed: Allowed) -> int:
+    """Bytes of the ids of all users and items, from the pages of their files."""
+    dataset = run.dataset
+    sides = ("users", dataset.user_ids), ("items", dataset.item_ids)
+    return sum(4 * len(ids) + table_bytes(dataset.folder / f"{name}.parquet", allowed, ["id"]) for name, ids in sides)
+
+
+def _table_bytes(path: Path, allowed: Allowed) -> int:
+    """Bytes of a Parquet file's columns, of all files of a folder, or of a CSV file; 0 of one that its reader will refuse."""
+    if path.is_dir():
+        return sum(_table_bytes(file, allowed) for file in path.rglob("*.parquet"))
     if is_pipe(path):
         return PIPED_BYTES
     if not path.is_file() or path.suffix.lower() == ".csv":
         return path.stat().st_size if path.is_file() else 0
-    try:
-        metadata = pq.read_metadata(path)
-    except (OSError, ValueError):
-        return 0
-    return 8 * metadata.num_rows + sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    return table_bytes(path, allowed)

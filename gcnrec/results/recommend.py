@@ -89,8 +89,9 @@ def recommend(
     options = _Options(k, out, seen, fallback)
     files = RequestFiles(users, items, candidates, exclude, new_users, new_items)
     limit = memory_limit or run.job.evaluate.memory_limit
+    fixed = recommendation_bytes(run, files, limit)
     longest = min(k, most_items(run, new_items))
-    chunk = users_per_chunk(limit, recommendation_bytes(run, files), run, longest, "recommending from")
+    chunk = users_per_chunk(limit, fixed, run, longest, "recommending from")
     with memory_errors_as_sentences(limit):
         return _recommended(run, files, options, chunk, kept(observer))
 

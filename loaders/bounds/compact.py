@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-Wanted: TypeAlias = "Mapping[int, Wanted | None]"
-"""Fields of a struct by number: None keeps a value, a mapping keeps fields of a struct, or of the structs in a list."""
+Wanted: TypeAlias = "Mapping[int, type[int] | type[bytes] | Wanted | list[Wanted]]"
+"""Fields of a struct by number: a number or flag (`int`), bytes, fields of a struct, or of each struct in a list."""
 _DEEPEST = 32
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
 
@@ -41,22 +41,21 @@ class Compact:
                 self._skip(kind, depth)
         return found
 
-    def _value(self, kind: int, wanted: Wanted | None, depth: int) -> Any:
-        if kind in (_TRUE, _FALSE):
+    def _value(self, kind: int, wanted: Any, depth: int) -> Any:
+        if wanted is int and kind in (_TRUE, _FALSE):
             return kind == _TRUE
-        if _BYTE < kind < _DOUBLE:
+        if wanted is int and _BYTE < kind < _DOUBLE:
             return self._signed()
-        if kind == _BINARY:
+        if wanted is bytes and kind == _BINARY:
             size = self._varint()
             self._pass(size)
             return self._data[self.at - size : self.at]
-        if kind == _STRUCT and wanted is not None:
+        if isinstance(wanted, dict) and kind == _STRUCT:
             return self.struct(wanted, depth=depth + 1)
-        if kind == _LIST:
+        if isinstance(wanted, list) and kind == _LIST:
             size, inner = self._list()
-            return [self._value(inner, wanted, depth) for _ in range(size)]
-        self._skip(kind, depth)
-        return None
+            return [self._value(inner, wanted[0], depth) for _ in range(size)]
+        raise pa.ArrowInvalid("its metadata cannot be parsed")
 
     def _skip(self, kind: int, depth: int) -> None:
         if kind in (_TRUE, _FALSE):

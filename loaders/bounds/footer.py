@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
-from gcnrec.loaders.bounds.compact import Compact
+from gcnrec.loaders.bounds.compact import Compact, Wanted
 
 _MAGIC = b"PAR1"
 _TAIL = 8
@@ -20,9 +21,9 @@ _DEEPEST = 64
 _WIDTHS = {0: 1, 1: 4, 2: 8, 3: 12, 4: 4, 5: 8}
 """Bytes of a value by Parquet's physical type; byte arrays are 6, those of a fixed length 7."""
 _FIXED = 7
-_SCHEMA = {2: {1: None, 2: None, 3: None, 4: None, 5: None}}
-_CHUNK = {3: {4: None, 5: None, 6: None, 7: None, 9: None, 11: None}}
-_GROUPS = {3: None, 4: {1: _CHUNK, 3: None}}
+_SCHEMA: Wanted = {2: [{1: int, 2: int, 3: int, 4: bytes, 5: int}]}
+_CHUNK: Wanted = {3: {4: int, 5: int, 6: int, 7: int, 9: int, 11: int}}
+_GROUPS: Wanted = {3: int, 4: [{1: [_CHUNK], 3: int}]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Footer:
         return groups
 
 
-def _leaves(elements: list[dict[int, int]]) -> list[Leaf]:
+def _leaves(elements: list[dict[int, Any]]) -> list[Leaf]:
     """Columns of values of a schema, whose elements come parents first."""
     leaves: list[Leaf] = []
     open_ = [(elements[0].get(5, 0), "", 0, 0)] if elements else []
@@ -108,7 +109,7 @@ def _leaves(elements: list[dict[int, int]]) -> list[Leaf]:
             raise pa.ArrowInvalid(f"its columns do not form a tree of at most {_DEEPEST} levels")
         left, above, repetition, definition = open_[-1]
         open_[-1] = left - 1, above, repetition, definition
-        name = bytes(element.get(4) or b"").decode("utf-8", "replace")  # type: ignore[call-overload]
+        name = element.get(4, b"").decode("utf-8", "replace")
         path = f"{above}.{name}" if above else name
         repetition, definition = repetition + (element.get(3) == 2), definition + (element.get(3) != 0)
         if element.get(5):

@@ -7,21 +7,16 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from gcnrec.loaders.bounds.compact import Compact, Truncated
+from gcnrec.loaders.bounds.compact import Compact, Truncated, Wanted
 from gcnrec.loaders.bounds.footer import Chunk
 
 DATA, _INDEX, DICTIONARY, DATA_V2 = range(4)
 _PLAIN_DICTIONARY, RLE, DELTA_LENGTHS, DELTA_BYTES, _RLE_DICTIONARY = 2, 3, 6, 7, 8
 _CODECS = {1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
 _HADOOP_LZ4 = 5
-_HEADER = {
-    1: None,
-    2: None,
-    3: None,
-    5: {1: None, 2: None, 4: None},
-    7: {1: None, 2: None},
-    8: {1: None, 3: None, 4: None, 5: None, 6: None, 7: None},
-}
+_HEADER: Wanted = {
+    1: int, 2: int, 3: int, 5: {1: int, 2: int, 4: int}, 7: {1: int, 2: int}, 8: {1: int, 4: int, 5: int, 6: int, 7: int}
+}  # fmt: skip
 _FIRST_READ = 512
 _MOST_HEADER = 2**20
 _OLD_SLACK = 128

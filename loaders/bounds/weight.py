@@ -70,7 +70,8 @@ def weigh(source: pa.NativeFile, chunk: Chunk, place: str, block: int, allowed: 
     found = _Found()
     for page in pages(source, chunk):
         found.largest = max(found.largest, page.size, page.compressed)
-        found.longest = max(found.longest, 0 if page.has_codes else page.size // max(page.values, 1))
+        if not page.has_codes:
+            found.longest = max(found.longest, page.size // max(page.values, 1) - (0 if chunk.leaf.width else _OFFSET))
         allowed.check_at_hand(place, chunk.leaf.path, found.at_hand, found.longest)
         if page.kind == DICTIONARY:
             _look_at_dictionary(found, source, chunk, page)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from gcnrec.errors import DataError
+from gcnrec.loaders.bounds.footer import footer_size
 
 _LOGS = {"Delta": "_delta_log", "Iceberg": "metadata", "Hudi": ".hoodie"}
 """The folder of the log inside a table of each format."""
@@ -19,6 +20,8 @@ _EXPORTS = {
     "Iceberg": "in DuckDB: COPY (FROM iceberg_scan('{}')) TO 'plain.parquet'",
     "Hudi": "in Spark: spark.read.format('hudi').load('{}').write.parquet('plain')",
 }
+_MOST_FOOTER = 2**20
+"""Bytes of the footer of a log's file that is looked into."""
 
 
 def refuse_tables(filesystem: fs.FileSystem, root: str, files: Iterable[str]) -> None:
@@ -61,7 +64,10 @@ def _is_log(filesystem: fs.FileSystem, kind: str, entries: list[fs.FileInfo]) ->
 
 def _adds_files(filesystem: fs.FileSystem, checkpoint: str) -> bool:
     try:
-        schema = pq.read_schema(checkpoint, filesystem=filesystem)
+        with filesystem.open_input_file(checkpoint) as source:
+            if footer_size(source) > _MOST_FOOTER:
+                return True
+            schema = pq.read_schema(source)
     except (OSError, pa.ArrowException):
         return True  # the log cannot be read, so that it may name files
     return "add" in schema.names and pa.types.is_struct(schema.field("add").type)

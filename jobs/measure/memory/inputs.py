@@ -96,6 +96,12 @@ def run_folder(folder: Path, size: int, asked: int) -> None:
     files = {name: str(folder / f"{name}.parquet") for name in ("train", "test")}
     data = Data(**files, user="user", item="item", valid_size=0.01)
     ingest(data, folder / "data", data_root=None, name="memory-limits")
+    untrained_run(folder)
+
+
+def untrained_run(folder: Path) -> None:
+    """`run` on the dataset `data` with random embeddings, in `folder`."""
+    draw = np.random.default_rng(5)
     dataset = open_dataset(folder / "data")
     job, graph = Job(), dataset.graph
     make_folder(folder / "run")
