@@ -1,16 +1,20 @@
 """Ingest, evaluate and recommend on more data than they may hold: the system itself refuses them what is beyond the limit.
 
-jobs/measure/memory/limits.py says which limit of the system that is and why; its whole run takes minutes and is in jobs/records.
+Small files that expand are refused by name, or done. jobs/measure/memory/limits.py says which limit of the system it is and why;
+its whole run, and that of bombs.py, take minutes and are in jobs/records.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from jobs.measure.memory.bombs import MOST_GROWTH, step
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,3 +43,27 @@ def test_memory_stays_below_the_limit(tmp_path, cases, times):
     assert done.returncode == 0 and [row["case"] for row in rows] == cases.split(","), done.stderr + done.stdout
     for row in rows:
         assert row["input_bytes"] == times * 64_000_000 and 0 < row["rssanon_rise_bytes"] <= row["limit_bytes"], row
+
+
+BOMBS = [
+    ("long-ids", 150_000_000, "64MB", r"ids in column 'user' may have 4,096 bytes, one of 150,000,\d+ lies in row group 0 of "),
+    ("repeated-id-typed", 3_000_000, "64MB", r"ids in column 'user' may have 4,096 bytes, one of 3,000,\d+ lies in row 0 of "),
+    ("columns", 8000, "64MB", r"edges.parquet has a footer of [\d,]+ bytes, .* set --memory-limit \d+MB, or write"),
+    (
+        "feature-repeated",
+        3_000_000,
+        "64MB",
+        r"row 0 of .*features.parquet takes 3,000,\d+ bytes, .* column 'text'; .* set ",
+    ),
+]
+
+
+@pytest.mark.serial
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA and /proc/self/status are Linux's")
+def test_small_files_that_expand_are_refused_by_name_within_the_limit(tmp_path):
+    done = step([case[:3] for case in BOMBS], str(tmp_path))
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0 and len(rows) == len(BOMBS), done.stderr
+    for row, (name, *_, message) in zip(rows, BOMBS, strict=True):
+        assert row["outcome"] == "refused" and re.search(message, row["message"]), (name, row)
+        assert row["growth"] <= MOST_GROWTH and row["input_bytes"] < 3_000_000, (name, row)

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from gcnrec.results.evaluate import evaluate_run
 from gcnrec.results.recommend import recommend
 from gcnrec.runs.folder import open_run
 from gcnrec.system.limits import parse_bytes
+from gcnrec.system.pages import trim_heap
 from jobs.measure.memory import bomb_inputs as bombs
 from jobs.measure.memory import inputs
 from jobs.measure.memory.limits import STACK_KIB
@@ -158,11 +159,11 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=100, help="cases, spread over all kinds, sizes and limits (default: 100)")
     parser.add_argument("--only", help="names of kinds; default all of them")
     parser.add_argument("--folder", type=Path, help="where inputs and results lie; default a temporary folder")
-    parser.add_argument("--step", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--step", nargs=3, action="append", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.step:
-        name, size, limit = given.step
-        print(json.dumps(limited(KINDS[name], given.folder, int(size), limit)))
+        for row in limited([(name, int(size), limit) for name, size, limit in given.step], given.folder):
+            print(json.dumps(row), flush=True)
         return
     rows = [measured(*case, given.folder) for case in chosen(given.cases, given.only.split(",") if given.only else list(KINDS))]
     if given.out:
@@ -187,7 +188,7 @@ def measured(name: str, size: int, limit: str, folder: Path | None) -> dict[str,
         begun = time.perf_counter()
         row: dict[str, Any] = {"kind": name, "size": size, "limit": limit}
         try:
-            done = _step(name, size, limit, work)
+            done = step([(name, size, limit)], work)
             failed = done.returncode or not done.stdout.strip()
             row |= {"outcome": f"exit code {done.returncode}", "error": done.stderr[-2000:]} if failed else {}
             row |= {} if failed else json.loads(done.stdout.splitlines()[-1])
@@ -199,29 +200,39 @@ def measured(name: str, size: int, limit: str, folder: Path | None) -> dict[str,
     return row
 
 
-def _step(name: str, size: int, limit: str, work: str) -> subprocess.CompletedProcess[str]:
-    """This file in a process of its own, whose threads reserve little for their stacks."""
-    command = [sys.executable, "-m", "jobs.measure.memory.bombs", "--folder", work, "--step", name, str(size), limit]
+def step(cases: Sequence[tuple[str, int, str]], work: str) -> subprocess.CompletedProcess[str]:
+    """This file in a process of its own, whose threads reserve little for their stacks: a line of JSON for each case."""
+    given = [text for name, size, limit in cases for text in ("--step", name, str(size), limit)]
+    command = [sys.executable, "-m", "jobs.measure.memory.bombs", "--folder", work, *given]
     shell = ["bash", "-c", f"ulimit -s {STACK_KIB} && exec {shlex.join(command)}"]
     environment = {**os.environ, **_ENVIRONMENT}
     return subprocess.run(shell, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)
 
 
-def limited(kind: Kind, folder: Path, size: int, limit: str) -> dict[str, Any]:
-    """What reading the bomb takes beyond the process that has read a harmless input, and how it ends."""
-    for name, made in (("tiny", kind.tiny), ("bomb", size)):
-        (folder / name).mkdir()
-        _apart(kind.make, folder / name, made)
-    _outcome(kind, folder / "tiny", limit)
+def limited(cases: Sequence[tuple[str, int, str]], folder: Path) -> Iterator[dict[str, Any]]:
+    """What reading each bomb takes beyond a process that has read a harmless input, and how it ends."""
+    folders = [folder / f"{number}-{name}" for number, (name, *_) in enumerate(cases)]
+    for (name, size, _), place in zip(cases, folders, strict=True):
+        for part, made in (("tiny", KINDS[name].tiny), ("bomb", size)):
+            (place / part).mkdir(parents=True)
+            _apart(KINDS[name].make, place / part, made)
+    for (name, _, limit), place in zip(cases, folders, strict=True):
+        resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        _outcome(KINDS[name], place / "tiny", limit)
+        trim_heap()
+        yield _limited(KINDS[name], place / "bomb", limit)
+
+
+def _limited(kind: Kind, folder: Path, limit: str) -> dict[str, Any]:
     before = counters()
     allowed = before["VmData"] + int(MOST_GROWTH * parse_bytes(limit))
-    resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed, resource.RLIM_INFINITY))
     sampler, begun = Sampler(counters), time.perf_counter()
-    outcome, message = _outcome(kind, folder / "bomb", limit)
+    outcome, message = _outcome(kind, folder, limit)
     seconds, peaks = time.perf_counter() - begun, sampler()
     rises = {f"{name.lower()}_rise_bytes": peaks[name] - before[name] for name in ("RssAnon", "VmData")}
     growth = rises["rssanon_rise_bytes"] / parse_bytes(limit)
-    files = sum(path.stat().st_size for path in (folder / "bomb").rglob("*") if path.is_file() and "out" not in path.parts)
+    files = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and "out" not in path.parts)
     return {"outcome": outcome, "message": message, "seconds": seconds, "growth": growth, "input_bytes": files, **rises}
 
 
