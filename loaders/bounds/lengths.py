@@ -130,17 +130,14 @@ def _deltas(page, at, most):  # type: ignore[no-untyped-def]
                 break
             if width > 64 or at + (each * width + 7) // 8 > len(page):
                 return nothing, np.int64(-1)
-            for number in range(min(each, len(values) - done)):
+            for number in range(each):
+                if done == len(values):
+                    break
                 step = _packed(page, at * 8 + number * width, width)
-                values[done] = values[done - 1] + _signed_sum(least, step)
+                values[done] = values[done - 1] + _signed(least) + np.int64(step)
                 done += 1
             at += (each * width + 7) // 8
     return values, np.int64(at)
-
-
-@numba.njit(cache=True)
-def _signed_sum(least, step):  # type: ignore[no-untyped-def]
-    return _signed(least) + np.int64(step)
 
 
 @numba.njit(cache=True)
