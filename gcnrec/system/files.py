@@ -145,6 +145,11 @@ def clear_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def is_writing() -> bool:
+    """Whether this process has a file or folder that is unfinished."""
+    return bool(_mine)
+
+
 def abandon_all() -> None:
     """Remove what this process is writing now, and bring back what it moved aside: for a thread that is about to end the process.
 

@@ -118,8 +118,10 @@ class Watch:
         self._stops: list[Stop] = []
         self._text = ""
         self._working = self._unhurried = 0
-        self._is_done = self._handled = self._lost = False
-        self._own = 0  # signals of our own thread that it will read
+        self._is_done = self._handled = False
+        self._lost = False  # the exception was dropped
+        self._kicked = False  # our own thread has sent a signal, which `_handle` has not met
+        self._own = 0  # such signals that the thread itself will read
         self._leaving = threading.Lock()
         self._reader, writer = os.pipe()
         os.set_blocking(writer, False)
@@ -169,7 +171,7 @@ class Watch:
             self._unhurried -= 1
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self._lost = self._lost, False
+        again, self._lost, self._kicked = self._kicked, False, False
         second, self._handled = self._handled and not again, True
         self.asked = self.asked or signal.Signals(number)
         if second or not self._working:
@@ -179,6 +181,8 @@ class Watch:
             if not self._stops[-1].raises:
                 return
         if _is_importing(frame):  # native modules make other errors of it, or abort
+            if not (self._stops or _is_writing()):
+                self._leave()
             self._lost = True
             return
         self._text = self._sentence()
@@ -211,8 +215,8 @@ class Watch:
                 deadline = time.monotonic() + _GRACE_SECONDS
             elif deadline is not None and time.monotonic() > deadline:
                 self._leave()
-            if self._lost and self.asked:
-                self._own += 1
+            elif self._lost and not self._kicked and self.asked:
+                self._kicked, self._own = True, self._own + 1
                 signal.pthread_kill(threading.main_thread().ident or 0, self.asked)
 
     def _leave(self) -> None:
@@ -223,7 +227,7 @@ class Watch:
         code = _code(self.asked)
         try:
             files = sys.modules.get("gcnrec.system.files")
-            if files is not None:  # an import here would wait for one of the main thread
+            if files is not None:
                 files.abandon_all()
             if not self._has_said:
                 _write(2, self.line(self._sentence(), code))
@@ -316,6 +320,11 @@ def _code(number: signal.Signals | None) -> int:
 
 def _problem(number: signal.Signals | None, text: str) -> BaseException:
     return KeyboardInterrupt(text) if number is signal.SIGINT else Terminated(text)
+
+
+def _is_writing() -> bool:
+    files = sys.modules.get("gcnrec.system.files")  # to import it here could wait for an import of the main thread
+    return files is not None and files.is_writing()
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -88,14 +88,17 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", metavar="COMMAND")
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # children of a shell's background would ignore it
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         made = commands(Path(folder), given.data.resolve(), given.run.resolve(), given.job.resolve(), shlex.split(given.ingest))
         wanted = {name: made[name] for name in given.only or made}
-        each = -(-given.signals // len(wanted))
+        count = -(-given.signals // len(wanted))
         rows, trials = [], []
         for name, arguments in wanted.items():
-            found = stop(name, arguments, Path(folder) / "work", each, given.seconds, random.Random(f"{given.seed} {name}"))
+            found = stop(name, arguments, Path(folder) / "work", count, given.seconds, random.Random(f"{given.seed} {name}"))
             trials += found
+            for each in counted(found):
+                if each.fault:
+                    print(each.fault, asdict(each), file=sys.stderr, flush=True)
             rows.append(summary(name, found))
             print(json.dumps(rows[-1]), flush=True)
     rows.append(summary("all", trials))
