@@ -22,6 +22,7 @@ import argparse
 import json
 import queue
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -141,6 +142,7 @@ def _numbers(only: int | None, seed: int, chosen: list[str]) -> Iterator[int]:
 
 def _steps_bed(work: Path) -> Bed:
     """The data, ingested by the command line, and the job file of training runs."""
+    shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     world = str(work.parent / "bed" / "world")
     ingest = ["ingest", "--train", world, "--user", "user", "--item", "item", "--out", str(work / "data")]

@@ -15,7 +15,6 @@ from jobs.measure.kill.place import Place
 
 END_S = 5.0
 """By which a command ends that was asked to; longer where more processes wait for cores than there are."""
-LATE_S = 0.1
 _CODES = {SIGTERM: 143, SIGINT: 130}
 ASKED = frozenset(_CODES.values())
 """Exit codes of commands that were asked to end."""
@@ -77,8 +76,6 @@ def _faults_of_asked(ended: Ended, ending: Ending, expected: Reference) -> list[
         found.append(f"{ended.orphans} processes live on")
     if ended.code == code:
         return found + _faults_of_words(ended, expected)
-    if ended.code == expected.case.code and ended.took_s < LATE_S:
-        return found  # the signal came between the last instruction and the end
     return [*found, f"ends with {ended.code}, not with {code}"]
 
 

@@ -77,7 +77,12 @@ class Place:
 
 
 def make_bed(bed: Path) -> None:
-    """Events, features, pairs of new users, segments, jobs; and two datasets, three runs and lists, by the command line."""
+    """Events, features, pairs of new users, segments, jobs; and two datasets, three runs and lists, by the command line.
+
+    A bed that is there, of an earlier call, stays.
+    """
+    if (bed / "recs.parquet").is_file():  # the last one that is made
+        return
     bed.mkdir(parents=True)
     write_world(WORLD, bed / "world")
     events = pq.read_table(bed / "world")

@@ -94,13 +94,16 @@ def main() -> None:
 def _become(arguments: list[str], folder: str, variables: dict[str, str], out: str, err: str, limit: int | None) -> None:
     """This process becomes a command line; does not return."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(folder)
-    files = [os.open(name, os.O_WRONLY if number else os.O_RDONLY) for number, name in enumerate((os.devnull, out, err))]
+    files = [os.open(os.devnull, os.O_RDONLY), os.open(out, os.O_WRONLY), os.open(err, os.O_WRONLY)]
     os.write(1, f"{os.getpid()}\n".encode())
-    for number, file in enumerate(files):
-        os.dup2(file, number)
+    for target, file in enumerate(files):
+        os.dup2(file, target)
         os.close(file)
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
