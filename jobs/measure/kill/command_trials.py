@@ -54,8 +54,12 @@ class Bench:
             if ended.code != case.code:
                 raise SystemExit(f"the uninterrupted {case.name} ended with {ended.code}: {ended.err}")
             new = {target: self.place.state(target) for target in case.whole}
-            self.references[case.name] = Reference(case, ended, frozenset(self.place.names()), digests(self.place.work), old, new)
-        return self.references[case.name]
+            made = Reference(case, ended, frozenset(self.place.names()), digests(self.place.work), old, new)
+            other = self.references.get((case.name, not forked), made)
+            if (made.names, made.digests) != (other.names, other.digests):
+                raise SystemExit(f"two uninterrupted commands of {case.name} make different files")
+            self.references[case.name, forked] = made
+        return self.references[case.name, forked]
 
 
 def words_of(case: Case, bed: Path) -> list[str]:
@@ -71,42 +75,32 @@ def by_fork(seed: int, number: int, ending: Ending, bench: Bench) -> tuple[bool,
 
 def trial(number: int, seed: int, case: Case, ending: Ending, bench: Bench) -> Row:
     """One row; `effective` is False where the command had ended before its moment. The place stays after a fault."""
-    forked, _ = by_fork(seed, number, ending, bench)
+    forked, forked_again = by_fork(seed, number, ending, bench)
     expected, place = bench.reference(case, forked), bench.place
+    if ending.again:
+        bench.reference(case, forked_again)  # before the place is laid: it runs there
     place.lay(case.before)
-    words = words_of(case, place.bed)
     at = moment(seed, number, 0, expected.course, ending.asks)
-    ended = launch(words, place, ending, at, bench.warm if forked else None)
+    ended = launch(words_of(case, place.bed), place, ending, at, bench.warm if forked else None)
     effective = _met(ended, ending, case)
-    row: Row = {
-        "trial": number,
-        "case": case.name,
-        "ending": ending.name,
-        "effective": effective,
-        "forked": forked,
-        "part": at.part,
-    }
-    row |= {"cpu_s": round(ended.cpu_s, 2), "code": ended.code, "took_s": round(ended.took_s, 2)}
-    row |= {"of_s": round(expected.course.total_s, 2), "load": round(os.getloadavg()[0], 1)}
-    if ending.limited:
-        row["limit"] = at.limit
     faults = judge.faults_of_end(ended, ending, expected) if effective else []
     faults += judge.faults_between(place, expected)
-    last, done = ended, False
-    if judge.says_done(ended) and not case.prints:
-        done = True
-    elif ended.code != case.code or (effective and ending.signals and SIGCONT not in ending.signals):
+    last, codes, done = ended, [], judge.says_done(ended) and not case.prints
+    if not done and (ended.code != case.code or (effective and ending.signals and SIGCONT not in ending.signals)):
         last, done, codes = _again(number, seed, ending, ended, bench, expected)
-        row["again"] = codes
         if ended.code in judge.ASKED and codes[0] != case.code and not done:
             faults.append("what it says does not work")
     faults += judge.faults_at_last(last, place, expected, done)
     faults += _faults_of_lost_stream(case, ending, place)
     if marks(place.bed) != bench.marks:
         faults.append("a file of the inputs has changed")
+    row: Row = {"trial": number, "case": case.name, "ending": ending.name, "effective": effective, "forked": forked}
+    row |= {"part": at.part, "cpu_s": round(ended.cpu_s, 2), "of_s": round(expected.course.total_s, 2)}
+    row |= {"code": ended.code, "took_s": round(ended.took_s, 2), "again": codes, "load": round(os.getloadavg()[0], 1)}
+    row |= {"limit": at.limit} if ending.limited else {}
     row |= {"sound": not faults}
     if faults:
-        row |= {"faults": faults[:8], "said": ended.err[-1500:], "limit": at.limit}
+        row |= {"faults": faults[:8], "said": ended.err[-1500:]}
         shutil.rmtree(bench.kept / f"trial-{number}", ignore_errors=True)
         shutil.copytree(place.folder, bench.kept / f"trial-{number}", symlinks=True)
     return row
@@ -133,7 +127,7 @@ def _again(
         if case.run and judge.resumes(case, ended.err, place, asked):
             words.append("--resume")
         stopped = ending.again and attempt == 1
-        at = moment(seed, number, attempt, expected.course, ending.asks) if stopped else None
+        at = moment(seed, number, attempt, bench.reference(case, forked).course, ending.asks) if stopped else None
         ended = launch(words, place, ending if stopped else _LEFT_ALONE, at, bench.warm if forked else None)
         codes.append(ended.code)
         asked = False
