@@ -372,14 +372,12 @@ def _explained(file: _File) -> Iterator[None]:
             raise DataError(f"the disk is full while reading {name}; free some space, or work on another disk") from None
         if isinstance(problem, duckdb.OutOfMemoryException):
             raise DataError(f"memory_limit is too small for {name} ({reason(problem)}); raise it") from None
-        damaged = file.source.damaged_file(file.columns.expressions, file.columns.paths)
-        if damaged:
-            why = f"({damaged[1]}); it is damaged, or holds a value of another type"
-            raise DataError(f"{damaged[0]} cannot be read {why}") from None
+        file.source.check(file.columns.expressions, file.columns.paths)
         # An internal error of DuckDB is the condition's doing where there is one; elsewhere it is a mistake to be seen.
         internal = isinstance(problem, duckdb.InternalException) and not file.where
         if isinstance(problem, FROM_DUCKDB) and not internal:
-            raise DataError(f"{name} cannot be read with these columns and filters: {reason(problem)}") from None
+            why = file.where.in_names_of_the_file(reason(problem)) if file.where else reason(problem)
+            raise DataError(f"{name} cannot be read with these columns and filters: {why}") from None
         raise
 
 

@@ -155,7 +155,7 @@ class Data(Section):
     def _rules(self) -> Data:
         if self.card:
             return self  # the card brings the rest; both together are checked when it has been read
-        if self.min_rating is not None and self.rating is None:
+        if self.min_rating is not None and not self.rating:
             raise ValueError("min_rating needs rating, the column that it looks at")
         if self.rating is not None and self.min_rating is None:
             raise ValueError("rating needs min_rating, the least rating that counts; leave rating out to keep every row")

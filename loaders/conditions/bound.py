@@ -5,6 +5,7 @@ DuckDB knows no case of names: the columns go to it under names of our own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from gcnrec.loaders.conditions.expressions import OWN, TOO_DEEP, Refused, column
 
 FROM_DUCKDB = (duckdb.Error, UnicodeDecodeError)
 """What DuckDB raises; the second where its message cuts a character into two."""
+_OWN_NAME = re.compile(rf"\b{OWN}[0-9]+\b")
 _NONE = f"{OWN}none"
 """A table of the columns, without rows."""
 
@@ -33,6 +35,10 @@ class Bound:
     columns: dict[str, tuple[str, ...]]
     halves: frozenset[str]
     """Names of columns of float16, which DuckDB has to get as float32."""
+
+    def in_names_of_the_file(self, message: str) -> str:
+        """A message of DuckDB with the file's names of the columns."""
+        return _in_names_of_the_file(message, {path: name for name, path in self.columns.items()})
 
 
 def bind(condition: Condition, schema: pa.Schema, source: str, parser: duckdb.DuckDBPyConnection | None = None) -> Bound:
@@ -86,6 +92,8 @@ def _field(condition: Condition, schema: pa.Schema, path: tuple[str, ...], sourc
         )
         if name not in inside:
             raise DataError(f"{condition} names a field {name!r} of {field.name!r}, {source} has none{nearest(name, inside)}")
+        if inside.count(name) > 1:
+            raise DataError(f"{condition} names the field {name!r} of {field.name!r}, {source} has it twice; rename one")
         field = field.type.field(name)
     _check_twins(condition, field, path, source)
     return field
@@ -156,6 +164,5 @@ def _renamed(node: Any, names: Mapping[tuple[str, ...], str]) -> Any:
 
 
 def _in_names_of_the_file(message: str, names: Mapping[tuple[str, ...], str]) -> str:
-    for path, name in reversed(list(names.items())):
-        message = message.replace(name, ".".join(path))
-    return message
+    paths = {name: ".".join(path) for path, name in names.items()}
+    return _OWN_NAME.sub(lambda found: paths.get(found[0], found[0]), message)

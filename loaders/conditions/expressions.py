@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 OWN = "gcnrec_"
-"""What the names of our own tables and columns begin with; a condition cannot name these."""
+"""What our own names of tables and columns begin with. No name of a file reaches DuckDB: columns of files may have such names."""
 
 MOST_DEPTH = 100
 """Of expressions inside expressions."""
@@ -194,9 +194,6 @@ class _Visit:
         return 1 if _ANSWERS & {kind, node["type"]} else size
 
     def _column(self, path: list[str]) -> int:
-        for name in path:
-            if name.lower().startswith(OWN):
-                refuse(f"the column {name!r}", f"names that begin with {OWN} are not for columns, rename it in the input")
         self.columns[tuple(path)] = None
         self.varying += 1
         return _VALUE_BYTES

@@ -125,6 +125,7 @@ def write_features(file: FeatureFile, folder: Path, text_width: int, scratch: Sc
     report.count(f"{key}_missing", missing, f"{{}} of {len(ids):,} rows of {key} are zero: {text} has no such id")
     report.count(f"{key}_unknown", unknown, f"{{}} rows of {text} belong to ids that have no interaction")
     columns = list(_described(encoders, folder, key))
+    _check_texts(columns, text)
     for entry in columns:
         report.say(f"{key}: column {entry['column']!r} is {entry['rule']}, {entry['width']} of {width} columns")
     return {"rows": with_row, "width": width, "columns": columns}
@@ -149,8 +150,10 @@ def encode_features(dataset: Dataset, side: Side, text: str, base: Path | None =
         if ids.null_count or len(ids.unique()) != len(ids):
             raise DataError(f"{text}: column {column!r} must hold every id once and no null; drop the others")
         rows = [_encode(encoders, batch, first, text) for first, batch in _batches(source, column)]
-    except pa.ArrowException as problem:
-        raise DataError(f"{text} cannot be read ({first_line(problem)})") from None
+    except (pa.ArrowException, OSError) as problem:
+        if isinstance(problem, MemoryError):
+            raise
+        raise DataError(f"{text} cannot be read ({first_line(problem)}); give a whole Parquet file") from None
     return NodeFeatures(ids, np.concatenate(rows))
 
 
@@ -275,6 +278,13 @@ def _described(encoders: list[Encoder], folder: Path, key: str) -> Iterator[dict
             encoder.save(folder / entry["file"])
         first += encoder.width
         yield entry
+
+
+def _check_texts(columns: list[dict[str, Any]], text: str) -> None:
+    """DataError for a name or value with a zero byte, which dataset.json does not hold."""
+    for entry in columns:
+        if any("\0" in each for each in (entry["column"], *entry.get("values", ())) if isinstance(each, str)):
+            raise Place(text, entry["column"]).refuse("has a name or a value with a zero byte; rename it, or drop such values")
 
 
 def _opened(entry: dict[str, Any], folder: Path) -> Encoder:

@@ -153,12 +153,27 @@ def _time(source: Input, path: str, unit: str, wanted: int | None) -> tuple[int,
     own, fine = TICKS[unit], max(TICKS[unit], _FLOAT_TICKS)
     if pa.types.is_integer(kind):
         ticks = fine if wanted == fine else own
-        return ticks, pc.multiply_checked(column.cast(pa.int64()), pa.scalar(ticks // own, pa.int64()))
+        return ticks, _integer_ticks(column, kind, ticks // own)
     if pa.types.is_floating(kind):
         ticks = own if wanted == own else fine
         return ticks, _float_ticks(column, ticks // own)
     remedy = f"declare --partition-type {path}=date32, or cast it" if path in source.keys else "cast it"
     raise DataError(f"{source.text}: column {path!r} must hold times (numbers, timestamps or dates), it holds {kind}; {remedy}")
+
+
+def _integer_ticks(column: ds.Expression, kind: pa.DataType, factor: int) -> ds.Expression:
+    """Integers times `factor`; null, an absent time, where that is no integer of 64 bits."""
+    low, high = value_range(kind)
+    least, most = -(2**63 // factor), (2**63 - 1) // factor
+    known = None
+    if low < least:
+        known = pc.greater_equal(column, pa.scalar(least, kind))
+    if high > most:
+        below = pc.less_equal(column, pa.scalar(most, kind))
+        known = below if known is None else known & below
+    if known is not None:
+        column = pc.if_else(known, column, pa.scalar(None, kind))
+    return pc.multiply(column.cast(pa.int64()), pa.scalar(factor, pa.int64()))
 
 
 def _float_ticks(column: ds.Expression, factor: int) -> ds.Expression:

@@ -6,7 +6,8 @@ Files are read as streams of small batches: never a row group at a time, as a sc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import and_
@@ -16,15 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pyarrow import fs
+from pyarrow import acero, fs
 
 from gcnrec.config.toml import to_parquet
-from gcnrec.errors import DataError, first_line, nearest
+from gcnrec.errors import DataError, first_line, nearest, reading
 from gcnrec.loaders.bounds.allowed import DEFAULT, Allowed
 from gcnrec.loaders.bounds.footer import Footer, Group, footer_size
 from gcnrec.loaders.bounds.pieces import has_dictionary, pieces
 from gcnrec.loaders.bounds.weight import weigh
-from gcnrec.loaders.files.common_types import Conflict, merged
+from gcnrec.loaders.files.common_types import Conflict, is_text, merged
 from gcnrec.loaders.files.hive_keys import keys_of, parsed, types_of
 from gcnrec.loaders.ingest.listing import Listing, listed
 
@@ -55,13 +56,16 @@ class Input:
         Raises DataError where it is absent, and where files hold it in types which have none in common.
         """
         schema = self.dataset.schema
-        known = {} if path in schema.names else dict(_leaves(schema))
-        if path not in schema.names and path not in known:
-            raise DataError(f"{self.text} has no column {path!r}{nearest(path, known)}")
+        if path not in schema.names:
+            known = [leaf for leaf, _ in _leaves(schema)]
+            if path not in known:
+                raise DataError(f"{self.text} has no column {path!r}{nearest(path, known)}")
+            if known.count(path) > 1:
+                raise DataError(f"{self.text} has {known.count(path)} fields that {path!r} may mean; rename all but one")
         for conflict in self.conflicts.values():
             if _below(path, conflict.path) or _below(conflict.path, path):
                 raise self.refused(conflict)
-        return known.get(path) or schema.field(path)
+        return schema.field(path) if path in schema.names else dict(_leaves(schema))[path]
 
     def refused(self, conflict: Conflict) -> DataError:
         """The error for a column that is needed and has no type in common."""
@@ -77,7 +81,8 @@ class Input:
         return sorted(_leaves(self.dataset.schema), key=lambda leaf: leaf[0])
 
     def expression(self, path: str) -> ds.Expression:
-        return ds.field(path) if path in self.dataset.schema.names else ds.field(*path.split("."))
+        """What reads the field at `path`."""
+        return ds.field(*_steps(self.dataset.schema, path))
 
     def mean_row_bytes(self, paths: Sequence[str]) -> float:
         """Mean bytes of a row in the columns `paths`; see `bytes_and_rows`. DataError naming a file that is damaged."""
@@ -94,7 +99,7 @@ class Input:
 
     def schema_of(self, columns: dict[str, ds.Expression]) -> pa.Schema:
         """What `batches` yields."""
-        return ds.InMemoryDataset(pa.Table.from_batches([], self.dataset.schema)).scanner(columns=columns).projected_schema
+        return _projected(pa.Table.from_batches([], self.dataset.schema), columns).schema
 
     def batches(
         self, columns: dict[str, ds.Expression], paths: Sequence[str], rows: int, most_bytes: float = math.inf
@@ -112,16 +117,12 @@ class Input:
             batches = stream(wanted, fragment)
             yield fragment.path, pa.RecordBatchReader.from_batches(schema, _with_row_numbers(batches, schema))
 
-    def damaged_file(self, columns: dict[str, ds.Expression], paths: Sequence[str]) -> tuple[str, str] | None:
-        """The first file whose columns cannot be read, and why."""
+    def check(self, columns: dict[str, ds.Expression], paths: Sequence[str]) -> None:
+        """Read the columns of all files. DataError naming the first file whose columns cannot be read."""
         wanted = self._wanted(columns, paths, Most(_FEW_ROWS))
         for fragment in self.dataset.get_fragments():
-            try:
-                for _ in stream(wanted, fragment):
-                    pass
-            except (OSError, pa.ArrowException) as problem:
-                return fragment.path, first_line(problem)
-        return None
+            for _ in stream(wanted, fragment):
+                pass
 
     def _wanted(self, columns: dict[str, ds.Expression], paths: Sequence[str], most: Most) -> Wanted:
         return Wanted(self.dataset, columns, tuple(paths), most, self.allowed, self.sizes)
@@ -264,6 +265,19 @@ def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.Field]]:
             pending += [(f"{path}.{inner.name}", inner) for inner in field.type]
 
 
+def _steps(fields: Iterable[pa.Field], path: str) -> list[str]:
+    """The names of columns and fields, from the outside in, that lead to the leaf `path`; empty where there is none."""
+    for each in fields:
+        if path == each.name:
+            return [each.name]
+    for each in fields:
+        if pa.types.is_struct(each.type) and path.startswith(f"{each.name}."):
+            inside = _steps(list(each.type), path.removeprefix(f"{each.name}."))
+            if inside:
+                return [each.name, *inside]
+    return []
+
+
 _BUFFER, _LEAST_BUFFER = 2**18, 2**12
 """Bytes of a column that are read from the disk at a time; fewer where there are many columns and little memory."""
 
@@ -310,8 +324,38 @@ class Wanted:
 def stream(wanted: Wanted, fragment: ds.ParquetFileFragment) -> Iterator[pa.RecordBatch]:
     """The columns of one file in the order of its rows. At hand are a batch and, for each column, a page and its dictionary.
 
-    Raises DeviceError for a file that takes more to decode than is allowed.
+    Raises DeviceError for a file that takes more to decode than is allowed; DataError naming the file where it is damaged, has
+    fewer or more rows than its metadata says, or text that is no UTF-8.
     """
+    rows = 0
+    with closing(_read(wanted, fragment)) as batches:
+        while True:
+            with _damage_named(fragment.path):
+                batch = next(batches, None)
+            if batch is None:
+                break
+            rows += len(batch)
+            yield batch
+    with _damage_named(fragment.path):
+        expected = _rows(fragment)
+    if rows != expected:
+        raise DataError(f"{fragment.path} must hold {expected:,} rows by its metadata, it holds {rows:,}; it is damaged")
+
+
+@contextmanager
+def _damage_named(path: str) -> Iterator[None]:
+    """Makes a sentence of what Arrow raises for damage, naming the file. Lack of memory passes."""
+    with reading(path, "it may be damaged, write it anew"):
+        try:
+            yield
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as problem:
+            if isinstance(problem, MemoryError) or getattr(problem, "errno", None):
+                raise
+            why = f"({first_line(problem)}); it is damaged, or holds a value of another type"
+            raise DataError(f"{path} cannot be read {why}") from None
+
+
+def _read(wanted: Wanted, fragment: ds.ParquetFileFragment) -> Generator[pa.RecordBatch, None, None]:
     names = _prefixes(wanted.paths)
     fields = [each for each in wanted.dataset.schema if each.name in names]
     with fragment.filesystem.open_input_file(fragment.path) as source:
@@ -325,10 +369,38 @@ def stream(wanted: Wanted, fragment: ds.ParquetFileFragment) -> Iterator[pa.Reco
         for numbers, rows in _portions(source, groups, wanted, fragment.path, copies):
             for batch in file.iter_batches(rows, row_groups=numbers, columns=read, use_threads=False):
                 for piece in pieces(batch, _TIMES_MOST * wanted.most.nbytes, fragment.path, first, wanted.allowed):
+                    _check_texts(piece, fragment.path)
                     whole = _completed(piece, fields, fragment)
-                    table = ds.InMemoryDataset(whole).to_table(columns=wanted.columns, use_threads=False)
+                    table = _projected(pa.Table.from_batches([whole]), wanted.columns)
                     yield from table.combine_chunks().to_batches()
                 first += len(batch)
+
+
+def _check_texts(batch: pa.RecordBatch, path: str) -> None:
+    """DataError for text that is no UTF-8, which neither Arrow nor DuckDB looks for."""
+    for each, column in zip(batch.schema, batch.columns, strict=True):
+        if not _holds_text(each.type):
+            continue
+        values = column.dictionary_decode() if pa.types.is_dictionary(each.type) else column
+        try:
+            values.validate(full=True)
+        except pa.ArrowInvalid as problem:
+            raise DataError(
+                f"{path}: column {each.name!r} must hold text in UTF-8 ({first_line(problem)}); write it as UTF-8, or as binary"
+            ) from None
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    inside = [kind.field(number).type for number in range(kind.num_fields)]
+    return is_text(kind) or any(map(_holds_text, inside))
+
+
+def _projected(table: pa.Table, columns: dict[str, ds.Expression]) -> pa.Table:
+    """What `columns` make of a table. A scan of `pyarrow.dataset` would add columns of its own, such as `__filename`."""
+    source = acero.Declaration("table_source", acero.TableSourceNodeOptions(table))
+    project = acero.ProjectNodeOptions(list(columns.values()), list(columns))
+    return acero.Declaration("project", project, [source]).to_table(use_threads=False)
 
 
 def _present(source: pa.NativeFile, paths: Iterable[str]) -> tuple[list[str], list[Group]]:

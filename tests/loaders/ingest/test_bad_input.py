@@ -29,6 +29,12 @@ GOOD = {
 }
 
 
+def text_of(*values):
+    """A column of text with these bytes, of equal lengths, which need not be UTF-8."""
+    size = pa.array(range(0, 2 * len(values) + 1, 2), pa.int32()).buffers()[1]
+    return pa.Array.from_buffers(pa.string(), len(values), [None, size, pa.py_buffer(b"".join(values))])
+
+
 def attempt(folder, content=None, **settings):
     """Ingest `train.parquet` (or whatever the folder holds); returns the message of the expected DataError."""
     if content is not None:
@@ -59,6 +65,22 @@ def attempt(folder, content=None, **settings):
             {"time": "time"},
             "column 'time' holds nulls or numbers that are no time, first in row 1 of",
         ),
+        (
+            {"time": pa.array([0, 2**63, 2**64 - 1, 3], pa.uint64())},
+            {"time": "time"},
+            "column 'time' holds nulls or numbers that are no time, first in row 1 of",
+        ),
+        (
+            {"user": text_of(b"ab", b"\xff\xfe", b"\xc3\xa9", b"cd")},
+            {},
+            "train.parquet: column 'user' must hold text in UTF-8 (Inv",
+        ),
+        (
+            {"note": text_of(b"ab", b"\xff\xfe", b"\xc3\xa9", b"cd")},
+            {"where": "note <> ''"},
+            "column 'note' must hold text in UTF-8",
+        ),
+        ({"note": pa.array([[]] * 4, pa.list_(pa.string()))}, {"time": "note"}, "column 'note' must hold times"),
         ({"weight": [1.0, 1.0, -0.5, 1.0]}, {"weight": "weight"}, "holds a negative or non-finite weight, first in row 2 of"),
         ({"weight": [1.0, float("nan"), 1.0, 1.0]}, {"weight": "weight"}, "first in row 1 of"),
         ({"weight": [float("inf"), 1.0, 1.0, 1.0]}, {"weight": "weight"}, "first in row 0 of"),
@@ -76,6 +98,15 @@ def attempt(folder, content=None, **settings):
 )
 def test_columns_and_filters(tmp_path, content, settings, expected):
     assert expected in attempt(tmp_path, content, **settings)
+
+
+@pytest.mark.parametrize("column", ["note", "event"])
+def test_text_of_features_that_is_no_utf8_is_refused_by_its_column(tmp_path, column):
+    text = text_of(b"ab", b"\xff\xfe")
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), text)
+    pq.write_table(pa.table({"item": [1, 2], column: text if column == "note" else lists}), tmp_path / "f.parquet")
+    message = attempt(tmp_path, {}, item_features="f.parquet")
+    assert f"f.parquet: column '{column}' must hold text in UTF-8" in message
 
 
 def test_nulls_are_found_in_the_right_file(tmp_path):

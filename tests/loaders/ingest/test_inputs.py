@@ -7,6 +7,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from gcnrec.errors import DataError
 from gcnrec.loaders.ingest.inputs import open_input
 
 
@@ -81,4 +82,19 @@ def test_other_columns_are_not_even_read(tmp_path):
     source = open_input(str(tmp_path / "a.parquet"))
     batches = source.batches({"row": ds.field("row")}, ["row"], 1000, 10_000)
     assert [row for batch in batches for row in batch["row"].to_pylist()] == list(range(20_000))
-    assert source.damaged_file({"text": ds.field("text")}, ["text"]) is not None
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read \(.*it is damaged"):
+        source.check({"text": ds.field("text")}, ["text"])
+
+
+@pytest.mark.parametrize("told", [4, 6])
+def test_a_file_of_more_or_fewer_rows_than_it_says_is_damaged(tmp_path, told):
+    """Thrift writes the number of rows as 2 * 5 behind the byte of its field, first of the file, then of its row group."""
+    pq.write_table(pa.table({"row": list(range(5))}), tmp_path / "a.parquet", store_schema=False)
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    at = content.index(b"\x16\x0a", content.index(b"schema"))
+    content[at + 1] = 2 * told
+    (tmp_path / "a.parquet").write_bytes(content)
+    assert pq.read_metadata(tmp_path / "a.parquet").num_rows == told
+    with pytest.raises(DataError, match=r"a\.parquet .*\b5\b.*damaged"):
+        source = open_input(str(tmp_path / "a.parquet"))
+        list(source.batches({"row": ds.field("row")}, ["row"], 1000))
