@@ -43,19 +43,17 @@ class Mixture:
         return {"name": self.name, **asdict(self)}
 
     @classmethod
-    def of(cls, saved: dict[str, Any]) -> Mixture:
-        """What `saved` gave. DataError when something is missing or no number that a mixture can have."""
+    def of(cls, saved: dict[str, Any], path: Path) -> Mixture:
+        """What `saved` gave, from `path`. DataError when something is missing or no number that a mixture can have."""
         try:
             partners = {name: _number(weight) for name, weight in dict(saved["partners"]).items()}
             mixture = cls(_number(saved["weight"]), _number(saved["temperature"]), partners, dict(saved["chosen"]))
         except (KeyError, TypeError, ValueError) as problem:
-            raise DataError(
-                f"{FILE} of a run must hold weights and a temperature ({problem!r}); it is damaged, train again"
-            ) from None
+            raise DataError(f"{path} must hold weights and a temperature ({problem!r}); it is damaged, train again") from None
         unknown = [name for name in partners if name not in closed_form.NAMES]
         if unknown or mixture.temperature <= 0.0:
             wrong = f"partner {unknown[0]!r}" if unknown else f"temperature {mixture.temperature}"
-            raise DataError(f"{FILE} of a run must hold known partners and a positive temperature, got {wrong}; train again")
+            raise DataError(f"{path} must hold known partners and a positive temperature, got {wrong}; train again")
         return mixture
 
 

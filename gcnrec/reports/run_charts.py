@@ -76,10 +76,10 @@ def compared(contents: RunContents) -> list[Chart]:
         names = [str(entry.get("decile", number)) for number, entry in enumerate(deciles, 1)]
         heights_of = [measured({name: value or 0.0 for name, value in entry.items()}) for entry in deciles]
         recalls = [name for name in heights_of[0] if split_name(name).kind == "recall"]
-        label = metric if metric in recalls else recalls[0]
-        heights = [named[label] for named in heights_of]
-        svg = charts.columns(names, heights, "decile of item popularity (1: most popular)", label)
-        drawn.append({"title": "Recall by item popularity", "svg": svg})
+        for label in [metric] if metric in recalls else recalls[:1]:
+            heights = [named[label] for named in heights_of]
+            svg = charts.columns(names, heights, "decile of item popularity (1: most popular)", label)
+            drawn.append({"title": "Recall by item popularity", "svg": svg})
     return drawn
 
 

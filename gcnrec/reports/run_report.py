@@ -86,10 +86,16 @@ def _headline(contents: RunContents) -> list[dict[str, str]]:
     return figures
 
 
+_BUDGET = {
+    "budget_values", "values", "values_max_seen", "value_bytes", "index_bytes", "state_bytes", "peak_table_bytes", "served_bytes",
+}  # fmt: skip
+"""Counts of memory.json that the budget's table shows."""
+
+
 def _budget(contents: RunContents) -> list[tuple[str, str, str]]:
     """Values of a sparse table by its budget, and its bytes by a dense table; nothing for a dense table."""
     memory = contents.memory
-    if contents.job.model.closed_form or not contents.job.is_sparse or "dense_bytes" not in memory:
+    if contents.job.model.closed_form or not contents.job.is_sparse or not memory.get("dense_bytes") or _BUDGET - memory.keys():
         return []
 
     def values(name: str, key: str) -> tuple[str, str, str]:
@@ -124,7 +130,7 @@ def _valid_row(contents: RunContents, baseline: ValidBaseline) -> dict[str, str]
         "name": baseline.name,
         "why": "",
         "users": f"{baseline.users:,}",
-        "value": f"{baseline.metrics[contents.job.evaluate.metric]:.4f}",
+        "value": "".join(_cells(contents.job.evaluate.metric, [baseline.metrics])),
         "own": f"{baseline.own:.4f}",
         "difference": f"{baseline.difference:+.4f}",
         "interval": f"{baseline.low:+.4f} to {baseline.high:+.4f}",

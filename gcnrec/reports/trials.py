@@ -181,7 +181,7 @@ def _times(trial: Trial) -> dict[str, float | None]:
         "epochs": fit.epoch if fit else None,
         "fit_seconds": fit.seconds if fit else None,
         "epoch_seconds": fit.seconds / fit.epoch if fit else None,
-        "step_seconds": fit.seconds / fit.step if fit else None,
+        "step_seconds": fit.seconds / fit.step if fit and fit.step else None,
         "refit_seconds": refit.seconds if refit else None,
     }
 

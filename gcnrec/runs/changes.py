@@ -8,10 +8,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.schema import read_info
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.paths import LINEAGE
+from gcnrec.system.documents import Document, checked
 
 _COUNTS = ("rows_train", "rows_valid", "rows_test", "num_train", "num_valid", "num_test", "num_users", "num_items")
 """Counts of dataset.json: rows read by input, then interactions, users and items that are kept."""
@@ -46,39 +49,49 @@ def changes(earlier: Path, folder: Path) -> list[Change]:
     return found + _differing("versions", _versions(before), _versions(now))
 
 
-def _dataset(run: RunContents) -> dict[str, Any]:
-    """dataset.json of the run's data; empty where the folder is gone or holds other data."""
+class _Info(Document):
+    """What dataset.json says of rows, files and the recipe."""
+
+    digest: str = ""
+    report: dict[str, Any] = Field(default_factory=dict)
+    inputs: dict[str, list[tuple[str, int, str]]] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+def _dataset(run: RunContents) -> _Info:
+    """dataset.json of the run's data; empty where the folder is gone, damaged, or holds other data."""
     source = run.lineage.data
     try:
-        info = read_info(Path(source.folder))
+        info = checked(_Info, read_info(Path(source.folder)), source.folder)
     except DataError:
-        return {}
-    return info if info.get("digest") == source.digest else {}
+        return _Info()
+    return info if info.digest == source.digest else _Info()
 
 
-def _count(info: Mapping[str, Any], name: str) -> int | None:
-    return info.get("report", {}).get(name) if name.startswith("rows_") else info.get(name)
+def _count(info: _Info, name: str) -> int | None:
+    found = (info.report if name.startswith("rows_") else info.model_extra or {}).get(name)
+    return found if isinstance(found, int) else None
 
 
-def _files(info: Mapping[str, Any]) -> dict[str, str]:
+def _files(info: _Info) -> dict[str, str]:
     """Size and time of each input file by its name."""
     return {
         f"{role}: {path}": f"{size:,} bytes, {_moment(time)}"
-        for role, stamps in info.get("inputs", {}).items()
+        for role, stamps in info.inputs.items()
         for path, size, time in stamps
     }
 
 
 def _moment(stamp: str) -> str:
     """Nanoseconds since 1970 as a time in UTC; any other stamp, such as an etag, as it is."""
-    known = stamp.isascii() and stamp.isdigit()
+    known = stamp.isascii() and stamp.isdigit() and len(stamp) < 20  # beyond it no date has a year of four digits
     return f"{datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(stamp) // 1000):%F %H:%M:%S.%f} UTC" if known else stamp
 
 
-def _settings(run: RunContents, info: Mapping[str, Any]) -> dict[str, str]:
+def _settings(run: RunContents, info: _Info) -> dict[str, str]:
     """Keys of the job and of the recipe of its data, without what names folders of a day."""
     job = run.job.model_dump(mode="json", exclude={"data": True, "run": True, "train": {"init_from"}})
-    return dict(_flat({**job, "data": info.get("data", {})}))
+    return dict(_flat({**job, "data": info.data}))
 
 
 def _versions(run: RunContents) -> dict[str, str]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gcnrec.closed_forms.mixture_files import Mixture
 from gcnrec.config import Job
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, reading
 from gcnrec.loaders.ingest.leakage import leaks, sentences
 from gcnrec.ranking.metrics import measured
 from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import Baseline, Epoch, Event, ValidBaseline, Warned, read_events
+from gcnrec.runs.lineage import Lineage, Source
 from gcnrec.runs.paths import JOB, LINEAGE, MEMORY, MIXTURE, metrics_path
 from gcnrec.system.documents import Document, checked
 
@@ -31,33 +33,24 @@ class Metrics(Document):
     deciles: list[dict[str, int | float | None]] = Field(default_factory=list)
     cold_start: dict[str, dict[str, float | None]] = Field(default_factory=dict)
 
+    @field_validator("deciles")
+    @classmethod
+    def _alike(cls, deciles: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if any(each.keys() != deciles[0].keys() for each in deciles):
+            raise ValueError("its entries must have the same keys")
+        return deciles
+
+    @field_validator("cold_start")
+    @classmethod
+    def _counted(cls, groups: dict[str, dict[str, float | None]]) -> dict[str, dict[str, float | None]]:
+        if any(values.get("users") is None for values in groups.values()):
+            raise ValueError("each group must count its users")
+        return groups
+
     @property
     def values(self) -> dict[str, float]:
         """The metrics of the split by name."""
         return measured(self.model_extra or {})
-
-
-class Version(Document):
-    """The gcnrec that trained a run."""
-
-    version: str = ""
-    commit: str = ""
-
-
-class Source(Document):
-    """The dataset of a run."""
-
-    name: str = ""
-    folder: str = ""
-    digest: str = ""
-
-
-class Lineage(Document):
-    """lineage.json."""
-
-    created: str = ""
-    gcnrec: Version = Version()
-    data: Source = Source()
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,9 @@ class RunContents:
 
     @cached_property
     def job_text(self) -> str:
-        return (self.folder / JOB).read_text(encoding="utf-8")
+        path = self.folder / JOB
+        with reading(path, "restore it, or train again"):
+            return path.read_text(encoding="utf-8")
 
     @cached_property
     def job(self) -> Job:
@@ -77,7 +72,7 @@ class RunContents:
     def document(self, name: str) -> dict[str, Any]:
         """The JSON object in a file, keys in its order; empty when the file is missing."""
         path = self.folder / name
-        return read_json(path) if path.is_file() else {}
+        return read_json(path) if os.path.lexists(path) else {}
 
     def metrics_of(self, split: str) -> Metrics:
         """The metrics of "test" or "valid"."""
@@ -93,7 +88,11 @@ class RunContents:
     @cached_property
     def memory(self) -> dict[str, int]:
         """The counts of memory.json by name."""
-        return {name: count for name, count in self.document(MEMORY).items() if isinstance(count, int)}
+        counts = self.document(MEMORY)
+        wrong = next((name for name, count in counts.items() if type(count) is not int or count < 0), None)
+        if wrong is not None:
+            raise DataError(f"{self.folder / MEMORY} is damaged ({wrong!a}: it must be a count); restore it, or train again")
+        return counts
 
     @cached_property
     def mixture(self) -> Mixture | None:
@@ -104,11 +103,13 @@ class RunContents:
         document = self.document(MIXTURE)
         if not document and self.job.mixture.partners and (self.folder / MEMORY).is_file():
             raise DataError(f"{self.folder / MIXTURE} is missing, and the job has a mixture; train again")
-        return Mixture.of(document) if document else None
+        return Mixture.of(document, self.folder / MIXTURE) if document else None
 
     @cached_property
     def lineage(self) -> Lineage:
-        return checked(Lineage, self.document(LINEAGE), str(self.folder / LINEAGE))
+        """lineage.json; empty where it is missing."""
+        document = self.document(LINEAGE)
+        return checked(Lineage, document, str(self.folder / LINEAGE)) if document else Lineage(data=Source(folder="", digest=""))
 
     @cached_property
     def events(self) -> list[Event]:

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from pydantic import Field, model_validator
 
 from gcnrec.loaders.ingest.leakage import PREFIX
 from gcnrec.loaders.schema import Dataset
+from gcnrec.system.documents import Document
 from gcnrec.system.machine import available_cores, machine, versions
 from gcnrec.version import __version__
 
@@ -28,6 +30,41 @@ _SIZES = ("cores", "memory_gib")
 _LIBRARIES = ("llvmlite", "pydantic", "safetensors", "cupy-cuda13x", "cupy-cuda12x", "numba-cuda")
 ENVIRONMENT = ("ATEN_", "CUBLAS_", "CUDA_", "GOMP_", "KMP_", "MKL_", "NUMBA_", "NVIDIA_TF32", "OMP_", "OPENBLAS_", "PYTORCH_")
 """Beginnings of the variables that change how libraries compute, or on what."""
+
+
+class Version(Document):
+    """The gcnrec that trained a run."""
+
+    version: str = ""
+    commit: str = ""
+
+
+class Source(Document):
+    """The dataset of a run; more keys are what leaks in it (`gcnrec.loaders.ingest.leakage`)."""
+
+    name: str = ""
+    folder: str
+    digest: str
+
+    @model_validator(mode="after")
+    def _counted(self) -> Source:
+        for name, value in (self.model_extra or {}).items():
+            if name.startswith(PREFIX) and type(value) not in (int, float):
+                raise ValueError(f"{name!a} must be a number")
+        return self
+
+
+class Lineage(Document):
+    """lineage.json."""
+
+    created: str = ""
+    gcnrec: Version = Version()
+    data: Source
+    machine: dict[str, str | int | float | None] = Field(default_factory=dict)
+    libraries: dict[str, str | None] = Field(default_factory=dict)
+    threads: int | None = None
+    device: str | None = None
+    environment: dict[str, str] = Field(default_factory=dict)
 
 
 def lineage_of(dataset: Dataset, threads: int | None, device: str) -> dict[str, Any]:
@@ -68,7 +105,7 @@ class Here:
 def circumstances(lineage: dict[str, Any]) -> dict[str, Any]:
     """Threads, device and versions of a `lineage.json`."""
     found = lineage.get("machine", {})
-    packages = {name: version for name, version in found.items() if name not in _SIZES}
+    packages = {name: version for name, version in found.items() if name not in _SIZES and not isinstance(version, (int, float))}
     own = {"gcnrec": lineage.get("gcnrec", {}).get("version")}
     return {
         "threads": lineage.get("threads"),

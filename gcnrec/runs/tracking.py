@@ -22,7 +22,7 @@ from gcnrec.errors import Terminated, UsageError, first_line, install, shown
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event
-from gcnrec.system.documents import write_json
+from gcnrec.system.documents import Document, checked, write_json
 from gcnrec.system.observer import Observer
 
 _OPEN_SECONDS = 60.0
@@ -243,6 +243,13 @@ class TensorBoard:
             self._writer = None
 
 
+class _Begun(Document):
+    """mlflow.json: the run of MLflow that a run folder writes to."""
+
+    uri: str
+    run_id: str
+
+
 class Mlflow:
     """One MLflow run of experiment "gcnrec" for a run folder: the job as parameters, every epoch's figures as metrics.
 
@@ -280,8 +287,11 @@ class Mlflow:
         from mlflow.entities import Param
 
         path = self._folder / "mlflow.json"
-        if path.is_file() and read_json(path)["uri"] == self._uri:
-            begun = str(read_json(path)["run_id"])
+        if (
+            path.is_file()
+            and (known := checked(_Begun, read_json(path), str(path), "remove it, a new one follows")).uri == self._uri
+        ):
+            begun = known.run_id
             self._client.update_run(begun, status="RUNNING")
             return begun
         data = RunContents(self._folder).lineage.data

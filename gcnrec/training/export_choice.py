@@ -71,9 +71,9 @@ def chosen_rule(rules: Sequence[ExportRule], folder: Path, epoch: int) -> Export
     fit = RunContents(folder).epochs("fit")
     recorded = next((each.exports for each in reversed(fit) if each.epoch == epoch), {})
     proved = [
-        (recorded[rule.name]["gain"], rule)
+        (recorded[rule.name].gain, rule)
         for rule in rules[1:]
-        if rule.name in recorded and recorded[rule.name]["gain"] > ERRORS_NEEDED * recorded[rule.name]["error"]
+        if rule.name in recorded and recorded[rule.name].gain > ERRORS_NEEDED * recorded[rule.name].error
     ]
     return max(proved, key=lambda pair: pair[0])[1] if proved else rules[0]  # of equal gains the first
 

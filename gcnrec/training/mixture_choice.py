@@ -90,14 +90,14 @@ def scorer_of_fit(work: Work, trained: Exported) -> Scorer:
             part.write_text(json_text(mixture.saved()), encoding="utf-8")
             record(work.folder, {path: part})
     check(work.folder, [path])
-    mixture = Mixture.of(read_json(path))
+    mixture = Mixture.of(read_json(path), path)
     return mixture_scorer(mixture, trained.scorer, {name: _fitted(work, name) for name in mixture.partners})
 
 
 def fit_partners(work: Work, graph: BipartiteGraph) -> list[Path]:
     """Leave the tensors of the mixture's partners, fitted on `graph`, what the final model was trained on: their files."""
     check(work.folder, [work.folder / FILE])
-    partners = Mixture.of(read_json(work.folder / FILE)).partners
+    partners = Mixture.of(read_json(work.folder / FILE), work.folder / FILE).partners
     for name in partners:
         target, tried = partner_path(work.folder, name), partner_path(work.folder, f"fit/{name}")
         if not target.is_file() and (work.job.train.refit or not tried.is_file()):

@@ -274,9 +274,9 @@ def test_a_damaged_partner_is_refused(run, dataset, tmp_path):
 )  # fmt: skip
 def test_a_damaged_mixture_is_one_sentence(damage, found):
     whole = {"name": "", "weight": 1.0, "temperature": 0.1, "partners": {"gfcf": 0.5}, "chosen": {}}
-    assert Mixture.of(whole).partners == {"gfcf": 0.5}
+    assert Mixture.of(whole, Path("mixture.json")).partners == {"gfcf": 0.5}
     with pytest.raises(DataError, match=rf"mixture\.json.*{found}.*train again"):
-        Mixture.of({**whole, **damage})
+        Mixture.of({**whole, **damage}, Path("mixture.json"))
 
 
 def test_a_partner_that_knows_nothing_of_a_user_adds_nothing():

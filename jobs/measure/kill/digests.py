@@ -15,8 +15,8 @@ from safetensors import safe_open
 from gcnrec.integrity.digests import sha256_of
 from gcnrec.runs.paths import MANIFEST
 
-TIMES = frozenset({"seconds", "rows_per_second", "stalled_share", "stalled_seconds", "peak_rss_bytes", "sha256"})
-"""Keys that differ between any two runs; `sha256` is a checkpoint's over its progress, which holds the seconds."""
+TIMES = frozenset({"seconds", "rows_per_second", "stalled_share", "stalled_seconds", "peak_rss_bytes", "sha256", "crc32"})
+"""Keys that differ between any two runs; `sha256` and `crc32` are over what holds seconds."""
 EVENTS = ("epoch", "explore", "baseline")
 """The events that a resumed run reports alike; it may report others."""
 PRESENT = ("report.html", "lineage.json")
