@@ -30,6 +30,7 @@ from gcnrec.reports.trials import Ended, ReportEnded, Sweep, Trial, write_sweep
 from gcnrec.runs.paths import JOB, REPORT, metrics_path
 from gcnrec.system.files import atomic_file
 from gcnrec.system.signals import child_environment, unhurried
+from gcnrec.system.locks import open_lock
 from gcnrec.training.open_keys import continued, located, swept
 
 _POLL_SECONDS = 0.1
@@ -207,7 +208,7 @@ def _check_same(run: Combination, folder: Path, dataset: Dataset) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[int]:
     """A descriptor that every run inherits: the folder stays locked until the last process that writes into it has ended."""
-    with path.open("ab") as file:
+    with open_lock(path, path.parent) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

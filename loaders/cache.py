@@ -39,10 +39,13 @@ class Entry:
     def find(self, note: Callable[[str], None], known: str | None = None) -> Path | None:
         """The entry, if it is there and as it was made; a damaged one is removed, with a line for `note`.
 
+        What killed processes left in the folder is removed first.
+
         `known` is the sha256 of its content, if known beforehand: any other entry counts as damaged.
         Raises DataError where something lies in its place that gcnrec does not put there, such as a link.
         """
         self._check_folder()
+        clear_leftovers(self.folder)
         for path in sorted(self.folder.glob(f"{self._start}*{self.suffix}")):
             digest = path.name.removeprefix(self._start).removesuffix(self.suffix)
             if not _DIGEST.fullmatch(digest) or not (path.exists() or path.is_symlink()):  # another entry, or one just removed
@@ -55,13 +58,9 @@ class Entry:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """An empty folder next to the entry, for `keep` to take it from; removed at the end.
-
-        What killed processes left in theirs is removed first.
-        """
+        """An empty folder next to the entry, for `keep` to take it from; removed at the end."""
         self._check_folder()
         self.folder.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(self.folder)
         unique = f"making-{secrets.token_hex(4)}"  # two threads may make the same entry
         with work_path(self.folder / unique) as work:
             work.mkdir()

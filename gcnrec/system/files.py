@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 
 from gcnrec.errors import DataError, os_remedy
 
-_UNFINISHED = re.compile(r"\.(?P<name>.+)\.(?P<process>[1-9][0-9]*)(@(?P<host>[A-Za-z0-9_-]+))?\.(?P<ending>part|old)", re.DOTALL)
+_UNFINISHED = re.compile(
+    r"\.(?P<name>.+)\.(?P<process>[1-9][0-9]*)(@(?P<host>[A-Za-z0-9_-]+))?\.(?P<ending>part|dir|old)", re.DOTALL
+)
 _OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 """What safetensors calls a file while it writes it."""
 _CLOCK_SECONDS = 60.0
@@ -29,7 +31,8 @@ _mine: set[Path] = set()
 class Unfinished:
     """A file or folder that a process is writing, or left unfinished, until it becomes `name` next to it.
 
-    `ending` is `part`, or `old` for what has been moved aside. `host` is empty where an earlier version wrote it.
+    `ending` is `part`, `dir` for a folder of what is written on the way to it, or `old` for what has been moved aside. `host` is
+    empty where an earlier version wrote it.
     """
 
     path: Path
@@ -52,7 +55,7 @@ class Unfinished:
         if self.host not in ("", _host()):
             return False
         if self.process == os.getpid():
-            return self.path.absolute() not in _mine
+            return _key(self.path) not in _mine
         try:
             writer = psutil.Process(self.process)
             if writer.status() == psutil.STATUS_ZOMBIE:  # ended, and its parent has not looked
@@ -68,20 +71,47 @@ class Unfinished:
 def work_path(target: Path, ending: str = "part") -> Iterator[Path]:
     """The name next to `target` under which this process writes it, or keeps what it replaces (`ending` "old")."""
     path = target.parent / f".{target.name}.{os.getpid()}@{_host()}.{ending}"
-    key = path.absolute()
+    with _writing(path):
+        yield path
+
+
+@contextmanager
+def work_folder(work: Path) -> Iterator[Path]:
+    """An empty folder next to `work`, for a library that writes under names of its own; removed at the end.
+
+    A path of `work_path` gives it its name, so that the next writer of the same target finds what a killed process left.
+    """
+    parts = _UNFINISHED.fullmatch(work.name)
+    folder = work.parent / f".{parts['name'] if parts else work.name}.{os.getpid()}@{_host()}.dir"
+    with _writing(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    key = _key(path)
     _mine.add(key)
     try:
-        yield path
+        yield
     finally:
         _mine.discard(key)
+
+
+def _key(path: Path) -> Path:
+    return path.parent.resolve() / path.name
 
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
     """A path to write to that becomes `target` (replacing it) when the block succeeds, and vanishes when it fails.
 
-    A link is followed: the file that it leads to is replaced. Raises DataError when the file cannot be written, for example on
-    a full disk, and where `target` is a folder or a device.
+    What killed writers of `target` left is removed first. A link is followed: the file that it leads to is replaced. Raises
+    DataError when the file cannot be written, for example on a full disk, and where `target` is a folder or a device.
     """
     place = followed(target)
     if place.exists() and not place.is_file():
@@ -89,6 +119,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     with work_path(place) as work:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
+            _clear(unfinished(place.parent, place.name))
             yield work
             sync(work)
             work.replace(place)
@@ -137,12 +168,18 @@ def clear_leftovers(folder: Path) -> None:
 
     A process that lives keeps its own, and so does another host.
     """
-    for left in unfinished(folder):
-        if left.ending == "part" and left.is_abandoned:
-            remove(left.path)
+    _clear(unfinished(folder))
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if _OF_SAFETENSORS.fullmatch(path.name) and path.is_file() and not path.is_symlink() and not _is_open(path):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _clear(found: Iterable[Unfinished]) -> None:
+    for left in found:
+        if left.ending != "old" and left.is_abandoned:
+            with suppress(OSError):  # another process has removed it, or this user may not
+                remove(left.path)
 
 
 def is_writing() -> bool:

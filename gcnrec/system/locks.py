@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +16,24 @@ from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
+from pydantic import Field
+
 from gcnrec.errors import Busy, DataError, os_remedy
+from gcnrec.system.documents import Document, parsed, typed
 from gcnrec.system.observer import SILENT
 
 _held: dict[Path, int] = {}
 """Locks of this process, by the thread that holds them: it may ask for them again."""
 _POLL_SECONDS = 0.2
+_MOST_BYTES = 4096
+
+
+class _Signed(Document):
+    """What a lock says of its holder. Anybody may have written it: it goes into messages as far as it is what it should be."""
+
+    pid: int = Field(ge=1, lt=2**32)
+    host: str = Field(pattern=r"^[A-Za-z0-9._-]{1,255}$")
+    begun: str = Field(pattern=r"^[0-9T:+-]{1,40}$")
 
 
 @contextmanager
@@ -29,7 +43,7 @@ def locked(path: Path, what: Path, warn: Callable[[str], object] = SILENT.warn) 
     Raises Busy, naming the process, when another process or thread holds it. A lock that a killed process left behind does
     not count; `warn` gets a sentence about it.
     """
-    key, thread = path.resolve(), threading.get_ident()
+    key, thread = path.parent.resolve() / path.name, threading.get_ident()
     if _held.get(key) == thread:
         yield
         return
@@ -38,6 +52,7 @@ def locked(path: Path, what: Path, warn: Callable[[str], object] = SILENT.warn) 
     except OSError as problem:
         raise _unwritable(path, what, problem) from problem
     with file:
+        _refuse_other(file, path, what)
         _held[key] = thread
         try:
             _sign(file, path, what, warn)
@@ -67,14 +82,37 @@ def awaited(path: Path, what: Path, note: Callable[[str], object] = SILENT.note)
         yield waited
 
 
+def open_lock(path: Path, what: Path) -> FileIO:
+    """The file of a lock, which is made where it is missing, open for reading and writing; nothing in it is changed.
+
+    It is a file of its own: a link, a second name of another file, a folder, a pipe or a device is a DataError.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        file = FileIO(os.open(path, flags, 0o666), "r+")
+    except OSError as problem:
+        if problem.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise _foreign(path, what, problem.strerror or str(problem)) from None
+        raise _unwritable(path, what, problem) from problem
+    found = os.fstat(file.fileno())
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        file.close()
+        raise _foreign(path, what, "it is a pipe, a device or the second name of a file")
+    return file
+
+
+def _foreign(path: Path, what: Path, reason: str) -> DataError:
+    return DataError(f"the lock of {what} must be a plain file at {path}, is none ({reason.lower()}); remove what lies there")
+
+
 def _acquired(path: Path, what: Path) -> FileIO:
     """The lock's file, locked, and still of that name."""
     while True:
-        file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
+        file = open_lock(path, what)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with suppress(FileNotFoundError):
-                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                if os.path.samestat(path.lstat(), os.fstat(file.fileno())):
                     return file
         except BlockingIOError:
             holder = _holder(file)
@@ -103,10 +141,18 @@ def _unwritable(path: Path, what: Path, problem: OSError) -> DataError:
     return DataError(f"cannot write {path}: {problem.strerror or problem}; {os_remedy(problem, otherwise)}")
 
 
+def _refuse_other(file: FileIO, path: Path, what: Path) -> None:
+    """DataError unless the file is a lock, whole or cut short: what it holds is going to be replaced."""
+    file.seek(0)
+    content = file.read(_MOST_BYTES + 1).strip(b"\0")  # zeros: the machine crashed before the content was on its disk
+    if len(content) > _MOST_BYTES or (content and not content.startswith((b"{", b"[]"))):
+        raise _foreign(path, what, "it holds something else than the name of a process")
+
+
 def _holder(file: FileIO) -> str:
     file.seek(0)
     try:
-        signed = json.loads(file.read())
-        return f"process {signed['pid']} of {signed['host']} since {signed['begun']}"
-    except (ValueError, KeyError, TypeError):
+        signed = typed(_Signed, parsed(file.read(_MOST_BYTES)))
+    except ValueError:
         return "another process"
+    return f"process {signed.pid} of {signed.host} since {signed.begun}"

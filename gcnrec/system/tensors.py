@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from gcnrec.system.files import work_folder
+
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write `tensors` and text `metadata` to `path`, equal files for equal content, readable as the umask says.
@@ -16,7 +18,9 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[st
     """
     path.touch()  # with the mode that the umask, or the folder, gives to files: safetensors makes its own for the owner alone
     mode = path.stat().st_mode
-    save_file(tensors, path, metadata=metadata or None)
+    with work_folder(path) as folder:  # safetensors writes under a name that names no writer
+        save_file(tensors, folder / "tensors", metadata=metadata or None)
+        (folder / "tensors").replace(path)
     path.chmod(mode)
     if not metadata:
         return

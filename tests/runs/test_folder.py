@@ -161,7 +161,10 @@ def test_a_last_line_without_its_end_is_ended(tmp_path):
     ("line", "problem"),
     [
         ("[1]", "line 2 of .*metrics.jsonl is damaged"),
-        ('{"loss": 0.5}', r"line 2 of .*metrics.jsonl is damaged \(event: field required\); restore the file, or remove that line"),
+        (
+            '{"loss": 0.5}',
+            r"line 2 of .*metrics.jsonl is damaged \(event: field required\); restore the file, or",
+        ),
         ('{"event": "epoch", "epoch": 1, "seconds": 1.0}', r"line 2 .* \(loss: field required\)"),
         ('{"event": "epoch", "epoch": 1, "seconds": "long", "loss": 1}', r"line 2 .* \(seconds: input should be a valid number"),
         ('{"event": "baseline", "name": "ease", "metrics": {"recall@20": [1]}}', r"line 2 .* \(metrics.recall@20: "),

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.schema import new_folder, refuse_foreign
 from gcnrec.system.files import atomic_file, clear_leftovers
 from gcnrec.system.locks import awaited, locked
+from gcnrec.system.tensors import save_tensors
 
 HOLD = """
 import sys, time
@@ -91,6 +96,53 @@ def test_a_lock_that_nobody_signed_is_stale_too(tmp_path, content):
     assert "another process" in told[0]
 
 
+LONG = json.dumps({"pid": 1, "host": "x" * 300, "begun": "2026-11-29T00:00:00+00:00"})
+CONTROL = json.dumps({"pid": 1, "host": "\x1b[2J", "begun": "now\nroot"})
+
+
+@pytest.mark.parametrize("content", [LONG, CONTROL, "{" * 4000, '{"pid": "1", "host": 1, "begun": []}', "\0" * 80])
+def test_what_a_lock_says_is_shown_only_as_far_as_it_is_a_name(tmp_path, content):
+    said = []
+    (tmp_path / "lock").write_text(content)
+    with locked(tmp_path / "lock", tmp_path, said.append):
+        pass
+    assert "another process" in said[0] and said[0].isprintable()
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "loop", "second name", "folder", "pipe", "device", "text", "long"])
+def test_a_lock_is_a_file_of_its_own(tmp_path, kind):
+    """Nothing is written through a lock that leads elsewhere, and nothing made at its end."""
+    mine, lock = tmp_path / "mine", tmp_path / "lock"
+    mine.write_text('{"pid": 1}')
+    match kind:
+        case "link":
+            lock.symlink_to(mine)
+        case "dangling link":
+            lock.symlink_to(tmp_path / "absent")
+        case "loop":
+            lock.symlink_to(lock)
+        case "second name":
+            lock.hardlink_to(mine)
+        case "folder":
+            lock.mkdir()
+        case "pipe":
+            os.mkfifo(lock)
+        case "device":
+            lock.symlink_to("/dev/null")
+        case _:
+            lock.write_text("dear diary" if kind == "text" else '{"pid": ' + "1" * 5000)
+    before = sorted((path.name, path.is_symlink()) for path in tmp_path.iterdir())
+    with (
+        pytest.raises(DataError, match=r"must be a plain file at .*lock.*remove what lies there"),
+        locked(lock, tmp_path / "what"),
+    ):
+        pass
+    assert mine.read_text() == '{"pid": 1}' and sorted((path.name, path.is_symlink()) for path in tmp_path.iterdir()) == before
+    shutil.rmtree(lock) if kind == "folder" else lock.unlink()
+    with locked(lock, tmp_path / "what", never):
+        assert lock.is_file()
+
+
 def test_where_no_lock_can_be_written_it_is_said(tmp_path):
     with pytest.raises(DataError, match="cannot write"), locked(tmp_path / "absent" / "lock", tmp_path):
         pass
@@ -135,6 +187,35 @@ def test_leftovers_of_the_dead_are_cleared(tmp_path, holder):
         ".strange.part",
         "mine.part",
     }
+
+
+def test_the_next_writer_of_a_file_clears_what_the_dead_left_of_it(tmp_path, holder):
+    gone, host = dead(), re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:32]
+    mine = [f".list.parquet.{gone}@{host}.part", f".list.parquet.{gone}.part"]
+    others = [f".list.parquet.{holder.pid}@{host}.part", f".list.parquet.{gone}@elsewhere.part", f".other.parquet.{gone}.part"]
+    for name in mine + others:
+        (tmp_path / name).touch()
+    folder = tmp_path / f".list.parquet.{gone}@{host}.dir"
+    folder.mkdir()
+    (folder / ".tmpAbC123").touch()
+    with atomic_file(tmp_path / "list.parquet") as work:
+        work.write_text("new")
+    assert {path.name for path in tmp_path.iterdir()} - {"lock"} == {"list.parquet", *others}
+
+
+def test_a_killed_writer_of_tensors_leaves_only_what_names_it(tmp_path):
+    """safetensors has a name of its own for what it writes, which names no writer."""
+    tensors = "{'a': torch.zeros(1 << 24)}"
+    code = "import sys, torch; from pathlib import Path; from gcnrec.system.files import atomic_file as f\n"
+    code += "from gcnrec.system.tensors import save_tensors\nimport gcnrec.system.tensors as t, os\n"
+    code += "t.save_file = lambda tensors, path, metadata: (path.with_name('.tmpAbC123').touch(), os.kill(os.getpid(), 9))\n"
+    code += f"with f(Path(sys.argv[1])) as work: save_tensors({tensors}, work, {{}})"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "b.safetensors")], check=False)
+    left = [path.name for path in tmp_path.iterdir()]
+    assert left and all(name.startswith(".b.safetensors.") for name in left)
+    with atomic_file(tmp_path / "b.safetensors") as work:
+        save_tensors({"a": torch.zeros(3)}, work, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["b.safetensors"]
 
 
 def test_a_dataset_folder_that_was_moved_aside_comes_back(tmp_path):
