@@ -31,7 +31,7 @@ from gcnrec.runs.paths import JOB, REPORT, metrics_path
 from gcnrec.system.files import atomic_file
 from gcnrec.system.signals import child_environment, unhurried
 from gcnrec.system.locks import open_lock
-from gcnrec.training.open_keys import continued, located, swept
+from gcnrec.training.open_keys import continued, first_difference, located, swept
 
 _POLL_SECONDS = 0.1
 _LAST_BYTES = 2**16
@@ -195,14 +195,12 @@ def _check_same(run: Combination, folder: Path, dataset: Dataset) -> None:
             f"{folder} was made by an earlier version, which counts hits that no list can hold on data with repeats = 'keep'; "
             "choose another --out, or remove that run"
         )
-    before, now = (job.model_dump(exclude={"data"}) for job in (made, continued(located(run.job), made)))
-    for section, values in now.items():
-        for key, value in values.items():
-            if before[section][key] != value:
-                raise UsageError(
-                    f"{folder} was made with {section}.{key} = {before[section][key]!r}, the grid now has {value!r}; "
-                    "choose another --out, or remove that run"
-                )
+    different = first_difference(made, continued(located(run.job), made))
+    if different is not None:
+        key, before, now = different
+        raise UsageError(
+            f"{folder} was made with {key} = {before!r}, the grid now has {now!r}; choose another --out, or remove that run"
+        )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from gcnrec.config import Job
 from gcnrec.errors import DataError, reading
 from gcnrec.loaders.ingest.leakage import leaks, sentences
 from gcnrec.ranking.metrics import measured
-from gcnrec.runs.documents import read_json
+from gcnrec.runs.documents import read_json, remedy
 from gcnrec.runs.events import Baseline, Epoch, Event, ValidBaseline, Warned, read_events
 from gcnrec.runs.lineage import Lineage, Source
 from gcnrec.runs.paths import JOB, LINEAGE, MEMORY, MIXTURE, metrics_path
@@ -77,7 +77,7 @@ class RunContents:
     def metrics_of(self, split: str) -> Metrics:
         """The metrics of "test" or "valid"."""
         path = metrics_path(self.folder, split)
-        return checked(Metrics, self.document(path.name), str(path))
+        return checked(Metrics, self.document(path.name), str(path), remedy(path))
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -91,7 +91,8 @@ class RunContents:
         counts = self.document(MEMORY)
         wrong = next((name for name, count in counts.items() if type(count) is not int or count < 0), None)
         if wrong is not None:
-            raise DataError(f"{self.folder / MEMORY} is damaged ({wrong!a}: it must be a count); restore it, or train again")
+            path = self.folder / MEMORY
+            raise DataError(f"{path} is damaged ({wrong!a}: it must be a count); {remedy(path)}")
         return counts
 
     @cached_property
@@ -102,14 +103,19 @@ class RunContents:
         """
         document = self.document(MIXTURE)
         if not document and self.job.mixture.partners and (self.folder / MEMORY).is_file():
-            raise DataError(f"{self.folder / MIXTURE} is missing, and the job has a mixture; train again")
+            raise DataError(
+                f"{self.folder / MIXTURE} is missing, and the job has a mixture; restore it, or train into another folder"
+            )
         return Mixture.of(document, self.folder / MIXTURE) if document else None
 
     @cached_property
     def lineage(self) -> Lineage:
         """lineage.json; empty where it is missing."""
         document = self.document(LINEAGE)
-        return checked(Lineage, document, str(self.folder / LINEAGE)) if document else Lineage(data=Source(folder="", digest=""))
+        if not document:
+            return Lineage(data=Source(folder="", digest=""))
+        path = self.folder / LINEAGE
+        return checked(Lineage, document, str(path), remedy(path))
 
     @cached_property
     def events(self) -> list[Event]:

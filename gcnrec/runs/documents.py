@@ -10,10 +10,18 @@ from gcnrec.system.documents import read_object
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in the file `path` of a run folder. DataError when it is missing or damaged."""
-    return read_object(path, _remedy(path))
+    return read_object(path, remedy(path))
 
 
-def _remedy(path: Path) -> str:
-    if not path.name.startswith("metrics"):
-        return "train again"
-    return f"run 'gcnrec evaluate {path.parent}{' --split valid' if 'valid' in path.name else ''}' again"
+def remedy(path: Path) -> str:
+    """What makes a document of a run anew."""
+    match path.name:
+        case "metrics.json":
+            return f"run 'gcnrec evaluate {path.parent}' again"
+        case "metrics.valid.json":
+            return f"run 'gcnrec evaluate {path.parent} --split valid' again"
+        case "memory.json":
+            return f"remove it and resume {path.parent}, which is then exported again"
+        case "sweep.json":
+            return "run the same sweep again"
+    return "restore it, or train into another folder"

@@ -152,7 +152,7 @@ def open_run(folder: str | Path, observer: Observer = SILENT) -> Run:
     contents = RunContents(folder)
     lineage = contents.document(LINEAGE)
     if lineage.get("format") != FORMAT:
-        raise DataError(f"{folder / LINEAGE} must have format {FORMAT}, got {lineage.get('format')!r}; train again")
+        raise DataError(f"{folder / LINEAGE} must have format {FORMAT}, got {lineage.get('format')!r}; train into another folder")
     trained_on = contents.lineage.data
     dataset = open_dataset(trained_on.folder)
     if dataset.digest != trained_on.digest:
@@ -182,6 +182,13 @@ def describe_run(folder: Path, job: Job, dataset: Dataset, device: str) -> None:
         job_file.write_text(to_toml(job), encoding="utf-8")
         lineage_file.write_text(json_text(lineage), encoding="utf-8")
         record(folder, {folder / JOB: job_file, folder / LINEAGE: lineage_file})
+
+
+def write_job(folder: Path, job: Job) -> None:
+    """Write job.toml of a run that goes on with other keys, and list it."""
+    with atomic_file(folder / JOB) as path:
+        path.write_text(to_toml(job), encoding="utf-8")
+        record(folder, {folder / JOB: path})
 
 
 def was_killed_before_start(folder: Path) -> bool:

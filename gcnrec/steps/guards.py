@@ -44,7 +44,7 @@ def finite(step: int, loss: torch.Tensor, gradients: Mapping[str, Sequence[torch
     what = f"the {bad[0]}" if np.isfinite(value) else "the loss"
     raise DivergedError(
         f"{what} is not finite at step {step} (loss {value}), and this step updated nothing; "
-        "start again with a lower optimizer.learning_rate or a higher loss.temperature"
+        "begin another run with a lower optimizer.learning_rate or a higher loss.temperature"
     )
 
 
@@ -79,8 +79,8 @@ class LossTrend:
         if limit and self.count and self.running - self.lowest > limit * usual:
             raise DivergedError(
                 f"the loss explodes: its mean over the last steps is {self.running:.4g} at step {step}, and was "
-                f"{self.lowest:.4g} in the first epoch; start again with a lower optimizer.learning_rate, or with "
-                "train.loss_limit = 0 if it should"
+                f"{self.lowest:.4g} in the first epoch; begin another run with a lower optimizer.learning_rate, or "
+                "resume this with train.loss_limit = 0 if it should"
             )
 
 

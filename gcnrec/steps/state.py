@@ -88,7 +88,7 @@ def restore(step: Step, explorer: Explorer | None, tensors: Tensors, where: Path
     if not tensors:
         return
     with reading(where, remedy):
-        step.table.drained().restore(_part(tensors, "table."))
+        _restore_table(step, _part(tensors, "table."), where)
         if explorer:
             _check_alike(where, "the explorer", _part(tensors, "explorer."), explorer.tensors(), remedy)
             explorer.restore(_part(tensors, "explorer."))
@@ -103,6 +103,13 @@ def restore(step: Step, explorer: Explorer | None, tensors: Tensors, where: Path
                 number, _, key = name.partition(".")
                 state.setdefault(int(number), {})[key] = tensor
             step.layer_optimizer.load_state_dict({**step.layer_optimizer.state_dict(), "state": state})
+
+
+def _restore_table(step: Step, tensors: Tensors, where: Path) -> None:
+    try:
+        step.table.drained().restore(tensors)
+    except DataError as problem:
+        raise DataError(f"{where} does not fit: {problem}") from None
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> Tensors:

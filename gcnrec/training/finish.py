@@ -50,7 +50,8 @@ def exported_by(exports: ExportRules, step: Step, folder: Path, rule: ExportRule
     step.encoder.export(step.table.drained(), rows_NF)
     if not np.isfinite(float(rows_NF.sum())):
         raise DivergedError(
-            f"the embeddings of {folder} are not finite, so nothing is exported; start again with a lower optimizer.learning_rate"
+            f"the embeddings of {folder} are not finite, so nothing is exported; begin another run with a lower "
+            "optimizer.learning_rate"
         )
     return exports.exported(rows_NF, graph.num_users, graph.item_users.degrees, rule)
 

@@ -21,6 +21,8 @@ from gcnrec.ranking.seen import seen_rule
 from gcnrec.runs.paths import JOB
 from gcnrec.training.defaults import Default, defaults
 
+WITHOUT_EFFECT = ("table.placement", "table.cache_bytes", "train.transfer_blocks", "train.loss_limit", "evaluate.memory_limit")
+"""Keys that change no number of a run, as all of `[run]`: a run may go on with other values than it began with."""
 BY_TIME = ("temporal", "leave_last")
 """Splits whose validation pairs are newer than train's, and older than test's."""
 
@@ -64,6 +66,16 @@ def continued(job: Job, begun: Job) -> Job:
     if job.evaluate.seen is None:  # as runs of earlier versions have it
         job = _with(job, "evaluate", "seen", begun.evaluate.seen)
     return job
+
+
+def first_difference(begun: Job, job: Job) -> tuple[str, object, object] | None:
+    """The first key, with its value in each, by which `job` would give other numbers than `begun`, apart from `[data]`."""
+    before, now = (each.model_dump(exclude={"data": True, "run": True}) for each in (begun, job))
+    for section, values in now.items():
+        for key, value in values.items():
+            if f"{section}.{key}" not in WITHOUT_EFFECT and before[section][key] != value:
+                return f"{section}.{key}", before[section][key], value
+    return None
 
 
 def swept(job: Job, graph: BipartiteGraph) -> Job:

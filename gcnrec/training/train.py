@@ -31,10 +31,10 @@ from gcnrec.ranking.seen import seen_in_validation
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
 from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event, observed_by, warn_once
-from gcnrec.runs.folder import Run, describe_run, make_folder, open_run, was_killed_before_start, with_valid, writing
+from gcnrec.runs.folder import Run, describe_run, make_folder, open_run, was_killed_before_start, with_valid, write_job, writing
 from gcnrec.runs.lineage import Here, lineage_of
 from gcnrec.runs.manifest import record
-from gcnrec.runs.paths import LINEAGE, MODEL
+from gcnrec.runs.paths import JOB, LINEAGE, MODEL
 from gcnrec.runs.tracking import tracked
 from gcnrec.steps.earlier import earlier_rows, report_matches, seen_validation
 from gcnrec.steps.epochs import Course, Epochs
@@ -54,7 +54,7 @@ from gcnrec.training.export_choice import chosen_rule
 from gcnrec.training.finish import exported_by, finish, is_trained, validate, warn_of_lost
 from gcnrec.training.fit_validation import keep_validation
 from gcnrec.training.mixture_choice import scorer_of_fit
-from gcnrec.training.open_keys import begun_job, notes, resolved, settled
+from gcnrec.training.open_keys import begun_job, first_difference, notes, resolved, settled
 from gcnrec.training.plan import Plan
 from gcnrec.training.work import Work
 
@@ -108,7 +108,10 @@ def _opened(job: Job, dataset: Dataset, folder: Path, device: str, resume: bool,
         make_folder(folder)
     with writing(folder, observer):
         if again and not was_killed_before_start(folder):
-            _check_same(open_run(folder, observer), job, dataset)
+            begun = open_run(folder, observer)
+            _check_same(begun, job, dataset)
+            if begun.job.model_copy(update={"data": job.data}) != job:  # by keys that change no number
+                write_job(folder, job.model_copy(update={"data": begun.job.data}))
         else:
             describe_run(folder, job, dataset, device)
         for part in ("", "checkpoints", "embeddings", "mixture", "mixture/fit"):
@@ -251,7 +254,8 @@ def out_of_memory_as_a_sentence() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise DeviceError(
-            "a training step needs more memory than the GPU has free; lower train.batch_size or sampler.fanouts, then resume"
+            "a training step needs more memory than the GPU has free; begin another run with a lower train.batch_size "
+            "or fewer sampler.fanouts"
         ) from None
 
 
@@ -295,5 +299,10 @@ def _check_same(run: Run, job: Job, dataset: Dataset) -> None:
             f"{run.folder} was begun by an earlier version, whose validation on data with repeats = 'keep' counts hits that no "
             "list can hold; train it anew: leave --resume out, with another --out if you name one"
         )
-    if run.job.model_copy(update={"data": job.data}) != job:
-        raise UsageError(f"{run.folder} was started with other settings than this job; resume with {run.folder / 'job.toml'}")
+    different = first_difference(run.job, job)
+    if different is not None:
+        key, before, now = different
+        raise UsageError(
+            f"{run.folder} was started with other settings than this job: {key} = {before!r}, now {now!r}; "
+            f"resume with {run.folder / JOB}, or begin another run"
+        )

@@ -176,7 +176,7 @@ def test_resuming_where_nothing_is_starts(dataset, tmp_path):
 
 def test_resuming_with_other_settings_or_data_is_refused(dataset, tmp_path):
     train(job(train={"epochs": 1}), dataset, tmp_path / "run")
-    with pytest.raises(UsageError, match="other settings"):
+    with pytest.raises(UsageError, match=r"other settings .*: train\.epochs = 1, now 2; resume with .*job\.toml"):
         train(job(train={"epochs": 2}), dataset, tmp_path / "run", resume=True)
     other = write_dataset(halves(), tmp_path / "other")
     with pytest.raises(UsageError, match="other data"):
