@@ -29,8 +29,8 @@ from gcnrec.reports.sweep_report import summarise
 from gcnrec.reports.trials import Ended, ReportEnded, Sweep, Trial, write_sweep
 from gcnrec.runs.paths import JOB, REPORT, metrics_path
 from gcnrec.system.files import atomic_file
-from gcnrec.system.signals import child_environment, unhurried
 from gcnrec.system.locks import open_lock
+from gcnrec.system.signals import child_environment, unhurried
 from gcnrec.training.open_keys import continued, first_difference, located, swept
 
 _POLL_SECONDS = 0.1
