@@ -113,9 +113,17 @@ class RunContents:
         """lineage.json; empty where it is missing."""
         document = self.document(LINEAGE)
         if not document:
-            return Lineage(data=Source(folder="", digest=""))
+            return Lineage(data=Source())
         path = self.folder / LINEAGE
         return checked(Lineage, document, str(path), remedy(path))
+
+    @property
+    def trained_on(self) -> Source:
+        """The dataset that lineage.json names. DataError where it does not."""
+        source, path = self.lineage.data, self.folder / LINEAGE
+        if not source.folder or not source.digest:
+            raise DataError(f"{path} must name folder and digest of the run's data, lacks one; {remedy(path)}")
+        return source
 
     @cached_property
     def events(self) -> list[Event]:

@@ -153,7 +153,7 @@ def open_run(folder: str | Path, observer: Observer = SILENT) -> Run:
     lineage = contents.document(LINEAGE)
     if lineage.get("format") != FORMAT:
         raise DataError(f"{folder / LINEAGE} must have format {FORMAT}, got {lineage.get('format')!r}; train into another folder")
-    trained_on = contents.lineage.data
+    trained_on = contents.trained_on
     dataset = open_dataset(trained_on.folder)
     if dataset.digest != trained_on.digest:
         raise DataError(

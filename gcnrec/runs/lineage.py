@@ -43,8 +43,8 @@ class Source(Document):
     """The dataset of a run; more keys are what leaks in it (`gcnrec.loaders.ingest.leakage`)."""
 
     name: str = ""
-    folder: str
-    digest: str
+    folder: str = ""
+    digest: str = ""
 
     @model_validator(mode="after")
     def _counted(self) -> Source:

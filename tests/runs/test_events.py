@@ -135,6 +135,7 @@ def test_what_is_no_file_is_one_sentence(tmp_path, name, kind):
         ("lineage.json", {"data": {"folder": 3, "digest": ""}}, r"data\.folder: "),
         ("lineage.json", {"data": {"folder": "", "digest": "", "leakage_x": "all"}}, "leakage_x"),
         ("lineage.json", {"data": {"folder": "", "digest": ""}, "machine": []}, "machine: "),
+        ("lineage.json", {"data": []}, "data: "),
         ("metrics.json", {"intervals": {"recall@5": [1.0]}}, "intervals"),
         ("metrics.json", {"deciles": [{"decile": 1}, {}]}, "deciles: "),
         ("metrics.json", {"cold_start": {"warm": {"recall@5": 1.0}}}, "cold_start: "),
