@@ -256,7 +256,7 @@ def test_a_damaged_partner_is_refused(run, dataset, tmp_path):
     other = train(job({"with": ["itemknn"], "weights": 1}), dataset, tmp_path / "run")
     path = other.folder / "mixture" / "itemknn.safetensors"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match=r"itemknn.*fit the model again"):
+    with pytest.raises(DataError, match=r"itemknn.*remove it and .*memory\.json, then continue with .*--resume"):
         open_run(other.folder).scorer()
     (other.folder / "mixture.json").unlink()
     with pytest.raises(DataError, match=r"mixture\.json is missing, and the job has a mixture"):
