@@ -85,7 +85,7 @@ class _Info(Document):
     split: str = ""
     rules: int = Field(default=1, strict=True)
     data: dict[str, Any] = Field(default_factory=dict)
-    inputs: dict[str, list[Any]] = Field(default_factory=dict)
+    inputs: dict[str, list[tuple[str, int | None, int | str | None]]] = Field(default_factory=dict)
     report: dict[str, Any] = Field(default_factory=dict)
     user_features: _Features = _Features()
     item_features: _Features = _Features()

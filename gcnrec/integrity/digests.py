@@ -11,13 +11,14 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gcnrec.errors import reading
+from gcnrec.errors import DataError, first_line, os_remedy
 from gcnrec.system.documents import open_regular
 
 OWN = "own_sha256"
@@ -81,8 +82,24 @@ def hashed(paths: Sequence[Path], remedy: Callable[[Path], str]) -> list[Hashed]
             raise
 
 
+@contextmanager
+def _readable(path: Path, remedy: Callable[[Path], str]) -> Iterator[None]:
+    """An error of the system is a DataError. The remedy is asked for only then: it may have to read other files."""
+    try:
+        yield
+    except OSError as problem:
+        otherwise = os_remedy(problem, remedy(path))
+        raise DataError(f"{path} cannot be read ({problem.strerror or first_line(problem)}); {otherwise}") from problem
+
+
+def state_of(path: Path, remedy: Callable[[Path], str]) -> State:
+    """What the system notes of a file. DataError, with its remedy, where there is none."""
+    with _readable(path, remedy):
+        return State.of(path.stat())
+
+
 def _hashed(path: Path, remedy: Callable[[Path], str], stop: threading.Event) -> Hashed:
-    with reading(path, remedy(path)), open_regular(path) as file:
+    with _readable(path, remedy), open_regular(path) as file:
         before, now_ns = State.of(os.fstat(file.fileno())), time.time_ns()
         digest, piece = hashlib.sha256(), memoryview(bytearray(min(_PIECE_BYTES, before.size + 1)))
         while count := os.readv(file.fileno(), [piece]):

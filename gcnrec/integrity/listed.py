@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gcnrec.errors import DataError, reading
-from gcnrec.integrity.digests import State, hashed
+from gcnrec.errors import DataError
+from gcnrec.integrity.digests import State, hashed, state_of
 from gcnrec.integrity.facts import established, file_fact, recalled, remember
 from gcnrec.system.documents import Document
 
@@ -44,8 +44,7 @@ def verify(files: Mapping[Path, Listed], by: str, remedy: Callable[[Path], str],
 
 
 def _state(path: Path, listed: Listed, remedy: Callable[[Path], str]) -> State:
-    with reading(path, remedy(path)):
-        state = State.of(path.stat())
+    state = state_of(path, remedy)
     if state.size != listed.bytes:
         raise DataError(f"{path} must have {listed.bytes} bytes, has {state.size}; {remedy(path)}")
     return state

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from gcnrec.errors import DataError, UsageError, reading
+from gcnrec.errors import DataError, UsageError
 from gcnrec.ranking.evaluate import metric_columns
 from gcnrec.ranking.metrics import bootstrap_intervals, holm, sign_flip_p_values
 from gcnrec.results.evaluate import Split, refuse_what_it_was_trained_on
 from gcnrec.runs.folder import Run
-from gcnrec.runs.manifest import check
 from gcnrec.runs.paths import per_user_path
+from gcnrec.runs.per_user import read_per_user
 
 TEST = "two-sided sign-flip test over users, Holm over all rows"
 
@@ -101,9 +100,7 @@ def _per_user(run: Run, split: Split) -> pa.Table:
     path = per_user_path(run.folder, split)
     if not path.is_file():
         raise UsageError(f"{run.folder} has no {path.name}; run 'gcnrec evaluate {run.folder} --split {split}' first")
-    check(run.folder, [path])
-    with reading(path, f"run 'gcnrec evaluate {run.folder} --split {split}' again"):
-        return pq.read_table(path)
+    return read_per_user(run.folder, path, f"run 'gcnrec evaluate {run.folder} --split {split}' again")
 
 
 def _seen_of(run: Run, table: pa.Table) -> str:
@@ -117,7 +114,7 @@ def _seen_of(run: Run, table: pa.Table) -> str:
             f"{run.folder} was evaluated by an earlier version, which counts hits that no list can hold on data with "
             f"repeats = 'keep'; run 'gcnrec evaluate {run.folder}' again"
         )
-    return "all" if said is None else said.decode()
+    return "all" if said is None else said.decode(errors="replace")
 
 
 def _check_same(base: Run, base_table: pa.Table, run: Run, table: pa.Table) -> None:

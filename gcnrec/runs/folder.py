@@ -107,10 +107,19 @@ class Run:
         check(self.folder, [users, items])
         rule = self.export_rule
         assert rule is not None
-        return Exported(
-            rule,
+        users_UF, items_IF = (
             map_embeddings(users, self.dataset.user_ids, scratch),
             map_embeddings(items, self.dataset.item_ids, scratch),
+        )
+        if users_UF.shape[1] != items_IF.shape[1]:
+            raise DataError(
+                f"{users} and {items} must hold embeddings of one width, {users_UF.shape[1]} and {items_IF.shape[1]} are there; "
+                "train again"
+            )
+        return Exported(
+            rule,
+            users_UF,
+            items_IF,
             read_column(items, "popularity"),
             read_export(users)["popularity_factor"],
             read_column(items, "length"),

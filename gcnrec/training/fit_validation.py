@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 
 from gcnrec.closed_forms.mixture import MIXTURE_ROWS
 from gcnrec.config import Evaluate
-from gcnrec.errors import reading
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.ranking.seen import seen_in_validation
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
-from gcnrec.runs.manifest import check, record
+from gcnrec.runs.manifest import record
 from gcnrec.runs.paths import per_user_path
+from gcnrec.runs.per_user import read_per_user
 from gcnrec.system.files import atomic_file
 from gcnrec.system.limits import parse_bytes
 from gcnrec.system.observer import SILENT, Observer
@@ -44,9 +44,7 @@ def kept_validation(folder: Path) -> pa.Table | None:
     path = _path(folder)
     if not path.is_file():
         return None
-    check(folder, [path])
-    with reading(path, "remove it, baselines are then not compared"):
-        return pq.read_table(path)
+    return read_per_user(folder, path, "remove it, baselines are then not compared")
 
 
 def chunk_of(memory_limit: str, scorer: Scorer) -> int:

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from gcnrec.errors import DataError, first_line
+from gcnrec.errors import DataError, first_line, reading
 from gcnrec.ids.id_types import as_ids, held
 from gcnrec.loaders.bounds.allowed import DEFAULT, Allowed
 from gcnrec.loaders.features.bag_of_words import BagFit, TfIdf
@@ -141,7 +141,8 @@ def encode_features(dataset: Dataset, side: Side, text: str, base: Path | None =
         raise DataError(f"{dataset.folder} has no {side} features to encode {text} by; ingest with --{side}-features")
     recipe = dataset.info.get("data", {})
     source, column = FeatureFile(side, text, base, str(recipe.get(side, side)), recipe.get("partition_type")).opened()
-    encoders = [_opened(entry, dataset.folder) for entry in fitted["columns"]]
+    with reading(dataset.folder / "dataset.json", "ingest again"):
+        encoders = [_opened(entry, dataset.folder) for entry in fitted["columns"]]
     for entry in fitted["columns"]:
         _check_column(source, entry)
     kind = (dataset.user_ids if side == "user" else dataset.item_ids).type

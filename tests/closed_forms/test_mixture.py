@@ -258,6 +258,9 @@ def test_a_damaged_partner_is_refused(run, dataset, tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=r"itemknn.*remove it and .*memory\.json, then continue with .*--resume"):
         open_run(other.folder).scorer()
+    (other.folder / "manifest.json").unlink()
+    with pytest.raises(DataError, match=r"itemknn.*fit the model again"):
+        open_run(other.folder).scorer()
     (other.folder / "mixture.json").unlink()
     with pytest.raises(DataError, match=r"mixture\.json is missing, and the job has a mixture"):
         open_run(other.folder).scorer()

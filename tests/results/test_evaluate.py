@@ -250,7 +250,7 @@ def test_a_run_folder_gets_its_files(world, tmp_path):
     assert json.loads((tmp_path / "metrics.valid.json").read_text())["split"] == "valid"
     assert "recall@3" in pq.read_table(tmp_path / "per_user.valid.parquet").column_names
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "metrics.json", "metrics.valid.json", "per_user.parquet", "per_user.valid.parquet",
+        "manifest.json", "metrics.json", "metrics.valid.json", "per_user.parquet", "per_user.valid.parquet",
     ]  # fmt: skip
 
 

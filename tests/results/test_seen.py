@@ -295,6 +295,7 @@ def test_a_run_of_an_earlier_version_on_such_data_is_not_resumed(world, runs, tm
     run = run_of(world, "popularity", None, tmp_path / "run")
     without = run.job.model_copy(update={"evaluate": run.job.evaluate.model_copy(update={"seen": None})})
     (run.folder / JOB).write_text(to_toml(without))
+    (run.folder / "manifest.json").unlink()
     with pytest.raises(UsageError, match=r"begun by an earlier version, .* train it anew: leave --resume out"):
         train(Job.load(run.folder / JOB), world[1], run.folder, resume=True, observer=Quiet())
 
@@ -309,6 +310,7 @@ def test_runs_that_differ_in_it_are_not_compared(world, runs, tmp_path):
     evaluate_run(other)
     path = other.folder / "per_user.parquet"
     pq.write_table(pq.read_table(path).replace_schema_metadata({"split": "test"}), path)  # as earlier versions wrote it
+    (other.folder / "manifest.json").unlink()
     with pytest.raises(UsageError, match=r"was evaluated by an earlier version, .* run 'gcnrec evaluate .*other' again"):
         compare(runs["none"], [other])
     evaluate_run(open_run(other.folder))

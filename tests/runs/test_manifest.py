@@ -7,6 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -183,3 +185,50 @@ def test_a_mixture_loses_no_partner_to_damage(copied):
     flip(run.folder / "mixture" / "linkprop.safetensors")
     with pytest.raises(DataError, match=r"linkprop.safetensors does not match"):
         run.partners(run.mixture, run.train_graph)
+
+
+def rewritten(path, **changes):
+    """The table of a file with other columns; None takes one out."""
+    table = pq.read_table(path)
+    for name, column in changes.items():
+        table = table.drop_columns([name]) if name in table.column_names else table
+        table = table if column is None else table.append_column(name, column)
+    pq.write_table(table, path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"user": None}, "must have a column 'user', has none; run 'gcnrec evaluate"),
+        ({"recall@5": pa.array(["x"] * 24)}, "must hold a number in each row of 'recall@5', holds string"),
+        ({"num_held_out": pa.nulls(24, pa.int64())}, "in each row of 'num_held_out', holds int64 or nulls"),
+    ],
+)
+def test_per_user_metrics_of_another_kind_are_refused_without_a_list(copied, changes, expected):
+    run = copied("closed")
+    (run / "manifest.json").unlink()
+    rewritten(run / "per_user.parquet", **changes)
+    opened = open_run(run)
+    with pytest.raises(DataError, match=expected):
+        compare(opened, [opened])
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "expected"),
+    [
+        ("items", {"embedding": pa.array([[1.0, 2.0]] * 24, pa.list_(pa.float32(), 2))}, "one width, 8 and 2 are there"),
+        ("users", {"embedding": pa.array([[1.0]] * 24)}, r"a list of float32 of fixed size, has .*embedding list<"),
+        (
+            "users",
+            {"embedding": pa.array([[1.0] * 8] * 23 + [[None] * 8], pa.list_(pa.float32(), 8))},
+            "8 numbers a row, some",
+        ),
+        ("items", {"popularity": pa.array(["x"] * 24)}, "number in each row of 'popularity', holds string"),
+    ],
+)
+def test_embeddings_of_another_kind_are_refused_without_a_list(copied, file, changes, expected):
+    run = copied("mixed")
+    (run / "manifest.json").unlink()
+    rewritten(run / "embeddings" / f"{file}.parquet", **changes)
+    with pytest.raises(DataError, match=expected):
+        open_run(run).scorer()
