@@ -67,18 +67,31 @@ def test_a_signal_ends_at_once_what_can_leave_nothing_half_written(tmp_path, num
     [
         ["stop()", "forever()"],
         ["Deleted()", "forever()"],
-        ["import noisy", "forever()"],
         ["callback = ctypes.CFUNCTYPE(None)(stop)", "callback()", "forever()"],
     ],
 )
 def test_at_work_a_signal_raises_also_where_python_drops_exceptions(tmp_path, lines):
-    (tmp_path / "noisy.py").write_text(
-        "import os, signal\ntry:\n    os.kill(os.getpid(), 15)\n    sum(range(9))\nexcept BaseException:\n    raise ImportError\n"
-    )
     assert ended(tmp_path, "with working():", *(f"    {line}" for line in lines)) == (
         7,
         f"caught Terminated stopped by SIGTERM, {AGAIN}\n",
     )
+
+
+def test_a_signal_never_raises_inside_an_import(tmp_path):
+    """A module that makes another error of it: the command ends at once, or after the import where a file is unfinished."""
+    noisy = [
+        "import os",
+        "try:",
+        "    os.kill(os.getpid(), 15)",
+        "    sum(range(9))",
+        "except BaseException:",
+        "    raise ImportError",
+    ]
+    (tmp_path / "noisy.py").write_text("\n".join(noisy))
+    lines = ["from gcnrec.system.files import work_path", "with working():", "    import noisy", "    forever()"]
+    assert ended(tmp_path, *lines) == (143, f"gcnrec: stopped by SIGTERM, {AGAIN}\n")
+    lines[1] = "with working(), work_path(Path('file')):"
+    assert ended(tmp_path, *lines) == (7, f"caught Terminated stopped by SIGTERM, {AGAIN}\n")
 
 
 def test_what_swallows_everything_or_blocks_in_native_code_is_ended(tmp_path):
