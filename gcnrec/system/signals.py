@@ -153,7 +153,7 @@ class Watch:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        self._working += 1
+        self._working, self._is_done = self._working + 1, False
         try:
             yield
         finally:
@@ -238,7 +238,7 @@ class Watch:
         if self._stops:
             return str(self._stops[-1].problem())
         if self._is_done:
-            return f"{_name(self.asked)} came when the work was done; its files are whole"
+            return f"stopped by {_name(self.asked)} when all that had begun was done; what was written is whole"
         return self._text or f"stopped by {_name(self.asked)}, nothing half-written stays; start the same command again"
 
 

@@ -125,7 +125,7 @@ def test_a_first_signal_waits_for_the_end_of_a_step(tmp_path):
 
 def test_a_signal_after_the_work_says_that_it_is_done(tmp_path):
     code, said = ended(tmp_path, "with working():", "    pass", "stop()", "forever()")
-    assert (code, said) == (143, "gcnrec: SIGTERM came when the work was done; its files are whole\n")
+    assert (code, said) == (143, "gcnrec: stopped by SIGTERM when all that had begun was done; what was written is whole\n")
 
 
 def test_a_run_that_has_not_begun_is_not_to_be_resumed(tmp_path):
