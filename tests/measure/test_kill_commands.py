@@ -9,11 +9,11 @@ import pytest
 
 from jobs.measure.kill import judge
 from jobs.measure.kill import launch as launching
+from jobs.measure.kill.__main__ import summarised
 from jobs.measure.kill.command_trials import Bench, trial
 from jobs.measure.kill.commands import CASES, Case
 from jobs.measure.kill.endings import ENDINGS, Course, Ending, drawn, moment
 from jobs.measure.kill.place import Place, marks
-from jobs.measure.kill.summary import summarised
 
 CASE = Case("write", "write out.json", 1, whole=("out.json",))
 KILL, TERM, TWICE = (Ending(name, 1, signals) for name, signals in {
