@@ -62,6 +62,13 @@ def locked(path: Path, what: Path, warn: Callable[[str], object] = SILENT.warn) 
             path.unlink(missing_ok=True)
 
 
+def abandon_locks() -> None:
+    """Remove the files of all locks that this process holds: for a thread that is about to end the process."""
+    for path in list(_held):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def awaited(path: Path, what: Path, note: Callable[[str], object] = SILENT.note) -> Iterator[bool]:
     """The same as `locked`, which waits while another process holds the lock; yields whether it had to.

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gcnrec.errors import Terminated
 
@@ -226,9 +226,10 @@ class Watch:
                 time.sleep(_GRACE_SECONDS)
         code = _code(self.asked)
         try:
-            files = sys.modules.get("gcnrec.system.files")
-            if files is not None:
+            if files := _loaded("files"):
                 files.abandon_all()
+            if locks := _loaded("locks"):
+                locks.abandon_locks()
             if not self._has_said:
                 _write(2, self.line(self._sentence(), code))
         finally:
@@ -323,8 +324,13 @@ def _problem(number: signal.Signals | None, text: str) -> BaseException:
 
 
 def _is_writing() -> bool:
-    files = sys.modules.get("gcnrec.system.files")  # to import it here could wait for an import of the main thread
+    files = _loaded("files")
     return files is not None and files.is_writing()
+
+
+def _loaded(name: str) -> Any:
+    """A module of this room, if the command has got so far: an import could wait for one of the main thread."""
+    return sys.modules.get(f"gcnrec.system.{name}")
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -101,8 +101,9 @@ def test_what_swallows_everything_or_blocks_in_native_code_is_ended(tmp_path):
 
 
 def test_unfinished_files_go_and_a_folder_that_was_moved_aside_comes_back(tmp_path):
-    lines = ["from gcnrec.system.files import work_path", "os.mkdir('data')", "Path('data/old').touch()"]
-    lines += ["with working(), work_path(Path('data'), 'old') as old, work_path(Path('data')) as new:"]
+    lines = ["from gcnrec.system.files import work_path", "from gcnrec.system.locks import locked"]
+    lines += ["os.mkdir('data')", "Path('data/old').touch()", "lock = locked(Path('lock'), Path('data'))"]
+    lines += ["with working(), lock, work_path(Path('data'), 'old') as old, work_path(Path('data')) as new:"]
     lines += ["    os.rename('data', old)", "    new.mkdir()", "    Path(new, 'half').touch()"]
     lines += ["    import threading", "    threading.Timer(0.1, stop).start()", "    blocked()"]
     assert ended(tmp_path, *lines, grace=0.2)[0] == 143
