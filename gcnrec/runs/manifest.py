@@ -3,8 +3,9 @@
     {"format": 1, "files": {"embeddings/items.parquet": {"bytes": 1, "sha256": "..."}, ...}, "own_sha256": "..."}
 
 A checkpoint holds a digest of its own, and metrics.jsonl grows line by line: neither is listed. A file is listed while it has a
-temporary name, just before it gets its own. A process that is killed between the two leaves a file that is not as listed: the
-same command writes both again. A folder of an earlier version has no list. The first writer lists all finished files there.
+temporary name, just before it gets its own; `before` is then what it replaces. A process that is killed between the two leaves
+that file, which is as whole as the new one. A folder of an earlier version has no list. The first writer lists all finished files
+there.
 """
 
 from __future__ import annotations
@@ -37,9 +38,13 @@ FORMAT = 1
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")]
 
 
+class _Entry(Listed):
+    before: Listed | None = None
+
+
 class _Manifest(Document):
     format: Literal[1]
-    files: dict[_Name, Listed]
+    files: dict[_Name, _Entry]
     own_sha256: Sha256
 
 
@@ -54,10 +59,14 @@ def record(folder: Path, written: Mapping[Path, Path]) -> None:
     Files that are gone leave the list. DataError when a file cannot be read, or the list is damaged or cannot be written.
     """
     sources = {**({} if has_manifest(folder) else {path: path for path in _finished(folder)}), **written}
-    kept = {name: entry.model_dump() for name, entry in _files(folder).items() if (folder / name).is_file()}
+    listed = {name: entry for name, entry in _files(folder).items() if (folder / name).is_file()}
+    kept: dict[str, Any] = {name: entry.model_dump(exclude_none=True) for name, entry in listed.items()}
     digests = hashed(list(sources.values()), lambda path: "check this disk")
     for (target, source), found in zip(sources.items(), digests, strict=True):
-        kept[_name(folder, target)] = {"bytes": source.stat().st_size, "sha256": found.sha256}
+        name = _name(folder, target)
+        kept[name] = {"bytes": source.stat().st_size, "sha256": found.sha256}
+        if name in listed and source != target and listed[name].sha256 != found.sha256:
+            kept[name]["before"] = {"bytes": listed[name].bytes, "sha256": listed[name].sha256}
     document: dict[str, Any] = {"format": FORMAT, "files": dict(sorted(kept.items()))}
     write_json(folder / MANIFEST, {**document, OWN: own_digest(document)})
 
@@ -66,10 +75,21 @@ def check(folder: Path, paths: Iterable[Path]) -> None:
     """Raise DataError unless the listed ones of `paths` that are there are as listed. Without a list, nothing is verified."""
     files = _files(folder)
     expected = {path: files[_name(folder, path)] for path in paths if _name(folder, path) in files and path.is_file()}
+    for path, entry in expected.items():
+        if entry.before is not None and path.stat().st_size == entry.before.bytes and _is(path, entry.before):
+            expected[path] = _Entry(bytes=entry.before.bytes, sha256=entry.before.sha256)
     verify(expected, MANIFEST, _remedy_in(folder))
 
 
-def _files(folder: Path) -> dict[str, Listed]:
+def _is(path: Path, listed: Listed) -> bool:
+    try:
+        verify({path: listed}, MANIFEST, lambda path: "")
+    except DataError:
+        return False
+    return True
+
+
+def _files(folder: Path) -> dict[str, _Entry]:
     """The listed files by name; none without a list."""
     if not has_manifest(folder):
         return {}

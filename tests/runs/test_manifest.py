@@ -17,7 +17,7 @@ from gcnrec.errors import DataError
 from gcnrec.results.compare import compare
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.results.recommend import recommend
-from gcnrec.runs.folder import open_run
+from gcnrec.runs.folder import open_run, write_job
 from gcnrec.system.observer import Observer
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
@@ -134,16 +134,30 @@ def test_a_run_without_a_list_opens_with_one_warning_and_its_evaluation_lists_al
     assert len(heard.warnings) == 1 and json.loads((run / "manifest.json").read_text())["files"].keys() == LISTED[name]
 
 
-def test_an_evaluation_that_was_killed_before_its_files_got_their_names_is_repeated(copied):
+def test_a_command_that_was_killed_before_its_files_got_their_names_leaves_the_earlier_ones(copied):
     run = copied("mixed")
     before = {name: (run / name).read_bytes() for name in ("metrics.json", "per_user.parquet")}
     evaluate_run(open_run(run), ks=(2, 3))
     for name, content in before.items():
         (run / name).write_bytes(content)
-    with pytest.raises(DataError, match=r"evaluate .* again"):
+    use(run)
+    assert "recall@5" in open_run(run).metrics("test")
+    flip(run / "metrics.json")
+    with pytest.raises(DataError, match=r"metrics.json must have .* bytes, has .*; run 'gcnrec evaluate .*' again"):
         open_run(run).metrics("test")
     evaluate_run(open_run(run), ks=(2, 3))
     use(run)
+    assert "recall@3" in open_run(run).metrics("test")
+
+
+def test_a_resume_that_was_killed_while_it_wrote_another_job_goes_on(copied):
+    run = copied("mixed")
+    before = (run / "job.toml").read_bytes()
+    opened = open_run(run)
+    write_job(run, opened.job.model_copy(update={"run": opened.job.run.model_copy(update={"keep_checkpoints": 7})}))
+    assert open_run(run).job.run.keep_checkpoints == 7
+    (run / "job.toml").write_bytes(before)
+    assert open_run(run).job == opened.job
 
 
 @pytest.mark.parametrize(
