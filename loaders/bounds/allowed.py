@@ -10,7 +10,7 @@ from gcnrec.errors import DataError, DeviceError
 
 _FOOTER_TIMES = 40
 """Bytes that Arrow takes at most for each byte of a footer. measured: 5 to 14 for each of three copies."""
-_AT_HAND, _ROW = 2 / 5, 1 / 32
+_AT_HAND, _ROW = 1 / 2, 1 / 32
 """Shares of the limit for what is decoded at a time, and for one row: what is made of a row takes many times as much."""
 _REWRITE = "pyarrow.parquet.write_table(table, path, row_group_size=100_000, data_page_size=65_536)"
 

@@ -60,6 +60,8 @@ class Compact:
     def _skip(self, kind: int, depth: int) -> None:
         if kind in (_TRUE, _FALSE):
             return
+        if depth > _DEEPEST:
+            raise pa.ArrowInvalid("its metadata is nested too deeply")
         if _BYTE < kind < _DOUBLE:
             self._varint()
         elif kind == _BINARY:
@@ -68,18 +70,22 @@ class Compact:
             self.struct({}, depth=depth + 1)
         elif kind in (_LIST, _SET):
             size, inner = self._list()
-            for _ in range(size):
-                self._skip(_BYTE if inner in (_TRUE, _FALSE) else inner, depth + 1)
+            self._skip_all([inner], size, depth)
         elif kind == _MAP:
             size = self._varint()
             kinds = self._byte() if size else 0
-            for _ in range(size):
-                self._skip(kinds >> 4, depth + 1)
-                self._skip(kinds & 15, depth + 1)
+            self._skip_all([kinds >> 4, kinds & 15], size, depth)
         elif kind in (_BYTE, _DOUBLE):
             self._pass(1 if kind == _BYTE else 8)
         else:
             raise pa.ArrowInvalid("its metadata cannot be parsed")
+
+    def _skip_all(self, kinds: list[int], times: int, depth: int) -> None:
+        """Elements of a list or a map; a flag is a byte there, so that each takes one at least."""
+        taken = [_BYTE if kind in (_TRUE, _FALSE) else kind for kind in kinds]
+        for _ in range(times):
+            for kind in taken:
+                self._skip(kind, depth + 1)
 
     def _list(self) -> tuple[int, int]:
         head = self._byte()

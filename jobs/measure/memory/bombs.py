@@ -42,7 +42,7 @@ from jobs.measure.memory.limits import STACK_KIB
 
 LIMITS = ("64MB", "128MB", "256MB")
 MOST_GROWTH = 1.15
-SECONDS = 120
+SECONDS = 600
 """After which a case is ended, and has failed."""
 _ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
 _KILO, _MEGA = 10**3, 10**6

@@ -11,6 +11,7 @@ from pyarrow import fs
 
 from gcnrec.errors import DataError, DeviceError
 from gcnrec.loaders.bounds.allowed import Allowed
+from gcnrec.loaders.bounds.compact import Compact
 from gcnrec.loaders.bounds.footer import Footer
 from gcnrec.loaders.bounds.pieces import pieces
 from gcnrec.loaders.bounds.table import table_bytes
@@ -127,3 +128,30 @@ def test_bytes_that_are_no_pages_are_refused_and_end_nothing(tmp_path, damage):
         except (pa.ArrowException, OSError, DeviceError):
             caught += 1
     assert 0 < caught < 160
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x19" * 100_000,  # a list in a list in a list
+        b"\x1c" * 100_000,  # a struct in a struct
+        b"\x1b\xff\xff\xff\xff\xff\xff\xff\xff\x7f\x11" + b"\x01" * 1000,  # a map of very many flags
+        b"\x19\xfc\xff\xff\xff\xff\x0f",  # a list of very many structs
+        b"\x18\xff\xff\xff\xff\x0f",  # bytes without end
+    ],
+)
+def test_thrift_of_a_stranger_ends_soon(data):
+    with pytest.raises(pa.ArrowInvalid, match=r"its metadata (is nested too deeply|ends too early)"):
+        Compact(data).struct({})
+
+
+def test_footers_that_arrow_should_not_parse_are_refused(tmp_path):
+    value = pa.array([1])
+    for _ in range(70):
+        value = pa.StructArray.from_arrays([value], ["a"])
+    pq.write_table(pa.table({"deep": value}), tmp_path / "deep.parquet", store_schema=False)
+    with fs.LocalFileSystem().open_input_file(str(tmp_path / "deep.parquet")) as source:
+        with pytest.raises(pa.ArrowInvalid, match="form a tree of at most 64 levels"):
+            Footer(source)
+    with pytest.raises(DeviceError, match=r"f.parquet has a footer of 9,000,000 bytes, .* set --memory-limit 480MB, or write"):
+        Allowed(64 * 10**6).check_footer("f.parquet", 9_000_000)
