@@ -397,6 +397,8 @@ def _refuse(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, colu
             for batch in _kept(cursor, file, [column, _ROW], reader, _Ratings(), BATCH_ROWS):
                 found = pc.min(batch.column(_ROW).filter(fault.rows(batch.column(column)))).as_py()
                 first = found if first is None else min(first, first if found is None else found)
+                if first is not None and not file.where:
+                    break  # the rows come in their order
             if first is not None:
                 place = f"first in row {first} of {path}"
                 raise DataError(f"column {name!r} {fault.what}, {place}; {fault.remedy}")

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from gcnrec.config import Data
+from gcnrec.loaders.bounds.footer import Footer
+from gcnrec.loaders.bounds.pages import pages
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.schema import seal
 
@@ -114,7 +117,9 @@ def lying_page(path: Path, size: int) -> None:
     """A page of `size` bytes, above 2**27, whose header says 2**31 - 1."""
     long_ids(path, size // 2)
     data = path.read_bytes()
-    true = _zigzag(size + 8)
+    with fs.LocalFileSystem().open_input_file(str(path)) as source:
+        chunk = Footer(source).groups(lambda leaf: leaf == "user")[0].chunks[0]
+        true = _zigzag(next(pages(source, chunk)).size)
     at = data.index(true)
     path.write_bytes(data[:at] + _zigzag(2**31 - 1) + data[at + len(true) :])
 
