@@ -47,19 +47,19 @@ def evaluation_bytes(run: Run, held_out: Interactions, ks: Sequence[int], bootst
 
 
 def segment_bytes(run: Run, path: Path, limit: str) -> int:
-    """Bytes of a file of segments and of the ids in it. Raises DeviceError where reading one of its pages takes too much."""
+    """Bytes of a file of segments and of the ids in it. Raises DeviceError where it takes too much."""
     allowed = Allowed(parse_bytes(limit))
-    return _TABLE_TIMES * _table_bytes(path, allowed) + 3 * _id_bytes(run, allowed) + 16 * len(run.dataset.user_ids)
+    return _given_bytes(path, allowed) + 3 * _id_bytes(run, allowed) + 16 * len(run.dataset.user_ids)
 
 
 def recommendation_bytes(run: Run, files: RequestFiles, limit: str) -> int:
     """Bytes of `recommend`, chunks of users apart: ids and a few numbers per node, held-out pairs, the given files.
 
-    Raises DeviceError where a page or a dictionary of ids or of a given file takes too much of `limit`.
+    Raises DeviceError, naming the file, where a given one or a page of it takes too much of `limit`.
     """
     dataset, allowed = run.dataset, Allowed(parse_bytes(limit))
     users, items = len(dataset.user_ids), len(dataset.item_ids)
-    given = sum(_TABLE_TIMES * _table_bytes(path, allowed) for path in files.given)
+    given = sum(_given_bytes(path, allowed) for path in files.given)
     pairs = 56 * (len(dataset.valid) + len(dataset.test))
     total = _WORKING + 3 * _id_bytes(run, allowed) + 40 * (users + items) + pairs + given
     embeddings = sum(_table_bytes(path, allowed) for path in embeddings_paths(run.folder))
@@ -119,6 +119,17 @@ def _id_bytes(run: Run, allowed: Allowed) -> int:
     dataset = run.dataset
     sides = ("users", dataset.user_ids), ("items", dataset.item_ids)
     return sum(4 * len(ids) + table_bytes(dataset.folder / f"{name}.parquet", allowed, ["id"]) for name, ids in sides)
+
+
+def _given_bytes(path: Path, allowed: Allowed) -> int:
+    """Bytes of a given file and of what is made of it. Raises DeviceError where that alone is more than the limit."""
+    size = _TABLE_TIMES * _table_bytes(path, allowed)
+    if size > allowed.memory:
+        raise DeviceError(
+            f"{path} takes {size:,} bytes, {_TABLE_TIMES} times its table, and memory_limit allows {allowed.memory:,}; give "
+            f"fewer rows, columns or letters, or set --memory-limit {size // 10**6 + 1}MB"
+        )
+    return size
 
 
 def _table_bytes(path: Path, allowed: Allowed) -> int:

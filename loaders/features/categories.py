@@ -18,6 +18,8 @@ from gcnrec.loaders.features.values import Place, entries_of, plain
 
 CATEGORIES = 512
 """Values of a column that get a column each; more are hashed into as many columns."""
+_COPIES = 4
+"""Of each value that gets a column: in Arrow, in Python, in JSON, and in what is read of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +90,9 @@ class Hashed:
 
 @dataclass(slots=True)
 class CategoryFit:
-    """Gathers the distinct values of a column, as long as they are few. They may take `most` bytes."""
+    """Gathers the distinct values of a column, as long as they are few."""
 
     place: Place
-    most: int
     values: pa.Array = field(default_factory=lambda: pa.nulls(0))
 
     def observe(self, batch: pa.RecordBatch, first: int) -> None:
@@ -99,11 +100,11 @@ class CategoryFit:
             return
         new = plain(batch.column(self.place.name)).unique().drop_null()
         self.values = pc.unique(pa.concat_arrays([self.values.cast(new.type), new]))
-        if self.values.nbytes > self.most:
-            raise self.place.too_large(
-                f"holds {len(self.values)} values of {self.values.nbytes:,} bytes, of which memory_limit allows {self.most:,}; "
-                "shorten them, leave the column out, or raise memory_limit"
-            )
+
+    @property
+    def nbytes(self) -> int:
+        """What the values take, with their text in `dataset.json`."""
+        return _COPIES * int(self.values.nbytes)
 
     def fitted(self) -> OneHot | Hashed:
         """Raises DataError for a column without any value."""

@@ -195,6 +195,7 @@ def _fit(source: Input, column: str, text_width: int, scratch: Scratch) -> list[
     for first, batch in _batches(source, column):
         for fit in fits:
             fit.observe(batch, first)
+        _check_size(fits, scratch.limit // 4)
     encoders: list[Encoder] = []
     for fit in fits:
         if not isinstance(fit, BagFit):
@@ -205,6 +206,21 @@ def _fit(source: Input, column: str, text_width: int, scratch: Scratch) -> list[
             bag = bag.projected(text_width, _batches(source, column), scratch, fit.place)
         encoders.append(bag)
     return encoders
+
+
+def _check_size(fits: Iterable[NumberFit | CategoryFit | BagFit], most: int) -> None:
+    """DeviceError, naming the largest, where statistics and distinct values of all columns take more than `most` bytes.
+
+    What bags hold has a bound of its own.
+    """
+    sizes = [(fit.nbytes, fit.place) for fit in fits if not isinstance(fit, BagFit)]
+    total = sum(size for size, _ in sizes)
+    if total > most:
+        size, place = max(sizes, key=lambda each: each[0])
+        raise place.too_large(
+            f"takes {size:,} bytes of {total:,} for the statistics of all columns, of which memory_limit allows {most:,}; "
+            f"shorten its texts or vectors, leave it out, or set --memory-limit {4 * total // 10**6 + 1}MB"
+        )
 
 
 def _fits(source: Input, column: str, text_width: int, limit: int) -> list[NumberFit | CategoryFit | BagFit]:
@@ -224,7 +240,7 @@ def _fits(source: Input, column: str, text_width: int, limit: int) -> list[Numbe
         if kind == "bag":
             fits.append(BagFit(place, counts.get(name), limit, min(limit // (8 * bags), _MOST_HELD), text_width))
         elif kind == "category":
-            fits.append(CategoryFit(place, limit // 4))
+            fits.append(CategoryFit(place))
         else:
             fits.append(NumberFit(place, kind == "vector"))
     return fits

@@ -21,6 +21,8 @@ from gcnrec.loaders.features.values import Place, count_unusable, floats, rows_o
 _CONSTANT = 2.0**-50
 """Deviation, relative to the mean, below which a column of floats is taken to be constant: a few roundings."""
 _LEAST_EXPONENT = -1100
+_MEAN_BYTES = 200
+"""Of one number's statistics, and of its mean in `dataset.json`, while that is written and read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,11 @@ class NumberFit:
             self.origin_F = origins_of(flat, values_RF[known_R])
             values_RF, _ = _matrix(flat, known_R, width, self.origin_F)
         self._add(self._scaled(values_RF))
+
+    @property
+    def nbytes(self) -> int:
+        """What the statistics take, with their text in `dataset.json`."""
+        return _MEAN_BYTES * len(self.mean_F)
 
     def fitted(self) -> Numbers:
         """Raises DataError for NaN or infinite values (their count), for a column without any value, and for values so close to

@@ -211,6 +211,14 @@ def test_segments_split_the_users(world):
     assert found["b"]["recall@5"] == pytest.approx(np.mean([recall[row] for row, name in enumerate(names) if name == "b"]))
 
 
+def test_a_file_of_segments_that_expands_is_refused_by_name(world, tmp_path):
+    coded = pa.DictionaryArray.from_arrays(pa.array(np.zeros(4000, np.int32)), pa.array(["x" * 100_000]))
+    path = tmp_path / "segments.parquet"
+    pq.write_table(pa.table({"user": np.arange(4000), "segment": coded}), path, store_schema=False)
+    with pytest.raises(DeviceError, match=r"segments.parquet takes 2,400,\d+,\d+ bytes, 6 times its table, .* set --memory-"):
+        evaluate_run(fake_run(world, tmp_path), segments=path, memory_limit="64MB")
+
+
 def fake_run(world: World, folder: Path, refitted: bool = False):
     info = {"name": "toy", "digest": "d1", "data": {"user": "customer", "item": "product"}}
     dataset = Dataset(

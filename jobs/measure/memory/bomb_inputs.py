@@ -18,9 +18,11 @@ from gcnrec.loaders.bounds.footer import Footer
 from gcnrec.loaders.bounds.pages import pages
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.schema import seal
+from jobs.measure.memory import inputs
 
 REFERENCES = 50_000
 """Rows that refer to one long value."""
+_ONE_PAGE: dict[str, Any] = {"data_page_size": 2**30, "max_rows_per_page": 2**30}
 _PIECE = 1_000_000
 _ITEMS = 1000
 
@@ -53,7 +55,7 @@ def shared_prefixes(path: Path, size: int) -> None:
     count = max(200_000_000 // size, 2)
     with pq.ParquetWriter(
         path, pa.schema({"user": pa.string(), "item": pa.int64()}), use_dictionary=False, compression="zstd",
-        column_encoding={"user": "DELTA_BYTE_ARRAY", "item": "PLAIN"}, data_page_size=2**30,
+        column_encoding={"user": "DELTA_BYTE_ARRAY", "item": "PLAIN"}, **_ONE_PAGE,
     ) as writer:  # fmt: skip
         for first in range(0, count, 50):
             numbers = np.arange(first, min(first + 50, count))
@@ -99,7 +101,7 @@ def wide_binary(path: Path, size: int) -> None:
 def runs(path: Path, size: int, value: int | None = 0) -> None:
     """`size` rows of one number, or of none, in a row group of a few kB."""
     schema = pa.schema({"user": pa.int32(), "item": pa.int32()})
-    with pq.ParquetWriter(path, schema, data_page_size=2**30) as writer:
+    with pq.ParquetWriter(path, schema, **_ONE_PAGE) as writer:
         for first in range(0, size, _PIECE):
             count = min(_PIECE, size - first)
             numbers = pa.nulls(count, pa.int32()) if value is None else pa.array(np.full(count, value, np.int32))
@@ -110,7 +112,7 @@ def large_pages(path: Path, size: int, codec: str = "gzip") -> None:
     """A page of `size` bytes of numbers in each column."""
     rows = size // 8
     table = pa.table({"user": np.arange(rows) % 100, "item": np.arange(rows) % 50})
-    pq.write_table(table, path, compression=codec, use_dictionary=False, data_page_size=2**30, row_group_size=rows)
+    pq.write_table(table, path, compression=codec, use_dictionary=False, **_ONE_PAGE, row_group_size=rows)
 
 
 def lying_page(path: Path, size: int) -> None:
@@ -164,7 +166,7 @@ def long_list(folder: Path, size: int) -> None:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         return {"list": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(np.zeros(offsets[-1], np.int8)))}
 
-    features(folder, columns, 100, data_page_size=2**30)
+    features(folder, columns, 100, **_ONE_PAGE)
 
 
 def repeated_words(folder: Path, size: int) -> None:
@@ -229,6 +231,6 @@ def dataset(folder: Path, size: int) -> None:
     coded = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(table), np.int32)), pa.array(["x" * size]))
     pq.write_table(table.set_column(0, "id", coded), path, compression="zstd", store_schema=False)
     document = json.loads((folder / "data" / "dataset.json").read_text(encoding="utf-8"))
-    seal(
-        folder / "data", {key: value for key, value in document.items() if key not in ("format", "files", "digest", "own_sha256")}
-    )
+    written = ("format", "files", "digest", "own_sha256")
+    seal(folder / "data", {key: value for key, value in document.items() if key not in written})
+    inputs.untrained_run(folder)

@@ -95,7 +95,7 @@ def _edges(make: Callable[..., None], **options: Any) -> Callable[[Path, int], N
 
 def _with_train(make: Callable[..., None], **options: Any) -> Callable[[Path, int], None]:
     def made(folder: Path, size: int) -> None:
-        bombs.runs(folder / "train.parquet", 2)
+        bombs.repeated(folder / "train.parquet", 10)
         make(folder / "edges.parquet", size, **options)
 
     return made

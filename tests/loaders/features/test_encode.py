@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gcnrec.config import Data
-from gcnrec.errors import DataError, UsageError
+from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.loaders.features import encode as features
 from gcnrec.loaders.features.encode import encode_features
 from gcnrec.loaders.parquet import ingest
@@ -193,6 +193,13 @@ def test_text_width_keeps_to_the_memory_limit(make, bags, tmp_path):
     with pytest.raises(UsageError, match=r"text_width = 700 takes 17,640,000 bytes to find, .*raise memory_limit") as caught:
         make({"item": list(range(400)), "words": words, "counts": counts}, many(400), text_width=700, memory_limit="64MB")
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_statistics_keep_to_the_memory_limit(make):
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(400_000, dtype=np.int8) % 3), 100_000)
+    expected = r"column 'vector' takes 20,000,000 bytes of 20,000,000 for the statistics of all columns, of .* 16,000,000; .*"
+    with pytest.raises(DeviceError, match=expected + "set --memory-limit 81MB"):
+        make({"item": [0, 1, 2, 3], "vector": vectors}, many(4), memory_limit="64MB")
 
 
 def test_lists_of_text_without_counts_are_a_bag_when_they_hold_many_values(make):

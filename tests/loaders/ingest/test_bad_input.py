@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 
 import duckdb
 import pyarrow as pa
@@ -242,6 +243,19 @@ def test_force_keeps_the_old_folder_when_the_new_one_fails(tmp_path):
         ingest(data.model_copy(update={"k_core": 9}), tmp_path / "out", data_root=tmp_path, name="x", force=True)
     assert schema.open_dataset(tmp_path / "out", verify=True).digest == first.digest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "train.parquet"]
+
+
+def test_an_id_may_have_as_many_bytes_as_max_id_bytes_says(tmp_path):
+    users = ["a", "b" * 5000, "c" * 4096, "d"]
+    expected = "column 'user' holds an id of 5,000 bytes and may hold 4,096, first in row 1 of .*; shorten or drop it, or set "
+    given = {"user": users, "item": [1, 2, 3, 4]}
+    assert re.search(expected, attempt(tmp_path, given))
+    pq.write_table(pa.table(given), tmp_path / "train.parquet")
+    data = Data(train="train.parquet", user="user", item="item", split="random", test_size=0.0, valid_size=0.0)
+    longer = ingest(data.model_copy(update={"max_id_bytes": 5000}), tmp_path / "out", data_root=tmp_path, name="x")
+    assert sorted(longer.user_ids.ids.to_pylist()) == sorted(users)
+    fewer = ingest(data.model_copy(update={"where": "item <> 2"}), tmp_path / "fewer", data_root=tmp_path, name="x")
+    assert sorted(fewer.user_ids.ids.to_pylist()) == ["a", "c" * 4096, "d"]
 
 
 @pytest.mark.parametrize("limit", ["lots", "2XB", "1KB", ""])
