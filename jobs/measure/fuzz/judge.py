@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import pickle
 import re
 import resource
 import signal
-import sys
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,95 +20,165 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from jobs.measure.fuzz.parquet import Case
+from jobs.measure.fuzz.cases.case import Case, damage, seal
+from jobs.measure.fuzz.command import call
+from jobs.measure.fuzz.results import results_of
+from jobs.measure.fuzz.served import PORT, Server
+from jobs.measure.fuzz.world import lay_out
 
 LIMIT_SECONDS = 60
 ADDRESS_BYTES = 16 << 30
+PRIVATE_BYTES = 4 << 30
+"""Of data that is no mapped file: odd input must not take a machine's memory."""
+CACHE = "home/.cache/"
+_HALF_WRITTEN = re.compile(r"(^|/)(\.[^/]+\.(part|old)|\.tmp[A-Za-z0-9]{6})(/|$)")
+_CONTINUE = ("train", "run", "sweep")
+"""Commands that may change a run folder before they end with a refusal, and leave it to be continued."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`outcome` for the tally; `failure` is None for a correct end; `message` is the sentence of a refusal."""
+    """`outcome` for the tally; `failure` is None for a correct end; `message` is the sentence of a refusal.
+
+    `unforeseen`: why the refusal is one that no check foresaw, empty for others.
+    """
 
     outcome: str
     failure: str | None = None
     message: str = ""
+    unforeseen: str = ""
 
 
-def prepare(home: str) -> None:
-    """Bounds for this process, and the place where cases work; a hang ends it by SIGALRM."""
+def prepare(slot: str) -> None:
+    """Bounds for this process, the place where cases work, and a home that is theirs; a hang ends it by SIGALRM."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_BYTES, ADDRESS_BYTES))
-    os.chdir(home)
+    resource.setrlimit(resource.RLIMIT_DATA, (PRIVATE_BYTES, PRIVATE_BYTES))
+    import gcnrec.cli  # noqa: F401 (numba and its folder of kernels: before there is another home)
+    from gcnrec.ops import cpu  # noqa: F401
+
+    home, scratch = f"{slot}/home", f"{slot}/scratch"
+    os.environ.update(HOME=home, XDG_CACHE_HOME=f"{home}/.cache", TMPDIR=scratch, no_proxy="127.0.0.1", NO_PROXY="127.0.0.1")
+    os.chdir(slot)
 
 
 def judge(case: Case) -> Verdict:
-    """The case in an empty folder: right exit code, one sentence, nothing left behind, or data that hold what the files hold."""
-    home = Path.cwd()
-    with tempfile.TemporaryDirectory(dir=home) as folder:
-        work = Path(folder)
-        for name, data in case.files.items():
-            (work / name).parent.mkdir(parents=True, exist_ok=True)
-            (work / name).write_bytes(data)
-        before = listing(work)
-        os.chdir(work)
-        try:
-            signal.alarm(LIMIT_SECONDS)
-            code, printed = call(case.arguments)
-            signal.alarm(0)
-            return Verdict(f"exit {code}", fault(case, code, printed, work, before), last_line(printed) if code else "")
-        finally:
-            os.chdir(home)
+    """The case in a working folder of its own: right exit code, one sentence, nothing outside, nothing left behind.
 
-
-def call(arguments: list[str]) -> tuple[int, str]:
-    """Exit code and stderr of a command line, native libraries' too."""
-    from gcnrec import cli
-
-    with tempfile.TemporaryFile() as printed, redirected(printed.fileno()):
-        try:
-            cli.app(arguments)
-            code: Any = 0
-        except SystemExit as end:
-            code = end.code
-        except BaseException as problem:
-            code = 1
-            print(f"Traceback: {type(problem).__name__}: {problem}", file=sys.stderr)
-        sys.stderr.flush()
-        sys.stdout.flush()
-        printed.seek(0)
-        return int(code or 0), printed.read().decode(errors="replace")
+    Where it ends with exit code 0, its results are the sound twin's, or its data hold what the files hold.
+    """
+    slot = Path.cwd()
+    try:
+        expected = twin_results(case.twin, slot) if case.twin else None
+        with limited(), Server(case.served):
+            return verdict_on(case, slot, expected)
+    finally:
+        os.chdir(slot)
 
 
 @contextmanager
-def redirected(target: int) -> Iterator[None]:
-    """stderr to the file `target`, stdout to nowhere, by descriptor."""
-    kept = os.dup(1), os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(target, 2)
+def limited() -> Iterator[None]:
+    """A hang ends this process."""
+    signal.alarm(LIMIT_SECONDS)
     try:
         yield
     finally:
-        for number, old in enumerate(kept, 1):
-            os.dup2(old, number)
-            os.close(old)
-        os.close(nowhere)
+        signal.alarm(0)
 
 
-def fault(case: Case, code: int, printed: str, work: Path, before: set[str]) -> str | None:
-    """The fault in the end of a case; None without one."""
+def verdict_on(case: Case, slot: Path, expected: Any) -> Verdict:
+    here = make_ready(case, slot)
+    if case.checked:
+        options = [part for part in case.arguments[2:] if part not in ("--out", "out", "--json")]
+        accepted = call(["check", case.arguments[1], "--json", *options])[0] == 0
+    before = listing(slot)
+    code, out, printed, unforeseen = call(case.arguments)
+    failure = fault(case, code, printed, changes(before, listing(slot)))
+    if failure is None and code == 0:
+        failure = wrong_end(case, here, out, expected)
+    if case.checked and accepted and code in (2, 3):
+        failure = failure or f"check accepts what {case.arguments[0]} refuses: {last_line(printed)[:150]}"
+    return Verdict(f"exit {code}", failure, last_line(printed) if code else "", unforeseen)
+
+
+def make_ready(case: Case, slot: Path) -> Path:
+    """The working folder of a case, with everything damaged that is to be."""
+    here = lay_out(slot, case.world)
+    tempfile.tempdir = None  # which remembers where a case before worked
+    for name, data in case.files.items():
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        data = data.replace(PORT, str(Server.port()).encode()) if PORT in data else data
+        (here / name).write_bytes(data.replace(b"@HERE@", str(here).encode()))
+    for name, target in case.links:
+        (here / name).symlink_to(target)
+    os.chdir(here)
+    if case.read_before:
+        call(["recommend", "dense", "--k", "1", "--out", "first.parquet"])
+        (here / "first.parquet").unlink(missing_ok=True)
+    for each in case.damages:
+        damage(each, here, case.read_before)
+    if case.sealed:
+        for folder in case.world:
+            if (here / folder / "dataset.json").is_file():
+                seal(here / folder)
+    return here
+
+
+def twin_results(twin: Case, slot: Path) -> Any:
+    """What the sound case gives, kept in the slot for the next time."""
+    kept = slot / "results" / hashlib.sha256(pickle.dumps(twin)).hexdigest()
+    if not kept.is_file():
+        here = make_ready(twin, slot)
+        code, out, printed, _ = call(twin.arguments)
+        os.chdir(slot)
+        text = json.dumps(results_of(twin.arguments, here, out) if code == 0 else f"refused: {last_line(printed)}")
+        kept.write_text(text)
+    return json.loads(kept.read_text())
+
+
+def fault(case: Case, code: int, printed: str, changed: set[str]) -> str | None:
+    """The fault in the end of a case; None without one. `changed`: paths in the slot that it made, changed or removed."""
     if code == 1 or "Traceback" in printed:
         return f"traceback: {signature(printed)}"
-    if code not in ((0, 2, 3, 4) if case.arguments[0] == "ingest" else (0, 2, 3, 4, 5)):
+    if code not in ((0, 2, 3, 4, 5) if case.arguments[0] in ("train", "run", "check", "sweep") else (0, 2, 3, 4)):
         return f"exit code {code}"
+    changed = {path for path in changed if not path.startswith(CACHE) and path not in (CACHE[:-1], "home/.cache")}
+    half = sorted(path for path in changed if _HALF_WRITTEN.search(path))
+    if half:
+        return f"half-written: {half[:3]}"
+    outside = sorted(path for path in changed if not may_be_written(path, written_by(case)))
+    if outside:
+        return f"outside of what it may write: {outside[:3]}"
     if code:
-        lines = [line for line in printed.splitlines() if line.startswith(("gcnrec: ", "Error")) or "Usage" in line]
-        if len(lines) != 1 and code != 2:
+        lines = [line for line in printed.splitlines() if line.startswith(("gcnrec: ", "Error: "))]
+        if len(lines) != 1 and case.arguments[0] != "sweep":
             return f"{len(lines)} sentences: {printed[:200]!r}"
-        left = {} if case.arguments[0] == "run" and code in (4, 5) else listing(work) - before
-        return f"left behind: {sorted(left)[:3]}" if left else None
-    if case.arguments[0] == "ingest":
-        return wrong_data(case, work)
+        if changed and not (case.arguments[0] in _CONTINUE and (code in (4, 5) or case.writes)):
+            return f"left behind: {sorted(changed)[:3]}"
+    return None
+
+
+def written_by(case: Case) -> list[str]:
+    """The places in the slot that a command may write to."""
+    given = [case.arguments[at + 1] for at, word in enumerate(case.arguments[:-1]) if word == "--out"]
+    places = [os.path.normpath(f"here/{name}") for name in given]
+    return [f"here/{name}" for name in case.writes] + [place for place in places if place.startswith("here/")]
+
+
+def may_be_written(path: str, places: list[str]) -> bool:
+    """Whether a path is one of the places, is below or next to one by its name, or is a folder above one."""
+    return any(path.startswith(place) or place.startswith(f"{path}/") for place in places)
+
+
+def wrong_end(case: Case, here: Path, out: str, expected: Any) -> str | None:
+    """The fault in what a command gave that ended with exit code 0."""
+    if case.twin:
+        found = json.loads(json.dumps(results_of(case.arguments, here, out)))
+        if found != expected:
+            hurt = ", ".join(f"{each.how} {each.file}" for each in case.damages) or "another form of the input"
+            return f"silent difference of {case.arguments[0]}: {hurt}"
+        return None
+    if case.arguments[0] == "ingest" and (here / "out").is_dir():
+        return wrong_data(case, here)
     return None
 
 
@@ -143,8 +216,27 @@ def plain(column: Any) -> Any:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def listing(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+def listing(slot: Path) -> dict[str, Any]:
+    """Every path below the slot but its `results`, with the digest of a file, or what else it is."""
+    found: dict[str, Any] = {}
+    for folder, folders, files in os.walk(slot):
+        folders[:] = [name for name in folders if (folder, name) != (str(slot), "results")]
+        for name in folders + files:
+            path = f"{folder}/{name}"
+            state = os.lstat(path)
+            regular = stat.S_ISREG(state.st_mode)
+            small = regular and state.st_size < 2**22 and not folder.startswith(f"{slot}/kept")
+            content = digest(path) if small else (state.st_mtime_ns if regular else None)
+            found[os.path.relpath(path, slot)] = (state.st_mode, state.st_size if regular else 0, content)
+    return found
+
+
+def digest(path: str) -> bytes:
+    return hashlib.sha1(Path(path).read_bytes()).digest()
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    return {path for path in {*before, *after} if before.get(path) != after.get(path)}
 
 
 def last_line(printed: str) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import decimal
 import io
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import reject
 from hypothesis import strategies as st
+
+from jobs.measure.fuzz.cases.case import Case
 
 Kinds = dict[pa.DataType, list[Any]]
 """Types of a column, and values of each."""
@@ -57,17 +58,6 @@ BAD_WEIGHTS: Kinds = {
 def one_in(count: int) -> st.SearchStrategy[bool]:
     """True one time in `count`. Hypothesis likes the ends of a range, so that neither of them means True."""
     return st.integers(0, 7 * count - 1).map(lambda number: number % count == count // 2)
-
-
-@dataclass(frozen=True)
-class Case:
-    """Files by their name in the working folder, and the command line; `kind` for the tally."""
-
-    kind: str
-    files: dict[str, bytes]
-    arguments: list[str]
-    oracle: bool = False
-    """Whether train and test must hold exactly the pairs of the files."""
 
 
 @st.composite

@@ -7,7 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from jobs.measure.fuzz.parquet import Case, one_in
+from jobs.measure.fuzz.cases.case import Case
+from jobs.measure.fuzz.cases.parquet import one_in
 
 JOB = {
     "model": {"name": "lightgcn", "layers": 1, "width": 8, "propagation": "full"},

@@ -1,0 +1,50 @@
+"""What a command gives, without times: lists, metrics, digests. Equal results of sound and damaged input are no difference."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jobs.measure.kill.digests import digest_of
+
+_OF_RUNS = ("embeddings/*", "mixture*/*", "model.safetensors", "table.safetensors", "per_user*.parquet", "metrics*.json*")
+"""Files of a run folder that hold results."""
+_TIMES = ("seconds", "created", "folder", "run", "out", "peak_rss_bytes", "rows_per_second", "stalled_share")
+
+
+def results_of(arguments: list[str], here: Path, out: str) -> Any:
+    """The results of a command that ended with exit code 0; `out` is what it printed."""
+    match arguments[0]:
+        case "recommend":
+            return digest_of(here / "out.parquet")
+        case "evaluate":
+            return [without_times(json.loads(out)), digests_of(here / arguments[1], ("per_user.parquet",))]
+        case "compare":
+            return without_times(json.loads(out))
+        case "export":
+            place = here / "out"
+            files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+            return {path.name: digest_of(path) for path in files}
+        case "train" | "run":
+            folder = here / arguments[arguments.index("--out") + 1]
+            return digests_of(folder, _OF_RUNS)
+        case "sweep":
+            return {run: digests_of(here / "sweep" / "runs" / run, _OF_RUNS) for run in ("seed=0", "seed=1")}
+        case "ingest":
+            return json.loads((here / "out" / "dataset.json").read_text())["digest"]
+    return None
+
+
+def digests_of(folder: Path, patterns: tuple[str, ...]) -> dict[str, str]:
+    files = [path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()]
+    return {str(path.relative_to(folder)): digest_of(path) for path in files}
+
+
+def without_times(document: Any) -> Any:
+    """The document without what differs between equal runs; NaN as text, which is equal to itself."""
+    if isinstance(document, dict):
+        return {key: without_times(value) for key, value in document.items() if key not in _TIMES}
+    if isinstance(document, list):
+        return [without_times(each) for each in document]
+    return str(document) if isinstance(document, float) else document
