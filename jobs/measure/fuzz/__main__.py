@@ -98,12 +98,12 @@ class Slot:
 
     def judged(self, case: Case) -> Verdict:
         """The verdict on a case; a process that dies of it is a verdict, and a fresh one continues with the next."""
+        if self.worker is None:
+            self.worker, self.done = Worker(), 0
+            self.worker(prepare, str(self.folder))
         try:
-            if self.worker is None:
-                self.worker, self.done = Worker(), 0
-                self.worker(prepare, str(self.folder))
             self.done += 1
-            verdict = self.worker(judge, case)
+            verdict: Verdict = self.worker(judge, case)
         except DeviceError as problem:
             self.close()
             hung = "exit code -14" in str(problem)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from jobs.measure.kill.digests import digest_of
 
 _OF_RUNS = ("embeddings/*", "mixture*/*", "model.safetensors", "table.safetensors", "per_user*.parquet", "metrics*.json*")
 """Files of a run folder that hold results."""
 _TIMES = ("seconds", "created", "folder", "run", "out", "peak_rss_bytes", "rows_per_second", "stalled_share")
+_OF_TIME = re.compile("second|minute|hour|rss|bytes|folder|speed|per_s|stalled")
 
 
 def results_of(arguments: list[str], here: Path, out: str) -> Any:
@@ -30,7 +34,8 @@ def results_of(arguments: list[str], here: Path, out: str) -> Any:
             folder = here / arguments[arguments.index("--out") + 1]
             return digests_of(folder, _OF_RUNS)
         case "sweep":
-            return {run: digests_of(here / "sweep" / "runs" / run, _OF_RUNS) for run in ("seed=0", "seed=1")}
+            table = pq.read_table(here / "sweep" / "sweep.parquet")
+            return [{key: str(row[key]) for key in row if not _OF_TIME.search(key)} for row in table.to_pylist()]
         case "ingest":
             return json.loads((here / "out" / "dataset.json").read_text())["digest"]
     return None
@@ -38,7 +43,15 @@ def results_of(arguments: list[str], here: Path, out: str) -> Any:
 
 def digests_of(folder: Path, patterns: tuple[str, ...]) -> dict[str, str]:
     files = [path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()]
-    return {str(path.relative_to(folder)): digest_of(path) for path in files}
+    return {str(path.relative_to(folder)): digest_or_damage(path) for path in files}
+
+
+def digest_or_damage(path: Path) -> str:
+    """The digest of a file; that of a damaged one is unlike any other."""
+    try:
+        return digest_of(path)
+    except Exception as problem:
+        return f"damaged: {type(problem).__name__}"
 
 
 def without_times(document: Any) -> Any:
