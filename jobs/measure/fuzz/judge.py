@@ -30,10 +30,11 @@ LIMIT_SECONDS = 60
 ADDRESS_BYTES = 16 << 30
 PRIVATE_BYTES = 4 << 30
 """Of data that is no mapped file: odd input must not take a machine's memory."""
-CACHE = "home/.cache/"
+CACHES = ("home/.cache", "home/.config")
+"""Of gcnrec and of matplotlib."""
 _HALF_WRITTEN = re.compile(r"(^|/)(\.[^/]+\.(part|old)|\.tmp[A-Za-z0-9]{6})(/|$)")
-_CONTINUE = ("train", "run", "sweep")
-"""Commands that may change a run folder before they end with a refusal, and leave it to be continued."""
+_KEEP = ("train", "run", "sweep", "ingest")
+"""Commands that may end with a refusal after they changed a run folder, which can be continued, or fetched a card's files."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def fault(case: Case, code: int, printed: str, changed: set[str]) -> str | None:
         return f"traceback: {signature(printed)}"
     if code not in ((0, 2, 3, 4, 5) if case.arguments[0] in ("train", "run", "check", "sweep") else (0, 2, 3, 4)):
         return f"exit code {code}"
-    changed = {path for path in changed if not path.startswith(CACHE) and path not in (CACHE[:-1], "home/.cache")}
+    changed = {path for path in changed if not path.startswith(CACHES)}
     half = sorted(path for path in changed if _HALF_WRITTEN.search(path))
     if half:
         return f"half-written: {half[:3]}"
@@ -152,8 +153,8 @@ def fault(case: Case, code: int, printed: str, changed: set[str]) -> str | None:
         lines = [line for line in printed.splitlines() if line.startswith(("gcnrec: ", "Error: "))]
         if len(lines) != 1 and case.arguments[0] != "sweep":
             return f"{len(lines)} sentences: {printed[:200]!r}"
-        if changed and not (case.arguments[0] in _CONTINUE and (code in (4, 5) or case.writes)):
-            return f"left behind: {sorted(changed)[:3]}"
+        left = sorted(path for path in changed if not may_stay(path, case, code))
+        return f"left behind: {left[:3]}" if left else None
     return None
 
 
@@ -162,6 +163,14 @@ def written_by(case: Case) -> list[str]:
     given = [case.arguments[at + 1] for at, word in enumerate(case.arguments[:-1]) if word == "--out"]
     places = [os.path.normpath(f"here/{name}") for name in given]
     return [f"here/{name}" for name in case.writes] + [place for place in places if place.startswith("here/")]
+
+
+def may_stay(path: str, case: Case, code: int) -> bool:
+    """Whether a refused command may leave a path: of a run that can be continued, of the cache of a card, above its `--out`."""
+    command = case.arguments[0]
+    unfinished = command in ("train", "run") and code in (4, 5)
+    kept = tuple(f"here/{name}" for name in case.writes) if command in _KEEP else ()
+    return unfinished or path.startswith(kept) or any(place.startswith(f"{path}/") for place in written_by(case))
 
 
 def may_be_written(path: str, places: list[str]) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gcnrec.errors import DeviceError, Interrupted
+from gcnrec.errors import DeviceError, Terminated
 from jobs.measure.fuzz.command import call
 
 USERS, ITEMS, ROWS = 60, 40, 900
@@ -108,7 +108,7 @@ def write_inputs() -> None:
 
 
 def interrupt(name: str) -> None:
-    """A run that Ctrl-C stopped after an epoch."""
+    """A run that SIGTERM stopped after an epoch."""
     from gcnrec.config import Job
     from gcnrec.loaders.schema import open_dataset
     from gcnrec.system.observer import Observer
@@ -117,9 +117,9 @@ def interrupt(name: str) -> None:
     class Stopping(Observer):
         def epoch(self, record: dict[str, Any]) -> None:
             if record["epoch"] == STOPPED_AFTER:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGTERM)
 
-    with suppress(Interrupted, KeyboardInterrupt):
+    with suppress(Terminated):
         train(Job.load(Path("job.toml")), open_dataset("data"), Path(name), observer=Stopping())
         raise DeviceError(f"the run {name} was to be stopped and came to its end")
 
