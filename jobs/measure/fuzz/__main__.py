@@ -75,6 +75,7 @@ def main() -> None:
     if not set(chosen) <= set(SHARES):
         parser.error(f"--families expects some of {', '.join(SHARES)}, got {given_.families}")
     begun = time.perf_counter()
+    os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")  # of the processes that cases run in
     with slots(given_.jobs) as ready:
         results = campaign(ready, plan(given_.cases, chosen), given_.seed, begun + 60 * given_.minutes)
     if given_.keep:
@@ -121,22 +122,17 @@ class Slot:
 @contextmanager
 def slots(count: int) -> Iterator[list[Slot]]:
     """Worlds in memory where there is such a folder: a case writes a hundred files."""
-    os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")  # of the processes that cases run in
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         made = [Slot(Path(folder).resolve() / str(number)) for number in range(count)]
-        with ThreadPoolExecutor(count) as pool:
-            list(pool.map(make_world, made))
+        for slot in made:
+            with Worker() as worker:
+                worker(world.make, str(slot.folder))
         try:
             yield made
         finally:
             for slot in made:
                 slot.close()
-
-
-def make_world(slot: Slot) -> None:
-    with Worker() as worker:
-        worker(world.make, str(slot.folder))
 
 
 def plan(cases: int, chosen: list[str]) -> list[tuple[str, int, int]]:
@@ -164,8 +160,13 @@ def campaign(ready: list[Slot], batches: list[tuple[str, int, int]], first_seed:
         finally:
             free.put(slot)
 
+    if len(ready) == 1:
+        return [each for which in batches for each in batch(which)]
     with ThreadPoolExecutor(len(ready)) as pool:
-        return [each for part in pool.map(batch, batches) for each in part]
+        results = [each for part in pool.map(batch, batches) for each in part]
+    for slot in ready:
+        slot.close()  # a process ends with the thread that made it
+    return results
 
 
 _ONE_AT_A_TIME = threading.Lock()

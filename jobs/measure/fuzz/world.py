@@ -72,11 +72,10 @@ def make(slot: str) -> None:
     gcnrec("ingest", "--train", "tiny.parquet", *columns, "--time", "time", "--weight", "weight", *features, "--out", "data")
     gcnrec("ingest", "--train", "tiny.parquet", *columns, "--out", "plain")
     for name, (data, sets) in RUNS.items():
-        gcnrec("run", "job.toml", "--data", data, "--out", name, *[part for each in sets for part in ("--set", each)])
+        train(name, data, sets)
     interrupt("begun")
     for seed in (0, 1):  # what `gcnrec sweep` would start in a process each
-        sets = ["--set", f"train.seed={seed}", "--set", "evaluate.baselines=[]"]
-        gcnrec("run", "job.toml", "--data", "plain", "--out", f"sweep/runs/seed={seed}", *sets)
+        train(f"sweep/runs/seed={seed}", "plain", [f"train.seed={seed}", "evaluate.baselines=[]"])
     shutil.copytree("plain", home / "tiny")
     shutil.copy("tiny.parquet", home)
     os.chdir(home)
@@ -88,6 +87,13 @@ def gcnrec(*arguments: str) -> None:
     code, _, printed, _ = call(list(arguments))
     if code:
         raise DeviceError(f"the world could not be made: {arguments}: {printed}")
+
+
+def train(name: str, data: str, sets: list[str]) -> None:
+    """A run that has all files of a finished one; drawing its report would take most of the time."""
+    gcnrec("train", "job.toml", "--data", data, "--out", name, *[part for each in sets for part in ("--set", each)])
+    gcnrec("evaluate", name)
+    (Path(name) / "report.html").write_text("<!doctype html>\n")
 
 
 def write_inputs() -> None:
@@ -112,7 +118,7 @@ def interrupt(name: str) -> None:
     from gcnrec.config import Job
     from gcnrec.loaders.schema import open_dataset
     from gcnrec.system.observer import Observer
-    from gcnrec.training.train import train
+    from gcnrec.training.train import train as fit
 
     class Stopping(Observer):
         def epoch(self, record: dict[str, Any]) -> None:
@@ -120,7 +126,7 @@ def interrupt(name: str) -> None:
                 signal.raise_signal(signal.SIGTERM)
 
     with suppress(Terminated):
-        train(Job.load(Path("job.toml")), open_dataset("data"), Path(name), observer=Stopping())
+        fit(Job.load(Path("job.toml")), open_dataset("data"), Path(name), observer=Stopping())
         raise DeviceError(f"the run {name} was to be stopped and came to its end")
 
 
