@@ -57,7 +57,7 @@ def evaluate_run(
     """
     refuse_what_it_was_trained_on(run, split)
     dataset, settings, observer = run.dataset, run.job.evaluate, kept(observer)
-    limit = memory_limit or settings.memory_limit
+    limit = settings.memory_limit if memory_limit is None else memory_limit
     with writing(run.folder, observer), memory_errors_as_sentences(limit):
         held_out = dataset.test if split == "test" else dataset.valid
         lengths = tuple(ks or settings.k)

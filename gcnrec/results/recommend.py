@@ -88,7 +88,7 @@ def recommend(
     """
     options = _Options(k, out, seen, fallback)
     files = RequestFiles(users, items, candidates, exclude, new_users, new_items)
-    limit = memory_limit or run.job.evaluate.memory_limit
+    limit = run.job.evaluate.memory_limit if memory_limit is None else memory_limit
     fixed = recommendation_bytes(run, files, limit)
     longest = min(k, most_items(run, new_items))
     chunk = users_per_chunk(limit, fixed, run, longest, "recommending from")

@@ -386,3 +386,9 @@ def test_a_k_beyond_all_items_lists_all(tmp_path):
     assert lists(tmp_path / "most.parquet")[101] == ITEMS
     recommend(fake_run(), 5, tmp_path / "all.parquet", seen="none")
     assert pq.read_table(tmp_path / "most.parquet").equals(pq.read_table(tmp_path / "all.parquet"))
+
+
+@pytest.mark.parametrize("limit", ["", "infGB", "\u0662GB"])
+def test_a_limit_that_is_no_size_is_no_default(tmp_path, limit):
+    with pytest.raises(UsageError, match="memory_limit expects a size such as 2GB"):
+        recommend(fake_run(), 2, tmp_path / "recs.parquet", memory_limit=limit)
