@@ -337,7 +337,7 @@ class Optimizer(Section):
 
     rule: Literal["sgd", "adagrad_row", "adam", "adam_row", "adam_dense"] = "adam_dense"
     """Default `adam` where propagation is sampled."""
-    learning_rate: Positive = 1e-3
+    learning_rate: Annotated[float, Field(gt=0.0, le=1e38)] = 1e-3
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
     epsilon: Positive = 1e-8
