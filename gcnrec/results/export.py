@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gcnrec.errors import DataError, UsageError, install, os_remedy
+from gcnrec.errors import DataError, UsageError, first_line, install, os_remedy
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.loaders.schema import new_folder
 from gcnrec.ops.topk import Hidden, ItemLists, TopK, contained
@@ -29,6 +29,7 @@ from gcnrec.ranking.top_k import USERS_PER_CHUNK, in_chunks, rank_chunk, top_k_a
 from gcnrec.results.bundle import write_bundle
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import embeddings_paths
+from gcnrec.system.documents import read_object
 from gcnrec.system.observer import SILENT, Observer, kept
 
 FORMATS = ("faiss", "bundle", "parquet")
@@ -90,12 +91,12 @@ def export(
 def open_index(folder: Path) -> ItemIndex:
     """An index folder that `export` wrote. DataError when it is missing or damaged, UsageError without FAISS."""
     faiss = _faiss()
+    facts = read_object(folder / "index.json", "export it again")
     try:
         index = faiss.read_index(str(folder / "items.faiss"))
-        facts = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         ids = pq.read_table(folder / "items.parquet").column("id").combine_chunks()
     except (OSError, RuntimeError, ValueError, KeyError) as problem:
-        raise DataError(f"{folder} cannot be opened as an exported index ({problem}); export it again") from None
+        raise DataError(f"{folder} cannot be opened as an exported index ({first_line(problem)}); export it again") from None
     if facts.get("format") != FORMAT or index.ntotal != len(ids):
         raise DataError(f"{folder} must hold an index of format {FORMAT} with an id for each of its items; export it again")
     return ItemIndex(index, ids, facts)
