@@ -128,7 +128,7 @@ def test_resuming_a_sparse_run_equals_not_stopping(tmp_path, monkeypatch):
     job = job_of(train={"refit": "train+valid"})
     whole = train(job, dataset, tmp_path / "whole")
 
-    class Stop(Exception):
+    class Stop(KeyboardInterrupt):
         pass
 
     class Impatient(Quiet):
