@@ -19,7 +19,7 @@ import psutil
 
 from gcnrec.bench.worker import Worker
 from gcnrec.errors import DeviceError
-from gcnrec.system.pages import trim_heap
+from gcnrec.system.scratch import trim_heap
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")

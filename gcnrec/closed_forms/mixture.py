@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from gcnrec.ops.arrays import copy_columns
 from gcnrec.ops.shares import add_shares, add_softmax
 from gcnrec.ranking.scorer import Scorer, WholeScorer
-from gcnrec.system.pages import trim_heap
+from gcnrec.system.scratch import trim_heap
 
 BLOCK_USERS = 128
 """Users whose scores by one part are held at a time."""

@@ -5,7 +5,6 @@ Letters: R rows, D width.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -73,14 +72,3 @@ def let_go_read_only(array: NDArray[Any]) -> None:
         below = below.base
     if isinstance(below, mmap.mmap):
         below.madvise(mmap.MADV_DONTNEED)
-
-
-def trim_heap() -> None:
-    """Give freed memory back that the C library keeps for later; a few milliseconds, and nothing where it is not glibc.
-
-    Arrays below 32 MiB lie on its heap, so that what a long preparation freed would else count as resident for good.
-    """
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):  # TypeError: Windows names no library so
-        return

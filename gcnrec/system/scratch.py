@@ -1,7 +1,8 @@
-"""Working arrays that may be larger than memory, and files whose bytes are claimed before they are written."""
+"""Working arrays that may be larger than memory, files whose bytes are claimed before they are written, memory given back."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -144,3 +145,14 @@ def new_npy(path: Path, shape: int | tuple[int, int], dtype: DTypeLike) -> NDArr
     with path.open("r+b") as file:
         reserve(file.fileno(), path.stat().st_size)
     return array.view(np.ndarray)
+
+
+def trim_heap() -> None:
+    """Give freed memory back that the C library keeps for later; a few milliseconds, and nothing where it is not glibc.
+
+    Arrays below 32 MiB lie on its heap, so that what a long preparation freed would else count as resident for good.
+    """
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # TypeError: Windows names no library so
+        return

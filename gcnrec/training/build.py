@@ -41,7 +41,7 @@ from gcnrec.steps.explore import Explorer, degree_deciles
 from gcnrec.steps.start import spectral_rows
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import read_limits
-from gcnrec.system.pages import trim_heap
+from gcnrec.system.scratch import trim_heap
 from gcnrec.tables.dense import Allocate, DenseTable, StepTable, in_ram
 from gcnrec.tables.pipelined import HostTable
 from gcnrec.tables.slots import SlotTable

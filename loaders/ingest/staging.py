@@ -19,7 +19,7 @@ from gcnrec.loaders.ingest.columns import TIME, WEIGHT
 from gcnrec.loaders.ingest.numbering import Ids, Numbering
 from gcnrec.loaders.ingest.pairs import renumber
 from gcnrec.loaders.ingest.rows import Rows, packed
-from gcnrec.system.scratch import Scratch
+from gcnrec.system.scratch import Scratch, trim_heap
 
 
 class Staging:
@@ -81,6 +81,7 @@ class Staging:
         for bounds, numbering in zip(self._bounds, self._sides, strict=True):
             bounds.append(len(numbering))
         self._stretches.append(pairs_E)
+        trim_heap()  # measured: threads else keep up to two thirds of the limit more of what they freed
 
 
 @numba.njit(parallel=True, cache=True)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from gcnrec.system import pages
-from gcnrec.system.pages import let_go, let_go_read_only, map_rows, trim_heap
+from gcnrec.system.pages import let_go, let_go_read_only, map_rows
+from gcnrec.system.scratch import trim_heap
 
 
 def test_what_was_written_comes_back():

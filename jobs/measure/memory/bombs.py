@@ -35,7 +35,7 @@ from gcnrec.results.evaluate import evaluate_run
 from gcnrec.results.recommend import recommend
 from gcnrec.runs.folder import open_run
 from gcnrec.system.limits import parse_bytes
-from gcnrec.system.pages import trim_heap
+from gcnrec.system.scratch import trim_heap
 from jobs.measure.memory import bomb_inputs as bombs
 from jobs.measure.memory import inputs
 from jobs.measure.memory.limits import STACK_KIB
