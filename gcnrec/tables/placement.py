@@ -31,6 +31,11 @@ class Placement:
     def on_disk(self) -> bool:
         return self.kind == "disk"
 
+    def require(self) -> None:
+        """DeviceError where a GPU is asked for, and none is here."""
+        if self.on_gpu:
+            gpu()
+
     def memory(self, folder: Path) -> Allocate:
         """RAM, or nameless files in the run folder: scratch, never the checkpoint."""
         return (lambda length: scratch_rows(folder, 1, length)[0]) if self.on_disk else in_ram

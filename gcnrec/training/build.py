@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from gcnrec.closed_forms import closed_form
 from gcnrec.config import INDUCTIVE, Job
-from gcnrec.device import gpu
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset
@@ -77,8 +76,7 @@ def planned(job: Job, dataset: Dataset) -> Plan | None:
         _require_features(job.model.inputs, has_features or dataset.user_features is not None)
     if job.sampler.neighbours == "weighted":
         _require_weights(dataset.weights_E is not None)
-    if plan.placement.on_gpu:
-        gpu()
+    plan.placement.require()
     _require_room(plan)
     return plan
 
