@@ -50,7 +50,8 @@ from jobs.measure.kill.warm import Warm
 COMMANDS = sorted({case.command for case in CASES})
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=100)
@@ -63,6 +64,11 @@ def main() -> None:
     given = parser.parse_args()
     if not set(given.commands) <= set(COMMANDS):
         parser.error(f"--commands are some of {','.join(COMMANDS)}")
+    return given
+
+
+def main() -> None:
+    given = arguments()
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials((given.work or Path(folder)).resolve(), given.seed, given.jobs)

@@ -86,8 +86,8 @@ class Moment:
 def drawn(seed: int, trial: int) -> tuple[Case, Ending]:
     """The command of a trial and how it ends, by the weights."""
     random = np.random.default_rng([seed, trial, 2])
-    case, ending = (each[random.choice(len(each), p=_shares(each))] for each in (CASES, ENDINGS))
-    return case, ending
+    case = CASES[random.choice(len(CASES), p=_shares([case.weight for case in CASES]))]
+    return case, ENDINGS[random.choice(len(ENDINGS), p=_shares([ending.weight for ending in ENDINGS]))]
 
 
 def moment(seed: int, trial: int, attempt: int, course: Course, asks: bool) -> Moment:
@@ -107,6 +107,5 @@ def moment(seed: int, trial: int, attempt: int, course: Course, asks: bool) -> M
     return Moment(part, float(random.uniform(*parts[part])), float(random.uniform(0, SECOND_S)), limit, asks)
 
 
-def _shares(weighted: tuple[Case, ...] | tuple[Ending, ...]) -> list[float]:
-    total = sum(each.weight for each in weighted)
-    return [each.weight / total for each in weighted]
+def _shares(weights: list[int]) -> list[float]:
+    return [weight / sum(weights) for weight in weights]

@@ -93,8 +93,8 @@ def _prepare(closed: list[int], limit: int | None) -> None:
     """In the child, before it becomes gcnrec: signals as a terminal's shell has them, lost streams, the limit of files."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    for number in closed:
-        os.close(number)
+    for descriptor in closed:
+        os.close(descriptor)
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
