@@ -59,7 +59,8 @@ def trial(number: int, seed: int, uninterrupted: Reference, bed: Bed) -> list[Ro
     out = bed.work / f"trial-{number}"
     arguments = plan.arguments(uninterrupted.variant, bed.job, bed.data, out)
     rows: list[Row] = []
-    reached, resume = 0, []
+    reached = 0
+    resume: list[str] = []
     kill: Kill | None = plan.first_kill(seed, number, uninterrupted.length)
     while True:
         log = bed.work / f"trial-{number}-{len(rows)}.txt"
