@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from gcnrec.closed_forms.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS
-from gcnrec.errors import DeviceError
+from gcnrec.errors import DataError, DeviceError
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.bounds.allowed import Allowed
 from gcnrec.loaders.bounds.table import table_bytes
@@ -23,7 +23,7 @@ from gcnrec.results.text_tables import PIPED_BYTES
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import MODEL, embeddings_paths
 from gcnrec.system.limits import parse_bytes
-from gcnrec.system.streams import is_pipe
+from gcnrec.system.streams import check_regular, is_pipe
 
 _LEAST_USERS = 8
 _MERGED = 56
@@ -107,10 +107,11 @@ def _model_bytes(run: Run) -> int:
 
 
 def _most_rows(path: Path) -> int:
-    """Rows of a Parquet file, the bytes of any other, 0 of one that cannot be read: its reader reports that."""
+    """Rows of a Parquet file, the bytes of any other, 0 of one that cannot be read or is no file: its reader reports that."""
     try:
+        check_regular(path)
         return pq.read_metadata(path).num_rows if path.suffix.lower() != ".csv" else path.stat().st_size
-    except (OSError, ValueError):
+    except (OSError, ValueError, DataError):
         return 0
 
 

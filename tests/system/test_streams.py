@@ -14,6 +14,7 @@ import pytest
 from gcnrec.config import Job
 from gcnrec.errors import DataError
 from gcnrec.reports import progress
+from gcnrec.results import memory_bounds
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import read_lines
 from gcnrec.system.streams import Lasting, check_regular, is_pipe, pipe_bytes
@@ -162,3 +163,7 @@ def test_a_stderr_that_is_lost_costs_no_training_and_leaves_one_line(tmp_path, m
     assert len(RunContents(run.folder).epochs("fit")) == 3
     warnings = [(line["kind"], line["text"]) for line in read_lines(run.folder) if line["event"] == "warning"]
     assert warnings == [("stream", "stderr was lost (Broken pipe) and gets no more reports; the work continued")]
+
+
+def test_a_named_pipe_of_new_items_is_no_parquet_file(fifo):
+    assert memory_bounds._most_rows(fifo) == 0
