@@ -207,7 +207,7 @@ def test_validations_of_training_and_baselines_are_what_the_lists_give(world, ru
     assert epoch.valid["ndcg_tilted@3"] == pytest.approx(lists["ndcg_tilted@3"], abs=1e-9)
     chooses = run_of(world, "lightgcn", seen, tmp_path / "auto", model={"name": "lightgcn", "width": 8, "popularity": "auto"})
     (judged,) = RunContents(chooses.folder).epochs("fit")
-    assert judged.exports["inner"]["value"] == pytest.approx(lists["recall@3"], abs=1e-9)  # the other export, of the same rows
+    assert judged.exports["inner"].value == pytest.approx(lists["recall@3"], abs=1e-9)  # the other export, of the same rows
     run = runs[seen]
     expected = by_hand(run, world, seen, "valid", tmp_path / "mixed.parquet")["recall@3"]
     assert run.mixture.chosen["value"] == pytest.approx(expected, abs=1e-9) and run.mixture.chosen["seen"] == seen
