@@ -31,7 +31,7 @@ from gcnrec.integrity.facts import recalled, remember
 from gcnrec.integrity.listed import Count, Listed, Sha256, verify
 from gcnrec.interactions import MAX_NODES, Interactions, MemoryVocabulary, Vocabulary
 from gcnrec.system.documents import Document, checked, read_object
-from gcnrec.system.files import followed, remove, sync, unfinished, work_path
+from gcnrec.system.files import followed, local, remove, sync, unfinished, work_path
 from gcnrec.system.locks import awaited, locked
 from gcnrec.system.observer import SILENT
 
@@ -139,7 +139,7 @@ def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
     process. What a dataset's arrays hold is looked at once for each user and `dataset.json`.
     Raises DataError when the folder, its format or a file is not what `dataset.json` says.
     """
-    folder = Path(folder)
+    folder = local(Path(folder))
     document = read_info(folder)
     info = _Info.model_validate(document)
     _check_listing(folder, info)

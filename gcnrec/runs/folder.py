@@ -38,7 +38,7 @@ from gcnrec.runs.lineage import FORMAT, lineage_of
 from gcnrec.runs.manifest import check, has_manifest, record
 from gcnrec.runs.paths import JOB, LINEAGE, LOCK, MANIFEST, MEMORY, MIXTURE, MODEL, embeddings_paths, metrics_path, taken
 from gcnrec.system.documents import json_text
-from gcnrec.system.files import atomic_file, unfinished
+from gcnrec.system.files import atomic_file, local, unfinished
 from gcnrec.system.locks import locked
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.pages import let_go
@@ -149,7 +149,7 @@ def open_run(folder: str | Path, observer: Observer = SILENT) -> Run:
 
     `observer` gets a warning where an earlier version made the folder, so that its files cannot be verified.
     """
-    folder = Path(folder)
+    folder = local(Path(folder))
     if not (folder / LINEAGE).is_file():
         raise DataError(f"{folder} is not a run folder: lineage.json is missing; make one with 'gcnrec train'")
     if not has_manifest(folder):

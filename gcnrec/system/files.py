@@ -70,9 +70,14 @@ class Unfinished:
 @contextmanager
 def work_path(target: Path, ending: str = "part") -> Iterator[Path]:
     """The name next to `target` under which this process writes it, or keeps what it replaces (`ending` "old")."""
-    path = target.parent / f".{target.name}.{os.getpid()}@{_host()}.{ending}"
+    path = local(target.parent / f".{target.name}.{os.getpid()}@{_host()}.{ending}")
     with _writing(path):
         yield path
+
+
+def local(path: Path) -> Path:
+    """The path as Arrow takes it for one of this machine: it reads a relative `12:30/x` or `file:/x` as an address."""
+    return path.absolute() if ":" in str(path) else path
 
 
 @contextmanager

@@ -32,7 +32,7 @@ PRIVATE_BYTES = 4 << 30
 """Of data that is no mapped file: odd input must not take a machine's memory."""
 CACHES = ("home/.cache", "home/.config")
 """Of gcnrec and of matplotlib."""
-_HALF_WRITTEN = re.compile(r"(^|/)(\.[^/]+\.(part|old)|\.tmp[A-Za-z0-9]{6})(/|$)")
+_HALF_WRITTEN = re.compile(r"(^|/)(\.[^/]+\.(part|old|dir)|\.tmp[A-Za-z0-9]{6})(/|$)")
 _KEEP = ("train", "run", "sweep", "ingest")
 """Commands that may end with a refusal after they changed a run folder, which can be continued, or fetched a card's files."""
 

@@ -23,7 +23,8 @@ def results_of(arguments: list[str], here: Path, out: str) -> Any:
         case "recommend":
             return digest_of(here / "out.parquet")
         case "evaluate":
-            return [without_times(json.loads(out)), digests_of(here / arguments[1], ("per_user.parquet",))]
+            per_user = "per_user.valid.parquet" if "valid" in arguments else "per_user.parquet"
+            return [without_times(json.loads(out)), digests_of(here / arguments[1], (per_user,))]
         case "compare":
             return without_times(json.loads(out))
         case "export":

@@ -17,7 +17,7 @@ PATHS = [
     "/etc/shadow", "/sys", "é", "\u202e", "a\nb", "a\tb", " ", "a b", "~", "~root", "$HOME", "${HOME}/x", "`id`", "*", "?",
     "[a]", "[", "*.parquet", "**/*", "{a,b}", "'", '"', "\\", "C:\\x", "-", "--", "-x", "--out", "con", "\x1b[31m",
     "\U0001f600", "file://", "file:///nowhere", "file://host/x", "http://127.0.0.1:9/x.parquet", "ftp://x/y", "://", "x://y",
-    "%2e%2e", "a\\b", "data:text/plain,x", "mem://x", "local://x", "file:tiny.parquet",
+    "%2e%2e", "a\\b", "data:text/plain,x", "mem://x", "local://x", "file:tiny.parquet", "a:b", "12:30",
 ]  # fmt: skip
 BASES: list[tuple[list[str], list[int]]] = [
     (["ingest", "--train", "tiny.parquet", "--user", "user", "--item", "item", "--out", "out", "--json"], [2, 4, 6, 8]),
