@@ -72,11 +72,17 @@ def record(folder: Path, written: Mapping[Path, Path]) -> None:
 
 
 def check(folder: Path, paths: Iterable[Path]) -> None:
-    """Raise DataError unless the listed ones of `paths` that are there are as listed. Without a list, nothing is verified."""
+    """Raise DataError unless the listed ones of `paths` that are there are as listed. Without a list, nothing is verified.
+
+    What is there and is no file, such as a pipe, is not as listed. The listed mixture of a finished run has to be there: without
+    one it ranks otherwise.
+    """
     files = _files(folder)
-    expected = {path: files[_name(folder, path)] for path in paths if _name(folder, path) in files and path.is_file()}
+    listed = {path: files[_name(folder, path)] for path in paths if _name(folder, path) in files}
+    required = {folder / MIXTURE} if (folder / MEMORY).is_file() else set()
+    expected = {path: entry for path, entry in listed.items() if path in required or path.exists() or path.is_symlink()}
     for path, entry in expected.items():
-        if entry.before is not None and path.stat().st_size == entry.before.bytes and _is(path, entry.before):
+        if entry.before is not None and path.is_file() and path.stat().st_size == entry.before.bytes and _is(path, entry.before):
             expected[path] = _Entry(bytes=entry.before.bytes, sha256=entry.before.sha256)
     verify(expected, MANIFEST, _remedy_in(folder))
 

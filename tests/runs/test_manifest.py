@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -246,3 +247,18 @@ def test_embeddings_of_another_kind_are_refused_without_a_list(copied, file, cha
     rewritten(run / "embeddings" / f"{file}.parquet", **changes)
     with pytest.raises(DataError, match=expected):
         open_run(run).scorer()
+
+
+def test_a_listed_file_whose_place_has_a_pipe_or_a_lost_mixture_is_refused_at_once(copied, tmp_path):
+    run = copied("mixed")
+    users = run / "embeddings" / "users.parquet"
+    kept = users.read_bytes()
+    users.unlink()
+    os.mkfifo(users)
+    with pytest.raises(DataError, match=re.escape(f"{users} must have {len(kept)} bytes, has 0")):
+        recommend(open_run(run), 5, tmp_path / "lists.parquet")
+    users.unlink()
+    users.write_bytes(kept)
+    (run / "mixture.json").unlink()
+    with pytest.raises(DataError, match=r"mixture\.json cannot be read"):
+        open_run(run)

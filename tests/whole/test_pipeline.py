@@ -118,3 +118,17 @@ def test_a_card_that_is_no_utf8_is_refused_in_a_sentence(gcnrec, tmp_path):
     (tmp_path / "job.toml").write_text('[data]\ncard = "card.toml"\n')
     code, _, err = gcnrec("run", tmp_path / "job.toml", "--out", tmp_path / "run")
     assert code == 2 and err.count("\n") == 1 and "card.toml" in err
+
+
+def test_names_with_a_colon_are_paths_of_this_machine(gcnrec, workplace):
+    """Arrow would take `12:30` and `file:` before a slash for the scheme of an address."""
+    pq.write_table(pa.table({"user": [1, 1, 2, 2, 3, 3], "item": [1, 2, 2, 3, 3, 1]}), workplace / "train.parquet")
+    job = "[model]\nwidth = 4\n[train]\nepochs = 1\nthreads = 1\n[evaluate]\nbootstrap = 0\nbaselines = []\n"
+    (workplace / "job.toml").write_text(job)
+    columns = ["--train", "train.parquet", "--user", "user", "--item", "item", "--valid-size", "0"]
+    for name in ("run-12:30", "file:"):
+        assert gcnrec("ingest", *columns, "--out", f"{name}/data")[0] == 0
+        assert gcnrec("train", "job.toml", "--data", f"{name}/data", "--out", f"{name}/run")[0] == 0
+        code, _, err = gcnrec("recommend", f"{name}/run", "--out", f"{name}/lists.parquet")
+        assert code == 0, err
+        assert (workplace / name / "lists.parquet").is_file()

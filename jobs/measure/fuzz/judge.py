@@ -22,7 +22,7 @@ import pyarrow.dataset as ds
 
 from jobs.measure.fuzz.cases.case import Case, damage, seal
 from jobs.measure.fuzz.command import call
-from jobs.measure.fuzz.results import results_of
+from jobs.measure.fuzz.results import results_of, same
 from jobs.measure.fuzz.served import PORT, Server
 from jobs.measure.fuzz.world import lay_out
 
@@ -182,7 +182,7 @@ def wrong_end(case: Case, here: Path, out: str, expected: Any) -> str | None:
     """The fault in what a command gave that ended with exit code 0."""
     if case.twin:
         found = json.loads(json.dumps(results_of(case.arguments, here, out)))
-        if found != expected:
+        if not same(found, expected):
             hurt = ", ".join(f"{each.how} {each.file}" for each in case.damages) or "another form of the input"
             return f"silent difference of {case.arguments[0]}: {hurt}"
         return None

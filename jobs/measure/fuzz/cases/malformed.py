@@ -179,10 +179,16 @@ def _saved(array: Any) -> bytes:
 
 def changed_columns(content: bytes, draw: Random) -> bytes:
     """A Parquet file with other values, types, columns, rows or metadata."""
+    sink = io.BytesIO()
+    layout = {"compression": draw.choice(["zstd", "none", "gzip"]), "row_group_size": draw.choice([None, 1, 7])}
     try:
-        table = pq.read_table(io.BytesIO(content))
+        pq.write_table(_changed_table(pq.read_table(io.BytesIO(content)), draw), sink, **layout)
     except (pa.ArrowException, OSError):
         return content[:-1]
+    return sink.getvalue()
+
+
+def _changed_table(table: pa.Table, draw: Random) -> pa.Table:
     at = draw.randrange(table.num_columns) if table.num_columns else 0
     match draw.choice(
         ["value", "value", "null", "type", "lose", "rename", "twice", "rows", "order", "metadata", "more", "layout"]
@@ -218,9 +224,7 @@ def changed_columns(content: bytes, draw: Random) -> bytes:
             )
         case "more":
             table = table.append_column("more", pa.nulls(len(table)))
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression=draw.choice(["zstd", "none", "gzip"]), row_group_size=draw.choice([None, 1, 7]))
-    return sink.getvalue()
+    return table
 
 
 def _another(value: Any, draw: Random) -> Any:
