@@ -31,7 +31,7 @@ from gcnrec.integrity.facts import recalled, remember
 from gcnrec.integrity.listed import Count, Listed, Sha256, verify
 from gcnrec.interactions import MAX_NODES, Interactions, MemoryVocabulary, Vocabulary
 from gcnrec.system.documents import Document, checked, read_object
-from gcnrec.system.files import followed, local, remove, sync, unfinished, work_path
+from gcnrec.system.files import exchanged, followed, local, remove, sync, unfinished, work_path
 from gcnrec.system.locks import awaited, locked
 from gcnrec.system.observer import SILENT
 
@@ -266,20 +266,26 @@ def _clear_leftovers(place: Path, warn: Callable[[str], object]) -> None:
 
 
 def _put_in_place(work: Path, place: Path, warn: Callable[[str], object]) -> None:
-    """Rename `work` to `place`; what lies there is moved aside first, and comes back when that fails."""
+    """Rename `work` to `place`; what lies there changes places with it, or is moved aside until then."""
     if not place.exists():
         work.rename(place)
-        return
-    with work_path(place, "old") as old:
-        place.rename(old)
-        try:
-            work.rename(place)
-        except BaseException:
-            old.rename(place)
-            raise
-        remove(old)
-        if old.exists():
-            warn(f"{place} is replaced, {old} cannot be removed, which has the previous files; remove it")
+    elif exchanged(work, place):
+        _remove_previous(work, place, warn)
+    else:
+        with work_path(place, "old") as old:
+            place.rename(old)
+            try:
+                work.rename(place)
+            except BaseException:
+                old.rename(place)
+                raise
+            _remove_previous(old, place, warn)
+
+
+def _remove_previous(old: Path, place: Path, warn: Callable[[str], object]) -> None:
+    remove(old)
+    if old.exists():
+        warn(f"{place} is replaced, {old} cannot be removed, which has the previous files; remove it")
 
 
 def seal(folder: Path, info: dict[str, Any]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
 import socket
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ _OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 """What safetensors calls a file while it writes it."""
 _CLOCK_SECONDS = 60.0
 """By which the start of a process and the time of a file may be wrong against each other."""
+_HERE, _EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of Linux."""
 _mine: set[Path] = set()
 """What this process is writing now."""
 
@@ -207,6 +211,12 @@ def abandon_all() -> None:
                 remove(path.rename(path.with_name(f".{place.name}.abandoned{path.name.removeprefix(f'.{place.name}')}")))
             else:
                 remove(path)
+
+
+def exchanged(one: Path, other: Path) -> bool:
+    """Let two names change places in one step, as Linux does on most file systems; False where it cannot: both stay."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
 
 
 def remove(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from gcnrec.config import Data
 from gcnrec.errors import DataError
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.schema import new_folder, open_dataset, read_info, seal
+from gcnrec.system.files import exchanged
 
 
 @pytest.fixture
@@ -209,3 +211,30 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
             assert not (tmp_path / "out").exists() or (tmp_path / "out" / "text").read_text() == "first"
     assert (tmp_path / "out" / "text").read_text() == "second"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "out"]
+
+
+def test_a_folder_is_there_at_each_moment_of_its_replacement(tmp_path, monkeypatch):
+    """After each rename it is the old one or the new one; macOS and some file systems need two renames, with none between."""
+    if not exchanged_here(tmp_path):
+        pytest.skip("this file system exchanges no names")
+    out, seen, rename = tmp_path / "out", [], os.rename
+
+    def watched(*names):
+        rename(*names)
+        seen.append(out.exists())
+
+    monkeypatch.setattr(os, "rename", watched)
+    for content in ("first", "second"):
+        with new_folder(out, force=True) as work:
+            (work / "text").write_text(content)
+    assert all(seen) and (out / "text").read_text() == "second" and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def exchanged_here(folder):
+    one, other = folder / "one", folder / "other"
+    for path in (one, other):
+        path.mkdir()
+    exchanges = exchanged(one, other)
+    for path in (one, other):
+        path.rmdir()
+    return exchanges
