@@ -40,7 +40,7 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     once. `total_seconds` is an upper bound for all epochs and the refit, without the choice of a mixture. That choice holds
     `mixture_bytes`, without its mapped partners. `by_data`: settings that the data decides, with reasons.
     """
-    open_dataset(dataset.folder, verify=True)
+    open_dataset(dataset.folder)  # it may have changed since it was opened
     by_data = {default.setting: default.reason for default in decided(job, dataset)}
     job = settled(located(job), dataset)
     nodes = dataset.graph.num_nodes

@@ -102,7 +102,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
 @contextmanager
 def _opened(job: Job, dataset: Dataset, folder: Path, device: str, resume: bool, observer: Observer) -> Iterator[None]:
     """The run's folder, locked: new, killed before its first step, or that of the run to resume."""
-    open_dataset(dataset.folder, verify=True)  # every byte: damaged numbers would read or train anything
+    open_dataset(dataset.folder)  # it may have changed since it was opened
     again = resume and folder.exists()
     if not again:
         make_folder(folder)
