@@ -42,6 +42,8 @@ from gcnrec.system.scratch import Scratch, memory_errors_as_sentences
 
 _THREAD_BYTES = 50 * 10**6
 """Memory of DuckDB per thread."""
+_FILTERED_ROWS = 2 * 2048
+"""Rows that must fit the limit where DuckDB filters: it gathers small batches into vectors of 2048 rows, each text copied."""
 _IN, _ROW = f"{OWN}in", f"{OWN}row"
 """The table of the rows of a file, and the column of their numbers inside it."""
 
@@ -176,7 +178,8 @@ def _open_all(data: Data, data_root: Path | None, conditions: dict[str, Conditio
     keys = key_types(data.partition_type, data.user, data.item)
     texts = {role: getattr(data, role) for role in ("train", "valid", "test")}
     longest = {column: data.max_id_bytes for column in (data.user, data.item) if column}
-    allowed = Allowed(parse_bytes(data.memory_limit), longest)
+    limit = parse_bytes(data.memory_limit)
+    allowed = Allowed(limit, longest, _FILTERED_ROWS) if conditions else Allowed(limit, longest)
     sources = {role: open_input(text, data_root, keys, allowed) for role, text in texts.items() if text}
     ids = id_types(list(sources.values()), data)
     for role, source in sources.items():

@@ -10,17 +10,21 @@ from gcnrec.errors import DataError, DeviceError
 
 _FOOTER_TIMES = 40
 """Bytes that Arrow takes at most for each byte of a footer. measured: 5 to 14 for each of three copies."""
-_AT_HAND, _ROW = 1 / 2, 1 / 32
-"""Shares of the limit for what is decoded at a time, and for one row: what is made of a row takes many times as much."""
+_AT_HAND = 1 / 2
+"""Share of the limit for what is decoded at a time."""
 _REWRITE = "pyarrow.parquet.write_table(table, path, row_group_size=100_000, data_page_size=65_536)"
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """`memory` bytes for one reader; `longest`: by the path of a column of ids, how many bytes one of them may have."""
+    """`memory` bytes for one reader; `longest`: by the path of a column of ids, how many bytes one of them may have.
+
+    `rows`: how many rows of the size of the largest one may be held, with what is made of them.
+    """
 
     memory: int = 2 * 10**9
     longest: Mapping[str, int] = field(default_factory=dict)
+    rows: int = 32
 
     @property
     def at_hand(self) -> int:
@@ -30,7 +34,7 @@ class Allowed:
     @property
     def row(self) -> int:
         """Bytes of a row after it is decoded."""
-        return int(self.memory * _ROW)
+        return self.memory // self.rows
 
     def check_footer(self, path: str, size: int) -> None:
         """DeviceError where parsing a footer of `size` bytes takes more than three quarters of the limit."""
@@ -62,7 +66,7 @@ class Allowed:
             raise DeviceError(
                 f"{place} takes {needed:,} bytes, most of them for column {column!r}; memory_limit = {_size(self.memory)} allows "
                 f"{self.row:,} for a row; shorten the text or list, leave the column or row out, or set --memory-limit "
-                f"{_size(ceil(needed / _ROW))}"
+                f"{_size(needed * self.rows)}"
             )
 
     def check_id(self, column: str, place: str, longest: int) -> None:
