@@ -87,6 +87,13 @@ def check(folder: Path, paths: Iterable[Path]) -> None:
     verify(expected, MANIFEST, _remedy_in(folder))
 
 
+def check_exports(folder: Path) -> None:
+    """Raise DataError, as `check`, unless what training left in a finished run's folder is as listed."""
+    check(
+        folder, [folder / MODEL, folder / TABLE, *embeddings_paths(folder), *sorted((folder / "mixture").glob("*.safetensors"))]
+    )
+
+
 def _is(path: Path, listed: Listed) -> bool:
     try:
         verify({path: listed}, MANIFEST, lambda path: "")

@@ -33,7 +33,7 @@ from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event, observed_by, warn_once
 from gcnrec.runs.folder import Run, describe_run, make_folder, open_run, was_killed_before_start, with_valid, write_job, writing
 from gcnrec.runs.lineage import Here, lineage_of
-from gcnrec.runs.manifest import record
+from gcnrec.runs.manifest import check_exports, record
 from gcnrec.runs.paths import JOB, LINEAGE, MODEL
 from gcnrec.runs.tracking import tracked
 from gcnrec.steps.earlier import earlier_rows, report_matches, seen_validation
@@ -88,7 +88,9 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
         _opened(job, dataset, folder, device, resume, observer),
         observed_by(folder, observer),
     ):
-        if not is_trained(folder, job.model.closed_form):
+        if is_trained(folder, job.model.closed_form):
+            check_exports(folder)  # there is nothing to train, and the command must not call damaged files a run
+        else:
             warn_of_lost(folder, dataset.valid, seen_in_validation(job.evaluate, dataset), "valid", tracking)
             with out_of_memory_as_a_sentence():
                 if plan is None:

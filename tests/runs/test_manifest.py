@@ -262,3 +262,12 @@ def test_a_listed_file_whose_place_has_a_pipe_or_a_lost_mixture_is_refused_at_on
     (run / "mixture.json").unlink()
     with pytest.raises(DataError, match=r"mixture\.json cannot be read"):
         open_run(run)
+
+
+@pytest.mark.parametrize(("name", "file"), [("mixed", "embeddings/users.parquet"), ("closed", "model.safetensors")])
+def test_resuming_a_finished_run_finds_damage_of_what_training_left(copied, name, file):
+    run = copied(name)
+    resume(run)
+    flip(run / file)
+    with pytest.raises(DataError, match=rf"{file} does not match the sha256 in manifest.json"):
+        resume(run)

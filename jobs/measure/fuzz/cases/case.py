@@ -80,7 +80,7 @@ def damage(what: Damage, folder: Path, keep_time: bool = False) -> None:
     before = path.stat() if path.is_file() else None
     if what.how in _WHOLE:
         _replace(path, what.how, draw, folder)
-    elif path.is_file() or not path.exists():
+    elif path.is_file() or not (path.exists() or path.is_symlink()):
         path.parent.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes() if path.is_file() else b""
         with path.open("r+b" if path.is_file() else "wb") as file:
