@@ -28,7 +28,7 @@ from gcnrec.ranking.seen import seen_rule
 from gcnrec.reports.sweep_report import summarise
 from gcnrec.reports.trials import Ended, ReportEnded, Sweep, Trial, write_sweep
 from gcnrec.runs.paths import JOB, REPORT, metrics_path
-from gcnrec.system.files import atomic_file
+from gcnrec.system.files import atomic_file, local
 from gcnrec.system.locks import open_lock
 from gcnrec.system.signals import child_environment, unhurried
 from gcnrec.training.open_keys import continued, first_difference, located, swept
@@ -47,7 +47,7 @@ def sweep(grid: Grid, data: Path, out: Path, *, report: ReportEnded, jobs: int =
     resumable; so does the end of this process, however it ends. Raises UsageError when `out` holds runs with other settings or
     of other data, or is being swept already.
     """
-    dataset = open_dataset(data)
+    dataset, out = open_dataset(data), local(out)
     _check_measured_alike(grid, dataset)
     for run in grid.runs:
         _check_same(run, out / "runs" / run.name, dataset)

@@ -42,7 +42,7 @@ from gcnrec.steps.guards import LossTrend
 from gcnrec.steps.start import continued_rows
 from gcnrec.steps.state import Progress, restore
 from gcnrec.steps.step import Step
-from gcnrec.system.files import atomic_file, clear_leftovers
+from gcnrec.system.files import atomic_file, clear_leftovers, local
 from gcnrec.system.machine import available_cores
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.pages import scratch_values
@@ -67,7 +67,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
     Raises UsageError when `out` exists (or, resuming, was made by another job), or is being written by another process,
     DivergedError at a loss that is not finite.
     """
-    observer, folder, decided = kept(observer), Path(out), notes(job, dataset)
+    observer, folder, decided = kept(observer), local(Path(out)), notes(job, dataset)
     job = settled(resolved(job, dataset), dataset, begun_job(folder) if resume else None)
     plan = planned(job, dataset)  # refused before there is a folder
     if plan is not None and not (resume and is_trained(folder, closed_form=False)):

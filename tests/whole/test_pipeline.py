@@ -126,7 +126,7 @@ def test_names_with_a_colon_are_paths_of_this_machine(gcnrec, workplace):
     job = "[model]\nwidth = 4\n[train]\nepochs = 1\nthreads = 1\n[evaluate]\nbootstrap = 0\nbaselines = []\n"
     (workplace / "job.toml").write_text(job)
     columns = ["--train", "train.parquet", "--user", "user", "--item", "item", "--valid-size", "0"]
-    for name in ("run-12:30", "file:"):
+    for name in ("run-12:30", "file:", "local:"):
         assert gcnrec("ingest", *columns, "--out", f"{name}/data")[0] == 0
         assert gcnrec("train", "job.toml", "--data", f"{name}/data", "--out", f"{name}/run")[0] == 0
         code, _, err = gcnrec("recommend", f"{name}/run", "--out", f"{name}/lists.parquet")

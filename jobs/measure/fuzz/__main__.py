@@ -109,6 +109,8 @@ class Slot:
             self.close()
             hung = "exit code -14" in str(problem)
             return Verdict("hang" if hung else "crash", "hang" if hung else f"crash: {problem}"[:120])
+        except Exception as problem:  # of the judge itself: the campaign goes on, and does not count as sound
+            return Verdict("no verdict", f"the judge failed: {type(problem).__name__}: {problem}"[:200])
         if self.done >= PER_PROCESS:
             self.close()
         return verdict

@@ -49,7 +49,8 @@ def _with_a_change(document: Any, draw: Random) -> Any:
             case "lose":
                 del document[key]
             case "add":
-                document |= {draw.choice(["", "a", "..", "é"]): draw.choice(ODD)} if isinstance(document, dict) else {}
+                key, value = draw.choice(["", "a", "..", "é"]), draw.choice(ODD)
+                document = {**document, key: value} if isinstance(document, dict) else [*document, value]
             case "rename" if isinstance(document, dict):
                 document[draw.choice(["x", "", *document])] = document.pop(key)
             case _:
