@@ -7,8 +7,8 @@ import os
 import sys
 from contextlib import suppress
 
+from gcnrec.storage.streams import keep_streams
 from gcnrec.system.signals import watch
-from gcnrec.system.streams import keep_streams
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ import typer
 from typer.core import TyperGroup
 
 from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Terminated, UsageError, install, os_remedy, shown
+from gcnrec.storage.streams import keep_streams, lost
 from gcnrec.system.signals import end_line, follow_parent, stopped, watch, working
-from gcnrec.system.streams import keep_streams, lost
 from gcnrec.system.supported import WINDOWS
 from gcnrec.version import __version__
 

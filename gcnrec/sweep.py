@@ -28,8 +28,8 @@ from gcnrec.ranking.seen import seen_rule
 from gcnrec.reports.sweep_report import summarise
 from gcnrec.reports.trials import Ended, ReportEnded, Sweep, Trial, write_sweep
 from gcnrec.runs.paths import JOB, REPORT, metrics_path
-from gcnrec.system.files import atomic_file, local
-from gcnrec.system.locks import open_lock
+from gcnrec.storage.files import atomic_file, local
+from gcnrec.storage.locks import open_lock
 from gcnrec.system.signals import child_environment, unhurried
 from gcnrec.training.open_keys import continued, first_difference, located, swept
 

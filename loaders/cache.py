@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gcnrec.errors import DataError
 from gcnrec.integrity.digests import sha256_of
-from gcnrec.system.files import clear_leftovers, remove, work_path
+from gcnrec.storage.files import clear_leftovers, remove, work_path
 
 _KEY_DIGITS = 16
 _DIGEST = re.compile("[^-]+")

@@ -30,9 +30,9 @@ from gcnrec.integrity.digests import OWN, own_digest, sha256_of
 from gcnrec.integrity.facts import recalled, remember
 from gcnrec.integrity.listed import Count, Listed, Sha256, verify
 from gcnrec.interactions import MAX_NODES, Interactions, MemoryVocabulary, Vocabulary
-from gcnrec.system.documents import Document, checked, read_object
-from gcnrec.system.files import exchanged, followed, local, remove, sync, unfinished, work_path
-from gcnrec.system.locks import awaited, locked
+from gcnrec.storage.documents import Document, checked, read_object
+from gcnrec.storage.files import exchanged, followed, local, remove, sync, unfinished, work_path
+from gcnrec.storage.locks import awaited, locked
 from gcnrec.system.observer import SILENT
 
 FORMAT = 1

@@ -21,7 +21,7 @@ from gcnrec.interactions import Interactions
 from gcnrec.ops.topk import Seen
 from gcnrec.ranking import popularity
 from gcnrec.ranking.scorer import Scorer
-from gcnrec.system.tensors import save_tensors
+from gcnrec.storage.tensors import save_tensors
 
 
 class ClosedFormScorer(Scorer, Protocol):

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gcnrec.errors import DataError, UsageError, nearest, shown
-from gcnrec.system.streams import pipe_bytes
+from gcnrec.storage.streams import pipe_bytes
 
 MOST_BYTES = 10**6
 """Of a TOML file."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gcnrec.errors import DataError, first_line, os_remedy
-from gcnrec.system.documents import open_regular
+from gcnrec.storage.documents import open_regular
 
 OWN = "own_sha256"
 """The key of a document that holds the digest of all other keys."""

@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from gcnrec.integrity.digests import State
-from gcnrec.system.documents import open_regular
-from gcnrec.system.files import work_path
+from gcnrec.storage.documents import open_regular
+from gcnrec.storage.files import work_path
 from gcnrec.system.kernel_cache import own_folder
 
 FOLDER, FILE = "verified", "facts-1.txt"

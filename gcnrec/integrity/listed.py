@@ -11,7 +11,7 @@ from pydantic import Field
 from gcnrec.errors import DataError
 from gcnrec.integrity.digests import State, hashed, state_of
 from gcnrec.integrity.facts import established, file_fact, recalled, remember
-from gcnrec.system.documents import Document
+from gcnrec.storage.documents import Document
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]

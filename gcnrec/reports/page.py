@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gcnrec.system.files import atomic_file
+from gcnrec.storage.files import atomic_file
 
 
 def write_page(template: str, content: Mapping[str, Any], path: Path) -> Path:

@@ -18,8 +18,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gcnrec.reports.figures import LINE_SECONDS, Remaining, figures, rate
+from gcnrec.storage.streams import lost
 from gcnrec.system.observer import Kept, Observer
-from gcnrec.system.streams import lost
 
 if TYPE_CHECKING:
     from gcnrec.reports.trials import Ended, ReportEnded

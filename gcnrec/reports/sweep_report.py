@@ -15,7 +15,7 @@ from gcnrec.reports.figures import plain
 from gcnrec.reports.page import write_page
 from gcnrec.reports.seed_statistics import Contrast, Estimate, contrasts, estimate, grouped, paired
 from gcnrec.reports.trials import Sweep, Trial, curves, read_sweep, results
-from gcnrec.system.files import atomic_file
+from gcnrec.storage.files import atomic_file
 
 Groups = dict[tuple[str, float], list[Trial]]
 

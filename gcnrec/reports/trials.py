@@ -25,7 +25,7 @@ from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import Epoch
 from gcnrec.runs.manifest import check
 from gcnrec.runs.paths import JOB, MEMORY, metrics_path
-from gcnrec.system.documents import Document, checked, write_json
+from gcnrec.storage.documents import Document, checked, write_json
 
 FORMAT = 1
 _COUNTS = ("values", "value_bytes", "index_bytes", "state_bytes", "peak_table_bytes", "served_bytes", "dense_bytes")

@@ -52,8 +52,8 @@ from gcnrec.ranking.scorer import Scorer
 from gcnrec.results.evaluate import rule_of
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import metrics_path
-from gcnrec.system.files import atomic_file
-from gcnrec.system.tensors import save_tensors
+from gcnrec.storage.files import atomic_file
+from gcnrec.storage.tensors import save_tensors
 
 FORMAT, VERSION = "gcnrec-bundle", "2"
 CONVENTIONS = {

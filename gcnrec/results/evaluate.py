@@ -31,7 +31,7 @@ from gcnrec.runs.events import append_event
 from gcnrec.runs.folder import Run, writing
 from gcnrec.runs.manifest import record
 from gcnrec.runs.paths import metrics_path, per_user_path
-from gcnrec.system.files import atomic_file
+from gcnrec.storage.files import atomic_file
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
 from gcnrec.training.finish import warn_of_lost, warn_of_one_list

@@ -29,7 +29,7 @@ from gcnrec.ranking.top_k import USERS_PER_CHUNK, in_chunks, rank_chunk, top_k_a
 from gcnrec.results.bundle import write_bundle
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import embeddings_paths
-from gcnrec.system.documents import read_object
+from gcnrec.storage.documents import read_object
 from gcnrec.system.observer import SILENT, Observer, kept
 
 FORMATS = ("faiss", "bundle", "parquet")

@@ -19,7 +19,7 @@ from gcnrec.ids.id_types import as_ids, from_text, held
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.results.text_tables import TextTable, open_text
-from gcnrec.system.streams import check_regular, is_pipe
+from gcnrec.storage.streams import check_regular, is_pipe
 
 _BATCH_ROWS = 2**16
 _SHOWN = 200

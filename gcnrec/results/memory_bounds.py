@@ -22,8 +22,8 @@ from gcnrec.results.request import RequestFiles
 from gcnrec.results.text_tables import PIPED_BYTES
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import MODEL, embeddings_paths
+from gcnrec.storage.streams import check_regular, is_pipe
 from gcnrec.system.limits import parse_bytes
-from gcnrec.system.streams import check_regular, is_pipe
 
 _LEAST_USERS = 8
 _MERGED = 56

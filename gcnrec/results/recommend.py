@@ -27,7 +27,7 @@ from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.memory_bounds import most_items, recommendation_bytes, users_per_chunk
 from gcnrec.results.request import Request, RequestFiles, read_request
 from gcnrec.runs.folder import Run
-from gcnrec.system.files import atomic_file
+from gcnrec.storage.files import atomic_file
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
 

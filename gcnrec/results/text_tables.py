@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from gcnrec.errors import DataError, first_line, reading
-from gcnrec.system.streams import check_regular, is_pipe, pipe_bytes
+from gcnrec.storage.streams import check_regular, is_pipe, pipe_bytes
 
 PIPED_BYTES = 2**23
 """The most that is read from a pipe, which lies in memory."""

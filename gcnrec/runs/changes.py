@@ -14,7 +14,7 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.schema import read_info
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.paths import LINEAGE
-from gcnrec.system.documents import Document, checked
+from gcnrec.storage.documents import Document, checked
 
 _COUNTS = ("rows_train", "rows_valid", "rows_test", "num_train", "num_valid", "num_test", "num_users", "num_items")
 """Counts of dataset.json: rows read by input, then interactions, users and items that are kept."""

@@ -29,9 +29,9 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 
 from gcnrec.errors import DataError, first_line
-from gcnrec.system.documents import Document, open_regular, parsed, typed
-from gcnrec.system.files import atomic_file, remove
-from gcnrec.system.tensors import save_tensors
+from gcnrec.storage.documents import Document, open_regular, parsed, typed
+from gcnrec.storage.files import atomic_file, remove
+from gcnrec.storage.tensors import save_tensors
 
 Tensors = dict[str, torch.Tensor]
 FORMAT = "2"

@@ -19,7 +19,7 @@ from gcnrec.runs.documents import read_json, remedy
 from gcnrec.runs.events import Baseline, Epoch, Event, ValidBaseline, Warned, read_events
 from gcnrec.runs.lineage import Lineage, Source
 from gcnrec.runs.paths import JOB, LINEAGE, MEMORY, MIXTURE, metrics_path
-from gcnrec.system.documents import Document, checked
+from gcnrec.storage.documents import Document, checked
 
 E = TypeVar("E", bound=Event)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gcnrec.system.documents import read_object
+from gcnrec.storage.documents import read_object
 
 
 def read_json(path: Path) -> dict[str, Any]:

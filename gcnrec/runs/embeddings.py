@@ -19,7 +19,7 @@ from gcnrec.errors import DataError, reading
 from gcnrec.ids.id_types import plain
 from gcnrec.interactions import Vocabulary
 from gcnrec.ranking.export_rules import Kind
-from gcnrec.system.documents import Document, checked, object_of
+from gcnrec.storage.documents import Document, checked, object_of
 from gcnrec.system.pages import let_go, scratch_rows
 
 EXPORT_KEY = b"gcnrec"

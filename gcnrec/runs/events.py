@@ -20,8 +20,8 @@ from pydantic import BeforeValidator, Field
 
 from gcnrec.errors import DataError, os_remedy
 from gcnrec.runs.paths import EVENTS
-from gcnrec.system.documents import Document, checked, open_regular, parsed
-from gcnrec.system.files import atomic_file
+from gcnrec.storage.documents import Document, checked, open_regular, parsed
+from gcnrec.storage.files import atomic_file
 from gcnrec.system.observer import Observer, kept
 
 Line = dict[str, Any]

@@ -37,9 +37,9 @@ from gcnrec.runs.embeddings import EXPORT_KEY, map_embeddings, read_column, read
 from gcnrec.runs.lineage import FORMAT, lineage_of
 from gcnrec.runs.manifest import check, has_manifest, record
 from gcnrec.runs.paths import JOB, LINEAGE, LOCK, MANIFEST, MEMORY, MIXTURE, MODEL, embeddings_paths, metrics_path, taken
-from gcnrec.system.documents import json_text
-from gcnrec.system.files import atomic_file, local, unfinished
-from gcnrec.system.locks import locked
+from gcnrec.storage.documents import json_text
+from gcnrec.storage.files import atomic_file, local, unfinished
+from gcnrec.storage.locks import locked
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.pages import let_go
 from gcnrec.tables.slots import dense_rows

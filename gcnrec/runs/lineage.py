@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from gcnrec.loaders.ingest.leakage import PREFIX
 from gcnrec.loaders.schema import Dataset
-from gcnrec.system.documents import Document
+from gcnrec.storage.documents import Document
 from gcnrec.system.machine import available_cores, machine, versions
 from gcnrec.version import __version__
 

@@ -32,7 +32,7 @@ from gcnrec.runs.paths import (
     metrics_path,
     per_user_path,
 )
-from gcnrec.system.documents import Document, checked, read_object, write_json
+from gcnrec.storage.documents import Document, checked, read_object, write_json
 
 FORMAT = 1
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")]

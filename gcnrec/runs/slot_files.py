@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from gcnrec.interactions import Vocabulary
-from gcnrec.system.files import atomic_file
-from gcnrec.system.tensors import save_tensors
+from gcnrec.storage.files import atomic_file
+from gcnrec.storage.tensors import save_tensors
 from gcnrec.tables.slots import SlotTable
 
 FORMAT, VERSION = "gcnrec-slots", "1"

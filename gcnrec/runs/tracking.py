@@ -22,7 +22,7 @@ from gcnrec.errors import Terminated, UsageError, first_line, install, shown
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event
-from gcnrec.system.documents import Document, checked, write_json
+from gcnrec.storage.documents import Document, checked, write_json
 from gcnrec.system.observer import Observer
 
 _OPEN_SECONDS = 60.0

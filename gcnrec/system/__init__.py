@@ -1,1 +1,1 @@
-"""What the machine gives and refuses: files, locks, limits of memory, scratch space, signals, the doctor."""
+"""What the machine gives and refuses: limits of memory, scratch space, signals, progress, the doctor."""

@@ -329,8 +329,8 @@ def _is_writing() -> bool:
 
 
 def _loaded(name: str) -> Any:
-    """A module of this room, if the command has got so far: an import could wait for one of the main thread."""
-    return sys.modules.get(f"gcnrec.system.{name}")
+    """A module of the storage, if the command has got so far: an import could wait for one of the main thread."""
+    return sys.modules.get(f"gcnrec.storage.{name}")
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -21,8 +21,8 @@ from gcnrec.runs.paths import MEMORY, MODEL, TABLE, embeddings_paths
 from gcnrec.runs.slot_files import order_digest, write_slots
 from gcnrec.steps.guards import one_list_for_everyone
 from gcnrec.steps.step import Step
-from gcnrec.system.documents import json_text
-from gcnrec.system.files import atomic_file
+from gcnrec.storage.documents import json_text
+from gcnrec.storage.files import atomic_file
 from gcnrec.system.limits import peak_rss_bytes
 from gcnrec.system.pages import scratch_rows
 from gcnrec.tables.dense import Table

@@ -23,7 +23,7 @@ from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.runs.manifest import record
 from gcnrec.runs.paths import per_user_path
 from gcnrec.runs.per_user import read_per_user
-from gcnrec.system.files import atomic_file
+from gcnrec.storage.files import atomic_file
 from gcnrec.system.limits import parse_bytes
 from gcnrec.system.observer import SILENT, Observer
 

@@ -30,8 +30,8 @@ from gcnrec.ranking.seen import seen_in_validation, seen_rule
 from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event, read_lines
 from gcnrec.runs.manifest import check, record
-from gcnrec.system.documents import json_text
-from gcnrec.system.files import atomic_file, sync
+from gcnrec.storage.documents import json_text
+from gcnrec.storage.files import atomic_file, sync
 from gcnrec.training.work import Work
 
 AUTO = ("linkprop", "gfcf", "itemknn", "ease")

@@ -42,7 +42,7 @@ from gcnrec.steps.guards import LossTrend
 from gcnrec.steps.start import continued_rows
 from gcnrec.steps.state import Progress, restore
 from gcnrec.steps.step import Step
-from gcnrec.system.files import atomic_file, clear_leftovers, local
+from gcnrec.storage.files import atomic_file, clear_leftovers, local
 from gcnrec.system.machine import available_cores
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.pages import scratch_values

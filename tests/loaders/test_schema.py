@@ -14,7 +14,7 @@ from gcnrec.config import Data
 from gcnrec.errors import DataError
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.schema import new_folder, open_dataset, read_info, seal
-from gcnrec.system.files import exchanged
+from gcnrec.storage.files import exchanged
 
 
 @pytest.fixture

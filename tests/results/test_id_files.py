@@ -18,7 +18,7 @@ from gcnrec.errors import DataError, Unforeseen
 from gcnrec.interactions import MemoryVocabulary
 from gcnrec.results.id_files import IdColumn, open_ids
 from gcnrec.results.text_tables import PIPED_BYTES
-from gcnrec.system import streams
+from gcnrec.storage import streams
 
 USERS = IdColumn(("user", "customer"), MemoryVocabulary(pa.array([101, 102, 103])), ("item",))
 ITEMS = IdColumn(("item",), MemoryVocabulary(pa.array(["tea", "salt", 'a"b', "ü"])), ("user", "customer"))

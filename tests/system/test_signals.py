@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gcnrec.errors import Terminated
-from gcnrec.system import files
-from gcnrec.system.files import abandon_all, work_path
+from gcnrec.storage import files
+from gcnrec.storage.files import abandon_all, work_path
 from gcnrec.system.signals import stops
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +88,7 @@ def test_a_signal_never_raises_inside_an_import(tmp_path):
         "    raise ImportError",
     ]
     (tmp_path / "noisy.py").write_text("\n".join(noisy))
-    lines = ["from gcnrec.system.files import work_path", "with working():", "    import noisy", "    forever()"]
+    lines = ["from gcnrec.storage.files import work_path", "with working():", "    import noisy", "    forever()"]
     assert ended(tmp_path, *lines) == (143, f"gcnrec: stopped by SIGTERM, {AGAIN}\n")
     lines[1] = "with working(), work_path(Path('file')):"
     assert ended(tmp_path, *lines) == (7, f"caught Terminated stopped by SIGTERM, {AGAIN}\n")
@@ -101,7 +101,7 @@ def test_what_swallows_everything_or_blocks_in_native_code_is_ended(tmp_path):
 
 
 def test_unfinished_files_go_and_a_folder_that_was_moved_aside_comes_back(tmp_path):
-    lines = ["from gcnrec.system.files import work_path", "from gcnrec.system.locks import locked"]
+    lines = ["from gcnrec.storage.files import work_path", "from gcnrec.storage.locks import locked"]
     lines += ["os.mkdir('data')", "Path('data/old').touch()", "lock = locked(Path('lock'), Path('data'))"]
     lines += ["with working(), lock, work_path(Path('data'), 'old') as old, work_path(Path('data')) as new:"]
     lines += ["    os.rename('data', old)", "    new.mkdir()", "    Path(new, 'half').touch()"]

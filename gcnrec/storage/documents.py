@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gcnrec.errors import DataError
-from gcnrec.system.files import atomic_file
+from gcnrec.storage.files import atomic_file
 
 MOST_BYTES = 2**25
 """Of a document; the largest of our own name a hundred thousand input files."""

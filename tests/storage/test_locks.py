@@ -18,14 +18,14 @@ import torch
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders import schema
 from gcnrec.loaders.schema import new_folder, refuse_foreign
-from gcnrec.system.files import atomic_file, clear_leftovers
-from gcnrec.system.locks import awaited, locked
-from gcnrec.system.tensors import save_tensors
+from gcnrec.storage.files import atomic_file, clear_leftovers
+from gcnrec.storage.locks import awaited, locked
+from gcnrec.storage.tensors import save_tensors
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from gcnrec.system.locks import locked
+from gcnrec.storage.locks import locked
 with locked(Path(sys.argv[1]), Path("what")):
     print("held", flush=True)
     time.sleep(60)
@@ -207,8 +207,8 @@ def test_the_next_writer_of_a_file_clears_what_the_dead_left_of_it(tmp_path, hol
 def test_a_killed_writer_of_tensors_leaves_only_what_names_it(tmp_path):
     """safetensors has a name of its own for what it writes, which names no writer."""
     tensors = "{'a': torch.zeros(1 << 24)}"
-    code = "import sys, torch; from pathlib import Path; from gcnrec.system.files import atomic_file as f\n"
-    code += "from gcnrec.system.tensors import save_tensors\nimport gcnrec.system.tensors as t, os\n"
+    code = "import sys, torch; from pathlib import Path; from gcnrec.storage.files import atomic_file as f\n"
+    code += "from gcnrec.storage.tensors import save_tensors\nimport gcnrec.storage.tensors as t, os\n"
     code += "t.save_file = lambda tensors, path, metadata: (path.with_name('.tmpAbC123').touch(), os.kill(os.getpid(), 9))\n"
     code += f"with f(Path(sys.argv[1])) as work: save_tensors({tensors}, work, {{}})"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "b.safetensors")], check=False)

@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import Field
 
 from gcnrec.errors import Busy, DataError, os_remedy
-from gcnrec.system.documents import Document, parsed, typed
+from gcnrec.storage.documents import Document, parsed, typed
 from gcnrec.system.observer import SILENT
 
 _held: dict[Path, int] = {}

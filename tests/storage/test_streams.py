@@ -17,7 +17,7 @@ from gcnrec.reports import progress
 from gcnrec.results import memory_bounds
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import read_lines
-from gcnrec.system.streams import Lasting, check_regular, is_pipe, pipe_bytes
+from gcnrec.storage.streams import Lasting, check_regular, is_pipe, pipe_bytes
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
 

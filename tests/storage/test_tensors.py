@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from gcnrec.system.tensors import save_tensors
+from gcnrec.storage.tensors import save_tensors
 
 METADATA = {
     f"key {n}": value for n, value in enumerate(["plain", 'quo"ted', "line\nand\ttab", "ü 漢 \u0001", "back\\slash", "/"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gcnrec.errors import DataError
-from gcnrec.system.documents import Document, checked, object_of, read_object, write_json
+from gcnrec.storage.documents import Document, checked, object_of, read_object, write_json
 
 ODD = {
     b"": "line 1 column 1",
