@@ -25,7 +25,7 @@ ATTEMPTS = 4
 
 
 LATE_S = 0.1
-FORKED, FORKED_AGAIN = 0.7, 0.9
+FORKED, FORKED_AGAIN = 0.85, 0.9
 """Shares of commands that are forks: their moments lie in their work, not in imports."""
 
 

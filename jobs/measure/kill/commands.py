@@ -55,13 +55,13 @@ CASES = (
     Case("export bundle", "export {bed}/run --format bundle --out served.safetensors", 5, whole=("served.safetensors",)),
     Case("export parquet", "export {bed}/run --format parquet --out served", 5, whole=("served",)),
     Case("export faiss", "export {bed}/run --format faiss --out index", 5, whole=("index",)),
-    Case("sweep", "sweep {bed}/grid.toml --data {bed}/data --out sweep", 2),
+    Case("sweep", "sweep {bed}/grid.toml --data {bed}/data --out sweep", 1),
     Case("check", "check {bed}/job.toml --data {bed}/data --json", 3),
     Case("check --resolved", "check {bed}/job.toml --data {bed}/data --resolved", 2, prints=True),
     Case("compare", "compare {bed}/run {bed}/second --json", 4, prints=True),
     Case("info dataset", "info {bed}/data --json", 3, prints=True),
     Case("info run", "info {bed}/run --json", 3, prints=True),
-    Case(STEPS, STEPS, 3),
+    Case(STEPS, STEPS, 2),
 )
 """Weights are shares of the trials."""
 

@@ -19,8 +19,8 @@ TIMES = frozenset({"seconds", "rows_per_second", "stalled_share", "stalled_secon
 """Keys that differ between any two runs; `sha256` and `crc32` are over what holds seconds."""
 EVENTS = ("epoch", "explore", "baseline")
 """The events that a resumed run reports alike; it may report others."""
-PRESENT = ("report.html", "lineage.json")
-"""Files of times and of the machine: only their presence counts."""
+PRESENT = ("report.html", "lineage.json", "sweep.html")
+"""Files of times and of the machine: only their presence counts. So it is with `.txt`, what a run of a sweep said."""
 LOCKS = (".lock",)
 """Endings of the locks of a folder."""
 
@@ -38,7 +38,7 @@ def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
 
 def digest_of(path: Path) -> str:
     """The sha256 of what a file holds; raises what its reader raises when it is damaged."""
-    if path.name in PRESENT:
+    if path.name in PRESENT or path.suffix == ".txt":
         return "present"
     match path.suffix:
         case ".safetensors":
@@ -83,8 +83,9 @@ def _tensors(path: Path) -> list[bytes]:
 
 
 def _columns(path: Path) -> list[bytes]:
-    """The schema and all values, however the file is laid out."""
+    """The schema and all values but times, however the file is laid out."""
     table = pq.read_table(path).combine_chunks()
+    table = table.select([name for name in table.column_names if name not in TIMES and not name.endswith("_seconds")])
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)

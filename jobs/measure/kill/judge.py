@@ -23,8 +23,8 @@ _BUGS = re.compile(
     r"KeyboardInterrupt|Terminated\b"
 )
 _ONCE = re.compile(r"exists and is never overwritten")
-_LINES = ("warning: ", "epoch ", "fit epoch ", "refit epoch ", "ranking ", "fitting ", "baseline ", "reading ", "writing ", "{")
-"""Beginnings of lines of progress, which come by the clock."""
+_PROGRESS = re.compile(r"warning: |(fit |refit )?epoch |baseline |\{|[a-z][a-z ]+( by \w+)?(  [\d,]+ of [\d,]+.*)?$")
+"""Lines of progress, which come by the clock: warnings, epochs, baselines, work with or without a number, JSON."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _faults_of_words(ended: Ended, expected: Reference) -> list[str]:
         sentences = [line for line in sentences if _without_numbers(line) not in known]
     found = [] if len(sentences) == 1 else [f"says {len(sentences)} sentences"]
     for line in lines:
-        if line not in sentences and not line.startswith(_LINES) and _without_numbers(line) not in known:
+        if line not in sentences and not _PROGRESS.match(line) and _without_numbers(line) not in known:
             found.append(f"says {line[:200]!r}")
     return found
 

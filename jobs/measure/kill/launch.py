@@ -115,7 +115,7 @@ def _watch(process: Process, ended: Ended, place: Place | None, at: Moment | Non
             writes = ended.cpu_s
         if at and ended.cpu_s >= at.cpu_s and (ready or not at.asks):
             break
-        time.sleep(POLL_S)
+        time.sleep(POLL_S if place or not at or not ready else max(POLL_S, min(0.02, (at.cpu_s - ended.cpu_s) / 4)))
     if place:
         sizes = [path.stat().st_size for path in place.work.rglob("*") if path.is_file()]
         ended.course = Course(ready, writes or ready, ended.cpu_s, max(sizes, default=0))
