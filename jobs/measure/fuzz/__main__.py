@@ -43,7 +43,7 @@ from jobs.measure.fuzz.cases import arguments, folders, inputs
 from jobs.measure.fuzz.cases.case import Case
 from jobs.measure.fuzz.cases.parquet import parquet_case
 from jobs.measure.fuzz.cases.settings import card_case, job_case
-from jobs.measure.fuzz.judge import Verdict, judge, prepare
+from jobs.measure.fuzz.judge import Verdict, changes, judge, listing, prepare
 
 SHARES = {
     "parquet": 0.15, "jobs": 0.08, "cards": 0.05, "datasets": 0.16, "runs": 0.2, "requests": 0.1, "paths": 0.07,
@@ -57,6 +57,8 @@ BATCH = 250
 PER_PROCESS = 1000
 """Cases after which a process gives way to a fresh one: what one case leaves in it cannot pile up."""
 MOST_UNFORESEEN = 0.01
+OF_CASES = ("results", "here", "home", "scratch")
+"""Folders of a slot that cases change; the others are its sound world."""
 Judged = tuple[str, Case, Verdict]
 """The family of a case, the case, and its verdict."""
 
@@ -158,7 +160,12 @@ def campaign(ready: list[Slot], batches: list[tuple[str, int, int]], first_seed:
         slot = free.get()
         try:
             cases = drawn(first_seed, *which, slot.folder / "kept") if time.perf_counter() < until else []
-            return [(which[0], case, slot.judged(case)) for case in cases if time.perf_counter() < until]
+            before = listing(slot.folder, OF_CASES)
+            judged = [(which[0], case, slot.judged(case)) for case in cases if time.perf_counter() < until]
+            changed = sorted(changes(before, listing(slot.folder, OF_CASES)))[:3]
+            if changed:
+                judged.append((which[0], cases[-1], Verdict("world", f"a case of the batch changed the sound world: {changed}")))
+            return judged
         finally:
             free.put(slot)
 

@@ -8,7 +8,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
+
+from typer.main import get_command
 
 PRINTED_BYTES = 2**24
 
@@ -28,7 +31,7 @@ def call(arguments: list[str]) -> tuple[int, str, str, str]:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, redirected(out.fileno(), err.fileno()):
         try:
             cli._report = noted
-            cli.app(arguments)
+            command_line()(arguments)
             code: Any = 0
         except SystemExit as end:
             code = end.code
@@ -43,6 +46,14 @@ def call(arguments: list[str]) -> tuple[int, str, str, str]:
         err.seek(0)
         printed = (file.read(PRINTED_BYTES).decode(errors="replace") for file in (out, err))
         return int(code or 0), next(printed), next(printed), unforeseen[0] if unforeseen else ""
+
+
+@cache
+def command_line() -> Any:
+    """What `gcnrec.cli.app` makes of its functions at each call, which takes as long as many a command."""
+    from gcnrec import cli
+
+    return get_command(cli.app)
 
 
 @contextmanager

@@ -225,16 +225,16 @@ def plain(column: Any) -> Any:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def listing(slot: Path) -> dict[str, Any]:
-    """Every path below the slot but its `results`, with the digest of a file, or what else it is."""
+def listing(slot: Path, without: tuple[str, ...] = ("results", "kept", "tiny")) -> dict[str, Any]:
+    """Every path below the slot but some, with the digest of a file, or what else it is."""
     found: dict[str, Any] = {}
     for folder, folders, files in os.walk(slot):
-        folders[:] = [name for name in folders if (folder, name) != (str(slot), "results")]
+        folders[:] = [name for name in folders if folder != str(slot) or name not in without]
         for name in folders + files:
             path = f"{folder}/{name}"
             state = os.lstat(path)
             regular = stat.S_ISREG(state.st_mode)
-            small = regular and state.st_size < 2**22 and not folder.startswith(f"{slot}/kept")
+            small = regular and state.st_size < 2**22
             content = digest(path) if small else (state.st_mtime_ns if regular else None)
             found[os.path.relpath(path, slot)] = (state.st_mode, state.st_size if regular else 0, content)
     return found
