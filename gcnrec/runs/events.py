@@ -210,6 +210,12 @@ def keep_events(folder: Path, stage: str, epoch: int, step: int) -> None:
             work.write_bytes(kept)
 
 
+def lost_epochs(folder: Path, stage: str, epochs: int) -> int:
+    """Of the first `epochs` of a stage, how many have no line in `metrics.jsonl`: what reports lack of a resumed run."""
+    there = {event.epoch for event in read_events(folder) if isinstance(event, Epoch) and event.stage == stage}
+    return len(set(range(1, epochs + 1)) - there)
+
+
 def _until(event: Placed, stage: str, epoch: int, step: int) -> bool:
     """Whether an event was written by then; "fit" comes before "refit"."""
     if event.event == "epoch":

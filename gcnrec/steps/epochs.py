@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from gcnrec.errors import DataError, Terminated
 from gcnrec.runs.checkpoints import Checkpoints, Tensors
-from gcnrec.runs.events import append_event, keep_events
+from gcnrec.runs.events import append_event, keep_events, lost_epochs
 from gcnrec.runs.lineage import Here
+from gcnrec.runs.paths import EVENTS
 from gcnrec.sampling.minibatches import Waits, minibatches
 from gcnrec.sampling.sampler import Batch
 from gcnrec.steps.explore import Explorer
@@ -74,6 +75,8 @@ class Epochs:
         if progress.step > self._per_epoch:
             raise DataError(f"{saved} must be at a step up to {self._per_epoch:,} of an epoch, is at {progress.step:,}; {anew}")
         keep_events(course.folder, progress.stage, progress.epoch, progress.epoch * self._per_epoch + progress.step)
+        if tensors and (lost := lost_epochs(course.folder, progress.stage, progress.epoch)):
+            course.observer.warn(f"{course.folder / EVENTS} has lost {lost} of {progress.epoch} epochs, which reports then lack")
         if tensors and not self.over:
             where = {"stage": progress.stage, "epoch": progress.epoch, "step": progress.step}
             now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -9,7 +9,7 @@ import pytest
 
 from gcnrec.errors import DataError
 from gcnrec.runs.contents import RunContents
-from gcnrec.runs.events import Epoch, append_event, keep_events, read_events, read_lines
+from gcnrec.runs.events import Epoch, append_event, keep_events, lost_epochs, read_events, read_lines
 
 EPOCH = {
     "event": "epoch",
@@ -148,3 +148,10 @@ def test_a_document_of_another_shape_is_named_by_its_key(tmp_path, name, content
         {"memory.json": lambda: contents.memory, "lineage.json": lambda: contents.lineage}.get(
             name, lambda: contents.metrics_of("test")
         )()
+
+
+def test_epochs_without_a_line_are_counted(tmp_path):
+    for epoch in (1, 3, 3):
+        append_event(tmp_path, {"event": "epoch", "stage": "fit", "epoch": epoch, "step": 4 * epoch, "seconds": 1.0, "loss": 0.5})
+    assert [lost_epochs(tmp_path, "fit", epochs) for epochs in (1, 3, 5)] == [0, 1, 3]
+    assert lost_epochs(tmp_path, "refit", 2) == 2
