@@ -60,6 +60,7 @@ class Entry:
     def workspace(self) -> Iterator[Path]:
         """An empty folder next to the entry, for `keep` to take it from; removed at the end."""
         self._check_folder()
+        clear_leftovers(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         unique = f"making-{secrets.token_hex(4)}"  # two threads may make the same entry
         with work_path(self.folder / unique) as work:

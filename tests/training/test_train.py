@@ -399,7 +399,7 @@ def test_a_device_out_of_memory_is_one_sentence(dataset, tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(Step, "__call__", full)
-    with pytest.raises(DeviceError, match=r"lower train\.batch_size or sampler\.fanouts"):
+    with pytest.raises(DeviceError, match=r"begin another run with a lower train\.batch_size or fewer sampler\.fanouts"):
         train(job(), dataset, tmp_path / "run")
 
 
