@@ -140,7 +140,7 @@ def faults_at_last(ended: Ended, place: Place, expected: Reference, done: bool) 
 
 def says_done(ended: Ended) -> bool:
     """Whether a command that was asked to end says that nothing is left to do."""
-    return ended.code in ASKED and "work was done" in ended.err
+    return ended.code in ASKED and "was done" in ended.err
 
 
 def resumes(case: Case, said: str, place: Place, asked: bool) -> bool:
