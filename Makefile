@@ -1,11 +1,12 @@
 # make run     install into .venv and run jobs/quickstart.toml; ARGS passes options, for example ARGS="--set train.epochs=3"
 # make test    install the test extra too, run the tests in two processes, ruff and mypy
+# make slow    run the tests that make test leaves out, as they take long
 # make clean   remove .venv
 # PYTHON=...   the interpreter that makes .venv (3.11 or newer; by default the first found of python3.13 ... python3)
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: run test clean
+.PHONY: run test slow clean
 
 IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
@@ -24,9 +25,12 @@ run: .venv/installed
 # Serial tests run one at a time; types are checked on the other core.
 test: .venv/installed-test
 	.venv/bin/ruff check .
-	$(PYTEST) -n 2 --dist loadfile $(KERNELS)
-	$(PYTEST) -n 2 --dist worksteal -m "not serial" $(OTHERS)
-	.venv/bin/mypy -p gcnrec & types=$$!; $(PYTEST) -m serial $(SERIAL); code=$$?; wait $$types && exit $$code
+	$(PYTEST) -n 2 --dist loadfile -m "not slow" $(KERNELS)
+	$(PYTEST) -n 2 --dist worksteal -m "not serial and not slow" $(OTHERS)
+	.venv/bin/mypy -p gcnrec & types=$$!; $(PYTEST) -m "serial and not slow" $(SERIAL); code=$$?; wait $$types && exit $$code
+
+slow: .venv/installed-test
+	$(PYTEST) -n 2 --dist worksteal -m slow $$(grep -rlF mark.slow tests --include='test_*.py')
 
 clean:
 	rm -rf .venv

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gcnrec.bench.ingest import run
 
 
+@pytest.mark.slow
 def test_both_agree(tmp_path):
     rows = list(run(rows=5000, users=400, items=150, memory_limit="256MB", runs=1, folder=tmp_path))
     assert [row.get("variant") for row in rows] == ["gcnrec", "duckdb-sql", None]

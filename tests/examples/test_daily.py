@@ -75,6 +75,7 @@ def arrive(workplace, day):
     pq.write_table(pa.table({"user": users, "item": items, "time": times}), workplace / f"events/day={day}/x.parquet")
 
 
+@pytest.mark.slow
 def test_two_days(daily, workplace):
     arrive(workplace, 1)
     code, out, called = daily("monday")

@@ -44,6 +44,7 @@ def foreman_of(folder, program, seconds=30.0):
     return Foreman(worker, folder / "rows.jsonl", until, lambda part: 1.0, lambda boss: kept.write_text(str(len(boss.outcomes))))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_everything_from_a_bare_checkout(tmp_path):
     """A copy of the files alone (and of what numba has compiled); every part must be done or say why not."""

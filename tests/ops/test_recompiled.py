@@ -42,6 +42,7 @@ print("compiled:", sum(sum(f.stats.cache_misses.values()) for f in (_softmax_gra
 """
 
 
+@pytest.mark.slow
 def test_sums_do_not_depend_on_who_compiled_them(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", SUMS]
