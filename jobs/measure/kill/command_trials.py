@@ -95,7 +95,7 @@ def trial(number: int, seed: int, case: Case, ending: Ending, bench: Bench) -> R
     faults = judge.faults_of_end(ended, ending, expected) if effective else []
     faults += judge.faults_between(place, expected)
     codes: list[int] = []
-    last, done = ended, judge.says_done(ended) and not case.prints
+    last, done = ended, judge.says_done(ended) and not judge.faults_at_last(ended, place, expected, done=True)
     if not done and (ended.code != case.code or (effective and ending.signals and SIGCONT not in ending.signals)):
         last, done, codes = _again(number, seed, ending, ended, bench, expected)
         if ended.code in judge.ASKED and codes[0] != case.code and not done:

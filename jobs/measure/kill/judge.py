@@ -139,7 +139,7 @@ def faults_at_last(ended: Ended, place: Place, expected: Reference, done: bool) 
 
 
 def says_done(ended: Ended) -> bool:
-    """Whether a command that was asked to end says that nothing is left to do."""
+    """Whether a command that was asked to end says that all it had begun was done."""
     return ended.code in ASKED and "was done" in ended.err
 
 
