@@ -148,7 +148,7 @@ KINDS = {
         _with_run(bombs.large_dictionary, as_dictionary=False), partial(_recommend, exclude="edges.parquet"), 10, _DICTIONARIES
     ),
     "csv-line": Kind(_with_run(bombs.lines, name="users.csv"), partial(_recommend, users="users.csv"), 1, (100 * _MEGA, 10**9)),
-    "dataset": Kind(bombs.dataset, _recommend, 10, _TEXTS),
+    "dataset": Kind(bombs.dataset, _recommend, 10, (3_000, 30_000, 300_000)),
 }
 """The kinds of bombs by their names; sizes are bytes, or counts of what the name says."""
 
