@@ -96,7 +96,9 @@ def trial(number: int, seed: int, case: Case, ending: Ending, bench: Bench) -> R
     faults += judge.faults_between(place, expected)
     codes: list[int] = []
     last, done = ended, judge.says_done(ended) and not judge.faults_at_last(ended, place, expected, done=True)
-    if not done and (ended.code != case.code or (effective and ending.signals and SIGCONT not in ending.signals)):
+    unread = ending.stream == 1 and case.prints
+    stopped = effective and ending.signals and SIGCONT not in ending.signals
+    if not done and (ended.code != case.code or stopped or unread):
         last, done, codes = _again(number, seed, ending, ended, bench, expected)
         if ended.code in judge.ASKED and codes[0] != case.code and not done:
             faults.append("what it says does not work")
