@@ -115,8 +115,7 @@ def make_ready(case: Case, slot: Path) -> Path:
         (here / name).symlink_to(target)
     os.chdir(here)
     if case.read_before:
-        call(["recommend", "dense", "--k", "1", "--out", "first.parquet"])
-        (here / "first.parquet").unlink(missing_ok=True)
+        read_and_remembered(here)
     for each in case.damages:
         damage(each, here, case.read_before)
     if case.sealed:
@@ -124,6 +123,18 @@ def make_ready(case: Case, slot: Path) -> Path:
             if (here / folder / "dataset.json").is_file():
                 seal(here / folder)
     return here
+
+
+def read_and_remembered(here: Path) -> None:
+    """Verify the sound run `dense`, and remember it although its files are new: else it would have to rest for two seconds."""
+    from gcnrec.integrity import digests
+
+    settled, digests._SETTLED_NS = digests._SETTLED_NS, 0
+    try:
+        call(["recommend", "dense", "--k", "1", "--out", "first.parquet"])
+    finally:
+        digests._SETTLED_NS = settled
+    (here / "first.parquet").unlink(missing_ok=True)
 
 
 def twin_results(twin: Case, slot: Path) -> Any:

@@ -56,7 +56,7 @@ RUNS = {
 }
 """Finished runs: their data set, and what they set."""
 GRID = 'job = "job.toml"\n[grid]\ntrain.seed = [0, 1]\n'
-BESIDE = ("job.toml", "grid.toml", "users.csv", "pairs.csv", "segments.csv")
+LOOSE_FILES = ("job.toml", "grid.toml", "users.csv", "pairs.csv", "segments.csv")
 
 
 def make(slot: str) -> None:
@@ -64,7 +64,7 @@ def make(slot: str) -> None:
     home = Path(slot)
     for name in ("here", "outside", "results"):
         (home / name).mkdir(parents=True)
-    (home / "outside" / "secret.txt").write_text("nobody reads or writes this\n")
+    (home / "outside" / "secret.txt").write_text("no case reads or writes this\n")
     os.chdir(home / "here")
     write_inputs()
     columns = ["--user", "user", "--item", "item", "--split", "random", "--test-size", "0.2", "--valid-size", "0.1"]

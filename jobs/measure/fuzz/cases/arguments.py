@@ -7,7 +7,7 @@ from random import Random
 
 from jobs.measure.fuzz.cases.case import Case
 from jobs.measure.fuzz.cases.settings import HUGE, ODD, toml
-from jobs.measure.fuzz.world import BESIDE
+from jobs.measure.fuzz.world import LOOSE_FILES
 
 PATHS = [
     "", ".", "..", "/", "//", "./", "nowhere", "nowhere/below", "job.toml/below", "data/below/that", "empty",
@@ -78,7 +78,7 @@ def path_case(draw: Random, kept: Path) -> Case:
         if draw.random() < 0.1:
             arguments[at] += draw.choice(["/", "/.", "/..", "/x", "\n", " ", "*", ".parquet", "x" * 250])
     files = {"card.toml": _CARD, "empty": b"", "folder/x": b""}
-    world = (*BESIDE, "tiny.parquet", "items.parquet", "plain", "data", "dense", "sweep")
+    world = (*LOOSE_FILES, "tiny.parquet", "items.parquet", "plain", "data", "dense", "sweep")
     places_written = {
         "evaluate": ("dense/",),
         "sweep": ("sweep/",),

@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 
 from jobs.measure.fuzz.cases.case import Case, Damage, at_random
-from jobs.measure.fuzz.world import BESIDE, files_of
+from jobs.measure.fuzz.world import LOOSE_FILES, files_of
 
 ODD_NAMES = ["times.npy", "weights.npy", "user_features.npy", "item_features.npy", "user_items.values.npy", "README", ".DS_Store"]
 """Files that a dataset folder may get and does not list."""
@@ -98,7 +98,7 @@ def _case(
     draw: Random, named: tuple[str, str], arguments: list[str], writes: tuple[str, ...], damages: tuple[Damage, ...]
 ) -> Case:
     kind, run = named
-    world = ("plain", "sweep", *BESIDE) if run == "sweep" else (RUN_OF[run], run, *BESIDE)
+    world = ("plain", "sweep", *LOOSE_FILES) if run == "sweep" else (RUN_OF[run], run, *LOOSE_FILES)
     second = [part for part in arguments[1:] if part in RUN_OF and part != run]
     world += tuple(part for part in second if part not in world)
     sealed = kind.startswith("forged")

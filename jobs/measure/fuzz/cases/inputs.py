@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from jobs.measure.fuzz.cases.case import Case, changed_bytes
 from jobs.measure.fuzz.cases.malformed import changed_columns
 from jobs.measure.fuzz.cases.parquet import IDS, OTHERS, array_of
-from jobs.measure.fuzz.world import BESIDE, ITEMS, USERS
+from jobs.measure.fuzz.world import ITEMS, LOOSE_FILES, USERS
 
 OPTIONS = ["--users", "--items", "--candidates", "--exclude", "--new-users", "--new-items", "--segments"]
 COLUMNS = {"--users": ["user"], "--items": ["item"], "--new-items": ["item", "price"], "--segments": ["user", "segment"]}
@@ -53,7 +53,7 @@ def request_case(draw: Random, kept: Path) -> Case:
 
 def _request(option: str, files: dict[str, bytes], run: str, name: str, twin: Case | None = None) -> Case:
     base = ["evaluate", run, "--json"] if option == "--segments" else ["recommend", run, "--k", "5", "--out", "out.parquet"]
-    world = ("data" if run == "dense" else "plain", run, *BESIDE)
+    world = ("data" if run == "dense" else "plain", run, *LOOSE_FILES)
     kind = "ids in a file" if twin is None else "ids in another form"
     writes = (f"{run}/",) if option == "--segments" else ()
     return Case(kind, files, [*base, option, name], world=world, writes=writes, twin=twin)
