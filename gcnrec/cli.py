@@ -560,7 +560,9 @@ def _deliver() -> None:
         sys.stdout.flush()
     problem = lost(1)
     if problem and problem.errno not in _UNREAD:
-        remedy = os_remedy(problem, "send stdout to another place, and start the command again for its results")
+        remedy = os_remedy(
+            problem, "its files are whole; for its results, start it again with another stdout, and another --out if it has one"
+        )
         _report(DataError(f"stdout took no results ({problem.strerror}); {remedy}"), log_json=False)
         raise SystemExit(DataError.exit_code)
 
