@@ -59,7 +59,7 @@ class Worker:
 
 
 def _serve(calls: Connection, parent: int) -> None:
-    end_with_parent(parent, signal.SIGKILL)  # also in the middle of a call, and of one that ignores signals
+    end_with_parent(parent, signal.SIGKILL)  # also in the middle of a call that ignores signals
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
     while True:
         try:

@@ -107,7 +107,7 @@ def _model_bytes(run: Run) -> int:
 
 
 def _most_rows(path: Path) -> int:
-    """Rows of a Parquet file, the bytes of any other, 0 of one that cannot be read or is no file: its reader reports that."""
+    """Rows of a Parquet file, the bytes of any other; 0 where it cannot be read or is no file: its reader reports that."""
     try:
         check_regular(path)
         return pq.read_metadata(path).num_rows if path.suffix.lower() != ".csv" else path.stat().st_size
@@ -134,7 +134,7 @@ def _given_bytes(path: Path, allowed: Allowed) -> int:
 
 
 def _table_bytes(path: Path, allowed: Allowed) -> int:
-    """Bytes of a Parquet file's columns, of all files of a folder, or of a CSV file; 0 of one that its reader will refuse."""
+    """Bytes of a Parquet file's columns, of all files of a folder, or of a CSV file; 0 where its reader will refuse it."""
     if path.is_dir():
         return sum(_table_bytes(file, allowed) for file in path.rglob("*.parquet"))
     if is_pipe(path):

@@ -167,7 +167,7 @@ def append_event(folder: Path, event: Line) -> None:
 
 
 def _end_line(file: BinaryIO) -> None:
-    """Remove a last line that was cut short; end one that only lacks its end."""
+    """Remove a last line that was cut short; end a line that only lacks its end."""
     size = file.seek(0, os.SEEK_END)
     first = max(0, size - _MOST_LINE)
     file.seek(first)

@@ -2,7 +2,7 @@
 
 A curve's x is the epoch. Names are as in metrics.jsonl, with "valid/" before validation metrics and "_at_" for "@".
 Nothing of either tool is imported, opened or left behind unless it was asked for; no global setting of theirs is changed.
-A tracker works in a thread of its own: one that raises or does not answer is dropped, and costs no training.
+A tracker works in a thread of its own. If it raises or does not answer, it is dropped, and costs no training.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ class Watch:
         return _problem(self.asked, self._sentence())
 
     def push(self, stop: Stop) -> None:
-        """Signals are for `stop` from now on, also one that has come."""
+        """Signals are for `stop` from now on, also a signal that has come."""
         if self.asked:
             stop.ask(self.asked)
         self._stops.append(stop)

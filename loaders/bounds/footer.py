@@ -19,7 +19,7 @@ _TAIL = 8
 _DEEPEST = 64
 """Levels of nested columns."""
 _WIDTHS = {0: 1, 1: 4, 2: 8, 3: 12, 4: 4, 5: 8}
-"""Bytes of a value by Parquet's physical type; byte arrays are 6, those of a fixed length 7."""
+"""Bytes of a value by Parquet's physical type; byte arrays are 6, of a fixed length 7."""
 _FIXED = 7
 _SCHEMA: Wanted = {2: [{1: int, 2: int, 3: int, 4: bytes, 5: int}]}
 _CHUNK: Wanted = {3: {4: int, 5: int, 6: int, 7: int, 9: int, 11: int}}

@@ -55,7 +55,7 @@ class RowLengths:
 
     @property
     def most_in_block(self) -> int:
-        """At most: a block may lie across two of those that were counted."""
+        """At most: a block may lie across two counted blocks."""
         return int(2 * max(self._state[1], self._state[2]))
 
 

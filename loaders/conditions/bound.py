@@ -42,7 +42,7 @@ class Bound:
 
 
 def bind(condition: Condition, schema: pa.Schema, source: str, parser: duckdb.DuckDBPyConnection | None = None) -> Bound:
-    """Bind `condition` to columns of `schema`, those of the input that messages call `source`.
+    """Bind `condition` to columns of `schema`, of the input that messages call `source`.
 
     A `locked` connection works out the types, one of its own unless `parser` is given.
 

@@ -428,7 +428,7 @@ def _present(source: pa.NativeFile, paths: Iterable[str]) -> tuple[list[str], li
 
 
 def _prefixes(paths: Iterable[str]) -> set[str]:
-    """The paths, and those of all structs around them."""
+    """The paths, and the paths of all structs around them."""
     found = set()
     for path in paths:
         found.add(path)

@@ -42,7 +42,7 @@ _KEEP = ("train", "run", "sweep", "ingest")
 class Verdict:
     """`outcome` for the tally; `failure` is None for a correct end; `message` is the sentence of a refusal.
 
-    `unforeseen`: why the refusal is one that no check foresaw, empty for others.
+    `unforeseen`: why no check foresaw the refusal, empty for others.
     """
 
     outcome: str

@@ -31,7 +31,7 @@ FORKED, FORKED_AGAIN = 0.85, 0.9
 
 @dataclass
 class Bench:
-    """A place with the references of the commands that ran in it: paths in results are those of the place."""
+    """A place with the references of the commands that ran in it: results have the paths of the place."""
 
     place: Place
     kept: Path

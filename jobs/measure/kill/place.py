@@ -81,7 +81,7 @@ def make_bed(bed: Path) -> None:
 
     A bed that is there, of an earlier call, stays.
     """
-    if (bed / "recs.parquet").is_file():  # the last one that is made
+    if (bed / "recs.parquet").is_file():  # the last file that is made
         return
     bed.mkdir(parents=True)
     write_world(WORLD, bed / "world")

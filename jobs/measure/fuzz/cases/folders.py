@@ -61,7 +61,7 @@ def dataset_case(draw: Random, kept: Path) -> Case:
 
 
 def run_case(draw: Random, kept: Path) -> Case:
-    """A damaged run folder: any of its files, or one that is new there."""
+    """A damaged run folder: any of its files, or a file that is new there."""
     run = draw.choice(["dense", "dense", "slots", "closed", "mixture", "mixture", "begun", "begun"])
     data = RUN_OF[run]
     if draw.random() < 0.03:

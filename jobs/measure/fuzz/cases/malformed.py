@@ -131,7 +131,7 @@ def changed_text(content: bytes, draw: Random) -> bytes:
 
 
 def changed_array(content: bytes, draw: Random) -> bytes:
-    """A .npy file with other values, another dtype, shape or order, or one that holds Python objects."""
+    """A .npy file with other values, another dtype, shape or order, or with Python objects in it."""
     try:
         array = np.load(io.BytesIO(content))
     except (ValueError, OSError, EOFError):
