@@ -35,7 +35,7 @@ from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json
 from gcnrec.runs.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
 from gcnrec.runs.lineage import FORMAT, lineage_of
-from gcnrec.runs.manifest import check, has_manifest, record
+from gcnrec.runs.manifest import check, has_manifest, record, resume_command
 from gcnrec.runs.paths import JOB, LINEAGE, LOCK, MANIFEST, MEMORY, MIXTURE, MODEL, embeddings_paths, metrics_path, taken
 from gcnrec.storage.documents import json_text
 from gcnrec.storage.files import atomic_file, local, unfinished
@@ -81,7 +81,7 @@ class Run:
         if not made.is_file():
             raise UsageError(
                 f"{self.folder} is not finished, {made.relative_to(self.folder)} is missing; "
-                f"continue with 'gcnrec train {self.folder / JOB} --data {self.dataset.folder} --out {self.folder} --resume'"
+                f"continue with '{resume_command(self.folder, self.dataset.folder)}'"
             )
         if self.job.model.closed_form:
             check(self.folder, [made])

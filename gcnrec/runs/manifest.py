@@ -10,6 +10,7 @@ there.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -128,6 +129,11 @@ def _name(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
+def resume_command(folder: Path, data: str | Path) -> str:
+    """The command that continues a run, as a shell reads it: a path with a blank or a quote is one word."""
+    return shlex.join(["gcnrec", "train", str(folder / JOB), "--data", str(data), "--out", str(folder), "--resume"])
+
+
 def _remedy_in(folder: Path) -> Callable[[Path], str]:
     """What helps where a file is not as listed: the command that writes it again."""
 
@@ -141,6 +147,6 @@ def _remedy_in(folder: Path) -> Callable[[Path], str]:
             return "restore it, or train again"
         more = f" and {folder / MEMORY}" if path.name != MEMORY and (folder / MEMORY).is_file() else ""
         data = RunContents(folder).lineage.data.folder
-        return f"remove it{more}, then continue with 'gcnrec train {folder / JOB} --data {data} --out {folder} --resume'"
+        return f"remove it{more}, then continue with '{resume_command(folder, data)}'"
 
     return remedy

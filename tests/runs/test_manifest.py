@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from gcnrec.results.compare import compare
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.results.recommend import recommend
 from gcnrec.runs.folder import open_run, write_job
+from gcnrec.runs.manifest import resume_command
 from gcnrec.system.observer import Observer
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
@@ -271,3 +273,8 @@ def test_resuming_a_finished_run_finds_damage_of_what_training_left(copied, name
     flip(run / file)
     with pytest.raises(DataError, match=rf"{file} does not match the sha256 in manifest.json"):
         resume(run)
+
+
+def test_the_command_that_continues_a_run_keeps_a_path_with_blanks_as_one_word() -> None:
+    words = shlex.split(resume_command(Path("my runs/shop's"), "/data/ä b"))
+    assert words == ["gcnrec", "train", "my runs/shop's/job.toml", "--data", "/data/ä b", "--out", "my runs/shop's", "--resume"]
