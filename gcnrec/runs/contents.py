@@ -20,6 +20,7 @@ from gcnrec.runs.events import Baseline, Epoch, Event, ValidBaseline, Warned, re
 from gcnrec.runs.lineage import Lineage, Source
 from gcnrec.runs.paths import JOB, LINEAGE, MEMORY, MIXTURE, metrics_path
 from gcnrec.storage.documents import Document, checked
+from gcnrec.storage.streams import check_regular
 
 E = TypeVar("E", bound=Event)
 
@@ -67,6 +68,8 @@ class RunContents:
 
     @cached_property
     def job(self) -> Job:
+        if (self.folder / JOB).exists():
+            check_regular(self.folder / JOB, "the job file of a run")  # a pipe may stay silent
         return Job.load(self.folder / JOB)
 
     def document(self, name: str) -> dict[str, Any]:

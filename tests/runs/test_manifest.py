@@ -19,6 +19,7 @@ from gcnrec.errors import DataError
 from gcnrec.results.compare import compare
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.results.recommend import recommend
+from gcnrec.runs.contents import RunContents
 from gcnrec.runs.folder import open_run, write_job
 from gcnrec.runs.manifest import resume_command
 from gcnrec.system.observer import Observer
@@ -278,3 +279,11 @@ def test_resuming_a_finished_run_finds_damage_of_what_training_left(copied, name
 def test_the_command_that_continues_a_run_keeps_a_path_with_blanks_as_one_word() -> None:
     words = shlex.split(resume_command(Path("my runs/shop's"), "/data/ä b"))
     assert words == ["gcnrec", "train", "my runs/shop's/job.toml", "--data", "/data/ä b", "--out", "my runs/shop's", "--resume"]
+
+
+def test_a_pipe_in_the_place_of_a_job_file_is_refused_at_once(copied):
+    run = copied("mixed")
+    (run / "job.toml").unlink()
+    os.mkfifo(run / "job.toml")
+    with pytest.raises(DataError, match=r"job\.toml must be the job file of a run, is a pipe"):
+        RunContents(run).job  # noqa: B018
