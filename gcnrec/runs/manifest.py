@@ -75,10 +75,12 @@ def record(folder: Path, written: Mapping[Path, Path]) -> None:
 def check(folder: Path, paths: Iterable[Path]) -> None:
     """Raise DataError unless the listed ones of `paths` that are there are as listed. Without a list, nothing is verified.
 
-    What is there and is no file, such as a pipe, is not as listed. The listed mixture of a finished run has to be there: without
-    one it ranks otherwise.
+    What is there and is no file, such as a pipe, is not as listed. The listed mixture of a finished run has to be there, and one
+    that is not listed may not: the run ranks otherwise.
     """
     files = _files(folder)
+    if folder / MIXTURE in (paths := list(paths)) and MEMORY in files and MIXTURE not in files and (folder / MIXTURE).exists():
+        raise DataError(f"{folder / MIXTURE} is not in manifest.json, it is no file of this run; remove it")
     listed = {path: files[_name(folder, path)] for path in paths if _name(folder, path) in files}
     required = {folder / MIXTURE} if (folder / MEMORY).is_file() else set()
     expected = {path: entry for path, entry in listed.items() if path in required or path.exists() or path.is_symlink()}

@@ -276,7 +276,7 @@ def test_resuming_a_finished_run_finds_damage_of_what_training_left(copied, name
         resume(run)
 
 
-def test_the_command_that_continues_a_run_keeps_a_path_with_blanks_as_one_word() -> None:
+def test_the_command_that_continues_a_run_keeps_a_path_with_blanks_as_one_word():
     words = shlex.split(resume_command(Path("my runs/shop's"), "/data/ä b"))
     assert words == ["gcnrec", "train", "my runs/shop's/job.toml", "--data", "/data/ä b", "--out", "my runs/shop's", "--resume"]
 
@@ -287,3 +287,13 @@ def test_a_pipe_in_the_place_of_a_job_file_is_refused_at_once(copied):
     os.mkfifo(run / "job.toml")
     with pytest.raises(DataError, match=r"job\.toml must be the job file of a run, is a pipe"):
         RunContents(run).job  # noqa: B018
+
+
+def test_a_mixture_that_was_added_to_a_finished_run_is_refused(runs, tmp_path):
+    alone = {section: keys for section, keys in MIXED.items() if section != "mixture"}
+    train(Job.parse(alone, [], "test"), open_run(runs / "mixed").dataset, tmp_path / "run")
+    shutil.copy(runs / "mixed" / "mixture.json", tmp_path / "run")
+    with pytest.raises(DataError, match=r"mixture\.json is not in manifest\.json, it is no file of this run; remove it"):
+        open_run(tmp_path / "run")
+    (tmp_path / "run" / "mixture.json").unlink()
+    open_run(tmp_path / "run")
