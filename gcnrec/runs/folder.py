@@ -8,6 +8,7 @@ run.lock while someone writes
 from __future__ import annotations
 
 import json
+import shlex
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,9 +154,11 @@ def open_run(folder: str | Path, observer: Observer = SILENT) -> Run:
     if not (folder / LINEAGE).is_file():
         raise DataError(f"{folder} is not a run folder: lineage.json is missing; make one with 'gcnrec train'")
     if not has_manifest(folder):
+        is_finished = (folder / MEMORY).is_file() or (folder / MODEL).is_file()
+        adding = f"'{shlex.join(['gcnrec', 'evaluate', str(folder)])}'" if is_finished else "the end of the training"
         observer.warn(
             f"{folder} has no {MANIFEST}, as runs of earlier versions have none, and its files are used as they are; "
-            f"'gcnrec evaluate {folder}' adds it"
+            f"{adding} adds it"
         )
     check(folder, [folder / name for name in (JOB, LINEAGE, MEMORY, MIXTURE)])
     contents = RunContents(folder)
@@ -163,6 +166,11 @@ def open_run(folder: str | Path, observer: Observer = SILENT) -> Run:
     if lineage.get("format") != FORMAT:
         raise DataError(f"{folder / LINEAGE} must have format {FORMAT}, got {lineage.get('format')!r}; train into another folder")
     trained_on = contents.trained_on
+    if not Path(trained_on.folder).exists():
+        raise DataError(
+            f"{folder} was trained on the dataset folder {trained_on.folder}, which is not there; move it back there, or put a "
+            "link there that leads to it (ln -s)"
+        )
     dataset = open_dataset(trained_on.folder)
     if dataset.digest != trained_on.digest:
         raise DataError(

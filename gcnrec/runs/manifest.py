@@ -142,10 +142,13 @@ def _remedy_in(folder: Path) -> Callable[[Path], str]:
     def remedy(path: Path) -> str:
         for split in ("test", "valid"):
             if path in (metrics_path(folder, split), per_user_path(folder, split)):
-                return f"run 'gcnrec evaluate {folder}{' --split valid' if split == 'valid' else ''}' again"
+                command = ["gcnrec", "evaluate", str(folder), *(["--split", split] if split == "valid" else [])]
+                return f"run '{shlex.join(command)}' again"
         if path == per_user_path(folder, "fit"):
             return "remove it, baselines are then not compared"
-        if path.name in (JOB, LINEAGE, MIXTURE):
+        if path.name == JOB:
+            return f"restore it, or keep the change and remove {folder / MANIFEST}: the files are then used as they are"
+        if path.name in (LINEAGE, MIXTURE):
             return "restore it, or train again"
         more = f" and {folder / MEMORY}" if path.name != MEMORY and (folder / MEMORY).is_file() else ""
         data = RunContents(folder).lineage.data.folder

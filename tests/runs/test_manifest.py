@@ -297,3 +297,27 @@ def test_a_mixture_that_was_added_to_a_finished_run_is_refused(runs, tmp_path):
         open_run(tmp_path / "run")
     (tmp_path / "run" / "mixture.json").unlink()
     open_run(tmp_path / "run")
+
+
+def test_a_job_file_that_was_edited_is_used_once_the_list_is_removed(copied):
+    run = copied("closed")
+    (run / "job.toml").write_text("# a comment\n" + (run / "job.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"restore it, or keep the change and remove {re.escape(str(run / 'manifest.json'))}: "):
+        open_run(run)
+    (run / "manifest.json").unlink()
+    use(run)
+
+
+def test_a_run_whose_dataset_was_moved_names_the_place_and_follows_a_link_there(copied, runs, tmp_path):
+    run = copied("closed")
+    (runs / "data").rename(tmp_path / "moved")
+    try:
+        with pytest.raises(
+            DataError, match=rf"the dataset folder {re.escape(str(runs / 'data'))}, which is not there; .* a link"
+        ):
+            open_run(run)
+        (runs / "data").symlink_to(tmp_path / "moved")
+        use(run)
+        (runs / "data").unlink()
+    finally:
+        (tmp_path / "moved").rename(runs / "data")
