@@ -10,6 +10,7 @@ variant's.
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -155,6 +156,11 @@ def rest(_: Any) -> None:
 def largest_error(exact_ND: NDArray[np.float64], _: Any, result_ND: torch.Tensor) -> float:
     """The largest error against exact values: with its first argument bound, an `agree` that ignores the first variant."""
     return float(np.abs(result_ND.numpy() - exact_ND).max())
+
+
+def command_of(module: str, arguments: Sequence[str]) -> str:
+    """`python -m module` with `arguments`, as a shell reads it. Absolute paths, which are a machine's, keep their last name."""
+    return shlex.join(["python", "-m", module, *(Path(each).name if each.startswith("/") else each for each in arguments)])
 
 
 def write_record(path: Path, command: str, rows: Iterable[Row], **facts: Any) -> None:

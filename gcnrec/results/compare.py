@@ -18,7 +18,7 @@ from gcnrec.ranking.evaluate import metric_columns
 from gcnrec.ranking.metrics import bootstrap_intervals, holm, sign_flip_p_values
 from gcnrec.results.evaluate import Split, refuse_what_it_was_trained_on
 from gcnrec.runs.folder import Run
-from gcnrec.runs.paths import per_user_path
+from gcnrec.runs.paths import evaluate_command, per_user_path
 from gcnrec.runs.per_user import read_per_user
 
 TEST = "two-sided sign-flip test over users, Holm over all rows"
@@ -99,8 +99,8 @@ def compare(
 def _per_user(run: Run, split: Split) -> pa.Table:
     path = per_user_path(run.folder, split)
     if not path.is_file():
-        raise UsageError(f"{run.folder} has no {path.name}; run 'gcnrec evaluate {run.folder} --split {split}' first")
-    return read_per_user(run.folder, path, f"run 'gcnrec evaluate {run.folder} --split {split}' again")
+        raise UsageError(f"{run.folder} has no {path.name}; run '{evaluate_command(run.folder, split)}' first")
+    return read_per_user(run.folder, path, f"run '{evaluate_command(run.folder, split)}' again")
 
 
 def _seen_of(run: Run, table: pa.Table) -> str:
@@ -112,7 +112,7 @@ def _seen_of(run: Run, table: pa.Table) -> str:
     if said is None and run.dataset.keeps_repeats:
         raise UsageError(
             f"{run.folder} was evaluated by an earlier version, which counts hits that no list can hold on data with "
-            f"repeats = 'keep'; run 'gcnrec evaluate {run.folder}' again"
+            f"repeats = 'keep'; run '{evaluate_command(run.folder, 'test')}' again"
         )
     return "all" if said is None else said.decode(errors="replace")
 

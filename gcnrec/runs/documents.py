@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gcnrec.runs.paths import evaluate_command
 from gcnrec.storage.documents import read_object
 
 
@@ -17,9 +18,9 @@ def remedy(path: Path) -> str:
     """What makes a document of a run anew."""
     match path.name:
         case "metrics.json":
-            return f"run 'gcnrec evaluate {path.parent}' again"
+            return f"run '{evaluate_command(path.parent, 'test')}' again"
         case "metrics.valid.json":
-            return f"run 'gcnrec evaluate {path.parent} --split valid' again"
+            return f"run '{evaluate_command(path.parent, 'valid')}' again"
         case "memory.json":
             return f"remove it and resume {path.parent}, which is then exported again"
         case "sweep.json":

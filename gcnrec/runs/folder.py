@@ -8,7 +8,6 @@ run.lock while someone writes
 from __future__ import annotations
 
 import json
-import shlex
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +36,19 @@ from gcnrec.runs.documents import read_json
 from gcnrec.runs.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
 from gcnrec.runs.lineage import FORMAT, lineage_of
 from gcnrec.runs.manifest import check, has_manifest, record, resume_command
-from gcnrec.runs.paths import JOB, LINEAGE, LOCK, MANIFEST, MEMORY, MIXTURE, MODEL, embeddings_paths, metrics_path, taken
+from gcnrec.runs.paths import (
+    JOB,
+    LINEAGE,
+    LOCK,
+    MANIFEST,
+    MEMORY,
+    MIXTURE,
+    MODEL,
+    embeddings_paths,
+    evaluate_command,
+    metrics_path,
+    taken,
+)
 from gcnrec.storage.documents import json_text
 from gcnrec.storage.files import atomic_file, local, unfinished
 from gcnrec.storage.locks import locked
@@ -140,7 +151,7 @@ class Run:
         """The metrics that `gcnrec evaluate` wrote for `split`."""
         path = metrics_path(self.folder, split)
         if not path.is_file():
-            raise UsageError(f"{self.folder} has no {path.name}; run 'gcnrec evaluate {self.folder} --split {split}' first")
+            raise UsageError(f"{self.folder} has no {path.name}; run '{evaluate_command(self.folder, split)}' first")
         check(self.folder, [path])
         return read_json(path)
 
@@ -155,7 +166,7 @@ def open_run(folder: str | Path, observer: Observer = SILENT) -> Run:
         raise DataError(f"{folder} is not a run folder: lineage.json is missing; make one with 'gcnrec train'")
     if not has_manifest(folder):
         is_finished = (folder / MEMORY).is_file() or (folder / MODEL).is_file()
-        adding = f"'{shlex.join(['gcnrec', 'evaluate', str(folder)])}'" if is_finished else "the end of the training"
+        adding = f"'{evaluate_command(folder, 'test')}'" if is_finished else "the end of the training"
         observer.warn(
             f"{folder} has no {MANIFEST}, as runs of earlier versions have none, and its files are used as they are; "
             f"{adding} adds it"

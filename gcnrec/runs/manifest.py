@@ -30,6 +30,7 @@ from gcnrec.runs.paths import (
     MODEL,
     TABLE,
     embeddings_paths,
+    evaluate_command,
     metrics_path,
     per_user_path,
 )
@@ -142,8 +143,7 @@ def _remedy_in(folder: Path) -> Callable[[Path], str]:
     def remedy(path: Path) -> str:
         for split in ("test", "valid"):
             if path in (metrics_path(folder, split), per_user_path(folder, split)):
-                command = ["gcnrec", "evaluate", str(folder), *(["--split", split] if split == "valid" else [])]
-                return f"run '{shlex.join(command)}' again"
+                return f"run '{evaluate_command(folder, split)}' again"
         if path == per_user_path(folder, "fit"):
             return "remove it, baselines are then not compared"
         if path.name == JOB:

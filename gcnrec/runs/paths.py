@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from gcnrec.closed_forms import mixture_files
@@ -26,6 +27,11 @@ def metrics_path(folder: Path, split: str) -> Path:
 def per_user_path(folder: Path, split: str) -> Path:
     """Where the metrics of every user lie: of "test", of "valid", or of "fit", the best epoch on validation."""
     return folder / ("per_user.parquet" if split == "test" else f"per_user.{split}.parquet")
+
+
+def evaluate_command(folder: Path, split: str) -> str:
+    """The command that measures a run on `split`, as a shell reads it: a path with a blank or a quote is one word."""
+    return shlex.join(["gcnrec", "evaluate", str(folder), *([] if split == "test" else ["--split", split])])
 
 
 def embeddings_paths(folder: Path) -> tuple[Path, Path]:

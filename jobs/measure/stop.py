@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from gcnrec.bench.harness import write_record
+from gcnrec.bench.harness import command_of, write_record
 
 CHECKOUT = Path(__file__).parents[2]
 MARK = "GCNREC_MEASURE_STOP"
@@ -104,7 +104,7 @@ def main() -> int:
     rows.append(summary("all", trials))
     print(json.dumps(rows[-1]))
     faults = [{**asdict(trial), "fault": trial.fault} for trial in counted(trials) if trial.fault]
-    write_record(given.out, shlex.join(["python", "-m", "jobs.measure.stop", *sys.argv[1:]]), [*faults, *rows])
+    write_record(given.out, command_of("jobs.measure.stop", sys.argv[1:]), [*faults, *rows])
     return int(bool(faults))
 
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from gcnrec.bench.harness import Variant, measure, overall, summary, write_record
+from gcnrec.bench.harness import Variant, command_of, measure, overall, summary, write_record
 from gcnrec.bench.memory import Sampler, in_subprocess, measured, resident
 from gcnrec.system.machine import machine
 
@@ -143,3 +143,10 @@ def test_record_names_machine_and_command_only(tmp_path):
     assert document["command"] == "gcnrec bench demo --json" and document["rows"] == [{"bench": "demo"}]
     assert document["machine"] == machine()
     assert {"cpu", "cores", "memory_gib", "python", "torch", "numba", "gcnrec"} <= document["machine"].keys()
+
+
+def test_a_command_in_a_record_has_no_folder_of_this_machine():
+    assert (
+        command_of("jobs.measure.x", ["--out", "/a/b/r 1.json", "--cases", "3"])
+        == "python -m jobs.measure.x --out 'r 1.json' --cases 3"
+    )

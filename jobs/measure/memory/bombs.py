@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gcnrec.bench.harness import write_record
+from gcnrec.bench.harness import command_of, write_record
 from gcnrec.bench.memory import Sampler, counters
 from gcnrec.config import Data
 from gcnrec.errors import GcnrecError
@@ -167,7 +167,7 @@ def main() -> None:
         return
     rows = [measured(*case, given.folder) for case in chosen(given.cases, given.only.split(",") if given.only else list(KINDS))]
     if given.out:
-        write_record(given.out, shlex.join(["python", "-m", "jobs.measure.memory.bombs", *sys.argv[1:]]), rows)
+        write_record(given.out, command_of("jobs.measure.memory.bombs", sys.argv[1:]), rows)
     failed = [f"{row['kind']} {row['size']} {row['limit']}" for row in rows if not row["held"]]
     if failed:
         sys.exit(f"{len(failed)} of {len(rows)} cases did not keep to the limit: {', '.join(failed)}")
