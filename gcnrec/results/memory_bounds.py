@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from gcnrec.closed_forms.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS
-from gcnrec.errors import DataError, DeviceError
+from gcnrec.errors import DataError, DeviceError, reading
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.bounds.allowed import Allowed
 from gcnrec.loaders.bounds.table import table_bytes
@@ -136,7 +136,9 @@ def _given_bytes(path: Path, allowed: Allowed) -> int:
 def _table_bytes(path: Path, allowed: Allowed) -> int:
     """Bytes of a Parquet file's columns, of all files of a folder, or of a CSV file; 0 where its reader will refuse it."""
     if path.is_dir():
-        return sum(_table_bytes(file, allowed) for file in path.rglob("*.parquet"))
+        with reading(path, "name a file, or a folder of Parquet files alone"):
+            files = list(path.rglob("*.parquet"))
+        return sum(_table_bytes(file, allowed) for file in files)
     if is_pipe(path):
         return PIPED_BYTES
     if not path.is_file() or path.suffix.lower() == ".csv":

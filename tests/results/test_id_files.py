@@ -16,6 +16,8 @@ import pytest
 
 from gcnrec.errors import DataError, Unforeseen
 from gcnrec.interactions import MemoryVocabulary
+from gcnrec.loaders.bounds.allowed import Allowed
+from gcnrec.results import memory_bounds
 from gcnrec.results.id_files import IdColumn, open_ids
 from gcnrec.results.text_tables import PIPED_BYTES
 from gcnrec.storage import streams
@@ -270,3 +272,12 @@ def test_parquet_that_is_damaged_is_one_sentence(parquet):
     for content in (b"", b"PAR1", whole[:40], whole[:-9], b"\0" * 100, b"user\n101\n"):
         path.write_bytes(content)
         assert " must be Parquet, or CSV with a header in UTF-8 ending in .csv (" in refused(path)
+
+
+def test_a_folder_that_changes_while_it_is_listed_is_one_sentence(tmp_path, monkeypatch):
+    def vanished(self, pattern):
+        raise FileNotFoundError(2, "No such file or directory", "x.parquet")
+
+    monkeypatch.setattr(Path, "rglob", vanished)
+    with pytest.raises(DataError, match=r"cannot be read \(No such file or directory\); name a file, or a folder of Parquet"):
+        memory_bounds._given_bytes(tmp_path, Allowed())
