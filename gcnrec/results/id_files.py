@@ -64,7 +64,7 @@ class IdTable:
     batches: Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
 
     def ids(self, column: IdColumn) -> pa.ChunkedArray:
-        """The ids of `column` in the plain form of the vocabulary's type, or of a wider one that holds those beyond its range.
+        """The ids of `column` in the plain form of the vocabulary's type, or of a wider type for ids beyond its range.
 
         A column that is the only one may have any name but one of the other kind of ids.
         Raises DataError where the column is absent, for nulls and for ids of another family.

@@ -156,7 +156,7 @@ class _Tracked(Observer):
 
 
 class _Aside:
-    """A tracker in a thread of its own, the only one that calls it; what it raises is raised here.
+    """A tracker in a thread of its own, which alone calls it; what it raises is raised here.
 
     Raises UsageError when it cannot be opened within a minute.
     """

@@ -1,6 +1,6 @@
 """Folders of this user that no other user can change: for compiled kernels, and for what has been verified once.
 
-numba keeps kernels in `__pycache__` beside the source, and where the package may not be written to, in such a folder. It reads
+numba keeps kernels in `__pycache__` next to the source, and where the package may not be written to, in such a folder. It reads
 `NUMBA_CACHE_DIR` once, when it is imported. Compiled code is code, and later commands rely on what was verified: a folder counts
 only if it belongs to this user, is no link, and is closed to other users.
 """

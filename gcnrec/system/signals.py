@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from gcnrec.errors import Terminated
@@ -261,24 +261,14 @@ def stopped() -> BaseException | None:
     return _watch.problem() if _watch else None
 
 
-@contextmanager
-def working() -> Iterator[None]:
+def working() -> AbstractContextManager[None]:
     """Something may be half-written within the block: a signal raises, where it would have ended the process."""
-    if _watch is None:
-        yield
-        return
-    with _watch.working():
-        yield
+    return _watch.working() if _watch else nullcontext()
 
 
-@contextmanager
-def unhurried() -> Iterator[None]:
+def unhurried() -> AbstractContextManager[None]:
     """The end of the block is waited for, also after a first signal."""
-    if _watch is None:
-        yield
-        return
-    with _watch.unhurried():
-        yield
+    return _watch.unhurried() if _watch else nullcontext()
 
 
 def child_environment() -> dict[str, str]:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import queue
-import shlex
 import shutil
 import subprocess
 import sys
@@ -36,7 +35,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gcnrec.bench.harness import write_record
+from gcnrec.bench.harness import command_of, write_record
 from jobs.measure.kill import plan
 from jobs.measure.kill.command_trials import Bench, trial
 from jobs.measure.kill.commands import CASES, STEPS
@@ -75,7 +74,7 @@ def main() -> None:
         rows = trials.rows(_numbers(given.only, given.seed, given.commands), given.kills, begun + 60 * given.minutes)
     summary = {"seed": given.seed, **summarised(rows), "seconds": round(time.perf_counter() - begun, 1)}
     print(json.dumps(summary, indent=2))
-    command = shlex.join(["python", "-m", "jobs.measure.kill", *_without(sys.argv[1:], "--work")])
+    command = command_of("jobs.measure.kill", _without(sys.argv[1:], "--work"))
     met = [row for row in rows if row["effective"] or not row["sound"]]
     write_record(given.out, command, [*trials.references(), *met, summary])
     _fold(given.out)
