@@ -72,12 +72,13 @@ def read_object(path: Path, remedy: str, most: int = MOST_BYTES) -> dict[str, An
     """The JSON object in the file `path` of at most `most` bytes. DataError, with `remedy`, when it is missing or damaged."""
     try:
         with open_regular(path) as file:
-            content = file.read(most + 1)
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(size) if size <= most else b""  # read(most) takes memory for `most` bytes, whatever is there
     except FileNotFoundError:
         raise DataError(f"{path} is missing; {remedy}") from None
     except OSError as problem:
         raise DataError(f"{path} cannot be read as JSON ({problem.strerror or problem}); it is damaged, {remedy}") from None
-    if len(content) > most:
+    if size > most:
         raise DataError(f"{path} must have at most {most:,} bytes, has more; it is damaged, {remedy}")
     return object_of(content, str(path), remedy)
 

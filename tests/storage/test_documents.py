@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,13 @@ def test_a_value_of_another_type_is_named_by_its_key() -> None:
     assert checked(Pair, object_of(b'{"count": 3}', "x", "again"), "x").count == 3
     with pytest.raises(DataError, match=r"^x is damaged \(count: .*integer.*\); again$"):
         checked(Pair, {"count": "many"}, "x", "again")
+
+
+def test_a_small_document_takes_little_memory_whatever_its_bound(tmp_path):
+    write_json(tmp_path / "x.json", {"a": 1})
+    tracemalloc.start()
+    try:
+        assert read_object(tmp_path / "x.json", "make it again", most=2**25) == {"a": 1}
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
