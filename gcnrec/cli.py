@@ -7,7 +7,6 @@ import errno
 import json
 import logging
 import os
-import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Terminated, UsageError, install, os_remedy, shown
+from gcnrec.arguments import count, integer, number, place_to_write
+from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Terminated, UsageError, install, os_remedy
 from gcnrec.storage.streams import keep_streams, lost
 from gcnrec.system.signals import end_line, follow_parent, stopped, watch, working
 from gcnrec.system.supported import WINDOWS
@@ -38,27 +38,6 @@ _THE_SYSTEM_REFUSES = (
     errno.EMFILE, errno.EIO,
 )  # fmt: skip
 """Errors about a named file that come of the machine or of a name that was typed, wherever they are raised; others are bugs."""
-
-
-def _integer(text: str | int) -> int:
-    """A whole number in plain digits: int() also takes 1_0, and digits of other scripts."""
-    if not re.fullmatch(r"[+-]?[0-9]{1,19}", str(text)):
-        raise typer.BadParameter(f"expected a whole number in the digits 0 to 9, at most 19 of them, got {shown(text)}")
-    return int(text)
-
-
-def _count(text: str | int) -> int:
-    """A whole number from 1 on."""
-    if (count := _integer(text)) < 1:
-        raise typer.BadParameter(f"expected 1 or more, got {count}")
-    return count
-
-
-def _number(text: str | float) -> float:
-    """A decimal number in plain digits, neither infinite nor nan."""
-    if not re.fullmatch(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]{1,2})?", str(text).lower(), re.ASCII):
-        raise typer.BadParameter(f"expected a number in the digits 0 to 9, got {shown(text)}")
-    return float(text)
 
 
 def _keep(ctx: typer.Context, log_json: bool) -> bool:
@@ -83,16 +62,14 @@ PartitionType = Annotated[
     list[str] | None, typer.Option(metavar="KEY=TYPE", help="Type of key=value folders, such as user=int64; ids are text.")
 ]
 KCore = Annotated[
-    int | None, typer.Option(metavar="N", parser=_integer, help="Drop nodes with fewer interactions, to a fixpoint.")
+    int | None, typer.Option(metavar="N", parser=integer, help="Drop nodes with fewer interactions, to a fixpoint.")
 ]
-TextWidth = Annotated[int | None, typer.Option(metavar="N", parser=_integer, help="Columns that lists of words become at most.")]
-ValidSize = Annotated[float | None, typer.Option(metavar="F", parser=_number, help="Share of train held out for validation.")]
-TestSize = Annotated[float | None, typer.Option(metavar="F", parser=_number, help="Share held out for test.")]
-WarmSize = Annotated[
-    float | None, typer.Option(metavar="F", parser=_number, help="cold_items: share of warm pairs held out too.")
-]
-MinRating = Annotated[float | None, typer.Option(metavar="X", parser=_number, help="Keep ratings of at least this.")]
-Seed = Annotated[int | None, typer.Option(metavar="N", parser=_integer, help="Seed of the split.")]
+TextWidth = Annotated[int | None, typer.Option(metavar="N", parser=integer, help="Columns that lists of words become at most.")]
+ValidSize = Annotated[float | None, typer.Option(metavar="F", parser=number, help="Share of train held out for validation.")]
+TestSize = Annotated[float | None, typer.Option(metavar="F", parser=number, help="Share held out for test.")]
+WarmSize = Annotated[float | None, typer.Option(metavar="F", parser=number, help="cold_items: share of warm pairs held out too.")]
+MinRating = Annotated[float | None, typer.Option(metavar="X", parser=number, help="Keep ratings of at least this.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", parser=integer, help="Seed of the split.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the job.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")]
@@ -192,7 +169,9 @@ def run(
     job: JobFile,
     data: DataFolder = None,
     data_root: DataRoot = None,
-    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder; default runs/<name>.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="RUN", parser=place_to_write, help="The run folder; default runs/<name>.")
+    ] = None,
     set_: Overrides = None,
     resume: Resume = False,
     force: IngestAgain = False,
@@ -248,7 +227,7 @@ def check(
 @app.command()
 def ingest(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The dataset folder to write.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", parser=place_to_write, help="The dataset folder to write.")],
     card: Annotated[Path | None, typer.Argument(metavar="CARD.toml", help="A card; or give --train and its columns.")] = None,
     data_root: DataRoot = None,
     train: Annotated[str | None, typer.Option(metavar="PATH", help="Parquet: a file, folder, glob or URI.")] = None,
@@ -301,7 +280,7 @@ def ingest(
 def train(
     job: JobFile,
     data: Annotated[Path, typer.Option(metavar="DIR", help="A dataset folder.")],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to write.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", parser=place_to_write, help="The run folder to write.")],
     set_: Overrides = None,
     resume: Resume = False,
     as_json: AsJson = False,
@@ -349,8 +328,8 @@ def evaluate(
 @app.command()
 def recommend(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(metavar="RECS.parquet", help="The file to write.")],
-    k: Annotated[int, typer.Option("--k", metavar="N", parser=_count, help="Items per user.")] = 20,
+    out: Annotated[Path, typer.Option(metavar="RECS.parquet", parser=place_to_write, help="The file to write.")],
+    k: Annotated[int, typer.Option("--k", metavar="N", parser=count, help="Items per user.")] = 20,
     users: Annotated[Path | None, typer.Option(metavar="FILE", help="Only these users.")] = None,
     items: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank only these items.")] = None,
     candidates: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank, per user, only these pairs.")] = None,
@@ -382,9 +361,11 @@ def recommend(
 def export(
     run: RunFolder,
     kind: Annotated[str, typer.Option("--format", metavar="faiss|bundle|parquet", help="What to write.")],
-    out: Annotated[Path, typer.Option(metavar="PATH", help="The folder to write; for a bundle, the file.")],
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", parser=place_to_write, help="The folder to write; for a bundle, the file.")
+    ],
     index: Annotated[str | None, typer.Option(metavar="flat|hnsw", help="faiss: the index; default flat.")] = None,
-    k: Annotated[int | None, typer.Option("--k", metavar="N", parser=_count, help="faiss: measure recall@N; default 20.")] = None,
+    k: Annotated[int | None, typer.Option("--k", metavar="N", parser=count, help="faiss: measure recall@N; default 20.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write what serving needs: a FAISS index of the items, a safetensors bundle, or the embeddings."""
@@ -416,11 +397,13 @@ def compare(
 @app.command()
 def sweep(
     grid: Annotated[Path, typer.Argument(metavar="GRID.toml", help="The grid file.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the runs and their summary go; again to continue.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", parser=place_to_write, help="Where the runs and their summary go; again to continue.")
+    ],
     data: DataFolder = None,
     data_root: DataRoot = None,
     set_: Overrides = None,
-    jobs: Annotated[int, typer.Option(metavar="N", parser=_count, help="Runs at a time, each on its share of the cores.")] = 1,
+    jobs: Annotated[int, typer.Option(metavar="N", parser=count, help="Runs at a time, each on its share of the cores.")] = 1,
     force: IngestAgain = False,
     log_json: LogJson = False,
 ) -> None:
@@ -495,7 +478,9 @@ def bench(
         ),
     ],
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="A dataset folder; default: Gowalla's size, made up.")] = None,
-    record: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Also write rows, command and machine here.")] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", parser=place_to_write, help="Also write rows, command and machine here.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Time ours and every peer in one run; exit code 4 when a required peer is absent."""

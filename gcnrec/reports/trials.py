@@ -23,7 +23,7 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import Epoch
-from gcnrec.runs.manifest import check
+from gcnrec.runs.manifest import check_whole
 from gcnrec.runs.paths import JOB, MEMORY, metrics_path
 from gcnrec.storage.documents import Document, checked, write_json
 
@@ -59,7 +59,7 @@ class Trial:
     def contents(self) -> RunContents:
         """What its files say so far. DataError where it is done and one of them is not as it was written."""
         if self.status == "done":
-            check(self.folder, [self.folder / JOB, self.folder / MEMORY, metrics_path(self.folder, "test")])
+            check_whole(self.folder, [self.folder / JOB, self.folder / MEMORY, metrics_path(self.folder, "test")])
         return RunContents(self.folder)
 
     @property

@@ -10,6 +10,7 @@ there.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -82,20 +83,28 @@ def check(folder: Path, paths: Iterable[Path]) -> None:
     files = _files(folder)
     if folder / MIXTURE in (paths := list(paths)) and MEMORY in files and MIXTURE not in files and (folder / MIXTURE).exists():
         raise DataError(f"{folder / MIXTURE} is not in manifest.json, it is no file of this run; remove it")
-    listed = {path: files[_name(folder, path)] for path in paths if _name(folder, path) in files}
     required = {folder / MIXTURE} if (folder / MEMORY).is_file() else set()
-    expected = {path: entry for path, entry in listed.items() if path in required or path.exists() or path.is_symlink()}
+    _check_listed(folder, files, [path for path in paths if path in required or path.exists() or path.is_symlink()])
+
+
+def check_whole(folder: Path, paths: Iterable[Path]) -> None:
+    """Raise DataError unless the listed ones of `paths` are there and as listed."""
+    _check_listed(folder, _files(folder), paths)
+
+
+def check_exports(folder: Path) -> None:
+    """Raise DataError unless what training left in a finished run's folder is there and as listed."""
+    files = _files(folder)
+    partners = [folder / name for name in files if name.startswith("mixture/")]
+    _check_listed(folder, files, [folder / MODEL, folder / TABLE, *embeddings_paths(folder), *partners])
+
+
+def _check_listed(folder: Path, files: Mapping[str, _Entry], paths: Iterable[Path]) -> None:
+    expected = {path: files[_name(folder, path)] for path in paths if _name(folder, path) in files}
     for path, entry in expected.items():
         if entry.before is not None and path.is_file() and path.stat().st_size == entry.before.bytes and _is(path, entry.before):
             expected[path] = _Entry(bytes=entry.before.bytes, sha256=entry.before.sha256)
     verify(expected, MANIFEST, _remedy_in(folder))
-
-
-def check_exports(folder: Path) -> None:
-    """Raise DataError, as `check`, unless what training left in a finished run's folder is as listed."""
-    check(
-        folder, [folder / MODEL, folder / TABLE, *embeddings_paths(folder), *sorted((folder / "mixture").glob("*.safetensors"))]
-    )
 
 
 def _is(path: Path, listed: Listed) -> bool:
@@ -150,8 +159,11 @@ def _remedy_in(folder: Path) -> Callable[[Path], str]:
             return f"restore it, or keep the change and remove {folder / MANIFEST}: the files are then used as they are"
         if path.name in (LINEAGE, MIXTURE):
             return "restore it, or train again"
-        more = f" and {folder / MEMORY}" if path.name != MEMORY and (folder / MEMORY).is_file() else ""
+        in_the_way = ["it"] if os.path.lexists(path) else []
+        if path.name != MEMORY and (folder / MEMORY).is_file():
+            in_the_way.append(str(folder / MEMORY))
+        removed = f"remove {' and '.join(in_the_way)}, then " if in_the_way else ""
         data = RunContents(folder).lineage.data.folder
-        return f"remove it{more}, then continue with '{resume_command(folder, data)}'"
+        return f"{removed}continue with '{resume_command(folder, data)}'"
 
     return remedy

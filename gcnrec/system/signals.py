@@ -30,6 +30,8 @@ _GRACE_SECONDS = 3.5
 _POLL_SECONDS = 0.05
 _WRITE_SECONDS = 0.5
 """How long the last sentence waits for a reader."""
+_COMPILERS = ("llvmlite", "numba")
+"""Their objects belong to LLVM: half-made ones are freed twice, or never."""
 _BOTH = (signal.SIGINT, signal.SIGTERM)
 _watch: Watch | None = None
 
@@ -180,7 +182,7 @@ class Watch:
             self._stops[-1].ask(self.asked)
             if not self._stops[-1].raises:
                 return
-        if _is_importing(frame):  # native modules make other errors of it, or abort
+        if _is_fragile(frame):
             if not (self._stops or _is_writing()):
                 self._leave()
             self._lost = True
@@ -189,11 +191,11 @@ class Watch:
         raise _problem(self.asked, self._text)
 
     def _dropped(self, about: sys.UnraisableHookArgs) -> None:
-        """Note that our exception was raised where Python drops it."""
-        if self.asked and isinstance(about.exc_value, (KeyboardInterrupt, Terminated)):
-            self._lost = True
-        else:
+        """Note that our exception was raised where Python drops it. After a signal, half-made objects say nothing, too."""
+        if self.asked is None:
             self._unraisable(about)
+        elif isinstance(about.exc_value, (KeyboardInterrupt, Terminated)):
+            self._lost = True
 
     def _guard(self) -> None:
         """Wait for signals; after the first one, for the end of the command or of the grace."""
@@ -323,9 +325,11 @@ def _loaded(name: str) -> Any:
     return sys.modules.get(f"gcnrec.storage.{name}")
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def _is_fragile(frame: FrameType | None) -> bool:
+    """Whether a module is being imported, or a kernel compiled or loaded: what raises there becomes another error, or a crash."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package in _COMPILERS or frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
         frame = frame.f_back
     return False

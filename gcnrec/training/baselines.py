@@ -29,6 +29,7 @@ from gcnrec.ranking.seen import seen_in_validation, seen_rule
 from gcnrec.ranking.top_k import top_k_all
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import Line, ValidBaseline, append_event, warn_once
+from gcnrec.runs.paths import per_user_path
 from gcnrec.system.limits import parse_bytes
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
@@ -90,9 +91,11 @@ def compare_with_baselines(rivals: Rivals, dataset: Dataset, folder: Path, obser
     """
     kept = kept_validation(folder)
     if kept is None:
-        wanted = rivals.evaluate.baselines == "auto" and baseline_names(rivals, dataset) and len(dataset.valid)
-        if wanted and 0.0 < fit_seconds(folder) < LEAST_SECONDS:
+        wanted = bool(baseline_names(rivals, dataset)) and len(dataset.valid)
+        if wanted and rivals.evaluate.baselines == "auto" and 0.0 < fit_seconds(folder) < LEAST_SECONDS:
             observer.note(f"no baselines: the fit took less than {LEAST_SECONDS:g} s; name some in evaluate.baselines")
+        elif wanted and compares(rivals, dataset, folder) and not RunContents(folder).of_kind(ValidBaseline):
+            observer.note(f"no baselines: {per_user_path(folder, 'fit')} is missing, which they are compared with")
         return
     own_H = kept.column(rivals.evaluate.metric).to_numpy()
     comparison = _Comparison.of(rivals, dataset, folder, own_H, observer)

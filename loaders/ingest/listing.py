@@ -25,6 +25,8 @@ _SUFFIXES = (".parquet", ".parq", ".pq")
 _MAGIC = b"PAR1"
 """The first bytes of a Parquet file, for Hive's files, whose names have no ending."""
 _PATIENCE_SECONDS = 30
+_MOST_NAMES = 1_000_000
+"""Names below a local folder that are looked at: more is no data set but a whole disk."""
 _WILD = re.compile(r"[*?\[]")
 _URI = re.compile(r"(?P<head>[^:/]+://[^/?#]*)(?P<path>[^?#]*)(?P<tail>.*)", re.DOTALL)
 
@@ -179,9 +181,33 @@ def _matched(filesystem: fs.FileSystem, root: str, pattern: list[_Part]) -> Iter
 
 def _below(filesystem: fs.FileSystem, folder: str) -> Iterator[fs.FileInfo]:
     """Everything in `folder` and its folders that is not hidden."""
+    if isinstance(filesystem, fs.LocalFileSystem):
+        yield from _below_here(filesystem, folder)
+        return
     start = folder.rstrip("/") + "/"
     for info in filesystem.get_file_info(fs.FileSelector(folder, recursive=True)):
         if not any(map(_hidden, info.path.removeprefix(start).split("/"))):
+            yield info
+
+
+def _below_here(filesystem: fs.LocalFileSystem, folder: str) -> Iterator[fs.FileInfo]:
+    """`_below` of a local folder: each folder once, links last. A link to a folder above would else be followed 40 times."""
+    folders, links, seen, looked = [folder], list[str](), set[tuple[int, int]](), 0
+    while folders or links:
+        # Links last: a folder keeps its own path where a link leads to it, too.
+        here = folders.pop() if folders else links.pop(0)
+        state = Path(here).stat()
+        if (state.st_dev, state.st_ino) in seen:
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        for info in filesystem.get_file_info(fs.FileSelector(here)):
+            looked += 1
+            if looked > _MOST_NAMES:
+                raise DataError(f"{folder} holds more than {_MOST_NAMES:,} files and folders; name a folder with fewer")
+            if _hidden(info.base_name):
+                continue
+            if info.type == fs.FileType.Directory:
+                (links if Path(info.path).is_symlink() else folders).append(info.path)
             yield info
 
 

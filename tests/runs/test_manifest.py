@@ -16,6 +16,7 @@ import torch
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError
+from gcnrec.reports.trials import Trial
 from gcnrec.results.compare import compare
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.results.recommend import recommend
@@ -121,6 +122,19 @@ def test_a_flipped_bit_is_found_and_the_advice_helps(copied, runs, name, file):
         resume(run)
     use(run)
     assert digests.differences(digests.digests(runs / name), digests.digests(run)) == []
+
+
+def test_a_finished_run_that_lost_a_file_is_continued_by_its_advice_only(copied, runs):
+    run, lost = copied("mixed"), "mixture/linkprop.safetensors"
+    (run / lost).unlink()
+    with pytest.raises(DataError, match=rf"{lost} cannot be read .*; remove {run / 'memory.json'}, then continue with 'gcnrec"):
+        resume(run)
+    (run / "memory.json").unlink()
+    with pytest.raises(DataError, match=r"memory.json cannot be read .*; continue with 'gcnrec train .* --resume'"):
+        _ = Trial(run, "", 0.0, 0).contents
+    resume(run)
+    use(run)
+    assert digests.differences(digests.digests(runs / "mixed"), digests.digests(run)) == []
 
 
 @pytest.mark.parametrize("name", LISTED)

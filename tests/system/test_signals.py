@@ -94,6 +94,23 @@ def test_a_signal_never_raises_inside_an_import(tmp_path):
     assert ended(tmp_path, *lines) == (7, f"caught Terminated stopped by SIGTERM, {AGAIN}\n")
 
 
+def test_a_signal_never_raises_inside_a_compiler(tmp_path):
+    """Half-made objects of LLVM are freed twice: the command ends at once, or behind the compiler where a file is unfinished."""
+    compiling = "    exec('stop(); sum(range(9)); print(5)', {'__name__': 'llvmlite.binding.ffi', 'stop': stop})"
+    lines = ["from gcnrec.storage.files import work_path", "with working():", compiling, "    forever()"]
+    assert ended(tmp_path, *lines) == (143, f"gcnrec: stopped by SIGTERM, {AGAIN}\n")
+    lines[1] = "with working(), work_path(Path('file')):"
+    assert ended(tmp_path, *lines) == (7, f"caught Terminated stopped by SIGTERM, {AGAIN}\n")
+
+
+def test_half_made_objects_complain_before_a_signal_only(tmp_path):
+    program = ["class HalfMade:", "    def __del__(self):", "        raise AttributeError('half-made')"]
+    code, said = ended(tmp_path, *program, "HalfMade()", "with working():", "    stop()", "    forever()")
+    assert (code, said.count("half-made\n")) == (7, 1)
+    raised = ["with working():", "    try:", "        stop()", "        forever()", "    finally:", "        HalfMade()"]
+    assert ended(tmp_path, *program, *raised) == (7, f"caught Terminated stopped by SIGTERM, {AGAIN}\n")
+
+
 def test_what_swallows_everything_or_blocks_in_native_code_is_ended(tmp_path):
     swallowing = ["with working():", "    while True:", "        try:", "            stop()"]
     swallowing += ["            forever()", "        except BaseException:", "            blocked()"]

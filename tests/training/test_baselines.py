@@ -182,6 +182,15 @@ def test_a_fit_of_less_than_a_second_is_compared_with_nothing_and_says_so(datase
     assert not (tmp_path / "run" / "per_user.fit.parquet").exists()
 
 
+def test_a_lost_file_of_the_fit_is_said(dataset, tmp_path):
+    run, settings = tmp_path / "run", job(baselines=["popularity"])
+    run.mkdir()
+    append_event(run, {"event": "epoch", "stage": "fit", "epoch": 1, "seconds": 9.0, "loss": 1.0})
+    told = Told()
+    compare_with_baselines(rivals(settings), dataset, run, told)
+    assert told.notes == [f"no baselines: {run / 'per_user.fit.parquet'} is missing, which they are compared with"]
+
+
 def test_no_baselines_and_closed_forms_are_compared_with_nothing(dataset, tmp_path):
     events, told = compared(tmp_path / "run", job(baselines=[]), dataset, guessing(dataset))
     assert (events, told.notes, told.warnings) == ([], [], [])

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from gcnrec.runs.paths import EVENTS
+from gcnrec.runs.paths import EVENTS, per_user_path
 from jobs.measure.fuzz.cases.case import Case, damage, seal
 from jobs.measure.fuzz.command import call
 from jobs.measure.fuzz.results import results_of, same
@@ -28,6 +28,8 @@ from jobs.measure.fuzz.served import PORT, Server
 from jobs.measure.fuzz.world import lay_out
 
 LIMIT_SECONDS = 60
+FIT = per_user_path(Path(), "fit").name
+"""What baselines are compared with, once."""
 ADDRESS_BYTES = 16 << 30
 PRIVATE_BYTES = 4 << 30
 """Of data that is no mapped file: odd input must not take a machine's memory."""
@@ -196,7 +198,9 @@ def wrong_end(case: Case, here: Path, out: str, expected: Any) -> str | None:
     if case.twin:
         found = json.loads(json.dumps(results_of(case.arguments, here, out)))
         if any(each.file.endswith(EVENTS) for each in case.damages) and case.arguments[0] in ("train", "sweep"):
-            found, expected = (without_events(each) for each in (found, expected))
+            found, expected = (without(EVENTS, each) for each in (found, expected))
+        if any(each.file.endswith(FIT) for each in case.damages) and isinstance(found, dict) and FIT not in found:
+            expected = without(FIT, expected)
         if not same(found, expected):
             hurt = ", ".join(f"{each.how} {each.file}" for each in case.damages) or "another form of the input"
             return f"silent difference of {case.arguments[0]}: {hurt}"
@@ -206,9 +210,9 @@ def wrong_end(case: Case, here: Path, out: str, expected: Any) -> str | None:
     return None
 
 
-def without_events(results: Any) -> Any:
-    """Results but for what lines of metrics.jsonl say: a line is verified by itself, a lost one leaves a gap in reports."""
-    return {name: each for name, each in results.items() if name != EVENTS} if isinstance(results, dict) else None
+def without(file: str, results: Any) -> Any:
+    """Results but for a file: `EVENTS`, whose lines are verified one by one, or `FIT`, which its sentence lets users remove."""
+    return {name: each for name, each in results.items() if name != file} if isinstance(results, dict) else None
 
 
 def wrong_data(case: Case, work: Path) -> str | None:
