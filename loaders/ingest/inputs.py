@@ -150,7 +150,10 @@ def open_input(
         for info in listing.infos:
             file = _opened(listing, info)  # one at a time: what Arrow makes of a footer is large
             rows += int(file.metadata.num_rows)
-            schemas.append((file.path, _schema_of(file)))
+            schema = _schema_of(file)
+            # One object for equal ones: a folder of hundreds of files would hold as many copies.
+            same = bool(schemas) and schema.equals(schemas[-1][1], check_metadata=True)
+            schemas.append((file.path, schemas[-1][1] if same else schema))
             _read_names(file)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as problem:
         for path in listing.files:
@@ -234,14 +237,9 @@ def _read_names(file: ds.ParquetFileFragment) -> None:
         schema.column(number).path  # noqa: B018
 
 
-def _rows(fragment: ds.ParquetFileFragment) -> int:
-    fragment.ensure_complete_metadata()
-    return int(fragment.metadata.num_rows)
-
-
 def _check_file(filesystem: fs.FileSystem, path: str) -> None:
     try:
-        _rows(ds.ParquetFileFormat().make_fragment(path, filesystem))
+        ds.ParquetFileFormat().make_fragment(path, filesystem).ensure_complete_metadata()
     except (OSError, pa.ArrowException) as problem:
         reason = "it is empty" if filesystem.get_file_info(path).size == 0 else first_line(problem)
         is_table = path.endswith((".csv", ".tsv", ".txt"))
@@ -328,19 +326,13 @@ def stream(wanted: Wanted, fragment: ds.ParquetFileFragment) -> Iterator[pa.Reco
     Raises DeviceError for a file that takes more to decode than is allowed; DataError naming the file where it is damaged, has
     fewer or more rows than its metadata says, or text that is no UTF-8.
     """
-    rows = 0
     with closing(_read(wanted, fragment)) as batches:
         while True:
             with _damage_named(fragment.path):
                 batch = next(batches, None)
             if batch is None:
                 break
-            rows += len(batch)
             yield batch
-    with _damage_named(fragment.path):
-        expected = _rows(fragment)
-    if rows != expected:
-        raise DataError(f"{fragment.path} must hold {expected:,} rows by its metadata, it holds {rows:,}; it is damaged")
 
 
 @contextmanager
@@ -375,6 +367,10 @@ def _read(wanted: Wanted, fragment: ds.ParquetFileFragment) -> Generator[pa.Reco
                     table = _projected(pa.Table.from_batches([whole]), wanted.columns)
                     yield from table.combine_chunks().to_batches()
                 first += len(batch)
+        # Not of the fragment, which would keep what Arrow makes of the footer for as long as the data set lives.
+        expected = file.metadata.num_rows
+    if first != expected:
+        raise DataError(f"{fragment.path} must hold {expected:,} rows by its metadata, it holds {first:,}; it is damaged")
 
 
 def _check_texts(batch: pa.RecordBatch, path: str) -> None:
