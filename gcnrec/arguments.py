@@ -37,7 +37,8 @@ def place_to_write(text: str | Path) -> Path:
     path = Path(text)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(text)):
         raise typer.BadParameter(f"expected a path of this machine, got the address {shown(str(text))}; write here, then copy")
-    above = next((Path(*path.parts[:at]) for at, part in enumerate(path.parts) if at and part == ".."), None)
-    if above is not None and not above.is_dir():
-        raise typer.BadParameter(f"{shown(str(text))} goes up from {above}, which is no folder; write the path without ..")
+    above = [Path(*path.parts[:at]) for at, part in enumerate(path.parts) if at and part == ".."]
+    absent = next((folder for folder in above if not folder.is_dir()), None)
+    if absent is not None:
+        raise typer.BadParameter(f"{shown(str(text))} goes up from {absent}, which is no folder; write the path without ..")
     return path

@@ -93,10 +93,10 @@ def listed(text: str, base: Path | None = None) -> Listing:
 
 
 def _once(root: str, infos: Iterable[fs.FileInfo]) -> Iterable[fs.FileInfo]:
-    """Each local file once: under its own path, not that of a link to its folder, where it is found under both."""
+    """Each local file once: under its own path, not that of a link to its folder, or else under the shortest."""
     own: dict[Path, fs.FileInfo] = {}
     straight = Path(root).resolve()
-    for info in sorted(infos, key=lambda info: info.path):
+    for info in sorted(infos, key=lambda info: (info.path.count("/"), info.path)):
         place = Path(info.path).resolve()
         if place not in own or place == straight / Path(info.path).relative_to(root):
             own[place] = info
@@ -192,23 +192,27 @@ def _below(filesystem: fs.FileSystem, folder: str) -> Iterator[fs.FileInfo]:
 
 def _below_here(filesystem: fs.LocalFileSystem, folder: str) -> Iterator[fs.FileInfo]:
     """`_below` of a local folder: each folder once, links last. A link to a folder above would else be followed 40 times."""
-    folders, links, seen, looked = [folder], list[str](), set[tuple[int, int]](), 0
+    (start,) = filesystem.get_file_info([folder])
+    folders, links, seen, looked = [start], list[fs.FileInfo](), set[tuple[int, int]](), 0
     while folders or links:
         # Links last: a folder keeps its own path where a link leads to it, too.
         here = folders.pop() if folders else links.pop(0)
-        state = Path(here).stat()
+        state = Path(here.path).stat()
         if (state.st_dev, state.st_ino) in seen:
             continue
         seen.add((state.st_dev, state.st_ino))
-        for info in filesystem.get_file_info(fs.FileSelector(here)):
+        if here is not start:
+            yield here
+        for info in filesystem.get_file_info(fs.FileSelector(here.path)):
             looked += 1
             if looked > _MOST_NAMES:
                 raise DataError(f"{folder} holds more than {_MOST_NAMES:,} files and folders; name a folder with fewer")
             if _hidden(info.base_name):
                 continue
             if info.type == fs.FileType.Directory:
-                (links if Path(info.path).is_symlink() else folders).append(info.path)
-            yield info
+                (links if Path(info.path).is_symlink() else folders).append(info)
+            else:
+                yield info
 
 
 def _in_folder(filesystem: fs.FileSystem, folder: str) -> Iterator[fs.FileInfo]:

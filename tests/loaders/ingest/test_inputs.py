@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import shutil
+import sys
+
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from gcnrec.bench.memory import counters
 from gcnrec.errors import DataError
 from gcnrec.loaders.ingest.inputs import open_input
+from gcnrec.system.scratch import trim_heap
 
 
 @pytest.fixture
@@ -50,6 +56,26 @@ def test_bytes_are_those_before_compression(tmp_path):
     pq.write_table(pa.table({"x": [7] * 100_000}), tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
     assert (tmp_path / "a.parquet").stat().st_size < 100_000
     assert open_input(str(tmp_path / "a.parquet")).mean_row_bytes(["x"]) >= 8
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc/self/status is Linux's")
+def test_footers_of_files_that_were_read_are_not_kept(tmp_path):
+    """What Arrow makes of a footer of 400 columns takes about 1 MB."""
+    one = tmp_path / "part-0.parquet"
+    pq.write_table(pa.table({f"c{number}": [1, 2, 3] for number in range(400)}), one)
+    for number in range(1, 50):
+        shutil.copy(one, tmp_path / f"part-{number}.parquet")
+
+    def held():
+        gc.collect()
+        trim_heap()
+        return counters()["RssAnon"]
+
+    source = open_input(str(tmp_path))
+    list(source.batches({"x": ds.field("c7")}, ["c7"], 10))  # whatever is loaded once
+    before, source = held(), open_input(str(tmp_path))
+    assert len(list(source.batches({"x": ds.field("c7")}, ["c7"], 10))) == 50
+    assert held() - before < 10 * 2**20
 
 
 @pytest.fixture

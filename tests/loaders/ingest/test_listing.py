@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gcnrec.errors import DataError
+from gcnrec.loaders.ingest import listing
 from gcnrec.loaders.ingest.listing import _with_patience, listed
 
 ROWS = pa.table({"user": [1, 2], "item": [3, 4]})
@@ -142,6 +143,21 @@ def test_a_file_that_a_link_leads_to_comes_once_under_its_own_path(tmp_path):
     for text in ("in", "in/*", "in/**"):
         assert names(text, tmp_path) == ["day=1/x.parquet", "day=2/x.parquet", "far/y.parquet"]
     assert names("in/a-*", tmp_path) == ["a-latest/x.parquet"]
+
+
+def test_links_that_lead_in_circles_are_followed_once(tmp_path):
+    write(tmp_path / "in/b/part.parquet", tmp_path / "far/c/part.parquet")
+    for name, target in (("in/a", "../in"), ("in/b/up", ".."), ("in/far", "../far"), ("far/c/back", "../../far"), ("in/z", "b")):
+        (tmp_path / name).symlink_to(target)
+    assert names("in", tmp_path) == ["b/part.parquet", "far/c/part.parquet"]
+    assert names("in/**", tmp_path) == ["b/part.parquet", "far/c/part.parquet"]
+
+
+def test_a_folder_of_too_many_names_is_refused(tmp_path, monkeypatch):
+    write(tmp_path / "in/a.parquet", tmp_path / "in/b/c.parquet")
+    monkeypatch.setattr(listing, "_MOST_NAMES", 2)
+    with pytest.raises(DataError, match=r"in holds more than 2 files and folders; name a folder with fewer"):
+        listed("in", tmp_path)
 
 
 LOGS = {
