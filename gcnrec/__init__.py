@@ -22,7 +22,7 @@ if not all(os.access(os.path.join(_FOLDER, room), os.W_OK) for room in ("", "ops
 
     find_room()
 
-__all__ = ["compare", "evaluate", "ingest", "open_dataset", "open_run", "recommend", "train"]
+__all__ = ["compare", "evaluate", "ingest", "open_dataset", "open_run", "recommend", "score", "similar", "train"]
 
 # Public name -> module and the function's name there.
 _HOMES = {
@@ -32,6 +32,8 @@ _HOMES = {
     "open_dataset": ("gcnrec.loaders.schema", "open_dataset"),
     "open_run": ("gcnrec.runs.folder", "open_run"),
     "recommend": ("gcnrec.results.recommend", "recommend"),
+    "score": ("gcnrec.results.score", "score"),
+    "similar": ("gcnrec.results.similar", "similar"),
     "train": ("gcnrec.training.train", "train"),
 }
 

@@ -18,8 +18,32 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from gcnrec.arguments import count, integer, number, place_to_write
-from gcnrec.errors import DataError, DeviceError, GcnrecError, Interrupted, Terminated, UsageError, install, os_remedy
+from gcnrec.console.arguments import (
+    AsJson,
+    DataFolder,
+    DataRoot,
+    Force,
+    IngestAgain,
+    JobFile,
+    KCore,
+    MemoryLimit,
+    MinRating,
+    Overrides,
+    PartitionType,
+    Resume,
+    RunFolder,
+    Seed,
+    SplitBy,
+    TestSize,
+    TextWidth,
+    ValidSize,
+    WarmSize,
+    WhereTest,
+    count,
+    place_to_write,
+)
+from gcnrec.console.expected import expected
+from gcnrec.errors import DataError, DeviceError, GcnrecError, Terminated, UsageError, install, os_remedy
 from gcnrec.storage.streams import keep_streams, lost
 from gcnrec.system.signals import end_line, follow_parent, stopped, watch, working
 from gcnrec.system.supported import WINDOWS
@@ -29,15 +53,8 @@ if TYPE_CHECKING:
     from gcnrec.system.observer import Observer
 
 _LOG_JSON = "gcnrec.log_json"
-_LONG_NAME = 300
-"""Characters of a path that a sentence shows."""
 _UNREAD = (errno.EPIPE, errno.EBADF)
 """How a stdout is lost whose reader has all it wants, as `head` has, or that there was none of."""
-_THE_SYSTEM_REFUSES = (
-    errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
-    errno.EMFILE, errno.EIO,
-)  # fmt: skip
-"""Errors about a named file that come of the machine or of a name that was typed, wherever they are raised; others are bugs."""
 
 
 def _keep(ctx: typer.Context, log_json: bool) -> bool:
@@ -50,33 +67,7 @@ def _keep(ctx: typer.Context, log_json: bool) -> bool:
     return log_json
 
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
-DataFolder = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="A dataset folder; default: ingest [data].")]
-DataRoot = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files of a card lie.")]
-WhereTest = Annotated[
-    str | None, typer.Option(metavar="SQL", help="The same for --test and --valid; without it, --where if it fits.")
-]
-SplitBy = Annotated[str | None, typer.Option(metavar="given|random|leave_last|temporal|cold_items", help="How test is held out.")]
-PartitionType = Annotated[
-    list[str] | None, typer.Option(metavar="KEY=TYPE", help="Type of key=value folders, such as user=int64; ids are text.")
-]
-KCore = Annotated[
-    int | None, typer.Option(metavar="N", parser=integer, help="Drop nodes with fewer interactions, to a fixpoint.")
-]
-TextWidth = Annotated[int | None, typer.Option(metavar="N", parser=integer, help="Columns that lists of words become at most.")]
-ValidSize = Annotated[float | None, typer.Option(metavar="F", parser=number, help="Share of train held out for validation.")]
-TestSize = Annotated[float | None, typer.Option(metavar="F", parser=number, help="Share held out for test.")]
-WarmSize = Annotated[float | None, typer.Option(metavar="F", parser=number, help="cold_items: share of warm pairs held out too.")]
-MinRating = Annotated[float | None, typer.Option(metavar="X", parser=number, help="Keep ratings of at least this.")]
-Seed = Annotated[int | None, typer.Option(metavar="N", parser=integer, help="Seed of the split.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the job.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")]
 LogJson = Annotated[bool, typer.Option("--log-json", callback=_keep, help="Report on stderr as JSON, one object a line.")]
-MemoryLimit = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory to use, mapped files apart, for example 2GB.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the dataset that --out names.")]
-IngestAgain = Annotated[bool, typer.Option("--force", help="Ingest [data] again, also over its folder.")]
 
 
 class _Commands(TyperGroup):
@@ -86,7 +77,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except BaseException as problem:
-            known = _expected(stopped() or problem)  # others' errors may be the signal in disguise
+            known = expected(stopped() or problem)  # others' errors may be the signal in disguise
             if known is None:
                 raise
             _report(known, ctx.meta.get(_LOG_JSON, False))
@@ -358,6 +349,67 @@ def recommend(
 
 
 @app.command()
+def similar(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(metavar="SIMILAR.parquet", parser=place_to_write, help="The file to write.")],
+    k: Annotated[int, typer.Option("--k", metavar="N", parser=count, help="Length of a list.")] = 20,
+    items: Annotated[str | None, typer.Option(metavar="FILE|all", help="Items that get a list; default all.")] = None,
+    users: Annotated[str | None, typer.Option(metavar="FILE|all", help="Users that get a list, of users.")] = None,
+    among: Annotated[Path | None, typer.Option(metavar="FILE", help="Lists name only these.")] = None,
+    exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="Leave these out, or these pairs.")] = None,
+    new_items: Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")] = None,
+    new_users: Annotated[Path | None, typer.Option(metavar="FILE", help="Pairs of user and item, also of new users.")] = None,
+    memory_limit: MemoryLimit = None,
+    as_json: AsJson = False,
+    log_json: LogJson = False,
+) -> None:
+    """Write the items most like each item, or users like each user: original ids, rank from 1, cosine of the embeddings."""
+    from gcnrec.reports.text import figure_lines
+    from gcnrec.results.similar import SimilarFiles
+    from gcnrec.results.similar import similar as write
+    from gcnrec.runs.folder import open_run
+
+    of_users = users is not None or new_users is not None
+    if of_users and (items is not None or new_items is not None):
+        raise UsageError("similar lists items of items, or users of users; give options of one of them")
+    given, new = (users, new_users) if of_users else (items, new_items)
+    files = SimilarFiles(None if given in (None, "all") else Path(given), among, exclude, new, every=given == "all")
+    with _observed(as_json, log_json) as observer:
+        made = write(
+            open_run(run, observer), "user" if of_users else "item", k, out, files, memory_limit=memory_limit, observer=observer
+        )
+    _show(asdict(made) if as_json else figure_lines(asdict(made)))
+
+
+@app.command()
+def score(
+    run: RunFolder,
+    pairs: Annotated[Path, typer.Option(metavar="FILE", help="Pairs of user and item.")],
+    out: Annotated[Path, typer.Option(metavar="SCORES.parquet", parser=place_to_write, help="The file to write.")],
+    seen: Annotated[
+        Literal["all", "train", "none"], typer.Option(metavar="all|train|none", help="What takes no place in the ranking.")
+    ] = "none",
+    new_users: Annotated[Path | None, typer.Option(metavar="FILE", help="Pairs of user and item, also of new users.")] = None,
+    new_items: Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")] = None,
+    memory_limit: MemoryLimit = None,
+    as_json: AsJson = False,
+    log_json: LogJson = False,
+) -> None:
+    """Write the score of each pair of a file, and the item's rank among all items for that user; no row is dropped."""
+    from gcnrec.reports.text import figure_lines
+    from gcnrec.results.score import NewNodes
+    from gcnrec.results.score import score as write
+    from gcnrec.runs.folder import open_run
+
+    with _observed(as_json, log_json) as observer:
+        made = write(
+            open_run(run, observer), pairs, out, seen=seen, new=NewNodes(new_users, new_items), memory_limit=memory_limit,
+            observer=observer,
+        )  # fmt: skip
+    _show(asdict(made) if as_json else figure_lines(asdict(made)))
+
+
+@app.command()
 def export(
     run: RunFolder,
     kind: Annotated[str, typer.Option("--format", metavar="faiss|bundle|parquet", help="What to write.")],
@@ -564,27 +616,3 @@ def _report(problem: GcnrecError | Terminated, log_json: bool) -> None:
 def _sentence(text: str) -> str:
     """A name or value of somebody's data may hold characters that control a terminal."""
     return "gcnrec: " + "".join(each if each.isprintable() else "?" for each in text)
-
-
-def _expected(problem: BaseException) -> GcnrecError | Terminated | None:
-    """The error to report for `problem`, or None when it is a bug."""
-    if isinstance(problem, (GcnrecError, Terminated)):
-        return problem
-    if isinstance(problem, KeyboardInterrupt):
-        return Interrupted(str(problem) or "stopped by Ctrl-C, nothing half-written stays; start the same command again")
-    if isinstance(problem, MemoryError) or "DefaultCPUAllocator" in str(problem):  # torch's own has no class
-        details = str(problem).rpartition("DefaultCPUAllocator: ")[2] or "no details"
-        return DeviceError(f"memory ran out ({details}); 'gcnrec check' predicts what a job needs")
-    if isinstance(problem, RuntimeError) and str(problem).startswith("Symlink loop"):  # of pathlib, up to Python 3.12
-        return DataError(f"{str(problem).removeprefix('Symlink loop from ')} is a link that leads back to itself; remove it")
-    if "cannot cache function" in str(problem):
-        return DeviceError(
-            "numba found no folder for compiled kernels; set NUMBA_CACHE_DIR to a folder that only this user may write to"
-        )
-    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DataError(f"the disk is full ({problem.filename or 'no file named'}); {os_remedy(problem, 'work on another one')}")
-    if isinstance(problem, OSError) and problem.errno in _THE_SYSTEM_REFUSES and problem.filename:
-        name = str(problem.filename)
-        name = name if len(name) <= _LONG_NAME else f"{name[:_LONG_NAME]}..."
-        return DataError(f"cannot use {name}: {problem.strerror}; {os_remedy(problem, 'choose another place')}")
-    return None

@@ -1,4 +1,4 @@
-"""The public Python API: seven functions, imported lazily, and always the functions."""
+"""The public Python API: nine functions, imported lazily, and always the functions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 import gcnrec
 
-API = ["compare", "evaluate", "ingest", "open_dataset", "open_run", "recommend", "train"]
+API = ["compare", "evaluate", "ingest", "open_dataset", "open_run", "recommend", "score", "similar", "train"]
 
 
 def test_the_names_are_pinned():

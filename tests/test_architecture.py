@@ -33,7 +33,7 @@ LINES = [
     ["training"],
     ["results", "bench", "testing"],
     ["reports"],
-    ["arguments", "pipeline", "sweep"],
+    ["console", "pipeline", "sweep"],
     ["cli"],
     ["__init__", "__main__"],
 ]
@@ -77,7 +77,7 @@ HOMES = {
     "recbole": ["bench"],
     "lenskit": ["bench"],
     "polars": ["bench"],
-    "typer": ["arguments", "cli"],
+    "typer": ["console.arguments", "cli"],
     "rich": ["reports.progress_bar"],
     "jinja2": ["reports.page"],
     "matplotlib": ["reports.charts"],

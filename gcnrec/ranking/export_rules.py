@@ -28,7 +28,8 @@ Kind = Literal["theory", "cosine", "inner", "powers"]
 
 CANDIDATE_FACTORS = (0.5, 0.75, 1.25)
 """Multiples of the column that validation may choose instead of 1."""
-_SHORTEST = 1e-12
+SHORTEST = 1e-12
+"""Rows of at most this length have no direction."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class ExportRules:
             if rule.kind == "inner":
                 scale_I = lengths_I
             elif rule.kind == "cosine" and lengths_I is None:
-                scale_I = 1.0 / items_IF.norm(dim=1).clamp_min(_SHORTEST)
+                scale_I = 1.0 / items_IF.norm(dim=1).clamp_min(SHORTEST)
             elif rule.kind == "theory" and trained.popularity_I is not None:
                 column_I = rule.factor * self.column * trained.popularity_I
             views.append(View(scale_I, column_I))
@@ -132,7 +133,7 @@ class ExportRules:
     def scale_by_powers_(self, items_IF: torch.Tensor, degrees_I: NDArray[np.int64] | NDArray[np.float64]) -> None:
         """Give every row, in place, the length |e|**norm_power * degree**degree_power; degree 0 counts as `typical_degree`."""
         if self.norm_power != 1.0:
-            items_IF *= items_IF.norm(dim=1, keepdim=True).clamp_min(_SHORTEST) ** (self.norm_power - 1.0)
+            items_IF *= items_IF.norm(dim=1, keepdim=True).clamp_min(SHORTEST) ** (self.norm_power - 1.0)
         if self.degree_power:
             degrees = np.where(degrees_I > 0, degrees_I, self.typical_degree(degrees_I)).astype(np.float32)
             items_IF *= torch.from_numpy(degrees**self.degree_power)[:, None]
@@ -180,5 +181,5 @@ def log_shares(degrees_I: NDArray[np.int64], unseen_degree: float) -> torch.Tens
 def unit_length_(rows_RF: torch.Tensor) -> torch.Tensor:
     """Divide every row by its length, in place, and return the lengths, float32 (R); a row of zeros stays."""
     lengths_R = rows_RF.norm(dim=1)
-    rows_RF /= lengths_R.clamp_min(_SHORTEST)[:, None]
+    rows_RF /= lengths_R.clamp_min(SHORTEST)[:, None]
     return lengths_R

@@ -24,7 +24,7 @@ from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segme
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.seen import SeenRule, seen_items, seen_rule
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
-from gcnrec.results.id_files import columns_of, open_ids
+from gcnrec.results.given.id_files import columns_of, open_ids
 from gcnrec.results.memory_bounds import evaluation_bytes, most_items, segment_bytes, users_per_chunk
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import append_event

@@ -33,8 +33,8 @@ from gcnrec.ops.propagate import inverse_sqrt, propagate
 from gcnrec.ops.topk import ItemLists, contained
 from gcnrec.ranking.export_rules import Exported, export_rules, log_shares, unit_length_
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
-from gcnrec.results.dropped import FileCounts
-from gcnrec.results.id_files import columns_of, open_ids
+from gcnrec.results.given.dropped import FileCounts
+from gcnrec.results.given.id_files import columns_of, open_ids
 from gcnrec.runs.folder import Run, final_tensors
 from gcnrec.system.pages import scratch_rows, scratch_values
 from gcnrec.tables.dense import DenseTable
@@ -45,11 +45,14 @@ from gcnrec.training.build import inductive_encoder
 class Widened:
     """A run's data and scorer with new nodes behind the known ones; `unknown_items` of the new users' file are left out.
 
+    `trained`: the embeddings alone, without the partners of a mixture.
+
     In `dataset.graph`, users of the file read their items and no item reads them, so that other nodes keep their embeddings.
     `counts`: rows of the files that have no effect.
     """
 
     dataset: Dataset
+    trained: EmbeddingScorer
     scorer: Scorer
     unknown_items: int
     counts: tuple[FileCounts, ...]
@@ -65,7 +68,7 @@ def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None, scr
     name, dataset = run.job.model.name, run.dataset
     if run.job.model.closed_form:
         raise UsageError(f"--new-users and --new-items need a model with embeddings, and {run.folder} holds {name}; train one")
-    if new_items is not None and (name not in INDUCTIVE or run.job.model.inputs == "rows"):
+    if new_items is not None and not reads_features(run):
         raise UsageError(
             f"--new-items needs a model that embeds items by their features, and {run.folder} holds {name}; "
             "train graphsage or pinsage on a dataset with item features"
@@ -85,8 +88,13 @@ def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None, scr
         counts.append(count)
     dataset = replace(dataset, graph=_folded(run.train_graph, given))
     embed = partial(_encoded, scratch=scratch) if name in INDUCTIVE else _summed
-    scorer = _mixed(run, dataset, embed(run, dataset, run.embeddings(scratch)))
-    return Widened(dataset, scorer, unknown, tuple(counts))
+    trained = embed(run, dataset, run.embeddings(scratch))
+    return Widened(dataset, trained, _mixed(run, dataset, trained), unknown, tuple(counts))
+
+
+def reads_features(run: Run) -> bool:
+    """Whether the model embeds nodes by their features, so that it knows something of nodes without interactions."""
+    return run.job.model.name in INDUCTIVE and run.job.model.inputs != "rows"
 
 
 def _no_pairs(dataset: Dataset) -> Csr:

@@ -18,8 +18,8 @@ from gcnrec.loaders.bounds.allowed import Allowed
 from gcnrec.loaders.bounds.table import table_bytes
 from gcnrec.ranking.metrics import BOOTSTRAP_BYTES, PER_USER
 from gcnrec.ranking.top_k import ITEMS_PER_TILE, USERS_PER_CHUNK
-from gcnrec.results.request import RequestFiles
-from gcnrec.results.text_tables import PIPED_BYTES
+from gcnrec.results.given.request import RequestFiles
+from gcnrec.results.given.text_tables import PIPED_BYTES
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import MODEL, embeddings_paths
 from gcnrec.storage.streams import check_regular, is_pipe
@@ -30,6 +30,8 @@ _MERGED = 56
 """Bytes of an edge of a merged graph while it is sorted."""
 _TABLE_TIMES = 6
 """What a given file takes: its table, its ids in the type of the data, distinct ones, and their numbers."""
+_ROW = 16 * 1024
+"""Of a node's own embedding, and of what is made of it."""
 _WORKING = 16 << 20
 """Buffers of the files that are read and written."""
 
@@ -66,6 +68,15 @@ def recommendation_bytes(run: Run, files: RequestFiles, limit: str) -> int:
     return total + _model_bytes(run) + (3 * embeddings if files.bring_nodes else 0)
 
 
+def similarity_bytes(run: Run, given: Sequence[Path], brings_nodes: bool, limit: str) -> int:
+    """Bytes of `similar`, chunks of nodes apart; as `recommendation_bytes`: ids, numbers of each node, and the `given` files."""
+    allowed = Allowed(parse_bytes(limit))
+    nodes = len(run.dataset.user_ids) + len(run.dataset.item_ids)
+    files = sum(_given_bytes(path, allowed) for path in given)
+    embeddings = sum(_table_bytes(path, allowed) for path in embeddings_paths(run.folder))
+    return _WORKING + 3 * _id_bytes(run, allowed) + 40 * nodes + files + (3 * embeddings if brings_nodes else 0)
+
+
 def most_items(run: Run, new_items: Path | None) -> int:
     """The most items that lists of `run` can hold, with these of a file of new items."""
     return len(run.dataset.item_ids) + (0 if new_items is None else _most_rows(new_items))
@@ -76,23 +87,32 @@ def users_per_chunk(limit: str, fixed: int, run: Run, k: int, what: str) -> int:
 
     `k`: items of a list, at most as many as there are. Raises DeviceError, naming the setting, where `fixed` bytes leave no room.
     """
-    allowed = parse_bytes(limit)
     items, mixed = len(run.dataset.item_ids), run.mixture is not None and bool(run.mixture.partners)
     whole = run.job.model.closed_form or mixed
     # Scores of a tile, or of all items by one model or by a mixture and its parts; the user's row; lists that wait for their
     # turn, and what is computed from them.
-    row = (MIXTURE_ROWS * 4 if mixed else 8) * items if whole else 16 * 1024
-    each = 4 * ITEMS_PER_TILE + row + 3 * 40 * k
-    threads = 1 if whole else torch.get_num_threads()
+    row = (MIXTURE_ROWS * 4 if mixed else 8) * items if whole else _ROW
+    each = (4 * ITEMS_PER_TILE + row + 3 * 40 * k) * (1 if whole else torch.get_num_threads())
     least, most = (LEAST_USERS, BLOCK_USERS) if mixed else (_LEAST_USERS, USERS_PER_CHUNK)
-    users = (allowed - fixed) // (each * threads)
-    if users < least:
-        needed = fixed + least * each * threads
+    return min(_fitting(limit, fixed, each, least, f"{what} {run.folder}"), most)
+
+
+def nodes_per_chunk(limit: str, fixed: int, k: int, what: str) -> int:
+    """Nodes whose lists, `k` long, are made at a time from embeddings alone; as `users_per_chunk`."""
+    each = (4 * ITEMS_PER_TILE + _ROW + 3 * 40 * k) * torch.get_num_threads()
+    return min(_fitting(limit, fixed, each, _LEAST_USERS, what), USERS_PER_CHUNK)
+
+
+def _fitting(limit: str, fixed: int, each: int, least: int, what: str) -> int:
+    """How many lists of `each` bytes fit beside `fixed` bytes. DeviceError, which says `what` is done, for fewer than `least`."""
+    allowed = parse_bytes(limit)
+    count = (allowed - fixed) // each
+    if count < least:
         raise DeviceError(
-            f"{what} {run.folder} needs {needed:,} bytes for its users, items, pairs and files, memory_limit = {limit} allows "
+            f"{what} needs {fixed + least * each:,} bytes for its users, items, pairs and files, memory_limit = {limit} allows "
             f"{allowed:,}; raise --memory-limit or evaluate.memory_limit"
         )
-    return int(min(users, most))
+    return count
 
 
 def _model_bytes(run: Run) -> int:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gcnrec.errors import UsageError
@@ -21,18 +19,16 @@ from gcnrec.ops.topk import Hidden, ItemLists, TopK, empty_lists
 from gcnrec.ranking.popularity import PopularityScorer
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import in_chunks, rank_chunk
-from gcnrec.results.dropped import FileCounts, seen_and_excluded
 from gcnrec.results.evaluate import rule_of, trained_degrees
-from gcnrec.results.fold_in import with_new_nodes
+from gcnrec.results.fold_in import reads_features, with_new_nodes
+from gcnrec.results.given.dropped import FileCounts, seen_and_excluded
+from gcnrec.results.given.request import Request, RequestFiles, read_request
+from gcnrec.results.lists import Columns, write_lists
 from gcnrec.results.memory_bounds import most_items, recommendation_bytes, users_per_chunk
-from gcnrec.results.request import Request, RequestFiles, read_request
 from gcnrec.runs.folder import Run
 from gcnrec.storage.files import atomic_file
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
-
-_GROUP_BYTES = 2**23
-"""Of lists that are written at a time, as a row group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +37,7 @@ class RecommendSummary:
 
     `untrained` got one by the model, which knows no interaction of theirs. `unknown_users` and `unknown_items` count ids of the
     given files that the dataset does not know. `dropped`: of each file that was given, its `rows`, and how many of them have no
-    effect, by reason (`gcnrec.results.dropped`).
+    effect, by reason (`gcnrec.results.given.dropped`).
     """
 
     out: Path
@@ -140,10 +136,10 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
         falls_back=options.fallback is not None,
     )
     with atomic_file(options.out) as path:
-        lengths_R = _write(path, dataset, request, lists.in_chunks(chunk), observer)
+        lengths_R = write_lists(path, Columns("user", request.ids, "item", dataset.item_ids), lists.in_chunks(chunk), observer)
     made = lists.summary(options.out, lengths_R, wider.unknown_items if wider else 0)
     made = replace(made, dropped={each.key: each.summary for each in counts})
-    if made.untrained and dataset.user_features is None:
+    if made.untrained and not (dataset.user_features is not None and reads_features(run)):
         observer.warn(
             f"{made.untrained:,} of {made.users:,} users have no interaction that {run.folder} knows, "
             "so their lists say nothing of them; --fallback popularity gives them the most popular items"
@@ -238,28 +234,3 @@ def _listed(request: Request, rows_B: NDArray[np.int32]) -> ItemLists | None:
     if request.allowed_I.all():
         return None
     return ItemLists.shared(np.flatnonzero(request.allowed_I).astype(np.int32), len(rows_B), len(request.allowed_I))
-
-
-def _write(path: Path, dataset: Dataset, request: Request, chunks: Iterator[TopK], observer: Observer) -> NDArray[np.int64]:
-    """Stream the lists into `path` and return the length of every row's list."""
-    types = {"user": request.ids.type, "item": dataset.item_ids.ids.type, "rank": pa.int32(), "score": pa.float32()}
-    lengths_R = np.zeros(len(request.ids), np.int64)
-    pending: list[pa.Table] = []
-    with pq.ParquetWriter(path, pa.schema(types), compression="zstd") as writer:
-        for lists in chunks:
-            filled_BK = lists.items_BK >= 0
-            at, slots = np.nonzero(filled_BK)
-            lengths_R[lists.users_B] = filled_BK.sum(axis=1)
-            observer.work("ranking", int(lists.users_B[-1]) + 1, len(lengths_R))
-            columns = {
-                "user": request.ids.take(pa.array(lists.users_B[at])),
-                "item": dataset.item_ids.decode(lists.items_BK[filled_BK]),
-                "rank": pa.array((slots + 1).astype(np.int32)),
-                "score": pa.array(lists.scores_BK[filled_BK]),
-            }
-            pending.append(pa.table(columns, schema=pa.schema(types)))
-            if sum(table.nbytes for table in pending) >= _GROUP_BYTES:
-                writer.write_table(pa.concat_tables(pending))
-                pending.clear()
-        writer.write_table(pa.concat_tables([*pending, pa.schema(types).empty_table()]))
-    return lengths_R

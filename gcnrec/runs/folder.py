@@ -89,19 +89,23 @@ class Run:
 
         Embeddings are mapped from scratch in a folder, by default the run's.
         """
-        made = self.folder / MODEL if self.job.model.closed_form else embeddings_paths(self.folder)[1]
-        if not made.is_file():
-            raise UsageError(
-                f"{self.folder} is not finished, {made.relative_to(self.folder)} is missing; "
-                f"continue with '{resume_command(self.folder, self.dataset.folder)}'"
-            )
         if self.job.model.closed_form:
+            made = self._finished(self.folder / MODEL)
             check(self.folder, [made])
             return closed_form.load(self.job.model.name, self.train_graph, made)
         trained, mixture = self.embeddings(scratch or self.folder).scorer, self.mixture
         if mixture is None:
             return trained
         return mixture_scorer(mixture, trained, self.partners(mixture, self.train_graph))
+
+    def _finished(self, made: Path) -> Path:
+        """`made`, the last file of the training. UsageError where it is missing."""
+        if not made.is_file():
+            raise UsageError(
+                f"{self.folder} is not finished, {made.relative_to(self.folder)} is missing; "
+                f"continue with '{resume_command(self.folder, self.dataset.folder)}'"
+            )
+        return made
 
     @property
     def mixture(self) -> Mixture | None:
@@ -114,8 +118,9 @@ class Run:
         return load_partners(mixture, self.folder, graph)
 
     def embeddings(self, scratch: Path) -> Exported:
-        """The exported embeddings, verified and mapped from scratch in a folder."""
+        """The exported embeddings, verified and mapped from scratch in a folder. UsageError where the run is not finished."""
         users, items = embeddings_paths(self.folder)
+        self._finished(items)
         check(self.folder, [users, items])
         rule = self.export_rule
         assert rule is not None

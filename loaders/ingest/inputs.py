@@ -146,7 +146,7 @@ def open_input(
     for info in listing.infos:
         _check_footer(listing.filesystem, info.path, allowed)
     try:
-        rows, schemas = 0, []
+        rows, schemas = 0, list[tuple[str, pa.Schema]]()
         for info in listing.infos:
             file = _opened(listing, info)  # one at a time: what Arrow makes of a footer is large
             rows += int(file.metadata.num_rows)

@@ -16,6 +16,8 @@ from gcnrec.loaders.parquet import ingest
 from gcnrec.results.bundle import item_arrays
 from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.recommend import recommend
+from gcnrec.results.score import NewNodes, score
+from gcnrec.results.similar import SimilarFiles, similar
 from gcnrec.runs.folder import final_tensors
 from gcnrec.training.train import train
 
@@ -181,6 +183,29 @@ def test_lists(folder, sage, tmp_path):
     ranks = {(row["user"], row["item"]): row["rank"] for row in lists.to_pylist()}
     # Every user gets the new item of their own kind before that of the other.
     assert all((ranks[f"u{user}", 116] < ranks[f"u{user}", 117]) == (user % 2 == 0) for user in range(SIZE))
+
+
+def test_new_items_are_like_items_of_their_kind(folder, sage, tmp_path):
+    path = new_items(folder)
+    made = similar(sage, "item", 3, tmp_path / "items.parquet", SimilarFiles(new=path))
+    lists = pq.read_table(tmp_path / "items.parquet").to_pydict()
+    assert lists["item"] == [116] * 3 + [117] * 3 and made.untrained == 0
+    assert [other % 2 for other in lists["similar"]] == [0] * 3 + [1] * 3
+    similar(sage, "item", 2, tmp_path / "all.parquet", SimilarFiles(new=path, every=True))
+    assert set(pq.read_table(tmp_path / "all.parquet")["item"].to_pylist()) == {100 + item for item in range(SIZE + 2)}
+    users = new_users(folder, [("new", 100), ("new", 102)])
+    similar(sage, "user", 4, tmp_path / "users.parquet", SimilarFiles(new=users))
+    lists = pq.read_table(tmp_path / "users.parquet").to_pydict()
+    assert lists["user"] == ["new"] * 4 and all(int(user[1:]) % 2 == 0 for user in lists["similar"])
+
+
+def test_pairs_of_new_nodes_have_the_scores_of_their_lists(folder, sage, tmp_path):
+    new = NewNodes(new_users(folder, [("new", 100), ("new", 102)]), new_items(folder))
+    recommend(sage, SIZE + 2, tmp_path / "lists.parquet", new_users=new.users, new_items=new.items, seen="none")
+    score(sage, tmp_path / "lists.parquet", tmp_path / "scores.parquet", new=new)
+    lists, scored = pq.read_table(tmp_path / "lists.parquet"), pq.read_table(tmp_path / "scores.parquet")
+    assert scored["rank"].to_pylist() == lists["rank"].to_pylist() and scored["score"].equals(lists["score"])
+    assert {116, 117} <= set(scored["item"].to_pylist())
 
 
 def test_refusals(folder, dataset, sage, lightgcn, tmp_path):

@@ -18,8 +18,8 @@ from gcnrec.errors import DataError, Unforeseen
 from gcnrec.interactions import MemoryVocabulary
 from gcnrec.loaders.bounds.allowed import Allowed
 from gcnrec.results import memory_bounds
-from gcnrec.results.id_files import IdColumn, open_ids
-from gcnrec.results.text_tables import PIPED_BYTES
+from gcnrec.results.given.id_files import IdColumn, open_ids
+from gcnrec.results.given.text_tables import PIPED_BYTES
 from gcnrec.storage import streams
 
 USERS = IdColumn(("user", "customer"), MemoryVocabulary(pa.array([101, 102, 103])), ("item",))

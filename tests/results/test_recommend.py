@@ -21,6 +21,7 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions, MemoryVocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.scorer import EmbeddingScorer
+from gcnrec.results import lists as lists_file
 from gcnrec.results.recommend import recommend
 
 # Items in the order of their numbers: by falling number of train users (3, 2, 1, 1, 0).
@@ -43,7 +44,8 @@ def fake_run(user_ids: pa.Array | None = None, item_ids: pa.Array | None = None,
     info = {"name": "shop", "digest": "d", "data": {"user": "row.customer", "item": "product"}}
     dataset = Dataset(Path(), info, graph, users, items, pairs(VALID, users, items), pairs(TEST, users, items), None, None)
     scorer = EmbeddingScorer(torch.from_numpy(scores), torch.eye(5))
-    job = SimpleNamespace(model=SimpleNamespace(closed_form=False), evaluate=SimpleNamespace(memory_limit="2GB", seen="all"))
+    model = SimpleNamespace(closed_form=False, name="lightgcn", inputs="auto")
+    job = SimpleNamespace(model=model, evaluate=SimpleNamespace(memory_limit="2GB", seen="all"))
     return SimpleNamespace(folder=Path(), job=job, dataset=dataset, refitted=refitted, mixture=None, scorer=lambda *_: scorer)
 
 
@@ -150,7 +152,7 @@ def test_rows_of_files_that_have_no_effect_are_counted_and_reported(tmp_path, wr
     rows, *reasons = made.dropped["candidates"].values()
     assert rows == made.rows + sum(reasons)
     assert noted[-2] == (
-        "--candidates: 9 of 11 rows have no effect: 2 of unknown users, 1 of unknown items, 1 of users who get no list here, "
+        "--candidates: 9 of 11 rows have no effect: 2 of unknown users, 1 of unknown items, 1 of lists that are not made here, "
         "1 repeated, 2 seen, 2 excluded"
     )
     made = recommend(fake_run(), 5, tmp_path / "all.parquet", candidates=files["candidates"], seen="none")
@@ -185,7 +187,7 @@ def test_popularity_for_users_the_model_does_not_know(tmp_path, write):
 
 
 def test_lists_that_say_nothing_of_their_users_are_counted_and_told(tmp_path, write):
-    """104 has no train interaction. With features of users its list says something: counted, not told."""
+    """104 has no train interaction. With a model that reads features of users its list says something: counted, not told."""
     run, told = fake_run(), []
     observer = SimpleNamespace(warn=told.append, work=lambda *_: None)
     assert recommend(run, 1, tmp_path / "a.parquet", observer=observer).untrained == 1
@@ -194,7 +196,10 @@ def test_lists_that_say_nothing_of_their_users_are_counted_and_told(tmp_path, wr
     assert recommend(run, 1, tmp_path / "b.parquet", users=users, observer=observer).untrained == 0
     run.dataset = replace(run.dataset, user_features=np.ones((4, 2), np.float32))
     assert recommend(run, 1, tmp_path / "c.parquet", observer=observer).untrained == 1
-    assert len(told) == 1
+    assert len(told) == 2  # lightgcn reads none
+    run.job.model.name = "graphsage"
+    assert recommend(run, 1, tmp_path / "d.parquet", observer=observer).untrained == 1
+    assert len(told) == 2
 
 
 @pytest.mark.parametrize(
@@ -304,7 +309,7 @@ def test_many_users_stream_in_order(tmp_path, monkeypatch):
     whole = tmp_path / "whole.parquet"
     recommend(fake_run(), 2, whole)
     monkeypatch.setattr(module, "users_per_chunk", lambda *_: 1)
-    monkeypatch.setattr(module, "_GROUP_BYTES", 2)
+    monkeypatch.setattr(lists_file, "_GROUP_BYTES", 2)
     recommend(fake_run(), 2, tmp_path / "parts.parquet")
     assert pq.read_table(tmp_path / "parts.parquet").equals(pq.read_table(whole))
     assert pq.read_metadata(tmp_path / "parts.parquet").num_row_groups > 1

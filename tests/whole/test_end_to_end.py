@@ -179,6 +179,25 @@ def test_recommend(gcnrec, first):
     assert halves == [1] * 4 + [0] * 4
 
 
+def test_similar_and_score(gcnrec, first):
+    code, _, err = gcnrec("similar", first, "--items", "all", "--k", 3, "--out", "similar.parquet")
+    assert code == 0, err
+    lists = pq.read_table("similar.parquet").to_pydict()
+    halves = {name: [(item - 10**12) // 30 for item in lists[name]] for name in ("item", "similar")}
+    assert halves["item"] == halves["similar"] and len(lists["item"]) == 3 * 60
+    pq.write_table(pa.table({"user_id": ["u3", "u4"]}), "some.parquet")
+    code, out, err = gcnrec("similar", first, "--users", "some.parquet", "--k", 5, "--out", "users.parquet", "--json")
+    assert code == 0 and json.loads(out)["nodes"] == 2, err
+    assert [int(user[1:]) % 2 for user in pq.read_table("users.parquet")["similar"].to_pylist()] == [1] * 5 + [0] * 5
+    code, _, err = gcnrec("similar", first, "--users", "all", "--items", "all", "--out", "both.parquet")
+    assert code == 2 and "items of items, or users of users" in err
+    assert gcnrec("recommend", first, "--k", 4, "--seen", "none", "--out", "four.parquet")[0] == 0
+    code, out, err = gcnrec("score", first, "--pairs", "four.parquet", "--out", "scores.parquet", "--json")
+    assert code == 0 and json.loads(out)["scored"] == json.loads(out)["rows"], err
+    lists, scored = pq.read_table("four.parquet"), pq.read_table("scores.parquet")
+    assert scored["rank"].to_pylist() == lists["rank"].to_pylist() and scored["score"].equals(lists["score"])
+
+
 def test_compare_and_info(gcnrec, first):
     data = json.loads((first / "lineage.json").read_text())["data"]["folder"]
     code, out, err = gcnrec("train", "two.toml", "--data", data, "--out", "short", "--set", "train.epochs=1")

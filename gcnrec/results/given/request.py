@@ -18,8 +18,8 @@ from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.ids.id_types import held
 from gcnrec.interactions import MemoryVocabulary, Vocabulary
 from gcnrec.loaders.schema import Dataset
-from gcnrec.results.dropped import FileCounts
-from gcnrec.results.id_files import IdTable, columns_of, open_ids
+from gcnrec.results.given.dropped import FileCounts
+from gcnrec.results.given.id_files import IdColumn, IdTable, columns_of, open_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,16 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ids:
+class Named:
     """Distinct ids of a file's column in their first order, their numbers (-1 for unknown ones), and the file's rows."""
 
     ids: pa.Array
     numbers: NDArray[np.int32]
     rows: int
+
+    @classmethod
+    def all_of(cls, vocabulary: Vocabulary) -> Named:
+        return cls(vocabulary.ids, np.arange(len(vocabulary), dtype=np.int32), len(vocabulary))
 
     @property
     def unknown(self) -> int:
@@ -133,32 +137,34 @@ def _typed(vocabulary: Vocabulary, ids: pa.Array) -> pa.Array:
     return ids.cast(kind) if held(kind, ids) == kind else ids
 
 
-def _users(dataset: Dataset, path: Path | None, keep_unknown: bool) -> _Ids:
+def _users(dataset: Dataset, path: Path | None, keep_unknown: bool) -> Named:
     """The users that a file names, all of the dataset without one. DataError where none is known, unless `keep_unknown`."""
-    if path is None:
-        return _Ids(dataset.user_ids.ids, np.arange(len(dataset.user_ids), dtype=np.int32), len(dataset.user_ids))
     users, _ = columns_of(dataset)
+    if path is None:
+        return Named.all_of(users.vocabulary)
     with open_ids(path) as table:
-        given = table.ids(users)
-    ids = pc.unique(given)
-    numbers = dataset.user_ids.numbers(ids)
-    if not (keep_unknown or (numbers >= 0).any()):
-        raise DataError(f"{path} must name users of {dataset.name}, none of its {len(ids)} ids is one; check its user column")
-    return _Ids(ids, numbers, len(given))
+        return named(table, users, dataset.name, keep_unknown)
 
 
-def _items(dataset: Dataset, table: IdTable) -> _Ids:
+def _items(dataset: Dataset, table: IdTable) -> Named:
     """The items that a file names. DataError where none is known."""
     _, items = columns_of(dataset)
-    path, given = table.path, table.ids(items)
+    return named(table, items, dataset.name)
+
+
+def named(table: IdTable, column: IdColumn, dataset: str, keep_unknown: bool = False) -> Named:
+    """The ids of a file's column of users or items of the `dataset`. DataError where none is known, unless `keep_unknown`."""
+    given, kind = table.ids(column), column.names[0]
     ids = pc.unique(given)
-    numbers = dataset.item_ids.numbers(ids)
-    if not (numbers >= 0).any():
-        raise DataError(f"{path} must name items of {dataset.name}, none of its {len(ids)} ids is one; check its item column")
-    return _Ids(ids, numbers, len(given))
+    numbers = column.vocabulary.numbers(ids)
+    if not (keep_unknown or (numbers >= 0).any()):
+        raise DataError(
+            f"{table.path} must name {kind}s of {dataset}, none of its {len(ids)} ids is one; check its {kind} column"
+        )
+    return Named(ids, numbers, len(given))
 
 
-def _of_items(option: str, found: _Ids) -> FileCounts:
+def _of_items(option: str, found: Named) -> FileCounts:
     return FileCounts(option, found.rows, {"unknown_item": found.unknown, "repeated": found.repeated})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from gcnrec.arguments import count, integer, number, place_to_write
+from gcnrec.console.arguments import count, integer, number, place_to_write
 
 
 @pytest.mark.parametrize("text", ["", "1_0", "\u0661", "1.0", "0x1", " 1", "1" * 20])

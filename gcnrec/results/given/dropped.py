@@ -15,7 +15,7 @@ from gcnrec.graph import Csr
 from gcnrec.ops.topk import ItemLists, contained
 
 WORDS = {
-    "unknown_user": "of unknown users", "unknown_item": "of unknown items", "not_asked": "of users who get no list here",
+    "unknown_user": "of unknown users", "unknown_item": "of unknown items", "not_asked": "of lists that are not made here",
     "known_item": "of items that the data has", "repeated": "repeated", "seen": "seen", "excluded": "excluded",
 }  # fmt: skip
 """Why a row of a file is dropped, as keys of the summary, and in words."""

@@ -18,7 +18,7 @@ from gcnrec.errors import DataError, first_line, reading
 from gcnrec.ids.id_types import as_ids, from_text, held
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset
-from gcnrec.results.text_tables import TextTable, open_text
+from gcnrec.results.given.text_tables import TextTable, open_text
 from gcnrec.storage.streams import check_regular, is_pipe
 
 _BATCH_ROWS = 2**16

@@ -1,0 +1,1 @@
+"""What options take, and which errors end a command with a sentence."""

@@ -1,0 +1,76 @@
+"""What options of the command line take: numbers in plain digits, places to write to, and options of several commands.
+
+Each refusal is typer.BadParameter.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gcnrec.errors import shown
+
+
+def integer(text: str | int) -> int:
+    """A whole number in plain digits: int() also takes 1_0, and digits of other scripts."""
+    if not re.fullmatch(r"[+-]?[0-9]{1,19}", str(text)):
+        raise typer.BadParameter(f"expected a whole number in the digits 0 to 9, at most 19 of them, got {shown(text)}")
+    return int(text)
+
+
+def count(text: str | int) -> int:
+    """A whole number from 1 on."""
+    number = integer(text)
+    if number < 1:
+        raise typer.BadParameter(f"expected 1 or more, got {number}")
+    return number
+
+
+def number(text: str | float) -> float:
+    """A decimal number in plain digits, neither infinite nor nan."""
+    if not re.fullmatch(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]{1,2})?", str(text).lower(), re.ASCII):
+        raise typer.BadParameter(f"expected a number in the digits 0 to 9, got {shown(text)}")
+    return float(text)
+
+
+def place_to_write(text: str | Path) -> Path:
+    """Where to write: on this machine, without a step up from a folder that is not there, which making it would leave behind."""
+    path = Path(text)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(text)):
+        raise typer.BadParameter(f"expected a path of this machine, got the address {shown(str(text))}; write here, then copy")
+    above = [Path(*path.parts[:at]) for at, part in enumerate(path.parts) if at and part == ".."]
+    absent = next((folder for folder in above if not folder.is_dir()), None)
+    if absent is not None:
+        raise typer.BadParameter(f"{shown(str(text))} goes up from {absent}, which is no folder; write the path without ..")
+    return path
+
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+DataFolder = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="A dataset folder; default: ingest [data].")]
+DataRoot = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files of a card lie.")]
+WhereTest = Annotated[
+    str | None, typer.Option(metavar="SQL", help="The same for --test and --valid; without it, --where if it fits.")
+]
+SplitBy = Annotated[str | None, typer.Option(metavar="given|random|leave_last|temporal|cold_items", help="How test is held out.")]
+PartitionType = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=TYPE", help="Type of key=value folders, such as user=int64; ids are text.")
+]
+KCore = Annotated[
+    int | None, typer.Option(metavar="N", parser=integer, help="Drop nodes with fewer interactions, to a fixpoint.")
+]
+TextWidth = Annotated[int | None, typer.Option(metavar="N", parser=integer, help="Columns that lists of words become at most.")]
+ValidSize = Annotated[float | None, typer.Option(metavar="F", parser=number, help="Share of train held out for validation.")]
+TestSize = Annotated[float | None, typer.Option(metavar="F", parser=number, help="Share held out for test.")]
+WarmSize = Annotated[float | None, typer.Option(metavar="F", parser=number, help="cold_items: share of warm pairs held out too.")]
+MinRating = Annotated[float | None, typer.Option(metavar="X", parser=number, help="Keep ratings of at least this.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", parser=integer, help="Seed of the split.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the job.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")]
+MemoryLimit = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory to use, mapped files apart, for example 2GB.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the dataset that --out names.")]
+IngestAgain = Annotated[bool, typer.Option("--force", help="Ingest [data] again, also over its folder.")]

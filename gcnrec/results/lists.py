@@ -1,0 +1,60 @@
+"""Lists as a Parquet file of original ids, streamed: memory does not grow with the lists.
+
+Letters: R rows of a request, each with a list; B of them in a chunk; K list length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from gcnrec.interactions import Vocabulary
+from gcnrec.ops.topk import TopK
+from gcnrec.system.observer import Observer
+
+_GROUP_BYTES = 2**23
+"""Of lists that are written at a time, as a row group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What the two columns of ids are called: `of`, whose lists they are (`ids`, one a row), and `listed` (`vocabulary`)."""
+
+    of: str
+    ids: pa.Array
+    listed: str
+    vocabulary: Vocabulary
+
+
+def write_lists(path: Path, columns: Columns, chunks: Iterator[TopK], observer: Observer) -> NDArray[np.int64]:
+    """Write the lists of all rows, in rising chunks of them, and return the length of each row's list, int64 (R).
+
+    Columns: both ids in their Arrow types, `rank` int32 from 1, `score` float32.
+    """
+    types = {columns.of: columns.ids.type, columns.listed: columns.vocabulary.type, "rank": pa.int32(), "score": pa.float32()}
+    lengths_R = np.zeros(len(columns.ids), np.int64)
+    pending: list[pa.Table] = []
+    with pq.ParquetWriter(path, pa.schema(types), compression="zstd") as writer:
+        for lists in chunks:
+            filled_BK = lists.items_BK >= 0
+            at, slots = np.nonzero(filled_BK)
+            lengths_R[lists.users_B] = filled_BK.sum(axis=1)
+            observer.work("ranking", int(lists.users_B[-1]) + 1, len(lengths_R))
+            values = {
+                columns.of: columns.ids.take(pa.array(lists.users_B[at])),
+                columns.listed: columns.vocabulary.decode(lists.items_BK[filled_BK]),
+                "rank": pa.array((slots + 1).astype(np.int32)),
+                "score": pa.array(lists.scores_BK[filled_BK]),
+            }
+            pending.append(pa.table(values, schema=pa.schema(types)))
+            if sum(table.nbytes for table in pending) >= _GROUP_BYTES:
+                writer.write_table(pa.concat_tables(pending))
+                pending.clear()
+        writer.write_table(pa.concat_tables([*pending, pa.schema(types).empty_table()]))
+    return lengths_R
