@@ -16,7 +16,7 @@ from jobs.measure.fuzz.cases.case import Case, Damage, damage
 PAIRS = {"user": [1, 1, 2, 3], "item": ["a", "b", "b", "a"], "time": [0, 1, 2, 3]}
 
 
-CASES = {"parquet": 40, "jobs": 15, "cards": 15, "datasets": 12, "runs": 12, "requests": 12, "paths": 8, "settings": 12}
+CASES = {"parquet": 40, "jobs": 15, "cards": 15, "datasets": 16, "runs": 12, "requests": 12, "paths": 8, "settings": 12}
 CASES |= {"conditions": 12, "sources": 10}
 
 

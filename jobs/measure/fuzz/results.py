@@ -22,7 +22,7 @@ _OF_TIME = re.compile("second|minute|hour|rss|bytes|folder|speed|per_s|stalled")
 def results_of(arguments: list[str], here: Path, out: str) -> Any:
     """The results of a command that ended with exit code 0; `out` is what it printed."""
     match arguments[0]:
-        case "recommend":
+        case "recommend" | "similar" | "score":
             return digest_of(here / "out.parquet")
         case "evaluate":
             per_user = "per_user.valid.parquet" if "valid" in arguments else "per_user.parquet"

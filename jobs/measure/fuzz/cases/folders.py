@@ -25,6 +25,8 @@ def opened_with(draw: Random, run: str, data: str) -> tuple[list[str], tuple[str
         (["recommend", run, "--k", "5", "--out", "out.parquet", "--json"], ()),
         (["recommend", run, "--k", "5", "--out", "out.parquet", "--users", "users.csv", "--exclude", "pairs.csv"], ()),
         (["recommend", run, "--k", "5", "--out", "out.parquet", "--candidates", "pairs.csv", "--seen", "none"], ()),
+        (["similar", run, "--k", "5", "--out", "out.parquet", "--json"], ()),
+        (["score", run, "--pairs", "pairs.csv", "--out", "out.parquet", "--seen", "all"], ()),
         (["export", run, "--format", out, "--out", "out", "--json"], ()),
         (["info", run, "--json"], ()),
         (["train", "job.toml", "--data", data, "--out", run, "--resume", "--json"], (f"{run}/",)),

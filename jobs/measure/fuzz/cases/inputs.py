@@ -18,8 +18,15 @@ from jobs.measure.fuzz.cases.malformed import changed_columns
 from jobs.measure.fuzz.cases.parquet import IDS, OTHERS, array_of
 from jobs.measure.fuzz.world import ITEMS, LOOSE_FILES, USERS
 
-OPTIONS = ["--users", "--items", "--candidates", "--exclude", "--new-users", "--new-items", "--segments"]
-COLUMNS = {"--users": ["user"], "--items": ["item"], "--new-items": ["item", "price"], "--segments": ["user", "segment"]}
+REWRITTEN = ["--users", "--items", "--candidates", "--exclude", "--new-users", "--segments"]
+OPTIONS = [*REWRITTEN, "--new-items", "--among", "--pairs"]
+COLUMNS = {
+    "--users": ["user"],
+    "--items": ["item"],
+    "--new-items": ["item", "price"],
+    "--among": ["item"],
+    "--segments": ["user", "segment"],
+}
 FIELDS = [
     "", " 1", "1 ", "+1", "-1", "1.0", "1e3", "007", "1_0", "0x10", "\u0661\u0662", "\uff11", "9" * 30, "9" * 6000, "nan",
     "null", "NULL", "true", "é", "\x00", '"', '"1', "1\r", "x" * 100_000, "\u202e", "\ufeff", "1;2", "'1'", "1\t",
@@ -41,7 +48,7 @@ def request_case(draw: Random, kept: Path) -> Case:
     """`recommend` or `evaluate` with an odd file of ids, or a sound one in another form, which must give the same."""
     option = draw.choice(OPTIONS)
     columns = COLUMNS.get(option, ["user", "item"])
-    if draw.random() < 0.15 and option != "--new-items":
+    if draw.random() < 0.15 and option in REWRITTEN:
         return _rewritten(draw, option, columns)
     name = f"given.{draw.choice(['csv', 'parquet', 'csv', 'parquet', 'txt', 'CSV', 'parquet.csv'])}"
     content = _text(draw, columns) if "csv" in name.lower() else _table(draw, columns)
@@ -52,7 +59,10 @@ def request_case(draw: Random, kept: Path) -> Case:
 
 
 def _request(option: str, files: dict[str, bytes], run: str, name: str, twin: Case | None = None) -> Case:
-    base = ["evaluate", run, "--json"] if option == "--segments" else ["recommend", run, "--k", "5", "--out", "out.parquet"]
+    base = {
+        "--segments": ["evaluate", run, "--json"], "--pairs": ["score", run, "--out", "out.parquet"],
+        "--among": ["similar", run, "--k", "5", "--out", "out.parquet"],
+    }.get(option, ["recommend", run, "--k", "5", "--out", "out.parquet"])  # fmt: skip
     world = ("data" if run == "dense" else "plain", run, *LOOSE_FILES)
     kind = "ids in a file" if twin is None else "ids in another form"
     writes = (f"{run}/",) if option == "--segments" else ()
