@@ -30,6 +30,7 @@ from gcnrec.console.arguments import (
     MinRating,
     Overrides,
     PartitionType,
+    Replace,
     Resume,
     RunFolder,
     Seed,
@@ -319,7 +320,9 @@ def evaluate(
 @app.command()
 def recommend(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(metavar="RECS.parquet", parser=place_to_write, help="The file to write.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", parser=place_to_write, help="The file to write: .parquet, .csv or .jsonl.")
+    ],
     k: Annotated[int, typer.Option("--k", metavar="N", parser=count, help="Items per user.")] = 20,
     users: Annotated[Path | None, typer.Option(metavar="FILE", help="Only these users.")] = None,
     items: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank only these items.")] = None,
@@ -331,19 +334,21 @@ def recommend(
     fallback: Annotated[Literal["popularity"] | None, typer.Option(metavar="popularity", help="What unknown users get.")] = None,
     new_users: Annotated[Path | None, typer.Option(metavar="FILE", help="Pairs of user and item, also of new users.")] = None,
     new_items: Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")] = None,
+    force: Replace = False,
     memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
     log_json: LogJson = False,
 ) -> None:
     """Write top-k lists as Parquet: the original ids, rank from 1, score."""
     from gcnrec.reports.text import figure_lines
+    from gcnrec.results.outputs import Output
     from gcnrec.results.recommend import recommend as write
     from gcnrec.runs.folder import open_run
 
     with _observed(as_json, log_json) as observer:
         made = write(
-            open_run(run, observer), k, out, users=users, items=items, candidates=candidates, exclude=exclude, seen=seen,
-            fallback=fallback, new_users=new_users, new_items=new_items, memory_limit=memory_limit, observer=observer,
+            open_run(run, observer), k, Output(out, force), users=users, items=items, candidates=candidates, exclude=exclude,
+            seen=seen, fallback=fallback, new_users=new_users, new_items=new_items, memory_limit=memory_limit, observer=observer,
         )  # fmt: skip
     _show(asdict(made) if as_json else figure_lines(asdict(made)))
 
@@ -351,7 +356,9 @@ def recommend(
 @app.command()
 def similar(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(metavar="SIMILAR.parquet", parser=place_to_write, help="The file to write.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", parser=place_to_write, help="The file to write: .parquet, .csv or .jsonl.")
+    ],
     k: Annotated[int, typer.Option("--k", metavar="N", parser=count, help="Length of a list.")] = 20,
     items: Annotated[str | None, typer.Option(metavar="FILE|all", help="Items that get a list; default all.")] = None,
     users: Annotated[str | None, typer.Option(metavar="FILE|all", help="Users that get a list, of users.")] = None,
@@ -359,12 +366,14 @@ def similar(
     exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="Leave these out, or these pairs.")] = None,
     new_items: Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")] = None,
     new_users: Annotated[Path | None, typer.Option(metavar="FILE", help="Pairs of user and item, also of new users.")] = None,
+    force: Replace = False,
     memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
     log_json: LogJson = False,
 ) -> None:
     """Write the items most like each item, or users like each user: original ids, rank from 1, cosine of the embeddings."""
     from gcnrec.reports.text import figure_lines
+    from gcnrec.results.outputs import Output
     from gcnrec.results.similar import SimilarFiles
     from gcnrec.results.similar import similar as write
     from gcnrec.runs.folder import open_run
@@ -376,7 +385,13 @@ def similar(
     files = SimilarFiles(None if given in (None, "all") else Path(given), among, exclude, new, every=given == "all")
     with _observed(as_json, log_json) as observer:
         made = write(
-            open_run(run, observer), "user" if of_users else "item", k, out, files, memory_limit=memory_limit, observer=observer
+            open_run(run, observer),
+            "user" if of_users else "item",
+            k,
+            Output(out, force),
+            files,
+            memory_limit=memory_limit,
+            observer=observer,
         )
     _show(asdict(made) if as_json else figure_lines(asdict(made)))
 
@@ -385,26 +400,30 @@ def similar(
 def score(
     run: RunFolder,
     pairs: Annotated[Path, typer.Option(metavar="FILE", help="Pairs of user and item.")],
-    out: Annotated[Path, typer.Option(metavar="SCORES.parquet", parser=place_to_write, help="The file to write.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", parser=place_to_write, help="The file to write: .parquet, .csv or .jsonl.")
+    ],
     seen: Annotated[
         Literal["all", "train", "none"], typer.Option(metavar="all|train|none", help="What takes no place in the ranking.")
     ] = "none",
     new_users: Annotated[Path | None, typer.Option(metavar="FILE", help="Pairs of user and item, also of new users.")] = None,
     new_items: Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")] = None,
+    force: Replace = False,
     memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
     log_json: LogJson = False,
 ) -> None:
     """Write the score of each pair of a file, and the item's rank among all items for that user; no row is dropped."""
     from gcnrec.reports.text import figure_lines
+    from gcnrec.results.outputs import Output
     from gcnrec.results.score import NewNodes
     from gcnrec.results.score import score as write
     from gcnrec.runs.folder import open_run
 
     with _observed(as_json, log_json) as observer:
         made = write(
-            open_run(run, observer), pairs, out, seen=seen, new=NewNodes(new_users, new_items), memory_limit=memory_limit,
-            observer=observer,
+            open_run(run, observer), pairs, Output(out, force), seen=seen, new=NewNodes(new_users, new_items),
+            memory_limit=memory_limit, observer=observer,
         )  # fmt: skip
     _show(asdict(made) if as_json else figure_lines(asdict(made)))
 

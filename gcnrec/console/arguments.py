@@ -73,4 +73,8 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")]
 MemoryLimit = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory to use, mapped files apart, for example 2GB.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the dataset that --out names.")]
+OutFile = Annotated[
+    Path, typer.Option("--out", metavar="FILE", parser=place_to_write, help="The file to write: .parquet, .csv or .jsonl.")
+]
+Replace = Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")]
 IngestAgain = Annotated[bool, typer.Option("--force", help="Ingest [data] again, also over its folder.")]

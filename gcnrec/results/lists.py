@@ -1,4 +1,4 @@
-"""Lists as a Parquet file of original ids, streamed: memory does not grow with the lists.
+"""Lists as a file of original ids, streamed: memory does not grow with the lists.
 
 Letters: R rows of a request, each with a list; B of them in a chunk; K list length.
 """
@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gcnrec.interactions import Vocabulary
 from gcnrec.ops.topk import TopK
+from gcnrec.results.outputs import Output
 from gcnrec.system.observer import Observer
 
 _GROUP_BYTES = 2**23
@@ -32,7 +31,7 @@ class Columns:
     vocabulary: Vocabulary
 
 
-def write_lists(path: Path, columns: Columns, chunks: Iterator[TopK], observer: Observer) -> NDArray[np.int64]:
+def write_lists(out: Output, columns: Columns, chunks: Iterator[TopK], observer: Observer) -> NDArray[np.int64]:
     """Write the lists of all rows, in rising chunks of them, and return the length of each row's list, int64 (R).
 
     Columns: both ids in their Arrow types, `rank` int32 from 1, `score` float32.
@@ -40,7 +39,7 @@ def write_lists(path: Path, columns: Columns, chunks: Iterator[TopK], observer: 
     types = {columns.of: columns.ids.type, columns.listed: columns.vocabulary.type, "rank": pa.int32(), "score": pa.float32()}
     lengths_R = np.zeros(len(columns.ids), np.int64)
     pending: list[pa.Table] = []
-    with pq.ParquetWriter(path, pa.schema(types), compression="zstd") as writer:
+    with out.opened(pa.schema(types)) as write:
         for lists in chunks:
             filled_BK = lists.items_BK >= 0
             at, slots = np.nonzero(filled_BK)
@@ -54,7 +53,7 @@ def write_lists(path: Path, columns: Columns, chunks: Iterator[TopK], observer: 
             }
             pending.append(pa.table(values, schema=pa.schema(types)))
             if sum(table.nbytes for table in pending) >= _GROUP_BYTES:
-                writer.write_table(pa.concat_tables(pending))
+                write(pa.concat_tables(pending))
                 pending.clear()
-        writer.write_table(pa.concat_tables([*pending, pa.schema(types).empty_table()]))
+        write(pa.concat_tables([*pending, pa.schema(types).empty_table()]))
     return lengths_R

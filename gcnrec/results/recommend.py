@@ -25,8 +25,8 @@ from gcnrec.results.given.dropped import FileCounts, seen_and_excluded
 from gcnrec.results.given.request import Request, RequestFiles, read_request
 from gcnrec.results.lists import Columns, write_lists
 from gcnrec.results.memory_bounds import most_items, recommendation_bytes, users_per_chunk
+from gcnrec.results.outputs import Output
 from gcnrec.runs.folder import Run
-from gcnrec.storage.files import atomic_file
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
 
@@ -54,7 +54,7 @@ class RecommendSummary:
 def recommend(
     run: Run,
     k: int,
-    out: Path,
+    out: Path | Output,
     *,
     users: Path | None = None,
     items: Path | None = None,
@@ -69,6 +69,8 @@ def recommend(
 ) -> RecommendSummary:
     """Write `out`: user and item (original ids in their Arrow types), rank int32 from 1, score float32.
 
+    The ending of `out` decides the format: .csv, .jsonl, or Parquet. An `Output` may replace a file.
+
     Users come in the order of the file `users`, else of `candidates`, else all of them by number; lists by rank. A list
     has at most `k` items, and at most all there are; it is never padded. `items` restricts what is ranked, `candidates` to
     these pairs of user and item; `exclude` leaves out pairs, or with a single column items for everybody. `seen`: "all" leaves
@@ -82,7 +84,7 @@ def recommend(
     Raises UsageError when `out` exists, DataError when a file cannot be read or none of its ids is known, DeviceError when the
     limit is too small for the data.
     """
-    options = _Options(k, out, seen, fallback)
+    options = _Options(k, Output.of(out), seen, fallback)
     files = RequestFiles(users, items, candidates, exclude, new_users, new_items)
     limit = run.job.evaluate.memory_limit if memory_limit is None else memory_limit
     fixed = recommendation_bytes(run, files, limit)
@@ -94,10 +96,10 @@ def recommend(
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """`recommend`'s options of the same names. Raises UsageError for values that are none, and when `out` exists."""
+    """`recommend`'s options of the same names. Raises UsageError for values that are none."""
 
     k: int
-    out: Path
+    out: Output
     seen: str
     fallback: str | None
 
@@ -108,13 +110,10 @@ class _Options:
             raise UsageError(f"--seen must be 'all', 'train' or 'none', got {self.seen!r}")
         if self.fallback not in (None, "popularity"):
             raise UsageError(f"--fallback must be 'popularity', got {self.fallback!r}")
-        if self.out.exists():
-            raise UsageError(f"{self.out} exists and is never overwritten; remove it or choose another --out")
 
 
 def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, observer: Observer) -> RecommendSummary:
-    scratch = options.out.parent  # the run's own folder may be read-only
-    scratch.mkdir(parents=True, exist_ok=True)
+    scratch = options.out.scratch
     wider = with_new_nodes(run, files.new_users, files.new_items, scratch) if files.bring_nodes else None
     dataset = wider.dataset if wider else run.dataset
     request = read_request(dataset, files, keep_unknown=options.fallback is not None)
@@ -135,9 +134,9 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
         untrained_R=(request.numbers_R < 0) | (degrees_U[request.numbers_R] == 0),
         falls_back=options.fallback is not None,
     )
-    with atomic_file(options.out) as path:
-        lengths_R = write_lists(path, Columns("user", request.ids, "item", dataset.item_ids), lists.in_chunks(chunk), observer)
-    made = lists.summary(options.out, lengths_R, wider.unknown_items if wider else 0)
+    columns = Columns("user", request.ids, "item", dataset.item_ids)
+    lengths_R = write_lists(options.out, columns, lists.in_chunks(chunk), observer)
+    made = lists.summary(options.out.path, lengths_R, wider.unknown_items if wider else 0)
     made = replace(made, dropped={each.key: each.summary for each in counts})
     if made.untrained and not (dataset.user_features is not None and reads_features(run)):
         observer.warn(

@@ -1,4 +1,4 @@
-"""Scores and places of given pairs of user and item, as a Parquet file: one row for each row of the file, in its order.
+"""Scores and places of given pairs of user and item, as a file: one row for each row of the file, in its order.
 
 Letters: E rows of the file, P of them whose user and item the run knows, U users of these.
 """
@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, UsageError
@@ -27,8 +26,8 @@ from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.given.id_files import columns_of, open_ids
 from gcnrec.results.given.request import RequestFiles
 from gcnrec.results.memory_bounds import recommendation_bytes, users_per_chunk
+from gcnrec.results.outputs import Output
 from gcnrec.runs.folder import Run
-from gcnrec.storage.files import atomic_file
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
 
@@ -62,8 +61,8 @@ class NewNodes:
 
 
 def score(
-    run: Run, pairs: Path, out: Path, *, seen: SeenOf = "none", new: NewNodes | None = None, memory_limit: str | None = None,
-    observer: Observer = SILENT,
+    run: Run, pairs: Path, out: Path | Output, *, seen: SeenOf = "none", new: NewNodes | None = None,
+    memory_limit: str | None = None, observer: Observer = SILENT,
 ) -> ScoreSummary:  # fmt: skip
     """Write `out`: user and item as the file `pairs` has them, score float32, rank int32, null where one of the ids is unknown.
 
@@ -72,8 +71,7 @@ def score(
     saw. Raises UsageError when `out` exists, DataError when a file cannot be read or names no pair of the run,
     DeviceError when the memory limit (default: of the job) is too small for the data.
     """
-    if out.exists():
-        raise UsageError(f"{out} exists and is never overwritten; remove it or choose another --out")
+    output = Output.of(out)
     if seen not in ("all", "train", "none"):
         raise UsageError(f"--seen must be 'all', 'train' or 'none', got {seen!r}")
     files = RequestFiles(None, None, pairs, None, *astuple(new or NewNodes()))
@@ -81,19 +79,18 @@ def score(
     with memory_errors_as_sentences(limit):
         fixed = recommendation_bytes(run, files, limit)
         chunk = users_per_chunk(limit, fixed, run, _AS_LONG_AS, "scoring by")
-        return _scored(run, files, _Options(pairs, out, seen), chunk, kept(observer))
+        return _scored(run, files, _Options(pairs, output, seen), chunk, kept(observer))
 
 
 @dataclass(frozen=True, slots=True)
 class _Options:
     pairs: Path
-    out: Path
+    out: Output
     seen: SeenOf
 
 
 def _scored(run: Run, files: RequestFiles, options: _Options, chunk: int, observer: Observer) -> ScoreSummary:
-    scratch = options.out.parent  # the run's own folder may be read-only
-    scratch.mkdir(parents=True, exist_ok=True)
+    scratch = options.out.scratch
     wider = with_new_nodes(run, files.new_users, files.new_items, scratch) if files.bring_nodes else None
     counts = wider.counts if wider else ()
     for sentence in filter(None, (each.sentence for each in counts)):
@@ -114,10 +111,9 @@ def _scored(run: Run, files: RequestFiles, options: _Options, chunk: int, observ
     scores_P, places_P = _all_places(scorer, asked, _known(dataset, options.seen), chunk, observer)
     # The distinct pairs lie in the order of users, then items.
     at_E = np.searchsorted(_keys(asked.row_numbers(), asked.indices), _keys(users_E[known_E], items_E[known_E]))
-    with atomic_file(options.out) as path:
-        _write(path, (user_ids, item_ids), known_E, scores_P[at_E], places_P[at_E])
+    _write(options.out, (user_ids, item_ids), known_E, scores_P[at_E], places_P[at_E])
     return ScoreSummary(
-        out=options.out, rows=len(known_E), scored=int(known_E.sum()), users=int((asked.degrees > 0).sum()),
+        out=options.out.path, rows=len(known_E), scored=int(known_E.sum()), users=int((asked.degrees > 0).sum()),
         unknown_users=len(pc.unique(user_ids.filter(pa.array(users_E < 0)))),
         unknown_items=len(pc.unique(item_ids.filter(pa.array(items_E < 0)))) + (wider.unknown_items if wider else 0),
         dropped={each.key: each.summary for each in counts},
@@ -156,7 +152,7 @@ def _keys(users_E: NDArray[np.int32], items_E: NDArray[np.int32]) -> NDArray[np.
 
 
 def _write(
-    path: Path, ids: tuple[pa.ChunkedArray, pa.ChunkedArray], known_E: NDArray[np.bool_], scores: NDArray[np.float32],
+    out: Output, ids: tuple[pa.ChunkedArray, pa.ChunkedArray], known_E: NDArray[np.bool_], scores: NDArray[np.float32],
     ranks: NDArray[np.int32],
 ) -> None:  # fmt: skip
     """Both ids as the file has them, scores and ranks of the known rows, null for others."""
@@ -165,4 +161,6 @@ def _write(
         whole = np.zeros(len(known_E), values.dtype)
         whole[known_E] = values
         columns[name] = pa.array(whole, mask=~known_E)
-    pq.write_table(pa.table(columns), path, compression="zstd")
+    table = pa.table(columns)
+    with out.opened(table.schema) as write:
+        write(table)

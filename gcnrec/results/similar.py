@@ -1,4 +1,4 @@
-"""The items most like each item, or the users most like each user, as a Parquet file of original ids.
+"""The items most like each item, or the users most like each user, as a file of original ids.
 
 Likeness is the cosine of two embeddings, without the column of popularity; in a mixture, of the trained part. Lists are exact.
 Letters: R nodes that get a list, N nodes of that side, F width.
@@ -30,8 +30,8 @@ from gcnrec.results.given.id_files import IdColumn, columns_of, open_ids
 from gcnrec.results.given.request import Named, named
 from gcnrec.results.lists import Columns, write_lists
 from gcnrec.results.memory_bounds import nodes_per_chunk, similarity_bytes
+from gcnrec.results.outputs import Output
 from gcnrec.runs.folder import Run
-from gcnrec.storage.files import atomic_file
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
 
@@ -78,7 +78,7 @@ class SimilarFiles:
 
 
 def similar(
-    run: Run, side: Side, k: int, out: Path, files: SimilarFiles | None = None, *, memory_limit: str | None = None,
+    run: Run, side: Side, k: int, out: Path | Output, files: SimilarFiles | None = None, *, memory_limit: str | None = None,
     observer: Observer = SILENT,
 ) -> SimilarSummary:  # fmt: skip
     """Write `out`: the node (column "item" or "user"), `similar`, rank int32 from 1, and score float32, the cosine.
@@ -91,8 +91,7 @@ def similar(
     """
     if k < 1:
         raise UsageError(f"--k must be at least 1, got {k}")
-    if out.exists():
-        raise UsageError(f"{out} exists and is never overwritten; remove it or choose another --out")
+    output = Output.of(out)
     if run.job.model.closed_form:
         raise UsageError(
             f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no embeddings; train another one"
@@ -102,13 +101,13 @@ def similar(
     nodes = len(run.dataset.item_ids if side == "item" else run.dataset.user_ids)
     chunk = nodes_per_chunk(limit, fixed, min(k, nodes), f"listing what is similar in {run.folder}")
     with memory_errors_as_sentences(limit):
-        return _similar(run, side, _Request(k, out, files), chunk, kept(observer))
+        return _similar(run, side, _Request(k, output, files), chunk, kept(observer))
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
     k: int
-    out: Path
+    out: Output
     files: SimilarFiles
 
 
@@ -128,9 +127,8 @@ class _Nodes:
 
 
 def _similar(run: Run, side: Side, request: _Request, chunk: int, observer: Observer) -> SimilarSummary:
-    files, scratch = request.files, request.out.parent  # the run's own folder may be read-only
-    scratch.mkdir(parents=True, exist_ok=True)
-    nodes, brought = _nodes(run, side, files.new, scratch)
+    files = request.files
+    nodes, brought = _nodes(run, side, files.new, request.out.scratch)
     asked, of_file = _asked(nodes, files)
     allowed_N, excluded, more = _listed(nodes, files, asked)
     counts = (*brought, *of_file, *more)
@@ -138,8 +136,7 @@ def _similar(run: Run, side: Side, request: _Request, chunk: int, observer: Obse
         observer.note(sentence)
     lists = _Lists(min(request.k, len(allowed_N)), nodes, asked.numbers, allowed_N & nodes.has_direction_N, excluded)
     columns = Columns(nodes.column.names[0], asked.ids, LISTED, nodes.column.vocabulary)
-    with atomic_file(request.out) as path:
-        lengths_R = write_lists(path, columns, lists.in_chunks(chunk), observer)
+    lengths_R = write_lists(request.out, columns, lists.in_chunks(chunk), observer)
     has_list_R = lengths_R > 0
     untrained = int((has_list_R & ~nodes.trained_N[asked.numbers]).sum())
     if untrained:
@@ -148,7 +145,7 @@ def _similar(run: Run, side: Side, request: _Request, chunk: int, observer: Obse
             "so their lists say nothing of them"
         )
     return SimilarSummary(
-        out=request.out, nodes=int(has_list_R.sum()), rows=int(lengths_R.sum()),
+        out=request.out.path, nodes=int(has_list_R.sum()), rows=int(lengths_R.sum()),
         short=int((has_list_R & (lengths_R < request.k)).sum()), untrained=untrained,
         unknown=sum(each.dropped.get(f"unknown_{side}", 0) for each in counts),
         dropped={each.key: each.summary for each in counts},

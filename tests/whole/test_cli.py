@@ -31,10 +31,10 @@ SURFACE = {
     "--weight --where --where-test",
     "train": "JOB.toml --data --json --log-json --out --resume --set",
     "evaluate": "RUN --json --k --log-json --memory-limit --segments --split",
-    "recommend": "RUN --candidates --exclude --fallback --items --json --k --log-json --memory-limit --new-items --new-users "
-    "--out --seen --users",
-    "similar": "RUN --among --exclude --items --json --k --log-json --memory-limit --new-items --new-users --out --users",
-    "score": "RUN --json --log-json --memory-limit --new-items --new-users --out --pairs --seen",
+    "recommend": "RUN --candidates --exclude --fallback --force --items --json --k --log-json --memory-limit --new-items "
+    "--new-users --out --seen --users",
+    "similar": "RUN --among --exclude --force --items --json --k --log-json --memory-limit --new-items --new-users --out --users",
+    "score": "RUN --force --json --log-json --memory-limit --new-items --new-users --out --pairs --seen",
     "export": "RUN --format --index --json --k --out",
     "compare": "BASE RUN... --json",
     "sweep": "GRID.toml --data --data-root --force --jobs --log-json --out --set",

@@ -1,0 +1,120 @@
+"""Where a command writes its table, and as what: Parquet, CSV or JSON lines, by the ending of the name; in pieces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from uuid import UUID
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import csv
+
+from gcnrec.errors import DataError, UsageError
+from gcnrec.ids.id_types import family, plain
+from gcnrec.storage.files import atomic_file
+
+Kind = Literal["parquet", "csv", "jsonl"]
+_KINDS: dict[str, Kind] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_NOT_WRITTEN = (".json", ".tsv", ".txt", ".xlsx", ".xls", ".arrow", ".feather", ".orc", ".avro", ".gz", ".zip", ".zst", ".bz2")
+Write = Callable[[pa.Table], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A file to write; `force` replaces one that is there.
+
+    Raises UsageError where something is there without `force`, and for a name that ends like a format that is not written.
+    """
+
+    path: Path
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.path.suffix.lower() in _NOT_WRITTEN:
+            raise UsageError(
+                f"{self.path} must end in .parquet, .csv or .jsonl, {self.path.suffix} is not written; choose one of them"
+            )
+        if self.path.exists() and not (self.force and self.path.is_file()):
+            remedy = "add --force, or choose another --out" if self.path.is_file() else "choose another --out"
+            raise UsageError(f"{self.path} exists and is not overwritten; {remedy}")
+
+    @classmethod
+    def of(cls, out: Path | Output) -> Output:
+        return out if isinstance(out, Output) else cls(out)
+
+    @property
+    def kind(self) -> Kind:
+        return _KINDS.get(self.path.suffix.lower(), "parquet")
+
+    @property
+    def scratch(self) -> Path:
+        """The folder of the file, which is made: for working files, as the run's own may be read-only."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.path.parent
+
+    @contextmanager
+    def opened(self, schema: pa.Schema) -> Iterator[Write]:
+        """What writes tables of `schema`, one after the other; the file appears whole or not at all."""
+        with atomic_file(self.path) as path:
+            match self.kind:
+                case "parquet":
+                    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+                        yield writer.write_table
+                case "csv":
+                    words = pa.schema([(each.name, _in_csv(each)) for each in schema])
+                    with csv.CSVWriter(str(path), words, write_options=csv.WriteOptions(quoting_style="needed")) as lines:
+                        yield lambda table: lines.write_table(_as_words(table, words))
+                case "jsonl":
+                    with path.open("w", encoding="utf-8") as file:
+                        yield lambda table: file.writelines(_json_lines(table))
+
+
+def _in_csv(field: pa.Field) -> pa.DataType:
+    """The type as which CSV holds a column: numbers as they are, all others as text."""
+    kind = field.type
+    return kind if pa.types.is_integer(kind) or pa.types.is_floating(kind) else pa.large_string()
+
+
+def _as_words(table: pa.Table, words: pa.Schema) -> pa.Table:
+    columns = [
+        column if column.type == field.type else in_words(field.name, column)
+        for column, field in zip(table.columns, words, strict=True)
+    ]
+    return pa.table(columns, schema=words)
+
+
+def in_words(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Ids as text, in the form in which files of ids are read. DataError for bytes that are no UTF-8."""
+    values = column.cast(plain(column.type)) if not pa.types.is_integer(column.type) else column
+    if family(column.type) == "UUIDs":
+        return pa.chunked_array([pa.array([None if one is None else str(UUID(bytes=one)) for one in values.to_pylist()], _TEXT)])
+    try:
+        values = values.cast(pa.large_binary()) if pa.types.is_fixed_size_binary(values.type) else values
+        words = values.cast(_TEXT)
+        words.validate(full=True)
+    except pa.ArrowInvalid:
+        raise DataError(f"column {name!r} holds bytes that are no text; write Parquet: end --out in .parquet") from None
+    return words
+
+
+_TEXT = pa.large_string()
+
+
+def _json_lines(table: pa.Table) -> Iterator[str]:
+    """An object a line. Numbers have the fewest digits that give them back in their own width."""
+    keys = [json.dumps(name, ensure_ascii=False) for name in table.column_names]
+    columns = [_as_json(name, column) for name, column in zip(table.column_names, table.columns, strict=True)]
+    for values in zip(*columns, strict=True):
+        yield "{" + ", ".join(f"{key}: {value}" for key, value in zip(keys, values, strict=True)) + "}\n"
+
+
+def _as_json(name: str, column: pa.ChunkedArray) -> list[str]:
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        return ["null" if text is None else text for text in pc.cast(column, _TEXT).to_pylist()]
+    return [json.dumps(text, ensure_ascii=False) for text in in_words(name, column).to_pylist()]
