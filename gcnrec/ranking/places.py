@@ -17,7 +17,7 @@ from gcnrec.errors import DivergedError
 from gcnrec.ops.topk import Hidden, ItemLists, hide
 from gcnrec.ranking.scorer import Scorer
 
-ITEMS_PER_TILE = 1024
+ITEMS_PER_TILE = 2048
 
 
 def places(
@@ -41,16 +41,17 @@ def places(
     orders = [keys(scores_E[ends[row] : ends[row + 1]], items) for row, items in enumerate(lists)]
     sorted_ = [np.sort(order) for order in orders]
     above = [np.zeros(len(order) + 1, np.int64) for order in orders]
+    lowest = [scores_E[ends[row] : ends[row + 1]].min(initial=np.inf) for row in range(len(lists))]
     for first, tile_BT in _tiles(scorer, prepared, len(users_B), items_per_tile):
         if np.isnan(tile_BT).any():
             raise _not_numbers()
         hide(tile_BT, first, hidden)
-        keys_BT = keys(tile_BT, np.arange(first, first + tile_BT.shape[1]))
         for row, pairs_P in enumerate(sorted_):
             if len(pairs_P):
-                # An item counts for every pair behind it.
-                behind_T = np.searchsorted(pairs_P, keys_BT[row], side="right")
-                above[row] += np.bincount(behind_T, minlength=len(pairs_P) + 1)
+                # An item counts for every pair behind it, so that those behind all pairs need no place.
+                near = np.flatnonzero(tile_BT[row] >= lowest[row])
+                behind = np.searchsorted(pairs_P, keys(tile_BT[row, near], near + first), side="right")
+                above[row] += np.bincount(behind, minlength=len(pairs_P) + 1)
     places_E = np.empty(ends[-1], np.int32)
     for row, order in enumerate(orders):
         counts = np.cumsum(above[row])[:-1]
@@ -58,11 +59,11 @@ def places(
     return scores_E, places_E
 
 
-def keys(scores_BT: NDArray[np.float32], items_T: NDArray[np.integer]) -> NDArray[np.int64]:
+def keys(scores_T: NDArray[np.float32], items_T: NDArray[np.integer]) -> NDArray[np.int64]:
     """Integers that order by falling score, then rising item: the bits of a float32 order like an integer, but for the sign."""
-    bits_BT = (scores_BT + np.float32(0.0)).view(np.int32).astype(np.int64)  # -0.0 is 0.0
-    rising_BT = np.where(bits_BT < 0, -(bits_BT & 0x7FFFFFFF), bits_BT)
-    return (-rising_BT << 32) + items_T
+    bits_T = (scores_T + np.float32(0.0)).view(np.int32).astype(np.int64)  # -0.0 is 0.0
+    rising_T = np.where(bits_T < 0, -(bits_T & 0x7FFFFFFF), bits_T)
+    return (-rising_T << 32) + items_T
 
 
 def _tiles(scorer: Scorer, prepared: torch.Tensor, users: int, items_per_tile: int) -> Iterator[tuple[int, NDArray[np.float32]]]:

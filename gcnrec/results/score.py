@@ -32,7 +32,7 @@ from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
 
 SeenOf = Literal["all", "train", "none"]
-_AS_LONG_AS = 256
+_AS_LONG_AS = 512
 """What orders a tile of scores takes as much memory as lists of so many items."""
 
 
