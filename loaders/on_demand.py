@@ -33,7 +33,7 @@ from gcnrec.loaders.recipe import (
     inputs_of,
     recipe_of,
 )
-from gcnrec.loaders.schema import Dataset, open_dataset, read_info, turn_at
+from gcnrec.loaders.schema import Dataset, open_dataset, read_info, refuse_existing, turn_at
 from gcnrec.loaders.sources import Asked, read_card, resolve_card
 from gcnrec.system.observer import Observer
 
@@ -83,8 +83,8 @@ def ingest_flags(
     """`gcnrec ingest`: the card's [data] with the given flags over it, or the flags alone, into `out`."""
     if card is None and "train" not in given:
         raise UsageError("ingest needs a card, or --train with --user and --item")
-    if out.exists() and not force:
-        raise DataError(f"{out} exists and is never overwritten; choose another --out, or add --force")
+    if not force:
+        refuse_existing(out, observer.warn)
     data = validated(Data, {"card": str(card), **given} if card else given, "ingest")
     return _ingest(data, out, near=None, data_root=data_root, force=force, observer=observer)
 

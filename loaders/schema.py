@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from gcnrec.errors import DataError, first_line, os_remedy, reading
+from gcnrec.errors import DataError, GcnrecError, first_line, os_remedy, reading
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges, mapped
 from gcnrec.integrity.digests import OWN, own_digest, sha256_of
 from gcnrec.integrity.facts import recalled, remember
@@ -195,9 +195,21 @@ def new_folder(target: Path, force: bool, warn: Callable[[str], object] = SILENT
     with locked(folder_lock(target), target, warn):
         _clear_leftovers(place, warn)
         if place.exists() and not force:
-            raise DataError(f"{target} exists and is never overwritten; choose another --out, or add --force")
+            raise _taken(target)
         with _replacing(place, target, warn) as work:
             yield work
+
+
+def refuse_existing(target: Path, warn: Callable[[str], object] = SILENT.warn) -> None:
+    """DataError where something is at `target`; what a killed writer left next to it is removed first, where that can be."""
+    if target.exists():
+        with suppress(GcnrecError, OSError), locked(folder_lock(target), target, warn):
+            _clear_leftovers(followed(target), warn)
+        raise _taken(target)
+
+
+def _taken(target: Path) -> DataError:
+    return DataError(f"{target} exists and is never overwritten; choose another --out, or add --force")
 
 
 @contextmanager

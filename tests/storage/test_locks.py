@@ -17,7 +17,7 @@ import torch
 
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders import schema
-from gcnrec.loaders.schema import new_folder, refuse_foreign
+from gcnrec.loaders.schema import new_folder, refuse_existing, refuse_foreign
 from gcnrec.storage.files import atomic_file, clear_leftovers
 from gcnrec.storage.locks import awaited, locked
 from gcnrec.storage.tensors import save_tensors
@@ -231,6 +231,23 @@ def test_a_dataset_folder_that_was_moved_aside_comes_back(tmp_path):
     with new_folder(target, True) as work:
         (work / "file").write_text("new")
     assert (target / "file").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == ["ds"]
+
+
+def test_a_refusal_removes_what_a_killed_writer_left(tmp_path, holder):
+    """It was killed when the folder had its name, and its lock was still there."""
+    target, lock, work = (tmp_path / name for name in ("ds", ".ds.lock", f".ds.{dead()}.part"))
+    target.mkdir()
+    lock.write_text("")
+    work.mkdir()
+    with pytest.raises(DataError, match="never overwritten"):
+        refuse_existing(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["ds"]
+    kept = tmp_path / f".ds.{holder.pid}.part"
+    kept.mkdir()
+    with pytest.raises(DataError, match="never overwritten"):
+        refuse_existing(target)
+    assert {path.name for path in tmp_path.iterdir()} == {"ds", kept.name}
+    refuse_existing(tmp_path / "other")
 
 
 def test_two_writers_of_one_dataset_folder(tmp_path):
