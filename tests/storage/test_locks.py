@@ -234,19 +234,19 @@ def test_a_dataset_folder_that_was_moved_aside_comes_back(tmp_path):
 
 
 def test_a_refusal_removes_what_a_killed_writer_left(tmp_path, holder):
-    """It was killed when the folder had its name, and its lock was still there."""
+    """It was killed when the folder had its name, and its lock was still there; `lock` is the holder's."""
     target, lock, work = (tmp_path / name for name in ("ds", ".ds.lock", f".ds.{dead()}.part"))
     target.mkdir()
     lock.write_text("")
     work.mkdir()
     with pytest.raises(DataError, match="never overwritten"):
         refuse_existing(target)
-    assert [path.name for path in tmp_path.iterdir()] == ["ds"]
+    assert {path.name for path in tmp_path.iterdir()} == {"ds", "lock"}
     kept = tmp_path / f".ds.{holder.pid}.part"
     kept.mkdir()
     with pytest.raises(DataError, match="never overwritten"):
         refuse_existing(target)
-    assert {path.name for path in tmp_path.iterdir()} == {"ds", kept.name}
+    assert {path.name for path in tmp_path.iterdir()} == {"ds", "lock", kept.name}
     refuse_existing(tmp_path / "other")
 
 
