@@ -28,6 +28,9 @@ from gcnrec.console.arguments import (
     KCore,
     MemoryLimit,
     MinRating,
+    NewItems,
+    NewUsers,
+    OutFile,
     Overrides,
     PartitionType,
     Replace,
@@ -41,6 +44,8 @@ from gcnrec.console.arguments import (
     WarmSize,
     WhereTest,
     count,
+    limits_per_column,
+    number,
     place_to_write,
 )
 from gcnrec.console.expected import expected
@@ -320,9 +325,7 @@ def evaluate(
 @app.command()
 def recommend(
     run: RunFolder,
-    out: Annotated[
-        Path, typer.Option(metavar="FILE", parser=place_to_write, help="The file to write: .parquet, .csv or .jsonl.")
-    ],
+    out: OutFile,
     k: Annotated[int, typer.Option("--k", metavar="N", parser=count, help="Items per user.")] = 20,
     users: Annotated[Path | None, typer.Option(metavar="FILE", help="Only these users.")] = None,
     items: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank only these items.")] = None,
@@ -332,23 +335,33 @@ def recommend(
         Literal["all", "train", "none"], typer.Option(metavar="all|train|none", help="What to leave out as seen.")
     ] = "all",
     fallback: Annotated[Literal["popularity"] | None, typer.Option(metavar="popularity", help="What unknown users get.")] = None,
-    new_users: Annotated[Path | None, typer.Option(metavar="FILE", help="Pairs of user and item, also of new users.")] = None,
-    new_items: Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")] = None,
+    new_users: NewUsers = None,
+    new_items: NewItems = None,
+    max_per: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=N", help="At most N items of one value in a list; see --attributes.")
+    ] = None,
+    attributes: Annotated[Path | None, typer.Option(metavar="FILE", help="Items with the columns of --max-per.")] = None,
+    diversity: Annotated[
+        float, typer.Option(metavar="F", parser=number, help="0: by score; above, items unlike each other.")
+    ] = 0.0,
     force: Replace = False,
     memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
     log_json: LogJson = False,
 ) -> None:
-    """Write top-k lists as Parquet: the original ids, rank from 1, score."""
+    """Write top-k lists: the original ids, rank from 1, score."""
     from gcnrec.reports.text import figure_lines
     from gcnrec.results.outputs import Output
     from gcnrec.results.recommend import recommend as write
+    from gcnrec.results.relisting import Relisting
     from gcnrec.runs.folder import open_run
 
+    relisting = Relisting(limits_per_column(max_per or []), attributes, diversity)
     with _observed(as_json, log_json) as observer:
         made = write(
             open_run(run, observer), k, Output(out, force), users=users, items=items, candidates=candidates, exclude=exclude,
-            seen=seen, fallback=fallback, new_users=new_users, new_items=new_items, memory_limit=memory_limit, observer=observer,
+            seen=seen, fallback=fallback, new_users=new_users, new_items=new_items, relisting=relisting,
+            memory_limit=memory_limit, observer=observer,
         )  # fmt: skip
     _show(asdict(made) if as_json else figure_lines(asdict(made)))
 
@@ -356,16 +369,14 @@ def recommend(
 @app.command()
 def similar(
     run: RunFolder,
-    out: Annotated[
-        Path, typer.Option(metavar="FILE", parser=place_to_write, help="The file to write: .parquet, .csv or .jsonl.")
-    ],
+    out: OutFile,
     k: Annotated[int, typer.Option("--k", metavar="N", parser=count, help="Length of a list.")] = 20,
     items: Annotated[str | None, typer.Option(metavar="FILE|all", help="Items that get a list; default all.")] = None,
     users: Annotated[str | None, typer.Option(metavar="FILE|all", help="Users that get a list, of users.")] = None,
     among: Annotated[Path | None, typer.Option(metavar="FILE", help="Lists name only these.")] = None,
     exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="Leave these out, or these pairs.")] = None,
-    new_items: Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")] = None,
-    new_users: Annotated[Path | None, typer.Option(metavar="FILE", help="Pairs of user and item, also of new users.")] = None,
+    new_items: NewItems = None,
+    new_users: NewUsers = None,
     force: Replace = False,
     memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
@@ -400,14 +411,12 @@ def similar(
 def score(
     run: RunFolder,
     pairs: Annotated[Path, typer.Option(metavar="FILE", help="Pairs of user and item.")],
-    out: Annotated[
-        Path, typer.Option(metavar="FILE", parser=place_to_write, help="The file to write: .parquet, .csv or .jsonl.")
-    ],
+    out: OutFile,
     seen: Annotated[
         Literal["all", "train", "none"], typer.Option(metavar="all|train|none", help="What takes no place in the ranking.")
     ] = "none",
-    new_users: Annotated[Path | None, typer.Option(metavar="FILE", help="Pairs of user and item, also of new users.")] = None,
-    new_items: Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")] = None,
+    new_users: NewUsers = None,
+    new_items: NewItems = None,
     force: Replace = False,
     memory_limit: MemoryLimit = None,
     as_json: AsJson = False,

@@ -36,6 +36,19 @@ def number(text: str | float) -> float:
     return float(text)
 
 
+def limits_per_column(texts: list[str]) -> dict[str, int]:
+    """Numbers from 1 on by column, from `COLUMN=N`."""
+    found: dict[str, int] = {}
+    for text in texts:
+        column, equals, most = text.rpartition("=")
+        if not (column and equals):
+            raise typer.BadParameter(f"expected COLUMN=N, such as category=3, got {shown(text)}")
+        if column in found:
+            raise typer.BadParameter(f"{shown(column)} comes twice; give one number for it")
+        found[column] = count(most)
+    return found
+
+
 def place_to_write(text: str | Path) -> Path:
     """Where to write: on this machine, without a step up from a folder that is not there, which making it would leave behind."""
     path = Path(text)
@@ -76,5 +89,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace the dataset that -
 OutFile = Annotated[
     Path, typer.Option("--out", metavar="FILE", parser=place_to_write, help="The file to write: .parquet, .csv or .jsonl.")
 ]
+NewUsers = Annotated[Path | None, typer.Option(metavar="FILE", help="Pairs of user and item, also of new users.")]
+NewItems = Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")]
 Replace = Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")]
 IngestAgain = Annotated[bool, typer.Option("--force", help="Ingest [data] again, also over its folder.")]

@@ -11,7 +11,7 @@ Letters: B users of a chunk, I items, K list length, P items to choose from, F w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,11 +53,16 @@ class Relist:
             count = int((best.items_BK[row] >= 0).sum())
             items, scores = best.items_BK[row, :count], best.scores_BK[row, :count]
             counts = _Counts(self.caps)
-            at = self._spread(counts, items, scores, k) if self.diversity else counts.taken(range(count), items, k)
+            at = self._spread(counts, items, scores, k) if self.diversity else counts.taken(items, k)
+            items_K, scores_K = items[at], scores[at]
             if len(at) < k and count == best.items_BK.shape[1]:
-                items, scores = whole(row)
-                at += counts.taken(range(count, len(items)), items, k - len(at))
-            made.items_BK[row, : len(at)], made.scores_BK[row, : len(at)] = items[at], scores[at]
+                # Scores of one user alone may differ by a last bit, so that places in both rankings do not agree.
+                all_items, all_scores = whole(row)
+                behind = ~np.isin(all_items, items)
+                items, scores = all_items[behind], all_scores[behind]
+                at = counts.taken(items, k - len(at))
+                items_K, scores_K = np.concatenate([items_K, items[at]]), np.concatenate([scores_K, scores[at]])
+            made.items_BK[row, : len(items_K)], made.scores_BK[row, : len(items_K)] = items_K, scores_K
         return made
 
     def _spread(self, counts: _Counts, items_P: NDArray[np.int32], scores_P: NDArray[np.float32], k: int) -> list[int]:
@@ -97,13 +102,13 @@ class _Counts:
             held[group] = held.get(group, 0) + 1
         return True
 
-    def taken(self, places: Iterable[int], items: NDArray[np.int32], k: int) -> list[int]:
-        """The first `k` places whose items fit."""
+    def taken(self, items: NDArray[np.int32], k: int) -> list[int]:
+        """The places of the first `k` items that fit."""
         found: list[int] = []
-        for at in places:
+        for at, item in enumerate(items.tolist()):
             if len(found) == k:
                 break
-            if self.take(int(items[at])):
+            if self.take(item):
                 found.append(at)
         return found
 

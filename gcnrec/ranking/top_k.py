@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.errors import UsageError
+from gcnrec.errors import DivergedError, UsageError
 from gcnrec.graph import Csr
 from gcnrec.ops.topk import Hidden, ItemLists, Seen, TopK, empty_lists, hide, keep_best, keep_best_listed
 from gcnrec.ranking.popularity import PopularityScorer
@@ -92,6 +92,29 @@ def rank_chunk(
         else:
             keep_best_listed(scores_BT.numpy(), first, none, listed, best)
     return best
+
+
+def whole_ranking(
+    scorer: Scorer, user_1: NDArray[np.int32], hidden: Hidden, listed: ItemLists | None
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """All items that one user may get and their scores, by falling score, then rising item; in memory for a score an item."""
+    prepared, scores_1I = scorer.prepare(user_1), torch.empty(1, scorer.num_items)
+    for first, last in _tiles(scorer.num_items, ITEMS_PER_TILE, None):
+        tile_1T = torch.empty(1, last - first)
+        scorer.score(prepared, first, last, tile_1T)
+        scores_1I[:, first:last] = tile_1T
+    hide(scores_1I.numpy(), 0, hidden)
+    scores_I = scores_1I.numpy()[0]
+    if listed is not None:
+        allowed_I = np.zeros(len(scores_I), np.bool_)
+        allowed_I[listed.csr.row(listed.rows_B[0])] = True
+        scores_I[~allowed_I] = -np.inf
+    if np.isnan(scores_I).any():
+        raise DivergedError(
+            f"scores must be numbers, got NaN for user number {user_1[0]}; train again with a smaller learning rate"
+        )
+    order = np.argsort(-scores_I, kind="stable")[: int((scores_I > -np.inf).sum())].astype(np.int32)
+    return order, scores_I[order]
 
 
 def top_k_views(

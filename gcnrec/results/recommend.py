@@ -17,8 +17,9 @@ from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import Hidden, ItemLists, TopK, empty_lists
 from gcnrec.ranking.popularity import PopularityScorer
+from gcnrec.ranking.relist import Ranking, Relist, pool
 from gcnrec.ranking.scorer import Scorer
-from gcnrec.ranking.top_k import in_chunks, rank_chunk
+from gcnrec.ranking.top_k import in_chunks, rank_chunk, whole_ranking
 from gcnrec.results.evaluate import rule_of, trained_degrees
 from gcnrec.results.fold_in import reads_features, with_new_nodes
 from gcnrec.results.given.dropped import FileCounts, seen_and_excluded
@@ -26,6 +27,7 @@ from gcnrec.results.given.request import Request, RequestFiles, read_request
 from gcnrec.results.lists import Columns, write_lists
 from gcnrec.results.memory_bounds import most_items, recommendation_bytes, users_per_chunk
 from gcnrec.results.outputs import Output
+from gcnrec.results.relisting import Relisting
 from gcnrec.runs.folder import Run
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
@@ -64,6 +66,7 @@ def recommend(
     fallback: str | None = None,
     new_users: Path | None = None,
     new_items: Path | None = None,
+    relisting: Relisting | None = None,
     memory_limit: str | None = None,
     observer: Observer = SILENT,
 ) -> RecommendSummary:
@@ -80,15 +83,16 @@ def recommend(
     `new_users` (pairs of user and item) and `new_items` (features) bring nodes that training never saw
     (`gcnrec.results.fold_in`). New items are ranked with the others. With `new_users` the users of that file alone get lists,
     unless `users` or `candidates` name others; a user that the run knows has the items of the file as well.
+    `relisting`: at most so many items of a kind in a list, or items unlike each other; lists are then in the order of choice.
     `memory_limit`, such as "2GB" (default: of the job), bounds memory; the process itself and mapped files do not count.
     Raises UsageError when `out` exists, DataError when a file cannot be read or none of its ids is known, DeviceError when the
     limit is too small for the data.
     """
-    options = _Options(k, Output.of(out), seen, fallback)
-    files = RequestFiles(users, items, candidates, exclude, new_users, new_items)
+    options = _Options(k, Output.of(out), seen, fallback, relisting or Relisting())
+    files = RequestFiles(users, items, candidates, exclude, new_users, new_items, options.relisting.attributes)
     limit = run.job.evaluate.memory_limit if memory_limit is None else memory_limit
     fixed = recommendation_bytes(run, files, limit)
-    longest = min(k, most_items(run, new_items))
+    longest = options.longest(most_items(run, new_items))
     chunk = users_per_chunk(limit, fixed, run, longest, "recommending from")
     with memory_errors_as_sentences(limit):
         return _recommended(run, files, options, chunk, kept(observer))
@@ -102,6 +106,11 @@ class _Options:
     out: Output
     seen: str
     fallback: str | None
+    relisting: Relisting
+
+    def longest(self, num_items: int) -> int:
+        """How many items of a user are ranked at first."""
+        return pool(self.k, num_items) if self.relisting.changes else min(self.k, num_items)
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -133,6 +142,7 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
         popularity=PopularityScorer.of(dataset.graph),
         untrained_R=(request.numbers_R < 0) | (degrees_U[request.numbers_R] == 0),
         falls_back=options.fallback is not None,
+        relist=options.relisting.of(run, dataset, scratch) if options.relisting.changes else None,
     )
     columns = Columns("user", request.ids, "item", dataset.item_ids)
     lengths_R = write_lists(options.out, columns, lists.in_chunks(chunk), observer)
@@ -180,6 +190,7 @@ class _Lists:
     popularity: PopularityScorer
     untrained_R: NDArray[np.bool_]
     falls_back: bool
+    relist: Relist | None = None
 
     def in_chunks(self, rows: int) -> Iterator[TopK]:
         """All lists in the order of the request, `rows` of them at a time."""
@@ -210,9 +221,21 @@ class _Lists:
         for scorer, chosen_B in ((self.scorer, ~popular_B), (self.popularity, popular_B)):
             rows = rows_B[chosen_B]
             if len(rows):
-                lists = rank_chunk(scorer, self.request.numbers_R[rows], self.k, self._hidden(rows), _listed(self.request, rows))
+                lists = self._best(scorer, rows)
                 merged.items_BK[chosen_B], merged.scores_BK[chosen_B] = lists.items_BK, lists.scores_BK
         return merged
+
+    def _best(self, scorer: Scorer, rows_B: NDArray[np.int32]) -> TopK:
+        users_B, hidden, listed = self.request.numbers_R[rows_B], self._hidden(rows_B), _listed(self.request, rows_B)
+        if self.relist is None:
+            return rank_chunk(scorer, users_B, self.k, hidden, listed)
+        best = rank_chunk(scorer, users_B, pool(self.k, scorer.num_items), hidden, listed)
+
+        def whole(at: int) -> Ranking:
+            row_B = rows_B[at : at + 1]
+            return whole_ranking(scorer, users_B[at : at + 1], self._hidden(row_B), _listed(self.request, row_B))
+
+        return self.relist.lists(best, self.k, whole)
 
     def _hidden(self, rows_B: NDArray[np.int32]) -> Hidden:
         """What each row must not get: its user's known items and its exclusions."""

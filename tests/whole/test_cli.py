@@ -31,8 +31,8 @@ SURFACE = {
     "--weight --where --where-test",
     "train": "JOB.toml --data --json --log-json --out --resume --set",
     "evaluate": "RUN --json --k --log-json --memory-limit --segments --split",
-    "recommend": "RUN --candidates --exclude --fallback --force --items --json --k --log-json --memory-limit --new-items "
-    "--new-users --out --seen --users",
+    "recommend": "RUN --attributes --candidates --diversity --exclude --fallback --force --items --json --k --log-json --max-per "
+    "--memory-limit --new-items --new-users --out --seen --users",
     "similar": "RUN --among --exclude --force --items --json --k --log-json --memory-limit --new-items --new-users --out --users",
     "score": "RUN --force --json --log-json --memory-limit --new-items --new-users --out --pairs --seen",
     "export": "RUN --format --index --json --k --out",

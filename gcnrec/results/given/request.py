@@ -32,6 +32,7 @@ class RequestFiles:
     exclude: Path | None
     new_users: Path | None
     new_items: Path | None
+    attributes: Path | None = None
 
     @property
     def bring_nodes(self) -> bool:

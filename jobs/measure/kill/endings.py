@@ -104,7 +104,8 @@ def moment(seed: int, trial: int, attempt: int, course: Course, asks: bool) -> M
     }
     part = str(random.choice(list(parts), p=[0.1, 0.2, 0.5, 0.2]))
     limit = int(2 ** random.uniform(0, np.log2(max(2, course.largest))))
-    return Moment(part, float(random.uniform(*parts[part])), float(random.uniform(0, SECOND_S)), limit, asks)
+    first, last = parts[part]  # a command that took less than its reference may end before these begin
+    return Moment(part, float(random.uniform(first, max(first, last))), float(random.uniform(0, SECOND_S)), limit, asks)
 
 
 def _shares(weights: list[int]) -> list[float]:
