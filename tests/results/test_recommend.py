@@ -23,6 +23,7 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.results import lists as lists_file
 from gcnrec.results.recommend import recommend
+from gcnrec.results.relisting import Relisting
 
 # Items in the order of their numbers: by falling number of train users (3, 2, 1, 1, 0).
 ITEMS = ["bread", "milk", "eggs", "tea", "salt"]
@@ -302,6 +303,57 @@ def test_requests_name_ids_of_every_type(tmp_path, write, ids, kind):
     found = pq.read_table(tmp_path / "recs.parquet")
     assert found.schema.field("user").type == ids.type
     assert found.to_pydict()["user"] == ids.to_pylist()[:1:-1] and found.to_pydict()["item"] == ["salt", "milk"]
+
+
+def test_lists_hold_few_items_of_a_kind(tmp_path, write):
+    """bread and milk are food, tea and salt have no kind, eggs are not in the file."""
+    kinds = write("kinds.csv", "product,kind\nbread,food\nmilk,food\ntea,\nwine,drink\n")
+    relisting = Relisting({"kind": 1}, kinds)
+    recommend(fake_run(), 4, tmp_path / "a.parquet", seen="none", relisting=relisting)
+    assert lists(tmp_path / "a.parquet") == {
+        101: ["bread", "eggs", "tea", "salt"], 102: ["salt", "tea", "eggs", "milk"],
+        103: ["bread", "eggs", "tea", "salt"], 104: ["salt", "eggs", "bread", "tea"],
+    }  # fmt: skip
+    items = write("items.csv", "product\nbread\nmilk\n")
+    made = recommend(fake_run(), 4, tmp_path / "b.parquet", seen="none", items=items, relisting=relisting)
+    assert lists(tmp_path / "b.parquet") == {101: ["bread"], 102: ["milk"], 103: ["bread"], 104: ["bread"]} and made.short == 4
+
+
+def test_a_cap_reaches_beyond_the_best_items(tmp_path, monkeypatch, write):
+    """Only the whole ranking has items of another kind."""
+    kinds = write("kinds.csv", "product,kind\nbread,a\nmilk,a\neggs,a\ntea,b\nsalt,b\n")
+    module = sys.modules[recommend.__module__]
+    monkeypatch.setattr(module, "pool", lambda *_: 2)
+    recommend(fake_run(), 2, tmp_path / "a.parquet", seen="none", relisting=Relisting({"kind": 1}, kinds))
+    assert lists(tmp_path / "a.parquet") == {
+        101: ["bread", "tea"],
+        102: ["salt", "eggs"],
+        103: ["bread", "tea"],
+        104: ["salt", "eggs"],
+    }
+    exclude = write("exclude.csv", "user,item\n101,tea\n")
+    recommend(fake_run(), 2, tmp_path / "b.parquet", seen="train", exclude=exclude, relisting=Relisting({"kind": 1}, kinds))
+    assert lists(tmp_path / "b.parquet") == {101: ["salt"], 102: ["salt", "eggs"], 103: ["milk", "salt"], 104: ["salt", "eggs"]}
+
+
+def test_what_cannot_be_chosen_by_is_refused(tmp_path, write):
+    kinds = write("kinds.csv", "product,kind\nbread,a\nbread,b\n")
+    for given, message in [
+        ({"max_per": {"kind": 1}}, "--max-per needs --attributes FILE with the column 'kind'"),
+        ({"attributes": kinds}, "--attributes is read by --max-per COLUMN=N alone"),
+        ({"max_per": {"kind": 0}, "attributes": kinds}, "--max-per kind must be at least 1, got 0"),
+        ({"diversity": 1.0}, "--diversity must be from 0 to below 1, got 1"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            Relisting(**given)
+    with pytest.raises(DataError, match=r"kinds\.csv must name each item once, some come twice"):
+        recommend(fake_run(), 1, tmp_path / "out.parquet", relisting=Relisting({"kind": 1}, kinds))
+    with pytest.raises(DataError, match=r"must have the column 'brand' of --max-per, it has 'product', 'kind'"):
+        recommend(fake_run(), 1, tmp_path / "out.parquet", relisting=Relisting({"brand": 1}, kinds))
+    pq.write_table(pa.table({"item": ["bread"], "tags": [["a", "b"]]}), tmp_path / "tags.parquet")
+    with pytest.raises(DataError, match="--max-per needs a column of texts or numbers, it is of type list"):
+        recommend(fake_run(), 1, tmp_path / "out.parquet", relisting=Relisting({"tags": 1}, tmp_path / "tags.parquet"))
+    assert not (tmp_path / "out.parquet").exists()
 
 
 def test_many_users_stream_in_order(tmp_path, monkeypatch):

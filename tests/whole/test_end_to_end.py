@@ -198,6 +198,25 @@ def test_similar_and_score(gcnrec, first):
     assert scored["rank"].to_pylist() == lists["rank"].to_pylist() and scored["score"].equals(lists["score"])
 
 
+def test_lists_of_few_items_of_a_kind_and_unlike_each_other(gcnrec, first):
+    kinds = [{"item": 10**12 + item, "kind": item % 30 % 5} for item in range(60)]
+    pq.write_table(pa.Table.from_pylist(kinds), "kinds.parquet")
+    capped = ["--max-per", "kind=1", "--attributes", "kinds.parquet"]
+    code, _, err = gcnrec("recommend", first, "--k", 5, *capped, "--out", "capped.jsonl")
+    assert code == 0, err
+    rows = [json.loads(line) for line in Path("capped.jsonl").read_text().splitlines()]
+    for user in {row["user"] for row in rows}:
+        of_user = [(row["item"] - 10**12) % 30 % 5 for row in rows if row["user"] == user]
+        assert len(of_user) == 5 == len(set(of_user))
+    assert gcnrec("recommend", first, "--k", 5, "--out", "plain.csv")[0] == 0
+    code, _, err = gcnrec("recommend", first, "--k", 5, "--diversity", "0.5", "--out", "plain.csv")
+    assert code == 2 and "add --force" in err
+    plain = Path("plain.csv").read_text()
+    code, _, err = gcnrec("recommend", first, "--k", 5, "--diversity", "0.5", "--out", "plain.csv", "--force")
+    assert code == 0 and Path("plain.csv").read_text() != plain, err
+    assert gcnrec("recommend", first, "--max-per", "kind", "--out", "x.csv")[0] == 2
+
+
 def test_compare_and_info(gcnrec, first):
     data = json.loads((first / "lineage.json").read_text())["data"]["folder"]
     code, out, err = gcnrec("train", "two.toml", "--data", data, "--out", "short", "--set", "train.epochs=1")
