@@ -21,22 +21,30 @@ _GROUP_BYTES = 2**23
 """Of lists that are written at a time, as a row group."""
 
 
+_SOURCES = pa.array(["model", "fallback"])
+
+
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What the two columns of ids are called: `of`, whose lists they are (`ids`, one a row), and `listed` (`vocabulary`)."""
+    """What the two columns of ids are called: `of`, whose lists they are (`ids`, one a row), and `listed` (`vocabulary`).
+
+    `fallback_R` bool: which lists are not the model's; a column `source` then says "model" or "fallback".
+    """
 
     of: str
     ids: pa.Array
     listed: str
     vocabulary: Vocabulary
+    fallback_R: NDArray[np.bool_] | None = None
 
 
 def write_lists(out: Output, columns: Columns, chunks: Iterator[TopK], observer: Observer) -> NDArray[np.int64]:
     """Write the lists of all rows, in rising chunks of them, and return the length of each row's list, int64 (R).
 
-    Columns: both ids in their Arrow types, `rank` int32 from 1, `score` float32.
+    Columns: both ids in their Arrow types, `rank` int32 from 1, `score` float32, `source` where lists have several.
     """
     types = {columns.of: columns.ids.type, columns.listed: columns.vocabulary.type, "rank": pa.int32(), "score": pa.float32()}
+    types |= {} if columns.fallback_R is None else {"source": pa.string()}
     lengths_R = np.zeros(len(columns.ids), np.int64)
     pending: list[pa.Table] = []
     with out.opened(pa.schema(types)) as write:
@@ -51,6 +59,8 @@ def write_lists(out: Output, columns: Columns, chunks: Iterator[TopK], observer:
                 "rank": pa.array((slots + 1).astype(np.int32)),
                 "score": pa.array(lists.scores_BK[filled_BK]),
             }
+            if columns.fallback_R is not None:
+                values["source"] = _SOURCES.take(pa.array(columns.fallback_R[lists.users_B[at]].astype(np.int8)))
             pending.append(pa.table(values, schema=pa.schema(types)))
             if sum(table.nbytes for table in pending) >= _GROUP_BYTES:
                 write(pa.concat_tables(pending))

@@ -78,8 +78,8 @@ def recommend(
     has at most `k` items, and at most all there are; it is never padded. `items` restricts what is ranked, `candidates` to
     these pairs of user and item; `exclude` leaves out pairs, or with a single column items for everybody. `seen`: "all" leaves
     out train, valid and test interactions, "train" only train, "none" nothing. `fallback` "popularity" gives users whom the model
-    did not train on the most popular items (score: train users). Without it, users unknown to the dataset are left out, and
-    counted.
+    did not train on the most popular items (score: train users), and a column `source`, "model" or "fallback". Without it, users
+    unknown to the dataset are left out, and counted.
     `new_users` (pairs of user and item) and `new_items` (features) bring nodes that training never saw
     (`gcnrec.results.fold_in`). New items are ranked with the others. With `new_users` the users of that file alone get lists,
     unless `users` or `candidates` name others; a user that the run knows has the items of the file as well.
@@ -144,7 +144,7 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
         falls_back=options.fallback is not None,
         relist=options.relisting.of(run, dataset, scratch) if options.relisting.changes else None,
     )
-    columns = Columns("user", request.ids, "item", dataset.item_ids)
+    columns = Columns("user", request.ids, "item", dataset.item_ids, lists.untrained_R if lists.falls_back else None)
     lengths_R = write_lists(options.out, columns, lists.in_chunks(chunk), observer)
     made = lists.summary(options.out.path, lengths_R, wider.unknown_items if wider else 0)
     made = replace(made, dropped={each.key: each.summary for each in counts})

@@ -185,6 +185,7 @@ def test_popularity_for_users_the_model_does_not_know(tmp_path, write):
     assert lists(tmp_path / "recs.parquet") == {555: ["bread", "eggs", "tea"], 104: ["bread", "milk", "eggs"], 101: ["tea"]}
     assert pq.read_table(tmp_path / "recs.parquet").column("score").to_pylist()[:3] == [3, 1, 1]
     assert (report.fallback, report.untrained, report.unknown_users, report.short) == (2, 0, 1, 1)
+    assert pq.read_table(tmp_path / "recs.parquet").column("source").to_pylist() == ["fallback"] * 6 + ["model"]
 
 
 def test_lists_that_say_nothing_of_their_users_are_counted_and_told(tmp_path, write):
