@@ -41,8 +41,8 @@ class Output:
                 f"{self.path} must end in .parquet, .csv or .jsonl, {self.path.suffix} is not written; choose one of them"
             )
         if self.path.exists() and not (self.force and self.path.is_file()):
-            remedy = "add --force, or choose another --out" if self.path.is_file() else "choose another --out"
-            raise UsageError(f"{self.path} exists and is not overwritten; {remedy}")
+            remedy = "choose another --out, or add --force" if self.path.is_file() else "choose another --out"
+            raise UsageError(f"{self.path} exists and is never overwritten; {remedy}")
 
     @classmethod
     def of(cls, out: Path | Output) -> Output:

@@ -98,7 +98,7 @@ def test_parquet_for_any_other_name_but_those_of_other_formats(tmp_path):
 def test_a_file_is_replaced_by_force_only_and_a_folder_never(tmp_path):
     path = tmp_path / "out.csv"
     path.write_text("mine")
-    with pytest.raises(UsageError, match=r"out\.csv exists and is not overwritten; add --force, or choose another --out"):
+    with pytest.raises(UsageError, match=r"out\.csv exists and is never overwritten; choose another --out, or add --force"):
         Output(path)
     with pytest.raises(RuntimeError), Output(path, force=True).opened(table_of(IDS["text"]).schema):
         raise RuntimeError
@@ -106,5 +106,5 @@ def test_a_file_is_replaced_by_force_only_and_a_folder_never(tmp_path):
     written(path, table_of(IDS["text"]), force=True)
     assert path.read_text().startswith("user,rank") or path.read_text().startswith('"user"')
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UsageError, match="folder exists and is not overwritten; choose another --out"):
+    with pytest.raises(UsageError, match="folder exists and is never overwritten; choose another --out"):
         Output(tmp_path / "folder", force=True)

@@ -371,7 +371,7 @@ def test_many_users_stream_in_order(tmp_path, monkeypatch):
 def test_nothing_is_overwritten_or_left_half_written(tmp_path):
     out = tmp_path / "recs.parquet"
     out.write_text("mine")
-    with pytest.raises(UsageError, match="exists and is not overwritten; add --force"):
+    with pytest.raises(UsageError, match="exists and is never overwritten; choose another --out, or add --force"):
         recommend(fake_run(), 2, out)
     assert out.read_text() == "mine"
     with pytest.raises(DivergedError):

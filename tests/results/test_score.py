@@ -71,7 +71,7 @@ def test_what_cannot_be_done_is_refused(tmp_path):
         score(fake_run(), pairs, out)
     assert not out.exists()
     out.write_bytes(b"mine")
-    with pytest.raises(UsageError, match="exists and is not overwritten; add --force"):
+    with pytest.raises(UsageError, match="exists and is never overwritten; choose another --out, or add --force"):
         score(fake_run(), pairs, out)
 
 

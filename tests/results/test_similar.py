@@ -153,7 +153,7 @@ def test_what_cannot_be_done_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"--exclude must name pairs of items of plane, none of its 1 pairs is one"):
         similar(run, "item", 1, out, SimilarFiles(exclude=tmp_path / "pairs.csv"))
     out.write_bytes(b"mine")
-    with pytest.raises(UsageError, match="exists and is not overwritten; add --force"):
+    with pytest.raises(UsageError, match="exists and is never overwritten; choose another --out, or add --force"):
         similar(run, "item", 1, out)
     assert out.read_bytes() == b"mine" and sorted(path.name for path in tmp_path.iterdir()) == [
         "out.parquet", "pairs.csv", "users.csv"
