@@ -523,7 +523,13 @@ def sweep(
     failed = [one for one in ended if one.code]
     _show([f"{len(ended) - len(failed)} of {len(ended)} runs finished", f"{out}  (open {out / 'sweep.html'})"])
     if failed:
-        raise typer.Exit(max(one.code for one in failed))
+        problem = DataError(
+            f"{len(failed)} of {len(ended)} runs failed, their logs lie in {out / 'logs'}; start the same command again "
+            "to try them anew"
+        )
+        problem.exit_code = max(one.code for one in failed)
+        _report(problem, log_json)
+        raise typer.Exit(problem.exit_code)
 
 
 @app.command()

@@ -178,6 +178,8 @@ def test_the_command_line_tells_and_ends_with_the_worst_code(place, monkeypatch,
         cli.app(["sweep", str(place / "grid.toml"), "--data", str(place / "data"), "--out", "o", "--jobs", "3"])
     shown = capsys.readouterr()
     assert caught.value.code == 5 and "1 of 3 runs finished" in shown.out
+    last = shown.err.splitlines()[-1]
+    assert last == "gcnrec: 2 of 3 runs failed, their logs lie in o/logs; start the same command again to try them anew"
     assert "1/3  thin-seed=0  1 s" in shown.err and "2/3  wide-seed=0  it [broke]" in shown.err
 
 

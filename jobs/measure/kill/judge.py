@@ -23,8 +23,8 @@ _BUGS = re.compile(
     r"KeyboardInterrupt|Terminated\b"
 )
 _ONCE = re.compile(r"exists and is never overwritten")
-_PROGRESS = re.compile(r"warning: |(fit |refit )?epoch |baseline |\{|[a-z][a-z ]+( by \w+)?(  [\d,]+ of [\d,]+.*)?$")
-"""Lines of progress, which come by the clock: warnings, epochs, baselines, work with or without a number, JSON."""
+_PROGRESS = re.compile(r"warning: |\d+/\d+  |(fit |refit )?epoch |baseline |\{|[a-z][a-z ]+( by \w+)?(  [\d,]+ of [\d,]+.*)?$")
+"""Lines of progress, which come by the clock: warnings, runs of a sweep, epochs, baselines, work with a number or none, JSON."""
 
 
 @dataclass(frozen=True)
