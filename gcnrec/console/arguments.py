@@ -13,6 +13,8 @@ import typer
 
 from gcnrec.errors import shown
 
+_MAX_PER = "'--max-per'"
+
 
 def integer(text: str | int) -> int:
     """A whole number in plain digits: int() also takes 1_0, and digits of other scripts."""
@@ -42,10 +44,13 @@ def limits_per_column(texts: list[str]) -> dict[str, int]:
     for text in texts:
         column, equals, most = text.rpartition("=")
         if not (column and equals):
-            raise typer.BadParameter(f"expected COLUMN=N, such as category=3, got {shown(text)}")
+            raise typer.BadParameter(f"expected COLUMN=N, such as category=3, got {shown(text)}", param_hint=_MAX_PER)
         if column in found:
-            raise typer.BadParameter(f"{shown(column)} comes twice; give one number for it")
-        found[column] = count(most)
+            raise typer.BadParameter(f"{shown(column)} comes twice; give one number for it", param_hint=_MAX_PER)
+        try:
+            found[column] = count(most)
+        except typer.BadParameter as problem:
+            raise typer.BadParameter(problem.message, param_hint=_MAX_PER) from None
     return found
 
 

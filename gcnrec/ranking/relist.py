@@ -103,14 +103,31 @@ class _Counts:
         return True
 
     def taken(self, items: NDArray[np.int32], k: int) -> list[int]:
-        """The places of the first `k` items that fit."""
-        found: list[int] = []
-        for at, item in enumerate(items.tolist()):
-            if len(found) == k:
-                break
-            if self.take(item):
+        """The places of the first `k` items that fit. Items of full groups leave all at once: there may be very many."""
+        found, left = list[int](), np.flatnonzero(self._fit(items))
+        while len(found) < k and len(left):
+            done = 0
+            for at in left.tolist():
+                self.take(int(items[at]))
                 found.append(at)
+                done += 1
+                if len(found) == k or self._fills(int(items[at])):
+                    break
+            left = left[done:]
+            left = left[self._fit(items[left])]
         return found
+
+    def _fit(self, items: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which items have no full group."""
+        fit = np.ones(len(items), np.bool_)
+        for groups_I, most, held in self._caps:
+            full = [group for group, count in held.items() if group >= 0 and count >= most]
+            fit &= ~np.isin(groups_I[items], full)
+        return fit
+
+    def _fills(self, item: int) -> bool:
+        """Whether a group of an item that was taken is full."""
+        return any(held.get(int(groups_I[item]), 0) >= most for groups_I, most, held in self._caps if groups_I[item] >= 0)
 
 
 def pool(k: int, num_items: int) -> int:

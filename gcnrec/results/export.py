@@ -30,6 +30,7 @@ from gcnrec.results.bundle import write_bundle
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import embeddings_paths
 from gcnrec.storage.documents import read_object
+from gcnrec.storage.files import next_folder
 from gcnrec.system.observer import SILENT, Observer, kept
 
 FORMATS = ("faiss", "bundle", "parquet")
@@ -71,8 +72,7 @@ def export(
         raise UsageError(f"--index and --k belong to --format faiss, got --format {kind}; leave them out")
     if out.exists():
         raise UsageError(f"{out} exists and is never overwritten; remove it or choose another --out")
-    scratch = out.parent  # the run's own folder may be read-only
-    scratch.mkdir(parents=True, exist_ok=True)
+    scratch = next_folder(out.parent)  # the run's own folder may be read-only
     run.scorer(scratch)  # refuses a run that is not finished
     if run.job.model.closed_form:
         raise UsageError(f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no embeddings to export")

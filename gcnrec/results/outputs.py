@@ -17,7 +17,8 @@ from pyarrow import csv
 
 from gcnrec.errors import DataError, UsageError
 from gcnrec.ids.id_types import family, plain
-from gcnrec.storage.files import atomic_file
+from gcnrec.runs.paths import EVENTS, LINEAGE
+from gcnrec.storage.files import atomic_file, next_folder
 
 Kind = Literal["parquet", "csv", "jsonl"]
 _KINDS: dict[str, Kind] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -40,6 +41,8 @@ class Output:
             raise UsageError(
                 f"{self.path} must end in .parquet, .csv or .jsonl, {self.path.suffix} is not written; choose one of them"
             )
+        if (owner := _owner(self.path)) is not None and (self.path.exists() or self.path.suffix == ".lock"):
+            raise UsageError(f"{self.path} is a file of {owner}, which is never overwritten; choose another --out")
         if self.path.exists() and not (self.force and self.path.is_file()):
             remedy = "choose another --out, or add --force" if self.path.is_file() else "choose another --out"
             raise UsageError(f"{self.path} exists and is never overwritten; {remedy}")
@@ -54,9 +57,8 @@ class Output:
 
     @property
     def scratch(self) -> Path:
-        """The folder of the file, which is made: for working files, as the run's own may be read-only."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.path.parent
+        """A folder for working files, as the run's own may be read-only: that of the file, or the next one above it."""
+        return next_folder(self.path.parent)
 
     @contextmanager
     def opened(self, schema: pa.Schema) -> Iterator[Write]:
@@ -75,6 +77,17 @@ class Output:
                         yield lambda table: file.writelines(_json_lines(table))
 
 
+def _owner(path: Path) -> Path | None:
+    """The dataset or run folder that a file belongs to; lists next to a run's own files are not the run's."""
+    for folder in (path.parent, path.parent.parent):
+        if (folder / "dataset.json").is_file():
+            return folder
+        if (folder / LINEAGE).is_file():
+            own = path.parent != folder or path.suffix not in (".parquet", ".csv", ".jsonl") or path.name == EVENTS
+            return folder if own or path.name.startswith("per_user") else None
+    return None
+
+
 def _in_csv(field: pa.Field) -> pa.DataType:
     """The type as which CSV holds a column: numbers as they are, all others as text."""
     kind = field.type
@@ -82,10 +95,15 @@ def _in_csv(field: pa.Field) -> pa.DataType:
 
 
 def _as_words(table: pa.Table, words: pa.Schema) -> pa.Table:
-    columns = [
-        column if column.type == field.type else in_words(field.name, column)
-        for column, field in zip(table.columns, words, strict=True)
-    ]
+    columns = []
+    for column, field in zip(table.columns, words, strict=True):
+        if pa.types.is_large_string(field.type):
+            column = in_words(field.name, column)
+            if pc.any(pc.match_substring_regex(column, "[\r\n]")).as_py():
+                raise DataError(
+                    f"column {field.name!r} holds a line break, and a row of CSV is one line; end --out in .parquet or .jsonl"
+                )
+        columns.append(column)
     return pa.table(columns, schema=words)
 
 

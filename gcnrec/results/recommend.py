@@ -21,7 +21,7 @@ from gcnrec.ranking.relist import Ranking, Relist, pool
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import in_chunks, rank_chunk, whole_ranking
 from gcnrec.results.evaluate import rule_of, trained_degrees
-from gcnrec.results.fold_in import reads_features, with_new_nodes
+from gcnrec.results.fold_in import Widened, reads_features, with_new_nodes
 from gcnrec.results.given.dropped import FileCounts, seen_and_excluded
 from gcnrec.results.given.request import Request, RequestFiles, read_request
 from gcnrec.results.lists import Columns, write_lists
@@ -127,7 +127,8 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
     dataset = wider.dataset if wider else run.dataset
     request = read_request(dataset, files, keep_unknown=options.fallback is not None)
     known = _known(dataset, options.seen)
-    counts = [*(wider.counts if wider else ()), *_counted(request, known)]
+    relist, of_attributes = _relist(run, wider, dataset, options, scratch)
+    counts = [*(wider.counts if wider else ()), *_counted(request, known), *of_attributes]
     for sentence in filter(None, (each.sentence for each in counts)):
         observer.note(sentence)
     if rule_of(run) == "none" and options.seen != "none":
@@ -142,7 +143,7 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
         popularity=PopularityScorer.of(dataset.graph),
         untrained_R=(request.numbers_R < 0) | (degrees_U[request.numbers_R] == 0),
         falls_back=options.fallback is not None,
-        relist=options.relisting.of(run, dataset, scratch) if options.relisting.changes else None,
+        relist=relist,
     )
     columns = Columns("user", request.ids, "item", dataset.item_ids, lists.untrained_R if lists.falls_back else None)
     lengths_R = write_lists(options.out, columns, lists.in_chunks(chunk), observer)
@@ -154,6 +155,18 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
             "so their lists say nothing of them; --fallback popularity gives them the most popular items"
         )
     return made
+
+
+def _relist(
+    run: Run, wider: Widened | None, dataset: Dataset, options: _Options, scratch: Path
+) -> tuple[Relist | None, list[FileCounts]]:
+    """What chooses lists from the ranking, None where they are its beginning; and the rows of the file without effect."""
+    if not options.relisting.changes:
+        return None, []
+    items_IF = None
+    if options.relisting.diversity and not run.job.model.closed_form:
+        items_IF = wider.trained.items_ID if wider else run.embeddings(scratch).items_IF
+    return options.relisting.of(run, dataset, items_IF)
 
 
 def _known(dataset: Dataset, seen: str) -> tuple[Csr, ...]:

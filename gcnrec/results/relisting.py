@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, UsageError
+from gcnrec.ids.id_types import plain
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import unit_length_
 from gcnrec.ranking.relist import Cap, Relist
+from gcnrec.results.given.dropped import FileCounts
 from gcnrec.results.given.id_files import columns_of, open_ids
 from gcnrec.runs.folder import Run
 
@@ -51,50 +54,70 @@ class Relisting:
     def changes(self) -> bool:
         return bool(self.max_per) or self.diversity > 0.0
 
-    def of(self, run: Run, dataset: Dataset, scratch: Path) -> Relist:
-        """What chooses the lists of a run, whose `dataset` may have new items behind its own; these have no likeness.
+    def of(self, run: Run, dataset: Dataset, items_IF: torch.Tensor | None) -> tuple[Relist, list[FileCounts]]:
+        """What chooses the lists of a run, and the rows of `attributes` without effect.
 
+        `dataset` may have new items behind those of the run, and `items_IF` has the embeddings of all, None for a closed form.
         DataError where the file lacks a column or names an item twice; UsageError for diversity without embeddings.
         """
-        caps = tuple(Cap(groups_I, most) for groups_I, most in self._groups(dataset))
-        unit_IF = None
-        if self.diversity:
-            if run.job.model.closed_form:
-                raise UsageError(f"--diversity compares embeddings, and {run.folder} holds {run.job.model.name}, which has none")
-            rows_IF = run.embeddings(scratch).items_IF
-            unit_length_(rows_IF)  # in place: these rows are this call's own
-            fresh = len(dataset.item_ids) - len(rows_IF)
-            unit_IF = (
-                np.concatenate([rows_IF.numpy(), np.zeros((fresh, rows_IF.shape[1]), np.float32)]) if fresh else rows_IF.numpy()
+        if self.diversity and items_IF is None:
+            raise UsageError(
+                f"--diversity compares embeddings, and {run.folder} holds {run.job.model.name}, which has none; leave it out"
             )
-        return Relist(caps, self.diversity, unit_IF)
+        unit_IF = None
+        if self.diversity and items_IF is not None:
+            unit = items_IF.clone()  # copy: lists may be scored by these rows
+            unit_length_(unit)
+            unit_IF = unit.numpy()
+        caps, counts = self._caps(dataset) if self.attributes is not None else ((), [])
+        return Relist(caps, self.diversity, unit_IF), counts
 
-    def _groups(self, dataset: Dataset) -> list[tuple[NDArray[np.int32], int]]:
-        if self.attributes is None:
-            return []
+    def _caps(self, dataset: Dataset) -> tuple[tuple[Cap, ...], list[FileCounts]]:
+        """A cap for each column of the file, which is read once: it may come through a pipe."""
+        assert self.attributes is not None
         _, items = columns_of(dataset)
-        found = []
-        for column, most in self.max_per.items():
-            with open_ids(self.attributes) as table:
-                if column not in table.names:
-                    known = ", ".join(map(repr, table.names))[:200]
-                    raise DataError(f"{self.attributes} must have the column {column!r} of --max-per, it has {known}")
-                ids, values = table.labelled(items, column)
-            numbers = items.vocabulary.numbers(ids)
-            known_E = numbers >= 0
-            if len(np.unique(numbers[known_E])) != known_E.sum():
-                raise DataError(f"{self.attributes} must name each item once, some come twice; keep one row of each")
-            found.append((_codes(numbers[known_E], values.filter(pa.array(known_E)), len(dataset.item_ids)), most))
-        return found
+        with open_ids(self.attributes) as table:
+            of_ids = table.name_of(items)
+            for column in self.max_per:
+                if column not in table.names or column == of_ids:
+                    others = ", ".join(map(repr, (name for name in table.names if name != of_ids)))[:200] or "no other"
+                    raise DataError(
+                        f"{self.attributes} must have the column {column!r} of --max-per beside that of the ids, it has {others}"
+                    )
+            ids, *columns = table.with_columns(items, list(self.max_per))
+            is_text = table.is_text
+        numbers_E = items.vocabulary.numbers(ids)
+        known_E = numbers_E >= 0
+        if not known_E.any():
+            raise DataError(
+                f"{self.attributes} must name items of {dataset.name}, none of its {len(ids)} ids is one; check its item column"
+            )
+        if len(np.unique(numbers_E[known_E])) != known_E.sum():
+            raise DataError(f"{self.attributes} must name each item once, some come twice; keep one row of each")
+        caps = tuple(
+            Cap(_groups(numbers_E, _codes(name, values, is_text), len(dataset.item_ids)), most)
+            for (name, most), values in zip(self.max_per.items(), columns, strict=True)
+        )
+        return caps, [FileCounts("--attributes", len(ids), {"unknown_item": int((~known_E).sum())})]
 
 
-def _codes(numbers: NDArray[np.int32], values: pa.ChunkedArray, num_items: int) -> NDArray[np.int32]:
-    """The group of each item, equal for equal values; -1 without a value. DataError for lists and structs."""
-    groups_I = np.full(num_items, -1, np.int32)
-    try:
-        codes = pc.dictionary_encode(values).combine_chunks()
-    except pa.ArrowException:
-        raise DataError(f"--max-per needs a column of texts or numbers, it is of type {values.type}; name another") from None
-    indices = codes.indices if isinstance(codes, pa.DictionaryArray) else codes
-    groups_I[numbers] = pc.fill_null(indices, -1).to_numpy(zero_copy_only=False)
+def _groups(numbers_E: NDArray[np.int32], codes_E: NDArray[np.int32], num_items: int) -> NDArray[np.int32]:
+    """The group of each item; -1 for items that are not in the file."""
+    groups_I, known_E = np.full(num_items, -1, np.int32), numbers_E >= 0
+    groups_I[numbers_E[known_E]] = codes_E[known_E]
     return groups_I
+
+
+def _codes(name: str, values: pa.ChunkedArray, is_text: bool) -> NDArray[np.int32]:
+    """A number for each row, equal for equal values; -1 without a value, as an empty field of CSV is. DataError for lists."""
+    try:
+        kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+        plain_ = values.cast(plain(kind)).combine_chunks()
+        if is_text:
+            plain_ = pc.if_else(pc.equal(plain_, ""), pa.scalar(None, plain_.type), plain_)
+        codes = pc.dictionary_encode(plain_)
+    except pa.ArrowException:
+        raise DataError(
+            f"--max-per needs a column of texts or numbers, {name!r} is of type {values.type}; name another"
+        ) from None
+    return pc.fill_null(codes.indices.cast(pa.int32()), -1).to_numpy(zero_copy_only=False)

@@ -24,7 +24,7 @@ from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import in_chunks
 from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.given.id_files import columns_of, open_ids
-from gcnrec.results.given.request import RequestFiles
+from gcnrec.results.given.request import RequestFiles, typed
 from gcnrec.results.memory_bounds import recommendation_bytes, users_per_chunk
 from gcnrec.results.outputs import Output
 from gcnrec.runs.folder import Run
@@ -111,7 +111,8 @@ def _scored(run: Run, files: RequestFiles, options: _Options, chunk: int, observ
     scores_P, places_P = _all_places(scorer, asked, _known(dataset, options.seen), chunk, observer)
     # The distinct pairs lie in the order of users, then items.
     at_E = np.searchsorted(_keys(asked.row_numbers(), asked.indices), _keys(users_E[known_E], items_E[known_E]))
-    _write(options.out, (user_ids, item_ids), known_E, scores_P[at_E], places_P[at_E])
+    as_given = typed(dataset.user_ids, user_ids), typed(dataset.item_ids, item_ids)
+    _write(options.out, as_given, known_E, scores_P[at_E], places_P[at_E])
     return ScoreSummary(
         out=options.out.path, rows=len(known_E), scored=int(known_E.sum()), users=int((asked.degrees > 0).sum()),
         unknown_users=len(pc.unique(user_ids.filter(pa.array(users_E < 0)))),

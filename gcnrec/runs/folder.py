@@ -35,7 +35,7 @@ from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json
 from gcnrec.runs.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
 from gcnrec.runs.lineage import FORMAT, lineage_of
-from gcnrec.runs.manifest import check, has_manifest, record, resume_command
+from gcnrec.runs.manifest import check, check_whole, has_manifest, record, resume_command
 from gcnrec.runs.paths import (
     JOB,
     LINEAGE,
@@ -114,7 +114,7 @@ class Run:
 
     def partners(self, mixture: Mixture, graph: BipartiteGraph) -> dict[str, ClosedFormScorer]:
         """The verified partners of the run's `mixture` by name, mapped; `graph`: what they score users by. DataError as of it."""
-        check(self.folder, [partner_path(self.folder, name) for name in mixture.partners])
+        check_whole(self.folder, [partner_path(self.folder, name) for name in mixture.partners])
         return load_partners(mixture, self.folder, graph)
 
     def embeddings(self, scratch: Path) -> Exported:

@@ -83,7 +83,7 @@ def check(folder: Path, paths: Iterable[Path]) -> None:
     files = _files(folder)
     if folder / MIXTURE in (paths := list(paths)) and MEMORY in files and MIXTURE not in files and (folder / MIXTURE).exists():
         raise DataError(f"{folder / MIXTURE} is not in manifest.json, it is no file of this run; remove it")
-    required = {folder / MIXTURE} if (folder / MEMORY).is_file() else set()
+    required = {folder / MIXTURE} if MEMORY in files or (folder / MEMORY).is_file() else set()
     _check_listed(folder, files, [path for path in paths if path in required or path.exists() or path.is_symlink()])
 
 

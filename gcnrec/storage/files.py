@@ -140,6 +140,11 @@ def atomic_file(target: Path) -> Iterator[Path]:
             work.unlink(missing_ok=True)
 
 
+def next_folder(folder: Path) -> Path:
+    """`folder`, or the next one above it that is there."""
+    return folder if folder.is_dir() or folder == folder.parent else next_folder(folder.parent)
+
+
 def followed(path: Path) -> Path:
     """Where a link leads, which need not exist; any other path stays as it is. DataError for a link that leads nowhere."""
     if not path.is_symlink():

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pyarrow import acero, fs
 
 from gcnrec.config.toml import to_parquet
-from gcnrec.errors import DataError, first_line, nearest, reading
+from gcnrec.errors import DataError, first_line, nearest, os_remedy, reading
 from gcnrec.loaders.bounds.allowed import DEFAULT, Allowed
 from gcnrec.loaders.bounds.footer import Footer, Group, footer_size
 from gcnrec.loaders.bounds.pieces import has_dictionary, pieces
@@ -175,9 +175,8 @@ def _check_footer(filesystem: fs.FileSystem, path: str, allowed: Allowed) -> Non
                 allowed.check_footer(path, size)
                 Footer(source)
     except (OSError, pa.ArrowException) as problem:
-        raise DataError(
-            f"{path} is not a readable Parquet file ({first_line(problem)}); it may be truncated or damaged"
-        ) from None
+        remedy = os_remedy(problem, "it may be truncated or damaged")
+        raise DataError(f"{path} is not a readable Parquet file ({first_line(problem)}); {remedy}") from None
 
 
 def _opened(listing: Listing, info: fs.FileInfo) -> ds.ParquetFileFragment:

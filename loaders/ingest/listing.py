@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyarrow import fs
 
-from gcnrec.errors import DataError, first_line
+from gcnrec.errors import DataError, first_line, os_remedy
 from gcnrec.loaders.files.table_formats import refuse_tables
 
 _SUFFIXES = (".parquet", ".parq", ".pq")
@@ -88,7 +88,8 @@ def listed(text: str, base: Path | None = None) -> Listing:
     except ImportError as problem:
         raise DataError(f"{text} cannot be opened ({first_line(problem)}); install it, or name a local copy") from None
     except (OSError, pa.ArrowException, ValueError) as problem:
-        raise DataError(f"{text} cannot be opened ({first_line(problem)}); check the address, or name a local copy") from None
+        remedy = os_remedy(problem, "check the address, or name a local copy")
+        raise DataError(f"{text} cannot be opened ({first_line(problem)}); {remedy}") from None
     return listing
 
 
@@ -225,5 +226,5 @@ def _in_folder(filesystem: fs.FileSystem, folder: str) -> Iterator[fs.FileInfo]:
 
 
 def _begins_like_parquet(filesystem: fs.FileSystem, path: str) -> bool:
-    with filesystem.open_input_stream(path) as file:
+    with filesystem.open_input_stream(path, compression=None) as file:
         return bool(file.read(len(_MAGIC)) == _MAGIC)

@@ -16,6 +16,7 @@ from gcnrec.loaders.parquet import ingest
 from gcnrec.results.bundle import item_arrays
 from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.recommend import recommend
+from gcnrec.results.relisting import Relisting
 from gcnrec.results.score import NewNodes, score
 from gcnrec.results.similar import SimilarFiles, similar
 from gcnrec.runs.folder import final_tensors
@@ -197,6 +198,22 @@ def test_new_items_are_like_items_of_their_kind(folder, sage, tmp_path):
     similar(sage, "user", 4, tmp_path / "users.parquet", SimilarFiles(new=users))
     lists = pq.read_table(tmp_path / "users.parquet").to_pydict()
     assert lists["user"] == ["new"] * 4 and all(int(user[1:]) % 2 == 0 for user in lists["similar"])
+
+
+def test_new_items_have_the_likeness_of_their_embeddings(folder, sage, tmp_path):
+    """Two new items of equal features are alike in all but their names, so that a spread list holds one of them at first."""
+    twins = folder / "twins.parquet"
+    rows = features_of([SIZE] * 2).set_column(0, "item", pa.array([900, 901], pa.int64()))
+    pq.write_table(rows, twins)
+    recommend(sage, 6, tmp_path / "lists.csv", new_items=twins, seen="none", relisting=Relisting(diversity=0.9))
+    recommend(sage, 6, tmp_path / "plain.csv", new_items=twins, seen="none")
+    spread, plain = (set((tmp_path / name).read_text().splitlines()) for name in ("lists.csv", "plain.csv"))
+    assert spread != plain
+    of_user: dict = {}
+    for line in (tmp_path / "lists.csv").read_text().splitlines()[1:]:
+        user, item, *_ = line.replace('"', "").split(",")
+        of_user.setdefault(user, []).append(int(item))
+    assert all({900, 901} - {*items[:4]} for items in of_user.values())
 
 
 def test_pairs_of_new_nodes_have_the_scores_of_their_lists(folder, sage, tmp_path):

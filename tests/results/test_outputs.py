@@ -87,6 +87,32 @@ def test_bytes_that_are_no_text_need_parquet_and_leave_nothing(tmp_path, ending)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_line_breaks_are_refused_where_files_of_ids_could_not_be_read(tmp_path):
+    ids = pa.array(["a", "b\nc", "d"])
+    with pytest.raises(DataError, match=r"column 'user' holds a line break, .* end --out in \.parquet or \.jsonl"):
+        written(tmp_path / "out.csv", table_of(ids))
+    path = written(tmp_path / "out.jsonl", table_of(ids))
+    assert [json.loads(line)["user"] for line in path.read_text().splitlines()] == ids.to_pylist()
+
+
+@pytest.mark.parametrize("owner", ["dataset.json", "lineage.json"])
+def test_files_of_runs_and_datasets_are_never_replaced(tmp_path, owner):
+    folder = tmp_path / "owner"
+    own = ["metrics.jsonl", "per_user.parquet", "embeddings/items.parquet", "job.toml"]
+    for name in (owner, *own):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+    for name in own:
+        with pytest.raises(UsageError, match=r"is a file of .*owner, which is never overwritten; choose another --out"):
+            Output(folder / name, force=True)
+    with pytest.raises(UsageError, match="is a file of"):
+        Output(folder / "run.lock")
+    (folder / "lists.parquet").write_text("lists")
+    if owner == "lineage.json":
+        assert written(folder / "lists.parquet", table_of(IDS["text"]), force=True).stat().st_size > 100
+    assert Output(folder / "new.csv").kind == "csv"
+
+
 def test_parquet_for_any_other_name_but_those_of_other_formats(tmp_path):
     for name in ("out", "out.parquet", "lists.v2"):
         assert pq.read_table(written(tmp_path / name, table_of(IDS["int64"]))).equals(table_of(IDS["int64"]))

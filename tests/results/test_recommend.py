@@ -307,7 +307,7 @@ def test_requests_name_ids_of_every_type(tmp_path, write, ids, kind):
 
 
 def test_lists_hold_few_items_of_a_kind(tmp_path, write):
-    """bread and milk are food, tea and salt have no kind, eggs are not in the file."""
+    """bread and milk are food, tea has no kind, eggs and salt are not in the file."""
     kinds = write("kinds.csv", "product,kind\nbread,food\nmilk,food\ntea,\nwine,drink\n")
     relisting = Relisting({"kind": 1}, kinds)
     recommend(fake_run(), 4, tmp_path / "a.parquet", seen="none", relisting=relisting)
@@ -318,6 +318,27 @@ def test_lists_hold_few_items_of_a_kind(tmp_path, write):
     items = write("items.csv", "product\nbread\nmilk\n")
     made = recommend(fake_run(), 4, tmp_path / "b.parquet", seen="none", items=items, relisting=relisting)
     assert lists(tmp_path / "b.parquet") == {101: ["bread"], 102: ["milk"], 103: ["bread"], 104: ["bread"]} and made.short == 4
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        pa.array(["food", "food", None, "drink"]),
+        pa.array(["food", "food", None, "drink"], pa.string_view()),
+        pa.DictionaryArray.from_arrays(pa.array([1, 1, None, 0], pa.uint32()), pa.array(["drink", "food"])),
+        pa.array([7, 7, None, 8], pa.uint8()),
+        pa.array([date(2024, 1, 1), date(2024, 1, 1), None, date(2024, 1, 2)]),
+        pa.array([b"f", b"f", None, b"d"]),
+    ],
+    ids=lambda kinds: str(kinds.type),
+)
+def test_kinds_are_values_of_any_plain_type(tmp_path, kinds):
+    pq.write_table(pa.table({"item": ["bread", "milk", "tea", "wine"], "kind": kinds}), tmp_path / "kinds.parquet")
+    made = recommend(
+        fake_run(), 4, tmp_path / "a.parquet", seen="none", relisting=Relisting({"kind": 1}, tmp_path / "kinds.parquet")
+    )
+    assert lists(tmp_path / "a.parquet")[101] == ["bread", "eggs", "tea", "salt"]
+    assert made.dropped == {"attributes": {"rows": 4, "unknown_item": 1}}
 
 
 def test_a_cap_reaches_beyond_the_best_items(tmp_path, monkeypatch, write):
@@ -349,10 +370,15 @@ def test_what_cannot_be_chosen_by_is_refused(tmp_path, write):
             Relisting(**given)
     with pytest.raises(DataError, match=r"kinds\.csv must name each item once, some come twice"):
         recommend(fake_run(), 1, tmp_path / "out.parquet", relisting=Relisting({"kind": 1}, kinds))
-    with pytest.raises(DataError, match=r"must have the column 'brand' of --max-per, it has 'product', 'kind'"):
+    with pytest.raises(DataError, match=r"must have the column 'brand' of --max-per beside that of the ids, it has 'kind'"):
         recommend(fake_run(), 1, tmp_path / "out.parquet", relisting=Relisting({"brand": 1}, kinds))
+    with pytest.raises(DataError, match=r"must have the column 'product' of --max-per beside that of the ids"):
+        recommend(fake_run(), 1, tmp_path / "out.parquet", relisting=Relisting({"product": 1}, kinds))
+    strangers = write("strangers.csv", "item,kind\nwine,a\n")
+    with pytest.raises(DataError, match=r"strangers\.csv must name items of shop, none of its 1 ids is one"):
+        recommend(fake_run(), 1, tmp_path / "out.parquet", relisting=Relisting({"kind": 1}, strangers))
     pq.write_table(pa.table({"item": ["bread"], "tags": [["a", "b"]]}), tmp_path / "tags.parquet")
-    with pytest.raises(DataError, match="--max-per needs a column of texts or numbers, it is of type list"):
+    with pytest.raises(DataError, match="--max-per needs a column of texts or numbers, 'tags' is of type list"):
         recommend(fake_run(), 1, tmp_path / "out.parquet", relisting=Relisting({"tags": 1}, tmp_path / "tags.parquet"))
     assert not (tmp_path / "out.parquet").exists()
 

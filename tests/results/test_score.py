@@ -59,6 +59,17 @@ def test_ids_beyond_the_range_of_the_data_keep_their_value(tmp_path):
     assert found["user"].to_pylist() == [101, 10**12] and found["rank"].to_pylist() == [5, None]
 
 
+@pytest.mark.parametrize("ending", [".parquet", ".csv", ".jsonl"])
+def test_ids_keep_the_type_of_the_data(tmp_path, ending):
+    ids = pa.array([number.to_bytes(16, "big") for number in range(4)], pa.uuid())
+    pq.write_table(pa.table({"user": ids, "item": ITEMS[:4]}), tmp_path / "pairs.parquet")
+    score(fake_run(user_ids=ids), tmp_path / "pairs.parquet", tmp_path / f"out{ending}")
+    if ending == ".parquet":
+        assert pq.read_table(tmp_path / "out.parquet").schema.field("user").type == pa.uuid()
+    else:
+        assert "00000000-0000-0000-0000-000000000003" in (tmp_path / f"out{ending}").read_text()
+
+
 def test_what_cannot_be_done_is_refused(tmp_path):
     pairs, out = tmp_path / "pairs.csv", tmp_path / "out.parquet"
     pairs.write_text("user,item\n101,wine\n999,salt\n")

@@ -137,6 +137,24 @@ def test_a_finished_run_that_lost_a_file_is_continued_by_its_advice_only(copied,
     assert digests.differences(digests.digests(runs / "mixed"), digests.digests(run)) == []
 
 
+def test_a_mixture_is_missed_also_where_the_last_file_is_gone(copied):
+    run = copied("mixed")
+    for name in ("memory.json", "mixture.json"):
+        (run / name).unlink()
+    with pytest.raises(DataError, match=r"mixture\.json cannot be read .*; restore it, or train again"):
+        open_run(run)
+
+
+def test_a_lost_partner_is_refused_with_advice_that_helps(copied):
+    run = copied("mixed")
+    (run / "mixture/linkprop.safetensors").unlink()
+    with pytest.raises(DataError, match=rf"remove {run / 'memory.json'}, then continue with 'gcnrec train .* --resume'"):
+        recommend(open_run(run), 3, run.parent / "lists.parquet")
+    (run / "memory.json").unlink()
+    resume(run)
+    use(run)
+
+
 @pytest.mark.parametrize("name", LISTED)
 def test_a_run_without_a_list_opens_with_one_warning_and_its_evaluation_lists_all(copied, name):
     run, heard = copied(name), Heard()

@@ -92,6 +92,10 @@ class IdTable:
         ids, labels = self._read({self.name_of(column): column.vocabulary.type, label: None})
         return ids, labels
 
+    def with_columns(self, column: IdColumn, names: Sequence[str]) -> list[pa.ChunkedArray]:
+        """The ids of `column`, and the values of other columns as they are in the file."""
+        return self._read({self.name_of(column): column.vocabulary.type, **dict.fromkeys(names)})
+
     def name_of(self, column: IdColumn) -> str:
         """The name of the column that holds ids of `column`."""
         name = column.find(self.names)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
 from gcnrec.graph import Csr, csr_from_edges
-from gcnrec.ids.id_types import held
+from gcnrec.ids.id_types import Ids, held
 from gcnrec.interactions import MemoryVocabulary, Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.results.given.dropped import FileCounts
@@ -100,7 +100,7 @@ def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> R
     """
     asked = _users(dataset, files.users or files.candidates or files.new_users, keep_unknown)
     known_R = np.full(len(asked.ids), keep_unknown) | (asked.numbers >= 0)
-    ids, numbers_R = _typed(dataset.user_ids, asked.ids.filter(pa.array(known_R))), asked.numbers[known_R]
+    ids, numbers_R = typed(dataset.user_ids, asked.ids.filter(pa.array(known_R))), asked.numbers[known_R]
     counts, rows = [], MemoryVocabulary(ids)
     if files.users is not None:
         dropped = {"unknown_user": len(asked.ids) - len(ids), "repeated": asked.repeated}
@@ -132,7 +132,7 @@ def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> R
     return Request(ids, numbers_R, allowed_I, candidates, exclusions, asked.unknown, unknown_items, tuple(counts))
 
 
-def _typed(vocabulary: Vocabulary, ids: pa.Array) -> pa.Array:
+def typed(vocabulary: Vocabulary, ids: Ids) -> Ids:
     """Ids in the type of the vocabulary. With an id beyond its range, which is unknown, they keep the type that the file has."""
     kind = vocabulary.type
     return ids.cast(kind) if held(kind, ids) == kind else ids

@@ -145,6 +145,13 @@ def test_a_file_that_a_link_leads_to_comes_once_under_its_own_path(tmp_path):
     assert names("in/a-*", tmp_path) == ["a-latest/x.parquet"]
 
 
+def test_endings_of_compressed_files_mean_nothing(tmp_path):
+    """A note called .gz is no Parquet, and Parquet called .lz4 is: neither is unpacked to see."""
+    write(tmp_path / "in/a.parquet", tmp_path / "in/part-0.lz4")
+    (tmp_path / "in/notes.gz").write_text("hello")
+    assert names("in", tmp_path) == ["a.parquet", "part-0.lz4"]
+
+
 def test_links_that_lead_in_circles_are_followed_once(tmp_path):
     write(tmp_path / "in/b/part.parquet", tmp_path / "far/c/part.parquet")
     for name, target in (("in/a", "../in"), ("in/b/up", ".."), ("in/far", "../far"), ("far/c/back", "../../far"), ("in/z", "b")):
