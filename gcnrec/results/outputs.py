@@ -49,10 +49,12 @@ class Output:
 
     @classmethod
     def of(cls, out: Path | Output) -> Output:
+        """An output as it is, or that of a path, which replaces nothing."""
         return out if isinstance(out, Output) else cls(out)
 
     @property
     def kind(self) -> Kind:
+        """The format, by the ending of the name."""
         return _KINDS.get(self.path.suffix.lower(), "parquet")
 
     @property

@@ -23,7 +23,7 @@ from gcnrec.ranking.top_k import in_chunks, rank_chunk, whole_ranking
 from gcnrec.results.evaluate import rule_of, trained_degrees
 from gcnrec.results.fold_in import Widened, reads_features, with_new_nodes
 from gcnrec.results.given.dropped import FileCounts, seen_and_excluded
-from gcnrec.results.given.request import Request, RequestFiles, read_request
+from gcnrec.results.given.request import Request, RequestFiles, left_out, read_request
 from gcnrec.results.lists import Columns, write_lists
 from gcnrec.results.memory_bounds import most_items, recommendation_bytes, users_per_chunk
 from gcnrec.results.outputs import Output
@@ -126,7 +126,7 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
     wider = with_new_nodes(run, files.new_users, files.new_items, scratch) if files.bring_nodes else None
     dataset = wider.dataset if wider else run.dataset
     request = read_request(dataset, files, keep_unknown=options.fallback is not None)
-    known = _known(dataset, options.seen)
+    known = left_out(dataset, options.seen)
     relist, of_attributes = _relist(run, wider, dataset, options, scratch)
     counts = [*(wider.counts if wider else ()), *_counted(request, known), *of_attributes]
     for sentence in filter(None, (each.sentence for each in counts)):
@@ -167,13 +167,6 @@ def _relist(
     if options.relisting.diversity and not run.job.model.closed_form:
         items_IF = wider.trained.items_ID if wider else run.embeddings(scratch).items_IF
     return options.relisting.of(run, dataset, items_IF)
-
-
-def _known(dataset: Dataset, seen: str) -> tuple[Csr, ...]:
-    """User -> items that `--seen` leaves out."""
-    if seen == "none":
-        return ()
-    return dataset.known_items(*((dataset.valid, dataset.test) if seen == "all" else ()))
 
 
 def _counted(request: Request, known: Sequence[Csr]) -> Iterator[FileCounts]:

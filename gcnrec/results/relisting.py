@@ -52,6 +52,7 @@ class Relisting:
 
     @property
     def changes(self) -> bool:
+        """Whether lists differ from the beginning of the ranking."""
         return bool(self.max_per) or self.diversity > 0.0
 
     def of(self, run: Run, dataset: Dataset, items_IF: torch.Tensor | None) -> tuple[Relist, list[FileCounts]]:

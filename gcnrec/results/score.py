@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import Csr, csr_from_edges
-from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import Hidden, ItemLists
 from gcnrec.ranking.places import places
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import in_chunks
 from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.given.id_files import columns_of, open_ids
-from gcnrec.results.given.request import RequestFiles, typed
+from gcnrec.results.given.request import RequestFiles, left_out, typed
 from gcnrec.results.memory_bounds import recommendation_bytes, users_per_chunk
 from gcnrec.results.outputs import Output
 from gcnrec.runs.folder import Run
@@ -108,7 +107,7 @@ def _scored(run: Run, files: RequestFiles, options: _Options, chunk: int, observ
         )
     asked = csr_from_edges(users_E[known_E], items_E[known_E], len(dataset.user_ids), len(dataset.item_ids))
     scorer = wider.scorer if wider else run.scorer(scratch)
-    scores_P, places_P = _all_places(scorer, asked, _known(dataset, options.seen), chunk, observer)
+    scores_P, places_P = _all_places(scorer, asked, left_out(dataset, options.seen), chunk, observer)
     # The distinct pairs lie in the order of users, then items.
     at_E = np.searchsorted(_keys(asked.row_numbers(), asked.indices), _keys(users_E[known_E], items_E[known_E]))
     as_given = typed(dataset.user_ids, user_ids), typed(dataset.item_ids, item_ids)
@@ -119,13 +118,6 @@ def _scored(run: Run, files: RequestFiles, options: _Options, chunk: int, observ
         unknown_items=len(pc.unique(item_ids.filter(pa.array(items_E < 0)))) + (wider.unknown_items if wider else 0),
         dropped={each.key: each.summary for each in counts},
     )  # fmt: skip
-
-
-def _known(dataset: Dataset, seen: SeenOf) -> tuple[Csr, ...]:
-    """User -> items that take no place of others."""
-    if seen == "none":
-        return ()
-    return dataset.known_items(*((dataset.valid, dataset.test) if seen == "all" else ()))
 
 
 def _all_places(

@@ -74,6 +74,7 @@ class SimilarFiles:
 
     @property
     def given(self) -> list[Path]:
+        """The files that are given."""
         return [path for path in (self.of, self.among, self.exclude, self.new) if path is not None]
 
 

@@ -72,6 +72,7 @@ class Named:
 
     @classmethod
     def all_of(cls, vocabulary: Vocabulary) -> Named:
+        """All nodes, by number."""
         return cls(vocabulary.ids, np.arange(len(vocabulary), dtype=np.int32), len(vocabulary))
 
     @property
@@ -90,6 +91,13 @@ class _Pairs:
     by_row: Csr
     unknown_items: int
     counts: FileCounts
+
+
+def left_out(dataset: Dataset, seen: str) -> tuple[Csr, ...]:
+    """User -> items that `--seen` leaves out: "all" known ones, those of "train", or "none"."""
+    if seen == "none":
+        return ()
+    return dataset.known_items(*((dataset.valid, dataset.test) if seen == "all" else ()))
 
 
 def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> Request:
