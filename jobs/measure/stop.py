@@ -6,7 +6,8 @@
 DIR is a dataset folder, RUN a finished run of it, ARGUMENTS what `gcnrec ingest` gets apart from --out. A command runs to its end
 first, or for at most --seconds; signals come at moments drawn from that time. Every fifth trial sends another one 0.2 s later.
 A sound end: within 5 s of the first signal, exit code 143 or 130, a sentence as the last line, no traceback, no unfinished
-file, no child that lives on. Not counted: a signal before gcnrec watches them, in its first milliseconds, or after its end.
+file, no child that lives on. Not counted: a signal before gcnrec watches them, in its first milliseconds, or after its end, some
+hundredths of a second before the process is gone.
 The record has a row a command (p50, p95, largest seconds; exit codes) and each trial that was not sound; with any, the exit code
 is 1.
 """
@@ -39,6 +40,8 @@ CHECKOUT = Path(__file__).parents[2]
 MARK = "GCNREC_MEASURE_STOP"
 """In the environment of a trial and of all its children."""
 LIMIT_SECONDS, HANG_SECONDS, AGAIN_SECONDS = 5.0, 60.0, 0.2
+TEARDOWN_SECONDS = 0.05
+"""What the system takes for the memory of a process that has ended by itself; it is there until then."""
 SENTENCES = ("gcnrec: ", "Usage: ", '{"time"')
 
 
@@ -60,7 +63,7 @@ class Trial:
     def is_early(self) -> bool:
         """Whether signals were not watched yet: the system's default action, or a KeyboardInterrupt before `watch` returned."""
         begun = "command_line()" in self.said or "cli.py" in self.said
-        of_python = self.code == 1 and "KeyboardInterrupt" in self.said and not begun
+        of_python = self.code in (1, -signal.SIGINT) and "KeyboardInterrupt" in self.said and not begun
         return of_python or (self.code == -self.number and not self.said)
 
     @property
@@ -161,6 +164,7 @@ def trial(name: str, arguments: list[str], work: Path, number: signal.Signals, m
     if not _wait(process, HANG_SECONDS):
         process.kill()
     code, seconds = process.wait(), time.monotonic() - begun
+    is_late |= code == 0 and seconds < TEARDOWN_SECONDS
     left = sorted(path.name for path in work.parent.rglob(".*") if path.name.endswith((".part", ".old")))
     left += [] if _within(LIMIT_SECONDS, lambda: not _children(mark)) else ["a child process"]
     said = log.read_text(encoding="utf-8", errors="replace")[-3000:]
