@@ -167,7 +167,7 @@ def trial(name: str, arguments: list[str], work: Path, number: signal.Signals, m
     is_late |= code == 0 and seconds < TEARDOWN_SECONDS
     left = sorted(path.name for path in work.parent.rglob(".*") if path.name.endswith((".part", ".old")))
     left += [] if _within(LIMIT_SECONDS, lambda: not _children(mark)) else ["a child process"]
-    said = log.read_text(encoding="utf-8", errors="replace")[-3000:]
+    said = log.read_text(encoding="utf-8", errors="replace")[-3000:].replace(str(CHECKOUT), "CHECKOUT")
     return Trial(name, number, round(moment, 3), twice, code, round(seconds, 3), said, is_late, left)
 
 
