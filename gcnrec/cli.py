@@ -523,13 +523,7 @@ def sweep(
     failed = [one for one in ended if one.code]
     _show([f"{len(ended) - len(failed)} of {len(ended)} runs finished", f"{out}  (open {out / 'sweep.html'})"])
     if failed:
-        problem = DataError(
-            f"{len(failed)} of {len(ended)} runs failed, their logs lie in {out / 'logs'}; start the same command again "
-            "to try them anew"
-        )
-        problem.exit_code = max(one.code for one in failed)
-        _report(problem, log_json)
-        raise typer.Exit(problem.exit_code)
+        _end_with_failed(max(one.code for one in failed), f"{len(failed)} of {len(ended)} runs failed", out / "logs", log_json)
 
 
 @app.command()
@@ -616,6 +610,14 @@ def _key_types(texts: list[str]) -> dict[str, str]:
         if not all(text.rpartition("=")):
             raise UsageError(f"--partition-type expects KEY=TYPE such as user=int64, got {text!r}")
     return {text.rpartition("=")[0]: text.rpartition("=")[2] for text in texts}
+
+
+def _end_with_failed(code: int, what: str, logs: Path, log_json: bool) -> NoReturn:
+    """End a sweep with the exit code of its worst run."""
+    problem = DataError(f"{what}, their logs lie in {logs}; start the same command again to try them anew")
+    problem.exit_code = code
+    _report(problem, log_json)
+    raise typer.Exit(code)
 
 
 def _show(result: Any) -> None:
