@@ -104,7 +104,7 @@ def nodes_per_chunk(limit: str, fixed: int, k: int, what: str) -> int:
 
 
 def _fitting(limit: str, fixed: int, each: int, least: int, what: str) -> int:
-    """How many lists of `each` bytes fit beside `fixed` bytes. DeviceError, which says `what` is done, for fewer than `least`."""
+    """How many lists of `each` bytes fit, next to `fixed` bytes. DeviceError, with `what` is done, for fewer than `least`."""
     allowed = parse_bytes(limit)
     count = (allowed - fixed) // each
     if count < least:

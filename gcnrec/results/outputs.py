@@ -23,12 +23,13 @@ from gcnrec.storage.files import atomic_file, next_folder
 Kind = Literal["parquet", "csv", "jsonl"]
 _KINDS: dict[str, Kind] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _NOT_WRITTEN = (".json", ".tsv", ".txt", ".xlsx", ".xls", ".arrow", ".feather", ".orc", ".avro", ".gz", ".zip", ".zst", ".bz2")
+_TEXT = pa.large_string()
 Write = Callable[[pa.Table], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A file to write; `force` replaces one that is there.
+    """A file to write; `force` replaces an existing file.
 
     Raises UsageError where something is there without `force`, and for a name that ends like a format that is not written.
     """
@@ -93,7 +94,7 @@ def _owner(path: Path) -> Path | None:
 def _in_csv(field: pa.Field) -> pa.DataType:
     """The type as which CSV holds a column: numbers as they are, all others as text."""
     kind = field.type
-    return kind if pa.types.is_integer(kind) or pa.types.is_floating(kind) else pa.large_string()
+    return kind if pa.types.is_integer(kind) or pa.types.is_floating(kind) else _TEXT
 
 
 def _as_words(table: pa.Table, words: pa.Schema) -> pa.Table:
@@ -121,9 +122,6 @@ def in_words(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     except pa.ArrowInvalid:
         raise DataError(f"column {name!r} holds bytes that are no text; write Parquet: end --out in .parquet") from None
     return words
-
-
-_TEXT = pa.large_string()
 
 
 def _json_lines(table: pa.Table) -> Iterator[str]:

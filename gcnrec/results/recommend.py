@@ -165,7 +165,8 @@ def _relist(
         return None, []
     items_IF = None
     if options.relisting.diversity and not run.job.model.closed_form:
-        items_IF = wider.trained.items_ID if wider else run.embeddings(scratch).items_IF
+        # copy: lists are scored by the rows of new nodes; a run's own are mapped anew
+        items_IF = wider.trained.items_ID.clone() if wider else run.embeddings(scratch).items_IF
     return options.relisting.of(run, dataset, items_IF)
 
 

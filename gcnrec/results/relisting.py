@@ -58,20 +58,18 @@ class Relisting:
     def of(self, run: Run, dataset: Dataset, items_IF: torch.Tensor | None) -> tuple[Relist, list[FileCounts]]:
         """What chooses the lists of a run, and the rows of `attributes` without effect.
 
-        `dataset` may have new items behind those of the run, and `items_IF` has the embeddings of all, None for a closed form.
+        `dataset` may have new items behind those of the run, and `items_IF` the embeddings of all, which get length 1 in
+        place; None for a closed form.
         DataError where the file lacks a column or names an item twice; UsageError for diversity without embeddings.
         """
         if self.diversity and items_IF is None:
             raise UsageError(
                 f"--diversity compares embeddings, and {run.folder} holds {run.job.model.name}, which has none; leave it out"
             )
-        unit_IF = None
-        if self.diversity and items_IF is not None:
-            unit = items_IF.clone()  # copy: lists may be scored by these rows
-            unit_length_(unit)
-            unit_IF = unit.numpy()
+        if items_IF is not None:
+            unit_length_(items_IF)
         caps, counts = self._caps(dataset) if self.attributes is not None else ((), [])
-        return Relist(caps, self.diversity, unit_IF), counts
+        return Relist(caps, self.diversity, None if items_IF is None else items_IF.numpy()), counts
 
     def _caps(self, dataset: Dataset) -> tuple[tuple[Cap, ...], list[FileCounts]]:
         """A cap for each column of the file, which is read once: it may come through a pipe."""
@@ -83,7 +81,7 @@ class Relisting:
                 if column not in table.names or column == of_ids:
                     others = ", ".join(map(repr, (name for name in table.names if name != of_ids)))[:200] or "no other"
                     raise DataError(
-                        f"{self.attributes} must have the column {column!r} of --max-per beside that of the ids, it has {others}"
+                        f"{self.attributes} must have the column {column!r} of --max-per, and one of ids, it has {others}"
                     )
             ids, *columns = table.with_columns(items, list(self.max_per))
             is_text = table.is_text

@@ -62,7 +62,7 @@ class SimilarFiles:
     """The files of a `similar` call; None where one is not given.
 
     `of`: the nodes that get a list; without it the new ones, or all where there are none or `every` is set. `among`: the only
-    ones that lists may name; `exclude`: with one column, nodes that no list names, else pairs of the node and the one that its
+    ones that lists may name; `exclude`: with one column, nodes that no list names, else pairs of a node and another, which its
     list leaves out. `new`: nodes that training never saw, as `recommend` takes them.
     """
 

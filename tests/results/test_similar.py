@@ -18,7 +18,7 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.results import similar as module
 from gcnrec.results.similar import SimilarFiles, similar
-from gcnrec.system.observer import Observer
+from tests.helpers.heard import Heard
 
 # In the plane: a and b point one way, c at right angles to them, d against a; e is zero.
 ROWS = np.array([[2, 0], [4, 1], [0, 3], [-1, 0], [0, 0]], np.float32)
@@ -58,17 +58,6 @@ def lists(path, of="item"):
         found.setdefault(node, []).append(other)
         assert rank == len(found[node])
     return found
-
-
-class Heard(Observer):
-    def __init__(self):
-        self.notes, self.warnings = [], []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def warn(self, text):
-        self.warnings.append(text)
 
 
 def test_by_direction_alone_without_itself_and_without_what_has_none(tmp_path):

@@ -23,10 +23,10 @@ from gcnrec.results.recommend import recommend
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.folder import open_run, write_job
 from gcnrec.runs.manifest import resume_command
-from gcnrec.system.observer import Observer
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
 from jobs.measure.kill import digests
+from tests.helpers.heard import Heard
 
 MIXED = {
     "model": {"name": "mf", "width": 8},
@@ -80,14 +80,6 @@ def use(run):
     (run.parent / "lists.parquet").unlink()
     opened.metrics("test")
     compare(opened, [opened], bootstrap=10, permutations=10)
-
-
-class Heard(Observer):
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, text):
-        self.warnings.append(text)
 
 
 @pytest.mark.parametrize("name", LISTED)

@@ -14,7 +14,6 @@ from gcnrec.closed_forms import closed_form
 from gcnrec.config import Job, Model
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ranking.scorer import EmbeddingScorer
-from gcnrec.reports.progress import Quiet
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import append_event, read_lines
 from gcnrec.testing import World, write_dataset
@@ -22,6 +21,7 @@ from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
 from gcnrec.training.baselines import AUTO, VALID, Rivals, baseline_names, compare_with_baselines, compares
 from gcnrec.training.fit_validation import keep_validation
 from gcnrec.training.train import train
+from tests.helpers.heard import Heard
 
 USERS, ITEMS = 60, 40
 
@@ -49,17 +49,6 @@ def wide(tmp_path_factory):
     train = [(user, 25 * user + item) for user in range(100) for item in range(25)]
     world = World("wide", 100, 2500, train, [(user, 25 * user + 25) for user in range(99)], [])
     return write_dataset(world, tmp_path_factory.mktemp("w") / "data")
-
-
-class Told(Quiet):
-    def __init__(self):
-        self.notes, self.warnings = [], []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def warn(self, text):
-        self.warnings.append(text)
 
 
 def guessing(dataset):
@@ -90,7 +79,7 @@ def compared(folder, settings, dataset, scorer, seconds=1000.0):
     append_event(folder, {"event": "epoch", "stage": "fit", "epoch": 1, "seconds": seconds, "loss": 1.0})
     if compares(rivals(settings), dataset, folder):
         keep_validation(settings.evaluate, dataset, folder, scorer)
-    told = Told()
+    told = Heard()
     compare_with_baselines(rivals(settings), dataset, folder, told)
     return [event for event in read_lines(folder) if event["event"] == VALID], told
 
@@ -137,7 +126,7 @@ def test_a_resumed_run_repeats_nothing_and_finishes_what_is_left(dataset, tmp_pa
     first, _ = compared(tmp_path / "run", job(), dataset, guessing(dataset))
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(lines[:3]))  # an epoch and two baselines
-    told = Told()
+    told = Heard()
     compare_with_baselines(rivals(job()), dataset, tmp_path / "run", told)
     again = [event for event in read_lines(tmp_path / "run") if event["event"] == VALID]
     times = {"seconds": 0.0}
@@ -186,7 +175,7 @@ def test_a_lost_file_of_the_fit_is_said(dataset, tmp_path):
     run, settings = tmp_path / "run", job(baselines=["popularity"])
     run.mkdir()
     append_event(run, {"event": "epoch", "stage": "fit", "epoch": 1, "seconds": 9.0, "loss": 1.0})
-    told = Told()
+    told = Heard()
     compare_with_baselines(rivals(settings), dataset, run, told)
     assert told.notes == [f"no baselines: {run / 'per_user.fit.parquet'} is missing, which they are compared with"]
 
@@ -230,7 +219,7 @@ def test_a_refitted_run_is_compared_by_the_best_epoch_of_its_fit_and_resumes(dat
 def test_a_split_by_time_is_refitted_unless_it_was_begun_without(dataset, tmp_path):
     temporal = replace(dataset, info={**dataset.info, "split": "temporal"})
     open_job = Job.parse({**QUICK, "train": {"epochs": 1, "batch_size": 64, "threads": 1}}, [], "here")
-    told = Told()
+    told = Heard()
     run = train(open_job, temporal, tmp_path / "run", observer=told)
     assert run.refitted and run.job.train.refit == "train+valid"
     assert any(note.startswith("train.refit=train+valid: the split is temporal") for note in told.notes)
