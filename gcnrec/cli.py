@@ -20,12 +20,14 @@ from typer.core import TyperGroup
 
 from gcnrec.console.arguments import (
     AsJson,
+    BehaviourColumn,
     DataFolder,
     DataRoot,
     Force,
     IngestAgain,
     JobFile,
     KCore,
+    KeepOther,
     MemoryLimit,
     MinRating,
     NewItems,
@@ -38,6 +40,7 @@ from gcnrec.console.arguments import (
     RunFolder,
     Seed,
     SplitBy,
+    Target,
     TestSize,
     TextWidth,
     ValidSize,
@@ -235,6 +238,9 @@ def ingest(
     time: Annotated[str | None, typer.Option(metavar="COLUMN", help="When it happened.")] = None,
     time_unit: Annotated[str | None, typer.Option(metavar="s|ms|us|ns", help="Unit of a numeric time.")] = None,
     weight: Annotated[str | None, typer.Option(metavar="COLUMN", help="Scales the loss of an interaction.")] = None,
+    behaviour: BehaviourColumn = None,
+    target: Target = None,
+    keep_other: KeepOther = None,
     rating: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column that --min-rating looks at.")] = None,
     min_rating: MinRating = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Keep rows that satisfy this condition.")] = None,
@@ -261,16 +267,21 @@ def ingest(
     log_json: LogJson = False,
 ) -> None:
     """Write a dataset folder from Parquet, by a card or by flags (which also override a card's [data])."""
-    from gcnrec.config import Data
     from gcnrec.loaders.on_demand import ingest_flags
     from gcnrec.reports.text import dataset_lines
 
-    keys = set(Data.model_fields) - {"card"}
-    given = {name: value for name, value in ctx.params.items() if name in keys and value not in (None, ())}
-    given |= {"partition_type": _key_types(partition_type)} if partition_type else {}
+    given = _given(ctx) | ({"partition_type": _key_types(partition_type)} if partition_type else {})
     with _observed(as_json, log_json) as observer:
         dataset = ingest_flags(card, given, out, data_root=data_root, force=force, observer=observer)
     _show(dataset.info if as_json else dataset_lines(dataset.info))
+
+
+def _given(ctx: typer.Context) -> dict[str, Any]:
+    """The options that are keys of `[data]` and were given."""
+    from gcnrec.config import Data
+
+    keys = set(Data.model_fields) - {"card"}
+    return {name: value for name, value in ctx.params.items() if name in keys and value not in (None, ())}
 
 
 @app.command()
@@ -305,6 +316,10 @@ def evaluate(
     split: Annotated[Literal["valid", "test"], typer.Option(metavar="valid|test", help="What to rank for.")] = "test",
     k: Annotated[str | None, typer.Option("--k", metavar="10,20,50", help="List lengths; default the job's.")] = None,
     segments: Annotated[Path | None, typer.Option(metavar="FILE", help="Parquet of user id and segment.")] = None,
+    seen: Annotated[
+        Literal["target", "all", "none"] | None,
+        typer.Option(metavar="target|all|none", help="What lists leave out; default the job's evaluate.seen."),
+    ] = None,
     memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
     log_json: LogJson = False,
@@ -318,7 +333,7 @@ def evaluate(
     from gcnrec.runs.folder import open_run
 
     with _observed(as_json, log_json) as observer:
-        metrics = evaluate_run(open_run(run, observer), split, lengths, segments, observer, memory_limit)
+        metrics = evaluate_run(open_run(run, observer), split, lengths, segments, observer, memory_limit, seen)
     _show(metrics if as_json else metric_lines(metrics))
 
 
@@ -332,7 +347,7 @@ def recommend(
     candidates: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank, per user, only these pairs.")] = None,
     exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="Leave these pairs out.")] = None,
     seen: Annotated[
-        Literal["all", "train", "none"], typer.Option(metavar="all|train|none", help="What to leave out as seen.")
+        Literal["all", "met", "train", "none"], typer.Option(metavar="all|met|train|none", help="What to leave out as seen.")
     ] = "all",
     fallback: Annotated[Literal["popularity"] | None, typer.Option(metavar="popularity", help="What unknown users get.")] = None,
     new_users: NewUsers = None,
@@ -413,7 +428,8 @@ def score(
     pairs: Annotated[Path, typer.Option(metavar="FILE", help="Pairs of user and item.")],
     out: OutFile,
     seen: Annotated[
-        Literal["all", "train", "none"], typer.Option(metavar="all|train|none", help="What takes no place in the ranking.")
+        Literal["all", "met", "train", "none"],
+        typer.Option(metavar="all|met|train|none", help="What takes no place in the ranking."),
     ] = "none",
     new_users: NewUsers = None,
     new_items: NewItems = None,

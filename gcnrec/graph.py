@@ -5,6 +5,7 @@ Letters: E edges, U users, I items, R rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,14 +71,25 @@ class BipartiteGraph:
 
     The graph of a dataset has the same edges in both directions. A graph with nodes folded in does not: new users read items
     that do not read them (`gcnrec.results.fold_in`). Raises DataError where the sizes differ.
+
+    Of data with several behaviours, a graph has the edges of the one to predict, and `others` are the rest. Models read `union`.
     """
 
     user_items: Csr
     item_users: Csr
+    others: tuple[Behaviour, ...] = ()
 
     def __post_init__(self) -> None:
         a, b = self.user_items, self.item_users
         self._check((a.rows, a.columns) == (b.columns, b.rows))
+
+    @cached_property
+    def union(self) -> BipartiteGraph:
+        """The edges of all behaviours, each once; this very graph where there is only one."""
+        if not self.others:
+            return self
+        graphs = (self, *(other.graph for other in self.others))
+        return BipartiteGraph(merged([graph.user_items for graph in graphs]), merged([graph.item_users for graph in graphs]))
 
     @property
     def num_users(self) -> int:
@@ -102,14 +114,14 @@ class BipartiteGraph:
         return cls(user_items, transpose(user_items))
 
     @classmethod
-    def open(cls, folder: Path, num_users: int, num_items: int) -> BipartiteGraph:
-        """Memory-map the four arrays that `save` wrote into `folder`; their content is not looked at (`Csr.check`).
+    def open(cls, folder: Path, num_users: int, num_items: int, prefix: str = "") -> BipartiteGraph:
+        """Memory-map the four arrays of `folder` whose names begin with `prefix`; their content is not looked at (`Csr.check`).
 
         DataError for an array of another type or length than the numbers of users and items say, or of other edges than the other
         direction has.
         """
-        user_items = _open_csr(folder, "user_items", num_users, num_items)
-        graph = cls(user_items, _open_csr(folder, "item_users", num_items, num_users))
+        user_items = _open_csr(folder, f"{prefix}user_items", num_users, num_items)
+        graph = cls(user_items, _open_csr(folder, f"{prefix}item_users", num_items, num_users))
         graph._check(graph.user_items.num_edges == graph.item_users.num_edges)
         return graph
 
@@ -128,6 +140,19 @@ class BipartiteGraph:
             )
 
 
+@dataclass(frozen=True)
+class Behaviour:
+    """What users did with items beside what is predicted, such as views: its name, and its graph over the same users and items.
+
+    `times_E` int64 seconds and `weights_E` float32 follow the order of `graph.user_items.indices`.
+    """
+
+    name: str
+    graph: BipartiteGraph
+    times_E: NDArray[np.int64] | None = None
+    weights_E: NDArray[np.float32] | None = None
+
+
 def csr_from_edges(rows_E: NDArray[np.int32], columns_E: NDArray[np.int32], num_rows: int, num_columns: int) -> Csr:
     """A CSR from edges in any order, repeated edges merged. Two stable counting sorts, O(E + R + C)."""
     by_column = _counting_transpose(rows_E, columns_E, num_columns)
@@ -135,6 +160,12 @@ def csr_from_edges(rows_E: NDArray[np.int32], columns_E: NDArray[np.int32], num_
     indptr = np.zeros(num_rows + 1, np.int64)
     np.cumsum(np.bincount(by_row[0], minlength=num_rows), out=indptr[1:])
     return _merge_repeats(Csr(indptr, by_row[1], num_columns))
+
+
+def merged(parts: Sequence[Csr]) -> Csr:
+    """The entries of all `parts`, which have the same rows and columns, each once."""
+    rows_E = np.concatenate([part.row_numbers() for part in parts])
+    return csr_from_edges(rows_E, np.concatenate([part.indices for part in parts]), parts[0].rows, parts[0].columns)
 
 
 def transpose(csr: Csr) -> Csr:

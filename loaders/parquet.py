@@ -28,10 +28,12 @@ from gcnrec.loaders.conditions.moments import words_of_the_moment
 from gcnrec.loaders.features.encode import FeatureFile, Side, write_features
 from gcnrec.loaders.files.common_types import is_bytes, is_text
 from gcnrec.loaders.files.id_columns import id_types, key_types
+from gcnrec.loaders.ingest.behaviours import Kinds
 from gcnrec.loaders.ingest.build import Staged, build, split_of
-from gcnrec.loaders.ingest.columns import ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns, time_advice
+from gcnrec.loaders.ingest.columns import BEHAVIOUR, ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns, time_advice
 from gcnrec.loaders.ingest.heldout import Report
 from gcnrec.loaders.ingest.inputs import BATCH_ROWS, Input, open_input
+from gcnrec.loaders.ingest.rows import Rows
 from gcnrec.loaders.ingest.staging import Staging
 from gcnrec.loaders.recipe import RULES, Inputs, conditions_of, first_change, inputs_of, recipe_of
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, refuse_foreign, seal
@@ -230,7 +232,7 @@ def connect(spill: Path, limit: int, folders: Sequence[Path] = ()) -> Iterator[d
 
 def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> Staged:
     """Every file's rows in provisional numbers (the order of the ids), and the ids in this order."""
-    first, staged = files[0].columns, {}
+    first, staged, kinds = files[0].columns, dict[str, Rows](), dict[str, Kinds | None]()
     staging = Staging(first.user_type, first.item_type, scratch)
     with connect(scratch.folder, scratch.limit // 4) as connection:
         connection.execute("BEGIN")  # of one transaction, in which every file has the same now()
@@ -238,17 +240,50 @@ def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> 
         for file in files:
             extra = [column for column in (TIME, WEIGHT) if column in file.columns.expressions]
             ratings, size = _Ratings(), file.batch_rows(scratch.limit)
+            kinds[file.role] = _kinds_of(file, data, scratch)
             with _explained(file):
                 read = file.source.batches(file.columns.expressions, file.columns.paths, size, scratch.limit / 200)
                 reader = pa.RecordBatchReader.from_batches(
                     file.source.schema_of(file.columns.expressions), report.counted(read, file.role, file.rows)
                 )
-                kept = _kept(connection, file, [USER, ITEM, *extra], reader, ratings, size)
-                rows = staging.read(_checked(connection, file, data, kept), file.rows, extra)
+                kind = kinds[file.role]
+                kept = _kept(connection, file, [USER, ITEM, *extra, *([BEHAVIOUR] if kind else [])], reader, ratings, size)
+                checked = _checked(connection, file, data, kept)
+                rows = staging.read(kind.taken(checked) if kind else checked, file.rows, extra)
             _count_filtered(file, len(rows), ratings, report)
+            if kind:
+                kind.require_target(file.source.text)
             staged[file.role] = rows
     report.work("numbering users and items", 0, 0)
-    return Staged(staged, *staging.settle(), first.ticks)
+    ids = staging.settle()
+    return Staged(*_by_behaviour(staged, kinds, scratch, report), *ids, first.ticks)
+
+
+def _kinds_of(file: _File, data: Data, scratch: Scratch) -> Kinds | None:
+    """What takes the behaviours of a file's rows; None where it has no such column."""
+    if BEHAVIOUR not in file.columns.expressions:
+        return None
+    return Kinds(data.target or (), str(data.behaviour), scratch.codes(file.rows))
+
+
+def _by_behaviour(
+    staged: dict[str, Rows], kinds: dict[str, Kinds | None], scratch: Scratch, report: Report
+) -> tuple[dict[str, Rows], dict[str, Rows]]:
+    """The target's rows of every file, and the train rows of the other behaviours by name. Other held-out rows are dropped."""
+    others: dict[str, Rows] = {}
+    for role, kind in kinds.items():
+        if kind is None:
+            continue
+        rows = staged[role]
+        staged[role], found = kind.split(rows, scratch)
+        if role == "train":
+            others = found
+        else:
+            dropped = len(rows) - len(staged[role])
+            report.count(
+                f"other_{role}", dropped, f"{{}} {role} rows of other behaviours dropped: held-out pairs are of the target"
+            )
+    return staged, others
 
 
 @dataclass(slots=True)
@@ -358,6 +393,7 @@ _FAULTS = {
     ITEM: [_NULLS],
     TIME: [_Fault("holds nulls or numbers that are no time", pc.is_null)],
     WEIGHT: [_NULLS, _Fault("holds a negative or non-finite weight", _is_no_weight)],
+    BEHAVIOUR: [_NULLS],
 }
 
 
@@ -392,7 +428,7 @@ def _stop_if_interrupted(problem: Exception) -> None:
 
 def _refuse(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, column: str, fault: _Fault) -> NoReturn:
     """Raise the DataError that names the first part and row (from 0) of `file` with a `fault` in `column`."""
-    name = {USER: data.user, ITEM: data.item, TIME: data.time, WEIGHT: data.weight}.get(column)
+    name = {USER: data.user, ITEM: data.item, TIME: data.time, WEIGHT: data.weight, BEHAVIOUR: data.behaviour}.get(column)
     # A connection of its own: the scan that met the row may still be open.
     with closing(connection.cursor()) as cursor:
         for path, reader in file.source.numbered(file.columns.expressions, file.columns.paths):

@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from gcnrec.errors import DataError, GcnrecError, first_line, os_remedy, reading
-from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges, mapped
+from gcnrec.graph import Behaviour, BipartiteGraph, Csr, csr_from_edges, mapped
 from gcnrec.integrity.digests import OWN, own_digest, sha256_of
 from gcnrec.integrity.facts import recalled, remember
 from gcnrec.integrity.listed import Count, Listed, Sha256, verify
@@ -37,7 +37,8 @@ from gcnrec.system.observer import SILENT
 
 FORMAT = 1
 _OF_DATASETS = re.compile(
-    r"dataset\.json|(users|items|valid|test)\.parquet|(user_items|item_users)\.[a-z_]+\.npy|(times|weights)\.npy|"
+    r"dataset\.json|(users|items|valid|test)\.parquet|"
+    r"(behaviour_[0-9]+\.)?((user_items|item_users)\.[a-z_]+\.npy|(times|weights)\.npy)|"
     r"(user|item)_features(\.[0-9]+\.parquet|\.npy)"
 )
 """Names of the files of a dataset folder."""
@@ -69,6 +70,20 @@ class _Features(Document):
     columns: tuple[_Column, ...] = ()
 
 
+class _Other(Document):
+    """A behaviour that is not predicted: its graph has `edges`."""
+
+    name: str
+    edges: Count
+
+
+class _Behaviours(Document):
+    """What users did with items: the `target`, and the `others` in the order of their files."""
+
+    target: str
+    others: tuple[_Other, ...] = ()
+
+
 class _Info(Document):
     """`dataset.json`, as far as this package reads it."""
 
@@ -89,11 +104,15 @@ class _Info(Document):
     report: dict[str, Any] = Field(default_factory=dict)
     user_features: _Features = _Features()
     item_features: _Features = _Features()
+    behaviours: _Behaviours | None = None
 
 
 @dataclass(frozen=True)
 class Dataset:
     """An opened dataset folder. `graph` is train; arrays are memory-mapped and read-only.
+
+    Of data with behaviours, `graph` and held-out pairs are of the target alone; `others` are the rest, the most frequent first.
+    `graph.others` are the ones that models read: all, unless `reading` leaves them out.
 
     `times_E` int64 seconds and `weights_E` float32 follow the order of `graph.user_items.indices`; features are
     float32, one row per user or item.
@@ -111,6 +130,7 @@ class Dataset:
     weights_E: NDArray[np.float32] | None
     user_features: NDArray[np.float32] | None = None
     item_features: NDArray[np.float32] | None = None
+    others: tuple[Behaviour, ...] = ()
 
     @property
     def name(self) -> str:
@@ -124,6 +144,10 @@ class Dataset:
     def keeps_repeats(self) -> bool:
         """Whether held-out pairs that train also has were kept at ingestion (`--repeats keep`)."""
         return bool(self.info.get("data", {}).get("repeats") == "keep")
+
+    def reading(self, behaviours: str | None) -> Dataset:
+        """The dataset as a model with `model.behaviours` reads it: "none" leaves other behaviours out of `graph`."""
+        return replace(self, graph=replace(self.graph, others=())) if behaviours == "none" else self
 
     def known_items(self, *held_out: Interactions) -> tuple[Csr, ...]:
         """User -> items of train and of each part `held_out` with pairs; never merged, as train may be too large."""
@@ -146,7 +170,9 @@ def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
     _verify(folder, info, anew=verify)
     user_ids, item_ids = _vocabulary(folder, "users", info.num_users), _vocabulary(folder, "items", info.num_items)
     graph = BipartiteGraph.open(folder, info.num_users, info.num_items)
-    _check_content(folder, document, graph)
+    others = tuple(_open_other(folder, number, info) for number in range(1, 1 + _num_others(info)))
+    _check_content(folder, document, (graph, *(other.graph for other in others)))
+    graph = replace(graph, others=others)
     edges = (graph.num_edges,)
     return Dataset(
         folder=folder,
@@ -160,6 +186,30 @@ def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
         weights_E=mapped(folder / "weights.npy", np.float32, edges) if "weights.npy" in info.files else None,
         user_features=_open_features(folder, "user", info),
         item_features=_open_features(folder, "item", info),
+        others=others,
+    )
+
+
+def behaviour_prefix(number: int) -> str:
+    """What the files of a behaviour's graph begin with; 0 is the target."""
+    return f"behaviour_{number}." if number else ""
+
+
+def _num_others(info: _Info) -> int:
+    return len(info.behaviours.others) if info.behaviours else 0
+
+
+def _open_other(folder: Path, number: int, info: _Info) -> Behaviour:
+    assert info.behaviours is not None
+    prefix, other = behaviour_prefix(number), info.behaviours.others[number - 1]
+    graph = BipartiteGraph.open(folder, info.num_users, info.num_items, prefix)
+    edges = (graph.num_edges,)
+    times, weights = f"{prefix}times.npy", f"{prefix}weights.npy"
+    return Behaviour(
+        other.name,
+        graph,
+        mapped(folder / times, np.int64, edges) if times in info.files else None,
+        mapped(folder / weights, np.float32, edges) if weights in info.files else None,
     )
 
 
@@ -346,7 +396,8 @@ def _check_listing(folder: Path, info: _Info) -> None:
         raise DataError(f"{path} must list files of a dataset only, lists {strange!r}; {_AGAIN}")
     columns = (*info.user_features.columns, *info.item_features.columns)
     words = [column.file for column in columns if column.file is not None]
-    lacking = next((name for name in (*_REQUIRED, *words) if name not in info.files), None)
+    graphs = [f"{behaviour_prefix(number)}{part}.npy" for number in range(1, 1 + _num_others(info)) for part in _PARTS]
+    lacking = next((name for name in (*_REQUIRED, *words, *graphs) if name not in info.files), None)
     if lacking is not None:
         raise DataError(f"{path} must list {lacking!r} among its files, does not; {_AGAIN}")
     if info.digest != _digest_of({name: entry.sha256 for name, entry in info.files.items()}):
@@ -360,15 +411,16 @@ def _verify(folder: Path, info: _Info, anew: bool) -> None:
     verify({folder / name: entry for name, entry in info.files.items()}, "dataset.json", lambda path: _AGAIN, anew)
 
 
-def _check_content(folder: Path, document: dict[str, Any], graph: BipartiteGraph) -> None:
+def _check_content(folder: Path, document: dict[str, Any], graphs: tuple[BipartiteGraph, ...]) -> None:
     """DataError unless every row of both directions is one of a CSR, so that kernels stay inside the arrays. O(E).
 
     The digests of all files follow from `dataset.json`, so the same one need not be looked at twice.
     """
     fact = f"content {_CHECKS} {document.get(OWN) or own_digest(document)}"
     if fact not in recalled():
-        graph.user_items.check(str(folder / "user_items"))
-        graph.item_users.check(str(folder / "item_users"))
+        for number, graph in enumerate(graphs):
+            graph.user_items.check(str(folder / f"{behaviour_prefix(number)}user_items"))
+            graph.item_users.check(str(folder / f"{behaviour_prefix(number)}item_users"))
         remember([fact])
 
 

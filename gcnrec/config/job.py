@@ -44,7 +44,7 @@ KeyType = Literal[
 ]
 """Arrow's names of the types that a partition key may have."""
 INDUCTIVE = ("graphsage", "pinsage")
-Partner = Literal["linkprop", "gfcf", "itemknn", "ease", "contentknn"]
+Partner = Literal["linkprop", "gfcf", "itemknn", "ease", "contentknn", "pending", "targetknn"]
 """Closed forms that a mixture may have."""
 
 
@@ -90,6 +90,10 @@ def _a_moment(value: Any) -> Any:
     return value
 
 
+def _split_at_commas(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
 FolderName = Annotated[str, AfterValidator(_a_folder)]
 Moment = Annotated[str | int | float, BeforeValidator(_a_moment)]
 Text = Annotated[str, AfterValidator(_no_nul)]
@@ -118,6 +122,13 @@ class Data(Section):
     time: Text | None = None
     time_unit: Literal["s", "ms", "us", "ns"] = "s"
     weight: Text | None = None
+    behaviour: Text | None = None
+    """The column that says what a user did with an item, such as view, cart or buy. Rows of all its values become graphs over
+    the same users and items."""
+    target: Annotated[tuple[Text, ...], BeforeValidator(_split_at_commas), Field(min_length=1)] | None = None
+    """The values of `behaviour` to predict, such as buy: held-out pairs are of these alone. Text is split at commas."""
+    keep_other: bool = False
+    """Whether a held-out pair that a split draws keeps its rows of other behaviours in train."""
     rating: Text | None = None
     min_rating: Annotated[float, Field(allow_inf_nan=False)] | None = None
     where: Text | None = None
@@ -159,6 +170,10 @@ class Data(Section):
             raise ValueError("min_rating needs rating, the column that it looks at")
         if self.rating is not None and self.min_rating is None:
             raise ValueError("rating needs min_rating, the least rating that counts; leave rating out to keep every row")
+        if self.behaviour is not None and self.target is None:
+            raise ValueError("behaviour needs target, the values of that column to predict, such as target = 'buy'")
+        if self.target is not None and self.behaviour is None:
+            raise ValueError("target needs behaviour, the column that says what a user did with an item")
         if self.where_test is not None and not (self.test or self.valid):
             raise ValueError("where_test filters the files test and valid, neither is set; use where")
         if self.split == "given" and not self.test:
@@ -179,13 +194,16 @@ class Model(Section):
 
     name: Literal[
         "lightgcn", "ngcf", "mf", "graphsage", "pinsage",
-        "popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop",
+        "popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop", "pending", "targetknn",
     ] = "lightgcn"  # fmt: skip
     layers: Annotated[int, Field(ge=0, le=16)] = 1
     width: Width | Literal["auto"] = 64
     propagation: Literal["full", "sampled", "none"] = "full"
     """`full`: exact; `sampled`: neighbourhoods drawn for every batch; `none`: rows alone, which is mf whatever `layers` says.
     Propagating at export what was trained without cost recall on Gowalla (0.152 instead of 0.165 after 6 epochs)."""
+    behaviours: Literal["none", "merge"] | None = None
+    """What the model reads of behaviours beside the target, of data that has such. `none`: nothing. `merge`: the edges of all
+    behaviours are one graph, and training draws its positives from the target's. Default: `merge`."""
     inputs: Literal["features", "rows", "both"] | None = None
     """graphsage, pinsage: what a node starts from. Default: both where there are features, else table rows."""
     id_dropout: Fraction = 0.3
@@ -257,7 +275,7 @@ class Model(Section):
     @property
     def closed_form(self) -> bool:
         """Whether the model is fitted in one go, without a table or epochs."""
-        return self.name in ("popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop")
+        return self.name in ("popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop", "pending", "targetknn")
 
 
 class Table(Section):
@@ -445,10 +463,14 @@ class Evaluate(Section):
     """Validations without a better `metric` before training stops; 0 never stops."""
     bootstrap: Annotated[int, Field(ge=0, le=10**5)] = 1000
     """Resamples of users for the intervals; 0 leaves them out."""
-    seen: Literal["all", "none"] | None = None
-    """What is left out of the lists that validation and test judge. `all`: items of train, and for test also of validation;
-    `none`: nothing. Default: `none` for data ingested with `repeats = "keep"`, else `all`."""
-    baselines: tuple[Literal["popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop"], ...] | Literal["auto"] = "auto"
+    seen: Literal["target", "all", "none"] | None = None
+    """What is left out of the lists that validation and test judge. `target`: items of train, and for test also of validation;
+    `none`: nothing. `all`: items of all behaviours, and held-out pairs among these are not judged. Data with one behaviour has
+    `all` for `target`. Default: `none` for data ingested with `repeats = "keep"`, else `target`."""
+    baselines: (
+        tuple[Literal["popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop", "pending", "targetknn"], ...]
+        | Literal["auto"]
+    ) = "auto"
     """Closed-form models to compare with a trained one on validation, user by user; a better one gives a warning. `auto`: each
     that takes at most a tenth of the fit's time. Named ones have no limit and are evaluated on test as well."""
     tilt: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0

@@ -97,6 +97,10 @@ def unused_data_settings(data: Data, split: str) -> list[str]:
         "test_size": (has_test_size, "a split draws the test set, without test, test_from or split = 'leave_last'"),
         "valid_size": (not data.valid, "valid names no file"),
         "time_unit": (bool(data.time), "time names a column"),
+        "keep_other": (
+            bool(data.behaviour) and split not in ("temporal", "leave_last"),
+            "behaviour names a column, and a split draws pairs",
+        ),
         "text_width": (bool(data.item_features or data.user_features), "item_features or user_features names a file"),
     }
     return [

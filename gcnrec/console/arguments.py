@@ -77,6 +77,9 @@ SplitBy = Annotated[str | None, typer.Option(metavar="given|random|leave_last|te
 PartitionType = Annotated[
     list[str] | None, typer.Option(metavar="KEY=TYPE", help="Type of key=value folders, such as user=int64; ids are text.")
 ]
+BehaviourColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="What was done: view, cart, buy.")]
+Target = Annotated[str | None, typer.Option(metavar="VALUE[,VALUE]", help="The behaviour to predict.")]
+KeepOther = Annotated[bool | None, typer.Option("--keep-other", help="Keep other behaviours of pairs that a split draws.")]
 KCore = Annotated[
     int | None, typer.Option(metavar="N", parser=integer, help="Drop nodes with fewer interactions, to a fixpoint.")
 ]

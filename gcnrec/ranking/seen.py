@@ -6,6 +6,7 @@ A held-out pair that is left out as seen is in no list: a miss.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -16,27 +17,47 @@ from gcnrec.interactions import Interactions
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import ItemLists, Seen, contained
 
-SeenRule = Literal["all", "none"]
-"""`all`: a user's items of train, and for test also of validation, are left out; `none`: no item is."""
+SeenRule = Literal["target", "all", "none"]
+"""`target`: a user's items of train, and for test also of validation, are left out; `none`: no item is. `all`: the items of all
+behaviours are left out, and held-out pairs among these are not judged. Data with one behaviour has "all" for "target"."""
 
 
 def seen_rule(given: SeenRule | None, dataset: Dataset) -> SeenRule:
-    """The rule that a job gives, else what its data decides: "none" where ingestion kept repeats, else "all"."""
-    if given is not None:
-        return given
-    return "none" if dataset.keeps_repeats else "all"
+    """The rule that a job gives, else what its data decides: "none" where ingestion kept repeats, else the target's items."""
+    if given is None:
+        given = "none" if dataset.keeps_repeats else "target"
+    return "all" if given == "target" and not dataset.others else given
 
 
 def seen_items(rule: SeenRule, dataset: Dataset, split: Literal["valid", "test"]) -> Seen:
     """User -> items left out of the lists of `split` by `rule`."""
     if rule == "none":
         return Seen(())
-    return Seen(dataset.known_items(*([dataset.valid] if split == "test" else [])))
+    others = dataset.others if rule == "all" else ()
+    known = dataset.known_items(*([dataset.valid] if split == "test" else []))
+    return Seen((*known, *(other.graph.user_items for other in others)))
+
+
+def judged_pairs(rule: SeenRule, dataset: Dataset, split: Literal["valid", "test"]) -> Interactions:
+    """The held-out pairs of `split` that lists are judged by: with "all", none that its user has met by another behaviour."""
+    held_out = dataset.test if split == "test" else dataset.valid
+    if rule != "all" or not dataset.others or not len(held_out):
+        return held_out
+    new_E = np.ones(len(held_out), np.bool_)
+    for other in dataset.others:
+        new_E &= ~contained(held_out.items_E[:, None], ItemLists(other.graph.user_items, held_out.users_E))[:, 0]
+    users_E, items_E = held_out.users_E[new_E], held_out.items_E[new_E]
+    return replace(held_out, users_E=users_E, items_E=items_E, times_E=None, weights_E=None)
 
 
 def seen_in_validation(settings: Evaluate, dataset: Dataset) -> Seen:
     """User -> items left out of the lists of validation by a job's `[evaluate]`."""
     return seen_items(seen_rule(settings.seen, dataset), dataset, "valid")
+
+
+def validation_pairs(settings: Evaluate, dataset: Dataset) -> Interactions:
+    """The validation pairs that lists are judged by, by a job's `[evaluate]`."""
+    return judged_pairs(seen_rule(settings.seen, dataset), dataset, "valid")
 
 
 def out_of_reach(held_out: Interactions, seen: Seen) -> int:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError
-from gcnrec.loaders.ingest import pairs, splits
+from gcnrec.loaders.ingest import behaviours, pairs, splits
 from gcnrec.loaders.ingest.columns import parse_time
 from gcnrec.loaders.ingest.heldout import Parts, Report, drop_cold, drop_repeats, write_held_out
 from gcnrec.loaders.ingest.leakage import report_leakage
 from gcnrec.loaders.ingest.numbering import Ids
 from gcnrec.loaders.ingest.rows import Rows, count_high, count_low, sort_rows
-from gcnrec.loaders.schema import write_vocabulary
+from gcnrec.loaders.schema import behaviour_prefix, write_vocabulary
 from gcnrec.system.scratch import Scratch, new_npy
 
 _TIMES_CHUNK = 2**17
@@ -33,10 +32,12 @@ _IDS_BYTES = 2**23
 class Staged:
     """Rows in provisional numbers (the order of the sorted ids), as they were read, and the ids in that order.
 
-    `files` maps `train` (and `valid`, `test`) to its rows; `build` takes them out, so that none outlives its use.
+    `files` maps `train` (and `valid`, `test`) to its rows, `others` the behaviours that are not predicted to their train rows.
+    `build` takes them out, so that none outlives its use.
     """
 
     files: dict[str, Rows]
+    others: dict[str, Rows]
     user_ids: Ids
     item_ids: Ids
     ticks: int | None
@@ -61,32 +62,64 @@ def split_of(data: Data) -> str:
 def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Report) -> dict[str, Any]:
     """Write every file of the dataset folder but dataset.json; returns what that file says about the data."""
     split = split_of(data)
-    parts = drop_repeats(_split(staged, data, split, scratch, report), data.repeats, scratch, report)
-    if split in ("given", "random") and not data.valid and data.valid_size:
+    moments_U = behaviours.no_moments(staged.num_users, scratch)
+    parts = drop_repeats(_split(staged, data, split, moments_U, scratch, report), data.repeats, scratch, report)
+    carves = split in ("given", "random") and not data.valid and data.valid_size > 0
+    if carves:
         codes = splits.carve(staged.sorted_pairs(parts.train, scratch), data.valid_size, data.seed)
         valid = parts.train.keep(codes, splits.VALID, scratch)
         parts = Parts(parts.train.keep(codes, splits.TRAIN, scratch), valid, parts.test)
-    users = count_high(parts.train.pairs_E, staged.num_users, scratch)
-    items = count_low(parts.train.pairs_E, staged.num_items, scratch)
-    warm = tuple(np.greater(degrees, 0, out=scratch.empty(len(degrees), np.bool_)) for degrees in (users, items))
+    sizes = staged.num_users, staged.num_items
+    cut = behaviours.cut_of(data, split, carves, parts, moments_U, staged.num_items, scratch)
+    others = behaviours.cut(staged.others, cut, data.duplicates, sizes, scratch, report)
+    del moments_U, cut
+    degrees = _degrees(parts.train, sizes, scratch)
+    if data.k_core > 1:
+        others = behaviours.within(others, *_alive(degrees, (parts.valid, parts.test), scratch), scratch)
+    warm = _alive(degrees, others.values(), scratch)
     may_be_cold = (data.keep_cold, data.keep_cold or split == "cold_items")
     valid, *in_valid = drop_cold("valid", parts.valid, warm, may_be_cold, scratch, report)
     test, *in_test = drop_cold("test", parts.test, warm, may_be_cold, scratch, report)
     parts = Parts(parts.train, valid, test)
     report_leakage(parts, staged.ticks, split, staged.num_users, scratch, report)
+    if data.behaviour:
+        behaviours.report_met(parts, others, scratch, report)
     orders = []
-    for degrees, kept, valid_ones, test_ones in zip((users, items), warm, in_valid, in_test, strict=True):
+    for degree, kept, valid_ones, test_ones in zip(degrees, warm, in_valid, in_test, strict=True):
         kept |= valid_ones  # in place: `warm` has been used
         kept |= test_ones
-        orders.append(pairs.falling(degrees, kept, scratch))
+        orders.append(pairs.falling(degree, kept, scratch))
     del warm, in_valid, in_test
-    counts = {"num_train": len(parts.train), "num_valid": len(parts.valid), "num_test": len(parts.test)}
-    _write(staged, parts, (users, items), orders, folder, scratch)
-    return {"num_users": len(orders[0]), "num_items": len(orders[1]), **counts, "split": split}
+    info: dict[str, Any] = {"num_users": len(orders[0]), "num_items": len(orders[1])}
+    info |= {"num_train": len(parts.train), "num_valid": len(parts.valid), "num_test": len(parts.test), "split": split}
+    if data.behaviour:
+        counts = [{"name": name, "edges": len(rows)} for name, rows in others.items()]
+        info["behaviours"] = {"target": ", ".join(data.target or ()), "others": counts}
+    _write(staged, parts, others, degrees, orders, folder, scratch)
+    return info
 
 
-def _split(staged: Staged, data: Data, split: str, scratch: Scratch, report: Report) -> Parts:
-    """Cut the rows into parts, reduce to the k-core (before a drawn split, after a given one), merge repeats."""
+def _degrees(rows: Rows, sizes: tuple[int, int], scratch: Scratch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of each user and each item."""
+    return count_high(rows.pairs_E, sizes[0], scratch), count_low(rows.pairs_E, sizes[1], scratch)
+
+
+def _alive(
+    degrees: tuple[NDArray[np.int64], NDArray[np.int64]], more: Iterable[Rows], scratch: Scratch
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Users and items with a degree above 0, or that some of the rows name."""
+    users, items = (np.greater(each, 0, out=scratch.empty(len(each), np.bool_)) for each in degrees)
+    for rows in more:
+        for marks, counts in zip((users, items), _degrees(rows, (len(users), len(items)), scratch), strict=True):
+            marks |= counts > 0
+    return users, items
+
+
+def _split(staged: Staged, data: Data, split: str, moments_U: NDArray[np.int64], scratch: Scratch, report: Report) -> Parts:
+    """Cut the rows into parts, reduce to the k-core (before a drawn split, after a given one), merge repeats.
+
+    `moments_U` gets the time of the first held-out row of each user.
+    """
     after = split in ("given", "temporal")
     rows = sort_rows(staged.files.pop("train"), staged.num_users, staged.num_items, scratch)
     if data.k_core > 1 and not after:
@@ -97,6 +130,8 @@ def _split(staged: Staged, data: Data, split: str, scratch: Scratch, report: Rep
         part = rows.keep(codes, code, scratch)
         if name in staged.files:
             part = sort_rows(staged.files.pop(name), staged.num_users, staged.num_items, scratch)
+        if code != splits.TRAIN:
+            behaviours.earliest(part, moments_U)
         merged[name] = pairs.merge(part, data.duplicates, scratch)
         repeated = len(part) - len(merged[name])
         report.count(f"duplicates_{name}", repeated, f"{{}} repeated pairs merged in {name}")
@@ -154,12 +189,13 @@ def _k_core(rows: Rows, staged: Staged, k: int, scratch: Scratch, report: Report
 def _write(
     staged: Staged,
     parts: Parts,
+    others: Mapping[str, Rows],
     degrees: tuple[NDArray[np.int64], NDArray[np.int64]],
     orders: list[NDArray[np.int64]],
     folder: Path,
     scratch: Scratch,
 ) -> None:
-    """Vocabularies, held-out pairs and both CSRs in final numbers; the rows of `parts` are used up."""
+    """Vocabularies, held-out pairs and the CSRs of each behaviour in final numbers; the rows are used up."""
     for name, ids, degree, order in zip(("users", "items"), (staged.user_ids, staged.item_ids), degrees, orders, strict=True):
         write_vocabulary(folder / f"{name}.parquet", ids.kind, _described(ids, degree, order))
     numbers = [pairs.inverse(order, len(degree), scratch) for order, degree in zip(orders, degrees, strict=True)]
@@ -167,19 +203,27 @@ def _write(
     for name, rows in (("valid", parts.valid), ("test", parts.test)):
         pairs.renumber(rows.pairs_E, *numbers)
         write_held_out(folder / f"{name}.parquet", sort_rows(rows, num_users, num_items, scratch), staged.ticks)
-    pairs.renumber(parts.train.pairs_E, *numbers)
-    train = sort_rows(parts.train, num_users, num_items, scratch)
-    _write_csr(folder, "user_items", train.pairs_E, degrees[0], orders[0])
-    if train.times_E is not None:
-        seconds = new_npy(folder / "times.npy", len(train), np.int64)
-        for first in range(0, len(train), _TIMES_CHUNK):
-            seconds[first : first + _TIMES_CHUNK] = train.times_E[first : first + _TIMES_CHUNK] // (staged.ticks or 1)
-    if train.weights_E is not None:
-        new_npy(folder / "weights.npy", len(train), np.float32)[:] = train.weights_E
-    pairs.swap(train.pairs_E)
+    for number, rows in enumerate((parts.train, *others.values())):
+        pairs.renumber(rows.pairs_E, *numbers)
+        _write_graph(folder, behaviour_prefix(number), rows, (num_users, num_items), staged.ticks, scratch)
+
+
+def _write_graph(folder: Path, prefix: str, rows: Rows, sizes: tuple[int, int], ticks: int | None, scratch: Scratch) -> None:
+    """Both CSRs of `rows` in final numbers, with times and weights where known; `rows` is used up."""
+    num_users, num_items = sizes
+    degrees = _degrees(rows, sizes, scratch)
+    rows = sort_rows(rows, num_users, num_items, scratch)
+    _write_csr(folder, f"{prefix}user_items", rows.pairs_E, degrees[0])
+    if rows.times_E is not None:
+        seconds = new_npy(folder / f"{prefix}times.npy", len(rows), np.int64)
+        for first in range(0, len(rows), _TIMES_CHUNK):
+            seconds[first : first + _TIMES_CHUNK] = rows.times_E[first : first + _TIMES_CHUNK] // (ticks or 1)
+    if rows.weights_E is not None:
+        new_npy(folder / f"{prefix}weights.npy", len(rows), np.float32)[:] = rows.weights_E
+    pairs.swap(rows.pairs_E)
     # The low numbers, now users, are in order already: passes over the items are enough.
-    swapped = sort_rows(Rows(train.pairs_E, None, None), num_items, 0, scratch)
-    _write_csr(folder, "item_users", swapped.pairs_E, degrees[1], orders[1])
+    swapped = sort_rows(Rows(rows.pairs_E, None, None), num_items, 0, scratch)
+    _write_csr(folder, f"{prefix}item_users", swapped.pairs_E, degrees[1])
 
 
 def _described(ids: Ids, degrees: NDArray[np.int64], order: NDArray[np.int64]) -> Iterator[tuple[pa.Array, NDArray[np.int64]]]:
@@ -189,16 +233,8 @@ def _described(ids: Ids, degrees: NDArray[np.int64], order: NDArray[np.int64]) -
             yield ids.take(part), degrees[part]
 
 
-def _write_csr(
-    folder: Path, name: str, sorted_pairs: NDArray[np.uint64], degrees: NDArray[np.int64], order: NDArray[np.int64]
-) -> None:
-    _add_up(degrees, order, new_npy(folder / f"{name}.indptr.npy", len(order) + 1, np.int64))
-    pairs.low_numbers(sorted_pairs, new_npy(folder / f"{name}.indices.npy", len(sorted_pairs), np.int32))
-
-
-@numba.njit(cache=True)
-def _add_up(degrees, order, indptr):  # type: ignore[no-untyped-def]
-    """`indptr` of a CSR whose rows have the degrees of the nodes in `order`."""
+def _write_csr(folder: Path, name: str, sorted_pairs: NDArray[np.uint64], degrees: NDArray[np.int64]) -> None:
+    indptr = new_npy(folder / f"{name}.indptr.npy", len(degrees) + 1, np.int64)
     indptr[0] = 0
-    for place in range(len(order)):
-        indptr[place + 1] = indptr[place] + degrees[order[place]]
+    np.cumsum(degrees, out=indptr[1:])
+    pairs.low_numbers(sorted_pairs, new_npy(folder / f"{name}.indices.npy", len(sorted_pairs), np.int32))

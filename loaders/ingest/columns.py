@@ -19,11 +19,13 @@ from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
 from gcnrec.ids.id_types import plain, value_range
 from gcnrec.loaders.conditions.bound import Bound
+from gcnrec.loaders.files.common_types import is_text
 from gcnrec.loaders.files.id_columns import IdTypes
 from gcnrec.loaders.ingest.inputs import Input
 
 TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 USER, ITEM, TIME, WEIGHT, RATING = "gcnrec_user", "gcnrec_item", "gcnrec_time", "gcnrec_weight", "gcnrec_rating"
+BEHAVIOUR = "gcnrec_behaviour"
 _NAMED = re.compile(r"(^|[_.])(time|timestamp|datetime|date|ts)([_.]|$)", re.IGNORECASE)
 """Names that columns of numbers have when these are times."""
 _FRACTION = re.compile(r"(?<=:\d\d)[.,](\d+)")
@@ -51,6 +53,8 @@ def read_columns(source: Input, data: Data, where: Bound | None, ids: IdTypes, l
 
     `like`: the columns of the train input.
 
+    A held-out input may lack the column of behaviours: its rows are then all of the target.
+
     Of a rating, RATING says whether it counts: null where there is none. Without a weight, `duplicates = "sum"` counts rows:
     each weighs 1.
 
@@ -70,9 +74,12 @@ def read_columns(source: Input, data: Data, where: Bound | None, ids: IdTypes, l
         expressions[WEIGHT] = _number(source, data.weight).cast(pa.float32(), safe=False)
     elif data.duplicates == "sum":
         expressions[WEIGHT] = ds.scalar(1.0).cast(pa.float32())
+    if data.behaviour and (like is None or data.behaviour in (path for path, _ in source.columns())):
+        expressions[BEHAVIOUR] = _behaviour(source, data.behaviour)
     if data.rating and data.min_rating is not None:
         expressions[RATING] = _rating_counts(source, data.rating, data.min_rating)
     paths = [path for path in (data.user, data.item, data.time, data.weight, data.rating) if path]
+    paths += [str(data.behaviour)] if BEHAVIOUR in expressions else []
     if where:
         for name, path in where.columns.items():
             source.field(".".join(path))  # refuses a column without a common type
@@ -124,7 +131,7 @@ def time_advice(data: Data, split: str, columns: Iterable[tuple[str, pa.Field]])
     why = "models are asked about the future, which random pairs judge wrongly where popularity changes"
     if data.time:
         return f"split = 'random' leaves column {data.time!r} unused: {why}; prefer split = 'temporal'"
-    used = {data.user, data.item, data.weight, data.rating}
+    used = {data.user, data.item, data.weight, data.rating, data.behaviour}
     times = [path for path, field in columns if path not in used and _holds_times(path, field.type)]
     return f"column {times[0]!r} may hold times: {why}; prefer time = {times[0]!r}, which splits by time" if times else None
 
@@ -141,6 +148,16 @@ def _number(source: Input, path: str) -> ds.Expression:
         remedy = f"declare --partition-type {path}=float64" if path in source.keys else "name another column or cast it"
         raise DataError(f"{source.text}: column {path!r} must hold numbers, it holds {kind}; {remedy}")
     return source.expression(path)
+
+
+def _behaviour(source: Input, path: str) -> ds.Expression:
+    """The column of behaviours as text."""
+    declared = source.field(path).type
+    kind = declared.value_type if pa.types.is_dictionary(declared) else declared
+    if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        remedy = f"declare --partition-type {path}=string" if path in source.keys else "name another column or cast it"
+        raise DataError(f"{source.text}: column {path!r} must name behaviours by text or integers, it holds {declared}; {remedy}")
+    return source.expression(path).cast(pa.string())
 
 
 def _time(source: Input, path: str, unit: str, wanted: int | None) -> tuple[int, ds.Expression]:

@@ -25,12 +25,12 @@ from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
 SURFACE = {
     "run": "JOB.toml --data --data-root --force --json --log-json --out --resume --set",
     "check": "JOB.toml --data --data-root --force --json --resolved --set",
-    "ingest": "CARD.toml --data-root --duplicates --force --item --item-features --json --k-core --keep-cold --log-json "
-    "--max-id-bytes --memory-limit --min-rating --name --out --partition-type --rating --repeats --seed --split --test "
-    "--test-from --test-size --text-width --time --time-unit --train --user --user-features --valid --valid-size --warm-size "
-    "--weight --where --where-test",
+    "ingest": "CARD.toml --behaviour --data-root --duplicates --force --item --item-features --json --k-core --keep-cold "
+    "--keep-other --log-json --max-id-bytes --memory-limit --min-rating --name --out --partition-type --rating --repeats --seed "
+    "--split --target --test --test-from --test-size --text-width --time --time-unit --train --user --user-features --valid "
+    "--valid-size --warm-size --weight --where --where-test",
     "train": "JOB.toml --data --json --log-json --out --resume --set",
-    "evaluate": "RUN --json --k --log-json --memory-limit --segments --split",
+    "evaluate": "RUN --json --k --log-json --memory-limit --seen --segments --split",
     "recommend": "RUN --attributes --candidates --diversity --exclude --fallback --force --items --json --k --log-json --max-per "
     "--memory-limit --new-items --new-users --out --seen --users",
     "similar": "RUN --among --exclude --force --items --json --k --log-json --memory-limit --new-items --new-users --out --users",

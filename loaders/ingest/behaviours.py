@@ -1,0 +1,184 @@
+"""Rows of several behaviours, such as views, carts and purchases: which row is of which, and what of the others training may see.
+
+Held-out pairs are of the target behaviour. Rows of others that came with them or after them would give them away.
+Letters: E rows, U users, I items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numba
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gcnrec.config import Data
+from gcnrec.errors import DataError, nearest, shown
+from gcnrec.loaders.ingest import pairs
+from gcnrec.loaders.ingest.columns import BEHAVIOUR
+from gcnrec.loaders.ingest.heldout import Parts, Report
+from gcnrec.loaders.ingest.rows import Rows, count_codes, count_low, high_of, low_of, sort_rows
+from gcnrec.system.scratch import Scratch
+
+MOST = 32
+"""Behaviours that a column may name."""
+NEVER = np.iinfo(np.int64).max
+"""The moment of a user of whom nothing is held out."""
+_TARGET = 0
+
+
+@dataclass
+class Kinds:
+    """Takes the column of behaviours off batches as they are read, and remembers it: `codes_E`, 0 for the `target`'s values."""
+
+    target: tuple[str, ...]
+    column: str
+    codes_E: NDArray[np.int8]
+    names: list[str] = field(default_factory=list)
+    done: int = 0
+
+    def taken(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """The batches without the column. DataError where it names too many behaviours."""
+        for batch in batches:
+            kinds = batch.column(BEHAVIOUR).dictionary_encode()
+            codes = np.array([self._code(name) for name in kinds.dictionary.to_pylist()], np.int8)
+            self.codes_E[self.done : self.done + len(batch)] = codes[kinds.indices.to_numpy(zero_copy_only=False)]
+            self.done += len(batch)
+            yield batch.select([name for name in batch.schema.names if name != BEHAVIOUR])
+
+    def split(self, rows: Rows, scratch: Scratch) -> tuple[Rows, dict[str, Rows]]:
+        """The target's rows, and those of each other behaviour, by the order of their names."""
+        codes_E = self.codes_E[: len(rows)]
+        others = {name: rows.keep(codes_E, self.names.index(name) + 1, scratch) for name in sorted(self.names)}
+        return rows.keep(codes_E, _TARGET, scratch), others
+
+    def require_target(self, text: str) -> None:
+        """DataError where no row of the input `text` is of the target."""
+        if not (self.codes_E[: self.done] == _TARGET).any():
+            known = sorted(self.names)
+            raise DataError(
+                f"column {self.column!r} of {text} has no row of the target {', '.join(map(repr, self.target))}"
+                f"{nearest(self.target[0], known)}; it has {', '.join(map(shown, known))}"
+            )
+
+    def _code(self, name: str) -> int:
+        if name in self.target:
+            return _TARGET
+        if name not in self.names:
+            self.names.append(name)
+        if len(self.names) >= MOST:
+            raise DataError(
+                f"column {self.column!r} must name at most {MOST} behaviours, it has more, such as {shown(name)}; name another "
+                "column, or keep fewer by --where"
+            )
+        return self.names.index(name) + 1
+
+
+def no_moments(num_users: int, scratch: Scratch) -> NDArray[np.int64]:
+    """NEVER for every user."""
+    return scratch.full(num_users, np.int64, NEVER)
+
+
+def earliest(rows: Rows, moments_U: NDArray[np.int64]) -> None:
+    """Lower the moment of every user to the first of their `rows`."""
+    if rows.times_E is not None:
+        _earliest(rows.pairs_E, rows.times_E, moments_U)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What rows of other behaviours may not have. A split by time gives `moments_U`: rows of a user from there on are left out.
+
+    A split that draws gives `drawn`, sorted held-out pairs, and of `cold_items` the items that must stay without rows.
+    """
+
+    moments_U: NDArray[np.int64] | None
+    drawn: tuple[NDArray[np.uint64], ...]
+    cold_I: NDArray[np.bool_] | None
+
+
+def cut_of(
+    data: Data, split: str, carved: bool, parts: Parts, moments_U: NDArray[np.int64], num_items: int, scratch: Scratch
+) -> Cut:
+    """The cut of a split into `parts`; `carved`: validation was drawn from the train rows."""
+    if split in ("temporal", "leave_last"):
+        if split == "temporal":
+            moments_U[:] = moments_U.min(initial=NEVER)
+        return Cut(moments_U, (), None)
+    drawn = [parts.valid.pairs_E] if carved or split == "cold_items" else []
+    drawn += [parts.test.pairs_E] if split in ("random", "cold_items") else []
+    if data.keep_other:
+        return Cut(None, (), None)
+    cold_I = None
+    if split == "cold_items":
+        cold_I = np.equal(count_low(parts.train.pairs_E, num_items, scratch), 0, out=scratch.empty(num_items, np.bool_))
+        held_I = count_low(parts.valid.pairs_E, num_items, scratch)
+        held_I += count_low(parts.test.pairs_E, num_items, scratch)
+        cold_I &= held_I > 0
+    return Cut(None, tuple(drawn), cold_I)
+
+
+def cut(
+    others: Mapping[str, Rows], by: Cut, duplicates: str, sizes: tuple[int, int], scratch: Scratch, report: Report
+) -> dict[str, Rows]:
+    """Rows of other behaviours that train may have, merged by pair; a behaviour without any is left out. `others` is used up."""
+    kept = {}
+    for name, unsorted in others.items():
+        rows = sort_rows(unsorted, *sizes, scratch)
+        codes = scratch.codes(len(rows))
+        if by.moments_U is not None and rows.times_E is not None:
+            _mark_from(rows.pairs_E, rows.times_E, by.moments_U, codes)
+        for held_out in by.drawn:
+            pairs.mark_contained(rows.pairs_E, held_out, codes)
+        if by.cold_I is not None:
+            _mark_items(rows.pairs_E, by.cold_I, codes)
+        cut_off = count_codes(codes, 1)
+        report.count(f"cut_{name}", cut_off, f"{{}} rows of {name} dropped, which came with held-out pairs or after them")
+        merged = pairs.merge(rows.keep(codes, 0, scratch), duplicates, scratch)
+        report.entries[f"num_{name}"] = len(merged)
+        if len(merged):
+            kept[name] = merged
+    return dict(sorted(kept.items(), key=lambda entry: -len(entry[1])))
+
+
+def within(others: Mapping[str, Rows], users: NDArray[np.bool_], items: NDArray[np.bool_], scratch: Scratch) -> dict[str, Rows]:
+    """The rows of marked users and items."""
+    kept = {}
+    for name, rows in others.items():
+        codes = scratch.codes(len(rows))
+        pairs.mark_alive(rows.pairs_E, users, items, codes)
+        kept[name] = rows.keep(codes, 1, scratch)
+    return {name: rows for name, rows in kept.items() if len(rows)}
+
+
+def report_met(parts: Parts, others: Mapping[str, Rows], scratch: Scratch, report: Report) -> None:
+    """Count the held-out pairs that train has in another behaviour: entries `met_valid` and `met_test`."""
+    for name, words, part in (("valid", "validation", parts.valid), ("test", "test", parts.test)):
+        codes = scratch.codes(len(part))
+        for rows in others.values():
+            pairs.mark_contained(part.pairs_E, rows.pairs_E, codes)
+        met = count_codes(codes, 1)
+        report.count(f"met_{name}", met, f"{{}} of {len(part):,} {words} pairs have another behaviour in train")
+
+
+@numba.njit(cache=True)
+def _earliest(pairs_E, times_E, moments_U):  # type: ignore[no-untyped-def]
+    for row in range(len(pairs_E)):
+        user = high_of(pairs_E[row])
+        moments_U[user] = min(moments_U[user], times_E[row])
+
+
+@numba.njit(parallel=True, cache=True)
+def _mark_from(pairs_E, times_E, moments_U, codes):  # type: ignore[no-untyped-def]
+    for row in numba.prange(len(pairs_E)):
+        if times_E[row] >= moments_U[high_of(pairs_E[row])]:
+            codes[row] = 1
+
+
+@numba.njit(parallel=True, cache=True)
+def _mark_items(pairs_E, items_I, codes):  # type: ignore[no-untyped-def]
+    for row in numba.prange(len(pairs_E)):
+        if items_I[low_of(pairs_E[row])]:
+            codes[row] = 1
