@@ -123,7 +123,7 @@ def _work_off(waiting: list[Combination], book: _Book, start: Callable[[Combinat
 def _start(run: Combination, data: Path, out: Path, lock: int, cores: set[int] | None) -> _Child:
     folder, job_file = out / "runs" / run.name, out / "jobs" / f"{run.name}.toml"
     with atomic_file(job_file) as path:
-        path.write_text(to_toml(swept(run.job, open_dataset(data).graph)), encoding="utf-8")
+        path.write_text(to_toml(swept(run.job, open_dataset(data))), encoding="utf-8")
     command = [sys.executable, "-m", "gcnrec", "run", str(job_file), "--data", str(data), "--out", str(folder), "--resume"]
     with (out / "logs" / f"{run.name}.txt").open("wb") as log:
         # In a process group of its own: Ctrl-C reaches this process alone, which then asks each run to stop, once.

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gcnrec import config
-from gcnrec.closed_forms import ease, exponents, gfcf, itemknn, linkprop
+from gcnrec.closed_forms import ease, exponents, gfcf, itemknn, linkprop, pending
 from gcnrec.closed_forms.stored import check_stored
 from gcnrec.errors import DataError, UsageError, first_line, nearest, reading
 from gcnrec.graph import BipartiteGraph
@@ -40,10 +40,16 @@ _FORMS: dict[str, tuple[Fit, Read]] = {
     "ease": (ease.fit, ease.EaseScorer.from_tensors),
     "linkprop": (linkprop.fit, linkprop.LinkPropScorer.from_tensors),
     "gfcf": (gfcf.fit, gfcf.from_tensors),
+    "pending": (pending.fit, pending.PendingScorer.from_tensors),
+    "targetknn": (itemknn.fit_towards, itemknn.read_towards),
 }
+_OF_THE_TARGET = ("popularity", "pending", "targetknn")
+"""The ones that tell the behaviour to predict from others; the rest read all behaviours as one graph."""
 _CONTENT = "contentknn"
 """It alone reads features."""
 NAMES = (*_FORMS, _CONTENT)
+OF_BEHAVIOURS = ("pending", "targetknn")
+"""Models for data with several behaviours only."""
 
 
 def fit(
@@ -55,18 +61,22 @@ def fit(
     """
     _check(name)
     if name == _CONTENT:
-        return itemknn.fit_content(graph, settings, items_IF)
-    return _FORMS[name][0](graph, settings, seed)
+        return itemknn.fit_content(_read_by(name, graph), settings, items_IF)
+    return _FORMS[name][0](_read_by(name, graph), settings, seed)
 
 
-def refuse_impossible(settings: config.Model, num_items: int, has_features: bool, num_valid: int) -> None:
+def refuse_impossible(settings: config.Model, graph: BipartiteGraph, has_features: bool, num_valid: int) -> None:
     """Raise what `fit` and `tuned` would for the closed form `settings.name`, by sizes alone: before anything is begun.
 
     `has_features`: of items; `num_valid`: validation pairs.
     """
     match settings.name:
+        case "pending":
+            pending.require_others(bool(graph.others))
+        case "targetknn":
+            itemknn.require_others(bool(graph.others))
         case "ease":
-            ease.refuse_too_large(num_items)
+            ease.refuse_too_large(graph.num_items)
         case "contentknn":
             itemknn.require_features(has_features)
         case "linkprop" if settings.exponents == "auto":
@@ -80,7 +90,7 @@ def tuned(name: str, graph: BipartiteGraph, valid: Interactions, settings: confi
     Raises UsageError where that needs validation pairs and there are none.
     """
     chooses = name == "linkprop" and settings.exponents == "auto"
-    return exponents.chosen(graph, valid, settings, seen) if chooses else settings
+    return exponents.chosen(graph.union, valid, settings, seen) if chooses else settings
 
 
 def save(scorer: ClosedFormScorer, path: Path) -> None:
@@ -102,7 +112,12 @@ def load(name: str, graph: BipartiteGraph, path: Path) -> ClosedFormScorer:
             raise DataError(f"{path} cannot be read as the tensors of {name!r} ({first_line(problem)}); {remedy}") from None
     check_stored(name, tensors, graph.num_items, str(path), remedy)
     read = itemknn.ItemKnnScorer.from_tensors if name == _CONTENT else _FORMS[name][1]
-    return read(graph, tensors)
+    return read(_read_by(name, graph), tensors)
+
+
+def _read_by(name: str, graph: BipartiteGraph) -> BipartiteGraph:
+    """What the model `name` reads of the graph of a data set."""
+    return graph if name in _OF_THE_TARGET else graph.union
 
 
 def _check(name: str) -> None:

@@ -18,17 +18,23 @@ def gram(graph: BipartiteGraph, out_II: NDArray[np.float64]) -> None:
     _gram(a.indptr, a.indices, b.indptr, b.indices, out_II)
 
 
-def nearest_items(graph: BipartiteGraph, neighbours: int, shrink: float) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def nearest_items(
+    graph: BipartiteGraph, neighbours: int, shrink: float, towards: BipartiteGraph | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The `neighbours` items of largest shared / (sqrt(degree i * degree j) + shrink), for every item.
+
+    With `towards`, a graph over the same nodes, the other item's users and degree are taken from there.
 
     Returns item numbers int32 (I, K), ascending, -1 behind the last of a short list, and similarities float32 (I, K).
     An item is not its own neighbour; ties go to the smaller number. Scratch: two vectors of I per thread.
     """
-    a, b = graph.item_users, graph.user_items
+    towards = towards or graph
+    a, b = graph.item_users, towards.user_items
+    degrees = a.degrees, towards.item_users.degrees
     items_IK = np.full((a.rows, neighbours), -1, np.int32)
     similar_IK = np.zeros((a.rows, neighbours), np.float32)
     shares = numba.get_num_threads()
-    _nearest(a.indptr, a.indices, b.indptr, b.indices, neighbours, shrink, items_IK, similar_IK, shares)
+    _nearest(a.indptr, a.indices, b.indptr, b.indices, *degrees, neighbours, shrink, items_IK, similar_IK, shares)
     return items_IK, similar_IK
 
 
@@ -43,7 +49,9 @@ def _gram(item_ptr, item_users, user_ptr, user_items, out):  # type: ignore[no-u
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _nearest(item_ptr, item_users, user_ptr, user_items, neighbours, shrink, items_out, similar_out, shares):  # type: ignore[no-untyped-def]
+def _nearest(  # type: ignore[no-untyped-def]
+    item_ptr, item_users, user_ptr, user_items, degrees, others, neighbours, shrink, items_out, similar_out, shares
+):
     items = len(items_out)
     for share in numba.prange(shares):
         shared = np.zeros(items, np.int32)
@@ -57,20 +65,20 @@ def _nearest(item_ptr, item_users, user_ptr, user_items, neighbours, shrink, ite
                         touched[count] = other
                         count += 1
                     shared[other] += 1
-            _keep_best(item, np.sort(touched[:count]), shared, item_ptr, neighbours, shrink, items_out[item], similar_out[item])
+            near = np.sort(touched[:count])
+            _keep_best(item, near, shared, degrees[item], others, neighbours, shrink, items_out[item], similar_out[item])
             shared[touched[:count]] = 0
 
 
 @numba.njit(cache=True)
-def _keep_best(item, touched, shared, item_ptr, neighbours, shrink, items_out, similar_out):  # type: ignore[no-untyped-def]
-    """The best of `touched` (ascending) by similarity, written in ascending order of number."""
-    degree = float(item_ptr[item + 1] - item_ptr[item])
+def _keep_best(item, touched, shared, degree, others, neighbours, shrink, items_out, similar_out):  # type: ignore[no-untyped-def]
+    """The best of `touched` (ascending) by similarity, written in ascending order of number; `others`: degrees of these."""
     similar = np.empty(len(touched), np.float64)
     for at in range(len(touched)):
         other = touched[at]
-        norm = np.sqrt(degree * float(item_ptr[other + 1] - item_ptr[other]))
+        norm = np.sqrt(float(degree) * float(others[other]))
         similar[at] = -np.inf if other == item else shared[other] / (norm + shrink)
-    best = np.argsort(-similar, kind="mergesort")[: min(neighbours, max(0, len(touched) - 1))]
+    best = np.argsort(-similar, kind="mergesort")[: min(neighbours, np.sum(similar > -np.inf))]
     best.sort()
     for place in range(len(best)):
         items_out[place] = touched[best[place]]

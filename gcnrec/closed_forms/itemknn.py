@@ -4,6 +4,8 @@ The similarity of two items is the cosine of their user sets, its denominator ra
 (shared / (sqrt(degree i * degree j) + shrink)). A user's score of an item is the sum of its similarities to the user's
 items, counting only the `neighbours` most similar items of each of these.
 
+targetknn compares the users who met an item, by any behaviour, with those who took the other by the behaviour to predict.
+
 contentknn takes the cosine of items' features instead. Items without train users are then neighbours, too; items without features
 are similar to none.
 
@@ -57,6 +59,31 @@ def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> ItemKnnScor
     """Keep `settings.neighbours` items per item (default NEIGHBOURS), similarity with `settings.shrink`; nothing is drawn."""
     neighbours_IK, similarity_IK = nearest_items(graph, min(settings.neighbours or NEIGHBOURS, graph.num_items), settings.shrink)
     return ItemKnnScorer(graph, torch.from_numpy(neighbours_IK), torch.from_numpy(similarity_IK))
+
+
+def fit_towards(graph: BipartiteGraph, settings: config.Model, seed: int) -> ItemKnnScorer:
+    """targetknn: how many of those who met an item, by any behaviour, took the other one; as `fit` otherwise.
+
+    Raises DataError for a graph of one behaviour.
+    """
+    require_others(bool(graph.others))
+    count = min(settings.neighbours or NEIGHBOURS, graph.num_items)
+    neighbours_IK, similarity_IK = nearest_items(graph.union, count, settings.shrink, graph)
+    return ItemKnnScorer(graph.union, torch.from_numpy(neighbours_IK), torch.from_numpy(similarity_IK))
+
+
+def read_towards(graph: BipartiteGraph, tensors: dict[str, torch.Tensor]) -> ItemKnnScorer:
+    """What `fit_towards` gave."""
+    return ItemKnnScorer.from_tensors(graph.union, tensors)
+
+
+def require_others(has_others: bool) -> None:
+    """DataError for data with a single behaviour."""
+    if not has_others:
+        raise DataError(
+            "targetknn tells what users took from what they met, and the data has one behaviour; ingest with --behaviour and "
+            "--target"
+        )
 
 
 def fit_content(graph: BipartiteGraph, settings: config.Model, items_IF: NDArray[np.float32] | None) -> ItemKnnScorer:

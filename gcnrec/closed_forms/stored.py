@@ -21,8 +21,17 @@ _FORMS: dict[str, tuple[dict[str, Kind], ...]] = {
     "popularity": ({"degrees": (torch.float32, ("I",))},),
     "itemknn": (_NEIGHBOURS,),
     "contentknn": (_NEIGHBOURS,),
+    "targetknn": (_NEIGHBOURS,),
     "ease": ({"weights": (torch.float32, ("I", "I"))},),
     "linkprop": (_ROWS,),
+    "pending": (
+        {
+            "indptr": (torch.int64, ("U + 1",)),
+            "indices": (torch.int32, ("E",)),
+            "values": (torch.float32, ("E",)),
+            "shares": (torch.float32, ("I",)),
+        },
+    ),
     "gfcf": (
         {"vectors": (torch.float32, ("I", "K")), "weight": (torch.float64, ())},
         _ROWS | _SPECTRUM | _POWER,

@@ -198,11 +198,18 @@ def cold_metrics(
         if chosen_E.any():
             users_E, items_E = held_out.users_E[chosen_E], held_out.items_E[chosen_E]
             part = replace(held_out, users_E=users_E, items_E=items_E, times_E=None, weights_E=None)
-            means = evaluate(scorer, replace(split, pairs=part), Measures(ks), candidates=candidates, chunk=chunk).metrics
-            counts = {"users": float(len(np.unique(part.users_E))), "pairs": float(len(part))}
-            kept = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in sorted(set(ks))]
-            found[name] = counts | {metric: means[metric] for metric in kept}
+            found[name] = group_metrics(scorer, replace(split, pairs=part), ks, candidates, chunk)
     return found
+
+
+def group_metrics(
+    scorer: Scorer, split: HeldOutSplit, ks: Sequence[int], candidates: NDArray[np.int32] | None = None,
+    chunk: int = USERS_PER_CHUNK,
+) -> dict[str, float]:  # fmt: skip
+    """`users`, `pairs`, recall@k and ndcg@k of the pairs of `split`; raises as `evaluate`."""
+    means = evaluate(scorer, split, Measures(ks), candidates=candidates, chunk=chunk).metrics
+    counts = {"users": float(len(np.unique(split.pairs.users_E))), "pairs": float(len(split.pairs))}
+    return counts | {f"{metric}@{k}": means[f"{metric}@{k}"] for metric in ("recall", "ndcg") for k in sorted(set(ks))}
 
 
 def metric_columns(per_user: pa.Table) -> list[str]:

@@ -144,6 +144,7 @@ _GROUPS = {
     "cold_items": "item not seen, among all items",
     "cold_items_apart": "item not seen, among such items",
     "cold_users": "user not seen, among all items",
+    "new": "pair not met by any behaviour, among items not met",
 }
 
 

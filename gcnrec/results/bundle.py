@@ -42,7 +42,7 @@ from gcnrec.closed_forms.linkprop import LinkPropScorer
 from gcnrec.closed_forms.mixture import TIE_WEIGHT
 from gcnrec.closed_forms.plateau import PlateauScorer, item_scales
 from gcnrec.config.toml import to_toml
-from gcnrec.graph import Csr, csr_from_edges
+from gcnrec.graph import Csr, merged
 from gcnrec.ids.id_types import family, plain
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset
@@ -102,7 +102,7 @@ def served_mixture(run: Run) -> ServedMixture:
     mixture = run.mixture
     if mixture is None or not mixture.partners:
         return ServedMixture()
-    csr = run.train_graph.user_items
+    csr = run.train_graph.union.user_items
     tensors = {"train.indptr": _tensor(csr.indptr), "train.indices": _tensor(csr.indices)}
     for name, scorer in run.partners(mixture, run.train_graph).items():
         arrays = item_arrays(scorer)
@@ -134,8 +134,7 @@ def item_arrays(scorer: Scorer) -> dict[str, torch.Tensor] | None:
 def known_items(dataset: Dataset) -> Csr:
     """User -> items of train, valid and test."""
     parts = dataset.known_items(dataset.valid, dataset.test)
-    users_E, items_E = np.concatenate([part.row_numbers() for part in parts]), np.concatenate([part.indices for part in parts])
-    return csr_from_edges(users_E, items_E, parts[0].rows, parts[0].columns)
+    return merged(parts)
 
 
 def _header(run: Run) -> dict[str, str]:

@@ -128,7 +128,7 @@ def _check_same(base: Run, base_table: pa.Table, run: Run, table: pa.Table) -> N
     if rules[0] != rules[1]:
         raise DataError(
             f"{base.folder} and {run.folder} must be measured by lists that leave the same items out, evaluate.seen is "
-            f"{rules[0]!r} and {rules[1]!r}; train and evaluate both with one evaluate.seen"
+            f"{rules[0]!r} and {rules[1]!r}; evaluate both with one --seen"
         )
     for name, what in (("user", "users"), ("num_held_out", "held-out items")):
         if not base_table.column(name).equals(table.column(name)):

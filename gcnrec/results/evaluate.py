@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from gcnrec.closed_forms import closed_form
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.loaders.schema import Dataset
-from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, cold_metrics, evaluate
+from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, cold_metrics, evaluate, group_metrics
 from gcnrec.ranking.scorer import Scorer
-from gcnrec.ranking.seen import SeenRule, seen_items, seen_rule
+from gcnrec.ranking.seen import SeenRule, judged_pairs, seen_items, seen_rule
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.results.given.id_files import columns_of, open_ids
 from gcnrec.results.memory_bounds import evaluation_bytes, most_items, segment_bytes, users_per_chunk
@@ -46,12 +46,14 @@ def evaluate_run(
     segments: Path | None = None,
     observer: Observer = SILENT,
     memory_limit: str | None = None,
+    seen: SeenRule | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run folder and return the metrics that it writes.
 
     Test: `metrics.json` and `per_user.parquet`. Valid: `metrics.valid.json` and `per_user.valid.parquet`.
     `segments`: a Parquet or CSV file with a user column and one other column, the name of the user's segment.
     `memory_limit`, such as "2GB" (default: of the job), bounds memory; the process itself and mapped files do not count.
+    `seen`: what lists leave out, in place of the job's `evaluate.seen`.
     Raises DeviceError where the limit is too small for the data. Raises UsageError for valid on a run that was trained on
     valid too, or that another process writes.
     """
@@ -59,7 +61,8 @@ def evaluate_run(
     dataset, settings, observer = run.dataset, run.job.evaluate, kept(observer)
     limit = settings.memory_limit if memory_limit is None else memory_limit
     with writing(run.folder, observer), memory_errors_as_sentences(limit):
-        held_out = dataset.test if split == "test" else dataset.valid
+        rule = seen_rule(seen, dataset) if seen else rule_of(run)
+        held_out = judged_pairs(rule, dataset, split)
         lengths = tuple(ks or settings.k)
         fixed = evaluation_bytes(run, held_out, lengths, settings.bootstrap)
         fixed += 0 if segments is None else segment_bytes(run, segments, limit)
@@ -67,7 +70,6 @@ def evaluate_run(
         names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
         scorer = run.scorer()
         measures = Measures(lengths, settings.bootstrap, run.job.train.seed, settings.tilt)
-        rule = rule_of(run)
         judged_by = HeldOutSplit.of(held_out, dataset.graph, seen_items(rule, dataset, split))
         result = evaluate(scorer, judged_by, measures, partial(observer.work, f"ranking for {split}"), chunk=chunk)
         document: dict[str, Any] = {"split": split, "users": len(result.per_user), "seen": rule, **result.metrics}
@@ -76,7 +78,7 @@ def evaluate_run(
             document["export"] = run.export_rule.name
         if run.mixture:
             document["mixture"] = run.mixture.name
-        cold = cold_start(run, scorer, split, lengths, chunk)
+        cold = cold_start(run, scorer, split, lengths, chunk, rule)
         if cold:
             document["cold_start"] = cold
         if names_U is not None:
@@ -96,7 +98,8 @@ def measure_baselines(run: Run, observer: Observer = SILENT) -> None:
     """
     done, settings = RunContents(run.folder).baselines, run.job.evaluate
     rule = rule_of(run)
-    split = HeldOutSplit.of(run.dataset.test, run.dataset.graph, seen_items(rule, run.dataset, "test"))
+    pairs = judged_pairs(rule, run.dataset, "test")
+    split = HeldOutSplit.of(pairs, run.dataset.graph, seen_items(rule, run.dataset, "test"))
     for name in () if settings.baselines == "auto" else settings.baselines:
         if name in done:
             continue
@@ -121,18 +124,36 @@ def refuse_what_it_was_trained_on(run: Run, split: Split) -> None:
 
 
 def cold_start(
-    run: Run, scorer: Scorer, split: Split, ks: Sequence[int] | None = None, chunk: int = USERS_PER_CHUNK
+    run: Run,
+    scorer: Scorer,
+    split: Split,
+    ks: Sequence[int] | None = None,
+    chunk: int = USERS_PER_CHUNK,
+    rule: SeenRule | None = None,
 ) -> dict[str, dict[str, float]]:
-    """`cold_metrics` of `scorer` on a split; a node is cold where the run was not trained on it."""
-    held_out = run.dataset.test if split == "test" else run.dataset.valid
+    """`cold_metrics` of `scorer` on a split; a node is cold where the run was not trained on it.
+
+    Of data with several behaviours and lists that leave out the target's items, also `new`: held-out pairs that their user has
+    met by no behaviour, in lists that leave out all that was met.
+    """
+    rule = rule or rule_of(run)
     degrees_U, degrees_I = trained_degrees(run.dataset, run.refitted)
-    judged_by = HeldOutSplit(held_out, seen_items(rule_of(run), run.dataset, split), degrees_I, degrees_U)
-    return cold_metrics(scorer, judged_by, ks or run.job.evaluate.k, chunk)
+    pairs, seen = judged_pairs(rule, run.dataset, split), seen_items(rule, run.dataset, split)
+    ks = ks or run.job.evaluate.k
+    groups = cold_metrics(scorer, HeldOutSplit(pairs, seen, degrees_I, degrees_U), ks, chunk)
+    new = judged_pairs("all", run.dataset, split)
+    if rule == "target" and len(new):
+        unmet = HeldOutSplit(new, seen_items("all", run.dataset, split), degrees_I, degrees_U)
+        groups["new"] = group_metrics(scorer, unmet, ks, chunk=chunk)
+    return groups
 
 
 def trained_degrees(dataset: Dataset, refitted: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Interactions of every user and item that a run trains on; a pair of train and valid counts twice after a refit."""
-    degrees_U, degrees_I = dataset.graph.user_items.degrees, dataset.graph.item_users.degrees
+    """Interactions of every user and item that a run trains on; a pair of several behaviours, or of train and valid after a
+    refit, counts for each."""
+    graphs = (dataset.graph, *(other.graph for other in dataset.graph.others))
+    degrees_U = np.sum([graph.user_items.degrees for graph in graphs], axis=0)
+    degrees_I = np.sum([graph.item_users.degrees for graph in graphs], axis=0)
     if not refitted:
         return degrees_U, degrees_I
     more_U = np.bincount(dataset.valid.users_E, minlength=len(degrees_U))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gcnrec.closed_forms.mixture_files import mixture_scorer
 from gcnrec.config import INDUCTIVE
 from gcnrec.errors import DataError, UsageError
-from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
+from gcnrec.graph import Behaviour, BipartiteGraph, Csr, csr_from_edges
 from gcnrec.ids.id_types import as_ids, held
 from gcnrec.interactions import MemoryVocabulary, Vocabulary
 from gcnrec.loaders.features.encode import encode_features
@@ -86,7 +86,7 @@ def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None, scr
     if new_users is not None:
         dataset, given, unknown, count = _with_users(dataset, new_users)
         counts.append(count)
-    dataset = replace(dataset, graph=_folded(run.train_graph, given))
+    dataset = replace(dataset, graph=_folded(run.train_graph, given), others=_others_folded(dataset.others, given))
     embed = partial(_encoded, scratch=scratch) if name in INDUCTIVE else _summed
     trained = embed(run, dataset, run.embeddings(scratch))
     return Widened(dataset, trained, _mixed(run, dataset, trained), unknown, tuple(counts))
@@ -147,7 +147,13 @@ def _folded(graph: BipartiteGraph, given: Csr) -> BipartiteGraph:
     items = graph.item_users
     ends = np.full(given.columns - items.rows, items.indptr[-1])
     item_users = Csr(np.concatenate([items.indptr, ends]), items.indices, given.rows)
-    return BipartiteGraph(_merged(graph.user_items, given), item_users)
+    return BipartiteGraph(_merged(graph.user_items, given), item_users, _others_folded(graph.others, given))
+
+
+def _others_folded(others: tuple[Behaviour, ...], given: Csr) -> tuple[Behaviour, ...]:
+    """Other behaviours over as many nodes as `given` has, the new ones without edges."""
+    none = Csr(np.zeros(given.rows + 1, np.int64), np.empty(0, np.int32), given.columns)
+    return tuple(replace(other, graph=_folded(other.graph, none)) for other in others)
 
 
 def _merged(known: Csr, given: Csr) -> Csr:
@@ -169,7 +175,7 @@ def _merged(known: Csr, given: Csr) -> Csr:
 
 def _to_embed(run: Run, dataset: Dataset) -> NDArray[np.int64]:
     """Numbers of the users that training gave no embedding of worth: new ones, and known ones with items of the file alone."""
-    trained_U, now_U = run.train_graph.user_items.degrees, dataset.graph.user_items.degrees
+    trained_U, now_U = run.train_graph.union.user_items.degrees, dataset.graph.union.user_items.degrees
     wanted_U = now_U > 0
     wanted_U[: len(trained_U)] &= trained_U == 0
     wanted_U[len(trained_U) :] = True
@@ -227,7 +233,8 @@ def _with_known_items(graph: BipartiteGraph, num_items: int) -> BipartiteGraph:
     kept = up.indices < num_items
     places = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
     user_items = Csr(places[up.indptr], up.indices[kept], num_items)
-    return BipartiteGraph(user_items, Csr(down.indptr[: num_items + 1], down.indices, down.columns))
+    others = tuple(replace(other, graph=_with_known_items(other.graph, num_items)) for other in graph.others)
+    return BipartiteGraph(user_items, Csr(down.indptr[: num_items + 1], down.indices, down.columns), others)
 
 
 def _encoded(run: Run, dataset: Dataset, known: Exported, scratch: Path) -> EmbeddingScorer:
@@ -240,7 +247,7 @@ def _encoded(run: Run, dataset: Dataset, known: Exported, scratch: Path) -> Embe
     none = torch.zeros(new_users, width), torch.zeros(graph.num_items - num_items, width)
     table = DenseTable(torch.cat([rows_ND[:num_users], none[0], rows_ND[num_users:], none[1]]), 0)
     features = Features(dataset.user_features, dataset.item_features)
-    encoder = inductive_encoder(run.job, graph, width, features, partial(scratch_values, scratch))
+    encoder = inductive_encoder(run.job, graph.union, width, features, partial(scratch_values, scratch))
     encoder.layers.load_state_dict(layers)
     out_ND = scratch_rows(scratch, graph.num_nodes, width)
     encoder.export(table, out_ND)
@@ -263,7 +270,7 @@ def _summed(run: Run, dataset: Dataset, known: Exported) -> EmbeddingScorer:
     """Users to embed by one hop from the exported items, with the lengths that the encoder gave these."""
     graph, users_A = dataset.graph, _to_embed(run, dataset)
     own = graph.user_items.picked(users_A)
-    scales = inverse_sqrt(own.degrees), inverse_sqrt(graph.item_users.degrees)
+    scales = inverse_sqrt(own.degrees), inverse_sqrt(graph.union.item_users.degrees)
     rows_ID = known.items_IF if known.lengths_I is None else known.items_IF * known.lengths_I[:, None]
     new_users_AD = propagate(own, rows_ID, *scales)
     if known.lengths_I is not None:

@@ -23,7 +23,7 @@ from gcnrec.ranking.top_k import in_chunks, rank_chunk, whole_ranking
 from gcnrec.results.evaluate import rule_of, trained_degrees
 from gcnrec.results.fold_in import Widened, reads_features, with_new_nodes
 from gcnrec.results.given.dropped import FileCounts, seen_and_excluded
-from gcnrec.results.given.request import Request, RequestFiles, left_out, read_request
+from gcnrec.results.given.request import SEEN, Request, RequestFiles, left_out, read_request
 from gcnrec.results.lists import Columns, write_lists
 from gcnrec.results.memory_bounds import most_items, recommendation_bytes, users_per_chunk
 from gcnrec.results.outputs import Output
@@ -77,9 +77,9 @@ def recommend(
     Users come in the order of the file `users`, else of `candidates`, else all of them by number; lists by rank. A list
     has at most `k` items, and at most all there are; it is never padded. `items` restricts what is ranked, `candidates` to
     these pairs of user and item; `exclude` leaves out pairs, or with a single column items for everybody. `seen`: "all" leaves
-    out train, valid and test interactions, "train" only train, "none" nothing. `fallback` "popularity" gives users whom the model
-    did not train on the most popular items (score: train users), and a column `source`, "model" or "fallback". Without it, users
-    unknown to the dataset are left out, and counted.
+    out train, valid and test interactions, "met" also items met by other behaviours, "train" only train, "none" nothing.
+    `fallback` "popularity" gives users whom the model did not train on the most popular items (score: train users), and a column
+    `source`, "model" or "fallback". Without it, users unknown to the dataset are left out, and counted.
     `new_users` (pairs of user and item) and `new_items` (features) bring nodes that training never saw
     (`gcnrec.results.fold_in`). New items are ranked with the others. With `new_users` the users of that file alone get lists,
     unless `users` or `candidates` name others; a user that the run knows has the items of the file as well.
@@ -115,8 +115,8 @@ class _Options:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UsageError(f"--k must be at least 1, got {self.k}")
-        if self.seen not in ("all", "train", "none"):
-            raise UsageError(f"--seen must be 'all', 'train' or 'none', got {self.seen!r}")
+        if self.seen not in SEEN:
+            raise UsageError(f"--seen must be one of {', '.join(SEEN)}, got {self.seen!r}")
         if self.fallback not in (None, "popularity"):
             raise UsageError(f"--fallback must be 'popularity', got {self.fallback!r}")
 
@@ -131,6 +131,10 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
     counts = [*(wider.counts if wider else ()), *_counted(request, known), *of_attributes]
     for sentence in filter(None, (each.sentence for each in counts)):
         observer.note(sentence)
+    if rule_of(run) == "all" and dataset.others and options.seen != "met":
+        observer.note(
+            "evaluate.seen = 'all' judged this run by lists without items of any behaviour; --seen met gives such lists"
+        )
     if rule_of(run) == "none" and options.seen != "none":
         observer.note("evaluate.seen = 'none' judged this run by lists that leave nothing out; --seen none gives such lists")
     degrees_U, _ = trained_degrees(dataset, run.refitted)

@@ -23,14 +23,14 @@ from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import in_chunks
 from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.given.id_files import columns_of, open_ids
-from gcnrec.results.given.request import RequestFiles, left_out, typed
+from gcnrec.results.given.request import SEEN, RequestFiles, left_out, typed
 from gcnrec.results.memory_bounds import recommendation_bytes, users_per_chunk
 from gcnrec.results.outputs import Output
 from gcnrec.runs.folder import Run
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
 
-SeenOf = Literal["all", "train", "none"]
+SeenOf = Literal["all", "met", "train", "none"]
 _AS_LONG_AS = 512
 """What orders a tile of scores takes as much memory as lists of so many items."""
 
@@ -71,8 +71,8 @@ def score(
     DeviceError when the memory limit (default: of the job) is too small for the data.
     """
     output = Output.of(out)
-    if seen not in ("all", "train", "none"):
-        raise UsageError(f"--seen must be 'all', 'train' or 'none', got {seen!r}")
+    if seen not in SEEN:
+        raise UsageError(f"--seen must be one of {', '.join(SEEN)}, got {seen!r}")
     files = RequestFiles(None, None, pairs, None, *astuple(new or NewNodes()))
     limit = run.job.evaluate.memory_limit if memory_limit is None else memory_limit
     with memory_errors_as_sentences(limit):

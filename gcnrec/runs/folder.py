@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -193,7 +193,8 @@ def open_run(folder: str | Path, observer: Observer = SILENT) -> Run:
             f"{dataset.folder} has changed since {folder} was trained: its digest was {trained_on.digest[:12]}, "
             f"is {dataset.digest[:12]}; ingest the old data again or train on the new"
         )
-    return Run(folder, contents.job, lineage, dataset)
+    job = contents.job
+    return Run(folder, job, lineage, dataset.reading(job.model.behaviours))
 
 
 def make_folder(folder: Path) -> None:
@@ -242,7 +243,7 @@ def with_valid(dataset: Dataset) -> BipartiteGraph:
         return train
     users = np.concatenate([train.user_items.row_numbers(), valid.users_E])
     items = np.concatenate([train.user_items.indices, valid.items_E])
-    return BipartiteGraph.from_edges(users, items, train.num_users, train.num_items)
+    return replace(BipartiteGraph.from_edges(users, items, train.num_users, train.num_items), others=train.others)
 
 
 def final_table(run: Run) -> torch.Tensor:

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from gcnrec.closed_forms import closed_form, ease
 from gcnrec.config import Evaluate, Model
 from gcnrec.errors import DataError, DeviceError, UsageError
-from gcnrec.graph import BipartiteGraph
+from gcnrec.graph import Behaviour, BipartiteGraph
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.schema import Dataset
 from gcnrec.random import Stage, generator
 from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, evaluate
-from gcnrec.ranking.seen import seen_in_validation, seen_rule
+from gcnrec.ranking.seen import seen_in_validation, seen_rule, validation_pairs
 from gcnrec.ranking.top_k import top_k_all
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import Line, ValidBaseline, append_event, warn_once
@@ -36,7 +36,7 @@ from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
 from gcnrec.training.fit_validation import chunk_of, kept_validation
 
 AUTO = ("popularity", "linkprop", "itemknn", "gfcf", "ease")
-"""What `auto` tries, the cheapest first."""
+"""What `auto` tries, the cheapest first; of data with several behaviours also `closed_form.OF_BEHAVIOURS`, before these."""
 SHARE = 0.1
 """Of the fit's seconds, for each baseline of `auto`."""
 LEAST_SECONDS = 1.0
@@ -68,7 +68,8 @@ def baseline_names(rivals: Rivals, dataset: Dataset) -> tuple[str, ...]:
         return ()
     if rivals.evaluate.baselines != "auto":
         return rivals.evaluate.baselines
-    return tuple(name for name in AUTO if name != "ease" or dataset.graph.num_items < ease.MAX_ITEMS)
+    names = tuple(name for name in AUTO if name != "ease" or dataset.graph.num_items < ease.MAX_ITEMS)
+    return (*closed_form.OF_BEHAVIOURS, *names) if dataset.graph.others else names
 
 
 def compares(rivals: Rivals, dataset: Dataset, folder: Path) -> bool:
@@ -152,11 +153,19 @@ class _Comparison:
         limited = rivals.evaluate.baselines == "auto"
         most_seconds = SHARE * fit_seconds(folder) if limited else math.inf
         most_bytes = parse_bytes(rivals.evaluate.memory_limit) if limited else math.inf
-        return cls(rivals, dataset, _of_users(dataset.valid, chosen_B), own_H[chosen_B], most_seconds, most_bytes, observer)
+        return cls(
+            rivals,
+            dataset,
+            _of_users(validation_pairs(rivals.evaluate, dataset), chosen_B),
+            own_H[chosen_B],
+            most_seconds,
+            most_bytes,
+            observer,
+        )
 
     def judged(self, name: str) -> Line:
         """The event about one baseline; what would take more seconds or bytes than it may is skipped."""
-        load = Load.of(self.dataset.graph, np.unique(self.part.users_E))
+        load = Load.of(self.dataset.graph.union, np.unique(self.part.users_E))
         seconds, size = seconds_of(name, load, self.rivals.model), bytes_of(name, load, self.rivals.model)
         if seconds > self.most_seconds:
             return _skipped(name, f"about {seconds:.1f} s, {self._allowed}")
@@ -232,6 +241,7 @@ def _compile(name: str, rivals: Rivals) -> None:
     """Compile what the baseline `name` runs, or load it, by ranking for two users."""
     edges = np.array([0, 0, 1], np.int32), np.array([0, 1, 1], np.int32)
     graph = BipartiteGraph.from_edges(*edges, 2, 2)
+    graph = replace(graph, others=(Behaviour("other", graph),))
     for csr in (graph.user_items, graph.item_users):
         csr.indptr.setflags(write=False)  # as files that are mapped: code is compiled for either
         csr.indices.setflags(write=False)

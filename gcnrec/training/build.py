@@ -50,7 +50,10 @@ from gcnrec.training.plan import Plan, plan_of
 
 @dataclass(frozen=True)
 class TrainData:
-    """What a stage trains on: the graph, a positive weight of each edge (float32 (E), None: all alike), and nodes' features."""
+    """What a stage trains on: the graph of positives, a positive weight of each edge (float32 (E), None: all alike), features.
+
+    Models read the union of the graph with its other behaviours.
+    """
 
     graph: BipartiteGraph
     weights_E: NDArray[np.float32] | None = None
@@ -67,7 +70,7 @@ def planned(job: Job, dataset: Dataset) -> Plan | None:
     if job.evaluate.baselines != "auto" and "contentknn" in job.evaluate.baselines and not has_features:
         raise UsageError(f"evaluate.baselines names contentknn, and {dataset.folder} has no features of items; leave it out")
     if job.model.closed_form:
-        closed_form.refuse_impossible(job.model, dataset.graph.num_items, has_features, len(dataset.valid))
+        closed_form.refuse_impossible(job.model, dataset.graph, has_features, len(dataset.valid))
         return None
     plan = plan_of(job, dataset.graph.num_nodes)
     objective_of(job.loss, job.sampler, dataset.graph, dataset.weights_E is not None)
@@ -76,6 +79,7 @@ def planned(job: Job, dataset: Dataset) -> Plan | None:
         _require_features(job.model.inputs, has_features or dataset.user_features is not None)
     if job.sampler.neighbours == "weighted":
         _require_weights(dataset.weights_E is not None)
+        _refuse_weighted_union(bool(dataset.graph.others))
     plan.placement.require()
     _require_room(plan)
     return plan
@@ -91,6 +95,7 @@ def first_table(plan: Plan, graph: BipartiteGraph, rows_ND: torch.Tensor | None 
     """The table before its first step, from dense rows or, without any, from the start of the plan, in memory of `allocate`."""
     if plan.policy is None:
         return _dense_table(plan, graph, rows_ND, allocate)
+    graph = graph.union
     policy, rule, start = plan.policy(graph), plan.rule, plan.start
     scalars = rule.state_width(0)
     table = SlotTable(graph.num_nodes, plan.width, plan.max_values, rule.state_width(1) - scalars, scalars, plan.dtype, allocate)
@@ -113,7 +118,7 @@ def first_table(plan: Plan, graph: BipartiteGraph, rows_ND: torch.Tensor | None 
 def _dense_table(plan: Plan, graph: BipartiteGraph, rows_ND: torch.Tensor | None, allocate: Allocate) -> DenseTable:
     start, state_width = plan.start, plan.rule.state_width(plan.width)
     if rows_ND is None and start.kind == "spectral":
-        rows_ND = spectral_rows(start, graph, plan.width)
+        rows_ND = spectral_rows(start, graph.union, plan.width)
     if rows_ND is not None:
         return DenseTable(rows_ND, state_width, allocate)
     table = DenseTable(torch.zeros(1, 1).expand(graph.num_nodes, plan.width), state_width, allocate)  # may be larger than RAM
@@ -125,11 +130,11 @@ def build_step(job: Job, plan: Plan, data: TrainData, table: StepTable, scratch:
     """The step that a job describes, on `data`, updating `table`; `scratch` gives exports the memory of whole node matrices."""
     graph, weights_E = data.graph, data.weights_E
     drawn_by = _neighbour_weights(job, graph, weights_E)
-    neighbours = _neighbours(job, graph, drawn_by)
+    neighbours = _neighbours(job, graph.union, drawn_by)
     if job.model.name in INDUCTIVE:
-        encoder: Encoder = inductive_encoder(job, graph, table.width, data.features, scratch, drawn_by)
+        encoder: Encoder = inductive_encoder(job, graph.union, table.width, data.features, scratch, drawn_by)
     else:
-        encoder = _encoder(job, graph, table.width, plan.rule.every_row)
+        encoder = _encoder(job, graph.union, table.width, plan.rule.every_row)
     weights = None if weights_E is None else _mean_one(weights_E)
     betas = (job.optimizer.beta1, job.optimizer.beta2)
     return Step(
@@ -150,7 +155,7 @@ def explorer_of(plan: Plan, step: Step, epochs: int, folder: Path) -> Explorer |
         return None
     per_epoch, graph = step.sampler.steps_per_epoch, step.sampler.graph
     every = max(1, round(plan.interval * per_epoch))
-    return Explorer(plan.policy(graph), table, degree_deciles(graph), every, epochs * per_epoch, folder)
+    return Explorer(plan.policy(graph.union), table, degree_deciles(graph.union), every, epochs * per_epoch, folder)
 
 
 def _encoder(job: Job, graph: BipartiteGraph, width: int, dense_grad: bool) -> Encoder:
@@ -210,6 +215,14 @@ def _require_weights(has_weights: bool) -> None:
         raise UsageError(
             "sampler.neighbours = 'weighted' needs weights of interactions, and this dataset has none; ingest with --weight, or "
             "set sampler.neighbours = 'uniform'"
+        )
+
+
+def _refuse_weighted_union(has_others: bool) -> None:
+    if has_others:
+        raise UsageError(
+            "sampler.neighbours = 'weighted' weighs the interactions of one behaviour, this dataset has several; set "
+            "model.behaviours = 'none', or sampler.neighbours = 'uniform'"
         )
 
 

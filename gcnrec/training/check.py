@@ -43,10 +43,12 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     open_dataset(dataset.folder)  # it may have changed since it was opened
     by_data = {default.setting: default.reason for default in decided(job, dataset)}
     job = settled(located(job), dataset)
+    dataset = dataset.reading(job.model.behaviours)
     nodes = dataset.graph.num_nodes
     plan = planned(job, dataset)
     require_trackers(job.run)
     graph_bytes = 8 * (nodes + 2) + (38 if job.sampler.neighbours == "weighted" else 8) * dataset.graph.num_edges
+    graph_bytes += 16 * dataset.graph.union.num_edges if dataset.graph.others else 0  # the union lies in RAM, in both directions
     graph = dataset.graph
     sizes = {"users": graph.num_users, "items": graph.num_items, "train_edges": graph.num_edges, "by_data": by_data}
     with use_threads(job.train.threads), out_of_memory_as_a_sentence():

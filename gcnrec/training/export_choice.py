@@ -24,7 +24,7 @@ from gcnrec.ops.topk import ItemLists, TopK, contained
 from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import HeldOutSplit, Measures, held_out_of, judge_lists
 from gcnrec.ranking.export_rules import Exported, ExportRule, ExportRules
-from gcnrec.ranking.seen import seen_in_validation, seen_rule
+from gcnrec.ranking.seen import seen_in_validation, seen_rule, validation_pairs
 from gcnrec.ranking.top_k import top_k_views
 from gcnrec.runs.contents import RunContents
 
@@ -54,9 +54,10 @@ def validate_exports(
     """
     name, cut = metrics.split_name(settings.metric)
     scorer = trained.scorer
-    held, users_H = held_out_of(scorer, dataset.valid)
+    pairs = validation_pairs(settings, dataset)
+    held, users_H = held_out_of(scorer, pairs)
     rivals = [_Rival(rule, np.empty(len(users_H))) for rule in exports.rules[1:]]
-    split = HeldOutSplit.of(dataset.valid, graph, seen_in_validation(settings, dataset))
+    split = HeldOutSplit.of(pairs, graph, seen_in_validation(settings, dataset))
     chunks = top_k_views(scorer, exports.views(trained), users_H, min(cut, scorer.num_items), split.seen)
     report = partial(observer.work, "validating")
     lists = _judging_rivals(chunks, rivals, held, name, cut)

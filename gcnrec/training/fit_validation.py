@@ -18,7 +18,7 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
-from gcnrec.ranking.seen import seen_in_validation
+from gcnrec.ranking.seen import seen_in_validation, validation_pairs
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.runs.manifest import record
 from gcnrec.runs.paths import per_user_path
@@ -32,7 +32,7 @@ def keep_validation(settings: Evaluate, dataset: Dataset, folder: Path, scorer: 
     """Rank for all validation users by `scorer`, the best epoch's, and write `per_user.fit.parquet`."""
     report = partial(observer.work, "ranking for validation by the best epoch")
     measures = Measures((split_name(settings.metric)[1],), tilt=settings.tilt)
-    split = HeldOutSplit.of(dataset.valid, dataset.graph, seen_in_validation(settings, dataset))
+    split = HeldOutSplit.of(validation_pairs(settings, dataset), dataset.graph, seen_in_validation(settings, dataset))
     result = evaluate(scorer, split, measures, report, chunk=chunk_of(settings.memory_limit, scorer))
     with atomic_file(_path(folder)) as path:
         pq.write_table(result.per_user, path, compression="zstd")

@@ -26,7 +26,7 @@ from gcnrec.ranking.evaluate import held_out_of
 from gcnrec.ranking.export_rules import Exported
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
-from gcnrec.ranking.seen import seen_in_validation, seen_rule
+from gcnrec.ranking.seen import seen_in_validation, seen_rule, validation_pairs
 from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event, read_lines
 from gcnrec.runs.manifest import check, record
@@ -35,7 +35,7 @@ from gcnrec.storage.files import atomic_file, sync
 from gcnrec.training.work import Work
 
 AUTO = ("linkprop", "gfcf", "itemknn", "ease")
-"""What `mixture.with = "auto"` chooses from."""
+"""What `mixture.with = "auto"` chooses from; of data with several behaviours also from `closed_form.OF_BEHAVIOURS`."""
 PLATEAU = {"response": "plateau", "factors": 512, "filter_weight": 0.2}
 _TEMPERATURES = tuple(2.0**power for power in range(-6, 7))
 _LIKELIHOOD_USERS, _LIKELIHOOD_BLOCK = 1024, 64
@@ -58,6 +58,9 @@ def refuse_impossible_mixture(settings: config.Mixture, exponents: object, datas
         )
     if "contentknn" in names and dataset.item_features is None:
         raise UsageError(f"mixture.with names contentknn, and {dataset.folder} has no features of items; leave it out")
+    lacking = next((name for name in names if name in closed_form.OF_BEHAVIOURS and not dataset.graph.others), None)
+    if lacking is not None:
+        raise UsageError(f"mixture.with names {lacking}, and the model reads one behaviour of {dataset.folder}; leave it out")
     if "ease" in names and dataset.graph.num_items >= ease.MAX_ITEMS:
         raise UsageError(
             f"mixture.with names ease, which is for fewer than {ease.MAX_ITEMS:,} items, and {dataset.folder} has "
@@ -112,13 +115,13 @@ def fit_partners(work: Work, graph: BipartiteGraph) -> list[Path]:
 def _chosen(work: Work, trained: Exported) -> Mixture:
     """Fit the candidates on train and weigh them, on validation where the job leaves that open."""
     job, dataset = work.job, work.dataset
-    settings = job.mixture
+    settings, pairs = job.mixture, validation_pairs(job.evaluate, dataset)
     if settings.weights != "auto":
-        held = None if not len(dataset.valid) else held_out_of(trained.scorer, dataset.valid)[0]
+        held = held_out_of(trained.scorer, pairs)[0] if len(pairs) else None
         weight, *others = settings.weights
         given = dict(zip(settings.partners, others or [1.0] * len(settings.partners), strict=True))
         return Mixture(weight, _temperature(work, trained, held), {name: w for name, w in given.items() if w}, {"by": "the job"})
-    held = held_out_of(trained.scorer, dataset.valid)[0]
+    held = held_out_of(trained.scorer, pairs)[0]
     temperature = _temperature(work, trained, held)
     partners = _candidates(work)
     parts: tuple[Part, ...] = (Softmax(trained.scorer, temperature), *partners.values())
@@ -165,14 +168,15 @@ def _fitted(work: Work, name: str) -> Scorer:
 
 
 def _auto_names(graph: BipartiteGraph) -> tuple[str, ...]:
-    return tuple(name for name in AUTO if name != "ease" or graph.num_items < ease.MAX_ITEMS)
+    names = tuple(name for name in AUTO if name != "ease" or graph.num_items < ease.MAX_ITEMS)
+    return (*closed_form.OF_BEHAVIOURS, *names) if graph.others else names
 
 
 def _fit(work: Work, name: str, graph: BipartiteGraph, path: Path) -> None:
     work.observer.work(f"fitting {name} for the mixture", 0, 0)
     dataset, job = work.dataset, work.job
-    seen = seen_in_validation(job.evaluate, dataset)
-    settings = closed_form.tuned(name, dataset.graph, dataset.valid, partner_settings(job.model), seen)
+    seen, pairs = seen_in_validation(job.evaluate, dataset), validation_pairs(job.evaluate, dataset)
+    settings = closed_form.tuned(name, dataset.graph, pairs, partner_settings(job.model), seen)
     scorer = closed_form.fit(name, graph, settings, job.train.seed, dataset.item_features)
     with atomic_file(path) as part:
         closed_form.save(scorer, part)

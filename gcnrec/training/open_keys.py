@@ -1,6 +1,7 @@
 """Keys that a job leaves open until its data is known, and what they become.
 
 `loss.temperature`, `model.start_scale`: see `gcnrec.training.defaults`. `train.refit`: a split by time is refitted.
+`mixture.with`: a trained model of data with several behaviours ranks together with closed forms.
 `evaluate.seen`: lists hold what a user has seen where ingestion kept repeats. What a run began with stays when it is resumed,
 whatever the default is by then.
 `evaluate.baselines`: "auto" stays what it is but in a sweep.
@@ -51,6 +52,7 @@ def settled(job: Job, dataset: Dataset, begun: Job | None = None) -> Job:
     if begun is not None:
         return continued(job, begun)
     job = _with(with_defaults(job, dataset.graph), "evaluate", "seen", seen_rule(job.evaluate.seen, dataset))
+    job = _with(job, "mixture", "partners", "auto") if _mixes(job, dataset) else job
     return _with(job, "train", "refit", _refit(dataset)) if job.train.refit is None else job
 
 
@@ -61,6 +63,8 @@ def continued(job: Job, begun: Job) -> Job:
             job = _with(job, section, key, getattr(getattr(begun, section), key))
     if job.train.refit is None:
         job = _with(job, "train", "refit", begun.train.refit)
+    if "partners" not in job.mixture.model_fields_set:
+        job = _with(job, "mixture", "partners", begun.mixture.partners)
     if job.evaluate.baselines == "auto":  # runs of earlier versions have none
         job = _with(job, "evaluate", "baselines", begun.evaluate.baselines)
     if job.evaluate.seen is None:  # as runs of earlier versions have it
@@ -78,9 +82,10 @@ def first_difference(begun: Job, job: Job) -> tuple[str, object, object] | None:
     return None
 
 
-def swept(job: Job, graph: BipartiteGraph) -> Job:
+def swept(job: Job, dataset: Dataset) -> Job:
     """`job` as one of a sweep, whose job file names every key: `auto` compares with no baselines, which each run would repeat."""
-    job = with_defaults(job, graph)
+    job = with_defaults(job, dataset.graph)
+    job = _with(job, "mixture", "partners", "auto") if _mixes(job, dataset) else job
     return _with(job, "evaluate", "baselines", ()) if job.evaluate.baselines == "auto" else job
 
 
@@ -103,6 +108,9 @@ def decided(job: Job, dataset: Dataset) -> tuple[Default, ...]:
     if job.train.refit is None and (value := _refit(dataset)):
         reason = f"the split is {dataset.info['split']}, whose newest pairs matter most; train.refit=false leaves the refit out"
         found += (Default("train", "refit", value, reason),)
+    if _mixes(job, dataset):
+        reason = "what users met by other behaviours tells closed forms most; mixture.with=[] leaves them out"
+        found += (Default("mixture", "with", "auto", reason),)
     if job.evaluate.seen is None and dataset.keeps_repeats:
         reason = "ingestion kept repeats, which lists hold only where they leave nothing out; evaluate.seen=all leaves them out"
         found += (Default("evaluate", "seen", "none", reason),)
@@ -121,6 +129,13 @@ def notes(job: Job, dataset: Dataset) -> list[str]:
 
 def _defaults(job: Job, graph: BipartiteGraph) -> tuple[Default, ...]:
     return () if job.model.closed_form else defaults(job.model, job.loss, job.is_sparse, graph)
+
+
+def _mixes(job: Job, dataset: Dataset) -> bool:
+    """Whether closed forms rank with a trained model although the job does not name them."""
+    is_open = not job.model.closed_form and "partners" not in job.mixture.model_fields_set
+    reads_others = bool(dataset.graph.others) and job.model.behaviours != "none"
+    return is_open and reads_others and len(dataset.valid) > 0
 
 
 def _refit(dataset: Dataset) -> Literal["train+valid", False]:

@@ -27,7 +27,7 @@ from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.models.node_inputs import Features
 from gcnrec.models.objective import slow_precision
 from gcnrec.ranking.export_rules import export_rules
-from gcnrec.ranking.seen import seen_in_validation
+from gcnrec.ranking.seen import seen_in_validation, validation_pairs
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
 from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event, observed_by, warn_once
@@ -69,6 +69,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
     """
     observer, folder, decided = kept(observer), local(Path(out)), notes(job, dataset)
     job = settled(resolved(job, dataset), dataset, begun_job(folder) if resume else None)
+    dataset = dataset.reading(job.model.behaviours)
     plan = planned(job, dataset)  # refused before there is a folder
     if plan is not None and not (resume and is_trained(folder, closed_form=False)):
         planned_start(job, plan, dataset)
@@ -91,7 +92,9 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
         if is_trained(folder, job.model.closed_form):
             check_exports(folder)  # there is nothing to train, and the command must not call damaged files a run
         else:
-            warn_of_lost(folder, dataset.valid, seen_in_validation(job.evaluate, dataset), "valid", tracking)
+            warn_of_lost(
+                folder, validation_pairs(job.evaluate, dataset), seen_in_validation(job.evaluate, dataset), "valid", tracking
+            )
             with out_of_memory_as_a_sentence():
                 if plan is None:
                     _solve(job, dataset, folder)
@@ -124,7 +127,7 @@ def _opened(job: Job, dataset: Dataset, folder: Path, device: str, resume: bool,
 def _solve(job: Job, dataset: Dataset, folder: Path) -> None:
     graph = with_valid(dataset) if job.train.refit else dataset.graph
     seen = seen_in_validation(job.evaluate, dataset)
-    settings = closed_form.tuned(job.model.name, dataset.graph, dataset.valid, job.model, seen)
+    settings = closed_form.tuned(job.model.name, dataset.graph, validation_pairs(job.evaluate, dataset), job.model, seen)
     if settings is not job.model:
         append_event(folder, {"event": "note", "text": f"exponents chosen on validation: {exponents.in_words(settings)}"})
     scorer = closed_form.fit(job.model.name, graph, settings, job.train.seed, dataset.item_features)
@@ -233,7 +236,7 @@ def _step(work: Work, data: TrainData) -> Step:
         said = seen_validation(earlier, work.dataset)
         if said and warn_once(work.folder, "validation was trained on", said):
             work.observer.warn(said)
-        rows_ND = continued_rows(plan.start, data.graph, earlier.rows_PD, earlier.places_N)
+        rows_ND = continued_rows(plan.start, data.graph.union, earlier.rows_PD, earlier.places_N)
     table = first_table(plan, data.graph, rows_ND, plan.placement.memory(work.folder))
     table_there = placed(plan.placement, data.graph, table, work.observer)
     return build_step(work.job, plan, data, table_there, partial(scratch_values, work.folder))

@@ -17,7 +17,8 @@ from gcnrec.graph import BipartiteGraph
 
 WORLD = np.array([[1, 1, 0], [1, 0, 1], [1, 0, 0]])
 """Users in rows. Degrees of the items 3, 1, 1; of the users 2, 2, 1."""
-SETTINGS = [*((name, {}) for name in closed_form.NAMES), ("gfcf", {"response": "plateau"}), ("gfcf", {"response": "polynomial"})]
+OF_ONE = [name for name in closed_form.NAMES if name not in closed_form.OF_BEHAVIOURS]
+SETTINGS = [*((name, {}) for name in OF_ONE), ("gfcf", {"response": "plateau"}), ("gfcf", {"response": "polynomial"})]
 
 
 def scale(degrees, exponent):

@@ -451,7 +451,7 @@ def test_options_are_checked(tmp_path):
     out = tmp_path / "recs.parquet"
     with pytest.raises(UsageError, match="--k must be at least 1, got 0"):
         recommend(fake_run(), 0, out)
-    with pytest.raises(UsageError, match="--seen must be 'all', 'train' or 'none', got 'test'"):
+    with pytest.raises(UsageError, match="--seen must be one of all, met, train, none, got 'test'"):
         recommend(fake_run(), 1, out, seen="test")
     with pytest.raises(UsageError, match="--fallback must be 'popularity', got 'random'"):
         recommend(fake_run(), 1, out, fallback="random")

@@ -75,7 +75,7 @@ def test_what_cannot_be_done_is_refused(tmp_path):
     pairs.write_text("user,item\n101,wine\n999,salt\n")
     with pytest.raises(DataError, match=r"pairs.csv must name users and items of shop, none of its 2 pairs has both"):
         score(fake_run(), pairs, out)
-    with pytest.raises(UsageError, match="--seen must be 'all', 'train' or 'none', got 'x'"):
+    with pytest.raises(UsageError, match="--seen must be one of all, met, train, none, got 'x'"):
         score(fake_run(), pairs, out, seen="x")
     pairs.write_text("user\n101\n")
     with pytest.raises(DataError, match="must have two columns"):

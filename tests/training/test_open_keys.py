@@ -17,7 +17,7 @@ GRAPH = BipartiteGraph.from_edges(np.arange(20, dtype=np.int32) % 10, np.arange(
 
 
 def data(split, valid=3, keeps_repeats=False):
-    return SimpleNamespace(info={"split": split}, valid=[0] * valid, graph=GRAPH, keeps_repeats=keeps_repeats)
+    return SimpleNamespace(info={"split": split}, valid=[0] * valid, graph=GRAPH, others=(), keeps_repeats=keeps_repeats)
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,10 @@ def test_a_resumed_run_keeps_what_it_began_with(tmp_path):
 
 
 def test_runs_of_a_sweep_repeat_no_baselines_unless_named():
-    assert swept(Job(), GRAPH).evaluate.baselines == ()
+    assert swept(Job(), data("random")).evaluate.baselines == ()
     sections = {"evaluate": {"baselines": ["ease"]}, "loss": {"temperature": 0.2}, "model": {"start_scale": 0.1}}
     named = Job.parse(sections, [], "x")
-    assert swept(named, GRAPH) == named
+    assert swept(named, data("random")) == named
 
 
 def test_the_decision_is_written_down():
@@ -105,9 +105,10 @@ def large():
 )
 def test_the_temperature_reaches_what_the_data_can_tell_within_bounds(graph, expected):
     made = graph()
-    job = settled(Job(), SimpleNamespace(info={"split": "random"}, valid=[], graph=made, keeps_repeats=False))
+    given = SimpleNamespace(info={"split": "random"}, valid=[], graph=made, others=(), keeps_repeats=False)
+    job = settled(Job(), given)
     assert job.loss.temperature == pytest.approx(min(expected, 0.5), abs=0.005)
-    assert swept(Job(), made).loss.temperature == job.loss.temperature
+    assert swept(Job(), given).loss.temperature == job.loss.temperature
 
 
 def test_lines_say_why():
