@@ -57,6 +57,11 @@ class Csr:
         """The row of every entry, int32 (E)."""
         return np.repeat(np.arange(self.rows, dtype=np.int32), self.degrees)
 
+    def positions(self, rows_X: NDArray[np.integer], columns_X: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Where in `indices` the entries (row, column) stand, int64 (X), all of which the matrix has."""
+        keys = self.row_numbers().astype(np.int64) * self.columns + self.indices
+        return np.searchsorted(keys, rows_X.astype(np.int64) * self.columns + columns_X)
+
     def check(self, name: str, remedy: str = "the dataset folder is damaged, ingest again") -> None:
         """Raise DataError, with the `remedy`, unless the arrays form a CSR with ascending, unique columns in range."""
         if len(self.indptr) == 0 or self.indptr[0] != 0 or not _rises(self.indptr, len(self.indices)):
@@ -151,6 +156,31 @@ class Behaviour:
     graph: BipartiteGraph
     times_E: NDArray[np.int64] | None = None
     weights_E: NDArray[np.float32] | None = None
+    later: LaterRows | None = None
+
+    @cached_property
+    def until_test(self) -> Behaviour:
+        """The behaviour as it is known when test begins: with the later rows, and no weights; itself where there are none."""
+        if self.later is None:
+            return self
+        later, csr = self.later, self.graph.user_items
+        users_E = np.concatenate([csr.row_numbers(), later.users_E])
+        items_E = np.concatenate([csr.indices, later.items_E])
+        graph = BipartiteGraph.from_edges(users_E, items_E, csr.rows, csr.columns)
+        if self.times_E is None or later.times_E is None:
+            return Behaviour(self.name, graph)
+        times_E = np.full(graph.num_edges, np.iinfo(np.int64).min)
+        np.maximum.at(times_E, graph.user_items.positions(users_E, items_E), np.concatenate([self.times_E, later.times_E]))
+        return Behaviour(self.name, graph, times_E)
+
+
+@dataclass(frozen=True)
+class LaterRows:
+    """Rows that train may not have, as they are no earlier than validation, and that are earlier than test."""
+
+    users_E: NDArray[np.int32]
+    items_E: NDArray[np.int32]
+    times_E: NDArray[np.int64] | None
 
 
 def csr_from_edges(rows_E: NDArray[np.int32], columns_E: NDArray[np.int32], num_rows: int, num_columns: int) -> Csr:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from gcnrec.errors import DataError, GcnrecError, first_line, os_remedy, reading
-from gcnrec.graph import Behaviour, BipartiteGraph, Csr, csr_from_edges, mapped
+from gcnrec.graph import Behaviour, BipartiteGraph, Csr, LaterRows, csr_from_edges, mapped
 from gcnrec.integrity.digests import OWN, own_digest, sha256_of
 from gcnrec.integrity.facts import recalled, remember
 from gcnrec.integrity.listed import Count, Listed, Sha256, verify
@@ -39,6 +39,7 @@ FORMAT = 1
 _OF_DATASETS = re.compile(
     r"dataset\.json|(users|items|valid|test)\.parquet|"
     r"(behaviour_[0-9]+\.)?((user_items|item_users)\.[a-z_]+\.npy|(times|weights)\.npy)|"
+    r"behaviour_[0-9]+\.later\.parquet|"
     r"(user|item)_features(\.[0-9]+\.parquet|\.npy)"
 )
 """Names of the files of a dataset folder."""
@@ -170,7 +171,7 @@ def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
     _verify(folder, info, anew=verify)
     user_ids, item_ids = _vocabulary(folder, "users", info.num_users), _vocabulary(folder, "items", info.num_items)
     graph = BipartiteGraph.open(folder, info.num_users, info.num_items)
-    others = tuple(_open_other(folder, number, info) for number in range(1, 1 + _num_others(info)))
+    others = tuple(_open_other(folder, number, info, user_ids, item_ids) for number in range(1, 1 + _num_others(info)))
     _check_content(folder, document, (graph, *(other.graph for other in others)))
     graph = replace(graph, others=others)
     edges = (graph.num_edges,)
@@ -199,17 +200,19 @@ def _num_others(info: _Info) -> int:
     return len(info.behaviours.others) if info.behaviours else 0
 
 
-def _open_other(folder: Path, number: int, info: _Info) -> Behaviour:
+def _open_other(folder: Path, number: int, info: _Info, user_ids: Vocabulary, item_ids: Vocabulary) -> Behaviour:
     assert info.behaviours is not None
     prefix, other = behaviour_prefix(number), info.behaviours.others[number - 1]
     graph = BipartiteGraph.open(folder, info.num_users, info.num_items, prefix)
     edges = (graph.num_edges,)
-    times, weights = f"{prefix}times.npy", f"{prefix}weights.npy"
+    times, weights, later = (f"{prefix}{name}" for name in ("times.npy", "weights.npy", "later.parquet"))
+    rows = _open_held_out(folder / later, user_ids, item_ids) if later in info.files else None
     return Behaviour(
         other.name,
         graph,
         mapped(folder / times, np.int64, edges) if times in info.files else None,
         mapped(folder / weights, np.float32, edges) if weights in info.files else None,
+        None if rows is None else LaterRows(rows.users_E, rows.items_E, rows.times_E),
     )
 
 

@@ -90,15 +90,10 @@ def _newest(met: Csr, others: tuple[Behaviour, ...]) -> NDArray[np.int64] | None
     newest_M = np.full(met.num_edges, _UNKNOWN, np.int64)
     for other in others:
         if other.times_E is not None:
-            places_E = _positions(met, other.graph.user_items)
+            own = other.graph.user_items
+            places_E = met.positions(own.row_numbers(), own.indices)
             newest_M[places_E] = np.maximum(newest_M[places_E], other.times_E)
     return newest_M
-
-
-def _positions(within: Csr, part: Csr) -> NDArray[np.int64]:
-    """Where the pairs of `part`, all of which `within` has, stand there."""
-    keys, own = (csr.row_numbers().astype(np.int64) * csr.columns + csr.indices for csr in (within, part))
-    return np.searchsorted(keys, own)
 
 
 def _places(pending: Csr, times_E: NDArray[np.int64], degrees_E: NDArray[np.int64]) -> NDArray[np.int64]:

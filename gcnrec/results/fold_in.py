@@ -153,7 +153,8 @@ def _folded(graph: BipartiteGraph, given: Csr) -> BipartiteGraph:
 def _others_folded(others: tuple[Behaviour, ...], given: Csr) -> tuple[Behaviour, ...]:
     """Other behaviours over as many nodes as `given` has, the new ones without edges."""
     none = Csr(np.zeros(given.rows + 1, np.int64), np.empty(0, np.int32), given.columns)
-    return tuple(replace(other, graph=_folded(other.graph, none)) for other in others)
+    known = (other.until_test for other in others)
+    return tuple(Behaviour(other.name, _folded(other.graph, none)) for other in known)
 
 
 def _merged(known: Csr, given: Csr) -> Csr:

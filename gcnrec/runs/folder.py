@@ -237,13 +237,14 @@ def writing(folder: Path, observer: Observer = SILENT) -> AbstractContextManager
 
 
 def with_valid(dataset: Dataset) -> BipartiteGraph:
-    """Train and valid as one graph, in the numbers of train."""
+    """Train and valid as one graph, in the numbers of train; other behaviours as they are known when test begins."""
     train, valid = dataset.graph, dataset.valid
     if not len(valid):
         return train
     users = np.concatenate([train.user_items.row_numbers(), valid.users_E])
     items = np.concatenate([train.user_items.indices, valid.items_E])
-    return replace(BipartiteGraph.from_edges(users, items, train.num_users, train.num_items), others=train.others)
+    others = tuple(other.until_test for other in train.others)
+    return replace(BipartiteGraph.from_edges(users, items, train.num_users, train.num_items), others=others)
 
 
 def final_table(run: Run) -> torch.Tensor:

@@ -27,6 +27,8 @@ MOST = 32
 NEVER = np.iinfo(np.int64).max
 """The moment of a user of whom nothing is held out."""
 _TARGET = 0
+_DROPPED, _LATER = 1, 2
+"""Marks of rows that give test away, and of rows that a refit on train+valid may have."""
 
 
 @dataclass
@@ -76,37 +78,57 @@ class Kinds:
         return self.names.index(name) + 1
 
 
-def no_moments(num_users: int, scratch: Scratch) -> NDArray[np.int64]:
-    """NEVER for every user."""
-    return scratch.full(num_users, np.int64, NEVER)
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """When the first held-out row of every user lies, int64 (U) in ticks: of validation, and of test; NEVER without one."""
 
+    valid_U: NDArray[np.int64]
+    test_U: NDArray[np.int64]
 
-def earliest(rows: Rows, moments_U: NDArray[np.int64]) -> None:
-    """Lower the moment of every user to the first of their `rows`."""
-    if rows.times_E is not None:
-        _earliest(rows.pairs_E, rows.times_E, moments_U)
+    @classmethod
+    def none(cls, num_users: int, scratch: Scratch) -> Moments:
+        """NEVER for every user."""
+        return cls(scratch.full(num_users, np.int64, NEVER), scratch.full(num_users, np.int64, NEVER))
+
+    def lower(self, part: str, rows: Rows) -> None:
+        """Lower the moments to the first of the `rows` of "valid" or "test"; "train" has none."""
+        if part != "train" and rows.times_E is not None:
+            _earliest(rows.pairs_E, rows.times_E, self.valid_U if part == "valid" else self.test_U)
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What rows of other behaviours may not have. A split by time gives `moments_U`: rows of a user from there on are left out.
+    """What rows of other behaviours may not have. A split by time gives `moments`: train has rows of a user before the first one.
 
     A split that draws gives `drawn`, sorted held-out pairs, and of `cold_items` the items that must stay without rows.
     """
 
-    moments_U: NDArray[np.int64] | None
+    moments: Moments | None
     drawn: tuple[NDArray[np.uint64], ...]
     cold_I: NDArray[np.bool_] | None
 
 
-def cut_of(
-    data: Data, split: str, carved: bool, parts: Parts, moments_U: NDArray[np.int64], num_items: int, scratch: Scratch
-) -> Cut:
+@dataclass(frozen=True, slots=True)
+class Others:
+    """Rows of other behaviours by name, merged by pair: of train, and `later` ones, from validation to the first of test."""
+
+    train: dict[str, Rows]
+    later: dict[str, Rows]
+
+    def within(self, users: NDArray[np.bool_], items: NDArray[np.bool_], scratch: Scratch) -> Others:
+        """The rows of marked users and items."""
+        return Others(
+            *({name: _within(rows, users, items, scratch) for name, rows in part.items()} for part in (self.train, self.later))
+        )
+
+
+def cut_of(data: Data, split: str, carved: bool, parts: Parts, moments: Moments, num_items: int, scratch: Scratch) -> Cut:
     """The cut of a split into `parts`; `carved`: validation was drawn from the train rows."""
     if split in ("temporal", "leave_last"):
         if split == "temporal":
-            moments_U[:] = moments_U.min(initial=NEVER)
-        return Cut(moments_U, (), None)
+            for moments_U in (moments.valid_U, moments.test_U):
+                moments_U[:] = moments_U.min(initial=NEVER)
+        return Cut(moments, (), None)
     drawn = [parts.valid.pairs_E] if carved or split == "cold_items" else []
     drawn += [parts.test.pairs_E] if split in ("random", "cold_items") else []
     if data.keep_other:
@@ -120,47 +142,49 @@ def cut_of(
     return Cut(None, tuple(drawn), cold_I)
 
 
-def cut(
-    others: Mapping[str, Rows], by: Cut, duplicates: str, sizes: tuple[int, int], scratch: Scratch, report: Report
-) -> dict[str, Rows]:
-    """Rows of other behaviours that train may have, merged by pair; a behaviour without any is left out. `others` is used up."""
-    kept = {}
+def cut(others: Mapping[str, Rows], by: Cut, duplicates: str, sizes: tuple[int, int], scratch: Scratch, report: Report) -> Others:
+    """Rows of other behaviours that train may have, and later ones; a behaviour without any in train is left out.
+
+    The most frequent one comes first. `others` is used up.
+    """
+    kept, later = dict[str, Rows](), dict[str, Rows]()
     for name, unsorted in others.items():
         rows = sort_rows(unsorted, *sizes, scratch)
         codes = scratch.codes(len(rows))
-        if by.moments_U is not None and rows.times_E is not None:
-            _mark_from(rows.pairs_E, rows.times_E, by.moments_U, codes)
+        if by.moments is not None and rows.times_E is not None:
+            _mark_from(rows.pairs_E, rows.times_E, by.moments.valid_U, by.moments.test_U, codes)
         for held_out in by.drawn:
             pairs.mark_contained(rows.pairs_E, held_out, codes)
         if by.cold_I is not None:
             _mark_items(rows.pairs_E, by.cold_I, codes)
-        cut_off = count_codes(codes, 1)
+        cut_off = count_codes(codes, _DROPPED)
         report.count(f"cut_{name}", cut_off, f"{{}} rows of {name} dropped, which came with held-out pairs or after them")
         merged = pairs.merge(rows.keep(codes, 0, scratch), duplicates, scratch)
         report.entries[f"num_{name}"] = len(merged)
         if len(merged):
             kept[name] = merged
-    return dict(sorted(kept.items(), key=lambda entry: -len(entry[1])))
+            later[name] = pairs.merge(rows.keep(codes, _LATER, scratch), duplicates, scratch)
+            report.entries[f"later_{name}"] = len(later[name])
+    order = sorted(kept, key=lambda name: -len(kept[name]))
+    return Others({name: kept[name] for name in order}, {name: later[name] for name in order})
 
 
-def within(others: Mapping[str, Rows], users: NDArray[np.bool_], items: NDArray[np.bool_], scratch: Scratch) -> dict[str, Rows]:
-    """The rows of marked users and items."""
-    kept = {}
-    for name, rows in others.items():
-        codes = scratch.codes(len(rows))
-        pairs.mark_alive(rows.pairs_E, users, items, codes)
-        kept[name] = rows.keep(codes, 1, scratch)
-    return {name: rows for name, rows in kept.items() if len(rows)}
+def _within(rows: Rows, users: NDArray[np.bool_], items: NDArray[np.bool_], scratch: Scratch) -> Rows:
+    codes = scratch.codes(len(rows))
+    pairs.mark_alive(rows.pairs_E, users, items, codes)
+    return rows.keep(codes, 1, scratch)
 
 
-def report_met(parts: Parts, others: Mapping[str, Rows], scratch: Scratch, report: Report) -> None:
-    """Count the held-out pairs that train has in another behaviour: entries `met_valid` and `met_test`."""
-    for name, words, part in (("valid", "validation", parts.valid), ("test", "test", parts.test)):
+def report_met(parts: Parts, others: Others, scratch: Scratch, report: Report) -> None:
+    """Count the held-out pairs that other behaviours have before them: entries `met_valid` and `met_test`."""
+    of_test = (*others.train.values(), *others.later.values())
+    for name, part, known in (("valid", parts.valid, tuple(others.train.values())), ("test", parts.test, of_test)):
         codes = scratch.codes(len(part))
-        for rows in others.values():
+        for rows in known:
             pairs.mark_contained(part.pairs_E, rows.pairs_E, codes)
         met = count_codes(codes, 1)
-        report.count(f"met_{name}", met, f"{{}} of {len(part):,} {words} pairs have another behaviour in train")
+        words = "validation" if name == "valid" else name
+        report.count(f"met_{name}", met, f"{{}} of {len(part):,} {words} pairs are met by another behaviour before")
 
 
 @numba.njit(cache=True)
@@ -171,10 +195,13 @@ def _earliest(pairs_E, times_E, moments_U):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(parallel=True, cache=True)
-def _mark_from(pairs_E, times_E, moments_U, codes):  # type: ignore[no-untyped-def]
+def _mark_from(pairs_E, times_E, valid_U, test_U, codes):  # type: ignore[no-untyped-def]
     for row in numba.prange(len(pairs_E)):
-        if times_E[row] >= moments_U[high_of(pairs_E[row])]:
-            codes[row] = 1
+        user = high_of(pairs_E[row])
+        if times_E[row] >= test_U[user]:
+            codes[row] = _DROPPED
+        elif times_E[row] >= valid_U[user]:
+            codes[row] = _LATER
 
 
 @numba.njit(parallel=True, cache=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,21 +62,21 @@ def split_of(data: Data) -> str:
 def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Report) -> dict[str, Any]:
     """Write every file of the dataset folder but dataset.json; returns what that file says about the data."""
     split = split_of(data)
-    moments_U = behaviours.no_moments(staged.num_users, scratch)
-    parts = drop_repeats(_split(staged, data, split, moments_U, scratch, report), data.repeats, scratch, report)
+    moments = behaviours.Moments.none(staged.num_users, scratch)
+    parts = drop_repeats(_split(staged, data, split, moments, scratch, report), data.repeats, scratch, report)
     carves = split in ("given", "random") and not data.valid and data.valid_size > 0
     if carves:
         codes = splits.carve(staged.sorted_pairs(parts.train, scratch), data.valid_size, data.seed)
         valid = parts.train.keep(codes, splits.VALID, scratch)
         parts = Parts(parts.train.keep(codes, splits.TRAIN, scratch), valid, parts.test)
     sizes = staged.num_users, staged.num_items
-    cut = behaviours.cut_of(data, split, carves, parts, moments_U, staged.num_items, scratch)
+    cut = behaviours.cut_of(data, split, carves, parts, moments, staged.num_items, scratch)
     others = behaviours.cut(staged.others, cut, data.duplicates, sizes, scratch, report)
-    del moments_U, cut
+    del moments, cut
     degrees = _degrees(parts.train, sizes, scratch)
     if data.k_core > 1:
-        others = behaviours.within(others, *_alive(degrees, (parts.valid, parts.test), scratch), scratch)
-    warm = _alive(degrees, others.values(), scratch)
+        others = others.within(*_alive(degrees, (parts.valid, parts.test), scratch), scratch)
+    warm = _alive(degrees, others.train.values(), scratch)
     may_be_cold = (data.keep_cold, data.keep_cold or split == "cold_items")
     valid, *in_valid = drop_cold("valid", parts.valid, warm, may_be_cold, scratch, report)
     test, *in_test = drop_cold("test", parts.test, warm, may_be_cold, scratch, report)
@@ -89,11 +89,12 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
         kept |= valid_ones  # in place: `warm` has been used
         kept |= test_ones
         orders.append(pairs.falling(degree, kept, scratch))
+    others = others.within(*warm, scratch)  # later rows may name nodes that nothing else does
     del warm, in_valid, in_test
     info: dict[str, Any] = {"num_users": len(orders[0]), "num_items": len(orders[1])}
     info |= {"num_train": len(parts.train), "num_valid": len(parts.valid), "num_test": len(parts.test), "split": split}
     if data.behaviour:
-        counts = [{"name": name, "edges": len(rows)} for name, rows in others.items()]
+        counts = [{"name": name, "edges": len(rows)} for name, rows in others.train.items()]
         info["behaviours"] = {"target": ", ".join(data.target or ()), "others": counts}
     _write(staged, parts, others, degrees, orders, folder, scratch)
     return info
@@ -115,10 +116,10 @@ def _alive(
     return users, items
 
 
-def _split(staged: Staged, data: Data, split: str, moments_U: NDArray[np.int64], scratch: Scratch, report: Report) -> Parts:
+def _split(staged: Staged, data: Data, split: str, moments: behaviours.Moments, scratch: Scratch, report: Report) -> Parts:
     """Cut the rows into parts, reduce to the k-core (before a drawn split, after a given one), merge repeats.
 
-    `moments_U` gets the time of the first held-out row of each user.
+    `moments` gets the times of the first held-out rows of each user.
     """
     after = split in ("given", "temporal")
     rows = sort_rows(staged.files.pop("train"), staged.num_users, staged.num_items, scratch)
@@ -130,8 +131,7 @@ def _split(staged: Staged, data: Data, split: str, moments_U: NDArray[np.int64],
         part = rows.keep(codes, code, scratch)
         if name in staged.files:
             part = sort_rows(staged.files.pop(name), staged.num_users, staged.num_items, scratch)
-        if code != splits.TRAIN:
-            behaviours.earliest(part, moments_U)
+        moments.lower(name, part)
         merged[name] = pairs.merge(part, data.duplicates, scratch)
         repeated = len(part) - len(merged[name])
         report.count(f"duplicates_{name}", repeated, f"{{}} repeated pairs merged in {name}")
@@ -189,7 +189,7 @@ def _k_core(rows: Rows, staged: Staged, k: int, scratch: Scratch, report: Report
 def _write(
     staged: Staged,
     parts: Parts,
-    others: Mapping[str, Rows],
+    others: behaviours.Others,
     degrees: tuple[NDArray[np.int64], NDArray[np.int64]],
     orders: list[NDArray[np.int64]],
     folder: Path,
@@ -203,9 +203,14 @@ def _write(
     for name, rows in (("valid", parts.valid), ("test", parts.test)):
         pairs.renumber(rows.pairs_E, *numbers)
         write_held_out(folder / f"{name}.parquet", sort_rows(rows, num_users, num_items, scratch), staged.ticks)
-    for number, rows in enumerate((parts.train, *others.values())):
+    for number, rows in enumerate((parts.train, *others.train.values())):
         pairs.renumber(rows.pairs_E, *numbers)
         _write_graph(folder, behaviour_prefix(number), rows, (num_users, num_items), staged.ticks, scratch)
+    for number, rows in enumerate(others.later.values(), start=1):
+        if len(rows):
+            pairs.renumber(rows.pairs_E, *numbers)
+            path = folder / f"{behaviour_prefix(number)}later.parquet"
+            write_held_out(path, sort_rows(rows, num_users, num_items, scratch), staged.ticks)
 
 
 def _write_graph(folder: Path, prefix: str, rows: Rows, sizes: tuple[int, int], ticks: int | None, scratch: Scratch) -> None:

@@ -100,7 +100,7 @@ SEEN = ("all", "met", "train", "none")
 def left_out(dataset: Dataset, seen: str) -> tuple[Csr, ...]:
     """User -> items that `--seen` leaves out: "all" known ones, "met" with those of other behaviours, of "train", or "none"."""
     if seen == "met":
-        return (*left_out(dataset, "all"), *(other.graph.user_items for other in dataset.others))
+        return (*left_out(dataset, "all"), *(other.until_test.graph.user_items for other in dataset.others))
     if seen == "none":
         return ()
     return dataset.known_items(*((dataset.valid, dataset.test) if seen == "all" else ()))

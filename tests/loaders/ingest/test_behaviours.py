@@ -68,6 +68,24 @@ def test_a_split_by_time_cuts_all_behaviours_at_one_moment(tmp_path, seed):
     for kind in ("view", "cart"):
         assert others(dataset)[kind] == of(rows, kind, lambda row: row[2] < first)
     assert max(other.times_E.max() for other in dataset.others) < first
+    last = min(t for _, _, t, kind in rows if kind == "buy" and t >= 50)
+    for other in dataset.others:
+        rows_of = [row for row in rows if row[3] == other.name and row[2] < last]
+        known = other.until_test
+        nodes = (dataset.user_ids.ids.to_pylist(), dataset.item_ids.ids.to_pylist())
+        expected = {
+            (u, i): max(r[2] for r in rows_of if r[:2] == (u, i)) for u, i, *_ in rows_of if u in nodes[0] and i in nodes[1]
+        }
+        assert pairs(known.graph.user_items, dataset) == set(expected)
+        csr = known.graph.user_items
+        ids = zip(
+            *(
+                vocabulary.decode(numbers).to_pylist()
+                for vocabulary, numbers in ((dataset.user_ids, csr.row_numbers()), (dataset.item_ids, csr.indices))
+            ),
+            strict=True,
+        )
+        assert dict(zip(ids, known.times_E.tolist(), strict=True)) == expected
 
 
 @pytest.mark.parametrize("seed", range(4))
