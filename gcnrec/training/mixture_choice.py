@@ -32,11 +32,16 @@ from gcnrec.runs.events import append_event, read_lines
 from gcnrec.runs.manifest import check, record
 from gcnrec.storage.documents import json_text
 from gcnrec.storage.files import atomic_file, sync
+from gcnrec.system.limits import read_limits
+from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
+from gcnrec.training.baselines import fit_seconds
 from gcnrec.training.work import Work
 
 AUTO = ("linkprop", "gfcf", "itemknn", "ease")
 """What `mixture.with = "auto"` chooses from; of data with several behaviours also from `closed_form.OF_BEHAVIOURS`."""
 PLATEAU = {"response": "plateau", "factors": 512, "filter_weight": 0.2}
+LEAST_SECONDS = 600.0
+"""A partner that `auto` tries may take so long, or as long as the training."""
 _TEMPERATURES = tuple(2.0**power for power in range(-6, 7))
 _LIKELIHOOD_USERS, _LIKELIHOOD_BLOCK = 1024, 64
 """Users that a temperature is fitted to, and how many of them at a time."""
@@ -123,7 +128,7 @@ def _chosen(work: Work, trained: Exported) -> Mixture:
         return Mixture(weight, _temperature(work, trained, held), {name: w for name, w in given.items() if w}, {"by": "the job"})
     held = held_out_of(trained.scorer, pairs)[0]
     temperature = _temperature(work, trained, held)
-    partners = _candidates(work)
+    partners = _candidates(work, held)
     parts: tuple[Part, ...] = (Softmax(trained.scorer, temperature), *partners.values())
     judge = _judge(work, parts, held)
     found = mixing.chosen(judge, len(parts)) if settings.partners == "auto" else mixing.weighed(judge, len(parts))
@@ -143,12 +148,15 @@ def _judge(work: Work, parts: Sequence[Part], held: Csr) -> mixing.Judge:
     )
 
 
-def _candidates(work: Work) -> dict[str, Shares]:
+def _candidates(work: Work, held: Csr) -> dict[str, Shares]:
     """Partners by name, fitted on train and mapped; of `auto` the ones that fit into memory."""
     graph, named = work.dataset.graph, work.job.mixture.partners
     names = _auto_names(graph) if named == "auto" else named
     partners = {}
     for name in names:
+        if named == "auto" and (why := _too_dear(name, work, held)):
+            _note_once(work, f"{name} left out of the mixture: {why}; name it in mixture.with to have it all the same")
+            continue
         try:
             partners[name] = Shares(_fitted(work, name))
         except DeviceError as problem:
@@ -156,6 +164,16 @@ def _candidates(work: Work) -> dict[str, Shares]:
                 raise
             _note_once(work, f"{name} left out of the mixture: {problem}")
     return partners
+
+
+def _too_dear(name: str, work: Work, held: Csr) -> str:
+    """Why a partner is not tried unless the job names it; empty where it is."""
+    load, settings = Load.of(work.dataset.graph.union, mixing.looked_at(held)), partner_settings(work.job.model)
+    seconds, most = seconds_of(name, load, settings), max(LEAST_SECONDS, fit_seconds(work.folder))
+    size, room = bytes_of(name, load, settings), read_limits().available
+    if seconds > most:
+        return f"about {seconds:,.0f} s, and at most the training's own time or {most:,.0f} s are spent on one"
+    return f"it would hold {size:,} bytes, {room:,} are free" if size > room else ""
 
 
 def _fitted(work: Work, name: str) -> Scorer:

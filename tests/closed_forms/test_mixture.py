@@ -342,3 +342,15 @@ def test_killed_after_any_of_its_files_a_run_goes_on_to_the_same(dataset, tmp_pa
             train(settings, dataset, out)
         train(settings, dataset, out, resume=True)
         assert digests.differences(whole, digests.digests(out)) == [], at
+
+
+def test_a_partner_that_takes_far_longer_than_the_training_is_tried_only_by_name(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(mixture_choice, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(mixture_choice, "fit_seconds", lambda folder: 0.0)
+    run = train(job({"with": "auto"}), dataset, tmp_path / "auto")
+    events = map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())
+    said = [event["text"] for event in events if event["event"] == "note"]
+    left_out = [text for text in said if "left out of the mixture: about" in text]
+    assert left_out and all("name it in mixture.with to have it all the same" in text for text in left_out)
+    named = train(job({"with": ["gfcf", "ease"]}), dataset, tmp_path / "named")
+    assert {"gfcf", "ease"} <= set(named.mixture.partners)
