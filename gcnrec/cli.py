@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from gcnrec.console import encoding, output
 from gcnrec.console.arguments import (
     AsJson,
     BehaviourColumn,
@@ -42,18 +42,20 @@ from gcnrec.console.arguments import (
     SplitBy,
     Target,
     TestSize,
+    TestUntil,
     TextWidth,
     ValidSize,
     WarmSize,
     WhereTest,
     count,
+    key_types,
     limits_per_column,
     number,
     place_to_write,
 )
 from gcnrec.console.expected import expected
-from gcnrec.errors import DataError, DeviceError, GcnrecError, Terminated, UsageError, install, os_remedy
-from gcnrec.storage.streams import keep_streams, lost
+from gcnrec.errors import DeviceError, UsageError, install
+from gcnrec.storage.streams import keep_streams
 from gcnrec.system.signals import end_line, follow_parent, stopped, watch, working
 from gcnrec.system.supported import WINDOWS
 from gcnrec.version import __version__
@@ -62,8 +64,6 @@ if TYPE_CHECKING:
     from gcnrec.system.observer import Observer
 
 _LOG_JSON = "gcnrec.log_json"
-_UNREAD = (errno.EPIPE, errno.EBADF)
-"""How a stdout is lost whose reader has all it wants, as `head` has, or that there was none of."""
 
 
 def _keep(ctx: typer.Context, log_json: bool) -> bool:
@@ -89,7 +89,7 @@ class _Commands(TyperGroup):
             known = expected(stopped() or problem)  # others' errors may be the signal in disguise
             if known is None:
                 raise
-            _report(known, ctx.meta.get(_LOG_JSON, False))
+            output.report(known, ctx.meta.get(_LOG_JSON, False))
             raise SystemExit(known.exit_code) from None
 
 
@@ -107,9 +107,9 @@ def main() -> None:
     """The console script: 0 done, 1 a bug, 2 usage, 3 data, 4 device or memory, 5 diverged, 130 Ctrl-C, 143 SIGTERM."""
     if sys.platform == "win32":
         _end(WINDOWS)
-    _speak_utf8()
-    if not all(map(_is_utf8, sys.argv)):
-        text = next(text for text in sys.argv if not _is_utf8(text))
+    encoding.speak_utf8()
+    if not all(map(encoding.is_utf8, sys.argv)):
+        text = next(text for text in sys.argv if not encoding.is_utf8(text))
         _end(f"an argument must be text in UTF-8, got {text!r}; rename that file or folder")
     try:
         Path.cwd()
@@ -121,34 +121,20 @@ def main() -> None:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     keep_streams()
     watch()
-    end_line(lambda text, _: f"{_sentence(text)}\n".encode(errors="backslashreplace"))
+    end_line(lambda text, _: f"{output.sentence(text)}\n".encode(errors="backslashreplace"))
     follow_parent()
     try:
         app()
     except SystemExit as end:
         if not end.code:
-            _deliver()
+            output.deliver()
         raise
 
 
 def _end(text: str) -> NoReturn:
     """End the command with a sentence before it has begun."""
-    _report(UsageError(text), log_json=False)
+    output.report(UsageError(text), log_json=False)
     raise SystemExit(UsageError.exit_code)
-
-
-def _speak_utf8() -> None:
-    """Start this command again in Python's UTF-8 mode where the locale has another encoding: Parquet holds names in UTF-8.
-
-    Python decodes arguments and names of files once, at its start.
-    """
-    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
-        os.environ["PYTHONUTF8"] = "1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-def _is_utf8(text: str) -> bool:
-    return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def _version(on: bool) -> None:
@@ -188,7 +174,7 @@ def run(
     with _observed(as_json, log_json, settings.evaluate.metric) as observer:
         metrics, report = run_job(settings, DataRequest(settings.data, job, data, data_root, force), out, resume, observer)
     folder = report.parent
-    _show({"run": str(folder), **metrics} if as_json else [*metric_lines(metrics), f"{folder}  (open {report})"])
+    output.show({"run": str(folder), **metrics} if as_json else [*metric_lines(metrics), f"{folder}  (open {report})"])
 
 
 @app.command()
@@ -221,7 +207,7 @@ def check(
         return
     with working():
         prediction = predict(settings, dataset)
-    _show(prediction if as_json else figure_lines(prediction))
+    output.show(prediction if as_json else figure_lines(prediction))
 
 
 @app.command()
@@ -253,6 +239,7 @@ def ingest(
     test_size: TestSize = None,
     warm_size: WarmSize = None,
     test_from: Annotated[str | None, typer.Option(metavar="TIME", help="temporal: where test begins.")] = None,
+    test_until: TestUntil = None,
     seed: Seed = None,
     repeats: Annotated[str | None, typer.Option(metavar="drop|keep", help="Held-out pairs that are also in train.")] = None,
     keep_cold: Annotated[bool | None, typer.Option("--keep-cold", help="Keep held-out nodes without train edges.")] = None,
@@ -270,10 +257,10 @@ def ingest(
     from gcnrec.loaders.on_demand import ingest_flags
     from gcnrec.reports.text import dataset_lines
 
-    given = _given(ctx) | ({"partition_type": _key_types(partition_type)} if partition_type else {})
+    given = _given(ctx) | ({"partition_type": key_types(partition_type)} if partition_type else {})
     with _observed(as_json, log_json) as observer:
         dataset = ingest_flags(card, given, out, data_root=data_root, force=force, observer=observer)
-    _show(dataset.info if as_json else dataset_lines(dataset.info))
+    output.show(dataset.info if as_json else dataset_lines(dataset.info))
 
 
 def _given(ctx: typer.Context) -> dict[str, Any]:
@@ -307,7 +294,7 @@ def train(
     with _observed(as_json, log_json, settings.evaluate.metric) as observer:
         fit(settings, open_dataset(data), folder, resume=resume, observer=observer)
     metrics = RunContents(folder).best_validation(settings.evaluate.metric)
-    _show({"run": str(folder), **metrics} if as_json else [*metric_lines(metrics), str(folder)])
+    output.show({"run": str(folder), **metrics} if as_json else [*metric_lines(metrics), str(folder)])
 
 
 @app.command()
@@ -334,7 +321,7 @@ def evaluate(
 
     with _observed(as_json, log_json) as observer:
         metrics = evaluate_run(open_run(run, observer), split, lengths, segments, observer, memory_limit, seen)
-    _show(metrics if as_json else metric_lines(metrics))
+    output.show(metrics if as_json else metric_lines(metrics))
 
 
 @app.command()
@@ -378,7 +365,7 @@ def recommend(
             seen=seen, fallback=fallback, new_users=new_users, new_items=new_items, relisting=relisting,
             memory_limit=memory_limit, observer=observer,
         )  # fmt: skip
-    _show(asdict(made) if as_json else figure_lines(asdict(made)))
+    output.show(asdict(made) if as_json else figure_lines(asdict(made)))
 
 
 @app.command()
@@ -419,7 +406,7 @@ def similar(
             memory_limit=memory_limit,
             observer=observer,
         )
-    _show(asdict(made) if as_json else figure_lines(asdict(made)))
+    output.show(asdict(made) if as_json else figure_lines(asdict(made)))
 
 
 @app.command()
@@ -450,7 +437,7 @@ def score(
             open_run(run, observer), pairs, Output(out, force), seen=seen, new=NewNodes(new_users, new_items),
             memory_limit=memory_limit, observer=observer,
         )  # fmt: skip
-    _show(asdict(made) if as_json else figure_lines(asdict(made)))
+    output.show(asdict(made) if as_json else figure_lines(asdict(made)))
 
 
 @app.command()
@@ -471,7 +458,34 @@ def export(
 
     with _observed(as_json) as observer:
         made = write(open_run(run, observer), kind, out, index=index, k=k, observer=observer)
-    _show(made if as_json else figure_lines(made))
+    output.show(made if as_json else figure_lines(made))
+
+
+@app.command()
+def backtest(
+    job: JobFile,
+    cuts: Annotated[int, typer.Option(metavar="N", parser=count, help="Test windows.")] = 4,
+    every: Annotated[str, typer.Option(metavar="SPAN", help="Length of a window: 7d, 12h, 2w.")] = "7d",
+    data_root: DataRoot = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", parser=place_to_write, help="The folder to write; default runs/<job>-backtest.")
+    ] = None,
+    set_: Overrides = None,
+    as_json: AsJson = False,
+    log_json: LogJson = False,
+) -> None:
+    """Train and evaluate a job at several moments in time; the same command continues."""
+    from gcnrec.config import Job
+    from gcnrec.loaders.on_demand import DataRequest
+    from gcnrec.pipeline import backtest_job
+    from gcnrec.reports.text import backtest_lines
+    from gcnrec.results.backtest import Windows, seconds_of
+
+    settings, windows = Job.load(job, set_), Windows(cuts, seconds_of(every))
+    folder = out or Path("runs") / f"{job.stem}-backtest"
+    with _observed(as_json, log_json, settings.evaluate.metric) as observer:
+        found = backtest_job(settings, DataRequest(settings.data, job, None, data_root), windows, folder, observer)
+    output.show(asdict(found) if as_json else [*backtest_lines(found), str(folder)])
 
 
 @app.command()
@@ -487,7 +501,7 @@ def compare(
 
     with _observed(as_json) as observer:
         comparison = contrast(open_run(base, observer), [open_run(run, observer) for run in runs])
-    _show(asdict(comparison) if as_json else comparison_lines(comparison))
+    output.show(asdict(comparison) if as_json else comparison_lines(comparison))
 
 
 @app.command()
@@ -537,9 +551,10 @@ def sweep(
     with working(), runs_reported(len(plan.runs), log_json) as report:
         ended = train_all(plan, dataset.folder, out, report=report, jobs=jobs)
     failed = [one for one in ended if one.code]
-    _show([f"{len(ended) - len(failed)} of {len(ended)} runs finished", f"{out}  (open {out / 'sweep.html'})"])
+    output.show([f"{len(ended) - len(failed)} of {len(ended)} runs finished", f"{out}  (open {out / 'sweep.html'})"])
     if failed:
-        _end_with_failed(max(one.code for one in failed), f"{len(failed)} of {len(ended)} runs failed", out / "logs", log_json)
+        what = f"{len(failed)} of {len(ended)} runs failed"
+        output.end_with_failed(max(one.code for one in failed), what, out / "logs", log_json)
 
 
 @app.command()
@@ -558,10 +573,12 @@ def info(
         from gcnrec.runs.changes import changes
 
         found = changes(since, path)
-        _show({"since": str(since), "changes": [asdict(each) for each in found]} if as_json else change_lines(str(since), found))
+        output.show(
+            {"since": str(since), "changes": [asdict(each) for each in found]} if as_json else change_lines(str(since), found)
+        )
         return
     facts = describe(path)
-    _show(facts if as_json else figure_lines(facts))
+    output.show(facts if as_json else figure_lines(facts))
 
 
 @app.command()
@@ -605,7 +622,7 @@ def doctor(as_json: AsJson = False) -> None:
     from gcnrec.system.doctor import examine
 
     facts = examine()
-    _show(facts if as_json else figure_lines(facts))
+    output.show(facts if as_json else figure_lines(facts))
     raise typer.Exit(max((finding["exit_code"] for finding in facts["findings"]), default=0))
 
 
@@ -618,53 +635,3 @@ def _observed(as_json: bool, log_json: bool = False, metric: str = "") -> Iterat
         for text in take_warnings():
             observer.warn(text)
         yield observer
-
-
-def _key_types(texts: list[str]) -> dict[str, str]:
-    """`user=int64` as a key and its type."""
-    for text in texts:
-        if not all(text.rpartition("=")):
-            raise UsageError(f"--partition-type expects KEY=TYPE such as user=int64, got {text!r}")
-    return {text.rpartition("=")[0]: text.rpartition("=")[2] for text in texts}
-
-
-def _end_with_failed(code: int, what: str, logs: Path, log_json: bool) -> NoReturn:
-    """End a sweep with the exit code of its worst run."""
-    problem = DataError(f"{what}, their logs lie in {logs}; start the same command again to try them anew")
-    problem.exit_code = code
-    _report(problem, log_json)
-    raise typer.Exit(code)
-
-
-def _show(result: Any) -> None:
-    if isinstance(result, list):
-        print("\n".join(result))
-    else:
-        print(json.dumps(result, indent=2, default=str))
-
-
-def _deliver() -> None:
-    """End the command with an error where nothing took its results. A reader that left, as `head` does, had what it wanted."""
-    with suppress(OSError):
-        sys.stdout.flush()
-    problem = lost(1)
-    if problem and problem.errno not in _UNREAD:
-        remedy = os_remedy(
-            problem, "its files are whole; for its results, start it again with another stdout, and another --out if it has one"
-        )
-        _report(DataError(f"stdout took no results ({problem.strerror}); {remedy}"), log_json=False)
-        raise SystemExit(DataError.exit_code)
-
-
-def _report(problem: GcnrecError | Terminated, log_json: bool) -> None:
-    if log_json:
-        from gcnrec.reports.progress import log
-
-        log("error", "error", {"text": str(problem), "exit_code": problem.exit_code})
-    else:
-        print(_sentence(str(problem)), file=sys.stderr)
-
-
-def _sentence(text: str) -> str:
-    """A name or value of somebody's data may hold characters that control a terminal."""
-    return "gcnrec: " + "".join(each if each.isprintable() else "?" for each in text)

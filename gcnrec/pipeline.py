@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcnrec.config import Job
+from gcnrec.config import Data, Job
 from gcnrec.errors import DataError, Taken, UsageError, shown
 
 if TYPE_CHECKING:
     from gcnrec.loaders.on_demand import DataRequest
     from gcnrec.loaders.schema import Dataset
+    from gcnrec.results.backtest import Backtest, Windows
     from gcnrec.runs.folder import Run
     from gcnrec.system.observer import Observer
 
@@ -50,6 +51,20 @@ def run_job(job: Job, data: DataRequest, out: Path | None, resume: bool, observe
         metrics = evaluate_run(run, observer=observer)
         measure_baselines(run, observer)
         return metrics, write_report(run)
+
+
+def backtest_job(job: Job, request: DataRequest, windows: Windows, out: Path, observer: Observer) -> Backtest:
+    """Run `job` at several moments, as `gcnrec.results.backtest` says, into the folder `out`."""
+    from gcnrec.loaders.on_demand import DataRequest
+    from gcnrec.results.backtest import backtest
+    from gcnrec.runs.folder import open_run
+
+    def judge(data: Data, folder: Path) -> dict[str, Any]:
+        asked = DataRequest(data, request.job_path, None, request.data_root)
+        metrics, _ = run_job(job.model_copy(update={"data": data}), asked, folder, True, observer)
+        return {**metrics, "train": open_run(folder).dataset.graph.num_edges}
+
+    return backtest(request, windows, out, judge, job.evaluate.metric, observer)
 
 
 def _numbered(job: Job, dataset: Dataset, name: str, observer: Observer) -> Run:

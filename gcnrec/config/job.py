@@ -147,6 +147,8 @@ class Data(Section):
     """`cold_items`: share of the other items' interactions that is test as well, and as much again validation."""
     test_from: Moment | None = None
     """`temporal`: interactions at or after this time (a number in `time_unit`, or an ISO date) are the test set."""
+    test_until: Moment | None = None
+    """`temporal` with `test_from`: interactions from this time on are left out of everything."""
     seed: Seed = 0
     repeats: Literal["drop", "keep"] = "drop"
     keep_cold: bool = False
@@ -182,6 +184,8 @@ class Data(Section):
             raise ValueError(f"split = '{self.split}' makes its own test set; leave test out, or set split = 'given'")
         if self.test_from is not None and self.split not in (None, "temporal"):
             raise ValueError(f"test_from needs split = 'temporal', got split = '{self.split}'")
+        if self.test_until is not None and self.test_from is None:
+            raise ValueError("test_until needs test_from, where the test window begins")
         if self.warm_size and self.split != "cold_items":
             raise ValueError(f"warm_size needs split = 'cold_items', got split = '{self.split}'")
         if self.split in ("temporal", "leave_last") and not self.time:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from gcnrec.errors import shown
+from gcnrec.errors import UsageError, shown
 
 _MAX_PER = "'--max-per'"
 
@@ -80,6 +80,7 @@ PartitionType = Annotated[
 BehaviourColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="What was done: view, cart, buy.")]
 Target = Annotated[str | None, typer.Option(metavar="VALUE[,VALUE]", help="The behaviour to predict.")]
 KeepOther = Annotated[bool | None, typer.Option("--keep-other", help="Keep other behaviours of pairs that a split draws.")]
+TestUntil = Annotated[str | None, typer.Option(metavar="TIME", help="temporal: rows from then on are left out.")]
 KCore = Annotated[
     int | None, typer.Option(metavar="N", parser=integer, help="Drop nodes with fewer interactions, to a fixpoint.")
 ]
@@ -101,3 +102,11 @@ NewUsers = Annotated[Path | None, typer.Option(metavar="FILE", help="Pairs of us
 NewItems = Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")]
 Replace = Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")]
 IngestAgain = Annotated[bool, typer.Option("--force", help="Ingest [data] again, also over its folder.")]
+
+
+def key_types(texts: list[str]) -> dict[str, str]:
+    """`user=int64` as a key and its type."""
+    for text in texts:
+        if not all(text.rpartition("=")):
+            raise UsageError(f"--partition-type expects KEY=TYPE such as user=int64, got {text!r}")
+    return {text.rpartition("=")[0]: text.rpartition("=")[2] for text in texts}

@@ -9,6 +9,7 @@ from gcnrec.ranking.metrics import measured, split_name
 from gcnrec.reports.figures import plain
 
 if TYPE_CHECKING:
+    from gcnrec.results.backtest import Backtest
     from gcnrec.results.compare import Comparison
     from gcnrec.runs.changes import Change
 
@@ -53,6 +54,15 @@ def comparison_lines(comparison: Comparison) -> list[str]:
                 cells.append((row.metric, *figures))
         lines += ["", run, *columns(cells)]
     return lines
+
+
+def backtest_lines(found: Backtest) -> list[str]:
+    """A row per test window, and the mean of the metric over windows."""
+    cells = [("test from", "until", "train", "users", found.metric, "95% interval")]
+    for cut in found.cuts:
+        interval = f"{cut.low:.4f} to {cut.high:.4f}" if cut.low is not None and cut.high is not None else ""
+        cells.append((cut.test_from, cut.test_until, f"{cut.train:,}", f"{cut.users:,}", f"{cut.value:.4f}", interval))
+    return [*columns(cells), f"mean {found.metric} of {len(found.cuts)} windows: {found.mean:.4f}"]
 
 
 def change_lines(earlier: str, found: Sequence[Change]) -> list[str]:

@@ -12,13 +12,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gcnrec.config import Data
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.ingest import behaviours, pairs, splits
 from gcnrec.loaders.ingest.columns import parse_time
 from gcnrec.loaders.ingest.heldout import Parts, Report, drop_cold, drop_repeats, write_held_out
 from gcnrec.loaders.ingest.leakage import report_leakage
 from gcnrec.loaders.ingest.numbering import Ids
-from gcnrec.loaders.ingest.rows import Rows, count_high, count_low, sort_rows
+from gcnrec.loaders.ingest.rows import Rows, count_codes, count_high, count_low, sort_rows
 from gcnrec.loaders.schema import behaviour_prefix, write_vocabulary
 from gcnrec.system.scratch import Scratch, new_npy
 
@@ -163,11 +163,25 @@ def _codes(rows: Rows, staged: Staged, data: Data, split: str, scratch: Scratch,
         if data.test_from is None
         else parse_time(data.test_from, data.time_unit, staged.ticks)
     )
+    test_until = _last_tick(data, test_from, staged.ticks)
     valid_from = splits.time_at(rows.times_E, valid_size, test_from) if valid_size else test_from
     report.entries.update(valid_from_s=valid_from / staged.ticks, test_from_s=test_from / staged.ticks)
     codes = sorted_pairs.codes()
-    splits.temporal(rows.times_E, valid_from, test_from, codes)
+    splits.temporal(rows.times_E, valid_from, test_from, test_until, codes)
+    if data.test_until is not None:
+        left_out = count_codes(codes, splits.LATER)
+        report.count("after_test", left_out, f"{{}} rows from {data.test_until} on left out")
     return codes
+
+
+def _last_tick(data: Data, test_from: int, ticks: int) -> int:
+    """The last tick of test. UsageError for a window that ends before it begins."""
+    if data.test_until is None:
+        return np.iinfo(np.int64).max
+    last = parse_time(data.test_until, data.time_unit, ticks) - 1
+    if last < test_from:
+        raise UsageError(f"test_until must be later than test_from, got {data.test_until!r} and {data.test_from!r}")
+    return last
 
 
 def _k_core(rows: Rows, staged: Staged, k: int, scratch: Scratch, report: Report) -> Rows:

@@ -17,7 +17,7 @@ from gcnrec.loaders.ingest.rows import Rows, count_high, count_low, count_until,
 from gcnrec.random import Stage, two_u64
 from gcnrec.system.scratch import Scratch
 
-TRAIN, VALID, TEST = 0, 1, 2
+TRAIN, VALID, TEST, LATER = 0, 1, 2, 3
 _TEST_STEP, _VALID_STEP, _COLD_STEP = 0, 1, 2
 _SPLIT = int(Stage.SPLIT)
 _DRAWN = 2**16
@@ -63,10 +63,12 @@ def leave_last(pairs: SortedPairs, times_E: NDArray[np.int64], valid: bool) -> N
 
 
 @numba.njit(parallel=True, cache=True)
-def temporal(times_E, valid_from, test_from, parts):  # type: ignore[no-untyped-def]
-    """TEST from `test_from` on, VALID from `valid_from` up to there."""
+def temporal(times_E, valid_from, test_from, test_until, parts):  # type: ignore[no-untyped-def]
+    """TEST from `test_from` on, VALID from `valid_from` up to there; LATER, no part at all, after `test_until`."""
     for row in numba.prange(len(times_E)):
-        if times_E[row] >= test_from:
+        if times_E[row] > test_until:
+            parts[row] = LATER
+        elif times_E[row] >= test_from:
             parts[row] = TEST
         elif times_E[row] >= valid_from:
             parts[row] = VALID

@@ -27,8 +27,8 @@ SURFACE = {
     "check": "JOB.toml --data --data-root --force --json --resolved --set",
     "ingest": "CARD.toml --behaviour --data-root --duplicates --force --item --item-features --json --k-core --keep-cold "
     "--keep-other --log-json --max-id-bytes --memory-limit --min-rating --name --out --partition-type --rating --repeats --seed "
-    "--split --target --test --test-from --test-size --text-width --time --time-unit --train --user --user-features --valid "
-    "--valid-size --warm-size --weight --where --where-test",
+    "--split --target --test --test-from --test-size --test-until --text-width --time --time-unit --train --user "
+    "--user-features --valid --valid-size --warm-size --weight --where --where-test",
     "train": "JOB.toml --data --json --log-json --out --resume --set",
     "evaluate": "RUN --json --k --log-json --memory-limit --seen --segments --split",
     "recommend": "RUN --attributes --candidates --diversity --exclude --fallback --force --items --json --k --log-json --max-per "
@@ -36,6 +36,7 @@ SURFACE = {
     "similar": "RUN --among --exclude --force --items --json --k --log-json --memory-limit --new-items --new-users --out --users",
     "score": "RUN --force --json --log-json --memory-limit --new-items --new-users --out --pairs --seen",
     "export": "RUN --format --index --json --k --out",
+    "backtest": "JOB.toml --cuts --data-root --every --json --log-json --out --set",
     "compare": "BASE RUN... --json",
     "sweep": "GRID.toml --data --data-root --force --jobs --log-json --out --set",
     "info": "PATH --json --since",

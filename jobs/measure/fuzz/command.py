@@ -18,10 +18,10 @@ PRINTED_BYTES = 2**24
 
 def call(arguments: list[str]) -> tuple[int, str, str, str]:
     """Exit code, stdout and stderr of a command line, native libraries' too, and the reason of an `Unforeseen`."""
-    from gcnrec import cli
+    from gcnrec.console import output
 
     unforeseen: list[str] = []
-    report = cli._report
+    report = output.report
 
     def noted(problem: Any, *more: Any, **named: Any) -> None:
         if type(problem).__name__ == "Unforeseen":
@@ -30,7 +30,7 @@ def call(arguments: list[str]) -> tuple[int, str, str, str]:
 
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, redirected(out.fileno(), err.fileno()):
         try:
-            cli._report = noted
+            output.report = noted
             command_line()(arguments)
             code: Any = 0
         except SystemExit as end:
@@ -39,7 +39,7 @@ def call(arguments: list[str]) -> tuple[int, str, str, str]:
             code = 1
             print(f"Traceback: {type(problem).__name__}: {problem} {place_of(problem)}", file=sys.stderr)
         finally:
-            cli._report = report
+            output.report = report
         sys.stderr.flush()
         sys.stdout.flush()
         out.seek(0)

@@ -1,0 +1,58 @@
+"""What a command prints: its result on stdout, an expected error as one sentence on stderr."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gcnrec.errors import DataError, GcnrecError, Terminated, os_remedy
+from gcnrec.storage.streams import lost
+
+_UNREAD = (errno.EPIPE, errno.EBADF)
+"""How a stdout is lost whose reader has all it wants, as `head` has, or that there was none of."""
+
+
+def end_with_failed(code: int, what: str, logs: Path, log_json: bool) -> NoReturn:
+    """End a sweep with the exit code of its worst run."""
+    problem = DataError(f"{what}, their logs lie in {logs}; start the same command again to try them anew")
+    problem.exit_code = code
+    report(problem, log_json)
+    raise SystemExit(code)
+
+
+def show(result: Any) -> None:
+    if isinstance(result, list):
+        print("\n".join(result))
+    else:
+        print(json.dumps(result, indent=2, default=str))
+
+
+def deliver() -> None:
+    """End the command with an error where nothing took its results. A reader that left, as `head` does, had what it wanted."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    problem = lost(1)
+    if problem and problem.errno not in _UNREAD:
+        remedy = os_remedy(
+            problem, "its files are whole; for its results, start it again with another stdout, and another --out if it has one"
+        )
+        report(DataError(f"stdout took no results ({problem.strerror}); {remedy}"), log_json=False)
+        raise SystemExit(DataError.exit_code)
+
+
+def report(problem: GcnrecError | Terminated, log_json: bool) -> None:
+    if log_json:
+        from gcnrec.reports.progress import log
+
+        log("error", "error", {"text": str(problem), "exit_code": problem.exit_code})
+    else:
+        print(sentence(str(problem)), file=sys.stderr)
+
+
+def sentence(text: str) -> str:
+    """A name or value of somebody's data may hold characters that control a terminal."""
+    return "gcnrec: " + "".join(each if each.isprintable() else "?" for each in text)
