@@ -307,6 +307,13 @@ def evaluate(
         Literal["target", "all", "none"] | None,
         typer.Option(metavar="target|all|none", help="What lists leave out; default the job's evaluate.seen."),
     ] = None,
+    lists: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Judge these lists of another system, and leave the run as it is.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", parser=place_to_write, help="With --lists: metrics of each user, for compare.")
+    ] = None,
+    force: Replace = False,
     memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
     log_json: LogJson = False,
@@ -316,11 +323,17 @@ def evaluate(
 
     lengths = list_lengths(k)
     from gcnrec.reports.text import metric_lines
-    from gcnrec.results.evaluate import evaluate_run
+    from gcnrec.results.evaluate import evaluate_lists, evaluate_run
+    from gcnrec.results.given.lists import table_of
     from gcnrec.runs.folder import open_run
 
+    if lists is None and (out is not None or force):
+        raise UsageError("--out and --force belong to --lists; metrics of the run go into its folder")
     with _observed(as_json, log_json) as observer:
-        metrics = evaluate_run(open_run(run, observer), split, lengths, segments, observer, memory_limit, seen)
+        if lists is None:
+            metrics = evaluate_run(open_run(run, observer), split, lengths, segments, observer, memory_limit, seen)
+        else:
+            metrics = evaluate_lists(open_run(run, observer), lists, table_of(out, segments, force), split, lengths, seen)
     output.show(metrics if as_json else metric_lines(metrics))
 
 
@@ -491,16 +504,18 @@ def backtest(
 @app.command()
 def compare(
     base: Annotated[Path, typer.Argument(metavar="BASE", help="The run to compare with.")],
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The runs to compare.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or files of 'evaluate --lists'.")],
     as_json: AsJson = False,
 ) -> None:
     """Differences per metric with paired bootstrap intervals and Holm's p-values; same data and users or refused."""
     from gcnrec.reports.text import comparison_lines
     from gcnrec.results.compare import compare as contrast
+    from gcnrec.results.given.lists import open_judged
     from gcnrec.runs.folder import open_run
 
     with _observed(as_json) as observer:
-        comparison = contrast(open_run(base, observer), [open_run(run, observer) for run in runs])
+        others = [open_judged(run) if run.is_file() else open_run(run, observer) for run in runs]
+        comparison = contrast(open_run(base, observer), others)
     output.show(asdict(comparison) if as_json else comparison_lines(comparison))
 
 

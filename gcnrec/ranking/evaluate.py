@@ -107,7 +107,12 @@ def held_out_of(scorer: Scorer, held_out: Interactions) -> tuple[Csr, NDArray[np
             f"a scorer must know {num_users} users and {num_items} items, this one knows {scorer.num_users} and "
             f"{scorer.num_items}; evaluate a run with the dataset folder it was trained on"
         )
-    held = csr_from_edges(held_out.users_E, held_out.items_E, num_users, num_items)
+    return held_lists(held_out)
+
+
+def held_lists(held_out: Interactions) -> tuple[Csr, NDArray[np.int32]]:
+    """User -> held-out items, and the users with any, int32 (H). DataError for none."""
+    held = csr_from_edges(held_out.users_E, held_out.items_E, len(held_out.user_ids), len(held_out.item_ids))
     users_H = np.flatnonzero(held.degrees).astype(np.int32)
     if not len(users_H):
         raise DataError("no user has held-out items, so nothing can be measured; ingest with a test or validation split")

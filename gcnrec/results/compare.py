@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.ranking.evaluate import metric_columns
 from gcnrec.ranking.metrics import bootstrap_intervals, holm, sign_flip_p_values
 from gcnrec.results.evaluate import Split, refuse_what_it_was_trained_on
+from gcnrec.results.given.lists import JudgedLists
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import evaluate_command, per_user_path
 from gcnrec.runs.per_user import read_per_user
@@ -52,7 +54,7 @@ class Comparison:
 
 def compare(
     base: Run,
-    others: Sequence[Run],
+    others: Sequence[Run | JudgedLists],
     split: Split = "test",
     bootstrap: int = 2000,
     permutations: int = 10_000,
@@ -66,7 +68,8 @@ def compare(
     if not others:
         raise UsageError("a comparison needs at least one run to compare with the base, none was given")
     for run in (base, *others):
-        refuse_what_it_was_trained_on(run, split)
+        if not isinstance(run, JudgedLists):
+            refuse_what_it_was_trained_on(run, split)
     tables = [_per_user(run, split) for run in (base, *others)]
     for run, table in zip(others, tables[1:], strict=True):
         _check_same(base, tables[0], run, table)
@@ -80,7 +83,7 @@ def compare(
     holm_RM = holm(p_RM.ravel()).reshape(p_RM.shape)
     rows = tuple(
         Difference(
-            run=str(run.folder),
+            run=str(_place(run)),
             metric=metric,
             base=float(values_RHM[0][:, m].mean()),
             value=float(values_RHM[r + 1][:, m].mean()),
@@ -96,7 +99,17 @@ def compare(
     return Comparison(str(base.folder), split, len(tables[0]), TEST, rows)
 
 
-def _per_user(run: Run, split: Split) -> pa.Table:
+def _place(run: Run | JudgedLists) -> Path:
+    return run.path if isinstance(run, JudgedLists) else run.folder
+
+
+def _per_user(run: Run | JudgedLists, split: Split) -> pa.Table:
+    if isinstance(run, JudgedLists):
+        if run.split != split:
+            raise UsageError(
+                f"{run.path} judges {run.split}, and runs are compared on {split}; judge the lists with --split {split}"
+            )
+        return run.table
     path = per_user_path(run.folder, split)
     if not path.is_file():
         raise UsageError(f"{run.folder} has no {path.name}; run '{evaluate_command(run.folder, split)}' first")
@@ -117,22 +130,22 @@ def _seen_of(run: Run, table: pa.Table) -> str:
     return "all" if said is None else said.decode(errors="replace")
 
 
-def _check_same(base: Run, base_table: pa.Table, run: Run, table: pa.Table) -> None:
-    digests = [base.dataset.digest, run.dataset.digest]
+def _check_same(base: Run, base_table: pa.Table, run: Run | JudgedLists, table: pa.Table) -> None:
+    own, place = run.digest if isinstance(run, JudgedLists) else run.dataset.digest, _place(run)
+    digests = [base.dataset.digest, own]
     if digests[0] != digests[1]:
         raise DataError(
-            f"{base.folder} and {run.folder} must be measured on the same dataset, their digests are {digests[0][:12]} "
+            f"{base.folder} and {place} must be measured on the same dataset, their digests are {digests[0][:12]} "
             f"and {digests[1][:12]}; train and evaluate both on one dataset folder"
         )
-    rules = [_seen_of(base, base_table), _seen_of(run, table)]
+    rules = [_seen_of(base, base_table), run.seen if isinstance(run, JudgedLists) else _seen_of(run, table)]
     if rules[0] != rules[1]:
         raise DataError(
-            f"{base.folder} and {run.folder} must be measured by lists that leave the same items out, evaluate.seen is "
+            f"{base.folder} and {place} must be measured by lists that leave the same items out, evaluate.seen is "
             f"{rules[0]!r} and {rules[1]!r}; evaluate both with one --seen"
         )
     for name, what in (("user", "users"), ("num_held_out", "held-out items")):
         if not base_table.column(name).equals(table.column(name)):
             raise DataError(
-                f"{base.folder} and {run.folder} must be measured on the same {what}, their per-user files differ; "
-                "evaluate both again"
+                f"{base.folder} and {place} must be measured on the same {what}, their per-user files differ; evaluate both again"
             )

@@ -25,7 +25,9 @@ from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.seen import SeenRule, judged_pairs, seen_items, seen_rule
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.results.given.id_files import columns_of, open_ids
+from gcnrec.results.given.lists import judged, read_lists, write_judged
 from gcnrec.results.memory_bounds import evaluation_bytes, most_items, segment_bytes, users_per_chunk
+from gcnrec.results.outputs import Output
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import append_event
 from gcnrec.runs.folder import Run, writing
@@ -89,6 +91,27 @@ def evaluate_run(
         if run.job.model.name != "popularity":  # whose lists are meant to be the same
             warn_of_one_list(run.folder, scorer, observer, chunk)
         return document
+
+
+def evaluate_lists(
+    run: Run, lists: Path, out: Output, split: Split = "test", ks: Sequence[int] | None = None, seen: SeenRule | None = None
+) -> dict[str, Any]:
+    """Judge lists of another system on the held-out pairs of `run` and return their metrics; per-user metrics go to `out`.
+
+    `lists`: Parquet or CSV with a user and an item in each row (`gcnrec.results.given.lists`). `seen` as of `evaluate_run`.
+    Nothing of the run is written. Raises DataError for a file that cannot be used.
+    """
+    dataset, settings = run.dataset, run.job.evaluate
+    rule = seen_rule(seen, dataset) if seen else rule_of(run)
+    given = read_lists(dataset, lists)
+    held = HeldOutSplit.of(judged_pairs(rule, dataset, split), dataset.graph, seen_items(rule, dataset, split))
+    measures = Measures(tuple(ks or settings.k), settings.bootstrap, run.job.train.seed, settings.tilt)
+    result, hidden = judged(given, held, measures)
+    with atomic_file(out.path) as path:
+        write_judged(path, result.per_user, split, dataset.digest, rule)
+    counts = {"unknown_users": given.unknown_users, "repeated": given.repeated, "seen_items": hidden}
+    document: dict[str, Any] = {"split": split, "users": len(result.per_user), "seen": rule, **result.metrics}
+    return document | {"intervals": result.intervals, "dropped": {key: value for key, value in counts.items() if value}}
 
 
 def measure_baselines(run: Run, observer: Observer = SILENT) -> None:

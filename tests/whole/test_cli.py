@@ -30,7 +30,7 @@ SURFACE = {
     "--split --target --test --test-from --test-size --test-until --text-width --time --time-unit --train --user "
     "--user-features --valid --valid-size --warm-size --weight --where --where-test",
     "train": "JOB.toml --data --json --log-json --out --resume --set",
-    "evaluate": "RUN --json --k --log-json --memory-limit --seen --segments --split",
+    "evaluate": "RUN --force --json --k --lists --log-json --memory-limit --out --seen --segments --split",
     "recommend": "RUN --attributes --candidates --diversity --exclude --fallback --force --items --json --k --log-json --max-per "
     "--memory-limit --new-items --new-users --out --seen --users",
     "similar": "RUN --among --exclude --force --items --json --k --log-json --memory-limit --new-items --new-users --out --users",
