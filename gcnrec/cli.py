@@ -23,6 +23,7 @@ from gcnrec.console.arguments import (
     BehaviourColumn,
     DataFolder,
     DataRoot,
+    DecayDays,
     Force,
     IngestAgain,
     JobFile,
@@ -223,7 +224,8 @@ def ingest(
     item: Annotated[str | None, typer.Option(metavar="COLUMN", help="Item ids.")] = None,
     time: Annotated[str | None, typer.Option(metavar="COLUMN", help="When it happened.")] = None,
     time_unit: Annotated[str | None, typer.Option(metavar="s|ms|us|ns", help="Unit of a numeric time.")] = None,
-    weight: Annotated[str | None, typer.Option(metavar="COLUMN", help="Scales the loss of an interaction.")] = None,
+    weight: Annotated[str | None, typer.Option(metavar="COLUMN|SQL", help="Scales the loss of an interaction.")] = None,
+    decay_days: DecayDays = None,
     behaviour: BehaviourColumn = None,
     target: Target = None,
     keep_other: KeepOther = None,
@@ -257,9 +259,8 @@ def ingest(
     from gcnrec.loaders.on_demand import ingest_flags
     from gcnrec.reports.text import dataset_lines
 
-    given = _given(ctx) | ({"partition_type": key_types(partition_type)} if partition_type else {})
     with _observed(as_json, log_json) as observer:
-        dataset = ingest_flags(card, given, out, data_root=data_root, force=force, observer=observer)
+        dataset = ingest_flags(card, _given(ctx), out, data_root=data_root, force=force, observer=observer)
     output.show(dataset.info if as_json else dataset_lines(dataset.info))
 
 
@@ -267,8 +268,10 @@ def _given(ctx: typer.Context) -> dict[str, Any]:
     """The options that are keys of `[data]` and were given."""
     from gcnrec.config import Data
 
-    keys = set(Data.model_fields) - {"card"}
-    return {name: value for name, value in ctx.params.items() if name in keys and value not in (None, ())}
+    keys = set(Data.model_fields) - {"card", "partition_type"}
+    given = {name: value for name, value in ctx.params.items() if name in keys and value not in (None, ())}
+    declared = ctx.params.get("partition_type")
+    return given | ({"partition_type": key_types(declared)} if declared else {})
 
 
 @app.command()

@@ -30,7 +30,18 @@ from gcnrec.loaders.files.common_types import is_bytes, is_text
 from gcnrec.loaders.files.id_columns import id_types, key_types
 from gcnrec.loaders.ingest.behaviours import Kinds
 from gcnrec.loaders.ingest.build import Staged, build, split_of
-from gcnrec.loaders.ingest.columns import BEHAVIOUR, ITEM, RATING, TIME, USER, WEIGHT, Columns, read_columns, time_advice
+from gcnrec.loaders.ingest.columns import (
+    BEHAVIOUR,
+    ITEM,
+    RATING,
+    TIME,
+    USER,
+    WEIGHT,
+    Columns,
+    is_expression,
+    read_columns,
+    time_advice,
+)
 from gcnrec.loaders.ingest.heldout import Report
 from gcnrec.loaders.ingest.inputs import BATCH_ROWS, Input, open_input
 from gcnrec.loaders.ingest.rows import Rows
@@ -151,6 +162,8 @@ class _File:
     source: Input
     columns: Columns
     where: Bound | None
+    weight: Bound | None = None
+    """An expression that weighs a row."""
 
     @property
     def rows(self) -> int:
@@ -184,10 +197,14 @@ def _open_all(data: Data, data_root: Path | None, conditions: dict[str, Conditio
     allowed = Allowed(limit, longest, _FILTERED_ROWS) if conditions else Allowed(limit, longest)
     sources = {role: open_input(text, data_root, keys, allowed) for role, text in texts.items() if text}
     ids = id_types(list(sources.values()), data)
+    if is_expression(data.weight, sources["train"]):
+        conditions = {**conditions, "weight": parse_condition(str(data.weight), key="weight")}
     for role, source in sources.items():
         where = _bound(role, source, conditions, report)
-        columns = read_columns(source, data, where, ids, files[0].columns if files else None)
-        files.append(_File(role, source, columns, where))
+        weight = _weighing(role, source, conditions, len(where.columns) if where else 0)
+        given = [condition for condition in (where, weight) if condition]
+        columns = read_columns(source, data, given, ids, "weight" in conditions, files[0].columns if files else None)
+        files.append(_File(role, source, columns, where, weight))
     return files
 
 
@@ -211,6 +228,17 @@ def _bound(role: str, source: Input, conditions: dict[str, Condition], report: R
     for name in {path[0] for path in where.references}.intersection(names):
         source.field(name)  # refuses a column without a common type
     return bind(where, schema, source.text)
+
+
+def _weighing(role: str, source: Input, conditions: dict[str, Condition], first: int) -> Bound | None:
+    """The expression that weighs rows of one input; None without one, and for held-out files without its columns."""
+    weight = conditions.get("weight")
+    if weight is None or (role != "train" and weight.missing(source.dataset.schema.names) is not None):
+        return None
+    bound = bind(weight, source.dataset.schema, source.text, first=first)
+    for path in bound.columns.values():
+        source.field(".".join(path))  # refuses a column without a common type
+    return bound
 
 
 @contextmanager
@@ -238,7 +266,9 @@ def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> 
         connection.execute("BEGIN")  # of one transaction, in which every file has the same now()
         _note_moment(connection, data, report)
         for file in files:
-            extra = [column for column in (TIME, WEIGHT) if column in file.columns.expressions]
+            extra = [
+                column for column in (TIME, WEIGHT) if column in file.columns.expressions or (column == WEIGHT and file.weight)
+            ]
             ratings, size = _Ratings(), file.batch_rows(scratch.limit)
             kinds[file.role] = _kinds_of(file, data, scratch)
             with _explained(file):
@@ -348,13 +378,15 @@ def _kept(
     """`columns` of the rows of `reader` that meet the file's condition and whose rating counts, about `size` rows at a time."""
     is_rated = RATING in file.columns.expressions
     batches: Iterable[pa.RecordBatch] = reader
-    if file.where:
+    if file.where or file.weight:
         connection.register(_IN, reader)
-        wanted = ", ".join([*columns, RATING] if is_rated else columns)
-        batches = connection.sql(f"SELECT {wanted} FROM {_IN} WHERE {file.where.sql}").to_arrow_reader(size)
+        weight = f"CAST({file.weight.sql} AS FLOAT) AS {WEIGHT}" if file.weight else WEIGHT
+        wanted = ", ".join(weight if column == WEIGHT else column for column in ([*columns, RATING] if is_rated else columns))
+        condition = file.where.sql if file.where else "true"
+        batches = connection.sql(f"SELECT {wanted} FROM {_IN} WHERE {condition}").to_arrow_reader(size)
     for batch in batches:
         yield (ratings.counting(batch) if is_rated else batch).select(columns)
-    if file.where:
+    if file.where or file.weight:
         connection.unregister(_IN)
 
 

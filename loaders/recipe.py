@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gcnrec.config import Data
+from gcnrec.errors import UsageError
+from gcnrec.loaders.conditions.condition import parse_condition
 from gcnrec.loaders.ingest.listing import listed
 
 PATHS = ("train", "test", "valid", "item_features", "user_features")
@@ -48,8 +50,18 @@ def inputs_of(data: Data, data_root: Path | None, pinned: Collection[str] = ()) 
 
 
 def conditions_of(data: Data) -> list[str]:
-    """The SQL conditions on rows."""
-    return [value for key, value in data.model_dump(exclude_none=True).items() if key.startswith("where")]
+    """The SQL conditions on rows, and an expression of a weight that may call for the moment."""
+    texts = [value for key, value in data.model_dump(exclude_none=True).items() if key.startswith("where")]
+    return texts + ([data.weight] if data.weight and _is_sql(data.weight) else [])
+
+
+def _is_sql(weight: str) -> bool:
+    """Whether a weight may be an expression; the name of a column that reads like one has no effect here."""
+    try:
+        parse_condition(weight, key="weight")
+    except UsageError:
+        return False
+    return True
 
 
 def first_change(before: Inputs, now: Inputs) -> str:

@@ -115,6 +115,12 @@ def load(name: str, graph: BipartiteGraph, path: Path) -> ClosedFormScorer:
     return read(_read_by(name, graph), tensors)
 
 
+def load_partner(name: str, graph: BipartiteGraph, path: Path) -> Scorer:
+    """`load`, as the model ranks in a mixture."""
+    scorer = load(name, graph, path)
+    return scorer.alone if isinstance(scorer, pending.PendingScorer) else scorer
+
+
 def _read_by(name: str, graph: BipartiteGraph) -> BipartiteGraph:
     """What the model `name` reads of the graph of a data set."""
     return graph if name in _OF_THE_TARGET else graph.union

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from gcnrec.closed_forms import closed_form
-from gcnrec.closed_forms.closed_form import ClosedFormScorer
 from gcnrec.closed_forms.mixture import MixtureScorer, Part, Shares, Softmax
 from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph
@@ -69,12 +68,12 @@ def partner_path(folder: Path, name: str) -> Path:
     return folder / "mixture" / f"{name}.safetensors"
 
 
-def load_partners(mixture: Mixture, folder: Path, graph: BipartiteGraph) -> dict[str, ClosedFormScorer]:
+def load_partners(mixture: Mixture, folder: Path, graph: BipartiteGraph) -> dict[str, Scorer]:
     """The mixture's partners by name, mapped from the run's `folder`; `graph`: what the final model was trained on.
 
     DataError when a partner's file is missing or damaged.
     """
-    return {name: closed_form.load(name, graph, partner_path(folder, name)) for name in mixture.partners}
+    return {name: closed_form.load_partner(name, graph, partner_path(folder, name)) for name in mixture.partners}
 
 
 def mixture_scorer(mixture: Mixture, trained: Scorer, partners: Mapping[str, Scorer]) -> Scorer:

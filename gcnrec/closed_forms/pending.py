@@ -8,7 +8,7 @@ Letters: U users, I items, E pairs that are pending, B users of a chunk.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,6 +34,11 @@ class PendingScorer(GraphScorer):
     pending: Csr
     values_E: NDArray[np.float32]
     shares_I: torch.Tensor
+
+    @property
+    def alone(self) -> PendingScorer:
+        """The same without popular items: what it has to say in a mixture, where others rank the rest."""
+        return replace(self, shares_I=torch.zeros_like(self.shares_I))
 
     def prepare(self, users_B: NDArray[np.int32]) -> torch.Tensor:
         """All scores of the chunk, float32 (B, I)."""

@@ -122,6 +122,9 @@ class Data(Section):
     time: Text | None = None
     time_unit: Literal["s", "ms", "us", "ns"] = "s"
     weight: Text | None = None
+    """A column of numbers, or an SQL expression of a row such as `case event when 'buy' then 8 else 1 end`."""
+    decay_days: Positive | None = None
+    """Days before the newest train interaction after which an interaction weighs half. It needs `time`."""
     behaviour: Text | None = None
     """The column that says what a user did with an item, such as view, cart or buy. Rows of all its values become graphs over
     the same users and items."""
@@ -174,6 +177,8 @@ class Data(Section):
             raise ValueError("rating needs min_rating, the least rating that counts; leave rating out to keep every row")
         if self.behaviour is not None and self.target is None:
             raise ValueError("behaviour needs target, the values of that column to predict, such as target = 'buy'")
+        if self.decay_days is not None and not self.time:
+            raise ValueError("decay_days needs time, the column that says how old an interaction is")
         if self.target is not None and self.behaviour is None:
             raise ValueError("target needs behaviour, the column that says what a user did with an item")
         if self.where_test is not None and not (self.test or self.valid):

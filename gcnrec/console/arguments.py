@@ -81,6 +81,7 @@ BehaviourColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="Wha
 Target = Annotated[str | None, typer.Option(metavar="VALUE[,VALUE]", help="The behaviour to predict.")]
 KeepOther = Annotated[bool | None, typer.Option("--keep-other", help="Keep other behaviours of pairs that a split draws.")]
 TestUntil = Annotated[str | None, typer.Option(metavar="TIME", help="temporal: rows from then on are left out.")]
+DecayDays = Annotated[float | None, typer.Option(metavar="DAYS", parser=number, help="An interaction this old weighs half.")]
 KCore = Annotated[
     int | None, typer.Option(metavar="N", parser=integer, help="Drop nodes with fewer interactions, to a fixpoint.")
 ]

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 import torch
 
 from gcnrec.closed_forms import closed_form
-from gcnrec.closed_forms.closed_form import ClosedFormScorer
 from gcnrec.closed_forms.mixture_files import Mixture, load_partners, mixture_scorer, partner_path
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
@@ -112,7 +111,7 @@ class Run:
         """The closed forms that the run mixes in, and the weights; None without a mixture."""
         return RunContents(self.folder).mixture
 
-    def partners(self, mixture: Mixture, graph: BipartiteGraph) -> dict[str, ClosedFormScorer]:
+    def partners(self, mixture: Mixture, graph: BipartiteGraph) -> dict[str, Scorer]:
         """The verified partners of the run's `mixture` by name, mapped; `graph`: what they score users by. DataError as of it."""
         check_whole(self.folder, [partner_path(self.folder, name) for name in mixture.partners])
         return load_partners(mixture, self.folder, graph)

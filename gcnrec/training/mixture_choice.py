@@ -182,7 +182,7 @@ def _fitted(work: Work, name: str) -> Scorer:
     if not path.is_file():
         _fit(work, name, work.dataset.graph, path)
     check(work.folder, [path])
-    return closed_form.load(name, work.dataset.graph, path)
+    return closed_form.load_partner(name, work.dataset.graph, path)
 
 
 def _auto_names(graph: BipartiteGraph) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from gcnrec.bench.harness import write_record
 from gcnrec.closed_forms import closed_form
 from gcnrec.closed_forms.mixture import MixtureScorer, Shares
+from gcnrec.closed_forms.pending import PendingScorer
 from gcnrec.config import Job
 from gcnrec.config.job import Model
 from gcnrec.loaders.schema import Dataset, open_dataset
@@ -94,7 +95,9 @@ def _fitted(name: str, dataset: Dataset) -> Scorer:
 
 
 def _pending_first(dataset: Dataset) -> Scorer:
-    return MixtureScorer((Shares(_fitted("pending", dataset)), Shares(_fitted("itemknn", dataset))), (1.0, _BEHIND))
+    pending = closed_form.fit("pending", dataset.graph, Model(), 0)
+    assert isinstance(pending, PendingScorer)
+    return MixtureScorer((Shares(pending.alone), Shares(_fitted("itemknn", dataset))), (1.0, _BEHIND))
 
 
 def _row(rule: str, name: str, values: dict[str, dict[str, NDArray[np.float64]]]) -> dict[str, Any]:

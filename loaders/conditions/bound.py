@@ -41,8 +41,10 @@ class Bound:
         return _in_names_of_the_file(message, {path: name for name, path in self.columns.items()})
 
 
-def bind(condition: Condition, schema: pa.Schema, source: str, parser: duckdb.DuckDBPyConnection | None = None) -> Bound:
-    """Bind `condition` to columns of `schema`, of the input that messages call `source`.
+def bind(
+    condition: Condition, schema: pa.Schema, source: str, parser: duckdb.DuckDBPyConnection | None = None, first: int = 0
+) -> Bound:
+    """Bind `condition` to columns of `schema`, of the input that messages call `source`; names of ours count from `first`.
 
     A `locked` connection works out the types, one of its own unless `parser` is given.
 
@@ -51,7 +53,7 @@ def bind(condition: Condition, schema: pa.Schema, source: str, parser: duckdb.Du
     """
     paths = [path for path in condition.references if path[0] in schema.names or path[0].lower() not in CLOCKS]
     fields = {path: _field(condition, schema, path, source) for path in paths}
-    names = {path: f"{OWN}{number}" for number, path in enumerate(paths)}
+    names = {path: f"{OWN}{number}" for number, path in enumerate(paths, start=first)}
     halves = {path for path, field in fields.items() if pa.types.is_float16(field.type)}
     columns = [(names[path], pa.float32() if path in halves else field.type) for path, field in fields.items()] or [
         (_NONE, pa.bool_())

@@ -23,6 +23,7 @@ from gcnrec.loaders.schema import behaviour_prefix, write_vocabulary
 from gcnrec.system.scratch import Scratch, new_npy
 
 _TIMES_CHUNK = 2**17
+_DAY_SECONDS = 86_400
 _IDS_CHUNK = 2**16
 _IDS_BYTES = 2**23
 """Of ids that are written at a time, where fewer than a chunk take as many."""
@@ -132,6 +133,8 @@ def _split(staged: Staged, data: Data, split: str, moments: behaviours.Moments, 
         if name in staged.files:
             part = sort_rows(staged.files.pop(name), staged.num_users, staged.num_items, scratch)
         moments.lower(name, part)
+        if name == "train" and data.decay_days:
+            _decay(part, data.decay_days, staged.ticks)
         merged[name] = pairs.merge(part, data.duplicates, scratch)
         repeated = len(part) - len(merged[name])
         report.count(f"duplicates_{name}", repeated, f"{{}} repeated pairs merged in {name}")
@@ -143,6 +146,17 @@ def _split(staged: Staged, data: Data, split: str, moments: behaviours.Moments, 
     if data.k_core > 1 and after:
         merged["train"] = _k_core(merged["train"], staged, data.k_core, scratch, report)
     return Parts(merged["train"], merged["valid"], merged["test"])
+
+
+def _decay(rows: Rows, days: float, ticks: int | None) -> None:
+    """Halve weights, in place, for each `days` that a row is older than the newest one."""
+    if rows.times_E is None or rows.weights_E is None or not len(rows):
+        return
+    span = days * _DAY_SECONDS * (ticks or 1)
+    newest = int(rows.times_E.max())
+    for first in range(0, len(rows), _TIMES_CHUNK):
+        chunk = slice(first, first + _TIMES_CHUNK)
+        rows.weights_E[chunk] *= np.exp2((rows.times_E[chunk] - newest) / span).astype(np.float32)
 
 
 def _codes(rows: Rows, staged: Staged, data: Data, split: str, scratch: Scratch, report: Report) -> NDArray[np.int8]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
@@ -30,6 +30,8 @@ _NAMED = re.compile(r"(^|[_.])(time|timestamp|datetime|date|ts)([_.]|$)", re.IGN
 """Names that columns of numbers have when these are times."""
 _FRACTION = re.compile(r"(?<=:\d\d)[.,](\d+)")
 """Of a second, in an ISO time. Python's own reader knows six digits."""
+_NAME = re.compile(r"[\w.-]+")
+"""A weight that is a column, whether the input has it or not."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FLOAT_TICKS = 10**6
 """In a second, of times that are floats, where their unit is not finer."""
@@ -48,15 +50,19 @@ class Columns:
     """What the expressions read."""
 
 
-def read_columns(source: Input, data: Data, where: Bound | None, ids: IdTypes, like: Columns | None = None) -> Columns:
-    """The columns of `source` that `data` and `where` name; ids come in the plain form of their types `ids`.
+def read_columns(
+    source: Input, data: Data, conditions: Sequence[Bound], ids: IdTypes, weighs: bool, like: Columns | None = None
+) -> Columns:
+    """The columns of `source` that `data` and the `conditions` name; ids come in the plain form of their types `ids`.
+
+    `weighs`: a condition, an expression of the row, gives the weight; no column does.
 
     `like`: the columns of the train input.
 
     A held-out input may lack the column of behaviours: its rows are then all of the target.
 
-    Of a rating, RATING says whether it counts: null where there is none. Without a weight, `duplicates = "sum"` counts rows:
-    each weighs 1.
+    Of a rating, RATING says whether it counts: null where there is none. Without a weight, `duplicates = "sum"` counts rows, and
+    `decay_days` lets them fade: each weighs 1.
 
     Raises DataError for a missing column (naming the nearest) and for a type that cannot be meant.
     """
@@ -70,22 +76,28 @@ def read_columns(source: Input, data: Data, where: Bound | None, ids: IdTypes, l
         ticks, expressions[TIME] = _time(source, data.time, data.time_unit, like.ticks if like else None)
         if like and like.ticks != ticks:
             raise DataError(f"{source.text}: column {data.time!r} must have the time unit of the train input; cast one of them")
-    if data.weight:
-        expressions[WEIGHT] = _number(source, data.weight).cast(pa.float32(), safe=False)
-    elif data.duplicates == "sum":
+    column = data.weight if not is_expression(data.weight, source) else None
+    if column:
+        expressions[WEIGHT] = _number(source, column).cast(pa.float32(), safe=False)
+    elif not weighs and (data.duplicates == "sum" or data.decay_days):
         expressions[WEIGHT] = ds.scalar(1.0).cast(pa.float32())
     if data.behaviour and (like is None or data.behaviour in (path for path, _ in source.columns())):
         expressions[BEHAVIOUR] = _behaviour(source, data.behaviour)
     if data.rating and data.min_rating is not None:
         expressions[RATING] = _rating_counts(source, data.rating, data.min_rating)
-    paths = [path for path in (data.user, data.item, data.time, data.weight, data.rating) if path]
+    paths = [path for path in (data.user, data.item, data.time, column, data.rating) if path]
     paths += [str(data.behaviour)] if BEHAVIOUR in expressions else []
-    if where:
-        for name, path in where.columns.items():
+    for condition in conditions:
+        for name, path in condition.columns.items():
             source.field(".".join(path))  # refuses a column without a common type
-            expressions[name] = ds.field(*path).cast(pa.float32()) if name in where.halves else ds.field(*path)
+            expressions[name] = ds.field(*path).cast(pa.float32()) if name in condition.halves else ds.field(*path)
             paths.append(".".join(path))
     return Columns(ids.user, ids.item, ticks, expressions, paths)
+
+
+def is_expression(weight: str | None, source: Input) -> bool:
+    """Whether `data.weight` is an SQL expression: more than the name of a column or of a field."""
+    return weight is not None and not _NAME.fullmatch(weight) and weight not in source.dataset.schema.names
 
 
 def parse_time(value: str | int | float, unit: str, ticks: int) -> int:

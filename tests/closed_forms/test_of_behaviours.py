@@ -107,6 +107,13 @@ def test_nothing_is_pending_for_users_behind_the_known_ones():
     assert np.array_equal(nobody, popular) and popular.max() < 1e-6
 
 
+def test_in_a_mixture_pending_has_no_say_where_nothing_is_pending(tmp_path):
+    graph, bought, viewed, carted = shop(7)
+    closed_form.save(closed_form.fit("pending", graph, config.Model(), 0), tmp_path / "pending.safetensors")
+    found = closed_form.load_partner("pending", graph, tmp_path / "pending.safetensors").prepare(np.arange(USERS, dtype=np.int32))
+    assert np.array_equal(found.numpy() > 0, (viewed | carted) & ~bought)
+
+
 @pytest.mark.parametrize("name", closed_form.OF_BEHAVIOURS)
 def test_a_graph_of_one_behaviour_is_refused(name):
     with pytest.raises(DataError, match="ingest with --behaviour and --target"):

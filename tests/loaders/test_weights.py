@@ -1,0 +1,118 @@
+"""Weights by an expression of the row, and weights that fade with time: against plain Python."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from gcnrec.config import Data
+from gcnrec.errors import DataError, UsageError
+from gcnrec.loaders.parquet import ingest
+
+WEIGHS = {"buy": 8.0, "cart": 3.0}
+SQL = "case event when 'buy' then 8 when 'cart' then 3 else 1 end"
+DAY = 86_400
+
+
+def rows(seed=0, count=200):
+    rng = np.random.default_rng(seed)
+    kinds = rng.choice(["buy", "cart", "view"], count).tolist()
+    columns = [rng.integers(8, size=count), rng.integers(9, size=count), rng.integers(40 * DAY, size=count)]
+    return list(zip(*(column.tolist() for column in columns), kinds, strict=True))
+
+
+def written(path, given):
+    users, items, times, events = zip(*given, strict=True)
+    pq.write_table(pa.table({"u": users, "i": items, "t": times, "event": events, "price (eur)": [2.0] * len(users)}), path)
+    return str(path)
+
+
+def weights(tmp_path, given, **keys):
+    keys = {"user": "u", "item": "i", "split": "random", "test_size": 0.0, "valid_size": 0.0, **keys}
+    data = Data.model_validate({"train": written(tmp_path / "x.parquet", given), **keys})
+    dataset = ingest(data, tmp_path / "d", data_root=None, name="d")
+    csr = dataset.graph.user_items
+    pairs = zip(
+        dataset.user_ids.decode(csr.row_numbers()).to_pylist(), dataset.item_ids.decode(csr.indices).to_pylist(), strict=True
+    )
+    return dict(zip(pairs, dataset.weights_E.tolist(), strict=True))
+
+
+def summed(given, weight):
+    found = {}
+    for row in given:
+        found[row[:2]] = found.get(row[:2], 0.0) + weight(row)
+    return found
+
+
+@pytest.mark.parametrize("where", [None, "event <> 'cart'"])
+def test_an_expression_weighs_each_row(tmp_path, where):
+    given = rows()
+    kept = [row for row in given if where is None or row[3] != "cart"]
+    found = weights(tmp_path, given, weight=SQL, duplicates="sum", **({"where": where} if where else {}))
+    assert found == pytest.approx(summed(kept, lambda row: WEIGHS.get(row[3], 1.0)))
+
+
+def test_the_latest_row_keeps_its_own_weight(tmp_path):
+    given = rows(1)
+    found = weights(tmp_path, given, weight=SQL, time="t", split="random")
+    expected = {}
+    for row in sorted(given, key=lambda row: (row[2], WEIGHS.get(row[3], 1.0))):
+        expected[row[:2]] = WEIGHS.get(row[3], 1.0)
+    assert found == expected
+
+
+@pytest.mark.parametrize(("keys", "weight"), [({}, lambda kind: 1.0), ({"weight": SQL}, lambda kind: WEIGHS.get(kind, 1.0))])
+def test_weights_halve_with_each_span_before_the_newest_row(tmp_path, keys, weight):
+    given = rows(2)
+    newest = max(row[2] for row in given)
+    found = weights(tmp_path, given, time="t", decay_days=10, duplicates="sum", **keys)
+    expected = summed(given, lambda row: weight(row[3]) * 2.0 ** ((row[2] - newest) / (10 * DAY)))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_newest_row_is_one_of_train(tmp_path):
+    given = [(1, 1, 0, "buy"), (1, 2, 10 * DAY, "buy"), (2, 1, 10 * DAY, "buy"), (2, 2, 30 * DAY, "buy")]
+    found = weights(tmp_path, given, time="t", decay_days=10, split="temporal", test_from=20 * DAY, keep_cold=True)
+    assert found == pytest.approx({(1, 1): 0.5, (1, 2): 1.0, (2, 1): 1.0})
+
+
+def test_a_column_may_read_like_an_expression(tmp_path):
+    assert set(weights(tmp_path, rows(), weight="price (eur)").values()) == {2.0}
+    (tmp_path / "more").mkdir()
+    found = set(weights(tmp_path / "more", rows(), weight='"price (eur)" * pi()').values())
+    assert list(found) == pytest.approx([2.0 * math.pi])
+
+
+@pytest.mark.parametrize(
+    ("weight", "kind", "sentence"),
+    [
+        ("weigth", DataError, "has no column 'weigth'"),
+        ("case when event = 'buy' then 1 end", DataError, r"column .* holds nulls, first in row \d+ of .*x.parquet"),
+        ("case event when 'buy' then -1 else 1 end", DataError, "holds a negative or non-finite weight, first in row"),
+        ("case event when", UsageError, "weight = 'case event when' is not an SQL condition"),
+        ("(select 1)", UsageError, "a subquery"),
+        ("price + 1", DataError, "weight = 'price \\+ 1' names the column 'price'"),
+        ("event || 'x'", DataError, "cannot be read with these columns and filters|does not fit"),
+    ],
+)
+def test_expressions_that_are_no_weight_are_refused(tmp_path, weight, kind, sentence):
+    with pytest.raises(kind, match=sentence):
+        weights(tmp_path, rows(), weight=weight)
+    assert not (tmp_path / "d").exists()
+
+
+def test_held_out_files_without_the_columns_have_no_weights(tmp_path):
+    pq.write_table(pa.table({"u": [1, 2], "i": [3, 4]}), tmp_path / "test.parquet")
+    found = weights(tmp_path, rows(), weight=SQL, split="given", test=str(tmp_path / "test.parquet"))
+    assert set(found.values()) <= {1.0, 3.0, 8.0}
+
+
+def test_decay_needs_times():
+    with pytest.raises(ValidationError, match="decay_days needs time"):
+        Data(train="x", decay_days=3)
