@@ -46,7 +46,7 @@ def test_committed_cards(path):
 
 
 def test_committed_cards_are_the_promised_ones():
-    promised = "amazon-hin amazon-hin-brands citeulike-t citeulike-t-words gowalla large-synthetic ml-100k synthetic"
+    promised = "amazon-hin amazon-hin-brands citeulike-t citeulike-t-words gowalla large-synthetic ml-100k synthetic tmall"
     assert sorted(path.stem for path in CARDS) == promised.split()
 
 
