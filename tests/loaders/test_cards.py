@@ -41,7 +41,7 @@ def test_committed_cards(path):
     card = load_card(path)
     assert card.card.name == path.stem and card.data.user and card.data.item and card.card.licence
     assert (card.synthetic is None) == bool(card.file)
-    named = {getattr(card.data, key) for key in ("train", "test", "item_features")} - {None}
+    named = {getattr(card.data, key) for key in ("train", "valid", "test", "item_features")} - {None}
     assert not card.file or {file.path for file in card.file} == named
 
 
