@@ -37,7 +37,7 @@ _UNREPORTED: ReportRanked = partial(SILENT.work, "ranking")
 class Evaluation:
     """How well a model ranks a split.
 
-    `metrics`: name@k -> mean over users (coverage@k and gini@k: over the catalogue); `intervals`: 95 % bootstrap
+    `metrics`: name@k -> mean over users (coverage@k, gini@k, long_tail@k: over all lists); `intervals`: 95 % bootstrap
     percentile interval over users of every mean; `per_user`: one row per user with held-out items: `user` (original
     id), `degree` (train), `num_held_out`, then every per-user metric; `deciles`: see `popularity_deciles`.
     """
@@ -130,6 +130,7 @@ def judge_lists(
     for k in measures.lengths:
         means[f"coverage@{k}"] = metrics.coverage(exposure[k])
         means[f"gini@{k}"] = metrics.gini(exposure[k])
+        means[f"long_tail@{k}"] = metrics.long_tail(exposure[k], split.item_degrees_I)
     intervals: dict[str, tuple[float, float]] = {}
     if measures.resamples:
         low_M, high_M = metrics.bootstrap_intervals(values_MH.T, measures.resamples, measures.seed)

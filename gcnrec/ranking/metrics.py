@@ -7,6 +7,7 @@ Letters: B users, K list length, I items, U users of a test, M metrics, R resamp
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -105,6 +106,10 @@ PER_USER: dict[str, Callable[[Judged, int], Floats]] = {
 """Metrics that need nothing but the hits, by their fixed names."""
 
 
+HEAD = 0.2
+"""Of the items, the most popular ones; the rest is the long tail."""
+
+
 def self_information(item_degrees_I: NDArray[np.integer], num_users: int) -> Floats:
     """-log2(train users of the item / users) in bits, float64 (I); no train user counts as one."""
     information_I: Floats = -np.log2(np.maximum(item_degrees_I, 1) / max(num_users, 1))
@@ -133,6 +138,16 @@ def gini(exposure_I: NDArray[np.int64]) -> float:
     x = np.sort(exposure_I).astype(np.float64)
     weights = 2.0 * np.arange(1, len(x) + 1) - len(x) - 1.0
     return float(weights @ x / (len(x) * x.sum())) if x.any() else 0.0
+
+
+def long_tail(exposure_I: NDArray[np.int64], item_degrees_I: NDArray[np.integer]) -> float:
+    """Share of all places in lists that hold none of the `HEAD` of items with most train users; 0 when no list has an item.
+
+    Of equal numbers of users the smaller item number belongs to the head (Abdollahpouri et al. 2017, with 20 % as the head).
+    """
+    head = np.argsort(-item_degrees_I.astype(np.int64), kind="stable")[: math.ceil(HEAD * len(item_degrees_I))]
+    places = int(exposure_I.sum())
+    return 1.0 - float(exposure_I[head].sum()) / places if places else 0.0
 
 
 def _num_hits(judged: Judged, k: int) -> NDArray[np.int64]:

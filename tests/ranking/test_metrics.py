@@ -16,6 +16,7 @@ from gcnrec.ranking.metrics import (
     coverage,
     gini,
     holm,
+    long_tail,
     measured,
     novelty,
     self_information,
@@ -72,6 +73,14 @@ def test_coverage_and_gini_by_hand():
     assert gini(np.array([0, 0, 0, 8])) == pytest.approx(3 / 4)
     assert gini(np.array([1, 3])) == pytest.approx(1 / 4)  # |1-3| + |3-1| over 2 * 2 * 4
     assert gini(np.array([0, 0])) == 0.0
+
+
+def test_the_long_tail_by_hand():
+    """Of six items, ceil(1.2) = 2 are the head: the one with 9 users, and of the two with 5 the first."""
+    degrees_I = np.array([1, 5, 0, 9, 5, 2])
+    assert long_tail(np.array([1, 2, 0, 4, 3, 0]), degrees_I) == pytest.approx(4 / 10)
+    assert long_tail(np.array([0, 3, 0, 0, 0, 0]), degrees_I) == 0.0
+    assert long_tail(np.zeros(6, np.int64), degrees_I) == 0.0
 
 
 @settings(deadline=None)

@@ -102,9 +102,12 @@ def test_metrics_are_means_over_users_with_held_out_items(world):
         assert result.metrics[f"coverage@{k}"] == (exposure > 0).mean()
         spread = np.abs(exposure[:, None] - exposure[None, :]).sum() / (2 * ITEMS * exposure.sum())
         assert result.metrics[f"gini@{k}"] == pytest.approx(spread, abs=1e-12)
+        degrees = np.bincount([item for _, item in world.train], minlength=ITEMS)
+        head = sorted(range(ITEMS), key=lambda item: (-degrees[item], item))[: -(-ITEMS // 5)]
+        assert result.metrics[f"long_tail@{k}"] == pytest.approx(1 - exposure[head].sum() / exposure.sum())
     assert result.per_user.column("num_held_out").to_pylist() == [held[user] for user in users]
     assert result.per_user.column("degree").to_pylist() == [sum(pair[0] == user for pair in world.train) for user in users]
-    assert len(result.metrics) == 2 * 10
+    assert len(result.metrics) == 2 * 11
 
 
 def test_a_list_longer_than_the_catalogue(world):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from math import log2
+from math import ceil, log2
 
 import numpy as np
 import pyarrow as pa
@@ -124,6 +124,8 @@ def counted(lists, held_pairs, degree, num_users, num_items):
         figures[f"coverage@{k}"] = len(exposure) / num_items
         spread = sum(abs(a - b) for a in listed for b in listed)
         figures[f"gini@{k}"] = spread / (2 * num_items * sum(listed))
+        head = sorted(degree, key=lambda item: (-degree[item], item))[: ceil(0.2 * num_items)]
+        figures[f"long_tail@{k}"] = 1 - sum(exposure[item] for item in head) / sum(listed)
     return figures
 
 
