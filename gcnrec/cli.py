@@ -296,7 +296,11 @@ def train(
     folder = run_folder(Path("runs"), job.stem, out, resume)
     with _observed(as_json, log_json, settings.evaluate.metric) as observer:
         fit(settings, open_dataset(data), folder, resume=resume, observer=observer)
-    metrics = RunContents(folder).best_validation(settings.evaluate.metric)
+    contents = RunContents(folder)
+    metrics = contents.best_validation(settings.evaluate.metric)
+    if metrics and contents.mixture and contents.mixture.partners:
+        value = contents.mixture.chosen.get("value")
+        metrics["mixture"] = contents.mixture.name + ("" if value is None else f", {settings.evaluate.metric} {value:.4f}")
     output.show({"run": str(folder), **metrics} if as_json else [*metric_lines(metrics), str(folder)])
 
 
@@ -336,7 +340,9 @@ def evaluate(
         if lists is None:
             metrics = evaluate_run(open_run(run, observer), split, lengths, segments, observer, memory_limit, seen)
         else:
-            metrics = evaluate_lists(open_run(run, observer), lists, table_of(out, segments, force), split, lengths, seen)
+            metrics = evaluate_lists(
+                open_run(run, observer), lists, table_of(out, segments, force), split, lengths, seen, observer
+            )
     output.show(metrics if as_json else metric_lines(metrics))
 
 
@@ -517,7 +523,9 @@ def compare(
     from gcnrec.runs.folder import open_run
 
     with _observed(as_json) as observer:
-        others = [open_judged(run) if run.is_file() else open_run(run, observer) for run in runs]
+        if base.is_file():
+            raise UsageError(f"the first argument must be a run, {base} is a file; name the run that the lists were judged by")
+        others = [open_judged(run) if run.is_file() or run.suffix == ".parquet" else open_run(run, observer) for run in runs]
         comparison = contrast(open_run(base, observer), others)
     output.show(asdict(comparison) if as_json else comparison_lines(comparison))
 

@@ -445,9 +445,11 @@ def _explained(file: _File) -> Iterator[None]:
             raise DataError(f"memory_limit is too small for {name} ({reason(problem)}); raise it") from None
         file.source.check(file.columns.expressions, file.columns.paths)
         # An internal error of DuckDB is the condition's doing where there is one; elsewhere it is a mistake to be seen.
-        internal = isinstance(problem, duckdb.InternalException) and not file.where
+        internal = isinstance(problem, duckdb.InternalException) and not (file.where or file.weight)
         if isinstance(problem, FROM_DUCKDB) and not internal:
-            why = file.where.in_names_of_the_file(reason(problem)) if file.where else reason(problem)
+            why = reason(problem)
+            for bound in (file.where, file.weight):
+                why = bound.in_names_of_the_file(why) if bound else why
             raise DataError(f"{name} cannot be read with these columns and filters: {why}") from None
         raise
 

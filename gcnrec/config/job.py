@@ -177,6 +177,8 @@ class Data(Section):
             raise ValueError("rating needs min_rating, the least rating that counts; leave rating out to keep every row")
         if self.behaviour is not None and self.target is None:
             raise ValueError("behaviour needs target, the values of that column to predict, such as target = 'buy'")
+        if self.weight is not None and not self.weight.strip():
+            raise ValueError("weight is empty; name a column or an expression, or leave it out")
         if self.decay_days is not None and not self.time:
             raise ValueError("decay_days needs time, the column that says how old an interaction is")
         if self.target is not None and self.behaviour is None:

@@ -28,6 +28,7 @@ def metric_lines(metrics: dict[str, Any]) -> list[str]:
         if name in HEADLINE:
             lines.append(f"{name}  {metrics[name]:.4f}, 95% interval {low:.4f} to {high:.4f}")
     lines += [f"{key}  {metrics[key]}" for key in ("export", "mixture", "seen") if key in metrics]
+    lines += [f"dropped: {count:,} {key.replace('_', ' ')}" for key, count in metrics.get("dropped", {}).items()]
     for group, values in metrics.get("cold_start", {}).items():
         lines += ["", f"{group}: {values['users']:,.0f} users, {values['pairs']:,.0f} pairs", *metric_lines(values)]
     for segment, values in metrics.get("segments", {}).items():

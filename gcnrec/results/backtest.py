@@ -18,13 +18,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gcnrec.config import Data
 from gcnrec.config.toml import validated
-from gcnrec.errors import UsageError, shown
+from gcnrec.errors import DataError, UsageError, shown
 from gcnrec.loaders.on_demand import DataRequest, open_or_ingest
 from gcnrec.storage.files import atomic_file
 from gcnrec.system.observer import Observer
 
+_EVERYTHING = "all"
+"""The folder of the dataset of all rows."""
+_LEAST, _MOST = (int(datetime(year, 1, 2, tzinfo=UTC).timestamp()) for year in (1, 9999))
 _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 _OWN = ("test", "valid", "test_from", "test_until", "split", "folder", "digest")
 """Keys of `[data]` that a backtest decides itself."""
@@ -83,13 +89,20 @@ def backtest(request: DataRequest, windows: Windows, out: Path, judge: Judge, me
     fixed = next((key for key in _OWN if key in given and given[key] != "temporal"), None)
     if fixed is not None:
         raise UsageError(f"a backtest splits by time at moments of its own, {request.job_path} sets data.{fixed}; leave it out")
-    newest, made = _newest(request, out, observer), []
-    for number in range(1, windows.count + 1):
-        first = newest + 1 - (windows.count + 1 - number) * every
+    _refuse_foreign(out)
+    times_E, made = _times(request, out, observer), []
+    starts = [int(times_E.max()) + 1 - (windows.count - number) * every for number in range(windows.count)]
+    for first in starts:
+        _refuse_empty(times_E, first, every)
+    for number, first in enumerate(starts, start=1):
         place = out / f"{datetime.fromtimestamp(first, UTC):%Y%m%dT%H%M%S}-{_span(every)}"
         data = _data(given, place / "data", test_from=_iso(first), test_until=_iso(first + every))
-        observer.note(f"window {number} of {windows.count}: test from {data.test_from} to {data.test_until}")
-        metrics = judge(data, place / "run")
+        window = f"window {number} of {windows.count}, test from {data.test_from} to {data.test_until}"
+        observer.note(window)
+        try:
+            metrics = judge(data, place / "run")
+        except DataError as problem:
+            raise DataError(f"{window}: {problem}; a backtest has other windows with other --cuts or --every") from None
         low, high = metrics.get("intervals", {}).get(metric, (None, None))
         cut = Cut(str(data.test_from), str(data.test_until), metrics["train"], metrics["users"], metrics[metric], low, high)
         made.append(cut)
@@ -99,13 +112,38 @@ def backtest(request: DataRequest, windows: Windows, out: Path, judge: Judge, me
     return found
 
 
-def _newest(request: DataRequest, out: Path, observer: Observer) -> int:
-    """The time of the newest interaction, in seconds, by a dataset of all rows. UsageError where the data has no times."""
-    everything = _data(request.data.model_dump(exclude_unset=True), out / "all", test_size=0.0, valid_size=0.0)
-    dataset = open_or_ingest(DataRequest(everything, request.job_path, None, request.data_root), observer)
+def _refuse_foreign(out: Path) -> None:
+    """UsageError for a folder that holds something else than a backtest."""
+    if (out.is_dir() and any(out.iterdir()) and not (out / _EVERYTHING / "dataset.json").is_file()) or out.is_file():
+        raise UsageError(f"{out} holds something else than a backtest; choose another --out")
+
+
+def _times(request: DataRequest, out: Path, observer: Observer) -> NDArray[np.int64]:
+    """The times of all interactions, in seconds, by a dataset of all rows.
+
+    UsageError where the data has no times, or times outside the years 1 to 9999; DataError where the folder has other rows.
+    """
+    begun = (out / _EVERYTHING).exists()
+    everything = _data(request.data.model_dump(exclude_unset=True), out / _EVERYTHING, test_size=0.0, valid_size=0.0)
+    try:
+        dataset = open_or_ingest(DataRequest(everything, request.job_path, None, request.data_root), observer)
+    except DataError as problem:
+        raise DataError(f"{out} was begun with other data ({problem}); choose another --out") if begun else problem from None
     if dataset.times_E is None:
         raise UsageError(f"a backtest needs times, {request.job_path} names no column of them; set data.time")
-    return int(dataset.times_E.max())
+    if not _LEAST <= int(dataset.times_E.min()) <= int(dataset.times_E.max()) <= _MOST:
+        raise UsageError(
+            f"times of {request.job_path} lie outside the years 1 to 9999 when read as {everything.time_unit}; set data.time_unit"
+        )
+    return dataset.times_E
+
+
+def _refuse_empty(times_E: NDArray[np.int64], first: int, every: int) -> None:
+    """UsageError for a window that has no interaction, or none before it."""
+    if first <= int(times_E.min()):
+        raise UsageError("a window would begin before the first interaction; choose fewer --cuts, or a shorter --every")
+    if not ((times_E >= first) & (times_E < first + every)).any():
+        raise UsageError(f"no interaction lies from {_iso(first)} to {_iso(first + every)}; choose a longer --every")
 
 
 def _data(given: dict[str, Any], folder: Path, **keys: Any) -> Data:

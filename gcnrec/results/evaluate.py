@@ -94,8 +94,9 @@ def evaluate_run(
 
 
 def evaluate_lists(
-    run: Run, lists: Path, out: Output, split: Split = "test", ks: Sequence[int] | None = None, seen: SeenRule | None = None
-) -> dict[str, Any]:
+    run: Run, lists: Path, out: Output, split: Split = "test", ks: Sequence[int] | None = None, seen: SeenRule | None = None,
+    observer: Observer = SILENT,
+) -> dict[str, Any]:  # fmt: skip
     """Judge lists of another system on the held-out pairs of `run` and return their metrics; per-user metrics go to `out`.
 
     `lists`: Parquet or CSV with a user and an item in each row (`gcnrec.results.given.lists`). `seen` as of `evaluate_run`.
@@ -103,13 +104,18 @@ def evaluate_lists(
     """
     dataset, settings = run.dataset, run.job.evaluate
     rule = seen_rule(seen, dataset) if seen else rule_of(run)
+    out.refuse_inputs([lists])
     given = read_lists(dataset, lists)
     held = HeldOutSplit.of(judged_pairs(rule, dataset, split), dataset.graph, seen_items(rule, dataset, split))
     measures = Measures(tuple(ks or settings.k), settings.bootstrap, run.job.train.seed, settings.tilt)
     result, hidden = judged(given, held, measures)
     with atomic_file(out.path) as path:
         write_judged(path, result.per_user, split, dataset.digest, rule)
-    counts = {"unknown_users": given.unknown_users, "repeated": given.repeated, "seen_items": hidden}
+    if not any(result.metrics[f"hit_rate@{k}"] for k in measures.lengths):
+        kept = "'gcnrec recommend RUN --seen train' makes lists that may hold them"
+        observer.warn(f"no list of {lists} names a held-out item of {split}; were these left out on purpose? {kept}")
+    counts = {"unknown_users": given.unknown_users, "unknown_items": given.unknown_items, "repeated": given.repeated}
+    counts |= {"seen_items": hidden}
     document: dict[str, Any] = {"split": split, "users": len(result.per_user), "seen": rule, **result.metrics}
     return document | {"intervals": result.intervals, "dropped": {key: value for key, value in counts.items() if value}}
 

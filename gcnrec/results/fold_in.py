@@ -86,7 +86,11 @@ def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None, scr
     if new_users is not None:
         dataset, given, unknown, count = _with_users(dataset, new_users)
         counts.append(count)
-    dataset = replace(dataset, graph=_folded(run.train_graph, given), others=_others_folded(dataset.others, given))
+    dataset = replace(
+        dataset,
+        graph=_folded(run.train_graph, given),
+        others=_others_folded(tuple(other.until_test for other in dataset.others), given),
+    )
     embed = partial(_encoded, scratch=scratch) if name in INDUCTIVE else _summed
     trained = embed(run, dataset, run.embeddings(scratch))
     return Widened(dataset, trained, _mixed(run, dataset, trained), unknown, tuple(counts))
@@ -153,8 +157,7 @@ def _folded(graph: BipartiteGraph, given: Csr) -> BipartiteGraph:
 def _others_folded(others: tuple[Behaviour, ...], given: Csr) -> tuple[Behaviour, ...]:
     """Other behaviours over as many nodes as `given` has, the new ones without edges."""
     none = Csr(np.zeros(given.rows + 1, np.int64), np.empty(0, np.int32), given.columns)
-    known = (other.until_test for other in others)
-    return tuple(Behaviour(other.name, _folded(other.graph, none)) for other in known)
+    return tuple(Behaviour(other.name, _folded(other.graph, none)) for other in others)
 
 
 def _merged(known: Csr, given: Csr) -> Csr:

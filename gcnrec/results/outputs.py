@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,12 @@ class Output:
         if self.path.exists() and not (self.force and self.path.is_file()):
             remedy = "choose another --out, or add --force" if self.path.is_file() else "choose another --out"
             raise UsageError(f"{self.path} exists and is never overwritten; {remedy}")
+
+    def refuse_inputs(self, files: Iterable[Path | None]) -> None:
+        """UsageError where the output is one of the `files` that the command reads: it would be lost."""
+        for file in files:
+            if file is not None and self.path.exists() and file.exists() and self.path.samefile(file):
+                raise UsageError(f"{self.path} is read by this command, and would be lost; choose another --out")
 
     @classmethod
     def of(cls, out: Path | Output) -> Output:

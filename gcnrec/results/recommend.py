@@ -90,6 +90,7 @@ def recommend(
     """
     options = _Options(k, Output.of(out), seen, fallback, relisting or Relisting())
     files = RequestFiles(users, items, candidates, exclude, new_users, new_items, options.relisting.attributes)
+    options.out.refuse_inputs(files.given)
     limit = run.job.evaluate.memory_limit if memory_limit is None else memory_limit
     fixed = recommendation_bytes(run, files, limit)
     longest = options.longest(most_items(run, new_items))

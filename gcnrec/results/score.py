@@ -74,6 +74,7 @@ def score(
     if seen not in SEEN:
         raise UsageError(f"--seen must be one of {', '.join(SEEN)}, got {seen!r}")
     files = RequestFiles(None, None, pairs, None, *astuple(new or NewNodes()))
+    output.refuse_inputs(files.given)
     limit = run.job.evaluate.memory_limit if memory_limit is None else memory_limit
     with memory_errors_as_sentences(limit):
         fixed = recommendation_bytes(run, files, limit)

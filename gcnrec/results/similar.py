@@ -98,6 +98,7 @@ def similar(
             f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no embeddings; train another one"
         )
     files, limit = files or SimilarFiles(), run.job.evaluate.memory_limit if memory_limit is None else memory_limit
+    output.refuse_inputs(files.given)
     fixed = similarity_bytes(run, files.given, files.new is not None, limit)
     nodes = len(run.dataset.item_ids if side == "item" else run.dataset.user_ids)
     chunk = nodes_per_chunk(limit, fixed, min(k, nodes), f"listing what is similar in {run.folder}")

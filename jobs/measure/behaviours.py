@@ -24,6 +24,7 @@ from gcnrec.closed_forms.mixture import MixtureScorer, Shares
 from gcnrec.closed_forms.pending import PendingScorer
 from gcnrec.config import Job
 from gcnrec.config.job import Model
+from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate
@@ -58,8 +59,9 @@ def main() -> int:
     given = parser.parse_args()
     dataset = open_dataset(given.dataset)
     values = {name: _trained(name, dataset, given) for name in ARMS}
-    values |= {name: _judged(_fitted(name, dataset), dataset, given.split) for name in FORMS}
-    values["pending first"] = _judged(_pending_first(dataset), dataset, given.split)
+    graph = open_run(_place("both", given.seeds[0], given)).train_graph  # closed forms know what the runs were trained on
+    values |= {name: _judged(closed_form.fit(name, graph, Model(), 0), dataset, given.split) for name in FORMS}
+    values["pending first"] = _judged(_pending_first(graph), dataset, given.split)
     rows = [_row(rule, name, values) for rule in RULES for name in values]
     facts = {"dataset": dataset.name, "digest": dataset.digest, "split": given.split, "metric": METRIC}
     command = f"python -m jobs.measure.behaviours DATASET --runs FOLDER --out {given.out.name} --epochs {given.epochs} --split "
@@ -73,13 +75,19 @@ def _trained(name: str, dataset: Dataset, given: argparse.Namespace) -> dict[str
     """By rule, the metric of every user in its mean over seeds; runs that are missing are made."""
     found: dict[str, list[NDArray[np.float64]]] = {rule: [] for rule in RULES}
     for seed in given.seeds:
-        folder = given.runs / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
-        sections = {"train": {"epochs": given.epochs, "seed": seed}, "evaluate": {"baselines": []}, **ARMS[name]}
+        folder = _place(name, seed, given)
+        refit = {"refit": False} if given.split == "valid" else {}  # a model that was trained on validation is not judged there
+        sections = {"train": {"epochs": given.epochs, "seed": seed, **refit}, "evaluate": {"baselines": []}, **ARMS[name]}
         if not folder.exists():
             train(Job.parse(sections, [], name), dataset, folder)
         for rule, values_H in _judged(open_run(folder).scorer(), dataset, given.split).items():
             found[rule].append(values_H)
     return {rule: np.mean(each, axis=0) for rule, each in found.items()}
+
+
+def _place(name: str, seed: int, given: argparse.Namespace) -> Path:
+    folder: Path = given.runs / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+    return folder
 
 
 def _judged(scorer: Scorer, dataset: Dataset, split: Any) -> dict[str, NDArray[np.float64]]:
@@ -90,14 +98,10 @@ def _judged(scorer: Scorer, dataset: Dataset, split: Any) -> dict[str, NDArray[n
     return values
 
 
-def _fitted(name: str, dataset: Dataset) -> Scorer:
-    return closed_form.fit(name, dataset.graph, Model(), 0)
-
-
-def _pending_first(dataset: Dataset) -> Scorer:
-    pending = closed_form.fit("pending", dataset.graph, Model(), 0)
+def _pending_first(graph: BipartiteGraph) -> Scorer:
+    pending, near = (closed_form.fit(name, graph, Model(), 0) for name in ("pending", "itemknn"))
     assert isinstance(pending, PendingScorer)
-    return MixtureScorer((Shares(pending.alone), Shares(_fitted("itemknn", dataset))), (1.0, _BEHIND))
+    return MixtureScorer((Shares(pending.alone), Shares(near)), (1.0, _BEHIND))
 
 
 def _row(rule: str, name: str, values: dict[str, dict[str, NDArray[np.float64]]]) -> dict[str, Any]:

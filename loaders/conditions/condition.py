@@ -165,7 +165,7 @@ def _parse(connection: duckdb.DuckDBPyConnection, statement: str) -> dict[str, A
         if reason.startswith("Only SELECT statements"):
             refuse(_STATEMENT)
         raise Refused(
-            f"is not an SQL condition: {reason}; columns whose names have blanks or are words of SQL go into double quotes"
+            f"is not an SQL expression: {reason}; columns whose names have blanks or are words of SQL go into double quotes"
         )
     _strip(tree)
     return tree

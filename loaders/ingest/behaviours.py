@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gcnrec.config import Data
-from gcnrec.errors import DataError, nearest, shown
+from gcnrec.errors import DataError, shown
 from gcnrec.loaders.ingest import pairs
 from gcnrec.loaders.ingest.columns import BEHAVIOUR
 from gcnrec.loaders.ingest.heldout import Parts, Report
@@ -24,6 +24,8 @@ from gcnrec.system.scratch import Scratch
 
 MOST = 32
 """Behaviours that a column may name."""
+LONGEST = 100
+"""Characters of a behaviour's name."""
 NEVER = np.iinfo(np.int64).max
 """The moment of a user of whom nothing is held out."""
 _TARGET = 0
@@ -62,12 +64,17 @@ class Kinds:
             known = sorted(self.names)
             raise DataError(
                 f"column {self.column!r} of {text} has no row of the target {', '.join(map(repr, self.target))}"
-                f"{nearest(self.target[0], known)}; it has {', '.join(map(shown, known))}"
+                f"; it has {', '.join(map(shown, known))}"
             )
 
     def _code(self, name: str) -> int:
         if name in self.target:
             return _TARGET
+        if len(name) > LONGEST:
+            raise DataError(
+                f"column {self.column!r} must name behaviours in at most {LONGEST} characters, one has {len(name):,}: "
+                f"{shown(name)}; name another column"
+            )
         if name not in self.names:
             self.names.append(name)
         if len(self.names) >= MOST:
@@ -106,6 +113,13 @@ class Cut:
     moments: Moments | None
     drawn: tuple[NDArray[np.uint64], ...]
     cold_I: NDArray[np.bool_] | None
+
+    @property
+    def why(self) -> str:
+        """Why a row is dropped, as reports have it."""
+        if self.moments is not None:
+            return "they are no earlier than the first test interaction, of all or of their user"
+        return "they belong to held-out pairs or to items without train interactions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +172,13 @@ def cut(others: Mapping[str, Rows], by: Cut, duplicates: str, sizes: tuple[int, 
         if by.cold_I is not None:
             _mark_items(rows.pairs_E, by.cold_I, codes)
         cut_off = count_codes(codes, _DROPPED)
-        report.count(f"cut_{name}", cut_off, f"{{}} rows of {name} dropped, which came with held-out pairs or after them")
-        merged = pairs.merge(rows.keep(codes, 0, scratch), duplicates, scratch)
-        report.entries[f"num_{name}"] = len(merged)
+        report.count(f"cut_{name}", cut_off, f"{{}} rows of {name} dropped: {by.why}")
+        own = rows.keep(codes, 0, scratch)
+        merged = pairs.merge(own, duplicates, scratch)
+        report.count(f"duplicates_{name}", len(own) - len(merged), f"{{}} repeated pairs merged in {name}")
         if len(merged):
             kept[name] = merged
             later[name] = pairs.merge(rows.keep(codes, _LATER, scratch), duplicates, scratch)
-            report.entries[f"later_{name}"] = len(later[name])
     order = sorted(kept, key=lambda name: -len(kept[name]))
     return Others({name: kept[name] for name in order}, {name: later[name] for name in order})
 

@@ -95,6 +95,8 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
     info: dict[str, Any] = {"num_users": len(orders[0]), "num_items": len(orders[1])}
     info |= {"num_train": len(parts.train), "num_valid": len(parts.valid), "num_test": len(parts.test), "split": split}
     if data.behaviour:
+        report.entries |= {f"num_{name}": len(rows) for name, rows in others.train.items()}
+        report.entries |= {f"later_{name}": len(rows) for name, rows in others.later.items() if len(rows)}
         counts = [{"name": name, "edges": len(rows)} for name, rows in others.train.items()]
         info["behaviours"] = {"target": ", ".join(data.target or ()), "others": counts}
     _write(staged, parts, others, degrees, orders, folder, scratch)

@@ -34,10 +34,10 @@ class Report:
         self.note(line)
 
     def count(self, key: str, value: int | np.integer, line: str) -> None:
-        """Store a count; say the line unless nothing was counted."""
+        """Store a count; say the line, with the count in place of its first {}, unless nothing was counted."""
         self.entries[key] = int(value)
         if value:
-            self.say(line.format(f"{value:,}"))
+            self.say(line.replace("{}", f"{value:,}", 1))
 
     def counted(self, batches: Iterable[pa.RecordBatch], what: str, total: int) -> Iterator[pa.RecordBatch]:
         """The same batches; reports their rows as they are read."""

@@ -95,7 +95,12 @@ def test_a_column_may_read_like_an_expression(tmp_path):
         ("weigth", DataError, "has no column 'weigth'"),
         ("case when event = 'buy' then 1 end", DataError, r"column .* holds nulls, first in row \d+ of .*x.parquet"),
         ("case event when 'buy' then -1 else 1 end", DataError, "holds a negative or non-finite weight, first in row"),
-        ("case event when", UsageError, "weight = 'case event when' is not an SQL condition"),
+        ("case event when", UsageError, "weight = 'case event when' is not an SQL expression"),
+        (
+            "cast(event as float)",
+            DataError,
+            "Could not convert string '(buy|cart|view)' to FLOAT when casting from source column event",
+        ),
         ("(select 1)", UsageError, "a subquery"),
         ("price + 1", DataError, "weight = 'price \\+ 1' names the column 'price'"),
         ("event || 'x'", DataError, "cannot be read with these columns and filters|does not fit"),

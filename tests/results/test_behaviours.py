@@ -158,6 +158,31 @@ def test_new_users_join_a_run_of_several_behaviours(dataset, run, tmp_path):
     assert out.users == 2
 
 
+def test_new_users_leave_known_users_as_they_are(tmp_path):
+    """Rows between validation and test belong to a refit alone."""
+    rng = np.random.default_rng(3)
+    rows = [(int(rng.integers(30)), int(rng.integers(20)), int(rng.integers(100)), kind) for kind in ("view", "buy") * 200]
+    users, items, times, kinds = zip(*rows, strict=True)
+    pq.write_table(pa.table({"user": users, "item": items, "t": times, "kind": kinds}), tmp_path / "x.parquet")
+    keys = {
+        "train": str(tmp_path / "x.parquet"),
+        "user": "user",
+        "item": "item",
+        "time": "t",
+        "behaviour": "kind",
+        "target": "buy",
+    }
+    given = ingest(Data.model_validate(keys), tmp_path / "data", data_root=None, name="x")
+    assert given.others[0].later is not None
+    pq.write_table(pa.table({"user": [777, 777], "item": [3, 6]}), tmp_path / "new.parquet")
+    for refit in (False, "train+valid"):
+        sections = {"train": {"refit": refit}, "mixture": {"with": ["targetknn", "itemknn"], "weights": [1, 1, 1]}}
+        made = train(job(**sections), given, tmp_path / f"run-{refit}")
+        known = np.arange(given.graph.num_users, dtype=np.int32)
+        one, two = made.scorer(), with_new_nodes(made, tmp_path / "new.parquet", None, tmp_path).scorer
+        assert np.array_equal(one.prepare(known), two.prepare(known))
+
+
 @pytest.mark.parametrize("sections", [
     {"model": {"name": "mf", "propagation": "none"}},
     {"model": {"propagation": "sampled"}, "sampler": {"fanouts": [3]}},

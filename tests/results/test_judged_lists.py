@@ -57,16 +57,16 @@ def by_hand(run, rows):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("kind", ["parquet", "csv", "shuffled"])
+@pytest.mark.parametrize("kind", ["parquet", "csv", "shuffled", "shuffled csv"])
 def test_lists_are_judged_as_they_are(run, tmp_path, seed, kind):
     rng = np.random.default_rng(seed)
     users = [user for user in run.dataset.user_ids.ids.to_pylist() if rng.random() < 0.8]
     rows = [*rows_of(run, users, rng), ("nobody", 1000, 0)]
-    written = [rows[at] for at in rng.permutation(len(rows))] if kind == "shuffled" else rows
-    names = ("user", "item", "rank") if kind == "shuffled" else ("user", "item")
+    written = [rows[at] for at in rng.permutation(len(rows))] if "shuffled" in kind else rows
+    names = ("user", "item", "rank") if "shuffled" in kind else ("user", "item")
     columns = [pa.array(column) for column in list(zip(*written, strict=True))[: len(names)]]
-    table, path = pa.table(columns, names=names), tmp_path / ("lists.csv" if kind == "csv" else "lists.parquet")
-    (csv.write_csv if kind == "csv" else pq.write_table)(table, path)
+    table, path = pa.table(columns, names=names), tmp_path / ("lists.csv" if "csv" in kind else "lists.parquet")
+    (csv.write_csv if "csv" in kind else pq.write_table)(table, path)
     out = tmp_path / "out.parquet"
     found = evaluate_lists(run, path, Output(out))
     expected = by_hand(run, rows)
@@ -113,4 +113,10 @@ def test_mistakes_are_sentences(run, tmp_path):
     pq.write_table(pa.table({"user": ["u0"], "item": [1000], "rank": pa.array([None], pa.int32())}), tmp_path / "null.parquet")
     with pytest.raises(DataError, match="must have a number in each row, 1 have none"):
         evaluate_lists(run, tmp_path / "null.parquet", Output(tmp_path / "o.parquet"))
+    pq.write_table(pa.table({"user": ["u0"], "item": [1000], "rank": [float("nan")]}), tmp_path / "nan.parquet")
+    with pytest.raises(DataError, match="must have a number in each row, 1 have none"):
+        evaluate_lists(run, tmp_path / "nan.parquet", Output(tmp_path / "o.parquet"))
     assert not (tmp_path / "o.parquet").exists()
+    pq.write_table(pa.table({"user": ["u0"], "item": [1000]}), tmp_path / "mine.parquet")
+    with pytest.raises(UsageError, match=r"mine.parquet is read by this command, and would be lost; choose another --out"):
+        evaluate_lists(run, tmp_path / "mine.parquet", Output(tmp_path / "mine.parquet", force=True))

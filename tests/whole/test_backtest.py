@@ -124,6 +124,41 @@ def test_jobs_that_cannot_be_moved_in_time_are_refused(events, workplace, keys, 
     assert not (workplace / "b").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (
+            ["--cuts", "11", "--every", "2d"],
+            "before the first interaction; choose fewer --cuts, or a shorter",
+        ),
+        (["--cuts", "2", "--every", "999999w"], "a window would begin before the first interaction"),
+        (
+            ["--set", "data.time_unit='s'", "--set", "data.train='ms.parquet'"],
+            "outside the years 1 to 9999 when read as s; set",
+        ),
+        (["--set", "data.train='gap.parquet'", "--every", "1d"], "no interaction lies from 2023-12-01"),
+        (["--out", "d"], "d holds something else than a backtest; choose another --out"),
+    ],
+)
+def test_windows_without_interactions_and_other_folders_are_refused(events, workplace, gcnrec, flags, sentence):
+    users, items, times = events
+    pq.write_table(pa.table({"user": users, "item": items, "time": times * 1000}), workplace / "ms.parquet")
+    late = np.where(times < BEGIN + 2 * DAY, times, BEGIN + DAYS * DAY - 1)
+    pq.write_table(pa.table({"user": users, "item": items, "time": late}), workplace / "gap.parquet")
+    (workplace / "d").mkdir()
+    (workplace / "d/notes.txt").write_text("mine")
+    code, _, err = gcnrec("backtest", "job.toml", *flags)
+    assert code == 2 and sentence in err
+
+
+def test_data_that_changed_since_needs_another_folder(events, workplace, gcnrec):
+    assert gcnrec("backtest", "job.toml", "--cuts", "1", "--every", "2d", "--out", "b")[0] == 0
+    users, items, times = (column[:-10] for column in events)
+    pq.write_table(pa.table({"user": users, "item": items, "time": times}), workplace / "events.parquet")
+    code, _, err = gcnrec("backtest", "job.toml", "--cuts", "1", "--every", "2d", "--out", "b")
+    assert code == 3 and "b was begun with other data (" in err and err.rstrip().endswith("choose another --out")
+
+
 def test_a_window_that_ends_before_it_begins_is_refused(events, workplace, gcnrec):
     flags = ["--train", "events.parquet", "--user", "user", "--item", "item", "--time", "time", "--out", "d"]
     code, _, err = gcnrec("ingest", *flags, "--test-from", "2023-11-20", "--test-until", "2023-11-20")

@@ -73,6 +73,11 @@ class IdTable:
 
     def pairs(self, users: IdColumn, items: IdColumn) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
         """The ids of both columns of a file of pairs, as `ids`. Raises DataError also for a file of a single column."""
+        user_ids, item_ids = self.pairs_with(users, items, ())
+        return user_ids, item_ids
+
+    def pairs_with(self, users: IdColumn, items: IdColumn, names: Sequence[str]) -> list[pa.ChunkedArray]:
+        """As `pairs`, and the values of other columns as they are in the file, by one pass: a CSV may be a pipe."""
         if len(self.names) == 1:
             raise DataError(
                 f"{self.path} must have two columns, {users.names[0]!r} and {items.names[0]!r}, "
@@ -84,8 +89,7 @@ class IdTable:
                 f"{self.path} must have columns of users and of items, {next(iter(kinds))!r} may be either; "
                 f"call them {users.names[0]!r} and {items.names[0]!r}"
             )
-        user_ids, item_ids = self._read(kinds)
-        return user_ids, item_ids
+        return self._read({**kinds, **dict.fromkeys(names)})
 
     def labelled(self, column: IdColumn, label: str) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
         """The ids of `column`, and the values of column `label` as they are in the file."""

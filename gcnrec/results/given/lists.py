@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -32,12 +33,14 @@ _RANK, _MADE_BY = "rank", b"gcnrec"
 class Lists:
     """The list of user u: `items_E` int32 from `indptr_U[u]` to `indptr_U[u + 1]`, best first; -1 is an unknown item.
 
-    `unknown_users`, `repeated`: rows of users that the data does not know, and of items that a list has before.
+    `unknown_users`, `unknown_items`, `repeated`: rows of users and of items that the data does not know, and of items that a
+    list has before.
     """
 
     indptr_U: NDArray[np.int64]
     items_E: NDArray[np.int32]
     unknown_users: int
+    unknown_items: int
     repeated: int
 
     def of(self, users_B: NDArray[np.int32], k: int) -> TopK:
@@ -57,10 +60,9 @@ def read_lists(dataset: Dataset, path: Path) -> Lists:
     """
     users, items = columns_of(dataset)
     with open_ids(path) as table:
-        user_ids, item_ids = table.pairs(users, items)
-        ranks = table.with_columns(users, [_RANK])[1] if _RANK in table.names else None
+        user_ids, item_ids, *more = table.pairs_with(users, items, [_RANK] if _RANK in table.names else [])
     users_E, items_E = dataset.user_ids.numbers(user_ids), dataset.item_ids.numbers(item_ids)
-    ranks_E = np.arange(len(users_E), dtype=np.float64) if ranks is None else _numbers(path, ranks)
+    ranks_E = np.arange(len(users_E), dtype=np.float64) if not more else _numbers(path, more[0])
     known_E = users_E >= 0
     if not known_E.any():
         raise DataError(
@@ -70,7 +72,8 @@ def read_lists(dataset: Dataset, path: Path) -> Lists:
     users_E, items_E = users_E[order_E], items_E[order_E]
     first_E = _first_of_each(users_E, items_E)
     indptr_U = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(users_E[first_E], minlength=len(dataset.user_ids)))])
-    return Lists(indptr_U, items_E[first_E], int((~known_E).sum()), int((~first_E).sum()))
+    unknown_items = int((items_E[first_E] < 0).sum())
+    return Lists(indptr_U, items_E[first_E], int((~known_E).sum()), unknown_items, int((~first_E).sum()))
 
 
 def judged(lists: Lists, split: HeldOutSplit, measures: Measures) -> tuple[Evaluation, int]:
@@ -115,19 +118,20 @@ def open_judged(path: Path) -> JudgedLists:
     said = table.schema.metadata or {}
     if said.get(_MADE_BY) != b"lists" or not metric_columns(table):
         raise DataError(f"{path} holds no per-user metrics of lists; {remedy}")
-    split, digest, seen = (said[key].decode() for key in (b"split", b"digest", b"seen"))
+    split, digest, seen = (said.get(key, b"").decode(errors="replace") for key in (b"split", b"digest", b"seen"))
     return JudgedLists(path, table, split, digest, seen)
 
 
 def _numbers(path: Path, ranks: pa.ChunkedArray) -> NDArray[np.float64]:
     try:
-        numbers = ranks.cast(pa.float64())
+        numbers = ranks.cast(pa.float64(), safe=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise DataError(
             f"{path}: column {_RANK!r} must hold numbers, it holds {ranks.type}; correct it, or leave it out"
         ) from None
-    if numbers.null_count:
-        raise DataError(f"{path}: column {_RANK!r} must have a number in each row, {numbers.null_count} have none; correct it")
+    absent = int(pc.sum(pc.or_kleene(pc.is_null(numbers), pc.fill_null(pc.is_nan(numbers), True))).as_py() or 0)
+    if absent:
+        raise DataError(f"{path}: column {_RANK!r} must have a number in each row, {absent} have none; correct it")
     return numbers.to_numpy()
 
 

@@ -214,7 +214,7 @@ def test_what_is_run_is_written_from_the_tree():
 
 
 REFUSED = {
-    "is not an SQL condition": """
+    "is not an SQL expression": """
         -- nothing
         /* n */
         n = = 1
@@ -468,7 +468,7 @@ def test_deep_texts_end_in_a_sentence_and_do_not_end_the_process():
 @pytest.mark.parametrize("text", ["((((n > 1", "- - - = n", "n" + " + 1" * 97 + " = 60", " AND ".join(["NOT ok"] * 2000)])
 def test_what_is_less_deep_is_read(connection, text):
     if text.startswith(("(", "- -")):
-        with pytest.raises(UsageError, match="is not an SQL condition: syntax error"):
+        with pytest.raises(UsageError, match="is not an SQL expression: syntax error"):
             parse_condition(text, connection)
     else:
         assert parse_condition(text, connection).references in ((("n",),), (("ok",),))

@@ -167,9 +167,17 @@ def test_the_k_core_counts_the_target_and_others_keep_its_nodes(tmp_path):
     assert dataset.user_ids.ids.to_pylist() == [1, 2] and others(dataset) == {"view": {(1, 2)}}
 
 
+@pytest.mark.parametrize("name", ["", "v{x}", "{}", "later", "ü\"'", "a b"])
+def test_any_short_text_names_a_behaviour(tmp_path, name):
+    rows = [(1, 1, 0, "buy"), (2, 1, 1, "buy"), (1, 2, 0, name), (1, 2, 9, name), (1, 1, 5, "buy")]
+    dataset = made(tmp_path, rows, time="t", split="temporal", test_from=5, valid_size=0, repeats="keep")
+    assert others(dataset) == {name: {(1, 2)}}
+    assert any(line.startswith(f"1 rows of {name} dropped") for line in dataset.info["report"]["lines"])
+
+
 def test_mistakes_are_sentences(tmp_path):
     rows = [(1, 1, 0, "buy"), (1, 2, 0, "view")]
-    with pytest.raises(DataError, match=r"has no row of the target 'bye'; did you mean 'buy'\?; it has 'buy', 'view'"):
+    with pytest.raises(DataError, match=r"has no row of the target 'bye'; it has 'buy', 'view'"):
         made(tmp_path, rows, target="bye")
     with pytest.raises(DataError, match="has no column 'kinds'; did you mean 'kind'"):
         made(tmp_path, rows, behaviour="kinds")
@@ -182,6 +190,8 @@ def test_mistakes_are_sentences(tmp_path):
     pq.write_table(pa.table({"u": [1, 2], "i": [1, 2], "kind": [0.5, 1.0]}), tmp_path / "float.parquet")
     with pytest.raises(DataError, match="column 'kind' must name behaviours by text or integers, it holds double"):
         made(tmp_path, rows, train=str(tmp_path / "float.parquet"))
+    with pytest.raises(DataError, match="must name behaviours in at most 100 characters, one has 101: 'xxx"):
+        made(tmp_path, [*rows, (1, 3, 0, "x" * 101)])
     with pytest.raises(ValidationError, match="behaviour needs target, the values of that column"):
         Data(train="x", behaviour="kind")
     with pytest.raises(ValidationError, match="target needs behaviour, the column that says"):
