@@ -49,11 +49,13 @@ class PendingScorer(GraphScorer):
         return scores_BI
 
     def tensors(self) -> dict[str, torch.Tensor]:
+        """What is stored: the rows of `pending` with their scores, and the shares."""
         indptr, indices = (torch.from_numpy(np.array(each)) for each in (self.pending.indptr, self.pending.indices))
         return {"indptr": indptr, "indices": indices, "values": torch.from_numpy(self.values_E), "shares": self.shares_I}
 
     @classmethod
     def from_tensors(cls, graph: BipartiteGraph, tensors: dict[str, torch.Tensor]) -> PendingScorer:
+        """What `tensors` gave, for the users of `graph`."""
         pending = Csr(tensors["indptr"].numpy(), tensors["indices"].numpy(), graph.num_items)
         return cls(graph, pending, tensors["values"].numpy(), tensors["shares"])
 

@@ -17,4 +17,5 @@ def speak_utf8() -> None:
 
 
 def is_utf8(text: str) -> bool:
+    """Whether an argument was bytes of UTF-8: Python has surrogates in place of others."""
     return not any("\ud800" <= each <= "\udfff" for each in text)

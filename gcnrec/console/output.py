@@ -25,6 +25,7 @@ def end_with_failed(code: int, what: str, logs: Path, log_json: bool) -> NoRetur
 
 
 def show(result: Any) -> None:
+    """Print lines as they are, anything else as JSON."""
     if isinstance(result, list):
         print("\n".join(result))
     else:
@@ -45,6 +46,7 @@ def deliver() -> None:
 
 
 def report(problem: GcnrecError | Terminated, log_json: bool) -> None:
+    """Print an expected error on stderr: a sentence, or with `log_json` an object."""
     if log_json:
         from gcnrec.reports.progress import log
 

@@ -49,6 +49,7 @@ _BEHIND = 1e-4
 
 
 def main() -> int:
+    """Make the runs that are missing, judge all arms and write the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--runs", type=Path, required=True, metavar="FOLDER")
