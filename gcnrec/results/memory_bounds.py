@@ -118,11 +118,14 @@ def _fitting(limit: str, fixed: int, each: int, least: int, what: str) -> int:
 def _model_bytes(run: Run) -> int:
     """The arrays of a closed-form model, which are read whole; embeddings and partners of a mixture are mapped.
 
-    Partners read the graph that they were fitted on, which a refit merges from train and valid.
+    Partners read the graph that they were fitted on, which a refit merges from train and valid, and which is the union of
+    behaviours where there are several; a closed-form model reads that, too.
     """
-    path = run.folder / MODEL
-    merged = run.refitted and run.mixture is not None and bool(run.mixture.partners)
-    edges = run.dataset.graph.num_edges + len(run.dataset.valid) if merged else 0
+    path, graph = run.folder / MODEL, run.dataset.graph
+    mixed = run.mixture is not None and bool(run.mixture.partners)
+    edges = graph.num_edges + len(run.dataset.valid) if mixed and run.refitted else 0
+    if graph.others and (mixed or run.job.model.closed_form):
+        edges += graph.num_edges + sum(other.graph.num_edges for other in graph.others)
     return _MERGED * edges + (2 * path.stat().st_size if run.job.model.closed_form and path.is_file() else 0)
 
 

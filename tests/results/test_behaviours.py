@@ -18,6 +18,7 @@ from gcnrec.ranking.seen import judged_pairs, seen_items, seen_rule
 from gcnrec.results.compare import compare
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.results.fold_in import with_new_nodes
+from gcnrec.results.memory_bounds import evaluation_bytes
 from gcnrec.results.recommend import recommend
 from gcnrec.training.check import check
 from gcnrec.training.open_keys import notes
@@ -215,3 +216,10 @@ def test_pairs_met_by_other_behaviours_are_judged_but_with_all(dataset):
     assert all(item not in views.row(user) for user, item in zip(judged.users_E, judged.items_E, strict=True))
     assert judged_pairs("target", dataset, "test") is dataset.test
     assert len(seen_items("all", dataset, "test").parts) == len(seen_items("target", dataset, "test").parts) + 1
+
+
+def test_memory_bounds_count_the_union_where_partners_read_it(dataset, run, tmp_path):
+    blind = train(job(model={"behaviours": "none"}, mixture={"with": ["itemknn"]}), dataset, tmp_path / "blind")
+    both, alone = (evaluation_bytes(each, dataset.test, (K,), 0) for each in (run, blind))
+    edges = dataset.graph.num_edges + dataset.others[0].graph.num_edges
+    assert both - alone >= 16 * edges
