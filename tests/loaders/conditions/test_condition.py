@@ -636,7 +636,7 @@ def test_columns_that_are_called_like_ours_do_not_take_their_place(pairs):
         ("note COLLATE klingon = ''", "does not fit train.parquet: Catalog Error: Collation"),
         ("note::INTEGER = 1", "cannot be read with these columns and filters: Conversion Error: Could not convert string"),
         ("note", "cannot be read with these columns and filters: Conversion Error"),
-        ("unhex('é') = note::BLOB", "Invalid input for hex digit"),
+        ("unhex('é') = note::BLOB", "columns and filters: Invalid"),  # whose text has half a character: DuckDB may leave it out
         ("note ~ '('", "does not fit train.parquet: Invalid Input Error: missing )"),
         ("(event.who + 200)::TINYINT = 1", "filters: Conversion Error: Type INT64 with value"),
         ("note AT TIME ZONE 'Nowhere' IS NULL", "train.parquet"),
