@@ -147,7 +147,7 @@ class BipartiteGraph:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What users did with items beside what is predicted, such as views: its name, and its graph over the same users and items.
+    """A behaviour that is not predicted, such as views: its name, and its graph over the same users and items.
 
     `times_E` int64 seconds and `weights_E` float32 follow the order of `graph.user_items.indices`.
     """

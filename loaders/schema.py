@@ -113,7 +113,7 @@ class Dataset:
     """An opened dataset folder. `graph` is train; arrays are memory-mapped and read-only.
 
     Of data with behaviours, `graph` and held-out pairs are of the target alone; `others` are the rest, the most frequent first.
-    `graph.others` are the ones that models read: all, unless `reading` leaves them out.
+    Models read `graph.others`: all of them, unless `reading` leaves them out.
 
     `times_E` int64 seconds and `weights_E` float32 follow the order of `graph.user_items.indices`; features are
     float32, one row per user or item.

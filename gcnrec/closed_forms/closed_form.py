@@ -44,7 +44,7 @@ _FORMS: dict[str, tuple[Fit, Read]] = {
     "targetknn": (itemknn.fit_towards, itemknn.read_towards),
 }
 _OF_THE_TARGET = ("popularity", "pending", "targetknn")
-"""The ones that tell the behaviour to predict from others; the rest read all behaviours as one graph."""
+"""Models that separate the target from other behaviours; all others read one graph of all behaviours."""
 _CONTENT = "contentknn"
 """It alone reads features."""
 NAMES = (*_FORMS, _CONTENT)

@@ -4,7 +4,7 @@ The similarity of two items is the cosine of their user sets, its denominator ra
 (shared / (sqrt(degree i * degree j) + shrink)). A user's score of an item is the sum of its similarities to the user's
 items, counting only the `neighbours` most similar items of each of these.
 
-targetknn compares the users who met an item, by any behaviour, with those who took the other by the behaviour to predict.
+targetknn compares the users who met an item, by any behaviour, with the users who took the other one, by the target.
 
 contentknn takes the cosine of items' features instead. Items without train users are then neighbours, too; items without features
 are similar to none.

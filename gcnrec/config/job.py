@@ -213,7 +213,7 @@ class Model(Section):
     """`full`: exact; `sampled`: neighbourhoods drawn for every batch; `none`: rows alone, which is mf whatever `layers` says.
     Propagating at export what was trained without cost recall on Gowalla (0.152 instead of 0.165 after 6 epochs)."""
     behaviours: Literal["none", "merge"] | None = None
-    """What the model reads of behaviours beside the target, of data that has such. `none`: nothing. `merge`: the edges of all
+    """What the model reads of other behaviours than the target. `none`: nothing. `merge`: the edges of all
     behaviours are one graph, and training draws its positives from the target's. Default: `merge`."""
     inputs: Literal["features", "rows", "both"] | None = None
     """graphsage, pinsage: what a node starts from. Default: both where there are features, else table rows."""

@@ -129,6 +129,10 @@ class Others:
     train: dict[str, Rows]
     later: dict[str, Rows]
 
+    def later_within(self, users: NDArray[np.bool_], items: NDArray[np.bool_], scratch: Scratch) -> Others:
+        """The rows of train, and the later rows of marked users and items."""
+        return Others(self.train, {name: _within(rows, users, items, scratch) for name, rows in self.later.items()})
+
     def within(self, users: NDArray[np.bool_], items: NDArray[np.bool_], scratch: Scratch) -> Others:
         """The rows of marked users and items."""
         return Others(

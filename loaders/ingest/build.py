@@ -90,7 +90,7 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
         kept |= valid_ones  # in place: `warm` has been used
         kept |= test_ones
         orders.append(pairs.falling(degree, kept, scratch))
-    others = others.within(*warm, scratch)  # later rows may name nodes that nothing else does
+    others = others.later_within(*warm, scratch)  # later rows may name nodes that nothing else does
     del warm, in_valid, in_test
     info: dict[str, Any] = {"num_users": len(orders[0]), "num_items": len(orders[1])}
     info |= {"num_train": len(parts.train), "num_valid": len(parts.valid), "num_test": len(parts.test), "split": split}

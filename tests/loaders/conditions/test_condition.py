@@ -636,7 +636,6 @@ def test_columns_that_are_called_like_ours_do_not_take_their_place(pairs):
         ("note COLLATE klingon = ''", "does not fit train.parquet: Catalog Error: Collation"),
         ("note::INTEGER = 1", "cannot be read with these columns and filters: Conversion Error: Could not convert string"),
         ("note", "cannot be read with these columns and filters: Conversion Error"),
-        ("unhex('é') = note::BLOB", "columns and filters: Invalid"),  # whose text has half a character: DuckDB may leave it out
         ("note ~ '('", "does not fit train.parquet: Invalid Input Error: missing )"),
         ("(event.who + 200)::TINYINT = 1", "filters: Conversion Error: Type INT64 with value"),
         ("note AT TIME ZONE 'Nowhere' IS NULL", "train.parquet"),
@@ -649,6 +648,15 @@ def test_what_does_not_fit_the_file_is_one_sentence(pairs, where, told):
         pairs(where, content)
     message = str(caught.value)
     assert told in message and "\n" not in message and len(message) < 800
+
+
+def test_a_message_that_cuts_a_character_is_one_sentence(pairs):
+    """DuckDB quotes half of the é. Its exception then has this text or, seen once in thousands of tries, none but its name."""
+    with pytest.raises(DataError) as caught:
+        pairs("unhex('é') = note::BLOB", {"user": [1], "item": [1], "note": ["a"]})
+    message = str(caught.value)
+    assert "train.parquet cannot be read with these columns and filters: " in message and "\n" not in message
+    assert "Invalid input for hex digit" in message or message.endswith(": InvalidInputException")
 
 
 @pytest.mark.parametrize("command", ["ingest", "check"])
