@@ -160,18 +160,26 @@ class Behaviour:
 
     @cached_property
     def until_test(self) -> Behaviour:
-        """The behaviour as it is known when test begins: with the later rows, and no weights; itself where there are none."""
+        """The behaviour as it is known when test begins: with the later rows; itself where there are none.
+
+        A later row weighs what rows of the behaviour weigh on average, as its own weight is not known.
+        """
         if self.later is None:
             return self
         later, csr = self.later, self.graph.user_items
         users_E = np.concatenate([csr.row_numbers(), later.users_E])
         items_E = np.concatenate([csr.indices, later.items_E])
         graph = BipartiteGraph.from_edges(users_E, items_E, csr.rows, csr.columns)
-        if self.times_E is None or later.times_E is None:
-            return Behaviour(self.name, graph)
-        times_E = np.full(graph.num_edges, np.iinfo(np.int64).min)
-        np.maximum.at(times_E, graph.user_items.positions(users_E, items_E), np.concatenate([self.times_E, later.times_E]))
-        return Behaviour(self.name, graph, times_E)
+        places_E = graph.user_items.positions(users_E, items_E)
+        times_E = weights_E = None
+        if self.times_E is not None and later.times_E is not None:
+            times_E = np.full(graph.num_edges, np.iinfo(np.int64).min)
+            np.maximum.at(times_E, places_E, np.concatenate([self.times_E, later.times_E]))
+        if self.weights_E is not None:
+            typical = np.full(len(later.users_E), self.weights_E.mean(dtype=np.float64), np.float32)
+            weights_E = np.zeros(graph.num_edges, np.float32)
+            np.maximum.at(weights_E, places_E, np.concatenate([self.weights_E, typical]))
+        return Behaviour(self.name, graph, times_E, weights_E)
 
 
 @dataclass(frozen=True)

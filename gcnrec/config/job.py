@@ -212,9 +212,14 @@ class Model(Section):
     propagation: Literal["full", "sampled", "none"] = "full"
     """`full`: exact; `sampled`: neighbourhoods drawn for every batch; `none`: rows alone, which is mf whatever `layers` says.
     Propagating at export what was trained without cost recall on Gowalla (0.152 instead of 0.165 after 6 epochs)."""
-    behaviours: Literal["none", "merge"] | None = None
+    behaviours: Literal["none", "merge", "weighted", "cascade"] | None = None
     """What the model reads of other behaviours than the target. `none`: nothing. `merge`: the edges of all
-    behaviours are one graph, and training draws its positives from the target's. Default: `merge`."""
+    behaviours are one graph, and training draws its positives from the target's. lightgcn over the whole graph also knows
+    `weighted`: a hop is a mean over behaviours by learnt weights; and `cascade`: behaviours in turn, the target last. Default:
+    `merge`."""
+    weighted_graph: bool = False
+    """lightgcn: propagation weighs edges by the weights of interactions, D^-1/2 W D^-1/2 with D the sums of weights; a pair of
+    several behaviours has the sum of theirs. Else weights count in the loss alone."""
     inputs: Literal["features", "rows", "both"] | None = None
     """graphsage, pinsage: what a node starts from. Default: both where there are features, else table rows."""
     id_dropout: Fraction = 0.3
@@ -648,7 +653,24 @@ def _impossible(job: Job) -> str | None:
             f"table.budget = {job.table.budget} with sparsity.policy = '{job.sparsity.policy}': a budget below 1 needs a "
             'policy that keeps it ("dynamic"), and a policy needs a budget below 1'
         )
-    return _not_yet(job)
+    return _impossible_edges(job.model, job.sampler) or _not_yet(job)
+
+
+def _impossible_edges(model: Model, sampler: Sampler) -> str | None:
+    """The same of the keys that say what an edge counts."""
+    if model.behaviours in ("weighted", "cascade") and (model.name, model.propagation) != ("lightgcn", "full"):
+        return (
+            f"model.behaviours = '{model.behaviours}' is for lightgcn with model.propagation = 'full', got "
+            f"'{model.name}' with '{model.propagation}'; set model.behaviours = 'merge'"
+        )
+    if model.weighted_graph and (model.name != "lightgcn" or model.behaviours in ("weighted", "cascade")):
+        return (
+            "model.weighted_graph is for model.name = 'lightgcn' with model.behaviours = 'merge' or 'none', got "
+            f"'{model.name}' with '{model.behaviours or 'merge'}'; leave it out"
+        )
+    if model.weighted_graph and sampler.neighbours == "weighted":
+        return "model.weighted_graph draws neighbours by weight itself; leave sampler.neighbours = 'weighted' out"
+    return None
 
 
 def _not_yet(job: Job) -> str | None:

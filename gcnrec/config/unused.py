@@ -24,7 +24,7 @@ def _mixes_directau(job: Job) -> bool:
 
 def _has_layers(job: Job) -> bool:
     """Whether the model has parameters apart from the table's rows, which Adam updates whatever the rule."""
-    return job.model.name == "ngcf" or job.model.name in INDUCTIVE
+    return job.model.name == "ngcf" or job.model.name in INDUCTIVE or job.model.behaviours == "weighted"
 
 
 _KEYS = (
@@ -33,6 +33,7 @@ _KEYS = (
           "model.name = 'graphsage' or 'pinsage'"),
     _Keys(("model.exponents",), lambda job: "linkprop" in job.mixture.partners or job.mixture.partners == "auto",
           "mixture.with names linkprop"),
+    _Keys(("model.weighted_graph",), lambda job: job.model.propagation != "none", "there is propagation"),
     _Keys(("sampler.fanouts",), lambda job: job.model.propagation == "sampled", "model.propagation = 'sampled'"),
     _Keys(("sampler.walks", "sampler.walk_length", "sampler.restart"), lambda job: job.model.name == "pinsage",
           "model.name = 'pinsage'"),
@@ -62,7 +63,8 @@ _KEYS = (
           "optimizer.rule is another than 'sgd', or the model has layers"),
     _Keys(("optimizer.final_rate",), lambda job: job.optimizer.schedule != "constant",
           "optimizer.schedule = 'linear' or 'cosine'"),
-    _Keys(("optimizer.layer_rate",), _has_layers, "model.name = 'ngcf', 'graphsage' or 'pinsage'"),
+    _Keys(("optimizer.layer_rate",), _has_layers,
+          "model.name = 'ngcf', 'graphsage' or 'pinsage', or model.behaviours = 'weighted'"),
 )  # fmt: skip
 _ON_A_CPU = (
     _Keys(("table.placement",), lambda job: job.table.placement == "disk", "a GPU trains; a CPU knows 'host' and 'disk'"),

@@ -30,6 +30,11 @@ class Hop:
         self._users = inverse_sqrt(graph.user_items.degrees)
         self._items = inverse_sqrt(graph.item_users.degrees)
 
+    @property
+    def degrees_N(self) -> NDArray[Any]:
+        """What a node's row of the matrix is divided by, the neighbours' like it: its degree."""
+        return np.concatenate([self.graph.user_items.degrees, self.graph.item_users.degrees])
+
     def full(self, source_ND: torch.Tensor, out_ND: torch.Tensor | None = None) -> torch.Tensor:
         """A @ source for all nodes; source and out may be column blocks and must not overlap."""
         num_users = self.graph.num_users

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import Encoded, column_blocks
 from gcnrec.models.hops import Hop, export_mean
 from gcnrec.rows import RowGrad, Ticket
@@ -30,13 +29,13 @@ class LightGcn:
 
     layers = None
 
-    def __init__(self, graph: BipartiteGraph, num_layers: int, width: int, dense_grad: bool) -> None:
-        self._hop = Hop(graph)
+    def __init__(self, hop: Hop, num_layers: int, width: int, dense_grad: bool) -> None:
+        self._hop = hop
         self._num_layers = num_layers
         self._dense_grad = dense_grad
         # Kept, because fresh memory costs a page fault every 4 KiB.
         planes = 2 if num_layers > 1 else 0
-        self._scratch = [torch.empty(graph.num_nodes, min(BLOCK, width)) for _ in range(planes)]
+        self._scratch = [torch.empty(hop.graph.num_nodes, min(BLOCK, width)) for _ in range(planes)]
         self.export_width = width
         self.every_node = num_layers > 0
 

@@ -3,19 +3,21 @@
     final = 1/(L+1) * (e + A1 (e + A2 (e + ...)))        Horner's form of 1/(L+1) * sum over l of A^l E
 
 where hop l draws s of a target's d neighbours uniformly and scales their sum by d / s; a neighbour drawn by weight is divided
-by d times its probability as well. A drawn hop is A in expectation, and hops draw independently, so embeddings and gradients
+by d times its probability as well. On a graph with weights (`gcnrec.models.weighted_hop`) d is their sum, neighbours are drawn by
+weight and not divided. A drawn hop is A in expectation, and hops draw independently, so embeddings and gradients
 equal the full propagation in expectation, and exactly where every fanout reaches the largest degree, without weights.
 Letters: V nodes of the batch, R rows read, T targets and S sources of a hop, D width, L layers.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gcnrec.device import place
-from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.hops import Hop, export_mean
 from gcnrec.models.pooling import product_of
@@ -32,10 +34,10 @@ class SampledLightGcn:
     layers = None
     every_node = False
 
-    def __init__(self, graph: BipartiteGraph, num_layers: int, width: int) -> None:
-        self._hop = Hop(graph)
+    def __init__(self, hop: Hop, num_layers: int, width: int) -> None:
+        self._hop = hop
         self._num_layers = num_layers
-        self._degrees_N = np.concatenate([graph.user_items.degrees, graph.item_users.degrees])
+        self._degrees_N = hop.degrees_N
         self.export_width = width
 
     def encode(self, table: StepTable, batch: Batch) -> Encoded:
@@ -83,7 +85,7 @@ def _pulled(
 class _DrawnHop:
     """The drawn part of A between a hop's targets and sources, scaled so that its expectation is A."""
 
-    def __init__(self, block: Block, degrees_R: NDArray[np.int64], device: torch.device) -> None:
+    def __init__(self, block: Block, degrees_R: NDArray[Any], device: torch.device) -> None:
         self._product = product_of(block, device)
         self.targets_T, self.sources_S = place(block.targets_T, device), place(block.sources_S, device)
         degrees_T, drawn_T = degrees_R[block.targets_T], block.csr.degrees

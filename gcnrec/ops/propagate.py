@@ -21,8 +21,8 @@ from gcnrec.ops import lanes
 from gcnrec.ops.arrays import frozen
 
 
-def inverse_sqrt(degrees: NDArray[np.integer]) -> torch.Tensor:
-    """1 / sqrt(degree) as float32, 0 where the degree is 0."""
+def inverse_sqrt(degrees: NDArray[np.integer] | NDArray[np.floating]) -> torch.Tensor:
+    """1 / sqrt(degree), or sum of weights, as float32, 0 where it is 0."""
     scale = np.zeros(len(degrees), np.float64)
     np.divide(1.0, np.sqrt(degrees, dtype=np.float64), out=scale, where=np.asarray(degrees) > 0)
     return torch.from_numpy(scale.astype(np.float32))
@@ -41,16 +41,16 @@ def propagate(
     float32 on the CPU; `source_CD` and `out_RD` may be column blocks of wider tensors (stride(1) == 1) and must not overlap.
     The gradient with respect to `source_CD` is the same product with the transposed Csr and the scales exchanged.
     """
-    _check_rows("source_CD", source_CD, csr.columns, source_CD.shape[-1])
-    _check_scales(csr, row_scale_R, column_scale_C)
+    check_rows("source_CD", source_CD, csr.columns, source_CD.shape[-1])
+    check_scales(csr, row_scale_R, column_scale_C)
     width = source_CD.shape[1]
     if out_RD is None:
         out_RD = torch.empty(csr.rows, width)
-    _check_rows("out_RD", out_RD, csr.rows, width)
+    check_rows("out_RD", out_RD, csr.rows, width)
     if csr.rows and width:
         lanes.propagate(
-            frozen(csr.indptr), frozen(csr.indices), _flat(source_CD), _pitch(source_CD),
-            row_scale_R.numpy(), column_scale_C.numpy(), _flat(out_RD), _pitch(out_RD), width, numba.get_num_threads(),
+            frozen(csr.indptr), frozen(csr.indices), flat(source_CD), pitch(source_CD),
+            row_scale_R.numpy(), column_scale_C.numpy(), flat(out_RD), pitch(out_RD), width, numba.get_num_threads(),
         )  # fmt: skip
     return out_RD
 
@@ -64,17 +64,17 @@ def propagate_rows(
     out_VD: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`propagate` for the rows `rows_V` only: out[v] is row rows_V[v] (any order, repeats allowed)."""
-    _check_rows("source_CD", source_CD, csr.columns, source_CD.shape[-1])
-    _check_scales(csr, row_scale_R, column_scale_C)
-    _check_chosen(csr, rows_V)
+    check_rows("source_CD", source_CD, csr.columns, source_CD.shape[-1])
+    check_scales(csr, row_scale_R, column_scale_C)
+    check_chosen(csr, rows_V)
     width = source_CD.shape[1]
     if out_VD is None:
         out_VD = torch.empty(len(rows_V), width)
-    _check_rows("out_VD", out_VD, len(rows_V), width)
+    check_rows("out_VD", out_VD, len(rows_V), width)
     if len(rows_V) and width:
         lanes.propagate_rows(
-            frozen(csr.indptr), frozen(csr.indices), frozen(rows_V), _flat(source_CD), _pitch(source_CD),
-            row_scale_R.numpy(), column_scale_C.numpy(), _flat(out_VD), _pitch(out_VD), width, numba.get_num_threads(),
+            frozen(csr.indptr), frozen(csr.indices), frozen(rows_V), flat(source_CD), pitch(source_CD),
+            row_scale_R.numpy(), column_scale_C.numpy(), flat(out_VD), pitch(out_VD), width, numba.get_num_threads(),
         )  # fmt: skip
     return out_VD
 
@@ -92,37 +92,38 @@ def scatter_rows(
     Adds into `out_CD` in the order of v, whatever the number of threads, and returns it. Touched rows only.
     """
     width = grad_VD.shape[-1]
-    _check_rows("grad_VD", grad_VD, len(rows_V), width)
-    _check_rows("out_CD", out_CD, csr.columns, width)
-    _check_scales(csr, row_scale_R, column_scale_C)
-    _check_chosen(csr, rows_V)
+    check_rows("grad_VD", grad_VD, len(rows_V), width)
+    check_rows("out_CD", out_CD, csr.columns, width)
+    check_scales(csr, row_scale_R, column_scale_C)
+    check_chosen(csr, rows_V)
     if len(rows_V) and width:
         lanes.scatter_rows(
-            frozen(csr.indptr), frozen(csr.indices), csr.columns, frozen(rows_V), _flat(grad_VD), _pitch(grad_VD),
-            row_scale_R.numpy(), column_scale_C.numpy(), _flat(out_CD), _pitch(out_CD), width, numba.get_num_threads(),
+            frozen(csr.indptr), frozen(csr.indices), csr.columns, frozen(rows_V), flat(grad_VD), pitch(grad_VD),
+            row_scale_R.numpy(), column_scale_C.numpy(), flat(out_CD), pitch(out_CD), width, numba.get_num_threads(),
         )  # fmt: skip
     return out_CD
 
 
 def mark_rows(csr: Csr, rows_V: NDArray[np.int32], flags_C: NDArray[np.uint8]) -> None:
     """Set flags_C[c] = 1 for every column c of the rows; other flags stay."""
-    _check_chosen(csr, rows_V)
+    check_chosen(csr, rows_V)
     if flags_C.dtype != np.uint8 or flags_C.shape != (csr.columns,):
         raise DataError(f"flags_C must be uint8 of shape ({csr.columns},), got {flags_C.dtype} {flags_C.shape}")
     lanes.mark_rows(frozen(csr.indptr), frozen(csr.indices), frozen(rows_V), flags_C)
 
 
-def _flat(rows: torch.Tensor) -> NDArray[np.float32]:
+def flat(rows: torch.Tensor) -> NDArray[np.float32]:
     """The memory under a row-strided matrix as a vector: a single compiled kernel serves every stride."""
-    return torch.as_strided(rows.detach(), ((len(rows) - 1) * _pitch(rows) + rows.shape[1] if len(rows) else 0,), (1,)).numpy()
+    return torch.as_strided(rows.detach(), ((len(rows) - 1) * pitch(rows) + rows.shape[1] if len(rows) else 0,), (1,)).numpy()
 
 
-def _pitch(rows: torch.Tensor) -> int:
+def pitch(rows: torch.Tensor) -> int:
     """Floats from one row to the next."""
     return rows.stride(0) if len(rows) > 1 else rows.shape[1]
 
 
-def _check_rows(name: str, rows: torch.Tensor, count: int, width: int) -> None:
+def check_rows(name: str, rows: torch.Tensor, count: int, width: int) -> None:
+    """DataError unless `rows` are float32 on the CPU, of that count and width, each in one piece."""
     if rows.dim() != 2 or rows.shape != (count, width) or rows.dtype != torch.float32 or rows.device.type != "cpu":
         raise DataError(
             f"{name} must be a float32 CPU matrix of {count} x {width}, got {tuple(rows.shape)} {rows.dtype} on {rows.device}; "
@@ -132,7 +133,8 @@ def _check_rows(name: str, rows: torch.Tensor, count: int, width: int) -> None:
         raise DataError(f"{name} must hold each row in one piece, got strides {rows.stride()}; call .contiguous() first")
 
 
-def _check_scales(csr: Csr, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> None:
+def check_scales(csr: Csr, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> None:
+    """DataError unless both scales are contiguous float32 vectors of the matrix's rows and columns."""
     for name, scale, count in (("row_scale_R", row_scale_R, csr.rows), ("column_scale_C", column_scale_C, csr.columns)):
         if scale.shape != (count,) or scale.dtype != torch.float32 or not scale.is_contiguous():
             raise DataError(
@@ -141,7 +143,8 @@ def _check_scales(csr: Csr, row_scale_R: torch.Tensor, column_scale_C: torch.Ten
             )
 
 
-def _check_chosen(csr: Csr, rows_V: NDArray[np.int32]) -> None:
+def check_chosen(csr: Csr, rows_V: NDArray[np.int32]) -> None:
+    """DataError unless `rows_V` are numbers of rows of the matrix, int32."""
     if rows_V.dtype != np.int32 or rows_V.ndim != 1:
         raise DataError(f"rows_V must be a vector of int32, got {rows_V.ndim}-d {rows_V.dtype}; convert it first")
     if len(rows_V) and (int(rows_V.min()) < 0 or int(rows_V.max()) >= csr.rows):

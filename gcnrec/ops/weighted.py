@@ -37,6 +37,21 @@ def edge_weights(graph: BipartiteGraph, weights_E: NDArray[np.float32]) -> EdgeW
     return EdgeWeights(weights_E, item_users_E)
 
 
+def union_weights(graph: BipartiteGraph, weights_E: NDArray[np.float32]) -> EdgeWeights:
+    """Weights of `graph.union`: of a pair, the sum over its behaviours; an edge of a behaviour without weights counts 1.
+
+    `weights_E` are the target's. Where there are no other behaviours, these are the weights as they are.
+    """
+    union = graph.union
+    if not graph.others:
+        return edge_weights(graph, weights_E)
+    total_E = np.zeros(union.num_edges, np.float32)
+    targets = [(graph.user_items, weights_E)]
+    for csr, own_E in [*targets, *((other.graph.user_items, other.weights_E) for other in graph.others)]:
+        total_E[union.user_items.positions(csr.row_numbers(), csr.indices)] += np.float32(1) if own_E is None else own_E
+    return edge_weights(union, total_E)
+
+
 def mean_rows(csr: Csr, weights_E: NDArray[np.float32], source_CD: torch.Tensor, first: int, last: int) -> torch.Tensor:
     """out[v] = the mean of the rows of `source_CD` that row first + v of `csr` names, by weight; float32 (last - first, D).
 

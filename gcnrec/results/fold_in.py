@@ -78,10 +78,9 @@ def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None, scr
         dataset, count = _with_items(dataset, new_items, scratch)
         counts.append(count)
     if new_users is not None and name in INDUCTIVE and run.job.sampler.neighbours == "weighted":
-        raise UsageError(
-            f"--new-users brings interactions without weights, and {run.folder} draws neighbours by weight; "
-            "train with sampler.neighbours = 'uniform'"
-        )
+        raise _without_weights(run, "draws neighbours by weight", "sampler.neighbours = 'uniform'")
+    if new_users is not None and run.job.model.weighted_graph:
+        raise _without_weights(run, "propagates by weights", "model.weighted_graph = false")
     given, unknown = _no_pairs(dataset), 0
     if new_users is not None:
         dataset, given, unknown, count = _with_users(dataset, new_users)
@@ -94,6 +93,10 @@ def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None, scr
     embed = partial(_encoded, scratch=scratch) if name in INDUCTIVE else _summed
     trained = embed(run, dataset, run.embeddings(scratch))
     return Widened(dataset, trained, _mixed(run, dataset, trained), unknown, tuple(counts))
+
+
+def _without_weights(run: Run, reads: str, remedy: str) -> UsageError:
+    return UsageError(f"--new-users brings interactions without weights, and {run.folder} {reads}; train with {remedy}")
 
 
 def reads_features(run: Run) -> bool:

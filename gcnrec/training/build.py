@@ -20,17 +20,21 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset
 from gcnrec.models.convolutions import PinSageHead, pinsage_convolutions, sage_convolutions
 from gcnrec.models.encoder import Encoder
+from gcnrec.models.hops import Hop
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.models.mf import MatrixFactorisation
-from gcnrec.models.ngcf import Ngcf
 from gcnrec.models.node_encoder import IdDropout, NodeEncoder
 from gcnrec.models.node_inputs import Features, NodeInputs
 from gcnrec.models.objective import objective_of
 from gcnrec.models.pooling import Means, Visits, WeightedMeans
 from gcnrec.models.spectral import varimax
-from gcnrec.ops.directions import uniform, weighted
-from gcnrec.ops.weighted import EdgeWeights, edge_weights
+from gcnrec.models.weighted_hop import WeightedHop
+from gcnrec.models.whole_graph.behaviour_weights import BehaviourWeights
+from gcnrec.models.whole_graph.cascade import Cascade
+from gcnrec.models.whole_graph.ngcf import Ngcf
+from gcnrec.ops.directions import Direction, uniform, weighted, weighted_sums
+from gcnrec.ops.weighted import EdgeWeights, union_weights
 from gcnrec.sampling.blocks import BlockSampler, NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sampling.walk_blocks import WalkSampler
@@ -77,9 +81,14 @@ def planned(job: Job, dataset: Dataset) -> Plan | None:
     refuse_impossible_mixture(job.mixture, job.model.exponents, dataset)
     if job.model.name in INDUCTIVE:
         _require_features(job.model.inputs, has_features or dataset.user_features is not None)
-    if job.sampler.neighbours == "weighted":
-        _require_weights(dataset.weights_E is not None)
-        _refuse_weighted_union(bool(dataset.graph.others))
+    if job.model.behaviours in ("weighted", "cascade") and not dataset.graph.others:
+        raise UsageError(
+            f"model.behaviours = '{job.model.behaviours}' needs several behaviours, and this dataset has one; ingest with "
+            "--behaviour and --target, or leave the key out"
+        )
+    setting = _weighs(job)
+    if setting is not None:
+        _require_weights(setting, dataset.weights_E is not None)
     plan.placement.require()
     _require_room(plan)
     return plan
@@ -129,12 +138,12 @@ def _dense_table(plan: Plan, graph: BipartiteGraph, rows_ND: torch.Tensor | None
 def build_step(job: Job, plan: Plan, data: TrainData, table: StepTable, scratch: Allocate = in_ram) -> Step:
     """The step that a job describes, on `data`, updating `table`; `scratch` gives exports the memory of whole node matrices."""
     graph, weights_E = data.graph, data.weights_E
-    drawn_by = _neighbour_weights(job, graph, weights_E)
-    neighbours = _neighbours(job, graph.union, drawn_by)
+    edges = _edge_weights(job, graph, weights_E)
+    neighbours = _neighbours(job, graph.union, edges)
     if job.model.name in INDUCTIVE:
-        encoder: Encoder = inductive_encoder(job, graph.union, table.width, data.features, scratch, drawn_by)
+        encoder: Encoder = inductive_encoder(job, graph.union, table.width, data.features, scratch, edges)
     else:
-        encoder = _encoder(job, graph.union, table.width, plan.rule.every_row)
+        encoder = _encoder(job, graph, edges, table.width, plan.rule.every_row)
     weights = None if weights_E is None else _mean_one(weights_E)
     betas = (job.optimizer.beta1, job.optimizer.beta2)
     return Step(
@@ -158,16 +167,22 @@ def explorer_of(plan: Plan, step: Step, epochs: int, folder: Path) -> Explorer |
     return Explorer(plan.policy(graph.union), table, degree_deciles(graph.union), every, epochs * per_epoch, folder)
 
 
-def _encoder(job: Job, graph: BipartiteGraph, width: int, dense_grad: bool) -> Encoder:
-    match (job.model.name, job.model.propagation):
-        case ("mf", _) | ("lightgcn", "none"):
+def _encoder(job: Job, graph: BipartiteGraph, edges: EdgeWeights | None, width: int, dense_grad: bool) -> Encoder:
+    layers = job.model.layers
+    hop = WeightedHop(graph.union, edges) if job.model.weighted_graph and edges is not None else Hop(graph.union)
+    match (job.model.name, job.model.propagation, job.model.behaviours):
+        case ("mf", _, _) | ("lightgcn", "none", _):
             return MatrixFactorisation(width)
-        case ("lightgcn", "full"):
-            return LightGcn(graph, job.model.layers, width, dense_grad)
-        case ("lightgcn", "sampled"):
-            return SampledLightGcn(graph, job.model.layers, width)
+        case ("lightgcn", "full", "weighted"):
+            return BehaviourWeights(graph, layers, width)
+        case ("lightgcn", "full", "cascade"):
+            return Cascade(graph, layers, width)
+        case ("lightgcn", "full", _):
+            return LightGcn(hop, layers, width, dense_grad)
+        case ("lightgcn", "sampled", _):
+            return SampledLightGcn(hop, layers, width)
         case _:
-            return Ngcf(graph, job.model.layers, width, job.train.seed)
+            return Ngcf(graph.union, layers, width, job.train.seed)
 
 
 def inductive_encoder(
@@ -196,13 +211,21 @@ def inductive_encoder(
     return NodeEncoder(inputs, layers, torch.nn.Identity(), means, dropout, scratch)
 
 
-def _neighbour_weights(job: Job, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None) -> EdgeWeights | None:
-    """By what neighbours are drawn; None: uniformly."""
-    if job.sampler.neighbours == "uniform":
+def _edge_weights(job: Job, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None) -> EdgeWeights | None:
+    """What edges weigh in propagation, or by what neighbours are drawn; None: all alike."""
+    setting = _weighs(job)
+    if setting is None:
         return None
-    _require_weights(weights_E is not None)
+    _require_weights(setting, weights_E is not None)
     assert weights_E is not None
-    return edge_weights(graph, weights_E)
+    return union_weights(graph, weights_E)
+
+
+def _weighs(job: Job) -> str | None:
+    """The setting that reads the weights of edges."""
+    if job.model.weighted_graph:
+        return "model.weighted_graph = true"
+    return "sampler.neighbours = 'weighted'" if job.sampler.neighbours == "weighted" else None
 
 
 def _require_features(inputs: str | None, has_features: bool) -> None:
@@ -210,19 +233,10 @@ def _require_features(inputs: str | None, has_features: bool) -> None:
         raise UsageError("model.inputs = 'features' needs features; ingest with --item-features or --user-features")
 
 
-def _require_weights(has_weights: bool) -> None:
+def _require_weights(setting: str, has_weights: bool) -> None:
     if not has_weights:
         raise UsageError(
-            "sampler.neighbours = 'weighted' needs weights of interactions, and this dataset has none; ingest with --weight, or "
-            "set sampler.neighbours = 'uniform'"
-        )
-
-
-def _refuse_weighted_union(has_others: bool) -> None:
-    if has_others:
-        raise UsageError(
-            "sampler.neighbours = 'weighted' weighs the interactions of one behaviour, this dataset has several; set "
-            "model.behaviours = 'none', or sampler.neighbours = 'uniform'"
+            f"{setting} needs weights of interactions, and this dataset has none; ingest with --weight, or leave the key out"
         )
 
 
@@ -241,7 +255,10 @@ def _neighbours(job: Job, graph: BipartiteGraph, weights: EdgeWeights | None) ->
         return None
     if job.model.name == "pinsage":
         return _walks(job, graph)
-    directions = uniform(graph) if weights is None else weighted(graph, weights)
+    if weights is None:
+        directions: tuple[Direction, Direction] = uniform(graph)
+    else:
+        directions = weighted_sums(graph, weights) if job.model.weighted_graph else weighted(graph, weights)
     return NeighbourSampler(graph, _fanouts(job), job.train.seed, job.model.name == "graphsage", directions)
 
 

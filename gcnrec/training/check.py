@@ -47,8 +47,9 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     nodes = dataset.graph.num_nodes
     plan = planned(job, dataset)
     require_trackers(job.run)
-    graph_bytes = 8 * (nodes + 2) + (38 if job.sampler.neighbours == "weighted" else 8) * dataset.graph.num_edges
-    graph_bytes += 16 * dataset.graph.union.num_edges if dataset.graph.others else 0  # the union lies in RAM, in both directions
+    union_edges = dataset.graph.union.num_edges
+    graph_bytes = 8 * (nodes + 2) + 8 * dataset.graph.num_edges + _edge_value_bytes(job) * union_edges
+    graph_bytes += 16 * union_edges if dataset.graph.others else 0  # the union lies in RAM, in both directions
     graph = dataset.graph
     sizes = {"users": graph.num_users, "items": graph.num_items, "train_edges": graph.num_edges, "by_data": by_data}
     with use_threads(job.train.threads), out_of_memory_as_a_sentence():
@@ -58,6 +59,13 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
         timed = _timed(job, plan, dataset, graph_bytes)
     mixture_bytes = choice_bytes(job.mixture, job.evaluate.metric, dataset)
     return {**sizes, **timed, **({"mixture_bytes": mixture_bytes} if job.mixture.partners else {})}
+
+
+def _edge_value_bytes(job: Job) -> int:
+    """What an edge takes for its weight in both directions, and for the tables that neighbours are drawn by."""
+    if job.sampler.neighbours == "weighted":
+        return 30
+    return (32 if job.model.propagation == "sampled" else 8) if job.model.weighted_graph else 0
 
 
 def _timed(job: Job, plan: Plan, dataset: Dataset, graph_bytes: int) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from gcnrec.bench.contenders.gathered import Pageable, Pinned, Prefetched
 from gcnrec.bench.contenders.peer_loss import Labels, softmax_loss
 from gcnrec.bench.graphs import synthetic
 from gcnrec.graph import BipartiteGraph
+from gcnrec.models.hops import Hop
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.rows import Ticket
 
@@ -87,7 +88,7 @@ def test_a_peer_embeds_as_we_do_where_nothing_is_left_out(name):
     nodes_V = np.sort(np.random.default_rng(0).choice(graph.num_nodes, 30, replace=False))
     drawn = peer._draw(torch.from_numpy(nodes_V))
     full_ND = torch.empty(graph.num_nodes, of.width)
-    LightGcn(graph, len(FANOUTS), of.width, False).export(dense(of), full_ND)
+    LightGcn(Hop(graph), len(FANOUTS), of.width, False).export(dense(of), full_ND)
     torch.testing.assert_close(drawn.final(of.start_ND[drawn.rows_R]), full_ND[nodes_V], rtol=1e-4, atol=1e-5)
 
 

@@ -8,6 +8,7 @@ import torch
 from built import step_of
 
 from gcnrec.config import Job, Sampler
+from gcnrec.models.hops import Hop
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.tables.dense import DenseTable
@@ -37,14 +38,14 @@ def test_equals_dense_autograd(world, num_layers, dense_grad):
     graph = world.graph
     batch = edge_sampler(Sampler(negatives="uniform"), graph, None, 5, 0).batch(0, 0)
     # 20 columns: narrower than a block of columns.
-    check_encoder(LightGcn(graph, num_layers, 20, dense_grad), table_of(graph, 20), batch, graph, dense(num_layers))
+    check_encoder(LightGcn(Hop(graph), num_layers, 20, dense_grad), table_of(graph, 20), batch, graph, dense(num_layers))
 
 
 @pytest.mark.parametrize("width", [1, 16, 64])
 def test_other_widths(width):
     graph = checkerboard().graph
     batch = edge_sampler(Sampler(), graph, None, 40, 0).batch(0, 1)
-    check_encoder(LightGcn(graph, 2, width, False), table_of(graph, width), batch, graph, dense(2))
+    check_encoder(LightGcn(Hop(graph), 2, width, False), table_of(graph, width), batch, graph, dense(2))
 
 
 def test_star_by_hand():
@@ -53,7 +54,7 @@ def test_star_by_hand():
     rows = torch.full((41, 1), 2.0)
     rows[40] = 3.0
     out = torch.empty(41, 1)
-    LightGcn(graph, 1, 1, False).export(DenseTable(rows, 0), out)
+    LightGcn(Hop(graph), 1, 1, False).export(DenseTable(rows, 0), out)
     assert out[:40, 0].numpy() == pytest.approx(np.full(40, 1 + 1.5 / 40**0.5), rel=1e-6)
     assert float(out[40]) == pytest.approx(1.5 + 40**0.5, rel=1e-6)
 
@@ -61,7 +62,7 @@ def test_star_by_hand():
 def rows_with_gradient(num_layers, dense_grad):
     graph = checkerboard().graph
     batch = edge_sampler(Sampler(), graph, None, 2, 0).batch(0, 0)
-    encoded = LightGcn(graph, num_layers, 4, dense_grad).encode(table_of(graph, 4), batch)
+    encoded = LightGcn(Hop(graph), num_layers, 4, dense_grad).encode(table_of(graph, 4), batch)
     ones = torch.ones(len(batch.nodes_V), 4)
     return graph, batch, encoded.pull(ones, ones).rows_R
 
@@ -83,7 +84,7 @@ def test_gradient_by_finite_differences():
     """d <g, final(E)> / dE through the kernels themselves. The model is linear: a step of one is exact but for rounding."""
     graph = checkerboard(8).graph
     batch = edge_sampler(Sampler(), graph, None, 6, 0).batch(0, 0)
-    model, weights = LightGcn(graph, 3, 2, False), table_of(graph, 2).columns(0, 2)
+    model, weights = LightGcn(Hop(graph), 3, 2, False), table_of(graph, 2).columns(0, 2)
     grad_VD = torch.randn(len(batch.nodes_V), 2, generator=torch.Generator().manual_seed(0))
     grad = model.encode(DenseTable(weights, 0), batch).pull(grad_VD, torch.zeros_like(grad_VD))
     found = torch.zeros_like(weights)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gcnrec.config import Sampler
+from gcnrec.models.hops import Hop
 from gcnrec.models.lightgcn import BLOCK, LightGcn
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.tables.dense import DenseTable
@@ -24,4 +25,4 @@ def test_one_whole_block_and_a_part(num_layers):
             layers.append(hop_NN @ layers[-1])
         return sum(layers) / len(layers)
 
-    check_encoder(LightGcn(graph, num_layers, width, True), DenseTable(rows, 0), batch, graph, dense)
+    check_encoder(LightGcn(Hop(graph), num_layers, width, True), DenseTable(rows, 0), batch, graph, dense)

@@ -8,6 +8,7 @@ import torch
 from built import step_of
 
 from gcnrec.config import Job, Sampler
+from gcnrec.models.hops import Hop
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.ops.directions import uniform, weighted
@@ -46,12 +47,12 @@ def batch_of(graph, fanouts, size, index=0, negatives="uniform"):
 def test_equals_dense_autograd_where_all_neighbours_are_drawn(world, num_layers):
     graph = world.graph
     batch = batch_of(graph, (64,) * num_layers, 5)
-    check_encoder(SampledLightGcn(graph, num_layers, 20), table_of(graph, 20), batch, graph, dense(num_layers))
+    check_encoder(SampledLightGcn(Hop(graph), num_layers, 20), table_of(graph, 20), batch, graph, dense(num_layers))
 
 
 def draws_of(graph, table, num_layers, neighbours, count, grad_VD):
     """Embeddings and row gradients of one batch's nodes under `count` different draws of neighbours."""
-    encoder, finals, grads = SampledLightGcn(graph, num_layers, table.width), [], []
+    encoder, finals, grads = SampledLightGcn(Hop(graph), num_layers, table.width), [], []
     plain = edge_sampler(Sampler(negatives="uniform"), graph, None, 6, 0).batch(0, 0)
     for step in range(1, count + 1):
         drawn = neighbours.sample(plain.nodes_V, plain.num_users, step)
@@ -82,7 +83,7 @@ def test_expectation_is_the_full_propagation(num_layers, fanouts, directions):
     nodes = len(edge_sampler(Sampler(negatives="uniform"), graph, None, 6, 0).batch(0, 0).nodes_V)
     grad_VD = torch.randn(nodes, 3, generator=torch.Generator().manual_seed(1))
     plain, finals, grads = draws_of(graph, table, num_layers, neighbours, count, grad_VD)
-    full = LightGcn(graph, num_layers, 3, True).encode(table, plain)
+    full = LightGcn(Hop(graph), num_layers, 3, True).encode(table, plain)
     grad = full.pull(grad_VD, torch.zeros_like(grad_VD))
     expected_ND = torch.zeros(graph.num_nodes, 3)
     expected_ND[torch.from_numpy(grad.rows_R)] = grad_tile(grad, 3)

@@ -7,7 +7,7 @@ import torch
 from built import step_of
 
 from gcnrec.config import Job, Sampler
-from gcnrec.models.ngcf import Ngcf
+from gcnrec.models.whole_graph.ngcf import Ngcf
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import assert_as_accurate, check_encoder, check_step, checkerboard, dense_hop, worlds

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gcnrec.config import Job, Sampler
+from gcnrec.config import Job, Model, Sampler
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.parquet import ingest
 from gcnrec.results.bundle import item_arrays
@@ -233,6 +233,9 @@ def test_refusals(folder, dataset, sage, lightgcn, tmp_path):
     popular = trained(folder, dataset, "popularity")
     with pytest.raises(UsageError, match=r"need a model with embeddings, and .* holds popularity"):
         with_new_nodes(popular, new_users(folder, [("new", 100)]), None)
+    on_weights = replace(lightgcn, job=lightgcn.job.model_copy(update={"model": Model(weighted_graph=True)}))
+    with pytest.raises(UsageError, match=r"without weights, and .* propagates by weights; train with model"):
+        with_new_nodes(on_weights, new_users(folder, [("new", 100)]), None)
     by_weight = replace(sage, job=sage.job.model_copy(update={"sampler": Sampler(neighbours="weighted")}))
     with pytest.raises(UsageError, match=r"without weights, and .* draws neighbours by weight"):
         with_new_nodes(by_weight, new_users(folder, [("new", 100)]), None)

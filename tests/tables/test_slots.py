@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gcnrec.config import Sampler
 from gcnrec.errors import DataError, UsageError
+from gcnrec.models.hops import Hop
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.mf import MatrixFactorisation
 from gcnrec.rows import Ticket
@@ -100,7 +101,7 @@ def test_an_encoder_on_slots_equals_one_on_the_same_dense_rows(layers, width):
     upstream = torch.randn(len(nodes), width, generator=torch.Generator().manual_seed(3))
     exact = torch.autograd.grad((final[nodes] * upstream).sum() + (leaf[nodes] * upstream).sum(), leaf)[0]
     for dense_grad in (False, True):
-        model = LightGcn(graph, layers, width, dense_grad)
+        model = LightGcn(Hop(graph), layers, width, dense_grad)
         encoded, same = model.encode(table, batch), model.encode(dense, batch)
         assert torch.allclose(encoded.final_VD, same.final_VD, atol=1e-6)
         assert torch.equal(encoded.ego_VD, same.ego_VD)

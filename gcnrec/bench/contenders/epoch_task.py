@@ -17,6 +17,7 @@ import torch
 
 from gcnrec.bench.contenders.gathered import Pageable, Pinned, Prefetched
 from gcnrec.graph import BipartiteGraph
+from gcnrec.models.hops import Hop
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.models.objective import Objective, objective_of
 from gcnrec.queues import Device
@@ -183,7 +184,7 @@ def step_of(task: Task, table: StepTable, objective: Objective | None = None) ->
     # half an edge less than the stretch has: rounding must not add an edge, and with it a step
     fraction = (task.positives - 0.5) / graph.num_edges
     sampler = EdgeSampler(graph, None, task.batch_size, 0, None, False, 0, fraction, NeighbourSampler(graph, FANOUTS, seed=0))
-    encoder = SampledLightGcn(graph, len(FANOUTS), task.width)
+    encoder = SampledLightGcn(Hop(graph), len(FANOUTS), task.width)
     return Step(sampler, encoder, table, _rule(), objective or softmax(graph), None)
 
 

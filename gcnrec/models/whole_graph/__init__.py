@@ -1,0 +1,1 @@
+"""Encoders that propagate every node through autograd in each step."""
