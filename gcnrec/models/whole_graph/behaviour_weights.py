@@ -4,7 +4,7 @@
 
 alpha and beta are softmaxes of a learnt number for each behaviour, equal at the start; A_b is the symmetric-normalised matrix of
 behaviour b alone. MBGCN learns such weights for the user side (Jin et al. 2020, "Multi-behavior recommendation with graph
-convolutional networks", eq. 5), times the behaviours' shares in a user's interactions, which are left out here.
+convolutional networks"), times the behaviours' shares in a user's interactions, which are left out here.
 Letters: N nodes, U users, I items, D width, B behaviours, L layers.
 """
 

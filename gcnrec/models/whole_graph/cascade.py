@@ -3,8 +3,8 @@
     x_0 = E;   x_b = x_{b-1} + 1/L * sum over l = 1 .. L of A_b^l x_{b-1};   final = x_B
 
 A_b is the symmetric-normalised matrix of behaviour b alone. The sum with x_{b-1} is the residual connection of CRGCN (Yan et al.
-2024, "Cascading residual graph convolutional network for multi-behavior recommendation", eqs. 6 to 9), here without its scaling
-to unit length between behaviours and with one loss, that of the target, which is last.
+2022, "Cascading residual graph convolutional network for multi-behavior recommendation", arXiv:2205.13128). CRGCN also scales
+rows to unit length between behaviours and has a loss for each; here only the target, which is last, has one.
 Letters: N nodes, D width, B behaviours, L layers.
 """
 
