@@ -20,13 +20,16 @@ from typer.core import TyperGroup
 from gcnrec.console import encoding, output
 from gcnrec.console.arguments import (
     AsJson,
+    AttributesOf,
     BehaviourColumn,
+    BeyondAccuracy,
     DataFolder,
     DataRoot,
     DecayDays,
     Force,
     IngestAgain,
     JobFile,
+    JudgedTable,
     KCore,
     KeepOther,
     MemoryLimit,
@@ -36,16 +39,19 @@ from gcnrec.console.arguments import (
     OutFile,
     Overrides,
     PartitionType,
+    Per,
     Replace,
     Resume,
     RunFolder,
     Seed,
+    SeenRule,
     SplitBy,
     Target,
     TestSize,
     TestUntil,
     TextWidth,
     ValidSize,
+    ValueColumn,
     WarmSize,
     WhereTest,
     count,
@@ -310,16 +316,15 @@ def evaluate(
     split: Annotated[Literal["valid", "test"], typer.Option(metavar="valid|test", help="What to rank for.")] = "test",
     k: Annotated[str | None, typer.Option("--k", metavar="10,20,50", help="List lengths; default the job's.")] = None,
     segments: Annotated[Path | None, typer.Option(metavar="FILE", help="Parquet of user id and segment.")] = None,
-    seen: Annotated[
-        Literal["target", "all", "none"] | None,
-        typer.Option(metavar="target|all|none", help="What lists leave out; default the job's evaluate.seen."),
-    ] = None,
+    seen: SeenRule = None,
+    beyond_accuracy: BeyondAccuracy = False,
+    per: Per = None,
+    value: ValueColumn = None,
+    attributes: AttributesOf = None,
     lists: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Judge these lists of another system, and leave the run as it is.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", parser=place_to_write, help="With --lists: metrics of each user, for compare.")
-    ] = None,
+    out: JudgedTable = None,
     force: Replace = False,
     memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
@@ -330,19 +335,20 @@ def evaluate(
 
     lengths = list_lengths(k)
     from gcnrec.reports.text import metric_lines
-    from gcnrec.results.evaluate import evaluate_lists, evaluate_run
+    from gcnrec.results.evaluate import Terms, evaluate_lists, evaluate_run
+    from gcnrec.results.given.details import Details
     from gcnrec.results.given.lists import table_of
     from gcnrec.runs.folder import open_run
 
+    details = Details(tuple(per or ()), value, attributes, beyond_accuracy)
     if lists is None and (out is not None or force):
         raise UsageError("--out and --force belong to --lists; metrics of the run go into its folder")
     with _observed(as_json, log_json) as observer:
         if lists is None:
-            metrics = evaluate_run(open_run(run, observer), split, lengths, segments, observer, memory_limit, seen)
+            metrics = evaluate_run(open_run(run, observer), split, lengths, segments, observer, memory_limit, seen, details)
         else:
-            metrics = evaluate_lists(
-                open_run(run, observer), lists, table_of(out, segments, force), split, lengths, seen, observer
-            )
+            terms, table = Terms(split, lengths, seen), table_of(out, segments, force)
+            metrics = evaluate_lists(open_run(run, observer), lists, table, terms, details, observer)
     output.show(metrics if as_json else metric_lines(metrics))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -99,6 +99,18 @@ Force = Annotated[bool, typer.Option("--force", help="Replace the dataset that -
 OutFile = Annotated[
     Path, typer.Option("--out", metavar="FILE", parser=place_to_write, help="The file to write: .parquet, .csv or .jsonl.")
 ]
+SeenRule = Annotated[
+    Literal["target", "all", "none"] | None,
+    typer.Option("--seen", metavar="target|all|none", help="What lists leave out; default the job's evaluate.seen."),
+]
+JudgedTable = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", parser=place_to_write, help="With --lists: metrics of each user, for compare."),
+]
+BeyondAccuracy = Annotated[bool, typer.Option("--beyond-accuracy", help="Add diversity and serendipity of the lists.")]
+Per = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Add recall by a column of --attributes.")]
+ValueColumn = Annotated[str | None, typer.Option("--value", metavar="COLUMN", help="Weight by a column of --attributes.")]
+AttributesOf = Annotated[Path | None, typer.Option("--attributes", metavar="FILE", help="Items with these columns.")]
 NewUsers = Annotated[Path | None, typer.Option(metavar="FILE", help="Pairs of user and item, also of new users.")]
 NewItems = Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")]
 Replace = Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")]

@@ -21,6 +21,7 @@ from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
 from gcnrec.interactions import Interactions
 from gcnrec.ops.topk import ItemLists, Seen, TopK, contained
 from gcnrec.ranking import metrics
+from gcnrec.ranking.beyond_accuracy import BeyondAccuracy
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.tilt import NAMES, Tilt
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k
@@ -33,12 +34,25 @@ ReportRanked = Callable[[int, int], None]
 _UNREPORTED: ReportRanked = partial(SILENT.work, "ranking")
 
 
+PerItem = dict[int, NDArray[np.int64]]
+"""Counts of every item by list length, int64 (I)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemCounts:
+    """Of each item: in how many pairs it is held out, int64 (I); how many lists hold it, and how many of these as a hit."""
+
+    held_out_I: NDArray[np.int64]
+    exposure_I: PerItem
+    hits_I: PerItem
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """How well a model ranks a split.
 
-    `metrics`: name@k -> mean over users (coverage@k, gini@k, long_tail@k: over all lists); `intervals`: 95 % bootstrap
-    percentile interval over users of every mean; `per_user`: one row per user with held-out items: `user` (original
+    `metrics`: name@k -> mean over users (coverage@k, gini@k, long_tail@k, serendipity@k: over all lists); `intervals`: 95 %
+    bootstrap percentile interval over users of every mean; `per_user`: one row per user with held-out items: `user` (original
     id), `degree` (train), `num_held_out`, then every per-user metric; `deciles`: see `popularity_deciles`.
     """
 
@@ -46,10 +60,7 @@ class Evaluation:
     intervals: dict[str, tuple[float, float]]
     per_user: pa.Table
     deciles: list[dict[str, Any]]
-
-
-PerItem = dict[int, NDArray[np.int64]]
-"""Counts of every item by list length, int64 (I)."""
+    items: ItemCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +82,14 @@ class HeldOutSplit:
 class Measures:
     """What is measured: metrics at the list lengths `ks`; intervals over users from `resamples` drawn by `seed`, 0 for none.
 
-    `tilt` above 0 adds the metrics of `gcnrec.ranking.tilt`.
+    `tilt` above 0 adds the metrics of `gcnrec.ranking.tilt`, `beyond` those of `gcnrec.ranking.beyond_accuracy`.
     """
 
     ks: Sequence[int] = (10, 20, 50)
     resamples: int = 0
     seed: int = 0
     tilt: float = 0.0
+    beyond: BeyondAccuracy | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -124,13 +136,15 @@ def judge_lists(
 ) -> Evaluation:
     """The evaluation of ranked lists of all users with held-out items, in their order; `held`: user -> held-out items."""
     users_H = np.flatnonzero(held.degrees).astype(np.int32)
-    names, values_MH, exposure, hits = _judge(lists, held, split.item_degrees_I, measures, report)
+    names, values_MH, items, unexpected = _judge(lists, held, split.item_degrees_I, measures, report)
     columns = dict(zip(names, values_MH, strict=True))
     means = {name: float(values_H.mean()) for name, values_H in columns.items()}
     for k in measures.lengths:
-        means[f"coverage@{k}"] = metrics.coverage(exposure[k])
-        means[f"gini@{k}"] = metrics.gini(exposure[k])
-        means[f"long_tail@{k}"] = metrics.long_tail(exposure[k], split.item_degrees_I)
+        means[f"coverage@{k}"] = metrics.coverage(items.exposure_I[k])
+        means[f"gini@{k}"] = metrics.gini(items.exposure_I[k])
+        means[f"long_tail@{k}"] = metrics.long_tail(items.exposure_I[k], split.item_degrees_I)
+    for k, count in unexpected.items():
+        means[f"serendipity@{k}"] = count / max(int(items.hits_I[k].sum()), 1)
     intervals: dict[str, tuple[float, float]] = {}
     if measures.resamples:
         low_M, high_M = metrics.bootstrap_intervals(values_MH.T, measures.resamples, measures.seed)
@@ -140,8 +154,8 @@ def judge_lists(
         "degree": split.user_degrees_U[users_H],
         "num_held_out": held.degrees[users_H],
     }
-    deciles = popularity_deciles(split.item_degrees_I, np.bincount(held.indices, minlength=held.columns), hits)
-    return Evaluation(means, intervals, pa.table({**about, **columns}), deciles)
+    deciles = popularity_deciles(split.item_degrees_I, items.held_out_I, items.hits_I)
+    return Evaluation(means, intervals, pa.table({**about, **columns}), deciles, items)
 
 
 def popularity_deciles(item_degrees_I: NDArray[np.int64], held_out_I: NDArray[np.int64], hits_I: PerItem) -> list[dict[str, Any]]:
@@ -225,16 +239,18 @@ def metric_columns(per_user: pa.Table) -> list[str]:
 
 def _judge(
     chunks: Iterator[TopK], held: Csr, item_degrees_I: NDArray[np.int64], measures: Measures, report: ReportRanked
-) -> tuple[list[str], NDArray[np.float64], PerItem, PerItem]:
-    """Names and values, float64 (M, H), of the per-user metrics; how many lists hold each item, and how many as a hit."""
+) -> tuple[list[str], NDArray[np.float64], ItemCounts, dict[int, int]]:
+    """Names and values, float64 (M, H), of the per-user metrics; counts of items; by list length, hits that popularity lacks."""
     num_items, num_users, ks = held.columns, int(np.count_nonzero(held.degrees)), measures.lengths
     information_I = metrics.self_information(item_degrees_I, held.rows)
     tilted = Tilt.of(held, item_degrees_I, measures.tilt, ks) if measures.tilt else None
-    names = [f"{name}@{k}" for name in (*metrics.PER_USER, *(NAMES if tilted else ()), "novelty") for k in ks]
+    beyond = measures.beyond
+    kinds = (*metrics.PER_USER, *(NAMES if tilted else ()), "novelty", *(beyond.names if beyond else ()))
+    names = [f"{kind}@{k}" for kind in kinds for k in ks]
     values_MH = np.empty((len(names), num_users))
     columns = dict(zip(names, values_MH, strict=True))
     exposure, hits = ({k: np.zeros(num_items, np.int64) for k in ks} for _ in range(2))
-    done = 0
+    unexpected, done = dict.fromkeys(ks if beyond else (), 0), 0
     for lists in chunks:
         hits_BK = contained(lists.items_BK, ItemLists(held, lists.users_B))
         judged = metrics.Judged(lists.items_BK, hits_BK, held.degrees[lists.users_B])
@@ -248,6 +264,13 @@ def _judge(
             items_BK, hit_BK = lists.items_BK[:, :k], hits_BK[:, :k]
             exposure[k] += np.bincount(items_BK[items_BK >= 0], minlength=num_items)
             hits[k] += np.bincount(items_BK[hit_BK], minlength=num_items)
+        if beyond:
+            for name, values_B in beyond.diversity(lists, ks).items():
+                columns[name][here] = values_B
+            slots_P, places_P = np.nonzero(hits_BK)[1], beyond.places(lists, hits_BK)
+            for k in ks:
+                unexpected[k] += int(((slots_P < k) & (places_P >= k)).sum())
         done = here.stop
         report(done, num_users)
-    return names, values_MH, exposure, hits
+    counts = ItemCounts(np.bincount(held.indices, minlength=num_items), exposure, hits)
+    return names, values_MH, counts, unexpected

@@ -17,7 +17,7 @@ HEADLINE = ("recall@20", "ndcg@20")
 
 
 def metric_lines(metrics: dict[str, Any]) -> list[str]:
-    """Metrics by name and list length, intervals of the headline ones, then the segments, if there are any."""
+    """Metrics by name and list length, intervals of the headline ones, then segments and attributes, if there are any."""
     names = [split_name(name) for name in measured(metrics)]
     lengths = sorted({name.k for name in names})
     kinds = list(dict.fromkeys(name.kind for name in names))
@@ -33,7 +33,21 @@ def metric_lines(metrics: dict[str, Any]) -> list[str]:
         lines += ["", f"{group}: {values['users']:,.0f} users, {values['pairs']:,.0f} pairs", *metric_lines(values)]
     for segment, values in metrics.get("segments", {}).items():
         lines += ["", f"segment {segment}: {values['users']:,} users", *metric_lines(values)]
+    for attribute, rows in metrics.get("per", {}).items():
+        lines += ["", *_recall_lines(attribute, rows)]
     return lines
+
+
+def _recall_lines(attribute: str, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Recall by the values of an attribute: a line for each value, with its items and held-out pairs."""
+    recalls = [name for name in rows[0] if name.startswith("recall@")]
+    cells = [(attribute, "items", "pairs", *recalls)]
+    for row in rows:
+        value = "(none)" if row["value"] is None else row["value"]
+        value = f"{value} ({row['values']:,} values)" if row["values"] > 1 else value
+        recall = ["" if row[name] is None else f"{row[name]:.4f}" for name in recalls]
+        cells.append((value, f"{row['items']:,}", f"{row['pairs']:,}", *recall))
+    return columns(cells)
 
 
 def dataset_lines(info: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,9 +25,10 @@ from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segme
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.seen import SeenRule, judged_pairs, seen_items, seen_rule
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
+from gcnrec.results.given.details import Details
 from gcnrec.results.given.id_files import columns_of, open_ids
 from gcnrec.results.given.lists import judged, read_lists, write_judged
-from gcnrec.results.memory_bounds import evaluation_bytes, most_items, segment_bytes, users_per_chunk
+from gcnrec.results.memory_bounds import beyond_bytes, evaluation_bytes, most_items, node_table_bytes, users_per_chunk
 from gcnrec.results.outputs import Output
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import append_event
@@ -41,6 +43,24 @@ from gcnrec.training.finish import warn_of_lost, warn_of_one_list
 Split = Literal["valid", "test"]
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How lists are judged: the `split`, list lengths (default: the job's), and what lists leave out, as of `evaluate_run`."""
+
+    split: Split = "test"
+    ks: Sequence[int] | None = None
+    seen: SeenRule | None = None
+
+    def measures(self, run: Run) -> Measures:
+        """What is measured, intervals and tilt as the job of `run` says."""
+        settings = run.job.evaluate
+        return Measures(tuple(self.ks or settings.k), settings.bootstrap, run.job.train.seed, settings.tilt)
+
+    def rule(self, run: Run) -> SeenRule:
+        """What lists leave out."""
+        return seen_rule(self.seen, run.dataset) if self.seen else rule_of(run)
+
+
 def evaluate_run(
     run: Run,
     split: Split = "test",
@@ -49,65 +69,71 @@ def evaluate_run(
     observer: Observer = SILENT,
     memory_limit: str | None = None,
     seen: SeenRule | None = None,
+    details: Details | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run folder and return the metrics that it writes.
 
     Test: `metrics.json` and `per_user.parquet`. Valid: `metrics.valid.json` and `per_user.valid.parquet`.
     `segments`: a Parquet or CSV file with a user column and one other column, the name of the user's segment.
     `memory_limit`, such as "2GB" (default: of the job), bounds memory; the process itself and mapped files do not count.
-    `seen`: what lists leave out, in place of the job's `evaluate.seen`.
+    `seen`: what lists leave out, in place of the job's `evaluate.seen`. `details`: more metrics, none by default.
     Raises DeviceError where the limit is too small for the data. Raises UsageError for valid on a run that was trained on
     valid too, or that another process writes.
     """
     refuse_what_it_was_trained_on(run, split)
-    dataset, settings, observer = run.dataset, run.job.evaluate, kept(observer)
-    limit = settings.memory_limit if memory_limit is None else memory_limit
+    dataset, terms, details = run.dataset, Terms(split, ks, seen), details or Details()
+    observer, rule, measures = kept(observer), terms.rule(run), terms.measures(run)
+    limit = run.job.evaluate.memory_limit if memory_limit is None else memory_limit
     with writing(run.folder, observer), memory_errors_as_sentences(limit):
-        rule = seen_rule(seen, dataset) if seen else rule_of(run)
         held_out = judged_pairs(rule, dataset, split)
-        lengths = tuple(ks or settings.k)
-        fixed = evaluation_bytes(run, held_out, lengths, settings.bootstrap)
-        fixed += 0 if segments is None else segment_bytes(run, segments, limit)
-        chunk = users_per_chunk(limit, fixed, run, min(max(lengths), most_items(run, None)), "evaluating")
+        fixed = evaluation_bytes(run, held_out, measures.ks, measures.resamples)
+        fixed += sum(node_table_bytes(run, path, limit) for path in (segments, details.attributes) if path is not None)
+        fixed += beyond_bytes(run, measures.ks) if details.beyond_accuracy else 0
+        chunk = users_per_chunk(limit, fixed, run, min(max(measures.ks), most_items(run, None)), "evaluating")
         names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
-        scorer = run.scorer()
-        measures = Measures(lengths, settings.bootstrap, run.job.train.seed, settings.tilt)
+        of_items, scorer = details.read(dataset), run.scorer()
         judged_by = HeldOutSplit.of(held_out, dataset.graph, seen_items(rule, dataset, split))
+        measures = replace(measures, beyond=details.beyond(run, judged_by, run.folder, observer))
         result = evaluate(scorer, judged_by, measures, partial(observer.work, f"ranking for {split}"), chunk=chunk)
-        document: dict[str, Any] = {"split": split, "users": len(result.per_user), "seen": rule, **result.metrics}
-        document |= {"intervals": result.intervals, "deciles": result.deciles}
-        if run.export_rule:
-            document["export"] = run.export_rule.name
-        if run.mixture:
-            document["mixture"] = run.mixture.name
-        cold = cold_start(run, scorer, split, lengths, chunk, rule)
+        document = _document(run, result, split, rule) | of_items.added(result)
+        cold = cold_start(run, scorer, split, measures.ks, chunk, rule)
         if cold:
             document["cold_start"] = cold
         if names_U is not None:
             segments_H = names_U[np.unique(held_out.users_E)]
             document |= {"segments": by_segment(result.per_user, segments_H), "segments_unknown_users": unknown}
         _write(run, split, result, document)
-        warn_of_lost(run.folder, judged_by.pairs, judged_by.seen, split, observer)
+        warn_of_lost(run.folder, held_out, judged_by.seen, split, observer)
         if run.job.model.name != "popularity":  # whose lists are meant to be the same
             warn_of_one_list(run.folder, scorer, observer, chunk)
         return document
 
 
+def _document(run: Run, result: Evaluation, split: Split, rule: SeenRule) -> dict[str, Any]:
+    """The metrics of a run as `metrics.json` has them."""
+    document: dict[str, Any] = {"split": split, "users": len(result.per_user), "seen": rule, **result.metrics}
+    document |= {"intervals": result.intervals, "deciles": result.deciles}
+    if run.export_rule:
+        document["export"] = run.export_rule.name
+    if run.mixture:
+        document["mixture"] = run.mixture.name
+    return document
+
+
 def evaluate_lists(
-    run: Run, lists: Path, out: Output, split: Split = "test", ks: Sequence[int] | None = None, seen: SeenRule | None = None,
-    observer: Observer = SILENT,
-) -> dict[str, Any]:  # fmt: skip
+    run: Run, lists: Path, out: Output, terms: Terms | None = None, details: Details | None = None, observer: Observer = SILENT
+) -> dict[str, Any]:
     """Judge lists of another system on the held-out pairs of `run` and return their metrics; per-user metrics go to `out`.
 
-    `lists`: Parquet or CSV with a user and an item in each row (`gcnrec.results.given.lists`). `seen` as of `evaluate_run`.
+    `lists`: Parquet or CSV with a user and an item in each row (`gcnrec.results.given.lists`). `details`: more metrics.
     Nothing of the run is written. Raises DataError for a file that cannot be used.
     """
-    dataset, settings = run.dataset, run.job.evaluate
-    rule = seen_rule(seen, dataset) if seen else rule_of(run)
-    out.refuse_inputs([lists])
-    given = read_lists(dataset, lists)
+    dataset, terms, details = run.dataset, terms or Terms(), details or Details()
+    rule, split = terms.rule(run), terms.split
+    out.refuse_inputs([lists, details.attributes])
+    of_items, given = details.read(dataset), read_lists(dataset, lists)
     held = HeldOutSplit.of(judged_pairs(rule, dataset, split), dataset.graph, seen_items(rule, dataset, split))
-    measures = Measures(tuple(ks or settings.k), settings.bootstrap, run.job.train.seed, settings.tilt)
+    measures = replace(terms.measures(run), beyond=details.beyond(run, held, out.scratch, observer))
     result, hidden = judged(given, held, measures)
     with atomic_file(out.path) as path:
         write_judged(path, result.per_user, split, dataset.digest, rule)
@@ -117,6 +143,7 @@ def evaluate_lists(
     counts = {"unknown_users": given.unknown_users, "unknown_items": given.unknown_items, "repeated": given.repeated}
     counts |= {"seen_items": hidden}
     document: dict[str, Any] = {"split": split, "users": len(result.per_user), "seen": rule, **result.metrics}
+    document |= of_items.added(result)
     return document | {"intervals": result.intervals, "dropped": {key: value for key, value in counts.items() if value}}
 
 

@@ -16,6 +16,7 @@ from gcnrec.errors import DataError, DeviceError, reading
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.bounds.allowed import Allowed
 from gcnrec.loaders.bounds.table import table_bytes
+from gcnrec.ranking.beyond_accuracy import GATHERED_VALUES
 from gcnrec.ranking.metrics import BOOTSTRAP_BYTES, PER_USER
 from gcnrec.ranking.top_k import ITEMS_PER_TILE, USERS_PER_CHUNK
 from gcnrec.results.given.request import RequestFiles
@@ -48,10 +49,17 @@ def evaluation_bytes(run: Run, held_out: Interactions, ks: Sequence[int], bootst
     return _WORKING + 40 * users + (48 + 16 * len(ks)) * items + pairs + tested * per_user + resamples + _model_bytes(run)
 
 
-def segment_bytes(run: Run, path: Path, limit: str) -> int:
-    """Bytes of a file of segments and of the ids in it. Raises DeviceError where it takes too much."""
+def beyond_bytes(run: Run, ks: Sequence[int]) -> int:
+    """Bytes that `evaluate` takes for metrics beyond accuracy: places of items, rows that are copied, a value for each user."""
+    users, items = len(run.dataset.user_ids), len(run.dataset.item_ids)
+    return 16 * items + 16 * len(ks) * users + 3 * 4 * GATHERED_VALUES
+
+
+def node_table_bytes(run: Run, path: Path, limit: str) -> int:
+    """Bytes of a file of segments or attributes, and of the ids in it. Raises DeviceError where it takes too much."""
     allowed = Allowed(parse_bytes(limit))
-    return _given_bytes(path, allowed) + 3 * _id_bytes(run, allowed) + 16 * len(run.dataset.user_ids)
+    nodes = 16 * len(run.dataset.user_ids) + 24 * len(run.dataset.item_ids)
+    return _given_bytes(path, allowed) + 3 * _id_bytes(run, allowed) + nodes
 
 
 def recommendation_bytes(run: Run, files: RequestFiles, limit: str) -> int:

@@ -9,19 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 
-from gcnrec.errors import DataError, UsageError
-from gcnrec.ids.id_types import plain
+from gcnrec.errors import UsageError
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import unit_length_
 from gcnrec.ranking.relist import Cap, Relist
+from gcnrec.results.given.attributes import read_attributes
 from gcnrec.results.given.dropped import FileCounts
-from gcnrec.results.given.id_files import columns_of, open_ids
 from gcnrec.runs.folder import Run
 
 
@@ -72,51 +67,7 @@ class Relisting:
         return Relist(caps, self.diversity, None if items_IF is None else items_IF.numpy()), counts
 
     def _caps(self, dataset: Dataset) -> tuple[tuple[Cap, ...], list[FileCounts]]:
-        """A cap for each column of the file, which is read once: it may come through a pipe."""
+        """A cap for each column of the file."""
         assert self.attributes is not None
-        _, items = columns_of(dataset)
-        with open_ids(self.attributes) as table:
-            of_ids = table.name_of(items)
-            for column in self.max_per:
-                if column not in table.names or column == of_ids:
-                    others = ", ".join(map(repr, (name for name in table.names if name != of_ids)))[:200] or "no other"
-                    raise DataError(
-                        f"{self.attributes} must have the column {column!r} of --max-per, and one of ids, it has {others}"
-                    )
-            ids, *columns = table.with_columns(items, list(self.max_per))
-            is_text = table.is_text
-        numbers_E = items.vocabulary.numbers(ids)
-        known_E = numbers_E >= 0
-        if not known_E.any():
-            raise DataError(
-                f"{self.attributes} must name items of {dataset.name}, none of its {len(ids)} ids is one; check its item column"
-            )
-        if len(np.unique(numbers_E[known_E])) != known_E.sum():
-            raise DataError(f"{self.attributes} must name each item once, some come twice; keep one row of each")
-        caps = tuple(
-            Cap(_groups(numbers_E, _codes(name, values, is_text), len(dataset.item_ids)), most)
-            for (name, most), values in zip(self.max_per.items(), columns, strict=True)
-        )
-        return caps, [FileCounts("--attributes", len(ids), {"unknown_item": int((~known_E).sum())})]
-
-
-def _groups(numbers_E: NDArray[np.int32], codes_E: NDArray[np.int32], num_items: int) -> NDArray[np.int32]:
-    """The group of each item; -1 for items that are not in the file."""
-    groups_I, known_E = np.full(num_items, -1, np.int32), numbers_E >= 0
-    groups_I[numbers_E[known_E]] = codes_E[known_E]
-    return groups_I
-
-
-def _codes(name: str, values: pa.ChunkedArray, is_text: bool) -> NDArray[np.int32]:
-    """A number for each row, equal for equal values; -1 without a value, as an empty field of CSV is. DataError for lists."""
-    try:
-        kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-        plain_ = values.cast(plain(kind)).combine_chunks()
-        if is_text:
-            plain_ = pc.if_else(pc.equal(plain_, ""), pa.scalar(None, plain_.type), plain_)
-        codes = pc.dictionary_encode(plain_)
-    except pa.ArrowException:
-        raise DataError(
-            f"--max-per needs a column of texts or numbers, {name!r} is of type {values.type}; name another"
-        ) from None
-    return pc.fill_null(codes.indices.cast(pa.int32()), -1).to_numpy(zero_copy_only=False)
+        read = read_attributes(dataset, self.attributes, dict.fromkeys(self.max_per, "--max-per"))
+        return tuple(Cap(read.groups(name).codes_I, most) for name, most in self.max_per.items()), [read.counts]

@@ -12,7 +12,7 @@ from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.ranking.seen import seen_items
 from gcnrec.results.compare import compare
-from gcnrec.results.evaluate import evaluate_lists, evaluate_run
+from gcnrec.results.evaluate import Terms, evaluate_lists, evaluate_run
 from gcnrec.results.given.lists import open_judged, table_of
 from gcnrec.results.outputs import Output
 from gcnrec.results.recommend import recommend
@@ -87,10 +87,10 @@ def test_the_run_s_own_lists_have_the_run_s_figures_and_differ_by_nothing(run, t
 
 def test_lists_of_another_rule_or_data_are_not_compared(run, tmp_path):
     recommend(run, K, tmp_path / "own.parquet", seen="train")
-    evaluate_lists(run, tmp_path / "own.parquet", Output(tmp_path / "none.parquet"), seen="none")
+    evaluate_lists(run, tmp_path / "own.parquet", Output(tmp_path / "none.parquet"), Terms(seen="none"))
     with pytest.raises(DataError, match=r"evaluate.seen is 'all' and 'none'; evaluate both with one --seen"):
         compare(run, [open_judged(tmp_path / "none.parquet")])
-    evaluate_lists(run, tmp_path / "own.parquet", Output(tmp_path / "valid.parquet"), split="valid")
+    evaluate_lists(run, tmp_path / "own.parquet", Output(tmp_path / "valid.parquet"), Terms(split="valid"))
     with pytest.raises(UsageError, match="judges valid, and runs are compared on test; judge the lists with --split test"):
         compare(run, [open_judged(tmp_path / "valid.parquet")])
     with pytest.raises(DataError, match="holds no per-user metrics of lists; make it with 'gcnrec evaluate RUN --lists FILE"):

@@ -30,7 +30,8 @@ SURFACE = {
     "--repeats --seed --split --target --test --test-from --test-size --test-until --text-width --time --time-unit --train "
     "--user --user-features --valid --valid-size --warm-size --weight --where --where-test",
     "train": "JOB.toml --data --json --log-json --out --resume --set",
-    "evaluate": "RUN --force --json --k --lists --log-json --memory-limit --out --seen --segments --split",
+    "evaluate": "RUN --attributes --beyond-accuracy --force --json --k --lists --log-json --memory-limit --out --per --seen "
+    "--segments --split --value",
     "recommend": "RUN --attributes --candidates --diversity --exclude --fallback --force --items --json --k --log-json --max-per "
     "--memory-limit --new-items --new-users --out --seen --users",
     "similar": "RUN --among --exclude --force --items --json --k --log-json --memory-limit --new-items --new-users --out --users",
