@@ -26,12 +26,15 @@ from gcnrec.console.arguments import (
     DataFolder,
     DataRoot,
     DecayDays,
+    Diversity,
     Force,
+    ForItems,
     IngestAgain,
     JobFile,
     JudgedTable,
     KCore,
     KeepOther,
+    MaxPer,
     MemoryLimit,
     MinRating,
     NewItems,
@@ -44,6 +47,7 @@ from gcnrec.console.arguments import (
     Resume,
     RunFolder,
     Seed,
+    SeenInLists,
     SeenRule,
     SplitBy,
     Target,
@@ -57,8 +61,8 @@ from gcnrec.console.arguments import (
     count,
     key_types,
     limits_per_column,
-    number,
     place_to_write,
+    refuse_with_for_items,
 )
 from gcnrec.console.expected import expected
 from gcnrec.errors import DeviceError, UsageError, install
@@ -361,19 +365,14 @@ def recommend(
     items: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank only these items.")] = None,
     candidates: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank, per user, only these pairs.")] = None,
     exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="Leave these pairs out.")] = None,
-    seen: Annotated[
-        Literal["all", "met", "train", "none"], typer.Option(metavar="all|met|train|none", help="What to leave out as seen.")
-    ] = "all",
+    for_items: ForItems = None,
+    seen: SeenInLists = "all",
     fallback: Annotated[Literal["popularity"] | None, typer.Option(metavar="popularity", help="What unknown users get.")] = None,
     new_users: NewUsers = None,
     new_items: NewItems = None,
-    max_per: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=N", help="At most N items of one value in a list; see --attributes.")
-    ] = None,
+    max_per: MaxPer = None,
     attributes: Annotated[Path | None, typer.Option(metavar="FILE", help="Items with the columns of --max-per.")] = None,
-    diversity: Annotated[
-        float, typer.Option(metavar="F", parser=number, help="0: by score; above, items unlike each other.")
-    ] = 0.0,
+    diversity: Diversity = 0.0,
     force: Replace = False,
     memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
@@ -384,16 +383,23 @@ def recommend(
     from gcnrec.results.outputs import Output
     from gcnrec.results.recommend import recommend as write
     from gcnrec.results.relisting import Relisting
+    from gcnrec.results.shop.audience import AudienceFiles, AudienceOptions, audience
     from gcnrec.runs.folder import open_run
 
     relisting = Relisting(limits_per_column(max_per or []), attributes, diversity)
     with _observed(as_json, log_json) as observer:
-        made = write(
-            open_run(run, observer), k, Output(out, force), users=users, items=items, candidates=candidates, exclude=exclude,
-            seen=seen, fallback=fallback, new_users=new_users, new_items=new_items, relisting=relisting,
-            memory_limit=memory_limit, observer=observer,
-        )  # fmt: skip
-    output.show(asdict(made) if as_json else figure_lines(asdict(made)))
+        opened, to = open_run(run, observer), Output(out, force)
+        if for_items is not None:
+            files = AudienceFiles(for_items, users, exclude, new_users, new_items)
+            refuse_with_for_items({"--items": items, "--candidates": candidates, "--max-per": max_per, "--diversity": diversity})
+            options = AudienceOptions(k, seen, fallback)
+            made = asdict(audience(opened, files, options, to, memory_limit=memory_limit, observer=observer))
+        else:
+            made = asdict(write(
+                opened, k, to, users=users, items=items, candidates=candidates, exclude=exclude, seen=seen, fallback=fallback,
+                new_users=new_users, new_items=new_items, relisting=relisting, memory_limit=memory_limit, observer=observer,
+            ))  # fmt: skip
+    output.show(made if as_json else figure_lines(made))
 
 
 @app.command()

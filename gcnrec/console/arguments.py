@@ -6,6 +6,7 @@ Each refusal is typer.BadParameter.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -52,6 +53,13 @@ def limits_per_column(texts: list[str]) -> dict[str, int]:
         except typer.BadParameter as problem:
             raise typer.BadParameter(problem.message, param_hint=_MAX_PER) from None
     return found
+
+
+def refuse_with_for_items(given: Mapping[str, object]) -> None:
+    """UsageError for an option, by name, that says what lists of items hold: `--for-items` makes lists of users."""
+    option = next((option for option, value in given.items() if value), None)
+    if option is not None:
+        raise UsageError(f"--for-items lists users, and {option} says what lists of items hold; leave one of them out")
 
 
 def place_to_write(text: str | Path) -> Path:
@@ -111,6 +119,18 @@ BeyondAccuracy = Annotated[bool, typer.Option("--beyond-accuracy", help="Add div
 Per = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Add recall by a column of --attributes.")]
 ValueColumn = Annotated[str | None, typer.Option("--value", metavar="COLUMN", help="Weight by a column of --attributes.")]
 AttributesOf = Annotated[Path | None, typer.Option("--attributes", metavar="FILE", help="Items with these columns.")]
+ForItems = Annotated[
+    Path | None, typer.Option("--for-items", metavar="FILE", help="List the users most likely to take each of these items.")
+]
+SeenInLists = Annotated[
+    Literal["all", "met", "train", "none"],
+    typer.Option("--seen", metavar="all|met|train|none", help="What to leave out as seen."),
+]
+MaxPer = Annotated[
+    list[str] | None,
+    typer.Option("--max-per", metavar="COLUMN=N", help="At most N items of one value in a list; see --attributes."),
+]
+Diversity = Annotated[float, typer.Option(metavar="F", parser=number, help="0: by score; above, items unlike each other.")]
 NewUsers = Annotated[Path | None, typer.Option(metavar="FILE", help="Pairs of user and item, also of new users.")]
 NewItems = Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")]
 Replace = Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")]

@@ -105,6 +105,14 @@ def users_per_chunk(limit: str, fixed: int, run: Run, k: int, what: str) -> int:
     return min(_fitting(limit, fixed, each, least, f"{what} {run.folder}"), most)
 
 
+def audience_chunks(limit: str, fixed: int, run: Run, k: int) -> tuple[int, int]:
+    """Users scored at a time, and items whose lists of `k` users are held at a time. DeviceError as of `users_per_chunk`."""
+    scores, of_lists, what = MIXTURE_ROWS * 4 * len(run.dataset.item_ids), 3 * 40 * k, f"listing users for items of {run.folder}"
+    fitting = _fitting(limit, fixed + _LEAST_USERS * of_lists, scores, LEAST_USERS, what)
+    users = min(max(fitting // 2, LEAST_USERS), BLOCK_USERS)
+    return users, _fitting(limit, fixed + users * scores, of_lists, _LEAST_USERS, what)
+
+
 def nodes_per_chunk(limit: str, fixed: int, k: int, what: str) -> int:
     """Nodes whose lists, `k` long, are made at a time from embeddings alone; as `users_per_chunk`."""
     each = (4 * ITEMS_PER_TILE + _ROW + 3 * 40 * k) * torch.get_num_threads()

@@ -18,7 +18,7 @@ from gcnrec import config
 from gcnrec.closed_forms import closed_form, ease, mixing
 from gcnrec.closed_forms.mixture import Part, Shares, Softmax
 from gcnrec.closed_forms.mixture_files import FILE, Mixture, mixture_scorer, partner_path
-from gcnrec.config import Model
+from gcnrec.config import Loss, Model
 from gcnrec.errors import DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
@@ -214,12 +214,16 @@ def partner_settings(settings: Model) -> Model:
 
 
 def _temperature(work: Work, trained: Exported, held: Csr | None) -> float:
+    return temperature_of(work.job.loss, work.exports.cosine, trained, held)
+
+
+def temperature_of(loss: Loss, cosine: bool, trained: Exported, held: Csr | None) -> float:
     """What the trained score is divided by in P: the loss's own temperature where the loss makes it a log probability.
 
     Where it does not (directau, or an export that is not the trained score), the one under which validation is likeliest.
+    `cosine`: whether the trained score is one; `held`: user -> items of validation, None where there are none.
     """
-    loss = work.job.loss
-    as_trained = trained.rule.kind in ("theory", "cosine" if work.exports.cosine else "inner")
+    as_trained = trained.rule.kind in ("theory", "cosine" if cosine else "inner")
     if held is None or (as_trained and loss.name != "directau"):
         return 1.0 if loss.name == "bpr" else loss.temperature
     return likeliest_temperature(trained.scorer, held)

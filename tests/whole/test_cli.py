@@ -32,8 +32,8 @@ SURFACE = {
     "train": "JOB.toml --data --json --log-json --out --resume --set",
     "evaluate": "RUN --attributes --beyond-accuracy --force --json --k --lists --log-json --memory-limit --out --per --seen "
     "--segments --split --value",
-    "recommend": "RUN --attributes --candidates --diversity --exclude --fallback --force --items --json --k --log-json --max-per "
-    "--memory-limit --new-items --new-users --out --seen --users",
+    "recommend": "RUN --attributes --candidates --diversity --exclude --fallback --for-items --force --items --json --k "
+    "--log-json --max-per --memory-limit --new-items --new-users --out --seen --users",
     "similar": "RUN --among --exclude --force --items --json --k --log-json --memory-limit --new-items --new-users --out --users",
     "score": "RUN --force --json --log-json --memory-limit --new-items --new-users --out --pairs --seen",
     "export": "RUN --format --index --json --k --out",

@@ -1,0 +1,1 @@
+"""What a shop asks of a run besides lists for its users."""
