@@ -49,6 +49,7 @@ from gcnrec.console.arguments import (
     Seed,
     SeenInLists,
     SeenRule,
+    Segment,
     SplitBy,
     Target,
     TestSize,
@@ -365,6 +366,7 @@ def recommend(
     items: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank only these items.")] = None,
     candidates: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank, per user, only these pairs.")] = None,
     exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="Leave these pairs out.")] = None,
+    segment: Segment = None,
     for_items: ForItems = None,
     seen: SeenInLists = "all",
     fallback: Annotated[Literal["popularity"] | None, typer.Option(metavar="popularity", help="What unknown users get.")] = None,
@@ -391,13 +393,15 @@ def recommend(
         opened, to = open_run(run, observer), Output(out, force)
         if for_items is not None:
             files = AudienceFiles(for_items, users, exclude, new_users, new_items)
-            refuse_with_for_items({"--items": items, "--candidates": candidates, "--max-per": max_per, "--diversity": diversity})
+            of_lists = {"--items": items, "--candidates": candidates, "--max-per": max_per, "--diversity": diversity}
+            refuse_with_for_items(of_lists | {"--segment": segment})
             options = AudienceOptions(k, seen, fallback)
             made = asdict(audience(opened, files, options, to, memory_limit=memory_limit, observer=observer))
         else:
             made = asdict(write(
                 opened, k, to, users=users, items=items, candidates=candidates, exclude=exclude, seen=seen, fallback=fallback,
-                new_users=new_users, new_items=new_items, relisting=relisting, memory_limit=memory_limit, observer=observer,
+                new_users=new_users, new_items=new_items, relisting=relisting, segment=segment, memory_limit=memory_limit,
+                observer=observer,
             ))  # fmt: skip
     output.show(made if as_json else figure_lines(made))
 

@@ -122,6 +122,9 @@ AttributesOf = Annotated[Path | None, typer.Option("--attributes", metavar="FILE
 ForItems = Annotated[
     Path | None, typer.Option("--for-items", metavar="FILE", help="List the users most likely to take each of these items.")
 ]
+Segment = Annotated[
+    str | None, typer.Option("--segment", metavar="COLUMN", help="A user gets --items of the same value as in --users.")
+]
 SeenInLists = Annotated[
     Literal["all", "met", "train", "none"],
     typer.Option("--seen", metavar="all|met|train|none", help="What to leave out as seen."),

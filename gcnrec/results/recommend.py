@@ -67,6 +67,7 @@ def recommend(
     new_users: Path | None = None,
     new_items: Path | None = None,
     relisting: Relisting | None = None,
+    segment: str | None = None,
     memory_limit: str | None = None,
     observer: Observer = SILENT,
 ) -> RecommendSummary:
@@ -76,8 +77,9 @@ def recommend(
 
     Users come in the order of the file `users`, else of `candidates`, else all of them by number; lists by rank. A list
     has at most `k` items, and at most all there are; it is never padded. `items` restricts what is ranked, `candidates` to
-    these pairs of user and item; `exclude` leaves out pairs, or with a single column items for everybody. `seen`: "all" leaves
-    out train, valid and test interactions, "met" also items met by other behaviours, "train" only train, "none" nothing.
+    these pairs of user and item. `segment` is a column of `users` and of `items`: a user gets items of the same value alone.
+    `exclude` leaves out pairs, or with a single column items for everybody. `seen`: "all" leaves out train, valid and test
+    interactions, "met" also items met by other behaviours, "train" only train, "none" nothing.
     `fallback` "popularity" gives users whom the model did not train on the most popular items (score: train users), and a column
     `source`, "model" or "fallback". Without it, users unknown to the dataset are left out, and counted.
     `new_users` (pairs of user and item) and `new_items` (features) bring nodes that training never saw
@@ -89,7 +91,7 @@ def recommend(
     limit is too small for the data.
     """
     options = _Options(k, Output.of(out), seen, fallback, relisting or Relisting())
-    files = RequestFiles(users, items, candidates, exclude, new_users, new_items, options.relisting.attributes)
+    files = RequestFiles(users, items, candidates, exclude, new_users, new_items, options.relisting.attributes, segment)
     options.out.refuse_inputs(files.given)
     limit = run.job.evaluate.memory_limit if memory_limit is None else memory_limit
     fixed = recommendation_bytes(run, files, limit)
@@ -265,6 +267,8 @@ def _listed(request: Request, rows_B: NDArray[np.int32]) -> ItemLists | None:
         keep_E = request.allowed_I[chosen.indices]
         csr = csr_from_edges(chosen.row_numbers()[keep_E], chosen.indices[keep_E], len(rows_B), len(request.allowed_I))
         return ItemLists(csr, np.arange(len(rows_B), dtype=np.int32))
+    if request.available is not None:
+        return request.available.listed(rows_B)
     if request.allowed_I.all():
         return None
     return ItemLists.shared(np.flatnonzero(request.allowed_I).astype(np.int32), len(rows_B), len(request.allowed_I))

@@ -33,7 +33,7 @@ SURFACE = {
     "evaluate": "RUN --attributes --beyond-accuracy --force --json --k --lists --log-json --memory-limit --out --per --seen "
     "--segments --split --value",
     "recommend": "RUN --attributes --candidates --diversity --exclude --fallback --for-items --force --items --json --k "
-    "--log-json --max-per --memory-limit --new-items --new-users --out --seen --users",
+    "--log-json --max-per --memory-limit --new-items --new-users --out --seen --segment --users",
     "similar": "RUN --among --exclude --force --items --json --k --log-json --memory-limit --new-items --new-users --out --users",
     "score": "RUN --force --json --log-json --memory-limit --new-items --new-users --out --pairs --seen",
     "export": "RUN --format --index --json --k --out",

@@ -13,18 +13,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.ids.id_types import Ids, held
 from gcnrec.interactions import MemoryVocabulary, Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.results.given.dropped import FileCounts
 from gcnrec.results.given.id_files import IdColumn, IdTable, columns_of, open_ids
+from gcnrec.results.given.segments import Availability, Labelled, availability, read_labelled
 
 
 @dataclass(frozen=True, slots=True)
 class RequestFiles:
-    """The files of a `recommend` call (`gcnrec.results.recommend`); None where one is not given."""
+    """The files of a `recommend` call (`gcnrec.results.recommend`); None where one is not given.
+
+    `segment`: the column of `users` and of `items` that says which of the items a user may get. UsageError where it lacks a file,
+    or comes with candidates.
+    """
 
     users: Path | None
     items: Path | None
@@ -33,6 +38,13 @@ class RequestFiles:
     new_users: Path | None
     new_items: Path | None
     attributes: Path | None = None
+    segment: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.segment is not None and (self.users is None or self.items is None):
+            raise UsageError(f"--segment needs --users FILE and --items FILE with the column {self.segment!r} each; name both")
+        if self.segment is not None and self.candidates is not None:
+            raise UsageError("--candidates says what each user may get, and so does --segment; leave one of them out")
 
     @property
     def bring_nodes(self) -> bool:
@@ -40,14 +52,15 @@ class RequestFiles:
 
     @property
     def given(self) -> list[Path]:
-        return [path for path in astuple(self) if path is not None]
+        return [path for path in astuple(self) if isinstance(path, Path)]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """`ids`: the users asked for, each once; `numbers_R` int32: their user numbers, -1 where the dataset has none.
 
-    `allowed_I` bool: the items that may be listed; `candidates` and `excluded`: items per row of the request, or None.
+    `allowed_I` bool: the items that may be listed; `candidates` and `excluded`: items per row of the request, or None;
+    `available`: the items of each row by segment, or None.
     `unknown_users` and `unknown_items` count ids of the files that the dataset does not have. `counts`: of each file but
     `new_users` and `new_items`, the rows that have no effect.
     """
@@ -57,6 +70,7 @@ class Request:
     allowed_I: NDArray[np.bool_]
     candidates: Csr | None
     excluded: Csr | None
+    available: Availability | None
     unknown_users: int
     unknown_items: int
     counts: tuple[FileCounts, ...]
@@ -112,7 +126,7 @@ def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> R
     An `exclude` file of one column names items to leave out for everybody, otherwise user and item pairs.
     Raises DataError for a file that cannot be read or of which no id is known.
     """
-    asked = _users(dataset, files.users or files.candidates or files.new_users, keep_unknown)
+    asked, labels = _users(dataset, files, keep_unknown)
     known_R = np.full(len(asked.ids), keep_unknown) | (asked.numbers >= 0)
     ids, numbers_R = typed(dataset.user_ids, asked.ids.filter(pa.array(known_R))), asked.numbers[known_R]
     counts, rows = [], MemoryVocabulary(ids)
@@ -120,13 +134,12 @@ def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> R
         dropped = {"unknown_user": len(asked.ids) - len(ids), "repeated": asked.repeated}
         counts.append(FileCounts("--users", asked.rows, dropped))
     allowed_I, unknown_items = np.full(len(dataset.item_ids), files.items is None), 0
-    listed, excluded = None, None
+    listed, excluded, available, stock = None, None, None, None
     if files.items is not None:
-        with open_ids(files.items) as table:
-            found = _items(dataset, table)
+        found, stock = _offered(dataset, files.items, files.segment)
         allowed_I[found.numbers[found.numbers >= 0]] = True
         unknown_items += found.unknown
-        counts.append(_of_items("--items", found))
+        counts += [_of_items("--items", found)] if stock is None else []
     if files.candidates is not None:
         with open_ids(files.candidates) as table:
             listed = _pairs(dataset, "--candidates", table, rows)
@@ -139,11 +152,15 @@ def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> R
                 counts.append(_of_items("--exclude", found))
             else:
                 excluded = _pairs(dataset, "--exclude", table, rows)
+    if labels is not None and stock is not None:
+        numbers_E = dataset.item_ids.numbers(stock.ids_E)
+        available, count = availability(labels.filter(pa.array(known_R)), stock, numbers_E, allowed_I)
+        counts.append(count)
     pairs = [part for part in (listed, excluded) if part is not None]
     unknown_items += sum(part.unknown_items for part in pairs)
     candidates, exclusions = (None if part is None else part.by_row for part in (listed, excluded))
     counts += [part.counts for part in pairs]
-    return Request(ids, numbers_R, allowed_I, candidates, exclusions, asked.unknown, unknown_items, tuple(counts))
+    return Request(ids, numbers_R, allowed_I, candidates, exclusions, available, asked.unknown, unknown_items, tuple(counts))
 
 
 def typed(vocabulary: Vocabulary, ids: Ids) -> Ids:
@@ -152,13 +169,30 @@ def typed(vocabulary: Vocabulary, ids: Ids) -> Ids:
     return ids.cast(kind) if held(kind, ids) == kind else ids
 
 
-def _users(dataset: Dataset, path: Path | None, keep_unknown: bool) -> Named:
-    """The users that a file names, all of the dataset without one. DataError where none is known, unless `keep_unknown`."""
+def _users(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> tuple[Named, pa.Array | None]:
+    """The users that a file names, all of the dataset without one, and their segments, None without `files.segment`.
+
+    DataError where none is known, unless `keep_unknown`.
+    """
     users, _ = columns_of(dataset)
+    path = files.users or files.candidates or files.new_users
     if path is None:
-        return Named.all_of(users.vocabulary)
+        return Named.all_of(users.vocabulary), None
     with open_ids(path) as table:
-        return named(table, users, dataset.name, keep_unknown)
+        if files.segment is None:
+            return named(table, users, dataset.name, keep_unknown), None
+        rows = read_labelled(table, users, files.segment)
+    return named_of(path, rows.ids_E, users, dataset.name, keep_unknown), rows.by_id()
+
+
+def _offered(dataset: Dataset, path: Path, segment: str | None) -> tuple[Named, Labelled | None]:
+    """The items that a file names, and its rows with their segments, None without `segment`. DataError where none is known."""
+    _, items = columns_of(dataset)
+    with open_ids(path) as table:
+        if segment is None:
+            return named(table, items, dataset.name), None
+        rows = read_labelled(table, items, segment)
+    return named_of(path, rows.ids_E, items, dataset.name), rows
 
 
 def _items(dataset: Dataset, table: IdTable) -> Named:
@@ -169,13 +203,15 @@ def _items(dataset: Dataset, table: IdTable) -> Named:
 
 def named(table: IdTable, column: IdColumn, dataset: str, keep_unknown: bool = False) -> Named:
     """The ids of a file's column of users or items of the `dataset`. DataError where none is known, unless `keep_unknown`."""
-    given, kind = table.ids(column), column.names[0]
-    ids = pc.unique(given)
+    return named_of(table.path, table.ids(column), column, dataset, keep_unknown)
+
+
+def named_of(path: Path, given: pa.Array | pa.ChunkedArray, column: IdColumn, dataset: str, keep_unknown: bool = False) -> Named:
+    """As `named`, of ids that were read from `path`."""
+    ids, kind = pc.unique(given), column.names[0]
     numbers = column.vocabulary.numbers(ids)
     if not (keep_unknown or (numbers >= 0).any()):
-        raise DataError(
-            f"{table.path} must name {kind}s of {dataset}, none of its {len(ids)} ids is one; check its {kind} column"
-        )
+        raise DataError(f"{path} must name {kind}s of {dataset}, none of its {len(ids)} ids is one; check its {kind} column")
     return Named(ids, numbers, len(given))
 
 
