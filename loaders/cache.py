@@ -1,4 +1,4 @@
-"""Keeps fetched files and synthetic worlds: the name of an entry holds the sha256 of its content, verified at each use.
+"""Keeps fetched files, synthetic worlds and shops: the name of an entry holds the sha256 of its content, verified at each use.
 
     data/downloads/ml-100k/ratings-0123456789abcdef-SHA256.parquet       a file
     data/downloads/synthetic/world-0123456789abcdef-SHA256               a folder of files

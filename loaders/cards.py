@@ -18,6 +18,7 @@ from gcnrec.config.toml import Section, read_toml, validated
 from gcnrec.errors import UsageError
 from gcnrec.loaders.recipe import PATHS, PLACES
 from gcnrec.loaders.synthetic import World
+from gcnrec.loaders.worlds.shop import Shop
 
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 # A name as PEP 503 has it, and a version without epoch, local part or wildcard. No path, URL, option or marker is of this form.
@@ -130,12 +131,14 @@ class File(Section):
 
 
 class Card(Section):
-    """A card: `[card]`, `[data]` (the flags of ingest), and `[[file]]` entries or `[synthetic]`."""
+    """A card: `[card]`, `[data]` (the flags of ingest), and `[[file]]` entries, `[synthetic]` or `[shop]`."""
 
     card: About
     data: Data
     file: tuple[File, ...] = ()
     synthetic: World | None = None
+    shop: Shop | None = None
+    """Its files are `shop/events` and `shop/items.parquet` in `[data]`."""
 
     @model_validator(mode="after")
     def _rules(self) -> Card:

@@ -23,7 +23,8 @@ from gcnrec.loaders.cache import Entry
 from gcnrec.loaders.cards import Card, File, Source, load_card
 from gcnrec.loaders.downloads import SourceFailed, check_digest, fetch, one_line, reason
 from gcnrec.loaders.recipe import PATHS, name_of
-from gcnrec.loaders.synthetic import World, write_world
+from gcnrec.loaders.synthetic import write_world
+from gcnrec.loaders.worlds import shop
 from gcnrec.system.observer import SILENT
 
 TakeNote = Callable[[str], None]
@@ -31,6 +32,8 @@ TakeNote = Callable[[str], None]
 _HEADER_BYTES = 2**20
 _BLOCK_BYTES = 2**24
 _MOST_COLUMNS = 10_000
+_OF_A_SHOP = (f"shop/{shop.EVENTS}", f"shop/{shop.ITEMS}")
+"""What `[data]` of a card with `[shop]` calls the files of the shop."""
 
 
 def materialise(card: Card, data_root: Path | None, cache: Path, note: TakeNote = SILENT.note) -> Data:
@@ -40,10 +43,21 @@ def materialise(card: Card, data_root: Path | None, cache: Path, note: TakeNote 
     """
     folder = cache / card.card.name
     if card.synthetic:
-        return card.data.model_copy(update={"train": str(_world(card.synthetic, folder, note).resolve())})
+        world = card.synthetic
+        made = _made(Entry(folder, "world", world.model_dump_json()), lambda path: write_world(world, path, note), note)
+        return card.data.model_copy(update={"train": str(made)})
+    if card.shop:
+        settings = card.shop
+        made = _made(Entry(folder, "shop", settings.model_dump_json()), lambda path: shop.write_shop(settings, path, note), note)
+        return _with_paths(card.data, {path: str(made / Path(path).name) for path in _OF_A_SHOP})
     found = {file.path: str(_found(file, data_root, folder, note).resolve()) for file in card.file}
-    paths = {key: found.get(getattr(card.data, key), getattr(card.data, key)) for key in PATHS}
-    return card.data.model_copy(update={key: path for key, path in paths.items() if path})
+    return _with_paths(card.data, found)
+
+
+def _with_paths(data: Data, found: Mapping[str, str]) -> Data:
+    """`data` with the paths that `found` knows as they are found; others stay."""
+    paths = {key: found.get(getattr(data, key), getattr(data, key)) for key in PATHS}
+    return data.model_copy(update={key: path for key, path in paths.items() if path})
 
 
 def find_card(card: str, near: Path | None) -> Path:
@@ -82,7 +96,7 @@ class Asked:
         """The keys of paths whose files the card's text decides: made from it, or of a sha256 in it."""
         if self.card is None:
             return frozenset()
-        known = {file.path for file in self.card.file}
+        known = {file.path for file in self.card.file} | set(_OF_A_SHOP if self.card.shop else ())
         return frozenset(key for key in PATHS if getattr(self.data, key) in known) | ({"train"} if self.card.synthetic else set())
 
 
@@ -110,19 +124,18 @@ def resolve_card(
     return materialise(asked.card.model_copy(update={"data": asked.data}), data_root, cache, note), asked.name
 
 
-def _world(world: World, folder: Path, note: TakeNote) -> Path:
-    """The Parquet parts of a synthetic world."""
-    entry = Entry(folder, "world", world.model_dump_json())
+def _made(entry: Entry, write: Callable[[Path], None], note: TakeNote) -> Path:
+    """The folder that `write` makes from a seed, kept as `entry`; made again only where it is not there."""
     try:
         kept = entry.find(note)
         if kept is not None:
-            return kept
+            return kept.resolve()
         with entry.workspace() as work:
-            write_world(world, work / "world", note)
-            return entry.keep(work / "world")
+            write(work / "made")
+            return entry.keep(work / "made").resolve()
     except OSError as problem:
         remedy = os_remedy(problem, "work in another folder")
-        raise DataError(f"cannot write {folder}: {problem.strerror or problem}; {remedy}") from None
+        raise DataError(f"cannot write {entry.folder}: {problem.strerror or problem}; {remedy}") from None
 
 
 def _found(file: File, data_root: Path | None, folder: Path, note: TakeNote) -> Path:

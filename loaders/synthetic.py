@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -74,15 +75,25 @@ def write_world(world: World, folder: Path, note: Callable[[str], None] = SILENT
 
     The folder appears in one rename, or not at all. Raises DataError when the disk is full, or is too small from the start.
     """
-    work = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        work.mkdir(parents=True)
-        _require_room(world, work)
+    with new_folder(folder, world.edges * _EDGE_BYTES, f"a synthetic world of {world.edges:,} edges") as work:
         groups = math.ceil(world.edges / GROUP_ROWS)
         for part, group in enumerate(range(0, groups, PART_GROUPS)):
             first, last = group * GROUP_ROWS, min((group + PART_GROUPS) * GROUP_ROWS, world.edges)
             write_rows(world, first, last, work / f"part-{part:05d}.parquet")
             note(f"synthetic world: {last:,} of {world.edges:,} edges drawn")
+
+
+@contextmanager
+def new_folder(folder: Path, need: int, what: str) -> Iterator[Path]:
+    """A folder to write into that becomes the new `folder` at the end, in one rename, or is removed.
+
+    Raises DataError, with the words `what`, where fewer than `need` bytes are free, and when the disk is full later.
+    """
+    work = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        work.mkdir(parents=True)
+        _require_room(need, what, work)
+        yield work
         work.rename(folder)
     except OSError as problem:
         remedy = os_remedy(problem, "work in another folder")
@@ -91,12 +102,11 @@ def write_world(world: World, folder: Path, note: Callable[[str], None] = SILENT
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _require_room(world: World, folder: Path) -> None:
-    need, free = world.edges * _EDGE_BYTES, shutil.disk_usage(folder).free
+def _require_room(need: int, what: str, folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
     if need > free:
         raise DataError(
-            f"a synthetic world of {world.edges:,} edges takes about {need:,} bytes, {free:,} are free in {folder.parent}; "
-            "free some space, or ask for fewer edges"
+            f"{what} takes about {need:,} bytes, {free:,} are free in {folder.parent}; free some space, or ask for fewer"
         )
 
 
@@ -111,14 +121,14 @@ def write_rows(world: World, first: int, last: int, path: Path) -> None:
 
 
 @numba.njit(inline="always")
-def _uniforms(index, step, seed):  # type: ignore[no-untyped-def]
+def uniforms(index, step, seed):  # type: ignore[no-untyped-def]
     """Two float64 in [0, 1) from one counter."""
     left, right = two_u64(seed, _SYNTHETIC, step, index)
     return np.float64(left >> np.uint64(11)) * 2.0**-53, np.float64(right >> np.uint64(11)) * 2.0**-53
 
 
 @numba.njit(inline="always")
-def _rank(uniform, size, power):  # type: ignore[no-untyped-def]
+def power_law_rank(uniform, size, power):  # type: ignore[no-untyped-def]
     """Inverse of the continuous power law on [1, size + 1), cut down to a rank 0 .. size - 1; power = 1 - exponent."""
     top = (np.float64(size) + 1.0) ** power
     return min(np.int64((1.0 + uniform * (top - 1.0)) ** (1.0 / power)) - 1, size - 1)
@@ -129,13 +139,13 @@ def _draw(seed, first, sizes, powers, inside, users, items):  # type: ignore[no-
     num_users, num_items, blocks = sizes
     for edge in numba.prange(len(users)):
         index = np.uint64(first + edge)
-        for_user, for_side = _uniforms(index, 0, seed)
-        for_item, _ = _uniforms(index, 1, seed)
-        user = _rank(for_user, num_users, powers[0])
+        for_user, for_side = uniforms(index, 0, seed)
+        for_item, _ = uniforms(index, 1, seed)
+        user = power_law_rank(for_user, num_users, powers[0])
         if for_side < inside:
             block = user % blocks
-            item = _rank(for_item, (num_items - block + blocks - 1) // blocks, powers[1]) * blocks + block
+            item = power_law_rank(for_item, (num_items - block + blocks - 1) // blocks, powers[1]) * blocks + block
         else:
-            item = _rank(for_item, num_items, powers[1])
+            item = power_law_rank(for_item, num_items, powers[1])
         users[edge] = np.int64((np.uint64(user) * _MULTIPLIER) & _63_BITS)
         items[edge] = np.int64((np.uint64(item) * _MULTIPLIER) & _63_BITS)

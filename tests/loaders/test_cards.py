@@ -40,13 +40,13 @@ def loaded(tmp_path):
 def test_committed_cards(path):
     card = load_card(path)
     assert card.card.name == path.stem and card.data.user and card.data.item and card.card.licence
-    assert (card.synthetic is None) == bool(card.file)
+    assert (card.synthetic is None and card.shop is None) == bool(card.file)
     named = {getattr(card.data, key) for key in ("train", "valid", "test", "item_features")} - {None}
     assert not card.file or {file.path for file in card.file} == named
 
 
 def test_committed_cards_are_the_promised_ones():
-    promised = "amazon-hin amazon-hin-brands citeulike-t citeulike-t-words gowalla large-synthetic ml-100k synthetic tmall"
+    promised = "amazon-hin amazon-hin-brands citeulike-t citeulike-t-words gowalla large-synthetic ml-100k shop synthetic tmall"
     assert sorted(path.stem for path in CARDS) == promised.split()
 
 
