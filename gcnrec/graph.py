@@ -78,11 +78,13 @@ class BipartiteGraph:
     that do not read them (`gcnrec.results.fold_in`). Raises DataError where the sizes differ.
 
     Of data with several behaviours, a graph has the edges of the one to predict, and `others` are the rest. Models read `union`.
+    The graph of a dataset has a `history`: what is known of its edges.
     """
 
     user_items: Csr
     item_users: Csr
     others: tuple[Behaviour, ...] = ()
+    history: History | None = None
 
     def __post_init__(self) -> None:
         a, b = self.user_items, self.item_users
@@ -189,6 +191,32 @@ class LaterRows:
     users_E: NDArray[np.int32]
     items_E: NDArray[np.int32]
     times_E: NDArray[np.int64] | None
+    weights_E: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """When, and with which weights, users took items: the edges `user_items` of train, then the rows `added` by a refit.
+
+    `times_E` int64 seconds and `weights_E` float32 follow the order of `user_items.indices`; None where the data has none.
+    """
+
+    user_items: Csr
+    times_E: NDArray[np.int64] | None = None
+    weights_E: NDArray[np.float32] | None = None
+    added: LaterRows | None = None
+
+    @property
+    def times(self) -> tuple[NDArray[np.int64], ...]:
+        """The times of the edges, and of the added rows where there are some; empty where times are not known."""
+        parts = (self.times_E,) if self.added is None else (self.times_E, self.added.times_E)
+        known = tuple(times_E for times_E in parts if times_E is not None)
+        return known if len(known) == len(parts) else ()
+
+    @property
+    def items(self) -> tuple[NDArray[np.int32], ...]:
+        """The items of the edges, and of the added rows where there are some, int32."""
+        return (self.user_items.indices, *(() if self.added is None else (self.added.items_E,)))
 
 
 def csr_from_edges(rows_E: NDArray[np.int32], columns_E: NDArray[np.int32], num_rows: int, num_columns: int) -> Csr:

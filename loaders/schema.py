@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from gcnrec.errors import DataError, GcnrecError, first_line, os_remedy, reading
-from gcnrec.graph import Behaviour, BipartiteGraph, Csr, LaterRows, csr_from_edges, mapped
+from gcnrec.graph import Behaviour, BipartiteGraph, Csr, History, LaterRows, csr_from_edges, mapped
 from gcnrec.integrity.digests import OWN, own_digest, sha256_of
 from gcnrec.integrity.facts import recalled, remember
 from gcnrec.integrity.listed import Count, Listed, Sha256, verify
@@ -173,8 +173,10 @@ def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
     graph = BipartiteGraph.open(folder, info.num_users, info.num_items)
     others = tuple(_open_other(folder, number, info, user_ids, item_ids) for number in range(1, 1 + _num_others(info)))
     _check_content(folder, document, (graph, *(other.graph for other in others)))
-    graph = replace(graph, others=others)
     edges = (graph.num_edges,)
+    times_E = mapped(folder / "times.npy", np.int64, edges) if "times.npy" in info.files else None
+    weights_E = mapped(folder / "weights.npy", np.float32, edges) if "weights.npy" in info.files else None
+    graph = replace(graph, others=others, history=History(graph.user_items, times_E, weights_E))
     return Dataset(
         folder=folder,
         info=document,
@@ -183,8 +185,8 @@ def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
         item_ids=item_ids,
         valid=_open_held_out(folder / "valid.parquet", user_ids, item_ids),
         test=_open_held_out(folder / "test.parquet", user_ids, item_ids),
-        times_E=mapped(folder / "times.npy", np.int64, edges) if "times.npy" in info.files else None,
-        weights_E=mapped(folder / "weights.npy", np.float32, edges) if "weights.npy" in info.files else None,
+        times_E=times_E,
+        weights_E=weights_E,
         user_features=_open_features(folder, "user", info),
         item_features=_open_features(folder, "item", info),
         others=others,

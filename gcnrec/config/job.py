@@ -235,6 +235,8 @@ class Model(Section):
     popularity: Annotated[float, Field(ge=0.0, le=10.0)] | Literal["auto", "theory", "inner", "cosine"] = "auto"
     """Which export ranks. `theory`: the trained score plus the popularity that the loss takes out of it; a number: so many times
     that popularity; `inner`, `cosine`: that product alone. `auto`: theory, unless validation proves another better."""
+    popularity_days: Positive | None = None
+    """Half-life of an interaction in the popularity column and in `popularity`, in days before the newest; default: none."""
     unseen_degree: Positive | None = None
     """The degree that an item without train interactions counts as; default exp of the mean log degree of the others."""
     norm_power: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0

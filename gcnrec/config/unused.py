@@ -27,10 +27,19 @@ def _has_layers(job: Job) -> bool:
     return job.model.name == "ngcf" or job.model.name in INDUCTIVE or job.model.behaviours == "weighted"
 
 
+def _counts_popularity(job: Job) -> bool:
+    """Whether an export adds the popularity column, or a baseline counts what it counts."""
+    model, loss, negatives = job.model, job.loss, job.sampler.negatives
+    adds = loss.name != "directau" and negatives != "uniform" and not (loss.name == "softmax" and loss.logq == 1.0)
+    is_open = model.popularity not in ("inner", "cosine", 0.0) and (model.norm_power, model.degree_power) == (1.0, 0.0)
+    return (adds and is_open) or "popularity" in job.evaluate.baselines or job.evaluate.baselines == "auto"
+
+
 _KEYS = (
     _Keys(("model.layers",), lambda job: job.model.name != "mf" and job.model.propagation != "none", "there is propagation"),
     _Keys(("model.inputs", "model.id_dropout", "model.feature_scale"), lambda job: job.model.name in INDUCTIVE,
           "model.name = 'graphsage' or 'pinsage'"),
+    _Keys(("model.popularity_days",), _counts_popularity, "the export has a popularity column, or popularity is a baseline"),
     _Keys(("model.exponents",), lambda job: "linkprop" in job.mixture.partners or job.mixture.partners == "auto",
           "mixture.with names linkprop"),
     _Keys(("model.weighted_graph",), lambda job: job.model.propagation != "none", "there is propagation"),

@@ -4,7 +4,8 @@ Softmax and sampled losses learn, at their optimum, with s the trained score of 
 
     s / tau = log p(i|u) - a (1 - x) log q_i + const(u)
 
-q_i: share of item i among the training positives; x = `loss.logq`; a = 1 for in-batch negatives, `popularity_power` for
+q_i: share of item i among the training positives, or with `model.popularity_days` among recent ones, another prior that takes
+the place of the one that training removed; x = `loss.logq`; a = 1 for in-batch negatives, `popularity_power` for
 popularity negatives, 0 for uniform ones (logits of negative sampling: Levy & Goldberg 2014; logQ: Yi et al. 2019). Ranking by
 p(i|u) therefore adds a column, s + tau a (1 - x) log q_i. Limits: `exclude_seen` has no such optimum; bsl is exact only with one
 positive per user and batch; directau has no derivation; weights of positives do not enter q.
@@ -22,6 +23,8 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.config import Loss, Model, Sampler
+from gcnrec.graph import BipartiteGraph
+from gcnrec.ranking.popularity import counted
 from gcnrec.ranking.scorer import EmbeddingScorer, View
 
 Kind = Literal["theory", "cosine", "inner", "powers"]
@@ -76,7 +79,8 @@ class ExportRules:
     """How trained rows become embeddings that rank, for one job: `rules` that validation compares, the first by theory.
 
     `cosine`: whether the trained score is a cosine. `column`: tau a (1 - x), what the trained score lacks of log p(i|u), in units
-    of log q; 0 where nothing is known to be missing. `unseen_degree`, `norm_power`, `degree_power`: as in `[model]`.
+    of log q; 0 where nothing is known to be missing. `unseen_degree`, `norm_power`, `degree_power`, `popularity_days`: as in
+    `[model]`.
     """
 
     rules: tuple[ExportRule, ...]
@@ -85,11 +89,14 @@ class ExportRules:
     unseen_degree: float | None = None
     norm_power: float = 1.0
     degree_power: float = 0.0
+    popularity_days: float | None = None
 
-    def exported(self, rows_NF: torch.Tensor, num_users: int, degrees_I: NDArray[np.int64], rule: ExportRule) -> Exported:
+    def exported(
+        self, rows_NF: torch.Tensor, num_users: int, degrees_I: NDArray[np.int64] | NDArray[np.float64], rule: ExportRule
+    ) -> Exported:
         """The embeddings of `rule` from rows as the encoder gives them, which are scaled in place.
 
-        `degrees_I`: of the graph that the model was trained on.
+        `degrees_I`: of the graph that the model was trained on, as `popularity_of` has them.
         """
         users_UF, items_IF = rows_NF[:num_users], rows_NF[num_users:]
         if rule.kind == "powers":
@@ -123,6 +130,10 @@ class ExportRules:
             views.append(View(scale_I, column_I))
         return views
 
+    def popularity_of(self, graph: BipartiteGraph, rule: ExportRule) -> NDArray[np.int64] | NDArray[np.float64]:
+        """What `rule` reads of the popularity of items, (I): degrees, or for a column counts by `popularity_days`."""
+        return counted(graph, self.popularity_days if rule.kind == "theory" else None)
+
     def typical_degree(self, degrees_I: NDArray[np.int64] | NDArray[np.float64]) -> float:
         """What an item without positives counts as: `unseen_degree`, else exp of the mean log degree of the others."""
         if self.unseen_degree is not None:
@@ -142,7 +153,8 @@ class ExportRules:
 def export_rules(model: Model, loss: Loss, sampler: Sampler) -> ExportRules:
     """The rules of a job's sections; one rule where `model.popularity`, or `norm_power` and `degree_power`, fix it."""
     cosine, column = loss.score == "cosine" or loss.name == "directau", _column(loss, sampler)
-    return ExportRules(_rules(model, cosine, column), cosine, column, model.unseen_degree, model.norm_power, model.degree_power)
+    powers = model.norm_power, model.degree_power
+    return ExportRules(_rules(model, cosine, column), cosine, column, model.unseen_degree, *powers, model.popularity_days)
 
 
 def _rules(model: Model, cosine: bool, column: float) -> tuple[ExportRule, ...]:
@@ -172,7 +184,7 @@ def _column(loss: Loss, sampler: Sampler) -> float:
             return 0.0
 
 
-def log_shares(degrees_I: NDArray[np.int64], unseen_degree: float) -> torch.Tensor:
+def log_shares(degrees_I: NDArray[np.int64] | NDArray[np.float64], unseen_degree: float) -> torch.Tensor:
     """log q, float32 (I): degree over the sum of degrees, where a degree of 0 counts as `unseen_degree`."""
     counted_I = np.where(degrees_I > 0, degrees_I, unseen_degree)
     return torch.from_numpy(np.log(counted_I / max(degrees_I.sum(), 1)).astype(np.float32))

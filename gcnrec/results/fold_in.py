@@ -259,16 +259,17 @@ def _encoded(run: Run, dataset: Dataset, known: Exported, scratch: Path) -> Embe
     out_ND = scratch_rows(scratch, graph.num_nodes, width)
     encoder.export(table, out_ND)
     new_users_AD, new_items_CD = out_ND[torch.from_numpy(users_A)], out_ND[graph.num_users + num_items :].clone()
-    column_I, degrees_I = None, run.train_graph.item_users.degrees
+    column_I = None
     rules = export_rules(run.job.model, run.job.loss, run.job.sampler)
     if known.rule.kind == "powers":
-        rules.scale_by_powers_(new_items_CD, np.full(len(new_items_CD), rules.typical_degree(degrees_I)))
+        rules.scale_by_powers_(new_items_CD, np.full(len(new_items_CD), rules.typical_degree(run.train_graph.item_users.degrees)))
     elif known.lengths_I is not None:
         for rows in (new_users_AD, new_items_CD):
             unit_length_(rows)
     if known.popularity_I is not None:
-        wider_I = np.concatenate([degrees_I, np.zeros(len(new_items_CD), np.int64)])
-        column_I = known.factor * log_shares(wider_I, rules.typical_degree(degrees_I))
+        counts_I = rules.popularity_of(run.train_graph, known.rule)
+        wider_I = np.concatenate([counts_I, np.zeros(len(new_items_CD), counts_I.dtype)])
+        column_I = known.factor * log_shares(wider_I, rules.typical_degree(counts_I))
     users_UD = _with_rows(known.users_UF, users_A, new_users_AD, graph.num_users)
     return EmbeddingScorer(users_UD, torch.cat([known.items_IF, new_items_CD]), column_I)
 

@@ -24,7 +24,7 @@ from gcnrec.closed_forms.mixture_files import Mixture, load_partners, mixture_sc
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
 from gcnrec.errors import DataError, Taken, UsageError, os_remedy, reading
-from gcnrec.graph import BipartiteGraph
+from gcnrec.graph import BipartiteGraph, LaterRows
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.ranking.export_rules import Exported, ExportRule
@@ -243,7 +243,10 @@ def with_valid(dataset: Dataset) -> BipartiteGraph:
     users = np.concatenate([train.user_items.row_numbers(), valid.users_E])
     items = np.concatenate([train.user_items.indices, valid.items_E])
     others = tuple(other.until_test for other in train.others)
-    return replace(BipartiteGraph.from_edges(users, items, train.num_users, train.num_items), others=others)
+    rows = LaterRows(valid.users_E, valid.items_E, valid.times_E, valid.weights_E)
+    history = None if train.history is None else replace(train.history, added=rows)
+    graph = BipartiteGraph.from_edges(users, items, train.num_users, train.num_items)
+    return replace(graph, others=others, history=history)
 
 
 def final_table(run: Run) -> torch.Tensor:

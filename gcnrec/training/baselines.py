@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gcnrec.closed_forms import closed_form, ease
 from gcnrec.config import Evaluate, Model
 from gcnrec.errors import DataError, DeviceError, UsageError
-from gcnrec.graph import Behaviour, BipartiteGraph
+from gcnrec.graph import Behaviour, BipartiteGraph, History
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.schema import Dataset
 from gcnrec.random import Stage, generator
@@ -241,7 +241,8 @@ def _compile(name: str, rivals: Rivals) -> None:
     """Compile what the baseline `name` runs, or load it, by ranking for two users."""
     edges = np.array([0, 0, 1], np.int32), np.array([0, 1, 1], np.int32)
     graph = BipartiteGraph.from_edges(*edges, 2, 2)
-    graph = replace(graph, others=(Behaviour("other", graph),))
+    history = History(graph.user_items, np.zeros(graph.num_edges, np.int64))
+    graph = replace(graph, others=(Behaviour("other", graph),), history=history)
     for csr in (graph.user_items, graph.item_users):
         csr.indptr.setflags(write=False)  # as files that are mapped: code is compiled for either
         csr.indices.setflags(write=False)

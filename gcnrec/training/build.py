@@ -35,6 +35,7 @@ from gcnrec.models.whole_graph.cascade import Cascade
 from gcnrec.models.whole_graph.ngcf import Ngcf
 from gcnrec.ops.directions import Direction, uniform, weighted, weighted_sums
 from gcnrec.ops.weighted import EdgeWeights, union_weights
+from gcnrec.ranking.popularity import require_times
 from gcnrec.sampling.blocks import BlockSampler, NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sampling.walk_blocks import WalkSampler
@@ -73,6 +74,8 @@ def planned(job: Job, dataset: Dataset) -> Plan | None:
     has_features = dataset.item_features is not None
     if job.evaluate.baselines != "auto" and "contentknn" in job.evaluate.baselines and not has_features:
         raise UsageError(f"evaluate.baselines names contentknn, and {dataset.folder} has no features of items; leave it out")
+    if job.model.popularity_days is not None:
+        require_times(dataset.graph.history)
     if job.model.closed_form:
         closed_form.refuse_impossible(job.model, dataset.graph, has_features, len(dataset.valid))
         return None

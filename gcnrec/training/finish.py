@@ -53,7 +53,7 @@ def exported_by(exports: ExportRules, step: Step, folder: Path, rule: ExportRule
             f"the embeddings of {folder} are not finite, so nothing is exported; begin another run with a lower "
             "optimizer.learning_rate"
         )
-    return exports.exported(rows_NF, graph.num_users, graph.item_users.degrees, rule)
+    return exports.exported(rows_NF, graph.num_users, exports.popularity_of(graph, rule), rule)
 
 
 def finish(work: Work, step: Step, final: Exported) -> None:

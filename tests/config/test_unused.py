@@ -29,6 +29,16 @@ from gcnrec.training.train import train
         ({"loss": {"name": "bpr", "temperature": 0.2, "logq": 0.5}}, ["loss.temperature = 0.2", "loss.logq = 0.5"]),
         ({"loss": {"name": "directau", "temperature": 0.2}, "mixture": {"with": "gfcf"}}, []),
         ({"loss": {"name": "bpr", "temperature": 0.2}, "mixture": {"with": "gfcf"}}, ["loss.temperature = 0.2"]),
+        ({"model": {"popularity_days": 30.0}, "evaluate": {"baselines": []}}, []),
+        ({"model": {"popularity_days": 30.0, "popularity": "inner"}, "evaluate": {"baselines": ["popularity"]}}, []),
+        (
+            {"model": {"popularity_days": 30.0, "popularity": "inner"}, "evaluate": {"baselines": []}},
+            ["model.popularity_days = 30.0"],
+        ),
+        (
+            {"model": {"popularity_days": 30.0}, "sampler": {"negatives": "uniform"}, "evaluate": {"baselines": ["ease"]}},
+            ["model.popularity_days = 30.0"],
+        ),
         ({"model": {"exponents": "auto"}}, ["model.exponents = 'auto'"]),
         ({"model": {"exponents": "auto"}, "mixture": {"with": "gfcf"}}, ["model.exponents = 'auto'"]),
         ({"model": {"exponents": "auto"}, "mixture": {"with": ["gfcf", "linkprop"]}}, []),
