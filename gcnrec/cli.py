@@ -58,6 +58,7 @@ from gcnrec.console.arguments import (
     ValidSize,
     ValueColumn,
     WarmSize,
+    WeightLog,
     WhereTest,
     count,
     key_types,
@@ -236,7 +237,7 @@ def ingest(
     time: Annotated[str | None, typer.Option(metavar="COLUMN", help="When it happened.")] = None,
     time_unit: Annotated[str | None, typer.Option(metavar="s|ms|us|ns", help="Unit of a numeric time.")] = None,
     weight: Annotated[str | None, typer.Option(metavar="COLUMN|SQL", help="Scales the loss of an interaction.")] = None,
-    decay_days: DecayDays = None,
+    decay_days: DecayDays = None, weight_log: WeightLog = None,
     behaviour: BehaviourColumn = None,
     target: Target = None,
     keep_other: KeepOther = None,
@@ -265,7 +266,7 @@ def ingest(
     force: Force = False,
     as_json: AsJson = False,
     log_json: LogJson = False,
-) -> None:
+) -> None:  # fmt: skip
     """Write a dataset folder from Parquet, by a card or by flags (which also override a card's [data])."""
     from gcnrec.loaders.on_demand import ingest_flags
     from gcnrec.reports.text import dataset_lines

@@ -30,7 +30,7 @@ _KEY_DIGITS = 10
 
 def recipe_of(data: Data, data_root: Path | None) -> dict[str, Any]:
     """Every key of `data` that is set, by name, without `PLACES` and `BOUNDS`; relative paths start at `data_root`."""
-    without_effect = set() if data.behaviour else {"keep_other"}
+    without_effect = {key for key, counts in (("keep_other", data.behaviour), ("weight_log", data.weight_log)) if not counts}
     recipe = data.model_dump(exclude_none=True, exclude=PLACES | BOUNDS | without_effect)
     return recipe | {key: absolute(recipe[key], data_root) for key in PATHS if key in recipe}
 

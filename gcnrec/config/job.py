@@ -125,6 +125,8 @@ class Data(Section):
     """A column of numbers, or an SQL expression of a row such as `case event when 'buy' then 8 else 1 end`."""
     decay_days: Positive | None = None
     """Days before the newest train interaction after which an interaction weighs half. It needs `time`."""
+    weight_log: bool | None = None
+    """Whether a pair's weight w becomes log(1 + w), after `duplicates` and `decay_days`, so that large ones do not rule."""
     behaviour: Text | None = None
     """The column that says what a user did with an item, such as view, cart or buy. Rows of all its values become graphs over
     the same users and items."""
@@ -181,6 +183,8 @@ class Data(Section):
             raise ValueError("weight is empty; name a column or an expression, or leave it out")
         if self.decay_days is not None and not self.time:
             raise ValueError("decay_days needs time, the column that says how old an interaction is")
+        if self.weight_log and not self.weight and self.duplicates != "sum":
+            raise ValueError("weight_log needs weight, a column or an expression, or duplicates = 'sum', which counts rows")
         if self.target is not None and self.behaviour is None:
             raise ValueError("target needs behaviour, the column that says what a user did with an item")
         if self.where_test is not None and not (self.test or self.valid):

@@ -90,6 +90,7 @@ Target = Annotated[str | None, typer.Option(metavar="VALUE[,VALUE]", help="The b
 KeepOther = Annotated[bool | None, typer.Option("--keep-other", help="Keep other behaviours of pairs that a split draws.")]
 TestUntil = Annotated[str | None, typer.Option(metavar="TIME", help="temporal: rows from then on are left out.")]
 DecayDays = Annotated[float | None, typer.Option(metavar="DAYS", parser=number, help="An interaction this old weighs half.")]
+WeightLog = Annotated[bool | None, typer.Option("--weight-log", help="A weight w becomes log(1 + w).")]
 KCore = Annotated[
     int | None, typer.Option(metavar="N", parser=integer, help="Drop nodes with fewer interactions, to a fixpoint.")
 ]

@@ -92,6 +92,8 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
         orders.append(pairs.falling(degree, kept, scratch))
     others = others.later_within(*warm, scratch)  # later rows may name nodes that nothing else does
     del warm, in_valid, in_test
+    if data.weight_log:
+        _take_logarithms((parts.train, parts.valid, parts.test, *others.train.values(), *others.later.values()))
     info: dict[str, Any] = {"num_users": len(orders[0]), "num_items": len(orders[1])}
     info |= {"num_train": len(parts.train), "num_valid": len(parts.valid), "num_test": len(parts.test), "split": split}
     if data.behaviour:
@@ -159,6 +161,13 @@ def _decay(rows: Rows, days: float, ticks: int | None) -> None:
     for first in range(0, len(rows), _TIMES_CHUNK):
         chunk = slice(first, first + _TIMES_CHUNK)
         rows.weights_E[chunk] *= np.exp2((rows.times_E[chunk] - newest) / span).astype(np.float32)
+
+
+def _take_logarithms(parts: Iterable[Rows]) -> None:
+    """Each weight w becomes log(1 + w), in place: merged rows differ less, and a weight of 0 stays 0."""
+    for rows in parts:
+        if rows.weights_E is not None:
+            np.log1p(rows.weights_E, out=rows.weights_E)
 
 
 def _codes(rows: Rows, staged: Staged, data: Data, split: str, scratch: Scratch, report: Report) -> NDArray[np.int8]:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.parquet import ingest
+from gcnrec.loaders.recipe import recipe_of
 
 WEIGHS = {"buy": 8.0, "cart": 3.0}
 SQL = "case event when 'buy' then 8 when 'cart' then 3 else 1 end"
@@ -80,6 +81,35 @@ def test_the_newest_row_is_one_of_train(tmp_path):
     given = [(1, 1, 0, "buy"), (1, 2, 10 * DAY, "buy"), (2, 1, 10 * DAY, "buy"), (2, 2, 30 * DAY, "buy")]
     found = weights(tmp_path, given, time="t", decay_days=10, split="temporal", test_from=20 * DAY, keep_cold=True)
     assert found == pytest.approx({(1, 1): 0.5, (1, 2): 1.0, (2, 1): 1.0})
+
+
+@pytest.mark.parametrize("duplicates", ["latest", "sum"])
+def test_logarithms_follow_the_merge_and_the_decay(tmp_path, duplicates):
+    given = rows(3)
+    keys = {"weight": SQL, "time": "t", "decay_days": 10, "duplicates": duplicates, "split": "random"}
+    for name in ("plain", "logarithms"):
+        (tmp_path / name).mkdir()
+    plain = weights(tmp_path / "plain", given, **keys)
+    found = weights(tmp_path / "logarithms", given, weight_log=True, **keys)
+    assert found == pytest.approx({pair: math.log1p(weight) for pair, weight in plain.items()}, rel=1e-6)
+
+
+def test_logarithms_are_of_held_out_and_other_rows_too(tmp_path):
+    given = [(1, 1, 0, "buy"), (2, 2, 0, "buy"), (1, 2, 0, "view"), (2, 1, 9, "buy")]
+    keys = {"train": written(tmp_path / "x.parquet", given), "user": "u", "item": "i", "time": "t", "weight": SQL}
+    keys |= {"test_from": 5, "valid_size": 0, "behaviour": "event", "target": "buy", "weight_log": True}
+    dataset = ingest(Data.model_validate(keys), tmp_path / "d", data_root=None, name="d")
+    assert dataset.weights_E.tolist() == pytest.approx([math.log(9)] * 2)
+    assert dataset.test.weights_E.tolist() == pytest.approx([math.log(9)])
+    assert dataset.others[0].weights_E.tolist() == pytest.approx([math.log(2)])
+
+
+def test_logarithms_need_weights_and_count_as_a_setting_only_where_they_are_taken(tmp_path):
+    with pytest.raises(ValidationError, match="weight_log needs weight, a column or an expression, or duplicates = 'sum'"):
+        Data(train="x", weight_log=True)
+    recipe = recipe_of(Data(train="x", weight="w", weight_log=True), None)
+    assert recipe["weight_log"] is True
+    assert "weight_log" not in recipe_of(Data(train="x", weight="w", weight_log=False), None)
 
 
 def test_a_column_may_read_like_an_expression(tmp_path):

@@ -28,7 +28,7 @@ SURFACE = {
     "ingest": "CARD.toml --behaviour --data-root --decay-days --duplicates --force --item --item-features --json --k-core "
     "--keep-cold --keep-other --log-json --max-id-bytes --memory-limit --min-rating --name --out --partition-type --rating "
     "--repeats --seed --split --target --test --test-from --test-size --test-until --text-width --time --time-unit --train "
-    "--user --user-features --valid --valid-size --warm-size --weight --where --where-test",
+    "--user --user-features --valid --valid-size --warm-size --weight --weight-log --where --where-test",
     "train": "JOB.toml --data --json --log-json --out --resume --set",
     "evaluate": "RUN --attributes --beyond-accuracy --force --json --k --lists --log-json --memory-limit --out --per --seen "
     "--segments --split --value",
