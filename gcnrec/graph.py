@@ -127,8 +127,8 @@ class BipartiteGraph:
         DataError for an array of another type or length than the numbers of users and items say, or of other edges than the other
         direction has.
         """
-        user_items = _open_csr(folder, f"{prefix}user_items", num_users, num_items)
-        graph = cls(user_items, _open_csr(folder, f"{prefix}item_users", num_items, num_users))
+        user_items = open_csr(folder, f"{prefix}user_items", num_users, num_items)
+        graph = cls(user_items, open_csr(folder, f"{prefix}item_users", num_items, num_users))
         graph._check(graph.user_items.num_edges == graph.item_users.num_edges)
         return graph
 
@@ -273,7 +273,8 @@ def mapped(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...]) -
     return array
 
 
-def _open_csr(folder: Path, name: str, rows: int, columns: int) -> Csr:
+def open_csr(folder: Path, name: str, rows: int, columns: int) -> Csr:
+    """Memory-map `name.indptr.npy` and `name.indices.npy` of `folder`. DataError for arrays of another type or length."""
     indptr = mapped(folder / f"{name}.indptr.npy", np.int64, (rows + 1,))
     return Csr(indptr, mapped(folder / f"{name}.indices.npy", np.int32, (None,)), columns)
 

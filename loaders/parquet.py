@@ -33,6 +33,7 @@ from gcnrec.loaders.ingest.build import Staged, build, split_of
 from gcnrec.loaders.ingest.columns import (
     BEHAVIOUR,
     ITEM,
+    NEGATIVE,
     RATING,
     TIME,
     USER,
@@ -44,6 +45,7 @@ from gcnrec.loaders.ingest.columns import (
 )
 from gcnrec.loaders.ingest.heldout import Report
 from gcnrec.loaders.ingest.inputs import BATCH_ROWS, Input, open_input
+from gcnrec.loaders.ingest.negatives import Negatives
 from gcnrec.loaders.ingest.rows import Rows
 from gcnrec.loaders.ingest.staging import Staging
 from gcnrec.loaders.recipe import RULES, Inputs, conditions_of, first_change, inputs_of, recipe_of
@@ -277,7 +279,8 @@ def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> 
                     file.source.schema_of(file.columns.expressions), report.counted(read, file.role, file.rows)
                 )
                 kind = kinds[file.role]
-                kept = _kept(connection, file, [USER, ITEM, *extra, *([BEHAVIOUR] if kind else [])], reader, ratings, size)
+                kinds_of_rows = [column for column in (BEHAVIOUR, NEGATIVE) if column in file.columns.expressions]
+                kept = _kept(connection, file, [USER, ITEM, *extra, *kinds_of_rows], reader, ratings, size)
                 checked = _checked(connection, file, data, kept)
                 rows = staging.read(kind.taken(checked) if kind else checked, file.rows, extra)
             _count_filtered(file, len(rows), ratings, report)
@@ -286,14 +289,18 @@ def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> 
             staged[file.role] = rows
     report.work("numbering users and items", 0, 0)
     ids = staging.settle()
-    return Staged(*_by_behaviour(staged, kinds, scratch, report), *ids, first.ticks)
+    of_train = kinds["train"] if NEGATIVE in first.expressions else None
+    negative = of_train.negatives(staged["train"], scratch) if of_train else None
+    files_and_others = _by_behaviour(staged, kinds, scratch, report)
+    return Staged(*files_and_others, *ids, first.ticks, Negatives.of(negative, (len(ids[0]), len(ids[1])), scratch))
 
 
 def _kinds_of(file: _File, data: Data, scratch: Scratch) -> Kinds | None:
-    """What takes the behaviours of a file's rows; None where it has no such column."""
-    if BEHAVIOUR not in file.columns.expressions:
+    """What takes the behaviours of a file's rows, and which of them are negative; None where it has neither column."""
+    if not {BEHAVIOUR, NEGATIVE} & file.columns.expressions.keys():
         return None
-    return Kinds(data.target or (), str(data.behaviour), scratch.codes(file.rows))
+    column = data.behaviour if BEHAVIOUR in file.columns.expressions else None
+    return Kinds(data.target or (), column, scratch.codes(file.rows))
 
 
 def _by_behaviour(
@@ -324,8 +331,10 @@ class _Ratings:
     low: int = 0
 
     def counting(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The rows of `batch` whose rating counts."""
+        """The rows of `batch` whose rating counts, as positive or negative."""
         counts = batch.column(RATING)
+        if NEGATIVE in batch.schema.names:
+            counts = pc.or_(counts, batch.column(NEGATIVE))
         kept = batch.filter(counts)
         self.absent += counts.null_count
         self.low += len(batch) - len(kept) - counts.null_count
@@ -376,16 +385,16 @@ def _kept(
     size: int,
 ) -> Iterator[pa.RecordBatch]:
     """`columns` of the rows of `reader` that meet the file's condition and whose rating counts, about `size` rows at a time."""
-    is_rated = RATING in file.columns.expressions
+    rated = [column for column in (RATING, NEGATIVE) if column in file.columns.expressions]
     batches: Iterable[pa.RecordBatch] = reader
     if file.where or file.weight:
         connection.register(_IN, reader)
         weight = f"CAST({file.weight.sql} AS FLOAT) AS {WEIGHT}" if file.weight else WEIGHT
-        wanted = ", ".join(weight if column == WEIGHT else column for column in ([*columns, RATING] if is_rated else columns))
+        wanted = ", ".join(weight if column == WEIGHT else column for column in dict.fromkeys([*columns, *rated]))
         condition = file.where.sql if file.where else "true"
         batches = connection.sql(f"SELECT {wanted} FROM {_IN} WHERE {condition}").to_arrow_reader(size)
     for batch in batches:
-        yield (ratings.counting(batch) if is_rated else batch).select(columns)
+        yield (ratings.counting(batch) if rated else batch).select(columns)
     if file.where or file.weight:
         connection.unregister(_IN)
 
@@ -426,6 +435,7 @@ _FAULTS = {
     TIME: [_Fault("holds nulls or numbers that are no time", pc.is_null)],
     WEIGHT: [_NULLS, _Fault("holds a negative or non-finite weight", _is_no_weight)],
     BEHAVIOUR: [_NULLS],
+    NEGATIVE: [],
 }
 
 

@@ -26,6 +26,7 @@ from pydantic import Field
 
 from gcnrec.errors import DataError, GcnrecError, first_line, os_remedy, reading
 from gcnrec.graph import Behaviour, BipartiteGraph, Csr, History, LaterRows, csr_from_edges, mapped
+from gcnrec.graph import Behaviour, BipartiteGraph, Csr, LaterRows, csr_from_edges, mapped, open_csr
 from gcnrec.integrity.digests import OWN, own_digest, sha256_of
 from gcnrec.integrity.facts import recalled, remember
 from gcnrec.integrity.listed import Count, Listed, Sha256, verify
@@ -40,11 +41,15 @@ _OF_DATASETS = re.compile(
     r"dataset\.json|(users|items|valid|test)\.parquet|"
     r"(behaviour_[0-9]+\.)?((user_items|item_users)\.[a-z_]+\.npy|(times|weights)\.npy)|"
     r"behaviour_[0-9]+\.later\.parquet|"
+    r"negative\.(user_items\.(indptr|indices)\.npy|(valid|test)\.parquet)|"
     r"(user|item)_features(\.[0-9]+\.parquet|\.npy)"
 )
 """Names of the files of a dataset folder."""
 _PARTS = ("user_items.indptr", "user_items.indices", "item_users.indptr", "item_users.indices")
 _REQUIRED = (*(f"{part}.npy" for part in _PARTS), "users.parquet", "items.parquet", "valid.parquet", "test.parquet")
+NEGATIVES = "negative.user_items"
+"""What the files of the CSR of negative pairs begin with."""
+_LATER_NEGATIVES = ("negative.valid.parquet", "negative.test.parquet")
 _CHECKS = 1
 """The version of `_check_content`: what an earlier one let pass is looked at again."""
 _AGAIN = "ingest again"
@@ -115,6 +120,9 @@ class Dataset:
     Of data with behaviours, `graph` and held-out pairs are of the target alone; `others` are the rest, the most frequent first.
     Models read `graph.others`: all of them, unless `reading` leaves them out.
 
+    `negatives`: user -> items that the user rated low, as far as train may know, without pairs of train; None where ingestion
+    had no `negative_below`. `later_negatives`: such pairs from validation's time on, and from test's.
+
     `times_E` int64 seconds and `weights_E` float32 follow the order of `graph.user_items.indices`; features are
     float32, one row per user or item.
     `digest` is the sha256 over all file digests: equal digests mean equal data.
@@ -132,6 +140,8 @@ class Dataset:
     user_features: NDArray[np.float32] | None = None
     item_features: NDArray[np.float32] | None = None
     others: tuple[Behaviour, ...] = ()
+    negatives: Csr | None = None
+    later_negatives: tuple[Interactions, ...] = ()
 
     @property
     def name(self) -> str:
@@ -156,6 +166,17 @@ class Dataset:
         parts = [part for part in held_out if len(part)]
         return train, *(csr_from_edges(part.users_E, part.items_E, train.rows, train.columns) for part in parts)
 
+    def known_negatives(self, later: int) -> tuple[Csr, ...]:
+        """User -> items of negative pairs: of train's time, then of validation's and of test's, as many as `later` says."""
+        if self.negatives is None:
+            return ()
+        train, negatives = self.graph.user_items, self.negatives
+        # Nodes that are folded in have no negative pairs.
+        ends = np.full(train.rows - negatives.rows, negatives.num_edges)
+        wide = Csr(np.concatenate([negatives.indptr, ends]), negatives.indices, train.columns)
+        parts = [part for part in self.later_negatives[:later] if len(part)]
+        return wide, *(csr_from_edges(part.users_E, part.items_E, train.rows, train.columns) for part in parts)
+
 
 def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
     """Open a dataset folder by memory map, after each listed file is verified; other files in it are ignored.
@@ -173,6 +194,9 @@ def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
     graph = BipartiteGraph.open(folder, info.num_users, info.num_items)
     others = tuple(_open_other(folder, number, info, user_ids, item_ids) for number in range(1, 1 + _num_others(info)))
     _check_content(folder, document, (graph, *(other.graph for other in others)))
+    negatives = _open_negatives(folder, info)
+    _check_content(folder, document, (graph, *(other.graph for other in others)), negatives)
+    graph = replace(graph, others=others)
     edges = (graph.num_edges,)
     times_E = mapped(folder / "times.npy", np.int64, edges) if "times.npy" in info.files else None
     weights_E = mapped(folder / "weights.npy", np.float32, edges) if "weights.npy" in info.files else None
@@ -190,7 +214,16 @@ def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
         user_features=_open_features(folder, "user", info),
         item_features=_open_features(folder, "item", info),
         others=others,
+        negatives=negatives,
+        later_negatives=tuple(
+            _open_held_out(folder / name, user_ids, item_ids) for name in _LATER_NEGATIVES if negatives is not None
+        ),
     )
+
+
+def _open_negatives(folder: Path, info: _Info) -> Csr | None:
+    """User -> items of negative pairs of train; None in folders without any."""
+    return open_csr(folder, NEGATIVES, info.num_users, info.num_items) if f"{NEGATIVES}.indptr.npy" in info.files else None
 
 
 def behaviour_prefix(number: int) -> str:
@@ -402,7 +435,10 @@ def _check_listing(folder: Path, info: _Info) -> None:
     columns = (*info.user_features.columns, *info.item_features.columns)
     words = [column.file for column in columns if column.file is not None]
     graphs = [f"{behaviour_prefix(number)}{part}.npy" for number in range(1, 1 + _num_others(info)) for part in _PARTS]
-    lacking = next((name for name in (*_REQUIRED, *words, *graphs) if name not in info.files), None)
+    of_negatives = (f"{NEGATIVES}.indptr.npy", f"{NEGATIVES}.indices.npy", *_LATER_NEGATIVES)
+    has_negatives = any(name in info.files for name in of_negatives)
+    expected = (*_REQUIRED, *words, *graphs, *(of_negatives if has_negatives else ()))
+    lacking = next((name for name in expected if name not in info.files), None)
     if lacking is not None:
         raise DataError(f"{path} must list {lacking!r} among its files, does not; {_AGAIN}")
     if info.digest != _digest_of({name: entry.sha256 for name, entry in info.files.items()}):
@@ -416,7 +452,7 @@ def _verify(folder: Path, info: _Info, anew: bool) -> None:
     verify({folder / name: entry for name, entry in info.files.items()}, "dataset.json", lambda path: _AGAIN, anew)
 
 
-def _check_content(folder: Path, document: dict[str, Any], graphs: tuple[BipartiteGraph, ...]) -> None:
+def _check_content(folder: Path, document: dict[str, Any], graphs: tuple[BipartiteGraph, ...], negatives: Csr | None) -> None:
     """DataError unless every row of both directions is one of a CSR, so that kernels stay inside the arrays. O(E).
 
     The digests of all files follow from `dataset.json`, so the same one need not be looked at twice.
@@ -426,6 +462,8 @@ def _check_content(folder: Path, document: dict[str, Any], graphs: tuple[Biparti
         for number, graph in enumerate(graphs):
             graph.user_items.check(str(folder / f"{behaviour_prefix(number)}user_items"))
             graph.item_users.check(str(folder / f"{behaviour_prefix(number)}item_users"))
+        if negatives is not None:
+            negatives.check(str(folder / NEGATIVES))
         remember([fact])
 
 

@@ -136,6 +136,8 @@ class Data(Section):
     """Whether a held-out pair that a split draws keeps its rows of other behaviours in train."""
     rating: Text | None = None
     min_rating: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    negative_below: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Train rows of a rating below this are negative pairs. Without `min_rating`, the other ratings count as interactions."""
     where: Text | None = None
     """An SQL condition on the input's columns, for example `time >= 1700000000`."""
     where_test: Text | None = None
@@ -175,8 +177,16 @@ class Data(Section):
             return self  # the card brings the rest; both together are checked when it has been read
         if self.min_rating is not None and not self.rating:
             raise ValueError("min_rating needs rating, the column that it looks at")
-        if self.rating is not None and self.min_rating is None:
-            raise ValueError("rating needs min_rating, the least rating that counts; leave rating out to keep every row")
+        if self.negative_below is not None and not self.rating:
+            raise ValueError("negative_below needs rating, the column that it looks at")
+        if self.rating is not None and self.min_rating is None and self.negative_below is None:
+            raise ValueError(
+                "rating needs min_rating, the least rating that counts, or negative_below; leave rating out to keep every row"
+            )
+        if self.min_rating is not None and self.negative_below is not None and self.negative_below > self.min_rating:
+            raise ValueError(
+                f"negative_below must be at most min_rating, got {self.negative_below:g} and {self.min_rating:g}; lower it"
+            )
         if self.behaviour is not None and self.target is None:
             raise ValueError("behaviour needs target, the values of that column to predict, such as target = 'buy'")
         if self.weight is not None and not self.weight.strip():

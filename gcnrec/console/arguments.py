@@ -99,6 +99,7 @@ ValidSize = Annotated[float | None, typer.Option(metavar="F", parser=number, hel
 TestSize = Annotated[float | None, typer.Option(metavar="F", parser=number, help="Share held out for test.")]
 WarmSize = Annotated[float | None, typer.Option(metavar="F", parser=number, help="cold_items: share of warm pairs held out too.")]
 MinRating = Annotated[float | None, typer.Option(metavar="X", parser=number, help="Keep ratings of at least this.")]
+NegativeBelow = Annotated[float | None, typer.Option(metavar="X", parser=number, help="Lower ratings are negative pairs.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", parser=integer, help="Seed of the split.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the job.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]

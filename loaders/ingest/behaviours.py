@@ -17,40 +17,49 @@ from numpy.typing import NDArray
 from gcnrec.config import Data
 from gcnrec.errors import DataError, shown
 from gcnrec.loaders.ingest import pairs
-from gcnrec.loaders.ingest.columns import BEHAVIOUR
+from gcnrec.loaders.ingest.columns import BEHAVIOUR, NEGATIVE
 from gcnrec.loaders.ingest.heldout import Parts, Report
 from gcnrec.loaders.ingest.rows import Rows, count_codes, count_low, high_of, low_of, sort_rows
 from gcnrec.system.scratch import Scratch
 
+BY_TIME = ("temporal", "leave_last")
+"""Splits that cut rows of other behaviours, and negative pairs, by time."""
 MOST = 32
 """Behaviours that a column may name."""
 LONGEST = 100
 """Characters of a behaviour's name."""
 NEVER = np.iinfo(np.int64).max
 """The moment of a user of whom nothing is held out."""
-_TARGET = 0
-_DROPPED, _LATER = 1, 2
+_TARGET, _NEGATIVE = 0, -1
+DROPPED, LATER = 1, 2
 """Marks of rows that give test away, and of rows that a refit on train+valid may have."""
 
 
 @dataclass
 class Kinds:
-    """Takes the column of behaviours off batches as they are read, and remembers it: `codes_E`, 0 for the `target`'s values."""
+    """Takes the columns of behaviours and of negative ratings off batches as they are read, and remembers them in `codes_E`.
+
+    0 for the `target`'s values, and without a `column` of behaviours; -1 for a negative row of any behaviour.
+    """
 
     target: tuple[str, ...]
-    column: str
+    column: str | None
     codes_E: NDArray[np.int8]
     names: list[str] = field(default_factory=list)
     done: int = 0
 
     def taken(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The batches without the column. DataError where it names too many behaviours."""
+        """The batches without the columns. DataError where one names too many behaviours."""
         for batch in batches:
-            kinds = batch.column(BEHAVIOUR).dictionary_encode()
-            codes = np.array([self._code(name) for name in kinds.dictionary.to_pylist()], np.int8)
-            self.codes_E[self.done : self.done + len(batch)] = codes[kinds.indices.to_numpy(zero_copy_only=False)]
+            names, codes_B = batch.schema.names, self.codes_E[self.done : self.done + len(batch)]
+            if BEHAVIOUR in names:
+                kinds = batch.column(BEHAVIOUR).dictionary_encode()
+                codes = np.array([self._code(name) for name in kinds.dictionary.to_pylist()], np.int8)
+                codes_B[:] = codes[kinds.indices.to_numpy(zero_copy_only=False)]
+            if NEGATIVE in names:
+                codes_B[batch.column(NEGATIVE).to_numpy(zero_copy_only=False)] = _NEGATIVE
             self.done += len(batch)
-            yield batch.select([name for name in batch.schema.names if name != BEHAVIOUR])
+            yield batch.select([name for name in names if name not in (BEHAVIOUR, NEGATIVE)])
 
     def split(self, rows: Rows, scratch: Scratch) -> tuple[Rows, dict[str, Rows]]:
         """The target's rows, and those of each other behaviour, by the order of their names."""
@@ -58,14 +67,20 @@ class Kinds:
         others = {name: rows.keep(codes_E, self.names.index(name) + 1, scratch) for name in sorted(self.names)}
         return rows.keep(codes_E, _TARGET, scratch), others
 
+    def negatives(self, rows: Rows, scratch: Scratch) -> Rows:
+        """The negative rows."""
+        return rows.keep(self.codes_E[: len(rows)], _NEGATIVE, scratch)
+
     def require_target(self, text: str) -> None:
         """DataError where no row of the input `text` is of the target."""
-        if not (self.codes_E[: self.done] == _TARGET).any():
-            known = sorted(self.names)
-            raise DataError(
-                f"column {self.column!r} of {text} has no row of the target {', '.join(map(repr, self.target))}"
-                f"; it has {', '.join(map(shown, known))}"
-            )
+        if (self.codes_E[: self.done] == _TARGET).any():
+            return
+        if self.column is None:
+            raise DataError(f"{text} has no row whose rating counts as positive; lower negative_below or min_rating")
+        raise DataError(
+            f"column {self.column!r} of {text} has no row of the target {', '.join(map(repr, self.target))}"
+            f"; it has {', '.join(map(shown, sorted(self.names)))}"
+        )
 
     def _code(self, name: str) -> int:
         if name in self.target:
@@ -96,6 +111,11 @@ class Moments:
     def none(cls, num_users: int, scratch: Scratch) -> Moments:
         """NEVER for every user."""
         return cls(scratch.full(num_users, np.int64, NEVER), scratch.full(num_users, np.int64, NEVER))
+
+    def share(self) -> None:
+        """Give every user the first moment of all."""
+        for moments_U in (self.valid_U, self.test_U):
+            moments_U[:] = moments_U.min(initial=NEVER)
 
     def lower(self, part: str, rows: Rows) -> None:
         """Lower the moments to the first of the `rows` of "valid" or "test"; "train" has none."""
@@ -129,6 +149,11 @@ class Others:
     train: dict[str, Rows]
     later: dict[str, Rows]
 
+    def counts(self) -> dict[str, int]:
+        """Rows of each behaviour in train, `num_NAME`, and later, `later_NAME` where there are any."""
+        of_train = {f"num_{name}": len(rows) for name, rows in self.train.items()}
+        return of_train | {f"later_{name}": len(rows) for name, rows in self.later.items() if len(rows)}
+
     def later_within(self, users: NDArray[np.bool_], items: NDArray[np.bool_], scratch: Scratch) -> Others:
         """The rows of train, and the later rows of marked users and items."""
         return Others(self.train, {name: _within(rows, users, items, scratch) for name, rows in self.later.items()})
@@ -142,10 +167,7 @@ class Others:
 
 def cut_of(data: Data, split: str, carved: bool, parts: Parts, moments: Moments, num_items: int, scratch: Scratch) -> Cut:
     """The cut of a split into `parts`; `carved`: validation was drawn from the train rows."""
-    if split in ("temporal", "leave_last"):
-        if split == "temporal":
-            for moments_U in (moments.valid_U, moments.test_U):
-                moments_U[:] = moments_U.min(initial=NEVER)
+    if split in BY_TIME:
         return Cut(moments, (), None)
     drawn = [parts.valid.pairs_E] if carved or split == "cold_items" else []
     drawn += [parts.test.pairs_E] if split in ("random", "cold_items") else []
@@ -170,19 +192,19 @@ def cut(others: Mapping[str, Rows], by: Cut, duplicates: str, sizes: tuple[int, 
         rows = sort_rows(unsorted, *sizes, scratch)
         codes = scratch.codes(len(rows))
         if by.moments is not None and rows.times_E is not None:
-            _mark_from(rows.pairs_E, rows.times_E, by.moments.valid_U, by.moments.test_U, codes)
+            mark_from(rows.pairs_E, rows.times_E, by.moments.valid_U, by.moments.test_U, codes)
         for held_out in by.drawn:
             pairs.mark_contained(rows.pairs_E, held_out, codes)
         if by.cold_I is not None:
             _mark_items(rows.pairs_E, by.cold_I, codes)
-        cut_off = count_codes(codes, _DROPPED)
+        cut_off = count_codes(codes, DROPPED)
         report.count(f"cut_{name}", cut_off, f"{{}} rows of {name} dropped: {by.why}")
         own = rows.keep(codes, 0, scratch)
         merged = pairs.merge(own, duplicates, scratch)
         report.count(f"duplicates_{name}", len(own) - len(merged), f"{{}} repeated pairs merged in {name}")
         if len(merged):
             kept[name] = merged
-            later[name] = pairs.merge(rows.keep(codes, _LATER, scratch), duplicates, scratch)
+            later[name] = pairs.merge(rows.keep(codes, LATER, scratch), duplicates, scratch)
     order = sorted(kept, key=lambda name: -len(kept[name]))
     return Others({name: kept[name] for name in order}, {name: later[name] for name in order})
 
@@ -213,13 +235,14 @@ def _earliest(pairs_E, times_E, moments_U):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(parallel=True, cache=True)
-def _mark_from(pairs_E, times_E, valid_U, test_U, codes):  # type: ignore[no-untyped-def]
+def mark_from(pairs_E, times_E, valid_U, test_U, codes):  # type: ignore[no-untyped-def]
+    """DROPPED for rows from their user's moment `test_U` on, LATER for others from `valid_U` on."""
     for row in numba.prange(len(pairs_E)):
         user = high_of(pairs_E[row])
         if times_E[row] >= test_U[user]:
-            codes[row] = _DROPPED
+            codes[row] = DROPPED
         elif times_E[row] >= valid_U[user]:
-            codes[row] = _LATER
+            codes[row] = LATER
 
 
 @numba.njit(parallel=True, cache=True)

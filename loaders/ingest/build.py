@@ -17,9 +17,10 @@ from gcnrec.loaders.ingest import behaviours, pairs, splits
 from gcnrec.loaders.ingest.columns import parse_time
 from gcnrec.loaders.ingest.heldout import Parts, Report, drop_cold, drop_repeats, write_held_out
 from gcnrec.loaders.ingest.leakage import report_leakage
+from gcnrec.loaders.ingest.negatives import Negatives
 from gcnrec.loaders.ingest.numbering import Ids
 from gcnrec.loaders.ingest.rows import Rows, count_codes, count_high, count_low, sort_rows
-from gcnrec.loaders.schema import behaviour_prefix, write_vocabulary
+from gcnrec.loaders.schema import NEGATIVES, behaviour_prefix, write_vocabulary
 from gcnrec.system.scratch import Scratch, new_npy
 
 _TIMES_CHUNK = 2**17
@@ -34,7 +35,7 @@ class Staged:
     """Rows in provisional numbers (the order of the sorted ids), as they were read, and the ids in that order.
 
     `files` maps `train` (and `valid`, `test`) to its rows, `others` the behaviours that are not predicted to their train rows.
-    `build` takes them out, so that none outlives its use.
+    `build` takes them out, so that none outlives its use. `negatives`: pairs rated low, None where these are not asked for.
     """
 
     files: dict[str, Rows]
@@ -42,6 +43,7 @@ class Staged:
     user_ids: Ids
     item_ids: Ids
     ticks: int | None
+    negatives: Negatives | None = None
 
     @property
     def num_users(self) -> int:
@@ -65,6 +67,9 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
     split = split_of(data)
     moments = behaviours.Moments.none(staged.num_users, scratch)
     parts = drop_repeats(_split(staged, data, split, moments, scratch, report), data.repeats, scratch, report)
+    negatives = staged.negatives
+    if negatives is not None and data.repeats == "drop":
+        parts = negatives.judged(parts, scratch, report)
     carves = split in ("given", "random") and not data.valid and data.valid_size > 0
     if carves:
         codes = splits.carve(staged.sorted_pairs(parts.train, scratch), data.valid_size, data.seed)
@@ -85,22 +90,22 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
     report_leakage(parts, staged.ticks, split, staged.num_users, scratch, report)
     if data.behaviour:
         behaviours.report_met(parts, others, scratch, report)
-    orders = []
-    for degree, kept, valid_ones, test_ones in zip(degrees, warm, in_valid, in_test, strict=True):
+    for kept, valid_ones, test_ones in zip(warm, in_valid, in_test, strict=True):
         kept |= valid_ones  # in place: `warm` has been used
         kept |= test_ones
-        orders.append(pairs.falling(degree, kept, scratch))
+    orders = [pairs.falling(degree, kept, scratch) for degree, kept in zip(degrees, warm, strict=True)]
     others = others.later_within(*warm, scratch)  # later rows may name nodes that nothing else does
+    if negatives is not None:
+        negatives.within(_alive(degrees, (), scratch), warm, scratch, report)
     del warm, in_valid, in_test
     if data.weight_log:
         _take_logarithms((parts.train, parts.valid, parts.test, *others.train.values(), *others.later.values()))
     info: dict[str, Any] = {"num_users": len(orders[0]), "num_items": len(orders[1])}
     info |= {"num_train": len(parts.train), "num_valid": len(parts.valid), "num_test": len(parts.test), "split": split}
     if data.behaviour:
-        report.entries |= {f"num_{name}": len(rows) for name, rows in others.train.items()}
-        report.entries |= {f"later_{name}": len(rows) for name, rows in others.later.items() if len(rows)}
-        counts = [{"name": name, "edges": len(rows)} for name, rows in others.train.items()]
-        info["behaviours"] = {"target": ", ".join(data.target or ()), "others": counts}
+        report.entries |= others.counts()
+        edges = [{"name": name, "edges": len(rows)} for name, rows in others.train.items()]
+        info["behaviours"] = {"target": ", ".join(data.target or ()), "others": edges}
     _write(staged, parts, others, degrees, orders, folder, scratch)
     return info
 
@@ -126,8 +131,10 @@ def _split(staged: Staged, data: Data, split: str, moments: behaviours.Moments, 
 
     `moments` gets the times of the first held-out rows of each user.
     """
-    after = split in ("given", "temporal")
+    after, negatives = split in ("given", "temporal"), staged.negatives
     rows = sort_rows(staged.files.pop("train"), staged.num_users, staged.num_items, scratch)
+    if negatives is not None and split not in behaviours.BY_TIME:
+        rows = negatives.settle(rows, scratch, report)
     if data.k_core > 1 and not after:
         rows = _k_core(rows, staged, data.k_core, scratch, report)
     codes = _codes(rows, staged, data, split, scratch, report)
@@ -142,6 +149,11 @@ def _split(staged: Staged, data: Data, split: str, moments: behaviours.Moments, 
         merged[name] = pairs.merge(part, data.duplicates, scratch)
         repeated = len(part) - len(merged[name])
         report.count(f"duplicates_{name}", repeated, f"{{}} repeated pairs merged in {name}")
+    if split == "temporal":
+        moments.share()
+    if negatives is not None and split in behaviours.BY_TIME:
+        negatives.cut(moments, _last_tick(data, staged.ticks), scratch)
+        merged["train"] = negatives.settle(merged["train"], scratch, report)
     if not len(merged["train"]):
         remedy = (
             "change the split or its sizes" if data.test_from is None else f"choose a later test_from than {data.test_from!r}"
@@ -188,7 +200,9 @@ def _codes(rows: Rows, staged: Staged, data: Data, split: str, scratch: Scratch,
         if data.test_from is None
         else parse_time(data.test_from, data.time_unit, staged.ticks)
     )
-    test_until = _last_tick(data, test_from, staged.ticks)
+    test_until = _last_tick(data, staged.ticks)
+    if test_until < test_from:
+        raise UsageError(f"test_until must be later than test_from, got {data.test_until!r} and {data.test_from!r}")
     valid_from = splits.time_at(rows.times_E, valid_size, test_from) if valid_size else test_from
     report.entries.update(valid_from_s=valid_from / staged.ticks, test_from_s=test_from / staged.ticks)
     codes = sorted_pairs.codes()
@@ -199,14 +213,9 @@ def _codes(rows: Rows, staged: Staged, data: Data, split: str, scratch: Scratch,
     return codes
 
 
-def _last_tick(data: Data, test_from: int, ticks: int) -> int:
-    """The last tick of test. UsageError for a window that ends before it begins."""
-    if data.test_until is None:
-        return np.iinfo(np.int64).max
-    last = parse_time(data.test_until, data.time_unit, ticks) - 1
-    if last < test_from:
-        raise UsageError(f"test_until must be later than test_from, got {data.test_until!r} and {data.test_from!r}")
-    return last
+def _last_tick(data: Data, ticks: int | None) -> int:
+    """The last tick of test."""
+    return np.iinfo(np.int64).max if data.test_until is None else parse_time(data.test_until, data.time_unit, ticks or 1) - 1
 
 
 def _k_core(rows: Rows, staged: Staged, k: int, scratch: Scratch, report: Report) -> Rows:
@@ -242,6 +251,9 @@ def _write(
     for name, rows in (("valid", parts.valid), ("test", parts.test)):
         pairs.renumber(rows.pairs_E, *numbers)
         write_held_out(folder / f"{name}.parquet", sort_rows(rows, num_users, num_items, scratch), staged.ticks)
+    if staged.negatives is not None:
+        rows = staged.negatives.write(folder, numbers, (num_users, num_items), scratch)
+        _write_csr(folder, NEGATIVES, rows.pairs_E, count_high(rows.pairs_E, num_users, scratch))
     for number, rows in enumerate((parts.train, *others.train.values())):
         pairs.renumber(rows.pairs_E, *numbers)
         _write_graph(folder, behaviour_prefix(number), rows, (num_users, num_items), staged.ticks, scratch)

@@ -25,7 +25,7 @@ from gcnrec.loaders.ingest.inputs import Input
 
 TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 USER, ITEM, TIME, WEIGHT, RATING = "gcnrec_user", "gcnrec_item", "gcnrec_time", "gcnrec_weight", "gcnrec_rating"
-BEHAVIOUR = "gcnrec_behaviour"
+BEHAVIOUR, NEGATIVE = "gcnrec_behaviour", "gcnrec_negative"
 _NAMED = re.compile(r"(^|[_.])(time|timestamp|datetime|date|ts)([_.]|$)", re.IGNORECASE)
 """Names that columns of numbers have when these are times."""
 _FRACTION = re.compile(r"(?<=:\d\d)[.,](\d+)")
@@ -61,8 +61,8 @@ def read_columns(
 
     A held-out input may lack the column of behaviours: its rows are then all of the target.
 
-    Of a rating, RATING says whether it counts: null where there is none. Without a weight, `duplicates = "sum"` counts rows, and
-    `decay_days` lets them fade: each weighs 1.
+    Of a rating, RATING says whether it counts, and in train NEGATIVE whether it is negative: null where there is none. Without a
+    weight, `duplicates = "sum"` counts rows, and `decay_days` lets them fade: each weighs 1.
 
     Raises DataError for a missing column (naming the nearest) and for a type that cannot be meant.
     """
@@ -83,8 +83,11 @@ def read_columns(
         expressions[WEIGHT] = ds.scalar(1.0).cast(pa.float32())
     if data.behaviour and (like is None or data.behaviour in (path for path, _ in source.columns())):
         expressions[BEHAVIOUR] = _behaviour(source, data.behaviour)
-    if data.rating and data.min_rating is not None:
-        expressions[RATING] = _rating_counts(source, data.rating, data.min_rating)
+    least = data.negative_below if data.min_rating is None else data.min_rating
+    if data.rating and least is not None:
+        expressions[RATING] = _rating_counts(source, data.rating, least)
+    if data.rating and data.negative_below is not None and like is None:
+        expressions[NEGATIVE] = pc.invert(_rating_counts(source, data.rating, data.negative_below))
     paths = [path for path in (data.user, data.item, data.time, column, data.rating) if path]
     paths += [str(data.behaviour)] if BEHAVIOUR in expressions else []
     for condition in conditions:

@@ -13,7 +13,7 @@ from gcnrec.config import Job
 from gcnrec.errors import UsageError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "job-file.md").read_text(encoding="utf-8")
-ANY_NUMBER = {("data", "test_from"), ("data", "test_until"), ("data", "min_rating")}
+ANY_NUMBER = {("data", "test_from"), ("data", "test_until"), ("data", "min_rating"), ("data", "negative_below")}
 """Compared with numbers of the data, whatever they are."""
 LISTS = {("sampler", "fanouts"): (1, 64)}
 """A rule of the section has the bounds."""
