@@ -32,6 +32,7 @@ class Stage(IntEnum):
     EXPLORE = 7
     SAMPLE = 8
     DROPOUT = 9
+    OWN_NEGATIVES = 10
 
 
 UNIFORM, WEIGHTED, WALK = 0, 1, 2
@@ -90,14 +91,14 @@ def _fill_u64(seed, stage, step, first, out):  # type: ignore[no-untyped-def]
             out[2 * block + 1] = right
 
 
-def u64(seed: int, stage: Stage, step: int, count: int, first: int = 0) -> NDArray[np.uint64]:
+def u64(seed: int, stage: int, step: int, count: int, first: int = 0) -> NDArray[np.uint64]:
     """`count` uniform 64-bit integers with indices `first ..` (`first` must be even)."""
     out = np.empty(count, np.uint64)
     _fill_u64(np.uint64(seed), int(stage), np.uint64(step), first, out)
     return out
 
 
-def uniform(seed: int, stage: Stage, step: int, count: int, first: int = 0) -> NDArray[np.float64]:
+def uniform(seed: int, stage: int, step: int, count: int, first: int = 0) -> NDArray[np.float64]:
     """`count` float64 in [0, 1): the top 53 bits of `u64`."""
     return (u64(seed, stage, step, count, first) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 

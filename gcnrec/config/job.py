@@ -378,6 +378,9 @@ class Loss(Section):
     that have instructions for it, and about ten times slower on others."""
     l2: Amount = 1e-5
     """Half squared norm of the batch's table rows, per positive (LightGCN's rule: layer 0 only)."""
+    negative_weight: Amount | None = None
+    """softmax, bsl, bpr: weight of an item that the user rated low among a positive's negatives, against all others together; 0
+    draws none. Default: 1 where the data has negative pairs."""
     uniformity: Amount = 1.0
     """directau: weight of the uniformity term."""
 
@@ -631,6 +634,11 @@ def _impossible(job: Job) -> str | None:
     """The reason why two settings contradict each other, or None."""
     if job.loss.name in ("bpr",) and job.sampler.negatives == "in_batch":
         return "loss.name = 'bpr' needs sampler.negatives = 'uniform' or 'popularity', got 'in_batch'"
+    if job.loss.name == "directau" and job.loss.negative_weight:
+        return (
+            "loss.name = 'directau' compares with no negatives, so that loss.negative_weight = "
+            f"{job.loss.negative_weight:g} cannot apply; set it to 0, or choose another loss"
+        )
     if job.model.name == "mf" and job.model.propagation == "sampled":
         return "model.name = 'mf' has no propagation; set model.propagation = 'none'"
     if job.model.name == "ngcf" and job.model.propagation != "full":

@@ -16,14 +16,47 @@ from gcnrec.device import ops_for
 
 CHUNK = 512
 """Users scored against the pool at a time: a few MB of scores, within the last-level cache."""
+_NO_SHARE = 1e-12
+"""Shares below this are errors of rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A negative of each entry's own user: rows of items `rows_BD`, and the log of its weight `log_weight_B`, -inf for none.
+
+    A weight w makes it as probable among an entry's negatives as w times all others together: these come from
+    (q + w v_u) / (1 + w), with q what negatives are drawn from otherwise and v_u uniform over what u rated low. The optimum of
+    a softmax, log p(i|u) less the log of that (Ma & Collins 2018), is lower by log(1 + w v_u(i) / q(i)) for these items alone.
+    """
+
+    rows_BD: torch.Tensor
+    log_weight_B: torch.Tensor
+
+    def logits(self, users_BD: torch.Tensor, scale: float, log_mass_B: torch.Tensor) -> torch.Tensor:
+        """scale s(u, j) + log w + log M, float32 (B): M is the weight of the entry's other negatives, 1 where it has none."""
+        log_mass_B = log_mass_B.masked_fill(torch.isinf(log_mass_B), 0.0)
+        return (users_BD * self.rows_BD).sum(1) * scale + self.log_weight_B + log_mass_B
+
+    def at(self, part: slice) -> Own:
+        """Some of the entries."""
+        return Own(self.rows_BD[part], self.log_weight_B[part])
 
 
 def bpr(
-    users_BD: torch.Tensor, positives_BD: torch.Tensor, negatives_BND: torch.Tensor, weights_B: torch.Tensor | None = None
-) -> torch.Tensor:
-    """mean -log sigmoid(s(u, i) - s(u, j)), also over the N negatives (Rendle et al. 2009, "BPR")."""
+    users_BD: torch.Tensor, positives_BD: torch.Tensor, negatives_BND: torch.Tensor, weights_B: torch.Tensor | None = None,
+    own: Own | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """mean -log sigmoid(s(u, i) - s(u, j)), also over the N negatives (Rendle et al. 2009, "BPR").
+
+    With `own` of weight w an entry's mean over its negatives becomes (that mean + w times the term of its own) / (1 + w).
+    """
     positive_B1 = (users_BD * positives_BD).sum(1, keepdim=True)
-    return _mean(F.softplus(against(users_BD, negatives_BND) - positive_B1).mean(1), weights_B)
+    terms_B = F.softplus(against(users_BD, negatives_BND) - positive_B1).mean(1)
+    if own is not None:
+        share_B = own.log_weight_B.sigmoid()  # w / (1 + w)
+        own_B = F.softplus((users_BD * own.rows_BD).sum(1) - positive_B1[:, 0])
+        terms_B = (1.0 - share_B) * terms_B + share_B * own_B
+    return _mean(terms_B, weights_B)
 
 
 def sampled_softmax(
@@ -33,19 +66,25 @@ def sampled_softmax(
     temperature: float,
     corrections: tuple[torch.Tensor, torch.Tensor] | None = None,
     weights_B: torch.Tensor | None = None,
+    own: Own | None = None,
 ) -> torch.Tensor:
     """mean of -l_i + log(exp(l_i) + sum over j of exp(l_j)), l = s/t less its correction.
 
     `corrections`: x log Q of the positives (B) and of the negatives (B, N), Q being what negatives are drawn from. Among a
     positive from p and N draws from Q the positive is k with a probability in proportion to p_k / Q_k, so that the optimum is
     s/t = log p - (1 - x) log Q for every N (ranking noise-contrastive estimation, Ma & Collins 2018).
+    `own` adds a logit to each row; its M is the sum over the N negatives of Q^-x.
     """
     positive_B1 = (users_BD * positives_BD).sum(1, keepdim=True) / temperature
     negative_BN = against(users_BD, negatives_BND) / temperature
     if corrections is not None:
         positive_B1 = positive_B1 - corrections[0][:, None]
         negative_BN = negative_BN - corrections[1]
-    return _mean(torch.logsumexp(torch.cat([positive_B1, negative_BN], 1), 1) - positive_B1[:, 0], weights_B)
+    logits = [positive_B1, negative_BN]
+    if own is not None:
+        bias_BN = torch.zeros_like(negative_BN) if corrections is None else -corrections[1]
+        logits.append(own.logits(users_BD, 1.0 / temperature, torch.logsumexp(bias_BN, 1))[:, None])
+    return _mean(torch.logsumexp(torch.cat(logits, 1), 1) - positive_B1[:, 0], weights_B)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +103,7 @@ def pool_softmax(
     temperature: float,
     weights_B: torch.Tensor | None = None,
     product_dtype: torch.dtype = torch.float32,
+    own: Own | None = None,
 ) -> torch.Tensor:
     """Softmax over a pool of candidates shared by the batch, computed in chunks without a B x J matrix.
 
@@ -72,10 +112,20 @@ def pool_softmax(
     in which another occurrence of the user's own positive is not a negative.
     For the logQ correction (Yi et al. 2019) subtract log q_j from both `bias_J` and `own_J`.
     `product_dtype` is that of the matrix products' operands and results; all else is float32.
+    `own` adds a logit to each row; its M is the sum over j != i of exp(bias_j).
     """
     with torch.no_grad():
-        swept = _sweep(users_BD, pool, target_B, temperature, weights_B, product_dtype)
-    return _Swept.apply(users_BD, pool.rows_JD, *swept)  # type: ignore[no-any-return]
+        swept = _sweep(users_BD, pool, target_B, temperature, weights_B, product_dtype, own)
+    return _Swept.apply(users_BD, pool.rows_JD, None if own is None else own.rows_BD, *swept)  # type: ignore[no-any-return]
+
+
+def log_mass_of_others(bias_J: torch.Tensor, target_B: torch.Tensor) -> torch.Tensor:
+    """log of the sum over j != target of exp(bias_j), float32 (B); -inf where the target is the only candidate."""
+    mass_J = (bias_J.double() - bias_J.max()).exp()
+    others_B = mass_J.sum() - mass_J[target_B]
+    # What float64 leaves of a difference of equal sums is no mass.
+    others_B = others_B.masked_fill(others_B < _NO_SHARE * mass_J.sum(), 0.0)
+    return (others_B.log() + bias_J.max()).float()
 
 
 def bsl(
@@ -146,36 +196,51 @@ def _uniform(points_BD: torch.Tensor) -> torch.Tensor:
 
 def _sweep(
     users: torch.Tensor, pool: Pool, target: torch.Tensor, temperature: float, row_weights: torch.Tensor | None,
-    product_dtype: torch.dtype,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Loss and its gradients of users and pool, in one sweep over chunks of users."""
-    rows, bias = pool.rows_JD, pool.bias_J
+    product_dtype: torch.dtype, own: Own | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:  # fmt: skip
+    """Loss and its gradients of users, pool and each row's own negative, in one sweep over chunks of users."""
+    rows, bias, width = pool.rows_JD, pool.bias_J, len(pool.rows_JD)
     low_pool, exact = rows.to(product_dtype), product_dtype == rows.dtype
     grad_users, grad_pool = torch.empty_like(users), torch.zeros_like(rows)
+    grad_own = None if own is None else torch.empty_like(users)
     total = torch.zeros((), dtype=torch.float64, device=users.device)
-    scores = users.new_empty(min(CHUNK, len(users)), len(rows))
+    scores = users.new_empty(min(CHUNK, len(users)), width if own is None else width + 1)
     scale = 1.0 / temperature
     for first in range(0, len(users), CHUNK):
-        part, goal = users[first : first + CHUNK], target[first : first + CHUNK]
-        low_part, logits = part.to(product_dtype), scores[: len(part)]
+        chunk = slice(first, first + CHUNK)
+        part, goal = users[chunk], target[chunk]
+        low_part, whole = part.to(product_dtype), scores[: len(part)]
+        logits = whole[:, :width]
         if exact:  # product and sum in one go round once less
             torch.addmm(bias, part, rows.T, alpha=scale, out=logits)
         else:
             torch.add(bias, low_part @ low_pool.T, alpha=scale, out=logits)
         logits.scatter_add_(1, goal[:, None], (pool.own_J - bias)[goal][:, None])
-        losses = ops_for(logits.device).softmax_gradient_(logits, goal)
+        if own is not None:
+            whole[:, width] = own.at(chunk).logits(part, scale, log_mass_of_others(bias, goal))
+        losses = ops_for(whole.device).softmax_gradient_(whole, goal)
         if row_weights is not None:
-            losses *= row_weights[first : first + CHUNK]
-            logits.mul_(row_weights[first : first + CHUNK, None])
+            losses *= row_weights[chunk]
+            whole.mul_(row_weights[chunk, None])
         total += losses.sum()
         low_logits = logits.to(product_dtype)
-        grad_users[first : first + CHUNK] = low_logits @ low_pool
+        grad_users[chunk] = low_logits @ low_pool
         if exact:
             grad_pool.addmm_(logits.T, part)
         else:
             grad_pool += low_logits.T @ low_part
+        if own is not None and grad_own is not None:
+            grad_own[chunk] = _pulled_own(whole[:, width], part, own.at(chunk), grad_users[chunk])
     scale /= len(users)
-    return (total / len(users)).to(users.dtype), grad_users.mul_(scale), grad_pool.mul_(scale)
+    grads = grad_users.mul_(scale), grad_pool.mul_(scale), None if grad_own is None else grad_own.mul_(scale)
+    return (total / len(users)).to(users.dtype), *grads
+
+
+def _pulled_own(slopes_B: torch.Tensor, users_BD: torch.Tensor, own: Own, grad_BD: torch.Tensor) -> torch.Tensor:
+    """The gradient of the own negatives' rows from that of their logits; `grad_BD` gets what users have of it."""
+    slopes_B1 = slopes_B.masked_fill(torch.isinf(own.log_weight_B), 0.0)[:, None]
+    grad_BD += slopes_B1 * own.rows_BD
+    return slopes_B1 * users_BD
 
 
 class _Swept(torch.autograd.Function):
@@ -183,13 +248,13 @@ class _Swept(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, users: torch.Tensor, rows: torch.Tensor, loss: torch.Tensor, grad_users: torch.Tensor, grad_rows: torch.Tensor
+        ctx: Any, users: torch.Tensor, rows: torch.Tensor, own: torch.Tensor | None, loss: torch.Tensor, *grads: torch.Tensor
     ) -> torch.Tensor:
-        ctx.save_for_backward(grad_users, grad_rows)
+        ctx.save_for_backward(*grads)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
-        grad_users, grad_rows = ctx.saved_tensors
         (upstream,) = grad_outputs
-        return upstream * grad_users, upstream * grad_rows, None, None, None
+        pulled = [None if grad is None else upstream * grad for grad in ctx.saved_tensors]
+        return *pulled, None, *[None for _ in pulled]

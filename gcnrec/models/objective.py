@@ -5,6 +5,7 @@ Letters: B positives, N negatives per positive, J distinct positives (the in-bat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +42,7 @@ class Objective:
         total = self.loss(rows_VD, batch)
         if self.l2:
             every = [batch.users_B, batch.positives_B, batch.negatives_BN.reshape(-1)]
+            every += [] if batch.disliked_B is None else [batch.disliked_B[batch.disliked_B >= 0]]
             uses_V = np.bincount(np.concatenate(every), minlength=len(batch.nodes_V)).astype(np.float32)
             weighted = ego_VD * place(np.sqrt(uses_V), ego_VD.device)[:, None]
             total = total + self.l2 * losses.half_squared_norm(weighted, len(batch.users_B))
@@ -54,21 +56,23 @@ def objective_of(settings: Loss, sampler: Sampler, graph: BipartiteGraph, weight
             f"loss.name = '{settings.name}' cannot weight its positives; use bpr or softmax, or ingest without weights"
         )
     in_batch = sampler.negatives == "in_batch"
+    weight = settings.negative_weight or 0.0
     loss: Score
     match settings.name:
         case "bpr":
-            loss = _bpr
+            loss = partial(_bpr, weight)
         case "directau":
             loss = partial(_directau, settings.uniformity)
         case "bsl":
             temperatures = (settings.temperature, settings.positive_temperature or settings.temperature)
-            loss = partial(_bsl_in_batch if in_batch else _bsl_sampled, *temperatures)
+            loss = partial(_bsl_in_batch if in_batch else _bsl_sampled, weight, *temperatures)
         case "softmax":
             log_share_I = settings.logq * _log_shares(sampler, graph) if settings.logq else None
             if in_batch:
-                loss = partial(_softmax_in_batch, settings.temperature, getattr(torch, settings.precision), log_share_I)
+                dtype = getattr(torch, settings.precision)
+                loss = partial(_softmax_in_batch, weight, settings.temperature, dtype, log_share_I)
             else:
-                loss = partial(_softmax_sampled, settings.temperature, log_share_I)
+                loss = partial(_softmax_sampled, weight, settings.temperature, log_share_I)
     return Objective(loss, settings.score == "cosine" and settings.name != "directau", settings.l2)
 
 
@@ -93,28 +97,30 @@ def take(rows_VD: torch.Tensor, index: NDArray[np.int64]) -> torch.Tensor:
     return _Take.apply(rows_VD, index)  # type: ignore[no-any-return]
 
 
-def _bpr(rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
-    return losses.bpr(*_pairs(rows_VD, batch), _negatives(rows_VD, batch), _weights(batch, rows_VD))
+def _bpr(weight: float, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
+    own = _own(weight, rows_VD, batch)
+    return losses.bpr(*_pairs(rows_VD, batch), _negatives(rows_VD, batch), _weights(batch, rows_VD), own)
 
 
 def _directau(uniformity: float, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
     return losses.directau(*_pairs(rows_VD, batch), uniformity)
 
 
-def _softmax_sampled(temperature: float, log_share_I: torch.Tensor | None, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
+def _softmax_sampled(
+    weight: float, temperature: float, log_share_I: torch.Tensor | None, rows_VD: torch.Tensor, batch: Batch
+) -> torch.Tensor:
     corrections = None
     if log_share_I is not None:
         sides = (batch.triples.positives_B, batch.triples.negatives_BN)
         of_positives, of_negatives = (log_share_I[torch.from_numpy(side.astype(np.int64))].to(rows_VD.device) for side in sides)
         corrections = of_positives, of_negatives
     users_BD, positives_BD = _pairs(rows_VD, batch)
-    return losses.sampled_softmax(
-        users_BD, positives_BD, _negatives(rows_VD, batch), temperature, corrections, _weights(batch, rows_VD)
-    )
+    weights, own = _weights(batch, rows_VD), _own(weight, rows_VD, batch)
+    return losses.sampled_softmax(users_BD, positives_BD, _negatives(rows_VD, batch), temperature, corrections, weights, own)
 
 
 def _softmax_in_batch(
-    temperature: float, dtype: torch.dtype, log_share_I: torch.Tensor | None, rows_VD: torch.Tensor, batch: Batch
+    weight: float, temperature: float, dtype: torch.dtype, log_share_I: torch.Tensor | None, rows_VD: torch.Tensor, batch: Batch
 ) -> torch.Tensor:
     target_B, pool_JD, log_count_J = _pool(rows_VD, batch)
     own_J = torch.zeros_like(log_count_J)
@@ -123,22 +129,50 @@ def _softmax_in_batch(
         own_J = -log_share_I[torch.from_numpy(pool_J)].to(rows_VD.device)
     users_BD = take(rows_VD, batch.users_B)
     pool = losses.Pool(pool_JD, log_count_J + own_J, own_J)
-    return losses.pool_softmax(users_BD, pool, target_B, temperature, _weights(batch, rows_VD), dtype)
+    own = _own(weight, rows_VD, batch)
+    return losses.pool_softmax(users_BD, pool, target_B, temperature, _weights(batch, rows_VD), dtype, own)
 
 
-def _bsl_in_batch(temperature: float, positive_temperature: float, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
+def _bsl_in_batch(
+    weight: float, temperature: float, positive_temperature: float, rows_VD: torch.Tensor, batch: Batch
+) -> torch.Tensor:
     target_B, pool_JD, log_count_J = _pool(rows_VD, batch)
     users_BD, positives_BD = _pairs(rows_VD, batch)
     bias_BJ = log_count_J.repeat(len(target_B), 1).scatter(1, target_B[:, None], -torch.inf)
     scores_B, scores_BJ = (users_BD * positives_BD).sum(1), users_BD @ pool_JD.T
-    return losses.bsl(scores_B, scores_BJ, bias_BJ, place(batch.users_B, rows_VD.device), temperature, positive_temperature)
+    negatives = _with_own(_own(weight, rows_VD, batch), users_BD, scores_BJ, bias_BJ)
+    return losses.bsl(scores_B, *negatives, place(batch.users_B, rows_VD.device), temperature, positive_temperature)
 
 
-def _bsl_sampled(temperature: float, positive_temperature: float, rows_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
+def _bsl_sampled(
+    weight: float, temperature: float, positive_temperature: float, rows_VD: torch.Tensor, batch: Batch
+) -> torch.Tensor:
     users_BD, positives_BD = _pairs(rows_VD, batch)
     scores_BN = losses.against(users_BD, _negatives(rows_VD, batch))
     scores_B, bias_BN = (users_BD * positives_BD).sum(1), torch.zeros_like(scores_BN)
-    return losses.bsl(scores_B, scores_BN, bias_BN, place(batch.users_B, rows_VD.device), temperature, positive_temperature)
+    negatives = _with_own(_own(weight, rows_VD, batch), users_BD, scores_BN, bias_BN)
+    return losses.bsl(scores_B, *negatives, place(batch.users_B, rows_VD.device), temperature, positive_temperature)
+
+
+def _with_own(
+    own: losses.Own | None, users_BD: torch.Tensor, scores_BJ: torch.Tensor, bias_BJ: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores and log weights of each row's negatives, with the row's own as the last column."""
+    if own is None:
+        return scores_BJ, bias_BJ
+    own_B, log_mass_B = (users_BD * own.rows_BD).sum(1), torch.logsumexp(bias_BJ, 1)
+    bias_B = own.log_weight_B + log_mass_B.masked_fill(torch.isinf(log_mass_B), 0.0)
+    return torch.cat([scores_BJ, own_B[:, None]], 1), torch.cat([bias_BJ, bias_B[:, None]], 1)
+
+
+def _own(weight: float, rows_VD: torch.Tensor, batch: Batch) -> losses.Own | None:
+    """The negative of each entry's own user; None where the sampler draws none."""
+    if batch.disliked_B is None:
+        return None
+    has_B = batch.disliked_B >= 0
+    log_weight_B = np.where(has_B, math.log(weight), -np.inf).astype(np.float32)
+    rows_BD = take(rows_VD, np.where(has_B, batch.disliked_B, batch.positives_B))
+    return losses.Own(rows_BD, place(log_weight_B, rows_VD.device))
 
 
 def _pairs(rows_VD: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -157,8 +191,11 @@ def _weights(batch: Batch, rows_VD: torch.Tensor) -> torch.Tensor | None:
 
 def _pool(rows_VD: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The batch's distinct positives: position of each row's own, their rows, log of their counts in the batch."""
-    target_B = batch.positives_B - batch.num_users
-    pool_JD = rows_VD[batch.num_users :]
+    if batch.disliked_B is None:
+        target_B, pool_JD = batch.positives_B - batch.num_users, rows_VD[batch.num_users :]
+    else:
+        places_J, target_B = np.unique(batch.positives_B, return_inverse=True)
+        pool_JD = take(rows_VD, places_J)
     counts_J = np.bincount(target_B, minlength=len(pool_JD)).astype(np.float32)
     return place(target_B, rows_VD.device), pool_JD, place(np.log(counts_J), rows_VD.device)
 

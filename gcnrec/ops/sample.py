@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gcnrec.graph import Csr
 from gcnrec.ops.alias import AliasTable, alias_table, draw
-from gcnrec.random import Stage
+from gcnrec.random import Stage, uniform
 
 ATTEMPTS = 32
 """Draws before a negative that the user has seen is accepted: a user may have seen almost everything."""
@@ -37,6 +37,21 @@ def negatives(
     columns = table.thresholds_I, table.others_I
     _negatives(users_B, *columns, indptr, indices, seen is not None, np.uint64(seed), low, stage, out)
     return out
+
+
+def own_negatives(users_B: NDArray[np.int32], negatives: Csr, seed: int, step: int) -> NDArray[np.int32]:
+    """int32 (B): an item of each user's row of `negatives`, all of its items alike; -1 where the row is empty.
+
+    Entry b uses index b of the stream (seed, OWN_NEGATIVES, step): independent of threads and batches.
+    """
+    first_B, last_B = negatives.indptr[users_B], negatives.indptr[users_B.astype(np.int64) + 1]
+    # As in `negatives`: what does not fit the counter's word goes above the stage.
+    low, stage = step & 0xFFFFFFFF, int(Stage.OWN_NEGATIVES) | (step >> 32 & 0xFFFFFF) << 8
+    drawn_B = first_B + np.floor(uniform(seed, stage, low, len(users_B)) * (last_B - first_B)).astype(np.int64)
+    items_B = np.full(len(users_B), -1, np.int32)
+    has_B = last_B > first_B
+    items_B[has_B] = negatives.indices[drawn_B[has_B]]
+    return items_B
 
 
 @numba.njit(cache=True)

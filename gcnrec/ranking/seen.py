@@ -18,8 +18,9 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import ItemLists, Seen, contained
 
 SeenRule = Literal["target", "all", "none"]
-"""`target`: a user's items of train, and for test also of validation, are left out; `none`: no item is. `all`: the items of all
-behaviours are left out, and held-out pairs among these are not judged. Data with one behaviour has "all" for "target"."""
+"""`target`: a user's items of train, and for test also of validation, are left out, and items that the user rated low until then;
+`none`: no item is. `all`: the items of all behaviours are left out, and held-out pairs among these are not judged. Data with one
+behaviour has "all" for "target"."""
 
 
 def seen_rule(given: SeenRule | None, dataset: Dataset) -> SeenRule:
@@ -35,7 +36,8 @@ def seen_items(rule: SeenRule, dataset: Dataset, split: Literal["valid", "test"]
         return Seen(())
     others = _known_others(dataset, split) if rule == "all" else ()
     known = dataset.known_items(*([dataset.valid] if split == "test" else []))
-    return Seen((*known, *(other.graph.user_items for other in others)))
+    negatives = dataset.known_negatives(later=0 if split == "valid" else 1)
+    return Seen((*known, *negatives, *(other.graph.user_items for other in others)))
 
 
 def judged_pairs(rule: SeenRule, dataset: Dataset, split: Literal["valid", "test"]) -> Interactions:

@@ -65,6 +65,9 @@ CONVENTIONS = {
     "ndcg@k": "gain 1 a hit, discount 1 / log2(rank + 1), over the ideal list of min(k, held-out) hits",
 }
 
+SEEN_WITH_NEGATIVES = f"items that the user rated low, and {CONVENTIONS['seen']}"
+"""What the convention says of data with negative pairs."""
+
 
 def write_bundle(run: Run, embeddings: Exported, out: Path) -> dict[str, Any]:
     """Write the bundle of `run` to the file `out` and return its figures. DataError when it cannot be written."""
@@ -132,19 +135,19 @@ def item_arrays(scorer: Scorer) -> dict[str, torch.Tensor] | None:
 
 
 def known_items(dataset: Dataset) -> Csr:
-    """User -> items of train, valid and test."""
-    parts = dataset.known_items(dataset.valid, dataset.test)
-    return merged(parts)
+    """User -> items of train, valid and test, and items that the user rated low."""
+    return merged((*dataset.known_items(dataset.valid, dataset.test), *dataset.known_negatives(later=2)))
 
 
 def _header(run: Run) -> dict[str, str]:
+    conventions = CONVENTIONS if run.dataset.negatives is None else {**CONVENTIONS, "seen": SEEN_WITH_NEGATIVES}
     written = run.metrics("test") if metrics_path(run.folder, "test").is_file() else {}
     return {
         "format": FORMAT, "version": VERSION, "model": run.job.model.name,
         "trained_on": "train+valid" if run.refitted else "train", "job": to_toml(run.job),
         "data": run.dataset.name, "digest": run.dataset.digest,
         "user_id_type": str(run.dataset.user_ids.ids.type), "item_id_type": str(run.dataset.item_ids.ids.type),
-        "conventions": json.dumps(CONVENTIONS), "metrics": json.dumps(measured(written)), "evaluate_seen": rule_of(run),
+        "conventions": json.dumps(conventions), "metrics": json.dumps(measured(written)), "evaluate_seen": rule_of(run),
     }  # fmt: skip
 
 

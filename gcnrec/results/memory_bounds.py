@@ -17,6 +17,7 @@ from gcnrec.interactions import Interactions
 from gcnrec.loaders.bounds.allowed import Allowed
 from gcnrec.loaders.bounds.table import table_bytes
 from gcnrec.ranking.beyond_accuracy import GATHERED_VALUES
+from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.metrics import BOOTSTRAP_BYTES, PER_USER
 from gcnrec.ranking.top_k import ITEMS_PER_TILE, USERS_PER_CHUNK
 from gcnrec.results.given.request import RequestFiles
@@ -44,7 +45,7 @@ def evaluation_bytes(run: Run, held_out: Interactions, ks: Sequence[int], bootst
     tested = min(users, len(held_out))
     tilt = run.job.evaluate.tilt > 0.0
     per_user = 8 * len(ks) * (len(PER_USER) + (5 if tilt else 1)) + 96 + (24 if bootstrap else 0)
-    pairs = 56 * (len(dataset.valid) + len(dataset.test)) + (80 if tilt else 0) * len(held_out)
+    pairs = _pair_bytes(dataset) + (80 if tilt else 0) * len(held_out)
     resamples = BOOTSTRAP_BYTES if bootstrap else 0
     return _WORKING + 40 * users + (48 + 16 * len(ks)) * items + pairs + tested * per_user + resamples + _model_bytes(run)
 
@@ -70,7 +71,7 @@ def recommendation_bytes(run: Run, files: RequestFiles, limit: str) -> int:
     dataset, allowed = run.dataset, Allowed(parse_bytes(limit))
     users, items = len(dataset.user_ids), len(dataset.item_ids)
     given = sum(_given_bytes(path, allowed) for path in files.given)
-    pairs = 56 * (len(dataset.valid) + len(dataset.test))
+    pairs = _pair_bytes(dataset)
     total = _WORKING + 3 * _id_bytes(run, allowed) + 40 * (users + items) + pairs + given
     embeddings = sum(_table_bytes(path, allowed) for path in embeddings_paths(run.folder))
     return total + _model_bytes(run) + (3 * embeddings if files.bring_nodes else 0)
@@ -152,6 +153,12 @@ def _most_rows(path: Path) -> int:
         return pq.read_metadata(path).num_rows if path.suffix.lower() != ".csv" else path.stat().st_size
     except (OSError, ValueError, DataError):
         return 0
+
+
+def _pair_bytes(dataset: Dataset) -> int:
+    """Bytes of held-out pairs and of later negative ones, and of the rows of negative pairs where users are folded in."""
+    known = len(dataset.valid) + len(dataset.test) + sum(map(len, dataset.later_negatives))
+    return 56 * known + (16 * len(dataset.user_ids) if dataset.negatives is not None else 0)
 
 
 def _id_bytes(run: Run, allowed: Allowed) -> int:

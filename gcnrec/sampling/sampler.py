@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.graph import BipartiteGraph
+from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.ops.alias import AliasTable
-from gcnrec.ops.sample import negatives, popularity_table
+from gcnrec.ops.sample import negatives, own_negatives, popularity_table
 from gcnrec.random import Stage, shuffled
 from gcnrec.rows import Ticket
 from gcnrec.sampling.blocks import Block, BlockSampler, without
@@ -27,19 +27,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Triples:
-    """`users_B` and `positives_B` int32 numbers, `negatives_BN` int32 items (N = 0 in-batch), `weights_B` float32 or None."""
+    """`users_B` and `positives_B` int32 numbers, `negatives_BN` int32 items (N = 0 in-batch), `weights_B` float32 or None.
+
+    `disliked_B` int32: an item that the user rated low, -1 where there is none; None where such items are not drawn.
+    """
 
     users_B: NDArray[np.int32]
     positives_B: NDArray[np.int32]
     negatives_BN: NDArray[np.int32]
     weights_B: NDArray[np.float32] | None
+    disliked_B: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """A step's triples and nodes: `nodes_V` int64 ascending and unique, users before items (item + U).
 
-    `users_B`, `positives_B`, `negatives_BN` are positions in `nodes_V`; `num_users` of its entries are users.
+    `users_B`, `positives_B`, `negatives_BN` and `disliked_B` (-1 for none) are positions in `nodes_V`; `num_users` of its entries
+    are users.
     `ticket` reads the table rows `rows_R`, ascending and unique: `nodes_V`, and what the hops of `blocks` reach from there.
     """
 
@@ -52,6 +57,7 @@ class Batch:
     negatives_BN: NDArray[np.int64]
     ticket: Ticket
     blocks: tuple[Block, ...]
+    disliked_B: NDArray[np.int64] | None = None
 
     @property
     def rows_R(self) -> NDArray[np.int64]:
@@ -65,7 +71,8 @@ class EdgeSampler:
     `fraction` 1.0 takes every edge; less takes the first of the epoch's order: a fresh random subset, whatever other epochs
     took (RS2 with replacement, Okanovic et al. 2024, "Repeated Random Sampling for Minimizing the Time-to-Accuracy of
     Learning"). `popularity` draws negatives, None for in-batch negatives; `neighbours` draws the
-    blocks of sampled propagation, from which `exclude_positives` takes the batch's own edges.
+    blocks of sampled propagation, from which `exclude_positives` takes the batch's own edges. `disliked`: user -> items of which
+    each entry of a batch gets one; None draws none.
     """
 
     graph: BipartiteGraph
@@ -78,6 +85,7 @@ class EdgeSampler:
     fraction: float
     neighbours: BlockSampler | None = None
     exclude_positives: bool = False
+    disliked: Csr | None = None
 
     @property
     def edges_per_epoch(self) -> int:
@@ -102,7 +110,8 @@ class EdgeSampler:
         csr = self.graph.user_items
         users = (np.searchsorted(csr.indptr, chosen, side="right") - 1).astype(np.int32)
         weights = None if self.weights_E is None else self.weights_E[chosen]
-        triples = Triples(users, csr.indices[chosen], self._negatives(users, step), weights)
+        disliked = None if self.disliked is None else own_negatives(users, self.disliked, self.seed, step)
+        triples = Triples(users, csr.indices[chosen], self._negatives(users, step), weights, disliked)
         batch = _located(step, triples, self.graph.num_users)
         if self.neighbours is None:
             return batch
@@ -120,9 +129,12 @@ class EdgeSampler:
 
 def edge_sampler(
     settings: SamplerSettings, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None, batch_size: int, seed: int,
-    neighbours: BlockSampler | None = None,
+    neighbours: BlockSampler | None = None, disliked: Csr | None = None,
 ) -> EdgeSampler:  # fmt: skip
-    """The sampler that a job asks for: in-batch, uniform or popularity^power negatives; `neighbours` for sampled blocks."""
+    """The sampler that a job asks for: in-batch, uniform or popularity^power negatives; `neighbours` for sampled blocks.
+
+    `disliked`: user -> items of which each positive gets one.
+    """
     table = None
     if settings.negatives != "in_batch":
         power = settings.popularity_power if settings.negatives == "popularity" else 0.0
@@ -130,15 +142,20 @@ def edge_sampler(
     num = 0 if table is None else settings.num_negatives
     return EdgeSampler(
         graph, weights_E, batch_size, num, table, settings.exclude_seen, seed, settings.fraction, neighbours,
-        settings.exclude_positives,
+        settings.exclude_positives, disliked,
     )  # fmt: skip
 
 
 def _located(step: int, triples: Triples, num_users: int) -> Batch:
-    size = len(triples.users_B)
-    nodes = np.concatenate([triples.users_B, triples.positives_B, triples.negatives_BN.reshape(-1)]).astype(np.int64)
+    size, drawn = len(triples.users_B), triples.negatives_BN.size
+    own_B = np.full(size, -1, np.int32) if triples.disliked_B is None else triples.disliked_B
+    has_B = own_B >= 0
+    nodes = np.concatenate([triples.users_B, triples.positives_B, triples.negatives_BN.reshape(-1), own_B[has_B]])
+    nodes = nodes.astype(np.int64)
     nodes[size:] += num_users
     nodes_V, where = np.unique(nodes, return_inverse=True)
+    places_B = np.full(size, -1, np.int64)
+    places_B[has_B] = where[2 * size + drawn :]
     return Batch(
         step,
         triples,
@@ -146,7 +163,8 @@ def _located(step: int, triples: Triples, num_users: int) -> Batch:
         int(np.searchsorted(nodes_V, num_users)),
         where[:size],
         where[size : 2 * size],
-        where[2 * size :].reshape(triples.negatives_BN.shape),
+        where[2 * size : 2 * size + drawn].reshape(triples.negatives_BN.shape),
         Ticket(nodes_V),
         (),
+        None if triples.disliked_B is None else places_B,
     )

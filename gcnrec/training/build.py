@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gcnrec.closed_forms import closed_form
 from gcnrec.config import INDUCTIVE, Job
 from gcnrec.errors import DataError, DeviceError, UsageError
-from gcnrec.graph import BipartiteGraph
+from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
 from gcnrec.models.convolutions import PinSageHead, pinsage_convolutions, sage_convolutions
 from gcnrec.models.encoder import Encoder
@@ -57,12 +57,15 @@ from gcnrec.training.plan import Plan, plan_of
 class TrainData:
     """What a stage trains on: the graph of positives, a positive weight of each edge (float32 (E), None: all alike), features.
 
+    `negatives`: user -> items that the user rated low, None where the data has none.
+
     Models read the union of the graph with its other behaviours.
     """
 
     graph: BipartiteGraph
     weights_E: NDArray[np.float32] | None = None
     features: Features = field(default_factory=Features)
+    negatives: Csr | None = None
 
 
 def planned(job: Job, dataset: Dataset) -> Plan | None:
@@ -93,6 +96,8 @@ def planned(job: Job, dataset: Dataset) -> Plan | None:
     if setting is not None:
         _require_weights(setting, dataset.weights_E is not None)
     plan.placement.require()
+    if job.loss.negative_weight:
+        _require_negatives(job.loss.negative_weight, dataset.negatives is not None, plan.placement.on_gpu)
     _require_room(plan)
     return plan
 
@@ -150,7 +155,15 @@ def build_step(job: Job, plan: Plan, data: TrainData, table: StepTable, scratch:
     weights = None if weights_E is None else _mean_one(weights_E)
     betas = (job.optimizer.beta1, job.optimizer.beta2)
     return Step(
-        edge_sampler(job.sampler, graph, weights, job.train.batch_size, job.train.seed, neighbours),
+        edge_sampler(
+            job.sampler,
+            graph,
+            weights,
+            job.train.batch_size,
+            job.train.seed,
+            neighbours,
+            data.negatives if job.loss.negative_weight else None,
+        ),
         encoder,
         table,
         plan.rule,
@@ -240,6 +253,29 @@ def _require_weights(setting: str, has_weights: bool) -> None:
     if not has_weights:
         raise UsageError(
             f"{setting} needs weights of interactions, and this dataset has none; ingest with --weight, or leave the key out"
+            "sampler.neighbours = 'weighted' needs weights of interactions, and this dataset has none; ingest with --weight, or "
+            "set sampler.neighbours = 'uniform'"
+        )
+
+
+def _require_negatives(weight: float, has_negatives: bool, on_gpu: bool) -> None:
+    if not has_negatives:
+        raise UsageError(
+            f"loss.negative_weight = {weight:g} needs pairs that users rated low, and this dataset has none; ingest with "
+            "--rating and --negative-below, or set loss.negative_weight = 0"
+        )
+    if on_gpu:
+        raise UsageError(
+            f"loss.negative_weight = {weight:g} is not known on a GPU in this version; set train.device = 'cpu', or "
+            "loss.negative_weight = 0"
+        )
+
+
+def _refuse_weighted_union(has_others: bool) -> None:
+    if has_others:
+        raise UsageError(
+            "sampler.neighbours = 'weighted' weighs the interactions of one behaviour, this dataset has several; set "
+            "model.behaviours = 'none', or sampler.neighbours = 'uniform'"
         )
 
 

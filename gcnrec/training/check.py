@@ -20,11 +20,11 @@ from gcnrec.runs.tracking import require_trackers
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import peak_rss_bytes
 from gcnrec.tables.placement import placed
-from gcnrec.training.build import TrainData, build_step, first_table, planned, planned_start
+from gcnrec.training.build import build_step, first_table, planned, planned_start
 from gcnrec.training.mixture_choice import choice_bytes
 from gcnrec.training.open_keys import decided, located, settled
 from gcnrec.training.plan import Plan
-from gcnrec.training.train import features_of, out_of_memory_as_a_sentence, use_threads
+from gcnrec.training.train import out_of_memory_as_a_sentence, train_data, use_threads
 
 WARM_STEPS, TIMED_STEPS = 3, 10
 PATIENCE_SECONDS = 10.0
@@ -73,7 +73,7 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, graph_bytes: int) -> dict[str
     graph, table_bytes, on_disk = dataset.graph, plan.table_bytes, plan.placement.on_disk
     allocate = plan.placement.memory(Path())
     table = placed(plan.placement, graph, first_table(plan, graph, None, allocate))
-    step = build_step(job, plan, TrainData(graph, dataset.weights_E, features_of(dataset)), table)
+    step = build_step(job, plan, train_data(dataset), table)
     count = step.sampler.steps_per_epoch
     seconds: list[float] = []
     start_seconds = time.perf_counter() - begun

@@ -2,6 +2,7 @@
 
 `loss.temperature`, `model.start_scale`: see `gcnrec.training.defaults`. `train.refit`: a split by time is refitted.
 `mixture.with`: a trained model of data with several behaviours ranks together with closed forms.
+`loss.negative_weight`: items that users rated low are negatives where ingestion kept them.
 `evaluate.seen`: lists hold what a user has seen where ingestion kept repeats. What a run began with stays when it is resumed,
 whatever the default is by then.
 `evaluate.baselines`: "auto" stays what it is but in a sweep.
@@ -24,6 +25,8 @@ from gcnrec.training.defaults import Default, defaults
 
 WITHOUT_EFFECT = ("table.placement", "table.cache_bytes", "train.transfer_blocks", "train.loss_limit", "evaluate.memory_limit")
 """Keys that change no number of a run, as all of `[run]`: a run may go on with other values than it began with."""
+NEGATIVE_WEIGHT = 1.0
+"""Of a user's own negative, as much as of all other negatives of a positive together."""
 BY_TIME = ("temporal", "leave_last")
 """Splits whose validation pairs are newer than train's, and older than test's."""
 
@@ -53,6 +56,7 @@ def settled(job: Job, dataset: Dataset, begun: Job | None = None) -> Job:
         return continued(job, begun)
     job = _with(with_defaults(job, dataset.graph), "evaluate", "seen", seen_rule(job.evaluate.seen, dataset))
     job = _with(job, "mixture", "partners", "auto") if _mixes(job, dataset) else job
+    job = _with(job, "loss", "negative_weight", NEGATIVE_WEIGHT) if _draws_negatives(job, dataset) else job
     return _with(job, "train", "refit", _refit(dataset)) if job.train.refit is None else job
 
 
@@ -63,6 +67,8 @@ def continued(job: Job, begun: Job) -> Job:
             job = _with(job, section, key, getattr(getattr(begun, section), key))
     if job.train.refit is None:
         job = _with(job, "train", "refit", begun.train.refit)
+    if job.loss.negative_weight is None:
+        job = _with(job, "loss", "negative_weight", begun.loss.negative_weight)
     if "partners" not in job.mixture.model_fields_set:
         job = _with(job, "mixture", "partners", begun.mixture.partners)
     if job.evaluate.baselines == "auto":  # runs of earlier versions have none
@@ -111,6 +117,9 @@ def decided(job: Job, dataset: Dataset) -> tuple[Default, ...]:
     if _mixes(job, dataset):
         reason = "what users met by other behaviours tells closed forms most; mixture.with=[] leaves them out"
         found += (Default("mixture", "with", "auto", reason),)
+    if _draws_negatives(job, dataset):
+        reason = "users rated items low, which a positive is compared with; loss.negative_weight=0 leaves them out"
+        found += (Default("loss", "negative_weight", NEGATIVE_WEIGHT, reason),)
     if job.evaluate.seen is None and dataset.keeps_repeats:
         reason = "ingestion kept repeats, which lists hold only where they leave nothing out; evaluate.seen=all leaves them out"
         found += (Default("evaluate", "seen", "none", reason),)
@@ -136,6 +145,12 @@ def _mixes(job: Job, dataset: Dataset) -> bool:
     is_open = not job.model.closed_form and "partners" not in job.mixture.model_fields_set
     reads_others = bool(dataset.graph.others) and job.model.behaviours != "none"
     return is_open and reads_others and len(dataset.valid) > 0
+
+
+def _draws_negatives(job: Job, dataset: Dataset) -> bool:
+    """Whether training draws items that users rated low although the job does not say so."""
+    is_open = job.loss.negative_weight is None and job.loss.name != "directau" and not job.model.closed_form
+    return is_open and dataset.negatives is not None and dataset.negatives.num_edges > 0
 
 
 def _refit(dataset: Dataset) -> Literal["train+valid", False]:

@@ -22,10 +22,11 @@ from gcnrec.closed_forms import closed_form, exponents
 from gcnrec.config import Job
 from gcnrec.config.unused import unused_settings
 from gcnrec.errors import DeviceError, UsageError
-from gcnrec.graph import BipartiteGraph
+from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges, merged
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.models.node_inputs import Features
 from gcnrec.models.objective import slow_precision
+from gcnrec.ops.topk import ItemLists, contained
 from gcnrec.ranking.export_rules import export_rules
 from gcnrec.ranking.seen import seen_in_validation, validation_pairs
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
@@ -185,7 +186,7 @@ def _say_damaged(work: Work, text: str) -> None:
 
 def _fit(work: Work, tensors: Tensors, progress: Progress) -> tuple[Step, Progress]:
     """Epochs on train until they are done or validation has not improved for `evaluate.patience` validations."""
-    step = _step(work, TrainData(work.dataset.graph, work.dataset.weights_E, features_of(work.dataset)))
+    step = _step(work, train_data(work.dataset))
     epochs = _epochs(work, step, tensors, progress)
     while not epochs.over:
         with epochs.saved():
@@ -218,7 +219,8 @@ def _judged(work: Work, step: Step, progress: Progress, record: dict[str, Any]) 
 def _refit(work: Work, tensors: Tensors, progress: Progress) -> Step:
     """From the start again, on train+valid, for the epochs that validation chose."""
     graph = with_valid(work.dataset)
-    step = _step(work, TrainData(graph, _with_valid_weights(work.dataset, graph), features_of(work.dataset)))
+    weights_E, negatives = _with_valid_weights(work.dataset, graph), _negatives_before_test(work.dataset, graph)
+    step = _step(work, TrainData(graph, weights_E, features_of(work.dataset), negatives))
     epochs = _epochs(work, step, tensors, progress)
     while not epochs.over:
         with epochs.saved():
@@ -245,6 +247,11 @@ def _step(work: Work, data: TrainData) -> Step:
 def _epochs(work: Work, step: Step, tensors: Tensors, progress: Progress) -> Epochs:
     explorer = explorer_of(work.plan, step, work.course.epochs, work.folder)
     return Epochs(work.course, step, explorer, tensors, progress)
+
+
+def train_data(dataset: Dataset) -> TrainData:
+    """What a fit on train trains on."""
+    return TrainData(dataset.graph, dataset.weights_E, features_of(dataset), dataset.negatives)
 
 
 def features_of(dataset: Dataset) -> Features:
@@ -292,6 +299,17 @@ def _with_valid_weights(dataset: Dataset, graph: BipartiteGraph) -> NDArray[np.f
     weights = np.concatenate([dataset.weights_E, valid_weights])
     _, first = np.unique(keys, return_index=True)  # from_edges merges the same repeats, in the same order
     return weights[first].astype(np.float32)
+
+
+def _negatives_before_test(dataset: Dataset, graph: BipartiteGraph) -> Csr | None:
+    """User -> items rated low in train's and validation's time, without pairs of `graph`; None where the dataset has none."""
+    parts = dataset.known_negatives(1)
+    if not parts:
+        return None
+    negative = merged(parts)
+    users_E = negative.row_numbers()
+    fresh_E = ~contained(negative.indices[:, None], ItemLists(graph.user_items, users_E))[:, 0]
+    return csr_from_edges(users_E[fresh_E], negative.indices[fresh_E], negative.rows, negative.columns)
 
 
 def _check_same(run: Run, job: Job, dataset: Dataset) -> None:

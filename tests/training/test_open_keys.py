@@ -17,7 +17,8 @@ GRAPH = BipartiteGraph.from_edges(np.arange(20, dtype=np.int32) % 10, np.arange(
 
 
 def data(split, valid=3, keeps_repeats=False):
-    return SimpleNamespace(info={"split": split}, valid=[0] * valid, graph=GRAPH, others=(), keeps_repeats=keeps_repeats)
+    given = {"valid": [0] * valid, "graph": GRAPH, "others": (), "negatives": None, "keeps_repeats": keeps_repeats}
+    return SimpleNamespace(info={"split": split}, **given)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def large():
 )
 def test_the_temperature_reaches_what_the_data_can_tell_within_bounds(graph, expected):
     made = graph()
-    given = SimpleNamespace(info={"split": "random"}, valid=[], graph=made, others=(), keeps_repeats=False)
+    given = SimpleNamespace(info={"split": "random"}, valid=[], graph=made, others=(), negatives=None, keeps_repeats=False)
     job = settled(Job(), given)
     assert job.loss.temperature == pytest.approx(min(expected, 0.5), abs=0.005)
     assert swept(Job(), given).loss.temperature == job.loss.temperature

@@ -112,12 +112,17 @@ SEEN = ("all", "met", "train", "none")
 
 
 def left_out(dataset: Dataset, seen: str) -> tuple[Csr, ...]:
-    """User -> items that `--seen` leaves out: "all" known ones, "met" with those of other behaviours, of "train", or "none"."""
+    """User -> items that `--seen` leaves out: "all" known ones, "met" also of other behaviours, of "train", or "none".
+
+    With known items go these that their user rated low; of "train", in the time of train.
+    """
     if seen == "met":
         return (*left_out(dataset, "all"), *(other.until_test.graph.user_items for other in dataset.others))
     if seen == "none":
         return ()
-    return dataset.known_items(*((dataset.valid, dataset.test) if seen == "all" else ()))
+    if seen == "train":
+        return (*dataset.known_items(), *dataset.known_negatives(later=0))
+    return (*dataset.known_items(dataset.valid, dataset.test), *dataset.known_negatives(later=2))
 
 
 def read_request(dataset: Dataset, files: RequestFiles, keep_unknown: bool) -> Request:
