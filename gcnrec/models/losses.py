@@ -24,9 +24,9 @@ _NO_SHARE = 1e-12
 class Own:
     """A negative of each entry's own user: rows of items `rows_BD`, and the log of its weight `log_weight_B`, -inf for none.
 
-    A weight w makes it as probable among an entry's negatives as w times all others together: these come from
-    (q + w v_u) / (1 + w), with q what negatives are drawn from otherwise and v_u uniform over what u rated low. The optimum of
-    a softmax, log p(i|u) less the log of that (Ma & Collins 2018), is lower by log(1 + w v_u(i) / q(i)) for these items alone.
+    A weight w makes it count w times all other negatives of the entry together, whatever their number and correction. Among many
+    negatives from q, these then come from (q + w v) / (1 + w), with v at the item that was rated low. The optimum of a softmax is
+    log p(i|u) less the log of that (Ma & Collins 2018): lower by log(1 + w / q(i)) for this item, and as it was for others.
     """
 
     rows_BD: torch.Tensor

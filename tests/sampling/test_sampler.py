@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from gcnrec.config import Job, Sampler
-from gcnrec.graph import BipartiteGraph
-from gcnrec.random import Stage, shuffled
+from gcnrec.graph import BipartiteGraph, csr_from_edges
+from gcnrec.ops.sample import own_negatives
+from gcnrec.random import Stage, shuffled, uniform
 from gcnrec.reports.progress import Quiet
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
@@ -99,6 +100,53 @@ def test_negatives_follow_popularity(kind, power):
     drawn = np.concatenate([batch.triples.negatives_BN.ravel() for epoch in range(3) for batch in sampler.epoch(epoch)])
     expected = len(drawn) * degrees**power / (degrees**power).sum()
     assert ((np.bincount(drawn, minlength=8) - expected) ** 2 / expected).sum() < 24.3
+
+
+def disliked_of(world, share=0.5):
+    """User -> some of the items that the user has not, for about half of the users."""
+    rng, pairs = np.random.default_rng(4), set(world.train)
+    users = rng.choice(world.num_users, world.num_users // 2, replace=False)
+    edges = [
+        (u, i) for u in sorted(users.tolist()) for i in range(world.num_items) if (u, i) not in pairs and rng.random() < share
+    ]
+    return csr_from_edges(*(np.array(side, np.int32) for side in zip(*edges, strict=True)), world.num_users, world.num_items)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch_size", [7, 10_000])
+def test_conformance_with_items_rated_low(kind, batch_size):
+    world = checkerboard()
+    disliked = disliked_of(world)
+    sampler = edge_sampler(KINDS[kind], world.graph, None, batch_size, seed=3, disliked=disliked)
+    check_sampler(sampler)
+    for batch in sampler.epoch(1):
+        for user, item, place in zip(batch.triples.users_B, batch.triples.disliked_B, batch.disliked_B, strict=True):
+            assert item in disliked.row(user) if len(disliked.row(user)) else (item, place) == (-1, -1)
+            assert place < 0 or batch.nodes_V[place] == world.num_users + item
+
+
+def test_items_rated_low_follow_the_stream_of_their_step():
+    """Entry b takes place floor(u_b * count) of its user's row, u_b being number b of the stream (seed, OWN_NEGATIVES, step)."""
+    disliked = disliked_of(checkerboard())
+    users = np.random.default_rng(0).integers(24, size=4001).astype(np.int32)
+    for step in (1, 7):
+        found = own_negatives(users, disliked, 5, step)
+        numbers = uniform(5, Stage.OWN_NEGATIVES, step, len(users))
+        rows = [disliked.row(user) for user in users]
+        assert found.tolist() == [row[int(u * len(row))] if len(row) else -1 for row, u in zip(rows, numbers, strict=True)]
+    user = int(disliked.degrees.argmax())
+    counts = np.bincount(own_negatives(np.full(20_000, user, np.int32), disliked, 0, 1), minlength=24)[disliked.row(user)]
+    expected = 20_000 / len(counts)
+    assert ((counts - expected) ** 2 / expected).sum() < chi2.ppf(0.999, len(counts) - 1)
+    beyond = own_negatives(users, disliked, 5, 2**40 + 1)
+    assert not np.array_equal(beyond, own_negatives(users, disliked, 5, 1))
+
+
+def test_without_items_rated_low_batches_are_as_they_were():
+    plain, none = (edge_sampler(IN_BATCH, checkerboard().graph, None, 32, 0, disliked=each).batch(0, 0) for each in (
+        None, csr_from_edges(np.empty(0, np.int32), np.empty(0, np.int32), 24, 24)
+    ))  # fmt: skip
+    assert plain.disliked_B is None and np.array_equal(plain.nodes_V, none.nodes_V) and (none.disliked_B == -1).all()
 
 
 def test_negatives_change_from_epoch_to_epoch():
