@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from gcnrec.errors import DataError, GcnrecError, first_line, os_remedy, reading
-from gcnrec.graph import Behaviour, BipartiteGraph, Csr, History, LaterRows, csr_from_edges, mapped
-from gcnrec.graph import Behaviour, BipartiteGraph, Csr, LaterRows, csr_from_edges, mapped, open_csr
+from gcnrec.graph import Behaviour, BipartiteGraph, Csr, History, LaterRows, csr_from_edges, mapped, open_csr
 from gcnrec.integrity.digests import OWN, own_digest, sha256_of
 from gcnrec.integrity.facts import recalled, remember
 from gcnrec.integrity.listed import Count, Listed, Sha256, verify
@@ -193,10 +192,8 @@ def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
     user_ids, item_ids = _vocabulary(folder, "users", info.num_users), _vocabulary(folder, "items", info.num_items)
     graph = BipartiteGraph.open(folder, info.num_users, info.num_items)
     others = tuple(_open_other(folder, number, info, user_ids, item_ids) for number in range(1, 1 + _num_others(info)))
-    _check_content(folder, document, (graph, *(other.graph for other in others)))
     negatives = _open_negatives(folder, info)
     _check_content(folder, document, (graph, *(other.graph for other in others)), negatives)
-    graph = replace(graph, others=others)
     edges = (graph.num_edges,)
     times_E = mapped(folder / "times.npy", np.int64, edges) if "times.npy" in info.files else None
     weights_E = mapped(folder / "weights.npy", np.float32, edges) if "weights.npy" in info.files else None

@@ -16,8 +16,8 @@ from gcnrec.errors import DataError, DeviceError, reading
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.bounds.allowed import Allowed
 from gcnrec.loaders.bounds.table import table_bytes
-from gcnrec.ranking.beyond_accuracy import GATHERED_VALUES
 from gcnrec.loaders.schema import Dataset
+from gcnrec.ranking.beyond_accuracy import GATHERED_VALUES
 from gcnrec.ranking.metrics import BOOTSTRAP_BYTES, PER_USER
 from gcnrec.ranking.top_k import ITEMS_PER_TILE, USERS_PER_CHUNK
 from gcnrec.results.given.request import RequestFiles

@@ -253,8 +253,6 @@ def _require_weights(setting: str, has_weights: bool) -> None:
     if not has_weights:
         raise UsageError(
             f"{setting} needs weights of interactions, and this dataset has none; ingest with --weight, or leave the key out"
-            "sampler.neighbours = 'weighted' needs weights of interactions, and this dataset has none; ingest with --weight, or "
-            "set sampler.neighbours = 'uniform'"
         )
 
 
@@ -268,14 +266,6 @@ def _require_negatives(weight: float, has_negatives: bool, on_gpu: bool) -> None
         raise UsageError(
             f"loss.negative_weight = {weight:g} is not known on a GPU in this version; set train.device = 'cpu', or "
             "loss.negative_weight = 0"
-        )
-
-
-def _refuse_weighted_union(has_others: bool) -> None:
-    if has_others:
-        raise UsageError(
-            "sampler.neighbours = 'weighted' weighs the interactions of one behaviour, this dataset has several; set "
-            "model.behaviours = 'none', or sampler.neighbours = 'uniform'"
         )
 
 
