@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from gcnrec.config.job import Seed
 from gcnrec.config.toml import Section
+from gcnrec.config.values import Seed
 from gcnrec.errors import DataError, os_remedy
 from gcnrec.random import Stage, two_u64
 from gcnrec.system.observer import SILENT

@@ -3,9 +3,9 @@
 The sections are handed on here: `from gcnrec.config import Data, Job`.
 """
 
+from gcnrec.config.data import Data
 from gcnrec.config.job import (
     INDUCTIVE,
-    Data,
     Evaluate,
     Job,
     Loss,

@@ -8,210 +8,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
+from gcnrec.config.data import Data
 from gcnrec.config.toml import Section, read_job, set_key, validated
-from gcnrec.errors import UsageError, shown
-from gcnrec.system.limits import parse_bytes
+from gcnrec.config.values import (
+    Amount,
+    Count,
+    FolderName,
+    Fraction,
+    Length,
+    PathText,
+    Positive,
+    Seed,
+    Size,
+    Steps,
+    Temperature,
+    Width,
+)
+from gcnrec.errors import shown
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-# Bounds refuse no job that makes sense. Beyond them numbers overflow, or memory, disk and time run out without a word.
-Positive = Annotated[float, Field(gt=0.0, le=1e9)]
-Amount = Annotated[float, Field(ge=0.0, le=1e9)]
-Temperature = Annotated[float, Field(ge=1e-6, le=1e9)]
-"""Below that, scores divided by it leave float32."""
-Count = Annotated[int, Field(ge=1, le=10**6)]
-Width = Annotated[int, Field(ge=1, le=2**16)]
-Length = Annotated[int, Field(ge=1, le=10**9 - 1)]
-"""Of lists; what is ranked is never more than the items."""
-Steps = Annotated[int, Field(ge=1, le=10**12)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-_LONGEST_PATH = 4096
 _MOST_NEGATIVES = 10**9
 """Of a step."""
 _SLOT_COLUMNS = 256
 """Columns of a sparse table, as many as one byte numbers."""
-KeyType = Literal[
-    "string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64", "date32"
-]
-"""Arrow's names of the types that a partition key may have."""
 INDUCTIVE = ("graphsage", "pinsage")
 Partner = Literal["linkprop", "gfcf", "itemknn", "ease", "contentknn", "pending", "targetknn"]
 """Closed forms that a mixture may have."""
-
-
-def _a_size(text: str) -> str:
-    try:
-        parse_bytes(text)
-    except UsageError as problem:  # known before the hours that end with its use
-        raise ValueError(str(problem).removeprefix("memory_limit ")) from None
-    return text
-
-
-Size = Annotated[str, AfterValidator(_a_size)]
-
-
-def _a_folder(text: str) -> str:
-    if not text.isprintable() or not 0 < len(text) <= 100 or text[0] in ".-" or "/" in text or "\\" in text:
-        raise ValueError("expects the name of one folder, at most 100 characters without / and \\, with no . or - first")
-    return text
-
-
-def _no_pattern(text: str) -> str:
-    if set(text) & set("*?[]"):
-        raise ValueError("expects a name without * ? [ and ], which a shell would read as a pattern")
-    return text
-
-
-def _no_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("expects text without the character NUL")
-    return text
-
-
-def _a_path(text: str) -> str:
-    if len(text) > _LONGEST_PATH:
-        raise ValueError(f"expects a path of at most {_LONGEST_PATH:,} characters, got {len(text):,}")
-    return _no_nul(text)
-
-
-def _a_moment(value: Any) -> Any:
-    # int() and Decimal() also take 1_0, and digits of other scripts.
-    if isinstance(value, str) and (len(value) > 100 or not value.isascii() or "_" in value):
-        raise ValueError(f"expects a number or an ISO date such as 2014-03-01, got {shown(value)}")
-    return value
-
-
-def _split_at_commas(value: Any) -> Any:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-FolderName = Annotated[str, AfterValidator(_a_folder)]
-Moment = Annotated[str | int | float, BeforeValidator(_a_moment)]
-Text = Annotated[str, AfterValidator(_no_nul)]
-PathText = Annotated[str, AfterValidator(_a_path)]
-DatasetName = Annotated[FolderName, AfterValidator(_no_pattern)]
-
-
-class Data(Section):
-    """What to ingest. The keys are the flags of `gcnrec ingest`; a card in `datasets/` uses the same ones."""
-
-    card: PathText | None = None
-    """Path of a card in `datasets/`; relative paths are tried from the job file, then from the working directory."""
-    folder: PathText | None = None
-    """Where the dataset folder is kept; default `data/<name>-<digest of this section and of the input files>`."""
-    name: DatasetName | None = None
-    """What the data set is called; default the card's name, or what `train` ends with. Also the first part of the default
-    `folder`, which is otherwise the card's or job file's name."""
-    digest: Text | None = None
-    """The dataset that it must be, as job.toml of a run has it: `digest` of its dataset.json. Any other is refused, unless
-    --data names it."""
-    train: PathText | None = None
-    test: PathText | None = None
-    valid: PathText | None = None
-    user: Text | None = None
-    item: Text | None = None
-    time: Text | None = None
-    time_unit: Literal["s", "ms", "us", "ns"] = "s"
-    weight: Text | None = None
-    """A column of numbers, or an SQL expression of a row such as `case event when 'buy' then 8 else 1 end`."""
-    decay_days: Positive | None = None
-    """Days before the newest train interaction after which an interaction weighs half. It needs `time`."""
-    weight_log: bool | None = None
-    """Whether a pair's weight w becomes log(1 + w), after `duplicates` and `decay_days`, so that large ones do not rule."""
-    behaviour: Text | None = None
-    """The column that says what a user did with an item, such as view, cart or buy. Rows of all its values become graphs over
-    the same users and items."""
-    target: Annotated[tuple[Text, ...], BeforeValidator(_split_at_commas), Field(min_length=1)] | None = None
-    """The values of `behaviour` to predict, such as buy: held-out pairs are of these alone. Text is split at commas."""
-    keep_other: bool = False
-    """Whether a held-out pair that a split draws keeps its rows of other behaviours in train."""
-    rating: Text | None = None
-    min_rating: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    negative_below: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """Train rows of a rating below this are negative pairs. Without `min_rating`, the other ratings count as interactions."""
-    where: Text | None = None
-    """An SQL condition on the input's columns, for example `time >= 1700000000`."""
-    where_test: Text | None = None
-    """A condition on the files `valid` and `test`. Without it, `where` filters such a file if it has all the columns."""
-    duplicates: Literal["latest", "sum"] = "latest"
-    partition_type: dict[Text, KeyType] | None = None
-    """Types of hive partition keys, `key=value` in a path, by name. Ids are text without it; other keys are integers or text."""
-    k_core: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    split: Literal["given", "random", "leave_last", "temporal", "cold_items"] | None = None
-    valid_size: Fraction = 0.1
-    """Share of the train interactions held out for validation (unless `valid` is given)."""
-    test_size: Fraction = 0.2
-    warm_size: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
-    """`cold_items`: share of the other items' interactions that is test as well, and as much again validation."""
-    test_from: Moment | None = None
-    """`temporal`: interactions at or after this time (a number in `time_unit`, or an ISO date) are the test set."""
-    test_until: Moment | None = None
-    """`temporal` with `test_from`: interactions from this time on are left out of everything."""
-    seed: Seed = 0
-    repeats: Literal["drop", "keep"] = "drop"
-    keep_cold: bool = False
-    item_features: PathText | None = None
-    user_features: PathText | None = None
-    text_width: Width = 256
-    """Columns that a feature column of lists of words or numbers becomes where more values occur: its leading singular vectors.
-    More keep more of rare words. Finding F of them takes 36 F bytes a word, at most a quarter of `memory_limit`; the rarest words
-    are left out where that is less."""
-    memory_limit: Size = "2GB"
-    """Memory of ingestion, without mapped scratch and the process itself: modules and threads take 150 MB, or 240 MB where
-    bags of words need torch."""
-    max_id_bytes: Annotated[int, Field(ge=1, le=2**24)] = 4096
-    """Bytes that an id may have; a longer one is refused."""
-
-    @model_validator(mode="after")
-    def _rules(self) -> Data:
-        if self.card:
-            return self  # the card brings the rest; both together are checked when it has been read
-        if self.min_rating is not None and not self.rating:
-            raise ValueError("min_rating needs rating, the column that it looks at")
-        if self.negative_below is not None and not self.rating:
-            raise ValueError("negative_below needs rating, the column that it looks at")
-        if self.rating is not None and self.min_rating is None and self.negative_below is None:
-            raise ValueError(
-                "rating needs min_rating, the least rating that counts, or negative_below; leave rating out to keep every row"
-            )
-        if self.min_rating is not None and self.negative_below is not None and self.negative_below > self.min_rating:
-            raise ValueError(
-                f"negative_below must be at most min_rating, got {self.negative_below:g} and {self.min_rating:g}; lower it"
-            )
-        if self.behaviour is not None and self.target is None:
-            raise ValueError("behaviour needs target, the values of that column to predict, such as target = 'buy'")
-        if self.weight is not None and not self.weight.strip():
-            raise ValueError("weight is empty; name a column or an expression, or leave it out")
-        if self.decay_days is not None and not self.time:
-            raise ValueError("decay_days needs time, the column that says how old an interaction is")
-        if self.weight_log and not self.weight and self.duplicates != "sum":
-            raise ValueError("weight_log needs weight, a column or an expression, or duplicates = 'sum', which counts rows")
-        if self.target is not None and self.behaviour is None:
-            raise ValueError("target needs behaviour, the column that says what a user did with an item")
-        if self.where_test is not None and not (self.test or self.valid):
-            raise ValueError("where_test filters the files test and valid, neither is set; use where")
-        if self.split == "given" and not self.test:
-            raise ValueError("split = 'given' needs test, the file that holds the test interactions")
-        if self.test and self.split not in (None, "given"):
-            raise ValueError(f"split = '{self.split}' makes its own test set; leave test out, or set split = 'given'")
-        if self.test_from is not None and self.split not in (None, "temporal"):
-            raise ValueError(f"test_from needs split = 'temporal', got split = '{self.split}'")
-        if self.test_until is not None and self.test_from is None:
-            raise ValueError("test_until needs test_from, where the test window begins")
-        if self.warm_size and self.split != "cold_items":
-            raise ValueError(f"warm_size needs split = 'cold_items', got split = '{self.split}'")
-        if self.split in ("temporal", "leave_last") and not self.time:
-            raise ValueError(f"split = '{self.split}' needs time, the column that orders interactions")
-        return self
 
 
 class Model(Section):

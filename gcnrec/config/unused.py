@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gcnrec.config.job import INDUCTIVE, Data, Job
+from gcnrec.config.data import Data
+from gcnrec.config.job import INDUCTIVE, Job
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from gcnrec.config.job import Fraction, Seed
 from gcnrec.config.toml import Section
+from gcnrec.config.values import Fraction, Seed
 from gcnrec.loaders.synthetic import Nodes, new_folder, power_law_rank, uniforms
 from gcnrec.loaders.worlds.shop_items import items_table, prices_of
 from gcnrec.system.observer import SILENT
