@@ -13,7 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gcnrec import config
-from gcnrec.closed_forms import ease, exponents, gfcf, itemknn, linkprop, pending
+from gcnrec.closed_forms import ease, exponents, gfcf, itemknn, linkprop
+from gcnrec.closed_forms.known_first import pending
+from gcnrec.closed_forms.known_first.scorer import KnownFirstScorer
 from gcnrec.closed_forms.stored import check_stored
 from gcnrec.errors import DataError, UsageError, first_line, nearest, reading
 from gcnrec.graph import BipartiteGraph
@@ -40,7 +42,7 @@ _FORMS: dict[str, tuple[Fit, Read]] = {
     "ease": (ease.fit, ease.EaseScorer.from_tensors),
     "linkprop": (linkprop.fit, linkprop.LinkPropScorer.from_tensors),
     "gfcf": (gfcf.fit, gfcf.from_tensors),
-    "pending": (pending.fit, pending.PendingScorer.from_tensors),
+    "pending": (pending.fit, KnownFirstScorer.from_tensors),
     "targetknn": (itemknn.fit_towards, itemknn.read_towards),
 }
 _OF_THE_TARGET = ("popularity", "pending", "targetknn")
@@ -118,7 +120,7 @@ def load(name: str, graph: BipartiteGraph, path: Path) -> ClosedFormScorer:
 def load_partner(name: str, graph: BipartiteGraph, path: Path) -> Scorer:
     """`load`, as the model ranks in a mixture."""
     scorer = load(name, graph, path)
-    return scorer.alone if isinstance(scorer, pending.PendingScorer) else scorer
+    return scorer.alone if isinstance(scorer, KnownFirstScorer) else scorer
 
 
 def _read_by(name: str, graph: BipartiteGraph) -> BipartiteGraph:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from gcnrec.bench.harness import write_record
 from gcnrec.closed_forms import closed_form
+from gcnrec.closed_forms.known_first.scorer import KnownFirstScorer
 from gcnrec.closed_forms.mixture import MixtureScorer, Shares
-from gcnrec.closed_forms.pending import PendingScorer
 from gcnrec.config import Job
 from gcnrec.config.job import Model
 from gcnrec.graph import BipartiteGraph
@@ -101,7 +101,7 @@ def _judged(scorer: Scorer, dataset: Dataset, split: Any) -> dict[str, NDArray[n
 
 def _pending_first(graph: BipartiteGraph) -> Scorer:
     pending, near = (closed_form.fit(name, graph, Model(), 0) for name in ("pending", "itemknn"))
-    assert isinstance(pending, PendingScorer)
+    assert isinstance(pending, KnownFirstScorer)
     return MixtureScorer((Shares(pending.alone), Shares(near)), (1.0, _BEHIND))
 
 

@@ -3,61 +3,26 @@
 The n-th newest of such items scores 1 / n. Where no behaviour has times, all of them score alike, the popular ones slightly more.
 Every other item scores by its popularity, far below.
 
-Letters: U users, I items, E pairs that are pending, B users of a chunk.
+Letters: I items, E pairs that are pending, M pairs met by other behaviours.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gcnrec import config
+from gcnrec.closed_forms.known_first.scorer import KnownFirstScorer
 from gcnrec.errors import DataError
 from gcnrec.graph import Behaviour, BipartiteGraph, Csr, csr_from_edges, merged
 from gcnrec.ops.topk import ItemLists, contained
-from gcnrec.ranking.scorer import GraphScorer
 
 _BELOW = 1e-9
 """What all items that are not pending share, by popularity: less than any that is."""
 _POPULAR = 1e-3
 """What popularity adds at most to a score of 1, where no times are known."""
 _UNKNOWN = np.iinfo(np.int64).min
-
-
-@dataclass(frozen=True)
-class PendingScorer(GraphScorer):
-    """`pending`: user -> items, for the users of train; `values_E` float32 their scores; `shares_I` float32 those of the rest."""
-
-    pending: Csr
-    values_E: NDArray[np.float32]
-    shares_I: torch.Tensor
-
-    @property
-    def alone(self) -> PendingScorer:
-        """The same without popular items: what it has to say in a mixture, where others rank the rest."""
-        return replace(self, shares_I=torch.zeros_like(self.shares_I))
-
-    def prepare(self, users_B: NDArray[np.int32]) -> torch.Tensor:
-        """All scores of the chunk, float32 (B, I)."""
-        scores_BI = self.shares_I.repeat(len(users_B), 1)
-        for scores_I, user in zip(scores_BI.numpy(), users_B, strict=True):
-            if user < self.pending.rows:  # others are new: nothing of theirs is known
-                scores_I[self.pending.row(user)] = self.values_E[self.pending.indptr[user] : self.pending.indptr[user + 1]]
-        return scores_BI
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """What is stored: the rows of `pending` with their scores, and the shares."""
-        indptr, indices = (torch.from_numpy(np.array(each)) for each in (self.pending.indptr, self.pending.indices))
-        return {"indptr": indptr, "indices": indices, "values": torch.from_numpy(self.values_E), "shares": self.shares_I}
-
-    @classmethod
-    def from_tensors(cls, graph: BipartiteGraph, tensors: dict[str, torch.Tensor]) -> PendingScorer:
-        """What `tensors` gave, for the users of `graph`."""
-        pending = Csr(tensors["indptr"].numpy(), tensors["indices"].numpy(), graph.num_items)
-        return cls(graph, pending, tensors["values"].numpy(), tensors["shares"])
 
 
 def require_others(has_others: bool) -> None:
@@ -68,7 +33,7 @@ def require_others(has_others: bool) -> None:
         )
 
 
-def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> PendingScorer:
+def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> KnownFirstScorer:
     """Order each user's items of `graph.others` that `graph` itself lacks; nothing is set or drawn.
 
     Raises DataError for a graph of one behaviour.
@@ -87,7 +52,7 @@ def fit(graph: BipartiteGraph, settings: config.Model, seed: int) -> PendingScor
     else:
         values_E = 1.0 / _places(pending, times_M[~taken_M], degrees_I[items_E])
     shares_I = _BELOW * degrees_I / max(int(degrees_I.sum()), 1)
-    return PendingScorer(graph, pending, values_E.astype(np.float32), torch.from_numpy(shares_I.astype(np.float32)))
+    return KnownFirstScorer(graph, pending, values_E.astype(np.float32), torch.from_numpy(shares_I.astype(np.float32)))
 
 
 def _newest(met: Csr, others: tuple[Behaviour, ...]) -> NDArray[np.int64] | None:

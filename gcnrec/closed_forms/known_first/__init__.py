@@ -1,0 +1,1 @@
+"""Models that list items of the user's own first: README.md."""
