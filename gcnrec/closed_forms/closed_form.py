@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from gcnrec import config
 from gcnrec.closed_forms import ease, exponents, gfcf, itemknn, linkprop
-from gcnrec.closed_forms.known_first import pending
+from gcnrec.closed_forms.known_first import pending, repeat
 from gcnrec.closed_forms.known_first.scorer import KnownFirstScorer
 from gcnrec.closed_forms.stored import check_stored
 from gcnrec.errors import DataError, UsageError, first_line, nearest, reading
@@ -43,15 +43,18 @@ _FORMS: dict[str, tuple[Fit, Read]] = {
     "linkprop": (linkprop.fit, linkprop.LinkPropScorer.from_tensors),
     "gfcf": (gfcf.fit, gfcf.from_tensors),
     "pending": (pending.fit, KnownFirstScorer.from_tensors),
+    "repeat": (repeat.fit, KnownFirstScorer.from_tensors),
     "targetknn": (itemknn.fit_towards, itemknn.read_towards),
 }
-_OF_THE_TARGET = ("popularity", "pending", "targetknn")
+_OF_THE_TARGET = ("popularity", "pending", "repeat", "targetknn")
 """Models that separate the target from other behaviours; all others read one graph of all behaviours."""
 _CONTENT = "contentknn"
 """It alone reads features."""
 NAMES = (*_FORMS, _CONTENT)
 OF_BEHAVIOURS = ("pending", "targetknn")
 """Models for data with several behaviours only."""
+OF_REPEATS = "repeat"
+"""It alone needs lists that may hold what a user has taken."""
 
 
 def fit(

@@ -15,6 +15,10 @@ _NEIGHBOURS: dict[str, Kind] = {"neighbours": (torch.int32, ("I", "K")), "simila
 _ROWS: dict[str, Kind] = {
     "indptr": (torch.int64, ("I + 1",)), "indices": (torch.int32, ("E",)), "values": (torch.float32, ("E",)),
 }  # fmt: skip
+_KNOWN_FIRST: dict[str, Kind] = {
+    "indptr": (torch.int64, ("U + 1",)), "indices": (torch.int32, ("E",)), "values": (torch.float32, ("E",)),
+    "shares": (torch.float32, ("I",)),
+}  # fmt: skip
 _POWER: dict[str, Kind] = {"power": (torch.float64, ())}
 _SPECTRUM: dict[str, Kind] = {"vectors": (torch.float32, ("I", "K")), "gains": (torch.float32, ("K",))}
 _FORMS: dict[str, tuple[dict[str, Kind], ...]] = {
@@ -24,14 +28,8 @@ _FORMS: dict[str, tuple[dict[str, Kind], ...]] = {
     "targetknn": (_NEIGHBOURS,),
     "ease": ({"weights": (torch.float32, ("I", "I"))},),
     "linkprop": (_ROWS,),
-    "pending": (
-        {
-            "indptr": (torch.int64, ("U + 1",)),
-            "indices": (torch.int32, ("E",)),
-            "values": (torch.float32, ("E",)),
-            "shares": (torch.float32, ("I",)),
-        },
-    ),
+    "pending": (_KNOWN_FIRST,),
+    "repeat": (_KNOWN_FIRST,),
     "gfcf": (
         {"vectors": (torch.float32, ("I", "K")), "weight": (torch.float64, ())},
         _ROWS | _SPECTRUM | _POWER,

@@ -33,7 +33,7 @@ _MOST_NEGATIVES = 10**9
 _SLOT_COLUMNS = 256
 """Columns of a sparse table, as many as one byte numbers."""
 INDUCTIVE = ("graphsage", "pinsage")
-Partner = Literal["linkprop", "gfcf", "itemknn", "ease", "contentknn", "pending", "targetknn"]
+Partner = Literal["linkprop", "gfcf", "itemknn", "ease", "contentknn", "pending", "targetknn", "repeat"]
 """Closed forms that a mixture may have."""
 
 
@@ -42,7 +42,7 @@ class Model(Section):
 
     name: Literal[
         "lightgcn", "ngcf", "mf", "graphsage", "pinsage",
-        "popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop", "pending", "targetknn",
+        "popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop", "pending", "targetknn", "repeat",
     ] = "lightgcn"  # fmt: skip
     layers: Annotated[int, Field(ge=0, le=16)] = 1
     width: Width | Literal["auto"] = 64
@@ -107,6 +107,8 @@ class Model(Section):
     """linkprop: a user of both items counts with degree**-user_power."""
     sharpness: Annotated[float, Field(gt=0.0, le=4.0)] = 1.0
     """linkprop: each item's product of these is raised to this power. Above 1, few near items outweigh many far ones."""
+    repeat_days: Positive = 60.0
+    """repeat: days before the newest interaction after which one counts half."""
     exponents: Literal["given", "auto"] = "given"
     """linkprop as the model: `auto` starts from these four and takes what a small search finds on validation. Random validation
     pairs overrate sharp and local exponents, so `auto` suits splits by time. Elsewhere linkprop keeps the four as given."""
@@ -130,7 +132,7 @@ class Model(Section):
     @property
     def closed_form(self) -> bool:
         """Whether the model is fitted in one go, without a table or epochs."""
-        return self.name in ("popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop", "pending", "targetknn")
+        return self.name not in ("lightgcn", "ngcf", "mf", *INDUCTIVE)
 
 
 class Table(Section):
@@ -326,7 +328,7 @@ class Evaluate(Section):
     `none`: nothing. `all`: items of all behaviours, and held-out pairs among these are not judged. Data with one behaviour has
     `all` for `target`. Default: `none` for data ingested with `repeats = "keep"`, else `target`."""
     baselines: (
-        tuple[Literal["popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop", "pending", "targetknn"], ...]
+        tuple[Literal["popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop", "pending", "targetknn", "repeat"], ...]
         | Literal["auto"]
     ) = "auto"
     """Closed-form models to compare with a trained one on validation, user by user; a better one gives a warning. `auto`: each

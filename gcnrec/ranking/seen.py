@@ -34,7 +34,7 @@ def seen_items(rule: SeenRule, dataset: Dataset, split: Literal["valid", "test"]
     """User -> items left out of the lists of `split` by `rule`."""
     if rule == "none":
         return Seen(())
-    others = _known_others(dataset, split) if rule == "all" else ()
+    others = known_others(dataset, split) if rule == "all" else ()
     known = dataset.known_items(*([dataset.valid] if split == "test" else []))
     negatives = dataset.known_negatives(later=0 if split == "valid" else 1)
     return Seen((*known, *negatives, *(other.graph.user_items for other in others)))
@@ -46,7 +46,7 @@ def judged_pairs(rule: SeenRule, dataset: Dataset, split: Literal["valid", "test
     if rule != "all" or not dataset.others or not len(held_out):
         return held_out
     new_E = np.ones(len(held_out), np.bool_)
-    for other in _known_others(dataset, split):
+    for other in known_others(dataset, split):
         new_E &= ~contained(held_out.items_E[:, None], ItemLists(other.graph.user_items, held_out.users_E))[:, 0]
     users_E, items_E = held_out.users_E[new_E], held_out.items_E[new_E]
     return replace(held_out, users_E=users_E, items_E=items_E, times_E=None, weights_E=None)
@@ -57,7 +57,7 @@ def seen_in_validation(settings: Evaluate, dataset: Dataset) -> Seen:
     return seen_items(seen_rule(settings.seen, dataset), dataset, "valid")
 
 
-def _known_others(dataset: Dataset, split: Literal["valid", "test"]) -> tuple[Behaviour, ...]:
+def known_others(dataset: Dataset, split: Literal["valid", "test"]) -> tuple[Behaviour, ...]:
     """Other behaviours as they are known when `split` begins."""
     return tuple(other.until_test if split == "test" else other for other in dataset.others)
 

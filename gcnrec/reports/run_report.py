@@ -145,16 +145,20 @@ _GROUPS = {
     "cold_items_apart": "item not seen, among such items",
     "cold_users": "user not seen, among all items",
     "new": "pair not met by any behaviour, among items not met",
+    "repeats": "pair that the user took before, among all items",
+    "pending": "pair met by another behaviour and not taken before, among all items",
 }
 
 
 def _cold(contents: RunContents) -> list[dict[str, Any]]:
-    """Metrics of the run and its baselines by whether users and items had train edges; nothing where all had."""
+    """Metrics of the run and its baselines by kind of held-out pair: of cold nodes, new, repeated, pending."""
     others = [baseline.cold_start for baseline in contents.of_kind(Baseline)]
     rows = []
     for group, values in contents.metrics.cold_start.items():
         for name, value in measured(values).items():
-            about = {"group": _GROUPS.get(group, group), "users": f"{values['users']:,.0f}"}
+            share = values.get("share")
+            words = _GROUPS.get(group, group) + (f" ({share:.1%} of all pairs)" if share is not None else "")
+            about = {"group": words, "users": f"{values['users']:,.0f}"}
             cells = _cells(name, [cold.get(group, {}) for cold in others])
             rows.append({**about, "name": name, "value": f"{value:.4f}", "baselines": cells})
     return rows

@@ -30,7 +30,8 @@ def metric_lines(metrics: dict[str, Any]) -> list[str]:
     lines += [f"{key}  {metrics[key]}" for key in ("export", "mixture", "seen") if key in metrics]
     lines += [f"dropped: {count:,} {key.replace('_', ' ')}" for key, count in metrics.get("dropped", {}).items()]
     for group, values in metrics.get("cold_start", {}).items():
-        lines += ["", f"{group}: {values['users']:,.0f} users, {values['pairs']:,.0f} pairs", *metric_lines(values)]
+        share = f", {values['share']:.1%} of all" if "share" in values else ""
+        lines += ["", f"{group}: {values['users']:,.0f} users, {values['pairs']:,.0f} pairs{share}", *metric_lines(values)]
     for segment, values in metrics.get("segments", {}).items():
         lines += ["", f"segment {segment}: {values['users']:,} users", *metric_lines(values)]
     for attribute, rows in metrics.get("per", {}).items():

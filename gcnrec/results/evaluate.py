@@ -22,6 +22,7 @@ from gcnrec.closed_forms import closed_form
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, cold_metrics, evaluate, group_metrics
+from gcnrec.ranking.known_pairs import known_metrics, known_pairs
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.seen import SeenRule, judged_pairs, seen_items, seen_rule
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
@@ -190,7 +191,7 @@ def cold_start(
     """`cold_metrics` of `scorer` on a split; a node is cold where the run was not trained on it.
 
     Of data with several behaviours and lists that leave out the target's items, also `new`: held-out pairs that their user has
-    met by no behaviour, in lists that leave out all that was met.
+    met by no behaviour, in lists that leave out all that was met. `repeats` and `pending`: see `gcnrec.ranking.known_pairs`.
     """
     rule = rule or rule_of(run)
     degrees_U, degrees_I = trained_degrees(run.dataset, run.refitted)
@@ -201,7 +202,8 @@ def cold_start(
     if rule == "target" and len(new):
         unmet = HeldOutSplit(new, seen_items("all", run.dataset, split), degrees_I, degrees_U)
         groups["new"] = group_metrics(scorer, unmet, ks, chunk=chunk)
-    return groups
+    kinds = known_pairs(rule, run.dataset, split, pairs)
+    return groups | known_metrics(scorer, HeldOutSplit(pairs, seen, degrees_I, degrees_U), kinds, ks, chunk)
 
 
 def trained_degrees(dataset: Dataset, refitted: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -35,9 +35,10 @@ _BASIS = 1.5e-10
 _INVERSE = 4e-11
 """An item, another and a third of ease's matrix."""
 _MET = 4e-7
-"""An edge of other behaviours that `pending` sorts."""
-_PENDING_BYTES = 80
-"""Of an edge, while `pending` sorts."""
+"""An edge of other behaviours that `pending` sorts; more than one that `repeat` scores."""
+_KNOWN_BYTES = 80
+"""Of an edge, while `pending` sorts, or `repeat` finds the edges of rows that a refit adds."""
+_KNOWN_FIRST = ("pending", "repeat")
 _OVERHEAD = 0.05
 _MOST_THREADS = 8
 """Threads beyond these speed nothing up by much: memory is what they wait for."""
@@ -73,8 +74,8 @@ def bytes_of(name: str, load: Load, settings: config.Model) -> int:
         return 12 * load.items**2
     if name == "popularity":
         return 4 * load.items
-    if name == "pending":
-        return _PENDING_BYTES * load.edges
+    if name in _KNOWN_FIRST:
+        return _KNOWN_BYTES * load.edges
     rows = 8 * load.items * _neighbours(name, load, settings)
     if name != "gfcf" or settings.response == "polynomial":
         return rows
@@ -89,7 +90,7 @@ def _fit_work(name: str, load: Load, settings: config.Model) -> float:
     linked = min(load.pairs, load.items**2)
     if name == "popularity":
         return 0.0
-    if name == "pending":
+    if name in _KNOWN_FIRST:
         return _MET * load.edges
     if name == "ease":
         return _INVERSE * load.items**3 + _PAIR * load.pairs
@@ -105,7 +106,7 @@ def _fit_work(name: str, load: Load, settings: config.Model) -> float:
 def _score_work(name: str, load: Load, settings: config.Model) -> float:
     """Seconds of one core to score all items for B users."""
     entries = load.ranked_edges * _neighbours(name, load, settings)
-    if name in ("popularity", "pending"):
+    if name in ("popularity", *_KNOWN_FIRST):
         return 0.0
     if name == "ease":
         return _SCORE / 4 * load.ranked_edges * load.items

@@ -36,7 +36,8 @@ from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
 from gcnrec.training.fit_validation import chunk_of, kept_validation
 
 AUTO = ("popularity", "linkprop", "itemknn", "gfcf", "ease")
-"""What `auto` tries, the cheapest first; of data with several behaviours also `closed_form.OF_BEHAVIOURS`, before these."""
+"""What `auto` tries, the cheapest first; of data with several behaviours also `closed_form.OF_BEHAVIOURS`, before these; where
+lists may hold repeats also `closed_form.OF_REPEATS`."""
 SHARE = 0.1
 """Of the fit's seconds, for each baseline of `auto`."""
 LEAST_SECONDS = 1.0
@@ -69,7 +70,9 @@ def baseline_names(rivals: Rivals, dataset: Dataset) -> tuple[str, ...]:
     if rivals.evaluate.baselines != "auto":
         return rivals.evaluate.baselines
     names = tuple(name for name in AUTO if name != "ease" or dataset.graph.num_items < ease.MAX_ITEMS)
-    return (*closed_form.OF_BEHAVIOURS, *names) if dataset.graph.others else names
+    names = (*closed_form.OF_BEHAVIOURS, *names) if dataset.graph.others else names
+    repeats = dataset.keeps_repeats and seen_rule(rivals.evaluate.seen, dataset) == "none"
+    return (closed_form.OF_REPEATS, *names) if repeats else names
 
 
 def compares(rivals: Rivals, dataset: Dataset, folder: Path) -> bool:

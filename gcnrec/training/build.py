@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.closed_forms import closed_form
+from gcnrec.closed_forms.known_first import repeat
 from gcnrec.config import INDUCTIVE, Job
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr
@@ -36,6 +37,7 @@ from gcnrec.models.whole_graph.ngcf import Ngcf
 from gcnrec.ops.directions import Direction, uniform, weighted, weighted_sums
 from gcnrec.ops.weighted import EdgeWeights, union_weights
 from gcnrec.ranking.popularity import require_times
+from gcnrec.ranking.seen import seen_rule
 from gcnrec.sampling.blocks import BlockSampler, NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sampling.walk_blocks import WalkSampler
@@ -79,6 +81,9 @@ def planned(job: Job, dataset: Dataset) -> Plan | None:
         raise UsageError(f"evaluate.baselines names contentknn, and {dataset.folder} has no features of items; leave it out")
     if job.model.popularity_days is not None:
         require_times(dataset.graph.history)
+    chosen = (job.model.name,), job.evaluate.baselines, job.mixture.partners
+    if any(closed_form.OF_REPEATS in names for names in chosen):
+        repeat.require_repeats(seen_rule(job.evaluate.seen, dataset))
     if job.model.closed_form:
         closed_form.refuse_impossible(job.model, dataset.graph, has_features, len(dataset.valid))
         return None

@@ -9,15 +9,15 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from gcnrec.loaders.worlds.shop import Shop, write_shop
 
 ROOT = Path(__file__).parents[2]
 JOB = """
 [data]
-train = "events.parquet"
+train = "made/events"
 user = "user"
 item = "item"
 time = "time"
@@ -38,19 +38,8 @@ baselines = []
 
 
 def open_shop(folder):
-    """60 users, each of one taste among 40 items of 4 categories, view for 12 days and buy some of what they viewed."""
-    rng, rows = np.random.default_rng(0), []
-    for user in range(60):
-        liked = [item for item in range(40) if item % 4 == user % 4]
-        for _ in range(30):
-            item = int(rng.choice(liked)) if rng.random() < 0.8 else int(rng.integers(40))
-            time = int(1_700_006_400 + rng.integers(12 * 86_400 - 7200))
-            rows.append((f"u{user}", item, time, "view"))
-            if rng.random() < 0.4:
-                rows.append((f"u{user}", item, time + 3600, "buy"))
-    users, items, times, events = zip(*rows, strict=True)
-    pq.write_table(pa.table({"user": users, "item": items, "time": times, "event": events}), folder / "events.parquet")
-    pq.write_table(pa.table({"item": range(40), "category": [f"c{item % 8}" for item in range(40)]}), folder / "items.parquet")
+    """60 users with tastes among 40 items of 8 categories, for 12 days."""
+    write_shop(Shop(users=60, items=40, events=6000, categories=8, days=12, drift=0.0), folder / "made")
     (folder / "job.toml").write_text(JOB)
 
 
@@ -61,11 +50,11 @@ def test_an_evening_at_a_shop(tmp_path):
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gcnrec "$@"\n')
     command.chmod(0o755)
     environment = {**os.environ, "GCNREC": str(command), "PYTHONPATH": str(ROOT)}
-    words = ["bash", str(ROOT / "jobs/examples/shop.sh"), "job.toml", "shop", "items.parquet"]
+    words = ["bash", str(ROOT / "jobs/examples/shop.sh"), "job.toml", "shop", "made/items.parquet"]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lists, scores = (pq.read_table(tmp_path / f"shop/{name}.parquet") for name in ("lists", "scores"))
-    categories = {row["item"]: row["category"] for row in pq.read_table(tmp_path / "items.parquet").to_pylist()}
+    categories = {row["item"]: row["category"] for row in pq.read_table(tmp_path / "made/items.parquet").to_pylist()}
     caps = Counter((row["user"], categories[row["item"]]) for row in lists.to_pylist())
     assert max(caps.values()) == 3 and lists.num_rows == scores.num_rows
     similar = pq.read_table(tmp_path / "shop/similar.parquet")
