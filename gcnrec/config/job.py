@@ -335,7 +335,7 @@ class Evaluate(Section):
     that takes at most a tenth of the fit's time. Named ones have no limit and are evaluated on test as well."""
     tilt: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
     """`recall_tilted` and `ndcg_tilted` weight a held-out pair by its item's train degree to this power: a hold-out with more
-    popular pairs (`gcnrec.ranking.tilt`). 0 leaves them out."""
+    popular pairs (`gcnrec.ranking.pairs.tilt`). 0 leaves them out."""
     memory_limit: Size = "2GB"
     """Memory of `evaluate` and `recommend`, without mapped files and the process itself, 240 MB with torch and its threads."""
 

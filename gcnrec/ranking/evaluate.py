@@ -22,8 +22,8 @@ from gcnrec.interactions import Interactions
 from gcnrec.ops.topk import ItemLists, Seen, TopK, contained
 from gcnrec.ranking import metrics
 from gcnrec.ranking.beyond_accuracy import BeyondAccuracy
+from gcnrec.ranking.pairs.tilt import NAMES, Tilt
 from gcnrec.ranking.scorer import Scorer
-from gcnrec.ranking.tilt import NAMES, Tilt
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k
 from gcnrec.system.observer import SILENT
 
@@ -82,7 +82,7 @@ class HeldOutSplit:
 class Measures:
     """What is measured: metrics at the list lengths `ks`; intervals over users from `resamples` drawn by `seed`, 0 for none.
 
-    `tilt` above 0 adds the metrics of `gcnrec.ranking.tilt`, `beyond` those of `gcnrec.ranking.beyond_accuracy`.
+    `tilt` above 0 adds the metrics of `gcnrec.ranking.pairs.tilt`, `beyond` those of `gcnrec.ranking.beyond_accuracy`.
     """
 
     ks: Sequence[int] = (10, 20, 50)

@@ -22,7 +22,7 @@ from gcnrec.closed_forms import closed_form
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, cold_metrics, evaluate, group_metrics
-from gcnrec.ranking.known_pairs import known_metrics, known_pairs
+from gcnrec.ranking.pairs.known_pairs import known_metrics, known_pairs
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.seen import SeenRule, judged_pairs, seen_items, seen_rule
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
@@ -191,7 +191,7 @@ def cold_start(
     """`cold_metrics` of `scorer` on a split; a node is cold where the run was not trained on it.
 
     Of data with several behaviours and lists that leave out the target's items, also `new`: held-out pairs that their user has
-    met by no behaviour, in lists that leave out all that was met. `repeats` and `pending`: see `gcnrec.ranking.known_pairs`.
+    met by no behaviour, in lists that leave out all that was met. `repeats`, `pending`: see `gcnrec.ranking.pairs.known_pairs`.
     """
     rule = rule or rule_of(run)
     degrees_U, degrees_I = trained_degrees(run.dataset, run.refitted)

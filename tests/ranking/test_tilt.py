@@ -14,8 +14,8 @@ from gcnrec.interactions import Interactions, MemoryVocabulary
 from gcnrec.ops.topk import Seen
 from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate, metric_columns
 from gcnrec.ranking.metrics import Judged
+from gcnrec.ranking.pairs.tilt import Tilt
 from gcnrec.ranking.scorer import EmbeddingScorer
-from gcnrec.ranking.tilt import Tilt
 
 USERS, ITEMS = 30, 50
 

@@ -1,0 +1,1 @@
+"""Held-out pairs that count apart, or count more: README.md."""
