@@ -35,7 +35,9 @@ _BASIS = 1.5e-10
 _INVERSE = 4e-11
 """An item, another and a third of ease's matrix."""
 _MET = 4e-7
-"""An edge of other behaviours that `pending` sorts; more than one that `repeat` scores."""
+"""An edge of other behaviours that `pending` sorts."""
+_TAKEN = 1e-7
+"""An edge that `repeat` scores."""
 _KNOWN_BYTES = 80
 """Of an edge, while `pending` sorts, or `repeat` finds the edges of rows that a refit adds."""
 _KNOWN_FIRST = ("pending", "repeat")
@@ -91,7 +93,7 @@ def _fit_work(name: str, load: Load, settings: config.Model) -> float:
     if name == "popularity":
         return 0.0
     if name in _KNOWN_FIRST:
-        return _MET * load.edges
+        return (_MET if name == "pending" else _TAKEN) * load.edges
     if name == "ease":
         return _INVERSE * load.items**3 + _PAIR * load.pairs
     if name == "gfcf":
