@@ -12,8 +12,9 @@ IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
 	"$$name" $(IS_NEW_ENOUGH) 2>/dev/null && { echo "$$name"; break; }; done)
 PYTEST = .venv/bin/python -m pytest -q
-KERNELS = tests/ops $(addsuffix .py,$(addprefix tests/,closed_forms/test_mixing loaders/test_schema ranking/test_cold \
-	results/test_fold_in sampling/test_weighted_neighbours sparsity/test_dynamic sparsity/test_exchange tables/test_slots test_old))
+KERNELS = tests/ops $(addsuffix .py,$(addprefix tests/,closed_forms/test_mixing loaders/test_schema loaders/test_shop \
+	ranking/test_cold results/test_fold_in sampling/test_weighted_neighbours sparsity/test_dynamic sparsity/test_exchange \
+	tables/test_slots test_old))
 SERIAL = $$(grep -rlF mark.serial tests --include='test_*.py')
 OTHERS = tests $(addprefix --ignore=,$(KERNELS))
 INSTALL = .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable
