@@ -298,9 +298,13 @@ def _check_positions(batch: Batch, num_users: int) -> None:
     items_V = nodes_V - num_users
     require(np.array_equal(items_V[batch.positives_B], triples.positives_B), "positives_B must lead to the positives")
     require(np.array_equal(items_V[batch.negatives_BN], triples.negatives_BN), "negatives_BN must lead to the negatives")
+    if batch.disliked_B is not None and triples.disliked_B is not None:
+        found_B = np.where(batch.disliked_B < 0, -1, items_V[batch.disliked_B])
+        require(np.array_equal(found_B, triples.disliked_B), "disliked_B must lead to the items rated low")
 
 
 def _equal(one: Batch, other: Batch) -> bool:
-    names = ("users_B", "positives_B", "negatives_BN")
+    names: tuple[str, ...] = ("users_B", "positives_B", "negatives_BN")
+    names += () if one.triples.disliked_B is None else ("disliked_B",)
     same = (np.array_equal(getattr(one.triples, name), getattr(other.triples, name)) for name in names)
     return one.step == other.step and all(same)

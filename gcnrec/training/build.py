@@ -100,9 +100,9 @@ def planned(job: Job, dataset: Dataset) -> Plan | None:
     setting = _weighs(job)
     if setting is not None:
         _require_weights(setting, dataset.weights_E is not None)
-    plan.placement.require()
     if job.loss.negative_weight:
         _require_negatives(job.loss.negative_weight, dataset.negatives is not None, plan.placement.on_gpu)
+    plan.placement.require()
     _require_room(plan)
     return plan
 
