@@ -170,11 +170,11 @@ class Dataset:
         if self.negatives is None:
             return ()
         train, negatives = self.graph.user_items, self.negatives
-        # Nodes that are folded in have no negative pairs.
-        ends = np.full(train.rows - negatives.rows, negatives.num_edges)
-        wide = Csr(np.concatenate([negatives.indptr, ends]), negatives.indices, train.columns)
+        if (negatives.rows, negatives.columns) != (train.rows, train.columns):  # nodes that are folded in have none
+            ends = np.full(train.rows - negatives.rows, negatives.num_edges)
+            negatives = Csr(np.concatenate([negatives.indptr, ends]), negatives.indices, train.columns)
         parts = [part for part in self.later_negatives[:later] if len(part)]
-        return wide, *(csr_from_edges(part.users_E, part.items_E, train.rows, train.columns) for part in parts)
+        return negatives, *(csr_from_edges(part.users_E, part.items_E, train.rows, train.columns) for part in parts)
 
 
 def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:

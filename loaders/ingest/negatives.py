@@ -49,7 +49,7 @@ class Negatives:
         codes = scratch.codes(len(rows))
         if rows.times_E is not None:
             mark_from(rows.pairs_E, rows.times_E, moments.valid_U, moments.test_U, codes)
-            codes[rows.times_E > last] = _BEYOND
+            codes[np.greater(rows.times_E, last, out=scratch.codes(len(rows)).view(np.bool_))] = _BEYOND
         self.train = rows.keep(codes, 0, scratch)
         self.valid = self._merged(rows.keep(codes, LATER, scratch), scratch)
         self.test = self._merged(rows.keep(codes, DROPPED, scratch), scratch)
