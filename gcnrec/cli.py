@@ -45,6 +45,7 @@ from gcnrec.console.arguments import (
     PartitionType,
     Per,
     Replace,
+    ReplaceExport,
     Resume,
     RunFolder,
     Seed,
@@ -489,6 +490,7 @@ def export(
     ],
     index: Annotated[str | None, typer.Option(metavar="flat|hnsw", help="faiss: the index; default flat.")] = None,
     k: Annotated[int | None, typer.Option("--k", metavar="N", parser=count, help="faiss: measure recall@N; default 20.")] = None,
+    force: ReplaceExport = False,
     as_json: AsJson = False,
 ) -> None:
     """Write what serving needs: a FAISS index of the items, a safetensors bundle, or the embeddings."""
@@ -497,7 +499,7 @@ def export(
     from gcnrec.runs.folder import open_run
 
     with _observed(as_json) as observer:
-        made = write(open_run(run, observer), kind, out, index=index, k=k, observer=observer)
+        made = write(open_run(run, observer), kind, out, index=index, k=k, force=force, observer=observer)
     output.show(made if as_json else figure_lines(made))
 
 

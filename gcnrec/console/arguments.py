@@ -139,6 +139,7 @@ Diversity = Annotated[float, typer.Option(metavar="F", parser=number, help="0: b
 NewUsers = Annotated[Path | None, typer.Option(metavar="FILE", help="Pairs of user and item, also of new users.")]
 NewItems = Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")]
 Replace = Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")]
+ReplaceExport = Annotated[bool, typer.Option("--force", help="Replace the export that --out names.")]
 IngestAgain = Annotated[bool, typer.Option("--force", help="Ingest [data] again, also over its folder.")]
 
 

@@ -27,6 +27,7 @@ from gcnrec.ops.topk import Hidden, ItemLists, TopK, contained
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, in_chunks, rank_chunk, top_k_all
 from gcnrec.results.bundle import write_bundle
+from gcnrec.results.outputs import owner_of
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import embeddings_paths
 from gcnrec.storage.documents import read_object
@@ -37,6 +38,8 @@ FORMATS = ("faiss", "bundle", "parquet")
 INDEXES = ("flat", "hnsw")
 FORMAT = 1
 
+_OF_FOLDERS = ("users.parquet", "items.parquet", "items.faiss", "index.json")
+"""Names of the files of exported folders."""
 MEASURED_USERS = 1000
 """Recall of an index is measured for so many users, spread evenly over the user numbers, so over all degrees."""
 HNSW_LINKS, HNSW_CONSTRUCTION = 32, 200
@@ -56,33 +59,64 @@ class ItemIndex:
     facts: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where an export goes; `force` replaces what lies there, if nothing but an export is lost."""
+
+    path: Path
+    force: bool
+
+    def refuse_taken(self, kind: str) -> None:
+        """UsageError where something lies there that is not to be replaced, such as a file of a run or a dataset."""
+        out = self.path
+        if not out.exists():
+            return
+        if (owner := owner_of(out)) is not None:
+            raise UsageError(f"{out} exists and belongs to {owner}, which is never overwritten; choose another --out")
+        foreign = None if kind == "bundle" or not out.is_dir() else next(filter(_is_foreign, sorted(out.iterdir())), None)
+        if foreign is not None:
+            raise UsageError(
+                f"{out} exists and is never overwritten, as it holds {foreign.name}, which is no part of an export; choose "
+                "another --out"
+            )
+        replaceable = out.is_file() if kind == "bundle" else out.is_dir()
+        if not (self.force and replaceable):
+            remedy = "choose another --out, or add --force" if replaceable else "choose another --out"
+            raise UsageError(f"{out} exists and is never overwritten; {remedy}")
+
+
+def _is_foreign(path: Path) -> bool:
+    return path.name not in _OF_FOLDERS or not path.is_file()
+
+
 def export(
-    run: Run, kind: str, out: Path, *, index: str | None = None, k: int | None = None, observer: Observer = SILENT
-) -> dict[str, Any]:
+    run: Run, kind: str, out: Path, *, index: str | None = None, k: int | None = None, force: bool = False,
+    observer: Observer = SILENT,
+) -> dict[str, Any]:  # fmt: skip
     """Write what `kind` names to `out`, whole or not at all, and return its figures.
 
     "parquet": a folder with `users.parquet` and `items.parquet` (`id`, `embedding`). "bundle": one safetensors file. "faiss":
     a folder with `items.faiss` (inner product; `index` "flat" or "hnsw", default flat), `items.parquet` (`number`, `id`) and
-    `index.json` with the recall@`k` (default 20) against exact search. Raises UsageError when `out` exists, when the model has no
-    embeddings, or when FAISS is not installed.
+    `index.json` with the recall@`k` (default 20) against exact search. `force` replaces an earlier export: a file, or a folder.
+    Raises UsageError when `out` is taken, when the model has no embeddings, or when FAISS is not installed.
     """
     if kind not in FORMATS:
         raise UsageError(f"--format must be one of {', '.join(FORMATS)}, got {kind!r}")
     if kind != "faiss" and (index, k) != (None, None):
         raise UsageError(f"--index and --k belong to --format faiss, got --format {kind}; leave them out")
-    if out.exists():
-        raise UsageError(f"{out} exists and is never overwritten; remove it or choose another --out")
+    target = _Target(out, force)
+    target.refuse_taken(kind)
     scratch = next_folder(out.parent)  # the run's own folder may be read-only
     run.scorer(scratch)  # refuses a run that is not finished
     if run.job.model.closed_form:
         raise UsageError(f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no embeddings to export")
     scorer, mixture = run.embeddings(scratch).scorer, run.mixture
     if kind == "faiss":
-        facts = _write_index(run, scorer, out, index or "flat", 20 if k is None else k, kept(observer))
+        facts = _write_index(run, scorer, target, index or "flat", 20 if k is None else k, kept(observer))
     elif kind == "bundle":
         facts = write_bundle(run, run.embeddings(scratch), out)
     else:
-        facts = _copy_embeddings(run, scorer, out)
+        facts = _copy_embeddings(run, scorer, target)
     if kind != "bundle" and mixture and mixture.partners:
         facts["ranks_by"] = f"the trained part alone, the run by {mixture.name}"
     return {"out": str(out), **facts, "format": kind}
@@ -169,7 +203,7 @@ def _is_enough(
     return bool(((ranks_BW[:, -1] >= k) & (gaps_B > rounding_B)).all())
 
 
-def _write_index(run: Run, scorer: EmbeddingScorer, out: Path, kind: str, k: int, observer: Observer) -> dict[str, Any]:
+def _write_index(run: Run, scorer: EmbeddingScorer, target: _Target, kind: str, k: int, observer: Observer) -> dict[str, Any]:
     if kind not in INDEXES:
         raise UsageError(f"--index must be {' or '.join(INDEXES)}, got {kind!r}")
     if k < 1:
@@ -187,11 +221,11 @@ def _write_index(run: Run, scorer: EmbeddingScorer, out: Path, kind: str, k: int
         "model": run.job.model.name, "data": run.dataset.digest, **_measured(index, scorer, kind, min(k, scorer.num_items)),
     }  # fmt: skip
     ids = run.dataset.item_ids.ids
-    with new_folder(out, force=False) as work:
+    with new_folder(target.path, target.force) as work:
         try:
             faiss.write_index(index, str(work / "items.faiss"))
         except RuntimeError as problem:
-            raise DataError(f"cannot write {out}: {problem}; {os_remedy(problem, 'choose another --out')}") from None
+            raise DataError(f"cannot write {target.path}: {problem}; {os_remedy(problem, 'choose another --out')}") from None
         numbers = pa.array(np.arange(len(ids), dtype=np.int32))
         pq.write_table(pa.table({"number": numbers, "id": ids}), work / "items.parquet", compression="zstd")
         (work / "index.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -225,9 +259,9 @@ def _overlap(found_BK: NDArray[np.int64], exact_BK: NDArray[np.int32]) -> float:
     return float((exact_BK[:, :, None] == found_BK[:, None, :]).any(axis=2).mean())
 
 
-def _copy_embeddings(run: Run, scorer: EmbeddingScorer, out: Path) -> dict[str, Any]:
+def _copy_embeddings(run: Run, scorer: EmbeddingScorer, target: _Target) -> dict[str, Any]:
     """The files of the run folder, which have just been read: both are whole and hold the ids of the dataset."""
-    with new_folder(out, force=False) as work:
+    with new_folder(target.path, target.force) as work:
         for path in embeddings_paths(run.folder):
             shutil.copyfile(path, work / path.name)
     return {"users": scorer.num_users, "items": scorer.num_items, "width": scorer.items_ID.shape[1]}

@@ -42,7 +42,7 @@ class Output:
             raise UsageError(
                 f"{self.path} must end in .parquet, .csv or .jsonl, {self.path.suffix} is not written; choose one of them"
             )
-        if (owner := _owner(self.path)) is not None and (self.path.exists() or self.path.suffix == ".lock"):
+        if (owner := owner_of(self.path)) is not None and (self.path.exists() or self.path.suffix == ".lock"):
             raise UsageError(f"{self.path} is a file of {owner}, which is never overwritten; choose another --out")
         if self.path.exists() and not (self.force and self.path.is_file()):
             remedy = "choose another --out, or add --force" if self.path.is_file() else "choose another --out"
@@ -86,7 +86,7 @@ class Output:
                         yield lambda table: file.writelines(_json_lines(table))
 
 
-def _owner(path: Path) -> Path | None:
+def owner_of(path: Path) -> Path | None:
     """The dataset or run folder that a file belongs to; lists next to a run's own files are not the run's."""
     for folder in (path.parent, path.parent.parent):
         if (folder / "dataset.json").is_file():

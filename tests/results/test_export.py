@@ -256,6 +256,37 @@ def test_nothing_is_overwritten(run, tmp_path, kind):
     assert (tmp_path / "out").read_text() == "mine"
 
 
+@pytest.mark.parametrize("kind", module.FORMATS)
+def test_force_replaces_an_export_alone(run, tmp_path, kind):
+    export(run, kind, tmp_path / "out")
+    with pytest.raises(UsageError, match="out exists and is never overwritten; choose another --out, or add --force"):
+        export(run, kind, tmp_path / "out")
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} if kind != "bundle" else {}
+    damaged = tmp_path / "out" if kind == "bundle" else tmp_path / "out" / "items.parquet"
+    before = damaged.read_bytes()
+    damaged.write_bytes(b"damaged")
+    export(run, kind, tmp_path / "out", force=True)
+    assert damaged.read_bytes() == before and whole == {name: (tmp_path / "out" / name).read_bytes() for name in whole}
+    if kind != "bundle":
+        (tmp_path / "out" / "notes.txt").write_text("mine")
+        with pytest.raises(UsageError, match=r"as it holds notes.txt, which is no part of an export; choose another --out"):
+            export(run, kind, tmp_path / "out", force=True)
+        assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["bundle", "parquet"])
+def test_force_replaces_no_part_of_a_run_or_a_dataset(run, tmp_path, kind):
+    own = {"bundle": run.folder / "job.toml", "parquet": run.folder / "embeddings"}[kind]
+    with pytest.raises(UsageError, match=f"{own.name} exists and belongs to .*, which is never overwritten"):
+        export(run, kind, own, force=True)
+    taken = {"bundle": run.dataset.folder, "parquet": run.dataset.folder / "users.parquet"}[kind]
+    with pytest.raises(UsageError, match="is never overwritten"):
+        export(run, kind, taken, force=True)
+    with pytest.raises(UsageError, match="is no part of an export"):
+        export(run, "faiss", run.dataset.folder, force=True)
+    assert own.exists() and taken.exists()
+
+
 def test_closed_form_models_have_no_embeddings(tmp_path):
     run = trained(halves(), tmp_path, name="popularity")
     with pytest.raises(UsageError, match=r"closed-form model \(popularity\), which has no embeddings"):

@@ -37,7 +37,7 @@ SURFACE = {
     "--log-json --max-per --memory-limit --new-items --new-users --out --seen --segment --users",
     "similar": "RUN --among --exclude --force --items --json --k --log-json --memory-limit --new-items --new-users --out --users",
     "score": "RUN --force --json --log-json --memory-limit --new-items --new-users --out --pairs --seen",
-    "export": "RUN --format --index --json --k --out",
+    "export": "RUN --force --format --index --json --k --out",
     "backtest": "JOB.toml --cuts --data-root --every --json --log-json --out --set",
     "compare": "BASE RUN... --json",
     "sweep": "GRID.toml --data --data-root --force --jobs --log-json --out --set",
