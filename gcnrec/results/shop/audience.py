@@ -139,7 +139,7 @@ def _written(
     lengths_J = write_lists(out, columns, lists.in_blocks(), SILENT)
     listed_J = lengths_J > 0
     made = AudienceSummary(
-        out=out.path, items=int(listed_J.sum()), rows=int(lengths_J.sum()), short=int((lengths_J < options.k).sum()),
+        out=out.path, items=int(listed_J.sum()), rows=int(lengths_J.sum()), short=int((listed_J & (lengths_J < options.k)).sum()),
         fallback=int((listed_J & lists.popular_J).sum()), untrained=int((listed_J & untrained_J & ~lists.popular_J).sum()),
         unknown_items=of_items.dropped["unknown_item"] + request.unknown_items, unknown_users=request.unknown_users,
         dropped={each.key: each.summary for each in counts},
