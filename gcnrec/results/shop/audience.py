@@ -186,10 +186,10 @@ def _asked(dataset: Dataset, path: Path, request: Request) -> tuple[Named, FileC
 
 
 def _crowd(dataset: Dataset, request: Request, seen: str) -> Crowd:
-    """The users of the request by number, weighed by 1 + their known interactions, without those who have an item."""
+    """The users of the request by number, weighed by 1 + their known interactions; lists leave out users as `--seen` says."""
     order_R = np.argsort(request.numbers_R, kind="stable").astype(np.int32)
     users_R, known = request.numbers_R[order_R], left_out(dataset, seen)
-    counted = left_out(dataset, "train" if seen in ("train", "none") else "all")
+    counted = dataset.known_items(*(() if seen in ("train", "none") else (dataset.valid, dataset.test)))
     activity_U = 1 + np.sum([part.degrees for part in counted], axis=0)
 
     def hidden(rows_B: NDArray[np.int32]) -> Hidden:

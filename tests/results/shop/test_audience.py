@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DivergedError, UsageError
+from gcnrec.graph import csr_from_edges
 from gcnrec.ops.topk import Hidden
 from gcnrec.ranking.audience import Crowd, audiences
 from gcnrec.ranking.scorer import EmbeddingScorer
@@ -122,6 +125,19 @@ def test_users_and_pairs_are_left_out(runs, data, tmp_path):
 def lists_of_all(run, files, folder):
     audience(run, files, AudienceOptions(1000, "train"), Output(folder / "out.parquet", force=True))
     return {item: [user for user, _ in listed] for item, listed in lists_of(folder / "out.parquet").items()}
+
+
+def test_who_rated_an_item_low_is_left_out_and_no_more_active(runs, data, tmp_path):
+    ids, run = data.item_ids.ids.to_pylist(), runs["mf"]
+    (tmp_path / "items.csv").write_text(f"item\n{ids[0]}\n{ids[1]}\n")
+    files, options = AudienceFiles(tmp_path / "items.csv"), AudienceOptions(1000)
+    audience(run, files, options, tmp_path / "plain.parquet")
+    plain = lists_of(tmp_path / "plain.parquet")
+    low = data.user_ids.numbers(pa.array([plain[ids[0]][1][0]]))
+    negatives = csr_from_edges(low, np.zeros(1, np.int32), len(data.user_ids), len(ids))
+    audience(replace(run, dataset=replace(data, negatives=negatives)), files, options, tmp_path / "low.parquet")
+    plain[ids[0]].pop(1)
+    assert lists_of(tmp_path / "low.parquet") == plain
 
 
 def test_new_users_are_an_audience(runs, data, tmp_path):
