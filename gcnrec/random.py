@@ -35,7 +35,7 @@ class Stage(IntEnum):
     OWN_NEGATIVES = 10
 
 
-UNIFORM, WEIGHTED, WALK = 0, 1, 2
+UNIFORM, WEIGHTED, WALK, DATED = 0, 1, 2, 3
 """Kinds of draws of neighbours."""
 
 

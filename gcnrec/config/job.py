@@ -161,6 +161,9 @@ class Sampler(Section):
     neighbours: Literal["uniform", "weighted"] = "uniform"
     """`weighted`: neighbours are drawn in proportion to the weights of interactions, with replacement (30 bytes an edge).
     lightgcn corrects its sums, which are then right on average; graphsage's means are weighted, also in exports."""
+    respect_time: bool | None = None
+    """Whether a training pair sees older interactions alone, in every hop (20 bytes an edge); the export sees all. Default: no.
+    For lightgcn and graphsage with `propagation = "sampled"`, on the CPU."""
     walks: Annotated[int, Field(ge=1, le=1000)] = 50
     """pinsage: random walks from a node; the nodes that they visit most are its neighbours."""
     walk_length: Annotated[int, Field(ge=1, le=100)] = 2
@@ -384,7 +387,7 @@ class Job(Section):
     def trains_on_gpu(self) -> bool:
         """Whether a GPU can train it: steps that touch a batch's rows and no others."""
         by_samples = self.model.name in ("lightgcn", "mf") and self.model.propagation != "full"
-        return by_samples and self.optimizer.rule != "adam_dense"
+        return by_samples and self.optimizer.rule != "adam_dense" and not self.sampler.respect_time
 
     @property
     def is_sparse(self) -> bool:
@@ -484,6 +487,8 @@ def _impossible(job: Job) -> str | None:
             "sampler.neighbours = 'weighted' draws for lightgcn or graphsage with model.propagation = 'sampled', "
             f"got '{job.model.name}' with '{job.model.propagation}'"
         )
+    if job.sampler.respect_time and (problem := _no_past(job)):
+        return problem
     if job.sampler.exclude_positives and job.model.name != "graphsage":
         return f"sampler.exclude_positives is for graphsage's neighbourhoods, got model.name = '{job.model.name}'; leave it out"
     if job.model.popularity != "auto" and (job.model.norm_power, job.model.degree_power) != (1.0, 0.0):
@@ -522,10 +527,29 @@ def _impossible_edges(model: Model, sampler: Sampler) -> str | None:
     return None
 
 
+def _no_past(job: Job) -> str | None:
+    """The reason why a job's pairs cannot see their own past alone, or None."""
+    if job.model.propagation != "sampled" or job.model.name == "pinsage":
+        return (
+            "sampler.respect_time draws for lightgcn or graphsage with model.propagation = 'sampled', "
+            f"got '{job.model.name}' with '{job.model.propagation}'; leave sampler.respect_time out"
+        )
+    if job.sampler.neighbours == "weighted" or job.model.weighted_graph:
+        key = "model.weighted_graph" if job.model.weighted_graph else "sampler.neighbours = 'weighted'"
+        return f"sampler.respect_time draws all neighbours alike, and {key} by weight; leave one of them out"
+    if job.sampler.exclude_positives:
+        return "sampler.respect_time shows no pair its own interaction already; leave sampler.exclude_positives out"
+    return None
+
+
 def _not_yet(job: Job) -> str | None:
     """A setting that this version knows but cannot do: better refused than silently ignored."""
     if job.table.dtype != "float32" and job.table.budget == 1.0 and not job.model.closed_form:
         return f"table.dtype = '{job.table.dtype}' with table.budget = 1.0: dense tables are float32; set a budget below 1"
+    if job.train.device == "cuda" and job.sampler.respect_time:
+        return (
+            "train.device = 'cuda' with sampler.respect_time = true: such jobs train on the CPU alone; set train.device = 'cpu'"
+        )
     if job.train.device == "cuda" and not job.trains_on_gpu:
         return (
             f"train.device = 'cuda' with model.name = '{job.model.name}', model.propagation = '{job.model.propagation}' and "

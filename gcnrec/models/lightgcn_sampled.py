@@ -6,6 +6,7 @@ where hop l draws s of a target's d neighbours uniformly and scales their sum by
 by d times its probability as well. On a graph with weights (`gcnrec.models.weighted_hop`) d is their sum, neighbours are drawn by
 weight and not divided. A drawn hop is A in expectation, and hops draw independently, so embeddings and gradients
 equal the full propagation in expectation, and exactly where every fanout reaches the largest degree, without weights.
+Of nodes at dates (gcnrec.sampling.dated_blocks), d are the degrees before the date, which drawn neighbours then bring with them.
 Letters: V nodes of the batch, R rows read, T targets and S sources of a hop, D width, L layers.
 """
 
@@ -17,11 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.device import place
+from gcnrec.device import Product, place
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.hops import Hop, export_mean
 from gcnrec.models.pooling import product_of
 from gcnrec.ops.propagate import inverse_sqrt
+from gcnrec.ops.weighted_products import WeightedProduct
 from gcnrec.rows import RowGrad
 from gcnrec.sampling.blocks import Block
 from gcnrec.sampling.sampler import Batch
@@ -73,7 +75,8 @@ def _pulled(
 ) -> torch.Tensor:
     """The gradient of the rows read, float32 (R, D)."""
     grad_RD = torch.zeros(num_rows, grad_VD.shape[1], device=grad_VD.device)
-    # Nodes of a batch are all different, and so are sources of a hop: every cell gets one summand at a time, in this order.
+    # Nodes of a batch are all different, and so are sources of a hop: every cell gets one summand at a time, in this order. Those
+    # at dates may repeat; they train on the CPU, where index_add_ sums in the order of the index.
     grad_RD.index_add_(0, own_V, grad_VD + grad_ego_VD)
     grad_TD = grad_VD
     for hop in hops:
@@ -86,13 +89,18 @@ class _DrawnHop:
     """The drawn part of A between a hop's targets and sources, scaled so that its expectation is A."""
 
     def __init__(self, block: Block, degrees_R: NDArray[Any], device: torch.device) -> None:
-        self._product = product_of(block, device)
         self.targets_T, self.sources_S = place(block.targets_T, device), place(block.sources_S, device)
         degrees_T, drawn_T = degrees_R[block.targets_T], block.csr.degrees
+        self._product: Product
+        if block.degrees is None:
+            self._product, scale_S = product_of(block, device), inverse_sqrt(degrees_R[block.sources_S])
+        else:
+            degrees_T, degrees_X = block.degrees
+            self._product = WeightedProduct(block.csr, inverse_sqrt(degrees_X).numpy())
+            scale_S = torch.ones(len(block.sources_S))
         scale_T = np.zeros(len(degrees_T), np.float32)
         # 1/sqrt(d) of the symmetric normalisation, times d/s for the s neighbours that stand for all d.
         np.divide(np.sqrt(degrees_T), drawn_T, out=scale_T, where=drawn_T > 0)
-        scale_S = inverse_sqrt(degrees_R[block.sources_S])
         self._scales = place(scale_T, device), place(scale_S.numpy(), device)
 
     def forward(self, source_SD: torch.Tensor) -> torch.Tensor:

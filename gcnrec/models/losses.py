@@ -89,11 +89,15 @@ def sampled_softmax(
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Candidates `rows_JD` that a batch shares; `bias_J` is added to a candidate's logits, `own_J` where it is the row's own."""
+    """Candidates `rows_JD` that a batch shares; `bias_J` is added to a candidate's logits, `own_J` where it is the row's own.
+
+    `items_J` int64, ascending: candidates of the row's own item are no negatives, even if they differ; None: all items differ.
+    """
 
     rows_JD: torch.Tensor
     bias_J: torch.Tensor
     own_J: torch.Tensor
+    items_J: torch.Tensor | None = None
 
 
 def pool_softmax(
@@ -119,10 +123,22 @@ def pool_softmax(
     return _Swept.apply(users_BD, pool.rows_JD, None if own is None else own.rows_BD, *swept)  # type: ignore[no-any-return]
 
 
-def log_mass_of_others(bias_J: torch.Tensor, target_B: torch.Tensor) -> torch.Tensor:
-    """log of the sum over j != target of exp(bias_j), float32 (B); -inf where the target is the only candidate."""
+def twins(items_J: torch.Tensor, target_B: torch.Tensor) -> torch.Tensor:
+    """Bool (B, J): which candidates are of the target's item and not the target itself."""
+    return (items_J == items_J[target_B][:, None]).scatter_(1, target_B[:, None], False)
+
+
+def log_mass_of_others(bias_J: torch.Tensor, target_B: torch.Tensor, items_J: torch.Tensor | None = None) -> torch.Tensor:
+    """log of the sum over j != target of exp(bias_j), float32 (B); -inf where the target is the only candidate.
+
+    With `items_J`, ascending: over candidates of other items.
+    """
     mass_J = (bias_J.double() - bias_J.max()).exp()
-    others_B = mass_J.sum() - mass_J[target_B]
+    own_J = mass_J
+    if items_J is not None:
+        first_J = torch.searchsorted(items_J, items_J)
+        own_J = torch.zeros_like(mass_J).index_add_(0, first_J, mass_J)[first_J]
+    others_B = mass_J.sum() - own_J[target_B]
     # What float64 leaves of a difference of equal sums is no mass.
     others_B = others_B.masked_fill(others_B < _NO_SHARE * mass_J.sum(), 0.0)
     return (others_B.log() + bias_J.max()).float()
@@ -216,8 +232,10 @@ def _sweep(
         else:
             torch.add(bias, low_part @ low_pool.T, alpha=scale, out=logits)
         logits.scatter_add_(1, goal[:, None], (pool.own_J - bias)[goal][:, None])
+        if pool.items_J is not None:
+            logits.masked_fill_(twins(pool.items_J, goal), -math.inf)
         if own is not None:
-            whole[:, width] = own.at(chunk).logits(part, scale, log_mass_of_others(bias, goal))
+            whole[:, width] = own.at(chunk).logits(part, scale, log_mass_of_others(bias, goal, pool.items_J))
         losses = ops_for(whole.device).softmax_gradient_(whole, goal)
         if row_weights is not None:
             losses *= row_weights[chunk]

@@ -61,7 +61,7 @@ class NodeEncoder:
         new_V = self._treated_as_new(batch)
         keep_R = self._inputs.known_N[torch.from_numpy(batch.rows_R)]
         keep_R[own_V[new_V]] = False
-        final_VD = self._convolved(self._inputs(batch.rows_R, leaf_RD, keep_R), batch.blocks)
+        final_VD = self._convolved(self._inputs(batch.rows_R, leaf_RD, keep_R), batch.blocks, own_V)
         cold_C = torch.nonzero(new_V & self._inputs.has_features(batch.nodes_V)).squeeze(1)
         if len(cold_C):
             final_VD = final_VD.index_copy(0, cold_C, self.cold(batch.nodes_V[cold_C.numpy()]))
@@ -69,7 +69,7 @@ class NodeEncoder:
         def whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> torch.Tensor:
             final_VD.backward(grad_VD)  # type: ignore[no-untyped-call]
             grad_RD = torch.zeros_like(leaf_RD) if leaf_RD.grad is None else leaf_RD.grad
-            grad_RD.index_add_(0, own_V, grad_ego_VD)  # nodes of a batch are all different
+            grad_RD.index_add_(0, own_V, grad_ego_VD)  # nodes at dates may repeat; on the CPU it sums in the order of the index
             return grad_RD
 
         def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
@@ -108,18 +108,21 @@ class NodeEncoder:
                     target[here] = self._head(made) if layer == last_layer else made
                 source = target
 
-    def _convolved(self, first_RD: torch.Tensor, blocks: tuple[Block, ...]) -> torch.Tensor:
-        current_SD = first_RD
+    def _convolved(self, first_RD: torch.Tensor, blocks: tuple[Block, ...], own_V: torch.Tensor) -> torch.Tensor:
+        outermost_S = torch.from_numpy(blocks[-1].sources_S) if blocks else own_V
+        # Sources of the last hop are all rows, each once, unless nodes at several dates share one.
+        current_SD = first_RD if len(outermost_S) == len(first_RD) else first_RD.index_select(0, outermost_S)
         for convolution, block in zip(self._convolutions, reversed(blocks), strict=True):
-            own_T = torch.from_numpy(np.searchsorted(block.sources_S, block.targets_T))
+            own_T = np.searchsorted(block.sources_S, block.targets_T) if block.own_T is None else block.own_T
             edges = self._neighbourhoods.drawn(block)
-            current_SD = convolution(current_SD.index_select(0, own_T), current_SD, edges)
+            current_SD = convolution(current_SD.index_select(0, torch.from_numpy(own_T)), current_SD, edges)
         final_VD: torch.Tensor = self._head(current_SD)
         return final_VD
 
     def _treated_as_new(self, batch: Batch) -> torch.Tensor:
         draws_V = random.uniform(self._dropout.seed, random.Stage.DROPOUT, batch.step, len(batch.nodes_V))
-        return torch.from_numpy(draws_V < self._dropout.share)
+        first_V = np.searchsorted(batch.nodes_V, batch.nodes_V)  # a node at several dates is new at all of them, or at none
+        return torch.from_numpy(draws_V[first_V] < self._dropout.share)
 
     def _ranges(self, num_nodes: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
         """All nodes in ranges that do not cross from users to items."""

@@ -125,10 +125,9 @@ def _softmax_in_batch(
     target_B, pool_JD, log_count_J = _pool(rows_VD, batch)
     own_J = torch.zeros_like(log_count_J)
     if log_share_I is not None:
-        pool_J = np.unique(batch.triples.positives_B).astype(np.int64)
-        own_J = -log_share_I[torch.from_numpy(pool_J)].to(rows_VD.device)
+        own_J = -log_share_I[torch.from_numpy(_pool_items(batch))].to(rows_VD.device)
     users_BD = take(rows_VD, batch.users_B)
-    pool = losses.Pool(pool_JD, log_count_J + own_J, own_J)
+    pool = losses.Pool(pool_JD, log_count_J + own_J, own_J, _items_of_several_dates(batch, rows_VD.device))
     own = _own(weight, rows_VD, batch)
     return losses.pool_softmax(users_BD, pool, target_B, temperature, _weights(batch, rows_VD), dtype, own)
 
@@ -139,6 +138,8 @@ def _bsl_in_batch(
     target_B, pool_JD, log_count_J = _pool(rows_VD, batch)
     users_BD, positives_BD = _pairs(rows_VD, batch)
     bias_BJ = log_count_J.repeat(len(target_B), 1).scatter(1, target_B[:, None], -torch.inf)
+    if (items_J := _items_of_several_dates(batch, rows_VD.device)) is not None:
+        bias_BJ.masked_fill_(losses.twins(items_J, target_B), -torch.inf)
     scores_B, scores_BJ = (users_BD * positives_BD).sum(1), users_BD @ pool_JD.T
     negatives = _with_own(_own(weight, rows_VD, batch), users_BD, scores_BJ, bias_BJ)
     return losses.bsl(scores_B, *negatives, place(batch.users_B, rows_VD.device), temperature, positive_temperature)
@@ -190,7 +191,10 @@ def _weights(batch: Batch, rows_VD: torch.Tensor) -> torch.Tensor | None:
 
 
 def _pool(rows_VD: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The batch's distinct positives: position of each row's own, their rows, log of their counts in the batch."""
+    """The batch's distinct positives: position of each row's own, their rows, log of their counts in the batch.
+
+    An item at two dates is two of them.
+    """
     if batch.disliked_B is None:
         target_B, pool_JD = batch.positives_B - batch.num_users, rows_VD[batch.num_users :]
     else:
@@ -198,6 +202,18 @@ def _pool(rows_VD: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tens
         pool_JD = take(rows_VD, places_J)
     counts_J = np.bincount(target_B, minlength=len(pool_JD)).astype(np.float32)
     return place(target_B, rows_VD.device), pool_JD, place(np.log(counts_J), rows_VD.device)
+
+
+def _pool_items(batch: Batch) -> NDArray[np.int64]:
+    """The item of each candidate of the pool, ascending, int64 (J)."""
+    nodes_J = batch.nodes_V[np.unique(batch.positives_B)]
+    return nodes_J - (batch.nodes_V[batch.positives_B[0]] - batch.triples.positives_B[0])
+
+
+def _items_of_several_dates(batch: Batch, device: torch.device) -> torch.Tensor | None:
+    """The item of each candidate of the pool, where nodes stand at several dates; None where all candidates differ by item."""
+    nodes_V = batch.nodes_V
+    return place(_pool_items(batch), device) if (nodes_V[1:] == nodes_V[:-1]).any() else None
 
 
 def _log_shares(sampler: Sampler, graph: BipartiteGraph) -> torch.Tensor:

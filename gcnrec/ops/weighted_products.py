@@ -10,6 +10,8 @@ Letters: R rows, C columns, E edges, D width, V chosen rows.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numba
 import numpy as np
 import torch
@@ -26,6 +28,22 @@ _ROW_COST = 4
 """The cost of starting and writing a row, in edges; it cuts the rows into equal shares."""
 _LINE = 16
 """Floats of a cache line: threads that add own whole lines of a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedProduct:
+    """The matrix of `csr` with entries `weights_E` as a `gcnrec.device.Product` of the CPU."""
+
+    csr: Csr
+    weights_E: NDArray[np.float32]
+
+    def times(self, source_CD: torch.Tensor, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> torch.Tensor:
+        out_RD = torch.empty(self.csr.rows, source_CD.shape[1])
+        return weighted_product(self.csr, self.weights_E, source_CD, row_scale_R, column_scale_C, out_RD)
+
+    def transposed_times(self, grad_RD: torch.Tensor, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> torch.Tensor:
+        every_R, out_CD = np.arange(self.csr.rows, dtype=np.int32), torch.zeros(self.csr.columns, grad_RD.shape[1])
+        return weighted_scatter_rows(self.csr, self.weights_E, grad_RD, every_R, row_scale_R, column_scale_C, out_CD)
 
 
 def weighted_product(

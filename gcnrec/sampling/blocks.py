@@ -26,12 +26,17 @@ class Block:
     Positions ascend; a neighbour that is drawn again occurs again. `targets_T` and `sources_S`, int64, ascending, are positions
     in the batch's `rows_R`. `weights_X` float32: what each neighbour counts, None where all count alike. Where neighbours are
     drawn by weight it undoes that: sums times degree / drawn then equal sums over all neighbours on average.
+
+    Nodes at dates (`gcnrec.sampling.dated_blocks`) may share a row, whose position then repeats. `degrees`, int64 (T) and (X):
+    the edges of targets, and of drawn neighbours, before their dates. `own_T`, int64: places of targets among sources.
     """
 
     csr: Csr
     targets_T: NDArray[np.int64]
     sources_S: NDArray[np.int64]
     weights_X: NDArray[np.float32] | None = None
+    degrees: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    own_T: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)

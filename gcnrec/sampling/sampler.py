@@ -19,7 +19,8 @@ from gcnrec.ops.alias import AliasTable
 from gcnrec.ops.sample import negatives, own_negatives, popularity_table
 from gcnrec.random import Stage, shuffled
 from gcnrec.rows import Ticket
-from gcnrec.sampling.blocks import Block, BlockSampler, without
+from gcnrec.sampling.blocks import Block, BlockSampler, Sampled, without
+from gcnrec.sampling.dated_blocks import DatedSampler, distinct, keys_of, nodes_of
 
 if TYPE_CHECKING:
     from gcnrec.config import Sampler as SamplerSettings
@@ -46,6 +47,7 @@ class Batch:
     `users_B`, `positives_B`, `negatives_BN` and `disliked_B` (-1 for none) are positions in `nodes_V`; `num_users` of its entries
     are users.
     `ticket` reads the table rows `rows_R`, ascending and unique: `nodes_V`, and what the hops of `blocks` reach from there.
+    A batch whose pairs see their own past alone has a node of `nodes_V` for each date of its pairs: numbers then repeat.
     """
 
     step: int
@@ -72,7 +74,8 @@ class EdgeSampler:
     took (RS2 with replacement, Okanovic et al. 2024, "Repeated Random Sampling for Minimizing the Time-to-Accuracy of
     Learning"). `popularity` draws negatives, None for in-batch negatives; `neighbours` draws the
     blocks of sampled propagation, from which `exclude_positives` takes the batch's own edges. `disliked`: user -> items of which
-    each entry of a batch gets one; None draws none.
+    each entry of a batch gets one; None draws none. A `DatedSampler` shows each pair older edges alone: its user, its item and
+    its negatives are embedded at the pair's own date.
     """
 
     graph: BipartiteGraph
@@ -83,7 +86,7 @@ class EdgeSampler:
     exclude_seen: bool
     seed: int
     fraction: float
-    neighbours: BlockSampler | None = None
+    neighbours: BlockSampler | DatedSampler | None = None
     exclude_positives: bool = False
     disliked: Csr | None = None
 
@@ -112,13 +115,15 @@ class EdgeSampler:
         weights = None if self.weights_E is None else self.weights_E[chosen]
         disliked = None if self.disliked is None else own_negatives(users, self.disliked, self.seed, step)
         triples = Triples(users, csr.indices[chosen], self._negatives(users, step), weights, disliked)
+        if isinstance(self.neighbours, DatedSampler):
+            return _with_past(step, triples, self.graph.num_users, self.neighbours, self.neighbours.dates_E[chosen])
         batch = _located(step, triples, self.graph.num_users)
         if self.neighbours is None:
             return batch
         sampled = self.neighbours.sample(batch.nodes_V, batch.num_users, step)
         if self.exclude_positives:
             sampled = without(sampled, triples.users_B, triples.positives_B, self.graph)
-        return replace(batch, ticket=Ticket(sampled.rows_R), blocks=sampled.blocks)
+        return _with_blocks(batch, sampled)
 
     def _negatives(self, users_B: NDArray[np.int32], step: int) -> NDArray[np.int32]:
         if self.popularity is None:
@@ -129,7 +134,7 @@ class EdgeSampler:
 
 def edge_sampler(
     settings: SamplerSettings, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None, batch_size: int, seed: int,
-    neighbours: BlockSampler | None = None, disliked: Csr | None = None,
+    neighbours: BlockSampler | DatedSampler | None = None, disliked: Csr | None = None,
 ) -> EdgeSampler:  # fmt: skip
     """The sampler that a job asks for: in-batch, uniform or popularity^power negatives; `neighbours` for sampled blocks.
 
@@ -146,16 +151,41 @@ def edge_sampler(
     )  # fmt: skip
 
 
+def _with_blocks(batch: Batch, sampled: Sampled) -> Batch:
+    return replace(batch, ticket=Ticket(sampled.rows_R), blocks=sampled.blocks)
+
+
 def _located(step: int, triples: Triples, num_users: int) -> Batch:
+    nodes_V, where = np.unique(_nodes(triples, num_users), return_inverse=True)
+    return _batch(step, triples, nodes_V, where, num_users)
+
+
+def _with_past(step: int, triples: Triples, num_users: int, past: DatedSampler, dates_B: NDArray[np.int32]) -> Batch:
+    """The batch whose nodes stand at the dates of their pairs, with the blocks of their past."""
+    dates = [dates_B, dates_B, np.repeat(dates_B, triples.negatives_BN.shape[1])]
+    if triples.disliked_B is not None:
+        dates.append(dates_B[triples.disliked_B >= 0])
+    keys_V, where = distinct(keys_of(_nodes(triples, num_users), np.concatenate(dates)))
+    return _with_blocks(_batch(step, triples, nodes_of(keys_V), where, num_users), past.sample(keys_V, step))
+
+
+def _nodes(triples: Triples, num_users: int) -> NDArray[np.int64]:
+    """Users, positives, negatives and what users dislike, in this order, as node numbers."""
+    items = [triples.positives_B, triples.negatives_BN.reshape(-1)]
+    if triples.disliked_B is not None:
+        items.append(triples.disliked_B[triples.disliked_B >= 0])
+    nodes = np.concatenate([triples.users_B, *items]).astype(np.int64)
+    nodes[len(triples.users_B) :] += num_users
+    return nodes
+
+
+def _batch(step: int, triples: Triples, nodes_V: NDArray[np.int64], where: NDArray[np.int64], num_users: int) -> Batch:
+    """The batch of `nodes_V`, among which `where` has the places of `_nodes`."""
     size, drawn = len(triples.users_B), triples.negatives_BN.size
-    own_B = np.full(size, -1, np.int32) if triples.disliked_B is None else triples.disliked_B
-    has_B = own_B >= 0
-    nodes = np.concatenate([triples.users_B, triples.positives_B, triples.negatives_BN.reshape(-1), own_B[has_B]])
-    nodes = nodes.astype(np.int64)
-    nodes[size:] += num_users
-    nodes_V, where = np.unique(nodes, return_inverse=True)
-    places_B = np.full(size, -1, np.int64)
-    places_B[has_B] = where[2 * size + drawn :]
+    disliked_B = None
+    if triples.disliked_B is not None:
+        disliked_B = np.full(size, -1, np.int64)
+        disliked_B[triples.disliked_B >= 0] = where[2 * size + drawn :]
     return Batch(
         step,
         triples,
@@ -166,5 +196,5 @@ def _located(step: int, triples: Triples, num_users: int) -> Batch:
         where[2 * size : 2 * size + drawn].reshape(triples.negatives_BN.shape),
         Ticket(nodes_V),
         (),
-        None if triples.disliked_B is None else places_B,
+        disliked_B,
     )

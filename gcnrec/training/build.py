@@ -34,11 +34,13 @@ from gcnrec.models.weighted_hop import WeightedHop
 from gcnrec.models.whole_graph.behaviour_weights import BehaviourWeights
 from gcnrec.models.whole_graph.cascade import Cascade
 from gcnrec.models.whole_graph.ngcf import Ngcf
+from gcnrec.ops.dated import dated, edge_times, pair_times
 from gcnrec.ops.directions import Direction, uniform, weighted, weighted_sums
 from gcnrec.ops.weighted import EdgeWeights, union_weights
 from gcnrec.ranking.popularity import require_times
 from gcnrec.ranking.seen import seen_rule
 from gcnrec.sampling.blocks import BlockSampler, NeighbourSampler
+from gcnrec.sampling.dated_blocks import DatedSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sampling.walk_blocks import WalkSampler
 from gcnrec.sparsity.first_support import fill, magnitude_keys, random_keys
@@ -100,6 +102,8 @@ def planned(job: Job, dataset: Dataset) -> Plan | None:
     setting = _weighs(job)
     if setting is not None:
         _require_weights(setting, dataset.weights_E is not None)
+    if job.sampler.respect_time:
+        _require_times_of_edges(dataset, refits=bool(job.train.refit))
     if job.loss.negative_weight:
         _require_negatives(job.loss.negative_weight, dataset.negatives is not None, plan.placement.on_gpu)
     plan.placement.require()
@@ -152,7 +156,7 @@ def build_step(job: Job, plan: Plan, data: TrainData, table: StepTable, scratch:
     """The step that a job describes, on `data`, updating `table`; `scratch` gives exports the memory of whole node matrices."""
     graph, weights_E = data.graph, data.weights_E
     edges = _edge_weights(job, graph, weights_E)
-    neighbours = _neighbours(job, graph.union, edges)
+    neighbours = _past(job, graph) if job.sampler.respect_time else _neighbours(job, graph.union, edges)
     if job.model.name in INDUCTIVE:
         encoder: Encoder = inductive_encoder(job, graph.union, table.width, data.features, scratch, edges)
     else:
@@ -261,6 +265,19 @@ def _require_weights(setting: str, has_weights: bool) -> None:
         )
 
 
+def _require_times_of_edges(dataset: Dataset, refits: bool) -> None:
+    """UsageError where an edge that training reads has no time."""
+    lacks = "this dataset has none"
+    if dataset.times_E is not None:
+        names = [other.name for other in dataset.graph.others if other.times_E is None]
+        without_valid = refits and len(dataset.valid) and dataset.valid.times_E is None
+        lacks = f"behaviour {names[0]!r} has none" if names else "validation pairs have none" if without_valid else ""
+    if lacks:
+        raise UsageError(
+            f"sampler.respect_time needs times of interactions, {lacks}; ingest with --time, or leave sampler.respect_time out"
+        )
+
+
 def _require_negatives(weight: float, has_negatives: bool, on_gpu: bool) -> None:
     if not has_negatives:
         raise UsageError(
@@ -294,6 +311,12 @@ def _neighbours(job: Job, graph: BipartiteGraph, weights: EdgeWeights | None) ->
     else:
         directions = weighted_sums(graph, weights) if job.model.weighted_graph else weighted(graph, weights)
     return NeighbourSampler(graph, _fanouts(job), job.train.seed, job.model.name == "graphsage", directions)
+
+
+def _past(job: Job, graph: BipartiteGraph) -> DatedSampler:
+    """What draws the neighbours of each pair of `graph` from before it; `planned` has refused graphs without times."""
+    past = dated(graph.union, edge_times(graph))
+    return DatedSampler(past, past.dates(pair_times(graph)), _fanouts(job), job.train.seed, job.model.name == "graphsage")
 
 
 def _walks(job: Job, graph: BipartiteGraph) -> WalkSampler:

@@ -50,6 +50,7 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     union_edges = dataset.graph.union.num_edges
     graph_bytes = 8 * (nodes + 2) + 8 * dataset.graph.num_edges + _edge_value_bytes(job) * union_edges
     graph_bytes += 16 * union_edges if dataset.graph.others else 0  # the union lies in RAM, in both directions
+    graph_bytes += 4 * dataset.graph.num_edges if job.sampler.respect_time else 0  # the dates of the pairs
     graph = dataset.graph
     sizes = {"users": graph.num_users, "items": graph.num_items, "train_edges": graph.num_edges, "by_data": by_data}
     with use_threads(job.train.threads), out_of_memory_as_a_sentence():
@@ -62,7 +63,9 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
 
 
 def _edge_value_bytes(job: Job) -> int:
-    """What an edge takes for its weight in both directions, and for the tables that neighbours are drawn by."""
+    """What an edge takes for its weight or the order of time in both directions, and for tables that neighbours are drawn by."""
+    if job.sampler.respect_time:
+        return 16
     if job.sampler.neighbours == "weighted":
         return 30
     return (32 if job.model.propagation == "sampled" else 8) if job.model.weighted_graph else 0
