@@ -75,7 +75,7 @@ def _pulled(
 ) -> torch.Tensor:
     """The gradient of the rows read, float32 (R, D)."""
     grad_RD = torch.zeros(num_rows, grad_VD.shape[1], device=grad_VD.device)
-    # Nodes of a batch are all different, and so are sources of a hop: every cell gets one summand at a time, in this order. Those
+    # Nodes of a batch are all different, and so are sources of a hop: every cell gets one summand at a time, in this order. Nodes
     # at dates may repeat; they train on the CPU, where index_add_ sums in the order of the index.
     grad_RD.index_add_(0, own_V, grad_VD + grad_ego_VD)
     grad_TD = grad_VD

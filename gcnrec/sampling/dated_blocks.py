@@ -124,7 +124,7 @@ class DatedSampler:
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """Drawn neighbours: target t has those from `indptr_T1[t]` on, ascending; those of users, which are items, come first."""
+    """Drawn neighbours: target t's begin at `indptr_T1[t]` and ascend; the items that users drew come before users."""
 
     indptr_T1: NDArray[np.int64]
     items_X: NDArray[np.int32]
