@@ -208,7 +208,7 @@ class Loss(Section):
     """Half squared norm of the batch's table rows, per positive (LightGCN's rule: layer 0 only)."""
     negative_weight: Amount | None = None
     """softmax, bsl, bpr: weight of an item that the user rated low among a positive's negatives, against all others together; 0
-    draws none. Default: 1 where the data has negative pairs."""
+    draws none. Default: 0.03 where the data has negative pairs."""
     uniformity: Amount = 1.0
     """directau: weight of the uniformity term."""
 
