@@ -26,8 +26,8 @@ from gcnrec.training.defaults import Default, defaults
 WITHOUT_EFFECT = ("table.placement", "table.cache_bytes", "train.transfer_blocks", "train.loss_limit", "evaluate.memory_limit")
 """Keys that change no number of a run, as all of `[run]`: a run may go on with other values than it began with."""
 NEGATIVE_WEIGHT = 0.03
-"""Of a user's own negative, against all other negatives of a positive together: the most that costs no recall on splits by time
-(jobs/records/2026-11-30-negatives-cpu2.json)."""
+"""Of a user's own negative, against all other negatives of a positive together: of the weights tried, the largest without a
+measured loss of recall (jobs/records/2026-11-30-negatives-cpu2.json)."""
 BY_TIME = ("temporal", "leave_last")
 """Splits whose validation pairs are newer than train's, and older than test's."""
 
