@@ -1,4 +1,4 @@
-"""Results as lines of text; `gcnrec.cli` prints them."""
+"""Results as lines of text; `gcnrec.commands` prints them."""
 
 from __future__ import annotations
 

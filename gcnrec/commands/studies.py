@@ -1,0 +1,116 @@
+"""Commands over several runs: backtest, compare, sweep."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gcnrec.commands.observed import LogJson, observing
+from gcnrec.console import output
+from gcnrec.console.arguments import AsJson, DataFolder, DataRoot, IngestAgain, JobFile, Overrides, count, place_to_write
+from gcnrec.errors import UsageError
+from gcnrec.system.signals import working
+
+
+def backtest(
+    job: JobFile,
+    cuts: Annotated[int, typer.Option(metavar="N", parser=count, help="Test windows.")] = 4,
+    every: Annotated[str, typer.Option(metavar="SPAN", help="Length of a window: 7d, 12h, 2w.")] = "7d",
+    data_root: DataRoot = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", parser=place_to_write, help="The folder to write; default runs/<job>-backtest.")
+    ] = None,
+    set_: Overrides = None,
+    as_json: AsJson = False,
+    log_json: LogJson = False,
+) -> None:
+    """Train and evaluate a job at several moments in time; the same command continues."""
+    from gcnrec.config import Job
+    from gcnrec.loaders.on_demand import DataRequest
+    from gcnrec.pipeline import backtest_job
+    from gcnrec.reports.text import backtest_lines
+    from gcnrec.results.backtest import Windows, seconds_of
+
+    settings, windows = Job.load(job, set_), Windows(cuts, seconds_of(every))
+    folder = out or Path("runs") / f"{job.stem}-backtest"
+    with observing(as_json, log_json, settings.evaluate.metric) as observer:
+        found = backtest_job(settings, DataRequest(settings.data, job, None, data_root), windows, folder, observer)
+    output.show(asdict(found) if as_json else [*backtest_lines(found), str(folder)])
+
+
+def compare(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="The run to compare with.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or files of 'evaluate --lists'.")],
+    as_json: AsJson = False,
+) -> None:
+    """Differences per metric with paired bootstrap intervals and Holm's p-values; same data and users or refused."""
+    from gcnrec.reports.text import comparison_lines
+    from gcnrec.results.compare import compare as contrast
+    from gcnrec.results.given.lists import open_judged
+    from gcnrec.runs.folder import open_run
+
+    with observing(as_json) as observer:
+        if base.is_file():
+            raise UsageError(f"the first argument must be a run, {base} is a file; name the run that the lists were judged by")
+        others = [open_judged(run) if run.is_file() or run.suffix == ".parquet" else open_run(run, observer) for run in runs]
+        comparison = contrast(open_run(base, observer), others)
+    output.show(asdict(comparison) if as_json else comparison_lines(comparison))
+
+
+def sweep(
+    grid: Annotated[Path, typer.Argument(metavar="GRID.toml", help="The grid file.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", parser=place_to_write, help="Where the runs and their summary go; again to continue.")
+    ],
+    data: DataFolder = None,
+    data_root: DataRoot = None,
+    set_: Overrides = None,
+    jobs: Annotated[int, typer.Option(metavar="N", parser=count, help="Runs at a time, each on its share of the cores.")] = 1,
+    force: IngestAgain = False,
+    log_json: LogJson = False,
+) -> None:
+    """Train every combination of a grid; write DIR/sweep.parquet, curves.parquet and sweep.html, skip what is finished.
+
+    A grid file is a job file, or names one, with lists and bundles of settings:
+
+    \b
+      job = "gowalla.toml"                  # next to this file; sections below change its keys
+      compare = "dynamic"                   # the variant to compare with, or its first; default the first of all
+      [train]
+      refit = false
+      [grid]                                # every combination of these ...
+      table.budget = [0.5, 0.25]
+      train.seed = [0, 1, 2]
+      [variants.dynamic]                    # ... once per variant
+      sparsity.policy = "dynamic"
+      [variants.thin]
+      table.budget = 1.0
+      "table.budget=0.5".model.width = 32   # only where the grid's table.budget is 0.5
+      "table.budget=0.25".model.width = 16
+
+    A run that fails does not stop the others; the exit code is then the highest of theirs.
+    """
+    from gcnrec.config.grid import load_grid
+    from gcnrec.loaders.on_demand import DataRequest
+    from gcnrec.pipeline import begun_or_ingested
+    from gcnrec.reports.progress import runs_reported
+    from gcnrec.sweep import sweep as train_all
+
+    plan = load_grid(grid, set_)
+    with observing(False, log_json) as observer:
+        request = DataRequest(plan.runs[0].job.data, plan.job_path, data, data_root, force)
+        dataset = begun_or_ingested(request, [out / "runs" / run.name for run in plan.runs], observer)
+    with working(), runs_reported(len(plan.runs), log_json) as report:
+        ended = train_all(plan, dataset.folder, out, report=report, jobs=jobs)
+    failed = [one for one in ended if one.code]
+    output.show([f"{len(ended) - len(failed)} of {len(ended)} runs finished", f"{out}  (open {out / 'sweep.html'})"])
+    if failed:
+        what = f"{len(failed)} of {len(ended)} runs failed"
+        output.end_with_failed(max(one.code for one in failed), what, out / "logs", log_json)
+
+
+COMMANDS = (backtest, compare, sweep)
+"""In the order of the help."""
