@@ -517,6 +517,8 @@ def _impossible_edges(model: Model, sampler: Sampler) -> str | None:
             f"model.behaviours = '{model.behaviours}' is for lightgcn with model.propagation = 'full', got "
             f"'{model.name}' with '{model.propagation}'; set model.behaviours = 'merge'"
         )
+    if model.behaviours in ("weighted", "cascade") and not model.layers:
+        return f"model.behaviours = '{model.behaviours}' needs hops of propagation; set model.layers to 1 or more"
     if model.weighted_graph and (model.name != "lightgcn" or model.behaviours in ("weighted", "cascade")):
         return (
             "model.weighted_graph is for model.name = 'lightgcn' with model.behaviours = 'merge' or 'none', got "

@@ -30,6 +30,11 @@ def seen_rule(given: SeenRule | None, dataset: Dataset) -> SeenRule:
     return "all" if given == "target" and not dataset.others else given
 
 
+def may_repeat(given: SeenRule | None, dataset: Dataset) -> bool:
+    """Whether held-out pairs may be repeats that lists can hold: ingestion kept them, and nothing is left out."""
+    return dataset.keeps_repeats and seen_rule(given, dataset) == "none"
+
+
 def seen_items(rule: SeenRule, dataset: Dataset, split: Literal["valid", "test"]) -> Seen:
     """User -> items left out of the lists of `split` by `rule`."""
     if rule == "none":

@@ -32,8 +32,10 @@ _EVERYTHING = "all"
 """The folder of the dataset of all rows."""
 _LEAST, _MOST = (int(datetime(year, 1, 2, tzinfo=UTC).timestamp()) for year in (1, 9999))
 _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
-_OWN = ("test", "valid", "test_from", "test_until", "split", "folder", "digest")
+_OWN = ("test", "valid", "test_from", "test_until", "test_size", "split", "folder", "digest")
 """Keys of `[data]` that a backtest decides itself."""
+_FEW_USERS = 30
+"""Fewer users than these have a mean that is mostly chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +101,9 @@ def backtest(request: DataRequest, windows: Windows, out: Path, judge: Judge, me
         data = _data(given, place / "data", test_from=_iso(first), test_until=_iso(first + every))
         window = f"window {number} of {windows.count}, test from {data.test_from} to {data.test_until}"
         observer.note(window)
-        try:
-            metrics = judge(data, place / "run")
-        except DataError as problem:
-            raise DataError(f"{window}: {problem}; a backtest has other windows with other --cuts or --every") from None
+        metrics = _judged(judge, data, place / "run", window)
+        if metrics["users"] < _FEW_USERS:
+            observer.warn(f"{window}: a mean over so few users ({metrics['users']}) says little; choose a longer --every")
         low, high = metrics.get("intervals", {}).get(metric, (None, None))
         cut = Cut(str(data.test_from), str(data.test_until), metrics["train"], metrics["users"], metrics[metric], low, high)
         made.append(cut)
@@ -110,6 +111,19 @@ def backtest(request: DataRequest, windows: Windows, out: Path, judge: Judge, me
     with atomic_file(out / "backtest.json") as path:
         path.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
     return found
+
+
+def _judged(judge: Judge, data: Data, run: Path, window: str) -> dict[str, Any]:
+    """What `judge` gives; its refusals name the window, with the remedy of a backtest."""
+    begun = run.exists()
+    try:
+        return judge(data, run)
+    except DataError as problem:
+        raise DataError(f"{window}: {problem}; a backtest has other windows with other --cuts or --every") from None
+    except UsageError as problem:
+        if not begun:
+            raise
+        raise UsageError(f"{window}: {str(problem).rpartition('; ')[0] or problem}; choose another --out") from None
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -25,7 +25,7 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.random import Stage, generator
 from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, evaluate
-from gcnrec.ranking.seen import seen_in_validation, seen_rule, validation_pairs
+from gcnrec.ranking.seen import may_repeat, seen_in_validation, seen_rule, validation_pairs
 from gcnrec.ranking.top_k import top_k_all
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import Line, ValidBaseline, append_event, warn_once
@@ -71,8 +71,7 @@ def baseline_names(rivals: Rivals, dataset: Dataset) -> tuple[str, ...]:
         return rivals.evaluate.baselines
     names = tuple(name for name in AUTO if name != "ease" or dataset.graph.num_items < ease.MAX_ITEMS)
     names = (*closed_form.OF_BEHAVIOURS, *names) if dataset.graph.others else names
-    repeats = dataset.keeps_repeats and seen_rule(rivals.evaluate.seen, dataset) == "none"
-    return (closed_form.OF_REPEATS, *names) if repeats else names
+    return (closed_form.OF_REPEATS, *names) if may_repeat(rivals.evaluate.seen, dataset) else names
 
 
 def compares(rivals: Rivals, dataset: Dataset, folder: Path) -> bool:

@@ -76,7 +76,8 @@ def planned(job: Job, dataset: Dataset) -> Plan | None:
     """The plan of a job's table, None of a closed form, after all that `gcnrec check` and `gcnrec train` refuse at once.
 
     Raises UsageError for settings that the data does not allow, DataError for data without what the job reads, DeviceError for
-    a GPU that is absent and for a table that memory cannot hold. Costs no pass over the data.
+    a GPU that is absent and for a table that memory cannot hold. Costs no pass over the data, or one over the weights of edges
+    where edges count by them.
     """
     has_features = dataset.item_features is not None
     if job.evaluate.baselines != "auto" and "contentknn" in job.evaluate.baselines and not has_features:
@@ -101,7 +102,7 @@ def planned(job: Job, dataset: Dataset) -> Plan | None:
         )
     setting = _weighs(job)
     if setting is not None:
-        _require_weights(setting, dataset.weights_E is not None)
+        _require_weights(setting, dataset)
     if job.sampler.respect_time:
         _require_times_of_edges(dataset, refits=bool(job.train.refit))
     if job.loss.negative_weight:
@@ -241,8 +242,8 @@ def _edge_weights(job: Job, graph: BipartiteGraph, weights_E: NDArray[np.float32
     setting = _weighs(job)
     if setting is None:
         return None
-    _require_weights(setting, weights_E is not None)
-    assert weights_E is not None
+    if weights_E is None:
+        raise _without_weights(setting)
     return union_weights(graph, weights_E)
 
 
@@ -258,11 +259,23 @@ def _require_features(inputs: str | None, has_features: bool) -> None:
         raise UsageError("model.inputs = 'features' needs features; ingest with --item-features or --user-features")
 
 
-def _require_weights(setting: str, has_weights: bool) -> None:
-    if not has_weights:
-        raise UsageError(
-            f"{setting} needs weights of interactions, and this dataset has none; ingest with --weight, or leave the key out"
-        )
+def _without_weights(setting: str) -> UsageError:
+    return UsageError(
+        f"{setting} needs weights of interactions, and this dataset has none; ingest with --weight, or leave the key out"
+    )
+
+
+def _require_weights(setting: str, dataset: Dataset) -> None:
+    """UsageError for data without weights, DataError where an edge has a weight by which it cannot count."""
+    if dataset.weights_E is None:
+        raise _without_weights(setting)
+    for weights_E in (dataset.weights_E, *(other.weights_E for other in dataset.graph.others if other.weights_E is not None)):
+        bad = int(np.count_nonzero(~((weights_E > 0) & np.isfinite(weights_E))))
+        if bad:
+            raise DataError(
+                f"{setting} needs weights that are finite and above 0, and {bad:,} of {len(weights_E):,} edges of "
+                f"{dataset.folder} have others; ingest with other weights or without these rows (--where), or leave the key out"
+            )
 
 
 def _require_times_of_edges(dataset: Dataset, refits: bool) -> None:

@@ -58,7 +58,7 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
             return {**sizes, "table_bytes": 0, "graph_bytes": graph_bytes, "pinned_bytes": 0, "gpu_bytes": 0}
         planned_start(job, plan, dataset)
         timed = _timed(job, plan, dataset, graph_bytes)
-    mixture_bytes = choice_bytes(job.mixture, job.evaluate.metric, dataset)
+    mixture_bytes = choice_bytes(job.mixture, job.evaluate, dataset)
     return {**sizes, **timed, **({"mixture_bytes": mixture_bytes} if job.mixture.partners else {})}
 
 

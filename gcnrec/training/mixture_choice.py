@@ -26,7 +26,7 @@ from gcnrec.ranking.evaluate import held_out_of
 from gcnrec.ranking.export_rules import Exported
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
-from gcnrec.ranking.seen import seen_in_validation, seen_rule, validation_pairs
+from gcnrec.ranking.seen import may_repeat, seen_in_validation, seen_rule, validation_pairs
 from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event, read_lines
 from gcnrec.runs.manifest import check, record
@@ -38,7 +38,8 @@ from gcnrec.training.baselines import fit_seconds
 from gcnrec.training.work import Work
 
 AUTO = ("linkprop", "gfcf", "itemknn", "ease")
-"""What `mixture.with = "auto"` chooses from; of data with several behaviours also from `closed_form.OF_BEHAVIOURS`."""
+"""What `mixture.with = "auto"` chooses from; of data with several behaviours also from `closed_form.OF_BEHAVIOURS`, and where
+lists may hold repeats from `closed_form.OF_REPEATS`."""
 PLATEAU = {"response": "plateau", "factors": 512, "filter_weight": 0.2}
 LEAST_SECONDS = 600.0
 """A partner that `auto` tries may take so long, or as long as the training."""
@@ -73,14 +74,13 @@ def refuse_impossible_mixture(settings: config.Mixture, exponents: object, datas
         )
 
 
-def choice_bytes(settings: config.Mixture, metric: str, dataset: Dataset) -> int:
-    """The most bytes that the choice of a mixture by `metric` holds, without its parts."""
-    graph = dataset.graph
+def choice_bytes(settings: config.Mixture, by: config.Evaluate, dataset: Dataset) -> int:
+    """The most bytes that the choice of a mixture by the metric of `by` holds, without its parts."""
     if settings.weights != "auto":
         return 0
-    names = _auto_names(graph) if settings.partners == "auto" else settings.partners
-    users, k = len(np.unique(dataset.valid.users_E)), split_name(metric)[1]
-    return mixing.judge_bytes(1 + len(names), users, graph.num_items, k)
+    names = _auto_names(by, dataset) if settings.partners == "auto" else settings.partners
+    users, k = len(np.unique(dataset.valid.users_E)), split_name(by.metric)[1]
+    return mixing.judge_bytes(1 + len(names), users, dataset.graph.num_items, k)
 
 
 def scorer_of_fit(work: Work, trained: Exported) -> Scorer:
@@ -94,6 +94,8 @@ def scorer_of_fit(work: Work, trained: Exported) -> Scorer:
     if not path.is_file():
         mixture = _chosen(work, trained)
         _note_once(work, _sentence(mixture))
+        if not mixture.weight:
+            _note_once(work, "the trained model orders ties of the mixture alone; mixture.with=[] ranks by it")
         with atomic_file(path) as part:
             part.write_text(json_text(mixture.saved()), encoding="utf-8")
             record(work.folder, {path: part})
@@ -150,8 +152,8 @@ def _judge(work: Work, parts: Sequence[Part], held: Csr) -> mixing.Judge:
 
 def _candidates(work: Work, held: Csr) -> dict[str, Shares]:
     """Partners by name, fitted on train and mapped; of `auto` the ones that fit into memory."""
-    graph, named = work.dataset.graph, work.job.mixture.partners
-    names = _auto_names(graph) if named == "auto" else named
+    named = work.job.mixture.partners
+    names = _auto_names(work.job.evaluate, work.dataset) if named == "auto" else named
     partners = {}
     for name in names:
         if named == "auto" and (why := _too_dear(name, work, held)):
@@ -185,9 +187,11 @@ def _fitted(work: Work, name: str) -> Scorer:
     return closed_form.load_partner(name, work.dataset.graph, path)
 
 
-def _auto_names(graph: BipartiteGraph) -> tuple[str, ...]:
-    names = tuple(name for name in AUTO if name != "ease" or graph.num_items < ease.MAX_ITEMS)
-    return (*closed_form.OF_BEHAVIOURS, *names) if graph.others else names
+def _auto_names(by: config.Evaluate, dataset: Dataset) -> tuple[str, ...]:
+    """What `auto` tries on this data, judged as `by` says."""
+    names = tuple(name for name in AUTO if name != "ease" or dataset.graph.num_items < ease.MAX_ITEMS)
+    names = (*closed_form.OF_BEHAVIOURS, *names) if dataset.graph.others else names
+    return (closed_form.OF_REPEATS, *names) if may_repeat(by.seen, dataset) else names
 
 
 def _fit(work: Work, name: str, graph: BipartiteGraph, path: Path) -> None:
@@ -256,4 +260,5 @@ def _sentence(mixture: Mixture) -> str:
     if "value" not in chosen:
         return f"mixture: {mixture.name}, as the job gives it"
     alone = ", ".join(f"{name} {value:.4f}" for name, value in chosen["alone"].items())
-    return f"mixture: {mixture.name}, {chosen['metric']} {chosen['value']:.4f} on validation (alone: {alone})"
+    found = f"mixture: {mixture.name}, {chosen['metric']} {chosen['value']:.4f} on validation"
+    return f"{found} (each alone, with ties by the trained model: {alone})"

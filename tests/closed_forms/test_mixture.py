@@ -28,6 +28,7 @@ from gcnrec.results.evaluate import evaluate_run
 from gcnrec.results.export import export
 from gcnrec.results.memory_bounds import users_per_chunk
 from gcnrec.results.recommend import recommend
+from gcnrec.runs.events import read_lines
 from gcnrec.runs.folder import open_run
 from gcnrec.testing import World, write_dataset
 from gcnrec.training import mixture_choice
@@ -177,6 +178,8 @@ def test_auto_keeps_what_improves_validation_and_may_end_as_a_closed_form(datase
     run = train(settings, dataset, tmp_path / "run")
     assert run.mixture.weight == 0.0 and run.mixture.partners
     assert run.mixture.chosen["value"] >= max(run.mixture.chosen["alone"].values())
+    noted = [event["text"] for event in read_lines(run.folder) if event["event"] == "note"]
+    assert "the trained model orders ties of the mixture alone; mixture.with=[] ranks by it" in noted
     assert evaluate_run(run, "valid", ks=[5])["recall@5"] == pytest.approx(run.mixture.chosen["value"], abs=1e-12)
     assert {path.stem for path in (run.folder / "mixture").iterdir()} == set(run.mixture.partners)
 

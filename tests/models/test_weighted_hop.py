@@ -25,6 +25,7 @@ from gcnrec.training.build import planned
 from gcnrec.training.train import train
 
 USERS, ITEMS, WIDTH = 17, 11, 20
+WEIGHTED_NEIGHBOURS = {"model": {"propagation": "sampled"}, "sampler": {"neighbours": "weighted"}}
 
 
 def weighted_graph():
@@ -149,6 +150,17 @@ def test_a_step_of_a_sparse_table_equals_that_of_a_dense_one_with_its_values():
     assert sparse(batch, 0.1) == pytest.approx(dense(batch, 0.1), abs=1e-6)
     expected_ND = torch.where(stored_ND, dense.table.columns(0, 8), 0.0)
     assert torch.allclose(sparse.table.drained().columns(0, 8), expected_ND, atol=1e-6)
+
+
+@pytest.mark.parametrize("keys", [{"model": {"weighted_graph": True}}, WEIGHTED_NEIGHBOURS])
+def test_weights_by_which_nothing_can_count_are_refused_before_there_is_a_run(tmp_path, keys):
+    world = checkerboard()
+    weights_E = np.ones(world.graph.num_edges, np.float32)
+    weights_E[:3] = 0
+    dataset = write_dataset(world, tmp_path / "data", weights_E)
+    with pytest.raises(DataError, match=f"above 0, and 3 of {len(weights_E)} edges of .*data have others; ingest with other"):
+        train(Job.parse(keys, [], "test"), dataset, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_is_refused(tmp_path):

@@ -106,3 +106,13 @@ def test_repeat_is_a_baseline_of_its_own_where_lists_may_hold_repeats(dataset):
         return baseline_names(Rivals(settings.model, settings.evaluate, 0), dataset)
 
     assert names()[0] == "repeat" and "repeat" not in names(seen="target")
+
+
+def test_auto_mixes_repeat_where_lists_may_hold_repeats(dataset, tmp_path):
+    sections = {"model": {"width": 8}, "train": {"epochs": 1, "threads": 1, "refit": False}, "mixture": {"with": "auto"}}
+    tried = {}
+    for seen in ("none", "target"):
+        given = {"k": [K], "bootstrap": 0, "baselines": [], "seen": seen}
+        run = train(Job.parse({**sections, "evaluate": given}, [], "test"), dataset, tmp_path / seen)
+        tried[seen] = set(run.mixture.chosen["alone"])
+    assert tried["none"] - tried["target"] == {"repeat"}

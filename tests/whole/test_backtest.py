@@ -114,6 +114,7 @@ def refused(data, folder):
     [
         ({"split": "random"}, "a backtest splits by time at moments of its own, job.toml sets data.split; leave it out"),
         ({"time": "time", "test_from": 5}, "job.toml sets data.test_from; leave it out"),
+        ({"time": "time", "test_size": 0.2}, "job.toml sets data.test_size; leave it out"),
         ({}, "split = 'temporal' needs time, the column that orders interactions"),
     ],
 )
@@ -157,6 +158,17 @@ def test_data_that_changed_since_needs_another_folder(events, workplace, gcnrec)
     pq.write_table(pa.table({"user": users, "item": items, "time": times}), workplace / "events.parquet")
     code, _, err = gcnrec("backtest", "job.toml", "--cuts", "1", "--every", "2d", "--out", "b")
     assert code == 3 and "b was begun with other data (" in err and err.rstrip().endswith("choose another --out")
+
+
+def test_another_job_needs_another_folder_and_few_users_are_named(events, workplace, gcnrec):
+    flags = ["backtest", "job.toml", "--cuts", "1", "--every", "3h", "--out", "b", "--set", "data.repeats='keep'"]
+    code, _, err = gcnrec(*flags)
+    users, _, times = events
+    tested = len(set(users[times >= BEGIN + DAYS * DAY - 3 * 3600].tolist()))
+    assert code == 0 and 0 < tested < 30
+    assert f"a mean over so few users ({tested}) says little; choose a longer --every" in err
+    code, _, err = gcnrec(*flags, "--set", "model.layers=2")
+    assert code == 2 and "window 1 of 1" in err and err.rstrip().endswith("; choose another --out")
 
 
 def test_a_window_that_ends_before_it_begins_is_refused(events, workplace, gcnrec):

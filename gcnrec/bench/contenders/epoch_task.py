@@ -190,7 +190,9 @@ def step_of(task: Task, table: StepTable, objective: Objective | None = None) ->
 
 def softmax(graph: BipartiteGraph) -> Objective:
     """In-batch softmax of cosines, the loss of every variant."""
-    loss = SimpleNamespace(name="softmax", score="cosine", temperature=TEMPERATURE, logq=0.0, precision="float32", l2=L2)
+    loss = SimpleNamespace(
+        name="softmax", score="cosine", temperature=TEMPERATURE, logq=0.0, precision="float32", l2=L2, negative_weight=None
+    )
     sampler = SimpleNamespace(negatives="in_batch")
     return objective_of(cast(Any, loss), cast(Any, sampler), graph, weighted=False)
 

@@ -129,6 +129,11 @@ def test_one_behaviour_is_refused(tmp_path):
         planned(job, dataset)
 
 
+def test_no_layer_is_refused():
+    with pytest.raises(UsageError, match=r"'weighted' needs hops of propagation; set model\.layers to 1 or more"):
+        Job.parse({"model": {"behaviours": "weighted", "layers": 0}}, [], "test")
+
+
 @pytest.mark.parametrize("model", [{"name": "ngcf"}, {"propagation": "sampled"}, {"name": "graphsage"}, {"name": "gfcf"}])
 def test_other_models_are_refused(model):
     with pytest.raises(UsageError, match="is for lightgcn with model\\.propagation = 'full'"):
