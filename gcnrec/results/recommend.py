@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.errors import UsageError
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import Hidden, ItemLists, TopK, empty_lists
@@ -23,7 +22,7 @@ from gcnrec.ranking.top_k import in_chunks, rank_chunk, whole_ranking
 from gcnrec.results.evaluate import rule_of, trained_degrees
 from gcnrec.results.fold_in import Widened, reads_features, with_new_nodes
 from gcnrec.results.given.dropped import FileCounts, seen_and_excluded
-from gcnrec.results.given.request import SEEN, Request, RequestFiles, left_out, read_request
+from gcnrec.results.given.request import Request, RequestFiles, check_wishes, left_out, read_request
 from gcnrec.results.lists import Columns, write_lists
 from gcnrec.results.memory_bounds import most_items, recommendation_bytes, users_per_chunk
 from gcnrec.results.outputs import Output
@@ -116,12 +115,7 @@ class _Options:
         return pool(self.k, num_items) if self.relisting.changes else min(self.k, num_items)
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UsageError(f"--k must be at least 1, got {self.k}")
-        if self.seen not in SEEN:
-            raise UsageError(f"--seen must be one of {', '.join(SEEN)}, got {self.seen!r}")
-        if self.fallback not in (None, "popularity"):
-            raise UsageError(f"--fallback must be 'popularity', got {self.fallback!r}")
+        check_wishes(self.k, self.seen, self.fallback)
 
 
 def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, observer: Observer) -> RecommendSummary:

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from heard import Cut
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
@@ -16,7 +17,6 @@ from gcnrec.config import Job, Sampler
 from gcnrec.graph import BipartiteGraph, csr_from_edges
 from gcnrec.ops.sample import own_negatives
 from gcnrec.random import Stage, shuffled, uniform
-from gcnrec.reports.progress import Quiet
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.testing import check_sampler, checkerboard, worlds, write_dataset
@@ -204,20 +204,6 @@ def test_subsets_are_fresh_and_every_edge_is_drawn_about_equally_often():
     assert counts.min() > 0
     statistic = np.square(counts - epochs / 4).sum() / (epochs * 0.25 * 0.75) * (edges - 1) / edges
     assert chi2.ppf(0.0005, edges - 1) < statistic < chi2.ppf(0.9995, edges - 1)
-
-
-class Cut(Quiet):
-    """An observer that interrupts a run in the epoch after `count` of them."""
-
-    def __init__(self, count):
-        self.left = count
-
-    def step(self, *figures):
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-    def epoch(self, record):
-        self.left -= 1
 
 
 def test_runs_on_subsets_resume_count_and_predict(tmp_path, monkeypatch):

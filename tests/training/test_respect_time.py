@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from heard import Cut
 
 from gcnrec.config import Data, Job
 from gcnrec.errors import UsageError
 from gcnrec.loaders.parquet import ingest
 from gcnrec.ops.dated import pair_times
-from gcnrec.reports.progress import Quiet
 from gcnrec.runs.folder import with_valid
 from gcnrec.runs.paths import JOB
 from gcnrec.testing import checkerboard, write_dataset
@@ -51,20 +51,6 @@ def dataset(tmp_path_factory):
     keys = {"user": "u", "item": "i", "time": "t", "split": "temporal", "test_from": 80, "valid_size": 0.2}
     data = Data.model_validate({"train": str(folder / "rows.parquet"), **keys, "behaviour": "kind", "target": "buy"})
     return ingest(data, folder / "data", data_root=None, name="timed")
-
-
-class Cut(Quiet):
-    """An observer that interrupts a run in the epoch after `count` of them."""
-
-    def __init__(self, count):
-        self.left = count
-
-    def step(self, *figures):
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-    def epoch(self, record):
-        self.left -= 1
 
 
 def embeddings(run):

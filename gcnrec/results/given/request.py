@@ -111,6 +111,16 @@ SEEN = ("all", "met", "train", "none")
 """What `--seen` may say."""
 
 
+def check_wishes(k: int, seen: str, fallback: str | None) -> None:
+    """UsageError for a length, a `--seen` or a `--fallback` that lists cannot have."""
+    if k < 1:
+        raise UsageError(f"--k must be at least 1, got {k}")
+    if seen not in SEEN:
+        raise UsageError(f"--seen must be one of {', '.join(SEEN)}, got {seen!r}")
+    if fallback not in (None, "popularity"):
+        raise UsageError(f"--fallback must be 'popularity', got {fallback!r}")
+
+
 def left_out(dataset: Dataset, seen: str) -> tuple[Csr, ...]:
     """User -> items that `--seen` leaves out: "all" known ones, "met" also of other behaviours, of "train", or "none".
 

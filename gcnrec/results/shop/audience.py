@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec.closed_forms.mixture import MixtureScorer, Shares, Softmax
-from gcnrec.errors import UsageError
 from gcnrec.graph import csr_from_edges
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import Hidden, ItemLists, TopK, empty_lists
@@ -33,7 +32,7 @@ from gcnrec.results.evaluate import trained_degrees
 from gcnrec.results.fold_in import Widened, reads_features, with_new_nodes
 from gcnrec.results.given.dropped import FileCounts
 from gcnrec.results.given.id_files import columns_of, open_ids
-from gcnrec.results.given.request import SEEN, Named, Request, RequestFiles, left_out, named, read_request
+from gcnrec.results.given.request import Named, Request, RequestFiles, check_wishes, left_out, named, read_request
 from gcnrec.results.lists import Columns, write_lists
 from gcnrec.results.memory_bounds import audience_chunks, recommendation_bytes
 from gcnrec.results.outputs import Output
@@ -90,12 +89,7 @@ class AudienceOptions:
     fallback: str | None = None
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UsageError(f"--k must be at least 1, got {self.k}")
-        if self.seen not in SEEN:
-            raise UsageError(f"--seen must be one of {', '.join(SEEN)}, got {self.seen!r}")
-        if self.fallback not in (None, "popularity"):
-            raise UsageError(f"--fallback must be 'popularity', got {self.fallback!r}")
+        check_wishes(self.k, self.seen, self.fallback)
 
 
 def audience(
