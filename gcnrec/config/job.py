@@ -534,8 +534,8 @@ def _no_past(job: Job) -> str | None:
     if job.model.propagation != "sampled" or job.model.name == "pinsage":
         return (
             "sampler.respect_time draws for lightgcn or graphsage with model.propagation = 'sampled', "
-            f"got '{job.model.name}' with '{job.model.propagation}'; set model.propagation = 'sampled' with one of them, or leave "
-            "sampler.respect_time out"
+            f"got '{job.model.name}' with '{job.model.propagation}'; set model.propagation = 'sampled' with one of these, or "
+            "leave sampler.respect_time out"
         )
     if job.sampler.neighbours == "weighted" or job.model.weighted_graph:
         key = "model.weighted_graph" if job.model.weighted_graph else "sampler.neighbours = 'weighted'"

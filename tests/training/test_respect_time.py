@@ -104,7 +104,7 @@ def test_data_without_times_is_refused(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("sections", "sentence"),
     [
-        ({"model": {"propagation": "full"}}, "got 'lightgcn' with 'full'; leave sampler.respect_time out"),
+        ({"model": {"propagation": "full"}}, "got 'lightgcn' with 'full'; set model.propagation = 'sampled'"),
         ({"model": {"name": "ease"}}, "got 'ease' with "),
         ({"model": {"name": "pinsage", "propagation": "sampled"}}, "got 'pinsage' with 'sampled'"),
         ({"sampler": {"respect_time": True, "neighbours": "weighted"}}, "and sampler.neighbours = 'weighted' by weight"),
