@@ -35,6 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from gcnrec.closed_forms.ease import EaseScorer
 from gcnrec.closed_forms.itemknn import ItemKnnScorer
@@ -89,6 +90,15 @@ def write_bundle(run: Run, embeddings: Exported, out: Path) -> dict[str, Any]:
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
     counts = {"users": len(embeddings.users_UF), "items": len(embeddings.items_IF), "seen": seen.num_edges, "bytes": nbytes}
     return {**counts, **({"ranks_by": mixture.ranks_by} if mixture.ranks_by else {})}
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a file is a whole bundle, as its header says."""
+    try:
+        with safe_open(path, "np") as tensors:
+            return (tensors.metadata() or {}).get("format") == FORMAT
+    except (OSError, SafetensorError):
+        return False
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from gcnrec.loaders.schema import new_folder
 from gcnrec.ops.topk import Hidden, ItemLists, TopK, contained
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, in_chunks, rank_chunk, top_k_all
-from gcnrec.results.bundle import write_bundle
+from gcnrec.results.bundle import is_bundle, write_bundle
 from gcnrec.results.outputs import owner_of
+from gcnrec.runs.embeddings import EXPORT_KEY, read_export
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import embeddings_paths
 from gcnrec.storage.documents import read_object
@@ -38,8 +39,11 @@ FORMATS = ("faiss", "bundle", "parquet")
 INDEXES = ("flat", "hnsw")
 FORMAT = 1
 
-_OF_FOLDERS = ("users.parquet", "items.parquet", "items.faiss", "index.json")
+_FACTS = "index.json"
+_ROW_FILES, _INDEX_FILES = ("users.parquet", "items.parquet"), ("items.faiss", "items.parquet", _FACTS)
 """Names of the files of exported folders."""
+_MAGIC = {"flat": b"IxFI", "hnsw": b"IHNf"}
+"""The first bytes of FAISS's files of each index."""
 MEASURED_USERS = 1000
 """Recall of an index is measured for so many users, spread evenly over the user numbers, so over all degrees."""
 HNSW_LINKS, HNSW_CONSTRUCTION = 32, 200
@@ -61,32 +65,72 @@ class ItemIndex:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Where an export goes; `force` replaces what lies there, if nothing but an export is lost."""
+    """Where an export goes; `force` replaces what lies there, if that is an export and nothing else."""
 
     path: Path
     force: bool
 
     def refuse_taken(self, kind: str) -> None:
-        """UsageError where something lies there that is not to be replaced, such as a file of a run or a dataset."""
+        """UsageError where something lies there that is not to be replaced, such as a file of a run or of a shop."""
         out = self.path
         if not out.exists():
             return
         if (owner := owner_of(out)) is not None:
             raise UsageError(f"{out} exists and belongs to {owner}, which is never overwritten; choose another --out")
-        foreign = None if kind == "bundle" or not out.is_dir() else next(filter(_is_foreign, sorted(out.iterdir())), None)
-        if foreign is not None:
-            raise UsageError(
-                f"{out} exists and is never overwritten, as it holds {foreign.name}, which is no part of an export; choose "
-                "another --out"
-            )
-        replaceable = out.is_file() if kind == "bundle" else out.is_dir()
-        if not (self.force and replaceable):
-            remedy = "choose another --out, or add --force" if replaceable else "choose another --out"
-            raise UsageError(f"{out} exists and is never overwritten; {remedy}")
+        foreign: str | None
+        if kind == "bundle" and out.is_file():
+            foreign = None if is_bundle(out) else "it is no bundle, or a damaged one"
+        elif kind != "bundle" and out.is_dir():
+            name = _foreign(out)
+            foreign = name and f"it holds {name}, which is no part of an export, or is damaged"
+        else:
+            foreign = "it is a folder" if out.is_dir() else "it is no folder"
+        if foreign:
+            raise UsageError(f"{out} exists and is never overwritten, as {foreign}; choose another --out")
+        if not self.force:
+            raise UsageError(f"{out} exists and is never overwritten; choose another --out, or add --force")
 
 
-def _is_foreign(path: Path) -> bool:
-    return path.name not in _OF_FOLDERS or not path.is_file()
+def _foreign(folder: Path) -> str | None:
+    """The name of a file that is no part of an export, None where there is none: as the files' content says, not their names."""
+    inside = {path.name: path for path in sorted(folder.iterdir())}
+    facts = _index_facts(inside.get(_FACTS))
+    for name, path in inside.items():
+        known = name in (_INDEX_FILES if facts else _ROW_FILES) and path.is_file()
+        if not (known and (_is_of_index(path, facts) if facts else _is_of_embeddings(path))):
+            return name
+    return None
+
+
+def _index_facts(path: Path | None) -> dict[str, Any]:
+    """What the `index.json` of an exported index says; nothing of another file."""
+    try:
+        facts = {} if path is None or not path.is_file() else read_object(path, "export it again")
+    except DataError:
+        return {}
+    return facts if facts.get("format") == FORMAT and facts.get("index") in INDEXES and "query" in facts else {}
+
+
+def _is_of_index(path: Path, facts: dict[str, Any]) -> bool:
+    """Whether a file is part of the exported index that `facts` describe."""
+    if path.name == _FACTS:
+        return True
+    if path.suffix == ".faiss":
+        with path.open("rb") as file:
+            return file.read(4) == _MAGIC[facts["index"]]
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.schema_arrow.names == ["number", "id"] and file.metadata.num_rows == facts.get("items")
+    except (pa.ArrowException, OSError):
+        return False
+
+
+def _is_of_embeddings(path: Path) -> bool:
+    """Whether a file is one of a run's embeddings, as its metadata says."""
+    try:
+        return EXPORT_KEY in (pq.read_schema(path).metadata or {}) and bool(read_export(path))
+    except (pa.ArrowException, OSError, DataError):
+        return False
 
 
 def export(
@@ -97,7 +141,7 @@ def export(
 
     "parquet": a folder with `users.parquet` and `items.parquet` (`id`, `embedding`). "bundle": one safetensors file. "faiss":
     a folder with `items.faiss` (inner product; `index` "flat" or "hnsw", default flat), `items.parquet` (`number`, `id`) and
-    `index.json` with the recall@`k` (default 20) against exact search. `force` replaces an earlier export: a file, or a folder.
+    `index.json` with the recall@`k` (default 20) against exact search. `force` replaces an earlier export.
     Raises UsageError when `out` is taken, when the model has no embeddings, or when FAISS is not installed.
     """
     if kind not in FORMATS:

@@ -20,7 +20,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
@@ -262,16 +262,82 @@ def test_force_replaces_an_export_alone(run, tmp_path, kind):
     with pytest.raises(UsageError, match="out exists and is never overwritten; choose another --out, or add --force"):
         export(run, kind, tmp_path / "out")
     whole = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} if kind != "bundle" else {}
-    damaged = tmp_path / "out" if kind == "bundle" else tmp_path / "out" / "items.parquet"
-    before = damaged.read_bytes()
-    damaged.write_bytes(b"damaged")
+    before = (tmp_path / "out").read_bytes() if kind == "bundle" else b""
     export(run, kind, tmp_path / "out", force=True)
-    assert damaged.read_bytes() == before and whole == {name: (tmp_path / "out" / name).read_bytes() for name in whole}
-    if kind != "bundle":
-        (tmp_path / "out" / "notes.txt").write_text("mine")
-        with pytest.raises(UsageError, match=r"as it holds notes.txt, which is no part of an export; choose another --out"):
-            export(run, kind, tmp_path / "out", force=True)
-        assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+    assert whole == {name: (tmp_path / "out" / name).read_bytes() for name in whole}
+    if kind == "bundle":
+        assert (tmp_path / "out").read_bytes() == before
+        return
+    export(run, {"faiss": "parquet", "parquet": "faiss"}[kind], tmp_path / "out", force=True)
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"as it holds notes.txt, which is no part of an export, or is damaged; choose another"):
+        export(run, kind, tmp_path / "out", force=True)
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def shop_s_own(folder: Path, name: str, content: object) -> Path:
+    """A file of a shop under the name of a file of an export: a table, with metadata or without, or text."""
+    folder.mkdir(exist_ok=True)
+    if isinstance(content, pa.Table):
+        pq.write_table(content, folder / name)
+    else:
+        (folder / name).write_bytes(content)
+    return folder / name
+
+
+OWN = pa.table({"id": [1, 2], "name": ["a", "b"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("users.parquet", OWN),
+        ("items.parquet", OWN),
+        ("users.parquet", OWN.replace_schema_metadata({"gcnrec": "lists"})),  # as of lists that were judged
+        ("items.parquet", pa.table({"number": [1], "id": [1]})),
+        ("items.faiss", b"IxFI"),
+        ("index.json", b"{}"),
+        ("index.json", b'{"format": 1, "index": [1]}'),
+        ("users.parquet", b"damaged"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["parquet", "faiss"])
+def test_force_replaces_no_folder_of_a_shop(run, tmp_path, kind, name, content):
+    own = shop_s_own(tmp_path / "shop", name, content)
+    before = own.read_bytes()
+    with pytest.raises(UsageError, match=rf"never overwritten, as it holds {name}, which is no part of an export, or is damaged"):
+        export(run, kind, tmp_path / "shop", force=True)
+    assert own.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("items.faiss", b"IHNf"), ("items.parquet", OWN), ("items.parquet", OWN.rename_columns(["number", "id"]))],
+)
+def test_force_replaces_no_index_with_files_of_a_shop(run, tmp_path, name, content):
+    export(run, "faiss", tmp_path / "index")
+    own = shop_s_own(tmp_path / "index", name, content)
+    with pytest.raises(UsageError, match=f"as it holds {name}, which is no part of an export"):
+        export(run, "faiss", tmp_path / "index", force=True)
+    assert own.exists() and (tmp_path / "index" / "index.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "empty", "tensors"])
+def test_force_replaces_no_file_that_is_no_bundle(run, tmp_path, kind):
+    own = tmp_path / f"events.{kind}"
+    match kind:
+        case "parquet":
+            pq.write_table(OWN, own)
+        case "csv":
+            own.write_text("user,item\n1,2\n")
+        case "empty":
+            own.touch()
+        case "tensors":
+            save_file({"users": np.ones((2, 2), np.float32)}, own)
+    before = own.read_bytes()
+    with pytest.raises(UsageError, match="is never overwritten, as it is no bundle, or a damaged one; choose another --out"):
+        export(run, "bundle", own, force=True)
+    assert own.read_bytes() == before
 
 
 @pytest.mark.parametrize("kind", ["bundle", "parquet"])
