@@ -6,17 +6,18 @@ A held-out pair that is left out as seen is in no list: a miss.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from gcnrec.config import Evaluate
-from gcnrec.graph import Behaviour, csr_from_edges
+from gcnrec.graph import Behaviour, Csr, csr_from_edges
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import ItemLists, Seen, contained
 
+Split = Literal["valid", "test"]
 SeenRule = Literal["target", "all", "none"]
 """`target`: a user's items of train, and for test also of validation, are left out, and items that the user rated low until then;
 `none`: no item is. `all`: the items of all behaviours are left out, and held-out pairs among these are not judged. Data with one
@@ -35,17 +36,16 @@ def may_repeat(given: SeenRule | None, dataset: Dataset) -> bool:
     return dataset.keeps_repeats and seen_rule(given, dataset) == "none"
 
 
-def seen_items(rule: SeenRule, dataset: Dataset, split: Literal["valid", "test"]) -> Seen:
+def seen_items(rule: SeenRule, dataset: Dataset, split: Split) -> Seen:
     """User -> items left out of the lists of `split` by `rule`."""
     if rule == "none":
         return Seen(())
     others = known_others(dataset, split) if rule == "all" else ()
-    known = dataset.known_items(*([dataset.valid] if split == "test" else []))
     negatives = dataset.known_negatives(later=0 if split == "valid" else 1)
-    return Seen((*known, *negatives, *(other.graph.user_items for other in others)))
+    return Seen((*_taken_before(dataset, split), *negatives, *(other.graph.user_items for other in others)))
 
 
-def judged_pairs(rule: SeenRule, dataset: Dataset, split: Literal["valid", "test"]) -> Interactions:
+def judged_pairs(rule: SeenRule, dataset: Dataset, split: Split) -> Interactions:
     """The held-out pairs of `split` that lists are judged by: with "all", none that its user has met by another behaviour."""
     held_out = dataset.test if split == "test" else dataset.valid
     if rule != "all" or not dataset.others or not len(held_out):
@@ -62,7 +62,7 @@ def seen_in_validation(settings: Evaluate, dataset: Dataset) -> Seen:
     return seen_items(seen_rule(settings.seen, dataset), dataset, "valid")
 
 
-def known_others(dataset: Dataset, split: Literal["valid", "test"]) -> tuple[Behaviour, ...]:
+def known_others(dataset: Dataset, split: Split) -> tuple[Behaviour, ...]:
     """Other behaviours as they are known when `split` begins."""
     return tuple(other.until_test if split == "test" else other for other in dataset.others)
 
@@ -82,9 +82,41 @@ def out_of_reach(held_out: Interactions, seen: Seen) -> int:
     return int(lost_E1.sum())
 
 
-def lost_pairs(lost: int, of: int, split: str) -> str:
-    """The sentence about `lost` of the `of` held-out pairs of `split` that no list holds."""
-    return (
-        f"{lost:,} of {of:,} {split} pairs are seen already, and evaluate.seen = 'all' leaves them out, so that no list can hold "
-        "them and each counts as a miss; train with evaluate.seen = 'none' to rank them"
-    )
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Held-out pairs of `split` that no list by `rule` holds: `pairs` of all `held`, `rated_low` of them are no
+    repeats, but of items that the user rated low before."""
+
+    split: Split
+    rule: SeenRule
+    pairs: int
+    rated_low: int
+    held: int
+
+    @classmethod
+    def of(cls, dataset: Dataset, split: Split, rule: SeenRule, held_out: Interactions, seen: Seen) -> Lost:
+        """The pairs of `held_out` that `seen` leaves out, both of `split` by `rule`."""
+        pairs = out_of_reach(held_out, seen)
+        repeats = pairs if dataset.negatives is None or not pairs else out_of_reach(held_out, Seen(_taken_before(dataset, split)))
+        return cls(split, rule, pairs, pairs - repeats, len(held_out))
+
+    def sentence(self, of_job: bool) -> str:
+        """What a warning says, where the rule is that of the run's job, or another that an evaluation was given."""
+        low = f", {self.rated_low:,} of them as items that their user rated low" if self.rated_low else ""
+        rule = f"evaluate.seen = {self.rule!r}" if of_job else f"--seen {self.rule}"
+        remedy = "train with evaluate.seen = 'none' to rank them" if of_job else "--seen none ranks them"
+        return (
+            f"{self.pairs:,} of {self.held:,} {self.split} pairs are seen already{low}, and {rule} leaves them out, so that no "
+            f"list can hold them and each counts as a miss; {remedy}"
+        )
+
+
+def lost_in_validation(settings: Evaluate, dataset: Dataset) -> Lost:
+    """The validation pairs that no list holds, by a job's `[evaluate]`."""
+    rule = seen_rule(settings.seen, dataset)
+    return Lost.of(dataset, "valid", rule, judged_pairs(rule, dataset, "valid"), seen_items(rule, dataset, "valid"))
+
+
+def _taken_before(dataset: Dataset, split: Split) -> tuple[Csr, ...]:
+    """User -> items of the target until `split` begins."""
+    return dataset.known_items(*([dataset.valid] if split == "test" else []))

@@ -24,7 +24,7 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, cold_metrics, evaluate, group_metrics
 from gcnrec.ranking.pairs.known_pairs import known_metrics, known_pairs
 from gcnrec.ranking.scorer import Scorer
-from gcnrec.ranking.seen import SeenRule, judged_pairs, seen_items, seen_rule
+from gcnrec.ranking.seen import Lost, SeenRule, judged_pairs, seen_items, seen_rule
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.results.given.details import Details
 from gcnrec.results.given.id_files import columns_of, open_ids
@@ -104,7 +104,8 @@ def evaluate_run(
             segments_H = names_U[np.unique(held_out.users_E)]
             document |= {"segments": by_segment(result.per_user, segments_H), "segments_unknown_users": unknown}
         _write(run, split, result, document)
-        warn_of_lost(run.folder, held_out, judged_by.seen, split, observer)
+        lost = Lost.of(dataset, split, rule, held_out, judged_by.seen)
+        warn_of_lost(run.folder, lost, observer, of_job=rule == rule_of(run))
         if run.job.model.name != "popularity":  # whose lists are meant to be the same
             warn_of_one_list(run.folder, scorer, observer, chunk)
         return document

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gcnrec.errors import DivergedError
-from gcnrec.interactions import Interactions
-from gcnrec.ops.topk import Seen
 from gcnrec.ranking.export_rules import Exported, ExportRule, ExportRules
 from gcnrec.ranking.scorer import Scorer
-from gcnrec.ranking.seen import lost_pairs, out_of_reach
+from gcnrec.ranking.seen import Lost
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.runs.events import warn_once
 from gcnrec.runs.folder import write_embeddings
@@ -107,12 +105,11 @@ def memory_report(table: Table, rule: Rule, budget: int, base_width: int, export
     }
 
 
-def warn_of_lost(folder: Path, held_out: Interactions, seen: Seen, split: str, observer: Observer) -> None:
-    """Warn of held-out pairs that no list can hold, as `seen` leaves them out; the run's events have the warning once."""
-    lost = out_of_reach(held_out, seen)
-    if lost:
-        said = lost_pairs(lost, len(held_out), split)
-        warn_once(folder, f"{split} pairs that no list can hold", said)
+def warn_of_lost(folder: Path, lost: Lost, observer: Observer, of_job: bool = True) -> None:
+    """Warn of held-out pairs that no list can hold; the run's events have it once, and once for each rule of `--seen`."""
+    if lost.pairs:
+        said, kind = lost.sentence(of_job), f"{lost.split} pairs that no list can hold"
+        warn_once(folder, kind if of_job else f"{kind} by --seen {lost.rule}", said)
         observer.warn(said)
 
 

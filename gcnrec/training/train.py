@@ -28,7 +28,7 @@ from gcnrec.models.node_inputs import Features
 from gcnrec.models.objective import slow_precision
 from gcnrec.ops.topk import ItemLists, contained
 from gcnrec.ranking.export_rules import export_rules
-from gcnrec.ranking.seen import seen_in_validation, validation_pairs
+from gcnrec.ranking.seen import lost_in_validation, seen_in_validation, validation_pairs
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
 from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event, observed_by, warn_once
@@ -93,9 +93,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
         if is_trained(folder, job.model.closed_form):
             check_exports(folder)  # there is nothing to train, and the command must not call damaged files a run
         else:
-            warn_of_lost(
-                folder, validation_pairs(job.evaluate, dataset), seen_in_validation(job.evaluate, dataset), "valid", tracking
-            )
+            warn_of_lost(folder, lost_in_validation(job.evaluate, dataset), tracking)
             with out_of_memory_as_a_sentence():
                 if plan is None:
                     _solve(job, dataset, folder)

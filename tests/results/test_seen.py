@@ -247,6 +247,37 @@ def test_held_out_pairs_that_no_list_can_hold_are_counted(world, tmp_path):
     assert len(listening.warned) == 3 and len(RunContents(run.folder).warnings) == 2
 
 
+def test_pairs_that_a_user_rated_low_are_no_repeats_of_the_warning(tmp_path):
+    """Views and purchases with ratings, in three times; `--seen target` leaves out what was bought, and what was rated low."""
+    rng = np.random.default_rng(1)
+    rows = sorted({(u, i, t): (u, i, t, rng.integers(1, 6)) for u, i, t in rng.integers(0, [30, 12, 60], (900, 3))}.values())
+    users, items, times, ratings = (np.array(column) for column in zip(*rows, strict=True))
+    kinds = np.where(rng.random(len(rows)) < 0.4, "view", "buy")
+    columns = {"user": users, "item": items, "t": times, "r": np.where(kinds == "buy", ratings, 5), "kind": kinds}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    keys = {"time": "t", "rating": "r", "min_rating": 3, "negative_below": 2.5, "behaviour": "kind", "target": "buy"}
+    keys |= {"train": str(tmp_path / "x.parquet"), "repeats": "keep", "valid_size": 0.1, "test_from": 50}
+    dataset = ingest(Data.model_validate(keys | {"user": "user", "item": "item"}), tmp_path / "data", data_root=None, name="x")
+    ids = dataset.user_ids.ids.to_pylist(), dataset.item_ids.ids.to_pylist()
+    held = {(ids[0][u], ids[1][i]) for u, i in zip(dataset.test.users_E, dataset.test.items_E, strict=True)}
+    buys = sorted((row for row, kind in zip(rows, kinds, strict=True) if kind == "buy" and row[2] < 50), key=lambda row: row[2])
+    latest = {row[:2]: row[3] for row in buys}
+    bought, low = ({pair for pair, rating in latest.items() if (rating < 3) == is_low} for is_low in (False, True))
+    job = Job.parse({"model": {"name": "popularity"}, "evaluate": {"bootstrap": 0, "baselines": []}}, [], "t")
+    run, heard = train(job, dataset, tmp_path / "run"), Listening()
+    evaluate_run(run, seen="target", observer=heard)
+    assert held & bought and held & low
+    assert heard.warned[0] == (
+        f"{len(held & (bought | low))} of {len(held)} test pairs are seen already, {len(held & low)} of them as items that their "
+        "user rated low, and --seen target leaves them out, so that no list can hold them and each counts as a miss; "
+        "--seen none ranks them"
+    )
+    evaluate_run(run, seen="all", observer=heard)
+    assert "--seen all leaves them out" in heard.warned[1]
+    evaluate_run(run, observer=heard)
+    assert len(heard.warned) == 2 == len(RunContents(run.folder).warnings)
+
+
 def test_lists_that_leave_out_more_than_judged_ones_are_noted(world, runs, tmp_path):
     listening = Listening()
     recommend(runs["none"], 3, tmp_path / "a.parquet", observer=listening)
