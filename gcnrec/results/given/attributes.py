@@ -20,6 +20,9 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.results.given.dropped import FileCounts
 from gcnrec.results.given.id_files import columns_of, open_ids
 
+MOST_VALUE = 1e15
+"""Of an item, such as its price: sums over all pairs of a dataset stay finite."""
+
 
 @dataclass(frozen=True, slots=True)
 class Groups:
@@ -63,7 +66,7 @@ class Attributes:
         return Groups(codes_I, labels)
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """A column of numbers, float64 (I), NaN without a value. DataError for what is no number from 0 to below infinity."""
+        """A column of numbers, float64 (I), NaN without a value. DataError for what is no number from 0 to `MOST_VALUE`."""
         values = self.columns[name]
         try:
             given = self._without_blanks(values.combine_chunks()).cast(pa.float64(), safe=False)
@@ -73,11 +76,11 @@ class Attributes:
                 "which is a number; correct it, or name another"
             ) from None
         found_E = pc.fill_null(given, np.nan).to_numpy(zero_copy_only=False)
-        wrong_E = (found_E < 0.0) | np.isinf(found_E)
+        wrong_E = (found_E < 0.0) | (found_E > MOST_VALUE)
         if wrong_E.any():
             raise DataError(
-                f"{self.path}: column {name!r} of {self.options[name]} must hold numbers from 0 on, row {wrong_E.argmax() + 1} "
-                f"has {found_E[wrong_E.argmax()]:g}; write 0 there, or leave the field empty"
+                f"{self.path}: column {name!r} of {self.options[name]} must hold numbers from 0 to {MOST_VALUE:g}, row "
+                f"{wrong_E.argmax() + 1} has {found_E[wrong_E.argmax()]:g}; correct it, or leave the field empty"
             )
         values_I = np.full(self.num_items, np.nan)
         values_I[self.numbers_E[self._known_E]] = found_E[self._known_E]

@@ -160,11 +160,19 @@ def test_mistakes_are_sentences(run, attributes, tmp_path):
         evaluate_run(run, details=Details(("brand",), None, attributes))
     with pytest.raises(DataError, match="column 'colour' of --value must hold numbers, it holds string, not all of which"):
         evaluate_run(run, details=Details((), "colour", attributes))
-    for wrong, shown in ((-3.0, "-3"), (float("inf"), "inf")):
+    for wrong, shown in ((-3.0, "-3"), (float("inf"), "inf"), (1e308, r"1e\+308"), (1.1e15, r"1.1e\+15")):
         pq.write_table(pa.table({"item": [1000, 1001], "margin": [1.0, wrong]}), tmp_path / "margins.parquet")
-        with pytest.raises(DataError, match=f"must hold numbers from 0 on, row 2 has {shown}; write 0 there"):
+        words = rf"margins.parquet: column 'margin' of --value must hold numbers from 0 to 1e\+15, row 2 has {shown}; correct it"
+        with pytest.raises(DataError, match=words):
             evaluate_run(run, details=Details((), "margin", tmp_path / "margins.parquet"))
     pq.write_table(pa.table({"item": [1000], "tags": [["a", "b"]]}), tmp_path / "tags.parquet")
     with pytest.raises(DataError, match="--per needs a column of texts or numbers, 'tags' is of type list"):
         evaluate_run(run, details=Details(("tags",), None, tmp_path / "tags.parquet"))
     assert (run.folder / "metrics.json").read_bytes() == before
+
+
+def test_values_at_the_bound_have_finite_metrics(run, tmp_path):
+    ids = run.dataset.item_ids.ids
+    pq.write_table(pa.table({"item": ids, "margin": [1e15] * len(ids)}), tmp_path / "margins.parquet")
+    found = evaluate_run(run, details=Details((), "margin", tmp_path / "margins.parquet"))
+    assert found[f"value@{K}"] == pytest.approx(1e15)
