@@ -370,9 +370,9 @@ def test_what_cannot_be_chosen_by_is_refused(tmp_path, write):
             Relisting(**given)
     with pytest.raises(DataError, match=r"kinds\.csv must name each item once, some come twice"):
         recommend(fake_run(), 1, tmp_path / "out.parquet", relisting=Relisting({"kind": 1}, kinds))
-    with pytest.raises(DataError, match=r"must have the column 'brand' of --max-per, and one of ids, it has 'kind'"):
+    with pytest.raises(DataError, match=r"must have the column 'brand' of --max-per, it has 'product', 'kind'"):
         recommend(fake_run(), 1, tmp_path / "out.parquet", relisting=Relisting({"brand": 1}, kinds))
-    with pytest.raises(DataError, match=r"must have the column 'product' of --max-per, and one of ids"):
+    with pytest.raises(DataError, match="the column of --max-per next to its ids, 'product' holds"):
         recommend(fake_run(), 1, tmp_path / "out.parquet", relisting=Relisting({"product": 1}, kinds))
     strangers = write("strangers.csv", "item,kind\nwine,a\n")
     with pytest.raises(DataError, match=r"strangers\.csv must name items of shop, none of its 1 ids is one"):

@@ -19,6 +19,7 @@ from gcnrec.ids.id_types import plain
 from gcnrec.loaders.schema import Dataset
 from gcnrec.results.given.dropped import FileCounts
 from gcnrec.results.given.id_files import columns_of, open_ids
+from gcnrec.results.given.labels import refuse_absent
 
 MOST_VALUE = 1e15
 """Of an item, such as its price: sums over all pairs of a dataset stay finite."""
@@ -102,11 +103,8 @@ def read_attributes(dataset: Dataset, path: Path, options: Mapping[str, str]) ->
     """
     _, items = columns_of(dataset)
     with open_ids(path) as table:
-        of_ids = table.name_of(items)
         for column, option in options.items():
-            if column not in table.names or column == of_ids:
-                others = ", ".join(map(repr, (name for name in table.names if name != of_ids)))[:200] or "no other"
-                raise DataError(f"{path} must have the column {column!r} of {option}, and one of ids, it has {others}")
+            refuse_absent(table, items, column, option)
         ids, *columns = table.with_columns(items, list(options))
         is_text = table.is_text
     numbers_E = items.vocabulary.numbers(ids)

@@ -19,6 +19,7 @@ from gcnrec.ids.id_types import plain
 from gcnrec.ops.topk import ItemLists
 from gcnrec.results.given.dropped import FileCounts
 from gcnrec.results.given.id_files import IdColumn, IdTable
+from gcnrec.results.given.labels import refuse_absent
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,7 @@ class Availability:
 
 def read_labelled(table: IdTable, column: IdColumn, segment: str) -> Labelled:
     """The ids of `column`, and the segment of each row as text. DataError where the column is absent or a row has no value."""
-    of_ids = table.name_of(column)
-    if segment not in table.names or segment == of_ids:
-        others = ", ".join(map(repr, (name for name in table.names if name != of_ids)))[:200] or "no other"
-        raise DataError(f"{table.path} must have the column {segment!r} of --segment, and one of ids, it has {others}")
+    refuse_absent(table, column, segment, "--segment")
     ids, given = table.labelled(column, segment)
     try:
         kind = given.type.value_type if pa.types.is_dictionary(given.type) else given.type

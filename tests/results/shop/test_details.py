@@ -156,8 +156,12 @@ def test_mistakes_are_sentences(run, attributes, tmp_path):
         with pytest.raises(UsageError, match=words):
             Details(**given)
     before = (run.folder / "metrics.json").read_bytes()
-    with pytest.raises(DataError, match="must have the column 'brand' of --per, and one of ids, it has 'colour', 'price'"):
+    with pytest.raises(
+        DataError, match="must have the column 'brand' of --per, it has 'item', 'colour', 'price'; rename or add one"
+    ):
         evaluate_run(run, details=Details(("brand",), None, attributes))
+    with pytest.raises(DataError, match="the column of --per next to its ids, 'item' holds the ids, it has 'item', 'colour'"):
+        evaluate_run(run, details=Details(("item",), None, attributes))
     with pytest.raises(DataError, match="column 'colour' of --value must hold numbers, it holds string, not all of which"):
         evaluate_run(run, details=Details((), "colour", attributes))
     for wrong, shown in ((-3.0, "-3"), (float("inf"), "inf"), (1e308, r"1e\+308"), (1.1e15, r"1.1e\+15")):

@@ -103,7 +103,7 @@ def test_mistakes_are_sentences(run, world, tmp_path):
         assert not (tmp_path / "out.parquet").exists()
 
     refused("--candidates says what each user may get, and so does --segment", UsageError, candidates=stock)
-    refused("must have the column 'region' of --segment, and one of ids, it has 'country'", segment="region")
+    refused("must have the column 'region' of --segment, it has 'user', 'country'", segment="region")
     pq.write_table(pa.table({"user": [user, "u1"], "country": ["at", None]}), tmp_path / "null.parquet")
     refused(r"column 'country' must have a value in each row, 1 of 2 have none, first row 2;", users=tmp_path / "null.parquet")
     blank = write(tmp_path / "blank.csv", [item], [""], names=["item", "country"])
