@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gcnrec.errors import shown
 from gcnrec.ranking.metrics import measured, split_name
 from gcnrec.reports.figures import plain
 
@@ -33,7 +34,7 @@ def metric_lines(metrics: dict[str, Any]) -> list[str]:
         share = f", {values['share']:.1%} of all" if "share" in values else ""
         lines += ["", f"{group}: {values['users']:,.0f} users, {values['pairs']:,.0f} pairs{share}", *metric_lines(values)]
     for segment, values in metrics.get("segments", {}).items():
-        lines += ["", f"segment {segment}: {values['users']:,} users", *metric_lines(values)]
+        lines += ["", f"segment {_on_one_line(segment)}: {values['users']:,} users", *metric_lines(values)]
     for attribute, rows in metrics.get("per", {}).items():
         lines += ["", *_recall_lines(attribute, rows)]
     return lines
@@ -120,10 +121,14 @@ def bench_line(row: dict[str, Any]) -> str:
 
 
 def columns(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Rows of cells as aligned lines."""
-    table = [tuple(map(str, row)) for row in rows]
+    """Rows of cells as aligned lines; a cell with a line break or a control character has it escaped."""
+    table = [tuple(_on_one_line(str(cell)) for cell in row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+
+
+def _on_one_line(text: str) -> str:
+    return text if text.isprintable() else shown(text)
 
 
 def _is_section(value: Any) -> bool:

@@ -256,8 +256,8 @@ def _read_segments(path: Path, dataset: Dataset) -> tuple[NDArray[np.object_], i
 
 
 def _labels(path: Path, name: str, given: pa.ChunkedArray) -> list[Any]:
-    """The segment of each row, None where it is null or empty. DataError for values that are no names."""
+    """The segment of each row, None where it is null, empty or NaN. DataError for values that are no names."""
     if not pa.types.is_nested(given.type):
         with suppress(ValueError, OverflowError):  # times that Python does not have
-            return [label if label != "" else None for label in given.to_pylist()]
+            return [None if label in ("", None) or label != label else label for label in given.to_pylist()]
     raise DataError(f"{path}: column {name!r} must hold names of segments, it holds {given.type}; cast it to text")

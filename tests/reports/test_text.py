@@ -77,3 +77,11 @@ def test_bench_rows():
     last = {"bench": "demo", "summary": True, "ours": "gcnrec", "best_peer": "scipy", "speedup": 1.5, "absent": []}
     assert bench_line(last) == "demo  gcnrec against scipy: 1.50x"
     assert bench_line({**last, "speedup": None, "absent": ["dgl"]}) == "demo  gcnrec against scipy: unknown; absent: dgl"
+
+
+def test_values_of_a_shop_s_data_keep_to_their_line():
+    rows = [{"value": value, "values": 1, "items": 1, "pairs": 1, "recall@5": 0.5} for value in ("a\nb", "\x1b[31mred", "wine")]
+    found = metric_lines({"per": {"ki\tnd": rows}, "segments": {"x\r\ny": {"users": 1, "recall@5": 0.5}}})
+    assert all(line.isprintable() for line in found)
+    assert found[1] == r"segment 'x\r\ny': 1 users"
+    assert [line.split()[0] for line in found[-4:]] == [r"'ki\tnd'", r"'a\nb'", r"'\x1b[31mred'", "wine"]

@@ -293,6 +293,14 @@ def test_names_of_segments_in_a_csv_are_text(world, tmp_path):
     assert set(evaluate_run(fake_run(world, tmp_path), segments=path)["segments"]) == {"07", "7", "(none)"}
 
 
+def test_nan_is_no_name_of_a_segment(world, tmp_path):
+    tiers = [1.0 if number % 2 else float("nan") for number in range(USERS)]
+    pq.write_table(
+        pa.table({"customer": [f"u{number:02}" for number in range(USERS)], "tier": tiers}), tmp_path / "tiers.parquet"
+    )
+    assert set(evaluate_run(fake_run(world, tmp_path), segments=tmp_path / "tiers.parquet")["segments"]) == {"1.0", "(none)"}
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -15,11 +15,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
-from gcnrec.ids.id_types import plain
 from gcnrec.loaders.schema import Dataset
 from gcnrec.results.given.dropped import FileCounts
 from gcnrec.results.given.id_files import columns_of, open_ids
-from gcnrec.results.given.labels import refuse_absent
+from gcnrec.results.given.labels import as_texts, refuse_absent
 
 MOST_VALUE = 1e15
 """Of an item, such as its price: sums over all pairs of a dataset stay finite."""
@@ -54,9 +53,7 @@ class Attributes:
         """The items by the values of a column. DataError for values that are neither texts nor numbers."""
         values = self.columns[name]
         try:
-            kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-            codes = pc.dictionary_encode(self._without_blanks(values.cast(plain(kind)).combine_chunks()))
-            labels = codes.dictionary.cast(pa.string()).to_pylist()
+            codes = pc.dictionary_encode(self._without_blanks(as_texts(values)))
         except pa.ArrowException:
             raise DataError(
                 f"{self.options[name]} needs a column of texts or numbers, {name!r} is of type {values.type}; name another"
@@ -64,7 +61,7 @@ class Attributes:
         codes_E = pc.fill_null(codes.indices.cast(pa.int32()), -1).to_numpy(zero_copy_only=False)
         codes_I = np.full(self.num_items, -1, np.int32)
         codes_I[self.numbers_E[self._known_E]] = codes_E[self._known_E]
-        return Groups(codes_I, labels)
+        return Groups(codes_I, codes.dictionary.to_pylist())
 
     def numbers(self, name: str) -> NDArray[np.float64]:
         """A column of numbers, float64 (I), NaN without a value. DataError for what is no number from 0 to `MOST_VALUE`."""

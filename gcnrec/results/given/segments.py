@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, shown
 from gcnrec.graph import Csr, csr_from_edges
-from gcnrec.ids.id_types import plain
 from gcnrec.ops.topk import ItemLists
 from gcnrec.results.given.dropped import FileCounts
 from gcnrec.results.given.id_files import IdColumn, IdTable
-from gcnrec.results.given.labels import refuse_absent
+from gcnrec.results.given.labels import as_texts, refuse_absent
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +62,7 @@ def read_labelled(table: IdTable, column: IdColumn, segment: str) -> Labelled:
     refuse_absent(table, column, segment, "--segment")
     ids, given = table.labelled(column, segment)
     try:
-        kind = given.type.value_type if pa.types.is_dictionary(given.type) else given.type
-        labels = given.cast(plain(kind)).cast(pa.string()).combine_chunks()
+        labels = as_texts(given)
     except pa.ArrowException:
         raise DataError(
             f"--segment needs a column of texts or numbers, {segment!r} is of type {given.type}; name another"

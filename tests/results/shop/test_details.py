@@ -180,3 +180,23 @@ def test_values_at_the_bound_have_finite_metrics(run, tmp_path):
     pq.write_table(pa.table({"item": ids, "margin": [1e15] * len(ids)}), tmp_path / "margins.parquet")
     found = evaluate_run(run, details=Details((), "margin", tmp_path / "margins.parquet"))
     assert found[f"value@{K}"] == pytest.approx(1e15)
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.float16(), pa.dictionary(pa.int32(), pa.float64())], ids=str)
+def test_nan_is_no_value_of_a_column(run, tmp_path, kind):
+    ids = run.dataset.item_ids.ids
+    values = np.array([1.5, np.nan] * len(ids))[: len(ids)]
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    column = pa.array(values.astype(plain.to_pandas_dtype()), from_pandas=False).cast(plain)
+    column = column.dictionary_encode() if plain != kind else column
+    pq.write_table(pa.table({"item": ids, "size": column}), tmp_path / "sizes.parquet")
+    rows = evaluate_run(run, details=Details(("size",), None, tmp_path / "sizes.parquet"))["per"]["size"]
+    assert [(row["value"], row["items"]) for row in rows] == [("1.5", (len(ids) + 1) // 2), (None, len(ids) // 2)]
+
+
+@pytest.mark.parametrize("kind", [pa.null(), pa.string(), pa.float64()], ids=str)
+def test_a_column_without_a_value_has_one_row(run, tmp_path, kind):
+    ids = run.dataset.item_ids.ids
+    pq.write_table(pa.table({"item": ids, "brand": pa.nulls(len(ids), kind)}), tmp_path / "brands.parquet")
+    (row,) = evaluate_run(run, details=Details(("brand",), None, tmp_path / "brands.parquet"))["per"]["brand"]
+    assert (row["value"], row["items"]) == (None, len(ids))

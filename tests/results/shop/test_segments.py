@@ -106,6 +106,8 @@ def test_mistakes_are_sentences(run, world, tmp_path):
     refused("must have the column 'region' of --segment, it has 'user', 'country'", segment="region")
     pq.write_table(pa.table({"user": [user, "u1"], "country": ["at", None]}), tmp_path / "null.parquet")
     refused(r"column 'country' must have a value in each row, 1 of 2 have none, first row 2;", users=tmp_path / "null.parquet")
+    pq.write_table(pa.table({"user": [user], "country": [float("nan")]}), tmp_path / "nan.parquet")
+    refused(r"column 'country' must have a value in each row, 1 of 1 have none, first row 1;", users=tmp_path / "nan.parquet")
     blank = write(tmp_path / "blank.csv", [item], [""], names=["item", "country"])
     refused("must have a value in each row, 1 of 1 have none, first row 1", items=blank)
     twice = write(tmp_path / "twice.csv", [user, user], ["at", "de"], names=["user", "country"])
