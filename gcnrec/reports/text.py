@@ -29,6 +29,8 @@ def metric_lines(metrics: dict[str, Any]) -> list[str]:
         if name in HEADLINE:
             lines.append(f"{name}  {metrics[name]:.4f}, 95% interval {low:.4f} to {high:.4f}")
     lines += [f"{key}  {metrics[key]}" for key in ("export", "mixture", "seen") if key in metrics]
+    if metrics.get("users_without_list"):
+        lines.append(f"without a list: {metrics['users_without_list']:,} of {metrics['users']:,} users, who have zeros")
     lines += [f"dropped: {count:,} {key.replace('_', ' ')}" for key, count in metrics.get("dropped", {}).items()]
     for group, values in metrics.get("cold_start", {}).items():
         share = f", {values['share']:.1%} of all" if "share" in values else ""

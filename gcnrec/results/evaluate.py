@@ -28,7 +28,7 @@ from gcnrec.ranking.seen import Lost, SeenRule, judged_pairs, seen_items, seen_r
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
 from gcnrec.results.given.details import Details
 from gcnrec.results.given.id_files import columns_of, open_ids
-from gcnrec.results.given.lists import judged, read_lists, write_judged
+from gcnrec.results.given.lists import judged, lengths_of, read_lists, write_judged
 from gcnrec.results.memory_bounds import beyond_bytes, evaluation_bytes, most_items, node_table_bytes, users_per_chunk
 from gcnrec.results.outputs import Output
 from gcnrec.runs.contents import RunContents
@@ -128,14 +128,16 @@ def evaluate_lists(
     """Judge lists of another system on the held-out pairs of `run` and return their metrics; per-user metrics go to `out`.
 
     `lists`: Parquet or CSV with a user and an item in each row (`gcnrec.results.given.lists`). `details`: more metrics.
-    Nothing of the run is written. Raises DataError for a file that cannot be used.
+    Without list lengths in `terms`, the job's count up to the longest list. Nothing of the run is written.
+    Raises DataError for a file that cannot be used.
     """
     dataset, terms, details = run.dataset, terms or Terms(), details or Details()
     rule, split = terms.rule(run), terms.split
     out.refuse_inputs([lists, details.attributes])
     of_items, given = details.read(dataset), read_lists(dataset, lists)
     held = HeldOutSplit.of(judged_pairs(rule, dataset, split), dataset.graph, seen_items(rule, dataset, split))
-    measures = replace(terms.measures(run), beyond=details.beyond(run, held, out.scratch, observer))
+    fitting = lengths_of(given, held, terms.measures(run).lengths, terms.ks is not None, observer)
+    measures = replace(terms.measures(run), ks=fitting, beyond=details.beyond(run, held, out.scratch, observer))
     result, hidden = judged(given, held, measures)
     with atomic_file(out.path) as path:
         write_judged(path, result.per_user, split, dataset.digest, rule)
@@ -145,7 +147,7 @@ def evaluate_lists(
     counts = {"unknown_users": given.unknown_users, "unknown_items": given.unknown_items, "repeated": given.repeated}
     counts |= {"seen_items": hidden}
     document: dict[str, Any] = {"split": split, "users": len(result.per_user), "seen": rule, **result.metrics}
-    document |= of_items.added(result)
+    document |= {"users_without_list": given.absent(held)} | of_items.added(result)
     return document | {"intervals": result.intervals, "dropped": {key: value for key, value in counts.items() if value}}
 
 
@@ -241,7 +243,9 @@ def _read_segments(path: Path, dataset: Dataset) -> tuple[NDArray[np.object_], i
         others = [name for name in table.names if name != table.name_of(column)]
         name = "segment" if "segment" in others else others[0] if len(others) == 1 else None
         if name is None:
-            raise DataError(f"{path} must have a column 'segment' next to the user column, it has {', '.join(table.names)}")
+            raise DataError(
+                f"{path} must have a column 'segment' next to the user column, it has {', '.join(map(repr, table.names))}"
+            )
         ids, given = table.labelled(column, name)
     labels = _labels(path, name, given)
     numbers = dataset.user_ids.numbers(ids)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
@@ -10,14 +12,17 @@ import pytest
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
+from gcnrec.ranking.evaluate import HeldOutSplit
 from gcnrec.ranking.seen import seen_items
+from gcnrec.reports.text import metric_lines
 from gcnrec.results.compare import compare
 from gcnrec.results.evaluate import Terms, evaluate_lists, evaluate_run
-from gcnrec.results.given.lists import open_judged, table_of
+from gcnrec.results.given.lists import lengths_of, open_judged, read_lists, table_of
 from gcnrec.results.outputs import Output
 from gcnrec.results.recommend import recommend
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
+from tests.helpers.heard import Heard
 
 K = 3
 
@@ -83,6 +88,45 @@ def test_the_run_s_own_lists_have_the_run_s_figures_and_differ_by_nothing(run, t
     assert found[f"recall@{K}"] == run.metrics("test")[f"recall@{K}"]
     row = next(row for row in compare(run, [open_judged(tmp_path / "judged.parquet")]).rows if row.metric == f"recall@{K}")
     assert (row.difference, row.run) == (0.0, str(tmp_path / "judged.parquet"))
+
+
+def write_pairs(path, users, items):
+    pq.write_table(pa.table({"user": users, "item": items}), path)
+    return path
+
+
+def test_lengths_end_at_the_longest_list(run, tmp_path):
+    """Measured at 3, as the job is, lists of two items would lose against the run by their length alone."""
+    ids, held = run.dataset.user_ids.ids.to_pylist(), np.unique(run.dataset.test.users_E).tolist()
+    listed = [ids[user] for user in held[2:]]
+    path = write_pairs(tmp_path / "two.parquet", [*listed, *listed, "nobody"], [1000] * len(listed) + [77] * (len(listed) + 1))
+    heard = Heard()
+    found = evaluate_lists(run, path, Output(tmp_path / "fits.parquet"), observer=heard)
+    assert [name for name in found if name.startswith("recall@")] == ["recall@2"]
+    assert heard.notes == ["metrics @3 are left out: the longest list has 2 items; --k measures them"]
+    assert found["users_without_list"] == 2
+    assert f"without a list: 2 of {len(held):,} users, who have zeros" in metric_lines(found)
+    heard = Heard()
+    found = evaluate_lists(run, path, Output(tmp_path / "asked.parquet"), Terms(ks=(1, 3)), observer=heard)
+    assert [name for name in found if name.startswith("recall@")] == ["recall@1", "recall@3"] and not heard.notes
+    assert "metrics @3 are of lists with at most 2 items, and count the places behind them as misses" in heard.warnings
+
+
+def test_a_length_counts_rows_of_users_with_held_out_pairs(run, tmp_path):
+    dataset = run.dataset
+    other, *held = np.unique(dataset.test.users_E).tolist()
+    kept_E = dataset.test.users_E != other
+    part = replace(dataset.test, users_E=dataset.test.users_E[kept_E], items_E=dataset.test.items_E[kept_E])
+    split = HeldOutSplit.of(part, dataset.graph, seen_items("all", dataset, "test"))
+    ids = dataset.user_ids.ids.to_pylist()
+    rows = [(ids[held[0]], item) for item in (1000, 1001, 1000)] + [(ids[other], 1000 + place) for place in range(6)]
+    lists = read_lists(dataset, write_pairs(tmp_path / "lists.parquet", *zip(*rows, strict=True)))
+    assert (lists.longest(split), lists.absent(split)) == (3, len(held) - 1)
+    assert lengths_of(lists, split, [1, 3, 4, 9], False, Heard()) == [1, 3]
+    assert lengths_of(lists, split, [4, 9], False, Heard()) == [3]
+    assert lengths_of(lists, split, [1, 9], True, Heard()) == [1, 9]
+    nobody = read_lists(dataset, write_pairs(tmp_path / "other.parquet", [ids[other]], [1000]))
+    assert lengths_of(nobody, split, [1, 9], False, Heard()) == [1, 9]  # a warning says that no list has a held-out item
 
 
 def test_lists_of_another_rule_or_data_are_not_compared(run, tmp_path):

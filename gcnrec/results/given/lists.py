@@ -7,7 +7,7 @@ Letters: E rows of the file, H users with held-out pairs, K list length, B users
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from gcnrec.ops.topk import ItemLists, TopK, contained
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, held_lists, judge_lists, metric_columns
 from gcnrec.results.given.id_files import columns_of, open_ids
 from gcnrec.results.outputs import Output
+from gcnrec.system.observer import Observer
 
 _CHUNK = 4096
 _RANK, _MADE_BY = "rank", b"gcnrec"
@@ -33,15 +34,24 @@ _RANK, _MADE_BY = "rank", b"gcnrec"
 class Lists:
     """The list of user u: `items_E` int32 from `indptr_U[u]` to `indptr_U[u + 1]`, best first; -1 is an unknown item.
 
-    `unknown_users`, `unknown_items`, `repeated`: rows of users and of items that the data does not know, and of items that a
-    list has before.
+    `rows_U` int64: rows of each user, repeated ones too. `unknown_users`, `unknown_items`, `repeated`: rows of users and of
+    items that the data does not know, and of items that a list has before.
     """
 
     indptr_U: NDArray[np.int64]
     items_E: NDArray[np.int32]
+    rows_U: NDArray[np.int64]
     unknown_users: int
     unknown_items: int
     repeated: int
+
+    def longest(self, split: HeldOutSplit) -> int:
+        """The most rows of a user with held-out pairs, 0 where none has a list."""
+        return int(self.rows_U[split.pairs.users_E].max(initial=0))
+
+    def absent(self, split: HeldOutSplit) -> int:
+        """Users with held-out pairs, and without a list."""
+        return int((self.rows_U[np.unique(split.pairs.users_E)] == 0).sum())
 
     def of(self, users_B: NDArray[np.int32], k: int) -> TopK:
         """The first `k` places of the users' lists; scores fall with the place."""
@@ -70,10 +80,29 @@ def read_lists(dataset: Dataset, path: Path) -> Lists:
         )
     order_E = np.lexsort((ranks_E, users_E))[int((~known_E).sum()) :]
     users_E, items_E = users_E[order_E], items_E[order_E]
-    first_E = _first_of_each(users_E, items_E)
-    indptr_U = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(users_E[first_E], minlength=len(dataset.user_ids)))])
+    first_E, num_users = _first_of_each(users_E, items_E), len(dataset.user_ids)
+    indptr_U = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(users_E[first_E], minlength=num_users))])
     unknown_items = int((items_E[first_E] < 0).sum())
-    return Lists(indptr_U, items_E[first_E], int((~known_E).sum()), unknown_items, int((~first_E).sum()))
+    rows_U = np.bincount(users_E, minlength=num_users)
+    return Lists(indptr_U, items_E[first_E], rows_U, int((~known_E).sum()), unknown_items, int((~first_E).sum()))
+
+
+def lengths_of(lists: Lists, split: HeldOutSplit, ks: Sequence[int], asked: bool, observer: Observer) -> list[int]:
+    """The list lengths to measure, of the rising `ks`: up to the longest list, or all of them with a warning where `asked`.
+
+    Where all are longer than the longest list, its own length. A metric at 50 of lists of 20 would compare with a run's at 50 as
+    if 30 places had missed.
+    """
+    longest = lists.longest(split)
+    beyond = [k for k in ks if k > longest]
+    if not (beyond and longest):
+        return list(ks)
+    named = ", ".join(f"@{k}" for k in beyond)
+    if asked:
+        observer.warn(f"metrics {named} are of lists with at most {longest} items, and count the places behind them as misses")
+        return list(ks)
+    observer.note(f"metrics {named} are left out: the longest list has {longest} items; --k measures them")
+    return [k for k in ks if k <= longest] or [longest]
 
 
 def judged(lists: Lists, split: HeldOutSplit, measures: Measures) -> tuple[Evaluation, int]:
