@@ -158,11 +158,20 @@ class Others:
         """The rows of train, and the later rows of marked users and items."""
         return Others(self.train, {name: _within(rows, users, items, scratch) for name, rows in self.later.items()})
 
-    def within(self, users: NDArray[np.bool_], items: NDArray[np.bool_], scratch: Scratch) -> Others:
-        """The rows of marked users and items."""
-        return Others(
-            *({name: _within(rows, users, items, scratch) for name, rows in part.items()} for part in (self.train, self.later))
-        )
+    def within(self, users: NDArray[np.bool_], items: NDArray[np.bool_], scratch: Scratch, report: Report) -> Others:
+        """The rows of marked users and items, which are those of the k-core; others are counted as `outside_core_NAME`."""
+        parts = [{name: _within(rows, users, items, scratch) for name, rows in part.items()} for part in (self.train, self.later)]
+        for name, rows in self.train.items():
+            outside = len(rows) + len(self.later[name]) - sum(len(part[name]) for part in parts)
+            line = f"{{}} pairs of {name} dropped: their user or item is outside the k-core"
+            report.count(f"outside_core_{name}", outside, line)
+        return _by_frequency(*parts)
+
+
+def _by_frequency(train: Mapping[str, Rows], later: Mapping[str, Rows]) -> Others:
+    """The behaviours with rows in `train`, the most frequent one first."""
+    order = sorted((name for name in train if len(train[name])), key=lambda name: -len(train[name]))
+    return Others({name: train[name] for name in order}, {name: later[name] for name in order})
 
 
 def cut_of(data: Data, split: str, carved: bool, parts: Parts, moments: Moments, num_items: int, scratch: Scratch) -> Cut:
@@ -205,8 +214,7 @@ def cut(others: Mapping[str, Rows], by: Cut, duplicates: str, sizes: tuple[int, 
         if len(merged):
             kept[name] = merged
             later[name] = pairs.merge(rows.keep(codes, LATER, scratch), duplicates, scratch)
-    order = sorted(kept, key=lambda name: -len(kept[name]))
-    return Others({name: kept[name] for name in order}, {name: later[name] for name in order})
+    return _by_frequency(kept, later)
 
 
 def _within(rows: Rows, users: NDArray[np.bool_], items: NDArray[np.bool_], scratch: Scratch) -> Rows:

@@ -57,6 +57,25 @@ class Staged:
         return splits.SortedPairs(rows.pairs_E, self.num_users, self.num_items, scratch)
 
 
+@dataclass(frozen=True, slots=True)
+class _Core:
+    """Marks of users and items: those of a k-core, and those that held-out pairs may name, which lost no rows to the core."""
+
+    users: NDArray[np.bool_]
+    items: NDArray[np.bool_]
+    may_users: NDArray[np.bool_]
+    may_items: NDArray[np.bool_]
+
+    def held_out(self, name: str, rows: Rows, scratch: Scratch, report: Report) -> Rows:
+        """The `rows` of "valid" or "test" that name no lost node. What a pair of such a node repeats, train does not know."""
+        codes = scratch.codes(len(rows))
+        pairs.mark_alive(rows.pairs_E, self.may_users, self.may_items, codes)
+        words = "validation" if name == "valid" else name
+        line = f"{{}} {words} pairs dropped: the k-core dropped their user or item"
+        report.count(f"k_core_{name}", count_codes(codes, 0), line)
+        return rows.keep(codes, 1, scratch)
+
+
 def split_of(data: Data) -> str:
     """The split that applies: `given` with a test file, else `temporal` with a time column, else `random`."""
     return data.split or ("given" if data.test else "temporal" if data.time else "random")
@@ -66,7 +85,8 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
     """Write every file of the dataset folder but dataset.json; returns what that file says about the data."""
     split = split_of(data)
     moments = behaviours.Moments.none(staged.num_users, scratch)
-    parts = drop_repeats(_split(staged, data, split, moments, scratch, report), data.repeats, scratch, report)
+    parts, core = _split(staged, data, split, moments, scratch, report)
+    parts = drop_repeats(parts, data.repeats, scratch, report)
     negatives = staged.negatives
     if negatives is not None and data.repeats == "drop":
         parts = negatives.judged(parts, scratch, report)
@@ -80,8 +100,8 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
     others = behaviours.cut(staged.others, cut, data.duplicates, sizes, scratch, report)
     del moments, cut
     degrees = _degrees(parts.train, sizes, scratch)
-    if data.k_core > 1:
-        others = others.within(*_alive(degrees, (parts.valid, parts.test), scratch), scratch)
+    if core is not None:
+        others = others.within(core.users, core.items, scratch, report)
     warm = _alive(degrees, others.train.values(), scratch)
     may_be_cold = (data.keep_cold, data.keep_cold or split == "cold_items")
     valid, *in_valid = drop_cold("valid", parts.valid, warm, may_be_cold, scratch, report)
@@ -126,17 +146,19 @@ def _alive(
     return users, items
 
 
-def _split(staged: Staged, data: Data, split: str, moments: behaviours.Moments, scratch: Scratch, report: Report) -> Parts:
+def _split(
+    staged: Staged, data: Data, split: str, moments: behaviours.Moments, scratch: Scratch, report: Report
+) -> tuple[Parts, _Core | None]:
     """Cut the rows into parts, reduce to the k-core (before a drawn split, after a given one), merge repeats.
 
-    `moments` gets the times of the first held-out rows of each user.
+    `moments` gets the times of the first held-out rows of each user. Also returns the core, if one is asked for.
     """
-    after, negatives = split in ("given", "temporal"), staged.negatives
+    after, negatives, core = split in ("given", "temporal"), staged.negatives, None
     rows = sort_rows(staged.files.pop("train"), staged.num_users, staged.num_items, scratch)
     if negatives is not None and split not in behaviours.BY_TIME:
         rows = negatives.settle(rows, scratch, report)
     if data.k_core > 1 and not after:
-        rows = _k_core(rows, staged, data.k_core, scratch, report)
+        rows, core = _k_core(rows, staged, data.k_core, scratch, report)
     codes = _codes(rows, staged, data, split, scratch, report)
     merged = {}
     for name, code in (("train", splits.TRAIN), ("valid", splits.VALID), ("test", splits.TEST)):
@@ -160,8 +182,10 @@ def _split(staged: Staged, data: Data, split: str, moments: behaviours.Moments, 
         )
         raise DataError(f"split = '{split}' leaves no train interaction of {len(rows):,}; {remedy}")
     if data.k_core > 1 and after:
-        merged["train"] = _k_core(merged["train"], staged, data.k_core, scratch, report)
-    return Parts(merged["train"], merged["valid"], merged["test"])
+        merged["train"], core = _k_core(merged["train"], staged, data.k_core, scratch, report)
+    if core is not None and data.behaviour:
+        merged |= {name: core.held_out(name, merged[name], scratch, report) for name in ("valid", "test")}
+    return Parts(merged["train"], merged["valid"], merged["test"]), core
 
 
 def _decay(rows: Rows, days: float, ticks: int | None) -> None:
@@ -218,10 +242,12 @@ def _last_tick(data: Data, ticks: int | None) -> int:
     return np.iinfo(np.int64).max if data.test_until is None else parse_time(data.test_until, data.time_unit, ticks or 1) - 1
 
 
-def _k_core(rows: Rows, staged: Staged, k: int, scratch: Scratch, report: Report) -> Rows:
+def _k_core(rows: Rows, staged: Staged, k: int, scratch: Scratch, report: Report) -> tuple[Rows, _Core]:
+    """The rows of the k-core, and its marks; DataError where it is empty."""
     users, items, rounds = pairs.k_core(rows.pairs_E, staged.num_users, staged.num_items, k, scratch)
-    before_users = np.count_nonzero(count_high(rows.pairs_E, staged.num_users, scratch))
-    before_items = np.count_nonzero(count_low(rows.pairs_E, staged.num_items, scratch))
+    may_users, may_items = _alive(_degrees(rows, (staged.num_users, staged.num_items), scratch), (), scratch)
+    np.less_equal(may_users, users, out=may_users)  # without rows before, or in the core
+    np.less_equal(may_items, items, out=may_items)
     codes = scratch.codes(len(rows))
     pairs.mark_alive(rows.pairs_E, users, items, codes)
     kept = rows.keep(codes, 1, scratch)
@@ -229,9 +255,9 @@ def _k_core(rows: Rows, staged: Staged, k: int, scratch: Scratch, report: Report
         raise DataError(f"k_core = {k} removes all {len(rows):,} interactions; choose a smaller k")
     report.entries["k_core_rounds"] = rounds
     report.count("k_core_interactions", len(rows) - len(kept), f"{{}} interactions outside the {k}-core dropped")
-    report.count("k_core_users", before_users - users.sum(), f"{{}} users outside the {k}-core dropped")
-    report.count("k_core_items", before_items - items.sum(), f"{{}} items outside the {k}-core dropped")
-    return kept
+    report.count("k_core_users", len(users) - np.count_nonzero(may_users), f"{{}} users outside the {k}-core dropped")
+    report.count("k_core_items", len(items) - np.count_nonzero(may_items), f"{{}} items outside the {k}-core dropped")
+    return kept, _Core(users, items, may_users, may_items)
 
 
 def _write(

@@ -165,6 +165,54 @@ def test_the_k_core_counts_the_target_and_others_keep_its_nodes(tmp_path):
     ]
     dataset = made(tmp_path, rows, k_core=2, split="random", test_size=0, valid_size=0)
     assert dataset.user_ids.ids.to_pylist() == [1, 2] and others(dataset) == {"view": {(1, 2)}}
+    assert dataset.info["report"]["outside_core_view"] == 2
+
+
+def peeled(found, k):
+    """The pairs of the k-core."""
+    while True:
+        users, items = ([pair[side] for pair in found] for side in (0, 1))
+        kept = {(u, i) for u, i in found if users.count(u) >= k and items.count(i) >= k}
+        if kept == found:
+            return found
+        found = kept
+
+
+@pytest.mark.parametrize("keep_cold", [False, True])
+@pytest.mark.parametrize("split", ["temporal", "given"])
+def test_nodes_outside_the_core_are_gone_with_all_their_rows(tmp_path, split, keep_cold):
+    rows = drawn(np.random.default_rng(0), rows=300)
+    rows = [row for row in rows if row[3] == "view" or row[1] % 4] + [(90, 1, 55, "buy"), (91, 2, 3, "view"), (91, 2, 55, "buy")]
+    train, test = ([row for row in rows if (row[2] >= 40) is late] for late in (False, True))
+    keys = {"split": split, "k_core": 3, "valid_size": 0, "keep_cold": keep_cold}
+    if split == "temporal":
+        dataset = made(tmp_path, rows, time="t", test_from=40, **keys)
+    else:
+        dataset = made(tmp_path, train, time="t", test=written(tmp_path / "test.parquet", test), **keys)
+    bought, held_out = of(train, "buy"), of(test, "buy")
+    core = peeled(bought, 3)
+    users, items = ({pair[side] for pair in core} for side in (0, 1))
+    lost = ({u for u, _ in bought} - users, {i for _, i in bought} - items)
+    assert pairs(dataset.graph.user_items, dataset) == core and core and lost[0] and lost[1]
+    for kind, found in others(dataset).items():
+        assert found == {(u, i) for u, i in of(train, kind) if u in users and i in items}
+    of_lost = {(u, i) for u, i in held_out if u in lost[0] or i in lost[1]}
+    known = held_out - of_lost - core
+    assert held(dataset.test) == (known if keep_cold else {(u, i) for u, i in known if u in users and i in items})
+    assert not keep_cold or known & {(90, 1), (91, 2)}, "the case must occur"
+    assert dataset.info["report"]["k_core_test"] == len(of_lost) > 0
+    assert not lost[0] & set(dataset.user_ids.ids.to_pylist()) and not lost[1] & set(dataset.item_ids.ids.to_pylist())
+
+
+@pytest.mark.parametrize("keys", [{"split": "random"}, {"split": "cold_items", "test_size": 0.3}])
+def test_what_the_core_kept_before_a_draw_stays(tmp_path, keys):
+    rows = drawn(np.random.default_rng(6), rows=200)
+    dataset = made(tmp_path, rows, k_core=3, keep_other=True, **keys)
+    core = peeled(of(rows, "buy"), 3)
+    users, items = ({pair[side] for pair in core} for side in (0, 1))
+    assert pairs(dataset.graph.user_items, dataset) | held(dataset.valid) | held(dataset.test) == core
+    for kind, found in others(dataset).items():
+        assert found == {(u, i) for u, i in of(rows, kind) if u in users and i in items} != of(rows, kind)
 
 
 @pytest.mark.parametrize("name", ["", "v{x}", "{}", "later", "ü\"'", "a b"])
