@@ -25,6 +25,8 @@ from gcnrec.system.scratch import Scratch, new_npy
 
 _TIMES_CHUNK = 2**17
 _DAY_SECONDS = 86_400
+_LEAST_POWER = -60.0
+"""Of two: by how much age lowers a weight at most. Without it, float32 makes 0 of old rows, which then are no interactions."""
 _IDS_CHUNK = 2**16
 _IDS_BYTES = 2**23
 """Of ids that are written at a time, where fewer than a chunk take as many."""
@@ -167,7 +169,7 @@ def _split(
             part = sort_rows(staged.files.pop(name), staged.num_users, staged.num_items, scratch)
         moments.lower(name, part)
         if name == "train" and data.decay_days:
-            _decay(part, data.decay_days, staged.ticks)
+            _decay(part, tuple(staged.others.values()), data.decay_days, staged.ticks)
         merged[name] = pairs.merge(part, data.duplicates, scratch)
         repeated = len(part) - len(merged[name])
         report.count(f"duplicates_{name}", repeated, f"{{}} repeated pairs merged in {name}")
@@ -188,15 +190,23 @@ def _split(
     return Parts(merged["train"], merged["valid"], merged["test"]), core
 
 
-def _decay(rows: Rows, days: float, ticks: int | None) -> None:
-    """Halve weights, in place, for each `days` that a row is older than the newest one."""
-    if rows.times_E is None or rows.weights_E is None or not len(rows):
+def _decay(rows: Rows, others: tuple[Rows, ...], days: float, ticks: int | None) -> None:
+    """Halve weights, in place, for each `days` that a row is older than the newest of `rows`; rows of `others` likewise.
+
+    Later rows keep their weight. No weight is multiplied by less than 2^`_LEAST_POWER`.
+    """
+    if rows.times_E is None or not len(rows):
         return
     span = days * _DAY_SECONDS * (ticks or 1)
-    newest = int(rows.times_E.max())
-    for first in range(0, len(rows), _TIMES_CHUNK):
-        chunk = slice(first, first + _TIMES_CHUNK)
-        rows.weights_E[chunk] *= np.exp2((rows.times_E[chunk] - newest) / span).astype(np.float32)
+    newest = rows.times_E.max()
+    for part in (rows, *others):
+        if part.times_E is None or part.weights_E is None:
+            continue
+        for first in range(0, len(part), _TIMES_CHUNK):
+            chunk = slice(first, first + _TIMES_CHUNK)
+            # Two times of int64 may lie further apart than int64 reaches: uint64 holds the difference.
+            ages = np.subtract(newest, np.minimum(part.times_E[chunk], newest)).view(np.uint64)
+            part.weights_E[chunk] *= np.exp2(np.maximum(-(ages / span), _LEAST_POWER)).astype(np.float32)
 
 
 def _take_logarithms(parts: Iterable[Rows]) -> None:

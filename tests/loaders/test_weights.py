@@ -37,11 +37,14 @@ def weights(tmp_path, given, **keys):
     keys = {"user": "u", "item": "i", "split": "random", "test_size": 0.0, "valid_size": 0.0, **keys}
     data = Data.model_validate({"train": written(tmp_path / "x.parquet", given), **keys})
     dataset = ingest(data, tmp_path / "d", data_root=None, name="d")
-    csr = dataset.graph.user_items
+    return by_pair(dataset, dataset.graph.user_items, dataset.weights_E)
+
+
+def by_pair(dataset, csr, weights_E):
     pairs = zip(
         dataset.user_ids.decode(csr.row_numbers()).to_pylist(), dataset.item_ids.decode(csr.indices).to_pylist(), strict=True
     )
-    return dict(zip(pairs, dataset.weights_E.tolist(), strict=True))
+    return dict(zip(pairs, weights_E.tolist(), strict=True))
 
 
 def summed(given, weight):
@@ -81,6 +84,39 @@ def test_the_newest_row_is_one_of_train(tmp_path):
     given = [(1, 1, 0, "buy"), (1, 2, 10 * DAY, "buy"), (2, 1, 10 * DAY, "buy"), (2, 2, 30 * DAY, "buy")]
     found = weights(tmp_path, given, time="t", decay_days=10, split="temporal", test_from=20 * DAY, keep_cold=True)
     assert found == pytest.approx({(1, 1): 0.5, (1, 2): 1.0, (2, 1): 1.0})
+
+
+@pytest.mark.parametrize(("split", "weight_log"), [("temporal", False), ("leave_last", True), ("random", False)])
+def test_other_behaviours_fade_from_the_newest_target_row_of_train(tmp_path, split, weight_log):
+    given = [*rows(4), (1, 1, 45 * DAY, "view"), (1, 2, 45 * DAY, "cart")]
+    keys = {"train": written(tmp_path / "x.parquet", given), "user": "u", "item": "i", "time": "t", "weight": SQL}
+    keys |= {"split": split, "behaviour": "event", "target": "buy", "decay_days": 5, "duplicates": "sum", "valid_size": 0}
+    keys |= {"weight_log": weight_log, "keep_cold": True}
+    keys |= {"temporal": {"test_from": 30 * DAY}, "leave_last": {}, "random": {"test_size": 0}}[split]
+    dataset = ingest(Data.model_validate(keys), tmp_path / "d", data_root=None, name="d")
+    bought = [row for row in given if row[3] == "buy"]
+    first = {
+        "temporal": lambda user: min(row[2] for row in bought if row[2] >= 30 * DAY),
+        "leave_last": lambda user: max(row[2] for row in bought if row[0] == user),
+        "random": lambda user: math.inf,
+    }[split]
+    newest = max(row[2] for row in bought if row[2] < first(row[0]))
+    assert len(dataset.others) == 2
+    for other in dataset.others:
+        kept = [row for row in given if row[3] == other.name and row[2] < first(row[0])]
+        faded = summed(kept, lambda row: WEIGHS.get(row[3], 1.0) * 2.0 ** (min(row[2] - newest, 0) / (5 * DAY)))
+        expected = {pair: math.log1p(weight) if weight_log else weight for pair, weight in faded.items()}
+        assert by_pair(dataset, other.graph.user_items, other.weights_E) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("late", [40 * DAY, 2**63 - 1])
+def test_age_makes_no_weight_0(tmp_path, late):
+    given = [(1, 1, -(2**63), "buy"), (1, 2, late, "buy"), (2, 1, -(2**63), "view"), (2, 2, late, "view")]
+    keys = {"train": written(tmp_path / "x.parquet", given), "user": "u", "item": "i", "time": "t", "split": "random"}
+    keys |= {"behaviour": "event", "target": "buy", "decay_days": 0.001, "test_size": 0, "valid_size": 0}
+    dataset = ingest(Data.model_validate(keys), tmp_path / "d", data_root=None, name="d")
+    for weights_E in (dataset.weights_E, dataset.others[0].weights_E):
+        assert sorted(weights_E.tolist()) == [2.0**-60, 1.0]
 
 
 @pytest.mark.parametrize("duplicates", ["latest", "sum"])
