@@ -271,7 +271,7 @@ def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> 
             extra = [
                 column for column in (TIME, WEIGHT) if column in file.columns.expressions or (column == WEIGHT and file.weight)
             ]
-            ratings, size = _Ratings(), file.batch_rows(scratch.limit)
+            ratings, size = _Ratings(data.target), file.batch_rows(scratch.limit)
             kinds[file.role] = _kinds_of(file, data, scratch)
             with _explained(file):
                 read = file.source.batches(file.columns.expressions, file.columns.paths, size, scratch.limit / 200)
@@ -325,16 +325,23 @@ def _by_behaviour(
 
 @dataclass(slots=True)
 class _Ratings:
-    """Rows that the condition kept: how many have no rating, and how many have one that is too low."""
+    """Rows that the condition kept and a rating drops: how many have none and need one, and how many have one that is too low.
 
+    Rows of the `target` need a rating, and so do all rows without a column of behaviours.
+    """
+
+    target: tuple[str, ...] | None
     absent: int = 0
     low: int = 0
 
     def counting(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The rows of `batch` whose rating counts, as positive or negative."""
+        """The rows of `batch` whose rating counts, as positive or negative, and the rows of other behaviours without one."""
         counts = batch.column(RATING)
         if NEGATIVE in batch.schema.names:
             counts = pc.or_(counts, batch.column(NEGATIVE))
+        if BEHAVIOUR in batch.schema.names and counts.null_count:
+            is_other = pc.invert(pc.is_in(batch.column(BEHAVIOUR), pa.array(self.target or (), pa.string())))
+            counts = pc.if_else(pc.is_null(counts), pc.if_else(is_other, True, None), counts)
         kept = batch.filter(counts)
         self.absent += counts.null_count
         self.low += len(batch) - len(kept) - counts.null_count
@@ -385,7 +392,8 @@ def _kept(
     size: int,
 ) -> Iterator[pa.RecordBatch]:
     """`columns` of the rows of `reader` that meet the file's condition and whose rating counts, about `size` rows at a time."""
-    rated = [column for column in (RATING, NEGATIVE) if column in file.columns.expressions]
+    rated = [column for column in (RATING, NEGATIVE, BEHAVIOUR) if column in file.columns.expressions]
+    rated = rated if RATING in rated else []
     batches: Iterable[pa.RecordBatch] = reader
     if file.where or file.weight:
         connection.register(_IN, reader)
@@ -477,7 +485,7 @@ def _refuse(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, colu
     with closing(connection.cursor()) as cursor:
         for path, reader in file.source.numbered(file.columns.expressions, file.columns.paths):
             first: int | None = None
-            for batch in _kept(cursor, file, [column, _ROW], reader, _Ratings(), BATCH_ROWS):
+            for batch in _kept(cursor, file, [column, _ROW], reader, _Ratings(data.target), BATCH_ROWS):
                 found = pc.min(batch.column(_ROW).filter(fault.rows(batch.column(column)))).as_py()
                 first = found if first is None else min(first, first if found is None else found)
                 if first is not None and not file.where:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numba
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gcnrec.config import Data
@@ -57,7 +58,7 @@ class Kinds:
                 codes = np.array([self._code(name) for name in kinds.dictionary.to_pylist()], np.int8)
                 codes_B[:] = codes[kinds.indices.to_numpy(zero_copy_only=False)]
             if NEGATIVE in names:
-                codes_B[batch.column(NEGATIVE).to_numpy(zero_copy_only=False)] = _NEGATIVE
+                codes_B[pc.fill_null(batch.column(NEGATIVE), False).to_numpy(zero_copy_only=False)] = _NEGATIVE  # unrated: null
             self.done += len(batch)
             yield batch.select([name for name in names if name not in (BEHAVIOUR, NEGATIVE)])
 

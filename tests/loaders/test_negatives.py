@@ -190,6 +190,39 @@ def test_low_ratings_of_any_behaviour_are_negative(tmp_path, where):
     assert pairs(dataset.negatives, dataset) == of_nodes(negative, *sides(train))
 
 
+BOUGHT = [*((user, item, 5.0) for user in (1, 2) for item in (1, 2)), (3, 1, 4.5), (3, 2, None), (4, 1, float("nan"))]
+BOUGHT += [(1, 3, 1.0), (1, 4, 3.5)]
+VIEWED = [(1, 1, None), (2, 3, float("nan")), (3, 2, 3.5), (3, 4, 5.0), (2, 1, 1.0), (3, 2, 1.0)]
+UNRATED = [*((*row, "buy") for row in BOUGHT), *((*row, "view") for row in VIEWED)]
+
+
+@pytest.mark.parametrize(
+    ("rules", "where"),
+    [
+        ({"min_rating": HIGH}, "i < 9"),
+        ({"negative_below": LOW}, None),
+        ({"min_rating": HIGH, "negative_below": LOW}, None),
+    ],
+)
+def test_rows_of_other_behaviours_need_no_rating(tmp_path, rules, where):
+    users, items, ratings, kinds = zip(*UNRATED, strict=True)
+    table = pa.table({"u": users, "i": items, "r": pa.array(ratings, from_pandas=False), "kind": kinds})
+    pq.write_table(table, tmp_path / "x.parquet")
+    keys = {"train": str(tmp_path / "x.parquet"), "user": "u", "item": "i", "rating": "r", "behaviour": "kind", "target": "buy"}
+    keys |= {"split": "random", "test_size": 0, "valid_size": 0, **rules, **({"where": where} if where else {})}
+    dataset = ingest(Data.model_validate(keys), tmp_path / "d", data_root=None, name="d")
+    least = rules.get("min_rating", LOW)
+    rated = [row for row in UNRATED if row[2] is not None and row[2] == row[2]]
+    bought = {(u, i) for u, i, rating, kind in rated if kind == "buy" and rating >= least}
+    viewed = {(u, i) for u, i, rating, kind in rated if kind == "view" and rating >= least} | {(1, 1), (2, 3)}
+    assert pairs(dataset.graph.user_items, dataset) == bought
+    assert {other.name: pairs(other.graph.user_items, dataset) for other in dataset.others} == {"view": viewed}
+    if "negative_below" in rules:
+        low = {(u, i) for u, i, rating, _ in rated if rating < LOW}
+        assert pairs(dataset.negatives, dataset) == of_nodes(low - bought, *sides(bought))
+    assert dataset.info["report"]["no_rating_train"] == 2
+
+
 def test_mistakes_are_sentences(tmp_path):
     with pytest.raises(ValidationError, match="negative_below needs rating, the column that it looks at"):
         Data(train="x", negative_below=2)
