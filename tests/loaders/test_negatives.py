@@ -223,6 +223,18 @@ def test_rows_of_other_behaviours_need_no_rating(tmp_path, rules, where):
     assert dataset.info["report"]["no_rating_train"] == 2
 
 
+def test_a_positive_row_of_the_target_alone_takes_a_negative_pair_out(tmp_path):
+    given = [(1, 1, 0, 5.0, "buy"), (1, 2, 0, 5.0, "buy"), (2, 1, 0, 5.0, "buy"), (2, 2, 3, 1.0, "buy"), (2, 2, 5, 5.0, "view")]
+    given += [(1, 2, 6, 1.0, "view"), (3, 2, 0, 5.0, "buy")]
+    users, items, times, ratings, kinds = zip(*given, strict=True)
+    pq.write_table(pa.table({"u": users, "i": items, "t": times, "r": ratings, "kind": kinds}), tmp_path / "x.parquet")
+    keys = {"train": str(tmp_path / "x.parquet"), "user": "u", "item": "i", "time": "t", "rating": "r", "negative_below": LOW}
+    keys |= {"behaviour": "kind", "target": "buy", "split": "random", "test_size": 0, "valid_size": 0}
+    dataset = ingest(Data.model_validate(keys), tmp_path / "d", data_root=None, name="d")
+    assert pairs(dataset.negatives, dataset) == {(2, 2), (1, 2)}
+    assert pairs(dataset.graph.user_items, dataset) == {(1, 1), (2, 1), (3, 2)}
+
+
 def test_mistakes_are_sentences(tmp_path):
     with pytest.raises(ValidationError, match="negative_below needs rating, the column that it looks at"):
         Data(train="x", negative_below=2)
