@@ -21,7 +21,7 @@ from gcnrec.config import Data
 from gcnrec.config.unused import unused_data_settings
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.bounds.allowed import Allowed
-from gcnrec.loaders.conditions.bound import FROM_DUCKDB, Bound, bind, reason
+from gcnrec.loaders.conditions.bound import FROM_DUCKDB, Bound, bind, bind_number, reason
 from gcnrec.loaders.conditions.condition import Condition, locked, parse_condition
 from gcnrec.loaders.conditions.expressions import OWN
 from gcnrec.loaders.conditions.moments import words_of_the_moment
@@ -237,7 +237,7 @@ def _weighing(role: str, source: Input, conditions: dict[str, Condition], first:
     weight = conditions.get("weight")
     if weight is None or (role != "train" and weight.missing(source.dataset.schema.names) is not None):
         return None
-    bound = bind(weight, source.dataset.schema, source.text, first=first)
+    bound = bind_number(weight, source.dataset.schema, source.text, first)
     for path in bound.columns.values():
         source.field(".".join(path))  # refuses a column without a common type
     return bound

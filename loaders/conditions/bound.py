@@ -6,7 +6,7 @@ DuckDB knows no case of names: the columns go to it under names of our own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from gcnrec.errors import DataError, UsageError, first_line, nearest
-from gcnrec.loaders.conditions.comparisons import Comparisons, Kind, Node, Unfit, kind_of, operands, text_of
+from gcnrec.loaders.conditions.comparisons import NUMBERS, Comparisons, Kind, Node, Unfit, kind_of, operands, text_of
 from gcnrec.loaders.conditions.condition import CLOCKS, Condition, clause_of, locked, sql_of
 from gcnrec.loaders.conditions.expressions import OWN, TOO_DEEP, Refused, columns_of
 
@@ -51,6 +51,23 @@ def bind(
     Raises DataError for a column or field that is not there (names are exact), and where types do not fit; UsageError where
     the condition, as it is rebuilt for these types, is too deep or makes too much of a row.
     """
+    return _bind(condition, schema, source, parser, first, _check_truth)
+
+
+def bind_number(condition: Condition, schema: pa.Schema, source: str, first: int = 0) -> Bound:
+    """Bind an expression that gives a number, as `bind` binds a condition. DataError where it gives text, a truth or the like."""
+    return _bind(condition, schema, source, None, first, _check_number)
+
+
+def _bind(
+    condition: Condition,
+    schema: pa.Schema,
+    source: str,
+    parser: duckdb.DuckDBPyConnection | None,
+    first: int,
+    check: Callable[[str, duckdb.DuckDBPyConnection], None],
+) -> Bound:
+    """See `bind`. `check` raises Unfit, or what DuckDB does, where the SQL does not give what it should."""
     paths = [path for path in condition.references if path[0] in schema.names or path[0].lower() not in CLOCKS]
     fields = {path: _field(condition, schema, path, source) for path in paths}
     names = {path: f"{OWN}{number}" for number, path in enumerate(paths, start=first)}
@@ -65,7 +82,7 @@ def bind(
             rebuilt = _rebuilt(condition.clause, names, halves, connection)
             columns_of(rebuilt)
             sql = sql_of(_renamed(rebuilt, names), connection)
-            connection.execute(f"SELECT count(*) FROM {_NONE} WHERE {sql}").fetchall()
+            check(sql, connection)
         except Refused as problem:
             raise UsageError(f"{condition} {problem}") from None
         except RecursionError:
@@ -75,6 +92,19 @@ def bind(
         except FROM_DUCKDB as problem:
             raise DataError(f"{condition} does not fit {source}: {_in_names_of_the_file(reason(problem), names)}") from None
     return Bound(condition, sql, {name: path for path, name in names.items()}, frozenset(names[path] for path in halves))
+
+
+def _check_truth(sql: str, connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute(f"SELECT count(*) FROM {_NONE} WHERE {sql}").fetchall()
+
+
+def _check_number(sql: str, connection: duckdb.DuckDBPyConnection) -> None:
+    """Unfit unless the expression gives a number. A cast would make one of a text, as long as its letters are digits."""
+    given = connection.sql(f"SELECT {sql} FROM {_NONE}")
+    (declared,) = given.types
+    if kind_of(declared).name not in NUMBERS:
+        raise Unfit(f"it must give numbers, it gives {str(declared).lower()}; cast it, as in CAST(... AS DOUBLE)")
+    given.fetchall()
 
 
 def reason(problem: Exception) -> str:

@@ -23,6 +23,8 @@ Node = dict[str, Any]
 FLOATS = {"half": np.float16, "float": np.float32, "double": np.float64}
 _INTEGERS = {"tinyint", "smallint", "integer", "bigint", "hugeint", "utinyint", "usmallint", "uinteger", "ubigint", "uhugeint"}
 _EXACT = _INTEGERS | {"decimal"}
+NUMBERS = _EXACT | FLOATS.keys()
+"""Kinds that are numbers."""
 _NAIVE = {"date", "timestamp_s", "timestamp_ms", "timestamp", "timestamp_ns"}
 """Times without a zone: they are of UTC."""
 _ZONED = {"timestamp with time zone", "timestamptz_ns"}

@@ -29,7 +29,8 @@ def rows(seed=0, count=200):
 
 def written(path, given):
     users, items, times, events = zip(*given, strict=True)
-    pq.write_table(pa.table({"u": users, "i": items, "t": times, "event": events, "price (eur)": [2.0] * len(users)}), path)
+    more = {"price (eur)": [2.0] * len(users), "digits": ["2"] * len(users)}
+    pq.write_table(pa.table({"u": users, "i": items, "t": times, "event": events, **more}), path)
     return str(path)
 
 
@@ -169,13 +170,26 @@ def test_a_column_may_read_like_an_expression(tmp_path):
         ),
         ("(select 1)", UsageError, "a subquery"),
         ("price + 1", DataError, "weight = 'price \\+ 1' names the column 'price'"),
-        ("event || 'x'", DataError, "cannot be read with these columns and filters|does not fit"),
+        (
+            "event || 'x'",
+            DataError,
+            r"weight = \"event \|\| 'x'\" does not fit .*x.parquet: it must give numbers, it gives varchar; cast",
+        ),
+        ("digits || digits", DataError, "it must give numbers, it gives varchar; cast it, as in CAST"),
+        ("event = 'buy'", DataError, "it must give numbers, it gives boolean; cast it, as in CAST"),
+        ("DATE '2024-01-01'", DataError, "it must give numbers, it gives date; cast it, as in CAST"),
+        ("[1, 2]", DataError, r"it must give numbers, it gives integer\[\]; cast it, as in CAST"),
     ],
 )
 def test_expressions_that_are_no_weight_are_refused(tmp_path, weight, kind, sentence):
     with pytest.raises(kind, match=sentence):
         weights(tmp_path, rows(), weight=weight)
     assert not (tmp_path / "d").exists()
+
+
+def test_a_cast_makes_numbers(tmp_path):
+    found = weights(tmp_path, rows(), weight="CAST(event = 'buy' AS DOUBLE) + CAST(digits || digits AS DOUBLE)")
+    assert set(found.values()) == {22.0, 23.0}
 
 
 def test_held_out_files_without_the_columns_have_no_weights(tmp_path):
