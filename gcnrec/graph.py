@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, first_line, reading
 
+_INT64 = np.iinfo(np.int64)
+
 
 @dataclass(frozen=True)
 class Csr:
@@ -151,7 +153,8 @@ class BipartiteGraph:
 class Behaviour:
     """A behaviour that is not predicted, such as views: its name, and its graph over the same users and items.
 
-    `times_E` int64 seconds and `weights_E` float32 follow the order of `graph.user_items.indices`.
+    `times_E` int64 seconds, the newest of each pair, and `weights_E` float32 follow the order of `graph.user_items.indices`.
+    `first_times_E`: the earliest times, None where they are `times_E`.
     """
 
     name: str
@@ -159,6 +162,12 @@ class Behaviour:
     times_E: NDArray[np.int64] | None = None
     weights_E: NDArray[np.float32] | None = None
     later: LaterRows | None = None
+    first_times_E: NDArray[np.int64] | None = None
+
+    @property
+    def earliest_E(self) -> NDArray[np.int64] | None:
+        """The earliest known time of each pair, int64, in the order of `times_E`; None where times are not known."""
+        return self.times_E if self.first_times_E is None else self.first_times_E
 
     @cached_property
     def until_test(self) -> Behaviour:
@@ -173,15 +182,17 @@ class Behaviour:
         items_E = np.concatenate([csr.indices, later.items_E])
         graph = BipartiteGraph.from_edges(users_E, items_E, csr.rows, csr.columns)
         places_E = graph.user_items.positions(users_E, items_E)
-        times_E = weights_E = None
+        times_E = first_times_E = weights_E = None
         if self.times_E is not None and later.times_E is not None:
-            times_E = np.full(graph.num_edges, np.iinfo(np.int64).min)
-            np.maximum.at(times_E, places_E, np.concatenate([self.times_E, later.times_E]))
+            times_E, first_times_E = (np.full(graph.num_edges, end) for end in (_INT64.min, _INT64.max))
+            every_E = np.concatenate([self.times_E, later.times_E])
+            np.maximum.at(times_E, places_E, every_E)
+            np.minimum.at(first_times_E, places_E, every_E)
         if self.weights_E is not None:
             typical = np.full(len(later.users_E), self.weights_E.mean(dtype=np.float64), np.float32)
             weights_E = np.zeros(graph.num_edges, np.float32)
             np.maximum.at(weights_E, places_E, np.concatenate([self.weights_E, typical]))
-        return Behaviour(self.name, graph, times_E, weights_E)
+        return Behaviour(self.name, graph, times_E, weights_E, first_times_E=first_times_E)
 
 
 @dataclass(frozen=True)

@@ -123,9 +123,9 @@ def edge_times(graph: BipartiteGraph) -> NDArray[np.int64]:
     """
     parts = [(graph.user_items, pair_times(graph))]
     for other in graph.others:
-        if other.times_E is None:
+        if other.earliest_E is None:
             raise ValueError(f"behaviour {other.name!r} has no times")
-        parts.append((other.graph.user_items, other.times_E))
+        parts.append((other.graph.user_items, other.earliest_E))
     if len(parts) == 1:
         return parts[0][1]
     users_E = np.concatenate([csr.row_numbers() for csr, _ in parts])

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gcnrec.closed_forms.known_first import pending
+from gcnrec.config import Model
 from gcnrec.errors import UsageError
 from gcnrec.graph import Behaviour, BipartiteGraph, History, LaterRows
 from gcnrec.ops.dated import dated, edge_times, pair_times
@@ -112,6 +114,18 @@ def test_an_edge_has_its_earliest_time_in_any_behaviour_or_refit(behaviours, lat
     parts = [both, *behaviours[1:]]
     earliest = {pair: min(edges[pair] for edges in parts if pair in edges) for part in parts for pair in part}
     assert edge_times(graph).tolist() == times_of(graph.union, earliest).tolist()
+
+
+def test_a_refit_reads_the_earliest_time_of_another_behaviour_and_pending_the_newest():
+    before, later = {(0, 0): 5, (0, 1): 3, (1, 2): 4}, {(0, 0): 9, (0, 2): 7}
+    views, bought = graph_of(before), graph_of({(8, 6): 1})
+    rows = LaterRows(np.zeros(2, np.int32), np.array([0, 2], np.int32), np.array([9, 7]))
+    known = Behaviour("view", views, times_of(views, before), later=rows).until_test
+    graph = replace(bought, others=(known,), history=History(bought.user_items, np.ones(1, np.int64)))
+    assert edge_times(graph).tolist() == times_of(graph.union, {**later, **before, (8, 6): 1}).tolist()
+    assert known.times_E is not None and known.times_E.tolist() == times_of(known.graph, {**before, **later}).tolist()
+    scores_I = pending.fit(graph, Model(), 0).prepare(np.zeros(1, np.int32))[0, :3]
+    assert scores_I.argsort(descending=True).tolist() == [0, 2, 1]
 
 
 def test_edges_without_times_have_no_past():
