@@ -5,7 +5,7 @@ Letters: E edges, U users, I items, R rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -173,7 +173,7 @@ class Behaviour:
     def until_test(self) -> Behaviour:
         """The behaviour as it is known when test begins: with the later rows; itself where there are none.
 
-        A later row weighs what rows of the behaviour weigh on average, as its own weight is not known.
+        Weights follow `LaterRows.weights_with`. Later rows without weights weigh what rows of the behaviour weigh on average.
         """
         if self.later is None:
             return self
@@ -189,20 +189,58 @@ class Behaviour:
             np.maximum.at(times_E, places_E, every_E)
             np.minimum.at(first_times_E, places_E, every_E)
         if self.weights_E is not None:
-            typical = np.full(len(later.users_E), self.weights_E.mean(dtype=np.float64), np.float32)
-            weights_E = np.zeros(graph.num_edges, np.float32)
-            np.maximum.at(weights_E, places_E, np.concatenate([self.weights_E, typical]))
+            typical = float(self.weights_E.mean(dtype=np.float64))
+            weights_E = later.weights_with(csr, self.weights_E, graph.user_items, typical)
         return Behaviour(self.name, graph, times_E, weights_E, first_times_E=first_times_E)
+
+
+Weights = NDArray[np.float32]
+
+
+def latest_weight(before_X: Weights, later_X: Weights) -> Weights:
+    """The weights of pairs that come again, by `duplicates = "latest"`: the later ones, float32 (X)."""
+    return later_X
+
+
+def summed_weight(before_X: Weights, later_X: Weights) -> Weights:
+    """The weights of pairs that come again, by `duplicates = "sum"`: before + later, float32 (X)."""
+    return (before_X.astype(np.float64) + later_X).astype(np.float32)
+
+
+def summed_logarithm(before_X: Weights, later_X: Weights) -> Weights:
+    """The same where a weight w is log(1 + v) of a sum v: log(1 + (e^before - 1) + (e^later - 1)), float32 (X)."""
+    less_X, more_X = (of(before_X, later_X).astype(np.float64) for of in (np.minimum, np.maximum))
+    return (more_X + np.log1p(np.expm1(less_X) * np.exp(-more_X))).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class LaterRows:
-    """Rows that train may not have, as they are no earlier than validation, and that are earlier than test."""
+    """Rows that train may not have, as they are no earlier than validation, and that are earlier than test; each pair once.
+
+    `repeated` gives the weights of pairs that train has as well, from the weights of train and the later ones.
+    """
 
     users_E: NDArray[np.int32]
     items_E: NDArray[np.int32]
     times_E: NDArray[np.int64] | None
-    weights_E: NDArray[np.float32] | None = None
+    weights_E: Weights | None = None
+    repeated: Callable[[Weights, Weights], Weights] = latest_weight
+
+    def weights_with(self, before: Csr, weights_E: Weights, both: Csr, typical: float) -> Weights:
+        """The weights of `both`, the entries of `before` and these rows, in its order, float32.
+
+        `weights_E` are those of `before`. A pair of one part has its weight there; `repeated` weighs a pair of both. Without
+        weights, each later row weighs `typical`.
+        """
+        later_E = np.full(len(self.users_E), typical, np.float32) if self.weights_E is None else self.weights_E
+        found, is_known = np.empty(both.num_edges, np.float32), np.zeros(both.num_edges, np.bool_)
+        places_E = both.positions(before.row_numbers(), before.indices)
+        found[places_E], is_known[places_E] = weights_E, True
+        places_E = both.positions(self.users_E, self.items_E)
+        again_E = is_known[places_E]
+        found[places_E[~again_E]] = later_E[~again_E]
+        found[places_E[again_E]] = self.repeated(found[places_E[again_E]], later_E[again_E])
+        return found
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,20 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from gcnrec.errors import DataError, GcnrecError, first_line, os_remedy, reading
-from gcnrec.graph import Behaviour, BipartiteGraph, Csr, History, LaterRows, csr_from_edges, mapped, open_csr
+from gcnrec.graph import (
+    Behaviour,
+    BipartiteGraph,
+    Csr,
+    History,
+    LaterRows,
+    Weights,
+    csr_from_edges,
+    latest_weight,
+    mapped,
+    open_csr,
+    summed_logarithm,
+    summed_weight,
+)
 from gcnrec.integrity.digests import OWN, own_digest, sha256_of
 from gcnrec.integrity.facts import recalled, remember
 from gcnrec.integrity.listed import Count, Listed, Sha256, verify
@@ -244,8 +257,15 @@ def _open_other(folder: Path, number: int, info: _Info, user_ids: Vocabulary, it
         graph,
         mapped(folder / times, np.int64, edges) if times in info.files else None,
         mapped(folder / weights, np.float32, edges) if weights in info.files else None,
-        None if rows is None else LaterRows(rows.users_E, rows.items_E, rows.times_E),
+        None if rows is None else LaterRows(rows.users_E, rows.items_E, rows.times_E, rows.weights_E, repeated_by(info.data)),
     )
+
+
+def repeated_by(data: Mapping[str, Any]) -> Callable[[Weights, Weights], Weights]:
+    """What a pair of train weighs that comes again later, by the keys `duplicates` and `weight_log` that ingestion had."""
+    if data.get("duplicates") != "sum":
+        return latest_weight
+    return summed_logarithm if data.get("weight_log") else summed_weight
 
 
 def read_info(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from built import step_of
 
 from gcnrec.config import Job, Sampler
 from gcnrec.errors import DataError, UsageError
-from gcnrec.graph import Behaviour, BipartiteGraph, LaterRows
+from gcnrec.graph import Behaviour, BipartiteGraph, LaterRows, latest_weight, summed_logarithm, summed_weight
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.models.weighted_hop import WeightedHop
@@ -108,11 +109,28 @@ def test_a_pair_of_several_behaviours_weighs_their_sum():
     assert of_users_E.tolist() == [8, 4.5, 3, 0.25] and of_items_E.tolist() == [8, 4.5, 3, 0.25]
 
 
-def test_later_rows_weigh_what_their_behaviour_weighs_on_average():
+@pytest.mark.parametrize(("rule", "repeated"), [
+    (latest_weight, 2.5), (summed_weight, 3.5), (summed_logarithm, math.log(math.exp(1) + math.exp(2.5) - 1))
+])  # fmt: skip
+def test_later_rows_weigh_what_ingestion_gave_them(rule, repeated):
+    views = BipartiteGraph.from_edges(np.array([0, 1], np.int32), np.array([1, 2], np.int32), 2, 3)
+    later = LaterRows(np.array([0, 0], np.int32), np.array([1, 0], np.int32), None, np.array([2.5, 7], np.float32), rule)
+    known = Behaviour("view", views, weights_E=np.array([1, 5], np.float32), later=later).until_test
+    assert known.weights_E.tolist() == pytest.approx([7, repeated, 5], rel=1e-6)  # (0, 1) is known with 1, and comes again
+
+
+def test_later_rows_without_weights_weigh_what_their_behaviour_weighs_on_average():
     views = BipartiteGraph.from_edges(np.array([0, 1], np.int32), np.array([1, 2], np.int32), 2, 3)
     later = LaterRows(np.array([0, 0], np.int32), np.array([0, 1], np.int32), None)
     behaviour = Behaviour("view", views, weights_E=np.array([1, 5], np.float32), later=later)
     assert behaviour.until_test.weights_E.tolist() == [3, 3, 5]  # (0, 1) is known with 1, and comes again
+
+
+@pytest.mark.parametrize("before, later", [(0.0, 0.0), (0.0, 3.0), (88.0, 1e-3), (1e-6, 2e-6), (2.0, 2.0)])
+def test_logarithms_of_sums(before, later):
+    exact = math.log1p(math.expm1(np.float32(before)) + math.expm1(np.float32(later)))
+    found = summed_logarithm(np.array([before], np.float32), np.array([later], np.float32))
+    assert found.dtype == np.float32 and found[0] == pytest.approx(exact, rel=1e-7)
 
 
 def test_weights_of_zero_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,9 @@ from pydantic import ValidationError
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError
-from gcnrec.graph import Behaviour, BipartiteGraph
+from gcnrec.graph import Behaviour, BipartiteGraph, latest_weight, summed_weight
 from gcnrec.loaders.parquet import ingest
-from gcnrec.loaders.schema import open_dataset
+from gcnrec.loaders.schema import open_dataset, repeated_by
 
 KINDS = np.array(["view", "cart", "buy"])
 
@@ -86,6 +87,39 @@ def test_a_split_by_time_cuts_all_behaviours_at_one_moment(tmp_path, seed):
             strict=True,
         )
         assert dict(zip(ids, known.times_E.tolist(), strict=True)) == expected
+
+
+def weighed(rows, kind, until, duplicates, logarithm):
+    """(user, item) -> what all rows of a kind before `until` weigh, by the keys of ingestion; each row weighs 1 + its time."""
+    found = {}
+    for user, item, time, own in sorted(rows, key=lambda row: row[2]):
+        if own == kind and time < until:
+            before = found.get((user, item), 0) if duplicates == "sum" else 0
+            found[user, item] = before + time + 1
+    return {pair: math.log1p(weight) if logarithm else weight for pair, weight in found.items()}
+
+
+@pytest.mark.parametrize(("duplicates", "logarithm"), [("latest", False), ("sum", True)])
+def test_pairs_that_come_again_weigh_until_test_what_ingestion_would_give_them(tmp_path, duplicates, logarithm):
+    rows = drawn(np.random.default_rng(1), rows=1000)  # train has each user and item, so that no row is dropped
+    keys = {"time": "t", "test_from": 50, "valid_size": 0.2, "repeats": "keep", "weight": "t + 1", "weight_log": logarithm}
+    dataset = made(tmp_path, rows, split="temporal", duplicates=duplicates, **keys)
+    test = min(time for *_, time, kind in rows if kind == "buy" and time >= 50)
+    for other in dataset.others:
+        known = other.until_test
+        assert known.graph.num_edges < other.graph.num_edges + len(other.later.users_E), "the case must occur"
+        assert weights(known.graph.user_items, known.weights_E, dataset) == pytest.approx(
+            weighed(rows, other.name, test, duplicates, logarithm), rel=1e-6
+        )
+
+
+def test_without_logarithms_a_sum_is_plain():
+    assert repeated_by({"duplicates": "sum"}) is summed_weight and repeated_by({"weight_log": True}) is latest_weight
+
+
+def weights(csr, weights_E, dataset):
+    users, items = dataset.user_ids.decode(csr.row_numbers()), dataset.item_ids.decode(csr.indices)
+    return dict(zip(zip(users.to_pylist(), items.to_pylist(), strict=True), weights_E.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("seed", range(4))
