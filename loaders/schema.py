@@ -168,6 +168,11 @@ class Dataset:
         """Whether held-out pairs that train also has were kept at ingestion (`--repeats keep`)."""
         return bool(self.info.get("data", {}).get("repeats") == "keep")
 
+    @property
+    def repeated(self) -> Callable[[Weights, Weights], Weights]:
+        """What a pair of train that comes again later weighs, from both weights."""
+        return repeated_by(self.info.get("data", {}))
+
     def reading(self, behaviours: str | None) -> Dataset:
         """The dataset as a model with `model.behaviours` reads it: "none" leaves other behaviours out of `graph`."""
         return replace(self, graph=replace(self.graph, others=())) if behaviours == "none" else self

@@ -243,7 +243,7 @@ def with_valid(dataset: Dataset) -> BipartiteGraph:
     users = np.concatenate([train.user_items.row_numbers(), valid.users_E])
     items = np.concatenate([train.user_items.indices, valid.items_E])
     others = tuple(other.until_test for other in train.others)
-    rows = LaterRows(valid.users_E, valid.items_E, valid.times_E, valid.weights_E)
+    rows = LaterRows(valid.users_E, valid.items_E, valid.times_E, valid.weights_E, dataset.repeated)
     history = None if train.history is None else replace(train.history, added=rows)
     graph = BipartiteGraph.from_edges(users, items, train.num_users, train.num_items)
     return replace(graph, others=others, history=history)

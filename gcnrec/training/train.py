@@ -287,16 +287,14 @@ def use_threads(count: int | None) -> Iterator[None]:
 
 
 def _with_valid_weights(dataset: Dataset, graph: BipartiteGraph) -> NDArray[np.float32] | None:
-    """Weights of the merged edges, in their order; None when the dataset has none."""
-    train, valid = dataset.graph.user_items, dataset.valid
-    if dataset.weights_E is None:
-        return None
-    valid_weights = np.ones(len(valid), np.float32) if valid.weights_E is None else valid.weights_E
-    users = np.concatenate([train.row_numbers(), valid.users_E]).astype(np.int64)
-    keys = users * graph.num_items + np.concatenate([train.indices, valid.items_E])
-    weights = np.concatenate([dataset.weights_E, valid_weights])
-    _, first = np.unique(keys, return_index=True)  # from_edges merges the same repeats, in the same order
-    return weights[first].astype(np.float32)
+    """Weights of the merged edges, in their order; None when the dataset has none.
+
+    A pair of train that validation repeats weighs what `LaterRows.weights_with` says. Validation without weights weighs 1.
+    """
+    history = graph.history
+    if dataset.weights_E is None or history is None or history.added is None:
+        return dataset.weights_E
+    return history.added.weights_with(history.user_items, dataset.weights_E, graph.user_items, 1.0)
 
 
 def _negatives_before_test(dataset: Dataset, graph: BipartiteGraph) -> Csr | None:

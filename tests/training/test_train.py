@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import replace
 
 import numba
 import numpy as np
@@ -283,6 +284,25 @@ def test_refit_merges_weights_in_the_order_of_the_edges(tmp_path):
     known = {edge: 10.0 * edge[0] + edge[1] + 1 for edge in world.train} | dict.fromkeys(world.valid, 1.0)
     edges = zip(graph.user_items.row_numbers().tolist(), graph.user_items.indices.tolist(), strict=True)
     assert merged.tolist() == [known[edge] for edge in edges]
+
+
+@pytest.mark.parametrize(("keys", "repeated"), [
+    ({}, [5.0, 7.0]), ({"duplicates": "sum"}, [6.0, 9.0]),
+    ({"duplicates": "sum", "weight_log": True}, [np.log(np.e + np.exp(5) - 1), np.log(np.exp(2) + np.exp(7) - 1)]),
+])  # fmt: skip
+def test_a_refit_weighs_pairs_that_validation_repeats_as_ingestion_would(tmp_path, keys, repeated):
+    world = checkerboard(6)
+    csr = world.graph.user_items
+    data = write_dataset(world, tmp_path / "data", np.arange(1, csr.num_edges + 1).astype(np.float32))
+    users, items = np.append(csr.row_numbers()[:2], data.valid.users_E), np.append(csr.indices[:2], data.valid.items_E)
+    weights = np.array([5, 7] + [3] * len(data.valid), np.float32)
+    valid = replace(data.valid, users_E=users, items_E=items, times_E=None, weights_E=weights)
+    data = replace(data, valid=valid, info={**data.info, "data": keys})
+    graph = with_valid(data)
+    merged = train_module._with_valid_weights(data, graph)
+    places = graph.user_items.positions(users, items)
+    assert merged[places].tolist() == pytest.approx(repeated + [3] * (len(valid) - 2), rel=1e-6)
+    assert merged[graph.user_items.positions(csr.row_numbers()[2:], csr.indices[2:])].tolist() == data.weights_E[2:].tolist()
 
 
 def test_without_validation_the_last_epoch_is_the_best(tmp_path):
