@@ -55,6 +55,11 @@ class Csr:
         indptr = np.concatenate([np.zeros(1, np.int64), ends_B])
         return Csr(indptr, self.indices[np.repeat(self.indptr[rows_B], lengths_B) + offsets_E], self.columns)
 
+    def kept(self, keep_E: NDArray[np.bool_]) -> Csr:
+        """The marked entries, with as many rows and columns."""
+        indptr = np.concatenate([[0], np.cumsum(keep_E)])[self.indptr].astype(np.int64)
+        return Csr(indptr, self.indices[keep_E], self.columns)
+
     def row_numbers(self) -> NDArray[np.int32]:
         """The row of every entry, int32 (E)."""
         return np.repeat(np.arange(self.rows, dtype=np.int32), self.degrees)
@@ -247,6 +252,7 @@ class LaterRows:
 class History:
     """When, and with which weights, users took items: the edges `user_items` of train, then the rows `added` by a refit.
 
+    A refit leaves out pairs that were rated low after them (`gcnrec.runs.folder.with_valid`).
     `times_E` int64 seconds and `weights_E` float32 follow the order of `user_items.indices`; None where the data has none.
     """
 
@@ -296,10 +302,7 @@ def _merge_repeats(csr: Csr) -> Csr:
     if csr.num_edges:
         rows = csr.row_numbers()
         keep[1:] = (csr.indices[1:] != csr.indices[:-1]) | (rows[1:] != rows[:-1])
-    if keep.all():
-        return csr
-    indptr = np.concatenate([[0], np.cumsum(keep)])[csr.indptr].astype(np.int64)
-    return Csr(indptr, csr.indices[keep], csr.columns)
+    return csr if keep.all() else csr.kept(keep)
 
 
 def mapped(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:

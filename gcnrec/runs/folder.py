@@ -12,21 +12,23 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 
 from gcnrec.closed_forms import closed_form
 from gcnrec.closed_forms.mixture_files import Mixture, load_partners, mixture_scorer, partner_path
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
 from gcnrec.errors import DataError, Taken, UsageError, os_remedy, reading
-from gcnrec.graph import BipartiteGraph, LaterRows
+from gcnrec.graph import BipartiteGraph, Csr, History, LaterRows, csr_from_edges
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset, open_dataset
+from gcnrec.ops.topk import ItemLists, contained
 from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.runs.checkpoints import Checkpoints, load_checkpoint
@@ -55,6 +57,7 @@ from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.pages import let_go
 from gcnrec.tables.slots import dense_rows
 
+_Value = TypeVar("_Value", bound=np.generic)
 _EMBEDDING_BYTES = 2**24
 """Of embeddings that are written at a time, as a row group."""
 
@@ -236,17 +239,55 @@ def writing(folder: Path, observer: Observer = SILENT) -> AbstractContextManager
 
 
 def with_valid(dataset: Dataset) -> BipartiteGraph:
-    """Train and valid as one graph, in the numbers of train; other behaviours as they are known when test begins."""
+    """Train and valid as one graph, in the numbers of train; other behaviours as they are known when test begins.
+
+    A pair is of its latest row: a pair that its user rated low later, in validation's time, is left out.
+    """
     train, valid = dataset.graph, dataset.valid
     if not len(valid):
         return train
-    users = np.concatenate([train.user_items.row_numbers(), valid.users_E])
-    items = np.concatenate([train.user_items.indices, valid.items_E])
-    others = tuple(other.until_test for other in train.others)
     rows = LaterRows(valid.users_E, valid.items_E, valid.times_E, valid.weights_E, dataset.repeated)
-    history = None if train.history is None else replace(train.history, added=rows)
+    history = train.history or History(train.user_items, dataset.times_E, dataset.weights_E)
+    before, added = _latest_positive(dataset, history, rows)
+    users = np.concatenate([before.user_items.row_numbers(), added.users_E])
+    items = np.concatenate([before.user_items.indices, added.items_E])
+    others = tuple(other.until_test for other in train.others)
     graph = BipartiteGraph.from_edges(users, items, train.num_users, train.num_items)
-    return replace(graph, others=others, history=history)
+    return replace(graph, others=others, history=replace(before, added=added))
+
+
+def _latest_positive(dataset: Dataset, history: History, rows: LaterRows) -> tuple[History, LaterRows]:
+    """Train's `history` and validation's `rows` without pairs whose latest row before test is a low rating."""
+    low = _rated_low_last(dataset)
+    if not low.num_edges:
+        return history, rows
+    csr = history.user_items
+    keep_E = ~contained(csr.indices[:, None], ItemLists(low, csr.row_numbers()))[:, 0]
+    keep_A = ~contained(rows.items_E[:, None], ItemLists(low, rows.users_E))[:, 0]
+    before = History(csr.kept(keep_E), _picked(history.times_E, keep_E), _picked(history.weights_E, keep_E))
+    times_A, weights_A = _picked(rows.times_E, keep_A), _picked(rows.weights_E, keep_A)
+    return before, replace(rows, users_E=rows.users_E[keep_A], items_E=rows.items_E[keep_A], times_E=times_A, weights_E=weights_A)
+
+
+def _rated_low_last(dataset: Dataset) -> Csr:
+    """User -> items whose last rating in validation's time is low.
+
+    A pair of validation is so where it is known to be earlier than the low rating. Other positive rows in validation's time have
+    taken their pairs out of the low ratings at ingestion.
+    """
+    train, valid = dataset.graph.user_items, dataset.valid
+    low = dataset.later_negatives[0] if dataset.later_negatives else None
+    if low is None or not len(low):
+        return Csr(np.zeros(train.rows + 1, np.int64), np.empty(0, np.int32), train.columns)
+    of_low, of_valid = (part.users_E.astype(np.int64) * train.columns + part.items_E for part in (low, valid))
+    _, here, there = np.intersect1d(of_low, of_valid, return_indices=True)
+    is_last = np.ones(len(low), np.bool_)
+    is_last[here] = False if low.times_E is None or valid.times_E is None else low.times_E[here] > valid.times_E[there]
+    return csr_from_edges(low.users_E[is_last], low.items_E[is_last], train.rows, train.columns)
+
+
+def _picked(values_E: NDArray[_Value] | None, keep_E: NDArray[np.bool_]) -> NDArray[_Value] | None:
+    return None if values_E is None else values_E[keep_E]
 
 
 def final_table(run: Run) -> torch.Tensor:

@@ -292,9 +292,9 @@ def _with_valid_weights(dataset: Dataset, graph: BipartiteGraph) -> NDArray[np.f
     A pair of train that validation repeats weighs what `LaterRows.weights_with` says. Validation without weights weighs 1.
     """
     history = graph.history
-    if dataset.weights_E is None or history is None or history.added is None:
+    if history is None or history.added is None or history.weights_E is None:
         return dataset.weights_E
-    return history.added.weights_with(history.user_items, dataset.weights_E, graph.user_items, 1.0)
+    return history.added.weights_with(history.user_items, history.weights_E, graph.user_items, 1.0)
 
 
 def _negatives_before_test(dataset: Dataset, graph: BipartiteGraph) -> Csr | None:

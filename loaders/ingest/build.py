@@ -177,6 +177,7 @@ def _split(
         moments.share()
     if negatives is not None and split in behaviours.BY_TIME:
         negatives.cut(moments, _last_tick(data, staged.ticks), scratch)
+        negatives.settle_valid(merged["valid"], scratch, report)
         merged["train"] = negatives.settle(merged["train"], scratch, report)
     if not len(merged["train"]):
         remedy = (
@@ -288,7 +289,7 @@ def _write(
         pairs.renumber(rows.pairs_E, *numbers)
         write_held_out(folder / f"{name}.parquet", sort_rows(rows, num_users, num_items, scratch), staged.ticks)
     if staged.negatives is not None:
-        rows = staged.negatives.write(folder, numbers, (num_users, num_items), scratch)
+        rows = staged.negatives.write(folder, numbers, (num_users, num_items), staged.ticks, scratch)
         _write_csr(folder, NEGATIVES, rows.pairs_E, count_high(rows.pairs_E, num_users, scratch))
     for number, rows in enumerate((parts.train, *others.train.values())):
         pairs.renumber(rows.pairs_E, *numbers)

@@ -71,6 +71,16 @@ class Negatives:
         self.train = self.train.keep(negative, 0, scratch)
         return positives.keep(kept, 0, scratch)
 
+    def settle_valid(self, positives: Rows, scratch: Scratch, report: Report) -> None:
+        """Drop negative pairs of validation's time with a row in `positives` that is no earlier: sorted rows of validation."""
+        if self.valid.times_E is None or positives.times_E is None:
+            return
+        unused, codes = scratch.codes(len(positives)), scratch.codes(len(self.valid))
+        _settle(positives.pairs_E, self.valid.pairs_E, positives.times_E, self.valid.times_E, unused, codes)
+        line = "{} negative pairs of validation's time dropped: validation has them as positive later"
+        report.count("overruled_valid", count_codes(codes, 1), line)
+        self.valid = self.valid.keep(codes, 0, scratch)
+
     def _merged(self, rows: Rows, scratch: Scratch) -> Rows:
         merged = pairs.merge(rows, "latest", scratch)
         self.repeated += len(rows) - len(merged)
@@ -104,11 +114,13 @@ class Negatives:
         report.count("cold_negative", dropped, "{} negative pairs dropped: train has no interaction of the user or the item")
         report.entries |= {"num_negative": len(self.train), "later_negative": later}
 
-    def write(self, folder: Path, numbers: list[NDArray[np.int32]], sizes: tuple[int, int], scratch: Scratch) -> Rows:
-        """Write the later pairs in final `numbers` of users and items; returns the sorted pairs of train in them."""
+    def write(
+        self, folder: Path, numbers: list[NDArray[np.int32]], sizes: tuple[int, int], ticks: int | None, scratch: Scratch
+    ) -> Rows:
+        """Write the later pairs in final `numbers` of users and items, with times; returns the sorted pairs of train in them."""
         for name, rows in (("valid", self.valid), ("test", self.test)):
-            write_held_out(folder / f"negative.{name}.parquet", _numbered(rows, numbers, sizes, scratch), None)
-        return _numbered(self.train, numbers, sizes, scratch)
+            write_held_out(folder / f"negative.{name}.parquet", _numbered(rows, numbers, sizes, scratch), ticks)
+        return _numbered(Rows(self.train.pairs_E, None, None), numbers, sizes, scratch)
 
 
 def _of_nodes(rows: Rows, sides: tuple[NDArray[np.bool_], NDArray[np.bool_]], scratch: Scratch) -> Rows:
@@ -119,7 +131,7 @@ def _of_nodes(rows: Rows, sides: tuple[NDArray[np.bool_], NDArray[np.bool_]], sc
 
 def _numbered(rows: Rows, numbers: list[NDArray[np.int32]], sizes: tuple[int, int], scratch: Scratch) -> Rows:
     pairs.renumber(rows.pairs_E, *numbers)
-    return sort_rows(Rows(rows.pairs_E, None, None), *sizes, scratch)
+    return sort_rows(rows, *sizes, scratch)
 
 
 @numba.njit(cache=True)

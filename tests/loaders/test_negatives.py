@@ -97,8 +97,16 @@ def test_a_split_by_time_cuts_negative_pairs_at_its_moments(tmp_path, seed, vali
     assert train == positive and negative
     assert pairs(dataset.negatives, dataset) == of_nodes(negative, *sides(train))
     known = set(dataset.user_ids.ids.to_pylist()), set(dataset.item_ids.ids.to_pylist())
-    for part, name in zip(dataset.later_negatives, ("valid", "test"), strict=True):
-        assert held(part, dataset) == of_nodes(latest(low[name], lambda rating: rating < LOW), *known)
+    in_valid = latest([row for row in high if begin <= row[2] < 45], lambda rating: rating >= HIGH)
+    overruled = 0
+    for part, name, positives in zip(dataset.later_negatives, ("valid", "test"), (in_valid, {}), strict=True):
+        found = latest(low[name], lambda rating: rating < LOW)
+        kept = {pair: time for pair, time in found.items() if positives.get(pair, -1) < time}
+        overruled += len(found) - len(kept)
+        assert held(part, dataset) == of_nodes(kept, *known)
+        ids = part.user_ids.decode(part.users_E).to_pylist(), part.item_ids.decode(part.items_E).to_pylist()
+        assert part.times_E.tolist() == [kept[pair] for pair in zip(*ids, strict=True)]
+    assert dataset.info["report"]["overruled_valid"] == overruled
     assert not held(dataset.valid, dataset) & pairs(dataset.negatives, dataset)
     assert not held(dataset.test, dataset) & (pairs(dataset.negatives, dataset) | held(dataset.later_negatives[0], dataset))
 

@@ -13,11 +13,13 @@ import torch
 from gcnrec.config import Data, Job
 from gcnrec.errors import UsageError
 from gcnrec.loaders.parquet import ingest
+from gcnrec.ops.dated import pair_times
 from gcnrec.ranking.seen import seen_items
 from gcnrec.results.bundle import known_items
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.recommend import recommend
+from gcnrec.runs.folder import with_valid
 from gcnrec.training import train as train_module
 from gcnrec.training.build import TrainData, build_step, first_table, planned
 from gcnrec.training.check import check
@@ -167,6 +169,52 @@ def test_a_refit_has_negative_pairs_until_test_apart_from_its_positives(dataset,
     assert fit.negatives is dataset.negatives
     assert pairs(refit.negatives) == (pairs(dataset.negatives) | of(dataset.later_negatives[0])) - pairs(refit.graph.user_items)
     assert made.job.loss.negative_weight == NEGATIVE_WEIGHT
+
+
+def test_a_pair_of_a_refit_is_of_its_latest_row(tmp_path):
+    """Items 1 to 6 of user 0: times and ratings of each; validation is from 10 on, test from 20 on."""
+    known = {
+        1: [(1, 5), (12, 1)],  # train holds it, and validation's time has it low
+        2: [(1, 5), (12, 1), (14, 5)],  # and positive again
+        3: [(1, 5), (12, 5), (14, 1)],
+        4: [(12, 5), (14, 1)],  # validation alone has it
+        5: [(12, 1), (14, 5)],
+        6: [(1, 5), (22, 1)],  # low in test's time
+    }
+    rows = [(0, item, time, float(rating)) for item, own in known.items() for time, rating in own]
+    rows += [(user, item, 1, 5.0) for user in (1, 2) for item in range(1, 8)] + [(0, 7, 13, 5.0), (1, 8, 21, 5.0), (0, 8, 2, 5.0)]
+    users, items, times, ratings = zip(*rows, strict=True)
+    weights = [10.0 * item + time for item, time in zip(items, times, strict=True)]
+    columns = {"user": users, "item": items, "t": times, "r": ratings, "w": weights}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    keys = {"user": "user", "item": "item", "time": "t", "rating": "r", "weight": "w", "min_rating": 4, "negative_below": 3}
+    for repeats in ("drop", "keep"):
+        split = {"test_from": 20, "valid_size": 0.15, "repeats": repeats}
+        data = Data.model_validate({"train": str(tmp_path / "x.parquet"), **keys, **split})
+        dataset = ingest(data, tmp_path / repeats, data_root=None, name="d")
+        graph, own = with_valid(dataset), dataset.user_ids.numbers(pa.array([0]))[0]
+        assert named(dataset, graph.user_items, own) == {2, 5, 6, 7, 8}
+        assert named(dataset, train_module._negatives_before_test(dataset, graph), own) == {1, 3, 4}
+        weights_E = train_module._with_valid_weights(dataset, graph)
+        here = graph.user_items.indptr[own] + np.searchsorted(
+            graph.user_items.row(own), np.sort(dataset.item_ids.numbers(pa.array([2, 6])))
+        )
+        assert sorted(weights_E[here].tolist()) == [21 if repeats == "drop" else 34, 61]
+        assert pair_times(graph)[here].tolist() == [1, 1]
+        untimed = replace(dataset.later_negatives[0], times_E=None)  # as folders of earlier versions have them
+        earlier = replace(dataset, later_negatives=(untimed, dataset.later_negatives[1]))
+        assert named(dataset, with_valid(earlier).user_items, own) == {2, 4, 5, 6, 7, 8} | ({3} if repeats == "keep" else set())
+
+
+def named(dataset, csr, user):
+    return set(dataset.item_ids.decode(csr.row(user)).to_pylist())
+
+
+def test_a_refit_without_later_low_ratings_has_the_history_of_train(dataset):
+    plain = without(dataset)
+    graph = with_valid(plain)
+    assert graph.history.user_items is plain.graph.user_items and graph.history.times_E is plain.graph.history.times_E
+    assert pairs(graph.user_items) == pairs(plain.graph.user_items) | of(plain.valid)
 
 
 def test_the_data_decides_the_weight_where_the_job_leaves_it_open(dataset):
