@@ -244,7 +244,8 @@ def with_valid(dataset: Dataset) -> BipartiteGraph:
     A pair is of its latest row: a pair that its user rated low later, in validation's time, is left out.
     """
     train, valid = dataset.graph, dataset.valid
-    if not len(valid):
+    low = dataset.later_negatives[:1]
+    if not (len(valid) or any(map(len, low)) or any(other.later is not None for other in train.others)):
         return train
     rows = LaterRows(valid.users_E, valid.items_E, valid.times_E, valid.weights_E, dataset.repeated)
     history = train.history or History(train.user_items, dataset.times_E, dataset.weights_E)

@@ -210,6 +210,14 @@ def named(dataset, csr, user):
     return set(dataset.item_ids.decode(csr.row(user)).to_pylist())
 
 
+def test_a_refit_knows_later_low_ratings_also_where_no_pair_of_validation_is_left(dataset):
+    user, item = dataset.graph.user_items.row_numbers()[:1], dataset.graph.user_items.indices[:1]
+    low, valid = (replace(dataset.valid, users_E=u, items_E=i, times_E=None) for u, i in ((user, item), (user[:0], item[:0])))
+    bare = replace(dataset, valid=valid, later_negatives=(low, valid))
+    assert pairs(with_valid(bare).user_items) == pairs(dataset.graph.user_items) - of(low)
+    assert with_valid(replace(bare, later_negatives=(valid, valid))) is dataset.graph
+
+
 def test_a_refit_without_later_low_ratings_has_the_history_of_train(dataset):
     plain = without(dataset)
     graph = with_valid(plain)

@@ -16,6 +16,7 @@ from gcnrec.errors import DataError
 from gcnrec.graph import Behaviour, BipartiteGraph, latest_weight, summed_weight
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.schema import open_dataset, repeated_by
+from gcnrec.runs.folder import with_valid
 
 KINDS = np.array(["view", "cart", "buy"])
 
@@ -111,6 +112,13 @@ def test_pairs_that_come_again_weigh_until_test_what_ingestion_would_give_them(t
         assert weights(known.graph.user_items, known.weights_E, dataset) == pytest.approx(
             weighed(rows, other.name, test, duplicates, logarithm), rel=1e-6
         )
+
+
+def test_a_refit_knows_later_rows_also_where_no_pair_of_validation_is_left(tmp_path):
+    rows = [(1, 1, 0, "buy"), (2, 2, 0, "buy"), (2, 1, 1, "view"), (1, 1, 5, "buy"), (1, 2, 6, "view"), (2, 2, 9, "buy")]
+    dataset = made(tmp_path, rows, time="t", split="temporal", test_from=8, valid_size=0.3)
+    assert not len(dataset.valid) and others(dataset) == {"view": {(2, 1)}}
+    assert pairs(with_valid(dataset).others[0].graph.user_items, dataset) == {(2, 1), (1, 2)}
 
 
 def test_without_logarithms_a_sum_is_plain():
