@@ -124,7 +124,7 @@ class Watch:
         self._lost = False  # the exception was dropped
         self._kicked = False  # our own thread has sent a signal, which `_handle` has not met
         self._own = 0  # such signals that the thread itself will read
-        self._leaving = threading.Lock()
+        self._leaving = threading.RLock()  # a signal may come while the main thread leaves: its handler leaves, too
         self._reader, writer = os.pipe()
         os.set_blocking(writer, False)
         for number in _BOTH:

@@ -162,3 +162,15 @@ def test_what_is_abandoned_never_becomes_the_folder(tmp_path):
         with pytest.raises(FileNotFoundError):
             work.rename(tmp_path / "data")
     assert list(tmp_path.iterdir()) == [] and not files._mine
+
+
+def test_a_signal_while_the_main_thread_ends_the_process_waits_for_nothing(tmp_path):
+    """The handler interrupts the very thread that ends the process: it ends it, too, where it once waited for itself."""
+    lines = [
+        "from gcnrec.storage import files",
+        "plain, again = files.abandon_all, []",
+        "files.abandon_all = lambda: again or (again.append(1), stop(), time.sleep(0.2), plain())",
+        "signals._watch._leave()",
+    ]
+    code, said = ended(tmp_path, *lines)
+    assert code == 143 and said == f"gcnrec: stopped by SIGTERM, {AGAIN}\n"
