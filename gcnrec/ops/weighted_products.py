@@ -3,7 +3,7 @@
 Everything here is some part of `out = diag(row_scale) W diag(column_scale) source`. With scales 1 / sqrt(sum of weights) this is
 the symmetric-normalised hop of a weighted graph (Kipf & Welling 2017, eq. 2, without self-loops).
 Every sum runs in the order of its row's columns, in partial sums of some edges, on one thread: results do not depend on the
-number of threads. The kernels are plain loops, about half as fast as the ones without weights.
+number of threads. The kernels are plain loops; a hop of Gowalla takes about three times as long as one without weights.
 
 Letters: R rows, C columns, E edges, D width, V chosen rows.
 """
@@ -139,9 +139,10 @@ def _product_rows(indptr, indices, weights, rows, cuts, source, pitch, row_scale
                 partial[:] = np.float32(0)
                 for edge in range(first, min(first + _BLOCK, indptr[row + 1])):
                     column = indices[edge]
-                    weight, begin = weights[edge] * column_scale[column], column * pitch
-                    for d in range(width):
-                        partial[d] += weight * source[begin + d]
+                    weight, begin = weights[edge] * column_scale[column], np.int64(column) * pitch
+                    own = source[begin : begin + width]
+                    for d in range(len(own)):
+                        partial[d] += weight * own[d]
                 total += partial
             for d in range(width):
                 out[v * out_pitch + d] = row_scale[row] * total[d]
@@ -157,6 +158,7 @@ def _scatter_rows(indptr, indices, weights, rows, grad, pitch, row_scale, column
             row = rows[v]
             for edge in range(indptr[row], indptr[row + 1]):
                 column = indices[edge]
-                weight, to = weights[edge] * row_scale[row] * column_scale[column], column * out_pitch
-                for d in range(first, last):
-                    out[to + d] += weight * grad[v * pitch + d]
+                weight, to = weights[edge] * row_scale[row] * column_scale[column], np.int64(column) * out_pitch
+                own, given = out[to + first : to + last], grad[v * pitch + first : v * pitch + last]
+                for d in range(len(given)):
+                    own[d] += weight * given[d]
