@@ -35,11 +35,10 @@ class WeightedHop(Hop):
                 "others; ingest without these rows (--where), or set model.weighted_graph = false"
             )
         self._weights = weights
-        sums = (
+        of_users, of_items = (
             np.bincount(csr.row_numbers(), weights_E, csr.rows)
             for csr, weights_E in ((graph.user_items, weights.user_items_E), (graph.item_users, weights.item_users_E))
         )
-        of_users, of_items = sums
         self._sums_N = np.concatenate([of_users, of_items])
         self._users, self._items = inverse_sqrt(of_users), inverse_sqrt(of_items)
 

@@ -4,8 +4,8 @@ Softmax and sampled losses learn, at their optimum, with s the trained score of 
 
     s / tau = log p(i|u) - a (1 - x) log q_i + const(u)
 
-q_i: share of item i among the training positives, or with `model.popularity_days` among recent ones, another prior that takes
-the place of the one that training removed; x = `loss.logq`; a = 1 for in-batch negatives, `popularity_power` for
+q_i: share of item i among the training positives, or with `model.popularity_days` among recent ones, a prior in place of
+the prior that training removed; x = `loss.logq`; a = 1 for in-batch negatives, `popularity_power` for
 popularity negatives, 0 for uniform ones (logits of negative sampling: Levy & Goldberg 2014; logQ: Yi et al. 2019). Ranking by
 p(i|u) therefore adds a column, s + tau a (1 - x) log q_i. Limits: `exclude_seen` has no such optimum; bsl is exact only with one
 positive per user and batch; directau has no derivation; weights of positives do not enter q.

@@ -74,7 +74,7 @@ def _judged(dataset: Dataset, weight: float, split: Literal["valid", "test"], gi
 
 
 def _run(dataset: Dataset, weight: float, seed: int, given: argparse.Namespace) -> Scorer:
-    """The scorer of a run; one that is missing is made."""
+    """The scorer of a run, which is trained first where it is missing."""
     folder = given.runs / f"{dataset.digest[:8]}-{weight:g}-{seed}"
     if not (folder / "memory.json").is_file():
         sections = {

@@ -61,7 +61,7 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class _Core:
-    """Marks of users and items: those of a k-core, and those that held-out pairs may name, which lost no rows to the core."""
+    """Marks of the users and items in a k-core, and of nodes that held-out pairs may name: they lost no rows to the core."""
 
     users: NDArray[np.bool_]
     items: NDArray[np.bool_]

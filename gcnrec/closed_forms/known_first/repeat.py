@@ -8,7 +8,7 @@ This is the personal top frequency of next-basket recommendation, with the globa
 basket recommendation reality check", TOIS 2023), decayed by age.
 
 A dataset keeps one time for each pair, the newest, and a refit adds that of validation. So intervals between purchases are not
-known, and nothing says when an item is due again: an item that was just bought comes before one that was bought a month ago.
+known, and nothing says when an item is due again: a purchase of today comes before a purchase of last month.
 
 Letters: I items, E edges of the graph, A rows that a refit adds, X either.
 """

@@ -79,7 +79,7 @@ class AudienceFiles:
 
 @dataclass(frozen=True, slots=True)
 class AudienceOptions:
-    """`k` users in a list, which leave out those who have the item by `seen`; `fallback` "popularity" as of `recommend`.
+    """`k` users in a list, which leaves out users who have the item by `seen`; `fallback` "popularity" as of `recommend`.
 
     Raises UsageError for values that are none.
     """
