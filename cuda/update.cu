@@ -3,6 +3,9 @@
 //
 // A tile of lanes owns a row: sums over a row run in one order, rows are all different, so no atomics and the same bits in
 // every run.
+//
+// `bad` (null: no check) is a word on the device that an earlier kernel sets for a gradient that is not finite: then no row
+// changes, and the host needs no wait before an update.
 #include "values.cuh"
 
 struct Spans {
@@ -115,22 +118,27 @@ __device__ void adam_row(Stored* weights, Spans spans, float* state, const i64* 
     }
 }
 
-#define SPANS const i64 *at, const i64 *count, const i64 *rows, i64 num_rows, const float *grad, const i64 *grad_at
+#define SPANS const i64 *at, const i64 *count, const i64 *rows, i64 num_rows, const float *grad, const i64 *grad_at,          \
+              const int *bad
 #define STATE float *state, const i64 *state_at
 #define ADAM i64 step, float rate, float root, float beta1, float beta2, float epsilon, int lanes
 #define KERNELS(name, Stored)                                                                                                 \
     extern "C" __global__ void gcnrec_sgd_##name(Stored* weights, SPANS, i64 step, float rate, int lanes) {                   \
+        if (bad && *bad) return;                                                                                              \
         sgd(weights, {at, count, rows, num_rows, grad, grad_at}, step, rate, lanes);                                          \
     }                                                                                                                         \
     extern "C" __global__ void gcnrec_adagrad_row_##name(Stored* weights, SPANS, STATE, i64 step, float rate, float epsilon,  \
                                                          int lanes) {                                                         \
+        if (bad && *bad) return;                                                                                              \
         adagrad_row(weights, {at, count, rows, num_rows, grad, grad_at}, state, state_at, step, rate, epsilon, lanes);        \
     }                                                                                                                         \
     extern "C" __global__ void gcnrec_adam_##name(Stored* weights, SPANS, STATE, int* last, ADAM) {                           \
+        if (bad && *bad) return;                                                                                              \
         adam(weights, {at, count, rows, num_rows, grad, grad_at}, state, state_at, last,                                      \
              {step, rate, root, beta1, beta2, epsilon}, lanes);                                                               \
     }                                                                                                                         \
     extern "C" __global__ void gcnrec_adam_row_##name(Stored* weights, SPANS, STATE, int* last, ADAM) {                       \
+        if (bad && *bad) return;                                                                                              \
         adam_row(weights, {at, count, rows, num_rows, grad, grad_at}, state, state_at, last,                                  \
                  {step, rate, root, beta1, beta2, epsilon}, lanes);                                                           \
     }

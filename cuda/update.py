@@ -1,7 +1,7 @@
 """Update rules on the GPU: the names, arguments and formulas of `gcnrec.ops.update`.
 
 Index vectors are int64 on the device, `last_N` int32, state and gradients float32, weights float32 or bfloat16 (which may be
-called uint16); planes may lie in pinned host memory.
+called uint16); planes may lie in pinned host memory. The device reads `grad.bad`; no call waits for it.
 """
 
 from __future__ import annotations
@@ -63,10 +63,11 @@ def lanes_of(values: int, rows: int) -> int:
 
 
 def _spans(rows: Rows, grad: RowGrad) -> Arguments:
+    bad = np.uint64(0) if grad.bad is None else address("grad.bad", grad.bad, torch.int32)
     return (
         address("weights", rows.weights, *STORED), address("at_R", rows.at_R, torch.int64),
         address("count_R", rows.count_R, torch.int64), address("index_R", rows.index_R, torch.int64), np.int64(len(rows.at_R)),
-        address("grad.values_X", grad.values_X, torch.float32), address("grad.at_R", grad.at_R, torch.int64),
+        address("grad.values_X", grad.values_X, torch.float32), address("grad.at_R", grad.at_R, torch.int64), bad,
     )  # fmt: skip
 
 

@@ -63,11 +63,15 @@ class Rows:
 @dataclass(frozen=True, slots=True)
 class RowGrad:
     """Gradient of the loss with respect to the stored values of the rows of `ticket`: flat float32 `values_X` in which row r's
-    begins at `at_R[r]` (int64), in the order in which the table stores them."""
+    begins at `at_R[r]` (int64), in the order in which the table stores them.
+
+    `bad` is int32 (1), where kernels can read it. An update leaves weights and state as they are where `bad` is not 0.
+    """
 
     ticket: Ticket
     values_X: torch.Tensor
     at_R: torch.Tensor
+    bad: torch.Tensor | None = None
 
     @property
     def rows_R(self) -> NDArray[np.int64]:
@@ -86,7 +90,8 @@ class AdamSettings:
 class Rules(Protocol):
     """The kernel of each update rule: new weights and state of `rows`, in place, at `step` (1, 2, ...) with a learning rate.
 
-    `gcnrec.ops.update` and `gcnrec.cuda.update` are such modules. Rows and gradient have equal `rows_R`.
+    `gcnrec.ops.update` and `gcnrec.cuda.update` are such modules. Rows and gradient have equal `rows_R`. Where `grad.bad` is not
+    0, weights, state and `last_N` stay as they are.
     """
 
     def sgd(self, rows: Rows, grad: RowGrad, step: int, rate: float) -> None: ...

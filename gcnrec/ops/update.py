@@ -1,6 +1,7 @@
 """Update rules on the CPU, fused and in place: one pass over the touched rows reads and writes weights and state.
 
-A public function takes `Rows` and `RowGrad`; the kernel below it takes their arrays.
+A public function takes `Rows` and `RowGrad`; the kernel below it takes their arrays. A gradient whose `bad` is not 0 changes
+nothing.
 Rows lie anywhere in flat planes, dense or packed as slots: row r's values are weights[at[r] : at[r] + count[r]], their
 gradient starts at grad[grad_at[r]] and their state at state[state_at[r]], moment after moment. `rows_R` (int64, unique)
 are row numbers, for random rounding and for `last_N` int32, the step of a row's last update; steps count from 1.
@@ -48,7 +49,8 @@ def _squares(g):
 
 def sgd(rows: Rows, grad: RowGrad, step: int, rate: float) -> None:
     """w -= rate * g."""
-    _sgd(*_weights(rows), *_gradient(grad), step, np.float32(rate))
+    if _is_good(grad):
+        _sgd(*_weights(rows), *_gradient(grad), step, np.float32(rate))
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
@@ -62,7 +64,8 @@ def _sgd(weights, at_R, count_R, rows_R, grad, grad_at_R, step, rate):
 
 def adagrad_row(rows: Rows, grad: RowGrad, step: int, rate: float, epsilon: float) -> None:
     """s += mean(g^2); w -= rate * g / (sqrt(s) + epsilon): one scalar of state per row (Duchi et al. 2011, row-wise)."""
-    _adagrad_row(*_weights(rows), *_state(rows), *_gradient(grad), step, np.float32(rate), np.float32(epsilon))
+    if _is_good(grad):
+        _adagrad_row(*_weights(rows), *_state(rows), *_gradient(grad), step, np.float32(rate), np.float32(epsilon))
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
@@ -84,7 +87,8 @@ def adam(rows: Rows, grad: RowGrad, step: int, rate: float, settings: AdamSettin
 
     State of a row: [m | v]. Bias correction uses the global step; untouched weights do not move.
     """
-    _adam(*_weights(rows), *_state(rows), _last(rows), *_gradient(grad), step, np.float32(rate), *_numbers(settings))
+    if _is_good(grad):
+        _adam(*_weights(rows), *_state(rows), _last(rows), *_gradient(grad), step, np.float32(rate), *_numbers(settings))
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
@@ -103,7 +107,8 @@ def _adam(weights, at_R, count_R, rows_R, state, state_at_R, last_N, grad, grad_
 
 def adam_row(rows: Rows, grad: RowGrad, step: int, rate: float, settings: AdamSettings) -> None:
     """Adam with one second moment per row, the mean of g^2; state of a row: [m | v], count + 1 wide. Lazy like `adam`."""
-    _adam_row(*_weights(rows), *_state(rows), _last(rows), *_gradient(grad), step, np.float32(rate), *_numbers(settings))
+    if _is_good(grad):
+        _adam_row(*_weights(rows), *_state(rows), _last(rows), *_gradient(grad), step, np.float32(rate), *_numbers(settings))
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
@@ -130,7 +135,8 @@ def _adam_row(weights, at_R, count_R, rows_R, state, state_at_R, last_N, grad, g
 
 def adam_dense(rows: Rows, grad: RowGrad, step: int, rate: float, settings: AdamSettings) -> None:
     """Adam on the given rows, touched or not: what torch.optim.Adam does to a dense table. State of a row: [m | v]."""
-    _adam_dense(*_weights(rows), *_state(rows), *_gradient(grad), step, np.float32(rate), *_numbers(settings))
+    if _is_good(grad):
+        _adam_dense(*_weights(rows), *_state(rows), *_gradient(grad), step, np.float32(rate), *_numbers(settings))
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
@@ -162,6 +168,10 @@ def _corrections(step, rate, beta1, beta2):
     scaled = np.float64(rate) / (1.0 - np.float64(beta1) ** step)
     root = 1.0 / np.sqrt(1.0 - np.float64(beta2) ** step)
     return np.float32(scaled), np.float32(root)
+
+
+def _is_good(grad):
+    return grad.bad is None or grad.bad.numpy()[0] == 0
 
 
 def _weights(rows):

@@ -46,12 +46,12 @@ class Planes:
         state = State(*map(torch.from_numpy, (self.state, self.state_at[rows], self.last))) if STATE[self.rule] else None
         return Rows(Ticket(rows), *map(torch.from_numpy, (rows, self.weights, self.at[rows], self.counts[rows])), state)
 
-    def step(self, kernels, number, *more):
-        """One step on the rows of TOUCHED: gradients are equal for equal numbers."""
+    def step(self, kernels, number, *more, bad=None):
+        """One step on the rows of TOUCHED: gradients are equal for equal numbers. `bad` is that of the gradient."""
         rows = self.rows(TOUCHED[number - 1])
         grad = np.random.default_rng(number).standard_normal(int(rows.count_R.sum())).astype(self.state.dtype)
         numbers = {"sgd": (), "adagrad_row": (EPSILON,)}.get(self.rule, (SETTINGS,))
-        row_grad = RowGrad(rows.ticket, torch.from_numpy(grad), rows.count_R.cumsum(0) - rows.count_R)
+        row_grad = RowGrad(rows.ticket, torch.from_numpy(grad), rows.count_R.cumsum(0) - rows.count_R, bad)
         getattr(kernels, self.rule)(rows, row_grad, number, RATE, *numbers, *more)
 
     def stored(self):
@@ -172,3 +172,21 @@ def test_a_capped_grid_strides_over_all_rows(host, rule):
     capped = run(cuda, rule, COUNTS["slots"], np.float32, cuda.Grid(32, 1))
     assert {grid for _, grid, _ in host.launches} == {1}
     assert np.array_equal(capped.weights, free.weights) and np.array_equal(capped.state, free.state)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+@pytest.mark.parametrize("rule", STATE)
+@pytest.mark.parametrize("kernels", [ops, cuda], ids=["ops", "cuda"])
+def test_a_bad_gradient_changes_nothing(host, kernels, rule, dtype):
+    planes, others = Planes(rule, COUNTS["slots"], dtype), Planes(rule, COUNTS["slots"], dtype)
+    for own in (planes, others):
+        own.step(kernels, 1, bad=torch.zeros(1, dtype=torch.int32) if own is planes else None)
+    before = [part.copy() for part in (planes.weights, planes.state, planes.last)]
+    for word in (1, -(2**31)):
+        planes.step(kernels, 3, bad=torch.tensor([word], dtype=torch.int32))
+    for found, expected in zip((planes.weights, planes.state, planes.last), before, strict=True):
+        assert np.array_equal(found, expected)
+    for own in (planes, others):
+        own.step(kernels, 3)
+    assert np.array_equal(planes.weights, others.weights) and not np.array_equal(planes.weights, before[0])
+    assert np.array_equal(planes.state, others.state) and np.array_equal(planes.last, others.last)

@@ -2,7 +2,8 @@
 //
 // Stricter than a GPU: a collective whose lanes do not all arrive, a shuffle from outside its mask and a barrier that some
 // threads have left behind abort with a message. Blocks and threads run in rising or falling order, so that most missing
-// barriers show as wrong results in one of the two. Data races within one statement are not seen.
+// barriers show as wrong results in one of the two. Data races within one statement are not seen. Asynchronous copies arrive
+// as late as they may, when their thread waits for them; a thread that ends before it waits aborts.
 #pragma once
 #include <ucontext.h>
 
@@ -16,17 +17,8 @@
 #include <utility>
 #include <vector>
 
-#define __global__
-#define __device__
-#define __shared__ static
-#define __launch_bounds__(...)
-
-struct dim3 { unsigned x, y, z; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(16) float4 { float x, y, z, w; };
-
-static dim3 threadIdx, blockIdx, blockDim, gridDim;
+#define THREAD_STORAGE static
+#include "intrinsics.h"
 
 namespace shim {
 
@@ -40,6 +32,7 @@ struct Fiber {
     unsigned mask;
     int source;
     uint64_t value, received;
+    std::vector<std::pair<void*, const void*>> copies;  // asked for, not yet waited for
 };
 
 static std::vector<Fiber> fibers(1024);
@@ -54,6 +47,7 @@ static unsigned current;
 
 inline void run_body() {
     body();
+    if (!fibers[current].copies.empty()) fail("the thread ends before it has waited for its asynchronous copies");
     fibers[current].done = true;
 }
 
@@ -158,15 +152,7 @@ int launch(void (*kernel)(A...), int count, unsigned grid, unsigned block, void*
     return launch(kernel, std::index_sequence_for<A...>{}, count, grid, block, values, types, falling);
 }
 
-template <typename T>
-T shuffle(unsigned mask, T value, int source) {
-    static_assert(sizeof(T) <= 8, "a shuffle moves at most 8 bytes");
-    uint64_t bits = 0;
-    std::memcpy(&bits, &value, sizeof(T));
-    bits = meet(SHUFFLE, mask, bits, source);
-    std::memcpy(&value, &bits, sizeof(T));
-    return value;
-}
+static uint64_t shuffle_bits(unsigned mask, uint64_t bits, int source) { return meet(SHUFFLE, mask, bits, source); }
 
 }  // namespace shim
 
@@ -176,24 +162,13 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
     return (unsigned)shim::meet(shim::BALLOT, mask, predicate != 0, shim::current & 31);
 }
 
-template <typename T>
-T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
-    const int lane = shim::current & 31;
-    return shim::shuffle(mask, value, lane / width * width + source % width);
+inline void copy_async(unsigned long long* to, const unsigned long long* from) {
+    if ((uintptr_t)to % 8 || (uintptr_t)from % 8) shim::fail("an asynchronous copy of 8 bytes needs addresses of whole words");
+    shim::fibers[shim::current].copies.push_back({to, from});
 }
-template <typename T>
-T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32) {
-    const int lane = shim::current & 31, source = lane ^ bits;
-    return shim::shuffle(mask, value, source / width == lane / width ? source : lane);
-}
-template <typename T>
-T __shfl_up_sync(unsigned mask, T value, unsigned away, int width = 32) {
-    const int lane = shim::current & 31, source = lane - (int)away;
-    return shim::shuffle(mask, value, source >= lane / width * width ? source : lane);
+inline void wait_for_copies() {
+    for (const auto& [to, from] : shim::fibers[shim::current].copies) std::memcpy(to, from, 8);
+    shim::fibers[shim::current].copies.clear();
 }
 
-inline unsigned __float_as_uint(float value) { unsigned bits; std::memcpy(&bits, &value, 4); return bits; }
-inline float __uint_as_float(unsigned bits) { float value; std::memcpy(&value, &bits, 4); return value; }
-inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
-inline int __ffs(int bits) { return __builtin_ffs(bits); }
-inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) { return (unsigned __int128)a * b >> 64; }
+inline int atomicOr(int* at, int bits) { return std::exchange(*at, *at | bits); }  // fibers never run at once
