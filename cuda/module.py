@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,12 +37,19 @@ def launch(
     """
     try:
         stream = torch.cuda.current_stream(device)
-        with _cupy().cuda.Device(stream.device_index), _wrapped(stream.cuda_stream, stream.device_index):
-            _compiled(file, kernel, stream.device_index)((grid,), (block,), arguments, shared_mem=shared)
+        with _current(stream.device_index):
+            compiled = _compiled(file, kernel, stream.device_index)
+            compiled((grid,), (block,), arguments, shared_mem=shared, stream=ForeignStream(stream.cuda_stream))
     except DeviceError:
         raise
     except Exception as problem:
         raise device_error(problem, f"running {kernel} of {file}") from problem
+
+
+class ForeignStream(NamedTuple):
+    """What CuPy reads of a stream that it is given. A stream object of CuPy's own might destroy torch's stream in its end."""
+
+    ptr: int
 
 
 def source(file: str) -> str:
@@ -76,23 +83,10 @@ def _module(file: str, device_index: int) -> Any:
     return _cupy().RawModule(code=source(file), options=OPTIONS, backend="nvrtc")
 
 
-@cache
-def _wrapped(stream: int, device_index: int) -> AbstractContextManager[Any]:
-    """A torch stream as CuPy's; CuPy 13 has another name for it."""
+def _current(device_index: int) -> AbstractContextManager[Any]:
+    """Makes the device CuPy's current one, where it is not; the usual launch pays for a look only."""
     cuda = _cupy().cuda
-    if hasattr(cuda.Stream, "from_external"):
-        return cuda.Stream.from_external(_Foreign(stream))  # type: ignore[no-any-return]
-    return cuda.ExternalStream(stream, device_index)  # type: ignore[no-any-return]
-
-
-class _Foreign:
-    """A stream that another library owns, in the CUDA stream protocol; older torch streams do not speak it."""
-
-    def __init__(self, stream: int) -> None:
-        self._stream = stream
-
-    def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, self._stream
+    return nullcontext() if cuda.runtime.getDevice() == device_index else cuda.Device(device_index)
 
 
 def _cupy() -> Any:

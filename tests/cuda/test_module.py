@@ -20,7 +20,7 @@ class CudaError(RuntimeError):
 
 
 class Scope:
-    """A device or stream that notes when it is entered and left."""
+    """A device that notes when it is entered and left."""
 
     def __init__(self, log, name):
         self.log, self.name = log, name
@@ -32,9 +32,11 @@ class Scope:
         self.log.append(f"leave {self.name}")
 
 
-def fake_cupy(log, version, failing=None):
-    def call(grid, block, arguments, shared_mem):
-        log.append((grid, block, arguments, shared_mem))
+def fake_cupy(log, current, failing=None):
+    """CuPy whose current device is `current`. No stream object of its own can be made."""
+
+    def call(grid, block, arguments, shared_mem, stream):
+        log.append((grid, block, arguments, shared_mem, stream.ptr))
         if failing:
             raise failing
 
@@ -42,10 +44,8 @@ def fake_cupy(log, version, failing=None):
         log.append(f"compile {backend} {options[0]}")
         return SimpleNamespace(get_function=lambda name: call)
 
-    foreign = SimpleNamespace(from_external=lambda own: Scope(log, f"stream {own.__cuda_stream__()}"))
-    cuda = SimpleNamespace(Device=lambda number: Scope(log, f"device {number}"))
-    cuda.Stream = foreign if version >= 14 else SimpleNamespace()
-    cuda.ExternalStream = lambda stream, device: Scope(log, f"stream {stream} of {device}")
+    runtime = SimpleNamespace(getDevice=lambda: current)
+    cuda = SimpleNamespace(Device=lambda number: Scope(log, f"device {number}"), runtime=runtime)
     return SimpleNamespace(RawModule=raw_module, cuda=cuda)
 
 
@@ -53,13 +53,13 @@ def fake_cupy(log, version, failing=None):
 def gpu(monkeypatch):
     """Puts in a stand-in for CuPy; torch seems to have device 1 with stream 77 current."""
 
-    def install(version=14, failing=None):
+    def install(current=1, failing=None):
         log = []
-        monkeypatch.setitem(sys.modules, "cupy", fake_cupy(log, version, failing))
+        monkeypatch.setitem(sys.modules, "cupy", fake_cupy(log, current, failing))
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=77, device_index=1))
         return log
 
-    caches = (module._compiled, module._module, module._wrapped)
+    caches = (module._compiled, module._module)
     for one in caches:
         one.cache_clear()
     yield install
@@ -71,19 +71,39 @@ def start():
     module.launch("gather.cu", "gcnrec_gather_4", 3, 256, (np.int64(1),), torch.device("cuda"))
 
 
+LAUNCH = ((3,), (256,), (np.int64(1),), 0, 77)
+
+
 def test_kernels_run_on_torchs_stream_and_are_compiled_once(gpu):
     log = gpu()
     start()
     start()
-    launch = ((3,), (256,), (np.int64(1),), 0)
-    around = ["enter device 1", "enter stream (0, 77)"], ["leave stream (0, 77)", "leave device 1"]
-    assert log == [*around[0], "compile nvrtc -std=c++17", launch, *around[1], *around[0], launch, *around[1]]
+    assert log == ["compile nvrtc -std=c++17", LAUNCH, LAUNCH]
 
 
-def test_older_cupy(gpu):
-    log = gpu(version=13)
+def test_another_current_device_is_left_for_the_launch(gpu):
+    log = gpu(current=0)
     start()
-    assert log[1] == "enter stream 77 of 1"
+    start()
+    around = "enter device 1", "leave device 1"
+    assert log == [around[0], "compile nvrtc -std=c++17", LAUNCH, around[1], around[0], LAUNCH, around[1]]
+
+
+def test_cupy_takes_the_stream_that_it_is_given():
+    """The true CuPy asks a launch's stream for its address, and nothing else of it, before it asks for a device."""
+    function = pytest.importorskip("cupy.cuda.function", reason="needs CuPy").Function
+
+    class Asked(Exception):
+        pass
+
+    class Stream:
+        @property
+        def ptr(self):
+            raise Asked
+
+    assert module.ForeignStream._fields == ("ptr",)
+    with pytest.raises(Asked):
+        function.__new__(function)((1,), (1,), (), shared_mem=0, stream=Stream())
 
 
 @pytest.mark.parametrize(
