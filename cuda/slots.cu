@@ -1,7 +1,9 @@
 // Slot rows: records become rows of a dense tile, gradients of dense tiles are picked at the slots.
 //
 // A tile of lanes fetches a record whole, in 8-byte words: values and columns lie in the same lines, so each line crosses PCIe
-// once. Every sum runs over one slot on one lane: no atomics, the same bits in every run.
+// once. Four records are on their way to shared memory at once, whole. Every sum runs over one slot on one lane: no atomics, the
+// same bits in every run.
+#include "async.cuh"
 #include "records.cuh"
 
 const int LANES = 16;  // 16 words are a 128-byte line
@@ -24,15 +26,12 @@ __device__ void decode(const Slots& slots, const i64* rows, i64 count_rows, int 
             used[i] = words_of(capacity[i], count[i], sizeof(Stored));
             record[i] = (const u64*)(used[i] ? record_of(slots, row) : slots.arena);
         }
-        for (int w = tile.lane; w < RECORD_WORDS; w += LANES) {
-            u64 word[AHEAD] = {};
+        for (int w = tile.lane; w < RECORD_WORDS; w += LANES)
             for (int i = 0; i < AHEAD; ++i)
-                if (w < used[i]) word[i] = record[i][w];
-            for (int i = 0; i < AHEAD; ++i)
-                if (w < used[i]) words[i][w] = word[i];
-        }
+                if (w < used[i]) copy_async(&words[i][w], record[i] + w);
         for (int i = 0; i < AHEAD && r + i * tile.stride < count_rows; ++i)
             for (int d = tile.lane; d < last - first; d += LANES) out[(r + i * tile.stride) * pitch + d] = 0.0f;
+        wait_for_copies();
         __syncwarp(tile.mask);  // the records have arrived, and zeros come before values
         for (int i = 0; i < AHEAD && r + i * tile.stride < count_rows; ++i)
             for (int j = tile.lane; j < count[i]; j += LANES) {

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-HOST = Path(__file__).parent / "host"
+HOST = Path(__file__).parent
 KERNELS = """
-typedef long long i64;
+#include "async.cuh"
 extern "C" __global__ void gcnrec_reverse(float* values) {
     __shared__ float tile[64];
     tile[threadIdx.x] = values[threadIdx.x];
@@ -30,6 +30,20 @@ extern "C" __global__ void gcnrec_deadlock(float* values) {
 }
 extern "C" __global__ void gcnrec_misaligned(float* values) {
     values[0] = reinterpret_cast<float4*>(values + 1)->x;
+}
+extern "C" __global__ void gcnrec_late(u64* values) {
+    __shared__ u64 word[64];
+    copy_async(&word[threadIdx.x], values + threadIdx.x);
+    __syncthreads();
+    const u64 before = word[63 - threadIdx.x];
+    __syncthreads();
+    wait_for_copies();
+    __syncthreads();
+    values[threadIdx.x] = 1000 * before + word[63 - threadIdx.x];
+}
+extern "C" __global__ void gcnrec_unawaited(u64* values) {
+    __shared__ u64 word[64];
+    copy_async(&word[threadIdx.x], values);
 }
 extern "C" __global__ void gcnrec_outside(float* values) {
     if (threadIdx.x < 16) values[0] = __shfl_sync(0xFFFFu, 1.0f, 20);
@@ -56,6 +70,13 @@ def test_barriers_and_collectives(host, kernels):
     assert out.tolist() == [*expected, *expected]
 
 
+def test_asynchronous_copies_arrive_when_they_are_waited_for(host, kernels):
+    for first in (1, 65):  # the second run finds the words of the first in shared memory
+        values = torch.arange(first, first + 64)
+        host.launch(kernels, "gcnrec_late", 1, 64, (np.uint64(values.data_ptr()),), None)
+    assert values.tolist() == [1000 * (new - 64) + new for new in range(128, 64, -1)]
+
+
 def test_arguments_of_a_wrong_type_are_refused(host, kernels):
     for arguments in ((np.float32(1.0),), (np.int64(1),), ()):
         with pytest.raises(AssertionError, match="wrong"):
@@ -63,7 +84,13 @@ def test_arguments_of_a_wrong_type_are_refused(host, kernels):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "sentence"), [("deadlock", "deadlock"), ("misaligned", "misaligned address"), ("outside", "outside its mask")]
+    ("kernel", "sentence"),
+    [
+        ("deadlock", "deadlock"),
+        ("misaligned", "misaligned address"),
+        ("outside", "outside its mask"),
+        ("unawaited", "before it has waited"),
+    ],
 )
 def test_a_wrong_kernel_ends_the_process(kernels, tmp_path, kernel, sentence):
     program = f"""
