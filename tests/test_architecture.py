@@ -44,7 +44,6 @@ MOST_FILES = 13
 LINKS = {("gcnrec", "loaders"), ("gcnrec", "cuda")}
 CROWDED = {
     "gcnrec/ops": 25, "cuda": 25, "tests/cuda": 25, "tests/ops": 25, "gcnrec/bench": 18,
-    "jobs/measure/gpu": 18,
 }  # fmt: skip
 """Folders that may hold more: a kernel and its test lie beside all others, a bench too."""
 MOST_PARAMETERS = 7

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from gcnrec.errors import DeviceError
+from jobs.measure.gpu.parts import PARTS, SECONDS, Part
 
 ROOT = Path(__file__).parents[2]
 FAKE_WORKER = """
@@ -24,6 +25,9 @@ report = lambda **row: print(json.dumps(row), flush=True)
 print("a word of some library")
 report(event="machine", cpu="fake")
 for part in sys.argv[sys.argv.index("--parts") + 1].split(","):
+    if part == "skipped":
+        report(event="skipped", part=part, problem="the time was up")
+        continue
     report(event="start", part=part)
     report(part=part, bench=part, variant="x", seconds=1.0)
     if part == "hangs":
@@ -60,9 +64,8 @@ def test_everything_from_a_bare_checkout(tmp_path):
     (path,) = out.glob("*-gpu-dry.json")
     record = json.loads(path.read_text(encoding="utf-8"))
     outcomes = {row["part"]: row["event"] for row in record["parts"]}
-    parts = ("checks", "ceilings", "gathers", "slot_reads", "updates", "sampling", "tuning", "epoch")
-    assert [outcomes.pop(part) for part in parts] == ["done"] * len(parts)
-    assert set(outcomes) == {"memcheck", "racecheck", "tests"}
+    parts = {part for part in outcomes if outcomes[part] == "done"}
+    assert [*outcomes] == [*PARTS] and {part for part in PARTS if PARTS[part].module} <= parts
     assert record["summary"] == [] and record["machine"]["gpu"] is None  # nothing is claimed that did not run on a GPU
     rows = record["rows"]
     assert not [row for row in rows if "error" in row or row.get("right") is False]
@@ -72,32 +75,69 @@ def test_everything_from_a_bare_checkout(tmp_path):
     variants = {row["variant"] for row in rows if row.get("bench") == "gather-peers"}
     assert {"gcnrec-zero-copy", "torch-index-pageable", "numba-pinned", "numba-pinned-loader"} <= variants
     assert {row["form"] for row in rows if row.get("bench") == "slots"} == {"slots", "slots-mixed", "slots-bf16"}
-    ways = {"gcnrec-host-overlap", "gcnrec-host-serial", "gcnrec-device", "cpu-gather-pinned", "cpu-gather-prefetch"}
-    for bench in ("epoch", "epoch-drawn", "epoch-curve"):
-        assert ways <= {row["variant"] for row in rows if row.get("bench") == bench}
+    ways = {"gcnrec-host-overlap", "torch-device"}
+    for bench, others in {
+        "epoch": {"gcnrec-device"},
+        "epoch-drawn": {"cpu-gather-prefetch"},
+        "epoch-curve": {"cpu-gather-pinned"},
+    }.items():
+        assert ways | others <= {row["variant"] for row in rows if row.get("bench") == bench}
+    assert {row["memory"] for row in rows if row.get("bench") == "pages"} == {"ordinary pages", "huge pages"}
+    assert ways | {"gcnrec-host-serial", "gcnrec-device"} <= {row["variant"] for row in rows if row.get("bench") == "steps"}
     kernels = {row["variant"].rstrip("0123456789-") for row in rows if row["bench"] == "checks"}
     assert {"gather", "put", "reduce", "update-adam", "slot-scatter", "topk-items", "sample-columns"} <= kernels
 
 
-BARE = """
+WITHOUT = """
 import sys
 
-class Bare:
+class Without:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"pydantic", "typer", "rich", "pyarrow", "duckdb", "jinja2", "matplotlib", "safetensors"}:
+        if name.split(".")[0] in sys.argv[1].split(","):
             raise ImportError(name)
 
-sys.meta_path.insert(0, Bare())
-sys.path.insert(0, sys.argv[1])
-from jobs.measure.gpu.parts import PARTS, part_of
-for part in PARTS:
-    part_of(part)
+sys.meta_path.insert(0, Without())
+sys.path.insert(0, ".")
+from importlib import import_module
+from jobs.measure.gpu.parts import PARTS
 """
+EVERY_PART = """
+for part in PARTS.values():
+    if part.module:
+        assert callable(getattr(import_module(f"jobs.measure.gpu.{part.module}"), "tell" if part.bare else "run"))
+"""
+LEAD = """
+import jobs.measure.gpu.__main__, jobs.measure.gpu.worker
+import_module("jobs.measure.gpu.first.facts").tell(lambda row: print(row["variant"]))
+try:
+    import_module("jobs.measure.gpu.first.versions").tell(lambda row: None)
+except RuntimeError as problem:
+    print(problem)
+"""
+RICH = "pydantic,typer,rich,pyarrow,duckdb,jinja2,matplotlib,safetensors,scipy,hypothesis"
+
+
+def without(packages, program):
+    command = [sys.executable, "-c", WITHOUT + program, packages]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 def test_parts_need_no_more_than_a_bare_machine_has():
-    done = subprocess.run([sys.executable, "-c", BARE, str(ROOT)], capture_output=True, text=True, cwd=ROOT)
+    done = without(RICH, EVERY_PART)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_machine_without_torch_says_so():
+    """The program, the facts and the versions need the standard library alone; what cannot be imported has a name."""
+    done = without(f"{RICH},torch,numba,numpy,cupy,psutil,gcnrec", LEAD)
+    assert done.returncode == 0, done.stderr
+    assert {"kernel", "MemAvailable", "bytes that may be locked"} <= {*done.stdout.splitlines()}
+    assert "cannot be used: import numpy, import torch, import psutil, import numba, threads of numba" in done.stdout
+
+
+def test_what_tells_most_comes_first_and_all_parts_fit():
+    assert [*PARTS][:7] == ["facts", "versions", "light", "tests", "checks", "pages", "steps"]
+    assert sum(part.seconds for part in PARTS.values()) <= SECONDS <= 720
 
 
 class Recorder:
@@ -112,7 +152,7 @@ class Recorder:
             "stream": lambda stream: self.within(stream),
             "synchronize": lambda device: self.asked.append("synchronize"),
             "Event": lambda enable_timing=False: SimpleNamespace(
-                record=lambda: self.asked.append("record"),
+                record=lambda stream=None: self.asked.append(f"record on {stream.name}" if stream else "record"),
                 synchronize=lambda: self.asked.append("event is over"),
                 elapsed_time=lambda other: 2000.0,
             ),
@@ -144,6 +184,10 @@ def test_a_gpu_is_asked_in_this_order(monkeypatch):
     recorder.asked.clear()
     gpu.mark()()
     assert recorder.asked == ["record", "event is over"]
+    recorder.asked.clear()
+    reads = SimpleNamespace(stream=recorder.stream("reads"))
+    assert gpu.between(gpu.instant(reads), gpu.instant(reads)) == 2.0
+    assert recorder.asked == ["record on reads", "record on reads", "event is over"]
 
 
 def test_the_table_is_as_large_as_memory_allows(monkeypatch):
@@ -181,10 +225,24 @@ def test_a_work_that_fails_is_reported_and_left_out(monkeypatch):
     assert bed.race(gpu, {"works": lambda run: None}, runs=3)["works"].runs == 3
 
 
+def test_rounds_are_reported_one_by_one(monkeypatch):
+    """Works take turns, and what was measured so far is known after every turn."""
+    from jobs.measure.gpu import bed
+
+    Recorder(monkeypatch)
+    gpu, asked = bed.CudaBed(torch.device("cpu"), bed.TINY, print), []
+    gpu.until = time.monotonic() + 60
+    seen = []
+    for timings in bed.rounds(gpu, {name: lambda run, name=name: asked.append((name, run)) for name in "ab"}, runs=3):
+        seen.append(({name: timing.runs for name, timing in timings.items()}, len(asked)))
+    assert asked == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3), ("b", 3)]
+    assert seen == [({"a": 1, "b": 1}, 4), ({"a": 2, "b": 2}, 6), ({"a": 3, "b": 3}, 8)]
+
+
 def test_an_unknown_part_is_refused(tmp_path):
     command = [sys.executable, "-m", "jobs.measure.gpu", str(tmp_path), "--parts", "gather"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1 and "there is no part gather; known: checks" in done.stderr
+    assert done.returncode == 1 and "there is no part gather; known: facts" in done.stderr
 
 
 @pytest.mark.serial
@@ -192,15 +250,16 @@ def test_a_part_that_fails_hangs_or_dies_stops_no_other(tmp_path, monkeypatch):
     from jobs.measure.gpu import foreman
 
     monkeypatch.setattr(foreman, "SETUP_SECONDS", 3.0)
+    monkeypatch.setattr(foreman, "SLACK_SECONDS", 1.0)
     boss = foreman_of(tmp_path, FAKE_WORKER)
-    boss.run(["first", "fails", "hangs", "dies", "last"])
+    boss.run(["first", "skipped", "fails", "hangs", "dies", "last"])
     assert {part: row["event"] for part, row in boss.outcomes.items()} == {
-        "first": "done", "fails": "failed", "hangs": "failed", "dies": "failed", "last": "done",
+        "first": "done", "skipped": "skipped", "fails": "failed", "hangs": "failed", "dies": "failed", "last": "done",
     }  # fmt: skip
     assert boss.outcomes["dies"]["problem"] == "the worker ended with exit code 3"
     assert [row["part"] for row in boss.rows] == ["first", "fails", "hangs", "dies", "last"]
-    assert boss.machine == {"cpu": "fake"} and (tmp_path / "kept").read_text() == "5"
-    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 5 + 5 + 5 + 3  # rows, starts, ends, machines
+    assert boss.machine == {"cpu": "fake"} and (tmp_path / "kept").read_text() == "6"
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 5 + 5 + 6 + 3  # rows, starts, ends, machines
 
 
 @pytest.mark.serial
@@ -218,12 +277,57 @@ def test_no_part_begins_when_the_time_is_up(tmp_path):
     assert [row["event"] for row in boss.outcomes.values()] == ["skipped", "skipped"]
 
 
-def test_parts_share_what_is_left():
-    from jobs.measure.gpu.parts import PARTS, part_of, share_of
+class Stub:
+    """A bed, and the module of every part: `limits` has the seconds that each part was given."""
 
-    own = {part: part_of(part).SECONDS for part in PARTS}
-    assert share_of(["checks", "epoch"], own["checks"] + own["epoch"] + 1.0) == own["checks"]
-    assert share_of(["checks", "epoch"], (own["checks"] + own["epoch"]) / 4) == own["checks"] / 4
+    def __init__(self, monkeypatch, broken=()):
+        from jobs.measure.gpu import worker
+
+        self.device, self.rows, self.limits, self.made, self.broken = torch.device("cpu"), [], {}, 0, broken
+        self.until, self.report, self.finish = 0.0, None, lambda: None
+        monkeypatch.setattr(
+            worker, "PARTS", {"bare": Part(9, "bare", bare=True), "short": Part(7, "short"), "long": Part(90, "long")}
+        )
+        monkeypatch.setattr(worker, "import_module", self.module)
+        monkeypatch.setattr(worker, "machine_of", lambda bed: {"cpu": "stub"})
+        self.of = worker.Worker
+
+    def new_bed(self, report):
+        self.made += 1
+        if self.made in self.broken:
+            raise DeviceError("no GPU today")
+        return self
+
+    def module(self, name):
+        def run(bed):
+            self.limits[name.split(".")[-1]] = bed.until - time.monotonic()
+            bed.report({"bench": "x"})
+
+        return SimpleNamespace(tell=lambda report: report({"bench": "y"}), run=run)
+
+    def work(self, names, seconds):
+        code = self.of(self.rows.append, self.new_bed, time.monotonic() + seconds).work(names)
+        return code, [(row.get("event"), row["part"]) for row in self.rows if "part" in row]
+
+
+def test_each_part_has_a_limit_of_its_own_and_the_bed_comes_when_it_is_needed(monkeypatch):
+    stub = Stub(monkeypatch)
+    assert stub.work(["bare"], 60) == (0, [("start", "bare"), (None, "bare"), ("done", "bare")]) and stub.made == 0
+    stub.rows.clear()
+    assert stub.work(["short", "long"], 30)[0] == 0 and stub.made == 1
+    assert 6 < stub.limits["short"] <= 7 and 28 < stub.limits["long"] <= 30
+    assert [row["part"] for row in stub.rows if row.get("bench") == "x"] == ["short", "long"]
+
+
+def test_a_bed_that_cannot_be_made_is_the_problem_of_its_part(monkeypatch):
+    stub = Stub(monkeypatch, broken=(1,))
+    code, seen = stub.work(["short", "long"], 60)
+    assert code == 1 and seen == [("start", "short"), ("failed", "short"), ("start", "long"), (None, "long"), ("done", "long")]
+    assert stub.rows[1]["problem"] == "DeviceError: no GPU today"
+
+
+def test_a_worker_begins_no_part_when_the_time_is_up(monkeypatch):
+    assert Stub(monkeypatch).work(["bare"], 1.0) == (0, [("skipped", "bare")])
 
 
 GPU_TEST = """
@@ -343,16 +447,45 @@ def test_ratios_by_hand():
 
 
 def test_ratios_of_epochs_by_hand():
-    """Targets hold where transfers take 0.7 to 1 of compute's time, and for two of the other ways."""
+    """Of a race the last round counts; targets depend on the ratio of transfers to compute."""
     from jobs.measure.gpu.summary import summary
 
-    def point(ours, **facts):
-        others = {"gcnrec-device": 1.0, "cpu-gather-pinned": 2.0, "cpu-gather-prefetch": 1.5}
-        return [row("epoch-curve", name, seconds, **facts) for name, seconds in {"gcnrec-host-overlap": ours, **others}.items()]
+    def point(bench, ours, **facts):
+        others = {"torch-device": 1.0, "cpu-gather-pinned": 2.0, "cpu-gather-serial": 2.5, "gcnrec-host-serial": 1.5}
+        return [row(bench, name, seconds, **facts) for name, seconds in {"gcnrec-host-overlap": ours, **others}.items()]
 
-    found = summary([*point(1.25, ratio=0.8), *point(1.0, ratio=0.5), row("epoch", "gcnrec-host-overlap", 1.0)])
-    assert [(round(ratio["value"], 6), ratio["met"]) for ratio in found] == [
-        (0.8, False), (1.6, False), (1.2, None), (1.0, None), (2.0, None), (1.5, None),
-    ]  # fmt: skip
-    met = {ratio["met"] for ratio in summary(point(1.1, ratio=1.0))}
-    assert met == {True, None}
+    def found(rows):
+        return {each["name"].split()[-1]: (round(each["value"], 6), each["met"]) for each in summary(rows)}
+
+    balanced = [*point("epoch-curve", 9.0, ratio=0.9, products=3), *point("epoch-curve", 1.25, ratio=0.8, products=3)]
+    assert found(balanced) == {
+        "torch-device": (0.8, False), "cpu-gather-pinned": (1.6, False), "cpu-gather-serial": (2.0, True),
+        "gcnrec-host-serial": (1.2, None),
+    }  # fmt: skip
+    assert found(point("epoch-curve", 1.25, ratio=1.4, products=3))["torch-device"] == (0.8, None)
+    assert found(point("epoch", 1.0))["cpu-gather-pinned"] == (2.0, None)
+    rows = [
+        *point("features", 1.0, ratio=0.5, products=1, columns=100, pitch=400),
+        *point("features", 1.0, ratio=0.5, products=1, columns=100, pitch=512),
+    ]
+    assert [each["name"].split(":")[0] for each in summary(rows)][::4] == [
+        f"features of 100 columns, pitch {pitch} at transfers 0.50 of compute" for pitch in (400, 512)
+    ]
+
+
+@pytest.mark.parametrize(("ratio", "share"), [(0.25, 1 / 1.05), (0.75, 1 / 1.05), (0.76, 1 / 1.1), (1.0, 1 / 1.1), (1.01, None)])
+def test_targets_against_a_table_on_the_device(ratio, share):
+    from jobs.measure.gpu.summary import epoch_target
+
+    assert epoch_target("torch-device", ratio) == share
+
+
+def test_the_record_is_named_after_the_gpu_as_soon_as_it_is_known(tmp_path):
+    from jobs.measure.gpu import __main__ as lead
+
+    given = SimpleNamespace(out=tmp_path, parts="", dry=False, table_gib=1, seconds=10.0)
+    boss = SimpleNamespace(machine={}, outcomes={}, rows=[])
+    assert lead._record(given, boss).name.endswith("-gpu-unknown.json")
+    boss.machine["gpu"] = {"name": "NVIDIA H200"}
+    lead._record(given, boss)
+    assert [path.name[11:] for path in tmp_path.iterdir()] == ["gpu-nvidia-h200.json"]

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.measure.gpu.lines import LINE_BYTES, lines
+from jobs.measure.gpu.rates.lines import LINE_BYTES, lines
 
 spans = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 600)), max_size=30)
 

@@ -1,13 +1,14 @@
 """Checks and times the GPU kernels of gcnrec from a bare checkout, and writes one record.
 
-    bash jobs/gpu_bench.sh OUT_DIR [--parts checks,gathers] [--table-gib 24] [--seconds 460]
+    bash jobs/gpu_bench.sh OUT_DIR [--parts facts,versions,light] [--table-gib 24] [--seconds 720]
     bash jobs/gpu_bench.sh OUT_DIR --dry
 
-Needs torch, CuPy, numba, NumPy and psutil; makes its data where it runs. Every part has a time limit of its own and reports
-rows as it measures (OUT_DIR/rows.jsonl); the record, OUT_DIR/<date>-gpu-<device>.json, is written anew after every part.
-The last of all seconds are kept for the GPU tests and the sanitizers.
+Needs torch, CuPy, numba, NumPy and psutil; makes its data where it runs. What tells most comes first. Every part has a time
+limit of its own and reports rows as it measures (OUT_DIR/rows.jsonl); the record, OUT_DIR/<date>-gpu-<device>.json, is written
+anew after every part.
 The exit code is 1 when a part failed. `--dry` runs everything on the CPU, at tiny sizes, with kernels compiled by g++: it
 proves the script and claims no speed.
+This file and what it imports need the standard library alone.
 """
 
 from __future__ import annotations
@@ -17,86 +18,72 @@ import json
 import re
 import shlex
 import sys
-import tempfile
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from gcnrec.device import gpu
 from jobs.measure.gpu import tools
-from jobs.measure.gpu.bed import FULL, GIB, CudaBed, dry_bed
 from jobs.measure.gpu.foreman import Foreman
-from jobs.measure.gpu.parts import PARTS, part_of, work
+from jobs.measure.gpu.parts import PARTS, SECONDS
 from jobs.measure.gpu.summary import summary
 
 CHECKOUT = Path(__file__).resolve().parents[3]
-SANITIZERS = ("memcheck", "racecheck")
-SANITIZER_SECONDS, TEST_SECONDS = 90, 60
-KEPT_SECONDS = {"tests": 60, "memcheck": 25, "racecheck": 25}
-"""Seconds that the parts leave for these."""
 
 
 def main() -> int:
     given = _arguments()
-    return _work(given) if given.worker else _lead(given)
+    chosen = given.parts.split(",") if given.parts else [*PARTS]
+    unknown = sorted({*chosen} - {*PARTS})
+    if unknown:
+        sys.exit(f"there is no part {', '.join(unknown)}; known: {', '.join(PARTS)}")
+    given.out.mkdir(parents=True, exist_ok=True)
+    log = given.out / "rows.jsonl"
+    log.unlink(missing_ok=True)
+    worker = [sys.executable, "-u", "-m", "jobs.measure.gpu.worker", "--table-gib", str(given.table_gib)]
+    worker += ["--dry"] if given.dry else []
+    until = time.monotonic() + given.seconds
+    foreman = Foreman(worker, log, until, lambda part: PARTS[part].seconds, partial(_ended, given))
+    in_order = [part for part in PARTS if part in chosen]
+    for is_program, names in groupby(in_order, key=lambda part: PARTS[part].module is None):
+        if is_program:
+            for name in names:
+                foreman.note(_program(name, worker, min(PARTS[name].seconds, foreman.left)))
+        else:
+            foreman.run(list(names))
+    return _report(_record(given, foreman), foreman.outcomes)
+
+
+def _ended(given: argparse.Namespace, foreman: Foreman) -> None:
+    """Write and print what a part came to at once: a later part may take the whole program along."""
+    _record(given, foreman)
+    part, row = list(foreman.outcomes.items())[-1]
+    print(f"{part:12} {row['event']:8} {row.get('seconds_in_all', '')} {row.get('problem') or ''}", flush=True)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--dry", action="store_true", help="the CPU in place of the GPU, tiny sizes")
-    parser.add_argument("--parts", default="", help="some of them, by commas; default: all, the sanitizer and the tests")
+    parser.add_argument("--parts", default="", help="some of them, by commas; they run in the usual order; default: all")
     parser.add_argument("--table-gib", type=int, default=24, help="host memory to pin, at most half of what is free")
-    parser.add_argument("--seconds", type=float, default=460, help="for everything")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for everything")
     return parser.parse_args()
 
 
-def _lead(given: argparse.Namespace) -> int:
-    """Run the parts in workers, then the tools; write the record."""
-    given.out.mkdir(parents=True, exist_ok=True)
-    chosen = given.parts.split(",") if given.parts else [*PARTS, *KEPT_SECONDS]
-    unknown = sorted({*chosen} - {*PARTS, *KEPT_SECONDS})
-    if unknown:
-        sys.exit(f"there is no part {', '.join(unknown)}; known: {', '.join((*PARTS, *KEPT_SECONDS))}")
-    log = given.out / "rows.jsonl"
-    log.unlink(missing_ok=True)
-    worker = [sys.executable, "-u", "-m", "jobs.measure.gpu", str(given.out), "--worker", "--table-gib", str(given.table_gib)]
-    worker += ["--dry"] if given.dry else []
-    until = time.monotonic() + given.seconds
-    before = until - sum(seconds for tool, seconds in KEPT_SECONDS.items() if tool in chosen)
-    foreman = Foreman(worker, log, before, lambda part: float(part_of(part).SECONDS), partial(_record, given))
-    foreman.run([part for part in PARTS if part in chosen])
-    if "tests" in chosen:
-        foreman.note(tools.gpu_tests(CHECKOUT, min(TEST_SECONDS, until - time.monotonic())))
-    sanitizers = [tool for tool in SANITIZERS if tool in chosen]
-    for waiting, tool in zip(range(len(sanitizers), 0, -1), sanitizers, strict=True):
-        seconds = min(SANITIZER_SECONDS, (until - time.monotonic()) / waiting)
-        foreman.note(tools.sanitize(tool, [*worker, "--parts", "checks"], seconds))
-    return _report(_record(given, foreman), foreman.outcomes)
-
-
-def _work(given: argparse.Namespace) -> int:
-    """Run the parts in this process; rows go to the standard output."""
-
-    def report(row: dict[str, Any]) -> None:
-        print(json.dumps(row), flush=True)
-
-    parts, until = given.parts.split(","), time.monotonic() + given.seconds
-    with tempfile.TemporaryDirectory() as folder:
-        sizes = replace(FULL, table_bytes=given.table_gib * GIB)
-        bed = dry_bed(CHECKOUT, Path(folder), report) if given.dry else CudaBed(gpu(), sizes, report)
-        return work(bed, parts, until)
+def _program(name: str, worker: list[str], seconds: float) -> dict[str, Any]:
+    """The closing event of a part that is a program of its own."""
+    if name == "tests":
+        return tools.gpu_tests(CHECKOUT, seconds)
+    return tools.sanitize(name, [*worker, "--parts", "checks"], seconds)
 
 
 def _record(given: argparse.Namespace, foreman: Foreman) -> Path:
-    """Write the record so far to a new file, which replaces the previous record."""
-    device = foreman.machine.get("gpu")
-    name = re.sub(r"[^a-z0-9]+", "-", (device["name"] if device else "dry").lower()).strip("-")
-    date = f"{datetime.now(UTC):%Y-%m-%d}"
+    """Write the record so far to a new file, which replaces the previous record. Until a part has asked, the GPU is unknown."""
+    device, date = foreman.machine.get("gpu"), f"{datetime.now(UTC):%Y-%m-%d}"
+    name = re.sub(r"[^a-z0-9]+", "-", device["name"].lower()).strip("-") if device else "dry" if given.dry else "unknown"
     options = [] if not given.parts else ["--parts", given.parts]
     options += ["--table-gib", str(given.table_gib), "--seconds", f"{given.seconds:g}", *(["--dry"] if given.dry else [])]
     document = {
@@ -107,6 +94,8 @@ def _record(given: argparse.Namespace, foreman: Foreman) -> Path:
     path = given.out / f"{date}-gpu-{name}.json"
     fresh = path.with_suffix(".new")
     fresh.write_text(f'{json.dumps(document, indent=1)[:-2]},\n "rows": [\n{rows}\n]}}\n', encoding="utf-8")
+    if device:
+        (given.out / f"{date}-gpu-unknown.json").unlink(missing_ok=True)
     return fresh.replace(path)
 
 
@@ -117,12 +106,10 @@ def _cleaned(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report(path: Path, outcomes: dict[str, dict[str, Any]]) -> int:
-    """Print a short table; returns 1 when something failed."""
+    """Print the ratios; returns 1 when something failed."""
     for ratio in json.loads(path.read_text(encoding="utf-8"))["summary"]:
-        verdict = {None: "", True: f"  >= {ratio['target']}", False: f"  BELOW {ratio['target']}"}[ratio["met"]]
+        verdict = {None: "", True: f"  >= {ratio['target']:.3g}", False: f"  BELOW {ratio['target'] or 0:.3g}"}[ratio["met"]]
         print(f"{ratio['value']:8.3f}{verdict:14} {ratio['name']}")
-    for part, row in outcomes.items():
-        print(f"{part:12} {row['event']:8} {row.get('seconds_in_all', '')} {row.get('problem') or ''}")
     print(path)
     return 1 if any(row["event"] in ("failed", "start") for row in outcomes.values()) else 0
 

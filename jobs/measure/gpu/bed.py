@@ -6,20 +6,24 @@ A work is a function of the number of the repetition, so that repetitions use di
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from gcnrec.cuda.hostmemory import allocate
+from gcnrec.cuda.hostmemory import HostMemory, allocate
 from gcnrec.cuda.pinned import PinnedMemory
+from gcnrec.cuda.queues import StreamQueue
+from gcnrec.device import pipeline_of
 from gcnrec.errors import DeviceError
+from gcnrec.queues import Device, Queue
 from gcnrec.system.limits import read_limits
+from jobs.measure.gpu.plain import PlainDevice
 
 Work = Callable[[int], Any]
 Report = Callable[[dict[str, Any]], None]
@@ -81,6 +85,22 @@ class Bed:
         """A copy of a small CPU tensor in pinned memory."""
         return values.clone()
 
+    def registered(self, memory: HostMemory) -> AbstractContextManager[Any]:
+        """Within it the device reads and writes `memory`."""
+        return nullcontext()
+
+    def queues(self, warn: Callable[[str], object]) -> Device:
+        """Fresh queues of the device, which `close` ends; `warn` receives the reason for memory that cannot be pinned."""
+        return PlainDevice()
+
+    def instant(self, queue: Queue) -> Any:
+        """A moment in the work of `queue`, for `between`."""
+        return time.perf_counter()
+
+    def between(self, first: Any, last: Any) -> float:
+        """Seconds from one instant of a queue to another."""
+        return float(last - first)
+
     def both(self, aside: Callable[[], Any], main: Callable[[], Any]) -> None:
         """Run both at once, `aside` on a stream of higher priority. Later work comes after both."""
         aside()
@@ -114,6 +134,21 @@ class CudaBed(Bed):
 
     def host(self, values: torch.Tensor) -> torch.Tensor:
         return values.contiguous().pin_memory()
+
+    def registered(self, memory: HostMemory) -> AbstractContextManager[Any]:
+        return PinnedMemory(memory)
+
+    def queues(self, warn: Callable[[str], object]) -> Device:
+        return pipeline_of(self.device, warn=warn)
+
+    def instant(self, queue: Queue) -> Any:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(cast(StreamQueue, queue).stream)  # queues come from `queues`
+        return event
+
+    def between(self, first: Any, last: Any) -> float:
+        last.synchronize()  # synchronize: the time is asked for
+        return float(first.elapsed_time(last)) / 1e3
 
     def both(self, aside: Callable[[], Any], main: Callable[[], Any]) -> None:
         here = torch.cuda.current_stream(self.device)
@@ -165,9 +200,15 @@ def fill(bed: Bed, table_M: torch.Tensor) -> None:
 
 
 def race(bed: Bed, works: dict[str, Work], runs: int | None = None) -> dict[str, Timing]:
-    """Timings of all, interleaved (A B C, A B C, ...), after a repetition of each that is not timed.
+    """The timings after the last of `rounds`."""
+    return list(rounds(bed, works, runs))[-1]
 
-    A work that fails is reported as a row with its error and left out; rounds end early when the part's time is up.
+
+def rounds(bed: Bed, works: dict[str, Work], runs: int | None = None) -> Iterator[dict[str, Timing]]:
+    """Timings of all so far after every round, interleaved (A B C, A B C, ...), after a repetition of each that is not timed.
+
+    Long races report each of them, so that a worker that is ended loses no more than a round. A work that fails is reported as
+    a row with its error and left out; rounds end early when the part's time is up.
     """
     samples: dict[str, list[tuple[float, float]]] = {}
     for name, work in works.items():
@@ -183,11 +224,12 @@ def race(bed: Bed, works: dict[str, Work], runs: int | None = None) -> dict[str,
             break
         for name in samples:
             samples[name].append(bed.clock(partial(works[name], repetition)))
-    timings = {}
-    for name, pairs in samples.items():
-        events, walls = zip(*pairs, strict=True)
-        timings[name] = Timing(median(events), median(walls), min(events), max(events), len(pairs))
-    return timings
+        yield {name: _timing(pairs) for name, pairs in samples.items()}
+
+
+def _timing(pairs: list[tuple[float, float]]) -> Timing:
+    events, walls = zip(*pairs, strict=True)
+    return Timing(median(events), median(walls), min(events), max(events), len(pairs))
 
 
 def report_timings(bed: Bed, bench: str, timings: dict[str, Timing], units: float, moved_bytes: float, **facts: Any) -> None:

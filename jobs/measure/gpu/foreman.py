@@ -13,7 +13,9 @@ from typing import Any
 
 Row = dict[str, Any]
 SETUP_SECONDS = 100
-"""For a worker to start, pin its memory and compile kernels, before the time of its first part."""
+"""For a worker to start, before its first part."""
+SLACK_SECONDS = 25
+"""For a part to take the device, pin its memory and compile kernels, which the first in a worker does for the others."""
 GRACE = 1.5
 """A part that takes this many times its `SECONDS` hangs."""
 
@@ -73,7 +75,9 @@ class Foreman:
                 if row.get("event") == "start":
                     current = row["part"]
                     waiting.remove(current)
-                    limit = time.monotonic() + GRACE * self._allowed(current) + SETUP_SECONDS
+                    limit = time.monotonic() + GRACE * self._allowed(current) + SLACK_SECONDS
+                elif row.get("event") == "skipped":
+                    waiting.remove(row["part"])
                 elif "event" in row and row["event"] != "machine":
                     current, limit = None, time.monotonic() + SETUP_SECONDS
             problem = f"the worker ended with exit code {process.wait()}"

@@ -35,6 +35,9 @@ class PlainDevice:
     def adopt(self, memory: torch.Tensor, length: int) -> None:
         """Return: the device computes in host memory."""
 
+    def close(self) -> None:
+        """Return: nothing is held."""
+
     def within(self, queue: PlainQueue) -> AbstractContextManager[Any]:
         return nullcontext()
 

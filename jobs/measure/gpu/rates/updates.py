@@ -15,7 +15,6 @@ from gcnrec.ops import update as on_cores
 from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
 from jobs.measure.gpu.bed import FILL_BYTES, SETS, Bed, Work, fill, race, report_timings, row_sets
 
-SECONDS = 60
 WIDTH = 64
 SLOTS, PITCH = 16, 20
 """Values of a slot row, and floats of its record."""

@@ -13,9 +13,8 @@ from gcnrec.cuda import ceiling
 from gcnrec.cuda.gather import gather
 from gcnrec.ops import gather as on_cores
 from jobs.measure.gpu.bed import SETS, Bed, Work, fill, race, report_timings, row_sets, shuffled
-from jobs.measure.gpu.lines import lines
+from jobs.measure.gpu.rates.lines import lines
 
-SECONDS = 90
 WIDTHS = (64, 128)
 ADOPTED_WIDTH = 100
 """Rows of 400 bytes, one after the other: they start anywhere in a line."""

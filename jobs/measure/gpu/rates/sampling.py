@@ -14,7 +14,6 @@ from gcnrec.ops import neighbours
 from gcnrec.random import DrawKey
 from jobs.measure.gpu.bed import SETS, Bed, Work, race, report_timings, row_sets
 
-SECONDS = 60
 FANOUTS = (10, 25)
 SHAPE, LEAST, MOST = 0.8, 8, 20_000
 """Degrees: `LEAST` over a uniform draw to the power of `SHAPE`; few rows have thousands of edges, the mean is about 40."""

@@ -8,9 +8,8 @@ import torch
 
 from gcnrec.cuda.gather import gather
 from jobs.measure.gpu.bed import SETS, Bed, race, report_timings, row_sets
-from jobs.measure.gpu.gathers import rows_of
+from jobs.measure.gpu.rates.gathers import rows_of
 
-SECONDS = 40
 WIDTH = 64
 RATIOS = (0.5, 1.0)
 """Time of the gather over the time of the simultaneous products."""

@@ -18,10 +18,9 @@ from gcnrec.random import DrawKey
 from gcnrec.rows import AdamSettings, RowGrad, Ticket
 from gcnrec.tables.slots import SlotTable
 from jobs.measure.gpu.bed import Bed
-from jobs.measure.gpu.check_tables import on_bed, small_graph, small_slots
-from jobs.measure.gpu.updates import STATE, Planes, grad_of, kernels
+from jobs.measure.gpu.first.check_tables import on_bed, small_graph, small_slots
+from jobs.measure.gpu.rates.updates import STATE, Planes, grad_of, kernels
 
-SECONDS = 90
 EPS = torch.finfo(torch.float32).eps
 RATE, BETA1, BETA2, EPSILON = 1e-2, 0.9, 0.999, 1e-8
 KERNELS = kernels(RATE, AdamSettings(BETA1, BETA2, EPSILON))

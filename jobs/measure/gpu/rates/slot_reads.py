@@ -13,10 +13,9 @@ from gcnrec.cuda import slots as cuda
 from gcnrec.cuda.gather import gather
 from gcnrec.tables.arena import RECORD_BYTES
 from jobs.measure.gpu.bed import SETS, Bed, Work, race, report_timings, row_sets
-from jobs.measure.gpu.gathers import rows_of
-from jobs.measure.gpu.lines import lines
+from jobs.measure.gpu.rates.gathers import rows_of
+from jobs.measure.gpu.rates.lines import lines
 
-SECONDS = 60
 WIDTHS = (64, 128)
 GROUP = 4
 """Of each group of neighbouring columns a single column is stored: a quarter of the values."""

@@ -8,9 +8,8 @@ import torch
 
 from gcnrec.cuda import ceiling
 from jobs.measure.gpu.bed import SETS, Bed, race, report_timings, row_sets, shuffled
-from jobs.measure.gpu.facts import link
+from jobs.measure.gpu.first.facts import link
 
-SECONDS = 60
 ROW_BYTES = (128, 256, 512)
 
 

@@ -1,0 +1,109 @@
+"""LightGCN steps with the table in host memory, brought in every way, and in the GPU's own memory.
+
+`epoch`: drawn neighbourhoods as training runs them, a thread drawing ahead. `epoch-drawn`: the same with batches drawn
+beforehand, so that transfers and compute are all there is. The peer `torch-device` has its table, and in `epoch-drawn` its
+batches too, on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+
+from gcnrec.bench.contenders.epoch_task import SERIAL, Batches, Ours, Task, ahead, dense, serially, step_of, tables_of
+from gcnrec.queues import Device
+from gcnrec.sampling.sampler import Batch
+from gcnrec.steps.step import Step
+from jobs.measure.gpu.bed import Bed, Work, report_timings, rounds
+from jobs.measure.gpu.epochs.resident import ResidentLightGcn
+from jobs.measure.gpu.epochs.tasks import task_on
+from jobs.measure.gpu.summary import OVERLAP, RESIDENT
+
+DRAWN_AHEAD = (OVERLAP, "gcnrec-device")
+STALE = "cpu-gather-prefetch"
+"""Its rows come one step old."""
+DRAWN_BEFORE = (*DRAWN_AHEAD, SERIAL, "gcnrec-host-cache", "cpu-gather-pinned", STALE)
+"""Ways of the two benches: drawing hides what the others would show."""
+TOLERANCE = 0.01
+"""Losses of all ways may differ by this share, since sums are added in other orders; of `STALE` the first alone."""
+
+Stretch = Callable[[], list[float]]
+
+
+def run(bed: Bed) -> None:
+    with closing(cast(Any, bed.queues(lambda reason: None))) as queues:
+        try:
+            _epochs(bed, task_on(bed), queues)
+        finally:
+            bed.finish()
+
+
+def _epochs(bed: Bed, task: Task, queues: Device) -> None:
+    step = step_of(task, dense(task))
+    batches = list(step.sampler.epoch(0))
+    rows = float(np.mean([len(batch.rows_R) for batch in batches]))
+    facts = {"nodes": task.graph.num_nodes, "rows_per_step": rows, "steps": len(batches), "width": task.width}
+    moved = 2 * len(batches) * rows * 4 * 3 * task.width
+    peer, peer_drawn = ResidentLightGcn(bed, task), ResidentLightGcn(bed, task)
+    placed = [peer_drawn.placed(batch) for batch in batches]
+    benches: dict[str, dict[str, Stretch]] = {
+        "epoch": {
+            RESIDENT: lambda: peer.train(peer.drawn_ahead(step.sampler, 0)),
+            **_ours(bed, task, queues, DRAWN_AHEAD, ahead, serially),
+        },
+        "epoch-drawn": {
+            RESIDENT: lambda: peer_drawn.train(placed),
+            **_ours(bed, task, queues, DRAWN_BEFORE, partial(announced, batches), partial(unannounced, batches)),
+        },
+    }
+    for bench, stretches in benches.items():
+        losses: dict[str, list[float]] = {}
+        works: dict[str, Work] = {name: partial(_stretch, stretch, losses, name) for name, stretch in stretches.items()}
+        for timings in rounds(bed, works, runs=3):
+            report_timings(bed, bench, timings, task.positives, moved, **facts)
+        require_alike(losses, TOLERANCE)
+
+
+def _ours(bed: Bed, task: Task, queues: Device, names: tuple[str, ...], early: Batches, late: Batches) -> dict[str, Stretch]:
+    """Tables are new, so that losses can be compared."""
+    tables = tables_of(task, bed.device, queues)
+
+    def stretch(name: str) -> Stretch:
+        contender = Ours(task, tables[name](), late if name == SERIAL else early)
+        return lambda: contender().losses
+
+    return {name: stretch(name) for name in names}
+
+
+def _stretch(stretch: Stretch, losses: dict[str, list[float]], name: str, run: int) -> None:
+    losses.setdefault(name, stretch())  # of the first stretch
+
+
+def announced(batches: list[Batch], step: Step, epoch: int) -> Iterator[Batch]:
+    """The same batches in every epoch, their rows announced one step before."""
+    ticket = step.table.prefetch(batches[0].rows_R)
+    for batch, later in zip(batches, [*batches[1:], None], strict=True):
+        current = replace(batch, step=batch.step + epoch * len(batches), ticket=ticket)
+        if later is not None:
+            ticket = step.table.prefetch(later.rows_R)
+        yield current
+
+
+def unannounced(batches: list[Batch], step: Step, epoch: int) -> Iterator[Batch]:
+    """The same without."""
+    for batch in batches:
+        yield replace(batch, step=batch.step + epoch * len(batches))
+
+
+def require_alike(losses: dict[str, list[float]], tolerance: float) -> None:
+    """RuntimeError where losses differ from the first way's by more than a share `tolerance`."""
+    expected = next(iter(losses.values()))
+    for name, found in losses.items():
+        size = 1 if name == STALE else len(expected)
+        if not np.allclose(found[:size], expected[:size], rtol=tolerance, atol=0.0):
+            raise RuntimeError(f"{name} must have the losses {expected[:3]} .. in its first steps, got {found[:3]} ..")
