@@ -1,4 +1,4 @@
-"""The five calls of the CUDA runtime that pinning needs, through the library that torch has loaded already.
+"""The six calls of the CUDA runtime that pinning needs, through the library that torch has loaded already.
 
 torch wraps only some of them (not cudaGetLastError, without which a refused registration is reported again by the next
 unrelated kernel), so they are reached by ctypes: no further package, and the same current device as torch.
@@ -25,14 +25,16 @@ class Code(IntEnum):
     INSUFFICIENT_DRIVER = 35
     DEVICES_UNAVAILABLE = 46
     NO_DEVICE = 100
+    ILLEGAL_ADDRESS = 700
     ALREADY_REGISTERED = 712
     NOT_REGISTERED = 713
+    LAUNCH_FAILURE = 719
     DRIVER_MISMATCH = 803
     NO_COMPATIBILITY = 804
 
 
 class Cudart:
-    """Calls of a loaded libcudart. Addresses and sizes in bytes; a code of 0 is success. No call synchronises."""
+    """Calls of a loaded libcudart. Addresses and sizes in bytes; a code of 0 is success. Only `synchronize` waits."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -49,6 +51,10 @@ class Cudart:
 
     def unregister(self, address: int) -> int:
         return int(self._library.cudaHostUnregister(address))
+
+    def synchronize(self) -> int:
+        """Wait for all work that the current device was given."""
+        return int(self._library.cudaDeviceSynchronize())
 
     def device_pointer(self, address: int) -> tuple[int, int]:
         """(code, the address by which the GPU reads registered memory)."""

@@ -28,8 +28,8 @@ PORTABLE, MAPPED, READ_ONLY = 1, 2, 8
 class PinnedMemory:
     """Memory registered with the driver from here to `close`, which the end of this object or of the process calls too.
 
-    `read_only` promises that the GPU only reads; memory that this process may not write needs it. Work of the GPU on the memory
-    must be over before `close`. A copy by the driver must not cross a boundary of `chunks`; kernels may.
+    `read_only` promises that the GPU only reads; memory that this process may not write needs it. The end waits for the GPU's
+    work. A copy by the driver must not cross a boundary of `chunks`; kernels may.
     """
 
     def __init__(self, memory: HostMemory, registrar: Registrar | None = None, read_only: bool = False) -> None:

@@ -24,7 +24,9 @@ _NO_GPU = {
     Code.INITIALIZATION, Code.INSUFFICIENT_DRIVER, Code.DEVICES_UNAVAILABLE, Code.NO_DEVICE, Code.DRIVER_MISMATCH,
     Code.NO_COMPATIBILITY,
 }  # fmt: skip
-_GONE = {Code.SUCCESS, Code.NOT_REGISTERED, Code.UNLOADING}  # at the end of a process the driver lets go by itself
+_LET_GO = {Code.SUCCESS, Code.UNLOADING, Code.ILLEGAL_ADDRESS, Code.LAUNCH_FAILURE}
+"""Answers after which no GPU reads the memory, and none is news: at the end of a process the driver lets go by
+itself, and a kernel that failed, which was reported then, ended every work of this process on the GPU."""
 
 
 class PinningRefused(DeviceError):
@@ -73,8 +75,13 @@ class Registrar:
         return tuple(tried)
 
     def unregister(self, chunks: Sequence[Chunk]) -> None:
-        """Unregister every chunk, the last first. DeviceError when one fails; memory that the driver keeps stays alive."""
+        """Wait for the GPU, then unregister every chunk, the last first.
+
+        DeviceError when one fails; memory that the driver keeps stays alive.
+        """
         with self._lock:
+            if any(chunk in self._held for chunk in chunks):
+                self.runtime.synchronize()  # synchronize: no kernel may read memory that is given back
             problems = self._release(chunks)
         if problems:
             chunk, code = problems[0]
@@ -103,9 +110,9 @@ class Registrar:
         for chunk in reversed(chunks):
             if chunk in self._held:
                 code = self.runtime.unregister(chunk.address)
-                if code in _GONE:
+                if code in _LET_GO or code == Code.NOT_REGISTERED:
                     del self._held[chunk]
-                if code not in (Code.SUCCESS, Code.UNLOADING):
+                if code not in _LET_GO:
                     self.runtime.last_error()  # cleared, or the next kernel would be blamed for it
                     problems.append((chunk, code))
         return problems

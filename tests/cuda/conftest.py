@@ -50,6 +50,9 @@ class Driver:
         self.pages[address] = pages
         return 0
 
+    def synchronize(self):
+        return 0
+
     def unregister(self, address):
         del self.pages[address]
         return 0

@@ -58,6 +58,9 @@ class Driver:
             self.flags.append(flags)
         return code
 
+    def synchronize(self):
+        return self._answer("synchronize", 0)
+
     def unregister(self, address):
         code = self._answer("unregister", address, 0 if address in self.registered else Code.NOT_REGISTERED)
         if code == 0:
@@ -180,6 +183,29 @@ def test_a_chunk_that_stays_registered_keeps_its_memory_alive(failing):
     assert kept() is not None, "freed under a driver that still maps it"
 
 
+def test_the_gpu_is_waited_for_before_memory_is_given_back():
+    """By the end of the object too: a kernel may still read it."""
+    for end in (PinnedMemory.close, lambda table: None):
+        driver = Driver()
+        chunked, memory = five_chunks(driver)
+        table = PinnedMemory(memory, chunked)
+        end(table)
+        del table
+        names = [name for name, _ in driver.calls]
+        assert names[-6:] == ["synchronize"] + ["unregister"] * 5 and names.count("synchronize") == 1
+
+
+@pytest.mark.parametrize("code", [Code.ILLEGAL_ADDRESS, Code.LAUNCH_FAILURE])
+def test_after_a_kernel_that_failed_memory_is_let_go_without_a_word(code):
+    """The failure was reported, and every call fails from then on."""
+    driver = Driver({("synchronize", 0): code} | {("unregister", call): code for call in range(5)})
+    chunked, memory = five_chunks(driver)
+    PinnedMemory(memory, chunked).close()
+    kept = weakref.ref(memory.content.base)
+    del memory
+    assert chunked.registered_bytes == 0 and kept() is None
+
+
 def test_a_rollback_that_fails_reports_the_first_failure_and_keeps_the_memory():
     driver = Driver({("register", 2): OUT_OF_MEMORY, ("unregister", 0): NOT_PERMITTED})
     chunked, memory = five_chunks(driver)
@@ -225,6 +251,7 @@ from gcnrec.cuda.registrar import Registrar
 class Driver:
     order = []
     def register(self, address, nbytes, flags): self.order.append(address); return 0
+    def synchronize(self): return 4
     def unregister(self, address): print(self.order.index(address)); return 4
     def device_pointer(self, address): return 0, address
 
