@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gcnrec.errors import DeviceError, install
 
@@ -28,11 +29,13 @@ _NO_CUDA_IN_TORCH = (AssertionError, RuntimeError)
 
 
 def launch(
-    file: str, kernel: str, grid: int, block: int, arguments: tuple[np.generic, ...], device: torch.device, shared: int = 0
-) -> None:
+    file: str, kernel: str, grid: int, block: int, arguments: tuple[np.generic | NDArray[np.void], ...], device: torch.device,
+    shared: int = 0,
+) -> None:  # fmt: skip
     """Start `kernel` of cuda/<file> on torch's current stream of `device`; returns before it has run.
 
     `arguments` are typed NumPy scalars, pointers np.uint64: a Python number would be passed with whatever size CuPy guesses.
+    A struct by value is an array of one np.void.
     `shared` counts bytes of dynamic shared memory. Raises DeviceError without CuPy, device, a recent driver or memory.
     """
     try:

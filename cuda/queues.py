@@ -6,7 +6,7 @@ The host copies rows of memory that cannot be pinned (`gcnrec.cuda.staging`): co
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from gcnrec.cuda.hostmemory import adopt
 from gcnrec.cuda.pinned import PinnedMemory, StagedMemory, pin_or_stage
-from gcnrec.cuda.slots import copy_spans
+from gcnrec.cuda.spans import copy_pairs, patch
 from gcnrec.cuda.staging import CopySpans, Staging
-from gcnrec.queues import Mark, Queue, Spans
+from gcnrec.queues import Mark, Pair, Queue, Spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,32 @@ class StreamQueue:
         self.stream.wait_event(cast(EventMark, mark).event)  # marks come from the queues of this device
 
 
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """Journeys of packed values between pinned buffers and spans on a GPU, on torch's current stream.
+
+    An object of its own: `Staging` holds it, and would keep the device that holds `Staging` alive, and with it pinned memory.
+    """
+
+    device: torch.device
+    max_blocks: int
+
+    def to_device(self, packed: torch.Tensor, target: Spans) -> EventMark:
+        arrived = packed.to(self.device, non_blocking=True)  # copy: the rows, gathered by the host
+        mark = self._mark()
+        copy_pairs([(target.packed_in(arrived), target)], self.max_blocks)
+        return mark
+
+    def to_host(self, source: Spans, packed: torch.Tensor) -> EventMark:
+        leaving = source.packed_in(torch.empty(len(packed), dtype=packed.dtype, device=self.device))
+        copy_pairs([(source, leaving)], self.max_blocks)
+        packed.copy_(leaving.memory, non_blocking=True)  # copy: the rows, to be spread by the host
+        return self._mark()
+
+    def _mark(self) -> EventMark:
+        return StreamQueue(torch.cuda.current_stream(self.device)).mark()
+
+
 class CudaDevice:
     """Streams of one GPU, and the host memory that it adopted. `close` releases the memory, as the end of the object does.
 
@@ -59,12 +85,13 @@ class CudaDevice:
     ) -> None:
         self._device, self._max_blocks, self._on_file, self._warn = device, max_blocks, on_file, warn
         self.compute = StreamQueue(torch.cuda.current_stream(device))
-        self.reads = StreamQueue(torch.cuda.Stream(device, priority=-1))
-        self.writes = StreamQueue(torch.cuda.Stream(device))
+        # both before compute: a read waits for a write, and a long grid of training would hold the bus back
+        self.reads, self.writes = (StreamQueue(torch.cuda.Stream(device, priority=-1)) for _ in range(2))
         self._pinned: dict[int, list[PinnedMemory]] = {}
         self._lengths: dict[int, int] = {}
         self._staged: dict[int, StagedMemory] = {}
-        self._staging = Staging(copy_on_host, self._to_device, self._to_host, _pinned_bytes)
+        carrier = Carrier(device, max_blocks)
+        self._staging = Staging(copy_on_host, carrier.to_device, carrier.to_host, _pinned_bytes)
 
     def adopt(self, memory: torch.Tensor, length: int) -> None:
         """Pin the first `length` values; only what was not pinned before."""
@@ -86,23 +113,31 @@ class CudaDevice:
 
     def place(self, values: NDArray[np.int64]) -> torch.Tensor:
         # copy: through pinned memory, which torch keeps until the copy is over
-        placed = torch.from_numpy(values).pin_memory().to(self._device, non_blocking=True)
-        return self._shared(placed)
+        return torch.from_numpy(values).pin_memory().to(self._device, non_blocking=True)
 
     def empty(self, length: int, like: torch.Tensor) -> torch.Tensor:
-        return self._shared(torch.empty(length, dtype=like.dtype, device=self._device))
+        memory = torch.empty(length, dtype=like.dtype, device=self._device)
+        for queue in (self.compute, self.reads, self.writes):
+            memory.record_stream(queue.stream)  # the allocator reuses the memory only after all of them
+        return memory
 
     def resident(self, values: torch.Tensor) -> torch.Tensor:
         return values.to(self._device)  # copy: once, and after explorations
 
-    def copy(self, queue: Queue, source: Spans, target: Spans) -> None:
+    def copy(self, queue: Queue, pairs: Sequence[Pair]) -> None:
+        direct = []
         with torch.cuda.stream(_stream(queue)):
-            if source.memory.data_ptr() in self._staged:
-                self._staging.read(source, target)
-            elif target.memory.data_ptr() in self._staged:
-                self._staging.write(source, target)
-            else:
-                self._copy(source, target)
+            for source, target in pairs:
+                if source.memory.data_ptr() in self._staged:
+                    self._staging.read(source, target)
+                elif target.memory.data_ptr() in self._staged:
+                    self._staging.write(source, target)
+                else:
+                    direct.append((source, target))
+            copy_pairs(direct, self._max_blocks, by_target=queue is self.writes)
+
+    def patch(self, earlier_E: torch.Tensor, later_L: torch.Tensor, pairs: Sequence[Pair]) -> None:
+        patch(earlier_E, later_L, pairs)
 
     def close(self) -> None:
         """Wait for all work and unregister."""
@@ -112,30 +147,6 @@ class CudaDevice:
                 piece.close()
         self._pinned.clear()
         self._lengths.clear()
-
-    def _copy(self, source: Spans, target: Spans) -> None:
-        copy_spans(source.memory, source.at_R, target.memory, target.at_R, source.length_R, max_blocks=self._max_blocks)
-
-    def _shared(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Register every queue with the allocator, which reuses the memory only after all of them."""
-        for queue in (self.compute, self.reads, self.writes):
-            tensor.record_stream(queue.stream)
-        return tensor
-
-    def _to_device(self, packed: torch.Tensor, target: Spans) -> EventMark:
-        arrived = packed.to(self._device, non_blocking=True)  # copy: the rows, gathered by the host
-        mark = self._mark()
-        self._copy(target.packed_in(arrived), target)
-        return mark
-
-    def _to_host(self, source: Spans, packed: torch.Tensor) -> EventMark:
-        leaving = source.packed_in(torch.empty(len(packed), dtype=packed.dtype, device=self._device))
-        self._copy(source, leaving)
-        packed.copy_(leaving.memory, non_blocking=True)  # copy: the rows, to be spread by the host
-        return self._mark()
-
-    def _mark(self) -> EventMark:
-        return StreamQueue(torch.cuda.current_stream(self._device)).mark()
 
 
 def whole_pages(memory: torch.Tensor, length: int) -> int:

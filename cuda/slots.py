@@ -62,27 +62,6 @@ def add_columns(slots: Slots, first: int, last: int, plane_NC: torch.Tensor, at_
     _add(slots, np.uint64(0), len(slots.count_N), first, plane_NC, at_N, out_X)
 
 
-def copy_spans(
-    source: torch.Tensor, source_at_R: torch.Tensor, target: torch.Tensor, target_at_R: torch.Tensor, length_R: torch.Tensor,
-    max_blocks: int | None = None,
-) -> None:  # fmt: skip
-    """target[target_at[r] + j] = source[source_at[r] + j] for j < length[r]; either side may be pinned host memory.
-
-    Any dtype of 1, 2, 4 or 8 bytes. Pieces that start and end on 16 (or 8) bytes on both sides move in vectors of that size.
-    `max_blocks` caps the grid, so that a prefetch leaves multiprocessors to training.
-    """
-    if source.dtype != target.dtype:
-        raise DataError(f"source and target must be of one dtype, got {source.dtype} and {target.dtype}; convert one first")
-    sides = (
-        address("source", source, source.dtype), address("source_at_R", source_at_R, torch.int64),
-        address("target", target, target.dtype), address("target_at_R", target_at_R, torch.int64),
-    )  # fmt: skip
-    arguments = (*sides, address("length_R", length_R, torch.int64), np.int64(len(length_R)))
-    if len(length_R):
-        grid = blocks_for(len(length_R) * RECORD_LANES, BLOCK, max_blocks)
-        module.launch("spans.cu", f"gcnrec_copy_spans_{source.element_size()}", grid, BLOCK, arguments, length_R.device)
-
-
 def arena(slots: Slots) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
     """The first four arguments of every kernel that reads records."""
     return (

@@ -74,7 +74,7 @@ class Staging:
 
     def _parts(self, home: Spans, on_device: Spans) -> Iterator[_Part]:
         """The rows in order, as many at a time as a buffer holds, or a single longer row."""
-        at_R, length_R = home.at_R.cpu().numpy(), home.length_R.cpu().numpy()  # synchronize: the host must know where rows are
+        at_R, length_R = home.starts().cpu().numpy(), home.lengths().cpu().numpy()  # synchronize: the host spreads and gathers
         end_R, room = np.cumsum(length_R), self._buffer_bytes // home.memory.element_size()
         first = 0
         while first < len(end_R):
@@ -84,7 +84,7 @@ class Staging:
             if size:
                 buffer = self._next(size * home.memory.element_size())
                 packed = buffer.content[: size * home.memory.element_size()].view(home.memory.dtype)
-                spans = Spans(on_device.memory, on_device.at_R[rows], on_device.length_R[rows])
+                spans = on_device.part(first, last)
                 yield _Part(at_R[rows], end_R[rows] - length_R[rows] - before, length_R[rows], buffer, packed, spans)
             first = last
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from gcnrec.cuda import module
 from gcnrec.cuda.hostmemory import allocate
 from gcnrec.cuda.pinned import PinnedMemory, pin_or_stage
-from gcnrec.cuda.slots import copy_spans
+from gcnrec.cuda.spans import copy_spans
 from gcnrec.errors import DeviceError
 
 Transfer = Callable[[int], float]

@@ -1,14 +1,16 @@
 """What a device offers for overlapping transfers with training: three in-order queues, and copies of spans between memories.
 
 On CUDA a queue is a stream. Work of one queue runs in the order in which it was given; between queues nothing holds but
-`after`. So whoever uses a queue says what must be over before, and may not assume more.
-Letters: R rows.
+`after`. So whoever uses a queue says what must be over before, and may not assume more. Memory follows the same rule: what work
+of another queue than its own still reads must stay referenced until that work is over (`gcnrec.tables.ring`).
+Letters: R pieces, E rows of an earlier batch, L rows of a later one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,19 +20,44 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Pieces of a flat memory: row r's is memory[at_R[r] : at_R[r] + length_R[r]]. `at_R` and `length_R` int64, on the device."""
+    """Pieces of a flat memory: piece r starts at value (at_R[r] + shift) * pitch and has `length_R[r]` values.
+
+    `at_R` and `length_R` int64, on the device; `length_R` is a number where all pieces have one length.
+    """
 
     memory: torch.Tensor
     at_R: torch.Tensor
-    length_R: torch.Tensor
+    length_R: torch.Tensor | int
+    pitch: int = 1
+    shift: int = 0
 
-    def take(self, places: torch.Tensor) -> Spans:
-        """The pieces at `places`."""
-        return Spans(self.memory, self.at_R[places], self.length_R[places])
+    def __len__(self) -> int:
+        return len(self.at_R)
+
+    def part(self, first: int, last: int) -> Spans:
+        """Pieces first .. last-1, without a copy."""
+        if first == 0 and last == len(self.at_R):
+            return self
+        lengths = self.length_R if isinstance(self.length_R, int) else self.length_R[first:last]
+        return replace(self, at_R=self.at_R[first:last], length_R=lengths)
+
+    def starts(self) -> torch.Tensor:
+        """The first value of each piece, int64 (R)."""
+        return (self.at_R + self.shift) * self.pitch
+
+    def lengths(self) -> torch.Tensor:
+        """The number of values of each piece, int64 (R)."""
+        return torch.full_like(self.at_R, self.length_R) if isinstance(self.length_R, int) else self.length_R
 
     def packed_in(self, memory: torch.Tensor) -> Spans:
         """Pieces of the same lengths, one after the other in `memory`."""
+        if isinstance(self.length_R, int):
+            return Spans(memory, torch.arange(len(self.at_R), device=self.at_R.device), self.length_R, self.length_R)
         return Spans(memory, self.length_R.cumsum(0) - self.length_R, self.length_R)
+
+
+Pair = tuple[Spans, Spans]
+"""A source and a target: as many pieces of equal lengths, of one dtype."""
 
 
 class Mark(Protocol):
@@ -70,22 +97,34 @@ class Device(Protocol):
         ...
 
     def within(self, queue: Queue) -> AbstractContextManager[Any]:
-        """What the calling thread asks torch for inside is work of `queue`."""
+        """What the calling thread asks torch for inside is work of `queue`, and memory that it takes is memory of `queue`."""
         ...
 
     def place(self, values: NDArray[np.int64]) -> torch.Tensor:
-        """Host numbers on the device, for work that is given next."""
+        """Host numbers on the device, copied as work of the queue that is current."""
         ...
 
     def empty(self, length: int, like: torch.Tensor) -> torch.Tensor:
-        """Uninitialised flat memory on the device, of the dtype of `like`, usable from every queue as long as it is referenced
-        when work on it is given."""
+        """Uninitialised flat memory on the device, of the dtype of `like`, to be kept for many batches. Once no reference is
+        left, it is reused only after all work of all queues that was given before."""
         ...
 
     def resident(self, values: torch.Tensor) -> torch.Tensor:
         """A copy on the device of a whole tensor; the tensor itself where the device computes in host memory."""
         ...
 
-    def copy(self, queue: Queue, source: Spans, target: Spans) -> None:
-        """Copy spans of equal lengths, as work of `queue`; host memory is read and written where it lies."""
+    def copy(self, queue: Queue, pairs: Sequence[Pair]) -> None:
+        """Copy every source to its target, as work of `queue`; host memory is read and written where it lies. No order holds
+        among the pieces of a call."""
+        ...
+
+    def patch(self, earlier_E: torch.Tensor, later_L: torch.Tensor, pairs: Sequence[Pair]) -> None:
+        """Copy, as work of `compute`, piece e of each source to piece l of its target wherever earlier[e] == later[l].
+
+        Row numbers int64 on the device, ascending, unique. Sources have E pieces and targets L, all of them on the device.
+        """
+        ...
+
+    def close(self) -> None:
+        """Wait for all work and release the host memory."""
         ...

@@ -24,6 +24,8 @@ from gcnrec.ops.values import load, store
 
 UNIT = 8
 """Bytes that a location counts in."""
+LINE_BYTES = 128
+"""A GPU reads pinned memory in lines of this size."""
 _AHEAD = 6
 """Edges between the request for a record and its use."""
 _AHEAD_ROWS = 16
@@ -192,6 +194,23 @@ def _spans(slots, rows_R, record_K, state_K, slab_bytes, state_slab, weight_at_R
         state_at_R[r] = 0
         if count:
             state_at_R[r] = start // slab_bytes * state_slab + start % slab_bytes // record_K[count] * state_K[count]
+
+
+@numba.njit(cache=True, nogil=True)
+def extent(slots, rows_R, record_K, state_K, slab_bytes, state_slab):
+    """Over rows `rows_R`: floats of records and of state, values, and 128-byte lines of both, each row's counted by itself."""
+    records, floats, values, lines = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    for row in rows_R:
+        count = np.int64(slots.count_N[row])
+        if count == 0:
+            continue
+        start, size, width = np.int64(slots.location_N[row]) * UNIT, record_K[count], state_K[count]
+        state_at = 4 * (start // slab_bytes * state_slab + start % slab_bytes // size * width)
+        records, floats, values = records + size // 4, floats + width, values + count
+        lines += (start + size - 1) // LINE_BYTES - start // LINE_BYTES + 1
+        if width:
+            lines += (state_at + 4 * width - 1) // LINE_BYTES - state_at // LINE_BYTES + 1
+    return records, floats, values, lines
 
 
 @numba.njit(cache=True)

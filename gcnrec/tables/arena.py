@@ -66,12 +66,13 @@ class Arena:
         self.slots = ops.Slots(np.zeros(num_rows, np.uint32), np.zeros(num_rows, np.uint8), values, records, layout.capacity_K)
         self.state = allocate(layout.max_slabs * layout.state_slab).numpy()
         self.last_N = torch.zeros(num_rows, dtype=torch.int32)
-        self._extra = self.max_values_seen = self.peak_bytes = 0
+        self._extra = self.max_values_seen = self.peak_bytes = self.changes = 0
         self.clear()
         self._note_peak()
 
     def clear(self) -> None:
         """Drop every record."""
+        self.changes += 1
         self.slots.count_N[:] = 0
         self._free = list(range(self.layout.max_slabs))  # a heap: the lowest slab first, so that the arena stays dense
         self.slabs_used = self.num_values = 0
@@ -80,6 +81,11 @@ class Arena:
         """Where values and state of rows lie, and how many values each has."""
         layout = self.layout
         return ops.spans(self.slots, rows_R, layout.record_K, layout.state_K, layout.slab_bytes, layout.state_slab)
+
+    def extent(self, rows_R: NDArray[np.int64]) -> tuple[int, int, int, int]:
+        """Floats of records and of state, values, and lines of all rows; see `gcnrec.tables.staged.Extent`."""
+        layout = self.layout
+        return ops.extent(self.slots, rows_R, layout.record_K, layout.state_K, layout.slab_bytes, layout.state_slab)
 
     def slabs_of(self, location_R: NDArray[np.uint32]) -> NDArray[np.int64]:
         slabs_R: NDArray[np.int64] = location_R.astype(np.int64) * ops.UNIT // self.layout.slab_bytes
@@ -113,6 +119,7 @@ class Arena:
 
     def store(self, block: SlotBlock) -> None:
         """Write a block of rows, which have no slots, to where `location_N` has them."""
+        self.changes += 1
         slots, layout = self.slots, self.layout
         first, last = block.first, block.first + len(block.counts_R)
         slots.count_N[first:last] = block.counts_R
@@ -149,6 +156,7 @@ class Arena:
 
     def remove(self, first: int, last: int) -> None:
         """Rows first .. last-1 store nothing any more; their slabs are released by the caller."""
+        self.changes += 1
         self.num_values -= int(self.slots.count_N[first:last].sum(dtype=np.int64))
         self.slots.count_N[first:last] = 0
 

@@ -23,13 +23,10 @@ from gcnrec.errors import DataError
 from gcnrec.graph import Csr
 from gcnrec.ops.gather import gather, padded
 from gcnrec.ops.propagate import propagate_rows, scatter_rows
+from gcnrec.ops.slots import LINE_BYTES
 from gcnrec.queues import Device
 from gcnrec.rows import RowGrad, Rows, State, Ticket
-from gcnrec.tables.staged import LocatedDense, Plane
-
-LINE_BYTES = 128
-"""Rows start on (or evenly share) lines of this size, the unit of a zero-copy read from a GPU."""
-
+from gcnrec.tables.staged import Extent, LocatedDense, Plane
 
 FILLED_ROWS = 1 << 16
 """Rows made at a time where a table starts: draws take eight times the memory of what comes of them."""
@@ -56,8 +53,11 @@ class StepTable(Protocol):
     @property
     def width(self) -> int: ...
 
-    def prefetch(self, rows_R: NDArray[np.int64]) -> Ticket:
-        """Announce rows that the next step reads while this one trains: the ticket reads them."""
+    def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:
+        """Announce rows that the next step reads while this one trains: the ticket reads them.
+
+        `index_R` is `rows_R` once more, int64 where kernels read it, for a caller that has brought it there.
+        """
         ...
 
     def read(self, ticket: Ticket, with_state: bool) -> Rows: ...
@@ -154,12 +154,14 @@ class DenseTable:
         self._state = aligned(len(weights_ND), state_width, allocate).zero_()
         self._last = torch.zeros(len(weights_ND), dtype=torch.int32)
         self._grad: torch.Tensor | None = None
+        self.changes = 0
 
     def fill(self, block: Callable[[int, int], torch.Tensor]) -> None:
         """Overwrite all weights by rows first .. last-1 from `block(first, last)`, a range at a time."""
         for first in range(0, self.num_rows, FILLED_ROWS):
             last = min(first + FILLED_ROWS, self.num_rows)
             self._weights[first:last] = block(first, last)
+        self.changes += 1
 
     @property
     def num_rows(self) -> int:
@@ -208,7 +210,7 @@ class DenseTable:
     def write(self, rows: Rows) -> None:
         """Nothing to do: `read` handed out the planes themselves."""
 
-    def prefetch(self, rows_R: NDArray[np.int64]) -> Ticket:
+    def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:
         """A ticket alone: rows are read where they lie."""
         return Ticket(rows_R)
 
@@ -221,14 +223,20 @@ class DenseTable:
 
     def memories(self) -> tuple[tuple[torch.Tensor, int], ...]:
         """Rows, then their state."""
-        return tuple((_flat(plane), len(_flat(plane))) for plane in (self._weights, self._state))
+        return tuple((plane.memory, len(plane.memory)) for plane in self._planes())
 
     def located_on(self, device: Device) -> LocatedDense:
         """A row's number is its place."""
-        return LocatedDense(*(Plane(_flat(plane), _pitch(plane), plane.shape[1]) for plane in (self._weights, self._state)))
+        return LocatedDense(*self._planes())
 
-    def sizes(self, rows_R: NDArray[np.int64]) -> tuple[int, ...]:
-        return len(rows_R) * self.width, len(rows_R) * self._state.shape[1]
+    def extent(self, rows: NDArray[np.int64] | range) -> Extent:
+        width, state_width = self.width, self._state.shape[1]
+        lines = sum(-(-4 * each // LINE_BYTES) for each in (width, state_width))  # rows begin on lines, or share them evenly
+        return Extent(len(rows) * width, len(rows) * state_width, len(rows) * width, len(rows) * lines)
+
+    def _planes(self) -> tuple[Plane, Plane]:
+        weights, state = (Plane(_flat(plane), _pitch(plane), plane.shape[1]) for plane in (self._weights, self._state))
+        return weights, state
 
     def columns(self, first: int, last: int) -> torch.Tensor:
         return self._weights[:, first:last]
@@ -274,6 +282,7 @@ class DenseTable:
             )
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+        self.changes += 1
 
     def _tile(self, grad: RowGrad) -> torch.Tensor:
         return grad.values_X.view(self.num_rows, self.width)

@@ -1,7 +1,8 @@
 """Which rows a device keeps: the most popular users and items, two prefixes of the row numbers cut at one degree.
 
-Numbers go by falling degree, so a row's membership and its place in the cache are comparisons, not look-ups.
-Letters: H cached rows, R rows of a batch.
+Numbers go by falling degree, so a row's membership and its place in the cache are comparisons, not look-ups, and the cached rows
+of an ascending batch are two of its slices.
+Letters: R rows of a batch.
 """
 
 from __future__ import annotations
@@ -16,6 +17,15 @@ from gcnrec.graph import BipartiteGraph
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Rows first .. last-1 of a batch; row n is at place n + `shift` of the cache, or not there where `shift` is None."""
+
+    first: int
+    last: int
+    shift: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Prefixes:
     """Users 0 .. users-1 and items 0 .. items-1 (rows `first_item` ..)."""
 
@@ -23,22 +33,23 @@ class Prefixes:
     users: int
     items: int
 
+    def __len__(self) -> int:
+        return self.users + self.items
+
     @property
-    def rows_H(self) -> NDArray[np.int64]:
-        """All of them, in the order in which the cache holds them."""
-        return np.concatenate([np.arange(self.users), self.first_item + np.arange(self.items)])
+    def ranges(self) -> tuple[range, range]:
+        """The rows of users and of items, in the order in which the cache holds them."""
+        return range(self.users), range(self.first_item, self.first_item + self.items)
 
-    def split(self, rows_R: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Of ascending rows: the positions of cached ones, their places in the cache, and the positions of all others."""
-        ends = np.searchsorted(rows_R, [self.users, self.first_item, self.first_item + self.items])
-        own, others = np.arange(len(rows_R)), [slice(ends[0], ends[1]), slice(ends[2], len(rows_R))]
-        hot = np.concatenate([own[: ends[0]], own[ends[1] : ends[2]]])
-        places = rows_R[hot].copy()
-        places[ends[0] :] += self.users - self.first_item
-        return hot, places, np.concatenate([own[part] for part in others])
+    def parts(self, rows_R: NDArray[np.int64]) -> tuple[Part, ...]:
+        """The slices of ascending rows that are cached or not, in order; none is empty."""
+        ends = [0, *np.searchsorted(rows_R, [self.users, self.first_item, self.first_item + self.items]).tolist(), len(rows_R)]
+        shifts = (0, None, self.users - self.first_item, None)
+        parts = (Part(first, last, shift) for first, last, shift in zip(ends, ends[1:], shifts, strict=False))
+        return tuple(part for part in parts if part.first < part.last)
 
 
-def hottest(graph: BipartiteGraph, bytes_of: Callable[[NDArray[np.int64]], int], budget: int) -> Prefixes:
+def hottest(graph: BipartiteGraph, bytes_of: Callable[[range], int], budget: int) -> Prefixes:
     """The longest prefixes of nodes of at least some degree whose rows take at most `budget` bytes."""
     degrees = graph.user_items.degrees, graph.item_users.degrees
     cuts = np.unique(np.concatenate(degrees))  # ascending: a higher cut is a smaller cache
@@ -50,7 +61,7 @@ def hottest(graph: BipartiteGraph, bytes_of: Callable[[NDArray[np.int64]], int],
     low, high = 0, len(cuts)
     while low < high:
         middle = (low + high) // 2
-        if bytes_of(at_least(int(cuts[middle])).rows_H) <= budget:
+        if sum(map(bytes_of, at_least(int(cuts[middle])).ranges)) <= budget:
             high = middle
         else:
             low = middle + 1

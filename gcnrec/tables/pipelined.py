@@ -2,18 +2,19 @@
 
 For step t the rows of t+1 are read before t has changed its own, and the rows of t-1 may still be on their way back. So a row
 that t+1 shares with either arrives old, or torn. Such rows are patched from the copies on the device, t-1's first, then t's,
-before t+1 trains: results equal the serial run's bit for bit, and nothing ever waits for a write.
+before t+1 trains: results equal the serial run's bit for bit, and nothing ever waits for a write, the host for nothing at all.
 
     reads    | read t+1          | read t+2          |
     compute  | train t           | patch, train t+1  |
     writes   |         write t-1 |           write t |
 
-Letters: N rows of the table, R rows of a batch, D width.
+Letters: N rows of the table, R rows of a batch.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,15 +23,15 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.errors import DeviceError
-from gcnrec.queues import Device, Mark, Spans
+from gcnrec.queues import Device, Mark, Pair
 from gcnrec.rows import RowGrad, Rows, Ticket
 from gcnrec.tables.dense import Table
-from gcnrec.tables.hot_rows import Prefixes
-from gcnrec.tables.staged import Located, RowSpans, StagedRows
+from gcnrec.tables.hot_rows import Part, Prefixes
+from gcnrec.tables.ring import Ring, Slot
+from gcnrec.tables.staged import Extent, Located, RowSpans, StagedRows
 
-ROW_UNIT = 4
-"""Bytes of what `HostTable.sizes` and spans count in."""
-_LINE_BYTES = 128
+_CHUNK_ROWS = 1 << 20
+"""Cached rows that are filled or sent home by one call."""
 
 
 class HostTable(Table, Protocol):
@@ -41,27 +42,22 @@ class HostTable(Table, Protocol):
         """int32: the step of each row's last update."""
         ...
 
+    @property
+    def changes(self) -> int:
+        """A number that is another one after whole-table work that wrote rows or moved them."""
+        ...
+
     def memories(self) -> tuple[tuple[torch.Tensor, int], ...]:
-        """The flat memories, and how much of each is in use."""
+        """The flat memories of rows and of their state, and how much of each is in use."""
         ...
 
     def located_on(self, device: Device) -> Located:
         """Where its rows lie, as a device finds them."""
         ...
 
-    def sizes(self, rows_R: NDArray[np.int64]) -> tuple[int, ...]:
-        """Lengths of all `spans` together, one number a memory, known to the host."""
+    def extent(self, rows: NDArray[np.int64] | range) -> Extent:
+        """What the rows take, found by the host alone."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Staged:
-    """A batch's rows: `copies`, and where each part of them is at home: in host memory or in the cache."""
-
-    ticket: Ticket
-    rows: StagedRows
-    copies: RowSpans
-    homes: tuple[tuple[Spans, Spans], ...]
 
 
 @dataclass(slots=True)
@@ -76,15 +72,28 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Staged:
+    """A batch's rows: `copies` in a slot of the ring, and `pairs` that bring them there from host memory or the cache."""
+
+    index_R: torch.Tensor
+    rows: StagedRows
+    copies: RowSpans
+    pairs: tuple[Pair, ...]
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Arriving:
-    """Rows being read: whole after `mark`; writes up to number `behind` were over before the read began."""
+    """Rows being read: whole after `mark`; writes up to number `behind` were over before the read began. `earlier`: what the
+    slot held before, to be let go when compute comes after the read."""
 
     staged: _Staged
     mark: Mark
     behind: int
+    earlier: object
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Leaving:
     staged: _Staged
     mark: Mark
@@ -94,89 +103,100 @@ class _Leaving:
 class PipelinedTable:
     """`host` behind a device's queues. A step reads, decodes and writes the rows of one ticket; `prefetch` announces the next.
 
-    Whole-table work (export, exploration, checkpoints) is that of `drained()`.
+    Whole-table work (export, exploration, checkpoints) is that of `drained()`. `close` gives the host memory back.
     """
 
     def __init__(self, host: HostTable, device: Device, hot: Prefixes | None = None) -> None:
         self._host, self._device = host, device
-        self._hot = hot if hot is not None and len(hot.rows_H) else None
+        self._hot = hot if hot is not None and len(hot) else None
         self._adopt()  # at once: memory that cannot be pinned is reported before training begins
         self._last_N = device.resident(host.last_N)
         self._located: Located | None = None
+        self._seen = -1
         self._cache: RowSpans | None = None
+        self._like = torch.empty(0, dtype=host.memories()[0][0].dtype)
+        self._ring = Ring(device)
         self._moved = Traffic()
-        self._lines = device.resident(torch.zeros((), dtype=torch.int64))
         self._arriving: dict[Ticket, _Arriving] = {}
         self._leaving: deque[_Leaving] = deque()
-        self._announced: list[Ticket] = []
+        self._announced: dict[Ticket, torch.Tensor | None] = {}
         self._written = 0
-        self._current: _Staged | None = None
+        self._flushed = 0
+        self._current: tuple[Ticket, _Staged] | None = None
         self.num_rows, self.width = host.num_rows, host.width
 
-    def prefetch(self, rows_R: NDArray[np.int64]) -> Ticket:
-        """Begin to read `rows_R` and their state."""
+    def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:
+        """Begin to read `rows_R` and their state. `index_R`: the same numbers where the caller has them on the device, made
+        there by `compute`; nothing may write to their memory while any reference is left."""
         ticket = Ticket(rows_R)
-        self._announced.append(ticket)
+        self._announced[ticket] = index_R
         self._begin()
         return ticket
 
     def _begin(self) -> None:
         """Begin to read what was announced, and again what the last drain interrupted."""
-        for ticket in self._announced:
-            self._arriving[ticket] = self._reading(ticket)
+        for ticket, index_R in self._announced.items():
+            self._arriving[ticket] = self._reading(ticket, index_R)
         self._announced.clear()
 
-    def _reading(self, ticket: Ticket) -> _Arriving:
+    def _reading(self, ticket: Ticket, index_R: torch.Tensor | None) -> _Arriving:
         device, reads, located, rows_R = self._device, self._device.reads, self._locate(), ticket.rows_R
         # All but the last write must be over, so that no more than two steps' rows need patching.
         behind = self._written - 1
         for leaving in self._leaving:
             if leaving.number <= behind:
                 reads.after(leaving.mark)
+        parts = (Part(0, len(rows_R), None),) if self._hot is None else self._hot.parts(rows_R)
+        extent = self._counted(rows_R, parts)
+        if index_R is not None:
+            reads.after(device.compute.mark())
         with device.within(reads):
-            index_R = device.place(rows_R)
-            host = located.spans(index_R)
-            copies = self._room_for(host, self._host.sizes(rows_R))
-            homes = self._homes(rows_R, host, copies)
-            for home, copy in homes:
-                device.copy(reads, home, copy)  # copy: of this batch's rows, over PCIe
-            rows = located.staged(ticket, index_R, copies, self._last_N)
-        return _Arriving(_Staged(ticket, rows, copies, homes), reads.mark(), behind)
+            slot = self._ring.take(reads, extent[:2], self._like)
+            index_R = device.place(rows_R) if index_R is None else index_R
+            homes = located.spans(index_R)
+            sized = zip(slot.buffers, extent[:2], strict=True)
+            copies = located.packed(homes, [buffer[:size] for buffer, size in sized])
+            pairs = tuple(self._pairs(located, parts, index_R, homes, copies))
+            device.copy(reads, pairs)  # copy: of this batch's rows, over PCIe
+            rows = located.staged(ticket, index_R, copies, self._last_N, extent.values)
+        earlier, slot.held = slot.held, (index_R, rows, pairs)
+        return _Arriving(_Staged(index_R, rows, copies, pairs, slot), reads.mark(), behind, earlier)
 
-    def _room_for(self, host: RowSpans, sizes: tuple[int, ...]) -> RowSpans:
-        """Fresh memory of the device for copies of `host`."""
-        empty = [self._device.empty(size, span.memory) for size, span in zip(sizes, host, strict=True)]
-        return RowSpans(*(span.packed_in(memory) for span, memory in zip(host, empty, strict=True)))
+    def _counted(self, rows_R: NDArray[np.int64], parts: tuple[Part, ...]) -> Extent:
+        """The extent of all rows; traffic counts what crosses the bus of it."""
+        total, moved = Extent(0, 0, 0, 0), self._moved
+        for part in parts:
+            own = self._host.extent(rows_R[part.first : part.last])
+            total = total.plus(own)
+            if part.shift is None:
+                moved.bytes += own.nbytes
+                moved.lines += own.lines
+            else:
+                moved.cached_rows += part.last - part.first
+        moved.rows += len(rows_R)
+        return total
 
-    def _homes(self, rows_R: NDArray[np.int64], host: RowSpans, copies: RowSpans) -> tuple[tuple[Spans, Spans], ...]:
+    def _pairs(
+        self, located: Located, parts: tuple[Part, ...], index_R: torch.Tensor, homes: RowSpans, copies: RowSpans
+    ) -> Iterator[Pair]:
         """Where rows come from and go back to, with the part of the copies that is theirs."""
-        pairs = tuple(zip(host, copies, strict=True))
-        self._moved.rows += len(rows_R)
-        cold_R = rows_R
-        cached: tuple[tuple[Spans, Spans], ...] = ()
-        if self._hot is not None and self._cache is not None:
-            hot, places, cold = self._hot.split(rows_R)
-            cold_R = rows_R[cold]
-            self._moved.cached_rows += len(hot)
-            at_hot, at_places, at_cold = (self._device.place(each) for each in (hot, places, cold))
-            cached = tuple((cache.take(at_places), copy.take(at_hot)) for cache, copy in zip(self._cache, copies, strict=True))
-            pairs = tuple((home.take(at_cold), copy.take(at_cold)) for home, copy in pairs)
-        self._moved.bytes += ROW_UNIT * sum(self._host.sizes(cold_R))
-        for home, _ in pairs:
-            self._lines += _lines(home)
-        return pairs + cached
+        for part in parts:
+            home = homes.part(part.first, part.last)
+            if part.shift is not None and self._cache is not None:
+                home = located.cached(self._cache, index_R[part.first : part.last], part.shift, home)
+            yield from home.to(copies.part(part.first, part.last))
 
     def _locate(self) -> Located:
-        """Where rows are; asked of the host again after whole-table work, which may have moved them."""
-        if self._located is None:
-            device, reads = self._device, self._device.reads
+        """Where rows are; asked of the host again after whole-table work that wrote or moved them."""
+        if self._located is None or self._seen != self._host.changes:
+            device = self._device
             self._adopt()
             if self._last_N is not self._host.last_N:
                 self._last_N.copy_(self._host.last_N)  # copy: four bytes a row; a checkpoint may have been put back
-                device.compute.mark().finish()
-            self._located = self._host.located_on(device)
+                device.compute.mark().finish()  # synchronize: of whole-table work, not of steps
+            self._located, self._seen = self._host.located_on(device), self._host.changes
             if self._hot is not None:
-                with device.within(reads):
+                with device.within(device.reads):
                     self._cache = self._filled(self._hot, self._located)
         return self._located
 
@@ -185,17 +205,18 @@ class PipelinedTable:
             self._device.adopt(memory, length)
 
     def _filled(self, hot: Prefixes, located: Located) -> RowSpans:
-        device, rows_H = self._device, hot.rows_H
-        host, sizes = located.spans(device.place(rows_H)), self._host.sizes(rows_H)
+        device, extents = self._device, [self._host.extent(rows) for rows in hot.ranges]
+        extent = extents[0].plus(extents[1])
         try:
-            cache = self._room_for(host, sizes)
+            memories = [device.empty(size, self._like) for size in extent[:2]]
+            cache = located.cache(hot.ranges, memories, self._last_N.device)
         except torch.OutOfMemoryError:
             raise DeviceError(
-                f"{len(rows_H):,} rows and their state should be kept on the GPU, and it has no room for these "
-                f"{ROW_UNIT * sum(sizes):,} bytes; lower table.cache_bytes, or use table.placement = 'host' instead of 'device'"
+                f"{len(hot):,} rows and their state should be kept on the GPU, and it has no room for these "
+                f"{extent.nbytes:,} bytes; lower table.cache_bytes, or use table.placement = 'host' instead of 'device'"
             ) from None
-        for span, copy in zip(host, cache, strict=True):
-            device.copy(device.reads, span, copy)  # copy: the cached rows, after every whole-table work
+        for home, own in self._whole(hot, located, cache):
+            device.copy(device.reads, home.to(own))  # copy: the cached rows, after whole-table work that wrote them
         return cache
 
     def _flush(self) -> None:
@@ -204,15 +225,23 @@ class PipelinedTable:
             return
         device, writes = self._device, self._device.writes
         with device.within(writes):
-            host = self._located.spans(device.place(self._hot.rows_H))
-            for span, copy in zip(host, self._cache, strict=True):
-                device.copy(writes, copy, span)  # copy: the cached rows, before every whole-table work
-        writes.mark().finish()
+            for home, own in self._whole(self._hot, self._located, self._cache):
+                device.copy(writes, own.to(home))  # copy: the cached rows, before whole-table work
+        writes.mark().finish()  # synchronize: whole-table work reads host memory
+
+    def _whole(self, hot: Prefixes, located: Located, cache: RowSpans) -> Iterator[tuple[RowSpans, RowSpans]]:
+        """All cached rows in chunks: where they are at home, and in the cache."""
+        own = torch.arange(min(_CHUNK_ROWS, len(hot)), device=self._last_N.device)
+        place = 0
+        for rows in hot.ranges:
+            for first in range(rows.start, rows.stop, _CHUNK_ROWS):
+                count = min(_CHUNK_ROWS, rows.stop - first)
+                homes = located.spans(own[:count], first)
+                yield homes, located.cached(cache, own[:count], place, homes)
+                place += count
 
     def traffic(self) -> Traffic:
         """What was moved so far."""
-        self._device.reads.mark().finish()  # synchronize: asked for once an epoch
-        self._moved.lines = int(self._lines)
         return self._moved
 
     def read(self, ticket: Ticket, with_state: bool) -> Rows:
@@ -226,65 +255,70 @@ class PipelinedTable:
         return self._at(ticket).rows.stored(tile_RD)
 
     def write(self, rows: Rows) -> None:
-        """Send the current batch's rows back, after everything that was asked of them."""
-        staged, writes = self._at(rows.ticket), self._device.writes
-        writes.after(self._device.compute.mark())
-        for home, copy in staged.homes:
-            self._device.copy(writes, copy, home)  # copy: of this batch's rows, over PCIe
+        """Send the current batch's rows back, after everything that was asked of them. The next use of the ticket reads anew."""
+        staged, writes, updated = self._at(rows.ticket), self._device.writes, self._device.compute.mark()
+        writes.after(updated)
+        self._device.copy(writes, [(copy, home) for home, copy in staged.pairs])  # copy: of this batch's rows, over PCIe
         self._written += 1
         self._leaving.append(_Leaving(staged, writes.mark(), self._written))
-        self._forget()
+        self._current = None
+        self._forget(updated)
 
     def drained(self) -> HostTable:
         """The host table with every update in it. Rows on their way are read again afterwards."""
         # synchronize: whole-table work reads host memory.
-        for arriving in self._arriving.values():
-            arriving.mark.finish()
-        for leaving in self._leaving:
-            leaving.mark.finish()
+        moving: list[_Arriving | _Leaving] = [*self._arriving.values(), *self._leaving]
+        for each in moving:
+            each.mark.finish()
         self._device.compute.mark().finish()
-        self._flush()
-        self._announced = [*self._arriving, *self._announced]
+        if self._written > self._flushed:
+            self._flush()
+            if self._last_N is not self._host.last_N:
+                self._host.last_N.copy_(self._last_N)  # copy: four bytes a row
+            self._flushed = self._written
+        current = [] if self._current is None else [self._current[1]]
+        for staged in (*(each.staged for each in moving), *current):
+            staged.slot.held = None
+            self._ring.give_back(staged.slot)
+        again = {ticket: arriving.staged.index_R for ticket, arriving in self._arriving.items()}
+        self._announced = {**again, **self._announced}
         self._arriving.clear()
         self._leaving.clear()
-        self._current = self._located = self._cache = None
-        if self._last_N is not self._host.last_N:
-            self._host.last_N.copy_(self._last_N)  # copy: four bytes a row
+        self._current = None
         return self._host
 
+    def close(self) -> None:
+        """Wait for the device and give back the host memory that it reads. The table must not be used any more."""
+        self._device.close()
+
     def _at(self, ticket: Ticket) -> _Staged:
-        if self._current is None or ticket != self._current.ticket:
-            self._current = self._arrived(ticket)
-        return self._current
+        if self._current is not None and ticket != self._current[0]:  # read, and never written
+            self._ring.give_back(self._current[1].slot, self._device.compute.mark())
+            self._current = None
+        if self._current is None:
+            self._current = ticket, self._arrived(ticket)
+        return self._current[1]
 
     def _arrived(self, ticket: Ticket) -> _Staged:
         """The rows, all as the last update left them."""
         self._begin()
-        arriving = self._arriving.pop(ticket, None) or self._reading(ticket)  # not announced: read while everyone waits
-        staged = arriving.staged
+        arriving = self._arriving.pop(ticket, None) or self._reading(ticket, None)  # not announced: read while everyone waits
         self._device.compute.after(arriving.mark)
         for leaving in self._leaving:
             if leaving.number > arriving.behind:
-                self._patch(leaving.staged, staged)
-        self._forget()
-        return staged
+                self._patch(leaving.staged, arriving.staged)
+        return arriving.staged
 
     def _patch(self, earlier: _Staged, later: _Staged) -> None:
         """Rows of both, from the earlier batch's copies: rows keep their lengths between explorations."""
-        _, here, there = np.intersect1d(earlier.ticket.rows_R, later.ticket.rows_R, assume_unique=True, return_indices=True)
-        device = self._device
-        places = device.place(here), device.place(there)
-        for source, target in zip(earlier.copies, later.copies, strict=True):
-            device.copy(device.compute, source.take(places[0]), target.take(places[1]))
+        self._device.patch(earlier.index_R, later.index_R, earlier.copies.to(later.copies))
 
-    def _forget(self) -> None:
-        """Drop what no batch on its way can have missed; the last write but one is what the next read waits for."""
+    def _forget(self, updated: Mark) -> None:
+        """Let go what no batch on its way can have missed; the last write but one is what the next read waits for.
+
+        `updated`: a mark of compute after all patches.
+        """
         needed = min([self._written - 2, *(arriving.behind for arriving in self._arriving.values())])
         while self._leaving and self._leaving[0].number <= needed:
-            self._leaving.popleft()
-
-
-def _lines(home: Spans) -> torch.Tensor:
-    """Lines that hold the spans, each span's counted by itself."""
-    first, last = home.at_R * ROW_UNIT, (home.at_R + home.length_R) * ROW_UNIT - 1
-    return torch.where(home.length_R > 0, last // _LINE_BYTES - first // _LINE_BYTES + 1, 0).sum()
+            leaving = self._leaving.popleft()
+            self._ring.give_back(leaving.staged.slot, leaving.mark, updated)

@@ -15,7 +15,7 @@ from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.pages import scratch_rows
 from gcnrec.tables.dense import Allocate, StepTable, in_ram
 from gcnrec.tables.hot_rows import Prefixes, hottest
-from gcnrec.tables.pipelined import ROW_UNIT, HostTable, PipelinedTable, Traffic
+from gcnrec.tables.pipelined import HostTable, PipelinedTable, Traffic
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def placed(placement: Placement, graph: BipartiteGraph, table: HostTable, observ
         return table
     hot = Prefixes(graph.num_users, graph.num_users, graph.num_items)
     if placement.kind != "device":
-        hot = hottest(graph, lambda rows_H: ROW_UNIT * sum(table.sizes(rows_H)), placement.cache_bytes)
+        hot = hottest(graph, lambda rows: table.extent(rows).nbytes, placement.cache_bytes)
     return PipelinedTable(table, pipeline_of(gpu(), placement.transfer_blocks, placement.on_disk, observer.note), hot)
 
 

@@ -21,10 +21,11 @@ from gcnrec.queues import Device
 from gcnrec.rows import RowGrad, Rows, State, Ticket
 from gcnrec.tables.arena import RECORD_BYTES, Arena, Rebuild, SlotBlock
 from gcnrec.tables.dense import Allocate, in_ram
-from gcnrec.tables.staged import LocatedSlots
+from gcnrec.tables.staged import Extent, LocatedSlots
 
 MAX_COLUMNS = 256
 """Column numbers are one byte."""
+_BLOCK_ROWS = 1 << 20
 _KINDS = {
     "counts": (torch.uint8, 1), "columns": (torch.uint8, 1), "moments": (torch.float32, 2), "scalars": (torch.float32, 2),
     "last": (torch.int32, 1),
@@ -83,7 +84,7 @@ class SlotTable:
     def write(self, rows: Rows) -> None:
         """Nothing to do: `read` handed out the arenas themselves."""
 
-    def prefetch(self, rows_R: NDArray[np.int64]) -> Ticket:
+    def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:
         """A ticket alone: rows are read where they lie."""
         return Ticket(rows_R)
 
@@ -106,9 +107,18 @@ class SlotTable:
         own = (device.resident(torch.from_numpy(part)) for part in parts)
         return LocatedSlots(self.width, slots, layout.slab_bytes, layout.state_slab, self._records(), self._state(), *own)
 
-    def sizes(self, rows_R: NDArray[np.int64]) -> tuple[int, ...]:
-        counts_R = self.slots.count_N[rows_R]
-        return int(self.arena.layout.record_K[counts_R].sum()) // 4, int(self.arena.layout.state_K[counts_R].sum())
+    def extent(self, rows: NDArray[np.int64] | range) -> Extent:
+        if not isinstance(rows, range):
+            return Extent(*self.arena.extent(rows))
+        total = Extent(0, 0, 0, 0)
+        for first in range(rows.start, rows.stop, _BLOCK_ROWS):  # not all row numbers at once
+            total = total.plus(self.extent(np.arange(first, min(first + _BLOCK_ROWS, rows.stop))))
+        return total
+
+    @property
+    def changes(self) -> int:
+        """How often rows were written whole: by a start, an exploration, a checkpoint."""
+        return self.arena.changes
 
     def _records(self) -> torch.Tensor:
         """All records as flat float32, whatever they hold."""
@@ -196,6 +206,7 @@ class SlotTable:
             with self.rebuild() as rebuild:
                 rebuild.write(block)
         arena.last_N.copy_(tensors["last"])
+        arena.changes += 1
         if "most" in tensors:
             arena.raise_peak(*tensors["most"].tolist())
 

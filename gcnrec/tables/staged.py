@@ -1,11 +1,12 @@
 """Copies of some rows of a table and of their state, where a device can work on them: all that a step does with a table.
 
-Letters: N rows of the table, R rows copied, D width, X stored values, K counts.
+Letters: N rows of the table, R rows copied, H rows of a cache, D width, X stored values, K counts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -13,8 +14,11 @@ import torch
 from gcnrec.device import ops_for
 from gcnrec.ops.slots import UNIT
 from gcnrec.ops.slots import Slots as HostSlots
-from gcnrec.queues import Spans
+from gcnrec.queues import Pair, Spans
 from gcnrec.rows import RowGrad, Rows, State, Ticket
+
+ROW_UNIT = 4
+"""Bytes of what `Extent` and spans of rows count in."""
 
 
 class StagedRows(Protocol):
@@ -31,23 +35,85 @@ class StagedRows(Protocol):
         ...
 
 
+class Extent(NamedTuple):
+    """What some rows take: floats of their weights (or records) and of their state, stored values, and the 128-byte lines that
+    hold all of it, each row's counted by itself."""
+
+    weights: int
+    state: int
+    values: int
+    lines: int
+
+    @property
+    def nbytes(self) -> int:
+        return ROW_UNIT * (self.weights + self.state)
+
+    def plus(self, other: Extent) -> Extent:
+        return Extent(*(one + another for one, another in zip(self, other, strict=True)))
+
+
 class RowSpans(NamedTuple):
     """Where the values of rows lie in one flat memory, and their state in another."""
 
     weights: Spans
     state: Spans
 
+    def part(self, first: int, last: int) -> RowSpans:
+        """Rows first .. last-1."""
+        return RowSpans(self.weights.part(first, last), self.state.part(first, last))
+
+    def to(self, other: RowSpans) -> tuple[Pair, Pair]:
+        """Pairs that copy these rows to `other`."""
+        return (self.weights, other.weights), (self.state, other.state)
+
+
+Planes = Sequence[torch.Tensor]
+"""Flat memories of the device for weights and state."""
+
 
 class Located(Protocol):
     """Where the rows of a table lie, as a device finds them; valid until the table is rebuilt or restored."""
 
-    def spans(self, index_R: torch.Tensor) -> RowSpans:
-        """Where rows lie in host memory; `index_R` on the device."""
+    def spans(self, index_R: torch.Tensor, shift: int = 0) -> RowSpans:
+        """Where rows index_R + shift lie in host memory; `index_R` on the device."""
         ...
 
-    def staged(self, ticket: Ticket, index_R: torch.Tensor, copies: RowSpans, last_N: torch.Tensor) -> StagedRows:
-        """Rows whose `spans` were copied to `copies`."""
+    def packed(self, rows: RowSpans, memories: Planes) -> RowSpans:
+        """Room for rows of such lengths, one after the other in memory of the device."""
         ...
+
+    def cache(self, ranges: Iterable[range], memories: Planes, device: torch.device) -> RowSpans:
+        """Room for all rows of `ranges`, one after the other in memory of the device."""
+        ...
+
+    def cached(self, cache: RowSpans, index_R: torch.Tensor, shift: int, rows: RowSpans) -> RowSpans:
+        """Where rows lie in `cache`, at places index_R + shift; `rows` has their lengths."""
+        ...
+
+    def staged(self, ticket: Ticket, index_R: torch.Tensor, copies: RowSpans, last_N: torch.Tensor, values: int) -> StagedRows:
+        """Rows whose `spans` were copied to `copies`; `values` are stored of them in all."""
+        ...
+
+
+class Grown:
+    """A tensor of which beginnings are used: where it is too short a longer one replaces it. `make` gets a length and a device.
+
+    The first use of a longer one must be ordered before all others, as that of a read is.
+    """
+
+    def __init__(self, make: Callable[[int, torch.device], torch.Tensor]) -> None:
+        self._make = make
+        self._values = torch.empty(0, dtype=torch.int64)
+
+    def first(self, count: int, device: torch.device) -> torch.Tensor:
+        if len(self._values) < count:
+            self._values = self._make(count + count // 4, device)
+        return self._values[:count]
+
+
+def multiples(step: int) -> Grown:
+    """0, step, 2 step, ..., int64."""
+    return Grown(lambda count, device: torch.arange(count, device=device) * step)
 
 
 class Plane(NamedTuple):
@@ -57,22 +123,35 @@ class Plane(NamedTuple):
     pitch: int
     width: int
 
-    def spans(self, index_R: torch.Tensor) -> Spans:
-        return Spans(self.memory, index_R * self.pitch, torch.full_like(index_R, self.width))
 
-
-@dataclass(frozen=True, slots=True)
 class LocatedDense:
-    """A row's number is its place in both planes."""
+    """A row's number is its place in both planes. What is the same for all batches is made once."""
 
-    weights: Plane
-    state: Plane
+    def __init__(self, weights: Plane, state: Plane) -> None:
+        self._planes = weights, state
+        self._at = [multiples(plane.width) for plane in self._planes]
+        self._counts = Grown(lambda count, device: torch.full((count,), weights.width, device=device))
 
-    def spans(self, index_R: torch.Tensor) -> RowSpans:
-        return RowSpans(self.weights.spans(index_R), self.state.spans(index_R))
+    def spans(self, index_R: torch.Tensor, shift: int = 0) -> RowSpans:
+        return RowSpans(*(Spans(plane.memory, index_R, plane.width, plane.pitch, shift) for plane in self._planes))
 
-    def staged(self, ticket: Ticket, index_R: torch.Tensor, copies: RowSpans, last_N: torch.Tensor) -> StagedDense:
-        return StagedDense(ticket, index_R, self.weights.width, *copies, last_N)
+    def packed(self, rows: RowSpans, memories: Planes) -> RowSpans:
+        count, device = len(rows.weights), rows.weights.at_R.device
+        own = zip(memories, self._at, self._planes, strict=True)
+        return RowSpans(*(Spans(memory, at.first(count, device), plane.width) for memory, at, plane in own))
+
+    def cache(self, ranges: Iterable[range], memories: Planes, device: torch.device) -> RowSpans:
+        nowhere = torch.empty(0, dtype=torch.int64, device=device)
+        own = zip(memories, self._planes, strict=True)
+        return RowSpans(*(Spans(memory, nowhere, plane.width, plane.width) for memory, plane in own))
+
+    def cached(self, cache: RowSpans, index_R: torch.Tensor, shift: int, rows: RowSpans) -> RowSpans:
+        return RowSpans(*(replace(span, at_R=index_R, shift=shift) for span in cache))
+
+    def staged(self, ticket: Ticket, index_R: torch.Tensor, copies: RowSpans, last_N: torch.Tensor, values: int) -> StagedDense:
+        counts_R = self._counts.first(len(index_R), index_R.device)
+        weights = replace(copies.weights, length_R=counts_R)
+        return StagedDense(ticket, index_R, self._planes[0].width, weights, copies.state, last_N)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +171,8 @@ class LocatedSlots:
     state_K: torch.Tensor
     capacity_K: torch.Tensor
 
-    def spans(self, index_R: torch.Tensor) -> RowSpans:
+    def spans(self, index_R: torch.Tensor, shift: int = 0) -> RowSpans:
+        index_R = index_R + shift if shift else index_R
         count_R = self.count_N[index_R].long()
         start_R, record_R = (self.location_N[index_R].long() & 0xFFFFFFFF) * UNIT, self.record_K[count_R]
         slab_R, place_R = start_R // self.slab_bytes, start_R % self.slab_bytes // record_R.clamp_min(1)
@@ -100,14 +180,25 @@ class LocatedSlots:
         state = Spans(self.state, slab_R * self.state_slab + place_R * state_R, state_R)
         return RowSpans(Spans(self.records, start_R // 4, record_R // 4), state)
 
-    def staged(self, ticket: Ticket, index_R: torch.Tensor, copies: RowSpans, last_N: torch.Tensor) -> StagedSlots:
+    def packed(self, rows: RowSpans, memories: Planes) -> RowSpans:
+        return RowSpans(*(span.packed_in(memory) for span, memory in zip(rows, memories, strict=True)))
+
+    def cache(self, ranges: Iterable[range], memories: Planes, device: torch.device) -> RowSpans:
+        rows_H = torch.cat([torch.arange(rows.start, rows.stop, device=device) for rows in ranges])
+        return self.packed(self.spans(rows_H), memories)
+
+    def cached(self, cache: RowSpans, index_R: torch.Tensor, shift: int, rows: RowSpans) -> RowSpans:
+        places_R = index_R + shift
+        own = zip(cache, rows, strict=True)
+        return RowSpans(*(Spans(span.memory, span.at_R[places_R], row.length_R) for span, row in own))
+
+    def staged(self, ticket: Ticket, index_R: torch.Tensor, copies: RowSpans, last_N: torch.Tensor, values: int) -> StagedSlots:
         records, count_R = copies.weights, self.count_N[index_R]
         whole = self.host.values.itemsize == 4
-        values, at_R = (records.memory, records.at_R) if whole else (records.memory.view(torch.uint16), records.at_R * 2)
+        memory, at_R = (records.memory, records.at_R) if whole else (records.memory.view(torch.uint16), records.at_R * 2)
         location_R = (records.at_R // (UNIT // 4)).int()
-        slots = ops_for(index_R.device).slots(location_R, count_R, values, records.memory.view(torch.uint8), self.capacity_K)
-        num_values = int(self.host.count_N[ticket.rows_R].sum(dtype=int))
-        return StagedSlots(ticket, index_R, self.width, slots, values, at_R, count_R.long(), num_values, copies.state, last_N)
+        slots = ops_for(index_R.device).slots(location_R, count_R, memory, records.memory.view(torch.uint8), self.capacity_K)
+        return StagedSlots(ticket, index_R, self.width, slots, memory, at_R, count_R.long(), values, copies.state, last_N)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +214,7 @@ class StagedDense:
 
     def read(self, with_state: bool) -> Rows:
         state = State(self.state.memory, self.state.at_R, self.last_N) if with_state else None
-        return Rows(self.ticket, self.index_R, self.weights.memory, self.weights.at_R, self.weights.length_R, state)
+        return Rows(self.ticket, self.index_R, self.weights.memory, self.weights.at_R, self.weights.lengths(), state)
 
     def decode(self) -> torch.Tensor:
         # copy: an update changes the rows while autograd still holds the tile

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +19,8 @@ from gcnrec.errors import DeviceError
 from gcnrec.queues import Spans
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import DenseTable
+from gcnrec.tables.hot_rows import Prefixes
+from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.tables.slots import SlotTable
 
 PAGE = mmap.PAGESIZE
@@ -71,12 +75,12 @@ def test_a_refusal_is_told_once_and_the_rows_are_copied(device_of, driver_of, ho
     at_R, to_R, length_R = torch.tensor([990, 0, 500]), torch.tensor([40, 10, 20]), torch.tensor([10, 3, 7])
     for memory in (home, other):
         there = Spans(torch.zeros(60), to_R, length_R)
-        device.copy(device.reads, Spans(memory, at_R, length_R), there)
+        device.copy(device.reads, [(Spans(memory, at_R, length_R), there)])
         for at, to, length in zip(at_R.tolist(), to_R.tolist(), length_R.tolist(), strict=True):
             assert there.memory[to : to + length].tolist() == list(range(at, at + length))
         assert there.memory.count_nonzero() == 10 + 2 + 7
         there.memory.neg_()
-        device.copy(device.writes, there, Spans(memory, at_R, length_R))
+        device.copy(device.writes, [(there, Spans(memory, at_R, length_R))])
         changed = [*range(990, 1000), *range(3), *range(500, 507)]
         expected = torch.arange(1000.0)
         expected[changed] *= -1
@@ -94,10 +98,32 @@ def test_a_refusal_of_what_is_added_stages_all_of_it(device_of, driver_of):
     assert len(warnings) == 1 and len(driver.pages) == 1
     at_R, length_R = torch.tensor([0, 3 * PAGE]), torch.tensor([2, 2])
     packed = Spans(torch.zeros(4), torch.tensor([0, 2]), length_R)
-    device.copy(device.reads, Spans(memory, at_R, length_R), packed)
+    device.copy(device.reads, [(Spans(memory, at_R, length_R), packed)])
     assert packed.memory.tolist() == [0, 1, 3 * PAGE, 3 * PAGE + 1]
     device.close()
     assert driver.pages == {}
+
+
+@pytest.mark.parametrize("refused", [(), (1,)], ids=["pinned", "staged"])
+def test_a_table_and_its_pinned_memory_end_with_the_last_reference(refused, device_of, driver_of):
+    """A refit's table needs the memory of the fit's. No collector is waited for, which looks at old objects seldom."""
+    driver, rows = driver_of(refused=refused), [np.array([1, 4]), np.array([4, 7]), np.array([0, 4])]
+    device, _ = device_of(driver)
+    host = DenseTable(torch.randn(20, 16), 32)
+    table = PipelinedTable(host, device, Prefixes(10, 2, 1))
+    for rows_R in rows:
+        read = table.read(table.prefetch(rows_R), with_state=True)
+        table.decode(read)
+        table.write(read)
+    table.prefetch(rows[0])
+    ends = [weakref.ref(each) for each in (device, table, host)]
+    assert driver.pages
+    gc.disable()
+    try:
+        del device, table, host, read
+        assert [end() for end in ends] == [None] * 3 and driver.pages == {}
+    finally:
+        gc.enable()
 
 
 def test_mapped_files_are_pinned_only_where_they_fit(device_of, driver_of, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gcnrec.cuda import slots as cuda
+from gcnrec.cuda.spans import copy_spans
 from gcnrec.errors import DataError
 from gcnrec.ops import slots as ops
 from gcnrec.tables.arena import SlotBlock
@@ -95,7 +96,7 @@ def test_staged_records_are_the_same_rows(host, dtype):
     at = sizes.cumsum(0) - sizes
     buffer = torch.zeros(int(sizes.sum()) + 136, dtype=torch.uint8)
     arena = buffer[-buffer.data_ptr() % 128 :]
-    cuda.copy_spans(own.columns, torch.from_numpy(table.slots.location_N[rows].astype(np.int64) * cuda.UNIT), arena, at, sizes)
+    copy_spans(own.columns, torch.from_numpy(table.slots.location_N[rows].astype(np.int64) * cuda.UNIT), arena, at, sizes)
     values = arena[: len(arena) // 8 * 8].view(own.values.dtype)
     staged = cuda.Slots((at // cuda.UNIT).to(torch.int32), own.count_N[rows], values, arena, own.capacity_K)
     tiles = torch.empty(2, 100, 64)
@@ -104,31 +105,10 @@ def test_staged_records_are_the_same_rows(host, dtype):
     assert torch.equal(*tiles) and not arena[int(sizes.sum()) :].any()
 
 
-SPANS = {
-    "anywhere": [(0, 0), (3, 1), (500, 31), (64, 32), (129, 33), (200, 100), (1, 7)],
-    "on 16 bytes": [(16 * k, 16 * (k % 4)) for k in range(30)],
-    "on 8 bytes": [(8 * k, 8 * (k % 9)) for k in range(60)],
-    "long": [(0, 560), (32, 544), (16, 1)],
-}
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.int64])
-@pytest.mark.parametrize("name", SPANS)
-def test_copy_spans_touches_nothing_else(host, name, dtype):
-    source_at, length = np.array(SPANS[name]).T.copy()
-    target_at = np.cumsum(length + 16) - length
-    source = np.random.default_rng(0).integers(1, 250, 700).astype(dtype)
-    expected, found = (np.zeros(int(target_at[-1] + length[-1]) + 16, dtype) for _ in range(2))
-    ops.copy_spans(source, source_at, expected, target_at, length)
-    cuda.copy_spans(*map(torch.from_numpy, (source, source_at, found, target_at, length)))
-    assert np.array_equal(found, expected)
-
-
 def test_no_rows_launch_nothing(host):
     table, none = table_of(5, 8, "float32"), torch.empty(0, dtype=torch.int64)
     cuda.decode(on_device(table), none, torch.empty(0, 8))
     cuda.pick(on_device(table), none, torch.empty(0, 8), none, torch.empty(0))
-    cuda.copy_spans(torch.empty(0), none, torch.empty(0), none, none)
     assert host.launches == []
 
 

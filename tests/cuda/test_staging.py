@@ -36,27 +36,28 @@ def staged(fake_device):
             if length:
                 self.homes.add(memory.data_ptr())
 
-        def copy(self, queue, source, target):
+        def copy(self, queue, pairs):
             self.queue = queue
-            if source.memory.data_ptr() in self.homes:
-                self.staging.read(source, target)
-            elif target.memory.data_ptr() in self.homes:
-                self.staging.write(source, target)
-            else:
-                super().copy(queue, source, target)
+            for source, target in pairs:
+                if source.memory.data_ptr() in self.homes:
+                    self.staging.read(source, target)
+                elif target.memory.data_ptr() in self.homes:
+                    self.staging.write(source, target)
+                else:
+                    super().copy(queue, [(source, target)])
 
         def to_device(self, packed, target):
             self.journeys["in"] += 1
             arrived = self.empty(len(packed), packed)
             self.queue.give(lambda: arrived.copy_(packed))
             mark = self.queue.mark()
-            super().copy(self.queue, target.packed_in(arrived), target)
+            super().copy(self.queue, [(target.packed_in(arrived), target)])
             return mark
 
         def to_host(self, source, packed):
             self.journeys["out"] += 1
             leaving = source.packed_in(self.empty(len(packed), packed))
-            super().copy(self.queue, source, leaving)
+            super().copy(self.queue, [(source, leaving)])
             self.queue.give(lambda: packed.copy_(leaving.memory))
             return self.queue.mark()
 
@@ -77,7 +78,7 @@ def test_rows_arrive_and_come_back(dtype, buffer_bytes, staged):
     lengths = torch.from_numpy(length)
     here = Spans(home, torch.from_numpy(slots * 31), lengths)
     there = Spans(torch.zeros(rows * 40, dtype=dtype), torch.from_numpy(draw.permutation(rows) * 40), lengths)
-    device.copy(device.reads, here, there)
+    device.copy(device.reads, [(here, there)])
     device.reads.mark().finish()
     expected, untouched = torch.zeros(rows * 40, dtype=dtype), before.clone()
     for row in range(rows):
@@ -86,7 +87,7 @@ def test_rows_arrive_and_come_back(dtype, buffer_bytes, staged):
         untouched[at : at + size] += 1
     assert torch.equal(there.memory, expected) and torch.equal(home, before)
     there.memory.add_(1)
-    device.copy(device.writes, there, here)
+    device.copy(device.writes, [(there, here)])
     assert torch.equal(home, untouched), "a write is over when it returns"
     assert (device.journeys["in"] == 1) == (buffer_bytes == 1 << 20 or len(np.flatnonzero(length)) == 1)
 
@@ -96,8 +97,9 @@ def test_nothing_is_no_journey(staged):
     device.adopt(home, 4)
     for lengths in (torch.zeros(0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)):
         spans = Spans(home, torch.zeros_like(lengths), lengths)
-        device.copy(device.reads, spans, Spans(torch.zeros(0), lengths, lengths))
-        device.copy(device.writes, Spans(torch.zeros(0), lengths, lengths), spans)
+        nowhere = Spans(torch.zeros(0), lengths, lengths)
+        device.copy(device.reads, [(spans, nowhere)])
+        device.copy(device.writes, [(nowhere, spans)])
     assert device.journeys == {"in": 0, "out": 0} and home.tolist() == [1.0] * 4
 
 

@@ -13,7 +13,7 @@ from gcnrec import device
 from gcnrec.config import Job
 from gcnrec.cuda import module
 from gcnrec.cuda.ops import CudaOps
-from gcnrec.cuda.slots import copy_spans
+from gcnrec.cuda.spans import copy_pairs, patch
 from gcnrec.ops import cpu
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard
@@ -63,8 +63,11 @@ class HostDevice:
     def resident(self, values):
         return values.clone()
 
-    def copy(self, queue, source, target):
-        copy_spans(source.memory, source.at_R, target.memory, target.at_R, source.length_R, max_blocks=3)
+    def copy(self, queue, pairs):
+        copy_pairs(pairs, max_blocks=3, by_target=queue is self.writes)
+
+    def patch(self, earlier_E, later_L, pairs):
+        patch(earlier_E, later_L, pairs)
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from contextlib import nullcontext
 
 import torch
 
+from gcnrec.queues import Spans
+
 
 class FakeMark:
     def __init__(self, queue, position):
@@ -88,24 +90,41 @@ class FakeDevice:
     def place(self, values):
         return torch.from_numpy(values)
 
+    def close(self):
+        """Nothing is held."""
+
     def empty(self, length, like):
         return torch.full((length,), -77, dtype=like.dtype)  # nothing that anyone could mistake for a row
 
     def resident(self, values):
         return values.clone()
 
-    def copy(self, queue, source, target):
-        assert torch.equal(source.length_R, target.length_R)
-        rows = list(zip(source.at_R.tolist(), target.at_R.tolist(), source.length_R.tolist(), strict=True))
-        self.random.shuffle(rows)  # within one copy no order holds
-        for here, there, length in rows:
+    def copy(self, queue, pairs):
+        pieces = []
+        for source, target in pairs:
+            assert torch.equal(source.lengths(), target.lengths())
+            places = zip(source.starts().tolist(), target.starts().tolist(), source.lengths().tolist(), strict=True)
+            pieces += [(source.memory, here, target.memory, there, length) for here, there, length in places]
+        self.random.shuffle(pieces)  # within one copy no order holds
+        for source, here, target, there, length in pieces:
             for part in range(0, length, 3):  # torn: a few units at a time
-                size = min(3, length - part)
-                queue.give(lambda h=here + part, t=there + part, n=size: self._move(source.memory, h, target.memory, t, n))
+                piece = source, here + part, target, there + part, min(3, length - part)
+                queue.give(lambda piece=piece: self._move(*piece))
+
+    def patch(self, earlier_E, later_L, pairs):
+        places = {row: place for place, row in enumerate(earlier_E.tolist())}
+        common = [(places[row], place) for place, row in enumerate(later_L.tolist()) if row in places]
+        here, there = (torch.tensor([pair[side] for pair in common], dtype=torch.int64) for side in (0, 1))
+        self.copy(self.compute, [(picked(source, here), picked(target, there)) for source, target in pairs])
 
     @staticmethod
     def _move(source, here, target, there, size):
         target[there : there + size] = source[here : here + size].clone()
+
+
+def picked(spans, places):
+    """The pieces at `places`."""
+    return Spans(spans.memory, spans.starts()[places], spans.lengths()[places])
 
 
 class LazyDevice(FakeDevice):

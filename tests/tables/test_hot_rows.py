@@ -12,14 +12,17 @@ from gcnrec.tables.hot_rows import Prefixes, hottest
 
 
 @given(st.integers(0, 9), st.integers(0, 6), st.sets(st.integers(0, 14)))
-def test_split_against_sets(users, items, rows):
+def test_parts_against_sets(users, items, rows):
     prefixes = Prefixes(9, users, items)
     rows_R = np.array(sorted(rows), np.int64)
-    members = {row: place for place, row in enumerate(prefixes.rows_H.tolist())}
-    hot, places, cold = prefixes.split(rows_R)
-    assert [members[row] for row in rows_R[hot].tolist()] == places.tolist()
-    assert set(rows_R[hot].tolist()) == rows & set(members)
-    assert set(rows_R[cold].tolist()) == rows - set(members)
+    members = {row: place for place, row in enumerate(row for rows in prefixes.ranges for row in rows)}
+    assert len(members) == len(prefixes)
+    seen = []
+    for part in prefixes.parts(rows_R):
+        own = rows_R[part.first : part.last].tolist()
+        assert own and [members.get(row) for row in own] == [None if part.shift is None else row + part.shift for row in own]
+        seen += own
+    assert seen == sorted(rows)
 
 
 @pytest.fixture
@@ -35,5 +38,5 @@ def graph():
 )
 def test_the_longest_prefixes_within_the_budget(graph, budget, users, items):
     """Ten bytes a row: degrees of at least 4, 3, 2 and 1 are 1, 2, 5 and 8 rows."""
-    found = hottest(graph, lambda rows_H: 10 * len(rows_H), budget)
+    found = hottest(graph, lambda rows: 10 * len(rows), budget)
     assert (found.users, found.items) == (users, items)

@@ -29,7 +29,7 @@ from gcnrec.steps.step import Step
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import DenseTable, StepTable
 from gcnrec.tables.hot_rows import Prefixes, hottest
-from gcnrec.tables.pipelined import ROW_UNIT, PipelinedTable
+from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.tables.rules import Adam
 from gcnrec.tables.slots import SlotTable
 
@@ -135,7 +135,7 @@ def tables_of(task: Task, device: torch.device, queues: Device) -> dict[str, Cal
 def _cached(task: Task, queues: Device) -> PipelinedTable:
     table = dense(task)
     budget = int(CACHE_SHARE * (table.value_bytes + table.state_bytes))
-    return PipelinedTable(table, queues, hottest(task.graph, lambda rows_H: ROW_UNIT * sum(table.sizes(rows_H)), budget))
+    return PipelinedTable(table, queues, hottest(task.graph, lambda rows: table.extent(rows).nbytes, budget))
 
 
 Batches = Callable[[Step, int], Iterator[Batch]]

@@ -33,7 +33,7 @@ class Pageable:
         self._current: StagedDense | None = None
         self.num_rows, self.width = table.num_rows, table.width
 
-    def prefetch(self, rows_R: NDArray[np.int64]) -> Ticket:
+    def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:
         """A ticket alone: rows are read on demand."""
         return Ticket(rows_R)
 
@@ -111,7 +111,7 @@ class Prefetched(Pinned):
         self._turn = 0
         self._coming: dict[Ticket, Future[Parts]] = {}
 
-    def prefetch(self, rows_R: NDArray[np.int64]) -> Ticket:
+    def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:
         self._turn, ticket = 1 - self._turn, Ticket(rows_R)
         self._coming[ticket] = self._thread.submit(self._gathered, self._turns[self._turn], rows_R)
         return ticket

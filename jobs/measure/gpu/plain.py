@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.ops.slots import copy_spans
-from gcnrec.queues import Spans
+from gcnrec.ops.spans import copy_pairs, patch
+from gcnrec.queues import Pair
 
 
 class PlainQueue:
@@ -50,6 +51,11 @@ class PlainDevice:
     def resident(self, values: torch.Tensor) -> torch.Tensor:
         return values
 
-    def copy(self, queue: PlainQueue, source: Spans, target: Spans) -> None:
-        lengths_R = source.length_R.numpy()
-        copy_spans(source.memory.numpy(), source.at_R.numpy(), target.memory.numpy(), target.at_R.numpy(), lengths_R)
+    def copy(self, queue: PlainQueue, pairs: Sequence[Pair]) -> None:
+        copy_pairs(pairs)
+
+    def patch(self, earlier_E: torch.Tensor, later_L: torch.Tensor, pairs: Sequence[Pair]) -> None:
+        patch(earlier_E, later_L, pairs)
+
+    def close(self) -> None:
+        """Return: nothing is held."""

@@ -36,9 +36,10 @@ class HostLauncher:
 
     def launch(self, file, kernel, grid, block, arguments, device, shared=0):
         assert shared == 0 and 1 <= grid < 2**31 and block % 32 == 0 and 32 <= block <= 1024, (grid, block)
-        assert all(isinstance(argument, np.generic) for argument in arguments), "arguments must be NumPy scalars"
+        structs = [argument for argument in arguments if not isinstance(argument, np.generic)]
+        assert all(each.dtype.kind == "V" and each.size == 1 for each in structs), "arguments must be NumPy scalars, or structs"
         self.launches.append((kernel, grid, block))
-        cells = [np.array([argument]) for argument in arguments]
+        cells = [np.array([argument]).reshape(1) for argument in arguments]
         values = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
         types = (ctypes.c_char_p * len(cells))(*(cell.dtype.str[1:].encode() for cell in cells))
         entry = getattr(self.library(module.FOLDER / file), f"host_{kernel}")

@@ -123,9 +123,10 @@ inline void run_block(bool falling) {
     }
 }
 
-// Kind and size of a parameter as NumPy writes them: "i8", "u4", "f4"; pointers are "u8".
+// Kind and size of a parameter as NumPy writes them: "i8", "u4", "f4"; pointers are "u8", structs by value "V" and their bytes.
 template <typename T>
 bool accepts(const char* given) {
+    if (std::is_class<T>::value) return given[0] == 'V' && std::atoi(given + 1) == (int)sizeof(T);
     const char kind = std::is_floating_point<T>::value ? 'f' : std::is_signed<T>::value ? 'i' : 'u';
     return given[0] == kind && given[1] == (char)('0' + sizeof(T));
 }

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from gcnrec.cuda import ceiling, gather, propagate, reduce, sample, slot_hops, slots, topk
+from gcnrec.cuda import ceiling, gather, propagate, reduce, sample, slot_hops, slots, spans, topk
 from gcnrec.ops import alias, neighbours
 from gcnrec.ops import sample as negatives_on_host
 from gcnrec.random import DrawKey
@@ -122,7 +122,7 @@ def _staged(bed: Bed, own: slots.Slots, table: SlotTable, dense_ND: torch.Tensor
     at_R = size_R.cumsum(0) - size_R
     arena = torch.zeros(-(-int(size_R.sum()) // 64) * 64 + 64, dtype=torch.uint8, device=bed.device)
     from_R = own.location_N[rows_R].long() * slots.UNIT // 4
-    slots.copy_spans(own.columns.view(torch.float32), from_R, arena.view(torch.float32), at_R // 4, size_R // 4)
+    spans.copy_spans(own.columns.view(torch.float32), from_R, arena.view(torch.float32), at_R // 4, size_R // 4)
     location_R = (at_R // slots.UNIT).int()
     staged = slots.Slots(location_R, own.count_N[rows_R], arena.view(own.values.dtype), arena, own.capacity_K)
     out_RD = torch.full((len(rows_R), dense_ND.shape[1]), torch.nan, device=bed.device)

@@ -11,6 +11,7 @@ import torch
 
 from gcnrec.cuda import slots as cuda
 from gcnrec.cuda.gather import gather
+from gcnrec.cuda.spans import copy_spans
 from gcnrec.tables.arena import RECORD_BYTES
 from jobs.measure.gpu.bed import SETS, Bed, Work, race, report_timings, row_sets
 from jobs.measure.gpu.rates.gathers import rows_of
@@ -69,7 +70,7 @@ def _form(bed: Bed, table_ND: torch.Tensor, sets: list[torch.Tensor], form: Form
     def copy(cap: int, run: int) -> None:
         staging = staged_sets[run % SETS]
         source, target = slots.columns.view(torch.float32), staging.slots.columns.view(torch.float32)
-        cuda.copy_spans(source, staging.from_R, target, staging.at_R, staging.length_R, cap)
+        copy_spans(source, staging.from_R, target, staging.at_R, staging.length_R, cap)
         cuda.decode(staging.slots, own_R, out_RD)
 
     def dense(cap: int, run: int) -> None:

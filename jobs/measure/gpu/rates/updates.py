@@ -10,7 +10,7 @@ import torch
 
 from gcnrec.bench.update import MOMENTS
 from gcnrec.cuda import ceiling, update
-from gcnrec.cuda.slots import copy_spans
+from gcnrec.cuda.spans import copy_spans
 from gcnrec.ops import update as on_cores
 from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
 from jobs.measure.gpu.bed import FILL_BYTES, SETS, Bed, Work, fill, race, report_timings, row_sets
