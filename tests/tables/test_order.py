@@ -1,0 +1,74 @@
+"""The order of transfers and training, over all interleavings of small programs; each rule of order, taken away, is seen.
+
+Longer programs: python -m jobs.measure.gpu.order.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from gcnrec.tables import pipelined, ring
+from jobs.measure.gpu import order
+
+LONG = 9
+"""Steps after which every slot of the ring was used again."""
+
+
+@pytest.mark.parametrize("name", order.PROGRAMS)
+def test_nothing_depends_on_the_interleaving(name):
+    program = order.PROGRAMS[name]
+    assert order.all_problems(program, 3) == set()
+    assert order.problems([(0, 1), (1, 2)] * (LONG // 2) + [(1,)], program) == set()
+
+
+def found(length=LONG, **program):
+    """What goes wrong in a program where rows come back after one, two and more steps."""
+    rows = [(0, 1), (1, 2), (0, 2), (3,), (1, 3), (0, 1, 2, 3)]
+    return order.problems([rows[step % len(rows)] for step in range(length)], order.Program(**program))
+
+
+def test_the_program_of_the_mutations_is_right():
+    for ahead in (0, 1, 2):
+        assert found(ahead=ahead) == found(ahead=ahead, given=True) == set()
+
+
+def test_a_missing_patch_is_seen(monkeypatch):
+    monkeypatch.setattr(pipelined.PipelinedTable, "_patch", lambda self, earlier, later: None)
+    assert found()
+
+
+@pytest.mark.parametrize("queue", ["reads", "compute", "writes"])
+def test_a_queue_that_waits_for_nothing_is_seen(queue, monkeypatch):
+    right = order.Queue.after
+    monkeypatch.setattr(order.Queue, "after", lambda self, mark: None if self.name == queue else right(self, mark))
+    assert found(given=True)
+
+
+def test_row_numbers_that_reads_do_not_wait_for_are_seen(monkeypatch):
+    """`given`: compute made them, and a read uses them."""
+    monkeypatch.setattr(order.Queue, "mark", lambda self: order.Mark(self.recorder, 0 if self.name == "compute" else self.before))
+    assert any("may not have made" in problem for problem in found(given=True))
+
+
+def test_a_buffer_that_is_used_again_too_early_is_seen(monkeypatch):
+    monkeypatch.setattr(ring, "SLOTS", 2)
+    for given in (False, True):
+        assert found(given=given) == set()  # fewer slots wait longer, and are right
+    right = ring.Ring.give_back
+    monkeypatch.setattr(ring.Ring, "give_back", lambda self, slot, *users: right(self, slot))
+    assert "a value depends on the interleaving" in found()
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_row_numbers_that_are_let_go_too_early_are_seen(given, monkeypatch):
+    class Hasty(ring.Slot):
+        @property
+        def held(self):
+            """Nothing."""
+
+        @held.setter
+        def held(self, value):
+            """Let go."""
+
+    monkeypatch.setattr(ring, "Slot", Hasty)
+    assert any("is reused while" in problem for problem in found(given=given))
