@@ -45,8 +45,18 @@ class HostMemory:
 
 
 def allocate(nbytes: int) -> HostMemory:
-    """Zeros in anonymous memory, huge pages where the kernel gives them. DeviceError when that much is not available."""
+    """Zeros as `reserve` gives them, touched by all cores. DeviceError when that much is not available."""
     require_memory(nbytes, read_limits())
+    memory = reserve(nbytes)
+    touch(memory.content)
+    return memory
+
+
+def reserve(nbytes: int) -> HostMemory:
+    """Zeros in anonymous memory, huge pages where the kernel gives them, which are taken when they are first written.
+
+    A table that all cores fill need not be touched before.
+    """
     # Private: Python's default, shared anonymous memory, is a tmpfs file, which gets no huge pages.
     mapped = mmap.mmap(-1, nbytes + HUGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     # A child process must not get these pages: once it has, our next write could move them away from what the GPU reads.
@@ -56,9 +66,7 @@ def allocate(nbytes: int) -> HostMemory:
                 mapped.madvise(getattr(mmap, name))
     whole = np.frombuffer(mapped, np.uint8)
     skip = -whole.ctypes.data % HUGE_BYTES
-    content = whole[skip : skip + nbytes]
-    touch(content)
-    return HostMemory(content, on_file=False)
+    return HostMemory(whole[skip : skip + nbytes], on_file=False)
 
 
 def adopt(memory: torch.Tensor | NDArray[np.generic]) -> HostMemory:

@@ -104,6 +104,13 @@ def gpu() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
+def pinnable(length: int) -> torch.Tensor:
+    """Zeros, float32 (length), of host memory that a GPU's driver pins fast: in huge pages, which no child process gets."""
+    from gcnrec.cuda.hostmemory import reserve
+
+    return torch.from_numpy(reserve(4 * length).content.view(np.float32))
+
+
 def pipeline_of(
     device: torch.device, transfer_blocks: int | None = None, on_file: bool = False, warn: Callable[[str], object] | None = None
 ) -> Device:

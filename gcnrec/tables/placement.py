@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from gcnrec.device import gpu, pipeline_of
+from gcnrec.device import gpu, pinnable, pipeline_of
 from gcnrec.graph import BipartiteGraph
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.pages import scratch_rows
@@ -38,7 +40,9 @@ class Placement:
 
     def memory(self, folder: Path) -> Allocate:
         """RAM, or nameless files in the run folder: scratch, never the checkpoint."""
-        return (lambda length: scratch_rows(folder, 1, length)[0]) if self.on_disk else in_ram
+        if self.on_disk:
+            return lambda length: scratch_rows(folder, 1, length)[0]
+        return pinnable if self.on_gpu else in_ram
 
     @property
     def device_name(self) -> str:
@@ -61,6 +65,23 @@ def placed(placement: Placement, graph: BipartiteGraph, table: HostTable, observ
     if placement.kind != "device":
         hot = hottest(graph, lambda rows: table.extent(rows).nbytes, placement.cache_bytes)
     return PipelinedTable(table, pipeline_of(gpu(), placement.transfer_blocks, placement.on_disk, observer.note), hot)
+
+
+@contextmanager
+def released(table: StepTable) -> Iterator[StepTable]:
+    """Give back the host memory that a GPU reads, and the streams, at the end of the block: the next table needs the room."""
+    try:
+        yield table
+    except BaseException:
+        with suppress(Exception):  # the GPU may be lost, and what was raised says why
+            _release(table)
+        raise
+    _release(table)
+
+
+def _release(table: StepTable) -> None:
+    if isinstance(table, PipelinedTable):
+        table.close()
 
 
 def traffic_of(table: StepTable) -> Traffic | None:

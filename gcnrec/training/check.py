@@ -19,7 +19,8 @@ from gcnrec.ranking.top_k import top_k
 from gcnrec.runs.tracking import require_trackers
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import peak_rss_bytes
-from gcnrec.tables.placement import placed
+from gcnrec.tables.placement import placed, released
+from gcnrec.tables.ring import SLOTS
 from gcnrec.training.build import build_step, first_table, planned, planned_start
 from gcnrec.training.mixture_choice import choice_bytes
 from gcnrec.training.open_keys import decided, located, settled
@@ -57,7 +58,10 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
         if plan is None:
             return {**sizes, "table_bytes": 0, "graph_bytes": graph_bytes, "pinned_bytes": 0, "gpu_bytes": 0}
         planned_start(job, plan, dataset)
-        timed = _timed(job, plan, dataset, graph_bytes)
+        begun = time.perf_counter()
+        first = first_table(plan, graph, None, plan.placement.memory(Path()))
+        with released(placed(plan.placement, graph, first)) as table:
+            timed = _timed(job, plan, dataset, graph_bytes, build_step(job, plan, train_data(dataset), table), begun)
     mixture_bytes = choice_bytes(job.mixture, job.evaluate, dataset)
     return {**sizes, **timed, **({"mixture_bytes": mixture_bytes} if job.mixture.partners else {})}
 
@@ -71,12 +75,9 @@ def _edge_value_bytes(job: Job) -> int:
     return (32 if job.model.propagation == "sampled" else 8) if job.model.weighted_graph else 0
 
 
-def _timed(job: Job, plan: Plan, dataset: Dataset, graph_bytes: int) -> dict[str, Any]:
-    begun = time.perf_counter()
+def _timed(job: Job, plan: Plan, dataset: Dataset, graph_bytes: int, step: Step, begun: float) -> dict[str, Any]:
+    """`begun`: when the making of the table began."""
     graph, table_bytes, on_disk = dataset.graph, plan.table_bytes, plan.placement.on_disk
-    allocate = plan.placement.memory(Path())
-    table = placed(plan.placement, graph, first_table(plan, graph, None, allocate))
-    step = build_step(job, plan, train_data(dataset), table)
     count = step.sampler.steps_per_epoch
     seconds: list[float] = []
     start_seconds = time.perf_counter() - begun
@@ -87,7 +88,7 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, graph_bytes: int) -> dict[str
         step(step.sampler.batch(index // count, index % count), plan.rate(index + 1, count))
         seconds.append(time.perf_counter() - begun)
     step_seconds = float(np.median(seconds[WARM_STEPS:] or seconds[1:] or [0.0]))  # the first steps compile
-    rows_NF = allocate(graph.num_nodes * step.encoder.export_width).view(graph.num_nodes, -1)
+    rows_NF = plan.placement.memory(Path())(graph.num_nodes * step.encoder.export_width).view(graph.num_nodes, -1)
     begun = time.perf_counter()
     step.encoder.export(step.table.drained(), rows_NF)
     export_seconds = time.perf_counter() - begun
@@ -122,10 +123,10 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, graph_bytes: int) -> dict[str
 
 
 def _gpu_bytes(plan: Plan, step: Step) -> int:
-    """The cache, the rows of three batches on their way, and dense tiles of one with their gradients."""
+    """The cache, the rows of the batches on their way, and dense tiles of one with their gradients."""
     rows, per_row = len(step.sampler.batch(0, 0).rows_R), plan.table_bytes / plan.num_rows
     cache = plan.table_bytes if plan.placement.kind == "device" else plan.placement.cache_bytes
-    return int(cache + rows * (3 * per_row + 6 * 4 * step.table.width))
+    return int(cache + rows * (SLOTS * per_row + 6 * 4 * step.table.width))
 
 
 def _ranking_seconds(rows_NF: torch.Tensor, dataset: Dataset) -> float:

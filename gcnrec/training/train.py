@@ -48,7 +48,7 @@ from gcnrec.system.machine import available_cores
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.pages import scratch_values
 from gcnrec.system.signals import Stop, stops
-from gcnrec.tables.placement import placed
+from gcnrec.tables.placement import placed, released
 from gcnrec.training.baselines import Rivals, compare_with_baselines, compares
 from gcnrec.training.build import TrainData, build_step, explorer_of, first_table, planned, planned_start
 from gcnrec.training.export_choice import chosen_rule
@@ -152,29 +152,39 @@ def _train(work: Work) -> None:
     tensors, saved = checkpoints.newest(partial(_say_damaged, work)) or ({}, None)
     progress = Progress.of(saved, str(checkpoints.last), checkpoints.anew) if saved else Progress()
     if progress.stage == "fit":
-        step, progress = _fit(work, tensors, progress)
-        rule = chosen_rule(work.exports.rules, work.folder, progress.best_epoch)
-        compared = compares(_rivals(work.job), work.dataset, work.folder)
-        mixed = bool(work.job.mixture.partners)
-        if compared or mixed or not work.job.train.refit:
-            best, _ = load_checkpoint(checkpoints.best, checkpoints.anew)
-            restore(step, None, best, checkpoints.best, checkpoints.anew)
-            del best  # what follows needs the memory
-            trained = exported_by(work.exports, step, work.folder, rule)
-            if compared or mixed:  # a refit will have trained on validation
-                scorer = scorer_of_fit(work, trained)
-                if compared:
-                    keep_validation(work.job.evaluate, work.dataset, work.folder, scorer, work.observer)
-                del scorer
-            if not work.job.train.refit:
-                finish(work, step, trained)
-                return
-            del trained
+        with _step(work, train_data(work.dataset)) as step:
+            progress = _fit(work, step, tensors, progress)
+            del tensors  # what follows needs the memory
+            _use_fit(work, step, progress)
+        if not work.job.train.refit:
+            return
         del step  # or two tables would be in memory
         tensors, progress = {}, replace(progress, stage="refit", epoch=0, seconds=0.0, trend=LossTrend())
-    step = _refit(work, tensors, progress)
+    with _step(work, _refit_data(work.dataset)) as step:
+        _refit(work, step, tensors, progress)
+        rule = chosen_rule(work.exports.rules, work.folder, progress.best_epoch)
+        finish(work, step, exported_by(work.exports, step, work.folder, rule))
+
+
+def _use_fit(work: Work, step: Step, progress: Progress) -> None:
+    """What the best epoch of a fit is good for: the run's exports where nothing is refitted, comparisons, a mixture."""
+    checkpoints = work.course.checkpoints
     rule = chosen_rule(work.exports.rules, work.folder, progress.best_epoch)
-    finish(work, step, exported_by(work.exports, step, work.folder, rule))
+    compared = compares(_rivals(work.job), work.dataset, work.folder)
+    mixed = bool(work.job.mixture.partners)
+    if not (compared or mixed) and work.job.train.refit:
+        return
+    best, _ = load_checkpoint(checkpoints.best, checkpoints.anew)
+    restore(step, None, best, checkpoints.best, checkpoints.anew)
+    del best  # what follows needs the memory
+    trained = exported_by(work.exports, step, work.folder, rule)
+    if compared or mixed:  # a refit will have trained on validation
+        scorer = scorer_of_fit(work, trained)
+        if compared:
+            keep_validation(work.job.evaluate, work.dataset, work.folder, scorer, work.observer)
+        del scorer
+    if not work.job.train.refit:
+        finish(work, step, trained)
 
 
 def _say_damaged(work: Work, text: str) -> None:
@@ -182,9 +192,8 @@ def _say_damaged(work: Work, text: str) -> None:
     work.observer.warn(text)
 
 
-def _fit(work: Work, tensors: Tensors, progress: Progress) -> tuple[Step, Progress]:
+def _fit(work: Work, step: Step, tensors: Tensors, progress: Progress) -> Progress:
     """Epochs on train until they are done or validation has not improved for `evaluate.patience` validations."""
-    step = _step(work, train_data(work.dataset))
     epochs = _epochs(work, step, tensors, progress)
     while not epochs.over:
         with epochs.saved():
@@ -192,7 +201,7 @@ def _fit(work: Work, tensors: Tensors, progress: Progress) -> tuple[Step, Progre
             record = epochs.record()
             judged = _judged(work, step, epochs.progress, record)
             epochs.close(record, judged)
-    return step, epochs.progress
+    return epochs.progress
 
 
 def _judged(work: Work, step: Step, progress: Progress, record: dict[str, Any]) -> Progress | None:
@@ -214,21 +223,18 @@ def _judged(work: Work, step: Step, progress: Progress, record: dict[str, Any]) 
     return replace(progress, waited=progress.waited + 1)
 
 
-def _refit(work: Work, tensors: Tensors, progress: Progress) -> Step:
-    """From the start again, on train+valid, for the epochs that validation chose."""
-    graph = with_valid(work.dataset)
-    weights_E, negatives = _with_valid_weights(work.dataset, graph), _negatives_before_test(work.dataset, graph)
-    step = _step(work, TrainData(graph, weights_E, features_of(work.dataset), negatives))
+def _refit(work: Work, step: Step, tensors: Tensors, progress: Progress) -> None:
+    """From the start again, for the epochs that validation chose."""
     epochs = _epochs(work, step, tensors, progress)
     while not epochs.over:
         with epochs.saved():
             epochs.steps()
             epochs.close(epochs.record())
-    return step
 
 
-def _step(work: Work, data: TrainData) -> Step:
-    """The step on `data`, and the table that training starts from, where it will be trained."""
+@contextmanager
+def _step(work: Work, data: TrainData) -> Iterator[Step]:
+    """The step on `data`, and the table that training starts from, where it will be trained until the block ends."""
     plan, init_from, rows_ND = work.plan, work.job.train.init_from, None
     if init_from is not None:
         earlier = earlier_rows(init_from, work.dataset, plan.width, work.observer)
@@ -238,8 +244,9 @@ def _step(work: Work, data: TrainData) -> Step:
             work.observer.warn(said)
         rows_ND = continued_rows(plan.start, data.graph.union, earlier.rows_PD, earlier.places_N)
     table = first_table(plan, data.graph, rows_ND, plan.placement.memory(work.folder))
-    table_there = placed(plan.placement, data.graph, table, work.observer)
-    return build_step(work.job, plan, data, table_there, partial(scratch_values, work.folder))
+    with released(placed(plan.placement, data.graph, table, work.observer)) as table_there:
+        del table, rows_ND
+        yield build_step(work.job, plan, data, table_there, partial(scratch_values, work.folder))
 
 
 def _epochs(work: Work, step: Step, tensors: Tensors, progress: Progress) -> Epochs:
@@ -250,6 +257,13 @@ def _epochs(work: Work, step: Step, tensors: Tensors, progress: Progress) -> Epo
 def train_data(dataset: Dataset) -> TrainData:
     """What a fit on train trains on."""
     return TrainData(dataset.graph, dataset.weights_E, features_of(dataset), dataset.negatives)
+
+
+def _refit_data(dataset: Dataset) -> TrainData:
+    """What a refit trains on: train and validation."""
+    graph = with_valid(dataset)
+    weights_E, negatives = _with_valid_weights(dataset, graph), _negatives_before_test(dataset, graph)
+    return TrainData(graph, weights_E, features_of(dataset), negatives)
 
 
 def features_of(dataset: Dataset) -> Features:

@@ -1,0 +1,85 @@
+"""Where tables lie: memory that a GPU's driver pins fast, and what is given back when a table's time is over."""
+
+from __future__ import annotations
+
+import mmap
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gcnrec.cuda.hostmemory import HUGE_BYTES
+from gcnrec.tables.dense import DenseTable, in_ram
+from gcnrec.tables.pipelined import PipelinedTable
+from gcnrec.tables.placement import Placement, released
+
+
+def flags_at(address):
+    """The kernel's flags of the mapping that holds an address."""
+    ranges = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) .*?^VmFlags: ([^\n]*)", Path("/proc/self/smaps").read_text(), re.M | re.S)
+    return next(flags.split() for first, last, flags in ranges if int(first, 16) <= address < int(last, 16))
+
+
+def test_a_gpu_trains_in_the_memory_that_benches_measure(tmp_path):
+    """Huge pages from their boundary on, kept from child processes: a fork could move pages away from what a GPU reads."""
+    memory = Placement(on_gpu=True).memory(tmp_path)(3 * HUGE_BYTES)
+    assert memory.data_ptr() % HUGE_BYTES == 0 and len(memory) == 3 * HUGE_BYTES and memory.dtype == torch.float32
+    if hasattr(mmap, "MADV_DONTFORK"):
+        assert "dc" in flags_at(memory.data_ptr())
+    table = DenseTable(torch.randn(5000, 20), 40, Placement(on_gpu=True).memory(tmp_path))
+    for plane, _ in table.memories():
+        assert "dc" in flags_at(plane.data_ptr())
+    assert not table.tensors()["state"].any()
+
+
+def test_without_a_gpu_memory_is_as_it_was(tmp_path):
+    assert Placement(on_gpu=False).memory(tmp_path) is in_ram
+    for on_gpu in (False, True):
+        rows = Placement(on_gpu, "disk").memory(tmp_path)(100)
+        assert rows.shape == (100,) and list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def behind(fake_device):
+    """A table behind a device, and how often that was closed."""
+
+    class Closing(fake_device.FakeDevice):
+        closed = 0
+
+        def close(self):
+            self.closed += 1
+            if self.lost:
+                raise RuntimeError("the device is lost")
+
+    def make(lost=False):
+        device = Closing(0)
+        device.lost = lost
+        return PipelinedTable(DenseTable(torch.zeros(4, 2), 2), device), device
+
+    return make
+
+
+def test_a_table_is_released_when_its_block_ends(behind):
+    table, device = behind()
+    with released(table) as same:
+        assert same is table and device.closed == 0
+    assert device.closed == 1
+    with released(DenseTable(torch.zeros(4, 2), 2)):
+        """A table in RAM holds nothing."""
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_error_in_the_block_is_the_one_that_is_raised(lost, behind):
+    """Though a lost device makes its end fail too."""
+    table, device = behind(lost)
+    with pytest.raises(ZeroDivisionError), released(table):
+        raise ZeroDivisionError
+    assert device.closed == 1
+
+
+def test_an_end_that_fails_is_not_hidden(behind):
+    table, _ = behind(lost=True)
+    with pytest.raises(RuntimeError, match="the device is lost"), released(table):
+        table.read(table.prefetch(np.array([1])), with_state=True)
