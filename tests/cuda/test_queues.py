@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcnrec.cuda import pinned
+from gcnrec.cuda import module, pinned
 from gcnrec.cuda.hostmemory import adopt
 from gcnrec.cuda.pinned import PinnedMemory
 from gcnrec.cuda.registrar import Registrar
@@ -102,6 +102,31 @@ def test_a_refusal_of_what_is_added_stages_all_of_it(device_of, driver_of):
     assert packed.memory.tolist() == [0, 1, 3 * PAGE, 3 * PAGE + 1]
     device.close()
     assert driver.pages == {}
+
+
+def test_whole_lines_are_those_of_the_host(device_of, monkeypatch):
+    """Of the source where rows are read, of the target where they come back."""
+    device, _ = device_of()
+    by_target = []
+    monkeypatch.setattr(module, "launch", lambda *given, **_: by_target.append(int(given[4][-1])))
+    here, there = (Spans(torch.zeros(8), torch.arange(2), 4, pitch=4) for _ in range(2))
+    device.copy(device.reads, [(here, there)])
+    device.copy(device.writes, [(there, here)])
+    assert by_target == [0, 1]
+
+
+def test_transfers_come_before_a_long_grid_of_training(device_of, monkeypatch):
+    """A read waits for a write, so neither may wait for a place on a multiprocessor."""
+    priorities = []
+
+    class Stream:
+        def __init__(self, device, priority=0):
+            priorities.append(priority)
+
+    device_of()
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    device_of()
+    assert priorities == [-1, -1]
 
 
 @pytest.mark.parametrize("refused", [(), (1,)], ids=["pinned", "staged"])

@@ -5,6 +5,8 @@ Longer programs: python -m jobs.measure.gpu.order.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from gcnrec.tables import pipelined, ring
@@ -17,7 +19,7 @@ LONG = 9
 @pytest.mark.parametrize("name", order.PROGRAMS)
 def test_nothing_depends_on_the_interleaving(name):
     program = order.PROGRAMS[name]
-    assert order.all_problems(program, 3) == set()
+    assert order.all_problems(program, 3, order.SUBSETS[1:]) == set()
     assert order.problems([(0, 1), (1, 2)] * (LONG // 2) + [(1,)], program) == set()
 
 
@@ -30,6 +32,16 @@ def found(length=LONG, **program):
 def test_the_program_of_the_mutations_is_right():
     for ahead in (0, 1, 2):
         assert found(ahead=ahead) == found(ahead=ahead, given=True) == set()
+
+
+def test_a_step_gives_a_device_no_other_work():
+    """The caller's upload, a read, a patch for each earlier batch, training and a write: torch is asked for views alone."""
+    recorder = order.Recorder()
+    assert order.problems([(0, 1)] * 12, order.Program(given=True), recorder) == set()
+    queues = [work.queue for work in recorder.works]
+    writes = [number for number, queue in enumerate(queues) if queue == "writes"]
+    for last, this in pairwise(writes[6:-1]):
+        assert queues[last + 1 : this + 1] == ["compute", "reads", "compute", "compute", "compute", "writes"]
 
 
 def test_a_missing_patch_is_seen(monkeypatch):

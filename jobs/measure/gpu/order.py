@@ -301,9 +301,9 @@ def host_table(slots: bool) -> DenseTable | SlotTable:
     return table
 
 
-def problems(batches: Sequence[Sequence[int]], program: Program) -> set[str]:
-    """What can go wrong when the batches train in this order; empty where nothing can."""
-    recorder, found = Recorder(), set()
+def problems(batches: Sequence[Sequence[int]], program: Program, recorder: Recorder | None = None) -> set[str]:
+    """What can go wrong when the batches train in this order; empty where nothing can. `recorder`: to look at afterwards."""
+    recorder, found = recorder or Recorder(), set()
     host = host_table(program.slots)
     memories = [memory for memory, _ in host.memories()]
     expected: dict[int, int] = dict.fromkeys(range(ROWS), -1)
