@@ -5,6 +5,7 @@ The fake's transfers move a few values at a time, at random moments between what
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from built import start_table, step_of
 
 from gcnrec.config import Job
 from gcnrec.rows import Ticket
+from gcnrec.tables import pipelined
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable, Traffic
 from gcnrec.tables.rules import Sgd
@@ -135,3 +137,54 @@ def test_rows_without_values_take_no_room(fake_device):
     table = PipelinedTable(host, fake_device.FakeDevice(0))
     assert torch.equal(table.decode(table.read(rows, with_state=True)), torch.zeros(3, 16))
     assert table.stored(rows, torch.ones(3, 16)).values_X.numel() == 0
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[4]], ids=str)
+def test_cached_rows_go_in_chunks(case, fake_device, monkeypatch):
+    """So that no array has a number for each of them."""
+    longest = []
+
+    class Watching(fake_device.LazyDevice):
+        def copy(self, queue, pairs):
+            longest.append(max(len(source) for source, _ in pairs))
+            super().copy(queue, pairs)
+
+    monkeypatch.setattr(pipelined, "_CHUNK_ROWS", 7)
+    job = job_of(*case)
+    losses, tensors = trained(job, None, steps=4)
+    again, others = trained(job, Watching(0), steps=4, hot=Prefixes(24, 24, 20))
+    assert again == losses and all(torch.equal(tensors[name], others[name]) for name in tensors)
+    assert longest[:7] == [7, 7, 7, 3, 7, 7, 6]
+
+
+def test_a_drain_without_updates_moves_nothing_and_a_cache_is_kept_until_the_host_writes(fake_device):
+    class Counting(fake_device.LazyDevice):
+        def copy(self, queue, pairs):
+            moved[queue] += sum(len(source) for source, _ in pairs)
+            super().copy(queue, pairs)
+
+    host, moved = start_table(job_of("none", "sgd", 1.0), checkerboard().graph), Counter()
+    device = Counting(0)
+    table = PipelinedTable(host, device, Prefixes(24, 20, 0))
+    rows_R, planes, rate = np.array([0, 30]), 2, 0.5
+
+    def step():
+        ticket = table.prefetch(rows_R)
+        grad = table.stored(ticket, torch.ones(2, 16))
+        table.write(Sgd().update(table.read(ticket, with_state=True), grad, 1, rate))
+
+    expected_ND = host.columns(0, 16).clone()
+    step()
+    assert moved == {device.reads: planes * (20 + 2), device.writes: planes * 2}  # the cache, and the batch
+    moved.clear()
+    expected_ND[rows_R] -= rate
+    assert torch.equal(table.drained().columns(0, 16), expected_ND) and moved == {device.writes: planes * 20}
+    moved.clear()
+    table.read(table.prefetch(rows_R), with_state=True)
+    table.drained()
+    assert moved == {device.reads: planes * 2}  # nothing was updated, and the cache is what it was
+    host.restore({name: torch.zeros_like(tensor) for name, tensor in host.tensors().items()})
+    moved.clear()
+    step()
+    assert moved == {device.reads: planes * (20 + 2), device.writes: planes * 2}
+    assert torch.equal(table.drained().columns(0, 16)[rows_R], torch.full((2, 16), -rate))
