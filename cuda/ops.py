@@ -1,12 +1,13 @@
 """The GPU's side of `gcnrec.device`: the kernels of this folder on torch's current stream; no call waits for the device.
 
-Letters: P rows of a plane, R rows, C columns, B entries, D width, X stored values, K counts.
+Letters: P rows of a plane, R rows, C columns, B entries, D width, X stored values or entries of a matrix, K counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, NamedTuple
 
 import torch
 from numpy.typing import NDArray
@@ -17,8 +18,21 @@ from gcnrec.cuda.gather import gather
 from gcnrec.cuda.propagate import Csr as DeviceCsr
 from gcnrec.cuda.propagate import propagate
 from gcnrec.cuda.reduce import reduce_rows
+from gcnrec.cuda.uploads import Packed, Uploads
 from gcnrec.graph import Csr, transpose
-from gcnrec.rows import Rules
+from gcnrec.rows import Array, Entries, Rules
+
+_SCORES = 1 << 28
+"""Scores of a loss at a time, a gibibyte of them: all of a usual batch, in one go."""
+
+
+class Edges(NamedTuple, Generic[Array]):
+    """A matrix by rows and by columns: where each begins (int64), and what its entries are in (int32)."""
+
+    indptr_R1: Array
+    columns_X: Array
+    indptr_C1: Array
+    rows_X: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +56,22 @@ class CudaOps:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._uploads = Uploads(_pinned, self._to_device)
 
-    def place(self, values: NDArray[Any]) -> torch.Tensor:
-        # copy: through pinned memory, which torch keeps until the copy is over, without a wait
-        return torch.from_numpy(values).pin_memory().to(self._device, non_blocking=True)
+    def pack(self, arrays: Sequence[NDArray[Any]]) -> Packed:
+        return self._uploads.pack(arrays)
+
+    def upload(self, packed: Packed) -> tuple[torch.Tensor, ...]:
+        return self._uploads.upload(packed)
 
     def gather(self, plane_PD: torch.Tensor, index_R: torch.Tensor) -> torch.Tensor:
         return gather(plane_PD, index_R)
 
-    def reduce_rows(self, index_B: torch.Tensor, grad_BD: torch.Tensor, num_rows: int) -> torch.Tensor:
-        return reduce_rows(index_B, grad_BD.contiguous(), num_rows)
+    def reduce_rows(self, entries: Entries[torch.Tensor], grad_BD: torch.Tensor) -> torch.Tensor:
+        return reduce_rows(entries, grad_BD.contiguous())
+
+    def scored_at_once(self, candidates: int) -> int:
+        return max(1, _SCORES // max(candidates, 1))
 
     def softmax_gradient_(self, logits_CJ: torch.Tensor, goal_C: torch.Tensor) -> torch.Tensor:
         own_C1 = logits_CJ.gather(1, goal_C[:, None])
@@ -60,11 +80,14 @@ class CudaOps:
         logits_CJ.scatter_add_(1, goal_C[:, None], torch.full_like(own_C1, -1.0))
         return losses_C
 
-    def product(self, csr: Csr) -> CudaProduct:
+    def edges(self, csr: Csr) -> Edges[NDArray[Any]]:
         flipped = transpose(csr)
-        sides = [(each.indptr, each.indices, each.columns) for each in (csr, flipped)]
-        by_rows, by_columns = (DeviceCsr(self.place(indptr), self.place(indices), columns) for indptr, indices, columns in sides)
-        return CudaProduct(by_rows, by_columns)
+        return Edges(csr.indptr, csr.indices, flipped.indptr, flipped.indices)
+
+    def product(self, edges: Edges[torch.Tensor]) -> CudaProduct:
+        rows, columns = len(edges.indptr_R1) - 1, len(edges.indptr_C1) - 1
+        by_rows = DeviceCsr(edges.indptr_R1, edges.columns_X, columns)
+        return CudaProduct(by_rows, DeviceCsr(edges.indptr_C1, edges.rows_X, rows))
 
     def slots(
         self, location_R: torch.Tensor, count_R: torch.Tensor, values: torch.Tensor, columns: torch.Tensor,
@@ -79,3 +102,15 @@ class CudaOps:
         self, slots: records.Slots, rows_R: torch.Tensor, tile_RD: torch.Tensor, at_R: torch.Tensor, out_X: torch.Tensor
     ) -> None:
         records.pick(slots, rows_R, tile_RD.contiguous(), at_R, out_X)
+
+    def _to_device(self, packed: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event]:
+        arrived = packed.to(self._device, non_blocking=True)  # copy: all arrays of a batch, pinned, without a wait
+        # The queue of reads may be the current one, as rows are announced with it; steps read the rest.
+        arrived.record_stream(torch.cuda.default_stream(self._device))
+        copied = torch.cuda.Event()
+        copied.record()
+        return arrived, copied
+
+
+def _pinned(nbytes: int) -> torch.Tensor:
+    return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)

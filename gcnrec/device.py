@@ -6,7 +6,7 @@ Letters: P rows of a plane, R rows, C columns, B entries, D width, X stored valu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gcnrec.errors import DeviceError, install
 from gcnrec.graph import Csr
 from gcnrec.queues import Device
-from gcnrec.rows import Rules
+from gcnrec.rows import Entries, Rules
 
 
 class Product(Protocol):
@@ -39,23 +39,40 @@ class Ops(Protocol):
     @property
     def rules(self) -> Rules: ...
 
-    def place(self, values: NDArray[Any]) -> torch.Tensor:
-        """Host numbers where kernels can read them: the same memory on the CPU, a copy on a GPU, without a wait for it."""
+    def pack(self, arrays: Sequence[NDArray[Any]]) -> Any:
+        """Host arrays as `upload` takes them: themselves on the CPU, one piece of pinned memory for a GPU. Any thread may ask."""
+        ...
+
+    def upload(self, packed: Any) -> tuple[torch.Tensor, ...]:
+        """What was packed, where kernels can read it: the arrays' memory on the CPU, one copy on a GPU, without a wait for it.
+
+        Work of the current queue is behind the copy; what is packed is uploaded once.
+        """
         ...
 
     def gather(self, plane_PD: torch.Tensor, index_R: torch.Tensor) -> torch.Tensor:
         """out[r] = plane[index[r]]."""
         ...
 
-    def reduce_rows(self, index_B: torch.Tensor, grad_BD: torch.Tensor, num_rows: int) -> torch.Tensor:
-        """out[r] = sum of grad[b] over b with index[b] == r, in rising order of b."""
+    def reduce_rows(self, entries: Entries[torch.Tensor], grad_BD: torch.Tensor) -> torch.Tensor:
+        """out[r] = sum of grad[b] over the entries b of row r, in rising order of b."""
+        ...
+
+    def scored_at_once(self, candidates: int) -> int:
+        """How many users a loss scores against so many candidates at a time."""
         ...
 
     def softmax_gradient_(self, logits_CJ: torch.Tensor, goal_C: torch.Tensor) -> torch.Tensor:
         """Turn logits into softmax minus 1 at `goal`, in place; returns -log softmax[goal], (C)."""
         ...
 
-    def product(self, csr: Csr) -> Product: ...
+    def edges(self, csr: Csr) -> Any:
+        """What `product` needs of a matrix, as arrays of the host. Any thread may ask, and others go on meanwhile."""
+        ...
+
+    def product(self, edges: Any) -> Product:
+        """The matrix whose `edges` were uploaded."""
+        ...
 
     def slots(
         self,
@@ -85,9 +102,29 @@ def ops_for(device: torch.device) -> Ops:
     return CudaOps(device)
 
 
-def place(values: NDArray[Any], device: torch.device) -> torch.Tensor:
-    """`Ops.place` of a device."""
-    return ops_for(device).place(np.ascontiguousarray(values))
+def uploaded(prepared: Any, ops: Ops) -> Any:
+    """`prepared` with tensors in the places of its arrays, by one upload: arrays, and tuples of such, named or not.
+
+    What else is in it, such as sizes and None, stays.
+    """
+    return with_tensors(prepared, iter(ops.upload(ops.pack(arrays_of(prepared)))))
+
+
+def arrays_of(prepared: Any) -> list[NDArray[Any]]:
+    """The arrays of `uploaded`'s argument, in their order."""
+    if isinstance(prepared, np.ndarray):
+        return [prepared]
+    return [array for part in prepared for array in arrays_of(part)] if isinstance(prepared, tuple) else []
+
+
+def with_tensors(prepared: Any, tensors: Iterator[torch.Tensor]) -> Any:
+    """`prepared` with the next of `tensors` in the place of each array."""
+    if isinstance(prepared, np.ndarray):
+        return next(tensors)
+    if not isinstance(prepared, tuple):
+        return prepared
+    parts = [with_tensors(part, tensors) for part in prepared]
+    return type(prepared)(*parts) if hasattr(prepared, "_fields") else tuple(parts)
 
 
 def gpu() -> torch.device:

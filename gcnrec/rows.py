@@ -1,17 +1,31 @@
 """Rows, their optimizer state and their gradient as spans of flat memories, dense or slots alike, and the kernels on them.
 
 Tensors lie where kernels read them; `rows_R` is the host's own list of row numbers.
-Letters: N rows of the table, R rows read, X their stored values.
+Letters: N rows of the table, R rows read, X their stored values, B entries of a batch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+Array = TypeVar("Array")
+"""Arrays of the host as long as a batch is prepared there, tensors where kernels read them."""
+
+
+class Entries(NamedTuple, Generic[Array]):
+    """Entries of a batch by the row that each belongs to, all int64: entry b is of row `index_B[b]`.
+
+    The entries of row r are `order_B[start_R1[r] : start_R1[r + 1]]`, ascending.
+    """
+
+    index_B: Array
+    order_B: Array
+    start_R1: Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)

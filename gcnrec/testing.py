@@ -16,13 +16,15 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.device import ops_for, uploaded
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal, write_vocabulary
-from gcnrec.models.encoder import Encoder
+from gcnrec.models.encoder import Encoded, Encoder
+from gcnrec.models.objective import Objective
 from gcnrec.rows import RowGrad, Rows, Ticket
 from gcnrec.sampling.sampler import Batch, EdgeSampler
 from gcnrec.steps.step import Step
-from gcnrec.tables.dense import Table
+from gcnrec.tables.dense import StepTable, Table
 from gcnrec.tables.rules import Sgd
 
 Edges = list[tuple[int, int]]
@@ -169,6 +171,17 @@ def check_table(make: Callable[[torch.Tensor, int], Table]) -> None:
         _check_restore(table, make(torch.zeros(11, width), 2 * width))
 
 
+def encoded_by(encoder: Encoder, table: StepTable, batch: Batch) -> Encoded:
+    """What `encoder` makes of `batch`, prepared and uploaded as in a step."""
+    ops = ops_for(table.device)
+    return encoder.encode(table, batch, uploaded(encoder.prepare(batch, ops), ops))
+
+
+def loss_by(objective: Objective, final_VD: torch.Tensor, ego_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The loss of `batch`, prepared and uploaded as in a step."""
+    return objective(final_VD, ego_VD, uploaded(objective.prepare(batch), ops_for(final_VD.device)))
+
+
 def check_encoder(encoder: Encoder, table: Table, batch: Batch, graph: BipartiteGraph, dense: Dense, passed: float = 0.0) -> None:
     """`encode` and `export` equal `dense` on the matrix of `graph`, `pull` equals its autograd; nothing carries over."""
     hop_NN, rows_ND = dense_hop(graph), table.columns(0, table.width).clone()
@@ -186,7 +199,7 @@ def check_encoder(encoder: Encoder, table: Table, batch: Batch, graph: Bipartite
     encoder.export(table, exported_NF)
     assert_as_accurate(exported_NF, final[0].detach(), final[1].detach(), "export", passed)
     for time in ("first", "second"):
-        encoded = encoder.encode(table, batch)
+        encoded = encoded_by(encoder, table, batch)
         assert_as_accurate(encoded.final_VD, final[0][nodes].detach(), final[1][nodes].detach(), f"{time} encode", passed)
         require(torch.equal(encoded.ego_VD, rows_ND[nodes]), "ego must be the table's rows")
         grad = encoded.pull(grad_VF, grad_ego_VD)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.device import Ops
 from gcnrec.rows import RowGrad, Ticket
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
@@ -32,9 +33,18 @@ class Encoded:
 
 
 class Encoder(Protocol):
-    """A model that is trained: `encode` for a step, `export` for ranking."""
+    """A model that is trained: `prepare` and `encode` for a step, `export` for ranking."""
 
-    def encode(self, table: StepTable, batch: Batch) -> Encoded: ...
+    def prepare(self, batch: Batch, ops: Ops) -> Any:
+        """What `encode` takes from the host, for a device with `ops`: arrays in tuples, some named, as `device.uploaded` has it.
+
+        A thread asks for it while earlier batches train, so it reads nothing that training changes.
+        """
+        ...
+
+    def encode(self, table: StepTable, batch: Batch, given: Any) -> Encoded:
+        """The embeddings of the batch's nodes; `given` is what `prepare` gave, its arrays uploaded."""
+        ...
 
     def export(self, table: Table, out_NF: torch.Tensor) -> None:
         """Write the embeddings of all nodes, users first, into `out_NF` float32 (N, `export_width`)."""

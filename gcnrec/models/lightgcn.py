@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.device import Ops
 from gcnrec.models.encoder import Encoded, column_blocks
 from gcnrec.models.hops import Hop, export_mean
 from gcnrec.rows import RowGrad, Ticket
@@ -39,7 +40,10 @@ class LightGcn:
         self.export_width = width
         self.every_node = num_layers > 0
 
-    def encode(self, table: StepTable, batch: Batch) -> Encoded:
+    def prepare(self, batch: Batch, ops: Ops) -> None:
+        """Nothing is taken from the host."""
+
+    def encode(self, table: StepTable, batch: Batch, given: None) -> Encoded:
         whole = table.drained()
         ego_VD = whole.decode(whole.read(Ticket(batch.nodes_V), with_state=False))
         nodes = torch.from_numpy(batch.nodes_V)

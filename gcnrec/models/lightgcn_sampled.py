@@ -12,22 +12,51 @@ Letters: V nodes of the batch, R rows read, T targets and S sources of a hop, D 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.device import Product, place
+from gcnrec.device import Ops
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.hops import Hop, export_mean
-from gcnrec.models.pooling import product_of
+from gcnrec.models.pooling import ScaledProduct, scaled_product
 from gcnrec.ops.propagate import inverse_sqrt
 from gcnrec.ops.weighted_products import WeightedProduct
-from gcnrec.rows import RowGrad
+from gcnrec.rows import Array, RowGrad
 from gcnrec.sampling.blocks import Block
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
+
+
+class DatedProduct(NamedTuple, Generic[Array]):
+    """The product of a block of nodes at dates, whose sources bring their own degrees. On the CPU only."""
+
+    product: WeightedProduct
+    scale_T: Array
+    ones_S: Array
+
+    def times(self: Any, source_SD: torch.Tensor) -> torch.Tensor:
+        return self.product.times(source_SD, self.scale_T, self.ones_S)
+
+    def transposed_times(self: Any, grad_TD: torch.Tensor) -> torch.Tensor:
+        return self.product.transposed_times(grad_TD, self.scale_T, self.ones_S)
+
+
+class DrawnHop(NamedTuple, Generic[Array]):
+    """The drawn part of A between a hop's targets and sources, scaled so that its expectation is A; places among the rows."""
+
+    targets_T: Array
+    sources_S: Array
+    product: ScaledProduct[Array] | DatedProduct[Array]
+
+
+class HopsGiven(NamedTuple, Generic[Array]):
+    """What `encode` takes from the host: places of the batch's nodes among the rows, int64, and the hops, nearest first."""
+
+    own_V: Array
+    hops: tuple[DrawnHop[Array], ...]
 
 
 class SampledLightGcn:
@@ -40,17 +69,20 @@ class SampledLightGcn:
         self._hop = hop
         self._num_layers = num_layers
         self._degrees_N = hop.degrees_N
+        self._scale_N = inverse_sqrt(self._degrees_N).numpy()
         self.export_width = width
 
-    def encode(self, table: StepTable, batch: Batch) -> Encoded:
+    def prepare(self, batch: Batch, ops: Ops) -> HopsGiven[NDArray[Any]]:
+        own_V = np.searchsorted(batch.rows_R, batch.nodes_V)
+        return HopsGiven(own_V, tuple(self._drawn(block, batch.rows_R, ops) for block in batch.blocks))
+
+    def encode(self, table: StepTable, batch: Batch, given: HopsGiven[torch.Tensor]) -> Encoded:
         rows_RD = table.decode(table.read(batch.ticket, with_state=False))
-        device = rows_RD.device
-        hops = [_DrawnHop(block, self._degrees_N[batch.rows_R], device) for block in batch.blocks]
-        own_V = place(np.searchsorted(batch.rows_R, batch.nodes_V), device)
+        own_V, hops = given
         ego_VD = rows_RD.index_select(0, own_V)
         inner_SD = rows_RD.index_select(0, hops[-1].sources_S) if hops else ego_VD
         for hop in reversed(hops):
-            inner_SD = rows_RD.index_select(0, hop.targets_T).add_(hop.forward(inner_SD))
+            inner_SD = rows_RD.index_select(0, hop.targets_T).add_(hop.product.times(inner_SD))
         final_VD = inner_SD / (self._num_layers + 1)
 
         def whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> torch.Tensor:
@@ -69,10 +101,25 @@ class SampledLightGcn:
         """Exact, layer by layer: nothing is sampled."""
         export_mean(self._hop, self._num_layers, table, out_NF)
 
+    def _drawn(self, block: Block, rows_R: NDArray[np.int64], ops: Ops) -> DrawnHop[NDArray[Any]]:
+        product: ScaledProduct[NDArray[Any]] | DatedProduct[NDArray[Any]]
+        nodes_T, nodes_S, csr = rows_R[block.targets_T], rows_R[block.sources_S], block.csr
+        degrees_T = self._degrees_N[nodes_T] if block.degrees is None else block.degrees[0]
+        scale_T = np.zeros(len(degrees_T), np.float32)
+        # 1/sqrt(d) of the symmetric normalisation, times d/s for the s neighbours that stand for all d.
+        np.divide(np.sqrt(degrees_T), csr.degrees, out=scale_T, where=csr.degrees > 0)
+        if block.degrees is None:
+            product = scaled_product(csr, block.weights_X, scale_T, self._scale_N[nodes_S], ops)
+        else:
+            weights_X = inverse_sqrt(block.degrees[1]).numpy()
+            product = DatedProduct(WeightedProduct(csr, weights_X), scale_T, np.ones(len(nodes_S), np.float32))
+        return DrawnHop(block.targets_T, block.sources_S, product)
+
 
 def _pulled(
-    hops: list[_DrawnHop], own_V: torch.Tensor, num_rows: int, grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor
-) -> torch.Tensor:
+    hops: tuple[DrawnHop[torch.Tensor], ...], own_V: torch.Tensor, num_rows: int, grad_VD: torch.Tensor,
+    grad_ego_VD: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
     """The gradient of the rows read, float32 (R, D)."""
     grad_RD = torch.zeros(num_rows, grad_VD.shape[1], device=grad_VD.device)
     # Nodes of a batch are all different, and so are sources of a hop: every cell gets one summand at a time, in this order. Nodes
@@ -80,31 +127,6 @@ def _pulled(
     grad_RD.index_add_(0, own_V, grad_VD + grad_ego_VD)
     grad_TD = grad_VD
     for hop in hops:
-        grad_TD = hop.backward(grad_TD)
+        grad_TD = hop.product.transposed_times(grad_TD)
         grad_RD.index_add_(0, hop.sources_S, grad_TD)
     return grad_RD
-
-
-class _DrawnHop:
-    """The drawn part of A between a hop's targets and sources, scaled so that its expectation is A."""
-
-    def __init__(self, block: Block, degrees_R: NDArray[Any], device: torch.device) -> None:
-        self.targets_T, self.sources_S = place(block.targets_T, device), place(block.sources_S, device)
-        degrees_T, drawn_T = degrees_R[block.targets_T], block.csr.degrees
-        self._product: Product
-        if block.degrees is None:
-            self._product, scale_S = product_of(block, device), inverse_sqrt(degrees_R[block.sources_S])
-        else:
-            degrees_T, degrees_X = block.degrees
-            self._product = WeightedProduct(block.csr, inverse_sqrt(degrees_X).numpy())
-            scale_S = torch.ones(len(block.sources_S))
-        scale_T = np.zeros(len(degrees_T), np.float32)
-        # 1/sqrt(d) of the symmetric normalisation, times d/s for the s neighbours that stand for all d.
-        np.divide(np.sqrt(degrees_T), drawn_T, out=scale_T, where=drawn_T > 0)
-        self._scales = place(scale_T, device), place(scale_S.numpy(), device)
-
-    def forward(self, source_SD: torch.Tensor) -> torch.Tensor:
-        return self._product.times(source_SD, *self._scales)
-
-    def backward(self, grad_TD: torch.Tensor) -> torch.Tensor:
-        return self._product.transposed_times(grad_TD, *self._scales)

@@ -1,6 +1,6 @@
 """Training losses: pure functions of embeddings, formula and paper each. All return a scalar, the mean over the batch.
 
-Letters: B positives of the batch, N negatives per positive, J candidates of a pool, D width.
+Letters: B positives of the batch, N negatives per positive, J candidates of a pool, U users, R groups of entries, D width.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from gcnrec.device import ops_for
+from gcnrec.rows import Entries
 
-CHUNK = 512
-"""Users scored against the pool at a time: a few MB of scores, within the last-level cache."""
 _NO_SHARE = 1e-12
 """Shares below this are errors of rounding."""
 
@@ -148,26 +147,26 @@ def bsl(
     positive_B: torch.Tensor,
     negative_BJ: torch.Tensor,
     bias_BJ: torch.Tensor,
-    user_B: torch.Tensor,
+    users: Entries[torch.Tensor],
     temperature: float,
     positive_temperature: float,
 ) -> torch.Tensor:
     """Bilateral softmax loss (Wu et al. 2024, "BSL"), divided by the temperature t2 of the negatives:
 
     mean over the batch's users of -(t1/t2) log mean over i in P(u) of exp(s_ui/t1) + log mean over j of exp(s_uj/t2).
-    Takes scores. `user_B` int64: the user of each entry; P(u): the positives of user u in the batch.
+    Takes scores. `users`: the entries of each user, of whom every one has some; P(u): the positives of user u in the batch.
     `bias_BJ` is the log of each negative's weight in the mean over j (-inf leaves it out); an entry without any negative
     has no second term.
     """
     ratio = positive_temperature / temperature
-    _, group_B, count = torch.unique(user_B, return_inverse=True, return_counts=True)
-    positive = _group_logsumexp(positive_B / positive_temperature, group_B, len(count)) - count.log()
+    count_U = users.start_R1[1:] - users.start_R1[:-1]
+    positive_U = _logsumexp_of(positive_B / positive_temperature, users) - count_U.log()
     alone_B = torch.isinf(bias_BJ).all(1)
     bias_BJ = bias_BJ.masked_fill(alone_B[:, None], 0.0)
     negative_B = torch.logsumexp(negative_BJ / temperature + bias_BJ, 1) - torch.logsumexp(bias_BJ, 1)
     negative_B = negative_B.masked_fill(alone_B, 0.0)
-    negative = torch.zeros_like(positive).index_add(0, group_B, negative_B) / count
-    return (negative - ratio * positive).mean()
+    negative_U = _sums_of(negative_B, users) / count_U
+    return (negative_U - ratio * positive_U).mean()
 
 
 def directau(users_BD: torch.Tensor, positives_BD: torch.Tensor, uniformity: float) -> torch.Tensor:
@@ -195,9 +194,27 @@ def _mean(losses_B: torch.Tensor, weights_B: torch.Tensor | None) -> torch.Tenso
     return losses_B.mean() if weights_B is None else (weights_B * losses_B).mean()
 
 
-def _group_logsumexp(values_B: torch.Tensor, group_B: torch.Tensor, groups: int) -> torch.Tensor:
-    top = values_B.new_full((groups,), -math.inf).scatter_reduce(0, group_B, values_B.detach(), "amax")
-    return top + torch.zeros_like(top).index_add(0, group_B, (values_B - top[group_B]).exp()).log()
+def _logsumexp_of(values_B: torch.Tensor, groups: Entries[torch.Tensor]) -> torch.Tensor:
+    """log of the sum of exp(value) over the entries of each group."""
+    top_R = values_B.new_full((len(groups.start_R1) - 1,), -math.inf)
+    top_R = top_R.scatter_reduce(0, groups.index_B, values_B.detach(), "amax")
+    return top_R + _sums_of((values_B - top_R[groups.index_B]).exp(), groups).log()
+
+
+def _sums_of(values_B: torch.Tensor, groups: Entries[torch.Tensor]) -> torch.Tensor:
+    """The sum over the entries of each group, in batch order on every device."""
+    return _Sums.apply(values_B, groups)  # type: ignore[no-any-return]
+
+
+class _Sums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values_B: torch.Tensor, groups: Entries[torch.Tensor]) -> torch.Tensor:
+        ctx.groups = groups
+        return ops_for(values_B.device).reduce_rows(groups, values_B.detach()[:, None])[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
+        return grad_outputs[0][ctx.groups.index_B], None
 
 
 def _uniform(points_BD: torch.Tensor) -> torch.Tensor:
@@ -220,10 +237,12 @@ def _sweep(
     grad_users, grad_pool = torch.empty_like(users), torch.zeros_like(rows)
     grad_own = None if own is None else torch.empty_like(users)
     total = torch.zeros((), dtype=torch.float64, device=users.device)
-    scores = users.new_empty(min(CHUNK, len(users)), width if own is None else width + 1)
+    ops = ops_for(users.device)
+    size = ops.scored_at_once(width)
+    scores = users.new_empty(min(size, len(users)), width if own is None else width + 1)
     scale = 1.0 / temperature
-    for first in range(0, len(users), CHUNK):
-        chunk = slice(first, first + CHUNK)
+    for first in range(0, len(users), size):
+        chunk = slice(first, first + size)
         part, goal = users[chunk], target[chunk]
         low_part, whole = part.to(product_dtype), scores[: len(part)]
         logits = whole[:, :width]
@@ -236,7 +255,7 @@ def _sweep(
             logits.masked_fill_(twins(pool.items_J, goal), -math.inf)
         if own is not None:
             whole[:, width] = own.at(chunk).logits(part, scale, log_mass_of_others(bias, goal, pool.items_J))
-        losses = ops_for(whole.device).softmax_gradient_(whole, goal)
+        losses = ops.softmax_gradient_(whole, goal)
         if row_weights is not None:
             losses *= row_weights[chunk]
             whole.mul_(row_weights[chunk, None])

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.device import Ops
 from gcnrec.models.encoder import Encoded
 from gcnrec.rows import RowGrad
 from gcnrec.sampling.sampler import Batch
@@ -21,7 +22,10 @@ class MatrixFactorisation:
     def __init__(self, width: int) -> None:
         self.export_width = width
 
-    def encode(self, table: StepTable, batch: Batch) -> Encoded:
+    def prepare(self, batch: Batch, ops: Ops) -> None:
+        """Nothing is taken from the host."""
+
+    def encode(self, table: StepTable, batch: Batch, given: None) -> Encoded:
         rows_VD = table.decode(table.read(batch.ticket, with_state=False))
 
         def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gcnrec import random
+from gcnrec.device import Ops
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.node_inputs import NodeInputs
-from gcnrec.models.pooling import Neighbourhoods, NoEdges
+from gcnrec.models.pooling import DrawnEdges, Neighbourhoods, NoEdges
 from gcnrec.rows import RowGrad, Ticket
 from gcnrec.sampling.blocks import Block
 from gcnrec.sampling.sampler import Batch
@@ -55,13 +57,16 @@ class NodeEncoder:
         self.layers = torch.nn.ModuleDict({"inputs": inputs, "convolutions": convolutions, "head": head})
         self.export_width = inputs.width
 
-    def encode(self, table: StepTable, batch: Batch) -> Encoded:
+    def prepare(self, batch: Batch, ops: Ops) -> tuple[DrawnEdges[NDArray[Any]], ...]:
+        return tuple(self._neighbourhoods.prepare(block, ops) for block in batch.blocks)
+
+    def encode(self, table: StepTable, batch: Batch, given: tuple[DrawnEdges[torch.Tensor], ...]) -> Encoded:
         leaf_RD = table.decode(table.read(batch.ticket, with_state=False)).requires_grad_()
         own_V = torch.from_numpy(np.searchsorted(batch.rows_R, batch.nodes_V))
         new_V = self._treated_as_new(batch)
         keep_R = self._inputs.known_N[torch.from_numpy(batch.rows_R)]
         keep_R[own_V[new_V]] = False
-        final_VD = self._convolved(self._inputs(batch.rows_R, leaf_RD, keep_R), batch.blocks, own_V)
+        final_VD = self._convolved(self._inputs(batch.rows_R, leaf_RD, keep_R), batch.blocks, given, own_V)
         cold_C = torch.nonzero(new_V & self._inputs.has_features(batch.nodes_V)).squeeze(1)
         if len(cold_C):
             final_VD = final_VD.index_copy(0, cold_C, self.cold(batch.nodes_V[cold_C.numpy()]))
@@ -108,13 +113,14 @@ class NodeEncoder:
                     target[here] = self._head(made) if layer == last_layer else made
                 source = target
 
-    def _convolved(self, first_RD: torch.Tensor, blocks: tuple[Block, ...], own_V: torch.Tensor) -> torch.Tensor:
+    def _convolved(
+        self, first_RD: torch.Tensor, blocks: tuple[Block, ...], drawn: tuple[DrawnEdges[torch.Tensor], ...], own_V: torch.Tensor
+    ) -> torch.Tensor:
         outermost_S = torch.from_numpy(blocks[-1].sources_S) if blocks else own_V
         # Sources of the last hop are all rows, each once, unless nodes at several dates share one.
         current_SD = first_RD if len(outermost_S) == len(first_RD) else first_RD.index_select(0, outermost_S)
-        for convolution, block in zip(self._convolutions, reversed(blocks), strict=True):
+        for convolution, block, edges in zip(self._convolutions, reversed(blocks), reversed(drawn), strict=True):
             own_T = np.searchsorted(block.sources_S, block.targets_T) if block.own_T is None else block.own_T
-            edges = self._neighbourhoods.drawn(block)
             current_SD = convolution(current_SD.index_select(0, torch.from_numpy(own_T)), current_SD, edges)
         final_VD: torch.Tensor = self._head(current_SD)
         return final_VD

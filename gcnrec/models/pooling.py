@@ -1,22 +1,23 @@
 """How a layer pools neighbours: over the drawn neighbours of a batch in training, over whole ranges of nodes in exports.
 
-The edges of a drawn neighbourhood may count differently.
+The edges of a drawn neighbourhood may count differently. Its products are prepared on the host, and run where the rows are.
 Letters: T targets, S sources, X drawn edges, N nodes, D width.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Generic, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.device import Product, ops_for, place
+from gcnrec.device import Ops, ops_for, uploaded
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.ops.propagate import propagate_rows
+from gcnrec.ops.reduce import entries_of
 from gcnrec.ops.weighted import EdgeWeights, mean_rows
+from gcnrec.rows import Array, Entries
 from gcnrec.sampling.blocks import Block
 from gcnrec.sampling.walk_blocks import WalkSampler
 
@@ -32,8 +33,8 @@ class Edges(Protocol):
 class Neighbourhoods(Protocol):
     """Where the edges of a model come from."""
 
-    def drawn(self, block: Block) -> Edges:
-        """The edges of a block, differentiable."""
+    def prepare(self, block: Block, ops: Ops) -> DrawnEdges[NDArray[Any]]:
+        """The edges of a block, which pool where their arrays are uploaded."""
         ...
 
     def every(self, layer: int, first: int, last: int, plane_ND: torch.Tensor) -> tuple[torch.Tensor, Edges]:
@@ -55,8 +56,8 @@ class Means:
         self._graph = graph
         self._sides = tuple((csr, inverse(csr.degrees), torch.ones(csr.columns)) for csr in (graph.user_items, graph.item_users))
 
-    def drawn(self, block: Block) -> Edges:
-        return _Drawn(block, None)
+    def prepare(self, block: Block, ops: Ops) -> DrawnEdges[NDArray[Any]]:
+        return mean_of(block.csr, None, ops)
 
     def every(self, layer: int, first: int, last: int, plane_ND: torch.Tensor) -> tuple[torch.Tensor, Edges]:
         num_users = self._graph.num_users
@@ -88,37 +89,40 @@ class Visits:
     def __init__(self, sampler: WalkSampler) -> None:
         self._sampler = sampler
 
-    def drawn(self, block: Block) -> Edges:
-        return _Drawn(block, block.weights_X)
+    def prepare(self, block: Block, ops: Ops) -> DrawnEdges[NDArray[Any]]:
+        return mean_of(block.csr, block.weights_X, ops)
 
     def every(self, layer: int, first: int, last: int, plane_ND: torch.Tensor) -> tuple[torch.Tensor, Edges]:
         sources_S, block = self._sampler.hop(np.arange(first, last), layer, 0)
-        return plane_ND[torch.from_numpy(sources_S)], _Drawn(block, block.weights_X)
+        ops = ops_for(plane_ND.device)
+        return plane_ND[torch.from_numpy(sources_S)], uploaded(self.prepare(block, ops), ops)
 
 
-class _Drawn:
-    """A block's mean by what its edges count."""
+class DrawnEdges(NamedTuple, Generic[Array]):
+    """The drawn edges of a block as a product by the mean of each target's sources, differentiable."""
 
-    def __init__(self, block: Block, counts_X: NDArray[np.float32] | None) -> None:
-        csr = block.csr
-        sums_T = csr.degrees if counts_X is None else np.bincount(csr.row_numbers(), counts_X, csr.rows)
-        self._product = product_of(replace(block, weights_X=counts_X), torch.device("cpu"))
-        self._scales = inverse(sums_T), torch.ones(csr.columns)
+    product: ScaledProduct[Array]
 
     def pool(self, rows_SD: torch.Tensor) -> torch.Tensor:
-        pooled: torch.Tensor = _Pool.apply(rows_SD, self._product, self._scales)
+        pooled: torch.Tensor = _Pool.apply(rows_SD, self.product)
         return pooled
+
+
+def mean_of(csr: Csr, counts_X: NDArray[np.float32] | None, ops: Ops) -> DrawnEdges[NDArray[Any]]:
+    """The mean of drawn sources (`csr`: T targets, S sources) by what edges count, all alike without `counts_X`."""
+    sums_T = csr.degrees if counts_X is None else np.bincount(csr.row_numbers(), counts_X, csr.rows)
+    return DrawnEdges(scaled_product(csr, counts_X, inverse(sums_T).numpy(), np.ones(csr.columns, np.float32), ops))
 
 
 class _Pool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows_SD: torch.Tensor, product: Product, scales: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        ctx.product, ctx.scales = product, scales
-        return product.times(rows_SD.detach().contiguous(), *scales)
+    def forward(ctx: Any, rows_SD: torch.Tensor, product: ScaledProduct[torch.Tensor]) -> torch.Tensor:
+        ctx.product = product
+        return product.times(rows_SD.detach().contiguous())
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
-        return ctx.product.transposed_times(grad_outputs[0].contiguous(), *ctx.scales), None, None
+        return ctx.product.transposed_times(grad_outputs[0].contiguous()), None
 
 
 class _WholeMean:
@@ -142,27 +146,53 @@ def inverse(degrees: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(np.divide(1.0, degrees, out=np.zeros(len(degrees)), where=np.asarray(degrees) > 0).astype(np.float32))
 
 
-def product_of(block: Block, device: torch.device) -> Product:
-    """The block's T x S matrix, its entries what drawn neighbours count; 1 each without weights. Sums are ordered."""
-    if block.weights_X is None:
-        return ops_for(device).product(block.csr)
-    return _WeightedProduct(block.csr, block.weights_X, device)
+class Plain(NamedTuple, Generic[Array]):
+    """diag(scale_T) A diag(scale_S), A the 0/1 matrix of `edges` (T rows, S columns); scales float32. Sums are ordered.
+
+    Products need tensors, so they come after the upload.
+    """
+
+    edges: Any
+    scale_T: Array
+    scale_S: Array
+
+    def times(self: Any, source_SD: torch.Tensor) -> torch.Tensor:
+        return ops_for(source_SD.device).product(self.edges).times(source_SD, self.scale_T, self.scale_S)
+
+    def transposed_times(self: Any, grad_TD: torch.Tensor) -> torch.Tensor:
+        return ops_for(grad_TD.device).product(self.edges).transposed_times(grad_TD, self.scale_T, self.scale_S)
 
 
-class _WeightedProduct:
-    """Every drawn edge is a column of its own: a gather and a plain product, or backwards that and an ordered sum."""
+class Weighted(NamedTuple, Generic[Array]):
+    """The same with an entry's weight in `scale_X`: every drawn edge is a column of its own in `edges` (T rows, X columns).
 
-    def __init__(self, csr: Csr, weights_X: NDArray[np.float32], device: torch.device) -> None:
-        self._ops, self._columns = ops_for(device), csr.columns
-        own = Csr(csr.indptr, np.arange(csr.num_edges, dtype=np.int32), csr.num_edges)
-        self._product = self._ops.product(own)
-        self._sources_X, self._weights_X = place(csr.indices.astype(np.int64), device), place(weights_X, device)
+    A gather and a plain product, or backwards that and an ordered sum over the edges of each of `sources`.
+    """
 
-    def times(self, source_CD: torch.Tensor, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> torch.Tensor:
-        source_XD = self._ops.gather(source_CD, self._sources_X)
-        return self._product.times(source_XD, row_scale_R, column_scale_C[self._sources_X] * self._weights_X)
+    edges: Any
+    sources: Entries[Array]
+    scale_T: Array
+    scale_X: Array
 
-    def transposed_times(self, grad_RD: torch.Tensor, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> torch.Tensor:
-        scales_X = column_scale_C[self._sources_X] * self._weights_X
-        grad_XD = self._product.transposed_times(grad_RD, row_scale_R, scales_X)
-        return self._ops.reduce_rows(self._sources_X, grad_XD, self._columns)
+    def times(self: Any, source_SD: torch.Tensor) -> torch.Tensor:
+        ops = ops_for(source_SD.device)
+        return ops.product(self.edges).times(ops.gather(source_SD, self.sources.index_B), self.scale_T, self.scale_X)
+
+    def transposed_times(self: Any, grad_TD: torch.Tensor) -> torch.Tensor:
+        ops = ops_for(grad_TD.device)
+        grad_XD = ops.product(self.edges).transposed_times(grad_TD, self.scale_T, self.scale_X)
+        return ops.reduce_rows(self.sources, grad_XD)
+
+
+ScaledProduct = Plain[Array] | Weighted[Array]
+
+
+def scaled_product(
+    csr: Csr, weights_X: NDArray[np.float32] | None, scale_T: NDArray[np.float32], scale_S: NDArray[np.float32], ops: Ops
+) -> ScaledProduct[NDArray[Any]]:
+    """diag(scale_T) W diag(scale_S): W has the entries of `csr` (T rows, S columns), `weights_X` or 1 each."""
+    if weights_X is None:
+        return Plain(ops.edges(csr), scale_T, scale_S)
+    own = Csr(csr.indptr, np.arange(csr.num_edges, dtype=np.int32), csr.num_edges)
+    sources = entries_of(csr.indices.astype(np.int64), csr.columns)
+    return Weighted(ops.edges(own), sources, scale_T, scale_S[csr.indices] * weights_X)

@@ -5,6 +5,7 @@ Letters: P rows of a plane, R rows, C columns, B entries, D width, X stored valu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,10 @@ from gcnrec.ops.gather import gather
 from gcnrec.ops.propagate import propagate, scatter_rows
 from gcnrec.ops.reduce import reduce_rows
 from gcnrec.ops.softmax import softmax_gradient_
-from gcnrec.rows import Rules
+from gcnrec.rows import Entries, Rules
+
+SCORED_AT_ONCE = 512
+"""Users against a pool: a few MB of scores, within the last-level cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +45,29 @@ class CpuOps:
 
     rules: Rules = update
 
-    def place(self, values: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(values)
+    def pack(self, arrays: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        return arrays
+
+    def upload(self, packed: Sequence[NDArray[Any]]) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.from_numpy(array) for array in packed)
 
     def gather(self, plane_PD: torch.Tensor, index_R: torch.Tensor) -> torch.Tensor:
         return gather(plane_PD, index_R.numpy())
 
-    def reduce_rows(self, index_B: torch.Tensor, grad_BD: torch.Tensor, num_rows: int) -> torch.Tensor:
-        return reduce_rows(index_B.numpy(), grad_BD, num_rows)
+    def reduce_rows(self, entries: Entries[torch.Tensor], grad_BD: torch.Tensor) -> torch.Tensor:
+        return reduce_rows(entries, grad_BD)
+
+    def scored_at_once(self, candidates: int) -> int:
+        return SCORED_AT_ONCE
 
     def softmax_gradient_(self, logits_CJ: torch.Tensor, goal_C: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(softmax_gradient_(logits_CJ, goal_C.numpy()))
 
-    def product(self, csr: Csr) -> CpuProduct:
-        return CpuProduct(csr)
+    def edges(self, csr: Csr) -> Csr:
+        return csr
+
+    def product(self, edges: Csr) -> CpuProduct:
+        return CpuProduct(edges)
 
     def slots(
         self, location_R: torch.Tensor, count_R: torch.Tensor, values: torch.Tensor, columns: torch.Tensor,

@@ -1,22 +1,20 @@
-"""Batches of an epoch, drawn ahead by a thread while earlier ones train, and announced to the table one step before.
+"""Batches of an epoch, drawn ahead by threads while earlier ones train, and announced one step before they are handed out.
 
-A batch depends on (seed, epoch, index) alone, so drawing ahead changes nothing but the time.
+A batch depends on its number alone, so drawing ahead changes nothing but the time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numba
 
-from gcnrec.sampling.sampler import Batch, EdgeSampler
-from gcnrec.tables.dense import StepTable
-
-AHEAD = 2
-"""Batches drawn ahead of the current one: rows of the next are read while the one after is drawn."""
+Drawn = TypeVar("Drawn")
+Announced = TypeVar("Announced")
 
 
 @dataclass
@@ -26,30 +24,49 @@ class Waits:
     seconds: float = 0.0
 
 
-def minibatches(sampler: EdgeSampler, epoch: int, table: StepTable, waits: Waits, first: int = 0) -> Generator[Batch]:
-    """The batches `first` (0, 1, ...) and later of `epoch` in order. Before one is handed out, the next's rows are prefetched.
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """`workers` batches are drawn at a time, each on `threads` cores."""
 
-    The thread ends with the epoch, or when the iterator is closed.
+    workers: int = 1
+    threads: int = 1
+
+    @property
+    def ahead(self) -> int:
+        """Batches drawn ahead of the current one: rows of the next are read while those after it are drawn."""
+        return 1 + self.workers
+
+
+IN_TRAINING = Drawing()
+"""One batch at a time, on one core: training on the CPU has the others."""
+
+
+def minibatches(
+    draw: Callable[[int], Drawn], announce: Callable[[Drawn], Announced], numbers: range, waits: Waits, drawing: Drawing
+) -> Generator[Announced]:
+    """The batches of `numbers` in order, as `draw` and then `announce` give them.
+
+    `draw` runs in threads, `announce` in the calling thread: the next batch is announced before one is handed out.
+    The threads end with the last batch, or when the iterator is closed.
     """
-    steps = sampler.steps_per_epoch
-    with ThreadPoolExecutor(1, "gcnrec-sampler", numba.set_num_threads, (1,)) as thread:  # training has the other cores
-        drawn: list[Future[Batch]] = []
-        announced: list[Batch] = []
+    with ThreadPoolExecutor(drawing.workers, "gcnrec-sampler", numba.set_num_threads, (drawing.threads,)) as threads:
+        drawn: list[Future[Drawn]] = []
+        announced: list[Announced] = []
         try:
-            for index in range(first, steps):
-                for ahead in range(index + len(announced) + len(drawn), min(index + AHEAD + 1, steps)):
-                    drawn.append(thread.submit(sampler.batch, epoch, ahead))
-                while len(announced) < min(2, steps - index):
-                    announced.append(_announced(drawn.pop(0), table, waits))
+            for place in range(len(numbers)):
+                for ahead in range(place + len(announced) + len(drawn), min(place + drawing.ahead + 1, len(numbers))):
+                    drawn.append(threads.submit(draw, numbers[ahead]))
+                while len(announced) < min(2, len(numbers) - place):
+                    announced.append(announce(_arrived(drawn.pop(0), waits)))
                 yield announced.pop(0)
         finally:
             for future in drawn:
                 future.cancel()
 
 
-def _announced(future: Future[Batch], table: StepTable, waits: Waits) -> Batch:
-    """The drawn batch, its rows on their way."""
+def _arrived(future: Future[Drawn], waits: Waits) -> Drawn:
+    """The drawn batch."""
     begun = time.perf_counter()
-    batch = future.result()
+    drawn = future.result()
     waits.seconds += time.perf_counter() - begun
-    return replace(batch, ticket=table.prefetch(batch.rows_R))
+    return drawn

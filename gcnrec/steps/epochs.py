@@ -7,7 +7,7 @@ run removes what was written for later steps, or writes it again, the same.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,12 +19,11 @@ from gcnrec.runs.checkpoints import Checkpoints, Tensors
 from gcnrec.runs.events import append_event, keep_events, lost_epochs
 from gcnrec.runs.lineage import Here
 from gcnrec.runs.paths import EVENTS
-from gcnrec.sampling.minibatches import Waits, minibatches
-from gcnrec.sampling.sampler import Batch
+from gcnrec.sampling.minibatches import Waits
 from gcnrec.steps.explore import Explorer
-from gcnrec.steps.guards import LossTrend
+from gcnrec.steps.guards import Loss, LossTrend
 from gcnrec.steps.state import Progress, Sums, captured, restore
-from gcnrec.steps.step import Step
+from gcnrec.steps.step import Step, Uploaded
 from gcnrec.system.signals import Stop
 from gcnrec.tables.placement import moved, traffic_of, traffic_since
 
@@ -54,6 +53,24 @@ class Course:
     stop: Stop
     observer: Observer
     here: Here
+
+
+@dataclass
+class _Losses:
+    """The losses of the first `steps` steps of an epoch, as far as they are known: their `total`, and the `trend`."""
+
+    steps: int
+    total: float
+    trend: LossTrend
+    first_epoch: bool
+    limit: float
+
+    def add(self, losses: Iterable[Loss]) -> None:
+        """Take up the losses of the next steps. DivergedError where they explode."""
+        for step, value in losses:
+            self.steps, self.total = self.steps + 1, self.total + value
+            self.trend = self.trend.after(value, self.first_epoch)
+            self.trend.check(step, self.limit)
 
 
 class Epochs:
@@ -114,8 +131,7 @@ class Epochs:
         with stop.deferred():
             begun, waits = time.perf_counter(), Waits()
             first, traffic = self.progress, traffic_of(self._step.table)
-            batches = minibatches(self._step.sampler, first.epoch, self._step.table, waits, first.step)
-            with closing(batches):
+            with closing(self._step.batches(first.epoch, waits, first.step)) as batches:
                 while self.progress.step < self._per_epoch and not stop.asked:
                     with self._changing():
                         sums, trend, steps = self._stretch(batches, begun, first.sums.rows)
@@ -127,20 +143,23 @@ class Epochs:
                     if stop.asked or self._due():
                         self._save()
 
-    def _stretch(self, batches: Iterator[Batch], begun: float, rows_before: int) -> tuple[Sums, LossTrend, int]:
+    def _stretch(self, batches: Iterator[Uploaded], begun: float, rows_before: int) -> tuple[Sums, LossTrend, int]:
         """Train until a checkpoint is due, a signal came or the epoch has no batch left: losses and rows, trend, steps done."""
-        progress, sums = self.progress, self.progress.sums
-        loss, rows, trend, step = sums.loss, sums.rows, progress.trend, progress.step
-        for batch in batches:
-            value = self._step(batch, self._rate(batch.step))
-            step, loss, trend = step + 1, loss + value, trend.after(value, progress.epoch == 0)
-            trend.check(batch.step, self._course.loss_limit)
-            rows += len(batch.rows_R)
-            self._explore(batch.step)
-            self._report(step, loss, rows - rows_before, begun)
+        sums, step = self.progress.sums, self.progress.step
+        losses = _Losses(step, sums.loss, self.progress.trend, self.progress.epoch == 0, self._course.loss_limit)
+        rows = sums.rows
+        for uploaded in batches:
+            batch = uploaded.batch
+            step, rows = step + 1, rows + len(batch.rows_R)
+            losses.add(self._step.train(uploaded, self._rate(batch.step)))
+            if self._explorer is not None and self._explorer.is_due(batch.step):
+                losses.add(self._step.check.settled())
+                self._explore(self._explorer, batch.step)
+            self._report(losses, rows - rows_before, begun)
             if self._course.stop.asked or self._due(batch.step):
                 break
-        return Sums(loss, rows), trend, step
+        losses.add(self._step.check.settled())
+        return Sums(losses.total, rows), losses.trend, step
 
     def record(self) -> dict[str, Any]:
         """What metrics.jsonl says of the epoch whose steps are done."""
@@ -181,17 +200,16 @@ class Epochs:
         # Refits walk the learning-rate schedule of the fit, so its length is that of the fit too.
         return self._course.rate(step, self._per_epoch * self._course.epochs)
 
-    def _explore(self, step: int) -> None:
-        changed = self._explorer.after(self._step, step) if self._explorer else None
-        if changed:
-            append_event(self._course.folder, {**changed, "stage": self.progress.stage, "epoch": self.progress.epoch + 1})
+    def _explore(self, explorer: Explorer, step: int) -> None:
+        changed = explorer.after(self._step, step)
+        append_event(self._course.folder, {**changed, "stage": self.progress.stage, "epoch": self.progress.epoch + 1})
 
-    def _report(self, step: int, loss: float, rows: int, begun: float) -> None:
-        """Report `step` of this epoch, its mean loss so far, and its rows since `begun`, some times a second."""
+    def _report(self, losses: _Losses, rows: int, begun: float) -> None:
+        """Report the steps of this epoch, their mean loss so far, and its rows since `begun`, some times a second."""
         now = time.perf_counter()
-        if now - self._reported_at >= REPORT_SECONDS:
-            epoch = self.progress.epoch + 1
-            self._course.observer.step(epoch, self._epochs, step, self._per_epoch, loss / step, rows / (now - begun))
+        if losses.steps and now - self._reported_at >= REPORT_SECONDS:
+            epoch, mean = self.progress.epoch + 1, losses.total / losses.steps
+            self._course.observer.step(epoch, self._epochs, losses.steps, self._per_epoch, mean, rows / (now - begun))
             self._reported_at = now
 
     def _due(self, step: int | None = None) -> bool:

@@ -59,13 +59,14 @@ class Explorer:
         self._ever_active = torch.zeros(len(self._sample), table.width, dtype=torch.uint8)
         self._watch()
 
-    def after(self, step: Step, number: int) -> dict[str, Any] | None:
-        """Explore if it is time after training step `number` (1 ..): a metrics.jsonl record of what changed, or None."""
-        progress = number / self._total
-        if number % self._every or progress >= self._policy.stop:
-            return None
+    def is_due(self, number: int) -> bool:
+        """Whether it is time to explore after training step `number` (1 ..)."""
+        return number % self._every == 0 and number / self._total < self._policy.stop
+
+    def after(self, step: Step, number: int) -> dict[str, Any]:
+        """Explore after training step `number`: a metrics.jsonl record of what changed."""
         begun, table = time.perf_counter(), self._table
-        moment = Moment(progress, number // self._every - 1)
+        moment = Moment(number / self._total, number // self._every - 1)
         batches = fresh_batches(step, moment.number, self._policy.batches)
         gradients = mean_gradients(step, batches, self._folder) if batches else None
         step.table.drained()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,9 +17,6 @@ import torch
 from gcnrec.errors import DivergedError
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k
-
-if TYPE_CHECKING:
-    pass
 
 RUNNING_STEPS = 32
 """A running loss is the mean of the first so many steps, and from then on a moving mean in which a step weighs 1 in so many."""
@@ -30,7 +27,41 @@ _SAME = 0.95
 """Mean share of the commonest items in the lists of single users from which on they are one list."""
 
 
-def finite(step: int, loss: torch.Tensor, gradients: Mapping[str, Sequence[torch.Tensor]]) -> float:
+Gradients = Mapping[str, Sequence[torch.Tensor]]
+"""Tensors by what they are called in a sentence."""
+
+
+class Loss(NamedTuple):
+    """The loss of a step (1 ..)."""
+
+    step: int
+    value: float
+
+
+class Check(Protocol):
+    """What sees to it that a step whose loss or gradient is not finite updates nothing, and raises DivergedError."""
+
+    def judge(self, step: int, loss: torch.Tensor, gradients: Gradients) -> list[Loss]:
+        """Judge a step before it updates; returns the losses that are known by now and were not yet returned, in order."""
+        ...
+
+    def settled(self) -> list[Loss]:
+        """The losses of all other steps that were judged."""
+        ...
+
+
+class Immediate:
+    """Knows of every step before it updates: the host waits for its loss."""
+
+    def judge(self, step: int, loss: torch.Tensor, gradients: Gradients) -> list[Loss]:
+        return [Loss(step, finite(step, loss, gradients))]
+
+    def settled(self) -> list[Loss]:
+        """None are left."""
+        return []
+
+
+def finite(step: int, loss: torch.Tensor, gradients: Gradients) -> float:
     """The loss as a number. DivergedError, with the step and the first of `gradients` by name, when one is not finite.
 
     Gradients are judged by their sums: a sum of numbers beyond 1e38 has left training too.
@@ -41,8 +72,12 @@ def finite(step: int, loss: torch.Tensor, gradients: Mapping[str, Sequence[torch
     bad = [name for name, total in zip(names, totals, strict=True) if not np.isfinite(total)]
     if np.isfinite(value) and not bad:
         return float(value)
-    what = f"the {bad[0]}" if np.isfinite(value) else "the loss"
-    raise DivergedError(
+    raise diverged(step, value, f"the {bad[0]}" if np.isfinite(value) else "the loss")
+
+
+def diverged(step: int, value: float, what: str) -> DivergedError:
+    """The error that ends a run at a step whose loss, or `what`, is not finite."""
+    return DivergedError(
         f"{what} is not finite at step {step} (loss {value}), and this step updated nothing; "
         "begin another run with a lower optimizer.learning_rate or a higher loss.temperature"
     )

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -52,6 +53,15 @@ class StepTable(Protocol):
 
     @property
     def width(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where steps work on its rows."""
+        ...
+
+    def announcing(self) -> AbstractContextManager[Any]:
+        """What the calling thread uploads inside is there before rows that `prefetch` announces next."""
+        ...
 
     def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:
         """Announce rows that the next step reads while this one trains: the ticket reads them.
@@ -213,6 +223,14 @@ class DenseTable:
     def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:
         """A ticket alone: rows are read where they lie."""
         return Ticket(rows_R)
+
+    @property
+    def device(self) -> torch.device:
+        return self._weights.device
+
+    def announcing(self) -> AbstractContextManager[Any]:
+        """Nothing is uploaded."""
+        return nullcontext()
 
     def drained(self) -> DenseTable:
         return self

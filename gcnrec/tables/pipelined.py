@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -125,9 +126,17 @@ class PipelinedTable:
         self._current: tuple[Ticket, _Staged] | None = None
         self.num_rows, self.width = host.num_rows, host.width
 
+    @property
+    def device(self) -> torch.device:
+        return self._last_N.device
+
+    def announcing(self) -> AbstractContextManager[Any]:
+        """Uploads run in the queue of reads, beside the step that trains; whoever reads rows is behind both."""
+        return self._device.within(self._device.reads)
+
     def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:
         """Begin to read `rows_R` and their state. `index_R`: the same numbers where the caller has them on the device, made
-        there by `compute`; nothing may write to their memory while any reference is left."""
+        there by `compute` or within `announcing`; nothing may write to their memory while any reference is left."""
         ticket = Ticket(rows_R)
         self._announced[ticket] = index_R
         self._begin()

@@ -8,6 +8,8 @@ Letters: N rows, R rows read, X their stored values, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numba
 import numpy as np
@@ -87,6 +89,14 @@ class SlotTable:
     def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:
         """A ticket alone: rows are read where they lie."""
         return Ticket(rows_R)
+
+    @property
+    def device(self) -> torch.device:
+        return self.last_N.device
+
+    def announcing(self) -> AbstractContextManager[Any]:
+        """Nothing is uploaded."""
+        return nullcontext()
 
     def drained(self) -> SlotTable:
         return self

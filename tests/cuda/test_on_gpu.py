@@ -16,7 +16,7 @@ from gcnrec.cuda import update as cuda_update
 from gcnrec.graph import csr_from_edges, transpose
 from gcnrec.ops import neighbours, propagate, reduce, slots, topk, update
 from gcnrec.random import DrawKey
-from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
+from gcnrec.rows import AdamSettings, Entries, RowGrad, Rows, State, Ticket
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import aligned
 from gcnrec.tables.slots import SlotTable
@@ -90,7 +90,9 @@ def test_sums_and_products():
     assert torch.allclose(summed.cpu(), out, rtol=1e-5, atol=1e-5)
     index = np.random.default_rng(3).integers(0, 90, 4000)
     grads = torch.randn(4000, 64)
-    assert torch.equal(cuda_reduce.reduce_rows(on_gpu(index), grads.cuda(), 90).cpu(), reduce.reduce_rows(index, grads, 90))
+    entries = reduce.entries_of(index, 90)
+    summed = cuda_reduce.reduce_rows(Entries(*map(on_gpu, entries)), grads.cuda())
+    assert torch.equal(summed.cpu(), reduce.reduce_rows(Entries(*map(torch.from_numpy, entries)), grads))
 
 
 def test_adam():

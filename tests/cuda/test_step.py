@@ -25,8 +25,11 @@ class HostOps(CudaOps):
     def __init__(self):
         super().__init__(torch.device("cpu"))
 
-    def place(self, values):
-        return torch.from_numpy(values)
+    def pack(self, arrays):
+        return arrays
+
+    def upload(self, packed):
+        return tuple(torch.from_numpy(array) for array in packed)
 
 
 class Now:

@@ -12,7 +12,7 @@ from gcnrec.models.hops import Hop
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.tables.dense import DenseTable
-from gcnrec.testing import check_encoder, check_step, checkerboard, dense_hop, grad_tile, star, worlds
+from gcnrec.testing import check_encoder, check_step, checkerboard, dense_hop, encoded_by, grad_tile, star, worlds
 
 
 def dense(num_layers):
@@ -62,7 +62,7 @@ def test_star_by_hand():
 def rows_with_gradient(num_layers, dense_grad):
     graph = checkerboard().graph
     batch = edge_sampler(Sampler(), graph, None, 2, 0).batch(0, 0)
-    encoded = LightGcn(Hop(graph), num_layers, 4, dense_grad).encode(table_of(graph, 4), batch)
+    encoded = encoded_by(LightGcn(Hop(graph), num_layers, 4, dense_grad), table_of(graph, 4), batch)
     ones = torch.ones(len(batch.nodes_V), 4)
     return graph, batch, encoded.pull(ones, ones).rows_R
 
@@ -86,12 +86,12 @@ def test_gradient_by_finite_differences():
     batch = edge_sampler(Sampler(), graph, None, 6, 0).batch(0, 0)
     model, weights = LightGcn(Hop(graph), 3, 2, False), table_of(graph, 2).columns(0, 2)
     grad_VD = torch.randn(len(batch.nodes_V), 2, generator=torch.Generator().manual_seed(0))
-    grad = model.encode(DenseTable(weights, 0), batch).pull(grad_VD, torch.zeros_like(grad_VD))
+    grad = encoded_by(model, DenseTable(weights, 0), batch).pull(grad_VD, torch.zeros_like(grad_VD))
     found = torch.zeros_like(weights)
     found[torch.from_numpy(grad.rows_R)] = grad_tile(grad, 2)
 
     def value(moved):
-        return float((model.encode(DenseTable(moved, 0), batch).final_VD.double() * grad_VD).sum())
+        return float((encoded_by(model, DenseTable(moved, 0), batch).final_VD.double() * grad_VD).sum())
 
     for place in np.ndindex(*weights.shape):
         step = torch.zeros_like(weights)

@@ -18,7 +18,7 @@ from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.steps.explore import mean_gradients
 from gcnrec.tables.dense import DenseTable
-from gcnrec.testing import check_encoder, check_step, checkerboard, grad_tile, halves, worlds
+from gcnrec.testing import check_encoder, check_step, checkerboard, encoded_by, grad_tile, halves, worlds
 
 
 def dense(num_layers):
@@ -60,7 +60,7 @@ def draws_of(graph, table, num_layers, neighbours, count, grad_VD):
             step, plain.triples, plain.nodes_V, plain.num_users, plain.users_B, plain.positives_B, plain.negatives_BN,
             Ticket(drawn.rows_R), drawn.blocks,
         )  # fmt: skip
-        encoded = encoder.encode(table, batch)
+        encoded = encoded_by(encoder, table, batch)
         grad = encoded.pull(grad_VD, torch.zeros_like(grad_VD))
         spread_ND = torch.zeros(graph.num_nodes, table.width)
         spread_ND[torch.from_numpy(grad.rows_R)] = grad_tile(grad, table.width)
@@ -83,7 +83,7 @@ def test_expectation_is_the_full_propagation(num_layers, fanouts, directions):
     nodes = len(edge_sampler(Sampler(negatives="uniform"), graph, None, 6, 0).batch(0, 0).nodes_V)
     grad_VD = torch.randn(nodes, 3, generator=torch.Generator().manual_seed(1))
     plain, finals, grads = draws_of(graph, table, num_layers, neighbours, count, grad_VD)
-    full = LightGcn(Hop(graph), num_layers, 3, True).encode(table, plain)
+    full = encoded_by(LightGcn(Hop(graph), num_layers, 3, True), table, plain)
     grad = full.pull(grad_VD, torch.zeros_like(grad_VD))
     expected_ND = torch.zeros(graph.num_nodes, 3)
     expected_ND[torch.from_numpy(grad.rows_R)] = grad_tile(grad, 3)
@@ -106,7 +106,7 @@ def test_gradients_of_all_cells_are_those_of_the_stored_ones(tmp_path):
     batch = step.sampler.batch(0, 0)
     whole = mean_gradients(step, [batch], tmp_path)
     assert np.array_equal(whole.rows_R, batch.rows_R)
-    _, encoded, grad_VD, grad_ego_VD = step._backward(batch)
+    _, encoded, grad_VD, grad_ego_VD = step._backward(step.upload(step.prepare(batch)))
     assert torch.equal(whole.grad_RD, grad_tile(encoded.pull(grad_VD, grad_ego_VD), 8))
 
 

@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from gcnrec.models import losses
+from gcnrec.ops.cpu import SCORED_AT_ONCE
+from gcnrec.ops.reduce import entries_of
+from gcnrec.rows import Entries
 from gcnrec.testing import assert_as_accurate
 
 B, N, J, D = 12, 3, 7, 5
@@ -20,6 +23,12 @@ def drawn(*shape, seed=0):
 
 def tensors(*arrays, dtype=torch.float32):
     return [torch.tensor(array, dtype=dtype) for array in arrays]
+
+
+def groups_of(users):
+    """Entries by their user."""
+    different, group_B = np.unique(users, return_inverse=True)
+    return Entries(*map(torch.from_numpy, entries_of(group_B, len(different))))
 
 
 def log_sigmoid(x):
@@ -78,6 +87,7 @@ U, P, NEG, POOL = drawn(B, D), drawn(B, D, seed=1), drawn(B, N, D), drawn(J, D)
 WEIGHTS = np.random.default_rng(0).random(B) * 2
 TARGET = np.array([0, 1, 2, 3, 4, 5, 6, 0, 0, 3, 3, 3])  # the pool's items, with repeats
 USER = np.array([5, 1, 2, 5, 5, 9, 2, 0, 0, 4, 4, 4])
+USERS = groups_of(USER)
 COUNTS = np.bincount(TARGET, minlength=J)
 SHARES = np.random.default_rng(1).random(J) * 0.2
 
@@ -199,7 +209,7 @@ def pool_inputs(size):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("size", [1, losses.CHUNK, losses.CHUNK + 1, 2 * losses.CHUNK + 100])
+@pytest.mark.parametrize("size", [1, SCORED_AT_ONCE, SCORED_AT_ONCE + 1, 2 * SCORED_AT_ONCE + 100])
 def test_pool_softmax_gradient_in_chunks(size, weighted):
     users, pool, bias, own, weights, target = pool_inputs(size)
     users, pool = users.requires_grad_(), pool.requires_grad_()
@@ -232,22 +242,20 @@ def test_bsl_in_batch():
     share[np.arange(B), TARGET] = 0.0
     exact = bsl(scores[np.arange(B), TARGET], scores, share, USER, 0.9, 0.5)
     bias = torch.from_numpy(share).float().log()
-    loss = losses.bsl(*tensors(scores[np.arange(B), TARGET], scores), bias, torch.from_numpy(USER), 0.5, 0.9)
+    loss = losses.bsl(*tensors(scores[np.arange(B), TARGET], scores), bias, USERS, 0.5, 0.9)
     assert float(loss) == pytest.approx(exact, rel=1e-6)
 
 
 def test_bsl_sampled():
     positive, negative = (U * P).sum(1), np.einsum("bd,bnd->bn", U, NEG)
     exact = bsl(positive, negative, np.ones((B, N)), USER, 0.4, 0.6)
-    loss = losses.bsl(*tensors(positive, negative), torch.zeros(B, N), torch.from_numpy(USER), 0.6, 0.4)
+    loss = losses.bsl(*tensors(positive, negative), torch.zeros(B, N), USERS, 0.6, 0.4)
     assert float(loss) == pytest.approx(exact, rel=1e-6)
 
 
 def test_bsl_by_hand():
     """One user with positives log 2 and log 4, one negative 0, all temperatures 1: -log 3 + 0."""
-    loss = losses.bsl(
-        *tensors(np.log([2.0, 4.0]), [[0.0], [0.0]]), torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64), 1.0, 1.0
-    )
+    loss = losses.bsl(*tensors(np.log([2.0, 4.0]), [[0.0], [0.0]]), torch.zeros(2, 1), groups_of([0, 0]), 1.0, 1.0)
     assert float(loss) == pytest.approx(-math.log(3), rel=1e-6)
 
 
@@ -255,7 +263,7 @@ def test_bsl_gradient():
     def loss(dtype):
         scores = torch.tensor(U @ POOL.T, dtype=dtype, requires_grad=True)
         bias = torch.zeros(B, J, dtype=dtype).scatter(1, torch.from_numpy(TARGET)[:, None], -torch.inf)
-        value = losses.bsl(scores[range(B), TARGET], scores, bias, torch.from_numpy(USER), 0.5, 0.9)
+        value = losses.bsl(scores[range(B), TARGET], scores, bias, USERS, 0.5, 0.9)
         return torch.autograd.grad(value, scores)[0]
 
     def by_differences(step=1e-5):

@@ -11,7 +11,7 @@ from gcnrec.config import Job
 from gcnrec.models.mf import MatrixFactorisation
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.tables.dense import DenseTable
-from gcnrec.testing import check_encoder, check_step, checkerboard, worlds
+from gcnrec.testing import check_encoder, check_step, checkerboard, encoded_by, worlds
 
 
 @pytest.mark.parametrize("world", worlds(), ids=lambda world: world.name)
@@ -25,7 +25,7 @@ def test_equals_the_transcription(world):
 def test_a_step_touches_the_rows_of_its_batch_only():
     graph = checkerboard().graph
     batch = edge_sampler(Job().sampler, graph, None, 6, 0).batch(0, 0)
-    encoded = MatrixFactorisation(4).encode(DenseTable(torch.zeros(graph.num_nodes, 4), 0), batch)
+    encoded = encoded_by(MatrixFactorisation(4), DenseTable(torch.zeros(graph.num_nodes, 4), 0), batch)
     ones = torch.ones(len(batch.nodes_V), 4)
     assert np.array_equal(encoded.pull(ones, ones).rows_R, batch.nodes_V)
 

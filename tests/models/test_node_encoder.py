@@ -22,7 +22,17 @@ from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sampling.walk_blocks import WalkSampler
 from gcnrec.tables.dense import DenseTable, in_ram
-from gcnrec.testing import assert_as_accurate, check_encoder, check_step, checkerboard, dense_hop, empty_rows, halves, worlds
+from gcnrec.testing import (
+    assert_as_accurate,
+    check_encoder,
+    check_step,
+    checkerboard,
+    dense_hop,
+    empty_rows,
+    encoded_by,
+    halves,
+    worlds,
+)
 
 WIDTH = 6
 
@@ -169,7 +179,7 @@ def test_gradients_of_the_layers(kind):
         final_ND = dense(encoder, graph, features, leaves, 2)(table.columns(0, WIDTH).to(dtype), dense_hop(graph).to(dtype))
         expected.append(torch.autograd.grad((final_ND[nodes] * grad_VD).sum(), list(leaves.values())))
     encoder.layers.zero_grad()
-    encoder.encode(table, batch).pull(grad_VD, torch.zeros_like(grad_VD))
+    encoded_by(encoder, table, batch).pull(grad_VD, torch.zeros_like(grad_VD))
     for (name, parameter), yardstick, exact in zip(encoder.layers.named_parameters(), *expected, strict=True):
         assert_as_accurate(parameter.grad, yardstick, exact, name)
 
@@ -205,7 +215,7 @@ def test_nodes_treated_as_new_are_encoded_without_row_and_neighbours():
     graph, table = halves().graph, table_of(halves().graph)
     encoder = sage(graph, 1, features_of(graph), dropout=1.0 - 1e-9)
     batch = batch_of(graph, NeighbourSampler(graph, (64,), 0, with_targets=True))
-    encoded = encoder.encode(table, batch)
+    encoded = encoded_by(encoder, table, batch)
     items = batch.nodes_V[batch.num_users :]
     assert torch.equal(encoded.final_VD[batch.num_users :], encoder.cold(items).detach())
     blank = table.columns(0, WIDTH).clone()

@@ -10,9 +10,12 @@ import torch
 
 from gcnrec.config import Job
 from gcnrec.errors import UsageError
-from gcnrec.models.objective import objective_of, take
+from gcnrec.models.objective import objective_of
+from gcnrec.models.scores.entries import take
+from gcnrec.ops.reduce import entries_of
+from gcnrec.rows import Entries
 from gcnrec.sampling.sampler import edge_sampler
-from gcnrec.testing import checkerboard, halves
+from gcnrec.testing import checkerboard, halves, loss_by
 
 WORLD = halves(9, 6)
 DEGREES = WORLD.graph.item_users.degrees
@@ -50,7 +53,7 @@ def test_bpr(form):
         for u, i, others in entries(batch)
         for j in others
     ]
-    assert float(objective(final, ego, batch)) == pytest.approx(np.mean(terms), rel=1e-5)
+    assert float(loss_by(objective, final, ego, batch)) == pytest.approx(np.mean(terms), rel=1e-5)
 
 
 @pytest.mark.parametrize("logq", [False, True])
@@ -66,7 +69,7 @@ def test_softmax_in_batch(logq):
 
         others = sum(mass(j) for _, j, _ in entries(batch) if j != i)
         terms.append(-math.log(mass(i) / (mass(i) + others)))
-    assert float(objective(final, ego, batch)) == pytest.approx(np.mean(terms), rel=1e-5)
+    assert float(loss_by(objective, final, ego, batch)) == pytest.approx(np.mean(terms), rel=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "power"), [("uniform", 0.0), ("popularity", 0.5)])
@@ -82,7 +85,7 @@ def test_softmax_sampled(kind, power, logq):
     for u, i, others in entries(batch):
         own, *rest = (math.exp(score(final, batch, u, j, True) / 0.5) / (shares[j] if logq else 1.0) for j in (i, *others))
         terms.append(-math.log(own / (own + sum(rest))))
-    assert float(objective(final, ego, batch)) == pytest.approx(np.mean(terms), rel=1e-5)
+    assert float(loss_by(objective, final, ego, batch)) == pytest.approx(np.mean(terms), rel=1e-5)
 
 
 def by_user(batch, up, down):
@@ -107,7 +110,7 @@ def test_bsl(kind):
         others = drawn if kind == "uniform" else [j for _, j, _ in entries(batch) if j != i]
         up.append(math.exp(score(final, batch, u, i, True) / 0.9))
         down.append(np.mean([math.exp(score(final, batch, u, j, True) / 0.5) for j in others]))
-    assert float(objective(final, ego, batch)) == pytest.approx(by_user(batch, up, down), abs=1e-5)
+    assert float(loss_by(objective, final, ego, batch)) == pytest.approx(by_user(batch, up, down), abs=1e-5)
 
 
 def test_directau():
@@ -122,7 +125,7 @@ def test_directau():
     uniform = [
         math.log(np.mean([math.exp(-2 * ((x[a] - x[b]) ** 2).sum()) for a in range(len(x)) for b in range(a)])) for x in sides
     ]
-    assert float(objective(final, ego, batch)) == pytest.approx(align + 2.0 * np.mean(uniform), rel=1e-4)
+    assert float(loss_by(objective, final, ego, batch)) == pytest.approx(align + 2.0 * np.mean(uniform), rel=1e-4)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("bpr", "uniform"), ("softmax", "uniform"), ("softmax", "in_batch")])
@@ -131,16 +134,16 @@ def test_weights_scale_the_loss_of_their_positive(name, kind):
     sections = {"loss": {"name": name, "l2": 0.0}, "sampler": {"negatives": kind}}
     ones = np.ones(WORLD.graph.num_edges, np.float32)
     _, batch, final, ego, plain = parts(sections)
-    whole, single = float(plain(final, ego, batch)), []
+    whole, single = float(loss_by(plain, final, ego, batch)), []
     for number, (u, i, _) in enumerate(entries(batch)):
         weights = 0 * ones
         csr = WORLD.graph.user_items
         weights[csr.indptr[u] + np.flatnonzero(csr.row(u) == i)[0]] = 2.0
         _, weighted_batch, final, ego, objective = parts(sections, weights)
         assert weighted_batch.triples.weights_B[number] == 2.0
-        single.append(float(objective(final, ego, weighted_batch)) / 2.0)
+        single.append(float(loss_by(objective, final, ego, weighted_batch)) / 2.0)
     assert sum(single) == pytest.approx(whole, rel=1e-5)
-    assert float(parts(sections, ones)[-1](final, ego, parts(sections, ones)[1])) == pytest.approx(whole, rel=1e-6)
+    assert float(loss_by(parts(sections, ones)[-1], final, ego, parts(sections, ones)[1])) == pytest.approx(whole, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "in_batch"])
@@ -150,7 +153,7 @@ def test_l2_counts_every_use_of_a_row_in_layer_zero(kind):
     uses = [user for user, _, _ in entries(batch)]
     uses += [item + WORLD.num_users for _, item, others in entries(batch) for item in [item, *others]]
     square = sum(float(ego[int(np.flatnonzero(batch.nodes_V == node)[0])].double().square().sum()) for node in uses)
-    penalty = float(objective(final, ego, batch)) - float(without(final, ego, batch))
+    penalty = float(loss_by(objective, final, ego, batch)) - float(loss_by(without, final, ego, batch))
     assert penalty == pytest.approx(0.01 * square / (2 * len(entries(batch))), rel=1e-4)
 
 
@@ -163,7 +166,7 @@ def test_losses_that_cannot_weight_refuse_weights(name):
 def test_take_gathers_and_sums_duplicates():
     rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     index = np.array([4, 0, 4, 4])
-    taken = take(rows, index)
+    taken = take(rows, Entries(*map(torch.from_numpy, entries_of(index, 5))))
     assert torch.equal(taken, rows[torch.from_numpy(index)])
     factor = torch.tensor([1.0, 10.0, 100.0, 1000.0])[:, None]
     (gradient,) = torch.autograd.grad((factor * taken).sum(), rows)
@@ -180,14 +183,14 @@ def test_gradient_by_finite_differences(name):
     }
     _, batch, final, ego, objective = parts(sections)
     final, ego = final.requires_grad_(), ego.requires_grad_()
-    gradients = torch.autograd.grad(objective(final, ego, batch), (final, ego))
+    gradients = torch.autograd.grad(loss_by(objective, final, ego, batch), (final, ego))
     for seed in range(5):
         draw = torch.Generator().manual_seed(seed)
         directions = [torch.randn(final.shape, generator=draw) for _ in range(2)]
         slope = sum(float((g * d).sum()) for g, d in zip(gradients, directions, strict=True))
         with torch.no_grad():
-            up = objective(final + 3e-3 * directions[0], ego + 3e-3 * directions[1], batch)
-            down = objective(final - 3e-3 * directions[0], ego - 3e-3 * directions[1], batch)
+            up = loss_by(objective, final + 3e-3 * directions[0], ego + 3e-3 * directions[1], batch)
+            down = loss_by(objective, final - 3e-3 * directions[0], ego - 3e-3 * directions[1], batch)
         # float32: a difference of 2e-7 over 6e-3, plus the third derivative.
         assert slope == pytest.approx(float(up - down) / 6e-3, abs=2e-3 + 1e-3 * abs(slope))
 
@@ -199,4 +202,4 @@ def test_checkerboard_scores_are_worth_something():
     objective = objective_of(job.loss, job.sampler, graph, False)
     parity = torch.tensor([[1.0, 0.0] if (node % graph.num_users) % 2 else [0.0, 1.0] for node in batch.nodes_V])
     same = torch.ones(len(parity), 2)
-    assert float(objective(parity, same, batch)) < float(objective(same, same, batch))
+    assert float(loss_by(objective, parity, same, batch)) < float(loss_by(objective, same, same, batch))

@@ -15,7 +15,7 @@ from gcnrec.graph import csr_from_edges
 from gcnrec.models import losses
 from gcnrec.models.objective import objective_of
 from gcnrec.sampling.sampler import edge_sampler
-from gcnrec.testing import halves
+from gcnrec.testing import halves, loss_by
 
 WORLD = halves(9, 6)
 GRAPH = WORLD.graph
@@ -106,7 +106,7 @@ def test_losses_and_gradients_are_those_of_loops(name, negatives, logq, weighted
     expected = by_loops(name, batch, exact_VD, power, logq, weights_B)
     expected.backward()
     rows_VD = exact_VD.detach().float().requires_grad_()
-    found = objective(rows_VD, rows_VD.detach(), batch)
+    found = loss_by(objective, rows_VD, rows_VD.detach(), batch)
     found.backward()
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert float((rows_VD.grad - exact_VD.grad).abs().max()) <= 1e-5 * float(exact_VD.grad.abs().max())
@@ -120,10 +120,10 @@ def test_entries_without_a_negative_of_their_own_lose_as_before():
     renumbered = {key: np.searchsorted(used, getattr(batch, key)) for key in ("users_B", "positives_B")}
     plain = replace(plain, nodes_V=batch.nodes_V[used], **renumbered)
     rows = rows_VD.float().requires_grad_()
-    found = objective(rows, rows.detach(), bare)
+    found = loss_by(objective, rows, rows.detach(), bare)
     found.backward()
     alone = rows_VD[used].float().requires_grad_()
-    expected = objective(alone, alone.detach(), plain)
+    expected = loss_by(objective, alone, alone.detach(), plain)
     expected.backward()
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
     assert float((rows.grad[used] - alone.grad).abs().max()) <= 1e-6 * float(alone.grad.abs().max())
@@ -133,7 +133,7 @@ def test_in_bfloat16_the_loss_stays_close():
     batch, rows_VD, objective = parts("softmax", "in_batch", precision="bfloat16")
     exact, _, float32 = parts("softmax", "in_batch")
     rows = rows_VD.float()
-    assert float(objective(rows, rows, batch)) == pytest.approx(float(float32(rows, rows, exact)), rel=1e-2)
+    assert float(loss_by(objective, rows, rows, batch)) == pytest.approx(float(loss_by(float32, rows, rows, exact)), rel=1e-2)
 
 
 def test_l2_counts_the_rows_of_own_negatives():
@@ -142,7 +142,7 @@ def test_l2_counts_the_rows_of_own_negatives():
     own = batch.disliked_B[batch.disliked_B >= 0]
     every = np.concatenate([batch.users_B, batch.positives_B, batch.negatives_BN.reshape(-1), own])
     penalty = l2 * float(rows_VD[every].square().sum()) / (2 * len(batch.users_B))
-    found = replace(objective, l2=l2)(rows, rows, batch) - objective(rows, rows, batch)
+    found = loss_by(replace(objective, l2=l2), rows, rows, batch) - loss_by(objective, rows, rows, batch)
     assert float(found) == pytest.approx(penalty, rel=1e-4)
 
 

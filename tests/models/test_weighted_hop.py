@@ -21,7 +21,7 @@ from gcnrec.ops.weighted import union_weights
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.tables.dense import DenseTable
-from gcnrec.testing import check_encoder, checkerboard, write_dataset
+from gcnrec.testing import check_encoder, checkerboard, encoded_by, write_dataset
 from gcnrec.training.build import planned
 from gcnrec.training.train import train
 
@@ -88,7 +88,7 @@ def test_sampled_propagation_is_exact_on_average():
     model, draws = SampledLightGcn(WeightedHop(graph, weights), 2, WIDTH), []
     for seed in range(200):
         batch = sampled_batch(graph, weights, (2, 1), seed)
-        draws.append(model.encode(table, batch).final_VD)
+        draws.append(encoded_by(model, table, batch).final_VD)
     exact_ND = mean_of_powers(matrix, 2)(table.columns(0, WIDTH).double(), None)
     exact_VD, all_SVD = exact_ND[torch.from_numpy(batch.nodes_V)], torch.stack(draws).double()
     # 5 standard errors over some 200 cells: a correct sum fails by chance once in 10,000 seeds, and the seeds are fixed.

@@ -4,69 +4,66 @@ from __future__ import annotations
 
 import threading
 
-import numpy as np
 import pytest
 
-from gcnrec.config import Sampler
-from gcnrec.rows import Ticket
-from gcnrec.sampling.blocks import NeighbourSampler
-from gcnrec.sampling.minibatches import Waits, minibatches
-from gcnrec.sampling.sampler import edge_sampler
-from gcnrec.testing import checkerboard
+from gcnrec.sampling.minibatches import Drawing, Waits, minibatches
+
+ONE, TWO = Drawing(), Drawing(workers=2, threads=1)
 
 
-class Announced:
-    """A table that keeps the tickets it gave."""
-
-    def __init__(self):
-        self.tickets = []
-
-    def prefetch(self, rows_R):
-        self.tickets.append(Ticket(rows_R))
-        return self.tickets[-1]
+def draw(number):
+    return {"number": number}
 
 
-@pytest.fixture
-def sampler():
-    graph = checkerboard().graph
-    return edge_sampler(Sampler(negatives="uniform"), graph, None, 40, 0, NeighbourSampler(graph, (3, 2), 0))
+@pytest.mark.parametrize("drawing", [ONE, TWO], ids=["one worker", "two workers"])
+@pytest.mark.parametrize("numbers", [range(0), range(1), range(2), range(3, 12)], ids=str)
+def test_batches_come_in_order(numbers, drawing):
+    found = minibatches(draw, lambda drawn: drawn["number"] * 10, numbers, Waits(), drawing)
+    assert list(found) == [number * 10 for number in numbers]
 
 
-def test_batches_are_those_of_the_sampler(sampler):
-    table = Announced()
-    for epoch in (0, 2):
-        for expected, batch in zip(sampler.epoch(epoch), minibatches(sampler, epoch, table, Waits()), strict=True):
-            assert batch.step == expected.step
-            assert np.array_equal(batch.rows_R, expected.rows_R)
-            assert np.array_equal(batch.blocks[1].csr.indices, expected.blocks[1].csr.indices)
+@pytest.mark.parametrize("drawing", [ONE, TWO], ids=["one worker", "two workers"])
+def test_the_next_batch_is_announced_before_this_one_trains(drawing):
+    announced = []
+    for number in minibatches(lambda number: number, lambda drawn: announced.append(drawn) or drawn, range(7), Waits(), drawing):
+        assert announced == list(range(min(number + 2, 7)))
 
 
-def test_the_next_batch_is_announced_before_this_one_trains(sampler):
-    table, steps = Announced(), sampler.steps_per_epoch
-    batches = []
-    for index, batch in enumerate(minibatches(sampler, 0, table, Waits())):
-        batches.append(batch)
-        assert len(table.tickets) == min(index + 2, steps)
-    assert [batch.ticket for batch in batches] == table.tickets
+def test_announcing_is_work_of_the_calling_thread():
+    threads = []
+    for _ in minibatches(draw, lambda drawn: threads.append(threading.get_ident()), range(3), Waits(), ONE):
+        pass
+    assert threads == [threading.get_ident()] * 3
+
+
+def test_workers_draw_at_the_same_time():
+    """The first two batches wait for each other: a single worker would stop here."""
+    both = threading.Barrier(2, timeout=20)
+
+    def met(number):
+        if number < 2:
+            both.wait()
+        return number
+
+    assert list(minibatches(met, lambda drawn: drawn, range(4), Waits(), TWO)) == [0, 1, 2, 3]
 
 
 @pytest.mark.serial
-def test_the_thread_ends_with_the_iterator(sampler):
+def test_the_threads_end_with_the_iterator():
     before = threading.active_count()
-    batches = minibatches(sampler, 0, Announced(), Waits())
+    batches = minibatches(draw, draw, range(9), Waits(), TWO)
     next(batches)
     batches.close()
     assert threading.active_count() == before
 
 
-def test_a_failure_while_drawing_reaches_the_caller(sampler, monkeypatch):
-    monkeypatch.setattr(type(sampler), "batch", lambda self, epoch, index: 1 // 0)
+def test_a_failure_while_drawing_reaches_the_caller():
     with pytest.raises(ZeroDivisionError):
-        list(minibatches(sampler, 0, Announced(), Waits()))
+        list(minibatches(lambda number: 1 // 0, draw, range(5), Waits(), ONE))
 
 
-def test_time_without_a_batch_is_counted(sampler):
+def test_time_without_a_batch_is_counted():
     waits = Waits()
-    for _ in minibatches(sampler, 0, Announced(), waits):
+    for _ in minibatches(draw, draw, range(3), waits, ONE):
         pass
     assert waits.seconds > 0  # nothing was drawn before the first

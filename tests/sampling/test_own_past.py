@@ -25,7 +25,7 @@ from gcnrec.models.pooling import Means
 from gcnrec.rows import Ticket
 from gcnrec.sampling.dated_blocks import keys_of
 from gcnrec.tables.dense import DenseTable, in_ram
-from gcnrec.testing import assert_as_accurate, check_step, checkerboard, dense_hop, grad_tile
+from gcnrec.testing import assert_as_accurate, check_step, checkerboard, dense_hop, encoded_by, grad_tile, loss_by
 from gcnrec.training.build import TrainData, build_step
 from gcnrec.training.plan import plan_of
 
@@ -90,7 +90,7 @@ def test_equals_the_graph_before_each_pair_where_all_neighbours_are_drawn(model,
         finals.append(final_of(batch, graph, times, leaf_ND, dense))
         loss = (finals[-1] * grad_VD).sum() + (leaf_ND[torch.from_numpy(batch.nodes_V)] * grad_ego_VD).sum()
         grads.append(torch.autograd.grad(loss, leaf_ND)[0])
-    encoded = encoder.encode(table, batch)
+    encoded = encoded_by(encoder, table, batch)
     assert_as_accurate(encoded.final_VD, finals[0].detach(), finals[1].detach(), "encode")
     grad = encoded.pull(grad_VD, grad_ego_VD)
     spread_ND = torch.zeros(graph.num_nodes, WIDTH)
@@ -116,7 +116,7 @@ def test_the_expectation_is_the_graph_before_each_pair():
     finals = []
     for step in range(600):
         sampled = sampler.neighbours.sample(keys_V, step)
-        finals.append(encoder.encode(table, replace(batch, ticket=Ticket(sampled.rows_R), blocks=sampled.blocks)).final_VD)
+        finals.append(encoded_by(encoder, table, replace(batch, ticket=Ticket(sampled.rows_R), blocks=sampled.blocks)).final_VD)
     drawn = torch.stack(finals).double()
     exact = final_of(batch, graph, times, table.columns(0, WIDTH).double(), dense)
     assert float(drawn.std(0).max()) > 0.05  # something was left out
@@ -160,7 +160,7 @@ def test_no_other_date_of_its_own_item_is_a_negative(loss):
         positive = [math.log(np.mean([math.exp(scores[b][b] / 0.9) for b in own])) for own in mine]
         expected = np.mean([np.mean([terms[b] for b in own]) - 0.9 / 0.5 * up for own, up in zip(mine, positive, strict=True)])
     objective = objective_of(job.loss, job.sampler, graph, False)
-    assert float(objective(final_VD, final_VD, batch)) == pytest.approx(expected, rel=1e-5)
+    assert float(loss_by(objective, final_VD, final_VD, batch)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_own_negative_weighs_as_other_items_do():

@@ -8,8 +8,9 @@ import torch
 from built import step_of
 
 from gcnrec.config import Job
+from gcnrec.device import ops_for, uploaded
 from gcnrec.errors import DataError, UsageError
-from gcnrec.models.pooling import WeightedMeans, product_of
+from gcnrec.models.pooling import WeightedMeans, scaled_product
 from gcnrec.ops.directions import weighted
 from gcnrec.ops.weighted import edge_weights
 from gcnrec.sampling.blocks import NeighbourSampler
@@ -67,19 +68,22 @@ def test_products_of_weighted_blocks_equal_dense_ones():
     at_X = torch.from_numpy(block.csr.row_numbers().astype(np.int64)), torch.from_numpy(block.csr.indices.astype(np.int64))
     dense_TS.index_put_(at_X, torch.from_numpy(block.weights_X).double(), accumulate=True)
     assert len(np.unique(block.csr.indices[:3])) < 3 or (dense_TS > 0).sum() < block.csr.num_edges  # something came twice
-    product, draw = product_of(block, torch.device("cpu")), torch.Generator().manual_seed(0)
+    draw, ops = torch.Generator().manual_seed(0), ops_for(torch.device("cpu"))
     rows, columns = torch.rand(block.csr.rows, generator=draw), torch.rand(block.csr.columns, generator=draw)
+    product = uploaded(scaled_product(block.csr, block.weights_X, rows.numpy(), columns.numpy(), ops), ops)
     source, grad = (torch.randn(count, 5, generator=draw) for count in (block.csr.columns, block.csr.rows))
     scaled_TS = rows.double()[:, None] * dense_TS * columns.double()
-    assert torch.allclose(product.times(source, rows, columns).double(), scaled_TS @ source.double(), atol=1e-5)
-    assert torch.allclose(product.transposed_times(grad, rows, columns).double(), scaled_TS.T @ grad.double(), atol=1e-5)
+    assert torch.allclose(product.times(source).double(), scaled_TS @ source.double(), atol=1e-5)
+    assert torch.allclose(product.transposed_times(grad).double(), scaled_TS.T @ grad.double(), atol=1e-5)
 
 
 def test_means_of_drawn_neighbours_are_weighted_ones_on_average():
     means, whole_NN = WeightedMeans(GRAPH, edge_weights(GRAPH, WEIGHTS_E)), dense_weights(GRAPH, WEIGHTS_E)
     rows_ND = torch.randn(GRAPH.num_nodes, 3, generator=torch.Generator().manual_seed(1))
     expected = whole_NN @ rows_ND.double().numpy() / whole_NN.sum(1, keepdims=True).clip(1e-9)
-    drawn = torch.stack([means.drawn(block).pool(rows_ND) for block in drawn_blocks(3000)]).double().numpy()
+    ops = ops_for(torch.device("cpu"))
+    pooled = [uploaded(means.prepare(block, ops), ops).pool(rows_ND) for block in drawn_blocks(3000)]
+    drawn = torch.stack(pooled).double().numpy()
     assert drawn.std(0).max() > 0.1
     assert (np.abs(drawn.mean(0) - expected) / (drawn.std(0) / 3000**0.5 + 1e-6)).max() < 5  # standard errors
 
@@ -119,7 +123,7 @@ def test_gradients_do_not_depend_on_the_number_of_threads(threads):
     for count in (1, 2):
         threads(count)
         step = step_of(job, GRAPH, WEIGHTS_E)
-        _, encoded, grad_VD, grad_ego_VD = step._backward(step.sampler.batch(0, 0))
+        _, encoded, grad_VD, grad_ego_VD = step._backward(step.upload(step.prepare(step.sampler.batch(0, 0))))
         found.append(grad_tile(encoded.pull(grad_VD, grad_ego_VD), 8))
     assert torch.equal(*found)
 

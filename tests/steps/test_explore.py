@@ -92,7 +92,7 @@ def test_the_schedule_stops_and_dense_tables_have_none(tmp_path):
     step = built(job_of(sparsity={"stop": 0.5}))
     per_epoch = step.sampler.steps_per_epoch
     explorer = explorer_of(plan_of(job_of(sparsity={"stop": 0.5}), N), step, 4, tmp_path)
-    due = [number for number in range(1, 4 * per_epoch + 1) if explorer.after(step, number)]
+    due = [number for number in range(1, 4 * per_epoch + 1) if explorer.is_due(number)]
     every = round(0.5 * per_epoch)
     assert due == [number for number in range(every, 4 * per_epoch, every) if number < 2 * per_epoch]
     dense = Job.parse({"model": {"width": 8}}, [], "test")

@@ -20,7 +20,7 @@ from gcnrec.tables.arena import RECORD_BYTES, SlotBlock
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rules import AdagradRow, Adam, AdamDense, AdamRow, Sgd
 from gcnrec.tables.slots import SlotTable, in_blocks
-from gcnrec.testing import check_table, checkerboard, dense_hop
+from gcnrec.testing import check_table, checkerboard, dense_hop, encoded_by
 
 RULES = [Sgd(), AdagradRow(1e-8), Adam(0.9, 0.999, 1e-8), AdamRow(0.9, 0.999, 1e-8), AdamDense(0.9, 0.999, 1e-8)]
 
@@ -102,7 +102,7 @@ def test_an_encoder_on_slots_equals_one_on_the_same_dense_rows(layers, width):
     exact = torch.autograd.grad((final[nodes] * upstream).sum() + (leaf[nodes] * upstream).sum(), leaf)[0]
     for dense_grad in (False, True):
         model = LightGcn(Hop(graph), layers, width, dense_grad)
-        encoded, same = model.encode(table, batch), model.encode(dense, batch)
+        encoded, same = encoded_by(model, table, batch), encoded_by(model, dense, batch)
         assert torch.allclose(encoded.final_VD, same.final_VD, atol=1e-6)
         assert torch.equal(encoded.ego_VD, same.ego_VD)
         grad = encoded.pull(upstream, upstream)
@@ -121,7 +121,7 @@ def test_matrix_factorisation_reads_and_pulls_at_the_slots():
     weights, mask = torch.randn(graph.num_nodes, 16), random_mask(graph.num_nodes, 16, 4)
     table = slots_of(weights, mask, lambda width: 0)
     batch = edge_sampler(Sampler(), graph, None, 9, 0).batch(0, 0)
-    encoded = MatrixFactorisation(16).encode(table, batch)
+    encoded = encoded_by(MatrixFactorisation(16), table, batch)
     nodes = torch.from_numpy(batch.nodes_V)
     assert torch.equal(encoded.final_VD, (weights * mask)[nodes])
     grad = encoded.pull(torch.ones_like(encoded.final_VD), torch.ones_like(encoded.final_VD))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -23,9 +24,9 @@ from gcnrec.models.objective import Objective, objective_of
 from gcnrec.queues import Device
 from gcnrec.random import Stage, generator, normal
 from gcnrec.sampling.blocks import NeighbourSampler
-from gcnrec.sampling.minibatches import Waits, minibatches
-from gcnrec.sampling.sampler import Batch, EdgeSampler
-from gcnrec.steps.step import Step
+from gcnrec.sampling.minibatches import Waits
+from gcnrec.sampling.sampler import EdgeSampler
+from gcnrec.steps.step import Step, Uploaded
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import DenseTable, StepTable
 from gcnrec.tables.hot_rows import Prefixes, hottest
@@ -138,18 +139,18 @@ def _cached(task: Task, queues: Device) -> PipelinedTable:
     return PipelinedTable(table, queues, hottest(task.graph, lambda rows: table.extent(rows).nbytes, budget))
 
 
-Batches = Callable[[Step, int], Iterator[Batch]]
+Batches = Callable[[Step, int], Iterator[Uploaded]]
 """The batches of an epoch, in order."""
 
 
-def ahead(step: Step, epoch: int) -> Iterator[Batch]:
-    """Batches drawn by a thread, their rows announced to the table, as in training."""
-    return minibatches(step.sampler, epoch, step.table, Waits())
+def ahead(step: Step, epoch: int) -> Iterator[Uploaded]:
+    """Batches drawn and prepared by a thread, their rows announced to the table, as in training."""
+    return step.batches(epoch, Waits())
 
 
-def serially(step: Step, epoch: int) -> Iterator[Batch]:
+def serially(step: Step, epoch: int) -> Iterator[Uploaded]:
     """Batches drawn on demand with all cores; nothing is announced."""
-    return step.sampler.epoch(epoch)
+    return (step.upload(step.prepare(batch)) for batch in step.sampler.epoch(epoch))
 
 
 class Ours:
@@ -161,7 +162,8 @@ class Ours:
         self._whole = not isinstance(table, SlotTable)
 
     def __call__(self) -> Stretch:
-        losses = [self._step(batch, RATE) for batch in self._batches(self._step, self._epoch)]
+        told = [self._step.train(batch, RATE) for batch in self._batches(self._step, self._epoch)]
+        losses = [loss.value for loss in chain(*told, self._step.check.settled())]
         self._epoch += 1
         if torch.cuda.is_available() and not isinstance(self._step.table, DenseTable | SlotTable):
             torch.cuda.synchronize()  # synchronize: the clock stops after all work of the table's device

@@ -6,6 +6,8 @@ Letters: N rows of the table, R rows of a batch, D width, S floats of state per 
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +34,14 @@ class Pageable:
         self._last_N = table.last_N.to(device, copy=True)
         self._current: StagedDense | None = None
         self.num_rows, self.width = table.num_rows, table.width
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def announcing(self) -> AbstractContextManager[Any]:
+        """Everything runs in one queue."""
+        return nullcontext()
 
     def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:
         """A ticket alone: rows are read on demand."""

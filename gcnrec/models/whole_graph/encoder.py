@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.device import Ops
 from gcnrec.models.encoder import Encoded
 from gcnrec.rows import RowGrad, Ticket
 from gcnrec.sampling.sampler import Batch
@@ -30,7 +31,11 @@ class WholeGraph(ABC):
     def propagated(self, rows_ND: torch.Tensor) -> torch.Tensor:
         """The embeddings of all nodes, float32 (N, F), users first."""
 
-    def encode(self, table: StepTable, batch: Batch) -> Encoded:
+    def prepare(self, batch: Batch, ops: Ops) -> None:
+        """Nothing is taken from the host."""
+        return None
+
+    def encode(self, table: StepTable, batch: Batch, given: None) -> Encoded:
         whole, nodes = table.drained(), torch.from_numpy(batch.nodes_V)
         leaf_ND = whole.columns(0, whole.width).detach().requires_grad_()
         final_VF = self.propagated(leaf_ND)[nodes]

@@ -16,7 +16,7 @@ from gcnrec.models.whole_graph.behaviour_weights import BehaviourWeights
 from gcnrec.models.whole_graph.cascade import Cascade
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.tables.dense import DenseTable
-from gcnrec.testing import assert_as_accurate, check_encoder, check_step, checkerboard, dense_hop, write_dataset
+from gcnrec.testing import assert_as_accurate, check_encoder, check_step, checkerboard, dense_hop, encoded_by, write_dataset
 from gcnrec.training.build import planned
 
 USERS, ITEMS, WIDTH = 17, 11, 12
@@ -95,7 +95,7 @@ def test_gradients_of_the_weights():
         leaf_2B = torch.zeros(2, 3, dtype=dtype, requires_grad=True)
         final_ND = weighted(table.columns(0, WIDTH).to(dtype), hops_of(graph, dtype), leaf_2B, 2)
         expected.append(torch.autograd.grad((final_ND[nodes] * grad_VD).sum(), leaf_2B)[0])
-    model.encode(table, batch).pull(grad_VD, torch.zeros(len(nodes), WIDTH))
+    encoded_by(model, table, batch).pull(grad_VD, torch.zeros(len(nodes), WIDTH))
     assert_as_accurate(model.weights.logits_2B.grad, *expected, "logits")
 
 

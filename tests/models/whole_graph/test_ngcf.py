@@ -10,7 +10,7 @@ from gcnrec.config import Job, Sampler
 from gcnrec.models.whole_graph.ngcf import Ngcf
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.tables.dense import DenseTable
-from gcnrec.testing import assert_as_accurate, check_encoder, check_step, checkerboard, dense_hop, worlds
+from gcnrec.testing import assert_as_accurate, check_encoder, check_step, checkerboard, dense_hop, encoded_by, worlds
 
 
 def layers_of(model, dtype):
@@ -60,7 +60,7 @@ def test_gradients_of_the_layers():
         final_NF = transcription(layers, table.columns(0, 12).to(dtype), hop_NN.to(dtype))
         expected.append(torch.autograd.grad((final_NF[nodes] * grad_VF).sum(), [leaf for layer in layers for leaf in layer]))
     model.layers.zero_grad()
-    model.encode(table, batch).pull(grad_VF, torch.zeros(len(nodes), 12))
+    encoded_by(model, table, batch).pull(grad_VF, torch.zeros(len(nodes), 12))
     for parameter, yardstick, exact in zip(model.layers.parameters(), *expected, strict=True):
         assert_as_accurate(parameter.grad, yardstick, exact, "layer")
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from gcnrec.bench.contenders.epoch_task import SERIAL, Batches, Ours, Task, ahead, dense, serially, step_of, tables_of
 from gcnrec.queues import Device
+from gcnrec.sampling.minibatches import IN_TRAINING, Waits, minibatches
 from gcnrec.sampling.sampler import Batch
-from gcnrec.steps.step import Step
+from gcnrec.steps.step import Prepared, Step, Uploaded
 from jobs.measure.gpu.bed import Bed, Work, report_timings, rounds
 from jobs.measure.gpu.epochs.resident import ResidentLightGcn
 from jobs.measure.gpu.epochs.tasks import task_on
@@ -84,20 +85,19 @@ def _stretch(stretch: Stretch, losses: dict[str, list[float]], name: str, run: i
     losses.setdefault(name, stretch())  # of the first stretch
 
 
-def announced(batches: list[Batch], step: Step, epoch: int) -> Iterator[Batch]:
-    """The same batches in every epoch, their rows announced one step before."""
-    ticket = step.table.prefetch(batches[0].rows_R)
-    for batch, later in zip(batches, [*batches[1:], None], strict=True):
-        current = replace(batch, step=batch.step + epoch * len(batches), ticket=ticket)
-        if later is not None:
-            ticket = step.table.prefetch(later.rows_R)
-        yield current
+def announced(batches: list[Batch], step: Step, epoch: int) -> Iterator[Uploaded]:
+    """The same batches in every epoch, prepared ahead by a thread and announced one step before, as in training."""
+    return minibatches(partial(_prepared, batches, step, epoch), step.announce, range(len(batches)), Waits(), IN_TRAINING)
 
 
-def unannounced(batches: list[Batch], step: Step, epoch: int) -> Iterator[Batch]:
-    """The same without."""
-    for batch in batches:
-        yield replace(batch, step=batch.step + epoch * len(batches))
+def unannounced(batches: list[Batch], step: Step, epoch: int) -> Iterator[Uploaded]:
+    """The same, one after the other."""
+    return (step.upload(_prepared(batches, step, epoch, number)) for number in range(len(batches)))
+
+
+def _prepared(batches: list[Batch], step: Step, epoch: int, number: int) -> Prepared:
+    batch = batches[number]
+    return step.prepare(replace(batch, step=batch.step + epoch * len(batches)))
 
 
 def require_alike(losses: dict[str, list[float]], tolerance: float) -> None:

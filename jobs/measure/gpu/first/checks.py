@@ -14,8 +14,9 @@ import torch
 from gcnrec.cuda import ceiling, gather, propagate, reduce, sample, slot_hops, slots, spans, topk
 from gcnrec.ops import alias, neighbours
 from gcnrec.ops import sample as negatives_on_host
+from gcnrec.ops.reduce import entries_of
 from gcnrec.random import DrawKey
-from gcnrec.rows import AdamSettings, RowGrad, Ticket
+from gcnrec.rows import AdamSettings, Entries, RowGrad, Ticket
 from gcnrec.tables.slots import SlotTable
 from jobs.measure.gpu.bed import Bed
 from jobs.measure.gpu.first.check_tables import on_bed, small_graph, small_slots
@@ -134,7 +135,8 @@ def reductions(bed: Bed) -> Iterator[Found]:
     for width in (7, 64):
         index_B, grad_BD = torch.randint(0, 40, (900,)), torch.randn(900, width)
         exact_RD = torch.zeros(41, width, dtype=torch.float64).index_add_(0, index_B, grad_BD.double())
-        yield f"reduce-{width}", reduce.reduce_rows(index_B.to(bed.device), grad_BD.to(bed.device), 41), exact_RD, 32
+        entries = Entries(*(torch.from_numpy(part).to(bed.device) for part in entries_of(index_B.numpy(), 41)))
+        yield f"reduce-{width}", reduce.reduce_rows(entries, grad_BD.to(bed.device)), exact_RD, 32
 
 
 def updates(bed: Bed) -> Iterator[Found]:

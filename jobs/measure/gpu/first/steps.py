@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from gcnrec.bench.contenders.epoch_task import RATE, SERIAL, Batches, Task, dense, step_of, tables_of
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.sampling.sampler import Batch
-from gcnrec.steps.step import Step
+from gcnrec.steps.step import Step, Uploaded
 from gcnrec.tables.dense import StepTable
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.tables.rules import Adam
@@ -85,12 +85,13 @@ def _way(bed: Bed, name: str, task: Task, table: StepTable, batches: list[Batch]
         break  # a batch that was announced is read, so that nothing is on its way when memory is given back
 
 
-def _train(step: Step, coming: Iterator[Batch], count: int) -> int:
+def _train(step: Step, coming: Iterator[Uploaded], count: int) -> int:
     """Train on the next batches; returns their number."""
     taken = 0
     for batch in islice(coming, count):
-        step(batch, RATE)
+        step.train(batch, RATE)
         taken += 1
+    step.check.settled()
     return taken
 
 
