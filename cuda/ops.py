@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gcnrec.cuda import slots as records
 from gcnrec.cuda import update
 from gcnrec.cuda.gather import gather
+from gcnrec.cuda.guard import flag_nonfinite
 from gcnrec.cuda.propagate import Csr as DeviceCsr
 from gcnrec.cuda.propagate import propagate
 from gcnrec.cuda.reduce import reduce_rows
@@ -49,6 +50,19 @@ class CudaProduct:
         return propagate(self.by_columns, grad_RD.contiguous(), column_scale_C, row_scale_R)
 
 
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """Numbers in pinned memory, there when `copied` is over."""
+
+    hosts: tuple[torch.Tensor, ...]
+    copied: torch.cuda.Event
+
+    def numbers(self) -> list[float]:
+        if not self.copied.query():
+            self.copied.synchronize()  # synchronize: the host is as far ahead of the device as it may be
+        return [float(host.numpy().reshape(-1)[0]) for host in self.hosts]
+
+
 class CudaOps:
     """Every function of `gcnrec.device.Ops`, on one GPU."""
 
@@ -63,6 +77,17 @@ class CudaOps:
 
     def upload(self, packed: Packed) -> tuple[torch.Tensor, ...]:
         return self._uploads.upload(packed)
+
+    def sent(self, tensors: Sequence[torch.Tensor]) -> Coming:
+        hosts = tuple(torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors)
+        for host, tensor in zip(hosts, tensors, strict=True):
+            host.copy_(tensor, non_blocking=True)  # copy: one number, into pinned memory, without a wait
+        copied = torch.cuda.Event()
+        copied.record()
+        return Coming(hosts, copied)
+
+    def flag_nonfinite(self, tensors: Sequence[torch.Tensor], bad: torch.Tensor) -> None:
+        flag_nonfinite(tensors, bad)
 
     def gather(self, plane_PD: torch.Tensor, index_R: torch.Tensor) -> torch.Tensor:
         return gather(plane_PD, index_R)

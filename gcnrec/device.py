@@ -33,6 +33,14 @@ class Product(Protocol):
         ...
 
 
+class Sent(Protocol):
+    """Numbers on their way to the host."""
+
+    def numbers(self) -> list[float]:
+        """One from each tensor. Waits where they are not there yet."""
+        ...
+
+
 class Ops(Protocol):
     """The kernels of a training step, on one device."""
 
@@ -48,6 +56,14 @@ class Ops(Protocol):
 
         Work of the current queue is behind the copy; what is packed is uploaded once.
         """
+        ...
+
+    def sent(self, tensors: Sequence[torch.Tensor]) -> Sent:
+        """Begin to bring tensors of one number each to the host, as they are now."""
+        ...
+
+    def flag_nonfinite(self, tensors: Sequence[torch.Tensor], bad: torch.Tensor) -> None:
+        """Set bit i (at most 30) of `bad`, int32 (1), where a float32 tensor i holds a number that is not finite."""
         ...
 
     def gather(self, plane_PD: torch.Tensor, index_R: torch.Tensor) -> torch.Tensor:

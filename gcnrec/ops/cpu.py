@@ -17,6 +17,7 @@ from gcnrec.graph import Csr
 from gcnrec.ops import slots as records
 from gcnrec.ops import update
 from gcnrec.ops.gather import gather
+from gcnrec.ops.guard import flag_nonfinite
 from gcnrec.ops.propagate import propagate, scatter_rows
 from gcnrec.ops.reduce import reduce_rows
 from gcnrec.ops.softmax import softmax_gradient_
@@ -40,6 +41,16 @@ class CpuProduct:
         return scatter_rows(self.csr, grad_RD, np.arange(self.csr.rows, dtype=np.int32), row_scale_R, column_scale_C, out_CD)
 
 
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Numbers that the host has already."""
+
+    values: list[float]
+
+    def numbers(self) -> list[float]:
+        return self.values
+
+
 class CpuOps:
     """Every function of `gcnrec.device.Ops`."""
 
@@ -50,6 +61,12 @@ class CpuOps:
 
     def upload(self, packed: Sequence[NDArray[Any]]) -> tuple[torch.Tensor, ...]:
         return tuple(torch.from_numpy(array) for array in packed)
+
+    def sent(self, tensors: Sequence[torch.Tensor]) -> Here:
+        return Here([float(tensor) for tensor in tensors])
+
+    def flag_nonfinite(self, tensors: Sequence[torch.Tensor], bad: torch.Tensor) -> None:
+        flag_nonfinite(tensors, bad)
 
     def gather(self, plane_PD: torch.Tensor, index_R: torch.Tensor) -> torch.Tensor:
         return gather(plane_PD, index_R.numpy())

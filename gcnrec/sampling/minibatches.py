@@ -41,6 +41,14 @@ IN_TRAINING = Drawing()
 """One batch at a time, on one core: training on the CPU has the others."""
 
 
+def beside_a_gpu() -> Drawing:
+    """Two batches at a time, on all cores but two: the one that gives the GPU its work, and one for what else the machine does.
+
+    Draws of neighbours wait for each other, so that one batch is drawn while another is prepared.
+    """
+    return Drawing(2, max(1, numba.get_num_threads() - 2))
+
+
 def minibatches(
     draw: Callable[[int], Drawn], announce: Callable[[Drawn], Announced], numbers: range, waits: Waits, drawing: Drawing
 ) -> Generator[Announced]:

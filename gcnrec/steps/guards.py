@@ -41,6 +41,11 @@ class Loss(NamedTuple):
 class Check(Protocol):
     """What sees to it that a step whose loss or gradient is not finite updates nothing, and raises DivergedError."""
 
+    @property
+    def bad(self) -> torch.Tensor | None:
+        """`RowGrad.bad` of every update; None where a bad step does not come that far."""
+        ...
+
     def judge(self, step: int, loss: torch.Tensor, gradients: Gradients) -> list[Loss]:
         """Judge a step before it updates; returns the losses that are known by now and were not yet returned, in order."""
         ...
@@ -52,6 +57,8 @@ class Check(Protocol):
 
 class Immediate:
     """Knows of every step before it updates: the host waits for its loss."""
+
+    bad = None
 
     def judge(self, step: int, loss: torch.Tensor, gradients: Gradients) -> list[Loss]:
         return [Loss(step, finite(step, loss, gradients))]

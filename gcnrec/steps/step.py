@@ -107,6 +107,7 @@ class Step:
         told = self.check.judge(step, loss, gradients)
         if self.rule.every_row:
             grad = every_row(grad, self.table.num_rows, self.table.width)
+        grad = replace(grad, bad=self.check.bad)
         rows = self.rule.update(self.table.read(grad.ticket, with_state=True), grad, step, rate)
         self.table.write(rows)
         if self.layer_optimizer is not None:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from gcnrec.closed_forms import closed_form
 from gcnrec.closed_forms.known_first import repeat
-from gcnrec.config import INDUCTIVE, Job
+from gcnrec.config import INDUCTIVE, Job, Optimizer
+from gcnrec.device import ops_for
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
@@ -41,11 +42,14 @@ from gcnrec.ranking.popularity import require_times
 from gcnrec.ranking.seen import seen_rule
 from gcnrec.sampling.blocks import BlockSampler, NeighbourSampler
 from gcnrec.sampling.dated_blocks import DatedSampler
+from gcnrec.sampling.minibatches import IN_TRAINING, beside_a_gpu
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sampling.walk_blocks import WalkSampler
 from gcnrec.sparsity.first_support import fill, magnitude_keys, random_keys
+from gcnrec.steps.deferred import Deferred
 from gcnrec.steps.earlier import earlier_run
 from gcnrec.steps.explore import Explorer, degree_deciles
+from gcnrec.steps.guards import Check, Immediate
 from gcnrec.steps.start import spectral_rows
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import read_limits
@@ -163,7 +167,11 @@ def build_step(job: Job, plan: Plan, data: TrainData, table: StepTable, scratch:
     else:
         encoder = _encoder(job, graph, edges, table.width, plan.rule.every_row)
     weights = None if weights_E is None else _mean_one(weights_E)
-    betas = (job.optimizer.beta1, job.optimizer.beta2)
+    optimizer = None if encoder.layers is None else _layer_optimizer(job.optimizer, encoder.layers, plan.placement.on_gpu)
+    check: Check = Immediate()
+    drawing = IN_TRAINING
+    if plan.placement.on_gpu:
+        check, drawing = Deferred(ops_for(table.device), table.device, optimizer), beside_a_gpu()
     return Step(
         edge_sampler(
             job.sampler,
@@ -178,9 +186,17 @@ def build_step(job: Job, plan: Plan, data: TrainData, table: StepTable, scratch:
         table,
         plan.rule,
         objective_of(job.loss, job.sampler, graph, weights is not None),
-        None if encoder.layers is None else torch.optim.Adam(encoder.layers.parameters(), betas=betas, eps=job.optimizer.epsilon),
+        optimizer,
         job.optimizer.layer_rate,
+        check,
+        drawing,
     )
+
+
+def _layer_optimizer(settings: Optimizer, layers: torch.nn.Module, fused: bool) -> torch.optim.Optimizer:
+    """Adam of the layers; a fused one can be stopped on its device (`gcnrec.steps.deferred`)."""
+    betas = (settings.beta1, settings.beta2)
+    return torch.optim.Adam(layers.parameters(), betas=betas, eps=settings.epsilon, fused=fused or None)
 
 
 def explorer_of(plan: Plan, step: Step, epochs: int, folder: Path) -> Explorer | None:
