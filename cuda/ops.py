@@ -19,6 +19,7 @@ from gcnrec.cuda.guard import flag_nonfinite
 from gcnrec.cuda.propagate import Csr as DeviceCsr
 from gcnrec.cuda.propagate import propagate
 from gcnrec.cuda.reduce import reduce_rows
+from gcnrec.cuda.softmax import softmax_gradient_
 from gcnrec.cuda.uploads import Packed, Uploads
 from gcnrec.graph import Csr, transpose
 from gcnrec.rows import Array, Entries, Rules
@@ -99,11 +100,7 @@ class CudaOps:
         return max(1, _SCORES // max(candidates, 1))
 
     def softmax_gradient_(self, logits_CJ: torch.Tensor, goal_C: torch.Tensor) -> torch.Tensor:
-        own_C1 = logits_CJ.gather(1, goal_C[:, None])
-        losses_C = torch.logsumexp(logits_CJ, 1) - own_C1[:, 0]
-        torch.softmax(logits_CJ, 1, out=logits_CJ)
-        logits_CJ.scatter_add_(1, goal_C[:, None], torch.full_like(own_C1, -1.0))
-        return losses_C
+        return softmax_gradient_(logits_CJ, goal_C)
 
     def edges(self, csr: Csr) -> Edges[NDArray[Any]]:
         flipped = transpose(csr)
