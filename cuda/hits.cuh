@@ -15,20 +15,30 @@ __device__ inline i64 lower_bound(const Number* values, i64 begin, i64 end, Numb
     return begin;
 }
 
+// The chosen rows of a batch: ascending numbers, and where in `grad` the gradient of each lies.
+struct Chosen {
+    const int* rows;
+    const i64* order;
+    i64 count;
+    const float* grad;
+    i64 pitch;
+};
+
 // Calls found(place, row) on every lane of a warp for each chosen row among indices[begin .. end], in the order of the edges;
-// `place` is where it stands in the ascending `chosen`, and a row that was chosen twice is found twice.
+// `place` is where it stands in `chosen.rows`, and a row that was chosen twice is found twice. Of several `warps` that
+// share the edges, warp w looks at groups w, w + warps, ... of 32.
 template <typename Found>
-__device__ inline void for_hits(const Tile& tile, const int* indices, i64 begin, i64 end, const int* chosen, i64 count,
-                                const Found& found) {
-    for (i64 first = begin; first < end; first += 32) {
+__device__ inline void for_hits(const Tile& tile, const int* indices, i64 begin, i64 end, int warp, int warps,
+                                const Chosen& chosen, const Found& found) {
+    for (i64 first = begin + 32 * warp; first < end; first += 32 * warps) {
         const i64 edge = first + tile.lane;
         const int row = edge < end ? indices[edge] : -1;
-        const i64 place = edge < end ? lower_bound(chosen, 0, count, row) : count;
-        u32 hits = __ballot_sync(tile.mask, place < count && chosen[place] == row);
+        const i64 place = edge < end ? lower_bound(chosen.rows, 0, chosen.count, row) : chosen.count;
+        u32 hits = __ballot_sync(tile.mask, place < chosen.count && chosen.rows[place] == row);
         for (; hits; hits &= hits - 1) {
             const int lane = __ffs((int)hits) - 1;
             const int hit = __shfl_sync(tile.mask, row, lane);
-            for (i64 at = __shfl_sync(tile.mask, place, lane); at < count && chosen[at] == hit; ++at) found(at, hit);
+            for (i64 at = __shfl_sync(tile.mask, place, lane); at < chosen.count && chosen.rows[at] == hit; ++at) found(at, hit);
         }
     }
 }

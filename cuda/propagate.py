@@ -1,7 +1,7 @@
 """Products of a bipartite graph with rows of floats on the GPU: the functions of `gcnrec.ops.propagate`, on tensors.
 
-Every sum has one owner and one order: results are the same in every run. Against the CPU only rows of more than 1024 edges
-are added in another order.
+Every sum has one owner and one order: results are the same in every run. Against the CPU only rows and columns of more than
+1024 edges are added in another order.
 
 Letters: R rows, C columns, D width, V chosen rows.
 """
@@ -74,8 +74,8 @@ def scatter_rows(
 ) -> torch.Tensor:  # fmt: skip
     """The transpose of `propagate_rows`: out[c] += column_scale[c] * sum of row_scale[rows_V[v]] * grad[v] over rows with c.
 
-    Adds into `out_CD` in the order of the row numbers and returns it; only touched rows are written. Reads every edge of
-    `csr.transposed` once, to see which rows are chosen.
+    Adds into `out_CD` in the order of the row numbers and returns it; only touched rows are written. The warps of a block share
+    a column of more than 1024 edges, and their sums are added in one order. Reads every edge of `csr.transposed` once.
     """
     if grad_VD.numel() == 0:
         return out_CD
@@ -86,7 +86,10 @@ def scatter_rows(
         *scales(csr, row_scale_R, column_scale_C), *rows_address("out_CD", out_CD), np.int64(grad_VD.shape[1]),
     )  # fmt: skip
     if csr.columns:
-        module.launch("propagate.cu", "gcnrec_scatter_rows", blocks_for(32 * csr.columns, BLOCK), BLOCK, arguments, rows_V.device)
+        grid, device = blocks_for(32 * csr.columns, BLOCK), rows_V.device
+        module.launch("propagate.cu", "gcnrec_scatter_rows", grid, BLOCK, arguments, device)
+        grid = min(csr.columns, LONG_BLOCKS)
+        module.launch("propagate.cu", "gcnrec_scatter_rows_long", grid, LONG_BLOCK, arguments, device)
     return out_CD
 
 

@@ -38,7 +38,7 @@ __device__ inline void add_records(const Tile& tile, const Slots& slots, const i
             const int columns = (int)slots.capacity[slots_here] * (int)sizeof(Stored);
             words[tile.lane] = ahead[0];
             words[tile.lane + 32] = ahead[1];
-            __syncwarp(tile.mask);
+            __syncwarp(tile.mask);  // the record is there, and at first the zeros of the sums
             const int next = e + 1 < edges ? e + 1 : e;
             fetch<Stored>(tile, slots, __shfl_sync(tile.mask, location, next), __shfl_sync(tile.mask, count, next), ahead);
             for (int j = tile.lane; j < slots_here; j += 32)
@@ -61,18 +61,16 @@ __device__ inline void propagate_rows(const i64* indptr, const int* indices, con
     for (i64 v = LONG_ROWS ? blockIdx.x : tile.first; v < count_rows; v += stride) {
         const i64 begin = indptr[rows[v]], end = indptr[rows[v] + 1];
         if ((end - begin > LONG) != LONG_ROWS) continue;
-        for (int d = tile.lane; d < width; d += 32) sums[warp][d] = 0.0f;
-        __syncwarp(tile.mask);
+        for (int d = tile.lane; d < width; d += 32) sums[warp][d] = 0.0f;  // added to behind the barrier of a record
         const i64 first = begin + (LONG_ROWS ? warp : 0);
         add_records<Stored>(tile, slots, indices, first, end, parts, first_row, column_scale, fetched[warp], sums[warp]);
-        if (LONG_ROWS) __syncthreads();
+        if (LONG_ROWS) __syncthreads();  // every warp has its sums
         for (int d = LONG_ROWS ? threadIdx.x : tile.lane; d < width; d += LONG_ROWS ? 32 * WARPS : 32) {
             float sum = sums[LONG_ROWS ? 0 : warp][d];
             for (int w = 1; w < parts; ++w) sum += sums[w][d];
             out[v * pitch + d] = row_scale[rows[v]] * sum;
         }
-        if (LONG_ROWS) __syncthreads();  // before the next row's sums start
-        else __syncwarp(tile.mask);
+        if (LONG_ROWS) __syncthreads();  // before the next row's sums start; without it each lane has read its own
     }
 }
 
@@ -89,22 +87,66 @@ PROPAGATE(propagate_bfloat16, u16, false)
 PROPAGATE(propagate_long_float32, float, true)
 PROPAGATE(propagate_long_bfloat16, u16, true)
 
-// out[at[node] + j] += scales * grad[v, column of slot j] over the chosen rows that hold column c, with node = first_row + c:
-// the transpose at the slots only. A warp owns a node.
-extern "C" __global__ void gcnrec_slot_scatter(const i64* indptr, const int* indices, i64 nodes, const int* chosen,
-                                               const i64* order, i64 count_chosen, const float* grad, i64 pitch,
-                                               const u32* location, const u8* count, const u8* arena, const i64* capacity,
-                                               int value_bytes, i64 first_row, const float* row_scale,
-                                               const float* column_scale, const i64* at, float* out) {
-    const Slots slots = {location, count, arena, capacity};
+// Where slots' gradients go: node n's begin at out[at[n]].
+struct Target {
+    const i64* at;
+    float* out;
+};
+
+__device__ inline void slot_scatter(const i64* indptr, const int* indices, i64 nodes, const Chosen& chosen, const Slots& slots,
+                                    int value_bytes, i64 first_row, const float* row_scale, const float* column_scale,
+                                    const Target& target) {
     const Tile tile = tile_of(32);
     for (i64 c = tile.first; c < nodes; c += tile.stride) {
-        const i64 node = first_row + c;
+        const i64 node = first_row + c, begin = indptr[c], end = indptr[c + 1];
+        if (end - begin > LONG) continue;
         const u8* columns = columns_of(slots, node, value_bytes);
-        for_hits(tile, indices, indptr[c], indptr[c + 1], chosen, count_chosen, [&](i64 place, int row) {
+        for_hits(tile, indices, begin, end, 0, 1, chosen, [&](i64 place, int row) {
             const float scale = row_scale[row] * column_scale[c];
             for (int j = tile.lane; j < slots.count[node]; j += 32)
-                out[at[node] + j] += scale * grad[order[place] * pitch + columns[j]];
+                target.out[target.at[node] + j] += scale * chosen.grad[chosen.order[place] * chosen.pitch + columns[j]];
         });
     }
 }
+
+__device__ inline void slot_scatter_long(const i64* indptr, const int* indices, i64 nodes, const Chosen& chosen,
+                                         const Slots& slots, int value_bytes, i64 first_row, const float* row_scale,
+                                         const float* column_scale, const Target& target) {
+    __shared__ float sums[WARPS][COLUMNS];
+    const Tile tile = tile_of(32);
+    float* sum = sums[threadIdx.x / 32];
+    for (i64 c = blockIdx.x; c < nodes; c += gridDim.x) {
+        const i64 node = first_row + c, begin = indptr[c], end = indptr[c + 1];
+        if (end - begin <= LONG) continue;
+        const u8* columns = columns_of(slots, node, value_bytes);
+        const int count = slots.count[node];
+        for (int j = tile.lane; j < count; j += 32) sum[j] = 0.0f;
+        // No barrier: of a warp's sums each lane reads and writes its own.
+        for_hits(tile, indices, begin, end, threadIdx.x / 32, WARPS, chosen, [&](i64 place, int row) {
+            const float scale = row_scale[row] * column_scale[c];
+            for (int j = tile.lane; j < count; j += 32)
+                sum[j] += scale * chosen.grad[chosen.order[place] * chosen.pitch + columns[j]];
+        });
+        __syncthreads();  // every warp has its sums
+        for (int j = threadIdx.x; j < count; j += 32 * WARPS) {
+            float whole = 0.0f;
+            for (int w = 0; w < WARPS; ++w) whole += sums[w][j];
+            target.out[target.at[node] + j] += whole;
+        }
+        __syncthreads();  // before the next node's sums start
+    }
+}
+
+// out[at[node] + j] += scales * grad[v, column of slot j] over the chosen rows that hold column c, with node = first_row + c:
+// the transpose at the slots only. A warp owns a node, a block one of more than LONG edges.
+#define SCATTER(name)                                                                                                         \
+    extern "C" __global__ void gcnrec_##name(const i64* indptr, const int* indices, i64 nodes, const int* chosen,             \
+                                             const i64* order, i64 count_chosen, const float* grad, i64 pitch,                \
+                                             const u32* location, const u8* count, const u8* arena, const i64* capacity,      \
+                                             int value_bytes, i64 first_row, const float* row_scale,                          \
+                                             const float* column_scale, const i64* at, float* out) {                          \
+        name(indptr, indices, nodes, {chosen, order, count_chosen, grad, pitch}, {location, count, arena, capacity},          \
+             value_bytes, first_row, row_scale, column_scale, {at, out});                                                     \
+    }
+SCATTER(slot_scatter)
+SCATTER(slot_scatter_long)

@@ -45,7 +45,8 @@ def scatter_rows(
 ) -> None:
     """The transpose of `propagate_rows` at the slots only: grad.values[at[n] + j] += scales * grad[v, column of slot j].
 
-    Each slot is summed in the order of the row numbers, by one thread. Reads every edge of `csr.transposed` once.
+    Each slot is summed in the order of the row numbers; of nodes of more than 512 edges by the warps of a block, which are then
+    added in their order. Reads every edge of `csr.transposed` once.
     """
     chosen_V, order_V = torch.sort(rows_V, stable=True)
     chosen = (address("rows_V", chosen_V, torch.int32), address("order_V", order_V, torch.int64), np.int64(len(rows_V)))
@@ -54,4 +55,7 @@ def scatter_rows(
     columns = graph.csr.columns
     arguments = (*edges(by_columns(graph.csr)), np.int64(columns), *chosen, *rows_address("grad_VD", grad_VD), *table, *out)
     if grad_VD.numel() and columns:
-        module.launch("slot_hops.cu", "gcnrec_slot_scatter", blocks_for(32 * columns, BLOCK), BLOCK, arguments, rows_V.device)
+        grid, device = blocks_for(32 * columns, BLOCK), rows_V.device
+        module.launch("slot_hops.cu", "gcnrec_slot_scatter", grid, BLOCK, arguments, device)
+        grid = min(columns, LONG_BLOCKS)
+        module.launch("slot_hops.cu", "gcnrec_slot_scatter_long", grid, WARPS_BLOCK, arguments, device)

@@ -32,9 +32,19 @@ def graph():
 CSR = graph()
 
 
-def table_of(width, dtype):
+def long_columns():
+    """700 rows; columns of 700, 513, 512, no and 2 edges."""
+    degrees = [700, 513, 512, 0, 2]
+    rows = np.concatenate([np.arange(degree) for degree in degrees])
+    return csr_from_edges(rows.astype(np.int32), np.repeat(np.arange(5), degrees).astype(np.int32), 700, 5)
+
+
+GRAPHS = {"a long row": CSR, "long columns": long_columns()}
+
+
+def table_of(width, dtype, csr=CSR):
     draw = np.random.default_rng(width)
-    rows = FIRST + COLUMNS
+    rows = FIRST + csr.columns
     most = min(width, SlotTable(1, width, 1, 0, 0, dtype).max_count)
     counts = np.minimum(draw.integers(0, 30, rows), most)
     counts[:8] = [0, most, 0, 1, most, 0, most, 1]
@@ -48,23 +58,23 @@ def table_of(width, dtype):
     return table
 
 
-def on_device(table):
-    other = transpose(CSR)
-    arrays = [torch.from_numpy(np.array(part)) for part in (CSR.indptr, CSR.indices, other.indptr, other.indices)]
-    csr = DeviceCsr(*arrays[:2], COLUMNS, DeviceCsr(*arrays[2:], ROWS))
-    return csr, Slots(*(torch.from_numpy(part) for part in table.slots))
+def on_device(table, csr=CSR):
+    other = transpose(csr)
+    arrays = [torch.from_numpy(np.array(part)) for part in (csr.indptr, csr.indices, other.indptr, other.indices)]
+    own = DeviceCsr(*arrays[:2], csr.columns, DeviceCsr(*arrays[2:], csr.rows))
+    return own, Slots(*(torch.from_numpy(part) for part in table.slots))
 
 
-def scales():
+def scales(csr=CSR):
     draw = torch.Generator().manual_seed(0)
-    return torch.rand(ROWS, generator=draw) + 0.1, torch.rand(COLUMNS, generator=draw) + 0.1
+    return torch.rand(csr.rows, generator=draw) + 0.1, torch.rand(csr.columns, generator=draw) + 0.1
 
 
-def exact_hop():
+def exact_hop(csr=CSR):
     """The scaled graph as a dense float64 matrix."""
-    dense = np.zeros((ROWS, COLUMNS))
-    dense[CSR.row_numbers(), CSR.indices] = 1.0
-    row_scale, column_scale = (part.double().numpy() for part in scales())
+    dense = np.zeros((csr.rows, csr.columns))
+    dense[csr.row_numbers(), csr.indices] = 1.0
+    row_scale, column_scale = (part.double().numpy() for part in scales(csr))
     return torch.from_numpy(row_scale[:, None] * dense * column_scale)
 
 
@@ -85,21 +95,23 @@ def test_propagate_rows(host, width, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("width", [5, 64, 256])
-def test_scatter_rows(host, width, dtype):
-    table, rows = table_of(width, dtype), np.array([0, 1, 2, 17, 29], np.int32)
-    grad = torch.randn(5, width, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("name", GRAPHS)
+def test_scatter_rows(host, name, width, dtype):
+    csr = GRAPHS[name]
+    table, rows = table_of(width, dtype, csr), np.r_[0, 1, 2, 17, 29, 29, 30 : csr.rows : 3].astype(np.int32)
+    grad = torch.randn(len(rows), width, generator=torch.Generator().manual_seed(1))
     counts = table.counts_N.astype(np.int64)
     at_N, expected, out = np.cumsum(counts) - counts, np.zeros(table.num_values, np.float32), torch.zeros(table.num_values)
-    numbers = [part.numpy() for part in scales()]
-    graph = (CSR.indptr, CSR.indices, COLUMNS)
+    numbers = [part.numpy() for part in scales(csr)]
+    graph = (csr.indptr, csr.indices, csr.columns)
     ops.scatter_rows(*graph, grad.numpy(), rows, table.slots, FIRST, *numbers, at_N, expected, 1)
-    csr, slots = on_device(table)
+    on_gpu, slots = on_device(table, csr)
     found = RowGrad(Ticket(np.arange(len(counts))), out, torch.from_numpy(at_N))
-    cuda.scatter_rows(ScaledCsr(csr, *scales()), grad, torch.from_numpy(rows), slots, FIRST, found)
-    dense = torch.zeros(FIRST + COLUMNS, width, dtype=torch.float64)
-    dense[FIRST:] = exact_hop()[rows.astype(np.int64)].T @ grad.double()
+    cuda.scatter_rows(ScaledCsr(on_gpu, *scales(csr)), grad, torch.from_numpy(rows), slots, FIRST, found)
+    dense = torch.zeros(FIRST + csr.columns, width, dtype=torch.float64)
+    dense[FIRST:] = exact_hop(csr)[rows.astype(np.int64)].T @ grad.double()
     exact = np.zeros(table.num_values, np.float32)
-    ops.pick(table.slots, np.arange(FIRST + COLUMNS), dense.float().numpy(), at_N, exact)
+    ops.pick(table.slots, np.arange(FIRST + csr.columns), dense.float().numpy(), at_N, exact)
     assert_as_accurate(out, torch.from_numpy(expected), torch.from_numpy(exact).double(), "scatter_rows")
 
 
