@@ -4,6 +4,7 @@
 
 // Floyd's sample of `fanout` of 0 .. degree-1 by a tile, draw k on lane k % lanes: own[s] is the choice of draw s * lanes + lane.
 __device__ inline void floyd(const Tile& tile, i64 degree, int fanout, u32 node, u32 step, u32 last_word, u64 seed, i64* own) {
+#pragma unroll
     for (int s = 0; s < 2; ++s) {
         const int k = s * tile.lanes + tile.lane;
         own[s] = -1;
@@ -17,7 +18,9 @@ __device__ inline void floyd(const Tile& tile, i64 degree, int fanout, u32 node,
         bool same = own[0] == drawn && tile.lane < k;
         same |= own[1] == drawn && tile.lanes + tile.lane < k;
         const bool taken = __ballot_sync(tile.mask, same) != 0;
-        if (taken && tile.lane == owner) own[s] = degree - fanout + k;
+        const bool late = taken && tile.lane == owner;
+        own[0] = late && s == 0 ? degree - fanout + k : own[0];  // a place that is computed would lie in local memory
+        own[1] = late && s == 1 ? degree - fanout + k : own[1];
     }
 }
 
