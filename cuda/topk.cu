@@ -37,7 +37,7 @@ __device__ inline void insert(const Tile& tile, const List& list, float score, i
             list.scores[place] = above;
             list.items[place] = other;
         }
-        __syncwarp(tile.mask);
+        __syncwarp(tile.mask);  // before the last score is read
     }
 }
 
@@ -59,7 +59,7 @@ __device__ inline void hide(const Tile& tile, float* scores, i64 first, i64 widt
     const i64 end = hidden.indptr[hidden.rows[user] + 1];
     i64 at = lower_bound(hidden.indices, hidden.indptr[hidden.rows[user]], end, (int)first) + tile.lane;
     for (; at < end && hidden.indices[at] < first + width; at += 32) scores[hidden.indices[at] - first] = minus_infinity();
-    __syncwarp(tile.mask);
+    __syncwarp(tile.mask);  // hidden scores are written, and the list before them
 }
 
 __device__ inline void copy_list(const Tile& tile, const float* scores, const int* items, int size, float* to_scores,
@@ -68,7 +68,6 @@ __device__ inline void copy_list(const Tile& tile, const float* scores, const in
         to_scores[place] = scores[place];
         to_items[place] = items[place];
     }
-    __syncwarp(tile.mask);
 }
 
 // Merges items first .. first + width-1 of every user into the lists; of `listed` items only, where that has an indptr.
@@ -94,6 +93,7 @@ __device__ inline void keep_best(float* scores, i64 users, i64 width, i64 pitch,
         }
         copy_list(tile, list.scores, list.items, size, scores_BK + user * size, items_BK + user * size);
         if (bad && tile.lane == 0) invalid[user] = 1;
+        __syncwarp(tile.mask);  // before the next user's list overwrites the last score, which all lanes read
     }
 }
 
