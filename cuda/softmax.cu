@@ -7,6 +7,7 @@
 
 const int BLOCK = 256;
 const int WARPS = BLOCK / 32;
+const int AHEAD = 4;    // logits that a thread has on their way
 const int HELD = 8192;  // logits of a row that a block keeps; of longer rows the rest is read twice
 
 // The largest of some logits, and the sum of exp(logit - top).
@@ -52,18 +53,22 @@ extern "C" __global__ void gcnrec_softmax_gradient(float* logits, i64 pitch, i64
     const Tile tile = tile_of(32);
     for (i64 c = blockIdx.x; c < rows; c += gridDim.x) {
         float* row = logits + c * pitch;
-        const float own = row[goal[c]];
+        const i64 place = goal[c];
+        const float own = row[place];
         Mass mass = {minus_infinity(), 0.0f};
-#pragma unroll 4
-        for (i64 j = threadIdx.x; j < width; j += BLOCK) {
-            const float logit = row[j];
-            if (j < HELD) held[j] = logit;  // for this thread alone
-            add(&mass, logit);
+        for (i64 first = threadIdx.x; first < width; first += AHEAD * BLOCK) {
+            float part[AHEAD];
+            for (int i = 0; i < AHEAD; ++i)
+                part[i] = first + i * BLOCK < width ? row[first + i * BLOCK] : minus_infinity();  // which has no share
+            for (int i = 0; i < AHEAD; ++i) {
+                if (first + i * BLOCK < HELD) held[first + i * BLOCK] = part[i];  // for this thread alone
+                add(&mass, part[i]);
+            }
         }
         mass = over_block(tile, mass, masses);
         const float share = 1.0f / mass.sum;
         for (i64 j = threadIdx.x; j < width; j += BLOCK)
-            row[j] = expf((j < HELD ? held[j] : row[j]) - mass.top) * share - (j == goal[c] ? 1.0f : 0.0f);
+            row[j] = expf((j < HELD ? held[j] : row[j]) - mass.top) * share - (j == place ? 1.0f : 0.0f);
         if (threadIdx.x == 0) losses[c] = logf(mass.sum) + mass.top - own;
         __syncthreads();  // before the next row's masses
     }
