@@ -26,9 +26,12 @@ __device__ void decode(const Slots& slots, const i64* rows, i64 count_rows, int 
             used[i] = words_of(capacity[i], count[i], sizeof(Stored));
             record[i] = (const u64*)(used[i] ? record_of(slots, row) : slots.arena);
         }
-        for (int w = tile.lane; w < RECORD_WORDS; w += LANES)
+#pragma unroll
+        for (int first_word = 0; first_word < RECORD_WORDS; first_word += LANES) {
+            const int w = first_word + tile.lane;
             for (int i = 0; i < AHEAD; ++i)
                 if (w < used[i]) copy_async(&words[i][w], record[i] + w);
+        }
         for (int i = 0; i < AHEAD && r + i * tile.stride < count_rows; ++i)
             for (int d = tile.lane; d < last - first; d += LANES) out[(r + i * tile.stride) * pitch + d] = 0.0f;
         wait_for_copies();
