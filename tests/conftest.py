@@ -14,9 +14,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from gcnrec import cli
-from gcnrec.integrity import facts
-
 # Examples are the same in every run, and slow first calls (compilation) are no failure.
 settings.register_profile("gcnrec", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gcnrec")
@@ -56,7 +53,12 @@ def _environment_stays():
 
 @pytest.fixture(scope="session", autouse=True)
 def _facts_of_tests(tmp_path_factory):
-    """What tests verify is no part of this user's memory."""
+    """What tests verify is no part of this user's memory. Without pydantic, as on some GPU machines, none verifies anything."""
+    try:
+        from gcnrec.integrity import facts
+    except ImportError:
+        yield
+        return
     place = tmp_path_factory.mktemp("verified", numbered=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(facts, "own_folder", lambda name: place)
@@ -72,6 +74,8 @@ def workplace(tmp_path):
 @pytest.fixture
 def gcnrec(capsys, workplace, monkeypatch):
     """Runs a command in `workplace`; returns (exit code, stdout, stderr)."""
+    from gcnrec import cli
+
     monkeypatch.chdir(workplace)
 
     def call(*arguments):

@@ -7,6 +7,9 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("pydantic", reason="reads jobs")
+
 from built import start_table, step_of
 
 from gcnrec import device
