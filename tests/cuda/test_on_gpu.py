@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from gcnrec.cuda import gather as cuda_gather
+from gcnrec.cuda import guard as cuda_guard
 from gcnrec.cuda import propagate as cuda_propagate
 from gcnrec.cuda import reduce as cuda_reduce
 from gcnrec.cuda import sample as cuda_sample
 from gcnrec.cuda import slots as cuda_slots
+from gcnrec.cuda import softmax as cuda_softmax
 from gcnrec.cuda import topk as cuda_topk
 from gcnrec.cuda import update as cuda_update
 from gcnrec.graph import csr_from_edges, transpose
-from gcnrec.ops import neighbours, propagate, reduce, slots, topk, update
+from gcnrec.ops import neighbours, propagate, reduce, slots, softmax, topk, update
 from gcnrec.random import DrawKey
 from gcnrec.rows import AdamSettings, Entries, RowGrad, Rows, State, Ticket
 from gcnrec.tables.arena import SlotBlock
@@ -109,6 +111,31 @@ def test_adam():
 
     found, expected = trained(cuda_update, torch.Tensor.cuda), trained(update, torch.Tensor.clone)
     assert torch.allclose(found[0], expected[0], rtol=1e-6, atol=1e-6) and torch.equal(found[1], expected[1])
+
+
+def test_a_bad_number_is_flagged_and_changes_nothing():
+    bad, tensors = torch.zeros(1, dtype=torch.int32, device="cuda"), [torch.ones(70_000, device="cuda") for _ in range(9)]
+    cuda_guard.flag_nonfinite(tensors, bad)
+    assert bad.item() == 0
+    tensors[8][69_999] = torch.nan
+    cuda_guard.flag_nonfinite(tensors, bad)
+    assert bad.item() == 1 << 8
+    index, weights = torch.arange(100, device="cuda"), torch.randn(6400, device="cuda")
+    chosen = Rows(Ticket(np.arange(100)), index, weights, index * 64, torch.full_like(index, 64), None)
+    before = weights.clone()
+    cuda_update.sgd(chosen, RowGrad(chosen.ticket, torch.ones(6400, device="cuda"), index * 64, bad), 1, 0.1)
+    assert torch.equal(weights, before)
+
+
+@pytest.mark.parametrize("width", [5, 2048, 9000])
+def test_softmax(width):
+    logits, goal = 8 * torch.randn(300, width), torch.randint(0, width, (300,))
+    expected, found, again = logits.clone(), logits.cuda(), logits.cuda()
+    losses = torch.from_numpy(softmax.softmax_gradient_(expected, goal.numpy()))
+    on_device = cuda_softmax.softmax_gradient_(found, goal.cuda())
+    assert torch.equal(on_device, cuda_softmax.softmax_gradient_(again, goal.cuda())) and torch.equal(found, again)
+    assert torch.allclose(on_device.cpu(), losses, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(found.cpu(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_draws_and_lists():

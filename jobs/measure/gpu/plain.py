@@ -36,9 +36,6 @@ class PlainDevice:
     def adopt(self, memory: torch.Tensor, length: int) -> None:
         """Return: the device computes in host memory."""
 
-    def close(self) -> None:
-        """Return: nothing is held."""
-
     def within(self, queue: PlainQueue) -> AbstractContextManager[Any]:
         return nullcontext()
 

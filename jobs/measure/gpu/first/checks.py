@@ -11,7 +11,8 @@ from itertools import product
 import numpy as np
 import torch
 
-from gcnrec.cuda import ceiling, gather, propagate, reduce, sample, slot_hops, slots, spans, topk
+from gcnrec.cuda import ceiling, gather, guard, propagate, reduce, sample, slot_hops, slots, softmax, spans, topk
+from gcnrec.graph import csr_from_edges, transpose
 from gcnrec.ops import alias, neighbours
 from gcnrec.ops import sample as negatives_on_host
 from gcnrec.ops.reduce import entries_of
@@ -202,6 +203,46 @@ def products(bed: Bed) -> Iterator[Found]:
     yield "slot-scatter", out_X, exact_CD[block.rows_X, block.columns_X.astype(np.int64)], 64
 
 
+def long_columns(bed: Bed) -> Iterator[Found]:
+    """A column of 1,300 edges, which a block sums, and one of 900."""
+    lengths, rows = (1300, 900), 1300
+    edges = np.concatenate([np.arange(length) for length in lengths]).astype(np.int32)
+    csr = csr_from_edges(edges, np.repeat(np.arange(2), lengths).astype(np.int32), rows, 2)
+    dense_RC = torch.zeros(rows, 2, dtype=torch.float64)
+    dense_RC[csr.row_numbers(), csr.indices] = 1.0
+    parts = [
+        [torch.from_numpy(np.array(part)).to(bed.device) for part in (one.indptr, one.indices)] for one in (csr, transpose(csr))
+    ]
+    own = propagate.Csr(*parts[0], 2, propagate.Csr(*parts[1], rows))
+    scales = torch.ones(rows, device=bed.device), torch.ones(2, device=bed.device)
+    chosen_V, grad_VD = torch.arange(0, rows, 3, dtype=torch.int32), torch.randn(434, 130)
+    out_CD = torch.zeros(2, 130, device=bed.device)
+    propagate.scatter_rows(own, grad_VD.to(bed.device), chosen_V.to(bed.device), *scales, out_CD)
+    yield "scatter-long", out_CD, dense_RC[chosen_V.long()].T @ grad_VD.double(), 64
+
+
+def softmaxes(bed: Bed) -> Iterator[Found]:
+    """A row that a block holds, and one that it reads twice."""
+    for width in (300, 9000):
+        logits_CJ, goal_C = 8.0 * torch.randn(5, width), torch.randint(0, width, (5,))
+        exact_CJ = torch.softmax(logits_CJ.double(), 1)
+        exact_losses_C = -exact_CJ.gather(1, goal_C[:, None]).log()[:, 0]
+        exact_CJ.scatter_add_(1, goal_C[:, None], torch.full((5, 1), -1.0, dtype=torch.float64))
+        found_CJ = logits_CJ.to(bed.device)
+        losses_C = softmax.softmax_gradient_(found_CJ, goal_C.to(bed.device))
+        yield f"softmax-{width}", found_CJ, exact_CJ, 16
+        yield f"softmax-losses-{width}", losses_C, exact_losses_C, 16
+
+
+def guards(bed: Bed) -> Iterator[Found]:
+    """The second and the fourth of four tensors hold a bad number."""
+    tensors = [torch.ones(5000, device=bed.device) for _ in range(4)]
+    tensors[1][4999], tensors[3][0] = torch.nan, torch.inf
+    bad = torch.zeros(1, dtype=torch.int32, device=bed.device)
+    guard.flag_nonfinite(tensors, bad)
+    yield "flag-nonfinite", bad, torch.tensor([10]), 0
+
+
 def draws(bed: Bed) -> Iterator[Found]:
     """The CPU's integers: neighbours with and without replacement, negatives that were not seen."""
     csr, own, dense_RC = small_graph(bed)
@@ -239,5 +280,5 @@ def rankings(bed: Bed) -> Iterator[Found]:
 
 
 CHECKS: tuple[Callable[[Bed], Iterator[Found]], ...] = (
-    gathers, ceilings, slot_rows, reductions, updates, products, draws, rankings,
+    gathers, ceilings, slot_rows, reductions, updates, products, long_columns, softmaxes, guards, draws, rankings,
 )  # fmt: skip
