@@ -33,6 +33,7 @@ class Stage(IntEnum):
     SAMPLE = 8
     DROPOUT = 9
     OWN_NEGATIVES = 10
+    FEATURES = 11
 
 
 UNIFORM, WEIGHTED, WALK, DATED = 0, 1, 2, 3

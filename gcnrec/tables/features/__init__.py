@@ -1,0 +1,1 @@
+"""Features of nodes as tables that are read and never written."""

@@ -1,0 +1,121 @@
+"""The features of users and of items: rows as a dataset has them, and tables of them, which may differ in width.
+
+Letters: U users, I items, N nodes, R rows of a batch, F features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.graph import BipartiteGraph
+from gcnrec.rows import Ticket
+from gcnrec.tables.dense import Allocate
+from gcnrec.tables.features.code import Code, Rows, code_of
+from gcnrec.tables.features.table import FeatureTable, StepFeatures
+
+SIDES = ("user", "item")
+Tiles = tuple[torch.Tensor | None, torch.Tensor | None]
+"""Features of the users and of the items among nodes, float32 (R, F) each with its own R and F; None for a side without any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """`users_UF` and `items_IF`, float32 and perhaps memory-mapped, None for a side without features.
+
+    `codes`: how each side is stored, None where that is not decided yet.
+    """
+
+    users_UF: Rows | None = None
+    items_IF: Rows | None = None
+    codes: tuple[Code, Code] | None = None
+
+    @property
+    def sides(self) -> tuple[Rows | None, Rows | None]:
+        """Features of users, then of items; None for a side without any."""
+        return self.users_UF, self.items_IF
+
+    @property
+    def any(self) -> bool:
+        """Whether a side has features."""
+        return any(rows is not None for rows in self.sides)
+
+
+class FeatureSides(NamedTuple):
+    """Features of users and of items as tables; None for a side without any. Nodes count users first."""
+
+    num_users: int
+    users: StepFeatures | None = None
+    items: StepFeatures | None = None
+
+    @property
+    def sides(self) -> tuple[StepFeatures | None, StepFeatures | None]:
+        """Features of users, then of items."""
+        return self.users, self.items
+
+    @property
+    def host(self) -> FeatureSides:
+        """The same features, read by the CPU."""
+        return FeatureSides(self.num_users, *(None if side is None else side.host for side in self.sides))
+
+    @property
+    def bytes(self) -> int:
+        """What was allocated in host memory."""
+        return sum(side.host.bytes for side in self.sides if side is not None)
+
+    @property
+    def widths(self) -> tuple[int | None, int | None]:
+        """Columns of the users' features and of the items'; None for a side without any."""
+        users, items = (None if side is None else side.host.width for side in self.sides)
+        return users, items
+
+    def prefetch(self, ticket: Ticket) -> None:
+        """Announce the rows of all nodes of a ticket."""
+        for side, index_R in zip(self.sides, split(ticket.rows_R, self.num_users), strict=True):
+            if side is not None:
+                side.prefetch(ticket, index_R)
+
+    def read(self, ticket: Ticket) -> Tiles:
+        """Features of all nodes of a ticket, where training computes."""
+        parts = zip(self.sides, split(ticket.rows_R, self.num_users), strict=True)
+        users, items = (None if side is None else side.read(ticket, index_R) for side, index_R in parts)
+        return users, items
+
+
+def split(nodes_R: NDArray[np.int64], num_users: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers within the sides of ascending nodes: users, then items."""
+    cut = int(np.searchsorted(nodes_R, num_users))
+    return nodes_R[:cut], nodes_R[cut:] - num_users
+
+
+def with_codes(features: Features, graph: BipartiteGraph, dtype: str, seed: int) -> Features:
+    """The same features, to be stored as `dtype`; nodes with edges in `graph` decide what int8 codes stand for.
+
+    Raises DataError for NaN or infinite values where int8 codes are to be found.
+    """
+    codes = []
+    for what, rows_NF, csr in zip(SIDES, features.sides, (graph.user_items, graph.item_users), strict=True):
+        codes.append(Code(dtype) if rows_NF is None else code_of(rows_NF, csr.degrees > 0, dtype, seed, what))
+    return Features(features.users_UF, features.items_IF, (codes[0], codes[1]))
+
+
+def feature_tables(features: Features, num_users: int, allocate: Allocate, for_gpu: bool) -> FeatureSides:
+    """Tables of both sides: float32 where it lies, or a copy that is stored by its code, in memory of `allocate`.
+
+    Without codes, all is float32.
+
+    `for_gpu`: copies of float32, too, as a mapped file is not pinned. DataError for values that a code does not hold.
+    """
+    made: list[FeatureTable | None] = []
+    for what, rows_NF, code in zip(SIDES, features.sides, features.codes or (Code(), Code()), strict=True):
+        if rows_NF is None:
+            made.append(None)
+        elif code.dtype == "float32" and not for_gpu:
+            made.append(FeatureTable.adopted(rows_NF))
+        else:
+            made.append(FeatureTable.encoded(rows_NF, code, what, allocate))
+    return FeatureSides(num_users, *made)
