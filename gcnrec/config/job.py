@@ -59,6 +59,9 @@ class Model(Section):
     several behaviours has the sum of theirs. Else weights count in the loss alone."""
     inputs: Literal["features", "rows", "both"] | None = None
     """graphsage, pinsage: what a node starts from. Default: both where there are features, else table rows."""
+    feature_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    """graphsage, pinsage: how training, exports and new nodes have the features. `int8`: 255 values between the 0.01 % and the
+    99.99 % quantile of a column over nodes with train interactions; values beyond take the end. The dataset stays float32."""
     id_dropout: Fraction = 0.3
     """graphsage, pinsage: share of a batch's nodes that are treated as if training had not seen them, so that the model learns to
     embed new nodes: from their features alone, or without features from their neighbours alone."""
@@ -128,6 +131,16 @@ class Model(Section):
         if isinstance(values, dict) and values.get("response") == "plateau":
             return {"factors": 512, "filter_weight": 0.2, **values}
         return values
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether nodes are embedded by their features, as far as the data has any."""
+        return self.name in INDUCTIVE and self.inputs != "rows"
+
+    @property
+    def needs_codes(self) -> bool:
+        """Whether features are stored as codes, whose meaning belongs to the run."""
+        return self.reads_features and self.feature_dtype == "int8"
 
     @property
     def closed_form(self) -> bool:

@@ -40,6 +40,8 @@ _KEYS = (
     _Keys(("model.layers",), lambda job: job.model.name != "mf" and job.model.propagation != "none", "there is propagation"),
     _Keys(("model.inputs", "model.id_dropout", "model.feature_scale"), lambda job: job.model.name in INDUCTIVE,
           "model.name = 'graphsage' or 'pinsage'"),
+    _Keys(("model.feature_dtype",), lambda job: job.model.reads_features,
+          "model.name = 'graphsage' or 'pinsage' reads features"),
     _Keys(("model.popularity_days",), _counts_popularity, "the export has a popularity column, or popularity is a baseline"),
     _Keys(("model.exponents",), lambda job: "linkprop" in job.mixture.partners or job.mixture.partners == "auto",
           "mixture.with names linkprop"),

@@ -4,12 +4,10 @@
 
 A node that training never saw has no row worth reading. So that the model can do without, some nodes of every batch are
 treated as new (Volkovs et al. 2017, "DropoutNet: addressing cold start in recommender systems"): `keep` is 0.
-Letters: N nodes, U users, I items, R nodes to encode, F features, D width.
+Letters: N nodes, R nodes to encode, S rows of a sample or of a side, F features, D width.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,22 +15,11 @@ from numpy.typing import NDArray
 
 from gcnrec import random
 from gcnrec.graph import BipartiteGraph
+from gcnrec.tables.features.sides import FeatureSides, Tiles
+from gcnrec.tables.features.table import FeatureTable
 
 _AXES_ROWS = 65_536
 _AXES_BLOCK = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """`users_UF` and `items_IF`, float32 and perhaps memory-mapped, None for a side without features."""
-
-    users_UF: NDArray[np.float32] | None = None
-    items_IF: NDArray[np.float32] | None = None
-
-    @property
-    def sides(self) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-        """Features of users, then of items; None for a side without any."""
-        return self.users_UF, self.items_IF
 
 
 class NodeInputs(torch.nn.Module):
@@ -43,61 +30,63 @@ class NodeInputs(torch.nn.Module):
     entries of root mean square `start_scale`, as rows of a table have that starts with this scale; less where axes are left out.
     """
 
-    def __init__(self, graph: BipartiteGraph, features: Features, width: int, read_rows: bool, start_scale: float) -> None:
+    def __init__(self, graph: BipartiteGraph, features: FeatureSides, width: int, read_rows: bool, start_scale: float) -> None:
         super().__init__()
-        self.num_users, self.width, self._features, self._read_rows = graph.num_users, width, features, read_rows
+        self.num_users, self.width, self.read_rows = graph.num_users, width, read_rows
         degrees_N = np.concatenate([graph.user_items.degrees, graph.item_users.degrees])
-        self.known_N = torch.from_numpy(degrees_N > 0)
+        self.known_N: NDArray[np.bool_] = degrees_N > 0
         self.biases = torch.nn.ParameterList(torch.nn.Parameter(torch.zeros(width)) for _ in range(2))
         self.projections = torch.nn.ModuleList(
-            torch.nn.Identity() if rows is None else torch.nn.Linear(rows.shape[1], width, bias=False) for rows in features.sides
+            torch.nn.Identity() if columns is None else torch.nn.Linear(columns, width, bias=False) for columns in features.widths
         )
-        for rows, projection in zip(features.sides, self.projections, strict=True):
-            if rows is not None and isinstance(projection, torch.nn.Linear):
-                _start_projection_(projection.weight, rows, start_scale)
+        for side, projection in zip(features.sides, self.projections, strict=True):
+            if side is not None and isinstance(projection, torch.nn.Linear):
+                _start_projection_(projection.weight, side.host, start_scale)
 
-    def has_features(self, nodes_R: NDArray[np.int64]) -> torch.Tensor:
+    def has_features(self, nodes_R: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Bool (R): whether the node's side has features."""
-        users, items = (rows is not None for rows in self._features.sides)
-        return torch.from_numpy(np.where(nodes_R < self.num_users, users, items))
+        users, items = (isinstance(projection, torch.nn.Linear) for projection in self.projections)
+        return np.where(nodes_R < self.num_users, users, items)
 
-    def forward(self, nodes_R: NDArray[np.int64], rows_RD: torch.Tensor, keep_R: torch.Tensor) -> torch.Tensor:
-        """h_0 of ascending node numbers `nodes_R`, float32 (R, D); `rows_RD` their table rows, read where `keep_R` is True."""
-        cut = int(np.searchsorted(nodes_R, self.num_users))
-        ranges = (slice(0, cut), slice(cut, len(nodes_R)))
-        return torch.cat([self._side(side, nodes_R[here], rows_RD[here], keep_R[here]) for side, here in enumerate(ranges)])
+    def forward(
+        self, sizes: tuple[int, int], tiles: Tiles, rows_RD: torch.Tensor | None = None, keep_R: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """h_0 of R nodes, users first, so many of each side, float32 (R, D).
 
-    def _side(self, side: int, nodes_R: NDArray[np.int64], rows_RD: torch.Tensor, keep_R: torch.Tensor) -> torch.Tensor:
-        total_RD = self.biases[side].expand(len(nodes_R), -1)
-        if self._read_rows:
-            total_RD = total_RD + rows_RD * keep_R[:, None]
-        features = self._features.sides[side]
-        if features is not None:
-            chosen_RF = features[nodes_R - side * self.num_users]  # copy: of these nodes' features, out of the memory map
-            total_RD = total_RD + self.projections[side](torch.from_numpy(chosen_RF))
-        return total_RD
+        `tiles` are the features of both sides. Table rows `rows_RD` are read where `keep_R` is True; None: no node has one.
+        """
+        parts, first = [], 0
+        for side, size in enumerate(sizes):
+            total_SD = self.biases[side].expand(size, -1)
+            if rows_RD is not None and keep_R is not None:
+                here = slice(first, first + size)
+                total_SD = total_SD + rows_RD[here] * keep_R[here, None]
+            tile_SF = tiles[side]
+            parts.append(total_SD if tile_SF is None else total_SD + self.projections[side](tile_SF))
+            first += size
+        return torch.cat(parts)
 
 
-def _start_projection_(weight_DF: torch.Tensor, rows_NF: NDArray[np.float32], start_scale: float) -> None:
+def _start_projection_(weight_DF: torch.Tensor, table: FeatureTable, start_scale: float) -> None:
     width, columns = weight_DF.shape
     with torch.no_grad():
         if columns <= width:
             torch.nn.init.eye_(weight_DF)
         else:
-            weight_DF.copy_(_principal_axes(rows_NF, width))
+            weight_DF.copy_(_principal_axes(table, width))
         weight_DF.mul_(start_scale * width**0.5)
 
 
-def _principal_axes(rows_NF: NDArray[np.float32], count: int) -> torch.Tensor:
+def _principal_axes(table: FeatureTable, count: int) -> torch.Tensor:
     """The `count` leading eigenvectors of the Gram matrix of (at most `_AXES_ROWS` of) the rows, float64 (count, F).
 
     No projection to so few columns keeps more of the rows' inner products (Eckart & Young 1936). The entry of largest magnitude
     of each is positive.
     """
-    gram_FF = torch.zeros(rows_NF.shape[1], rows_NF.shape[1], dtype=torch.float64)
-    chosen_NF = rows_NF[:: max(1, -(-len(rows_NF) // _AXES_ROWS))]
-    for first in range(0, len(chosen_NF), _AXES_BLOCK):
-        part = torch.from_numpy(np.array(chosen_NF[first : first + _AXES_BLOCK]))  # copy: out of the memory map
+    gram_FF = torch.zeros(table.width, table.width, dtype=torch.float64)
+    chosen_S = np.arange(0, table.num_rows, max(1, -(-table.num_rows // _AXES_ROWS)))
+    for first in range(0, len(chosen_S), _AXES_BLOCK):
+        part = table.rows(chosen_S[first : first + _AXES_BLOCK])
         gram_FF += part.T @ part
     axes_DF = torch.linalg.eigh(gram_FF).eigenvectors.T[-count:].flip(0)
     largest_D1 = axes_DF.gather(1, axes_DF.abs().argmax(1, keepdim=True))

@@ -28,7 +28,6 @@ from gcnrec.ids.id_types import as_ids, held
 from gcnrec.interactions import MemoryVocabulary, Vocabulary
 from gcnrec.loaders.features.encode import encode_features
 from gcnrec.loaders.schema import Dataset
-from gcnrec.models.node_inputs import Features
 from gcnrec.ops.propagate import inverse_sqrt, propagate
 from gcnrec.ops.topk import ItemLists, contained
 from gcnrec.ranking.export_rules import Exported, export_rules, log_shares, unit_length_
@@ -36,9 +35,13 @@ from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.results.given.dropped import FileCounts
 from gcnrec.results.given.id_files import columns_of, open_ids
 from gcnrec.runs.folder import Run, final_tensors
+from gcnrec.runs.manifest import check_whole
+from gcnrec.runs.paths import FEATURES
 from gcnrec.system.pages import scratch_rows, scratch_values
-from gcnrec.tables.dense import DenseTable
-from gcnrec.training.build import inductive_encoder
+from gcnrec.tables.dense import Allocate, DenseTable
+from gcnrec.tables.features.files import read_codes
+from gcnrec.tables.features.sides import Features, FeatureSides
+from gcnrec.training.build import features_read, inductive_encoder
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None, scr
     name, dataset = run.job.model.name, run.dataset
     if run.job.model.closed_form:
         raise UsageError(f"--new-users and --new-items need a model with embeddings, and {run.folder} holds {name}; train one")
-    if new_items is not None and not reads_features(run):
+    if new_items is not None and not run.job.model.reads_features:
         raise UsageError(
             f"--new-items needs a model that embeds items by their features, and {run.folder} holds {name}; "
             "train graphsage or pinsage on a dataset with item features"
@@ -97,11 +100,6 @@ def with_new_nodes(run: Run, new_users: Path | None, new_items: Path | None, scr
 
 def _without_weights(run: Run, reads: str, remedy: str) -> UsageError:
     return UsageError(f"--new-users brings interactions without weights, and {run.folder} {reads}; train with {remedy}")
-
-
-def reads_features(run: Run) -> bool:
-    """Whether the model embeds nodes by their features, so that it knows something of nodes without interactions."""
-    return run.job.model.name in INDUCTIVE and run.job.model.inputs != "rows"
 
 
 def _no_pairs(dataset: Dataset) -> Csr:
@@ -253,8 +251,8 @@ def _encoded(run: Run, dataset: Dataset, known: Exported, scratch: Path) -> Embe
     rows_ND[torch.from_numpy(users_A[users_A < num_users])] = 0.0  # never trained: as rows of new users
     none = torch.zeros(new_users, width), torch.zeros(graph.num_items - num_items, width)
     table = DenseTable(torch.cat([rows_ND[:num_users], none[0], rows_ND[num_users:], none[1]]), 0)
-    features = Features(dataset.user_features, dataset.item_features)
-    encoder = inductive_encoder(run.job, graph.union, width, features, partial(scratch_values, scratch))
+    allocate = partial(scratch_values, scratch)
+    encoder = inductive_encoder(run.job, graph.union, width, _features(run, dataset, allocate), allocate)
     encoder.layers.load_state_dict(layers)
     out_ND = scratch_rows(scratch, graph.num_nodes, width)
     encoder.export(table, out_ND)
@@ -272,6 +270,15 @@ def _encoded(run: Run, dataset: Dataset, known: Exported, scratch: Path) -> Embe
         column_I = known.factor * log_shares(wider_I, rules.typical_degree(counts_I))
     users_UD = _with_rows(known.users_UF, users_A, new_users_AD, graph.num_users)
     return EmbeddingScorer(users_UD, torch.cat([known.items_IF, new_items_CD]), column_I)
+
+
+def _features(run: Run, dataset: Dataset, allocate: Allocate) -> FeatureSides:
+    """All features as training had them: new nodes by the codes of the run."""
+    features, path = Features(dataset.user_features, dataset.item_features), run.folder / FEATURES
+    if run.job.model.needs_codes and features.any:
+        check_whole(run.folder, [path])
+        features = replace(features, codes=read_codes(path, features, f"train {run.folder} anew"))
+    return features_read(run.job, features, dataset.graph.union, allocate)
 
 
 def _summed(run: Run, dataset: Dataset, known: Exported) -> EmbeddingScorer:

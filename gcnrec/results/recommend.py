@@ -20,7 +20,7 @@ from gcnrec.ranking.relist import Ranking, Relist, pool
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import in_chunks, rank_chunk, whole_ranking
 from gcnrec.results.evaluate import rule_of, trained_degrees
-from gcnrec.results.fold_in import Widened, reads_features, with_new_nodes
+from gcnrec.results.fold_in import Widened, with_new_nodes
 from gcnrec.results.given.dropped import FileCounts, seen_and_excluded
 from gcnrec.results.given.request import Request, RequestFiles, check_wishes, left_out, read_request
 from gcnrec.results.lists import Columns, write_lists
@@ -150,7 +150,7 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
     lengths_R = write_lists(options.out, columns, lists.in_chunks(chunk), observer)
     made = lists.summary(options.out.path, lengths_R, wider.unknown_items if wider else 0)
     made = replace(made, dropped={each.key: each.summary for each in counts})
-    if made.untrained and not (dataset.user_features is not None and reads_features(run)):
+    if made.untrained and not (dataset.user_features is not None and run.job.model.reads_features):
         observer.warn(
             f"{made.untrained:,} of {made.users:,} users have no interaction that {run.folder} knows, "
             "so their lists say nothing of them; --fallback popularity gives them the most popular items"

@@ -24,7 +24,7 @@ from gcnrec.ranking.export_rules import SHORTEST, unit_length_
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import in_chunks, rank_chunk
 from gcnrec.results.evaluate import trained_degrees
-from gcnrec.results.fold_in import reads_features, with_new_nodes
+from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.given.dropped import FileCounts
 from gcnrec.results.given.id_files import IdColumn, columns_of, open_ids
 from gcnrec.results.given.request import Named, named
@@ -171,7 +171,7 @@ def _nodes(run: Run, side: Side, new: Path | None, scratch: Path) -> tuple[_Node
     lengths_N = unit_length_(rows_NF).numpy()  # in place: these rows are this call's own
     users, items = columns_of(dataset)
     column, known = (users, len(run.dataset.user_ids)) if side == "user" else (items, len(run.dataset.item_ids))
-    trained_N = (degrees_N > 0) | (features is not None and reads_features(run))
+    trained_N = (degrees_N > 0) | (features is not None and run.job.model.reads_features)
     return _Nodes(column, rows_NF, lengths_N > SHORTEST, trained_N, known, dataset.name), counts
 
 

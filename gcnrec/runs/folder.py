@@ -1,8 +1,8 @@
 """The run folder: what a run writes while it trains and leaves behind, and how it is opened again.
 
 job.toml lineage.json manifest.json metrics.jsonl memory.json metrics.json checkpoints/ embeddings/ report.html
-and model.safetensors of a closed-form model, table.safetensors of a sparse table, mixture.json and mixture/ of a mixture,
-run.lock while someone writes
+and model.safetensors of a closed-form model, table.safetensors of a sparse table, features.safetensors of features as int8,
+mixture.json and mixture/ of a mixture, run.lock while someone writes
 """
 
 from __future__ import annotations

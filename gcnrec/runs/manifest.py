@@ -23,6 +23,7 @@ from gcnrec.integrity.digests import OWN, hashed, own_digest
 from gcnrec.integrity.listed import Listed, Sha256, verify
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.paths import (
+    FEATURES,
     JOB,
     LINEAGE,
     MANIFEST,
@@ -96,7 +97,7 @@ def check_exports(folder: Path) -> None:
     """Raise DataError unless what training left in a finished run's folder is there and as listed."""
     files = _files(folder)
     partners = [folder / name for name in files if name.startswith("mixture/")]
-    _check_listed(folder, files, [folder / MODEL, folder / TABLE, *embeddings_paths(folder), *partners])
+    _check_listed(folder, files, [folder / MODEL, folder / TABLE, folder / FEATURES, *embeddings_paths(folder), *partners])
 
 
 def _check_listed(folder: Path, files: Mapping[str, _Entry], paths: Iterable[Path]) -> None:
@@ -130,7 +131,7 @@ def _files(folder: Path) -> dict[str, _Entry]:
 
 def _finished(folder: Path) -> list[Path]:
     """The files of a run folder that can be listed, as far as they are there."""
-    singles = [folder / name for name in (JOB, LINEAGE, MEMORY, MIXTURE, MODEL, TABLE)]
+    singles = [folder / name for name in (JOB, LINEAGE, MEMORY, MIXTURE, MODEL, TABLE, FEATURES)]
     measured = [metrics_path(folder, split) for split in ("test", "valid")]
     per_user = [per_user_path(folder, split) for split in ("test", "valid", "fit")]
     partners = sorted((folder / "mixture").glob("*.safetensors"))

@@ -5,7 +5,7 @@ Letters: N nodes, E interactions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from gcnrec.models.hops import Hop
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.models.mf import MatrixFactorisation
-from gcnrec.models.node_encoder import IdDropout, NodeEncoder
-from gcnrec.models.node_inputs import Features, NodeInputs
+from gcnrec.models.node_encoder import IdDropout, NodeEncoder, NodeLayers
+from gcnrec.models.node_inputs import NodeInputs
 from gcnrec.models.objective import objective_of
 from gcnrec.models.pooling import Means, Visits, WeightedMeans
 from gcnrec.models.spectral import varimax
@@ -55,6 +55,7 @@ from gcnrec.steps.step import Step
 from gcnrec.system.limits import read_limits
 from gcnrec.system.scratch import trim_heap
 from gcnrec.tables.dense import Allocate, DenseTable, StepTable, in_ram
+from gcnrec.tables.features.sides import Features, FeatureSides, feature_tables, with_codes
 from gcnrec.tables.pipelined import HostTable
 from gcnrec.tables.slots import SlotTable
 from gcnrec.training.mixture_choice import refuse_impossible_mixture
@@ -63,7 +64,8 @@ from gcnrec.training.plan import Plan, plan_of
 
 @dataclass(frozen=True)
 class TrainData:
-    """What a stage trains on: the graph of positives, a positive weight of each edge (float32 (E), None: all alike), features.
+    """What a stage trains on: the graph of positives, a positive weight of each edge (float32 (E), None: all alike), features
+    of both sides (None: none that the model reads).
 
     `negatives`: user -> items that the user rated low, None where the data has none.
 
@@ -72,7 +74,7 @@ class TrainData:
 
     graph: BipartiteGraph
     weights_E: NDArray[np.float32] | None = None
-    features: Features = field(default_factory=Features)
+    features: FeatureSides | None = None
     negatives: Csr | None = None
 
 
@@ -163,7 +165,8 @@ def build_step(job: Job, plan: Plan, data: TrainData, table: StepTable, scratch:
     edges = _edge_weights(job, graph, weights_E)
     neighbours = _past(job, graph) if job.sampler.respect_time else _neighbours(job, graph.union, edges)
     if job.model.name in INDUCTIVE:
-        encoder: Encoder = inductive_encoder(job, graph.union, table.width, data.features, scratch, edges)
+        features = data.features or FeatureSides(graph.num_users)
+        encoder: Encoder = inductive_encoder(job, graph.union, table.width, features, scratch, edges)
     else:
         encoder = _encoder(job, graph, edges, table.width, plan.rule.every_row)
     weights = None if weights_E is None else _mean_one(weights_E)
@@ -231,7 +234,7 @@ def inductive_encoder(
     job: Job,
     graph: BipartiteGraph,
     width: int,
-    features: Features,
+    features: FeatureSides,
     scratch: Allocate = in_ram,
     weights: EdgeWeights | None = None,
 ) -> NodeEncoder:
@@ -240,17 +243,27 @@ def inductive_encoder(
     UsageError when it is to read features that the data does not have.
     """
     model, seed = job.model, job.train.seed
-    has_features = any(rows is not None for rows in features.sides)
-    _require_features(model.inputs, has_features)
-    read = Features() if model.inputs == "rows" else features
-    inputs = NodeInputs(graph, read, width, model.inputs != "features", model.feature_scale or model.start_scale)
+    _require_features(model.inputs, any(side is not None for side in features.sides))
+    inputs = NodeInputs(graph, features, width, model.inputs != "features", model.feature_scale or model.start_scale)
     dropout = IdDropout(model.id_dropout, seed)
     if model.name == "pinsage":
-        convolutions, head = pinsage_convolutions(model.layers, width, seed), PinSageHead(width, seed)
-        return NodeEncoder(inputs, convolutions, head, Visits(_walks(job, graph)), dropout, scratch)
-    layers = sage_convolutions(model.layers, width)
+        layers = NodeLayers(inputs, pinsage_convolutions(model.layers, width, seed), PinSageHead(width, seed))
+        return NodeEncoder(layers, features, Visits(_walks(job, graph)), dropout, scratch)
+    layers = NodeLayers(inputs, sage_convolutions(model.layers, width), torch.nn.Identity())
     means = Means(graph) if weights is None else WeightedMeans(graph, weights)
-    return NodeEncoder(inputs, layers, torch.nn.Identity(), means, dropout, scratch)
+    return NodeEncoder(layers, features, means, dropout, scratch)
+
+
+def features_read(job: Job, features: Features, graph: BipartiteGraph, allocate: Allocate, for_gpu: bool = False) -> FeatureSides:
+    """The features that a job's model reads, as `model.feature_dtype` stores them, in memory of `allocate`.
+
+    Codes that `features` lacks are those of `graph`. DataError for values that the type does not hold.
+    """
+    if not job.model.reads_features:
+        return FeatureSides(graph.num_users)
+    if features.codes is None:
+        features = with_codes(features, graph, job.model.feature_dtype, job.train.seed)
+    return feature_tables(features, graph.num_users, allocate, for_gpu)
 
 
 def _edge_weights(job: Job, graph: BipartiteGraph, weights_E: NDArray[np.float32] | None) -> EdgeWeights | None:

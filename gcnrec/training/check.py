@@ -6,6 +6,7 @@ A table on disk is tried on disk, in nameless files of the current folder, below
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from gcnrec.steps.step import Step
 from gcnrec.system.limits import peak_rss_bytes
 from gcnrec.tables.placement import placed, released
 from gcnrec.tables.ring import SLOTS
-from gcnrec.training.build import build_step, first_table, planned, planned_start
+from gcnrec.training.build import build_step, features_read, first_table, planned, planned_start
 from gcnrec.training.mixture_choice import choice_bytes
 from gcnrec.training.open_keys import decided, located, settled
 from gcnrec.training.plan import Plan
-from gcnrec.training.train import out_of_memory_as_a_sentence, train_data, use_threads
+from gcnrec.training.train import features_of, out_of_memory_as_a_sentence, train_data, use_threads
 
 WARM_STEPS, TIMED_STEPS = 3, 10
 PATIENCE_SECONDS = 10.0
@@ -59,9 +60,12 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
             return {**sizes, "table_bytes": 0, "graph_bytes": graph_bytes, "pinned_bytes": 0, "gpu_bytes": 0}
         planned_start(job, plan, dataset)
         begun = time.perf_counter()
-        first = first_table(plan, graph, None, plan.placement.memory(Path()))
+        memory = plan.placement.memory(Path())
+        features = features_read(job, features_of(dataset), graph.union, memory, plan.placement.on_gpu)
+        data, first = replace(train_data(dataset), features=features), first_table(plan, graph, None, memory)
         with released(placed(plan.placement, graph, first)) as table:
-            timed = _timed(job, plan, dataset, graph_bytes, build_step(job, plan, train_data(dataset), table), begun)
+            step = build_step(job, plan, data, table, memory)
+            timed = _timed(job, plan, dataset, (graph_bytes, features.bytes), step, begun)
     mixture_bytes = choice_bytes(job.mixture, job.evaluate, dataset)
     return {**sizes, **timed, **({"mixture_bytes": mixture_bytes} if job.mixture.partners else {})}
 
@@ -75,9 +79,10 @@ def _edge_value_bytes(job: Job) -> int:
     return (32 if job.model.propagation == "sampled" else 8) if job.model.weighted_graph else 0
 
 
-def _timed(job: Job, plan: Plan, dataset: Dataset, graph_bytes: int, step: Step, begun: float) -> dict[str, Any]:
-    """`begun`: when the making of the table began."""
+def _timed(job: Job, plan: Plan, dataset: Dataset, sizes: tuple[int, int], step: Step, begun: float) -> dict[str, Any]:
+    """`sizes`: bytes of graph and features; `begun`: when the making of table and features began."""
     graph, table_bytes, on_disk = dataset.graph, plan.table_bytes, plan.placement.on_disk
+    graph_bytes, feature_bytes = sizes
     count = step.sampler.steps_per_epoch
     seconds: list[float] = []
     start_seconds = time.perf_counter() - begun
@@ -103,15 +108,17 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, graph_bytes: int, step: Step,
     policy = None if plan.policy is None else plan.policy(graph)
     explorations = 0 if policy is None else int(min(policy.stop * epochs / plan.interval, epochs * count))
     explore_seconds = 0.0 if policy is None else explorations * policy.batches * step_seconds
+    scratch_bytes = table_bytes + feature_bytes
     checkpoint_bytes = (job.run.keep_checkpoints + 2) * table_bytes  # the best one, and one being written
     return {
         "table_bytes": table_bytes,
         "graph_bytes": graph_bytes,
-        "ram_bytes": graph_bytes + gradient_bytes + (0 if on_disk else table_bytes + rows_NF.nbytes),
+        "feature_bytes": feature_bytes,
+        "ram_bytes": graph_bytes + gradient_bytes + (0 if on_disk else table_bytes + feature_bytes + rows_NF.nbytes),
         "peak_rss_bytes_so_far": peak_rss_bytes(),
-        "pinned_bytes": table_bytes if plan.placement.on_gpu else 0,
+        "pinned_bytes": scratch_bytes if plan.placement.on_gpu else 0,
         "gpu_bytes": _gpu_bytes(plan, step) if plan.placement.on_gpu else 0,
-        "disk_bytes": checkpoint_bytes + (2 if policy is None else 3) * rows_NF.nbytes + (table_bytes if on_disk else 0),
+        "disk_bytes": checkpoint_bytes + (2 if policy is None else 3) * rows_NF.nbytes + (scratch_bytes if on_disk else 0),
         "steps_per_epoch": count,
         "step_seconds": step_seconds,
         "epoch_seconds": epoch_seconds,

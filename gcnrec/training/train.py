@@ -24,7 +24,6 @@ from gcnrec.config.unused import unused_settings
 from gcnrec.errors import DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges, merged
 from gcnrec.loaders.schema import Dataset, open_dataset
-from gcnrec.models.node_inputs import Features
 from gcnrec.models.objective import slow_precision
 from gcnrec.ops.topk import ItemLists, contained
 from gcnrec.ranking.export_rules import export_rules
@@ -34,8 +33,8 @@ from gcnrec.runs.documents import read_json
 from gcnrec.runs.events import append_event, observed_by, warn_once
 from gcnrec.runs.folder import Run, describe_run, make_folder, open_run, was_killed_before_start, with_valid, write_job, writing
 from gcnrec.runs.lineage import Here, lineage_of
-from gcnrec.runs.manifest import check_exports, record
-from gcnrec.runs.paths import JOB, LINEAGE, MODEL
+from gcnrec.runs.manifest import check, check_exports, record
+from gcnrec.runs.paths import FEATURES, JOB, LINEAGE, MODEL
 from gcnrec.runs.tracking import tracked
 from gcnrec.steps.earlier import earlier_rows, report_matches, seen_validation
 from gcnrec.steps.epochs import Course, Epochs
@@ -48,9 +47,11 @@ from gcnrec.system.machine import available_cores
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.pages import scratch_values
 from gcnrec.system.signals import Stop, stops
+from gcnrec.tables.features.files import read_codes, write_codes
+from gcnrec.tables.features.sides import Features, with_codes
 from gcnrec.tables.placement import placed, released
 from gcnrec.training.baselines import Rivals, compare_with_baselines, compares
-from gcnrec.training.build import TrainData, build_step, explorer_of, first_table, planned, planned_start
+from gcnrec.training.build import TrainData, build_step, explorer_of, features_read, first_table, planned, planned_start
 from gcnrec.training.export_choice import chosen_rule
 from gcnrec.training.finish import exported_by, finish, is_trained, validate, warn_of_lost
 from gcnrec.training.fit_validation import keep_validation
@@ -243,10 +244,12 @@ def _step(work: Work, data: TrainData) -> Iterator[Step]:
         if said and warn_once(work.folder, "validation was trained on", said):
             work.observer.warn(said)
         rows_ND = continued_rows(plan.start, data.graph.union, earlier.rows_PD, earlier.places_N)
-    table = first_table(plan, data.graph, rows_ND, plan.placement.memory(work.folder))
+    memory = plan.placement.memory(work.folder)
+    features = features_read(work.job, _features(work), data.graph.union, memory, plan.placement.on_gpu)
+    table = first_table(plan, data.graph, rows_ND, memory)
     with released(placed(plan.placement, data.graph, table, work.observer)) as table_there:
         del table, rows_ND
-        yield build_step(work.job, plan, data, table_there, partial(scratch_values, work.folder))
+        yield build_step(work.job, plan, replace(data, features=features), table_there, partial(scratch_values, work.folder))
 
 
 def _epochs(work: Work, step: Step, tensors: Tensors, progress: Progress) -> Epochs:
@@ -255,20 +258,36 @@ def _epochs(work: Work, step: Step, tensors: Tensors, progress: Progress) -> Epo
 
 
 def train_data(dataset: Dataset) -> TrainData:
-    """What a fit on train trains on."""
-    return TrainData(dataset.graph, dataset.weights_E, features_of(dataset), dataset.negatives)
+    """What a fit on train trains on, without features."""
+    return TrainData(dataset.graph, dataset.weights_E, negatives=dataset.negatives)
 
 
 def _refit_data(dataset: Dataset) -> TrainData:
-    """What a refit trains on: train and validation."""
+    """What a refit trains on, without features: train and validation."""
     graph = with_valid(dataset)
     weights_E, negatives = _with_valid_weights(dataset, graph), _negatives_before_test(dataset, graph)
-    return TrainData(graph, weights_E, features_of(dataset), negatives)
+    return TrainData(graph, weights_E, negatives=negatives)
 
 
 def features_of(dataset: Dataset) -> Features:
     """What models may read of the data's features."""
     return Features(dataset.user_features, dataset.item_features)
+
+
+def _features(work: Work) -> Features:
+    """The data's features with what int8 codes of them stand for: of the fit, also in a refit, and kept in the run folder."""
+    dataset, model, path = work.dataset, work.job.model, work.folder / FEATURES
+    features = features_of(dataset)
+    if not (model.needs_codes and features.any):
+        return features
+    if path.exists():
+        check(work.folder, [path])
+        return replace(features, codes=read_codes(path, features, f"train {work.folder} anew"))
+    features = with_codes(features, dataset.graph.union, model.feature_dtype, work.job.train.seed)
+    with atomic_file(path) as written:
+        write_codes(written, features)
+        record(work.folder, {path: written})
+    return features
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gcnrec.models.node_inputs import Features
-from gcnrec.training.build import TrainData, build_step, first_table
+from gcnrec.tables.dense import in_ram
+from gcnrec.tables.features.sides import Features
+from gcnrec.training.build import TrainData, build_step, features_read, first_table
 from gcnrec.training.plan import plan_of
 
 
@@ -14,5 +15,6 @@ def start_table(job, graph):
 
 def step_of(job, graph, weights=None, table=None, features=None):
     """The step on `graph`, which updates `table`, by default the job's own."""
-    data = TrainData(graph, weights, features or Features())
+    sides = features_read(job, features or Features(), graph.union, in_ram)
+    data = TrainData(graph, weights, sides)
     return build_step(job, plan_of(job, graph.num_nodes), data, start_table(job, graph) if table is None else table)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors import safe_open
 
 from gcnrec.config import Job, Model, Sampler
 from gcnrec.errors import DataError, UsageError
@@ -19,7 +22,7 @@ from gcnrec.results.recommend import recommend
 from gcnrec.results.relisting import Relisting
 from gcnrec.results.score import NewNodes, score
 from gcnrec.results.similar import SimilarFiles, similar
-from gcnrec.runs.folder import final_tensors
+from gcnrec.runs.folder import final_tensors, open_run
 from gcnrec.training.train import train
 
 SIZE = 16
@@ -59,12 +62,27 @@ def trained(folder, dataset, name, **model):
         "train": {"epochs": 5, "batch_size": 32},
         "evaluate": {"baselines": [], "bootstrap": 0},
     }
-    return train(Job.parse(sections, [], "test"), dataset, folder / f"run-{name}")
+    return train(Job.parse(sections, [], "test"), dataset, folder / f"run-{name}-{len(model)}")
 
 
 @pytest.fixture(scope="module")
 def sage(folder, dataset):
     return trained(folder, dataset, "graphsage", layers=2, id_dropout=0.5)
+
+
+@pytest.fixture(scope="module")
+def sage_of_codes(folder, dataset):
+    return trained(folder, dataset, "graphsage", layers=2, id_dropout=0.5, feature_dtype="int8")
+
+
+def as_stored(run, rows):
+    """What features are in a run: the nearest of each column's 255 values, whose ends its file has."""
+    if run.job.model.feature_dtype == "float32":
+        return rows
+    with safe_open(run.folder / "features.safetensors", "np") as file:
+        low, high = file.get_tensor("items.low").astype(float), file.get_tensor("items.high").astype(float)
+    points = np.linspace(low, high, 255)
+    return points[np.abs(points[:, None] - rows).argmin(0), np.arange(rows.shape[1])].astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +118,16 @@ def test_users_of_lightgcn_are_one_hop_from_their_items(folder, lightgcn):
     assert torch.equal(wider.scorer.users_UD[:SIZE], known.users_UD) and torch.equal(wider.scorer.items_ID, known.items_ID)
 
 
-def test_nodes_of_graphsage_are_encoded_by_hand(folder, sage):
+@pytest.mark.parametrize("run", ["sage", "sage_of_codes"])
+def test_nodes_of_graphsage_are_encoded_by_hand(folder, run, request):
     """Two layers on paper: a new item from its features, a new user from its items, which do not see the user."""
+    sage = request.getfixturevalue(run)
     path = new_users(folder, [("new", 100), ("new", 102), ("new", 116)])
     wider = with_new_nodes(sage, path, new_items(folder))
     known = sage.scorer()
     rows_ND, layers = final_tensors(sage)
     graph = sage.dataset.graph
-    features = torch.from_numpy(np.array(wider.dataset.item_features))
+    features = torch.from_numpy(as_stored(sage, np.array(wider.dataset.item_features)))
     start = [layers["inputs.biases.0"].expand(SIZE, -1) + rows_ND[:SIZE]]
     start.append(layers["inputs.biases.1"] + features @ layers["inputs.projections.1.weight"].T)
     start[1][:SIZE] += rows_ND[SIZE:]
@@ -295,3 +315,24 @@ def logits(scorer, users):
     out = torch.empty(len(users), scorer.num_items)
     scorer.score(scorer.prepare(users), 0, scorer.num_items, out)
     return out.numpy()
+
+
+def test_codes_of_a_run_are_listed_and_needed(folder, sage_of_codes, tmp_path):
+    run = shutil.copytree(sage_of_codes.folder, tmp_path / "run")
+    codes = run / "features.safetensors"
+    assert "features.safetensors" in json.loads((run / "manifest.json").read_text())["files"]
+    codes.write_bytes(codes.read_bytes()[:-4] + b"abcd")
+    for damaged in (True, False):
+        if not damaged:
+            codes.unlink()
+        with pytest.raises(DataError, match=r"features.safetensors .*; remove .* then continue with 'gcnrec train"):
+            with_new_nodes(open_run(run), None, new_items(folder))
+
+
+def test_new_items_beyond_the_range_of_float16_are_refused(folder, dataset, tmp_path):
+    run = trained(tmp_path, dataset, "graphsage", feature_dtype="float16")
+    assert not (run.folder / "features.safetensors").exists()
+    rows = features_of([SIZE]).set_column(1, "vector", pa.array([[1e9, 0.0, 0.0]], pa.list_(pa.float32(), 3)))
+    pq.write_table(rows, tmp_path / "far.parquet")
+    with pytest.raises(DataError, match=r"model.feature_dtype = 'float16' holds values up to 65504, .* 'bfloat16'"):
+        with_new_nodes(run, None, tmp_path / "far.parquet")

@@ -18,13 +18,14 @@ from gcnrec.models import losses
 from gcnrec.models.convolutions import sage_convolutions
 from gcnrec.models.hops import Hop
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
-from gcnrec.models.node_encoder import IdDropout, NodeEncoder
-from gcnrec.models.node_inputs import Features, NodeInputs
+from gcnrec.models.node_encoder import IdDropout, NodeEncoder, NodeLayers
+from gcnrec.models.node_inputs import NodeInputs
 from gcnrec.models.objective import objective_of
 from gcnrec.models.pooling import Means
 from gcnrec.rows import Ticket
 from gcnrec.sampling.dated_blocks import keys_of
 from gcnrec.tables.dense import DenseTable, in_ram
+from gcnrec.tables.features.sides import FeatureSides
 from gcnrec.testing import assert_as_accurate, check_step, checkerboard, dense_hop, encoded_by, grad_tile, loss_by
 from gcnrec.training.build import TrainData, build_step
 from gcnrec.training.plan import plan_of
@@ -51,13 +52,15 @@ def graphsage(graph, num_layers):
     with torch.no_grad():
         for parameter in layers.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=draw))
-    inputs = NodeInputs(graph, Features(), WIDTH, True, 0.5)
-    encoder = NodeEncoder(inputs, layers, torch.nn.Identity(), Means(graph), IdDropout(0.0, 0), in_ram)
+    none = FeatureSides(graph.num_users)
+    inputs = NodeInputs(graph, none, WIDTH, True, 0.5)
+    parts = NodeLayers(inputs, layers, torch.nn.Identity())
+    encoder = NodeEncoder(parts, none, Means(graph), IdDropout(0.0, 0), in_ram)
 
     def dense(rows_ND, hop_NN):
         mean_NN = (hop_NN > 0).to(rows_ND.dtype)
         mean_NN = mean_NN / mean_NN.sum(1, keepdim=True).clamp_min(1)
-        current = rows_ND * inputs.known_N[:, None]
+        current = rows_ND * torch.from_numpy(inputs.known_N)[:, None]
         for number, layer in enumerate(layers):
             own, left, bias = (
                 each.detach().to(rows_ND.dtype) for each in (layer.lin_r.weight, layer.lin_l.weight, layer.lin_l.bias)

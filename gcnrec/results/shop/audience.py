@@ -29,7 +29,7 @@ from gcnrec.ranking.export_rules import export_rules
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.seen import validation_pairs
 from gcnrec.results.evaluate import trained_degrees
-from gcnrec.results.fold_in import Widened, reads_features, with_new_nodes
+from gcnrec.results.fold_in import Widened, with_new_nodes
 from gcnrec.results.given.dropped import FileCounts
 from gcnrec.results.given.id_files import columns_of, open_ids
 from gcnrec.results.given.request import Named, Request, RequestFiles, check_wishes, left_out, named, read_request
@@ -138,7 +138,7 @@ def _written(
         unknown_items=of_items.dropped["unknown_item"] + request.unknown_items, unknown_users=request.unknown_users,
         dropped={each.key: each.summary for each in counts},
     )  # fmt: skip
-    if made.untrained and not (dataset.item_features is not None and reads_features(run)):
+    if made.untrained and not (dataset.item_features is not None and run.job.model.reads_features):
         observer.warn(
             f"{made.untrained:,} of {made.items:,} items have no interaction that {run.folder} knows, so their lists say nothing "
             "of them; --fallback popularity gives them the most active users"
