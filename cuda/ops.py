@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple
 import torch
 from numpy.typing import NDArray
 
+from gcnrec.cuda import features as feature_rows
 from gcnrec.cuda import slots as records
 from gcnrec.cuda import update
 from gcnrec.cuda.gather import gather
@@ -124,6 +125,14 @@ class CudaOps:
         self, slots: records.Slots, rows_R: torch.Tensor, tile_RD: torch.Tensor, at_R: torch.Tensor, out_X: torch.Tensor
     ) -> None:
         records.pick(slots, rows_R, tile_RD.contiguous(), at_R, out_X)
+
+    def features(
+        self, values: torch.Tensor, pitch: int, width: int, dtype: str, grid: tuple[torch.Tensor, ...] | None
+    ) -> feature_rows.Stored:
+        return feature_rows.Stored(values, pitch, width, dtype, None if grid is None else feature_rows.Grid(*grid))
+
+    def read_features(self, stored: feature_rows.Stored, index_R: torch.Tensor | None, out_RF: torch.Tensor) -> None:
+        feature_rows.read_features(stored, index_R, out_RF)
 
     def _to_device(self, packed: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event]:
         arrived = packed.to(self._device, non_blocking=True)  # copy: all arrays of a batch, pinned, without a wait

@@ -105,6 +105,14 @@ class Ops(Protocol):
 
     def pick(self, slots: Any, rows_R: torch.Tensor, tile_RD: torch.Tensor, at_R: torch.Tensor, out_X: torch.Tensor) -> None: ...
 
+    def features(self, values: torch.Tensor, pitch: int, width: int, dtype: str, grid: tuple[torch.Tensor, ...] | None) -> Any:
+        """Rows as `read_features` takes them (`gcnrec.ops.features.Stored`)."""
+        ...
+
+    def read_features(self, stored: Any, index_R: torch.Tensor | None, out_RF: torch.Tensor) -> None:
+        """out[r] = stored row index[r] as float32, or row r without an index."""
+        ...
+
 
 @cache
 def ops_for(device: torch.device) -> Ops:

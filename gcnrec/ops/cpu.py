@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.graph import Csr
+from gcnrec.ops import features as feature_rows
 from gcnrec.ops import slots as records
 from gcnrec.ops import update
 from gcnrec.ops.gather import gather
@@ -100,3 +101,12 @@ class CpuOps:
         self, slots: records.Slots, rows_R: torch.Tensor, tile_RD: torch.Tensor, at_R: torch.Tensor, out_X: torch.Tensor
     ) -> None:
         records.pick(slots, rows_R.numpy(), tile_RD.numpy(), at_R.numpy(), out_X.numpy())
+
+    def features(
+        self, values: torch.Tensor, pitch: int, width: int, dtype: str, grid: tuple[torch.Tensor, ...] | None
+    ) -> feature_rows.Stored:
+        parts = None if grid is None else feature_rows.Grid(*(part.numpy() for part in grid))
+        return feature_rows.Stored(values.numpy(), pitch, width, dtype, parts)
+
+    def read_features(self, stored: feature_rows.Stored, index_R: torch.Tensor | None, out_RF: torch.Tensor) -> None:
+        feature_rows.read_features(stored, None if index_R is None else index_R.numpy(), out_RF.numpy())

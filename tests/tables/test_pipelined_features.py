@@ -1,0 +1,129 @@
+"""Features behind a device that lags, runs ahead and tears: every batch has the rows of the host's table, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gcnrec.rows import Ticket
+from gcnrec.tables.features.code import code_of
+from gcnrec.tables.features.pipelined import PipelinedFeatures
+from gcnrec.tables.features.table import FeatureTable
+from gcnrec.tables.pipelined import Traffic
+
+NODES = 60
+DTYPES = ["float32", "float16", "bfloat16", "int8"]
+
+
+def rows_of(width):
+    return np.random.default_rng(width).standard_normal((NODES, width), np.float32)
+
+
+def table_of(dtype, width=33):
+    rows = rows_of(width)
+    return FeatureTable.encoded(rows, code_of(rows, np.ones(NODES, np.bool_), dtype, 0, "item"), "item")
+
+
+def batches(count=9):
+    draw = np.random.default_rng(7)
+    return [np.sort(draw.permutation(NODES)[: draw.integers(0, 25)]) for _ in range(count)]
+
+
+def read_all(features, ahead=2):
+    """The tiles of all batches, `ahead` of them announced before one is read."""
+    waiting, tiles = [], []
+    for index_R in batches():
+        ticket = Ticket(index_R)
+        if ahead:
+            features.prefetch(ticket, index_R)
+        waiting.append(ticket)
+        if len(waiting) > ahead:
+            tiles.append(features.read(waiting[0], waiting.pop(0).rows_R))
+    return tiles + [features.read(ticket, ticket.rows_R) for ticket in waiting]
+
+
+@pytest.mark.parametrize("hot", [0, 7, NODES])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_batches_have_the_rows_of_the_host(dtype, hot, fake_device):
+    table = table_of(dtype)
+    expected = [table.rows(index_R) for index_R in batches()]
+    for seed in range(6):
+        device = fake_device.LazyDevice(0) if seed == 0 else fake_device.FakeDevice(seed)
+        found = read_all(PipelinedFeatures(table, device, hot), ahead=seed % 3)
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True)), seed
+
+
+def test_adopted_rows_that_start_anywhere(fake_device):
+    """As memory of others has them: no row but the first starts on a line."""
+    buffer = np.empty(NODES * 33 + 3, np.float32)
+    rows = buffer[3:].reshape(NODES, 33)
+    rows[...] = rows_of(33)
+    table = FeatureTable.adopted(rows)
+    features = PipelinedFeatures(table, fake_device.FakeDevice(1), 5)
+    expected = [table.rows(index_R) for index_R in batches()]
+    assert all(torch.equal(one, other) for one, other in zip(read_all(features), expected, strict=True))
+    cold = np.concatenate([index_R[index_R >= 5] for index_R in batches()])
+    start = cold * 132 + table.memory.data_ptr()
+    assert features.traffic().lines == sum((start + 131) // 128 - start // 128 + 1)
+
+
+def test_what_is_moved_is_counted(fake_device):
+    features = PipelinedFeatures(table_of("int8", 100), fake_device.LazyDevice(0), 3)
+    features.read(Ticket(np.array([0, 2, 5])), np.array([0, 2, 5]))
+    # 100 codes have a line of their own, of which 112 bytes are read: whole vectors of 16.
+    assert features.traffic() == Traffic(rows=3, cached_rows=2, bytes=112, lines=1)
+    features.read(Ticket(np.array([1, 7, 8])), np.array([1, 7, 8]))
+    assert features.traffic() == Traffic(rows=6, cached_rows=3, bytes=3 * 112, lines=3)
+    half_lines = PipelinedFeatures(table_of("float16", 17), fake_device.LazyDevice(0))
+    half_lines.read(Ticket(np.arange(10)), np.arange(10))
+    assert half_lines.traffic() == Traffic(rows=10, cached_rows=0, bytes=480, lines=10)
+
+
+class Recorded:
+    """A queue that says in which order it got marks, waits and copies."""
+
+    def __init__(self, name, log):
+        self.name, self.log = name, log
+
+    def mark(self):
+        self.log.append((self.name, "mark", len(self.log)))
+        return self.log[-1]
+
+    def after(self, mark):
+        self.log.append((self.name, "after", mark))
+
+
+def test_a_buffer_is_filled_again_behind_its_last_reader(monkeypatch, fake_device):
+    """On a GPU, compute may be behind: each copy into a buffer waits for compute's mark after the decoding of what it held."""
+    device, log = fake_device.LazyDevice(0), []
+    features = PipelinedFeatures(table_of("float32"), device)
+    device.reads, device.compute = Recorded("reads", log), Recorded("compute", log)
+    device.copy = lambda queue, source, target: log.append(("reads", "copy", target.memory.data_ptr()))
+    decoded = features._decoded
+
+    def recorded(memory, pitch, index_R, rows):
+        log.append(("compute", "decode", memory.data_ptr()))
+        return decoded(memory, pitch, index_R, rows)
+
+    monkeypatch.setattr(features, "_decoded", recorded)
+    read_all(features)
+    fills = [at for at, (_, kind, _) in enumerate(log) if kind == "copy"]
+    assert len(fills) == 9 and len({log[at][2] for at in fills}) < 9
+    for at in fills:
+        readers = [n for n in range(at) if log[n] == ("compute", "decode", log[at][2])]
+        waits = [mark[2] for queue, kind, mark in log[:at] if (queue, kind) == ("reads", "after")]
+        assert not readers or any(mark > readers[-1] and log[mark][0] == "compute" for mark in waits)
+
+
+def test_memory_that_cannot_be_had_is_named(monkeypatch, fake_device):
+    device = fake_device.LazyDevice(0)
+
+    def full(length, like):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(device, "empty", full)
+    with pytest.raises(
+        Exception, match=r"features of 5 nodes should be kept on the GPU, .* 1,280 bytes; lower table.cache_bytes"
+    ):
+        PipelinedFeatures(table_of("float32"), device, 5)
