@@ -10,7 +10,7 @@ from gcnrec.bench.harness import Row
 from gcnrec.errors import UsageError, nearest
 
 ON_A_GRAPH = ("propagate", "train-step", "table", "evaluate", "sample", "epoch")
-BENCHES = (*ON_A_GRAPH, "sample-large", "ingest", "gather", "update")
+BENCHES = (*ON_A_GRAPH, "sample-large", "ingest", "gather", "features", "update")
 
 
 def rows_of(what: str, dataset: Path | None) -> Iterator[Row]:

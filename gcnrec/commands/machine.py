@@ -45,7 +45,7 @@ def bench(
         str,
         typer.Argument(
             metavar="WHAT",
-            help="sample, sample-large, propagate, gather, update, table, train-step, epoch, evaluate or ingest.",
+            help="sample, sample-large, propagate, gather, features, update, table, train-step, epoch, evaluate or ingest.",
         ),
     ],
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="A dataset folder; default: Gowalla's size, made up.")] = None,

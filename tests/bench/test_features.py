@@ -1,0 +1,40 @@
+"""The features bench on small tables: its rows, and that every variant reads what was asked for."""
+
+from __future__ import annotations
+
+import json
+
+import numba
+import numpy as np
+import pytest
+import torch
+
+from gcnrec.bench import features as bench
+from gcnrec.bench import harness
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(harness, "_REST_SECONDS", 0.0)
+    before = torch.get_num_threads(), numba.get_num_threads()
+    yield
+    torch.set_num_threads(before[0])
+    numba.set_num_threads(before[1])
+
+
+def test_rows():
+    rows = list(bench.run(threads=1, runs=1, num_rows=300, batch=40))
+    assert json.loads(json.dumps(rows)) == rows
+    expected = [name for columns in (100, 300, 602, 1024) for name in [f"features-{columns}"] * 6]
+    assert [row["bench"] for row in rows] == [*expected, "features"]
+    assert {row["units"] for row in rows if "units" in row} == {40} and rows[-1]["speedup"] is not None
+
+
+@pytest.mark.parametrize("columns", [7, 64])
+def test_every_variant_reads_the_rows(columns):
+    task = bench.task_of(50, columns, 20)
+    assert len(task.index_R) == 20 and (np.diff(task.index_R) > 0).all()
+    expected = torch.from_numpy(np.stack([task.rows_NF[row] for row in task.index_R]))
+    tiles = {variant.name: variant.run(variant.setup()) for variant in bench.variants(task)}
+    assert all(torch.equal(tile, expected) for tile in tiles.values())
+    assert [*tiles] == ["gcnrec", "gcnrec-adopted", "numpy-index", "numpy-take", "torch-index-select"]
