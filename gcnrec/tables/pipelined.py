@@ -135,8 +135,11 @@ class PipelinedTable:
         return self._device.within(self._device.reads)
 
     def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:
-        """Begin to read `rows_R` and their state. `index_R`: the same numbers where the caller has them on the device, made
-        there by `compute` or within `announcing`; nothing may write to their memory while any reference is left."""
+        """Begin to read `rows_R` and their state.
+
+        `index_R`: the same numbers on the device, brought there within `announcing`. Their memory, and that of
+        whatever came with them in one piece, is kept until reads come after all work of the batch. Nothing else may write to it.
+        """
         ticket = Ticket(rows_R)
         self._announced[ticket] = index_R
         self._begin()
@@ -157,8 +160,6 @@ class PipelinedTable:
                 reads.after(leaving.mark)
         parts = (Part(0, len(rows_R), None),) if self._hot is None else self._hot.parts(rows_R)
         extent = self._counted(rows_R, parts)
-        if index_R is not None:
-            reads.after(device.compute.mark())
         with device.within(reads):
             slot = self._ring.take(reads, extent[:2], self._like)
             index_R = device.place(rows_R) if index_R is None else index_R

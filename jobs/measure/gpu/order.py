@@ -19,6 +19,7 @@ import argparse
 import itertools
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -133,11 +134,12 @@ class Recorder(TorchDispatchMode):
         used = [tensor for pair in pairs for side in pair for tensor in numbers(side)]
         self._given(self.compute, [earlier_E, later_L, *used], moved)
 
-    def train(self, rows: Rows) -> int:
-        """An update of all values of `rows` and of their state, as work of compute."""
+    def train(self, rows: Rows, uploaded: torch.Tensor | None = None) -> int:
+        """An update of all values of `rows` and of their state, as work of compute, which reads what was `uploaded`."""
         state = rows.require_state()
         made = frozenset(cell for memory in (rows.weights, state.values) for cell in all_cells(memory))
-        return self._given(self.compute, [rows.index_R, rows.at_R, rows.count_R, state.at_R], {}, made)
+        used = [rows.index_R, rows.at_R, rows.count_R, state.at_R, *([] if uploaded is None else [uploaded])]
+        return self._given(self.compute, used, {}, made)
 
     def write_on_host(self, memories: Iterable[torch.Tensor]) -> int:
         """Whole-table work that writes everything."""
@@ -310,12 +312,14 @@ def problems(batches: Sequence[Sequence[int]], program: Program, recorder: Recor
     read: list[tuple[int, dict[Cell, int]]] = []
     with recorder:
         table = PipelinedTable(host, cast(Device, recorder), program.hot)
-        tickets: list[Ticket] = []
+        coming = deque([announced(table, recorder, rows, program) for rows in batches[: program.ahead]])
         for step, rows in enumerate(batches):
-            while len(tickets) < min(step + 1 + program.ahead, len(batches)):
-                tickets.append(announced(table, recorder, batches[len(tickets)], program))
-            staged = table.read(tickets[step] if program.ahead else Ticket(np.array(rows)), with_state=True)
-            number = recorder.train(staged)
+            if program.ahead and step + program.ahead < len(batches):
+                coming.append(announced(table, recorder, batches[step + program.ahead], program))
+            ticket, uploaded = coming.popleft() if program.ahead else (Ticket(np.array(rows)), None)
+            staged = table.read(ticket, with_state=True)
+            number = recorder.train(staged, uploaded)
+            del uploaded
             read.append((number, {cell: expected[rows[place]] for cell, place in places(staged)}))
             if step not in program.unwritten:
                 table.write(staged)
@@ -339,9 +343,16 @@ def problems(batches: Sequence[Sequence[int]], program: Program, recorder: Recor
     return found | set(lost(recorder))
 
 
-def announced(table: PipelinedTable, recorder: Recorder, rows: Sequence[int], program: Program) -> Ticket:
+def announced(
+    table: PipelinedTable, recorder: Recorder, rows: Sequence[int], program: Program
+) -> tuple[Ticket, torch.Tensor | None]:
+    """The ticket, and what was uploaded with the row numbers."""
     rows_R = np.array(rows)
-    return table.prefetch(rows_R, recorder.place(rows_R)) if program.given else table.prefetch(rows_R)
+    if not program.given:
+        return table.prefetch(rows_R), None
+    with recorder.within(recorder.reads):
+        slab = recorder.place(np.tile(rows_R, 2))
+        return table.prefetch(rows_R, slab[: len(rows_R)]), slab[len(rows_R) :]
 
 
 def places(rows: Rows) -> Iterator[tuple[Cell, int]]:
