@@ -59,7 +59,7 @@ def test_as_on_the_cpu(kind, run):
 def test_the_same_bits_without_overlap(kind, run, monkeypatch):
     epochs, embeddings = run(kind, "cuda")
     pipelined, rows = (importlib.import_module(name) for name in ("gcnrec.tables.pipelined", "gcnrec.rows"))
-    monkeypatch.setattr(pipelined.PipelinedTable, "prefetch", lambda table, rows_R: rows.Ticket(rows_R))
+    monkeypatch.setattr(pipelined.PipelinedTable, "prefetch", lambda table, rows_R, index_R=None: rows.Ticket(rows_R))
     serial, others = run(kind, "cuda")
     assert [epoch["loss"] for epoch in serial] == [epoch["loss"] for epoch in epochs] and others == embeddings
 
