@@ -9,9 +9,10 @@ const int LANES = 16;
 const int AHEAD = 4;  // pieces that a tile has on their way
 const int PAIRS = 8;  // pairs of a launch
 
-// Piece r starts at address memory + at[r] * pitch; pitch in bytes.
+// Piece r starts at address memory + at[r] * pitch; pitch in bytes. A pointer, since the compiler knows pointers of a kernel's
+// parameters to be of global memory.
 struct Side {
-    u64 memory;
+    u8* memory;
     const i64* at;
     i64 pitch;
 };
@@ -27,48 +28,53 @@ struct Pairs {
     Pair of[PAIRS];
 };
 
+// Pieces of at most 2^31 bytes, which start `skip` bytes into a line of the host's side.
 struct Pieces {
     const u8* from[AHEAD];
     u8* to[AHEAD];
-    i64 bytes[AHEAD];
+    int bytes[AHEAD], skip[AHEAD];
 };
 
-__device__ inline u64 place(const Side& side, i64 r) { return side.memory + (u64)(side.at[r] * side.pitch); }
+__device__ inline u8* place(const Side& side, i64 at) { return side.memory + at * side.pitch; }
 
 __device__ inline i64 values(const Pair& pair, i64 r) { return pair.lengths ? pair.lengths[r] : pair.length; }
 
 template <typename Vector>
-__device__ inline void copy(const Tile& tile, const Pieces& pieces, bool by_target) {
-    i64 before[AHEAD], count[AHEAD], last = 0;
-    for (int i = 0; i < AHEAD; ++i) {
-        before[i] = (i64)((by_target ? (u64)pieces.to[i] : (u64)pieces.from[i]) % 128 / sizeof(Vector));
-        count[i] = pieces.bytes[i] / (i64)sizeof(Vector);
-        if (count[i] && before[i] + count[i] > last) last = before[i] + count[i];
-    }
-    for (i64 w = tile.lane; w < last; w += LANES) {
+__device__ inline void copy(const Tile& tile, const Pieces& pieces) {
+    const int size = sizeof(Vector);
+    int last = 0;
+    for (int i = 0; i < AHEAD; ++i)
+        if (pieces.bytes[i] && pieces.skip[i] / size + pieces.bytes[i] / size > last)
+            last = pieces.skip[i] / size + pieces.bytes[i] / size;
+#pragma unroll 1  // a second turn on its way would take the registers of a third block
+    for (int w = tile.lane; w < last; w += LANES) {
         Vector part[AHEAD] = {};
-        for (int i = 0; i < AHEAD; ++i)
-            if (w >= before[i] && w - before[i] < count[i]) part[i] = ((const Vector*)pieces.from[i])[w - before[i]];
-        for (int i = 0; i < AHEAD; ++i)
-            if (w >= before[i] && w - before[i] < count[i]) ((Vector*)pieces.to[i])[w - before[i]] = part[i];
+        for (int i = 0; i < AHEAD; ++i) {
+            const int own = w - pieces.skip[i] / size;
+            if (own >= 0 && own < pieces.bytes[i] / size) part[i] = ((const Vector*)pieces.from[i])[own];
+        }
+        for (int i = 0; i < AHEAD; ++i) {
+            const int own = w - pieces.skip[i] / size;
+            if (own >= 0 && own < pieces.bytes[i] / size) ((Vector*)pieces.to[i])[own] = part[i];
+        }
     }
 }
 
 // `bits`: the addresses and bytes of all pieces, or-ed.
 template <typename Stored>
-__device__ inline void copy_pieces(const Tile& tile, const Pieces& pieces, u64 bits, bool by_target) {
+__device__ inline void copy_pieces(const Tile& tile, const Pieces& pieces, u64 bits) {
     if (bits % 16 == 0)
-        copy<uint4>(tile, pieces, by_target);
+        copy<uint4>(tile, pieces);
     else if (bits % 8 == 0)
-        copy<u64>(tile, pieces, by_target);
+        copy<u64>(tile, pieces);
     else
-        copy<Stored>(tile, pieces, by_target);
+        copy<Stored>(tile, pieces);
 }
 
-template <typename Stored>
-__device__ inline u64 set_piece(Pieces& pieces, int i, u64 from, u64 to, i64 bytes) {
-    pieces.from[i] = (const u8*)from, pieces.to[i] = (u8*)to, pieces.bytes[i] = bytes;
-    return bytes ? from | to | (u64)bytes : 0;
+__device__ inline u64 set_piece(Pieces& pieces, int i, const u8* from, u8* to, int bytes, bool by_target) {
+    pieces.from[i] = from, pieces.to[i] = to, pieces.bytes[i] = bytes;
+    pieces.skip[i] = (int)((by_target ? (u64)to : (u64)from) % 128);
+    return bytes ? (u64)from | (u64)to | (u64)bytes : 0;
 }
 
 // Every source of `pairs` to its target: `pieces` in all. The target is the host's side if `by_target`.
@@ -78,15 +84,22 @@ __device__ void copy_spans(const Pairs& pairs, i64 pieces, int by_target) {
     for (i64 first = tile.first; first < pieces; first += AHEAD * tile.stride) {
         Pieces own;
         u64 bits = 0;
+        int p[AHEAD];
+        i64 r[AHEAD], at[AHEAD], to[AHEAD];
         for (int i = 0; i < AHEAD; ++i) {
-            const i64 piece = first + i * tile.stride < pieces ? first + i * tile.stride : first;
-            int p = 0;
-            for (int other = 1; other < PAIRS; ++other) p += piece >= pairs.of[other].begin;
-            const Pair& pair = pairs.of[p];
-            const i64 r = piece - pair.begin, bytes = piece == first && i > 0 ? 0 : values(pair, r) * (i64)sizeof(Stored);
-            bits |= set_piece<Stored>(own, i, place(pair.source, r), place(pair.target, r), bytes);
+            r[i] = first + i * tile.stride < pieces ? first + i * tile.stride : first;
+            p[i] = 0;
+            for (int other = 1; other < PAIRS; ++other) p[i] += r[i] >= pairs.of[other].begin;
+            r[i] -= pairs.of[p[i]].begin;
         }
-        copy_pieces<Stored>(tile, own, bits, by_target != 0);
+        for (int i = 0; i < AHEAD; ++i)  // all places on their way before one is used
+            at[i] = pairs.of[p[i]].source.at[r[i]], to[i] = pairs.of[p[i]].target.at[r[i]];
+        for (int i = 0; i < AHEAD; ++i) {
+            const Pair& pair = pairs.of[p[i]];
+            const int bytes = first + i * tile.stride < pieces ? (int)(values(pair, r[i]) * (i64)sizeof(Stored)) : 0;
+            bits |= set_piece(own, i, place(pair.source, at[i]), place(pair.target, to[i]), bytes, by_target != 0);
+        }
+        copy_pieces<Stored>(tile, own, bits);
     }
 }
 
@@ -101,8 +114,8 @@ KERNEL(8, u64)
 
 // Piece e of each source to piece l of its target wherever earlier[e] == later[l]; both ascend. `planes`, at most AHEAD, counts
 // pairs. Each lane searches for a row of its own, and the tile copies the rows that are found.
-extern "C" __global__ void gcnrec_patch(const Pairs pairs, int planes, const i64* earlier, i64 earlier_rows, const i64* later,
-                                        i64 later_rows) {
+extern "C" __global__ __launch_bounds__(256, 3) void gcnrec_patch(const Pairs pairs, int planes, const i64* earlier,
+                                                                  i64 earlier_rows, const i64* later, i64 later_rows) {
     const Tile tile = tile_of(LANES);
     for (i64 first = tile.first * LANES; first < later_rows; first += tile.stride * LANES) {
         const i64 own = first + tile.lane;
@@ -116,10 +129,11 @@ extern "C" __global__ void gcnrec_patch(const Pairs pairs, int planes, const i64
             u64 bits = 0;
             for (int i = 0; i < AHEAD; ++i) {
                 const Pair& pair = pairs.of[i < planes ? i : 0];
-                const i64 bytes = i < planes ? values(pair, l) * 4 : 0;
-                bits |= set_piece<u32>(pieces, i, place(pair.source, e), place(pair.target, l), bytes);
+                const int bytes = i < planes ? (int)values(pair, l) * 4 : 0;
+                u8 *const from = place(pair.source, pair.source.at[e]), *const to = place(pair.target, pair.target.at[l]);
+                bits |= set_piece(pieces, i, from, to, bytes, false);
             }
-            copy_pieces<u32>(tile, pieces, bits, false);
+            copy_pieces<u32>(tile, pieces, bits);
         }
     }
 }

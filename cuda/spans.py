@@ -28,9 +28,9 @@ _NO_PAIR = [0, 0, 0, 0, 0, 0, 0, 0, np.iinfo(np.int64).max]
 def copy_pairs(pairs: Sequence[Pair], max_blocks: int | None = None, by_target: bool = False) -> None:
     """Copy every source to its target on torch's current stream; either side may be pinned host memory.
 
-    Any dtypes of 1, 2, 4 or 8 bytes, each size in a launch of its own. Pieces that start and end on 16 (or 8) bytes move in
-    vectors of that size. `max_blocks` caps the grid, so that a prefetch leaves multiprocessors to training. `by_target`: the
-    target is the side whose lines are read or written whole; by default the source is.
+    Any dtypes of 1, 2, 4 or 8 bytes, each size in a launch of its own; pieces of less than 2^31 bytes. Pieces that start and
+    end on 16 (or 8) bytes move in vectors of that size. `max_blocks` caps the grid, so that a prefetch leaves multiprocessors
+    to training. `by_target`: the target is the side whose lines are read or written whole; by default the source is.
     """
     whole = [pair for pair in pairs if len(pair[1])]
     for size in sorted({source.memory.element_size() for source, _ in whole}):
