@@ -17,15 +17,19 @@ __device__ void decode(const Slots& slots, const i64* rows, i64 count_rows, int 
     const Tile tile = tile_of(LANES);
     u64(*words)[RECORD_WORDS] = fetched[threadIdx.x / LANES];
     for (i64 r = tile.first; r < count_rows; r += AHEAD * tile.stride) {
+        i64 row[AHEAD];
         int count[AHEAD], capacity[AHEAD], used[AHEAD];
         const u64* record[AHEAD];
+        // Each loop asks for all rows before the next one uses an answer; beyond the end a tile asks for the last row again.
         for (int i = 0; i < AHEAD; ++i) {
-            const i64 own = r + i * tile.stride, row = own >= count_rows ? -1 : rows ? rows[own] : own;
-            count[i] = row < 0 ? 0 : slots.count[row];
-            capacity[i] = (int)slots.capacity[count[i]];
-            used[i] = words_of(capacity[i], count[i], sizeof(Stored));
-            record[i] = (const u64*)(used[i] ? record_of(slots, row) : slots.arena);
+            const i64 own = r + i * tile.stride < count_rows ? r + i * tile.stride : count_rows - 1;
+            row[i] = rows ? rows[own] : own;
         }
+        for (int i = 0; i < AHEAD; ++i) count[i] = slots.count[row[i]];
+        for (int i = 0; i < AHEAD; ++i) record[i] = (const u64*)record_of(slots, row[i]);
+        for (int i = 0; i < AHEAD; ++i) capacity[i] = (int)slots.capacity[count[i]];
+        for (int i = 0; i < AHEAD; ++i)
+            used[i] = r + i * tile.stride < count_rows ? words_of(capacity[i], count[i], sizeof(Stored)) : 0;
 #pragma unroll
         for (int first_word = 0; first_word < RECORD_WORDS; first_word += LANES) {
             const int w = first_word + tile.lane;

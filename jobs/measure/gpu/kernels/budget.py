@@ -25,6 +25,9 @@ class Flight(NamedTuple):
 IN_FLIGHT = (
     Flight("slots.cu", "gcnrec_decode_float32", "LDGSTS.E.64", 16),
     Flight("slots.cu", "gcnrec_decode_bfloat16", "LDGSTS.E.64", 16),
+    Flight("slots.cu", "gcnrec_decode_float32", "LDG.E.U8", 4),  # counts of records, without which none can be asked for
+    Flight("slots.cu", "gcnrec_decode_float32", "LDG.E", 8),  # their locations and capacities
+    Flight("gather.cu", "gcnrec_gather_16", "LDG.E.64", 4),  # row numbers
     Flight("gather.cu", "gcnrec_gather_16", "LDG.E.128", 4),
     Flight("gather.cu", "gcnrec_gather_shifted_16", "LDG.E.128", 4),
     Flight("gather.cu", "gcnrec_gather_4", "LDG.E", 4),
@@ -32,6 +35,7 @@ IN_FLIGHT = (
     Flight("spans.cu", "gcnrec_copy_spans_4", "LDG.E.64", 8),
     Flight("spans.cu", "gcnrec_copy_spans_8", "LDG.E.128", 4),
     Flight("spans.cu", "gcnrec_patch", "LDG.E.128", 4),
+    Flight("reduce.cu", "gcnrec_reduce_16", "LDG.E.128", 4),
     Flight("update.cu", "gcnrec_adam_float32", "LDG.E", 3),
     Flight("update.cu", "gcnrec_adam_row_float32", "LDG.E", 2),
     Flight("update.cu", "gcnrec_adagrad_row_float32", "LDG.E", 2),
