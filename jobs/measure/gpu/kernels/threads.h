@@ -2,11 +2,12 @@
 //
 // Barriers order memory; shuffles and ballots do not, as on a GPU: they exchange values through relaxed atomics.
 #pragma once
-#include <sched.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <atomic>
-#include <cstdio>
-#include <cstdlib>
+#include <climits>
 #include <functional>
 #include <thread>
 #include <vector>
@@ -25,10 +26,13 @@ struct Meeting {
         if (arrived.fetch_add(1, arrive) + 1 == size) {
             arrived.store(0, std::memory_order_relaxed);
             turn.fetch_add(1, arrive);
+            futex(FUTEX_WAKE_PRIVATE, INT_MAX);
         } else {
-            while (turn.load(leave) == own) sched_yield();
+            while (turn.load(leave) == own) futex(FUTEX_WAIT_PRIVATE, own);
         }
     }
+    // Threads outnumber cores, so they wait asleep; by the call itself, as waits of the library would order memory.
+    void futex(int action, unsigned value) { syscall(SYS_futex, &turn, action, value, nullptr, nullptr, 0); }
     void in_order(unsigned size) { meet(size, std::memory_order_acq_rel, std::memory_order_acquire); }
     void loosely(unsigned size) { meet(size, std::memory_order_relaxed, std::memory_order_relaxed); }
 };
