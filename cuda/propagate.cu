@@ -3,6 +3,7 @@
 // A tile of lanes owns a row of the output and a lane its columns, so sums need no atomics and come out the same in every run.
 // Rows of more than LONG edges get a whole block: each warp sums its share of the edges, and shares are added in one order.
 #include "hits.cuh"
+#include "long_rows.cuh"
 
 const i64 LONG = 1024;
 const int WARPS = 16;  // of a block that sums a long row
@@ -49,9 +50,8 @@ __device__ void propagate_long(const i64* indptr, const int* indices, const int*
                                i64 width, int) {
     __shared__ float partial[WARPS * 32 * FLOATS];
     const int own = threadIdx.x / 32, lane = threadIdx.x % 32;
-    for (i64 v = blockIdx.x; v < count_rows; v += gridDim.x) {
+    for_long_rows(indptr, rows, count_rows, LONG, [&](i64 v) {
         const i64 row = rows ? rows[v] : v, begin = indptr[row], end = indptr[row + 1];
-        if (end - begin <= LONG) continue;
         for (i64 first = 0; first < width; first += 32) {
             const i64 d = first + lane;
             float sum[FLOATS] = {};
@@ -66,7 +66,7 @@ __device__ void propagate_long(const i64* indptr, const int* indices, const int*
             }
             __syncthreads();  // before the next columns overwrite the partial sums
         }
-    }
+    });
 }
 
 #define KERNEL(name, suffix, Vector, FLOATS)                                                                                  \
@@ -121,9 +121,8 @@ __device__ inline void scatter_rows_long(const i64* indptr, const int* indices, 
     __shared__ bool found[WARPS];
     const Tile tile = tile_of(32);
     const int own = threadIdx.x / 32;
-    for (i64 c = blockIdx.x; c < columns; c += gridDim.x) {
+    for_long_rows(indptr, nullptr, columns, LONG, [&](i64 c) {
         const i64 begin = indptr[c], end = indptr[c + 1];
-        if (end - begin <= LONG) continue;
         for (i64 first = 0; first < width; first += PASS) {
             float sum[FLOATS_OF_A_LANE] = {};
             const bool any = add_hits(tile, sum, indices, begin, end, own, WARPS, chosen, row_scale, first, width);
@@ -140,7 +139,7 @@ __device__ inline void scatter_rows_long(const i64* indptr, const int* indices, 
                 out[c * out_pitch + first + threadIdx.x] += column_scale[c] * whole;
             __syncthreads();  // before the next columns overwrite the partial sums
         }
-    }
+    });
 }
 
 // out[c] += column_scale[c] * sum of row_scale[row] * grad[v] over the chosen rows that hold column c, by the transposed

@@ -17,6 +17,8 @@ from gcnrec.cuda import module
 from gcnrec.cuda.arguments import BLOCK, address, blocks_for, lanes_for, rows_address
 from gcnrec.errors import DataError
 
+LONG = 1024
+"""Edges from which on a row is summed by a block: more than these, as propagate.cu has it."""
 LONG_BLOCKS = 1024
 """Blocks that look for long rows; most rows are short."""
 LONG_BLOCK = 512
@@ -25,16 +27,24 @@ LONG_BLOCK = 512
 
 class Csr(NamedTuple):
     """A 0/1 matrix: `indptr` int64 (R + 1) on the device, `indices` int32 there or in pinned memory, number of columns, and
-    the same matrix by columns, which sums over columns need."""
+    the same matrix by columns, which sums over columns need.
+
+    `longest` is the number of edges of the longest row, or a bound of it, where the host knows one: up to 1024 saves a launch.
+    """
 
     indptr: torch.Tensor
     indices: torch.Tensor
     columns: int
     transposed: Csr | None = None
+    longest: int | None = None
 
     @property
     def rows(self) -> int:
         return len(self.indptr) - 1
+
+    @property
+    def may_have_long_rows(self) -> bool:
+        return self.longest is None or self.longest > LONG
 
 
 class ScaledCsr(NamedTuple):
@@ -88,8 +98,9 @@ def scatter_rows(
     if csr.columns:
         grid, device = blocks_for(32 * csr.columns, BLOCK), rows_V.device
         module.launch("propagate.cu", "gcnrec_scatter_rows", grid, BLOCK, arguments, device)
-        grid = min(csr.columns, LONG_BLOCKS)
-        module.launch("propagate.cu", "gcnrec_scatter_rows_long", grid, LONG_BLOCK, arguments, device)
+        if transposed.may_have_long_rows:
+            grid = min(csr.columns, LONG_BLOCKS)
+            module.launch("propagate.cu", "gcnrec_scatter_rows_long", grid, LONG_BLOCK, arguments, device)
     return out_CD
 
 
@@ -145,5 +156,7 @@ def _propagate(
     if out_VD.numel():
         suffix, device = 4 * floats, out_VD.device
         module.launch("propagate.cu", f"gcnrec_propagate_{suffix}", blocks_for(count * lanes, BLOCK), BLOCK, arguments, device)
-        module.launch("propagate.cu", f"gcnrec_propagate_long_{suffix}", min(count, LONG_BLOCKS), LONG_BLOCK, arguments, device)
+        if csr.may_have_long_rows:
+            grid = min(count, LONG_BLOCKS)
+            module.launch("propagate.cu", f"gcnrec_propagate_long_{suffix}", grid, LONG_BLOCK, arguments, device)
     return out_VD

@@ -3,6 +3,7 @@
 // A warp owns an output row and adds record after record to it in shared memory, each lane the slots it holds; the next record is
 // on its way meanwhile. Rows of more than LONG edges get a whole block, whose warps are added up in their order.
 #include "hits.cuh"
+#include "long_rows.cuh"
 #include "records.cuh"
 
 const i64 LONG = 512;
@@ -48,44 +49,59 @@ __device__ inline void add_records(const Tile& tile, const Slots& slots, const i
     }
 }
 
-// out[v] = row_scale * sum over c in row rows[v] of column_scale[c] * table row first_row + c; long rows by `LONG_ROWS` kernels.
-template <typename Stored, bool LONG_ROWS>
+// out[v] = row_scale * sum over c in row rows[v] of column_scale[c] * table row first_row + c, by warps that own a row each.
+template <typename Stored>
 __device__ inline void propagate_rows(const i64* indptr, const int* indices, const int* rows, i64 count_rows, const Slots& slots,
                                       i64 first_row, const float* row_scale, const float* column_scale, float* out, i64 pitch,
                                       int width) {
     __shared__ float sums[WARPS][COLUMNS];
     __shared__ u64 fetched[WARPS][RECORD_WORDS];
-    const int warp = threadIdx.x / 32, parts = LONG_ROWS ? WARPS : 1;
     const Tile tile = tile_of(32);
-    const i64 stride = LONG_ROWS ? gridDim.x : tile.stride;
-    for (i64 v = LONG_ROWS ? blockIdx.x : tile.first; v < count_rows; v += stride) {
+    const int warp = threadIdx.x / 32;
+    for (i64 v = tile.first; v < count_rows; v += tile.stride) {
         const i64 begin = indptr[rows[v]], end = indptr[rows[v] + 1];
-        if ((end - begin > LONG) != LONG_ROWS) continue;
+        if (end - begin > LONG) continue;
         for (int d = tile.lane; d < width; d += 32) sums[warp][d] = 0.0f;  // added to behind the barrier of a record
-        const i64 first = begin + (LONG_ROWS ? warp : 0);
-        add_records<Stored>(tile, slots, indices, first, end, parts, first_row, column_scale, fetched[warp], sums[warp]);
-        if (LONG_ROWS) __syncthreads();  // every warp has its sums
-        for (int d = LONG_ROWS ? threadIdx.x : tile.lane; d < width; d += LONG_ROWS ? 32 * WARPS : 32) {
-            float sum = sums[LONG_ROWS ? 0 : warp][d];
-            for (int w = 1; w < parts; ++w) sum += sums[w][d];
-            out[v * pitch + d] = row_scale[rows[v]] * sum;
-        }
-        if (LONG_ROWS) __syncthreads();  // before the next row's sums start; without it each lane has read its own
-    }
+        add_records<Stored>(tile, slots, indices, begin, end, 1, first_row, column_scale, fetched[warp], sums[warp]);
+        for (int d = tile.lane; d < width; d += 32) out[v * pitch + d] = row_scale[rows[v]] * sums[warp][d];
+    }  // no barrier before the next row: each lane has read what it alone will zero
 }
 
-#define PROPAGATE(name, Stored, LONG_ROWS)                                                                                    \
+// The same for rows of more than LONG edges: each of a block's warps sums its share, and shares are added in one order.
+template <typename Stored>
+__device__ inline void propagate_long_rows(const i64* indptr, const int* indices, const int* rows, i64 count_rows,
+                                           const Slots& slots, i64 first_row, const float* row_scale, const float* column_scale,
+                                           float* out, i64 pitch, int width) {
+    __shared__ float sums[WARPS][COLUMNS];
+    __shared__ u64 fetched[WARPS][RECORD_WORDS];
+    const Tile tile = tile_of(32);
+    const int warp = threadIdx.x / 32;
+    for_long_rows(indptr, rows, count_rows, LONG, [&](i64 v) {
+        const i64 begin = indptr[rows[v]], end = indptr[rows[v] + 1];
+        for (int d = tile.lane; d < width; d += 32) sums[warp][d] = 0.0f;  // added to behind the barrier of a record
+        add_records<Stored>(tile, slots, indices, begin + warp, end, WARPS, first_row, column_scale, fetched[warp], sums[warp]);
+        __syncthreads();  // every warp has its sums
+        for (int d = threadIdx.x; d < width; d += 32 * WARPS) {
+            float sum = sums[0][d];
+            for (int w = 1; w < WARPS; ++w) sum += sums[w][d];
+            out[v * pitch + d] = row_scale[rows[v]] * sum;
+        }
+        __syncthreads();  // before the next row's sums start
+    });
+}
+
+#define PROPAGATE(name, kernel, Stored)                                                                                       \
     extern "C" __global__ void gcnrec_slot_##name(const i64* indptr, const int* indices, const int* rows, i64 count_rows,     \
                                                   const u32* location, const u8* count, const u8* arena, const i64* capacity, \
                                                   i64 first_row, const float* row_scale, const float* column_scale,           \
                                                   float* out, i64 pitch, int width) {                                         \
-        propagate_rows<Stored, LONG_ROWS>(indptr, indices, rows, count_rows, {location, count, arena, capacity}, first_row,   \
-                                          row_scale, column_scale, out, pitch, width);                                        \
+        kernel<Stored>(indptr, indices, rows, count_rows, {location, count, arena, capacity}, first_row, row_scale,           \
+                       column_scale, out, pitch, width);                                                                      \
     }
-PROPAGATE(propagate_float32, float, false)
-PROPAGATE(propagate_bfloat16, u16, false)
-PROPAGATE(propagate_long_float32, float, true)
-PROPAGATE(propagate_long_bfloat16, u16, true)
+PROPAGATE(propagate_float32, propagate_rows, float)
+PROPAGATE(propagate_bfloat16, propagate_rows, u16)
+PROPAGATE(propagate_long_float32, propagate_long_rows, float)
+PROPAGATE(propagate_long_bfloat16, propagate_long_rows, u16)
 
 // Where slots' gradients go: node n's begin at out[at[n]].
 struct Target {
@@ -115,9 +131,8 @@ __device__ inline void slot_scatter_long(const i64* indptr, const int* indices, 
     __shared__ float sums[WARPS][COLUMNS];
     const Tile tile = tile_of(32);
     float* sum = sums[threadIdx.x / 32];
-    for (i64 c = blockIdx.x; c < nodes; c += gridDim.x) {
+    for_long_rows(indptr, nullptr, nodes, LONG, [&](i64 c) {
         const i64 node = first_row + c, begin = indptr[c], end = indptr[c + 1];
-        if (end - begin <= LONG) continue;
         const u8* columns = columns_of(slots, node, value_bytes);
         const int count = slots.count[node];
         for (int j = tile.lane; j < count; j += 32) sum[j] = 0.0f;
@@ -134,7 +149,7 @@ __device__ inline void slot_scatter_long(const i64* indptr, const int* indices, 
             target.out[target.at[node] + j] += whole;
         }
         __syncthreads();  // before the next node's sums start
-    }
+    });
 }
 
 // out[at[node] + j] += scales * grad[v, column of slot j] over the chosen rows that hold column c, with node = first_row + c:

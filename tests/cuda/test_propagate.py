@@ -113,6 +113,20 @@ def test_scatter_rows(host, name, width):
     assert name != "long columns" or untouched.tolist() == [False] * 4 + [True]
 
 
+@pytest.mark.parametrize(("longest", "launches"), [(None, 2), (1025, 2), (1024, 1), (0, 1)])
+def test_no_block_looks_for_long_rows_where_none_is(host, longest, launches):
+    csr = on_device(GRAPHS["skewed, with empty rows"])
+    source, row_scale, column_scale = inputs(GRAPHS["skewed, with empty rows"], 4)
+    bounded = csr._replace(longest=longest, transposed=csr.transposed._replace(longest=longest))
+    expected = cuda.propagate(csr, source, row_scale, column_scale)
+    host.launches.clear()
+    assert torch.equal(cuda.propagate(bounded, source, row_scale, column_scale), expected)
+    assert len(host.launches) == launches
+    rows = torch.zeros(1, dtype=torch.int32)
+    cuda.scatter_rows(bounded, torch.ones(1, 4), rows, row_scale, column_scale, torch.zeros(45, 4))
+    assert len(host.launches) == 2 * launches
+
+
 def test_marks(host):
     csr = GRAPHS["skewed, with empty rows"]
     rows = np.array([0, 40, 59, 3], np.int32)
