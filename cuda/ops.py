@@ -62,7 +62,7 @@ class Coming:
     def numbers(self) -> list[float]:
         if not self.copied.query():
             self.copied.synchronize()  # synchronize: the host is as far ahead of the device as it may be
-        return [float(host.numpy().reshape(-1)[0]) for host in self.hosts]
+        return [float(host.numpy()[0]) for host in self.hosts]
 
 
 class CudaOps:
@@ -72,7 +72,7 @@ class CudaOps:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._uploads = Uploads(_pinned, self._to_device)
+        self._uploads = Uploads(lambda nbytes: pinned(nbytes, torch.uint8), self._to_device)
 
     def pack(self, arrays: Sequence[NDArray[Any]]) -> Packed:
         return self._uploads.pack(arrays)
@@ -81,9 +81,9 @@ class CudaOps:
         return self._uploads.upload(packed)
 
     def sent(self, tensors: Sequence[torch.Tensor]) -> Coming:
-        hosts = tuple(torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors)
+        hosts = tuple(pinned(tensor.numel(), tensor.dtype) for tensor in tensors)
         for host, tensor in zip(hosts, tensors, strict=True):
-            host.copy_(tensor, non_blocking=True)  # copy: one number, into pinned memory, without a wait
+            host.copy_(tensor.view(-1), non_blocking=True)  # copy: one number, into pinned memory, without a wait
         copied = torch.cuda.Event()
         copied.record()
         return Coming(hosts, copied)
@@ -143,5 +143,6 @@ class CudaOps:
         return arrived, copied
 
 
-def _pinned(nbytes: int) -> torch.Tensor:
-    return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+def pinned(size: int, dtype: torch.dtype) -> torch.Tensor:
+    """Pinned memory of the host for so many numbers."""
+    return torch.empty(size, dtype=dtype, pin_memory=True)

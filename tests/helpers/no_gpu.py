@@ -1,0 +1,138 @@
+"""A GPU of which only shapes exist (torch's meta device): what a step asks of it is counted, and nothing is computed.
+
+The code that runs is the GPU's own. Asking such a device for a number raises, so that no wait for one stays unseen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager, nullcontext
+from unittest.mock import patch
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gcnrec.cuda import module, spans
+from gcnrec.cuda import ops as cuda_ops
+
+DEVICE = torch.device("meta")
+VIEWS = {
+    "view", "_unsafe_view", "slice", "select", "expand", "t", "transpose", "as_strided", "detach", "unsqueeze", "squeeze",
+    "alias", "permute", "diagonal", "unbind", "split",
+}  # fmt: skip
+"""Operations that touch no memory of the device."""
+
+
+class Counted(TorchDispatchMode):
+    """Counts by name, while it is entered: `launches`, `dispatches`, `views`, `waits`, and copies of either way."""
+
+    def __init__(self):
+        super().__init__()
+        self.pinned = {}
+        self.clear()
+
+    def clear(self):
+        self.launches, self.dispatches, self.views, self.waits, self.copies = (Counter() for _ in range(5))
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        (self.views if name in VIEWS else self.dispatches)[name] += 1
+        if name == "copy_" and (args[0].device.type, args[1].device.type) == ("cpu", "meta"):
+            self.copies["download" if self.is_pinned(args[0]) else "pageable"] += 1
+            return args[0]
+        found = func(*args, **(kwargs or {}))
+        sources = [each for each in args if isinstance(each, torch.Tensor)]
+        if sources and sources[-1].device.type == "cpu" and sources[-1].dim() and getattr(found, "device", None) == DEVICE:
+            self.copies["upload" if self.is_pinned(sources[-1]) else "pageable"] += 1
+        return found
+
+    def is_pinned(self, tensor):
+        return tensor.untyped_storage().data_ptr() in self.pinned
+
+    def launch(self, file, kernel, grid, block, arguments, device, shared=0):
+        assert device == DEVICE
+        self.launches[kernel] += 1
+
+    def allocate(self, size, dtype):
+        """Pinned memory, of zeros."""
+        memory = torch.zeros(size, dtype=dtype)
+        self.pinned[memory.untyped_storage().data_ptr()] = memory
+        return memory
+
+    def wait(self):
+        self.waits["wait"] += 1
+
+
+class Event:
+    """Over as soon as it is recorded."""
+
+    counted = None
+
+    def record(self, stream=None):
+        """Over already."""
+
+    def query(self):
+        return True
+
+    def synchronize(self):
+        self.counted.wait()
+
+
+class Queue:
+    def __init__(self, counted):
+        self.counted = counted
+
+    def mark(self):
+        return self
+
+    def after(self, mark):
+        """Nothing runs."""
+
+    def finish(self):
+        self.counted.wait()
+
+
+class Device:
+    """`gcnrec.queues.Device`, its transfers by the GPU's kernels."""
+
+    def __init__(self, counted):
+        self.counted = counted
+        self.compute, self.reads, self.writes = (Queue(counted) for _ in range(3))
+
+    def adopt(self, memory, length):
+        """Nothing reads it."""
+
+    def within(self, queue):
+        return nullcontext()
+
+    def place(self, values):
+        return torch.from_numpy(values).to(DEVICE)
+
+    def empty(self, length, like):
+        return torch.empty(length, dtype=like.dtype, device=DEVICE)
+
+    def resident(self, values):
+        return values.to(DEVICE)
+
+    def copy(self, queue, pairs):
+        spans.copy_pairs(pairs, max_blocks=3, by_target=queue is self.writes)
+
+    def patch(self, earlier_E, later_L, pairs):
+        spans.patch(earlier_E, later_L, pairs)
+
+    def close(self):
+        """Nothing is held."""
+
+
+@contextmanager
+def counted():
+    """What is asked of the device within; enter what is yielded to count operations of torch too."""
+    counts = Counted()
+    with (
+        patch.object(module, "launch", counts.launch),
+        patch.object(cuda_ops, "pinned", counts.allocate),
+        patch.object(torch.cuda, "Event", type("CountedEvent", (Event,), {"counted": counts})),
+        patch.object(torch.cuda, "default_stream", lambda device: None),
+        patch.object(torch.Tensor, "record_stream", lambda tensor, stream: None),
+    ):
+        yield counts
