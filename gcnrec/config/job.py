@@ -399,7 +399,7 @@ class Job(Section):
     @property
     def trains_on_gpu(self) -> bool:
         """Whether a GPU can train it: steps that touch a batch's rows and no others."""
-        by_samples = self.model.name in ("lightgcn", "mf") and self.model.propagation != "full"
+        by_samples = self.model.name in ("lightgcn", "mf", *INDUCTIVE) and self.model.propagation != "full"
         return by_samples and self.optimizer.rule != "adam_dense" and not self.sampler.respect_time
 
     @property
@@ -569,7 +569,7 @@ def _not_yet(job: Job) -> str | None:
     if job.train.device == "cuda" and not job.trains_on_gpu:
         return (
             f"train.device = 'cuda' with model.name = '{job.model.name}', model.propagation = '{job.model.propagation}' and "
-            f"optimizer.rule = '{job.optimizer.rule}': on a GPU this version trains lightgcn and mf by samples; "
+            f"optimizer.rule = '{job.optimizer.rule}': on a GPU this version trains by samples; "
             "set model.propagation = 'sampled' or 'none' with optimizer.rule = 'adam', or train.device = 'cpu'"
         )
     return None

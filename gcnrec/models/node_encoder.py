@@ -8,6 +8,7 @@ Letters: N nodes, V nodes of the batch, C of them treated as cold, R rows read, 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple
@@ -44,13 +45,6 @@ class Cold(NamedTuple, Generic[Array]):
     places_C: Array
     users: Array
     items: Array
-
-    def picked(self: Cold[torch.Tensor], tiles: Tiles) -> tuple[tuple[int, int], Tiles]:
-        """How many of them each side has, and their features out of the batch's."""
-        users, items = (
-            None if tile_RF is None else tile_RF.index_select(0, at) for tile_RF, at in zip(tiles, self[1:], strict=True)
-        )
-        return (len(self.users), len(self.items)), (users, items)
 
 
 class NodesGiven(NamedTuple, Generic[Array]):
@@ -124,7 +118,7 @@ class NodeEncoder:
         tiles, leaf_RD, own_V = self.features.read(batch.ticket), self._leaf(table, batch.ticket), given.own_V
         final_VD = self._convolved(self.layers.inputs(given.sizes, tiles, leaf_RD, given.keep_R), given)
         if given.cold is not None:
-            final_VD = final_VD.index_copy(0, given.cold.places_C, self.layers.cold(*given.cold.picked(tiles)))
+            final_VD = final_VD.index_copy(0, given.cold.places_C, self.layers.cold(*_picked(given.cold, tiles)))
         if leaf_RD is None:
             return _without_rows(final_VD)
 
@@ -145,7 +139,7 @@ class NodeEncoder:
 
     def export(self, table: Table, out_NF: torch.Tensor) -> None:
         """All nodes from all that they have: a node without edges from its features alone, as `cold` does."""
-        layers, features = self.layers, self.features.host
+        layers, features = _on_host(self.layers), self.features.host
         last_layer = len(layers.convolutions) - 1
         planes = [self._scratch(out_NF.numel()).view_as(out_NF) for _ in range(min(len(layers.convolutions), 2))]
         with torch.no_grad():
@@ -196,13 +190,26 @@ class NodeEncoder:
                 yield slice(first, last), np.arange(first, last)
 
 
+def _on_host(layers: NodeLayers) -> NodeLayers:
+    """The layers where exports compute: themselves, or a copy of those on a device."""
+    on_host = all(parameter.device.type == "cpu" for parameter in layers.parameters())
+    return layers if on_host else copy.deepcopy(layers).to("cpu")  # copy: the weights of all layers, once an export
+
+
+def _picked(cold: Cold[torch.Tensor], tiles: Tiles) -> tuple[tuple[int, int], Tiles]:
+    """How many cold nodes each side has, and their features out of the batch's."""
+    places = cold.users, cold.items
+    users, items = (None if tile_RF is None else tile_RF.index_select(0, at) for tile_RF, at in zip(tiles, places, strict=True))
+    return (len(cold.users), len(cold.items)), (users, items)
+
+
 def _without_rows(final_VD: torch.Tensor) -> Encoded:
     """Embeddings that no table row has a part in: their gradient goes to the layers alone."""
     nothing = Ticket(np.empty(0, np.int64))
 
     def pull(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
         final_VD.backward(grad_VD)  # type: ignore[no-untyped-call]
-        return RowGrad(nothing, torch.empty(0), torch.empty(0, dtype=torch.int64))
+        return RowGrad(nothing, grad_VD.new_empty(0), grad_VD.new_empty(0, dtype=torch.int64))
 
     def pull_whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
         """No row has a gradient."""

@@ -25,7 +25,7 @@ from gcnrec.steps.guards import Loss, LossTrend
 from gcnrec.steps.state import Progress, Sums, captured, restore
 from gcnrec.steps.step import Step, Uploaded
 from gcnrec.system.signals import Stop
-from gcnrec.tables.placement import moved, traffic_of, traffic_since
+from gcnrec.tables.placement import moved, traffic_since
 
 if TYPE_CHECKING:
     from gcnrec import config
@@ -130,13 +130,13 @@ class Epochs:
         stop = self._course.stop
         with stop.deferred():
             begun, waits = time.perf_counter(), Waits()
-            first, traffic = self.progress, traffic_of(self._step.table)
+            first, traffic = self.progress, self._step.traffic()
             with closing(self._step.batches(first.epoch, waits, first.step)) as batches:
                 while self.progress.step < self._per_epoch and not stop.asked:
                     with self._changing():
                         sums, trend, steps = self._stretch(batches, begun, first.sums.rows)
                         seconds = first.sums.seconds + time.perf_counter() - begun
-                        crossed = traffic_since(self._step.table, traffic, first.sums.traffic)
+                        crossed = traffic_since(self._step.traffic(), traffic, first.sums.traffic)
                         stalled = first.sums.stalled_seconds + waits.seconds
                         sums = replace(sums, seconds=seconds, stalled_seconds=stalled, traffic=crossed)
                         self.progress = replace(self.progress, step=steps, sums=sums, trend=trend)

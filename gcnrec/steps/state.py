@@ -74,9 +74,10 @@ def captured(step: Step, explorer: Explorer | None) -> Tensors:
     if explorer:
         tensors |= {f"explorer.{name}": tensor for name, tensor in explorer.tensors().items()}
     if step.encoder.layers is not None and step.layer_optimizer is not None:
-        tensors |= {f"layers.{name}": tensor for name, tensor in step.encoder.layers.state_dict().items()}
+        # copy: from a device, nothing on the CPU
+        tensors |= {f"layers.{name}": tensor.cpu() for name, tensor in step.encoder.layers.state_dict().items()}
         for number, state in step.layer_optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{number}.{name}": tensor for name, tensor in state.items()}
+            tensors |= {f"adam.{number}.{name}": tensor.cpu() for name, tensor in state.items()}
     return tensors
 
 

@@ -25,6 +25,9 @@ from gcnrec.sampling.minibatches import IN_TRAINING, Drawing, Waits, minibatches
 from gcnrec.sampling.sampler import Batch, EdgeSampler
 from gcnrec.steps.guards import Check, Immediate, Loss, finite
 from gcnrec.tables.dense import StepTable
+from gcnrec.tables.features.sides import FeatureSides
+from gcnrec.tables.pipelined import Traffic
+from gcnrec.tables.placement import traffic_of
 from gcnrec.tables.rules import Rule
 
 
@@ -52,7 +55,7 @@ class Step:
     """The parts of a step. `train` takes it on a batch of `batches`, calling the step on any batch.
 
     By `check`, a loss or gradient that is not finite updates nothing and raises DivergedError. `drawing`: on which cores batches
-    are drawn ahead.
+    are drawn ahead. `features` that the encoder reads are announced with a batch.
     """
 
     sampler: EdgeSampler
@@ -64,6 +67,7 @@ class Step:
     layer_rate: float = 1.0
     check: Check = field(default_factory=Immediate)
     drawing: Drawing = IN_TRAINING
+    features: FeatureSides | None = None
 
     def __call__(self, batch: Batch, rate: float) -> float:
         """Train at one learning rate on a batch that was not announced; returns its loss."""
@@ -89,6 +93,8 @@ class Step:
         with self.table.announcing():
             index_R, encoder, objective = self._uploaded(prepared)
         ticket = self.table.prefetch(prepared.batch.rows_R, index_R)
+        if self.features is not None:
+            self.features.prefetch(ticket, index_R)
         return Uploaded(replace(prepared.batch, ticket=ticket), encoder, objective)
 
     def upload(self, prepared: Prepared) -> Uploaded:
@@ -115,6 +121,10 @@ class Step:
                 group["lr"] = rate * self.layer_rate
             self.layer_optimizer.step()
         return told
+
+    def traffic(self) -> Traffic | None:
+        """What steps moved so far, of rows and of features; None where both are read in place."""
+        return traffic_of(self.table, self.features)
 
     def add_gradient(self, batch: Batch, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
         """Add the gradient of every cell of rows `rows_R`, stored or not, to `out_RD`; nothing is updated."""

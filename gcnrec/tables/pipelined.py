@@ -130,6 +130,16 @@ class PipelinedTable:
     def device(self) -> torch.device:
         return self._last_N.device
 
+    @property
+    def queues(self) -> Device:
+        """The queues that move rows."""
+        return self._device
+
+    @property
+    def hot(self) -> Prefixes | None:
+        """The rows that the device keeps."""
+        return self._hot
+
     def announcing(self) -> AbstractContextManager[Any]:
         """Uploads run in the queue of reads, beside the step that trains; whoever reads rows is behind both."""
         return self._device.within(self._device.reads)

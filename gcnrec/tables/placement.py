@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -16,8 +16,11 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.pages import scratch_rows
 from gcnrec.tables.dense import Allocate, StepTable, in_ram
+from gcnrec.tables.features.pipelined import PipelinedFeatures
+from gcnrec.tables.features.sides import FeatureSides
 from gcnrec.tables.hot_rows import Prefixes, hottest
 from gcnrec.tables.pipelined import HostTable, PipelinedTable, Traffic
+from gcnrec.tables.unread import UnreadTable
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,38 @@ def uses_gpu(device: Literal["auto", "cpu", "cuda"], able: bool) -> bool:
     return device == "cuda" or (device == "auto" and able and torch.cuda.is_available() and find_spec("cupy") is not None)
 
 
-def placed(placement: Placement, graph: BipartiteGraph, table: HostTable, observer: Observer = SILENT) -> StepTable:
-    """The table behind the GPU's queues, or itself where the CPU trains. A note says why rows are not read in place."""
+def placed(
+    placement: Placement, graph: BipartiteGraph, table: HostTable, observer: Observer = SILENT,
+    features: FeatureSides | None = None, reads_rows: bool = True,
+) -> StepTable:  # fmt: skip
+    """The table behind the GPU's queues, or itself where the CPU trains. A note says why rows are not read in place.
+
+    `features` share the cache; without `reads_rows` they have it alone.
+    """
     if not placement.on_gpu:
         return table
+    queues = pipeline_of(gpu(), placement.transfer_blocks, placement.on_disk, observer.note)
+
+    def bytes_of(rows: range) -> int:
+        """What the cache holds of some rows."""
+        return (table.extent(rows).nbytes if reads_rows else 0) + (0 if features is None else features.bytes_of(rows))
+
     hot = Prefixes(graph.num_users, graph.num_users, graph.num_items)
     if placement.kind != "device":
-        hot = hottest(graph, lambda rows: table.extent(rows).nbytes, placement.cache_bytes)
-    return PipelinedTable(table, pipeline_of(gpu(), placement.transfer_blocks, placement.on_disk, observer.note), hot)
+        hot = hottest(graph, bytes_of, placement.cache_bytes)
+    return PipelinedTable(table, queues, hot) if reads_rows else UnreadTable(table, queues, hot)
+
+
+def placed_features(table: StepTable, features: FeatureSides) -> FeatureSides:
+    """Features behind the queues of a table, with as many nodes in its device's memory; themselves beside a table of the CPU."""
+    if not isinstance(table, (PipelinedTable, UnreadTable)):
+        return features
+    counts = (0, 0) if table.hot is None else (table.hot.users, table.hot.items)
+    sides = (
+        None if side is None else PipelinedFeatures(side.host, table.queues, hot)
+        for side, hot in zip(features.sides, counts, strict=True)
+    )
+    return FeatureSides(features.num_users, *sides)
 
 
 @contextmanager
@@ -80,18 +107,19 @@ def released(table: StepTable) -> Iterator[StepTable]:
 
 
 def _release(table: StepTable) -> None:
-    if isinstance(table, PipelinedTable):
+    if isinstance(table, (PipelinedTable, UnreadTable)):
         table.close()
 
 
-def traffic_of(table: StepTable) -> Traffic | None:
-    """What crossed the bus so far; None where tables are trained in place."""
-    return replace(table.traffic()) if isinstance(table, PipelinedTable) else None
+def traffic_of(table: StepTable, features: FeatureSides | None) -> Traffic | None:
+    """What crossed the bus so far, of rows and of features; None where both are read in place."""
+    parts = [table, *(() if features is None else features.sides)]
+    moved = [asdict(part.traffic()) for part in parts if isinstance(part, (PipelinedTable, PipelinedFeatures))]
+    return Traffic(**{name: sum(part[name] for part in moved) for name in moved[0]}) if moved else None
 
 
-def traffic_since(table: StepTable, before: Traffic | None, earlier: Traffic | None) -> Traffic | None:
-    """What crossed the bus since `before`, added to `earlier`; None where tables are trained in place."""
-    after = traffic_of(table)
+def traffic_since(after: Traffic | None, before: Traffic | None, earlier: Traffic | None) -> Traffic | None:
+    """What crossed the bus between `before` and `after`, added to `earlier`; None where nothing crosses one."""
     if before is None or after is None:
         return None
     sums = {name: value - asdict(before)[name] for name, value in asdict(after).items()}
@@ -99,7 +127,7 @@ def traffic_since(table: StepTable, before: Traffic | None, earlier: Traffic | N
 
 
 def moved(traffic: Traffic | None, seconds: float) -> dict[str, float]:
-    """Traffic of so many seconds, for metrics.jsonl. Rows and bytes count reads; as many are written."""
+    """Traffic of so many seconds, for metrics.jsonl. Rows and bytes count reads; rows of the table are also written, as many."""
     if traffic is None:
         return {}
     return {

@@ -33,10 +33,10 @@ class Slot:
 
 
 class Ring:
-    """Slots of one table. What went back first is taken first."""
+    """At least `slots` slots of one table, by default `SLOTS`. What went back first is taken first."""
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    def __init__(self, device: Device, slots: int | None = None) -> None:
+        self._device, self._slots = device, slots or SLOTS
         self._free: deque[Slot] = deque()
         self._made = 0
 
@@ -45,7 +45,7 @@ class Ring:
 
         What `queue` is given from now on comes after all users of the slot. Call it within `queue`.
         """
-        if self._made < SLOTS or not self._free:
+        if self._made < self._slots or not self._free:
             self._made += 1
             slot = Slot()
         else:

@@ -166,7 +166,9 @@ def build_step(job: Job, plan: Plan, data: TrainData, table: StepTable, scratch:
     neighbours = _past(job, graph) if job.sampler.respect_time else _neighbours(job, graph.union, edges)
     if job.model.name in INDUCTIVE:
         features = data.features or FeatureSides(graph.num_users)
-        encoder: Encoder = inductive_encoder(job, graph.union, table.width, features, scratch, edges)
+        inductive = inductive_encoder(job, graph.union, table.width, features, scratch, edges)
+        inductive.layers.to(table.device)
+        encoder: Encoder = inductive
     else:
         encoder = _encoder(job, graph, edges, table.width, plan.rule.every_row)
     weights = None if weights_E is None else _mean_one(weights_E)
@@ -193,6 +195,7 @@ def build_step(job: Job, plan: Plan, data: TrainData, table: StepTable, scratch:
         job.optimizer.layer_rate,
         check,
         drawing,
+        data.features,
     )
 
 

@@ -20,7 +20,7 @@ from gcnrec.ranking.top_k import top_k
 from gcnrec.runs.tracking import require_trackers
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import peak_rss_bytes
-from gcnrec.tables.placement import placed, released
+from gcnrec.tables.placement import placed, placed_features, released
 from gcnrec.tables.ring import SLOTS
 from gcnrec.training.build import build_step, features_read, first_table, planned, planned_start
 from gcnrec.training.mixture_choice import choice_bytes
@@ -62,8 +62,9 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
         begun = time.perf_counter()
         memory = plan.placement.memory(Path())
         features = features_read(job, features_of(dataset), graph.union, memory, plan.placement.on_gpu)
-        data, first = replace(train_data(dataset), features=features), first_table(plan, graph, None, memory)
-        with released(placed(plan.placement, graph, first)) as table:
+        first, reads_rows = first_table(plan, graph, None, memory), job.model.inputs != "features"
+        with released(placed(plan.placement, graph, first, features=features, reads_rows=reads_rows)) as table:
+            data = replace(train_data(dataset), features=placed_features(table, features))
             step = build_step(job, plan, data, table, memory)
             timed = _timed(job, plan, dataset, (graph_bytes, features.bytes), step, begun)
     mixture_bytes = choice_bytes(job.mixture, job.evaluate, dataset)

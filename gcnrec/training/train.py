@@ -49,7 +49,7 @@ from gcnrec.system.pages import scratch_values
 from gcnrec.system.signals import Stop, stops
 from gcnrec.tables.features.files import read_codes, write_codes
 from gcnrec.tables.features.sides import Features, with_codes
-from gcnrec.tables.placement import placed, released
+from gcnrec.tables.placement import placed, placed_features, released
 from gcnrec.training.baselines import Rivals, compare_with_baselines, compares
 from gcnrec.training.build import TrainData, build_step, explorer_of, features_read, first_table, planned, planned_start
 from gcnrec.training.export_choice import chosen_rule
@@ -247,9 +247,11 @@ def _step(work: Work, data: TrainData) -> Iterator[Step]:
     memory = plan.placement.memory(work.folder)
     features = features_read(work.job, _features(work), data.graph.union, memory, plan.placement.on_gpu)
     table = first_table(plan, data.graph, rows_ND, memory)
-    with released(placed(plan.placement, data.graph, table, work.observer)) as table_there:
+    reads_rows = work.job.model.inputs != "features"
+    with released(placed(plan.placement, data.graph, table, work.observer, features, reads_rows)) as table_there:
         del table, rows_ND
-        yield build_step(work.job, plan, replace(data, features=features), table_there, partial(scratch_values, work.folder))
+        data = replace(data, features=placed_features(table_there, features))
+        yield build_step(work.job, plan, data, table_there, partial(scratch_values, work.folder))
 
 
 def _epochs(work: Work, step: Step, tensors: Tensors, progress: Progress) -> Epochs:

@@ -157,7 +157,7 @@ def test_sides_of_any_widths_and_absent_ones():
     graph = BipartiteGraph.from_edges(np.array([0, 1]), np.array([0, 1]), 3, 4)
     users, items = ROWS[:3, :7], np.ascontiguousarray(ROWS[:4])
     users = np.ascontiguousarray(users)
-    nodes = np.array([0, 2, 3, 6])
+    nodes = np.array([0, 2, 3, 6])  # users 0 and 2, items 0 and 3
     for features in (Features(users, items), Features(users), Features(None, items), Features()):
         tables = feature_tables(features, graph.num_users, torch.empty, for_gpu=False)
         tiles = tables.read(Ticket(nodes))

@@ -99,7 +99,7 @@ def test_a_buffer_is_filled_again_behind_its_last_reader(monkeypatch, fake_devic
     device, log = fake_device.LazyDevice(0), []
     features = PipelinedFeatures(table_of("float32"), device)
     device.reads, device.compute = Recorded("reads", log), Recorded("compute", log)
-    device.copy = lambda queue, source, target: log.append(("reads", "copy", target.memory.data_ptr()))
+    device.copy = lambda queue, pairs: log.extend(("reads", "copy", target.memory.data_ptr()) for _, target in pairs)
     decoded = features._decoded
 
     def recorded(memory, pitch, index_R, rows):

@@ -122,7 +122,7 @@ def test_killed_before_writes(dataset, tmp_path, digests, monkeypatch):
 
 
 def behind_a_device(fake_device):
-    def placed(job, graph, table, tell):
+    def placed(job, graph, table, tell, *features):
         return PipelinedTable(table, fake_device.FakeDevice(1), Prefixes(graph.num_users, 3, 4))
 
     return placed

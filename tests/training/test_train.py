@@ -483,7 +483,7 @@ def test_behind_a_device_a_run_is_the_same_and_its_traffic_is_told(budget, datas
         def close(self):
             held.remove(self)
 
-    def behind_a_device(job, graph, table, tell):
+    def behind_a_device(job, graph, table, tell, *features):
         assert held == [], "the fit's table would be in memory with the refit's"
         held.append(Held(1))
         return PipelinedTable(table, held[0], Prefixes(graph.num_users, 3, 4))

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph
 from gcnrec.rows import Ticket
@@ -73,23 +72,27 @@ class FeatureSides(NamedTuple):
         users, items = (None if side is None else side.host.width for side in self.sides)
         return users, items
 
-    def prefetch(self, ticket: Ticket) -> None:
-        """Announce the rows of all nodes of a ticket."""
-        for side, index_R in zip(self.sides, split(ticket.rows_R, self.num_users), strict=True):
+    def bytes_of(self, nodes: range) -> int:
+        """Bytes that the rows of nodes take, all of one side, with what lies between them."""
+        side = self.items if nodes.start >= self.num_users else self.users
+        return 0 if side is None else len(nodes) * side.host.pitch_bytes
+
+    def prefetch(self, ticket: Ticket, index_R: torch.Tensor | None = None) -> None:
+        """Announce the rows of all nodes of a ticket; `index_R` is their numbers once more, where reads find them."""
+        for side, here in zip(self.sides, self._split(ticket), strict=True):
             if side is not None:
-                side.prefetch(ticket, index_R)
+                side.prefetch(ticket, ticket.rows_R[here], None if index_R is None else index_R[here])
 
     def read(self, ticket: Ticket) -> Tiles:
         """Features of all nodes of a ticket, where training computes."""
-        parts = zip(self.sides, split(ticket.rows_R, self.num_users), strict=True)
-        users, items = (None if side is None else side.read(ticket, index_R) for side, index_R in parts)
+        parts = zip(self.sides, self._split(ticket), strict=True)
+        users, items = (None if side is None else side.read(ticket, ticket.rows_R[here]) for side, here in parts)
         return users, items
 
-
-def split(nodes_R: NDArray[np.int64], num_users: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers within the sides of ascending nodes: users, then items."""
-    cut = int(np.searchsorted(nodes_R, num_users))
-    return nodes_R[:cut], nodes_R[cut:] - num_users
+    def _split(self, ticket: Ticket) -> tuple[slice, slice]:
+        """The users and the items among ascending nodes."""
+        cut = int(np.searchsorted(ticket.rows_R, self.num_users))
+        return slice(0, cut), slice(cut, len(ticket.rows_R))
 
 
 def with_codes(features: Features, graph: BipartiteGraph, dtype: str, seed: int) -> Features:
@@ -111,11 +114,12 @@ def feature_tables(features: Features, num_users: int, allocate: Allocate, for_g
     `for_gpu`: copies of float32, too, as a mapped file is not pinned. DataError for values that a code does not hold.
     """
     made: list[FeatureTable | None] = []
-    for what, rows_NF, code in zip(SIDES, features.sides, features.codes or (Code(), Code()), strict=True):
+    codes = features.codes or (Code(), Code())
+    for what, rows_NF, code, first in zip(SIDES, features.sides, codes, (0, num_users), strict=True):
         if rows_NF is None:
             made.append(None)
         elif code.dtype == "float32" and not for_gpu:
-            made.append(FeatureTable.adopted(rows_NF))
+            made.append(FeatureTable.adopted(rows_NF, first))
         else:
-            made.append(FeatureTable.encoded(rows_NF, code, what, allocate))
+            made.append(FeatureTable.encoded(rows_NF, code, what, first, allocate))
     return FeatureSides(num_users, *made)

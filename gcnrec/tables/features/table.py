@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.ops.features import Stored, read_features
+from gcnrec.ops.slots import LINE_BYTES
 from gcnrec.rows import Ticket
-from gcnrec.tables.dense import LINE_BYTES, Allocate, in_ram
+from gcnrec.tables.dense import Allocate, in_ram
 from gcnrec.tables.features.code import VALUE_BYTES, Code, Rows, blocks, encode
 
 _UNIT = 4
@@ -32,28 +33,32 @@ class StepFeatures(Protocol):
         """All of them in host memory."""
         ...
 
-    def prefetch(self, ticket: Ticket, index_R: NDArray[np.int64]) -> None:
-        """Announce the rows `index_R`, ascending and unique, that the step of `ticket` reads."""
+    def prefetch(self, ticket: Ticket, nodes_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> None:
+        """Announce ascending nodes of the side, whose rows the step of `ticket` reads.
+
+        `index_R` is `nodes_R` once more, where work of the queue of reads finds it, for a caller that has brought it there.
+        """
         ...
 
-    def read(self, ticket: Ticket, index_R: NDArray[np.int64]) -> torch.Tensor:
-        """The rows of a ticket as a new tile, float32 (R, F), where training computes."""
+    def read(self, ticket: Ticket, nodes_R: NDArray[np.int64]) -> torch.Tensor:
+        """The rows of a ticket's nodes as a new tile, float32 (R, F), where training computes."""
         ...
 
 
 class FeatureTable:
-    """Rows as `stored`; `bytes` counts what was allocated for them, 0 where a dataset's own are read."""
+    """Rows as `stored`: row r is that of node r + `first_node`. `bytes` were allocated for them, 0 where a dataset's are read."""
 
-    def __init__(self, stored: Stored, num_rows: int, nbytes: int = 0) -> None:
-        self.stored, self.num_rows, self.width, self.bytes = stored, num_rows, stored.width, nbytes
+    def __init__(self, stored: Stored, num_rows: int, first_node: int = 0, nbytes: int = 0) -> None:
+        self.stored, self.num_rows, self.first_node, self.bytes = stored, num_rows, first_node, nbytes
+        self.width = stored.width
 
     @classmethod
-    def adopted(cls, rows_NF: Rows) -> FeatureTable:
+    def adopted(cls, rows_NF: Rows, first_node: int = 0) -> FeatureTable:
         """C-contiguous rows where they lie, in RAM or in a mapped file."""
-        return cls(Stored(rows_NF.reshape(-1), rows_NF.shape[1], rows_NF.shape[1], "float32"), len(rows_NF))
+        return cls(Stored(rows_NF.reshape(-1), rows_NF.shape[1], rows_NF.shape[1], "float32"), len(rows_NF), first_node)
 
     @classmethod
-    def encoded(cls, rows_NF: Rows, code: Code, what: str, allocate: Allocate = in_ram) -> FeatureTable:
+    def encoded(cls, rows_NF: Rows, code: Code, what: str, first_node: int = 0, allocate: Allocate = in_ram) -> FeatureTable:
         """A copy of rows, stored by `code`, in memory of `allocate`. `what` names the side in a DataError of `encode`."""
         width = rows_NF.shape[1]
         pitch = pitch_of(width, code.dtype)
@@ -64,22 +69,28 @@ class FeatureTable:
         for here in blocks(rows_NF):
             encode(rows_NF[here], code, plane_NP[here, :width], what)
             plane_NP[here, width:] = 0  # copies on a device move whole vectors
-        return cls(Stored(plane_NP.reshape(-1), plane_NP.shape[1], width, code.dtype, code.grid), len(rows_NF), memory.nbytes)
+        stored = Stored(plane_NP.reshape(-1), plane_NP.shape[1], width, code.dtype, code.grid)
+        return cls(stored, len(rows_NF), first_node, memory.nbytes)
 
     @property
     def host(self) -> FeatureTable:
         return self
 
     @property
+    def pitch_bytes(self) -> int:
+        """Bytes from one row to the next."""
+        return self.stored.pitch * self.stored.values.itemsize
+
+    @property
     def memory(self) -> torch.Tensor:
         """All rows as flat float32, whatever they hold: the unit in which devices copy."""
         return torch.from_numpy(self.stored.values.view(np.float32))
 
-    def prefetch(self, ticket: Ticket, index_R: NDArray[np.int64]) -> None:
+    def prefetch(self, ticket: Ticket, nodes_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> None:
         """Nothing: rows are read where they lie."""
 
-    def read(self, ticket: Ticket, index_R: NDArray[np.int64]) -> torch.Tensor:
-        return self.rows(index_R)
+    def read(self, ticket: Ticket, nodes_R: NDArray[np.int64]) -> torch.Tensor:
+        return self.rows(nodes_R - self.first_node)
 
     def rows(self, index_R: NDArray[np.int64]) -> torch.Tensor:
         """The rows `index_R`, in any order, float32 (R, F)."""

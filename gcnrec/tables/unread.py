@@ -1,0 +1,59 @@
+"""A table whose rows the model does not read: it stays as it started, in host memory, and steps on a device move none of it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.queues import Device
+from gcnrec.rows import RowGrad, Rows, State, Ticket
+from gcnrec.tables.dense import Table
+from gcnrec.tables.hot_rows import Prefixes
+
+
+class UnreadTable:
+    """`host` as steps on a device see it: no row, whatever is announced. `hot`: nodes of which the device keeps what is read."""
+
+    def __init__(self, host: Table, queues: Device, hot: Prefixes) -> None:
+        self._host, self.queues, self.hot = host, queues, hot
+        self.num_rows, self.width = host.num_rows, host.width
+        self._values = queues.resident(torch.zeros(0))
+        self._numbers = queues.resident(torch.zeros(0, dtype=torch.int64))
+        self._last_N = queues.resident(torch.zeros(0, dtype=torch.int32))
+
+    @property
+    def device(self) -> torch.device:
+        return self._values.device
+
+    def announcing(self) -> AbstractContextManager[Any]:
+        """Uploads run in the queue of reads, beside the step that trains."""
+        return self.queues.within(self.queues.reads)
+
+    def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:
+        """A ticket alone."""
+        return Ticket(rows_R)
+
+    def read(self, ticket: Ticket, with_state: bool) -> Rows:
+        """No rows."""
+        state = State(self._values, self._numbers, self._last_N) if with_state else None
+        return Rows(ticket, self._numbers, self._values, self._numbers, self._numbers, state)
+
+    def decode(self, rows: Rows) -> torch.Tensor:
+        return self._values.view(0, self.width)
+
+    def stored(self, ticket: Ticket, tile_RD: torch.Tensor) -> RowGrad:
+        return RowGrad(ticket, self._values, self._numbers)
+
+    def write(self, rows: Rows) -> None:
+        """Nothing was read."""
+
+    def drained(self) -> Table:
+        return self._host
+
+    def close(self) -> None:
+        """Wait for the device and give back the host memory that it reads."""
+        self.queues.close()
