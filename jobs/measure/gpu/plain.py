@@ -53,3 +53,6 @@ class PlainDevice:
 
     def patch(self, earlier_E: torch.Tensor, later_L: torch.Tensor, pairs: Sequence[Pair]) -> None:
         patch(earlier_E, later_L, pairs)
+
+    def close(self) -> None:
+        """Return: nothing is held."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -102,7 +102,7 @@ class ResidentWalk:
 
 def run(bed: Bed) -> None:
     task, reasons = task_on(bed), list[str]()
-    with closing(cast(Any, bed.queues(reasons.append))) as queues:
+    with closing(bed.queues(reasons.append)) as queues:
         try:
             _curve(bed, task, queues)
         finally:

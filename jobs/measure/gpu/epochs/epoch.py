@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
 
 import numpy as np
 
@@ -37,7 +36,7 @@ Stretch = Callable[[], list[float]]
 
 
 def run(bed: Bed) -> None:
-    with closing(cast(Any, bed.queues(lambda reason: None))) as queues:
+    with closing(bed.queues(lambda reason: None)) as queues:
         try:
             _epochs(bed, task_on(bed), queues)
         finally:

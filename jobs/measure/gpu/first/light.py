@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ def run(bed: Bed) -> None:
     """RuntimeError, with names, when a check fails. Rows name the reason where the host copies rows in place of the GPU."""
     reasons: list[str] = []
     wrong = []
-    with closing(cast(Any, bed.queues(reasons.append))) as queues:
+    with closing(bed.queues(reasons.append)) as queues:
         for name, right in _checks(queues):
             bed.report({"bench": "light", "variant": name, "right": right})
             wrong += [] if right else [name]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 from unittest.mock import patch
 
 from torch.autograd import DeviceType
@@ -44,7 +44,7 @@ OPERATIONS = 12
 
 def run(bed: Bed) -> None:
     task = task_on(bed)
-    with closing(cast(Any, bed.queues(lambda reason: None))) as queues:
+    with closing(bed.queues(lambda reason: None)) as queues:
         try:
             tables = tables_of(task, bed.device, queues)
             batches = _drawn(bed, task)
