@@ -57,7 +57,7 @@ def test_everything_from_a_bare_checkout(tmp_path):
     for name in ("gcnrec", "cuda", "loaders", "jobs", "tests/cuda"):
         shutil.copytree(ROOT / name, checkout / name, symlinks=True, ignore=ignored)
     out = tmp_path / "out"
-    command = ["bash", "jobs/gpu_bench.sh", str(out), "--dry", "--seconds", "300"]
+    command = ["bash", "jobs/gpu_bench.sh", str(out), "--dry", "--seconds", "600"]
     paths = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHON": sys.executable, "HOME": str(tmp_path)}
     done = subprocess.run(command, cwd=checkout, env=paths, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

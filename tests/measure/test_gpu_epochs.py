@@ -15,6 +15,7 @@ from gcnrec.graph import Csr
 from gcnrec.tables.pipelined import PipelinedTable
 from jobs.measure.gpu.bed import TINY, Bed
 from jobs.measure.gpu.epochs import curve, transfers
+from jobs.measure.gpu.epochs.epoch import Announced, Drawn, drawn_for
 from jobs.measure.gpu.epochs.products import Hop
 from jobs.measure.gpu.epochs.resident import ResidentLightGcn, ResidentRows
 from jobs.measure.gpu.plain import PlainDevice
@@ -116,6 +117,27 @@ def test_seconds_of_a_step_and_of_a_product(bed):
     assert curve.compute_alone(bed, lambda run: None, compute) == (4.0, 0.5)
 
 
+def test_every_ratio_occurs(bed, task, monkeypatch):
+    """On a machine whose transfers take 4 ms a step, and whose steps take 0.5 ms and 20 us a product."""
+    rows, matrices = [], []
+
+    class Compute(curve.Compute):
+        def __init__(self, matrix):
+            super().__init__(matrix)
+            matrices.append(self)
+
+    monkeypatch.setattr(curve, "Compute", Compute)
+    monkeypatch.setattr(curve, "of_table", lambda *given: transfers.Transfers(4e-3, 3e-3, 1e8))
+    for way in (curve.Walk, curve.ResidentWalk):
+        monkeypatch.setattr(way, "__call__", lambda self, run: None)
+    monkeypatch.setattr(bed, "clock", lambda work: (curve.STEPS * (5e-4 + 2e-5 * matrices[0].products),) * 2)
+    bed.report = rows.append
+    curve._curve(bed, task, PlainDevice())
+    last = [row for row in rows if row["variant"] == "torch-device" and row["runs"] == 3]
+    assert [row["ratio"] for row in last] == pytest.approx(sorted(transfers.RATIOS, reverse=True), rel=0.02)
+    assert {row["variant"] for row in rows} == {"torch-device", *curve.HOST_WAYS} and rows[0]["read_seconds"] == 4e-3
+
+
 def test_the_resident_lightgcn_trains_what_we_train(bed, task):
     """The same batches: the loss at the start, and after one update of rows. Later ones differ, since ours age moments."""
     step = step_of(task, dense(task))
@@ -124,6 +146,25 @@ def test_the_resident_lightgcn_trains_what_we_train(bed, task):
     peer = ResidentLightGcn(bed, task)
     found = peer.train(peer.placed(batch) for batch in batches)
     assert np.allclose(found, expected, rtol=1e-5) and expected[0] != expected[1]
+
+
+def test_drawn_batches_train_the_same_however_they_come_and_are_prepared_once(bed, task, monkeypatch):
+    from gcnrec.bench.contenders.epoch_task import SERIAL, Ours
+    from gcnrec.steps.step import Step
+
+    prepared = []
+    prepare = Step.prepare
+    monkeypatch.setattr(Step, "prepare", lambda step, batch: prepared.append(batch) or prepare(step, batch))
+    batches = list(step_of(task, dense(task)).sampler.epoch(0))
+    losses = {}
+    for name in (SERIAL, "gcnrec-host-overlap"):
+        prepared.clear()
+        contender = Ours(task, PipelinedTable(dense(task), PlainDevice()), drawn_for(name)(batches))
+        losses[name] = [contender().losses for _ in range(3)]
+        assert prepared == batches
+    assert losses[SERIAL] == losses["gcnrec-host-overlap"]
+    assert losses[SERIAL][0] == Ours(task, dense(task))().losses and losses[SERIAL][0] != losses[SERIAL][1]
+    assert drawn_for(SERIAL) is Drawn and issubclass(Announced, Drawn)
 
 
 def test_batches_drawn_ahead_are_the_batches_of_the_sampler(bed, task):

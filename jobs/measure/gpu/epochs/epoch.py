@@ -14,7 +14,8 @@ from functools import partial
 
 import numpy as np
 
-from gcnrec.bench.contenders.epoch_task import SERIAL, Batches, Ours, Task, ahead, dense, serially, step_of, tables_of
+from gcnrec.bench.contenders.epoch_task import SERIAL, Batches, Ours, Task, ahead, dense, step_of, tables_of
+from gcnrec.device import arrays_of, ops_for
 from gcnrec.queues import Device
 from gcnrec.sampling.minibatches import IN_TRAINING, Waits, minibatches
 from gcnrec.sampling.sampler import Batch
@@ -54,11 +55,11 @@ def _epochs(bed: Bed, task: Task, queues: Device) -> None:
     benches: dict[str, dict[str, Stretch]] = {
         "epoch": {
             RESIDENT: lambda: peer.train(peer.drawn_ahead(step.sampler, 0)),
-            **_ours(bed, task, queues, DRAWN_AHEAD, ahead, serially),
+            **_ours(bed, task, queues, {name: ahead for name in DRAWN_AHEAD}),
         },
         "epoch-drawn": {
             RESIDENT: lambda: peer_drawn.train(placed),
-            **_ours(bed, task, queues, DRAWN_BEFORE, partial(announced, batches), partial(unannounced, batches)),
+            **_ours(bed, task, queues, {name: drawn_for(name)(batches) for name in DRAWN_BEFORE}),
         },
     }
     for bench, stretches in benches.items():
@@ -69,34 +70,50 @@ def _epochs(bed: Bed, task: Task, queues: Device) -> None:
         require_alike(losses, TOLERANCE)
 
 
-def _ours(bed: Bed, task: Task, queues: Device, names: tuple[str, ...], early: Batches, late: Batches) -> dict[str, Stretch]:
+def drawn_for(name: str) -> type[Drawn]:
+    """How batches reach the way `name`."""
+    return Drawn if name == SERIAL else Announced
+
+
+def _ours(bed: Bed, task: Task, queues: Device, orders: dict[str, Batches]) -> dict[str, Stretch]:
     """Tables are new, so that losses can be compared."""
     tables = tables_of(task, bed.device, queues)
 
     def stretch(name: str) -> Stretch:
-        contender = Ours(task, tables[name](), late if name == SERIAL else early)
+        contender = Ours(task, tables[name](), orders[name])
         return lambda: contender().losses
 
-    return {name: stretch(name) for name in names}
+    return {name: stretch(name) for name in orders}
 
 
 def _stretch(stretch: Stretch, losses: dict[str, list[float]], name: str, run: int) -> None:
     losses.setdefault(name, stretch())  # of the first stretch
 
 
-def announced(batches: list[Batch], step: Step, epoch: int) -> Iterator[Uploaded]:
-    """The same batches in every epoch, prepared ahead by a thread and announced one step before, as in training."""
-    return minibatches(partial(_prepared, batches, step, epoch), step.announce, range(len(batches)), Waits(), IN_TRAINING)
+class Drawn:
+    """The same batches in every epoch of a step, prepared once. One comes after the other, without announcement."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self._batches, self._kept = batches, dict[int, Prepared]()
+
+    def __call__(self, step: Step, epoch: int) -> Iterator[Uploaded]:
+        return (step.upload(self._packed(step, epoch, number)) for number in range(len(self._batches)))
+
+    def _packed(self, step: Step, epoch: int, number: int) -> Prepared:
+        """Ready for one upload: pinned memory is used again after it."""
+        kept = self._kept.get(number)
+        if kept is None:
+            kept = self._kept[number] = step.prepare(self._batches[number])
+        packed = ops_for(step.table.device).pack(arrays_of((kept.batch.rows_R, kept.encoder, kept.objective)))
+        return replace(kept, batch=replace(kept.batch, step=kept.batch.step + epoch * len(self._batches)), packed=packed)
 
 
-def unannounced(batches: list[Batch], step: Step, epoch: int) -> Iterator[Uploaded]:
-    """The same, one after the other."""
-    return (step.upload(_prepared(batches, step, epoch, number)) for number in range(len(batches)))
+class Announced(Drawn):
+    """The same, packed ahead by a thread and announced one step before, as in training."""
 
-
-def _prepared(batches: list[Batch], step: Step, epoch: int, number: int) -> Prepared:
-    batch = batches[number]
-    return step.prepare(replace(batch, step=batch.step + epoch * len(batches)))
+    def __call__(self, step: Step, epoch: int) -> Iterator[Uploaded]:
+        numbers = range(len(self._batches))
+        return minibatches(partial(self._packed, step, epoch), step.announce, numbers, Waits(), IN_TRAINING)
 
 
 def require_alike(losses: dict[str, list[float]], tolerance: float) -> None:

@@ -17,7 +17,7 @@ from unittest.mock import patch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from gcnrec.bench.contenders.epoch_task import RATE, SERIAL, Batches, Task, dense, step_of, tables_of
+from gcnrec.bench.contenders.epoch_task import RATE, SERIAL, Task, dense, step_of, tables_of
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.sampling.sampler import Batch
 from gcnrec.steps.step import Step, Uploaded
@@ -25,7 +25,7 @@ from gcnrec.tables.dense import StepTable
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.tables.rules import Adam
 from jobs.measure.gpu.bed import Bed
-from jobs.measure.gpu.epochs.epoch import announced, unannounced
+from jobs.measure.gpu.epochs.epoch import drawn_for
 from jobs.measure.gpu.epochs.resident import ResidentLightGcn
 from jobs.measure.gpu.epochs.tasks import task_on
 from jobs.measure.gpu.summary import OVERLAP, RESIDENT
@@ -69,8 +69,7 @@ def _drawn(bed: Bed, task: Task) -> list[Batch]:
 
 def _way(bed: Bed, name: str, task: Task, table: StepTable, batches: list[Batch]) -> None:
     step = step_of(task, table)
-    order: Batches = partial(unannounced if name == SERIAL else announced, batches)
-    coming = order(step, 0)
+    coming = drawn_for(name)(batches)(step, 0)
     _train(step, coming, WARM)
     bed.finish()
     with clocked(PIECES) as spent:
