@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numba
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from gcnrec.bench import epoch as bench
 from gcnrec.bench import harness
+from gcnrec.bench.contenders import epoch_task
 from gcnrec.bench.contenders.epoch_task import (
     FANOUTS,
     L2,
@@ -32,6 +34,8 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.models.hops import Hop
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.rows import Ticket
+from gcnrec.sampling.minibatches import IN_TRAINING, beside_a_gpu
+from gcnrec.steps.guards import Immediate
 
 SIZE = (60, 50, 900)
 CPU = torch.device("cpu")
@@ -64,6 +68,18 @@ def test_announced_or_not_ours_trains_the_same():
         assert ahead() == serial()
 
 
+def test_steps_on_a_gpu_wait_no_more_than_in_training(monkeypatch):
+    """There the check is on the device, and batches are drawn on idle cores; on the CPU neither."""
+    checks = []
+    monkeypatch.setattr(epoch_task, "ops_for", lambda device: f"kernels of {device}")
+    monkeypatch.setattr(epoch_task, "Deferred", lambda *given: checks.append(given) or "deferred")
+    of, gpu = task(3), torch.device("cuda", 0)
+    step = step_of(of, SimpleNamespace(device=gpu))
+    assert (step.check, step.drawing) == ("deferred", beside_a_gpu()) and checks == [("kernels of cuda:0", gpu, None)]
+    step = step_of(of, dense(of))
+    assert isinstance(step.check, Immediate) and step.drawing == IN_TRAINING
+
+
 @pytest.mark.parametrize("peer", [Pageable, Pinned, Prefetched])
 def test_tables_gathered_by_the_cpu(peer):
     """Rows that come one step old train a little otherwise: only the first step is the same."""
@@ -94,11 +110,13 @@ def test_a_peer_embeds_as_we_do_where_nothing_is_left_out(name):
 
 def test_the_peers_loss_is_ours():
     of = task()
-    batch = step_of(of, dense(of)).sampler.batch(0, 0)
+    step = step_of(of, dense(of))
+    batch = step.sampler.batch(0, 0)
     rows_VD = torch.randn(len(batch.nodes_V), 16, generator=torch.Generator().manual_seed(0))
     labels = Labels.of(batch.nodes_V, batch.num_users, batch.users_B, batch.positives_B)
     found = softmax_loss(labels, rows_VD, torch.zeros_like(rows_VD), TEMPERATURE, L2)
-    torch.testing.assert_close(found, softmax(of.graph)(rows_VD, torch.zeros_like(rows_VD), batch))
+    given = step.upload(step.prepare(batch)).objective
+    torch.testing.assert_close(found, softmax(of.graph)(rows_VD, torch.zeros_like(rows_VD), given))
 
 
 def test_slots_hold_a_quarter_of_the_start():

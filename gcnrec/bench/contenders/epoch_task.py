@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from gcnrec.bench.contenders.gathered import Pageable, Pinned, Prefetched
+from gcnrec.device import ops_for
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.hops import Hop
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
@@ -24,8 +25,10 @@ from gcnrec.models.objective import Objective, objective_of
 from gcnrec.queues import Device
 from gcnrec.random import Stage, generator, normal
 from gcnrec.sampling.blocks import NeighbourSampler
-from gcnrec.sampling.minibatches import Waits
+from gcnrec.sampling.minibatches import IN_TRAINING, Waits, beside_a_gpu
 from gcnrec.sampling.sampler import EdgeSampler
+from gcnrec.steps.deferred import Deferred
+from gcnrec.steps.guards import Check, Immediate
 from gcnrec.steps.step import Step, Uploaded
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import DenseTable, StepTable
@@ -187,7 +190,11 @@ def step_of(task: Task, table: StepTable, objective: Objective | None = None) ->
     fraction = (task.positives - 0.5) / graph.num_edges
     sampler = EdgeSampler(graph, None, task.batch_size, 0, None, False, 0, fraction, NeighbourSampler(graph, FANOUTS, seed=0))
     encoder = SampledLightGcn(Hop(graph), len(FANOUTS), task.width)
-    return Step(sampler, encoder, table, _rule(), objective or softmax(graph), None)
+    check: Check = Immediate()
+    drawing = IN_TRAINING
+    if table.device.type == "cuda":  # as training on a GPU
+        check, drawing = Deferred(ops_for(table.device), table.device, None), beside_a_gpu()
+    return Step(sampler, encoder, table, _rule(), objective or softmax(graph), None, check=check, drawing=drawing)
 
 
 def softmax(graph: BipartiteGraph) -> Objective:

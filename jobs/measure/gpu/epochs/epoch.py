@@ -17,7 +17,7 @@ import numpy as np
 from gcnrec.bench.contenders.epoch_task import SERIAL, Batches, Ours, Task, ahead, dense, step_of, tables_of
 from gcnrec.device import arrays_of, ops_for
 from gcnrec.queues import Device
-from gcnrec.sampling.minibatches import IN_TRAINING, Waits, minibatches
+from gcnrec.sampling.minibatches import Waits, minibatches
 from gcnrec.sampling.sampler import Batch
 from gcnrec.steps.step import Prepared, Step, Uploaded
 from jobs.measure.gpu.bed import Bed, Work, report_timings, rounds
@@ -113,7 +113,7 @@ class Announced(Drawn):
 
     def __call__(self, step: Step, epoch: int) -> Iterator[Uploaded]:
         numbers = range(len(self._batches))
-        return minibatches(partial(self._packed, step, epoch), step.announce, numbers, Waits(), IN_TRAINING)
+        return minibatches(partial(self._packed, step, epoch), step.announce, numbers, Waits(), step.drawing)
 
 
 def require_alike(losses: dict[str, list[float]], tolerance: float) -> None:
