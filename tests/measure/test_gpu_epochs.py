@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from gcnrec.bench.graphs import synthetic
 from gcnrec.graph import Csr
 from gcnrec.tables.pipelined import PipelinedTable
 from jobs.measure.gpu.bed import TINY, Bed
-from jobs.measure.gpu.epochs import curve, transfers
+from jobs.measure.gpu.epochs import curve, sage, transfers
 from jobs.measure.gpu.epochs.epoch import Announced, Drawn, drawn_for
+from jobs.measure.gpu.epochs.feature_ways import LoaderGather, OnDevice, SerialGather
 from jobs.measure.gpu.epochs.products import Hop
 from jobs.measure.gpu.epochs.resident import ResidentLightGcn, ResidentRows
 from jobs.measure.gpu.plain import PlainDevice
@@ -185,6 +187,78 @@ def test_a_hop_and_its_gradient():
     found_TD.backward(grad_TD)
     assert torch.allclose(found_TD.double(), matrix @ source_SD.double(), atol=1e-6)
     assert torch.allclose(source_SD.grad.double(), matrix.T @ grad_TD.double(), atol=1e-6)
+
+
+def test_sage_pools_means_of_drawn_neighbours(bed, task):
+    """Against loops over the edges of every hop."""
+    (drawn,) = sage.batches(bed, task.graph, 8, 1)
+    model, features_RF = sage.Sage(7), torch.randn(len(drawn.index_R), 7)
+    current = (features_RF @ model.projection.weight.T).detach()
+    for own, pooled, hop in zip(model.own, model.pooled, reversed(drawn.hops), strict=True):
+        means_TS = hop.mean._matrix.to_dense()
+        assert torch.allclose(means_TS.sum(1), torch.ones(len(means_TS)))  # every node here has neighbours
+        own_TD = current[hop.own_T] @ own.weight.T + own.bias
+        current = torch.relu(own_TD + (means_TS @ current) @ pooled.weight.T)
+    rows_VD = current / current.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    scores_BB = rows_VD[drawn.users_B] @ rows_VD[drawn.items_B].T / sage.TEMPERATURE
+    expected = -torch.log_softmax(scores_BB, 1).diagonal().mean()
+    assert torch.allclose(model(features_RF, drawn), expected, rtol=1e-4)
+
+
+def test_a_batch_of_pairs_is_what_the_graph_has(bed, task):
+    """Pairs are edges, users and items by their places among the nodes of the nearest hop."""
+    graph = task.graph
+    edges = set(zip(graph.user_items.row_numbers().tolist(), graph.user_items.indices.tolist(), strict=True))
+    (drawn,) = sage.batches(bed, graph, 8, 1)
+    nodes_V = drawn.index_R.numpy()
+    for hop in reversed(drawn.hops):
+        nodes_V = nodes_V[hop.own_T.numpy()]
+    pairs = {(int(nodes_V[user]), int(nodes_V[item]) - USERS) for user, item in zip(drawn.users_B, drawn.items_B, strict=True)}
+    assert len(pairs) == 8 and pairs <= edges
+
+
+@pytest.mark.parametrize("way", [OnDevice, SerialGather, LoaderGather])
+def test_ways_bring_the_rows_that_were_asked_for(bed, task, way):
+    """Rows one after the other and with gaps, announced one step before as training does; buffers are used again."""
+    drawn = list(sage.batches(bed, task.graph, 8, 4))
+    rows_NF = torch.randn(USERS + ITEMS, 9)[:, :7]
+    given = {each.ticket: each.index_R for each in drawn} if way is OnDevice else max(len(each.index_R) for each in drawn)
+    features = way(bed, rows_NF, given)
+    features.prefetch(drawn[0].ticket, drawn[0].ticket.rows_R, drawn[0].index_R)
+    for each, later in zip(drawn, [*drawn[1:], None], strict=True):
+        if later is not None:
+            features.prefetch(later.ticket, later.ticket.rows_R, later.index_R)
+        found_RF = features.read(each.ticket, each.ticket.rows_R)
+        assert torch.equal(found_RF, rows_NF[each.index_R])
+
+
+def test_a_loader_fills_a_buffer_after_its_last_upload(bed, task, monkeypatch):
+    """Marks are numbered as they are made: two at the start, then one behind each batch's upload."""
+    from jobs.measure.gpu.epochs import feature_ways
+
+    log, marks = [], iter(range(10))
+    gathered = feature_ways._gathered
+    monkeypatch.setattr(bed, "mark", lambda: partial(log.append, next(marks)))
+    monkeypatch.setattr(feature_ways, "_gathered", lambda *given: (log.append("gathered"), gathered(*given))[1])
+    drawn = list(sage.batches(bed, task.graph, 8, 4))
+    features = LoaderGather(bed, torch.randn(USERS + ITEMS, 7), USERS + ITEMS)
+    features.prefetch(drawn[0].ticket, drawn[0].ticket.rows_R, drawn[0].index_R)
+    for each, later in zip(drawn, [*drawn[1:], None], strict=True):
+        if later is not None:
+            features.prefetch(later.ticket, later.ticket.rows_R, later.index_R)
+        features.read(each.ticket, each.ticket.rows_R)
+    assert log == [1, "gathered", 0, "gathered", 2, "gathered", 3, "gathered"]
+
+
+def test_a_serial_gather_begins_when_the_step_before_is_over(bed, task, monkeypatch):
+    from jobs.measure.gpu.epochs import feature_ways
+
+    log = []
+    monkeypatch.setattr(bed, "mark", lambda: lambda: log.append("the device is waited for"))
+    monkeypatch.setattr(feature_ways, "_gathered", lambda *given: log.append("gathered") or torch.zeros(1))
+    (drawn,) = sage.batches(bed, task.graph, 8, 1)
+    SerialGather(bed, torch.randn(USERS + ITEMS, 7), USERS + ITEMS).read(drawn.ticket, drawn.ticket.rows_R)
+    assert log == ["the device is waited for", "gathered"]
 
 
 def test_losses_that_differ_end_the_part():

@@ -30,6 +30,7 @@ PARTS = {
     "gathers": Part(45, "rates.gathers"),
     "tuning": Part(25, "rates.tuning"),
     "curve": Part(50, "epochs.curve"),
+    "features": Part(90, "epochs.features"),
     "epoch": Part(40, "epochs.epoch"),
     "updates": Part(25, "rates.updates"),
     "slot_reads": Part(25, "rates.slot_reads"),
