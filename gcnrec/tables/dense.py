@@ -252,6 +252,13 @@ class DenseTable:
         lines = sum(-(-4 * each // LINE_BYTES) for each in (width, state_width))  # rows begin on lines, or share them evenly
         return Extent(len(rows) * width, len(rows) * state_width, len(rows) * width, len(rows) * lines)
 
+    @property
+    def longest(self) -> tuple[int, int]:
+        return self.width, self._state.shape[1]
+
+    def homes(self, rows_R: NDArray[np.int64]) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]:
+        return tuple((rows_R * plane.pitch, np.full(len(rows_R), plane.width)) for plane in self._planes())
+
     def _planes(self) -> tuple[Plane, Plane]:
         weights, state = (Plane(_flat(plane), _pitch(plane), plane.shape[1]) for plane in (self._weights, self._state))
         return weights, state

@@ -30,12 +30,13 @@ from gcnrec.tables.dense import Table
 from gcnrec.tables.hot_rows import Part, Prefixes
 from gcnrec.tables.ring import Ring, Slot
 from gcnrec.tables.staged import Extent, Located, RowSpans, StagedRows
+from gcnrec.tables.window import Homes, Stay, Window
 
 _CHUNK_ROWS = 1 << 20
 """Cached rows that are filled or sent home by one call."""
 
 
-class HostTable(Table, Protocol):
+class HostTable(Table, Homes, Protocol):
     """A table whose rows are spans of flat host memories."""
 
     @property
@@ -74,13 +75,15 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Staged:
-    """A batch's rows: `copies` in a slot of the ring, and `pairs` that bring them there from host memory or the cache."""
+    """A batch's rows: `copies` in a slot of the ring, and `pairs` that bring them there from host memory or the cache. `stay`:
+    of the rows that come from a window."""
 
     index_R: torch.Tensor
     rows: StagedRows
     copies: RowSpans
     pairs: tuple[Pair, ...]
     slot: Slot
+    stay: Stay | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,11 +107,12 @@ class _Leaving:
 class PipelinedTable:
     """`host` behind a device's queues. A step reads, decodes and writes the rows of one ticket; `prefetch` announces the next.
 
-    Whole-table work (export, exploration, checkpoints) is that of `drained()`. `close` gives the host memory back.
+    The device keeps the `hot` rows. It reaches the others in the `window`, or without one where they lie. Whole-table work
+    (export, exploration, checkpoints) is that of `drained()`. `close` gives the host memory back.
     """
 
-    def __init__(self, host: HostTable, device: Device, hot: Prefixes | None = None) -> None:
-        self._host, self._device = host, device
+    def __init__(self, host: HostTable, device: Device, hot: Prefixes | None = None, window: Window | None = None) -> None:
+        self._host, self._device, self._window = host, device, window
         self._hot = hot if hot is not None and len(hot) else None
         self._adopt()  # at once: memory that cannot be pinned is reported before training begins
         self._last_N = device.resident(host.last_N)
@@ -176,11 +180,18 @@ class PipelinedTable:
             homes = located.spans(index_R)
             sized = zip(slot.buffers, extent[:2], strict=True)
             copies = located.packed(homes, [buffer[:size] for buffer, size in sized])
-            pairs = tuple(self._pairs(located, parts, index_R, homes, copies))
+            stay = self._admitted(rows_R, parts)
+            pairs = tuple(self._pairs(located, parts, index_R, homes, copies, stay))
             device.copy(reads, pairs)  # copy: of this batch's rows, over PCIe
             rows = located.staged(ticket, index_R, copies, self._last_N, extent.values)
         earlier, slot.held = slot.held, (index_R, rows, pairs)
-        return _Arriving(_Staged(index_R, rows, copies, pairs, slot), reads.mark(), behind, earlier)
+        return _Arriving(_Staged(index_R, rows, copies, pairs, slot, stay), reads.mark(), behind, earlier)
+
+    def _admitted(self, rows_R: NDArray[np.int64], parts: tuple[Part, ...]) -> Stay | None:
+        """The stay in the window of the rows that are not cached."""
+        if self._window is None:
+            return None
+        return self._window.admit(np.concatenate([rows_R[:0], *(rows_R[p.first : p.last] for p in parts if p.shift is None)]))
 
     def _counted(self, rows_R: NDArray[np.int64], parts: tuple[Part, ...]) -> Extent:
         """The extent of all rows; traffic counts what crosses the bus of it."""
@@ -197,13 +208,18 @@ class PipelinedTable:
         return total
 
     def _pairs(
-        self, located: Located, parts: tuple[Part, ...], index_R: torch.Tensor, homes: RowSpans, copies: RowSpans
-    ) -> Iterator[Pair]:
+        self, located: Located, parts: tuple[Part, ...], index_R: torch.Tensor, homes: RowSpans, copies: RowSpans,
+        stay: Stay | None,
+    ) -> Iterator[Pair]:  # fmt: skip
         """Where rows come from and go back to, with the part of the copies that is theirs."""
+        stayed = 0
         for part in parts:
             home = homes.part(part.first, part.last)
             if part.shift is not None and self._cache is not None:
                 home = located.cached(self._cache, index_R[part.first : part.last], part.shift, home)
+            elif self._window is not None and stay is not None:
+                home = self._window.spans(stay, stayed, home)
+                stayed += len(home.weights)
             yield from home.to(copies.part(part.first, part.last))
 
     def _locate(self) -> Located:
@@ -211,6 +227,8 @@ class PipelinedTable:
         if self._located is None or self._seen != self._host.changes:
             device = self._device
             self._adopt()
+            if self._window is not None:
+                self._window.forget()
             if self._last_N is not self._host.last_N:
                 self._last_N.copy_(self._host.last_N)  # copy: four bytes a row; a checkpoint may have been put back
                 device.compute.mark().finish()  # synchronize: of whole-table work, not of steps
@@ -221,6 +239,8 @@ class PipelinedTable:
         return self._located
 
     def _adopt(self) -> None:
+        if self._window is not None:
+            return
         for memory, length in self._host.memories():
             self._device.adopt(memory, length)
 
@@ -235,8 +255,9 @@ class PipelinedTable:
                 f"{len(hot):,} rows and their state should be kept on the GPU, and it has no room for these "
                 f"{extent.nbytes:,} bytes; lower table.cache_bytes, or use table.placement = 'host' instead of 'device'"
             ) from None
-        for home, own in self._whole(hot, located, cache):
+        for home, own, stay in self._whole(hot, located, cache):
             device.copy(device.reads, home.to(own))  # copy: the cached rows, after whole-table work that wrote them
+            self._leave(stay, device.reads.mark(), changed=False)
         return cache
 
     def _flush(self) -> None:
@@ -245,20 +266,29 @@ class PipelinedTable:
             return
         device, writes = self._device, self._device.writes
         with device.within(writes):
-            for home, own in self._whole(self._hot, self._located, self._cache):
+            for home, own, stay in self._whole(self._hot, self._located, self._cache):
                 device.copy(writes, own.to(home))  # copy: the cached rows, before whole-table work
+                self._leave(stay, writes.mark(), changed=True)
         writes.mark().finish()  # synchronize: whole-table work reads host memory
 
-    def _whole(self, hot: Prefixes, located: Located, cache: RowSpans) -> Iterator[tuple[RowSpans, RowSpans]]:
-        """All cached rows in chunks: where they are at home, and in the cache."""
-        own = torch.arange(min(_CHUNK_ROWS, len(hot)), device=self._last_N.device)
-        place = 0
+    def _whole(self, hot: Prefixes, located: Located, cache: RowSpans) -> Iterator[tuple[RowSpans, RowSpans, Stay | None]]:
+        """All cached rows in chunks: where they are at home, or in the window for a stay, and in the cache."""
+        window, place = self._window, 0
+        most = _CHUNK_ROWS if window is None else max(1, min(_CHUNK_ROWS, window.places // 4))
+        own = torch.arange(min(most, len(hot)), device=self._last_N.device)
         for rows in hot.ranges:
-            for first in range(rows.start, rows.stop, _CHUNK_ROWS):
-                count = min(_CHUNK_ROWS, rows.stop - first)
-                homes = located.spans(own[:count], first)
-                yield homes, located.cached(cache, own[:count], place, homes)
+            for first in range(rows.start, rows.stop, most):
+                count = min(most, rows.stop - first)
+                homes, stay = located.spans(own[:count], first), None
+                if window is not None:
+                    stay = window.admit(np.arange(first, first + count))
+                    homes = window.spans(stay, 0, homes)
+                yield homes, located.cached(cache, own[:count], place, homes), stay
                 place += count
+
+    def _leave(self, stay: Stay | None, over: Mark, changed: bool) -> None:
+        if self._window is not None and stay is not None:
+            self._window.leave(stay, over, changed)
 
     def traffic(self) -> Traffic:
         """What was moved so far."""
@@ -280,7 +310,9 @@ class PipelinedTable:
         writes.after(updated)
         self._device.copy(writes, [(copy, home) for home, copy in staged.pairs])  # copy: of this batch's rows, over PCIe
         self._written += 1
-        self._leaving.append(_Leaving(staged, writes.mark(), self._written))
+        home = writes.mark()
+        self._leaving.append(_Leaving(staged, home, self._written))
+        self._leave(staged.stay, home, changed=True)
         self._current = None
         self._forget(updated)
 
@@ -291,11 +323,17 @@ class PipelinedTable:
         for each in moving:
             each.mark.finish()
         self._device.compute.mark().finish()
+        for arriving in self._arriving.values():
+            self._leave(arriving.staged.stay, arriving.mark, changed=False)
+        if self._current is not None:
+            self._leave(self._current[1].stay, self._device.compute.mark(), changed=False)
         if self._written > self._flushed:
             self._flush()
             if self._last_N is not self._host.last_N:
                 self._host.last_N.copy_(self._last_N)  # copy: four bytes a row
             self._flushed = self._written
+        if self._window is not None:
+            self._window.settle()
         current = [] if self._current is None else [self._current[1]]
         for staged in (*(each.staged for each in moving), *current):
             staged.slot.held = None
@@ -313,7 +351,9 @@ class PipelinedTable:
 
     def _at(self, ticket: Ticket) -> _Staged:
         if self._current is not None and ticket != self._current[0]:  # read, and never written
-            self._ring.give_back(self._current[1].slot, self._device.compute.mark())
+            used, staged = self._device.compute.mark(), self._current[1]
+            self._ring.give_back(staged.slot, used)
+            self._leave(staged.stay, used, changed=False)
             self._current = None
         if self._current is None:
             self._current = ticket, self._arrived(ticket)

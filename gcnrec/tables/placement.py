@@ -13,6 +13,7 @@ import torch
 
 from gcnrec.device import gpu, pinnable, pipeline_of
 from gcnrec.graph import BipartiteGraph
+from gcnrec.system.limits import read_limits
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.pages import scratch_rows
 from gcnrec.tables.dense import Allocate, StepTable, in_ram
@@ -21,6 +22,10 @@ from gcnrec.tables.features.sides import FeatureSides
 from gcnrec.tables.hot_rows import Prefixes, hottest
 from gcnrec.tables.pipelined import HostTable, PipelinedTable, Traffic
 from gcnrec.tables.unread import UnreadTable
+from gcnrec.tables.window import Window, place_bytes
+
+WINDOW_SHARE = 4
+"""One part in so many of the available memory is pinned for the rows of a table on disk; the rest may cache its file."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,12 @@ class Placement:
             return lambda length: scratch_rows(folder, 1, length)[0]
         return pinnable if self.on_gpu else in_ram
 
+    def pinned_bytes(self, table_bytes: int) -> int:
+        """Host memory that a GPU keeps in RAM for a table: all of it, or a window onto one on disk."""
+        if not self.on_gpu:
+            return 0
+        return min(table_bytes, read_limits().available // WINDOW_SHARE) if self.on_disk else table_bytes
+
     @property
     def device_name(self) -> str:
         """The device as lineage.json names it."""
@@ -66,7 +77,8 @@ def placed(
 ) -> StepTable:  # fmt: skip
     """The table behind the GPU's queues, or itself where the CPU trains. A note says why rows are not read in place.
 
-    `features` share the cache; without `reads_rows` they have it alone.
+    A GPU reads no mapped file that is written to in place; its rows come through a window in RAM. `features` share the cache;
+    without `reads_rows` they have it alone.
     """
     if not placement.on_gpu:
         return table
@@ -79,7 +91,12 @@ def placed(
     hot = Prefixes(graph.num_users, graph.num_users, graph.num_items)
     if placement.kind != "device":
         hot = hottest(graph, bytes_of, placement.cache_bytes)
-    return PipelinedTable(table, queues, hot) if reads_rows else UnreadTable(table, queues, hot)
+    if not reads_rows:
+        return UnreadTable(table, queues, hot)
+    if not placement.on_disk:
+        return PipelinedTable(table, queues, hot)
+    places = placement.pinned_bytes(table.num_rows * place_bytes(table)) // place_bytes(table)
+    return PipelinedTable(table, queues, hot, Window(table, queues, places, pinnable))
 
 
 def placed_features(table: StepTable, features: FeatureSides) -> FeatureSides:

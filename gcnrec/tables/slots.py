@@ -130,6 +130,17 @@ class SlotTable:
         """How often rows were written whole: by a start, an exploration, a checkpoint."""
         return self.arena.changes
 
+    @property
+    def longest(self) -> tuple[int, int]:
+        layout = self.arena.layout
+        return int(layout.record_K[self.max_count]) // 4, int(layout.state_K[self.max_count])
+
+    def homes(self, rows_R: NDArray[np.int64]) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]:
+        layout, counts_R = self.arena.layout, self.slots.count_N[rows_R]
+        records_R = self.slots.location_N[rows_R].astype(np.int64) * (ops.UNIT // 4)
+        state_R = self.arena.places(rows_R).state_at_R
+        return (records_R, layout.record_K[counts_R] // 4), (state_R, layout.state_K[counts_R])
+
     def _records(self) -> torch.Tensor:
         """All records as flat float32, whatever they hold."""
         return torch.from_numpy(self.slots.columns.view(np.float32))

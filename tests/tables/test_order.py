@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from gcnrec.tables import pipelined, ring
+from gcnrec.tables import pipelined, ring, window
 from jobs.measure.gpu import order
 
 LONG = 9
@@ -19,8 +19,8 @@ LONG = 9
 @pytest.mark.parametrize("name", order.PROGRAMS)
 def test_nothing_depends_on_the_interleaving(name):
     program = order.PROGRAMS[name]
-    assert order.all_problems(program, 3, order.SUBSETS[1:]) == set()
-    assert order.problems([(0, 1), (1, 2)] * (LONG // 2) + [(1,)], program) == set()
+    assert order.all_problems(program, 4, program.subsets[:2]) == set()
+    assert order.problems([program.subsets[step % len(program.subsets)] for step in range(LONG)], program) == set()
 
 
 def found(length=LONG, **program):
@@ -75,6 +75,15 @@ def test_a_buffer_that_is_used_again_too_early_is_seen(monkeypatch):
     right = ring.Ring.give_back
     monkeypatch.setattr(ring.Ring, "give_back", lambda self, slot, *users: right(self, slot))
     assert "a value depends on the interleaving" in found()
+
+
+def test_a_place_of_a_window_that_is_used_again_too_early_is_seen(monkeypatch):
+    program, singles = order.PROGRAMS["window"], [(step % 4,) for step in range(LONG)]
+    assert order.problems(singles, program) == set()
+    right = window.Window.leave
+    passed = order.Mark(order.Recorder(), 0)
+    monkeypatch.setattr(window.Window, "leave", lambda self, stay, over, changed: right(self, stay, passed, changed))
+    assert order.problems(singles, program)
 
 
 @pytest.mark.parametrize("given", [False, True])

@@ -11,9 +11,13 @@ import pytest
 import torch
 
 from gcnrec.cuda.hostmemory import HUGE_BYTES
+from gcnrec.errors import DeviceError
+from gcnrec.system.limits import Limits
+from gcnrec.tables import placement
 from gcnrec.tables.dense import DenseTable, in_ram
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.tables.placement import Placement, released
+from gcnrec.testing import checkerboard
 
 
 def flags_at(address):
@@ -39,6 +43,28 @@ def test_without_a_gpu_memory_is_as_it_was(tmp_path):
     for on_gpu in (False, True):
         rows = Placement(on_gpu, "disk").memory(tmp_path)(100)
         assert rows.shape == (100,) and list(tmp_path.iterdir()) == []
+
+
+def test_a_table_on_disk_meets_a_gpu_through_a_window(tmp_path, fake_device, monkeypatch):
+    """Of a quarter of the memory that there is; the file itself is not pinned."""
+    adopted = []
+
+    class Adopting(fake_device.FakeDevice):
+        def adopt(self, memory, length):
+            adopted.append(memory.data_ptr())
+
+    given = Placement(True, "disk")
+    monkeypatch.setattr(placement, "gpu", lambda: "a GPU")
+    monkeypatch.setattr(placement, "pipeline_of", lambda *_: Adopting(0))
+    monkeypatch.setattr(placement, "read_limits", lambda: Limits(4 * 6 * (4 * (32 + 64) + 17), None))
+    graph = checkerboard().graph
+    host = DenseTable(torch.randn(graph.num_nodes, 20), 40, given.memory(tmp_path))
+    table, rows_R = placement.placed(given, graph, host), np.array([1, 5, 30])
+    files = {plane.data_ptr() for plane, _ in host.memories()}
+    assert len(adopted) == 2 and not files & set(adopted) and "dc" in flags_at(adopted[0])
+    assert torch.equal(table.decode(table.read(table.prefetch(rows_R), with_state=True)), host.columns(0, 20)[rows_R])
+    with pytest.raises(DeviceError, match="more than the 6 places"):
+        table.prefetch(np.arange(7))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ value comes last before a reader, some run of a GPU goes wrong; where it does no
 
 Programs are all sequences of some batches of few rows. No step waits on the host.
 
-Run from the root of a checkout: python -m jobs.measure.gpu.order [--batches 5]. It needs no GPU.
+Run from the root of a checkout: python -m jobs.measure.gpu.order [--batches 4]. It needs no GPU.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.tables.slots import SlotTable
+from gcnrec.tables.window import Window
 
 Cell = tuple[int, int]
 """A value: the address of its memory, and its place there."""
@@ -148,9 +149,10 @@ class Recorder(TorchDispatchMode):
         self.host |= 1 << (len(self.works) - 1)
         return len(self.works) - 1
 
-    def read_on_host(self) -> int:
-        self.works.append(Work("host", self.host, {}, frozenset()))
-        return len(self.works) - 1
+    def copy_on_host(self, moved: dict[Cell, Cell]) -> None:
+        """Target -> source; what is given from now on comes after it."""
+        self.works.append(Work("host", self.host, moved, frozenset()))
+        self.host |= 1 << (len(self.works) - 1)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -273,18 +275,44 @@ def lost(recorder: Recorder) -> Iterator[str]:
                 yield f"memory of {memory.queue} is reused while {works[user].queue} reads it"
 
 
+SUBSETS: tuple[tuple[int, ...], ...] = ((0, 1), (1, 2), (0, 1, 2))
+SINGLES: tuple[tuple[int, ...], ...] = ((0,), (1,), (2,), (3,))
+"""Rows of a batch."""
+
+
 @dataclass(frozen=True)
 class Program:
     """How a table is used. `ahead`: batches announced before the one that trains; `given`: row numbers come from the caller;
+    `window`: places of a window onto a table on disk, 0 without one;
     `drained` and `explored`: after these steps; `unwritten`: steps that only read, as explorations' gradients do."""
 
     slots: bool = False
     ahead: int = 1
     given: bool = False
     hot: Prefixes | None = None
+    window: int = 0
+    subsets: tuple[tuple[int, ...], ...] = SUBSETS
     drained: tuple[int, ...] = ()
     explored: tuple[int, ...] = ()
     unwritten: tuple[int, ...] = ()
+
+
+class SeenWindow(Window):
+    """A window whose copies are work of the host."""
+
+    def __init__(self, table: DenseTable | SlotTable, recorder: Recorder, places: int) -> None:
+        self._recorder = recorder
+        super().__init__(table, cast(Device, recorder), places, lambda length: recorder.empty(length, torch.empty(0)))
+
+    def _copy(self, rows_M: NDArray[np.int64], places_M: NDArray[np.int64], home: bool) -> None:
+        moved: dict[Cell, Cell] = {}
+        own = zip(self._table.memories(), self._table.homes(rows_M), self._planes, self._pitches, strict=True)
+        for (memory, _), (at_M, length_M), plane, pitch in own:
+            lengths = torch.from_numpy(length_M)
+            there = cells(Spans(memory, torch.from_numpy(at_M), lengths))
+            here = cells(Spans(plane, torch.from_numpy(places_M), lengths, pitch))
+            moved |= dict(zip(there, here, strict=True)) if home else dict(zip(here, there, strict=True))
+        self._recorder.copy_on_host(moved)
 
 
 def host_table(slots: bool) -> DenseTable | SlotTable:
@@ -311,7 +339,8 @@ def problems(batches: Sequence[Sequence[int]], program: Program, recorder: Recor
     expected: dict[int, int] = dict.fromkeys(range(ROWS), -1)
     read: list[tuple[int, dict[Cell, int]]] = []
     with recorder:
-        table = PipelinedTable(host, cast(Device, recorder), program.hot)
+        window = SeenWindow(host, recorder, program.window) if program.window else None
+        table = PipelinedTable(host, cast(Device, recorder), program.hot, window)
         coming = deque([announced(table, recorder, rows, program) for rows in batches[: program.ahead]])
         for step, rows in enumerate(batches):
             if program.ahead and step + program.ahead < len(batches):
@@ -331,9 +360,9 @@ def problems(batches: Sequence[Sequence[int]], program: Program, recorder: Recor
                 expected = dict.fromkeys(range(ROWS), recorder.write_on_host(memories))
                 host.restore(host.tensors())
         table.drained()
-        everything = table.read(Ticket(np.arange(ROWS)), with_state=True)
-        read.append((recorder.train(everything), {cell: expected[place] for cell, place in places(everything)}))
-        del everything
+        for row in range(ROWS):
+            last = table.read(Ticket(np.array([row])), with_state=True)
+            read.append((recorder.train(last), {cell: expected[row] for cell, _ in places(last)}))
     judge = Judge(recorder.works, {memory.untyped_storage().data_ptr() for memory in memories})
     for number, right in read:
         for cell, writer in right.items():
@@ -364,8 +393,6 @@ def places(rows: Rows) -> Iterator[tuple[Cell, int]]:
             yield cell, int(np.searchsorted(starts, place, side="right")) - 1
 
 
-SUBSETS = ((0,), (0, 1), (1, 2), (0, 1, 2))
-"""Rows of a batch."""
 PROGRAMS = {
     "announced": Program(),
     "numbers given": Program(given=True),
@@ -376,24 +403,28 @@ PROGRAMS = {
     "drained": Program(drained=(1, 2), hot=Prefixes(2, 1, 0)),
     "explored": Program(explored=(1,), drained=(3,), hot=Prefixes(2, 1, 1), given=True),
     "read only at times": Program(unwritten=(1, 2), given=True),
+    "window": Program(window=3, subsets=SINGLES),
+    "window, cached": Program(window=3, subsets=SINGLES, hot=Prefixes(2, 1, 0), given=True, explored=(1,)),
+    "window, slots": Program(window=3, subsets=SINGLES, slots=True, unwritten=(1,), drained=(2,)),
     "slots": Program(slots=True, given=True),
     "slots cached": Program(slots=True, hot=Prefixes(2, 1, 1), drained=(2,)),
 }
 
 
-def all_problems(program: Program, length: int, subsets: Sequence[Sequence[int]] = SUBSETS) -> set[str]:
-    """Of every sequence of `length` batches of these rows."""
-    return set().union(*(problems(batches, program) for batches in itertools.product(subsets, repeat=length)))
+def all_problems(program: Program, length: int, subsets: Sequence[Sequence[int]] = ()) -> set[str]:
+    """Of every sequence of `length` batches of these rows, by default as the program has them."""
+    sequences = itertools.product(subsets or program.subsets, repeat=length)
+    return set().union(*(problems(batches, program) for batches in sequences))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=4)
     length, wrong = parser.parse_args().batches, 0
     runs: list[tuple[str, Callable[[], set[str]]]] = []
     for name, program in PROGRAMS.items():
         runs.append((f"{name}, {length} batches", lambda program=program: all_problems(program, length)))  # type: ignore[misc]
-        runs.append((f"{name}, {2 * length} batches of two kinds", lambda p=program: all_problems(p, 2 * length, SUBSETS[1:3])))  # type: ignore[misc]
+        runs.append((f"{name}, {2 * length} batches of two kinds", lambda p=program: all_problems(p, 2 * length, p.subsets[:2])))  # type: ignore[misc]
     for name, run in runs:
         begun = time.perf_counter()
         found = run()
