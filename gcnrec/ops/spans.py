@@ -1,6 +1,6 @@
-"""Copies of pieces of flat memory, and of the pieces of rows that two batches share.
+"""Copies of pieces of flat memory, and of the pieces of rows that two batches share; places of a window that are free.
 
-Letters: E rows of an earlier batch, L rows of a later one, H rows of both.
+Letters: E rows of an earlier batch, L rows of a later one, H rows of both, W places of a window, M rows that need one.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, import-untyped"
@@ -54,3 +54,17 @@ def _common(earlier_E, later_L, here_H, there_H):
         at += np.int64(earlier <= later)
         to += np.int64(later <= earlier)
     return count
+
+
+@numba.njit(cache=True, nogil=True)
+def free_places(stay_W, oldest, hand, out_M):
+    """The next places from `hand` on that no stay since `oldest` uses, into `out`; how many, and the hand behind them."""
+    found = 0
+    for step in range(len(stay_W)):
+        if found == len(out_M):
+            return found, (hand + step) % len(stay_W)
+        place = (hand + step) % len(stay_W)
+        if stay_W[place] < oldest:
+            out_M[found] = place
+            found += 1
+    return found, hand

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,6 +14,7 @@ from gcnrec.queues import Device
 from gcnrec.rows import RowGrad, Rows, State, Ticket
 from gcnrec.tables.dense import Table
 from gcnrec.tables.hot_rows import Prefixes
+from gcnrec.tables.ring import Ring, Slot
 
 
 class UnreadTable:
@@ -24,6 +26,8 @@ class UnreadTable:
         self._values = queues.resident(torch.zeros(0))
         self._numbers = queues.resident(torch.zeros(0, dtype=torch.int64))
         self._last_N = queues.resident(torch.zeros(0, dtype=torch.int32))
+        self._ring = Ring(queues)
+        self._announced: deque[Slot] = deque()
 
     @property
     def device(self) -> torch.device:
@@ -34,7 +38,12 @@ class UnreadTable:
         return self.queues.within(self.queues.reads)
 
     def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:
-        """A ticket alone."""
+        """A ticket. What the caller uploaded with `index_R` is kept until its step is over, as by a table with rows."""
+        if index_R is not None:
+            with self.announcing():
+                slot = self._ring.take(self.queues.reads, (), self._values)
+            slot.held = index_R
+            self._announced.append(slot)
         return Ticket(rows_R)
 
     def read(self, ticket: Ticket, with_state: bool) -> Rows:
@@ -49,7 +58,9 @@ class UnreadTable:
         return RowGrad(ticket, self._values, self._numbers)
 
     def write(self, rows: Rows) -> None:
-        """Nothing was read."""
+        """Nothing was read. The step of the batch announced first is over with what compute was given so far."""
+        if self._announced:
+            self._ring.give_back(self._announced.popleft(), self.queues.compute.mark())
 
     def drained(self) -> Table:
         return self._host

@@ -13,13 +13,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gcnrec.errors import DeviceError
 from gcnrec.ops.slots import copy_spans
+from gcnrec.ops.spans import free_places
 from gcnrec.queues import Device, Mark, Spans
 from gcnrec.tables.dense import Allocate
 from gcnrec.tables.staged import RowSpans
@@ -116,7 +116,7 @@ class Window:
         taken_M, found = np.empty(len(missing_M), np.int64), 0
         while True:
             oldest = self._open[0].number if self._open else self._stays
-            found, self._hand = _free_places(self._stay_W, oldest, self._hand, taken_M)
+            found, self._hand = free_places(self._stay_W, oldest, self._hand, taken_M)
             if found == len(missing_M):
                 break
             if not self._open or self._open[0].over is None:
@@ -149,17 +149,3 @@ def place_bytes(table: Homes) -> int:
 def _pitches(table: Homes) -> tuple[int, ...]:
     """Floats of a place in each plane: rows begin on lines."""
     return tuple(-(-longest // 32) * 32 for longest in table.longest)
-
-
-@numba.njit(cache=True, nogil=True)
-def _free_places(stay_W, oldest, hand, out_M):
-    """The next places from `hand` on that no stay since `oldest` uses, into `out`; how many, and the hand behind them."""
-    found = 0
-    for step in range(len(stay_W)):
-        if found == len(out_M):
-            return found, (hand + step) % len(stay_W)
-        place = (hand + step) % len(stay_W)
-        if stay_W[place] < oldest:
-            out_M[found] = place
-            found += 1
-    return found, hand

@@ -110,14 +110,15 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, sizes: tuple[int, int], step:
     explorations = 0 if policy is None else int(min(policy.stop * epochs / plan.interval, epochs * count))
     explore_seconds = 0.0 if policy is None else explorations * policy.batches * step_seconds
     scratch_bytes = table_bytes + feature_bytes
+    pinned_bytes = plan.placement.pinned_bytes(scratch_bytes)
     checkpoint_bytes = (job.run.keep_checkpoints + 2) * table_bytes  # the best one, and one being written
     return {
         "table_bytes": table_bytes,
         "graph_bytes": graph_bytes,
         "feature_bytes": feature_bytes,
-        "ram_bytes": graph_bytes + gradient_bytes + (0 if on_disk else table_bytes + feature_bytes + rows_NF.nbytes),
+        "ram_bytes": graph_bytes + gradient_bytes + (pinned_bytes if on_disk else table_bytes + feature_bytes + rows_NF.nbytes),
         "peak_rss_bytes_so_far": peak_rss_bytes(),
-        "pinned_bytes": scratch_bytes if plan.placement.on_gpu else 0,
+        "pinned_bytes": pinned_bytes,
         "gpu_bytes": _gpu_bytes(plan, step) if plan.placement.on_gpu else 0,
         "disk_bytes": checkpoint_bytes + (2 if policy is None else 3) * rows_NF.nbytes + (scratch_bytes if on_disk else 0),
         "steps_per_epoch": count,

@@ -9,8 +9,9 @@ from itertools import pairwise
 
 import pytest
 
-from gcnrec.tables import pipelined, ring, window
-from jobs.measure.gpu import order
+from gcnrec.rows import Ticket
+from gcnrec.tables import pipelined, ring, unread, window
+from jobs.measure.gpu import order, order_features
 
 LONG = 9
 """Steps after which every slot of the ring was used again."""
@@ -21,6 +22,27 @@ def test_nothing_depends_on_the_interleaving(name):
     program = order.PROGRAMS[name]
     assert order.all_problems(program, 4, program.subsets[:2]) == set()
     assert order.problems([program.subsets[step % len(program.subsets)] for step in range(LONG)], program) == set()
+
+
+@pytest.mark.parametrize("name", order_features.PROGRAMS)
+def test_nothing_depends_on_the_interleaving_with_features(name):
+    program = order_features.PROGRAMS[name]
+    assert order_features.all_problems(program, 3, order.SUBSETS[:2]) == set()
+    assert order_features.problems([order.SUBSETS[step % 3] for step in range(LONG)], program) == set()
+
+
+def test_uploads_that_features_alone_let_go_too_early_are_seen(monkeypatch):
+    program = order_features.PROGRAMS["alone"]
+    monkeypatch.setattr(unread.UnreadTable, "prefetch", lambda self, rows_R, index_R=None: Ticket(rows_R))
+    assert any("is reused while" in problem for problem in order_features.problems([(0, 1)] * LONG, program))
+
+
+def test_a_buffer_of_features_that_is_used_again_too_early_is_seen(monkeypatch):
+    right = ring.Ring.give_back
+    monkeypatch.setattr(ring.Ring, "give_back", lambda self, slot, *users: right(self, slot))
+    begin = ring.Ring.__init__
+    monkeypatch.setattr(ring.Ring, "__init__", lambda self, device, slots=None: begin(self, device, 2))
+    assert "a value depends on the interleaving" in order_features.problems([(0, 1)] * LONG, order_features.PROGRAMS["alone"])
 
 
 def found(length=LONG, **program):

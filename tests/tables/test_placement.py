@@ -67,6 +67,13 @@ def test_a_table_on_disk_meets_a_gpu_through_a_window(tmp_path, fake_device, mon
         table.prefetch(np.arange(7))
 
 
+def test_what_a_gpu_keeps_in_ram(monkeypatch):
+    monkeypatch.setattr(placement, "read_limits", lambda: Limits(4000, None))
+    kept = {kind: Placement(True, kind).pinned_bytes(2000) for kind in ("host", "device", "disk")}
+    assert kept == {"host": 2000, "device": 2000, "disk": 1000} and Placement(True, "disk").pinned_bytes(900) == 900
+    assert Placement(False).pinned_bytes(2000) == Placement(False, "disk").pinned_bytes(2000) == 0
+
+
 @pytest.fixture
 def behind(fake_device):
     """A table behind a device, and how often that was closed."""

