@@ -23,7 +23,16 @@ def star(columns):
     return Csr(np.array([0, columns], np.int64), np.arange(columns, dtype=np.int32), columns)
 
 
+def far_row():
+    """Seventy rows: row 40 has 1100 edges, row 41 has 1024, others one."""
+    lengths = np.ones(70, np.int64)
+    lengths[40:42] = 1100, 1024
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    return Csr(indptr, np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]), 1100)
+
+
 GRAPHS = {
+    "a long row far behind": far_row(),
     "skewed, with empty rows": random_csr(60, 45, 500),
     "star": star(2100),
     "star seen from its leaves": transpose(star(100)),
