@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,14 +19,16 @@ from numpy.typing import NDArray
 
 from gcnrec.device import ops_for, uploaded
 from gcnrec.graph import BipartiteGraph
-from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, seal, write_vocabulary
-from gcnrec.models.encoder import Encoded, Encoder
-from gcnrec.models.objective import Objective
 from gcnrec.rows import RowGrad, Rows, Ticket
-from gcnrec.sampling.sampler import Batch, EdgeSampler
-from gcnrec.steps.step import Step
 from gcnrec.tables.dense import StepTable, Table
 from gcnrec.tables.rules import Sgd
+
+if TYPE_CHECKING:
+    from gcnrec.loaders.schema import Dataset
+    from gcnrec.models.encoder import Encoded, Encoder
+    from gcnrec.models.objective import Objective
+    from gcnrec.sampling.sampler import Batch, EdgeSampler
+    from gcnrec.steps.step import Step
 
 Edges = list[tuple[int, int]]
 Dense = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -101,6 +104,9 @@ def worlds() -> list[World]:
 def write_dataset(world: World, folder: Path, weights_E: NDArray[np.float32] | None = None) -> Dataset:
     """A dataset folder with string user ids `u0 ..` and int64 item ids `1000 ..`; `weights_E` in the graph's edge order."""
     graph = world.graph
+    # Checks of tables and kernels run where pydantic is not installed.
+    from gcnrec.loaders.schema import new_folder, open_dataset, seal, write_vocabulary
+
     with new_folder(folder, force=False) as work:
         graph.save(work)
         users, items = [f"u{user}" for user in range(world.num_users)], range(1000, 1000 + world.num_items)
