@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -30,12 +31,14 @@ _SCORES = 1 << 28
 
 
 class Edges(NamedTuple, Generic[Array]):
-    """A matrix by rows and by columns: where each begins (int64), and what its entries are in (int32)."""
+    """A matrix by rows and by columns: where each begins (int64), what its entries are in (int32), and entries of the longest."""
 
     indptr_R1: Array
     columns_X: Array
     indptr_C1: Array
     rows_X: Array
+    longest_row: int
+    longest_column: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +108,13 @@ class CudaOps:
 
     def edges(self, csr: Csr) -> Edges[NDArray[Any]]:
         flipped = transpose(csr)
-        return Edges(csr.indptr, csr.indices, flipped.indptr, flipped.indices)
+        longest = [int(np.diff(one.indptr).max(initial=0)) for one in (csr, flipped)]
+        return Edges(csr.indptr, csr.indices, flipped.indptr, flipped.indices, *longest)
 
     def product(self, edges: Edges[torch.Tensor]) -> CudaProduct:
         rows, columns = len(edges.indptr_R1) - 1, len(edges.indptr_C1) - 1
-        by_rows = DeviceCsr(edges.indptr_R1, edges.columns_X, columns)
-        return CudaProduct(by_rows, DeviceCsr(edges.indptr_C1, edges.rows_X, rows))
+        by_rows = DeviceCsr(edges.indptr_R1, edges.columns_X, columns, longest=edges.longest_row)
+        return CudaProduct(by_rows, DeviceCsr(edges.indptr_C1, edges.rows_X, rows, longest=edges.longest_column))
 
     def slots(
         self, location_R: torch.Tensor, count_R: torch.Tensor, values: torch.Tensor, columns: torch.Tensor,
