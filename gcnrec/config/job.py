@@ -158,11 +158,11 @@ class Table(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How a sparse table stores its values; a dense one is float32."""
     placement: Literal["device", "host", "disk"] = "host"
-    """Where rows and state are trained. `host`: RAM, which a GPU reads in place; `device`: all of them in the GPU's memory too,
+    """Where rows, state and features lie. `host`: RAM, which a GPU reads in place; `device`: all of them in the GPU's memory too,
     read from there; `disk`: files in the run folder that are mapped, for tables larger than RAM."""
     cache_bytes: Annotated[int, Field(ge=0, le=10**18)] = 0
-    """Device memory for the rows and state of the most popular users and items, which then cross no bus; a CPU ignores
-    it."""
+    """Device memory for the rows, state and features of the most popular users and items, which then cross no bus; a CPU
+    ignores it."""
 
 
 class Sampler(Section):

@@ -55,7 +55,7 @@ from gcnrec.steps.step import Step
 from gcnrec.system.limits import read_limits
 from gcnrec.system.scratch import trim_heap
 from gcnrec.tables.dense import Allocate, DenseTable, StepTable, in_ram
-from gcnrec.tables.features.sides import Features, FeatureSides, feature_tables, with_codes
+from gcnrec.tables.features.sides import Features, FeatureSides, feature_tables, stored_bytes, with_codes
 from gcnrec.tables.pipelined import HostTable
 from gcnrec.tables.slots import SlotTable
 from gcnrec.training.mixture_choice import refuse_impossible_mixture
@@ -114,7 +114,8 @@ def planned(job: Job, dataset: Dataset) -> Plan | None:
     if job.loss.negative_weight:
         _require_negatives(job.loss.negative_weight, dataset.negatives is not None, plan.placement.on_gpu)
     plan.placement.require()
-    _require_room(plan)
+    features = Features(dataset.user_features, dataset.item_features) if job.model.reads_features else Features()
+    _require_room(plan, stored_bytes(features, job.model.feature_dtype, plan.placement.on_gpu))
     return plan
 
 
@@ -336,13 +337,16 @@ def _require_negatives(weight: float, has_negatives: bool, on_gpu: bool) -> None
         )
 
 
-def _require_room(plan: Plan) -> None:
-    """DeviceError where the table is to lie in memory, and does not fit there."""
-    available = read_limits().available
-    if plan.table_bytes > available and not plan.placement.on_disk:
+def _require_room(plan: Plan, feature_bytes: int) -> None:
+    """DeviceError where table and features are to lie in memory, and do not fit there."""
+    available, wanted = read_limits().available, plan.table_bytes + feature_bytes
+    if wanted > available and not plan.placement.on_disk:
+        features = f", features {feature_bytes:,}" if feature_bytes else ""
+        needed = f"the table and its optimizer state need {plan.table_bytes:,} bytes{features}"
+        fewer = ", model.feature_dtype = 'int8'" if feature_bytes else ""
         raise DeviceError(
-            f"the table and its optimizer state need {plan.table_bytes:,} bytes, {available:,} are free for this process; "
-            "lower model.width, choose another optimizer.rule, or set table.placement = 'disk' with model.start = 'normal'"
+            f"{needed}, {available:,} are free for this process; lower model.width, choose another optimizer.rule{fewer}, "
+            "or set table.placement = 'disk' with model.start = 'normal'"
         )
 
 

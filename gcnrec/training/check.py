@@ -20,6 +20,7 @@ from gcnrec.ranking.top_k import top_k
 from gcnrec.runs.tracking import require_trackers
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import peak_rss_bytes
+from gcnrec.tables.features.pipelined import SLOTS as FEATURE_SLOTS
 from gcnrec.tables.placement import placed, placed_features, released
 from gcnrec.tables.ring import SLOTS
 from gcnrec.training.build import build_step, features_read, first_table, planned, planned_start
@@ -132,10 +133,13 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, sizes: tuple[int, int], step:
 
 
 def _gpu_bytes(plan: Plan, step: Step) -> int:
-    """The cache, the rows of the batches on their way, and dense tiles of one with their gradients."""
+    """The cache, rows and features of the batches on their way, and dense tiles of one with their gradients."""
     rows, per_row = len(step.sampler.batch(0, 0).rows_R), plan.table_bytes / plan.num_rows
-    cache = plan.table_bytes if plan.placement.kind == "device" else plan.placement.cache_bytes
-    return int(cache + rows * (SLOTS * per_row + 6 * 4 * step.table.width))
+    sides = [] if step.features is None else [side.host for side in step.features.sides if side is not None]
+    per_row_features = max((FEATURE_SLOTS * side.pitch_bytes + 4 * side.width for side in sides), default=0)
+    whole = plan.table_bytes + sum(side.bytes for side in sides)
+    cache = whole if plan.placement.kind == "device" else plan.placement.cache_bytes
+    return int(cache + rows * (SLOTS * per_row + per_row_features + 6 * 4 * step.table.width))
 
 
 def _ranking_seconds(rows_NF: torch.Tensor, dataset: Dataset) -> float:

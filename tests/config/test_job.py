@@ -210,3 +210,14 @@ def test_a_run_may_have_any_other_name():
 def test_a_byte_order_mark_and_carriage_returns_are_read(tmp_path):
     (tmp_path / "job.toml").write_bytes(b"\xef\xbb\xbf[train]\r\nepochs = 3\r\n")
     assert Job.load(tmp_path / "job.toml").train.epochs == 3
+
+
+@pytest.mark.parametrize("loss", ["bpr", "softmax", "bsl", "directau"])
+@pytest.mark.parametrize("name", ["graphsage", "pinsage", "lightgcn"])
+def test_every_sampled_model_and_loss_trains_on_a_gpu(name, loss):
+    sections = {"model": {"name": name, "propagation": "sampled"}, "loss": {"name": loss}, "train": {"device": "cuda"}}
+    assert Job.parse(sections, [], "job").trains_on_gpu
+    with pytest.raises(UsageError, match=r"such jobs train on the CPU alone; set train\.device = 'cpu'"):
+        Job.parse({**sections, "model": {"name": "graphsage"}, "sampler": {"respect_time": True}}, [], "job")
+    with pytest.raises(UsageError, match=r"on a GPU this version trains by samples; set model\.propagation = 'sampled'"):
+        Job.parse({**sections, "model": {"name": "ngcf"}}, [], "job")

@@ -84,4 +84,4 @@ def test_a_buffer_is_used_by_one_batch_after_another(fake_device):
     step.features.items._device.empty = lambda length, like: made.append(length) or right(length, like)
     trained(step, 3)
     of_features = [length for length in made if length < 1.2 * 24 * 12]
-    assert len(of_features) <= 2 * pipelined._SLOTS
+    assert len(of_features) <= 2 * pipelined.SLOTS

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +13,14 @@ from built import start_table
 from safetensors.torch import load_file
 
 from gcnrec.config import Job
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, DeviceError
 from gcnrec.tables.features.sides import Features, with_codes
+from gcnrec.tables.hot_rows import Prefixes
+from gcnrec.tables.pipelined import PipelinedTable
+from gcnrec.tables.unread import UnreadTable
 from gcnrec.testing import checkerboard, write_dataset
+from gcnrec.training import build
+from gcnrec.training import train as train_module
 from gcnrec.training.check import check
 from gcnrec.training.train import train
 
@@ -76,5 +83,38 @@ def test_a_check_counts_the_bytes_of_features(dataset, tmp_path, monkeypatch):
     assert found["float32"]["feature_bytes"] == 0  # read where the dataset lies
     assert found["int8"]["feature_bytes"] == 24 * 4 + 24 * 8
     assert found["int8"]["ram_bytes"] - found["float32"]["ram_bytes"] == 24 * 12
+    monkeypatch.setattr(build, "read_limits", lambda: SimpleNamespace(available=10))
+    with pytest.raises(DeviceError, match=r"features 288, 10 are free .* model.feature_dtype = 'int8', or set table.placement"):
+        check(job_of({"feature_dtype": "int8"}), dataset)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"column 0 of the user features has 1e\+06"):
         check(job_of({"feature_dtype": "float16"}), replace(dataset, user_features=dataset.user_features + np.float32(1e6)))
+
+
+def epochs_of(run):
+    events = map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())
+    return [event for event in events if event["event"] == "epoch"]
+
+
+@pytest.mark.parametrize("inputs", ["both", "features"])
+def test_behind_a_device_a_run_is_the_same(inputs, dataset, tmp_path, monkeypatch, fake_device):
+    """With a refit, validations and checkpoints in between."""
+    job = job_of({"inputs": inputs, "feature_dtype": "bfloat16"})
+    plain = train(job, dataset, tmp_path / "plain")
+
+    def behind(placement, graph, table, observer, features, reads_rows):
+        assert reads_rows == (inputs == "both") and features.widths == (3, 5)
+        hot, device = Prefixes(graph.num_users, 3, 4), fake_device.FakeDevice(1)
+        return PipelinedTable(table, device, hot) if reads_rows else UnreadTable(table, device, hot)
+
+    monkeypatch.setattr(train_module, "placed", behind)
+    other = train(job, dataset, tmp_path / "behind")
+    first, second = tensors_of(plain), tensors_of(other)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    for side in ("users", "items"):
+        exports = [(run.folder / "embeddings" / f"{side}.parquet").read_bytes() for run in (plain, other)]
+        assert exports[0] == exports[1]
+    for one, two in zip(epochs_of(plain), epochs_of(other), strict=True):
+        assert (one["loss"], one.get("valid")) == (two["loss"], two.get("valid"))
+        assert 0 < two["cache_hits"] < 1 and two["bytes_read"] > 0 and "bytes_read" not in one

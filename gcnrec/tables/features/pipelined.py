@@ -27,7 +27,7 @@ from gcnrec.tables.pipelined import Traffic
 from gcnrec.tables.ring import Ring, Slot
 from gcnrec.tables.staged import ROW_UNIT
 
-_SLOTS = 3
+SLOTS = 3
 """Batches in memory: one that arrives, one that waits, and one whose reader is over by the time it is taken."""
 _VECTOR_BYTES = 16
 """The widest of a copy's vectors."""
@@ -63,7 +63,7 @@ class PipelinedFeatures:
         self._span = min(host.pitch_bytes, -(-row_bytes // _VECTOR_BYTES) * _VECTOR_BYTES) // ROW_UNIT
         self._grid = None if stored.grid is None else tuple(device.resident(torch.from_numpy(part)) for part in stored.grid)
         self._cache = self._filled() if self._hot else None
-        self._ring = Ring(device, _SLOTS)
+        self._ring = Ring(device, SLOTS)
         self._arriving: dict[Ticket, _Arriving] = {}
         self._moved = Traffic()
 

@@ -15,7 +15,7 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.rows import Ticket
 from gcnrec.tables.dense import Allocate
 from gcnrec.tables.features.code import Code, Rows, code_of
-from gcnrec.tables.features.table import FeatureTable, StepFeatures
+from gcnrec.tables.features.table import FeatureTable, StepFeatures, pitch_of
 
 SIDES = ("user", "item")
 Tiles = tuple[torch.Tensor | None, torch.Tensor | None]
@@ -104,6 +104,13 @@ def with_codes(features: Features, graph: BipartiteGraph, dtype: str, seed: int)
     for what, rows_NF, csr in zip(SIDES, features.sides, (graph.user_items, graph.item_users), strict=True):
         codes.append(Code(dtype) if rows_NF is None else code_of(rows_NF, csr.degrees > 0, dtype, seed, what))
     return Features(features.users_UF, features.items_IF, (codes[0], codes[1]))
+
+
+def stored_bytes(features: Features, dtype: str, for_gpu: bool) -> int:
+    """Bytes that `feature_tables` allocates for features as `dtype`."""
+    if dtype == "float32" and not for_gpu:
+        return 0
+    return sum(len(rows_NF) * pitch_of(rows_NF.shape[1], dtype) for rows_NF in features.sides if rows_NF is not None)
 
 
 def feature_tables(features: Features, num_users: int, allocate: Allocate, for_gpu: bool) -> FeatureSides:
