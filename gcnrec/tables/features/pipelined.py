@@ -25,7 +25,7 @@ from gcnrec.rows import Ticket
 from gcnrec.tables.features.table import FeatureTable
 from gcnrec.tables.pipelined import Traffic
 from gcnrec.tables.ring import Ring, Slot
-from gcnrec.tables.staged import ROW_UNIT
+from gcnrec.tables.staged import ROW_UNIT, multiples
 
 SLOTS = 3
 """Batches in memory: one that arrives, one that waits, and one whose reader is over by the time it is taken."""
@@ -63,7 +63,7 @@ class PipelinedFeatures:
         self._span = min(host.pitch_bytes, -(-row_bytes // _VECTOR_BYTES) * _VECTOR_BYTES) // ROW_UNIT
         self._grid = None if stored.grid is None else tuple(device.resident(torch.from_numpy(part)) for part in stored.grid)
         self._cache = self._filled() if self._hot else None
-        self._ring = Ring(device, SLOTS)
+        self._ring, self._places = Ring(device, SLOTS), multiples(1)
         self._arriving: dict[Ticket, _Arriving] = {}
         self._moved = Traffic()
 
@@ -102,7 +102,7 @@ class PipelinedFeatures:
     def _pairs(self, buffer: torch.Tensor, index_R: torch.Tensor, hot: int) -> Iterator[Pair]:
         """Where the first `hot` rows come from, in the cache, and all others, in host memory; and where each goes."""
         rows = len(index_R)
-        copies = Spans(buffer, torch.arange(rows, device=index_R.device), self._span, self._span)
+        copies = Spans(buffer, self._places.first(rows, index_R.device), self._span, self._span)
         for memory, first, last in ((self._cache, 0, hot), (self._memory, hot, rows)):
             if memory is not None and first < last:
                 home = Spans(memory, index_R, self._span, self._pitch, -self._first_node)
