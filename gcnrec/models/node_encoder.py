@@ -133,7 +133,7 @@ class NodeEncoder:
 
         def pull_whole(grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
             at_R = torch.from_numpy(np.searchsorted(rows_R, batch.rows_R))
-            out_RD.index_add_(0, at_R, whole(grad_VD, grad_ego_VD))
+            out_RD.index_add_(0, at_R, whole(grad_VD, grad_ego_VD).cpu())
 
         return Encoded(final_VD.detach(), leaf_RD.detach().index_select(0, own_V), pull, pull_whole)
 

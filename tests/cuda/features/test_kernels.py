@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from host_device import HostDevice, kernels_of_the_gpu
 
 from gcnrec.cuda.features import Grid, Stored, read_features
 from gcnrec.errors import DataError
 from gcnrec.ops import features as cpu
-from gcnrec.tables.features.code import grid_of
+from gcnrec.rows import Ticket
+from gcnrec.tables.features.code import code_of, grid_of
+from gcnrec.tables.features.pipelined import PipelinedFeatures
+from gcnrec.tables.features.table import FeatureTable
 
 ROWS, WIDTH, PITCH = 300, 37, 48
 INDEX = np.random.default_rng(2).permutation(ROWS)[:290]
@@ -50,6 +54,26 @@ def test_equals_the_cpu_bit_for_bit(host, dtype, index):
     read_features(on_the_device(plane, dtype, ends), None if index is None else torch.from_numpy(index), found)
     assert np.array_equal(found.numpy().view(np.uint32), expected.view(np.uint32))
     assert [name for name, _, _ in host.launches] == [f"gcnrec_read_{dtype}"]
+
+
+@pytest.mark.parametrize("skip", [0, 1, 7])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8", "adopted"])
+def test_rows_come_from_host_memory_whole(host_launcher, dtype, skip):
+    """By the copy of spans that training uses, of tables whose rows start on lines and of adopted ones that start anywhere."""
+    rows = np.random.default_rng(4).standard_normal((ROWS, WIDTH), np.float32)
+    if dtype == "adopted":
+        buffer = np.full(rows.size + skip, np.nan, np.float32)
+        buffer[skip:] = rows.reshape(-1)
+        table = FeatureTable.adopted(buffer[skip:].reshape(rows.shape), 1000)
+    else:
+        table = FeatureTable.encoded(rows, code_of(rows, np.ones(ROWS, np.bool_), dtype, 0, "item"), "item", 1000)
+    nodes = np.sort(INDEX[skip:]) + 1000
+    expected = table.read(Ticket(nodes), nodes)
+    with kernels_of_the_gpu(host_launcher):
+        for hot in (0, 20, ROWS):
+            found = PipelinedFeatures(table, HostDevice(), hot).read(Ticket(nodes), nodes)
+            assert torch.equal(found, expected), hot
+    assert any("copy_spans" in name for name, _, _ in host_launcher.launches)
 
 
 def test_nothing_to_read_launches_nothing(host):
