@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -31,7 +30,7 @@ _SCORES = 1 << 28
 
 
 class Edges(NamedTuple, Generic[Array]):
-    """A matrix by rows and by columns: where each begins (int64), what its entries are in (int32), and entries of the longest."""
+    """A matrix by rows and by columns: where each begins (int64), what its entries are in (int32), and the most of one."""
 
     indptr_R1: Array
     columns_X: Array
@@ -108,13 +107,14 @@ class CudaOps:
 
     def edges(self, csr: Csr) -> Edges[NDArray[Any]]:
         flipped = transpose(csr)
-        longest = [int(np.diff(one.indptr).max(initial=0)) for one in (csr, flipped)]
-        return Edges(csr.indptr, csr.indices, flipped.indptr, flipped.indices, *longest)
+        longest_row, longest_column = (int(each.degrees.max(initial=0)) for each in (csr, flipped))
+        return Edges(csr.indptr, csr.indices, flipped.indptr, flipped.indices, longest_row, longest_column)
 
     def product(self, edges: Edges[torch.Tensor]) -> CudaProduct:
         rows, columns = len(edges.indptr_R1) - 1, len(edges.indptr_C1) - 1
         by_rows = DeviceCsr(edges.indptr_R1, edges.columns_X, columns, longest=edges.longest_row)
-        return CudaProduct(by_rows, DeviceCsr(edges.indptr_C1, edges.rows_X, rows, longest=edges.longest_column))
+        by_columns = DeviceCsr(edges.indptr_C1, edges.rows_X, rows, longest=edges.longest_column)
+        return CudaProduct(by_rows, by_columns)
 
     def slots(
         self, location_R: torch.Tensor, count_R: torch.Tensor, values: torch.Tensor, columns: torch.Tensor,

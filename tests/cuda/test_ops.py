@@ -1,4 +1,4 @@
-"""What the GPU's side adds to its kernels: how many threads share a row of an update."""
+"""What the GPU's side adds to its kernels: how many threads share a row of an update, and whether a matrix has long rows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from gcnrec.cuda import module, update
-from gcnrec.cuda.ops import CudaOps, Edges
+from gcnrec.cuda.ops import CudaOps
 from gcnrec.cuda.update import lanes_of
-from gcnrec.graph import csr_from_edges
+from gcnrec.device import arrays_of, with_tensors
+from gcnrec.graph import Csr
 from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
 
 MEANS = [
@@ -39,13 +40,27 @@ def test_every_rule_is_launched_with_them(rule, monkeypatch):
     assert launched == [(7, 16)], "100 rows of 16 threads in blocks of 256"
 
 
-@pytest.mark.parametrize(("columns", "launches"), [(5, ["", ""]), (1025, ["", "long_", ""])])
-def test_a_product_knows_its_longest_row_and_column(host, columns, launches):
-    """Row 0 has every column, so no column has more than two edges."""
-    csr = csr_from_edges(np.array([0] * columns + [1], np.int32), np.array([*range(columns), 0], np.int32), 2, columns)
-    ops = CudaOps(torch.device("cpu"))
-    parts = [torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in ops.edges(csr)]
-    product, scales = ops.product(Edges(*parts)), (torch.ones(2), torch.ones(columns))
-    assert product.times(torch.ones(columns, 3), *scales).tolist() == [[columns] * 3, [1.0] * 3]
-    assert product.transposed_times(torch.ones(2, 3), *scales)[:2].tolist() == [[2.0] * 3, [1.0] * 3]
-    assert [kernel for kernel, _, _ in host.launches] == [f"gcnrec_propagate_{kind}4" for kind in launches]
+@pytest.mark.parametrize("hub", ["rows", "columns"])
+def test_a_long_row_or_column_of_a_block_is_summed_by_a_block_of_threads(hub, monkeypatch):
+    """A hub of 1,100 edges among nodes of one edge each, and where it is found."""
+    hubs, others = np.zeros(1100, np.int64), np.arange(1100)
+    rows, columns = (hubs, others) if hub == "rows" else (others, hubs)
+    csr = Csr(np.searchsorted(rows, np.arange(rows.max() + 2)), columns.astype(np.int32), int(columns.max()) + 1)
+    ops, launched = CudaOps(torch.device("cpu")), []
+    edges = ops.edges(csr)
+    assert (edges.longest_row, edges.longest_column) == ((1100, 1) if hub == "rows" else (1, 1100))
+    monkeypatch.setattr(module, "launch", lambda file, kernel, *arguments: launched.append("long" in kernel))
+    product = ops.product(with_tensors(edges, map(torch.from_numpy, arrays_of(edges))))
+    scales, rows_RD, rows_CD = (
+        (torch.ones(csr.rows), torch.ones(csr.columns)),
+        torch.ones(csr.rows, 4),
+        torch.ones(csr.columns, 4),
+    )
+    product.times(rows_CD, *scales)
+    product.transposed_times(rows_RD, *scales)
+    assert launched == ([False, True, False] if hub == "rows" else [False, False, True])
+
+
+def test_a_block_without_edges_has_no_long_rows():
+    edges = CudaOps(torch.device("cpu")).edges(Csr(np.zeros(1, np.int64), np.empty(0, np.int32), 0))
+    assert (edges.longest_row, edges.longest_column) == (0, 0)

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gcnrec import device
 from gcnrec.cuda import module, spans
 from gcnrec.cuda import ops as cuda_ops
 
@@ -49,8 +50,8 @@ class Counted(TorchDispatchMode):
     def is_pinned(self, tensor):
         return tensor.untyped_storage().data_ptr() in self.pinned
 
-    def launch(self, file, kernel, grid, block, arguments, device, shared=0):
-        assert device == DEVICE
+    def launch(self, file, kernel, grid, block, arguments, where, shared=0):
+        assert where == DEVICE
         self.launches[kernel] += 1
 
     def allocate(self, size, dtype):
@@ -128,6 +129,7 @@ class Device:
 def counted():
     """What is asked of the device within; enter what is yielded to count operations of torch too."""
     counts = Counted()
+    device.ops_for.cache_clear()  # its slabs are of another count
     with (
         patch.object(module, "launch", counts.launch),
         patch.object(cuda_ops, "pinned", counts.allocate),
@@ -136,3 +138,4 @@ def counted():
         patch.object(torch.Tensor, "record_stream", lambda tensor, stream: None),
     ):
         yield counts
+    device.ops_for.cache_clear()
