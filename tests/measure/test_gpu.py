@@ -82,8 +82,17 @@ def test_everything_from_a_bare_checkout(tmp_path):
         "epoch-curve": {"cpu-gather-pinned"},
     }.items():
         assert ways | others <= {row["variant"] for row in rows if row.get("bench") == bench}
+    features = {(row["pitch"], row["variant"]) for row in rows if row.get("bench") == "features"}
+    assert {
+        (2432, "gcnrec-host-overlap"),
+        (2408, "torch-device"),
+        (400, "cpu-gather-serial"),
+        (4096, "cpu-gather-loader"),
+    } <= features
     assert {row["memory"] for row in rows if row.get("bench") == "pages"} == {"ordinary pages", "huge pages"}
-    assert ways | {"gcnrec-host-serial", "gcnrec-device"} <= {row["variant"] for row in rows if row.get("bench") == "steps"}
+    assert ways | {"gcnrec-host-serial", "gcnrec-device", "graphsage-gcnrec-host-overlap", "graphsage-gcnrec-device"} <= {
+        row["variant"] for row in rows if row.get("bench") == "steps"
+    }
     kernels = {row["variant"].rstrip("0123456789-") for row in rows if row["bench"] == "checks"}
     assert {"gather", "put", "reduce", "update-adam", "slot-scatter", "topk-items", "sample-columns"} <= kernels
 

@@ -7,11 +7,15 @@ import time
 import pytest
 import torch
 
+from gcnrec.bench.contenders.epoch_task import RATE, dense, task_of
 from gcnrec.bench.graphs import synthetic
+from gcnrec.sampling.minibatches import Waits
 from gcnrec.tables.features.pipelined import PipelinedFeatures
+from gcnrec.tables.pipelined import PipelinedTable
 from jobs.measure.gpu.bed import TINY, Bed
-from jobs.measure.gpu.epochs import features, sage
+from jobs.measure.gpu.epochs import feature_tables, features, sage
 from jobs.measure.gpu.epochs.curve import Compute
+from jobs.measure.gpu.epochs.sage_step import features_behind, sage_step
 from jobs.measure.gpu.plain import PlainDevice
 
 USERS, ITEMS, COLUMNS = 60, 50, 9
@@ -30,7 +34,7 @@ def drawn(bed):
 
 
 def table_of(pitch):
-    table = features._table(USERS + ITEMS, COLUMNS, pitch)
+    table = feature_tables.table_of(USERS + ITEMS, COLUMNS, pitch)
     values = torch.from_numpy(table.stored.values)
     values.copy_(torch.randn(values.shape, generator=torch.Generator().manual_seed(0)))
     return table, values.view(USERS + ITEMS, -1)[:, :COLUMNS]
@@ -93,6 +97,20 @@ def test_features_are_timed_alone_on_the_queue_of_reads(bed, drawn, monkeypatch)
     monkeypatch.setattr(bed, "between", lambda first, last: float(last[1] - first[1]) if first[0] is device.reads else -1.0)
     assert features.read_seconds(bed, device, Way(), drawn) == 2.0
     assert log == ["finish", "clock", "announced", "clock", "read"] * 3 + ["finish"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_step_of_graphsage_reads_features_wherever_they_are(bed, share):
+    """The losses of the job's own order, rows and features in place; each side's features by the numbers of its nodes."""
+    of, queues = task_of(synthetic(USERS, ITEMS, 900), 16, 300, 3), PlainDevice()
+    torch.manual_seed(0)
+    behind = features_behind(bed, queues, of, COLUMNS, share)
+    step = sage_step(of, PipelinedTable(dense(of), queues), behind)
+    losses = [loss.value for batch in step.batches(0, Waits()) for loss in step.train(batch, RATE)]
+    plain = sage_step(of, dense(of), behind.host)
+    assert losses == [plain(batch, RATE) for batch in plain.sampler.epoch(0)] and losses[0] > losses[2]
+    assert step.features.widths == (COLUMNS, COLUMNS)
+    assert [side.host.first_node for side in behind.sides] == [0, USERS]
 
 
 def test_tables_that_have_no_time_are_named(bed, monkeypatch):

@@ -87,7 +87,7 @@ def test_pieces_of_a_step_are_clocked_and_put_back():
         assert Table().read() == "rows"
         with pytest.raises(KeyError):
             Table().write()
-    assert spent["read"] >= 0.002 > spent["write"] > 0 and Table.read is before
+    assert spent["Table.read"] >= 0.002 > spent["Table.write"] > 0 and Table.read is before
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from gcnrec.models.objective import Objective, objective_of
 from gcnrec.queues import Device
 from gcnrec.random import Stage, generator, normal
 from gcnrec.sampling.blocks import NeighbourSampler
-from gcnrec.sampling.minibatches import IN_TRAINING, Waits, beside_a_gpu
+from gcnrec.sampling.minibatches import IN_TRAINING, Drawing, Waits, beside_a_gpu
 from gcnrec.sampling.sampler import EdgeSampler
 from gcnrec.steps.deferred import Deferred
 from gcnrec.steps.guards import Check, Immediate
@@ -190,11 +190,15 @@ def step_of(task: Task, table: StepTable, objective: Objective | None = None) ->
     fraction = (task.positives - 0.5) / graph.num_edges
     sampler = EdgeSampler(graph, None, task.batch_size, 0, None, False, 0, fraction, NeighbourSampler(graph, FANOUTS, seed=0))
     encoder = SampledLightGcn(Hop(graph), len(FANOUTS), task.width)
-    check: Check = Immediate()
-    drawing = IN_TRAINING
-    if table.device.type == "cuda":  # as training on a GPU
-        check, drawing = Deferred(ops_for(table.device), table.device, None), beside_a_gpu()
+    check, drawing = pace_of(table.device, None)
     return Step(sampler, encoder, table, _rule(), objective or softmax(graph), None, check=check, drawing=drawing)
+
+
+def pace_of(device: torch.device, layer_optimizer: torch.optim.Optimizer | None) -> tuple[Check, Drawing]:
+    """How steps are checked and on which cores batches are drawn, as training on `device` has it."""
+    if device.type == "cuda":
+        return Deferred(ops_for(device), device, layer_optimizer), beside_a_gpu()
+    return Immediate(), IN_TRAINING
 
 
 def softmax(graph: BipartiteGraph) -> Objective:

@@ -112,8 +112,11 @@ class Announced(Drawn):
     """The same, packed ahead by a thread and announced one step before, as in training."""
 
     def __call__(self, step: Step, epoch: int) -> Iterator[Uploaded]:
+        def announce(prepared: Prepared) -> Uploaded:
+            return step.announce(prepared)  # looked up at each step, so that a clock may be put around it
+
         numbers = range(len(self._batches))
-        return minibatches(partial(self._packed, step, epoch), step.announce, numbers, Waits(), step.drawing)
+        return minibatches(partial(self._packed, step, epoch), announce, numbers, Waits(), step.drawing)
 
 
 def require_alike(losses: dict[str, list[float]], tolerance: float) -> None:

@@ -17,15 +17,14 @@ from statistics import mean, median
 import torch
 
 from gcnrec.bench.contenders.epoch_task import SERIAL
-from gcnrec.cuda.hostmemory import allocate
 from gcnrec.graph import BipartiteGraph
-from gcnrec.ops.features import Stored
 from gcnrec.queues import Device
 from gcnrec.tables.features.pipelined import PipelinedFeatures
 from gcnrec.tables.features.table import FeatureTable, pitch_of
 from jobs.measure.gpu.bed import Bed, fill, report_timings, rounds
 from jobs.measure.gpu.epochs.curve import MATRIX, STEPS, Compute, compute_alone
 from jobs.measure.gpu.epochs.epoch import require_alike
+from jobs.measure.gpu.epochs.feature_tables import table_of
 from jobs.measure.gpu.epochs.feature_ways import ByDgl, ByGraphBolt, LoaderGather, OnDevice, SerialGather, Way
 from jobs.measure.gpu.epochs.sage import RATE, Drawn, Sage, batches
 from jobs.measure.gpu.epochs.tasks import task_on
@@ -92,7 +91,7 @@ def run(bed: Bed) -> None:
         drawn = list(batches(bed, graph, _pairs(bed, graph, columns), STEPS))
         with closing(bed.queues(reasons.append)) as queues:
             try:
-                _epochs(bed, queues, _table(graph.num_nodes, columns, pitch), drawn, ratios)
+                _epochs(bed, queues, table_of(graph.num_nodes, columns, pitch), drawn, ratios)
             finally:
                 bed.finish()
     if reasons:
@@ -102,12 +101,6 @@ def run(bed: Bed) -> None:
 def _pairs(bed: Bed, graph: BipartiteGraph, columns: int) -> int:
     rows = min(bed.sizes.call_bytes // (4 * columns), graph.num_nodes // 4)
     return max(2, rows // ROWS_A_PAIR)
-
-
-def _table(num_rows: int, columns: int, pitch: int) -> FeatureTable:
-    """A row every `pitch` bytes, in the memory that training takes for a GPU."""
-    floats = torch.from_numpy(allocate(num_rows * pitch).content).view(torch.float32)
-    return FeatureTable(Stored(floats.numpy(), pitch // 4, columns, "float32"), num_rows)
 
 
 def _epochs(bed: Bed, queues: Device, table: FeatureTable, drawn: list[Drawn], ratios: tuple[float, ...]) -> None:

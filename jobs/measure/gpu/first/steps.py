@@ -1,6 +1,7 @@
 """Where the time of a training step goes: its pieces by the host's clock, its operations by torch's profiler.
 
-LightGCN on drawn neighbourhoods, batches drawn beforehand. The table lies in host memory, announced or not, or on the device.
+LightGCN, and graphsage with features, on drawn neighbourhoods; batches are drawn beforehand. Rows and features lie in host
+memory, announced or not, or on the device.
 """
 
 from __future__ import annotations
@@ -19,23 +20,30 @@ from torch.profiler import ProfilerActivity, profile
 
 from gcnrec.bench.contenders.epoch_task import RATE, SERIAL, Task, dense, step_of, tables_of
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
+from gcnrec.models.node_encoder import NodeEncoder
+from gcnrec.queues import Device
 from gcnrec.sampling.sampler import Batch
 from gcnrec.steps.step import Step, Uploaded
-from gcnrec.tables.dense import StepTable
+from gcnrec.tables.features.pipelined import PipelinedFeatures
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.tables.rules import Adam
 from jobs.measure.gpu.bed import Bed
-from jobs.measure.gpu.epochs.epoch import drawn_for
+from jobs.measure.gpu.epochs.epoch import Announced, Drawn, drawn_for
 from jobs.measure.gpu.epochs.resident import ResidentLightGcn
+from jobs.measure.gpu.epochs.sage_step import features_behind, sage_step
 from jobs.measure.gpu.epochs.tasks import task_on
 from jobs.measure.gpu.summary import OVERLAP, RESIDENT
 
 WAYS = (OVERLAP, SERIAL, "gcnrec-device")
+SAGE_SHARES = {OVERLAP: 0.0, "gcnrec-device": 1.0}
+"""Ways of graphsage: the share of features that the device keeps."""
+COLUMNS = 602
 PIECES = (
     (PipelinedTable, "prefetch"), (PipelinedTable, "read"), (PipelinedTable, "decode"), (PipelinedTable, "stored"),
-    (PipelinedTable, "write"), (SampledLightGcn, "encode"), (Adam, "update"),
+    (PipelinedTable, "write"), (PipelinedFeatures, "prefetch"), (PipelinedFeatures, "read"), (SampledLightGcn, "encode"),
+    (NodeEncoder, "encode"), (Adam, "update"), (Step, "announce"),
 )  # fmt: skip
-"""Methods of a step that the main thread calls; `encode` has `read` and `decode` in it."""
+"""Methods of a step that the main thread calls; `encode` has reads and `decode` in it, `announce` has `prefetch`."""
 WARM, TIMED, PROFILED = 5, 10, 4
 """Steps."""
 OPERATIONS = 12
@@ -47,18 +55,31 @@ def run(bed: Bed) -> None:
     with closing(bed.queues(lambda reason: None)) as queues:
         try:
             tables = tables_of(task, bed.device, queues)
-            batches = _drawn(bed, task)
+            batches = _drawn(bed, step_of(task, dense(task)))
             for name in WAYS:
-                _way(bed, name, task, tables[name](), batches)
+                _way(bed, name, step_of(task, tables[name]()), drawn_for(name)(batches))
                 bed.finish()
             _peer(bed, task, batches)
+            _sage(bed, task, queues)
         finally:
             bed.finish()
 
 
-def _drawn(bed: Bed, task: Task) -> list[Batch]:
+def _sage(bed: Bed, task: Task, queues: Device) -> None:
+    """The same for graphsage: rows are where features are."""
+    tables = tables_of(task, bed.device, queues)
+    for name, share in SAGE_SHARES.items():
+        if time.monotonic() > bed.until:
+            return
+        features = features_behind(bed, queues, task, COLUMNS, share)
+        step = sage_step(task, tables[name](), features)
+        _way(bed, f"graphsage-{name}", step, Announced(_drawn(bed, step)))
+        bed.finish()
+
+
+def _drawn(bed: Bed, step: Step) -> list[Batch]:
     """All batches of a way, and the seconds that drawing one takes on all cores."""
-    sampler = step_of(task, dense(task)).sampler
+    sampler = step.sampler
     drawn = [sampler.batch(0, 0)]  # compiles
     begun = time.perf_counter()
     drawn += [sampler.batch(0, index) for index in range(1, min(WARM + TIMED + PROFILED, sampler.steps_per_epoch))]
@@ -67,9 +88,8 @@ def _drawn(bed: Bed, task: Task) -> list[Batch]:
     return drawn
 
 
-def _way(bed: Bed, name: str, task: Task, table: StepTable, batches: list[Batch]) -> None:
-    step = step_of(task, table)
-    coming = drawn_for(name)(batches)(step, 0)
+def _way(bed: Bed, name: str, step: Step, order: Drawn) -> None:
+    coming = order(step, 0)
     _train(step, coming, WARM)
     bed.finish()
     with clocked(PIECES) as spent:
@@ -77,7 +97,7 @@ def _way(bed: Bed, name: str, task: Task, table: StepTable, batches: list[Batch]
         taken = _train(step, coming, TIMED)
         host = time.perf_counter() - begun
         bed.finish()
-    seconds = {"wall_seconds": time.perf_counter() - begun, "host_seconds": host, **{f"host_{k}": v for k, v in spent.items()}}
+    seconds = {"wall_seconds": time.perf_counter() - begun, "host_seconds": host, **spent}
     bed.report({"bench": "steps", "variant": name, "steps": taken, **{k: v / max(1, taken) for k, v in seconds.items()}})
     _profile(bed, name, partial(_train, step, coming, PROFILED))
     for _ in coming:
@@ -96,11 +116,12 @@ def _train(step: Step, coming: Iterator[Uploaded], count: int) -> int:
 
 @contextmanager
 def clocked(pieces: tuple[tuple[type, str], ...]) -> Iterator[Counter[str]]:
-    """Seconds that this thread spends in methods, by the name of each."""
+    """Seconds that this thread spends in methods, by class and name."""
     spent: Counter[str] = Counter()
     with ExitStack() as stack:
         for owner, name in pieces:
-            stack.enter_context(patch.object(owner, name, _clocked(name, getattr(owner, name), spent)))
+            label = f"{owner.__name__}.{name}"
+            stack.enter_context(patch.object(owner, name, _clocked(label, getattr(owner, name), spent)))
         yield spent
 
 
