@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import no_gpu
 import pytest
+
+pytest.importorskip("pydantic", reason="reads jobs")
+
 from built import start_table, step_of
 
 from gcnrec.config import Job
