@@ -76,12 +76,12 @@ def sage_of_codes(folder, dataset):
 
 
 def as_stored(run, rows):
-    """What features are in a run: the nearest of each column's 255 values, whose ends its file has."""
+    """What features are in a run: the nearest of each column's 255 values, which its file has."""
     if run.job.model.feature_dtype == "float32":
         return rows
     with safe_open(run.folder / "features.safetensors", "np") as file:
-        low, high = file.get_tensor("items.low").astype(float), file.get_tensor("items.high").astype(float)
-    points = np.linspace(low, high, 255)
+        low, step, high = (file.get_tensor(f"items.{name}").astype(float) for name in ("low", "step", "high"))
+    points = np.concatenate([low + np.arange(254)[:, None] * step, high[None]])
     return points[np.abs(points[:, None] - rows).argmin(0), np.arange(rows.shape[1])].astype(np.float32)
 
 

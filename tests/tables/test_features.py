@@ -84,7 +84,8 @@ def test_ends_are_those_of_nodes_with_interactions():
     rows = ROWS.copy()
     rows[~known] *= 100.0
     grid = code_of(rows, known, "int8", 0, "item").grid
-    assert np.array_equal(grid.low_F, rows[known].min(0)) and np.array_equal(grid.high_F, rows[known].max(0))
+    assert np.abs(grid.low_F - rows[known].min(0)).max() <= grid.step_F.max() / 2  # 0 is a point
+    assert np.array_equal(grid.high_F, rows[known].max(0))
     beyond = FeatureTable.encoded(np.full((1, 33), 1e30, np.float32), Code("int8", grid), "item").rows(np.zeros(1, int))
     assert beyond.numpy().tolist() == [grid.high_F.tolist()]
 
@@ -99,7 +100,17 @@ def test_many_nodes_are_sampled_by_the_seed(monkeypatch):
     monkeypatch.setattr(codes, "MOST_SAMPLED", 100)
     drawn = [code_of(ROWS, everyone(ROWS), "int8", seed, "item").grid for seed in (0, 0, 1)]
     assert np.array_equal(drawn[0].low_F, drawn[1].low_F) and not np.array_equal(drawn[0].low_F, drawn[2].low_F)
-    assert (drawn[0].low_F >= ROWS.min(0)).all() and (drawn[0].low_F > np.quantile(ROWS, 1e-4, axis=0)).any()
+    assert (drawn[0].high_F <= ROWS.max(0)).all() and (drawn[0].high_F < ROWS.max(0)).any()
+
+
+def test_what_is_absent_stays_zero():
+    """Zeros stand for absent values: a node without any must not get a vector of its own."""
+    rows = ROWS.copy()
+    rows[7] = 0.0
+    grid = code_of(rows, everyone(rows), "int8", 0, "item").grid
+    assert not table_of(rows, "int8").rows(np.array([7])).any()
+    positive = code_of(np.abs(rows) + 1, everyone(rows), "int8", 0, "item").grid
+    assert np.array_equal(positive.low_F, (np.abs(rows) + 1).min(0)) and (grid.low_F < 0).all()
 
 
 def pairs():
@@ -121,12 +132,12 @@ def test_columns_of_one_or_two_values_are_exact(monkeypatch, block):
     rows = pairs()
     found = table_of(rows, "int8").rows(np.arange(300)).numpy()
     assert np.array_equal(found[:, :5], rows[:, :5])
-    assert np.abs(found[:, 5] - rows[:, 5]).max() < 0.5 / 254 + 1e-6
+    assert found[:290, 5].tolist() == rows[:290, 5].tolist() and abs(found[299, 5] - 0.5) < 0.5 / 254 + 1e-6
 
 
 def test_without_interactions_all_nodes_count():
     grid = code_of(ROWS, ~everyone(ROWS), "int8", 0, "user").grid
-    assert np.array_equal(grid.low_F, code_of(ROWS, everyone(ROWS), "int8", 0, "user").grid.low_F)
+    assert np.array_equal(grid.high_F, ROWS.max(0))
     assert code_of(ROWS[:0], everyone(ROWS[:0]), "int8", 0, "user").grid.low_F.tolist() == [0.0] * 33
 
 

@@ -2,7 +2,7 @@
 
 float16 and bfloat16 round to the nearest, ties to even. The grid of an int8 column has 255 points, from the 0.01 % to the 99.99 %
 quantile of the column over nodes with train interactions. A value beyond takes the end. A column of one or two values keeps them
-exactly.
+exactly, any other keeps 0: it stands for absent values, and a node without any would else have a vector of its own.
 Letters: N nodes, S sampled nodes, B rows of a block, F features.
 """
 
@@ -55,14 +55,21 @@ def code_of(rows_NF: Rows, known_N: NDArray[np.bool_], dtype: str, seed: int, wh
     inner_F = np.flatnonzero(~paired_F)
     if len(inner_F):
         low_F[inner_F], high_F[inner_F] = _quantiles(rows_NF, np.flatnonzero(known_N), inner_F, seed)
-    return Code(dtype, grid_of(low_F, high_F))
+    return Code(dtype, grid_of(low_F, high_F, paired_F))
 
 
-def grid_of(low_F: Rows, high_F: Rows) -> Grid:
-    """255 points from `low_F` to `high_F`; steps have 16 significant bits (`gcnrec.ops.features`)."""
+def grid_of(low_F: Rows, high_F: Rows, paired_F: NDArray[np.bool_]) -> Grid:
+    """255 points from `low_F` to `high_F`; steps have 16 significant bits (`gcnrec.ops.features`).
+
+    Zero stands for absent values, so that it is a point of every column between whose ends it lies: the lower end moves, by at
+    most half a step. Columns `paired_F` keep both ends.
+    """
     step_F = ((high_F.astype(np.float64) - low_F) / 254.0).astype(np.float32)
     bits_F = (step_F.view(np.uint32) + np.uint32(0x80)) & np.uint32(0xFFFFFF00)
-    return Grid(low_F, np.where(step_F < _LEAST_STEP, np.float32(0.0), bits_F.view(np.float32)), high_F)
+    step_F = np.where(step_F < _LEAST_STEP, np.float32(0.0), bits_F.view(np.float32))
+    moves_F = ~paired_F & (low_F < 0) & (high_F > 0) & (step_F > 0)
+    counts_F = np.rint(np.divide(low_F, step_F, out=np.zeros(len(low_F)), where=moves_F, dtype=np.float64))
+    return Grid(np.where(moves_F, (counts_F * step_F).astype(np.float32), low_F), step_F, high_F)
 
 
 def encode(rows_BF: Rows, code: Code, out_BF: NDArray[np.generic], what: str) -> None:

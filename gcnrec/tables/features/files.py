@@ -1,9 +1,9 @@
 """What int8 codes of a run's features stand for, as a safetensors file: training, exports and new nodes read the same numbers.
 
-    users.low, users.high, items.low, items.high: float32 (F), the ends of each column's grid; a side without features has none
+    users.low, users.step, users.high, items.low, items.step, items.high: float32 (F), the grid of each column
+    (`gcnrec.ops.features`); a side without features has none
 
-The header says `format` "gcnrec-features", `version` and `dtype` "int8". Steps between the ends follow from them
-(`gcnrec.tables.features.code.grid_of`).
+The header says `format` "gcnrec-features", `version` and `dtype` "int8".
 Letters: F features of a side.
 """
 
@@ -16,22 +16,24 @@ import torch
 from safetensors import safe_open
 
 from gcnrec.errors import DataError, reading
+from gcnrec.ops.features import Grid
 from gcnrec.storage.streams import check_regular
 from gcnrec.storage.tensors import save_tensors
-from gcnrec.tables.features.code import Code, grid_of
+from gcnrec.tables.features.code import Code
 from gcnrec.tables.features.sides import Features
 
 FORMAT, VERSION = "gcnrec-features", "1"
 _SIDES = ("users", "items")
+_PARTS = ("low", "step", "high")
 
 
 def write_codes(path: Path, features: Features) -> None:
     """Write the grids of `features` to `path`."""
-    ends: dict[str, torch.Tensor] = {}
+    parts: dict[str, torch.Tensor] = {}
     for side, code in zip(_SIDES, features.codes or (), strict=True):
         if code.grid is not None:
-            ends |= {f"{side}.low": torch.from_numpy(code.grid.low_F), f"{side}.high": torch.from_numpy(code.grid.high_F)}
-    save_tensors(ends, path, {"format": FORMAT, "version": VERSION, "dtype": "int8"})
+            parts |= {f"{side}.{name}": torch.from_numpy(part) for name, part in zip(_PARTS, code.grid, strict=True)}
+    save_tensors(parts, path, {"format": FORMAT, "version": VERSION, "dtype": "int8"})
 
 
 def read_codes(path: Path, features: Features, remedy: str) -> tuple[Code, Code]:
@@ -41,18 +43,18 @@ def read_codes(path: Path, features: Features, remedy: str) -> tuple[Code, Code]
     """
     check_regular(path)
     with reading(path, remedy), safe_open(path, "np") as file:
-        ends = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dictionary)
+        parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dictionary)
     codes = []
     for side, rows in zip(_SIDES, features.sides, strict=True):
         if rows is None:
             codes.append(Code("int8"))
             continue
-        for name in (f"{side}.low", f"{side}.high"):
-            found = ends.get(name)
-            if found is None or found.dtype != np.float32 or found.shape != rows.shape[1:] or not np.isfinite(found).all():
-                raise DataError(f"{path} must hold {name} of {rows.shape[1]} finite float32, it is damaged; {remedy}")
-        low_F, high_F = ends[f"{side}.low"], ends[f"{side}.high"]
-        if (low_F > high_F).any():
-            raise DataError(f"{path} must hold {side}.low up to {side}.high, some are above; {remedy}")
-        codes.append(Code("int8", grid_of(low_F, high_F)))
+        found = [parts.get(f"{side}.{name}") for name in _PARTS]
+        for name, part in zip(_PARTS, found, strict=True):
+            if part is None or part.dtype != np.float32 or part.shape != rows.shape[1:] or not np.isfinite(part).all():
+                raise DataError(f"{path} must hold {side}.{name} of {rows.shape[1]} finite float32, it is damaged; {remedy}")
+        grid = Grid(*(part for part in found if part is not None))
+        if (grid.low_F > grid.high_F).any() or (grid.step_F < 0).any():
+            raise DataError(f"{path} must hold {side}.low up to {side}.high in steps of 0 or more, others are there; {remedy}")
+        codes.append(Code("int8", grid))
     return codes[0], codes[1]

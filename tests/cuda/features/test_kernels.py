@@ -36,7 +36,7 @@ def grid():
     low_F = (draw.normal(size=WIDTH) * 10.0 ** draw.integers(-6, 6, WIDTH)).astype(np.float32)
     high_F = low_F + np.float32(10.0) ** draw.integers(-6, 6, WIDTH).astype(np.float32)
     high_F[0] = low_F[0]
-    return grid_of(low_F, high_F)
+    return grid_of(low_F, high_F, np.zeros(WIDTH, np.bool_))
 
 
 def on_the_device(plane, dtype, ends):
