@@ -10,8 +10,12 @@ import torch
 import torch.nn.functional as F
 from built import step_of
 
+from gcnrec import graph
 from gcnrec.config import Job
+from gcnrec.device import arrays_of
 from gcnrec.errors import DivergedError, UsageError
+from gcnrec.ops import reduce
+from gcnrec.sampling.minibatches import Drawing, Waits
 from gcnrec.testing import assert_as_accurate, checkerboard, dense_hop
 
 GRAPH = checkerboard().graph
@@ -186,3 +190,30 @@ def test_a_batch_of_another_epoch_gives_the_same_gradient():
     batch = step.sampler.batch(0, 0)
     first = step(batch, 0.0)
     assert step(replace(batch, step=1000), 0.0) == first
+
+
+def test_batches_of_several_threads_are_the_same():
+    """Two are drawn and prepared at a time, on more cores; what the host prepares for each is equal to the last number."""
+    sections = {"model": {"propagation": "sampled", "layers": 2, "width": 8}, "sampler": {"fanouts": [3, 2]}}
+    step = built(**sections, optimizer={"rule": "adam"}, train={"batch_size": 10})
+    numbers = range(step.sampler.steps_per_epoch)
+    expected = [step.prepare(step.sampler.batch(0, number)) for number in numbers]
+    found = list(replace(step, drawing=Drawing(workers=3, threads=2)).batches(0, Waits()))
+    assert len(found) == len(expected) > 10
+    for uploaded, prepared in zip(found, expected, strict=True):
+        assert uploaded.batch.step == prepared.batch.step
+        assert np.array_equal(uploaded.batch.rows_R, prepared.batch.rows_R)
+        tensors, arrays = leaves((uploaded.encoder, uploaded.objective)), arrays_of((prepared.encoder, prepared.objective))
+        assert len(tensors) == len(arrays) > 10
+        assert all(np.array_equal(tensor.numpy(), array) for tensor, array in zip(tensors, arrays, strict=True))
+
+
+def leaves(given):
+    if isinstance(given, torch.Tensor):
+        return [given]
+    return [tensor for part in given for tensor in leaves(part)] if isinstance(given, tuple) else []
+
+
+@pytest.mark.parametrize("kernel", [graph._transposed, reduce._ordered], ids=["transposes", "orders of sums"])
+def test_what_a_thread_prepares_lets_others_go_on(kernel):
+    assert kernel.targetoptions["nogil"]

@@ -28,7 +28,7 @@ LOSSES = [
 
 
 def asked(loss, negatives):
-    """Operations of a step, by name."""
+    """What a step asks for until it updates."""
     settings = {"name": loss, "l2": 1e-4, **({"logq": 1.0} if loss == "softmax" else {})}
     job = Job.model_validate(
         {
@@ -42,15 +42,18 @@ def asked(loss, negatives):
     graph = checkerboard().graph
     with no_gpu.counted() as counts:
         step = step_of(job, graph, None, PipelinedTable(start_table(job, graph), no_gpu.Device(counts)))
-        batch = step.prepare(step.sampler.batch(0, 0))
+        first, second = (step.prepare(step.sampler.batch(0, number)) for number in range(2))
+        step.announce(first)
         with counts:
-            _, encoded, *gradients = step._backward(step.upload(batch))
+            _, encoded, *gradients = step._backward(step.announce(second))
             encoded.pull(*gradients)
-    return counts.dispatches
+    return counts
 
 
 @pytest.mark.parametrize(("loss", "negatives"), LOSSES)
 def test_a_loss_adds_in_a_fixed_order(loss, negatives):
-    found = Counter({name: count for name, count in asked(loss, negatives).items() if name in ATOMIC})
+    counts = asked(loss, negatives)
+    found = Counter({name: count for name, count in counts.dispatches.items() if name in ATOMIC})
     # Nodes of a batch and sources of a hop are all different, and so are the goals of rows of logits: one summand a cell.
     assert found - Counter(index_add_=3, scatter_add_=1 if (loss, negatives) == ("softmax", "in_batch") else 0) == Counter()
+    assert counts.copies == {"upload": 1}, "all that the host gives comes at once, from pinned memory"
