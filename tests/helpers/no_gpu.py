@@ -7,14 +7,26 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from unittest.mock import patch
 
+import numpy as np
 import torch
+from built import start_table
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gcnrec import device
+from gcnrec.config import Job
 from gcnrec.cuda import module, spans
 from gcnrec.cuda import ops as cuda_ops
+from gcnrec.steps.deferred import Deferred
+from gcnrec.tables.dense import in_ram
+from gcnrec.tables.features.sides import Features
+from gcnrec.tables.pipelined import PipelinedTable
+from gcnrec.tables.placement import placed_features
+from gcnrec.testing import checkerboard
+from gcnrec.training.build import TrainData, build_step, features_read
+from gcnrec.training.plan import plan_of
 
 DEVICE = torch.device("meta")
 VIEWS = {
@@ -139,3 +151,28 @@ def counted():
     ):
         yield counts
     device.ops_for.cache_clear()
+
+
+GRAPH = checkerboard().graph
+FEATURES = Features(None, np.random.default_rng(0).standard_normal((24, 20), np.float32))
+
+
+def step_behind(counts, hot=None, **sections):
+    """A step of [10, 10] neighbours and in-batch softmax, unless `sections` of a job say otherwise.
+
+    Layers have no optimizer: a fused one knows real devices alone.
+    """
+    common = {
+        "model": {"propagation": "sampled", "layers": 2, "width": 64, "start": "normal"},
+        "sampler": {"fanouts": [10, 10]},
+        "loss": {"name": "softmax", "l2": 1e-4},
+        "optimizer": {"rule": "adam"},
+        "train": {"batch_size": 24},
+    }
+    job = Job.model_validate(
+        {name: {**common.get(name, {}), **sections.get(name, {})} for name in common.keys() | sections.keys()}
+    )
+    table = PipelinedTable(start_table(job, GRAPH), Device(counts), hot)
+    features = placed_features(table, features_read(job, FEATURES, GRAPH, in_ram))
+    step = build_step(job, plan_of(job, GRAPH.num_nodes), TrainData(GRAPH, None, features), table)
+    return replace(step, check=Deferred(device.ops_for(DEVICE), DEVICE, None), layer_optimizer=None)

@@ -1,19 +1,14 @@
-"""Steps on a GPU give the same bits in every run: no loss has an operation that adds in an order of its own."""
+"""Steps on a GPU give the same bits in every run: no loss or model has an operation that adds in an order of its own."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-import no_gpu
 import pytest
 
 pytest.importorskip("pydantic", reason="reads jobs")
 
-from built import start_table, step_of
-
-from gcnrec.config import Job
-from gcnrec.tables.pipelined import PipelinedTable
-from gcnrec.testing import checkerboard
+import no_gpu
 
 ATOMIC = {
     "index_add", "index_add_", "index_put", "index_put_", "index_reduce", "index_reduce_", "scatter_add", "scatter_add_", "put_",
@@ -21,27 +16,31 @@ ATOMIC = {
     "index_select_backward", "gather_backward", "repeat_interleave", "nll_loss2d_forward", "_segment_reduce_backward",
 }  # fmt: skip
 """Operations of torch that on CUDA add floats by atomics or wait for a number (torch.use_deterministic_algorithms)."""
-LOSSES = [
-    ("softmax", "in_batch"), ("softmax", "uniform"), ("bsl", "in_batch"), ("bsl", "uniform"), ("bpr", "uniform"),
-    ("directau", "in_batch"),
+CASES = [
+    ("softmax", "in_batch", "lightgcn"), ("softmax", "uniform", "lightgcn"), ("bsl", "in_batch", "lightgcn"),
+    ("bsl", "uniform", "lightgcn"), ("bpr", "uniform", "lightgcn"), ("directau", "in_batch", "lightgcn"),
+    ("softmax", "in_batch", "graphsage"), ("bsl", "uniform", "graphsage"), ("softmax", "in_batch", "pinsage"),
 ]  # fmt: skip
 
 
-def asked(loss, negatives):
+MODELS = {
+    "lightgcn": {},
+    "graphsage": {"name": "graphsage", "inputs": "both"},
+    "pinsage": {"name": "pinsage", "inputs": "both"},
+}
+
+
+ALL_DIFFERENT = {
+    "lightgcn": {"index_add_": 3}, "graphsage": {"index_add_": 1, "index_add": 2}, "pinsage": {"index_add_": 1, "index_add": 2}
+}  # fmt: skip
+"""Sums at nodes of a batch, sources of a hop and targets of a layer, one summand a cell; so are those at goals of logits."""
+
+
+def asked(loss, negatives, model):
     """What a step asks for until it updates."""
-    settings = {"name": loss, "l2": 1e-4, **({"logq": 1.0} if loss == "softmax" else {})}
-    job = Job.model_validate(
-        {
-            "model": {"propagation": "sampled", "layers": 2, "width": 16, "start": "normal"},
-            "sampler": {"fanouts": [3, 2], "negatives": negatives},
-            "loss": settings,
-            "optimizer": {"rule": "adam"},
-            "train": {"batch_size": 24},
-        }
-    )
-    graph = checkerboard().graph
+    settings = {"name": loss, **({"logq": 1.0} if loss == "softmax" else {})}
     with no_gpu.counted() as counts:
-        step = step_of(job, graph, None, PipelinedTable(start_table(job, graph), no_gpu.Device(counts)))
+        step = no_gpu.step_behind(counts, loss=settings, sampler={"negatives": negatives}, model=MODELS[model])
         first, second = (step.prepare(step.sampler.batch(0, number)) for number in range(2))
         step.announce(first)
         with counts:
@@ -50,10 +49,10 @@ def asked(loss, negatives):
     return counts
 
 
-@pytest.mark.parametrize(("loss", "negatives"), LOSSES)
-def test_a_loss_adds_in_a_fixed_order(loss, negatives):
-    counts = asked(loss, negatives)
+@pytest.mark.parametrize(("loss", "negatives", "model"), CASES)
+def test_a_step_adds_in_a_fixed_order(loss, negatives, model):
+    counts = asked(loss, negatives, model)
     found = Counter({name: count for name, count in counts.dispatches.items() if name in ATOMIC})
-    # Nodes of a batch and sources of a hop are all different, and so are the goals of rows of logits: one summand a cell.
-    assert found - Counter(index_add_=3, scatter_add_=1 if (loss, negatives) == ("softmax", "in_batch") else 0) == Counter()
+    goals = {"scatter_add_": 1 if (loss, negatives) == ("softmax", "in_batch") else 0}
+    assert found - Counter(ALL_DIFFERENT[model]) - Counter(goals) == Counter()
     assert counts.copies == {"upload": 1}, "all that the host gives comes at once, from pinned memory"
