@@ -362,9 +362,9 @@ def test_tests_are_found_by_their_mark(tmp_path, monkeypatch, body, seconds, eve
 
     monkeypatch.setattr(tools, "NEEDED_SECONDS", 1)
     folder = tmp_path / "tests" / "cuda"
-    folder.mkdir(parents=True)
+    (folder / "below").mkdir(parents=True)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: needs a GPU\n")
-    (folder / "test_new.py").write_text(GPU_TEST.format(body=body))
+    (folder / "below" / "test_new.py").write_text(GPU_TEST.format(body=body))
     (folder / "test_other.py").write_text("import hypothesis_is_not_there")
     outcome = tools.gpu_tests(tmp_path, seconds)
     assert (outcome["part"], outcome["event"]) == ("tests", event)

@@ -21,7 +21,7 @@ def bed_of(rows):
 def test_first_light():
     rows = []
     light.run(bed_of(rows))
-    assert [row["right"] for row in rows] == [True] * 4
+    assert [row["right"] for row in rows] == [True] * 5
 
 
 class Forgetful(PlainDevice):

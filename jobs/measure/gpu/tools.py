@@ -45,7 +45,7 @@ def sanitize(tool: str, checks: list[str], seconds: float) -> dict[str, Any]:
 def gpu_tests(checkout: Path, seconds: float) -> dict[str, Any]:
     """The tests marked `gpu`, when this checkout and machine have what they need."""
     name = "tests"
-    files = [path for path in sorted((checkout / TESTS).glob("test_*.py")) if MARK in path.read_text(encoding="utf-8")]
+    files = [path for path in sorted((checkout / TESTS).rglob("test_*.py")) if MARK in path.read_text(encoding="utf-8")]
     if not files:
         return _event(name, "skipped", f"no file of {TESTS} holds {MARK}")
     if seconds < NEEDED_SECONDS:
