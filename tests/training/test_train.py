@@ -418,7 +418,7 @@ def test_a_device_out_of_memory_is_one_sentence(dataset, tmp_path, monkeypatch):
     def full(self, batch, rate):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(Step, "__call__", full)
+    monkeypatch.setattr(Step, "train", full)
     with pytest.raises(DeviceError, match=r"begin another run with a lower train\.batch_size or fewer sampler\.fanouts"):
         train(job(), dataset, tmp_path / "run")
 
@@ -430,7 +430,7 @@ def test_a_device_without_room_for_the_table_is_one_sentence(full, setting, data
     def no_room(self, *arguments):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    def behind(job, graph, table, tell):
+    def behind(job, graph, table, *_):
         return PipelinedTable(table, fake_device.FakeDevice(0), Prefixes(graph.num_users, 3, 4))
 
     monkeypatch.setattr(fake_device.FakeDevice, full, no_room)

@@ -122,6 +122,31 @@ def test_a_patch_brings_the_rows_of_both(host, rows, earlier, later):
     assert len(host.launches) == min(1, earlier * later)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_planes_and_patches_on_a_gpu_are_those_of_the_cpu():
+    """From pinned host memory to the device, patched there, and back to where they came from."""
+    draw, rows = np.random.default_rng(5), 4000
+    here, there = [], []
+    for seed in range(2):
+        index = torch.from_numpy(np.sort(np.random.default_rng(seed).choice(rows, rows // 2, replace=False)))
+        here.append((index, torch.empty(len(index) * 100)))
+        there.append((index.cuda(), torch.empty(len(index) * 100, device="cuda")))
+    homes = [torch.from_numpy(draw.standard_normal(rows * 128, np.float32)) for _ in range(2)]
+    pinned = [home.clone().pin_memory() for home in homes]
+    for sides, memories, module_ in ((here, homes, twin), (there, pinned, cuda)):
+        pairs = [
+            (Spans(memory, index, 100, 128), Spans(copy, torch.arange(len(index), device=index.device), 100, 100))
+            for memory, (index, copy) in zip(memories, sides, strict=True)
+        ]
+        module_.copy_pairs(pairs)
+        module_.patch(sides[0][0], sides[1][0], [(pairs[0][1], pairs[1][1])])
+        sides[1][1].mul_(2)
+        module_.copy_pairs([(pairs[1][1], pairs[1][0])])
+    torch.cuda.synchronize()
+    assert torch.equal(there[1][1].cpu(), here[1][1]) and torch.equal(pinned[1], homes[1])
+
+
 def test_no_pieces_launch_nothing(host):
     none = torch.empty(0, dtype=torch.int64)
     cuda.copy_spans(torch.empty(0), none, torch.empty(0), none, none)
