@@ -153,7 +153,7 @@ def test_killed_at_steps(name, device, dataset, tmp_path, digests, monkeypatch, 
         out, done = tmp_path / f"cut {cuts}", []
         for cut in cuts:
             with monkeypatch.context() as patch, pytest.raises(Killed):
-                patch.setattr(Step, "__call__", dying(Step.__call__, cut, done))
+                patch.setattr(Step, "train", dying(Step.train, cut, done))
                 train(settings, dataset, out, resume=out.exists())
                 raise Killed  # it had ended before: a stop that came too late
         train(settings, dataset, out, resume=True)
@@ -170,7 +170,7 @@ def test_a_run_resumed_elsewhere_says_so(dataset, tmp_path, monkeypatch):
         monkeypatch.setattr(lineage_module, "available_cores", lambda cores=cores: cores)
         monkeypatch.setattr(lineage_module.numba.config, "NUMBA_NUM_THREADS", 8)
         with monkeypatch.context() as patch, nullcontext() if stop is None else pytest.raises(Killed):
-            patch.setattr(Step, "__call__", dying(Step.__call__, stop, []))
+            patch.setattr(Step, "train", dying(Step.train, stop, []))
             train(settings, dataset, out, resume=out.exists(), observer=observer)
     events = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     first, second = (event for event in events if event["event"] == "resume")
@@ -184,11 +184,11 @@ def test_a_run_resumed_elsewhere_says_so(dataset, tmp_path, monkeypatch):
 def dying(plain, at, done):
     """A step that ends the process instead of being the `at`-th of all that were ever begun."""
 
-    def step(self, batch, rate):
-        done.append(batch.step)
+    def step(self, uploaded, rate):
+        done.append(uploaded.batch.step)
         if len(done) == at:
             raise Killed
-        return plain(self, batch, rate)
+        return plain(self, uploaded, rate)
 
     return step
 
@@ -242,16 +242,16 @@ def test_a_signal_saves_the_step_it_came_in(number, at, dataset, tmp_path, diges
 
 @pytest.mark.parametrize("number", STOPS)
 def test_a_second_signal_leaves_at_once(number, dataset, tmp_path, monkeypatch, handlers):
-    plain, count = Step.__call__, []
+    plain, count = Step.train, []
 
-    def twice(self, batch, rate):
-        count.append(batch.step)
+    def twice(self, uploaded, rate):
+        count.append(uploaded.batch.step)
         if len(count) == 6:
             signal.raise_signal(number)
             signal.raise_signal(number)
-        return plain(self, batch, rate)
+        return plain(self, uploaded, rate)
 
-    monkeypatch.setattr(Step, "__call__", twice)
+    monkeypatch.setattr(Step, "train", twice)
     with pytest.raises(STOPS[number]):
         train(job(), dataset, tmp_path / "run")
     _, progress = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.safetensors")
@@ -307,7 +307,7 @@ def test_a_signal_while_validating_saves_all_steps_of_the_epoch(dataset, tmp_pat
     assert (progress["epoch"], progress["step"]) == (0, 4)
     with monkeypatch.context() as patch:
         steps = []
-        patch.setattr(Step, "__call__", dying(Step.__call__, None, steps))
+        patch.setattr(Step, "train", dying(Step.train, None, steps))
         train(settings, dataset, out, resume=True)
     assert steps == list(range(5, 13)) and losses(out) == losses(whole)
 
@@ -319,20 +319,20 @@ def test_a_signal_while_exporting_leaves_what_is_saved(dataset, tmp_path, monkey
         train(settings, dataset, out)
     with monkeypatch.context() as patch:
         steps = []
-        patch.setattr(Step, "__call__", dying(Step.__call__, None, steps))
+        patch.setattr(Step, "train", dying(Step.train, None, steps))
         train(settings, dataset, out, resume=True)
     assert steps == [] and (out / "memory.json").is_file()
 
 
 def test_other_threads_leave_the_handlers_alone(dataset, tmp_path, monkeypatch, handlers):
     seen = []
-    plain = Step.__call__
+    plain = Step.train
 
-    def looking(self, batch, rate):
+    def looking(self, uploaded, rate):
         seen.append(signal.getsignal(signal.SIGTERM))
-        return plain(self, batch, rate)
+        return plain(self, uploaded, rate)
 
-    monkeypatch.setattr(Step, "__call__", looking)
+    monkeypatch.setattr(Step, "train", looking)
     thread = threading.Thread(target=train, args=(job(), dataset, tmp_path / "run"))
     thread.start()
     thread.join()
@@ -351,7 +351,7 @@ def test_a_finished_run_is_not_trained_again(dataset, tmp_path, digests, monkeyp
     run(job(**REFIT), dataset, out)
     before = {path: path.stat().st_mtime_ns for path in (out / "memory.json", *(out / "checkpoints").iterdir())}
     content = digests.digests(out)
-    monkeypatch.setattr(Step, "__call__", dying(Step.__call__, 1, []))
+    monkeypatch.setattr(Step, "train", dying(Step.train, 1, []))
     run(job(**REFIT), dataset, out)
     assert {path: path.stat().st_mtime_ns for path in before} == before and digests.digests(out) == content
 
@@ -371,7 +371,7 @@ def test_best_is_that_of_the_checkpoint_that_is_resumed(dataset, tmp_path, diges
     settings, out = job(run={"checkpoint_steps": 1}), tmp_path / "run"
     whole = train(settings, dataset, tmp_path / "whole").folder
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Step, "__call__", dying(Step.__call__, 9, []))
+        patch.setattr(Step, "train", dying(Step.train, 9, []))
         train(settings, dataset, out)
     assert load_checkpoint(out / "checkpoints" / "best.safetensors")[1]["best_epoch"] == 2
     last = out / "checkpoints" / "last.safetensors"

@@ -415,7 +415,7 @@ def test_a_gpu_that_is_not_there_is_one_sentence(dataset, tmp_path):
 
 
 def test_a_device_out_of_memory_is_one_sentence(dataset, tmp_path, monkeypatch):
-    def full(self, batch, rate):
+    def full(self, uploaded, rate):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(Step, "train", full)
@@ -430,7 +430,7 @@ def test_a_device_without_room_for_the_table_is_one_sentence(full, setting, data
     def no_room(self, *arguments):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    def behind(job, graph, table, *_):
+    def behind(job, graph, table, tell, *features):
         return PipelinedTable(table, fake_device.FakeDevice(0), Prefixes(graph.num_users, 3, 4))
 
     monkeypatch.setattr(fake_device.FakeDevice, full, no_room)
