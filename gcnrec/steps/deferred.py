@@ -45,17 +45,21 @@ class Deferred:
         self._ops.flag_nonfinite(tensors, self.bad)
         for stop in self._stops:
             stop.copy_(self.bad[0] != 0)
-        told = self.settled()
-        self._judged = _Judged(step, self._ops.sent((tensors[0], self.bad)), names)
-        return told
+        before, self._judged = self._judged, _Judged(step, self._ops.sent((tensors[0], self.bad)), names)
+        return _told(before)
 
     def settled(self) -> list[Loss]:
         """The loss of the last step that was judged. Waits where the device is not there yet: the host runs a step ahead."""
-        if self._judged is None:
-            return []
-        judged, self._judged = self._judged, None
-        value, bad = judged.sent.numbers()
-        if bad:
-            lowest = (int(bad) & -int(bad)).bit_length() - 1
-            raise diverged(judged.step, value, f"the {judged.names[lowest]}")
-        return [Loss(judged.step, value)]
+        last, self._judged = self._judged, None
+        return _told(last)
+
+
+def _told(judged: _Judged | None) -> list[Loss]:
+    """The loss of a step, as soon as the host has it. DivergedError by the lowest bit of its flag."""
+    if judged is None:
+        return []
+    value, bad = judged.sent.numbers()
+    if bad:
+        lowest = (int(bad) & -int(bad)).bit_length() - 1
+        raise diverged(judged.step, value, f"the {judged.names[lowest]}")
+    return [Loss(judged.step, value)]
