@@ -57,7 +57,7 @@ def test_everything_from_a_bare_checkout(tmp_path):
     for name in ("gcnrec", "cuda", "loaders", "jobs", "tests/cuda"):
         shutil.copytree(ROOT / name, checkout / name, symlinks=True, ignore=ignored)
     out = tmp_path / "out"
-    command = ["bash", "jobs/gpu_bench.sh", str(out), "--dry", "--seconds", "600"]
+    command = ["bash", "jobs/gpu_bench.sh", str(out), "--dry", "--seconds", "1200"]
     paths = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHON": sys.executable, "HOME": str(tmp_path)}
     done = subprocess.run(command, cwd=checkout, env=paths, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -314,8 +314,8 @@ class Stub:
 
         return SimpleNamespace(tell=lambda report: report({"bench": "y"}), run=run)
 
-    def work(self, names, seconds):
-        code = self.of(self.rows.append, self.new_bed, time.monotonic() + seconds).work(names)
+    def work(self, names, seconds, patience=1.0):
+        code = self.of(self.rows.append, self.new_bed, time.monotonic() + seconds, patience).work(names)
         return code, [(row.get("event"), row["part"]) for row in self.rows if "part" in row]
 
 
@@ -326,6 +326,8 @@ def test_each_part_has_a_limit_of_its_own_and_the_bed_comes_when_it_is_needed(mo
     assert stub.work(["short", "long"], 30)[0] == 0 and stub.made == 1
     assert 6 < stub.limits["short"] <= 7 and 28 < stub.limits["long"] <= 30
     assert [row["part"] for row in stub.rows if row.get("bench") == "x"] == ["short", "long"]
+    stub.work(["short"], 60, patience=3.0)
+    assert 20 < stub.limits["short"] <= 21
 
 
 def test_a_bed_that_cannot_be_made_is_the_problem_of_its_part(monkeypatch):

@@ -27,7 +27,7 @@ from typing import Any
 
 from jobs.measure.gpu import tools
 from jobs.measure.gpu.foreman import Foreman
-from jobs.measure.gpu.parts import PARTS, SECONDS
+from jobs.measure.gpu.parts import DRY_PATIENCE, PARTS, SECONDS
 from jobs.measure.gpu.summary import summary
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -45,7 +45,8 @@ def main() -> int:
     worker = [sys.executable, "-u", "-m", "jobs.measure.gpu.worker", "--table-gib", str(given.table_gib)]
     worker += ["--dry"] if given.dry else []
     until = time.monotonic() + given.seconds
-    foreman = Foreman(worker, log, until, lambda part: PARTS[part].seconds, partial(_ended, given))
+    patience = DRY_PATIENCE if given.dry else 1.0
+    foreman = Foreman(worker, log, until, lambda part: patience * PARTS[part].seconds, partial(_ended, given))
     in_order = [part for part in PARTS if part in chosen]
     for is_program, names in groupby(in_order, key=lambda part: PARTS[part].module is None):
         if is_program:

@@ -40,3 +40,5 @@ PARTS = {
 }
 SECONDS = 720.0
 """For all parts, with the start of their processes."""
+DRY_PATIENCE = 6.0
+"""Times its seconds that a part may take in a dry run, which compiles kernels by g++."""

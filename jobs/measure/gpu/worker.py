@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.measure.gpu.parts import PARTS
+from jobs.measure.gpu.parts import DRY_PATIENCE, PARTS
 
 if TYPE_CHECKING:
     from jobs.measure.gpu.bed import Bed
@@ -33,10 +33,15 @@ LEAST_SECONDS = 5.0
 
 
 class Worker:
-    """Runs parts one after the other until `until` (time.monotonic), on the bed that `new_bed` makes for a report of rows."""
+    """Runs parts one after the other until `until` (time.monotonic), on the bed that `new_bed` makes for a report of rows.
 
-    def __init__(self, report: Callable[[Row], None], new_bed: Callable[[Callable[[Row], None]], Bed], until: float) -> None:
-        self._report, self._new_bed, self._until = report, new_bed, until
+    A part may take `patience` times its seconds.
+    """
+
+    def __init__(
+        self, report: Callable[[Row], None], new_bed: Callable[[Callable[[Row], None]], Bed], until: float, patience: float = 1.0
+    ) -> None:
+        self._report, self._new_bed, self._until, self._patience = report, new_bed, until, patience
         self._bed: Bed | None = None
 
     def work(self, names: list[str]) -> int:
@@ -48,7 +53,7 @@ class Worker:
                 self._report({"event": "skipped", "part": name, "problem": "the time was up"})
                 continue
             self._report({"event": "start", "part": name})
-            problem = self._attempt(name, min(begun + PARTS[name].seconds, self._until))
+            problem = self._attempt(name, min(begun + self._patience * PARTS[name].seconds, self._until))
             outcome = "failed" if problem else "done"
             seconds = round(time.monotonic() - begun, 1)
             self._report({"event": outcome, "part": name, "seconds_in_all": seconds, "problem": problem})
@@ -137,7 +142,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         new_bed = partial(_new_bed, given.dry, given.table_gib, Path(folder))
-        return Worker(report, new_bed, until).work(given.parts.split(","))
+        return Worker(report, new_bed, until, DRY_PATIENCE if given.dry else 1.0).work(given.parts.split(","))
 
 
 if __name__ == "__main__":
