@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -446,12 +447,17 @@ def main() -> None:
     from jobs.measure.gpu import order_features  # which builds on this file
 
     runs: list[tuple[str, Callable[[], set[str]]]] = [
-        (f"features {name}, {length} batches", lambda p=p: order_features.all_problems(p, length))  # type: ignore[misc]
-        for name, p in order_features.PROGRAMS.items()
+        (f"features {name}, {length} batches", partial(order_features.all_problems, program, length))
+        for name, program in order_features.PROGRAMS.items()
     ]
     for name, program in PROGRAMS.items():
-        runs.append((f"{name}, {length} batches", lambda program=program: all_problems(program, length)))  # type: ignore[misc]
-        runs.append((f"{name}, {2 * length} batches of two kinds", lambda p=program: all_problems(p, 2 * length, p.subsets[:2])))  # type: ignore[misc]
+        turns = [program.subsets[step % len(program.subsets)] for step in range(3 * length)]
+        runs.append((f"{name}, {len(turns)} batches in turns", partial(problems, turns, program)))
+        some = length - 1 if program.slots else length  # places of slots take many operations
+        runs.append((f"{name}, {some} batches", partial(all_problems, program, some)))
+        if not program.slots:
+            kinds = program.subsets[:2]
+            runs.append((f"{name}, {2 * length} batches of two kinds", partial(all_problems, program, 2 * length, kinds)))
     for name, run in runs:
         begun = time.perf_counter()
         found = run()
