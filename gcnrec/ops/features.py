@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from gcnrec.ops.lanes import request_line
 
-_AHEAD_BYTES = 8192
-"""Bytes of rows between the request for a row and its use: within the first-level cache."""
-_LINE_BYTES = 64
+_AHEAD = 4
+"""Rows between the request for a row and its use."""
+_AHEAD_LINES = 8
+"""Lines of a row that are asked for; the processor fetches the others itself, and asking for all of a wide row was slower."""
 
 
 class Grid(NamedTuple):
@@ -65,11 +66,10 @@ def nearest_codes(rows_RF: NDArray[np.float32], grid: Grid, out_RF: NDArray[np.i
 
 @numba.njit(inline="always")
 def _request_later(values, pitch, index_R, r, row_values, line_values):
-    """Ask for a row that is wanted soon, a line at a time."""
-    later = r + max(1, _AHEAD_BYTES // _LINE_BYTES * line_values // row_values)
-    if later < len(index_R):
-        begin = index_R[later] * pitch
-        for d in range(0, row_values, line_values):
+    """Ask for the beginning of a row that is wanted soon."""
+    if r + _AHEAD < len(index_R):
+        begin = index_R[r + _AHEAD] * pitch
+        for d in range(0, min(row_values, _AHEAD_LINES * line_values), line_values):
             request_line(values, begin + d)
 
 
