@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from gcnrec.rows import Ticket
+from gcnrec.tables import placement
+from gcnrec.tables.dense import DenseTable, in_ram
 from gcnrec.tables.features.code import code_of
 from gcnrec.tables.features.pipelined import PipelinedFeatures
+from gcnrec.tables.features.sides import Features, feature_tables
 from gcnrec.tables.features.table import FeatureTable
 from gcnrec.tables.pipelined import Traffic
+from gcnrec.testing import empty_rows
 
 NODES = 60
 DTYPES = ["float32", "float16", "bfloat16", "int8"]
@@ -127,3 +131,25 @@ def test_memory_that_cannot_be_had_is_named(monkeypatch, fake_device):
         Exception, match=r"features of 5 nodes should be kept on the GPU, .* 1,280 bytes; lower table.cache_bytes"
     ):
         PipelinedFeatures(table_of("float32"), device, 5)
+
+
+def test_rows_and_features_share_the_cache(monkeypatch, fake_device):
+    """Degrees 3, 2, 1, 0 on both sides; a row and its state take 96 bytes, users' features 16, items' 64."""
+    monkeypatch.setattr(placement, "gpu", lambda: "a GPU")
+    monkeypatch.setattr(placement, "pipeline_of", lambda *_: fake_device.FakeDevice(0))
+    graph, draw = empty_rows().graph, np.random.default_rng(0)
+    features = Features(*(draw.standard_normal((4, width), np.float32) for width in (4, 16)))
+    sides = feature_tables(features, 4, in_ram, for_gpu=True)
+
+    def kept(budget, reads_rows=True, kind="host", **more):
+        there = placement.Placement(True, kind, budget)
+        table = placement.placed(there, graph, DenseTable(torch.zeros(8, 8), 16), reads_rows=reads_rows, **more)
+        placed = placement.placed_features(table, sides)
+        hot = (0, 0) if table.hot is None else (table.hot.users, table.hot.items)
+        assert hot == tuple(side._hot for side in placed.sides) and placed.host == sides
+        return hot
+
+    assert kept(2 * 96) == (1, 1) and kept(2 * 96, features=sides) == (0, 0)
+    assert kept(2 * 96 + 16 + 64, features=sides) == (1, 1)
+    assert kept(2 * 80, reads_rows=False, features=sides) == (2, 2)
+    assert kept(0, kind="device", features=sides) == (4, 4)
