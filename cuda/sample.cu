@@ -1,4 +1,4 @@
-// Draws on the GPU: the same integers as gcnrec/ops/neighbours.py, alias.py and sample.py.
+// Draws on the GPU: the same integers as gcnrec/ops/draws/neighbours.py, alias.py and sample.py.
 #include "hits.cuh"
 #include "philox.cuh"
 

@@ -1,4 +1,4 @@
-"""Draws on the GPU: for equal keys the integers of `gcnrec.ops.neighbours`, `gcnrec.ops.alias` and `gcnrec.ops.sample`.
+"""Draws on the GPU: for equal keys the integers of `neighbours`, `alias` and `sample` of `gcnrec.ops.draws`.
 
 Letters: T targets, X places for drawn edges, E edges, B positives, N negatives per positive, I items.
 """
@@ -23,7 +23,7 @@ ATTEMPTS = 32
 
 
 class AliasTable(NamedTuple):
-    """`thresholds_I` uint32 and `others_I` int32, as `gcnrec.ops.alias` builds them, in memory that the device reads."""
+    """`thresholds_I` uint32 and `others_I` int32, as `gcnrec.ops.draws.alias` builds them, in memory that the device reads."""
 
     thresholds_I: torch.Tensor
     others_I: torch.Tensor

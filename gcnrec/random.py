@@ -50,7 +50,7 @@ class DrawKey:
     first_node: int
 
     def words(self, kind: int) -> tuple[np.uint32, np.uint32]:
-        """The last two words of the Philox counter of a draw of `kind` (gcnrec.ops.neighbours has the layout)."""
+        """The last two words of the Philox counter of a draw of `kind` (gcnrec.ops.draws.neighbours has the layout)."""
         step, last = self.step & 0xFFFFFFFF, int(Stage.SAMPLE) | (self.hop | kind << 6) << 8 | (self.step >> 32 & 0xFFFF) << 16
         return np.uint32(step), np.uint32(last)
 

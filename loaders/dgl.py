@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from gcnrec.errors import UsageError, install
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.subgraph import within
-from gcnrec.ops.sample import negatives, popularity_table
+from gcnrec.ops.draws.sample import negatives, popularity_table
 from gcnrec.sampling.blocks import Block, NeighbourSampler, Sampled
 from gcnrec.sampling.sampler import EdgeSampler
 

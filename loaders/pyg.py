@@ -25,8 +25,8 @@ from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
 from gcnrec.loaders.subgraph import Numbers, Subgraphs, within
 from gcnrec.loaders.table_rows import TableRows
-from gcnrec.ops.alias import AliasTable
-from gcnrec.ops.sample import negatives, popularity_table
+from gcnrec.ops.draws.alias import AliasTable
+from gcnrec.ops.draws.sample import negatives, popularity_table
 from gcnrec.tables.dense import StepTable
 
 try:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.compact import NodeSet
-from gcnrec.ops.neighbours import check_fanout, sample_neighbours
+from gcnrec.ops.draws.neighbours import check_fanout, sample_neighbours
 from gcnrec.random import DrawKey
 
 Numbers = NDArray[np.int32]

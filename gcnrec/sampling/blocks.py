@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.ops.compact import NodeSet
-from gcnrec.ops.directions import Direction, uniform
-from gcnrec.ops.neighbours import check_fanout
+from gcnrec.ops.draws.directions import Direction, uniform
+from gcnrec.ops.draws.neighbours import check_fanout
 from gcnrec.random import DrawKey
 
 

@@ -1,8 +1,8 @@
 """Blocks of the past: a training pair sees edges alone that are older than itself, in every hop.
 
-An *entry* is a node at a date (`gcnrec.ops.dated`). The date of a pair travels down its hops: drawn neighbours of an entry are
-entries of the same date, and their edges are older than that date, too. A node at two dates is two entries of a block. So entries
-of a date propagate on the graph as it was before that date, with the degrees that nodes had then.
+An *entry* is a node at a date (`gcnrec.ops.draws.dated`). The date of a pair travels down its hops: drawn neighbours of
+an entry are entries of the same date, and their edges are older than that date, too. A node at two dates is two entries of a
+block. So entries of a date propagate on the graph as it was before that date, with the degrees that nodes had then.
 The last hop reads table rows, which have no date: there a node is one source.
 Letters: V entries of the batch, T targets and S sources of a hop, X drawn edges, R rows to read.
 """
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from gcnrec.graph import Csr
 from gcnrec.ops.compact import NodeSet
-from gcnrec.ops.dated import DatedGraph
-from gcnrec.ops.neighbours import check_fanout
+from gcnrec.ops.draws.dated import DatedGraph
+from gcnrec.ops.draws.neighbours import check_fanout
 from gcnrec.random import DrawKey
 from gcnrec.sampling.blocks import Block, Sampled
 

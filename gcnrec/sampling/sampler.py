@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph, Csr
-from gcnrec.ops.alias import AliasTable
-from gcnrec.ops.sample import negatives, own_negatives, popularity_table
+from gcnrec.ops.draws.alias import AliasTable
+from gcnrec.ops.draws.sample import negatives, own_negatives, popularity_table
 from gcnrec.random import Stage, shuffled
 from gcnrec.rows import Ticket
 from gcnrec.sampling.blocks import Block, BlockSampler, Sampled, without

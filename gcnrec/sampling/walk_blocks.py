@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph, Csr
-from gcnrec.ops.walks import Walks, most_visited
+from gcnrec.ops.draws.walks import Walks, most_visited
 from gcnrec.random import DrawKey
 from gcnrec.sampling.blocks import Block, Sampled
 

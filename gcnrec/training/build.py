@@ -35,8 +35,8 @@ from gcnrec.models.weighted_hop import WeightedHop
 from gcnrec.models.whole_graph.behaviour_weights import BehaviourWeights
 from gcnrec.models.whole_graph.cascade import Cascade
 from gcnrec.models.whole_graph.ngcf import Ngcf
-from gcnrec.ops.dated import dated, edge_times, pair_times
-from gcnrec.ops.directions import Direction, uniform, weighted, weighted_sums
+from gcnrec.ops.draws.dated import dated, edge_times, pair_times
+from gcnrec.ops.draws.directions import Direction, uniform, weighted, weighted_sums
 from gcnrec.ops.weighted import EdgeWeights, union_weights
 from gcnrec.ranking.popularity import require_times
 from gcnrec.ranking.seen import seen_rule

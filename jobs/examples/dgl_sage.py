@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 from gcnrec import open_dataset
 from gcnrec.loaders import dgl as folder  # before dgl itself, so that it settles which backend DGL takes
 from gcnrec.loaders.table_rows import TableRows
-from gcnrec.ops.sample import popularity_table
+from gcnrec.ops.draws.sample import popularity_table
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import EdgeSampler
 from gcnrec.tables.dense import DenseTable

@@ -16,7 +16,8 @@ from gcnrec.cuda import softmax as cuda_softmax
 from gcnrec.cuda import topk as cuda_topk
 from gcnrec.cuda import update as cuda_update
 from gcnrec.graph import csr_from_edges, transpose
-from gcnrec.ops import neighbours, propagate, reduce, slots, softmax, topk, update
+from gcnrec.ops import propagate, reduce, slots, softmax, topk, update
+from gcnrec.ops.draws import neighbours
 from gcnrec.random import DrawKey
 from gcnrec.rows import AdamSettings, Entries, RowGrad, Rows, State, Ticket
 from gcnrec.tables.arena import SlotBlock

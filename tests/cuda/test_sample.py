@@ -10,8 +10,8 @@ from gcnrec.cuda import sample as cuda
 from gcnrec.cuda.propagate import Csr as DeviceCsr
 from gcnrec.errors import UsageError
 from gcnrec.graph import csr_from_edges
-from gcnrec.ops import alias, neighbours
-from gcnrec.ops import sample as ops
+from gcnrec.ops.draws import alias, neighbours
+from gcnrec.ops.draws import sample as ops
 from gcnrec.random import DrawKey
 
 

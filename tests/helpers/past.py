@@ -6,7 +6,7 @@ import numpy as np
 
 from gcnrec.config import Sampler
 from gcnrec.graph import BipartiteGraph
-from gcnrec.ops.dated import dated
+from gcnrec.ops.draws.dated import dated
 from gcnrec.sampling.dated_blocks import DatedSampler
 from gcnrec.sampling.sampler import edge_sampler
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders import dgl as ours
-from gcnrec.ops.sample import popularity_table
+from gcnrec.ops.draws.sample import popularity_table
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import EdgeSampler
 

@@ -15,7 +15,7 @@ from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.subgraph import Subgraphs
 from gcnrec.loaders.table_rows import TableRows
-from gcnrec.ops.neighbours import sample_neighbours
+from gcnrec.ops.draws.neighbours import sample_neighbours
 from gcnrec.random import DrawKey
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.rules import Sgd

@@ -11,7 +11,7 @@ from gcnrec.config import Job, Sampler
 from gcnrec.models.hops import Hop
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
-from gcnrec.ops.directions import uniform, weighted
+from gcnrec.ops.draws.directions import uniform, weighted
 from gcnrec.ops.weighted import edge_weights
 from gcnrec.rows import Ticket
 from gcnrec.sampling.blocks import NeighbourSampler

@@ -16,7 +16,7 @@ from gcnrec.graph import Behaviour, BipartiteGraph, LaterRows, latest_weight, su
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.models.weighted_hop import WeightedHop
-from gcnrec.ops.directions import weighted_sums
+from gcnrec.ops.draws.directions import weighted_sums
 from gcnrec.ops.weighted import union_weights
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
-from gcnrec.ops.neighbours import sample_neighbours
+from gcnrec.ops.draws.neighbours import sample_neighbours
 from gcnrec.random import DrawKey
 from gcnrec.sampling.blocks import NeighbourSampler, without
 from gcnrec.testing import checkerboard

@@ -15,7 +15,7 @@ from scipy.stats import chi2
 
 from gcnrec.config import Job, Sampler
 from gcnrec.graph import BipartiteGraph, csr_from_edges
-from gcnrec.ops.sample import own_negatives
+from gcnrec.ops.draws.sample import own_negatives
 from gcnrec.random import Stage, shuffled, uniform
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.sampling.sampler import edge_sampler

@@ -11,7 +11,7 @@ from gcnrec.config import Job
 from gcnrec.device import ops_for, uploaded
 from gcnrec.errors import DataError, UsageError
 from gcnrec.models.pooling import WeightedMeans, scaled_product
-from gcnrec.ops.directions import weighted
+from gcnrec.ops.draws.directions import weighted
 from gcnrec.ops.weighted import edge_weights
 from gcnrec.sampling.blocks import NeighbourSampler
 from gcnrec.testing import check_step, checkerboard, empty_rows, grad_tile, halves

@@ -14,7 +14,7 @@ from heard import Cut
 from gcnrec.config import Data, Job
 from gcnrec.errors import UsageError
 from gcnrec.loaders.parquet import ingest
-from gcnrec.ops.dated import pair_times
+from gcnrec.ops.draws.dated import pair_times
 from gcnrec.runs.folder import with_valid
 from gcnrec.runs.paths import JOB
 from gcnrec.testing import checkerboard, write_dataset

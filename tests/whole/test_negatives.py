@@ -13,7 +13,7 @@ import torch
 from gcnrec.config import Data, Job
 from gcnrec.errors import UsageError
 from gcnrec.loaders.parquet import ingest
-from gcnrec.ops.dated import pair_times
+from gcnrec.ops.draws.dated import pair_times
 from gcnrec.ranking.seen import seen_items
 from gcnrec.results.bundle import known_items
 from gcnrec.results.evaluate import evaluate_run

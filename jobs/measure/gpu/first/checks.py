@@ -13,8 +13,8 @@ import torch
 
 from gcnrec.cuda import ceiling, gather, guard, propagate, reduce, sample, slot_hops, slots, softmax, spans, topk
 from gcnrec.graph import csr_from_edges, transpose
-from gcnrec.ops import alias, neighbours
-from gcnrec.ops import sample as negatives_on_host
+from gcnrec.ops.draws import alias, neighbours
+from gcnrec.ops.draws import sample as negatives_on_host
 from gcnrec.ops.reduce import entries_of
 from gcnrec.random import DrawKey
 from gcnrec.rows import AdamSettings, Entries, RowGrad, Ticket

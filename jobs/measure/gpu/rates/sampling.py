@@ -10,7 +10,7 @@ import torch
 from gcnrec.cuda import sample
 from gcnrec.cuda.propagate import Csr
 from gcnrec.graph import Csr as HostCsr
-from gcnrec.ops import neighbours
+from gcnrec.ops.draws import neighbours
 from gcnrec.random import DrawKey
 from jobs.measure.gpu.bed import SETS, Bed, Work, race, report_timings, row_sets
 

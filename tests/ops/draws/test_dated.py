@@ -13,7 +13,7 @@ from gcnrec.closed_forms.known_first import pending
 from gcnrec.config import Model
 from gcnrec.errors import UsageError
 from gcnrec.graph import Behaviour, BipartiteGraph, History, LaterRows
-from gcnrec.ops.dated import dated, edge_times, pair_times
+from gcnrec.ops.draws.dated import dated, edge_times, pair_times
 from gcnrec.random import DATED, DrawKey, Stage, philox4x32
 
 

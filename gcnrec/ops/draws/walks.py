@@ -3,7 +3,7 @@ recommender systems", section 3.2): the nodes of its own side that short walks f
 
 A hop goes from a node to one of its neighbours on the other side, and from there to a neighbour of that node, both
 uniformly. Before every hop but the first, the walk starts anew from its node with probability `restart`. Hop h of walk w
-makes the Philox4x32 calls m = 2 (w * length + h) and m + 1 with the key and counter of gcnrec.ops.neighbours,
+makes the Philox4x32 calls m = 2 (w * length + h) and m + 1 with the key and counter of gcnrec.ops.draws.neighbours,
 (node, m, step mod 2**32, ...), of kind `WALK` and hop 0. Of call m, words (a, b) choose the neighbour and (c, d) the way
 back: position floor((a * 2**32 + b) * degree / 2**64). Of call m + 1, word a restarts when it is below restart * 2**32.
 Letters: T nodes, X kept neighbours.
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gcnrec.errors import UsageError
 from gcnrec.graph import Csr
 from gcnrec.ops.arrays import frozen
-from gcnrec.ops.neighbours import below
+from gcnrec.ops.draws.neighbours import below
 from gcnrec.random import WALK, DrawKey, philox4x32
 
 

@@ -2,7 +2,7 @@
 
 A *date* is the place of a time among all different times of the edges, the oldest first: int32. Before date t lie the edges of
 smaller dates, so edges of equal time are not before each other. The first n edges of a row in the order of time are found by a
-binary search, and Floyd's algorithm draws from 0 .. n-1 (gcnrec.ops.neighbours has it, with key and words of the counter). The
+binary search, and Floyd's algorithm draws from 0 .. n-1 (`neighbours.py` has it, with key and words of the counter). The
 second word of the counter holds the date as well, so that a node draws anew at another date:
 
     (node, k // 2 + 32 * (date mod 2**27), step mod 2**32, ...), of kind `DATED`
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.ops.arrays import frozen
-from gcnrec.ops.neighbours import MAX_FANOUT, below, check_fanout
+from gcnrec.ops.draws.neighbours import MAX_FANOUT, below, check_fanout
 from gcnrec.random import DATED, DrawKey, philox4x32
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph, Csr
-from gcnrec.ops.alias import AliasTable, alias_rows, weighted_edges
-from gcnrec.ops.neighbours import sample_neighbours
+from gcnrec.ops.draws.alias import AliasTable, alias_rows, weighted_edges
+from gcnrec.ops.draws.neighbours import sample_neighbours
 from gcnrec.ops.weighted import EdgeWeights
 from gcnrec.random import DrawKey
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec.graph import Csr
-from gcnrec.ops.alias import AliasTable, alias_table, draw
+from gcnrec.ops.draws.alias import AliasTable, alias_table, draw
 from gcnrec.random import Stage, uniform
 
 ATTEMPTS = 32

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcnrec.graph import csr_from_edges
-from gcnrec.ops.sample import ATTEMPTS, negatives, popularity_table
+from gcnrec.ops.draws.sample import ATTEMPTS, negatives, popularity_table
 from gcnrec.random import Stage
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph, csr_from_edges
-from gcnrec.ops.walks import Walks, most_visited
+from gcnrec.ops.draws.walks import Walks, most_visited
 from gcnrec.random import DrawKey, Stage, philox4x32
 
 WALK = 2

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gcnrec.errors import UsageError
 from gcnrec.graph import Csr, csr_from_edges
-from gcnrec.ops import neighbours
-from gcnrec.ops.neighbours import sample_neighbours
+from gcnrec.ops.draws import neighbours
+from gcnrec.ops.draws.neighbours import sample_neighbours
 from gcnrec.random import DrawKey, Stage, philox4x32
 
 

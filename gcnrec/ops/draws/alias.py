@@ -6,7 +6,7 @@ holds at most 2**32, and columns with room are filled up from full ones. Column 
 `thresholds[c]` and to `others[c]` from there on. A draw is one Philox4x32 call (a, b, c, d): the column is the high 64 bits
 of (a * 2**32 + b) * n, and word c decides against the threshold; d is not used.
 
-Weighted neighbours, with replacement: draw k of a target is the call with the counter of gcnrec.ops.neighbours,
+Weighted neighbours, with replacement: draw k of a target is the call with the counter of gcnrec.ops.draws.neighbours,
 (node, k, step mod 2**32, ...), of kind `WEIGHTED`.
 Letters: I numbers, E edges, T targets, X drawn edges.
 """
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from gcnrec.errors import DataError
 from gcnrec.graph import Csr
 from gcnrec.ops.arrays import frozen
-from gcnrec.ops.neighbours import below, check_fanout
+from gcnrec.ops.draws.neighbours import below, check_fanout
 from gcnrec.random import WEIGHTED, DrawKey, philox4x32
 
 _FULL = 1 << 32

@@ -8,8 +8,8 @@ a 64-bit integer u = a * 2**32 + b; p is the high 64 bits of u * (j + 1). Key: t
 
     (node, k // 2, step mod 2**32, Stage.SAMPLE | (hop | kind * 64) << 8 | ((step >> 32) mod 2**16) << 16)
 
-with node = `first_node` + row, hop < 64, and a kind of gcnrec.random: `UNIFORM` (here), `WEIGHTED` (gcnrec.ops.alias),
-`WALK` (gcnrec.ops.walks), `DATED` (gcnrec.ops.dated). So a draw depends on its node alone: not on threads, on the batch or on
+with node = `first_node` + row, hop < 64, and a kind of gcnrec.random: `UNIFORM` (here), `WEIGHTED` (`alias.py`),
+`WALK` (`walks.py`), `DATED` (`dated.py`). So a draw depends on its node alone: not on threads, on the batch or on
 the order of targets.
 
 Here 16 targets draw together, one to a vector lane; the lines of the neighbours that they chose are requested at once and

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import Csr, csr_from_edges
-from gcnrec.ops.alias import alias_rows, alias_table, sample_weighted
+from gcnrec.ops.draws.alias import alias_rows, alias_table, sample_weighted
 from gcnrec.random import DrawKey, Stage, philox4x32
 
 WEIGHTED = 1

@@ -1,0 +1,1 @@
+"""Draws: neighbours, negatives and walks, equal on any number of threads."""
