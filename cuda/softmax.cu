@@ -17,7 +17,7 @@ struct Mass {
 
 __device__ inline float minus_infinity() { return __uint_as_float(0xFF800000u); }
 
-// exp(from - to), where a logit of minus infinity has no weight even beside others like it; NaN stays NaN.
+// exp(from - to), where a logit of minus infinity has no weight, also among others like it; NaN stays NaN.
 __device__ inline float weight(float from, float to) { return from == minus_infinity() ? 0.0f : expf(from - to); }
 
 __device__ inline Mass joined(const Mass& one, const Mass& other) {

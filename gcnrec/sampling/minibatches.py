@@ -42,7 +42,7 @@ IN_TRAINING = Drawing()
 
 
 def beside_a_gpu() -> Drawing:
-    """Two batches at a time, on all cores but two: the one that gives the GPU its work, and one for what else the machine does.
+    """Two batches at a time, on all cores but two: a core gives the GPU its work, and one serves what else the machine does.
 
     Draws of neighbours wait for each other, so that one batch is drawn while another is prepared.
     """

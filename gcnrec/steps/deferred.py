@@ -46,15 +46,15 @@ class Deferred:
         for stop in self._stops:
             stop.copy_(self.bad[0] != 0)
         before, self._judged = self._judged, _Judged(step, self._ops.sent((tensors[0], self.bad)), names)
-        return _told(before)
+        return _losses_of(before)
 
     def settled(self) -> list[Loss]:
         """The loss of the last step that was judged. Waits where the device is not there yet: the host runs a step ahead."""
         last, self._judged = self._judged, None
-        return _told(last)
+        return _losses_of(last)
 
 
-def _told(judged: _Judged | None) -> list[Loss]:
+def _losses_of(judged: _Judged | None) -> list[Loss]:
     """The loss of a step, as soon as the host has it. DivergedError by the lowest bit of its flag."""
     if judged is None:
         return []

@@ -71,8 +71,8 @@ class Step:
 
     def __call__(self, batch: Batch, rate: float) -> float:
         """Train at one learning rate on a batch that was not announced; returns its loss."""
-        told = [*self.train(self.upload(self.prepare(batch)), rate), *self.check.settled()]
-        return told[-1].value
+        known = [*self.train(self.upload(self.prepare(batch)), rate), *self.check.settled()]
+        return known[-1].value
 
     def batches(self, epoch: int, waits: Waits, first: int = 0) -> Generator[Uploaded]:
         """The batches `first` (0, 1, ...) and later of `epoch`, prepared ahead by threads, each announced one step before."""
@@ -110,7 +110,7 @@ class Step:
         grad = encoded.pull(grad_VD, grad_ego_VD)
         gradients = {"gradient of the table's rows": [grad.values_X], "gradient of the model's layers": self._layer_gradients()}
         step = uploaded.batch.step
-        told = self.check.judge(step, loss, gradients)
+        known = self.check.judge(step, loss, gradients)
         if self.rule.every_row:
             grad = every_row(grad, self.table.num_rows, self.table.width)
         grad = replace(grad, bad=self.check.bad)
@@ -120,7 +120,7 @@ class Step:
             for group in self.layer_optimizer.param_groups:
                 group["lr"] = rate * self.layer_rate
             self.layer_optimizer.step()
-        return told
+        return known
 
     def traffic(self) -> Traffic | None:
         """What steps moved so far, of rows and of features; None where both are read in place."""

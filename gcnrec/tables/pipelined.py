@@ -145,7 +145,7 @@ class PipelinedTable:
         return self._hot
 
     def announcing(self) -> AbstractContextManager[Any]:
-        """Uploads run in the queue of reads, beside the step that trains; whoever reads rows is behind both."""
+        """Uploads run in the queue of reads while a step trains; a read of rows comes after them."""
         return self._device.within(self._device.reads)
 
     def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:

@@ -100,7 +100,7 @@ def placed(
 
 
 def placed_features(table: StepTable, features: FeatureSides) -> FeatureSides:
-    """Features behind the queues of a table, with as many nodes in its device's memory; themselves beside a table of the CPU."""
+    """Features behind the queues of a table, with as many nodes in its device's memory; unchanged for a table of the CPU."""
     if not isinstance(table, (PipelinedTable, UnreadTable)):
         return features
     counts = (0, 0) if table.hot is None else (table.hot.users, table.hot.items)

@@ -34,7 +34,7 @@ class UnreadTable:
         return self._values.device
 
     def announcing(self) -> AbstractContextManager[Any]:
-        """Uploads run in the queue of reads, beside the step that trains."""
+        """Uploads run in the queue of reads while a step trains."""
         return self.queues.within(self.queues.reads)
 
     def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:

@@ -165,8 +165,8 @@ class Ours:
         self._whole = not isinstance(table, SlotTable)
 
     def __call__(self) -> Stretch:
-        told = [self._step.train(batch, RATE) for batch in self._batches(self._step, self._epoch)]
-        losses = [loss.value for loss in chain(*told, self._step.check.settled())]
+        known = [self._step.train(batch, RATE) for batch in self._batches(self._step, self._epoch)]
+        losses = [loss.value for loss in chain(*known, self._step.check.settled())]
         self._epoch += 1
         if torch.cuda.is_available() and not isinstance(self._step.table, DenseTable | SlotTable):
             torch.cuda.synchronize()  # synchronize: the clock stops after all work of the table's device
