@@ -17,8 +17,10 @@ from gcnrec.system.limits import read_limits
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.pages import scratch_rows
 from gcnrec.tables.dense import Allocate, StepTable, in_ram
+from gcnrec.tables.features.homes import feature_window
 from gcnrec.tables.features.pipelined import PipelinedFeatures
 from gcnrec.tables.features.sides import FeatureSides
+from gcnrec.tables.features.table import FeatureTable
 from gcnrec.tables.hot_rows import Prefixes, hottest
 from gcnrec.tables.pipelined import HostTable, PipelinedTable, Traffic
 from gcnrec.tables.unread import UnreadTable
@@ -99,16 +101,26 @@ def placed(
     return PipelinedTable(table, queues, hot, Window(table, queues, places, pinnable))
 
 
-def placed_features(table: StepTable, features: FeatureSides) -> FeatureSides:
-    """Features behind the queues of a table, with as many nodes in its device's memory; unchanged for a table of the CPU."""
+def placed_features(placement: Placement, table: StepTable, features: FeatureSides) -> FeatureSides:
+    """Features behind the queues of a table, with as many nodes in its device's memory; unchanged for a table of the CPU.
+
+    Rows of features on disk come through windows in RAM, which share what a table on disk of their size would have.
+    """
     if not isinstance(table, (PipelinedTable, UnreadTable)):
         return features
     counts = (0, 0) if table.hot is None else (table.hot.users, table.hot.items)
-    sides = (
-        None if side is None else PipelinedFeatures(side.host, table.queues, hot)
-        for side, hot in zip(features.sides, counts, strict=True)
-    )
-    return FeatureSides(features.num_users, *sides)
+    hosts = [None if side is None else side.host for side in features.sides]
+    total = sum(host.stored.values.nbytes for host in hosts if host is not None)
+    kept, queues = placement.pinned_bytes(total), table.queues
+
+    def behind(host: FeatureTable, hot: int) -> PipelinedFeatures:
+        if not placement.on_disk:
+            return PipelinedFeatures(host, queues, hot)
+        share = kept * host.stored.values.nbytes // max(1, total)
+        return PipelinedFeatures(host, queues, hot, feature_window(host, queues, share, pinnable))
+
+    users, items = (None if host is None else behind(host, hot) for host, hot in zip(hosts, counts, strict=True))
+    return FeatureSides(features.num_users, users, items)
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
         features = features_read(job, features_of(dataset), graph.union, memory, plan.placement.on_gpu)
         first, reads_rows = first_table(plan, graph, None, memory), job.model.inputs != "features"
         with released(placed(plan.placement, graph, first, features=features, reads_rows=reads_rows)) as table:
-            data = replace(train_data(dataset), features=placed_features(table, features))
+            data = replace(train_data(dataset), features=placed_features(plan.placement, table, features))
             step = build_step(job, plan, data, table, memory)
             timed = _timed(job, plan, dataset, (graph_bytes, features.bytes), step, begun)
     mixture_bytes = choice_bytes(job.mixture, job.evaluate, dataset)
@@ -111,7 +111,7 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, sizes: tuple[int, int], step:
     explorations = 0 if policy is None else int(min(policy.stop * epochs / plan.interval, epochs * count))
     explore_seconds = 0.0 if policy is None else explorations * policy.batches * step_seconds
     scratch_bytes = table_bytes + feature_bytes
-    pinned_bytes = plan.placement.pinned_bytes(scratch_bytes)
+    pinned_bytes = plan.placement.pinned_bytes(table_bytes) + plan.placement.pinned_bytes(feature_bytes)
     checkpoint_bytes = (job.run.keep_checkpoints + 2) * table_bytes  # the best one, and one being written
     return {
         "table_bytes": table_bytes,

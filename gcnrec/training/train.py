@@ -250,7 +250,7 @@ def _step(work: Work, data: TrainData) -> Iterator[Step]:
     reads_rows = work.job.model.inputs != "features"
     with released(placed(plan.placement, data.graph, table, work.observer, features, reads_rows)) as table_there:
         del table, rows_ND
-        data = replace(data, features=placed_features(table_there, features))
+        data = replace(data, features=placed_features(plan.placement, table_there, features))
         yield build_step(work.job, plan, data, table_there, partial(scratch_values, work.folder))
 
 

@@ -23,7 +23,7 @@ from gcnrec.steps.deferred import Deferred
 from gcnrec.tables.dense import in_ram
 from gcnrec.tables.features.sides import Features
 from gcnrec.tables.pipelined import PipelinedTable
-from gcnrec.tables.placement import placed_features
+from gcnrec.tables.placement import Placement, placed_features
 from gcnrec.testing import checkerboard
 from gcnrec.training.build import TrainData, build_step, features_read
 from gcnrec.training.plan import plan_of
@@ -173,6 +173,6 @@ def step_behind(counts, hot=None, **sections):
         {name: {**common.get(name, {}), **sections.get(name, {})} for name in common.keys() | sections.keys()}
     )
     table = PipelinedTable(start_table(job, GRAPH), Device(counts), hot)
-    features = placed_features(table, features_read(job, FEATURES, GRAPH, in_ram))
+    features = placed_features(Placement(True), table, features_read(job, FEATURES, GRAPH, in_ram))
     step = build_step(job, plan_of(job, GRAPH.num_nodes), TrainData(GRAPH, None, features), table)
     return replace(step, check=Deferred(device.ops_for(DEVICE), DEVICE, None), layer_optimizer=None)

@@ -15,7 +15,7 @@ from gcnrec.tables.dense import in_ram
 from gcnrec.tables.features.sides import Features
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable
-from gcnrec.tables.placement import placed_features
+from gcnrec.tables.placement import Placement, placed_features
 from gcnrec.tables.unread import UnreadTable
 from gcnrec.testing import checkerboard
 from gcnrec.training.build import TrainData, build_step, features_read
@@ -52,7 +52,7 @@ def step_behind(device, job, features, hot=None):
         table = UnreadTable(table, device, hot or Prefixes(24, 0, 0))
     elif device is not None:
         table = PipelinedTable(table, device, hot)
-    data = TrainData(GRAPH, weights_E, placed_features(table, sides))
+    data = TrainData(GRAPH, weights_E, placed_features(Placement(True), table, sides))
     return build_step(job, plan_of(job, GRAPH.num_nodes), data, table)
 
 

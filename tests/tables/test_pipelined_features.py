@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from gcnrec.errors import DeviceError
 from gcnrec.rows import Ticket
+from gcnrec.system.limits import Limits
 from gcnrec.tables import placement
 from gcnrec.tables.dense import DenseTable, in_ram
 from gcnrec.tables.features.code import code_of
+from gcnrec.tables.features.homes import FeatureHomes, feature_window
 from gcnrec.tables.features.pipelined import PipelinedFeatures
 from gcnrec.tables.features.sides import Features, feature_tables
 from gcnrec.tables.features.table import FeatureTable
 from gcnrec.tables.pipelined import Traffic
+from gcnrec.tables.window import place_bytes
 from gcnrec.testing import empty_rows
 
 NODES = 60
@@ -56,6 +60,45 @@ def test_batches_have_the_rows_of_the_host(dtype, hot, fake_device):
         device = fake_device.LazyDevice(0) if seed == 0 else fake_device.FakeDevice(seed)
         found = read_all(PipelinedFeatures(table, device, hot), ahead=seed % 3)
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True)), seed
+
+
+def windowed(table, device, hot, places):
+    homes = FeatureHomes(table)
+    return PipelinedFeatures(table, device, hot, feature_window(table, device, places * place_bytes(homes), in_ram))
+
+
+@pytest.mark.parametrize(("dtype", "width", "hot"), [("float32", 33, 0), ("int8", 9, 7), ("bfloat16", 33, NODES)])
+def test_rows_on_disk_come_through_a_window(dtype, width, hot, fake_device):
+    """Of 60 rows it has places for 26; batches have up to 24."""
+    table = table_of(dtype, width)
+    expected = [table.rows(index_R) for index_R in batches()]
+    for seed in range(6):
+        device = fake_device.LazyDevice(0) if seed == 0 else fake_device.FakeDevice(seed)
+        adopted = []
+        device.adopt = lambda memory, length, adopted=adopted: adopted.append(memory.data_ptr())
+        features = windowed(table, device, hot, 26)
+        assert table.memory.data_ptr() not in adopted
+        found = read_all(features, ahead=seed % 3)
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True)), seed
+
+
+def test_a_place_of_the_window_that_is_used_again_too_early_is_seen(fake_device, monkeypatch):
+    monkeypatch.setattr(fake_device.FakeMark, "finish", lambda mark: None)
+    table = table_of("float32")
+    expected = [table.rows(index_R) for index_R in batches()]
+    wrong = 0
+    for seed in range(6):
+        features = windowed(table, fake_device.FakeDevice(seed), 0, 26)
+        monkeypatch.setattr(features._device.compute, "after", lambda mark: mark.queue.run_until(mark.position))
+        found = read_all(features)
+        wrong += not all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert wrong
+
+
+def test_more_rows_than_the_window_has_places_are_refused(fake_device):
+    features = windowed(table_of("float32"), fake_device.FakeDevice(0), 0, 3)
+    with pytest.raises(DeviceError, match="more than the 3 places that a table on disk has in memory"):
+        features.prefetch(Ticket(np.arange(4)), np.arange(4))
 
 
 def test_adopted_rows_that_start_anywhere(fake_device):
@@ -144,7 +187,7 @@ def test_rows_and_features_share_the_cache(monkeypatch, fake_device):
     def kept(budget, reads_rows=True, kind="host", **more):
         there = placement.Placement(True, kind, budget)
         table = placement.placed(there, graph, DenseTable(torch.zeros(8, 8), 16), reads_rows=reads_rows, **more)
-        placed = placement.placed_features(table, sides)
+        placed = placement.placed_features(there, table, sides)
         hot = (0, 0) if table.hot is None else (table.hot.users, table.hot.items)
         assert hot == tuple(side._hot for side in placed.sides) and placed.host == sides
         return hot
@@ -153,3 +196,17 @@ def test_rows_and_features_share_the_cache(monkeypatch, fake_device):
     assert kept(2 * 96 + 16 + 64, features=sides) == (1, 1)
     assert kept(2 * 80, reads_rows=False, features=sides) == (2, 2)
     assert kept(0, kind="device", features=sides) == (4, 4)
+
+
+def test_features_on_disk_have_windows_by_their_size(monkeypatch, fake_device):
+    """A quarter of 12,800 bytes, of which users with 16 of 80 bytes a node have a fifth."""
+    monkeypatch.setattr(placement, "gpu", lambda: "a GPU")
+    monkeypatch.setattr(placement, "pipeline_of", lambda *_: fake_device.FakeDevice(0))
+    monkeypatch.setattr(placement, "read_limits", lambda: Limits(12_800, None))
+    draw = np.random.default_rng(0)
+    features = Features(*(draw.standard_normal((200, width), np.float32) for width in (4, 16)))
+    sides = feature_tables(features, 200, in_ram, for_gpu=True)
+    there = placement.Placement(True, "disk")
+    table = placement.placed(there, empty_rows().graph, DenseTable(torch.zeros(8, 8), 16), reads_rows=False)
+    placed = placement.placed_features(there, table, sides)
+    assert [side._window.places for side in placed.sides] == [640 // (128 + 17), 2560 // (128 + 17)]

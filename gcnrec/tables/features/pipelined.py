@@ -25,7 +25,8 @@ from gcnrec.rows import Ticket
 from gcnrec.tables.features.table import FeatureTable
 from gcnrec.tables.pipelined import Traffic
 from gcnrec.tables.ring import Ring, Slot
-from gcnrec.tables.staged import ROW_UNIT, multiples
+from gcnrec.tables.staged import ROW_UNIT, RowSpans, multiples
+from gcnrec.tables.window import Stay, Window
 
 SLOTS = 3
 """Batches in memory: one that arrives, one that waits, and one whose reader is over by the time it is taken."""
@@ -49,15 +50,16 @@ class _Arriving:
 class PipelinedFeatures:
     """`host` behind a device's queues; the device keeps the first `hot` rows, of the nodes of highest degree.
 
-    DeviceError where these do not fit.
+    It reaches the others in the `window`, or without one where they lie. DeviceError where the hot rows do not fit.
     """
 
-    def __init__(self, host: FeatureTable, device: Device, hot: int = 0) -> None:
+    def __init__(self, host: FeatureTable, device: Device, hot: int = 0, window: Window | None = None) -> None:
         stored = host.stored
         self.host, self._device, self._first_node = host, device, host.first_node
         self._hot = min(hot, host.num_rows)
-        self._memory = host.memory
-        device.adopt(self._memory, len(self._memory))  # at once: memory that cannot be pinned is reported before training begins
+        self._memory, self._window = host.memory, window
+        if window is None:  # at once: memory that cannot be pinned is reported before training begins
+            device.adopt(self._memory, len(self._memory))
         row_bytes = host.width * stored.values.itemsize
         self._pitch = host.pitch_bytes // ROW_UNIT
         self._span = min(host.pitch_bytes, -(-row_bytes // _VECTOR_BYTES) * _VECTOR_BYTES) // ROW_UNIT
@@ -95,18 +97,33 @@ class PipelinedFeatures:
         with device.within(reads):
             index_R = device.place(nodes_R) if index_R is None else index_R
             slot = self._ring.take(reads, (rows * self._span,), self._memory)
-            pairs = list(self._pairs(slot.buffers[0], index_R, hot))
+            stay = None if self._window is None else self._window.admit(nodes_R[hot:] - self._first_node)
+            pairs = list(self._pairs(slot.buffers[0], index_R, hot, stay))
             device.copy(reads, pairs)  # copy: of this batch's rows, over PCIe
-        return _Arriving(reads.mark(), slot, None)
+        mark = reads.mark()
+        self._leave(stay, mark)
+        return _Arriving(mark, slot, None)
 
-    def _pairs(self, buffer: torch.Tensor, index_R: torch.Tensor, hot: int) -> Iterator[Pair]:
-        """Where the first `hot` rows come from, in the cache, and all others, in host memory; and where each goes."""
+    def _pairs(self, buffer: torch.Tensor, index_R: torch.Tensor, hot: int, stay: Stay | None) -> Iterator[Pair]:
+        """Where the first `hot` rows come from, in the cache, and all others, at home or in the window; and where each goes."""
         rows = len(index_R)
         copies = Spans(buffer, self._places.first(rows, index_R.device), self._span, self._span)
         for memory, first, last in ((self._cache, 0, hot), (self._memory, hot, rows)):
             if memory is not None and first < last:
-                home = Spans(memory, index_R, self._span, self._pitch, -self._first_node)
-                yield home.part(first, last), copies.part(first, last)
+                home = Spans(memory, index_R, self._span, self._pitch, -self._first_node).part(first, last)
+                if memory is self._memory:
+                    home = self._reached(home, stay)
+                yield home, copies.part(first, last)
+
+    def _reached(self, home: Spans, stay: Stay | None) -> Spans:
+        """Rows where the device reaches them: at home, or in the window for a stay."""
+        if self._window is None or stay is None:
+            return home
+        return self._window.spans(stay, 0, RowSpans(home, home)).weights
+
+    def _leave(self, stay: Stay | None, over: Mark) -> None:
+        if self._window is not None and stay is not None:
+            self._window.leave(stay, over, changed=False)
 
     def _decoded(self, memory: torch.Tensor | None, pitch: int, index_R: torch.Tensor | None, rows: int) -> torch.Tensor:
         assert memory is not None
@@ -128,11 +145,24 @@ class PipelinedFeatures:
                 "bytes; lower table.cache_bytes, or use table.placement = 'host' instead of 'device'"
             ) from None
         with device.within(device.reads):
+            if self._window is not None:
+                self._fill_through(self._window, cache)
+                return cache
             at = device.place(np.arange(0, length, _PIECE))
             pieces = torch.clamp(length - at, max=_PIECE)
             # copy: once, of the rows to keep
             device.copy(device.reads, [(Spans(self._memory, at, pieces), Spans(cache, at, pieces))])
         return cache
+
+    def _fill_through(self, window: Window, cache: torch.Tensor) -> None:
+        """Bring the rows of the cache in chunks that the window has places for."""
+        device, chunk = self._device, max(1, window.places // 4)
+        for first in range(0, self._hot, chunk):
+            rows = np.arange(first, min(first + chunk, self._hot))
+            own = Spans(cache, device.place(rows), self._pitch, self._pitch)
+            stay = window.admit(rows)
+            device.copy(device.reads, [(self._reached(own, stay), own)])  # copy: once, of the rows to keep
+            self._leave(stay, device.reads.mark())
 
     def _count(self, cold_R: NDArray[np.int64], hot: int) -> None:
         moved = self._moved
@@ -144,6 +174,8 @@ class PipelinedFeatures:
     def _lines(self, cold_R: NDArray[np.int64]) -> int:
         """Lines that hold the rows of nodes, each row's counted by itself."""
         pitch, span = ROW_UNIT * self._pitch, ROW_UNIT * self._span
+        if self._window is not None:  # places begin on lines
+            return len(cold_R) * -(-span // LINE_BYTES)
         skip = self._memory.data_ptr() % LINE_BYTES
         if not skip and (pitch % LINE_BYTES == 0 or LINE_BYTES % pitch == 0):
             return len(cold_R) * -(-span // LINE_BYTES)
