@@ -164,6 +164,19 @@ def test_values_beyond_the_range_are_refused_with_a_remedy():
     assert np.isnan(out[3, 2])
 
 
+def test_no_code_reads_as_an_infinite_value():
+    """A third value between ends that are too far apart takes one of them; where training has more values, they are refused."""
+    rows, known = ROWS.copy(), np.arange(400) < 300
+    rows[:2, 4] = -1.7e38, 1.7e38  # float32 holds up to 3.4028e38
+    assert np.isfinite(table_of(rows, "int8").rows(np.arange(400)).numpy()).all()
+    rows[:300, 3], rows[300:, 3] = np.where(np.arange(300) % 2, -3e38, 3e38), 2e38
+    found = FeatureTable.encoded(rows, code_of(rows, known, "int8", 0, "item"), "item").rows(np.arange(400))
+    assert found[:300, 3].tolist() == rows[:300, 3].tolist() and found[300:, 3].tolist() == [np.float32(3e38)] * 100
+    rows[:2, 4] = -1.8e38, 1.8e38
+    with pytest.raises(DataError, match=r"column 4 of the item features goes from -1.8e\+38 to 1.8e\+38; .* = 'float32'"):
+        code_of(rows, known, "int8", 0, "item")
+
+
 def test_sides_of_any_widths_and_absent_ones():
     graph = BipartiteGraph.from_edges(np.array([0, 1]), np.array([0, 1]), 3, 4)
     users, items = ROWS[:3, :7], np.ascontiguousarray(ROWS[:4])

@@ -32,6 +32,8 @@ _SAMPLE_VALUES = 1 << 24
 """Values of a sample that are held at a time: some of the columns."""
 _LEAST_STEP = 2.0**-100
 """Smaller steps of a grid count as none, before products become subnormal."""
+_LARGEST_DISTANCE = float(np.finfo(np.float32).max)
+"""Between the ends of a grid."""
 _LARGEST = {"float16": (65504.0, "bfloat16"), "bfloat16": (float(torch.finfo(torch.bfloat16).max), "float32")}
 """Of the 16-bit types, and the type that holds more."""
 
@@ -47,7 +49,7 @@ class Code:
 def code_of(rows_NF: Rows, known_N: NDArray[np.bool_], dtype: str, seed: int, what: str) -> Code:
     """The code for features `rows_NF` of `what`; nodes `known_N` have train interactions and give the grid of int8.
 
-    Raises DataError for NaN or infinite values where a grid is to be found.
+    Raises DataError for NaN or infinite values where a grid is to be found, and where its ends are too far apart for float32.
     """
     if dtype != "int8":
         return Code(dtype)
@@ -55,6 +57,7 @@ def code_of(rows_NF: Rows, known_N: NDArray[np.bool_], dtype: str, seed: int, wh
     inner_F = np.flatnonzero(~paired_F)
     if len(inner_F):
         low_F[inner_F], high_F[inner_F] = _quantiles(rows_NF, np.flatnonzero(known_N), inner_F, seed)
+        _require_near(low_F, high_F, inner_F, what)
     return Code(dtype, grid_of(low_F, high_F, paired_F))
 
 
@@ -62,11 +65,14 @@ def grid_of(low_F: Rows, high_F: Rows, paired_F: NDArray[np.bool_]) -> Grid:
     """255 points from `low_F` to `high_F`; steps have 16 significant bits (`gcnrec.ops.features`).
 
     Zero stands for absent values, so that it is a point of every column between whose ends it lies: the lower end moves, by at
-    most half a step. Columns `paired_F` keep both ends.
+    most half a step. Columns `paired_F` keep both ends. Ends that are further apart than float32 holds have no points between
+    them, as reading adds up to their distance to `low_F`.
     """
-    step_F = ((high_F.astype(np.float64) - low_F) / 254.0).astype(np.float32)
+    far_F = _distances(low_F, high_F)
+    step_F = (far_F / 254.0).astype(np.float32)
     bits_F = (step_F.view(np.uint32) + np.uint32(0x80)) & np.uint32(0xFFFFFF00)
-    step_F = np.where(step_F < _LEAST_STEP, np.float32(0.0), bits_F.view(np.float32))
+    ends_alone_F = (step_F < _LEAST_STEP) | (far_F > _LARGEST_DISTANCE)
+    step_F = np.where(ends_alone_F, np.float32(0.0), bits_F.view(np.float32))
     moves_F = ~paired_F & (low_F < 0) & (high_F > 0) & (step_F > 0)
     counts_F = np.rint(np.divide(low_F, step_F, out=np.zeros(len(low_F)), where=moves_F, dtype=np.float64))
     return Grid(np.where(moves_F, (counts_F * step_F).astype(np.float32), low_F), step_F, high_F)
@@ -152,6 +158,20 @@ def _require_finite(rows_BF: Rows, what: str) -> None:
         raise DataError(
             f"model.feature_dtype needs finite features, and column {column} of the {what} features holds "
             f"{float(rows_BF[row, column])}; ingest other features, or set model.feature_dtype = 'float32'"
+        )
+
+
+def _distances(low_F: Rows, high_F: Rows) -> NDArray[np.float64]:
+    return high_F.astype(np.float64) - low_F
+
+
+def _require_near(low_F: Rows, high_F: Rows, columns_C: NDArray[np.int64], what: str) -> None:
+    far_C = columns_C[_distances(low_F, high_F)[columns_C] > _LARGEST_DISTANCE]
+    if len(far_C):
+        column = int(far_C[0])
+        raise DataError(
+            f"model.feature_dtype = 'int8' holds columns whose ends are up to {_LARGEST_DISTANCE:g} apart, and column {column} "
+            f"of the {what} features goes from {low_F[column]:g} to {high_F[column]:g}; set model.feature_dtype = 'float32'"
         )
 
 
