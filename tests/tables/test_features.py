@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph
@@ -213,7 +214,7 @@ def test_codes_come_back_from_their_file(coded):
     assert np.array_equal(features.codes[1].grid.low_F, ROWS[[0, 399]].min(0))  # the two items with interactions
 
 
-@pytest.mark.parametrize("change", ["other width", "users", "cut", "ends"])
+@pytest.mark.parametrize("change", ["other width", "users", "cut", "ends", "header"])
 def test_codes_of_other_features_are_refused(coded, change):
     features, path = coded
     other = Features(None, ROWS)
@@ -223,6 +224,8 @@ def test_codes_of_other_features_are_refused(coded, change):
         other = Features(ROWS, ROWS)
     elif change == "cut":
         path.write_bytes(path.read_bytes()[:-5])
+    elif change == "header":
+        save_file(load_file(path), path, {"format": "gcnrec-features", "version": "2", "dtype": "int8"})
     else:
         low, step, high = features.codes[1].grid
         write_codes(path, Features(None, ROWS, (Code("int8"), Code("int8", codes.Grid(high, step, low)))))

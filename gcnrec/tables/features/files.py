@@ -22,7 +22,7 @@ from gcnrec.storage.tensors import save_tensors
 from gcnrec.tables.features.code import Code
 from gcnrec.tables.features.sides import Features
 
-FORMAT, VERSION = "gcnrec-features", "1"
+_HEADER = {"format": "gcnrec-features", "version": "1", "dtype": "int8"}
 _SIDES = ("users", "items")
 _PARTS = ("low", "step", "high")
 
@@ -33,7 +33,7 @@ def write_codes(path: Path, features: Features) -> None:
     for side, code in zip(_SIDES, features.codes or (), strict=True):
         if code.grid is not None:
             parts |= {f"{side}.{name}": torch.from_numpy(part) for name, part in zip(_PARTS, code.grid, strict=True)}
-    save_tensors(parts, path, {"format": FORMAT, "version": VERSION, "dtype": "int8"})
+    save_tensors(parts, path, _HEADER)
 
 
 def read_codes(path: Path, features: Features, remedy: str) -> tuple[Code, Code]:
@@ -43,7 +43,10 @@ def read_codes(path: Path, features: Features, remedy: str) -> tuple[Code, Code]
     """
     check_regular(path)
     with reading(path, remedy), safe_open(path, "np") as file:
+        header = file.metadata() or {}
         parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dictionary)
+    if {name: header.get(name) for name in _HEADER} != _HEADER:
+        raise DataError(f"{path} must have the header {_HEADER}, has {header}; {remedy}")
     codes = []
     for side, rows in zip(_SIDES, features.sides, strict=True):
         if rows is None:
