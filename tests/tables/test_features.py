@@ -165,6 +165,15 @@ def test_values_beyond_the_range_are_refused_with_a_remedy():
     assert np.isnan(out[3, 2])
 
 
+def test_a_column_that_is_nearly_always_zero_keeps_its_rare_values():
+    """Of 24,000 nodes two are cut off at either end: all that have another value than 0 in the first column."""
+    rows = np.zeros((24_000, 2), np.float32)
+    rows[[7, 9], 0], rows[:6, 1] = (1.0, 2.0), (1.0, 1.0, 1.0, 2.0, 50.0, 60.0)
+    found = table_of(rows, "int8").rows(np.arange(12)).numpy()
+    assert found[[7, 9, 11], 0] == pytest.approx([1.0, 2.0, 0.0], abs=1 / 254)
+    assert found[:7, 1] == pytest.approx([1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 0.0], abs=1 / 254)
+
+
 def test_no_code_reads_as_an_infinite_value():
     """A third value between ends that are too far apart takes one of them; where training has more values, they are refused."""
     rows, known = ROWS.copy(), np.arange(400) < 300

@@ -1,7 +1,8 @@
 """How features are stored in fewer bytes: 16-bit floats, or int8 on a grid of each column. Also whether they can be.
 
 float16 and bfloat16 round to the nearest, ties to even. The grid of an int8 column has 255 points, from the 0.01 % to the 99.99 %
-quantile of the column over nodes with train interactions. A value beyond takes the end. A column of one or two values keeps them
+quantile of the column over nodes with train interactions, or from its least to its greatest value where both quantiles are equal.
+A value beyond takes the end. A column of one or two values keeps them
 exactly, any other keeps 0: it stands for absent values, and a node without any would else have a vector of its own.
 Letters: N nodes, S sampled nodes, B rows of a block, F features.
 """
@@ -56,7 +57,9 @@ def code_of(rows_NF: Rows, known_N: NDArray[np.bool_], dtype: str, seed: int, wh
     low_F, high_F, paired_F = _ends(rows_NF, known_N, what)
     inner_F = np.flatnonzero(~paired_F)
     if len(inner_F):
-        low_F[inner_F], high_F[inner_F] = _quantiles(rows_NF, np.flatnonzero(known_N), inner_F, seed)
+        low_C, high_C = _quantiles(rows_NF, np.flatnonzero(known_N), inner_F, seed)
+        wide_C = low_C < high_C  # or the column is nearly always one value: its other values are all that it says
+        low_F[inner_F[wide_C]], high_F[inner_F[wide_C]] = low_C[wide_C], high_C[wide_C]
         _require_near(low_F, high_F, inner_F, what)
     return Code(dtype, grid_of(low_F, high_F, paired_F))
 
