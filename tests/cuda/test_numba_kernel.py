@@ -26,6 +26,7 @@ class Driver:
     def register(self, address, nbytes, flags): return 0
     def unregister(self, address): return 0
     def device_pointer(self, address): return 0, address
+    def synchronize(self): return 0
 
 class Foreign:
     def __init__(self, interface):

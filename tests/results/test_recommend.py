@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from gcnrec.config.job import Model
 from gcnrec.errors import DataError, DivergedError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions, MemoryVocabulary
@@ -45,7 +46,7 @@ def fake_run(user_ids: pa.Array | None = None, item_ids: pa.Array | None = None,
     info = {"name": "shop", "digest": "d", "data": {"user": "row.customer", "item": "product"}}
     dataset = Dataset(Path(), info, graph, users, items, pairs(VALID, users, items), pairs(TEST, users, items), None, None)
     scorer = EmbeddingScorer(torch.from_numpy(scores), torch.eye(5))
-    model = SimpleNamespace(closed_form=False, name="lightgcn", inputs="auto")
+    model = Model(name="lightgcn")
     job = SimpleNamespace(model=model, evaluate=SimpleNamespace(memory_limit="2GB", seen="all"))
     return SimpleNamespace(folder=Path(), job=job, dataset=dataset, refitted=refitted, mixture=None, scorer=lambda *_: scorer)
 
@@ -199,7 +200,7 @@ def test_lists_that_say_nothing_of_their_users_are_counted_and_told(tmp_path, wr
     run.dataset = replace(run.dataset, user_features=np.ones((4, 2), np.float32))
     assert recommend(run, 1, tmp_path / "c.parquet", observer=observer).untrained == 1
     assert len(told) == 2  # lightgcn reads none
-    run.job.model.name = "graphsage"
+    run.job.model = Model(name="graphsage")
     assert recommend(run, 1, tmp_path / "d.parquet", observer=observer).untrained == 1
     assert len(told) == 2
 

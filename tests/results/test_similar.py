@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from gcnrec.config.job import Model
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions, MemoryVocabulary
@@ -35,7 +36,7 @@ def fake_run(rows_IF=ROWS, users_UF=ROWS, item_ids=None, user_ids=None, features
     graph = BipartiteGraph.from_edges(edges, edges, len(users), len(items))
     info = {"name": "plane", "digest": "d", "data": {"user": "customer", "item": "product"}}
     dataset = Dataset(Path(), info, graph, users, items, none, none, None, None, item_features=features)
-    model = SimpleNamespace(closed_form=model == "ease", name=model, inputs="auto")
+    model = Model(name=model)
     evaluate = SimpleNamespace(memory_limit="2GB")
 
     def embeddings(_):
