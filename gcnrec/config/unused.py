@@ -38,9 +38,8 @@ def _counts_popularity(job: Job) -> bool:
 
 _KEYS = (
     _Keys(("model.layers",), lambda job: job.model.name != "mf" and job.model.propagation != "none", "there is propagation"),
-    _Keys(("model.inputs", "model.id_dropout", "model.feature_scale"), lambda job: job.model.name in INDUCTIVE,
-          "model.name = 'graphsage' or 'pinsage'"),
-    _Keys(("model.feature_dtype",), lambda job: job.model.reads_features,
+    _Keys(("model.inputs", "model.id_dropout"), lambda job: job.model.name in INDUCTIVE, "model.name = 'graphsage' or 'pinsage'"),
+    _Keys(("model.feature_dtype", "model.feature_scale"), lambda job: job.model.reads_features,
           "model.name = 'graphsage' or 'pinsage' reads features"),
     _Keys(("model.popularity_days",), _counts_popularity, "the export has a popularity column, or popularity is a baseline"),
     _Keys(("model.exponents",), lambda job: "linkprop" in job.mixture.partners or job.mixture.partners == "auto",
@@ -82,19 +81,23 @@ _ON_A_CPU = (
     _Keys(("table.placement",), lambda job: job.table.placement == "disk", "a GPU trains; a CPU knows 'host' and 'disk'"),
     _Keys(("table.cache_bytes", "train.transfer_blocks"), lambda job: False, "a GPU trains"),
 )
+_WITHOUT_FEATURES = (
+    _Keys(("model.feature_dtype", "model.feature_scale"), lambda job: not job.model.reads_features,  # named above
+          "the dataset has features; ingest with --item-features or --user-features"),
+)  # fmt: skip
 _ON_A_GPU = (_Keys(("table.cache_bytes",), lambda job: job.table.placement != "device", "table.placement = 'host' or 'disk'"),)
 
 
-def unused_settings(job: Job, on_gpu: bool) -> list[str]:
+def unused_settings(job: Job, on_gpu: bool, has_features: bool) -> list[str]:
     """A sentence for each key that is not at its default and changes nothing; none for closed-form models.
 
     Closed-form models run as baselines from the job files of other models, whose settings are not meant for them.
-    `on_gpu`: whether a GPU trains the job.
+    `on_gpu`: whether a GPU trains the job. `has_features`: whether the dataset has features of users or items.
     """
     if job.model.closed_form:
         return []
     sentences = []
-    for keys in (*_KEYS, *(_ON_A_GPU if on_gpu else _ON_A_CPU)):
+    for keys in (*_KEYS, *(() if has_features else _WITHOUT_FEATURES), *(_ON_A_GPU if on_gpu else _ON_A_CPU)):
         for name in keys.names:
             section, _, key = name.partition(".")
             part = getattr(job, section)

@@ -79,7 +79,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
     if plan is not None and (slow := slow_precision(job.loss, job.sampler, on_gpu)):
         observer.warn(slow)
     if not resume:
-        for sentence in unused_settings(job, on_gpu):
+        for sentence in unused_settings(job, on_gpu, features_of(dataset).any):
             observer.warn(sentence)
         for line in decided:
             observer.note(line)

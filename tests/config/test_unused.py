@@ -69,15 +69,33 @@ from gcnrec.training.train import train
     ],
 )
 def test_named_are_those_that_change_nothing(sections, found):
-    sentences = unused_settings(Job.parse(sections, [], "test"), on_gpu=False)
+    sentences = unused_settings(Job.parse(sections, [], "test"), on_gpu=False, has_features=True)
     assert [sentence.split(" changes nothing")[0] for sentence in sentences] == found
+
+
+def test_settings_of_features_matter_where_a_model_reads_features_that_exist():
+    def named(model, has_features):
+        job = Job.parse({"model": {"feature_dtype": "int8", "feature_scale": 0.5, **model}}, [], "test")
+        return unused_settings(job, on_gpu=False, has_features=has_features)
+
+    assert named({"name": "graphsage"}, True) == []
+    for model, has_features, where in (
+        ({"name": "graphsage"}, False, "the dataset has features; ingest with --item-features or --user-features"),
+        ({"name": "graphsage", "inputs": "rows"}, True, "model.name = 'graphsage' or 'pinsage' reads features"),
+        ({"name": "graphsage", "inputs": "rows"}, False, "model.name = 'graphsage' or 'pinsage' reads features"),
+    ):
+        assert named(model, has_features) == [
+            f"model.{setting} changes nothing in this job; it matters where {where}"
+            for setting in ("feature_dtype = 'int8'", "feature_scale = 0.5")
+        ]
 
 
 def test_on_a_gpu_the_place_of_the_table_matters():
     def named(table):
         sections = {"table": table, "train": {"transfer_blocks": 4}}
         return [
-            sentence.split(" changes nothing")[0] for sentence in unused_settings(Job.parse(sections, [], "test"), on_gpu=True)
+            sentence.split(" changes nothing")[0]
+            for sentence in unused_settings(Job.parse(sections, [], "test"), on_gpu=True, has_features=True)
         ]
 
     assert named({"cache_bytes": 9}) == named({"placement": "disk", "cache_bytes": 9}) == named({"placement": "device"}) == []
