@@ -40,7 +40,6 @@ from gcnrec.console.arguments import (
     place_to_write,
 )
 from gcnrec.errors import UsageError
-from gcnrec.system.signals import working
 
 
 def run(
@@ -93,11 +92,10 @@ def check(
     settings = Job.load(job, set_)
     with observing(as_json or resolved) as observer:
         dataset = open_or_ingest(DataRequest(settings.data, job, data, data_root, force), observer)
-    if resolved:
-        print(commented(located_in(settings, dataset), dataset), end="")
-        return
-    with working():
-        prediction = predict(settings, dataset)
+        if resolved:
+            print(commented(located_in(settings, dataset), dataset), end="")
+            return
+        prediction = predict(settings, dataset, observer)
     output.show(prediction if as_json else figure_lines(prediction))
 
 

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 
 from gcnrec.config import Job
+from gcnrec.config.unused import unused_settings
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import top_k
 from gcnrec.runs.tracking import require_trackers
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import peak_rss_bytes
+from gcnrec.system.observer import SILENT, Observer
 from gcnrec.tables.features.pipelined import SLOTS as FEATURE_SLOTS
 from gcnrec.tables.placement import placed, placed_features, released
 from gcnrec.tables.ring import SLOTS
@@ -35,13 +37,14 @@ PATIENCE_SECONDS = 10.0
 RANKED_USERS = 512
 
 
-def check(job: Job, dataset: Dataset) -> dict[str, Any]:
+def check(job: Job, dataset: Dataset, observer: Observer = SILENT) -> dict[str, Any]:
     """Predicted bytes and seconds of `gcnrec train`, by name. Refuses what that refuses before its first step, DataError for
     a damaged dataset folder included.
 
     Seconds are medians of this machine now: `epoch_seconds` trains one epoch, `validation_seconds` ranks the validation users
     once. `total_seconds` is an upper bound for all epochs and the refit, without the choice of a mixture. That choice holds
-    `mixture_bytes`, without its mapped partners. `by_data`: settings that the data decides, with reasons.
+    `mixture_bytes`, without its mapped partners. `by_data`: settings that the data decides, with reasons. `observer` is warned
+    of keys that change nothing, as by training.
     """
     open_dataset(dataset.folder)  # it may have changed since it was opened
     by_data = {default.setting: default.reason for default in decided(job, dataset)}
@@ -50,6 +53,8 @@ def check(job: Job, dataset: Dataset) -> dict[str, Any]:
     nodes = dataset.graph.num_nodes
     plan = planned(job, dataset)
     require_trackers(job.run)
+    for sentence in unused_settings(job, plan is not None and plan.placement.on_gpu, features_of(dataset).any):
+        observer.warn(sentence)
     union_edges = dataset.graph.union.num_edges
     graph_bytes = 8 * (nodes + 2) + 8 * dataset.graph.num_edges + _edge_value_bytes(job) * union_edges
     graph_bytes += 16 * union_edges if dataset.graph.others else 0  # the union lies in RAM, in both directions

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError
+from gcnrec.reports.progress import Quiet
 from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.tables.unread import UnreadTable
@@ -123,3 +124,23 @@ def test_behind_a_device_a_run_is_the_same(inputs, dataset, tmp_path, monkeypatc
     for one, two in zip(epochs_of(plain), epochs_of(other), strict=True):
         assert (one["loss"], one.get("valid")) == (two["loss"], two.get("valid"))
         assert 0 < two["cache_hits"] < 1 and two["bytes_read"] > 0 and "bytes_read" not in one
+
+
+def test_a_check_warns_of_keys_that_change_nothing_as_training_does(dataset, tmp_path):
+    class Warned(Quiet):
+        def __init__(self):
+            self.texts = []
+
+        def warn(self, text):
+            self.texts.append(text)
+
+    job, plain = job_of({"feature_dtype": "int8"}), replace(dataset, user_features=None, item_features=None)
+    checked, trained, quiet = Warned(), Warned(), Warned()
+    check(job, plain, checked)
+    train(job, plain, tmp_path / "run", observer=trained)
+    check(job, dataset, quiet)
+    assert checked.texts == trained.texts and quiet.texts == []
+    assert checked.texts == [
+        "model.feature_dtype = 'int8' changes nothing in this job; "
+        "it matters where the dataset has features; ingest with --item-features or --user-features"
+    ]
