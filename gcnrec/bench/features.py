@@ -44,6 +44,7 @@ def run(threads: int | None = None, runs: int = 9, num_rows: int = 200_000, batc
 
 
 def task_of(num_rows: int, columns: int, batch: int) -> Task:
+    """Normal features, and ascending rows of which no two are alike."""
     draws = generator(0, Stage.INIT)
     rows_NF = draws.standard_normal((num_rows, columns), np.float32)
     return Task(rows_NF, np.sort(draws.choice(num_rows, min(batch, num_rows), replace=False)))

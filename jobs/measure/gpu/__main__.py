@@ -34,6 +34,7 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def main() -> int:
+    """Run the parts that are asked for; the exit code is 1 when one fails."""
     given = _arguments()
     chosen = given.parts.split(",") if given.parts else [*PARTS]
     unknown = sorted({*chosen} - {*PARTS})

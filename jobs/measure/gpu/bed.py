@@ -253,6 +253,7 @@ def spread_rows(bed: Bed, total: int, count: int, seed: int) -> torch.Tensor:
 
 
 def shuffled(rows_R: torch.Tensor, seed: int) -> torch.Tensor:
+    """`rows_R` in an order that the seed draws."""
     draws = torch.Generator(rows_R.device).manual_seed(seed)
     return rows_R[torch.randperm(len(rows_R), generator=draws, device=rows_R.device)]
 

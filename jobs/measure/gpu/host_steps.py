@@ -188,6 +188,7 @@ def run(checkouts: dict[str, Path], nodes: int, rounds: int, report: Callable[[s
 
 
 def main() -> None:
+    """Print the medians of each checkout, and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, help="a checkout of an earlier version")
     parser.add_argument("--nodes", type=int, default=1_000_000)

@@ -69,6 +69,8 @@ class Memory:
 
 @dataclass
 class Mark:
+    """A point in a queue: what was given to it before."""
+
     recorder: Recorder
     before: int
 
@@ -78,6 +80,8 @@ class Mark:
 
 @dataclass
 class Queue:
+    """Work in order; its name says whose."""
+
     recorder: Recorder
     name: str
     before: int = 0
@@ -217,6 +221,7 @@ def numbers(spans: Spans) -> list[torch.Tensor]:
 
 
 def by_piece(spans: Spans) -> list[list[Cell]]:
+    """The cells of each piece."""
     address, first = spans.memory.untyped_storage().data_ptr(), int(spans.memory.storage_offset())
     starts = ((spans.at_R.numpy() + spans.shift) * spans.pitch).tolist()
     lengths = [spans.length_R] * len(starts) if isinstance(spans.length_R, int) else spans.length_R.tolist()
@@ -224,10 +229,12 @@ def by_piece(spans: Spans) -> list[list[Cell]]:
 
 
 def cells(spans: Spans) -> list[Cell]:
+    """The cells of all pieces."""
     return [cell for piece in by_piece(spans) for cell in piece]
 
 
 def all_cells(memory: torch.Tensor) -> list[Cell]:
+    """The cells of a whole memory."""
     address, first = memory.untyped_storage().data_ptr(), int(memory.storage_offset())
     return [(address, first + j) for j in range(memory.numel())]
 
@@ -441,6 +448,7 @@ def all_problems(program: Program, length: int, subsets: Sequence[Sequence[int]]
 
 
 def main() -> None:
+    """Judge all programs; the exit code is 1 where something can go wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, default=4)
     length, wrong = parser.parse_args().batches, 0

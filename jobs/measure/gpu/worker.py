@@ -129,6 +129,7 @@ def _new_bed(dry: bool, table_gib: int, folder: Path, report: Callable[[Row], No
 
 
 def main() -> int:
+    """Run parts in this process, each row written as it comes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", required=True)
     parser.add_argument("--seconds", type=float, default=600)

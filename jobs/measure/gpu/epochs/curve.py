@@ -49,6 +49,8 @@ class Compute:
 
 
 class Way(Protocol):
+    """A way of bringing rows to the device, as a race calls it."""
+
     def __call__(self, run: int) -> None:
         """`STEPS` steps, and a wait for everything that they began."""
         ...
@@ -101,6 +103,7 @@ class ResidentWalk:
 
 
 def run(bed: Bed) -> None:
+    """Race all ways at each ratio of transfers to compute. RuntimeError where the host copied rows."""
     task, reasons = task_on(bed), list[str]()
     with closing(bed.queues(reasons.append)) as queues:
         try:

@@ -37,6 +37,7 @@ Stretch = Callable[[], list[float]]
 
 
 def run(bed: Bed) -> None:
+    """Race epochs of all ways."""
     with closing(bed.queues(lambda reason: None)) as queues:
         try:
             _epochs(bed, task_on(bed), queues)

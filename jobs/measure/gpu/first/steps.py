@@ -51,6 +51,7 @@ OPERATIONS = 12
 
 
 def run(bed: Bed) -> None:
+    """Time the pieces of each way's step."""
     task = task_on(bed)
     with closing(bed.queues(lambda reason: None)) as queues:
         try:
