@@ -154,10 +154,10 @@ def test_values_that_are_no_numbers_are_refused(dtype, value):
 def test_values_beyond_the_range_are_refused_with_a_remedy():
     rows = ROWS.copy()
     rows[3, 2] = -70_000
-    with pytest.raises(DataError, match=r"column 2 of the item features has -70000; set model.feature_dtype = 'bfloat16'"):
+    with pytest.raises(DataError, match=r"column 2 of the item features has -70000; train with model.feature_dtype = 'bfloat16'"):
         table_of(rows, "float16")
     rows[3, 2] = 3.4e38
-    with pytest.raises(DataError, match=r"up to 3.38953e\+38, .* set model.feature_dtype = 'float32'"):
+    with pytest.raises(DataError, match=r"up to 3.38953e\+38, .* train with model.feature_dtype = 'float32'"):
         table_of(rows, "bfloat16")
     rows[3, 2] = np.nan
     out = np.empty_like(rows)

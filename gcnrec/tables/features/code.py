@@ -160,7 +160,7 @@ def _require_finite(rows_BF: Rows, what: str) -> None:
         row, column = (int(each) for each in np.argwhere(bad_BF)[0])
         raise DataError(
             f"model.feature_dtype needs finite features, and column {column} of the {what} features holds "
-            f"{float(rows_BF[row, column])}; ingest other features, or set model.feature_dtype = 'float32'"
+            f"{float(rows_BF[row, column])}; ingest other features, or train with model.feature_dtype = 'float32'"
         )
 
 
@@ -174,7 +174,7 @@ def _require_near(low_F: Rows, high_F: Rows, columns_C: NDArray[np.int64], what:
         column = int(far_C[0])
         raise DataError(
             f"model.feature_dtype = 'int8' holds columns whose ends are up to {_LARGEST_DISTANCE:g} apart, and column {column} "
-            f"of the {what} features goes from {low_F[column]:g} to {high_F[column]:g}; set model.feature_dtype = 'float32'"
+            f"of the {what} features goes from {low_F[column]:g} to {high_F[column]:g}; train with model.feature_dtype = 'float32'"
         )
 
 
@@ -185,5 +185,5 @@ def _require_within(rows_BF: Rows, dtype: str, what: str) -> None:
         row, column = (int(each) for each in np.argwhere(beyond_BF)[0])
         raise DataError(
             f"model.feature_dtype = '{dtype}' holds values up to {largest:g}, and column {column} of the {what} features has "
-            f"{float(rows_BF[row, column]):g}; set model.feature_dtype = '{remedy}'"
+            f"{float(rows_BF[row, column]):g}; train with model.feature_dtype = '{remedy}'"
         )
