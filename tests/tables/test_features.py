@@ -183,7 +183,7 @@ def test_no_code_reads_as_an_infinite_value():
     found = FeatureTable.encoded(rows, code_of(rows, known, "int8", 0, "item"), "item").rows(np.arange(400))
     assert found[:300, 3].tolist() == rows[:300, 3].tolist() and found[300:, 3].tolist() == [np.float32(3e38)] * 100
     rows[:2, 4] = -1.8e38, 1.8e38
-    with pytest.raises(DataError, match=r"column 4 of the item features goes from -1.8e\+38 to 1.8e\+38; .* = 'float32'"):
+    with pytest.raises(DataError, match=r"column 4 of the item features has -1.8e\+38 to 1.8e\+38; .* = 'float32'"):
         code_of(rows, known, "int8", 0, "item")
 
 

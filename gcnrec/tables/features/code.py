@@ -174,7 +174,7 @@ def _require_near(low_F: Rows, high_F: Rows, columns_C: NDArray[np.int64], what:
         column = int(far_C[0])
         raise DataError(
             f"model.feature_dtype = 'int8' holds columns whose ends are up to {_LARGEST_DISTANCE:g} apart, and column {column} "
-            f"of the {what} features goes from {low_F[column]:g} to {high_F[column]:g}; train with model.feature_dtype = 'float32'"
+            f"of the {what} features has {low_F[column]:g} to {high_F[column]:g}; train with model.feature_dtype = 'float32'"
         )
 
 
