@@ -330,13 +330,20 @@ def open_csr(folder: Path, name: str, rows: int, columns: int) -> Csr:
 
 
 @numba.njit(cache=True, nogil=True)
+def _starts(keys_E, num_keys):  # type: ignore[no-untyped-def]
+    """Where the edges of each key begin once they are sorted by key, int64 (keys + 1)."""
+    start = np.zeros(num_keys + 1, np.int64)
+    for edge in range(len(keys_E)):
+        start[keys_E[edge] + 1] += 1
+    for key in range(num_keys):
+        start[key + 1] += start[key]
+    return start
+
+
+@numba.njit(cache=True, nogil=True)
 def _transposed(indptr, indices, columns):  # type: ignore[no-untyped-def]
     """By column: where its entries begin, and their rows, int32, in the order of the rows."""
-    start = np.zeros(columns + 1, np.int64)
-    for edge in range(len(indices)):
-        start[indices[edge] + 1] += 1
-    for column in range(columns):
-        start[column + 1] += start[column]
+    start = _starts(indices, columns)
     place = start[:-1].copy()
     rows = np.empty(len(indices), np.int32)
     for row in range(len(indptr) - 1):
@@ -350,11 +357,7 @@ def _transposed(indptr, indices, columns):  # type: ignore[no-untyped-def]
 @numba.njit(cache=True)
 def _counting_transpose(values_E, keys_E, num_keys):  # type: ignore[no-untyped-def]
     """Edges stably sorted by key: returns (sorted keys int32, their values int32)."""
-    start = np.zeros(num_keys + 1, np.int64)
-    for edge in range(len(keys_E)):
-        start[keys_E[edge] + 1] += 1
-    for key in range(num_keys):
-        start[key + 1] += start[key]
+    start = _starts(keys_E, num_keys)
     keys = np.empty(len(keys_E), np.int32)
     values = np.empty(len(keys_E), np.int32)
     for edge in range(len(keys_E)):

@@ -1,10 +1,11 @@
-"""The check of a step on the device: the host learns one step later whether a step was good, and never waits for it.
+"""The check of a step on the device: the host learns one step later whether a step was good.
 
     device | judge t, update t unless bad | judge t+1, update t+1 unless bad |
     host   | give all that                | read t's verdict, give all that  |
 
-A flag on the device, once set, stays. Where it is set, update rules and the optimizer of layers leave everything as it is. So a
-bad step updates nothing, nor do steps that were given before the host knew: table, state and layers are those before it.
+The host waits only where it is a whole step ahead. A flag on the device, once set, stays. Where it is set, update rules and the
+optimizer of layers leave everything as it is. So a bad step updates nothing, nor do steps that were given before the host knew:
+table, state and layers stay as they were.
 """
 
 from __future__ import annotations

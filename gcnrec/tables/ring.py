@@ -17,8 +17,8 @@ import torch
 from gcnrec.queues import Device, Mark, Queue
 
 SLOTS = 5
-"""Batches in memory: two that are being written, one that trains, one that is being read, and one whose users are over by the
-time it is taken, so that the read after next need not wait for the step before it."""
+"""Batches in memory: two on their way home, the third trains, the fourth arrives. The fifth is free by the time it is taken, so
+that the read after next need not wait for the step before it."""
 _SLACK = 8
 """A buffer is made larger than asked for by one part in so many: batches differ."""
 

@@ -29,7 +29,7 @@ from gcnrec.tables.staged import ROW_UNIT, RowSpans, multiples
 from gcnrec.tables.window import Stay, Window
 
 SLOTS = 3
-"""Batches in memory: one that arrives, one that waits, and one whose reader is over by the time it is taken."""
+"""Batches in memory: the first arrives, the second waits to be read, the third has been read by the time it is taken."""
 _VECTOR_BYTES = 16
 """The widest of a copy's vectors."""
 _PIECE = 8192

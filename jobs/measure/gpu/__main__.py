@@ -3,9 +3,9 @@
     bash jobs/gpu_bench.sh OUT_DIR [--parts facts,versions,light] [--table-gib 24] [--seconds 720]
     bash jobs/gpu_bench.sh OUT_DIR --dry
 
-Needs torch, CuPy, numba, NumPy and psutil; makes its data where it runs. What tells most comes first. Every part has a time
-limit of its own and reports rows as it measures (OUT_DIR/rows.jsonl); the record, OUT_DIR/<date>-gpu-<device>.json, is written
-anew after every part.
+Needs torch, CuPy, numba, NumPy and psutil; makes its data where it runs. The most informative part comes first. Each part has
+a time limit of its own and reports rows as it measures (OUT_DIR/rows.jsonl); the record, OUT_DIR/<date>-gpu-<device>.json, is
+written anew after every part.
 The exit code is 1 when a part failed. `--dry` runs everything on the CPU, at tiny sizes, with kernels compiled by g++: it
 proves the script and claims no speed.
 This file and what it imports need the standard library alone.

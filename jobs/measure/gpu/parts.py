@@ -1,4 +1,4 @@
-"""The parts, in the order in which they run: what tells most comes first. A further part is a module and an entry of `PARTS`.
+"""The parts in the order in which they run, the most informative first. A further part is a module and an entry of `PARTS`.
 
 The standard library is all that this file needs: a machine where torch cannot be imported must say so.
 """
