@@ -88,14 +88,15 @@ def sampled_softmax(
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Candidates `rows_JD` that a batch shares; `bias_J` is added to a candidate's logits, `own_J` where it is the row's own.
+    """Candidates `rows_JD` that a batch shares; `bias_J` is added to a candidate's logits.
 
+    `own_B`, float32 (B): what the logit of a row's own candidate gets more than `bias_J`.
     `items_J` int64, ascending: candidates of the row's own item are no negatives, even if they differ; None: all items differ.
     """
 
     rows_JD: torch.Tensor
     bias_J: torch.Tensor
-    own_J: torch.Tensor
+    own_B: torch.Tensor
     items_J: torch.Tensor | None = None
 
 
@@ -110,10 +111,10 @@ def pool_softmax(
 ) -> torch.Tensor:
     """Softmax over a pool of candidates shared by the batch, computed in chunks without a B x J matrix.
 
-    mean of -l_i + log(exp(l_i) + sum over j != i of exp(s_uj/t + bias_j)), l_i = s_ui/t + own_i, i = target of the row.
+    mean of -l_i + log(exp(l_i) + sum over j != i of exp(s_uj/t + bias_j)), l_i = s_ui/t + bias_i + own_B, i = target of the row.
     With the batch's distinct positives as the pool and bias_j = log(count of j in the batch) this is the in-batch softmax
     in which another occurrence of the user's own positive is not a negative.
-    For the logQ correction (Yi et al. 2019) subtract log q_j from both `bias_J` and `own_J`.
+    For the logQ correction (Yi et al. 2019) subtract log q_j from `bias_J`; `own_B` takes the log count away again.
     `product_dtype` is that of the matrix products' operands and results; all else is float32.
     `own` adds a logit to each row; its M is the sum over j != i of exp(bias_j).
     """
@@ -179,9 +180,9 @@ def directau(users_BD: torch.Tensor, positives_BD: torch.Tensor, uniformity: flo
     return align + uniformity * (_uniform(users) + _uniform(items)) / 2
 
 
-def half_squared_norm(rows_BD: torch.Tensor, batch_size: int) -> torch.Tensor:
-    """L2 of the batch's rows per positive, the LightGCN rule: sum |row|^2 / (2 B)."""
-    return rows_BD.square().sum() / (2 * batch_size)
+def half_squared_norm(rows_VD: torch.Tensor, roots_V: torch.Tensor, batch_size: int, factor: float) -> torch.Tensor:
+    """L2 of the batch's rows per positive, the LightGCN rule: factor x sum over v of (root_v |row_v|)^2 / (2 B)."""
+    return _HalfSquaredNorm.apply(rows_VD, roots_V, batch_size, factor)  # type: ignore[no-any-return]
 
 
 def against(users_BD: torch.Tensor, negatives_BND: torch.Tensor) -> torch.Tensor:
@@ -234,7 +235,7 @@ def _sweep(
     """Loss and its gradients of users, pool and each row's own negative, in one sweep over chunks of users."""
     rows, bias, width = pool.rows_JD, pool.bias_J, len(pool.rows_JD)
     low_pool, exact = rows.to(product_dtype), product_dtype == rows.dtype
-    grad_users, grad_pool = torch.empty_like(users), torch.zeros_like(rows)
+    grad_users, grad_pool = torch.empty_like(users), (torch.empty_like if exact else torch.zeros_like)(rows)
     grad_own = None if own is None else torch.empty_like(users)
     total = torch.zeros((), dtype=torch.float64, device=users.device)
     ops = ops_for(users.device)
@@ -250,7 +251,7 @@ def _sweep(
             torch.addmm(bias, part, rows.T, alpha=scale, out=logits)
         else:
             torch.add(bias, low_part @ low_pool.T, alpha=scale, out=logits)
-        logits.scatter_add_(1, goal[:, None], (pool.own_J - bias)[goal][:, None])
+        logits.scatter_add_(1, goal[:, None], pool.own_B[chunk, None])
         if pool.items_J is not None:
             logits.masked_fill_(twins(pool.items_J, goal), -math.inf)
         if own is not None:
@@ -262,7 +263,9 @@ def _sweep(
         total += losses.sum()
         low_logits = logits.to(product_dtype)
         grad_users[chunk] = low_logits @ low_pool
-        if exact:
+        if exact and first == 0:
+            torch.mm(logits.T, part, out=grad_pool)
+        elif exact:
             grad_pool.addmm_(logits.T, part)
         else:
             grad_pool += low_logits.T @ low_part
@@ -278,6 +281,22 @@ def _pulled_own(slopes_B: torch.Tensor, users_BD: torch.Tensor, own: Own, grad_B
     slopes_B1 = slopes_B.masked_fill(torch.isinf(own.log_weight_B), 0.0)[:, None]
     grad_BD += slopes_B1 * own.rows_BD
     return slopes_B1 * users_BD
+
+
+class _HalfSquaredNorm(torch.autograd.Function):
+    """By hand: autograd's own formulas cost the host twice as many dispatches."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, roots: torch.Tensor, batch_size: int, factor: float) -> torch.Tensor:
+        weighted = rows * roots[:, None]
+        ctx.save_for_backward(weighted, roots)
+        ctx.scale = 2.0 * factor, 2 * batch_size
+        return factor * (weighted.square().sum() / (2 * batch_size))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
+        (upstream,), (weighted, roots), (factor, divisor) = grad_outputs, ctx.saved_tensors, ctx.scale
+        return (weighted * (upstream * factor / divisor)).mul_(roots[:, None]), None, None, None
 
 
 class _Swept(torch.autograd.Function):

@@ -50,8 +50,7 @@ class Objective:
         rows_VD = F.normalize(final_VD, dim=1) if self.cosine else final_VD
         total = self.score(rows_VD, given.score)
         if given.l2_roots_V is not None:
-            weighted_VD = ego_VD * given.l2_roots_V[:, None]
-            total = total + self.l2 * losses.half_squared_norm(weighted_VD, given.num_positives)
+            total = total + losses.half_squared_norm(ego_VD, given.l2_roots_V, given.num_positives, self.l2)
         return total
 
 

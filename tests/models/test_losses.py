@@ -52,7 +52,7 @@ def sampled_softmax(u, p, n, t, own, others, w):
 
 
 def loss_of(users, pool, target, t, bias, own, weights=None, dtype=torch.float32):
-    return losses.pool_softmax(users, losses.Pool(pool, bias, own), target, t, weights, dtype)
+    return losses.pool_softmax(users, losses.Pool(pool, bias, (own - bias)[target]), target, t, weights, dtype)
 
 
 def pool_softmax(u, pool, target, t, bias, own, w):
@@ -295,13 +295,16 @@ def test_directau_by_hand():
 
 
 def test_half_squared_norm_by_hand():
-    assert float(losses.half_squared_norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), 2)) == 26 / 4
+    rows, roots = torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([1.0, 3.0])
+    assert float(losses.half_squared_norm(rows, roots, 2, 0.5)) == 0.5 * (25 + 9) / 4
 
 
+ROOTS = torch.tensor([1.0, 0.5, 2.0, 3.0], dtype=torch.float64)
 SMOOTH = {
     "bpr": lambda u, p, n: losses.bpr(u, p, n),
     "sampled_softmax": lambda u, p, n: losses.sampled_softmax(u, p, n, 0.4),
     "directau": lambda u, p, n: losses.directau(u, p, 0.7) + 0 * n.sum(),
+    "half_squared_norm": lambda u, p, n: losses.half_squared_norm(u, ROOTS, 3, 0.7) + 0 * (p.sum() + n.sum()),
 }
 
 

@@ -149,10 +149,9 @@ def test_l2_counts_the_rows_of_own_negatives():
 def test_a_single_candidate_leaves_the_weight_alone():
     """Every entry has the same positive, so that the own negative is the only one: -log(e^2 / (e^2 + w e^-1))."""
     users, pool, own = torch.tensor([[1.0], [1.0]]), torch.tensor([[2.0]]), torch.tensor([[-1.0], [5.0]])
-    none = torch.zeros(1)
     given = losses.Own(own, torch.tensor([math.log(W), -math.inf]))
     bias = torch.tensor([math.log(2.0)])
-    loss = losses.pool_softmax(users, losses.Pool(pool, bias, none), torch.tensor([0, 0]), 1.0, own=given)
+    loss = losses.pool_softmax(users, losses.Pool(pool, bias, -bias[[0, 0]]), torch.tensor([0, 0]), 1.0, own=given)
     assert float(loss) == pytest.approx(math.log(1 + W * math.exp(-3)) / 2, rel=1e-6)
 
 
@@ -170,7 +169,7 @@ def test_the_optimum_of_what_a_user_rated_low_is_lower_by_its_share_of_the_negat
     def gradient_of(noise):
         scores = tensor(temperature * (np.log(likes) - np.log(noise)))[:, None].requires_grad_()
         own = losses.Own(scores[torch.full((size,), 7)], torch.full((size,), math.log(weight)))
-        pool = losses.Pool(scores, bias, torch.zeros(size))
+        pool = losses.Pool(scores, bias, -bias)
         losses.pool_softmax(users, pool, torch.arange(size), temperature, weights, own=own).backward()
         return scores.grad.numpy()[:, 0] * temperature / likes
 

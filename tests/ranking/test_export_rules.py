@@ -142,7 +142,7 @@ def test_the_export_recovers_log_p_from_in_batch_softmax(share):
         own = -share * q.log()
         loss = losses.pool_softmax(
             torch.eye(3)[users] @ scores,
-            losses.Pool(torch.eye(items), counts.log() + own, own),
+            losses.Pool(torch.eye(items), counts.log() + own, -counts.log()[positives]),
             torch.from_numpy(positives),
             temperature,
         )

@@ -171,10 +171,15 @@ def test_the_own_negative_weighs_as_other_items_do():
     draw = torch.Generator().manual_seed(0)
     users, pool, own = (torch.randn(size, 4, generator=draw) for size in (3, 5, 3))
     items, target = torch.tensor([0, 0, 0, 2, 2]), torch.tensor([1, 4, 0])
-    zeros = torch.zeros(5)
     weight = torch.tensor([0.5, 2.0, 1.0])
     found = losses.pool_softmax(
-        users, losses.Pool(pool, zeros, zeros, items), target, 0.5, None, torch.float32, losses.Own(own, weight.log())
+        users,
+        losses.Pool(pool, torch.zeros(5), torch.zeros(3), items),
+        target,
+        0.5,
+        None,
+        torch.float32,
+        losses.Own(own, weight.log()),
     )
     terms = []
     for b, goal in enumerate(target.tolist()):

@@ -32,14 +32,14 @@ from gcnrec.sampling.sampler import Batch
 class Candidates(NamedTuple, Generic[Array]):
     """The distinct positives of a batch: all nodes from `first` on, or with `rows` these.
 
-    `target_B`: the place of each entry's own. `bias_J`, float32: the log of how often a candidate occurs in the batch, and
-    `own_J`, which is in it: the correction of its score. `items_J`: their items, where nodes stand at several dates. An item at
-    two dates is two candidates.
+    `target_B`: the place of each entry's own. `bias_J`, float32: the log of how often a candidate occurs in the batch, with the
+    correction of its score; `own_B`, float32: what an entry's own gets more, so that the correction is left. `items_J`: their
+    items, where nodes stand at several dates. An item at two dates is two candidates.
     """
 
     target_B: Array
     bias_J: Array
-    own_J: Array
+    own_B: Array
     items_J: Array | None
     rows: Entries[Array] | None
     first: int
@@ -80,7 +80,7 @@ class PoolSoftmax:
 
     def __call__(self, rows_VD: torch.Tensor, given: PoolGiven[torch.Tensor]) -> torch.Tensor:
         pool_JD, users_BD = _rows_of(rows_VD, given.pool), take(rows_VD, given.users)
-        pool = losses.Pool(pool_JD, given.pool.bias_J, given.pool.own_J, given.pool.items_J)
+        pool = losses.Pool(pool_JD, given.pool.bias_J, given.pool.own_B, given.pool.items_J)
         own = own_of(rows_VD, given.own)
         return losses.pool_softmax(
             users_BD, pool, given.pool.target_B, self.temperature, given.weights_B, self.product_dtype, own
@@ -141,9 +141,10 @@ def _candidates(batch: Batch, log_share_I: NDArray[np.float32] | None) -> Candid
     nodes_V, nodes_J = batch.nodes_V, batch.nodes_V[places_J]
     items_J = nodes_J - (batch.nodes_V[batch.positives_B[0]] - batch.triples.positives_B[0])
     own_J = np.zeros_like(log_count_J) if log_share_I is None else -log_share_I[items_J]
+    bias_J = log_count_J + own_J
     rows = None if batch.disliked_B is None else entries_of(places_J, len(nodes_V))
     dated = bool((nodes_V[1:] == nodes_V[:-1]).any())
-    return Candidates(target_B, log_count_J + own_J, own_J, items_J if dated else None, rows, batch.num_users)
+    return Candidates(target_B, bias_J, (own_J - bias_J)[target_B], items_J if dated else None, rows, batch.num_users)
 
 
 def _rows_of(rows_VD: torch.Tensor, pool: Candidates[torch.Tensor]) -> torch.Tensor:
