@@ -12,6 +12,7 @@ struct Spans {
     const i64* at;        // first value of each row in `weights`
     const i64* count;     // values of each row
     const i64* rows;      // numbers of the rows
+    i64 stride, first;    // row r is node r * stride + first, which random rounding is keyed by
     i64 num_rows;
     const float* grad;
     const i64* grad_at;   // first value of each row in `grad`
@@ -39,11 +40,11 @@ __device__ inline float sum_of_squares(const Tile& tile, const float* grad, i64 
 
 const i64 PLACES = 256;  // values of a row that are rounded at random each by a draw of its own
 
-// Value d of row r of the spans loses `change`; it is rounded by (step, row, d), wherever the row lies.
+// Value d of row r of the spans loses `change`; it is rounded by (step, node, d), wherever the row lies.
 template <typename Stored>
 __device__ inline void move(Stored* weights, const Spans& spans, i64 r, i64 d, float change, i64 step) {
     Stored* at = weights + spans.at[r] + d;
-    store_update(at, as_float(*at) - change, step, spans.rows[r] * PLACES + d);
+    store_update(at, as_float(*at) - change, step, (spans.rows[r] * spans.stride + spans.first) * PLACES + d);
 }
 
 // w -= rate * g.
@@ -118,28 +119,29 @@ __device__ void adam_row(Stored* weights, Spans spans, float* state, const i64* 
     }
 }
 
-#define SPANS const i64 *at, const i64 *count, const i64 *rows, i64 num_rows, const float *grad, const i64 *grad_at,          \
-              const int *bad
+#define SPANS const i64 *at, const i64 *count, const i64 *rows, i64 stride, i64 first, i64 num_rows, const float *grad,       \
+              const i64 *grad_at, const int *bad
+#define SPANS_OF at, count, rows, stride, first, num_rows, grad, grad_at
 #define STATE float *state, const i64 *state_at
 #define ADAM i64 step, float rate, float root, float beta1, float beta2, float epsilon, int lanes
 #define KERNELS(name, Stored)                                                                                                 \
     extern "C" __global__ void gcnrec_sgd_##name(Stored* weights, SPANS, i64 step, float rate, int lanes) {                   \
         if (bad && *bad) return;                                                                                              \
-        sgd(weights, {at, count, rows, num_rows, grad, grad_at}, step, rate, lanes);                                          \
+        sgd(weights, {SPANS_OF}, step, rate, lanes);                                                                          \
     }                                                                                                                         \
     extern "C" __global__ void gcnrec_adagrad_row_##name(Stored* weights, SPANS, STATE, i64 step, float rate, float epsilon,  \
                                                          int lanes) {                                                         \
         if (bad && *bad) return;                                                                                              \
-        adagrad_row(weights, {at, count, rows, num_rows, grad, grad_at}, state, state_at, step, rate, epsilon, lanes);        \
+        adagrad_row(weights, {SPANS_OF}, state, state_at, step, rate, epsilon, lanes);                                        \
     }                                                                                                                         \
     extern "C" __global__ void gcnrec_adam_##name(Stored* weights, SPANS, STATE, int* last, ADAM) {                           \
         if (bad && *bad) return;                                                                                              \
-        adam(weights, {at, count, rows, num_rows, grad, grad_at}, state, state_at, last,                                      \
+        adam(weights, {SPANS_OF}, state, state_at, last,                                                                      \
              {step, rate, root, beta1, beta2, epsilon}, lanes);                                                               \
     }                                                                                                                         \
     extern "C" __global__ void gcnrec_adam_row_##name(Stored* weights, SPANS, STATE, int* last, ADAM) {                       \
         if (bad && *bad) return;                                                                                              \
-        adam_row(weights, {at, count, rows, num_rows, grad, grad_at}, state, state_at, last,                                  \
+        adam_row(weights, {SPANS_OF}, state, state_at, last,                                                                  \
                  {step, rate, root, beta1, beta2, epsilon}, lanes);                                                           \
     }
 KERNELS(float32, float)

@@ -66,7 +66,8 @@ def _spans(rows: Rows, grad: RowGrad) -> Arguments:
     bad = np.uint64(0) if grad.bad is None else address("grad.bad", grad.bad, torch.int32)
     return (
         address("weights", rows.weights, *STORED), address("at_R", rows.at_R, torch.int64),
-        address("count_R", rows.count_R, torch.int64), address("index_R", rows.index_R, torch.int64), np.int64(len(rows.at_R)),
+        address("count_R", rows.count_R, torch.int64), address("index_R", rows.index_R, torch.int64),
+        *map(np.int64, (*rows.numbers, len(rows.at_R))),
         address("grad.values_X", grad.values_X, torch.float32), address("grad.at_R", grad.at_R, torch.int64), bad,
     )  # fmt: skip
 

@@ -48,12 +48,24 @@ class State:
     last_N: torch.Tensor
 
 
+class RowNumbers(NamedTuple):
+    """Row r of a table is node `r * stride + first`. Worker w of W, which holds the nodes n with n % W == w, has (W, w)."""
+
+    stride: int = 1
+    first: int = 0
+
+
+ALL_NODES = RowNumbers()
+"""A row's number is its node's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The rows of `ticket` where they lie: row r's `count_R[r]` values start at `weights[at_R[r]]`.
 
     `weights` is the flat memory of a plane: float32, or uint16 that holds bfloat16. `index_R`, `at_R` and `count_R` are int64,
-    and `index_R` is `rows_R` again, where kernels can read it.
+    and `index_R` is `rows_R` again, where kernels can read it. `last_N` is indexed by `rows_R`, and random rounding is keyed by
+    the nodes that `numbers` makes of it: a node's values get the same bits in each table.
     """
 
     ticket: Ticket
@@ -62,6 +74,7 @@ class Rows:
     at_R: torch.Tensor
     count_R: torch.Tensor
     state: State | None
+    numbers: RowNumbers = ALL_NODES
 
     @property
     def rows_R(self) -> NDArray[np.int64]:

@@ -79,7 +79,7 @@ def task_of(num_rows: int, width: int, batch: int) -> Task:
     values_NC = draws.standard_normal((num_rows, count), np.float32)
     dense_ND = aligned(num_rows, width)
     dense_ND.zero_().scatter_(1, torch.from_numpy(columns_NC), torch.from_numpy(values_NC))
-    table = SlotTable(num_rows, width, values_NC.size, 0, 0)
+    table = SlotTable(num_rows, width, values_NC.size, (0, 0))
     nothing = np.empty((0, values_NC.size), np.float32), np.empty((num_rows, 0), np.float32)
     counts_N, columns_X = np.full(num_rows, count), columns_NC.astype(np.uint8).reshape(-1)
     with table.rebuild() as rebuild:

@@ -99,7 +99,7 @@ def task_of(graph: BipartiteGraph, width: int, share: float, batch_size: int, nu
     optimizer = Optimizer(rule="adam", learning_rate=1e-3, epsilon=1e-12)
     recipe = recipe_of(graph, Model(width=width, propagation="none", start="normal"), optimizer, batch_size, num_batches)
     budget = int(share * graph.num_nodes * width)
-    start = SlotTable(graph.num_nodes, width, budget, 0, 0)
+    start = SlotTable(graph.num_nodes, width, budget, (0, 0))
     fill(start, even_counts(graph.num_nodes, budget, start.max_count), partial(_start_rows, width), random_keys(0), None)
     shapes = [(batch.step, (len(batch.nodes_V), width)) for batch in recipe.batches]
     grads = [torch.from_numpy(normal(1, Stage.INIT, step, shape)).clone() for step, shape in shapes]
@@ -173,7 +173,7 @@ def _dense(task: Task) -> Contender:
 
 def _slots(dtype: str, task: Task) -> Contender:
     moments, size = task.recipe.plan.rule.state_width(1), len(task.cells["columns"])
-    table = SlotTable(task.graph.num_nodes, task.width, task.budget, moments, 0, dtype)
+    table = SlotTable(task.graph.num_nodes, task.width, task.budget, (moments, 0), dtype)
     state = {"values": task.cells["values"].to(getattr(torch, dtype)), "moments": torch.zeros(moments, size)}
     table.restore({**task.cells, **state})
     return Ours(task, table, getattr(torch, dtype))

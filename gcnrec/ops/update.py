@@ -4,7 +4,8 @@ A public function takes `Rows` and `RowGrad`; the kernel below it takes their ar
 nothing.
 Rows lie anywhere in flat planes, dense or packed as slots: row r's values are weights[at[r] : at[r] + count[r]], their
 gradient starts at grad[grad_at[r]] and their state at state[state_at[r]], moment after moment. `rows_R` (int64, unique)
-are row numbers, for random rounding and for `last_N` int32, the step of a row's last update; steps count from 1.
+are row numbers, for `last_N` int32, the step of a row's last update; steps count from 1. Random rounding is keyed by the
+row's node, rows_R[r] * stride + first.
 Weights are float32, or bfloat16 as uint16; everything else is float32.
 Scalars are float32 and slices are taken once a row: then LLVM keeps the inner loops in float32 vectors.
 
@@ -23,7 +24,7 @@ from gcnrec.ops.values import load, store_update
 from gcnrec.rows import AdamSettings, RowGrad, Rows
 
 PLACES = 256
-"""Values of a row that are rounded at random each by a draw of its own: (step, row, place), wherever the row lies."""
+"""Values of a row that are rounded at random each by a draw of its own: (step, node, place), wherever the row lies."""
 
 
 @numba.njit(inline="always")
@@ -54,12 +55,13 @@ def sgd(rows: Rows, grad: RowGrad, step: int, rate: float) -> None:
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
-def _sgd(weights, at_R, count_R, rows_R, grad, grad_at_R, step, rate):
+def _sgd(weights, at_R, count_R, rows_R, stride, first_node, grad, grad_at_R, step, rate):
     for r in numba.prange(len(at_R)):
         count = count_R[r]
         w, g = weights[at_R[r] : at_R[r] + count], grad[grad_at_R[r] : grad_at_R[r] + count]
+        node = rows_R[r] * stride + first_node
         for d in range(count):
-            store_update(w, d, load(w, d) - rate * g[d], step, rows_R[r] * PLACES + d)
+            store_update(w, d, load(w, d) - rate * g[d], step, node * PLACES + d)
 
 
 def adagrad_row(rows: Rows, grad: RowGrad, step: int, rate: float, epsilon: float) -> None:
@@ -69,7 +71,7 @@ def adagrad_row(rows: Rows, grad: RowGrad, step: int, rate: float, epsilon: floa
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
-def _adagrad_row(weights, at_R, count_R, rows_R, state, state_at_R, grad, grad_at_R, step, rate, epsilon):
+def _adagrad_row(weights, at_R, count_R, rows_R, stride, first_node, state, state_at_R, grad, grad_at_R, step, rate, epsilon):
     for r in numba.prange(len(at_R)):
         count = count_R[r]
         if count == 0:
@@ -78,8 +80,9 @@ def _adagrad_row(weights, at_R, count_R, rows_R, state, state_at_R, grad, grad_a
         square = _squares(g)
         state[state_at_R[r]] += square / np.float32(count)
         scale = rate / (np.sqrt(state[state_at_R[r]]) + epsilon)
+        node = rows_R[r] * stride + first_node
         for d in range(count):
-            store_update(w, d, load(w, d) - scale * g[d], step, rows_R[r] * PLACES + d)
+            store_update(w, d, load(w, d) - scale * g[d], step, node * PLACES + d)
 
 
 def adam(rows: Rows, grad: RowGrad, step: int, rate: float, settings: AdamSettings) -> None:
@@ -92,14 +95,18 @@ def adam(rows: Rows, grad: RowGrad, step: int, rate: float, settings: AdamSettin
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
-def _adam(weights, at_R, count_R, rows_R, state, state_at_R, last_N, grad, grad_at_R, step, rate, beta1, beta2, epsilon):
+def _adam(
+    weights, at_R, count_R, rows_R, stride, first_node, state, state_at_R, last_N, grad, grad_at_R, step, rate, beta1, beta2,
+    epsilon,
+):  # fmt: skip
     scaled, root = _corrections(step, rate, beta1, beta2)
     new1, new2 = np.float32(1.0) - beta1, np.float32(1.0) - beta2
     for r in numba.prange(len(at_R)):
         gap = step - last_N[rows_R[r]]
         decay1, decay2 = np.float32(beta1**gap), np.float32(beta2**gap)
+        node = rows_R[r] * stride + first_node
         _adam_one(
-            weights, at_R[r], count_R[r], rows_R[r], state, state_at_R[r], grad, grad_at_R[r], step, scaled, root,
+            weights, at_R[r], count_R[r], node, state, state_at_R[r], grad, grad_at_R[r], step, scaled, root,
             decay1, decay2, new1, new2, epsilon,
         )  # fmt: skip
         last_N[rows_R[r]] = step
@@ -112,7 +119,10 @@ def adam_row(rows: Rows, grad: RowGrad, step: int, rate: float, settings: AdamSe
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
-def _adam_row(weights, at_R, count_R, rows_R, state, state_at_R, last_N, grad, grad_at_R, step, rate, beta1, beta2, epsilon):
+def _adam_row(
+    weights, at_R, count_R, rows_R, stride, first_node, state, state_at_R, last_N, grad, grad_at_R, step, rate, beta1, beta2,
+    epsilon,
+):  # fmt: skip
     scaled, root = _corrections(step, rate, beta1, beta2)
     new1, new2 = np.float32(1.0) - beta1, np.float32(1.0) - beta2
     for r in numba.prange(len(at_R)):
@@ -127,10 +137,11 @@ def _adam_row(weights, at_R, count_R, rows_R, state, state_at_R, last_N, grad, g
         square = _squares(g)
         state[place] = decay2 * state[place] + new2 * square / np.float32(count)
         scale = scaled / (np.sqrt(state[place]) * root + epsilon)
+        node = rows_R[r] * stride + first_node
         for d in range(count):
             first = decay1 * m[d] + new1 * g[d]
             m[d] = first
-            store_update(w, d, load(w, d) - scale * first, step, rows_R[r] * PLACES + d)
+            store_update(w, d, load(w, d) - scale * first, step, node * PLACES + d)
 
 
 def adam_dense(rows: Rows, grad: RowGrad, step: int, rate: float, settings: AdamSettings) -> None:
@@ -140,18 +151,21 @@ def adam_dense(rows: Rows, grad: RowGrad, step: int, rate: float, settings: Adam
 
 
 @numba.njit(parallel=True, cache=True, error_model="numpy")
-def _adam_dense(weights, at_R, count_R, rows_R, state, state_at_R, grad, grad_at_R, step, rate, beta1, beta2, epsilon):
+def _adam_dense(
+    weights, at_R, count_R, rows_R, stride, first_node, state, state_at_R, grad, grad_at_R, step, rate, beta1, beta2, epsilon
+):
     scaled, root = _corrections(step, rate, beta1, beta2)
     new1, new2 = np.float32(1.0) - beta1, np.float32(1.0) - beta2
     for r in numba.prange(len(at_R)):
+        node = rows_R[r] * stride + first_node
         _adam_one(
-            weights, at_R[r], count_R[r], rows_R[r], state, state_at_R[r], grad, grad_at_R[r], step, scaled, root,
+            weights, at_R[r], count_R[r], node, state, state_at_R[r], grad, grad_at_R[r], step, scaled, root,
             beta1, beta2, new1, new2, epsilon,
         )  # fmt: skip
 
 
 @numba.njit(inline="always", error_model="numpy")
-def _adam_one(weights, at, count, row, state, state_at, grad, grad_at, step, scaled, root, decay1, decay2, new1, new2, epsilon):
+def _adam_one(weights, at, count, node, state, state_at, grad, grad_at, step, scaled, root, decay1, decay2, new1, new2, epsilon):
     w, g = weights[at : at + count], grad[grad_at : grad_at + count]
     m, v = state[state_at : state_at + count], state[state_at + count : state_at + 2 * count]
     for d in range(count):
@@ -159,7 +173,7 @@ def _adam_one(weights, at, count, row, state, state_at, grad, grad_at, step, sca
         second = decay2 * v[d] + new2 * g[d] * g[d]
         m[d] = first
         v[d] = second
-        store_update(w, d, load(w, d) - scaled * first / (np.sqrt(second) * root + epsilon), step, row * PLACES + d)
+        store_update(w, d, load(w, d) - scaled * first / (np.sqrt(second) * root + epsilon), step, node * PLACES + d)
 
 
 @numba.njit(error_model="numpy")
@@ -175,7 +189,7 @@ def _is_good(grad):
 
 
 def _weights(rows):
-    return rows.weights.numpy(), rows.at_R.numpy(), rows.count_R.numpy(), rows.index_R.numpy()
+    return rows.weights.numpy(), rows.at_R.numpy(), rows.count_R.numpy(), rows.index_R.numpy(), *rows.numbers
 
 
 def _state(rows):

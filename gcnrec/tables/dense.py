@@ -26,7 +26,7 @@ from gcnrec.ops.gather import gather, padded
 from gcnrec.ops.propagate import propagate_rows, scatter_rows
 from gcnrec.ops.slots import LINE_BYTES
 from gcnrec.queues import Device
-from gcnrec.rows import RowGrad, Rows, State, Ticket
+from gcnrec.rows import ALL_NODES, RowGrad, RowNumbers, Rows, State, Ticket
 from gcnrec.tables.staged import Extent, LocatedDense, Plane
 
 FILLED_ROWS = 1 << 16
@@ -156,9 +156,15 @@ class Table(StepTable, Protocol):
 
 
 class DenseTable:
-    """Every value of every row, in RAM. The state plane is allocated by the update rule's width S (0: none)."""
+    """Every value of every row, in RAM. The state plane is allocated by the update rule's width S (0: none).
 
-    def __init__(self, weights_ND: torch.Tensor, state_width: int, allocate: Allocate = in_ram) -> None:
+    `numbers`: which nodes its rows are.
+    """
+
+    def __init__(
+        self, weights_ND: torch.Tensor, state_width: int, allocate: Allocate = in_ram, numbers: RowNumbers = ALL_NODES,
+    ) -> None:  # fmt: skip
+        self.numbers = numbers
         self._weights = aligned(len(weights_ND), weights_ND.shape[1], allocate)
         self._weights.copy_(weights_ND)  # copy: into rows that start on lines
         self._state = aligned(len(weights_ND), state_width, allocate).zero_()
@@ -212,7 +218,7 @@ class DenseTable:
         counts_R, state = torch.full((len(index_R),), self.width), None
         if with_state:
             state = State(_flat(self._state), index_R * _pitch(self._state), self._last)
-        return Rows(ticket, index_R, _flat(self._weights), index_R * _pitch(self._weights), counts_R, state)
+        return Rows(ticket, index_R, _flat(self._weights), index_R * _pitch(self._weights), counts_R, state, self.numbers)
 
     def decode(self, rows: Rows) -> torch.Tensor:
         return gather(self._weights, rows.rows_R)

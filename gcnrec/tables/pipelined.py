@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DeviceError
 from gcnrec.queues import Device, Mark, Pair
-from gcnrec.rows import RowGrad, Rows, Ticket
+from gcnrec.rows import RowGrad, RowNumbers, Rows, Ticket
 from gcnrec.tables.dense import Table
 from gcnrec.tables.hot_rows import Part, Prefixes
 from gcnrec.tables.ring import Ring, Slot
@@ -38,6 +38,11 @@ _CHUNK_ROWS = 1 << 20
 
 class HostTable(Table, Homes, Protocol):
     """A table whose rows are spans of flat host memories."""
+
+    @property
+    def numbers(self) -> RowNumbers:
+        """Which nodes its rows are."""
+        ...
 
     @property
     def last_N(self) -> torch.Tensor:
@@ -296,7 +301,7 @@ class PipelinedTable:
 
     def read(self, ticket: Ticket, with_state: bool) -> Rows:
         """The rows of the ticket, where the device has them. Another ticket than before begins a new batch."""
-        return self._at(ticket).rows.read(with_state)
+        return self._at(ticket).rows.read(with_state, self._host.numbers)
 
     def decode(self, rows: Rows) -> torch.Tensor:
         return self._at(rows.ticket).rows.decode()

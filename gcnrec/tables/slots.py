@@ -20,7 +20,7 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import Csr
 from gcnrec.ops import slots as ops
 from gcnrec.queues import Device
-from gcnrec.rows import RowGrad, Rows, State, Ticket
+from gcnrec.rows import ALL_NODES, RowGrad, RowNumbers, Rows, State, Ticket
 from gcnrec.tables.arena import RECORD_BYTES, Arena, Rebuild, SlotBlock
 from gcnrec.tables.dense import Allocate, in_ram
 from gcnrec.tables.staged import Extent, LocatedSlots
@@ -38,17 +38,18 @@ _KINDS = {
 class SlotTable:
     """N rows of width D of which at most `max_values` values are stored; starts empty, and `fill` or `rebuild` give it rows.
 
-    `moments` floats of state per value and `scalars` per row. Raises UsageError for a width above 256.
+    `state_shape`: floats of state per value, and per row. `numbers`: which nodes its rows are, for random rounding.
+    Raises UsageError for a width above 256.
     """
 
     def __init__(
-        self, num_rows: int, width: int, max_values: int, moments: int, scalars: int, dtype: str = "float32",
-        allocate: Allocate = in_ram,
+        self, num_rows: int, width: int, max_values: int, state_shape: tuple[int, int], dtype: str = "float32",
+        allocate: Allocate = in_ram, numbers: RowNumbers = ALL_NODES,
     ) -> None:  # fmt: skip
         if width > MAX_COLUMNS:
             raise UsageError(f"a sparse table has at most {MAX_COLUMNS} columns, got model.width = {width}")
-        self.width, self.max_values, self.dtype = width, max_values, dtype
-        self.arena = Arena(num_rows, max_values, moments, scalars, dtype, allocate)
+        self.width, self.max_values, self.dtype, self.numbers = width, max_values, dtype, numbers
+        self.arena = Arena(num_rows, max_values, *state_shape, dtype, allocate)
         self.slots = self.arena.slots
 
     @property
@@ -76,7 +77,7 @@ class SlotTable:
         state = State(torch.from_numpy(self.arena.state), torch.from_numpy(at.state_at_R), last_N) if with_state else None
         values, places = torch.from_numpy(self.slots.values), (rows_R, at.weight_at_R, at.count_R)
         index_R, at_R, count_R = map(torch.from_numpy, places)
-        return Rows(ticket, index_R, values, at_R, count_R, state)
+        return Rows(ticket, index_R, values, at_R, count_R, state, self.numbers)
 
     def decode(self, rows: Rows) -> torch.Tensor:
         out_RD = torch.empty(len(rows.rows_R), self.width)

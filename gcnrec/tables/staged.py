@@ -15,7 +15,7 @@ from gcnrec.device import ops_for
 from gcnrec.ops.slots import UNIT
 from gcnrec.ops.slots import Slots as HostSlots
 from gcnrec.queues import Pair, Spans
-from gcnrec.rows import RowGrad, Rows, State, Ticket
+from gcnrec.rows import ALL_NODES, RowGrad, RowNumbers, Rows, State, Ticket
 
 ROW_UNIT = 4
 """Bytes of what `Extent` and spans of rows count in."""
@@ -24,7 +24,9 @@ ROW_UNIT = 4
 class StagedRows(Protocol):
     """Rows in the order of their numbers; updates change the copies."""
 
-    def read(self, with_state: bool) -> Rows: ...
+    def read(self, with_state: bool, numbers: RowNumbers = ALL_NODES) -> Rows:
+        """The copies. `numbers` is that of their table."""
+        ...
 
     def decode(self) -> torch.Tensor:
         """Dense rows as a new tile, float32 (R, D)."""
@@ -212,9 +214,10 @@ class StagedDense:
     state: Spans
     last_N: torch.Tensor
 
-    def read(self, with_state: bool) -> Rows:
+    def read(self, with_state: bool, numbers: RowNumbers = ALL_NODES) -> Rows:
         state = State(self.state.memory, self.state.at_R, self.last_N) if with_state else None
-        return Rows(self.ticket, self.index_R, self.weights.memory, self.weights.at_R, self.weights.lengths(), state)
+        own = self.weights
+        return Rows(self.ticket, self.index_R, own.memory, own.at_R, own.lengths(), state, numbers)
 
     def decode(self) -> torch.Tensor:
         # copy: an update changes the rows while autograd still holds the tile
@@ -240,9 +243,9 @@ class StagedSlots:
     state: Spans
     last_N: torch.Tensor
 
-    def read(self, with_state: bool) -> Rows:
+    def read(self, with_state: bool, numbers: RowNumbers = ALL_NODES) -> Rows:
         state = State(self.state.memory, self.state.at_R, self.last_N) if with_state else None
-        return Rows(self.ticket, self.index_R, self.values, self.at_R, self.count_R, state)
+        return Rows(self.ticket, self.index_R, self.values, self.at_R, self.count_R, state, numbers)
 
     def decode(self) -> torch.Tensor:
         out_RD = torch.empty(len(self.index_R), self.width, device=self.at_R.device)

@@ -132,7 +132,9 @@ def first_table(plan: Plan, graph: BipartiteGraph, rows_ND: torch.Tensor | None 
     graph = graph.union
     policy, rule, start = plan.policy(graph), plan.rule, plan.start
     scalars = rule.state_width(0)
-    table = SlotTable(graph.num_nodes, plan.width, plan.max_values, rule.state_width(1) - scalars, scalars, plan.dtype, allocate)
+    table = SlotTable(
+        graph.num_nodes, plan.width, plan.max_values, (rule.state_width(1) - scalars, scalars), plan.dtype, allocate
+    )
     counts_N, keys = policy.first_counts(graph, table), plan.first_keys or policy.first_keys(start.seed)
     if rows_ND is not None:
         fill(table, counts_N, lambda first, last: rows_ND[first:last], keys, None)

@@ -48,7 +48,7 @@ def slot_table(rows, dtype):
     draw = np.random.default_rng(1)
     counts = draw.integers(0, 60, rows)
     columns = np.concatenate([np.sort(draw.permutation(64)[:count]) for count in counts]).astype(np.uint8)
-    table = SlotTable(rows, 64, len(columns), 0, 0, dtype)
+    table = SlotTable(rows, 64, len(columns), (0, 0), dtype)
     values = draw.standard_normal(len(columns)).astype(np.float32)
     with table.rebuild() as rebuild:
         state = np.zeros((0, len(columns)), np.float32), np.zeros((rows, 0), np.float32)

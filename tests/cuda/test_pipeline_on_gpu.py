@@ -33,7 +33,7 @@ def table_of(kind):
         return DenseTable(torch.from_numpy(draw.standard_normal((ROWS, WIDTH), np.float32)), 2 * WIDTH)
     counts = draw.integers(0, WIDTH + 1, ROWS)
     columns = np.concatenate([np.sort(draw.permutation(WIDTH)[:count]) for count in counts]).astype(np.uint8)
-    table = SlotTable(ROWS, WIDTH, len(columns), 2, 0, kind)
+    table = SlotTable(ROWS, WIDTH, len(columns), (2, 0), kind)
     values = draw.standard_normal(len(columns)).astype(np.float32)
     with table.rebuild() as rebuild:
         state = np.zeros((2, len(columns)), np.float32), np.zeros((ROWS, 0), np.float32)

@@ -45,11 +45,11 @@ GRAPHS = {"a long row": CSR, "long columns": long_columns()}
 def table_of(width, dtype, csr=CSR):
     draw = np.random.default_rng(width)
     rows = FIRST + csr.columns
-    most = min(width, SlotTable(1, width, 1, 0, 0, dtype).max_count)
+    most = min(width, SlotTable(1, width, 1, (0, 0), dtype).max_count)
     counts = np.minimum(draw.integers(0, 30, rows), most)
     counts[:8] = [0, most, 0, 1, most, 0, most, 1]
     columns = np.concatenate([np.sort(draw.permutation(width)[:count]) for count in counts]).astype(np.uint8)
-    table = SlotTable(rows, width, len(columns), 0, 0, dtype)
+    table = SlotTable(rows, width, len(columns), (0, 0), dtype)
     values = draw.standard_normal(len(columns)).astype(np.float32)
     with table.rebuild() as rebuild:
         rebuild.write(

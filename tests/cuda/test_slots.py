@@ -20,11 +20,11 @@ WIDTHS = [1, 5, 64, 256]
 def table_of(rows, width, dtype, seed=0, moments=2, scalars=1):
     """Rows of every count, none and the most included, with random values."""
     draw = np.random.default_rng(seed)
-    most = min(width, SlotTable(1, width, 1, 0, 0, dtype).max_count)
+    most = min(width, SlotTable(1, width, 1, (0, 0), dtype).max_count)
     counts = draw.integers(0, most + 1, rows)
     counts[:3] = [0, most, 0][:rows]
     columns = np.concatenate([np.sort(draw.permutation(width)[:count]) for count in counts]).astype(np.uint8)
-    table = SlotTable(rows, width, max(1, len(columns)), moments, scalars, dtype)
+    table = SlotTable(rows, width, max(1, len(columns)), (moments, scalars), dtype)
     values = draw.standard_normal(len(columns)).astype(np.float32)
     state = np.zeros((moments, len(columns)), np.float32), np.zeros((rows, scalars), np.float32)
     with table.rebuild() as rebuild:

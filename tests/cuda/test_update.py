@@ -8,7 +8,7 @@ import torch
 
 from gcnrec.cuda import update as cuda
 from gcnrec.ops import update as ops
-from gcnrec.rows import AdamSettings, RowGrad, Rows, State, Ticket
+from gcnrec.rows import ALL_NODES, AdamSettings, RowGrad, RowNumbers, Rows, State, Ticket
 from gcnrec.testing import assert_as_accurate
 
 EPSILON, RATE = 1e-8, 0.01
@@ -190,3 +190,70 @@ def test_a_bad_gradient_changes_nothing(host, kernels, rule, dtype):
         own.step(kernels, 3)
     assert np.array_equal(planes.weights, others.weights) and not np.array_equal(planes.weights, before[0])
     assert np.array_equal(planes.state, others.state) and np.array_equal(planes.last, others.last)
+
+
+class OddRows(Planes):
+    """The rows of the odd nodes of `Planes`, numbered from 0: `numbers` says that row r is node 2 r + 1."""
+
+    def __init__(self, rule, counts, numbers):
+        super().__init__(rule, counts, np.uint16)
+        self.numbers, self.last = numbers, self.last[1::2].copy()
+
+    def step(self, kernels, number):
+        """The gradients that the whole table's odd rows get in `Planes.step`."""
+        nodes = TOUCHED[number - 1]
+        odd = nodes % 2 == 1
+        grad = np.random.default_rng(number).standard_normal(int(self.counts[nodes].sum())).astype(np.float32)
+        starts = np.cumsum(self.counts[nodes]) - self.counts[nodes]
+        own, rows = nodes[odd], nodes[odd] // 2
+        state = State(*map(torch.from_numpy, (self.state, self.state_at[own], self.last))) if STATE[self.rule] else None
+        places = (rows, self.weights, self.at[own], self.counts[own])
+        chosen = Rows(Ticket(rows), *map(torch.from_numpy, places), state, self.numbers)
+        row_grad = RowGrad(chosen.ticket, torch.from_numpy(grad), torch.from_numpy(starts[odd]))
+        more = {"sgd": (), "adagrad_row": (EPSILON,)}.get(self.rule, (SETTINGS,))
+        getattr(kernels, self.rule)(chosen, row_grad, number, RATE, *more)
+
+
+@pytest.mark.parametrize("rule", STATE)
+@pytest.mark.parametrize("kernels", [ops, cuda], ids=["ops", "cuda"])
+def test_rows_of_a_worker_round_as_in_the_whole_table(host, kernels, rule):
+    """Random rounding is keyed by the node, the last step by the row of the worker's own table."""
+    counts = COUNTS["slots"]
+    whole, own, misnamed = (
+        run(kernels, rule, counts, np.uint16),
+        *(OddRows(rule, counts, n) for n in (RowNumbers(2, 1), ALL_NODES)),
+    )
+    for number in range(1, len(TOUCHED) + 1):
+        own.step(kernels, number)
+        misnamed.step(kernels, number)
+    found, expected, other = (
+        np.concatenate([each.weights[a : a + c] for a, c in zip(each.at[1::2], counts[1::2], strict=True)])
+        for each in (own, whole, misnamed)
+    )
+    assert np.array_equal(found, expected) and not np.array_equal(other, expected)
+    assert np.array_equal(own.last, whole.last[1::2])
+
+
+def draw_of(step, node, place):
+    """MurmurHash3's finaliser of a value's place and the step, in whole numbers of any size."""
+    word = 0xFFFFFFFF
+    bits = ((node * 256 + place) * 0x9E3779B1 ^ step * 0x85EBCA77) & word
+    bits = (bits ^ bits >> 16) * 0x85EBCA6B & word
+    bits = (bits ^ bits >> 13) * 0xC2B2AE35 & word
+    return bits ^ bits >> 16
+
+
+@pytest.mark.parametrize("numbers", [ALL_NODES, RowNumbers(8, 3), RowNumbers(64, 63)], ids=str)
+@pytest.mark.parametrize("kernels", [ops, cuda], ids=["ops", "cuda"])
+def test_rounding_is_keyed_by_step_node_and_place(host, kernels, numbers):
+    rows_R, width, step = np.array([0, 1, 70_000, 2**31 - 1, 2**33 + 5]), 9, 12
+    start = np.random.default_rng(3).integers(0x3F80, 0x4000, rows_R.size * width).astype(np.uint16)  # in 1 .. 2
+    grad = np.random.default_rng(4).random(start.size, np.float32)
+    moved = (start.astype(np.uint32) << 16).view(np.float32) - np.float32(RATE) * grad
+    nodes = [row * numbers.stride + numbers.first for row in rows_R.tolist()]
+    draws = [draw_of(step, node, place) & 0xFFFF for node in nodes for place in range(width)]
+    expected = [bits + draw >> 16 for bits, draw in zip(moved.view(np.uint32).tolist(), draws, strict=True)]
+    places = (rows_R, start, np.arange(len(rows_R)) * width, np.full(len(rows_R), width))
+    rows = Rows(Ticket(rows_R), *map(torch.from_numpy, places), None, numbers)
+    kernels.sgd(rows, RowGrad(rows.ticket, torch.from_numpy(grad), rows.at_R), step, RATE)
+    assert start.tolist() == expected

@@ -28,7 +28,7 @@ def read_slots(path: Path, *, num_rows: int, width: int, budget: int, order: str
     tensors, header = _opened(path)
     _check_header(path, header, num_rows, width, order)
     _check_tensors(path, tensors, header, budget)
-    table = SlotTable(num_rows, width, budget, 0, 0, header["dtype"])
+    table = SlotTable(num_rows, width, budget, (0, 0), header["dtype"])
     most = int(tensors["counts"].max()) if num_rows else 0
     if most > table.max_count:
         raise DataError(f"a row of {path} may hold {table.max_count} values, one holds {most}; it is damaged, export it again")

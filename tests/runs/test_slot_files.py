@@ -29,7 +29,7 @@ HEADER = {
 
 def made(dtype="float32"):
     """Four rows of six columns with Adam's moments, filled by hand."""
-    table = SlotTable(4, 6, 8, 2, 0, dtype)
+    table = SlotTable(4, 6, 8, (2, 0), dtype)
     moments = np.arange(12, dtype=np.float32).reshape(2, 6)
     block = SlotBlock(0, np.array(COUNTS), np.array(COLUMNS, np.uint8), np.array(VALUES, np.float32), moments, np.empty((4, 0)))
     with table.rebuild() as rebuild:
@@ -68,7 +68,7 @@ def test_what_is_written_is_what_is_stored_and_comes_back(tmp_path, dtype):
 
 def test_an_empty_table_comes_back(tmp_path):
     path = tmp_path / "table.safetensors"
-    write_slots(path, SlotTable(3, 6, 0, 0, 0), ORDER)
+    write_slots(path, SlotTable(3, 6, 0, (0, 0)), ORDER)
     assert read_slots(path, num_rows=3, width=6, budget=0).num_values == 0
 
 

@@ -25,7 +25,7 @@ class Given:
 
 def small_table(moments=2):
     """Rows [5, 1, ., 3], [., -2, ., .] and [., ., ., .]; m is the value's tenth, v its square."""
-    table = SlotTable(3, 4, 4, moments, 0)
+    table = SlotTable(3, 4, 4, (moments, 0))
     values = np.array([5, 1, 3, -2], np.float32)
     state = np.stack([values / 10, values**2])[:moments]
     with table.rebuild() as rebuild:
@@ -68,7 +68,7 @@ def test_warm_state_is_never_smaller_than_the_gradient_asks_for():
 
 def test_popular_rows_get_more_slots_and_records_are_full():
     graph = star(40).graph  # one item that 40 users like
-    table = SlotTable(41, 64, 41 * 8, 2, 0)
+    table = SlotTable(41, 64, 41 * 8, (2, 0))
     counts_N = policy().first_counts(graph, table)
     capacities = [0, *(size // 5 for size in RECORD_BYTES)]
     # 13: from the record of 38 to that of 51, which is too large
@@ -79,23 +79,23 @@ def test_popular_rows_get_more_slots_and_records_are_full():
 
 def test_equal_rows_get_equal_slots():
     graph = halves(8, 8).graph
-    counts_N = policy(power=1.0).first_counts(graph, SlotTable(32, 64, 32 * 12, 2, 0))
+    counts_N = policy(power=1.0).first_counts(graph, SlotTable(32, 64, 32 * 12, (2, 0)))
     assert counts_N.tolist() == [12] * 32
 
 
 def test_users_get_their_share_evenly():
     graph = star(40).graph
-    table = SlotTable(41, 64, 200, 2, 0)
+    table = SlotTable(41, 64, 200, (2, 0))
     counts_N = policy(user_share=0.8).first_counts(graph, table)
     assert counts_N.tolist() == [4] * 40 + [38]  # 160 over 40 users; the item wants 40, its record holds 38
-    assert policy(user_share=0.0).first_counts(graph, SlotTable(41, 64, 64, 2, 0)).tolist() == [0] * 40 + [64]
+    assert policy(user_share=0.0).first_counts(graph, SlotTable(41, 64, 64, (2, 0))).tolist() == [0] * 40 + [64]
 
 
 def test_what_one_side_cannot_hold_goes_to_the_other():
     graph = star(40).graph  # one item, of at most 64 values
-    assert policy(user_share=0.0).first_counts(graph, SlotTable(41, 64, 104, 2, 0)).tolist() == [1] * 40 + [64]
+    assert policy(user_share=0.0).first_counts(graph, SlotTable(41, 64, 104, (2, 0))).tolist() == [1] * 40 + [64]
 
 
 def test_a_budget_that_no_rows_can_hold_is_refused():
     with pytest.raises(UsageError, match=r"lower table\.budget or table\.base_width"):
-        policy(user_share=0.5).first_counts(star(40).graph, SlotTable(41, 64, 41 * 64 + 1, 2, 0))
+        policy(user_share=0.5).first_counts(star(40).graph, SlotTable(41, 64, 41 * 64 + 1, (2, 0)))

@@ -42,7 +42,7 @@ class World:
         self.scores = draw.choice([-1.0, 0.0, 0.25, 1.0, 7.0], (rows, WIDTH)).astype(np.float32)
         self.moments = np.stack([self.values * factor + np.arange(rows * WIDTH).reshape(rows, -1) for factor in (2, 3)])
         self.moments = self.moments.astype(np.float32)
-        self.table = kind(rows, WIDTH, self.budget, 2, 0)
+        self.table = kind(rows, WIDTH, self.budget, (2, 0))
         self.cap, self.blocks_seen = cap, 0
         counts, columns = self.present.sum(1), np.nonzero(self.present)[1].astype(np.uint8)
         with self.table.rebuild() as rebuild:
@@ -160,7 +160,7 @@ def test_nothing_asked_for_is_nothing_done():
 
 def test_a_row_does_not_pass_what_a_record_holds():
     """102 float32 values fill the largest record: of 120 columns with the steepest scores 102 are stored."""
-    table = SlotTable(2, 120, 150, 0, 0)
+    table = SlotTable(2, 120, 150, (0, 0))
     scores = np.stack([np.linspace(2, 3, 120), np.linspace(0, 1, 120)]).astype(np.float32)
     exchange_anywhere(table, 0, lambda first, last: scores[first:last].copy(), nothing_known)
     assert table.counts_N.tolist() == [102, 48]

@@ -24,7 +24,7 @@ def test_the_budget_in_values():
 
 def filled(counts, rows_ND, keys, scale=None, moments=2, scalars=1):
     counts = np.asarray(counts)
-    table = SlotTable(len(rows_ND), rows_ND.shape[1], int(counts.sum()), moments, scalars)
+    table = SlotTable(len(rows_ND), rows_ND.shape[1], int(counts.sum()), (moments, scalars))
     fill(table, counts, lambda first, last: rows_ND[first:last], keys, scale)
     return table, table.unpack(0, len(rows_ND))
 

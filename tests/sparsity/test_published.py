@@ -40,7 +40,7 @@ def table_of(rows, budget=None):
     """A table that stores what is not zero; the moments of a value are 10 and 100 times it."""
     rows_ND = np.array(rows, np.float32)
     stored = rows_ND != 0
-    table = SlotTable(*rows_ND.shape, int(stored.sum()) if budget is None else budget, 2, 0)
+    table = SlotTable(*rows_ND.shape, int(stored.sum()) if budget is None else budget, (2, 0))
     values = rows_ND[stored]
     with table.rebuild() as rebuild:
         scalars = np.empty((len(rows_ND), 0), np.float32)
@@ -171,7 +171,7 @@ def test_sparserec_starts_from_the_blocks_of_the_graph():
     """Rank 2 on the checkerboard: a row's value lies in the column of its own block, and users and items agree."""
     graph = checkerboard().graph
     policy = SparseRec(graph, 0, 1, 0.3, 0.75, 4)
-    table = SlotTable(graph.num_nodes, 2, graph.num_nodes, 0, 0)
+    table = SlotTable(graph.num_nodes, 2, graph.num_nodes, (0, 0))
     counts = policy.first_counts(graph, table)
     assert (counts == 1).all()
     fill(table, counts, lambda first, last: torch.ones(last - first, 2), policy.first_keys(0), None)
@@ -225,11 +225,11 @@ def test_nm_rounds_the_budget_down_to_a_whole_pattern():
         (256, 12, [256, 128, 64, 32], 8), (24, 5, [24], 5), (96, 3, [96, 48], 2),
     ]  # fmt: skip
     for width, budget, groups, per_row in cases:
-        table = SlotTable(8, width, 8 * budget + 3, 0, 0)
+        table = SlotTable(8, width, 8 * budget + 3, (0, 0))
         assert Pattern._groups(table) == (groups, per_row)
         assert Pattern(0.3, 0.75).first_counts(graph, table).tolist() == [per_row] * 8
     with pytest.raises(UsageError, match="a budget of 7 is none for each of 8 rows"):
-        Pattern(0.3, 0.75).first_counts(graph, SlotTable(8, 64, 7, 0, 0))
+        Pattern(0.3, 0.75).first_counts(graph, SlotTable(8, 64, 7, (0, 0)))
 
 
 THREE_ROWS = [[0.1, 0.2, 0.3, 0.4], [1.1, 1.2, 1.3, 1.4], [0.5, 0.6, 0.7, 0.8]]
@@ -264,7 +264,7 @@ def test_every_policy_of_a_job(policy):
     graph = checkerboard().graph
     job = job_of(policy)
     width, budget, plan = 32, 8 * graph.num_nodes, plan_of(job, graph.num_nodes)
-    table = SlotTable(graph.num_nodes, width, plan.max_values, 2, 0)
+    table = SlotTable(graph.num_nodes, width, plan.max_values, (2, 0))
     chosen = plan.policy(graph)
     counts = chosen.first_counts(graph, table)
     assert counts.sum() <= table.max_values and counts.max() <= table.max_count
@@ -290,7 +290,7 @@ def test_the_budget_holds_under_any_sequence_of_explorations(policy, seed, share
     """Values stay what the table was filled to, and never pass the budget in between."""
     graph, width = checkerboard(40).graph, 32
     draw = np.random.default_rng(seed)
-    table = SlotTable(80, width, math.floor(share * 80 * width), 2, 1)
+    table = SlotTable(80, width, math.floor(share * 80 * width), (2, 1))
     chosen = plan_of(job_of(policy, ratio=float(draw.random())), 80).policy(graph)
     rows = torch.from_numpy(draw.standard_normal((80, width)).astype(np.float32))
     fill(table, chosen.first_counts(graph, table), lambda first, last: rows[first:last], chosen.first_keys(seed), 0.1)

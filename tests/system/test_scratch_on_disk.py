@@ -33,7 +33,7 @@ def test_report_by_hand():
 
 def test_report_of_a_sparse_table_by_hand():
     """Two rows of 3 and 1 values in records of 16 and 8 bytes: 4 * 4 bytes of values in two slabs of 2048 bytes."""
-    table = SlotTable(2, 8, 5, 2, 0)
+    table = SlotTable(2, 8, 5, (2, 0))
     moments, scalars = np.zeros((2, 4), np.float32), np.zeros((2, 0), np.float32)
     with table.rebuild() as rebuild:
         rebuild.write(SlotBlock(0, np.array([3, 1]), np.array([0, 2, 5, 7], np.uint8), np.ones(4, np.float32), moments, scalars))

@@ -13,11 +13,12 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.models.hops import Hop
 from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.mf import MatrixFactorisation
-from gcnrec.rows import Ticket
+from gcnrec.rows import ALL_NODES, RowNumbers, Ticket
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sparsity.first_support import fill, random_keys
 from gcnrec.tables.arena import RECORD_BYTES, SlotBlock
 from gcnrec.tables.dense import DenseTable
+from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.tables.rules import AdagradRow, Adam, AdamDense, AdamRow, Sgd
 from gcnrec.tables.slots import SlotTable, in_blocks
 from gcnrec.testing import check_table, checkerboard, dense_hop, encoded_by
@@ -25,11 +26,12 @@ from gcnrec.testing import check_table, checkerboard, dense_hop, encoded_by
 RULES = [Sgd(), AdagradRow(1e-8), Adam(0.9, 0.999, 1e-8), AdamRow(0.9, 0.999, 1e-8), AdamDense(0.9, 0.999, 1e-8)]
 
 
-def slots_of(weights_ND, mask_ND, state_width, dtype="float32", budget=None):
+def slots_of(weights_ND, mask_ND, state_width, dtype="float32", budget=None, numbers=ALL_NODES):
     """A slot table that stores weights_ND where mask_ND is set."""
     rows, width = weights_ND.shape
     scalars, per_value = state_width(0), state_width(1) - state_width(0)
-    table = SlotTable(rows, width, int(mask_ND.sum()) if budget is None else budget, per_value, scalars, dtype)
+    budget = int(mask_ND.sum()) if budget is None else budget
+    table = SlotTable(rows, width, budget, (per_value, scalars), dtype, numbers=numbers)
     where = mask_ND.numpy()
     counts = where.sum(1).astype(np.int64)
     columns = np.nonzero(where)[1].astype(np.uint8)
@@ -79,6 +81,30 @@ def test_an_update_equals_the_masked_dense_one(rule, width):
     for row in range(40):
         own = peers[row].columns(0, peers[row].width)[0]
         assert torch.allclose(found[row][mask[row]], own, rtol=1e-6, atol=1e-7), row
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_a_worker_s_bfloat16_rows_get_the_bits_of_the_whole_table(rule, fake_device):
+    """Nodes n with n % 2 == 1 as rows n // 2: in host memory, behind a device, and with the numbers of other nodes."""
+    draw = torch.Generator().manual_seed(7)
+    weights, mask, nodes = torch.randn(41, 24, generator=draw), random_mask(41, 24, 1), np.arange(41)
+    whole = slots_of(weights, mask, rule.state_width, "bfloat16")
+    own, staged, misnamed = (
+        slots_of(weights[1::2], mask[1::2], rule.state_width, "bfloat16", numbers=numbers)
+        for numbers in (RowNumbers(2, 1), RowNumbers(2, 1), ALL_NODES)
+    )
+    tables = own, PipelinedTable(staged, fake_device.FakeDevice(1)), misnamed
+    for step in range(1, 4):
+        nodes_R = nodes if rule.every_row else nodes[step % 3 :: 3]
+        tile, odd = torch.randn(len(nodes_R), 24, generator=draw), nodes_R % 2 == 1
+        for table, rows_R, own_tile in ((whole, nodes_R, tile), *((each, nodes_R[odd] // 2, tile[odd]) for each in tables)):
+            ticket = table.prefetch(rows_R)
+            grad = table.stored(ticket, own_tile)
+            table.write(rule.update(table.read(ticket, with_state=True), grad, step, 0.1))
+    found, behind, other = (table.drained() for table in tables)
+    assert torch.equal(dense_of(found), dense_of(whole)[1::2]) and torch.equal(dense_of(behind), dense_of(found))
+    assert torch.equal(found.last_N, whole.last_N[1::2]) and torch.equal(behind.last_N, found.last_N)
+    assert not torch.equal(dense_of(other), dense_of(found))
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2, 3])
@@ -136,7 +162,7 @@ def test_records_keep_values_and_state_through_checkpoints(dtype):
     table = slots_of(weights, mask, rule.state_width, dtype)
     rows = np.arange(300)
     rule.update(table.read(Ticket(rows), True), table.stored(Ticket(rows), torch.randn(300, 120)), 1, 0.1)
-    other = SlotTable(300, 120, table.max_values, 2, 0, dtype)
+    other = SlotTable(300, 120, table.max_values, (2, 0), dtype)
     other.restore(table.tensors())
     assert all(torch.equal(one, two) for one, two in zip(table.tensors().values(), other.tensors().values(), strict=True))
     for each in (table, other):
@@ -172,7 +198,7 @@ def test_values_never_pass_the_budget(data):
     """Random pruning, growing and moving between rows: exact contents, budget kept, slabs reused."""
     rows, width, budget = 200, 30, 1500
     draw = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    table = SlotTable(rows, width, budget, 2, 1)
+    table = SlotTable(rows, width, budget, (2, 1))
     truth = np.zeros((rows, width), np.float32)
     present = np.zeros((rows, width), bool)
     highest = 0
@@ -212,7 +238,7 @@ def test_values_never_pass_the_budget(data):
 @pytest.mark.parametrize("count", [1, 2, 26, 52, 102])
 def test_every_support_within_the_budget_has_room(count, rows, dtype):
     """Rows of one size each, also those that use their records worst, take turns with rows of another that spend the budget."""
-    table = SlotTable(rows, 110, rows * count, 1, 0, dtype)
+    table = SlotTable(rows, 110, rows * count, (1, 0), dtype)
     rest = rows * count - (rows - 1)
     wide = np.ones(rows, np.int64)  # most rows small, a few as wide as can be
     wide[: rest // 101] += 101
@@ -253,22 +279,22 @@ def test_a_write_beyond_the_budget_is_refused_before_it_is_made():
 def test_what_cannot_be_restored_is_refused():
     table = slots_of(torch.ones(10, 4), torch.ones(10, 4).bool(), lambda width: 2 * width)
     for other in (
-        SlotTable(9, 4, 40, 2, 0),
-        SlotTable(10, 3, 40, 2, 0),
-        SlotTable(10, 4, 40, 1, 0),
-        SlotTable(10, 4, 40, 2, 0, "bfloat16"),
+        SlotTable(9, 4, 40, (2, 0)),
+        SlotTable(10, 3, 40, (2, 0)),
+        SlotTable(10, 4, 40, (1, 0)),
+        SlotTable(10, 4, 40, (2, 0), "bfloat16"),
     ):
         with pytest.raises(DataError, match="use the job it was saved by"):
             other.restore(table.tensors())
     with pytest.raises(DataError, match=r"the budget allows 39; set table\.budget"):
-        SlotTable(10, 4, 39, 2, 0).restore(table.tensors())
+        SlotTable(10, 4, 39, (2, 0)).restore(table.tensors())
     with pytest.raises(UsageError, match="at most 256 columns"):
-        SlotTable(10, 257, 40, 2, 0)
+        SlotTable(10, 257, 40, (2, 0))
 
 
 def test_what_is_restored_lies_where_it_lay_and_grows_as_it_would_have():
     """The same slabs in use after the same later changes, and the same most that was ever held."""
-    tables = [SlotTable(400, 32, 3200, 2, 1) for _ in range(2)]
+    tables = [SlotTable(400, 32, 3200, (2, 1)) for _ in range(2)]
     draws = np.random.default_rng(0)
 
     def change(table, seed):
@@ -298,6 +324,6 @@ def test_what_is_restored_lies_where_it_lay_and_grows_as_it_would_have():
 
 def test_records_beyond_the_reach_of_locations_are_refused(monkeypatch):
     monkeypatch.setattr("gcnrec.tables.arena.REACH_BYTES", 8192)
-    table = SlotTable(2000, 64, 32_000, 0, 0, "float32")
+    table = SlotTable(2000, 64, 32_000, (0, 0), "float32")
     with pytest.raises(UsageError, match=r"32 GiB.*lower table\.budget"):
         fill(table, np.full(2000, 16, np.int64), lambda first, last: torch.ones(last - first, 64), random_keys(0), None)

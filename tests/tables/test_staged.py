@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcnrec.queues import Spans
+from gcnrec.rows import RowNumbers
 from gcnrec.tables.arena import SlotBlock
-from gcnrec.tables.dense import DenseTable
+from gcnrec.tables.dense import DenseTable, in_ram
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.tables.ring import SLOTS, Ring
 from gcnrec.tables.slots import SlotTable
@@ -22,10 +23,10 @@ ROWS = 90
 def slots_of(dtype, width, moments, scalars):
     """Rows of every count, some of them empty, after a rebuild that moved records."""
     draw = np.random.default_rng(width)
-    most = min(width, SlotTable(1, width, 1, 0, 0, dtype).max_count)
+    most = min(width, SlotTable(1, width, 1, (0, 0), dtype).max_count)
     counts = draw.integers(0, most + 1, ROWS)
     columns = np.concatenate([np.sort(draw.permutation(width)[:count]) for count in counts]).astype(np.uint8)
-    table, size = SlotTable(ROWS, width, len(columns), moments, scalars, dtype), len(columns)
+    table, size = SlotTable(ROWS, width, len(columns), (moments, scalars), dtype), len(columns)
     state = np.zeros((moments, size), np.float32), np.zeros((ROWS, scalars), np.float32)
     with table.rebuild() as rebuild:
         rebuild.write(SlotBlock(0, counts, columns, draw.standard_normal(size).astype(np.float32), *state))
@@ -98,6 +99,16 @@ def test_a_ring_gives_room_and_waits_in_the_queue(batches):
             back = held.pop(0)
             marks[id(back)] = [object(), object()]
             ring.give_back(back, *marks[id(back)])
+
+
+@pytest.mark.parametrize("with_state", [False, True])
+def test_dense_rows_say_which_nodes_they_are(with_state, fake_device):
+    """In host memory and behind a device; a table's rows are all nodes unless it says otherwise."""
+    rows_R = np.array([0, 2])
+    for numbers, more in ((RowNumbers(4, 3), (in_ram, RowNumbers(4, 3))), (RowNumbers(1, 0), ())):
+        host = DenseTable(torch.randn(3, 4), 8, *more)
+        for table in (host, PipelinedTable(host, fake_device.LazyDevice(0))):
+            assert table.read(table.prefetch(rows_R), with_state).numbers == numbers
 
 
 def test_steps_ask_for_no_memory_once_they_have_some(fake_device):

@@ -114,7 +114,7 @@ def slots(task: Task) -> SlotTable:
     columns_NC = np.arange(0, task.width, group) + generator(0, Stage.EXPLORE).integers(0, group, (num_rows, count))
     values_NC = np.take_along_axis(task.start_ND.numpy(), columns_NC, 1)
     moments = _rule().state_width(1)
-    table = SlotTable(num_rows, task.width, values_NC.size, moments, 0)
+    table = SlotTable(num_rows, task.width, values_NC.size, (moments, 0))
     state = np.zeros((moments, values_NC.size), np.float32), np.zeros((num_rows, 0), np.float32)
     with table.rebuild() as rebuild:
         counts_N, columns_X = np.full(num_rows, count), columns_NC.astype(np.uint8).reshape(-1)

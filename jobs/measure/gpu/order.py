@@ -334,7 +334,7 @@ def host_table(slots: bool) -> DenseTable | SlotTable:
     if not slots:
         return DenseTable(torch.zeros(ROWS, 1), 1)
     counts = np.array([1, 2] * (ROWS // 2))
-    table, size = SlotTable(ROWS, 2, int(counts.sum()), 1, 0), int(counts.sum())
+    table, size = SlotTable(ROWS, 2, int(counts.sum()), (1, 0)), int(counts.sum())
     columns = np.concatenate([np.arange(count, dtype=np.uint8) for count in counts])
     with table.rebuild() as rebuild:
         rebuild.write(

@@ -27,7 +27,7 @@ PAGE = mmap.PAGESIZE
 
 
 def slot_table(rows):
-    table = SlotTable(rows, 8, 8 * rows, 2, 0)
+    table = SlotTable(rows, 8, 8 * rows, (2, 0))
     counts, columns = np.full(rows, 8), np.tile(np.arange(8, dtype=np.uint8), rows)
     with table.rebuild() as rebuild:
         values = np.arange(8 * rows, dtype=np.float32)

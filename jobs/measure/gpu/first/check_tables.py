@@ -19,11 +19,11 @@ ROWS, COLUMNS = 12, 700
 def small_slots(rows: int, width: int, dtype: str) -> tuple[SlotTable, torch.Tensor]:
     """A table with rows of no value, of one and of the most, and the same rows dense."""
     draw = np.random.default_rng(width)
-    most = min(width, SlotTable(1, width, 1, 0, 0, dtype).max_count)
+    most = min(width, SlotTable(1, width, 1, (0, 0), dtype).max_count)
     counts = draw.integers(0, most + 1, rows)
     counts[:3] = 0, 1, most
     columns = np.concatenate([np.sort(draw.permutation(width)[:count]) for count in counts]).astype(np.uint8)
-    table = SlotTable(rows, width, len(columns), 0, 0, dtype)
+    table = SlotTable(rows, width, len(columns), (0, 0), dtype)
     values = draw.standard_normal(len(columns)).astype(np.float32)
     state = np.zeros((0, len(columns)), np.float32), np.zeros((rows, 0), np.float32)
     with table.rebuild() as rebuild:
