@@ -47,7 +47,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """The console script: 0 done, 1 a bug, 2 usage, 3 data, 4 device or memory, 5 diverged, 130 Ctrl-C, 143 SIGTERM."""
+    """The console script: 0 done, 1 a bug, 2 usage, 3 data, 4 device or memory, 5 diverged, 6 a lost worker, 130, 143 signals."""
     if sys.platform == "win32":
         _end(WINDOWS)
     encoding.speak_utf8()

@@ -51,6 +51,12 @@ class DivergedError(GcnrecError):
     exit_code = 5
 
 
+class PeerLostError(GcnrecError):
+    """Another worker of this run ended, was stopped, or cannot be reached; the run can be resumed."""
+
+    exit_code = 6
+
+
 class Interrupted(GcnrecError):
     """Ctrl-C; the run folder can be resumed."""
 

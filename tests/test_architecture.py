@@ -22,7 +22,7 @@ LINES = [
     ["graph", "interactions", "system"],
     ["storage"],
     ["config", "integrity", "ops", "cuda"],
-    ["device"],
+    ["device", "workers"],
     ["tables"],
     ["sampling", "sparsity"],
     ["models", "loaders"],
@@ -322,6 +322,25 @@ def test_positive_control():
     assert problems({"bench.propagate": "def f():\n    import dgl\n    from gcnrec.training.train import train"}) == []
 
 
+def uses_of(package: str, source: str) -> list[int]:
+    """Lines that import `package` (`torch.distributed`), or reach it by its name."""
+    tree = ast.parse(source)
+    names = [(f"{base}.{alias.name}", node.lineno) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+             for base in [node.module] for alias in node.names]  # fmt: skip
+    names += [(name, line) for name, _, line in imports(source)]
+    names += [(ast.unparse(node), node.lineno) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    return sorted({line for name, line in names if name == package or name.startswith(f"{package}.")})
+
+
+def test_process_groups_have_one_home():
+    found = [module for module, source in sources().items() if uses_of("torch.distributed", source)]
+    assert found == ["workers.world"]
+    several = (
+        "import torch\ntorch.distributed.barrier()\nfrom torch import distributed\nimport torch.distributed as dist\nimport os"
+    )
+    assert uses_of("torch.distributed", several) == [2, 3, 4]
+
+
 def calls(source: str) -> list[tuple[str, int]]:
     nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
     return [(ast.unparse(node.func), node.lineno) for node in nodes]
@@ -384,9 +403,10 @@ def test_importing_is_light_silent_and_reads_no_environment(program):
 def test_only_programs_touch_the_environment():
     """The command line sets how thread pools wait, before any of them starts; benches set up their peers; what a GPU is tuned to
     and compiled kernels lie in the user's cache folder, which the environment names; a run's lineage says what it began under;
-    runs of a sweep get the number of the process to end with."""
+    runs of a sweep get the number of the process to end with; workers are started by it, as torchrun's are."""
     for module, source in sources().items():
         names = {ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
         own = ("cli", "console.encoding", "cuda.tuning", "runs.lineage", "system.kernel_cache", "system.signals")
+        own += ("workers.launch", "workers.world")
         may = module in own or module.startswith("bench.")
         assert may or not names & {"os.environ", "os.getenv"}, module

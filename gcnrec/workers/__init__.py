@@ -1,0 +1,1 @@
+"""Several processes that train one run: what they send each other, and who starts them."""

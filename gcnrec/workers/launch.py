@@ -1,0 +1,121 @@
+"""One command, several workers on this machine: this process leads, and starts the others.
+
+Followers have a session of their own, so that Ctrl-C reaches the leader alone, and end with it whatever ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from gcnrec.errors import UsageError
+from gcnrec.system.machine import available_cores
+from gcnrec.workers.board import Board
+from gcnrec.workers.world import LEADER, STORE, Alone, Meeting, World, from_environment, given_size, joined
+
+FOLLOWER = "gcnrec.workers.follower"
+_POLL_SECONDS = 0.05
+_PATIENCE_SECONDS = 10.0
+"""From the last command to the end of a follower that does not end."""
+
+
+def threads_of_a_worker(local_size: int) -> int:
+    """How many threads each of `local_size` workers of this machine should use: its share of the cores, at least one."""
+    return max(available_cores() // local_size, 1)
+
+
+@contextmanager
+def led(workers: int | None, timeout_minutes: float = 10.0, module: str = FOLLOWER) -> Iterator[World]:
+    """The world of this process: worker 0 of `workers`, whose others run `module`; alone where `workers` is 1 or None.
+
+    Where workers were started from outside (torchrun, Ray, SLURM), the world of this one of them, whose rank may be any;
+    `workers` must then be None or their number. Raises UsageError where it is not, PeerLostError where a worker is lost.
+    At the end of the block followers get the last command and are waited for; after an error they are killed, since they
+    write nothing.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers must be at least 1, got {workers}")
+    if from_environment():
+        if workers not in (None, given_size()):
+            raise UsageError(
+                f"--workers is {workers}, but this process is one of {given_size()} workers that were started from outside "
+                "(torchrun, Ray or SLURM); leave --workers out"
+            )
+        with joined(timeout_minutes) as world:
+            yield world
+    elif workers in (None, 1):
+        yield Alone()
+    else:
+        meeting = Meeting(workers, timeout_minutes)
+        with _followers(meeting, module), meeting.led() as world:
+            yield world
+
+
+@contextmanager
+def _followers(meeting: Meeting, module: str) -> Iterator[None]:
+    """The other workers, while a thread notes the end of any."""
+    followers: dict[int, subprocess.Popen[bytes]] = {}
+    over, patience = threading.Event(), 0.0
+    watch = threading.Thread(target=_watch, args=(followers, meeting.board(), over), name="gcnrec followers", daemon=True)
+    try:
+        for rank in range(1, meeting.size):
+            followers[rank] = _started(meeting, rank, module)
+        watch.start()
+        yield
+        patience = _PATIENCE_SECONDS
+    finally:
+        _end(followers, time.monotonic() + patience)
+        over.set()
+        if watch.ident is not None:
+            watch.join()
+
+
+def _started(meeting: Meeting, rank: int, module: str) -> subprocess.Popen[bytes]:
+    host, _, port = meeting.address.rpartition(":")
+    size = str(meeting.size)
+    environment = {
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # a lost leader is a sentence of ours, not forty lines of torch's
+        **os.environ,
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size,
+        "MASTER_ADDR": host, "MASTER_PORT": port,
+        STORE: meeting.address, LEADER: str(os.getpid()),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }  # fmt: skip
+    return subprocess.Popen([sys.executable, "-m", module], env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def _watch(followers: dict[int, subprocess.Popen[bytes]], board: Board, over: threading.Event) -> None:
+    """Note the first follower that ends before it was asked to."""
+    while not over.wait(_POLL_SECONDS):
+        for rank, follower in followers.items():
+            code = follower.poll()
+            if code is not None and not board.has_departed(rank):
+                board.lose(rank, _ended(code))
+                return
+
+
+def _ended(code: int) -> str:
+    """How a process ended, by the exit code that `subprocess` gives it."""
+    if code >= 0:
+        return f"its process ended with exit code {code}"
+    with suppress(ValueError):  # signals without a name
+        memory = ", as the system does where memory runs out" if -code == signal.SIGKILL else ""
+        return f"its process was ended by {signal.Signals(-code).name}{memory}"
+    return f"its process was ended by signal {-code}"
+
+
+def _end(followers: dict[int, subprocess.Popen[bytes]], deadline: float) -> None:
+    """Wait for followers until `deadline`, and kill what is left."""
+    for follower in followers.values():
+        with suppress(subprocess.TimeoutExpired):
+            follower.wait(max(deadline - time.monotonic(), 0))
+    for follower in followers.values():
+        if follower.poll() is None:
+            follower.kill()
+        follower.wait()

@@ -1,0 +1,444 @@
+"""The world of one worker: rows to and from every other, and commands of worker 0, which leads. Only this file imports
+torch.distributed.
+
+`Alone` is the world of a run in one process. `Group` sends by gloo: `all_to_all_single` is its fastest collective by far, so each
+exchange is one. Commands go through a store that worker 0 hosts, not through collectives, which have a timeout.
+A group comes from whoever started the processes: a process group that is initialised already (Ray, SLURM), torchrun's
+environment, or `gcnrec.workers.launch`. Letters: W workers, S rows sent, C rows that come.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from math import prod
+from typing import Any, NoReturn, Protocol, cast
+
+import torch
+import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # the stub does not say so
+
+from gcnrec.errors import PeerLostError, UsageError, first_line, shown
+from gcnrec.system.signals import end_with_parent
+from gcnrec.workers.board import Board, Store
+from gcnrec.workers.heart import LATE_SECONDS, Heart
+
+STORE, LEADER = "GCNREC_STORE", "GCNREC_LEADER"
+"""In the environment of a launched worker: the address of the store, and the number of the process that leads."""
+END = {"do": "end"}
+"""The last command."""
+_NAMING_SECONDS = LATE_SECONDS + 3.0
+"""How long a worker looks for the cause of a failure: a beat of a killed worker is late by then."""
+_PARTING_SECONDS = 10.0
+"""How long the leader waits until every worker has read the last command."""
+_AGES = timedelta(days=20)
+"""For the next command. Torch counts milliseconds in 31 bits, which is 24 days."""
+_MOST_MINUTES = 525600  # a year
+_LOOPBACK = "127.0.0.1"
+_INTERFACE = "GLOO_SOCKET_IFNAME"
+"""Where gloo listens. It takes the address of the host's name otherwise, which others may reach."""
+_ADDRESS_BYTES = 300
+"""Room for the name of a host, which has at most 253 letters, and a port."""
+_REMEDY = "go on with the same command and --resume"
+
+
+class World(Protocol):
+    """Worker `rank` of `size`, of which `local_size` run on this machine. All workers make the same calls in the same order."""
+
+    rank: int
+    size: int
+    local_size: int
+
+    def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
+        """Send the first outs[0] of the rows sent_S... to worker 0, the next outs[1] to worker 1, and so on.
+
+        Returns came_C...: ins[0] rows of worker 0, then ins[1] of worker 1, and so on, on the device of `sent`. Any dtype and
+        any number of further axes, which all workers agree on. Gradients do not pass. Raises ValueError where the numbers
+        do not fit `sent`, PeerLostError where a worker is lost.
+        """
+        ...
+
+    def counts(self, outs: Sequence[int]) -> list[int]:
+        """Send the integer outs[w] to worker w; return what each worker sent, in order of workers."""
+        ...
+
+    def publish(self, command: Mapping[str, Any]) -> None:
+        """Leave a command, which JSON can hold, for all others; worker 0 only. Waits for nobody."""
+        ...
+
+    def awaited(self) -> dict[str, Any]:
+        """The next command of worker 0, however long it takes; any other worker only."""
+        ...
+
+    def close(self) -> None:
+        """Leave in peace: worker 0 publishes the last command and waits, within bounds, until all have read it."""
+        ...
+
+
+def check_splits(sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int], size: int) -> None:
+    """Raise ValueError unless `outs` and `ins` have one number of rows for each worker and `outs` add up to the rows sent."""
+    if not (len(outs) == len(ins) == size) or min(*outs, *ins, 0) < 0:
+        raise ValueError(f"an exchange of {size} workers needs {size} numbers of rows each way, got {outs} and {ins}")
+    if sent.ndim == 0 or sum(outs) != len(sent):
+        raise ValueError(f"an exchange was to send {sum(outs)} rows of a tensor of shape {tuple(sent.shape)}")
+
+
+class Alone:
+    """The world of a run in one process: what is sent comes, without a copy."""
+
+    rank = 0
+    size = 1
+    local_size = 1
+
+    def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
+        return sent
+
+    def counts(self, outs: Sequence[int]) -> list[int]:
+        return list(outs)
+
+    def publish(self, command: Mapping[str, Any]) -> None:
+        pass
+
+    def awaited(self) -> NoReturn:
+        raise ValueError("a run in one process has no worker that waits for commands")
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """A place among the workers: `group` is torch's, None for its default."""
+
+    rank: int
+    size: int
+    group: dist.ProcessGroup | None
+
+
+class Group:
+    """One of several workers, connected by gloo. Made by `joined` and `leading`."""
+
+    def __init__(self, seat: _Seat, board: Board, heart: Heart) -> None:
+        self.rank, self.size, self._group = seat.rank, seat.size, seat.group
+        self._board, self._heart = board, heart
+        self._commands = 0
+        self._loss: PeerLostError | None = None
+        self._is_closed = False
+        host = zlib.crc32(socket.gethostname().encode())
+        self.local_size = self.counts([host] * self.size).count(host)  # connects all to all, before anyone waits for one
+
+    def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
+        check_splits(sent, outs, ins, self.size)
+        row_bytes = sent.element_size() * prod(sent.shape[1:])
+        source = sent.detach().cpu().contiguous()  # copy: from a GPU, or where rows do not lie together; synchronize: a GPU
+        came = torch.empty((sum(ins), *sent.shape[1:]), dtype=sent.dtype)
+        bytes_in, bytes_out = [int(rows) * row_bytes for rows in ins], [int(rows) * row_bytes for rows in outs]
+        with self._naming():
+            dist.all_to_all_single(_bytes(came), _bytes(source), bytes_in, bytes_out, group=self._group)  # synchronize: workers
+        return came.to(sent.device)  # copy: to a GPU
+
+    def counts(self, outs: Sequence[int]) -> list[int]:
+        ones = [1] * self.size
+        return self.exchange(torch.tensor(outs, dtype=torch.int64), ones, ones).tolist()
+
+    def publish(self, command: Mapping[str, Any]) -> None:
+        if self.rank:
+            raise ValueError(f"worker 0 publishes commands, worker {self.rank} was to")
+        with self._naming():
+            if self._board.loss():
+                raise RuntimeError("a worker was lost")
+            self._board.publish(self._commands, command)
+        self._commands += 1
+
+    def awaited(self) -> dict[str, Any]:
+        if not self.rank:
+            raise ValueError("worker 0 publishes commands, and was to wait for one")
+        with self._naming():
+            command = self._board.take(self._commands, self.rank)  # fails at once where the leader, the store's host, ends
+        self._commands += 1
+        return command
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self.rank:
+            with suppress(RuntimeError):  # the leader has not waited
+                self._board.depart(self.rank)
+            return
+        self.publish(END)
+        others, deadline = range(1, self.size), time.monotonic() + _PARTING_SECONDS
+        while not all(map(self._board.has_departed, others)) and not self._board.loss() and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def give_up(self, problem: BaseException) -> None:
+        """Say to the others why this worker ends."""
+        if not isinstance(problem, PeerLostError):
+            with suppress(RuntimeError):
+                self._board.lose(self.rank, f"{type(problem).__name__}: {first_line(problem)}")
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """A RuntimeError of a collective or of the store becomes a PeerLostError."""
+        if self._loss:
+            raise self._loss
+        try:
+            yield
+        except RuntimeError as problem:
+            self._loss = self._lost(problem)
+            raise self._loss from problem
+
+    def _lost(self, problem: RuntimeError) -> PeerLostError:
+        """Who is lost: whoever somebody says is, or the worker whose beat is late; nobody by name where all beat on."""
+        deadline = time.monotonic() + _NAMING_SECONDS
+        while time.monotonic() < deadline:
+            rank, age = self._heart.silent()
+            is_late = age > LATE_SECONDS
+            if is_late and rank == 0:  # its store would not answer
+                return _named(0, f"it has not answered for {age:.0f} s")
+            try:
+                if is_late:
+                    self._board.lose(rank, f"it has not answered for {age:.0f} s")
+                if loss := self._board.loss():
+                    return _named(*loss)
+            except RuntimeError:
+                return _named(0, "its process has ended, or its machine cannot be reached")
+            time.sleep(0.02)
+        return PeerLostError(
+            f"an exchange of {self.size} workers failed ({_reason(problem)}) while each worker still answers; {_REMEDY}"
+        )
+
+
+def _named(rank: int, why: str) -> PeerLostError:
+    leads = ", which leads," if rank == 0 else ""
+    return PeerLostError(f"worker {rank}{leads} was lost ({why}), so that all workers stop; {_REMEDY}")
+
+
+def _reason(problem: BaseException) -> str:
+    """Gloo's words, without the place in its source that leads them."""
+    return re.sub(r"^\[[^]]*\] ", "", first_line(problem))
+
+
+def _bytes(rows: torch.Tensor) -> torch.Tensor:
+    """A view: gloo knows no uint16, and moves bytes whatever they stand for."""
+    return rows.reshape(-1).view(torch.uint8)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once with `code`, after its streams are flushed: the threads of a broken group may abort a usual end,
+    and the code would be lost. Nothing that was registered for the end runs."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
+
+
+def given_size() -> int:
+    """How many workers whoever started this process has made: of a process group, or by WORLD_SIZE; 1 where nobody has."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
+    return _number("WORLD_SIZE", 1)
+
+
+def from_environment() -> bool:
+    """Whether this process is one of several workers already."""
+    return given_size() > 1
+
+
+def _number(name: str, otherwise: int | None = None) -> int:
+    text = os.environ.get(name, "" if otherwise is None else str(otherwise))
+    if not text.isdecimal():
+        raise UsageError(
+            f"the environment's {name} must be a number where workers are started from outside, got {shown(text)}; "
+            "start them with torchrun, or leave WORLD_SIZE unset and use --workers"
+        )
+    return int(text)
+
+
+@contextmanager
+def joined(timeout_minutes: float = 10.0) -> Iterator[Group]:
+    """The group that this process is to be in, until the block ends; an error in the block is noted for the others.
+
+    A collective fails after `timeout_minutes` without an answer. Workers other than 0 ignore Ctrl-C and SIGTERM within the
+    block, where it is of the main thread: the leader is asked to stop, and says what they do. Raises PeerLostError where
+    workers do not come, UsageError where the environment says nothing of use.
+    """
+    timeout = span(timeout_minutes)
+    address = os.environ.pop(STORE, None)
+    if address is None:
+        with _found(timeout) as seat, _deaf(seat.rank):
+            hosted = None if seat.rank else _host("", timeout)  # the store lives as long as this name
+            address = _announced(seat, hosted[1] if hosted else 0)
+            with _living(seat, _arrived(seat, address), address, timeout) as world:
+                yield world
+        return
+    end_with_parent(_number(LEADER), signal.SIGKILL)
+    seat = _Seat(_number("RANK"), _number("WORLD_SIZE"), None)
+    with _deaf(seat.rank):
+        board = _arrived(seat, address)
+        with _connected(seat, board, address, timeout), _living(seat, board, address, timeout) as world:
+            yield world
+
+
+class Meeting:
+    """The store of a world on this machine, hosted by this process, which will lead it. No other machine can reach it."""
+
+    def __init__(self, size: int, timeout_minutes: float) -> None:
+        self._timeout = span(timeout_minutes)
+        self._store, port = _host(_LOOPBACK, self._timeout)
+        self.size = size
+        self.address = f"{_LOOPBACK}:{port}"
+
+    def board(self) -> Board:
+        """A board for one thread."""
+        return Board(_client(self.address, self._timeout), self.size)
+
+    @contextmanager
+    def led(self) -> Iterator[Group]:
+        """Worker 0, once all have arrived, until the block ends. Raises PeerLostError where a worker does not come."""
+        seat, timeout = _Seat(0, self.size, None), self._timeout
+        board = _arrived(seat, self.address)
+        deadline = time.monotonic() + timeout.total_seconds()
+        while missing := board.missing():
+            if loss := board.loss():
+                raise _named(*loss)
+            if time.monotonic() > deadline:
+                raise _named(missing[0], f"it did not start within {timeout.total_seconds() / 60:g} minutes")
+            time.sleep(0.01)
+        with _connected(seat, board, self.address, timeout), _living(seat, board, self.address, timeout) as world:
+            yield world
+
+
+def span(timeout_minutes: float) -> timedelta:
+    """Raises UsageError where it is no time to wait for."""
+    if not 0 < timeout_minutes < _MOST_MINUTES:
+        raise UsageError(
+            f"the timeout of workers must be above 0 and below {_MOST_MINUTES} minutes, got {timeout_minutes}; the default is 10"
+        )
+    return timedelta(minutes=timeout_minutes)
+
+
+@contextmanager
+def _living(seat: _Seat, board: Board, address: str, timeout: timedelta) -> Iterator[Group]:
+    """The world of a connected worker, with its heart. It closes after the block, or says why it does not."""
+    heart = Heart(Board(_client(address, timeout), seat.size), seat.rank)
+    world = Group(seat, board, heart)
+    try:
+        with heart:
+            yield world
+            world.close()
+    except BaseException as problem:
+        world.give_up(problem)
+        raise
+
+
+@contextmanager
+def _found(timeout: timedelta) -> Iterator[_Seat]:
+    """The seat in torch's process group, by a gloo group of our own; or in a new one, as torchrun's environment has it."""
+    is_adopted = dist.is_initialized()
+    try:
+        if is_adopted:
+            seat = _Seat(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=timeout))
+        else:
+            seat = _Seat(_number("RANK"), _number("WORLD_SIZE"), None)
+            dist.init_process_group("gloo", timeout=timeout)
+    except (RuntimeError, ValueError) as problem:  # ValueError: MASTER_ADDR or MASTER_PORT is not set
+        raise _unconnected(problem) from problem
+    try:
+        yield seat
+    finally:
+        with suppress(RuntimeError):
+            dist.destroy_process_group(seat.group)
+
+
+@contextmanager
+def _connected(seat: _Seat, board: Board, address: str, timeout: timedelta) -> Iterator[None]:
+    """Torch's default group, among workers of this machine alone."""
+    earlier = os.environ.get(_INTERFACE)
+    os.environ[_INTERFACE] = earlier or ("lo" if sys.platform == "linux" else "lo0")
+    store = PrefixStore("gloo", _tcp_client(address, timeout))
+    try:
+        dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=timeout)
+    except RuntimeError as problem:
+        with suppress(RuntimeError):
+            if loss := board.loss():
+                raise _named(*loss) from problem
+        raise _unconnected(problem) from problem
+    finally:
+        if earlier is None:
+            del os.environ[_INTERFACE]
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
+
+
+def _unconnected(problem: Exception) -> PeerLostError:
+    return PeerLostError(f"the workers could not connect ({_reason(problem)}); start all of them again, with --resume")
+
+
+def _announced(seat: _Seat, port: int) -> str:
+    """The address of the store that worker 0 hosts at `port`, on each worker."""
+    room = torch.zeros(_ADDRESS_BYTES, dtype=torch.uint8)
+    if port:
+        name = f"{os.environ.get('MASTER_ADDR') or socket.gethostname()}:{port}".encode()
+        room[: len(name)] = torch.tensor(list(name), dtype=torch.uint8)
+    try:
+        dist.broadcast(room, 0, group=seat.group)  # synchronize: workers
+    except RuntimeError as problem:
+        raise _unconnected(problem) from problem
+    return bytes(room.tolist()).rstrip(b"\0").decode()
+
+
+def _arrived(seat: _Seat, address: str) -> Board:
+    """The board of a worker's main thread, after its arrival."""
+    try:
+        board = Board(_client(address, _AGES), seat.size)
+        board.arrive(seat.rank)
+    except RuntimeError as problem:
+        raise _unconnected(problem) from problem
+    return board
+
+
+def _host(interface: str, timeout: timedelta) -> tuple[TCPStore, int]:
+    """A store hosted by this process at a free port of `interface` (all of them: ""), and the port."""
+    both = not interface and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    listener = socket.create_server((interface, 0), family=family, dualstack_ipv6=both)
+    port = listener.getsockname()[1]
+    store = TCPStore(
+        interface or "localhost", port, None, True, timeout, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
+    return store, port
+
+
+def _client(address: str, timeout: timedelta) -> Store:
+    return cast(Store, _tcp_client(address, timeout))  # torch's stub lacks `multi_set`
+
+
+def _tcp_client(address: str, timeout: timedelta) -> TCPStore:
+    host, _, port = address.rpartition(":")
+    return TCPStore(host, int(port), None, False, timeout, wait_for_workers=False)
+
+
+@contextmanager
+def _deaf(rank: int) -> Iterator[None]:
+    """Ctrl-C and SIGTERM do nothing within the block, unless this is worker 0 or another thread than the main one."""
+    hears = rank == 0 or threading.current_thread() is not threading.main_thread()
+    earlier = {} if hears else {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in earlier.items():
+            signal.signal(each, handler)
