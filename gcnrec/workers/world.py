@@ -39,6 +39,8 @@ END = {"do": "end"}
 """The last command."""
 _NAMING_SECONDS = LATE_SECONDS + 3.0
 """How long a worker looks for the cause of a failure: a beat of a killed worker is late by then."""
+_START = timedelta(minutes=2)
+"""What processes may need to start, however short the timeout of a collective."""
 _PARTING_SECONDS = 10.0
 """How long the leader waits until every worker has read the last command."""
 _AGES = timedelta(days=20)
@@ -308,12 +310,13 @@ class Meeting:
         """Worker 0, once all have arrived, until the block ends. Raises PeerLostError where a worker does not come."""
         seat, timeout = _Seat(0, self.size, None), self._timeout
         board = _arrived(seat, self.address)
-        deadline = time.monotonic() + timeout.total_seconds()
+        minutes = max(timeout, _START).total_seconds() / 60
+        deadline = time.monotonic() + 60 * minutes
         while missing := board.missing():
             if loss := board.loss():
                 raise _named(*loss)
             if time.monotonic() > deadline:
-                raise _named(missing[0], f"it did not start within {timeout.total_seconds() / 60:g} minutes")
+                raise _named(missing[0], f"it did not start within {minutes:g} minutes")
             time.sleep(0.01)
         with _connected(seat, board, self.address, timeout), _living(seat, board, self.address, timeout) as world:
             yield world
@@ -364,9 +367,9 @@ def _found(timeout: timedelta) -> Iterator[_Seat]:
 @contextmanager
 def _connected(seat: _Seat, board: Board, address: str, timeout: timedelta) -> Iterator[None]:
     """Torch's default group, among workers of this machine alone."""
-    earlier = os.environ.get(_INTERFACE)
+    earlier, hook = os.environ.get(_INTERFACE), sys.excepthook
     os.environ[_INTERFACE] = earlier or ("lo" if sys.platform == "linux" else "lo0")
-    store = PrefixStore("gloo", _tcp_client(address, timeout))
+    store = PrefixStore("gloo", _tcp_client(address, max(timeout, _START)))
     try:
         dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=timeout)
     except RuntimeError as problem:
@@ -380,6 +383,7 @@ def _connected(seat: _Seat, board: Board, address: str, timeout: timedelta) -> I
     try:
         yield
     finally:
+        sys.excepthook = hook  # torch's own puts the rank before each line of a traceback
         with suppress(RuntimeError):
             dist.destroy_process_group()
 

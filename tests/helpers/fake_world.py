@@ -1,0 +1,98 @@
+"""Worlds of several workers in one process, a thread each: collectives without processes, in milliseconds.
+
+Every pair of workers has a queue. A worker that ends, well or not, says so in its queues: who waits for it fails at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+import torch
+
+from gcnrec.errors import PeerLostError
+from gcnrec.workers.world import World, check_splits
+
+_ENDED = object()
+Queues = list[list["SimpleQueue[Any]"]]
+"""[from][to]"""
+
+
+class FakeWorld:
+    """Worker `rank`; `rows` and `commands` are shared with the others."""
+
+    def __init__(self, rank: int, rows: Queues, commands: Queues) -> None:
+        self.rank, self.size = rank, len(rows)
+        self.local_size = self.size
+        self._rows, self._commands = rows, commands
+
+    def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
+        check_splits(sent, outs, ins, self.size)
+        for to, piece in enumerate(sent.detach().split([int(rows) for rows in outs])):
+            self._rows[self.rank][to].put(piece.clone())
+        pieces = [self._next(self._rows, worker) for worker in range(self.size)]
+        shapes = [(tuple(piece.shape), piece.dtype) for piece in pieces]
+        wanted = [((rows, *sent.shape[1:]), sent.dtype) for rows in ins]
+        if shapes != wanted:
+            raise ValueError(f"worker {self.rank} was to get {wanted}, and got {shapes}")
+        return torch.cat(pieces)
+
+    def counts(self, outs: Sequence[int]) -> list[int]:
+        ones = [1] * self.size
+        return self.exchange(torch.tensor(outs, dtype=torch.int64), ones, ones).tolist()
+
+    def publish(self, command: Mapping[str, Any]) -> None:
+        if self.rank:
+            raise ValueError("worker 0 publishes commands")
+        for to in range(1, self.size):
+            self._commands[0][to].put(json.dumps(dict(command)))
+
+    def awaited(self) -> dict[str, Any]:
+        if not self.rank:
+            raise ValueError("worker 0 publishes commands")
+        return json.loads(self._next(self._commands, 0))
+
+    def close(self) -> None:
+        if not self.rank:
+            self.publish({"do": "end"})
+
+    def end(self) -> None:
+        for queues in (self._rows, self._commands):
+            for queue in queues[self.rank]:
+                queue.put(_ENDED)
+
+    def _next(self, queues: Queues, worker: int) -> Any:
+        found = queues[worker][self.rank].get()
+        if found is _ENDED:
+            raise PeerLostError(f"worker {worker} was lost (its thread ended)")
+        return found
+
+
+def run_workers(size: int, function: Callable[[World], Any]) -> list[Any]:
+    """What `function(world)` returns in each of `size` threads, in order of workers.
+
+    An error of a worker is raised again; one that another's loss did not cause comes first.
+    """
+    rows, commands = ([[SimpleQueue() for _ in range(size)] for _ in range(size)] for _ in range(2))
+    results: list[Any] = [None] * size
+    problems: list[BaseException] = []
+
+    def work(world: FakeWorld) -> None:
+        try:
+            results[world.rank] = function(world)
+        except BaseException as problem:
+            problems.append(problem)
+        finally:
+            world.end()
+
+    threads = [Thread(target=work, args=(FakeWorld(rank, rows, commands),)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for problem in sorted(problems, key=lambda each: isinstance(each, PeerLostError)):
+        raise problem
+    return results

@@ -1,0 +1,127 @@
+"""Group between real processes: every kind of row, commands in order, an end in peace."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+
+import pytest
+import torch
+from fake_world import run_workers
+from worker_programs.obeying import exchanged, rows
+
+from gcnrec.errors import PeerLostError, UsageError
+from gcnrec.workers.launch import led
+from gcnrec.workers.world import from_environment
+
+OBEYING = "worker_programs.obeying"
+DTYPES = ["bool", "uint8", "int8", "int16", "uint16", "int32", "uint32", "int64"]
+DTYPES += ["bfloat16", "float16", "float32", "float64", "complex64"]
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def world(request):
+    with suppress(PeerLostError), led(request.param, 1.0, OBEYING) as group:
+        yield group
+
+
+def splits(size, kind):
+    """How many rows each worker sends to each."""
+    return {
+        "uneven": [[(3 * v + 5 * w) % 4 for w in range(size)] for v in range(size)],
+        "empty": [[0] * size for _ in range(size)],
+        "to one": [[7 * (w == size - 1) for w in range(size)] for _ in range(size)],
+        "from one": [[2 + w if v == 1 else 0 for w in range(size)] for v in range(size)],
+        "own": [[3 * (v == w) for w in range(size)] for v in range(size)],
+    }[kind]
+
+
+def exchange_everywhere(world, dtype, kind, axes):
+    """What each worker got in one exchange, as bytes, sent to worker 0."""
+    table = splits(world.size, kind)
+    world.publish({"do": "exchange", "dtype": dtype, "seed": 3, "splits": table, "axes": axes})
+    mine = exchanged(world, 3, getattr(torch, dtype), table, axes)
+    own = mine.contiguous().reshape(-1).view(torch.uint8)
+    sizes = world.counts([len(own)] + [0] * (world.size - 1))
+    outs = [len(own)] + [0] * (world.size - 1)
+    back = world.exchange(own, outs, sizes)
+    return mine, back.split(sizes)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_arrives_bit_for_bit(world, dtype):
+    check(world, dtype, "uneven", [3])
+
+
+@pytest.mark.parametrize("axes", [[], [1], [0], [2, 3], [2, 1, 2]])
+@pytest.mark.parametrize("kind", ["uneven", "empty", "to one", "from one", "own"])
+def test_every_shape_and_split_arrives(world, kind, axes):
+    check(world, "float32", kind, axes)
+
+
+def check(world, dtype, kind, axes):
+    mine, came = exchange_everywhere(world, dtype, kind, axes)
+    table, kind_of = splits(world.size, kind), getattr(torch, dtype)
+    oracle = run_workers(world.size, lambda fake: exchanged(fake, 3, kind_of, table, axes))
+    assert mine.dtype == kind_of and mine.shape == oracle[0].shape and torch.equal(mine, oracle[0])
+    assert [bytes(piece.tolist()) for piece in came] == [bytes(o.reshape(-1).view(torch.uint8).tolist()) for o in oracle]
+
+
+def test_rows_that_do_not_lie_together_and_need_a_gradient_arrive(world):
+    table = splits(world.size, "own")
+    world.publish({"do": "exchange", "dtype": "float32", "seed": 5, "splits": table, "axes": [2]})
+    sent = rows(5, 0, torch.float32, [3, 2])
+    apart = torch.stack([sent, sent], 2).requires_grad_()[..., 0]
+    came = world.exchange(apart, table[0], table[0])
+    assert torch.equal(came, sent) and not came.requires_grad
+    sizes = world.counts([0] * world.size)
+    world.exchange(torch.empty(0, dtype=torch.uint8), [0] * world.size, [0, *sizes[1:]])
+
+
+def test_commands_come_once_and_in_order(world):
+    for number in (1, 10, 100):
+        for _ in range(3):
+            world.publish({"do": "keep", "number": number})
+        world.publish({"do": "counts"})
+        assert world.counts([0] * world.size) == [0] + [3 * number] * (world.size - 1)
+
+
+def test_workers_are_several_processes_of_one_machine(world):
+    world.publish({"do": "say"})
+    numbers = world.counts([os.getpid()] * world.size)
+    assert len(set(numbers)) == world.size == world.local_size and numbers[0] == os.getpid() and world.rank == 0
+    assert all(os.getsid(number) == number != os.getsid(0) for number in numbers[1:])
+    assert from_environment()
+
+
+def test_a_leader_waits_for_no_command_and_refuses_wrong_numbers(world):
+    with pytest.raises(ValueError, match="worker 0 publishes"):
+        world.awaited()
+    with pytest.raises(ValueError, match="was to send 2 rows"):
+        world.exchange(torch.zeros(3), [2] + [0] * (world.size - 1), [0] * world.size)
+
+
+def test_workers_that_were_started_already_must_be_as_many_as_asked_for(world):
+    with pytest.raises(UsageError, match=f"--workers is 7, but this process is one of {world.size}"):
+        with led(7):
+            pass
+
+
+def test_at_last_a_worker_is_lost_and_named(world):
+    """The last test of each world, which it breaks: one worker meets an error of its own, or one of several is killed."""
+    lost = world.size - 1
+    if world.size == 2:
+        world.publish({"do": "fail", "rank": lost})
+        why = "GcnrecError: worker was asked to fail"
+    else:
+        world.publish({"do": "say"})
+        os.kill(world.counts([0] * world.size)[lost], signal.SIGKILL)
+        why = "its process was ended by SIGKILL, as the system does where memory runs out"
+    sentence = f"worker {lost} was lost ({why}), so that all workers stop; go on with the same command and --resume"
+    for _ in range(2):
+        with pytest.raises(PeerLostError) as caught:
+            world.counts([0] * world.size)
+        assert str(caught.value) == sentence and caught.value.exit_code == 6
+    with pytest.raises(PeerLostError, match="was lost"):
+        world.publish({"do": "say"})
