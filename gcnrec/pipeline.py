@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from gcnrec.results.backtest import Backtest, Windows
     from gcnrec.runs.folder import Run
     from gcnrec.system.observer import Observer
+    from gcnrec.workers.world import World
 
 RUNS = Path("runs")
 
 
-def run_job(job: Job, data: DataRequest, out: Path | None, resume: bool, observer: Observer) -> tuple[dict[str, Any], Path]:
+def run_job(
+    job: Job, data: DataRequest, out: Path | None, resume: bool, observer: Observer, world: World | None = None
+) -> tuple[dict[str, Any], Path]:
     """Ingest if needed, train, evaluate the run and the baselines on test, report; returns metrics and the report's path.
+
+    `world`: the workers that train together, which this process leads; default this process alone.
 
     The report lies in the run folder, which is `out`, or as `run_folder` has it.
     """
@@ -44,9 +49,9 @@ def run_job(job: Job, data: DataRequest, out: Path | None, resume: bool, observe
             "ingest with another split or test_size, or use 'gcnrec train', which needs none"
         )
     if resume or out is not None:
-        run = train(job, dataset, folder, resume=resume, observer=observer)
+        run = train(job, dataset, folder, resume=resume, observer=observer, world=world)
     else:
-        run = _numbered(job, dataset, name, observer)
+        run = _numbered(job, dataset, name, observer, world)
     with stops(run.folder), writing(run.folder, observer), observed_by(run.folder, observer):
         metrics = evaluate_run(run, observer=observer)
         measure_baselines(run, observer)
@@ -67,13 +72,13 @@ def backtest_job(job: Job, request: DataRequest, windows: Windows, out: Path, ob
     return backtest(request, windows, out, judge, job.evaluate.metric, observer)
 
 
-def _numbered(job: Job, dataset: Dataset, name: str, observer: Observer) -> Run:
+def _numbered(job: Job, dataset: Dataset, name: str, observer: Observer, world: World | None) -> Run:
     """A new run in the first free folder: a name that another run takes first is chosen again."""
     from gcnrec.training.train import train
 
     while True:
         try:
-            return train(job, dataset, run_folder(RUNS, name, None, False), observer=observer)
+            return train(job, dataset, run_folder(RUNS, name, None, False), observer=observer, world=world)
         except Taken:
             continue
 

@@ -146,7 +146,7 @@ def _shuffled(keys, half, first, count, out):  # type: ignore[no-untyped-def]
         out[k] = value
 
 
-def shuffled(seed: int, stage: Stage, step: int, first: int, last: int, count: int) -> NDArray[np.int64]:
+def shuffled(seed: int, stage: int, step: int, first: int, last: int, count: int) -> NDArray[np.int64]:
     """Entries `first .. last-1` of a random order of 0 .. count-1, in O(last - first) time and no memory of `count`.
 
     An eight-round Feistel network over the smallest even number of bits that hold `count`, with cycle walking

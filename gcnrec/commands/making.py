@@ -36,6 +36,7 @@ from gcnrec.console.arguments import (
     WarmSize,
     WeightLog,
     WhereTest,
+    Workers,
     key_types,
     place_to_write,
 )
@@ -51,19 +52,25 @@ def run(
     ] = None,
     set_: Overrides = None,
     resume: Resume = False,
+    workers: Workers = None,
     force: IngestAgain = False,
     as_json: AsJson = False,
     log_json: LogJson = False,
 ) -> None:
     """Ingest if needed, train, evaluate, export, report."""
+    from gcnrec.commands.workers import leading
     from gcnrec.config import Job
     from gcnrec.loaders.on_demand import DataRequest
     from gcnrec.pipeline import run_job
     from gcnrec.reports.text import metric_lines
 
     settings = Job.load(job, set_)
-    with observing(as_json, log_json, settings.evaluate.metric) as observer:
-        metrics, report = run_job(settings, DataRequest(settings.data, job, data, data_root, force), out, resume, observer)
+    request = DataRequest(settings.data, job, data, data_root, force)
+    with (
+        leading(workers, settings.run.timeout_minutes) as world,
+        observing(as_json, log_json, settings.evaluate.metric) as observer,
+    ):
+        metrics, report = run_job(settings, request, out, resume, observer, world)
     folder = report.parent
     output.show({"run": str(folder), **metrics} if as_json else [*metric_lines(metrics), f"{folder}  (open {report})"])
 
@@ -167,10 +174,12 @@ def train(
     out: Annotated[Path, typer.Option(metavar="RUN", parser=place_to_write, help="The run folder to write.")],
     set_: Overrides = None,
     resume: Resume = False,
+    workers: Workers = None,
     as_json: AsJson = False,
     log_json: LogJson = False,
 ) -> None:
     """Train on a dataset folder and export; no test metrics yet."""
+    from gcnrec.commands.workers import leading
     from gcnrec.config import Job
     from gcnrec.loaders.schema import open_dataset
     from gcnrec.pipeline import run_folder
@@ -179,9 +188,12 @@ def train(
     from gcnrec.training.train import train as fit
 
     settings = Job.load(job, set_)
-    folder = run_folder(Path("runs"), job.stem, out, resume)
-    with observing(as_json, log_json, settings.evaluate.metric) as observer:
-        fit(settings, open_dataset(data), folder, resume=resume, observer=observer)
+    with (
+        leading(workers, settings.run.timeout_minutes) as world,
+        observing(as_json, log_json, settings.evaluate.metric) as observer,
+    ):
+        folder = run_folder(Path("runs"), job.stem, out, resume)
+        fit(settings, open_dataset(data), folder, resume=resume, observer=observer, world=world)
     contents = RunContents(folder)
     metrics = contents.best_validation(settings.evaluate.metric)
     if metrics and contents.mixture and contents.mixture.partners:

@@ -277,6 +277,9 @@ class Train(Section):
     """`auto`: a GPU that can train the job (`sampled` or no propagation), else the CPU."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """CPU threads; default all that the process may use. Results are equal for equal numbers of threads."""
+    parts: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Parts of every batch, a power of two: users and items by the remainder of their number. The numbers of a run follow from
+    the parts, whatever number of workers shares them (`--workers`). Default: as many as there are workers at the start."""
     transfer_blocks: Annotated[int, Field(ge=1, le=2**16)] | None = None
     """Blocks of the kernels that move rows between host memory and a GPU; default what is enough on this machine, measured once
     and remembered. More take multiprocessors from training; results are the same."""
@@ -288,6 +291,13 @@ class Train(Section):
     `leave_last`), whose validation pairs are the newest and matter most; not for others. Validation cannot measure a refit."""
     init_from: PathText | None = None
     """An earlier run folder: rows with the same original id start from its table."""
+
+    @field_validator("parts")
+    @classmethod
+    def _power_of_two(cls, parts: int | None) -> int | None:
+        if parts is not None and parts & (parts - 1):
+            raise ValueError(f"must be 1, 2, 4, 8, 16, 32 or 64, got {parts}")
+        return parts
 
 
 class Mixture(Section):
@@ -375,6 +385,8 @@ class Run(Section):
     """Minutes without a checkpoint after which there is one, wherever the epoch is."""
     keep_checkpoints: Count = 2
     """Newest checkpoints to keep for a resume: where one is damaged, the previous one is used."""
+    timeout_minutes: Annotated[float, Field(gt=0.0, le=1e5)] = 10.0
+    """Of several workers: how long one waits for another that answers no more, before the run ends and names it."""
     tensorboard: bool = False
     """Scalars of every epoch for TensorBoard, in the run folder's `tensorboard`."""
     mlflow: Annotated[PathText, Field(min_length=1)] | None = None

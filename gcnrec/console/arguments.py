@@ -103,6 +103,7 @@ NegativeBelow = Annotated[float | None, typer.Option(metavar="X", parser=number,
 Seed = Annotated[int | None, typer.Option(metavar="N", parser=integer, help="Seed of the split.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the job.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Processes that train together; default 1.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and no progress.")]
 MemoryLimit = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory to use, mapped files apart, for example 2GB.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the dataset that --out names.")]

@@ -176,7 +176,8 @@ class NodeEncoder:
         return final_VD
 
     def _treated_as_new(self, batch: Batch) -> NDArray[np.bool_]:
-        draws_V = random.uniform(self._dropout.seed, random.Stage.DROPOUT, batch.step, len(batch.nodes_V))
+        stage = int(random.Stage.DROPOUT) | batch.part << 8
+        draws_V = random.uniform(self._dropout.seed, stage, batch.step, len(batch.nodes_V))
         first_V = np.searchsorted(batch.nodes_V, batch.nodes_V)  # a node at several dates is new at all of them, or at none
         treated_V: NDArray[np.bool_] = draws_V[first_V] < self._dropout.share
         return treated_V

@@ -44,7 +44,7 @@ class Objective:
 
     def prepare(self, batch: Batch) -> ObjectiveGiven[NDArray[Any]]:
         """What `__call__` takes from the host. Runs while earlier batches train."""
-        return ObjectiveGiven(self.score.prepare(batch), _roots_of_uses(batch) if self.l2 else None, len(batch.users_B))
+        return ObjectiveGiven(self.score.prepare(batch), roots_of_uses(batch) if self.l2 else None, len(batch.users_B))
 
     def __call__(self, final_VD: torch.Tensor, ego_VD: torch.Tensor, given: ObjectiveGiven[torch.Tensor]) -> torch.Tensor:
         rows_VD = F.normalize(final_VD, dim=1) if self.cosine else final_VD
@@ -96,7 +96,7 @@ def has_bfloat16() -> bool:
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _roots_of_uses(batch: Batch) -> NDArray[np.float32]:
+def roots_of_uses(batch: Batch) -> NDArray[np.float32]:
     """The roots of how often nodes occur in the batch's entries, float32 (V): L2 counts every use of a row."""
     every = [batch.users_B, batch.positives_B, batch.negatives_BN.reshape(-1)]
     every += [] if batch.disliked_B is None else [batch.disliked_B[batch.disliked_B >= 0]]

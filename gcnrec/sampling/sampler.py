@@ -48,6 +48,7 @@ class Batch:
     are users.
     `ticket` reads the table rows `rows_R`, ascending and unique: `nodes_V`, and what the hops of `blocks` reach from there.
     A batch whose pairs see their own past alone has a node of `nodes_V` for each date of its pairs: numbers then repeat.
+    `part`: which part of a step's batch it is; draws by place in the batch are keyed by it.
     """
 
     step: int
@@ -60,6 +61,7 @@ class Batch:
     ticket: Ticket
     blocks: tuple[Block, ...]
     disliked_B: NDArray[np.int64] | None = None
+    part: int = 0
 
     @property
     def rows_R(self) -> NDArray[np.int64]:
@@ -114,22 +116,27 @@ class EdgeSampler:
         users = (np.searchsorted(csr.indptr, chosen, side="right") - 1).astype(np.int32)
         weights = None if self.weights_E is None else self.weights_E[chosen]
         disliked = None if self.disliked is None else own_negatives(users, self.disliked, self.seed, step)
-        triples = Triples(users, csr.indices[chosen], self._negatives(users, step), weights, disliked)
+        triples = Triples(users, csr.indices[chosen], self.negatives(users, step), weights, disliked)
         if isinstance(self.neighbours, DatedSampler):
             return _with_past(step, triples, self.graph.num_users, self.neighbours, self.neighbours.dates_E[chosen])
-        batch = _located(step, triples, self.graph.num_users)
-        if self.neighbours is None:
+        batch = located(step, triples, self.graph.num_users)
+        return self.with_neighbours(batch, triples.users_B, triples.positives_B)
+
+    def with_neighbours(self, batch: Batch, users_B: NDArray[np.int32], positives_B: NDArray[np.int32]) -> Batch:
+        """The batch with the blocks of its nodes; the pairs are all positives of the step, which blocks may leave out."""
+        if self.neighbours is None or isinstance(self.neighbours, DatedSampler):
             return batch
-        sampled = self.neighbours.sample(batch.nodes_V, batch.num_users, step)
+        sampled = self.neighbours.sample(batch.nodes_V, batch.num_users, batch.step)
         if self.exclude_positives:
-            sampled = without(sampled, triples.users_B, triples.positives_B, self.graph)
+            sampled = without(sampled, users_B, positives_B, self.graph)
         return _with_blocks(batch, sampled)
 
-    def _negatives(self, users_B: NDArray[np.int32], step: int) -> NDArray[np.int32]:
+    def negatives(self, users_B: NDArray[np.int32], key: int) -> NDArray[np.int32]:
+        """Drawn negatives of users, int32 (B, N); `key` says of which step, or part of one."""
         if self.popularity is None:
             return np.empty((len(users_B), 0), np.int32)
         seen = self.graph.user_items if self.exclude_seen else None
-        return negatives(users_B, self.num_negatives, self.popularity, seen, self.seed, step)
+        return negatives(users_B, self.num_negatives, self.popularity, seen, self.seed, key)
 
 
 def edge_sampler(
@@ -155,7 +162,8 @@ def _with_blocks(batch: Batch, sampled: Sampled) -> Batch:
     return replace(batch, ticket=Ticket(sampled.rows_R), blocks=sampled.blocks)
 
 
-def _located(step: int, triples: Triples, num_users: int) -> Batch:
+def located(step: int, triples: Triples, num_users: int) -> Batch:
+    """The batch of triples whose nodes are all of theirs, without blocks."""
     nodes_V, where = np.unique(_nodes(triples, num_users), return_inverse=True)
     return _batch(step, triples, nodes_V, where, num_users)
 

@@ -22,8 +22,8 @@ from gcnrec.runs.paths import EVENTS
 from gcnrec.sampling.minibatches import Waits
 from gcnrec.steps.explore import Explorer
 from gcnrec.steps.guards import Loss, LossTrend
+from gcnrec.steps.protocol import AnnouncedBatch, TrainingStep
 from gcnrec.steps.state import Progress, Sums, captured, restore
-from gcnrec.steps.step import Step, Uploaded
 from gcnrec.system.signals import Stop
 from gcnrec.tables.placement import moved, traffic_since
 
@@ -80,7 +80,9 @@ class Epochs:
     about steps after it are removed.
     """
 
-    def __init__(self, course: Course, step: Step, explorer: Explorer | None, tensors: Tensors, progress: Progress) -> None:
+    def __init__(
+        self, course: Course, step: TrainingStep, explorer: Explorer | None, tensors: Tensors, progress: Progress
+    ) -> None:
         saved, anew = course.checkpoints.last, course.checkpoints.anew
         restore(step, explorer, tensors, saved, anew)
         self._course, self._step, self._explorer = course, step, explorer
@@ -142,8 +144,10 @@ class Epochs:
                         self.progress = replace(self.progress, step=steps, sums=sums, trend=trend)
                     if stop.asked or self._due():
                         self._save()
+            if not stop.asked:
+                self._step.table.drained()  # what others trained comes while nothing interrupts it
 
-    def _stretch(self, batches: Iterator[Uploaded], begun: float, rows_before: int) -> tuple[Sums, LossTrend, int]:
+    def _stretch(self, batches: Iterator[AnnouncedBatch], begun: float, rows_before: int) -> tuple[Sums, LossTrend, int]:
         """Train until a checkpoint is due, a signal came or the epoch has no batch left: losses and rows, trend, steps done."""
         sums, step = self.progress.sums, self.progress.step
         losses = _Losses(step, sums.loss, self.progress.trend, self.progress.epoch == 0, self._course.loss_limit)

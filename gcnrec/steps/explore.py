@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph
 from gcnrec.rows import Ticket
-from gcnrec.sampling.sampler import Batch
 from gcnrec.sparsity.policy import Moment, Policy
-from gcnrec.steps.step import Step
+from gcnrec.steps.protocol import DrawnBatch, TrainingStep
 from gcnrec.system.pages import scratch_rows
 from gcnrec.tables.slots import SlotTable
 
@@ -63,7 +62,7 @@ class Explorer:
         """Whether it is time to explore after training step `number` (1 ..)."""
         return number % self._every == 0 and number / self._total < self._policy.stop
 
-    def after(self, step: Step, number: int) -> dict[str, Any]:
+    def after(self, step: TrainingStep, number: int) -> dict[str, Any]:
         """Explore after training step `number`: a metrics.jsonl record of what changed."""
         begun, table = time.perf_counter(), self._table
         moment = Moment(number / self._total, number // self._every - 1)
@@ -119,13 +118,13 @@ def _block_bytes(table: SlotTable) -> int:
     return rows * (13 * table.width + 4 * 30 * table.num_values // max(table.num_rows, 1))
 
 
-def fresh_batches(step: Step, number: int, count: int) -> list[Batch]:
+def fresh_batches(step: TrainingStep, number: int, count: int) -> list[DrawnBatch]:
     """`count` batches of an order that training does not use."""
     per_epoch = step.sampler.steps_per_epoch
-    return [step.sampler.batch(FRESH + number * count + index // per_epoch, index % per_epoch) for index in range(count)]
+    return [step.fresh(FRESH + number * count + index // per_epoch, index % per_epoch) for index in range(count)]
 
 
-def mean_gradients(step: Step, batches: list[Batch], folder: Path) -> RowGradients:
+def mean_gradients(step: TrainingStep, batches: list[DrawnBatch], folder: Path) -> RowGradients:
     """The mean gradient of the loss over `batches` with respect to every cell of every row that they reach."""
     if step.encoder.every_node:
         rows_R = np.arange(step.table.num_rows)

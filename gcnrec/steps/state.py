@@ -17,7 +17,7 @@ from gcnrec.errors import DataError, reading
 from gcnrec.runs.checkpoints import Tensors
 from gcnrec.steps.explore import Explorer
 from gcnrec.steps.guards import LossTrend
-from gcnrec.steps.step import Step
+from gcnrec.steps.protocol import TrainingStep
 from gcnrec.tables.pipelined import Traffic
 
 
@@ -68,7 +68,7 @@ class Progress:
 _PROGRESS = TypeAdapter(Progress)
 
 
-def captured(step: Step, explorer: Explorer | None) -> Tensors:
+def captured(step: TrainingStep, explorer: Explorer | None) -> Tensors:
     """All tensors of a checkpoint; dense tables give views."""
     tensors = {f"table.{name}": tensor for name, tensor in step.table.drained().tensors().items()}
     if explorer:
@@ -81,7 +81,7 @@ def captured(step: Step, explorer: Explorer | None) -> Tensors:
     return tensors
 
 
-def restore(step: Step, explorer: Explorer | None, tensors: Tensors, where: Path, remedy: str) -> None:
+def restore(step: TrainingStep, explorer: Explorer | None, tensors: Tensors, where: Path, remedy: str) -> None:
     """Put what `captured` gave back in place; nothing for an empty one.
 
     DataError, naming the file `where` and the `remedy`, for tensors of another table, model or policy.
@@ -106,7 +106,7 @@ def restore(step: Step, explorer: Explorer | None, tensors: Tensors, where: Path
             step.layer_optimizer.load_state_dict({**step.layer_optimizer.state_dict(), "state": state})
 
 
-def _restore_table(step: Step, tensors: Tensors, where: Path) -> None:
+def _restore_table(step: TrainingStep, tensors: Tensors, where: Path) -> None:
     try:
         step.table.drained().restore(tensors)
     except DataError as problem:

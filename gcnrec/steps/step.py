@@ -126,6 +126,9 @@ class Step:
         """What steps moved so far, of rows and of features; None where both are read in place."""
         return traffic_of(self.table, self.features)
 
+    def fresh(self, epoch: int, index: int) -> Batch:
+        return self.sampler.batch(epoch, index)
+
     def add_gradient(self, batch: Batch, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
         """Add the gradient of every cell of rows `rows_R`, stored or not, to `out_RD`; nothing is updated."""
         loss, encoded, grad_VD, grad_ego_VD = self._backward(self.upload(self.prepare(batch)))

@@ -30,6 +30,7 @@ from gcnrec.models.node_encoder import IdDropout, NodeEncoder, NodeLayers
 from gcnrec.models.node_inputs import NodeInputs
 from gcnrec.models.objective import objective_of
 from gcnrec.models.pooling import Means, Visits, WeightedMeans
+from gcnrec.models.scores.parts import PartObjective
 from gcnrec.models.spectral import varimax
 from gcnrec.models.weighted_hop import WeightedHop
 from gcnrec.models.whole_graph.behaviour_weights import BehaviourWeights
@@ -43,6 +44,7 @@ from gcnrec.ranking.seen import seen_rule
 from gcnrec.sampling.blocks import BlockSampler, NeighbourSampler
 from gcnrec.sampling.dated_blocks import DatedSampler
 from gcnrec.sampling.minibatches import IN_TRAINING, beside_a_gpu
+from gcnrec.sampling.parts import PartedSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sampling.walk_blocks import WalkSampler
 from gcnrec.sparsity.first_support import fill, magnitude_keys, random_keys
@@ -50,16 +52,21 @@ from gcnrec.steps.deferred import Deferred
 from gcnrec.steps.earlier import earlier_run
 from gcnrec.steps.explore import Explorer, degree_deciles
 from gcnrec.steps.guards import Check, Immediate
+from gcnrec.steps.parted import PartedStep
+from gcnrec.steps.protocol import TrainingStep
 from gcnrec.steps.start import spectral_rows
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import read_limits
 from gcnrec.system.scratch import trim_heap
+from gcnrec.tables.dealt.exchanged import ExchangedTable
+from gcnrec.tables.dealt.shards import DenseShards, Shards, SlotShards
 from gcnrec.tables.dense import Allocate, DenseTable, StepTable, in_ram
 from gcnrec.tables.features.sides import Features, FeatureSides, feature_tables, stored_bytes, with_codes
 from gcnrec.tables.pipelined import HostTable
 from gcnrec.tables.slots import SlotTable
 from gcnrec.training.mixture_choice import refuse_impossible_mixture
 from gcnrec.training.plan import Plan, plan_of
+from gcnrec.workers.world import World
 
 
 @dataclass(frozen=True)
@@ -202,13 +209,29 @@ def build_step(job: Job, plan: Plan, data: TrainData, table: StepTable, scratch:
     )
 
 
+def parted(step: Step, table: ExchangedTable, world: World, parts: int) -> PartedStep:
+    """The same step on batches of so many parts, as worker `world.rank` takes it; `step` was built on `table`."""
+    own = tuple(range(world.rank, parts, world.size))
+    sampler, objective = PartedSampler(step.sampler, parts, own), PartObjective(step.objective)
+    return PartedStep(sampler, step.encoder, table, step.rule, objective, step.layer_optimizer, step.layer_rate, world)
+
+
+def shards_of(plan: Plan) -> Shards:
+    """How workers share the plan's table."""
+    rule, rows, width = plan.rule, plan.num_rows, plan.width
+    if plan.policy is None:
+        return DenseShards(rows, width, rule.state_width(width))
+    scalars = rule.state_width(0)
+    return SlotShards(rows, width, rule.state_width(1) - scalars, scalars, plan.dtype)
+
+
 def _layer_optimizer(settings: Optimizer, layers: torch.nn.Module, fused: bool) -> torch.optim.Optimizer:
     """Adam of the layers; a fused one can be stopped on its device (`gcnrec.steps.deferred`)."""
     betas = (settings.beta1, settings.beta2)
     return torch.optim.Adam(layers.parameters(), betas=betas, eps=settings.epsilon, fused=fused or None)
 
 
-def explorer_of(plan: Plan, step: Step, epochs: int, folder: Path) -> Explorer | None:
+def explorer_of(plan: Plan, step: TrainingStep, epochs: int, folder: Path) -> Explorer | None:
     """The explorer of a sparse table in a training of `epochs`, with scratch in `folder`; None for a dense table."""
     table = step.table.drained()
     if plan.policy is None or not isinstance(table, SlotTable):

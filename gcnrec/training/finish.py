@@ -18,7 +18,7 @@ from gcnrec.runs.manifest import record
 from gcnrec.runs.paths import MEMORY, MODEL, TABLE, embeddings_paths
 from gcnrec.runs.slot_files import order_digest, write_slots
 from gcnrec.steps.guards import one_list_for_everyone
-from gcnrec.steps.step import Step
+from gcnrec.steps.protocol import TrainingStep
 from gcnrec.storage.documents import json_text
 from gcnrec.storage.files import atomic_file
 from gcnrec.system.limits import peak_rss_bytes
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from gcnrec.system.observer import Observer
 
 
-def validate(work: Work, step: Step) -> dict[str, Any]:
+def validate(work: Work, step: TrainingStep) -> dict[str, Any]:
     """What the record of an epoch says of validation: `valid` and `exports` of `validate_exports`."""
     exports = work.exports
     trained = exported_by(exports, step, work.folder, exports.rules[0])
     return validate_exports(exports, trained, step.sampler.graph, work.dataset, work.job.evaluate, work.observer)
 
 
-def exported_by(exports: ExportRules, step: Step, folder: Path, rule: ExportRule) -> Exported:
+def exported_by(exports: ExportRules, step: TrainingStep, folder: Path, rule: ExportRule) -> Exported:
     """The embeddings to rank by, in scratch of `folder`. DivergedError when one is not finite."""
     graph = step.sampler.graph
     rows_NF = scratch_rows(folder, graph.num_nodes, step.encoder.export_width)
@@ -54,7 +54,7 @@ def exported_by(exports: ExportRules, step: Step, folder: Path, rule: ExportRule
     return exports.exported(rows_NF, graph.num_users, exports.popularity_of(graph, rule), rule)
 
 
-def finish(work: Work, step: Step, final: Exported) -> None:
+def finish(work: Work, step: TrainingStep, final: Exported) -> None:
     """Write the files of a trained run, `final` among them, memory.json as the last (`is_trained`).
 
     A model that ranks the same items for everyone gets a warning.

@@ -11,7 +11,7 @@ whatever the default is by then.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gcnrec.config import Data, Job
 from gcnrec.config.toml import to_toml, validated
@@ -22,6 +22,9 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.seen import seen_rule
 from gcnrec.runs.paths import JOB
 from gcnrec.training.defaults import Default, defaults
+
+if TYPE_CHECKING:
+    from gcnrec.system.observer import Observer
 
 WITHOUT_EFFECT = ("table.placement", "table.cache_bytes", "train.transfer_blocks", "train.loss_limit", "evaluate.memory_limit")
 """Keys that change no number of a run, as all of `[run]`: a run may go on with other values than it began with."""
@@ -61,6 +64,15 @@ def settled(job: Job, dataset: Dataset, begun: Job | None = None) -> Job:
     return _with(job, "train", "refit", _refit(dataset)) if job.train.refit is None else job
 
 
+def shared(job: Job, workers: int, observer: Observer) -> Job:
+    """`job` with as many parts as there are workers where it leaves them open, and says so."""
+    if job.train.parts is not None or workers == 1:
+        return job
+    observer.note(f"train.parts={workers}: as many as workers; the same job gives the same numbers with fewer of them")
+    parts = Job.parse({"train": {"parts": workers}}, [], "--workers").train.parts  # refuses what no parts can be
+    return _with(job, "train", "parts", parts)
+
+
 def continued(job: Job, begun: Job) -> Job:
     """`job` with what it leaves open as `begun` has it."""
     for section, key in (("loss", "temperature"), ("model", "start_scale")):
@@ -70,6 +82,8 @@ def continued(job: Job, begun: Job) -> Job:
         job = _with(job, "train", "refit", begun.train.refit)
     if job.loss.negative_weight is None:
         job = _with(job, "loss", "negative_weight", begun.loss.negative_weight)
+    if job.train.parts is None:
+        job = _with(job, "train", "parts", begun.train.parts)
     if "partners" not in job.mixture.model_fields_set:
         job = _with(job, "mixture", "partners", begun.mixture.partners)
     if job.evaluate.baselines == "auto":  # runs of earlier versions have none

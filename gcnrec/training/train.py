@@ -39,40 +39,60 @@ from gcnrec.runs.tracking import tracked
 from gcnrec.steps.earlier import earlier_rows, report_matches, seen_validation
 from gcnrec.steps.epochs import Course, Epochs
 from gcnrec.steps.guards import LossTrend
+from gcnrec.steps.protocol import TrainingStep
 from gcnrec.steps.start import continued_rows
 from gcnrec.steps.state import Progress, restore
-from gcnrec.steps.step import Step
 from gcnrec.storage.files import atomic_file, clear_leftovers, local
-from gcnrec.system.machine import available_cores
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.pages import scratch_values
 from gcnrec.system.signals import Stop, stops
+from gcnrec.tables.dealt.exchanged import ExchangedTable
 from gcnrec.tables.features.files import read_codes, write_codes
 from gcnrec.tables.features.sides import Features, with_codes
 from gcnrec.tables.placement import placed, placed_features, released
 from gcnrec.training.baselines import Rivals, compare_with_baselines, compares
-from gcnrec.training.build import TrainData, build_step, explorer_of, features_read, first_table, planned, planned_start
+from gcnrec.training.build import (
+    TrainData,
+    build_step,
+    explorer_of,
+    features_read,
+    first_table,
+    parted,
+    planned,
+    planned_start,
+    shards_of,
+)
 from gcnrec.training.export_choice import chosen_rule
 from gcnrec.training.finish import exported_by, finish, is_trained, validate, warn_of_lost
 from gcnrec.training.fit_validation import keep_validation
 from gcnrec.training.mixture_choice import scorer_of_fit
-from gcnrec.training.open_keys import begun_job, first_difference, notes, resolved, settled
+from gcnrec.training.open_keys import begun_job, first_difference, notes, resolved, settled, shared
 from gcnrec.training.plan import Plan
 from gcnrec.training.work import Work
+from gcnrec.training.workers.shared import Chosen, beginning, refuse_parts
+from gcnrec.workers.launch import threads_of_a_worker
+from gcnrec.workers.world import Alone, World
 
 
-def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, observer: Observer = SILENT) -> Run:
+def train(
+    job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, observer: Observer = SILENT, world: World | None = None
+) -> Run:
     """Train `job` on `dataset` into the run folder `out` and return it, exported and ready to rank.
 
     `resume` continues where a previous call stopped, to the same results. In the main thread, Ctrl-C and SIGTERM finish the
     current step and save a checkpoint, then raise KeyboardInterrupt or Terminated; a second signal raises at once.
+    `world`: the workers that train together, which this process leads; the others `follow`
+    (`gcnrec.training.workers.follower`). Default: this process alone.
     Raises UsageError when `out` exists (or, resuming, was made by another job), or is being written by another process,
     DivergedError at a loss that is not finite.
     """
     observer, folder, decided = kept(observer), local(Path(out)), notes(job, dataset)
     job = settled(resolved(job, dataset), dataset, begun_job(folder) if resume else None)
+    world = world or Alone()
+    job = shared(job, world.size, observer)
     dataset = dataset.reading(job.model.behaviours)
     plan = planned(job, dataset)  # refused before there is a folder
+    refuse_parts(job.train.parts or 1, world.size, Chosen(job.model, job.loss, job.sampler), plan)
     if plan is not None and not (resume and is_trained(folder, closed_form=False)):
         planned_start(job, plan, dataset)
     on_gpu = plan is not None and plan.placement.on_gpu
@@ -85,7 +105,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
             observer.note(line)
     device, params = "cpu" if plan is None else plan.placement.device_name, job.model_dump(mode="json", exclude_none=True)
     with (
-        use_threads(job.train.threads),
+        use_threads(job.train.threads, world.local_size),
         tracked(job.run, params, folder, observer) as tracking,
         stops(folder) as stop,
         _opened(job, dataset, folder, device, resume, observer),
@@ -99,7 +119,7 @@ def train(job: Job, dataset: Dataset, out: str | Path, *, resume: bool = False, 
                 if plan is None:
                     _solve(job, dataset, folder)
                 else:
-                    _train(_work(job, plan, dataset, folder, stop, tracking))
+                    _train(_work(job, plan, dataset, folder, stop, tracking, world))
         compare_with_baselines(_rivals(job), dataset, folder, tracking)
     return open_run(folder)
 
@@ -136,12 +156,12 @@ def _solve(job: Job, dataset: Dataset, folder: Path) -> None:
         record(folder, {folder / MODEL: path})
 
 
-def _work(job: Job, plan: Plan, dataset: Dataset, folder: Path, stop: Stop, observer: Observer) -> Work:
+def _work(job: Job, plan: Plan, dataset: Dataset, folder: Path, stop: Stop, observer: Observer, world: World) -> Work:
     train, checkpoints = job.train, Checkpoints(folder, job.run.keep_checkpoints)
     patience = job.evaluate.patience
     here = Here.now(read_json(folder / LINEAGE), lineage_of(dataset, train.threads, plan.placement.device_name))
     course = Course(train.epochs, patience, train.loss_limit, plan.rate, job.run, folder, checkpoints, stop, observer, here)
-    return Work(job, plan, export_rules(job.model, job.loss, job.sampler), dataset, course)
+    return Work(job, plan, export_rules(job.model, job.loss, job.sampler), dataset, course, world)
 
 
 def _rivals(job: Job) -> Rivals:
@@ -153,7 +173,7 @@ def _train(work: Work) -> None:
     tensors, saved = checkpoints.newest(partial(_say_damaged, work)) or ({}, None)
     progress = Progress.of(saved, str(checkpoints.last), checkpoints.anew) if saved else Progress()
     if progress.stage == "fit":
-        with _step(work, train_data(work.dataset)) as step:
+        with _step(work, train_data(work.dataset), progress.stage) as step:
             progress = _fit(work, step, tensors, progress)
             del tensors  # what follows needs the memory
             _use_fit(work, step, progress)
@@ -161,13 +181,13 @@ def _train(work: Work) -> None:
             return
         del step  # or two tables would be in memory
         tensors, progress = {}, replace(progress, stage="refit", epoch=0, seconds=0.0, trend=LossTrend())
-    with _step(work, _refit_data(work.dataset)) as step:
+    with _step(work, refit_data(work.dataset), progress.stage) as step:
         _refit(work, step, tensors, progress)
         rule = chosen_rule(work.exports.rules, work.folder, progress.best_epoch)
         finish(work, step, exported_by(work.exports, step, work.folder, rule))
 
 
-def _use_fit(work: Work, step: Step, progress: Progress) -> None:
+def _use_fit(work: Work, step: TrainingStep, progress: Progress) -> None:
     """What the best epoch of a fit is good for: the run's exports where nothing is refitted, comparisons, a mixture."""
     checkpoints = work.course.checkpoints
     rule = chosen_rule(work.exports.rules, work.folder, progress.best_epoch)
@@ -193,7 +213,7 @@ def _say_damaged(work: Work, text: str) -> None:
     work.observer.warn(text)
 
 
-def _fit(work: Work, step: Step, tensors: Tensors, progress: Progress) -> Progress:
+def _fit(work: Work, step: TrainingStep, tensors: Tensors, progress: Progress) -> Progress:
     """Epochs on train until they are done or validation has not improved for `evaluate.patience` validations."""
     epochs = _epochs(work, step, tensors, progress)
     while not epochs.over:
@@ -205,7 +225,7 @@ def _fit(work: Work, step: Step, tensors: Tensors, progress: Progress) -> Progre
     return epochs.progress
 
 
-def _judged(work: Work, step: Step, progress: Progress, record: dict[str, Any]) -> Progress | None:
+def _judged(work: Work, step: TrainingStep, progress: Progress, record: dict[str, Any]) -> Progress | None:
     """What validation says of the epoch that `record` is about, also into `record`; None when it is not its turn.
 
     Without validation data the last epoch is the best.
@@ -224,7 +244,7 @@ def _judged(work: Work, step: Step, progress: Progress, record: dict[str, Any]) 
     return replace(progress, waited=progress.waited + 1)
 
 
-def _refit(work: Work, step: Step, tensors: Tensors, progress: Progress) -> None:
+def _refit(work: Work, step: TrainingStep, tensors: Tensors, progress: Progress) -> None:
     """From the start again, for the epochs that validation chose."""
     epochs = _epochs(work, step, tensors, progress)
     while not epochs.over:
@@ -234,8 +254,8 @@ def _refit(work: Work, step: Step, tensors: Tensors, progress: Progress) -> None
 
 
 @contextmanager
-def _step(work: Work, data: TrainData) -> Iterator[Step]:
-    """The step on `data`, and the table that training starts from, where it will be trained until the block ends."""
+def _step(work: Work, data: TrainData, stage: str) -> Iterator[TrainingStep]:
+    """The step of a stage on `data`, and the table that training starts from, where it will be trained until the block ends."""
     plan, init_from, rows_ND = work.plan, work.job.train.init_from, None
     if init_from is not None:
         earlier = earlier_rows(init_from, work.dataset, plan.width, work.observer)
@@ -248,13 +268,21 @@ def _step(work: Work, data: TrainData) -> Iterator[Step]:
     features = features_read(work.job, _features(work), data.graph.union, memory, plan.placement.on_gpu)
     table = first_table(plan, data.graph, rows_ND, memory)
     reads_rows = work.job.model.inputs != "features"
+    if (work.job.train.parts or 1) > 1:
+        del rows_ND
+        described = work.job.model_dump(mode="json", exclude_none=True, by_alias=True)
+        work.world.publish(beginning(described, work.dataset, stage))
+        exchanged = ExchangedTable(work.world, shards_of(plan), table, reads_rows)
+        step = build_step(work.job, plan, replace(data, features=features), exchanged, partial(scratch_values, work.folder))
+        yield parted(step, exchanged, work.world, work.job.train.parts or 1)
+        return
     with released(placed(plan.placement, data.graph, table, work.observer, features, reads_rows)) as table_there:
         del table, rows_ND
         data = replace(data, features=placed_features(plan.placement, table_there, features))
         yield build_step(work.job, plan, data, table_there, partial(scratch_values, work.folder))
 
 
-def _epochs(work: Work, step: Step, tensors: Tensors, progress: Progress) -> Epochs:
+def _epochs(work: Work, step: TrainingStep, tensors: Tensors, progress: Progress) -> Epochs:
     explorer = explorer_of(work.plan, step, work.course.epochs, work.folder)
     return Epochs(work.course, step, explorer, tensors, progress)
 
@@ -264,7 +292,7 @@ def train_data(dataset: Dataset) -> TrainData:
     return TrainData(dataset.graph, dataset.weights_E, negatives=dataset.negatives)
 
 
-def _refit_data(dataset: Dataset) -> TrainData:
+def refit_data(dataset: Dataset) -> TrainData:
     """What a refit trains on, without features: train and validation."""
     graph = with_valid(dataset)
     weights_E, negatives = _with_valid_weights(dataset, graph), _negatives_before_test(dataset, graph)
@@ -305,10 +333,10 @@ def out_of_memory_as_a_sentence() -> Iterator[None]:
 
 
 @contextmanager
-def use_threads(count: int | None) -> Iterator[None]:
-    """Numba and torch on `count` threads (default: every core the process may use), as before afterwards."""
+def use_threads(count: int | None, processes: int = 1) -> Iterator[None]:
+    """Numba and torch on `count` threads, as before afterwards. Default: the cores of the machine, shared by `processes`."""
     most = numba.config.NUMBA_NUM_THREADS
-    count = count or min(available_cores(), most)
+    count = count or min(threads_of_a_worker(processes), most)
     if count > most:
         raise UsageError(f"train.threads must be at most {most} here, got {count}")
     before = numba.get_num_threads(), torch.get_num_threads()

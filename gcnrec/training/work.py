@@ -11,6 +11,7 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import ExportRules
 from gcnrec.steps.epochs import Course
 from gcnrec.training.plan import Plan
+from gcnrec.workers.world import World
 
 if TYPE_CHECKING:
     from gcnrec.system.observer import Observer
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Work:
-    """The job, what was decided from it, the data, and the course of training with the run's folder."""
+    """The job, what was decided from it, the data, the course of training with the run's folder, and the workers that train."""
 
     job: Job
     plan: Plan
     exports: ExportRules
     dataset: Dataset
     course: Course
+    world: World
 
     @property
     def folder(self) -> Path:

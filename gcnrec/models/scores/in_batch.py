@@ -7,7 +7,7 @@ D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from gcnrec.models import losses
 from gcnrec.models.scores.entries import (
     OwnEntries,
     Sampled,
+    entries_in,
     negatives_of,
     own_entries,
     own_of,
@@ -64,6 +65,28 @@ class BslGiven(NamedTuple, Generic[Array]):
     own: OwnEntries[Array] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A pool that parts of a batch share: `items_J` int32, how often each occurs, `counts_J` int64, and the places `target_B`,
+    int64, of a part's positives."""
+
+    items_J: NDArray[np.int32]
+    counts_J: NDArray[np.int64]
+    target_B: NDArray[np.int64]
+
+
+class PoolScore(Protocol):
+    """A loss whose candidates may come from elsewhere: parts of a batch share them."""
+
+    def prepare_part(self, batch: Batch, shared: Shared) -> Any:
+        """What `of_part` takes from the host, as `Score.prepare`."""
+        ...
+
+    def of_part(self, rows_VD: torch.Tensor, pool_JD: torch.Tensor, given: Any) -> torch.Tensor:
+        """The mean loss of a part, whose nodes have `rows_VD`, against the pool."""
+        ...
+
+
 @dataclass(frozen=True)
 class PoolSoftmax:
     """`losses.pool_softmax`. `log_share_I`, float32: what a score loses by its item; None corrects nothing."""
@@ -74,12 +97,20 @@ class PoolSoftmax:
     log_share_I: NDArray[np.float32] | None
 
     def prepare(self, batch: Batch) -> PoolGiven[NDArray[Any]]:
-        pool = _candidates(batch, self.log_share_I)
-        users, _ = pair_entries(batch)
+        return self._given(batch, _candidates(batch, self.log_share_I))
+
+    def prepare_part(self, batch: Batch, shared: Shared) -> PoolGiven[NDArray[Any]]:
+        return self._given(batch, _shared_candidates(shared, self.log_share_I))
+
+    def _given(self, batch: Batch, pool: Candidates[NDArray[Any]]) -> PoolGiven[NDArray[Any]]:
+        users = entries_in(batch, batch.users_B)
         return PoolGiven(users, pool, batch.triples.weights_B, own_entries(batch, self.own_weight))
 
     def __call__(self, rows_VD: torch.Tensor, given: PoolGiven[torch.Tensor]) -> torch.Tensor:
-        pool_JD, users_BD = _rows_of(rows_VD, given.pool), take(rows_VD, given.users)
+        return self.of_part(rows_VD, _rows_of(rows_VD, given.pool), given)
+
+    def of_part(self, rows_VD: torch.Tensor, pool_JD: torch.Tensor, given: PoolGiven[torch.Tensor]) -> torch.Tensor:
+        users_BD = take(rows_VD, given.users)
         pool = losses.Pool(pool_JD, given.pool.bias_J, given.pool.own_B, given.pool.items_J)
         own = own_of(rows_VD, given.own)
         return losses.pool_softmax(
@@ -99,9 +130,22 @@ class BslInBatch:
         pool = _candidates(batch, None)
         return BslGiven(*pair_entries(batch), pool, _by_user(batch), own_entries(batch, self.own_weight))
 
+    def prepare_part(self, batch: Batch, shared: Shared) -> BslGiven[NDArray[Any]]:
+        users, positives = entries_in(batch, batch.users_B), entries_of(shared.target_B, len(shared.items_J))
+        pool, own = _shared_candidates(shared, None), own_entries(batch, self.own_weight)
+        return BslGiven(users, positives, pool, _by_user(batch), own)
+
     def __call__(self, rows_VD: torch.Tensor, given: BslGiven[torch.Tensor]) -> torch.Tensor:
-        pool_JD, target_B, items_J = _rows_of(rows_VD, given.pool), given.pool.target_B, given.pool.items_J
-        users_BD, positives_BD = take(rows_VD, given.users), take(rows_VD, given.positives)
+        return self._loss(rows_VD, _rows_of(rows_VD, given.pool), take(rows_VD, given.positives), given)
+
+    def of_part(self, rows_VD: torch.Tensor, pool_JD: torch.Tensor, given: BslGiven[torch.Tensor]) -> torch.Tensor:
+        return self._loss(rows_VD, pool_JD, take(pool_JD, given.positives), given)
+
+    def _loss(
+        self, rows_VD: torch.Tensor, pool_JD: torch.Tensor, positives_BD: torch.Tensor, given: BslGiven[torch.Tensor]
+    ) -> torch.Tensor:
+        target_B, items_J = given.pool.target_B, given.pool.items_J
+        users_BD = take(rows_VD, given.users)
         bias_BJ = given.pool.bias_J.repeat(len(target_B), 1).scatter(1, target_B[:, None], -torch.inf)
         if items_J is not None:
             bias_BJ.masked_fill_(losses.twins(items_J, target_B), -torch.inf)
@@ -137,14 +181,26 @@ def _by_user(batch: Batch) -> Entries[NDArray[Any]]:
 
 def _candidates(batch: Batch, log_share_I: NDArray[np.float32] | None) -> Candidates[NDArray[Any]]:
     places_J, target_B = np.unique(batch.positives_B, return_inverse=True)
-    log_count_J = np.log(np.bincount(target_B, minlength=len(places_J)).astype(np.float32))
+    counts_J = np.bincount(target_B, minlength=len(places_J))
     nodes_V, nodes_J = batch.nodes_V, batch.nodes_V[places_J]
     items_J = nodes_J - (batch.nodes_V[batch.positives_B[0]] - batch.triples.positives_B[0])
-    own_J = np.zeros_like(log_count_J) if log_share_I is None else -log_share_I[items_J]
-    bias_J = log_count_J + own_J
     rows = None if batch.disliked_B is None else entries_of(places_J, len(nodes_V))
     dated = bool((nodes_V[1:] == nodes_V[:-1]).any())
-    return Candidates(target_B, bias_J, (own_J - bias_J)[target_B], items_J if dated else None, rows, batch.num_users)
+    biases = _biases(Shared(items_J, counts_J, target_B), log_share_I)
+    return Candidates(target_B, *biases, items_J if dated else None, rows, batch.num_users)
+
+
+def _shared_candidates(shared: Shared, log_share_I: NDArray[np.float32] | None) -> Candidates[NDArray[Any]]:
+    """Candidates whose rows come from elsewhere."""
+    return Candidates(shared.target_B, *_biases(shared, log_share_I), None, None, 0)
+
+
+def _biases(shared: Shared, log_share_I: NDArray[np.float32] | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """`bias_J` and `own_B` of `Candidates`."""
+    log_count_J = np.log(shared.counts_J.astype(np.float32))
+    own_J = np.zeros_like(log_count_J) if log_share_I is None else -log_share_I[shared.items_J]
+    bias_J = log_count_J + own_J
+    return bias_J, (own_J - bias_J)[shared.target_B]
 
 
 def _rows_of(rows_VD: torch.Tensor, pool: Candidates[torch.Tensor]) -> torch.Tensor:

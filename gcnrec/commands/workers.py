@@ -1,0 +1,46 @@
+"""The workers of a command: this process leads, or follows where it was started as one of several and another leads.
+
+A follower is `python -m gcnrec.commands.workers`, which the leader starts, or the same command, started from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gcnrec.console import output
+from gcnrec.errors import GcnrecError
+from gcnrec.workers.launch import led
+from gcnrec.workers.world import World, joined, leave
+
+_FOLLOWER = "gcnrec.commands.workers"
+
+
+@contextmanager
+def leading(workers: int | None, timeout_minutes: float) -> Iterator[World]:
+    """The world that a command leads, as `gcnrec.workers.launch.led` has it. A process that is to follow does so, and ends."""
+    from gcnrec.training.workers.follower import follow
+
+    with led(workers, timeout_minutes, _FOLLOWER) as world:
+        if not world.rank:
+            yield world
+            return
+        follow(world)
+    leave(0)
+
+
+def main() -> None:
+    """Follow the leader that the environment names; the exit code is that of an error's class."""
+    from gcnrec.training.workers.follower import follow
+
+    try:
+        with joined() as world:
+            follow(world)
+    except GcnrecError as problem:
+        output.report(problem, log_json=False)
+        leave(problem.exit_code)
+    leave(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""A step whose batch consists of parts, shared by workers: every sum over parts follows one fixed tree.
+
+So losses, tables and layers do not depend on how many workers share the parts.
+
+    ahead    draw and prepare the parts of t+2       ids of rows to their owners, for t+1
+    train    rows from their owners | encode each part | items of the pool to everyone | loss of each part
+             gradients of the pool to the parts of its items | gradients of rows to their owners | verdict | update
+
+The leader says what is next, and others follow (`Follower`): one process alone says it to nobody.
+Letters: S parts, P parts of a worker, V nodes of a part, J items of the pool, K of them of a part, R rows, D width, G weights of
+layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.device import arrays_of, ops_for, with_tensors
+from gcnrec.models.encoder import Encoded, Encoder, every_row
+from gcnrec.models.scores.parts import PartGiven, PartObjective
+from gcnrec.rows import Ticket
+from gcnrec.sampling.minibatches import IN_TRAINING, Waits, minibatches
+from gcnrec.sampling.parts import PartedBatch, PartedSampler
+from gcnrec.steps.guards import Immediate, Loss, diverged
+from gcnrec.steps.shared_state import share_layers
+from gcnrec.tables.dealt.exchanged import ExchangedTable
+from gcnrec.tables.rules import Rule
+from gcnrec.workers.sums import tree
+from gcnrec.workers.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedParts:
+    """A batch, and what encoder and objective take from the host for each of its parts, `packed` as `Ops.pack` does."""
+
+    batch: PartedBatch
+    encoders: tuple[Any, ...]
+    objectives: tuple[PartGiven[NDArray[Any]], ...]
+    packed: Any
+
+
+@dataclass(frozen=True, slots=True)
+class AnnouncedParts:
+    """A batch whose rows' owners know what to send; `tickets` of its parts."""
+
+    batch: PartedBatch
+    encoders: tuple[Any, ...]
+    objectives: tuple[PartGiven[torch.Tensor], ...]
+    tickets: tuple[Ticket, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """Losses of a worker's parts, float64 (P), and the gradients of their embeddings and table rows."""
+
+    losses_P: torch.Tensor
+    encoded: tuple[Encoded, ...]
+    grads: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+
+@dataclass(frozen=True)
+class PartedStep:
+    """`gcnrec.steps.protocol.TrainingStep` on the parts that `world`'s worker has of each batch."""
+
+    sampler: PartedSampler
+    encoder: Encoder
+    table: ExchangedTable
+    rule: Rule
+    objective: PartObjective
+    layer_optimizer: torch.optim.Optimizer | None
+    layer_rate: float
+    world: World
+
+    check = Immediate()
+    """A step is judged before it updates."""
+
+    def batches(self, epoch: int, waits: Waits, first: int = 0) -> Generator[AnnouncedParts]:
+        """The batches `first` (0, 1, ...) and later of `epoch`, prepared ahead by a thread, each announced one step before."""
+        self.world.publish({"do": "epoch", "epoch": epoch, "first": first})
+        try:
+            with closing(self.announced(epoch, waits, first)) as announced:
+                for _ in range(first, self.sampler.steps_per_epoch):
+                    self.world.publish({"do": "next"})
+                    yield next(announced)
+        finally:
+            self.world.publish({"do": "close"})
+
+    def train(self, uploaded: AnnouncedParts, rate: float) -> list[Loss]:
+        self.agree()
+        self.world.publish({"do": "train", "rate": rate})
+        return [self.trained(uploaded, rate)]
+
+    def fresh(self, epoch: int, index: int) -> PartedBatch:
+        """The batch with the rows of all its parts."""
+        self.world.publish({"do": "fresh", "epoch": epoch, "index": index})
+        return self.drawn_with_rows(epoch, index)
+
+    def add_gradient(self, batch: PartedBatch, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
+        self.agree()
+        self.world.publish({"do": "gradient"})
+        rows, tile = self.whole_gradient(batch)
+        out_RD.index_add_(0, torch.from_numpy(np.searchsorted(rows_R, rows)), tile)
+
+    def traffic(self) -> None:
+        """Nothing crosses a bus."""
+
+    def agree(self) -> None:
+        """Where the leader's table was written whole, all workers get their rows, the layers and their optimizer of it."""
+        if self.table.stale:
+            self.world.publish({"do": "deal"})
+            self.deal()
+
+    def deal(self) -> None:
+        """Take over rows and layers from the leader. Every worker calls it, as it does what follows."""
+        self.table.deal()
+        if self.encoder.layers is not None and self.layer_optimizer is not None:
+            share_layers(self.world, self.encoder.layers, self.layer_optimizer)
+
+    def announced(self, epoch: int, waits: Waits, first: int) -> Generator[AnnouncedParts]:
+        """This worker's share of `batches`."""
+
+        def drawn(index: int) -> PreparedParts:
+            return self._prepared(self.sampler.batch(epoch, index))
+
+        return minibatches(drawn, self._announced, range(first, self.sampler.steps_per_epoch), waits, IN_TRAINING)
+
+    def trained(self, uploaded: AnnouncedParts, rate: float) -> Loss:
+        """Take the step; DivergedError on all workers where a loss or gradient is not finite, and nothing is updated."""
+        lost, step = self._lost(uploaded), uploaded.batch.step
+        rows, layers = [], []
+        for encoded, (grad_VD, grad_ego_VD) in zip(lost.encoded, lost.grads, strict=True):
+            self._forget_layers()
+            rows.append(encoded.pull(grad_VD, grad_ego_VD))
+            layers.append(self._layer_gradient())
+        grad = self.table.pushed(uploaded.tickets, rows)
+        self._set_layers(layers)
+        loss = self._judged(step, lost.losses_P, [grad.values_X, *self._layer_gradients()])
+        local = self.table.local
+        if self.rule.every_row:
+            grad = every_row(grad, local.num_rows, local.width)
+        self.table.write(self.rule.update(local.read(grad.ticket, with_state=True), grad, step, rate))
+        if self.layer_optimizer is not None:
+            for group in self.layer_optimizer.param_groups:
+                group["lr"] = rate * self.layer_rate
+            self.layer_optimizer.step()
+        return loss
+
+    def drawn_with_rows(self, epoch: int, index: int) -> PartedBatch:
+        """This worker's parts of a batch; on the leader with the rows of all workers' parts."""
+        batch, size = self.sampler.batch(epoch, index), self.world.size
+        if size == 1:
+            return batch
+        rows, to_leader = torch.from_numpy(batch.rows_R), [len(batch.rows_R)] + [0] * (size - 1)
+        counts = self.world.counts([len(rows)] * size)
+        came = self.world.exchange(rows, to_leader, counts if self.world.rank == 0 else [0] * size)
+        return batch if self.world.rank else replace(batch, rows_R=np.unique(came.numpy()))
+
+    def whole_gradient(self, batch: PartedBatch) -> tuple[NDArray[np.int64], torch.Tensor]:
+        """On the leader: the gradient of every cell of the rows that the batch reads, and their numbers. Nothing is updated."""
+        uploaded = self._announced(self._prepared(batch))
+        lost = self._lost(uploaded)
+        self._judged(batch.step, lost.losses_P, [grad for pair in lost.grads for grad in pair])
+        tiles = []
+        for ticket, encoded, grads in zip(uploaded.tickets, lost.encoded, lost.grads, strict=True):
+            tiles.append(torch.zeros(len(ticket.rows_R), self.table.width))
+            encoded.pull_whole(*grads, ticket.rows_R, tiles[-1])
+        return self.table.whole(uploaded.tickets, tiles)
+
+    def _prepared(self, batch: PartedBatch) -> PreparedParts:
+        ops = ops_for(self.table.device)
+        encoders = tuple(self.encoder.prepare(part.batch, ops) for part in batch.parts)
+        objectives = tuple(self.objective.prepare(part, batch) for part in batch.parts)
+        return PreparedParts(batch, encoders, objectives, ops.pack(arrays_of((encoders, objectives))))
+
+    def _announced(self, prepared: PreparedParts) -> AnnouncedParts:
+        """Upload what is prepared, and announce the rows of each part to their owners."""
+        tensors = ops_for(self.table.device).upload(prepared.packed)
+        encoders, objectives = with_tensors((prepared.encoders, prepared.objectives), iter(tensors))
+        tickets = self.table.announce([part.batch.rows_R for part in prepared.batch.parts])
+        parts = tuple(
+            replace(part, batch=replace(part.batch, ticket=ticket))
+            for part, ticket in zip(prepared.batch.parts, tickets, strict=True)
+        )
+        return AnnouncedParts(replace(prepared.batch, parts=parts), encoders, objectives, tuple(tickets))
+
+    def _lost(self, uploaded: AnnouncedParts) -> _Lost:
+        """Encode this worker's parts, and their losses' gradients with respect to embeddings and table rows."""
+        self.table.fetch(uploaded.tickets)
+        encoded = [
+            self.encoder.encode(self.table, part.batch, given)
+            for part, given in zip(uploaded.batch.parts, uploaded.encoders, strict=True)
+        ]
+        finals = [each.final_VD.detach().requires_grad_() for each in encoded]
+        egos = [each.ego_VD.detach().requires_grad_() for each in encoded]
+        scored = [self.objective.rows(final_VD) for final_VD in finals]
+        leaves = [rows_VD.detach().requires_grad_() for rows_VD in scored]
+        shared = [self.objective.shared(*each) for each in zip(leaves, uploaded.objectives, strict=True)]
+        pool_JD = self._pooled(uploaded.batch, [rows_KD.detach() for rows_KD in shared])
+        losses, slopes, grads_pool, grads_ego = [], [], [], []
+        for leaf_VD, ego_VD, given in zip(leaves, egos, uploaded.objectives, strict=True):
+            pool_leaf_JD = pool_JD.detach().requires_grad_()
+            loss = self.objective.loss(leaf_VD, ego_VD, pool_leaf_JD, given)
+            losses.append(loss.detach().double())
+            grads = _gradients(loss, (leaf_VD, ego_VD, pool_leaf_JD))
+            slopes.append(grads[0])
+            grads_ego.append(grads[1])
+            grads_pool.append(grads[2])
+        for place, grad_KD in enumerate(self._returned(uploaded.batch, grads_pool)):
+            slopes[place] = slopes[place] + _gradients(shared[place], (leaves[place],), grad_KD)[0]
+        grads_final = [_gradients(*each) for each in zip(scored, [(final,) for final in finals], slopes, strict=True)]
+        pairs = tuple((final[0], ego) for final, ego in zip(grads_final, grads_ego, strict=True))
+        return _Lost(torch.stack(losses), tuple(encoded), pairs)
+
+    def _pooled(self, batch: PartedBatch, shared: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The pool of all parts, (J, D), part after part; empty without one."""
+        if batch.pool is None:
+            return shared[0][:0]
+        own_KD, size, starts_S1 = torch.cat(list(shared)), self.world.size, batch.pool.starts_S1
+        counts_S = np.diff(starts_S1)
+        ins = [int(counts_S[worker::size].sum()) for worker in range(size)]
+        came = self.world.exchange(own_KD.repeat(size, 1), [len(own_KD)] * size, ins)  # copy: the parts' items, for each worker
+        order = np.concatenate([np.arange(worker, len(counts_S), size) for worker in range(size)])
+        pieces = torch.split(came, counts_S[order].tolist())
+        return torch.cat([pieces[place] for place in np.argsort(order)])
+
+    def _returned(self, batch: PartedBatch, grads_JD: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The gradient of the items that each part of this worker has in the pool, summed over all parts."""
+        if batch.pool is None:
+            return []
+        size, summed_JD, pool = self.world.size, tree(grads_JD), batch.pool
+        parts = range(len(pool.starts_S1) - 1)
+        outs = [sum(_length(pool.of_part(part)) for part in parts[worker::size]) for worker in range(size)]
+        sent = torch.cat([summed_JD[pool.of_part(part)] for worker in range(size) for part in parts[worker::size]])
+        own = outs[self.world.rank]
+        came = self.world.exchange(sent, outs, [own] * size)
+        return list(
+            torch.split(tree(torch.split(came, own)) if own else came, [_length(pool.of_part(p)) for p in self.sampler.own])
+        )
+
+    def _judged(self, step: int, losses_P: torch.Tensor, gradients: Sequence[torch.Tensor]) -> Loss:
+        """The loss of the step. DivergedError, on all workers, unless it and the sums of all workers' gradients are finite."""
+        size = self.world.size
+        row = torch.cat([losses_P, torch.stack([grad.double().sum() for grad in gradients]).sum()[None]])
+        came = self.world.exchange(row.repeat(size, 1), [1] * size, [1] * size)
+        loss = float(tree(list(came[:, :-1].T.reshape(-1))))  # parts in their order: part j of worker w is w + j * W of all
+        if np.isfinite(loss) and bool(torch.isfinite(came[:, -1]).all()):
+            return Loss(step, loss)
+        raise diverged(step, loss, "a gradient" if np.isfinite(loss) else "the loss")
+
+    def _forget_layers(self) -> None:
+        if self.layer_optimizer is not None:
+            self.layer_optimizer.zero_grad()
+
+    def _layer_gradients(self) -> list[torch.Tensor]:
+        return [leaf.grad for leaf in self._weights() if leaf.grad is not None]
+
+    def _layer_gradient(self) -> torch.Tensor:
+        """The gradient of all layers of one part, flat float32 (G), and behind it which of the weights have one."""
+        flat = [leaf.new_zeros(leaf.numel()) if leaf.grad is None else leaf.grad.reshape(-1) for leaf in self._weights()]
+        has = torch.tensor([float(leaf.grad is not None) for leaf in self._weights()])
+        return torch.cat([*flat, has])
+
+    def _set_layers(self, layers_G: Sequence[torch.Tensor]) -> None:
+        """Give the layers the gradient summed over all parts; a weight without one in any part has none."""
+        if not len(layers_G[0]):
+            return
+        size, own = self.world.size, torch.stack(list(layers_G))
+        came = self.world.exchange(own.repeat(size, 1), [len(own)] * size, [len(own)] * size).view(size, len(own), -1)
+        total_G = tree(list(came.transpose(0, 1).reshape(size * len(own), -1)))
+        weights = self._weights()
+        *grads, has = torch.split(total_G, [*(leaf.numel() for leaf in weights), len(weights)])
+        for leaf, grad, some in zip(weights, grads, has.tolist(), strict=True):
+            leaf.grad = grad.view_as(leaf).clone() if some else None
+
+    def _weights(self) -> list[torch.nn.Parameter]:
+        return [] if self.encoder.layers is None else list(self.encoder.layers.parameters())
+
+
+def _gradients(
+    loss: torch.Tensor, inputs: tuple[torch.Tensor, ...], upstream: torch.Tensor | None = None
+) -> tuple[torch.Tensor, ...]:
+    """The gradient with respect to each of `inputs`, zero where the loss does not depend on it."""
+    if not loss.requires_grad:
+        return tuple(torch.zeros_like(each) for each in inputs)
+    found = torch.autograd.grad(loss, inputs, upstream, allow_unused=True)
+    return tuple(torch.zeros_like(each) if grad is None else grad for each, grad in zip(inputs, found, strict=True))
+
+
+def _length(places: slice) -> int:
+    return int(places.stop - places.start)

@@ -1,0 +1,54 @@
+"""What a worker does that another leads: it builds what the leader publishes at the beginning of a stage, and takes its steps.
+
+It writes no file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gcnrec.config import Job
+from gcnrec.errors import DataError
+from gcnrec.loaders.schema import Dataset, open_dataset
+from gcnrec.steps.follower import Follower
+from gcnrec.steps.parted import PartedStep
+from gcnrec.tables.dealt.exchanged import ExchangedTable
+from gcnrec.tables.dense import in_ram
+from gcnrec.tables.features.sides import with_codes
+from gcnrec.training.build import build_step, features_read, parted, shards_of
+from gcnrec.training.plan import plan_of
+from gcnrec.training.train import features_of, refit_data, train_data, use_threads
+from gcnrec.workers.world import World
+
+
+def follow(world: World) -> None:
+    """Take part in the stages of a run until its leader ends. Raises PeerLostError where a worker is lost."""
+    command = world.awaited()
+    while command["do"] == "begin":
+        threads = command["job"].get("train", {}).get("threads")
+        with use_threads(threads, world.local_size):
+            command = Follower(_step(command, world)).follow()
+
+
+def _step(command: dict[str, Any], world: World) -> PartedStep:
+    """The step of a stage, as the leader builds it, with a table that the leader fills."""
+    job = Job.parse(command["job"], [], "the leader's job")
+    dataset = _dataset(command).reading(job.model.behaviours)
+    plan = plan_of(job, dataset.graph.num_nodes)
+    data = train_data(dataset) if command["stage"] == "fit" else refit_data(dataset)
+    features = features_of(dataset)
+    if job.model.needs_codes and features.any:  # what int8 codes stand for is the fit's, in a refit too
+        features = with_codes(features, dataset.graph.union, job.model.feature_dtype, job.train.seed)
+    data = replace(data, features=features_read(job, features, data.graph.union, in_ram))
+    table = ExchangedTable(world, shards_of(plan), None, job.model.inputs != "features")
+    return parted(build_step(job, plan, data, table), table, world, job.train.parts or 1)
+
+
+def _dataset(command: dict[str, Any]) -> Dataset:
+    """The leader's dataset. DataError where this machine has another one."""
+    dataset = open_dataset(Path(command["data"]))
+    if dataset.digest != command["digest"]:
+        raise DataError(f"{dataset.folder} is not the dataset of the worker that leads; give all machines the same folder")
+    return dataset
