@@ -10,6 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+END = {"do": "end"}
+"""The last command."""
+
 
 class Store(Protocol):
     """The part of torch's TCPStore that is used. Each method raises RuntimeError where the host of the store is gone; `get` waits

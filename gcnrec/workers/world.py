@@ -30,13 +30,12 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from gcnrec.errors import PeerLostError, UsageError, first_line, shown
 from gcnrec.system.signals import end_with_parent
-from gcnrec.workers.board import Board, Store
+from gcnrec.workers.board import END, Board, Store
 from gcnrec.workers.heart import LATE_SECONDS, Heart
+from gcnrec.workers.orders import Orders
 
 STORE, LEADER = "GCNREC_STORE", "GCNREC_LEADER"
 """In the environment of a launched worker: the address of the store, and the number of the process that leads."""
-END = {"do": "end"}
-"""The last command."""
 _NAMING_SECONDS = LATE_SECONDS + 3.0
 """How long a worker looks for the cause of a failure: a beat of a killed worker is late by then."""
 _START = timedelta(minutes=2)
@@ -79,7 +78,7 @@ class World(Protocol):
         ...
 
     def awaited(self) -> dict[str, Any]:
-        """The next command of worker 0, however long it takes; any other worker only."""
+        """The next command of worker 0, however long it takes while that worker lives; any other worker only."""
         ...
 
     def close(self) -> None:
@@ -120,20 +119,21 @@ class Alone:
 
 @dataclass(frozen=True, slots=True)
 class _Seat:
-    """A place among the workers: `group` is torch's, None for its default."""
+    """A place among the workers: `group` is torch's, None for its default. `timeout` is that of its collectives."""
 
     rank: int
     size: int
     group: dist.ProcessGroup | None
+    timeout: timedelta
 
 
 class Group:
-    """One of several workers, connected by gloo. Made by `joined` and `leading`."""
+    """One of several workers, connected by gloo. Made by `joined` and `Meeting.led`."""
 
-    def __init__(self, seat: _Seat, board: Board, heart: Heart) -> None:
-        self.rank, self.size, self._group = seat.rank, seat.size, seat.group
-        self._board, self._heart = board, heart
-        self._commands = 0
+    def __init__(self, seat: _Seat, board: Board, heart: Heart, orders: Orders | None) -> None:
+        self.rank, self.size, self._seat = seat.rank, seat.size, seat
+        self._board, self._heart, self._orders = board, heart, orders
+        self._published = 0
         self._loss: PeerLostError | None = None
         self._is_closed = False
         host = zlib.crc32(socket.gethostname().encode())
@@ -146,7 +146,8 @@ class Group:
         came = torch.empty((sum(ins), *sent.shape[1:]), dtype=sent.dtype)
         bytes_in, bytes_out = [int(rows) * row_bytes for rows in ins], [int(rows) * row_bytes for rows in outs]
         with self._naming():
-            dist.all_to_all_single(_bytes(came), _bytes(source), bytes_in, bytes_out, group=self._group)  # synchronize: workers
+            # synchronize: all workers
+            dist.all_to_all_single(_bytes(came), _bytes(source), bytes_in, bytes_out, group=self._seat.group)
         return came.to(sent.device)  # copy: to a GPU
 
     def counts(self, outs: Sequence[int]) -> list[int]:
@@ -159,15 +160,17 @@ class Group:
         with self._naming():
             if self._board.loss():
                 raise RuntimeError("a worker was lost")
-            self._board.publish(self._commands, command)
-        self._commands += 1
+            self._board.publish(self._published, command)
+        self._published += 1
 
     def awaited(self) -> dict[str, Any]:
-        if not self.rank:
+        if self._orders is None:
             raise ValueError("worker 0 publishes commands, and was to wait for one")
         with self._naming():
-            command = self._board.take(self._commands, self.rank)  # fails at once where the leader, the store's host, ends
-        self._commands += 1
+            while (command := self._orders.next(LATE_SECONDS)) is None:  # fails at once where the store's host, the leader, ends
+                rank, age = self._heart.silent()
+                if rank == 0 and age > self._seat.timeout.total_seconds():
+                    raise RuntimeError("no command")
         return command
 
     def close(self) -> None:
@@ -271,9 +274,10 @@ def _number(name: str, otherwise: int | None = None) -> int:
 def joined(timeout_minutes: float = 10.0) -> Iterator[Group]:
     """The group that this process is to be in, until the block ends; an error in the block is noted for the others.
 
-    A collective fails after `timeout_minutes` without an answer. Workers other than 0 ignore Ctrl-C and SIGTERM within the
-    block, where it is of the main thread: the leader is asked to stop, and says what they do. Raises PeerLostError where
-    workers do not come, UsageError where the environment says nothing of use.
+    A collective fails after `timeout_minutes` without an answer, and a wait for a command after as long without a beat of the
+    leader. Workers other than 0 ignore Ctrl-C and SIGTERM within the block, where it is of the main thread: the leader is
+    asked to stop, and says what they do. Raises PeerLostError where workers do not come, UsageError where the environment
+    says nothing of use.
     """
     timeout = span(timeout_minutes)
     address = os.environ.pop(STORE, None)
@@ -281,14 +285,14 @@ def joined(timeout_minutes: float = 10.0) -> Iterator[Group]:
         with _found(timeout) as seat, _deaf(seat.rank):
             hosted = None if seat.rank else _host("", timeout)  # the store lives as long as this name
             address = _announced(seat, hosted[1] if hosted else 0)
-            with _living(seat, _arrived(seat, address), address, timeout) as world:
+            with _living(seat, _arrived(seat, address), address) as world:
                 yield world
         return
     end_with_parent(_number(LEADER), signal.SIGKILL)
-    seat = _Seat(_number("RANK"), _number("WORLD_SIZE"), None)
+    seat = _Seat(_number("RANK"), _number("WORLD_SIZE"), None, timeout)
     with _deaf(seat.rank):
         board = _arrived(seat, address)
-        with _connected(seat, board, address, timeout), _living(seat, board, address, timeout) as world:
+        with _connected(seat, board, address), _living(seat, board, address) as world:
             yield world
 
 
@@ -308,7 +312,7 @@ class Meeting:
     @contextmanager
     def led(self) -> Iterator[Group]:
         """Worker 0, once all have arrived, until the block ends. Raises PeerLostError where a worker does not come."""
-        seat, timeout = _Seat(0, self.size, None), self._timeout
+        seat, timeout = _Seat(0, self.size, None, self._timeout), self._timeout
         board = _arrived(seat, self.address)
         minutes = max(timeout, _START).total_seconds() / 60
         deadline = time.monotonic() + 60 * minutes
@@ -318,7 +322,7 @@ class Meeting:
             if time.monotonic() > deadline:
                 raise _named(missing[0], f"it did not start within {minutes:g} minutes")
             time.sleep(0.01)
-        with _connected(seat, board, self.address, timeout), _living(seat, board, self.address, timeout) as world:
+        with _connected(seat, board, self.address), _living(seat, board, self.address) as world:
             yield world
 
 
@@ -332,10 +336,11 @@ def span(timeout_minutes: float) -> timedelta:
 
 
 @contextmanager
-def _living(seat: _Seat, board: Board, address: str, timeout: timedelta) -> Iterator[Group]:
+def _living(seat: _Seat, board: Board, address: str) -> Iterator[Group]:
     """The world of a connected worker, with its heart. It closes after the block, or says why it does not."""
-    heart = Heart(Board(_client(address, timeout), seat.size), seat.rank)
-    world = Group(seat, board, heart)
+    heart = Heart(Board(_client(address, seat.timeout), seat.size), seat.rank)
+    orders = Orders(Board(_client(address, _AGES), seat.size), seat.rank) if seat.rank else None
+    world = Group(seat, board, heart, orders)
     try:
         with heart:
             yield world
@@ -351,9 +356,9 @@ def _found(timeout: timedelta) -> Iterator[_Seat]:
     is_adopted = dist.is_initialized()
     try:
         if is_adopted:
-            seat = _Seat(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=timeout))
+            seat = _Seat(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=timeout), timeout)
         else:
-            seat = _Seat(_number("RANK"), _number("WORLD_SIZE"), None)
+            seat = _Seat(_number("RANK"), _number("WORLD_SIZE"), None, timeout)
             dist.init_process_group("gloo", timeout=timeout)
     except (RuntimeError, ValueError) as problem:  # ValueError: MASTER_ADDR or MASTER_PORT is not set
         raise _unconnected(problem) from problem
@@ -365,13 +370,13 @@ def _found(timeout: timedelta) -> Iterator[_Seat]:
 
 
 @contextmanager
-def _connected(seat: _Seat, board: Board, address: str, timeout: timedelta) -> Iterator[None]:
+def _connected(seat: _Seat, board: Board, address: str) -> Iterator[None]:
     """Torch's default group, among workers of this machine alone."""
     earlier, hook = os.environ.get(_INTERFACE), sys.excepthook
     os.environ[_INTERFACE] = earlier or ("lo" if sys.platform == "linux" else "lo0")
-    store = PrefixStore("gloo", _tcp_client(address, max(timeout, _START)))
+    store = PrefixStore("gloo", _tcp_client(address, max(seat.timeout, _START)))
     try:
-        dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=timeout)
+        dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=seat.timeout)
     except RuntimeError as problem:
         with suppress(RuntimeError):
             if loss := board.loss():
@@ -408,7 +413,7 @@ def _announced(seat: _Seat, port: int) -> str:
 def _arrived(seat: _Seat, address: str) -> Board:
     """The board of a worker's main thread, after its arrival."""
     try:
-        board = Board(_client(address, _AGES), seat.size)
+        board = Board(_client(address, seat.timeout), seat.size)
         board.arrive(seat.rank)
     except RuntimeError as problem:
         raise _unconnected(problem) from problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -44,7 +45,7 @@ def followers():
 @pytest.mark.serial
 def test_a_stopped_worker_is_named_after_the_timeout_and_killed():
     with pytest.raises(PeerLostError, match=r"worker 1 was lost \(it has not answered for \d+ s\)"):
-        with led(2, 0.02, OBEYING) as world:
+        with led(2, 0.05, OBEYING) as world:
             (follower,) = followers()
             follower.send_signal(signal.SIGINT)  # both ignored
             follower.send_signal(signal.SIGTERM)
@@ -70,7 +71,7 @@ def free_port():
         return str(server.getsockname()[1])
 
 
-def start(rank, ports):
+def start(rank, ports, end):
     environment = {
         **os.environ,
         "RANK": str(rank),
@@ -82,25 +83,31 @@ def start(rank, ports):
         "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
     return subprocess.Popen(
-        [sys.executable, HELPERS / "worker_programs" / "from_outside.py"],
+        [sys.executable, HELPERS / "worker_programs" / "from_outside.py", end],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def test_workers_of_torchrun_and_of_a_process_group_meet_and_outlive_no_leader():
-    """Both ways of `from_outside.py`; then its leader ends by SIGKILL while the other waits for a command."""
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        ("SIGKILL", "its process has ended, or its machine cannot be reached"),
+        pytest.param("SIGSTOP", r"it has not answered for \d+ s", marks=[pytest.mark.serial, pytest.mark.slow]),
+    ],
+)
+def test_workers_of_torchrun_and_of_a_process_group_meet_and_outlive_no_leader(end, why):
+    """Both ways of `from_outside.py`; then its leader is killed or stopped while the other waits for a command."""
     ports = free_port(), free_port()
-    both = [start(rank, ports) for rank in range(2)]
+    leader, follower = (start(rank, ports, end) for rank in range(2))
     try:
-        outputs = [each.communicate(timeout=60) for each in both]
+        said = follower.communicate(timeout=60)
     finally:
-        for each in both:
-            each.kill()
-    assert [each.returncode for each in both] == [-signal.SIGKILL, 6], outputs
-    assert outputs[0][0].split("\n")[:2] == ["torchrun [10, 11] 2", "adopted [10, 11] 2"]
-    why = "its process has ended, or its machine cannot be reached"
-    assert outputs[1] == ("", f"worker 0, which leads, was lost ({why}), so that all workers stop; "
-                          "go on with the same command and --resume\n")  # fmt: skip
+        leader.kill()
+        follower.kill()
+    assert leader.communicate()[0].split("\n")[:2] == ["torchrun [10, 11] 2", "adopted [10, 11] 2"]
+    assert follower.returncode == 6 and said[0] == ""
+    remedy = "so that all workers stop; go on with the same command and --resume\n"
+    assert re.fullmatch(rf"worker 0, which leads, was lost \({why}\), {remedy}", said[1]), said
 
 
 @pytest.mark.parametrize(
