@@ -14,7 +14,7 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; d
 PYTEST = .venv/bin/python -m pytest -q
 KERNELS = tests/ops $(addsuffix .py,$(addprefix tests/,closed_forms/test_mixing loaders/test_schema loaders/test_shop \
 	ranking/test_cold results/test_fold_in sampling/test_weighted_neighbours sparsity/test_dynamic sparsity/test_exchange \
-	tables/test_slots test_old))
+	tables/test_slots test_old workers/test_sums))
 SERIAL = $$(grep -rlF mark.serial tests --include='test_*.py')
 OTHERS = tests $(addprefix --ignore=,$(KERNELS))
 INSTALL = .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable

@@ -1,4 +1,4 @@
-"""Reads rows by number.
+"""Reads and writes rows by number.
 
 Letters: P rows of a plane, R rows to read, D width.
 """
@@ -13,6 +13,7 @@ from numba.core import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from gcnrec.errors import DataError
 from gcnrec.ops.lanes import request_line
 
 _AHEAD = 16
@@ -28,6 +29,19 @@ def gather(plane_PD: torch.Tensor, index_R: NDArray[np.integer], out_RD: torch.T
     plane = padded(plane_PD)
     _gather(plane.reshape(-1), plane.shape[1], index_R, out_RD.view(-1).numpy(), out_RD.shape[1])
     return out_RD
+
+
+def put(plane_PD: torch.Tensor, index_R: NDArray[np.integer], rows_RD: torch.Tensor) -> None:
+    """plane[index[r]] = rows[r], float32, for rows that are all different. Numbers are 0 .. P-1.
+
+    DataError where `rows_RD` has another shape than index and plane.
+    """
+    if rows_RD.shape != (len(index_R), plane_PD.shape[1]):
+        raise DataError(
+            f"rows must be {len(index_R)} x {plane_PD.shape[1]}, got {tuple(rows_RD.shape)}; allocate them by index and plane"
+        )
+    plane, rows = padded(plane_PD), padded(rows_RD)
+    _put(plane.reshape(-1), plane.shape[1], index_R, rows.reshape(-1), rows.shape[1], rows_RD.shape[1])
 
 
 def padded(plane_PD: torch.Tensor) -> NDArray[np.float32]:
@@ -80,3 +94,20 @@ def _gather(plane, pitch, index_R, out, width):  # type: ignore[no-untyped-def]
                 _copy_16(plane, begin + d, out, at + d)
             for d in range(narrow, width):
                 out[at + d] = plane[begin + d]
+
+
+@numba.njit(parallel=True, cache=True)
+def _put(plane, pitch, index_R, rows, rows_pitch, width):  # type: ignore[no-untyped-def]
+    last = len(index_R) - 1
+    wide, narrow = width // 64 * 64, width // 16 * 16
+    for r in numba.prange(len(index_R)):
+        later = np.int64(index_R[min(r + _AHEAD, last)]) * pitch
+        for line in range(0, width, _LANES):
+            request_line(plane, later + line)
+        begin, at = r * rows_pitch, np.int64(index_R[r]) * pitch
+        for d in range(0, wide, 64):
+            _copy_64(rows, begin + d, plane, at + d)
+        for d in range(wide, narrow, 16):
+            _copy_16(rows, begin + d, plane, at + d)
+        for d in range(narrow, width):
+            plane[at + d] = rows[begin + d]

@@ -1,4 +1,4 @@
-"""Reading rows against a Python loop, from planes of every pitch."""
+"""Reading and writing rows against a Python loop, in planes of every pitch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from gcnrec.ops.gather import gather, padded
+from gcnrec.errors import DataError
+from gcnrec.ops.gather import gather, padded, put
 from gcnrec.tables.dense import aligned
 
 
@@ -34,6 +35,27 @@ def test_nothing_is_written_beside_the_rows():
     whole = torch.full((7, 150), -1.0)
     gather(plane_of(20, 150), np.arange(5), whole[1:6])
     assert torch.equal(whole[1:6], plane_of(20, 150)[:5]) and (whole[[0, 6]] == -1).all()
+
+
+@pytest.mark.parametrize("width", [1, 3, 16, 33, 48, 64, 65, 100, 128, 150])
+def test_put(width):
+    """Rows come from memory with gaps, and nothing is written between those of the plane."""
+    whole, index = aligned(20, 160), np.array([19, 0, 7, 3])
+    plane, rows = whole.fill_(-1)[:, :width], plane_of(4, width)
+    put(plane, index, rows)
+    expected = {int(row): rows[k].tolist() for k, row in enumerate(index)}
+    assert [row.tolist() for row in plane] == [expected.get(row, [-1.0] * width) for row in range(20)]
+    assert (whole[:, width:] == -1).all()
+
+
+def test_put_of_nothing_and_of_another_shape():
+    plane = plane_of(20, 16)
+    before = plane.clone()
+    put(plane, np.empty(0, np.int64), torch.empty(0, 16))
+    assert torch.equal(plane, before)
+    for wrong in (torch.zeros(2, 16), torch.zeros(3, 15)):
+        with pytest.raises(DataError, match="rows must be 3 x 16, got"):
+            put(plane, np.arange(3), wrong)
 
 
 def test_gather_of_nothing():
