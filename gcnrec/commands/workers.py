@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gcnrec.console import output
-from gcnrec.errors import GcnrecError
+from gcnrec.errors import GcnrecError, PeerLostError
 from gcnrec.workers.launch import led
 from gcnrec.workers.world import World, joined, leave
-
-_FOLLOWER = "gcnrec.commands.workers"
 
 
 @contextmanager
@@ -21,7 +19,7 @@ def leading(workers: int | None, timeout_minutes: float) -> Iterator[World]:
     """The world that a command leads, as `gcnrec.workers.launch.led` has it. A process that is to follow does so, and ends."""
     from gcnrec.training.workers.follower import follow
 
-    with led(workers, timeout_minutes, _FOLLOWER) as world:
+    with led(workers, timeout_minutes) as world:
         if not world.rank:
             yield world
             return
@@ -36,6 +34,8 @@ def main() -> None:
     try:
         with joined() as world:
             follow(world)
+    except PeerLostError as problem:  # the leader says so
+        leave(problem.exit_code)
     except GcnrecError as problem:
         output.report(problem, log_json=False)
         leave(problem.exit_code)

@@ -17,9 +17,9 @@ from contextlib import contextmanager, suppress
 from gcnrec.errors import UsageError
 from gcnrec.system.machine import available_cores
 from gcnrec.workers.board import Board
-from gcnrec.workers.world import LEADER, STORE, Alone, Meeting, World, from_environment, given_size, joined
+from gcnrec.workers.world import LEADER, MINUTES, STORE, Alone, Meeting, World, from_environment, given_size, joined
 
-FOLLOWER = "gcnrec.workers.follower"
+FOLLOWER = "gcnrec.commands.workers"
 _POLL_SECONDS = 0.05
 _PATIENCE_SECONDS = 10.0
 """From the last command to the end of a follower that does not end."""
@@ -84,7 +84,7 @@ def _started(meeting: Meeting, rank: int, module: str) -> subprocess.Popen[bytes
         **os.environ,
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size,
         "MASTER_ADDR": host, "MASTER_PORT": port,
-        STORE: meeting.address, LEADER: str(os.getpid()),
+        STORE: meeting.address, LEADER: str(os.getpid()), MINUTES: str(meeting.timeout_minutes),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }  # fmt: skip
     return subprocess.Popen([sys.executable, "-m", module], env=environment, stdin=subprocess.DEVNULL, start_new_session=True)

@@ -34,8 +34,8 @@ from gcnrec.workers.board import END, Board, Store
 from gcnrec.workers.heart import LATE_SECONDS, Heart
 from gcnrec.workers.orders import Orders
 
-STORE, LEADER = "GCNREC_STORE", "GCNREC_LEADER"
-"""In the environment of a launched worker: the address of the store, and the number of the process that leads."""
+STORE, LEADER, MINUTES = "GCNREC_STORE", "GCNREC_LEADER", "GCNREC_MINUTES"
+"""In the environment of a launched worker: the address of the store, the number of the process that leads, its timeout."""
 _NAMING_SECONDS = LATE_SECONDS + 3.0
 """How long a worker looks for the cause of a failure: a beat of a killed worker is late by then."""
 _START = timedelta(minutes=2)
@@ -275,11 +275,11 @@ def joined(timeout_minutes: float = 10.0) -> Iterator[Group]:
     """The group that this process is to be in, until the block ends; an error in the block is noted for the others.
 
     A collective fails after `timeout_minutes` without an answer, and a wait for a command after as long without a beat of the
-    leader. Workers other than 0 ignore Ctrl-C and SIGTERM within the block, where it is of the main thread: the leader is
-    asked to stop, and says what they do. Raises PeerLostError where workers do not come, UsageError where the environment
-    says nothing of use.
+    leader; where another process started this one, after its minutes. Workers other than 0 ignore Ctrl-C and SIGTERM within
+    the block, where it is of the main thread: the leader is asked to stop, and says what they do. Raises PeerLostError where
+    workers do not come, UsageError where the environment says nothing of use.
     """
-    timeout = span(timeout_minutes)
+    timeout = span(float(os.environ.pop(MINUTES, timeout_minutes)))
     address = os.environ.pop(STORE, None)
     if address is None:
         with _found(timeout) as seat, _deaf(seat.rank):
@@ -300,7 +300,7 @@ class Meeting:
     """The store of a world on this machine, hosted by this process, which will lead it. No other machine can reach it."""
 
     def __init__(self, size: int, timeout_minutes: float) -> None:
-        self._timeout = span(timeout_minutes)
+        self._timeout, self.timeout_minutes = span(timeout_minutes), timeout_minutes
         self._store, port = _host(_LOOPBACK, self._timeout)
         self.size = size
         self.address = f"{_LOOPBACK}:{port}"
