@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcnrec.errors import DataError, UsageError
@@ -76,6 +76,7 @@ def test_a_tree_by_hand():
     assert wide.dtype == torch.float64 and wide.item() == 0.1 + 0.2
 
 
+@settings(max_examples=40)
 @given(pieces_of_rows())
 def test_rows_equal_their_recursion_and_pieces_stay(given_pieces):
     pieces, width = given_pieces
@@ -88,6 +89,7 @@ def test_rows_equal_their_recursion_and_pieces_stay(given_pieces):
         assert np.array_equal(rows_R, old_R) and bits(tile_RD) == bits(old_RD)
 
 
+@settings(max_examples=40)
 @given(pieces_of_rows())
 def test_the_number_of_workers_does_not_matter(given_pieces):
     """Worker w of W sums its parts p % W == w, and the owner the W results; zeros keep their sign."""
