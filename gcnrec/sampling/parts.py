@@ -65,7 +65,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class PartedBatch:
-    """Some parts of a step's batch, and what all of them have in common: the `pool`, `num_pairs` and `num_users`, distinct ones.
+    """Some parts of a step's batch, and what all parts have in common: their `pairs`, and the `pool` of in-batch negatives.
 
     `rows_R`, int64, ascending: what these parts read of the table.
     """
@@ -73,9 +73,17 @@ class PartedBatch:
     step: int
     parts: tuple[Part, ...]
     pool: Pool | None
-    num_pairs: int
-    num_users: int
+    pairs: tuple[Pairs, ...]
     rows_R: NDArray[np.int64]
+
+    @property
+    def num_pairs(self) -> int:
+        return sum(len(pairs.users_B) for pairs in self.pairs)
+
+    @property
+    def num_users(self) -> int:
+        """Distinct users of all parts. Sorts them."""
+        return sum(len(np.unique(pairs.users_B)) for pairs in self.pairs)
 
 
 @dataclass(frozen=True)
@@ -104,14 +112,13 @@ class PartedSampler:
         The pairs of all parts are drawn, which is cheap; nodes, negatives and neighbours are those of the own parts.
         """
         step = epoch * self.steps_per_epoch + index + 1
-        drawn = [self._pairs(epoch, index, part) for part in range(self.parts)]
+        drawn = tuple(self._pairs(epoch, index, part) for part in range(self.parts))
         pool = None if self.edges.popularity is not None else self._pool(drawn)
         parts = tuple(self._part(step, part, drawn, pool) for part in self.own)
-        num_users = sum(len(np.unique(pairs.users_B)) for pairs in drawn)
         rows_R = parts[0].batch.rows_R
         if len(parts) > 1:
             rows_R = np.unique(np.concatenate([part.batch.rows_R for part in parts]))
-        return PartedBatch(step, parts, pool, sum(len(pairs.users_B) for pairs in drawn), num_users, rows_R)
+        return PartedBatch(step, parts, pool, drawn, rows_R)
 
     @cached_property
     def _ends(self) -> list[NDArray[np.int64]]:

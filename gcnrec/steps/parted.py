@@ -247,7 +247,7 @@ class PartedStep:
     def _judged(self, step: int, losses_P: torch.Tensor, gradients: Sequence[torch.Tensor]) -> Loss:
         """The loss of the step. DivergedError, on all workers, unless it and the sums of all workers' gradients are finite."""
         size = self.world.size
-        row = torch.cat([losses_P, torch.stack([grad.double().sum() for grad in gradients]).sum()[None]])
+        row = torch.cat([losses_P, torch.stack([grad.sum().double() for grad in gradients]).sum()[None]])
         came = self.world.exchange(row.repeat(size, 1), [1] * size, [1] * size)
         loss = float(tree(list(came[:, :-1].T.reshape(-1))))  # parts in their order: part j of worker w is w + j * W of all
         if np.isfinite(loss) and bool(torch.isfinite(came[:, -1]).all()):
