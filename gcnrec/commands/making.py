@@ -58,14 +58,14 @@ def run(
     log_json: LogJson = False,
 ) -> None:
     """Ingest if needed, train, evaluate, export, report."""
-    from gcnrec.commands.workers import leading
+    from gcnrec.commands.workers import leading, resumes
     from gcnrec.config import Job
     from gcnrec.loaders.on_demand import DataRequest
     from gcnrec.pipeline import run_job
     from gcnrec.reports.text import metric_lines
 
     settings = Job.load(job, set_)
-    request = DataRequest(settings.data, job, data, data_root, force)
+    request, resume = DataRequest(settings.data, job, data, data_root, force), resumes(resume, out)
     with (
         leading(workers, settings.run.timeout_minutes) as world,
         observing(as_json, log_json, settings.evaluate.metric) as observer,
@@ -179,7 +179,7 @@ def train(
     log_json: LogJson = False,
 ) -> None:
     """Train on a dataset folder and export; no test metrics yet."""
-    from gcnrec.commands.workers import leading
+    from gcnrec.commands.workers import leading, resumes
     from gcnrec.config import Job
     from gcnrec.loaders.schema import open_dataset
     from gcnrec.pipeline import run_folder
@@ -192,6 +192,7 @@ def train(
         leading(workers, settings.run.timeout_minutes) as world,
         observing(as_json, log_json, settings.evaluate.metric) as observer,
     ):
+        resume = resumes(resume, out)
         folder = run_folder(Path("runs"), job.stem, out, resume)
         fit(settings, open_dataset(data), folder, resume=resume, observer=observer, world=world)
     contents = RunContents(folder)

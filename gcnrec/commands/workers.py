@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from gcnrec.console import output
 from gcnrec.errors import GcnrecError, PeerLostError
 from gcnrec.workers.launch import led
-from gcnrec.workers.world import World, joined, leave
+from gcnrec.workers.world import World, joined, leave, started_again
 
 
 @contextmanager
@@ -25,6 +26,14 @@ def leading(workers: int | None, timeout_minutes: float) -> Iterator[World]:
             return
         follow(world)
     leave(0)
+
+
+def resumes(asked: bool, out: Path | None) -> bool:
+    """Whether a command goes on with the run in `out`: where it is asked to, or where torchrun starts it once more.
+
+    Without `out` a command that is started once more begins a new run: its own may be any of the name.
+    """
+    return asked or (out is not None and started_again())
 
 
 def main() -> None:

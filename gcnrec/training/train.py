@@ -176,7 +176,8 @@ def _train(work: Work) -> None:
         with _step(work, train_data(work.dataset), progress.stage) as step:
             progress = _fit(work, step, tensors, progress)
             del tensors  # what follows needs the memory
-            _use_fit(work, step, progress)
+            with use_threads(work.job.train.threads):
+                _use_fit(work, step, progress)
         if not work.job.train.refit:
             return
         del step  # or two tables would be in memory
@@ -184,7 +185,8 @@ def _train(work: Work) -> None:
     with _step(work, refit_data(work.dataset), progress.stage) as step:
         _refit(work, step, tensors, progress)
         rule = chosen_rule(work.exports.rules, work.folder, progress.best_epoch)
-        finish(work, step, exported_by(work.exports, step, work.folder, rule))
+        with use_threads(work.job.train.threads):
+            finish(work, step, exported_by(work.exports, step, work.folder, rule))
 
 
 def _use_fit(work: Work, step: TrainingStep, progress: Progress) -> None:
@@ -235,7 +237,8 @@ def _judged(work: Work, step: TrainingStep, progress: Progress, record: dict[str
         return replace(progress, best_epoch=epoch)
     if epoch % settings.every and epoch < work.job.train.epochs:
         return None
-    record |= validate(work, step)
+    with use_threads(work.job.train.threads):  # other workers wait
+        record |= validate(work, step)
     if work.plan.exceeded_by(step.table.drained().num_values):
         return replace(progress, best_epoch=epoch, waited=0)  # not yet the table that was asked for: any later one is better
     value = record["valid"][settings.metric]

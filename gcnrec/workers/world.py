@@ -26,7 +26,7 @@ from typing import Any, NoReturn, Protocol, cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # the stub does not say so
+from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined]  # the stub does not say so
 
 from gcnrec.errors import PeerLostError, UsageError, first_line, shown
 from gcnrec.system.signals import end_with_parent
@@ -260,6 +260,11 @@ def from_environment() -> bool:
     return given_size() > 1
 
 
+def started_again() -> bool:
+    """Whether torchrun starts this process once more, after a worker was lost: a command then goes on with its run."""
+    return _number("TORCHELASTIC_RESTART_COUNT", 0) > 0
+
+
 def _number(name: str, otherwise: int | None = None) -> int:
     text = os.environ.get(name, "" if otherwise is None else str(otherwise))
     if not text.isdecimal():
@@ -359,7 +364,10 @@ def _found(timeout: timedelta) -> Iterator[_Seat]:
             seat = _Seat(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=timeout), timeout)
         else:
             seat = _Seat(_number("RANK"), _number("WORLD_SIZE"), None, timeout)
-            dist.init_process_group("gloo", timeout=timeout)
+            store, _, _ = next(rendezvous("env://", timeout=timeout))
+            # torchrun's store lives on when it starts workers once more: addresses of the ones before are not theirs
+            store = PrefixStore(f"gcnrec/{_number('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+            dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=timeout)
     except (RuntimeError, ValueError) as problem:  # ValueError: MASTER_ADDR or MASTER_PORT is not set
         raise _unconnected(problem) from problem
     try:
