@@ -53,7 +53,7 @@ from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, refuse_fore
 from gcnrec.system.limits import parse_bytes
 from gcnrec.system.machine import available_cores
 from gcnrec.system.observer import SILENT
-from gcnrec.system.scratch import Scratch, memory_errors_as_sentences
+from gcnrec.system.scratch import Scratch, memory_errors_as_sentences, scratch_in
 
 _THREAD_BYTES = 50 * 10**6
 """Memory of DuckDB per thread."""
@@ -86,7 +86,7 @@ def ingest(
     conditions = _conditions(data)
     report = Report(progress or SILENT.note, work or SILENT.work)
     with new_folder(out, force, report.note) as folder, memory_errors_as_sentences(data.memory_limit):
-        with _scratch(folder / "scratch", limit) as scratch:
+        with scratch_in(folder / "scratch", limit) as scratch:
             inputs = inputs_of(data, data_root)
             files = _open_all(data, data_root, conditions, report)
             remarks = _remarks(data, files[0].source)
@@ -95,7 +95,7 @@ def ingest(
             report.work("splitting, numbering and writing", 0, 0)
             info = build(staged, data, folder, scratch, report)
             del staged
-            features = _write_features(data, folder, data_root, scratch, report)
+            features = write_all_features(data, folder, data_root, scratch, report)
         _check_unchanged(inputs, data, data_root)
         recipe = {
             "seed": data.seed,
@@ -138,15 +138,8 @@ def _check_unchanged(before: Inputs, data: Data, data_root: Path | None) -> None
         raise DataError(f"the input must stay as it is while it is read, {change}; ingest again when nothing writes there")
 
 
-@contextmanager
-def _scratch(folder: Path, limit: int) -> Iterator[Scratch]:
-    """Scratch in a new folder, removed at the end; after a failure it vanishes with the folder around it."""
-    folder.mkdir()
-    yield Scratch(folder, limit)
-    shutil.rmtree(folder)
-
-
-def _write_features(data: Data, folder: Path, data_root: Path | None, scratch: Scratch, report: Report) -> dict[str, Any]:
+def write_all_features(data: Data, folder: Path, data_root: Path | None, scratch: Scratch, report: Report) -> dict[str, Any]:
+    """Encode the feature files that `data` names into the dataset folder; returns their entries of dataset.json."""
     sides: tuple[tuple[Side, str | None, str | None], ...] = (
         ("user", data.user_features, data.user),
         ("item", data.item_features, data.item),
@@ -170,10 +163,6 @@ class _File:
     @property
     def rows(self) -> int:
         return self.source.rows
-
-    def batch_rows(self, limit: int) -> int:
-        """Rows to read at a time: as many as take a two-hundredth of the limit."""
-        return int(max(min(limit / 200 / max(self.source.mean_row_bytes(self.columns.paths), 16.0), BATCH_ROWS), 1))
 
 
 def _conditions(data: Data) -> dict[str, Condition]:
@@ -271,7 +260,7 @@ def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> 
             extra = [
                 column for column in (TIME, WEIGHT) if column in file.columns.expressions or (column == WEIGHT and file.weight)
             ]
-            ratings, size = _Ratings(data.target), file.batch_rows(scratch.limit)
+            ratings, size = _Ratings(data.target), file.source.batch_rows(file.columns.paths, scratch.limit)
             kinds[file.role] = _kinds_of(file, data, scratch)
             with _explained(file):
                 read = file.source.batches(file.columns.expressions, file.columns.paths, size, scratch.limit / 200)

@@ -23,6 +23,7 @@ from gcnrec.console.arguments import (
     MemoryLimit,
     MinRating,
     NegativeBelow,
+    NumberedPairs,
     Overrides,
     PartitionType,
     Resume,
@@ -110,7 +111,7 @@ def ingest(
     ctx: typer.Context,
     out: Annotated[Path, typer.Option(metavar="DIR", parser=place_to_write, help="The dataset folder to write.")],
     card: Annotated[Path | None, typer.Argument(metavar="CARD.toml", help="A card; or give --train and its columns.")] = None,
-    data_root: DataRoot = None,
+    data_root: DataRoot = None, numbered: NumberedPairs = None,
     train: Annotated[str | None, typer.Option(metavar="PATH", help="Parquet: a file, folder, glob or URI.")] = None,
     test: Annotated[str | None, typer.Option(metavar="PATH", help="Held out for the test metrics.")] = None,
     valid: Annotated[str | None, typer.Option(metavar="PATH", help="Held out for validation.")] = None,
@@ -120,20 +121,14 @@ def ingest(
     time_unit: Annotated[str | None, typer.Option(metavar="s|ms|us|ns", help="Unit of a numeric time.")] = None,
     weight: Annotated[str | None, typer.Option(metavar="COLUMN|SQL", help="Scales the loss of an interaction.")] = None,
     decay_days: DecayDays = None, weight_log: WeightLog = None,
-    behaviour: BehaviourColumn = None,
-    target: Target = None,
-    keep_other: KeepOther = None,
+    behaviour: BehaviourColumn = None, target: Target = None, keep_other: KeepOther = None,
     rating: Annotated[str | None, typer.Option(metavar="COLUMN", help="What --min-rating and --negative-below read.")] = None,
     min_rating: MinRating = None, negative_below: NegativeBelow = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Keep rows that satisfy this condition.")] = None,
-    where_test: WhereTest = None,
-    partition_type: PartitionType = None,
+    where_test: WhereTest = None, partition_type: PartitionType = None,
     duplicates: Annotated[str | None, typer.Option(metavar="latest|sum", help="How repeated pairs are merged.")] = None,
-    k_core: KCore = None,
-    split: SplitBy = None,
-    valid_size: ValidSize = None,
-    test_size: TestSize = None,
-    warm_size: WarmSize = None,
+    k_core: KCore = None, split: SplitBy = None,
+    valid_size: ValidSize = None, test_size: TestSize = None, warm_size: WarmSize = None,
     test_from: Annotated[str | None, typer.Option(metavar="TIME", help="temporal: where test begins.")] = None,
     test_until: TestUntil = None,
     seed: Seed = None,
@@ -150,11 +145,17 @@ def ingest(
     log_json: LogJson = False,
 ) -> None:  # fmt: skip
     """Write a dataset folder from Parquet, by a card or by flags (which also override a card's [data])."""
+    from gcnrec.loaders.numbered.folder import ingest_numbered
+    from gcnrec.loaders.numbered.layout import settings_of
     from gcnrec.loaders.on_demand import ingest_flags
     from gcnrec.reports.text import dataset_lines
 
     with observing(as_json, log_json) as observer:
-        dataset = ingest_flags(card, _given(ctx), out, data_root=data_root, force=force, observer=observer)
+        if numbered is None:
+            dataset = ingest_flags(card, _given(ctx), out, data_root=data_root, force=force, observer=observer)
+        else:
+            data = settings_of(_given(ctx), card)
+            dataset = ingest_numbered(numbered, data, out, data_root=data_root, force=force, observer=observer)
     output.show(dataset.info if as_json else dataset_lines(dataset.info))
 
 

@@ -88,6 +88,9 @@ PartitionType = Annotated[
 BehaviourColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="What was done: view, cart, buy.")]
 Target = Annotated[str | None, typer.Option(metavar="VALUE[,VALUE]", help="The behaviour to predict.")]
 KeepOther = Annotated[bool | None, typer.Option("--keep-other", help="Keep other behaviours of pairs that a split draws.")]
+NumberedPairs = Annotated[
+    str | None, typer.Option("--numbered", metavar="DIR", help="Pairs that an engine numbered, in place of --train.")
+]
 TestUntil = Annotated[str | None, typer.Option(metavar="TIME", help="temporal: rows from then on are left out.")]
 DecayDays = Annotated[float | None, typer.Option(metavar="DAYS", parser=number, help="An interaction this old weighs half.")]
 WeightLog = Annotated[bool | None, typer.Option("--weight-log", help="A weight w becomes log(1 + w).")]

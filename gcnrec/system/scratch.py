@@ -6,6 +6,7 @@ import ctypes
 import errno
 import mmap
 import os
+import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -80,6 +81,14 @@ class Scratch:
 
     def _give_back(self, nbytes: int) -> None:
         self._in_ram -= nbytes
+
+
+@contextmanager
+def scratch_in(folder: Path, limit: int) -> Iterator[Scratch]:
+    """Scratch in a new folder, removed at the end; after a failure it vanishes with the folder around it."""
+    folder.mkdir()
+    yield Scratch(folder, limit)
+    shutil.rmtree(folder)
 
 
 class Spool:

@@ -49,9 +49,9 @@ def id_types(sources: Sequence[Input], data: Data) -> IdTypes:
 
 def _type_of(sources: Sequence[Input], path: str) -> pa.DataType:
     first, *others = sources
-    kind = _own_type(first, path)
+    kind = own_type(first, path)
     for source in others:
-        came = _own_type(source, path)
+        came = own_type(source, path)
         both = common(kind, came)
         if both is None or family(both) is None:
             keys = any(path in each.keys for each in (first, source))
@@ -64,7 +64,8 @@ def _type_of(sources: Sequence[Input], path: str) -> pa.DataType:
     return kind
 
 
-def _own_type(source: Input, path: str) -> pa.DataType:
+def own_type(source: Input, path: str) -> pa.DataType:
+    """The type of the ids in the column `path` of an input: no dictionary, no view. DataError where it holds no ids."""
     declared = source.field(path).type
     kind = declared.value_type if pa.types.is_dictionary(declared) else declared
     kind = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary(), pa.date64(): pa.date32()}.get(kind, kind)

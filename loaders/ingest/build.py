@@ -101,7 +101,7 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
     cut = behaviours.cut_of(data, split, carves, parts, moments, staged.num_items, scratch)
     others = behaviours.cut(staged.others, cut, data.duplicates, sizes, scratch, report)
     del moments, cut
-    degrees = _degrees(parts.train, sizes, scratch)
+    degrees = degrees_of(parts.train, sizes, scratch)
     if core is not None:
         others = others.within(core.users, core.items, scratch, report)
     warm = _alive(degrees, others.train.values(), scratch)
@@ -132,7 +132,7 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
     return info
 
 
-def _degrees(rows: Rows, sizes: tuple[int, int], scratch: Scratch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def degrees_of(rows: Rows, sizes: tuple[int, int], scratch: Scratch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of each user and each item."""
     return count_high(rows.pairs_E, sizes[0], scratch), count_low(rows.pairs_E, sizes[1], scratch)
 
@@ -143,7 +143,7 @@ def _alive(
     """Users and items with a degree above 0, or that some of the rows name."""
     users, items = (np.greater(each, 0, out=scratch.empty(len(each), np.bool_)) for each in degrees)
     for rows in more:
-        for marks, counts in zip((users, items), _degrees(rows, (len(users), len(items)), scratch), strict=True):
+        for marks, counts in zip((users, items), degrees_of(rows, (len(users), len(items)), scratch), strict=True):
             marks |= counts > 0
     return users, items
 
@@ -256,7 +256,7 @@ def _last_tick(data: Data, ticks: int | None) -> int:
 def _k_core(rows: Rows, staged: Staged, k: int, scratch: Scratch, report: Report) -> tuple[Rows, _Core]:
     """The rows of the k-core, and its marks; DataError where it is empty."""
     users, items, rounds = pairs.k_core(rows.pairs_E, staged.num_users, staged.num_items, k, scratch)
-    may_users, may_items = _alive(_degrees(rows, (staged.num_users, staged.num_items), scratch), (), scratch)
+    may_users, may_items = _alive(degrees_of(rows, (staged.num_users, staged.num_items), scratch), (), scratch)
     np.less_equal(may_users, users, out=may_users)  # without rows before, or in the core
     np.less_equal(may_items, items, out=may_items)
     codes = scratch.codes(len(rows))
@@ -282,7 +282,7 @@ def _write(
 ) -> None:
     """Vocabularies, held-out pairs and the CSRs of each behaviour in final numbers; the rows are used up."""
     for name, ids, degree, order in zip(("users", "items"), (staged.user_ids, staged.item_ids), degrees, orders, strict=True):
-        write_vocabulary(folder / f"{name}.parquet", ids.kind, _described(ids, degree, order))
+        write_vocabulary(folder / f"{name}.parquet", ids.kind, described(ids, degree, order))
     numbers = [pairs.inverse(order, len(degree), scratch) for order, degree in zip(orders, degrees, strict=True)]
     num_users, num_items = len(orders[0]), len(orders[1])
     for name, rows in (("valid", parts.valid), ("test", parts.test)):
@@ -303,9 +303,23 @@ def _write(
 
 def _write_graph(folder: Path, prefix: str, rows: Rows, sizes: tuple[int, int], ticks: int | None, scratch: Scratch) -> None:
     """Both CSRs of `rows` in final numbers, with times and weights where known; `rows` is used up."""
-    num_users, num_items = sizes
-    degrees = _degrees(rows, sizes, scratch)
-    rows = sort_rows(rows, num_users, num_items, scratch)
+    counts = degrees_of(rows, sizes, scratch)
+    write_graph(folder, prefix, sort_rows(rows, *sizes, scratch), counts, ticks, scratch)
+
+
+def write_graph(
+    folder: Path,
+    prefix: str,
+    rows: Rows,
+    degrees: tuple[NDArray[np.int64], NDArray[np.int64]],
+    ticks: int | None,
+    scratch: Scratch,
+) -> None:
+    """Both CSRs of `rows`, sorted by pair in final numbers, with times and weights where known; `rows` is used up.
+
+    `degrees`: rows of each user and each item. `ticks` of the times in a second.
+    """
+    num_items = len(degrees[1])
     _write_csr(folder, f"{prefix}user_items", rows.pairs_E, degrees[0])
     if rows.times_E is not None:
         seconds = new_npy(folder / f"{prefix}times.npy", len(rows), np.int64)
@@ -319,7 +333,7 @@ def _write_graph(folder: Path, prefix: str, rows: Rows, sizes: tuple[int, int], 
     _write_csr(folder, f"{prefix}item_users", swapped.pairs_E, degrees[1])
 
 
-def _described(ids: Ids, degrees: NDArray[np.int64], order: NDArray[np.int64]) -> Iterator[tuple[pa.Array, NDArray[np.int64]]]:
+def described(ids: Ids, degrees: NDArray[np.int64], order: NDArray[np.int64]) -> Iterator[tuple[pa.Array, NDArray[np.int64]]]:
     """Ids and degrees in their final order, some at a time."""
     for first in range(0, len(order), _IDS_CHUNK):
         for part in ids.cut(order[first : first + _IDS_CHUNK], _IDS_BYTES):

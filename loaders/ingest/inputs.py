@@ -98,6 +98,10 @@ class Input:
             size, rows = size + more[0], rows + more[1]
         return size / max(rows, 1)
 
+    def batch_rows(self, paths: Sequence[str], limit: int) -> int:
+        """Rows to read at a time: as many as take a two-hundredth of the limit in the columns `paths`."""
+        return int(max(min(limit / 200 / max(self.mean_row_bytes(paths), 16.0), BATCH_ROWS), 1))
+
     def schema_of(self, columns: dict[str, ds.Expression]) -> pa.Schema:
         """What `batches` yields."""
         return _projected(pa.Table.from_batches([], self.dataset.schema), columns).schema
@@ -106,9 +110,15 @@ class Input:
         self, columns: dict[str, ds.Expression], paths: Sequence[str], rows: int, most_bytes: float = math.inf
     ) -> Iterator[pa.RecordBatch]:
         """The columns in the order of the files and their rows, at most `rows` and about `most_bytes` at a time; see `stream`."""
+        for batches in self.by_file(columns, paths, rows, most_bytes).values():
+            yield from batches
+
+    def by_file(
+        self, columns: dict[str, ds.Expression], paths: Sequence[str], rows: int, most_bytes: float = math.inf
+    ) -> dict[str, Iterator[pa.RecordBatch]]:
+        """What `batches` yields, by the path of each file. A file is opened when its first batch is asked for."""
         wanted = self._wanted(columns, paths, Most(rows, most_bytes))
-        for fragment in self.dataset.get_fragments():
-            yield from stream(wanted, fragment)
+        return {fragment.path: stream(wanted, fragment) for fragment in self.dataset.get_fragments()}
 
     def numbered(self, columns: dict[str, ds.Expression], paths: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatchReader]]:
         """Per file: its path and a stream of the columns with the row number inside the file as `gcnrec_row`."""
@@ -137,6 +147,22 @@ def open_input(
 ) -> Input:
     """Open `text`: a file, a folder (hive partitions become columns), a glob or a URI; relative paths start at `base`.
 
+    See `open_files`. Raises DataError also where there are no rows.
+    """
+    source = open_files(text, base, key_types, allowed)
+    if source.rows == 0:
+        raise DataError(f"{text} holds no rows; nothing can be ingested from it")
+    return source
+
+
+def open_files(
+    text: str,
+    base: Path | None = None,
+    key_types: Mapping[str, pa.DataType] | None = None,
+    allowed: Allowed = DEFAULT,
+) -> Input:
+    """The files that `text` names as one input, which may have no rows.
+
     A column of a file wins over `key=value` in its path; `key_types` declares types of such keys (`types_of` guesses others).
     A column that files hold in several types has their common one. Raises DataError when nothing is there, when a folder or glob
     holds no Parquet, naming a file that is damaged or empty, and for a key whose value has not its declared type; DeviceError for
@@ -159,8 +185,6 @@ def open_input(
         for path in listing.files:
             _check_file(listing.filesystem, path)
         raise DataError(f"{text} cannot be read as Parquet ({first_line(problem)})") from None
-    if rows == 0:
-        raise DataError(f"{text} holds no rows; nothing can be ingested from it")
     for path, schema in schemas:
         if len(set(schema.names)) != len(schema.names):
             raise DataError(f"{path} has two columns of one name among {', '.join(schema.names)}; rename one")

@@ -26,7 +26,7 @@ SURFACE = {
     "run": "JOB.toml --data --data-root --force --json --log-json --out --resume --set",
     "check": "JOB.toml --data --data-root --force --json --resolved --set",
     "ingest": "CARD.toml --behaviour --data-root --decay-days --duplicates --force --item --item-features --json --k-core "
-    "--keep-cold --keep-other --log-json --max-id-bytes --memory-limit --min-rating --name --negative-below --out "
+    "--keep-cold --keep-other --log-json --max-id-bytes --memory-limit --min-rating --name --negative-below --numbered --out "
     "--partition-type --rating --repeats --seed --split --target --test --test-from --test-size --test-until "
     "--text-width --time --time-unit --train --user --user-features --valid --valid-size --warm-size --weight "
     "--weight-log --where --where-test",
