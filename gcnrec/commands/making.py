@@ -81,6 +81,7 @@ def check(
     data: DataFolder = None,
     data_root: DataRoot = None,
     set_: Overrides = None,
+    workers: Workers = None,
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Print the job with every key, and why the data decided some; time nothing.")
     ] = False,
@@ -92,7 +93,7 @@ def check(
     from gcnrec.loaders.on_demand import DataRequest, open_or_ingest
     from gcnrec.reports.text import figure_lines
     from gcnrec.training.check import check as predict
-    from gcnrec.training.open_keys import commented
+    from gcnrec.training.open_keys import commented, shared
     from gcnrec.training.open_keys import resolved as located_in
 
     if resolved and as_json:
@@ -101,9 +102,9 @@ def check(
     with observing(as_json or resolved) as observer:
         dataset = open_or_ingest(DataRequest(settings.data, job, data, data_root, force), observer)
         if resolved:
-            print(commented(located_in(settings, dataset), dataset), end="")
+            print(commented(shared(located_in(settings, dataset), workers or 1, observer), dataset), end="")
             return
-        prediction = predict(settings, dataset, observer)
+        prediction = predict(settings, dataset, observer, workers)
     output.show(prediction if as_json else figure_lines(prediction))
 
 

@@ -81,6 +81,11 @@ class PartedStep:
     check = Immediate()
     """A step is judged before it updates."""
 
+    def __call__(self, batch: PartedBatch, rate: float) -> float:
+        """Train at one learning rate on a batch that was not announced; returns its loss. For a leader whom nobody follows."""
+        self.agree()
+        return self.trained(self._announced(self._prepared(batch)), rate).value
+
     def batches(self, epoch: int, waits: Waits, first: int = 0) -> Generator[AnnouncedParts]:
         """The batches `first` (0, 1, ...) and later of `epoch`, prepared ahead by a thread, each announced one step before."""
         self.world.publish({"do": "epoch", "epoch": epoch, "first": first})

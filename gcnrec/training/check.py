@@ -6,7 +6,9 @@ A table on disk is tried on disk, in nameless files of the current folder, below
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +17,28 @@ import torch
 
 from gcnrec.config import Job
 from gcnrec.config.unused import unused_settings
+from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import top_k
 from gcnrec.runs.tracking import require_trackers
+from gcnrec.steps.protocol import TrainingStep
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import peak_rss_bytes
 from gcnrec.system.observer import SILENT, Observer
+from gcnrec.tables.dealt.exchanged import ExchangedTable
+from gcnrec.tables.dense import StepTable
 from gcnrec.tables.features.pipelined import SLOTS as FEATURE_SLOTS
 from gcnrec.tables.placement import placed, placed_features, released
 from gcnrec.tables.ring import SLOTS
-from gcnrec.training.build import build_step, features_read, first_table, planned, planned_start
+from gcnrec.training.build import build_step, features_read, first_table, parted, planned, planned_start, shards_of
 from gcnrec.training.mixture_choice import choice_bytes
-from gcnrec.training.open_keys import decided, located, settled
+from gcnrec.training.open_keys import decided, located, settled, shared
 from gcnrec.training.plan import Plan
 from gcnrec.training.train import features_of, out_of_memory_as_a_sentence, train_data, use_threads
+from gcnrec.training.workers.share import predicted, tried_alone
+from gcnrec.training.workers.shared import Chosen, refuse_parts
+from gcnrec.workers.launch import require_count
 
 WARM_STEPS, TIMED_STEPS = 3, 10
 PATIENCE_SECONDS = 10.0
@@ -37,7 +46,7 @@ PATIENCE_SECONDS = 10.0
 RANKED_USERS = 512
 
 
-def check(job: Job, dataset: Dataset, observer: Observer = SILENT) -> dict[str, Any]:
+def check(job: Job, dataset: Dataset, observer: Observer = SILENT, workers: int | None = None) -> dict[str, Any]:
     """Predicted bytes and seconds of `gcnrec train`, by name. Refuses what that refuses before its first step, DataError for
     a damaged dataset folder included.
 
@@ -45,23 +54,22 @@ def check(job: Job, dataset: Dataset, observer: Observer = SILENT) -> dict[str, 
     once. `total_seconds` is an upper bound for all epochs and the refit, without the choice of a mixture. That choice holds
     `mixture_bytes`, without its mapped partners. `by_data`: settings that the data decides, with reasons. `observer` is warned
     of keys that change nothing, as by training.
+    Of several `workers`, or parts, worker 0 alone takes its share of each step: its seconds hold no exchange, so that they are
+    lower bounds. `ram_bytes` are those of the worker that leads. `gcnrec.training.workers.share.predicted` has what is added.
     """
+    require_count(workers)
     open_dataset(dataset.folder)  # it may have changed since it was opened
     by_data = {default.setting: default.reason for default in decided(job, dataset)}
-    job = settled(located(job), dataset)
+    job = shared(settled(located(job), dataset), workers or 1, observer)
     dataset = dataset.reading(job.model.behaviours)
-    nodes = dataset.graph.num_nodes
     plan = planned(job, dataset)
+    refuse_parts(job.train.parts or 1, workers or 1, Chosen(job.model, job.loss, job.sampler), plan)
     require_trackers(job.run)
     for sentence in unused_settings(job, plan is not None and plan.placement.on_gpu, features_of(dataset).any):
         observer.warn(sentence)
-    union_edges = dataset.graph.union.num_edges
-    graph_bytes = 8 * (nodes + 2) + 8 * dataset.graph.num_edges + _edge_value_bytes(job) * union_edges
-    graph_bytes += 16 * union_edges if dataset.graph.others else 0  # the union lies in RAM, in both directions
-    graph_bytes += 4 * dataset.graph.num_edges if job.sampler.respect_time else 0  # the dates of the pairs
-    graph = dataset.graph
+    graph, graph_bytes = dataset.graph, _graph_bytes(job, dataset.graph)
     sizes = {"users": graph.num_users, "items": graph.num_items, "train_edges": graph.num_edges, "by_data": by_data}
-    with use_threads(job.train.threads), out_of_memory_as_a_sentence():
+    with use_threads(job.train.threads, workers or 1), out_of_memory_as_a_sentence():
         if plan is None:
             return {**sizes, "table_bytes": 0, "graph_bytes": graph_bytes, "pinned_bytes": 0, "gpu_bytes": 0}
         planned_start(job, plan, dataset)
@@ -72,9 +80,35 @@ def check(job: Job, dataset: Dataset, observer: Observer = SILENT) -> dict[str, 
         with released(placed(plan.placement, graph, first, features=features, reads_rows=reads_rows)) as table:
             data = replace(train_data(dataset), features=placed_features(plan.placement, table, features))
             step = build_step(job, plan, data, table, memory)
-            timed = _timed(job, plan, dataset, (graph_bytes, features.bytes), step, begun)
+            tried = _Tried(step, partial(_taken, step), table, graph_bytes, features.bytes, begun)
+            if (job.train.parts or 1) == 1:
+                timed = _timed(job, plan, dataset, tried)
+            else:
+                world = tried_alone(workers or 1)
+                share = parted(step, ExchangedTable(world, shards_of(plan), first, reads_rows), world, job.train.parts or 1)
+                tried = replace(tried, step=share, take=partial(_taken, share))
+                timed = _shared(_timed(job, plan, dataset, tried), predicted(share, plan))
     mixture_bytes = choice_bytes(job.mixture, job.evaluate, dataset)
     return {**sizes, **timed, **({"mixture_bytes": mixture_bytes} if job.mixture.partners else {})}
+
+
+def _taken(step: Any, epoch: int, index: int, rate: float) -> None:
+    """Draw a batch and train on it: a step of either kind takes its own."""
+    step(step.sampler.batch(epoch, index), rate)
+
+
+def _shared(timed: dict[str, Any], share: dict[str, Any]) -> dict[str, Any]:
+    """Figures of a job with those of a worker's share; the leader has the whole table and the rows of a worker."""
+    own_bytes = share["bytes_per_worker"] if share["workers"] > 1 else 0
+    return {**timed, "ram_bytes": timed["ram_bytes"] + own_bytes, **share}
+
+
+def _graph_bytes(job: Job, graph: BipartiteGraph) -> int:
+    """Of the graph in both directions, and of what training makes of its edges."""
+    union_edges = graph.union.num_edges
+    size = 8 * (graph.num_nodes + 2) + 8 * graph.num_edges + _edge_value_bytes(job) * union_edges
+    size += 16 * union_edges if graph.others else 0  # the union lies in RAM, in both directions
+    return size + (4 * graph.num_edges if job.sampler.respect_time else 0)  # the dates of the pairs
 
 
 def _edge_value_bytes(job: Job) -> int:
@@ -86,23 +120,35 @@ def _edge_value_bytes(job: Job) -> int:
     return (32 if job.model.propagation == "sampled" else 8) if job.model.weighted_graph else 0
 
 
-def _timed(job: Job, plan: Plan, dataset: Dataset, sizes: tuple[int, int], step: Step, begun: float) -> dict[str, Any]:
-    """`sizes`: bytes of graph and features; `begun`: when the making of table and features began."""
+@dataclass(frozen=True)
+class _Tried:
+    """A step, how it is taken on a batch of an epoch at a rate, the whole table, and when its making began."""
+
+    step: TrainingStep
+    take: Callable[[int, int, float], Any]
+    table: StepTable
+    graph_bytes: int
+    feature_bytes: int
+    begun: float
+
+
+def _timed(job: Job, plan: Plan, dataset: Dataset, tried: _Tried) -> dict[str, Any]:
+    """Figures of the job from some steps, an export and a ranking."""
+    step, graph_bytes, feature_bytes = tried.step, tried.graph_bytes, tried.feature_bytes
     graph, table_bytes, on_disk = dataset.graph, plan.table_bytes, plan.placement.on_disk
-    graph_bytes, feature_bytes = sizes
     count = step.sampler.steps_per_epoch
     seconds: list[float] = []
-    start_seconds = time.perf_counter() - begun
+    start_seconds = time.perf_counter() - tried.begun
     for index in range(WARM_STEPS + TIMED_STEPS if count else 0):
         if index > count and sum(seconds[1:]) > PATIENCE_SECONDS:  # an epoch of few and long steps
             break
         begun = time.perf_counter()
-        step(step.sampler.batch(index // count, index % count), plan.rate(index + 1, count))
+        tried.take(*divmod(index, count), plan.rate(index + 1, count))
         seconds.append(time.perf_counter() - begun)
     step_seconds = float(np.median(seconds[WARM_STEPS:] or seconds[1:] or [0.0]))  # the first steps compile
     rows_NF = plan.placement.memory(Path())(graph.num_nodes * step.encoder.export_width).view(graph.num_nodes, -1)
     begun = time.perf_counter()
-    step.encoder.export(step.table.drained(), rows_NF)
+    step.encoder.export(tried.table.drained(), rows_NF)
     export_seconds = time.perf_counter() - begun
     validation_seconds = export_seconds + _ranking_seconds(rows_NF, dataset)
     epoch_seconds = count * step_seconds
@@ -110,7 +156,7 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, sizes: tuple[int, int], step:
     validations = epochs // job.evaluate.every if len(dataset.valid) else 0
     refit_share = 1 + len(dataset.valid) / graph.num_edges  # a refit's epoch has the validation edges too
     refit_seconds = start_seconds + epochs * epoch_seconds * refit_share if job.train.refit else 0.0
-    hop_bytes = 4 * (step.table.drained().num_values + graph.num_nodes * 2 * min(64, step.table.width))  # gradient and scratch
+    hop_bytes = 4 * (tried.table.drained().num_values + graph.num_nodes * 2 * min(64, step.table.width))  # gradient and scratch
     gradient_bytes = hop_bytes if step.encoder.every_node else 0  # gradients of a batch alone are small
     policy = None if plan.policy is None else plan.policy(graph)
     explorations = 0 if policy is None else int(min(policy.stop * epochs / plan.interval, epochs * count))
@@ -125,7 +171,7 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, sizes: tuple[int, int], step:
         "ram_bytes": graph_bytes + gradient_bytes + (pinned_bytes if on_disk else table_bytes + feature_bytes + rows_NF.nbytes),
         "peak_rss_bytes_so_far": peak_rss_bytes(),
         "pinned_bytes": pinned_bytes,
-        "gpu_bytes": _gpu_bytes(plan, step) if plan.placement.on_gpu else 0,
+        "gpu_bytes": _gpu_bytes(plan, step) if isinstance(step, Step) and plan.placement.on_gpu else 0,
         "disk_bytes": checkpoint_bytes + (2 if policy is None else 3) * rows_NF.nbytes + (scratch_bytes if on_disk else 0),
         "steps_per_epoch": count,
         "step_seconds": step_seconds,

@@ -30,6 +30,12 @@ def threads_of_a_worker(local_size: int) -> int:
     return max(available_cores() // local_size, 1)
 
 
+def require_count(workers: int | None) -> None:
+    """Raise UsageError where it is no number of workers; None is for whoever started them to say."""
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers must be at least 1, got {workers}")
+
+
 @contextmanager
 def led(workers: int | None, timeout_minutes: float = 10.0, module: str = FOLLOWER) -> Iterator[World]:
     """The world of this process: worker 0 of `workers`, whose others run `module`; alone where `workers` is 1 or None.
@@ -39,8 +45,7 @@ def led(workers: int | None, timeout_minutes: float = 10.0, module: str = FOLLOW
     At the end of the block followers get the last command and are waited for; after an error they are killed, since they
     write nothing.
     """
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers must be at least 1, got {workers}")
+    require_count(workers)
     if from_environment():
         if workers not in (None, given_size()):
             raise UsageError(

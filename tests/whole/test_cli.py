@@ -23,14 +23,14 @@ from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
 
 # Adding to this table is a deliberate act; renaming or removing breaks other tools.
 SURFACE = {
-    "run": "JOB.toml --data --data-root --force --json --log-json --out --resume --set",
-    "check": "JOB.toml --data --data-root --force --json --resolved --set",
+    "run": "JOB.toml --data --data-root --force --json --log-json --out --resume --set --workers",
+    "check": "JOB.toml --data --data-root --force --json --resolved --set --workers",
     "ingest": "CARD.toml --behaviour --data-root --decay-days --duplicates --force --item --item-features --json --k-core "
     "--keep-cold --keep-other --log-json --max-id-bytes --memory-limit --min-rating --name --negative-below --numbered --out "
     "--partition-type --rating --repeats --seed --split --target --test --test-from --test-size --test-until "
     "--text-width --time --time-unit --train --user --user-features --valid --valid-size --warm-size --weight "
     "--weight-log --where --where-test",
-    "train": "JOB.toml --data --json --log-json --out --resume --set",
+    "train": "JOB.toml --data --json --log-json --out --resume --set --workers",
     "evaluate": "RUN --attributes --beyond-accuracy --force --json --k --lists --log-json --memory-limit --out --per --seen "
     "--segments --split --value",
     "recommend": "RUN --attributes --candidates --diversity --exclude --fallback --for-items --force --items --json --k "
@@ -42,7 +42,7 @@ SURFACE = {
     "compare": "BASE RUN... --json",
     "sweep": "GRID.toml --data --data-root --force --jobs --log-json --out --set",
     "info": "PATH --json --since",
-    "bench": "WHAT --data --json --record",
+    "bench": "WHAT --data --json --record --torchrec-python --workers",
     "doctor": "--json",
 }
 

@@ -78,7 +78,10 @@ class Meter:
 
     def shared(self) -> torch.Tensor:
         """Both of every worker, float64 (W, 2). All workers call it together."""
-        row, size = torch.tensor([[cpu_seconds() - self._cpu, self._world.bytes - self._bytes]], dtype=torch.float64), self._world.size
+        row, size = (
+            torch.tensor([[cpu_seconds() - self._cpu, self._world.bytes - self._bytes]], dtype=torch.float64),
+            self._world.size,
+        )
         return self._world.exchange(row.repeat(size, 1), [1] * size, [1] * size)
 
 

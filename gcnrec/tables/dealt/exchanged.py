@@ -51,7 +51,7 @@ class ExchangedTable:
 
     def __init__(self, world: World, shards: Shards, host: HostTable | None, reads_rows: bool = True) -> None:
         self._world, self._shards, self._host = world, shards, host
-        self._reads_rows = reads_rows
+        self.reads_rows = reads_rows
         self._plans: dict[Ticket, tuple[_Plan, int]] = {}
         self._tiles: dict[Ticket, torch.Tensor] = {}
         self._seen, self._dirty = -1, False
@@ -80,7 +80,7 @@ class ExchangedTable:
     def announce(self, rows: Sequence[NDArray[np.int64]]) -> list[Ticket]:
         """Announce the rows of each of this worker's parts, ascending and unique: their owners learn what to send."""
         tickets = [Ticket(rows_R) for rows_R in rows]
-        if not self._reads_rows:
+        if not self.reads_rows:
             return tickets
         size, parts = self._world.size, len(rows)
         found = [by_owner(rows_R, size) for rows_R in rows]
@@ -97,7 +97,7 @@ class ExchangedTable:
 
     def fetch(self, tickets: Sequence[Ticket]) -> None:
         """Bring the rows of a batch's tickets, all that were announced together."""
-        if not self._reads_rows:
+        if not self.reads_rows:
             return
         plan, _ = self._plans[tickets[0]]
         tiles = [self.local.decode(self.local.read(Ticket(asked_A), with_state=False)) for asked_A in plan.asked]
@@ -123,7 +123,7 @@ class ExchangedTable:
     def pushed(self, tickets: Sequence[Ticket], grads: Sequence[RowGrad]) -> RowGrad:
         """The gradient of this worker's own rows, summed over all parts; `grads` are of the parts of this worker."""
         rows_R, tile_RD = np.empty(0, np.int64), torch.empty(0, self.width)
-        if self._reads_rows:
+        if self.reads_rows:
             plan, _ = self._plans[tickets[0]]
             tiles = [
                 grouped(grad.values_X.view(-1, self.width), order_R) for grad, order_R in zip(grads, plan.orders, strict=True)

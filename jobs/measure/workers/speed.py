@@ -80,7 +80,15 @@ def main() -> None:
             results.append(measured(lane))
     rows = [row_of(lane, results) for lane, results in zip(lanes, found, strict=True)]
     said = verdict(*rows)
-    arguments = [str(given.data.resolve()), "--steps", str(given.steps), "--rounds", str(given.rounds), "--batch", str(given.batch)]
+    arguments = [
+        str(given.data.resolve()),
+        "--steps",
+        str(given.steps),
+        "--rounds",
+        str(given.rounds),
+        "--batch",
+        str(given.batch),
+    ]
     write_record(given.out, command_of("jobs.measure.workers.speed", arguments), rows, verdict=said)
     print(json.dumps({"rows": rows, "verdict": said}, indent=1))
     raise SystemExit(not said["holds"])

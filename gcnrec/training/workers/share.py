@@ -1,0 +1,92 @@
+"""The share that one of several workers has of a job's step, tried without the others: its time, its rows and its traffic.
+
+Letters: W workers, R rows that a worker asks for, J items of the pool, D width, G values of layers and one for each weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.sampling.parts import PartedBatch
+from gcnrec.steps.parted import PartedStep
+from gcnrec.training.plan import Plan
+from gcnrec.workers.world import Alone, World
+
+
+class Echo:
+    """Worker 0 of `size` workers, of which the others do what it does: what is sent to a worker comes from that worker.
+
+    So sizes are right, apart from rows of the others that this one cannot know. Values mean nothing, and nothing travels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.rank, self.size, self.local_size = 0, size, size
+
+    def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
+        """What is sent, or so many of its rows, again and again, where other numbers come."""
+        if list(outs) == list(ins):
+            return sent
+        if not len(sent):
+            return sent.new_zeros((sum(ins), *sent.shape[1:]))
+        return sent[torch.arange(sum(ins)) % len(sent)]  # copy: as large as what would come
+
+    def counts(self, outs: Sequence[int]) -> list[int]:
+        return list(outs)
+
+    def publish(self, command: Mapping[str, Any]) -> None:
+        pass
+
+    def awaited(self) -> NoReturn:
+        raise ValueError("worker 0 publishes commands, and was to wait for one")
+
+    def close(self) -> None:
+        pass
+
+
+def tried_alone(workers: int) -> World:
+    """The world of worker 0 where no other is there."""
+    return Alone() if workers == 1 else Echo(workers)
+
+
+def bytes_of_worker(plan: Plan, workers: int) -> int:
+    """Bytes of the rows and the state of the worker with most rows; slots that rows share unevenly apart."""
+    rows = len(range(0, plan.num_rows, workers))
+    return -(-plan.table_bytes * rows // plan.num_rows)
+
+
+def predicted(step: PartedStep, plan: Plan) -> dict[str, Any]:
+    """What a step costs the worker of `step`, by name, from a drawn batch; `network_bytes_per_step` as `bytes_sent` has them.
+
+    `rows_asked_per_step`: rows that its parts ask their owners for, itself among them; a row of two parts counts twice.
+    """
+    batch, world = step.sampler.batch(0, 0), step.world
+    asked = [part.batch.rows_R for part in batch.parts] if step.table.reads_rows else []
+    return {
+        "workers": world.size,
+        "parts": step.sampler.parts,
+        "bytes_per_worker": bytes_of_worker(plan, world.size),
+        "leader_table_bytes": plan.table_bytes,
+        "rows_asked_per_step": sum(map(len, asked)),
+        "network_bytes_per_step": bytes_sent(step, batch, asked),
+    }
+
+
+def bytes_sent(step: PartedStep, batch: PartedBatch, asked: Sequence[NDArray[np.int64]]) -> int:
+    """Bytes that a worker sends to others in a step, and about as many come, where the others ask it as it asks them.
+
+    Of the R' asked rows that others own, R (1 - 1/W) on average where neighbours are drawn: ids 4 R', rows 4 D R', gradients
+    4 D R'. Of the pool: items and their gradients, 2 J D 4 (W - 1) / W. Of layers: 4 G for each part, to each other worker. Some
+    hundred bytes of counts and of the verdict come on top.
+    """
+    rank, size, width = step.world.rank, step.world.size, step.table.width
+    remote = sum(int(np.count_nonzero(rows_R % size != rank)) for rows_R in asked)
+    pooled = 0 if batch.pool is None else len(batch.pool.items_J)
+    layers = step.encoder.layers
+    weights = 0 if layers is None else sum(leaf.numel() + 1 for leaf in layers.parameters())
+    rows = remote * (4 + 2 * 4 * width)
+    return rows + 2 * pooled * width * 4 * (size - 1) // size + 4 * weights * len(batch.parts) * (size - 1)
