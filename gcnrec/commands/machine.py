@@ -74,13 +74,20 @@ def bench(
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Versions, extras, devices, threads, memory and its limits; exits with the code that what is amiss would give a job."""
+    """Versions, devices, threads, limits, an exchange of two workers; exits with the code that what is amiss would give a job."""
     from gcnrec.reports.text import figure_lines
     from gcnrec.system.doctor import examine
 
-    facts = examine()
+    facts = examine({"workers": _exchange})
     output.show(facts if as_json else figure_lines(facts))
     raise typer.Exit(max((finding["exit_code"] for finding in facts["findings"]), default=0))
+
+
+def _exchange() -> dict[str, object]:
+    """How fast two workers of this machine exchange rows."""
+    from gcnrec.workers.probe import probe
+
+    return probe()
 
 
 COMMANDS = (info, bench, doctor)

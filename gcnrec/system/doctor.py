@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import gettempdir
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -37,11 +38,11 @@ _LEAST_DISK_GIB = 1.0
 _DEVICE, _DATA, _ADVICE = DeviceError.exit_code, DataError.exit_code, 0
 
 
-def examine() -> dict[str, Any]:
+def examine(more: Mapping[str, Callable[[], Any]] = MappingProxyType({})) -> dict[str, Any]:
     """Sections of plain figures, ready for JSON. Loads torch and numba; starts CUDA only to name the devices.
 
-    A section that cannot be read holds the reason as `problem`: the doctor must work on a broken machine, too.
-    `findings` says what is amiss.
+    `more`: sections of higher rooms, by name. A section that cannot be read holds the reason as `problem`: the doctor must work
+    on a broken machine, too. `findings` says what is amiss.
     """
     facts = {
         "machine": _attempt(machine),
@@ -53,6 +54,7 @@ def examine() -> dict[str, Any]:
         "threads": _attempt(_threads),
         "memory": _attempt(_memory),
         "disk": _attempt(_disk),
+        **{name: _attempt(section) for name, section in more.items()},
     }
     return {**facts, "findings": findings(facts)}
 
@@ -191,7 +193,7 @@ def _gib(number_of_bytes: int) -> float:
 
 def findings(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """`text` and `exit_code` of everything in `examine`'s sections that is amiss; code 0 is advice."""
-    return [{"text": text, "exit_code": code} for text, code in (*_broken(facts), *_gpu(facts), *_room(facts))]
+    return [{"text": text, "exit_code": code} for text, code in (*_broken(facts), *_gpu(facts), *_room(facts), *_workers(facts))]
 
 
 def _broken(facts: dict[str, Any]) -> Iterator[tuple[str, int]]:
@@ -238,6 +240,12 @@ def _room(facts: dict[str, Any]) -> Iterator[tuple[str, int]]:
         )
     if disk.get("free_gib_here", _LEAST_DISK_GIB) < _LEAST_DISK_GIB:
         yield f"only {disk['free_gib_here']} GiB are free on the disk of this folder; free some, or work elsewhere", _DATA
+
+
+def _workers(facts: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    why = _section(facts, "workers").get("no_exchange_because")
+    if why:
+        yield f"workers of this machine cannot exchange rows ({why}); leave --workers out, and one process trains", _ADVICE
 
 
 def _section(facts: dict[str, Any], name: str) -> dict[str, Any]:

@@ -248,6 +248,11 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def has_gloo() -> bool:
+    """Whether this torch can connect workers at all."""
+    return dist.is_available() and dist.is_gloo_available()
+
+
 def given_size() -> int:
     """How many workers whoever started this process has made: of a process group, or by WORLD_SIZE; 1 where nobody has."""
     if dist.is_available() and dist.is_initialized():

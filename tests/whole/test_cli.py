@@ -213,8 +213,7 @@ def test_doctor(gcnrec):
     code, out, _ = gcnrec("doctor", "--json")
     facts = json.loads(out)
     assert code == 0 and {"machine", "devices", "threads", "memory"} <= facts.keys()
-    assert facts["threads"]["torch"] >= 1 and "lockable_gib" in facts["memory"]
-    assert gcnrec("doctor")[0] == 0
+    assert facts["threads"]["torch"] >= 1 and "lockable_gib" in facts["memory"] and facts["workers"]["gloo"]
 
 
 def test_unknown_bench_names_the_nearest(gcnrec):

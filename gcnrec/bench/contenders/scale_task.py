@@ -9,9 +9,10 @@ from __future__ import annotations
 import resource
 import statistics
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from gcnrec.sampling.minibatches import Waits
 from gcnrec.steps.follower import Follower
 from gcnrec.steps.parted import PartedStep
 from gcnrec.steps.protocol import TrainingStep
+from gcnrec.steps.step import Step
 from gcnrec.tables.dealt.exchanged import ExchangedTable
+from gcnrec.tables.dense import StepTable
 from gcnrec.training.build import TrainData, build_step, first_table, parted, shards_of
 from gcnrec.training.plan import Plan, plan_of
 from gcnrec.workers.launch import led
@@ -139,24 +142,20 @@ def step_of(lane: Lane, world: World) -> TrainingStep:
     """The step of a lane's leader: as training takes it, so the plain one for one part."""
     if lane.parts > 1:
         return parted_step(lane, world)
-    job, graph, plan = _planned(lane)
-    return build_step(job, plan, TrainData(graph), first_table(plan, graph))
+    graph, plan, built = _planned(lane)
+    return built(first_table(plan, graph))
 
 
 def parted_step(lane: Lane, world: World) -> PartedStep:
     """A worker's step of a lane of several parts; the leader alone has a table at first."""
-    job, graph, plan = _planned(lane)
+    graph, plan, built = _planned(lane)
     table = ExchangedTable(world, shards_of(plan), None if world.rank else first_table(plan, graph))
-    return parted(build_step(job, plan, TrainData(graph), table), table, world, lane.parts)
+    return parted(built(table), table, world, lane.parts)
 
 
-def _planned(lane: Lane) -> tuple[Job, BipartiteGraph, Plan]:
-    job, graph = job_of(lane), graph_of(None if lane.data is None else Path(lane.data), lane.size)
-    return job, graph, plan_of(job, graph.num_nodes)
-
-
-def job_of(lane: Lane) -> Job:
-    """Two hops of ten drawn neighbours, softmax in the batch of cosines, Adam on the rows that a batch reads."""
+def _planned(lane: Lane) -> tuple[BipartiteGraph, Plan, Callable[[StepTable], Step]]:
+    """The graph, the table to make, and what makes the step: two hops of ten drawn neighbours, softmax in the batch of cosines,
+    Adam on the rows that a batch reads."""
     sections = {
         "model": {"name": "lightgcn", "propagation": "sampled", "layers": 2, "width": lane.width, "start": "normal"},
         "sampler": {"negatives": "in_batch", "fanouts": [10, 10]},
@@ -164,7 +163,9 @@ def job_of(lane: Lane) -> Job:
         "optimizer": {"rule": "adam", "learning_rate": _RATE},
         "train": {"batch_size": lane.batch_size, "parts": lane.parts, "device": "cpu"},
     }
-    return Job.parse(sections, [], "the job of bench scale")
+    job, graph = Job.parse(sections, [], "bench scale"), graph_of(None if lane.data is None else Path(lane.data), lane.size)
+    plan = plan_of(job, graph.num_nodes)
+    return graph, plan, partial(build_step, job, plan, TrainData(graph))
 
 
 def _batches(step: TrainingStep) -> Generator[Any]:
