@@ -6,7 +6,7 @@ So losses, tables and layers do not depend on how many workers share the parts.
     train    rows from their owners | encode each part | items of the pool to everyone | loss of each part
              gradients of the pool to the parts of its items | gradients of rows to their owners | verdict | update
 
-The leader says what is next, and others follow (`Follower`): one process alone says it to nobody.
+One process alone that leads (`SharedStep`) does so for nobody.
 Letters: S parts, P parts of a worker, V nodes of a part, J items of the pool, K of them of a part, R rows, D width, G weights of
 layers.
 """
@@ -14,7 +14,6 @@ layers.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +27,7 @@ from gcnrec.models.scores.parts import PartGiven, PartObjective
 from gcnrec.rows import Ticket
 from gcnrec.sampling.minibatches import IN_TRAINING, Waits, minibatches
 from gcnrec.sampling.parts import PartedBatch, PartedSampler
+from gcnrec.steps.follower import SharedStep
 from gcnrec.steps.guards import Immediate, Loss, diverged
 from gcnrec.steps.shared_state import share_layers
 from gcnrec.tables.dealt.exchanged import ExchangedTable
@@ -66,8 +66,8 @@ class _Lost:
 
 
 @dataclass(frozen=True)
-class PartedStep:
-    """`gcnrec.steps.protocol.TrainingStep` on the parts that `world`'s worker has of each batch."""
+class PartedStep(SharedStep):
+    """The step on the parts that `world`'s worker has of each batch."""
 
     sampler: PartedSampler
     encoder: Encoder
@@ -86,58 +86,18 @@ class PartedStep:
         self.agree()
         return self.trained(self._announced(self._prepared(batch)), rate).value
 
-    def batches(self, epoch: int, waits: Waits, first: int = 0) -> Generator[AnnouncedParts]:
-        """The batches `first` (0, 1, ...) and later of `epoch`, prepared ahead by a thread, each announced one step before."""
-        self.world.publish({"do": "epoch", "epoch": epoch, "first": first})
-        try:
-            with closing(self.announced(epoch, waits, first)) as announced:
-                for _ in range(first, self.sampler.steps_per_epoch):
-                    self.world.publish({"do": "next"})
-                    yield next(announced)
-        finally:
-            self.world.publish({"do": "close"})
-
-    def train(self, uploaded: AnnouncedParts, rate: float) -> list[Loss]:
-        self.agree()
-        self.world.publish({"do": "train", "rate": rate})
-        return [self.trained(uploaded, rate)]
-
-    def fresh(self, epoch: int, index: int) -> PartedBatch:
-        """The batch with the rows of all its parts."""
-        self.world.publish({"do": "fresh", "epoch": epoch, "index": index})
-        return self.drawn_with_rows(epoch, index)
-
-    def add_gradient(self, batch: PartedBatch, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
-        self.agree()
-        self.world.publish({"do": "gradient"})
-        rows, tile = self.whole_gradient(batch)
-        out_RD.index_add_(0, torch.from_numpy(np.searchsorted(rows_R, rows)), tile)
-
-    def traffic(self) -> None:
-        """Nothing crosses a bus."""
-
-    def agree(self) -> None:
-        """Where the leader's table was written whole, all workers get their rows, the layers and their optimizer of it."""
-        if self.table.stale:
-            self.world.publish({"do": "deal"})
-            self.deal()
-
     def deal(self) -> None:
-        """Take over rows and layers from the leader. Every worker calls it, as it does what follows."""
         self.table.deal()
         if self.encoder.layers is not None and self.layer_optimizer is not None:
             share_layers(self.world, self.encoder.layers, self.layer_optimizer)
 
     def announced(self, epoch: int, waits: Waits, first: int) -> Generator[AnnouncedParts]:
-        """This worker's share of `batches`."""
-
         def drawn(index: int) -> PreparedParts:
             return self._prepared(self.sampler.batch(epoch, index))
 
         return minibatches(drawn, self._announced, range(first, self.sampler.steps_per_epoch), waits, IN_TRAINING)
 
     def trained(self, uploaded: AnnouncedParts, rate: float) -> Loss:
-        """Take the step; DivergedError on all workers where a loss or gradient is not finite, and nothing is updated."""
         lost, step = self._lost(uploaded), uploaded.batch.step
         rows, layers = [], []
         for encoded, (grad_VD, grad_ego_VD) in zip(lost.encoded, lost.grads, strict=True):
@@ -168,7 +128,6 @@ class PartedStep:
         return batch if self.world.rank else replace(batch, rows_R=np.unique(came.numpy()))
 
     def whole_gradient(self, batch: PartedBatch) -> tuple[NDArray[np.int64], torch.Tensor]:
-        """On the leader: the gradient of every cell of the rows that the batch reads, and their numbers. Nothing is updated."""
         uploaded = self._announced(self._prepared(batch))
         lost = self._lost(uploaded)
         self._judged(batch.step, lost.losses_P, [grad for pair in lost.grads for grad in pair])

@@ -4,8 +4,6 @@
     fetch      owners answer with rows
     pushed     gradients of rows go to their owners, which sum them over all parts in one fixed tree
 
-The leader, worker 0, has the whole table too, as it starts, is explored, saved and exported (`drained`). What others trained
-comes to it when it is asked for. Rows that are written whole, by a start, an exploration or a checkpoint, go to their owners.
 Letters: N rows of the table, S parts, W workers, P parts of a worker, R rows of a part, A rows asked of this worker, D width.
 """
 
@@ -23,7 +21,7 @@ from numpy.typing import NDArray
 
 from gcnrec.rows import RowGrad, Rows, Ticket
 from gcnrec.tables.dealt.shards import Shards
-from gcnrec.tables.dense import StepTable, Table
+from gcnrec.tables.dealt.table import DealtTable
 from gcnrec.tables.pipelined import HostTable
 from gcnrec.workers.sums import by_owner, grouped, placed, tree_rows
 from gcnrec.workers.world import World
@@ -43,31 +41,21 @@ class _Plan:
     asked: tuple[NDArray[np.int64], ...]
 
 
-class ExchangedTable:
-    """A `StepTable` whose tickets are announced for all parts of a worker at once. `host` is the whole table, None on followers.
+class ExchangedTable(DealtTable):
+    """A `StepTable` whose tickets are announced for all parts of a worker at once.
 
     All workers call `announce`, `fetch` and `pushed` in the same order. Without `reads_rows` no row is ever read.
     """
 
     def __init__(self, world: World, shards: Shards, host: HostTable | None, reads_rows: bool = True) -> None:
-        self._world, self._shards, self._host = world, shards, host
+        super().__init__(world, shards, host)
         self.reads_rows = reads_rows
         self._plans: dict[Ticket, tuple[_Plan, int]] = {}
         self._tiles: dict[Ticket, torch.Tensor] = {}
-        self._seen, self._dirty = -1, False
-        self.local: StepTable = shards.empty() if host is None or world.size > 1 else host
-
-    @property
-    def num_rows(self) -> int:
-        return self._shards.num_rows
 
     @property
     def width(self) -> int:
         return self._shards.width
-
-    @property
-    def device(self) -> torch.device:
-        return self.local.device
 
     def announcing(self) -> AbstractContextManager[Any]:
         """Nothing is uploaded."""
@@ -149,39 +137,6 @@ class ExchangedTable:
         ends = lengths.tolist()
         pieces = list(zip(_split(rows.numpy(), ends), torch.split(came, ends), strict=True))
         return tree_rows(_in_part_order(pieces, size), self.width)
-
-    def write(self, rows: Rows) -> None:
-        self.local.write(rows)
-        self._dirty = True
-
-    @property
-    def stale(self) -> bool:
-        """Whether the leader's table was written whole since its rows were dealt out."""
-        return self._host is not None and self._world.size > 1 and self._host.changes != self._seen
-
-    def deal(self) -> None:
-        """Give every worker its rows and their state, out of the leader's table."""
-        if self._world.size > 1:
-            self.local = self._shards.dealt(self._world, self._host)
-        self._mark_seen()
-
-    def collect(self) -> None:
-        """Bring all rows and their state back to the leader's table."""
-        if self._world.size > 1:
-            self._shards.collected(self._world, self.local, self._host)
-        self._mark_seen()
-
-    def _mark_seen(self) -> None:
-        self._seen, self._dirty = -1 if self._host is None else self._host.changes, False
-
-    def drained(self) -> Table:
-        """The leader's table, with every update in it."""
-        if self._host is None:
-            raise ValueError("only the leader has the whole table")
-        if self._dirty and self._world.size > 1 and not self.stale:
-            self._world.publish({"do": "collect"})
-            self.collect()
-        return self._host.drained()
 
     def _arrived(self, plan: _Plan, tiles: Sequence[torch.Tensor]) -> list[tuple[NDArray[np.int64], torch.Tensor]]:
         """The rows of this worker and their gradient from each part, in the order of parts."""

@@ -55,9 +55,9 @@ class DenseShards:
 
     def dealt(self, world: World, host: HostTable | None) -> DenseTable:
         sizes = _sizes(self.num_rows, world.size)
-        whole = {} if host is None else _dense(host).tensors()
+        whole = {} if host is None else as_dense(host).tensors()
         forms = {"weights": torch.empty(0, self.width), "state": torch.empty(0, self.state_width), "last": torch.empty(0).int()}
-        mine = {name: _dealt(world, _by_worker(whole.get(name), world.size), form, sizes) for name, form in forms.items()}
+        mine = {name: from_leader(world, _by_worker(whole.get(name), world.size), form, sizes) for name, form in forms.items()}
         start = torch.zeros(1, 1).expand(sizes[world.rank], self.width)
         table = DenseTable(start, self.state_width, numbers=RowNumbers(world.size, world.rank))
         table.restore(mine)
@@ -65,11 +65,11 @@ class DenseShards:
 
     def collected(self, world: World, local: StepTable, host: HostTable | None) -> None:
         sizes = _sizes(self.num_rows, world.size)
-        for name, tensor in _dense(local).tensors().items():
-            came = _collected(world, tensor, sizes)
+        for name, tensor in as_dense(local).tensors().items():
+            came = to_leader(world, tensor, sizes)
             if host is not None:
                 for worker, piece in enumerate(torch.split(came, sizes)):
-                    _dense(host).tensors()[name][worker :: world.size] = piece  # copy: into the whole table
+                    as_dense(host).tensors()[name][worker :: world.size] = piece  # copy: into the whole table
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,16 @@ class SlotShards:
 
     def dealt(self, world: World, host: HostTable | None) -> SlotTable:
         sizes, whole = _sizes(self.num_rows, world.size), {} if host is None else _slots(host).tensors()
-        counts = _dealt(world, _by_worker(whole.get("counts"), world.size), torch.empty(0, dtype=torch.uint8), sizes)
+        counts = from_leader(world, _by_worker(whole.get("counts"), world.size), torch.empty(0, dtype=torch.uint8), sizes)
         own = int(counts.sum())
-        lengths = _collected(world, torch.tensor([own]), [1] * world.size).tolist() or [own] * world.size
+        lengths = to_leader(world, torch.tensor([own]), [1] * world.size).tolist() or [own] * world.size
         order_X = None if host is None else torch.from_numpy(_value_order(whole["counts"].numpy(), world.size))
         mine = {"counts": counts}
         for name, form in self._rows().items():
-            mine[name] = _dealt(world, _by_worker(whole.get(name), world.size), form, sizes)
+            mine[name] = from_leader(world, _by_worker(whole.get(name), world.size), form, sizes)
         for name, form in self._values().items():
             values = None if order_X is None else _values_first(name, whole[name]).index_select(0, order_X)
-            mine[name] = _dealt(world, values, form, lengths, own)
+            mine[name] = from_leader(world, values, form, lengths, own)
         mine["moments"] = mine["moments"].T.contiguous()
         table = self._table(sizes[world.rank], max(1, own), RowNumbers(world.size, world.rank))
         table.restore(mine)
@@ -104,9 +104,9 @@ class SlotShards:
 
     def collected(self, world: World, local: StepTable, host: HostTable | None) -> None:
         own, sizes = _slots(local).tensors(), _sizes(self.num_rows, world.size)
-        lengths = _collected(world, torch.tensor([len(own["columns"])]), [1] * world.size).tolist()
-        rows = {name: _collected(world, own[name], sizes) for name in self._rows()}
-        values = {name: _collected(world, _values_first(name, own[name]), lengths) for name in self._values()}
+        lengths = to_leader(world, torch.tensor([len(own["columns"])]), [1] * world.size).tolist()
+        rows = {name: to_leader(world, own[name], sizes) for name in self._rows()}
+        values = {name: to_leader(world, _values_first(name, own[name]), lengths) for name in self._values()}
         if host is None:
             return
         table = _slots(host)
@@ -156,7 +156,7 @@ def _values_first(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.T if name == "moments" else tensor
 
 
-def _dealt(
+def from_leader(
     world: World, whole: torch.Tensor | None, form: torch.Tensor, sizes: Sequence[int], own: int | None = None
 ) -> torch.Tensor:
     """The leader's rows, so many to each worker in turn; `form` has the shape and dtype of none of them."""
@@ -165,13 +165,13 @@ def _dealt(
     return world.exchange(form if whole is None else whole, outs, ins)
 
 
-def _collected(world: World, own: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+def to_leader(world: World, own: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
     """All workers' rows, in their order, on the leader; none elsewhere."""
     outs = [len(own)] + [0] * (world.size - 1)
     return world.exchange(own, outs, list(sizes) if world.rank == 0 else [0] * world.size)
 
 
-def _dense(table: object) -> DenseTable:
+def as_dense(table: object) -> DenseTable:
     """The table as what `DenseShards` makes."""
     if not isinstance(table, DenseTable):
         raise TypeError(f"a table of whole rows was expected, came {type(table).__name__}")
