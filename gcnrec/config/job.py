@@ -279,7 +279,8 @@ class Train(Section):
     """CPU threads; default all that the process may use. Results are equal for equal numbers of threads."""
     parts: Annotated[int, Field(ge=1, le=64)] | None = None
     """Parts of every batch, a power of two: users and items by the remainder of their number. The numbers of a run follow from
-    the parts, whatever number of workers shares them (`--workers`). Default: as many as there are workers at the start."""
+    the parts, whatever number of workers shares them (`--workers`). Default: as many as there are workers at the start.
+    lightgcn with `propagation = "full"` has no parts: its workers share the columns of the table."""
     transfer_blocks: Annotated[int, Field(ge=1, le=2**16)] | None = None
     """Blocks of the kernels that move rows between host memory and a GPU; default what is enough on this machine, measured once
     and remembered. More take multiprocessors from training; results are the same."""

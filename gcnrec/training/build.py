@@ -48,6 +48,7 @@ from gcnrec.sampling.parts import PartedSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sampling.walk_blocks import WalkSampler
 from gcnrec.sparsity.first_support import fill, magnitude_keys, random_keys
+from gcnrec.steps.columns import ColumnsStep
 from gcnrec.steps.deferred import Deferred
 from gcnrec.steps.earlier import earlier_run
 from gcnrec.steps.explore import Explorer, degree_deciles
@@ -58,6 +59,7 @@ from gcnrec.steps.start import spectral_rows
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import read_limits
 from gcnrec.system.scratch import trim_heap
+from gcnrec.tables.dealt.columns import ColumnShards, ColumnsTable
 from gcnrec.tables.dealt.exchanged import ExchangedTable
 from gcnrec.tables.dealt.shards import DenseShards, Shards, SlotShards
 from gcnrec.tables.dense import Allocate, DenseTable, StepTable, in_ram
@@ -66,6 +68,7 @@ from gcnrec.tables.pipelined import HostTable
 from gcnrec.tables.slots import SlotTable
 from gcnrec.training.mixture_choice import refuse_impossible_mixture
 from gcnrec.training.plan import Plan, plan_of
+from gcnrec.training.workers.shared import by_columns
 from gcnrec.workers.world import World
 
 
@@ -207,6 +210,17 @@ def build_step(job: Job, plan: Plan, data: TrainData, table: StepTable, scratch:
         drawing,
         data.features,
     )
+
+
+def shared_step(
+    job: Job, plan: Plan, data: TrainData, world: World, host: HostTable | None, scratch: Allocate = in_ram
+) -> PartedStep | ColumnsStep:
+    """The step of a job that `world`'s workers share; `host` is the leader's table, None on followers."""
+    if by_columns(job.model):
+        columns = ColumnsTable(world, ColumnShards(plan.num_rows, plan.width, plan.rule.state_width(1)), host)
+        return ColumnsStep(build_step(job, plan, data, columns, scratch), columns, world)
+    table = ExchangedTable(world, shards_of(plan), host, job.model.inputs != "features")
+    return parted(build_step(job, plan, data, table, scratch), table, world, job.train.parts or 1)
 
 
 def parted(step: Step, table: ExchangedTable, world: World, parts: int) -> PartedStep:

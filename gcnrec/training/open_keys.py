@@ -22,6 +22,7 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.seen import seen_rule
 from gcnrec.runs.paths import JOB
 from gcnrec.training.defaults import Default, defaults
+from gcnrec.training.workers.shared import by_columns
 
 if TYPE_CHECKING:
     from gcnrec.system.observer import Observer
@@ -65,8 +66,8 @@ def settled(job: Job, dataset: Dataset, begun: Job | None = None) -> Job:
 
 
 def shared(job: Job, workers: int, observer: Observer) -> Job:
-    """`job` with as many parts as there are workers where it leaves them open, and says so."""
-    if job.train.parts is not None or workers == 1:
+    """`job` with as many parts as there are workers where it leaves them open, and says so; columns are shared without parts."""
+    if job.train.parts is not None or workers == 1 or by_columns(job.model):
         return job
     observer.note(f"train.parts={workers}: as many as workers; the same job gives the same numbers with fewer of them")
     parts = Job.parse({"train": {"parts": workers}}, [], "--workers").train.parts  # refuses what no parts can be

@@ -46,7 +46,6 @@ from gcnrec.storage.files import atomic_file, clear_leftovers, local
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.pages import scratch_values
 from gcnrec.system.signals import Stop, stops
-from gcnrec.tables.dealt.exchanged import ExchangedTable
 from gcnrec.tables.features.files import read_codes, write_codes
 from gcnrec.tables.features.sides import Features, with_codes
 from gcnrec.tables.placement import placed, placed_features, released
@@ -57,10 +56,9 @@ from gcnrec.training.build import (
     explorer_of,
     features_read,
     first_table,
-    parted,
     planned,
     planned_start,
-    shards_of,
+    shared_step,
 )
 from gcnrec.training.export_choice import chosen_rule
 from gcnrec.training.finish import exported_by, finish, is_trained, validate, warn_of_lost
@@ -271,13 +269,12 @@ def _step(work: Work, data: TrainData, stage: str) -> Iterator[TrainingStep]:
     features = features_read(work.job, _features(work), data.graph.union, memory, plan.placement.on_gpu)
     table = first_table(plan, data.graph, rows_ND, memory)
     reads_rows = work.job.model.inputs != "features"
-    if (work.job.train.parts or 1) > 1:
+    if work.world.size > 1 or (work.job.train.parts or 1) > 1:
         del rows_ND
         described = work.job.model_dump(mode="json", exclude_none=True, by_alias=True)
         work.world.publish(beginning(described, work.dataset, stage))
-        exchanged = ExchangedTable(work.world, shards_of(plan), table, reads_rows)
-        step = build_step(work.job, plan, replace(data, features=features), exchanged, partial(scratch_values, work.folder))
-        yield parted(step, exchanged, work.world, work.job.train.parts or 1)
+        data = replace(data, features=features)
+        yield shared_step(work.job, plan, data, work.world, table, partial(scratch_values, work.folder))
         return
     with released(placed(plan.placement, data.graph, table, work.observer, features, reads_rows)) as table_there:
         del table, rows_ND

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numba
 import numpy as np
 import pytest
@@ -164,6 +166,22 @@ def test_chosen_rows_and_their_transpose(name, width):
     yardstick = 3 + torch_product(transpose(csr), full, column_scale, row_scale)
     scattered = scatter_rows(csr, grad, rows, row_scale, column_scale, torch.full((csr.columns, width), 3.0))
     assert_as_good_as(scattered, yardstick, expected)
+
+
+@pytest.mark.parametrize("cuts", [(0, 16, 40), (0, 32, 40), (16, 48, 64), (48, 64, 75), (0, 16, 129)])
+def test_a_column_has_the_same_bits_among_fewer_whole_lines(cuts):
+    """Workers hold such columns (`gcnrec.tables.dealt.columns`): cuts at multiples of 16, and the end of the row."""
+    csr, width = GRAPHS["skewed, with empty rows"], cuts[-1]
+    source, row_scale, column_scale = inputs(csr, width)
+    rows = np.random.default_rng(1).permutation(csr.rows)[: csr.rows // 2].astype(np.int32)
+    grad = torch.randn(len(rows), width, generator=torch.Generator().manual_seed(2))
+    whole = scatter_rows(csr, grad, rows, row_scale, column_scale, torch.ones(csr.columns, width))
+    for first, last in pairwise(cuts):
+        own = slice(first, last)
+        part = scatter_rows(csr, grad[:, own], rows, row_scale, column_scale, torch.ones(csr.columns, last - first))
+        assert torch.equal(part, whole[:, own])
+        product = propagate(csr, source[:, own].contiguous(), row_scale, column_scale)
+        assert torch.equal(product, propagate(csr, source, row_scale, column_scale)[:, own])
 
 
 def test_repeated_rows_are_allowed_when_reading():

@@ -12,12 +12,10 @@ from typing import Any
 from gcnrec.config import Job
 from gcnrec.errors import DataError
 from gcnrec.loaders.schema import Dataset, open_dataset
-from gcnrec.steps.follower import Follower
-from gcnrec.steps.parted import PartedStep
-from gcnrec.tables.dealt.exchanged import ExchangedTable
+from gcnrec.steps.follower import Follower, SharedStep
 from gcnrec.tables.dense import in_ram
 from gcnrec.tables.features.sides import with_codes
-from gcnrec.training.build import build_step, features_read, parted, shards_of
+from gcnrec.training.build import features_read, shared_step
 from gcnrec.training.plan import plan_of
 from gcnrec.training.train import features_of, refit_data, train_data, use_threads
 from gcnrec.workers.world import World
@@ -32,7 +30,7 @@ def follow(world: World) -> None:
             command = Follower(_step(command, world)).follow()
 
 
-def _step(command: dict[str, Any], world: World) -> PartedStep:
+def _step(command: dict[str, Any], world: World) -> SharedStep:
     """The step of a stage, as the leader builds it, with a table that the leader fills."""
     job = Job.parse(command["job"], [], "the leader's job")
     dataset = _dataset(command).reading(job.model.behaviours)
@@ -42,8 +40,7 @@ def _step(command: dict[str, Any], world: World) -> PartedStep:
     if job.model.needs_codes and features.any:  # what int8 codes stand for is the fit's, in a refit too
         features = with_codes(features, dataset.graph.union, job.model.feature_dtype, job.train.seed)
     data = replace(data, features=features_read(job, features, data.graph.union, in_ram))
-    table = ExchangedTable(world, shards_of(plan), None, job.model.inputs != "features")
-    return parted(build_step(job, plan, data, table), table, world, job.train.parts or 1)
+    return shared_step(job, plan, data, world, None)
 
 
 def _dataset(command: dict[str, Any]) -> Dataset:
