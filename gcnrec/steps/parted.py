@@ -83,7 +83,7 @@ class PartedStep(SharedStep):
 
     def __call__(self, batch: PartedBatch, rate: float) -> float:
         """Train at one learning rate on a batch that was not announced; returns its loss. For a leader whom nobody follows."""
-        self.agree()
+        self._agree()
         return self.trained(self._announced(self._prepared(batch)), rate).value
 
     def deal(self) -> None:
