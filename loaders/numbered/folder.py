@@ -1,7 +1,7 @@
-"""From a folder of numbered pairs to a dataset folder, without a join, and without a sort by the user's columns.
+"""From a folder of numbered pairs to a dataset folder: nothing is joined, and nothing sorted but the transpose.
 
-An engine on many machines has filtered, split, merged and numbered the interactions. What it wrote is checked row by row, read in
-bounded memory, and becomes the same files that `gcnrec ingest` makes of the same rows.
+An engine on many machines has filtered, split, merged and numbered the interactions. What it wrote is read in bounded memory and
+checked row by row, and becomes the same files that `gcnrec ingest` makes of the same rows.
 """
 
 from __future__ import annotations

@@ -86,21 +86,21 @@ def read_nodes(source: Input, side: str, declared: str | None, most: int, scratc
     part, count = Part(source, columns, 1, scratch.limit), source.rows
     numbering, codes_N, bounds, stretches = Numbering(kind, scratch), scratch.empty(count, np.int32), [0], [0]
     waiting: list[pa.Array] = []
+    held = 0
     for first, batch in part.batches():
         _check_numbers(batch.column(0).to_numpy(), first, side, part.places)
         _check_lengths(batch.column(1), most, first, part.places)
         waiting.append(batch.column(1))
-        last = first + len(batch)
-        if sum(ids.nbytes for ids in waiting) >= scratch.limit // 64 or last == count:
+        held, last = held + batch.column(1).nbytes, first + len(batch)
+        if held >= scratch.limit // 64 or last == count:
             codes_N[stretches[-1] : last] = numbering.codes(pa.concat_arrays(waiting))
             bounds.append(len(numbering))
             stretches.append(last)
-            waiting = []
+            waiting, held = [], 0
             trim_heap()
     ids, numbers_E = numbering.numbered(np.array(bounds, np.int64))
-    for stretch, bound in enumerate(bounds[:-1]):
-        codes = codes_N[stretches[stretch] : stretches[stretch + 1]]
-        _renumber(codes, numbers_E[bound:])
+    for first, last, bound in zip(stretches[:-1], stretches[1:], bounds[:-1], strict=True):
+        _renumber(codes_N[first:last], numbers_E[bound:])
     nodes = Nodes(side, ids, codes_N, part.places)
     if len(ids) < count:
         twice = int(_first_repeated(codes_N, scratch.full(len(ids), np.bool_, 0)))

@@ -56,7 +56,7 @@ class Part:
 
         Raises DataError for a null, and for more rows than the files' metadata says.
         """
-        paths = [name for name in self.columns if name in self.source.dataset.schema.names]
+        paths = list(self.columns)
         size = self.source.batch_rows(paths, self.limit)
         files = self.source.by_file(self.columns, paths, size, self.limit / 200)
         done = 0
