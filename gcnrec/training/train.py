@@ -85,12 +85,11 @@ def train(
     DivergedError at a loss that is not finite.
     """
     observer, folder, decided = kept(observer), local(Path(out)), notes(job, dataset)
-    job = settled(resolved(job, dataset), dataset, begun_job(folder) if resume else None)
-    world = world or Alone()
-    job = shared(job, world.size, observer)
+    begun, world = begun_job(folder) if resume else None, world or Alone()
+    job = shared(settled(resolved(job, dataset), dataset, begun), world.size, begun is not None, observer)
     dataset = dataset.reading(job.model.behaviours)
     plan = planned(job, dataset)  # refused before there is a folder
-    refuse_parts(job.train.parts or 1, world.size, Chosen(job.model, job.loss, job.sampler), plan)
+    refuse_parts(job.train.parts or 1, world.size, Chosen(job.model, job.loss, job.sampler, job.train.batch_size), plan)
     if plan is not None and not (resume and is_trained(folder, closed_form=False)):
         planned_start(job, plan, dataset)
     on_gpu = plan is not None and plan.placement.on_gpu

@@ -12,11 +12,12 @@ from gcnrec.training.plan import Plan
 
 
 class Chosen(NamedTuple):
-    """The sections of a job on which it depends whether workers can share it."""
+    """What of a job decides whether workers can share it."""
 
     model: Model
     loss: Loss
     sampler: Sampler
+    batch_size: int
 
 
 def by_columns(model: Model) -> bool:
@@ -41,6 +42,11 @@ def refuse_parts(parts: int, workers: int, chosen: Chosen, plan: Plan | None) ->
         allowed = [str(1 << power) for power in range(parts.bit_length())]
         raise UsageError(
             f"this run's batches have {parts} parts, which {workers} workers cannot share; use {' or '.join(allowed)} workers"
+        )
+    if chosen.batch_size < parts:  # or a step may have no pair at all
+        raise UsageError(
+            f"train.batch_size must be at least train.parts = {parts}, got {chosen.batch_size}; set it to {parts} or more, or "
+            "lower train.parts"
         )
 
 
