@@ -13,7 +13,7 @@ import typer
 
 from gcnrec.console import output
 from gcnrec.console.arguments import AsJson, place_to_write
-from gcnrec.errors import DeviceError, UsageError, install
+from gcnrec.errors import DeviceError, UsageError, install, shown
 from gcnrec.system.signals import working
 
 
@@ -45,17 +45,21 @@ def bench(
         str,
         typer.Argument(
             metavar="WHAT",
-            help="sample, sample-large, propagate, gather, features, update, table, train-step, epoch, evaluate or ingest.",
+            help="sample, sample-large, propagate, gather, features, update, table, train-step, epoch, scale, evaluate, ingest.",
         ),
     ],
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="A dataset folder; default: Gowalla's size, made up.")] = None,
     record: Annotated[
         Path | None, typer.Option(metavar="FILE.json", parser=place_to_write, help="Also write rows, command and machine here.")
     ] = None,
+    workers: Annotated[str | None, typer.Option(metavar="N,N", help="scale: numbers of workers; default 1,2.")] = None,
+    torchrec_python: Annotated[
+        Path | None, typer.Option(metavar="PYTHON", help="scale: the Python of an environment with TorchRec, a peer.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Time ours and every peer in one run; exit code 4 when a required peer is absent."""
-    from gcnrec.bench.catalogue import rows_of
+    from gcnrec.bench.catalogue import Workers, rows_of
     from gcnrec.bench.harness import write_record
     from gcnrec.reports.text import bench_line
 
@@ -63,14 +67,24 @@ def bench(
         raise UsageError(f"{record} exists and is never overwritten; remove it or name another --record")
     rows = []
     with working():
-        for row in rows_of(what, data):
+        for row in rows_of(what, data, Workers(_numbers(workers), torchrec_python)):
             rows.append(row)
             print(json.dumps(row) if as_json else bench_line(row), flush=True)
         if record:
             write_record(record, shlex.join(["gcnrec", *sys.argv[1:]]), rows)
-    if rows[-1]["speedup"] is None:
+    if rows[-1]["speedup"] is None and "left_out" not in rows[-1]:
         absent = ", ".join(rows[-1]["absent"])
         raise DeviceError(f"bench {what} needs every required peer, absent: {absent}; {install('bench')}")
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    """Numbers of workers, split at commas."""
+    if text is None:
+        return None
+    pieces = text.split(",")
+    if not all(piece.strip().isdecimal() for piece in pieces):
+        raise UsageError(f"--workers must be numbers with commas between them, such as 1,2, got {shown(text)}")
+    return tuple(int(piece) for piece in pieces)
 
 
 def doctor(as_json: AsJson = False) -> None:

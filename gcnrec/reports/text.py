@@ -115,11 +115,21 @@ def figure_lines(facts: dict[str, Any]) -> list[str]:
 def bench_line(row: dict[str, Any]) -> str:
     """One row of a bench."""
     if not row.get("summary"):
-        rate, memory = row["rate"] or 0.0, row["peak_bytes"] / 2**20
-        return f"{row['bench']}  {row['variant']:<28} {row['seconds'] * 1e3:>11.2f} ms {rate:>14,.0f} /s {memory:>9.1f} MiB"
+        rate = row["rate"] or 0.0
+        used = _of_workers(row) if "workers" in row else f"{row['peak_bytes'] / 2**20:>9.1f} MiB"
+        return f"{row['bench']}  {row['variant']:<28} {row['seconds'] * 1e3:>11.2f} ms {rate:>14,.0f} /s {used}"
+    if "left_out" in row:
+        return f"{row['bench']}  {row['left_out']}"
     speedup = "unknown" if row["speedup"] is None else f"{row['speedup']:.2f}x"
+    by_cpu = f", by CPU seconds of a worker {row['cpu_speedup']:.2f}x" if "cpu_speedup" in row else ""
     absent = f"; absent: {', '.join(row['absent'])}" if row["absent"] else ""
-    return f"{row['bench']}  {row['ours']} against {row['best_peer']}: {speedup}{absent}"
+    return f"{row['bench']}  {row['ours']} against {row['best_peer']}: {speedup}{by_cpu}{absent}"
+
+
+def _of_workers(row: dict[str, Any]) -> str:
+    """What several workers use for a step: CPU of one and of all, and bytes that travel, where they are known."""
+    sent = "" if row["bytes_exchanged"] is None else f" {row['bytes_exchanged'] / 1e6:>8.2f} MB sent"
+    return f"{row['cpu_seconds_a_worker'] * 1e3:>9.1f} CPU ms a worker {row['cpu_seconds'] * 1e3:>9.1f} in all{sent}"
 
 
 def columns(rows: Iterable[Sequence[str]]) -> list[str]:
