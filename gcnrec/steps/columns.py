@@ -22,7 +22,7 @@ from gcnrec.device import Ops
 from gcnrec.models.encoder import Encoded, Encoder
 from gcnrec.rows import RowGrad
 from gcnrec.sampling.minibatches import Waits
-from gcnrec.sampling.sampler import Batch
+from gcnrec.sampling.sampler import Batch, EdgeSampler
 from gcnrec.steps.follower import SharedStep
 from gcnrec.steps.guards import Gradients, Loss, finite
 from gcnrec.steps.step import Step, Uploaded
@@ -100,6 +100,7 @@ class Agreed:
 class ColumnsStep(SharedStep):
     """The step of all workers: `step` works on this worker's columns, `table`, by an encoder and a check of the whole world."""
 
+    sampler: EdgeSampler
     table: ColumnsTable
     layer_optimizer = None
 
@@ -108,6 +109,11 @@ class ColumnsStep(SharedStep):
         self._step = replace(step, encoder=encoder, check=check)
         self.sampler, self.encoder, self.check = step.sampler, encoder, check
         self.table, self.world = table, world
+
+    def __call__(self, batch: Batch, rate: float) -> float:
+        """Train at one learning rate on a batch that was not announced; returns its loss. For a leader whom nobody follows."""
+        self._agree()
+        return self._step(batch, rate)
 
     def deal(self) -> None:
         self.table.deal()

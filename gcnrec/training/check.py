@@ -26,12 +26,11 @@ from gcnrec.steps.protocol import TrainingStep
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import peak_rss_bytes
 from gcnrec.system.observer import SILENT, Observer
-from gcnrec.tables.dealt.exchanged import ExchangedTable
 from gcnrec.tables.dense import StepTable
 from gcnrec.tables.features.pipelined import SLOTS as FEATURE_SLOTS
 from gcnrec.tables.placement import placed, placed_features, released
 from gcnrec.tables.ring import SLOTS
-from gcnrec.training.build import build_step, features_read, first_table, parted, planned, planned_start, shards_of
+from gcnrec.training.build import build_step, features_read, first_table, planned, planned_start, shared_step
 from gcnrec.training.mixture_choice import choice_bytes
 from gcnrec.training.open_keys import decided, located, settled, shared
 from gcnrec.training.plan import Plan
@@ -81,11 +80,10 @@ def check(job: Job, dataset: Dataset, observer: Observer = SILENT, workers: int 
             data = replace(train_data(dataset), features=placed_features(plan.placement, table, features))
             step = build_step(job, plan, data, table, memory)
             tried = _Tried(step, partial(_taken, step), table, graph_bytes, features.bytes, begun)
-            if (job.train.parts or 1) == 1:
+            if max(job.train.parts or 1, workers or 1) == 1:
                 timed = _timed(job, plan, dataset, tried)
             else:
-                world = tried_alone(workers or 1)
-                share = parted(step, ExchangedTable(world, shards_of(plan), first, reads_rows), world, job.train.parts or 1)
+                share = shared_step(job, plan, data, tried_alone(workers or 1), first, memory)
                 tried = replace(tried, step=share, take=partial(_taken, share))
                 timed = _shared(_timed(job, plan, dataset, tried), predicted(share, plan))
     mixture_bytes = choice_bytes(job.mixture, job.evaluate, dataset)

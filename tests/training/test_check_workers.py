@@ -12,13 +12,14 @@ from gcnrec.errors import UsageError
 from gcnrec.sampling.minibatches import Waits
 from gcnrec.tables.dealt.exchanged import ExchangedTable
 from gcnrec.testing import checkerboard, write_dataset
-from gcnrec.training.build import build_step, first_table, parted, planned, shards_of
+from gcnrec.training.build import build_step, first_table, parted, planned, shards_of, shared_step
 from gcnrec.training.check import check
 from gcnrec.training.train import train, train_data
 from gcnrec.training.workers.share import Echo, predicted
 from gcnrec.workers.metered import Metered
 
 SAMPLED = {"model": {"propagation": "sampled", "width": 8, "layers": 2, "start": "normal"}, "optimizer": {"rule": "adam"}}
+FULL = {"model": {"propagation": "full", "width": 32, "layers": 2, "start": "normal"}, "optimizer": {"rule": "adam"}}
 SAGE = {"model": {"name": "graphsage", "width": 8, "layers": 2}, "sampler": {"fanouts": [2, 2]}}
 
 
@@ -95,9 +96,32 @@ def test_a_sparse_table_is_tried(dataset, tmp_path, monkeypatch):
     assert found["workers"] == 4 and found["bytes_per_worker"] == -(-found["table_bytes"] // 4)
 
 
+def test_workers_that_share_columns(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job = job_of(FULL)
+    found = check(job, dataset, workers=2)
+    assert (found["workers"], found["parts"], found["rows_asked_per_step"]) == (2, 1, 0)
+
+    def share(world):
+        plan, host = planned(job, dataset), None
+        if not world.rank:
+            host = first_table(plan, dataset.graph)
+        step = shared_step(job, plan, train_data(dataset), world, host)
+        step.deal()
+        before, local = world.bytes, step.table.local
+        (batch,) = step.announced(0, Waits(), 0)
+        step.trained(batch, 0.01)
+        return world.bytes - before, local.value_bytes + local.index_bytes + local.state_bytes
+
+    for sent, owned in run_workers(2, lambda world: share(Metered(world))):
+        assert found["network_bytes_per_step"] == sent - 8  # a loss and a sum
+        assert found["bytes_per_worker"] == owned
+
+
 REFUSED = {
-    "full propagation": ({"model": {"propagation": "full"}}, 2, {}, "propagates all rows"),
-    "parts of one worker": ({"model": {"propagation": "full"}}, 1, {"parts": 2}, "train.parts = 2 cannot share"),
+    "columns of a sparse table": ({**FULL, "table": {"budget": 0.5}}, 2, {}, "rows of a sparse table have columns of their own"),
+    "too few columns": (FULL, 4, {}, "cannot share 32 columns"),
+    "parts of one worker": (FULL, 1, {"parts": 2}, "train.parts = 2 cannot share"),
     "too many workers": (SAMPLED, 4, {"parts": 2}, "2 parts, which 4 workers cannot share"),
     "three workers": (SAMPLED, 3, {}, "must be 1, 2, 4, 8"),
     "a closed form": ({"model": {"name": "popularity"}}, 2, {}, "which one process computes"),

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.sampling.parts import PartedBatch
+from gcnrec.sampling.parts import PartedBatch, PartedSampler
+from gcnrec.steps.columns import ColumnsStep
 from gcnrec.steps.parted import PartedStep
 from gcnrec.training.plan import Plan
 from gcnrec.workers.world import Alone, World
@@ -53,26 +54,33 @@ def tried_alone(workers: int) -> World:
     return Alone() if workers == 1 else Echo(workers)
 
 
-def bytes_of_worker(plan: Plan, workers: int) -> int:
-    """Bytes of the rows and the state of the worker with most rows; slots that rows share unevenly apart."""
-    rows = len(range(0, plan.num_rows, workers))
-    return -(-plan.table_bytes * rows // plan.num_rows)
+def predicted(step: PartedStep | ColumnsStep, plan: Plan) -> dict[str, Any]:
+    """What a step costs the worker of `step`, by name, from a drawn batch. `bytes_per_worker`: of the largest share of the table
+    and its state; the leader has its share besides `leader_table_bytes`."""
+    cost = _of_parts(step, plan) if isinstance(step, PartedStep) else _of_columns(step, plan)
+    parts = step.sampler.parts if isinstance(step.sampler, PartedSampler) else 1
+    return {"workers": step.world.size, "parts": parts, "leader_table_bytes": plan.table_bytes, **cost}
 
 
-def predicted(step: PartedStep, plan: Plan) -> dict[str, Any]:
-    """What a step costs the worker of `step`, by name, from a drawn batch; `network_bytes_per_step` as `bytes_sent` has them.
-
-    `rows_asked_per_step`: rows that its parts ask their owners for, itself among them; a row of two parts counts twice.
-    """
-    batch, world = step.sampler.batch(0, 0), step.world
+def _of_parts(step: PartedStep, plan: Plan) -> dict[str, int]:
+    """`rows_asked_per_step`: rows that a worker's parts ask owners for, itself among them; a row of two parts counts twice."""
+    batch, rows = step.sampler.batch(0, 0), len(range(0, plan.num_rows, step.world.size))
     asked = [part.batch.rows_R for part in batch.parts] if step.table.reads_rows else []
     return {
-        "workers": world.size,
-        "parts": step.sampler.parts,
-        "bytes_per_worker": bytes_of_worker(plan, world.size),
-        "leader_table_bytes": plan.table_bytes,
+        "bytes_per_worker": -(-plan.table_bytes * rows // plan.num_rows),  # slots that rows share unevenly apart
         "rows_asked_per_step": sum(map(len, asked)),
         "network_bytes_per_step": bytes_sent(step, batch, asked),
+    }
+
+
+def _of_columns(step: ColumnsStep, plan: Plan) -> dict[str, int]:
+    """No row is asked for. Embeddings and rows of the batch's V nodes go to each other worker: 2 V C 4 (W - 1) of C columns."""
+    nodes, widest, size = len(step.sampler.batch(0, 0).nodes_V), max(step.table.widths), step.world.size
+    floats = widest * plan.table_bytes // 4 - plan.num_rows * widest
+    return {
+        "bytes_per_worker": 4 * (floats // step.table.whole_width + plan.num_rows),
+        "rows_asked_per_step": 0,
+        "network_bytes_per_step": 2 * nodes * step.table.width * 4 * (size - 1),
     }
 
 
