@@ -31,7 +31,7 @@ def job_of(**sections):
 
 def refused(workers, **sections):
     job = job_of(**sections)
-    refuse_parts(job.train.parts or 1, workers, Chosen(job.model, job.loss, job.sampler), plan_of(job, 100))
+    refuse_parts(job.train.parts or 1, workers, Chosen(job.model, job.loss, job.sampler, job.train.batch_size), plan_of(job, 100))
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,9 @@ def test_jobs_whose_columns_meet_are_refused(workers, sections, words):
 
 def test_columns_are_shared_without_parts():
     job = job_of()
-    assert shared(job, 4, SILENT) is job
+    assert shared(job, 4, False, SILENT) is job and shared(job, 2, True, SILENT) is job
     rows_alone = job_of(model={"name": "mf"}, optimizer={"rule": "adam"})
-    assert shared(rows_alone, 4, SILENT).train.parts == 4
+    assert shared(rows_alone, 4, False, SILENT).train.parts == 4
     refused(2, model={"name": "mf"}, train={"parts": 4})  # whatever propagation it does not have
 
 

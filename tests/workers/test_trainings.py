@@ -100,7 +100,7 @@ def test_one_worker_with_whole_batches_trains_as_ever(datasets, tmp_path, monkey
         assert not torch.distributed.is_initialized()
         return progress
 
-    for name in ("parted", "ExchangedTable", "beginning"):
+    for name in ("shared_step", "beginning"):
         monkeypatch.setattr(train_module, name, None)
     monkeypatch.setattr(train_module, "_fit", watched)
     for number, workers in enumerate((None, 1)):
