@@ -59,7 +59,7 @@ def check(job: Job, dataset: Dataset, observer: Observer = SILENT, workers: int 
     require_count(workers)
     open_dataset(dataset.folder)  # it may have changed since it was opened
     by_data = {default.setting: default.reason for default in decided(job, dataset)}
-    job = shared(settled(located(job), dataset), workers or 1, False, observer)
+    job = shared(settled(located(job), dataset), workers or 1, observer)
     dataset = dataset.reading(job.model.behaviours)
     plan = planned(job, dataset)
     refuse_parts(job.train.parts or 1, workers or 1, Chosen(job.model, job.loss, job.sampler, job.train.batch_size), plan)

@@ -69,19 +69,15 @@ def settled(job: Job, dataset: Dataset, begun: Job | None = None) -> Job:
     return _with(job, "train", "refit", _refit(dataset)) if job.train.refit is None else job
 
 
-def shared(job: Job, workers: int, begun: bool, observer: Observer) -> Job:
+def shared(job: Job, workers: int, observer: Observer) -> Job:
     """`job` with as many parts as there are workers where it leaves them open, and says so; columns are shared without parts.
 
-    UsageError for a number of workers that is no number of parts, and for a run that was begun with whole batches.
+    UsageError for a number of workers that is no number of parts.
     """
     if job.train.parts is not None or workers == 1 or by_columns(job.model):
         return job
     if workers & (workers - 1) or workers > MOST_PARTS:
         raise UsageError(f"--workers must be 1, 2, 4, 8, 16, 32 or 64, as the parts of a batch are, got {workers}")
-    if begun:
-        raise UsageError(
-            f"this run was begun with whole batches, which {workers} workers cannot share; resume it with one worker"
-        )
     observer.note(f"train.parts={workers}: as many as workers; the same job gives the same numbers with fewer of them")
     return _with(job, "train", "parts", workers)
 

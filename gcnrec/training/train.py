@@ -85,8 +85,9 @@ def train(
     DivergedError at a loss that is not finite.
     """
     observer, folder, decided = kept(observer), local(Path(out)), notes(job, dataset)
-    begun, world = begun_job(folder) if resume else None, world or Alone()
-    job = shared(settled(resolved(job, dataset), dataset, begun), world.size, begun is not None, observer)
+    job = settled(resolved(job, dataset), dataset, begun_job(folder) if resume else None)
+    world = world or Alone()
+    job = shared(job, world.size, observer)
     dataset = dataset.reading(job.model.behaviours)
     plan = planned(job, dataset)  # refused before there is a folder
     refuse_parts(job.train.parts or 1, world.size, Chosen(job.model, job.loss, job.sampler, job.train.batch_size), plan)
@@ -383,6 +384,8 @@ def _check_same(run: Run, job: Job, dataset: Dataset) -> None:
     different = first_difference(run.job, job)
     if different is not None:
         key, before, now = different
+        if key == "train.parts" and before is None:
+            raise UsageError(f"{run.folder} was begun with whole batches, which {now} workers cannot share; resume it with one")
         raise UsageError(
             f"{run.folder} was started with other settings than this job: {key} = {before!r}, now {now!r}; "
             f"resume with {run.folder / JOB}, or begin another run"

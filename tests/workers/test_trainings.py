@@ -13,9 +13,10 @@ from gcnrec.errors import UsageError
 from gcnrec.steps.step import Step
 from gcnrec.tables.dense import DenseTable
 from gcnrec.training.train import train
+from gcnrec.training.workers.share import Echo
 from gcnrec.workers.launch import led
 from gcnrec.workers.world import Alone
-from jobs.measure.workers.cases import CASES
+from jobs.measure.workers.cases import CASES, Case
 from jobs.measure.workers.data import made
 from jobs.measure.workers.equal import FOLLOWER, trained
 
@@ -110,13 +111,20 @@ def test_one_worker_with_whole_batches_trains_as_ever(datasets, tmp_path, monkey
     assert not [name for name in names if name.startswith("gcnrec heart") or name == "gcnrec followers"]
 
 
-@pytest.mark.parametrize("size", [1, 2, 8])
-def test_batches_that_are_smaller_than_their_parts_are_refused(size, datasets, tmp_path):
-    job = CASES["none dense adam in_batch"].job(8)
-    job = job.model_copy(update={"train": job.train.model_copy(update={"batch_size": size})})
-    if size == 8:
-        train(job.model_copy(update={"train": job.train.model_copy(update={"epochs": 1})}), datasets["plain"], tmp_path / "run")
-        return
-    with pytest.raises(UsageError, match=f"train.batch_size must be at least train.parts = 8, got {size}; set it to 8 or more"):
-        train(job, datasets["plain"], tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_a_run_that_was_begun_with_whole_batches_is_resumed_by_one_worker(datasets, tmp_path):
+    """Its numbers are of one part, whoever asks."""
+    job, folder = CASES["none dense adam in_batch"].job(1), tmp_path / "run"
+    open_job = job.model_copy(update={"train": job.train.model_copy(update={"parts": None})})
+    train(open_job, datasets["plain"], folder)
+    with pytest.raises(UsageError, match="begun with whole batches, which 2 workers cannot share; resume it with one"):
+        train(open_job, datasets["plain"], folder, resume=True, world=Echo(2))
+    train(open_job, datasets["plain"], folder, resume=True)
+
+
+def test_a_batch_of_one_pair_for_each_part_trains_and_a_smaller_one_is_refused(datasets, tmp_path):
+    settings = ['optimizer.rule="adam"', "train.epochs=1", "sampler.fraction=0.1"]
+    least, smaller = (Case("small", "plain", (*settings, f"train.batch_size={size}")).job(8) for size in (8, 7))
+    train(least, datasets["plain"], tmp_path / "run")
+    with pytest.raises(UsageError, match=r"batch_size must be at least train.parts = 8, got 7; set it to 8 or more"):
+        train(smaller, datasets["plain"], tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -6,6 +6,8 @@ A trial trains a job with a checkpoint every few steps by `gcnrec train JOB --wo
 ends by SIGKILL at a random moment: at the start, in a step, a checkpoint, a validation, the export. The trial goes on with
 --resume and 1, 2 or 4 workers, and is ended again, until it is done. Some ends are SIGTERM or Ctrl-C to the leader.
 
+Workers are forks of a process that has loaded gcnrec (`warm.py`): a start takes longer than their work.
+
 An end is sound when the leader says one sentence, which names a lost worker, with exit code 6 (143 or 130 after SIGTERM or
 Ctrl-C), and when no worker lives on. A trial is sound when its files are those of a run of one worker that nobody ended; of
 earlier checkpoints the names count. What a trial does follows from --seed and its number. The record has a row for each end.
@@ -25,6 +27,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -36,7 +39,9 @@ import psutil
 from gcnrec.bench.harness import command_of, write_record
 from jobs.measure.kill.digests import differences, digests
 from jobs.measure.kill.processes import CHECKOUT, QUIET
+from jobs.measure.kill.warm import Forked
 from jobs.measure.workers.data import made
+from jobs.measure.workers.warm import WarmWorkers
 
 Row = dict[str, Any]
 WORKERS = (2, 1, 2, 4)
@@ -44,7 +49,7 @@ WORKERS = (2, 1, 2, 4)
 MOST = 8
 """Ends of a trial; it is then left alone."""
 SCALE = 6
-PATIENCE_S, POLL_S = 120.0, 0.02
+PATIENCE_S, POLL_S = 300.0, 0.02
 LEAVING_S = 60.0
 """From the end of the leader to that of every other worker, at most."""
 ENDINGS = {signal.SIGKILL: 0.8, signal.SIGTERM: 0.1, signal.SIGINT: 0.1}
@@ -77,6 +82,7 @@ baselines = []
 [run]
 checkpoint_steps = 3
 """
+ENVIRONMENT = {**os.environ, **QUIET, "PYTHONPATH": str(CHECKOUT)}
 SLOTS = [
     "table.budget=0.25",
     'sparsity.policy="dynamic"',
@@ -148,7 +154,9 @@ def main() -> None:
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         bed = made_bed((given.work or Path(folder)).resolve())
-        expected = {variant: reference(variant, bed) for variant in VARIANTS}
+        warm = WarmWorkers(ENVIRONMENT)
+        expected = {variant: reference(variant, bed, warm) for variant in VARIANTS}
+        warm.close()
         rows = all_trials(given, bed, expected, begun + 60 * given.minutes)
     rows.sort(key=lambda row: (row["trial"], row["end"]))
     summary = {"seed": given.seed, **summarised(rows), "seconds": round(time.perf_counter() - begun, 1)}
@@ -164,20 +172,26 @@ def all_trials(given: argparse.Namespace, bed: Bed, expected: dict[str, Row], un
     rows, numbers, lock = list[Row](), count(), threading.Lock()
 
     def work() -> None:
+        warm = WarmWorkers(ENVIRONMENT)
         while True:
             with lock:
                 if _kills(rows) >= given.times or time.perf_counter() > until:
-                    return
+                    break
                 number = next(numbers)
-            variant = list(VARIANTS)[number % len(VARIANTS)]
-            made = trial(number, given.seed, variant, bed, expected[variant])
+            made = trial(number, given.seed, bed, expected[variant_of(number)], warm)
             with lock:
                 rows.extend(made)
+        warm.close()
 
     with ThreadPoolExecutor(given.jobs) as pool:
         for each in [pool.submit(work) for _ in range(given.jobs)]:
             each.result()
     return rows
+
+
+def variant_of(number: int) -> str:
+    """The job of a trial."""
+    return list(VARIANTS)[number % len(VARIANTS)]
 
 
 def made_bed(work: Path) -> Bed:
@@ -188,11 +202,11 @@ def made_bed(work: Path) -> Bed:
     return Bed(work / "job.toml", work / "data", work)
 
 
-def reference(variant: str, bed: Bed) -> Row:
+def reference(variant: str, bed: Bed, warm: WarmWorkers) -> Row:
     """The digests of a run of one worker that nobody ends, and the seconds of its training. SystemExit where it fails."""
     out = bed.work / f"reference-{variant.replace(' ', '-')}"
     shutil.rmtree(out, ignore_errors=True)
-    ended = launch(bed.command(variant, out, 1), out.with_suffix(".txt"), out, None)
+    ended = launch(bed.command(variant, out, 1), out.with_suffix(".txt"), out, None, warm)
     if ended.code:
         raise SystemExit(f"the run of {variant!r} that nobody ends ended with {ended.code}: {ended.said}")
     return {"digests": compared(out), "seconds": time.time() - (out / "lineage.json").stat().st_mtime}
@@ -204,15 +218,16 @@ def compared(out: Path) -> dict[str, str]:
     return {name: "present" if name.startswith("checkpoints/earlier") else digest for name, digest in found.items()}
 
 
-def trial(number: int, seed: int, variant: str, bed: Bed, expected: Row) -> list[Row]:
+def trial(number: int, seed: int, bed: Bed, expected: Row, warm: WarmWorkers) -> list[Row]:
     """A row for each end. The run folder stays where one is not sound."""
-    out, rows = bed.work / f"trial-{number}", list[Row]()
+    out, rows, variant = bed.work / f"trial-{number}", list[Row](), variant_of(number)
     shutil.rmtree(out, ignore_errors=True)
     while True:
         workers = WORKERS[len(rows) % len(WORKERS)]
         end = drawn(seed, number, len(rows), workers, expected["seconds"]) if len(rows) < MOST else None
         resume = ["--resume"] if rows else []
-        ended = launch([*bed.command(variant, out, workers), *resume], bed.work / f"trial-{number}-{len(rows)}.txt", out, end)
+        log = bed.work / f"trial-{number}-{len(rows)}.txt"
+        ended = launch([*bed.command(variant, out, workers), *resume], log, out, end, warm)
         if end is None or not ended.met:
             break
         about = {"trial": number, "variant": variant, "end": len(rows) + 1, "workers": workers, "signal": end.signal.name}
@@ -241,23 +256,20 @@ def drawn(seed: int, number: int, end: int, workers: int, seconds: float) -> End
     return End(chosen, rank, float(random.uniform(0, EARLY_S if early else seconds)), early)
 
 
-def launch(command: list[str], log: Path, out: Path, end: End | None) -> Ended:
+def launch(command: list[str], log: Path, out: Path, end: End | None, warm: WarmWorkers) -> Ended:
     """Run `gcnrec` to its end, or meet it with `end`; stderr goes to `log`."""
     begun = time.perf_counter()
-    with log.open("wb") as errors:
-        process = psutil.Popen(
-            [sys.executable, "-m", "gcnrec", *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
-            env={**os.environ, **QUIET, "PYTHONPATH": str(CHECKOUT)}, cwd=log.parent,
-        )  # fmt: skip
+    with log.open("wb") as errors, Path(os.devnull).open("wb") as nothing:
+        process = warm.fork(command, log.parent, ENVIRONMENT, [nothing.fileno(), errors.fileno()], None)
     ended, followers = Ended(0, ""), list[psutil.Process]()
     if end is not None:
         followers = _met(process, ended, end, out, int(command[command.index("--workers") + 1]))
     asked = time.perf_counter()
     try:
         ended.code = process.wait(PATIENCE_S)
-    except psutil.TimeoutExpired:
-        process.kill()
-        ended.code = process.wait()
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        ended.code = process.wait(PATIENCE_S)
         ended.said = "it did not end; "
     ended.took_s = time.perf_counter() - asked
     _, alive = psutil.wait_procs(followers, LEAVING_S)
@@ -268,21 +280,22 @@ def launch(command: list[str], log: Path, out: Path, end: End | None) -> Ended:
     return ended
 
 
-def _met(process: psutil.Popen, ended: Ended, end: End, out: Path, workers: int) -> list[psutil.Process]:
+def _met(process: Forked, ended: Ended, end: End, out: Path, workers: int) -> list[psutil.Process]:
     """Send the signal of `end`, unless the command has ended by then; the other workers."""
     before, followers = _begun(out), list[psutil.Process]()
     while process.poll() is None and len(followers) < workers - 1:
         time.sleep(POLL_S)
-        followers = [each for each in process.children() if "gcnrec.commands.workers" in each.cmdline()]
+        with suppress(psutil.NoSuchProcess):
+            followers = sorted(psutil.Process(process.pid).children(), key=lambda each: (each.create_time(), each.pid))
     while process.poll() is None and not end.early and _begun(out) == before:
         time.sleep(POLL_S)
     try:
         process.wait(end.delay_s)
-    except psutil.TimeoutExpired:
+    except subprocess.TimeoutExpired:
         ended.phase = phase_of(out, before)
-        target = process if end.rank == 0 else sorted(followers, key=_rank)[end.rank - 1]
-        ended.met = target.is_running()
-        target.send_signal(end.signal)
+        ended.met = end.rank == 0 or followers[end.rank - 1].is_running()
+        with suppress(psutil.NoSuchProcess):
+            (process if end.rank == 0 else followers[end.rank - 1]).send_signal(end.signal)
     return followers
 
 
@@ -298,10 +311,6 @@ def _events(out: Path) -> list[Row]:
     path = out / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
-
-
-def _rank(follower: psutil.Process) -> int:
-    return int(follower.environ()["RANK"])
 
 
 def phase_of(out: Path, before: int) -> str:
