@@ -102,7 +102,7 @@ def check(
     with observing(as_json or resolved) as observer:
         dataset = open_or_ingest(DataRequest(settings.data, job, data, data_root, force), observer)
         if resolved:
-            print(commented(shared(located_in(settings, dataset), workers or 1, False, observer), dataset), end="")
+            print(commented(shared(located_in(settings, dataset), workers or 1, observer), dataset), end="")
             return
         prediction = predict(settings, dataset, observer, workers)
     output.show(prediction if as_json else figure_lines(prediction))
