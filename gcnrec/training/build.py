@@ -61,7 +61,7 @@ from gcnrec.system.limits import read_limits
 from gcnrec.system.scratch import trim_heap
 from gcnrec.tables.dealt.columns import ColumnShards, ColumnsTable
 from gcnrec.tables.dealt.exchanged import ExchangedTable
-from gcnrec.tables.dealt.shards import DenseShards, Shards, SlotShards
+from gcnrec.tables.dealt.shards import DenseShards, RowShards, SlotShards
 from gcnrec.tables.dense import Allocate, DenseTable, StepTable, in_ram
 from gcnrec.tables.features.sides import Features, FeatureSides, feature_tables, stored_bytes, with_codes
 from gcnrec.tables.pipelined import HostTable
@@ -230,7 +230,7 @@ def parted(step: Step, table: ExchangedTable, world: World, parts: int) -> Parte
     return PartedStep(sampler, step.encoder, table, step.rule, objective, step.layer_optimizer, step.layer_rate, world)
 
 
-def shards_of(plan: Plan) -> Shards:
+def shards_of(plan: Plan) -> RowShards:
     """How workers share the plan's table."""
     rule, rows, width = plan.rule, plan.num_rows, plan.width
     if plan.policy is None:

@@ -62,6 +62,20 @@ def test_predicted_bytes_are_sent(dataset, sections, negatives, workers, parts):
     assert [share["bytes_per_worker"] for share, _, _ in found] == [max(owned for *_, owned in found)] * workers
 
 
+@pytest.mark.parametrize(("dtype", "record"), [("float32", 24), ("bfloat16", 16)])
+def test_of_sparse_rows_what_they_store_is_predicted(dataset, dtype, record):
+    """Each row stores 4 of 16 columns: of a row an id, a count and a record travel, and a gradient of 4 values."""
+    sections = {
+        "model": {"propagation": "sampled", "width": 16, "layers": 2, "start": "normal"}, "optimizer": {"rule": "adam"},
+        "table": {"budget": 0.25, "dtype": dtype}, "sparsity": {"policy": "static"}, "sampler": {"negatives": "uniform"},
+    }  # fmt: skip
+    found = run_workers(2, lambda world: a_step(job_of(sections), dataset, Metered(world), 2))
+    row, counted = 4 + 1 + record + 4 * 4, 8 * (1 + 1 + 1)
+    sent = [each - counted for _, each, _ in found]
+    said = [share["network_bytes_per_step"] for share, _, _ in found]
+    assert sum(said) == sum(sent) > 0 and all(each % row == 0 for each in said)
+
+
 def test_rows_asked_are_those_of_a_workers_parts(dataset):
     job = job_of(SAMPLED, parts=2)
     plan, data = planned(job, dataset), train_data(dataset)

@@ -1,1 +1,2 @@
-"""Tables whose rows are dealt out to workers: `exchanged` is the table of a step, `shards` how rows go to workers and back."""
+"""Tables that workers train together. By rows: `exchanged` is the table of a step, `plan` who asks whom for rows, `wire` what
+travels of them, `shards` how rows go to workers and back. By columns: `columns`. `table` is what both have in common."""

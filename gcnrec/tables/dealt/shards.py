@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.rows import RowNumbers
+from gcnrec.tables.dealt.wire import DenseWire, SlotWire, Wire, as_slots
 from gcnrec.tables.dense import DenseTable, StepTable
 from gcnrec.tables.pipelined import HostTable
 from gcnrec.tables.slots import SlotTable
@@ -42,9 +43,20 @@ class Shards(Protocol):
         ...
 
 
+class RowShards(Shards, Protocol):
+    """Shares of whole rows."""
+
+    @property
+    def wire(self) -> Wire:
+        """How rows and their gradients travel in a step."""
+        ...
+
+
 @dataclass(frozen=True)
 class DenseShards:
     """Rows of `width` values and `state_width` floats of state."""
+
+    wire = DenseWire()
 
     num_rows: int
     width: int
@@ -76,6 +88,8 @@ class DenseShards:
 class SlotShards:
     """Rows of up to `width` stored values of `dtype`, with `moments` floats of state a value and `scalars` a row."""
 
+    wire = SlotWire()
+
     num_rows: int
     width: int
     moments: int
@@ -86,7 +100,7 @@ class SlotShards:
         return self._table(0, 1, RowNumbers())
 
     def dealt(self, world: World, host: HostTable | None) -> SlotTable:
-        sizes, whole = _sizes(self.num_rows, world.size), {} if host is None else _slots(host).tensors()
+        sizes, whole = _sizes(self.num_rows, world.size), {} if host is None else as_slots(host).tensors()
         counts = from_leader(world, _by_worker(whole.get("counts"), world.size), torch.empty(0, dtype=torch.uint8), sizes)
         own = int(counts.sum())
         lengths = to_leader(world, torch.tensor([own]), [1] * world.size).tolist() or [own] * world.size
@@ -103,13 +117,13 @@ class SlotShards:
         return table
 
     def collected(self, world: World, local: StepTable, host: HostTable | None) -> None:
-        own, sizes = _slots(local).tensors(), _sizes(self.num_rows, world.size)
+        own, sizes = as_slots(local).tensors(), _sizes(self.num_rows, world.size)
         lengths = to_leader(world, torch.tensor([len(own["columns"])]), [1] * world.size).tolist()
         rows = {name: to_leader(world, own[name], sizes) for name in self._rows()}
         values = {name: to_leader(world, _values_first(name, own[name]), lengths) for name in self._values()}
         if host is None:
             return
-        table = _slots(host)
+        table = as_slots(host)
         whole, most = table.tensors(), (table.max_values_seen, table.peak_bytes)
         order_X = torch.from_numpy(_value_order(whole["counts"].numpy(), world.size))
         for name, tensor in rows.items():
@@ -175,11 +189,4 @@ def as_dense(table: object) -> DenseTable:
     """The table as what `DenseShards` makes."""
     if not isinstance(table, DenseTable):
         raise TypeError(f"a table of whole rows was expected, came {type(table).__name__}")
-    return table
-
-
-def _slots(table: object) -> SlotTable:
-    """The table as what `SlotShards` makes."""
-    if not isinstance(table, SlotTable):
-        raise TypeError(f"a table of slots was expected, came {type(table).__name__}")
     return table

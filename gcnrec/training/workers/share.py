@@ -88,13 +88,14 @@ def bytes_sent(step: PartedStep, batch: PartedBatch, asked: Sequence[NDArray[np.
     """Bytes that a worker sends to others in a step, and about as many come, where the others ask it as it asks them.
 
     Of the R' asked rows that others own, R (1 - 1/W) on average where neighbours are drawn: ids 4 R', rows 4 D R', gradients
-    4 D R'. Of the pool: items and their gradients, 2 J D 4 (W - 1) / W. Of layers: 4 G for each part, to each other worker. Some
-    hundred bytes of counts and of the verdict come on top.
+    4 D R', of sparse rows about what this worker's own take (`ExchangedTable.bytes_of`). Of the pool: items and their gradients,
+    2 J D 4 (W - 1) / W. Of layers: 4 G for each part, to each other worker. Some hundred bytes of counts and of the verdict come
+    on top.
     """
     rank, size, width = step.world.rank, step.world.size, step.table.width
-    remote = sum(int(np.count_nonzero(rows_R % size != rank)) for rows_R in asked)
+    remote = [rows_R[rows_R % size != rank] for rows_R in asked]
     pooled = 0 if batch.pool is None else len(batch.pool.items_J)
     layers = step.encoder.layers
     weights = 0 if layers is None else sum(leaf.numel() + 1 for leaf in layers.parameters())
-    rows = remote * (4 + 2 * 4 * width)
+    rows = sum(4 * len(rows_R) + step.table.bytes_of(rows_R) for rows_R in remote)
     return rows + 2 * pooled * width * 4 * (size - 1) // size + 4 * weights * len(batch.parts) * (size - 1)

@@ -128,7 +128,7 @@ def test_dense_rows_come_from_their_owners_and_gradients_go_there(drawn, seed):
 
 @settings(max_examples=25)
 @given(requests(), st.sampled_from(["float32", "bfloat16"]), st.integers(0, 10**6))
-def test_slots_are_decoded_by_their_owners_and_take_the_gradient_of_what_they_store(drawn, dtype, seed):
+def test_slots_come_from_their_owners_and_take_the_gradient_of_what_they_store(drawn, dtype, seed):
     rows, size, asked = drawn
     table, tiles = slots(rows, (0, 0), dtype, WIDTH), pushed_by_parts(asked, seed)
     saved, oracle = table.tensors(), summed(asked, tiles)

@@ -1,0 +1,77 @@
+"""Who asks whom for the rows of a batch, and the order in which pieces travel: by worker, and by part within one.
+
+Letters: W workers, P parts of a worker, R rows of a part, A rows asked of this worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcnrec.workers.sums import by_owner
+from gcnrec.workers.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who asks whom for the rows of tickets, a ticket for each part of this worker.
+
+    `order_R` of a ticket groups its rows by owner; `asks_PW` has how many rows each part asks of each worker, and `asked_WP` how
+    many each part of a worker asks of this one, at local places `asked`, by worker and part.
+    """
+
+    orders: tuple[NDArray[np.int64], ...]
+    asks_PW: NDArray[np.int64]
+    asked_WP: NDArray[np.int64]
+    asked: tuple[NDArray[np.int64], ...]
+
+    @property
+    def outs(self) -> list[int]:
+        """How many rows this worker gives to each worker."""
+        return self.asked_WP.sum(1).tolist()  # type: ignore[no-any-return]
+
+    @property
+    def ins(self) -> list[int]:
+        """How many rows this worker gets of each worker."""
+        return self.asks_PW.sum(0).tolist()  # type: ignore[no-any-return]
+
+
+def planned(world: World, rows: Sequence[NDArray[np.int64]]) -> Plan:
+    """The plan of the rows of each of this worker's parts, ascending and unique. All workers call it together: two exchanges."""
+    size, parts = world.size, len(rows)
+    found = [by_owner(rows_R, size) for rows_R in rows]
+    asks_PW = np.stack([counts_W for _, counts_W in found])
+    counts = torch.from_numpy(np.ascontiguousarray(asks_PW.T))  # copy: a few numbers
+    asked_WP = world.exchange(counts, [1] * size, [1] * size).numpy().reshape(size, parts)
+    ids = [split(rows_R[order_R] // size, counts_W) for rows_R, (order_R, counts_W) in zip(rows, found, strict=True)]
+    sent = np.concatenate([ids[part][worker] for worker in range(size) for part in range(parts)]).astype(np.int32)
+    came = world.exchange(torch.from_numpy(sent), asks_PW.sum(0).tolist(), asked_WP.sum(1).tolist())
+    asked = split(came.numpy().astype(np.int64), asked_WP.reshape(-1))
+    return Plan(tuple(order_R for order_R, _ in found), asks_PW, asked_WP, tuple(asked))
+
+
+def split(values: NDArray[np.int64], counts: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Values cut into pieces of so many."""
+    return [values[first:last] for first, last in pairwise(accumulate(counts, initial=0))]
+
+
+def joined(tiles: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One tile; a single one is not copied."""
+    return tiles[0] if len(tiles) == 1 else torch.cat(list(tiles))
+
+
+def by_part(pieces: Sequence[Any], parts: int) -> list[list[Any]]:
+    """Pieces by worker and part, as the pieces of each part, by worker."""
+    return [list(pieces[part::parts]) for part in range(parts)]
+
+
+def in_part_order(pieces: Sequence[Any], size: int) -> list[Any]:
+    """Pieces by worker, and by part within one, in the order of parts: part j of worker w is w + j * W of all."""
+    parts = len(pieces) // size
+    return [pieces[worker * parts + place] for place in range(parts) for worker in range(size)]
