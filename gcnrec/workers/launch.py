@@ -20,6 +20,8 @@ from gcnrec.workers.board import Board
 from gcnrec.workers.world import LEADER, MINUTES, STORE, Alone, Meeting, World, from_environment, given_size, joined
 
 FOLLOWER = "gcnrec.commands.workers"
+_MOST_A_CORE = 4
+"""Workers that share a core: each takes its own memory, and more of them only wait for each other."""
 _POLL_SECONDS = 0.05
 _PATIENCE_SECONDS = 10.0
 """From the last command to the end of a follower that does not end."""
@@ -34,6 +36,9 @@ def require_count(workers: int | None) -> None:
     """Raise UsageError where it is no number of workers; None is for whoever started them to say."""
     if workers is not None and workers < 1:
         raise UsageError(f"--workers must be at least 1, got {workers}")
+    most = _MOST_A_CORE * available_cores()
+    if workers is not None and workers > most:
+        raise UsageError(f"--workers must be at most {most} on this machine, {_MOST_A_CORE} a core, got {workers}")
 
 
 @contextmanager

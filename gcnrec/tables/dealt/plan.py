@@ -62,8 +62,16 @@ def split(values: NDArray[np.int64], counts: Sequence[int] | NDArray[np.int64]) 
 
 
 def joined(tiles: Sequence[torch.Tensor]) -> torch.Tensor:
-    """One tile; a single one is not copied."""
-    return tiles[0] if len(tiles) == 1 else torch.cat(list(tiles))
+    """One tensor of pieces along axis 0: a view where they lie one behind the other in one memory, as pieces of a split do."""
+    first, *others = [tile for tile in tiles if len(tile)] or [tiles[0]]
+    memory, end = first.untyped_storage().data_ptr(), first.data_ptr() + first.nbytes
+    for tile in others:
+        follows = tile.untyped_storage().data_ptr() == memory and tile.data_ptr() == end
+        if not (follows and first.is_contiguous() and tile.is_contiguous()):
+            return torch.cat(list(tiles))  # copy: pieces of several memories
+        end += tile.nbytes
+    return first.as_strided((sum(map(len, tiles)), *first.shape[1:]), first.stride())
+
 
 
 def by_part(pieces: Sequence[Any], parts: int) -> list[list[Any]]:

@@ -101,8 +101,8 @@ class DenseWire:
     """Rows and gradients in whole width."""
 
     def fetched(self, world: World, local: StepTable, plan: Plan) -> Sequence[WholeRows]:
-        tiles = [local.decode(local.read(Ticket(asked_A), with_state=False)) for asked_A in plan.asked]
-        came_CD = world.exchange(joined(tiles), plan.outs, plan.ins)
+        asked_A = np.concatenate(plan.asked)
+        came_CD = world.exchange(local.decode(local.read(Ticket(asked_A), with_state=False)), plan.outs, plan.ins)
         pieces = by_part(torch.split(came_CD, plan.asks_PW.T.reshape(-1).tolist()), len(plan.asks_PW))
         own = zip(pieces, plan.orders, plan.asks_PW, strict=True)
         return [WholeRows(placed(joined(tiles), order_R), order_R, asks_W) for tiles, order_R, asks_W in own]

@@ -15,6 +15,7 @@ from gcnrec.rows import RowNumbers, Ticket
 from gcnrec.sparsity.first_support import fill, random_keys
 from gcnrec.tables.arena import RECORD_BYTES, VALUE_BYTES
 from gcnrec.tables.dealt.exchanged import ExchangedTable
+from gcnrec.tables.dealt.plan import joined
 from gcnrec.tables.dealt.shards import DenseShards, SlotShards
 from gcnrec.tables.dealt.wire import DenseWire, SlotWire
 from gcnrec.tables.dense import DenseTable
@@ -252,3 +253,20 @@ def test_fetched_rows_stay_as_they_are_when_their_owners_update_them(kind, worke
 def test_slots_do_not_travel_from_a_table_of_whole_rows():
     with pytest.raises(TypeError, match="a table of slots was expected, came DenseTable"):
         SlotWire().row_bytes(DenseTable(torch.zeros(2, 3), 0), np.arange(2))
+
+
+@pytest.mark.parametrize("sizes", [[3, 4, 3], [0, 10, 0], [10], [0, 0, 10]])
+def test_pieces_that_follow_each_other_are_joined_without_a_copy(sizes):
+    tile = torch.arange(60.0).view(10, 6)
+    found = joined(torch.split(tile, sizes))
+    assert torch.equal(found, tile)
+    assert found.data_ptr() == tile.data_ptr()
+
+
+def test_other_pieces_are_copied():
+    tile, wide = torch.arange(60.0).view(10, 6), torch.arange(80.0).view(10, 8)
+    first, second, third = torch.split(tile, [3, 4, 3])
+    assert torch.equal(joined([second, first]), tile[[3, 4, 5, 6, 0, 1, 2]])
+    assert torch.equal(joined([first, third]), tile[[0, 1, 2, 7, 8, 9]])
+    assert torch.equal(joined([wide[:4, 2:], wide[4:, 2:]]), wide[:, 2:])
+    assert joined([tile[:0], tile[:0]]).shape == (0, 6)
