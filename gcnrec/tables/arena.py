@@ -135,6 +135,11 @@ class Arena:
             ops.copy_spans(block.scalars_RC.reshape(-1), tail, self.state, at_R + layout.moments * block.counts_R, stored)
         self._note_peak()
 
+    def overwrite(self, block: SlotBlock) -> None:
+        """Give rows other values and state, each where it lies: it stores as many values as `block` has of it."""
+        self.num_values -= int(block.counts_R.sum())
+        self.store(block)
+
     def unpack(self, first: int, last: int) -> SlotBlock:
         """Copies of rows first .. last-1 and their state."""
         layout = self.layout

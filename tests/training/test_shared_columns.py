@@ -71,9 +71,9 @@ def test_jobs_whose_columns_meet_are_refused(workers, sections, words):
 
 def test_columns_are_shared_without_parts():
     job = job_of()
-    assert shared(job, 4, False, SILENT) is job and shared(job, 2, True, SILENT) is job
+    assert shared(job, 4, SILENT) is job and shared(job, 2, SILENT) is job
     rows_alone = job_of(model={"name": "mf"}, optimizer={"rule": "adam"})
-    assert shared(rows_alone, 4, False, SILENT).train.parts == 4
+    assert shared(rows_alone, 4, SILENT).train.parts == 4
     refused(2, model={"name": "mf"}, train={"parts": 4})  # whatever propagation it does not have
 
 

@@ -73,7 +73,6 @@ def joined(tiles: Sequence[torch.Tensor]) -> torch.Tensor:
     return first.as_strided((sum(map(len, tiles)), *first.shape[1:]), first.stride())
 
 
-
 def by_part(pieces: Sequence[Any], parts: int) -> list[list[Any]]:
     """Pieces by worker and part, as the pieces of each part, by worker."""
     return [list(pieces[part::parts]) for part in range(parts)]
