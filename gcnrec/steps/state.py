@@ -76,8 +76,11 @@ def captured(step: TrainingStep, explorer: Explorer | None) -> Tensors:
     if step.encoder.layers is not None and step.layer_optimizer is not None:
         # copy: from a device, nothing on the CPU
         tensors |= {f"layers.{name}": tensor.cpu() for name, tensor in step.encoder.layers.state_dict().items()}
-        for number, state in step.layer_optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{number}.{name}": tensor.cpu() for name, tensor in state.items()}
+        states = step.layer_optimizer.state_dict()["state"].items()
+        kept = {f"{number}.{name}": tensor for number, state in states for name, tensor in state.items()}
+        # Before its first gradient a weight has no moments: zeros are what Adam begins with.
+        empty = {name: torch.zeros_like(form) for name, form in _moments(step.layer_optimizer).items()}
+        tensors |= {f"adam.{name}": tensor.cpu() for name, tensor in (empty | kept).items()}
     return tensors
 
 

@@ -108,7 +108,7 @@ def exchanged(world, host, shards, asked, tiles):
     return fetched, again[::-1], numbers, found
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(requests(), st.integers(0, 10**6))
 def test_dense_rows_come_from_their_owners_and_gradients_go_there(drawn, seed):
     rows, size, asked = drawn
@@ -126,7 +126,7 @@ def test_dense_rows_come_from_their_owners_and_gradients_go_there(drawn, seed):
     assert sorted(seen) == sorted(oracle)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(requests(), st.sampled_from(["float32", "bfloat16"]), st.integers(0, 10**6))
 def test_slots_come_from_their_owners_and_take_the_gradient_of_what_they_store(drawn, dtype, seed):
     rows, size, asked = drawn
@@ -144,7 +144,7 @@ def test_slots_come_from_their_owners_and_take_the_gradient_of_what_they_store(d
         assert grad.values_X.numpy().tobytes() == b"".join(each.tobytes() for each in expected)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(requests(), st.integers(0, 10**6))
 def test_the_leader_gets_whole_gradients_of_all_parts(drawn, seed):
     rows, size, asked = drawn
