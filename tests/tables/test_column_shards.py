@@ -8,6 +8,7 @@ from fake_world import run_workers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcnrec.tables.dealt import spans
 from gcnrec.tables.dealt.columns import LINE, ColumnShards, most_workers, shares
 from gcnrec.tables.dense import DenseTable
 
@@ -24,7 +25,9 @@ def test_shares_are_whole_lines_that_follow_each_other(width, data):
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("moments", [0, 1, 2])
-def test_dealt_and_collected_columns_are_the_table(size, moments):
+@pytest.mark.parametrize("span", [1, 700, 1 << 25])
+def test_dealt_and_collected_columns_are_the_table(size, moments, span, monkeypatch):
+    monkeypatch.setattr(spans, "SPAN_BYTES", span)
     rows, width = 7, 40
     host = DenseTable(torch.empty(rows, width), moments * width)
     drawn = torch.Generator().manual_seed(0)

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.rows import RowGrad, Rows, Ticket
-from gcnrec.tables.dealt.shards import as_dense, from_leader, to_leader
+from gcnrec.tables.dealt.shards import as_dense
+from gcnrec.tables.dealt.spans import bring, fetched, give, sizes_of, stretches, taken
 from gcnrec.tables.dealt.table import DealtTable
 from gcnrec.tables.dense import DenseTable, StepTable
 from gcnrec.tables.pipelined import HostTable
@@ -56,34 +57,47 @@ class ColumnShards:
         own = columns[world.rank]
         width = own.stop - own.start
         table = DenseTable(torch.zeros(1, 1).expand(self.num_rows, width), self.moments * width)
-        last = None if whole is None else whole.last_N.repeat(world.size)  # copy: one for each worker
-        mine = {"last": from_leader(world, last, torch.empty(0, dtype=torch.int32), [self.num_rows] * world.size)}
-        for name, plane_NMC in self._planes(table).items():
-            sent = None
-            if whole is not None:
-                whole_NMD = self._planes(whole)[name]
-                sent = torch.cat([whole_NMD[:, :, each].reshape(-1) for each in columns])  # copy: the whole plane
-            came = from_leader(world, sent, torch.empty(0), self._sizes(plane_NMC, columns))
-            mine[name] = came.view_as(plane_NMC).flatten(1)
-        table.restore({**table.tensors(), **mine})
+        for name, mine_NMC in self._planes(table).items():
+            whole_NMD = None if whole is None else self._planes(whole)[name]
+            for rows in self._stretches():
+                mine = mine_NMC[rows]
+                if whole_NMD is None:
+                    mine.copy_(taken(world, mine.new_empty(0), mine.numel()).view_as(mine))  # copy: into the share
+                else:
+                    mine.copy_(whole_NMD[rows, :, own])  # copy: into the share
+                    others = [whole_NMD[rows, :, each].reshape(-1) for each in columns[1:]]  # copy: a span
+                    give(world, others, self._sizes(mine, columns))
+        for rows in self._stretches():
+            length = rows.stop - rows.start
+            if whole is None:
+                table.last_N[rows] = taken(world, table.last_N, length)
+            else:
+                table.last_N[rows] = whole.last_N[rows]
+                give(world, [whole.last_N[rows]] * (world.size - 1), [length] * world.size)
         return table
 
     def collected(self, world: World, local: StepTable, host: HostTable | None) -> None:
         """Rows are updated in all columns at once, so that the leader knows the steps of their last updates itself."""
         columns, own = shares(self.width, world.size), as_dense(local)
-        for name, plane_NMC in self._planes(own).items():
-            sizes = self._sizes(plane_NMC, columns)
-            came = to_leader(world, plane_NMC.reshape(-1), sizes)
-            if host is not None:
-                whole_NMD = self._planes(as_dense(host))[name]
-                for each, piece in zip(columns, torch.split(came, sizes), strict=True):
-                    whole_NMD[:, :, each] = piece.view_as(whole_NMD[:, :, each])  # copy: into the whole table
+        for name, mine_NMC in self._planes(own).items():
+            for rows in self._stretches():
+                mine = mine_NMC[rows]
+                if host is None:
+                    bring(world, mine.reshape(-1))
+                    continue
+                whole = self._planes(as_dense(host))[name][rows]
+                came = fetched(world, mine.reshape(-1), self._sizes(mine, columns))
+                for each, piece in zip(columns, came, strict=True):
+                    whole[:, :, each] = piece.view_as(whole[:, :, each])  # copy: into the whole table
         if host is not None:
             as_dense(host).last_N.copy_(own.last_N)
 
-    def _sizes(self, plane_NMC: torch.Tensor, columns: list[slice]) -> list[int]:
-        """Floats of each worker's share of a plane, of which this worker's is given."""
-        return [len(plane_NMC) * plane_NMC.shape[1] * (each.stop - each.start) for each in columns]
+    def _stretches(self) -> list[slice]:
+        return stretches(self.num_rows, 4 * self.width * max(self.moments, 1))
+
+    def _sizes(self, plane_RMC: torch.Tensor, columns: list[slice]) -> list[int]:
+        """Floats of each worker's share of rows, of which this worker's are given."""
+        return [len(plane_RMC) * plane_RMC.shape[1] * size for size in sizes_of(columns)]
 
     def _planes(self, table: DenseTable) -> dict[str, torch.Tensor]:
         """Views of weights and state by moment and column, float32 (N, 1, C) and (N, M, C); of a rule without state no state."""

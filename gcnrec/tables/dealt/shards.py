@@ -1,16 +1,11 @@
 """A whole table and its workers' rows n % W = r: how rows and state are dealt out, and come back.
 
-Rows travel in spans: the same places of all workers' tables, which are neighbours in the whole table. So the leader needs memory
-for its table, its own rows and a span; its own rows do not travel.
 Letters: N rows of the table, W workers, X stored values of rows, R rows of a span, M moments, C floats of state of a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -19,16 +14,12 @@ from numpy.typing import NDArray
 
 from gcnrec.rows import RowNumbers
 from gcnrec.tables.arena import SlotBlock
+from gcnrec.tables.dealt.spans import Span, bring, cut_at, cuts_of, fetched, give, numbers_of, row_spans, sizes_of, taken
 from gcnrec.tables.dealt.wire import DenseWire, SlotWire, Wire, as_slots
 from gcnrec.tables.dense import DenseTable, StepTable
 from gcnrec.tables.pipelined import HostTable
 from gcnrec.tables.slots import SlotTable
 from gcnrec.workers.world import World
-
-SPAN_BYTES = 1 << 25
-"""Of the rows of a span, and at most a row of each worker more."""
-Span = list[slice]
-"""A worker's rows, by their places in its own table, for each worker."""
 
 
 class Shards(Protocol):
@@ -113,9 +104,9 @@ class SlotShards:
                 own = span[world.rank]
                 block = self._room(own.start, counts[own].numpy().astype(np.int64))
                 if whole is None:
-                    _take(world, block)
+                    _take_block(world, block)
                 else:
-                    _give(world, whole.unpack(*_numbers(span)), block)
+                    _give_block(world, whole.unpack(*numbers_of(span)), block)
                 rebuild.write(block)
         _deal(world, self.num_rows, None if whole is None else whole.last_N, table.last_N)
         return table
@@ -126,10 +117,10 @@ class SlotShards:
         for span in self._spans(world, whole):
             own = mine.unpack(span[world.rank].start, span[world.rank].stop)
             if whole is None:
-                _bring(world, own)
+                _bring_block(world, own)
             else:
-                block = whole.unpack(*_numbers(span))
-                _fetch(world, own, block)
+                block = whole.unpack(*numbers_of(span))
+                _fetch_block(world, own, block)
                 whole.arena.overwrite(block)
         _collect(world, self.num_rows, mine.last_N, None if whole is None else whole.last_N)
 
@@ -140,16 +131,15 @@ class SlotShards:
         """Cut by what rows store, which the leader knows of all: the popular ones store more."""
         cuts = torch.empty(0, dtype=torch.int64)
         if whole is not None:
-            starts = np.arange(0, self.num_rows, world.size)  # of the rows in one place of all workers' tables
-            values = np.add.reduceat(whole.counts_N, starts, dtype=np.int64) if len(starts) else starts
-            held = np.cumsum((5 + 4 * self.moments) * values + 4 * self.scalars * world.size)
-            cuts = torch.from_numpy(np.flatnonzero(np.diff(held // SPAN_BYTES)) + 1)
+            places = np.arange(0, self.num_rows, world.size)
+            values_P = np.add.reduceat(whole.counts_N, places, dtype=np.int64)
+            cuts = torch.from_numpy(cuts_of((5 + 4 * self.moments) * values_P + 4 * self.scalars * world.size))
         length = world.counts([len(cuts)] * world.size)[0]
         if whole is None:
-            cuts = _taken(world, torch.empty(length, dtype=torch.int64))
+            cuts = taken(world, cuts, length)
         else:
-            _given(world, cuts.repeat(world.size - 1), [length] * world.size)
-        return _cut(world, self.num_rows, cuts.tolist())
+            give(world, [cuts] * (world.size - 1), [length] * world.size)
+        return cut_at(world, self.num_rows, cuts.tolist())
 
     def _room(self, first: int, counts_R: NDArray[np.int64]) -> SlotBlock:
         """Room for rows first, first + 1, ... of a worker."""
@@ -164,77 +154,52 @@ def _own_rows(world: World, num_rows: int) -> int:
     return len(range(world.rank, num_rows, world.size))
 
 
-def _spans(world: World, num_rows: int, plane: torch.Tensor) -> list[Span]:
-    """For rows of `plane`, which are all of one size."""
-    row_bytes = plane.element_size() * prod(plane.shape[1:])
-    step = max(1, SPAN_BYTES // (world.size * max(1, row_bytes)))
-    return _cut(world, num_rows, range(step, -(-num_rows // world.size), step))
-
-
-def _cut(world: World, num_rows: int, cuts: Iterable[int]) -> list[Span]:
-    """All rows, cut at these places of the workers' tables, which ascend."""
-    rows = [len(range(worker, num_rows, world.size)) for worker in range(world.size)]
-    return [[slice(first, min(end, last)) for last in rows] for first, end in pairwise([0, *cuts, rows[0]])]
-
-
-def _numbers(span: Span) -> tuple[int, int]:
-    """First and end of a span's rows in the whole table."""
-    first = span[0].start * len(span)
-    return first, first + sum(_lengths(span))
-
-
-def _lengths(span: Span) -> list[int]:
-    return [each.stop - each.start for each in span]
-
-
 def _deal(world: World, num_rows: int, whole: torch.Tensor | None, mine: torch.Tensor) -> None:
     """Fill this worker's rows `mine` of a plane from the leader's, which followers lack."""
-    for span in _spans(world, num_rows, mine):
-        own = span[world.rank]
+    for span in row_spans(world, num_rows, mine):
+        own, sizes = span[world.rank], sizes_of(span)
         if whole is None:
-            mine[own] = _taken(world, mine[own])
+            mine[own] = taken(world, mine, sizes[world.rank])  # copy: into the share
         else:
-            mine[own] = whole[:: world.size][own]  # copy: the leader's rows
-            others = [whole[worker :: world.size][span[worker]] for worker in range(1, world.size)]
-            _given(world, torch.cat(others), _lengths(span))  # copy: a span
+            mine[own] = whole[:: world.size][own]  # copy: into the share
+            give(world, [whole[worker :: world.size][span[worker]] for worker in range(1, world.size)], sizes)
 
 
 def _collect(world: World, num_rows: int, mine: torch.Tensor, whole: torch.Tensor | None) -> None:
     """Fill the leader's plane from all workers' rows of it."""
-    for span in _spans(world, num_rows, mine):
+    for span in row_spans(world, num_rows, mine):
         own = mine[span[world.rank]]
         if whole is None:
-            _brought(world, own)
-            continue
-        came = torch.split(_fetched(world, own, _lengths(span)), _lengths(span)[1:])
-        for worker, rows in enumerate([own, *came]):
-            whole[worker :: world.size][span[worker]] = rows  # copy: into the whole table
+            bring(world, own)
+        else:
+            for worker, rows in enumerate(fetched(world, own, sizes_of(span))):
+                whole[worker :: world.size][span[worker]] = rows  # copy: into the whole table
 
 
-def _give(world: World, block: SlotBlock, own: SlotBlock) -> None:
+def _give_block(world: World, block: SlotBlock, own: SlotBlock) -> None:
     """Send each worker its rows of the leader's `block`; fill `own` with the leader's."""
-    for plane, mine, (order, lengths) in zip(_planes(block), _planes(own), _orders(block, world.size), strict=True):
-        mine.copy_(plane[order[: lengths[0]]])  # copy: the leader's rows
-        _given(world, plane[order[lengths[0] :]], lengths)  # copy: a span
+    for plane, mine, orders in zip(_planes(block), _planes(own), _orders(block, world.size), strict=True):
+        mine.copy_(plane[orders[0]])  # copy: into the block
+        give(world, [plane[order] for order in orders[1:]], [len(order) for order in orders])  # copy: a span
 
 
-def _take(world: World, own: SlotBlock) -> None:
-    """Fill `own` with what `_give` sends this worker."""
+def _take_block(world: World, own: SlotBlock) -> None:
+    """Fill `own` with what `_give_block` sends this worker."""
     for mine in _planes(own):
-        mine.copy_(_taken(world, mine))  # copy: into the block
+        mine.copy_(taken(world, mine, len(mine)))  # copy: into the block
 
 
-def _bring(world: World, own: SlotBlock) -> None:
+def _bring_block(world: World, own: SlotBlock) -> None:
     """Send the leader this worker's rows; it knows the columns."""
     for mine in _planes(own)[1:]:
-        _brought(world, mine)
+        bring(world, mine)
 
 
-def _fetch(world: World, own: SlotBlock, block: SlotBlock) -> None:
-    """Fill the leader's `block` with what `_bring` sends, and with its `own` rows."""
-    for plane, mine, (order, lengths) in list(zip(_planes(block), _planes(own), _orders(block, world.size), strict=True))[1:]:
-        plane[order[: lengths[0]]] = mine  # copy: the leader's rows
-        plane[order[lengths[0] :]] = _fetched(world, mine, lengths)  # copy: into the block
+def _fetch_block(world: World, own: SlotBlock, block: SlotBlock) -> None:
+    """Fill the leader's `block` with what `_bring_block` sends, and with its `own` rows."""
+    for plane, mine, orders in list(zip(_planes(block), _planes(own), _orders(block, world.size), strict=True))[1:]:
+        for order, came in zip(orders, fetched(world, mine, [len(order) for order in orders]), strict=True):
+            plane[order] = came  # copy: into the block
 
 
 def _planes(block: SlotBlock) -> tuple[torch.Tensor, ...]:
@@ -243,49 +208,14 @@ def _planes(block: SlotBlock) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(plane) for plane in by_value)
 
 
-def _orders(block: SlotBlock, size: int) -> list[tuple[torch.Tensor, list[int]]]:
-    """For each of `_planes`: the order by worker, and how many each worker has. The block begins with a row of worker 0."""
-    rows = [np.arange(worker, len(block.counts_R), size) for worker in range(size)]
-    rows_R, starts_R, counts_R = np.concatenate(rows), block.starts_R, block.counts_R
-    shifts_R = starts_R[rows_R] - (np.cumsum(counts_R[rows_R]) - counts_R[rows_R])
-    values_X = np.repeat(shifts_R, counts_R[rows_R]) + np.arange(counts_R.sum())
-    by_value = torch.from_numpy(values_X), [int(counts_R[each].sum()) for each in rows]
-    return [by_value, by_value, by_value, (torch.from_numpy(rows_R), [len(each) for each in rows])]
-
-
-def _given(world: World, rows: torch.Tensor, lengths: Sequence[int]) -> None:
-    """The leader sends the other workers rows, in their order; `lengths` of all workers' rows."""
-    world.exchange(rows, [0, *lengths[1:]], [0] * world.size)
-
-
-def _taken(world: World, form: torch.Tensor) -> torch.Tensor:
-    """What the leader gives this worker; of the shape and dtype of `form`."""
-    return world.exchange(form[:0], [0] * world.size, [len(form)] + [0] * (world.size - 1))
-
-
-def _brought(world: World, rows: torch.Tensor) -> None:
-    """Send the leader this worker's rows."""
-    world.exchange(rows, [len(rows)] + [0] * (world.size - 1), [0] * world.size)
-
-
-def _fetched(world: World, own: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-    """The leader gets the other workers' rows, in their order; `lengths` of all workers' rows, such as its `own`."""
-    return world.exchange(own[:0], [0] * world.size, [0, *lengths[1:]])
-
-
-def from_leader(
-    world: World, whole: torch.Tensor | None, form: torch.Tensor, sizes: Sequence[int], own: int | None = None
-) -> torch.Tensor:
-    """The leader's rows, so many to each worker in turn; `form` has the shape and dtype of none of them."""
-    outs = [0] * world.size if whole is None else list(sizes)
-    ins = [sizes[world.rank] if own is None else own] + [0] * (world.size - 1)
-    return world.exchange(form if whole is None else whole, outs, ins)
-
-
-def to_leader(world: World, own: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-    """All workers' rows, in their order, on the leader; none elsewhere."""
-    outs = [len(own)] + [0] * (world.size - 1)
-    return world.exchange(own, outs, list(sizes) if world.rank == 0 else [0] * world.size)
+def _orders(block: SlotBlock, size: int) -> list[list[torch.Tensor]]:
+    """For each of `_planes`: what each worker has of it, by places. The block begins with a row of worker 0."""
+    values, rows = [], [np.arange(worker, len(block.counts_R), size) for worker in range(size)]
+    for rows_Q in rows:
+        starts_Q, counts_Q = block.starts_R[rows_Q], block.counts_R[rows_Q]
+        shifts_Q = starts_Q - (np.cumsum(counts_Q) - counts_Q)
+        values.append(torch.from_numpy(np.repeat(shifts_Q, counts_Q) + np.arange(counts_Q.sum())))
+    return [values, values, values, [torch.from_numpy(rows_Q) for rows_Q in rows]]
 
 
 def as_dense(table: object) -> DenseTable:

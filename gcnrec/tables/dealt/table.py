@@ -44,7 +44,7 @@ class DealtTable:
     def deal(self) -> None:
         """Give every worker its share and the state of it, out of the leader's table. All workers call it together."""
         if self._world.size > 1:
-            self.local = self._shards.empty()  # or old and new rows would be in memory
+            self.local = self._shards.empty()  # or the old share and the new one would be in memory
             self.local = self._shards.dealt(self._world, self._host)
         self._mark_seen()
 

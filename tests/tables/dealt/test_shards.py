@@ -9,7 +9,7 @@ import torch
 from fake_world import run_workers
 
 from gcnrec.tables.arena import SlotBlock
-from gcnrec.tables.dealt import shards
+from gcnrec.tables.dealt import spans
 from gcnrec.tables.dealt.shards import DenseShards, SlotShards
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.slots import SlotTable
@@ -79,7 +79,7 @@ def as_rows(tensors):
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("size", WORKERS)
 def test_dense_rows_go_to_their_workers_and_back(size, rows, span, monkeypatch):
-    monkeypatch.setattr(shards, "SPAN_BYTES", span)
+    monkeypatch.setattr(spans, "SPAN_BYTES", span)
     for state_width in (0, 1, 2 * WIDTH):
         host, given = dense_table(rows, state_width), DenseShards(rows, WIDTH, state_width)
         before = {name: tensor.clone() for name, tensor in host.tensors().items()}
@@ -106,7 +106,7 @@ def test_dense_rows_go_to_their_workers_and_back(size, rows, span, monkeypatch):
 def test_slots_go_to_their_workers_and_back(size, rows, given, monkeypatch):
     given = SlotShards(rows, WIDTH, *given)
     for seed, span in enumerate(SPANS):
-        monkeypatch.setattr(shards, "SPAN_BYTES", span)
+        monkeypatch.setattr(spans, "SPAN_BYTES", span)
         host = slot_table(given, seed)
         before, columns = as_rows(host.tensors()), host.tensors()["columns"]
 
@@ -135,7 +135,7 @@ def test_slots_go_to_their_workers_and_back(size, rows, given, monkeypatch):
 
 @pytest.mark.parametrize("given", [DenseShards(500, WIDTH, 2 * WIDTH), SlotShards(500, WIDTH, 2, 1, "float32")])
 def test_no_exchange_is_larger_than_a_span(given, monkeypatch):
-    monkeypatch.setattr(shards, "SPAN_BYTES", 2000)
+    monkeypatch.setattr(spans, "SPAN_BYTES", 2000)
 
     def work(world):
         numba.set_num_threads(1)
