@@ -240,10 +240,10 @@ def test_bench_prints_rows_and_code_4_when_a_peer_is_absent(gcnrec, monkeypatch)
 
     row = {"bench": "b", "variant": "gcnrec", "seconds": 1.0, "runs": 1, "units": 1, "rate": 1.0, "peak_bytes": 1}
     last = {"bench": "b", "summary": True, "ours": "gcnrec", "best_peer": None, "speedup": None, "absent": ["dgl"]}
-    monkeypatch.setattr(catalogue, "rows_of", lambda what, data: iter([row, last]))
+    monkeypatch.setattr(catalogue, "rows_of", lambda what, data, workers: iter([row, last]))
     code, out, err = gcnrec("bench", "b", "--json")
     assert code == 4 and [json.loads(line) for line in out.splitlines()] == [row, last] and "dgl" in err
-    monkeypatch.setattr(catalogue, "rows_of", lambda what, data: iter([row, {**last, "speedup": 2.0, "absent": []}]))
+    monkeypatch.setattr(catalogue, "rows_of", lambda what, data, workers: iter([row, {**last, "speedup": 2.0, "absent": []}]))
     assert gcnrec("bench", "b", "--record", "r.json")[0] == 0
     document = json.loads(Path("r.json").read_text())
     assert document["rows"][0] == row and document["command"].startswith("gcnrec")
