@@ -60,9 +60,17 @@ def main() -> None:
     summary = {"summary": True, "jobs": len(rows), "equal": equal, "seconds": round(time.perf_counter() - begun, 1)}
     print(json.dumps(summary))
     if given.out:
-        write_record(given.out, command_of("jobs.measure.workers.equal", sys.argv[1:]), [*rows, summary])
+        write_record(given.out, command_of("jobs.measure.workers.equal", recorded(sys.argv[1:])), [*rows, summary])
     if equal < len(rows):
         sys.exit(1)
+
+
+def recorded(arguments: list[str]) -> list[str]:
+    """What a record says of the command: without a folder of this machine."""
+    kept = list(arguments)
+    if "--work" in kept:
+        del kept[kept.index("--work") : kept.index("--work") + 2]
+    return kept
 
 
 def _by_workers(size: int, cases: list[Case], datasets: dict[str, Dataset], work: Path) -> Iterator[tuple[str, Row]]:

@@ -9,8 +9,8 @@ ends by SIGKILL at a random moment: at the start, in a step, a checkpoint, a val
 Workers are forks of a process that has loaded gcnrec (`warm.py`): a start takes longer than their work.
 
 An end is sound when the leader says one sentence, which names a lost worker, with exit code 6 (143 or 130 after SIGTERM or
-Ctrl-C), and when no worker lives on. A trial is sound when its files are those of a run of one worker that nobody ended; of
-earlier checkpoints the names count. What a trial does follows from --seed and its number. The record has a row for each end.
+Ctrl-C), and when no worker lives on. A trial is sound when its files are those of a run of one worker that nobody ended,
+earlier checkpoints left out. What a trial does follows from --seed and its number. The record has a row for each end.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from jobs.measure.kill.digests import differences, digests
 from jobs.measure.kill.processes import CHECKOUT, QUIET
 from jobs.measure.kill.warm import Forked
 from jobs.measure.workers.data import made
+from jobs.measure.workers.equal import recorded
 from jobs.measure.workers.warm import WarmWorkers
 
 Row = dict[str, Any]
@@ -162,7 +163,7 @@ def main() -> None:
     summary = {"seed": given.seed, **summarised(rows), "seconds": round(time.perf_counter() - begun, 1)}
     print(json.dumps(summary, indent=2))
     if given.out:
-        write_record(given.out, command_of("jobs.measure.workers.kills", sys.argv[1:]), [*rows, summary])
+        write_record(given.out, command_of("jobs.measure.workers.kills", recorded(sys.argv[1:])), [*rows, summary])
     if not summary["all_sound"]:
         sys.exit(1)
 
@@ -213,9 +214,8 @@ def reference(variant: str, bed: Bed, warm: WarmWorkers) -> Row:
 
 
 def compared(out: Path) -> dict[str, str]:
-    """The digests of a run's files. Earlier checkpoints hold how many rows the leader read, which is its share."""
-    found = digests(out)
-    return {name: "present" if name.startswith("checkpoints/earlier") else digest for name, digest in found.items()}
+    """The digests of a run's files without earlier checkpoints: which step they have follows from what asked for a checkpoint."""
+    return {name: digest for name, digest in digests(out).items() if not name.startswith("checkpoints/earlier")}
 
 
 def trial(number: int, seed: int, bed: Bed, expected: Row, warm: WarmWorkers) -> list[Row]:
