@@ -113,7 +113,7 @@ def oracle(case, batch, rows_ND, graph):
     return np.mean(terms) + L2 * np.square(norms).sum() / (2 * len(t.users_B))
 
 
-@pytest.mark.parametrize("parts", [2, 8])
+@pytest.mark.parametrize("parts", [4])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 def test_losses_of_parts_add_up_to_that_of_their_union(case, parts):
     """Values within 1e-5 of loops in float64 and 2e-6 of the whole objective; gradients within 1e-5 of the largest."""
