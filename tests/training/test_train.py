@@ -26,6 +26,7 @@ from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.testing import checkerboard, halves, write_dataset
 from gcnrec.training.plan import plan_of
 from gcnrec.training.train import train, use_threads
+from gcnrec.workers import launch
 
 train_module = importlib.import_module("gcnrec.training.train")
 epochs_module = importlib.import_module("gcnrec.steps.epochs")
@@ -398,7 +399,7 @@ def test_threads_come_back_and_have_a_limit():
 
 
 def test_threads_default_to_no_more_than_numba_has(monkeypatch):
-    monkeypatch.setattr(train_module, "available_cores", lambda: 10_000)
+    monkeypatch.setattr(launch, "available_cores", lambda: 10_000)
     with use_threads(None):
         assert torch.get_num_threads() == numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
 

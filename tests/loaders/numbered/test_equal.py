@@ -85,7 +85,7 @@ def test_digests_are_equal(digests, users, items, columns, options):
 
 def test_digests_are_equal_where_memory_is_short(tmp_path, digests, monkeypatch):
     """At a limit of 100 kB, the transpose is made in several ranges of items, ids are coded in several stretches."""
-    train, test = (world(rows, seed, "text", "text", weight=True, most=(4000, 900)) for rows, seed in ((10_000, 2), (1000, 3)))
+    train, test = (world(rows, seed, "text", "text", weight=True, most=(4000, 900)) for rows, seed in ((12_000, 2), (1000, 3)))
     monkeypatch.setattr(folder, "scratch_in", lambda place, limit: scratch_in(place, 100_000))
     plain, made = digests(train, test, files=4)
     assert made.digest == plain.digest and made.info["num_train"] > 5000
