@@ -25,6 +25,8 @@ BY_TWO = [
     "disliked and weights",
 ]
 """Every two of none and sampled, tables, rules, kinds of negatives; every policy; what reads features or other behaviours."""
+SLOW = [name for name in CASES if name.startswith("policy") and not name.endswith("rigl")]
+"""`make slow` has these, and `jobs.measure.workers.equal` all jobs."""
 BY_FOUR = ["sampled bfloat16 adam in_batch", "graphsage int8 refit"]
 
 
@@ -65,12 +67,13 @@ def check(world, name, by_one, dataset, folder):
     assert bool(explored) == any("sparsity.policy" in key and "static" not in key for key in CASES[name].settings)
 
 
-@pytest.mark.parametrize("name", BY_TWO)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in BY_TWO])
 @pytest.mark.parametrize("world", [2], indirect=True, scope="module")
 def test_two_workers_leave_the_files_of_one(world, name, by_one, datasets, tmp_path):
     check(world, name, by_one, datasets[CASES[name].data], tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_FOUR)
 @pytest.mark.parametrize("world", [4], indirect=True, scope="module")
 def test_four_workers_leave_the_files_of_one(world, name, by_one, datasets, tmp_path):
