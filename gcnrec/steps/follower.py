@@ -29,7 +29,7 @@ from gcnrec.workers.world import World
 class SharedStep(ABC):
     """`gcnrec.steps.protocol.TrainingStep` of which `world`'s worker takes a share.
 
-    The leader calls `batches`, `train`, `fresh` and `add_gradient`, which tell the others. Every worker calls the methods below
+    The leader calls `batches`, `train`, `fresh` and `add_gradient`, which publish commands. Every worker calls the methods below
     these, in the same order.
     """
 

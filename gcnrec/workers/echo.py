@@ -14,6 +14,7 @@ def echo(world: World) -> None:
 
 
 def main() -> None:
+    """Follow the leader that the environment names; nothing is printed."""
     try:
         with joined() as world:
             echo(world)

@@ -73,6 +73,7 @@ def swap(world: World, size: int, times: int) -> list[float]:
 
 
 def main() -> None:
+    """Write rates of exchanges, as JSON, to the file that the command names; a failure is one line on stderr."""
     try:
         with led(2, 0.1, _ECHO) as world:
             found = measured(world)
