@@ -19,6 +19,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from gcnrec.errors import DeviceError
 
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""Numbers of parameters in glibc's malloc.h."""
+_ON_HEAP = (128 << 20, 32 << 20)
+"""Bytes below which arrays lie on the heap; glibc before 2.35 takes the second at most."""
+_KEPT = 512 << 20
+"""Free bytes at the end of the heap that it keeps."""
+
 
 @contextmanager
 def memory_errors_as_sentences(limit: str) -> Iterator[None]:
@@ -165,3 +172,17 @@ def trim_heap() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):  # TypeError: Windows names no library so
         return
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep up to 512 MiB of freed memory for the next arrays; nothing where it is not glibc.
+
+    A training step makes and frees the same large arrays. By default each is mapped anew, and the system clears its pages: 35 of
+    290 CPU milliseconds a step for one of two workers on Gowalla. `trim_heap` gives all of it back.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    if any(mallopt(_MMAP_THRESHOLD, size) for size in _ON_HEAP):
+        mallopt(_TRIM_THRESHOLD, _KEPT)

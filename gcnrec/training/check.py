@@ -26,6 +26,7 @@ from gcnrec.steps.protocol import TrainingStep
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import peak_rss_bytes
 from gcnrec.system.observer import SILENT, Observer
+from gcnrec.system.scratch import keep_freed_memory
 from gcnrec.tables.dense import StepTable
 from gcnrec.tables.features.pipelined import SLOTS as FEATURE_SLOTS
 from gcnrec.tables.placement import placed, placed_features, released
@@ -72,6 +73,7 @@ def check(job: Job, dataset: Dataset, observer: Observer = SILENT, workers: int 
         if plan is None:
             return {**sizes, "table_bytes": 0, "graph_bytes": graph_bytes, "pinned_bytes": 0, "gpu_bytes": 0}
         planned_start(job, plan, dataset)
+        keep_freed_memory()  # as in training
         begun = time.perf_counter()
         memory = plan.placement.memory(Path())
         features = features_read(job, features_of(dataset), graph.union, memory, plan.placement.on_gpu)

@@ -45,6 +45,7 @@ from gcnrec.steps.state import Progress, restore
 from gcnrec.storage.files import atomic_file, clear_leftovers, local
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.pages import scratch_values
+from gcnrec.system.scratch import keep_freed_memory, trim_heap
 from gcnrec.system.signals import Stop, stops
 from gcnrec.tables.features.files import read_codes, write_codes
 from gcnrec.tables.features.sides import Features, with_codes
@@ -167,6 +168,7 @@ def _rivals(job: Job) -> Rivals:
 
 
 def _train(work: Work) -> None:
+    keep_freed_memory()
     checkpoints = work.course.checkpoints
     tensors, saved = checkpoints.newest(partial(_say_damaged, work)) or ({}, None)
     progress = Progress.of(saved, str(checkpoints.last), checkpoints.anew) if saved else Progress()
@@ -174,6 +176,7 @@ def _train(work: Work) -> None:
         with _step(work, train_data(work.dataset), progress.stage) as step:
             progress = _fit(work, step, tensors, progress)
             del tensors  # what follows needs the memory
+            trim_heap()
             with use_threads(work.job.train.threads):
                 _use_fit(work, step, progress)
         if not work.job.train.refit:
@@ -182,6 +185,7 @@ def _train(work: Work) -> None:
         tensors, progress = {}, replace(progress, stage="refit", epoch=0, seconds=0.0, trend=LossTrend())
     with _step(work, refit_data(work.dataset), progress.stage) as step:
         _refit(work, step, tensors, progress)
+        trim_heap()
         rule = chosen_rule(work.exports.rules, work.folder, progress.best_epoch)
         with use_threads(work.job.train.threads):
             finish(work, step, exported_by(work.exports, step, work.folder, rule))

@@ -83,10 +83,12 @@ def grouped(tile_RD: torch.Tensor, order_R: NDArray[np.int64]) -> torch.Tensor:
     return gather(tile_RD, order_R)  # copy: what is sent to a worker lies in one piece
 
 
-def placed(grouped_RD: torch.Tensor, order_R: NDArray[np.int64]) -> torch.Tensor:
-    """The inverse of `grouped`, as a new tile: out[order[k]] = grouped[k]."""
-    out_RD = torch.empty(len(order_R), grouped_RD.shape[1])
-    put(out_RD, order_R, grouped_RD)  # copy: what came from workers goes where models read it
+def placed(pieces: Sequence[torch.Tensor], order_R: NDArray[np.int64], width: int) -> torch.Tensor:
+    """The inverse of `grouped`, as a new tile: out[order[k]] = row k of the pieces, one after the other."""
+    out_RD, first = torch.empty(len(order_R), width), 0
+    for piece in pieces:
+        put(out_RD, order_R[first : first + len(piece)], piece)  # copy: what came from a worker goes where models read it
+        first += len(piece)
     return out_RD
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import platform
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -111,3 +113,28 @@ def test_the_heap_is_given_back():
     trim_heap()
     assert before - _resident() > 40 << 20
     assert stays.sum() == 8 << 10
+
+
+_ROUNDS = """
+import resource, sys
+import numpy as np
+from gcnrec.system.scratch import keep_freed_memory, trim_heap
+keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        held = [np.ones(3 << 20) for _ in range(3)]  # 24 MiB each: 18,432 pages in all
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+first, again = faults(), faults()
+trim_heap()
+print(first, again, faults())
+"""
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="sets glibc's heap")
+def test_freed_memory_is_kept_for_the_next_arrays():
+    """Pages are cleared by the system once, and once more where they were given back."""
+    done = subprocess.run([sys.executable, "-c", _ROUNDS], capture_output=True, text=True, check=True)
+    first, again, trimmed = map(int, done.stdout.split())
+    assert 4 * again < first
+    assert 4 * again < trimmed

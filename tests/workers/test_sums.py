@@ -149,4 +149,4 @@ def test_rows_go_to_their_owners_and_back(numbers, size, width):
     tile_RD = torch.arange(len(rows_R) * width, dtype=torch.float32).view(-1, width)
     sent_RD = grouped(tile_RD, order_R)
     assert torch.equal(sent_RD, tile_RD[torch.from_numpy(order_R)])
-    assert torch.equal(placed(sent_RD, order_R), tile_RD)
+    assert torch.equal(placed(torch.split(sent_RD, counts_W.tolist()), order_R, tile_RD.shape[1]), tile_RD)

@@ -29,6 +29,7 @@ from gcnrec.steps.follower import Follower
 from gcnrec.steps.parted import PartedStep
 from gcnrec.steps.protocol import TrainingStep
 from gcnrec.steps.step import Step
+from gcnrec.system.scratch import keep_freed_memory
 from gcnrec.tables.dealt.exchanged import ExchangedTable
 from gcnrec.tables.dense import StepTable
 from gcnrec.training.build import TrainData, build_step, first_table, parted, shards_of
@@ -104,6 +105,7 @@ def led_cost(lane: Lane, world: Metered) -> Cost:
     """The cost of a lane as its leader."""
     world.publish({"do": "begin", "lane": asdict(lane)})
     use_threads(lane.threads)
+    keep_freed_memory()
     step, meter = step_of(lane, world), Meter(world)
     wall, losses = [], []
     with closing(_batches(step)) as batches:
@@ -129,6 +131,7 @@ def follow(world: World) -> None:
 def followed(lane: Lane, world: Metered) -> dict[str, Any]:
     """Take part in a lane; returns the first command that is none of it."""
     use_threads(lane.threads)
+    keep_freed_memory()
     meter, follower = Meter(world), Follower(parted_step(lane, world))
     while (command := follower.follow())["do"] in ("mark", "count"):
         if command["do"] == "mark":

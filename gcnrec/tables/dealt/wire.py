@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from gcnrec.workers.world import World
 
 FLOAT_BYTES = 4
 """Of a value of a whole row, of a gradient, and of the floats as which records travel."""
+_Piece = TypeVar("_Piece")
 
 
 class Fetched(Protocol):
@@ -101,15 +102,25 @@ class DenseWire:
     """Rows and gradients in whole width."""
 
     def fetched(self, world: World, local: StepTable, plan: Plan) -> Sequence[WholeRows]:
-        asked_A = np.concatenate(plan.asked)
-        came_CD = world.exchange(local.decode(local.read(Ticket(asked_A), with_state=False)), plan.outs, plan.ins)
-        pieces = by_part(torch.split(came_CD, plan.asks_PW.T.reshape(-1).tolist()), len(plan.asks_PW))
-        own = zip(pieces, plan.orders, plan.asks_PW, strict=True)
-        return [WholeRows(placed(joined(tiles), order_R), order_R, asks_W) for tiles, order_R, asks_W in own]
+        rank, parts = world.rank, len(plan.asks_PW)
+        asked_A = np.concatenate(_own_last(plan.asked, rank, parts))
+        tile_AD = local.decode(local.read(Ticket(asked_A), with_state=False))
+        own = plan.outs[rank]  # they go to nobody
+        came_CD = world.exchange(tile_AD[: len(tile_AD) - own], _but(plan.outs, rank), _but(plan.ins, rank))
+        lengths = _own_last(plan.asks_PW.T.reshape(-1).tolist(), rank, parts)
+        tiles = [*torch.split(came_CD, lengths[:-parts]), *torch.split(tile_AD[len(tile_AD) - own :], lengths[-parts:])]
+        pieces = zip(by_part(_own_back(tiles, rank, parts), parts), plan.orders, plan.asks_PW, strict=True)
+        return [WholeRows(placed(tiles, order_R, local.width), order_R, asks_W) for tiles, order_R, asks_W in pieces]
 
     def summed(self, world: World, local: StepTable, plan: Plan, grads: Sequence[Sequence[torch.Tensor]]) -> RowGrad:
-        tile_AD = _to_owners(world, grads, plan.outs)
-        rows_U, tile_UD = _tree(plan, tile_AD, world.size)
+        rank, parts = world.rank, len(plan.asks_PW)
+        pieces = [grads[part][worker] for worker in range(world.size) for part in range(parts)]
+        pieces = _own_last(pieces, rank, parts)
+        others, own = pieces[:-parts] or [pieces[0][:0]], pieces[-parts:]
+        came_CD = world.exchange(joined(others), _but(plan.ins, rank), _but(plan.outs, rank))
+        lengths = _own_last(plan.asked_WP.reshape(-1).tolist(), rank, parts)[:-parts]
+        tiles = _own_back([*torch.split(came_CD, lengths), *own], rank, parts)
+        rows_U, tile_UD = _tree(plan, tiles, world.size)
         return local.stored(Ticket(rows_U), tile_UD)
 
     def row_bytes(self, local: StepTable, rows_A: NDArray[np.int64]) -> int:
@@ -180,7 +191,7 @@ class SlotWire:
         most = int(count_A.max(initial=1))  # a tile has memory, also where no row stores anything
         tile_AK = torch.zeros(len(asked_A), most)
         _copied(values_X, _starts(count_A), tile_AK.view(-1), np.arange(len(asked_A)) * most, count_A)
-        rows_U, tile_UK = _tree(plan, tile_AK, world.size)
+        rows_U, tile_UK = _tree(plan, torch.split(tile_AK, plan.asked_WP.reshape(-1).tolist()), world.size)
         count_U = table.counts_N[rows_U].astype(np.int64)
         at_U, out_X = _starts(count_U), torch.empty(int(count_U.sum()))
         _copied(tile_UK.view(-1), np.arange(len(rows_U)) * most, out_X, at_U, count_U)
@@ -207,10 +218,27 @@ def _to_owners(world: World, grads: Sequence[Sequence[torch.Tensor]], ins: Seque
     return world.exchange(sent, outs, ins)
 
 
-def _tree(plan: Plan, tile_A: torch.Tensor, size: int) -> tuple[NDArray[np.int64], torch.Tensor]:
-    """The rows that are asked, ascending, and the sum of each row's gradients over all parts, in the order of parts."""
-    pieces = zip(plan.asked, torch.split(tile_A, plan.asked_WP.reshape(-1).tolist()), strict=True)
-    return tree_rows(in_part_order(list(pieces), size), tile_A.shape[1])
+def _tree(plan: Plan, tiles: Sequence[torch.Tensor], size: int) -> tuple[NDArray[np.int64], torch.Tensor]:
+    """The rows that are asked, ascending, and the sum of each row's gradients over all parts; `tiles` by worker and part."""
+    pieces = list(zip(plan.asked, tiles, strict=True))
+    return tree_rows(in_part_order(pieces, size), tiles[0].shape[1])
+
+
+def _own_last(pieces: Sequence[_Piece], rank: int, parts: int) -> list[_Piece]:
+    """Pieces by worker and part, with those of worker `rank` behind all others."""
+    first, end = rank * parts, (rank + 1) * parts
+    return [*pieces[:first], *pieces[end:], *pieces[first:end]]
+
+
+def _own_back(pieces: Sequence[_Piece], rank: int, parts: int) -> list[_Piece]:
+    """The inverse of `_own_last`."""
+    others, own, first = pieces[:-parts], pieces[-parts:], rank * parts
+    return [*others[:first], *own, *others[first:]]
+
+
+def _but(counts_W: Sequence[int], rank: int) -> list[int]:
+    """Numbers of rows by worker, 0 for worker `rank`."""
+    return [0 if worker == rank else count for worker, count in enumerate(counts_W)]
 
 
 def _records(table: SlotTable, rows_A: NDArray[np.int64], words_A: NDArray[np.int64]) -> torch.Tensor:

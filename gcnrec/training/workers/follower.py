@@ -13,6 +13,7 @@ from gcnrec.config import Job
 from gcnrec.errors import DataError
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.steps.follower import Follower, SharedStep
+from gcnrec.system.scratch import keep_freed_memory
 from gcnrec.tables.dense import in_ram
 from gcnrec.tables.features.sides import with_codes
 from gcnrec.training.build import features_read, shared_step
@@ -23,6 +24,7 @@ from gcnrec.workers.world import World
 
 def follow(world: World) -> None:
     """Take part in the stages of a run until its leader ends. Raises PeerLostError where a worker is lost."""
+    keep_freed_memory()
     command = world.awaited()
     while command["do"] == "begin":
         threads = command["job"].get("train", {}).get("threads")
