@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.serial
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA and /proc/self/status are Linux's")
 @pytest.mark.parametrize(
-    ("cases", "times"), [("ingest-edges", 10), ("ingest-wide-features", 2), ("ingest-many-words", 2), ("evaluate,recommend", 10)]
+    ("cases", "times"), [("ingest-edges", 4), ("ingest-wide-features", 2), ("ingest-many-words", 2), ("evaluate,recommend", 4)]
 )
 def test_memory_stays_below_the_limit(tmp_path, cases, times):
     command = [
