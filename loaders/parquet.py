@@ -26,6 +26,7 @@ from gcnrec.loaders.conditions.condition import Condition, locked, parse_conditi
 from gcnrec.loaders.conditions.expressions import OWN
 from gcnrec.loaders.conditions.moments import words_of_the_moment
 from gcnrec.loaders.features.encode import FeatureFile, Side, write_features
+from gcnrec.loaders.features.fits import Choices, check_columns
 from gcnrec.loaders.files.common_types import is_bytes, is_text
 from gcnrec.loaders.files.id_columns import id_types, key_types
 from gcnrec.loaders.ingest.behaviours import Kinds
@@ -90,6 +91,7 @@ def ingest(
             inputs = inputs_of(data, data_root)
             files = _open_all(data, data_root, conditions, report)
             remarks = _remarks(data, files[0].source)
+            check_features(data, data_root)
             staged = _stage(files, data, scratch, report)
             _check_listed(files, inputs)
             report.work("splitting, numbering and writing", 0, 0)
@@ -97,13 +99,8 @@ def ingest(
             del staged
             features = write_all_features(data, folder, data_root, scratch, report)
         _check_unchanged(inputs, data, data_root)
-        recipe = {
-            "seed": data.seed,
-            "data": recipe_of(data, data_root),
-            "rules": RULES,
-            "inputs": inputs,
-            "report": report.entries,
-        }
+        settings = {"seed": data.seed, "data": recipe_of(data, data_root), "rules": RULES}
+        recipe = {**settings, "inputs": inputs, "report": report.entries}
         seal(folder, {"name": name, **info, **features, **recipe})
     dataset = open_dataset(out)
     report.say(
@@ -140,13 +137,35 @@ def _check_unchanged(before: Inputs, data: Data, data_root: Path | None) -> None
 
 def write_all_features(data: Data, folder: Path, data_root: Path | None, scratch: Scratch, report: Report) -> dict[str, Any]:
     """Encode the feature files that `data` names into the dataset folder; returns their entries of dataset.json."""
+    files, choices = _feature_files(data, data_root), _choices(data)
+    return {f"{file.side}_features": write_features(file, folder, choices, scratch, report) for file in files}
+
+
+def check_features(data: Data, data_root: Path | None) -> None:
+    """Raise before the interactions are read where a feature file has a column that cannot be used, or lacks a named one."""
+    files, choices, limit = _feature_files(data, data_root), _choices(data), parse_bytes(data.memory_limit)
+    opened = [file.opened() for file in files]
+    columns = [name for source, _ in opened for name in source.dataset.schema.names]
+    for key, names in (("features_text", choices.texts), ("feature_weights", choices.weights)):
+        for name in names:
+            if files and name not in columns:
+                texts = " and ".join(file.text for file in files)
+                raise DataError(f"{key} names column {name!r}, {texts} has {', '.join(map(repr, columns))}; correct the name")
+    for source, column in opened:
+        check_columns(source, column, choices, limit)
+
+
+def _choices(data: Data) -> Choices:
+    return Choices(data.text_width, data.features_text, data.feature_weights or {})
+
+
+def _feature_files(data: Data, data_root: Path | None) -> list[FeatureFile]:
     sides: tuple[tuple[Side, str | None, str | None], ...] = (
         ("user", data.user_features, data.user),
         ("item", data.item_features, data.item),
     )
-    types, allowed = data.partition_type, Allowed(scratch.limit)
-    files = [FeatureFile(side, text, data_root, column, types, allowed) for side, text, column in sides if text and column]
-    return {f"{file.side}_features": write_features(file, folder, data.text_width, scratch, report) for file in files}
+    types, allowed = data.partition_type, Allowed(parse_bytes(data.memory_limit))
+    return [FeatureFile(side, text, data_root, column, types, allowed) for side, text, column in sides if text and column]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ PLACES = {"card", "folder", "digest", "name"}
 """Keys that say where a dataset is found, not what it holds."""
 BOUNDS = {"max_id_bytes"}
 """Keys that refuse input and change no row of what is taken."""
-RULES = 2
+RULES = 3
 """The number of ingestion's rules: raised whenever the same files and settings may give other rows than before."""
 Inputs = dict[str, list[list[Any]]]
 """For each of `PATHS` that is set: path below what was named, bytes and time of every file."""
@@ -30,7 +30,10 @@ _KEY_DIGITS = 10
 
 def recipe_of(data: Data, data_root: Path | None) -> dict[str, Any]:
     """Every key of `data` that is set, by name, without `PLACES` and `BOUNDS`; relative paths start at `data_root`."""
-    without_effect = {key for key, counts in (("keep_other", data.behaviour), ("weight_log", data.weight_log)) if not counts}
+    if_any = {key: getattr(data, key) for key in ("weight_log", "features_text", "feature_weights")} | {
+        "keep_other": data.behaviour
+    }
+    without_effect = {key for key, counts in if_any.items() if not counts}
     recipe = data.model_dump(exclude_none=True, exclude=PLACES | BOUNDS | without_effect)
     return recipe | {key: absolute(recipe[key], data_root) for key in PATHS if key in recipe}
 

@@ -15,6 +15,8 @@ from gcnrec.console.arguments import (
     DataFolder,
     DataRoot,
     DecayDays,
+    FeaturesText,
+    FeatureWeights,
     Force,
     IngestAgain,
     JobFile,
@@ -38,7 +40,7 @@ from gcnrec.console.arguments import (
     WeightLog,
     WhereTest,
     Workers,
-    key_types,
+    named_values,
     place_to_write,
 )
 from gcnrec.errors import UsageError
@@ -137,7 +139,7 @@ def ingest(
     keep_cold: Annotated[bool | None, typer.Option("--keep-cold", help="Keep held-out nodes without train edges.")] = None,
     item_features: Annotated[str | None, typer.Option(metavar="PATH", help="Item features by item id.")] = None,
     user_features: Annotated[str | None, typer.Option(metavar="PATH", help="User features by user id.")] = None,
-    text_width: TextWidth = None,
+    features_text: FeaturesText = None, feature_weights: FeatureWeights = None, text_width: TextWidth = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="What the data set is called.")] = None,
     memory_limit: MemoryLimit = None,
     max_id_bytes: Annotated[int | None, typer.Option(metavar="N", help="Bytes that an id may have; 4096 by default.")] = None,
@@ -164,10 +166,13 @@ def _given(ctx: typer.Context) -> dict[str, Any]:
     """The options that are keys of `[data]` and were given."""
     from gcnrec.config import Data
 
-    keys = set(Data.model_fields) - {"card", "partition_type"}
+    tables = {
+        "partition_type": ("--partition-type", "KEY=TYPE such as user=int64"),
+        "feature_weights": ("--feature-weights", "COLUMN=X such as title=2"),
+    }
+    keys = set(Data.model_fields) - {"card", *tables}
     given = {name: value for name, value in ctx.params.items() if name in keys and value not in (None, ())}
-    declared = ctx.params.get("partition_type")
-    return given | ({"partition_type": key_types(declared)} if declared else {})
+    return given | {name: named_values(ctx.params[name], *words) for name, words in tables.items() if ctx.params.get(name)}
 
 
 def train(

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from gcnrec.config.toml import Section
 from gcnrec.config.values import (
+    Amount,
     DatasetName,
     Fraction,
     KeyType,
@@ -82,6 +83,11 @@ class Data(Section):
     keep_cold: bool = False
     item_features: PathText | None = None
     user_features: PathText | None = None
+    features_text: Annotated[tuple[Text, ...], BeforeValidator(split_at_commas)] = ()
+    """Columns of feature files whose text is cut into words, also where it has few values. Without it, text of many values and
+    two words on average is."""
+    feature_weights: dict[Text, Amount] | None = None
+    """By how much the features of a column are scaled, 1 without; 0 leaves it out."""
     text_width: Width = 256
     """Columns that a feature column of lists of words or numbers becomes where more values occur: its leading singular vectors.
     More keep more of rare words. Finding F of them takes 36 F bytes a word, at most a quarter of `memory_limit`; the rarest words

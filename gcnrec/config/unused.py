@@ -110,6 +110,7 @@ def unused_settings(job: Job, on_gpu: bool, has_features: bool) -> list[str]:
 def unused_data_settings(data: Data, split: str) -> list[str]:
     """A sentence for each key of ingestion that is not at its default and changes nothing; `split`: the split in use."""
     has_test_size = split not in ("given", "leave_last") and data.test_from is None
+    has_features = bool(data.item_features or data.user_features), "item_features or user_features names a file"
     matters = {
         "test_size": (has_test_size, "a split draws the test set, without test, test_from or split = 'leave_last'"),
         "valid_size": (not data.valid, "valid names no file"),
@@ -118,7 +119,8 @@ def unused_data_settings(data: Data, split: str) -> list[str]:
             bool(data.behaviour) and split not in ("temporal", "leave_last"),
             "behaviour names a column, and a split draws pairs",
         ),
-        "text_width": (bool(data.item_features or data.user_features), "item_features or user_features names a file"),
+        **dict.fromkeys(("features_text", "feature_weights"), has_features),
+        "text_width": has_features,
     }
     return [
         f"{name} = {getattr(data, name)!r} changes nothing here; it matters where {where}"

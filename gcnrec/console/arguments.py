@@ -97,6 +97,12 @@ WeightLog = Annotated[bool | None, typer.Option("--weight-log", help="A weight w
 KCore = Annotated[
     int | None, typer.Option(metavar="N", parser=integer, help="Drop nodes with fewer interactions, to a fixpoint.")
 ]
+FeaturesText = Annotated[
+    str | None, typer.Option(metavar="COLUMN[,COLUMN]", help="Feature columns whose text is cut into words.")
+]
+FeatureWeights = Annotated[
+    list[str] | None, typer.Option(metavar="COLUMN=X", help="Scales the features of a column; 0 leaves it out.")
+]
 TextWidth = Annotated[int | None, typer.Option(metavar="N", parser=integer, help="Columns that lists of words become at most.")]
 ValidSize = Annotated[float | None, typer.Option(metavar="F", parser=number, help="Share of train held out for validation.")]
 TestSize = Annotated[float | None, typer.Option(metavar="F", parser=number, help="Share held out for test.")]
@@ -147,9 +153,9 @@ ReplaceExport = Annotated[bool, typer.Option("--force", help="Replace the export
 IngestAgain = Annotated[bool, typer.Option("--force", help="Ingest [data] again, also over its folder.")]
 
 
-def key_types(texts: list[str]) -> dict[str, str]:
-    """`user=int64` as a key and its type."""
+def named_values(texts: list[str], flag: str, example: str) -> dict[str, str]:
+    """`user=int64` as a name and its value; `example` is one of what `flag` expects."""
     for text in texts:
         if not all(text.rpartition("=")):
-            raise UsageError(f"--partition-type expects KEY=TYPE such as user=int64, got {text!r}")
+            raise UsageError(f"{flag} expects {example}, got {text!r}")
     return {text.rpartition("=")[0]: text.rpartition("=")[2] for text in texts}

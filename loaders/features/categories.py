@@ -95,8 +95,13 @@ class CategoryFit:
     place: Place
     values: pa.Array = field(default_factory=lambda: pa.nulls(0))
 
+    @property
+    def has_many(self) -> bool:
+        """Whether the column has more values than get a column each."""
+        return len(self.values) > CATEGORIES
+
     def observe(self, batch: pa.RecordBatch, first: int) -> None:
-        if len(self.values) > CATEGORIES:
+        if self.has_many:
             return
         new = plain(batch.column(self.place.name)).unique().drop_null()
         self.values = pc.unique(pa.concat_arrays([self.values.cast(new.type), new]))
@@ -110,7 +115,7 @@ class CategoryFit:
         """Raises DataError for a column without any value."""
         if not len(self.values):
             raise self.place.refuse("holds no value at all; leave it out")
-        if len(self.values) > CATEGORIES:
+        if self.has_many:
             return Hashed(self.place.name, CATEGORIES)
         return OneHot(self.place.name, self.values.sort())
 

@@ -31,7 +31,7 @@ from gcnrec.loaders.numbered.layout import (
 from gcnrec.loaders.numbered.nodes import Nodes, read_nodes
 from gcnrec.loaders.numbered.pairs import check_apart, no_pairs, pair_columns, read_pairs
 from gcnrec.loaders.numbered.parts import Part, Places, open_part
-from gcnrec.loaders.parquet import write_all_features
+from gcnrec.loaders.parquet import check_features, write_all_features
 from gcnrec.loaders.recipe import RULES, Inputs, absolute, first_change, inputs_of, name_of, recipe_of
 from gcnrec.loaders.schema import Dataset, new_folder, open_dataset, refuse_existing, refuse_foreign, seal
 from gcnrec.system.limits import parse_bytes
@@ -53,6 +53,7 @@ def ingest_numbered(text: str, data: Data, out: Path, *, data_root: Path | None,
     with new_folder(out, force, report.note) as folder, memory_errors_as_sentences(data.memory_limit):
         document = read_document(text, data_root)
         inputs = _inputs(text, document, data, data_root)
+        check_features(data, data_root)
         with scratch_in(folder / "scratch", parse_bytes(data.memory_limit)) as scratch:
             _write(_opened(text, document, data, data_root), document, data, folder, scratch, report)
             features = write_all_features(data, folder, data_root, scratch, report)

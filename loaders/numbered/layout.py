@@ -26,7 +26,18 @@ FORMAT = 1
 NODES = ("users", "items")
 PAIRS = ("train", "valid", "test")
 AGAIN = "write the folder anew"
-_TAKEN = ("name", "user", "item", "user_features", "item_features", "text_width", "memory_limit", "max_id_bytes")
+_TAKEN = (
+    "name",
+    "user",
+    "item",
+    "user_features",
+    "item_features",
+    "features_text",
+    "feature_weights",
+    "text_width",
+    "memory_limit",
+    "max_id_bytes",
+)
 """Keys of `[data]` that say nothing of rows."""
 
 Nodes = Annotated[int, Field(strict=True, ge=1, le=MAX_NODES)]

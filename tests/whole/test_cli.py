@@ -25,11 +25,11 @@ from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
 SURFACE = {
     "run": "JOB.toml --data --data-root --force --json --log-json --out --resume --set --workers",
     "check": "JOB.toml --data --data-root --force --json --resolved --set --workers",
-    "ingest": "CARD.toml --behaviour --data-root --decay-days --duplicates --force --item --item-features --json --k-core "
-    "--keep-cold --keep-other --log-json --max-id-bytes --memory-limit --min-rating --name --negative-below --numbered --out "
-    "--partition-type --rating --repeats --seed --split --target --test --test-from --test-size --test-until "
-    "--text-width --time --time-unit --train --user --user-features --valid --valid-size --warm-size --weight "
-    "--weight-log --where --where-test",
+    "ingest": "CARD.toml --behaviour --data-root --decay-days --duplicates --feature-weights --features-text --force --item "
+    "--item-features --json --k-core --keep-cold --keep-other --log-json --max-id-bytes --memory-limit --min-rating --name "
+    "--negative-below --numbered --out --partition-type --rating --repeats --seed --split --target --test --test-from "
+    "--test-size --test-until --text-width --time --time-unit --train --user --user-features --valid --valid-size --warm-size "
+    "--weight --weight-log --where --where-test",
     "train": "JOB.toml --data --json --log-json --out --resume --set --workers",
     "evaluate": "RUN --attributes --beyond-accuracy --force --json --k --lists --log-json --memory-limit --out --per --seen "
     "--segments --split --value",

@@ -12,7 +12,7 @@ import pytest
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, DeviceError, UsageError
-from gcnrec.loaders.features import encode as features
+from gcnrec.loaders.features import fits
 from gcnrec.loaders.features.encode import encode_features
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.schema import open_dataset
@@ -223,7 +223,7 @@ def test_batches_do_not_matter(make, bags, monkeypatch):
     whole = make(table, train=many(400))
     assert whole.item_features.shape == (400, 256 + 1 + 2 + 5)
     rows = whole.item_features.copy()
-    monkeypatch.setattr(features, "_BATCH_ROWS", 37)
+    monkeypatch.setattr(fits, "_BATCH_ROWS", 37)
     assert np.allclose(make(table, train=many(400)).item_features, rows, atol=1e-6)
 
 
