@@ -156,7 +156,7 @@ def check_features(data: Data, data_root: Path | None) -> None:
 
 
 def _choices(data: Data) -> Choices:
-    return Choices(data.text_width, data.features_text, data.feature_weights or {})
+    return Choices(data.text_width, data.features_text or (), data.feature_weights or {})
 
 
 def _feature_files(data: Data, data_root: Path | None) -> list[FeatureFile]:

@@ -83,7 +83,7 @@ class Data(Section):
     keep_cold: bool = False
     item_features: PathText | None = None
     user_features: PathText | None = None
-    features_text: Annotated[tuple[Text, ...], BeforeValidator(split_at_commas)] = ()
+    features_text: Annotated[tuple[Text, ...], BeforeValidator(split_at_commas)] | None = None
     """Columns of feature files whose text is cut into words, also where it has few values. Without it, text of many values and
     two words on average is."""
     feature_weights: dict[Text, Amount] | None = None
