@@ -9,35 +9,27 @@ skipped, half-done runs are resumed, failed ones tried again. Compare seconds on
 
 from __future__ import annotations
 
-import fcntl
-import os
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gcnrec.config import Job
 from gcnrec.config.grid import Combination, Grid
 from gcnrec.config.toml import to_toml
-from gcnrec.errors import Interrupted, Terminated, UsageError
+from gcnrec.errors import UsageError
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.ranking.seen import seen_rule
 from gcnrec.reports.sweep_report import summarise
 from gcnrec.reports.trials import Ended, ReportEnded, Sweep, Trial, write_sweep
 from gcnrec.runs.paths import JOB, REPORT, metrics_path
 from gcnrec.storage.files import atomic_file, local
-from gcnrec.storage.locks import open_lock
-from gcnrec.system.signals import child_environment, unhurried
+from gcnrec.storage.locks import inherited_lock
+from gcnrec.system.children import cores_of, failure, started, stop_all
 from gcnrec.training.open_keys import continued, first_difference, located, swept
 
 _POLL_SECONDS = 0.1
-_LAST_BYTES = 2**16
-"""Of a log, which is as long as its run; the last line is shown."""
-_PATIENCE_SECONDS = 60.0
-"""How long a run that was asked to stop may take before it is killed; its last checkpoint is whole either way."""
 
 
 def sweep(grid: Grid, data: Path, out: Path, *, report: ReportEnded, jobs: int = 1) -> list[Ended]:
@@ -54,10 +46,10 @@ def sweep(grid: Grid, data: Path, out: Path, *, report: ReportEnded, jobs: int =
     for folder in ("runs", "jobs", "logs"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     book = _Book(grid, out, report)
-    with _locked(out / "sweep.lock") as lock:
+    with inherited_lock(out / "sweep.lock", "swept") as lock:
         waiting = [run for run in grid.runs if not book.skip_if_finished(run)]
         book.write()
-        _work_off(waiting, book, lambda run, slot: _start(run, data, out, lock, _cores(slot, jobs)), jobs)
+        _work_off(waiting, book, lambda run, slot: _start(run, data, out, lock, cores_of(slot, jobs)), jobs)
     return [book.ended[run.name] for run in grid.runs]
 
 
@@ -79,7 +71,7 @@ class _Book:
 
     def close(self, child: _Child, code: int) -> None:
         log = self.out / "logs" / f"{child.name}.txt"
-        self._add(Ended(child.name, code, time.monotonic() - child.begun, _failure(code, log)))
+        self._add(Ended(child.name, code, time.monotonic() - child.begun, failure(code, log)))
         self.write()
 
     def write(self) -> None:
@@ -117,58 +109,16 @@ def _work_off(waiting: list[Combination], book: _Book, start: Callable[[Combinat
                 book.close(child, code)
             time.sleep(_POLL_SECONDS)
     finally:
-        _stop([child.process for child in busy.values()])
+        stop_all([child.process for child in busy.values()])
 
 
 def _start(run: Combination, data: Path, out: Path, lock: int, cores: set[int] | None) -> _Child:
     folder, job_file = out / "runs" / run.name, out / "jobs" / f"{run.name}.toml"
     with atomic_file(job_file) as path:
         path.write_text(to_toml(swept(run.job, open_dataset(data))), encoding="utf-8")
-    command = [sys.executable, "-m", "gcnrec", "run", str(job_file), "--data", str(data), "--out", str(folder), "--resume"]
-    with (out / "logs" / f"{run.name}.txt").open("wb") as log:
-        # In a process group of its own: Ctrl-C reaches this process alone, which then asks each run to stop, once.
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=0, pass_fds=(lock,),
-            env=child_environment(),
-        )  # fmt: skip
-    # The interpreter is still starting: every thread pool of the run is made later and sees these cores only.
-    if cores and run.job.train.threads is None:
-        os.sched_setaffinity(process.pid, cores)
-    return _Child(run.name, process, time.monotonic())
-
-
-def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    with unhurried():  # each of them saves its step
-        for process in processes:
-            process.terminate()
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        for process in processes:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _cores(slot: int, jobs: int) -> set[int] | None:
-    """Equal shares of the cores for every slot, neighbours together; None where all are one share or none can be had."""
-    if jobs == 1 or not hasattr(os, "sched_getaffinity"):
-        return None
-    cores = sorted(os.sched_getaffinity(0))
-    share = max(1, len(cores) // jobs)
-    return {cores[(slot * share + index) % len(cores)] for index in range(share)}
-
-
-def _failure(code: int, log: Path) -> str:
-    """The last line that a failed run printed: its sentence, or the last line of a traceback."""
-    if code == 0:
-        return ""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _LAST_BYTES))
-        lines = file.read(_LAST_BYTES).decode("utf-8", errors="replace").strip().splitlines()
-    said = lines[-1].removeprefix("gcnrec: ") if lines else "it said nothing"
-    killed = code > 128 and code not in (Interrupted.exit_code, Terminated.exit_code)
-    return f"ended by signal {code - 128}, perhaps memory ran out; last line: {said}" if killed else said
+    arguments = ["run", str(job_file), "--data", str(data), "--out", str(folder), "--resume"]
+    own = cores if run.job.train.threads is None else None
+    return _Child(run.name, started(arguments, out / "logs" / f"{run.name}.txt", lock, own), time.monotonic())
 
 
 def _check_measured_alike(grid: Grid, dataset: Dataset) -> None:
@@ -201,14 +151,3 @@ def _check_same(run: Combination, folder: Path, dataset: Dataset) -> None:
         raise UsageError(
             f"{folder} was made with {key} = {before!r}, the grid now has {now!r}; choose another --out, or remove that run"
         )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    """A descriptor that every run inherits: the folder stays locked until the last process that writes into it has ended."""
-    with open_lock(path, path.parent) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(f"{path.parent} is being swept by another process; wait for it, or choose another --out") from None
-        yield file.fileno()

@@ -34,6 +34,7 @@ LINES = [
     ["results", "bench", "testing"],
     ["reports"],
     ["console", "pipeline", "sweep"],
+    ["tuning"],
     ["commands"],
     ["cli"],
     ["__init__", "__main__"],
@@ -84,10 +85,11 @@ HOMES = {
     "jinja2": ["reports.page"],
     "matplotlib": ["reports.charts"],
     "mlflow": ["runs.tracking"],
+    "optuna": ["tuning.propose"],
 }
 # Absent from a plain install, or slow to import: these modules are themselves imported only when wanted.
 ONLY_INSIDE_FUNCTIONS = ["torch_geometric", "dgl", "implicit", "faiss", "recbole", "lenskit", "polars", "jinja2", "matplotlib"]
-ONLY_INSIDE_FUNCTIONS += ["mlflow", "torchrec"]
+ONLY_INSIDE_FUNCTIONS += ["mlflow", "torchrec", "optuna"]
 EXEMPT = ["loaders.pyg", "loaders.dgl"]
 MAY_PRINT = ["cli", "commands.machine", "commands.making", "console.output", "reports.progress"]
 

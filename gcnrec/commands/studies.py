@@ -1,4 +1,4 @@
-"""Commands over several runs: backtest, compare, sweep."""
+"""Commands over several runs: backtest, compare, sweep, tune."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from gcnrec.commands.observed import LogJson, observing
 from gcnrec.console import output
-from gcnrec.console.arguments import AsJson, DataFolder, DataRoot, IngestAgain, JobFile, Overrides, count, place_to_write
+from gcnrec.console.arguments import AsJson, DataFolder, DataRoot, IngestAgain, JobFile, Overrides, count, integer, place_to_write
 from gcnrec.errors import UsageError
 from gcnrec.system.signals import working
 
@@ -112,5 +112,51 @@ def sweep(
         output.end_with_failed(max(one.code for one in failed), what, out / "logs", log_json)
 
 
-COMMANDS = (backtest, compare, sweep)
+def tune(
+    job: JobFile,
+    trials: Annotated[int | None, typer.Option(metavar="N", parser=count, help="Trainings in all; 30 by default.")] = None,
+    sampler: Annotated[str | None, typer.Option(metavar="tpe|random|grid", help="What proposes settings.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", parser=integer, help="Seed of the search.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", parser=place_to_write, help="The folder to write; default runs/<job>-tune.")
+    ] = None,
+    data: DataFolder = None,
+    data_root: DataRoot = None,
+    set_: Overrides = None,
+    jobs: Annotated[int | None, typer.Option(metavar="N", parser=count, help="Trials at a time; as many as cores.")] = None,
+    force: IngestAgain = False,
+    as_json: AsJson = False,
+    log_json: LogJson = False,
+) -> None:
+    """Search the settings of a job by validation; write DIR/best.toml and tune.html. The same command continues.
+
+    The job file says what to search:
+
+    \b
+      [tune.space]
+      optimizer.learning_rate = { low = 1e-4, high = 1e-2, log = true }
+      model.layers = [1, 2, 3]
+
+    Trials do not refit and never read test data. A trial ends early where it is below the median of earlier trials.
+    """
+    from gcnrec.config.tuning import load_search
+    from gcnrec.loaders.on_demand import DataRequest, open_or_ingest
+    from gcnrec.reports.progress import trials_reported
+    from gcnrec.reports.text import search_lines
+    from gcnrec.system.machine import available_cores
+    from gcnrec.tuning.propose import require_sampler, total
+    from gcnrec.tuning.search import tune as searched
+
+    search = load_search(job, set_ or [], {"trials": trials, "sampler": sampler, "seed": seed})
+    require_sampler(search.settings.sampler)
+    folder = out or Path("runs") / f"{job.stem}-tune"
+    with observing(as_json, log_json) as observer:
+        dataset = open_or_ingest(DataRequest(search.job.data, job, data, data_root, force), observer)
+    with working(), trials_reported(total(search), log_json) as report:
+        study = searched(search, dataset.folder, folder, report=report, jobs=jobs or available_cores())
+    where = [f"{folder / 'best.toml'}  (open {folder / 'tune.html'})"]
+    output.show(study.summary if as_json else [*search_lines(study.summary, study.metric), *where])
+
+
+COMMANDS = (backtest, compare, sweep, tune)
 """In the order of the help."""

@@ -29,12 +29,12 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gcnrec.config.job import Job
+from gcnrec.config.settings import Settings, settings_of
 from gcnrec.config.toml import read_job, value_of
 from gcnrec.errors import UsageError, nearest, shown
 
@@ -43,8 +43,6 @@ _OWN_KEYS = ("job", "compare", "grid", "variants")
 _MOST_RUNS = 10_000
 _LONGEST_NAME = 180
 """Bytes of a run's name, which becomes the names of files."""
-Settings = dict[str, Any]
-"""`section.key` -> value."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,8 @@ def load_grid(path: Path, overrides: list[str] | None = None) -> Grid:
     for key in sorted(unknown):
         raise UsageError(f"{path}: unknown key {shown(key)}{nearest(key, (*Job.model_fields, *_OWN_KEYS))}")
     job_path = _job_path(document, path)
-    base = _settings(read_job(job_path), str(job_path)) if "job" in document else {}
-    base |= _settings({key: value for key, value in document.items() if key not in _OWN_KEYS}, str(path))
+    base = settings_of(read_job(job_path), str(job_path)) if "job" in document else {}
+    base |= settings_of({key: value for key, value in document.items() if key not in _OWN_KEYS}, str(path))
     axes = _axes(document.get("grid", {}), f"{path} [grid]", overrides or [])
     bundles = _bundles(document.get("variants", {}), path)
     _refuse_too_many(math.prod(map(len, axes.values())) * len(bundles), path)
@@ -111,7 +109,7 @@ def _refuse_too_many(count: int, path: Path) -> None:
 
 
 def _axes(table: Any, where: str, overrides: list[str]) -> dict[str, list[Any]]:
-    axes = _settings(table, where)
+    axes = settings_of(table, where)
     for key, values in axes.items():
         if not isinstance(values, list) or not values:
             raise UsageError(f"{where}: {key} must be a list of values, got {shown(values)}")
@@ -128,7 +126,7 @@ def _bundles(variants: Any, path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def _bundle_at(bundle: dict[str, Any], point: Settings, axes: dict[str, list[Any]], where: str) -> Settings:
     """The settings of a variant at one point of the grid: its own, then settings of the conditions that hold there."""
-    changes = _settings({key: value for key, value in bundle.items() if "=" not in key}, where)
+    changes = settings_of({key: value for key, value in bundle.items() if "=" not in key}, where)
     for condition, table in bundle.items():
         if "=" not in condition:
             continue
@@ -136,7 +134,7 @@ def _bundle_at(bundle: dict[str, Any], point: Settings, axes: dict[str, list[Any
         if key not in axes or value not in axes[key]:
             raise UsageError(f"{where}: {shown(condition)} never holds; [grid] must list {shown(value)} under {shown(key)}")
         if point[key] == value:
-            changes |= _settings(table, f"{where} {condition!r}")
+            changes |= settings_of(table, f"{where} {condition!r}")
     return changes
 
 
@@ -157,26 +155,6 @@ def _combination(name: str, point: Settings, settings: Settings, overrides: list
     job = Job.parse(sections, overrides, f"{path}, run {folder}")
     variant = " ".join(part for part in (name, *_labels(others)) if part) or "run"
     return Combination(folder, variant, float(point.get(BUDGET, job.table.budget)), job)
-
-
-def _settings(table: Any, where: str) -> Settings:
-    """The leaves of nested tables by dotted key, so that `model.width = 8` and `"model.width" = 8` are the same."""
-    if not isinstance(table, dict):
-        raise UsageError(f"{where}: expected a table of settings such as train.seed, got {shown(table)}")
-    settings = dict(_leaves(table, ()))
-    for key in settings:
-        if key.count(".") != 1:
-            raise UsageError(f"{where}: expected settings such as train.seed, got {shown(key)}")
-    return settings
-
-
-def _leaves(table: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        name = ".".join((*path, key))
-        if isinstance(value, dict) and "." not in name:
-            yield from _leaves(value, (*path, key))
-        else:
-            yield name, value
 
 
 def _labels(point: Settings) -> list[str]:

@@ -43,6 +43,8 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+TUNE = "tune"
+"""The section of a job file that says how `gcnrec tune` searches."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -150,7 +152,14 @@ def _is_parquet(path: Path) -> bool:
 
 
 def read_job(path: Path) -> dict[str, Any]:
-    """The sections of a job or grid file. Raises UsageError as `read_toml`, and for a card."""
+    """The sections of a job or grid file, without what only `gcnrec tune` reads. Raises UsageError as `read_search`."""
+    sections = read_search(path)
+    sections.pop(TUNE, None)
+    return sections
+
+
+def read_search(path: Path) -> dict[str, Any]:
+    """All sections of a job or grid file. Raises UsageError as `read_toml`, and for a card."""
     sections = read_toml(path)
     if "card" in sections:
         raise UsageError(f"{path} is a card, where a job was expected; ingest it by 'gcnrec ingest {path} --out DIR'")
@@ -180,8 +189,13 @@ def to_toml(settings: Section, comments: Mapping[str, str] = MappingProxyType({}
 
     `comments`: `section.key` -> what stands behind its value, one line.
     """
+    return tables_to_toml(settings.model_dump(exclude_none=True), comments)
+
+
+def tables_to_toml(tables: Mapping[str, Mapping[str, Any]], comments: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Tables by name as TOML, as `to_toml` writes sections."""
     lines: list[str] = []
-    for name, section in settings.model_dump(exclude_none=True).items():
+    for name, section in tables.items():
         lines.append(f"[{name}]")
         for key, value in section.items():
             comment = comments.get(f"{name}.{key}")

@@ -34,6 +34,14 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """A vertical axis of parallel coordinates; `ticks` are shares of its height, 0 to 1, with their texts."""
+
+    name: str
+    ticks: Sequence[tuple[float, str]]
+
+
+@dataclass(frozen=True)
 class Means:
     """A named line of (x, mean with its interval); bounds are nan where there is none."""
 
@@ -119,6 +127,50 @@ def columns(names: Sequence[str], heights: Sequence[float], x_label: str, y_labe
         axes.bar(range(len(names)), heights, color=_SERIES[0], width=0.72)
         axes.set_xticks(range(len(names)), list(map(_short, names)))
         axes.grid(visible=False, axis="x")
+
+    return _svg(draw, x_label, y_label)
+
+
+def parallel(axes_of: Sequence[Axis], lines_of: Sequence[Sequence[float]], heights: Sequence[float], y_label: str) -> str:
+    """Parallel coordinates (Inselberg 1985): a vertical axis a setting, a line a trial, the best in the first colour.
+
+    `lines_of` has the share, 0 to 1, of each axis; other lines fade by how far their height is below the best.
+    """
+
+    def draw(axes: Any) -> None:
+        best, least = max(heights), min(heights)
+        xs = range(len(axes_of))
+        for place in sorted(range(len(lines_of)), key=lambda each: heights[each]):
+            share = (heights[place] - least) / (best - least) if best > least else 1.0
+            is_best = heights[place] == best
+            colour, width = (_SERIES[0], 2.2) if is_best else (_INK, 1.0)
+            axes.plot(xs, lines_of[place], color=colour, linewidth=width, alpha=1.0 if is_best else 0.08 + 0.4 * share)
+        axes.set_xticks(list(xs), [_short(axis.name) for axis in axes_of])
+        axes.set_yticks([])
+        axes.set_ylim(-0.08, 1.08)
+        axes.set_xlim(-0.3, len(axes_of) - 0.7)
+        axes.spines["left"].set_visible(False)
+        for x, axis in enumerate(axes_of):
+            axes.axvline(x, color=_FAINT, linewidth=1)
+            for share, text in axis.ticks:
+                axes.annotate(_short(text), (x, share), (-4, 0), textcoords="offset points", ha="right", va="center")
+
+    return _svg(draw, "", y_label, (max(5.2, 1.6 * len(axes_of)), 3.1))
+
+
+def dots(groups: Sequence[Curve], x_label: str, y_label: str) -> str:
+    """Unconnected points, a marker and a colour for each named group."""
+
+    def draw(axes: Any) -> None:
+        handles = []
+        for number, group in enumerate(groups):
+            style = {"color": _SERIES[number % len(_SERIES)], "marker": _MARKERS[number % len(_MARKERS)]}
+            handles += axes.plot(group.xs, group.ys, linestyle="none", markersize=4, **style)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(visible=False, axis="x")
+        if len(groups) > 1:
+            placed = {"loc": "outside right upper"}  # covers no point
+            _name(axes.figure.legend(handles, ["dot"] * len(groups), frameon=False, **placed), [group.name for group in groups])
 
     return _svg(draw, x_label, y_label)
 

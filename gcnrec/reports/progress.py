@@ -53,6 +53,22 @@ def runs_reported(total: int, log_json: bool) -> AbstractContextManager[ReportEn
     return nullcontext(JsonLines().ended) if log_json else runs_bar(total)
 
 
+@contextmanager
+def trials_reported(total: int, log_json: bool) -> Iterator[Callable[[dict[str, Any], str, int], None]]:
+    """Reports every trial of a search that ended: its name and fields as JSON if asked for, else a line of text by `runs_bar`.
+
+    The last argument is the number of trials that have ended.
+    """
+    from gcnrec.reports.progress_bar import runs_bar
+    from gcnrec.reports.trials import Ended
+
+    if log_json:
+        yield lambda fields, _, done: log("info", "trial", {**fields, "done": done, "of": total})
+        return
+    with runs_bar(total) as report:
+        yield lambda fields, text, done: report(Ended(fields["name"], 0, 0.0, text), done, total)
+
+
 class Quiet(Observer):
     """Reports warnings, and nothing else."""
 

@@ -54,6 +54,15 @@ def _recall_lines(attribute: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     return columns(cells)
 
 
+def search_lines(summary: dict[str, Any], metric: str) -> list[str]:
+    """What a search has found."""
+    lines = [f"{summary['trials']} trials, {summary['pruned']} ended early, {summary['failed']} failed"]
+    if "best" in summary:
+        lines.append(f"best: trial {summary['best']}, validation {metric} {summary[metric]:.4f} after epoch {summary['epoch']}")
+        lines += [f"  {key} = {plain(value)}" for key, value in summary["params"].items()]
+    return lines
+
+
 def dataset_lines(info: dict[str, Any]) -> list[str]:
     """Sizes of a dataset, and what ingestion counted other than zero; its sentences are reported while it works."""
     sizes = [(key, plain(value)) for key, value in info.items() if key == "name" or key.startswith("num_")]

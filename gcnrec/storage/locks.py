@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from gcnrec.errors import Busy, DataError, os_remedy
+from gcnrec.errors import Busy, DataError, UsageError, os_remedy
 from gcnrec.storage.documents import Document, parsed, typed
 from gcnrec.system.observer import SILENT
 
@@ -163,3 +163,17 @@ def _holder(file: FileIO) -> str:
     except ValueError:
         return "another process"
     return f"process {signed.pid} of {signed.host} since {signed.begun}"
+
+
+@contextmanager
+def inherited_lock(path: Path, verb: str) -> Iterator[int]:
+    """A descriptor that children inherit: the folder stays locked until the last process that writes into it has ended.
+
+    UsageError where it is locked: it is being `verb` by another process.
+    """
+    with open_lock(path, path.parent) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(f"{path.parent} is being {verb} by another process; wait for it, or choose another --out") from None
+        yield file.fileno()

@@ -183,29 +183,6 @@ def test_the_command_line_tells_and_ends_with_the_worst_code(place, monkeypatch,
     assert "1/3  thin-seed=0  1 s" in shown.err and "2/3  wide-seed=0  it [broke]" in shown.err
 
 
-def test_a_failure_is_the_last_line_of_the_log(tmp_path):
-    log = tmp_path / "log.txt"
-    log.write_text("fit epoch 1/3\ngcnrec: the loss is not finite\n")
-    assert sweeping._failure(0, log) == "" and sweeping._failure(5, log) == "the loss is not finite"
-    assert "ended by signal 9" in sweeping._failure(137, log)
-    log.write_text("")
-    assert sweeping._failure(1, log) == "it said nothing"
-
-
-@pytest.mark.parametrize(
-    ("cores", "jobs", "shares"),
-    [
-        ({0, 1, 2, 3}, 1, [None]),
-        ({0, 1, 2, 3}, 2, [{0, 1}, {2, 3}]),
-        ({4, 5, 6, 7, 9}, 2, [{4, 5}, {6, 7}]),
-        ({0, 3}, 3, [{0}, {3}, {0}]),
-    ],
-)
-def test_every_slot_has_an_equal_share_of_the_cores(monkeypatch, cores, jobs, shares):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: cores, raising=False)
-    assert [sweeping._cores(slot, jobs) for slot in range(jobs)] == shares
-
-
 def test_a_run_sees_its_share_of_the_cores(swept):
     out, _, _ = swept
     share = max(1, len(os.sched_getaffinity(0)) // 2)

@@ -41,6 +41,7 @@ SURFACE = {
     "backtest": "JOB.toml --cuts --data-root --every --json --log-json --out --set",
     "compare": "BASE RUN... --json",
     "sweep": "GRID.toml --data --data-root --force --jobs --log-json --out --set",
+    "tune": "JOB.toml --data --data-root --force --jobs --json --log-json --out --sampler --seed --set --trials",
     "info": "PATH --json --since",
     "bench": "WHAT --data --json --record --torchrec-python --workers",
     "doctor": "--json",

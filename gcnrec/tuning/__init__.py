@@ -1,0 +1,1 @@
+"""`gcnrec tune`: trains one job with many settings, each judged by its own validation, and proposes the next from the last."""
