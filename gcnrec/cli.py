@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from gcnrec.commands import finished, machine, making, studies
+from gcnrec.commands import finished, guides, machine, making, studies
 from gcnrec.commands.observed import LOG_JSON
 from gcnrec.console import encoding, output
 from gcnrec.console.expected import expected
@@ -94,5 +94,5 @@ def _options(
     pass
 
 
-for each in (*making.COMMANDS, *finished.COMMANDS, *studies.COMMANDS, *machine.COMMANDS):
+for each in (*guides.COMMANDS, *making.COMMANDS, *finished.COMMANDS, *studies.COMMANDS, *machine.COMMANDS):
     app.command()(each)

@@ -31,7 +31,7 @@ LINES = [
     ["runs"],
     ["steps"],
     ["training"],
-    ["results", "bench", "testing"],
+    ["results", "bench", "testing", "draft"],
     ["reports"],
     ["console", "pipeline", "sweep"],
     ["tuning"],

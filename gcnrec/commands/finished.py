@@ -1,4 +1,4 @@
-"""Commands that read a finished run: evaluate, recommend, similar, score, export."""
+"""Commands that read a finished run: evaluate, recommend, similar, score, export, report."""
 
 from __future__ import annotations
 
@@ -218,5 +218,17 @@ def export(
     output.show(made if as_json else figure_lines(made))
 
 
-COMMANDS = (evaluate, recommend, similar, score, export)
+def report(run: RunFolder, as_json: AsJson = False) -> None:
+    """Write the page of a run, report.html, from what its folder holds now; it replaces an earlier one."""
+    from gcnrec.reports.run_report import write_report
+    from gcnrec.runs.folder import open_run, writing
+
+    with observing(as_json) as observer:
+        opened = open_run(run, observer)
+        with writing(opened.folder, observer):
+            page = write_report(opened)
+    output.show({"report": str(page)} if as_json else [f"{page}  (open it in a browser)"])
+
+
+COMMANDS = (evaluate, recommend, similar, score, export, report)
 """In the order of the help."""

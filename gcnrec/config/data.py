@@ -37,12 +37,19 @@ class Data(Section):
     """The dataset that it must be, as job.toml of a run has it: `digest` of its dataset.json. Any other is refused, unless
     --data names it."""
     train: PathText | None = None
+    """Parquet of interactions: a file, folder, glob or URI. A relative path starts at the working directory."""
     test: PathText | None = None
+    """Parquet of test interactions, for `split = "given"`."""
     valid: PathText | None = None
+    """Parquet of validation interactions. Without it, `valid_size` of train is held out."""
     user: Text | None = None
+    """Column of user ids; `a.b` names a struct field."""
     item: Text | None = None
+    """Column of item ids."""
     time: Text | None = None
+    """Column of times: timestamps, dates, or numbers in `time_unit`."""
     time_unit: Literal["s", "ms", "us", "ns"] = "s"
+    """Unit of a numeric time."""
     weight: Text | None = None
     """A column of numbers, or an SQL expression of a row such as `case event when 'buy' then 8 else 1 end`."""
     decay_days: Positive | None = None
@@ -57,7 +64,9 @@ class Data(Section):
     keep_other: bool = False
     """Whether a held-out pair that a split draws keeps its rows of other behaviours in train."""
     rating: Text | None = None
+    """Column that `min_rating` and `negative_below` read."""
     min_rating: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """The lowest rating that counts as an interaction."""
     negative_below: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Train rows of a rating below this are negative pairs. Without `min_rating`, the other ratings count as interactions."""
     where: Text | None = None
@@ -65,13 +74,17 @@ class Data(Section):
     where_test: Text | None = None
     """A condition on the files `valid` and `test`. Without it, `where` filters such a file if it has all the columns."""
     duplicates: Literal["latest", "sum"] = "latest"
+    """A repeated pair keeps its latest row, or the sum of its weights. Without `weight`, each row counts 1."""
     partition_type: dict[Text, KeyType] | None = None
     """Types of hive partition keys, `key=value` in a path, by name. Ids are text without it; other keys are integers or text."""
     k_core: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Nodes with fewer interactions are dropped, until none is left to drop."""
     split: Literal["given", "random", "leave_last", "temporal", "cold_items"] | None = None
+    """How test is held out. Default: `given` with `test`, else `temporal` with `time`, else `random`."""
     valid_size: Fraction = 0.1
     """Share of the train interactions held out for validation (unless `valid` is given)."""
     test_size: Fraction = 0.2
+    """Share of the interactions held out for test."""
     warm_size: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
     """`cold_items`: share of the other items' interactions that is test as well, and as much again validation."""
     test_from: Moment | None = None
@@ -79,10 +92,15 @@ class Data(Section):
     test_until: Moment | None = None
     """`temporal` with `test_from`: interactions from this time on are left out of everything."""
     seed: Seed = 0
+    """Seed of the split."""
     repeats: Literal["drop", "keep"] = "drop"
+    """Held-out pairs that train also has are dropped, or kept."""
     keep_cold: bool = False
+    """Whether held-out nodes without train interactions are kept."""
     item_features: PathText | None = None
+    """Parquet of item features, by item id."""
     user_features: PathText | None = None
+    """Parquet of user features, by user id."""
     features_text: Annotated[tuple[Text, ...], BeforeValidator(split_at_commas)] | None = None
     """Columns of feature files whose text is cut into words, also where it has few values. Without it, text of many values and
     two words on average is."""

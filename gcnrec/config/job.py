@@ -25,6 +25,7 @@ from gcnrec.config.values import (
     Steps,
     Temperature,
     Width,
+    Words,
 )
 from gcnrec.errors import shown
 
@@ -44,8 +45,12 @@ class Model(Section):
         "lightgcn", "ngcf", "mf", "graphsage", "pinsage",
         "popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop", "pending", "targetknn", "repeat",
     ] = "lightgcn"  # fmt: skip
+    """The model: lightgcn, ngcf, mf, graphsage and pinsage are trained, the others are closed forms. `gcnrec models`
+    says which to choose."""
     layers: Annotated[int, Field(ge=0, le=16)] = 1
+    """Hops of propagation; mf and `propagation = "none"` have none."""
     width: Width | Literal["auto"] = 64
+    """Columns of the table. `auto`: `table.base_width` for a dense table, 256 for a sparse one."""
     propagation: Literal["full", "sampled", "none"] = "full"
     """`full`: exact; `sampled`: neighbourhoods drawn for every batch; `none`: rows alone, which is mf whatever `layers` says.
     Propagating at export what was trained without cost recall on Gowalla (0.152 instead of 0.165 after 6 epochs)."""
@@ -70,8 +75,8 @@ class Model(Section):
     start_scale: Positive = 0.1
     """Root mean square of the entries of a freshly started table."""
     feature_scale: Positive | None = None
-    """graphsage, pinsage: the same of what features of length 1 bring to a node; default `start_scale`. Rows that start much
-    smaller let training begin at what content alone knows."""
+    """graphsage, pinsage: root mean square of what features of length 1 bring to a node; default `start_scale`. Rows that start
+    much smaller let training begin at what content alone knows."""
     popularity: Annotated[float, Field(ge=0.0, le=10.0)] | Literal["auto", "theory", "inner", "cosine"] = "auto"
     """Which export ranks. `theory`: the trained score plus the popularity that the loss takes out of it; a number: so many times
     that popularity; `inner`, `cosine`: that product alone. `auto`: theory, unless validation proves another better."""
@@ -82,7 +87,7 @@ class Model(Section):
     norm_power: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     """Fixes another export: items get the length |e|**norm_power, and the inner product ranks."""
     degree_power: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
-    """... times degree**degree_power."""
+    """The same export: the length also has the factor degree**degree_power."""
     neighbours: Count | None = None
     """itemknn, contentknn: similar items kept per item, default 200; linkprop, gfcf's plateau: on average, more of popular items,
     default 500."""
@@ -168,7 +173,7 @@ class Table(Section):
 class Sampler(Section):
     """Which negatives a positive is compared with, and how many neighbours a node draws."""
 
-    fanouts: Annotated[tuple[int, ...], Field(max_length=16)] | None = None
+    fanouts: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(max_length=16)] | None = None
     """Neighbours that a node draws in each hop of `sampled` propagation, the batch's own hop first; default 10 in each of
     `model.layers`."""
     neighbours: Literal["uniform", "weighted"] = "uniform"
@@ -184,9 +189,11 @@ class Sampler(Section):
     restart: Fraction = 0.5
     """pinsage: how likely a walk starts again from its node before each visit but the first."""
     negatives: Literal["in_batch", "uniform", "popularity"] = "in_batch"
+    """Where negatives come from: the other positives of the batch, uniform draws, or draws by popularity."""
     num_negatives: Annotated[int, Field(ge=1, le=10**4)] = 1
     """Negatives per positive for `uniform` and `popularity`; `in_batch` uses the other positives of the batch."""
     popularity_power: Annotated[float, Field(ge=0.0, le=4.0)] = 0.75
+    """`negatives = "popularity"`: an item is drawn in proportion to its train degree to this power."""
     exclude_seen: bool = False
     """Redraw a sampled negative that the user has in train."""
     exclude_positives: bool = False
@@ -195,20 +202,16 @@ class Sampler(Section):
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the interactions that an epoch trains on, a fresh random subset each (RS2: Okanovic et al. 2024)."""
 
-    @model_validator(mode="after")
-    def _rules(self) -> Sampler:
-        if any(not 1 <= fanout <= 64 for fanout in self.fanouts or ()):
-            raise ValueError(f"fanouts must lie in 1 .. 64, got {shown(list(self.fanouts or ()))}")
-        return self
-
 
 class Loss(Section):
     """What a step minimises."""
 
     name: Literal["bpr", "softmax", "bsl", "directau"] = "softmax"
+    """What a step minimises: softmax, bpr, bsl or directau."""
     score: Literal["cosine", "inner"] = "cosine"
     """Score used in training; `model.popularity` decides which one ranks. Default `inner` for bpr."""
     temperature: Temperature = 0.12
+    """What cosines are divided by in softmax and bsl. Left open, the data decides it."""
     positive_temperature: Temperature | None = None
     """bsl: temperature of the positive part; default `temperature`."""
     logq: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
@@ -230,23 +233,30 @@ class Optimizer(Section):
     """The update rule of the table rows, and the learning rate over a run."""
 
     rule: Literal["sgd", "adagrad_row", "adam", "adam_row", "adam_dense"] = "adam_dense"
-    """Default `adam` where propagation is sampled."""
+    """How rows change by their gradients. Default: `adam` where propagation is sampled."""
     learning_rate: Annotated[float, Field(gt=0.0, le=1e38)] = 1e-3
+    """Step size of the table rows."""
     beta1: Fraction = 0.9
+    """adam: decay of the mean gradient."""
     beta2: Fraction = 0.999
+    """adam: decay of the mean squared gradient."""
     epsilon: Positive = 1e-8
+    """adam, adagrad_row: a term that the denominator gets."""
     layer_rate: Positive = 1.0
     """Learning rate of the layers, as a share of the rate of the rows; a smaller share overfits features less."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate over `train.epochs`: constant, or falling to `final_rate` of itself."""
     final_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """`linear`, `cosine`: the last learning rate, as a share of `learning_rate`."""
     warmup_steps: Annotated[int, Field(ge=0, le=10**12)] = 0
+    """Steps in which the learning rate rises to `learning_rate`."""
 
 
 class Sparsity(Section):
     """How the positions of stored values are chosen."""
 
     policy: Literal["none", "static", "set", "rigl", "dsl", "sparserec", "nm", "gradual", "dynamic"] = "none"
+    """How positions change in training; `table.budget` below 1 has dynamic by default."""
     first: Literal["random", "largest"] | None = None
     """The first support: random cells, or the largest entries of every row of the start; default what the policy does."""
     interval: Annotated[float, Field(gt=0.0, le=1e6)] = 1.0
@@ -271,13 +281,16 @@ class Train(Section):
     """Length of a run, its seed, device and threads, and what it starts from."""
 
     epochs: Count = 30
+    """Epochs at most; validation may stop earlier."""
     batch_size: Annotated[int, Field(ge=1, le=2**24)] = 2048
+    """Positives of a step."""
     seed: Seed = 0
+    """Seed of the start, the batches and the draws."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: a GPU that can train the job (`sampled` or no propagation), else the CPU."""
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """CPU threads; default all that the process may use. Results are equal for equal numbers of threads."""
-    parts: Annotated[int, Field(ge=1, le=64)] | None = None
+    parts: Annotated[int, Field(ge=1, le=64), Words("whole number, 1, 2, 4, 8, 16, 32 or 64")] | None = None
     """Parts of every batch, a power of two: users and items by the remainder of their number. The numbers of a run follow from
     the parts, whatever number of workers shares them (`--workers`). Default: as many as there are workers at the start.
     lightgcn with `propagation = "full"` has no parts: its workers share the columns of the table."""
@@ -339,11 +352,14 @@ class Mixture(Section):
 class Evaluate(Section):
     """What is measured on the validation and test splits, and when training stops."""
 
-    metric: Annotated[str, Field(pattern=r"^(recall|recall_capped|ndcg|precision|hit_rate|mrr|map)@[1-9][0-9]{0,8}$")] = (
-        "recall@20"
-    )
+    metric: Annotated[
+        str,
+        Field(pattern=r"^(recall|recall_capped|ndcg|precision|hit_rate|mrr|map)@[1-9][0-9]{0,8}$"),
+        Words("recall, recall_capped, ndcg, precision, hit_rate, mrr or map, with a length such as @20"),
+    ] = "recall@20"
     """Chooses the best epoch on the validation split, the higher the better."""
     k: Annotated[tuple[Length, ...], Field(min_length=1, max_length=100)] = (10, 20, 50)
+    """Lengths of the lists that are judged."""
     every: Count = 1
     """Epochs between validations."""
     patience: Annotated[int, Field(ge=0, le=10**6)] = 5

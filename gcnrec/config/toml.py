@@ -199,7 +199,7 @@ def tables_to_toml(tables: Mapping[str, Mapping[str, Any]], comments: Mapping[st
         lines.append(f"[{name}]")
         for key, value in section.items():
             comment = comments.get(f"{name}.{key}")
-            lines.append(f"{key} = {_toml_value(value)}" + (f"  # {comment}" if comment else ""))
+            lines.append(f"{key} = {as_toml(value)}" + (f"  # {comment}" if comment else ""))
         lines.append("")
     return "\n".join(lines)
 
@@ -266,13 +266,13 @@ def _section_at(section: type[Section], path: tuple[int | str, ...]) -> type[Sec
     return section
 
 
-def _toml_value(value: Any) -> str:
+def as_toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+        return "[" + ", ".join(as_toml(item) for item in value) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_toml_value(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{as_toml(key)} = {as_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         escaped = "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from gcnrec.errors import UsageError, shown
 from gcnrec.system.limits import parse_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a value may be, in words, for a type whose bounds are no numbers: part of an annotation, read by `reference`."""
+
+    text: str
+
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 # Bounds refuse no job that makes sense. Beyond them numbers overflow, or memory, disk and time run out without a word.
@@ -36,7 +45,7 @@ def _a_size(text: str) -> str:
     return text
 
 
-Size = Annotated[str, AfterValidator(_a_size)]
+Size = Annotated[str, AfterValidator(_a_size), Words('size such as "2GB", "64MB" to "1000000TB"')]
 
 
 def _a_folder(text: str) -> str:
@@ -75,8 +84,8 @@ def split_at_commas(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
-FolderName = Annotated[str, AfterValidator(_a_folder)]
-Moment = Annotated[str | int | float, BeforeValidator(_a_moment)]
-Text = Annotated[str, AfterValidator(_no_nul)]
-PathText = Annotated[str, AfterValidator(_a_path)]
-DatasetName = Annotated[FolderName, AfterValidator(_no_pattern)]
+FolderName = Annotated[str, AfterValidator(_a_folder), Words("name of a folder, at most 100 characters")]
+Moment = Annotated[str | int | float, BeforeValidator(_a_moment), Words("number or ISO date")]
+Text = Annotated[str, AfterValidator(_no_nul), Words("text")]
+PathText = Annotated[str, AfterValidator(_a_path), Words("path, at most 4,096 characters")]
+DatasetName = Annotated[FolderName, AfterValidator(_no_pattern), Words("name, at most 100 characters without / \\ * ? [ ]")]

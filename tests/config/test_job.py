@@ -87,7 +87,7 @@ def test_misshaped_override(override):
         ({"model": {"width": "wide"}}, ["model.width: input should be a valid integer", "or input should be 'auto', got 'wide'"]),
         ({"evaluate": {"k": [5, "x"]}}, ["evaluate.k.1: input should be a valid integer", "got 'x'"]),
         ({"table": {"budget": 0.0}}, ["table.budget", "greater than 0"]),
-        ({"sampler": {"fanouts": [0]}}, ["fanouts must lie in 1 .. 64"]),
+        ({"sampler": {"fanouts": [0]}}, ["sampler.fanouts.0: input should be greater than or equal to 1, got 0"]),
         ({"data": {"min_rating": 4}}, ["min_rating needs rating"]),
         ({"data": {"split": "given"}}, ["needs test"]),
         ({"data": {"split": "temporal"}}, ["needs time"]),

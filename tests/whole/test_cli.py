@@ -23,6 +23,9 @@ from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
 
 # Adding to this table is a deliberate act; renaming or removing breaks other tools.
 SURFACE = {
+    "init": "DATA --behaviour --item --json --out --rating --target --time --user",
+    "settings": "KEY --json",
+    "models": "--json",
     "run": "JOB.toml --data --data-root --force --json --log-json --out --resume --set --workers",
     "check": "JOB.toml --data --data-root --force --json --resolved --set --workers",
     "ingest": "CARD.toml --behaviour --data-root --decay-days --duplicates --feature-weights --features-text --force --item "
@@ -38,6 +41,7 @@ SURFACE = {
     "similar": "RUN --among --exclude --force --items --json --k --log-json --memory-limit --new-items --new-users --out --users",
     "score": "RUN --force --json --log-json --memory-limit --new-items --new-users --out --pairs --seen",
     "export": "RUN --force --format --index --json --k --out",
+    "report": "RUN --json",
     "backtest": "JOB.toml --cuts --data-root --every --json --log-json --out --set",
     "compare": "BASE RUN... --json",
     "sweep": "GRID.toml --data --data-root --force --jobs --log-json --out --set",

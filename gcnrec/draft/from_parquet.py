@@ -1,0 +1,110 @@
+"""From a Parquet that nobody has described to a job file, and what to type next. Nothing is asked, nothing is overwritten."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gcnrec.config.job import Job
+from gcnrec.config.toml import read_job, to_parquet
+from gcnrec.draft.choices import Choice, Machine, Sizes, data_choices, model_choices
+from gcnrec.draft.contents import contents
+from gcnrec.draft.job_text import job_text
+from gcnrec.draft.roles import Named, Roles, roles
+from gcnrec.errors import DataError, UsageError, os_remedy
+from gcnrec.loaders.ingest.inputs import open_input
+from gcnrec.loaders.recipe import folder_name, name_of
+from gcnrec.system.observer import SILENT
+
+JOB = "job.toml"
+_TABLES = (".csv", ".tsv", ".txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What was seen in the input `text`, what was decided, and the job as TOML."""
+
+    text: str
+    sizes: Sizes
+    roles: Roles
+    choices: tuple[Choice, ...]
+    job: str
+
+    @property
+    def name(self) -> str:
+        """What runs of the job are called."""
+        return folder_name(name_of(self.text))
+
+    def commands(self, job: Path) -> list[str]:
+        """What to type next, with the job at the path `job`."""
+        run, path = f"runs/{self.name}", shlex.quote(str(job))
+        return [
+            f"gcnrec check {path}",
+            f"gcnrec run {path} --out {shlex.quote(run)}",
+            f"gcnrec recommend {shlex.quote(run)} --k 20 --out {shlex.quote(f'{self.name}-recs.parquet')}",
+        ]
+
+
+def drafted(
+    text: str, named: Named, machine: Machine | None = None, look: Callable[[str, int, int], None] = SILENT.work
+) -> Draft:
+    """Look at the Parquet that `text` names: a file, folder, glob or URI; `named`: columns that the caller knows.
+
+    `machine`: what sizes have to fit, default this one. Raises DataError where the input cannot be read, or a column of users or
+    items cannot be found; UsageError for a name that is none of its columns.
+    """
+    if text.endswith(_TABLES) and Path(text).is_file():
+        then = f"gcnrec init {shlex.quote(str(Path(text).with_suffix('.parquet')))}"
+        raise DataError(f"{text} must be Parquet, is a text table; type {to_parquet(Path(text))} and then {then}")
+    source = open_input(text)
+    found, machine = roles(text, contents(source, look), named), machine or Machine.here()
+    sizes = Sizes.of(source.rows, found)
+    choices = (*data_choices(source, found, machine), *model_choices(sizes, machine, found))
+    head = (
+        f"Written by 'gcnrec init' for {text}: {sizes}.",
+        "Comments say what a key means and why it has its value here; 'gcnrec settings KEY' says more.",
+        "A key behind # is one to try: remove the # to switch it on. 'gcnrec check JOB.toml' predicts memory and minutes.",
+    )
+    made = Draft(text, sizes, found, choices, job_text([_printable(line) for line in head], choices))
+    Job.parse(_settings(choices), [], "gcnrec init")
+    return made
+
+
+def _settings(choices: tuple[Choice, ...]) -> dict[str, dict[str, object]]:
+    """The sections that the choices make."""
+    found: dict[str, dict[str, object]] = {}
+    for choice in choices:
+        if choice.on:
+            found.setdefault(choice.section, {})[choice.key] = choice.value
+    return found
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def place_of(out: Path) -> Path:
+    """Where the job goes: `out`, or `job.toml` in it where it is a folder or has no `.toml` at its end."""
+    return out if out.suffix == ".toml" and not out.is_dir() else out / JOB
+
+
+def refuse_existing(path: Path) -> None:
+    """UsageError where something is at `path`."""
+    if path.exists() or path.is_symlink():
+        raise UsageError(f"{path} exists and is never overwritten; name another --out, or remove it")
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that must not be there yet. UsageError where it is, DataError where it cannot be written."""
+    refuse_existing(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(f"{path} exists and is never overwritten; name another --out, or remove it") from None
+    except OSError as problem:
+        raise DataError(f"cannot write {path}: {problem.strerror}; {os_remedy(problem, 'choose another place')}") from None
+    read_job(path)

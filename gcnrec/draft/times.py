@@ -1,0 +1,95 @@
+"""Which column holds the moments of interactions, and in which unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from gcnrec.draft import casts, words
+from gcnrec.draft.candidates import CLEAR, Found, doubt_others
+from gcnrec.draft.contents import FEW, Column
+from gcnrec.errors import UsageError
+from gcnrec.loaders.ingest.columns import TICKS
+
+_YEARS = (datetime(1980, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
+"""Between these, in seconds since 1970, numbers are taken for times."""
+_DAYS = (19800101, 21001231)
+"""Between these, integers of a column named like a time are taken for days such as 20240131."""
+
+
+def time_of(text: str, columns: Sequence[Column], doubts: list[str]) -> tuple[Found | None, str | None]:
+    """The column of times and, of numbers, their unit; None where no column of the input `text` holds times."""
+    scored = [(_time_points(column), column) for column in columns]
+    usable = [column for points, column in sorted(scored, key=lambda each: -each[0]) if points > 0]
+    for column in [column for column in usable if column.distinct == 1]:
+        doubts.append(f"{column.path!r} holds one moment alone, which orders nothing; it is left out")
+        usable.remove(column)
+    if not usable:
+        doubts += [advice for column in columns if (advice := _time_to_cast(text, column))]
+        return None, None
+    best = usable[0]
+    doubt_others("time", best, usable[1:], doubts)
+    unit = None if best.is_time else _epoch_unit(best)
+    return Found(best, _time_reason(best, unit)), unit
+
+
+def _time_points(column: Column) -> int:
+    """How clearly a column holds the moments of interactions; 0 or less: not at all."""
+    by_name = words.time_points(column.path)
+    if column.is_time:
+        return 10 + by_name if by_name != 2 else 1  # 2: the name has a word of times and a word against it
+    if not column.is_number or _epoch_unit(column) is None:
+        return 0
+    is_id = words.user_points(column.path) or words.item_points(column.path)
+    many = column.distinct is None or column.distinct > FEW
+    return by_name if by_name >= CLEAR else int(by_name == 0 and not is_id and many and not words.describes(column.path))
+
+
+def given_time(column: Column, doubts: list[str]) -> tuple[Found, str | None]:
+    """The column that --time names, and its unit. UsageError where it holds neither times nor numbers."""
+    unit = None if column.is_time else _epoch_unit(column)
+    if not column.is_time and not column.is_number:
+        raise UsageError(f"--time must name timestamps, dates or numbers, {column.path!r} holds {column.kind}; cast it")
+    if not column.is_time and unit is None:
+        doubts.append(
+            f"numbers of {column.path!r} are no seconds, ms, us or ns since 1970; they order interactions, but days cannot be "
+            "counted (popularity_days, decay_days)"
+        )
+        unit = "s"
+    return Found(column, "--time names it"), unit
+
+
+def _epoch_unit(column: Column) -> str | None:
+    """The unit in which all numbers of a column lie between 1980 and 2100; None where none fits."""
+    if column.low is None or column.high is None:
+        return None
+    ends = (column.low, column.high)
+    return next((unit for unit, ticks in TICKS.items() if all(_YEARS[0] <= end / ticks <= _YEARS[1] for end in ends)), None)
+
+
+def _time_reason(column: Column, unit: str | None) -> str:
+    if unit is not None and column.low is not None and column.high is not None:
+        first, last = (datetime.fromtimestamp(end / TICKS[unit], UTC).date().isoformat() for end in (column.low, column.high))
+        return f"numbers in {unit} since 1970, from {first} to {last}"
+    if column.low is None or column.high is None:
+        return f"its type is {column.kind}"
+    return f"its type is {column.kind}, from {_day(column.low)} to {_day(column.high)}"
+
+
+def _day(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+    except (OverflowError, OSError, ValueError):
+        return f"{seconds:g} s since 1970"
+
+
+def _time_to_cast(text: str, column: Column) -> str | None:
+    """What to type where a column holds times in a form that ingestion does not take; None where it holds none."""
+    if column.holds_dates_as_text:
+        return casts.advice(text, column, "text", casts.from_text(column))
+    is_day = pa.types.is_integer(column.kind) and column.low is not None and column.high is not None
+    if is_day and words.time_points(column.path) >= CLEAR and _DAYS[0] <= column.low and column.high <= _DAYS[1]:  # type: ignore[operator]
+        return casts.advice(text, column, "days written as numbers", casts.from_days(column))
+    return None

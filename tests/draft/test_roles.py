@@ -1,0 +1,180 @@
+"""Which column is what: by names and content; what is in doubt names a flag, and what cannot be is one sentence."""
+
+from __future__ import annotations
+
+import shlex
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gcnrec.draft.contents import contents
+from gcnrec.draft.roles import Named, roles
+from gcnrec.draft.words import item_points, target_of, time_points, user_points
+from gcnrec.errors import DataError, UsageError
+from gcnrec.loaders.ingest.inputs import open_input
+
+RNG = np.random.default_rng(0)
+ROWS = 400
+USERS, ITEMS = RNG.integers(0, 50, ROWS), RNG.integers(0, 40, ROWS)
+SECONDS = 1_700_000_000 + np.arange(ROWS) * 3600
+STARS = RNG.integers(1, 6, ROWS)
+KINDS = np.array(["view", "add_to_cart", "purchase"])[RNG.integers(0, 3, ROWS)]
+
+
+@pytest.fixture
+def found(tmp_path):
+    def look(named=Named(), **columns):  # noqa: B008
+        path = tmp_path / "t.parquet"
+        pq.write_table(pa.table(columns), path)
+        return roles(str(path), contents(open_input(str(path)), lambda *_: None), named)
+
+    return look
+
+
+def paths(roles):
+    return {role: found.path for role, found in roles.found().items()}
+
+
+@pytest.mark.parametrize(
+    ("user", "item", "time"),
+    [("customer", "sku", "ts"), ("userId", "movieId", "timestamp"), ("CUSTOMER_ID", "ProductID", "event_time"),
+     ("member-no", "article nr", "created_at"), ("kunde", "artikel", "datum"), ("uid", "iid", "date")],
+)  # fmt: skip
+def test_usual_names_leave_no_doubt(found, user, item, time):
+    columns = {"line": np.arange(ROWS), "price": RNG.random(ROWS), time: SECONDS, item: ITEMS, user: USERS}
+    seen = found(**columns)
+    assert paths(seen) == {"user": user, "item": item, "time": time}
+    assert seen.time_unit == "s" and seen.doubts == [] and set(seen.unused) == {"line", "price"}
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(1, "s"), (10**3, "ms"), (10**6, "us"), (10**9, "ns")])
+def test_the_unit_of_times_follows_from_their_size(found, factor, unit):
+    seen = found(user=USERS, item=ITEMS, ts=SECONDS * factor)
+    assert (seen.time.path, seen.time_unit) == ("ts", unit) and "from 2023-11-14" in seen.time.reason
+
+
+def test_times_are_found_by_content_where_no_name_says_so(found):
+    assert paths(found(user=USERS, item=ITEMS, x=SECONDS))["time"] == "x"
+    assert "time" not in paths(found(user=USERS, item=ITEMS, phone=np.full(ROWS, 1_700_000_000)))
+    assert "time" not in paths(found(user=USERS, item=ITEMS, time=RNG.integers(0, 24, ROWS)))
+
+
+def test_a_moment_of_something_else_is_taken_last(found):
+    stamps = pa.array(SECONDS).cast(pa.timestamp("s"))
+    seen = found(user=USERS, item=ITEMS, birth_date=stamps, seen_at=stamps)
+    assert seen.time.path == "seen_at" and any("'birth_date'" in doubt and "--time" in doubt for doubt in seen.doubts)
+
+
+def test_behaviours_and_what_to_predict(found):
+    seen = found(user=USERS, item=ITEMS, ts=SECONDS, event=KINDS)
+    assert seen.behaviour.path == "event" and seen.target == ("purchase",)
+    assert any("--target" in doubt for doubt in seen.doubts)
+    by_values = found(user=USERS, item=ITEMS, x=KINDS)
+    assert by_values.behaviour.path == "x" and by_values.target == ("purchase",)
+    other = found(named=Named(target=("view",)), user=USERS, item=ITEMS, event=KINDS)
+    assert other.behaviour.path == "event" and other.target == ("view",)
+
+
+def test_kinds_that_nothing_explains_are_left_out_with_the_flags_that_take_them(found):
+    seen = found(user=USERS, item=ITEMS, action=np.array(["x", "y"])[USERS % 2])
+    assert seen.behaviour is None and "--behaviour action --target VALUE" in seen.doubts[0]
+    with pytest.raises(UsageError, match=r"no value of 'action' says what to predict \('x', 'y'\); name it by --target"):
+        found(named=Named(behaviour="action"), user=USERS, item=ITEMS, action=np.array(["x", "x", "y", "y"])[USERS % 4])
+
+
+def test_ratings_are_numbers_of_that_name(found):
+    seen = found(user=USERS, item=ITEMS, stars=STARS, score_text=["good"] * ROWS)
+    assert seen.rating.path == "stars" and seen.unused == ["score_text"]
+
+
+def test_two_columns_of_users_are_a_doubt_with_its_flag(found):
+    seen = found(user_id=USERS, account_id=USERS + 1, sku=ITEMS)
+    assert seen.user.path == "user_id" and "'account_id' would fit as well; --user COLUMN decides" in seen.doubts[0]
+    assert found(named=Named(user="account_id"), user_id=USERS, account_id=USERS + 1, sku=ITEMS).user.path == "account_id"
+
+
+def test_without_names_the_order_of_ids_that_repeat_decides(found):
+    seen = found(n=np.arange(ROWS), a=USERS, b=ITEMS, same=["x"] * ROWS, ratio=RNG.random(ROWS))
+    assert paths(seen) == {"user": "a", "item": "b"} and "'--user b --item a' swaps them" in seen.doubts[0]
+    half = found(a=USERS, sku=ITEMS)
+    assert paths(half) == {"user": "a", "item": "sku"} and "--user COLUMN decides" in half.doubts[0]
+
+
+def test_a_user_in_each_row_is_a_doubt(found):
+    seen = found(customer=np.arange(ROWS), sku=ITEMS)
+    assert any("each user in 'customer' comes once" in doubt and "--user COLUMN" in doubt for doubt in seen.doubts)
+
+
+def test_nothing_found_says_what_was_looked_for(found):
+    with pytest.raises(DataError) as caught:
+        found(x=RNG.random(ROWS), name=["a", "b"] * (ROWS // 2))
+    said = str(caught.value)
+    assert "must have a column of users and one of items" in said and "customer_id or sku" in said and "\n" not in said
+    assert "x (double), name (string)" in said and said.endswith("name them by --user COLUMN and --item COLUMN")
+
+
+@pytest.mark.parametrize(
+    "named", [Named(user="usr"), Named(time="usr"), Named(rating="usr"), Named(behaviour="usr", target=("a",))]
+)
+def test_a_flag_that_names_no_column_names_the_nearest(found, named):
+    with pytest.raises(UsageError, match=r"names 'usr', which is no column .*; did you mean 'user'\?"):
+        found(named=named, user=USERS, item=ITEMS)
+
+
+def test_a_column_has_one_role(found):
+    with pytest.raises(UsageError, match="--user and --item name one column, 'user'; name two"):
+        found(named=Named(user="user", item="user"), user=USERS, item=ITEMS)
+    assert paths(found(named=Named(user="event"), item=ITEMS, event=KINDS)) == {"user": "event", "item": "item"}
+
+
+def test_a_target_that_no_column_holds_is_refused(found):
+    with pytest.raises(UsageError, match="--target names 'rent', which no column of few values holds"):
+        found(named=Named(target=("rent",)), user=USERS, item=ITEMS, event=KINDS)
+
+
+def typed(said):
+    """Run the program that a sentence says to type, which a shell would split so, and look at what it wrote."""
+    python, c, program, *then = shlex.split(said[said.index("python -c") :])
+    exec(compile(program, "typed", "exec"), {})
+    assert (python, c, then[:4]) == ("python", "-c", ["and", "then", "gcnrec", "init"])
+    return roles(then[4], contents(open_input(then[4]), lambda *_: None), Named())
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [("when", ["2024-01-01 10:00:00", "2024-01-02 11:30:00"]), ("when", ["2024-01-01T10:00:00Z", "2024-01-02T11:30:00Z"]),
+     ("day", [20240101, 20240102])],
+)  # fmt: skip
+def test_times_in_another_form_come_with_a_command_that_casts_them(found, column, values):
+    seen = found(user=USERS, item=ITEMS, **{column: values * (ROWS // 2)})
+    assert seen.time is None and len(seen.doubts) == 1
+    cast = typed(seen.doubts[0])
+    assert cast.time.path == column and "from 2024-01-01 to 2024-01-02" in cast.time.reason
+
+
+def test_ids_that_are_floats_come_with_a_command_that_casts_them(found):
+    users = USERS.astype(float)
+    users[3] = np.nan
+    with pytest.raises(DataError, match="'user' holds double, which ingestion does not take") as caught:
+        found(user=users, item=ITEMS)
+    cast = typed(str(caught.value))
+    assert cast.user.path == "user" and cast.user.column.nulls == 1
+    assert cast.user.column.distinct == len(np.unique(USERS[np.arange(ROWS) != 3]))
+
+
+@pytest.mark.parametrize(
+    ("name", "points"), [("user_name", user_points), ("item_category", item_points), ("release_date", time_points)]
+)
+def test_words_that_describe_take_points_away(name, points):
+    assert points(name) < 3 <= points(name.partition("_")[0] if points is not time_points else "date")
+
+
+@pytest.mark.parametrize(
+    ("values", "target"),
+    [(("view", "cart", "purchase"), "purchase"), (("pageView", "addToCart"), "addToCart"), (("remove_from_cart", "view"), "view"),
+     (("BUY", "CLICK"), "BUY"), (("0", "1"), None)],
+)  # fmt: skip
+def test_the_target_is_what_is_mostly_wanted(values, target):
+    assert target_of(values) == target
