@@ -29,6 +29,7 @@ def init(
     """Look at your Parquet, write a commented job for it, say why, and what to type next; overwrites nothing."""
     from gcnrec.draft.from_parquet import drafted, place_of, refuse_existing, write_new
     from gcnrec.draft.roles import Named
+    from gcnrec.pipeline import RUNS, run_folder
     from gcnrec.reports.guides import draft_figures, draft_lines
 
     place = place_of(out)
@@ -37,7 +38,8 @@ def init(
     with observing(as_json) as observer:
         made = drafted(data, Named(user, item, time, behaviour, values, rating), look=observer.work)
         write_new(place, made.job)
-    output.show(draft_figures(made, place) if as_json else draft_lines(made, place))
+    run = run_folder(RUNS, made.name, None, resume=False)
+    output.show(draft_figures(made, place, run) if as_json else draft_lines(made, place, run))
 
 
 def settings(

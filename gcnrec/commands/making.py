@@ -85,7 +85,10 @@ def check(
     set_: Overrides = None,
     workers: Workers = None,
     resolved: Annotated[
-        bool, typer.Option("--resolved", help="Print the job with every key, and why the data decided some; time nothing.")
+        bool,
+        typer.Option(
+            "--resolved", help="Print the job with every key, and why the data or another key decided some; time nothing."
+        ),
     ] = False,
     force: IngestAgain = False,
     as_json: AsJson = False,

@@ -15,12 +15,12 @@ def from_text(column: Column) -> str:
     return 'c.cast(a.timestamp("us", "UTC"))' if zoned else 'c.cast(a.timestamp("us"))'
 
 
-def from_days(column: Column) -> str:
+def from_days() -> str:
     """Timestamps from numbers such as 20240131."""
     return 'a.compute.strptime(c.cast("string"), format="%Y%m%d", unit="s")'
 
 
-def to_integers(column: Column) -> str:
+def to_integers() -> str:
     """Integers from floats, which NaN and absent values made of them."""
     return 'a.compute.if_else(a.compute.is_nan(c), None, c).cast("int64")'
 

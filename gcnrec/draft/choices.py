@@ -96,7 +96,7 @@ def data_choices(source: Input, roles: Roles, machine: Machine) -> Iterator[Choi
             yield from _with_role(role, roles)
     yield from _rating_choices(roles)
     yield from _condition(source, roles)
-    yield from _split_choices(source.rows, roles)
+    yield from _split_choices(_target_rows(source.rows, roles), roles)
     if source.rows > _MANY_ROWS and machine.memory > 32 * 10**9:
         yield Choice("data", "memory_limit", "8GB", f"{source.rows:,} rows are sorted in fewer passes")
     elif (limit := _limit(machine)) != "2GB":
@@ -183,8 +183,8 @@ def _quoted(source: Input, path: str) -> str:
     return ".".join('"' + step.replace('"', '""') + '"' for step in steps)
 
 
-def _split_choices(rows: int, roles: Roles) -> Iterator[Choice]:
-    """By time where there are times, else by chance."""
+def _split_choices(rows: float, roles: Roles) -> Iterator[Choice]:
+    """By time where there are times, else by chance. `rows`: of the behaviour to predict."""
     size = 0.2 if rows < _FEW_ROWS else 0.1
     if roles.time is not None:
         yield Choice("data", "split", "temporal", "there are times: lists are judged by what came later")
@@ -213,7 +213,7 @@ def model_choices(sizes: Sizes, machine: Machine, roles: Roles) -> Iterator[Choi
     yield Choice("model", "response", "plateau", "the better form of gfcf where it joins the mixture")
     yield Choice("mixture", "with", "auto", "closed forms rank with the trained model where validation says that they help")
     yield Choice("train", "refit", "train+valid", "what validation held out is learnt too, once it has chosen the epochs")
-    if (rows := _target_rows(sizes, roles)) < _FEW_ROWS:
+    if (rows := _target_rows(sizes.rows, roles)) < _FEW_ROWS:
         batch = max(2 ** int(math.log2(max(rows / _LEAST_STEPS, 1))), _LEAST_BATCH)
         yield Choice("train", "batch_size", batch, f"of {rows:,.0f} rows, an epoch of larger batches has few steps")
     yield Choice("train", "seed", 0, "another seed shows how much of a figure is chance", on=False)
@@ -225,12 +225,12 @@ def model_choices(sizes: Sizes, machine: Machine, roles: Roles) -> Iterator[Choi
         yield Choice("evaluate", "memory_limit", limit, f"a quarter of the {_size(machine.memory)} that are free here")
 
 
-def _target_rows(sizes: Sizes, roles: Roles) -> float:
-    """Rows of the behaviour to predict."""
+def _target_rows(rows: int, roles: Roles) -> float:
+    """Of `rows`, those of the behaviour to predict."""
     if roles.behaviour is None:
-        return sizes.rows
+        return rows
     column = roles.behaviour.column
-    return sizes.rows * sum(column.values.get(value, 0) for value in roles.target) / max(column.rows, 1)
+    return rows * sum(column.values.get(value, 0) for value in roles.target) / max(column.rows, 1)
 
 
 def _model_reason(sizes: Sizes, roles: Roles) -> str:

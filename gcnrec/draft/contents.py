@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gcnrec.draft.words import says_something
 from gcnrec.errors import DataError, DeviceError
 from gcnrec.ids.id_types import family, plain
 from gcnrec.loaders.ingest.columns import TICKS
@@ -23,7 +24,8 @@ LOOKED_AT = 1_000_000
 """Rows of all files together that are read of each column."""
 _MOST_FILES = 16
 """Of many files, these are read, spread evenly over the sorted list."""
-_MOST_COLUMNS = 200
+_MOST_COLUMNS = 60
+"""Of more, those are read whose names say something."""
 _MOST_BYTES = 64 * 10**6
 """Of distinct values; a column with more counts no further."""
 _BATCH_BYTES = 16 * 10**6
@@ -52,6 +54,8 @@ class Column:
     values: dict[str, int]
     examples: tuple[str, ...]
     mean_bytes: float
+    is_key: bool = False
+    """Whether folders `key=value` bring it."""
 
     @property
     def is_time(self) -> bool:
@@ -93,9 +97,11 @@ def contents(source: Input, look: Callable[[str, int, int], None]) -> list[Colum
     found = [(path, field) for path, field in source.columns() if not pa.types.is_nested(field.type)]
     found = [(path, field) for path, field in found if not pa.types.is_null(field.type)]
     found.sort(key=lambda leaf: position.get(leaf[0], position.get(leaf[0].partition(".")[0], len(position))))
+    if len(found) > _MOST_COLUMNS:
+        found = sorted(found, key=lambda leaf: not says_something(leaf[0]))[:_MOST_COLUMNS]
     known = []
-    for number, (path, _) in enumerate(found[:_MOST_COLUMNS]):
-        look("looking at columns", number, min(len(found), _MOST_COLUMNS))
+    for number, (path, _) in enumerate(found):
+        look("looking at columns", number, len(found))
         try:
             known.append(_column(source, path))
         except (DataError, DeviceError):  # damaged, of two types, or too large: ingestion names it if it is chosen
@@ -110,7 +116,7 @@ def _column(source: Input, path: str) -> Column:
     seen = _Seen(kind)
     for batch in _sample(source, path, kind):
         seen.take(batch)
-    return seen.column(path, declared if declared == pa.uuid() else kind)
+    return replace(seen.column(path, declared if declared == pa.uuid() else kind), is_key=path in source.keys)
 
 
 def _sample(source: Input, path: str, kind: pa.DataType) -> Iterator[pa.Array]:

@@ -37,13 +37,13 @@ class Draft:
         """What runs of the job are called."""
         return folder_name(name_of(self.text))
 
-    def commands(self, job: Path) -> list[str]:
-        """What to type next, with the job at the path `job`."""
-        run, path = f"runs/{self.name}", shlex.quote(str(job))
+    def commands(self, job: Path, run: Path) -> list[str]:
+        """What to type next, with the job at the path `job` and its run in the folder `run`."""
+        path, folder, lists = (shlex.quote(str(each)) for each in (job, run, f"{run.name}-recs.parquet"))
         return [
             f"gcnrec check {path}",
-            f"gcnrec run {path} --out {shlex.quote(run)}",
-            f"gcnrec recommend {shlex.quote(run)} --k 20 --out {shlex.quote(f'{self.name}-recs.parquet')}",
+            f"gcnrec run {path} --out {folder}",
+            f"gcnrec recommend {folder} --k 20 --out {lists}",
         ]
 
 
@@ -58,6 +58,8 @@ def drafted(
     if text.endswith(_TABLES) and Path(text).is_file():
         then = f"gcnrec init {shlex.quote(str(Path(text).with_suffix('.parquet')))}"
         raise DataError(f"{text} must be Parquet, is a text table; type {to_parquet(Path(text))} and then {then}")
+    if (Path(text) / "dataset.json").is_file():
+        raise UsageError(f"{text} is a dataset folder already; train on it by 'gcnrec run JOB.toml --data {text}'")
     source = open_input(text)
     found, machine = roles(text, contents(source, look), named), machine or Machine.here()
     sizes = Sizes.of(source.rows, found)

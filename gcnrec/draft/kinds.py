@@ -19,6 +19,8 @@ def behaviour_of(
     """The column of kinds of events, and the values to predict; UsageError where flags leave one of them open."""
     usable = [column for column in columns if _may_be_kinds(column)]
     if given is not None:
+        if wanted is not None and given.values and not set(wanted) <= given.values.keys():
+            doubts.append(f"rows that were read hold {_listed(given)} in {given.path!r}, and not all that --target names")
         return Found(given, "--behaviour names it"), wanted or _target(given, doubts, must=True)
     if wanted is not None:
         holders = [column for column in usable if set(wanted) <= column.values.keys()]

@@ -81,7 +81,7 @@ def _nothing(text: str, columns: Sequence[Column], wanted: Sequence[str]) -> str
     kinds = ", ".join(f"{column.path} ({column.kind})" for column in columns[:20]) or "none of single values"
     floats = [column for column in columns if pa.types.is_floating(column.kind)
               and (words.user_points(column.path) >= CLEAR or words.item_points(column.path) >= CLEAR)]  # fmt: skip
-    sure = "".join(f"; {casts.advice(text, column, str(column.kind), casts.to_integers(column))}" for column in floats[:1])
+    sure = "".join(f"; {casts.advice(text, column, str(column.kind), casts.to_integers())}" for column in floats[:1])
     return (
         f"{text} must have a column of {' and one of '.join(f'{role}s' for role in wanted)}, none was found: ids are {EXPECTED}, "
         f"named like customer_id or sku, or repeat and describe nothing; its columns are {kinds}; name them by "

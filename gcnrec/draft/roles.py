@@ -58,7 +58,7 @@ def roles(text: str, columns: Sequence[Column], named: Named) -> Roles:
     doubts: list[str] = []
     given = _given(columns, named)
     free = [column for column in columns if column not in given.values()]
-    time, unit = given_time(given["time"], doubts) if "time" in given else time_of(text, free, doubts)
+    time, unit = given_time(text, given["time"], doubts) if "time" in given else time_of(text, free, doubts)
     free = [column for column in free if time is None or column.path != time.path]
     behaviour, target = behaviour_of(free, given.get("behaviour"), named.target, doubts)
     free = [column for column in free if behaviour is None or column.path != behaviour.path]

@@ -23,8 +23,9 @@ def time_of(text: str, columns: Sequence[Column], doubts: list[str]) -> tuple[Fo
     """The column of times and, of numbers, their unit; None where no column of the input `text` holds times."""
     scored = [(_time_points(column), column) for column in columns]
     usable = [column for points, column in sorted(scored, key=lambda each: -each[0]) if points > 0]
-    for column in [column for column in usable if column.distinct == 1]:
-        doubts.append(f"{column.path!r} holds one moment alone, which orders nothing; it is left out")
+    for column in [column for column in usable if column.distinct == 1 or 2 * column.nulls > column.rows]:
+        what = "one moment alone" if column.distinct == 1 else "no time in most rows"
+        doubts.append(f"{column.path!r} holds {what}, and is left out; --time {column.path} takes it")
         usable.remove(column)
     if not usable:
         doubts += [advice for column in columns if (advice := _time_to_cast(text, column))]
@@ -37,21 +38,22 @@ def time_of(text: str, columns: Sequence[Column], doubts: list[str]) -> tuple[Fo
 
 def _time_points(column: Column) -> int:
     """How clearly a column holds the moments of interactions; 0 or less: not at all."""
-    by_name = words.time_points(column.path)
+    by_name, is_other = words.time_points(column.path), words.says_other_time(column.path)
     if column.is_time:
-        return 10 + by_name if by_name != 2 else 1  # 2: the name has a word of times and a word against it
-    if not column.is_number or _epoch_unit(column) is None:
+        return 1 if is_other else 10 + by_name
+    if not column.is_number or is_other or _epoch_unit(column) is None:
         return 0
     is_id = words.user_points(column.path) or words.item_points(column.path)
     many = column.distinct is None or column.distinct > FEW
     return by_name if by_name >= CLEAR else int(by_name == 0 and not is_id and many and not words.describes(column.path))
 
 
-def given_time(column: Column, doubts: list[str]) -> tuple[Found, str | None]:
-    """The column that --time names, and its unit. UsageError where it holds neither times nor numbers."""
+def given_time(text: str, column: Column, doubts: list[str]) -> tuple[Found, str | None]:
+    """The column that --time names, and its unit. UsageError where it holds neither times nor numbers, with what helps."""
     unit = None if column.is_time else _epoch_unit(column)
     if not column.is_time and not column.is_number:
-        raise UsageError(f"--time must name timestamps, dates or numbers, {column.path!r} holds {column.kind}; cast it")
+        helps = _time_to_cast(text, column) or f"{column.path!r} holds {column.kind}; cast it"
+        raise UsageError(f"--time must name timestamps, dates or numbers: {helps}")
     if not column.is_time and unit is None:
         doubts.append(
             f"numbers of {column.path!r} are no seconds, ms, us or ns since 1970; they order interactions, but days cannot be "
@@ -87,9 +89,15 @@ def _day(seconds: float) -> str:
 
 def _time_to_cast(text: str, column: Column) -> str | None:
     """What to type where a column holds times in a form that ingestion does not take; None where it holds none."""
+    if column.holds_dates_as_text and column.is_key:
+        return (
+            f"{column.path!r} holds days as text, from the names of folders; to split by it, add --set data.time={column.path} "
+            f"--set 'data.partition_type={{{column.path} = \"date32\"}}' --set data.split=temporal to the next commands"
+        )
     if column.holds_dates_as_text:
         return casts.advice(text, column, "text", casts.from_text(column))
-    is_day = pa.types.is_integer(column.kind) and column.low is not None and column.high is not None
-    if is_day and words.time_points(column.path) >= CLEAR and _DAYS[0] <= column.low and column.high <= _DAYS[1]:  # type: ignore[operator]
-        return casts.advice(text, column, "days written as numbers", casts.from_days(column))
+    if not pa.types.is_integer(column.kind) or column.low is None or column.high is None:
+        return None
+    if words.time_points(column.path) >= CLEAR and _DAYS[0] <= column.low and column.high <= _DAYS[1]:
+        return casts.advice(text, column, "days written as numbers", casts.from_days())
     return None

@@ -40,8 +40,8 @@ _TIME = _set("""
     time timestamp timestampms ts date datetime when at created day moment epoch unix utc occurred eventtime clock zeit datum
 """)
 _OTHER_TIME = _set("""
-    birth dob birthday release released expiry expires expiration updated modified deleted due end published joined signup
-    registered registration first last ingested loaded processed
+    birth birthdate dob birthday release released expiry expires expiration updated modified deleted due end published joined
+    signup registered registration first last ingested loaded processed
 """)
 _BEHAVIOUR = _set("event behaviour behavior action type activity interaction verb kind feedback")
 _RATING = _set("rating ratings stars star score rate grade overall liked like vote mark")
@@ -94,8 +94,13 @@ def item_points(name: str) -> int:
 
 
 def time_points(name: str) -> int:
-    """The same of the moment of an interaction; moments of other things have less."""
-    return _points(name, _TIME, frozenset(), _OTHER_TIME)
+    """The same of the moment of an interaction."""
+    return 0 if says_other_time(name) else _points(name, _TIME, frozenset(), frozenset())
+
+
+def says_other_time(name: str) -> bool:
+    """Whether a name speaks of a moment of something else, such as a birth or a release."""
+    return bool(_OTHER_TIME.intersection(parts(name)))
 
 
 def behaviour_points(name: str) -> int:
@@ -106,6 +111,11 @@ def behaviour_points(name: str) -> int:
 def rating_points(name: str) -> int:
     """The same of a rating."""
     return _points(name, _RATING, frozenset(), _DESCRIBES)
+
+
+def says_something(name: str) -> bool:
+    """Whether a name may be that of a column with a role."""
+    return any(points(name) for points in (user_points, item_points, time_points, behaviour_points, rating_points))
 
 
 def says_weight(name: str) -> bool:

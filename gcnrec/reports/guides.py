@@ -15,8 +15,8 @@ from gcnrec.reports.text import columns
 _WIDE = 110
 
 
-def draft_lines(draft: Draft, place: Path) -> list[str]:
-    """What was seen and decided, the doubts, and what to type next."""
+def draft_lines(draft: Draft, place: Path, run: Path) -> list[str]:
+    """What was seen and decided, the doubts, and what to type next for the job at `place`, with its run in the folder `run`."""
     roles = draft.roles
     seen = [(role, found.path, _held(found.column), found.reason) for role, found in roles.found().items()]
     chosen = [
@@ -29,7 +29,7 @@ def draft_lines(draft: Draft, place: Path) -> list[str]:
     lines += ["", *columns(chosen), ""]
     lines += [line for doubt in roles.doubts for line in _wrapped(f"note: {doubt}")]
     lines += [""] if roles.doubts else []
-    return [*lines, f"wrote {place}; next, type", *(f"  {command}" for command in draft.commands(place))]
+    return [*lines, f"wrote {place}; next, type", *(f"  {command}" for command in draft.commands(place, run))]
 
 
 _SHOWN = {"split", "test_size", "target", "min_rating", "negative_below", "where", "time_unit", "memory_limit"}
@@ -47,7 +47,7 @@ def _wrapped(text: str) -> list[str]:
     return [text] if "python -c" in text else textwrap.wrap(text, _WIDE, subsequent_indent="  ", break_long_words=False)
 
 
-def draft_figures(draft: Draft, place: Path) -> dict[str, Any]:
+def draft_figures(draft: Draft, place: Path, run: Path) -> dict[str, Any]:
     """The same for programs."""
     sizes, roles = draft.sizes, draft.roles
     return {
@@ -62,7 +62,7 @@ def draft_figures(draft: Draft, place: Path) -> dict[str, Any]:
         "notes": roles.doubts,
         "settings": {f"{choice.section}.{choice.key}": {"value": choice.value, "reason": choice.reason}
                      for choice in draft.choices if choice.on},
-        "next": draft.commands(place),
+        "next": draft.commands(place, run),
     }  # fmt: skip
 
 

@@ -128,11 +128,11 @@ def better_baseline(baselines: list[ValidBaseline], rivals: Rivals) -> str | Non
         return None
     best = max(better, key=lambda baseline: baseline.difference)
     name, interval = best.name, f"95% interval {best.low:+.4f} to {best.high:+.4f}"
-    mix = "" if rivals.mixed else "mix closed forms in with mixture.with = 'auto', "
+    alone = " --set 'mixture.with=[]'" if rivals.mixed else ", mix closed forms in by --set mixture.with=auto"
     return (
         f"{name}, which needs no training, is better on validation: {metric} {best.metrics[metric]:.4f} against "
-        f"{best.own:.4f} (difference {best.difference:+.4f}, {interval}, {best.users:,} users); use model.name = "
-        f"'{name}', {mix}or change this model's settings"
+        f"{best.own:.4f} (difference {best.difference:+.4f}, {interval}, {best.users:,} users); use it by --set "
+        f"model.name={name}{alone}, or try other values of train.batch_size and loss.temperature"
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gcnrec.config import Data, Job
+from gcnrec.config.following import following
 from gcnrec.config.toml import to_toml, validated
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph
@@ -151,8 +152,9 @@ def decided(job: Job, dataset: Dataset) -> tuple[Default, ...]:
 
 
 def commented(job: Job, dataset: Dataset) -> str:
-    """The job file with every key, as a run of it keeps it; a comment says why the data decided one."""
-    return to_toml(settled(job, dataset), {default.key: default.reason for default in decided(job, dataset)})
+    """The job file with every key, as a run of it keeps it; a comment says why the data or another key decided one."""
+    whole = settled(job, dataset)
+    return to_toml(whole, {**following(whole), **{default.key: default.reason for default in decided(job, dataset)}})
 
 
 def notes(job: Job, dataset: Dataset) -> list[str]:

@@ -95,6 +95,33 @@ def test_a_folder_of_files_with_fields_of_structs(gcnrec, clicks):
     assert gcnrec("check", "job.toml", "--resolved")[0] == 0
 
 
+def test_days_that_folders_name_split_by_what_the_note_adds(gcnrec, clicks):
+    for number, day in enumerate(("2024-01-01", "2024-01-02", "2024-01-03")):
+        Path(f"events/day={day}").mkdir(parents=True)
+        pq.write_table(CLICKS.drop_columns("ts").slice(500 * number, 500), f"events/day={day}/a.parquet")
+    code, out, _ = gcnrec("init", "events")
+    note = " ".join(out.split())
+    added = shlex.split(note[note.index("add --set") + 4 : note.index("to the next commands")])
+    assert code == 0 and added[::2] == ["--set"] * 3
+    code, out, err = gcnrec("check", "job.toml", "--resolved", *added)
+    assert code == 0 and 'time = "day"' in out and 'split = "temporal"' in out, err
+
+
+def test_a_dataset_folder_needs_no_draft(gcnrec, clicks):
+    assert gcnrec("ingest", "--train", "clicks.parquet", "--user", "customer", "--item", "sku", "--out", "ds")[0] == 0
+    expected = "gcnrec: ds is a dataset folder already; train on it by 'gcnrec run JOB.toml --data ds'\n"
+    assert gcnrec("init", "ds") == (2, "", expected)
+
+
+def test_the_run_that_is_proposed_does_not_exist_yet(gcnrec, clicks):
+    Path("runs/clicks").mkdir(parents=True)
+    code, out, _ = gcnrec("init", "clicks.parquet", "--json")
+    assert code == 0 and json.loads(out)["next"][1:] == [
+        "gcnrec run job.toml --out runs/clicks-2",
+        "gcnrec recommend runs/clicks-2 --k 20 --out clicks-2-recs.parquet",
+    ]
+
+
 def columns():
     return CLICKS["customer"].combine_chunks(), CLICKS["sku"].combine_chunks()
 

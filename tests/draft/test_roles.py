@@ -154,6 +154,26 @@ def test_times_in_another_form_come_with_a_command_that_casts_them(found, column
     assert cast.time.path == column and "from 2024-01-01 to 2024-01-02" in cast.time.reason
 
 
+def test_a_flag_that_names_times_in_another_form_has_the_same_command(found):
+    with pytest.raises(UsageError, match="--time must name timestamps, dates or numbers: 'when' holds text") as caught:
+        found(named=Named(time="when"), user=USERS, item=ITEMS, when=["2024-01-01", "2024-01-02"] * (ROWS // 2))
+    assert typed(str(caught.value)).time.path == "when"
+    with pytest.raises(UsageError, match="'item_name' holds string; cast it"):
+        found(named=Named(time="item_name"), user=USERS, item=ITEMS, item_name=["a"] * ROWS)
+
+
+def test_times_that_most_rows_lack_are_left_out(found):
+    stamps = pa.array([None if n % 3 else 1_700_000_000 + n for n in range(ROWS)], pa.timestamp("s"))
+    seen = found(user=USERS, item=ITEMS, paid_at=stamps)
+    assert seen.time is None and seen.doubts == ["'paid_at' holds no time in most rows, and is left out; --time paid_at takes it"]
+    assert found(named=Named(time="paid_at"), user=USERS, item=ITEMS, paid_at=stamps).time.path == "paid_at"
+
+
+def test_among_many_columns_those_whose_names_say_something_are_read(found):
+    wide = {f"x{n}": np.full(ROWS, n) for n in range(80)}
+    assert paths(found(**wide, customer=USERS, sku=ITEMS)) == {"user": "customer", "item": "sku"}
+
+
 def test_ids_that_are_floats_come_with_a_command_that_casts_them(found):
     users = USERS.astype(float)
     users[3] = np.nan

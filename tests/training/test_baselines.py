@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -92,9 +93,24 @@ def test_a_model_worse_than_closed_forms_is_warned_of_by_default(dataset, tmp_pa
     assert warning.startswith(
         f"{best['name']}, which needs no training, is better on validation: recall@5 {best['metrics']['recall@5']:.4f}"
     )
-    assert f"model.name = '{best['name']}'" in warning and "60 users" in warning
+    assert (
+        f"--set model.name={best['name']}, mix closed forms in by --set mixture.with=auto, or" in warning
+        and "60 users" in warning
+    )
     assert [event["text"] for event in read_lines(tmp_path / "run") if event["event"] == "warning"] == [warning]
     assert len(told.notes) == len(AUTO) and all("this run" in note for note in told.notes)
+
+
+@pytest.mark.parametrize("partners", [(), ("itemknn",)])
+def test_what_the_warning_says_to_set_is_a_valid_job(dataset, tmp_path, partners):
+    mixture = {"mixture": {"with": list(partners)}} if partners else {}
+    settings = Job.parse({"evaluate": {"metric": "recall@5", "bootstrap": 200}, **mixture}, [], "here")
+    _, heard = compared(tmp_path / "run", settings, dataset, guessing(dataset))
+    (warning,) = heard.warnings
+    words = shlex.split(warning.rpartition("; ")[2].replace(",", ""))
+    typed = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
+    assert Job.parse({**mixture}, typed if partners else typed[:1], "warning").model.closed_form
+    assert partners or Job.parse({}, typed[1:], "warning").mixture.partners == "auto"
 
 
 def test_figures_are_those_of_the_model_fitted_on_train(dataset, tmp_path):
