@@ -24,9 +24,14 @@ def init(
     behaviour: Annotated[str | None, typer.Option(metavar="COLUMN", help="What was done, if the guess is wrong.")] = None,
     target: Annotated[str | None, typer.Option(metavar="VALUE[,VALUE]", help="The behaviour to predict.")] = None,
     rating: Annotated[str | None, typer.Option(metavar="COLUMN", help="Ratings, if the guess is wrong.")] = None,
+    item_features: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Item features by item id; graphsage reads them.")
+    ] = None,
+    user_features: Annotated[str | None, typer.Option(metavar="PATH", help="User features by user id.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Look at your Parquet, write a commented job for it, say why, and what to type next; overwrites nothing."""
+    from gcnrec.draft.choices import Features
     from gcnrec.draft.from_parquet import drafted, place_of, refuse_existing, write_new
     from gcnrec.draft.roles import Named
     from gcnrec.pipeline import RUNS, run_folder
@@ -36,7 +41,8 @@ def init(
     refuse_existing(place)
     values = tuple(part.strip() for part in target.split(",")) if target else None
     with observing(as_json) as observer:
-        made = drafted(data, Named(user, item, time, behaviour, values, rating), look=observer.work)
+        named, features = Named(user, item, time, behaviour, values, rating), Features(user_features, item_features)
+        made = drafted(data, named, features=features, look=observer.work)
         write_new(place, made.job)
     run = run_folder(RUNS, made.name, None, resume=False)
     output.show(draft_figures(made, place, run) if as_json else draft_lines(made, place, run))

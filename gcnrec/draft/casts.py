@@ -36,8 +36,8 @@ def advice(text: str, column: Column, what: str, expression: str) -> str:
         return f"{said}; cast it where the files are written"
     target = str(path.with_name(f"{path.stem}-cast.parquet"))
     program = (
-        f"import pyarrow as a, pyarrow.compute, pyarrow.parquet as p; t = p.read_table({json.dumps(text)}); "
-        f"n = {json.dumps(column.path)}; c = t[n]; "
-        f"p.write_table(t.set_column(t.column_names.index(n), n, {expression}), {json.dumps(target)})"
+        f"import pyarrow as a, pyarrow.compute, pyarrow.parquet as p; t = p.read_table({json.dumps(text, ensure_ascii=False)}); "
+        f"n = {json.dumps(column.path, ensure_ascii=False)}; c = t[n]; "
+        f"p.write_table(t.set_column(t.column_names.index(n), n, {expression}), {json.dumps(target, ensure_ascii=False)})"
     )
     return f"{said}; type python -c {shlex.quote(program)} and then gcnrec init {shlex.quote(target)}"

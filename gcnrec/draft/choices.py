@@ -77,6 +77,18 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
+class Features:
+    """Paths of Parquet with features of users and of items, by their ids."""
+
+    user: str | None = None
+    item: str | None = None
+
+    def named(self) -> dict[str, str]:
+        """The keys of `[data]` that name them."""
+        return {f"{side}_features": text for side, text in (("user", self.user), ("item", self.item)) if text is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """A key of the job, its value and why. One that is not `on` stands in the job as a comment, to be tried."""
 
@@ -87,7 +99,7 @@ class Choice:
     on: bool = True
 
 
-def data_choices(source: Input, roles: Roles, machine: Machine) -> Iterator[Choice]:
+def data_choices(source: Input, roles: Roles, machine: Machine, features: Features) -> Iterator[Choice]:
     """The keys of `[data]`."""
     yield Choice("data", "train", source.text, f"{source.rows:,} rows")
     for role, found in roles.found().items():
@@ -95,6 +107,8 @@ def data_choices(source: Input, roles: Roles, machine: Machine) -> Iterator[Choi
             yield Choice("data", role, found.path, found.reason)
             yield from _with_role(role, roles)
     yield from _rating_choices(roles)
+    for key, text in features.named().items():
+        yield Choice("data", key, text, "init was given it")
     yield from _condition(source, roles)
     yield from _split_choices(_target_rows(source.rows, roles), roles)
     if source.rows > _MANY_ROWS and machine.memory > 32 * 10**9:
@@ -102,7 +116,8 @@ def data_choices(source: Input, roles: Roles, machine: Machine) -> Iterator[Choi
     elif (limit := _limit(machine)) != "2GB":
         yield Choice("data", "memory_limit", limit, f"a quarter of the {_size(machine.memory)} that are free here")
     yield Choice("data", "k_core", 5, "drops users and items with fewer interactions, of which little can be learnt", on=False)
-    yield Choice("data", "item_features", "ITEMS.parquet", "lets graphsage rank items without interactions", on=False)
+    if not features.named():
+        yield Choice("data", "item_features", "ITEMS.parquet", "graphsage then ranks items without interactions", on=False)
     if not roles.rating:
         yield from _weights(roles)
 
@@ -194,14 +209,16 @@ def _split_choices(rows: float, roles: Roles) -> Iterator[Choice]:
         yield Choice("data", "test_size", 0.2, "a fifth of each user's pairs")
 
 
-def model_choices(sizes: Sizes, machine: Machine, roles: Roles) -> Iterator[Choice]:
+def model_choices(sizes: Sizes, machine: Machine, roles: Roles, features: Features) -> Iterator[Choice]:
     """The keys of the model and its training."""
     nodes, cores = sizes.users + sizes.items, min(machine.cores, _MOST_CORES)
     steps = math.ceil(sizes.rows / _BATCH) * _EPOCHS
     hours = steps * _STEP_SECONDS * sizes.rows * 2 / cores / 3600
     needed = nodes * (_TABLE_BYTES + _HOP_BYTES) + _EDGE_BYTES * sizes.rows
-    yield Choice("model", "name", "lightgcn", _model_reason(sizes, roles))
-    if hours > _MOST_HOURS or needed > machine.memory // 2:
+    yield Choice("model", "name", "graphsage" if features.named() else "lightgcn", _model_reason(roles, features))
+    if features.named():
+        yield from _sampled(sizes, machine, "graphsage reads features on drawn neighbourhoods")
+    elif hours > _MOST_HOURS or needed > machine.memory // 2:
         yield from _sampled(sizes, machine, f"exact propagation would take about {_duration(hours)} and {_size(needed)} here")
     else:
         yield Choice(
@@ -233,8 +250,9 @@ def _target_rows(rows: int, roles: Roles) -> float:
     return rows * sum(column.values.get(value, 0) for value in roles.target) / max(column.rows, 1)
 
 
-def _model_reason(sizes: Sizes, roles: Roles) -> str:
-    reason = f"{sizes}, and no features"
+def _model_reason(roles: Roles, features: Features) -> str:
+    reads = "there are features, by which items and users without interactions are ranked, too"
+    reason = reads if features.named() else "there are no features"
     if roles.behaviour is not None:
         values = ", ".join(shown(value) for value in list(roles.behaviour.column.values)[:6])
         return f"{reason}; it reads all behaviours ({values}) as one graph"

@@ -63,7 +63,13 @@ class Column:
         return pa.types.is_timestamp(self.kind) or pa.types.is_date(self.kind)
 
     @property
+    def has_range(self) -> bool:
+        """Whether it holds numbers of any kind, decimals included, of which some are finite."""
+        return self.low is not None and not self.is_time
+
+    @property
     def is_number(self) -> bool:
+        """Whether its type is one of integers or floats."""
         return pa.types.is_integer(self.kind) or pa.types.is_floating(self.kind)
 
     @property
@@ -198,12 +204,14 @@ class _Seen:
 
 
 def _seconds(values: pa.Array) -> pa.Array | None:
-    """Numbers as they are, timestamps and dates in seconds since 1970; None for other types."""
+    """Numbers as they are, decimals as floats, timestamps and dates in seconds since 1970; None for other types."""
     kind = values.type
     if pa.types.is_timestamp(kind):
         return pc.divide(values.cast(pa.int64()), TICKS[kind.unit])
     if pa.types.is_date(kind):
         return values.cast(pa.timestamp("s")).cast(pa.int64())
+    if pa.types.is_decimal(kind):
+        return values.cast(pa.float64(), safe=False)
     return values if pa.types.is_integer(kind) or pa.types.is_floating(kind) else None
 
 

@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gcnrec.config.job import Job
-from gcnrec.config.toml import read_job, to_parquet
-from gcnrec.draft.choices import Choice, Machine, Sizes, data_choices, model_choices
+from gcnrec.config.toml import to_parquet
+from gcnrec.draft.choices import Choice, Features, Machine, Sizes, data_choices, model_choices
 from gcnrec.draft.contents import contents
 from gcnrec.draft.job_text import job_text
 from gcnrec.draft.roles import Named, Roles, roles
-from gcnrec.errors import DataError, UsageError, os_remedy
+from gcnrec.errors import DataError, UsageError
+from gcnrec.loaders.features.encode import FeatureFile
 from gcnrec.loaders.ingest.inputs import open_input
 from gcnrec.loaders.recipe import folder_name, name_of
+from gcnrec.storage.files import atomic_file
 from gcnrec.system.observer import SILENT
 
 JOB = "job.toml"
+NO_FEATURES = Features()
 _TABLES = (".csv", ".tsv", ".txt")
 
 
@@ -48,30 +51,43 @@ class Draft:
 
 
 def drafted(
-    text: str, named: Named, machine: Machine | None = None, look: Callable[[str, int, int], None] = SILENT.work
+    text: str,
+    named: Named,
+    machine: Machine | None = None,
+    features: Features = NO_FEATURES,
+    look: Callable[[str, int, int], None] = SILENT.work,
 ) -> Draft:
     """Look at the Parquet that `text` names: a file, folder, glob or URI; `named`: columns that the caller knows.
 
-    `machine`: what sizes have to fit, default this one. Raises DataError where the input cannot be read, or a column of users or
+    `machine`: what sizes have to fit, default this one. Raises DataError where an input cannot be read, or a column of users or
     items cannot be found; UsageError for a name that is none of its columns.
     """
-    if text.endswith(_TABLES) and Path(text).is_file():
-        then = f"gcnrec init {shlex.quote(str(Path(text).with_suffix('.parquet')))}"
-        raise DataError(f"{text} must be Parquet, is a text table; type {to_parquet(Path(text))} and then {then}")
-    if (Path(text) / "dataset.json").is_file():
-        raise UsageError(f"{text} is a dataset folder already; train on it by 'gcnrec run JOB.toml --data {text}'")
+    _refuse_others(text)
     source = open_input(text)
     found, machine = roles(text, contents(source, look), named), machine or Machine.here()
+    if features.user is not None:
+        FeatureFile("user", features.user, None, found.user.path).opened()
+    if features.item is not None:
+        FeatureFile("item", features.item, None, found.item.path).opened()
     sizes = Sizes.of(source.rows, found)
-    choices = (*data_choices(source, found, machine), *model_choices(sizes, machine, found))
+    choices = (*data_choices(source, found, machine, features), *model_choices(sizes, machine, found, features))
     head = (
         f"Written by 'gcnrec init' for {text}: {sizes}.",
         "Comments say what a key means and why it has its value here; 'gcnrec settings KEY' says more.",
         "A key behind # is one to try: remove the # to switch it on. 'gcnrec check JOB.toml' predicts memory and minutes.",
     )
-    made = Draft(text, sizes, found, choices, job_text([_printable(line) for line in head], choices))
     Job.parse(_settings(choices), [], "gcnrec init")
-    return made
+    return Draft(text, sizes, found, choices, job_text(head, choices))
+
+
+def _refuse_others(text: str) -> None:
+    """DataError for a text table, UsageError for a dataset folder, each with what to type."""
+    path = Path(text)
+    if text.endswith(_TABLES) and path.is_file():
+        then = f"gcnrec init {shlex.quote(str(path.with_suffix('.parquet')))}"
+        raise DataError(f"{text} must be Parquet, is a text table; type {to_parquet(path)} and then {then}")
+    if (path / "dataset.json").is_file():
+        raise UsageError(f"{text} is a dataset folder already; train on it by 'gcnrec run JOB.toml --data {text}'")
 
 
 def _settings(choices: tuple[Choice, ...]) -> dict[str, dict[str, object]]:
@@ -81,10 +97,6 @@ def _settings(choices: tuple[Choice, ...]) -> dict[str, dict[str, object]]:
         if choice.on:
             found.setdefault(choice.section, {})[choice.key] = choice.value
     return found
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def place_of(out: Path) -> Path:
@@ -100,13 +112,6 @@ def refuse_existing(path: Path) -> None:
 
 def write_new(path: Path, text: str) -> None:
     """Write a file that must not be there yet. UsageError where it is, DataError where it cannot be written."""
-    refuse_existing(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise UsageError(f"{path} exists and is never overwritten; name another --out, or remove it") from None
-    except OSError as problem:
-        raise DataError(f"cannot write {path}: {problem.strerror}; {os_remedy(problem, 'choose another place')}") from None
-    read_job(path)
+    with atomic_file(path) as work:
+        work.write_text(text, encoding="utf-8")
+        refuse_existing(path)

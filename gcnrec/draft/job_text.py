@@ -17,7 +17,7 @@ def job_text(head: Sequence[str], choices: Iterable[Choice]) -> str:
     chosen = list(choices)
     meanings = {setting.name: setting.meaning for setting in settings()}
     order = list(dict.fromkeys(setting.section for setting in settings()))
-    lines = [f"# {line}".rstrip() for line in head]
+    lines = [f"# {printable(line)}" for line in head]
     for section in order:
         keys = [choice for choice in chosen if choice.section == section]
         if keys:
@@ -30,10 +30,10 @@ def job_text(head: Sequence[str], choices: Iterable[Choice]) -> str:
 def _lines(choice: Choice, meaning: str) -> list[str]:
     """A key with its comments; of one to be tried, the `#` before its name goes to switch it on."""
     said = f"{meaning} {'Here: ' if choice.on else 'To try: '}{choice.reason}."
-    comments = textwrap.wrap(_plain(said), _WIDE, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
+    comments = textwrap.wrap(printable(said), _WIDE, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
     return [*comments, f"{'' if choice.on else '#'}{choice.key} = {as_toml(choice.value)}"]
 
 
-def _plain(text: str) -> str:
-    """`text` without characters that a comment of TOML cannot hold: names of columns may have any."""
+def printable(text: str) -> str:
+    """`text` on one line, without characters that a comment or a terminal cannot show: names of columns may have any."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

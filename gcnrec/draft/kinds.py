@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -11,6 +12,9 @@ from gcnrec.draft.candidates import CLEAR, Found, clearest
 from gcnrec.draft.contents import Column
 from gcnrec.errors import UsageError, shown
 from gcnrec.ids.id_types import family
+
+_LOWEST, _HIGHEST = -100, 1000
+"""Of ratings; wider numbers are something else."""
 
 
 def behaviour_of(
@@ -55,7 +59,7 @@ def _target(column: Column, doubts: list[str], must: bool) -> tuple[str, ...]:
         raise UsageError(f"no value of {column.path!r} says what to predict ({_listed(column)}); name it by --target VALUE")
     doubts.append(
         f"{column.path!r} may say what users did ({_listed(column)}), and nothing says what to predict; "
-        f"--behaviour {column.path} --target VALUE does"
+        f"--behaviour {shlex.quote(column.path)} --target VALUE does"
     )
     return ()
 
@@ -67,9 +71,10 @@ def _listed(column: Column) -> str:
 
 def rating_of(columns: Sequence[Column]) -> Found | None:
     """The column of ratings: numbers of a short scale with a name that says so."""
-    usable = [column for column in columns if column.is_number and (column.distinct or 0) >= 2]
-    best = [column for column in clearest(usable, words.rating_points) if column.low is not None and column.low >= -100]
-    best = [column for column in best if column.high is not None and column.high <= 1000]
-    if not best:
-        return None
-    return Found(best[0], f"by its name, numbers from {best[0].low:g} to {best[0].high:g}")
+    for column in clearest(columns, words.rating_points):
+        low, high = column.low, column.high
+        if not column.has_range or low is None or high is None or (column.distinct or 0) < 2:
+            continue
+        if low >= _LOWEST and high <= _HIGHEST:
+            return Found(column, f"by its name, numbers from {low:g} to {high:g}")
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
@@ -68,8 +69,8 @@ def _by_content(
     others = [each.path for each in left if each not in ordered and (each.distinct or each.rows) > FEW]
     also = f" (there is {', '.join(map(repr, others))} too)" if others else ""
     chosen = " and ".join(f"{column.path!r} stands for the {role}s" for role, column in found.items())
-    flags = " ".join(f"--{role} {column.path}" for role, column in zip(wanted, reversed(ordered), strict=True))
-    decides = f"'{flags}' swaps them" if len(wanted) == 2 else f"--{wanted[0]} COLUMN decides"
+    flags = " ".join(f"--{role} {shlex.quote(column.path)}" for role, column in zip(wanted, reversed(ordered), strict=True))
+    decides = f"{flags} swaps them" if len(wanted) == 2 else f"--{wanted[0]} COLUMN decides"
     which = " and the ".join(f"{role}s" for role in wanted)
     doubts.append(f"no name says which column holds the {which}, {chosen} by content{also}; {decides}")
     reason = "by its content: ids that repeat"

@@ -64,6 +64,10 @@ def roles(text: str, columns: Sequence[Column], named: Named) -> Roles:
     free = [column for column in free if behaviour is None or column.path != behaviour.path]
     user, item = users_and_items(text, free, given, doubts)
     free = [column for column in free if column.path not in (user.path, item.path)]
+    if "rating" in given and not given["rating"].has_range:
+        raise UsageError(
+            f"--rating must name numbers, {named.rating!r} holds {given['rating'].kind}; name another column or cast it"
+        )
     rating = Found(given["rating"], "--rating names it") if "rating" in given else rating_of(free)
     rest = [column for column in free if rating is None or column.path != rating.path]
     weights = [column for column in rest if column.is_number and words.says_weight(column.path) and (column.low or 0.0) >= 0.0]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pyarrow as pa
 
+from gcnrec.config.toml import as_toml
 from gcnrec.draft import casts, words
 from gcnrec.draft.candidates import CLEAR, Found, doubt_others
 from gcnrec.draft.contents import FEW, Column
@@ -25,7 +27,7 @@ def time_of(text: str, columns: Sequence[Column], doubts: list[str]) -> tuple[Fo
     usable = [column for points, column in sorted(scored, key=lambda each: -each[0]) if points > 0]
     for column in [column for column in usable if column.distinct == 1 or 2 * column.nulls > column.rows]:
         what = "one moment alone" if column.distinct == 1 else "no time in most rows"
-        doubts.append(f"{column.path!r} holds {what}, and is left out; --time {column.path} takes it")
+        doubts.append(f"{column.path!r} holds {what}, and is left out; --time {shlex.quote(column.path)} takes it")
         usable.remove(column)
     if not usable:
         doubts += [advice for column in columns if (advice := _time_to_cast(text, column))]
@@ -90,10 +92,10 @@ def _day(seconds: float) -> str:
 def _time_to_cast(text: str, column: Column) -> str | None:
     """What to type where a column holds times in a form that ingestion does not take; None where it holds none."""
     if column.holds_dates_as_text and column.is_key:
-        return (
-            f"{column.path!r} holds days as text, from the names of folders; to split by it, add --set data.time={column.path} "
-            f"--set 'data.partition_type={{{column.path} = \"date32\"}}' --set data.split=temporal to the next commands"
-        )
+        name = as_toml(column.path)
+        sets = (f"data.time={name}", f'data.partition_type={{{name} = "date32"}}', "data.split=temporal")
+        flags = " ".join(f"--set {shlex.quote(each)}" for each in sets)
+        return f"{column.path!r} holds days as text, from names of folders; to split by it, add {flags} to the next commands"
     if column.holds_dates_as_text:
         return casts.advice(text, column, "text", casts.from_text(column))
     if not pa.types.is_integer(column.kind) or column.low is None or column.high is None:

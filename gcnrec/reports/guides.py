@@ -9,10 +9,12 @@ from typing import Any
 
 from gcnrec.config.reference import Setting
 from gcnrec.draft.from_parquet import Draft
+from gcnrec.draft.job_text import printable
 from gcnrec.draft.models import MODELS, ORDER
 from gcnrec.reports.text import columns
 
-_WIDE = 110
+_WIDE, _SHORT = 110, 30
+"""Characters of a line, and of a value that stands in a table."""
 
 
 def draft_lines(draft: Draft, place: Path, run: Path) -> list[str]:
@@ -26,10 +28,13 @@ def draft_lines(draft: Draft, place: Path, run: Path) -> list[str]:
     ]
     lines = [f"{draft.text}: {draft.sizes}", "", *columns(seen)]
     lines += [f"not used: {', '.join(roles.unused)}"] if roles.unused else []
-    lines += ["", *columns(chosen), ""]
+    lines += ["", *columns([each for each in chosen if len(each[1]) <= _SHORT])]
+    lines += [f"{name}  {value}  {reason}" for name, value, reason in chosen if len(value) > _SHORT]
+    lines += [""]
     lines += [line for doubt in roles.doubts for line in _wrapped(f"note: {doubt}")]
     lines += [""] if roles.doubts else []
-    return [*lines, f"wrote {place}; next, type", *(f"  {command}" for command in draft.commands(place, run))]
+    lines += [f"wrote {place}; next, type", *(f"  {command}" for command in draft.commands(place, run))]
+    return [printable(line) for line in lines]
 
 
 _SHOWN = {"split", "test_size", "target", "min_rating", "negative_below", "where", "time_unit", "memory_limit"}

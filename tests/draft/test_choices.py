@@ -11,9 +11,10 @@ import pytest
 
 from gcnrec.config import Job
 from gcnrec.config.reference import settings
-from gcnrec.draft.choices import Machine, Sizes, model_choices
+from gcnrec.draft.choices import Features, Machine, Sizes, model_choices
 from gcnrec.draft.from_parquet import drafted
 from gcnrec.draft.roles import Named
+from gcnrec.errors import DataError
 
 RNG = np.random.default_rng(0)
 ROWS = 400
@@ -91,9 +92,8 @@ def test_rows_without_an_id_or_a_behaviour_are_left_out_first(draft):
 
 
 def of_size(rows, users, items, machine, draft):
-    made = draft()
-    return {f"{choice.section}.{choice.key}": choice.value
-            for choice in model_choices(Sizes(rows, users, items, True), machine, made.roles) if choice.on}  # fmt: skip
+    chosen = model_choices(Sizes(rows, users, items, True), machine, draft().roles, Features())
+    return {f"{choice.section}.{choice.key}": choice.value for choice in chosen if choice.on}
 
 
 def test_exact_propagation_while_it_takes_hours_at_most(draft):
@@ -120,6 +120,18 @@ def test_small_data_has_small_batches(draft, rows, batch):
 def test_memory_limits_take_a_quarter_of_what_is_free(draft, memory, limit):
     found = values(draft(machine=Machine(memory, 2)))
     assert found.get("data.memory_limit") == found.get("evaluate.memory_limit") == limit
+
+
+def test_features_choose_the_model_that_reads_them(tmp_path):
+    pq.write_table(pa.table({"user": USERS, "item": ITEMS}), tmp_path / "t.parquet")
+    pq.write_table(pa.table({"item": np.arange(40), "price": RNG.random(40)}), tmp_path / "items.parquet")
+    made = drafted(str(tmp_path / "t.parquet"), Named(), MACHINE, Features(item=str(tmp_path / "items.parquet")))
+    found = values(made)
+    assert (found["model.name"], found["model.propagation"]) == ("graphsage", "sampled")
+    assert found["data.item_features"] == str(tmp_path / "items.parquet") and "#item_features" not in made.job
+    pq.write_table(pa.table({"itm": np.arange(40)}), tmp_path / "others.parquet")
+    with pytest.raises(DataError, match=r"others\.parquet .*'item'"):
+        drafted(str(tmp_path / "t.parquet"), Named(), MACHINE, Features(item=str(tmp_path / "others.parquet")))
 
 
 def test_odd_names_stay_what_they_are(tmp_path):

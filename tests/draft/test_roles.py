@@ -89,6 +89,14 @@ def test_ratings_are_numbers_of_that_name(found):
     assert seen.rating.path == "stars" and seen.unused == ["score_text"]
 
 
+def test_ratings_may_be_decimals_and_must_be_numbers(found):
+    decimals = pa.array(STARS, pa.int16()).cast(pa.decimal128(8, 1))
+    seen = found(user=USERS, item=ITEMS, stars=decimals)
+    assert seen.rating.path == "stars" and (seen.rating.column.low, seen.rating.column.high) == (1.0, 5.0)
+    with pytest.raises(UsageError, match="--rating must name numbers, 'word' holds string"):
+        found(named=Named(rating="word"), user=USERS, item=ITEMS, word=["good", "bad"] * (ROWS // 2))
+
+
 def test_two_columns_of_users_are_a_doubt_with_its_flag(found):
     seen = found(user_id=USERS, account_id=USERS + 1, sku=ITEMS)
     assert seen.user.path == "user_id" and "'account_id' would fit as well; --user COLUMN decides" in seen.doubts[0]
@@ -97,7 +105,7 @@ def test_two_columns_of_users_are_a_doubt_with_its_flag(found):
 
 def test_without_names_the_order_of_ids_that_repeat_decides(found):
     seen = found(n=np.arange(ROWS), a=USERS, b=ITEMS, same=["x"] * ROWS, ratio=RNG.random(ROWS))
-    assert paths(seen) == {"user": "a", "item": "b"} and "'--user b --item a' swaps them" in seen.doubts[0]
+    assert paths(seen) == {"user": "a", "item": "b"} and "--user b --item a swaps them" in seen.doubts[0]
     half = found(a=USERS, sku=ITEMS)
     assert paths(half) == {"user": "a", "item": "sku"} and "--user COLUMN decides" in half.doubts[0]
 
@@ -145,7 +153,7 @@ def typed(said):
 @pytest.mark.parametrize(
     ("column", "values"),
     [("when", ["2024-01-01 10:00:00", "2024-01-02 11:30:00"]), ("when", ["2024-01-01T10:00:00Z", "2024-01-02T11:30:00Z"]),
-     ("day", [20240101, 20240102])],
+     ("day", [20240101, 20240102]), ("when ' \" \\ \U0001f600", ["2024-01-01", "2024-01-02"])],
 )  # fmt: skip
 def test_times_in_another_form_come_with_a_command_that_casts_them(found, column, values):
     seen = found(user=USERS, item=ITEMS, **{column: values * (ROWS // 2)})

@@ -23,7 +23,7 @@ from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
 
 # Adding to this table is a deliberate act; renaming or removing breaks other tools.
 SURFACE = {
-    "init": "DATA --behaviour --item --json --out --rating --target --time --user",
+    "init": "DATA --behaviour --item --item-features --json --out --rating --target --time --user --user-features",
     "settings": "KEY --json",
     "models": "--json",
     "run": "JOB.toml --data --data-root --force --json --log-json --out --resume --set --workers",
