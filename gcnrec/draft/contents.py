@@ -101,7 +101,7 @@ def contents(source: Input, look: Callable[[str, int, int], None]) -> list[Colum
     """
     position = {name: number for number, name in enumerate(source.dataset.schema.names)}
     found = [(path, field) for path, field in source.columns() if not pa.types.is_nested(field.type)]
-    found = [(path, field) for path, field in found if not pa.types.is_null(field.type)]
+    found = [(path, field) for path, field in found if path and not pa.types.is_null(field.type)]
     found.sort(key=lambda leaf: position.get(leaf[0], position.get(leaf[0].partition(".")[0], len(position))))
     if len(found) > _MOST_COLUMNS:
         found = sorted(found, key=lambda leaf: not says_something(leaf[0]))[:_MOST_COLUMNS]

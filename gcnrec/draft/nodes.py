@@ -13,6 +13,8 @@ from gcnrec.draft.contents import FEW, Column
 from gcnrec.errors import DataError
 from gcnrec.ids.id_types import EXPECTED
 
+_MOST_NAMED = 20
+"""Columns that a sentence names."""
 _LONG_TEXT = 100
 """Bytes; texts that are longer on average are no ids."""
 _SURE_ROWS = 50
@@ -35,7 +37,7 @@ def users_and_items(text: str, columns: Sequence[Column], given: Mapping[str, Co
 
 def _may_be_ids(column: Column) -> bool:
     is_date = pa.types.is_date(column.kind) or column.holds_dates_as_text
-    return column.holds_ids and not is_date and column.distinct != 1 and column.mean_bytes <= _LONG_TEXT
+    return column.holds_ids and not is_date and column.distinct not in (0, 1) and column.mean_bytes <= _LONG_TEXT
 
 
 def _numbers_rows(column: Column) -> bool:
@@ -79,7 +81,8 @@ def _by_content(
 
 def _nothing(text: str, columns: Sequence[Column], wanted: Sequence[str]) -> str:
     """The sentence about what was looked for."""
-    kinds = ", ".join(f"{column.path} ({column.kind})" for column in columns[:20]) or "none of single values"
+    names = [column.path if column.path.isprintable() else repr(column.path) for column in columns[:_MOST_NAMED]]
+    kinds = ", ".join(f"{name} ({column.kind})" for name, column in zip(names, columns, strict=False)) or "none of single values"
     floats = [column for column in columns if pa.types.is_floating(column.kind)
               and (words.user_points(column.path) >= CLEAR or words.item_points(column.path) >= CLEAR)]  # fmt: skip
     sure = "".join(f"; {casts.advice(text, column, str(column.kind), casts.to_integers())}" for column in floats[:1])

@@ -110,6 +110,14 @@ def test_without_names_the_order_of_ids_that_repeat_decides(found):
     assert paths(half) == {"user": "a", "item": "sku"} and "--user COLUMN decides" in half.doubts[0]
 
 
+def test_columns_without_a_name_or_a_value_have_no_role(found):
+    seen = found(**{"": USERS, "customer": pa.nulls(ROWS, pa.string()), "a": USERS, "b": ITEMS})
+    assert paths(seen) == {"user": "a", "item": "b"}
+    with pytest.raises(DataError) as caught:
+        found(**{"x\ny": RNG.random(ROWS)})
+    assert "'x\\ny' (double)" in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_a_user_in_each_row_is_a_doubt(found):
     seen = found(customer=np.arange(ROWS), sku=ITEMS)
     assert any("each user in 'customer' comes once" in doubt and "--user COLUMN" in doubt for doubt in seen.doubts)
