@@ -53,7 +53,7 @@ def run_job(
     else:
         run = _numbered(job, dataset, name, observer, world)
     with stops(run.folder), writing(run.folder, observer), observed_by(run.folder, observer):
-        metrics = evaluate_run(run, observer=observer)
+        metrics = evaluate_run(run, observer=observer, world=world)
         measure_baselines(run, observer)
         return metrics, write_report(run)
 

@@ -24,7 +24,7 @@ from gcnrec.ranking import metrics
 from gcnrec.ranking.beyond_accuracy import BeyondAccuracy
 from gcnrec.ranking.pairs.tilt import NAMES, Tilt
 from gcnrec.ranking.scorer import Scorer
-from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k
+from gcnrec.ranking.top_k import Here, Ranker
 from gcnrec.system.observer import SILENT
 
 NUM_DECILES = 10
@@ -32,6 +32,7 @@ NO_SEGMENT = "(none)"
 ReportRanked = Callable[[int, int], None]
 """Reports how many users of how many are ranked."""
 _UNREPORTED: ReportRanked = partial(SILENT.work, "ranking")
+_HERE = Here()
 
 
 PerItem = dict[int, NDArray[np.int64]]
@@ -99,15 +100,14 @@ class Measures:
 
 def evaluate(
     scorer: Scorer, split: HeldOutSplit, measures: Measures, report: ReportRanked = _UNREPORTED,
-    candidates: NDArray[np.int32] | None = None, chunk: int = USERS_PER_CHUNK,
+    candidates: NDArray[np.int32] | None = None, ranker: Ranker = _HERE,
 ) -> Evaluation:  # fmt: skip
     """Rank all items (or `candidates`) that are not seen, for every user with held-out items, and judge the lists.
 
-    Each thread ranks `chunk` users at a time.
     Raises DataError when no user has held-out items or the scorer is of other sizes, DivergedError for NaN scores.
     """
     held, users_H = held_out_of(scorer, split.pairs)
-    lists = top_k(scorer, users_H, min(max(measures.ks), scorer.num_items), split.seen, candidates, chunk)
+    lists = ranker.top_k(scorer, users_H, min(max(measures.ks), scorer.num_items), split.seen, candidates)
     return judge_lists(lists, split, held, measures, report)
 
 
@@ -189,9 +189,7 @@ def by_segment(per_user: pa.Table, names_H: NDArray[np.object_]) -> dict[str, di
     return found
 
 
-def cold_metrics(
-    scorer: Scorer, split: HeldOutSplit, ks: Sequence[int], chunk: int = USERS_PER_CHUNK
-) -> dict[str, dict[str, float]]:
+def cold_metrics(scorer: Scorer, split: HeldOutSplit, ks: Sequence[int], ranker: Ranker = _HERE) -> dict[str, dict[str, float]]:
     """Recall and ndcg by whether users and items are cold: the graph that the model was trained on gives them no edge.
 
     Group of held-out pairs -> `users`, `pairs`, recall@k and ndcg@k over the users with such pairs.
@@ -218,16 +216,16 @@ def cold_metrics(
         if chosen_E.any():
             users_E, items_E = held_out.users_E[chosen_E], held_out.items_E[chosen_E]
             part = replace(held_out, users_E=users_E, items_E=items_E, times_E=None, weights_E=None)
-            found[name] = group_metrics(scorer, replace(split, pairs=part), ks, candidates, chunk)
+            found[name] = group_metrics(scorer, replace(split, pairs=part), ks, candidates, ranker)
     return found
 
 
 def group_metrics(
     scorer: Scorer, split: HeldOutSplit, ks: Sequence[int], candidates: NDArray[np.int32] | None = None,
-    chunk: int = USERS_PER_CHUNK,
+    ranker: Ranker = _HERE,
 ) -> dict[str, float]:  # fmt: skip
     """`users`, `pairs`, recall@k and ndcg@k of the pairs of `split`; raises as `evaluate`."""
-    means = evaluate(scorer, split, Measures(ks), candidates=candidates, chunk=chunk).metrics
+    means = evaluate(scorer, split, Measures(ks), candidates=candidates, ranker=ranker).metrics
     counts = {"users": float(len(np.unique(split.pairs.users_E))), "pairs": float(len(split.pairs))}
     return counts | {f"{metric}@{k}": means[f"{metric}@{k}"] for metric in ("recall", "ndcg") for k in sorted(set(ks))}
 

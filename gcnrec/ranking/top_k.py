@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Barrier
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,75 @@ ITEMS_PER_TILE = 1024
 """2 MiB of scores a thread: they are still in the processor's caches when the top-k reads them."""
 
 
+class Question(Protocol):
+    """What lists are to hold."""
+
+    def lists(self, scorer: EmbeddingScorer, users_B: NDArray[np.int32], hidden: Hidden) -> tuple[TopK, ...]:
+        """The lists of one chunk of users: one TopK for each ranking that is asked for. DivergedError for NaN scores."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ByScore:
+    """The best `k` items by the scorer, of `allowed` ones, ascending int32 (None: of all)."""
+
+    k: int
+    allowed: NDArray[np.int32] | None = None
+    items_per_tile: int = ITEMS_PER_TILE
+
+    @classmethod
+    def of(cls, k: int, candidates: NDArray[np.int32] | None, items_per_tile: int = ITEMS_PER_TILE) -> ByScore:
+        """`candidates` in any order."""
+        return cls(k, None if candidates is None else np.unique(candidates).astype(np.int32), items_per_tile)
+
+    def lists(self, scorer: Scorer, users_B: NDArray[np.int32], hidden: Hidden) -> tuple[TopK]:
+        listed = None if self.allowed is None else ItemLists.shared(self.allowed, len(users_B), scorer.num_items)
+        return (rank_chunk(scorer, users_B, self.k, hidden, listed, self.items_per_tile),)
+
+
+@dataclass(frozen=True, slots=True)
+class ByViews:
+    """The best `k` items by each of `views` of the scorer's inner products, whose own column is not added."""
+
+    k: int
+    views: tuple[View, ...]
+
+    def lists(self, scorer: EmbeddingScorer, users_B: NDArray[np.int32], hidden: Hidden) -> tuple[TopK, ...]:
+        products = EmbeddingScorer(scorer.users_UD, scorer.items_ID)
+        best, none = tuple(empty_lists(users_B, self.k) for _ in self.views), ItemLists.empty(len(users_B), products.num_items)
+        prepared = products.prepare(users_B)
+        pair = torch.empty(2, len(users_B) * min(ITEMS_PER_TILE, products.num_items))
+        for first, last in _tiles(products.num_items, ITEMS_PER_TILE, None):
+            products_BT, scores_BT = (each[: len(users_B) * (last - first)].view(len(users_B), last - first) for each in pair)
+            products.score(prepared, first, last, products_BT)
+            for view, lists in zip(self.views, best, strict=True):
+                view.score(products_BT, first, last, scores_BT)
+                hide(scores_BT.numpy(), first, hidden)
+                keep_best(scores_BT.numpy(), first, none, lists)
+        return best
+
+
+class Ranker(Protocol):
+    """Who ranks, and how many users at a time. Lists are the same, to the bit, whoever does."""
+
+    def top_k(
+        self,
+        scorer: Scorer,
+        users_B: NDArray[np.int32],
+        k: int,
+        exclude: Csr | Seen | None,
+        candidates: NDArray[np.int32] | None = None,
+    ) -> Iterator[TopK]:
+        """As the function `top_k`."""
+        ...
+
+    def top_k_views(
+        self, scorer: EmbeddingScorer, views: Sequence[View], users_B: NDArray[np.int32], k: int, exclude: Seen
+    ) -> Iterator[tuple[TopK, ...]]:
+        """As the function `top_k_views`."""
+        ...
+
+
 def top_k(
     scorer: Scorer,
     users_B: NDArray[np.int32],
@@ -44,15 +114,18 @@ def top_k(
     Memory: per thread of torch, one tile of scores and two chunks' lists. Chunk and tile size do not change the ranking
     of given scores. Raises DivergedError for NaN scores.
     """
-    allowed = None if candidates is None else np.unique(candidates).astype(np.int32)
+    question, seen = ByScore.of(k, candidates, items_per_tile), seen_of(exclude)
 
     def rank(start: int) -> TopK:
         chunk_B = users_B[start : start + users_per_chunk]
-        hidden = (Seen((exclude,)) if isinstance(exclude, Csr) else exclude or Seen(())).of(chunk_B)
-        listed = None if allowed is None else ItemLists.shared(allowed, len(chunk_B), scorer.num_items)
-        return rank_chunk(scorer, chunk_B, k, hidden, listed, items_per_tile)
+        return question.lists(scorer, chunk_B, seen.of(chunk_B))[0]
 
     return in_chunks(scorer, rank, range(0, len(users_B), users_per_chunk))
+
+
+def seen_of(exclude: Csr | Seen | None) -> Seen:
+    """The same as `Seen`."""
+    return Seen((exclude,)) if isinstance(exclude, Csr) else exclude or Seen(())
 
 
 def top_k_all(
@@ -118,30 +191,46 @@ def whole_ranking(
 
 
 def top_k_views(
-    scorer: EmbeddingScorer, views: Sequence[View], users_B: NDArray[np.int32], k: int, exclude: Seen
+    scorer: EmbeddingScorer,
+    views: Sequence[View],
+    users_B: NDArray[np.int32],
+    k: int,
+    exclude: Seen,
+    users_per_chunk: int = USERS_PER_CHUNK,
 ) -> Iterator[tuple[TopK, ...]]:
     """`top_k` of several views at once, a list of each for every chunk of users; all share one matrix product a tile.
 
     `scorer` brings the inner products; its own column is not added.
     """
-    products = EmbeddingScorer(scorer.users_UD, scorer.items_ID)
+    question = ByViews(k, tuple(views))
 
     def rank(start: int) -> tuple[TopK, ...]:
-        chunk_B = users_B[start : start + USERS_PER_CHUNK]
-        hidden, none = exclude.of(chunk_B), ItemLists.empty(len(chunk_B), products.num_items)
-        best = tuple(empty_lists(chunk_B, k) for _ in views)
-        prepared = products.prepare(chunk_B)
-        pair = torch.empty(2, len(chunk_B) * min(ITEMS_PER_TILE, products.num_items))
-        for first, last in _tiles(products.num_items, ITEMS_PER_TILE, None):
-            products_BT, scores_BT = (each[: len(chunk_B) * (last - first)].view(len(chunk_B), last - first) for each in pair)
-            products.score(prepared, first, last, products_BT)
-            for view, lists in zip(views, best, strict=True):
-                view.score(products_BT, first, last, scores_BT)
-                hide(scores_BT.numpy(), first, hidden)
-                keep_best(scores_BT.numpy(), first, none, lists)
-        return best
+        chunk_B = users_B[start : start + users_per_chunk]
+        return question.lists(scorer, chunk_B, exclude.of(chunk_B))
 
-    return in_chunks(products, rank, range(0, len(users_B), USERS_PER_CHUNK))
+    return in_chunks(scorer, rank, range(0, len(users_B), users_per_chunk))
+
+
+@dataclass(frozen=True)
+class Here:
+    """This process ranks, on as many threads as torch uses."""
+
+    users_per_chunk: int = USERS_PER_CHUNK
+
+    def top_k(
+        self,
+        scorer: Scorer,
+        users_B: NDArray[np.int32],
+        k: int,
+        exclude: Csr | Seen | None,
+        candidates: NDArray[np.int32] | None = None,
+    ) -> Iterator[TopK]:
+        return top_k(scorer, users_B, k, exclude, candidates, self.users_per_chunk)
+
+    def top_k_views(
+        self, scorer: EmbeddingScorer, views: Sequence[View], users_B: NDArray[np.int32], k: int, exclude: Seen
+    ) -> Iterator[tuple[TopK, ...]]:
+        return top_k_views(scorer, views, users_B, k, exclude, self.users_per_chunk)
 
 
 def _tiles(num_items: int, items_per_tile: int, listed: ItemLists | None) -> Iterator[tuple[int, int]]:
@@ -154,10 +243,10 @@ def _tiles(num_items: int, items_per_tile: int, listed: ItemLists | None) -> Ite
 def in_chunks(scorer: Scorer, rank: Callable[[int], Result], starts: Sequence[int]) -> Iterator[Result]:
     """`map(rank, starts)`, on several threads where the scorer starts none of its own and needs little memory a chunk."""
     light = isinstance(scorer, (EmbeddingScorer, PopularityScorer))
-    return _side_by_side(rank, starts) if light and len(starts) > 1 else map(rank, starts)
+    return side_by_side(rank, starts) if light and len(starts) > 1 else map(rank, starts)
 
 
-def _side_by_side(rank: Callable[[int], Result], starts: Sequence[int]) -> Iterator[Result]:
+def side_by_side(rank: Callable[[int], Result], starts: Sequence[int]) -> Iterator[Result]:
     """`map` on as many threads as torch uses, each with torch to itself; results in order, few ahead of the reader."""
     threads = torch.get_num_threads()
     ready = Barrier(threads)

@@ -22,10 +22,11 @@ from gcnrec.closed_forms import closed_form
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, cold_metrics, evaluate, group_metrics
+from gcnrec.ranking.machines.leader import rankers_of
 from gcnrec.ranking.pairs.known_pairs import known_metrics, known_pairs
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.seen import Lost, SeenRule, judged_pairs, seen_items, seen_rule
-from gcnrec.ranking.top_k import USERS_PER_CHUNK
+from gcnrec.ranking.top_k import Here, Ranker
 from gcnrec.results.given.details import Details
 from gcnrec.results.given.id_files import columns_of, open_ids
 from gcnrec.results.given.lists import judged, lengths_of, read_lists, write_judged
@@ -40,8 +41,10 @@ from gcnrec.storage.files import atomic_file
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
 from gcnrec.training.finish import warn_of_lost, warn_of_one_list
+from gcnrec.workers.world import Alone, World
 
 Split = Literal["valid", "test"]
+_HERE = Here()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ def evaluate_run(
     memory_limit: str | None = None,
     seen: SeenRule | None = None,
     details: Details | None = None,
+    world: World | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run folder and return the metrics that it writes.
 
@@ -78,6 +82,7 @@ def evaluate_run(
     `segments`: a Parquet or CSV file with a user column and one other column, the name of the user's segment.
     `memory_limit`, such as "2GB" (default: of the job), bounds memory; the process itself and mapped files do not count.
     `seen`: what lists leave out, in place of the job's `evaluate.seen`. `details`: more metrics, none by default.
+    `world`: the workers that this process leads, whose machines share the users; default this process alone.
     Raises DeviceError where the limit is too small for the data. Raises UsageError for valid on a run that was trained on
     valid too, or that another process writes.
     """
@@ -93,11 +98,12 @@ def evaluate_run(
         chunk = users_per_chunk(limit, fixed, run, min(max(measures.ks), most_items(run, None)), "evaluating")
         names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
         of_items, scorer = details.read(dataset), run.scorer()
+        ranker = rankers_of(world or Alone(), run.job.train.threads)(chunk)
         judged_by = HeldOutSplit.of(held_out, dataset.graph, seen_items(rule, dataset, split))
         measures = replace(measures, beyond=details.beyond(run, judged_by, run.folder, observer))
-        result = evaluate(scorer, judged_by, measures, partial(observer.work, f"ranking for {split}"), chunk=chunk)
+        result = evaluate(scorer, judged_by, measures, partial(observer.work, f"ranking for {split}"), ranker=ranker)
         document = _document(run, result, split, rule) | of_items.added(result)
-        cold = cold_start(run, scorer, split, measures.ks, chunk, rule)
+        cold = cold_start(run, scorer, split, measures.ks, ranker, rule)
         if cold:
             document["cold_start"] = cold
         if names_U is not None:
@@ -188,7 +194,7 @@ def cold_start(
     scorer: Scorer,
     split: Split,
     ks: Sequence[int] | None = None,
-    chunk: int = USERS_PER_CHUNK,
+    ranker: Ranker = _HERE,
     rule: SeenRule | None = None,
 ) -> dict[str, dict[str, float]]:
     """`cold_metrics` of `scorer` on a split; a node is cold where the run was not trained on it.
@@ -200,13 +206,13 @@ def cold_start(
     degrees_U, degrees_I = trained_degrees(run.dataset, run.refitted)
     pairs, seen = judged_pairs(rule, run.dataset, split), seen_items(rule, run.dataset, split)
     ks = ks or run.job.evaluate.k
-    groups = cold_metrics(scorer, HeldOutSplit(pairs, seen, degrees_I, degrees_U), ks, chunk)
+    groups = cold_metrics(scorer, HeldOutSplit(pairs, seen, degrees_I, degrees_U), ks, ranker)
     new = judged_pairs("all", run.dataset, split)
     if rule == "target" and len(new):
         unmet = HeldOutSplit(new, seen_items("all", run.dataset, split), degrees_I, degrees_U)
-        groups["new"] = group_metrics(scorer, unmet, ks, chunk=chunk)
+        groups["new"] = group_metrics(scorer, unmet, ks, ranker=ranker)
     kinds = known_pairs(rule, run.dataset, split, pairs)
-    return groups | known_metrics(scorer, HeldOutSplit(pairs, seen, degrees_I, degrees_U), kinds, ks, chunk)
+    return groups | known_metrics(scorer, HeldOutSplit(pairs, seen, degrees_I, degrees_U), kinds, ks, ranker)
 
 
 def trained_degrees(dataset: Dataset, refitted: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -26,7 +26,7 @@ from gcnrec.random import Stage, generator
 from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, evaluate
 from gcnrec.ranking.seen import may_repeat, seen_in_validation, seen_rule, validation_pairs
-from gcnrec.ranking.top_k import top_k_all
+from gcnrec.ranking.top_k import Here, top_k_all
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import Line, ValidBaseline, append_event, warn_once
 from gcnrec.runs.paths import per_user_path
@@ -218,7 +218,7 @@ class _Comparison:
         measures = Measures((metrics.split_name(settings.metric)[1],), tilt=settings.tilt)
         chunk = chunk_of(settings.memory_limit, scorer)
         split = HeldOutSplit.of(self.part, graph, seen_in_validation(settings, self.dataset))
-        return evaluate(scorer, split, measures, report, chunk=chunk)
+        return evaluate(scorer, split, measures, report, ranker=Here(chunk))
 
 
 def _skipped(name: str, why: str) -> Line:

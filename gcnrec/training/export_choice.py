@@ -25,7 +25,7 @@ from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import HeldOutSplit, Measures, held_out_of, judge_lists
 from gcnrec.ranking.export_rules import Exported, ExportRule, ExportRules
 from gcnrec.ranking.seen import seen_in_validation, seen_rule, validation_pairs
-from gcnrec.ranking.top_k import top_k_views
+from gcnrec.ranking.top_k import Here, Ranker
 from gcnrec.runs.contents import RunContents
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 ERRORS_NEEDED = 2.0
 """Standard errors by which another export must be better."""
+_HERE = Here()
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,13 @@ class _Rival:
 
 
 def validate_exports(
-    exports: ExportRules, trained: Exported, graph: BipartiteGraph, dataset: Dataset, settings: Evaluate, observer: Observer
+    exports: ExportRules,
+    trained: Exported,
+    graph: BipartiteGraph,
+    dataset: Dataset,
+    settings: Evaluate,
+    observer: Observer,
+    ranker: Ranker = _HERE,
 ) -> dict[str, Any]:
     """`valid`: every metric at the cut-off of `evaluate.metric`, of the first rule, whose export `trained` is; `seen`: what lists
     leave out (`gcnrec.ranking.seen`).
@@ -58,7 +65,7 @@ def validate_exports(
     held, users_H = held_out_of(scorer, pairs)
     rivals = [_Rival(rule, np.empty(len(users_H))) for rule in exports.rules[1:]]
     split = HeldOutSplit.of(pairs, graph, seen_in_validation(settings, dataset))
-    chunks = top_k_views(scorer, exports.views(trained), users_H, min(cut, scorer.num_items), split.seen)
+    chunks = ranker.top_k_views(scorer, exports.views(trained), users_H, min(cut, scorer.num_items), split.seen)
     report = partial(observer.work, "validating")
     lists = _judging_rivals(chunks, rivals, held, name, cut)
     result = judge_lists(lists, split, held, Measures([cut], tilt=settings.tilt), report)

@@ -38,7 +38,8 @@ def validate(work: Work, step: TrainingStep) -> dict[str, Any]:
     """What the record of an epoch says of validation: `valid` and `exports` of `validate_exports`."""
     exports = work.exports
     trained = exported_by(exports, step, work.folder, exports.rules[0])
-    return validate_exports(exports, trained, step.sampler.graph, work.dataset, work.job.evaluate, work.observer)
+    ranker = work.rankers(USERS_PER_CHUNK)
+    return validate_exports(exports, trained, step.sampler.graph, work.dataset, work.job.evaluate, work.observer, ranker)
 
 
 def exported_by(exports: ExportRules, step: TrainingStep, folder: Path, rule: ExportRule) -> Exported:

@@ -16,10 +16,11 @@ from gcnrec.closed_forms.mixture import MIXTURE_ROWS
 from gcnrec.config import Evaluate
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate
+from gcnrec.ranking.machines.leader import Rankers
 from gcnrec.ranking.metrics import split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.ranking.seen import seen_in_validation, validation_pairs
-from gcnrec.ranking.top_k import USERS_PER_CHUNK
+from gcnrec.ranking.top_k import USERS_PER_CHUNK, Here
 from gcnrec.runs.manifest import record
 from gcnrec.runs.paths import per_user_path
 from gcnrec.runs.per_user import read_per_user
@@ -28,12 +29,14 @@ from gcnrec.system.limits import parse_bytes
 from gcnrec.system.observer import SILENT, Observer
 
 
-def keep_validation(settings: Evaluate, dataset: Dataset, folder: Path, scorer: Scorer, observer: Observer = SILENT) -> None:
-    """Rank for all validation users by `scorer`, the best epoch's, and write `per_user.fit.parquet`."""
+def keep_validation(
+    settings: Evaluate, dataset: Dataset, folder: Path, scorer: Scorer, observer: Observer = SILENT, rankers: Rankers = Here
+) -> None:
+    """Rank for all validation users by `scorer`, the best epoch's, and write `per_user.fit.parquet`. `rankers`: who ranks."""
     report = partial(observer.work, "ranking for validation by the best epoch")
     measures = Measures((split_name(settings.metric)[1],), tilt=settings.tilt)
     split = HeldOutSplit.of(validation_pairs(settings, dataset), dataset.graph, seen_in_validation(settings, dataset))
-    result = evaluate(scorer, split, measures, report, chunk=chunk_of(settings.memory_limit, scorer))
+    result = evaluate(scorer, split, measures, report, ranker=rankers(chunk_of(settings.memory_limit, scorer)))
     with atomic_file(_path(folder)) as path:
         pq.write_table(result.per_user, path, compression="zstd")
         record(folder, {_path(folder): path})

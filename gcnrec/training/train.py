@@ -27,6 +27,7 @@ from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.models.objective import slow_precision
 from gcnrec.ops.topk import ItemLists, contained
 from gcnrec.ranking.export_rules import export_rules
+from gcnrec.ranking.machines.leader import rankers_of
 from gcnrec.ranking.seen import lost_in_validation, seen_in_validation, validation_pairs
 from gcnrec.runs.checkpoints import Checkpoints, Tensors, load_checkpoint
 from gcnrec.runs.documents import read_json
@@ -160,7 +161,8 @@ def _work(job: Job, plan: Plan, dataset: Dataset, folder: Path, stop: Stop, obse
     patience = job.evaluate.patience
     here = Here.now(read_json(folder / LINEAGE), lineage_of(dataset, train.threads, plan.placement.device_name))
     course = Course(train.epochs, patience, train.loss_limit, plan.rate, job.run, folder, checkpoints, stop, observer, here)
-    return Work(job, plan, export_rules(job.model, job.loss, job.sampler), dataset, course, world)
+    rankers = rankers_of(world, train.threads)
+    return Work(job, plan, export_rules(job.model, job.loss, job.sampler), dataset, course, world, rankers)
 
 
 def _rivals(job: Job) -> Rivals:
@@ -206,7 +208,7 @@ def _use_fit(work: Work, step: TrainingStep, progress: Progress) -> None:
     if compared or mixed:  # a refit will have trained on validation
         scorer = scorer_of_fit(work, trained)
         if compared:
-            keep_validation(work.job.evaluate, work.dataset, work.folder, scorer, work.observer)
+            keep_validation(work.job.evaluate, work.dataset, work.folder, scorer, work.observer, work.rankers)
         del scorer
     if not work.job.train.refit:
         finish(work, step, trained)

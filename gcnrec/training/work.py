@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gcnrec.config import Job
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import ExportRules
+from gcnrec.ranking.machines.leader import Rankers
 from gcnrec.steps.epochs import Course
 from gcnrec.training.plan import Plan
 from gcnrec.workers.world import World
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Work:
-    """The job, what was decided from it, the data, the course of training with the run's folder, and the workers that train."""
+    """The job, what was decided from it, the data, the course of training with the run's folder, the workers that train, and who
+    ranks users."""
 
     job: Job
     plan: Plan
@@ -27,6 +29,7 @@ class Work:
     dataset: Dataset
     course: Course
     world: World
+    rankers: Rankers
 
     @property
     def folder(self) -> Path:

@@ -1,4 +1,4 @@
-"""What workers write for each other in a key-value store: commands, beats, arrivals, departures, losses.
+"""What workers write for each other in a key-value store: commands, reports, beats, arrivals, departures, losses.
 
 None of it is a collective: a reader waits for days, so worker 0 may validate for hours between two commands. Whether a key is
 there is asked by counters (`add` of zero), which every version of torch's store answers at once.
@@ -76,6 +76,14 @@ class Board:
         command: dict[str, Any] = json.loads(self._store.get(key))
         self._store.delete_key(key)
         return command
+
+    def report(self) -> None:
+        """Say that one more worker has done what the latest command asks."""
+        self._store.add("reports", 1)
+
+    def reports(self) -> int:
+        """How often workers have said so since the start."""
+        return self._store.add("reports", 0)
 
     def lose(self, rank: int, why: str) -> None:
         """Say that worker `rank` is lost. The first to say so is right: the loss of one ends the others."""

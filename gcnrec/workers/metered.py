@@ -17,6 +17,7 @@ class Metered:
     def __init__(self, world: World) -> None:
         self._world = world
         self.rank, self.size, self.local_size = world.rank, world.size, world.local_size
+        self.machines = world.machines
         self.bytes = 0
 
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
@@ -33,6 +34,12 @@ class Metered:
 
     def awaited(self) -> dict[str, Any]:
         return self._world.awaited()
+
+    def report(self) -> None:
+        self._world.report()
+
+    def await_reports(self, count: int) -> None:
+        self._world.await_reports(count)
 
     def close(self) -> None:
         self._world.close()

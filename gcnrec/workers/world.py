@@ -42,6 +42,8 @@ _START = timedelta(minutes=2)
 """What processes may need to start, however short the timeout of a collective."""
 _PARTING_SECONDS = 10.0
 """How long the leader waits until every worker has read the last command."""
+_REPORT_SECONDS = 0.005
+"""Between two looks for reports of workers, which take tenths of a second and more for what they report."""
 _AGES = timedelta(days=20)
 """For the next command. Torch counts milliseconds in 31 bits, which is 24 days."""
 _MOST_MINUTES = 525600  # a year
@@ -54,11 +56,15 @@ _REMEDY = "go on with the same command and --resume"
 
 
 class World(Protocol):
-    """Worker `rank` of `size`, of which `local_size` run on this machine. All workers make the same calls in the same order."""
+    """Worker `rank` of `size`, of which `local_size` run on this machine. All workers make the same calls in the same order.
+
+    `machines` names, for each worker in turn, the first worker of its machine.
+    """
 
     rank: int
     size: int
     local_size: int
+    machines: tuple[int, ...]
 
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         """Send the first outs[0] of the rows sent_S... to worker 0, the next outs[1] to worker 1, and so on.
@@ -81,6 +87,14 @@ class World(Protocol):
         """The next command of worker 0, however long it takes while that worker lives; any other worker only."""
         ...
 
+    def report(self) -> None:
+        """Say that this worker has done what the latest command asks; any other worker only."""
+        ...
+
+    def await_reports(self, count: int) -> None:
+        """Wait until `count` more workers report, however long it takes while all workers live; worker 0 only."""
+        ...
+
     def close(self) -> None:
         """Leave in peace: worker 0 publishes the last command and waits, within bounds, until all have read it."""
         ...
@@ -100,6 +114,7 @@ class Alone:
     rank = 0
     size = 1
     local_size = 1
+    machines: tuple[int, ...] = (0,)
 
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         return sent
@@ -112,6 +127,12 @@ class Alone:
 
     def awaited(self) -> NoReturn:
         raise ValueError("a run in one process has no worker that waits for commands")
+
+    def report(self) -> None:
+        pass
+
+    def await_reports(self, count: int) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -133,11 +154,12 @@ class Group:
     def __init__(self, seat: _Seat, board: Board, heart: Heart, orders: Orders | None) -> None:
         self.rank, self.size, self._seat = seat.rank, seat.size, seat
         self._board, self._heart, self._orders = board, heart, orders
-        self._published = 0
+        self._published = self._reported = 0
         self._loss: PeerLostError | None = None
         self._is_closed = False
         host = zlib.crc32(socket.gethostname().encode())
-        self.local_size = self.counts([host] * self.size).count(host)  # connects all to all, before anyone waits for one
+        hosts = self.counts([host] * self.size)  # connects all to all, before anyone waits for one
+        self.local_size, self.machines = hosts.count(host), tuple(map(hosts.index, hosts))
 
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         check_splits(sent, outs, ins, self.size)
@@ -172,6 +194,18 @@ class Group:
                 if rank == 0 and age > self._seat.timeout.total_seconds():
                     raise RuntimeError("no command")
         return command
+
+    def report(self) -> None:
+        with self._naming():
+            self._board.report()
+
+    def await_reports(self, count: int) -> None:
+        self._reported += count
+        with self._naming():
+            while self._board.reports() < self._reported:
+                if self._board.loss() or self._heart.silent()[1] > self._seat.timeout.total_seconds():
+                    raise RuntimeError("no report")
+                time.sleep(_REPORT_SECONDS)
 
     def close(self) -> None:
         if self._is_closed:

@@ -22,12 +22,12 @@ Queues = list[list["SimpleQueue[Any]"]]
 
 
 class FakeWorld:
-    """Worker `rank`; `rows` and `commands` are shared with the others."""
+    """Worker `rank`; `queues`, of rows, commands and reports, are shared with the others. `machines`: as of `World`."""
 
-    def __init__(self, rank: int, rows: Queues, commands: Queues) -> None:
-        self.rank, self.size = rank, len(rows)
-        self.local_size = self.size
-        self._rows, self._commands = rows, commands
+    def __init__(self, rank: int, queues: tuple[Queues, Queues, SimpleQueue[Any]], machines: Sequence[int]) -> None:
+        self._rows, self._commands, self._reports = queues
+        self.rank, self.size = rank, len(self._rows)
+        self.local_size, self.machines = list(machines).count(machines[rank]), tuple(machines)
 
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         check_splits(sent, outs, ins, self.size)
@@ -55,6 +55,18 @@ class FakeWorld:
             raise ValueError("worker 0 publishes commands")
         return json.loads(self._next(self._commands, 0))
 
+    def report(self) -> None:
+        if not self.rank:
+            raise ValueError("other workers report to worker 0")
+        self._reports.put((self.rank, "done"))
+
+    def await_reports(self, count: int) -> None:
+        if self.rank:
+            raise ValueError("worker 0 waits for reports")
+        for _ in range(count):
+            worker, found = self._reports.get()
+            self._check_lives(found, worker)
+
     def close(self) -> None:
         if not self.rank:
             self.publish({"do": "end"})
@@ -63,20 +75,25 @@ class FakeWorld:
         for queues in (self._rows, self._commands):
             for queue in queues[self.rank]:
                 queue.put(_ENDED)
+        self._reports.put((self.rank, _ENDED))
 
     def _next(self, queues: Queues, worker: int) -> Any:
         found = queues[worker][self.rank].get()
-        if found is _ENDED:
-            raise PeerLostError(f"worker {worker} was lost (its thread ended)")
+        self._check_lives(found, worker)
         return found
 
+    def _check_lives(self, found: Any, worker: int) -> None:
+        if found is _ENDED:
+            raise PeerLostError(f"worker {worker} was lost (its thread ended)")
 
-def run_workers(size: int, function: Callable[[World], Any]) -> list[Any]:
-    """What `function(world)` returns in each of `size` threads, in order of workers.
+
+def run_workers(size: int, function: Callable[[World], Any], machines: Sequence[int] | None = None) -> list[Any]:
+    """What `function(world)` returns in each of `size` threads, in order of workers. Default: all are of one machine.
 
     An error of a worker is raised again; one that another's loss did not cause comes first.
     """
     rows, commands = ([[SimpleQueue() for _ in range(size)] for _ in range(size)] for _ in range(2))
+    queues = rows, commands, SimpleQueue[Any]()
     results: list[Any] = [None] * size
     problems: list[BaseException] = []
 
@@ -88,7 +105,7 @@ def run_workers(size: int, function: Callable[[World], Any]) -> list[Any]:
         finally:
             world.end()
 
-    threads = [Thread(target=work, args=(FakeWorld(rank, rows, commands),)) for rank in range(size)]
+    threads = [Thread(target=work, args=(FakeWorld(rank, queues, machines or [0] * size),)) for rank in range(size)]
     for thread in threads:
         thread.start()
     for thread in threads:

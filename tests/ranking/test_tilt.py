@@ -16,6 +16,7 @@ from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate, metric_col
 from gcnrec.ranking.metrics import Judged
 from gcnrec.ranking.pairs.tilt import Tilt
 from gcnrec.ranking.scorer import EmbeddingScorer
+from gcnrec.ranking.top_k import Here
 
 USERS, ITEMS = 30, 50
 
@@ -58,7 +59,7 @@ def judged(world, tilt, ks=(3, 20)):
     ids = [MemoryVocabulary(pa.array(np.arange(size))) for size in (USERS, ITEMS)]
     pairs = Interactions(users, items, None, None, *ids)
     return evaluate(
-        scorer, HeldOutSplit.of(pairs, graph, Seen((graph.user_items,))), Measures(ks, resamples=20, tilt=tilt), chunk=7
+        scorer, HeldOutSplit.of(pairs, graph, Seen((graph.user_items,))), Measures(ks, resamples=20, tilt=tilt), ranker=Here(7)
     )
 
 

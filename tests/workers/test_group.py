@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import suppress
 
 import pytest
@@ -95,6 +96,18 @@ def test_workers_are_several_processes_of_one_machine(world):
     assert from_environment()
 
 
+def test_a_leader_waits_for_the_reports_of_each_command(world):
+    for seconds in (0.0, 0.1):
+        world.publish({"do": "report", "seconds": seconds})
+        begun = time.monotonic()
+        world.await_reports(world.size - 1)
+        assert time.monotonic() - begun >= seconds
+
+
+def test_workers_of_one_machine_name_its_first(world):
+    assert world.machines == (0,) * world.size
+
+
 def test_a_leader_waits_for_no_command_and_refuses_wrong_numbers(world):
     with pytest.raises(ValueError, match="worker 0 publishes"):
         world.awaited()
@@ -119,9 +132,10 @@ def test_at_last_a_worker_is_lost_and_named(world):
         os.kill(world.counts([0] * world.size)[lost], signal.SIGKILL)
         why = "its process was ended by SIGKILL, as the system does where memory runs out"
     sentence = f"worker {lost} was lost ({why}), so that all workers stop; go on with the same command and --resume"
-    for _ in range(2):
+    waits = [lambda: world.await_reports(1), lambda: world.counts([0] * world.size)]
+    for wait in waits if world.size == 2 else waits[::-1]:
         with pytest.raises(PeerLostError) as caught:
-            world.counts([0] * world.size)
+            wait()
         assert str(caught.value) == sentence and caught.value.exit_code == 6
     with pytest.raises(PeerLostError, match="was lost"):
         world.publish({"do": "say"})

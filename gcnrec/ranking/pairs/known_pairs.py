@@ -20,11 +20,12 @@ from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import HeldOutSplit
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.seen import SeenRule, known_others
-from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k
+from gcnrec.ranking.top_k import Here, Ranker
 
 Kinds = dict[str, NDArray[np.bool_]]
 """`repeats` and `pending`, as far as there are such pairs: bool (E)."""
 _METRICS = ("recall", "ndcg")
+_HERE = Here()
 
 
 def known_pairs(rule: SeenRule, dataset: Dataset, split: Literal["valid", "test"], held_out: Interactions) -> Kinds:
@@ -42,7 +43,7 @@ def known_pairs(rule: SeenRule, dataset: Dataset, split: Literal["valid", "test"
 
 
 def known_metrics(
-    scorer: Scorer, split: HeldOutSplit, kinds: Kinds, ks: Sequence[int], chunk: int = USERS_PER_CHUNK
+    scorer: Scorer, split: HeldOutSplit, kinds: Kinds, ks: Sequence[int], ranker: Ranker = _HERE
 ) -> dict[str, dict[str, float]]:
     """How many pairs of each kind the lists of all items find.
 
@@ -56,7 +57,7 @@ def known_metrics(
     helds = {name: csr_from_edges(pairs.users_E[kind_E], pairs.items_E[kind_E], *shape) for name, kind_E in kinds.items()}
     sums = {name: {f"{metric}@{k}": 0.0 for metric in _METRICS for k in lengths} for name in kinds}
     users_H = np.unique(pairs.users_E[np.any([*kinds.values()], axis=0)])
-    for lists in top_k(scorer, users_H, min(lengths[-1], scorer.num_items), split.seen, users_per_chunk=chunk):
+    for lists in ranker.top_k(scorer, users_H, min(lengths[-1], scorer.num_items), split.seen):
         for name, held in helds.items():
             has_B = held.degrees[lists.users_B] > 0
             items_BK, users_B = lists.items_BK[has_B], lists.users_B[has_B]

@@ -1,4 +1,5 @@
 """What a worker does that another leads: it builds what the leader publishes at the beginning of a stage, and takes its steps.
+Between them, where it is the first worker of its machine, it ranks users.
 
 It writes no file.
 """
@@ -12,6 +13,8 @@ from typing import Any
 from gcnrec.config import Job
 from gcnrec.errors import DataError
 from gcnrec.loaders.schema import Dataset, open_dataset
+from gcnrec.ranking.machines.asked import Asked
+from gcnrec.ranking.machines.follower import follow_ranking
 from gcnrec.steps.follower import Follower, SharedStep
 from gcnrec.system.scratch import keep_freed_memory
 from gcnrec.tables.dense import in_ram
@@ -23,13 +26,27 @@ from gcnrec.workers.world import World
 
 
 def follow(world: World) -> None:
-    """Take part in the stages of a run until its leader ends. Raises PeerLostError where a worker is lost."""
+    """Take part in the stages and rankings of a run until its leader ends. Raises PeerLostError where a worker is lost."""
     keep_freed_memory()
-    command = world.awaited()
-    while command["do"] == "begin":
-        threads = command["job"].get("train", {}).get("threads")
+    follower, threads, command = None, None, world.awaited()
+    while True:
+        match command["do"]:
+            case "begin":
+                follower = None  # or two shares of a table would be in memory
+                threads = command["job"].get("train", {}).get("threads")
+                with use_threads(threads, world.local_size):
+                    follower = Follower(_step(command, world))
+            case "rank":
+                asked = Asked.of(command)
+                with use_threads(asked.threads):  # the other workers of this machine wait
+                    command = follow_ranking(world, asked)
+                continue
+            case "ranked":
+                pass
+            case _:
+                return
         with use_threads(threads, world.local_size):
-            command = Follower(_step(command, world)).follow()
+            command = world.awaited() if follower is None else follower.follow()
 
 
 def _step(command: dict[str, Any], world: World) -> SharedStep:

@@ -27,6 +27,7 @@ class Echo:
 
     def __init__(self, size: int) -> None:
         self.rank, self.size, self.local_size = 0, size, size
+        self.machines: tuple[int, ...] = (0,) * size
 
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         """What is sent, or so many of its rows, again and again, where other numbers come."""
@@ -44,6 +45,12 @@ class Echo:
 
     def awaited(self) -> NoReturn:
         raise ValueError("worker 0 publishes commands, and was to wait for one")
+
+    def report(self) -> None:
+        pass
+
+    def await_reports(self, count: int) -> None:
+        pass
 
     def close(self) -> None:
         pass

@@ -41,6 +41,9 @@ def obey(world: World) -> None:
         elif command["do"] == "counts":
             world.counts([sum(kept) + each for each in range(world.size)])
             kept.clear()
+        elif command["do"] == "report":
+            time.sleep(command["seconds"])
+            world.report()
         elif command["do"] == "say":
             world.counts([os.getpid()] * world.size)
         elif command["do"] == "fail" and command["rank"] == world.rank:

@@ -1,0 +1,1 @@
+"""Users ranked by one worker of each machine: README.md."""

@@ -1,0 +1,129 @@
+"""Runs whose workers are of several machines: all of them rank users, and the files are those of one process."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+import numba
+import pytest
+import torch
+from fake_world import run_workers
+
+from gcnrec.config import Job
+from gcnrec.errors import PeerLostError
+from gcnrec.ranking.machines import leader
+from gcnrec.results import memory_bounds
+from gcnrec.results.evaluate import evaluate_run
+from gcnrec.system.observer import Observer
+from gcnrec.testing import checkerboard, write_dataset
+from gcnrec.training import finish, fit_validation
+from gcnrec.training.train import train
+from gcnrec.training.workers.follower import follow
+from gcnrec.workers import launch
+from gcnrec.workers.world import Alone
+from jobs.measure.kill.digests import digests
+
+CHUNK = 5
+EVALUATE = {"metric": "recall@3", "k": [3, 5], "bootstrap": 10}
+JOBS = {
+    "parts": {
+        "model": {"width": 16, "propagation": "sampled", "layers": 1},
+        "train": {"parts": 4, "refit": "train+valid"},
+        "evaluate": {"baselines": ["popularity"]},
+    },
+    "columns": {"model": {"width": 40, "layers": 2}, "loss": {"name": "bpr"}, "evaluate": {"baselines": []}},
+}
+COMMON = {"train": {"epochs": 2, "batch_size": 64, "threads": 1, "device": "cpu"}, "evaluate": EVALUATE}
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """Several chunks of few users, in several rounds, on one thread."""
+    for module in (finish, fit_validation, memory_bounds):
+        monkeypatch.setattr(module, "USERS_PER_CHUNK", CHUNK)
+    monkeypatch.setattr(leader, "ROUND_BYTES", 1)
+    before = numba.get_num_threads(), torch.get_num_threads()
+    numba.set_num_threads(1)
+    torch.set_num_threads(1)
+    yield
+    numba.set_num_threads(before[0])
+    torch.set_num_threads(before[1])
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_dataset(checkerboard(24), tmp_path_factory.mktemp("machines") / "data")
+
+
+def job_of(name):
+    sections = JOBS[name]
+    return Job.parse({key: {**COMMON.get(key, {}), **sections.get(key, {})} for key in {*COMMON, *sections}}, [], "test")
+
+
+@pytest.fixture(scope="module")
+def alone(dataset, tmp_path_factory):
+    """What one process leaves of a job, trained once."""
+    found = {}
+
+    def digests_of(name):
+        if name not in found:
+            folder = tmp_path_factory.mktemp("alone") / "run"
+            run_by(Alone(), job_of(name), dataset, folder)
+            found[name] = digests(folder)
+        return found[name]
+
+    return digests_of
+
+
+def run_by(world, job, dataset, folder):
+    """Train and evaluate; what the leader published, in groups of a ranking, or nothing where this worker follows."""
+    if world.rank:
+        follow(world)
+        return None
+    published, publish = [], world.publish
+    world.publish = lambda command: (published.append(command), publish(command))
+    evaluate_run(train(job, dataset, folder, world=world), world=world)
+    world.close()
+    return published
+
+
+@pytest.mark.parametrize(("name", "machines"), [("parts", (0, 1)), ("parts", (0, 1, 2, 2)), ("columns", (0, 1))])
+def test_a_run_leaves_the_files_of_one_process(name, machines, dataset, alone, tmp_path):
+    job, expected = job_of(name), alone(name)
+    found = run_workers(len(machines), lambda world: run_by(world, job, dataset, tmp_path / "shared"), machines)[0]
+    assert digests(tmp_path / "shared") == expected and "metrics.json" in expected
+    ranked = [command for command in found if command["do"] == "rank"]
+    assert all(command["rankers"] == sorted({*machines}) for command in ranked)
+    refits = name == "parts"
+    assert len(ranked) == 2 + refits + 1  # two validations, that of the fit's best epoch per user, and the test
+    assert json.loads((tmp_path / "shared" / "metrics.json").read_text())["users"] > CHUNK
+
+
+class Killer(Observer):
+    """Kills a process when the leader has judged the first lists of a validation."""
+
+    def __init__(self, victims):
+        self.victims = victims
+
+    def work(self, what, done, total):
+        if what == "validating" and done < total and self.victims[0].poll() is None:
+            self.victims[0].kill()
+            self.victims[0].wait()
+
+
+def test_processes_rank_and_the_loss_of_one_while_it_ranks_ends_the_run(dataset, alone, tmp_path, monkeypatch):
+    """Two processes of this machine, which the leader takes for two machines."""
+    job, started, start = job_of("parts"), [], launch._started
+    monkeypatch.setattr(launch, "_started", lambda *given: started.append(start(*given)) or started[-1])
+    with suppress(PeerLostError), launch.led(2, 1.0) as world:
+        world.machines = (0, 1)
+        evaluate_run(train(job, dataset, tmp_path / "shared", world=world), world=world)
+        assert digests(tmp_path / "shared") == alone("parts")
+        with pytest.raises(PeerLostError, match=r"worker 1 was lost \(.*\), so that all workers stop") as caught:
+            train(job, dataset, tmp_path / "killed", observer=Killer(started), world=world)
+        assert caught.value.exit_code == 6
+        assert not (tmp_path / "killed" / "embeddings" / "users.parquet").exists()
+    assert started[0].returncode == -9
+    evaluate_run(train(job, dataset, tmp_path / "killed", resume=True))
+    assert digests(tmp_path / "killed") == alone("parts")
