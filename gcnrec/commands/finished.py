@@ -37,6 +37,9 @@ from gcnrec.console.arguments import (
 )
 from gcnrec.errors import UsageError
 
+TIMEOUT_MINUTES = 10.0
+"""How long a worker that torchrun started waits for another that says nothing, as of `run.timeout_minutes`."""
+
 
 def evaluate(
     run: RunFolder,
@@ -61,6 +64,7 @@ def evaluate(
     from gcnrec.pipeline import list_lengths
 
     lengths = list_lengths(k)
+    from gcnrec.commands.workers import leading
     from gcnrec.reports.text import metric_lines
     from gcnrec.results.evaluate import Terms, evaluate_lists, evaluate_run
     from gcnrec.results.given.details import Details
@@ -70,9 +74,10 @@ def evaluate(
     details = Details(tuple(per or ()), value, attributes, beyond_accuracy)
     if lists is None and (out is not None or force):
         raise UsageError("--out and --force belong to --lists; metrics of the run go into its folder")
-    with observing(as_json, log_json) as observer:
+    with leading(None, TIMEOUT_MINUTES) as world, observing(as_json, log_json) as observer:
         if lists is None:
-            metrics = evaluate_run(open_run(run, observer), split, lengths, segments, observer, memory_limit, seen, details)
+            opened = open_run(run, observer)
+            metrics = evaluate_run(opened, split, lengths, segments, observer, memory_limit, seen, details, world)
         else:
             terms, table = Terms(split, lengths, seen), table_of(out, segments, force)
             metrics = evaluate_lists(open_run(run, observer), lists, table, terms, details, observer)
@@ -102,6 +107,7 @@ def recommend(
     log_json: LogJson = False,
 ) -> None:
     """Write top-k lists: the original ids, rank from 1, score."""
+    from gcnrec.commands.workers import leading
     from gcnrec.reports.text import figure_lines
     from gcnrec.results.outputs import Output
     from gcnrec.results.recommend import recommend as write
@@ -110,7 +116,7 @@ def recommend(
     from gcnrec.runs.folder import open_run
 
     relisting = Relisting(limits_per_column(max_per or []), attributes, diversity)
-    with observing(as_json, log_json) as observer:
+    with leading(None, TIMEOUT_MINUTES) as world, observing(as_json, log_json) as observer:
         opened, to = open_run(run, observer), Output(out, force)
         if for_items is not None:
             files = AudienceFiles(for_items, users, exclude, new_users, new_items)
@@ -122,7 +128,7 @@ def recommend(
             made = asdict(write(
                 opened, k, to, users=users, items=items, candidates=candidates, exclude=exclude, seen=seen, fallback=fallback,
                 new_users=new_users, new_items=new_items, relisting=relisting, segment=segment, memory_limit=memory_limit,
-                observer=observer,
+                observer=observer, world=world,
             ))  # fmt: skip
     output.show(made if as_json else figure_lines(made))
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from gcnrec.graph import Csr, csr_from_edges
 from gcnrec.loaders.schema import Dataset
-from gcnrec.ops.topk import Hidden, ItemLists, TopK, empty_lists
+from gcnrec.ops.topk import Hidden, ItemLists, Seen, TopK, empty_lists
+from gcnrec.ranking.machines.leader import rankers_of
 from gcnrec.ranking.popularity import PopularityScorer
 from gcnrec.ranking.relist import Ranking, Relist, pool
 from gcnrec.ranking.scorer import Scorer
-from gcnrec.ranking.top_k import in_chunks, rank_chunk, whole_ranking
+from gcnrec.ranking.top_k import Ranker, in_chunks, rank_chunk, whole_ranking
 from gcnrec.results.evaluate import rule_of, trained_degrees
 from gcnrec.results.fold_in import Widened, with_new_nodes
 from gcnrec.results.given.dropped import FileCounts, seen_and_excluded
@@ -30,6 +31,7 @@ from gcnrec.results.relisting import Relisting
 from gcnrec.runs.folder import Run
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
+from gcnrec.workers.world import Alone, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ def recommend(
     segment: str | None = None,
     memory_limit: str | None = None,
     observer: Observer = SILENT,
+    world: World | None = None,
 ) -> RecommendSummary:
     """Write `out`: user and item (original ids in their Arrow types), rank int32 from 1, score float32.
 
@@ -86,6 +89,8 @@ def recommend(
     unless `users` or `candidates` name others; a user that the run knows has the items of the file as well.
     `relisting`: at most so many items of a kind in a list, or items unlike each other; lists are then in the order of choice.
     `memory_limit`, such as "2GB" (default: of the job), bounds memory; the process itself and mapped files do not count.
+    `world`: the workers that this process leads, default this process alone. Their machines share the users where lists are the
+    beginning of the ranking of the same items for all.
     Raises UsageError when `out` exists, DataError when a file cannot be read or none of its ids is known, DeviceError when the
     limit is too small for the data.
     """
@@ -97,7 +102,8 @@ def recommend(
     longest = options.longest(most_items(run, new_items))
     chunk = users_per_chunk(limit, fixed, run, longest, "recommending from")
     with memory_errors_as_sentences(limit):
-        return _recommended(run, files, options, chunk, kept(observer))
+        ranker = rankers_of(world or Alone(), run.job.train.threads)(chunk)
+        return _recommended(run, files, options, _Chunks(chunk, ranker), kept(observer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +124,15 @@ class _Options:
         check_wishes(self.k, self.seen, self.fallback)
 
 
-def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, observer: Observer) -> RecommendSummary:
+@dataclass(frozen=True, slots=True)
+class _Chunks:
+    """How many lists are made at a time, and who ranks for lists that are the beginning of a ranking."""
+
+    rows: int
+    ranker: Ranker
+
+
+def _recommended(run: Run, files: RequestFiles, options: _Options, chunks: _Chunks, observer: Observer) -> RecommendSummary:
     scratch = options.out.scratch
     wider = with_new_nodes(run, files.new_users, files.new_items, scratch) if files.bring_nodes else None
     dataset = wider.dataset if wider else run.dataset
@@ -147,7 +161,7 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunk: int, o
         relist=relist,
     )
     columns = Columns("user", request.ids, "item", dataset.item_ids, lists.untrained_R if lists.falls_back else None)
-    lengths_R = write_lists(options.out, columns, lists.in_chunks(chunk), observer)
+    lengths_R = write_lists(options.out, columns, lists.in_chunks(chunks), observer)
     made = lists.summary(options.out.path, lengths_R, wider.unknown_items if wider else 0)
     made = replace(made, dropped={each.key: each.summary for each in counts})
     if made.untrained and not (dataset.user_features is not None and run.job.model.reads_features):
@@ -200,8 +214,25 @@ class _Lists:
     falls_back: bool
     relist: Relist | None = None
 
-    def in_chunks(self, rows: int) -> Iterator[TopK]:
-        """All lists in the order of the request, `rows` of them at a time."""
+    def in_chunks(self, chunks: _Chunks) -> Iterator[TopK]:
+        """All lists in the order of the request, so many rows at a time."""
+        return self._plain(chunks.ranker) if self._are_plain else self._chosen(chunks.rows)
+
+    @property
+    def _are_plain(self) -> bool:
+        """Whether lists are the beginning of the model's ranking of the same items, without what their user knows."""
+        request = self.request
+        of_rows = request.candidates, request.available, request.excluded
+        return self.relist is None and not self.falls_back and all(each is None for each in of_rows)
+
+    def _plain(self, ranker: Ranker) -> Iterator[TopK]:
+        allowed_I, done = self.request.allowed_I, 0
+        allowed = None if allowed_I.all() else np.flatnonzero(allowed_I).astype(np.int32)
+        for lists in ranker.top_k(self.scorer, self.request.numbers_R, self.k, Seen(tuple(self.known)), allowed):
+            yield replace(lists, users_B=np.arange(done, done + len(lists.users_B), dtype=np.int32))
+            done += len(lists.users_B)
+
+    def _chosen(self, rows: int) -> Iterator[TopK]:
         count = len(self.request.ids)
 
         def rank(start: int) -> TopK:

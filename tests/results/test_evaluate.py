@@ -229,7 +229,7 @@ def fake_run(world: World, folder: Path, refitted: bool = False):
     )
     model = SimpleNamespace(closed_form=True, name="popularity")
     settings = SimpleNamespace(k=(5, 10), bootstrap=20, memory_limit="2GB", tilt=0.0, seen=None)
-    job = SimpleNamespace(model=model, evaluate=settings, train=SimpleNamespace(seed=0))
+    job = SimpleNamespace(model=model, evaluate=settings, train=SimpleNamespace(seed=0, threads=1))
     return SimpleNamespace(
         folder=folder, dataset=dataset, refitted=refitted, job=job, scorer=lambda *_: world.scorer,
         train_graph=world.graph, export_rule=None, mixture=None,

@@ -47,7 +47,8 @@ def fake_run(user_ids: pa.Array | None = None, item_ids: pa.Array | None = None,
     dataset = Dataset(Path(), info, graph, users, items, pairs(VALID, users, items), pairs(TEST, users, items), None, None)
     scorer = EmbeddingScorer(torch.from_numpy(scores), torch.eye(5))
     model = Model(name="lightgcn")
-    job = SimpleNamespace(model=model, evaluate=SimpleNamespace(memory_limit="2GB", seen="all"))
+    evaluate, threads = SimpleNamespace(memory_limit="2GB", seen="all"), SimpleNamespace(threads=1)
+    job = SimpleNamespace(model=model, evaluate=evaluate, train=threads)
     return SimpleNamespace(folder=Path(), job=job, dataset=dataset, refitted=refitted, mixture=None, scorer=lambda *_: scorer)
 
 

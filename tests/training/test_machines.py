@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 
 import numba
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from fake_world import run_workers
@@ -15,6 +19,9 @@ from gcnrec.errors import PeerLostError
 from gcnrec.ranking.machines import leader
 from gcnrec.results import memory_bounds
 from gcnrec.results.evaluate import evaluate_run
+from gcnrec.results.recommend import recommend
+from gcnrec.results.relisting import Relisting
+from gcnrec.runs.folder import open_run
 from gcnrec.system.observer import Observer
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training import finish, fit_validation
@@ -63,34 +70,38 @@ def job_of(name):
 
 @pytest.fixture(scope="module")
 def alone(dataset, tmp_path_factory):
-    """What one process leaves of a job, trained once."""
+    """The folder that one process leaves of a job, trained once."""
     found = {}
 
-    def digests_of(name):
+    def folder_of(name):
         if name not in found:
-            folder = tmp_path_factory.mktemp("alone") / "run"
-            run_by(Alone(), job_of(name), dataset, folder)
-            found[name] = digests(folder)
+            found[name] = tmp_path_factory.mktemp("alone") / "run"
+            run_by(Alone(), job_of(name), dataset, found[name])
         return found[name]
 
-    return digests_of
+    return folder_of
 
 
-def run_by(world, job, dataset, folder):
-    """Train and evaluate; what the leader published, in groups of a ranking, or nothing where this worker follows."""
+def led(world, work):
+    """Do `work(world)` as the leader; what it published. Nothing where this worker follows."""
     if world.rank:
         follow(world)
         return None
     published, publish = [], world.publish
     world.publish = lambda command: (published.append(command), publish(command))
-    evaluate_run(train(job, dataset, folder, world=world), world=world)
+    work(world)
     world.close()
     return published
 
 
+def run_by(world, job, dataset, folder):
+    """Train and evaluate."""
+    return led(world, lambda world: evaluate_run(train(job, dataset, folder, world=world), world=world))
+
+
 @pytest.mark.parametrize(("name", "machines"), [("parts", (0, 1)), ("parts", (0, 1, 2, 2)), ("columns", (0, 1))])
 def test_a_run_leaves_the_files_of_one_process(name, machines, dataset, alone, tmp_path):
-    job, expected = job_of(name), alone(name)
+    job, expected = job_of(name), digests(alone(name))
     found = run_workers(len(machines), lambda world: run_by(world, job, dataset, tmp_path / "shared"), machines)[0]
     assert digests(tmp_path / "shared") == expected and "metrics.json" in expected
     ranked = [command for command in found if command["do"] == "rank"]
@@ -98,6 +109,33 @@ def test_a_run_leaves_the_files_of_one_process(name, machines, dataset, alone, t
     refits = name == "parts"
     assert len(ranked) == 2 + refits + 1  # two validations, that of the fit's best epoch per user, and the test
     assert json.loads((tmp_path / "shared" / "metrics.json").read_text())["users"] > CHUNK
+
+
+@pytest.mark.parametrize(
+    ("given", "shared"),
+    [
+        ({"k": 4}, True),
+        ({"k": 99, "seen": "none", "items": [1003, 1005], "users": ["u1", "u2", "u3", "u4", "u5", "u6"]}, True),
+        ({"k": 4, "exclude": [1003]}, True),
+        ({"k": 4, "fallback": "popularity"}, False),
+        ({"k": 4, "relisting": Relisting(diversity=0.5)}, False),
+    ],
+)
+def test_recommendations_are_those_of_one_process(given, shared, alone, tmp_path):
+    """Lists that are more than the beginning of a ranking are the leader's."""
+    run = open_run(alone("parts"))
+    for side in ("users", "items", "exclude"):
+        if side in given:
+            pq.write_table(pa.table({"user" if side == "users" else "item": given[side]}), tmp_path / f"{side}.parquet")
+            given = given | {side: tmp_path / f"{side}.parquet"}
+    k, options = given["k"], {name: value for name, value in given.items() if name != "k"}
+    alone = recommend(run, k, tmp_path / "alone.parquet", **options)
+    work = partial(recommend, run, k, tmp_path / "shared.parquet", **options)
+    made = []
+    found = run_workers(2, lambda world: led(world, lambda world: made.append(work(world=world))), (0, 1))[0]
+    assert replace(made[0], out=alone.out) == alone
+    assert pq.read_table(tmp_path / "shared.parquet").equals(pq.read_table(tmp_path / "alone.parquet"))
+    assert any(command["do"] == "rank" for command in found) == shared
 
 
 class Killer(Observer):
@@ -119,11 +157,11 @@ def test_processes_rank_and_the_loss_of_one_while_it_ranks_ends_the_run(dataset,
     with suppress(PeerLostError), launch.led(2, 1.0) as world:
         world.machines = (0, 1)
         evaluate_run(train(job, dataset, tmp_path / "shared", world=world), world=world)
-        assert digests(tmp_path / "shared") == alone("parts")
+        assert digests(tmp_path / "shared") == digests(alone("parts"))
         with pytest.raises(PeerLostError, match=r"worker 1 was lost \(.*\), so that all workers stop") as caught:
             train(job, dataset, tmp_path / "killed", observer=Killer(started), world=world)
         assert caught.value.exit_code == 6
         assert not (tmp_path / "killed" / "embeddings" / "users.parquet").exists()
     assert started[0].returncode == -9
     evaluate_run(train(job, dataset, tmp_path / "killed", resume=True))
-    assert digests(tmp_path / "killed") == alone("parts")
+    assert digests(tmp_path / "killed") == digests(alone("parts"))
