@@ -52,7 +52,7 @@ _INTERFACE = "GLOO_SOCKET_IFNAME"
 """Where gloo listens. It takes the address of the host's name otherwise, which others may reach."""
 _ADDRESS_BYTES = 300
 """Room for the name of a host, which has at most 253 letters, and a port."""
-_REMEDY = "go on with the same command and --resume"
+_REMEDY = "start the same command again, a training with --resume"
 
 
 class World(Protocol):
@@ -441,7 +441,7 @@ def _connected(seat: _Seat, board: Board, address: str) -> Iterator[None]:
 
 
 def _unconnected(problem: Exception) -> PeerLostError:
-    return PeerLostError(f"the workers could not connect ({_reason(problem)}); start all of them again, with --resume")
+    return PeerLostError(f"the workers could not connect ({_reason(problem)}); start all of them again, a training with --resume")
 
 
 def _announced(seat: _Seat, port: int) -> str:

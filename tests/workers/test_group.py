@@ -131,7 +131,7 @@ def test_at_last_a_worker_is_lost_and_named(world):
         world.publish({"do": "say"})
         os.kill(world.counts([0] * world.size)[lost], signal.SIGKILL)
         why = "its process was ended by SIGKILL, as the system does where memory runs out"
-    sentence = f"worker {lost} was lost ({why}), so that all workers stop; go on with the same command and --resume"
+    sentence = f"worker {lost} was lost ({why}), so that all workers stop; start the same command again, a training with --resume"
     waits = [lambda: world.await_reports(1), lambda: world.counts([0] * world.size)]
     for wait in waits if world.size == 2 else waits[::-1]:
         with pytest.raises(PeerLostError) as caught:

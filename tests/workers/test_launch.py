@@ -106,7 +106,7 @@ def test_workers_of_torchrun_and_of_a_process_group_meet_and_outlive_no_leader(e
         follower.kill()
     assert leader.communicate()[0].split("\n")[:2] == ["torchrun [10, 11] 2", "adopted [10, 11] 2"]
     assert follower.returncode == 6 and said[0] == ""
-    remedy = "so that all workers stop; go on with the same command and --resume\n"
+    remedy = "so that all workers stop; start the same command again, a training with --resume\n"
     assert re.fullmatch(rf"worker 0, which leads, was lost \({why}\), {remedy}", said[1]), said
 
 
