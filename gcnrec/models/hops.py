@@ -121,20 +121,44 @@ def block_columns(num_nodes: int) -> int:
     return max(_NARROWEST, min(WIDEST, _PLANES_BYTES // (3 * 4 * max(num_nodes, 1))))
 
 
+def export_blocks(num_nodes: int, width: int) -> list[tuple[int, int]]:
+    """The blocks of columns that an export propagates, as [first, last). A column's bits depend on its block alone."""
+    return column_blocks(width, min(block_columns(num_nodes), width))
+
+
+class MeanOfHops:
+    """1/(L+1) * sum over l = 0 .. L of A^l E for blocks of at most `columns` columns of E, in the same memory each time."""
+
+    def __init__(self, hop: Hop, num_layers: int, columns: int) -> None:
+        self._hop, self._num_layers = hop, num_layers
+        num_nodes = hop.graph.num_nodes
+        self._planes = [torch.empty(num_nodes, columns) for _ in range(min(num_layers, 2))]
+        self._total_NC = torch.empty(num_nodes, columns)
+
+    def of(self, source_NC: torch.Tensor) -> torch.Tensor:
+        """Float32 (N, C), until the next block; `source_NC` is left as it is."""
+        width = source_NC.shape[1]
+        source, total = source_NC, self._total_NC[:, :width]
+        total.copy_(source)
+        for layer in range(self._num_layers):
+            source = self._hop.full(source, self._planes[layer % 2][:, :width])
+            total += source
+        total /= self._num_layers + 1
+        return total
+
+
+def write_block(block_RC: torch.Tensor, out_RF: torch.Tensor, first: int, last: int) -> None:
+    """Make the block the columns `first .. last-1` of rows that may lie on disk."""
+    for row in range(0, len(block_RC), _ROWS_AT_ONCE):
+        out_RF[row : row + _ROWS_AT_ONCE, first:last] = block_RC[row : row + _ROWS_AT_ONCE]  # copy: into the export
+        let_go(out_RF)
+
+
 def export_mean(hop: Hop, num_layers: int, table: Table, out_NF: torch.Tensor) -> None:
     """out = 1/(L+1) * sum over l = 0 .. L of A^l E, E the rows of `table`; `out_NF` float32 (N, D), on disk if it is large."""
-    columns = min(block_columns(table.num_rows), table.width)
-    planes = [torch.empty(table.num_rows, columns) for _ in range(min(num_layers, 2))]
-    total_NC = torch.empty(table.num_rows, columns)
-    for first, last in column_blocks(table.width, columns):
-        source, total = table.columns(first, last), total_NC[:, : last - first]
-        total.copy_(source)
-        for layer in range(num_layers):
-            source = hop.full(source, planes[layer % 2][:, : last - first])
-            total += source
-        total /= num_layers + 1
-        for row in range(0, table.num_rows, _ROWS_AT_ONCE):
-            out_NF[row : row + _ROWS_AT_ONCE, first:last] = total[row : row + _ROWS_AT_ONCE]
-            let_go(out_NF)
+    blocks = export_blocks(table.num_rows, table.width)
+    mean = MeanOfHops(hop, num_layers, blocks[0][1])
+    for first, last in blocks:
+        write_block(mean.of(table.columns(first, last)), out_NF, first, last)
     for csr in (hop.graph.user_items, hop.graph.item_users):
         let_go_read_only(csr.indices)  # every edge has been read; what follows reads none

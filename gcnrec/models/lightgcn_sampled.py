@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gcnrec.device import Ops
 from gcnrec.models.encoder import Encoded
-from gcnrec.models.hops import Hop, export_mean
+from gcnrec.models.hops import Hop, MeanOfHops, export_mean
 from gcnrec.models.pooling import ScaledProduct, scaled_product
 from gcnrec.ops.propagate import inverse_sqrt
 from gcnrec.ops.weighted_products import WeightedProduct
@@ -100,6 +100,14 @@ class SampledLightGcn:
     def export(self, table: Table, out_NF: torch.Tensor) -> None:
         """Exact, layer by layer: nothing is sampled."""
         export_mean(self._hop, self._num_layers, table, out_NF)
+
+    @property
+    def num_nodes(self) -> int:
+        return self._hop.graph.num_nodes
+
+    def exported(self, columns: int) -> MeanOfHops:
+        """What exports blocks of at most so many columns, each to the bits of `export`."""
+        return MeanOfHops(self._hop, self._num_layers, columns)
 
     def _drawn(self, block: Block, rows_R: NDArray[np.int64], ops: Ops) -> DrawnHop[NDArray[Any]]:
         product: ScaledProduct[NDArray[Any]] | DatedProduct[NDArray[Any]]

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.errors import DivergedError
+from gcnrec.models.encoder import Encoder
 from gcnrec.sampling.minibatches import Waits
 from gcnrec.steps.guards import Loss
 from gcnrec.steps.protocol import Sampling
@@ -34,6 +35,7 @@ class SharedStep(ABC):
     """
 
     sampler: Sampling
+    encoder: Encoder
     table: DealtTable
     world: World
 
@@ -98,7 +100,7 @@ class Follower:
     """Takes the steps that the leader publishes, on this worker's share of them."""
 
     def __init__(self, step: SharedStep) -> None:
-        self._step = step
+        self.step = step
         self._batches: Generator[Any] | None = None
         self._current: Any = None
         self._fresh: deque[Any] = deque()
@@ -106,13 +108,13 @@ class Follower:
     def follow(self) -> dict[str, Any]:
         """Until something is published that is no part of a step, which it returns."""
         while True:
-            command = self._step.world.awaited()
+            command = self.step.world.awaited()
             if not self._done(command):
                 return command
 
     def _done(self, command: dict[str, Any]) -> bool:
         """Do what belongs to a step; whether it does."""
-        step = self._step
+        step = self.step
         match command["do"]:
             case "deal":
                 step.deal()

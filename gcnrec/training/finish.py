@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gcnrec.errors import DivergedError
-from gcnrec.ranking.export_rules import Exported, ExportRule, ExportRules
+from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.seen import Lost
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
@@ -37,22 +37,22 @@ if TYPE_CHECKING:
 def validate(work: Work, step: TrainingStep) -> dict[str, Any]:
     """What the record of an epoch says of validation: `valid` and `exports` of `validate_exports`."""
     exports = work.exports
-    trained = exported_by(exports, step, work.folder, exports.rules[0])
+    trained = exported_by(work, step, exports.rules[0])
     ranker = work.rankers(USERS_PER_CHUNK)
     return validate_exports(exports, trained, step.sampler.graph, work.dataset, work.job.evaluate, work.observer, ranker)
 
 
-def exported_by(exports: ExportRules, step: TrainingStep, folder: Path, rule: ExportRule) -> Exported:
-    """The embeddings to rank by, in scratch of `folder`. DivergedError when one is not finite."""
-    graph = step.sampler.graph
+def exported_by(work: Work, step: TrainingStep, rule: ExportRule) -> Exported:
+    """The embeddings to rank by, in scratch of the run's folder. DivergedError when one is not finite."""
+    graph, folder = step.sampler.graph, work.folder
     rows_NF = scratch_rows(folder, graph.num_nodes, step.encoder.export_width)
-    step.encoder.export(step.table.drained(), rows_NF)
+    work.export(step, rows_NF)
     if not np.isfinite(float(rows_NF.sum())):
         raise DivergedError(
             f"the embeddings of {folder} are not finite, so nothing is exported; begin another run with a lower "
             "optimizer.learning_rate"
         )
-    return exports.exported(rows_NF, graph.num_users, exports.popularity_of(graph, rule), rule)
+    return work.exports.exported(rows_NF, graph.num_users, work.exports.popularity_of(graph, rule), rule)
 
 
 def finish(work: Work, step: TrainingStep, final: Exported) -> None:

@@ -69,6 +69,7 @@ from gcnrec.training.mixture_choice import scorer_of_fit
 from gcnrec.training.open_keys import begun_job, first_difference, notes, resolved, settled, shared
 from gcnrec.training.plan import Plan
 from gcnrec.training.work import Work
+from gcnrec.training.workers.export import exporter_of
 from gcnrec.training.workers.shared import Chosen, beginning, refuse_parts
 from gcnrec.workers.launch import threads_of_a_worker
 from gcnrec.workers.world import Alone, World
@@ -162,7 +163,8 @@ def _work(job: Job, plan: Plan, dataset: Dataset, folder: Path, stop: Stop, obse
     here = Here.now(read_json(folder / LINEAGE), lineage_of(dataset, train.threads, plan.placement.device_name))
     course = Course(train.epochs, patience, train.loss_limit, plan.rate, job.run, folder, checkpoints, stop, observer, here)
     rankers = rankers_of(world, train.threads)
-    return Work(job, plan, export_rules(job.model, job.loss, job.sampler), dataset, course, world, rankers)
+    export = exporter_of(world, train.threads, job.model, dataset.graph.union, plan.width)
+    return Work(job, plan, export_rules(job.model, job.loss, job.sampler), dataset, course, world, rankers, export)
 
 
 def _rivals(job: Job) -> Rivals:
@@ -190,7 +192,7 @@ def _train(work: Work) -> None:
         trim_heap()
         rule = chosen_rule(work.exports.rules, work.folder, progress.best_epoch)
         with use_threads(work.job.train.threads):
-            finish(work, step, exported_by(work.exports, step, work.folder, rule))
+            finish(work, step, exported_by(work, step, rule))
 
 
 def _use_fit(work: Work, step: TrainingStep, progress: Progress) -> None:
@@ -204,7 +206,7 @@ def _use_fit(work: Work, step: TrainingStep, progress: Progress) -> None:
     best, _ = load_checkpoint(checkpoints.best, checkpoints.anew)
     restore(step, None, best, checkpoints.best, checkpoints.anew)
     del best  # what follows needs the memory
-    trained = exported_by(work.exports, step, work.folder, rule)
+    trained = exported_by(work, step, rule)
     if compared or mixed:  # a refit will have trained on validation
         scorer = scorer_of_fit(work, trained)
         if compared:

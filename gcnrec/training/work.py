@@ -12,6 +12,7 @@ from gcnrec.ranking.export_rules import ExportRules
 from gcnrec.ranking.machines.leader import Rankers
 from gcnrec.steps.epochs import Course
 from gcnrec.training.plan import Plan
+from gcnrec.training.workers.export import Exporter
 from gcnrec.workers.world import World
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Work:
     """The job, what was decided from it, the data, the course of training with the run's folder, the workers that train, and who
-    ranks users."""
+    ranks users and propagates exports."""
 
     job: Job
     plan: Plan
@@ -30,6 +31,7 @@ class Work:
     course: Course
     world: World
     rankers: Rankers
+    export: Exporter
 
     @property
     def folder(self) -> Path:

@@ -16,6 +16,7 @@ from fake_world import run_workers
 
 from gcnrec.config import Job
 from gcnrec.errors import PeerLostError
+from gcnrec.models import hops
 from gcnrec.ranking.machines import leader
 from gcnrec.results import memory_bounds
 from gcnrec.results.evaluate import evaluate_run
@@ -26,6 +27,7 @@ from gcnrec.system.observer import Observer
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training import finish, fit_validation
 from gcnrec.training.train import train
+from gcnrec.training.workers import export
 from gcnrec.training.workers.follower import follow
 from gcnrec.workers import launch
 from gcnrec.workers.world import Alone
@@ -46,10 +48,12 @@ COMMON = {"train": {"epochs": 2, "batch_size": 64, "threads": 1, "device": "cpu"
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    """Several chunks of few users, in several rounds, on one thread."""
+    """Several chunks of few users and blocks of few columns, in several rounds, on one thread."""
     for module in (finish, fit_validation, memory_bounds):
         monkeypatch.setattr(module, "USERS_PER_CHUNK", CHUNK)
     monkeypatch.setattr(leader, "ROUND_BYTES", 1)
+    monkeypatch.setattr(export, "LEAST_READS", 0)
+    monkeypatch.setattr(hops, "_PLANES_BYTES", 3 * 4 * 5 * 48)  # blocks of five columns of the table's 48 rows
     before = numba.get_num_threads(), torch.get_num_threads()
     numba.set_num_threads(1)
     torch.set_num_threads(1)
@@ -108,6 +112,8 @@ def test_a_run_leaves_the_files_of_one_process(name, machines, dataset, alone, t
     assert all(command["rankers"] == sorted({*machines}) for command in ranked)
     refits = name == "parts"
     assert len(ranked) == 2 + refits + 1  # two validations, that of the fit's best epoch per user, and the test
+    exported = [command for command in found if command["do"] == "export"]
+    assert len(exported) == (4 if name == "parts" else 0)  # two validations, and the ends of fit and refit
     assert json.loads((tmp_path / "shared" / "metrics.json").read_text())["users"] > CHUNK
 
 

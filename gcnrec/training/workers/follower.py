@@ -22,6 +22,7 @@ from gcnrec.tables.features.sides import with_codes
 from gcnrec.training.build import features_read, shared_step
 from gcnrec.training.plan import plan_of
 from gcnrec.training.train import features_of, refit_data, train_data, use_threads
+from gcnrec.training.workers.export import follow_export
 from gcnrec.workers.world import World
 
 
@@ -41,7 +42,11 @@ def follow(world: World) -> None:
                 with use_threads(asked.threads):  # the other workers of this machine wait
                     command = follow_ranking(world, asked)
                 continue
-            case "ranked":
+            case "export" if follower is not None:
+                with use_threads(command["threads"]):
+                    command = follow_export(world, command["rankers"], follower.step.encoder)
+                continue
+            case "ranked" | "exported":
                 pass
             case _:
                 return
