@@ -18,12 +18,12 @@ from gcnrec.workers.world import World, joined, leave, started_again
 @contextmanager
 def leading(workers: int | None, timeout_minutes: float) -> Iterator[World]:
     """The world that a command leads, as `gcnrec.workers.launch.led` has it. A process that is to follow does so, and ends."""
-    from gcnrec.training.workers.follower import follow
-
     with led(workers, timeout_minutes) as world:
         if not world.rank:
             yield world
             return
+        from gcnrec.training.workers.follower import follow  # half a second that who leads need not wait
+
         follow(world)
     leave(0)
 

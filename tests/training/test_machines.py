@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -171,3 +176,29 @@ def test_processes_rank_and_the_loss_of_one_while_it_ranks_ends_the_run(dataset,
     assert started[0].returncode == -9
     evaluate_run(train(job, dataset, tmp_path / "killed", resume=True))
     assert digests(tmp_path / "killed") == digests(alone("parts"))
+
+
+@pytest.mark.slow
+def test_commands_of_processes_from_outside_are_led_by_one(alone, tmp_path):
+    """As torchrun starts them, here on one machine: the other process ends in peace, and prints and writes nothing."""
+    run = tmp_path / "run"
+    shutil.copytree(alone("parts"), run)
+    (run / "metrics.json").unlink()
+    for command in (["evaluate", run, "--k", "3"], ["recommend", run, "--out", tmp_path / "lists.parquet"]):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        program = [sys.executable, "-m", "gcnrec", *map(str, command)]
+        both = [
+            subprocess.Popen(program, env={**os.environ, **world, "RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE)
+            for rank in "01"
+        ]
+        try:
+            said = [process.communicate(timeout=60)[0] for process in both]
+        finally:
+            for process in both:
+                process.kill()
+        assert [process.returncode for process in both] == [0, 0] and said[0] and not said[1]
+    assert "recall@3" in json.loads((run / "metrics.json").read_text())
+    recommend(open_run(run), 20, tmp_path / "alone.parquet")
+    assert pq.read_table(tmp_path / "lists.parquet").equals(pq.read_table(tmp_path / "alone.parquet"))

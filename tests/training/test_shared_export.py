@@ -11,7 +11,7 @@ import torch
 from fake_world import run_workers
 
 from gcnrec.config.job import Model
-from gcnrec.errors import UsageError
+from gcnrec.errors import PeerLostError, UsageError
 from gcnrec.models import hops
 from gcnrec.models.hops import Hop
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
@@ -109,3 +109,18 @@ def test_an_encoder_that_does_not_treat_columns_alike_is_refused():
     step = SimpleNamespace(table=step_of(Hop(GRAPH), 1, 8).table, encoder=MatrixFactorisation(8))
     with pytest.raises(UsageError, match="machines share exports of sampled LightGCN, got MatrixFactorisation"):
         run_workers(1, lambda world: by_machines(world, (0,), 1, step, torch.empty(NODES, 8)))
+
+
+def test_a_worker_that_is_lost_while_it_propagates_ends_the_export(blocks_of):
+    blocks_of(4)
+    step = step_of(Hop(GRAPH), 1, 8)
+
+    def work(world):
+        if world.rank == 0:
+            by_machines(world, (0, 1), 1, step, torch.empty(NODES, 8))
+        else:
+            world.awaited(), world.awaited()  # the export, and its first block
+
+    with pytest.raises(PeerLostError, match="worker 1 was lost") as caught:
+        run_workers(2, work, (0, 1))
+    assert caught.value.exit_code == 6
