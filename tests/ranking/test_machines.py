@@ -25,7 +25,7 @@ WORLDS = {
     "2 machines": (0, 1),
     "4 machines": (0, 1, 2, 3),
     "2 machines of 2": (0, 0, 2, 2),
-    "2 of 4 machines apart": (0, 1, 0, 1),
+    "2 machines in turn": (0, 1, 0, 1),
 }
 
 

@@ -52,6 +52,7 @@ class Asked:
         return cls(rankers, chunk, items, width, question.k, column, views, allowed, parts, threads)
 
     def command(self) -> dict[str, Any]:
+        """What the leader publishes."""
         return {"do": "rank", **asdict(self)}
 
     @classmethod

@@ -25,7 +25,7 @@ from gcnrec.tables.dealt.spans import fetched, give
 from gcnrec.workers.world import World
 
 ROUND_BYTES = 1 << 26
-"""Of the rows and lists of a machine's users in a round, and at least a chunk of them."""
+"""Of the rows and lists of a machine's users in a round, and at least a chunk of them for each thread of the leader."""
 Rankers = Callable[[int], Ranker]
 """Gives who ranks so many users at a time."""
 
@@ -82,7 +82,9 @@ class ByMachines:
         ranking = _Ranking(self.world, asked, scorer, question, seen)
         self.world.publish(asked.command())
         ranking.give_items()
-        share = max(1, ROUND_BYTES // (self.users_per_chunk * (4 * asked.width + 8 * asked.k * asked.lists)))
+        share = max(
+            torch.get_num_threads(), ROUND_BYTES // (self.users_per_chunk * (4 * asked.width + 8 * asked.k * asked.lists))
+        )
         step = share * len(self.rankers) * self.users_per_chunk
         for first in range(0, len(users_B), step):
             yield from ranking.round(users_B[first : first + step])
@@ -116,7 +118,7 @@ class _Ranking:
         self.world.publish({"do": "users", "users": [len(share) for share in shares]})
         self._give_users(shares)
         own = list(side_by_side(partial(self._ranked, shares[0]), range(0, len(shares[0]), chunk)))
-        self.world.await_reports(len(rankers) - 1)
+        self.world.await_reports(len(rankers) - 1)  # synchronize: the workers that rank
         self.world.publish({"do": "lists"})
         brought = self._brought(shares)  # before whoever reads lists takes time: exchanges have a limit
         yield from own

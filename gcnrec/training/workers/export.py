@@ -62,7 +62,7 @@ def by_machines(world: World, rankers: Sequence[int], threads: int | None, step:
         for ranker, block in ranked:
             _give(world, ranker, table.columns(*block))
         write_block(mean.of(table.columns(*own)), out_NF, *own)
-        world.await_reports(len(others))
+        world.await_reports(len(others))  # synchronize: the workers that propagate
         world.publish({"do": "propagated"})
         for ranker, block in ranked:
             _write_brought(world, ranker, out_NF, *block)
