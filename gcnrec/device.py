@@ -19,6 +19,7 @@ from gcnrec.errors import DeviceError, install
 from gcnrec.graph import Csr
 from gcnrec.queues import Device
 from gcnrec.rows import Entries, Rules
+from gcnrec.system.affinity import cores_near
 
 
 class Product(Protocol):
@@ -163,6 +164,30 @@ def gpu() -> torch.device:
             f"train.device = 'cuda' needs CuPy, which is not installed; {install('gpu')}, or set train.device = 'cpu'"
         )
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def take_gpu(place: int, workers: int) -> torch.device:
+    """Make GPU `place` of this host the GPU of this process, which is one of `workers` here.
+
+    DeviceError without a GPU or CuPy, and for fewer GPUs than workers.
+    """
+    gpu()
+    count = torch.cuda.device_count()
+    if max(place + 1, workers) > count:
+        raise DeviceError(
+            f"{workers} workers of this host need a GPU each, and this process sees {count}; start as many workers as GPUs "
+            "(CUDA_VISIBLE_DEVICES hides some), or set train.device = 'cpu'"
+        )
+    torch.cuda.set_device(place)
+    return gpu()
+
+
+def cores_of(device: torch.device) -> frozenset[int]:
+    """The cores near a GPU; none where torch or the system does not say."""
+    facts: Any = torch.cuda.get_device_properties(device)
+    if not hasattr(facts, "pci_bus_id"):  # a torch that does not know it
+        return frozenset()
+    return cores_near(f"{facts.pci_domain_id:04x}:{facts.pci_bus_id:02x}:{facts.pci_device_id:02x}.0")
 
 
 def pinnable(length: int) -> torch.Tensor:

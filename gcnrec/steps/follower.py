@@ -41,6 +41,7 @@ class SharedStep(ABC):
 
     def batches(self, epoch: int, waits: Waits, first: int = 0) -> Generator[Any]:
         """The batches `first` (0, 1, ...) and later of `epoch`, prepared ahead by a thread, each announced one step before."""
+        self._agree()  # owners begin to read rows when they are announced
         self.world.publish({"do": "epoch", "epoch": epoch, "first": first})
         try:
             with closing(self.announced(epoch, waits, first)) as announced:
@@ -66,7 +67,7 @@ class SharedStep(ABC):
         out_RD.index_add_(0, torch.from_numpy(np.searchsorted(rows_R, rows)), tile)
 
     def traffic(self) -> Traffic | None:
-        """Nothing crosses a bus."""
+        """Not counted: a table that is dealt out again counts from zero."""
         return None
 
     def _agree(self) -> None:

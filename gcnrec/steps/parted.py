@@ -25,7 +25,7 @@ from gcnrec.device import arrays_of, ops_for, with_tensors
 from gcnrec.models.encoder import Encoded, Encoder, every_row
 from gcnrec.models.scores.parts import PartGiven, PartObjective
 from gcnrec.rows import Ticket
-from gcnrec.sampling.minibatches import IN_TRAINING, Waits, minibatches
+from gcnrec.sampling.minibatches import IN_TRAINING, Drawing, Waits, minibatches
 from gcnrec.sampling.parts import PartedBatch, PartedSampler
 from gcnrec.steps.follower import SharedStep
 from gcnrec.steps.guards import Immediate, Loss, diverged
@@ -77,6 +77,7 @@ class PartedStep(SharedStep):
     layer_optimizer: torch.optim.Optimizer | None
     layer_rate: float
     world: World
+    drawing: Drawing = IN_TRAINING
 
     check = Immediate()
     """A step is judged before it updates."""
@@ -95,7 +96,7 @@ class PartedStep(SharedStep):
         def drawn(index: int) -> PreparedParts:
             return self._prepared(self.sampler.batch(epoch, index))
 
-        return minibatches(drawn, self._announced, range(first, self.sampler.steps_per_epoch), waits, IN_TRAINING)
+        return minibatches(drawn, self._announced, range(first, self.sampler.steps_per_epoch), waits, self.drawing)
 
     def trained(self, uploaded: AnnouncedParts, rate: float) -> Loss:
         lost, step = self._lost(uploaded), uploaded.batch.step
@@ -145,9 +146,10 @@ class PartedStep(SharedStep):
 
     def _announced(self, prepared: PreparedParts) -> AnnouncedParts:
         """Upload what is prepared, and announce the rows of each part to their owners."""
-        tensors = ops_for(self.table.device).upload(prepared.packed)
-        encoders, objectives = with_tensors((prepared.encoders, prepared.objectives), iter(tensors))
-        tickets = self.table.announce([part.batch.rows_R for part in prepared.batch.parts])
+        with self.table.announcing():
+            tensors = ops_for(self.table.device).upload(prepared.packed)
+            encoders, objectives = with_tensors((prepared.encoders, prepared.objectives), iter(tensors))
+            tickets = self.table.announce([part.batch.rows_R for part in prepared.batch.parts])
         parts = tuple(
             replace(part, batch=replace(part.batch, ticket=ticket))
             for part, ticket in zip(prepared.batch.parts, tickets, strict=True)
@@ -212,6 +214,7 @@ class PartedStep(SharedStep):
         """The loss of the step. DivergedError, on all workers, unless it and the sums of all workers' gradients are finite."""
         size = self.world.size
         row = torch.cat([losses_P, torch.stack([grad.sum().double() for grad in gradients]).sum()[None]])
+        row = row.cpu()  # copy: a few numbers; synchronize: all workers must know a bad step before it updates
         came = self.world.exchange(row.repeat(size, 1), [1] * size, [1] * size)
         loss = float(tree(list(came[:, :-1].T.reshape(-1))))  # parts in their order: part j of worker w is w + j * W of all
         if np.isfinite(loss) and bool(torch.isfinite(came[:, -1]).all()):

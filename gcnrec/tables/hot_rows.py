@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph
+from gcnrec.rows import RowNumbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,23 @@ class Prefixes:
         """The rows of users and of items, in the order in which the cache holds them."""
         return range(self.users), range(self.first_item, self.first_item + self.items)
 
+    def among(self, numbers: RowNumbers) -> Prefixes:
+        """The same nodes by their rows in a table that has `numbers` alone: prefixes of its users and items."""
+        users, items = (rows_among(rows, numbers) for rows in self.ranges)
+        return Prefixes(items.start, len(users), len(items))
+
     def parts(self, rows_R: NDArray[np.int64]) -> tuple[Part, ...]:
         """The slices of ascending rows that are cached or not, in order; none is empty."""
         ends = [0, *np.searchsorted(rows_R, [self.users, self.first_item, self.first_item + self.items]).tolist(), len(rows_R)]
         shifts = (0, None, self.users - self.first_item, None)
         parts = (Part(first, last, shift) for first, last, shift in zip(ends, ends[1:], shifts, strict=False))
         return tuple(part for part in parts if part.first < part.last)
+
+
+def rows_among(nodes: range, numbers: RowNumbers) -> range:
+    """The rows of a table with `numbers` that are some of successive `nodes`."""
+    first, last = (len(range(numbers.first, end, numbers.stride)) for end in (nodes.start, nodes.stop))
+    return range(first, last)
 
 
 def hottest(graph: BipartiteGraph, bytes_of: Callable[[range], int], budget: int) -> Prefixes:

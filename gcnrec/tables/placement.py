@@ -7,25 +7,29 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
-from gcnrec.device import gpu, pinnable, pipeline_of
+from gcnrec.device import cores_of, gpu, pinnable, pipeline_of, take_gpu
 from gcnrec.graph import BipartiteGraph
+from gcnrec.system.affinity import bound
 from gcnrec.system.limits import read_limits
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.pages import scratch_rows
+from gcnrec.tables.dealt.table import DealtTable
 from gcnrec.tables.dense import Allocate, StepTable, in_ram
 from gcnrec.tables.features.homes import feature_window
 from gcnrec.tables.features.pipelined import PipelinedFeatures
 from gcnrec.tables.features.sides import FeatureSides
 from gcnrec.tables.features.table import FeatureTable
-from gcnrec.tables.hot_rows import Prefixes, hottest
+from gcnrec.tables.hot_rows import Prefixes, hottest, rows_among
 from gcnrec.tables.pipelined import HostTable, PipelinedTable, Traffic
 from gcnrec.tables.unread import UnreadTable
 from gcnrec.tables.window import Window, place_bytes
+from gcnrec.workers.world import World
 
+Placed = TypeVar("Placed", bound=StepTable | DealtTable)
 WINDOW_SHARE = 4
 """One part in so many of the available memory is pinned for the rows of a table on disk; the rest may cache its file."""
 
@@ -42,6 +46,23 @@ class Placement:
     @property
     def on_disk(self) -> bool:
         return self.kind == "disk"
+
+    @property
+    def device(self) -> torch.device:
+        """Where steps run."""
+        return gpu() if self.on_gpu else torch.device("cpu")
+
+    @contextmanager
+    def taken(self, world: World) -> Iterator[None]:
+        """Within the block each worker of a host has a GPU of its own, and its threads run on the cores near it.
+
+        DeviceError where a worker finds none. A process without other workers keeps torch's current GPU, and all cores.
+        """
+        if not self.on_gpu or world.size == 1:
+            yield
+            return
+        with bound(cores_of(take_gpu(world.local_rank, world.local_size))):
+            yield
 
     def require(self) -> None:
         """DeviceError where a GPU is asked for, and none is here."""
@@ -80,19 +101,21 @@ def placed(
     """The table behind the GPU's queues, or itself where the CPU trains. A note says why rows are not read in place.
 
     A GPU reads no mapped file that is written to in place; its rows come through a window in RAM. `features` share the cache;
-    without `reads_rows` they have it alone.
+    without `reads_rows` they have it alone. The table may have some nodes of the graph, as its `numbers` say: a worker's share.
     """
     if not placement.on_gpu:
         return table
     queues = pipeline_of(gpu(), placement.transfer_blocks, placement.on_disk, observer.note)
 
     def bytes_of(rows: range) -> int:
-        """What the cache holds of some rows."""
-        return (table.extent(rows).nbytes if reads_rows else 0) + (0 if features is None else features.bytes_of(rows))
+        """What the cache holds of some nodes."""
+        own = table.extent(rows_among(rows, table.numbers)).nbytes if reads_rows else 0
+        return own + (0 if features is None else features.bytes_of(rows))
 
     hot = Prefixes(graph.num_users, graph.num_users, graph.num_items)
     if placement.kind != "device":
         hot = hottest(graph, bytes_of, placement.cache_bytes)
+    hot = hot.among(table.numbers)
     if not reads_rows:
         return UnreadTable(table, queues, hot)
     if not placement.on_disk:
@@ -124,7 +147,7 @@ def placed_features(placement: Placement, table: StepTable, features: FeatureSid
 
 
 @contextmanager
-def released(table: StepTable) -> Iterator[StepTable]:
+def released(table: Placed) -> Iterator[Placed]:
     """Give back the host memory that a GPU reads, and the streams, at the end of the block: the next table needs the room."""
     try:
         yield table
@@ -135,8 +158,8 @@ def released(table: StepTable) -> Iterator[StepTable]:
     _release(table)
 
 
-def _release(table: StepTable) -> None:
-    if isinstance(table, (PipelinedTable, UnreadTable)):
+def _release(table: StepTable | DealtTable) -> None:
+    if isinstance(table, (PipelinedTable, UnreadTable, DealtTable)):
         table.close()
 
 

@@ -58,13 +58,16 @@ from gcnrec.steps.protocol import TrainingStep
 from gcnrec.steps.start import spectral_rows
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import read_limits
+from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.scratch import trim_heap
 from gcnrec.tables.dealt.columns import ColumnShards, ColumnsTable
 from gcnrec.tables.dealt.exchanged import ExchangedTable
 from gcnrec.tables.dealt.shards import DenseShards, RowShards, SlotShards
+from gcnrec.tables.dealt.staged import StagedShards
 from gcnrec.tables.dense import Allocate, DenseTable, StepTable, in_ram
 from gcnrec.tables.features.sides import Features, FeatureSides, feature_tables, stored_bytes, with_codes
 from gcnrec.tables.pipelined import HostTable
+from gcnrec.tables.placement import placed
 from gcnrec.tables.slots import SlotTable
 from gcnrec.training.mixture_choice import refuse_impossible_mixture
 from gcnrec.training.plan import Plan, plan_of
@@ -213,13 +216,21 @@ def build_step(job: Job, plan: Plan, data: TrainData, table: StepTable, scratch:
 
 
 def shared_step(
-    job: Job, plan: Plan, data: TrainData, world: World, host: HostTable | None, scratch: Allocate = in_ram
-) -> PartedStep | ColumnsStep:
-    """The step of a job that `world`'s workers share; `host` is the leader's table, None on followers."""
+    job: Job, plan: Plan, data: TrainData, world: World, host: HostTable | None, scratch: Allocate = in_ram,
+    observer: Observer = SILENT,
+) -> PartedStep | ColumnsStep:  # fmt: skip
+    """The step of a job that `world`'s workers share; `host` is the leader's table, None on followers.
+
+    A note says why a GPU does not read rows in place.
+    """
     if by_columns(job.model):
         columns = ColumnsTable(world, ColumnShards(plan.num_rows, plan.width, plan.rule.state_width(1)), host)
         return ColumnsStep(build_step(job, plan, data, columns, scratch), columns, world)
-    table = ExchangedTable(world, shards_of(plan), host, job.model.inputs != "features")
+    shares: RowShards = shards_of(plan)
+    if plan.placement.on_gpu:
+        world.connect(plan.placement.device)
+        shares = staged(plan, data.graph, observer)
+    table = ExchangedTable(world, shares, host, job.model.inputs != "features")
     return parted(build_step(job, plan, data, table, scratch), table, world, job.train.parts or 1)
 
 
@@ -227,16 +238,27 @@ def parted(step: Step, table: ExchangedTable, world: World, parts: int) -> Parte
     """The same step on batches of so many parts, as worker `world.rank` takes it; `step` was built on `table`."""
     own = tuple(range(world.rank, parts, world.size))
     sampler, objective = PartedSampler(step.sampler, parts, own), PartObjective(step.objective)
-    return PartedStep(sampler, step.encoder, table, step.rule, objective, step.layer_optimizer, step.layer_rate, world)
+    return PartedStep(
+        sampler, step.encoder, table, step.rule, objective, step.layer_optimizer, step.layer_rate, world, step.drawing
+    )
 
 
-def shards_of(plan: Plan) -> RowShards:
-    """How workers share the plan's table."""
-    rule, rows, width = plan.rule, plan.num_rows, plan.width
+def shards_of(plan: Plan) -> DenseShards | SlotShards:
+    """How workers share the plan's table, in memory of their hosts."""
+    rule, rows, width, memory = plan.rule, plan.num_rows, plan.width, plan.placement.memory(Path())
     if plan.policy is None:
-        return DenseShards(rows, width, rule.state_width(width))
+        return DenseShards(rows, width, rule.state_width(width), memory)
     scalars = rule.state_width(0)
-    return SlotShards(rows, width, rule.state_width(1) - scalars, scalars, plan.dtype)
+    return SlotShards(rows, width, rule.state_width(1) - scalars, scalars, plan.dtype, memory)
+
+
+def staged(plan: Plan, graph: BipartiteGraph, observer: Observer = SILENT) -> StagedShards:
+    """How workers share the plan's table, each share behind a GPU."""
+
+    def behind(share: HostTable) -> StepTable:
+        return placed(plan.placement, graph, share, observer)
+
+    return StagedShards(shards_of(plan), plan.placement.device, behind)
 
 
 def _layer_optimizer(settings: Optimizer, layers: torch.nn.Module, fused: bool) -> torch.optim.Optimizer:

@@ -6,7 +6,8 @@ A table on disk is tried on disk, in nameless files of the current folder, below
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,8 @@ from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import top_k
 from gcnrec.runs.tracking import require_trackers
-from gcnrec.steps.protocol import TrainingStep
+from gcnrec.steps.columns import ColumnsStep
+from gcnrec.steps.parted import PartedStep
 from gcnrec.steps.step import Step
 from gcnrec.system.limits import peak_rss_bytes
 from gcnrec.system.observer import SILENT, Observer
@@ -67,29 +69,38 @@ def check(job: Job, dataset: Dataset, observer: Observer = SILENT, workers: int 
     require_trackers(job.run)
     for sentence in unused_settings(job, plan is not None and plan.placement.on_gpu, features_of(dataset).any):
         observer.warn(sentence)
-    graph, graph_bytes = dataset.graph, _graph_bytes(job, dataset.graph)
+    graph = dataset.graph
     sizes = {"users": graph.num_users, "items": graph.num_items, "train_edges": graph.num_edges, "by_data": by_data}
     with use_threads(job.train.threads, workers or 1), out_of_memory_as_a_sentence():
         if plan is None:
-            return {**sizes, "table_bytes": 0, "graph_bytes": graph_bytes, "pinned_bytes": 0, "gpu_bytes": 0}
+            return {**sizes, "table_bytes": 0, "graph_bytes": _graph_bytes(job, graph), "pinned_bytes": 0, "gpu_bytes": 0}
         planned_start(job, plan, dataset)
         keep_freed_memory()  # as in training
-        begun = time.perf_counter()
-        memory = plan.placement.memory(Path())
-        features = features_read(job, features_of(dataset), graph.union, memory, plan.placement.on_gpu)
-        first, reads_rows = first_table(plan, graph, None, memory), job.model.inputs != "features"
-        with released(placed(plan.placement, graph, first, features=features, reads_rows=reads_rows)) as table:
-            data = replace(train_data(dataset), features=placed_features(plan.placement, table, features))
-            step = build_step(job, plan, data, table, memory)
-            tried = _Tried(step, partial(_taken, step), table, graph_bytes, features.bytes, begun)
-            if max(job.train.parts or 1, workers or 1) == 1:
-                timed = _timed(job, plan, dataset, tried)
-            else:
-                share = shared_step(job, plan, data, tried_alone(workers or 1), first, memory)
-                tried = replace(tried, step=share, take=partial(_taken, share))
-                timed = _shared(_timed(job, plan, dataset, tried), predicted(share, plan))
+        with _trying(job, plan, dataset, workers or 1) as tried:
+            timed, step = _timed(job, plan, dataset, tried), tried.step
+            if isinstance(step, (PartedStep, ColumnsStep)):
+                timed = _shared(timed, predicted(step, plan))
     mixture_bytes = choice_bytes(job.mixture, job.evaluate, dataset)
     return {**sizes, **timed, **({"mixture_bytes": mixture_bytes} if job.mixture.partners else {})}
+
+
+@contextmanager
+def _trying(job: Job, plan: Plan, dataset: Dataset, workers: int) -> Iterator[_Tried]:
+    """The step of a job, or worker 0's share of it, with a table that is given back at the end of the block."""
+    begun, graph, memory = time.perf_counter(), dataset.graph, plan.placement.memory(Path())
+    features = features_read(job, features_of(dataset), graph.union, memory, plan.placement.on_gpu)
+    data, first = replace(train_data(dataset), features=features), first_table(plan, graph, None, memory)
+    sizes = _graph_bytes(job, graph), features.bytes
+    if max(job.train.parts or 1, workers) > 1:
+        share = shared_step(job, plan, data, tried_alone(workers), first, memory)
+        with released(share.table):
+            yield _Tried(share, partial(_taken, share), share.table if workers == 1 else first, *sizes, begun)
+        return
+    reads_rows = job.model.inputs != "features"
+    with released(placed(plan.placement, graph, first, features=features, reads_rows=reads_rows)) as table:
+        data = replace(data, features=placed_features(plan.placement, table, features))
+        step = build_step(job, plan, data, table, memory)
+        yield _Tried(step, partial(_taken, step), table, *sizes, begun)
 
 
 def _taken(step: Any, epoch: int, index: int, rate: float) -> None:
@@ -99,8 +110,11 @@ def _taken(step: Any, epoch: int, index: int, rate: float) -> None:
 
 def _shared(timed: dict[str, Any], share: dict[str, Any]) -> dict[str, Any]:
     """Figures of a job with those of a worker's share; the leader has the whole table and the rows of a worker."""
-    own_bytes = share["bytes_per_worker"] if share["workers"] > 1 else 0
-    return {**timed, "ram_bytes": timed["ram_bytes"] + own_bytes, **share}
+    if share["workers"] == 1:
+        return {**timed, **share}
+    own_bytes = share["bytes_per_worker"]
+    pinned_bytes = own_bytes if timed["pinned_bytes"] else 0
+    return {**timed, "ram_bytes": timed["ram_bytes"] + own_bytes, "pinned_bytes": pinned_bytes, **share}
 
 
 def _graph_bytes(job: Job, graph: BipartiteGraph) -> int:
@@ -124,7 +138,7 @@ def _edge_value_bytes(job: Job) -> int:
 class _Tried:
     """A step, how it is taken on a batch of an epoch at a rate, the whole table, and when its making began."""
 
-    step: TrainingStep
+    step: Step | PartedStep | ColumnsStep
     take: Callable[[int, int, float], Any]
     table: StepTable
     graph_bytes: int
@@ -171,7 +185,7 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, tried: _Tried) -> dict[str, A
         "ram_bytes": graph_bytes + gradient_bytes + (pinned_bytes if on_disk else table_bytes + feature_bytes + rows_NF.nbytes),
         "peak_rss_bytes_so_far": peak_rss_bytes(),
         "pinned_bytes": pinned_bytes,
-        "gpu_bytes": _gpu_bytes(plan, step) if isinstance(step, Step) and plan.placement.on_gpu else 0,
+        "gpu_bytes": _gpu_bytes(plan, step) if plan.placement.on_gpu else 0,
         "disk_bytes": checkpoint_bytes + (2 if policy is None else 3) * rows_NF.nbytes + (scratch_bytes if on_disk else 0),
         "steps_per_epoch": count,
         "step_seconds": step_seconds,
@@ -183,14 +197,19 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, tried: _Tried) -> dict[str, A
     }
 
 
-def _gpu_bytes(plan: Plan, step: Step) -> int:
-    """The cache, rows and features of the batches on their way, and dense tiles of one with their gradients."""
+def _gpu_bytes(plan: Plan, step: Step | PartedStep | ColumnsStep) -> int:
+    """The cache, rows and features of the batches on their way, and dense tiles of one with their gradients.
+
+    Of a worker's share: as many rows are asked of it as it asks for, and four more tiles travel.
+    """
     rows, per_row = len(step.sampler.batch(0, 0).rows_R), plan.table_bytes / plan.num_rows
-    sides = [] if step.features is None else [side.host for side in step.features.sides if side is not None]
+    features, workers = (step.features, 1) if isinstance(step, Step) else (None, step.world.size)
+    tiles = 6 if isinstance(step, Step) else 10
+    sides = [] if features is None else [side.host for side in features.sides if side is not None]
     per_row_features = max((FEATURE_SLOTS * side.pitch_bytes + 4 * side.width for side in sides), default=0)
-    whole = plan.table_bytes + sum(side.bytes for side in sides)
+    whole = plan.table_bytes // workers + sum(side.bytes for side in sides)
     cache = whole if plan.placement.kind == "device" else plan.placement.cache_bytes
-    return int(cache + rows * (SLOTS * per_row + per_row_features + 6 * 4 * step.table.width))
+    return int(cache + rows * (SLOTS * per_row + per_row_features + tiles * 4 * step.table.width))
 
 
 def _ranking_seconds(rows_NF: torch.Tensor, dataset: Dataset) -> float:

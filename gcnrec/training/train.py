@@ -7,7 +7,7 @@ epochs, and the export of that. A stopped run continues from its newest whole ch
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -104,9 +104,11 @@ def train(
             observer.warn(sentence)
         for line in decided:
             observer.note(line)
+    taken = nullcontext() if plan is None else plan.placement.taken(world)
     device, params = "cpu" if plan is None else plan.placement.device_name, job.model_dump(mode="json", exclude_none=True)
     with (
         use_threads(job.train.threads, world.local_size),
+        taken,
         tracked(job.run, params, folder, observer) as tracking,
         stops(folder) as stop,
         _opened(job, dataset, folder, device, resume, observer),
@@ -280,9 +282,12 @@ def _step(work: Work, data: TrainData, stage: str) -> Iterator[TrainingStep]:
     if work.world.size > 1 or (work.job.train.parts or 1) > 1:
         del rows_ND
         described = work.job.model_dump(mode="json", exclude_none=True, by_alias=True)
-        work.world.publish(beginning(described, work.dataset, stage))
+        work.world.publish(beginning(described, work.dataset, stage, plan.placement.on_gpu))
         data = replace(data, features=features)
-        yield shared_step(work.job, plan, data, work.world, table, partial(scratch_values, work.folder))
+        scratch = partial(scratch_values, work.folder)
+        step = shared_step(work.job, plan, data, work.world, table, scratch, work.observer)
+        with released(step.table):
+            yield step
         return
     with released(placed(plan.placement, data.graph, table, work.observer, features, reads_rows)) as table_there:
         del table, rows_ND

@@ -16,8 +16,8 @@ class Metered:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.rank, self.size, self.local_size = world.rank, world.size, world.local_size
-        self.machines = world.machines
+        self.rank, self.size, self.machines = world.rank, world.size, world.machines
+        self.local_rank, self.local_size = world.local_rank, world.local_size
         self.bytes = 0
 
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
@@ -28,6 +28,9 @@ class Metered:
     def counts(self, outs: Sequence[int]) -> list[int]:
         self.bytes += 8 * (self.size - 1)
         return self._world.counts(outs)
+
+    def connect(self, device: torch.device) -> None:
+        self._world.connect(device)
 
     def publish(self, command: Mapping[str, Any]) -> None:
         self._world.publish(command)

@@ -2,7 +2,8 @@
 torch.distributed.
 
 `Alone` is the world of a run in one process. `Group` sends by gloo: `all_to_all_single` is its fastest collective by far, so each
-exchange is one. Commands go through a store that worker 0 hosts, not through collectives, which have a timeout.
+exchange is one. Rows of GPUs travel by NCCL where all workers have it, else through memory of the host. Commands go through a
+store that worker 0 hosts, not through collectives, which have a timeout.
 A group comes from whoever started the processes: a process group that is initialised already (Ray, SLURM), torchrun's
 environment, or `gcnrec.workers.launch`. Letters: W workers, S rows sent, C rows that come.
 """
@@ -47,6 +48,10 @@ _REPORT_SECONDS = 0.005
 _AGES = timedelta(days=20)
 """For the next command. Torch counts milliseconds in 31 bits, which is 24 days."""
 _MOST_MINUTES = 525600  # a year
+DIRECT = {"cuda": "nccl"}
+"""Which backend of torch exchanges memory of a type of device. Gloo has all else: counts, ids, votes, and what is dealt out."""
+_POLL_SECONDS, _LOOK_SECONDS = 0.0001, 0.5
+"""Between looks at an exchange of devices, and at the board meanwhile."""
 _LOOPBACK = "127.0.0.1"
 _INTERFACE = "GLOO_SOCKET_IFNAME"
 """Where gloo listens. It takes the address of the host's name otherwise, which others may reach."""
@@ -56,13 +61,14 @@ _REMEDY = "start the same command again, a training with --resume"
 
 
 class World(Protocol):
-    """Worker `rank` of `size`, of which `local_size` run on this machine. All workers make the same calls in the same order.
+    """Worker `rank` of `size`, of which `local_size` run on this machine; of these it is number `local_rank` (0, 1, ...).
 
-    `machines` names, for each worker in turn, the first worker of its machine.
+    All workers make the same calls in the same order. `machines` names, for each worker in turn, the first worker of its machine.
     """
 
     rank: int
     size: int
+    local_rank: int
     local_size: int
     machines: tuple[int, ...]
 
@@ -77,6 +83,10 @@ class World(Protocol):
 
     def counts(self, outs: Sequence[int]) -> list[int]:
         """Send the integer outs[w] to worker w; return what each worker sent, in order of workers."""
+        ...
+
+    def connect(self, device: torch.device) -> None:
+        """From now on rows of `device`, a GPU or the CPU, are exchanged without the host where all workers can."""
         ...
 
     def publish(self, command: Mapping[str, Any]) -> None:
@@ -113,6 +123,7 @@ class Alone:
 
     rank = 0
     size = 1
+    local_rank = 0
     local_size = 1
     machines: tuple[int, ...] = (0,)
 
@@ -121,6 +132,9 @@ class Alone:
 
     def counts(self, outs: Sequence[int]) -> list[int]:
         return list(outs)
+
+    def connect(self, device: torch.device) -> None:
+        pass
 
     def publish(self, command: Mapping[str, Any]) -> None:
         pass
@@ -157,20 +171,50 @@ class Group:
         self._published = self._reported = 0
         self._loss: PeerLostError | None = None
         self._is_closed = False
+        self._direct: dist.ProcessGroup | None = None
+        self._direct_type = ""
         host = zlib.crc32(socket.gethostname().encode())
         hosts = self.counts([host] * self.size)  # connects all to all, before anyone waits for one
+        self.local_rank = _number("LOCAL_RANK", hosts[: self.rank].count(host))
         self.local_size, self.machines = hosts.count(host), tuple(map(hosts.index, hosts))
 
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         check_splits(sent, outs, ins, self.size)
         row_bytes = sent.element_size() * prod(sent.shape[1:])
-        source = sent.detach().cpu().contiguous()  # copy: from a GPU, or where rows do not lie together; synchronize: a GPU
-        came = torch.empty((sum(ins), *sent.shape[1:]), dtype=sent.dtype)
-        bytes_in, bytes_out = [int(rows) * row_bytes for rows in ins], [int(rows) * row_bytes for rows in outs]
+        is_direct = sent.device.type == self._direct_type
+        place = sent.device if is_direct else torch.device("cpu")
+        source = sent.detach().to(place).contiguous()  # copy: from a GPU, or where rows do not lie together; synchronize: a GPU
+        came = torch.empty((sum(ins), *sent.shape[1:]), dtype=sent.dtype, device=place)
+        splits = [int(rows) * row_bytes for rows in ins], [int(rows) * row_bytes for rows in outs]
         with self._naming():
             # synchronize: all workers
-            dist.all_to_all_single(_bytes(came), _bytes(source), bytes_in, bytes_out, group=self._seat.group)
+            if is_direct:
+                self._await(dist.all_to_all_single(_bytes(came), _bytes(source), *splits, group=self._direct, async_op=True))
+            else:
+                dist.all_to_all_single(_bytes(came), _bytes(source), *splits, group=self._seat.group)
         return came.to(sent.device)  # copy: to a GPU
+
+    def connect(self, device: torch.device) -> None:
+        backend = DIRECT.get(device.type, "")
+        able = self.counts([int(dist.is_backend_available(backend))] * self.size)  # also fails at once where a worker is lost
+        if self._direct is None and all(able):
+            with self._naming():
+                self._direct = dist.new_group(backend=backend, timeout=self._seat.timeout + _START)
+            self._direct_type = device.type
+
+    def _await(self, work: dist.Work) -> None:
+        """NCCL waits for a lost worker in a way that nothing interrupts: this thread looks out for a loss meanwhile."""
+        begun = looked = time.monotonic()
+        while not work.is_completed():
+            now = time.monotonic()
+            if now - begun > self._seat.timeout.total_seconds():
+                raise RuntimeError("no worker has answered in time")
+            if now - looked > _LOOK_SECONDS:
+                looked = now
+                if self._board.loss():
+                    raise RuntimeError("a worker was lost")
+            time.sleep(_POLL_SECONDS)
+        work.wait()
 
     def counts(self, outs: Sequence[int]) -> list[int]:
         ones = [1] * self.size

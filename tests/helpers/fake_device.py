@@ -137,3 +137,22 @@ class LazyDevice(FakeDevice):
 
     def dawdle(self):
         """Never."""
+
+
+def stand_for_gpus(patch, kind=FakeDevice):
+    """Every job trains behind such devices, a new one for each table; `patch` is pytest's monkeypatch. Returns what is made."""
+    from gcnrec.tables import placement
+    from gcnrec.training import plan
+
+    made = []
+
+    def pipeline_of(device, blocks, on_file, warn):
+        made.append(kind(len(made)))
+        return made[-1]
+
+    patch.setattr(plan, "uses_gpu", lambda device, able: True)
+    patch.setattr(placement, "gpu", lambda: torch.device("cpu"))
+    patch.setattr(placement, "take_gpu", lambda place, workers: torch.device("cpu"))
+    patch.setattr(placement, "cores_of", lambda device: frozenset())
+    patch.setattr(placement, "pipeline_of", pipeline_of)
+    return made

@@ -26,8 +26,8 @@ class FakeWorld:
 
     def __init__(self, rank: int, queues: tuple[Queues, Queues, SimpleQueue[Any]], machines: Sequence[int]) -> None:
         self._rows, self._commands, self._reports = queues
-        self.rank, self.size = rank, len(self._rows)
-        self.local_size, self.machines = list(machines).count(machines[rank]), tuple(machines)
+        self.rank, self.size, self.machines = rank, len(self._rows), tuple(machines)
+        self.local_rank, self.local_size = list(machines[:rank]).count(machines[rank]), list(machines).count(machines[rank])
 
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         check_splits(sent, outs, ins, self.size)
@@ -43,6 +43,9 @@ class FakeWorld:
     def counts(self, outs: Sequence[int]) -> list[int]:
         ones = [1] * self.size
         return self.exchange(torch.tensor(outs, dtype=torch.int64), ones, ones).tolist()
+
+    def connect(self, device: torch.device) -> None:
+        """Threads share all memory."""
 
     def publish(self, command: Mapping[str, Any]) -> None:
         if self.rank:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.rows import RowGrad, Rows, Ticket
-from gcnrec.tables.dealt.shards import as_dense
+from gcnrec.tables.dealt.shards import OnHost, as_dense
 from gcnrec.tables.dealt.spans import bring, fetched, give, sizes_of, stretches, taken
 from gcnrec.tables.dealt.table import DealtTable
 from gcnrec.tables.dense import DenseTable, StepTable
@@ -42,7 +42,7 @@ def shares(width: int, size: int) -> list[slice]:
 
 
 @dataclass(frozen=True)
-class ColumnShards:
+class ColumnShards(OnHost):
     """Rows of `width` values with `moments` floats of state each, moment after moment: of Adam [m | v]."""
 
     num_rows: int

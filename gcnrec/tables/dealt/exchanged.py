@@ -10,7 +10,7 @@ Letters: N rows of the table, S parts, W workers, P parts of a worker, R rows of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.rows import RowGrad, Rows, Ticket
-from gcnrec.tables.dealt.plan import Plan, in_part_order, planned, split
+from gcnrec.tables.dealt.plan import in_part_order, split
 from gcnrec.tables.dealt.shards import RowShards
 from gcnrec.tables.dealt.table import DealtTable
 from gcnrec.tables.dealt.wire import Fetched
@@ -36,7 +36,7 @@ class ExchangedTable(DealtTable):
     def __init__(self, world: World, shards: RowShards, host: HostTable | None, reads_rows: bool = True) -> None:
         super().__init__(world, shards, host)
         self.reads_rows, self._wire = reads_rows, shards.wire
-        self._plans: dict[Ticket, Plan] = {}
+        self._plans: dict[Ticket, Any] = {}
         self._fetched: dict[Ticket, Fetched] = {}
 
     @property
@@ -44,8 +44,7 @@ class ExchangedTable(DealtTable):
         return self._shards.width
 
     def announcing(self) -> AbstractContextManager[Any]:
-        """Nothing is uploaded."""
-        return nullcontext()
+        return self.local.announcing()
 
     def prefetch(self, rows_R: NDArray[np.int64], index_R: torch.Tensor | None = None) -> Ticket:
         """The ticket of a worker's only part."""
@@ -56,7 +55,7 @@ class ExchangedTable(DealtTable):
         tickets = [Ticket(rows_R) for rows_R in rows]
         if not self.reads_rows:
             return tickets
-        self._plans |= dict.fromkeys(tickets, planned(self._world, rows))
+        self._plans |= dict.fromkeys(tickets, self._wire.planned(self._world, self.local, rows))
         return tickets
 
     def fetch(self, tickets: Sequence[Ticket]) -> None:

@@ -1,12 +1,13 @@
 """A whole table and its workers' rows n % W = r: how rows and state are dealt out, and come back.
 
+Shares lie in the memory of hosts, where CPUs train them; `staged` puts them behind devices.
 Letters: N rows of the table, W workers, X stored values of rows, R rows of a span, M moments, C floats of state of a row.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from gcnrec.rows import RowNumbers
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dealt.spans import Span, bring, cut_at, cuts_of, fetched, give, numbers_of, row_spans, sizes_of, taken
 from gcnrec.tables.dealt.wire import DenseWire, SlotWire, Wire, as_slots
-from gcnrec.tables.dense import DenseTable, StepTable
+from gcnrec.tables.dense import Allocate, DenseTable, StepTable, in_ram
 from gcnrec.tables.pipelined import HostTable
 from gcnrec.tables.slots import SlotTable
 from gcnrec.workers.world import World
@@ -31,6 +32,15 @@ class Shards(Protocol):
     @property
     def width(self) -> int: ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where steps work on rows."""
+        ...
+
+    def whole(self, host: HostTable) -> StepTable:
+        """The share of a worker without others."""
+        ...
+
     def empty(self) -> StepTable:
         """A table without rows, until some are dealt out."""
         ...
@@ -43,32 +53,50 @@ class Shards(Protocol):
         """Write all workers' rows into the leader's table."""
         ...
 
+    def close(self, local: StepTable) -> None:
+        """Give back what a device holds of a share, which is not used any more."""
+        ...
+
 
 class RowShards(Shards, Protocol):
     """Shares of whole rows."""
 
     @property
-    def wire(self) -> Wire:
+    def wire(self) -> Wire[Any]:
         """How rows and their gradients travel in a step."""
         ...
 
 
+class OnHost:
+    """What is the same for all shares that CPUs train."""
+
+    device = torch.device("cpu")
+
+    def whole(self, host: HostTable) -> StepTable:
+        """The leader's table itself."""
+        return host
+
+    def close(self, local: StepTable) -> None:
+        """No device holds anything."""
+
+
 @dataclass(frozen=True)
-class DenseShards:
-    """Rows of `width` values and `state_width` floats of state."""
+class DenseShards(OnHost):
+    """Rows of `width` values and `state_width` floats of state, in memory of `allocate`."""
 
     wire = DenseWire()
 
     num_rows: int
     width: int
     state_width: int
+    allocate: Allocate = in_ram
 
     def empty(self) -> DenseTable:
         return DenseTable(torch.empty(0, self.width), self.state_width)
 
     def dealt(self, world: World, host: HostTable | None) -> DenseTable:
         start = torch.zeros(1, 1).expand(_own_rows(world, self.num_rows), self.width)
-        table = DenseTable(start, self.state_width, numbers=RowNumbers(world.size, world.rank))
+        table = DenseTable(start, self.state_width, self.allocate, RowNumbers(world.size, world.rank))
         whole = {} if host is None else as_dense(host).tensors()
         for name, mine in table.tensors().items():
             _deal(world, self.num_rows, whole.get(name), mine)
@@ -81,8 +109,9 @@ class DenseShards:
 
 
 @dataclass(frozen=True)
-class SlotShards:
-    """Rows of up to `width` stored values of `dtype`, with `moments` floats of state a value and `scalars` a row."""
+class SlotShards(OnHost):
+    """Rows of up to `width` stored values of `dtype`, with `moments` floats of state a value and `scalars` a row, in memory of
+    `allocate`."""
 
     wire = SlotWire()
 
@@ -91,6 +120,7 @@ class SlotShards:
     moments: int
     scalars: int
     dtype: str
+    allocate: Allocate = in_ram
 
     def empty(self) -> SlotTable:
         return self._table(0, 1, RowNumbers())
@@ -125,7 +155,7 @@ class SlotShards:
         _collect(world, self.num_rows, mine.last_N, None if whole is None else whole.last_N)
 
     def _table(self, rows: int, values: int, numbers: RowNumbers) -> SlotTable:
-        return SlotTable(rows, self.width, values, (self.moments, self.scalars), self.dtype, numbers=numbers)
+        return SlotTable(rows, self.width, values, (self.moments, self.scalars), self.dtype, self.allocate, numbers)
 
     def _spans(self, world: World, whole: SlotTable | None) -> list[Span]:
         """Cut by what rows store, which the leader knows of all: the popular ones store more."""

@@ -21,7 +21,7 @@ class DealtTable:
     def __init__(self, world: World, shards: Shards, host: HostTable | None) -> None:
         self._world, self._shards, self._host = world, shards, host
         self._seen, self._dirty = -1, False
-        self.local: StepTable = shards.empty() if host is None or world.size > 1 else host
+        self.local: StepTable = shards.empty() if host is None or world.size > 1 else shards.whole(host)
 
     @property
     def num_rows(self) -> int:
@@ -29,7 +29,7 @@ class DealtTable:
 
     @property
     def device(self) -> torch.device:
-        return self.local.device
+        return self._shards.device
 
     def write(self, rows: Rows) -> None:
         """Make updated rows of the share its content."""
@@ -44,9 +44,14 @@ class DealtTable:
     def deal(self) -> None:
         """Give every worker its share and the state of it, out of the leader's table. All workers call it together."""
         if self._world.size > 1:
-            self.local = self._shards.empty()  # or the old share and the new one would be in memory
+            self.close()  # or the old share and the new one would be in memory
             self.local = self._shards.dealt(self._world, self._host)
         self._mark_seen()
+
+    def close(self) -> None:
+        """Give back what a device holds of this worker's share."""
+        self._shards.close(self.local)
+        self.local = self._shards.empty()
 
     def collect(self) -> None:
         """Bring all shares and their state back to the leader's table. All workers call it together."""
@@ -64,4 +69,4 @@ class DealtTable:
         if self._dirty and self._world.size > 1 and not self.stale:
             self._world.publish({"do": "collect"})
             self.collect()
-        return self._host.drained()
+        return self._host.drained() if self._world.size > 1 else self.local.drained()

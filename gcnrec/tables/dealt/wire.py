@@ -5,6 +5,7 @@
 | `DenseWire` | 4 D bytes | 4 D bytes | |
 | `SlotWire` | its record: 8 to 512 bytes, none where it stores nothing | 4 bytes a stored value | a count of 1 byte a row |
 
+Rows of devices travel by a wire of their own (`staged`).
 So bytes of slots fall with the density of their table. Both give rows and gradients the same bits: a gradient is summed cell by
 cell, and cells that are not stored are left out before the sum, or behind it.
 Letters: W workers, P parts of a worker, R rows of a part, A rows asked of this worker, C rows that come to it, both by worker and
@@ -23,12 +24,13 @@ from numpy.typing import NDArray
 
 from gcnrec.ops import slots as ops
 from gcnrec.rows import RowGrad, Rows, Ticket
-from gcnrec.tables.dealt.plan import Plan, by_part, in_part_order, joined, split
+from gcnrec.tables.dealt.plan import Plan, by_part, in_part_order, joined, planned, split
 from gcnrec.tables.dense import StepTable
 from gcnrec.tables.slots import SlotTable
 from gcnrec.workers.sums import grouped, placed, tree_rows
 from gcnrec.workers.world import World
 
+Planned = TypeVar("Planned")
 FLOAT_BYTES = 4
 """Of a value of a whole row, of a gradient, and of the floats as which records travel."""
 _Piece = TypeVar("_Piece")
@@ -54,15 +56,19 @@ class Fetched(Protocol):
         ...
 
 
-class Wire(Protocol):
+class Wire(Protocol[Planned]):
     """How rows and gradients travel between workers. All workers call it together; `local` has a worker's own rows."""
 
-    def fetched(self, world: World, local: StepTable, plan: Plan) -> Sequence[Fetched]:
+    def planned(self, world: World, local: StepTable, rows: Sequence[NDArray[np.int64]]) -> Planned:
+        """Who asks whom for the rows of each of this worker's parts, ascending and unique. Owners may begin to read them."""
+        ...
+
+    def fetched(self, world: World, local: StepTable, plan: Planned) -> Sequence[Fetched]:
         """The rows of each part of this worker, from their owners."""
         ...
 
-    def summed(self, world: World, local: StepTable, plan: Plan, grads: Sequence[Sequence[torch.Tensor]]) -> RowGrad:
-        """The gradient of this worker's own rows, summed over all parts by one fixed tree, as `local.stored` gives it.
+    def summed(self, world: World, local: StepTable, plan: Planned, grads: Sequence[Sequence[torch.Tensor]]) -> RowGrad:
+        """The gradient of this worker's own rows, summed over all parts in one fixed order, as `local.stored` gives it.
 
         `grads` has what each part of this worker has for each worker (`Fetched.by_owner`).
         """
@@ -98,7 +104,14 @@ class WholeRows:
         return torch.split(grouped(grad.values_X.view_as(self.tile_RD), self.order_R), self.asks_W.tolist())
 
 
-class DenseWire:
+class OfHosts:
+    """What is planned where rows are read in host memory."""
+
+    def planned(self, world: World, local: StepTable, rows: Sequence[NDArray[np.int64]]) -> Plan:
+        return planned(world, rows)
+
+
+class DenseWire(OfHosts):
     """Rows and gradients in whole width."""
 
     def fetched(self, world: World, local: StepTable, plan: Plan) -> Sequence[WholeRows]:
@@ -163,7 +176,7 @@ class StoredRows:
         return torch.split(grad.values_X, self.values_W)
 
 
-class SlotWire:
+class SlotWire(OfHosts):
     """Rows as records with their counts, which an exploration may change after rows were announced; gradients as stored values.
 
     `local` is a `SlotTable`.
@@ -187,7 +200,7 @@ class SlotWire:
         """Values of a row are summed in the row's own columns, in tiles as wide as the longest row."""
         table, asked_A = as_slots(local), np.concatenate(plan.asked)
         count_A = table.counts_N[asked_A].astype(np.int64)
-        values_X = _to_owners(world, grads, _sums(count_A, plan.outs))
+        values_X = to_owners(world, grads, _sums(count_A, plan.outs))
         most = int(count_A.max(initial=1))  # a tile has memory, also where no row stores anything
         tile_AK = torch.zeros(len(asked_A), most)
         _copied(values_X, _starts(count_A), tile_AK.view(-1), np.arange(len(asked_A)) * most, count_A)
@@ -211,7 +224,7 @@ def as_slots(table: object) -> SlotTable:
     return table
 
 
-def _to_owners(world: World, grads: Sequence[Sequence[torch.Tensor]], ins: Sequence[int]) -> torch.Tensor:
+def to_owners(world: World, grads: Sequence[Sequence[torch.Tensor]], ins: Sequence[int]) -> torch.Tensor:
     """What all parts of all workers have for this worker, by worker and part; `grads` by part and worker."""
     outs = [sum(len(pieces[worker]) for pieces in grads) for worker in range(world.size)]
     sent = joined([pieces[worker] for worker in range(world.size) for pieces in grads])

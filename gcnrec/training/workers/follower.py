@@ -6,6 +6,8 @@ It writes no file.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from gcnrec.steps.follower import Follower, SharedStep
 from gcnrec.system.scratch import keep_freed_memory
 from gcnrec.tables.dense import in_ram
 from gcnrec.tables.features.sides import with_codes
+from gcnrec.tables.placement import released
 from gcnrec.training.build import features_read, shared_step
 from gcnrec.training.plan import plan_of
 from gcnrec.training.train import features_of, refit_data, train_data, use_threads
@@ -30,32 +33,35 @@ def follow(world: World) -> None:
     """Take part in the stages and rankings of a run until its leader ends. Raises PeerLostError where a worker is lost."""
     keep_freed_memory()
     follower, threads, command = None, None, world.awaited()
-    while True:
-        match command["do"]:
-            case "begin":
-                follower = None  # or two shares of a table would be in memory
-                threads = command["job"].get("train", {}).get("threads")
-                with use_threads(threads, world.local_size):
-                    follower = Follower(_step(command, world))
-            case "rank":
-                asked = Asked.of(command)
-                with use_threads(asked.threads):  # the other workers of this machine wait
-                    command = follow_ranking(world, asked)
-                continue
-            case "export" if follower is not None:
-                with use_threads(command["threads"]):
-                    command = follow_export(world, command["rankers"], follower.step.encoder)
-                continue
-            case "ranked" | "exported":
-                pass
-            case _:
-                return
-        with use_threads(threads, world.local_size):
-            command = world.awaited() if follower is None else follower.follow()
+    with ExitStack() as stage:
+        while True:
+            match command["do"]:
+                case "begin":
+                    follower = None
+                    stage.close()  # or two shares of a table would be in memory
+                    threads = command["job"].get("train", {}).get("threads")
+                    with use_threads(threads, world.local_size):
+                        follower = Follower(stage.enter_context(_step(command, world)))
+                case "rank":
+                    asked = Asked.of(command)
+                    with use_threads(asked.threads):  # the other workers of this machine wait
+                        command = follow_ranking(world, asked)
+                    continue
+                case "export" if follower is not None:
+                    with use_threads(command["threads"]):
+                        command = follow_export(world, command["rankers"], follower.step.encoder)
+                    continue
+                case "ranked" | "exported":
+                    pass
+                case _:
+                    return
+            with use_threads(threads, world.local_size):
+                command = world.awaited() if follower is None else follower.follow()
 
 
-def _step(command: dict[str, Any], world: World) -> SharedStep:
-    """The step of a stage, as the leader builds it, with a table that the leader fills."""
+@contextmanager
+def _step(command: dict[str, Any], world: World) -> Iterator[SharedStep]:
+    """The step of a stage, as the leader builds it, with a table that the leader fills; until the end of the block."""
     job = Job.parse(command["job"], [], "the leader's job")
     dataset = _dataset(command).reading(job.model.behaviours)
     plan = plan_of(job, dataset.graph.num_nodes)
@@ -64,7 +70,10 @@ def _step(command: dict[str, Any], world: World) -> SharedStep:
     if job.model.needs_codes and features.any:  # what int8 codes stand for is the fit's, in a refit too
         features = with_codes(features, dataset.graph.union, job.model.feature_dtype, job.train.seed)
     data = replace(data, features=features_read(job, features, data.graph.union, in_ram))
-    return shared_step(job, plan, data, world, None)
+    with plan.placement.taken(world):
+        step = shared_step(job, plan, data, world, None)
+        with released(step.table):
+            yield step
 
 
 def _dataset(command: dict[str, Any]) -> Dataset:

@@ -26,8 +26,9 @@ class Echo:
     """
 
     def __init__(self, size: int) -> None:
-        self.rank, self.size, self.local_size = 0, size, size
+        self.rank, self.size = 0, size
         self.machines: tuple[int, ...] = (0,) * size
+        self.local_rank, self.local_size = 0, size
 
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         """What is sent, or so many of its rows, again and again, where other numbers come."""
@@ -39,6 +40,9 @@ class Echo:
 
     def counts(self, outs: Sequence[int]) -> list[int]:
         return list(outs)
+
+    def connect(self, device: torch.device) -> None:
+        pass
 
     def publish(self, command: Mapping[str, Any]) -> None:
         pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from gcnrec.config import Loss, Model, Sampler
+from gcnrec.config import INDUCTIVE, Loss, Model, Sampler
 from gcnrec.errors import UsageError
 from gcnrec.loaders.schema import Dataset
 from gcnrec.tables.dealt.columns import LINE, most_workers
@@ -60,8 +60,8 @@ def _reason(job: Chosen, plan: Plan | None, parts: int) -> str | None:
         return "directau compares all pairs of a batch"
     if job.sampler.respect_time:
         return "sampler.respect_time = true gives nodes of a batch dates of their own"
-    if plan.placement.on_gpu:
-        return "workers train on CPUs in this version (train.device = 'cpu')"
+    if plan.placement.on_gpu and job.model.name in INDUCTIVE:
+        return f"on GPUs, layers of model.name = '{job.model.name}' have one process in this version (train.device = 'cpu')"
     if plan.placement.on_disk:
         return "a table on disk is not dealt out (table.placement = 'host')"
     return _unshared_columns(job, plan, parts) if by_columns(job.model) else None
@@ -80,6 +80,10 @@ def _unshared_columns(job: Chosen, plan: Plan, parts: int) -> str | None:
     return None
 
 
-def beginning(described: dict[str, Any], dataset: Dataset, stage: str) -> dict[str, Any]:
-    """What other workers must know to take part in a stage ("fit" or "refit") of a job, whose sections JSON describes."""
+def beginning(described: dict[str, Any], dataset: Dataset, stage: str, on_gpu: bool) -> dict[str, Any]:
+    """What other workers must know to take part in a stage ("fit" or "refit") of a job, whose sections JSON describes.
+
+    All train on GPUs, or none does: a worker without one must not decide for itself.
+    """
+    described = {**described, "train": {**described["train"], "device": "cuda" if on_gpu else "cpu"}}
     return {"do": "begin", "job": described, "data": str(dataset.folder.resolve()), "digest": dataset.digest, "stage": stage}
