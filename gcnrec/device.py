@@ -175,8 +175,8 @@ def take_gpu(place: int, workers: int) -> torch.device:
     count = torch.cuda.device_count()
     if max(place + 1, workers) > count:
         raise DeviceError(
-            f"{workers} workers of this host need a GPU each, and this process sees {count}; start as many workers as GPUs "
-            "(CUDA_VISIBLE_DEVICES hides some), or set train.device = 'cpu'"
+            f"each of the workers of this host ({workers}) needs a GPU of its own, and number {place} from 0 sees {count}; start "
+            "as many workers as GPUs (CUDA_VISIBLE_DEVICES hides some), or set train.device = 'cpu'"
         )
     torch.cuda.set_device(place)
     return gpu()

@@ -1,13 +1,17 @@
-"""What the host prepares becomes tensors by one upload, in the form in which it was given."""
+"""What the host prepares becomes tensors by one upload, in the form in which it was given. A worker takes a GPU of its own."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 import torch
 
+from gcnrec import device
 from gcnrec.device import ops_for, uploaded
+from gcnrec.errors import DeviceError
 from gcnrec.ops.cpu import CpuOps
 
 
@@ -48,3 +52,49 @@ def test_on_the_cpu_nothing_is_copied():
     array = np.arange(5)
     (tensor,) = uploaded((array,), ops_for(torch.device("cpu")))
     assert tensor.data_ptr() == array.ctypes.data
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """So many GPUs as torch would see; the number of the current one is in the list."""
+    current = [0]
+
+    def see(count):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda place: current.__setitem__(0, place))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
+        monkeypatch.setattr(device, "find_spec", lambda name: name)
+        return current
+
+    return see
+
+
+def test_each_worker_of_a_host_takes_a_gpu_of_its_own(gpus):
+    current = gpus(3)
+    for place in (2, 0, 1):
+        assert device.take_gpu(place, 3) == torch.device("cuda", place) and current == [place]
+    assert device.take_gpu(1, 2) == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(("place", "workers"), [(0, 3), (2, 3), (2, 1)], ids=["too many", "the last of too many", "a far place"])
+def test_more_workers_than_gpus_are_refused(gpus, place, workers):
+    current = gpus(2)
+    with pytest.raises(DeviceError, match=rf"host \({workers}\) needs a GPU .* number {place} from 0 sees 2; start as many"):
+        device.take_gpu(place, workers)
+    assert current == [0]
+
+
+def test_a_worker_without_a_gpu_is_told_what_it_lacks(gpus):
+    gpus(0)
+    with pytest.raises(DeviceError, match="needs an NVIDIA GPU"):
+        device.take_gpu(0, 1)
+
+
+def test_a_gpus_cores_are_those_of_its_place_on_the_bus(monkeypatch):
+    facts, asked = SimpleNamespace(pci_domain_id=1, pci_bus_id=0x3B, pci_device_id=4), []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: facts)
+    monkeypatch.setattr(device, "cores_near", lambda address: asked.append(address) or frozenset({3}))
+    assert device.cores_of(torch.device("cuda", 1)) == {3} and asked == ["0001:3b:04.0"]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: SimpleNamespace(name="of an old torch"))
+    assert device.cores_of(torch.device("cuda", 1)) == frozenset()

@@ -26,12 +26,12 @@ def run(tmp_path):
     train = importlib.import_module("gcnrec.training.train").train
     dataset, done = testing.write_dataset(testing.halves(), tmp_path / "data"), []
 
-    def trained(kind, device, **table):
+    def trained(kind, device, parts=1, **table):
         given = SECTIONS[kind]
         sections = {
             "model": {"propagation": "sampled", "layers": 2, "width": 16, "start": "normal"},
             "optimizer": {"rule": "adam", "learning_rate": 0.02},
-            "train": {"epochs": 3, "batch_size": 30, "threads": 1, "device": device},
+            "train": {"epochs": 3, "batch_size": 30, "threads": 1, "device": device, "parts": parts},
             "evaluate": {"baselines": [], "metric": "recall@3", "patience": 0},
             **given, "table": {**given.get("table", {}), **table},
         }  # fmt: skip
@@ -53,6 +53,14 @@ def test_as_on_the_cpu(kind, run):
     assert epochs[-1]["loss"] < epochs[0]["loss"]
     assert all(epoch["rows_read"] > 0 and epoch["gigabytes_per_second"] > 0 for epoch in others)
     assert "rows_read" not in epochs[0]
+
+
+@pytest.mark.parametrize("kind", ["dense", "slots-bfloat16"])
+def test_parts_of_one_worker_as_on_the_cpu(kind, run):
+    (epochs, _), (others, _) = run(kind, "cpu", 2), run(kind, "cuda", 2)
+    tolerance = 1e-3 if kind == "dense" else 2e-2
+    assert [epoch["loss"] for epoch in others] == pytest.approx([epoch["loss"] for epoch in epochs], rel=tolerance)
+    assert epochs[-1]["loss"] < epochs[0]["loss"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,6 +6,7 @@ import ctypes
 import re
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ class HostLauncher:
         self.falling = False
         self.launches: list[tuple[str, int, int]] = []
         self._libraries: dict[Path, ctypes.CDLL] = {}
+        self._one = threading.Lock()
 
     def launch(self, file, kernel, grid, block, arguments, device, shared=0):
         assert shared == 0 and 1 <= grid < 2**31 and block % 32 == 0 and 32 <= block <= 1024, (grid, block)
@@ -42,8 +44,9 @@ class HostLauncher:
         cells = [np.array([argument]).reshape(1) for argument in arguments]
         values = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
         types = (ctypes.c_char_p * len(cells))(*(cell.dtype.str[1:].encode() for cell in cells))
-        entry = getattr(self.library(module.FOLDER / file), f"host_{kernel}")
-        wrong = entry(len(cells), 1 if self.falling else grid, block, values, types, int(self.falling))
+        with self._one:  # a kernel's threads have variables of the whole process
+            entry = getattr(self.library(module.FOLDER / file), f"host_{kernel}")
+            wrong = entry(len(cells), 1 if self.falling else grid, block, values, types, int(self.falling))
         assert wrong == -1, f"{kernel}: argument {wrong} of {len(cells)} has the wrong type or the count is wrong"
 
     def library(self, path: Path) -> ctypes.CDLL:
