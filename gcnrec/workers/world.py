@@ -53,8 +53,6 @@ DIRECT = {"cuda": "nccl"}
 _POLL_SECONDS, _LOOK_SECONDS = 0.0001, 0.5
 """Between looks at an exchange of devices, and at the board meanwhile."""
 _LOOPBACK = "127.0.0.1"
-_INTERFACE = "GLOO_SOCKET_IFNAME"
-"""Where gloo listens. It takes the address of the host's name otherwise, which others may reach."""
 _ADDRESS_BYTES = 300
 """Room for the name of a host, which has at most 253 letters, and a port."""
 _REMEDY = "start the same command again, a training with --resume"
@@ -463,25 +461,34 @@ def _found(timeout: timedelta) -> Iterator[_Seat]:
 @contextmanager
 def _connected(seat: _Seat, board: Board, address: str) -> Iterator[None]:
     """Torch's default group, among workers of this machine alone."""
-    earlier, hook = os.environ.get(_INTERFACE), sys.excepthook
-    os.environ[_INTERFACE] = earlier or ("lo" if sys.platform == "linux" else "lo0")
-    store = PrefixStore("gloo", _tcp_client(address, max(seat.timeout, _START)))
+    hook, store = sys.excepthook, PrefixStore("gloo", _tcp_client(address, max(seat.timeout, _START)))
     try:
-        dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=seat.timeout)
+        with _on_loopback("GLOO_SOCKET_IFNAME"):
+            dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=seat.timeout)
     except RuntimeError as problem:
         with suppress(RuntimeError):
             if loss := board.loss():
                 raise _named(*loss) from problem
         raise _unconnected(problem) from problem
-    finally:
-        if earlier is None:
-            del os.environ[_INTERFACE]
     try:
-        yield
+        with _on_loopback("NCCL_SOCKET_IFNAME"):  # it connects when rows of GPUs travel first
+            yield
     finally:
         sys.excepthook = hook  # torch's own puts the rank before each line of a traceback
         with suppress(RuntimeError):
             dist.destroy_process_group()
+
+
+@contextmanager
+def _on_loopback(variable: str) -> Iterator[None]:
+    """What the environment's `variable` tells where to listen listens where no other machine reaches it, if it says nothing."""
+    earlier = os.environ.get(variable)
+    os.environ[variable] = earlier or ("lo" if sys.platform == "linux" else "lo0")
+    try:
+        yield
+    finally:
+        if earlier is None:
+            del os.environ[variable]
 
 
 def _unconnected(problem: Exception) -> PeerLostError:

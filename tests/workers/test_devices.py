@@ -26,7 +26,7 @@ from jobs.measure.kill.digests import digests
 JOB = {
     "model": {"propagation": "none", "width": 8, "start": "normal"},
     "optimizer": {"rule": "adam"},
-    "train": {"epochs": 1, "batch_size": 64, "threads": 1, "parts": 2},
+    "train": {"epochs": 2, "batch_size": 64, "threads": 1, "parts": 2},
     "evaluate": {"baselines": [], "metric": "recall@3", "k": [3], "bootstrap": 0},
 }
 
@@ -59,12 +59,13 @@ def test_processes_of_devices_leave_the_files_of_one_and_name_who_is_lost(tmp_pa
     lost = r"worker 1 was lost \(its process was ended by SIGKILL.* go on with the same command and --resume"
     with pytest.raises(PeerLostError, match=lost), led(2, 2.0, "worker_programs.behind_fakes") as world:
         assert (world.local_rank, world.local_size) == (0, 2)
+        assert os.environ["NCCL_SOCKET_IFNAME"].startswith("lo") and "GLOO_SOCKET_IFNAME" not in os.environ
         train(job, dataset, tmp_path / "two", world=world)
         assert digests(tmp_path / "two") == digests(tmp_path / "one")
         assert groups == ["gloo"] and exchanges[True] > 10
         (follower,) = psutil.Process().children()
         train(job, dataset, tmp_path / "lost", world=world, observer=Killer(follower.pid))
-    assert groups == ["gloo"]
+    assert groups == ["gloo"] and "NCCL_SOCKET_IFNAME" not in os.environ
 
 
 @pytest.mark.parametrize(
