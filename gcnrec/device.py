@@ -154,6 +154,11 @@ def with_tensors(prepared: Any, tensors: Iterator[torch.Tensor]) -> Any:
 
 def gpu() -> torch.device:
     """The GPU to train on. DeviceError without one, or without CuPy."""
+    _require_gpu()
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _require_gpu() -> None:
     if not torch.cuda.is_available():
         raise DeviceError(
             "train.device = 'cuda' needs an NVIDIA GPU, its driver and a torch built for CUDA, and torch sees none; "
@@ -163,7 +168,6 @@ def gpu() -> torch.device:
         raise DeviceError(
             f"train.device = 'cuda' needs CuPy, which is not installed; {install('gpu')}, or set train.device = 'cpu'"
         )
-    return torch.device("cuda", torch.cuda.current_device())
 
 
 def take_gpu(place: int, workers: int) -> torch.device:
@@ -171,15 +175,15 @@ def take_gpu(place: int, workers: int) -> torch.device:
 
     DeviceError without a GPU or CuPy, and for fewer GPUs than workers.
     """
-    gpu()
+    _require_gpu()
     count = torch.cuda.device_count()
     if max(place + 1, workers) > count:
         raise DeviceError(
             f"each of the workers of this host ({workers}) needs a GPU of its own, and number {place} from 0 sees {count}; start "
             "as many workers as GPUs (CUDA_VISIBLE_DEVICES hides some), or set train.device = 'cpu'"
         )
-    torch.cuda.set_device(place)
-    return gpu()
+    torch.cuda.set_device(place)  # before anything else: a process that has used GPU 0 holds memory there
+    return torch.device("cuda", place)
 
 
 def cores_of(device: torch.device) -> frozenset[int]:
