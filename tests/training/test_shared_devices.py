@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numba
 import pytest
 import torch
@@ -20,19 +22,18 @@ from gcnrec.training.workers.shared import beginning
 from gcnrec.workers.world import Alone
 from jobs.measure.kill.digests import digests
 
-SLOTS = {"table": {"budget": 0.5, "dtype": "bfloat16"}, "sparsity": {"policy": "dynamic", "batches": 2}}
 JOBS = {
-    "dense, some rows cached": {"table": {"placement": "host", "cache_bytes": 4000}},
-    "slots, explored": SLOTS,
-    "rows in the device, no propagation, refit": {
-        "table": {"placement": "device"}, "model": {"propagation": "none"}, "train": {"refit": "train+valid", "epochs": 1},
+    "dense in the device, refit": {"table": {"placement": "device"}, "train": {"refit": "train+valid", "epochs": 1}},
+    "slots in host memory, explored": {
+        "table": {"budget": 0.5, "dtype": "bfloat16", "placement": "host"},
+        "sparsity": {"policy": "dynamic", "batches": 2},
     },
 }  # fmt: skip
 
 
 def job_of(**sections):
     defaults = {
-        "model": {"propagation": "sampled", "width": 16, "layers": 2, "start": "normal"},
+        "model": {"propagation": "sampled", "width": 8, "layers": 2, "start": "normal"},
         "optimizer": {"rule": "adam"},
         "sampler": {"fanouts": [3, 2]},
         "train": {"epochs": 2, "batch_size": 64, "threads": 1, "parts": 2, "device": "cpu"},
@@ -74,19 +75,33 @@ def test_whole_runs_leave_the_files_of_workers_on_cpus(name, dataset, tmp_path, 
         def close(self):
             self.is_open = False
 
+    class Noted(placement.PipelinedTable):
+        def __init__(self, table, queues, hot):
+            super().__init__(table, queues, hot)
+            kept.append(0 if hot is None else len(hot))
+
+    kept: list[int] = []
     job = job_of(**JOBS[name])
     run_workers(2, lambda world: led(world, job, dataset, tmp_path / "cpu"))
     expected = digests(tmp_path / "cpu")
     assert {"checkpoints/last.safetensors", "embeddings/users.parquet"} <= expected.keys()
     made = fake_device.stand_for_gpus(monkeypatch, Held)
+    monkeypatch.setattr(placement, "PipelinedTable", Noted)
     train(job, dataset, tmp_path / "one", world=Alone())
     run_workers(2, lambda world: led(world, job, dataset, tmp_path / "two"))
     assert digests(tmp_path / "one") == expected and digests(tmp_path / "two") == expected
-    assert len(made) >= 3 and not any(device.is_open for device in made)
+    assert len(made) >= 4 and not any(device.is_open for device in made)
+    assert len(kept) == len(made) and all((rows > 0) == (job.table.placement == "device") for rows in kept)
+    explored = [event["event"] == "explore" for event in events(tmp_path / "two")]
+    assert any(explored) == job.is_sparse
     with pytest.raises(Killed):
         run_workers(2, lambda world: led(world, job, dataset, tmp_path / "resumed", observer=Killer()))
     train(job, dataset, tmp_path / "resumed", world=Alone(), resume=True)
     assert digests(tmp_path / "resumed") == expected
+
+
+def events(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 class Killed(BaseException):

@@ -24,17 +24,16 @@ from gcnrec.training.plan import plan_of
 
 GRAPH = checkerboard().graph
 CASES = {
-    "dense": {"sampler": {"fanouts": [3, 2], "negatives": "in_batch"}},
+    "dense": {"loss": {"name": "bsl"}},
     "slots": {
-        "table": {"budget": 0.5}, "sparsity": {"policy": "static"},
-        "sampler": {"fanouts": [3, 2], "negatives": "uniform"}, "loss": {"name": "bsl"},
+        "table": {"budget": 0.5}, "sparsity": {"policy": "static"}, "sampler": {"negatives": "uniform"}, "loss": {"name": "bpr"},
     },
 }  # fmt: skip
 
 
 def job_of(**sections):
     common = {
-        "model": {"propagation": "sampled", "layers": 2, "width": 16, "start": "normal"},
+        "model": {"propagation": "none", "width": 16, "start": "normal"},
         "optimizer": {"rule": "adam"},
         "train": {"batch_size": 40, "parts": 4, "device": "cpu"},
     }
