@@ -62,7 +62,7 @@ def test_a_share_keeps_its_own_of_the_cached_nodes(users, items, workers, data):
 
 
 def test_a_worker_caches_as_many_rows_of_its_share_as_fit(graph, monkeypatch, fake_device):
-    """Three rows of 16 bytes: of all nodes those of degree 3 and more; of nodes 0, 2, 4, 6 three of degree 2; of the others two."""
+    """Three rows of 16 bytes: of all nodes two of degree 3, of nodes 0, 2, 4 and 6 three of degree 2, of the others two."""
     monkeypatch.setattr(placement, "gpu", lambda: None)
     monkeypatch.setattr(placement, "pipeline_of", lambda *given: fake_device.FakeDevice(0))
     found = []
