@@ -31,6 +31,7 @@ from gcnrec.steps.follower import SharedStep
 from gcnrec.steps.guards import Immediate, Loss, diverged
 from gcnrec.steps.shared_state import share_layers
 from gcnrec.tables.dealt.exchanged import ExchangedTable
+from gcnrec.tables.features.sides import FeatureSides
 from gcnrec.tables.rules import Rule
 from gcnrec.workers.sums import tree
 from gcnrec.workers.world import World
@@ -78,6 +79,7 @@ class PartedStep(SharedStep):
     layer_rate: float
     world: World
     drawing: Drawing = IN_TRAINING
+    features: FeatureSides | None = None
 
     check = Immediate()
     """A step is judged before it updates."""
@@ -150,6 +152,9 @@ class PartedStep(SharedStep):
             tensors = ops_for(self.table.device).upload(prepared.packed)
             encoders, objectives = with_tensors((prepared.encoders, prepared.objectives), iter(tensors))
             tickets = self.table.announce([part.batch.rows_R for part in prepared.batch.parts])
+            if self.features is not None:
+                for ticket in tickets:
+                    self.features.prefetch(ticket)
         parts = tuple(
             replace(part, batch=replace(part.batch, ticket=ticket))
             for part, ticket in zip(prepared.batch.parts, tickets, strict=True)
@@ -231,7 +236,7 @@ class PartedStep(SharedStep):
     def _layer_gradient(self) -> torch.Tensor:
         """The gradient of all layers of one part, flat float32 (G), and behind it which of the weights have one."""
         flat = [leaf.new_zeros(leaf.numel()) if leaf.grad is None else leaf.grad.reshape(-1) for leaf in self._weights()]
-        has = torch.tensor([float(leaf.grad is not None) for leaf in self._weights()])
+        has = torch.tensor([float(leaf.grad is not None) for leaf in self._weights()], device=self.table.device)
         return torch.cat([*flat, has])
 
     def _set_layers(self, layers_G: Sequence[torch.Tensor]) -> None:
@@ -243,6 +248,7 @@ class PartedStep(SharedStep):
         total_G = tree(list(came.transpose(0, 1).reshape(size * len(own), -1)))
         weights = self._weights()
         *grads, has = torch.split(total_G, [*(leaf.numel() for leaf in weights), len(weights)])
+        # synchronize: the host must know which weights have a gradient
         for leaf, grad, some in zip(weights, grads, has.tolist(), strict=True):
             leaf.grad = grad.view_as(leaf).clone() if some else None
 

@@ -20,6 +20,7 @@ def share_layers(world: World, layers: torch.nn.Module, optimizer: torch.optim.O
         return
     length, *_ = world.counts([0] * world.size)
     came = world.exchange(torch.empty(0, dtype=torch.uint8), [0] * world.size, [length] + [0] * (world.size - 1))
-    weights, state = torch.load(io.BytesIO(came.numpy().tobytes()), weights_only=True)
+    # each worker has a device of its own, to which what is loaded is copied
+    weights, state = torch.load(io.BytesIO(came.numpy().tobytes()), map_location="cpu", weights_only=True)
     layers.load_state_dict(weights)
     optimizer.load_state_dict(state)

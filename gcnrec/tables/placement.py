@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -147,20 +147,39 @@ def placed_features(placement: Placement, table: StepTable, features: FeatureSid
 
 
 @contextmanager
+def shared_features(placement: Placement, features: FeatureSides, observer: Observer = SILENT) -> Iterator[FeatureSides]:
+    """Features that a worker reads, behind queues of their own until the end of the block; unchanged where the CPU trains.
+
+    Each worker's GPU keeps all rows where tables lie in the device, else none: `cache_bytes` is for rows of the table.
+    """
+    if not placement.on_gpu or features.widths == (None, None):
+        yield features
+        return
+    queues = pipeline_of(gpu(), placement.transfer_blocks, placement.on_disk, observer.note)
+    with _closed(queues.close):
+        hosts = [None if side is None else side.host for side in features.sides]
+        hot = [host.num_rows if host is not None and placement.kind == "device" else 0 for host in hosts]
+        own = (None if host is None else PipelinedFeatures(host, queues, rows) for host, rows in zip(hosts, hot, strict=True))
+        yield FeatureSides(features.num_users, *own)
+
+
+@contextmanager
 def released(table: Placed) -> Iterator[Placed]:
     """Give back the host memory that a GPU reads, and the streams, at the end of the block: the next table needs the room."""
-    try:
+    with _closed(table.close) if isinstance(table, (PipelinedTable, UnreadTable, DealtTable)) else nullcontext():
         yield table
+
+
+@contextmanager
+def _closed(close: Callable[[], None]) -> Iterator[None]:
+    """Call `close` at the end of the block."""
+    try:
+        yield
     except BaseException:
         with suppress(Exception):  # the GPU may be lost, and what was raised says why
-            _release(table)
+            close()
         raise
-    _release(table)
-
-
-def _release(table: StepTable | DealtTable) -> None:
-    if isinstance(table, (PipelinedTable, UnreadTable, DealtTable)):
-        table.close()
+    close()
 
 
 def traffic_of(table: StepTable, features: FeatureSides | None) -> Traffic | None:

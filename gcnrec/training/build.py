@@ -229,7 +229,7 @@ def shared_step(
     shares: RowShards = shards_of(plan)
     if plan.placement.on_gpu:
         world.connect(plan.placement.device)
-        shares = staged(plan, data.graph, observer)
+        shares = staged(plan, data.graph, job.model.inputs != "features", observer)
     table = ExchangedTable(world, shares, host, job.model.inputs != "features")
     return parted(build_step(job, plan, data, table, scratch), table, world, job.train.parts or 1)
 
@@ -239,8 +239,9 @@ def parted(step: Step, table: ExchangedTable, world: World, parts: int) -> Parte
     own = tuple(range(world.rank, parts, world.size))
     sampler, objective = PartedSampler(step.sampler, parts, own), PartObjective(step.objective)
     return PartedStep(
-        sampler, step.encoder, table, step.rule, objective, step.layer_optimizer, step.layer_rate, world, step.drawing
-    )
+        sampler, step.encoder, table, step.rule, objective, step.layer_optimizer, step.layer_rate, world, step.drawing,
+        step.features,
+    )  # fmt: skip
 
 
 def shards_of(plan: Plan) -> DenseShards | SlotShards:
@@ -252,11 +253,11 @@ def shards_of(plan: Plan) -> DenseShards | SlotShards:
     return SlotShards(rows, width, rule.state_width(1) - scalars, scalars, plan.dtype, memory)
 
 
-def staged(plan: Plan, graph: BipartiteGraph, observer: Observer = SILENT) -> StagedShards:
-    """How workers share the plan's table, each share behind a GPU."""
+def staged(plan: Plan, graph: BipartiteGraph, reads_rows: bool = True, observer: Observer = SILENT) -> StagedShards:
+    """How workers share the plan's table, each share behind a GPU, which moves no row of it without `reads_rows`."""
 
     def behind(share: HostTable) -> StepTable:
-        return placed(plan.placement, graph, share, observer)
+        return placed(plan.placement, graph, share, observer, reads_rows=reads_rows)
 
     return StagedShards(shards_of(plan), plan.placement.device, behind)
 

@@ -31,7 +31,7 @@ from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.scratch import keep_freed_memory
 from gcnrec.tables.dense import StepTable
 from gcnrec.tables.features.pipelined import SLOTS as FEATURE_SLOTS
-from gcnrec.tables.placement import placed, placed_features, released
+from gcnrec.tables.placement import placed, placed_features, released, shared_features
 from gcnrec.tables.ring import SLOTS
 from gcnrec.training.build import build_step, features_read, first_table, planned, planned_start, shared_step
 from gcnrec.training.mixture_choice import choice_bytes
@@ -89,12 +89,13 @@ def _trying(job: Job, plan: Plan, dataset: Dataset, workers: int) -> Iterator[_T
     """The step of a job, or worker 0's share of it, with a table that is given back at the end of the block."""
     begun, graph, memory = time.perf_counter(), dataset.graph, plan.placement.memory(Path())
     features = features_read(job, features_of(dataset), graph.union, memory, plan.placement.on_gpu)
-    data, first = replace(train_data(dataset), features=features), first_table(plan, graph, None, memory)
+    data, first = train_data(dataset), first_table(plan, graph, None, memory)
     sizes = _graph_bytes(job, graph), features.bytes
     if max(job.train.parts or 1, workers) > 1:
-        share = shared_step(job, plan, data, tried_alone(workers), first, memory)
-        with released(share.table):
-            yield _Tried(share, partial(_taken, share), share.table if workers == 1 else first, *sizes, begun)
+        with shared_features(plan.placement, features) as there:
+            share = shared_step(job, plan, replace(data, features=there), tried_alone(workers), first, memory)
+            with released(share.table):
+                yield _Tried(share, partial(_taken, share), share.table if workers == 1 else first, *sizes, begun)
         return
     reads_rows = job.model.inputs != "features"
     with released(placed(plan.placement, graph, first, features=features, reads_rows=reads_rows)) as table:
@@ -203,8 +204,8 @@ def _gpu_bytes(plan: Plan, step: Step | PartedStep | ColumnsStep) -> int:
     Of a worker's share: as many rows are asked of it as it asks for, and four more tiles travel.
     """
     rows, per_row = len(step.sampler.batch(0, 0).rows_R), plan.table_bytes / plan.num_rows
-    features, workers = (step.features, 1) if isinstance(step, Step) else (None, step.world.size)
-    tiles = 6 if isinstance(step, Step) else 10
+    features = None if isinstance(step, ColumnsStep) else step.features
+    workers, tiles = (1, 6) if isinstance(step, Step) else (step.world.size, 10)
     sides = [] if features is None else [side.host for side in features.sides if side is not None]
     per_row_features = max((FEATURE_SLOTS * side.pitch_bytes + 4 * side.width for side in sides), default=0)
     whole = plan.table_bytes // workers + sum(side.bytes for side in sides)

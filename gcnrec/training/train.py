@@ -50,7 +50,7 @@ from gcnrec.system.scratch import keep_freed_memory, trim_heap
 from gcnrec.system.signals import Stop, stops
 from gcnrec.tables.features.files import read_codes, write_codes
 from gcnrec.tables.features.sides import Features, with_codes
-from gcnrec.tables.placement import placed, placed_features, released
+from gcnrec.tables.placement import placed, placed_features, released, shared_features
 from gcnrec.training.baselines import Rivals, compare_with_baselines, compares
 from gcnrec.training.build import (
     TrainData,
@@ -283,11 +283,11 @@ def _step(work: Work, data: TrainData, stage: str) -> Iterator[TrainingStep]:
         del rows_ND
         described = work.job.model_dump(mode="json", exclude_none=True, by_alias=True)
         work.world.publish(beginning(described, work.dataset, stage, plan.placement.on_gpu))
-        data = replace(data, features=features)
         scratch = partial(scratch_values, work.folder)
-        step = shared_step(work.job, plan, data, work.world, table, scratch, work.observer)
-        with released(step.table):
-            yield step
+        with shared_features(plan.placement, features, work.observer) as there:
+            step = shared_step(work.job, plan, replace(data, features=there), work.world, table, scratch, work.observer)
+            with released(step.table):
+                yield step
         return
     with released(placed(plan.placement, data.graph, table, work.observer, features, reads_rows)) as table_there:
         del table, rows_ND

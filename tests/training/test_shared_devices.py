@@ -10,7 +10,7 @@ import torch
 from fake_world import run_workers
 
 from gcnrec.config import Job
-from gcnrec.errors import DeviceError, PeerLostError, UsageError
+from gcnrec.errors import DeviceError, PeerLostError
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.tables import placement
 from gcnrec.testing import checkerboard, write_dataset
@@ -21,6 +21,8 @@ from gcnrec.training.workers.share import Echo
 from gcnrec.training.workers.shared import beginning
 from gcnrec.workers.world import Alone
 from jobs.measure.kill.digests import digests
+from jobs.measure.workers.cases import CASES
+from jobs.measure.workers.data import made
 
 JOBS = {
     "dense in the device, refit": {"table": {"placement": "device"}, "train": {"refit": "train+valid", "epochs": 1}},
@@ -143,12 +145,17 @@ def test_too_few_gpus_are_refused_before_there_is_a_folder(dataset, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["graphsage", "pinsage"])
-def test_layers_are_refused_on_gpus(name, dataset, monkeypatch, fake_device):
-    fake_device.stand_for_gpus(monkeypatch)
-    job = job_of(model={"name": name})
-    with pytest.raises(UsageError, match=rf"2 workers cannot share this job: on GPUs, layers of model\.name = '{name}'"):
-        check(job, dataset, SILENT, 2)
+def test_layers_and_features_have_the_same_bits_for_each_number_of_workers(tmp_path, monkeypatch, fake_device):
+    """As on CPUs but for rounding: Adam of layers is another kernel on a device."""
+    job, dataset = CASES["graphsage int8"].job(2), made("shop", tmp_path / "shop")
+    job = job.model_copy(update={"train": job.train.model_copy(update={"epochs": 1, "batch_size": 1024})})
+    train(job, dataset, tmp_path / "cpu", world=Alone())
+    fake_device.stand_for_gpus(monkeypatch, fake_device.LazyDevice)
+    train(job, dataset, tmp_path / "one", world=Alone())
+    run_workers(2, lambda world: led(world, job, dataset, tmp_path / "two"))
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    losses = [[event["loss"] for event in events(tmp_path / name) if "loss" in event] for name in ("cpu", "one")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -79,7 +79,7 @@ class ExchangedTable(DealtTable):
     def pushed(self, tickets: Sequence[Ticket], grads: Sequence[RowGrad]) -> RowGrad:
         """The gradient of this worker's own rows, summed over all parts; `grads` are of the parts of this worker."""
         if not self.reads_rows:
-            return self.local.stored(Ticket(np.empty(0, np.int64)), torch.empty(0, self.width))
+            return self.local.stored(Ticket(np.empty(0, np.int64)), torch.empty(0, self.width, device=self.device))
         plan = self._plans[tickets[0]]
         sent = [self._fetched[ticket].by_owner(grad) for ticket, grad in zip(tickets, grads, strict=True)]
         self._forget(tickets)

@@ -27,6 +27,7 @@ from gcnrec.tables.dealt.shards import DenseShards, SlotShards
 from gcnrec.tables.dealt.wire import FLOAT_BYTES, to_owners
 from gcnrec.tables.dense import StepTable
 from gcnrec.tables.pipelined import HostTable, PipelinedTable
+from gcnrec.tables.unread import UnreadTable
 from gcnrec.workers.world import World
 
 
@@ -147,7 +148,7 @@ class StagedShards:
         self.shares.collected(world, local.drained(), host)
 
     def close(self, local: StepTable) -> None:
-        if isinstance(local, PipelinedTable):
+        if isinstance(local, (PipelinedTable, UnreadTable)):
             local.close()
 
 

@@ -19,9 +19,8 @@ from gcnrec.ranking.machines.asked import Asked
 from gcnrec.ranking.machines.follower import follow_ranking
 from gcnrec.steps.follower import Follower, SharedStep
 from gcnrec.system.scratch import keep_freed_memory
-from gcnrec.tables.dense import in_ram
 from gcnrec.tables.features.sides import with_codes
-from gcnrec.tables.placement import released
+from gcnrec.tables.placement import released, shared_features
 from gcnrec.training.build import features_read, shared_step
 from gcnrec.training.plan import plan_of
 from gcnrec.training.train import features_of, refit_data, train_data, use_threads
@@ -69,11 +68,12 @@ def _step(command: dict[str, Any], world: World) -> Iterator[SharedStep]:
     features = features_of(dataset)
     if job.model.needs_codes and features.any:  # what int8 codes stand for is the fit's, in a refit too
         features = with_codes(features, dataset.graph.union, job.model.feature_dtype, job.train.seed)
-    data = replace(data, features=features_read(job, features, data.graph.union, in_ram))
     with plan.placement.taken(world):
-        step = shared_step(job, plan, data, world, None)
-        with released(step.table):
-            yield step
+        sides = features_read(job, features, data.graph.union, plan.placement.memory(Path()), plan.placement.on_gpu)
+        with shared_features(plan.placement, sides) as there:
+            step = shared_step(job, plan, replace(data, features=there), world, None)
+            with released(step.table):
+                yield step
 
 
 def _dataset(command: dict[str, Any]) -> Dataset:

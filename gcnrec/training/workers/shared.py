@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from gcnrec.config import INDUCTIVE, Loss, Model, Sampler
+from gcnrec.config import Loss, Model, Sampler
 from gcnrec.errors import UsageError
 from gcnrec.loaders.schema import Dataset
 from gcnrec.tables.dealt.columns import LINE, most_workers
@@ -60,8 +60,6 @@ def _reason(job: Chosen, plan: Plan | None, parts: int) -> str | None:
         return "directau compares all pairs of a batch"
     if job.sampler.respect_time:
         return "sampler.respect_time = true gives nodes of a batch dates of their own"
-    if plan.placement.on_gpu and job.model.name in INDUCTIVE:
-        return f"on GPUs, layers of model.name = '{job.model.name}' have one process in this version (train.device = 'cpu')"
     if plan.placement.on_disk:
         return "a table on disk is not dealt out (table.placement = 'host')"
     return _unshared_columns(job, plan, parts) if by_columns(job.model) else None
