@@ -53,6 +53,8 @@ DIRECT = {"cuda": "nccl"}
 _POLL_SECONDS, _LOOK_SECONDS = 0.0001, 0.5
 """Between looks at an exchange of devices, and at the board meanwhile."""
 _LOOPBACK = "127.0.0.1"
+_INTERFACE = "lo" if sys.platform == "linux" else "lo0"
+"""Where gloo and NCCL listen among workers of one machine. By default others may reach the address."""
 _ADDRESS_BYTES = 300
 """Room for the name of a host, which has at most 253 letters, and a port."""
 _REMEDY = "start the same command again, a training with --resume"
@@ -196,11 +198,20 @@ class Group:
         backend = DIRECT.get(device.type, "")
         able = self.counts([int(dist.is_backend_available(backend))] * self.size)  # also fails at once where a worker is lost
         if self._direct is None and all(able):
-            with self._naming():
+            # by default torch ends the process where NCCL meets an error, and nobody is named
+            with self._naming(), _unless_set("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0"):
                 self._direct = dist.new_group(backend=backend, timeout=self._seat.timeout + _START)
             self._direct_type = device.type
 
     def _await(self, work: dist.Work) -> None:
+        """Wait for an exchange of devices; after a loss they do not wait for it any more either."""
+        try:
+            self._answered(work)
+        except RuntimeError:
+            self._abort()
+            raise
+
+    def _answered(self, work: dist.Work) -> None:
         """NCCL waits for a lost worker in a way that nothing interrupts: this thread looks out for a loss meanwhile."""
         begun = looked = time.monotonic()
         while not work.is_completed():
@@ -213,6 +224,14 @@ class Group:
                     raise RuntimeError("a worker was lost")
             time.sleep(_POLL_SECONDS)
         work.wait()
+        if not work.is_success():
+            raise RuntimeError("rows of devices have not come")
+
+    def _abort(self) -> None:
+        """End the group of devices, if there is one, without a wait for anybody."""
+        with suppress(RuntimeError, AttributeError):  # a torch that cannot
+            if self._direct is not None:
+                self._direct.abort()
 
     def counts(self, outs: Sequence[int]) -> list[int]:
         ones = [1] * self.size
@@ -253,6 +272,7 @@ class Group:
         if self._is_closed:
             return
         self._is_closed = True
+        self._abort()
         if self.rank:
             with suppress(RuntimeError):  # the leader has not waited
                 self._board.depart(self.rank)
@@ -463,7 +483,7 @@ def _connected(seat: _Seat, board: Board, address: str) -> Iterator[None]:
     """Torch's default group, among workers of this machine alone."""
     hook, store = sys.excepthook, PrefixStore("gloo", _tcp_client(address, max(seat.timeout, _START)))
     try:
-        with _on_loopback("GLOO_SOCKET_IFNAME"):
+        with _unless_set("GLOO_SOCKET_IFNAME", _INTERFACE):
             dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=seat.timeout)
     except RuntimeError as problem:
         with suppress(RuntimeError):
@@ -471,7 +491,7 @@ def _connected(seat: _Seat, board: Board, address: str) -> Iterator[None]:
                 raise _named(*loss) from problem
         raise _unconnected(problem) from problem
     try:
-        with _on_loopback("NCCL_SOCKET_IFNAME"):  # it connects when rows of GPUs travel first
+        with _unless_set("NCCL_SOCKET_IFNAME", _INTERFACE):  # it connects when rows of GPUs travel first
             yield
     finally:
         sys.excepthook = hook  # torch's own puts the rank before each line of a traceback
@@ -480,10 +500,10 @@ def _connected(seat: _Seat, board: Board, address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _on_loopback(variable: str) -> Iterator[None]:
-    """What the environment's `variable` tells where to listen listens where no other machine reaches it, if it says nothing."""
+def _unless_set(variable: str, value: str) -> Iterator[None]:
+    """The environment's `variable` has this value within the block, unless it has another."""
     earlier = os.environ.get(variable)
-    os.environ[variable] = earlier or ("lo" if sys.platform == "linux" else "lo0")
+    os.environ[variable] = earlier or value
     try:
         yield
     finally:

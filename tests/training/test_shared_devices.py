@@ -145,6 +145,7 @@ def test_too_few_gpus_are_refused_before_there_is_a_folder(dataset, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_layers_and_features_have_the_same_bits_for_each_number_of_workers(tmp_path, monkeypatch, fake_device):
     """As on CPUs but for rounding: Adam of layers is another kernel on a device."""
     job, dataset = CASES["graphsage int8"].job(2), made("shop", tmp_path / "shop")

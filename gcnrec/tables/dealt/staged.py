@@ -24,7 +24,7 @@ from gcnrec.ops.reduce import entries_of
 from gcnrec.rows import Entries, RowGrad, Rows, Ticket
 from gcnrec.tables.dealt.plan import Plan, by_part, in_part_order, joined, planned, split
 from gcnrec.tables.dealt.shards import DenseShards, SlotShards
-from gcnrec.tables.dealt.wire import FLOAT_BYTES, to_owners
+from gcnrec.tables.dealt.wire import FLOAT_BYTES, but_own, own_back, own_last
 from gcnrec.tables.dense import StepTable
 from gcnrec.tables.pipelined import HostTable, PipelinedTable
 from gcnrec.tables.unread import UnreadTable
@@ -32,7 +32,7 @@ from gcnrec.workers.world import World
 
 
 class PartPlaces(NamedTuple):
-    """Of the rows of a part, int64 (R), on the device: their numbers, the order by owner, and the place of each in it."""
+    """Of the rows of a part, int64 (R), on the device: their numbers, their order by owner, the places where they come."""
 
     index_R: torch.Tensor
     order_R: torch.Tensor
@@ -43,7 +43,7 @@ class PartPlaces(NamedTuple):
 class StagedPlan:
     """A plan, and what kernels take of it. `ticket` reads the union of the rows that are asked of this worker.
 
-    Entries are of what is asked: to which row of the union each belongs, and in the order of parts.
+    Entries are of what is asked, first by others: to which row of the union each belongs, and in the order of parts.
     """
 
     plan: Plan
@@ -84,32 +84,34 @@ class DeviceRows:
 class StagedWire:
     """Rows and gradients in whole width between devices; `local` is a `PipelinedTable` of rows or of slots.
 
-    Gradients of a row are added in the order of parts, so that sums have the same bits for each number of workers.
+    A worker's own rows go to nobody. Gradients of a row are added in the order of parts, so that sums have the same bits for each
+    number of workers.
     """
 
     def planned(self, world: World, local: StepTable, rows: Sequence[NDArray[np.int64]]) -> StagedPlan:
         plan = planned(world, rows)
-        rows_U, at_A = _union(plan.asked)
-        own = zip(rows, plan.orders, strict=True)
-        places = tuple((rows_R, order_R, _inverse(order_R)) for rows_R, order_R in own)
-        prepared = rows_U, _in_part_order(plan, at_A, len(rows_U), world.size), places
-        index_U, entries, parts = uploaded(prepared, ops_for(local.device))
+        rows_U, entries = _asked(plan, world.rank, world.size)
+        own = zip(rows, plan.orders, _places(plan, world.rank), strict=True)
+        index_U, on_device, parts = uploaded((rows_U, entries, tuple(own)), ops_for(local.device))
         ticket = local.prefetch(rows_U, index_U)
-        return StagedPlan(plan, ticket, entries, tuple(PartPlaces(*part) for part in parts))
+        return StagedPlan(plan, ticket, on_device, tuple(PartPlaces(*part) for part in parts))
 
     def fetched(self, world: World, local: StepTable, plan: StagedPlan) -> Sequence[DeviceRows]:
-        asks_PW, tile_UD = plan.plan.asks_PW, local.decode(local.read(plan.ticket, with_state=False))
+        rank, outs, ins = world.rank, plan.plan.outs, plan.plan.ins
+        tile_UD = local.decode(local.read(plan.ticket, with_state=False))
         ops = _ops(tile_UD)
-        # copy: a row for each part that asks for it
-        came_CD = world.exchange(ops.gather(tile_UD, plan.entries.index_B), plan.plan.outs, plan.plan.ins)
-        pieces = by_part(torch.split(came_CD, asks_PW.T.reshape(-1).tolist()), len(asks_PW))
-        # copy: what came from workers goes where models read it
-        tiles = [ops.gather(joined(of_part), part.place_R) for of_part, part in zip(pieces, plan.parts, strict=True)]
-        own = zip(tiles, plan.parts, asks_PW.tolist(), strict=True)
+        tile_AD = ops.gather(tile_UD, plan.entries.index_B)  # copy: a row for each part that asks for it
+        others = len(tile_AD) - outs[rank]
+        came_CD = joined([world.exchange(tile_AD[:others], but_own(outs, rank), but_own(ins, rank)), tile_AD[others:]])
+        tiles = [ops.gather(came_CD, part.place_R) for part in plan.parts]  # copy: to where models read rows
+        own = zip(tiles, plan.parts, plan.plan.asks_PW.tolist(), strict=True)
         return [DeviceRows(tile_RD, part, asks_W) for tile_RD, part, asks_W in own]
 
     def summed(self, world: World, local: StepTable, plan: StagedPlan, grads: Sequence[Sequence[torch.Tensor]]) -> RowGrad:
-        tile_AD = to_owners(world, grads, plan.plan.outs)
+        rank, parts, outs, ins = world.rank, len(grads), plan.plan.outs, plan.plan.ins
+        pieces = own_last([of_part[worker] for worker in range(world.size) for of_part in grads], rank, parts)
+        sent = joined(pieces[:-parts] or [pieces[0][:0]])
+        tile_AD = joined([world.exchange(sent, but_own(ins, rank), but_own(outs, rank)), *pieces[-parts:]])
         return local.stored(plan.ticket, _ops(tile_AD).reduce_rows(plan.entries, tile_AD))
 
     def row_bytes(self, local: StepTable, rows_A: NDArray[np.int64]) -> int:
@@ -152,28 +154,35 @@ class StagedShards:
             local.close()
 
 
-def _union(asked: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All rows of pieces, ascending and unique (U), and where each of them is among these (A). Pieces ascend."""
+def _asked(plan: Plan, rank: int, size: int) -> tuple[NDArray[np.int64], Entries[NDArray[np.int64]]]:
+    """The rows that are asked of this worker, ascending and unique (U), and their entries, of its own parts behind all others.
+
+    The entries of a row are in the order of parts.
+    """
+    parts, asked = len(plan.asks_PW), own_last(plan.asked, rank, len(plan.asks_PW))
     rows_A = np.concatenate(asked)
-    sorted_A = np.sort(rows_A, kind="stable")  # merges pieces
+    sorted_A = np.sort(rows_A, kind="stable")  # merges pieces, which ascend
     is_first_A = np.ones(len(sorted_A), bool)
     np.not_equal(sorted_A[1:], sorted_A[:-1], out=is_first_A[1:])
     rows_U = sorted_A[is_first_A]
-    return rows_U, np.searchsorted(rows_U, rows_A)
+    at_A = np.searchsorted(rows_U, rows_A)
+    pieces = own_back(split(np.arange(len(rows_A)), [len(piece) for piece in asked]), rank, parts)
+    order_A = np.concatenate(in_part_order(pieces, size))
+    entries = entries_of(at_A[order_A], len(rows_U))
+    return rows_U, Entries(at_A, order_A[entries.order_B], entries.start_R1)
 
 
-def _in_part_order(plan: Plan, at_A: NDArray[np.int64], rows: int, size: int) -> Entries[NDArray[np.int64]]:
-    """Entries of what is asked by worker and part, of `rows` rows; those of a row are in the order of parts."""
-    lengths = plan.asked_WP.reshape(-1)
-    order_A = np.concatenate(in_part_order(split(np.arange(len(at_A)), lengths), size))
-    entries = entries_of(at_A[order_A], rows)
-    return Entries(at_A, order_A[entries.order_B], entries.start_R1)
-
-
-def _inverse(order_R: NDArray[np.int64]) -> NDArray[np.int64]:
-    place_R = np.empty_like(order_R)
-    place_R[order_R] = np.arange(len(order_R))
-    return place_R
+def _places(plan: Plan, rank: int) -> list[NDArray[np.int64]]:
+    """Where the rows of each part come, int64 (R): by worker and part, with those of worker `rank` behind all others."""
+    parts = len(plan.asks_PW)
+    lengths = own_last(plan.asks_PW.T.reshape(-1).tolist(), rank, parts)
+    pieces = by_part(own_back(split(np.arange(sum(lengths)), lengths), rank, parts), parts)
+    places = []
+    for order_R, of_part in zip(plan.orders, pieces, strict=True):
+        place_R = np.empty_like(order_R)
+        place_R[order_R] = np.concatenate(of_part)
+        places.append(place_R)
+    return places
 
 
 def _ops(tile: torch.Tensor) -> Ops:

@@ -116,23 +116,23 @@ class DenseWire(OfHosts):
 
     def fetched(self, world: World, local: StepTable, plan: Plan) -> Sequence[WholeRows]:
         rank, parts = world.rank, len(plan.asks_PW)
-        asked_A = np.concatenate(_own_last(plan.asked, rank, parts))
+        asked_A = np.concatenate(own_last(plan.asked, rank, parts))
         tile_AD = local.decode(local.read(Ticket(asked_A), with_state=False))
         own = plan.outs[rank]  # they go to nobody
-        came_CD = world.exchange(tile_AD[: len(tile_AD) - own], _but(plan.outs, rank), _but(plan.ins, rank))
-        lengths = _own_last(plan.asks_PW.T.reshape(-1).tolist(), rank, parts)
+        came_CD = world.exchange(tile_AD[: len(tile_AD) - own], but_own(plan.outs, rank), but_own(plan.ins, rank))
+        lengths = own_last(plan.asks_PW.T.reshape(-1).tolist(), rank, parts)
         tiles = [*torch.split(came_CD, lengths[:-parts]), *torch.split(tile_AD[len(tile_AD) - own :], lengths[-parts:])]
-        pieces = zip(by_part(_own_back(tiles, rank, parts), parts), plan.orders, plan.asks_PW, strict=True)
+        pieces = zip(by_part(own_back(tiles, rank, parts), parts), plan.orders, plan.asks_PW, strict=True)
         return [WholeRows(placed(tiles, order_R, local.width), order_R, asks_W) for tiles, order_R, asks_W in pieces]
 
     def summed(self, world: World, local: StepTable, plan: Plan, grads: Sequence[Sequence[torch.Tensor]]) -> RowGrad:
         rank, parts = world.rank, len(plan.asks_PW)
         pieces = [grads[part][worker] for worker in range(world.size) for part in range(parts)]
-        pieces = _own_last(pieces, rank, parts)
+        pieces = own_last(pieces, rank, parts)
         others, own = pieces[:-parts] or [pieces[0][:0]], pieces[-parts:]
-        came_CD = world.exchange(joined(others), _but(plan.ins, rank), _but(plan.outs, rank))
-        lengths = _own_last(plan.asked_WP.reshape(-1).tolist(), rank, parts)[:-parts]
-        tiles = _own_back([*torch.split(came_CD, lengths), *own], rank, parts)
+        came_CD = world.exchange(joined(others), but_own(plan.ins, rank), but_own(plan.outs, rank))
+        lengths = own_last(plan.asked_WP.reshape(-1).tolist(), rank, parts)[:-parts]
+        tiles = own_back([*torch.split(came_CD, lengths), *own], rank, parts)
         rows_U, tile_UD = _tree(plan, tiles, world.size)
         return local.stored(Ticket(rows_U), tile_UD)
 
@@ -200,7 +200,7 @@ class SlotWire(OfHosts):
         """Values of a row are summed in the row's own columns, in tiles as wide as the longest row."""
         table, asked_A = as_slots(local), np.concatenate(plan.asked)
         count_A = table.counts_N[asked_A].astype(np.int64)
-        values_X = to_owners(world, grads, _sums(count_A, plan.outs))
+        values_X = _to_owners(world, grads, _sums(count_A, plan.outs))
         most = int(count_A.max(initial=1))  # a tile has memory, also where no row stores anything
         tile_AK = torch.zeros(len(asked_A), most)
         _copied(values_X, _starts(count_A), tile_AK.view(-1), np.arange(len(asked_A)) * most, count_A)
@@ -224,7 +224,7 @@ def as_slots(table: object) -> SlotTable:
     return table
 
 
-def to_owners(world: World, grads: Sequence[Sequence[torch.Tensor]], ins: Sequence[int]) -> torch.Tensor:
+def _to_owners(world: World, grads: Sequence[Sequence[torch.Tensor]], ins: Sequence[int]) -> torch.Tensor:
     """What all parts of all workers have for this worker, by worker and part; `grads` by part and worker."""
     outs = [sum(len(pieces[worker]) for pieces in grads) for worker in range(world.size)]
     sent = joined([pieces[worker] for worker in range(world.size) for pieces in grads])
@@ -237,19 +237,19 @@ def _tree(plan: Plan, tiles: Sequence[torch.Tensor], size: int) -> tuple[NDArray
     return tree_rows(in_part_order(pieces, size), tiles[0].shape[1])
 
 
-def _own_last(pieces: Sequence[_Piece], rank: int, parts: int) -> list[_Piece]:
+def own_last(pieces: Sequence[_Piece], rank: int, parts: int) -> list[_Piece]:
     """Pieces by worker and part, with those of worker `rank` behind all others."""
     first, end = rank * parts, (rank + 1) * parts
     return [*pieces[:first], *pieces[end:], *pieces[first:end]]
 
 
-def _own_back(pieces: Sequence[_Piece], rank: int, parts: int) -> list[_Piece]:
-    """The inverse of `_own_last`."""
+def own_back(pieces: Sequence[_Piece], rank: int, parts: int) -> list[_Piece]:
+    """The inverse of `own_last`."""
     others, own, first = pieces[:-parts], pieces[-parts:], rank * parts
     return [*others[:first], *own, *others[first:]]
 
 
-def _but(counts_W: Sequence[int], rank: int) -> list[int]:
+def but_own(counts_W: Sequence[int], rank: int) -> list[int]:
     """Numbers of rows by worker, 0 for worker `rank`."""
     return [0 if worker == rank else count for worker, count in enumerate(counts_W)]
 

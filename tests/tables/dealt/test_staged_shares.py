@@ -21,6 +21,7 @@ from gcnrec.tables.hot_rows import Prefixes
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.tables.rules import Sgd
 from gcnrec.tables.slots import SlotTable
+from gcnrec.workers.metered import Metered
 from gcnrec.workers.world import Alone
 
 WIDTH, RATE = 9, np.float32(0.5)
@@ -168,3 +169,22 @@ def test_a_worker_alone_trains_the_leaders_table_behind_its_device():
     expected = before.clone()
     expected[rows_R] -= 1.0
     assert table.drained() is host and torch.equal(host.columns(0, WIDTH), expected)
+
+
+@pytest.mark.parametrize("kind", ["dense", "slots"])
+def test_whole_rows_travel_and_a_workers_own_go_to_nobody(kind):
+    """Both workers read all 12 rows, of which each owns 6; the plan's counts and ids come first."""
+    host, shards = table_of(kind, 12)
+
+    def work(inner):
+        world = Metered(inner)
+        table = ExchangedTable(world, staged(shards, lambda: LazyDevice(inner.rank)), None if inner.rank else host)
+        table.deal()
+        (ticket,) = table.announce([np.arange(12)])
+        sent = [world.bytes]
+        table.fetch([ticket])
+        sent.append(world.bytes)
+        table.pushed([ticket], [table.stored(ticket, noise(0, 12, WIDTH))])
+        return sent[1] - sent[0], world.bytes - sent[1], table.bytes_of(np.arange(1 - inner.rank, 12, 2))
+
+    assert run_workers(2, work) == [(6 * 4 * WIDTH, 6 * 4 * WIDTH, 2 * 6 * 4 * WIDTH)] * 2
