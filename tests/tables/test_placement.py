@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import mmap
+import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from gcnrec.tables.dense import DenseTable, in_ram
 from gcnrec.tables.pipelined import PipelinedTable
 from gcnrec.tables.placement import Placement, released
 from gcnrec.testing import checkerboard
+from gcnrec.workers.world import Alone
 
 
 def flags_at(address):
@@ -116,3 +119,20 @@ def test_an_end_that_fails_is_not_hidden(behind):
     table, _ = behind(lost=True)
     with pytest.raises(RuntimeError, match="the device is lost"), released(table):
         table.read(table.prefetch(np.array([1])), with_state=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not bind threads")
+def test_a_worker_takes_the_gpu_of_its_place_and_runs_on_the_cores_near_it(monkeypatch):
+    """A process alone keeps what it has, as does a worker on CPUs."""
+    every, taken = os.sched_getaffinity(0), []
+    near = frozenset({min(every)})
+    monkeypatch.setattr(placement, "take_gpu", lambda place, workers: taken.append((place, workers)))
+    monkeypatch.setattr(placement, "cores_of", lambda device: near)
+
+    def cores(on_gpu, world):
+        with Placement(on_gpu).taken(world):
+            return os.sched_getaffinity(0)
+
+    worker = SimpleNamespace(size=8, local_rank=3, local_size=4)
+    assert cores(True, worker) == near and taken == [(3, 4)]
+    assert cores(False, worker) == cores(True, Alone()) == every == os.sched_getaffinity(0) and taken == [(3, 4)]
