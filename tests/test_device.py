@@ -85,7 +85,7 @@ def test_more_workers_than_gpus_are_refused(gpus, place, workers):
     assert current == [0]
 
 
-def test_a_worker_without_a_gpu_is_told_what_it_lacks(gpus):
+def test_a_worker_without_a_gpu_gets_the_sentence_of_a_process_without_one(gpus):
     gpus(0)
     with pytest.raises(DeviceError, match="needs an NVIDIA GPU"):
         device.take_gpu(0, 1)

@@ -32,7 +32,7 @@ def _cores(text: str) -> frozenset[int]:
 
 @contextmanager
 def bound(cores: frozenset[int]) -> Iterator[None]:
-    """All threads of this process run on those of `cores` that it may use; afterwards each where it ran before.
+    """All threads of this process run on `cores`, as far as it may use them; afterwards each where it ran before.
 
     A thread that starts within the block goes where the calling thread goes. Without such a core nothing changes.
     """

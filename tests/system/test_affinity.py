@@ -66,7 +66,7 @@ needs_two_cores = pytest.mark.skipif(
 
 @needs_two_cores
 def test_all_threads_are_bound_within_the_block_and_as_before_behind_it(helper):
-    """Also a thread that starts within the block, and one that was bound elsewhere before."""
+    """Also a thread that starts within the block, and a thread that was bound elsewhere before."""
     every = os.sched_getaffinity(0)
     one, other = sorted(every)[:2]
     os.sched_setaffinity(helper, {other})

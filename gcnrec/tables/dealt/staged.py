@@ -173,7 +173,7 @@ def _asked(plan: Plan, rank: int, size: int) -> tuple[NDArray[np.int64], Entries
 
 
 def _places(plan: Plan, rank: int) -> list[NDArray[np.int64]]:
-    """Where the rows of each part come, int64 (R): by worker and part, with those of worker `rank` behind all others."""
+    """Where the rows of each part come, int64 (R): by worker and part, rows of worker `rank` behind all others."""
     parts = len(plan.asks_PW)
     lengths = own_last(plan.asks_PW.T.reshape(-1).tolist(), rank, parts)
     pieces = by_part(own_back(split(np.arange(sum(lengths)), lengths), rank, parts), parts)

@@ -1,4 +1,4 @@
-"""Shares behind devices: fetched rows, sums and updates are those of the whole table, whatever transfers do meanwhile."""
+"""Shares behind devices: fetched rows, sums and updates have the bits of the whole table, whatever transfers do."""
 
 from __future__ import annotations
 
