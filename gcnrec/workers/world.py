@@ -198,8 +198,8 @@ class Group:
         backend = DIRECT.get(device.type, "")
         able = self.counts([int(dist.is_backend_available(backend))] * self.size)  # also fails at once where a worker is lost
         if self._direct is None and all(able):
-            # by default torch ends the process where NCCL meets an error, and nobody is named
-            with self._naming(), _unless_set("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0"):
+            # by default torch ends the process where NCCL meets an error, and nobody is named; so `wait` raises it
+            with self._naming(), _unless_set("TORCH_NCCL_BLOCKING_WAIT", "1"):
                 self._direct = dist.new_group(backend=backend, timeout=self._seat.timeout + _START)
             self._direct_type = device.type
 
@@ -224,8 +224,6 @@ class Group:
                     raise RuntimeError("a worker was lost")
             time.sleep(_POLL_SECONDS)
         work.wait()
-        if not work.is_success():
-            raise RuntimeError("rows of devices have not come")
 
     def _abort(self) -> None:
         """End the group of devices, if there is one, without a wait for anybody."""

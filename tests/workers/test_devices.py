@@ -56,7 +56,7 @@ def test_processes_of_devices_leave_the_files_of_one_and_name_who_is_lost(tmp_pa
     stand_for_nccl(monkeypatch)
     monkeypatch.setattr(dist, "new_group", lambda **given: groups.append(given["backend"]) or new_group(**given))
     monkeypatch.setattr(dist, "all_to_all_single", noted)
-    lost = r"worker 1 was lost \(its process was ended by SIGKILL.* go on with the same command and --resume"
+    lost = r"worker 1 was lost \(its process was ended by SIGKILL.* start the same command again, a training with --resume"
     with pytest.raises(PeerLostError, match=lost), led(2, 2.0, "worker_programs.behind_fakes") as world:
         assert (world.local_rank, world.local_size) == (0, 2)
         assert os.environ["NCCL_SOCKET_IFNAME"].startswith("lo") and "GLOO_SOCKET_IFNAME" not in os.environ
