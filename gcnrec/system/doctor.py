@@ -19,6 +19,7 @@ EXTRAS = {
     "gpu": (("cupy-cuda13x", "cupy-cuda12x", "numba-cuda"), "training on an NVIDIA GPU; one of the CuPys, as the driver has it"),
     "faiss": (("faiss-cpu",), "gcnrec export --format faiss"),
     "tracking": (("tensorboard", "mlflow"), "run.tensorboard and run.mlflow (MLflow is installed by itself)"),
+    "tune": (("optuna",), 'gcnrec tune with sampler = "tpe"'),
     "pyg": (("torch-geometric",), "batches and samplers for PyTorch Geometric, gcnrec.loaders.pyg"),
     "dgl": (("dgl",), "batches and samplers for DGL, gcnrec.loaders.dgl"),
     "bench": (("torch-geometric", "dgl", "implicit"), "gcnrec bench against other libraries"),

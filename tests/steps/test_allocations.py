@@ -7,6 +7,7 @@ themselves by the resident memory of the process. The bound of the first two is 
 
 from __future__ import annotations
 
+import ctypes
 import tracemalloc
 from dataclasses import dataclass
 
@@ -60,10 +61,18 @@ def watched(call):
         tracemalloc.stop()
 
 
+def _return_freed_memory():
+    """Make glibc give freed memory back at once, as by default: a training that ran in this process before lets it keep some."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+        assert mallopt is None or mallopt(parameter, 128 << 10)
+
+
 @pytest.fixture
 def parts(threads, tmp_path):
     """Builds a step, its explorer and a function that takes the next step, compiled and warm."""
     threads(1)  # results are the same, and small parallel loops do not wait for busy cores
+    _return_freed_memory()
 
     def build(policy, rule="adam", dtype="float32", propagation="none"):
         sections = {
