@@ -22,32 +22,44 @@ if not all(os.access(os.path.join(_FOLDER, room), os.W_OK) for room in ("", "ops
 
     find_room()
 
-__all__ = ["compare", "evaluate", "ingest", "open_dataset", "open_run", "recommend", "score", "similar", "train"]
+__all__ = [
+    "Data", "Job", "compare", "evaluate", "ingest", "open_dataset", "open_run", "recommend", "score", "similar", "train",
+]  # fmt: skip
 
-# Public name -> module and the function's name there.
+# Public name -> module and the name there.
 _HOMES = {
-    "compare": ("gcnrec.results.compare", "compare"),
-    "evaluate": ("gcnrec.results.evaluate", "evaluate_run"),
-    "ingest": ("gcnrec.loaders.parquet", "ingest"),
+    "Data": ("gcnrec.config.data", "Data"),
+    "Job": ("gcnrec.config.job", "Job"),
+    "compare": ("gcnrec.api.judging", "compare"),
+    "evaluate": ("gcnrec.api.judging", "evaluate"),
+    "ingest": ("gcnrec.api.making", "ingest"),
     "open_dataset": ("gcnrec.loaders.schema", "open_dataset"),
-    "open_run": ("gcnrec.runs.folder", "open_run"),
-    "recommend": ("gcnrec.results.recommend", "recommend"),
-    "score": ("gcnrec.results.score", "score"),
-    "similar": ("gcnrec.results.similar", "similar"),
-    "train": ("gcnrec.training.train", "train"),
+    "open_run": ("gcnrec.api.making", "open_run"),
+    "recommend": ("gcnrec.api.lists", "recommend"),
+    "score": ("gcnrec.api.lists", "score"),
+    "similar": ("gcnrec.api.lists", "similar"),
+    "train": ("gcnrec.pipeline", "train_job"),
 }
 
 if TYPE_CHECKING:
-    from gcnrec.loaders.parquet import ingest as ingest
+    from gcnrec.api.judging import compare as compare
+    from gcnrec.api.judging import evaluate as evaluate
+    from gcnrec.api.lists import recommend as recommend
+    from gcnrec.api.lists import score as score
+    from gcnrec.api.lists import similar as similar
+    from gcnrec.api.making import ingest as ingest
+    from gcnrec.api.making import open_run as open_run
+    from gcnrec.config import Data as Data
+    from gcnrec.config import Job as Job
     from gcnrec.loaders.schema import open_dataset as open_dataset
-    from gcnrec.runs.folder import open_run as open_run
+    from gcnrec.pipeline import train_job as train
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'gcnrec' has no attribute {name!r}")
-    module, function = _HOMES[name]
-    return getattr(import_module(module), function)
+    module, there = _HOMES[name]
+    return getattr(import_module(module), there)
 
 
 def __dir__() -> list[str]:

@@ -12,16 +12,41 @@ from typing import TYPE_CHECKING, Any
 
 from gcnrec.config import Data, Job
 from gcnrec.errors import DataError, Taken, UsageError, shown
+from gcnrec.storage.places import StrPath, place
+from gcnrec.system.observer import SILENT
 
 if TYPE_CHECKING:
     from gcnrec.loaders.on_demand import DataRequest
     from gcnrec.loaders.schema import Dataset
+    from gcnrec.reports.run_cell import ShownRun
     from gcnrec.results.backtest import Backtest, Windows
     from gcnrec.runs.folder import Run
     from gcnrec.system.observer import Observer
     from gcnrec.workers.world import World
 
 RUNS = Path("runs")
+
+
+def train_job(
+    job: Job | StrPath, dataset: Dataset | StrPath, out: StrPath, *, resume: bool = False, observer: Observer = SILENT,
+    progress: bool = False,
+) -> ShownRun:  # fmt: skip
+    """Train `job`, or the job of a file, on `dataset`, or that of a folder, into the run folder `out`; returns the finished run.
+
+    A notebook shows the run as figures and two charts. `resume` continues where a previous call stopped, to the same results.
+    In the main thread, Ctrl-C and SIGTERM finish the current step and save a checkpoint, then raise KeyboardInterrupt or
+    Terminated; a second signal raises at once. `progress` shows a bar.
+    Raises UsageError when `out` exists (or, resuming, was made by another job), or is being written by another process,
+    DivergedError at a loss that is not finite.
+    """
+    from gcnrec.loaders.schema import opened
+    from gcnrec.reports.progress import watched
+    from gcnrec.reports.run_cell import ShownRun
+    from gcnrec.training.train import train
+
+    given = job if isinstance(job, Job) else Job.load(job)
+    with watched(progress, observer, given.evaluate.metric) as heard:
+        return ShownRun.of(train(given, opened(dataset), place(out), resume=resume, observer=heard))
 
 
 def run_job(

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from gcnrec.config import Data
+from gcnrec.config.data import PATHS
 from gcnrec.config.toml import Section, read_toml, validated
 from gcnrec.errors import UsageError
-from gcnrec.loaders.recipe import PATHS, PLACES
+from gcnrec.loaders.recipe import PLACES
 from gcnrec.loaders.synthetic import World
 from gcnrec.loaders.worlds.shop import Shop
 

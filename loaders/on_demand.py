@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from gcnrec.config import Data
+from gcnrec.config.data import PATHS
 from gcnrec.config.toml import validated
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.conditions.moments import words_of_the_moment
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.recipe import (
     BOUNDS,
-    PATHS,
     PLACES,
     RULES,
     Inputs,

@@ -29,6 +29,7 @@ from gcnrec.loaders.features.encode import FeatureFile, Side, write_features
 from gcnrec.loaders.features.fits import Choices, check_columns
 from gcnrec.loaders.files.common_types import is_bytes, is_text
 from gcnrec.loaders.files.id_columns import id_types, key_types
+from gcnrec.loaders.files.in_memory import written
 from gcnrec.loaders.ingest.behaviours import Kinds
 from gcnrec.loaders.ingest.build import Staged, build, split_of
 from gcnrec.loaders.ingest.columns import (
@@ -81,26 +82,27 @@ def ingest(
     gets the same as lines of text, `work` (what, rows read, rows in all) of each pass.
     Raises DataError for data that is not what it was declared to be or changes while it is read, for a full disk, and where
     `force` would replace another folder; UsageError for a `where` that is no condition on a row. `out` then stays as it is.
+    Tables in memory (`Data.tables`) are written into the scratch first, and dataset.json says of them what they held.
     """
     refuse_foreign(out)
-    limit = parse_bytes(data.memory_limit)
+    limit, note = parse_bytes(data.memory_limit), progress or SILENT.note
     conditions = _conditions(data)
-    report = Report(progress or SILENT.note, work or SILENT.work)
-    with new_folder(out, force, report.note) as folder, memory_errors_as_sentences(data.memory_limit):
-        with scratch_in(folder / "scratch", limit) as scratch:
-            inputs = inputs_of(data, data_root)
-            files = _open_all(data, data_root, conditions, report)
-            remarks = _remarks(data, files[0].source)
-            check_features(data, data_root)
-            staged = _stage(files, data, scratch, report)
+    with new_folder(out, force, note) as folder, memory_errors_as_sentences(data.memory_limit):
+        with scratch_in(folder / "scratch", limit) as scratch, written(data, scratch.folder) as given:
+            report = Report(note, work or SILENT.work, given.named)
+            read, inputs = given.data, inputs_of(given.data, data_root)
+            files = _open_all(read, data_root, conditions, report)
+            remarks = _remarks(read, files[0].source)
+            check_features(read, data_root)
+            staged = _stage(files, read, scratch, report)
             _check_listed(files, inputs)
             report.work("splitting, numbering and writing", 0, 0)
-            info = build(staged, data, folder, scratch, report)
+            info = build(staged, read, folder, scratch, report)
             del staged
-            features = write_all_features(data, folder, data_root, scratch, report)
-        _check_unchanged(inputs, data, data_root)
+            features = write_all_features(read, folder, data_root, scratch, report)
+            _check_unchanged(inputs, read, data_root)
         settings = {"seed": data.seed, "data": recipe_of(data, data_root), "rules": RULES}
-        recipe = {**settings, "inputs": inputs, "report": report.entries}
+        recipe = {**settings, **given.recorded(inputs), "report": report.entries}
         seal(folder, {"name": name, **info, **features, **recipe})
     dataset = open_dataset(out)
     report.say(

@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gcnrec.config import Data
+from gcnrec.config.data import PATHS
 from gcnrec.errors import UsageError
 from gcnrec.loaders.conditions.condition import parse_condition
 from gcnrec.loaders.ingest.listing import listed
 
-PATHS = ("train", "test", "valid", "item_features", "user_features")
 PLACES = {"card", "folder", "digest", "name"}
 """Keys that say where a dataset is found, not what it holds."""
 BOUNDS = {"max_id_bytes"}

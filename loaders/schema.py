@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -46,6 +47,7 @@ from gcnrec.interactions import MAX_NODES, Interactions, MemoryVocabulary, Vocab
 from gcnrec.storage.documents import Document, checked, read_object
 from gcnrec.storage.files import exchanged, followed, local, remove, sync, unfinished, work_path
 from gcnrec.storage.locks import awaited, locked
+from gcnrec.storage.places import StrPath, place
 from gcnrec.system.observer import SILENT
 
 FORMAT = 1
@@ -155,6 +157,12 @@ class Dataset:
     negatives: Csr | None = None
     later_negatives: tuple[Interactions, ...] = ()
 
+    def __repr__(self) -> str:
+        """One line: folder, nodes and pairs."""
+        counts = f"{len(self.user_ids):,} users, {len(self.item_ids):,} items"
+        pairs = f"{self.graph.num_edges:,} train, {len(self.valid):,} validation, {len(self.test):,} test"
+        return f"Dataset({str(self.folder)!r}: {counts}, {pairs})"
+
     @property
     def name(self) -> str:
         return str(self.info["name"])
@@ -195,14 +203,19 @@ class Dataset:
         return negatives, *(csr_from_edges(part.users_E, part.items_E, train.rows, train.columns) for part in parts)
 
 
-def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
+def opened(dataset: Dataset | StrPath) -> Dataset:
+    """`dataset`, or that of a folder, as `open_dataset` opens it."""
+    return open_dataset(dataset) if isinstance(dataset, (str, os.PathLike)) else dataset
+
+
+def open_dataset(folder: StrPath, verify: bool = False) -> Dataset:
     """Open a dataset folder by memory map, after each listed file is verified; other files in it are ignored.
 
     A file that this user has verified before, and that has not changed since, is not read again; with `verify`, it is, once in a
     process. What a dataset's arrays hold is looked at once for each user and `dataset.json`.
     Raises DataError when the folder, its format or a file is not what `dataset.json` says.
     """
-    folder = local(Path(folder))
+    folder = local(place(folder))
     document = read_info(folder)
     info = _Info.model_validate(document)
     _check_listing(folder, info)

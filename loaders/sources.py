@@ -17,12 +17,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from gcnrec.config import Data
+from gcnrec.config.data import PATHS
 from gcnrec.config.toml import validated
 from gcnrec.errors import DataError, UsageError, os_remedy
 from gcnrec.loaders.cache import Entry
 from gcnrec.loaders.cards import Card, File, Source, load_card
 from gcnrec.loaders.downloads import SourceFailed, check_digest, fetch, one_line, reason
-from gcnrec.loaders.recipe import PATHS, name_of
+from gcnrec.loaders.recipe import name_of
 from gcnrec.loaders.synthetic import write_world
 from gcnrec.loaders.worlds import shop
 from gcnrec.system.observer import SILENT

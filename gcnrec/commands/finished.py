@@ -109,8 +109,9 @@ def recommend(
     """Write top-k lists: the original ids, rank from 1, score."""
     from gcnrec.commands.workers import leading
     from gcnrec.reports.text import figure_lines
+    from gcnrec.results.given.request import RequestFiles
     from gcnrec.results.outputs import Output
-    from gcnrec.results.recommend import recommend as write
+    from gcnrec.results.recommend import ListOptions, write_recommendations
     from gcnrec.results.relisting import Relisting
     from gcnrec.results.shop.audience import AudienceFiles, AudienceOptions, audience
     from gcnrec.runs.folder import open_run
@@ -125,11 +126,11 @@ def recommend(
             options = AudienceOptions(k, seen, fallback)
             made = asdict(audience(opened, files, options, to, memory_limit=memory_limit, observer=observer))
         else:
-            made = asdict(write(
-                opened, k, to, users=users, items=items, candidates=candidates, exclude=exclude, seen=seen, fallback=fallback,
-                new_users=new_users, new_items=new_items, relisting=relisting, segment=segment, memory_limit=memory_limit,
-                observer=observer, world=world,
-            ))  # fmt: skip
+            wishes = ListOptions(k, seen, fallback, relisting)
+            given = RequestFiles(users, items, candidates, exclude, new_users, new_items, attributes, segment)
+            made = asdict(
+                write_recommendations(opened, given, wishes, to, memory_limit=memory_limit, observer=observer, world=world)
+            )
     output.show(made if as_json else figure_lines(made))
 
 
@@ -151,8 +152,7 @@ def similar(
     """Write the items most like each item, or users like each user: original ids, rank from 1, cosine of the embeddings."""
     from gcnrec.reports.text import figure_lines
     from gcnrec.results.outputs import Output
-    from gcnrec.results.similar import SimilarFiles
-    from gcnrec.results.similar import similar as write
+    from gcnrec.results.similar import SimilarFiles, write_similar
     from gcnrec.runs.folder import open_run
 
     of_users = users is not None or new_users is not None
@@ -161,7 +161,7 @@ def similar(
     given, new = (users, new_users) if of_users else (items, new_items)
     files = SimilarFiles(None if given in (None, "all") else Path(given), among, exclude, new, every=given == "all")
     with observing(as_json, log_json) as observer:
-        made = write(
+        made = write_similar(
             open_run(run, observer),
             "user" if of_users else "item",
             k,
@@ -191,12 +191,11 @@ def score(
     """Write the score of each pair of a file, and the item's rank among all items for that user; no row is dropped."""
     from gcnrec.reports.text import figure_lines
     from gcnrec.results.outputs import Output
-    from gcnrec.results.score import NewNodes
-    from gcnrec.results.score import score as write
+    from gcnrec.results.score import NewNodes, write_scores
     from gcnrec.runs.folder import open_run
 
     with observing(as_json, log_json) as observer:
-        made = write(
+        made = write_scores(
             open_run(run, observer), pairs, Output(out, force), seen=seen, new=NewNodes(new_users, new_items),
             memory_limit=memory_limit, observer=observer,
         )  # fmt: skip

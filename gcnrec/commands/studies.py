@@ -48,7 +48,7 @@ def compare(
 ) -> None:
     """Differences per metric with paired bootstrap intervals and Holm's p-values; same data and users or refused."""
     from gcnrec.reports.text import comparison_lines
-    from gcnrec.results.compare import compare as contrast
+    from gcnrec.results.compare import compare_runs as contrast
     from gcnrec.results.given.lists import open_judged
     from gcnrec.runs.folder import open_run
 

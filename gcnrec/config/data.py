@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
 
 from gcnrec.config.toml import Section
 from gcnrec.config.values import (
@@ -21,10 +21,32 @@ from gcnrec.config.values import (
     Width,
     split_at_commas,
 )
+from gcnrec.storage.places import StrPath
+
+PATHS = ("train", "test", "valid", "item_features", "user_features")
+"""Keys that name Parquet. In a program, each may be a table in memory instead."""
+IN_MEMORY = "memory://"
+"""What the text of such a key begins with where it stands for a table in memory."""
+
+
+class ArrowStream(Protocol):
+    """A table in memory: anything with `__arrow_c_stream__` (Arrow's PyCapsule interface), of pandas, Polars, Arrow or DuckDB."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+
+class InMemory:
+    """A table that a key of `PATHS` was given, equal to itself alone: tables compare by rows, if at all."""
+
+    def __init__(self, stream: ArrowStream) -> None:
+        self.stream = stream
 
 
 class Data(Section):
-    """What to ingest. The keys are the flags of `gcnrec ingest`; a card in `datasets/` uses the same ones."""
+    """What to ingest. The keys are the flags of `gcnrec ingest`; a card in `datasets/` uses the same ones.
+
+    In a program, `train`, `test`, `valid`, `item_features` and `user_features` also take tables in memory (`ArrowStream`).
+    """
 
     card: PathText | None = None
     """Path of a card in `datasets/`; relative paths are tried from the job file, then from the working directory."""
@@ -115,6 +137,30 @@ class Data(Section):
     bags of words need torch."""
     max_id_bytes: Annotated[int, Field(ge=1, le=2**24)] = 4096
     """Bytes that an id may have; a longer one is refused."""
+    _tables: dict[str, InMemory] = PrivateAttr(default_factory=dict)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, *, train: StrPath | ArrowStream | None = ..., test: StrPath | ArrowStream | None = ...,
+            valid: StrPath | ArrowStream | None = ..., item_features: StrPath | ArrowStream | None = ...,
+            user_features: StrPath | ArrowStream | None = ..., **others: Any,
+        ) -> None: ...  # fmt: skip
+
+    @property
+    def tables(self) -> dict[str, InMemory]:
+        """The tables in memory, by their keys. Only the object that was made with them has them, and its copies."""
+        return self._tables
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_tables(cls, values: Any, handler: ModelWrapValidatorHandler[Data]) -> Data:
+        if not isinstance(values, dict):
+            return handler(values)
+        given = {key: InMemory(values[key]) for key in PATHS if hasattr(values.get(key), "__arrow_c_stream__")}
+        made = handler({**values, **{key: f"{IN_MEMORY}{key}" for key in given}})
+        made._tables.update(given)
+        return made
 
     @model_validator(mode="after")
     def _rules(self) -> Data:

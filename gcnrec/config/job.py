@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
@@ -28,6 +27,7 @@ from gcnrec.config.values import (
     Words,
 )
 from gcnrec.errors import shown
+from gcnrec.storage.places import StrPath, place
 
 _MOST_NEGATIVES = 10**9
 """Of a step."""
@@ -485,12 +485,12 @@ class Job(Section):
         return self
 
     @classmethod
-    def load(cls, path: Path, overrides: list[str] | None = None) -> Job:
+    def load(cls, path: StrPath, overrides: list[str] | None = None) -> Job:
         """Read a TOML job file and apply `section.key=value` overrides (values in TOML syntax, or bare text).
 
         Raises UsageError naming the key, what came and the nearest known name.
         """
-        return cls.parse(read_job(path), overrides or [], str(path))
+        return cls.parse(read_job(place(path)), overrides or [], str(path))
 
     @classmethod
     def parse(cls, sections: dict[str, Any], overrides: list[str], where: str) -> Job:

@@ -10,7 +10,7 @@ import codecs
 import itertools
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date, time
 from pathlib import Path
 from types import MappingProxyType
@@ -40,6 +40,10 @@ class Section(BaseModel):
     """A frozen table of settings; a key that it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """The keys that were set: a repr of all would take a page."""
+        return ((key, value) for key, value in super().__repr_args__() if key in self.model_fields_set)
 
 
 S = TypeVar("S", bound=Section)

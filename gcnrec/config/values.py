@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -72,6 +73,10 @@ def _a_path(text: str) -> str:
     return _no_nul(text)
 
 
+def _path_as_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 def _a_moment(value: Any) -> Any:
     # int() and Decimal() also take 1_0, and digits of other scripts.
     if isinstance(value, str) and (len(value) > 100 or not value.isascii() or "_" in value):
@@ -87,5 +92,5 @@ def split_at_commas(value: Any) -> Any:
 FolderName = Annotated[str, AfterValidator(_a_folder), Words("name of a folder, at most 100 characters")]
 Moment = Annotated[str | int | float, BeforeValidator(_a_moment), Words("number or ISO date")]
 Text = Annotated[str, AfterValidator(_no_nul), Words("text")]
-PathText = Annotated[str, AfterValidator(_a_path), Words("path, at most 4,096 characters")]
+PathText = Annotated[str, BeforeValidator(_path_as_text), AfterValidator(_a_path), Words("path, at most 4,096 characters")]
 DatasetName = Annotated[FolderName, AfterValidator(_no_pattern), Words("name, at most 100 characters without / \\ * ? [ ]")]

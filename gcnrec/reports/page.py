@@ -11,13 +11,18 @@ from gcnrec.storage.files import atomic_file
 
 def write_page(template: str, content: Mapping[str, Any], path: Path) -> Path:
     """Write the page to `path`, replacing an earlier one, and return `path`."""
+    page = rendered(template, content)
+    with atomic_file(path) as work:
+        work.write_text(page, encoding="utf-8")
+    return path
+
+
+def rendered(template: str, content: Mapping[str, Any]) -> str:
+    """A template of this folder with `content`, of which all text is escaped."""
     import jinja2
 
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    page = pages.get_template(template).render(**content)
-    with atomic_file(path) as work:
-        work.write_text(page, encoding="utf-8")
-    return path
+    return pages.get_template(template).render(**content)

@@ -17,14 +17,18 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from gcnrec.errors import UsageError
 from gcnrec.reports.figures import LINE_SECONDS, Remaining, figures, rate
 from gcnrec.storage.streams import lost
-from gcnrec.system.observer import Kept, Observer
+from gcnrec.system.observer import SILENT, Kept, Observer
 
 if TYPE_CHECKING:
     from gcnrec.reports.trials import Ended, ReportEnded
 
 _FIRST_LINE_SECONDS = 2.0
+_REDRAWN_SECONDS = 0.2
+_BAR, _COLUMNS = 12, 79
+"""Characters of a bar, and of the line around it."""
 
 
 @contextmanager
@@ -67,6 +71,32 @@ def trials_reported(total: int, log_json: bool) -> Iterator[Callable[[dict[str, 
         return
     with runs_bar(total) as report:
         yield lambda fields, text, done: report(Ended(fields["name"], 0, 0.0, text), done, total)
+
+
+@contextmanager
+def watched(progress: bool, observer: Observer, metric: str = "") -> Iterator[Observer]:
+    """The observer of a call from Python: `observer`, or with `progress` a line on stderr.
+
+    The line is redrawn in a notebook and on a terminal. Elsewhere, as in a log file, a line follows at most once a minute.
+    UsageError where both are given, and for a `progress` that is no bool.
+    """
+    if not isinstance(progress, bool):
+        raise UsageError(
+            f"progress must be True or False, got {type(progress).__name__}; give an object that listens as observer"
+        )
+    if not progress:
+        yield observer
+        return
+    if observer is not SILENT:
+        raise UsageError("progress = True shows progress on stderr, and an observer was given as well; leave one of them out")
+    if not (sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")):
+        yield Lines(metric)
+        return
+    line = Redrawn(metric)
+    try:
+        yield line
+    finally:
+        line.clear()
 
 
 class Quiet(Observer):
@@ -122,6 +152,52 @@ class Lines(_Paced):
     def _progress(self, text: str) -> None:
         if self._is_due():
             self.note(text)
+
+
+class Redrawn(Observer):
+    """Progress as one line that a carriage return draws again, which notebooks do as terminals; epochs, notes, warnings stay."""
+
+    def __init__(self, metric: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._metric, self._clock = metric, clock
+        self._left, self._due, self._drawn = Remaining(clock), clock(), 0
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rows_per_second: float) -> None:
+        left = self._left.after("training", (epoch - 1) * steps + step, epochs * steps)
+        about = f"{step}/{steps}{left}  loss {loss:.4f}  {rate(rows_per_second)}"
+        self._draw(f"epoch {epoch}/{epochs} {_bar(step, steps)} {about}")
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        self.note(f"{record.get('stage', 'fit')} epoch {record['epoch']}  {figures(record, self._metric)}")
+
+    def work(self, what: str, done: int, total: int) -> None:
+        left = self._left.after(what, done, total) if total else ""
+        self._draw(f"{what} {_bar(done, total)} {done:,}/{total:,}{left}" if total else what)
+
+    def note(self, text: str) -> None:
+        self.clear()
+        print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        self.note(f"warning: {text}")
+
+    def clear(self) -> None:
+        """Take the line away, if there is one."""
+        if self._drawn:
+            print(f"\r{'':{self._drawn}}\r", end="", file=sys.stderr, flush=True)
+        self._drawn, self._due = 0, self._clock()
+
+    def _draw(self, text: str) -> None:
+        if self._clock() < self._due:
+            return
+        # Blanks cover what a longer line has left.
+        print(f"\r{text[:_COLUMNS]:{self._drawn}}", end="", file=sys.stderr, flush=True)
+        self._drawn, self._due = len(text[:_COLUMNS]), self._clock() + _REDRAWN_SECONDS
+
+
+def _bar(done: int, total: int) -> str:
+    """`done` of `total` as a bar of `_BAR` characters."""
+    full = _BAR * min(done, total) // max(total, 1)
+    return "\u2588" * full + "\u2591" * (_BAR - full)
 
 
 class JsonLines(_Paced):

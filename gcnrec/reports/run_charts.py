@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from gcnrec.ranking.metrics import measured, split_name
@@ -16,8 +16,8 @@ STAGES = ("fit", "refit")
 _MANY_SECONDS = 600.0
 
 
-def learning(contents: RunContents) -> list[Chart]:
-    """Curves of the epochs' figures, as far as they were measured."""
+def learning(contents: RunContents) -> Iterator[Chart]:
+    """Curves of the epochs' figures, as far as they were measured: first the loss, then validation."""
     metric = contents.job.evaluate.metric
     wanted: list[tuple[str, Literal["epoch", "seconds"], str, charts.Unit, Callable[[Epoch], float | None]]] = [
         ("Loss by epoch", "epoch", "loss", "number", lambda epoch: epoch.loss),
@@ -28,7 +28,6 @@ def learning(contents: RunContents) -> list[Chart]:
         ("Read from host memory by the GPU", "epoch", "GB per second", "number", lambda epoch: epoch.gigabytes_per_second),
         ("Rows found in the device's cache", "epoch", "share of the rows", "share", lambda epoch: epoch.cache_hits),
     ]
-    drawn = []
     for title, x, label, unit, value_of in wanted:
         points = {
             stage: [(getattr(epoch, x), value) for epoch in contents.epochs(stage) if (value := value_of(epoch)) is not None]
@@ -41,8 +40,7 @@ def learning(contents: RunContents) -> list[Chart]:
             if each
         ]
         if curves:
-            drawn.append({"title": title, "svg": charts.lines(curves, "minutes" if minutes else x, label, unit)})
-    return drawn
+            yield {"title": title, "svg": charts.lines(curves, "minutes" if minutes else x, label, unit)}
 
 
 def stored_values(contents: RunContents) -> list[Chart]:

@@ -32,14 +32,14 @@ def _content(contents: RunContents) -> dict[str, Any]:
     ]
     return {
         "name": contents.folder.name,
-        "subtitle": _subtitle(contents),
-        "headline": _headline(contents),
+        "subtitle": subtitle(contents),
+        "headline": headline(contents),
         "warnings": contents.warnings,
         "resumes": [
             f"{_moment(event.time)}: {event.stage} after epoch {event.epoch} and {event.step:,} steps"
             for event in contents.of_kind(Resume)
         ],
-        "curves": learning(contents),
+        "curves": list(learning(contents)),
         "compared": compared(contents),
         "support": stored_values(contents) + support(contents),
         "budget": _budget(contents),
@@ -55,7 +55,8 @@ def _content(contents: RunContents) -> dict[str, Any]:
     }
 
 
-def _subtitle(contents: RunContents) -> str:
+def subtitle(contents: RunContents) -> str:
+    """Model, mixture, data, time and version in one line."""
     model, mixture, lineage = contents.job.model, contents.mixture, contents.lineage
     parts = [
         model.name if model.closed_form else f"{model.name}, {model.layers} layer{'s' * (model.layers != 1)}, {model.width} wide"
@@ -66,7 +67,8 @@ def _subtitle(contents: RunContents) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _headline(contents: RunContents) -> list[dict[str, str]]:
+def headline(contents: RunContents) -> list[dict[str, str]]:
+    """The figures at the top: `name`, `value`, and a `detail` such as an interval."""
     values = contents.metrics.values
     figures = [
         {"name": name, "value": f"{values[name]:.4f}", "detail": _interval(contents, name)}

@@ -51,8 +51,17 @@ class Comparison:
     test: str
     rows: tuple[Difference, ...]
 
+    def __repr__(self) -> str:
+        """One line a run: its difference in the first metric, with interval and p-value."""
+        first = {row.run: row for row in reversed(self.rows)}
+        lines = [
+            f"{run!r}: {row.metric} {row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f}), p {row.p_holm:.3g}"
+            for run, row in reversed(first.items())
+        ]
+        return f"Comparison(with {self.base!r} on {self.split}, {self.num_users:,} users; " + "; ".join(lines) + ")"
 
-def compare(
+
+def compare_runs(
     base: Run,
     others: Sequence[Run | JudgedLists],
     split: Split = "test",

@@ -38,6 +38,7 @@ from gcnrec.runs.folder import Run, writing
 from gcnrec.runs.manifest import record
 from gcnrec.runs.paths import metrics_path, per_user_path
 from gcnrec.storage.files import atomic_file
+from gcnrec.storage.places import place_if_any
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
 from gcnrec.training.finish import warn_of_lost, warn_of_one_list
@@ -93,7 +94,8 @@ def evaluate_run(
     with writing(run.folder, observer), memory_errors_as_sentences(limit):
         held_out = judged_pairs(rule, dataset, split)
         fixed = evaluation_bytes(run, held_out, measures.ks, measures.resamples)
-        fixed += sum(node_table_bytes(run, path, limit) for path in (segments, details.attributes) if path is not None)
+        read = [path for path in (segments, place_if_any(details.attributes)) if path is not None]
+        fixed += sum(node_table_bytes(run, path, limit) for path in read)
         fixed += beyond_bytes(run, measures.ks) if details.beyond_accuracy else 0
         chunk = users_per_chunk(limit, fixed, run, min(max(measures.ks), most_items(run, None)), "evaluating")
         names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
@@ -139,7 +141,7 @@ def evaluate_lists(
     """
     dataset, terms, details = run.dataset, terms or Terms(), details or Details()
     rule, split = terms.rule(run), terms.split
-    out.refuse_inputs([lists, details.attributes])
+    out.refuse_inputs([lists, place_if_any(details.attributes)])
     of_items, given = details.read(dataset), read_lists(dataset, lists)
     held = HeldOutSplit.of(judged_pairs(rule, dataset, split), dataset.graph, seen_items(rule, dataset, split))
     fitting = lengths_of(given, held, terms.measures(run).lengths, terms.ks is not None, observer)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
@@ -19,6 +21,7 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.ids.id_types import family, plain
 from gcnrec.runs.paths import EVENTS, LINEAGE
 from gcnrec.storage.files import atomic_file, next_folder
+from gcnrec.storage.places import StrPath, place
 
 Kind = Literal["parquet", "csv", "jsonl"]
 _KINDS: dict[str, Kind] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -55,9 +58,9 @@ class Output:
                 raise UsageError(f"{self.path} is read by this command, and would be lost; choose another --out")
 
     @classmethod
-    def of(cls, out: Path | Output) -> Output:
+    def of(cls, out: StrPath | Output) -> Output:
         """An output as it is, or that of a path, which replaces nothing."""
-        return out if isinstance(out, Output) else cls(out)
+        return out if isinstance(out, Output) else cls(place(out))
 
     @property
     def kind(self) -> Kind:
@@ -86,6 +89,32 @@ class Output:
                         yield lambda table: file.writelines(_json_lines(table))
 
 
+@dataclass(frozen=True, slots=True)
+class Gathered(Output):
+    """Takes what would be written into memory: `tables`. `path` is the run's folder, for scratch if it is writable."""
+
+    tables: list[pa.Table] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Nothing is overwritten here."""
+
+    @property
+    def scratch(self) -> Path:
+        """The run's folder, or where it is read-only, the folder of this system's temporary files."""
+        return self.path if os.access(self.path, os.W_OK) else Path(tempfile.gettempdir())
+
+    @contextmanager
+    def opened(self, schema: pa.Schema) -> Iterator[Write]:
+        """What keeps tables of `schema`."""
+        self.tables.append(schema.empty_table())
+        yield self.tables.append
+
+    @property
+    def table(self) -> pa.Table:
+        """All that was written, in its order."""
+        return pa.concat_tables(self.tables)
+
+
 def owner_of(path: Path) -> Path | None:
     """The dataset or run folder that a file belongs to; lists next to a run's own files are not the run's."""
     for folder in (path.parent, path.parent.parent):
@@ -105,12 +134,12 @@ def _in_csv(field: pa.Field) -> pa.DataType:
 
 def _as_words(table: pa.Table, words: pa.Schema) -> pa.Table:
     columns = []
-    for column, field in zip(table.columns, words, strict=True):
-        if pa.types.is_large_string(field.type):
-            column = in_words(field.name, column)
+    for column, each in zip(table.columns, words, strict=True):
+        if pa.types.is_large_string(each.type):
+            column = in_words(each.name, column)
             if pc.any(pc.match_substring_regex(column, "[\r\n]")).as_py():
                 raise DataError(
-                    f"column {field.name!r} holds a line break, and a row of CSV is one line; end --out in .parquet or .jsonl"
+                    f"column {each.name!r} holds a line break, and a row of CSV is one line; end --out in .parquet or .jsonl"
                 )
         columns.append(column)
     return pa.table(columns, schema=words)

@@ -54,67 +54,14 @@ class RecommendSummary:
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def recommend(
-    run: Run,
-    k: int,
-    out: Path | Output,
-    *,
-    users: Path | None = None,
-    items: Path | None = None,
-    candidates: Path | None = None,
-    exclude: Path | None = None,
-    seen: str = "all",
-    fallback: str | None = None,
-    new_users: Path | None = None,
-    new_items: Path | None = None,
-    relisting: Relisting | None = None,
-    segment: str | None = None,
-    memory_limit: str | None = None,
-    observer: Observer = SILENT,
-    world: World | None = None,
-) -> RecommendSummary:
-    """Write `out`: user and item (original ids in their Arrow types), rank int32 from 1, score float32.
-
-    The ending of `out` decides the format: .csv, .jsonl, or Parquet. An `Output` may replace a file.
-
-    Users come in the order of the file `users`, else of `candidates`, else all of them by number; lists by rank. A list
-    has at most `k` items, and at most all there are; it is never padded. `items` restricts what is ranked, `candidates` to
-    these pairs of user and item. `segment` is a column of `users` and of `items`: a user gets items of the same value alone.
-    `exclude` leaves out pairs, or with a single column items for everybody. `seen`: "all" leaves out train, valid and test
-    interactions, "met" also items met by other behaviours, "train" only train, "none" nothing.
-    `fallback` "popularity" gives users whom the model did not train on the most popular items (score: train users), and a column
-    `source`, "model" or "fallback". Without it, users unknown to the dataset are left out, and counted.
-    `new_users` (pairs of user and item) and `new_items` (features) bring nodes that training never saw
-    (`gcnrec.results.fold_in`). New items are ranked with the others. With `new_users` the users of that file alone get lists,
-    unless `users` or `candidates` name others; a user that the run knows has the items of the file as well.
-    `relisting`: at most so many items of a kind in a list, or items unlike each other; lists are then in the order of choice.
-    `memory_limit`, such as "2GB" (default: of the job), bounds memory; the process itself and mapped files do not count.
-    `world`: the workers that this process leads, default this process alone. Their machines share the users where lists are the
-    beginning of the ranking of the same items for all.
-    Raises UsageError when `out` exists, DataError when a file cannot be read or none of its ids is known, DeviceError when the
-    limit is too small for the data.
-    """
-    options = _Options(k, Output.of(out), seen, fallback, relisting or Relisting())
-    files = RequestFiles(users, items, candidates, exclude, new_users, new_items, options.relisting.attributes, segment)
-    options.out.refuse_inputs(files.given)
-    limit = run.job.evaluate.memory_limit if memory_limit is None else memory_limit
-    fixed = recommendation_bytes(run, files, limit)
-    longest = options.longest(most_items(run, new_items))
-    chunk = users_per_chunk(limit, fixed, run, longest, "recommending from")
-    with memory_errors_as_sentences(limit):
-        ranker = rankers_of(world or Alone(), run.job.train.threads)(chunk)
-        return _recommended(run, files, options, _Chunks(chunk, ranker), kept(observer))
-
-
 @dataclass(frozen=True, slots=True)
-class _Options:
-    """`recommend`'s options of the same names. Raises UsageError for values that are none."""
+class ListOptions:
+    """`k`, `seen`, `fallback` and `relisting` of `gcnrec.recommend`. Raises UsageError for values that are none."""
 
     k: int
-    out: Output
-    seen: str
-    fallback: str | None
-    relisting: Relisting
+    seen: str = "all"
+    fallback: str | None = None
+    relisting: Relisting = field(default_factory=Relisting)
 
     def longest(self, num_items: int) -> int:
         """How many items of a user are ranked at first."""
@@ -124,16 +71,44 @@ class _Options:
         check_wishes(self.k, self.seen, self.fallback)
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunks:
-    """How many lists are made at a time, and who ranks for lists that are the beginning of a ranking."""
+def write_recommendations(
+    run: Run,
+    files: RequestFiles,
+    options: ListOptions,
+    out: Output,
+    *,
+    memory_limit: str | None = None,
+    observer: Observer = SILENT,
+    world: World | None = None,
+) -> RecommendSummary:
+    """Write the lists of a run to `out`, as `gcnrec.recommend` says (`gcnrec.api.lists`), and count them.
 
+    Raises DataError when a file cannot be read or none of its ids is known, DeviceError when `memory_limit` (default: of the job)
+    is too small for the data. `world`: the workers that this process leads, default this process alone. Their machines share the
+    users where lists are the beginning of the ranking of the same items for all.
+    """
+    out.refuse_inputs(files.given)
+    limit = run.job.evaluate.memory_limit if memory_limit is None else memory_limit
+    fixed = recommendation_bytes(run, files, limit)
+    longest = options.longest(most_items(run, files.new_items))
+    chunk = users_per_chunk(limit, fixed, run, longest, "recommending from")
+    with memory_errors_as_sentences(limit):
+        ranker = rankers_of(world or Alone(), run.job.train.threads)(chunk)
+        return _recommended(run, files, _Call(options, out, chunk, ranker), kept(observer))
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What lists hold, where they go, how many are made at a time, and who ranks for lists that are the beginning of a ranking."""
+
+    options: ListOptions
+    out: Output
     rows: int
     ranker: Ranker
 
 
-def _recommended(run: Run, files: RequestFiles, options: _Options, chunks: _Chunks, observer: Observer) -> RecommendSummary:
-    scratch = options.out.scratch
+def _recommended(run: Run, files: RequestFiles, call: _Call, observer: Observer) -> RecommendSummary:
+    options, scratch = call.options, call.out.scratch
     wider = with_new_nodes(run, files.new_users, files.new_items, scratch) if files.bring_nodes else None
     dataset = wider.dataset if wider else run.dataset
     request = read_request(dataset, files, keep_unknown=options.fallback is not None)
@@ -161,8 +136,8 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunks: _Chun
         relist=relist,
     )
     columns = Columns("user", request.ids, "item", dataset.item_ids, lists.untrained_R if lists.falls_back else None)
-    lengths_R = write_lists(options.out, columns, lists.in_chunks(chunks), observer)
-    made = lists.summary(options.out.path, lengths_R, wider.unknown_items if wider else 0)
+    lengths_R = write_lists(call.out, columns, lists.in_chunks(call), observer)
+    made = lists.summary(call.out.path, lengths_R, wider.unknown_items if wider else 0)
     made = replace(made, dropped={each.key: each.summary for each in counts})
     if made.untrained and not (dataset.user_features is not None and run.job.model.reads_features):
         observer.warn(
@@ -173,7 +148,7 @@ def _recommended(run: Run, files: RequestFiles, options: _Options, chunks: _Chun
 
 
 def _relist(
-    run: Run, wider: Widened | None, dataset: Dataset, options: _Options, scratch: Path
+    run: Run, wider: Widened | None, dataset: Dataset, options: ListOptions, scratch: Path
 ) -> tuple[Relist | None, list[FileCounts]]:
     """What chooses lists from the ranking, None where they are its beginning; and the rows of the file without effect."""
     if not options.relisting.changes:
@@ -214,9 +189,9 @@ class _Lists:
     falls_back: bool
     relist: Relist | None = None
 
-    def in_chunks(self, chunks: _Chunks) -> Iterator[TopK]:
+    def in_chunks(self, call: _Call) -> Iterator[TopK]:
         """All lists in the order of the request, so many rows at a time."""
-        return self._plain(chunks.ranker) if self._are_plain else self._chosen(chunks.rows)
+        return self._plain(call.ranker) if self._are_plain else self._chosen(call.rows)
 
     @property
     def _are_plain(self) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
@@ -18,6 +17,7 @@ from gcnrec.ranking.relist import Cap, Relist
 from gcnrec.results.given.attributes import read_attributes
 from gcnrec.results.given.dropped import FileCounts
 from gcnrec.runs.folder import Run
+from gcnrec.storage.places import StrPath, place
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Relisting:
     """
 
     max_per: Mapping[str, int] = field(default_factory=dict)
-    attributes: Path | None = None
+    attributes: StrPath | None = None
     diversity: float = 0.0
 
     def __post_init__(self) -> None:
@@ -69,5 +69,5 @@ class Relisting:
     def _caps(self, dataset: Dataset) -> tuple[tuple[Cap, ...], list[FileCounts]]:
         """A cap for each column of the file."""
         assert self.attributes is not None
-        read = read_attributes(dataset, self.attributes, dict.fromkeys(self.max_per, "--max-per"))
+        read = read_attributes(dataset, place(self.attributes), dict.fromkeys(self.max_per, "--max-per"))
         return tuple(Cap(read.groups(name).codes_I, most) for name, most in self.max_per.items()), [read.counts]

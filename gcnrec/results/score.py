@@ -6,7 +6,7 @@ Letters: E rows of the file, P of them whose user and item the run knows, U user
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,7 @@ from gcnrec.results.given.request import SEEN, RequestFiles, left_out, typed
 from gcnrec.results.memory_bounds import recommendation_bytes, users_per_chunk
 from gcnrec.results.outputs import Output
 from gcnrec.runs.folder import Run
+from gcnrec.storage.places import StrPath, place_if_any
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
 
@@ -55,31 +56,25 @@ class ScoreSummary:
 class NewNodes:
     """Files of `users` (pairs of user and item) and `items` (features), as `recommend` takes them; None where none is given."""
 
-    users: Path | None = None
-    items: Path | None = None
+    users: StrPath | None = None
+    items: StrPath | None = None
 
 
-def score(
-    run: Run, pairs: Path, out: Path | Output, *, seen: SeenOf = "none", new: NewNodes | None = None,
+def write_scores(
+    run: Run, pairs: Path, out: Output, *, seen: SeenOf = "none", new: NewNodes | None = None,
     memory_limit: str | None = None, observer: Observer = SILENT,
 ) -> ScoreSummary:  # fmt: skip
-    """Write `out`: user and item as the file `pairs` has them, score float32, rank int32, null where one of the ids is unknown.
-
-    `rank` is the item's place from 1 among all items, by falling score, then rising item number. `seen` "all" takes the user's
-    other train, valid and test items out of that ranking, "train" only those of train. `new`: files of nodes that training never
-    saw. Raises UsageError when `out` exists, DataError when a file cannot be read or names no pair of the run,
-    DeviceError when the memory limit (default: of the job) is too small for the data.
-    """
-    output = Output.of(out)
+    """Write the rows to `out`, as `gcnrec.score` says (`gcnrec.api.lists`), and count them."""
     if seen not in SEEN:
         raise UsageError(f"--seen must be one of {', '.join(SEEN)}, got {seen!r}")
-    files = RequestFiles(None, None, pairs, None, *astuple(new or NewNodes()))
-    output.refuse_inputs(files.given)
+    given = new or NewNodes()
+    files = RequestFiles(None, None, pairs, None, place_if_any(given.users), place_if_any(given.items))
+    out.refuse_inputs(files.given)
     limit = run.job.evaluate.memory_limit if memory_limit is None else memory_limit
     with memory_errors_as_sentences(limit):
         fixed = recommendation_bytes(run, files, limit)
         chunk = users_per_chunk(limit, fixed, run, _AS_LONG_AS, "scoring by")
-        return _scored(run, files, _Options(pairs, output, seen), chunk, kept(observer))
+        return _scored(run, files, _Options(pairs, out, seen), chunk, kept(observer))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from gcnrec.results.lists import Columns, write_lists
 from gcnrec.results.memory_bounds import nodes_per_chunk, similarity_bytes
 from gcnrec.results.outputs import Output
 from gcnrec.runs.folder import Run
+from gcnrec.storage.places import StrPath, place, place_if_any
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
 
@@ -66,44 +67,36 @@ class SimilarFiles:
     list leaves out. `new`: nodes that training never saw, as `recommend` takes them.
     """
 
-    of: Path | None = None
-    among: Path | None = None
-    exclude: Path | None = None
-    new: Path | None = None
+    of: StrPath | None = None
+    among: StrPath | None = None
+    exclude: StrPath | None = None
+    new: StrPath | None = None
     every: bool = False
 
     @property
     def given(self) -> list[Path]:
         """The files that are given."""
-        return [path for path in (self.of, self.among, self.exclude, self.new) if path is not None]
+        return [place(path) for path in (self.of, self.among, self.exclude, self.new) if path is not None]
 
 
-def similar(
-    run: Run, side: Side, k: int, out: Path | Output, files: SimilarFiles | None = None, *, memory_limit: str | None = None,
+def write_similar(
+    run: Run, side: Side, k: int, out: Output, files: SimilarFiles | None = None, *, memory_limit: str | None = None,
     observer: Observer = SILENT,
 ) -> SimilarSummary:  # fmt: skip
-    """Write `out`: the node (column "item" or "user"), `similar`, rank int32 from 1, and score float32, the cosine.
-
-    Lists come in the order of `files.of`, else by number, have at most `k` nodes, and never name the node itself. A node whose
-    embedding is zero has no direction: it gets no list, and no list names it.
-    `memory_limit` (default: of the job) bounds memory; the process itself and mapped files do not count.
-    Raises UsageError when `out` exists and for a model without embeddings, DataError when a file cannot be read or none of its
-    ids is known, DeviceError when the limit is too small for the data.
-    """
+    """Write the lists to `out`, as `gcnrec.similar` says (`gcnrec.api.lists`), and count them."""
     if k < 1:
         raise UsageError(f"--k must be at least 1, got {k}")
-    output = Output.of(out)
     if run.job.model.closed_form:
         raise UsageError(
             f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no embeddings; train another one"
         )
     files, limit = files or SimilarFiles(), run.job.evaluate.memory_limit if memory_limit is None else memory_limit
-    output.refuse_inputs(files.given)
+    out.refuse_inputs(files.given)
     fixed = similarity_bytes(run, files.given, files.new is not None, limit)
     nodes = len(run.dataset.item_ids if side == "item" else run.dataset.user_ids)
     chunk = nodes_per_chunk(limit, fixed, min(k, nodes), f"listing what is similar in {run.folder}")
     with memory_errors_as_sentences(limit):
-        return _similar(run, side, _Request(k, output, files), chunk, kept(observer))
+        return _similar(run, side, _Request(k, out, files), chunk, kept(observer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +123,7 @@ class _Nodes:
 
 def _similar(run: Run, side: Side, request: _Request, chunk: int, observer: Observer) -> SimilarSummary:
     files = request.files
-    nodes, brought = _nodes(run, side, files.new, request.out.scratch)
+    nodes, brought = _nodes(run, side, place_if_any(files.new), request.out.scratch)
     asked, of_file = _asked(nodes, files)
     allowed_N, excluded, more = _listed(nodes, files, asked)
     counts = (*brought, *of_file, *more)
@@ -181,7 +174,7 @@ def _asked(nodes: _Nodes, files: SimilarFiles) -> tuple[Named, list[FileCounts]]
     if files.of is None:
         numbers = np.arange(0 if files.new is None or files.every else nodes.known, len(vocabulary), dtype=np.int32)
         return Named(vocabulary.decode(numbers), numbers, len(numbers)), []
-    with open_ids(files.of) as table:
+    with open_ids(place(files.of)) as table:
         found = named(table, nodes.column, nodes.name)
     known_R = found.numbers >= 0
     numbers = found.numbers[known_R]
@@ -197,12 +190,12 @@ def _listed(nodes: _Nodes, files: SimilarFiles, asked: Named) -> tuple[NDArray[n
     """Which nodes lists may name, what each row's list leaves out besides, and what of the files has no effect."""
     allowed_N, excluded, counts = np.full(len(nodes.rows_NF), files.among is None), None, []
     if files.among is not None:
-        with open_ids(files.among) as table:
+        with open_ids(place(files.among)) as table:
             found = named(table, nodes.column, nodes.name)
         allowed_N[found.numbers[found.numbers >= 0]] = True
         counts.append(FileCounts("--among", found.rows, _of_nodes(nodes, found)))
     if files.exclude is not None:
-        with open_ids(files.exclude) as table:
+        with open_ids(place(files.exclude)) as table:
             if len(table.names) == 1:
                 found = named(table, nodes.column, nodes.name)
                 allowed_N[found.numbers[found.numbers >= 0]] = False

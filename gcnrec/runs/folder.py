@@ -8,7 +8,8 @@ mixture.json and mixture/ of a mixture, run.lock while someone writes
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager
+import os
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from gcnrec.closed_forms import closed_form
 from gcnrec.closed_forms.mixture_files import Mixture, load_partners, mixture_scorer, partner_path
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
-from gcnrec.errors import DataError, Taken, UsageError, os_remedy, reading
+from gcnrec.errors import DataError, GcnrecError, Taken, UsageError, os_remedy, reading
 from gcnrec.graph import BipartiteGraph, Csr, History, LaterRows, csr_from_edges
 from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset, open_dataset
@@ -53,6 +54,7 @@ from gcnrec.runs.paths import (
 from gcnrec.storage.documents import json_text
 from gcnrec.storage.files import atomic_file, local, unfinished
 from gcnrec.storage.locks import locked
+from gcnrec.storage.places import StrPath, place
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.pages import let_go
 from gcnrec.tables.slots import dense_rows
@@ -70,6 +72,17 @@ class Run:
     job: Job
     lineage: dict[str, Any]
     dataset: Dataset
+
+    def __repr__(self) -> str:
+        """One line: folder, model, data, and the headline metric where it was measured."""
+        model = self.job.model
+        about = model.name if model.closed_form else f"{model.name}, {model.width} wide"
+        parts = [about, f"on {self.dataset.name}"]
+        with suppress(GcnrecError, OSError):  # a repr shows what can be read
+            contents = RunContents(self.folder)
+            name, values = contents.headline, contents.metrics.values
+            parts += [f"{contents.metrics.split} {name} {values[name]:.4f}"] if name in values else []
+        return f"Run({str(self.folder)!r}: {', '.join(parts)})"
 
     @property
     def refitted(self) -> bool:
@@ -163,12 +176,17 @@ class Run:
         return read_json(path)
 
 
-def open_run(folder: str | Path, observer: Observer = SILENT) -> Run:
+def opened(run: Run | StrPath, observer: Observer = SILENT) -> Run:
+    """`run`, or the run of a folder, as `open_run` opens it."""
+    return open_run(run, observer) if isinstance(run, (str, os.PathLike)) else run
+
+
+def open_run(folder: StrPath, observer: Observer = SILENT) -> Run:
     """Open a run folder and its dataset. DataError when one is missing or damaged, or the dataset has changed since.
 
     `observer` gets a warning where an earlier version made the folder, so that its files cannot be verified.
     """
-    folder = local(Path(folder))
+    folder = local(place(folder))
     if not (folder / LINEAGE).is_file():
         raise DataError(f"{folder} is not a run folder: lineage.json is missing; make one with 'gcnrec train'")
     if not has_manifest(folder):

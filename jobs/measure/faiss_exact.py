@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gcnrec.api.lists import recommend
 from gcnrec.bench.harness import write_record
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.results.bundle import known_items
 from gcnrec.results.export import ItemIndex, export, open_index, ranked
-from gcnrec.results.recommend import recommend
 from gcnrec.runs.folder import Run, open_run
 
 K = 20

@@ -64,8 +64,7 @@ def _apart(given: argparse.Namespace, what: str, folder: Path) -> dict[str, Any]
 
 def step(given: argparse.Namespace, what: str) -> dict[str, Any]:
     """One command in this process; `given.out` is the folder of its files."""
-    from gcnrec.results.score import score
-    from gcnrec.results.similar import similar
+    from gcnrec.api.lists import score, similar
     from gcnrec.runs.folder import open_run
 
     run, before = open_run(given.run), counters()["RssAnon"]

@@ -23,13 +23,18 @@ _GROUP_ROWS = 2**17
 
 @dataclass(slots=True)
 class Report:
-    """Counts of everything dropped: `entries` for dataset.json, lines for `note`; `work` gets the rows read."""
+    """Counts of everything dropped: `entries` for dataset.json, lines for `note`; `work` gets the rows read.
+
+    `named` gives a line the names that people know, where the input is a table in memory.
+    """
 
     note: Callable[[str], None] = SILENT.note
     work: Callable[[str, int, int], None] = SILENT.work
+    named: Callable[[str], str] = str
     entries: dict[str, Any] = field(default_factory=dict)
 
     def say(self, line: str) -> None:
+        line = self.named(line)
         self.entries.setdefault("lines", []).append(line)
         self.note(line)
 

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyarrow import fs
 
+from gcnrec.config.data import IN_MEMORY
 from gcnrec.errors import DataError, first_line, os_remedy
 from gcnrec.loaders.files.table_formats import refuse_tables
 
@@ -62,6 +63,10 @@ def listed(text: str, base: Path | None = None) -> Listing:
     Raises DataError where nothing is there, where a folder or pattern has no Parquet file, and for a table whose log decides
     which of its files count (Delta, Iceberg, Hudi).
     """
+    if text.startswith(IN_MEMORY):
+        raise DataError(
+            f"{text} was a table in memory, which is gone; give it again by gcnrec.ingest, or name the dataset by --data"
+        )
     try:
         filesystem, root, pattern = _located(text, base)
         (info,) = filesystem.get_file_info([root])

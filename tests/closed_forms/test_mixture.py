@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from gcnrec.api.lists import recommend
 from gcnrec.closed_forms.mixture import BLOCK_USERS, LEAST_USERS, MIXTURE_ROWS, MixtureScorer
 from gcnrec.closed_forms.mixture_files import Mixture
 from gcnrec.config import Job
@@ -27,7 +28,6 @@ from gcnrec.reports.run_report import write_report
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.results.export import export
 from gcnrec.results.memory_bounds import users_per_chunk
-from gcnrec.results.recommend import recommend
 from gcnrec.runs.events import read_lines
 from gcnrec.runs.folder import open_run
 from gcnrec.testing import World, write_dataset

@@ -30,12 +30,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from gcnrec.api.judging import compare
 from gcnrec.config import Data, Job
 from gcnrec.errors import Terminated
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.schema import Dataset
 from gcnrec.reports.progress import Quiet
-from gcnrec.results.compare import compare
 from gcnrec.results.evaluate import evaluate_run, measure_baselines
 from gcnrec.runs.folder import open_run
 from gcnrec.steps import epochs

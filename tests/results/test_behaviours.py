@@ -10,16 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from gcnrec.api.judging import compare
+from gcnrec.api.lists import recommend
 from gcnrec.closed_forms import closed_form
 from gcnrec.config import Data, Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.parquet import ingest
 from gcnrec.ranking.seen import judged_pairs, seen_items, seen_rule
-from gcnrec.results.compare import compare
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.memory_bounds import evaluation_bytes
-from gcnrec.results.recommend import recommend
 from gcnrec.training.check import check
 from gcnrec.training.open_keys import notes
 from gcnrec.training.train import train

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gcnrec.api.judging import compare
 from gcnrec.errors import DataError, UsageError
-from gcnrec.results.compare import compare
 
 USERS = 300
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from gcnrec.api.lists import recommend
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import csr_from_edges
@@ -31,7 +32,6 @@ from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.results import export as module
 from gcnrec.results.bundle import known_items, write_bundle
 from gcnrec.results.export import ItemIndex, export, open_index, queries_of, ranked
-from gcnrec.results.recommend import recommend
 from gcnrec.testing import World, checkerboard, empty_rows, halves, write_dataset
 from gcnrec.training.train import train
 

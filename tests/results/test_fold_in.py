@@ -13,15 +13,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from gcnrec.api.lists import recommend, score, similar
 from gcnrec.config import Job, Model, Sampler
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.parquet import ingest
 from gcnrec.results.bundle import item_arrays
 from gcnrec.results.fold_in import with_new_nodes
-from gcnrec.results.recommend import recommend
 from gcnrec.results.relisting import Relisting
-from gcnrec.results.score import NewNodes, score
-from gcnrec.results.similar import SimilarFiles, similar
+from gcnrec.results.score import NewNodes
+from gcnrec.results.similar import SimilarFiles
 from gcnrec.runs.folder import final_tensors, open_run
 from gcnrec.training.train import train
 

@@ -10,16 +10,16 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
+from gcnrec.api.judging import compare
+from gcnrec.api.lists import recommend
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.ranking.evaluate import HeldOutSplit
 from gcnrec.ranking.seen import seen_items
 from gcnrec.reports.text import metric_lines
-from gcnrec.results.compare import compare
 from gcnrec.results.evaluate import Terms, evaluate_lists, evaluate_run
 from gcnrec.results.given.lists import lengths_of, open_judged, read_lists, table_of
 from gcnrec.results.outputs import Output
-from gcnrec.results.recommend import recommend
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
 from tests.helpers.heard import Heard

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from gcnrec.api.lists import recommend
 from gcnrec.config.job import Model
 from gcnrec.errors import DataError, DivergedError, UsageError
 from gcnrec.graph import BipartiteGraph
@@ -23,7 +24,7 @@ from gcnrec.interactions import Interactions, MemoryVocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.results import lists as lists_file
-from gcnrec.results.recommend import recommend
+from gcnrec.results.recommend import write_recommendations
 from gcnrec.results.relisting import Relisting
 
 # Items in the order of their numbers: by falling number of train users (3, 2, 1, 1, 0).
@@ -346,7 +347,7 @@ def test_kinds_are_values_of_any_plain_type(tmp_path, kinds):
 def test_a_cap_reaches_beyond_the_best_items(tmp_path, monkeypatch, write):
     """Only the whole ranking has items of another kind."""
     kinds = write("kinds.csv", "product,kind\nbread,a\nmilk,a\neggs,a\ntea,b\nsalt,b\n")
-    module = sys.modules[recommend.__module__]
+    module = sys.modules[write_recommendations.__module__]
     monkeypatch.setattr(module, "pool", lambda *_: 2)
     recommend(fake_run(), 2, tmp_path / "a.parquet", seen="none", relisting=Relisting({"kind": 1}, kinds))
     assert lists(tmp_path / "a.parquet") == {
@@ -386,7 +387,7 @@ def test_what_cannot_be_chosen_by_is_refused(tmp_path, write):
 
 
 def test_many_users_stream_in_order(tmp_path, monkeypatch):
-    module = sys.modules[recommend.__module__]
+    module = sys.modules[write_recommendations.__module__]
     whole = tmp_path / "whole.parquet"
     recommend(fake_run(), 2, whole)
     monkeypatch.setattr(module, "users_per_chunk", lambda *_: 1)

@@ -7,10 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gcnrec.api.lists import recommend, score
 from gcnrec.errors import DataError, UsageError
 from gcnrec.results import score as module
-from gcnrec.results.recommend import recommend
-from gcnrec.results.score import score
 from tests.results.test_recommend import ITEMS, SCORES, TEST, TRAIN, VALID, fake_run
 
 USERS = [101, 102, 103, 104]

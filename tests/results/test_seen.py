@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from gcnrec.api.judging import compare
+from gcnrec.api.lists import recommend
 from gcnrec.closed_forms import closed_form
 from gcnrec.config import Data, Job, Model
 from gcnrec.config.grid import load_grid
@@ -20,10 +22,8 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.parquet import ingest
 from gcnrec.ops.topk import Seen
 from gcnrec.reports.progress import Quiet
-from gcnrec.results.compare import compare
 from gcnrec.results.evaluate import evaluate_run, measure_baselines
 from gcnrec.results.export import export
-from gcnrec.results.recommend import recommend
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import read_lines
 from gcnrec.runs.folder import open_run

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from gcnrec.api.lists import similar
 from gcnrec.config.job import Model
 from gcnrec.errors import DataError, UsageError
 from gcnrec.graph import BipartiteGraph
@@ -18,7 +19,7 @@ from gcnrec.interactions import Interactions, MemoryVocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.results import similar as module
-from gcnrec.results.similar import SimilarFiles, similar
+from gcnrec.results.similar import SimilarFiles
 from tests.helpers.heard import Heard
 
 # In the plane: a and b point one way, c at right angles to them, d against a; e is zero.

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from gcnrec.api.judging import compare
+from gcnrec.api.lists import recommend
 from gcnrec.config import Job
 from gcnrec.errors import DataError
 from gcnrec.reports.trials import Trial
-from gcnrec.results.compare import compare
 from gcnrec.results.evaluate import evaluate_run
-from gcnrec.results.recommend import recommend
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.folder import open_run, write_job
 from gcnrec.runs.manifest import resume_command

@@ -19,13 +19,13 @@ import pytest
 import torch
 from fake_world import run_workers
 
+from gcnrec.api.lists import recommend
 from gcnrec.config import Job
 from gcnrec.errors import PeerLostError
 from gcnrec.models import hops
 from gcnrec.ranking.machines import leader
 from gcnrec.results import memory_bounds
 from gcnrec.results.evaluate import evaluate_run
-from gcnrec.results.recommend import recommend
 from gcnrec.results.relisting import Relisting
 from gcnrec.runs.folder import open_run
 from gcnrec.system.observer import Observer

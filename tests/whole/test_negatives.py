@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from gcnrec.api.lists import recommend
 from gcnrec.config import Data, Job
 from gcnrec.errors import UsageError
 from gcnrec.loaders.parquet import ingest
@@ -18,7 +19,6 @@ from gcnrec.ranking.seen import seen_items
 from gcnrec.results.bundle import known_items
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.results.fold_in import with_new_nodes
-from gcnrec.results.recommend import recommend
 from gcnrec.runs.folder import with_valid
 from gcnrec.training import train as train_module
 from gcnrec.training.build import TrainData, build_step, first_table, planned

@@ -18,6 +18,7 @@ from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit
 from gcnrec.results.given.attributes import Groups, read_attributes
 from gcnrec.results.given.dropped import FileCounts
 from gcnrec.runs.folder import Run
+from gcnrec.storage.places import StrPath, place
 from gcnrec.system.observer import Observer
 
 
@@ -51,7 +52,7 @@ class Details:
 
     per: tuple[str, ...] = ()
     value: str | None = None
-    attributes: Path | None = None
+    attributes: StrPath | None = None
     beyond_accuracy: bool = False
 
     def __post_init__(self) -> None:
@@ -70,7 +71,7 @@ class Details:
         if self.attributes is None:
             return ItemDetails()
         of_value = {} if self.value is None else {self.value: "--value"}
-        found = read_attributes(dataset, self.attributes, of_value | dict.fromkeys(self.per, "--per"))
+        found = read_attributes(dataset, place(self.attributes), of_value | dict.fromkeys(self.per, "--per"))
         values_I = None if self.value is None else found.numbers(self.value)
         return ItemDetails({name: found.groups(name) for name in self.per}, values_I, found.counts)
 

@@ -26,12 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gcnrec.api.lists import recommend
 from gcnrec.bench.harness import write_record
 from gcnrec.bench.memory import Sampler, counters
 from gcnrec.config import Data
 from gcnrec.loaders.parquet import ingest
 from gcnrec.results.evaluate import evaluate_run
-from gcnrec.results.recommend import recommend
 from gcnrec.runs.folder import open_run
 from gcnrec.system.limits import parse_bytes
 from jobs.measure.memory import inputs

@@ -9,15 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gcnrec.api.judging import compare
+from gcnrec.api.lists import recommend
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.ranking.seen import seen_items
-from gcnrec.results.compare import compare
 from gcnrec.results.evaluate import evaluate_lists, evaluate_run
 from gcnrec.results.given.details import Details
 from gcnrec.results.given.lists import open_judged
 from gcnrec.results.outputs import Output
-from gcnrec.results.recommend import recommend
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
 from tests.helpers.heard import Heard

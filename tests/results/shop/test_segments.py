@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gcnrec.api.lists import recommend
 from gcnrec.config import Job
 from gcnrec.errors import DataError, UsageError
 from gcnrec.results.outputs import Output
-from gcnrec.results.recommend import recommend
 from gcnrec.results.relisting import Relisting
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train

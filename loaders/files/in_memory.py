@@ -1,0 +1,121 @@
+"""Tables in memory as input: each becomes a Parquet file inside the scratch of the ingestion, and is read like any other file.
+
+Messages name the key, such as `memory://train`, and never the file. dataset.json has an entry for each table in place of a file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gcnrec.config import Data
+from gcnrec.config.data import IN_MEMORY, InMemory
+from gcnrec.errors import DataError, GcnrecError, first_line
+from gcnrec.integrity.digests import sha256_of
+
+_GROUP_ROWS = 131_072
+"""Rows of a row group, whatever batches a table comes in."""
+_INDEX = re.compile(r"__index_level_\d+__")
+"""What pandas calls an index without a name, which a selection of rows has: row numbers, no column of the user's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """`data` with a file of `folder` for each table, and by key the `entries` of dataset.json: rows, schema and sha256."""
+
+    data: Data
+    folder: Path
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def file(self, key: str) -> Path:
+        """The file of the table that `key` was given."""
+        return self.folder / f"{key}.parquet"
+
+    def named(self, text: str) -> str:
+        """`text` with `memory://KEY` for the file of a table."""
+        for key in self.entries:
+            text = text.replace(str(self.file(key)), f"{IN_MEMORY}{key}")
+        return text
+
+    def recorded(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What dataset.json says of the input: under `inputs` the files that are no table's, under `tables` the tables."""
+        files = {"inputs": {key: each for key, each in inputs.items() if key not in self.entries}}
+        return files | ({"tables": self.entries} if self.entries else {})
+
+
+@contextmanager
+def written(data: Data, folder: Path) -> Iterator[Written]:
+    """The tables of `data` as files in `folder`, which is there. Errors inside the block name keys in place of these files.
+
+    Raises DataError for a table that is no stream of Arrow, or that Parquet cannot hold.
+    """
+    made = Written(data, folder.resolve())
+    for key, table in data.tables.items():
+        made.entries[key] = _write(table, f"data.{key}", made.file(key))
+    try:
+        yield replace(made, data=data.model_copy(update={key: str(made.file(key)) for key in made.entries}))
+    except GcnrecError as problem:
+        if made.named(str(problem)) == str(problem):
+            raise
+        raise type(problem)(made.named(str(problem))) from None
+
+
+def _write(table: InMemory, name: str, path: Path) -> dict[str, Any]:
+    """Write a table, and return its entry of dataset.json.
+
+    `sha256` is that of the Parquet file. Equal rows in columns of equal types have equal ones, by one version of pyarrow.
+    """
+    try:
+        # copy: libraries that hold rows in another form convert them here, a batch at a time where they can
+        reader = pa.RecordBatchReader.from_stream(table.stream)
+        names = [each for each in reader.schema.names if not _INDEX.fullmatch(each)]
+        schema = pa.schema([(each, _plain(reader.schema.field(each).type)) for each in names])
+        rows = 0
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for group in _even(reader):
+                writer.write_table(group.select(names).cast(schema).combine_chunks(), row_group_size=_GROUP_ROWS)
+                rows += len(group)
+    except (pa.ArrowException, TypeError, ValueError, KeyError) as problem:
+        raise DataError(
+            f"{name} must be a table that Arrow can read and Parquet can hold ({first_line(problem)}); correct it, or write it "
+            "as Parquet and name the file"
+        ) from None
+    return {"rows": rows, "schema": {each.name: str(each.type) for each in schema}, "sha256": sha256_of(path)}
+
+
+def _even(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    """The rows of a stream, `_GROUP_ROWS` at a time; the last table has the rest, and an empty stream gives none."""
+    waiting: list[pa.RecordBatch] = []
+    held = 0
+    for batch in reader:
+        while held + len(batch) >= _GROUP_ROWS:
+            cut = _GROUP_ROWS - held
+            yield pa.Table.from_batches([*waiting, batch.slice(0, cut)])
+            batch, waiting, held = batch.slice(cut), [], 0
+        if len(batch):
+            waiting.append(batch)
+            held += len(batch)
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """`kind` without views of text and bytes, in which Polars hands out columns, and which readers of Parquet do not know."""
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _plain(kind.value_type), kind.ordered)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.large_list(_plain(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(each.name, _plain(each.type)) for each in kind])
+    return kind
