@@ -29,13 +29,14 @@ RUNS = Path("runs")
 
 def train_job(
     job: Job | StrPath, dataset: Dataset | StrPath, out: StrPath, *, resume: bool = False, observer: Observer = SILENT,
-    progress: bool = False,
+    world: World | None = None, progress: bool = False,
 ) -> ShownRun:  # fmt: skip
     """Train `job`, or the job of a file, on `dataset`, or that of a folder, into the run folder `out`; returns the finished run.
 
     A notebook shows the run as figures and two charts. `resume` continues where a previous call stopped, to the same results.
     In the main thread, Ctrl-C and SIGTERM finish the current step and save a checkpoint, then raise KeyboardInterrupt or
-    Terminated; a second signal raises at once. `progress` shows a bar.
+    Terminated; a second signal raises at once. `progress` shows a bar. `world`: the workers that train together, which this
+    process leads, as `gcnrec.training.train.train` has them; default this process alone.
     Raises UsageError when `out` exists (or, resuming, was made by another job), or is being written by another process,
     DivergedError at a loss that is not finite.
     """
@@ -46,7 +47,7 @@ def train_job(
 
     given = job if isinstance(job, Job) else Job.load(job)
     with watched(progress, observer, given.evaluate.metric) as heard:
-        return ShownRun.of(train(given, opened(dataset), place(out), resume=resume, observer=heard))
+        return ShownRun.of(train(given, opened(dataset), place(out), resume=resume, observer=heard, world=world))
 
 
 def run_job(

@@ -72,29 +72,51 @@ def _write(table: InMemory, name: str, path: Path) -> dict[str, Any]:
 
     `sha256` is that of the Parquet file. Equal rows in columns of equal types have equal ones, by one version of pyarrow.
     """
-    try:
-        # copy: libraries that hold rows in another form convert them here, a batch at a time where they can
+    with _explained(name):
         reader = pa.RecordBatchReader.from_stream(table.stream)
         names = [each for each in reader.schema.names if not _INDEX.fullmatch(each)]
         schema = pa.schema([(each, _plain(reader.schema.field(each).type)) for each in names])
-        rows = 0
-        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-            for group in _even(reader):
-                writer.write_table(group.select(names).cast(schema).combine_chunks(), row_group_size=_GROUP_ROWS)
-                rows += len(group)
-    except (pa.ArrowException, TypeError, ValueError, KeyError) as problem:
+        file, rows = pq.ParquetWriter(path, schema, compression="zstd"), 0
+    with file as writer:
+        for group in _even(_batches(reader, name)):
+            with _explained(name):
+                # copy: rows of a group in one piece, so that the file does not depend on the batches of the stream
+                whole = group.select(names).cast(schema).combine_chunks()
+            writer.write_table(whole, row_group_size=_GROUP_ROWS)
+            rows += len(group)
+    return {"rows": rows, "schema": {each.name: str(each.type) for each in schema}, "sha256": sha256_of(path)}
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """DataError for whatever the library behind a stream raises. Lack of memory passes."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as problem:
         raise DataError(
             f"{name} must be a table that Arrow can read and Parquet can hold ({first_line(problem)}); correct it, or write it "
             "as Parquet and name the file"
         ) from None
-    return {"rows": rows, "schema": {each.name: str(each.type) for each in schema}, "sha256": sha256_of(path)}
 
 
-def _even(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+def _batches(reader: pa.RecordBatchReader, name: str) -> Iterator[pa.RecordBatch]:
+    """The batches of a stream."""
+    while True:
+        with _explained(name):
+            # copy: libraries that hold rows in another form convert them here, a batch at a time where they can
+            batch = next(reader, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _even(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
     """The rows of a stream, `_GROUP_ROWS` at a time; the last table has the rest, and an empty stream gives none."""
     waiting: list[pa.RecordBatch] = []
     held = 0
-    for batch in reader:
+    for batch in batches:
         while held + len(batch) >= _GROUP_ROWS:
             cut = _GROUP_ROWS - held
             yield pa.Table.from_batches([*waiting, batch.slice(0, cut)])

@@ -113,6 +113,13 @@ def test_errors_name_the_key(tmp_path, events):
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["user", "user"])
     with pytest.raises(DataError, match=r"data\.train must be a table that Arrow can read"):
         gcnrec.ingest(gcnrec.Data(train=twice, user="user", item="item"), tmp_path / "shop")
+    connection = duckdb.connect()
+    failing = connection.sql("SELECT CASE WHEN i < 5 THEN 'a' ELSE error('bad row') END AS user, 'b' AS item FROM range(9) t(i)")
+    with pytest.raises(DataError, match=r"data\.train must be a table that Arrow can read .*bad row"):
+        gcnrec.ingest(gcnrec.Data(train=failing, user="user", item="item"), tmp_path / "shop")
+    union = pa.table({"user": ["a"], "item": pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array(["b"])])})
+    with pytest.raises(DataError, match=r"Parquet can hold"):
+        gcnrec.ingest(gcnrec.Data(train=union, user="user", item="item"), tmp_path / "shop")
     assert list(tmp_path.iterdir()) == []
 
 

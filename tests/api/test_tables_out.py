@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +14,7 @@ import pytest
 import gcnrec
 from gcnrec.api.lists import SUMMARY
 from gcnrec.errors import DataError, UsageError
+from gcnrec.results.outputs import Gathered
 
 CALLS = {
     "recommend": lambda world, out: gcnrec.recommend(world / "run", 3, out, fallback="popularity"),
@@ -33,6 +37,12 @@ def test_nothing_is_left_in_the_run_folder(world):
     before = sorted(path.name for path in (world / "run").rglob("*"))
     CALLS["recommend"](world, None)
     assert sorted(path.name for path in (world / "run").rglob("*")) == before
+
+
+def test_scratch_lies_where_it_can_be_written(tmp_path, monkeypatch):
+    assert Gathered(tmp_path).scratch == tmp_path
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert Gathered(tmp_path).scratch == Path(tempfile.gettempdir())
 
 
 def test_errors_are_those_of_files(world, tmp_path):
