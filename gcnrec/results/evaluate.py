@@ -94,8 +94,7 @@ def evaluate_run(
     with writing(run.folder, observer), memory_errors_as_sentences(limit):
         held_out = judged_pairs(rule, dataset, split)
         fixed = evaluation_bytes(run, held_out, measures.ks, measures.resamples)
-        read = [path for path in (segments, place_if_any(details.attributes)) if path is not None]
-        fixed += sum(node_table_bytes(run, path, limit) for path in read)
+        fixed += sum(node_table_bytes(run, path, limit) for path in (segments, place_if_any(details.attributes)) if path)
         fixed += beyond_bytes(run, measures.ks) if details.beyond_accuracy else 0
         chunk = users_per_chunk(limit, fixed, run, min(max(measures.ks), most_items(run, None)), "evaluating")
         names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)

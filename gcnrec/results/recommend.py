@@ -99,7 +99,7 @@ def write_recommendations(
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What lists hold, where they go, how many are made at a time, and who ranks for lists that are the beginning of a ranking."""
+    """What lists hold, where they go, how many are made at a time, and who ranks where they are the beginning of a ranking."""
 
     options: ListOptions
     out: Output
