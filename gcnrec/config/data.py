@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
@@ -158,6 +159,14 @@ class Data(Section):
         if not isinstance(values, dict):
             return handler(values)
         given = {key: InMemory(values[key]) for key in PATHS if hasattr(values.get(key), "__arrow_c_stream__")}
+        for key in PATHS:
+            other = values.get(key)
+            # What no TOML file can hold was meant as a table.
+            if key not in given and type(other).__module__ != "builtins" and not isinstance(other, os.PathLike):
+                came = type(other).__name__
+                raise ValueError(
+                    f"{key} expects a path, or a table with __arrow_c_stream__, got {came}; collect a lazy table first"
+                )
         made = handler({**values, **{key: f"{IN_MEMORY}{key}" for key in given}})
         made._tables.update(given)
         return made

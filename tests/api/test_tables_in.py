@@ -123,6 +123,13 @@ def test_errors_name_the_key(tmp_path, events):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_object_that_is_no_table_is_a_sentence():
+    with pytest.raises(ValueError, match="item_features expects a path, or a table with __arrow_c_stream__, got Lazy; collect"):
+        gcnrec.Data(item_features=type("Lazy", (), {})())
+    with pytest.raises(ValueError, match="valid string"):
+        gcnrec.Data(train=3)
+
+
 def test_a_table_that_is_gone_is_a_sentence(tmp_path, events):
     data = gcnrec.Data(train=events, **NAMES)
     assert (repr(data), data.tables["train"].stream.num_rows) == (
