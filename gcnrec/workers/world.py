@@ -186,12 +186,13 @@ class Group:
         source = sent.detach().to(place).contiguous()  # copy: from a GPU, or where rows do not lie together; synchronize: a GPU
         came = torch.empty((sum(ins), *sent.shape[1:]), dtype=sent.dtype, device=place)
         splits = [int(rows) * row_bytes for rows in ins], [int(rows) * row_bytes for rows in outs]
+        to, of = _bytes(came), _bytes(source)
         with self._naming():
             # synchronize: all workers
             if is_direct:
-                self._await(dist.all_to_all_single(_bytes(came), _bytes(source), *splits, group=self._direct, async_op=True))
+                self._await(dist.all_to_all_single(to, of, *splits, group=self._direct, async_op=True))
             else:
-                dist.all_to_all_single(_bytes(came), _bytes(source), *splits, group=self._seat.group)
+                dist.all_to_all_single(to, of, *splits, group=self._seat.group)
         return came.to(sent.device)  # copy: to a GPU
 
     def connect(self, device: torch.device) -> None:
@@ -329,8 +330,9 @@ def _reason(problem: BaseException) -> str:
 
 
 def _bytes(rows: torch.Tensor) -> torch.Tensor:
-    """A view: gloo knows no uint16, and moves bytes whatever they stand for."""
-    return rows.reshape(-1).view(torch.uint8)
+    """A view: gloo knows no uint16, and moves bytes whatever they stand for. Without rows NumPy's strides may be 0, which torch
+    views as no other dtype."""
+    return rows.reshape(-1).view(torch.uint8) if rows.numel() else rows.new_empty(0, dtype=torch.uint8)
 
 
 def leave(code: int) -> NoReturn:

@@ -7,6 +7,7 @@ import signal
 import time
 from contextlib import suppress
 
+import numpy as np
 import pytest
 import torch
 from fake_world import run_workers
@@ -78,6 +79,18 @@ def test_rows_that_do_not_lie_together_and_need_a_gradient_arrive(world):
     assert torch.equal(came, sent) and not came.requires_grad
     sizes = world.counts([0] * world.size)
     world.exchange(torch.empty(0, dtype=torch.uint8), [0] * world.size, [0, *sizes[1:]])
+
+
+def test_no_row_arrives_from_numpy_either(world):
+    """A worker whose parts have nothing to ask for: NumPy gives such an array strides of 0, which torch keeps."""
+    table = splits(world.size, "empty")
+    world.publish({"do": "exchange", "dtype": "int32", "seed": 5, "splits": table, "axes": []})
+    sent = torch.from_numpy(np.concatenate([np.empty(0, np.int64)]).astype(np.int32))
+    assert sent.stride() == (0,)
+    came = world.exchange(sent, table[0], table[0])
+    assert came.dtype == torch.int32 and came.shape == (0,)
+    assert world.counts([0] * world.size) == [0] * world.size
+    world.exchange(torch.empty(0, dtype=torch.uint8), [0] * world.size, [0] * world.size)
 
 
 def test_commands_come_once_and_in_order(world):
