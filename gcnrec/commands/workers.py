@@ -11,14 +11,15 @@ from pathlib import Path
 
 from gcnrec.console import output
 from gcnrec.errors import GcnrecError, PeerLostError
-from gcnrec.workers.launch import led
+from gcnrec.workers.launch import led_later
 from gcnrec.workers.world import World, joined, leave, started_again
 
 
 @contextmanager
 def leading(workers: int | None, timeout_minutes: float) -> Iterator[World]:
-    """The world that a command leads, as `gcnrec.workers.launch.led` has it. A process that is to follow does so, and ends."""
-    with led(workers, timeout_minutes) as world:
+    """The world that a command leads, as `gcnrec.workers.launch.led_later` has it. A process that is to follow does so, and
+    ends."""
+    with led_later(workers, timeout_minutes) as world:
         if not world.rank:
             yield world
             return

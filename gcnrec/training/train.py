@@ -175,6 +175,7 @@ def _rivals(job: Job) -> Rivals:
 
 def _train(work: Work) -> None:
     keep_freed_memory()
+    work.world.start()  # others load while this one builds its table
     checkpoints = work.course.checkpoints
     tensors, saved = checkpoints.newest(partial(_say_damaged, work)) or ({}, None)
     progress = Progress.of(saved, str(checkpoints.last), checkpoints.anew) if saved else Progress()

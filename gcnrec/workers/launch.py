@@ -11,13 +11,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
 
 from gcnrec.errors import UsageError
 from gcnrec.system.machine import available_cores
 from gcnrec.workers.board import Board
-from gcnrec.workers.world import LEADER, MINUTES, STORE, Alone, Meeting, World, from_environment, given_size, joined
+from gcnrec.workers.world import LEADER, MINUTES, STORE, Alone, Meeting, World, from_environment, given_size, joined, span
 
 FOLLOWER = "gcnrec.commands.workers"
 _MOST_A_CORE = 4
@@ -50,7 +53,16 @@ def led(workers: int | None, timeout_minutes: float = 10.0, module: str = FOLLOW
     At the end of the block followers get the last command and are waited for; after an error they are killed, since they
     write nothing.
     """
+    with led_later(workers, timeout_minutes, module) as world:
+        yield world.connected() if isinstance(world, Later) else world
+
+
+@contextmanager
+def led_later(workers: int | None, timeout_minutes: float = 10.0, module: str = FOLLOWER) -> Iterator[World]:
+    """As `led`, but followers of this process start when `World.start` is called, or a call needs them: what is refused before
+    starts nobody."""
     require_count(workers)
+    span(timeout_minutes)
     if from_environment():
         if workers not in (None, given_size()):
             raise UsageError(
@@ -62,9 +74,53 @@ def led(workers: int | None, timeout_minutes: float = 10.0, module: str = FOLLOW
     elif workers in (None, 1):
         yield Alone()
     else:
-        meeting = Meeting(workers, timeout_minutes)
-        with _followers(meeting, module), meeting.led() as world:
-            yield world
+        with ExitStack() as stack:
+            later = Later(workers, timeout_minutes, module, stack)
+            yield later
+            later.close()
+
+
+class Later:
+    """Worker 0 of `size` workers of this machine, of which the others run `module` once `stack` has started them."""
+
+    rank = 0
+
+    def __init__(self, size: int, timeout_minutes: float, module: str, stack: ExitStack) -> None:
+        self.size = self.local_size = size
+        self._timeout_minutes, self._module, self._stack = timeout_minutes, module, stack
+        self._meeting: Meeting | None = None
+        self._world: World | None = None
+
+    def start(self) -> None:
+        self._met()
+
+    def connected(self) -> World:
+        """The world, with all workers in it. Raises PeerLostError where a worker does not come."""
+        if self._world is None:
+            self._world = self._stack.enter_context(self._met().led())
+        return self._world
+
+    def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
+        return self.connected().exchange(sent, outs, ins)
+
+    def counts(self, outs: Sequence[int]) -> list[int]:
+        return self.connected().counts(outs)
+
+    def publish(self, command: Mapping[str, Any]) -> None:
+        self.connected().publish(command)
+
+    def awaited(self) -> dict[str, Any]:
+        return self.connected().awaited()
+
+    def close(self) -> None:
+        if self._meeting is not None:
+            self.connected().close()
+
+    def _met(self) -> Meeting:
+        if self._meeting is None:
+            self._meeting = Meeting(self.size, self._timeout_minutes)
+            self._stack.enter_context(_followers(self._meeting, self._module))
+        return self._meeting
 
 
 @contextmanager
@@ -88,16 +144,17 @@ def _followers(meeting: Meeting, module: str) -> Iterator[None]:
 
 def _started(meeting: Meeting, rank: int, module: str) -> subprocess.Popen[bytes]:
     host, _, port = meeting.address.rpartition(":")
-    size = str(meeting.size)
+    size, leader = str(meeting.size), str(os.getpid())
     environment = {
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # a lost leader is a sentence of ours, not forty lines of torch's
         **os.environ,
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size,
         "MASTER_ADDR": host, "MASTER_PORT": port,
-        STORE: meeting.address, LEADER: str(os.getpid()), MINUTES: str(meeting.timeout_minutes),
+        STORE: meeting.address, LEADER: leader, MINUTES: str(meeting.timeout_minutes),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }  # fmt: skip
-    return subprocess.Popen([sys.executable, "-m", module], env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    command = [sys.executable, "-m", "gcnrec.workers.started", leader, module]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 def _watch(followers: dict[int, subprocess.Popen[bytes]], board: Board, over: threading.Event) -> None:

@@ -20,6 +20,9 @@ class Metered:
         self.local_rank, self.local_size = world.local_rank, world.local_size
         self.bytes = 0
 
+    def start(self) -> None:
+        self._world.start()
+
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         rows = sum(int(count) for worker, count in enumerate(outs) if worker != self.rank)
         self.bytes += rows * sent.element_size() * prod(sent.shape[1:])

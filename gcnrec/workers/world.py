@@ -72,6 +72,10 @@ class World(Protocol):
     local_size: int
     machines: tuple[int, ...]
 
+    def start(self) -> None:
+        """Have workers start that this process is to start, and has not. Waits for nobody: the first other call does."""
+        ...
+
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         """Send the first outs[0] of the rows sent_S... to worker 0, the next outs[1] to worker 1, and so on.
 
@@ -127,6 +131,9 @@ class Alone:
     local_size = 1
     machines: tuple[int, ...] = (0,)
 
+    def start(self) -> None:
+        pass
+
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         return sent
 
@@ -177,6 +184,9 @@ class Group:
         hosts = self.counts([host] * self.size)  # connects all to all, before anyone waits for one
         self.local_rank = _number("LOCAL_RANK", hosts[: self.rank].count(host))
         self.local_size, self.machines = hosts.count(host), tuple(map(hosts.index, hosts))
+
+    def start(self) -> None:
+        pass
 
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         check_splits(sent, outs, ins, self.size)

@@ -29,6 +29,9 @@ class FakeWorld:
         self.rank, self.size, self.machines = rank, len(self._rows), tuple(machines)
         self.local_rank, self.local_size = list(machines[:rank]).count(machines[rank]), list(machines).count(machines[rank])
 
+    def start(self) -> None:
+        pass
+
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         check_splits(sent, outs, ins, self.size)
         for to, piece in enumerate(sent.detach().split([int(rows) for rows in outs])):
