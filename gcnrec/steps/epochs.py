@@ -154,7 +154,7 @@ class Epochs:
         rows = sums.rows
         for uploaded in batches:
             batch = uploaded.batch
-            step, rows = step + 1, rows + len(batch.rows_R)
+            step, rows = step + 1, rows + uploaded.num_rows
             losses.add(self._step.train(uploaded, self._rate(batch.step)))
             if self._explorer is not None and self._explorer.is_due(batch.step):
                 losses.add(self._step.check.settled())

@@ -49,12 +49,14 @@ class PreparedParts:
 
 @dataclass(frozen=True, slots=True)
 class AnnouncedParts:
-    """A batch whose rows' owners know what to send; `tickets` of its parts."""
+    """A batch whose rows' owners know what to send; `tickets` of its parts. `num_rows`: rows that all parts of all workers read,
+    where a row of two parts counts twice."""
 
     batch: PartedBatch
     encoders: tuple[Any, ...]
     objectives: tuple[PartGiven[torch.Tensor], ...]
     tickets: tuple[Ticket, ...]
+    num_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,8 @@ class PartedStep(SharedStep):
             replace(part, batch=replace(part.batch, ticket=ticket))
             for part, ticket in zip(prepared.batch.parts, tickets, strict=True)
         )
-        return AnnouncedParts(replace(prepared.batch, parts=parts), encoders, objectives, tuple(tickets))
+        num_rows = self.table.num_asked(tickets)
+        return AnnouncedParts(replace(prepared.batch, parts=parts), encoders, objectives, tuple(tickets), num_rows)
 
     def _lost(self, uploaded: AnnouncedParts) -> _Lost:
         """Encode this worker's parts, and their losses' gradients with respect to embeddings and table rows."""

@@ -28,10 +28,13 @@ class DrawnBatch(Protocol):
 
 
 class AnnouncedBatch(Protocol):
-    """A batch that can be trained."""
+    """A batch that can be trained. `num_rows`: rows that all workers together read for it."""
 
     @property
     def batch(self) -> DrawnBatch: ...
+
+    @property
+    def num_rows(self) -> int: ...
 
 
 class Sampling(Protocol):

@@ -49,6 +49,10 @@ class Uploaded:
     encoder: Any
     objective: Any
 
+    @property
+    def num_rows(self) -> int:
+        return len(self.batch.rows_R)
+
 
 @dataclass(frozen=True)
 class Step:

@@ -123,6 +123,25 @@ def test_parts_without_users_or_nodes_train(world, case):
     assert [name for name in one[1] if not torch.equal(one[1][name], other[1][name])] == []
 
 
+@pytest.mark.parametrize("reads_rows", [True, False])
+def test_rows_of_all_workers_count(reads_rows):
+    """Rows a second of a run are those of all parts, also of a model that reads features alone."""
+    graph, job = checkerboard().graph, job_of(4)
+
+    def announced(world):
+        plan = plan_of(job, graph.num_nodes)
+        table = ExchangedTable(world, shards_of(plan), None if world.rank else first_table(plan, graph), reads_rows)
+        step = parted(step_of(job, graph, table=table), table, world, 4)
+        sampler = step.sampler
+        drawn = [sampler.batch(0, index).parts for index in range(sampler.steps_per_epoch)]
+        own = [sum(len(part.batch.rows_R) for part in parts) for parts in drawn]
+        return own, [uploaded.num_rows for uploaded in step.announced(0, Waits(), 0)]
+
+    for size in (1, 2, 4):
+        owns, counted = zip(*run_workers(size, announced), strict=True)
+        assert list(counted) == [[sum(rows) for rows in zip(*owns, strict=True)]] * size and counted[0][0] > 0
+
+
 def test_parts_learn_as_a_whole_batch_does():
     """The same pairs in one batch or in four parts: losses differ by rounding, and tables by what Adam makes of it."""
     graph = checkerboard().graph

@@ -53,7 +53,7 @@ def test_predicted_bytes_are_sent(dataset, sections, negatives, workers, parts):
     job = job_of({**sections, "sampler": {**sections.get("sampler", {}), "negatives": negatives}})
     found = run_workers(workers, lambda world: a_step(job, dataset, Metered(world), parts))
     own = parts // workers
-    counted = 8 * (own + own + 1) * (workers - 1)  # how many rows each part asks for; losses of parts and a sum
+    counted = 8 * (own + 1 + own + 1) * (workers - 1)  # how many rows each part asks for, and all; losses of parts and a sum
     sent = sum(each - counted for _, each, _ in found)
     said = [share["network_bytes_per_step"] for share, _, _ in found]
     assert abs(sum(said) - sent) <= workers  # each share of the pool is rounded down
@@ -70,7 +70,7 @@ def test_of_sparse_rows_what_they_store_is_predicted(dataset, dtype, record):
         "table": {"budget": 0.25, "dtype": dtype}, "sparsity": {"policy": "static"}, "sampler": {"negatives": "uniform"},
     }  # fmt: skip
     found = run_workers(2, lambda world: a_step(job_of(sections), dataset, Metered(world), 2))
-    row, counted = 4 + 1 + record + 4 * 4, 8 * (1 + 1 + 1)
+    row, counted = 4 + 1 + record + 4 * 4, 8 * (1 + 1 + 1 + 1)
     sent = [each - counted for _, each, _ in found]
     said = [share["network_bytes_per_step"] for share, _, _ in found]
     assert sum(said) == sum(sent) > 0 and all(each % row == 0 for each in said)

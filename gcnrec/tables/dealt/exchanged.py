@@ -58,6 +58,13 @@ class ExchangedTable(DealtTable):
         self._plans |= dict.fromkeys(tickets, self._wire.planned(self._world, self.local, rows))
         return tickets
 
+    def num_asked(self, tickets: Sequence[Ticket]) -> int:
+        """How many rows all workers' parts ask for in a batch, from the tickets that this one announced together."""
+        if self.reads_rows:
+            return self._plans[tickets[0]].num_rows
+        own = sum(len(ticket.rows_R) for ticket in tickets)
+        return sum(self._world.counts([own] * self._world.size))
+
     def fetch(self, tickets: Sequence[Ticket]) -> None:
         """Bring the rows of a batch's tickets, all that were announced together."""
         if not self.reads_rows:

@@ -23,13 +23,15 @@ class Plan:
     """Who asks whom for the rows of tickets, a ticket for each part of this worker.
 
     `order_R` of a ticket groups its rows by owner; `asks_PW` has how many rows each part asks of each worker, and `asked_WP` how
-    many each part of a worker asks of this one, at local places `asked`, by worker and part.
+    many each part of a worker asks of this one, at local places `asked`, by worker and part. `num_rows`: rows that all parts of
+    all workers ask for.
     """
 
     orders: tuple[NDArray[np.int64], ...]
     asks_PW: NDArray[np.int64]
     asked_WP: NDArray[np.int64]
     asked: tuple[NDArray[np.int64], ...]
+    num_rows: int
 
     @property
     def outs(self) -> list[int]:
@@ -47,13 +49,14 @@ def planned(world: World, rows: Sequence[NDArray[np.int64]]) -> Plan:
     size, parts = world.size, len(rows)
     found = [by_owner(rows_R, size) for rows_R in rows]
     asks_PW = np.stack([counts_W for _, counts_W in found])
-    counts = torch.from_numpy(np.ascontiguousarray(asks_PW.T))  # copy: a few numbers
-    asked_WP = world.exchange(counts, [1] * size, [1] * size).numpy().reshape(size, parts)
-    ids = [split(rows_R[order_R] // size, counts_W) for rows_R, (order_R, counts_W) in zip(rows, found, strict=True)]
-    sent = np.concatenate([ids[part][worker] for worker in range(size) for part in range(parts)]).astype(np.int32)
-    came = world.exchange(torch.from_numpy(sent), asks_PW.sum(0).tolist(), asked_WP.sum(1).tolist())
-    asked = split(came.numpy().astype(np.int64), asked_WP.reshape(-1))
-    return Plan(tuple(order_R for order_R, _ in found), asks_PW, asked_WP, tuple(asked))
+    counts = torch.from_numpy(np.vstack([asks_PW, np.full(size, asks_PW.sum())]).T.copy())  # copy: a few numbers
+    came = world.exchange(counts, [1] * size, [1] * size).numpy()
+    asked_WP, num_rows = came[:, :parts], int(came[:, parts].sum())
+    asks = [split(rows_R[order_R] // size, counts_W) for rows_R, (order_R, counts_W) in zip(rows, found, strict=True)]
+    sent = np.concatenate([asks[part][worker] for worker in range(size) for part in range(parts)]).astype(np.int32)
+    ids = world.exchange(torch.from_numpy(sent), asks_PW.sum(0).tolist(), asked_WP.sum(1).tolist())
+    asked = split(ids.numpy().astype(np.int64), asked_WP.reshape(-1))
+    return Plan(tuple(order_R for order_R, _ in found), asks_PW, asked_WP, tuple(asked), num_rows)
 
 
 def split(values: NDArray[np.int64], counts: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.int64]]:
