@@ -60,7 +60,7 @@ def main() -> None:
         _end("the working directory is not there any more; change to another one, for example by 'cd /'")
     # torch and numba load an OpenMP runtime each: workers that spin for long after their work steal the cores of the other pool.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost worker is a sentence of ours, not forty lines of torch's
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # a lost worker is a sentence of ours, not forty lines of torch's
     # Without a home, matplotlib advises a cache folder in two lines; the charts of a report need none.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     keep_streams()

@@ -146,7 +146,7 @@ def _started(meeting: Meeting, rank: int, module: str) -> subprocess.Popen[bytes
     host, _, port = meeting.address.rpartition(":")
     size, leader = str(meeting.size), str(os.getpid())
     environment = {
-        "TORCH_CPP_LOG_LEVEL": "ERROR",  # a lost leader is a sentence of ours, not forty lines of torch's
+        "TORCH_CPP_LOG_LEVEL": "FATAL",  # a lost leader is a sentence of ours, not forty lines of torch's
         **os.environ,
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size,
         "MASTER_ADDR": host, "MASTER_PORT": port,

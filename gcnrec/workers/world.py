@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from math import prod
+from queue import Empty, SimpleQueue
 from typing import Any, NoReturn, Protocol, cast
 
 import torch
@@ -41,6 +42,8 @@ _NAMING_SECONDS = LATE_SECONDS + 3.0
 """How long a worker looks for the cause of a failure: a beat of a killed worker is late by then."""
 _START = timedelta(minutes=2)
 """What processes may need to start, however short the timeout of a collective."""
+_LATER = timedelta(seconds=5)
+"""From the end of torch's time to meet to the end of ours."""
 _PARTING_SECONDS = 10.0
 """How long the leader waits until every worker has read the last command."""
 _REPORT_SECONDS = 0.005
@@ -363,7 +366,10 @@ def given_size() -> int:
     """How many workers whoever started this process has made: of a process group, or by WORLD_SIZE; 1 where nobody has."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_world_size()
-    return _number("WORLD_SIZE", 1)
+    size = _number("WORLD_SIZE", 1)
+    if not size:
+        raise _unusable("WORLD_SIZE", "at least 1")
+    return size
 
 
 def from_environment() -> bool:
@@ -378,12 +384,16 @@ def started_again() -> bool:
 
 def _number(name: str, otherwise: int | None = None) -> int:
     text = os.environ.get(name, "" if otherwise is None else str(otherwise))
-    if not text.isdecimal():
-        raise UsageError(
-            f"the environment's {name} must be a number where workers are started from outside, got {shown(text)}; "
-            "start them with torchrun, or leave WORLD_SIZE unset and use --workers"
-        )
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise _unusable(name, "a number")
     return int(text)
+
+
+def _unusable(name: str, what: str) -> UsageError:
+    return UsageError(
+        f"the environment's {name} must be {what} where workers are started from outside, got {shown(os.environ.get(name, ''))}; "
+        "start them with torchrun, or leave WORLD_SIZE unset and use --workers"
+    )
 
 
 @contextmanager
@@ -474,18 +484,56 @@ def _found(timeout: timedelta) -> Iterator[_Seat]:
         if is_adopted:
             seat = _Seat(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=timeout), timeout)
         else:
-            seat = _Seat(_number("RANK"), _number("WORLD_SIZE"), None, timeout)
-            store, _, _ = next(rendezvous("env://", timeout=timeout))
+            seat = _given_seat(timeout)
+            store = _met(timeout)
             # torchrun's store lives on when it starts workers once more: addresses of the ones before are not theirs
             store = PrefixStore(f"gcnrec/{_number('TORCHELASTIC_RESTART_COUNT', 0)}", store)
             dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=timeout)
-    except (RuntimeError, ValueError) as problem:  # ValueError: MASTER_ADDR or MASTER_PORT is not set
+    except RuntimeError as problem:
         raise _unconnected(problem) from problem
     try:
         yield seat
     finally:
         with suppress(RuntimeError):
             dist.destroy_process_group(seat.group)
+
+
+def _given_seat(timeout: timedelta) -> _Seat:
+    """The seat by the environment of whoever started this process. UsageError where that is not whole."""
+    seat = _Seat(_number("RANK"), given_size(), None, timeout)
+    if seat.rank >= seat.size:
+        raise _unusable("RANK", f"below WORLD_SIZE = {seat.size}")
+    if not os.environ.get("MASTER_ADDR"):
+        raise _unusable("MASTER_ADDR", "the machine of worker 0")
+    if not 0 < _number("MASTER_PORT") < 1 << 16:
+        raise _unusable("MASTER_PORT", "a port, 1 to 65535,")
+    return seat
+
+
+def _met(timeout: timedelta) -> Any:
+    """Torch's store of the environment. Made by a thread: torch waits without end for a server that is no store.
+
+    RuntimeError where none comes in time, UsageError where its port is taken.
+    """
+    found: SimpleQueue[Any] = SimpleQueue()
+
+    def meet() -> None:
+        try:
+            found.put(next(rendezvous("env://", timeout=timeout))[0])
+        except (RuntimeError, ValueError) as problem:
+            found.put(problem)
+
+    threading.Thread(target=meet, name="gcnrec rendezvous", daemon=True).start()
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        store = found.get(timeout=(timeout + _LATER).total_seconds())
+    except Empty:
+        raise RuntimeError(f"no store of workers has answered at {place}") from None
+    if isinstance(store, Exception):
+        if "EADDRINUSE" in str(store):
+            raise UsageError(f"MASTER_PORT must be free where worker 0 runs, {place} is taken; set another one for all workers")
+        raise store
+    return store
 
 
 @contextmanager

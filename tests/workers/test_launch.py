@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -114,16 +115,45 @@ def test_workers_of_torchrun_and_of_a_process_group_meet_and_outlive_no_leader(e
     ("environment", "words"),
     [
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE must be a number"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE must be a number"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE must be at least 1"),
         ({"WORLD_SIZE": "2"}, "RANK must be a number"),
+        ({"WORLD_SIZE": "2", "RANK": "²"}, "RANK must be a number"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK must be below WORLD_SIZE = 2"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "MASTER_ADDR must be the machine of worker 0"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "here"}, "MASTER_PORT must be a number"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "here", "MASTER_PORT": "65536"}, "must be a port, 1 to 65535, where"),
     ],
 )
 def test_an_environment_without_numbers_is_refused(environment, words, monkeypatch):
-    monkeypatch.delenv("RANK", raising=False)
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=words):
         with joined(1.0) if from_environment() else led(2):
             pass
+
+
+@pytest.mark.parametrize(
+    ("rank", "problem", "words"),
+    [
+        (0, UsageError, r"MASTER_PORT must be free where worker 0 runs, 127.0.0.1:\d+ is taken"),
+        (1, PeerLostError, r"could not connect \(no store of workers has answered at 127.0.0.1:\d+\)"),
+    ],
+)
+def test_a_port_of_another_program_is_no_place_to_meet(rank, problem, words, monkeypatch, capfd):
+    """The program takes the connection and says nothing; torch's thread ends with it."""
+    monkeypatch.setattr("gcnrec.workers.world._LATER", timedelta(seconds=0.1))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
+        for name, value in {"WORLD_SIZE": "2", "RANK": str(rank), **place}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(problem, match=words), led(None, 0.01):
+            pass
+    for thread in [each for each in threading.enumerate() if each.name == "gcnrec rendezvous"]:
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 def test_worlds_that_cannot_be_are_refused(monkeypatch):

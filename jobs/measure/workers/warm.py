@@ -72,7 +72,7 @@ def _forked(meeting, rank: int, module: str) -> _Child:  # type: ignore[no-untyp
         host, _, port = meeting.address.rpartition(":")
         numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": meeting.size, "LOCAL_WORLD_SIZE": meeting.size}
         os.environ.update({name: str(number) for name, number in numbers.items()})
-        os.environ.update({"TORCH_CPP_LOG_LEVEL": "ERROR", "MASTER_ADDR": host, "MASTER_PORT": port})
+        os.environ.update({"TORCH_CPP_LOG_LEVEL": "FATAL", "MASTER_ADDR": host, "MASTER_PORT": port})
         os.environ.update({STORE: meeting.address, LEADER: str(leader), MINUTES: str(meeting.timeout_minutes)})
         from gcnrec.commands.workers import main as follow
 
