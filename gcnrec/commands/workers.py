@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gcnrec.console import output
-from gcnrec.errors import GcnrecError, PeerLostError
+from gcnrec.errors import GcnrecError
 from gcnrec.workers.launch import led_later
 from gcnrec.workers.world import World, joined, leave, started_again
 
@@ -38,16 +37,14 @@ def resumes(asked: bool, out: Path | None) -> bool:
 
 
 def main() -> None:
-    """Follow the leader that the environment names; the exit code is that of an error's class."""
+    """Follow the leader that the environment names; the exit code is that of an error's class. The leader alone says what
+    happened, in the form that its command asks for."""
     from gcnrec.training.workers.follower import follow
 
     try:
         with joined() as world:
             follow(world)
-    except PeerLostError as problem:  # the leader says so
-        leave(problem.exit_code)
     except GcnrecError as problem:
-        output.report(problem, log_json=False)
         leave(problem.exit_code)
     leave(0)
 

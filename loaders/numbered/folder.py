@@ -6,6 +6,7 @@ checked row by row, and becomes the same files that `gcnrec ingest` makes of the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from gcnrec.loaders.ingest.behaviours import BY_TIME
 from gcnrec.loaders.ingest.build import degrees_of, write_graph
 from gcnrec.loaders.ingest.heldout import Parts, Report, write_held_out
 from gcnrec.loaders.ingest.inputs import Input
-from gcnrec.loaders.ingest.leakage import report_leakage
+from gcnrec.loaders.ingest.leakage import PREFIX, report_leakage
 from gcnrec.loaders.ingest.listing import listed
 from gcnrec.loaders.numbered.layout import (
     AGAIN,
@@ -109,12 +110,27 @@ def _write(sources: dict[str, Input], document: Numbered, data: Data, folder: Pa
     _check(users, items, parts, places, degrees, scratch)
     ticks = None if parts.train.times_E is None else 1
     report_leakage(parts, ticks, document.split, len(users), scratch, report)
+    _check_split(document.split, report.entries)
     report.work("writing", 0, 0)
     for nodes, degrees_N in zip((users, items), degrees, strict=True):
         nodes.write(folder, degrees_N, scratch)
     write_held_out(folder / "valid.parquet", parts.valid, ticks)
     write_held_out(folder / "test.parquet", parts.test, ticks)
     write_graph(folder, "", parts.train, degrees, ticks, scratch)
+
+
+def _check_split(split: str, leakage: Mapping[str, Any]) -> None:
+    """DataError where pairs were not held out as `numbered.json` says: the default of `train.refit` and what reports say of
+    leakage follow from it."""
+    for part in ("valid", "test"):
+        later = leakage.get(f"{PREFIX}train_after_first_{part}", 0)
+        if split == "temporal" and later:
+            problem = f"{later:,} pairs of train are later than the first pair of {part}"
+        elif split == "leave_last" and (share := leakage.get(f"{PREFIX}{part}_before_own_train", 0.0)):
+            problem = f"{share:.1%} of the pairs of {part} are earlier than their user's last pair of train"
+        else:
+            continue
+        raise DataError(f"{DOCUMENT} says split = '{split}', and {problem}; say split = 'given' there, or {AGAIN}")
 
 
 def _read_parts(

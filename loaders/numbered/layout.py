@@ -106,8 +106,9 @@ def read_document(text: str, base: Path | None) -> Numbered:
     except OSError as problem:
         raise DataError(f"{info.path} cannot be read ({problem}); {AGAIN}") from None
     document = object_of(content, info.path, AGAIN)
-    if document.get("format") != FORMAT:
-        raise DataError(f"{info.path} must have format {FORMAT}, has {shown(document.get('format'))}; {AGAIN}")
+    found = document.get("format")
+    if found != FORMAT or type(found) is not int:  # true and 1.0 equal 1
+        raise DataError(f"{info.path} must have format {FORMAT}, has {shown(found)}; {AGAIN}")
     return checked(Numbered, document, info.path, AGAIN)
 
 

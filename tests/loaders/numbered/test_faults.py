@@ -171,6 +171,8 @@ def test_the_folder_of_these_tests_is_sound(tmp_path):
         ({"test/a.parquet": None}, {}, "no such file or folder: {in}/test"),
         # The document.
         ({}, {"format": 2}, "numbered.json must have format 1, has 2"),
+        ({}, {"format": True}, "numbered.json must have format 1, has True"),
+        ({}, {"format": 1.0}, "numbered.json must have format 1, has 1.0"),
         ({}, {"train": "7"}, "numbered.json is damaged (train: input should be a valid integer)"),
         ({}, {"train": 0}, "numbered.json is damaged (train: "),
         ({}, {"items": 2**31}, "numbered.json is damaged (items: "),
@@ -189,6 +191,27 @@ def test_a_broken_rule_is_one_sentence(tmp_path, changes, document, expected):
 def test_a_split_by_time_needs_times(tmp_path):
     changes = {name: {key: value for key, value in columns.items() if key != "time"} for name, columns in FILES.items()}
     assert "split = 'temporal', which goes by time" in attempt(tmp_path, changes, {"split": "temporal"})
+
+
+@pytest.mark.parametrize(
+    ("split", "times", "problem"),
+    [
+        ("temporal", [10, 8], "1 pairs of train are later than the first pair of test"),
+        ("leave_last", [9, 4], None),
+        ("leave_last", [9, 3], "50.0% of the pairs of test are earlier than their user's last pair of train"),
+        ("temporal", [9, 9], None),
+        ("given", [1, 1], None),
+    ],
+)
+def test_a_split_by_time_goes_by_time(tmp_path, split, times, problem):
+    """Train ends at 9, and that of the users of test at 6 and 4. Equal times are on either side."""
+    changes = changed("test/a.parquet", time=times)
+    if problem is None:
+        write(tmp_path / "in", changes, {"split": split})
+        assert ingested(tmp_path).info["split"] == split
+        return
+    expected = f"numbered.json says split = '{split}', and {problem}; say split = 'given' there, or write the folder anew"
+    assert attempt(tmp_path, changes, {"split": split}) == expected
 
 
 def test_held_out_weights_need_weights_of_train(tmp_path):
