@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 
-from gcnrec.errors import UsageError
+from gcnrec.commands import workers as commands
+from gcnrec.errors import DataError, UsageError
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.workers import launch
 from gcnrec.workers.launch import led_later
@@ -79,6 +81,20 @@ def test_a_follower_that_still_loads_ends_with_its_leader():
     finally:
         if follower.is_running():
             follower.kill()
+
+
+def test_a_follower_leaves_its_error_to_the_leader(monkeypatch, capfd):
+    """Whose command may report as JSON."""
+
+    def fails(world):
+        raise DataError("this machine has other data")
+
+    monkeypatch.setattr(commands, "joined", nullcontext)
+    monkeypatch.setattr("gcnrec.training.workers.follower.follow", fails)
+    monkeypatch.setattr(commands, "leave", lambda code: sys.exit(code))
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    assert ended.value.code == DataError.exit_code and capfd.readouterr() == ("", "")
 
 
 def test_started_imports_nothing_large():
