@@ -12,7 +12,7 @@ PARTS = 4
 _COMMON = {
     "model": {"width": 16, "layers": 2, "propagation": "none", "start": "normal"},
     "optimizer": {"rule": "adam", "learning_rate": 0.02, "schedule": "cosine"},
-    "train": {"epochs": 2, "batch_size": 256, "threads": 1, "parts": PARTS},
+    "train": {"epochs": 2, "batch_size": 256, "threads": 1},
     "evaluate": {"k": [5, 20], "bootstrap": 0, "baselines": []},
 }
 _DYNAMIC = ["table.budget=0.25", 'sparsity.policy="dynamic"', "sparsity.interval=0.5", "sparsity.batches=2"]
@@ -34,9 +34,15 @@ class Case:
     data: str
     settings: tuple[str, ...]
 
-    def job(self, parts: int = PARTS) -> Job:
-        """The job in so many parts."""
-        return Job.parse(deepcopy(_COMMON), [*self.settings, f"train.parts={parts}"], self.name)
+    @property
+    def folder(self) -> str:
+        """The name as that of a folder."""
+        return self.name.replace(" ", "-")
+
+    def job(self, parts: int | None = PARTS) -> Job:
+        """The job in so many parts; None leaves `train.parts` out, which earlier versions do not know."""
+        shares = [] if parts is None else [f"train.parts={parts}"]
+        return Job.parse(deepcopy(_COMMON), [*self.settings, *shares], self.name)
 
 
 def _product() -> list[Case]:
@@ -82,3 +88,20 @@ _SPECIAL = {
 }  # fmt: skip
 CASES = {case.name: case for case in (*_product(), *_policies(), *(Case(n, d, tuple(s)) for n, (d, s) in _SPECIAL.items()))}
 """All cases by name."""
+_FULL = ['model.propagation="full"']
+_ALONE = {
+    "full 1 layer": ("plain", [*_FULL, "model.layers=1"]),
+    "full 3 layers, adam_dense": ("plain", [*_FULL, "model.layers=3", 'optimizer.rule="adam_dense"']),
+    "full slots": ("plain", [*_FULL, *_DYNAMIC, *_NEGATIVES["popularity"]]),
+    "full, behaviours weighted": ("shop", [*_FULL, 'model.behaviours="weighted"']),
+    "full, behaviours cascade": ("shop", [*_FULL, 'model.behaviours="cascade"']),
+    "full, weighted graph": ("rated", [*_FULL, "model.weighted_graph=true", "loss.negative_weight=0.5"]),
+    "ngcf": ("plain", ['model.name="ngcf"', *_FULL]),
+    "directau": ("plain", ['loss.name="directau"']),
+    "no past of its own": ("shop", [*_SAMPLED, "sampler.respect_time=true"]),
+    "mixture": ("plain", [*_FULL, 'mixture.with=["itemknn", "gfcf"]']),
+    "mixture of behaviours, refit": ("shop", [*_SAMPLED, 'mixture.with="auto"', 'train.refit="train+valid"']),
+}
+"""What workers share by columns, or one process trains alone."""
+WHOLE = CASES | {name: Case(name, data, tuple(settings)) for name, (data, settings) in _ALONE.items()}
+"""All jobs of whole batches by name."""

@@ -80,7 +80,7 @@ def _by_workers(size: int, cases: list[Case], datasets: dict[str, Dataset], work
         with suppress(PeerLostError), led(size, 5.0, FOLLOWER) as world:
             while left and lives:
                 case, begun = left.pop(0), time.perf_counter()
-                found = trained(case, datasets[case.data], work / f"{size}" / case.name.replace(" ", "-"), world)
+                found = trained(case, datasets[case.data], work / f"{size}" / case.folder, world)
                 row = {"digests": found, "seconds": round(time.perf_counter() - begun, 2)}
                 print(f"{size} workers, {case.name}: {row['seconds']} s", file=sys.stderr, flush=True)
                 yield case.name, row
