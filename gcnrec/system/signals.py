@@ -174,6 +174,8 @@ class Watch:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self._lost, self._kicked = self._kicked, False, False
+        if again and self._has_said:  # who reports it has met it
+            return
         second, self._handled = self._handled and not again, True
         self.asked = self.asked or signal.Signals(number)
         if second or not self._working:
@@ -217,7 +219,7 @@ class Watch:
                 deadline = time.monotonic() + _GRACE_SECONDS
             elif deadline is not None and time.monotonic() > deadline:
                 self._leave()
-            elif self._lost and not self._kicked and self.asked:
+            elif self._lost and not (self._kicked or self._has_said) and self.asked:
                 self._kicked, self._own = True, self._own + 1
                 signal.pthread_kill(threading.main_thread().ident or 0, self.asked)
 

@@ -146,6 +146,13 @@ def test_a_signal_after_the_work_says_that_it_is_done(tmp_path):
     assert (code, said) == (143, "gcnrec: stopped by SIGTERM when all that had begun was done; what was written is whole\n")
 
 
+def test_what_was_dropped_is_not_raised_again_while_the_end_is_reported(tmp_path):
+    """The sentence takes a while to say, and the thread that raises again what Python dropped leaves it alone."""
+    lines = ["plain = stopped", "def stopped():", "    problem = plain()", "    time.sleep(0.3)", "    return problem"]
+    code, said = ended(tmp_path, *lines, "with working():", "    Deleted()")
+    assert (code, said) == (7, f"caught Terminated stopped by SIGTERM, {AGAIN}\n")
+
+
 def test_a_run_that_has_not_begun_is_not_to_be_resumed(tmp_path):
     for expected in ("before .* was begun; start the same command again", "continue .* with --resume"):
         with pytest.raises(Terminated, match=expected), stops(tmp_path / "run"):
