@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from gcnrec.errors import Interrupted, Terminated
+from gcnrec.system.programs import import_paths, program
 from gcnrec.system.signals import child_environment, unhurried
 
 _LAST_BYTES = 2**16
@@ -23,8 +23,8 @@ def started(arguments: Sequence[str], log: Path, lock: int, cores: set[int] | No
     with log.open("wb") as file:
         # In a process group of its own: Ctrl-C reaches this process alone, which then asks each run to stop, once.
         process = subprocess.Popen(
-            [sys.executable, "-m", "gcnrec", *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-            process_group=0, pass_fds=(lock,), env=child_environment(),
+            program("gcnrec", *arguments), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+            process_group=0, pass_fds=(lock,), env={**child_environment(), **import_paths()},
         )  # fmt: skip
     # The interpreter is still starting: every thread pool of the run is made later and sees these cores only.
     if cores:

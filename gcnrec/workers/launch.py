@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import torch
 
 from gcnrec.errors import UsageError
 from gcnrec.system.machine import available_cores
+from gcnrec.system.programs import import_paths, program
 from gcnrec.workers.board import Board
 from gcnrec.workers.world import LEADER, MINUTES, STORE, Alone, Meeting, World, from_environment, given_size, joined, span
 
@@ -142,18 +142,22 @@ def _followers(meeting: Meeting, module: str) -> Iterator[None]:
             watch.join()
 
 
+def inherited() -> dict[str, str]:
+    """The environment of this process, as a program of this package takes it over."""
+    return {**os.environ, **import_paths()}
+
+
 def _started(meeting: Meeting, rank: int, module: str) -> subprocess.Popen[bytes]:
     host, _, port = meeting.address.rpartition(":")
     size, leader = str(meeting.size), str(os.getpid())
     environment = {
         "TORCH_CPP_LOG_LEVEL": "FATAL",  # a lost leader is a sentence of ours, not forty lines of torch's
-        **os.environ,
+        **inherited(),
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size,
         "MASTER_ADDR": host, "MASTER_PORT": port,
         STORE: meeting.address, LEADER: leader, MINUTES: str(meeting.timeout_minutes),
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }  # fmt: skip
-    command = [sys.executable, "-m", "gcnrec.workers.started", leader, module]
+    command = program("gcnrec.workers.started", leader, module)
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from gcnrec.errors import GcnrecError, first_line
-from gcnrec.workers.launch import led
+from gcnrec.system.programs import program
+from gcnrec.workers.launch import inherited, led
 from gcnrec.workers.world import World, from_environment, given_size, has_gloo
 
 SIZES = {"exchange_64_kb_gb_per_s": (64_000, 40), "exchange_16_mb_gb_per_s": (16_000_000, 6)}
@@ -40,9 +41,11 @@ def probe() -> dict[str, Any]:
 
 def _apart(file: Path) -> dict[str, Any]:
     """What a process of its own finds, and leaves in `file`."""
-    command = [sys.executable, "-m", "gcnrec.workers.probe", str(file)]
+    command = program("gcnrec.workers.probe", str(file))
     try:
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=_PATIENCE_SECONDS)
+        done = subprocess.run(
+            command, env=inherited(), capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=_PATIENCE_SECONDS
+        )
     except subprocess.TimeoutExpired:
         return {"no_exchange_because": f"two processes did not meet within {_PATIENCE_SECONDS:g} s"}
     if done.returncode:
