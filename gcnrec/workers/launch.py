@@ -87,6 +87,7 @@ class Later:
 
     def __init__(self, size: int, timeout_minutes: float, module: str, stack: ExitStack) -> None:
         self.size = self.local_size = size
+        self.machines: tuple[int, ...] = (0,) * size
         self._timeout_minutes, self._module, self._stack = timeout_minutes, module, stack
         self._meeting: Meeting | None = None
         self._world: World | None = None
@@ -111,6 +112,12 @@ class Later:
 
     def awaited(self) -> dict[str, Any]:
         return self.connected().awaited()
+
+    def report(self) -> None:
+        self.connected().report()
+
+    def await_reports(self, count: int) -> None:
+        self.connected().await_reports(count)
 
     def close(self) -> None:
         if self._meeting is not None:
