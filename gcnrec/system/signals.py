@@ -276,8 +276,11 @@ def unhurried() -> AbstractContextManager[None]:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a command that is to end, as by SIGTERM, when this process has ended."""
-    return {**os.environ, _PARENT: str(os.getpid())}
+    """The environment of a command that is to end, as by SIGTERM, when this process has ended. Where this process is one of
+    several workers (torchrun), the command is none of them."""
+    environment = {**os.environ, _PARENT: str(os.getpid())}
+    environment.pop("WORLD_SIZE", None)
+    return environment
 
 
 def follow_parent() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gcnrec
 from gcnrec.system.programs import import_paths, program
+from gcnrec.system.signals import child_environment
 
 PACKAGE = Path(gcnrec.__file__).parent
 
@@ -30,6 +31,14 @@ def test_files_of_the_working_directory_are_not_imported(tmp_path, monkeypatch):
         (tmp_path / name).unlink()
     monkeypatch.syspath_prepend("")
     assert run("mine").stdout == "run\n"
+
+
+def test_a_run_of_a_sweep_is_no_worker_of_the_sweep(monkeypatch):
+    """Under torchrun it would wait for a run of another process."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    environment = child_environment()
+    assert "WORLD_SIZE" not in environment and environment["GCNREC_PARENT"] == str(os.getpid())
+    assert os.environ["WORLD_SIZE"] == "2"
 
 
 def test_no_program_starts_otherwise():

@@ -61,12 +61,12 @@ def test_what_is_refused_starts_no_worker(gcnrec, tmp_path, nobody_starts, comma
     assert nobody_starts == [] and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_workers_that_only_started_end_in_peace():
-    """Each runs by `started`, and the last command reaches it."""
+    """The last command reaches them."""
     with led_later(2, 1.0, OBEYING) as world:
         world.start()
         (follower,) = [each for each in psutil.Process().children() if OBEYING in each.cmdline()]
-        assert follower.cmdline()[-3:] == ["gcnrec.workers.started", str(os.getpid()), OBEYING]
     assert world.connected()._board.has_departed(1) and not follower.is_running()
 
 

@@ -48,6 +48,7 @@ def test_a_stopped_worker_is_named_after_the_timeout_and_killed():
     with pytest.raises(PeerLostError, match=r"worker 1 was lost \(it has not answered for \d+ s\)"):
         with led(2, 0.05, OBEYING) as world:
             (follower,) = followers()
+            assert follower.cmdline()[-5:] == ["-P", "-m", "gcnrec.workers.started", str(os.getpid()), OBEYING]
             follower.send_signal(signal.SIGINT)  # both ignored
             follower.send_signal(signal.SIGTERM)
             world.publish({"do": "say"})
