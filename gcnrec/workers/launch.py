@@ -83,7 +83,7 @@ def led_later(workers: int | None, timeout_minutes: float = 10.0, module: str = 
 class Later:
     """Worker 0 of `size` workers of this machine, of which the others run `module` once `stack` has started them."""
 
-    rank = 0
+    rank = local_rank = 0
 
     def __init__(self, size: int, timeout_minutes: float, module: str, stack: ExitStack) -> None:
         self.size = self.local_size = size
@@ -112,6 +112,9 @@ class Later:
 
     def awaited(self) -> dict[str, Any]:
         return self.connected().awaited()
+
+    def connect(self, device: torch.device) -> None:
+        self.connected().connect(device)
 
     def report(self) -> None:
         self.connected().report()
