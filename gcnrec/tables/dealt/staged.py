@@ -51,6 +51,10 @@ class StagedPlan:
     entries: Entries[torch.Tensor]
     parts: tuple[PartPlaces, ...]
 
+    @property
+    def num_rows(self) -> int:
+        return self.plan.num_rows
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceRows:
