@@ -56,6 +56,8 @@ LEAVING_S = 60.0
 ENDINGS = {signal.SIGKILL: 0.8, signal.SIGTERM: 0.1, signal.SIGINT: 0.1}
 EARLY, EARLY_S = 0.15, 4.0
 """The share of ends that come while a command starts, and its longest delay."""
+EXPORTING, EXPORTING_S = 0.15, 0.05
+"""The share of ends that wait for the first file of an export, and their longest delay from then on."""
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 JOB = """
 [model]
@@ -96,6 +98,7 @@ VARIANTS = {
     "dense none": ['sampler.negatives="popularity"', "sampler.num_negatives=3", "train.epochs=6"],
     "slots sampled refit": [*SAMPLED, *SLOTS, 'train.refit="train+valid"'],
     "graphsage": [*SAMPLED, 'model.name="graphsage"'],
+    "columns": ['model.propagation="full"', "model.width=64", 'optimizer.rule="adam_dense"', "train.parts=1"],
 }
 """--set options of each job."""
 
@@ -116,12 +119,12 @@ class Bed:
 
 @dataclass(frozen=True)
 class End:
-    """`signal` to worker `rank` (0 leads), `delay_s` after the start of training, or of the command where it is `early`."""
+    """`signal` to worker `rank` (0 leads), `delay_s` after `since`: the start of the command, of training, or of the export."""
 
     signal: signal.Signals
     rank: int
     delay_s: float
-    early: bool
+    since: str
 
 
 @dataclass
@@ -252,8 +255,9 @@ def drawn(seed: int, number: int, end: int, workers: int, seconds: float) -> End
     random = np.random.default_rng([seed, number, end])
     chosen = list(ENDINGS)[random.choice(len(ENDINGS), p=list(ENDINGS.values()))]
     rank = int(random.integers(workers)) if chosen is signal.SIGKILL else 0
-    early = bool(random.uniform() < EARLY)
-    return End(chosen, rank, float(random.uniform(0, EARLY_S if early else seconds)), early)
+    longest = {"start": EARLY_S, "export": EXPORTING_S, "training": seconds}
+    since = str(random.choice(list(longest), p=[EARLY, EXPORTING, 1 - EARLY - EXPORTING]))
+    return End(chosen, rank, float(random.uniform(0, longest[since])), since)
 
 
 def launch(command: list[str], log: Path, out: Path, end: End | None, warm: WarmWorkers) -> Ended:
@@ -287,8 +291,10 @@ def _met(process: Forked, ended: Ended, end: End, out: Path, workers: int) -> li
         time.sleep(POLL_S)
         with suppress(psutil.NoSuchProcess):
             followers = sorted(psutil.Process(process.pid).children(), key=lambda each: (each.create_time(), each.pid))
-    while process.poll() is None and not end.early and _begun(out) == before:
+    while process.poll() is None and end.since != "start" and _begun(out) == before:
         time.sleep(POLL_S)
+    while process.poll() is None and end.since == "export" and not _exports(out):
+        time.sleep(POLL_S / 20)  # an export of so few nodes takes milliseconds
     try:
         process.wait(end.delay_s)
     except subprocess.TimeoutExpired:
@@ -306,6 +312,11 @@ def _begun(out: Path) -> int:
     return 1 + sum(event["event"] == "resume" for event in _events(out))
 
 
+def _exports(out: Path) -> bool:
+    """Whether a run has begun to write embeddings."""
+    return any((out / "embeddings").glob("*"))
+
+
 def _events(out: Path) -> list[Row]:
     """The whole lines of metrics.jsonl."""
     path = out / "metrics.jsonl"
@@ -320,7 +331,7 @@ def phase_of(out: Path, before: int) -> str:
         return "starting"
     if any(name.startswith("checkpoints") for name in parts):
         return "writing a checkpoint"
-    if any((out / "embeddings").glob("*")):
+    if _exports(out):
         return "export"
     return "training" if (out / "checkpoints" / "last.safetensors").exists() else "before the first checkpoint"
 

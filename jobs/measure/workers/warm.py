@@ -1,10 +1,12 @@
 """Commands whose workers are forks of a process that has loaded gcnrec: each has its work to do, and no start.
 
-As a program it is that of `jobs.measure.kill.warm`, in which a leader forks its followers instead of starting them.
+As a program it is that of `jobs.measure.kill.warm`, in which a command forks its followers before anything else, and starts them
+when a leader would.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 
 from jobs.measure.kill import warm
 
@@ -54,26 +57,38 @@ class _Child:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def _forked(meeting, rank: int, module: str) -> _Child:  # type: ignore[no-untyped-def]
-    """`gcnrec.workers.launch._started` by a fork, which keeps nothing of the leader but loaded code."""
-    from gcnrec.workers.world import LEADER, MINUTES, STORE
+_waiting: list[tuple[int, int]] = []
+"""Forks that no leader has started yet: the process, and the pipe that says who it is to be."""
 
-    leader = os.getpid()
-    pid = os.fork()
-    if pid:
-        return _Child(pid)
+
+def _fork_followers() -> None:
+    """Fork as many followers as the command line names, before threads of this process compute: a fork is unsafe by then."""
+    for _ in range(int(sys.argv[sys.argv.index("--workers") + 1]) - 1):
+        said, says = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(says)
+            _follow(said)
+        os.close(said)
+        _waiting.append((pid, says))
+
+
+def _follow(said: int) -> None:
+    """This process becomes a follower once a leader starts it, and ends where none does; does not return."""
     try:
         os.setsid()
+        for _, says in _waiting:
+            os.close(says)
+        with os.fdopen(said) as pipe:
+            line = pipe.readline()
+        if not line:
+            os._exit(0)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         os.closerange(3, 4096)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        host, _, port = meeting.address.rpartition(":")
-        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": meeting.size, "LOCAL_WORLD_SIZE": meeting.size}
-        os.environ.update({name: str(number) for name, number in numbers.items()})
-        os.environ.update({"TORCH_CPP_LOG_LEVEL": "FATAL", "MASTER_ADDR": host, "MASTER_PORT": port})
-        os.environ.update({STORE: meeting.address, LEADER: str(leader), MINUTES: str(meeting.timeout_minutes)})
+        os.environ.update(json.loads(line))
         from gcnrec.commands.workers import main as follow
 
         follow()
@@ -83,12 +98,34 @@ def _forked(meeting, rank: int, module: str) -> _Child:  # type: ignore[no-untyp
         os._exit(1)
 
 
+def _started(meeting, rank: int, module: str) -> _Child:  # type: ignore[no-untyped-def]
+    """`gcnrec.workers.launch._started` by a fork that waits."""
+    from gcnrec.workers.world import LEADER, MINUTES, STORE
+
+    host, _, port = meeting.address.rpartition(":")
+    numbers = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": meeting.size,
+        "LOCAL_WORLD_SIZE": meeting.size,
+        LEADER: os.getpid(),
+    }
+    texts = {"TORCH_CPP_LOG_LEVEL": "FATAL", "MASTER_ADDR": host, "MASTER_PORT": port, STORE: meeting.address}
+    environment = {name: str(value) for name, value in {**numbers, **texts, MINUTES: meeting.timeout_minutes}.items()}
+    pid, says = _waiting.pop(0)
+    with suppress(BrokenPipeError), os.fdopen(says, "w") as pipe:  # broken: it was ended while it waited
+        pipe.write(json.dumps(environment) + "\n")
+    return _Child(pid)
+
+
 def main() -> None:
+    import gcnrec.__main__ as entry
     import gcnrec.commands.workers
     import gcnrec.training.workers.follower  # noqa: F401
     from gcnrec.workers import launch
 
-    launch._started = _forked
+    command_line, launch._started = entry.main, _started
+    entry.main = lambda: (_fork_followers(), command_line())[1]
     warm.main()
 
 
