@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from types import SimpleNamespace
 
 # As the command line does: workers of one thread pool must not spin for long on cores of the other. Before numba and torch load.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -99,6 +100,19 @@ def threads():
 
     yield change
     numba.set_num_threads(before)
+
+
+@pytest.fixture
+def quick_bench(monkeypatch):
+    """Small benches neither rest nor collect garbage before each measurement; the threads that they set come back."""
+    from gcnrec.bench import harness, memory
+
+    monkeypatch.setattr(harness, "_REST_SECONDS", 0.0)
+    monkeypatch.setattr(memory, "gc", SimpleNamespace(collect=lambda: 0))
+    before = torch.get_num_threads(), numba.get_num_threads()
+    yield
+    torch.set_num_threads(before[0])
+    numba.set_num_threads(before[1])
 
 
 @pytest.fixture

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
-import numba
 import numpy as np
 import pytest
 import torch
 
 from gcnrec.bench import epoch as bench
-from gcnrec.bench import harness
 from gcnrec.bench.contenders import epoch_task
 from gcnrec.bench.contenders.epoch_task import (
     FANOUTS,
@@ -41,13 +39,7 @@ SIZE = (60, 50, 900)
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(harness, "_REST_SECONDS", 0.0)
-    before = torch.get_num_threads(), numba.get_num_threads()
-    yield
-    torch.set_num_threads(before[0])
-    numba.set_num_threads(before[1])
+pytestmark = pytest.mark.usefixtures("quick_bench")
 
 
 def task(steps=8, batch_size=100):

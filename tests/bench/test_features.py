@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import json
 
-import numba
 import numpy as np
 import pytest
 import torch
 
 from gcnrec.bench import features as bench
-from gcnrec.bench import harness
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(harness, "_REST_SECONDS", 0.0)
-    before = torch.get_num_threads(), numba.get_num_threads()
-    yield
-    torch.set_num_threads(before[0])
-    numba.set_num_threads(before[1])
+pytestmark = pytest.mark.usefixtures("quick_bench")
 
 
 def test_rows(monkeypatch):

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import json
 
-import numba
 import pytest
-import torch
 
-from gcnrec.bench import harness
 from gcnrec.bench import propagate as bench
 from gcnrec.bench.graphs import synthetic
 from gcnrec.graph import BipartiteGraph
 
 
 @pytest.fixture
-def few_contenders(monkeypatch):
+def few_contenders(quick_bench, monkeypatch):
     """Ours, SciPy and torch: the peers that every installation has."""
     kept = ("gcnrec", "scipy-csr", "torch-csr", "torch-csr-int32-symmetric", "torch-coo")
     monkeypatch.setattr(bench, "CONTENDERS", {name: bench.CONTENDERS[name] for name in kept})
-    monkeypatch.setattr(harness, "_REST_SECONDS", 0.0)
-    before = torch.get_num_threads(), numba.get_num_threads()
-    yield kept
-    torch.set_num_threads(before[0])
-    numba.set_num_threads(before[1])
+    return kept
 
 
 def test_rows(few_contenders):

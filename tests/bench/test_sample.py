@@ -5,27 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import numba
 import numpy as np
 import pytest
-import torch
 
-from gcnrec.bench import harness, sample_large
 from gcnrec.bench import sample as bench
+from gcnrec.bench import sample_large
 from gcnrec.bench.graphs import synthetic
 
 
 @pytest.fixture
-def few_contenders(monkeypatch):
+def few_contenders(quick_bench, monkeypatch):
     """Ours and torch: what every installation has."""
     kept = ("gcnrec", "torch")
     monkeypatch.setattr(bench, "CONTENDERS", {name: bench.CONTENDERS[name] for name in kept})
     monkeypatch.setattr(bench, "_BATCHES", 2)
-    monkeypatch.setattr(harness, "_REST_SECONDS", 0.0)
-    before = torch.get_num_threads(), numba.get_num_threads()
-    yield kept
-    torch.set_num_threads(before[0])
-    numba.set_num_threads(before[1])
+    return kept
 
 
 def test_rows(few_contenders, monkeypatch):

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import json
 
-import numba
 import numpy as np
 import pytest
 import torch
 
-from gcnrec.bench import harness
 from gcnrec.bench import table as bench
 from gcnrec.bench.graphs import synthetic
 
 SIZES = ((60, 40, 400), (90, 60, 500))
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    monkeypatch.setattr(harness, "_REST_SECONDS", 0.0)
-    before = torch.get_num_threads(), numba.get_num_threads()
-    yield
-    torch.set_num_threads(before[0])
-    numba.set_num_threads(before[1])
+pytestmark = pytest.mark.usefixtures("quick_bench")
 
 
 def task(batches=2):

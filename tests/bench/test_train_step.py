@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 
-import numba
 import pytest
 import torch
 
-from gcnrec.bench import harness, train_step
+from gcnrec.bench import train_step
 from gcnrec.bench.graphs import graph_inputs
 from gcnrec.bench.train_step import CONTENDERS, Ours, exact_gradient, first_gradient, task_of
 
@@ -46,15 +45,11 @@ def test_gradients_still_agree_after_three_updates(name):
 
 
 @pytest.fixture
-def few_contenders(monkeypatch):
+def few_contenders(quick_bench, monkeypatch):
     """Ours and torch: the peers that every installation has. Threads are what they were afterwards."""
     kept = ("gcnrec", "torch-csr", "torch-csr-int32-symmetric", "torch-csr-horner")
     monkeypatch.setattr(train_step, "CONTENDERS", {name: CONTENDERS[name] for name in kept})
-    monkeypatch.setattr(harness, "_REST_SECONDS", 0.0)
-    before = torch.get_num_threads(), numba.get_num_threads()
-    yield kept
-    torch.set_num_threads(before[0])
-    numba.set_num_threads(before[1])
+    return kept
 
 
 def test_the_closing_row_is_the_slower_speedup(few_contenders):

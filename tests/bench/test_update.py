@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import json
 
-import numba
 import pytest
 import torch
 
-from gcnrec.bench import harness
 from gcnrec.bench import update as bench
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(harness, "_REST_SECONDS", 0.0)
-    before = torch.get_num_threads(), numba.get_num_threads()
-    yield
-    torch.set_num_threads(before[0])
-    numba.set_num_threads(before[1])
+pytestmark = pytest.mark.usefixtures("quick_bench")
 
 
 def test_rows(monkeypatch):
