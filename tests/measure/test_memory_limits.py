@@ -1,46 +1,29 @@
 """Ingest, evaluate and recommend on more data than they may hold: the system itself refuses them what is beyond the limit.
 
 Small files that expand are refused by name, or done. jobs/measure/memory/limits.py says which limit of the system it is and why;
-its whole run, and that of bombs.py, take minutes and are in jobs/records.
+its whole run, and that of bombs.py, take minutes and are in jobs/records. Each case is a process of its own, and its limit and
+its figures are that process's alone: other tests may run at the same time.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from jobs.measure.memory.bombs import MOST_GROWTH, step
+from jobs.measure.memory.limits import measured
 
-ROOT = Path(__file__).parents[2]
 
-
-@pytest.mark.serial
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA and /proc/self/status are Linux's")
 @pytest.mark.parametrize(
     ("cases", "times"), [("ingest-edges", 4), ("ingest-wide-features", 2), ("ingest-many-words", 2), ("evaluate,recommend", 4)]
 )
 def test_memory_stays_below_the_limit(tmp_path, cases, times):
-    command = [
-        sys.executable,
-        "-m",
-        "jobs.measure.memory.limits",
-        "--limit",
-        "64MB",
-        "--times",
-        str(times),
-        "--cases",
-        cases,
-        "--folder",
-        str(tmp_path),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0 and [row["case"] for row in rows] == cases.split(","), done.stderr + done.stdout
+    rows = list(measured(cases.split(","), tmp_path, "64MB", times))
+    assert [(row["case"], row["exit_code"]) for row in rows] == [(case, 0) for case in cases.split(",")], rows
     for row in rows:
         assert row["input_bytes"] == times * 64_000_000 and 0 < row["rssanon_rise_bytes"] <= row["limit_bytes"], row
 
@@ -58,7 +41,6 @@ BOMBS = [
 ]
 
 
-@pytest.mark.serial
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA and /proc/self/status are Linux's")
 def test_small_files_that_expand_are_refused_by_name_within_the_limit(tmp_path):
     done = step([case[:3] for case in BOMBS], str(tmp_path))
