@@ -103,6 +103,14 @@ def threads():
 
 
 @pytest.fixture
+def charts_take_no_time(monkeypatch):
+    """Reports have an empty drawing in place of each chart, as drawing takes longer than a small training."""
+    from gcnrec.reports import charts
+
+    monkeypatch.setattr(charts, "_svg", lambda *drawn: "<svg></svg>")
+
+
+@pytest.fixture
 def quick_bench(monkeypatch):
     """Small benches neither rest nor collect garbage before each measurement; the threads that they set come back."""
     from gcnrec.bench import harness, memory

@@ -17,6 +17,7 @@ from gcnrec.loaders.recipe import absolute, recipe_of
 from gcnrec.runs import lineage
 from gcnrec.testing import checkerboard, write_dataset
 
+pytestmark = pytest.mark.usefixtures("charts_take_no_time")
 TRAINS = """
 [model]
 width = 8

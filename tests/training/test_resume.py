@@ -103,6 +103,7 @@ STRIDE = 31
 """Every so many calls are killed at: all of them take minutes."""
 
 
+@pytest.mark.usefixtures("charts_take_no_time")
 def test_killed_before_writes(dataset, tmp_path, digests, monkeypatch):
     """From making the run folder to the report's name."""
     settings = job(**SLOTS, **REFIT, evaluate={"metric": "recall@3", "k": [3], "bootstrap": 0, "baselines": ["popularity"]})

@@ -17,6 +17,7 @@ from gcnrec.loaders.schema import open_dataset
 from gcnrec.results.backtest import Windows, backtest, seconds_of
 from gcnrec.system.observer import SILENT
 
+pytestmark = pytest.mark.usefixtures("charts_take_no_time")
 DAY, BEGIN, DAYS = 86_400, 1_700_006_400, 20
 JOB = """
 [data]

@@ -100,6 +100,7 @@ def test_exported_embeddings_give_the_reported_recall(first):
     assert json.loads((first / "metrics.json").read_text())["recall@5"] == pytest.approx(np.mean(recalls), abs=1e-9)
 
 
+@pytest.mark.usefixtures("charts_take_no_time")
 def test_a_second_run_is_equal_and_beside_the_first(gcnrec, first):
     code, out, err = gcnrec("run", "two.toml", "--json")
     assert (code, err) == (0, "")
@@ -111,6 +112,7 @@ def test_a_second_run_is_equal_and_beside_the_first(gcnrec, first):
     assert len(list(Path("data").glob("two-*"))) == 1
 
 
+@pytest.mark.usefixtures("charts_take_no_time")
 def test_a_run_that_was_stopped_resumes_to_the_same_end(gcnrec, first, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Lines, "epoch", stop_after_two_epochs)

@@ -29,6 +29,9 @@ POPULARITY = '[model]\nname = "popularity"\n[evaluate]\nbootstrap = 0\n'
 CARD = '[card]\nname = "shop"\ntitle = "t"\nlicence = "l"\norigin = "o"\n[data]\ntrain = "events"\nuser = "u"\nitem = "i"\n'
 
 
+pytestmark = pytest.mark.usefixtures("charts_take_no_time")
+
+
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
