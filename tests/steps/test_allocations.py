@@ -117,8 +117,15 @@ def test_a_sampled_step_allocates_for_its_neighbourhood(parts):
     assert measured(advance).peak_bytes < 4 * CELLS
 
 
-@pytest.mark.parametrize("propagation", ["none", "sampled"])
-@pytest.mark.parametrize("policy", ["set", "rigl", "dsl", "dynamic", "sparserec", "nm"])
+POLICIES = ["set", "rigl", "dsl", "dynamic", "sparserec", "nm"]
+SLOW = [pytest.param(policy, "sampled", marks=pytest.mark.slow) for policy in ("set", "dsl", "sparserec", "nm")]
+"""The explorer of each policy is the same with and without neighbours; what differs is the gradient, which two tests have."""
+
+
+@pytest.mark.parametrize(
+    ("policy", "propagation"),
+    [*((policy, "none") for policy in POLICIES), ("rigl", "sampled"), ("dynamic", "sampled"), *SLOW],
+)
 def test_an_exploration_allocates_for_its_blocks(parts, policy, propagation):
     step, explorer, advance = parts(policy, propagation=propagation)
     assert explorer.after(step, 1)["grown"] > 0  # compiles

@@ -20,7 +20,6 @@ import small_disk
 from nursery import Nursery
 
 from gcnrec.loaders.schema import open_dataset
-from gcnrec.reports import charts
 from jobs.measure.kill import digests as run_digests
 
 JOB = """
@@ -58,6 +57,7 @@ keep_checkpoints = 2
 INGEST = ["ingest", "--train", "clicks.parquet", "--user", "user_id", "--item", "item_id"]
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("charts_take_no_time")
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +70,6 @@ def workplace(tmp_path_factory):
     pq.write_table(pa.table({"user_id": users, "item_id": items}), folder / "clicks.parquet")
     (folder / "job.toml").write_text(JOB)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def charts_take_no_time(monkeypatch):
-    monkeypatch.setattr(charts, "_svg", lambda *drawn: "<svg></svg>")
 
 
 @pytest.fixture(scope="module")
@@ -270,13 +265,19 @@ def failing(patch, at):
     return about
 
 
-def test_the_disk_is_full_at_any_write(gcnrec, whole, digests, monkeypatch):
-    """The first and the last write of every file of a run."""
+def first_and_last(about):
+    """Of what was written: the first and the last number of each name."""
+    return [about.index(name) for name in dict.fromkeys(about)], [len(about) - 1 - about[::-1].index(name) for name in {*about}]
+
+
+@pytest.mark.parametrize("turn", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["first", "last"])
+def test_the_disk_is_full_at_any_write(gcnrec, whole, digests, monkeypatch, turn):
+    """The first write, or the last, of every file of a run."""
     with monkeypatch.context() as patch:
         about = failing(patch, None)
-        assert gcnrec(*run("counted"))[0] == 0
+        assert gcnrec(*run(f"counted-{turn}"))[0] == 0
     assert len(set(about)) > 10
-    for number in sorted({*map(about.index, about), *(len(about) - 1 - about[::-1].index(name) for name in about)}):
+    for number in sorted(first_and_last(about)[turn]):
         with monkeypatch.context() as patch:
             failing(patch, number)
             code, _, err = gcnrec(*run("full"))
@@ -287,9 +288,10 @@ def test_the_disk_is_full_at_any_write(gcnrec, whole, digests, monkeypatch):
         shutil.rmtree("full")
 
 
-def test_a_small_file_system(workplace, whole):
+@pytest.mark.parametrize("count", [5, pytest.param(11, marks=pytest.mark.slow)])
+def test_a_small_file_system(workplace, whole, tmp_path, count):
     """Runs on a tmpfs that has room for a part of them, of any size."""
-    mount, expected = workplace / "mount", workplace / "expected.json"
+    mount, expected = tmp_path / "mount", tmp_path / "expected.json"
     mount.mkdir()
     expected.write_text(json.dumps(whole))
     made = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", mount], capture_output=True, text=True)
@@ -297,7 +299,7 @@ def test_a_small_file_system(workplace, whole):
         pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
     program = [sys.executable, small_disk.__file__, str(mount), "job.toml", "ds", str(expected)]
     takes = sum(path.stat().st_size for path in Path("whole").rglob("*") if path.is_file()) // 1024
-    rooms = [str(room) for room in np.unique(np.linspace(0, takes, 11).astype(int) // 4 * 4)]
+    rooms = [str(room) for room in np.unique(np.linspace(0, takes, count).astype(int) // 4 * 4)]
     script = 'mount -t tmpfs -o size=8m none "$0" && exec "$@"'
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = ["unshare", "-rm", "sh", "-c", script, mount, *program, *rooms]
