@@ -233,7 +233,7 @@ class Optimizer(Section):
     """The update rule of the table rows, and the learning rate over a run."""
 
     rule: Literal["sgd", "adagrad_row", "adam", "adam_row", "adam_dense"] = "adam_dense"
-    """How rows change by their gradients. Default: `adam` where propagation is sampled."""
+    """How rows change by their gradients. Default: `adam` where propagation is sampled; there, `adam_dense` catches up rows."""
     learning_rate: Annotated[float, Field(gt=0.0, le=1e38)] = 1e-3
     """Step size of the table rows."""
     beta1: Fraction = 0.9
@@ -518,8 +518,6 @@ def _impossible(job: Job) -> str | None:
             f"model.name = '{job.model.name}' is trained on sampled neighbourhoods; set model.propagation = 'sampled', "
             f"got '{job.model.propagation}'"
         )
-    if job.optimizer.rule == "adam_dense" and job.model.propagation == "sampled":
-        return "optimizer.rule = 'adam_dense' touches every row every step and needs model.propagation = 'full'; use 'adam'"
     if job.model.closed_form and (job.run.tensorboard or job.run.mlflow):
         return f"run.tensorboard and run.mlflow follow epochs, and model.name = '{job.model.name}' has none; leave them out"
     if job.model.closed_form and job.mixture.partners:
@@ -591,6 +589,11 @@ def _not_yet(job: Job) -> str | None:
     """A setting that this version knows but cannot do: better refused than silently ignored."""
     if job.table.dtype != "float32" and job.table.budget == 1.0 and not job.model.closed_form:
         return f"table.dtype = '{job.table.dtype}' with table.budget = 1.0: dense tables are float32; set a budget below 1"
+    if job.optimizer.rule == "adam_dense" and job.model.propagation == "sampled" and job.is_sparse:
+        return (
+            "optimizer.rule = 'adam_dense' with model.propagation = 'sampled' catches up whole rows, and table.budget = "
+            f"{job.table.budget:g} stores parts of them; use 'adam', or set table.budget to 1.0"
+        )
     if job.train.device == "cuda" and job.sampler.respect_time:
         return (
             "train.device = 'cuda' with sampler.respect_time = true: such jobs train on the CPU alone; set train.device = 'cpu'"

@@ -99,7 +99,7 @@ def _adam(
     weights, at_R, count_R, rows_R, stride, first_node, state, state_at_R, last_N, grad, grad_at_R, step, rate, beta1, beta2,
     epsilon,
 ):  # fmt: skip
-    scaled, root = _corrections(step, rate, beta1, beta2)
+    scaled, root = corrections(step, rate, beta1, beta2)
     new1, new2 = np.float32(1.0) - beta1, np.float32(1.0) - beta2
     for r in numba.prange(len(at_R)):
         gap = step - last_N[rows_R[r]]
@@ -123,7 +123,7 @@ def _adam_row(
     weights, at_R, count_R, rows_R, stride, first_node, state, state_at_R, last_N, grad, grad_at_R, step, rate, beta1, beta2,
     epsilon,
 ):  # fmt: skip
-    scaled, root = _corrections(step, rate, beta1, beta2)
+    scaled, root = corrections(step, rate, beta1, beta2)
     new1, new2 = np.float32(1.0) - beta1, np.float32(1.0) - beta2
     for r in numba.prange(len(at_R)):
         count = count_R[r]
@@ -154,7 +154,7 @@ def adam_dense(rows: Rows, grad: RowGrad, step: int, rate: float, settings: Adam
 def _adam_dense(
     weights, at_R, count_R, rows_R, stride, first_node, state, state_at_R, grad, grad_at_R, step, rate, beta1, beta2, epsilon
 ):
-    scaled, root = _corrections(step, rate, beta1, beta2)
+    scaled, root = corrections(step, rate, beta1, beta2)
     new1, new2 = np.float32(1.0) - beta1, np.float32(1.0) - beta2
     for r in numba.prange(len(at_R)):
         node = rows_R[r] * stride + first_node
@@ -177,7 +177,7 @@ def _adam_one(weights, at, count, node, state, state_at, grad, grad_at, step, sc
 
 
 @numba.njit(error_model="numpy")
-def _corrections(step, rate, beta1, beta2):
+def corrections(step, rate, beta1, beta2):
     """Rate over (1 - beta1^t), and 1 / sqrt(1 - beta2^t): the bias corrections, computed in float64."""
     scaled = np.float64(rate) / (1.0 - np.float64(beta1) ** step)
     root = 1.0 / np.sqrt(1.0 - np.float64(beta2) ** step)

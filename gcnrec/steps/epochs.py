@@ -145,7 +145,7 @@ class Epochs:
                     if stop.asked or self._due():
                         self._save()
             if not stop.asked:
-                self._step.table.drained()  # what others trained comes while nothing interrupts it
+                self._step.table.drained().settle()  # what others trained comes while nothing interrupts it
 
     def _stretch(self, batches: Iterator[AnnouncedBatch], begun: float, rows_before: int) -> tuple[Sums, LossTrend, int]:
         """Train until a checkpoint is due, a signal came or the epoch has no batch left: losses and rows, trend, steps done."""

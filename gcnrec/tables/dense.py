@@ -30,7 +30,7 @@ from gcnrec.rows import ALL_NODES, RowGrad, RowNumbers, Rows, State, Ticket
 from gcnrec.tables.staged import Extent, LocatedDense, Plane
 
 FILLED_ROWS = 1 << 16
-"""Rows made at a time where a table starts: draws take eight times the memory of what comes of them."""
+"""Rows made at a time where a table starts, or caught up: draws take eight times the memory of what comes of them."""
 
 
 Allocate = Callable[[int], torch.Tensor]
@@ -144,6 +144,10 @@ class Table(StepTable, Protocol):
         grad_VD: torch.Tensor, grad: RowGrad,
     ) -> None:  # fmt: skip
         """The transpose of `propagate_rows`, added to `grad`."""
+        ...
+
+    def settle(self) -> None:
+        """Bring rows that lag behind the last step to it. Only where a job says so: it may change the bits of later steps."""
         ...
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -299,6 +303,9 @@ class DenseTable:
     ) -> None:  # fmt: skip
         out_CD = self._tile(grad)[first_row : first_row + csr.columns]
         scatter_rows(csr, grad_VD, rows_V, row_scale_R, column_scale_C, out_CD)
+
+    def settle(self) -> None:
+        """No row lags."""
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Views, not copies."""

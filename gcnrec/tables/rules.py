@@ -99,6 +99,11 @@ class AdamDense(AdamSettings):
         return rows
 
 
+@dataclass(frozen=True)
+class LateAdam(Adam):
+    """`AdamDense` for a table that catches up the rows that it reads (`gcnrec.tables.late`): `Adam` with a gap of one step."""
+
+
 def rule_of(settings: Optimizer) -> Rule:
     """The rule that a job's `optimizer` section names."""
     betas = (settings.beta1, settings.beta2, settings.epsilon)

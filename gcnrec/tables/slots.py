@@ -197,6 +197,9 @@ class SlotTable:
             column_scale_C.numpy(), grad.at_R.numpy(), grad.values_X.numpy(), numba.get_num_threads(),
         )  # fmt: skip
 
+    def settle(self) -> None:
+        """No row lags."""
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Slots, not dense rows; copies, row after row."""
         block = self.unpack(0, self.num_rows)

@@ -66,8 +66,10 @@ from gcnrec.tables.dealt.shards import DenseShards, RowShards, SlotShards
 from gcnrec.tables.dealt.staged import StagedShards
 from gcnrec.tables.dense import Allocate, DenseTable, StepTable, in_ram
 from gcnrec.tables.features.sides import Features, FeatureSides, feature_tables, stored_bytes, with_codes
+from gcnrec.tables.late import LateTable, Past
 from gcnrec.tables.pipelined import HostTable
 from gcnrec.tables.placement import placed
+from gcnrec.tables.rules import LateAdam
 from gcnrec.tables.slots import SlotTable
 from gcnrec.training.mixture_choice import refuse_impossible_mixture
 from gcnrec.training.plan import Plan, plan_of
@@ -193,18 +195,12 @@ def build_step(job: Job, plan: Plan, data: TrainData, table: StepTable, scratch:
     drawing = IN_TRAINING
     if plan.placement.on_gpu:
         check, drawing = Deferred(ops_for(table.device), table.device, optimizer), beside_a_gpu()
+    negatives = data.negatives if job.loss.negative_weight else None
+    sampler = edge_sampler(job.sampler, graph, weights, job.train.batch_size, job.train.seed, neighbours, negatives)
     return Step(
-        edge_sampler(
-            job.sampler,
-            graph,
-            weights,
-            job.train.batch_size,
-            job.train.seed,
-            neighbours,
-            data.negatives if job.loss.negative_weight else None,
-        ),
+        sampler,
         encoder,
-        table,
+        _catching_up(plan, table, sampler.steps_per_epoch * job.train.epochs),
         plan.rule,
         objective_of(job.loss, job.sampler, graph, weights is not None),
         optimizer,
@@ -213,6 +209,15 @@ def build_step(job: Job, plan: Plan, data: TrainData, table: StepTable, scratch:
         drawing,
         data.features,
     )
+
+
+def _catching_up(plan: Plan, table: StepTable, total: int) -> StepTable:
+    """The table that steps read, whose rows make up for missed steps where the plan has them do so; `total` steps are trained."""
+    if not isinstance(plan.rule, LateAdam):
+        return table
+    if not isinstance(table, DenseTable):  # such jobs are refused before
+        raise ValueError(f"rows catch up in a dense table of one process, got {type(table).__name__}")
+    return LateTable(table, Past(plan.rule, lambda step: plan.rate(step, total)))
 
 
 def shared_step(

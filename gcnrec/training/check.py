@@ -67,7 +67,8 @@ def check(job: Job, dataset: Dataset, observer: Observer = SILENT, workers: int 
     plan = planned(job, dataset)
     refuse_parts(job.train.parts or 1, workers or 1, Chosen(job.model, job.loss, job.sampler, job.train.batch_size), plan)
     require_trackers(job.run)
-    for sentence in unused_settings(job, plan is not None and plan.placement.on_gpu, features_of(dataset).any):
+    unused = unused_settings(job, plan is not None and plan.placement.on_gpu, features_of(dataset).any)
+    for sentence in [*unused, *(plan.slow_catch_up if plan else [])]:
         observer.warn(sentence)
     graph = dataset.graph
     sizes = {"users": graph.num_users, "items": graph.num_items, "train_edges": graph.num_edges, "by_data": by_data}
@@ -101,7 +102,7 @@ def _trying(job: Job, plan: Plan, dataset: Dataset, workers: int) -> Iterator[_T
     with released(placed(plan.placement, graph, first, features=features, reads_rows=reads_rows)) as table:
         data = replace(data, features=placed_features(plan.placement, table, features))
         step = build_step(job, plan, data, table, memory)
-        yield _Tried(step, partial(_taken, step), table, *sizes, begun)
+        yield _Tried(step, partial(_taken, step), step.table, *sizes, begun)
 
 
 def _taken(step: Any, epoch: int, index: int, rate: float) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from gcnrec.config import Job
 from gcnrec.errors import UsageError
 from gcnrec.graph import BipartiteGraph
+from gcnrec.ops.catch_up import reach
 from gcnrec.sparsity.dynamic import Dynamic
 from gcnrec.sparsity.first_support import Keys, magnitude_keys, random_keys
 from gcnrec.sparsity.policy import Policy
@@ -19,7 +20,7 @@ from gcnrec.sparsity.published import Dsl, Gradual, Pattern, RandomGrowth, Rigl,
 from gcnrec.steps.start import Start
 from gcnrec.tables.arena import VALUE_BYTES
 from gcnrec.tables.placement import Placement, uses_gpu
-from gcnrec.tables.rules import Rule, learning_rate, rule_of
+from gcnrec.tables.rules import AdamDense, LateAdam, Rule, learning_rate, rule_of
 from gcnrec.tables.slots import MAX_COLUMNS
 
 _PUBLISHED_RATIO = {"dsl": 0.5, "dynamic": 0.1}
@@ -61,6 +62,22 @@ class Plan:
         per_value = VALUE_BYTES[self.dtype] + 1 + 4 * (self.rule.state_width(1) - per_row)
         return int(SLABS * per_value * self.max_values) + self.num_rows * (9 + 4 * per_row)
 
+    @property
+    def catches_up(self) -> bool:
+        """Whether rows make up for steps that they missed where they are read."""
+        return isinstance(self.rule, LateAdam)
+
+    @property
+    def slow_catch_up(self) -> list[str]:
+        """A sentence where each missed step is replayed, since what the mean gradient still moves fades too slowly; or none."""
+        if not isinstance(self.rule, LateAdam) or reach(self.rule) is not None:
+            return []
+        betas = f"optimizer.beta1 = {self.rule.beta1:g} with optimizer.beta2 = {self.rule.beta2:g}"
+        return [
+            f"{betas}: each step that a row missed is replayed, because its moves fade too slowly; for fast steps set "
+            "optimizer.beta1 well below the root of optimizer.beta2"
+        ]
+
     def exceeded_by(self, num_values: int) -> bool:
         """Whether a sparse table of `num_values` stores more than its budget, as `gradual` does until it has pruned enough."""
         return self.policy is not None and num_values > self.budget
@@ -82,7 +99,7 @@ def plan_of(job: Job, num_rows: int) -> Plan:
         budget,
         num_rows * width if job.sparsity.policy == "gradual" else budget,
         table.dtype,
-        rule_of(job.optimizer),
+        _rule(job),
         partial(learning_rate, job.optimizer),
         _policy(job, budget) if job.is_sparse else None,
         _first_keys(job),
@@ -90,6 +107,14 @@ def plan_of(job: Job, num_rows: int) -> Plan:
         Start(job.model.start, job.model.start_scale, job.train.seed),
         Placement(on_gpu, table.placement, table.cache_bytes, job.train.transfer_blocks),
     )
+
+
+def _rule(job: Job) -> Rule:
+    """The job's rule. Every-row Adam of steps that read some rows alone catches up what they read."""
+    rule, settings = rule_of(job.optimizer), job.optimizer
+    if isinstance(rule, AdamDense) and job.model.propagation == "sampled":
+        return LateAdam(settings.beta1, settings.beta2, settings.epsilon)
+    return rule
 
 
 def _first_keys(job: Job) -> Keys | None:

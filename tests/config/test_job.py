@@ -92,7 +92,14 @@ def test_misshaped_override(override):
         ({"data": {"split": "given"}}, ["needs test"]),
         ({"data": {"split": "temporal"}}, ["needs time"]),
         ({"loss": {"name": "bpr"}, "sampler": {"negatives": "in_batch"}}, ["sampler.negatives"]),
-        ({"model": {"propagation": "sampled"}, "optimizer": {"rule": "adam_dense"}}, ["adam_dense", "use 'adam'"]),
+        (
+            {"model": {"propagation": "sampled"}, "optimizer": {"rule": "adam_dense"}, "table": {"budget": 0.5}},
+            ["'adam_dense'", "table.budget = 0.5 stores parts", "use 'adam', or set table.budget to 1.0"],
+        ),
+        (
+            {"model": {"propagation": "sampled"}, "optimizer": {"rule": "adam_dense"}, "train": {"device": "cuda"}},
+            ["train.device = 'cuda'", "with optimizer.rule = 'adam'"],
+        ),
         ({"optimizer": {"learning_rate": float("inf")}}, ["optimizer.learning_rate: input should be a finite number", "got inf"]),
         ({"train": {"seed": 2**63}}, ["train.seed", "less than 9223372036854775808"]),
         ({"evaluate": {"memory_limit": "1MB"}}, ["evaluate.memory_limit: must be at least 64MB"]),

@@ -106,6 +106,26 @@ def test_dense_rules_move_rows_by_their_momentum():
     assert set(second.nodes_V) < set(np.flatnonzero(moved))
 
 
+def test_sampled_steps_that_catch_up_rows_equal_full_propagation(threads):
+    """Each drawn neighbourhood is the whole one, and a step reads two rows of three: the others still move."""
+    threads(1)
+    sections = {"optimizer": {"rule": "adam_dense", "learning_rate": 0.01}, "train": {"batch_size": 2}}
+    model = {"layers": 1, "width": 16, "start": "normal"}
+    full = built(model=model, **sections)
+    late = built(model={**model, "propagation": "sampled"}, sampler={"fanouts": [64]}, **sections)
+    read = []
+    for index in range(60):
+        batches = [step.sampler.batch(0, index) for step in (full, late)]
+        losses = [step(batch, 0.01) for step, batch in zip((full, late), batches, strict=True)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+        read.append(len(batches[1].rows_R) / late.table.num_rows)
+    assert np.mean(read) < 0.7
+    own, expected = (step.table.drained().columns(0, 16) for step in (late, full))
+    assert float((own - expected).norm() / expected.norm()) < 2e-4
+    behind = late.table.tensors()["weights"]
+    assert float((behind - expected).norm() / expected.norm()) > 5e-3  # what is stored lags behind
+
+
 @pytest.mark.parametrize("rule", ["sgd", "adagrad_row", "adam", "adam_row", "adam_dense"])
 @pytest.mark.parametrize("name", ["mf", "lightgcn", "ngcf"])
 def test_a_damaged_row_stops_before_the_table_is_touched(name, rule):

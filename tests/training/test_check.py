@@ -11,6 +11,7 @@ import pytest
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.loaders.schema import open_dataset, seal, write_vocabulary
+from gcnrec.reports.progress import Quiet
 from gcnrec.system.limits import Limits
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training import build
@@ -124,6 +125,17 @@ def test_check_and_train_refuse_the_same_before_there_is_a_folder(there, tmp_pat
             act(job, there)
         said.append(str(caught.value))
     assert said[0] == said[1] and list(tmp_path.iterdir()) == []
+
+
+def test_check_says_where_missed_steps_are_replayed(there):
+    """Moves that fade too slowly are replayed step by step."""
+    for beta2, expected in ((0.999, 0), (0.5, 1)):
+        said, observer = [], Quiet()
+        observer.warn = said.append
+        sections = {"model": {"width": 4, "propagation": "sampled"}, "optimizer": {"rule": "adam_dense", "beta2": beta2}}
+        checked.check(Job.parse({**QUICK, **sections}, [], "test"), there, observer)
+        found = [sentence for sentence in said if "each step that a row missed is replayed" in sentence]
+        assert len(found) == expected and all("optimizer.beta2 = 0.5" in sentence for sentence in found)
 
 
 def test_what_check_accepts_train_accepts(there, tmp_path, monkeypatch):

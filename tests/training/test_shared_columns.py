@@ -69,6 +69,14 @@ def test_jobs_whose_columns_meet_are_refused(workers, sections, words):
         refused(workers, **sections)
 
 
+@pytest.mark.parametrize(("workers", "parts"), [(2, None), (1, 4)])
+def test_rows_that_catch_up_are_trained_by_one_process(workers, parts):
+    train = {"batch_size": 64, **({"parts": parts} if parts else {})}
+    sections = {"model": {"propagation": "sampled"}, "optimizer": {"rule": "adam_dense"}, "train": train}
+    with pytest.raises(UsageError, match=r"cannot share this job: optimizer.rule = 'adam_dense' catches up rows .*'adam' has"):
+        refused(workers, **sections)
+
+
 def test_columns_are_shared_without_parts():
     job = job_of()
     assert shared(job, 4, SILENT) is job and shared(job, 2, SILENT) is job

@@ -60,6 +60,8 @@ def _reason(job: Chosen, plan: Plan | None, parts: int) -> str | None:
         return "directau compares all pairs of a batch"
     if job.sampler.respect_time:
         return "sampler.respect_time = true gives nodes of a batch dates of their own"
+    if plan.catches_up:
+        return "optimizer.rule = 'adam_dense' catches up rows where one process reads them ('adam' has none to catch up)"
     if plan.placement.on_disk:
         return "a table on disk is not dealt out (table.placement = 'host')"
     return _unshared_columns(job, plan, parts) if by_columns(job.model) else None
