@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from gcnrec.ops.update import corrections
 from gcnrec.rows import AdamSettings, Rows
 
-SHORT = 8
+SHORT = 4
 """Gaps up to this are replayed: quadrature takes about as long as so many steps."""
 PRECISION = 2.0**-24
 """Of what is dropped, in learning rates: half the distance of float32 numbers from 1 on."""
@@ -197,9 +197,10 @@ def _advance(w, m, v, last, step, moves, beta1, beta2, epsilon):
 def _replay(moved, m, v, scaled, root, beta1, beta2, epsilon):
     """A step of `gcnrec.ops.update.adam_dense` with a gradient of zeros."""
     for d in range(len(moved)):
-        m[d] = beta1 * m[d]
-        v[d] = beta2 * v[d]
-        moved[d] += scaled * m[d] / (np.sqrt(v[d]) * root + epsilon)
+        first, second = beta1 * m[d], beta2 * v[d]
+        moved[d] += scaled * first / (np.sqrt(second) * root + epsilon)
+        m[d] = first
+        v[d] = second
 
 
 @numba.njit(inline="always", error_model="numpy")
@@ -210,12 +211,13 @@ def _jump(moved, m, v, here, there, decay1, decay2, epsilon):
     y0, y1, y2 = there[0][0], there[0][1], there[0][2]
     b0, b1, b2 = there[1][0], there[1][1], there[1][2]
     for d in range(len(moved)):
-        q = np.sqrt(v[d])
+        first, second = decay1 * m[d], decay2 * v[d]
+        q, later = np.sqrt(v[d]), np.sqrt(second)
         total = m[d] * (a0 / (x0 * q + epsilon) + a1 / (x1 * q + epsilon) + a2 / (x2 * q + epsilon))
-        m[d] *= decay1
-        v[d] *= decay2
-        q = np.sqrt(v[d])
-        moved[d] += total - m[d] * (b0 / (y0 * q + epsilon) + b1 / (y1 * q + epsilon) + b2 / (y2 * q + epsilon))
+        rest = first * (b0 / (y0 * later + epsilon) + b1 / (y1 * later + epsilon) + b2 / (y2 * later + epsilon))
+        moved[d] += total - rest
+        m[d] = first
+        v[d] = second
 
 
 def _numbers(settings):
