@@ -10,8 +10,8 @@ from jobs.measure.workers.kills import ENDINGS, End, Ended, drawn, faults_of, ph
 
 LOST = "gcnrec: worker 1 was lost (its process was ended by SIGKILL), so that all workers stop; go on with --resume"
 ASKED = "gcnrec: stopped by SIGTERM; continue runs/a with --resume"
-FOLLOWER, LEADER = (End(signal.SIGKILL, rank, 0.5, False) for rank in (1, 0))
-TERM = End(signal.SIGTERM, 0, 0.5, False)
+FOLLOWER, LEADER = (End(signal.SIGKILL, rank, 0.5, "training") for rank in (1, 0))
+TERM = End(signal.SIGTERM, 0, 0.5, "training")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_ends_are_drawn_from_the_seed_and_meet_each_worker():
     assert ends == [drawn(0, trial, 0, 4, 5.0) for trial in range(200)] != [drawn(1, trial, 0, 4, 5.0) for trial in range(200)]
     assert {end.signal for end in ends} == set(ENDINGS) and {end.rank for end in ends} == {0, 1, 2, 3}
     assert {end.rank for end in ends if end.signal is not signal.SIGKILL} == {0}
-    assert all(0 <= end.delay_s <= 5 for end in ends) and {end.early for end in ends} == {False, True}
+    assert all(0 <= end.delay_s <= 5 for end in ends) and {end.since for end in ends} == {"start", "training", "export"}
 
 
 def test_a_phase_is_what_the_files_say(tmp_path):
