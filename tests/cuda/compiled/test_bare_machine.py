@@ -31,6 +31,7 @@ def test_kernel_tests_are_collected_and_run(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=paths, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     left_out = {line.split(":")[0] for line in done.stdout.splitlines() if "reads jobs" in line}
-    names = ("test_staging", "test_step", "features/test_node_steps", "steps/test_budget", "steps/test_deterministic")
+    steps = (f"steps/test_{name}" for name in ("budget", "deterministic", "shared_budget", "shared_steps"))
+    names = ("test_staging", "test_step", "features/test_node_steps", *steps)
     assert left_out == {f"SKIPPED [1] tests/cuda/{name}.py" for name in names}, done.stdout
     assert re.search(r"\d\d passed", done.stdout), done.stdout
