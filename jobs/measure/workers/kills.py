@@ -276,6 +276,8 @@ def launch(command: list[str], log: Path, out: Path, end: End | None, warm: Warm
         ended.code = process.wait(PATIENCE_S)
         ended.said = "it did not end; "
     ended.took_s = time.perf_counter() - asked
+    if end is not None and end.signal is signal.SIGKILL and end.rank == 0 and ended.code == 0:
+        ended.met = False  # it had ended by itself: a killed process has no exit code of its own
     _, alive = psutil.wait_procs(followers, LEAVING_S)
     ended.left_s, ended.seconds = time.perf_counter() - asked, time.perf_counter() - begun
     for each in alive:
