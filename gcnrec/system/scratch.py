@@ -177,8 +177,8 @@ def trim_heap() -> None:
 def keep_freed_memory() -> None:
     """Let the C library keep up to 512 MiB of freed memory for the next arrays; nothing where it is not glibc.
 
-    A training step makes and frees the same large arrays. By default each is mapped anew, and the system clears its pages: 35 of
-    290 CPU milliseconds a step for one of two workers on Gowalla. `trim_heap` gives all of it back.
+    A training step makes and frees the same large arrays. By default each is mapped anew, and the system clears its pages: 70 of
+    640 CPU milliseconds of a step of two parts on Gowalla. `trim_heap` gives all of it back.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
