@@ -271,6 +271,7 @@ def _section_at(section: type[Section], path: tuple[int | str, ...]) -> type[Sec
 
 
 def as_toml(value: Any) -> str:
+    """A value as TOML writes it on one line. Reading it back gives an equal value."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, tuple)):

@@ -59,7 +59,7 @@ class Range(Section):
 
 
 class Tune(Section):
-    """How settings are searched. The space is read apart."""
+    """How settings are searched. `Space` has the settings."""
 
     trials: Annotated[int, Field(ge=1, le=_MOST_TRIALS)] = 30
     """Trainings in all; "grid" has as many as combinations."""

@@ -1,1 +1,1 @@
-"""A first job for a Parquet that nobody has described: what its columns hold, which of them are what, and the job file."""
+"""A first job for Parquet without a card: what its columns hold, which roles they have, and the job file."""

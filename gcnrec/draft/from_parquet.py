@@ -1,4 +1,4 @@
-"""From a Parquet that nobody has described to a job file, and what to type next. Nothing is asked, nothing is overwritten."""
+"""From Parquet without a card to a job file, and what to type next. Nothing is asked, nothing is overwritten."""
 
 from __future__ import annotations
 

@@ -66,11 +66,11 @@ def _by_parzen_estimators(space: Space, earlier: Sequence[Record], seed: int, co
     for record in earlier:
         params = {key: _place(space.dimensions[key], value) for key, value in record.params.items()}
         value = record.best[1] if record.best and record.state != "failed" else None
-        told = create_trial(
+        known = create_trial(
             state=states[record.state], value=value, params=params, distributions=distributions,
             intermediate_values=dict(record.curve),
         )  # fmt: skip
-        study.add_trial(told)
+        study.add_trial(known)
     asked = [study.ask(distributions).params for _ in range(count)]
     return [{key: _read(space.dimensions[key], value) for key, value in params.items()} for params in asked]
 

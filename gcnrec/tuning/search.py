@@ -56,7 +56,7 @@ def tune(search: Search, data: Path, out: Path, *, report: Report, jobs: int) ->
             earlier = [record for record in study.ended if record.number < first]
             params = proposed(search, earlier, first, count)
             curves: list[Curve] = [record.curve for record in earlier if record.state == "complete" and search.settings.prune]
-            bed = _Bed(search, dataset, out, lock, jobs, curves)
+            bed = _Bed(search, study.metric, dataset, out, lock, jobs, curves)
             with closing(_generation(bed, {first + place: each for place, each in enumerate(params)}, study)) as ending:
                 for record in ending:
                     study.add(record)
@@ -71,6 +71,7 @@ class _Bed:
     """Where trials of a generation run. `curves` are those of complete earlier trials, which may end a trial."""
 
     search: Search
+    metric: str
     dataset: Dataset
     out: Path
     lock: int
@@ -92,10 +93,10 @@ class _Bed:
 
     def curve(self, name: str) -> list[tuple[int, float]]:
         """Each validated epoch of a trial so far, and its metric."""
-        folder, metric = self.out / "runs" / name, self.search.job.evaluate.metric
+        folder = self.out / "runs" / name
         if not (folder / JOB).is_file():
             return []
-        return [(epoch.epoch, epoch.valid[metric]) for epoch in RunContents(folder).validations(metric)]
+        return [(epoch.epoch, epoch.valid[self.metric]) for epoch in RunContents(folder).validations(self.metric)]
 
 
 @dataclass(frozen=True)

@@ -64,14 +64,17 @@ def test_parzen_estimators_learn_and_repeat(tmp_path):
     assert np.mean(late) > np.mean(early) + 0.3
 
 
-def test_trials_that_failed_or_ended_early_are_told_too(tmp_path):
+def test_trials_that_failed_or_ended_early_count_too(tmp_path):
     pytest.importorskip("optuna")
     asked = search("tpe", tmp_path)
     params = proposed(asked, [], 0, 14)
     records = [judged(number, each) for number, each in enumerate(params)]
+    of_complete = proposed(asked, records, 14, 2)
     records[3] = Record(number=3, params=params[3], state="failed", problem="no memory")
     records[4] = Record(number=4, params=params[4], state="pruned", curve=[(1, 0.1), (3, 0.2)])
-    for each in proposed(asked, records, 14, 2):
+    found = proposed(asked, records, 14, 2)
+    assert found != of_complete and len(found) == 2
+    for each in found:
         check_within(each)
 
 
