@@ -290,7 +290,7 @@ def merged(parts: Sequence[Csr]) -> Csr:
 
 
 def transpose(csr: Csr) -> Csr:
-    """The transpose, columns ascending. O(E + R + C), other threads go on meanwhile: every block of a batch has one on a GPU."""
+    """The transpose, columns ascending. O(E + R + C), other threads go on meanwhile: every block of a batch has one."""
     indptr, rows_E = _transposed(csr.indptr, csr.indices, csr.columns)
     return Csr(indptr, rows_E, csr.rows)
 

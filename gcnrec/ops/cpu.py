@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.graph import Csr
+from gcnrec.graph import Csr, transpose
 from gcnrec.ops import features as feature_rows
 from gcnrec.ops import slots as records
 from gcnrec.ops import update
 from gcnrec.ops.gather import gather
 from gcnrec.ops.guard import flag_nonfinite
-from gcnrec.ops.propagate import propagate, scatter_rows
+from gcnrec.ops.propagate import propagate
 from gcnrec.ops.reduce import reduce_rows
 from gcnrec.ops.softmax import softmax_gradient_
 from gcnrec.rows import Entries, Rules
@@ -30,16 +30,19 @@ SCORED_AT_ONCE = 512
 
 @dataclass(frozen=True, slots=True)
 class CpuProduct:
-    """Rows of the matrix are summed in the order of their columns, sums over rows in the order of the rows."""
+    """Rows of the matrix are summed in the order of their columns, sums over rows in the order of the rows.
+
+    `flipped` is the transpose: a product with it reads rows ahead of their use, where adding to rows waits for each.
+    """
 
     csr: Csr
+    flipped: Csr
 
     def times(self, source_CD: torch.Tensor, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> torch.Tensor:
         return propagate(self.csr, source_CD, row_scale_R, column_scale_C)
 
     def transposed_times(self, grad_RD: torch.Tensor, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> torch.Tensor:
-        out_CD = torch.zeros(self.csr.columns, grad_RD.shape[1])
-        return scatter_rows(self.csr, grad_RD, np.arange(self.csr.rows, dtype=np.int32), row_scale_R, column_scale_C, out_CD)
+        return propagate(self.flipped, grad_RD, column_scale_C, row_scale_R)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +84,11 @@ class CpuOps:
     def softmax_gradient_(self, logits_CJ: torch.Tensor, goal_C: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(softmax_gradient_(logits_CJ, goal_C.numpy()))
 
-    def edges(self, csr: Csr) -> Csr:
-        return csr
+    def edges(self, csr: Csr) -> CpuProduct:
+        return CpuProduct(csr, transpose(csr))
 
-    def product(self, edges: Csr) -> CpuProduct:
-        return CpuProduct(edges)
+    def product(self, edges: CpuProduct) -> CpuProduct:
+        return edges
 
     def slots(
         self, location_R: torch.Tensor, count_R: torch.Tensor, values: torch.Tensor, columns: torch.Tensor,
