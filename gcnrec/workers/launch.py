@@ -25,7 +25,7 @@ from gcnrec.workers.world import LEADER, MINUTES, STORE, Alone, Meeting, World, 
 FOLLOWER = "gcnrec.commands.workers"
 _MOST_A_CORE = 4
 """Workers that share a core: each takes its own memory, and more of them only wait for each other."""
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.25
 _PATIENCE_SECONDS = 10.0
 """From the last command to the end of a follower that does not end."""
 
@@ -103,6 +103,9 @@ class Later:
 
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         return self.connected().exchange(sent, outs, ins)
+
+    def borrow(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> Sequence[torch.Tensor]:
+        return self.connected().borrow(sent, outs, ins)
 
     def counts(self, outs: Sequence[int]) -> list[int]:
         return self.connected().counts(outs)

@@ -24,9 +24,16 @@ class Metered:
         self._world.start()
 
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
+        self._count(sent, outs)
+        return self._world.exchange(sent, outs, ins)
+
+    def borrow(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> Sequence[torch.Tensor]:
+        self._count(sent, outs)
+        return self._world.borrow(sent, outs, ins)
+
+    def _count(self, sent: torch.Tensor, outs: Sequence[int]) -> None:
         rows = sum(int(count) for worker, count in enumerate(outs) if worker != self.rank)
         self.bytes += rows * sent.element_size() * prod(sent.shape[1:])
-        return self._world.exchange(sent, outs, ins)
 
     def counts(self, outs: Sequence[int]) -> list[int]:
         self.bytes += 8 * (self.size - 1)

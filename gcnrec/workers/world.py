@@ -34,6 +34,7 @@ from gcnrec.errors import PeerLostError, UsageError, first_line, shown
 from gcnrec.system.signals import end_with_parent
 from gcnrec.workers.board import END, Board, Store
 from gcnrec.workers.heart import LATE_SECONDS, Heart
+from gcnrec.workers.near import Neighbour, neighbours
 from gcnrec.workers.orders import Orders
 
 STORE, LEADER, MINUTES = "GCNREC_STORE", "GCNREC_LEADER", "GCNREC_MINUTES"
@@ -88,6 +89,11 @@ class World(Protocol):
         """
         ...
 
+    def borrow(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> Sequence[torch.Tensor]:
+        """As `exchange`, but what came of each worker by itself, to be read before the next exchange: it may lie in memory that
+        its sender then fills again, and is not to be changed."""
+        ...
+
     def counts(self, outs: Sequence[int]) -> list[int]:
         """Send the integer outs[w] to worker w; return what each worker sent, in order of workers."""
         ...
@@ -140,6 +146,9 @@ class Alone:
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         return sent
 
+    def borrow(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> Sequence[torch.Tensor]:
+        return [sent]
+
     def counts(self, outs: Sequence[int]) -> list[int]:
         return list(outs)
 
@@ -181,32 +190,81 @@ class Group:
         self._published = self._reported = 0
         self._loss: PeerLostError | None = None
         self._is_closed = False
+        self._near: dict[int, Neighbour] = {}
+        self._has_far = True
         self._direct: dist.ProcessGroup | None = None
         self._direct_type = ""
         host = zlib.crc32(socket.gethostname().encode())
         hosts = self.counts([host] * self.size)  # connects all to all, before anyone waits for one
         self.local_rank = _number("LOCAL_RANK", hosts[: self.rank].count(host))
         self.local_size, self.machines = hosts.count(host), tuple(map(hosts.index, hosts))
+        if len(set(hosts)) < self.size:
+            near = [worker for worker, other in enumerate(hosts) if other == host and worker != self.rank]
+            found = neighbours(self._swapped, self.rank, self.size, near, seat.timeout)
+            self._has_far = any(self.counts([int(len(found) + 1 < self.size)] * self.size))
+            self._near = found
 
     def start(self) -> None:
         pass
 
+    def _swapped(self, rows_WC: torch.Tensor) -> torch.Tensor:
+        ones = [1] * self.size
+        return self.exchange(rows_WC, ones, ones)
+
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         check_splits(sent, outs, ins, self.size)
         row_bytes = sent.element_size() * prod(sent.shape[1:])
+        splits = [int(rows) * row_bytes for rows in ins], [int(rows) * row_bytes for rows in outs]
         is_direct = sent.device.type == self._direct_type
         place = sent.device if is_direct else torch.device("cpu")
         source = sent.detach().to(place).contiguous()  # copy: from a GPU, or where rows do not lie together; synchronize: a GPU
         came = torch.empty((sum(ins), *sent.shape[1:]), dtype=sent.dtype, device=place)
-        splits = [int(rows) * row_bytes for rows in ins], [int(rows) * row_bytes for rows in outs]
         to, of = _bytes(came), _bytes(source)
         with self._naming():
             # synchronize: all workers
             if is_direct:
                 self._await(dist.all_to_all_single(to, of, *splits, group=self._direct, async_op=True))
+            elif self._near:
+                self._with_neighbours(to, of, *splits)
             else:
                 dist.all_to_all_single(to, of, *splits, group=self._seat.group)
         return came.to(sent.device)  # copy: to a GPU
+
+    def borrow(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> Sequence[torch.Tensor]:
+        if self._has_far or sent.device.type != "cpu":
+            return torch.split(self.exchange(sent, outs, ins), list(ins))
+        check_splits(sent, outs, ins, self.size)
+        pieces = [_bytes(piece) for piece in torch.split(sent.detach().contiguous(), list(outs))]  # copy: rows that lie apart
+        row_bytes = sent.element_size() * prod(sent.shape[1:])
+        with self._naming():
+            came = self._of_neighbours(pieces, [int(rows) * row_bytes for rows in ins])
+        return [came[worker].view(sent.dtype).view(int(rows), *sent.shape[1:]) for worker, rows in enumerate(ins)]
+
+    def _with_neighbours(self, to: torch.Tensor, of: torch.Tensor, ins: list[int], outs: list[int]) -> None:
+        """Exchange bytes: with neighbours their own way, with workers of other hosts by gloo."""
+        pieces, targets = torch.split(of, outs), torch.split(to, ins)
+        for worker, piece in self._of_neighbours(pieces, ins).items():
+            targets[worker].copy_(piece)  # copy: from shared memory, or a worker's own
+        if self._has_far:
+            self._far(pieces, targets)
+
+    def _of_neighbours(self, pieces: Sequence[torch.Tensor], ins: Sequence[int]) -> dict[int, torch.Tensor]:
+        """What came of each neighbour, and this worker's own piece, uint8."""
+        for worker, neighbour in self._near.items():
+            neighbour.send(pieces[worker], ins[worker])
+        came = {worker: neighbour.receive(ins[worker], len(pieces[worker])) for worker, neighbour in self._near.items()}
+        return came | {self.rank: pieces[self.rank]}
+
+    def _far(self, pieces: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> None:
+        """Exchange bytes with workers of other hosts, whose pieces and targets are not those of neighbours."""
+        is_far = [worker not in self._near and worker != self.rank for worker in range(self.size)]
+        outs, ins = ([len(each) * far for each, far in zip(all_W, is_far, strict=True)] for all_W in (pieces, targets))
+        sent = torch.cat([*[piece for piece, far in zip(pieces, is_far, strict=True) if far], pieces[0][:0]])  # copy: it travels
+        came = targets[0].new_empty(sum(ins))
+        dist.all_to_all_single(came, sent, ins, outs, group=self._seat.group)  # synchronize: all workers
+        for target, piece, far in zip(targets, torch.split(came, ins), is_far, strict=True):
+            if far:
+                target.copy_(piece)  # copy: what came from another host
 
     def connect(self, device: torch.device) -> None:
         backend = DIRECT.get(device.type, "")
@@ -246,8 +304,7 @@ class Group:
                 self._direct.abort()
 
     def counts(self, outs: Sequence[int]) -> list[int]:
-        ones = [1] * self.size
-        return self.exchange(torch.tensor(outs, dtype=torch.int64), ones, ones).tolist()
+        return self._swapped(torch.tensor(outs, dtype=torch.int64)).tolist()
 
     def publish(self, command: Mapping[str, Any]) -> None:
         if self.rank:
@@ -293,6 +350,12 @@ class Group:
         others, deadline = range(1, self.size), time.monotonic() + _PARTING_SECONDS
         while not all(map(self._board.has_departed, others)) and not self._board.loss() and time.monotonic() < deadline:
             time.sleep(0.005)
+
+    def let_go(self) -> None:
+        """Close what is shared with other workers."""
+        for neighbour in self._near.values():
+            neighbour.close()
+        self._near = {}
 
     def give_up(self, problem: BaseException) -> None:
         """Say to the others why this worker ends."""
@@ -474,6 +537,8 @@ def _living(seat: _Seat, board: Board, address: str) -> Iterator[Group]:
     except BaseException as problem:
         world.give_up(problem)
         raise
+    finally:
+        world.let_go()
 
 
 @contextmanager

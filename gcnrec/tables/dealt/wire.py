@@ -119,10 +119,10 @@ class DenseWire(OfHosts):
         asked_A = np.concatenate(own_last(plan.asked, rank, parts))
         tile_AD = local.decode(local.read(Ticket(asked_A), with_state=False))
         own = plan.outs[rank]  # they go to nobody
-        came_CD = world.exchange(tile_AD[: len(tile_AD) - own], but_own(plan.outs, rank), but_own(plan.ins, rank))
-        lengths = own_last(plan.asks_PW.T.reshape(-1).tolist(), rank, parts)
-        tiles = [*torch.split(came_CD, lengths[:-parts]), *torch.split(tile_AD[len(tile_AD) - own :], lengths[-parts:])]
-        pieces = zip(by_part(own_back(tiles, rank, parts), parts), plan.orders, plan.asks_PW, strict=True)
+        came = world.borrow(tile_AD[: len(tile_AD) - own], but_own(plan.outs, rank), but_own(plan.ins, rank))
+        mine = torch.split(tile_AD[len(tile_AD) - own :], plan.asks_PW[:, rank].tolist())
+        tiles = _with_own(came, plan.asks_PW.T, mine, rank)
+        pieces = zip(by_part(tiles, parts), plan.orders, plan.asks_PW, strict=True)
         return [WholeRows(placed(tiles, order_R, local.width), order_R, asks_W) for tiles, order_R, asks_W in pieces]
 
     def summed(self, world: World, local: StepTable, plan: Plan, grads: Sequence[Sequence[torch.Tensor]]) -> RowGrad:
@@ -130,10 +130,8 @@ class DenseWire(OfHosts):
         pieces = [grads[part][worker] for worker in range(world.size) for part in range(parts)]
         pieces = own_last(pieces, rank, parts)
         others, own = pieces[:-parts] or [pieces[0][:0]], pieces[-parts:]
-        came_CD = world.exchange(joined(others), but_own(plan.ins, rank), but_own(plan.outs, rank))
-        lengths = own_last(plan.asked_WP.reshape(-1).tolist(), rank, parts)[:-parts]
-        tiles = own_back([*torch.split(came_CD, lengths), *own], rank, parts)
-        rows_U, tile_UD = _tree(plan, tiles, world.size)
+        came = world.borrow(joined(others), but_own(plan.ins, rank), but_own(plan.outs, rank))
+        rows_U, tile_UD = _tree(plan, _with_own(came, plan.asked_WP, own, rank), world.size)
         return local.stored(Ticket(rows_U), tile_UD)
 
     def row_bytes(self, local: StepTable, rows_A: NDArray[np.int64]) -> int:
@@ -235,6 +233,14 @@ def _tree(plan: Plan, tiles: Sequence[torch.Tensor], size: int) -> tuple[NDArray
     """The rows that are asked, ascending, and the sum of each row's gradients over all parts; `tiles` by worker and part."""
     pieces = list(zip(plan.asked, tiles, strict=True))
     return tree_rows(in_part_order(pieces, size), tiles[0].shape[1])
+
+
+def _with_own(
+    came: Sequence[torch.Tensor], counts_WP: NDArray[np.int64], own: Sequence[torch.Tensor], rank: int
+) -> list[torch.Tensor]:
+    """What came of each worker, cut by its parts, with the pieces of worker `rank` in their place: W x P pieces."""
+    cut = [own if worker == rank else torch.split(rows, counts_WP[worker].tolist()) for worker, rows in enumerate(came)]
+    return [piece for pieces in cut for piece in pieces]
 
 
 def own_last(pieces: Sequence[_Piece], rank: int, parts: int) -> list[_Piece]:

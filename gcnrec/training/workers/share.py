@@ -41,6 +41,9 @@ class Echo:
             return sent.new_zeros((sum(ins), *sent.shape[1:]))
         return sent[torch.arange(sum(ins)) % len(sent)]  # copy: as large as what would come
 
+    def borrow(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> Sequence[torch.Tensor]:
+        return torch.split(self.exchange(sent, outs, ins), list(ins))
+
     def counts(self, outs: Sequence[int]) -> list[int]:
         return list(outs)
 

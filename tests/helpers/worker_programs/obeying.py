@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 
@@ -20,10 +21,14 @@ def rows(seed: int, rank: int, dtype: torch.dtype, shape: list[int]) -> torch.Te
 
 
 def exchanged(world: World, seed: int, dtype: torch.dtype, splits: list[list[int]], axes: list[int]) -> torch.Tensor:
-    """The exchange in which worker v sends splits[v][w] rows to worker w."""
-    outs = splits[world.rank]
+    """The exchange in which worker v sends splits[v][w] rows to worker w; the same rows are borrowed too."""
+    outs, ins = splits[world.rank], [outs_of[world.rank] for outs_of in splits]
     sent = rows(seed, world.rank, dtype, [sum(outs), *axes])
-    return world.exchange(sent, outs, [outs_of[world.rank] for outs_of in splits])
+    came = world.exchange(sent, outs, ins)
+    borrowed = world.borrow(sent, outs, ins)
+    if [len(each) for each in borrowed] != ins or not torch.equal(torch.cat(list(borrowed)), came):
+        raise AssertionError(f"worker {world.rank} borrowed other rows")
+    return came
 
 
 def obey(world: World) -> None:
@@ -55,6 +60,8 @@ def obey(world: World) -> None:
 
 
 if __name__ == "__main__":
+    if hosts := os.environ.get("HOSTS_OF_TESTS"):
+        socket.gethostname = lambda: hosts.split()[int(os.environ["RANK"])]
     try:
         with joined(float(os.environ.get("TIMEOUT_MINUTES", "1"))) as mine:
             obey(mine)

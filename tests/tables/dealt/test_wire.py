@@ -136,6 +136,10 @@ class Counted(Metered):
         self.exchanges += 1
         return super().exchange(sent, outs, ins)
 
+    def borrow(self, sent, outs, ins):
+        self.exchanges += 1
+        return super().borrow(sent, outs, ins)
+
 
 def sent_by(shards, host, rows):
     """What each of two workers sends in `fetch` and in `pushed`, of parts that read all of so many rows: bytes, exchanges."""

@@ -1,0 +1,209 @@
+"""The way between two workers of one host: a Unix socket for small messages, and memory that both map for large ones.
+
+Each worker has two pieces of memory for each neighbour and fills them in turn. A word through the socket says that a message is
+there, both ways at once: a worker that has the word of large message n + 1 knows that its neighbour has read message n, whose
+memory message n + 2 fills. Gloo wakes threads for each message, and copies a large one through the system.
+Memory is anonymous (Linux's memfd): no file stays, and a container's small /dev/shm does not matter. Workers that cannot reach
+each other so, as from containers with networks of their own, go on with gloo. Letters: W workers, C columns.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import socket
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from datetime import timedelta
+
+import torch
+
+LARGE_BYTES = 1 << 14
+"""Larger messages go through memory, and so does what is sent back. A socket holds several small ones: nobody waits to send."""
+_PIECES = 2
+_WORD = struct.Struct("=q")
+"""Of a large message: the length of the memory in which it is. Of a greeting: the worker's number."""
+_CREDENTIALS = struct.Struct("3i")
+"""Linux's ucred: process, user, group."""
+_MEET_SECONDS = 10.0
+"""For greetings of workers that have connected already."""
+Swap = Callable[[torch.Tensor], torch.Tensor]
+"""Row w of an int64 matrix goes to worker w; row w of what comes is of worker w. All workers call it together."""
+
+
+class Memory:
+    """Memory under a descriptor, mapped as far as it is used."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor, self._mapped = descriptor, torch.empty(0, dtype=torch.uint8)
+
+    @property
+    def size(self) -> int:
+        return len(self._mapped)
+
+    def grow(self, length: int) -> None:
+        """Have room for so many bytes. Pages take no memory until they are written, so twice the room costs nothing."""
+        if length > self.size:
+            os.ftruncate(self.descriptor, 2 * length)
+            self.map(2 * length)
+
+    def map(self, size: int) -> None:
+        """Map memory that has this size."""
+        if size != self.size:
+            self._mapped = torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)
+
+    def part(self, length: int) -> torch.Tensor:
+        return self._mapped[:length]
+
+
+class Neighbour:
+    """The way to and from one worker of this host. For each exchange both call `send`, then `receive`.
+
+    RuntimeError where the other has ended, or does not answer within the socket's timeout.
+    """
+
+    def __init__(self, line: socket.socket, mine: Sequence[Memory], other: Sequence[Memory]) -> None:
+        self._line, self._mine, self._other, self._turn = line, mine, other, 0
+
+    def wait_at_most(self, timeout: timedelta) -> None:
+        self._line.settimeout(timeout.total_seconds())
+
+    def send(self, message: torch.Tensor, comes: int) -> None:
+        """Send bytes, uint8, without a wait; so many are to come back."""
+        if max(len(message), comes) > LARGE_BYTES:
+            memory = self._mine[self._turn]
+            memory.grow(len(message))
+            memory.part(len(message)).copy_(message)  # copy: into shared memory
+            self._say(_WORD.pack(memory.size))
+        elif len(message):
+            self._say(message.numpy().data)
+
+    def receive(self, length: int, went: int) -> torch.Tensor:
+        """So many bytes, uint8, that the other has sent; so many went there. Waits for them.
+
+        Large ones lie in the other's memory, until the next `send`.
+        """
+        if max(length, went) > LARGE_BYTES:
+            memory = self._other[self._turn]
+            self._turn = (self._turn + 1) % _PIECES
+            memory.map(*_WORD.unpack(self._heard(_WORD.size).numpy().data))
+            return memory.part(length)
+        return self._heard(length)
+
+    def close(self) -> None:
+        self._line.close()
+        for memory in (*self._mine, *self._other):
+            os.close(memory.descriptor)
+
+    def _say(self, content: bytes | memoryview) -> None:
+        with _broken():
+            self._line.sendall(content)
+
+    def _heard(self, length: int) -> torch.Tensor:
+        heard, count = torch.empty(length, dtype=torch.uint8), 0
+        with _broken():
+            while count < length:  # synchronize: the neighbour
+                more = self._line.recv_into(heard.numpy().data[count:])
+                if not more:
+                    raise RuntimeError("the connection to a worker of this host has ended")
+                count += more
+        return heard
+
+
+@contextmanager
+def _broken() -> Iterator[None]:
+    """What a socket says of a lost neighbour becomes the RuntimeError that gloo raises too."""
+    try:
+        yield
+    except OSError as problem:
+        raise RuntimeError(f"the connection to a worker of this host failed ({problem})") from problem
+
+
+def neighbours(swap: Swap, rank: int, size: int, near: Sequence[int], timeout: timedelta) -> dict[int, Neighbour]:
+    """The workers out of `near`, all others of this host, to which there is such a way. All workers call it together."""
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        name = _listening(listener, len(near))
+        names = swap(torch.tensor([name] * size)).tolist()
+        lines = {worker: line for worker in near if worker < rank and (line := _greeted(names[worker], rank))}
+        calls = swap(torch.tensor([[int(worker in lines)] for worker in range(size)])).flatten()
+        lines |= _accepted(listener, {worker for worker in near if calls[worker]})
+    found = {worker: neighbour for worker, line in lines.items() if (neighbour := _paired(line))}
+    able = swap(torch.tensor([[int(worker in found)] for worker in range(size)])).flatten()
+    for worker in [worker for worker in found if not able[worker]]:
+        found.pop(worker).close()
+    for neighbour in found.values():
+        neighbour.wait_at_most(timeout)
+    return found
+
+
+def _listening(listener: socket.socket, count: int) -> list[int]:
+    """Listen for so many neighbours under a name that nobody guesses, two numbers; zeros where the system has no such names."""
+    numbers = [secrets.randbits(62) + 1 for _ in range(2)]
+    try:
+        listener.settimeout(_MEET_SECONDS)
+        listener.bind(_address(numbers))
+        listener.listen(count)
+    except OSError:
+        return [0, 0]
+    return numbers
+
+
+def _address(numbers: Sequence[int]) -> str:
+    """In Linux's abstract namespace: it belongs to a network, and no file stays."""
+    return "\0gcnrec-{:x}-{:x}".format(*numbers)
+
+
+def _greeted(numbers: Sequence[int], rank: int) -> socket.socket | None:
+    """A connection to the worker that listens there, which has got this one's number; None where it cannot be reached."""
+    line = socket.socket(socket.AF_UNIX)
+    try:
+        line.settimeout(_MEET_SECONDS)
+        line.connect(_address(numbers))
+        if any(numbers) and _is_ours(line):
+            line.sendall(_WORD.pack(rank))
+            return line
+    except OSError:
+        pass
+    line.close()
+    return None
+
+
+def _is_ours(line: socket.socket) -> bool:
+    """Whether the other end belongs to the user of this process."""
+    _, user, _ = _CREDENTIALS.unpack(line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return bool(user == os.geteuid())
+
+
+def _accepted(listener: socket.socket, callers: set[int]) -> dict[int, socket.socket]:
+    """The connections of the workers that have called: all of them, or fewer where one does not greet."""
+    lines: dict[int, socket.socket] = {}
+    with suppress(OSError):
+        while callers - lines.keys():
+            line = listener.accept()[0]
+            line.settimeout(_MEET_SECONDS)
+            caller = _WORD.unpack(line.recv(_WORD.size))[0] if _is_ours(line) else -1
+            if caller in callers - lines.keys():
+                lines[caller] = line
+            else:
+                line.close()
+    return lines
+
+
+def _paired(line: socket.socket) -> Neighbour | None:
+    """The way through a connection, after both have given each other their memory; None where one cannot."""
+    mine: list[int] = []
+    other: list[int] = []
+    try:
+        mine += [os.memfd_create("gcnrec rows") for _ in range(_PIECES)]
+        socket.send_fds(line, [b"m"], mine)
+        other += socket.recv_fds(line, 1, _PIECES)[1]
+    except (OSError, AttributeError):  # a system without such memory
+        pass
+    if len(other) == _PIECES:
+        return Neighbour(line, [Memory(each) for each in mine], [Memory(each) for each in other])
+    line.close()
+    for descriptor in (*mine, *other):
+        os.close(descriptor)
+    return None
