@@ -12,6 +12,7 @@ Letters: V nodes of the batch, R rows read, T targets and S sources of a hop, D 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Generic, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.device import Ops
+from gcnrec.graph import Csr
 from gcnrec.models.encoder import Encoded
 from gcnrec.models.hops import Hop, MeanOfHops, export_mean
 from gcnrec.models.pooling import ScaledProduct, scaled_product
@@ -45,7 +47,10 @@ class DatedProduct(NamedTuple, Generic[Array]):
 
 
 class DrawnHop(NamedTuple, Generic[Array]):
-    """The drawn part of A between a hop's targets and sources, scaled so that its expectation is A; places among the rows."""
+    """The drawn part of A between a hop's targets and sources, scaled so that its expectation is A; places among the rows.
+
+    The sources of the last hop are all rows, in their order: `sources_S` is empty, nothing is gathered or put back.
+    """
 
     targets_T: Array
     sources_S: Array
@@ -74,13 +79,17 @@ class SampledLightGcn:
 
     def prepare(self, batch: Batch, ops: Ops) -> HopsGiven[NDArray[Any]]:
         own_V = np.searchsorted(batch.rows_R, batch.nodes_V)
-        return HopsGiven(own_V, tuple(self._drawn(block, batch.rows_R, ops) for block in batch.blocks))
+        hops = [self._drawn(block, batch.rows_R, ops) for block in batch.blocks[:-1]]
+        for block in batch.blocks[-1:]:
+            last = self._drawn(_of_all_rows(block, len(batch.rows_R)), batch.rows_R, ops)
+            hops.append(last._replace(sources_S=np.empty(0, np.int64)))
+        return HopsGiven(own_V, tuple(hops))
 
     def encode(self, table: StepTable, batch: Batch, given: HopsGiven[torch.Tensor]) -> Encoded:
         rows_RD = table.decode(table.read(batch.ticket, with_state=False))
         own_V, hops = given
         ego_VD = rows_RD.index_select(0, own_V)
-        inner_SD = rows_RD.index_select(0, hops[-1].sources_S) if hops else ego_VD
+        inner_SD = rows_RD if hops else ego_VD
         for hop in reversed(hops):
             inner_SD = rows_RD.index_select(0, hop.targets_T).add_(hop.product.times(inner_SD))
         final_VD = inner_SD / (self._num_layers + 1)
@@ -129,12 +138,20 @@ def _pulled(
     grad_ego_VD: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
     """The gradient of the rows read, float32 (R, D)."""
-    grad_RD = torch.zeros(num_rows, grad_VD.shape[1], device=grad_VD.device)
+    grad_TD, sources = grad_VD, []
+    for hop in hops:
+        grad_TD = hop.product.transposed_times(grad_TD)
+        sources.append((hop.sources_S, grad_TD))
+    grad_RD = sources.pop()[1] if hops else torch.zeros(num_rows, grad_VD.shape[1], device=grad_VD.device)
     # Nodes of a batch are all different, and so are sources of a hop: every cell gets one summand at a time, in this order. Nodes
     # at dates may repeat; they train on the CPU, where index_add_ sums in the order of the index.
     grad_RD.index_add_(0, own_V, grad_VD + grad_ego_VD)
-    grad_TD = grad_VD
-    for hop in hops:
-        grad_TD = hop.product.transposed_times(grad_TD)
-        grad_RD.index_add_(0, hop.sources_S, grad_TD)
+    for sources_S, grad_SD in sources:
+        grad_RD.index_add_(0, sources_S, grad_SD)
     return grad_RD
+
+
+def _of_all_rows(block: Block, num_rows: int) -> Block:
+    """The same block with all rows read as its sources, most of which are its sources already."""
+    csr = Csr(block.csr.indptr, block.sources_S.astype(np.int32)[block.csr.indices], num_rows)
+    return replace(block, sources_S=np.arange(num_rows), csr=csr)
