@@ -1,9 +1,10 @@
 """The world of one worker: rows to and from every other, and commands of worker 0, which leads. Only this file imports
 torch.distributed.
 
-`Alone` is the world of a run in one process. `Group` sends by gloo: `all_to_all_single` is its fastest collective by far, so each
-exchange is one. Rows of GPUs travel by NCCL where all workers have it, else through memory of the host. Commands go through a
-store that worker 0 hosts, not through collectives, which have a timeout.
+`Alone` is the world of a run in one process. `Group` sends to workers of its host through memory (`gcnrec.workers.near`), to others
+by gloo: `all_to_all_single` is its fastest collective by far, so each exchange is one. Rows of GPUs travel by NCCL where all workers
+have it, else through memory of the host. Commands go through a store that worker 0 hosts, not through collectives, which have a
+timeout.
 A group comes from whoever started the processes: a process group that is initialised already (Ray, SLURM), torchrun's
 environment, or `gcnrec.workers.launch`. Letters: W workers, S rows sent, C rows that come.
 """
@@ -53,7 +54,7 @@ _AGES = timedelta(days=20)
 """For the next command. Torch counts milliseconds in 31 bits, which is 24 days."""
 _MOST_MINUTES = 525600  # a year
 DIRECT = {"cuda": "nccl"}
-"""Which backend of torch exchanges memory of a type of device. Gloo has all else: counts, ids, votes, and what is dealt out."""
+"""Which backend of torch exchanges memory of a type of device. Counts, ids, votes and what is dealt out go as rows of CPUs do."""
 _POLL_SECONDS, _LOOK_SECONDS = 0.0001, 0.5
 """Between looks at an exchange of devices, and at the board meanwhile."""
 _LOOPBACK = "127.0.0.1"
@@ -182,7 +183,7 @@ class _Seat:
 
 
 class Group:
-    """One of several workers, connected by gloo. Made by `joined` and `Meeting.led`."""
+    """One of several workers, connected by gloo and with its neighbours. Made by `joined` and `Meeting.led`."""
 
     def __init__(self, seat: _Seat, board: Board, heart: Heart, orders: Orders | None) -> None:
         self.rank, self.size, self._seat = seat.rank, seat.size, seat
