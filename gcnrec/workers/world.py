@@ -1,10 +1,10 @@
 """The world of one worker: rows to and from every other, and commands of worker 0, which leads. Only this file imports
 torch.distributed.
 
-`Alone` is the world of a run in one process. `Group` sends to workers of its host through memory (`gcnrec.workers.near`), to others
-by gloo: `all_to_all_single` is its fastest collective by far, so each exchange is one. Rows of GPUs travel by NCCL where all workers
-have it, else through memory of the host. Commands go through a store that worker 0 hosts, not through collectives, which have a
-timeout.
+`Alone` is the world of a run in one process. `Group` sends to workers of its host through memory (`gcnrec.workers.near`), and to
+others by gloo: `all_to_all_single` is its fastest collective by far, so each exchange is one. Rows of GPUs travel by NCCL where
+all workers have it, else through memory of the host. Commands go through a store that worker 0 hosts, not through collectives,
+which have a timeout.
 A group comes from whoever started the processes: a process group that is initialised already (Ray, SLURM), torchrun's
 environment, or `gcnrec.workers.launch`. Letters: W workers, S rows sent, C rows that come.
 """
@@ -199,7 +199,7 @@ class Group:
         hosts = self.counts([host] * self.size)  # connects all to all, before anyone waits for one
         self.local_rank = _number("LOCAL_RANK", hosts[: self.rank].count(host))
         self.local_size, self.machines = hosts.count(host), tuple(map(hosts.index, hosts))
-        if len(set(hosts)) < self.size:
+        if sys.platform == "linux" and len(set(hosts)) < self.size:
             near = [worker for worker, other in enumerate(hosts) if other == host and worker != self.rank]
             found = neighbours(self._swapped, self.rank, self.size, near, seat.timeout)
             self._has_far = any(self.counts([int(len(found) + 1 < self.size)] * self.size))
