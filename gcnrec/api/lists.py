@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar, overload
 
 import pyarrow as pa
 
+from gcnrec.api.given import as_files
 from gcnrec.reports.progress import watched
 from gcnrec.results.given.request import RequestFiles
 from gcnrec.results.outputs import Gathered, Output
@@ -17,7 +18,7 @@ from gcnrec.results.relisting import Relisting
 from gcnrec.results.score import NewNodes, ScoreSummary, SeenOf, write_scores
 from gcnrec.results.similar import Side, SimilarFiles, SimilarSummary, write_similar
 from gcnrec.runs.folder import Run, opened
-from gcnrec.storage.places import StrPath, place, place_if_any
+from gcnrec.storage.places import Given, StrPath
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.workers.world import World
 
@@ -28,9 +29,9 @@ SUMMARY = b"gcnrec.summary"
 
 @overload
 def recommend(
-    run: Run | StrPath, k: int, out: None = None, *, users: StrPath | None = ..., items: StrPath | None = ...,
-    candidates: StrPath | None = ..., exclude: StrPath | None = ..., seen: str = ..., fallback: str | None = ...,
-    new_users: StrPath | None = ..., new_items: StrPath | None = ..., relisting: Relisting | None = ...,
+    run: Run | StrPath, k: int, out: None = None, *, users: Given | None = ..., items: Given | None = ...,
+    candidates: Given | None = ..., exclude: Given | None = ..., seen: str = ..., fallback: str | None = ...,
+    new_users: Given | None = ..., new_items: Given | None = ..., relisting: Relisting | None = ...,
     segment: str | None = ..., memory_limit: str | None = ..., observer: Observer = ..., world: World | None = ...,
     progress: bool = ...,
 ) -> pa.Table: ...  # fmt: skip
@@ -38,18 +39,18 @@ def recommend(
 
 @overload
 def recommend(
-    run: Run | StrPath, k: int, out: StrPath | Output, *, users: StrPath | None = ..., items: StrPath | None = ...,
-    candidates: StrPath | None = ..., exclude: StrPath | None = ..., seen: str = ..., fallback: str | None = ...,
-    new_users: StrPath | None = ..., new_items: StrPath | None = ..., relisting: Relisting | None = ...,
+    run: Run | StrPath, k: int, out: StrPath | Output, *, users: Given | None = ..., items: Given | None = ...,
+    candidates: Given | None = ..., exclude: Given | None = ..., seen: str = ..., fallback: str | None = ...,
+    new_users: Given | None = ..., new_items: Given | None = ..., relisting: Relisting | None = ...,
     segment: str | None = ..., memory_limit: str | None = ..., observer: Observer = ..., world: World | None = ...,
     progress: bool = ...,
 ) -> RecommendSummary: ...  # fmt: skip
 
 
 def recommend(
-    run: Run | StrPath, k: int, out: StrPath | Output | None = None, *, users: StrPath | None = None,
-    items: StrPath | None = None, candidates: StrPath | None = None, exclude: StrPath | None = None, seen: str = "all",
-    fallback: str | None = None, new_users: StrPath | None = None, new_items: StrPath | None = None,
+    run: Run | StrPath, k: int, out: StrPath | Output | None = None, *, users: Given | None = None,
+    items: Given | None = None, candidates: Given | None = None, exclude: Given | None = None, seen: str = "all",
+    fallback: str | None = None, new_users: Given | None = None, new_items: Given | None = None,
     relisting: Relisting | None = None, segment: str | None = None, memory_limit: str | None = None,
     observer: Observer = SILENT, world: World | None = None, progress: bool = False,
 ) -> RecommendSummary | pa.Table:  # fmt: skip
@@ -72,17 +73,17 @@ def recommend(
     `memory_limit`, such as "2GB" (default: of the job), bounds memory; the process itself, mapped files and a table that is
     returned do not count. `world`: the workers that this process leads; their machines share the users. `progress` shows a bar.
     Raises UsageError when `out` exists, DataError when a file cannot be read or none of its ids is known, DeviceError when the
-    limit is too small for the data.
+    limit is too small for the data. Each file may be a table in memory instead (`gcnrec.api.given`), here as below.
     """
-    chosen = ListOptions(k, seen, fallback, relisting or Relisting())
-    of_users, of_items, pairs, others = (place_if_any(path) for path in (users, items, candidates, exclude))
-    new = place_if_any(new_users), place_if_any(new_items), place_if_any(chosen.relisting.attributes)
-    files = RequestFiles(of_users, of_items, pairs, others, *new, segment)
-    with watched(progress, observer) as heard:
-        run = opened(run, heard)
+    chosen = relisting or Relisting()
+    given = {"users": users, "items": items, "candidates": candidates, "exclude": exclude}
+    given |= {"new_users": new_users, "new_items": new_items, "attributes": chosen.attributes}
+    with watched(progress, observer) as heard, as_files(given) as paths:
+        run, files = opened(run, heard), RequestFiles(**paths, segment=segment)
+        options = ListOptions(k, seen, fallback, replace(chosen, attributes=paths["attributes"]))
 
         def write(to: Output) -> RecommendSummary:
-            return write_recommendations(run, files, chosen, to, memory_limit=memory_limit, observer=heard, world=world)
+            return write_recommendations(run, files, options, to, memory_limit=memory_limit, observer=heard, world=world)
 
         return _made(run, out, write)
 
@@ -115,27 +116,29 @@ def similar(
     Raises UsageError when `out` exists and for a model without embeddings, DataError when a file cannot be read or none of its
     ids is known, DeviceError when the limit is too small for the data.
     """
-    with watched(progress, observer) as heard:
-        run = opened(run, heard)
-        return _made(run, out, lambda to: write_similar(run, side, k, to, files, memory_limit=memory_limit, observer=heard))
+    asked = files or SimilarFiles()
+    given = {"of": asked.of, "among": asked.among, "exclude": asked.exclude, "new": asked.new}
+    with watched(progress, observer) as heard, as_files(given) as paths:
+        run, there = opened(run, heard), SimilarFiles(**paths, every=asked.every)
+        return _made(run, out, lambda to: write_similar(run, side, k, to, there, memory_limit=memory_limit, observer=heard))
 
 
 @overload
 def score(
-    run: Run | StrPath, pairs: StrPath, out: None = None, *, seen: SeenOf = ..., new: NewNodes | None = ...,
+    run: Run | StrPath, pairs: Given, out: None = None, *, seen: SeenOf = ..., new: NewNodes | None = ...,
     memory_limit: str | None = ..., observer: Observer = ..., progress: bool = ...,
 ) -> pa.Table: ...  # fmt: skip
 
 
 @overload
 def score(
-    run: Run | StrPath, pairs: StrPath, out: StrPath | Output, *, seen: SeenOf = ..., new: NewNodes | None = ...,
+    run: Run | StrPath, pairs: Given, out: StrPath | Output, *, seen: SeenOf = ..., new: NewNodes | None = ...,
     memory_limit: str | None = ..., observer: Observer = ..., progress: bool = ...,
 ) -> ScoreSummary: ...  # fmt: skip
 
 
 def score(
-    run: Run | StrPath, pairs: StrPath, out: StrPath | Output | None = None, *, seen: SeenOf = "none",
+    run: Run | StrPath, pairs: Given, out: StrPath | Output | None = None, *, seen: SeenOf = "none",
     new: NewNodes | None = None, memory_limit: str | None = None, observer: Observer = SILENT, progress: bool = False,
 ) -> ScoreSummary | pa.Table:  # fmt: skip
     """Score and rank of each pair of the file `pairs`, in its order: user and item as it has them, score float32, rank int32.
@@ -147,11 +150,12 @@ def score(
     Raises UsageError when `out` exists, DataError when a file cannot be read or names no pair of the run, DeviceError when the
     memory limit (default: of the job) is too small for the data.
     """
-    path = place(pairs)
-    with watched(progress, observer) as heard:
-        run = opened(run, heard)
+    given = {"pairs": pairs, "users": None if new is None else new.users, "items": None if new is None else new.items}
+    with watched(progress, observer) as heard, as_files(given) as paths:
+        run, path, brought = opened(run, heard), paths["pairs"], NewNodes(paths["users"], paths["items"])
+        assert path is not None
         return _made(
-            run, out, lambda to: write_scores(run, path, to, seen=seen, new=new, memory_limit=memory_limit, observer=heard)
+            run, out, lambda to: write_scores(run, path, to, seen=seen, new=brought, memory_limit=memory_limit, observer=heard)
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
 
@@ -22,18 +22,12 @@ from gcnrec.config.values import (
     Width,
     split_at_commas,
 )
-from gcnrec.storage.places import StrPath
+from gcnrec.storage.places import ArrowStream, StrPath, neither
 
 PATHS = ("train", "test", "valid", "item_features", "user_features")
 """Keys that name Parquet. In a program, each may be a table in memory instead."""
 IN_MEMORY = "memory://"
 """What the text of such a key begins with where it stands for a table in memory."""
-
-
-class ArrowStream(Protocol):
-    """A table in memory: anything with `__arrow_c_stream__` (Arrow's PyCapsule interface), of pandas, Polars, Arrow or DuckDB."""
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 
 class InMemory:
@@ -163,10 +157,7 @@ class Data(Section):
             other = values.get(key)
             # What no TOML file can hold was meant as a table.
             if key not in given and type(other).__module__ != "builtins" and not isinstance(other, os.PathLike):
-                came = type(other).__name__
-                raise ValueError(
-                    f"{key} expects a path, or a table with __arrow_c_stream__, got {came}; collect a lazy table first"
-                )
+                raise ValueError(neither(key, other))
         made = handler({**values, **{key: f"{IN_MEMORY}{key}" for key in given}})
         made._tables.update(given)
         return made

@@ -17,7 +17,7 @@ from gcnrec.ranking.relist import Cap, Relist
 from gcnrec.results.given.attributes import read_attributes
 from gcnrec.results.given.dropped import FileCounts
 from gcnrec.runs.folder import Run
-from gcnrec.storage.places import StrPath, place
+from gcnrec.storage.places import Given, place
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Relisting:
     """
 
     max_per: Mapping[str, int] = field(default_factory=dict)
-    attributes: StrPath | None = None
+    attributes: Given | None = None
     diversity: float = 0.0
 
     def __post_init__(self) -> None:

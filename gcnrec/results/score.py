@@ -27,7 +27,7 @@ from gcnrec.results.given.request import SEEN, RequestFiles, left_out, typed
 from gcnrec.results.memory_bounds import recommendation_bytes, users_per_chunk
 from gcnrec.results.outputs import Output
 from gcnrec.runs.folder import Run
-from gcnrec.storage.places import StrPath, place_if_any
+from gcnrec.storage.places import Given, place_if_any
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
 
@@ -54,10 +54,13 @@ class ScoreSummary:
 
 @dataclass(frozen=True, slots=True)
 class NewNodes:
-    """Files of `users` (pairs of user and item) and `items` (features), as `recommend` takes them; None where none is given."""
+    """Files of `users` (pairs of user and item) and `items` (features), as `recommend` takes them; None where none is given.
 
-    users: StrPath | None = None
-    items: StrPath | None = None
+    `gcnrec.score` takes tables, too.
+    """
+
+    users: Given | None = None
+    items: Given | None = None
 
 
 def write_scores(

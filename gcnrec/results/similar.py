@@ -32,7 +32,7 @@ from gcnrec.results.lists import Columns, write_lists
 from gcnrec.results.memory_bounds import nodes_per_chunk, similarity_bytes
 from gcnrec.results.outputs import Output
 from gcnrec.runs.folder import Run
-from gcnrec.storage.places import StrPath, place, place_if_any
+from gcnrec.storage.places import Given, place, place_if_any
 from gcnrec.system.observer import SILENT, Observer, kept
 from gcnrec.system.scratch import memory_errors_as_sentences
 
@@ -64,13 +64,13 @@ class SimilarFiles:
 
     `of`: the nodes that get a list; without it the new ones, or all where there are none or `every` is set. `among`: the only
     ones that lists may name; `exclude`: with one column, nodes that no list names, else pairs of a node and another, which its
-    list leaves out. `new`: nodes that training never saw, as `recommend` takes them.
+    list leaves out. `new`: nodes that training never saw, as `recommend` takes them. `gcnrec.similar` takes tables, too.
     """
 
-    of: StrPath | None = None
-    among: StrPath | None = None
-    exclude: StrPath | None = None
-    new: StrPath | None = None
+    of: Given | None = None
+    among: Given | None = None
+    exclude: Given | None = None
+    new: Given | None = None
     every: bool = False
 
     @property

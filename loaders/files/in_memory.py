@@ -1,4 +1,4 @@
-"""Tables in memory as input: each becomes a Parquet file inside the scratch of the ingestion, and is read like any other file.
+"""Tables in memory as input: each becomes a Parquet file in scratch, and is read like any other file.
 
 Messages name the key, such as `memory://train`, and never the file. dataset.json has an entry for each table in place of a file.
 """
@@ -6,7 +6,7 @@ Messages name the key, such as `memory://train`, and never the file. dataset.jso
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,10 @@ from gcnrec.config import Data
 from gcnrec.config.data import IN_MEMORY, InMemory
 from gcnrec.errors import DataError, GcnrecError, first_line
 from gcnrec.integrity.digests import sha256_of
+from gcnrec.storage.places import ArrowStream
 
+ONLY_COLUMN = "id"
+"""What a column is called that came alone, and so without a name."""
 _GROUP_ROWS = 131_072
 """Rows of a row group, whatever batches a table comes in."""
 _INDEX = re.compile(r"__index_level_\d+__")
@@ -38,11 +41,14 @@ class Written:
         """The file of the table that `key` was given."""
         return self.folder / f"{key}.parquet"
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files of all tables, by key."""
+        return {key: self.file(key) for key in self.entries}
+
     def named(self, text: str) -> str:
         """`text` with `memory://KEY` for the file of a table."""
-        for key in self.entries:
-            text = text.replace(str(self.file(key)), f"{IN_MEMORY}{key}")
-        return text
+        return _named(text, self.files)
 
     def recorded(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """What dataset.json says of the input: under `inputs` the files that are no table's, under `tables` the tables."""
@@ -59,12 +65,25 @@ def written(data: Data, folder: Path) -> Iterator[Written]:
     made = Written(data, folder.resolve())
     for key, table in data.tables.items():
         made.entries[key] = _write(table, f"data.{key}", made.file(key))
+    with keys_named(made.files):
+        yield replace(made, data=data.model_copy(update={key: str(file) for key, file in made.files.items()}))
+
+
+@contextmanager
+def keys_named(files: Mapping[str, Path]) -> Iterator[None]:
+    """Errors inside the block name `memory://KEY` in place of the file of a table."""
     try:
-        yield replace(made, data=data.model_copy(update={key: str(made.file(key)) for key in made.entries}))
+        yield
     except GcnrecError as problem:
-        if made.named(str(problem)) == str(problem):
+        if (text := _named(str(problem), files)) == str(problem):
             raise
-        raise type(problem)(made.named(str(problem))) from None
+        raise type(problem)(text) from None
+
+
+def _named(text: str, files: Mapping[str, Path]) -> str:
+    for key, file in files.items():
+        text = text.replace(str(file), f"{IN_MEMORY}{key}")
+    return text
 
 
 def _write(table: InMemory, name: str, path: Path) -> dict[str, Any]:
@@ -72,8 +91,17 @@ def _write(table: InMemory, name: str, path: Path) -> dict[str, Any]:
 
     `sha256` is that of the Parquet file. Equal rows in columns of equal types have equal ones, by one version of pyarrow.
     """
+    rows, schema = write_stream(table.stream, name, path)
+    return {"rows": rows, "schema": {each.name: str(each.type) for each in schema}, "sha256": sha256_of(path)}
+
+
+def write_stream(stream: ArrowStream, name: str, path: Path) -> tuple[int, pa.Schema]:
+    """Write a table to the Parquet file `path`; returns its number of rows and its schema.
+
+    Raises DataError with `name` for what is no stream of Arrow, or what Parquet cannot hold.
+    """
     with _explained(name):
-        reader = pa.RecordBatchReader.from_stream(table.stream)
+        reader = _reader(stream)
         names = [each for each in reader.schema.names if not _INDEX.fullmatch(each)]
         schema = pa.schema([(each, _plain(reader.schema.field(each).type)) for each in names])
         file, rows = pq.ParquetWriter(path, schema, compression="zstd"), 0
@@ -84,7 +112,15 @@ def _write(table: InMemory, name: str, path: Path) -> dict[str, Any]:
                 whole = group.select(names).cast(schema).combine_chunks()
             writer.write_table(whole, row_group_size=_GROUP_ROWS)
             rows += len(group)
-    return {"rows": rows, "schema": {each.name: str(each.type) for each in schema}, "sha256": sha256_of(path)}
+    return rows, schema
+
+
+def _reader(stream: ArrowStream) -> pa.RecordBatchReader:
+    """The rows of a table. A column alone, such as a Series, is a table of it."""
+    try:
+        return pa.RecordBatchReader.from_stream(stream)
+    except pa.ArrowInvalid:  # a stream of columns that are no structs
+        return pa.table({ONLY_COLUMN: pa.chunked_array(stream)}).to_reader()
 
 
 @contextmanager
