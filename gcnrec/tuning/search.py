@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from gcnrec.config.grid import Combination
 from gcnrec.config.toml import to_toml
 from gcnrec.config.tuning import Params, Search
-from gcnrec.errors import UsageError
+from gcnrec.errors import DataError, DivergedError, UsageError
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.paths import JOB
@@ -34,6 +34,8 @@ from gcnrec.tuning.prune import Curve, pruned_at
 from gcnrec.tuning.study import Record, Study, opened
 
 _POLL_SECONDS = 0.3
+_REPEATED = tuple(each.exit_code for each in (UsageError, DataError, DivergedError))
+"""Exit codes of failures that a second try repeats."""
 Report = Callable[[dict[str, Any], str, int], None]
 """Reports a trial that ended, as fields and as text, and how many have."""
 
@@ -41,7 +43,8 @@ Report = Callable[[dict[str, Any], str, int], None]
 def tune(search: Search, data: Path, out: Path, *, report: Report, jobs: int) -> Study:
     """Train the trials of `search` on the dataset folder `data`, `jobs` at a time; returns what is known of them.
 
-    Trials that ended are not trained again; begun ones are resumed. KeyboardInterrupt, Terminated and the end of this process
+    Trials that ended are not trained again; begun ones are resumed. A trial whose process fails, for want of memory for example,
+    is tried once more, and then recorded as failed with its reason. KeyboardInterrupt, Terminated and the end of this process
     leave everything resumable. Raises UsageError where `out` has another search, is being tuned, or no trial of a first
     generation can be trained.
     """
@@ -100,51 +103,69 @@ class _Bed:
 
 
 @dataclass(frozen=True)
-class _Running:
+class _Waiting:
+    """A trial to start; `again`: a second time."""
+
     number: int
     params: Params
-    name: str
+    run: Combination
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class _Running:
+    trial: _Waiting
     process: Popen[bytes]
+
+    @property
+    def may_end_otherwise(self) -> bool:
+        """Whether the failed trial is worth a second try, which goes on from its last checkpoint."""
+        return not self.trial.again and self.process.poll() not in _REPEATED
 
 
 def _generation(bed: _Bed, params: dict[int, Params], study: Study) -> Generator[Record]:
-    """The records of trials that had not ended, as they end."""
-    waiting, busy = [], dict[int, _Running]()
+    """The records of trials that had not ended, as they end. A failed trial waits for a second try, after all others."""
+    waiting, busy = list[_Waiting](), dict[int, _Running]()
     for number, each in params.items():
         if number in study.records:
             continue
         try:
-            waiting.append((number, each, bed.search.trial(number, each)))
+            waiting.append(_Waiting(number, each, bed.search.trial(number, each)))
         except UsageError as problem:
             yield Record(number=number, params=each, state="failed", problem=str(problem))
     try:
         while waiting or busy:
             for slot in range(bed.jobs):
                 if waiting and slot not in busy:
-                    number, each, run = waiting.pop(0)
-                    busy[slot] = _Running(number, each, run.name, bed.start(run, slot))
+                    trial = waiting.pop(0)
+                    busy[slot] = _Running(trial, bed.start(trial.run, slot))
             time.sleep(_POLL_SECONDS)
-            for slot, trial in list(busy.items()):
-                if (record := _ended(bed, trial)) is not None:
-                    del busy[slot]
+            for slot, running in list(busy.items()):
+                if (record := _ended(bed, running)) is None:
+                    continue
+                del busy[slot]
+                if record.state == "failed" and running.may_end_otherwise:
+                    waiting.append(replace(running.trial, again=True))
+                else:
                     yield record
     finally:
-        stop_all([trial.process for trial in busy.values()])
+        stop_all([running.process for running in busy.values()])
 
 
-def _ended(bed: _Bed, trial: _Running) -> Record | None:
+def _ended(bed: _Bed, running: _Running) -> Record | None:
     """The record of a trial that has ended, or is not worth its time and is stopped; None while it goes on."""
-    code = trial.process.poll()
-    curve = bed.curve(trial.name)
+    trial, code = running.trial, running.process.poll()
+    curve = bed.curve(trial.run.name)
     at = pruned_at(curve, bed.curves)
     about = {"number": trial.number, "params": trial.params}
     if at is not None:
-        stop_all([trial.process])
+        stop_all([running.process])
         return Record(**about, state="pruned", curve=[point for point in curve if point[0] <= at])
     if code is None:
         return None
     if code:
-        return Record(**about, state="failed", problem=failure(code if code > 0 else 128 - code, bed.log(trial.name)))
+        problem = failure(code if code > 0 else 128 - code, bed.log(trial.run.name))
+        return Record(**about, state="failed", problem=f"{problem} (tried twice)" if trial.again else problem)
     return Record(**about, state="complete", curve=curve)
 
 

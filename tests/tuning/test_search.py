@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,12 +43,12 @@ def place(tmp_path):
 class Pretended:
     """A trial that validates an epoch each time it is looked at: recall rises to the learning rate. It is no process."""
 
-    def __init__(self, rate, fails):
-        self.rate, self.fails, self.epochs, self.ended = rate, fails, 0, False
+    def __init__(self, rate, code):
+        self.rate, self.code, self.epochs, self.ended = rate, code, 0, False
 
     def poll(self):
         if self.ended or self.epochs >= 6:
-            return 5 if self.fails else 0
+            return self.code
         self.epochs += 1
         return None
 
@@ -63,11 +64,14 @@ class Pretended:
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """The trials that are started, by name; names in `failing` end with exit code 5."""
-    trials, failing, busiest = {}, set(), [0]
+    """The trials that are started, by name, and each try. Names in `failing` end with exit code 5, others as `codes` has it."""
+    trials, failing, busiest, started, codes = {}, set(), [0], [], {}
 
     def start(bed, run, slot):
-        trial = Pretended(run.job.optimizer.learning_rate, run.name in failing)
+        of_try = codes.get(run.name, [])
+        code = of_try.pop(0) if of_try else 5 * (run.name in failing)
+        trial = Pretended(run.job.optimizer.learning_rate, code)
+        started.append(run.name)
         bed.log(run.name).write_text("gcnrec: the loss is not finite\n")
         trials[run.name] = trial
         busiest[0] = max(busiest[0], sum(not (each.ended or each.epochs >= 6) for each in trials.values()))
@@ -76,8 +80,7 @@ def pretended(monkeypatch):
     monkeypatch.setattr(searching._Bed, "start", start)
     monkeypatch.setattr(searching._Bed, "curve", lambda bed, name: trials[name].curve())
     monkeypatch.setattr(searching, "_POLL_SECONDS", 0.0)
-    trials_of = type("Trials", (), {"trials": trials, "failing": failing, "busiest": busiest})
-    return trials_of
+    return SimpleNamespace(trials=trials, failing=failing, busiest=busiest, started=started, codes=codes)
 
 
 def tune(place, out, jobs=1, report=lambda *said: None, **changes):
@@ -143,6 +146,19 @@ def test_trials_that_fail_are_named_and_others_go_on(place, pretended):
     pretended.failing.update(f"trial-{number:04d}" for number in range(4))
     with pytest.raises(UsageError, match="none of 4 trials could be trained, the first because: the loss is not finite"):
         tune(place, "again", trials=8)
+
+
+def test_a_failed_trial_is_tried_once_more_after_the_others(place, pretended):
+    pretended.codes |= {"trial-0000": [4, 0], "trial-0001": [-9, -9], "trial-0002": [5], "trial-0003": [1, 4]}
+    study = tune(place, "out", trials=4)
+    assert pretended.started == [*(f"trial-{number:04d}" for number in range(4)), "trial-0000", "trial-0001", "trial-0003"]
+    assert [record.state for record in study.ended] == ["complete", "failed", "failed", "failed"]
+    said = [record.problem for record in study.ended]
+    assert said[1] == "ended by signal 9, perhaps memory ran out; last line: the loss is not finite (tried twice)"
+    assert said[2:] == ["the loss is not finite", "the loss is not finite (tried twice)"]
+    pretended.started.clear()
+    tune(place, "out", trials=4)
+    assert pretended.started == []
 
 
 def test_settings_that_contradict_each_other_fail_without_a_process(place, pretended):
