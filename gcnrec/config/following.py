@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gcnrec.config.job import INDUCTIVE, Job
+from gcnrec.config.job import INDUCTIVE, PRESETS, Job
 from gcnrec.config.toml import as_toml
 
 
@@ -36,6 +36,10 @@ def following(job: Job) -> dict[str, str]:
         cause = _value(job, rule.cause)
         if cause in rule.values and _value(job, rule.key) == rule.value:
             found[rule.key] = f"the default with {rule.cause} = {as_toml(cause)}"
+    for section, limits in PRESETS.get(job.run.preset or "", {}).items():
+        for key, value in limits.items():
+            if _value(job, f"{section}.{key}") == value:
+                found[f"{section}.{key}"] = f"the size limit of run.preset = {as_toml(job.run.preset)}"
     if job.is_sparse and job.sparsity.policy == "dynamic":
         found["sparsity.policy"] = f"the default with table.budget = {as_toml(job.table.budget)}"
     return found

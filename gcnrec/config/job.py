@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
@@ -34,6 +35,22 @@ _MOST_NEGATIVES = 10**9
 _SLOT_COLUMNS = 256
 """Columns of a sparse table, as many as one byte numbers."""
 INDUCTIVE = ("graphsage", "pinsage")
+PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "small": {
+        "data": {"memory_limit": "512MB"},
+        "evaluate": {"memory_limit": "512MB"},
+        "run": {"keep_checkpoints": 1},
+    },
+    "large": {"data": {"memory_limit": "8GB"}, "evaluate": {"memory_limit": "8GB"}},
+}
+"""`run.preset` -> section -> key -> the size limit that a job has without a value of its own. None changes a number of a run."""
+_BY_DATA = {
+    "model": ("start_scale",),
+    "loss": ("temperature", "negative_weight"),
+    "train": ("refit",),
+    "evaluate": ("seen",),
+}
+"""Keys that the data decides where a job leaves them open (`gcnrec.training.open_keys`). "auto" opens one again."""
 Partner = Literal["linkprop", "gfcf", "itemknn", "ease", "contentknn", "pending", "targetknn", "repeat"]
 """Closed forms that a mixture may have."""
 
@@ -211,7 +228,7 @@ class Loss(Section):
     score: Literal["cosine", "inner"] = "cosine"
     """Score used in training; `model.popularity` decides which one ranks. Default `inner` for bpr."""
     temperature: Temperature = 0.12
-    """What cosines are divided by in softmax and bsl. Left open, the data decides it."""
+    """What cosines are divided by in softmax and bsl. Left open, or "auto", the data decides it."""
     positive_temperature: Temperature | None = None
     """bsl: temperature of the positive part; default `temperature`."""
     logq: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
@@ -394,6 +411,9 @@ class Run(Section):
 
     name: FolderName | None = None
     """Name of the run folder under `runs/`: one folder, without / and without . or - first. Default the job file's name."""
+    preset: Literal["small", "large"] | None = None
+    """Size limits by one name. `small`: 512MB for `data.memory_limit` and for `evaluate.memory_limit`, and one checkpoint is
+    kept. `large`: 8GB for both. A value of the job wins. No number of a run depends on it."""
     checkpoint_every: Count = 1
     """Epochs between checkpoints; the last epoch ends with one in any case."""
     checkpoint_steps: Steps | None = None
@@ -466,8 +486,12 @@ class Job(Section):
         }
         if not all(isinstance(part, dict) for part in sections.values()):
             return values
-        model, loss, table = (sections.get(name, {}) for name in ("model", "loss", "table"))
-        fitting: dict[str, dict[str, str]] = {}
+        for name, keys in _BY_DATA.items():
+            if name in sections:
+                sections[name] = {key: value for key, value in sections[name].items() if not (key in keys and value == "auto")}
+        model, loss, table, run = (sections.get(name, {}) for name in ("model", "loss", "table", "run"))
+        preset = PRESETS.get(str(run.get("preset")), {})
+        fitting = {name: dict(limits) for name, limits in preset.items()}
         if model.get("propagation") == "sampled" or model.get("name") in INDUCTIVE:
             fitting["optimizer"] = {"rule": "adam"}
         if loss.get("name") == "bpr":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gcnrec.config.toml import as_toml
 from gcnrec.errors import shown
 from gcnrec.ranking.metrics import measured, split_name
 from gcnrec.reports.figures import plain
@@ -59,8 +60,13 @@ def search_lines(summary: dict[str, Any], metric: str) -> list[str]:
     lines = [f"{summary['trials']} trials, {summary['pruned']} ended early, {summary['failed']} failed"]
     if "best" in summary:
         lines.append(f"best: trial {summary['best']}, validation {metric} {summary[metric]:.4f} after epoch {summary['epoch']}")
-        lines += [f"  {key} = {plain(value)}" for key, value in summary["params"].items()]
+        lines += [f"  {key} = {_setting(value)}" for key, value in summary["params"].items()]
     return lines
+
+
+def _setting(value: Any) -> str:
+    """A value as a job file has it, four digits of a number with a fraction."""
+    return f"{value:.4g}" if isinstance(value, float) else as_toml(value)
 
 
 def dataset_lines(info: dict[str, Any]) -> list[str]:

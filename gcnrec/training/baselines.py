@@ -132,7 +132,7 @@ def better_baseline(baselines: list[ValidBaseline], rivals: Rivals) -> str | Non
     return (
         f"{name}, which needs no training, is better on validation: {metric} {best.metrics[metric]:.4f} against "
         f"{best.own:.4f} (difference {best.difference:+.4f}, {interval}, {best.users:,} users); use it by --set "
-        f"model.name={name}{alone}, or try other values of train.batch_size and loss.temperature"
+        f"model.name={name}{alone}, or search train.batch_size and loss.temperature by gcnrec tune"
     )
 
 

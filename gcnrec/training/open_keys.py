@@ -38,9 +38,12 @@ BY_TIME = ("temporal", "leave_last")
 
 
 def resolved(job: Job, dataset: Dataset) -> Job:
-    """`job` with `[data]` as `dataset` was made, its folder and digest, and with absolute paths: what job.toml of a run holds."""
+    """`job` with `[data]` as `dataset` was made, its folder and digest, and with absolute paths: what job.toml of a run holds.
+
+    The memory limit is the job's own: no row depends on it.
+    """
     recipe = {key: value for key, value in dataset.info.get("data", {}).items() if key not in PLACES}
-    place = {"folder": str(dataset.folder.resolve()), "digest": dataset.digest}
+    place = {"folder": str(dataset.folder.resolve()), "digest": dataset.digest, "memory_limit": job.data.memory_limit}
     try:
         data = validated(Data, {**recipe, **place}, f"{dataset.folder / 'dataset.json'}: data")
     except UsageError as problem:

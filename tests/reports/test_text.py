@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gcnrec.reports.text import bench_line, columns, comparison_lines, dataset_lines, figure_lines, metric_lines
+from gcnrec.reports.text import bench_line, columns, comparison_lines, dataset_lines, figure_lines, metric_lines, search_lines
 from gcnrec.results.compare import Comparison, Difference
 
 
@@ -69,6 +69,15 @@ def test_comparison():
         "metric     base    value   difference  95% interval        p (Holm)",
         "recall@20  0.1000  0.0000  -0.1000     -0.2000 to -0.0500  0.0010",
     ]
+
+
+def test_settings_of_a_search_can_be_typed():
+    params = {"loss.l2": 8.965041e-06, "train.batch_size": 1024, "table.budget": 0.25, "loss.score": "inner"}
+    found = {"trials": 9, "pruned": 3, "failed": 1, "best": 4, "epoch": 7, "recall@20": 0.34384, "params": params}
+    assert search_lines(found, "recall@20") == [
+        "9 trials, 3 ended early, 1 failed", "best: trial 4, validation recall@20 0.3438 after epoch 7",
+        "  loss.l2 = 8.965e-06", "  train.batch_size = 1024", "  table.budget = 0.25", '  loss.score = "inner"',
+    ]  # fmt: skip
 
 
 def test_bench_rows():
