@@ -15,6 +15,11 @@ def from_text(column: Column) -> str:
     return 'c.cast(a.timestamp("us", "UTC"))' if zoned else 'c.cast(a.timestamp("us"))'
 
 
+def from_form(form: str) -> str:
+    """Timestamps from text of a `form` of strptime; a zone in the text makes them UTC. Other text ends the command."""
+    return f'a.compute.strptime(c.cast("string"), format={json.dumps(form)}, unit="s")'
+
+
 def from_days() -> str:
     """Timestamps from numbers such as 20240131."""
     return 'a.compute.strptime(c.cast("string"), format="%Y%m%d", unit="s")'

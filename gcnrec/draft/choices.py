@@ -41,7 +41,9 @@ _FEW_ROWS = 20_000
 _LIMITS = {"2GB": 2 * 10**9, "1GB": 10**9, "512MB": 512 * 10**6, "256MB": 256 * 10**6, "128MB": 128 * 10**6}
 _MANY_ROWS = 10**8
 _LEAST_SHARE = 0.2
-"""Of rows whose rating counts."""
+"""Of rows whose rating counts, and of rows with a 0 that is no rating."""
+_SCALE = 4
+"""Values of a scale besides 0, at least: likes and dislikes have fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +144,10 @@ def _rating_choices(roles: Roles) -> Iterator[Choice]:
         return
     column = roles.rating.column
     low, high = column.low or 0.0, column.high or 0.0
-    least, below = low + 0.75 * (high - low), low + 0.5 * (high - low)
     counts = sorted(((float(value), rows) for value, rows in column.values.items()), reverse=True)
+    zeros = _not_rated(counts)
+    low = counts[-2][0] if zeros else low
+    least, below = low + 0.75 * (high - low), low + 0.5 * (high - low)
     share = sum(rows for value, rows in counts if value >= least) / max(column.rows, 1)
     if counts and share < _LEAST_SHARE:
         least = _at_share(counts, column.rows)
@@ -151,9 +155,21 @@ def _rating_choices(roles: Roles) -> Iterator[Choice]:
     on = roles.behaviour is None
     why = roles.rating.reason if on else "left out, as rows of each behaviour would need one"
     yield Choice("data", "rating", column.path, why, on)
-    yield Choice("data", "min_rating", least, f"the upper part of the scale from {low:g} to {high:g}", on)
+    unrated = f"; 0, in {zeros / max(column.rows, 1):.0%} of the rows, is taken for no rating" if zeros else ""
+    yield Choice("data", "min_rating", least, f"the upper part of the scale from {low:g} to {high:g}{unrated}", on)
     if below < least:
-        yield Choice("data", "negative_below", below, "training keeps such items away from a user's lists", on)
+        away = "training keeps such items away from a user's lists"
+        yield Choice(
+            "data", "negative_below", below, f"{away}{', items without a rating, too' if zeros else ''}", on and not zeros
+        )
+
+
+def _not_rated(counts: list[tuple[float, int]]) -> int:
+    """Rows with a 0 below a scale from 1 on, where many have it: sites write 0 for an item that was shelved, but not rated."""
+    if len(counts) <= _SCALE or counts[-1][0] != 0.0 or counts[-2][0] < 1.0:
+        return 0
+    zeros = counts[-1][1]
+    return zeros if zeros >= _LEAST_SHARE * sum(rows for _, rows in counts) else 0
 
 
 def _at_share(counts: list[tuple[float, int]], rows: int) -> float:

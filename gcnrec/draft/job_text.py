@@ -31,7 +31,13 @@ def _lines(choice: Choice, meaning: str) -> list[str]:
     """A key with its comments; of one to be tried, the `#` before its name goes to switch it on."""
     said = f"{meaning} {'Here: ' if choice.on else 'To try: '}{choice.reason}."
     comments = textwrap.wrap(printable(said), _WIDE, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
-    return [*comments, f"{'' if choice.on else '#'}{choice.key} = {as_toml(choice.value)}"]
+    return [*comments, f"{'' if choice.on else '#'}{choice.key} = {_value(choice.value)}"]
+
+
+def _value(value: object) -> str:
+    """A value in TOML; text with quotes as it is, between three single ones, so that a condition can be read and added to."""
+    plain = isinstance(value, str) and '"' in value and "'''" not in value and value.isprintable() and value[-1] != "'"
+    return f"'''{value}'''" if plain else as_toml(value)
 
 
 def printable(text: str) -> str:

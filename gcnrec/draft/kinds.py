@@ -64,6 +64,23 @@ def _target(column: Column, doubts: list[str], must: bool) -> tuple[str, ...]:
     return ()
 
 
+def taken_back(columns: Sequence[Column]) -> list[str]:
+    """A sentence for each column of few values of which some take an interaction back, such as the status of an order."""
+    found = []
+    for column in columns:
+        back = [value for value in column.values if words.withdraws(value)]
+        if back and len(back) < len(column.values) and family(column.kind) == "text" and "." not in column.path:
+            rows, name = sum(column.values[value] for value in back), column.path.replace('"', '""')
+            texts = ", ".join("'" + value.replace("'", "''") + "'" for value in back)
+            where = f'"{name}" NOT IN ({texts})'
+            where = f'({where} OR "{name}" IS NULL)' if column.nulls else where
+            found.append(
+                f"{column.path!r} is {' or '.join(map(shown, back))} in {rows:,} of {column.rows:,} rows read, which may take an "
+                f"interaction back; add {where} to data.where to leave such rows out"
+            )
+    return found
+
+
 def _listed(column: Column) -> str:
     texts = [shown(value) for value in list(column.values)[:6]]
     return ", ".join(texts) + (" and more" if len(column.values) > len(texts) else "")

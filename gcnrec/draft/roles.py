@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from gcnrec.draft import words
 from gcnrec.draft.candidates import Found
 from gcnrec.draft.contents import Column
-from gcnrec.draft.kinds import behaviour_of, rating_of
+from gcnrec.draft.kinds import behaviour_of, rating_of, taken_back
 from gcnrec.draft.nodes import users_and_items
 from gcnrec.draft.times import given_time, time_of
 from gcnrec.errors import UsageError, nearest, shown
@@ -71,6 +71,7 @@ def roles(text: str, columns: Sequence[Column], named: Named) -> Roles:
     rating = Found(given["rating"], "--rating names it") if "rating" in given else rating_of(free)
     rest = [column for column in free if rating is None or column.path != rating.path]
     weights = [column for column in rest if column.is_number and words.says_weight(column.path) and (column.low or 0.0) >= 0.0]
+    doubts += taken_back(rest)
     return Roles(user, item, time, unit, behaviour, target, rating, weights, [column.path for column in rest], doubts)
 
 

@@ -12,13 +12,23 @@ from gcnrec.config.toml import as_toml
 from gcnrec.draft import casts, words
 from gcnrec.draft.candidates import CLEAR, Found, doubt_others
 from gcnrec.draft.contents import FEW, Column
-from gcnrec.errors import UsageError
+from gcnrec.errors import UsageError, shown
+from gcnrec.ids.id_types import family
 from gcnrec.loaders.ingest.columns import TICKS
 
 _YEARS = (datetime(1980, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 """Between these, in seconds since 1970, numbers are taken for times."""
 _DAYS = (19800101, 21001231)
 """Between these, integers of a column named like a time are taken for days such as 20240131."""
+
+_DATES = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%d %b %Y", "%b %d, %Y")
+_FORMS = (
+    *(date + clock for clock in ("", " %H:%M", " %H:%M:%S") for date in _DATES),
+    *(date + clock for clock in (" %I:%M %p", " %I:%M:%S %p") for date in ("%m/%d/%Y", "%m-%d-%Y", *_DATES)),
+    "%a %b %d %H:%M:%S %z %Y",
+    "%a, %d %b %Y %H:%M:%S %z",
+)
+"""How times are written as text, other than ISO: day before month, but with AM and PM; the last two of C and of mails."""
 
 
 def time_of(text: str, columns: Sequence[Column], doubts: list[str]) -> tuple[Found | None, str | None]:
@@ -30,7 +40,8 @@ def time_of(text: str, columns: Sequence[Column], doubts: list[str]) -> tuple[Fo
         doubts.append(f"{column.path!r} holds {what}, and is left out; --time {shlex.quote(column.path)} takes it")
         usable.remove(column)
     if not usable:
-        doubts += [advice for column in columns if (advice := _time_to_cast(text, column))]
+        of_events = [column for column in columns if not words.says_other_time(column.path)]
+        doubts += [advice for column in of_events if (advice := _time_to_cast(text, column))]
         return None, None
     best = usable[0]
     doubt_others("time", best, usable[1:], doubts)
@@ -98,8 +109,25 @@ def _time_to_cast(text: str, column: Column) -> str | None:
         return f"{column.path!r} holds days as text, from names of folders; to split by it, add {flags} to the next commands"
     if column.holds_dates_as_text:
         return casts.advice(text, column, "text", casts.from_text(column))
+    if family(column.kind) == "text" and (form := _form(column.examples)):
+        return casts.advice(
+            text, column, f"times as text such as {shown(column.examples[0])}, by its look {form}", casts.from_form(form)
+        )
     if not pa.types.is_integer(column.kind) or column.low is None or column.high is None:
         return None
     if words.time_points(column.path) >= CLEAR and _DAYS[0] <= column.low and column.high <= _DAYS[1]:
         return casts.advice(text, column, "days written as numbers", casts.from_days())
     return None
+
+
+def _form(examples: Sequence[str]) -> str | None:
+    """The first form in which all examples can be read; None without one, or without examples."""
+    return next((form for form in _FORMS if examples and all(_is_of(form, text) for text in examples)), None)
+
+
+def _is_of(form: str, text: str) -> bool:
+    try:
+        datetime.strptime(text, form)
+    except ValueError:
+        return False
+    return True

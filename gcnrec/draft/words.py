@@ -46,7 +46,7 @@ _OTHER_TIME = _set("""
 _BEHAVIOUR = _set("event behaviour behavior action type activity interaction verb kind feedback")
 _RATING = _set("rating ratings stars star score rate grade overall liked like vote mark")
 _WEIGHT = _set("quantity qty plays playcount listens count views clicks duration seconds minutes dwell watch weight units")
-_BACK = _set("remove removed cancel cancelled canceled return returned refund unlike dislike undo")
+_BACK = _set("remove removed cancel cancelled canceled return returned refund refunded chargeback unlike dislike undo")
 _TARGETS = (
     _set("buy buys bought purchase purchased purchases order ordered checkout transaction sale paid"),
     _set("book booking subscribe rent install download apply enroll"),

@@ -186,7 +186,7 @@ def _said(record: Record, metric: str) -> tuple[dict[str, Any], str]:
     if record.best is None or record.state == "failed":
         return fields, record.problem or "it was never validated"
     epoch, value = record.best
-    early = ", ended early" if record.state == "pruned" else ""
+    early = f", ended early at epoch {record.curve[-1][0]}" if record.state == "pruned" else ""
     return fields | {"epoch": epoch, metric: value}, f"{metric} {value:.4f} after epoch {epoch}{early}"
 
 

@@ -76,6 +76,15 @@ def test_ratings_count_from_the_upper_part_of_their_scale(draft, stars, least, b
     assert found.get("data.negative_below", below) == below
 
 
+def test_many_zeros_below_a_scale_are_no_ratings(draft):
+    shelved = draft(rating=np.array([0, 0, 0, 1, 2, 3, 4, 5])[np.arange(ROWS) % 8])
+    assert values(shelved)["data.min_rating"] == 4 and "data.negative_below" not in values(shelved)
+    text = shelved.job.replace("\n#", "")
+    assert "scale from 1 to 5; 0, in 38% of the rows, is taken for no rating" in text and "negative_below = 3" in text
+    few = values(draft(rating=np.where(np.arange(ROWS) < 20, 0, 1 + np.arange(ROWS) % 5)))
+    assert (few["data.min_rating"], few["data.negative_below"]) == (4, 3)
+
+
 def test_a_threshold_leaves_a_fifth_of_the_rows(draft):
     rating = np.where(np.arange(ROWS) < 20, 5, np.where(np.arange(ROWS) < 200, 3, 1))
     assert values(draft(rating=rating))["data.min_rating"] == 3
@@ -89,6 +98,10 @@ def test_rows_without_an_id_or_a_behaviour_are_left_out_first(draft):
         '"user" IS NOT NULL AND "ts" > 0 AND "event" IS NOT NULL AND "event" NOT IN (\'remove_from_cart\')'
     )
     assert values(made)["data.target"] == ["buy"]
+    assert (
+        "\nwhere = '''\"user\" IS NOT NULL AND" in made.job
+        and tomllib.loads(made.job)["data"]["where"] == values(made)["data.where"]
+    )
 
 
 def of_size(rows, users, items, machine, draft):

@@ -161,6 +161,9 @@ def typed(said):
 @pytest.mark.parametrize(
     ("column", "values"),
     [("when", ["2024-01-01 10:00:00", "2024-01-02 11:30:00"]), ("when", ["2024-01-01T10:00:00Z", "2024-01-02T11:30:00Z"]),
+     ("When", ["01.01.2024 10:00", "02.01.2024 11:30"]), ("when", ["1/1/2024 10:00:07 AM", "1/02/2024 11:30:00 PM"]),
+     ("date_added", ["Mon Jan 01 10:00:00 -0700 2024", "Tue Jan 02 11:30:00 -0700 2024"]),
+     ("when", ["Jan 1, 2024", "Jan 2, 2024"]), ("when", ["01/01/2024", "02/01/2024"]),
      ("day", [20240101, 20240102]), ("when ' \" \\ \U0001f600", ["2024-01-01", "2024-01-02"])],
 )  # fmt: skip
 def test_times_in_another_form_come_with_a_command_that_casts_them(found, column, values):
@@ -168,6 +171,23 @@ def test_times_in_another_form_come_with_a_command_that_casts_them(found, column
     assert seen.time is None and len(seen.doubts) == 1
     cast = typed(seen.doubts[0])
     assert cast.time.path == column and "from 2024-01-01 to 2024-01-02" in cast.time.reason
+
+
+def test_births_and_text_of_several_forms_are_no_times(found):
+    seen = found(
+        user=USERS, item=ITEMS, birth_date=["02.01.1970", "03.01.1980"] * (ROWS // 2), when=["2 Jan 2024", "Monday"] * 200
+    )
+    assert seen.time is None and seen.doubts == []
+
+
+def test_a_status_that_takes_back_is_a_doubt_with_a_condition(found):
+    status = pa.array([("paid", "refunded", "pending", None, "it's returned")[n % 5] for n in range(ROWS)])
+    seen = found(user=USERS, item=ITEMS, **{"order status": status})
+    assert seen.doubts == [
+        "'order status' is 'refunded' or \"it's returned\" in 160 of 400 rows read, which may take an interaction back; add ("
+        "\"order status\" NOT IN ('refunded', 'it''s returned') OR \"order status\" IS NULL) to data.where to leave such rows out"
+    ]
+    assert found(user=USERS, item=ITEMS, status=["paid", "pending"] * (ROWS // 2)).doubts == []
 
 
 def test_a_flag_that_names_times_in_another_form_has_the_same_command(found):

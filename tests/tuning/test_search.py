@@ -90,6 +90,7 @@ def tune(place, out, jobs=1, report=lambda *said: None, **changes):
 def test_a_study_does_not_depend_on_how_many_train_at_a_time(place, pretended):
     said = []
     study = tune(place, "one", report=lambda *each: said.append(each))
+    assert all(text.endswith("ended early at epoch 3") == (fields["state"] == "pruned") for fields, text, _ in said)
     assert pretended.busiest == [1] and [count for *_, count in said] == list(range(1, 15))
     tune(place, "three", jobs=3)
     assert pretended.busiest == [3]
