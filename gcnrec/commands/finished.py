@@ -204,16 +204,18 @@ def score(
 
 def export(
     run: RunFolder,
-    kind: Annotated[str, typer.Option("--format", metavar="faiss|bundle|parquet", help="What to write.")],
+    kind: Annotated[str, typer.Option("--format", metavar="faiss|bundle|parquet|int8", help="What to write.")],
     out: Annotated[
         Path, typer.Option(metavar="PATH", parser=place_to_write, help="The folder to write; for a bundle, the file.")
     ],
     index: Annotated[str | None, typer.Option(metavar="flat|hnsw", help="faiss: the index; default flat.")] = None,
-    k: Annotated[int | None, typer.Option("--k", metavar="N", parser=count, help="faiss: measure recall@N; default 20.")] = None,
+    k: Annotated[
+        int | None, typer.Option("--k", metavar="N", parser=count, help="faiss, int8: measure recall@N; default 20.")
+    ] = None,
     force: ReplaceExport = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write what serving needs: a FAISS index of the items, a safetensors bundle, or the embeddings."""
+    """Write what serving needs: a FAISS index of the items, a safetensors bundle, or the embeddings, also as int8."""
     from gcnrec.reports.text import figure_lines
     from gcnrec.results.export import export as write
     from gcnrec.runs.folder import open_run

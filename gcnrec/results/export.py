@@ -1,4 +1,4 @@
-"""What leaves gcnrec to be served: embeddings as Parquet, a FAISS index of the items, or a bundle (`gcnrec.results.bundle`).
+"""What leaves gcnrec to be served: embeddings as Parquet, a FAISS index of the items, a bundle, and the forms of `exports/`.
 
 FAISS and torch round inner products differently, so two items whose scores differ by a last bit may swap places in a raw
 search of the index. `ranked` undoes that: it takes candidates from the index, more than asked for, and lets the scores of
@@ -26,24 +26,19 @@ from gcnrec.loaders.schema import new_folder
 from gcnrec.ops.topk import Hidden, ItemLists, TopK, contained
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, in_chunks, rank_chunk, top_k_all
-from gcnrec.results.bundle import is_bundle, write_bundle
-from gcnrec.results.outputs import owner_of
-from gcnrec.runs.embeddings import EXPORT_KEY, read_export
+from gcnrec.results.bundle import write_bundle
+from gcnrec.results.exports.int8 import overlap, write_int8
+from gcnrec.results.exports.target import FAISS_INDEXES, FORMAT, INDEX_FACTS, Target
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import embeddings_paths
 from gcnrec.storage.documents import read_object
 from gcnrec.storage.files import next_folder
 from gcnrec.system.observer import SILENT, Observer, kept
 
-FORMATS = ("faiss", "bundle", "parquet")
-INDEXES = ("flat", "hnsw")
-FORMAT = 1
-
-_FACTS = "index.json"
-_ROW_FILES, _INDEX_FILES = ("users.parquet", "items.parquet"), ("items.faiss", "items.parquet", _FACTS)
-"""Names of the files of exported folders."""
-_MAGIC = {"flat": b"IxFI", "hnsw": b"IHNf"}
-"""The first bytes of FAISS's files of each index."""
+FORMATS = ("faiss", "bundle", "parquet", "int8")
+INDEXES = FAISS_INDEXES
+_WITH_K = ("faiss", "int8")
+"""Formats that measure the recall of lists."""
 MEASURED_USERS = 1000
 """Recall of an index is measured for so many users, spread evenly over the user numbers, so over all degrees."""
 HNSW_LINKS, HNSW_CONSTRUCTION = 32, 200
@@ -63,76 +58,6 @@ class ItemIndex:
     facts: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """Where an export goes; `force` replaces what lies there, if that is an export and nothing else."""
-
-    path: Path
-    force: bool
-
-    def refuse_taken(self, kind: str) -> None:
-        """UsageError where something lies there that is not to be replaced, such as a file of a run or of a shop."""
-        out = self.path
-        if not out.exists():
-            return
-        if (owner := owner_of(out)) is not None:
-            raise UsageError(f"{out} exists and belongs to {owner}, which is never overwritten; choose another --out")
-        foreign: str | None
-        if kind == "bundle" and out.is_file():
-            foreign = None if is_bundle(out) else "it is no bundle, or a damaged one"
-        elif kind != "bundle" and out.is_dir():
-            name = _foreign(out)
-            foreign = name and f"it holds {name}, which is no part of an export, or is damaged"
-        else:
-            foreign = "it is a folder" if out.is_dir() else "it is no folder"
-        if foreign:
-            raise UsageError(f"{out} exists and is never overwritten, as {foreign}; choose another --out")
-        if not self.force:
-            raise UsageError(f"{out} exists and is never overwritten; choose another --out, or add --force")
-
-
-def _foreign(folder: Path) -> str | None:
-    """The name of a file that is no part of an export, None where there is none: as the files' content says, not their names."""
-    inside = {path.name: path for path in sorted(folder.iterdir())}
-    facts = _index_facts(inside.get(_FACTS))
-    for name, path in inside.items():
-        known = name in (_INDEX_FILES if facts else _ROW_FILES) and path.is_file()
-        if not (known and (_is_of_index(path, facts) if facts else _is_of_embeddings(path))):
-            return name
-    return None
-
-
-def _index_facts(path: Path | None) -> dict[str, Any]:
-    """What the `index.json` of an exported index says; nothing of another file."""
-    try:
-        facts = {} if path is None or not path.is_file() else read_object(path, "export it again")
-    except DataError:
-        return {}
-    return facts if facts.get("format") == FORMAT and facts.get("index") in INDEXES and "query" in facts else {}
-
-
-def _is_of_index(path: Path, facts: dict[str, Any]) -> bool:
-    """Whether a file is part of the exported index that `facts` describe."""
-    if path.name == _FACTS:
-        return True
-    if path.suffix == ".faiss":
-        with path.open("rb") as file:
-            return file.read(4) == _MAGIC[facts["index"]]
-    try:
-        with pq.ParquetFile(path) as file:
-            return file.schema_arrow.names == ["number", "id"] and file.metadata.num_rows == facts.get("items")
-    except (pa.ArrowException, OSError):
-        return False
-
-
-def _is_of_embeddings(path: Path) -> bool:
-    """Whether a file is one of a run's embeddings, as its metadata says."""
-    try:
-        return EXPORT_KEY in (pq.read_schema(path).metadata or {}) and bool(read_export(path))
-    except (pa.ArrowException, OSError, DataError):
-        return False
-
-
 def export(
     run: Run, kind: str, out: Path, *, index: str | None = None, k: int | None = None, force: bool = False,
     observer: Observer = SILENT,
@@ -141,22 +66,25 @@ def export(
 
     "parquet": a folder with `users.parquet` and `items.parquet` (`id`, `embedding`). "bundle": one safetensors file. "faiss":
     a folder with `items.faiss` (inner product; `index` "flat" or "hnsw", default flat), `items.parquet` (`number`, `id`) and
-    `index.json` with the recall@`k` (default 20) against exact search. `force` replaces an earlier export.
+    `index.json` with the recall@`k` (default 20) against exact search. "int8": as "parquet" with codes and scales of rows, and
+    `export.json` with the recall of their lists (`gcnrec.results.exports.int8`). `force` replaces an earlier export.
     Raises UsageError when `out` is taken, when the model has no embeddings, or when FAISS is not installed.
     """
     if kind not in FORMATS:
         raise UsageError(f"--format must be one of {', '.join(FORMATS)}, got {kind!r}")
-    if kind != "faiss" and (index, k) != (None, None):
-        raise UsageError(f"--index and --k belong to --format faiss, got --format {kind}; leave them out")
-    target = _Target(out, force)
+    refuse_options(kind, index, k)
+    target = Target(out, force)
     target.refuse_taken(kind)
     scratch = next_folder(out.parent)  # the run's own folder may be read-only
     run.scorer(scratch)  # refuses a run that is not finished
     if run.job.model.closed_form:
         raise UsageError(f"{run.folder} holds a closed-form model ({run.job.model.name}), which has no embeddings to export")
     scorer, mixture = run.embeddings(scratch).scorer, run.mixture
+    k = 20 if k is None else k
     if kind == "faiss":
-        facts = _write_index(run, scorer, target, index or "flat", 20 if k is None else k, kept(observer))
+        facts = _write_index(run, scorer, target, index or "flat", k, kept(observer))
+    elif kind == "int8":
+        facts = write_int8(run, run.embeddings(scratch), target, k, kept(observer))
     elif kind == "bundle":
         facts = write_bundle(run, run.embeddings(scratch), out)
     else:
@@ -166,10 +94,20 @@ def export(
     return {"out": str(out), **facts, "format": kind}
 
 
+def refuse_options(kind: str, index: str | None, k: int | None) -> None:
+    """UsageError for options that belong to another format, and for lists of no length."""
+    if kind != "faiss" and index is not None:
+        raise UsageError(f"--index belongs to --format faiss, got --format {kind}; leave it out")
+    if kind not in _WITH_K and k is not None:
+        raise UsageError(f"--k belongs to --format {' or '.join(_WITH_K)}, got --format {kind}; leave it out")
+    if k is not None and k < 1:
+        raise UsageError(f"--k must be at least 1, got {k}")
+
+
 def open_index(folder: Path) -> ItemIndex:
     """An index folder that `export` wrote. DataError when it is missing or damaged, UsageError without FAISS."""
     faiss = _faiss()
-    facts = read_object(folder / "index.json", "export it again")
+    facts = read_object(folder / INDEX_FACTS, "export it again")
     try:
         index = faiss.read_index(str(folder / "items.faiss"))
         ids = pq.read_table(folder / "items.parquet").column("id").combine_chunks()
@@ -247,11 +185,9 @@ def _is_enough(
     return bool(((ranks_BW[:, -1] >= k) & (gaps_B > rounding_B)).all())
 
 
-def _write_index(run: Run, scorer: EmbeddingScorer, target: _Target, kind: str, k: int, observer: Observer) -> dict[str, Any]:
+def _write_index(run: Run, scorer: EmbeddingScorer, target: Target, kind: str, k: int, observer: Observer) -> dict[str, Any]:
     if kind not in INDEXES:
         raise UsageError(f"--index must be {' or '.join(INDEXES)}, got {kind!r}")
-    if k < 1:
-        raise UsageError(f"--k must be at least 1, got {k}")
     faiss = _faiss()
     width = indexed_rows(scorer, 0, 0).shape[1]
     index = faiss.IndexFlatIP(width) if kind == "flat" else _hnsw(faiss, width)
@@ -272,7 +208,7 @@ def _write_index(run: Run, scorer: EmbeddingScorer, target: _Target, kind: str, 
             raise DataError(f"cannot write {target.path}: {problem}; {os_remedy(problem, 'choose another --out')}") from None
         numbers = pa.array(np.arange(len(ids), dtype=np.int32))
         pq.write_table(pa.table({"number": numbers, "id": ids}), work / "items.parquet", compression="zstd")
-        (work / "index.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        (work / INDEX_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return facts
 
 
@@ -289,21 +225,17 @@ def _measured(index: Any, scorer: EmbeddingScorer, kind: str, k: int) -> dict[st
     users_B = np.linspace(0, scorer.num_users - 1, count).round().astype(np.int32)
     rows_BF, exact_BK = queries_of(scorer, users_B), top_k_all(scorer, users_B, k, None).items_BK
     if kind == "flat":
-        return {f"recall@{k}": _overlap(index.search(rows_BF, k)[1], exact_BK), "measured_users": count}
+        return {f"recall@{k}": overlap(index.search(rows_BF, k)[1], exact_BK), "measured_users": count}
     recalls: dict[str, float] = {}
     for ef in EF_SEARCH:
         index.hnsw.efSearch = ef
-        recalls[str(ef)] = _overlap(index.search(rows_BF, k)[1], exact_BK)
+        recalls[str(ef)] = overlap(index.search(rows_BF, k)[1], exact_BK)
         if recalls[str(ef)] >= ENOUGH_RECALL:
             break
     return {f"recall@{k}": recalls[str(ef)], "measured_users": count, "ef_search": ef, "recall_by_ef_search": recalls}
 
 
-def _overlap(found_BK: NDArray[np.int64], exact_BK: NDArray[np.int32]) -> float:
-    return float((exact_BK[:, :, None] == found_BK[:, None, :]).any(axis=2).mean())
-
-
-def _copy_embeddings(run: Run, scorer: EmbeddingScorer, target: _Target) -> dict[str, Any]:
+def _copy_embeddings(run: Run, scorer: EmbeddingScorer, target: Target) -> dict[str, Any]:
     """The files of the run folder, which have just been read: both are whole and hold the ids of the dataset."""
     with new_folder(target.path, target.force) as work:
         for path in embeddings_paths(run.folder):

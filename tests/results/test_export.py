@@ -236,8 +236,9 @@ def test_ids_of_every_type_come_back(tmp_path, ids, text):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"kind": "onnx"}, "--format must be one of faiss, bundle, parquet, got 'onnx'"),
-        ({"kind": "bundle", "k": 5}, "--index and --k belong to --format faiss"),
+        ({"kind": "hdf5"}, "--format must be one of faiss, bundle, parquet, int8, got 'hdf5'"),
+        ({"kind": "bundle", "k": 5}, "--k belongs to --format faiss or int8, got --format bundle; leave it out"),
+        ({"kind": "int8", "index": "flat"}, "--index belongs to --format faiss, got --format int8; leave it out"),
         ({"kind": "faiss", "index": "ivf"}, "--index must be flat or hnsw, got 'ivf'"),
         ({"kind": "faiss", "k": 0}, "--k must be at least 1, got 0"),
     ],
@@ -268,7 +269,7 @@ def test_force_replaces_an_export_alone(run, tmp_path, kind):
     if kind == "bundle":
         assert (tmp_path / "out").read_bytes() == before
         return
-    export(run, {"faiss": "parquet", "parquet": "faiss"}[kind], tmp_path / "out", force=True)
+    export(run, {"faiss": "int8", "int8": "parquet", "parquet": "faiss"}[kind], tmp_path / "out", force=True)
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match=r"as it holds notes.txt, which is no part of an export, or is damaged; choose another"):
         export(run, kind, tmp_path / "out", force=True)

@@ -1,0 +1,1 @@
+"""The forms in which embeddings and encoders leave a run."""
