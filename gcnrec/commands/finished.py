@@ -204,18 +204,18 @@ def score(
 
 def export(
     run: RunFolder,
-    kind: Annotated[str, typer.Option("--format", metavar="faiss|bundle|parquet|int8", help="What to write.")],
+    kind: Annotated[str, typer.Option("--format", metavar="faiss|bundle|parquet|int8|onnx|usearch", help="What to write.")],
     out: Annotated[
         Path, typer.Option(metavar="PATH", parser=place_to_write, help="The folder to write; for a bundle, the file.")
     ],
     index: Annotated[str | None, typer.Option(metavar="flat|hnsw", help="faiss: the index; default flat.")] = None,
     k: Annotated[
-        int | None, typer.Option("--k", metavar="N", parser=count, help="faiss, int8: measure recall@N; default 20.")
+        int | None, typer.Option("--k", metavar="N", parser=count, help="faiss, usearch, int8: measure recall@N; default 20.")
     ] = None,
     force: ReplaceExport = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write what serving needs: a FAISS index of the items, a safetensors bundle, or the embeddings, also as int8."""
+    """Write what serving needs: an index of items, a safetensors bundle, embeddings, also as int8, or graphsage's encoder."""
     from gcnrec.reports.text import figure_lines
     from gcnrec.results.export import export as write
     from gcnrec.runs.folder import open_run

@@ -27,26 +27,26 @@ from gcnrec.ops.topk import Hidden, ItemLists, TopK, contained
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, in_chunks, rank_chunk, top_k_all
 from gcnrec.results.bundle import write_bundle
-from gcnrec.results.exports.int8 import overlap, write_int8
+from gcnrec.results.exports.int8 import write_int8
+from gcnrec.results.exports.sage_onnx import write_onnx
 from gcnrec.results.exports.target import FAISS_INDEXES, FORMAT, INDEX_FACTS, Target
+from gcnrec.results.exports.usearch_index import write_usearch
+from gcnrec.results.exports.vectors import ADDED_AT_ONCE, indexed_rows, measured_users, overlap, queries_of
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import embeddings_paths
 from gcnrec.storage.documents import read_object
 from gcnrec.storage.files import next_folder
 from gcnrec.system.observer import SILENT, Observer, kept
 
-FORMATS = ("faiss", "bundle", "parquet", "int8")
+FORMATS = ("faiss", "bundle", "parquet", "int8", "onnx", "usearch")
 INDEXES = FAISS_INDEXES
-_WITH_K = ("faiss", "int8")
+_WITH_K = ("faiss", "int8", "usearch")
 """Formats that measure the recall of lists."""
-MEASURED_USERS = 1000
-"""Recall of an index is measured for so many users, spread evenly over the user numbers, so over all degrees."""
 HNSW_LINKS, HNSW_CONSTRUCTION = 32, 200
 EF_SEARCH = (32, 64, 128, 256, 512)
 ENOUGH_RECALL = 0.99
 """An HNSW index is left with the first of `EF_SEARCH` that reaches this, or the last."""
 _SPARE = 16
-_ADDED_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,10 @@ def export(
 
     "parquet": a folder with `users.parquet` and `items.parquet` (`id`, `embedding`). "bundle": one safetensors file. "faiss":
     a folder with `items.faiss` (inner product; `index` "flat" or "hnsw", default flat), `items.parquet` (`number`, `id`) and
-    `index.json` with the recall@`k` (default 20) against exact search. "int8": as "parquet" with codes and scales of rows, and
-    `export.json` with the recall of their lists (`gcnrec.results.exports.int8`). `force` replaces an earlier export.
+    `index.json` with the recall@`k` (default 20) against exact search. "usearch": as "faiss", with `items.usearch`. "int8": as
+    "parquet" with codes and scales of rows, and `export.json` with the recall of their lists (`gcnrec.results.exports.int8`).
+    "onnx": a folder with the encoder of graphsage and the rows that it reads (`gcnrec.results.exports.sage_onnx`).
+    `force` replaces an earlier export.
     Raises UsageError when `out` is taken, when the model has no embeddings, or when FAISS is not installed.
     """
     if kind not in FORMATS:
@@ -85,6 +87,10 @@ def export(
         facts = _write_index(run, scorer, target, index or "flat", k, kept(observer))
     elif kind == "int8":
         facts = write_int8(run, run.embeddings(scratch), target, k, kept(observer))
+    elif kind == "usearch":
+        facts = write_usearch(run, scorer, target, k, kept(observer))
+    elif kind == "onnx":
+        facts = write_onnx(run, run.embeddings(scratch), target)
     elif kind == "bundle":
         facts = write_bundle(run, run.embeddings(scratch), out)
     else:
@@ -99,7 +105,7 @@ def refuse_options(kind: str, index: str | None, k: int | None) -> None:
     if kind != "faiss" and index is not None:
         raise UsageError(f"--index belongs to --format faiss, got --format {kind}; leave it out")
     if kind not in _WITH_K and k is not None:
-        raise UsageError(f"--k belongs to --format {' or '.join(_WITH_K)}, got --format {kind}; leave it out")
+        raise UsageError(f"--k belongs to --format {', '.join(_WITH_K)}, got --format {kind}; leave it out")
     if k is not None and k < 1:
         raise UsageError(f"--k must be at least 1, got {k}")
 
@@ -133,24 +139,6 @@ def ranked(index: ItemIndex, scorer: EmbeddingScorer, users_B: NDArray[np.int32]
         return rank_chunk(scorer, chunk_B, k, Hidden((hidden,)), _candidates(index.index, scorer, chunk_B, k, hidden))
 
     return in_chunks(scorer, rank, range(0, len(users_B), USERS_PER_CHUNK))
-
-
-def queries_of(scorer: EmbeddingScorer, users_B: NDArray[np.int32]) -> NDArray[np.float32]:
-    """What to search an index for: the users' embeddings, and a 1 behind them where items have a column; float32 (B, F)."""
-    rows_BF = scorer.prepare(users_B).numpy()
-    return rows_BF if scorer.column_I is None else np.concatenate([rows_BF, np.ones_like(rows_BF[:, :1])], axis=1)
-
-
-def indexed_rows(scorer: EmbeddingScorer, first: int, last: int) -> NDArray[np.float32]:
-    """Vectors of items `first .. last-1` whose inner products with `queries_of` rank as `scorer` does, float32 (items, F).
-
-    The column loses its mean, which changes no ranking and keeps the vectors short.
-    """
-    rows_IF = scorer.items_ID[first:last].numpy()
-    if scorer.column_I is None:
-        return rows_IF
-    column_I = scorer.column_I[first:last] - scorer.column_I.mean()
-    return np.concatenate([rows_IF, column_I[:, None].numpy()], axis=1)
 
 
 def _candidates(index: Any, scorer: EmbeddingScorer, users_B: NDArray[np.int32], k: int, hidden: ItemLists) -> ItemLists:
@@ -191,8 +179,8 @@ def _write_index(run: Run, scorer: EmbeddingScorer, target: Target, kind: str, k
     faiss = _faiss()
     width = indexed_rows(scorer, 0, 0).shape[1]
     index = faiss.IndexFlatIP(width) if kind == "flat" else _hnsw(faiss, width)
-    for first in range(0, scorer.num_items, _ADDED_AT_ONCE):
-        last = min(first + _ADDED_AT_ONCE, scorer.num_items)
+    for first in range(0, scorer.num_items, ADDED_AT_ONCE):
+        last = min(first + ADDED_AT_ONCE, scorer.num_items)
         index.add(indexed_rows(scorer, first, last))  # copy: FAISS owns its rows
         observer.work("indexing items", last, scorer.num_items)
     facts = {
@@ -221,18 +209,17 @@ def _hnsw(faiss: Any, width: int) -> Any:
 
 def _measured(index: Any, scorer: EmbeddingScorer, kind: str, k: int) -> dict[str, Any]:
     """Recall@k of raw searches among all items: the share of the exact top k that the index finds. Sets HNSW's `efSearch`."""
-    count = min(MEASURED_USERS, scorer.num_users)
-    users_B = np.linspace(0, scorer.num_users - 1, count).round().astype(np.int32)
+    users_B = measured_users(scorer)
     rows_BF, exact_BK = queries_of(scorer, users_B), top_k_all(scorer, users_B, k, None).items_BK
     if kind == "flat":
-        return {f"recall@{k}": overlap(index.search(rows_BF, k)[1], exact_BK), "measured_users": count}
+        return {f"recall@{k}": overlap(index.search(rows_BF, k)[1], exact_BK), "measured_users": len(users_B)}
     recalls: dict[str, float] = {}
     for ef in EF_SEARCH:
         index.hnsw.efSearch = ef
         recalls[str(ef)] = overlap(index.search(rows_BF, k)[1], exact_BK)
         if recalls[str(ef)] >= ENOUGH_RECALL:
             break
-    return {f"recall@{k}": recalls[str(ef)], "measured_users": count, "ef_search": ef, "recall_by_ef_search": recalls}
+    return {f"recall@{k}": recalls[str(ef)], "measured_users": len(users_B), "ef_search": ef, "recall_by_ef_search": recalls}
 
 
 def _copy_embeddings(run: Run, scorer: EmbeddingScorer, target: Target) -> dict[str, Any]:

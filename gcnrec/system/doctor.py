@@ -18,6 +18,8 @@ from gcnrec.system.machine import PACKAGES, available_cores, machine, versions
 EXTRAS = {
     "gpu": (("cupy-cuda13x", "cupy-cuda12x", "numba-cuda"), "training on an NVIDIA GPU; one of the CuPys, as the driver has it"),
     "faiss": (("faiss-cpu",), "gcnrec export --format faiss"),
+    "usearch": (("usearch",), "gcnrec export --format usearch"),
+    "onnx": (("onnx",), "gcnrec export --format onnx, the encoder of graphsage"),
     "tracking": (("tensorboard", "mlflow"), "run.tensorboard and run.mlflow (MLflow is installed by itself)"),
     "tune": (("optuna",), 'gcnrec tune with sampler = "tpe"'),
     "pyg": (("torch-geometric",), "batches and samplers for PyTorch Geometric, gcnrec.loaders.pyg"),

@@ -31,6 +31,7 @@ from gcnrec.ranking.seen import judged_pairs, seen_items
 from gcnrec.ranking.top_k import top_k_all
 from gcnrec.results.evaluate import rule_of
 from gcnrec.results.exports.target import EXPORT_FACTS, FORMAT, Target
+from gcnrec.results.exports.vectors import measured_users, overlap
 from gcnrec.runs.embeddings import EXPORT_KEY
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import embeddings_paths
@@ -43,7 +44,6 @@ LARGEST = 127
 EXACT_FLOAT32 = 2**24 // LARGEST**2
 """The width up to which float32 adds products of codes without rounding, in any order."""
 SCORE = "(sum of code_u * code_i) * scale_i * scale_u + popularity_factor * popularity"
-_MEASURED_USERS = 1000
 _ROWS_BYTES = 2**24
 """Of float32 rows that are coded and written at a time, as a row group."""
 
@@ -129,15 +129,9 @@ def _write_rows(path: Path, ids: Vocabulary, rows_RF: torch.Tensor, popularity_R
 
 def _agreement(scorer: EmbeddingScorer, k: int) -> dict[str, Any]:
     """How much of the float32 lists, nothing left out, int8 lists hold: users spread evenly over the numbers, so over degrees."""
-    count = min(_MEASURED_USERS, scorer.num_users)
-    users_B = np.linspace(0, scorer.num_users - 1, count).round().astype(np.int32)
+    users_B = measured_users(scorer)
     float_BK, int8_BK = (top_k_all(each, users_B, k, None).items_BK for each in (scorer, Int8Scorer(scorer)))
-    return {f"recall@{k}": overlap(int8_BK, float_BK), "measured_users": count}
-
-
-def overlap(found_BK: NDArray[Any], exact_BK: NDArray[np.int32]) -> float:
-    """The share of exact lists that lists of the same users hold."""
-    return float((exact_BK[:, :, None] == found_BK[:, None, :]).any(axis=2).mean())
+    return {f"recall@{k}": overlap(int8_BK, float_BK), "measured_users": len(users_B)}
 
 
 def _on_test(run: Run, scorer: EmbeddingScorer, k: int, observer: Observer) -> dict[str, dict[str, float]]:

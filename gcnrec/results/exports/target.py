@@ -20,6 +20,8 @@ from gcnrec.storage.documents import read_object
 FORMAT = 1
 INDEX_FACTS, EXPORT_FACTS = "index.json", "export.json"
 """What describes an exported index, and another exported folder."""
+ENCODER, ONNX_PRODUCER, ROWS_KEY = "encoder.onnx", "gcnrec", b"gcnrec.rows"
+"""The file of an encoder, what it names as its maker, and the key in the metadata of files of its rows."""
 FAISS_INDEXES = ("flat", "hnsw")
 _MAGIC = {"flat": b"IxFI", "hnsw": b"IHNf"}
 """The first bytes of FAISS's files of each index."""
@@ -67,12 +69,18 @@ def _foreign(folder: Path) -> str | None:
 def _parts(inside: dict[str, Path]) -> dict[str, IsPart]:
     """Names of the files that the export in a folder may have, and what recognises each."""
     index, other = _facts(inside.get(INDEX_FACTS)), _facts(inside.get(EXPORT_FACTS))
+    if index.get("index") == "usearch" and "query" in index:
+        known: dict[str, IsPart] = {INDEX_FACTS: Path.is_file, "items.usearch": _is_usearch}
+        return known | {"items.parquet": partial(_lists_items, index.get("items"))}
     if index.get("index") in FAISS_INDEXES and "query" in index:
         return {
             INDEX_FACTS: Path.is_file,
             "items.faiss": partial(_begins_with, _MAGIC[index["index"]]),
             "items.parquet": partial(_lists_items, index.get("items")),
         }
+    if other.get("kind") == "onnx":
+        rows: dict[str, IsPart] = dict.fromkeys(("users.parquet", "items.parquet"), _is_of_rows)
+        return {EXPORT_FACTS: Path.is_file, ENCODER: _is_encoder, **rows}
     embeddings: dict[str, IsPart] = dict.fromkeys(("users.parquet", "items.parquet"), _is_of_embeddings)
     return embeddings | ({EXPORT_FACTS: Path.is_file} if other.get("kind") == "int8" else {})
 
@@ -91,6 +99,33 @@ def _facts(path: Path | None) -> dict[str, Any]:
 def _begins_with(magic: bytes, path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(magic)) == magic
+
+
+def _is_usearch(path: Path) -> bool:
+    """Whether a file is an index of usearch: the vectors' rows and bytes a row, uint32 each, the vectors, and its name."""
+    with path.open("rb") as file:
+        begin = file.read(8)
+        if len(begin) < 8:
+            return False
+        rows, row_bytes = (int.from_bytes(part, "little") for part in (begin[:4], begin[4:]))
+        file.seek(8 + rows * row_bytes)
+        return file.read(7) == b"usearch"
+
+
+def _is_encoder(path: Path) -> bool:
+    """Whether a file is an ONNX model of ours: field 1 is the version of the format, a byte, and field 2 the maker."""
+    maker = ONNX_PRODUCER.encode()
+    with path.open("rb") as file:
+        begin = file.read(4 + len(maker))
+    return begin[:1] == b"\x08" and begin[2:] == bytes([0x12, len(maker)]) + maker
+
+
+def _is_of_rows(path: Path) -> bool:
+    """Whether a file has rows that an exported encoder reads."""
+    try:
+        return ROWS_KEY in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def _lists_items(count: Any, path: Path) -> bool:
