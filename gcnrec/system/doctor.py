@@ -20,6 +20,7 @@ EXTRAS = {
     "faiss": (("faiss-cpu",), "gcnrec export --format faiss"),
     "usearch": (("usearch",), "gcnrec export --format usearch"),
     "onnx": (("onnx",), "gcnrec export --format onnx, the encoder of graphsage"),
+    "delta": (("deltalake",), "Delta tables as inputs"),
     "tracking": (("tensorboard", "mlflow"), "run.tensorboard and run.mlflow (MLflow is installed by itself)"),
     "tune": (("optuna",), 'gcnrec tune with sampler = "tpe"'),
     "pyg": (("torch-geometric",), "batches and samplers for PyTorch Geometric, gcnrec.loaders.pyg"),

@@ -12,14 +12,17 @@ from pyarrow import fs
 
 from gcnrec.errors import DataError
 from gcnrec.loaders.bounds.footer import footer_size
+from gcnrec.loaders.files.delta import EXPORT
 
 _LOGS = {"Delta": "_delta_log", "Iceberg": "metadata", "Hudi": ".hoodie"}
 """The folder of the log inside a table of each format."""
 _EXPORTS = {
-    "Delta": "in DuckDB: COPY (FROM delta_scan('{}')) TO 'plain.parquet'",
+    "Delta": EXPORT,
     "Iceberg": "in DuckDB: COPY (FROM iceberg_scan('{}')) TO 'plain.parquet'",
     "Hudi": "in Spark: spark.read.format('hudi').load('{}').write.parquet('plain')",
 }
+_WHOLE = "name the folder of the table itself, or "
+"""What helps with a part of a table, or a folder above it, where the log can be read."""
 _MOST_FOOTER = 2**20
 """Bytes of the footer of a log's file that is looked into."""
 
@@ -40,12 +43,21 @@ def refuse_tables(filesystem: fs.FileSystem, root: str, files: Iterable[str]) ->
         _refuse(filesystem, [str(folder) for folder in above if str(folder) != "."])
 
 
+def is_delta(filesystem: fs.FileSystem, folder: str) -> bool:
+    """Whether a folder is a Delta table."""
+    log = f"{folder.rstrip('/')}/{_LOGS['Delta']}"
+    (info,) = filesystem.get_file_info([log])
+    is_folder = bool(info.type == fs.FileType.Directory)
+    return is_folder and _is_log(filesystem, "Delta", filesystem.get_file_info(fs.FileSelector(log)))
+
+
 def _refuse(filesystem: fs.FileSystem, folders: list[str]) -> None:
     places = [(kind, folder, f"{folder.rstrip('/')}/{log}") for folder in folders for kind, log in _LOGS.items()]
     for (kind, folder, log), info in zip(places, filesystem.get_file_info([log for *_, log in places]), strict=True):
         if info.type == fs.FileType.Directory and _is_log(filesystem, kind, filesystem.get_file_info(fs.FileSelector(log))):
             raise DataError(
                 f"{folder} is a {kind} table, whose log in {log} says which files count, and plain Parquet is expected; "
+                f"{_WHOLE if kind == 'Delta' else ''}"
                 f"export its current version ({_EXPORTS[kind].format(folder)}) and name what comes of it"
             )
 

@@ -188,7 +188,7 @@ def open_files(
     for path, schema in schemas:
         if len(set(schema.names)) != len(schema.names):
             raise DataError(f"{path} has two columns of one name among {', '.join(schema.names)}; rename one")
-    return Input(listing.text, *_joined(listing, schemas, key_types or {}), rows, allowed)
+    return Input(listing.text, *_joined(listing, schemas, {**listing.key_types, **(key_types or {})}), rows, allowed)
 
 
 def _check_footer(filesystem: fs.FileSystem, path: str, allowed: Allowed) -> None:

@@ -8,8 +8,8 @@ folder, files count whose name ends like Parquet, or whose content begins like i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from fnmatch import translate
 from glob import escape
 from pathlib import Path, PurePosixPath
@@ -20,7 +20,8 @@ from pyarrow import fs
 
 from gcnrec.config.data import IN_MEMORY
 from gcnrec.errors import DataError, first_line, os_remedy
-from gcnrec.loaders.files.table_formats import refuse_tables
+from gcnrec.loaders.files.delta import snapshot
+from gcnrec.loaders.files.table_formats import is_delta, refuse_tables
 
 _SUFFIXES = (".parquet", ".parq", ".pq")
 _MAGIC = b"PAR1"
@@ -43,6 +44,8 @@ class Listing:
     filesystem: fs.FileSystem
     root: str
     infos: tuple[fs.FileInfo, ...]
+    key_types: Mapping[str, pa.DataType] = field(default_factory=dict)
+    """Types of partition keys where a table's log declares them."""
 
     @property
     def files(self) -> list[str]:
@@ -60,8 +63,8 @@ class Listing:
 def listed(text: str, base: Path | None = None) -> Listing:
     """The files that `text` names; relative paths start at `base`. Nothing but names, sizes and first bytes is read.
 
-    Raises DataError where nothing is there, where a folder or pattern has no Parquet file, and for a table whose log decides
-    which of its files count (Delta, Iceberg, Hudi).
+    The folder of a Delta table stands for the files that count by its log, which is read. Raises DataError where nothing is
+    there, where a folder or pattern has no Parquet file, for a part of a Delta table, and for an Iceberg or Hudi table.
     """
     if text.startswith(IN_MEMORY):
         raise DataError(
@@ -72,6 +75,8 @@ def listed(text: str, base: Path | None = None) -> Listing:
         (info,) = filesystem.get_file_info([root])
         if not pattern and info.type == fs.FileType.NotFound:
             raise DataError(f"no such file or folder: {root}")
+        if not pattern and info.type == fs.FileType.Directory and is_delta(filesystem, root):
+            return _of_table(text, filesystem, root)
         if pattern:
             infos = list(_matched(filesystem, root, pattern))
         elif info.type == fs.FileType.Directory:
@@ -96,6 +101,16 @@ def listed(text: str, base: Path | None = None) -> Listing:
         remedy = os_remedy(problem, "check the address, or name a local copy")
         raise DataError(f"{text} cannot be opened ({first_line(problem)}); {remedy}") from None
     return listing
+
+
+def _of_table(text: str, filesystem: fs.FileSystem, root: str) -> Listing:
+    """The files of the current version of a Delta table."""
+    table = snapshot(text if _URI.fullmatch(text) else root)
+    infos = filesystem.get_file_info([_joined(root, path) for path in table.paths])
+    absent = next((info for info in infos if info.type != fs.FileType.File), None)
+    if absent is not None:
+        raise DataError(f"{text} is a Delta table that counts the file {absent.path}, which is not there; restore it")
+    return Listing(text, filesystem, root, tuple(sorted(infos, key=lambda info: info.path)), table.key_types)
 
 
 def _once(root: str, infos: Iterable[fs.FileInfo]) -> Iterable[fs.FileInfo]:
