@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gcnrec.config import Data, Job
 from gcnrec.errors import DataError, Taken, UsageError, shown
+from gcnrec.extensions.load import require
 from gcnrec.storage.places import StrPath, place
 from gcnrec.system.observer import SILENT
 
@@ -46,6 +47,7 @@ def train_job(
     from gcnrec.training.train import train
 
     given = job if isinstance(job, Job) else Job.load(job)
+    require(given.own)
     with watched(progress, observer, given.evaluate.metric) as heard:
         return ShownRun.of(train(given, opened(dataset), place(out), resume=resume, observer=heard, world=world))
 
@@ -66,6 +68,7 @@ def run_job(
     from gcnrec.system.signals import stops
     from gcnrec.training.train import train
 
+    require(job.own)
     name = job.run.name or data.job_path.stem
     folder = run_folder(RUNS, name, out, resume)
     dataset = begun_or_ingested(data, [folder] if resume else [], observer)
@@ -89,6 +92,8 @@ def backtest_job(job: Job, request: DataRequest, windows: Windows, out: Path, ob
     from gcnrec.loaders.on_demand import DataRequest
     from gcnrec.results.backtest import backtest
     from gcnrec.runs.folder import open_run
+
+    require(job.own)
 
     def judge(data: Data, folder: Path) -> dict[str, Any]:
         asked = DataRequest(data, request.job_path, None, request.data_root)

@@ -1,6 +1,7 @@
 """Tiny worlds with known answers, and checks of whatever claims to be a table, an encoder, a sampler or a step.
 
-The checks raise AssertionError: call them from a test of a new implementation.
+The checks raise AssertionError: call them from a test of a new implementation. `check_own_...` take the name of a class of
+another package, as a job names it (docs/extending.md).
 Letters: E edges, N nodes, U users, I items, V nodes of a batch, R rows, D width, F width of the embeddings.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.device import ops_for, uploaded
+from gcnrec.errors import UsageError
+from gcnrec.extensions.load import Own
+from gcnrec.extensions.names import ENCODERS, Kind
 from gcnrec.graph import BipartiteGraph
 from gcnrec.rows import RowGrad, Rows, Ticket
 from gcnrec.tables.dense import StepTable, Table
@@ -327,3 +331,105 @@ def _equal(one: Batch, other: Batch) -> bool:
     names += () if one.triples.disliked_B is None else ("disliked_B",)
     same = (np.array_equal(getattr(one.triples, name), getattr(other.triples, name)) for name in names)
     return one.step == other.step and all(same)
+
+
+_STEPS = 60
+"""Of one batch, after which a model must know it better."""
+_FAR = 0.02
+"""Share of a gradient's length by which a difference of float32 values may miss it."""
+Settings = dict[str, Any]
+
+
+def check_own_encoder(name: str, settings: Settings | None = None) -> None:
+    """A class for `model.name` refuses unknown settings, draws and learns alike each time, and has the gradient of what it
+    computes.
+
+    A run that goes on from a checkpoint computes the same bits. `settings`: those of the class. Raises AssertionError.
+    """
+    from gcnrec.models.whole_graph.own import OwnEncoder
+    from gcnrec.tables.dense import DenseTable
+
+    own = _own_of(ENCODERS, name, settings)
+    sections = {"model": {"name": own.name, "settings": own.settings, "width": 8}}
+    for world in (checkerboard(), empty_rows()):
+        graph, width = world.graph, 8
+        draw = torch.Generator().manual_seed(2)
+        rows_ND = torch.randn(graph.num_nodes, width, generator=draw)
+        encoder, again, table = (*(OwnEncoder(own, graph, width, 5) for _ in range(2)), DenseTable(rows_ND, 0))
+        exports = [torch.full((graph.num_nodes, encoder.export_width), torch.nan) for _ in range(2)]
+        for one, out_NF in zip((encoder, again), exports, strict=True):
+            one.export(table, out_NF)
+        require(torch.equal(table.columns(0, width), rows_ND), f"{world.name}: an export must leave the rows as they are")
+        require(bool(torch.isfinite(exports[0]).all()), f"{world.name}: embeddings must be finite")
+        require(torch.equal(*exports), f"{world.name}: equal seeds and rows must give equal embeddings")
+        _check_gradient(encoder, rows_ND, draw)
+    check_step(lambda: _own_step(sections), rate=0.05, steps=_STEPS, share=0.9)
+    _check_resume(lambda: _own_step(sections))
+
+
+def _own_of(kind: Kind, name: str, settings: Settings | None) -> Own:
+    """The class of that name, which must refuse a setting that no class has."""
+    own = Own("name", kind, kind.full_name(name), settings or {})
+    own.make()
+    try:
+        replace(own, settings={**own.settings, "no_such_setting": 1}).make()
+    except UsageError as problem:
+        require("refuses its settings" in str(problem), f"a setting that is unknown must raise ValueError: {problem}")
+        return own
+    raise AssertionError(f"{own.name} must raise ValueError for settings that it does not know, and took no_such_setting = 1")
+
+
+def _own_step(sections: Settings) -> Step:
+    """The step of a small job on the checkerboard."""
+    from gcnrec.config import Job
+    from gcnrec.training.build import TrainData, build_step, first_table
+    from gcnrec.training.plan import plan_of
+
+    sections = {**sections, "model": {"start": "normal", **sections.get("model", {})}}
+    job = Job.parse({"train": {"batch_size": 64, "device": "cpu"}, **sections}, [], "check")
+    graph = checkerboard().graph
+    plan = plan_of(job, graph.num_nodes)
+    return build_step(job, plan, TrainData(graph), first_table(plan, graph))
+
+
+def _check_resume(make: Callable[[], Step]) -> None:
+    """A step that a checkpoint restores goes on as the one that it is of."""
+    from gcnrec.steps.state import captured, restore
+
+    first, other = make(), make()
+    batches = [first.sampler.batch(0, index) for index in range(3)]
+    for batch in batches[:2]:
+        first(batch, 0.01)
+    restore(other, None, {name: tensor.clone() for name, tensor in captured(first, None).items()}, Path("checkpoint"), "check")
+    require(first(batches[2], 0.01) == other(batches[2], 0.01), "a step after a checkpoint must have the loss of one without")
+    kept, restored = captured(first, None), captured(other, None)
+    differs = [key for key in kept if not torch.equal(kept[key], restored[key])]
+    require(not differs, f"a step after a checkpoint must leave what one without leaves, {', '.join(differs)} differ")
+
+
+def _check_gradient(encoder: Any, rows_ND: torch.Tensor, draw: torch.Generator) -> None:
+    """Autograd agrees with differences of `encoder.drawn` in rows and parameters, along random directions."""
+    weights_NF = torch.randn(len(rows_ND), encoder.export_width, generator=draw)
+    leaves = [rows_ND.clone().requires_grad_(), *(encoder.layers.parameters() if encoder.layers is not None else ())]
+    leaves = [leaf for leaf in leaves if leaf.requires_grad]
+
+    def total() -> torch.Tensor:
+        return (encoder.drawn(leaves[0], 7).double() * weights_NF).sum()
+
+    grads = torch.autograd.grad(total(), leaves, allow_unused=True)
+    for number, (leaf, grad) in enumerate(zip(leaves, grads, strict=True)):
+        grad = torch.zeros_like(leaf) if grad is None else grad
+        for _ in range(3):
+            way = torch.randn(leaf.shape, generator=draw)
+            ends = []
+            for far in (1e-2, -1e-2):
+                with torch.no_grad():
+                    leaf += far * way
+                    ends.append(float(total()))
+                    leaf -= far * way
+            error = abs((ends[0] - ends[1]) / 2e-2 - float((grad * way).sum()))
+            what = "the rows" if number == 0 else f"parameter {number}"
+            allowed = _FAR * max(float(grad.norm()), 1e-3 * abs(ends[0]), 1e-3)
+            require(
+                error <= allowed, f"the gradient of {what} misses a difference of values by {error:.3g}, allowed {allowed:.3g}"
+            )

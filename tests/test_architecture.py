@@ -20,7 +20,7 @@ PACKAGE = ROOT / "gcnrec"
 LINES = [
     ["errors", "ids", "random", "queues", "rows", "version"],
     ["graph", "interactions", "system"],
-    ["storage"],
+    ["extensions", "storage"],
     ["config", "integrity", "ops", "cuda"],
     ["device", "workers"],
     ["tables"],

@@ -44,6 +44,7 @@ from gcnrec.console.arguments import (
     place_to_write,
 )
 from gcnrec.errors import UsageError
+from gcnrec.extensions.load import require
 
 
 def run(
@@ -104,6 +105,7 @@ def check(
     if resolved and as_json:
         raise UsageError("--resolved prints a job file; leave --json out")
     settings = Job.load(job, set_)
+    require(settings.own)
     with observing(as_json or resolved) as observer:
         dataset = open_or_ingest(DataRequest(settings.data, job, data, data_root, force), observer)
         if resolved:
@@ -198,6 +200,7 @@ def train(
     from gcnrec.training.train import train as fit
 
     settings = Job.load(job, set_)
+    require(settings.own)
     with (
         leading(workers, settings.run.timeout_minutes) as world,
         observing(as_json, log_json, settings.evaluate.metric) as observer,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,11 @@ from gcnrec.commands.observed import LogJson, observing
 from gcnrec.console import output
 from gcnrec.console.arguments import AsJson, DataFolder, DataRoot, IngestAgain, JobFile, Overrides, count, integer, place_to_write
 from gcnrec.errors import UsageError
+from gcnrec.extensions.load import require
 from gcnrec.system.signals import working
+
+if TYPE_CHECKING:
+    from gcnrec.config.grid import Grid
 
 
 def backtest(
@@ -93,13 +97,12 @@ def sweep(
 
     A run that fails does not stop the others; the exit code is then the highest of theirs.
     """
-    from gcnrec.config.grid import load_grid
     from gcnrec.loaders.on_demand import DataRequest
     from gcnrec.pipeline import begun_or_ingested
     from gcnrec.reports.progress import runs_reported
     from gcnrec.sweep import sweep as train_all
 
-    plan = load_grid(grid, set_)
+    plan = _planned(grid, set_)
     with observing(False, log_json) as observer:
         request = DataRequest(plan.runs[0].job.data, plan.job_path, data, data_root, force)
         dataset = begun_or_ingested(request, [out / "runs" / run.name for run in plan.runs], observer)
@@ -108,8 +111,18 @@ def sweep(
     failed = [one for one in ended if one.code]
     output.show([f"{len(ended) - len(failed)} of {len(ended)} runs finished", f"{out}  (open {out / 'sweep.html'})"])
     if failed:
-        what = f"{len(failed)} of {len(ended)} runs failed"
-        output.end_with_failed(max(one.code for one in failed), what, out / "logs", log_json)
+        output.end_with_failed(
+            max(one.code for one in failed), f"{len(failed)} of {len(ended)} runs failed", out / "logs", log_json
+        )
+
+
+def _planned(grid: Path, set_: list[str] | None) -> Grid:
+    """The runs of a grid, whose classes of other packages can be made."""
+    from gcnrec.config.grid import load_grid
+
+    plan = load_grid(grid, set_)
+    require(own for run in plan.runs for own in run.job.own)
+    return plan
 
 
 def tune(
@@ -149,6 +162,7 @@ def tune(
 
     search = load_search(job, set_ or [], {"trials": trials, "sampler": sampler, "seed": seed})
     require_sampler(search.settings.sampler)
+    require(search.job.own)
     folder = out or Path("runs") / f"{job.stem}-tune"
     with observing(as_json, log_json) as observer:
         dataset = open_or_ingest(DataRequest(search.job.data, job, data, data_root, force), observer)

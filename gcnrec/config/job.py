@@ -15,9 +15,11 @@ from gcnrec.config.toml import Section, read_job, set_key, validated
 from gcnrec.config.values import (
     Amount,
     Count,
+    EncoderName,
     FolderName,
     Fraction,
     Length,
+    OwnSettings,
     PathText,
     Positive,
     Seed,
@@ -28,6 +30,8 @@ from gcnrec.config.values import (
     Words,
 )
 from gcnrec.errors import shown
+from gcnrec.extensions.load import Own
+from gcnrec.extensions.names import ENCODERS, is_own
 from gcnrec.storage.places import StrPath, place
 
 _MOST_NEGATIVES = 10**9
@@ -61,9 +65,11 @@ class Model(Section):
     name: Literal[
         "lightgcn", "ngcf", "mf", "graphsage", "pinsage",
         "popularity", "itemknn", "ease", "gfcf", "contentknn", "linkprop", "pending", "targetknn", "repeat",
-    ] = "lightgcn"  # fmt: skip
+    ] | EncoderName = "lightgcn"  # fmt: skip
     """The model: lightgcn, ngcf, mf, graphsage and pinsage are trained, the others are closed forms. `gcnrec models`
-    says which to choose."""
+    says which to choose. A class of another package is trained as well: docs/extending.md."""
+    settings: OwnSettings | None = None
+    """What a model of another package is made of."""
     layers: Annotated[int, Field(ge=0, le=16)] = 1
     """Hops of propagation; mf and `propagation = "none"` have none."""
     width: Width | Literal["auto"] = 64
@@ -167,7 +173,12 @@ class Model(Section):
     @property
     def closed_form(self) -> bool:
         """Whether the model is fitted in one go, without a table or epochs."""
-        return self.name not in ("lightgcn", "ngcf", "mf", *INDUCTIVE)
+        return self.name not in ("lightgcn", "ngcf", "mf", *INDUCTIVE) and not is_own(self.name)
+
+    @property
+    def own(self) -> Own | None:
+        """The model where it is a class of another package."""
+        return Own("model.name", ENCODERS, self.name, self.settings or {}) if is_own(self.name) else None
 
 
 class Table(Section):
@@ -446,6 +457,11 @@ class Job(Section):
     run: Run = Run()
 
     @property
+    def own(self) -> list[Own]:
+        """The classes of other packages that the job names."""
+        return [own for own in (self.model.own,) if own]
+
+    @property
     def trains_on_gpu(self) -> bool:
         """Whether a GPU can train it: steps that touch a batch's rows and no others."""
         by_samples = self.model.name in ("lightgcn", "mf", *INDUCTIVE) and self.model.propagation != "full"
@@ -535,8 +551,8 @@ def _impossible(job: Job) -> str | None:
         )
     if job.model.name == "mf" and job.model.propagation == "sampled":
         return "model.name = 'mf' has no propagation; set model.propagation = 'none'"
-    if job.model.name == "ngcf" and job.model.propagation != "full":
-        return f"model.name = 'ngcf' is trained with model.propagation = 'full', got '{job.model.propagation}'"
+    if (job.model.name == "ngcf" or job.model.own) and job.model.propagation != "full":
+        return f"model.name = '{job.model.name}' is trained with model.propagation = 'full', got '{job.model.propagation}'"
     if job.model.name in INDUCTIVE and job.model.propagation != "sampled":
         return (
             f"model.name = '{job.model.name}' is trained on sampled neighbourhoods; set model.propagation = 'sampled', "
@@ -571,7 +587,19 @@ def _impossible(job: Job) -> str | None:
             f"table.budget = {job.table.budget} with sparsity.policy = '{job.sparsity.policy}': a budget below 1 needs a "
             'policy that keeps it ("dynamic"), and a policy needs a budget below 1'
         )
-    return _impossible_edges(job.model, job.sampler) or _not_yet(job)
+    return _impossible_edges(job.model, job.sampler) or _without_class(job) or _not_yet(job)
+
+
+def _without_class(job: Job) -> str | None:
+    """Settings for a class of another package where the job names none."""
+    for owner, settings, own in (("model.name", job.model.settings, job.model.own),):
+        if settings is not None and not own:
+            section, _, key = owner.partition(".")
+            return (
+                f"{section}.settings is for a class of another package, and {owner} = '{getattr(getattr(job, section), key)}' is "
+                "one of gcnrec; leave the settings out"
+            )
+    return None
 
 
 def _impossible_edges(model: Model, sampler: Sampler) -> str | None:
@@ -621,6 +649,11 @@ def _not_yet(job: Job) -> str | None:
     if job.train.device == "cuda" and job.sampler.respect_time:
         return (
             "train.device = 'cuda' with sampler.respect_time = true: such jobs train on the CPU alone; set train.device = 'cpu'"
+        )
+    if job.train.device == "cuda" and job.model.own:
+        return (
+            f"train.device = 'cuda' with model.name = '{job.model.name}': a model of another package computes all rows in each "
+            "step, where they lie in host memory; set train.device = 'cpu'"
         )
     if job.train.device == "cuda" and not job.trains_on_gpu:
         return (

@@ -25,7 +25,8 @@ def _mixes_directau(job: Job) -> bool:
 
 def _has_layers(job: Job) -> bool:
     """Whether the model has parameters apart from the table's rows, which Adam updates whatever the rule."""
-    return job.model.name == "ngcf" or job.model.name in INDUCTIVE or job.model.behaviours == "weighted"
+    model = job.model
+    return model.name == "ngcf" or model.name in INDUCTIVE or model.behaviours == "weighted" or model.own is not None
 
 
 def _counts_popularity(job: Job) -> bool:
@@ -37,7 +38,8 @@ def _counts_popularity(job: Job) -> bool:
 
 
 _KEYS = (
-    _Keys(("model.layers",), lambda job: job.model.name != "mf" and job.model.propagation != "none", "there is propagation"),
+    _Keys(("model.layers",), lambda job: job.model.name != "mf" and job.model.propagation != "none" and not job.model.own,
+          "a model of gcnrec propagates"),
     _Keys(("model.inputs", "model.id_dropout"), lambda job: job.model.name in INDUCTIVE, "model.name = 'graphsage' or 'pinsage'"),
     _Keys(("model.feature_dtype", "model.feature_scale"), lambda job: job.model.reads_features,
           "model.name = 'graphsage' or 'pinsage' reads features"),
@@ -75,7 +77,7 @@ _KEYS = (
     _Keys(("optimizer.final_rate",), lambda job: job.optimizer.schedule != "constant",
           "optimizer.schedule = 'linear' or 'cosine'"),
     _Keys(("optimizer.layer_rate",), _has_layers,
-          "model.name = 'ngcf', 'graphsage' or 'pinsage', or model.behaviours = 'weighted'"),
+          "model.name = 'ngcf', 'graphsage', 'pinsage' or a class of your own, or model.behaviours = 'weighted'"),
 )  # fmt: skip
 _ON_A_CPU = (
     _Keys(("table.placement",), lambda job: job.table.placement == "disk", "a GPU trains; a CPU knows 'host' and 'disk'"),

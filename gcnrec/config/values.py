@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from gcnrec.errors import UsageError, shown
+from gcnrec.extensions.names import ENCODERS, LOSSES, METRICS, POLICIES, TRACKERS, Kind, plain
 from gcnrec.system.limits import parse_bytes
 
 
@@ -94,3 +95,16 @@ Moment = Annotated[str | int | float, BeforeValidator(_a_moment), Words("number 
 Text = Annotated[str, AfterValidator(_no_nul), Words("text")]
 PathText = Annotated[str, BeforeValidator(_path_as_text), AfterValidator(_a_path), Words("path, at most 4,096 characters")]
 DatasetName = Annotated[FolderName, AfterValidator(_no_pattern), Words("name, at most 100 characters without / \\ * ? [ ]")]
+
+
+def _own(kind: Kind) -> Words:
+    return Words(f'class of your own as "package.module:Class", or an entry point of {kind.group}')
+
+
+EncoderName = Annotated[str, AfterValidator(ENCODERS.full_name), _own(ENCODERS)]
+LossName = Annotated[str, AfterValidator(LOSSES.full_name), _own(LOSSES)]
+MetricName = Annotated[str, AfterValidator(METRICS.full_name), _own(METRICS)]
+PolicyName = Annotated[str, AfterValidator(POLICIES.full_name), _own(POLICIES)]
+TrackerName = Annotated[str, AfterValidator(TRACKERS.full_name), _own(TRACKERS)]
+OwnSettings = Annotated[dict[str, Any], AfterValidator(plain), Words("table, which the class itself validates")]
+"""What a class of another package is made of."""

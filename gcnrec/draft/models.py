@@ -41,6 +41,7 @@ ORDER = (
     "Large graphs: model.propagation = 'sampled', as init chooses where exact propagation takes too long or too much memory.",
     "Features, and new items: model.name = 'graphsage', on data ingested with --item-features.",
     "Little memory for embeddings: table.budget = 0.25, a sparse table with lightgcn.",
+    "A model of your own: model.name = 'package.module:Class', as docs/extending.md has it.",
     "No training at all: a closed form, by 'gcnrec run JOB.toml --set model.name=linkprop --set mixture.with=[]'.",
     "A run compares closed forms on validation and warns if one is better. 'gcnrec compare RUN OTHER' compares two runs.",
 )

@@ -231,7 +231,7 @@ def make_folder(folder: Path) -> None:
 def describe_run(folder: Path, job: Job, dataset: Dataset, device: str) -> None:
     """Write manifest.json, job.toml, then lineage.json. A folder is a run once lineage.json exists."""
     (folder / "checkpoints").mkdir(exist_ok=True)
-    lineage = lineage_of(dataset, job.train.threads, device)
+    lineage = lineage_of(dataset, job.train.threads, device, job.own)
     with atomic_file(folder / LINEAGE) as lineage_file, atomic_file(folder / JOB) as job_file:
         job_file.write_text(to_toml(job), encoding="utf-8")
         lineage_file.write_text(json_text(lineage), encoding="utf-8")

@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -18,6 +19,7 @@ from typing import Any
 import numba
 from pydantic import Field, model_validator
 
+from gcnrec.extensions.load import Own, release_of
 from gcnrec.loaders.ingest.leakage import PREFIX
 from gcnrec.loaders.schema import Dataset
 from gcnrec.storage.documents import Document
@@ -65,15 +67,18 @@ class Lineage(Document):
     threads: int | None = None
     device: str | None = None
     environment: dict[str, str] = Field(default_factory=dict)
+    extensions: dict[str, dict[str, str]] = Field(default_factory=dict)
 
 
-def lineage_of(dataset: Dataset, threads: int | None, device: str) -> dict[str, Any]:
+def lineage_of(dataset: Dataset, threads: int | None, device: str, own: Iterable[Own] = ()) -> dict[str, Any]:
     """`lineage.json` of a run that begins now on `device`; `threads` None: as many as the process may use.
 
+    `own`: the classes of other packages that its job names, of which it says the release.
     Environment variables are read here, as far as they change a computation.
     """
     data = {"name": dataset.name, "folder": str(dataset.folder.resolve()), "digest": dataset.digest}
     leaks = {key: value for key, value in dataset.info.get("report", {}).items() if key.startswith(PREFIX)}
+    releases = {each.name: release_of(each) for each in own}
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -86,6 +91,7 @@ def lineage_of(dataset: Dataset, threads: int | None, device: str) -> dict[str, 
         "threads": threads or min(available_cores(), numba.config.NUMBA_NUM_THREADS),
         "device": device,
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(ENVIRONMENT)},
+        **({"extensions": releases} if releases else {}),
     }
 
 
@@ -126,6 +132,7 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _flat(lineage: dict[str, Any]) -> dict[str, Any]:
     of_process = circumstances(lineage)
     values = {"threads": of_process["threads"], "device": of_process["device"], **of_process["versions"]}
+    values |= {f"{name} {key}": value for name, each in lineage.get("extensions", {}).items() for key, value in each.items()}
     values |= {"commit": lineage.get("gcnrec", {}).get("commit"), **lineage.get("environment", {})}
     return {name: value for name, value in values.items() if value is not None}
 

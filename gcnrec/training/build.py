@@ -18,6 +18,7 @@ from gcnrec.closed_forms.known_first import repeat
 from gcnrec.config import INDUCTIVE, Job, Optimizer
 from gcnrec.device import ops_for
 from gcnrec.errors import DataError, DeviceError, UsageError
+from gcnrec.extensions.load import require
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
 from gcnrec.models.convolutions import PinSageHead, pinsage_convolutions, sage_convolutions
@@ -36,6 +37,7 @@ from gcnrec.models.weighted_hop import WeightedHop
 from gcnrec.models.whole_graph.behaviour_weights import BehaviourWeights
 from gcnrec.models.whole_graph.cascade import Cascade
 from gcnrec.models.whole_graph.ngcf import Ngcf
+from gcnrec.models.whole_graph.own import OwnEncoder
 from gcnrec.ops.draws.dated import dated, edge_times, pair_times
 from gcnrec.ops.draws.directions import Direction, uniform, weighted, weighted_sums
 from gcnrec.ops.weighted import EdgeWeights, union_weights
@@ -111,6 +113,7 @@ def planned(job: Job, dataset: Dataset) -> Plan | None:
     if job.model.closed_form:
         closed_form.refuse_impossible(job.model, dataset.graph, has_features, len(dataset.valid))
         return None
+    require(job.own)
     plan = plan_of(job, dataset.graph.num_nodes)
     objective_of(job.loss, job.sampler, dataset.graph, dataset.weights_E is not None)
     refuse_impossible_mixture(job.mixture, job.model.exponents, dataset)
@@ -297,6 +300,8 @@ def _encoder(job: Job, graph: BipartiteGraph, edges: EdgeWeights | None, width: 
             return LightGcn(hop, layers, width, dense_grad)
         case ("lightgcn", "sampled", _):
             return SampledLightGcn(hop, layers, width)
+        case _ if job.model.own:
+            return OwnEncoder(job.model.own, graph.union, width, job.train.seed)
         case _:
             return Ngcf(graph.union, layers, width, job.train.seed)
 

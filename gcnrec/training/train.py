@@ -162,7 +162,8 @@ def _solve(job: Job, dataset: Dataset, folder: Path) -> None:
 def _work(job: Job, plan: Plan, dataset: Dataset, folder: Path, stop: Stop, observer: Observer, world: World) -> Work:
     train, checkpoints = job.train, Checkpoints(folder, job.run.keep_checkpoints)
     patience = job.evaluate.patience
-    here = Here.now(read_json(folder / LINEAGE), lineage_of(dataset, train.threads, plan.placement.device_name))
+    now = lineage_of(dataset, train.threads, plan.placement.device_name, job.own)
+    here = Here.now(read_json(folder / LINEAGE), now)
     course = Course(train.epochs, patience, train.loss_limit, plan.rate, job.run, folder, checkpoints, stop, observer, here)
     rankers = rankers_of(world, train.threads)
     export = exporter_of(world, train.threads, job.model, dataset.graph.union, plan.width)

@@ -70,7 +70,7 @@ def test_the_ends_of_a_range_are_where_the_section_ends(setting, whole, above, l
     ids=lambda setting: setting.name,
 )
 def test_named_values_are_taken_and_others_are_not(setting):
-    named = re.match(r"[^;]*?(?=, or list|, or number|$)", setting.values)[0]
+    named = re.match(r"[^;]*?(?=, or list|, or number|, or class|$)", setting.values)[0]
     values = tomllib.loads(f"value = [{named}]")["value"]
     assert values and all(accepted(setting, value) for value in values)
     assert not accepted(setting, "none of these")

@@ -15,7 +15,7 @@ from gcnrec.draft.models import MODELS, ORDER
 
 def test_each_model_has_one_line():
     names = [advice.name for advice in MODELS]
-    assert sorted(names) == sorted(get_args(Model.model_fields["name"].annotation))
+    assert sorted(names) == sorted(get_args(get_args(Model.model_fields["name"].annotation)[0]))
     assert all(advice.what and advice.when for advice in MODELS)
 
 
@@ -32,5 +32,5 @@ def test_commands_and_keys_of_the_order_exist():
         name, *words = shlex.split(command)
         parameters = commands[name].make_context(name, words).params
         Job.parse({}, parameters.get("set_") or [], command)
-    for setting in re.findall(r"(\w+\.\w+) = ('?[\w.+]+'?)", text):
+    for setting in re.findall(r"(\w+\.\w+) = ('?[\w.+:]+'?)", text):
         Job.parse({}, ["=".join(setting)], "models")

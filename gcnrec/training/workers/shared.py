@@ -56,6 +56,8 @@ def _reason(job: Chosen, plan: Plan | None, parts: int) -> str | None:
         return f"model.name = '{job.model.name}' is a closed form, which one process computes"
     if job.model.name == "ngcf":
         return "ngcf mixes the columns of all rows"
+    if job.model.own:
+        return f"{job.model.own.shown} computes with all columns of all rows"
     if job.loss.name == "directau" and not by_columns(job.model):
         return "directau compares all pairs of a batch"
     if job.sampler.respect_time:
