@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gcnrec.device import ops_for, uploaded
 from gcnrec.errors import UsageError
 from gcnrec.extensions.load import Own
-from gcnrec.extensions.names import ENCODERS, Kind
+from gcnrec.extensions.names import ENCODERS, METRICS, Kind
 from gcnrec.graph import BipartiteGraph
 from gcnrec.rows import RowGrad, Rows, Ticket
 from gcnrec.tables.dense import StepTable, Table
@@ -344,7 +344,8 @@ def check_own_encoder(name: str, settings: Settings | None = None) -> None:
     """A class for `model.name` refuses unknown settings, draws and learns alike each time, and has the gradient of what it
     computes.
 
-    A run that goes on from a checkpoint computes the same bits. `settings`: those of the class. Raises AssertionError.
+    A run that goes on from a checkpoint computes the same bits. `settings`: those of the class. Raises AssertionError, or
+    UsageError where a job would.
     """
     from gcnrec.models.whole_graph.own import OwnEncoder
     from gcnrec.tables.dense import DenseTable
@@ -365,6 +366,38 @@ def check_own_encoder(name: str, settings: Settings | None = None) -> None:
         _check_gradient(encoder, rows_ND, draw)
     check_step(lambda: _own_step(sections), rate=0.05, steps=_STEPS, share=0.9)
     _check_resume(lambda: _own_step(sections))
+
+
+def check_own_metric(name: str, settings: Settings | None = None) -> None:
+    """A class for `evaluate.own_metrics` gives each user a finite value, from the first k items of that user's list alone.
+
+    Chunks of users and their order change no value, lists may be short or empty, and nothing that it is given is written to.
+    `settings`: those of the class. Raises AssertionError, or UsageError where
+    a job would.
+    """
+    from gcnrec.ranking.metrics import Judged, per_user_with
+
+    own = _own_of(METRICS, name, settings)
+    (metric,) = (per_user_with([own])[own.key],)
+    draw = np.random.default_rng(1)
+    items_BK = np.argsort(draw.random((40, 12)), axis=1).astype(np.int32)
+    items_BK[np.arange(12) >= draw.integers(0, 13, 40)[:, None]] = -1
+    hits_BK = (draw.random(items_BK.shape) < 0.3) & (items_BK >= 0)
+    judged = Judged(items_BK, hits_BK, np.maximum(hits_BK.sum(1), 1) + draw.integers(0, 3, 40))
+
+    def part(chosen: NDArray[np.int64], columns: int = 12) -> Judged:
+        return Judged(items_BK[chosen, :columns].copy(), hits_BK[chosen, :columns].copy(), judged.num_held_out_B[chosen])
+
+    for k in (1, 5, 12, 50):
+        before = items_BK.copy(), hits_BK.copy(), judged.num_held_out_B.copy()
+        values_B, order = metric(judged, k), draw.permutation(40)
+        after = items_BK, hits_BK, judged.num_held_out_B
+        require(all(map(np.array_equal, before, after)), f"k = {k}: a metric must leave the lists as they are")
+        require(np.array_equal(metric(judged, k), values_B), f"k = {k}: equal lists must give equal values")
+        require(np.array_equal(metric(part(order), k), values_B[order]), f"k = {k}: the order of users must change no value")
+        halves = [metric(part(chosen), k) for chosen in (np.arange(17), np.arange(17, 40))]
+        require(np.array_equal(np.concatenate(halves), values_B), f"k = {k}: a value must follow from the user's own list alone")
+        require(np.array_equal(metric(part(np.arange(40), k), k), values_B), f"k = {k}: items behind the first k must not count")
 
 
 def _own_of(kind: Kind, name: str, settings: Settings | None) -> Own:

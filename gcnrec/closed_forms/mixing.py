@@ -9,8 +9,8 @@ Letters: H users with held-out items, B of them in a chunk, P parts, S places of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -54,6 +54,7 @@ class Judge:
     lists: tuple[ShortLists, ...]
     metric: str
     k: int
+    per_user: Mapping[str, metrics.Metric] = field(default_factory=metrics.PER_USER.copy)
 
     @property
     def num_users(self) -> int:
@@ -69,7 +70,7 @@ class Judge:
         listed_BK, places_BK = places_BK >= 0, np.maximum(places_BK, 0)
         items_BK = np.where(listed_BK, np.take_along_axis(lists.items_BS, places_BK, 1), -1)
         hits_BK = listed_BK & np.take_along_axis(lists.hits_BS, places_BK, 1)
-        return metrics.PER_USER[self.metric](metrics.Judged(items_BK, hits_BK, lists.num_held_out_B), self.k)
+        return self.per_user[self.metric](metrics.Judged(items_BK, hits_BK, lists.num_held_out_B), self.k)
 
 
 @dataclass(frozen=True)

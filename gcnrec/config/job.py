@@ -19,6 +19,8 @@ from gcnrec.config.values import (
     FolderName,
     Fraction,
     Length,
+    MetricKind,
+    MetricName,
     OwnSettings,
     PathText,
     Positive,
@@ -31,13 +33,18 @@ from gcnrec.config.values import (
 )
 from gcnrec.errors import shown
 from gcnrec.extensions.load import Own
-from gcnrec.extensions.names import ENCODERS, is_own
+from gcnrec.extensions.names import ENCODERS, METRICS, is_own
 from gcnrec.storage.places import StrPath, place
 
 _MOST_NEGATIVES = 10**9
 """Of a step."""
 _SLOT_COLUMNS = 256
 """Columns of a sparse table, as many as one byte numbers."""
+_METRICS = ("recall", "recall_capped", "ndcg", "precision", "hit_rate", "mrr", "map")
+"""What may choose the best epoch."""
+_OTHER_METRICS = ("recall_tilted", "ndcg_tilted", "novelty", "coverage", "gini", "long_tail", "diversity", "serendipity")
+"""What is measured besides."""
+_OWN_METRICS = 'table by name of: class of your own as "package.module:Class", or an entry point of gcnrec.metrics'
 INDUCTIVE = ("graphsage", "pinsage")
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "small": {
@@ -382,10 +389,14 @@ class Evaluate(Section):
 
     metric: Annotated[
         str,
-        Field(pattern=r"^(recall|recall_capped|ndcg|precision|hit_rate|mrr|map)@[1-9][0-9]{0,8}$"),
-        Words("recall, recall_capped, ndcg, precision, hit_rate, mrr or map, with a length such as @20"),
+        Field(pattern=r"^[a-z][a-z0-9_]{0,39}@[1-9][0-9]{0,8}$"),
+        Words(f"{', '.join(_METRICS[:-1])} or {_METRICS[-1]}, or a name of own_metrics, with a length such as @20"),
     ] = "recall@20"
     """Chooses the best epoch on the validation split, the higher the better."""
+    own_metrics: Annotated[dict[MetricKind, MetricName], Field(max_length=20), Words(_OWN_METRICS)] | None = None
+    """Metrics of other packages by the name that this job gives them, measured at each of `k` on validation and test."""
+    own_settings: Annotated[dict[str, OwnSettings], Words("table of settings by name of own_metrics")] | None = None
+    """What each of `own_metrics` is made of, by its name."""
     k: Annotated[tuple[Length, ...], Field(min_length=1, max_length=100)] = (10, 20, 50)
     """Lengths of the lists that are judged."""
     every: Count = 1
@@ -409,6 +420,29 @@ class Evaluate(Section):
     popular pairs (`gcnrec.ranking.pairs.tilt`). 0 leaves them out."""
     memory_limit: Size = "2GB"
     """Memory of `evaluate` and `recommend`, without mapped files and the process itself, 240 MB with torch and its threads."""
+
+    @property
+    def own(self) -> list[Own]:
+        """The metrics that are classes of other packages."""
+        settings = self.own_settings or {}
+        named = (self.own_metrics or {}).items()
+        return [Own(f"evaluate.own_metrics.{name}", METRICS, found, settings.get(name, {})) for name, found in named]
+
+    @model_validator(mode="after")
+    def _own_rules(self) -> Evaluate:
+        """Names are clear: none of ours for a class of another package, and `metric` is one that is measured."""
+        own = self.own_metrics or {}
+        if taken := sorted(own.keys() & {*_METRICS, *_OTHER_METRICS}):
+            raise ValueError(f"own_metrics must not name {taken[0]!r}, which gcnrec measures itself; choose another name")
+        if unknown := sorted((self.own_settings or {}).keys() - own.keys()):
+            raise ValueError(
+                f"own_settings must be by names of own_metrics ({', '.join(own) or 'none'}), got {shown(unknown[0])}"
+            )
+        kind = self.metric.partition("@")[0]
+        if kind not in (*_METRICS, *own):
+            known = ", ".join((*_METRICS, *own))
+            raise ValueError(f"metric must be one of {known}, with a length such as @20, got {shown(self.metric)}")
+        return self
 
     @model_validator(mode="after")
     def _rules(self) -> Evaluate:
@@ -459,7 +493,7 @@ class Job(Section):
     @property
     def own(self) -> list[Own]:
         """The classes of other packages that the job names."""
-        return [own for own in (self.model.own,) if own]
+        return [*(own for own in (self.model.own,) if own), *self.evaluate.own]
 
     @property
     def trains_on_gpu(self) -> bool:

@@ -101,9 +101,12 @@ def _own(kind: Kind) -> Words:
     return Words(f'class of your own as "package.module:Class", or an entry point of {kind.group}')
 
 
+OWN_METRIC = r"^[a-z][a-z0-9_]{0,39}$"
+"""What a metric of another package may be called."""
 EncoderName = Annotated[str, AfterValidator(ENCODERS.full_name), _own(ENCODERS)]
 LossName = Annotated[str, AfterValidator(LOSSES.full_name), _own(LOSSES)]
 MetricName = Annotated[str, AfterValidator(METRICS.full_name), _own(METRICS)]
+MetricKind = Annotated[str, Field(pattern=OWN_METRIC)]
 PolicyName = Annotated[str, AfterValidator(POLICIES.full_name), _own(POLICIES)]
 TrackerName = Annotated[str, AfterValidator(TRACKERS.full_name), _own(TRACKERS)]
 OwnSettings = Annotated[dict[str, Any], AfterValidator(plain), Words("table, which the class itself validates")]

@@ -7,8 +7,8 @@ Letters: U users, I items, H users with held-out items, M metrics, B users of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -83,7 +83,8 @@ class HeldOutSplit:
 class Measures:
     """What is measured: metrics at the list lengths `ks`; intervals over users from `resamples` drawn by `seed`, 0 for none.
 
-    `tilt` above 0 adds the metrics of `gcnrec.ranking.pairs.tilt`, `beyond` those of `gcnrec.ranking.beyond_accuracy`.
+    `per_user`: metrics of each list, by name. `tilt` above 0 adds the metrics of `gcnrec.ranking.pairs.tilt`, `beyond` those of
+    `gcnrec.ranking.beyond_accuracy`.
     """
 
     ks: Sequence[int] = (10, 20, 50)
@@ -91,6 +92,7 @@ class Measures:
     seed: int = 0
     tilt: float = 0.0
     beyond: BeyondAccuracy | None = None
+    per_user: Mapping[str, metrics.Metric] = field(default_factory=metrics.PER_USER.copy)
 
     @property
     def lengths(self) -> list[int]:
@@ -243,7 +245,7 @@ def _judge(
     information_I = metrics.self_information(item_degrees_I, held.rows)
     tilted = Tilt.of(held, item_degrees_I, measures.tilt, ks) if measures.tilt else None
     beyond = measures.beyond
-    kinds = (*metrics.PER_USER, *(NAMES if tilted else ()), "novelty", *(beyond.names if beyond else ()))
+    kinds = (*measures.per_user, *(NAMES if tilted else ()), "novelty", *(beyond.names if beyond else ()))
     names = [f"{kind}@{k}" for kind in kinds for k in ks]
     values_MH = np.empty((len(names), num_users))
     columns = dict(zip(names, values_MH, strict=True))
@@ -254,7 +256,7 @@ def _judge(
         judged = metrics.Judged(lists.items_BK, hits_BK, held.degrees[lists.users_B])
         here = slice(done, done + len(lists.users_B))
         for k in ks:
-            for name, metric in metrics.PER_USER.items():
+            for name, metric in measures.per_user.items():
                 columns[f"{name}@{k}"][here] = metric(judged, k)
             for name, values_B in tilted.judge(judged, here, k).items() if tilted else ():
                 columns[name][here] = values_B

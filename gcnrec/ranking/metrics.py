@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gcnrec.errors import UsageError, first_line
+from gcnrec.extensions.load import Own
+from gcnrec.extensions.names import PAGE
 from gcnrec.random import Stage, generator
 
 Floats = NDArray[np.float64]
@@ -94,7 +97,9 @@ def measured(document: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in document.items() if _METRIC.fullmatch(name) and isinstance(value, (int, float))}
 
 
-PER_USER: dict[str, Callable[[Judged, int], Floats]] = {
+Metric = Callable[[Judged, int], Floats]
+"""The value of each user's first k, float64 (B)."""
+PER_USER: dict[str, Metric] = {
     "recall": recall,
     "recall_capped": recall_capped,
     "ndcg": ndcg,
@@ -104,6 +109,47 @@ PER_USER: dict[str, Callable[[Judged, int], Floats]] = {
     "map": average_precision,
 }
 """Metrics that need nothing but the hits, by their fixed names."""
+
+
+class OwnMetric(Protocol):
+    """What `evaluate.own_metrics` names; the class is made of one dict, its part of `evaluate.own_settings`."""
+
+    def values(self, judged: Judged, k: int) -> Floats:
+        """The value of each user's list, cut after k items, float64 (B) and finite; the mean over users is reported.
+
+        Lists may be shorter than k, and end with empty slots. A user's value follows from that user's list alone.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Foreign:
+    """A metric of another package. UsageError where it gives anything but a finite float64 for each user."""
+
+    own: Own
+    made: OwnMetric
+
+    def __call__(self, judged: Judged, k: int) -> Floats:
+        try:
+            values_B = np.asarray(self.made.values(judged, k))
+        except Exception as problem:
+            raise UsageError(
+                f"{self.own.shown} fails on lists of {len(judged.items_BK):,} users at k = {k} "
+                f"({type(problem).__name__}: {first_line(problem)}); see {PAGE}"
+            ) from None
+        users = len(judged.items_BK)
+        if values_B.shape != (users,) or values_B.dtype != np.float64 or not np.isfinite(values_B).all():
+            came = f"{values_B.dtype} {values_B.shape}"
+            came += "" if values_B.dtype.kind != "f" or np.isfinite(values_B).all() else " with values that are not finite"
+            raise UsageError(
+                f"{self.own.shown} must give finite float64 ({users},), a value for each user, got {came}; see {PAGE}"
+            )
+        return values_B
+
+
+def per_user_with(own: Iterable[Own]) -> dict[str, Metric]:
+    """`PER_USER` and the metrics of other packages, by the names that a job gives them. UsageError as `Own.make`."""
+    return {**PER_USER, **{each.key.rpartition(".")[2]: _Foreign(each, each.make()) for each in own}}
 
 
 HEAD = 0.2

@@ -23,6 +23,7 @@ from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, cold_metrics, evaluate, group_metrics
 from gcnrec.ranking.machines.leader import rankers_of
+from gcnrec.ranking.metrics import per_user_with
 from gcnrec.ranking.pairs.known_pairs import known_metrics, known_pairs
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.seen import Lost, SeenRule, judged_pairs, seen_items, seen_rule
@@ -59,7 +60,8 @@ class Terms:
     def measures(self, run: Run) -> Measures:
         """What is measured, intervals and tilt as the job of `run` says."""
         settings = run.job.evaluate
-        return Measures(tuple(self.ks or settings.k), settings.bootstrap, run.job.train.seed, settings.tilt)
+        per_user = per_user_with(settings.own)
+        return Measures(tuple(self.ks or settings.k), settings.bootstrap, run.job.train.seed, settings.tilt, per_user=per_user)
 
     def rule(self, run: Run) -> SeenRule:
         """What lists leave out."""
@@ -177,7 +179,8 @@ def measure_baselines(run: Run, observer: Observer = SILENT) -> None:
             append_event(run.folder, {"event": "note", "text": f"baseline {name} left out: {problem}"})
             continue
         report = partial(observer.work, f"ranking for test by {name}")
-        judged = evaluate(scorer, split, Measures(settings.k, tilt=settings.tilt), report).metrics
+        measures = Measures(settings.k, tilt=settings.tilt, per_user=per_user_with(settings.own))
+        judged = evaluate(scorer, split, measures, report).metrics
         cold = cold_start(run, scorer, "test")
         append_event(run.folder, {"event": "baseline", "name": name, "seen": rule, "metrics": judged, "cold_start": cold})
         if settings.metric in judged:

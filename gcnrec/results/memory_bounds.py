@@ -44,7 +44,7 @@ def evaluation_bytes(run: Run, held_out: Interactions, ks: Sequence[int], bootst
     users, items = len(dataset.user_ids), len(dataset.item_ids)
     tested = min(users, len(held_out))
     tilt = run.job.evaluate.tilt > 0.0
-    per_user = 8 * len(ks) * (len(PER_USER) + (5 if tilt else 1)) + 96 + (24 if bootstrap else 0)
+    per_user = 8 * len(ks) * (len(PER_USER) + len(run.job.evaluate.own) + (5 if tilt else 1)) + 96 + (24 if bootstrap else 0)
     pairs = _pair_bytes(dataset) + (80 if tilt else 0) * len(held_out)
     pairs += 56 * len(held_out) if dataset.others or dataset.keeps_repeats else 0  # by kind: `gcnrec.ranking.pairs.known_pairs`
     resamples = BOOTSTRAP_BYTES if bootstrap else 0

@@ -215,7 +215,9 @@ class _Comparison:
         scorer = closed_form.fit(name, graph, self.rivals.model, self.rivals.seed, self.dataset.item_features)
         report(0, len(self.own_B))
         settings = self.rivals.evaluate
-        measures = Measures((metrics.split_name(settings.metric)[1],), tilt=settings.tilt)
+        measures = Measures(
+            (metrics.split_name(settings.metric)[1],), tilt=settings.tilt, per_user=metrics.per_user_with(settings.own)
+        )
         chunk = chunk_of(settings.memory_limit, scorer)
         split = HeldOutSplit.of(self.part, graph, seen_in_validation(settings, self.dataset))
         return evaluate(scorer, split, measures, report, ranker=Here(chunk))

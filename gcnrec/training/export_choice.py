@@ -63,12 +63,13 @@ def validate_exports(
     scorer = trained.scorer
     pairs = validation_pairs(settings, dataset)
     held, users_H = held_out_of(scorer, pairs)
+    per_user = metrics.per_user_with(settings.own)
     rivals = [_Rival(rule, np.empty(len(users_H))) for rule in exports.rules[1:]]
     split = HeldOutSplit.of(pairs, graph, seen_in_validation(settings, dataset))
     chunks = ranker.top_k_views(scorer, exports.views(trained), users_H, min(cut, scorer.num_items), split.seen)
     report = partial(observer.work, "validating")
-    lists = _judging_rivals(chunks, rivals, held, name, cut)
-    result = judge_lists(lists, split, held, Measures([cut], tilt=settings.tilt), report)
+    lists = _judging_rivals(chunks, rivals, held, per_user[name], cut)
+    result = judge_lists(lists, split, held, Measures([cut], tilt=settings.tilt, per_user=per_user), report)
     own_H = result.per_user.column(settings.metric).to_numpy()
     compared = {rival.rule.name: _compared(rival.values_H, own_H) for rival in rivals}
     return {"valid": result.metrics, "seen": seen_rule(settings.seen, dataset), **({"exports": compared} if compared else {})}
@@ -87,7 +88,7 @@ def chosen_rule(rules: Sequence[ExportRule], folder: Path, epoch: int) -> Export
 
 
 def _judging_rivals(
-    chunks: Iterator[tuple[TopK, ...]], rivals: Sequence[_Rival], held: Csr, metric: str, k: int
+    chunks: Iterator[tuple[TopK, ...]], rivals: Sequence[_Rival], held: Csr, metric: metrics.Metric, k: int
 ) -> Iterator[TopK]:
     """The lists of the first rule; lists of the others are evaluated in passing."""
     done = 0
@@ -96,7 +97,7 @@ def _judging_rivals(
         for rival, lists in zip(rivals, others, strict=True):
             hits_BK = contained(lists.items_BK, ItemLists(held, lists.users_B))
             judged = metrics.Judged(lists.items_BK, hits_BK, held.degrees[lists.users_B])
-            rival.values_H[here] = metrics.PER_USER[metric](judged, k)
+            rival.values_H[here] = metric(judged, k)
         done = here.stop
         yield first
 

@@ -17,7 +17,7 @@ from gcnrec.config import Evaluate
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import HeldOutSplit, Measures, evaluate
 from gcnrec.ranking.machines.leader import Rankers
-from gcnrec.ranking.metrics import split_name
+from gcnrec.ranking.metrics import per_user_with, split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.ranking.seen import seen_in_validation, validation_pairs
 from gcnrec.ranking.top_k import USERS_PER_CHUNK, Here
@@ -34,7 +34,7 @@ def keep_validation(
 ) -> None:
     """Rank for all validation users by `scorer`, the best epoch's, and write `per_user.fit.parquet`. `rankers`: who ranks."""
     report = partial(observer.work, "ranking for validation by the best epoch")
-    measures = Measures((split_name(settings.metric)[1],), tilt=settings.tilt)
+    measures = Measures((split_name(settings.metric)[1],), tilt=settings.tilt, per_user=per_user_with(settings.own))
     split = HeldOutSplit.of(validation_pairs(settings, dataset), dataset.graph, seen_in_validation(settings, dataset))
     result = evaluate(scorer, split, measures, report, ranker=rankers(chunk_of(settings.memory_limit, scorer)))
     with atomic_file(_path(folder)) as path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import held_out_of
 from gcnrec.ranking.export_rules import Exported
-from gcnrec.ranking.metrics import split_name
+from gcnrec.ranking.metrics import per_user_with, split_name
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.ranking.seen import may_repeat, seen_in_validation, seen_rule, validation_pairs
 from gcnrec.runs.documents import read_json
@@ -145,9 +146,10 @@ def _chosen(work: Work, trained: Exported) -> Mixture:
 
 
 def _judge(work: Work, parts: Sequence[Part], held: Csr) -> mixing.Judge:
-    return mixing.judge_of(
-        parts, held, seen_in_validation(work.job.evaluate, work.dataset), work.job.evaluate.metric, work.observer
-    )
+    settings = work.job.evaluate
+    seen = seen_in_validation(settings, work.dataset)
+    judge = mixing.judge_of(parts, held, seen, settings.metric, work.observer)
+    return replace(judge, per_user=per_user_with(settings.own))
 
 
 def _candidates(work: Work, held: Csr) -> dict[str, Shares]:
