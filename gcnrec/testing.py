@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gcnrec.device import ops_for, uploaded
 from gcnrec.errors import UsageError
 from gcnrec.extensions.load import Own
-from gcnrec.extensions.names import ENCODERS, METRICS, Kind
+from gcnrec.extensions.names import ENCODERS, LOSSES, METRICS, Kind
 from gcnrec.graph import BipartiteGraph
 from gcnrec.rows import RowGrad, Rows, Ticket
 from gcnrec.tables.dense import StepTable, Table
@@ -366,6 +366,58 @@ def check_own_encoder(name: str, settings: Settings | None = None) -> None:
         _check_gradient(encoder, rows_ND, draw)
     check_step(lambda: _own_step(sections), rate=0.05, steps=_STEPS, share=0.9)
     _check_resume(lambda: _own_step(sections))
+
+
+def check_own_loss(name: str, settings: Settings | None = None) -> None:
+    """A class for `loss.name` gives each positive a term of its own scores alone, with the gradient of what it computes.
+
+    A weight w counts as w equal negatives, and none at -inf, also where that leaves an entry without any. Higher scores of
+    positives lower it. A model learns by it, from in-batch and from drawn negatives. `settings`: those of the class. Raises
+    AssertionError, or UsageError where a job would.
+    """
+    from gcnrec.models.scores.own import Terms
+
+    own = _own_of(LOSSES, name, settings)
+    made, draw = Terms.of(own).made, torch.Generator().manual_seed(3)
+    positive_B, negative_BN = torch.rand(7, generator=draw).double(), 2 * torch.rand(7, 5, generator=draw).double() - 1
+    weight_BN = torch.zeros(7, 5).double()
+    weight_BN[2], weight_BN[3, 1], weight_BN[4, 0] = -torch.inf, -torch.inf, np.log(2.0)
+    given = positive_B, negative_BN, weight_BN
+    kept = [each.clone() for each in given]
+    terms_B = made.terms(*given)
+    require(all(map(torch.equal, kept, given)), "terms must leave what they are given as it is")
+    require(bool(torch.isfinite(terms_B).all()), "terms must be finite, also of an entry without negatives")
+    require(torch.equal(made.terms(*given), terms_B), "equal scores must give equal terms")
+    order = torch.tensor([4, 0, 3, 1, 2])
+
+    def same(other_B: torch.Tensor, expected_B: torch.Tensor, sentence: str) -> None:
+        require(torch.allclose(other_B, expected_B, rtol=1e-9, atol=1e-9), sentence)
+
+    same(
+        made.terms(positive_B, negative_BN[:, order], weight_BN[:, order]), terms_B, "the order of negatives must change no term"
+    )
+    alone = [made.terms(*(each[row : row + 1] for each in given)) for row in range(7)]
+    same(torch.cat(alone), terms_B, "a term must follow from the scores of its own entry alone")
+    rest = made.terms(positive_B[3:4], negative_BN[3:4, [0, 2, 3, 4]], weight_BN[3:4, [0, 2, 3, 4]])
+    same(rest, terms_B[3:4], "a negative of log weight -inf must count as none")
+    twice = made.terms(positive_B[4:5], negative_BN[4:5, [0, 0, 1, 2, 3, 4]], torch.zeros(1, 6).double())
+    same(twice, terms_B[4:5], "a negative of log weight log 2 must count as two")
+    leaves = positive_B.requires_grad_(), negative_BN.requires_grad_()
+    try:
+        torch.autograd.gradcheck(lambda one, other: made.terms(one, other, weight_BN), leaves)
+    except (RuntimeError, AssertionError) as problem:
+        raise AssertionError(f"the gradient of terms misses a difference of values: {problem}") from None
+    (slope_B,) = torch.autograd.grad(made.terms(*leaves, weight_BN).sum(), leaves[:1])
+    require(float(slope_B.sum()) < 0.0, "higher scores of the positives must lower the loss")
+    popularity = getattr(made, "popularity", 0.0)
+    require(isinstance(popularity, float) and 0.0 <= popularity < np.inf, f"popularity must be a float from 0, got {popularity}")
+    for negatives in ("in_batch", "uniform"):
+        sections = {
+            "loss": {"name": own.name, "settings": own.settings},
+            "sampler": {"negatives": negatives},
+            "model": {"width": 8},
+        }
+        check_step(lambda sections=sections: _own_step(sections), rate=0.05, steps=_STEPS, share=0.9)  # type: ignore[misc]
 
 
 def check_own_metric(name: str, settings: Settings | None = None) -> None:

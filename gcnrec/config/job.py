@@ -19,6 +19,7 @@ from gcnrec.config.values import (
     FolderName,
     Fraction,
     Length,
+    LossName,
     MetricKind,
     MetricName,
     OwnSettings,
@@ -33,7 +34,7 @@ from gcnrec.config.values import (
 )
 from gcnrec.errors import shown
 from gcnrec.extensions.load import Own
-from gcnrec.extensions.names import ENCODERS, METRICS, is_own
+from gcnrec.extensions.names import ENCODERS, LOSSES, METRICS, is_own
 from gcnrec.storage.places import StrPath, place
 
 _MOST_NEGATIVES = 10**9
@@ -241,8 +242,10 @@ class Sampler(Section):
 class Loss(Section):
     """What a step minimises."""
 
-    name: Literal["bpr", "softmax", "bsl", "directau"] = "softmax"
-    """What a step minimises: softmax, bpr, bsl or directau."""
+    name: Literal["bpr", "softmax", "bsl", "directau"] | LossName = "softmax"
+    """What a step minimises: softmax, bpr, bsl, directau, or a class of another package (docs/extending.md)."""
+    settings: OwnSettings | None = None
+    """What a loss of another package is made of."""
     score: Literal["cosine", "inner"] = "cosine"
     """Score used in training; `model.popularity` decides which one ranks. Default `inner` for bpr."""
     temperature: Temperature = 0.12
@@ -262,6 +265,11 @@ class Loss(Section):
     draws none. Default: 0.03 where the data has negative pairs."""
     uniformity: Amount = 1.0
     """directau: weight of the uniformity term."""
+
+    @property
+    def own(self) -> Own | None:
+        """The loss where it is a class of another package."""
+        return Own("loss.name", LOSSES, self.name, self.settings or {}) if is_own(self.name) else None
 
 
 class Optimizer(Section):
@@ -493,7 +501,7 @@ class Job(Section):
     @property
     def own(self) -> list[Own]:
         """The classes of other packages that the job names."""
-        return [*(own for own in (self.model.own,) if own), *self.evaluate.own]
+        return [*(own for own in (self.model.own, self.loss.own) if own), *self.evaluate.own]
 
     @property
     def trains_on_gpu(self) -> bool:
@@ -626,7 +634,8 @@ def _impossible(job: Job) -> str | None:
 
 def _without_class(job: Job) -> str | None:
     """Settings for a class of another package where the job names none."""
-    for owner, settings, own in (("model.name", job.model.settings, job.model.own),):
+    chosen = (("model.name", job.model.settings, job.model.own), ("loss.name", job.loss.settings, job.loss.own))
+    for owner, settings, own in chosen:
         if settings is not None and not own:
             section, _, key = owner.partition(".")
             return (

@@ -18,6 +18,7 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.models import losses
 from gcnrec.models.scores.entries import Score
 from gcnrec.models.scores.in_batch import BslInBatch, BslSampled, PoolSoftmax
+from gcnrec.models.scores.own import OwnInBatch, OwnSampled, Terms
 from gcnrec.models.scores.sampled import Bpr, DirectAu, SampledSoftmax
 from gcnrec.rows import Array
 from gcnrec.sampling.sampler import Batch
@@ -77,6 +78,9 @@ def objective_of(settings: Loss, sampler: Sampler, graph: BipartiteGraph, weight
                 score = PoolSoftmax(weight, settings.temperature, getattr(torch, settings.precision), log_share_I)
             else:
                 score = SampledSoftmax(weight, settings.temperature, log_share_I)
+        case _:
+            assert settings.own is not None  # a section takes no other name
+            score = (OwnInBatch if in_batch else OwnSampled)(weight, Terms.of(settings.own))
     return Objective(score, settings.score == "cosine" and settings.name != "directau", settings.l2)
 
 

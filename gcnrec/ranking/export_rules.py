@@ -8,7 +8,8 @@ q_i: share of item i among the training positives, or with `model.popularity_day
 the prior that training removed; x = `loss.logq`; a = 1 for in-batch negatives, `popularity_power` for
 popularity negatives, 0 for uniform ones (logits of negative sampling: Levy & Goldberg 2014; logQ: Yi et al. 2019). Ranking by
 p(i|u) therefore adds a column, s + tau a (1 - x) log q_i. Limits: `exclude_seen` has no such optimum; bsl is exact only with one
-positive per user and batch; directau has no derivation; weights of positives do not enter q.
+positive per user and batch; directau has no derivation; a loss of
+another package says itself what tau is; weights of positives do not enter q.
 
 Letters: N nodes, U users, I items, F width.
 """
@@ -182,6 +183,9 @@ def _column(loss: Loss, sampler: Sampler) -> float:
             return power
         case "directau":
             return 0.0
+        case _:
+            assert loss.own is not None  # a section takes no other name
+            return float(getattr(loss.own.make(), "popularity", 0.0)) * power
 
 
 def log_shares(degrees_I: NDArray[np.int64] | NDArray[np.float64], unseen_degree: float) -> torch.Tensor:

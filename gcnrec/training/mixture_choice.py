@@ -226,11 +226,12 @@ def _temperature(work: Work, trained: Exported, held: Csr | None) -> float:
 def temperature_of(loss: Loss, cosine: bool, trained: Exported, held: Csr | None) -> float:
     """What the trained score is divided by in P: the loss's own temperature where the loss makes it a log probability.
 
-    Where it does not (directau, or an export that is not the trained score), the one under which validation is likeliest.
+    Where it does not (directau, a loss of another package, an export that is not the trained score), the one under which
+    validation is likeliest.
     `cosine`: whether the trained score is one; `held`: user -> items of validation, None where there are none.
     """
     as_trained = trained.rule.kind in ("theory", "cosine" if cosine else "inner")
-    if held is None or (as_trained and loss.name != "directau"):
+    if held is None or (as_trained and loss.name != "directau" and not loss.own):
         return 1.0 if loss.name == "bpr" else loss.temperature
     return likeliest_temperature(trained.scorer, held)
 

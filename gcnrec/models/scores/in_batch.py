@@ -97,17 +97,17 @@ class PoolSoftmax:
     log_share_I: NDArray[np.float32] | None
 
     def prepare(self, batch: Batch) -> PoolGiven[NDArray[Any]]:
-        return self._given(batch, _candidates(batch, self.log_share_I))
+        return self._given(batch, candidates(batch, self.log_share_I))
 
     def prepare_part(self, batch: Batch, shared: Shared) -> PoolGiven[NDArray[Any]]:
-        return self._given(batch, _shared_candidates(shared, self.log_share_I))
+        return self._given(batch, shared_candidates(shared, self.log_share_I))
 
     def _given(self, batch: Batch, pool: Candidates[NDArray[Any]]) -> PoolGiven[NDArray[Any]]:
         users = entries_in(batch, batch.users_B)
         return PoolGiven(users, pool, batch.triples.weights_B, own_entries(batch, self.own_weight))
 
     def __call__(self, rows_VD: torch.Tensor, given: PoolGiven[torch.Tensor]) -> torch.Tensor:
-        return self.of_part(rows_VD, _rows_of(rows_VD, given.pool), given)
+        return self.of_part(rows_VD, rows_of(rows_VD, given.pool), given)
 
     def of_part(self, rows_VD: torch.Tensor, pool_JD: torch.Tensor, given: PoolGiven[torch.Tensor]) -> torch.Tensor:
         users_BD = take(rows_VD, given.users)
@@ -127,16 +127,16 @@ class BslInBatch:
     positive_temperature: float
 
     def prepare(self, batch: Batch) -> BslGiven[NDArray[Any]]:
-        pool = _candidates(batch, None)
+        pool = candidates(batch, None)
         return BslGiven(*pair_entries(batch), pool, _by_user(batch), own_entries(batch, self.own_weight))
 
     def prepare_part(self, batch: Batch, shared: Shared) -> BslGiven[NDArray[Any]]:
         users, positives = entries_in(batch, batch.users_B), entries_of(shared.target_B, len(shared.items_J))
-        pool, own = _shared_candidates(shared, None), own_entries(batch, self.own_weight)
+        pool, own = shared_candidates(shared, None), own_entries(batch, self.own_weight)
         return BslGiven(users, positives, pool, _by_user(batch), own)
 
     def __call__(self, rows_VD: torch.Tensor, given: BslGiven[torch.Tensor]) -> torch.Tensor:
-        return self._loss(rows_VD, _rows_of(rows_VD, given.pool), take(rows_VD, given.positives), given)
+        return self._loss(rows_VD, rows_of(rows_VD, given.pool), take(rows_VD, given.positives), given)
 
     def of_part(self, rows_VD: torch.Tensor, pool_JD: torch.Tensor, given: BslGiven[torch.Tensor]) -> torch.Tensor:
         return self._loss(rows_VD, pool_JD, take(pool_JD, given.positives), given)
@@ -144,14 +144,9 @@ class BslInBatch:
     def _loss(
         self, rows_VD: torch.Tensor, pool_JD: torch.Tensor, positives_BD: torch.Tensor, given: BslGiven[torch.Tensor]
     ) -> torch.Tensor:
-        target_B, items_J = given.pool.target_B, given.pool.items_J
-        users_BD = take(rows_VD, given.users)
-        bias_BJ = given.pool.bias_J.repeat(len(target_B), 1).scatter(1, target_B[:, None], -torch.inf)
-        if items_J is not None:
-            bias_BJ.masked_fill_(losses.twins(items_J, target_B), -torch.inf)
-        scores_B, scores_BJ = (users_BD * positives_BD).sum(1), users_BD @ pool_JD.T
-        negatives = _with_own(own_of(rows_VD, given.own), users_BD, scores_BJ, bias_BJ)
-        return losses.bsl(scores_B, *negatives, given.groups, self.temperature, self.positive_temperature)
+        users_BD, own = take(rows_VD, given.users), own_of(rows_VD, given.own)
+        scores = pool_scores(users_BD, positives_BD, pool_JD, given.pool, own)
+        return losses.bsl(*scores, given.groups, self.temperature, self.positive_temperature)
 
 
 @dataclass(frozen=True)
@@ -170,7 +165,7 @@ class BslSampled:
         users_BD, positives_BD = take(rows_VD, drawn.users), take(rows_VD, drawn.positives)
         scores_BN = losses.against(users_BD, negatives_of(rows_VD, drawn))
         scores_B, bias_BN = (users_BD * positives_BD).sum(1), torch.zeros_like(scores_BN)
-        negatives = _with_own(own_of(rows_VD, drawn.own), users_BD, scores_BN, bias_BN)
+        negatives = with_own(own_of(rows_VD, drawn.own), users_BD, scores_BN, bias_BN)
         return losses.bsl(scores_B, *negatives, groups, self.temperature, self.positive_temperature)
 
 
@@ -179,7 +174,7 @@ def _by_user(batch: Batch) -> Entries[NDArray[Any]]:
     return entries_of(group_B, len(users_U))
 
 
-def _candidates(batch: Batch, log_share_I: NDArray[np.float32] | None) -> Candidates[NDArray[Any]]:
+def candidates(batch: Batch, log_share_I: NDArray[np.float32] | None) -> Candidates[NDArray[Any]]:
     places_J, target_B = np.unique(batch.positives_B, return_inverse=True)
     counts_J = np.bincount(target_B, minlength=len(places_J))
     nodes_V, nodes_J = batch.nodes_V, batch.nodes_V[places_J]
@@ -190,7 +185,7 @@ def _candidates(batch: Batch, log_share_I: NDArray[np.float32] | None) -> Candid
     return Candidates(target_B, *biases, items_J if dated else None, rows, batch.num_users)
 
 
-def _shared_candidates(shared: Shared, log_share_I: NDArray[np.float32] | None) -> Candidates[NDArray[Any]]:
+def shared_candidates(shared: Shared, log_share_I: NDArray[np.float32] | None) -> Candidates[NDArray[Any]]:
     """Candidates whose rows come from elsewhere."""
     return Candidates(shared.target_B, *_biases(shared, log_share_I), None, None, 0)
 
@@ -203,11 +198,26 @@ def _biases(shared: Shared, log_share_I: NDArray[np.float32] | None) -> tuple[ND
     return bias_J, (own_J - bias_J)[shared.target_B]
 
 
-def _rows_of(rows_VD: torch.Tensor, pool: Candidates[torch.Tensor]) -> torch.Tensor:
+def rows_of(rows_VD: torch.Tensor, pool: Candidates[torch.Tensor]) -> torch.Tensor:
     return rows_VD[pool.first :] if pool.rows is None else take(rows_VD, pool.rows)
 
 
-def _with_own(
+def pool_scores(
+    users_BD: torch.Tensor, positives_BD: torch.Tensor, pool_JD: torch.Tensor, pool: Candidates[torch.Tensor],
+    own: losses.Own | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Scores of positives (B), scores of candidates (B, J) and the log of what each counts; -inf for an entry's own.
+
+    `own` adds a column to both matrices.
+    """
+    target_B, items_J = pool.target_B, pool.items_J
+    bias_BJ = pool.bias_J.repeat(len(target_B), 1).scatter(1, target_B[:, None], -torch.inf)
+    if items_J is not None:
+        bias_BJ.masked_fill_(losses.twins(items_J, target_B), -torch.inf)
+    return (users_BD * positives_BD).sum(1), *with_own(own, users_BD, users_BD @ pool_JD.T, bias_BJ)
+
+
+def with_own(
     own: losses.Own | None, users_BD: torch.Tensor, scores_BJ: torch.Tensor, bias_BJ: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores and log weights of each row's negatives, with the row's own as the last column."""
