@@ -88,8 +88,9 @@ def run_job(
 
 
 def backtest_job(job: Job, request: DataRequest, windows: Windows, out: Path, observer: Observer) -> Backtest:
-    """Run `job` at several moments, as `gcnrec.results.backtest` says, into the folder `out`."""
+    """Run `job` at several moments, as `gcnrec.results.backtest` says, into the folder `out`; writes `backtest.html` there."""
     from gcnrec.loaders.on_demand import DataRequest
+    from gcnrec.reports.studies.backtest_page import write_backtest_page
     from gcnrec.results.backtest import backtest
     from gcnrec.runs.folder import open_run
 
@@ -100,7 +101,9 @@ def backtest_job(job: Job, request: DataRequest, windows: Windows, out: Path, ob
         metrics, _ = run_job(job.model_copy(update={"data": data}), asked, folder, True, observer)
         return {**metrics, "train": open_run(folder).dataset.graph.num_edges}
 
-    return backtest(request, windows, out, judge, job.evaluate.metric, observer)
+    found = backtest(request, windows, out, judge, job.evaluate.metric, observer)
+    write_backtest_page(found, out)
+    return found
 
 
 def _numbered(job: Job, dataset: Dataset, name: str, observer: Observer, world: World | None) -> Run:

@@ -34,6 +34,7 @@ class Stage(IntEnum):
     DROPOUT = 9
     OWN_NEGATIVES = 10
     FEATURES = 11
+    EXAMPLES = 12
 
 
 UNIFORM, WEIGHTED, WALK, DATED = 0, 1, 2, 3

@@ -7,6 +7,7 @@ from typing import Any
 
 from gcnrec.ranking.seen import SeenRule
 from gcnrec.reports.progress import watched
+from gcnrec.reports.run_report import refresh_report
 from gcnrec.results.compare import Comparison, compare_runs
 from gcnrec.results.evaluate import Split, evaluate_run
 from gcnrec.results.given.details import Details
@@ -24,7 +25,8 @@ def evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate a run folder and return the metrics that it writes.
 
-    Test: `metrics.json` and `per_user.parquet`. Valid: `metrics.valid.json` and `per_user.valid.parquet`.
+    Test: `metrics.json` and `per_user.parquet`. Valid: `metrics.valid.json` and `per_user.valid.parquet`. A run that has a
+    `report.html` gets it anew.
     `ks`: list lengths, by default the job's. `segments`: a Parquet or CSV file with a user column and one other column, the name
     of the user's segment. `memory_limit`, such as "2GB" (default: of the job), bounds memory; the process itself and mapped files
     do not count. `seen`: what lists leave out, in place of the job's `evaluate.seen`. `details`: more metrics, none by default.
@@ -33,7 +35,10 @@ def evaluate(
     valid too, or that another process writes.
     """
     with watched(progress, observer) as heard:
-        return evaluate_run(opened(run, heard), split, ks, place_if_any(segments), heard, memory_limit, seen, details, world)
+        given = opened(run, heard)
+        metrics = evaluate_run(given, split, ks, place_if_any(segments), heard, memory_limit, seen, details, world)
+        refresh_report(given, heard)
+        return metrics
 
 
 def compare(

@@ -60,11 +60,12 @@ def evaluate(
     as_json: AsJson = False,
     log_json: LogJson = False,
 ) -> None:
-    """Rank all items for every held-out user; write metrics and per-user metrics into the run folder."""
+    """Rank all items for every held-out user; write metrics into the run folder, and its report.html anew if it has one."""
     from gcnrec.pipeline import list_lengths
 
     lengths = list_lengths(k)
     from gcnrec.commands.workers import leading
+    from gcnrec.reports.run_report import refresh_report
     from gcnrec.reports.text import metric_lines
     from gcnrec.results.evaluate import Terms, evaluate_lists, evaluate_run
     from gcnrec.results.given.details import Details
@@ -78,6 +79,7 @@ def evaluate(
         if lists is None:
             opened = open_run(run, observer)
             metrics = evaluate_run(opened, split, lengths, segments, observer, memory_limit, seen, details, world)
+            refresh_report(opened, observer)
         else:
             terms, table = Terms(split, lengths, seen), table_of(out, segments, force)
             metrics = evaluate_lists(open_run(run, observer), lists, table, terms, details, observer)

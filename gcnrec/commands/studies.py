@@ -10,7 +10,18 @@ import typer
 
 from gcnrec.commands.observed import LogJson, observing
 from gcnrec.console import output
-from gcnrec.console.arguments import AsJson, DataFolder, DataRoot, IngestAgain, JobFile, Overrides, count, integer, place_to_write
+from gcnrec.console.arguments import (
+    AsJson,
+    DataFolder,
+    DataRoot,
+    IngestAgain,
+    JobFile,
+    Overrides,
+    Replace,
+    count,
+    integer,
+    place_to_write,
+)
 from gcnrec.errors import UsageError
 from gcnrec.extensions.load import require
 from gcnrec.system.signals import working
@@ -31,7 +42,7 @@ def backtest(
     as_json: AsJson = False,
     log_json: LogJson = False,
 ) -> None:
-    """Train and evaluate a job at several moments in time; the same command continues."""
+    """Train and evaluate a job at several moments in time; write DIR/backtest.html. The same command continues."""
     from gcnrec.config import Job
     from gcnrec.loaders.on_demand import DataRequest
     from gcnrec.pipeline import backtest_job
@@ -42,26 +53,37 @@ def backtest(
     folder = out or Path("runs") / f"{job.stem}-backtest"
     with observing(as_json, log_json, settings.evaluate.metric) as observer:
         found = backtest_job(settings, DataRequest(settings.data, job, None, data_root), windows, folder, observer)
-    output.show(asdict(found) if as_json else [*backtest_lines(found), str(folder)])
+    output.show(asdict(found) if as_json else [*backtest_lines(found), f"{folder}  (open {folder / 'backtest.html'})"])
 
 
 def compare(
     base: Annotated[Path, typer.Argument(metavar="BASE", help="The run to compare with.")],
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or files of 'evaluate --lists'.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", parser=place_to_write, help="Also write a page with forest plots.")
+    ] = None,
+    force: Replace = False,
     as_json: AsJson = False,
 ) -> None:
     """Differences per metric with paired bootstrap intervals and Holm's p-values; same data and users or refused."""
+    from gcnrec.reports.studies.comparison import ComparisonPage
     from gcnrec.reports.text import comparison_lines
     from gcnrec.results.compare import compare_runs as contrast
     from gcnrec.results.given.lists import open_judged
     from gcnrec.runs.folder import open_run
 
+    if force and out is None:
+        raise UsageError("--force belongs to --out, the page that it replaces; add it, or leave --force out")
     with observing(as_json) as observer:
+        page = None if out is None else ComparisonPage(out, force)
         if base.is_file():
             raise UsageError(f"the first argument must be a run, {base} is a file; name the run that the lists were judged by")
         others = [open_judged(run) if run.is_file() or run.suffix == ".parquet" else open_run(run, observer) for run in runs]
         comparison = contrast(open_run(base, observer), others)
-    output.show(asdict(comparison) if as_json else comparison_lines(comparison))
+        if page is not None:
+            page.write(comparison)
+    where = [] if page is None else ["", f"{page.path}  (open it in a browser)"]
+    output.show(asdict(comparison) if as_json else [*comparison_lines(comparison), *where])
 
 
 def sweep(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ _PAGE = {_INK: "var(--ink)", _FAINT: "var(--line)"} | {colour: f"var(--series-{n
 _TAG = re.compile(r"<[^>]*>")
 _LABEL_END = 40
 """Characters that stay at each end of a long name, which would leave no room for the lines."""
+_ROW_END = 16
+"""The same for the rows of a forest plot."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,14 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class Spans:
+    """A named series of a forest plot: of each row a mean with its interval, whose bounds may be nan, or None."""
+
+    name: str
+    estimates: Sequence[Estimate | None]
+
+
+@dataclass(frozen=True)
 class Means:
     """A named line of (x, mean with its interval); bounds are nan where there is none."""
 
@@ -60,7 +71,7 @@ def lines(
     """
 
     def draw(axes: Any) -> None:
-        from matplotlib.ticker import EngFormatter, PercentFormatter
+        from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
         _plot(axes, curves)
         for name, limit in limits.items():
@@ -70,6 +81,8 @@ def lines(
             least, room, form = (1.0, 1.2, EngFormatter(sep="")) if unit == "count" else (0.01, 1.15, PercentFormatter(1.0))
             axes.set_ylim(0, room * max(least, *limits.values(), *(y for curve in curves for y in curve.ys)))
             axes.yaxis.set_major_formatter(form)
+            if unit == "count":
+                axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
     return _svg(draw, x_label, y_label)
 
@@ -99,7 +112,7 @@ def means(series: Sequence[Means], x_label: str, y_label: str, as_bands: bool = 
         placed = {"loc": "outside right upper"}  # covers no line
         _name(axes.figure.legend(handles, ["line"] * len(handles), frameon=False, **placed), [each.name for each in series])
 
-    return _svg(draw, x_label, y_label, (6.0, 3.1))
+    return _svg(draw, x_label, y_label, (5.2, 2.8))
 
 
 def fan(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
@@ -187,7 +200,40 @@ def bars(names: Sequence[str], lengths: Sequence[float], x_label: str, highlight
         axes.margins(x=0.16)
         axes.grid(visible=False, axis="y")
 
-    return _svg(draw, x_label, "", (5.2, 0.7 + 0.42 * len(names)))
+    return _svg(draw, x_label, "", (4.4, 0.7 + 0.38 * len(names)))
+
+
+def forest(names: Sequence[str], series: Sequence[Spans], x_label: str, middle: float | None = None) -> str:
+    """A forest plot (Lewis and Clarke 2001): a row per name, the first on top, in it a marker and an interval per series.
+
+    `middle`: a dotted vertical line, such as 0 where differences are shown.
+    """
+
+    def draw(axes: Any) -> None:
+        handles = []
+        for number, each in enumerate(series):
+            shift = 0.64 * ((number + 0.5) / len(series) - 0.5)
+            rows = [(one, place + shift) for place, one in enumerate(each.estimates) if one is not None]
+            middles, places = [one.mean for one, _ in rows], [place for _, place in rows]
+            reach = [[_length(one.mean - one.low) for one, _ in rows], [_length(one.high - one.mean) for one, _ in rows]]
+            style = {"color": _SERIES[number % len(_SERIES)], "marker": _MARKERS[number % len(_MARKERS)], "markersize": 4.5}
+            handles.append(axes.errorbar(middles, places, xerr=reach, linestyle="none", elinewidth=1.5, capsize=2.5, **style))
+        if middle is not None:
+            axes.axvline(middle, color=_INK, linestyle=":", linewidth=1.2)
+        axes.set_yticks(range(len(names)), [_short(name, _ROW_END) for name in names])
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        if len(series) > 1:
+            placed = {"loc": "outside lower center"}  # covers no interval
+            _name(axes.figure.legend(handles, ["row"] * len(handles), frameon=False, **placed), [each.name for each in series])
+
+    rows = len(names) * (0.26 + 0.11 * (len(series) - 1))
+    return _svg(draw, x_label, "", (4.4, 0.8 + rows + 0.22 * len(series) * (len(series) > 1)))
+
+
+def _length(reach: float) -> float:
+    """Of one side of an interval; none where its bound is unknown."""
+    return 0.0 if math.isnan(reach) else reach
 
 
 def _plot(axes: Any, curves: Sequence[Curve]) -> None:
@@ -208,9 +254,9 @@ def _name(legend: Any, names: Sequence[str]) -> None:
         text.set_text(_short(name))
 
 
-def _short(name: str) -> str:
+def _short(name: str, end: int = _LABEL_END) -> str:
     name = "".join(each if each.isprintable() else " " for each in name)
-    return name if len(name) <= 2 * _LABEL_END else f"{name[:_LABEL_END]}\u2026{name[-_LABEL_END:]}"
+    return name if len(name) <= 2 * end else f"{name[:end]}\u2026{name[-end:]}"
 
 
 def _logarithmic(axes: Any, xs: Sequence[float]) -> None:
@@ -223,7 +269,7 @@ def _logarithmic(axes: Any, xs: Sequence[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _svg(draw: Callable[[Any], None], x_label: str, y_label: str, size: tuple[float, float] = (5.2, 2.9)) -> str:
+def _svg(draw: Callable[[Any], None], x_label: str, y_label: str, size: tuple[float, float] = (4.4, 2.6)) -> str:
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

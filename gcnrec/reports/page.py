@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,13 @@ def rendered(template: str, content: Mapping[str, Any]) -> str:
     """A template of this folder with `content`, of which all text is escaped."""
     import jinja2
 
+    def labelled(svg: str, name: str) -> str:
+        """An SVG as an image with a name, for readers who cannot see it."""
+        return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(name)}"', 1)
+
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    pages.filters["labelled"] = labelled
     return pages.get_template(template).render(**content)

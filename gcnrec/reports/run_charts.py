@@ -7,11 +7,12 @@ from typing import Literal
 
 from gcnrec.ranking.metrics import measured, split_name
 from gcnrec.reports import charts
+from gcnrec.reports.seed_statistics import Estimate
 from gcnrec.runs.contents import RunContents
-from gcnrec.runs.events import Epoch, Explore
+from gcnrec.runs.events import Epoch, Explore, ValidBaseline
 
 Chart = dict[str, str]
-"""`title` and `svg`."""
+"""`title` and `svg`; `alt` where the title does not say enough to who cannot see the chart."""
 STAGES = ("fit", "refit")
 _MANY_SECONDS = 600.0
 
@@ -40,7 +41,9 @@ def learning(contents: RunContents) -> Iterator[Chart]:
             if each
         ]
         if curves:
-            yield {"title": title, "svg": charts.lines(curves, "minutes" if minutes else x, label, unit)}
+            svg = charts.lines(curves, "minutes" if minutes else x, label, unit)
+            ends = "; ".join(f"{curve.name} from {curve.ys[0]:.4g} to {curve.ys[-1]:.4g}" for curve in curves)
+            yield {"title": title, "svg": svg, "alt": f"{title}: {ends}"}
 
 
 def stored_values(contents: RunContents) -> list[Chart]:
@@ -79,6 +82,21 @@ def compared(contents: RunContents) -> list[Chart]:
             svg = charts.columns(names, heights, "decile of item popularity (1: most popular)", label)
             drawn.append({"title": "Recall by item popularity", "svg": svg})
     return drawn
+
+
+def against_baselines(contents: RunContents) -> list[Chart]:
+    """The best epoch on validation less each baseline, paired by user, as a forest plot."""
+    events = [event for event in contents.of_kind(ValidBaseline) if not event.skipped]
+    if not events:
+        return []
+    # An event has the baseline less the run; here, what the run gains is positive.
+    gains = [Estimate(-event.difference, -event.high, -event.low, event.users) for event in events]
+    metric = contents.job.evaluate.metric
+    svg = charts.forest(
+        [event.name for event in events], [charts.Spans("this run", gains)], f"{metric} of this run less theirs", 0.0
+    )
+    said = "; ".join(f"{event.name} {gain.mean:+.4f}" for event, gain in zip(events, gains, strict=True))
+    return [{"title": "Gain over baselines on validation", "svg": svg, "alt": f"Gain in {metric} with 95% intervals: {said}"}]
 
 
 def support(contents: RunContents) -> list[Chart]:

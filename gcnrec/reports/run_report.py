@@ -1,33 +1,52 @@
-"""`report.html`: one self-contained page about a run, made from the files of its folder alone; no external request."""
+"""`report.html`: one self-contained page about a run, made from the files of its folder and its dataset; no external request."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gcnrec.ranking.metrics import measured
+from gcnrec.errors import GcnrecError
 from gcnrec.reports.figures import duration, size
 from gcnrec.reports.page import write_page
-from gcnrec.reports.run_charts import STAGES, compared, learning, stored_values, support
+from gcnrec.reports.run_charts import STAGES, against_baselines, compared, learning, stored_values, support
+from gcnrec.reports.sections.data import data_section
+from gcnrec.reports.sections.examples import examples_section
+from gcnrec.reports.sections.groups import cells, cold_section, group_tables
+from gcnrec.reports.sections.words import memory_words
 from gcnrec.reports.text import HEADLINE, changed
 from gcnrec.runs.changes import changes
 from gcnrec.runs.contents import RunContents
-from gcnrec.runs.events import Baseline, Epoch, Note, Resume, ValidBaseline
-from gcnrec.runs.folder import Run
+from gcnrec.runs.events import Epoch, Note, Resume, ValidBaseline
+from gcnrec.runs.folder import Run, writing
 from gcnrec.runs.paths import LINEAGE, MIXTURE, REPORT
+from gcnrec.system.observer import Observer
 
 
 def write_report(run: Run) -> Path:
-    """Write `report.html` into the run folder, replacing an earlier one, and return its path; only job.toml must be there."""
-    return write_page("report.html.j2", _content(RunContents(run.folder)), run.folder / REPORT)
+    """Write `report.html` into the run folder, replacing an earlier one, and return its path."""
+    return write_run_page(run.folder, run)
 
 
-def _content(contents: RunContents) -> dict[str, Any]:
+def write_run_page(folder: Path, run: Run | None = None) -> Path:
+    """As `write_report`; of a folder alone, in which only job.toml must be, the page says what its files say."""
+    return write_page("report.html.j2", _content(RunContents(folder), run), folder / REPORT)
+
+
+def refresh_report(run: Run, observer: Observer) -> None:
+    """Write `report.html` of a run that has one, so that it shows what was measured since; what fails is a warning."""
+    if (run.folder / REPORT).is_file():
+        try:
+            with writing(run.folder, observer):
+                write_report(run)
+        except GcnrecError as problem:
+            observer.warn(f"{run.folder / REPORT} shows earlier figures, as it cannot be written: {problem}")
+
+
+def _content(contents: RunContents, run: Run | None) -> dict[str, Any]:
     metrics, baselines = contents.metrics, contents.baselines
     others = baselines.values()
     rows = [
-        {"name": name, "value": f"{value:.4f}", "interval": _interval(contents, name), "baselines": _cells(name, others)}
+        {"name": name, "value": f"{value:.4f}", "interval": _interval(contents, name), "baselines": cells(name, others)}
         for name, value in metrics.values.items()
     ]
     return {
@@ -40,7 +59,7 @@ def _content(contents: RunContents) -> dict[str, Any]:
             for event in contents.of_kind(Resume)
         ],
         "curves": list(learning(contents)),
-        "compared": compared(contents),
+        "compared": [*compared(contents), *against_baselines(contents)],
         "support": stored_values(contents) + support(contents),
         "budget": _budget(contents),
         "split": metrics.split,
@@ -48,7 +67,12 @@ def _content(contents: RunContents) -> dict[str, Any]:
         "baseline_names": list(baselines),
         "valid_metric": contents.job.evaluate.metric,
         "valid_baselines": [_valid_row(contents, event) for event in contents.of_kind(ValidBaseline)],
-        "cold": _cold(contents),
+        "data": data_section(contents, run.dataset if run else None),
+        "examples": examples_section(run) if run else {},
+        "cold": cold_section(contents),
+        "groups": group_tables(contents),
+        "memory_words": memory_words(contents),
+        "memory": [(key, f"{count:,}", size(count) if key.endswith("_bytes") else "") for key, count in contents.memory.items()],
         "tables": _tables(contents),
         "notes": [note.text for note in contents.of_kind(Note)],
         "job": contents.job_text,
@@ -119,11 +143,6 @@ def _budget(contents: RunContents) -> list[tuple[str, str, str]]:
     ]
 
 
-def _cells(name: str, others: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The metric of each baseline; "" where it was not measured."""
-    return [f"{values[name]:.4f}" if name in values else "" for values in map(measured, others)]
-
-
 def _valid_row(contents: RunContents, baseline: ValidBaseline) -> dict[str, str]:
     """A baseline and the best epoch on validation; only `why` where it was skipped."""
     if baseline.skipped:
@@ -132,7 +151,7 @@ def _valid_row(contents: RunContents, baseline: ValidBaseline) -> dict[str, str]
         "name": baseline.name,
         "why": "",
         "users": f"{baseline.users:,}",
-        "value": "".join(_cells(contents.job.evaluate.metric, [baseline.metrics])),
+        "value": "".join(cells(contents.job.evaluate.metric, [baseline.metrics])),
         "own": f"{baseline.own:.4f}",
         "difference": f"{baseline.difference:+.4f}",
         "interval": f"{baseline.low:+.4f} to {baseline.high:+.4f}",
@@ -140,41 +159,11 @@ def _valid_row(contents: RunContents, baseline: ValidBaseline) -> dict[str, str]
     }
 
 
-_GROUPS = {
-    "warm": "user and item seen, among all items",
-    "warm_apart": "user and item seen, among seen items",
-    "cold_items": "item not seen, among all items",
-    "cold_items_apart": "item not seen, among such items",
-    "cold_users": "user not seen, among all items",
-    "new": "pair not met by any behaviour, among items not met",
-    "repeats": "pair that the user took before, among all items",
-    "pending": "pair met by another behaviour and not taken before, among all items",
-}
-
-
-def _cold(contents: RunContents) -> list[dict[str, Any]]:
-    """Metrics of the run and its baselines by kind of held-out pair: of cold nodes, new, repeated, pending."""
-    others = [baseline.cold_start for baseline in contents.of_kind(Baseline)]
-    rows = []
-    for group, values in contents.metrics.cold_start.items():
-        for name, value in measured(values).items():
-            share = values.get("share")
-            words = _GROUPS.get(group, group) + (f" ({share:.1%} of all pairs)" if share is not None else "")
-            about = {"group": words, "users": f"{values['users']:,.0f}"}
-            cells = _cells(name, [cold.get(group, {}) for cold in others])
-            rows.append({**about, "name": name, "value": f"{value:.4f}", "baselines": cells})
-    return rows
-
-
 def _tables(contents: RunContents) -> list[dict[str, Any]]:
-    memory = [
-        (key, f"{value:,}" + (f"  ({size(value)})" if key.endswith("_bytes") else "")) for key, value in contents.memory.items()
-    ]
     tables = [
         _since_earlier(contents),
-        {"title": "Mixture", "rows": _flat(contents.document(MIXTURE)), "numeric": False},
-        {"title": "Memory", "rows": memory, "numeric": True},
-        {"title": "Lineage", "rows": _flat(contents.document(LINEAGE)), "numeric": False},
+        {"title": "Mixture", "rows": _flat(contents.document(MIXTURE))},
+        {"title": "Lineage", "rows": _flat(contents.document(LINEAGE))},
     ]
     return [table for table in tables if table["rows"]]
 
@@ -186,7 +175,7 @@ def _since_earlier(contents: RunContents) -> dict[str, Any]:
         for change in changes(Path(earlier), contents.folder):
             name, before, now, added = changed(change)
             rows.append((f"{change.kind}: {name}", f"{before} \N{RIGHTWARDS ARROW} {now}" + (f" ({added})" if added else "")))
-    return {"title": f"Since {earlier}", "rows": rows, "numeric": False}
+    return {"title": f"Since {earlier}", "rows": rows}
 
 
 def _interval(contents: RunContents, name: str) -> str:

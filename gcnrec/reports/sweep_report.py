@@ -48,12 +48,32 @@ def _content(sweep: Sweep, name: str) -> dict[str, Any]:
         "runs": len(sweep.trials),
         "done": len(sweep.done),
         "failed": [trial for trial in sweep.trials if trial.failure],
-        "charts": [*_plots(groups, metric), *_by_seconds(groups, metric)],
+        "charts": [*_differences(groups, sweep.compare, metric), *_plots(groups, metric), *_by_seconds(groups, metric)],
         "means": [_mean_row(groups, key, sweep.compare, metric) for key in groups],
         "equal_epochs": [_contrast_row(one, "epochs") for one in contrasts(sweep.done, sweep.compare, metric, "epoch")],
         "equal_seconds": [_contrast_row(one, "s") for one in contrasts(sweep.done, sweep.compare, metric, "seconds")],
         "trials": [_trial_row(trial, metric) for trial in sweep.trials],
     }
+
+
+def _differences(groups: Groups, compare: str, metric: str) -> list[dict[str, str]]:
+    """A forest plot of the differences on test that `_mean_row` gives as text."""
+    found = {key: _difference(groups, key, compare, metric) for key in groups}
+    rows = {f"{variant}, {budget:g}": one for (variant, budget), one in found.items() if one is not None}
+    if not rows:
+        return []
+    svg = charts.forest(list(rows), [charts.Spans(metric, list(rows.values()))], f"difference in test {metric}", 0.0)
+    said = "; ".join(f"{name} {_text(one, '{:+.4f}')}" for name, one in rows.items())
+    return [{"title": f"Test {metric} less that of {compare}, by variant and budget", "svg": svg, "alt": said}]
+
+
+def _difference(groups: Groups, key: tuple[str, float], compare: str, metric: str) -> Estimate | None:
+    """The paired difference on test of a variant, only where it trained for as many epochs as the base; None without pairs."""
+    trials, base = groups[key], groups.get((compare, key[1]), [])
+    if trials is base or {_epochs(trial) for trial in trials} != {_epochs(trial) for trial in base}:
+        return None
+    difference = paired(_by_seed(trials, metric), _by_seed(base, metric))
+    return difference if difference.count else None
 
 
 def _plots(groups: Groups, metric: str) -> list[dict[str, str]]:
@@ -109,12 +129,11 @@ def _by_seconds(groups: Groups, metric: str) -> list[dict[str, str]]:
 
 
 def _mean_row(groups: Groups, key: tuple[str, float], compare: str, metric: str) -> dict[str, str]:
-    """A variant at a budget; its paired difference on test only where it trained for as many epochs as the base."""
-    trials, base = groups[key], groups.get((compare, key[1]), [])
+    """A variant at a budget."""
+    trials = groups[key]
     epochs = sorted({_epochs(trial) for trial in trials})
-    comparable = trials is not base and epochs == sorted({_epochs(trial) for trial in base})
     values = _known(trial.contents.memory.get("values") for trial in trials)
-    difference = paired(_by_seed(trials, metric), _by_seed(base, metric)) if comparable else None
+    difference = _difference(groups, key, compare, metric)
     return {
         "variant": key[0],
         "budget": f"{key[1]:g}",
@@ -124,7 +143,7 @@ def _mean_row(groups: Groups, key: tuple[str, float], compare: str, metric: str)
         "values": f"{statistics.fmean(values):,.0f}" if values else "",
         "valid": _text(estimate(_known(_best(trial, metric) for trial in trials))),
         "test": _text(estimate(_known(trial.test.get(metric) for trial in trials))),
-        "difference": _text(difference, "{:+.4f}") if difference and difference.count else "",
+        "difference": _text(difference, "{:+.4f}") if difference else "",
     }
 
 

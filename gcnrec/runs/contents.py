@@ -33,6 +33,8 @@ class Metrics(Document):
     intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
     deciles: list[dict[str, int | float | None]] = Field(default_factory=list)
     cold_start: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    segments: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    per: dict[str, list[dict[str, str | int | float | None]]] = Field(default_factory=dict)
 
     @field_validator("deciles")
     @classmethod

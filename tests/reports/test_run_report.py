@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import pytest
 
 from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
-from gcnrec.reports.run_report import write_report
+from gcnrec.reports.run_report import write_run_page
 from gcnrec.runs.contents import RunContents
 
 FORBIDDEN = {"script", "link", "img", "iframe", "object", "embed"}
@@ -71,7 +70,7 @@ def fill(folder):
 
 def test_a_full_run(folder):
     fill(folder)
-    page = parse(write_report(SimpleNamespace(folder=folder)))
+    page = parse(write_run_page(folder))
     for part in (
         "0.1865",
         "0.1800 to 0.1900",
@@ -96,7 +95,7 @@ def test_baselines_on_validation_are_shown_beside_the_best_epoch_and_in_brief(fo
         {"event": "baseline.valid", "name": "ease", "skipped": "about 9.5 s, a tenth of <this>"},
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    page = parse(write_report(SimpleNamespace(folder=folder)))
+    page = parse(write_run_page(folder))
     for part in ("0.1330", "0.0651", "+0.0679", "+0.0642 to +0.0716", "5,000", "skipped: about 9.5 s, a tenth of <this>"):
         assert part in page.text, part
     brief = RunContents(folder).valid_baselines_in_brief
@@ -105,10 +104,10 @@ def test_baselines_on_validation_are_shown_beside_the_best_epoch_and_in_brief(fo
 
 def test_validation_metrics_stand_in_only_where_they_mean_something(folder):
     (folder / "metrics.valid.json").write_text(json.dumps({"split": "valid", "recall@20": 0.4321}))
-    page = parse(write_report(SimpleNamespace(folder=folder)))
+    page = parse(write_run_page(folder))
     assert "Metrics on valid" in page.text and "0.4321" in page.text
     (folder / "job.toml").write_text(to_toml(Job.parse({"train": {"refit": "train+valid"}}, [], "here")))
-    assert "0.4321" not in parse(write_report(SimpleNamespace(folder=folder))).text
+    assert "0.4321" not in parse(write_run_page(folder)).text
 
 
 def test_warnings_and_resumes_are_shown(folder):
@@ -120,7 +119,7 @@ def test_warnings_and_resumes_are_shown(folder):
         )
     leaks = {"leakage_test_before_own_train": 0.25, "leakage_test_before_any_train": 1.0}
     (folder / "lineage.json").write_text(json.dumps({"format": 1, "data": {"name": "gowalla", **leaks}}))
-    page = parse(write_report(SimpleNamespace(folder=folder)))
+    page = parse(write_run_page(folder))
     for part in ("Warnings", "Look at <this>.", "25.0% of the test", "2026-01-02 03:04:05 UTC: fit after epoch 2 and 7 steps"):
         assert part in page.text, part
 
@@ -128,12 +127,12 @@ def test_warnings_and_resumes_are_shown(folder):
 def test_a_temporal_split_without_a_leak_warns_of_nothing(folder):
     data = {"name": "shop", "leakage_train_after_first_test": 0, "leakage_train_after_first_valid": 0}
     (folder / "lineage.json").write_text(json.dumps({"format": 1, "data": data}))
-    assert "Warnings" not in parse(write_report(SimpleNamespace(folder=folder))).text
+    assert "Warnings" not in parse(write_run_page(folder)).text
 
 
 def test_self_contained(folder):
     fill(folder)
-    page = parse(write_report(SimpleNamespace(folder=folder)))
+    page = parse(write_run_page(folder))
     assert not FORBIDDEN & {tag for tag, _ in page.tags}
     for tag, attributes in page.tags:
         for name, value in attributes.items():
@@ -144,20 +143,20 @@ def test_self_contained(folder):
 
 def test_charts_take_the_colours_of_the_page(folder):
     fill(folder)
-    text = write_report(SimpleNamespace(folder=folder)).read_text()
+    text = write_run_page(folder).read_text()
     assert "var(--series-1)" in text and "prefers-color-scheme: dark" in text
     assert "#010203" not in text and "#0a0001" not in text
 
 
 def test_a_bare_run_still_has_a_page(folder):
-    page = parse(write_report(SimpleNamespace(folder=folder)))
+    page = parse(write_run_page(folder))
     assert "Configuration" in page.text and "svg" not in {tag for tag, _ in page.tags}
 
 
 def test_equal_runs_give_equal_pages(folder):
     fill(folder)
-    first = write_report(SimpleNamespace(folder=folder)).read_bytes()
-    assert write_report(SimpleNamespace(folder=folder)).read_bytes() == first
+    first = write_run_page(folder).read_bytes()
+    assert write_run_page(folder).read_bytes() == first
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith("report")) == ["report.html"]
 
 
@@ -191,7 +190,7 @@ def svgs(page):
 
 def test_a_sparse_run_shows_its_support_and_its_bytes(folder):
     make_sparse(folder, [explore("fit", 1), explore("fit", 2), explore("refit", 1, regrown=7), explore("refit", 2)])
-    page = parse(write_report(SimpleNamespace(folder=folder)))
+    page = parse(write_run_page(folder))
     assert len(titles(page)) == svgs(page) == 4
     # The support that is served is the refit's; what was both pruned and grown has a curve only where there was some.
     for part in ("(refit)", "most popular", "least", "pruned, grown at once", "budget"):
@@ -202,21 +201,21 @@ def test_a_sparse_run_shows_its_support_and_its_bytes(folder):
 
 def test_curves_of_a_fit_alone(folder):
     make_sparse(folder, [explore("fit", 1), explore("fit", 2)])
-    page = parse(write_report(SimpleNamespace(folder=folder)))
+    page = parse(write_run_page(folder))
     assert svgs(page) == 4 and "(fit)" in page.text
     assert "refit" not in page.text.partition("Configuration")[0] and "grown at once" not in page.text
 
 
 def test_a_support_that_never_moves_has_a_table_and_no_charts(folder):
     make_sparse(folder, [])
-    page = parse(write_report(SimpleNamespace(folder=folder)))
+    page = parse(write_run_page(folder))
     assert svgs(page) == 0 and titles(page) == [] and "80.0% of the budget" in page.text
 
 
 def test_one_exploration_in_an_unfinished_run(folder):
     make_sparse(folder, [explore("fit", 1, pruned=0, grown=0, ever_active=0.0)])
     (folder / "memory.json").unlink()
-    page = parse(write_report(SimpleNamespace(folder=folder)))
+    page = parse(write_run_page(folder))
     assert svgs(page) == 4 and "of the budget" not in page.text
 
 
@@ -224,5 +223,5 @@ def test_a_dense_run_shows_none_of_it(folder):
     fill(folder)
     memory = {"budget_values": 6400, "values": 6400, "values_max_seen": 6400, "value_bytes": 25_600, "dense_bytes": 80_000}
     (folder / "memory.json").write_text(json.dumps(memory))
-    page = parse(write_report(SimpleNamespace(folder=folder)))
+    page = parse(write_run_page(folder))
     assert "Sparse table" not in page.text and titles(page) == [] and "of a dense table" not in page.text

@@ -97,8 +97,8 @@ def test_the_page_says_means_intervals_and_differences(folder):
     assert page.cells[25:32] == ["1", "wide <8>", "3", "24 s", "0.1390 \u00b1 0.0025", "0.1270 \u00b1 0.0025",
                                  "+0.0120 \u00b1 0.0000"]  # fmt: skip
     assert "it broke & burnt" in page.cells
-    # Test and validation, each against values, served bytes and seconds; one budget's curves over seconds.
-    assert sum(tag == "svg" for tag, _ in page.tags) == 2 * 3 + 1
+    # The forest plot of differences; test and validation against values, served bytes and seconds; curves over seconds.
+    assert sum(tag == "svg" for tag, _ in page.tags) == 1 + 2 * 3 + 1
 
 
 def test_differences_on_test_need_equal_epochs(tmp_path):
