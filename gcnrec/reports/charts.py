@@ -22,8 +22,10 @@ _PAGE = {_INK: "var(--ink)", _FAINT: "var(--line)"} | {colour: f"var(--series-{n
 _TAG = re.compile(r"<[^>]*>")
 _LABEL_END = 40
 """Characters that stay at each end of a long name, which would leave no room for the lines."""
-_ROW_END = 16
-"""The same for the rows of a forest plot."""
+_ROW_END, _LEGEND_END = 16, 26
+"""The same for the rows of a forest plot, and for legends."""
+_LEGEND_ROW = 0.2
+"""Inches of a name in a legend."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,9 @@ def means(series: Sequence[Means], x_label: str, y_label: str, as_bands: bool = 
         if not as_bands and min(all_xs) > 0 and max(all_xs) > 3 * min(all_xs):
             _logarithmic(axes, all_xs)
         axes.grid(visible=False, axis="x")
-        placed = {"loc": "outside right upper"}  # covers no line
-        _name(axes.figure.legend(handles, ["line"] * len(handles), frameon=False, **placed), [each.name for each in series])
+        _legend_below(axes, handles, [each.name for each in series])
 
-    return _svg(draw, x_label, y_label, (5.2, 2.8))
+    return _svg(draw, x_label, y_label, (4.4, 2.5 + _LEGEND_ROW * len(series)))
 
 
 def fan(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
@@ -182,8 +183,7 @@ def dots(groups: Sequence[Curve], x_label: str, y_label: str) -> str:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(visible=False, axis="x")
         if len(groups) > 1:
-            placed = {"loc": "outside right upper"}  # covers no point
-            _name(axes.figure.legend(handles, ["dot"] * len(groups), frameon=False, **placed), [group.name for group in groups])
+            _legend_below(axes, handles, [group.name for group in groups])
 
     return _svg(draw, x_label, y_label)
 
@@ -224,11 +224,10 @@ def forest(names: Sequence[str], series: Sequence[Spans], x_label: str, middle: 
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         if len(series) > 1:
-            placed = {"loc": "outside lower center"}  # covers no interval
-            _name(axes.figure.legend(handles, ["row"] * len(handles), frameon=False, **placed), [each.name for each in series])
+            _legend_below(axes, handles, [each.name for each in series])
 
     rows = len(names) * (0.26 + 0.11 * (len(series) - 1))
-    return _svg(draw, x_label, "", (4.4, 0.8 + rows + 0.22 * len(series) * (len(series) > 1)))
+    return _svg(draw, x_label, "", (4.4, 0.8 + rows + _LEGEND_ROW * len(series) * (len(series) > 1)))
 
 
 def _length(reach: float) -> float:
@@ -248,10 +247,16 @@ def _plot(axes: Any, curves: Sequence[Curve]) -> None:
         _name(axes.legend(handles, ["line"] * len(handles), frameon=False), [curve.name for curve in curves])
 
 
+def _legend_below(axes: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """A legend that covers nothing, and takes no width however long its names are."""
+    placed = {"loc": "outside lower center", "frameon": False}
+    _name(axes.figure.legend(handles, ["line"] * len(handles), **placed), names)
+
+
 def _name(legend: Any, names: Sequence[str]) -> None:
     """Give a legend's entries their names afterwards: a label that begins with _ would be left out."""
     for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_text(_short(name))
+        text.set_text(_short(name, _LEGEND_END))
 
 
 def _short(name: str, end: int = _LABEL_END) -> str:

@@ -58,7 +58,7 @@ def titles_of(dataset: Dataset, numbers: NDArray[np.integer]) -> Titles:
 
 
 def shown_text(value: Any, most: int = _MOST) -> str:
-    """A value as one line of at most so many characters, without characters that steer the text around them."""
+    """A value as one line of at most so many characters, without characters that steer the text around them; bytes as digits."""
     text = value.hex() if isinstance(value, bytes) else str(value)[: 8 * most]
     text = " ".join("".join(each if each.isprintable() or each in _JOINERS else " " for each in text).split())
     text = _PILED.sub(r"\1", unicodedata.normalize("NFC", text))
@@ -79,11 +79,19 @@ def _column(dataset: Dataset) -> tuple[Input, str, str]:
         if change:
             raise DataError(f"since ingestion, {change}")
     source, ids = FeatureFile("item", text, None, info["data"]["item"], info["data"].get("partition_type")).opened()
-    columns = {name: field.type for name, field in source.columns() if name != ids and family(field.type) == "text"}
-    name = _likeliest(list(columns), info.get("item_features", {}).get("columns", []))
+    name = _likeliest(
+        [name for name, field in source.columns() if name != ids and _holds_text(field.type)],
+        info.get("item_features", {}).get("columns", []),
+    )
     if name is None:
         raise DataError(f"{Path(text).name} has no column of texts such as 'title'")
     return source, ids, name
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    """Whether a column holds texts, or lists of words."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return family(kind.value_type if is_list else kind) == "text"
 
 
 def _likeliest(names: Sequence[str], fitted: Sequence[Mapping[str, Any]]) -> str | None:
@@ -107,7 +115,8 @@ def _read(source: Input, column: str, name: str, dataset: Dataset, ids: pa.Array
         rows = pc.indices_nonzero(pc.is_valid(places))
         titles = batch.column(1).take(rows).to_pylist()
         for place, title in zip(places.take(rows).to_pylist(), titles, strict=True):
-            found[int(numbers[place])] = "" if title is None else shown_text(title)
+            words = title if isinstance(title, list) else [title]
+            found[int(numbers[place])] = shown_text(" ".join(word for word in words if word))
         if len(found) == len(numbers):
             break
     return found

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from gcnrec.errors import UsageError
-from gcnrec.ranking.metrics import split_name
+from gcnrec.ranking.metrics import PER_USER, split_name
 from gcnrec.reports import charts
 from gcnrec.reports.page import write_page
 from gcnrec.reports.run_charts import Chart
@@ -16,6 +16,9 @@ from gcnrec.reports.seed_statistics import Estimate
 from gcnrec.reports.text import HEADLINE
 from gcnrec.results.compare import Comparison, Difference
 from gcnrec.results.outputs import Output
+
+_LEVEL = 0.05
+"""A difference counts where Holm's p-value is below."""
 
 
 @dataclass(frozen=True)
@@ -58,23 +61,24 @@ def _said(rows: Sequence[Difference], names: dict[str, str]) -> list[str]:
     for run in dict.fromkeys(row.run for row in rows):
         of_run = {row.metric: row for row in rows if row.run == run}
         row = of_run[next((name for name in HEADLINE if name in of_run), next(iter(of_run)))]
-        interval = f"{row.low:+.4f} to {row.high:+.4f}, p {row.p_holm:.4f} after Holm"
-        if row.low <= 0.0 <= row.high:
-            verdict = f"shows no difference in {row.metric}: {row.difference:+.4f}, and its interval holds 0"
-        else:
-            verdict = f"is {'better' if row.difference > 0 else 'worse'} in {row.metric} by {abs(row.difference):.4f}"
-        said.append(f"{names[run]} {verdict} ({interval}).")
+        figures = f"{row.difference:+.4f}, 95% interval {row.low:+.4f} to {row.high:+.4f}, p {row.p_holm:.4f} after Holm"
+        verdict = "is not shown to differ"
+        if row.p_holm < _LEVEL:
+            verdict = "is better" if row.difference > 0 else "is worse"
+        said.append(f"{names[run]} {verdict} in {row.metric}: {figures}.")
     return said
 
 
 def _drawn(rows: Sequence[Difference], names: dict[str, str], users: int) -> list[Chart]:
-    """A forest plot per list length: a row per metric, a series per run."""
+    """A forest plot per list length: a row per metric from 0 to 1, a series per run."""
     drawn = []
     runs = list(dict.fromkeys(row.run for row in rows))
     found = {(row.run, row.metric): row for row in rows}
     metrics = [split_name(metric) for metric in dict.fromkeys(row.metric for row in rows)]
     for k in sorted({metric.k for metric in metrics}):
-        kinds = [metric.kind for metric in metrics if metric.k == k]
+        kinds = [metric.kind for metric in metrics if metric.k == k and metric.kind in PER_USER]
+        if not kinds:
+            continue
         series = [charts.Spans(names[run], [_estimate(found.get((run, f"{kind}@{k}")), users) for kind in kinds]) for run in runs]
         svg = charts.forest([f"{kind}@{k}" for kind in kinds], series, "difference, with 95% interval", 0.0)
         drawn.append({"title": f"Lists of {k}", "svg": svg, "alt": f"Differences in metrics of lists of {k}; the table has them"})
