@@ -1,5 +1,5 @@
 # make run     install into .venv and run jobs/quickstart.toml; ARGS passes options, for example ARGS="--set train.epochs=3"
-# make test    install the test extra too, run the tests in two processes, ruff and mypy
+# make test    install the extras test and docs too, run the tests in two processes, ruff and mypy
 # make slow    run the tests that make test leaves out, as they take long
 # make clean   remove .venv
 # PYTHON=...   the interpreter that makes .venv (3.11 or newer; by default the first found of python3.13 ... python3)
@@ -47,5 +47,5 @@ clean:
 	@touch $@
 
 .venv/installed-test: .venv/bin/python pyproject.toml constraints.txt
-	$(INSTALL) '.[test]'
+	$(INSTALL) '.[test,docs]'
 	@touch .venv/installed $@

@@ -25,6 +25,7 @@ EXTRAS = {
     "tune": (("optuna",), 'gcnrec tune with sampler = "tpe"'),
     "pyg": (("torch-geometric",), "batches and samplers for PyTorch Geometric, gcnrec.loaders.pyg"),
     "dgl": (("dgl",), "batches and samplers for DGL, gcnrec.loaders.dgl"),
+    "docs": (("mkdocs-material",), "the site of docs/, python -m mkdocs build"),
     "bench": (("torch-geometric", "dgl", "implicit"), "gcnrec bench against other libraries"),
 }
 """Extras of the package: distributions, any of which may be absent, and what they are for."""
