@@ -1,6 +1,6 @@
 """Brings files outside docs/ to which pages link into the site: Markdown as pages, other files as they are.
 
-A link such as `../SECURITY.md` works on a code host. On the site the same file lies below `repository/`, and the link leads there.
+A link such as `../SECURITY.md` works on a code host. On the site that file lies below `repository/`, and the link leads there.
 """
 
 from __future__ import annotations
