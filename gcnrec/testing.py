@@ -7,9 +7,12 @@ Letters: E edges, N nodes, U users, I items, V nodes of a batch, R rows, D width
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +24,7 @@ from numpy.typing import NDArray
 from gcnrec.device import ops_for, uploaded
 from gcnrec.errors import UsageError
 from gcnrec.extensions.load import Own
-from gcnrec.extensions.names import ENCODERS, LOSSES, METRICS, Kind
+from gcnrec.extensions.names import ENCODERS, LOSSES, METRICS, TRACKERS, Kind
 from gcnrec.graph import BipartiteGraph
 from gcnrec.rows import RowGrad, Rows, Ticket
 from gcnrec.tables.dense import StepTable, Table
@@ -450,6 +453,46 @@ def check_own_metric(name: str, settings: Settings | None = None) -> None:
         halves = [metric(part(chosen), k) for chosen in (np.arange(17), np.arange(17, 40))]
         require(np.array_equal(np.concatenate(halves), values_B), f"k = {k}: a value must follow from the user's own list alone")
         require(np.array_equal(metric(part(np.arange(40), k), k), values_B), f"k = {k}: items behind the first k must not count")
+
+
+def check_own_tracker(name: str, settings: Settings | None = None) -> None:
+    """A class for `run.tracker` takes what training, a resume, an evaluation and a report tell, each in a process of its own.
+
+    It leaves the files of the run, what it is given, the working directory and the loggers as they are.
+    `settings`: those of the class, such as ones that need no network. Raises AssertionError.
+    """
+    own = _own_of(TRACKERS, name, settings)
+    with TemporaryDirectory() as place:
+        folder = Path(place) / "run"
+        folder.mkdir()
+        for file in ("job.toml", "lineage.json", "metrics.jsonl", "report.html"):
+            (folder / file).write_text("{}", encoding="utf-8")
+        before, around = _files(folder), _around()
+        job: dict[str, dict[str, Any]] = {"model": {"name": "lightgcn", "width": 8}, "evaluate": {"k": [10, 20]}}
+        figures = {"loss": 0.5, "valid/recall_at_20": 0.25}
+        for status in ("KILLED", "FINISHED"):
+            tracker = own.make()
+            tracker.begin(folder, job)
+            for stage, epoch in (("fit", 1), ("fit", 2), ("refit", 1)):
+                tracker.epoch(stage, epoch, figures)
+            tracker.close(status)
+        tracker = own.make()
+        tracker.begin(folder, job)
+        tracker.results("test", figures)
+        tracker.report(folder / "report.html")
+        tracker.close("FINISHED")
+        given = {"model": {"name": "lightgcn", "width": 8}, "evaluate": {"k": [10, 20]}}
+        require((job, figures) == (given, {"loss": 0.5, "valid/recall_at_20": 0.25}), "a tracker must leave what it is given")
+        require(before.items() <= _files(folder).items(), "a tracker must leave the files of the run as they are")
+        require(_around() == around, "a tracker must leave working directory, output and loggers as they are")
+
+
+def _files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _around() -> tuple[Any, ...]:
+    return Path.cwd(), [*logging.root.handlers], logging.root.level, sys.stdout, sys.stderr
 
 
 def _own_of(kind: Kind, name: str, settings: Settings | None) -> Own:

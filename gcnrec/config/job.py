@@ -29,12 +29,13 @@ from gcnrec.config.values import (
     Size,
     Steps,
     Temperature,
+    TrackerName,
     Width,
     Words,
 )
 from gcnrec.errors import shown
 from gcnrec.extensions.load import Own
-from gcnrec.extensions.names import ENCODERS, LOSSES, METRICS, is_own
+from gcnrec.extensions.names import ENCODERS, LOSSES, METRICS, TRACKERS, is_own
 from gcnrec.storage.places import StrPath, place
 
 _MOST_NEGATIVES = 10**9
@@ -478,9 +479,24 @@ class Run(Section):
     timeout_minutes: Annotated[float, Field(gt=0.0, le=1e5)] = 10.0
     """Of several workers: how long one waits for another that answers no more, before the run ends and names it."""
     tensorboard: bool = False
-    """Scalars of every epoch for TensorBoard, in the run folder's `tensorboard`."""
+    """Scalars of every epoch and test metrics for TensorBoard, in the run folder's `tensorboard`."""
     mlflow: Annotated[PathText, Field(min_length=1)] | None = None
-    """Settings and metrics also go to MLflow: the URI of a server or store, or a folder for its database, `mlflow.db`."""
+    """Settings, metrics and report also go to MLflow: the URI of a server or store, or a folder for its database, `mlflow.db`."""
+    tracker: TrackerName | None = None
+    """They also go to a tracker of another package (docs/extending.md)."""
+    tracker_settings: OwnSettings | None = None
+    """What that tracker is made of."""
+
+    @property
+    def own(self) -> Own | None:
+        """The tracker of another package."""
+        return None if self.tracker is None else Own("run.tracker", TRACKERS, self.tracker, self.tracker_settings or {})
+
+    @model_validator(mode="after")
+    def _tracks(self) -> Run:
+        if self.tracker_settings is not None and self.tracker is None:
+            raise ValueError("tracker_settings is for the class that run.tracker names, which is not set; leave it out")
+        return self
 
 
 class Job(Section):
@@ -501,7 +517,7 @@ class Job(Section):
     @property
     def own(self) -> list[Own]:
         """The classes of other packages that the job names."""
-        return [*(own for own in (self.model.own, self.loss.own) if own), *self.evaluate.own]
+        return [*(own for own in (self.model.own, self.loss.own, self.run.own) if own), *self.evaluate.own]
 
     @property
     def trains_on_gpu(self) -> bool:
@@ -600,8 +616,8 @@ def _impossible(job: Job) -> str | None:
             f"model.name = '{job.model.name}' is trained on sampled neighbourhoods; set model.propagation = 'sampled', "
             f"got '{job.model.propagation}'"
         )
-    if job.model.closed_form and (job.run.tensorboard or job.run.mlflow):
-        return f"run.tensorboard and run.mlflow follow epochs, and model.name = '{job.model.name}' has none; leave them out"
+    if job.model.closed_form and (job.run.tensorboard or job.run.mlflow or job.run.tracker):
+        return f"trackers of [run] follow epochs, and model.name = '{job.model.name}' has none; leave them out"
     if job.model.closed_form and job.mixture.partners:
         return f"[mixture] adds closed forms to a trained model, and model.name = '{job.model.name}' is none; leave it out"
     if job.sampler.neighbours == "weighted" and (job.model.propagation != "sampled" or job.model.name == "pinsage"):

@@ -38,6 +38,7 @@ from gcnrec.runs.events import append_event
 from gcnrec.runs.folder import Run, writing
 from gcnrec.runs.manifest import record
 from gcnrec.runs.paths import metrics_path, per_user_path
+from gcnrec.runs.tracking import track_results
 from gcnrec.storage.files import atomic_file
 from gcnrec.storage.places import place_if_any
 from gcnrec.system.observer import SILENT, Observer, kept
@@ -112,7 +113,7 @@ def evaluate_run(
         if names_U is not None:
             segments_H = names_U[np.unique(held_out.users_E)]
             document |= {"segments": by_segment(result.per_user, segments_H), "segments_unknown_users": unknown}
-        _write(run, split, result, document)
+        _write(run, split, result, document, observer)
         lost = Lost.of(dataset, split, rule, held_out, judged_by.seen)
         warn_of_lost(run.folder, lost, observer, of_job=rule == rule_of(run))
         if run.job.model.name != "popularity":  # whose lists are meant to be the same
@@ -236,7 +237,7 @@ def rule_of(run: Run) -> SeenRule:
     return seen_rule(run.job.evaluate.seen, run.dataset)
 
 
-def _write(run: Run, split: Split, result: Evaluation, document: dict[str, Any]) -> None:
+def _write(run: Run, split: Split, result: Evaluation, document: dict[str, Any], observer: Observer) -> None:
     metadata = {"split": split, "digest": run.dataset.digest, "seen": document["seen"]}
     table = result.per_user.replace_schema_metadata(metadata)
     metrics, per_user = metrics_path(run.folder, split), per_user_path(run.folder, split)
@@ -244,6 +245,7 @@ def _write(run: Run, split: Split, result: Evaluation, document: dict[str, Any])
         pq.write_table(table, per_user_file, compression="zstd")
         metrics_file.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         record(run.folder, {metrics: metrics_file, per_user: per_user_file})
+    track_results(run.job.run, run.job.model_dump(mode="json", exclude_none=True), run.folder, split, document, observer)
 
 
 def _read_segments(path: Path, dataset: Dataset) -> tuple[NDArray[np.object_], int]:

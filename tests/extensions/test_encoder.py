@@ -226,7 +226,7 @@ def test_to_go_on_without_the_package_is_one_sentence(extras, dataset, tmp_path,
         train(job(), dataset, tmp_path / "run", observer=Stops(1))
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(extras)])
-    monkeypatch.delitem(sys.modules, "gate")
+    del sys.modules["gate"]
     with pytest.raises(UsageError, match=r"model\.name = 'gate:Gate' needs the package 'gate'"):
         train(Job.load(tmp_path / "run" / "job.toml"), dataset, tmp_path / "run", resume=True)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before

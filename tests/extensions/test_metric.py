@@ -136,7 +136,7 @@ def test_a_run_has_the_metric_wherever_it_has_ours(extras, module, dataset, tmp_
 def test_to_evaluate_without_the_package_is_one_sentence(extras, dataset, tmp_path, monkeypatch):
     run = train(job(own_metrics={"rbp": "rbp"}), dataset, tmp_path / "run")
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(extras)])
-    monkeypatch.delitem(sys.modules, "rbp")
+    del sys.modules["rbp"]
     with pytest.raises(UsageError, match=r"evaluate\.own_metrics\.rbp = 'rbp:RankBiased' needs the package 'rbp'"):
         evaluate_run(run)
     assert not (run.folder / "metrics.json").exists()

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
 from gcnrec.graph import BipartiteGraph, csr_from_edges
 from gcnrec.interactions import Interactions, MemoryVocabulary, Vocabulary
@@ -227,9 +228,8 @@ def fake_run(world: World, folder: Path, refitted: bool = False):
     dataset = Dataset(
         folder, info, world.graph, USER_IDS, ITEM_IDS, interactions(world.valid), interactions(world.test), None, None
     )
-    model = SimpleNamespace(closed_form=True, name="popularity")
-    settings = SimpleNamespace(k=(5, 10), bootstrap=20, memory_limit="2GB", tilt=0.0, seen=None)
-    job = SimpleNamespace(model=model, evaluate=settings, train=SimpleNamespace(seed=0, threads=1))
+    sections = {"model": {"name": "popularity"}, "evaluate": {"k": [5, 10], "bootstrap": 20}, "train": {"threads": 1}}
+    job = Job.parse(sections, [], "job")
     return SimpleNamespace(
         folder=folder, dataset=dataset, refitted=refitted, job=job, scorer=lambda *_: world.scorer,
         train_graph=world.graph, export_rule=None, mixture=None,

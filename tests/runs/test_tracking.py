@@ -134,7 +134,7 @@ class FakeClient:
     def get_experiment_by_name(self, name):
         return self.experiments.get(name)
 
-    def create_experiment(self, name):
+    def create_experiment(self, name, artifact_location=None):
         self.experiments[name] = SimpleNamespace(experiment_id="7")
         return "7"
 
