@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from gcnrec.device import ops_for, uploaded
 from gcnrec.errors import UsageError
 from gcnrec.extensions.load import Own
-from gcnrec.extensions.names import ENCODERS, LOSSES, METRICS, TRACKERS, Kind
+from gcnrec.extensions.names import ENCODERS, LOSSES, METRICS, POLICIES, TRACKERS, Kind
 from gcnrec.graph import BipartiteGraph
 from gcnrec.rows import RowGrad, Rows, Ticket
 from gcnrec.tables.dense import StepTable, Table
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from gcnrec.models.encoder import Encoded, Encoder
     from gcnrec.models.objective import Objective
     from gcnrec.sampling.sampler import Batch, EdgeSampler
+    from gcnrec.steps.explore import Explorer
     from gcnrec.steps.step import Step
+    from gcnrec.training.plan import Plan
 
 Edges = list[tuple[int, int]]
 Dense = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -455,6 +457,65 @@ def check_own_metric(name: str, settings: Settings | None = None) -> None:
         require(np.array_equal(metric(part(np.arange(40), k), k), values_B), f"k = {k}: items behind the first k must not count")
 
 
+def check_own_policy(name: str, settings: Settings | None = None) -> None:
+    """A class for `sparsity.policy` gives shares and scores that follow from rows, gradients and moment alone.
+
+    Blocks of rows change no score, equal runs store equal cells, also after a checkpoint, and values stay within the budget.
+    `settings`: those of the class. Raises AssertionError, or UsageError where a job would.
+    """
+    from gcnrec.sparsity.own import Foreign
+    from gcnrec.sparsity.policy import Moment
+
+    own = _own_of(POLICIES, name, settings)
+    policy, draw = Foreign.of(own, 1.0), np.random.default_rng(4)
+    for number, progress in enumerate((0.0, 0.3, 0.99)):
+        moment = Moment(progress, number)
+        gradient_RD = draw.standard_normal((24, 8)).astype(np.float32) if policy.batches else None
+
+        def scores(first: int, last: int, moment: Moment = moment, all_RD: Any = gradient_RD) -> NDArray[np.float32]:
+            return policy.made.scores(range(first, last), 8, None if all_RD is None else all_RD[first:last].copy(), moment)
+
+        whole_RD = scores(0, 24).copy()
+        require(np.array_equal(scores(0, 24), whole_RD), "equal rows, gradients and moments must give equal scores")
+        parts_RD = np.concatenate([scores(15, 24), scores(0, 15)])
+        require(np.array_equal(np.roll(parts_RD, 15, 0), whole_RD), "a row's scores must not depend on the block that it is in")
+        shares = policy.made.share(moment), policy.made.share(moment)
+        require(shares[0] == shares[1], "equal moments must give equal shares")
+    _check_explored({"sparsity": {"policy": own.name, "settings": own.settings, "interval": 0.25, "stop": 1.0}})
+
+
+def _check_explored(sections: Settings) -> None:
+    """Two trainings explore alike, one of them from a checkpoint on, and store no more than the budget."""
+    from gcnrec.steps.state import captured, restore
+    from gcnrec.training.build import explorer_of
+
+    sections = {**sections, "model": {"width": 8}, "table": {"budget": 0.5}, "optimizer": {"rule": "adam"}}
+    with TemporaryDirectory() as place:
+
+        def begun() -> tuple[int, Step, Explorer]:
+            plan, step = _planned_step(sections)
+            explorer = explorer_of(plan, step, 2, Path(place))
+            assert explorer is not None  # the table is sparse
+            return plan.budget, step, explorer
+
+        def trained(parts: tuple[int, Step, Explorer], epoch: int) -> dict[str, torch.Tensor]:
+            budget, step, explorer = parts
+            for batch in step.sampler.epoch(epoch):
+                step(batch, 0.02)
+                if explorer.is_due(batch.step):
+                    explorer.after(step, batch.step)
+                    values = step.table.drained().num_values
+                    require(values <= budget, f"a table must store {budget} values at most, it stores {values}")
+            return {key: tensor.clone() for key, tensor in captured(step, explorer).items()}
+
+        first, other = begun(), begun()
+        middle = trained(first, 0)
+        restore(other[1], other[2], middle, Path("checkpoint"), "check")
+        ends = trained(first, 1), trained(other, 1)
+        differs = [key for key in ends[0] if not torch.equal(ends[0][key], ends[1][key])]
+        require(not differs, f"explorations after a checkpoint must be those without one, {', '.join(differs)} differ")
+
+
 def check_own_tracker(name: str, settings: Settings | None = None) -> None:
     """A class for `run.tracker` takes what training, a resume, an evaluation and a report tell, each in a process of its own.
 
@@ -509,6 +570,11 @@ def _own_of(kind: Kind, name: str, settings: Settings | None) -> Own:
 
 def _own_step(sections: Settings) -> Step:
     """The step of a small job on the checkerboard."""
+    return _planned_step(sections)[1]
+
+
+def _planned_step(sections: Settings) -> tuple[Plan, Step]:
+    """The plan and the step of a small job on the checkerboard."""
     from gcnrec.config import Job
     from gcnrec.training.build import TrainData, build_step, first_table
     from gcnrec.training.plan import plan_of
@@ -517,7 +583,7 @@ def _own_step(sections: Settings) -> Step:
     job = Job.parse({"train": {"batch_size": 64, "device": "cpu"}, **sections}, [], "check")
     graph = checkerboard().graph
     plan = plan_of(job, graph.num_nodes)
-    return build_step(job, plan, TrainData(graph), first_table(plan, graph))
+    return plan, build_step(job, plan, TrainData(graph), first_table(plan, graph))
 
 
 def _check_resume(make: Callable[[], Step]) -> None:

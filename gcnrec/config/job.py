@@ -24,6 +24,7 @@ from gcnrec.config.values import (
     MetricName,
     OwnSettings,
     PathText,
+    PolicyName,
     Positive,
     Seed,
     Size,
@@ -35,7 +36,7 @@ from gcnrec.config.values import (
 )
 from gcnrec.errors import shown
 from gcnrec.extensions.load import Own
-from gcnrec.extensions.names import ENCODERS, LOSSES, METRICS, TRACKERS, is_own
+from gcnrec.extensions.names import ENCODERS, LOSSES, METRICS, POLICIES, TRACKERS, is_own
 from gcnrec.storage.places import StrPath, place
 
 _MOST_NEGATIVES = 10**9
@@ -299,8 +300,11 @@ class Optimizer(Section):
 class Sparsity(Section):
     """How the positions of stored values are chosen."""
 
-    policy: Literal["none", "static", "set", "rigl", "dsl", "sparserec", "nm", "gradual", "dynamic"] = "none"
-    """How positions change in training; `table.budget` below 1 has dynamic by default."""
+    policy: Literal["none", "static", "set", "rigl", "dsl", "sparserec", "nm", "gradual", "dynamic"] | PolicyName = "none"
+    """How positions change in training; `table.budget` below 1 has dynamic by default. A class of another package may say it
+    (docs/extending.md)."""
+    settings: OwnSettings | None = None
+    """What a policy of another package is made of."""
     first: Literal["random", "largest"] | None = None
     """The first support: random cells, or the largest entries of every row of the start; default what the policy does."""
     interval: Annotated[float, Field(gt=0.0, le=1e6)] = 1.0
@@ -319,6 +323,11 @@ class Sparsity(Section):
     items (with none, recall on validation peaked early on Gowalla), else what `degree_power` gives them."""
     least_slots: Annotated[int, Field(ge=0, le=2**16)] = 4
     """dynamic, sparserec: slots that every row has at least, as far as the budget allows."""
+
+    @property
+    def own(self) -> Own | None:
+        """The policy where it is a class of another package."""
+        return Own("sparsity.policy", POLICIES, self.policy, self.settings or {}) if is_own(self.policy) else None
 
 
 class Train(Section):
@@ -517,7 +526,7 @@ class Job(Section):
     @property
     def own(self) -> list[Own]:
         """The classes of other packages that the job names."""
-        return [*(own for own in (self.model.own, self.loss.own, self.run.own) if own), *self.evaluate.own]
+        return [*(own for own in (self.model.own, self.loss.own, self.sparsity.own, self.run.own) if own), *self.evaluate.own]
 
     @property
     def trains_on_gpu(self) -> bool:
@@ -650,7 +659,10 @@ def _impossible(job: Job) -> str | None:
 
 def _without_class(job: Job) -> str | None:
     """Settings for a class of another package where the job names none."""
-    chosen = (("model.name", job.model.settings, job.model.own), ("loss.name", job.loss.settings, job.loss.own))
+    chosen = (
+        ("model.name", job.model.settings, job.model.own), ("loss.name", job.loss.settings, job.loss.own),
+        ("sparsity.policy", job.sparsity.settings, job.sparsity.own),
+    )  # fmt: skip
     for owner, settings, own in chosen:
         if settings is not None and not own:
             section, _, key = owner.partition(".")

@@ -17,6 +17,7 @@ from gcnrec.config import Data, Job
 from gcnrec.config.following import following
 from gcnrec.config.toml import to_toml, validated
 from gcnrec.errors import DataError, UsageError
+from gcnrec.extensions.load import release_of
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.recipe import PLACES
 from gcnrec.loaders.schema import Dataset
@@ -155,9 +156,13 @@ def decided(job: Job, dataset: Dataset) -> tuple[Default, ...]:
 
 
 def commented(job: Job, dataset: Dataset) -> str:
-    """The job file with every key, as a run of it keeps it; a comment says why the data or another key decided one."""
+    """The job file with every key, as a run of it keeps it; a comment says why the data or another key decided one.
+
+    Behind a class of another package stands its release.
+    """
     whole = settled(job, dataset)
-    return to_toml(whole, {**following(whole), **{default.key: default.reason for default in decided(job, dataset)}})
+    releases = {own.key: " ".join(release_of(own).values()) for own in whole.own}
+    return to_toml(whole, {**following(whole), **releases, **{default.key: default.reason for default in decided(job, dataset)}})
 
 
 def notes(job: Job, dataset: Dataset) -> list[str]:

@@ -15,6 +15,7 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.ops.catch_up import reach
 from gcnrec.sparsity.dynamic import Dynamic
 from gcnrec.sparsity.first_support import Keys, magnitude_keys, random_keys
+from gcnrec.sparsity.own import Foreign
 from gcnrec.sparsity.policy import Policy
 from gcnrec.sparsity.published import Dsl, Gradual, Pattern, RandomGrowth, Rigl, SparseRec, Static
 from gcnrec.steps.start import Start
@@ -151,6 +152,8 @@ def _policy(job: Job, budget: int) -> Callable[[BipartiteGraph], Policy]:
             share = SERVED_SHARE if settings.user_share is None and served else settings.user_share
             power, least = settings.degree_power, settings.least_slots
             fixed = Dynamic(share, power, least, ratio, settings.stop, settings.batches, job.table.dtype)
+        case _ if settings.own:
+            fixed = Foreign.of(settings.own, settings.stop)
         case _:
             raise UsageError(f"sparsity.policy = '{settings.policy}' is not a policy of a sparse table")
     return lambda graph: fixed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ from gcnrec.reports.progress import Quiet
 from gcnrec.runs.contents import RunContents
 from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import check_own_encoder, checkerboard, write_dataset
+from gcnrec.training.open_keys import commented
 from gcnrec.training.train import train
 
 ROOT = Path(__file__).parents[2]
@@ -167,6 +169,12 @@ def test_a_stopped_run_goes_on_to_the_same_bits(extras, dataset, tmp_path):
     assert 'name = "gate:Gate"' in (whole.folder / "job.toml").read_text(encoding="utf-8")
     lineage = json.loads((whole.folder / "lineage.json").read_text(encoding="utf-8"))
     assert lineage["extensions"] == {"gate:Gate": {"distribution": "shop-extras", "version": "1.2"}}
+
+
+def test_the_resolved_job_names_the_release(extras, dataset):
+    text = commented(job(settings={"hops": 2}), dataset)
+    assert 'name = "gate:Gate"  # shop-extras 1.2\nsettings = {"hops" = 2}\n' in text
+    assert Job.parse(tomllib.loads(text), [], "resolved").model.own == job(settings={"hops": 2}).model.own
 
 
 def test_a_sparse_table_keeps_its_budget(extras, dataset, tmp_path):
