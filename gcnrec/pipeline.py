@@ -61,6 +61,7 @@ def run_job(
 
     The report lies in the run folder, which is `out`, or as `run_folder` has it.
     """
+    from gcnrec.reports.run_report import write_report
     from gcnrec.results.evaluate import evaluate_run, measure_baselines
     from gcnrec.runs.events import observed_by
     from gcnrec.runs.folder import writing
@@ -83,17 +84,7 @@ def run_job(
     with stops(run.folder), writing(run.folder, observer), observed_by(run.folder, observer):
         metrics = evaluate_run(run, observer=observer, world=world)
         measure_baselines(run, observer)
-        return metrics, report_run(run, observer)
-
-
-def report_run(run: Run, observer: Observer = SILENT) -> Path:
-    """Write the page of a run, which its trackers also get; returns the page's path."""
-    from gcnrec.reports.run_report import write_report
-    from gcnrec.runs.tracking import track_report
-
-    page = write_report(run)
-    track_report(run.job.run, run.job.model_dump(mode="json", exclude_none=True), run.folder, page, observer)
-    return page
+        return metrics, write_report(run, observer)
 
 
 def backtest_job(job: Job, request: DataRequest, windows: Windows, out: Path, observer: Observer) -> Backtest:

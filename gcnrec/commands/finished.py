@@ -229,13 +229,13 @@ def export(
 
 def report(run: RunFolder, as_json: AsJson = False) -> None:
     """Write the page of a run, report.html, from what its folder holds now; it replaces an earlier one."""
-    from gcnrec.pipeline import report_run
+    from gcnrec.reports.run_report import write_report
     from gcnrec.runs.folder import open_run, writing
 
     with observing(as_json) as observer:
         opened = open_run(run, observer)
         with writing(opened.folder, observer):
-            page = report_run(opened, observer)
+            page = write_report(opened, observer)
     output.show({"report": str(page)} if as_json else [f"{page}  (open it in a browser)"])
 
 

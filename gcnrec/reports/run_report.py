@@ -19,12 +19,15 @@ from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import Epoch, Note, Resume, ValidBaseline
 from gcnrec.runs.folder import Run, writing
 from gcnrec.runs.paths import LINEAGE, MIXTURE, REPORT
-from gcnrec.system.observer import Observer
+from gcnrec.runs.tracking import track_report
+from gcnrec.system.observer import SILENT, Observer
 
 
-def write_report(run: Run) -> Path:
-    """Write `report.html` into the run folder, replacing an earlier one, and return its path."""
-    return write_run_page(run.folder, run)
+def write_report(run: Run, observer: Observer = SILENT) -> Path:
+    """Write `report.html` into the run folder, replacing an earlier one, and return its path; the run's trackers get it, too."""
+    page = write_run_page(run.folder, run)
+    track_report(run.job.run, run.job.model_dump(mode="json", exclude_none=True), run.folder, page, observer)
+    return page
 
 
 def write_run_page(folder: Path, run: Run | None = None) -> Path:
@@ -37,7 +40,7 @@ def refresh_report(run: Run, observer: Observer) -> None:
     if (run.folder / REPORT).is_file():
         try:
             with writing(run.folder, observer):
-                write_report(run)
+                write_report(run, observer)
         except GcnrecError as problem:
             observer.warn(f"{run.folder / REPORT} shows earlier figures, as it cannot be written: {problem}")
 

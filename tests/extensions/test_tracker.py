@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from gcnrec.config import Job
 from gcnrec.errors import UsageError
-from gcnrec.pipeline import report_run
 from gcnrec.reports.progress import Quiet
+from gcnrec.reports.run_report import write_report
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.tracking import require_trackers
@@ -161,7 +161,7 @@ def test_one_run_of_the_tracker_has_epochs_test_metrics_and_report(extras, wandb
     require_trackers(settings.run)
     run = train(settings, dataset, tmp_path / "run")
     document = evaluate_run(run)
-    page = report_run(run)
+    page = write_report(run)
     (told,) = wandb.runs.values()
     assert (told.name, told.project, told.mode, told.ends) == ("run", "shop", "offline", [0, 0, 0])
     assert told.config["run"]["tracker"] == "wandb_runs:Wandb" and told.config["train"]["epochs"] == 2
@@ -175,7 +175,7 @@ def test_one_run_of_the_tracker_has_epochs_test_metrics_and_report(extras, wandb
 def test_mlflow_gets_test_metrics_and_the_page(mlflow, dataset, tmp_path, charts_take_no_time):
     run = train(job(mlflow=str(tmp_path / "store")), dataset, tmp_path / "run")
     document, before = evaluate_run(run), len(mlflow.artifacts)
-    page = report_run(run)
+    page = write_report(run)
     assert ("test/recall_at_3", document["recall@3"], 2) in mlflow.metrics
     assert (before, mlflow.artifacts, mlflow.runs) == (0, [str(page)], 1)
     assert mlflow.status == ["FINISHED", "RUNNING", "FINISHED", "RUNNING", "FINISHED"]
