@@ -501,12 +501,6 @@ class Run(Section):
         """The tracker of another package."""
         return None if self.tracker is None else Own("run.tracker", TRACKERS, self.tracker, self.tracker_settings or {})
 
-    @model_validator(mode="after")
-    def _tracks(self) -> Run:
-        if self.tracker_settings is not None and self.tracker is None:
-            raise ValueError("tracker_settings is for the class that run.tracker names, which is not set; leave it out")
-        return self
-
 
 class Job(Section):
     """A whole job file: one section for each table of it."""
@@ -654,23 +648,7 @@ def _impossible(job: Job) -> str | None:
             f"table.budget = {job.table.budget} with sparsity.policy = '{job.sparsity.policy}': a budget below 1 needs a "
             'policy that keeps it ("dynamic"), and a policy needs a budget below 1'
         )
-    return _impossible_edges(job.model, job.sampler) or _without_class(job) or _not_yet(job)
-
-
-def _without_class(job: Job) -> str | None:
-    """Settings for a class of another package where the job names none."""
-    chosen = (
-        ("model.name", job.model.settings, job.model.own), ("loss.name", job.loss.settings, job.loss.own),
-        ("sparsity.policy", job.sparsity.settings, job.sparsity.own),
-    )  # fmt: skip
-    for owner, settings, own in chosen:
-        if settings is not None and not own:
-            section, _, key = owner.partition(".")
-            return (
-                f"{section}.settings is for a class of another package, and {owner} = '{getattr(getattr(job, section), key)}' is "
-                "one of gcnrec; leave the settings out"
-            )
-    return None
+    return _impossible_edges(job.model, job.sampler) or _not_yet(job)
 
 
 def _impossible_edges(model: Model, sampler: Sampler) -> str | None:

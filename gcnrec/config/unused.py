@@ -40,6 +40,10 @@ def _counts_popularity(job: Job) -> bool:
 _KEYS = (
     _Keys(("model.layers",), lambda job: job.model.name != "mf" and job.model.propagation != "none" and not job.model.own,
           "a model of gcnrec propagates"),
+    _Keys(("model.settings",), lambda job: job.model.own is not None, "model.name is a class of another package"),
+    _Keys(("loss.settings",), lambda job: job.loss.own is not None, "loss.name is a class of another package"),
+    _Keys(("sparsity.settings",), lambda job: job.sparsity.own is not None, "sparsity.policy is a class of another package"),
+    _Keys(("run.tracker_settings",), lambda job: job.run.tracker is not None, "run.tracker names a class"),
     _Keys(("model.inputs", "model.id_dropout"), lambda job: job.model.name in INDUCTIVE, "model.name = 'graphsage' or 'pinsage'"),
     _Keys(("model.feature_dtype", "model.feature_scale"), lambda job: job.model.reads_features,
           "model.name = 'graphsage' or 'pinsage' reads features"),

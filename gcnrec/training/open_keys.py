@@ -161,8 +161,13 @@ def commented(job: Job, dataset: Dataset) -> str:
     Behind a class of another package stands its release.
     """
     whole = settled(job, dataset)
-    releases = {own.key: " ".join(release_of(own).values()) for own in whole.own}
+    releases = {own.key: _in_words(release_of(own)) for own in whole.own}
     return to_toml(whole, {**following(whole), **releases, **{default.key: default.reason for default in decided(job, dataset)}})
+
+
+def _in_words(release: dict[str, str]) -> str:
+    """The distribution and its version, or the digest of a module without one."""
+    return f"sha256 {release['sha256']}" if "sha256" in release else " ".join(release.values())
 
 
 def notes(job: Job, dataset: Dataset) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gcnrec.config import Job
+from gcnrec.config.unused import unused_settings
 from gcnrec.errors import UsageError
 from gcnrec.extensions.load import Own, release_of, require
 from gcnrec.extensions.names import ENCODERS
@@ -94,10 +95,15 @@ def test_what_is_wrong_with_a_class_is_one_sentence(module, name, says):
     assert message.startswith(f"model.name = '{name}' ") and says in message
 
 
-def test_settings_need_a_class_and_hold_what_toml_has(extras):
-    assert "model.settings is for a class of another package, and model.name = 'mf' is one of gcnrec" in problem_of(
-        name="mf", settings={"a": 1}
-    )
+def test_settings_without_a_class_are_named_as_unused():
+    sections = {name: {"settings": {"a": 1}} for name in ("model", "loss", "sparsity")} | {"run": {"tracker_settings": {"a": 1}}}
+    said = unused_settings(Job.parse(sections, [], "job"), False, False)
+    assert [sentence.partition(" = ")[0] for sentence in said] == [
+        "model.settings", "loss.settings", "sparsity.settings", "run.tracker_settings",
+    ]  # fmt: skip
+
+
+def test_settings_hold_what_toml_has(extras):
     assert "got None for 'b'" in problem_of(name="gate:Gate", settings={"a": [{"b": None}]})
     assert "no setting is called depth; known: hops, dropout" in problem_of(name="gate:Gate", settings={"depth": 1})
 

@@ -220,7 +220,5 @@ def test_what_cannot_track_is_one_sentence(module, extras, dataset, tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match=r"'wandb_runs:Wandb' cannot be imported .*No module named 'wandb'"):
         require_trackers(job(tracker="wandb").run)
-    with pytest.raises(UsageError, match=r"tracker_settings is for the class that run\.tracker names"):
-        job(tracker_settings={"mode": "offline"})
     with pytest.raises(UsageError, match=r"trackers of \[run\] follow epochs, and model\.name = 'ease' has none"):
         Job.parse({"model": {"name": "ease"}, "run": {"tracker": "wandb"}}, [], "test")
