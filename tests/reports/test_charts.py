@@ -39,6 +39,7 @@ def drawn():
         "means": charts.means(series, NAMES[0], NAMES[2]),
         "bands": charts.means(series, NAMES[0], NAMES[2], as_bands=True),
         "columns": charts.columns(NAMES, values, NAMES[0], NAMES[2]),
+        "forest": charts.forest(NAMES, [charts.Spans(name, [estimate([0.1, 0.2])] * len(NAMES)) for name in NAMES], NAMES[0]),
         "bars": charts.bars(NAMES, values, NAMES[0], NAMES[2]),
     }
 

@@ -7,15 +7,19 @@ import pytest
 
 from gcnrec.config import Job
 from gcnrec.reports.run_report import write_report
+from gcnrec.reports.studies.backtest_page import write_backtest_page
+from gcnrec.reports.studies.comparison import ComparisonPage
 from gcnrec.reports.sweep_report import summarise
 from gcnrec.reports.trials import Sweep, Trial, write_sweep
+from gcnrec.results.backtest import Backtest, Cut
+from gcnrec.results.compare import Comparison, Difference
 from gcnrec.results.evaluate import evaluate_run, measure_baselines
 from gcnrec.runs.events import append_event, warn_once
 from gcnrec.runs.folder import open_run
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training.train import train
 
-WIDTHS = (390, 1280)
+WIDTHS = (360, 1280)
 LONG = "/".join(["a", *["path/without/a/space"] * 6])
 SECTIONS = {
     "model": {"width": 16},
@@ -60,7 +64,8 @@ def test_the_report_of_a_run(browser, run, width, dark):
     for part in (
         "Loss by epoch", "Validation recall@5 by epoch", "Validation recall@5 by time", "Throughput by epoch", "Waiting for data",
         "Stored values", "Slots per row by decile", "Compared with closed-form baselines", "Recall by item popularity",
-        f"{run.metrics('test')['recall@5']:.4f}", "Warnings", f"A warning with {LONG} <&>.", run.dataset.digest, "machine.torch",
+        f"{run.metrics('test')['recall@5']:.4f}", "Example lists", "held-out item is in the list", "density",
+        "Gain over baselines on validation", "Warnings", f"A warning with {LONG} <&>.", run.dataset.digest, "machine.torch",
         "2026-11-22 20:10:11 UTC: fit after epoch 2 and 20 steps", 'policy = "dynamic"', "command", "working_directory",
     ):  # fmt: skip
         assert part in seen.text, part
@@ -78,6 +83,19 @@ def test_the_page_of_a_sweep(browser, run, width, tmp_path):
     seen = browser.look(tmp_path / "sweep.html", width)
     assert seen.problems == [] and seen.requests == []
     assert seen.scrolls_to <= width and seen.overflowing == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dark", [False, True])
+def test_pages_of_a_comparison_and_of_a_backtest(browser, tmp_path, width, dark):
+    rows = [Difference(f"runs/{LONG}", f"{kind}@20", 0.2, 0.3, 0.1, 0.0, 0.2, 0.1, 0.2) for kind in ("recall", "ndcg", "novelty")]
+    compared = ComparisonPage(tmp_path / "compare.html").write(Comparison("runs/base", "test", 9, "a test", tuple(rows)))
+    cuts = [Cut("2024-01-01T00:00:00+00:00", "2024-01-08T00:00:00+00:00", 99, 9, value, 0.1, 0.3) for value in (0.1, 0.3)]
+    for page in (compared, write_backtest_page(Backtest("recall@20", 0.2, tuple(cuts)), tmp_path)):
+        seen = browser.look(page, width, dark)
+        assert seen.problems == [] and seen.requests == []
+        assert seen.scrolls_to <= width and seen.overflowing == []
+        assert "0.3000" in seen.text and "recall@20" in seen.drawn
 
 
 def test_what_would_be_seen(browser, tmp_path):

@@ -79,6 +79,8 @@ def test_windows_follow_each_other_and_train_lies_before_them(events, workplace,
         assert set(ids) == expected
     assert found["mean"] == pytest.approx(np.mean([cut["value"] for cut in found["cuts"]]))
     assert json.loads((workplace / "runs/job-backtest/backtest.json").read_text()) == found
+    page = (workplace / "runs/job-backtest/backtest.html").read_text(encoding="utf-8")
+    assert all(f'<td class="number">{cut["value"]:.4f}</td>' in page for cut in found["cuts"])
 
 
 def test_a_cut_is_what_a_run_at_that_moment_gives_and_the_command_continues(events, workplace, gcnrec):

@@ -43,7 +43,7 @@ SURFACE = {
     "export": "RUN --force --format --index --json --k --out",
     "report": "RUN --json",
     "backtest": "JOB.toml --cuts --data-root --every --json --log-json --out --set",
-    "compare": "BASE RUN... --json",
+    "compare": "BASE RUN... --force --json --out",
     "sweep": "GRID.toml --data --data-root --force --jobs --log-json --out --set",
     "tune": "JOB.toml --data --data-root --force --jobs --json --log-json --out --sampler --seed --set --trials",
     "info": "PATH --json --since",
