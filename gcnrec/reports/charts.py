@@ -14,11 +14,13 @@ from typing import Any, Literal
 from gcnrec.reports.seed_statistics import Estimate
 
 # Matplotlib knows no CSS: it draws in these colours, which `_svg` then exchanges for the page's variables.
-_INK, _FAINT = "#010203", "#040506"
+_INK, _FAINT, _REST = "#010203", "#040506", "#070809"
 _SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006", "#0a0007", "#0a0008")
 _MARKERS = "osD^vPX*"
 Unit = Literal["number", "count", "share"]
-_PAGE = {_INK: "var(--ink)", _FAINT: "var(--line)"} | {colour: f"var(--series-{n})" for n, colour in enumerate(_SERIES, 1)}
+_PAGE = {_INK: "var(--ink)", _FAINT: "var(--line)", _REST: "var(--rest)"} | {
+    colour: f"var(--series-{n})" for n, colour in enumerate(_SERIES, 1)
+}
 _TAG = re.compile(r"<[^>]*>")
 _LABEL_END = 40
 """Characters that stay at each end of a long name, which would leave no room for the lines."""
@@ -192,7 +194,7 @@ def bars(names: Sequence[str], lengths: Sequence[float], x_label: str, highlight
     """One horizontal bar per name, the first on top, with its value; `highlight` is drawn in the first colour."""
 
     def draw(axes: Any) -> None:
-        colours = [_SERIES[0] if name == highlight else _FAINT for name in names]
+        colours = [_SERIES[0] if name == highlight else _REST for name in names]
         drawn = axes.barh(range(len(names)), lengths, color=colours, height=0.66)
         axes.bar_label(drawn, fmt="%.4f", padding=4, color=_INK)
         axes.set_yticks(range(len(names)), list(map(_short, names)))

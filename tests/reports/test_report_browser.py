@@ -6,7 +6,10 @@ import chromium
 import pytest
 
 from gcnrec.config import Job
+from gcnrec.reports import charts
 from gcnrec.reports.run_report import write_report
+from gcnrec.reports.sections import examples
+from gcnrec.reports.sections.titles import Titles, shown_text
 from gcnrec.reports.studies.backtest_page import write_backtest_page
 from gcnrec.reports.studies.comparison import ComparisonPage
 from gcnrec.reports.sweep_report import summarise
@@ -72,6 +75,26 @@ def test_the_report_of_a_run(browser, run, width, dark):
     figures = ("fit", "refit", "budget", "rows per second", "share of the epoch", "popularity", "this run", "decile of item")
     for part in figures:
         assert part in seen.drawn, part
+
+
+NASTY = [
+    "<script>document.title = 'run'</script>", "<img src='http://example.invalid/a.png' onerror=alert(1)>", "A" * 10_000,
+    "\u202eturned", "\u05e9\u05dc\u05d5\u05dd (1994)", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "</li></ol></main>",
+    "Z" + "\u0351" * 500,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_titles_of_strangers_do_nothing_to_the_page(browser, run, dark, monkeypatch):
+    def nasty(dataset, numbers):
+        return Titles({int(number): shown_text(NASTY[number % len(NASTY)]) for number in numbers})
+
+    monkeypatch.setattr(examples, "titles_of", nasty)
+    monkeypatch.setattr(charts, "_svg", lambda *drawn: "<svg></svg>")
+    seen = browser.look(write_report(run), WIDTHS[0], dark)
+    assert seen.problems == [] and seen.requests == []
+    assert seen.scrolls_to <= WIDTHS[0] and seen.overflowing == []
+    assert NASTY[0] in seen.text and NASTY[6] in seen.text and "\u0351" * 3 not in seen.text
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -227,6 +227,10 @@ def test_compare_and_info(gcnrec, first):
     code, out, err = gcnrec("compare", first, "short")
     assert code == 0 and "recall@20" in out, err
     assert json.loads(gcnrec("compare", first, "short", "--json")[1])
+    code, out, err = gcnrec("compare", first, "short", "--out", "both.html")
+    assert code == 0 and "both.html" in out and "Lists of 20" in Path("both.html").read_text(encoding="utf-8"), err
+    assert "add --force" in gcnrec("compare", first, "short", "--out", "both.html")[2]
+    assert "--force belongs to --out" in gcnrec("compare", first, "short", "--force")[2]
     code, out, _ = gcnrec("info", first, "--json")
     assert code == 0 and json.loads(out)["metrics"]["split"] == "test" and json.loads(out)["warnings"] == []
     Path("short/metrics.json").write_text("junk")
