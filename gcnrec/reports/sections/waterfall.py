@@ -69,9 +69,9 @@ def _lost(report: Mapping[str, int], data: Mapping[str, Any]) -> Iterator[tuple[
     yield "rated low later", count("withdrawn_train")
     yield f"outside the {data.get('k_core', 'k')}-core", count("k_core_interactions", "k_core_valid", "k_core_test")
     if data.get("repeats") != "keep":
-        yield "held-out pairs that were known before", count("repeats_valid", "repeats_test")
+        yield "held-out pairs that train also has", count("repeats_valid", "repeats_test")
     yield "held-out pairs that were rated low before", count("negative_valid", "negative_test")
-    yield "held-out pairs of unknown users or items", count("cold_valid", "cold_test")
+    yield "held-out pairs of users or items that train lacks", count("cold_valid", "cold_test")
 
 
 def _rest(info: Mapping[str, Any]) -> str:

@@ -26,8 +26,8 @@ def test_every_row_is_in_one_step():
         ("after the end of test", "lost", "\u22125"),
         ("repeated pairs, merged", "lost", "\u221211"),
         ("outside the 3-core", "lost", "\u22128"),
-        ("held-out pairs that were known before", "lost", "\u22126"),
-        ("held-out pairs of unknown users or items", "lost", "\u22123"),
+        ("held-out pairs that train also has", "lost", "\u22126"),
+        ("held-out pairs of users or items that train lacks", "lost", "\u22123"),
         ("kept", "kept", "65"),
         ("train", "part", "50"),
         ("validation", "part", "5"),
@@ -61,7 +61,7 @@ def test_a_small_step_is_seen_inside_the_whole():
 def test_rows_that_no_count_names(changed, name):
     steps = waterfall({"num_train": 6, "report": {"rows_train": 10, "repeats_valid": 4}, "data": {"repeats": "keep"}} | changed)
     if "data" in changed:
-        assert [step.name for step in steps[1:3]] == ["held-out pairs that were known before", "kept"]
+        assert [step.name for step in steps[1:3]] == ["held-out pairs that train also has", "kept"]
         steps = waterfall({"num_train": 6, "report": {"rows_train": 10}} | changed)
     assert [(step.name, step.rows) for step in steps[1:3]] == [(name, 4), ("kept", 6)]
 
