@@ -37,6 +37,8 @@ _IN_SHORT = {
     "repeats": "taken before",
     "pending": "met, not taken",
 }
+_MOST_SEGMENTS = 40
+"""Segments that have a row."""
 _COLD = ("cold_items", "cold_users")
 
 
@@ -102,18 +104,22 @@ def group_tables(contents: RunContents) -> list[Table]:
 
 
 def _segments(contents: RunContents) -> Table:
-    """A row per segment of users, with metrics of the headline."""
-    first = next(iter(contents.metrics.segments.values()))
+    """A row per segment of users, with metrics of the headline; of many segments, those with the most users."""
+    found = contents.metrics.segments
+    largest = sorted(found, key=lambda segment: -(found[segment].get("users") or 0))[:_MOST_SEGMENTS]
+    first = found[largest[0]]
     names = [name for name in dict.fromkeys((*HEADLINE, contents.headline)) if name in first] or list(measured(first))[:2]
     rows = [
-        [shown_text(segment), f"{values.get('users') or 0:,.0f}", *("".join(cells(name, [values])) for name in names)]
-        for segment, values in contents.metrics.segments.items()
+        [
+            shown_text(segment),
+            f"{found[segment].get('users') or 0:,.0f}",
+            *("".join(cells(name, [found[segment]])) for name in names),
+        ]
+        for segment in largest
     ]
-    return {
-        "title": "By segment of users",
-        "heads": [("segment", False), *((name, True) for name in ("users", *names))],
-        "rows": rows,
-    }
+    of_all = f", the largest {len(rows)} of {len(found):,}" if len(found) > len(rows) else ""
+    heads = [("segment", False), *((name, True) for name in ("users", *names))]
+    return {"title": f"By segment of users{of_all}", "heads": heads, "rows": rows}
 
 
 def _attribute(attribute: str, found: list[dict[str, Any]]) -> Table:

@@ -18,6 +18,7 @@ from gcnrec.config import Data, Job
 from gcnrec.reports.run_report import refresh_report, write_report, write_run_page
 from gcnrec.reports.sections.data import binned, data_section
 from gcnrec.reports.sections.examples import LENGTH, USERS, chosen, examples_section
+from gcnrec.reports.sections.groups import group_tables
 from gcnrec.reports.sections.titles import shown_text, titles_of
 from gcnrec.results.evaluate import evaluate_run
 from gcnrec.results.given.details import Details
@@ -223,6 +224,20 @@ def test_evaluate_writes_the_page_anew_where_there_is_one(run, place):
     for part in ("By segment of users on test", "&lt;i&gt;0&lt;/i&gt;", "Recall by genre of the items on test", "<td>g2</td>"):
         assert part in text, part
     assert f"{metrics['segments']['<i>1</i>']['recall@5']:.4f}" in text
+
+
+def test_of_many_segments_the_largest_have_a_row(run, tmp_path):
+    (tmp_path / "job.toml").write_text((run.folder / "job.toml").read_text())
+    segments = {f"s{number}": {"users": number, "recall@5": number / 1000} for number in range(100)}
+    (tmp_path / "metrics.json").write_text(json.dumps({"split": "test", "recall@5": 0.5, "segments": segments}))
+    (table,) = group_tables(RunContents(tmp_path))
+    assert table["title"] == "By segment of users, the largest 40 of 100"
+    assert [row[0] for row in table["rows"]] == [f"s{number}" for number in range(99, 59, -1)]
+    assert table["rows"][0] == ["s99", "99", "0.0990"] and [head for head, _ in table["heads"]] == [
+        "segment",
+        "users",
+        "recall@5",
+    ]
 
 
 def test_a_page_that_cannot_be_written_is_a_warning(run):
