@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from gcnrec.commands import finished, guides, machine, making, studies
 from gcnrec.commands.observed import LOG_JSON
+from gcnrec.commands.remote import Command
 from gcnrec.console import encoding, output
 from gcnrec.console.expected import expected
 from gcnrec.errors import UsageError
@@ -95,4 +96,4 @@ def _options(
 
 
 for each in (*guides.COMMANDS, *making.COMMANDS, *finished.COMMANDS, *studies.COMMANDS, *machine.COMMANDS):
-    app.command()(each)
+    app.command(cls=Command)(each)

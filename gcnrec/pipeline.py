@@ -155,7 +155,7 @@ def begun_or_ingested(request: DataRequest, runs: Iterable[Path], observer: Obse
         raise UsageError(f"--force ingests again, and {begun} goes on with the data it began with; leave one of them out")
     if begun is None or request.folder is not None:
         return open_or_ingest(request, observer)
-    folder = Path(RunContents(begun).trained_on.folder)
+    folder = RunContents(begun).dataset_folder
     if request.data.folder is not None and Path(request.data.folder).resolve() != folder:
         return open_or_ingest(request, observer)
     dataset = open_dataset(folder)

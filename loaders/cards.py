@@ -17,6 +17,7 @@ from gcnrec.config import Data
 from gcnrec.config.data import PATHS
 from gcnrec.config.toml import Section, read_toml, validated
 from gcnrec.errors import UsageError
+from gcnrec.loaders.ingest.listing import ARROW_PROTOCOLS
 from gcnrec.loaders.recipe import PLACES
 from gcnrec.loaders.synthetic import World
 from gcnrec.loaders.worlds.shop import Shop
@@ -151,6 +152,10 @@ class Card(Section):
             # Its query can name another host, and a request for an object store is signed with this machine's credentials.
             if text is not None and "://" in text and "?" in text:
                 raise ValueError(f"data.{key} must be a URI without a query (from ? on), got {_shown(text)}; leave the query out")
+            # Other drivers of fsspec reach further than a stranger's card should.
+            if text is not None and "://" in text and text.partition("://")[0] not in ARROW_PROTOCOLS:
+                protocols = ", ".join(ARROW_PROTOCOLS)
+                raise ValueError(f"data.{key} of a card must have a protocol among {protocols}, got {_shown(text)}; name another")
         if len(self.file) > _MOST_FILES:
             raise ValueError(f"a card has at most {_MOST_FILES} [[file]] entries, got {len(self.file)}; leave some out")
         paths = [file.path for file in self.file]

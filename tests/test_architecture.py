@@ -89,13 +89,14 @@ HOMES = {
     "matplotlib": ["reports.charts"],
     "mlflow": ["runs.tracking"],
     "optuna": ["tuning.propose"],
+    "fsspec": ["storage.remote.store"],
     "deltalake": ["loaders.files.delta"],
     "onnx": ["results.exports.sage_onnx"],
     "usearch": ["results.exports.usearch_index"],
 }
 # Absent from a plain install, or slow to import: these modules are themselves imported only when wanted.
 ONLY_INSIDE_FUNCTIONS = ["torch_geometric", "dgl", "implicit", "faiss", "recbole", "lenskit", "polars", "jinja2", "matplotlib"]
-ONLY_INSIDE_FUNCTIONS += ["mlflow", "torchrec", "optuna", "onnx", "usearch", "deltalake"]
+ONLY_INSIDE_FUNCTIONS += ["mlflow", "torchrec", "optuna", "onnx", "usearch", "deltalake", "fsspec"]
 EXEMPT = ["loaders.pyg", "loaders.dgl"]
 MAY_PRINT = ["cli", "commands.machine", "commands.making", "console.output", "reports.progress"]
 

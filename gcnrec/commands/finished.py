@@ -14,10 +14,12 @@ from gcnrec.console.arguments import (
     AsJson,
     AttributesOf,
     BeyondAccuracy,
+    Candidates,
     Diversity,
     ForItems,
     JudgedTable,
     MaxPer,
+    MaxPerOf,
     MemoryLimit,
     NewItems,
     NewUsers,
@@ -32,8 +34,9 @@ from gcnrec.console.arguments import (
     ValueColumn,
     count,
     limits_per_column,
-    place_to_write,
+    place_or_address,
     refuse_with_for_items,
+    source_or_address,
 )
 from gcnrec.errors import UsageError
 
@@ -45,14 +48,19 @@ def evaluate(
     run: RunFolder,
     split: Annotated[Literal["valid", "test"], typer.Option(metavar="valid|test", help="What to rank for.")] = "test",
     k: Annotated[str | None, typer.Option("--k", metavar="10,20,50", help="List lengths; default the job's.")] = None,
-    segments: Annotated[Path | None, typer.Option(metavar="FILE", help="Parquet of user id and segment.")] = None,
+    segments: Annotated[
+        Path | None, typer.Option(metavar="FILE", parser=source_or_address, help="Parquet of user id and segment.")
+    ] = None,
     seen: SeenRule = None,
     beyond_accuracy: BeyondAccuracy = False,
     per: Per = None,
     value: ValueColumn = None,
     attributes: AttributesOf = None,
     lists: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Judge these lists of another system, and leave the run as it is.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", parser=source_or_address, help="Judge these lists of another system, and leave the run as it is."
+        ),
     ] = None,
     out: JudgedTable = None,
     force: Replace = False,
@@ -90,10 +98,10 @@ def recommend(
     run: RunFolder,
     out: OutFile,
     k: Annotated[int, typer.Option("--k", metavar="N", parser=count, help="Items per user.")] = 20,
-    users: Annotated[Path | None, typer.Option(metavar="FILE", help="Only these users.")] = None,
-    items: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank only these items.")] = None,
-    candidates: Annotated[Path | None, typer.Option(metavar="FILE", help="Rank, per user, only these pairs.")] = None,
-    exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="Leave these pairs out.")] = None,
+    users: Annotated[Path | None, typer.Option(metavar="FILE", parser=source_or_address, help="Only these users.")] = None,
+    items: Annotated[Path | None, typer.Option(metavar="FILE", parser=source_or_address, help="Rank only these items.")] = None,
+    candidates: Candidates = None,
+    exclude: Annotated[Path | None, typer.Option(metavar="FILE", parser=source_or_address, help="Leave these pairs out.")] = None,
     segment: Segment = None,
     for_items: ForItems = None,
     seen: SeenInLists = "all",
@@ -101,7 +109,7 @@ def recommend(
     new_users: NewUsers = None,
     new_items: NewItems = None,
     max_per: MaxPer = None,
-    attributes: Annotated[Path | None, typer.Option(metavar="FILE", help="Items with the columns of --max-per.")] = None,
+    attributes: MaxPerOf = None,
     diversity: Diversity = 0.0,
     force: Replace = False,
     memory_limit: MemoryLimit = None,
@@ -142,8 +150,10 @@ def similar(
     k: Annotated[int, typer.Option("--k", metavar="N", parser=count, help="Length of a list.")] = 20,
     items: Annotated[str | None, typer.Option(metavar="FILE|all", help="Items that get a list; default all.")] = None,
     users: Annotated[str | None, typer.Option(metavar="FILE|all", help="Users that get a list, of users.")] = None,
-    among: Annotated[Path | None, typer.Option(metavar="FILE", help="Lists name only these.")] = None,
-    exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="Leave these out, or these pairs.")] = None,
+    among: Annotated[Path | None, typer.Option(metavar="FILE", parser=source_or_address, help="Lists name only these.")] = None,
+    exclude: Annotated[
+        Path | None, typer.Option(metavar="FILE", parser=source_or_address, help="Leave these out, or these pairs.")
+    ] = None,
     new_items: NewItems = None,
     new_users: NewUsers = None,
     force: Replace = False,
@@ -177,7 +187,7 @@ def similar(
 
 def score(
     run: RunFolder,
-    pairs: Annotated[Path, typer.Option(metavar="FILE", help="Pairs of user and item.")],
+    pairs: Annotated[Path, typer.Option(metavar="FILE", parser=source_or_address, help="Pairs of user and item.")],
     out: OutFile,
     seen: Annotated[
         Literal["all", "met", "train", "none"],
@@ -208,7 +218,7 @@ def export(
     run: RunFolder,
     kind: Annotated[str, typer.Option("--format", metavar="faiss|bundle|parquet|int8|onnx|usearch", help="What to write.")],
     out: Annotated[
-        Path, typer.Option(metavar="PATH", parser=place_to_write, help="The folder to write; for a bundle, the file.")
+        Path, typer.Option(metavar="PATH", parser=place_or_address, help="The folder to write; for a bundle, the file.")
     ],
     index: Annotated[str | None, typer.Option(metavar="flat|hnsw", help="faiss: the index; default flat.")] = None,
     k: Annotated[

@@ -12,15 +12,18 @@ from typing import Annotated
 import typer
 
 from gcnrec.console import output
-from gcnrec.console.arguments import AsJson, place_to_write
+from gcnrec.console.arguments import AsJson, place_to_write, source_or_address
 from gcnrec.errors import DeviceError, UsageError, install, shown
 from gcnrec.system.signals import working
 
 
 def info(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A dataset or a run folder.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", parser=source_or_address, help="A dataset or a run folder.")],
     since: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Say what changed since this run: rows, files, settings, versions.")
+        Path | None,
+        typer.Option(
+            metavar="RUN", parser=source_or_address, help="Say what changed since this run: rows, files, settings, versions."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -41,7 +41,8 @@ from gcnrec.console.arguments import (
     WhereTest,
     Workers,
     named_values,
-    place_to_write,
+    place_or_address,
+    source_or_address,
 )
 from gcnrec.errors import UsageError
 from gcnrec.extensions.load import require
@@ -52,7 +53,7 @@ def run(
     data: DataFolder = None,
     data_root: DataRoot = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="RUN", parser=place_to_write, help="The run folder; default runs/<name>.")
+        Path | None, typer.Option(metavar="RUN", parser=place_or_address, help="The run folder; default runs/<name>.")
     ] = None,
     set_: Overrides = None,
     resume: Resume = False,
@@ -117,7 +118,7 @@ def check(
 
 def ingest(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Option(metavar="DIR", parser=place_to_write, help="The dataset folder to write.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", parser=place_or_address, help="The dataset folder to write.")],
     card: Annotated[Path | None, typer.Argument(metavar="CARD.toml", help="A card; or give --train and its columns.")] = None,
     data_root: DataRoot = None, numbered: NumberedPairs = None,
     train: Annotated[str | None, typer.Option(metavar="PATH", help="Parquet: a file, folder, glob or URI.")] = None,
@@ -182,8 +183,8 @@ def _given(ctx: typer.Context) -> dict[str, Any]:
 
 def train(
     job: JobFile,
-    data: Annotated[Path, typer.Option(metavar="DIR", help="A dataset folder.")],
-    out: Annotated[Path, typer.Option(metavar="RUN", parser=place_to_write, help="The run folder to write.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", parser=source_or_address, help="A dataset folder.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", parser=place_or_address, help="The run folder to write.")],
     set_: Overrides = None,
     resume: Resume = False,
     workers: Workers = None,

@@ -20,7 +20,9 @@ from gcnrec.console.arguments import (
     Replace,
     count,
     integer,
+    place_or_address,
     place_to_write,
+    source_or_address,
 )
 from gcnrec.errors import UsageError
 from gcnrec.extensions.load import require
@@ -57,10 +59,12 @@ def backtest(
 
 
 def compare(
-    base: Annotated[Path, typer.Argument(metavar="BASE", help="The run to compare with.")],
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or files of 'evaluate --lists'.")],
+    base: Annotated[Path, typer.Argument(metavar="BASE", parser=source_or_address, help="The run to compare with.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", parser=source_or_address, help="Runs, or files of 'evaluate --lists'.")
+    ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", parser=place_to_write, help="Also write a page with forest plots.")
+        Path | None, typer.Option(metavar="FILE.html", parser=place_or_address, help="Also write a page with forest plots.")
     ] = None,
     force: Replace = False,
     as_json: AsJson = False,

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from gcnrec.errors import UsageError, shown
+from gcnrec.storage.remote.address import Address, address_of
 
 _MAX_PER = "'--max-per'"
 
@@ -74,9 +75,22 @@ def place_to_write(text: str | Path) -> Path:
     return path
 
 
+def place_or_address(text: str | Path) -> Path | Address:
+    """Where to write: as `place_to_write`, or an address, which `gcnrec.commands.remote` turns into a path of this machine."""
+    return address_of(str(text)) or place_to_write(text)
+
+
+def source_or_address(text: str | Path) -> Path | Address:
+    """What to read: a path, or an address, which `gcnrec.commands.remote` fetches."""
+    return address_of(str(text)) or Path(text)
+
+
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
-DataFolder = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="A dataset folder; default: ingest [data].")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", parser=source_or_address, help="A run folder, or its address.")]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", parser=source_or_address, help="A dataset folder; default: ingest [data]."),
+]
 DataRoot = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files of a card lie.")]
 WhereTest = Annotated[
     str | None, typer.Option(metavar="SQL", help="The same for --test and --valid; without it, --where if it fits.")
@@ -117,7 +131,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and no progres
 MemoryLimit = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory to use, mapped files apart, for example 2GB.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the dataset that --out names.")]
 OutFile = Annotated[
-    Path, typer.Option("--out", metavar="FILE", parser=place_to_write, help="The file to write: .parquet, .csv or .jsonl.")
+    Path, typer.Option("--out", metavar="FILE", parser=place_or_address, help="The file to write: .parquet, .csv or .jsonl.")
 ]
 SeenRule = Annotated[
     Literal["target", "all", "none"] | None,
@@ -125,14 +139,19 @@ SeenRule = Annotated[
 ]
 JudgedTable = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FILE", parser=place_to_write, help="With --lists: metrics of each user, for compare."),
+    typer.Option("--out", metavar="FILE", parser=place_or_address, help="With --lists: metrics of each user, for compare."),
 ]
 BeyondAccuracy = Annotated[bool, typer.Option("--beyond-accuracy", help="Add diversity and serendipity of the lists.")]
 Per = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Add recall by a column of --attributes.")]
 ValueColumn = Annotated[str | None, typer.Option("--value", metavar="COLUMN", help="Weight by a column of --attributes.")]
-AttributesOf = Annotated[Path | None, typer.Option("--attributes", metavar="FILE", help="Items with these columns.")]
+AttributesOf = Annotated[
+    Path | None, typer.Option("--attributes", metavar="FILE", parser=source_or_address, help="Items with these columns.")
+]
 ForItems = Annotated[
-    Path | None, typer.Option("--for-items", metavar="FILE", help="List the users most likely to take each of these items.")
+    Path | None,
+    typer.Option(
+        "--for-items", metavar="FILE", parser=source_or_address, help="List the users most likely to take each of these items."
+    ),
 ]
 Segment = Annotated[
     str | None, typer.Option("--segment", metavar="COLUMN", help="A user gets --items of the same value as in --users.")
@@ -145,9 +164,21 @@ MaxPer = Annotated[
     list[str] | None,
     typer.Option("--max-per", metavar="COLUMN=N", help="At most N items of one value in a list; see --attributes."),
 ]
+MaxPerOf = Annotated[
+    Path | None,
+    typer.Option("--attributes", metavar="FILE", parser=source_or_address, help="Items with the columns of --max-per."),
+]
+Candidates = Annotated[
+    Path | None,
+    typer.Option("--candidates", metavar="FILE", parser=source_or_address, help="Rank, per user, only these pairs."),
+]
 Diversity = Annotated[float, typer.Option(metavar="F", parser=number, help="0: by score; above, items unlike each other.")]
-NewUsers = Annotated[Path | None, typer.Option(metavar="FILE", help="Pairs of user and item, also of new users.")]
-NewItems = Annotated[Path | None, typer.Option(metavar="FILE", help="Items new to the run, by their features.")]
+NewUsers = Annotated[
+    Path | None, typer.Option(metavar="FILE", parser=source_or_address, help="Pairs of user and item, also of new users.")
+]
+NewItems = Annotated[
+    Path | None, typer.Option(metavar="FILE", parser=source_or_address, help="Items new to the run, by their features.")
+]
 Replace = Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")]
 ReplaceExport = Annotated[bool, typer.Option("--force", help="Replace the export that --out names.")]
 IngestAgain = Annotated[bool, typer.Option("--force", help="Ingest [data] again, also over its folder.")]

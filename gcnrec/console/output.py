@@ -16,6 +16,28 @@ _UNREAD = (errno.EPIPE, errno.EBADF)
 """How a stdout is lost whose reader has all it wants, as `head` has, or that there was none of."""
 
 
+_names: dict[str, str] = {}
+"""Addresses by the path of this machine that stands for each while a command works."""
+
+
+def name_as(path: Path, address: str) -> None:
+    """Show `address` in place of `path` from now on."""
+    _names[str(path)] = address
+
+
+def note(text: str) -> None:
+    """Say on a terminal what takes its time before or after a command."""
+    if sys.stderr.isatty():
+        print(sentence(text), file=sys.stderr)
+
+
+def _named(text: str) -> str:
+    """`text` with addresses in place of paths that stand for them, the longest first."""
+    for path in sorted(_names, key=len, reverse=True):
+        text = text.replace(path, _names[path])
+    return text
+
+
 def end_with_failed(code: int, what: str, logs: Path, log_json: bool) -> NoReturn:
     """End a sweep with the exit code of its worst run."""
     problem = DataError(f"{what}, their logs lie in {logs}; start the same command again to try them anew")
@@ -27,9 +49,9 @@ def end_with_failed(code: int, what: str, logs: Path, log_json: bool) -> NoRetur
 def show(result: Any) -> None:
     """Print lines as they are, anything else as JSON."""
     if isinstance(result, list):
-        print("\n".join(result))
+        print(_named("\n".join(result)))
     else:
-        print(json.dumps(result, indent=2, default=str))
+        print(_named(json.dumps(result, indent=2, default=str)))
 
 
 def deliver() -> None:
@@ -50,9 +72,9 @@ def report(problem: GcnrecError | Terminated, log_json: bool) -> None:
     if log_json:
         from gcnrec.reports.progress import log
 
-        log("error", "error", {"text": str(problem), "exit_code": problem.exit_code})
+        log("error", "error", {"text": _named(str(problem)), "exit_code": problem.exit_code})
     else:
-        print(sentence(str(problem)), file=sys.stderr)
+        print(sentence(_named(str(problem))), file=sys.stderr)
 
 
 def sentence(text: str) -> str:

@@ -20,6 +20,7 @@ from gcnrec.runs.events import Baseline, Epoch, Event, ValidBaseline, Warned, re
 from gcnrec.runs.lineage import Lineage, Source
 from gcnrec.runs.paths import JOB, LINEAGE, MEMORY, MIXTURE, metrics_path
 from gcnrec.storage.documents import Document, checked
+from gcnrec.storage.remote.upload import BROUGHT
 from gcnrec.storage.streams import check_regular
 
 E = TypeVar("E", bound=Event)
@@ -129,6 +130,12 @@ class RunContents:
         if not source.folder or not source.digest:
             raise DataError(f"{path} must name folder and digest of the run's data, lacks one; {remedy(path)}")
         return source
+
+    @property
+    def dataset_folder(self) -> Path:
+        """Where the run's dataset lies: where it was trained, or in `dataset` of a run that was fetched to another machine."""
+        trained, brought = Path(self.trained_on.folder), self.folder / BROUGHT
+        return brought.resolve() if not trained.exists() and brought.is_dir() else trained
 
     @cached_property
     def events(self) -> list[Event]:

@@ -201,13 +201,13 @@ def open_run(folder: StrPath, observer: Observer = SILENT) -> Run:
     lineage = contents.document(LINEAGE)
     if lineage.get("format") != FORMAT:
         raise DataError(f"{folder / LINEAGE} must have format {FORMAT}, got {lineage.get('format')!r}; train into another folder")
-    trained_on = contents.trained_on
-    if not Path(trained_on.folder).exists():
+    trained_on, place_of_data = contents.trained_on, contents.dataset_folder
+    if not place_of_data.exists():
         raise DataError(
             f"{folder} was trained on the dataset folder {trained_on.folder}, which is not there; move it back there, or put a "
             "link there that leads to it (ln -s)"
         )
-    dataset = open_dataset(trained_on.folder)
+    dataset = open_dataset(place_of_data)
     if dataset.digest != trained_on.digest:
         raise DataError(
             f"{dataset.folder} has changed since {folder} was trained: its digest was {trained_on.digest[:12]}, "

@@ -23,6 +23,7 @@ from gcnrec.extensions.load import Own, release_of
 from gcnrec.loaders.ingest.leakage import PREFIX
 from gcnrec.loaders.schema import Dataset
 from gcnrec.storage.documents import Document
+from gcnrec.storage.remote.address import masked
 from gcnrec.system.machine import available_cores, machine, versions
 from gcnrec.version import __version__
 
@@ -82,7 +83,7 @@ def lineage_of(dataset: Dataset, threads: int | None, device: str, own: Iterable
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "working_directory": str(Path.cwd()),
         "gcnrec": {"version": __version__, **_checkout(Path(__file__).resolve().parents[2])},
         "data": data | leaks,
@@ -93,6 +94,11 @@ def lineage_of(dataset: Dataset, threads: int | None, device: str, own: Iterable
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(ENVIRONMENT)},
         **({"extensions": releases} if releases else {}),
     }
+
+
+def command_line() -> str:
+    """The command of this process, without passwords and queries of addresses in it."""
+    return shlex.join([Path(sys.argv[0]).name, *map(masked, sys.argv[1:])])
 
 
 @dataclass(frozen=True, slots=True)

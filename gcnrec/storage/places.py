@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from gcnrec.errors import UsageError, shown
+from gcnrec.storage.remote.address import address_of
 
 StrPath = str | os.PathLike[str]
 """A path of a public function."""
@@ -32,6 +33,10 @@ def place(path: Given) -> Path:
         raise UsageError(f"expected a path as text or pathlib.Path, got {type(path).__name__}; name a file or a folder")
     if not os.fspath(path):
         raise UsageError(f"expected a path, got {shown(os.fspath(path))}; name a file or a folder, '.' for the working directory")
+    if isinstance(path, str) and address_of(path) is not None:
+        raise UsageError(
+            f"expected a path of this machine, got the address {shown(path)}; use fetched or published of gcnrec.storage.remote"
+        )
     return Path(path)
 
 

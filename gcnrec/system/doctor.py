@@ -20,6 +20,7 @@ EXTRAS = {
     "faiss": (("faiss-cpu",), "gcnrec export --format faiss"),
     "usearch": (("usearch",), "gcnrec export --format usearch"),
     "onnx": (("onnx",), "gcnrec export --format onnx, the encoder of graphsage"),
+    "remote": (("fsspec", "s3fs", "gcsfs", "adlfs"), "addresses such as s3://; the driver of a store is installed by itself"),
     "delta": (("deltalake",), "Delta tables as inputs"),
     "tracking": (("tensorboard", "mlflow"), "run.tensorboard and run.mlflow (MLflow is installed by itself)"),
     "tune": (("optuna",), 'gcnrec tune with sampler = "tpe"'),

@@ -22,10 +22,13 @@ from gcnrec.config.data import IN_MEMORY
 from gcnrec.errors import DataError, first_line, os_remedy
 from gcnrec.loaders.files.delta import snapshot
 from gcnrec.loaders.files.table_formats import is_delta, refuse_tables
+from gcnrec.storage.remote.store import arrow_files
 
 _SUFFIXES = (".parquet", ".parq", ".pq")
 _MAGIC = b"PAR1"
 """The first bytes of a Parquet file, for Hive's files, whose names have no ending."""
+ARROW_PROTOCOLS = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "mock")
+"""What pyarrow opens itself; fsspec opens others."""
 _PATIENCE_SECONDS = 30
 _MOST_NAMES = 1_000_000
 """Names below a local folder that are looked at: more is no data set but a whole disk."""
@@ -146,7 +149,10 @@ def _located(text: str, base: Path | None) -> tuple[fs.FileSystem, str, list[_Pa
     count = next((number for number, part in enumerate(parts) if part.wild), len(parts))
     filesystem: fs.FileSystem = fs.LocalFileSystem()
     if uri is not None:
-        filesystem, root = fs.FileSystem.from_uri(uri["head"] + "/".join(own[:count]) + _with_patience(uri["head"], uri["tail"]))
+        address = uri["head"] + "/".join(own[:count])
+        known = uri["head"].partition("://")[0] in ARROW_PROTOCOLS
+        query = _with_patience(uri["head"], uri["tail"])
+        filesystem, root = fs.FileSystem.from_uri(address + query) if known else arrow_files(address + query)
     else:
         root = str((base or Path()).joinpath(*(part.name for part in parts[:count])))
     parts = parts[count:]
