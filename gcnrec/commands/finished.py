@@ -238,7 +238,7 @@ def export(
 
 
 def report(run: RunFolder, as_json: AsJson = False) -> None:
-    """Write the page of a run, report.html, from what its folder holds now; it replaces an earlier one."""
+    """Write the page of a run, report.html, and MODEL_CARD.md, from what its folder holds now; earlier ones are replaced."""
     from gcnrec.reports.run_report import write_report
     from gcnrec.runs.folder import open_run, writing
 

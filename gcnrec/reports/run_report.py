@@ -12,14 +12,16 @@ from gcnrec.reports.run_charts import STAGES, against_baselines, compared, learn
 from gcnrec.reports.sections.data import data_section
 from gcnrec.reports.sections.examples import examples_section
 from gcnrec.reports.sections.groups import cells, cold_section, group_tables
+from gcnrec.reports.sections.model_card import model_card
 from gcnrec.reports.sections.words import memory_words
 from gcnrec.reports.text import HEADLINE, changed
 from gcnrec.runs.changes import changes
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import Epoch, Note, Resume, ValidBaseline
 from gcnrec.runs.folder import Run, writing
-from gcnrec.runs.paths import LINEAGE, MIXTURE, REPORT
+from gcnrec.runs.paths import CARD, LINEAGE, MIXTURE, REPORT
 from gcnrec.runs.tracking import track_report
+from gcnrec.storage.files import atomic_file
 from gcnrec.system.observer import SILENT, Observer
 
 
@@ -31,8 +33,15 @@ def write_report(run: Run, observer: Observer = SILENT) -> Path:
 
 
 def write_run_page(folder: Path, run: Run | None = None) -> Path:
-    """As `write_report`; of a folder alone, in which only job.toml must be, the page says what its files say."""
-    return write_page("report.html.j2", _content(RunContents(folder), run), folder / REPORT)
+    """As `write_report`; of a folder alone, in which only job.toml must be, the page says what its files say.
+
+    `MODEL_CARD.md` is written with the page, so that both have the same figures.
+    """
+    contents = RunContents(folder)
+    content = _content(contents, run)
+    with atomic_file(folder / CARD) as path:
+        path.write_text(model_card(contents, content), encoding="utf-8")
+    return write_page("report.html.j2", content, folder / REPORT)
 
 
 def refresh_report(run: Run, observer: Observer) -> None:

@@ -10,6 +10,7 @@ from gcnrec.closed_forms import mixture_files
 JOB, LINEAGE, EVENTS, MEMORY, MANIFEST = "job.toml", "lineage.json", "metrics.jsonl", "memory.json", "manifest.json"
 MIXTURE = mixture_files.FILE
 MODEL, TABLE, REPORT, LOCK = "model.safetensors", "table.safetensors", "report.html", "run.lock"
+CARD = "MODEL_CARD.md"
 FEATURES = "features.safetensors"
 
 

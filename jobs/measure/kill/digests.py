@@ -19,7 +19,7 @@ TIMES = frozenset({"seconds", "rows_per_second", "stalled_share", "stalled_secon
 """Keys that differ between any two runs; `sha256` and `crc32` are over what holds seconds."""
 EVENTS = ("epoch", "explore", "baseline")
 """The events that a resumed run reports alike; it may report others."""
-PRESENT = ("report.html", "lineage.json", "sweep.html")
+PRESENT = ("report.html", "MODEL_CARD.md", "lineage.json", "sweep.html")
 """Files of times and of the machine: only their presence counts. So it is with `.txt`, what a run of a sweep said."""
 LOCKS = (".lock",)
 """Endings of the locks of a folder."""
