@@ -1,7 +1,7 @@
 """Every command and every program on a page runs as it is typed, in the order of the page, on small drawn data.
 
-A page has a folder of its own. It holds what the page takes for given: events, lists of ids, a trained run, jobs and cards. bash runs
-the blocks; its `gcnrec` hands the arguments to this process, which has the modules loaded.
+A page has a folder of its own. It holds what the page takes for given: events, lists of ids, a trained run, jobs and cards.
+bash runs the blocks; its `gcnrec` hands the arguments to this process, which has the modules loaded.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""docs/file-formats.md against real files: each file of a dataset folder, of run folders, of exports and of studies has a section,
-and its columns, tensors or keys are those of the section."""
+"""docs/file-formats.md against real files: each file of a dataset folder, of run folders, of exports and of studies has
+a section, and its columns, tensors or keys are those of the section."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from documents import worlds
 from safetensors import safe_open
 
 PAGE = worlds.ROOT / "docs" / "file-formats.md"
-OTHERS = ["job.toml", "best.toml", "*.html", "*.lock", "items.faiss", "checkpoints/*", "mixture/*.safetensors", "model.safetensors"]
+OTHERS = [
+    "job.toml",
+    "best.toml",
+    "*.html",
+    "*.lock",
+    "items.faiss",
+    "checkpoints/*",
+    "mixture/*.safetensors",
+    "model.safetensors",
+]
 """Files whose content is no schema: the page names them in sentences."""
 IDS = {"string", "int64"}
 LENGTH = {"epochs": 2}

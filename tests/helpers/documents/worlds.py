@@ -130,13 +130,15 @@ def write_cards(folder: Path, sources: Path) -> None:
                 text = re.sub(rf'(root = "{root}", sha256 = ")\w+', rf"\g<1>{digest}", text)
         card.write_text(text, encoding="utf-8")
     grid = folder / "jobs" / "sparsity-gowalla.toml"
-    text = re.sub(r"\n\[variants\.thin-long\].*(?=\n\[variants\.dynamic\])", "", grid.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = re.sub(
+        r"\n\[variants\.thin-long\].*(?=\n\[variants\.dynamic\])", "", grid.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
     text = text.replace("[0.5, 0.25, 0.125]", "[0.25]").replace("[0, 1, 2]", "[0]").replace("epochs = 6", "epochs = 1")
     grid.write_text("\n".join(line for line in text.splitlines() if '"table.budget=' not in line), encoding="utf-8")
 
 
 def write_numbered(folder: Path) -> None:
-    """What an engine leaves for `gcnrec ingest --numbered`: each user has the items that it shares a remainder with, and item 0."""
+    """What an engine leaves for `gcnrec ingest --numbered`: each user has item 0 and one by its remainder."""
     pairs = sorted({(user, 0) for user in range(6)} | {(user, 1 + user % 3) for user in range(6)})
     write(folder / "users" / "0.parquet", pa.table({"number": range(6), "id": [f"u{n}" for n in range(6)]}))
     write(folder / "items" / "0.parquet", pa.table({"number": range(4), "id": [f"i{n}" for n in range(4)]}))
