@@ -18,7 +18,7 @@ from gcnrec import errors
 from gcnrec.cli import app
 from gcnrec.config.reference import sections
 from gcnrec.config.reference import settings as all_settings
-from gcnrec.draft.models import MODELS, ORDER
+from gcnrec.draft.models import MODELS
 
 _PART = re.compile(r"^<!-- generated: (\w+) -->\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 READERS = {"Job": ("load", "parse")}
@@ -54,10 +54,9 @@ def commands() -> str:
 
 
 def models() -> str:
-    """What `gcnrec models` prints, as a table and a list."""
+    """What `gcnrec models` prints, as a table."""
     rows = ((f"`{each.name}`", "trained" if each.trained else "closed form", each.what, each.when) for each in MODELS)
-    advice = "\n".join(f"* {line}" for line in ORDER)
-    return table(("model", "kind", "what it is", "when to choose it"), rows) + f"\n{advice}\n"
+    return table(("model", "kind", "what it is", "when to choose it"), rows)
 
 
 def exit_codes() -> str:
@@ -88,9 +87,18 @@ def _described(name: str, function: Any, heading: str) -> str:
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and "    *," not in lines:
             lines.append("    *,")
-        lines.append(f"    {parameter},".replace("'", ""))
+        annotation = "" if parameter.annotation is parameter.empty else f": {parameter.annotation}"
+        lines.append(f"    {parameter.name}{annotation}{_default(parameter)},")
     code = "\n".join([f"{name}(", *lines, f") -> {signature.return_annotation}"])
     return f"{heading} `{name}`\n\n```python\n{code}\n```\n\n{inspect.getdoc(function)}\n"
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    """` = VALUE`; an object without a text of its own, such as the silent observer, is `...`."""
+    if parameter.default is parameter.empty:
+        return ""
+    shown = repr(parameter.default)
+    return f" = {'...' if shown.startswith('<') else shown}"
 
 
 def _one_line(text: str | None) -> str:

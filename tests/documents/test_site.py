@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import typer
 
 import gcnrec
+from gcnrec import errors
 from gcnrec.cli import app
 from gcnrec.config.reference import settings
 
@@ -150,3 +152,10 @@ def test_links_keep_their_way_and_code_stays():
 def test_each_page_is_in_the_navigation():
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
     assert [path.name for path in (ROOT / "docs").glob("*.md") if f": {path.name}\n" not in nav] == []
+
+
+def test_the_page_of_exit_codes_has_each_code():
+    page = (ROOT / "docs" / "exit-codes.md").read_text(encoding="utf-8")
+    documented = [int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)]
+    known = {each.exit_code for each in vars(errors).values() if hasattr(each, "exit_code")}
+    assert documented == sorted({0, *known})
