@@ -75,6 +75,10 @@ def runnable(script: str) -> str:
     return "\n".join(line for line in whole.splitlines() if not line.startswith(tuple(CANNOT)))
 
 
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).with_suffix("").as_posix()
+
+
 def has_commands(page: Path) -> bool:
     return any(language == "python" or (language == "sh" and runnable(text).strip()) for language, text in blocks(page))
 
@@ -144,7 +148,7 @@ def by_itself(arguments: list[str], place: Path) -> tuple[int, str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scratch", [page for page in PAGES if has_commands(page)], indirect=True, ids=lambda page: page.stem)
+@pytest.mark.parametrize("scratch", [page for page in PAGES if has_commands(page)], indirect=True, ids=name_of)
 def test_commands_and_programs_run_as_typed(scratch, workplace, gcnrec, charts_take_no_time):
     for language, text in blocks(scratch):
         if language == "sh" and (script := runnable(text)).strip():
@@ -157,3 +161,11 @@ def test_commands_that_cannot_run_are_on_a_page():
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert [command for command in CANNOT if f"\n{command}" not in text] == []
     assert {page.stem for page in PAGES} >= {*GIVEN, *IN_MS}
+
+
+def test_commands_are_in_blocks_that_are_run():
+    """A block of another language, or of none, holds no command that could run here."""
+    others = [text for page in PAGES for language, text in blocks(page) if language not in ("sh", "python")]
+    command = re.compile(r"^(?:gcnrec|python|make|pip|bash|torchrun) .*", re.MULTILINE)
+    found = [line for text in others for line in command.findall(text) if not line.startswith(tuple(CANNOT))]
+    assert found == []
