@@ -63,8 +63,8 @@ def exit_codes() -> str:
     """The exception of each exit code, as a Python program meets it."""
     classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, BaseException)]
     own = [each for each in classes if each.__module__ == errors.__name__ and "exit_code" in vars(each)]
-    rows = ((str(each.exit_code), f"`gcnrec.errors.{each.__name__}`", each.__doc__.split("\n")[0]) for each in own)
-    return table(("code", "exception", "meaning"), rows)
+    rows = ((f"`gcnrec.errors.{each.__name__}`", str(each.exit_code), each.__doc__.split("\n")[0]) for each in own)
+    return table(("exception", "code", "meaning"), rows)
 
 
 def python_api() -> str:
