@@ -338,7 +338,7 @@ def _equal(one: Batch, other: Batch) -> bool:
     return one.step == other.step and all(same)
 
 
-_STEPS = 60
+_STEPS = 30
 """Of one batch, after which a model must know it better."""
 _FAR = 0.02
 """Share of a gradient's length by which a difference of float32 values may miss it."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, entry_points, packages_distributions
 from importlib.util import find_spec
@@ -110,5 +112,11 @@ def _distribution_of(own: Own, package: str) -> Distribution | None:
     try:
         return distribution(package)
     except PackageNotFoundError:
-        names = packages_distributions().get(package)  # reads the lists of files of all distributions: a second or two
+        names = _packages(tuple(sys.path)).get(package)
         return distribution(names[0]) if names else None
+
+
+@cache
+def _packages(path: tuple[str, ...]) -> Mapping[str, list[str]]:
+    """Top-level package -> distributions, of `sys.path`: reading the lists of files of all takes a second or two."""
+    return packages_distributions()

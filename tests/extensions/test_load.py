@@ -11,6 +11,7 @@ import pytest
 from gcnrec.config import Job
 from gcnrec.config.unused import unused_settings
 from gcnrec.errors import UsageError
+from gcnrec.extensions import load
 from gcnrec.extensions.load import Own, release_of, require
 from gcnrec.extensions.names import ENCODERS
 from gcnrec.runs.lineage import changes
@@ -116,7 +117,10 @@ def test_a_name_of_the_job_imports_nothing():
     assert subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT).returncode == 0
 
 
-def test_the_release_of_a_class_is_its_distribution_or_the_digest_of_its_module(extras, module):
+def test_the_release_of_a_class_is_its_distribution_or_the_digest_of_its_module(extras, module, monkeypatch):
+    # The scan of all that is installed takes seconds.
+    monkeypatch.setattr(load, "packages_distributions", lambda: {"gate": ["shop-extras"]})
+
     def release(name: str) -> dict[str, str]:
         return release_of(Own("model.name", ENCODERS, name, {}))
 

@@ -145,6 +145,7 @@ def test_an_unknown_loss_says_which_are_ours(extras):
         job(name="cll")
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_share_it(module, dataset, tmp_path):
     module(WRITTEN)
     losses = []

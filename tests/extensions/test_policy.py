@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from gcnrec.config import Job
 from gcnrec.config.unused import unused_settings
 from gcnrec.errors import UsageError
+from gcnrec.extensions.load import Own
+from gcnrec.extensions.names import POLICIES
+from gcnrec.sparsity.first_support import fill, random_keys
+from gcnrec.sparsity.own import Foreign
+from gcnrec.sparsity.policy import Moment
+from gcnrec.tables.slots import SlotTable
 from gcnrec.testing import check_own_policy, checkerboard, write_dataset
 from gcnrec.training.train import train
 
@@ -71,6 +79,13 @@ class Half(Base):
 """
 
 
+class Ones:
+    """The gradient of every cell is 1."""
+
+    def tile(self, first, last):
+        return np.ones((last - first, 8), np.float32)
+
+
 def job(policy, **sparsity) -> Job:
     sections = {
         "model": {"width": 8},
@@ -120,14 +135,17 @@ def test_the_check_finds_what_is_wrong(module, name, says):
     ("name", "says"),
     [
         ("TooMuch", r"share must be from 0 to 1, got 1\.5 at progress"),
-        ("Double", r"scores must be a float32 array \(48, 8\), a cell each, got float64 \(48, 8\)"),
+        ("Double", r"scores must be a float32 array \(6, 8\), a cell each, got float64 \(6, 8\)"),
         ("Undefined", "scores must be numbers, got NaN"),
     ],
 )
-def test_what_is_no_share_and_no_score_is_one_sentence(module, dataset, tmp_path, name, says):
+def test_what_is_no_share_and_no_score_is_one_sentence(module, name, says):
     module(WRITTEN)
+    table = SlotTable(6, 8, 24, (2, 0))
+    fill(table, np.full(6, 4), lambda first, last: torch.ones(last - first, 8), random_keys(0), None)
+    policy = Foreign.of(Own("sparsity.policy", POLICIES, f"written:{name}", {}), 1.0)
     with pytest.raises(UsageError, match=says):
-        train(job(f"written:{name}"), dataset, tmp_path / "run")
+        policy.explore(table, Moment(0.5, 0), Ones())
 
 
 def test_what_is_no_number_of_batches_is_refused_before_there_is_a_run(module, dataset, tmp_path):
