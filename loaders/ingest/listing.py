@@ -22,6 +22,7 @@ from gcnrec.config.data import IN_MEMORY
 from gcnrec.errors import DataError, first_line, os_remedy
 from gcnrec.loaders.files.delta import snapshot
 from gcnrec.loaders.files.table_formats import is_delta, refuse_tables
+from gcnrec.storage.remote.address import masked
 from gcnrec.storage.remote.store import arrow_files
 
 _SUFFIXES = (".parquet", ".parq", ".pq")
@@ -72,6 +73,11 @@ def listed(text: str, base: Path | None = None) -> Listing:
     if text.startswith(IN_MEMORY):
         raise DataError(
             f"{text} was a table in memory, which is gone; give it again by gcnrec.ingest, or name the dataset by --data"
+        )
+    if masked(text.partition("?")[0]) != text.partition("?")[0]:
+        raise DataError(
+            f"expected an address without a password, got {masked(text)}, as datasets and jobs keep the text; give credentials "
+            "as the store's own configuration or environment has them"
         )
     try:
         filesystem, root, pattern = _located(text, base)

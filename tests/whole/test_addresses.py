@@ -116,7 +116,11 @@ def test_files_of_ids_at_addresses(run, called, memory, tmp_path):
     memory.pipe_file("/bucket/users.csv", b"user\n3\n5\n")
     called("recommend", RUN, "--k", 2, "--users", "memory://bucket/users.csv", "--out", tmp_path / "recs.parquet")
     assert pq.read_table(tmp_path / "recs.parquet").column("user").to_pylist() == [3, 3, 5, 5]
-    called("compare", RUN, RUN)
+
+
+@pytest.mark.slow
+def test_runs_at_addresses_are_compared(run, called):
+    assert "recall@" in called("compare", RUN, RUN, "--json")
 
 
 def test_nothing_is_overwritten(run, gcnrec, memory):
@@ -132,6 +136,7 @@ def test_nothing_is_overwritten(run, gcnrec, memory):
     assert before == {path: memory.cat(path) for path in memory.find("/bucket")}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on(run, gcnrec, called, memory, monkeypatch):
     away = "memory://bucket/runs/stopped"
 
@@ -189,6 +194,8 @@ def test_inputs_that_arrow_does_not_open(workplace):
         assert found.equals(table)
     with pytest.raises(UsageError, match="has a protocol that fsspec does not know"):
         open_files("nosuch://a/b.parquet")
+    with pytest.raises(DataError, match=r"without a password, got s3://key:\*\*\*@bucket/x.parquet, as datasets and jobs keep"):
+        open_files("s3://key:secret@bucket/x.parquet")
     with pytest.raises(DataError, match="no such file or folder"):
         open_files(f"local://{workplace}/absent.parquet")
 

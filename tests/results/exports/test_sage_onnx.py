@@ -85,7 +85,11 @@ def encoded(folder, given):
     return ReferenceEvaluator(str(folder / "encoder.onnx")).run(None, given)
 
 
-@pytest.mark.parametrize("model", [{}, {"inputs": "rows", "layers": 1}, {"inputs": "features"}, {"layers": 3}])
+MODELS = [{}, {"inputs": "features"}]
+MORE_MODELS = [pytest.param(model, marks=pytest.mark.slow) for model in ({"inputs": "rows", "layers": 1}, {"layers": 3})]
+
+
+@pytest.mark.parametrize("model", [*MODELS, *MORE_MODELS])
 def test_all_nodes_have_the_embeddings_of_the_run(dataset, tmp_path, model):
     run = trained(dataset, tmp_path / "run", **model)
     facts = export(run, "onnx", tmp_path / "out")
@@ -148,9 +152,13 @@ def test_what_the_folder_says(sage, tmp_path):
         export(sage, "parquet", tmp_path / "out", force=True)
 
 
-def test_other_models_are_refused(dataset, tmp_path, run):
+def test_other_models_are_refused(tmp_path, run):
     with pytest.raises(UsageError, match=r"the encoder of graphsage, and .* holds lightgcn; choose --format bundle, or train"):
         export(run, "onnx", tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_weighted_neighbours_are_refused(tmp_path):
     world = halves()
     weighted = write_dataset(world, tmp_path / "weighted", np.ones(len(world.graph.user_items.indices), np.float32))
     drawn = {"sampler": {"neighbours": "weighted"}}
