@@ -19,7 +19,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from gcnrec.config.data import IN_MEMORY
-from gcnrec.errors import DataError, first_line, os_remedy
+from gcnrec.errors import DataError, UsageError, first_line, os_remedy
 from gcnrec.loaders.files.delta import snapshot
 from gcnrec.loaders.files.table_formats import is_delta, refuse_tables
 from gcnrec.storage.remote.address import masked
@@ -104,6 +104,8 @@ def listed(text: str, base: Path | None = None) -> Listing:
         infos = list(_once(root, infos)) if local else [*{info.path: info for info in infos}.values()]
         listing = Listing(text, filesystem, root, tuple(sorted(infos, key=lambda info: info.path)))
         refuse_tables(listing.filesystem, listing.root, listing.files)
+    except UsageError as problem:  # of an address: here it is data that cannot be had
+        raise DataError(f"{text} cannot be opened ({problem})") from None
     except ImportError as problem:
         raise DataError(f"{text} cannot be opened ({first_line(problem)}); install it, or name a local copy") from None
     except (OSError, pa.ArrowException, ValueError) as problem:

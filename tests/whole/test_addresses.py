@@ -192,7 +192,7 @@ def test_inputs_that_arrow_does_not_open(workplace):
         columns = {name: source.expression(name) for name in ("user", "item")}
         found = pa.Table.from_batches(source.batches(columns, list(columns), 100))
         assert found.equals(table)
-    with pytest.raises(UsageError, match="has a protocol that fsspec does not know"):
+    with pytest.raises(DataError, match=r"cannot be opened .*has a protocol that fsspec does not know"):
         open_files("nosuch://a/b.parquet")
     with pytest.raises(DataError, match=r"without a password, got s3://key:\*\*\*@bucket/x.parquet, as datasets and jobs keep"):
         open_files("s3://key:secret@bucket/x.parquet")
