@@ -1,6 +1,6 @@
 """Delta tables: which files count in the current version, and what their partitions are (Delta transaction log protocol).
 
-Rows are read from the Parquet files as those of any folder. What a log says beyond names of files is therefore refused: rows that
+Rows are read from the Parquet files as from any folder. What a log says beyond names of files is therefore refused: rows that
 a deletion vector marks as deleted, columns under other names, partitions that paths do not show, files outside the table.
 """
 
@@ -54,7 +54,7 @@ def snapshot(place: str) -> Snapshot:
             f"{place} is a Delta table whose log cannot be read ({first_line(problem)}); repair it, or export its rows as Parquet"
         ) from None
     if not len(files):
-        raise DataError(f"{place} is a Delta table without a file in its current version; name one that has rows")
+        raise DataError(f"{place} is a Delta table without a file in its current version; name a table with rows")
     keys = {name.removeprefix("partition."): name for name in files.column_names if name.startswith("partition.")}
     return Snapshot(tuple(_paths(place, files, keys)), {name: files.schema.field(column).type for name, column in keys.items()})
 

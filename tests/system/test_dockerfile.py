@@ -94,7 +94,7 @@ def test_faults_are_found(old, new, fault):
 
 
 def test_it_installs_what_the_package_needs():
-    """All that setuptools reads is copied before the installation; the Python is one that the package takes."""
+    """All that setuptools reads is copied before the installation; the package takes that Python."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     first = stages(TEXT)[1]
     copied = {word for kind, rest in first if kind == "COPY" for word in rest.split()[:-1]}

@@ -1,6 +1,6 @@
 """`MODEL_CARD.md`: what a run is, on what it was trained, how good it is and where it should not be used.
 
-The sections are those of Mitchell et al. 2019 ("Model cards for model reporting"), as far as files of a run know them. The card
+The sections follow Mitchell et al. 2019 ("Model cards for model reporting"), as far as files of a run know them. The card
 goes where the model goes: it holds no folder of the machine, no command and no id of a user.
 """
 

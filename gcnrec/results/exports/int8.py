@@ -73,7 +73,7 @@ class Int8Scorer:
     def prepare(self, users_B: NDArray[np.int32]) -> torch.Tensor:
         """Codes of the users, and behind them their scales, float32 (B, F + 1)."""
         codes_BF, scale_B = quantised(self.exact.prepare(users_B))
-        return torch.cat([codes_BF.float(), scale_B[:, None]], dim=1)
+        return torch.cat([codes_BF.float(), scale_B[:, None]], dim=1)  # copy: of a chunk
 
     def score(self, prepared: torch.Tensor, first: int, last: int, out_BT: torch.Tensor) -> None:
         codes_TF, scale_T = quantised(self.exact.items_ID[first:last])

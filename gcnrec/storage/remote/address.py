@@ -31,7 +31,7 @@ class Address:
 def address_of(text: str) -> Address | None:
     """The address that `text` is, None for a path of this machine.
 
-    UsageError for one with a password or a query, which may be a token, and for one that names nothing inside a store.
+    UsageError for a password or a query, which may be a token, and for an address that names nothing inside a store.
     """
     if not _PROTOCOL.match(text):
         return None

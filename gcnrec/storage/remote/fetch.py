@@ -55,8 +55,8 @@ def fetched_file(address: Address, folder: Path, note: TakeNote = SILENT.note) -
 def fetched(address: Address, note: TakeNote = SILENT.note) -> Path:
     """The folder of this machine that holds what lies at an address; files that are here already are not fetched again.
 
-    A run comes with its dataset, as its `dataset`. DataError where nothing is there, for half an upload, and where the bytes
-    of a file are not those that were uploaded.
+    A run comes with its dataset, as its `dataset`. DataError where nothing is there, for half an upload, and where a file
+    holds other bytes than were uploaded.
     """
     store, mirror = open_store(address), mirror_of(address)
     marker = _whole(store)
@@ -125,14 +125,14 @@ def _link_dataset(mirror: Path) -> None:
 def _whole(store: Store) -> Marker:
     marker = read_marker(store)
     if marker is None:
-        raise DataError(f"{store.address} is no folder that gcnrec has uploaded; name one that --out wrote")
+        raise DataError(f"{store.address} is no folder that gcnrec has uploaded; name a folder that --out wrote")
     if not marker.complete:
         raise DataError(f"{store.address} holds half an upload; repeat the command that writes it, with --resume where it trains")
     return marker
 
 
 def _fetch(store: Store, marker: Marker, before: Marker | None, note: TakeNote) -> None:
-    """Fetch files that differ into the mirror, and remove those that are gone."""
+    """Fetch files that differ into the mirror, and remove files that are gone there."""
     mirror = mirror_of(store.address)
     known: dict[str, Held] = before.files if before is not None else {}
     brought = mirror / BROUGHT

@@ -1,6 +1,6 @@
 """The document that makes a folder at an address whole: which files it has, with size and sha256.
 
-It is written twice: before the first file it says that an upload has begun, after the last one that the folder is whole. Whoever
+It is written twice: before the first file it says that an upload has begun, after the last file that the folder is whole. Whoever
 finds the first, or a document that is cut short, has half an upload.
 """
 
@@ -46,7 +46,7 @@ class Marker(Document):
 
 
 def read_marker(store: Store) -> Marker | None:
-    """The marker at an address, None where there is none; one that is cut short says that an upload has begun."""
+    """The marker at an address, None where there is none; a marker that is cut short says that an upload has begun."""
     content = store.read(NAME, MOST_BYTES)
     if content is None:
         return None

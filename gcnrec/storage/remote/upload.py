@@ -80,7 +80,7 @@ def upload(folder: Path, store: Store, data: str = "", note: Callable[[str], obj
 
 
 def files_of(folder: Path, with_dataset: bool) -> dict[str, Path]:
-    """The files to upload by their path inside, those of a linked dataset below `dataset`."""
+    """The files to upload by their path inside, files of a linked dataset below `dataset`."""
     found = dict(_walked(folder))
     brought = folder / BROUGHT
     if brought.is_symlink() and with_dataset:

@@ -30,7 +30,7 @@ def rows_of(text, base=None):
 
 
 def same_rows(place, base=None):
-    """Whether the rows and types of a table are those of deltalake, in whatever order."""
+    """Whether the rows and types of a table are what deltalake reads, in whatever order."""
     ours = rows_of(place, base)
     theirs = DeltaTable(base / place if base else place).to_pyarrow_table().select(ours.column_names).cast(ours.schema)
     order = [(name, "ascending") for name in sorted(ours.column_names)]

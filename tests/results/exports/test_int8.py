@@ -55,7 +55,7 @@ def test_codes_are_within_half_a_step(seed, count, width):
 
 @pytest.mark.parametrize("width", [5, 64, EXACT_FLOAT32, EXACT_FLOAT32 + 1, 3000])
 def test_sums_of_codes_are_exact(width):
-    """Rows of equal signs give the largest sums, where float32 would round those of the wider ones."""
+    """Rows of equal signs give the largest sums, where float32 would round sums of wide rows."""
     users, items = np.abs(drawn(1, 4, width)) + 1, np.abs(drawn(2, 7, width)) + 1
     column = torch.linspace(-3, 0, 7)
     scorer = Int8Scorer(EmbeddingScorer(torch.from_numpy(users), torch.from_numpy(items), column))

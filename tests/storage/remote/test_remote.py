@@ -168,7 +168,7 @@ def test_what_is_not_ours_is_never_overwritten(address):
         with pytest.raises(UsageError, match=r"exists and is never overwritten; choose another --out$"):
             publish(address, force=force)
     assert open_store(address).names() == ["notes.txt"]
-    with pytest.raises(DataError, match="is no folder that gcnrec has uploaded; name one that --out wrote"):
+    with pytest.raises(DataError, match="is no folder that gcnrec has uploaded; name a folder that --out wrote"):
         fetched(address)
 
 
