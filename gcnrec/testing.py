@@ -349,7 +349,7 @@ def check_own_encoder(name: str, settings: Settings | None = None) -> None:
     """A class for `model.name` refuses unknown settings, draws and learns alike each time, and has the gradient of what it
     computes.
 
-    A run that goes on from a checkpoint computes the same bits. `settings`: those of the class. Raises AssertionError, or
+    A run that goes on from a checkpoint computes the same bits. `settings` go to the class. Raises AssertionError, or
     UsageError where a job would.
     """
     from gcnrec.models.whole_graph.own import OwnEncoder
@@ -377,7 +377,7 @@ def check_own_loss(name: str, settings: Settings | None = None) -> None:
     """A class for `loss.name` gives each positive a term of its own scores alone, with the gradient of what it computes.
 
     A weight w counts as w equal negatives, and none at -inf, also where that leaves an entry without any. Higher scores of
-    positives lower it. A model learns by it, from in-batch and from drawn negatives. `settings`: those of the class. Raises
+    positives lower it. A model learns by it, from in-batch and from drawn negatives. `settings` go to the class. Raises
     AssertionError, or UsageError where a job would.
     """
     from gcnrec.models.scores.own import Terms
@@ -429,7 +429,7 @@ def check_own_metric(name: str, settings: Settings | None = None) -> None:
     """A class for `evaluate.own_metrics` gives each user a finite value, from the first k items of that user's list alone.
 
     Chunks of users and their order change no value, lists may be short or empty, and nothing that it is given is written to.
-    `settings`: those of the class. Raises AssertionError, or UsageError where
+    `settings` go to the class. Raises AssertionError, or UsageError where
     a job would.
     """
     from gcnrec.ranking.metrics import Judged, per_user_with
@@ -461,7 +461,7 @@ def check_own_policy(name: str, settings: Settings | None = None) -> None:
     """A class for `sparsity.policy` gives shares and scores that follow from rows, gradients and moment alone.
 
     Blocks of rows change no score, equal runs store equal cells, also after a checkpoint, and values stay within the budget.
-    `settings`: those of the class. Raises AssertionError, or UsageError where a job would.
+    `settings` go to the class. Raises AssertionError, or UsageError where a job would.
     """
     from gcnrec.sparsity.own import Foreign
     from gcnrec.sparsity.policy import Moment
@@ -517,10 +517,10 @@ def _check_explored(sections: Settings) -> None:
 
 
 def check_own_tracker(name: str, settings: Settings | None = None) -> None:
-    """A class for `run.tracker` takes what training, a resume, an evaluation and a report tell, each in a process of its own.
+    """A class for `run.tracker` takes what training, a resume, an evaluation and a report say, each in a process of its own.
 
     It leaves the files of the run, what it is given, the working directory and the loggers as they are.
-    `settings`: those of the class, such as ones that need no network. Raises AssertionError.
+    `settings` go to the class; choose some without a network. Raises AssertionError.
     """
     own = _own_of(TRACKERS, name, settings)
     with TemporaryDirectory() as place:

@@ -53,10 +53,12 @@ def rows() -> list[Row]:
 
 
 def third_seed(record: dict) -> float:
+    """Recall of the third seed of a quarter of the values."""
     return record["a quarter of the values, seed 2"]["alone"][0]
 
 
 def x_of(recall: float) -> float:
+    """The place of a recall on the axis."""
     return LEFT + (recall - LOW) / (HIGH - LOW) * (RIGHT - LEFT)
 
 

@@ -277,6 +277,7 @@ def _logarithmic(axes: Any, xs: Sequence[float]) -> None:
 
 
 def _svg(draw: Callable[[Any], None], x_label: str, y_label: str, size: tuple[float, float] = (4.4, 2.6)) -> str:
+    """What `draw` draws on axes, as SVG without fixed size; `size` in inches sets the ratio."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

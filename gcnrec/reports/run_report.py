@@ -55,6 +55,7 @@ def refresh_report(run: Run, observer: Observer) -> None:
 
 
 def _content(contents: RunContents, run: Run | None) -> dict[str, Any]:
+    """What the template of the page shows, by name."""
     metrics, baselines = contents.metrics, contents.baselines
     others = baselines.values()
     rows = [

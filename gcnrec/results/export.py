@@ -174,6 +174,7 @@ def _is_enough(
 
 
 def _write_index(run: Run, scorer: EmbeddingScorer, target: Target, kind: str, k: int, observer: Observer) -> dict[str, Any]:
+    """Write a folder with an index of FAISS; returns its figures."""
     if kind not in INDEXES:
         raise UsageError(f"--index must be {' or '.join(INDEXES)}, got {kind!r}")
     faiss = _faiss()

@@ -53,7 +53,7 @@ class OwnTracker(Protocol):
         ...
 
     def epoch(self, stage: str, epoch: int, figures: dict[str, float]) -> None:
-        """An epoch (1 ..) of stage "fit" or "refit", and its figures by name. A resumed run may tell of one again."""
+        """An epoch (1 ..) of stage "fit" or "refit", and its figures by name. A resumed run may send one again."""
         ...
 
     def results(self, split: str, metrics: dict[str, float]) -> None:
@@ -119,20 +119,20 @@ def tracked(settings: Run, params: Params, folder: Path, observer: Observer) -> 
 
 
 def track_results(settings: Run, params: Params, folder: Path, split: str, metrics: dict[str, Any], observer: Observer) -> None:
-    """Tell the trackers that `settings` names what was measured on `split`; `metrics` as metrics.json has them.
+    """Send the trackers that `settings` names what was measured on `split`; `metrics` as metrics.json has them.
 
     A tracker that fails is noted, here and in metrics.jsonl: the run is whole without it.
     """
     figures = {name.replace("@", "_at_"): value for name, value in measured(metrics).items()}
-    _tell(_wanted(settings, params, folder), folder, observer, lambda tracker: tracker.results(split, figures))
+    _send(_wanted(settings, params, folder), folder, observer, lambda tracker: tracker.results(split, figures))
 
 
 def track_report(settings: Run, params: Params, folder: Path, page: Path, observer: Observer) -> None:
     """Give the trackers that `settings` names the page of the run. A tracker that fails is noted as by `track_results`."""
-    _tell(_wanted(settings, params, folder), folder, observer, lambda tracker: tracker.report(page))
+    _send(_wanted(settings, params, folder), folder, observer, lambda tracker: tracker.report(page))
 
 
-def _tell(wanted: list[partial[Any]], folder: Path, observer: Observer, act: Callable[[_Tracker], None]) -> None:
+def _send(wanted: list[partial[Any]], folder: Path, observer: Observer, act: Callable[[_Tracker], None]) -> None:
     for opened in wanted:
         each = _Tracked(observer, folder)
         try:
@@ -140,7 +140,7 @@ def _tell(wanted: list[partial[Any]], folder: Path, observer: Observer, act: Cal
         except UsageError as problem:
             each.dropped(_name_of(opened), problem)
             continue
-        each.tell(act)
+        each.send(act)
         each.close("FINISHED", _CALL_SECONDS)
 
 
@@ -221,7 +221,7 @@ class _Tracked(Observer):
         for aside in self._trackers:
             aside.end()
 
-    def tell(self, act: Callable[[_Tracker], None]) -> None:
+    def send(self, act: Callable[[_Tracker], None]) -> None:
         """Let all trackers do `act`."""
         self._each(act, _CALL_SECONDS)
 

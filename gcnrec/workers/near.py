@@ -21,7 +21,7 @@ from datetime import timedelta
 import torch
 
 LARGE_BYTES = 1 << 14
-"""Larger messages go through memory, and so does what is sent back. A socket holds several small ones: nobody waits to send."""
+"""Larger messages and their answers go through memory. A socket holds several small ones: no worker waits to send."""
 _PIECES = 2
 _WORD = struct.Struct("=q")
 """Of a large message: the length of the memory in which it is. Of a greeting: the worker's number."""
@@ -139,7 +139,7 @@ def neighbours(swap: Swap, rank: int, size: int, near: Sequence[int], timeout: t
 
 
 def _listening(listener: socket.socket, count: int) -> list[int]:
-    """Listen for so many neighbours under a name that nobody guesses, two numbers; zeros where the system has no such names."""
+    """Listen for so many neighbours under a name that cannot be guessed, two numbers; zeros where there are no such names."""
     numbers = [secrets.randbits(62) + 1 for _ in range(2)]
     try:
         listener.settimeout(_MEET_SECONDS)

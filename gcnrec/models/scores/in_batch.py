@@ -175,6 +175,7 @@ def _by_user(batch: Batch) -> Entries[NDArray[Any]]:
 
 
 def candidates(batch: Batch, log_share_I: NDArray[np.float32] | None) -> Candidates[NDArray[Any]]:
+    """The distinct positives of a batch, candidates of each user. `log_share_I` float32: the log of an item's share, for logq."""
     places_J, target_B = np.unique(batch.positives_B, return_inverse=True)
     counts_J = np.bincount(target_B, minlength=len(places_J))
     nodes_V, nodes_J = batch.nodes_V, batch.nodes_V[places_J]
@@ -199,6 +200,7 @@ def _biases(shared: Shared, log_share_I: NDArray[np.float32] | None) -> tuple[ND
 
 
 def rows_of(rows_VD: torch.Tensor, pool: Candidates[torch.Tensor]) -> torch.Tensor:
+    """The rows of the pool, float32 (J, D), out of the batch's nodes."""
     return rows_VD[pool.first :] if pool.rows is None else take(rows_VD, pool.rows)
 
 

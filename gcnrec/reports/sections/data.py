@@ -62,6 +62,7 @@ def _gone(folder: str) -> str:
 
 
 def _facts(info: Mapping[str, Any], dataset: Dataset | None) -> Iterator[tuple[str, str]]:
+    """Names and values of what the data is; what is not known is left out."""
     users, items, train = (int(info.get(key, 0)) for key in ("num_users", "num_items", "num_train"))
     yield "data set", shown_text(info.get("name", ""))
     yield "nodes", f"{users:,} users, {items:,} items"

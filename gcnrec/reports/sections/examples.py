@@ -60,6 +60,7 @@ def examples_section(run: Run) -> dict[str, Any]:
 
 
 def _examples(run: Run, split: Split) -> tuple[list[Example], str]:
+    """The lists of some users with pairs held out of `split`, and a sentence on how they were chosen."""
     dataset, rule = run.dataset, rule_of(run)
     pairs = judged_pairs(rule, dataset, split)
     users_B = chosen(pairs, dataset, run.job.train.seed)

@@ -29,6 +29,7 @@ def model_card(contents: RunContents, page: dict[str, Any]) -> str:
 
 
 def _lines(contents: RunContents, page: dict[str, Any]) -> Iterator[str]:
+    """The card, line by line. `page`: what the page of the run shows."""
     model = contents.job.model
     yield from ("---", "library_name: gcnrec", f"tags: [recommendation, {model.name}]", "---")
     yield from (f"# Model card: {_text(page['name'])}", "", _text(page["subtitle"]), "", "## Model", "")
@@ -55,6 +56,7 @@ def _lines(contents: RunContents, page: dict[str, Any]) -> Iterator[str]:
 
 
 def _details(contents: RunContents) -> Iterator[str]:
+    """What was trained, how and on what machine."""
     job, lineage = contents.job, contents.lineage
     if job.model.closed_form:
         yield f"`{job.model.name}`, a closed form without training steps."

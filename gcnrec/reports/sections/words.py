@@ -16,6 +16,7 @@ def memory_words(contents: RunContents) -> list[str]:
 
 
 def _sentences(contents: RunContents) -> Iterator[str]:
+    """Sentences on table, budget and peaks, as far as the run has recorded them."""
     memory, job = contents.memory, contents.job
     if not job.model.closed_form and memory.keys() >= _TABLE:
         yield from _of_table(contents)

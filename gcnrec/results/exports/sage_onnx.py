@@ -71,6 +71,7 @@ def write_onnx(run: Run, embeddings: Exported, target: Target) -> dict[str, Any]
 
 
 def _refuse(run: Run) -> None:
+    """UsageError for a run whose encoder cannot be written."""
     model = run.job.model
     if model.name != "graphsage":
         raise UsageError(

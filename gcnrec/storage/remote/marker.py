@@ -1,7 +1,7 @@
 """The document that makes a folder at an address whole: which files it has, with size and sha256.
 
-It is written twice: before the first file it says that an upload has begun, after the last file that the folder is whole. Whoever
-finds the first, or a document that is cut short, has half an upload.
+It is written twice: before the first file it says that an upload has begun, after the last file that the folder is whole. The
+first, or a document that is cut short, means half an upload.
 """
 
 from __future__ import annotations

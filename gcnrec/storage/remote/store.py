@@ -127,6 +127,7 @@ def arrow_files(text: str) -> tuple[Any, str]:
 
 
 def _opened(text: str) -> tuple[Any, str]:
+    """The file system of an address, and the path in it. UsageError where it cannot be opened."""
     protocol = text.partition("://")[0]
     try:
         from fsspec.core import url_to_fs
