@@ -15,20 +15,26 @@ import secrets
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 
 import torch
 
+from gcnrec.errors import DeviceError, first_line, os_remedy
+
 LARGE_BYTES = 1 << 14
 """Larger messages and their answers go through memory. A socket holds several small ones: no worker waits to send."""
+_ROOM = 4 * LARGE_BYTES
+"""Of a socket, and of memory at first: what a neighbour takes of the process's descriptors is taken when the two meet."""
 _PIECES = 2
 _WORD = struct.Struct("=q")
-"""Of a large message: the length of the memory in which it is. Of a greeting: the worker's number."""
+"""Of a large message: the length of the memory in which it is. Of a greeting: the worker's key."""
 _CREDENTIALS = struct.Struct("3i")
 """Linux's ucred: process, user, group."""
 _MEET_SECONDS = 10.0
-"""For greetings of workers that have connected already."""
+"""For the memory of a worker that has been greeted."""
+_MOST = timedelta(days=20)
+"""To wait in a socket: Python counts the milliseconds in 31 bits, and a longer time may end at once."""
 Swap = Callable[[torch.Tensor], torch.Tensor]
 """Row w of an int64 matrix goes to worker w; row w of what comes is of worker w. All workers call it together."""
 
@@ -46,13 +52,16 @@ class Memory:
     def grow(self, length: int) -> None:
         """Have room for so many bytes. Pages take no memory until they are written, so twice the room costs nothing."""
         if length > self.size:
-            os.ftruncate(self.descriptor, 2 * length)
+            with _short(2 * length):
+                os.ftruncate(self.descriptor, 2 * length)
             self.map(2 * length)
 
     def map(self, size: int) -> None:
         """Map memory that has this size."""
         if size != self.size:
-            self._mapped = torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)
+            self._mapped = torch.empty(0, dtype=torch.uint8)  # the earlier mapping goes first: each holds a descriptor
+            with _short(size):
+                self._mapped = torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)
 
     def part(self, length: int) -> torch.Tensor:
         return self._mapped[:length]
@@ -68,7 +77,7 @@ class Neighbour:
         self._line, self._mine, self._other, self._turn = line, mine, other, 0
 
     def wait_at_most(self, timeout: timedelta) -> None:
-        self._line.settimeout(timeout.total_seconds())
+        self._line.settimeout(min(timeout, _MOST).total_seconds())
 
     def send(self, message: torch.Tensor, comes: int) -> None:
         """Send bytes, uint8, without a wait; so many are to come back."""
@@ -113,6 +122,19 @@ class Neighbour:
 
 
 @contextmanager
+def _short(length: int) -> Iterator[None]:
+    """What the system says of memory that it does not give becomes a sentence."""
+    try:
+        yield
+    except OSError as problem:
+        remedy = os_remedy(problem, "raise the limits that 'ulimit -a' shows, or set a smaller train.batch_size")
+        raise DeviceError(
+            f"a worker was to share {length} bytes of memory with another of this host, and got none "
+            f"({problem.strerror or first_line(problem)}); {remedy}"
+        ) from problem
+
+
+@contextmanager
 def _broken() -> Iterator[None]:
     """What a socket says of a lost neighbour becomes the RuntimeError that gloo raises too."""
     try:
@@ -123,14 +145,20 @@ def _broken() -> Iterator[None]:
 
 def neighbours(swap: Swap, rank: int, size: int, near: Sequence[int], timeout: timedelta) -> dict[int, Neighbour]:
     """The workers out of `near`, all others of this host, to which there is such a way. All workers call it together."""
-    with closing(socket.socket(socket.AF_UNIX)) as listener:
-        name = _listening(listener, len(near))
-        names = swap(torch.tensor([name] * size)).tolist()
-        lines = {worker: line for worker in near if worker < rank and (line := _greeted(names[worker], rank))}
+    listener, name = _listening(len(near))
+    key = secrets.randbits(62)
+    with listener or nullcontext():
+        called = swap(torch.tensor([[*name, key]] * size)).tolist()
+        lines = {worker: line for worker in near if worker < rank and (line := _greeted(called[worker][:2], key))}
         calls = swap(torch.tensor([[int(worker in lines)] for worker in range(size)])).flatten()
-        lines |= _accepted(listener, {worker for worker in near if calls[worker]})
+        lines |= _accepted(listener, {called[worker][2]: worker for worker in near if calls[worker]})
     found = {worker: neighbour for worker, line in lines.items() if (neighbour := _paired(line))}
-    able = swap(torch.tensor([[int(worker in found)] for worker in range(size)])).flatten()
+    try:
+        able = swap(torch.tensor([[int(worker in found)] for worker in range(size)])).flatten()
+    except BaseException:
+        for neighbour in found.values():
+            neighbour.close()
+        raise
     for worker in [worker for worker in found if not able[worker]]:
         found.pop(worker).close()
     for neighbour in found.values():
@@ -138,16 +166,20 @@ def neighbours(swap: Swap, rank: int, size: int, near: Sequence[int], timeout: t
     return found
 
 
-def _listening(listener: socket.socket, count: int) -> list[int]:
+def _listening(count: int) -> tuple[socket.socket | None, list[int]]:
     """Listen for so many neighbours under a name that cannot be guessed, two numbers; zeros where there are no such names."""
     numbers = [secrets.randbits(62) + 1 for _ in range(2)]
+    listener = None
     try:
-        listener.settimeout(_MEET_SECONDS)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.setblocking(False)
         listener.bind(_address(numbers))
         listener.listen(count)
     except OSError:
-        return [0, 0]
-    return numbers
+        if listener:
+            listener.close()
+        return None, [0, 0]
+    return listener, numbers
 
 
 def _address(numbers: Sequence[int]) -> str:
@@ -155,18 +187,22 @@ def _address(numbers: Sequence[int]) -> str:
     return "\0gcnrec-{:x}-{:x}".format(*numbers)
 
 
-def _greeted(numbers: Sequence[int], rank: int) -> socket.socket | None:
-    """A connection to the worker that listens there, which has got this one's number; None where it cannot be reached."""
-    line = socket.socket(socket.AF_UNIX)
+def _greeted(numbers: Sequence[int], key: int) -> socket.socket | None:
+    """A connection to the worker that listens there, which has got the key of this one; None where it cannot be reached."""
+    if not any(numbers):
+        return None
+    line = None
     try:
+        line = socket.socket(socket.AF_UNIX)
         line.settimeout(_MEET_SECONDS)
         line.connect(_address(numbers))
-        if any(numbers) and _is_ours(line):
-            line.sendall(_WORD.pack(rank))
+        if _is_ours(line):
+            line.sendall(_WORD.pack(key))
             return line
     except OSError:
         pass
-    line.close()
+    if line:
+        line.close()
     return None
 
 
@@ -176,19 +212,29 @@ def _is_ours(line: socket.socket) -> bool:
     return bool(user == os.geteuid())
 
 
-def _accepted(listener: socket.socket, callers: set[int]) -> dict[int, socket.socket]:
-    """The connections of the workers that have called: all of them, or fewer where one does not greet."""
+def _accepted(listener: socket.socket | None, callers: dict[int, int]) -> dict[int, socket.socket]:
+    """The connections of the workers that have called, by their keys. Nobody is waited for: workers have greeted already, and
+    whoever else has found the name, which the system shows, knows no key."""
     lines: dict[int, socket.socket] = {}
-    with suppress(OSError):
-        while callers - lines.keys():
+    with suppress(OSError):  # no more calls, or no more descriptors
+        while listener and len(lines) < len(callers):
             line = listener.accept()[0]
-            line.settimeout(_MEET_SECONDS)
-            caller = _WORD.unpack(line.recv(_WORD.size))[0] if _is_ours(line) else -1
-            if caller in callers - lines.keys():
-                lines[caller] = line
-            else:
+            caller = callers.get(_key(line))
+            if caller is None or caller in lines:
                 line.close()
+            else:
+                line.settimeout(_MEET_SECONDS)
+                lines[caller] = line
     return lines
+
+
+def _key(line: socket.socket) -> int:
+    """The key in the greeting that has come; -1, which is nobody's, where none has."""
+    with suppress(OSError, struct.error):
+        line.setblocking(False)
+        if _is_ours(line):
+            return int(_WORD.unpack(line.recv(_WORD.size))[0])
+    return -1
 
 
 def _paired(line: socket.socket) -> Neighbour | None:
@@ -196,14 +242,26 @@ def _paired(line: socket.socket) -> Neighbour | None:
     mine: list[int] = []
     other: list[int] = []
     try:
-        mine += [os.memfd_create("gcnrec rows") for _ in range(_PIECES)]
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
+        for _ in range(_PIECES):
+            mine.append(os.memfd_create("gcnrec rows"))
+            os.ftruncate(mine[-1], _ROOM)
         socket.send_fds(line, [b"m"], mine)
         other += socket.recv_fds(line, 1, _PIECES)[1]
-    except (OSError, AttributeError):  # a system without such memory
+        for descriptor in other:  # `recv_fds` of Python 3.11 ignores its flags
+            os.set_inheritable(descriptor, False)
+        if len(other) == _PIECES:
+            return Neighbour(line, [_mapped(each) for each in mine], [_mapped(each) for each in other])
+    except (OSError, AttributeError, DeviceError):  # a system without such memory
         pass
-    if len(other) == _PIECES:
-        return Neighbour(line, [Memory(each) for each in mine], [Memory(each) for each in other])
     line.close()
     for descriptor in (*mine, *other):
         os.close(descriptor)
     return None
+
+
+def _mapped(descriptor: int) -> Memory:
+    """Memory that has room for a message already."""
+    memory = Memory(descriptor)
+    memory.map(_ROOM)
+    return memory

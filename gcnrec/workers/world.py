@@ -195,15 +195,22 @@ class Group:
         self._has_far = True
         self._direct: dist.ProcessGroup | None = None
         self._direct_type = ""
+        self.local_rank, self.local_size, self.machines = 0, seat.size, (0,) * seat.size
+
+    def meet(self) -> None:
+        """Find out which workers are of this host, and connect to them. Before any other call; the heart beats already, so that
+        a worker which is lost meanwhile is named."""
         host = zlib.crc32(socket.gethostname().encode())
         hosts = self.counts([host] * self.size)  # connects all to all, before anyone waits for one
         self.local_rank = _number("LOCAL_RANK", hosts[: self.rank].count(host))
         self.local_size, self.machines = hosts.count(host), tuple(map(hosts.index, hosts))
         if sys.platform == "linux" and len(set(hosts)) < self.size:
             near = [worker for worker, other in enumerate(hosts) if other == host and worker != self.rank]
-            found = neighbours(self._swapped, self.rank, self.size, near, seat.timeout)
-            self._has_far = any(self.counts([int(len(found) + 1 < self.size)] * self.size))
-            self._near = found
+            found = neighbours(self._swapped, self.rank, self.size, near, self._seat.timeout)
+            try:
+                self._has_far = any(self.counts([int(len(found) + 1 < self.size)] * self.size))
+            finally:
+                self._near = found
 
     def start(self) -> None:
         pass
@@ -533,6 +540,7 @@ def _living(seat: _Seat, board: Board, address: str) -> Iterator[Group]:
     world = Group(seat, board, heart, orders)
     try:
         with heart:
+            world.meet()
             yield world
             world.close()
     except BaseException as problem:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import socket
+import struct
 import threading
 from contextlib import suppress
 from datetime import timedelta
@@ -15,7 +18,7 @@ import torch
 from fake_world import run_workers
 from worker_programs.checks import check_exchange
 
-from gcnrec.errors import PeerLostError
+from gcnrec.errors import DeviceError, PeerLostError
 from gcnrec.workers import near
 from gcnrec.workers.launch import led
 
@@ -97,7 +100,7 @@ def test_what_came_stays_until_the_next_message_is_sent_however_far_the_other_is
     ("name", "broken"),
     [
         ("_is_ours", lambda line: False),
-        ("_listening", lambda listener, count: [0, 0]),
+        ("_listening", lambda count: (None, [0, 0])),
         ("_address", lambda numbers: "/no/such/folder/" + str(threading.get_ident())),
     ],
 )
@@ -108,21 +111,139 @@ def test_workers_that_cannot_reach_each_other_have_no_neighbours(monkeypatch, na
     assert open_files() == before
 
 
-def test_a_worker_without_such_memory_has_no_neighbours_and_nobody_has_it(monkeypatch):
-    made, lock, count = os.memfd_create, threading.Lock(), [0]
+def scarce(make, count):
+    """`make`, which fails after so many calls of all threads."""
+    lock, calls = threading.Lock(), iter(range(count))
 
-    def create(name):
+    def made(*arguments, **more):
         with lock:
-            count[0] += 1
-            if count[0] > 2:
-                raise OSError("no more memory of the kind")
-        return made(name)
+            if next(calls, None) is None:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return make(*arguments, **more)
 
-    monkeypatch.setattr(os, "memfd_create", create)
-    monkeypatch.setattr(near, "_MEET_SECONDS", 1.0)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "count"),
+    [
+        *[(os, "memfd_create", count) for count in range(4)],
+        *[(mmap, "mmap", count) for count in range(8)],
+        *[(socket, "socket", count) for count in range(3)],
+    ],
+)
+def test_a_worker_that_lacks_a_descriptor_or_memory_has_no_neighbour_and_nobody_has_it(monkeypatch, module, name, count):
+    """Of two workers: what each takes when they meet is 2 pieces of memory, 4 mappings, and sockets to listen and to talk."""
     before = open_files()
-    assert run_workers(2, lambda world: closed(met(world))) == [[], []]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, scarce(getattr(module, name), count))
+        assert run_workers(2, lambda world: closed(met(world))) == [[], []]
     assert open_files() == before
+
+
+@pytest.mark.parametrize("greeting", [None, b"", b"abc", struct.pack("=q", 1), struct.pack("=q", -1)])
+def test_a_stranger_that_calls_first_is_no_worker_and_nobody_waits_for_it(monkeypatch, greeting):
+    """It says nothing, hangs up, says too little, says a worker's number, or what no worker has for a key."""
+    monkeypatch.setattr(near, "_MEET_SECONDS", 5.0)
+    strangers, listening = [], near._listening
+
+    def visited(count):
+        listener, numbers = listening(count)
+        stranger = socket.socket(socket.AF_UNIX)
+        stranger.connect(near._address(numbers))
+        strangers.append(stranger)
+        if greeting == b"":
+            stranger.close()
+        elif greeting:
+            stranger.sendall(greeting)
+        return listener, numbers
+
+    monkeypatch.setattr(near, "_listening", visited)
+    before = open_files()
+    assert run_workers(2, lambda world: closed(met(world))) == [[1], [0]]
+    for stranger in strangers:
+        stranger.close()
+    assert open_files() == before
+
+
+def test_what_was_opened_is_closed_where_workers_are_lost_as_they_meet():
+    def work(world):
+        calls = iter(range(2))
+
+        def swap(rows_WC):
+            if next(calls, None) is None:
+                raise PeerLostError("lost")
+            return world.exchange(rows_WC, [1, 1], [1, 1])
+
+        with pytest.raises(PeerLostError):
+            near.neighbours(swap, world.rank, 2, [1 - world.rank], timedelta(seconds=20))
+
+    before = open_files()
+    run_workers(2, work)
+    assert open_files() == before
+
+
+def paired():
+    """Two neighbours with the smallest sockets that the system gives."""
+    lines = socket.socketpair()
+    for line in lines:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        line.settimeout(20)
+    made = [None, None]
+
+    def pair(at):
+        made[at] = near._paired(lines[at])
+
+    other = threading.Thread(target=pair, args=(1,))
+    other.start()
+    pair(0)
+    other.join()
+    return made
+
+
+def test_nobody_waits_to_send_the_largest_message_of_a_socket():
+    one, other = paired()
+    contents = [message(0, 1, 11), message(1, 0, 9)]
+    assert [len(each) for each in contents] == [LARGE, LARGE]
+    for neighbour, content in zip((one, other), contents, strict=True):
+        neighbour.wait_at_most(timedelta(seconds=20))
+        neighbour.send(content, LARGE)
+    assert torch.equal(one.receive(LARGE, LARGE), contents[1])
+    assert torch.equal(other.receive(LARGE, LARGE), contents[0])
+    one.close()
+    other.close()
+
+
+def test_programs_that_a_worker_starts_have_nothing_of_a_neighbour():
+    one, other = paired()
+    descriptors = [each.descriptor for each in (*one._mine, *one._other)] + [one._line.fileno()]
+    assert len(set(descriptors)) == 5 and not any(map(os.get_inheritable, descriptors))
+    one.close()
+    other.close()
+
+
+def test_a_year_is_waited_for_as_long_as_a_socket_can():
+    """Longer times are taken modulo 2^32 ms, which may be none: 71,583 minutes are 13 s."""
+    one, other = paired()
+    one.wait_at_most(timedelta(days=365))
+    assert timedelta(days=10).total_seconds() < one._line.gettimeout() < 2**31 / 1000
+    one.close()
+    other.close()
+
+
+@pytest.mark.parametrize(("module", "name", "number"), [(os, "ftruncate", errno.EFBIG), (mmap, "mmap", errno.ENOMEM)])
+def test_memory_that_the_system_does_not_give_is_named(monkeypatch, module, name, number):
+    one, other = paired()
+
+    def refused(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, refused)
+        with pytest.raises(DeviceError, match=rf"share {80 * LARGE} bytes .* \({os.strerror(number)}\); raise the limits"):
+            one.send(torch.zeros(40 * LARGE, dtype=torch.uint8), 0)
+    one.close()
+    other.close()
 
 
 def test_a_neighbour_that_ends_or_does_not_answer_is_an_error_of_an_exchange():
