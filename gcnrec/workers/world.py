@@ -676,9 +676,11 @@ def _host(interface: str, timeout: timedelta) -> tuple[TCPStore, int]:
     family = socket.AF_INET6 if both else socket.AF_INET
     listener = socket.create_server((interface, 0), family=family, dualstack_ipv6=both)
     port = listener.getsockname()[1]
-    store = TCPStore(
-        interface or "localhost", port, None, True, timeout, wait_for_workers=False, master_listen_fd=listener.detach()
-    )
+    place, descriptor = interface or "localhost", listener.detach()
+    try:
+        store = TCPStore(place, port, None, True, timeout, wait_for_workers=False, master_listen_fd=descriptor)
+    except RuntimeError as problem:  # a machine without a loopback interface, or descriptors that run out
+        raise _unconnected(problem) from problem
     return store, port
 
 
@@ -687,8 +689,12 @@ def _client(address: str, timeout: timedelta) -> Store:
 
 
 def _tcp_client(address: str, timeout: timedelta) -> TCPStore:
+    """Raises PeerLostError where no store answers there."""
     host, _, port = address.rpartition(":")
-    return TCPStore(host, int(port), None, False, timeout, wait_for_workers=False)
+    try:
+        return TCPStore(host, int(port), None, False, timeout, wait_for_workers=False)
+    except RuntimeError as problem:
+        raise _unconnected(problem) from problem
 
 
 @contextmanager

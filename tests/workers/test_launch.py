@@ -12,6 +12,7 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ import torch
 
 from gcnrec.errors import PeerLostError, UsageError
 from gcnrec.system.machine import available_cores
+from gcnrec.workers import world as world_module
 from gcnrec.workers.board import Board
 from gcnrec.workers.heart import LATE_SECONDS, Heart
 from gcnrec.workers.launch import led, threads_of_a_worker
@@ -155,6 +157,16 @@ def test_a_port_of_another_program_is_no_place_to_meet(rank, problem, words, mon
     for thread in [each for each in threading.enumerate() if each.name == "gcnrec rendezvous"]:
         thread.join(20)
         assert not thread.is_alive()
+
+
+def test_a_store_that_is_gone_is_a_lost_worker(monkeypatch):
+    """Its host may end between any two connections of a worker; a machine without a loopback interface has none."""
+    monkeypatch.setattr(world_module, "TCPStore", Mock(side_effect=RuntimeError("[c10d] Network is unreachable.\nframe #0")))
+    for made in (lambda: Meeting(2, 1.0), lambda: world_module._client("127.0.0.1:1", timedelta(seconds=1))):
+        with pytest.raises(PeerLostError) as caught:
+            made()
+        words = "the workers could not connect (Network is unreachable); start all of them again, a training with --resume"
+        assert str(caught.value) == words
 
 
 def test_worlds_that_cannot_be_are_refused(monkeypatch):
