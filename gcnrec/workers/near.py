@@ -12,11 +12,13 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
+import select
 import socket
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
+from itertools import chain
 
 import torch
 
@@ -101,6 +103,14 @@ class Neighbour:
             return memory.part(length)
         return self._heard(length)
 
+    def answers(self, length: int, went: int) -> bool:
+        """Whether anything comes through the socket for so many bytes each way."""
+        return length > 0 or went > LARGE_BYTES
+
+    def fileno(self) -> int:
+        """Of the socket, for `poll`."""
+        return self._line.fileno()
+
     def close(self) -> None:
         self._line.close()
         for memory in (*self._mine, *self._other):
@@ -119,6 +129,36 @@ class Neighbour:
                     raise RuntimeError("the connection to a worker of this host has ended")
                 count += more
         return heard
+
+
+def swapped(
+    near: Mapping[int, Neighbour], pieces: Sequence[torch.Tensor], ins: Sequence[int], timeout: timedelta
+) -> dict[int, torch.Tensor]:
+    """Send each neighbour its piece of uint8, and return what comes of each, ins[w] bytes of worker w, until the next call.
+
+    Whoever speaks first is heard first: a neighbour that ends is noticed while another still computes.
+    """
+    for worker, neighbour in near.items():
+        neighbour.send(pieces[worker], ins[worker])
+    awaited = {each.fileno(): worker for worker, each in near.items() if each.answers(ins[worker], len(pieces[worker]))}
+    silent = near.keys() - awaited.values()
+    return {
+        worker: near[worker].receive(ins[worker], len(pieces[worker])) for worker in chain(silent, _speaking(awaited, timeout))
+    }
+
+
+def _speaking(workers: Mapping[int, int], timeout: timedelta) -> Iterator[int]:
+    """The workers behind descriptors, as soon as each has sent something, or has ended. RuntimeError where none does in time."""
+    poll, left = select.poll(), dict(workers)
+    for descriptor in left:
+        poll.register(descriptor, select.POLLIN)
+    while left:
+        ready = poll.poll(min(timeout, _MOST).total_seconds() * 1000)  # synchronize: any neighbour
+        if not ready:
+            raise RuntimeError("the connection to a worker of this host failed (timed out)")
+        for descriptor, _ in ready:
+            poll.unregister(descriptor)
+            yield left.pop(descriptor)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from gcnrec.errors import PeerLostError, UsageError, first_line, shown
 from gcnrec.system.signals import end_with_parent
 from gcnrec.workers.board import END, Board, Store
 from gcnrec.workers.heart import LATE_SECONDS, Heart
-from gcnrec.workers.near import Neighbour, neighbours
+from gcnrec.workers.near import Neighbour, neighbours, swapped
 from gcnrec.workers.orders import Orders
 
 STORE, LEADER, MINUTES = "GCNREC_STORE", "GCNREC_LEADER", "GCNREC_MINUTES"
@@ -258,10 +258,7 @@ class Group:
 
     def _of_neighbours(self, pieces: Sequence[torch.Tensor], ins: Sequence[int]) -> dict[int, torch.Tensor]:
         """What came of each neighbour, and this worker's own piece, uint8."""
-        for worker, neighbour in self._near.items():
-            neighbour.send(pieces[worker], ins[worker])
-        came = {worker: neighbour.receive(ins[worker], len(pieces[worker])) for worker, neighbour in self._near.items()}
-        return came | {self.rank: pieces[self.rank]}
+        return swapped(self._near, pieces, ins, self._seat.timeout) | {self.rank: pieces[self.rank]}
 
     def _far(self, pieces: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> None:
         """Exchange bytes with workers of other hosts, whose pieces and targets are not those of neighbours."""

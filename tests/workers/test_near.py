@@ -60,11 +60,9 @@ def test_every_message_arrives_whatever_its_size_and_the_size_of_its_answer(work
         for number in range(4 * len(SIZES)):
             sent = {other: message(world.rank, other, number) for other in neighbours}
             wanted = {other: message(other, world.rank, number) for other in neighbours}
-            for other, neighbour in neighbours.items():
-                neighbour.send(sent[other], len(wanted[other]))
-            for other, neighbour in neighbours.items():
-                came = neighbour.receive(len(wanted[other]), len(sent[other]))
-                assert torch.equal(came, wanted[other])
+            sizes = [len(wanted[other]) if other in wanted else 0 for other in range(world.size)]
+            came = near.swapped(neighbours, [sent.get(other) for other in range(world.size)], sizes, timedelta(seconds=20))
+            assert came.keys() == wanted.keys() and all(torch.equal(came[other], wanted[other]) for other in wanted)
         return closed(neighbours)
 
     before = open_files()
@@ -199,6 +197,27 @@ def paired():
     pair(0)
     other.join()
     return made
+
+
+@pytest.mark.parametrize("length", [8, LARGE + 1])
+def test_a_neighbour_that_ends_is_noticed_while_another_says_nothing(length):
+    (one, busy), (two, ending) = paired(), paired()
+    pieces, seconds = [torch.zeros(length, dtype=torch.uint8)] * 2, timedelta(seconds=20)
+    ending.close()
+    one.wait_at_most(timedelta(milliseconds=1))  # whoever waits for this one has timed out
+    two.send = lambda *_: None  # the other ended after it was sent the message
+    with pytest.raises(RuntimeError, match="has ended"):
+        near.swapped({0: one, 1: two}, pieces, [length] * 2, seconds)
+    for neighbour in (one, busy, two):
+        neighbour.close()
+
+
+def test_neighbours_that_say_nothing_in_time_are_an_error():
+    one, other = paired()
+    with pytest.raises(RuntimeError, match="timed out"):
+        near.swapped({1: one}, [None, torch.zeros(8, dtype=torch.uint8)], [0, 8], timedelta(milliseconds=5))
+    one.close()
+    other.close()
 
 
 def test_nobody_waits_to_send_the_largest_message_of_a_socket():
