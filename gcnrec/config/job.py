@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
@@ -381,6 +381,14 @@ class Mixture(Section):
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, (int, float)) or (isinstance(value, str) and value != "auto") else value
+
+    @field_validator("partners", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        known = ("auto", *get_args(Partner))
+        if isinstance(value, str) and value not in known:
+            raise ValueError(f"must be {', '.join(map(repr, known))}, a list of closed forms, or [] for none, got {shown(value)}")
+        return value
 
     @model_serializer(mode="wrap")
     def _as_written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:

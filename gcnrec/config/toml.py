@@ -34,6 +34,9 @@ _SETTING = re.compile(r" *([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+) *")
 _FOREIGN = (".csv", ".tsv", ".json", ".jsonl", ".txt")
 _LOOKED_AT = 1000
 """Entries of a folder among which Parquet is looked for."""
+_LOOKED_AT_BYTES = 65_536
+"""Of a CSV file, whose marks are looked for."""
+_DECIMAL_COMMA = re.compile(rb'"?-?\d+,\d+"?')
 
 
 class Section(BaseModel):
@@ -128,9 +131,26 @@ def _dotted(parts: tuple[Any, ...]) -> str:
 
 
 def to_parquet(path: Path) -> str:
-    """A command that writes a CSV file as Parquet."""
-    read = f"c.read_csv('{path}'), '{path.with_suffix('.parquet')}'"
+    """A command that writes a CSV file as Parquet, with the mark between columns and the decimal comma that its lines have."""
+    options = "".join(f", {name}=c.{kind}({key}='{mark}')" for name, kind, key, mark in _marks(path))
+    read = f"c.read_csv('{path}'{options}), '{path.with_suffix('.parquet')}'"
     return f'python -c "import pyarrow.csv as c, pyarrow.parquet as p; p.write_table({read})"'
+
+
+def _marks(path: Path) -> list[tuple[str, str, str, str]]:
+    """Options of pyarrow's CSV reader other than its defaults, by the first lines; none for a file that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            lines = file.read(_LOOKED_AT_BYTES).splitlines()
+    except (OSError, ValueError):
+        return []
+    mark = next((mark for mark in (b"\t", b";", b"|") if lines and lines[0].count(mark) > lines[0].count(b",")), b",")
+    if mark == b",":
+        return []
+    options = [("parse_options", "ParseOptions", "delimiter", {b"\t": "\\t"}.get(mark, mark.decode()))]
+    if any(_DECIMAL_COMMA.fullmatch(value) for line in lines[1:] for value in line.split(mark)):
+        options.append(("convert_options", "ConvertOptions", "decimal_point", ","))
+    return options
 
 
 def _data_or(path: Path, otherwise: str) -> str:

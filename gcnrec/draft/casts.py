@@ -33,16 +33,17 @@ def to_integers() -> str:
 def advice(text: str, column: Column, what: str, expression: str) -> str:
     """A sentence about a column that must be cast, with the commands for a single file.
 
-    `expression`: of pyarrow (`a`), what becomes of the column `c`.
+    `expression`: of pyarrow (`a`), what becomes of the column `c`. The new job has a name of its own: `init` writes
+    one for the input, too.
     """
     said = f"{column.path!r} holds {what}, which ingestion does not take"
     path = Path(text)
     if "." in column.path or not path.is_file():
         return f"{said}; cast it where the files are written"
-    target = str(path.with_name(f"{path.stem}-cast.parquet"))
+    target, job = str(path.with_name(f"{path.stem}-cast.parquet")), f"{path.stem}-cast.toml"
     program = (
         f"import pyarrow as a, pyarrow.compute, pyarrow.parquet as p; t = p.read_table({json.dumps(text, ensure_ascii=False)}); "
         f"n = {json.dumps(column.path, ensure_ascii=False)}; c = t[n]; "
         f"p.write_table(t.set_column(t.column_names.index(n), n, {expression}), {json.dumps(target, ensure_ascii=False)})"
     )
-    return f"{said}; type python -c {shlex.quote(program)} and then gcnrec init {shlex.quote(target)}"
+    return f"{said}; type python -c {shlex.quote(program)} and then gcnrec init {shlex.quote(target)} --out {shlex.quote(job)}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 
-from gcnrec.draft import casts, words
+from gcnrec.draft import casts, times, words
 from gcnrec.draft.candidates import CLEAR, Found, clearest, doubt_others
 from gcnrec.draft.contents import FEW, Column
 from gcnrec.errors import DataError
@@ -36,7 +36,7 @@ def users_and_items(text: str, columns: Sequence[Column], given: Mapping[str, Co
 
 
 def _may_be_ids(column: Column) -> bool:
-    is_date = pa.types.is_date(column.kind) or column.holds_dates_as_text
+    is_date = pa.types.is_date(column.kind) or times.writes_times(column)
     return column.holds_ids and not is_date and column.distinct not in (0, 1) and column.mean_bytes <= _LONG_TEXT
 
 

@@ -120,6 +120,11 @@ def _time_to_cast(text: str, column: Column) -> str | None:
     return None
 
 
+def writes_times(column: Column) -> bool:
+    """Whether a column of texts holds times in a form that people write, ISO or another."""
+    return column.holds_dates_as_text or (family(column.kind) == "text" and _form(column.examples) is not None)
+
+
 def _form(examples: Sequence[str]) -> str | None:
     """The first form in which all examples can be read; None without one, or without examples."""
     return next((form for form in _FORMS if examples and all(_is_of(form, text) for text in examples)), None)

@@ -112,6 +112,8 @@ def means(series: Sequence[Means], x_label: str, y_label: str, as_bands: bool = 
         all_xs = [x for each in series for x, _ in each.line]
         if not as_bands and min(all_xs) > 0 and max(all_xs) > 3 * min(all_xs):
             _logarithmic(axes, all_xs)
+        else:
+            _few_ticks(axes)
         axes.grid(visible=False, axis="x")
         _legend_below(axes, handles, [each.name for each in series])
 
@@ -225,6 +227,7 @@ def forest(names: Sequence[str], series: Sequence[Spans], x_label: str, middle: 
         axes.set_yticks(range(len(names)), [_short(name, _ROW_END) for name in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
+        _few_ticks(axes)
         if len(series) > 1:
             _legend_below(axes, handles, [each.name for each in series])
 
@@ -264,6 +267,15 @@ def _name(legend: Any, names: Sequence[str]) -> None:
 def _short(name: str, end: int = _LABEL_END) -> str:
     name = "".join(each if each.isprintable() else " " for each in name)
     return name if len(name) <= 2 * end else f"{name[:end]}\u2026{name[-end:]}"
+
+
+def _few_ticks(axes: Any) -> None:
+    """So few numbers below a linear axis that none touches the next; those from 10,000 on with a unit prefix."""
+    from matplotlib.ticker import EngFormatter
+
+    axes.xaxis.get_major_locator().set_params(nbins=5)
+    if max(map(abs, axes.get_xlim())) >= 10_000:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _logarithmic(axes: Any, xs: Sequence[float]) -> None:

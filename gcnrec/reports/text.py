@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from gcnrec.runs.changes import Change
 
 HEADLINE = ("recall@20", "ndcg@20")
+_COUNTS = ("users", "pairs")
+_WIDEST = 110
+"""Characters of a line of a table, and of a list of texts on one line."""
 
 
 def metric_lines(metrics: dict[str, Any]) -> list[str]:
@@ -115,16 +118,44 @@ def changed(change: Change) -> tuple[str, str, str, str]:
 
 
 def figure_lines(facts: dict[str, Any]) -> list[str]:
-    """Any figures: nested sections become headings, long lists their length. An empty section is left out."""
+    """Any figures: nested sections become headings, records a table, sentences lines, long lists their length.
+
+    An empty section is left out.
+    """
     facts = {key: value for key, value in facts.items() if value != {}}
-    flat = [(key, plain(value)) for key, value in facts.items() if not _is_section(value)]
+    flat = [(key, _figure(key, value)) for key, value in facts.items() if not (_is_section(value) or _are_sentences(value))]
     lines = columns(flat)
     for key, value in facts.items():
-        if _is_section(value):
+        if _are_sentences(value):
+            lines += ["", key, *(f"  {_on_one_line(each)}" for each in value)]
+        elif _is_section(value):
             parts = value if isinstance(value, list) else [value]
-            for part in parts:
-                lines += ["", key, *(f"  {line}" for line in figure_lines(part))]
+            tables = [_table(parts)] if len(parts) > 1 and _are_records(parts) else [figure_lines(part) for part in parts]
+            for table in tables:
+                lines += ["", key, *(f"  {line}" for line in table)]
     return lines[1:] if lines and not lines[0] else lines
+
+
+def _figure(key: str, value: Any) -> str:
+    """A value as text; a count that averages made a float is whole again."""
+    return plain(int(value) if key in _COUNTS and isinstance(value, float) and value.is_integer() else value)
+
+
+def _table(records: Sequence[dict[str, Any]]) -> list[str]:
+    """A line of names, then a line for each record; `-` where a record lacks a value."""
+    names = tuple(dict.fromkeys(name for record in records for name in record))
+    return columns([names, *(tuple(_figure(name, record.get(name)) for name in names) for record in records)])
+
+
+def _are_records(parts: Sequence[dict[str, Any]]) -> bool:
+    """Whether sections are short and flat enough for a table."""
+    return not any(_is_section(value) for part in parts for value in part.values()) and max(map(len, _table(parts))) <= _WIDEST
+
+
+def _are_sentences(value: Any) -> bool:
+    """Whether a list holds texts that are too long for one line."""
+    is_texts = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return is_texts and len(value) > 1 and sum(map(len, value)) > _WIDEST and any(" " in each for each in value)
 
 
 def bench_line(row: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ def write_tune_page(study: Study, space: Space, trials: int, path: Path) -> Path
         "failed": [trial for trial in study.ended if trial.state == "failed"],
         "best": None if best is None else _row(best, space),
         "charts": _drawn(study.metric, judged, space) if judged else [],
+        "has_shares": len(judged) >= _LEAST,
         "settings": list(space.dimensions),
         "rows": [_row(trial, space) for trial in sorted(study.ended, key=_rank)],
     }

@@ -49,8 +49,17 @@ def node_numbers(source: Input, column: str, ids: Vocabulary, scratch: Scratch) 
     _count(rows_R, times_N)
     if times_N.max(initial=0) > 1:
         twice = ids.picked(np.array([times_N.argmax()]))[0].as_py()
-        raise DataError(f"{source.text}: column {column!r} must hold every id once, {twice!r} comes {times_N.max()} times")
+        raise DataError(
+            f"{source.text}: column {column!r} must hold every id once, {twice!r} comes {times_N.max()} times; "
+            f"keep one row of each id, as DuckDB does by SELECT DISTINCT ON ({_quoted(source, column)}) * FROM the file"
+        )
     return rows_R
+
+
+def _quoted(source: Input, column: str) -> str:
+    """A column, or a field of a struct, as SQL names it."""
+    parts = [column] if column in source.dataset.schema.names else column.split(".")
+    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
 
 
 def _ids(source: Input, column: str, ids: Vocabulary, most: Most) -> Iterator[pa.Array]:

@@ -228,3 +228,8 @@ def test_every_sampled_model_and_loss_trains_on_a_gpu(name, loss):
         Job.parse({**sections, "model": {"name": "graphsage"}, "sampler": {"respect_time": True}}, [], "job")
     with pytest.raises(UsageError, match=r"on a GPU this version trains by samples; set model\.propagation = 'sampled'"):
         Job.parse({**sections, "model": {"name": "ngcf"}}, [], "job")
+
+
+def test_a_mixture_of_unknown_names_says_how_to_have_none():
+    assert refused({}, ["mixture.with=none"]).endswith("a list of closed forms, or [] for none, got 'none'")
+    assert Job.parse({}, ["mixture.with=gfcf"], "job.toml").mixture.partners == ("gfcf",)

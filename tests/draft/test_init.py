@@ -80,6 +80,22 @@ def test_a_text_table_comes_with_the_command_that_makes_parquet_of_it(gcnrec, cl
     assert [then, *words] == ["and", "then", "gcnrec", "init", "table.parquet"] and gcnrec("init", "table.parquet")[0] == 0
 
 
+def test_a_text_table_with_decimal_commas_keeps_its_columns(gcnrec, clicks):
+    lines = [
+        "Kunde;Buch;Note",
+        *(f"k{user};{item};{rating}" for user, item, rating in zip(USERS, USERS, ["3,5", "4,0"] * 750, strict=True)),
+    ]
+    Path("t.csv").write_text("\n".join(lines))
+    code, _, err = gcnrec("init", "t.csv")
+    exec(compile(shlex.split(err[err.index("python -c") :])[2], "typed", "exec"), {})
+    table = pq.read_table("t.parquet")
+    assert code == 3 and table.column_names == ["Kunde", "Buch", "Note"] and table["Note"].to_pylist() == [3.5, 4.0] * 750
+    Path("tabs.tsv").write_text("a\tb\n1,5\t2\n")
+    code, _, err = gcnrec("init", "tabs.tsv")
+    exec(compile(shlex.split(err[err.index("python -c") :])[2], "typed", "exec"), {})
+    assert pq.read_table("tabs.parquet").to_pylist() == [{"a": 1.5, "b": 2}]
+
+
 def test_a_folder_of_files_with_fields_of_structs(gcnrec, clicks):
     events = [
         {"customer": user, "product": {"sku": item}} for user, item in zip(*map(pa.Array.to_pylist, columns()), strict=True)

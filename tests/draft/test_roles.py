@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +41,8 @@ def paths(roles):
 @pytest.mark.parametrize(
     ("user", "item", "time"),
     [("customer", "sku", "ts"), ("userId", "movieId", "timestamp"), ("CUSTOMER_ID", "ProductID", "event_time"),
-     ("member-no", "article nr", "created_at"), ("kunde", "artikel", "datum"), ("uid", "iid", "date")],
+     ("member-no", "article nr", "created_at"), ("kunde", "artikel", "datum"), ("uid", "iid", "date"),
+     ("Kundennummer", "Buch-Nr", "Zeitpunkt"), ("utilisateur", "n° de produit", "heure"), ("Usuario", "Art\u00edculo", "fecha")],
 )  # fmt: skip
 def test_usual_names_leave_no_doubt(found, user, item, time):
     columns = {"line": np.arange(ROWS), "price": RNG.random(ROWS), time: SECONDS, item: ITEMS, user: USERS}
@@ -139,6 +141,19 @@ def test_a_flag_that_names_no_column_names_the_nearest(found, named):
         found(named=named, user=USERS, item=ITEMS)
 
 
+def test_behaviours_and_ratings_have_words_of_other_languages(found):
+    seen = found(kunde=USERS, buch=ITEMS, ereignis=np.array(["angesehen", "Warenkorb", "gekauft"])[RNG.integers(0, 3, ROWS)])
+    assert seen.behaviour.path == "ereignis" and seen.target == ("gekauft",)
+    assert found(client=USERS, livre=ITEMS, x=np.array(["vue", "panier", "achet\u00e9"])[STARS % 3]).target == ("achet\u00e9",)
+    assert found(kunde=USERS, buch=ITEMS, Bewertung=STARS).rating.path == "Bewertung"
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d %H:%M:%S", "%d.%m.%Y %H:%M"])
+def test_times_as_text_are_no_ids(found, form):
+    stamps = [datetime.fromtimestamp(int(second), UTC).strftime(form) for second in SECONDS // 7200 * 7200]
+    assert paths(found(abc=USERS, when=stamps, xyz=ITEMS)) == {"user": "abc", "item": "xyz"}
+
+
 def test_a_column_has_one_role(found):
     with pytest.raises(UsageError, match="--user and --item name one column, 'user'; name two"):
         found(named=Named(user="user", item="user"), user=USERS, item=ITEMS)
@@ -155,6 +170,7 @@ def typed(said):
     python, c, program, *then = shlex.split(said[said.index("python -c") :])
     exec(compile(program, "typed", "exec"), {})
     assert (python, c, then[:4]) == ("python", "-c", ["and", "then", "gcnrec", "init"])
+    assert then[5:] == ["--out", "t-cast.toml"]  # 'init' has written job.toml, and overwrites nothing
     return roles(then[4], contents(open_input(then[4]), lambda *_: None), Named())
 
 

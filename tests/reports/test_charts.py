@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import re
 
 import pytest
@@ -58,3 +59,18 @@ def test_a_long_name_keeps_both_ends_and_one_line():
     series = [charts.Means(f"{number}{name}", [(1.0, estimate([0.1]))]) for number in range(3)]
     shown = [text for text in texts(charts.means(series, "x", "y")) if "first" in text]
     assert len(shown) == 3 and all(len(text) < 100 and text.endswith("last") and text.isprintable() for text in shown)
+
+
+@pytest.mark.parametrize(("least", "most"), [(-0.0214, 0.0126), (138_000.0, 152_000.0)])
+def test_numbers_below_a_linear_axis_do_not_touch(least, most):
+    ends = [estimate([value]) for value in (least, most)]
+    for svg in (
+        charts.forest(["a", "b"], [charts.Spans("run", ends)], "difference"),
+        charts.means([charts.Means("run", [(least, ends[0]), (most, ends[1])])], "values", "recall"),
+    ):
+        group = svg[svg.index('<g id="matplotlib.axis_1">') : svg.index('<g id="matplotlib.axis_2">')]
+        places = [float(x) for x in re.findall(r'<use xlink:href="[^"]*" x="([\d.]+)"', group)]
+        labels = re.findall(r"<text[^>]*>([^<]*)</text>", group)[: len(places)]
+        assert 2 <= len(places) <= 6 and all(len(label) <= len("\u22120.020") for label in labels)
+        room = min(right - left for left, right in itertools.pairwise(places))
+        assert room > 5.5 * max(map(len, labels))  # points that a digit of the page's font takes

@@ -44,14 +44,29 @@ def test_figures_nest():
         "  on     yes",
         "",
         "gpus",
-        "  name  x",
-        "",
-        "gpus",
-        "  name  y",
+        "  name",
+        "  x",
+        "  y",
     ]
     assert figure_lines({"threads": {"torch": 1}}) == ["threads", "  torch  1"]
     assert figure_lines({"rows": 3, "dropped": {}}) == ["rows  3"]
     assert figure_lines({"dropped": {}}) == []
+
+
+def test_records_are_a_table_and_sentences_have_lines():
+    facts = {
+        "a": [{"n": 1, "x": 0.5}, {"n": 2, "y": True}],
+        "new": {"users": 942.0, "share": 1.0},
+        "b": [{"x": {}}, {"x": {"y": 1}}],
+    }
+    assert figure_lines(facts) == [
+        "a", "  n  x       y", "  1  0.5000  -", "  2  -       yes", "", "new", "  users  942", "  share  1.0000",
+        "", "b", "", "b", "  x", "    y  1",
+    ]  # fmt: skip
+    said = ["three rows were dropped", "no user is cold " * 6, "\x1b[31m"]
+    assert figure_lines({"lines": said, "k": [1, 2]}) == ["k  1, 2", "", "lines", f"  {said[0]}", f"  {said[1]}", "  '\\x1b[31m'"]
+    wide = {f"column_{n}": n for n in range(20)}
+    assert figure_lines({"a": [wide, wide]}).count("a") == 2
 
 
 def test_comparison():

@@ -111,6 +111,7 @@ def test_a_study_does_not_depend_on_how_many_train_at_a_time(place, pretended):
     assert best["optimizer"]["learning_rate"] == max(rates) and best["train"]["epochs"] == 6
     page = (place / "one" / "tune.html").read_text()
     assert f"Best: trial {study.best.number}, recall@3 {max(rates):.4f} after epoch 6" in page and "<svg" in page
+    assert "A share of the variance says" in page
 
 
 def test_without_pruning_all_are_complete(place, pretended):
@@ -143,7 +144,8 @@ def test_trials_that_fail_are_named_and_others_go_on(place, pretended):
     study = tune(place, "out", trials=4)
     assert [record.state for record in study.ended] == ["complete", "complete", "failed", "complete"]
     assert study.records[2].problem == "the loss is not finite" and study.summary["failed"] == 1
-    assert "the loss is not finite" in (place / "out" / "tune.html").read_text()
+    page = (place / "out" / "tune.html").read_text()
+    assert "the loss is not finite" in page and "share of the variance" not in page
     pretended.failing.update(f"trial-{number:04d}" for number in range(4))
     with pytest.raises(UsageError, match="none of 4 trials could be trained, the first because: the loss is not finite"):
         tune(place, "again", trials=8)

@@ -299,7 +299,11 @@ def test_user_features(make, tmp_path):
             "must hold the ids of items in a column 'item' or 'id', it has 'itm', 'price'; rename one",
         ),
         ({"item": ["x", "y"]}, "holds no feature column other than 'item'"),
-        ({"item": ["x", "x"], "price": [1, 2]}, "must hold every id once, 'x' comes 2 times"),
+        (
+            {"item": ["x", "x"], "price": [1, 2]},
+            "must hold every id once, 'x' comes 2 times; keep one row of each id, "
+            'as DuckDB does by SELECT DISTINCT ON ("item") * FROM the file',
+        ),
         ({"item": pa.array([], pa.string()), "price": pa.array([], pa.int64())}, "holds no rows"),
         (
             {"item": ["q", "x", "y"], "v": [None, [1.0], [1.0, 2.0]]},
