@@ -201,8 +201,13 @@ def _flat(nested: Any, prefix: str = "") -> list[tuple[str, str]]:
     if isinstance(nested, dict):
         return [leaf for key, value in nested.items() for leaf in _flat(value, f"{prefix}.{key}" if prefix else str(key))]
     if isinstance(nested, list):
-        return [(prefix, ", ".join(map(str, nested)))]
-    return [(prefix, str(nested))]
+        return [(prefix, ", ".join(map(_leaf, nested)))]
+    return [(prefix, _leaf(nested))]
+
+
+def _leaf(value: Any) -> str:
+    """A value as text; of a number with a fraction six digits, which is more than metrics and weights mean."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _moment(iso: str) -> str:

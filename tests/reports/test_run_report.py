@@ -68,6 +68,23 @@ def fill(folder):
     (folder / "lineage.json").write_text(json.dumps({"format": 1, "data": {"name": "gowalla", "digest": "abc"}}))
 
 
+def test_figures_of_a_mixture_have_few_digits(folder):
+    fill(folder)
+    (folder / "mixture.json").write_text(
+        json.dumps(
+            {
+                "name": "1 trained",
+                "weight": 1.0,
+                "temperature": 0.28,
+                "partners": {},
+                "chosen": {"value": 0.3171171171171171, "users": 555},
+            }
+        )
+    )
+    page = write_run_page(folder).read_text()
+    assert "0.317117<" in page and "0.3171171" not in page and ">555<" in page
+
+
 def test_a_full_run(folder):
     fill(folder)
     page = parse(write_run_page(folder))

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, shown
 from gcnrec.loaders.schema import Dataset
 from gcnrec.results.given.dropped import FileCounts
 from gcnrec.results.given.id_files import columns_of, open_ids
@@ -71,7 +71,7 @@ class Attributes:
         except pa.ArrowException:
             raise DataError(
                 f"{self.path}: column {name!r} of {self.options[name]} must hold numbers, it holds {values.type}, not all of "
-                "which is a number; correct it, or name another"
+                f"which is a number{_first_other(values)}; correct it, or name another"
             ) from None
         found_E = pc.fill_null(given, np.nan).to_numpy(zero_copy_only=False)
         wrong_E = (found_E < 0.0) | (found_E > MOST_VALUE)
@@ -91,6 +91,18 @@ class Attributes:
     @property
     def _known_E(self) -> NDArray[np.bool_]:
         return self.numbers_E >= 0
+
+
+def _first_other(values: pa.Array) -> str:
+    """Which row of texts is no number first, and what it has; nothing for other types."""
+    if not pa.types.is_string(values.type):
+        return ""
+    for row, text in enumerate(values.to_pylist(), 1):
+        try:
+            float(text or 0)
+        except ValueError:
+            return f" (row {row} has {shown(text)})"
+    return ""
 
 
 def read_attributes(dataset: Dataset, path: Path, options: Mapping[str, str]) -> Attributes:

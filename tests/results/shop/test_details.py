@@ -162,7 +162,9 @@ def test_mistakes_are_sentences(run, attributes, tmp_path):
         evaluate_run(run, details=Details(("brand",), None, attributes))
     with pytest.raises(DataError, match="the column of --per next to its ids, 'item' holds the ids, it has 'item', 'colour'"):
         evaluate_run(run, details=Details(("item",), None, attributes))
-    with pytest.raises(DataError, match="column 'colour' of --value must hold numbers, it holds string, not all of which"):
+    with pytest.raises(
+        DataError, match=r"column 'colour' of --value must hold numbers, it holds string, .* number \(row 2 has 'blue'\)"
+    ):
         evaluate_run(run, details=Details((), "colour", attributes))
     for wrong, shown in ((-3.0, "-3"), (float("inf"), "inf"), (1e308, r"1e\+308"), (1.1e15, r"1.1e\+15")):
         pq.write_table(pa.table({"item": [1000, 1001], "margin": [1.0, wrong]}), tmp_path / "margins.parquet")
