@@ -58,13 +58,14 @@ def _to_write(address: Address, ctx: Any, stack: ExitStack) -> Path:
 
 
 def _to_read(name: str, address: Address, ctx: Any, stack: ExitStack) -> Path:
-    from gcnrec.storage.remote.fetch import fetched, fetched_file, push
+    from gcnrec.storage.remote.fetch import fetched, fetched_file, half_sent, push
 
     if name not in _FOLDERS or (name == "runs" and address.name.endswith(".parquet")):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gcnrec-fetched-")))
         return fetched_file(address, folder, output.note)
-    mirror = fetched(address, output.note)
-    if ctx.info_name in _WRITES_INTO and ctx.params.get("lists") is None:
+    is_written = ctx.info_name in _WRITES_INTO and ctx.params.get("lists") is None
+    mirror = (half_sent(address) if is_written else None) or fetched(address, output.note)
+    if is_written:
         stack.push(lambda kind, problem, trace: None if problem else push(mirror, address, output.note))
     return mirror
 

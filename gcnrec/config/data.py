@@ -23,6 +23,7 @@ from gcnrec.config.values import (
     split_at_commas,
 )
 from gcnrec.storage.places import ArrowStream, StrPath, neither
+from gcnrec.storage.remote.address import refuse_secret
 
 PATHS = ("train", "test", "valid", "item_features", "user_features")
 """Keys that name Parquet. In a program, each may be a table in memory instead."""
@@ -156,6 +157,8 @@ class Data(Section):
         for key in PATHS:
             other = values.get(key)
             # What no TOML file can hold was meant as a table.
+            if isinstance(other, (str, os.PathLike)):
+                refuse_secret(key, os.fspath(other))
             if key not in given and type(other).__module__ != "builtins" and not isinstance(other, os.PathLike):
                 raise ValueError(neither(key, other))
         made = handler({**values, **{key: f"{IN_MEMORY}{key}" for key in given}})

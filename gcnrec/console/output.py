@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gcnrec.errors import DataError, GcnrecError, Terminated, os_remedy
+from gcnrec.storage.remote.address import masked
 from gcnrec.storage.streams import lost
 
 _UNREAD = (errno.EPIPE, errno.EBADF)
@@ -68,13 +69,14 @@ def deliver() -> None:
 
 
 def report(problem: GcnrecError | Terminated, log_json: bool) -> None:
-    """Print an expected error on stderr: a sentence, or with `log_json` an object."""
+    """Print an expected error on stderr: a sentence, or with `log_json` an object. Secrets of addresses in it are masked."""
+    text = masked(_named(str(problem)))
     if log_json:
         from gcnrec.reports.progress import log
 
-        log("error", "error", {"text": _named(str(problem)), "exit_code": problem.exit_code})
+        log("error", "error", {"text": text, "exit_code": problem.exit_code})
     else:
-        print(sentence(_named(str(problem))), file=sys.stderr)
+        print(sentence(text), file=sys.stderr)
 
 
 def sentence(text: str) -> str:

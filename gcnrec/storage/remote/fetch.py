@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gcnrec.errors import DataError, os_remedy
+from gcnrec.errors import DataError, UsageError, os_remedy
 from gcnrec.storage.documents import Document, checked, read_object, write_json
 from gcnrec.storage.locks import awaited
 from gcnrec.storage.remote.address import Address, address_of
 from gcnrec.storage.remote.marker import Held, Marker, read_marker
 from gcnrec.storage.remote.store import Store, open_store
-from gcnrec.storage.remote.upload import BROUGHT, refuse_taken, upload
+from gcnrec.storage.remote.upload import BROUGHT, marker_of, refuse_taken, upload
 from gcnrec.system.kernel_cache import own_folder
 from gcnrec.system.observer import SILENT
 
-_RECORD = "mirrored.json"
+_RECORD, _UNSENT, _LOCK = "mirrored.json", "unsent", "fetch.lock"
+"""Next to a mirror: what it was fetched from, that it has what its address may lack, and a lock."""
 TakeNote = Callable[[str], object]
 
 
@@ -34,8 +35,10 @@ class _Mirrored(Document):
 def mirror_of(address: Address) -> Path:
     """Where the folder of an address lies on this machine: in a cache that only this user may change.
 
-    DataError where no such cache can be had.
+    DataError where no such cache can be had, UsageError for a name that is taken there.
     """
+    if address.name in (_RECORD, _UNSENT, _LOCK):
+        raise UsageError(f"{address} has a name that is taken in the cache of fetched files; choose another one")
     cache = own_folder("remote")
     if cache is None:
         raise DataError("no folder for fetched files that only this user may change; set XDG_CACHE_HOME to one")
@@ -55,15 +58,22 @@ def fetched_file(address: Address, folder: Path, note: TakeNote = SILENT.note) -
 def fetched(address: Address, note: TakeNote = SILENT.note) -> Path:
     """The folder of this machine that holds what lies at an address; files that are here already are not fetched again.
 
-    A run comes with its dataset, as its `dataset`. DataError where nothing is there, for half an upload, and where a file
-    holds other bytes than were uploaded.
+    A run comes with its dataset, as its `dataset`. DataError where nothing is there, for half an upload, where a file holds
+    other bytes than were uploaded, and where a run lies here that another one at the address would replace.
     """
+    return _fetched(address, note, is_data=False)
+
+
+def _fetched(address: Address, note: TakeNote, is_data: bool) -> Path:
     store, mirror = open_store(address), mirror_of(address)
     marker = _whole(store)
+    if is_data and marker.data:  # else two markers that name each other would be fetched for ever
+        raise DataError(f"{address} is the dataset of a run, and its marker names another; upload that run again")
     mirror.parent.mkdir(parents=True, exist_ok=True)
-    with awaited(mirror.parent / "fetch.lock", mirror, note):
+    with awaited(mirror.parent / _LOCK, mirror, note):
         before = _recorded(mirror)
         if before != marker or not all((mirror / name).is_file() for name in marker.files):
+            refuse_other(mirror, store, marker)
             _fetch(store, marker, before, note)
         if marker.data and not (mirror / BROUGHT).exists():
             data = address_of(marker.data)
@@ -72,7 +82,7 @@ def fetched(address: Address, note: TakeNote = SILENT.note) -> Path:
                     f"the marker of {address} must name the address of a dataset, names {marker.data!a}; upload it again"
                 )
             (mirror / BROUGHT).unlink(missing_ok=True)
-            (mirror / BROUGHT).symlink_to(fetched(data, note))
+            (mirror / BROUGHT).symlink_to(_fetched(data, note, is_data=True))
         return mirror
 
 
@@ -80,17 +90,22 @@ def fetched(address: Address, note: TakeNote = SILENT.note) -> Path:
 def continued(address: Address, resume: bool, note: TakeNote = SILENT.note) -> Iterator[Path]:
     """The folder of this machine in which a run is made for an address; it is uploaded when the block succeeds.
 
-    It stays when the block fails, so that the run can be resumed here. With `resume`, a run that lies at the address alone is
-    fetched. Raises UsageError where something lies at the address and is not resumed.
+    It stays when the block, or its upload, fails, so that the run can be resumed here; such a folder is never removed. With
+    `resume`, a run that lies at the address alone is fetched. Raises UsageError where something lies at the address and is not
+    resumed, DataError where another run lies there than was begun here.
     """
     store, mirror = open_store(address), mirror_of(address)
+    marker = read_marker(store)
     if not resume:
         refuse_taken(store)
-        if _recorded(mirror) is not None:  # a copy of what was removed there since
+        if mirror.exists() and not _is_unsent(mirror):  # a copy of what was removed there since
             shutil.rmtree(mirror)
-    elif not mirror.exists() and read_marker(store) is not None:
+    elif _is_unsent(mirror):
+        refuse_other(mirror, store, marker)
+    elif marker is not None:
         fetched(address, note)
     mirror.parent.mkdir(parents=True, exist_ok=True)
+    (mirror.parent / _UNSENT).touch()
     yield mirror
     _link_dataset(mirror)
     push(mirror, address, note)
@@ -101,10 +116,39 @@ def push(mirror: Path, address: Address, note: TakeNote = SILENT.note) -> None:
 
     A dataset that came from an address is named, not uploaded again.
     """
-    record = (mirror / BROUGHT).resolve().parent / _RECORD
-    data = _record(record).address if (mirror / BROUGHT).is_symlink() and record.is_file() else ""
-    marker = upload(mirror, open_store(address), data, note)
+    (mirror.parent / _UNSENT).touch()
+    marker = upload(mirror, open_store(address), _data_of(mirror), note)
     write_json(mirror.parent / _RECORD, json.loads(_Mirrored(address=address.text, marker=marker).model_dump_json()))
+    (mirror.parent / _UNSENT).unlink(missing_ok=True)
+
+
+def half_sent(address: Address) -> Path | None:
+    """The folder of this machine whose upload ended in the middle, so that it is whole here alone; None where there is none."""
+    mirror, marker = mirror_of(address), read_marker(open_store(address))
+    return mirror if _is_unsent(mirror) and marker is not None and not marker.complete else None
+
+
+def refuse_other(mirror: Path, store: Store, marker: Marker | None) -> None:
+    """DataError where the mirror holds what was never uploaded, and `marker` says that something else lies at the address."""
+    if marker is None or not marker.complete or not _is_unsent(mirror) or marker == _recorded(mirror):
+        return
+    # An upload may have ended between its last file and the record here, and a run may have ended before it changed anything.
+    if marker_of(mirror, _data_of(mirror)) not in (marker, _recorded(mirror)):
+        raise DataError(
+            f"{store.address} has changed, and {mirror} holds a run of this machine that was not uploaded there; "
+            "move that folder to another place, or choose another address"
+        )
+
+
+def _is_unsent(mirror: Path) -> bool:
+    """Whether the mirror has what its address may lack: a run that was begun here, or an upload that did not end."""
+    return mirror.is_dir() and (mirror.parent / _UNSENT).exists()
+
+
+def _data_of(mirror: Path) -> str:
+    """The address of the dataset that `dataset` of a mirror leads to; no text where it came from none."""
+    record = (mirror / BROUGHT).resolve().parent / _RECORD
+    return _record(record).address if (mirror / BROUGHT).is_symlink() and record.is_file() else ""
 
 
 def _link_dataset(mirror: Path) -> None:
@@ -157,6 +201,7 @@ def _fetch(store: Store, marker: Marker, before: Marker | None, note: TakeNote) 
         for name in known.keys() - marker.files.keys():
             (mirror / name).unlink(missing_ok=True)
         write_json(record, json.loads(_Mirrored(address=store.address.text, marker=marker).model_dump_json()))
+        (mirror.parent / _UNSENT).unlink(missing_ok=True)
     except OSError as problem:
         remedy = os_remedy(problem, "set XDG_CACHE_HOME to another folder")
         raise DataError(f"cannot write {mirror}: {problem.strerror or problem}; {remedy}") from problem

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gcnrec.errors import UsageError
+from gcnrec.errors import DataError, UsageError
 from gcnrec.storage.remote.address import Address
 from gcnrec.storage.remote.marker import NAME, Held, Marker, read_marker, write_marker
 from gcnrec.storage.remote.store import Store, open_store
@@ -61,9 +61,8 @@ def upload(folder: Path, store: Store, data: str = "", note: Callable[[str], obj
     Locks and hidden files stay behind.
     """
     before = read_marker(store)
-    paths = files_of(folder, with_dataset=not data)
-    held = {name: _held(path) for name, path in paths.items()}
-    whole = Marker(complete=True, files=held, data=data)
+    paths, whole = files_of(folder, with_dataset=not data), marker_of(folder, data)
+    held = whole.files
     if before == whole:
         return whole
     known = before.files if before is not None and before.complete else {}
@@ -77,6 +76,17 @@ def upload(folder: Path, store: Store, data: str = "", note: Callable[[str], obj
             store.remove(name)
     write_marker(store, whole)
     return whole
+
+
+def marker_of(folder: Path, data: str = "") -> Marker:
+    """What says that an address holds the files of `folder` whole. DataError for a name that no address should have."""
+    paths = files_of(folder, with_dataset=not data)
+    hostile = next((name for name in paths if not name.isprintable()), None)
+    if hostile is not None:
+        raise DataError(
+            f"{folder} has a file whose name cannot be printed, {hostile!a}, and is not uploaded; rename or remove it"
+        )
+    return Marker(complete=True, files={name: _held(path) for name, path in paths.items()}, data=data)
 
 
 def files_of(folder: Path, with_dataset: bool) -> dict[str, Path]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import re
 import sys
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from gcnrec.config import Data
+from gcnrec.console.output import report
 from gcnrec.errors import DataError, UsageError
 from gcnrec.storage.places import place
 from gcnrec.storage.remote import store as stores
 from gcnrec.storage.remote.address import Address, address_of, masked
-from gcnrec.storage.remote.fetch import continued, fetched, fetched_file, mirror_of, push
-from gcnrec.storage.remote.marker import NAME, read_marker
+from gcnrec.storage.remote.fetch import continued, fetched, fetched_file, half_sent, mirror_of, push
+from gcnrec.storage.remote.marker import NAME, Marker, read_marker, write_marker
 from gcnrec.storage.remote.store import Store, open_store
 from gcnrec.storage.remote.upload import published, upload
 
@@ -229,6 +234,83 @@ def test_a_copy_of_what_was_removed_is_not_in_the_way(tmp_path):
     assert contents(fetched(address)) == {"job.toml": "new"}
 
 
+def begun(address, files, monkeypatch, count=0):
+    """A run that is made here, and whose upload ends before file number `count`."""
+    with monkeypatch.context() as patch:
+        killed_after(patch, count)
+        with pytest.raises(Killed), continued(address, resume=False) as folder:
+            made(folder, files)
+    return folder
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_run_whose_upload_failed_is_never_removed(address, monkeypatch, count):
+    with continued(address, resume=False) as folder:
+        made(folder)
+    more = {**FILES, "job.toml": "c", "metrics.jsonl": "two\n"}
+    with monkeypatch.context() as patch:
+        killed_after(patch, count)
+        with pytest.raises(Killed), continued(address, resume=True) as folder:
+            made(folder, more)
+    assert half_sent(address) == folder
+    with pytest.raises(ZeroDivisionError), continued(address, resume=False) as there:
+        assert there == folder and contents(there) == more  # where training refuses to begin
+        _ = 1 / 0
+    with continued(address, resume=True) as there:
+        assert contents(there) == more
+    assert contents(fetched(address)) == more and half_sent(address) is None
+
+
+def test_a_run_of_another_machine_is_neither_replaced_nor_mixed_in(address, monkeypatch, tmp_path):
+    folder = begun(address, FILES, monkeypatch)
+    open_store(address).remove(NAME)
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "other-machine"))
+        publish(address, {"lineage.json": "[]"})
+    for use in (lambda: fetched(address), lambda: continued(address, resume=True).__enter__()):
+        with pytest.raises(DataError, match=r"has changed, and .* holds a run of this machine that was not uploaded there; move"):
+            use()
+    assert contents(folder) == FILES and set(read_marker(open_store(address)).files) == {"lineage.json"}
+
+
+def test_a_later_version_of_another_machine_is_continued(address, monkeypatch, tmp_path):
+    with continued(address, resume=False) as folder:
+        made(folder)
+    with pytest.raises(Killed), continued(address, resume=True):
+        raise Killed  # before it has changed anything
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "other-machine"))
+        with continued(address, resume=True) as there:
+            made(there, {"metrics.jsonl": "two\n"})
+    assert contents(fetched(address)) == {**FILES, "metrics.jsonl": "two\n"}
+
+
+def test_an_upload_that_ended_before_its_record_is_whole(address, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("gcnrec.storage.remote.fetch.write_json", lambda path, values: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed), continued(address, resume=False) as folder:
+            made(folder)
+    with continued(address, resume=True) as there:
+        assert contents(there) == FILES
+    assert fetched(address) == folder
+
+
+@pytest.mark.parametrize("other", ["", "-data"])
+def test_markers_that_name_each_other_are_refused(address, other):
+    for one, two in ((address, Address(f"{address}{other}")), (Address(f"{address}{other}"), address)):
+        upload_marker = Marker(complete=True, data=two.text)
+        write_marker(open_store(one), upload_marker)
+    with pytest.raises(DataError, match="is the dataset of a run, and its marker names another; upload that run again"):
+        fetched(address)
+
+
+def test_a_name_that_cannot_be_printed_is_not_uploaded(tmp_path, address):
+    folder = made(tmp_path / "run", {"a\nb": "", "lineage.json": "{}"})
+    with pytest.raises(DataError, match=r"has a file whose name cannot be printed, 'a\\nb', and is not uploaded"):
+        upload(folder, open_store(address))
+    assert open_store(address).names() == []
+
+
 DATA = {"dataset.json": '{"digest": "d"}'}
 
 
@@ -296,7 +378,18 @@ def test_paths_are_no_addresses(text):
     [
         ("s3://key:secret@bucket/x", r"without password, query and fragment, got 's3://key:\*\*\*@bucket/x'; give credentials"),
         ("https://host/x?token=abc", r"without password, query and fragment, got 'https://host/x\?\*\*\*'"),
-        ("s3://b/x#y", "without password, query and fragment"),
+        ("s3://b/x#y", r"without password, query and fragment, got 's3://b/x#\*\*\*'"),
+        ("s3://key:sec/ret@bucket/x", r"without password, .* got 's3://key:\*\*\*@bucket/x'"),
+        ("s3://key:s@cret@bucket/x", r"without password, .* got 's3://key:\*\*\*@bucket/x'"),
+        ("s3://key:s'cret@bucket/x", r"without password, .* got 's3://key:\*\*\*@bucket/x'"),
+        (" s3://key:secret@bucket/x", r"without password, .* got ' s3://key:\*\*\*@bucket/x'"),
+        ("zip::s3://key:secret@bucket/x", r"without password, .* got 'zip::s3://key:\*\*\*@bucket/x'"),
+        ("https://token@host/x", r"without password, .* got 'https://\*\*\*@host/x'"),
+        ("s3://b/x?", "expected an address of a file or folder"),
+        ("s3://b/.", "expected an address of a file or folder"),
+        ("zip::s3://b/x", "expected an address of a file or folder"),
+        (" s3://b/x", "expected an address of a file or folder"),
+        (f"s3://b/{201 * 'x'}", "expected an address of a file or folder"),
         ("s3://", "expected an address of a file or folder"),
         ("memory:///", "expected an address of a file or folder"),
         ("file:///a/../b", "expected an address of a file or folder"),
@@ -312,6 +405,36 @@ def test_addresses_without_secrets():
     assert address_of("s3://bucket/runs/shop/") == Address("s3://bucket/runs/shop")
     assert address_of("sftp://user@host/x").name == "x"
     assert masked("train --set data.train=s3://a:b@c/d?e=f --x y@z") == "train --set data.train=s3://a:***@c/d?*** --x y@z"
+
+
+def test_addresses_that_only_a_store_understands():
+    """A netloc that is no host is the store's to judge."""
+    for text in ("http://[x", "s3://a\u2100b/x", "memory://b//x"):
+        assert address_of(text) == Address(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("s3://key:sec/ret@bucket/x", "s3://key:***@bucket/x"),
+        ("s3://bucket/x?region=a&session_token=b", "s3://bucket/x?***"),
+        ("https://host/x?X-Amz-Signature=b", "https://host/x?***"),
+        ("http://token@host/x", "http://***@host/x"),
+    ],
+)
+def test_data_is_named_without_secrets(text, known):
+    with pytest.raises(
+        ValueError, match=re.escape(f"train expects an address without password and token, since runs record it, got '{known}'")
+    ):
+        Data(train=text, user="u", item="i")
+    output = io.StringIO()
+    with contextlib.redirect_stderr(output):
+        report(DataError(f"{text} cannot be opened (GET '{text}')"), log_json=False)
+    assert output.getvalue() == f"gcnrec: {known} cannot be opened (GET '{known}')\n"
+
+
+def test_data_may_be_named_with_a_query():
+    assert Data(train="s3://bucket/x?region=eu&scheme=http", user="u", item="i").train == "s3://bucket/x?region=eu&scheme=http"
 
 
 def test_python_names_what_an_address_needs():
