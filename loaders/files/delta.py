@@ -69,8 +69,7 @@ def _refuse_mapped(place: str, configuration: Mapping[str, str | None]) -> None:
 
 
 def _refuse_deleted(place: str, table: Any) -> None:
-    if "deletionVectors" not in (table.protocol().reader_features or ()):
-        return
+    # Whether or not the protocol names the feature: a log is not this machine's.
     if any(len(batch) for batch in pa.RecordBatchReader.from_stream(table.deletion_vectors())):
         raise DataError(
             f"{place} is a Delta table with deletion vectors: its files hold rows that were deleted, and files are read whole; "

@@ -15,6 +15,7 @@ _NULL = "__HIVE_DEFAULT_PARTITION__"
 """What Hive writes for a value that is absent."""
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 """A value that is taken for an integer where no type is declared."""
+_NO_ZONE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9:.]+")
 _DIGITS = re.compile(r"-?[0-9]+")
 
 
@@ -55,6 +56,8 @@ def parsed(path: str, name: str, text: str | None, kind: pa.DataType) -> pa.Scal
     try:
         if text is not None and pa.types.is_integer(kind) and not _DIGITS.fullmatch(text):  # Arrow reads 0x10 as 16
             raise pa.ArrowInvalid(text)
+        if text is not None and pa.types.is_timestamp(kind) and kind.tz == "UTC" and _NO_ZONE.fullmatch(text):
+            text = f"{text}Z"  # Delta's writers leave out what the type says
         return pa.scalar(text, pa.string()).cast(kind)
     except pa.ArrowException:
         raise DataError(

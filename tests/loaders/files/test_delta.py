@@ -33,7 +33,7 @@ def same_rows(place, base=None):
     """Whether the rows and types of a table are what deltalake reads, in whatever order."""
     ours = rows_of(place, base)
     theirs = DeltaTable(base / place if base else place).to_pyarrow_table().select(ours.column_names).cast(ours.schema)
-    order = [(name, "ascending") for name in sorted(ours.column_names)]
+    order = [(name, "ascending") for name in sorted(ours.column_names)]  # files have random names
     return ours.sort_by(order).equals(theirs.sort_by(order))
 
 
@@ -142,6 +142,25 @@ def test_deleted_rows_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(DeltaTable, "deletion_vectors", lambda table: vectors.to_reader())
     with pytest.raises(DataError, match=r"files hold rows that were deleted, .*; purge them \(in Spark: REORG TABLE"):
         listed("t", tmp_path)
+
+
+def test_partitions_by_times_are_in_utc(tmp_path):
+    days = pa.array([0, 10**15, None, 5 * 10**14], pa.timestamp("us", "UTC"))
+    write_deltalake(str(tmp_path / "t"), ROWS.set_column(3, "day", days), partition_by=["day"])
+    assert same_rows(str(tmp_path / "t"))
+
+
+def test_a_deletion_vector_that_no_feature_announces_is_not_overlooked(tmp_path):
+    write_deltalake(str(tmp_path / "t"), ROWS)
+    vector = {"storageType": "u", "pathOrInlineDv": "ab^-aqEH.-t@S}K{vb[*k^", "offset": 1, "sizeInBytes": 36, "cardinality": 2}
+
+    def change(action):
+        if "add" in action:
+            action["add"]["deletionVector"] = vector
+
+    changed(tmp_path / "t", change)
+    with pytest.raises(DataError, match="is a Delta table"):
+        listed(str(tmp_path / "t"))
 
 
 def test_a_partition_that_no_folder_shows_is_refused(tmp_path):
