@@ -168,8 +168,14 @@ def test_what_is_no_file_is_one_sentence(tmp_path, monkeypatch):
     assert "must be a Parquet file or CSV ending in .csv, is a pipe or a device" in refused(tmp_path / "pipe.parquet")
     assert "must be a file, is a folder" in refused(tmp_path / "folder.csv")
     assert "must be a Parquet file or CSV ending in .csv, is a folder" in refused(tmp_path)
-    assert refused(tmp_path / "gone.csv") == "no such file: " + str(tmp_path / "gone.csv")
-    assert refused(tmp_path / "loop.csv") == "no such file: " + str(tmp_path / "loop.csv")
+    assert (
+        refused(tmp_path / "gone.csv")
+        == f"no such file: {tmp_path / 'gone.csv'}; ids come in a file, Parquet or CSV with a header"
+    )
+    assert (
+        refused(tmp_path / "loop.csv")
+        == f"no such file: {tmp_path / 'loop.csv'}; ids come in a file, Parquet or CSV with a header"
+    )
     assert "File name too long" in refused(tmp_path / ("x" * 300 + ".csv"))
     assert "it is empty" in refused(Path("/dev/null"))
     assert "must hold at most" in refused(Path("/dev/zero"))

@@ -158,7 +158,7 @@ def open_ids(path: Path) -> Iterator[IdTable]:
     """
     with reading(path, _REMEDY):
         if not path.exists():
-            raise DataError(f"no such file: {path}")
+            raise DataError(f"no such file: {path}; ids come in a file, Parquet or CSV with a header")
         is_text = path.suffix.lower() == ".csv" or (is_pipe(path) and path.suffix.lower() not in _PARQUET)
         _check_holds_ids(path)
     opened: AbstractContextManager[TextTable | _Parquet] = open_text(path) if is_text else _open_parquet(path)
