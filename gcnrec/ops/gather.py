@@ -44,6 +44,20 @@ def put(plane_PD: torch.Tensor, index_R: NDArray[np.integer], rows_RD: torch.Ten
     _put(plane.reshape(-1), plane.shape[1], index_R, rows.reshape(-1), rows.shape[1], rows_RD.shape[1])
 
 
+def move(source_SD: torch.Tensor, from_R: NDArray[np.integer], target_TD: torch.Tensor, to_R: NDArray[np.integer]) -> None:
+    """target[to[r]] = source[from[r]], float32, for rows of the target that are all different.
+
+    DataError where both lists differ in length, or both planes in width.
+    """
+    if len(from_R) != len(to_R) or source_SD.shape[1] != target_TD.shape[1]:
+        raise DataError(
+            f"as many rows must be moved as there are places, in planes of one width, got {len(from_R)} rows of width "
+            f"{source_SD.shape[1]} for {len(to_R)} places of width {target_TD.shape[1]}; match both"
+        )
+    source, target = padded(source_SD), padded(target_TD)
+    _move(source.reshape(-1), source.shape[1], from_R, target.reshape(-1), target.shape[1], to_R, source_SD.shape[1])
+
+
 def padded(plane_PD: torch.Tensor) -> NDArray[np.float32]:
     """The plane with the padding of its rows, as one C-contiguous array (P, pitch) that shares its memory.
 
@@ -111,3 +125,22 @@ def _put(plane, pitch, index_R, rows, rows_pitch, width):  # type: ignore[no-unt
             _copy_16(rows, begin + d, plane, at + d)
         for d in range(narrow, width):
             plane[at + d] = rows[begin + d]
+
+
+@numba.njit(parallel=True, cache=True)
+def _move(source, pitch, from_R, target, target_pitch, to_R, width):  # type: ignore[no-untyped-def]
+    last = len(from_R) - 1
+    wide, narrow = width // 64 * 64, width // 16 * 16
+    for r in numba.prange(len(from_R)):
+        ahead = min(r + _AHEAD, last)
+        early, later = np.int64(from_R[ahead]) * pitch, np.int64(to_R[ahead]) * target_pitch
+        for line in range(0, width, _LANES):
+            request_line(source, early + line)
+            request_line(target, later + line)
+        begin, at = np.int64(from_R[r]) * pitch, np.int64(to_R[r]) * target_pitch
+        for d in range(0, wide, 64):
+            _copy_64(source, begin + d, target, at + d)
+        for d in range(wide, narrow, 16):
+            _copy_16(source, begin + d, target, at + d)
+        for d in range(narrow, width):
+            target[at + d] = source[begin + d]

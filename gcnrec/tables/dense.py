@@ -227,6 +227,11 @@ class DenseTable:
     def decode(self, rows: Rows) -> torch.Tensor:
         return gather(self._weights, rows.rows_R)
 
+    @property
+    def plane_ND(self) -> torch.Tensor:
+        """All rows where they lie, float32 (N, D), perhaps padded."""
+        return self._weights
+
     def write(self, rows: Rows) -> None:
         """Nothing to do: `read` handed out the planes themselves."""
 

@@ -20,7 +20,7 @@ from gcnrec.errors import UsageError
 from gcnrec.system.machine import available_cores
 from gcnrec.system.programs import import_paths, program
 from gcnrec.workers.board import Board
-from gcnrec.workers.world import LEADER, MINUTES, STORE, Alone, Meeting, World, from_environment, given_size, joined, span
+from gcnrec.workers.world import LEADER, MINUTES, STORE, Alone, Meeting, RowsOf, World, from_environment, given_size, joined, span
 
 FOLLOWER = "gcnrec.commands.workers"
 _MOST_A_CORE = 4
@@ -104,8 +104,8 @@ class Later:
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         return self.connected().exchange(sent, outs, ins)
 
-    def borrow(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> Sequence[torch.Tensor]:
-        return self.connected().borrow(sent, outs, ins)
+    def borrow(self, rows: Sequence[Sequence[RowsOf]], width: int, ins: Sequence[int]) -> Sequence[torch.Tensor]:
+        return self.connected().borrow(rows, width, ins)
 
     def counts(self, outs: Sequence[int]) -> list[int]:
         return self.connected().counts(outs)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gcnrec.workers.world import World
+from gcnrec.workers.world import RowsOf, World
 
 
 class Metered:
@@ -24,16 +24,14 @@ class Metered:
         self._world.start()
 
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
-        self._count(sent, outs)
-        return self._world.exchange(sent, outs, ins)
-
-    def borrow(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> Sequence[torch.Tensor]:
-        self._count(sent, outs)
-        return self._world.borrow(sent, outs, ins)
-
-    def _count(self, sent: torch.Tensor, outs: Sequence[int]) -> None:
         rows = sum(int(count) for worker, count in enumerate(outs) if worker != self.rank)
         self.bytes += rows * sent.element_size() * prod(sent.shape[1:])
+        return self._world.exchange(sent, outs, ins)
+
+    def borrow(self, rows: Sequence[Sequence[RowsOf]], width: int, ins: Sequence[int]) -> Sequence[torch.Tensor]:
+        others = (pieces for worker, pieces in enumerate(rows) if worker != self.rank)
+        self.bytes += 4 * width * sum(len(rows_R) for pieces in others for _, rows_R in pieces)
+        return self._world.borrow(rows, width, ins)
 
     def counts(self, outs: Sequence[int]) -> list[int]:
         self.bytes += 8 * (self.size - 1)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 
@@ -39,6 +40,18 @@ _MOST = timedelta(days=20)
 """To wait in a socket: Python counts the milliseconds in 31 bits, and a longer time may end at once."""
 Swap = Callable[[torch.Tensor], torch.Tensor]
 """Row w of an int64 matrix goes to worker w; row w of what comes is of worker w. All workers call it together."""
+
+
+class Message(NamedTuple):
+    """So many bytes, which `write` writes into memory for them, uint8."""
+
+    length: int
+    write: Callable[[torch.Tensor], object]
+
+
+def message_of(content: torch.Tensor) -> Message:
+    """Bytes that lie somewhere, uint8."""
+    return Message(len(content), lambda out: out.copy_(content))  # copy: into shared memory, or for a socket
 
 
 class Memory:
@@ -81,15 +94,17 @@ class Neighbour:
     def wait_at_most(self, timeout: timedelta) -> None:
         self._line.settimeout(min(timeout, _MOST).total_seconds())
 
-    def send(self, message: torch.Tensor, comes: int) -> None:
-        """Send bytes, uint8, without a wait; so many are to come back."""
-        if max(len(message), comes) > LARGE_BYTES:
+    def send(self, message: Message, comes: int) -> None:
+        """Send a message without a wait; so many bytes are to come back."""
+        if max(message.length, comes) > LARGE_BYTES:
             memory = self._mine[self._turn]
-            memory.grow(len(message))
-            memory.part(len(message)).copy_(message)  # copy: into shared memory
+            memory.grow(message.length)
+            message.write(memory.part(message.length))
             self._say(_WORD.pack(memory.size))
-        elif len(message):
-            self._say(message.numpy().data)
+        elif message.length:
+            content = torch.empty(message.length, dtype=torch.uint8)
+            message.write(content)
+            self._say(content.numpy().data)
 
     def receive(self, length: int, went: int) -> torch.Tensor:
         """So many bytes, uint8, that the other has sent; so many went there. Waits for them.
@@ -132,18 +147,19 @@ class Neighbour:
 
 
 def swapped(
-    near: Mapping[int, Neighbour], pieces: Sequence[torch.Tensor], ins: Sequence[int], timeout: timedelta
+    near: Mapping[int, Neighbour], messages: Sequence[Message], ins: Sequence[int], timeout: timedelta
 ) -> dict[int, torch.Tensor]:
-    """Send each neighbour its piece of uint8, and return what comes of each, ins[w] bytes of worker w, until the next call.
+    """Send each neighbour w messages[w], and return what comes of each, ins[w] bytes as uint8, until the next call.
 
     Whoever speaks first is heard first: a neighbour that ends is noticed while another still computes.
     """
     for worker, neighbour in near.items():
-        neighbour.send(pieces[worker], ins[worker])
-    awaited = {each.fileno(): worker for worker, each in near.items() if each.answers(ins[worker], len(pieces[worker]))}
+        neighbour.send(messages[worker], ins[worker])
+    awaited = {each.fileno(): worker for worker, each in near.items() if each.answers(ins[worker], messages[worker].length)}
     silent = near.keys() - awaited.values()
     return {
-        worker: near[worker].receive(ins[worker], len(pieces[worker])) for worker in chain(silent, _speaking(awaited, timeout))
+        worker: near[worker].receive(ins[worker], messages[worker].length)
+        for worker in chain(silent, _speaking(awaited, timeout))
     }
 
 

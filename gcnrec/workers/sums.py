@@ -25,7 +25,6 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, UsageError
-from gcnrec.ops.gather import gather, put
 
 _RANGES = 4
 """Ranges of rows for each thread: the last to end keeps the others waiting for a quarter of its work at most."""
@@ -76,20 +75,6 @@ def by_owner(rows_R: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], N
     has `counts_W[w]` rows. Rows are 0 or more.
     """
     return _by_owner(rows_R, size)  # type: ignore[no-any-return]
-
-
-def grouped(tile_RD: torch.Tensor, order_R: NDArray[np.int64]) -> torch.Tensor:
-    """The rows of a float32 tile in the order of `by_owner`, as a new tile: out[k] = tile[order[k]]."""
-    return gather(tile_RD, order_R)  # copy: what is sent to a worker lies in one piece
-
-
-def placed(pieces: Sequence[torch.Tensor], order_R: NDArray[np.int64], width: int) -> torch.Tensor:
-    """The inverse of `grouped`, as a new tile: out[order[k]] = row k of the pieces, one after the other."""
-    out_RD, first = torch.empty(len(order_R), width), 0
-    for piece in pieces:
-        put(out_RD, order_R[first : first + len(piece)], piece)  # copy: what came from a worker goes where models read it
-        first += len(piece)
-    return out_RD
 
 
 def _halved(pieces: int) -> int:

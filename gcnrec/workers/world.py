@@ -27,15 +27,18 @@ from math import prod
 from queue import Empty, SimpleQueue
 from typing import Any, NoReturn, Protocol, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined]  # the stub does not say so
 
 from gcnrec.errors import PeerLostError, UsageError, first_line, shown
+from gcnrec.ops.gather import gather
 from gcnrec.system.signals import end_with_parent
 from gcnrec.workers.board import END, Board, Store
 from gcnrec.workers.heart import LATE_SECONDS, Heart
-from gcnrec.workers.near import Neighbour, neighbours, swapped
+from gcnrec.workers.near import Message, Neighbour, message_of, neighbours, swapped
 from gcnrec.workers.orders import Orders
 
 STORE, LEADER, MINUTES = "GCNREC_STORE", "GCNREC_LEADER", "GCNREC_MINUTES"
@@ -90,9 +93,12 @@ class World(Protocol):
         """
         ...
 
-    def borrow(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> Sequence[torch.Tensor]:
-        """As `exchange`, but what came of each worker by itself, to be read before the next exchange: it may lie in memory that
-        its sender then fills again, and is not to be changed."""
+    def borrow(self, rows: Sequence[Sequence[RowsOf]], width: int, ins: Sequence[int]) -> Sequence[torch.Tensor]:
+        """Send each worker w the rows[w] of float32 planes of this width on the CPU, one piece after another. Returns what came
+        of each worker, float32 (ins[w], D).
+
+        It is to be read before the next exchange, and not to be changed: it may lie in memory that its sender then fills again.
+        """
         ...
 
     def counts(self, outs: Sequence[int]) -> list[int]:
@@ -124,6 +130,30 @@ class World(Protocol):
         ...
 
 
+RowsOf = tuple[torch.Tensor, NDArray[np.int64]]
+"""A plane, float32 (P, D) on the CPU, and numbers of its rows."""
+
+
+def gathered(pieces: Sequence[RowsOf], width: int) -> torch.Tensor:
+    """The rows of all pieces, one after another, float32 (R, D)."""
+    out_RD = torch.empty(sum(len(rows_R) for _, rows_R in pieces), width)
+    _gather_into(pieces, out_RD)
+    return out_RD
+
+
+def _gather_into(pieces: Sequence[RowsOf], out_RD: torch.Tensor) -> None:
+    first = 0
+    for plane_PD, rows_R in pieces:
+        gather(plane_PD, rows_R, out_RD[first : first + len(rows_R)])  # copy: rows that are sent
+        first += len(rows_R)
+
+
+def _rows_message(pieces: Sequence[RowsOf], width: int) -> Message:
+    """Rows that are gathered where they are to lie."""
+    length = 4 * width * sum(len(rows_R) for _, rows_R in pieces)
+    return Message(length, lambda out: _gather_into(pieces, out.view(torch.float32).view(-1, width)))
+
+
 def check_splits(sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int], size: int) -> None:
     """Raise ValueError unless `outs` and `ins` have one number of rows for each worker and `outs` add up to the rows sent."""
     if not (len(outs) == len(ins) == size) or min(*outs, *ins, 0) < 0:
@@ -147,8 +177,8 @@ class Alone:
     def exchange(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> torch.Tensor:
         return sent
 
-    def borrow(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> Sequence[torch.Tensor]:
-        return [sent]
+    def borrow(self, rows: Sequence[Sequence[RowsOf]], width: int, ins: Sequence[int]) -> Sequence[torch.Tensor]:
+        return [gathered(rows[0], width)]
 
     def counts(self, outs: Sequence[int]) -> list[int]:
         return list(outs)
@@ -238,27 +268,25 @@ class Group:
                 dist.all_to_all_single(to, of, *splits, group=self._seat.group)
         return came.to(sent.device)  # copy: to a GPU
 
-    def borrow(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> Sequence[torch.Tensor]:
-        if self._has_far or sent.device.type != "cpu":
-            return torch.split(self.exchange(sent, outs, ins), list(ins))
-        check_splits(sent, outs, ins, self.size)
-        pieces = [_bytes(piece) for piece in torch.split(sent.detach().contiguous(), list(outs))]  # copy: rows that lie apart
-        row_bytes = sent.element_size() * prod(sent.shape[1:])
+    def borrow(self, rows: Sequence[Sequence[RowsOf]], width: int, ins: Sequence[int]) -> Sequence[torch.Tensor]:
+        if self._has_far:
+            tiles = [gathered(pieces, width) for pieces in rows]
+            came = self.exchange(torch.cat(tiles), [len(tile) for tile in tiles], ins)  # copy: for gloo
+            return torch.split(came, list(ins))
+        messages = [_rows_message(pieces, width) for pieces in rows]
         with self._naming():
-            came = self._of_neighbours(pieces, [int(rows) * row_bytes for rows in ins])
-        return [came[worker].view(sent.dtype).view(int(rows), *sent.shape[1:]) for worker, rows in enumerate(ins)]
+            found = swapped(self._near, messages, [4 * width * count for count in ins], self._seat.timeout)
+        tiles_W = {worker: content.view(torch.float32).view(-1, width) for worker, content in found.items()}
+        return [gathered(rows[worker], width) if worker == self.rank else tiles_W[worker] for worker in range(self.size)]
 
     def _with_neighbours(self, to: torch.Tensor, of: torch.Tensor, ins: list[int], outs: list[int]) -> None:
         """Exchange bytes: with neighbours their own way, with workers of other hosts by gloo."""
         pieces, targets = torch.split(of, outs), torch.split(to, ins)
-        for worker, piece in self._of_neighbours(pieces, ins).items():
-            targets[worker].copy_(piece)  # copy: from shared memory, or a worker's own
+        for worker, piece in swapped(self._near, [message_of(piece) for piece in pieces], ins, self._seat.timeout).items():
+            targets[worker].copy_(piece)  # copy: from shared memory
+        targets[self.rank].copy_(pieces[self.rank])  # copy: what a worker sends itself
         if self._has_far:
             self._far(pieces, targets)
-
-    def _of_neighbours(self, pieces: Sequence[torch.Tensor], ins: Sequence[int]) -> dict[int, torch.Tensor]:
-        """What came of each neighbour, and this worker's own piece, uint8."""
-        return swapped(self._near, pieces, ins, self._seat.timeout) | {self.rank: pieces[self.rank]}
 
     def _far(self, pieces: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> None:
         """Exchange bytes with workers of other hosts, whose pieces and targets are not those of neighbours."""

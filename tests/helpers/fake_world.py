@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from gcnrec.errors import PeerLostError
-from gcnrec.workers.world import World, check_splits
+from gcnrec.workers.world import RowsOf, World, check_splits
 
 _ENDED = object()
 Queues = list[list["SimpleQueue[Any]"]]
@@ -47,8 +47,9 @@ class FakeWorld:
             raise ValueError(f"worker {self.rank} was to get {wanted}, and got {shapes}")
         return torch.cat(pieces)
 
-    def borrow(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> Sequence[torch.Tensor]:
-        came = self.exchange(sent, outs, ins).split([int(rows) for rows in ins])
+    def borrow(self, rows: Sequence[Sequence[RowsOf]], width: int, ins: Sequence[int]) -> Sequence[torch.Tensor]:
+        tiles = [torch.cat([torch.empty(0, width), *(plane_PD[rows_R] for plane_PD, rows_R in pieces)]) for pieces in rows]
+        came = self.exchange(torch.cat(tiles), [len(tile) for tile in tiles], ins).split([int(count) for count in ins])
         self._borrowed = [rows for worker, rows in enumerate(came) if worker != self.rank and rows.numel()]
         return came
 

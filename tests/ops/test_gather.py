@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gcnrec.errors import DataError
-from gcnrec.ops.gather import gather, padded, put
+from gcnrec.ops.gather import gather, move, padded, put
 from gcnrec.tables.dense import aligned
 
 
@@ -56,6 +56,27 @@ def test_put_of_nothing_and_of_another_shape():
     for wrong in (torch.zeros(2, 16), torch.zeros(3, 15)):
         with pytest.raises(DataError, match="rows must be 3 x 16, got"):
             put(plane, np.arange(3), wrong)
+
+
+@pytest.mark.parametrize("width", [1, 3, 16, 33, 48, 64, 65, 100, 128, 150])
+def test_move(width):
+    source, target = plane_of(20, width), aligned(9, width).fill_(-1.0)
+    index, places = np.array([19, 0, 7, 7]), np.array([8, 2, 0, 5])  # any order, a row twice
+    move(source, index, target, places)
+    for place in range(9):
+        at = np.flatnonzero(places == place)
+        assert target[place].tolist() == (source[int(index[at[0]])].tolist() if len(at) else [-1.0] * width)
+
+
+def test_move_of_nothing_and_of_other_shapes():
+    source, target = plane_of(4, 16), plane_of(3, 16)
+    before = target.clone()
+    move(source, np.empty(0, np.int64), target, np.empty(0, np.int64))
+    assert torch.equal(target, before)
+    with pytest.raises(DataError, match="got 2 rows of width 16 for 1 places of width 16; match both"):
+        move(source, np.arange(2), target, np.arange(1))
+    with pytest.raises(DataError, match="got 1 rows of width 16 for 1 places of width 8; match both"):
+        move(source, np.arange(1), torch.zeros(3, 8), np.arange(1))
 
 
 def test_gather_of_nothing():

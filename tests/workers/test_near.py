@@ -28,6 +28,9 @@ SIZES = [0, 1, LARGE, LARGE + 1, 0, 3 * LARGE, 7, 2 * LARGE, 0, 40 * LARGE, LARG
 """Below, at and above the limit, rising and falling, so that memory grows and is used again."""
 
 
+NOTHING = torch.empty(0, dtype=torch.uint8)
+
+
 def message(rank, to, number):
     """What worker `rank` sends to another in exchange `number`, uint8."""
     size = SIZES[(number + 5 * rank + 3 * to) % len(SIZES)]
@@ -61,7 +64,12 @@ def test_every_message_arrives_whatever_its_size_and_the_size_of_its_answer(work
             sent = {other: message(world.rank, other, number) for other in neighbours}
             wanted = {other: message(other, world.rank, number) for other in neighbours}
             sizes = [len(wanted[other]) if other in wanted else 0 for other in range(world.size)]
-            came = near.swapped(neighbours, [sent.get(other) for other in range(world.size)], sizes, timedelta(seconds=20))
+            came = near.swapped(
+                neighbours,
+                [near.message_of(sent.get(other, NOTHING)) for other in range(world.size)],
+                sizes,
+                timedelta(seconds=20),
+            )
             assert came.keys() == wanted.keys() and all(torch.equal(came[other], wanted[other]) for other in wanted)
         return closed(neighbours)
 
@@ -77,7 +85,7 @@ def test_what_came_stays_until_the_next_message_is_sent_however_far_the_other_is
         (neighbour,) = met(world).values()
 
         def send(number):
-            neighbour.send(torch.full((LARGE + 1,), 10 * world.rank + number, dtype=torch.uint8), LARGE + 1)
+            neighbour.send(near.message_of(torch.full((LARGE + 1,), 10 * world.rank + number, dtype=torch.uint8)), LARGE + 1)
 
         send(0)
         last = 5
@@ -202,7 +210,7 @@ def paired():
 @pytest.mark.parametrize("length", [8, LARGE + 1])
 def test_a_neighbour_that_ends_is_noticed_while_another_says_nothing(length):
     (one, busy), (two, ending) = paired(), paired()
-    pieces, seconds = [torch.zeros(length, dtype=torch.uint8)] * 2, timedelta(seconds=20)
+    pieces, seconds = [near.message_of(torch.zeros(length, dtype=torch.uint8))] * 2, timedelta(seconds=20)
     ending.close()
     one.wait_at_most(timedelta(milliseconds=1))  # whoever waits for this one has timed out
     two.send = lambda *_: None  # the other ended after it was sent the message
@@ -215,7 +223,12 @@ def test_a_neighbour_that_ends_is_noticed_while_another_says_nothing(length):
 def test_neighbours_that_say_nothing_in_time_are_an_error():
     one, other = paired()
     with pytest.raises(RuntimeError, match="timed out"):
-        near.swapped({1: one}, [None, torch.zeros(8, dtype=torch.uint8)], [0, 8], timedelta(milliseconds=5))
+        near.swapped(
+            {1: one},
+            [near.message_of(NOTHING), near.message_of(torch.zeros(8, dtype=torch.uint8))],
+            [0, 8],
+            timedelta(milliseconds=5),
+        )
     one.close()
     other.close()
 
@@ -226,7 +239,7 @@ def test_nobody_waits_to_send_the_largest_message_of_a_socket():
     assert [len(each) for each in contents] == [LARGE, LARGE]
     for neighbour, content in zip((one, other), contents, strict=True):
         neighbour.wait_at_most(timedelta(seconds=20))
-        neighbour.send(content, LARGE)
+        neighbour.send(near.message_of(content), LARGE)
     assert torch.equal(one.receive(LARGE, LARGE), contents[1])
     assert torch.equal(other.receive(LARGE, LARGE), contents[0])
     one.close()
@@ -260,7 +273,7 @@ def test_memory_that_the_system_does_not_give_is_named(monkeypatch, module, name
     with monkeypatch.context() as patch:
         patch.setattr(module, name, refused)
         with pytest.raises(DeviceError, match=rf"share {80 * LARGE} bytes .* \({os.strerror(number)}\); raise the limits"):
-            one.send(torch.zeros(40 * LARGE, dtype=torch.uint8), 0)
+            one.send(near.message_of(torch.zeros(40 * LARGE, dtype=torch.uint8)), 0)
     one.close()
     other.close()
 
@@ -276,7 +289,7 @@ def test_a_neighbour_that_ends_or_does_not_answer_is_an_error_of_an_exchange():
     with pytest.raises(RuntimeError, match="has ended"):
         neighbour.receive(3, 0)
     with pytest.raises(RuntimeError, match="Broken pipe"):
-        neighbour.send(torch.ones(LARGE + 1, dtype=torch.uint8), 0)
+        neighbour.send(near.message_of(torch.ones(LARGE + 1, dtype=torch.uint8)), 0)
     neighbour.close()
 
 

@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.rows import RowGrad, Rows, Ticket
-from gcnrec.tables.dealt.shards import OnHost, as_dense
+from gcnrec.tables.dealt.shards import OnHost
 from gcnrec.tables.dealt.spans import bring, fetched, give, sizes_of, stretches, taken
 from gcnrec.tables.dealt.table import DealtTable
+from gcnrec.tables.dealt.wire import as_dense
 from gcnrec.tables.dense import DenseTable, StepTable
 from gcnrec.tables.pipelined import HostTable
 from gcnrec.workers.world import World

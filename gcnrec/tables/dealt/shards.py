@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gcnrec.rows import RowNumbers
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dealt.spans import Span, bring, cut_at, cuts_of, fetched, give, numbers_of, row_spans, sizes_of, taken
-from gcnrec.tables.dealt.wire import DenseWire, SlotWire, Wire, as_slots
+from gcnrec.tables.dealt.wire import DenseWire, SlotWire, Wire, as_dense, as_slots
 from gcnrec.tables.dense import Allocate, DenseTable, StepTable, in_ram
 from gcnrec.tables.pipelined import HostTable
 from gcnrec.tables.slots import SlotTable
@@ -246,10 +246,3 @@ def _orders(block: SlotBlock, size: int) -> list[list[torch.Tensor]]:
         shifts_Q = starts_Q - (np.cumsum(counts_Q) - counts_Q)
         values.append(torch.from_numpy(np.repeat(shifts_Q, counts_Q) + np.arange(counts_Q.sum())))
     return [values, values, values, [torch.from_numpy(rows_Q) for rows_Q in rows]]
-
-
-def as_dense(table: object) -> DenseTable:
-    """The table as what `DenseShards` makes."""
-    if not isinstance(table, DenseTable):
-        raise TypeError(f"a table of whole rows was expected, came {type(table).__name__}")
-    return table

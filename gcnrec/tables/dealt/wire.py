@@ -16,19 +16,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gcnrec.ops import slots as ops
+from gcnrec.ops.gather import gather, move, put
 from gcnrec.rows import RowGrad, Rows, Ticket
 from gcnrec.tables.dealt.plan import Plan, by_part, in_part_order, joined, planned, split
-from gcnrec.tables.dense import StepTable
+from gcnrec.tables.dense import DenseTable, StepTable
 from gcnrec.tables.slots import SlotTable
-from gcnrec.workers.sums import grouped, placed, tree_rows
-from gcnrec.workers.world import World
+from gcnrec.workers.sums import tree_rows
+from gcnrec.workers.world import RowsOf, World
 
 Planned = TypeVar("Planned")
 FLOAT_BYTES = 4
@@ -51,8 +52,8 @@ class Fetched(Protocol):
         """What travels of a gradient of whole rows."""
         ...
 
-    def by_owner(self, grad: RowGrad) -> Sequence[torch.Tensor]:
-        """What each worker gets of a gradient that `stored` made, W pieces."""
+    def by_owner(self, grad: RowGrad) -> Sequence[Any]:
+        """What each worker gets of a gradient that `stored` made, W pieces, as `Wire.summed` takes them."""
         ...
 
 
@@ -67,7 +68,7 @@ class Wire(Protocol[Planned]):
         """The rows of each part of this worker, from their owners."""
         ...
 
-    def summed(self, world: World, local: StepTable, plan: Planned, grads: Sequence[Sequence[torch.Tensor]]) -> RowGrad:
+    def summed(self, world: World, local: StepTable, plan: Planned, grads: Sequence[Sequence[Any]]) -> RowGrad:
         """The gradient of this worker's own rows, summed over all parts in one fixed order, as `local.stored` gives it.
 
         `grads` has what each part of this worker has for each worker (`Fetched.by_owner`).
@@ -100,8 +101,9 @@ class WholeRows:
         rows, width = tile_RD.shape
         return RowGrad(ticket, tile_RD.contiguous().view(-1), torch.arange(rows) * width)
 
-    def by_owner(self, grad: RowGrad) -> Sequence[torch.Tensor]:
-        return torch.split(grouped(grad.values_X.view_as(self.tile_RD), self.order_R), self.asks_W.tolist())
+    def by_owner(self, grad: RowGrad) -> Sequence[RowsOf]:
+        tile_RD = grad.values_X.view_as(self.tile_RD)
+        return [(tile_RD, rows_Q) for rows_Q in split(self.order_R, self.asks_W)]
 
 
 class OfHosts:
@@ -115,23 +117,30 @@ class DenseWire(OfHosts):
     """Rows and gradients in whole width."""
 
     def fetched(self, world: World, local: StepTable, plan: Plan) -> Sequence[WholeRows]:
-        rank, parts = world.rank, len(plan.asks_PW)
-        asked_A = np.concatenate(own_last(plan.asked, rank, parts))
-        tile_AD = local.decode(local.read(Ticket(asked_A), with_state=False))
-        own = plan.outs[rank]  # they go to nobody
-        came = world.borrow(tile_AD[: len(tile_AD) - own], but_own(plan.outs, rank), but_own(plan.ins, rank))
-        mine = torch.split(tile_AD[len(tile_AD) - own :], plan.asks_PW[:, rank].tolist())
-        tiles = _with_own(came, plan.asks_PW.T, mine, rank)
-        pieces = zip(by_part(tiles, parts), plan.orders, plan.asks_PW, strict=True)
-        return [WholeRows(placed(tiles, order_R, local.width), order_R, asks_W) for tiles, order_R, asks_W in pieces]
+        rank, parts, plane_ND = world.rank, len(plan.asks_PW), as_dense(local).plane_ND
+        asked = [plan.asked[worker * parts : (worker + 1) * parts] for worker in range(world.size)]
+        own, asked[rank] = asked[rank], ()  # they go to nobody
+        sent = [[(plane_ND, rows_Q) for rows_Q in of_parts] for of_parts in asked]
+        came = world.borrow(sent, local.width, but_own(plan.ins, rank))
+        tiles = [torch.empty(len(order_R), local.width) for order_R in plan.orders]
+        places = [split(order_R, asks_W) for order_R, asks_W in zip(plan.orders, plan.asks_PW, strict=True)]
+        for worker, rows_CD in enumerate(came):
+            for part, piece in enumerate([] if worker == rank else torch.split(rows_CD, plan.asks_PW[:, worker].tolist())):
+                put(tiles[part], places[part][worker], piece)  # copy: what came from a worker goes where models read it
+        for part, rows_Q in enumerate(own):
+            move(plane_ND, rows_Q, tiles[part], places[part][rank])  # copy: rows of this worker
+        return [WholeRows(*each) for each in zip(tiles, plan.orders, plan.asks_PW, strict=True)]
 
-    def summed(self, world: World, local: StepTable, plan: Plan, grads: Sequence[Sequence[torch.Tensor]]) -> RowGrad:
-        rank, parts = world.rank, len(plan.asks_PW)
-        pieces = [grads[part][worker] for worker in range(world.size) for part in range(parts)]
-        pieces = own_last(pieces, rank, parts)
-        others, own = pieces[:-parts] or [pieces[0][:0]], pieces[-parts:]
-        came = world.borrow(joined(others), but_own(plan.ins, rank), but_own(plan.outs, rank))
-        rows_U, tile_UD = _tree(plan, _with_own(came, plan.asked_WP, own, rank), world.size)
+    def summed(self, world: World, local: StepTable, plan: Plan, grads: Sequence[Sequence[RowsOf]]) -> RowGrad:
+        rank = world.rank
+        sent = [[of_part[worker] for of_part in grads] for worker in range(world.size)]
+        own = [gather(*rows) for rows in sent[rank]]  # copy: rows of this worker
+        sent[rank] = []
+        came = world.borrow(sent, local.width, but_own(plan.outs, rank))
+        cut = [
+            own if worker == rank else torch.split(rows_CD, plan.asked_WP[worker].tolist()) for worker, rows_CD in enumerate(came)
+        ]
+        rows_U, tile_UD = _tree(plan, [piece for pieces in cut for piece in pieces], world.size)
         return local.stored(Ticket(rows_U), tile_UD)
 
     def row_bytes(self, local: StepTable, rows_A: NDArray[np.int64]) -> int:
@@ -215,6 +224,13 @@ class SlotWire(OfHosts):
         return len(rows_A) * count_A.itemsize + records + FLOAT_BYTES * int(count_A.sum(dtype=np.int64))
 
 
+def as_dense(table: object) -> DenseTable:
+    """The table as one of whole rows."""
+    if not isinstance(table, DenseTable):
+        raise TypeError(f"a table of whole rows was expected, came {type(table).__name__}")
+    return table
+
+
 def as_slots(table: object) -> SlotTable:
     """The table as one of slots."""
     if not isinstance(table, SlotTable):
@@ -233,14 +249,6 @@ def _tree(plan: Plan, tiles: Sequence[torch.Tensor], size: int) -> tuple[NDArray
     """The rows that are asked, ascending, and the sum of each row's gradients over all parts; `tiles` by worker and part."""
     pieces = list(zip(plan.asked, tiles, strict=True))
     return tree_rows(in_part_order(pieces, size), tiles[0].shape[1])
-
-
-def _with_own(
-    came: Sequence[torch.Tensor], counts_WP: NDArray[np.int64], own: Sequence[torch.Tensor], rank: int
-) -> list[torch.Tensor]:
-    """What came of each worker, cut by its parts, with the pieces of worker `rank` in their place: W x P pieces."""
-    cut = [own if worker == rank else torch.split(rows, counts_WP[worker].tolist()) for worker, rows in enumerate(came)]
-    return [piece for pieces in cut for piece in pieces]
 
 
 def own_last(pieces: Sequence[_Piece], rank: int, parts: int) -> list[_Piece]:

@@ -16,7 +16,7 @@ from gcnrec.sampling.parts import PartedBatch, PartedSampler
 from gcnrec.steps.columns import ColumnsStep
 from gcnrec.steps.parted import PartedStep
 from gcnrec.training.plan import Plan
-from gcnrec.workers.world import Alone, World
+from gcnrec.workers.world import Alone, RowsOf, World, gathered
 
 
 class Echo:
@@ -41,8 +41,9 @@ class Echo:
             return sent.new_zeros((sum(ins), *sent.shape[1:]))
         return sent[torch.arange(sum(ins)) % len(sent)]  # copy: as large as what would come
 
-    def borrow(self, sent: torch.Tensor, outs: Sequence[int], ins: Sequence[int]) -> Sequence[torch.Tensor]:
-        return torch.split(self.exchange(sent, outs, ins), list(ins))
+    def borrow(self, rows: Sequence[Sequence[RowsOf]], width: int, ins: Sequence[int]) -> Sequence[torch.Tensor]:
+        tiles = [gathered(pieces, width) for pieces in rows]
+        return torch.split(self.exchange(torch.cat(tiles), [len(tile) for tile in tiles], ins), list(ins))
 
     def counts(self, outs: Sequence[int]) -> list[int]:
         return list(outs)

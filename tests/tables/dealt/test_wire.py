@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
@@ -17,7 +15,7 @@ from gcnrec.tables.arena import RECORD_BYTES, VALUE_BYTES
 from gcnrec.tables.dealt.exchanged import ExchangedTable
 from gcnrec.tables.dealt.plan import joined
 from gcnrec.tables.dealt.shards import DenseShards, SlotShards
-from gcnrec.tables.dealt.wire import DenseWire, SlotWire
+from gcnrec.tables.dealt.wire import SlotWire
 from gcnrec.tables.dense import DenseTable
 from gcnrec.tables.slots import SlotTable
 from gcnrec.workers.metered import Metered
@@ -45,17 +43,6 @@ def table_of(kind, rows, seed):
     counts_N = np.random.default_rng(seed).integers(0, WIDTH + 1, rows)
     counts_N[::4] = 0
     return slots_of(counts_N, WIDTH, kind, seed), SlotShards(rows, WIDTH, 0, 0, kind)
-
-
-@dataclass(frozen=True)
-class Whole:
-    """The same shards, of which whole rows travel."""
-
-    shards: SlotShards
-    wire = DenseWire()
-
-    def __getattr__(self, name):
-        return getattr(self.shards, name)
 
 
 def owned(world, shards, host):
@@ -111,20 +98,18 @@ def test_rows_and_gradients_have_the_bits_of_whole_rows(kind, drawn, seed):
 
     def work(world):
         own = slice(world.rank, None, world.size)
-        tables = [owned(world, each, host) for each in (shards, shards if kind == "dense" else Whole(shards))]
-        return [stepped(table, asked[own], tiles[own]) for table in tables], tables[0].local
+        table = owned(world, shards, host)
+        return *stepped(table, asked[own], tiles[own]), table.local
 
-    for rank, (((fetched, grad), (as_whole, expected)), local) in enumerate(run_workers(workers, work)):
-        for tile, same, rows_R in zip(fetched, as_whole, asked[rank::workers], strict=True):
-            assert torch.equal(tile, same) and torch.equal(tile, whole_ND[rows_R])
-        assert np.array_equal(grad.rows_R, expected.rows_R) and torch.equal(grad.at_R, expected.at_R)
-        assert grad.values_X.numpy().tobytes() == expected.values_X.numpy().tobytes()
+    for rank, (fetched, grad, local) in enumerate(run_workers(workers, work)):
+        for tile, rows_R in zip(fetched, asked[rank::workers], strict=True):
+            assert torch.equal(tile, whole_ND[rows_R])
         numbers = np.unique(np.concatenate(asked))
         numbers = numbers[numbers % workers == rank]
         assert np.array_equal(grad.rows_R, numbers // workers)
         mine = [torch.from_numpy(summed(number, asked, tiles))[None] for number in numbers]
         oracle = local.stored(Ticket(grad.rows_R), torch.cat(mine) if mine else torch.empty(0, WIDTH))
-        assert grad.values_X.numpy().tobytes() == oracle.values_X.numpy().tobytes()
+        assert grad.values_X.numpy().tobytes() == oracle.values_X.numpy().tobytes() and torch.equal(grad.at_R, oracle.at_R)
 
 
 class Counted(Metered):
@@ -136,9 +121,9 @@ class Counted(Metered):
         self.exchanges += 1
         return super().exchange(sent, outs, ins)
 
-    def borrow(self, sent, outs, ins):
+    def borrow(self, rows, width, ins):
         self.exchanges += 1
-        return super().borrow(sent, outs, ins)
+        return super().borrow(rows, width, ins)
 
 
 def sent_by(shards, host, rows):
