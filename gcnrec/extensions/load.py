@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -41,10 +42,10 @@ class Own:
         if lacking:
             raise UsageError(f"{self.shown} lacks {' and '.join(lacking)}, which {self.kind.noun} must have; see {PAGE}")
         try:
-            return found(dict(self.settings))
+            return found(deepcopy(self.settings))  # copy: a class may take its settings to pieces, each time it is made
         except ValueError as problem:
             raise UsageError(f"{self.shown} refuses its settings {shown(self.settings)}: {first_line(problem)}") from None
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
             raise UsageError(
                 f"{self.shown} cannot be made of its settings {shown(self.settings)} ({_named(problem)}); a class takes them as "
                 f"one dict and raises ValueError for wrong ones, see {PAGE}"

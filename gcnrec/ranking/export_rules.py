@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.config import Loss, Model, Sampler
+from gcnrec.extensions.calls import amount
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ranking.popularity import counted
 from gcnrec.ranking.scorer import EmbeddingScorer, View
@@ -185,7 +186,7 @@ def _column(loss: Loss, sampler: Sampler) -> float:
             return 0.0
         case _:
             assert loss.own is not None  # a section takes no other name
-            return float(getattr(loss.own.make(), "popularity", 0.0)) * power
+            return amount(loss.own.shown, loss.own.make(), "popularity") * power
 
 
 def log_shares(degrees_I: NDArray[np.int64] | NDArray[np.float64], unseen_degree: float) -> torch.Tensor:

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.errors import UsageError, first_line
+from gcnrec.errors import UsageError
+from gcnrec.extensions.calls import calling
 from gcnrec.extensions.load import Own
 from gcnrec.extensions.names import PAGE
 from gcnrec.random import Stage, generator
@@ -122,6 +123,10 @@ class OwnMetric(Protocol):
         ...
 
 
+_TOO_LARGE = 1e100
+"""What counts as infinite: sums of squares over users must have a number."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Foreign:
     """A metric of another package. UsageError where it gives anything but a finite float64 for each user."""
@@ -130,21 +135,25 @@ class _Foreign:
     made: OwnMetric
 
     def __call__(self, judged: Judged, k: int) -> Floats:
-        try:
-            values_B = np.asarray(self.made.values(judged, k))
-        except Exception as problem:
-            raise UsageError(
-                f"{self.own.shown} fails on lists of {len(judged.items_BK):,} users at k = {k} "
-                f"({type(problem).__name__}: {first_line(problem)}); see {PAGE}"
-            ) from None
+        with calling(self.own.shown, f"values for lists of {len(judged.items_BK):,} users at k = {k}"):
+            values_B = np.asarray(self.made.values(_unchangeable(judged), k))
         users = len(judged.items_BK)
-        if values_B.shape != (users,) or values_B.dtype != np.float64 or not np.isfinite(values_B).all():
+        if values_B.shape != (users,) or values_B.dtype != np.float64 or not (np.abs(values_B) < _TOO_LARGE).all():
             came = f"{values_B.dtype} {values_B.shape}"
-            came += "" if values_B.dtype.kind != "f" or np.isfinite(values_B).all() else " with values that are not finite"
+            is_small = values_B.dtype.kind != "f" or (np.abs(values_B) < _TOO_LARGE).all()
+            came += "" if is_small else " with values that are not finite"
             raise UsageError(
                 f"{self.own.shown} must give finite float64 ({users},), a value for each user, got {came}; see {PAGE}"
             )
         return values_B
+
+
+def _unchangeable(judged: Judged) -> Judged:
+    """The same, of which other metrics see no change that a class makes."""
+    seen = Judged(judged.items_BK.view(), judged.hits_BK.view(), judged.num_held_out_B.view())
+    for each in (seen.items_BK, seen.hits_BK, seen.num_held_out_B):
+        each.flags.writeable = False
+    return seen
 
 
 def per_user_with(own: Iterable[Own]) -> dict[str, Metric]:

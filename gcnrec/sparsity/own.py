@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec.errors import UsageError, shown
+from gcnrec.extensions.calls import calling
 from gcnrec.extensions.load import Own
 from gcnrec.extensions.names import PAGE
 from gcnrec.sparsity.exchange import Change, exchange_anywhere, nothing_known
@@ -58,7 +59,8 @@ class Foreign(RandomMask):
     def of(cls, own: Own, stop: float) -> Foreign:
         """UsageError where the class cannot be made, or has no such `batches`."""
         made = own.make()
-        batches: Any = getattr(made, "batches", 0)
+        with calling(own.shown, "batches"):
+            batches: Any = getattr(made, "batches", 0)
         if type(batches) is not int or not 0 <= batches <= _MOST_BATCHES:
             raise UsageError(
                 f"{own.shown}: batches must be a whole number from 0 to {_MOST_BATCHES:,}, got {shown(batches)}; see {PAGE}"
@@ -66,13 +68,15 @@ class Foreign(RandomMask):
         return cls(own.shown, made, batches, stop)
 
     def explore(self, table: SlotTable, moment: Moment, gradients: Gradients | None) -> Change:
-        share = float(self.made.share(moment))
+        with calling(self.name, "share"):
+            share = float(self.made.share(moment))
         if not 0.0 <= share <= 1.0:
             raise UsageError(f"{self.name}: share must be from 0 to 1, got {share:g} at progress {moment.progress:g}; see {PAGE}")
 
         def scores(first: int, last: int) -> NDArray[np.float32]:
             gradient_RD = None if gradients is None else gradients.tile(first, last)
-            given_RD = self.made.scores(range(first, last), table.width, gradient_RD, moment)
+            with calling(self.name, "scores"):
+                given_RD = self.made.scores(range(first, last), table.width, gradient_RD, moment)
             return self._checked(given_RD, (last - first, table.width))
 
         return exchange_anywhere(table, math.ceil(share * table.num_values), scores, nothing_known)

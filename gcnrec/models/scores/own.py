@@ -11,7 +11,8 @@ from typing import Any, Generic, NamedTuple, Protocol
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.errors import UsageError, first_line
+from gcnrec.errors import UsageError
+from gcnrec.extensions.calls import amount, calling
 from gcnrec.extensions.load import Own
 from gcnrec.extensions.names import PAGE
 from gcnrec.models import losses
@@ -70,27 +71,24 @@ class Terms:
     def of(cls, own: Own) -> Terms:
         """The class that a job names. UsageError where a small example gets no term of each entry that can be trained."""
         terms, positive_B = cls(own.shown, own.make()), torch.linspace(-0.5, 0.5, 4).requires_grad_()
-        try:
+        amount(own.shown, terms.made, "popularity")
+        with calling(own.shown, "terms on 4 positives with 3 negatives each"):
             loss = terms(positive_B, torch.linspace(-0.9, 0.9, 12).view(4, 3), torch.zeros(4, 3), None)
             loss.backward()  # type: ignore[no-untyped-call]
-        except UsageError:
-            raise
-        except Exception as problem:
-            raise UsageError(
-                f"{own.shown}: terms fails on 4 positives with 3 negatives each ({type(problem).__name__}: "
-                f"{first_line(problem)}); see {PAGE}"
-            ) from None
         return terms
 
     def __call__(
         self, positive_B: torch.Tensor, negative_BN: torch.Tensor, log_weight_BN: torch.Tensor, weights_B: torch.Tensor | None
     ) -> torch.Tensor:
-        terms_B = self.made.terms(positive_B, negative_BN, log_weight_BN)
+        with calling(self.name, "terms"):
+            terms_B = self.made.terms(positive_B, negative_BN, log_weight_BN)
         if not isinstance(terms_B, torch.Tensor) or terms_B.shape != positive_B.shape or terms_B.dtype != positive_B.dtype:
             came = f"{terms_B.dtype} {tuple(terms_B.shape)}" if isinstance(terms_B, torch.Tensor) else type(terms_B).__name__
             raise UsageError(
                 f"{self.name}: terms must give float32 ({len(positive_B)},), the loss of each positive, got {came}; see {PAGE}"
             )
+        if torch.is_grad_enabled() and positive_B.requires_grad and not terms_B.requires_grad:
+            raise UsageError(f"{self.name}: terms must follow from the scores, got constant ones without a gradient; see {PAGE}")
         return (terms_B if weights_B is None else weights_B * terms_B).mean()
 
 

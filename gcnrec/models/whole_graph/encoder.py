@@ -47,12 +47,20 @@ class WholeGraph(ABC):
             return whole.stored(Ticket(np.arange(len(grad_ND))), grad_ND)
 
         def pull_whole(grad_VF: torch.Tensor, grad_ego_VD: torch.Tensor, rows_R: NDArray[np.int64], out_RD: torch.Tensor) -> None:
-            final_VF.backward(grad_VF)
-            assert leaf_ND.grad is not None  # the leaf requires it
-            out_RD += leaf_ND.grad
+            back_ND = self.back(final_VF, grad_VF, leaf_ND)
+            assert back_ND is not None  # each embedding follows from rows
+            out_RD += back_ND
             out_RD.index_add_(0, nodes, grad_ego_VD)
 
         return Encoded(final_VF.detach(), ego_VD, pull, pull_whole)
+
+    def back(self, final_VF: torch.Tensor, grad_VF: torch.Tensor, leaf_ND: torch.Tensor) -> torch.Tensor | None:
+        """The gradient of all rows, (N, D), from that of the batch's embeddings, (V, F); that of layers is added to theirs.
+
+        Both float32. None where no embedding follows from a row.
+        """
+        final_VF.backward(grad_VF)
+        return leaf_ND.grad
 
     def export(self, table: Table, out_NF: torch.Tensor) -> None:
         with torch.no_grad():
