@@ -93,6 +93,41 @@ def test_expectation_is_the_full_propagation(num_layers, fanouts, directions):
         assert float(error.max()) < 5  # standard errors
 
 
+def matrix_of(block, rows_R, degrees_N):
+    """The drawn part of A between targets and sources, float64: a neighbour that is drawn again counts again."""
+    scale_N = np.divide(1.0, np.sqrt(degrees_N), out=np.zeros(len(degrees_N)), where=degrees_N > 0)
+    made_TS = np.zeros((len(block.targets_T), len(block.sources_S)))
+    for edge, target in enumerate(block.csr.row_numbers()):
+        source = block.csr.indices[edge]
+        weight = 1.0 if block.weights_X is None else float(block.weights_X[edge])
+        scale = np.sqrt(degrees_N[rows_R[block.targets_T[target]]]) / block.csr.degrees[target]
+        made_TS[target, source] += scale * weight * scale_N[rows_R[block.sources_S[source]]]
+    return made_TS
+
+
+@pytest.mark.parametrize("fanouts", [(), (2,), (3, 2), (2, 1, 3)])
+@pytest.mark.parametrize("directions", [uniform, by_weight])
+@pytest.mark.parametrize("world", worlds(), ids=lambda world: world.name)
+def test_drawn_hops_are_the_product_of_their_matrices(world, directions, fanouts):
+    graph, width = world.graph, 5
+    neighbours = NeighbourSampler(graph, fanouts, 0, directions=directions(graph))
+    batch = edge_sampler(Sampler(negatives="uniform"), graph, None, 6, 0, neighbours).batch(0, 0)
+    table, encoder = table_of(graph, width), SampledLightGcn(Hop(graph), len(fanouts), width)
+    rows_R, every_RR = batch.rows_R, np.eye(len(batch.rows_R))
+    own_VR = every_RR[np.searchsorted(rows_R, batch.nodes_V)]
+    inner = every_RR[batch.blocks[-1].sources_S] if batch.blocks else own_VR
+    for block in reversed(batch.blocks):
+        inner = every_RR[block.targets_T] + matrix_of(block, rows_R, Hop(graph).degrees_N) @ inner
+    final_VR = inner / (len(fanouts) + 1)
+    encoded, draw = encoded_by(encoder, table, batch), torch.Generator().manual_seed(1)
+    grad_VD, grad_ego_VD = (torch.randn(encoded.final_VD.shape, generator=draw) for _ in range(2))
+    expected_RD = final_VR.T @ grad_VD.double().numpy() + own_VR.T @ grad_ego_VD.double().numpy()
+    assert np.allclose(encoded.final_VD.numpy(), final_VR @ table.columns(0, width).double().numpy()[rows_R], rtol=0, atol=1e-5)
+    pulled = encoded.pull(grad_VD, grad_ego_VD)
+    assert np.array_equal(pulled.rows_R, rows_R)
+    assert np.allclose(grad_tile(pulled, width).numpy(), expected_RD, rtol=0, atol=1e-5)
+
+
 def test_gradients_of_all_cells_are_those_of_the_stored_ones(tmp_path):
     job = Job.model_validate(
         {

@@ -97,7 +97,7 @@ def continued(address: Address, resume: bool, note: TakeNote = SILENT.note) -> I
     store, mirror = open_store(address), mirror_of(address)
     marker = read_marker(store)
     if not resume:
-        refuse_taken(store)
+        refuse_taken(store, otherwise="continue it with --resume")
         if mirror.exists() and not _is_unsent(mirror):  # a copy of what was removed there since
             shutil.rmtree(mirror)
     elif _is_unsent(mirror):

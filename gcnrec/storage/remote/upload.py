@@ -41,17 +41,17 @@ def published(address: Address, force: bool = False, note: Callable[[str], objec
             store.put_alone(staged)
 
 
-def refuse_taken(store: Store, force: bool = False) -> None:
-    """UsageError where something lies at the address that may not be replaced."""
+def refuse_taken(store: Store, force: bool = False, otherwise: str = "add --force") -> None:
+    """UsageError where something lies at the address that may not be replaced; `otherwise`: what helps beyond another name."""
     if store.is_file():
         if not force:
-            raise UsageError(f"{store.address} {_TAKEN}, or add --force")
+            raise UsageError(f"{store.address} {_TAKEN}, or {otherwise}")
         return
     marker = read_marker(store)
     if marker is None and store.names():
         raise UsageError(f"{store.address} {_TAKEN}")
     if marker is not None and marker.complete and not force:
-        raise UsageError(f"{store.address} {_TAKEN}, or add --force")
+        raise UsageError(f"{store.address} {_TAKEN}, or {otherwise}")
 
 
 def upload(folder: Path, store: Store, data: str = "", note: Callable[[str], object] = SILENT.note) -> Marker:

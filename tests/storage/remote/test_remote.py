@@ -216,7 +216,8 @@ def test_a_run_is_continued_here_or_where_it_was_uploaded(address, monkeypatch, 
     with continued(address, resume=True) as folder:
         assert contents(folder) == {"job.toml": "begun"}
         made(folder)
-    with pytest.raises(UsageError, match="never overwritten"), continued(address, resume=False):
+    taken = r"never overwritten; choose another --out, or continue it with --resume$"
+    with pytest.raises(UsageError, match=taken), continued(address, resume=False):
         raise AssertionError
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other-machine"))
     with continued(address, resume=True) as folder:
