@@ -24,8 +24,10 @@ from gcnrec.ops.reduce import reduce_rows
 from gcnrec.ops.softmax import softmax_gradient_
 from gcnrec.rows import Entries, Rules
 
-SCORED_AT_ONCE = 512
-"""Users against a pool: a few MB of scores, within the last-level cache."""
+SCORES_AT_ONCE = 1 << 19
+"""Of users against a pool: 2 MiB stay in the cache of a core (measured: a tenth faster than 14 MiB)."""
+LEAST_USERS, MOST_USERS = 64, 512
+"""Of a product of matrices, which is slow with fewer rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ class CpuOps:
         return reduce_rows(entries, grad_BD)
 
     def scored_at_once(self, candidates: int) -> int:
-        return SCORED_AT_ONCE
+        fitting = SCORES_AT_ONCE // max(candidates, 1)
+        return min(max(1 << fitting.bit_length() - 1 if fitting else 0, LEAST_USERS), MOST_USERS)
 
     def softmax_gradient_(self, logits_CJ: torch.Tensor, goal_C: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(softmax_gradient_(logits_CJ, goal_C.numpy()))

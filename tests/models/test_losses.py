@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gcnrec.models import losses
-from gcnrec.ops.cpu import SCORED_AT_ONCE
+from gcnrec.ops.cpu import MOST_USERS
 from gcnrec.ops.reduce import entries_of
 from gcnrec.rows import Entries
 from gcnrec.testing import assert_as_accurate
@@ -209,7 +209,7 @@ def pool_inputs(size):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("size", [1, SCORED_AT_ONCE, SCORED_AT_ONCE + 1, 2 * SCORED_AT_ONCE + 100])
+@pytest.mark.parametrize("size", [1, MOST_USERS, MOST_USERS + 1, 2 * MOST_USERS + 100])
 def test_pool_softmax_gradient_in_chunks(size, weighted):
     users, pool, bias, own, weights, target = pool_inputs(size)
     users, pool = users.requires_grad_(), pool.requires_grad_()
