@@ -3,28 +3,48 @@
     python -m jobs.measure.workers.speed DATASET --out RECORD.json [--steps 10] [--rounds 3] [--batch 8192]
 
 LightGCN with two hops of ten drawn neighbours, softmax in the batch, Adam, one thread a worker. One worker trains batches of
-one part, two workers the same number of pairs in two parts. Rounds of both alternate, and medians over rounds count. Wall seconds
-mean something only where each worker has a core to itself.
+one part, two workers the same number of pairs in two parts. One worker is measured twice: while another process trains the same
+beside it, and while the other core rests. Cores that work at the same time share caches and memory, so that the same step takes
+either core more CPU seconds; the verdict compares two workers with one beside another. Rounds of all alternate, and medians over
+rounds count. Wall seconds mean something only where each worker has a core to itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
-from dataclasses import replace
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from gcnrec.bench.contenders.scale_task import Cost, Lane, led_cost
 from gcnrec.bench.harness import command_of, write_record
-from gcnrec.workers.launch import led
+from gcnrec.workers.launch import inherited, led
 from gcnrec.workers.metered import Metered
 from jobs.measure.workers.phases import PHASES, Clock, phases_watched, shared
 
 FOLLOWER = "jobs.measure.workers.phases"
 LEAST_GAIN, MOST_TOTAL = 1.7, 1.15
 """Of the seconds of one worker: by what a worker of two is to have fewer, and what both together may have."""
+
+
+@contextmanager
+def busy(lane: Lane) -> Iterator[None]:
+    """While another process trains the lane too."""
+    command = [sys.executable, "-m", "jobs.measure.workers.busy", str(os.getpid()), json.dumps(asdict(lane))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=inherited()) as process:
+        try:
+            if process.stdout is None or not process.stdout.readline():
+                raise SystemExit("the process beside the worker ended before it trained")
+            yield
+        finally:
+            process.kill()
 
 
 def measured(lane: Lane) -> tuple[Cost, list[list[float]]]:
@@ -56,11 +76,23 @@ def row_of(lane: Lane, found: list[tuple[Cost, list[list[float]]]]) -> dict[str,
     }
 
 
-def verdict(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
-    """How a worker of two compares with one worker, and both together."""
+def compared(one: dict[str, Any], two: dict[str, Any]) -> tuple[float, float]:
+    """How many times fewer CPU seconds a worker of two has than one worker, and how many times more both together."""
     alone, both = one["cpu_ms"][0], two["cpu_ms"]
-    gain, total = alone / max(both), sum(both) / alone
-    return {"gain_a_worker": round(gain, 2), "total": round(total, 2), "holds": gain >= LEAST_GAIN and total <= MOST_TOTAL}
+    return alone / max(both), sum(both) / alone
+
+
+def verdict(beside: dict[str, Any], resting: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
+    """How two workers compare with one worker, whose other core trains too, or rests."""
+    gain, total = compared(beside, two)
+    gain_resting, total_resting = compared(resting, two)
+    return {
+        "gain_a_worker": round(gain, 2),
+        "total": round(total, 2),
+        "holds": gain >= LEAST_GAIN and total <= MOST_TOTAL,
+        "gain_other_core_rests": round(gain_resting, 2),
+        "total_other_core_rests": round(total_resting, 2),
+    }
 
 
 def main() -> None:
@@ -73,12 +105,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8192)
     given = parser.parse_args()
     one = Lane(1, 1, given.batch, given.steps, 64, 1, str(given.data.resolve()), (0, 0, 0))
-    lanes = [one, replace(one, workers=2, parts=2)]
-    found: list[list[tuple[Cost, list[list[float]]]]] = [[] for _ in lanes]
+    lanes = {"trains too": one, "rests": one, "is the second worker's": replace(one, workers=2, parts=2)}
+    found: dict[str, list[tuple[Cost, list[list[float]]]]] = {other: [] for other in lanes}
     for _ in range(given.rounds):
-        for lane, results in zip(lanes, found, strict=True):
-            results.append(measured(lane))
-    rows = [row_of(lane, results) for lane, results in zip(lanes, found, strict=True)]
+        for other, lane in lanes.items():
+            with busy(lane) if other == "trains too" else nullcontext():
+                found[other].append(measured(lane))
+    rows = [{"other_core": other} | row_of(lane, found[other]) for other, lane in lanes.items()]
     said = verdict(*rows)
     arguments = [
         str(given.data.resolve()),
