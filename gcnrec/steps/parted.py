@@ -31,6 +31,7 @@ from gcnrec.steps.follower import SharedStep
 from gcnrec.steps.guards import Immediate, Loss, diverged
 from gcnrec.steps.shared_state import share_layers
 from gcnrec.tables.dealt.exchanged import ExchangedTable
+from gcnrec.tables.dealt.plan import joined
 from gcnrec.tables.features.sides import FeatureSides
 from gcnrec.tables.rules import Rule
 from gcnrec.workers.sums import tree
@@ -196,13 +197,13 @@ class PartedStep(SharedStep):
         """The pool of all parts, (J, D), part after part; empty without one."""
         if batch.pool is None:
             return shared[0][:0]
-        own_KD, size, starts_S1 = torch.cat(list(shared)), self.world.size, batch.pool.starts_S1
+        own_KD, size, starts_S1 = joined(shared), self.world.size, batch.pool.starts_S1
         counts_S = np.diff(starts_S1)
         ins = [int(counts_S[worker::size].sum()) for worker in range(size)]
         came = self.world.exchange(own_KD.repeat(size, 1), [len(own_KD)] * size, ins)  # copy: the parts' items, for each worker
         order = np.concatenate([np.arange(worker, len(counts_S), size) for worker in range(size)])
         pieces = torch.split(came, counts_S[order].tolist())
-        return torch.cat([pieces[place] for place in np.argsort(order)])
+        return joined([pieces[place] for place in np.argsort(order)])
 
     def _returned(self, batch: PartedBatch, grads_JD: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The gradient of the items that each part of this worker has in the pool, summed over all parts."""
@@ -211,7 +212,7 @@ class PartedStep(SharedStep):
         size, summed_JD, pool = self.world.size, tree(grads_JD), batch.pool
         parts = range(len(pool.starts_S1) - 1)
         outs = [sum(_length(pool.of_part(part)) for part in parts[worker::size]) for worker in range(size)]
-        sent = torch.cat([summed_JD[pool.of_part(part)] for worker in range(size) for part in parts[worker::size]])
+        sent = joined([summed_JD[pool.of_part(part)] for worker in range(size) for part in parts[worker::size]])
         own = outs[self.world.rank]
         came = self.world.exchange(sent, outs, [own] * size)
         return list(

@@ -52,11 +52,16 @@ def planned(world: World, rows: Sequence[NDArray[np.int64]]) -> Plan:
     counts = torch.from_numpy(np.vstack([asks_PW, np.full(size, asks_PW.sum())]).T.copy())  # copy: a few numbers
     came = world.exchange(counts, [1] * size, [1] * size).numpy()
     asked_WP, num_rows = came[:, :parts], int(came[:, parts].sum())
-    asks = [split(rows_R[order_R] // size, counts_W) for rows_R, (order_R, counts_W) in zip(rows, found, strict=True)]
+    asks = [split(places_of(rows_R[order_R], size), counts_W) for rows_R, (order_R, counts_W) in zip(rows, found, strict=True)]
     sent = np.concatenate([asks[part][worker] for worker in range(size) for part in range(parts)]).astype(np.int32)
     ids = world.exchange(torch.from_numpy(sent), asks_PW.sum(0).tolist(), asked_WP.sum(1).tolist())
     asked = split(ids.numpy().astype(np.int64), asked_WP.reshape(-1))
     return Plan(tuple(order_R for order_R, _ in found), asks_PW, asked_WP, tuple(asked), num_rows)
+
+
+def places_of(rows_R: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Places of rows in the tables of their owners: row // size, by a shift where that is the same."""
+    return rows_R // size if size & (size - 1) else rows_R >> (size.bit_length() - 1)
 
 
 def split(values: NDArray[np.int64], counts: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.int64]]:
