@@ -19,7 +19,7 @@ from gcnrec.ops import slots as records
 from gcnrec.ops import update
 from gcnrec.ops.gather import gather
 from gcnrec.ops.guard import flag_nonfinite
-from gcnrec.ops.propagate import propagate
+from gcnrec.ops.propagate import collect_rows, propagate
 from gcnrec.ops.reduce import reduce_rows
 from gcnrec.ops.softmax import softmax_gradient_
 from gcnrec.rows import Entries, Rules
@@ -34,7 +34,7 @@ LEAST_USERS, MOST_USERS = 64, 512
 class CpuProduct:
     """Rows of the matrix are summed in the order of their columns, sums over rows in the order of the rows.
 
-    `flipped` is the transpose: a product with it reads rows ahead of their use, where adding to rows waits for each.
+    `flipped` is the transpose, by which sums over rows are made.
     """
 
     csr: Csr
@@ -44,7 +44,7 @@ class CpuProduct:
         return propagate(self.csr, source_CD, row_scale_R, column_scale_C)
 
     def transposed_times(self, grad_RD: torch.Tensor, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> torch.Tensor:
-        return propagate(self.flipped, grad_RD, column_scale_C, row_scale_R)
+        return collect_rows(self.flipped, grad_RD, row_scale_R, column_scale_C)
 
 
 @dataclass(frozen=True, slots=True)

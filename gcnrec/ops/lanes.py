@@ -88,6 +88,20 @@ def scatter_rows(indptr, indices, columns, rows, grad, pitch, row_scale, column_
                 _add_scaled_row(grad, v * pitch, scale, out, own[edge] * out_pitch, width)
 
 
+@numba.njit(parallel=True, cache=True, nogil=True)
+def collect_rows(indptr, indices, grad, pitch, row_scale, column_scale, out, out_pitch, width, shares):
+    """`scatter_rows` of all rows by the transposed matrix, to the same bits; a thread owns a range of columns."""
+    last = len(indices) - 1
+    for share in numba.prange(shares):
+        for column in range(share_start(indptr, share, shares), share_start(indptr, share + 1, shares)):
+            out[column * out_pitch : column * out_pitch + width] = np.float32(0)
+            for edge in range(indptr[column], indptr[column + 1]):
+                _request_row(grad, np.int64(indices[min(edge + _AHEAD_ADD, last)]) * pitch, width)
+                row = np.int64(indices[edge])
+                scale = row_scale[row] * column_scale[column]
+                _add_scaled_row(grad, row * pitch, scale, out, column * out_pitch, width)
+
+
 @numba.njit(cache=True)
 def column_cuts(indptr, indices, columns, rows, shares):
     """Ascending cuts 0 .. columns (shares + 1) such that each range holds about as many edges of `rows`."""

@@ -104,6 +104,23 @@ def scatter_rows(
     return out_CD
 
 
+def collect_rows(flipped: Csr, grad_RD: torch.Tensor, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor) -> torch.Tensor:
+    """`scatter_rows` of all rows into zeros, to the same bits, by the transposed matrix (C rows, R columns): float32 (C, D).
+
+    Rows are asked for ahead of their use, where adding to scattered rows waits for each.
+    """
+    width = grad_RD.shape[-1]
+    check_rows("grad_RD", grad_RD, flipped.columns, width)
+    check_scales(flipped, column_scale_C, row_scale_R)
+    out_CD = torch.empty(flipped.rows, width)
+    if flipped.rows and width:
+        lanes.collect_rows(
+            frozen(flipped.indptr), frozen(flipped.indices), flat(grad_RD), pitch(grad_RD), row_scale_R.numpy(),
+            column_scale_C.numpy(), flat(out_CD), pitch(out_CD), width, numba.get_num_threads(),
+        )  # fmt: skip
+    return out_CD
+
+
 def mark_rows(csr: Csr, rows_V: NDArray[np.int32], flags_C: NDArray[np.uint8]) -> None:
     """Set flags_C[c] = 1 for every column c of the rows; other flags stay."""
     check_chosen(csr, rows_V)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges, transpose
-from gcnrec.ops.propagate import inverse_sqrt, mark_rows, propagate, propagate_rows, scatter_rows
+from gcnrec.ops.propagate import collect_rows, inverse_sqrt, mark_rows, propagate, propagate_rows, scatter_rows
 
 WIDTHS = [1, 3, 8, 16, 31, 64, 72, 128, 129]
 
@@ -199,6 +199,17 @@ def test_scatter_touches_only_columns_of_the_rows():
     flags = np.zeros(400, np.uint8)
     mark_rows(csr, rows, flags)
     assert set(np.flatnonzero(flags)) == set(csr.row(7)) | set(csr.row(2)) == set(np.flatnonzero(out.numpy().any(1)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 8)), max_size=60), st.integers(1, 150))
+def test_collecting_by_the_transposed_matrix_has_the_bits_of_scattering(edges, width):
+    pairs = np.array(edges, np.int32).reshape(-1, 2)
+    csr = csr_from_edges(pairs[:, 0].copy(), pairs[:, 1].copy(), 12, 9)
+    _, row_scale, column_scale = inputs(csr, width)
+    grad = torch.randn(12, width, generator=torch.Generator().manual_seed(6))
+    scattered = scatter_rows(csr, grad, np.arange(12, dtype=np.int32), row_scale, column_scale, torch.zeros(9, width))
+    assert torch.equal(collect_rows(transpose(csr), grad, row_scale, column_scale), scattered)
 
 
 def test_mark_keeps_other_flags():
