@@ -52,6 +52,8 @@ def examples_section(run: Run) -> dict[str, Any]:
     try:
         users, absent = _examples(run, split)
     except GcnrecError as problem:
+        if isinstance(problem.__context__, OSError):  # such as a full disk, which ends a command at every other write too
+            raise
         return {"users": [], "about": "", "absent": f"Example lists are left out: {problem}."}
     words = "validation" if split == "valid" else split
     about = f"Users are drawn at random, by the seed of the run, from those with held-out items of {words}. "
