@@ -110,37 +110,35 @@ def _gather(plane, pitch, index_R, out, width):  # type: ignore[no-untyped-def]
                 out[at + d] = plane[begin + d]
 
 
+@numba.njit(inline="always")
+def _copy_row(source, begin, target, at, width):  # type: ignore[no-untyped-def]
+    """target[at : at+width] = source[begin : begin+width]."""
+    wide, narrow = width // 64 * 64, width // 16 * 16
+    for d in range(0, wide, 64):
+        _copy_64(source, begin + d, target, at + d)
+    for d in range(wide, narrow, 16):
+        _copy_16(source, begin + d, target, at + d)
+    for d in range(narrow, width):
+        target[at + d] = source[begin + d]
+
+
 @numba.njit(parallel=True, cache=True)
 def _put(plane, pitch, index_R, rows, rows_pitch, width):  # type: ignore[no-untyped-def]
     last = len(index_R) - 1
-    wide, narrow = width // 64 * 64, width // 16 * 16
     for r in numba.prange(len(index_R)):
         later = np.int64(index_R[min(r + _AHEAD, last)]) * pitch
         for line in range(0, width, _LANES):
             request_line(plane, later + line)
-        begin, at = r * rows_pitch, np.int64(index_R[r]) * pitch
-        for d in range(0, wide, 64):
-            _copy_64(rows, begin + d, plane, at + d)
-        for d in range(wide, narrow, 16):
-            _copy_16(rows, begin + d, plane, at + d)
-        for d in range(narrow, width):
-            plane[at + d] = rows[begin + d]
+        _copy_row(rows, r * rows_pitch, plane, np.int64(index_R[r]) * pitch, width)
 
 
 @numba.njit(parallel=True, cache=True)
 def _move(source, pitch, from_R, target, target_pitch, to_R, width):  # type: ignore[no-untyped-def]
     last = len(from_R) - 1
-    wide, narrow = width // 64 * 64, width // 16 * 16
     for r in numba.prange(len(from_R)):
         ahead = min(r + _AHEAD, last)
         early, later = np.int64(from_R[ahead]) * pitch, np.int64(to_R[ahead]) * target_pitch
         for line in range(0, width, _LANES):
             request_line(source, early + line)
             request_line(target, later + line)
-        begin, at = np.int64(from_R[r]) * pitch, np.int64(to_R[r]) * target_pitch
-        for d in range(0, wide, 64):
-            _copy_64(source, begin + d, target, at + d)
-        for d in range(wide, narrow, 16):
-            _copy_16(source, begin + d, target, at + d)
-        for d in range(narrow, width):
-            target[at + d] = source[begin + d]
+        _copy_row(source, np.int64(from_R[r]) * pitch, target, np.int64(to_R[r]) * target_pitch, width)

@@ -151,7 +151,7 @@ def swapped(
 ) -> dict[int, torch.Tensor]:
     """Send each neighbour w messages[w], and return what comes of each, ins[w] bytes as uint8, until the next call.
 
-    Whoever speaks first is heard first: a neighbour that ends is noticed while another still computes.
+    The first to speak is heard first: a neighbour that ends is noticed while another still computes.
     """
     for worker, neighbour in near.items():
         neighbour.send(messages[worker], ins[worker])
@@ -269,8 +269,8 @@ def _is_ours(line: socket.socket) -> bool:
 
 
 def _accepted(listener: socket.socket | None, callers: dict[int, int]) -> dict[int, socket.socket]:
-    """The connections of the workers that have called, by their keys. Nobody is waited for: workers have greeted already, and
-    whoever else has found the name, which the system shows, knows no key."""
+    """The connections of the workers that have called, by their keys, without a wait: they have greeted already. A stranger that has
+    found the name, which the system shows, knows no key."""
     lines: dict[int, socket.socket] = {}
     with suppress(OSError):  # no more calls, or no more descriptors
         while listener and len(lines) < len(callers):
@@ -285,7 +285,7 @@ def _accepted(listener: socket.socket | None, callers: dict[int, int]) -> dict[i
 
 
 def _key(line: socket.socket) -> int:
-    """The key in the greeting that has come; -1, which is nobody's, where none has."""
+    """The key in the greeting that has come; -1, which no worker has, where none has."""
     with suppress(OSError, struct.error):
         line.setblocking(False)
         if _is_ours(line):

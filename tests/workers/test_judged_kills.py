@@ -21,6 +21,8 @@ TERM = End(signal.SIGTERM, 0, 0.5, "training")
         (Ended(0, "done"), FOLLOWER, None),
         (Ended(-9, ""), LEADER, None),
         (Ended(143, ASKED), TERM, None),
+        (Ended(143, "gcnrec: stopped by SIGTERM when all that had begun was done; what was written is whole"), TERM, None),
+        (Ended(143, "gcnrec: stopped by SIGTERM"), TERM, "does not say '--resume'"),
         (Ended(6, "epoch 1/2"), FOLLOWER, "does not say 'worker 1 was lost'"),
         (Ended(6, LOST.replace("worker 1", "worker 2")), FOLLOWER, "does not say 'worker 1 was lost'"),
         (Ended(1, LOST), FOLLOWER, "exit code 1"),

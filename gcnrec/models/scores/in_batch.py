@@ -118,8 +118,21 @@ class PoolSoftmax:
         )
 
 
+class OfPairs:
+    """A loss of positives and a pool, of the rows of both: what it is given has `positives` and `pool`."""
+
+    def __call__(self, rows_VD: torch.Tensor, given: Any) -> torch.Tensor:
+        return self._loss(rows_VD, rows_of(rows_VD, given.pool), take(rows_VD, given.positives), given)
+
+    def of_part(self, rows_VD: torch.Tensor, pool_JD: torch.Tensor, given: Any) -> torch.Tensor:
+        return self._loss(rows_VD, pool_JD, take(pool_JD, given.positives), given)
+
+    def _loss(self, rows_VD: torch.Tensor, pool_JD: torch.Tensor, positives_BD: torch.Tensor, given: Any) -> torch.Tensor:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class BslInBatch:
+class BslInBatch(OfPairs):
     """`losses.bsl` against the batch's other positives."""
 
     own_weight: float
@@ -134,12 +147,6 @@ class BslInBatch:
         users, positives = entries_in(batch, batch.users_B), entries_of(shared.target_B, len(shared.items_J))
         pool, own = shared_candidates(shared, None), own_entries(batch, self.own_weight)
         return BslGiven(users, positives, pool, _by_user(batch), own)
-
-    def __call__(self, rows_VD: torch.Tensor, given: BslGiven[torch.Tensor]) -> torch.Tensor:
-        return self._loss(rows_VD, rows_of(rows_VD, given.pool), take(rows_VD, given.positives), given)
-
-    def of_part(self, rows_VD: torch.Tensor, pool_JD: torch.Tensor, given: BslGiven[torch.Tensor]) -> torch.Tensor:
-        return self._loss(rows_VD, pool_JD, take(pool_JD, given.positives), given)
 
     def _loss(
         self, rows_VD: torch.Tensor, pool_JD: torch.Tensor, positives_BD: torch.Tensor, given: BslGiven[torch.Tensor]

@@ -27,7 +27,7 @@ from gcnrec.models.scores.entries import (
     sampled_entries,
     take,
 )
-from gcnrec.models.scores.in_batch import Candidates, Shared, candidates, pool_scores, rows_of, shared_candidates, with_own
+from gcnrec.models.scores.in_batch import Candidates, OfPairs, Shared, candidates, pool_scores, shared_candidates, with_own
 from gcnrec.ops.reduce import entries_of
 from gcnrec.rows import Array, Entries
 from gcnrec.sampling.sampler import Batch
@@ -93,7 +93,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class OwnInBatch:
+class OwnInBatch(OfPairs):
     """Against the batch's other positives; several occurrences of one count as one negative with their number as its weight."""
 
     own_weight: float
@@ -107,12 +107,6 @@ class OwnInBatch:
         users, positives = entries_in(batch, batch.users_B), entries_of(shared.target_B, len(shared.items_J))
         weights_B, own = batch.triples.weights_B, own_entries(batch, self.own_weight)
         return OwnGiven(users, positives, shared_candidates(shared, None), weights_B, own)
-
-    def __call__(self, rows_VD: torch.Tensor, given: OwnGiven[torch.Tensor]) -> torch.Tensor:
-        return self._loss(rows_VD, rows_of(rows_VD, given.pool), take(rows_VD, given.positives), given)
-
-    def of_part(self, rows_VD: torch.Tensor, pool_JD: torch.Tensor, given: OwnGiven[torch.Tensor]) -> torch.Tensor:
-        return self._loss(rows_VD, pool_JD, take(pool_JD, given.positives), given)
 
     def _loss(
         self, rows_VD: torch.Tensor, pool_JD: torch.Tensor, positives_BD: torch.Tensor, given: OwnGiven[torch.Tensor]

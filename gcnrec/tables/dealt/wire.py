@@ -119,7 +119,7 @@ class DenseWire(OfHosts):
     def fetched(self, world: World, local: StepTable, plan: Plan) -> Sequence[WholeRows]:
         rank, parts, plane_ND = world.rank, len(plan.asks_PW), as_dense(local).plane_ND
         asked = [plan.asked[worker * parts : (worker + 1) * parts] for worker in range(world.size)]
-        own, asked[rank] = asked[rank], ()  # they go to nobody
+        own, asked[rank] = asked[rank], ()  # they do not travel
         sent = [[(plane_ND, rows_Q) for rows_Q in of_parts] for of_parts in asked]
         came = world.borrow(sent, local.width, but_own(plan.ins, rank))
         tiles = [torch.empty(len(order_R), local.width) for order_R in plan.orders]

@@ -59,6 +59,8 @@ EARLY, EARLY_S = 0.15, 4.0
 EXPORTING, EXPORTING_S = 0.15, 0.05
 """The share of ends that wait for the first file of an export, and their longest delay from then on."""
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+ASKED = ("--resume", "start the same command again", "what was written is whole")
+"""What a command says that was asked to stop: how it goes on, or that nothing was left to do."""
 JOB = """
 [model]
 width = 16
@@ -348,7 +350,7 @@ def faults_of(ended: Ended, end: End) -> list[str]:
     done = ended.code == 0  # it had nothing left to do that it needs others for
     codes = {CODES.get(end.signal, 6)}
     found += [f"exit code {ended.code}"] * (not done and ended.code not in codes)
-    said = (f"worker {end.rank} was lost",) if end.signal is signal.SIGKILL else ("--resume", "start the same command again")
+    said = (f"worker {end.rank} was lost",) if end.signal is signal.SIGKILL else ASKED
     found += [f"it does not say {said[0]!r}: {lines}"] * (not done and not any(each in line for line in lines for each in said))
     return found + [f"{len(lines)} sentences: {lines}"] * (len(lines) > 1)
 
