@@ -269,8 +269,10 @@ def _is_ours(line: socket.socket) -> bool:
 
 
 def _accepted(listener: socket.socket | None, callers: dict[int, int]) -> dict[int, socket.socket]:
-    """The connections of the workers that have called, by their keys, without a wait: they have greeted already. A stranger that has
-    found the name, which the system shows, knows no key."""
+    """The connections of the workers that have called, by their keys. It does not wait: they have greeted already.
+
+    A stranger that has found the name, which the system shows, knows no key.
+    """
     lines: dict[int, socket.socket] = {}
     with suppress(OSError):  # no more calls, or no more descriptors
         while listener and len(lines) < len(callers):
