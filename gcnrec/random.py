@@ -132,19 +132,35 @@ def _mix(value, key):  # type: ignore[no-untyped-def]
     return z ^ (z >> np.uint64(31))
 
 
+_WALKED = 512
+"""Entries of an order that are walked together: rounds of different entries do not wait for each other."""
+
+
 @numba.njit(parallel=True, cache=True, nogil=True)
 def _shuffled(keys, half, first, count, out):  # type: ignore[no-untyped-def]
     mask = (np.uint64(1) << half) - np.uint64(1)
-    for k in numba.prange(len(out)):
-        value = np.uint64(first + k)
-        while True:
-            left, right = value >> half, value & mask
+    for block in numba.prange((len(out) + _WALKED - 1) // _WALKED):
+        begin = block * _WALKED
+        left = min(_WALKED, len(out) - begin)
+        high, low, place = np.empty(left, np.uint64), np.empty(left, np.uint64), np.empty(left, np.int64)
+        for k in range(left):
+            value = np.uint64(first + begin + k)
+            high[k], low[k], place[k] = value >> half, value & mask, begin + k
+        while left:
             for key in keys:
-                left, right = right, left ^ (_mix(right, key) & mask)
-            value = (left << half) | right
-            if value < np.uint64(count):  # cycle walking: positions outside 0 .. count-1 are walked through
-                break
-        out[k] = value
+                for k in range(left):
+                    mixed = high[k] ^ (_mix(low[k], key) & mask)
+                    high[k] = low[k]
+                    low[k] = mixed
+            outside = 0
+            for k in range(left):
+                value = (high[k] << half) | low[k]
+                if value < np.uint64(count):
+                    out[place[k]] = value
+                else:  # cycle walking: positions outside 0 .. count-1 are walked through
+                    high[outside], low[outside], place[outside] = high[k], low[k], place[k]
+                    outside += 1
+            left = outside
 
 
 def shuffled(seed: int, stage: int, step: int, first: int, last: int, count: int) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ Letters: S parts, U users, B pairs of a part, J distinct positives of all parts,
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,10 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph
+from gcnrec.ops.compact import NodeSet
 from gcnrec.ops.draws.sample import own_negatives
+from gcnrec.ops.search import ranges_of
 from gcnrec.random import Stage, shuffled
 from gcnrec.rows import Ticket
 from gcnrec.sampling.sampler import Batch, EdgeSampler, Triples, located
+from gcnrec.workers.sums import by_owner
 
 
 class Pairs(NamedTuple):
@@ -113,8 +117,8 @@ class PartedSampler:
         """
         step = epoch * self.steps_per_epoch + index + 1
         drawn = tuple(self._pairs(epoch, index, part) for part in range(self.parts))
-        pool = None if self.edges.popularity is not None else self._pool(drawn)
-        parts = tuple(self._part(step, part, drawn, pool) for part in self.own)
+        pool, targets = (None, ()) if self.edges.popularity is not None else self._pool(drawn)
+        parts = tuple(self._part(step, part, drawn, pool, targets) for part in self.own)
         rows_R = parts[0].batch.rows_R
         if len(parts) > 1:
             rows_R = np.unique(np.concatenate([part.batch.rows_R for part in parts]))
@@ -132,19 +136,28 @@ class PartedSampler:
         count = math.ceil(self.edges.fraction * total)
         first, last = index * count // steps, (index + 1) * count // steps
         chosen = shuffled(self.edges.seed, int(Stage.ORDER) | part << 8, epoch, first, last, total)
-        places = np.searchsorted(ends_P, chosen, side="right")
+        places = ranges_of(ends_P, chosen)
         users = places * self.parts + part
         edges = csr.indptr[users + 1] - ends_P[places] + chosen
         return Pairs(users.astype(np.int32), csr.indices[edges], edges)
 
-    def _pool(self, drawn: Sequence[Pairs]) -> Pool:
-        items_J, counts_J = np.unique(np.concatenate([pairs.positives_B for pairs in drawn]), return_counts=True)
-        part_J = (items_J.astype(np.int64) + self.graph.num_users) % self.parts
-        order_J = np.argsort(part_J, kind="stable")
-        sizes_S = np.bincount(part_J, minlength=self.parts)
-        return Pool(items_J[order_J], counts_J[order_J], np.concatenate([[0], np.cumsum(sizes_S)]))
+    @cached_property
+    def _nodes(self) -> _Ranking:
+        return _Ranking(self.graph.num_nodes)
 
-    def _part(self, step: int, part: int, drawn: Sequence[Pairs], pool: Pool | None) -> Part:
+    def _pool(self, drawn: Sequence[Pairs]) -> tuple[Pool, tuple[NDArray[np.int64], ...]]:
+        """The pool, and the places of each part's positives there."""
+        items_J, ranks = self._nodes.ranked([(pairs.positives_B, 0) for pairs in drawn])
+        counts_J = np.bincount(np.concatenate(ranks), minlength=len(items_J))
+        order_J, sizes_S = by_owner(items_J + self.graph.num_users, self.parts)
+        place_J = np.empty_like(order_J)
+        place_J[order_J] = np.arange(len(order_J))
+        pool = Pool(items_J[order_J].astype(np.int32), counts_J[order_J], np.concatenate([[0], np.cumsum(sizes_S)]))
+        return pool, tuple(place_J[rank_B] for rank_B in ranks)
+
+    def _part(
+        self, step: int, part: int, drawn: Sequence[Pairs], pool: Pool | None, targets: Sequence[NDArray[np.int64]]
+    ) -> Part:
         sampler, pairs, key = self.edges, drawn[part], step * self.parts + part
         weights_B = None if sampler.weights_E is None else sampler.weights_E[pairs.edges_B]
         disliked_B = None if sampler.disliked is None else own_negatives(pairs.users_B, sampler.disliked, sampler.seed, key)
@@ -153,29 +166,37 @@ class PartedSampler:
         if pool is None:
             batch = located(step, triples, num_users)
         else:
-            batch, shared_K = _with_shared(step, triples, pool.items_J[pool.of_part(part)], num_users)
-            pooled = PooledPart(_places_of(pairs.positives_B, pool), shared_K)
+            batch, shared_K = self._with_shared(step, triples, pool.items_J[pool.of_part(part)])
+            pooled = PooledPart(targets[part], shared_K)
         everyone = [np.concatenate(each) for each in zip(*((each.users_B, each.positives_B) for each in drawn), strict=True)]
         return Part(sampler.with_neighbours(replace(batch, part=part), *everyone), pooled)
 
-
-def _with_shared(step: int, triples: Triples, shared_K: NDArray[np.int32], num_users: int) -> tuple[Batch, NDArray[np.int64]]:
-    """The batch whose nodes are users, what they rated low, and items `shared_K`; the places of these items among the nodes."""
-    size, disliked_B = len(triples.users_B), triples.disliked_B
-    others = [shared_K] if disliked_B is None else [shared_K, disliked_B[disliked_B >= 0]]
-    items = np.concatenate(others).astype(np.int64) + num_users
-    nodes_V, where = np.unique(np.concatenate([triples.users_B.astype(np.int64), items]), return_inverse=True)
-    users_B, shared, rest = where[:size], where[size : size + len(shared_K)], where[size + len(shared_K) :]
-    places_B = None
-    if disliked_B is not None:
-        places_B = np.full(size, -1, np.int64)
-        places_B[disliked_B >= 0] = rest
-    none_BN, count = np.empty((size, 0), np.int64), int(np.searchsorted(nodes_V, num_users))
-    return Batch(step, triples, nodes_V, count, users_B, users_B, none_BN, Ticket(nodes_V), (), places_B), shared
+    def _with_shared(self, step: int, triples: Triples, shared_K: NDArray[np.int32]) -> tuple[Batch, NDArray[np.int64]]:
+        """The batch whose nodes are users, items rated low, and items `shared_K`; the places of the latter among the nodes."""
+        num_users, disliked_B = self.graph.num_users, triples.disliked_B
+        others = [] if disliked_B is None else [(disliked_B[disliked_B >= 0], num_users)]
+        nodes_V, (users_B, shared, *rest) = self._nodes.ranked([(triples.users_B, 0), (shared_K, num_users), *others])
+        places_B = None
+        if disliked_B is not None:
+            places_B = np.full(len(users_B), -1, np.int64)
+            places_B[disliked_B >= 0] = rest[0]
+        none_BN, count = np.empty((len(users_B), 0), np.int64), int(np.searchsorted(nodes_V, num_users))
+        return Batch(step, triples, nodes_V, count, users_B, users_B, none_BN, Ticket(nodes_V), (), places_B), shared
 
 
-def _places_of(positives_B: NDArray[np.int32], pool: Pool) -> NDArray[np.int64]:
-    """The places of items in the pool, which has all of them."""
-    order_J = np.argsort(pool.items_J)
-    places_B: NDArray[np.int64] = order_J[np.searchsorted(pool.items_J, positives_B, sorter=order_J)]
-    return places_B
+class _Ranking:
+    """Ranks numbers below `count`. Scratch is reused, so threads wait for each other."""
+
+    def __init__(self, count: int) -> None:
+        self._lock, self._set = threading.Lock(), NodeSet.empty(count)
+
+    def ranked(self, lists: Sequence[tuple[NDArray[np.int32], int]]) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+        """The different numbers of all lists, ascending, and the place of each entry there. Lists have first numbers."""
+        with self._lock:
+            for numbers_X, first in lists:
+                self._set.mark(numbers_X, first)
+            members, ranks = self._set.members(), [np.empty(len(numbers_X), np.int64) for numbers_X, _ in lists]
+            for (numbers_X, first), rank_X in zip(lists, ranks, strict=True):
+                self._set.ranks(numbers_X, rank_X, first)
+            self._set.clear()
+        return members, ranks

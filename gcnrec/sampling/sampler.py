@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gcnrec.graph import BipartiteGraph, Csr
 from gcnrec.ops.draws.alias import AliasTable
 from gcnrec.ops.draws.sample import negatives, own_negatives, popularity_table
+from gcnrec.ops.search import ranges_of
 from gcnrec.random import Stage, shuffled
 from gcnrec.rows import Ticket
 from gcnrec.sampling.blocks import Block, BlockSampler, Sampled, without
@@ -113,7 +114,7 @@ class EdgeSampler:
         step = epoch * steps + index + 1
         chosen = shuffled(self.seed, Stage.ORDER, epoch, first, last, self.graph.num_edges)
         csr = self.graph.user_items
-        users = (np.searchsorted(csr.indptr, chosen, side="right") - 1).astype(np.int32)
+        users = (ranges_of(csr.indptr, chosen) - 1).astype(np.int32)
         weights = None if self.weights_E is None else self.weights_E[chosen]
         disliked = None if self.disliked is None else own_negatives(users, self.disliked, self.seed, step)
         triples = Triples(users, csr.indices[chosen], self.negatives(users, step), weights, disliked)

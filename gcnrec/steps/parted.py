@@ -197,27 +197,29 @@ class PartedStep(SharedStep):
         """The pool of all parts, (J, D), part after part; empty without one."""
         if batch.pool is None:
             return shared[0][:0]
-        own_KD, size, starts_S1 = joined(shared), self.world.size, batch.pool.starts_S1
-        counts_S = np.diff(starts_S1)
-        ins = [int(counts_S[worker::size].sum()) for worker in range(size)]
-        came = self.world.exchange(own_KD.repeat(size, 1), [len(own_KD)] * size, ins)  # copy: the parts' items, for each worker
-        order = np.concatenate([np.arange(worker, len(counts_S), size) for worker in range(size)])
-        pieces = torch.split(came, counts_S[order].tolist())
-        return joined([pieces[place] for place in np.argsort(order)])
+        rank, size, counts_S = self.world.rank, self.world.size, np.diff(batch.pool.starts_S1)
+        own_KD = joined(shared)
+        outs = [0 if worker == rank else len(own_KD) for worker in range(size)]  # own items do not travel
+        ins = [0 if worker == rank else int(counts_S[worker::size].sum()) for worker in range(size)]
+        came = self.world.exchange(joined([own_KD] * (size - 1) or [own_KD[:0]]), outs, ins)  # copy: for each other worker
+        pieces = [
+            shared if worker == rank else torch.split(items_JD, counts_S[worker::size].tolist())
+            for worker, items_JD in enumerate(torch.split(came, ins))
+        ]
+        return joined([pieces[part % size][part // size] for part in range(len(counts_S))])  # copy: the pool, part after part
 
     def _returned(self, batch: PartedBatch, grads_JD: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The gradient of the items that each part of this worker has in the pool, summed over all parts."""
         if batch.pool is None:
             return []
-        size, summed_JD, pool = self.world.size, tree(grads_JD), batch.pool
+        rank, size, summed_JD, pool = self.world.rank, self.world.size, tree(grads_JD), batch.pool
         parts = range(len(pool.starts_S1) - 1)
-        outs = [sum(_length(pool.of_part(part)) for part in parts[worker::size]) for worker in range(size)]
-        sent = joined([summed_JD[pool.of_part(part)] for worker in range(size) for part in parts[worker::size]])
-        own = outs[self.world.rank]
-        came = self.world.exchange(sent, outs, [own] * size)
-        return list(
-            torch.split(tree(torch.split(came, own)) if own else came, [_length(pool.of_part(p)) for p in self.sampler.own])
-        )
+        of_owners = [joined([summed_JD[pool.of_part(part)] for part in parts[worker::size]]) for worker in range(size)]
+        own_KD, of_owners[rank] = of_owners[rank], of_owners[rank][:0]  # the own gradient does not travel
+        ins = [0 if worker == rank else len(own_KD) for worker in range(size)]
+        came = self.world.exchange(joined(of_owners), list(map(len, of_owners)), ins)
+        pieces = [own_KD if worker == rank else piece for worker, piece in enumerate(torch.split(came, ins))]
+        return list(torch.split(tree(pieces), [_length(pool.of_part(part)) for part in self.sampler.own]))
 
     def _judged(self, step: int, losses_P: torch.Tensor, gradients: Sequence[torch.Tensor]) -> Loss:
         """The loss of the step. DivergedError, on all workers, unless it and the sums of all workers' gradients are finite."""

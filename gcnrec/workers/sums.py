@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -25,12 +26,22 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, UsageError
+from gcnrec.ops.gather import gather
 
 _RANGES = 4
 """Ranges of rows for each thread: the last to end keeps the others waiting for a quarter of its work at most."""
 _SAMPLED = 64
 """Rows looked at for each range, to cut all rows into ranges of about equal work."""
 _NO_ROW = np.int64(2**63 - 1)
+
+
+class Piece(NamedTuple):
+    """Rows of a sum, `rows_R` int64, ascending and unique, and their values in a float32 tile on the CPU: row r at `place_R[r]`
+    of the tile (P, D), or row after row (R, D) where there is no `place_R`, int64. R may be 0."""
+
+    rows_R: NDArray[np.int64]
+    tile_PD: torch.Tensor
+    place_R: NDArray[np.int64] | None = None
 
 
 def tree(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -46,25 +57,26 @@ def tree(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
     return sums[0]
 
 
-def tree_rows(pieces: Sequence[tuple[NDArray[np.int64], torch.Tensor]], width: int) -> tuple[NDArray[np.int64], torch.Tensor]:
+def tree_rows(pieces: Sequence[Piece], width: int) -> tuple[NDArray[np.int64], torch.Tensor]:
     """The union of the rows of 2^k pieces, ascending int64 (U), and the sum of each row, float32 (U, D = `width`).
 
-    A piece is `rows_R`, int64, ascending and unique, and a float32 tile (R, D) on the CPU; R may be 0. A row is summed by the
-    order of `tree` over the pieces that have it: an absent piece is skipped, as no zero is added. The pieces stay as they are;
-    a single piece is returned itself. The result does not depend on the number of threads.
-    UsageError for another number of pieces, DataError for a tile of another shape or dtype.
+    A row is summed by the order of `tree` over the pieces that have it: an absent piece is skipped, as no zero is added. The
+    pieces stay as they are; a single piece without places is returned itself. Threads do not change the result.
+    UsageError for another number of pieces, DataError for a tile of another shape or dtype, or places outside of it.
     """
     leaves = [pieces[p] for p in _leaves(len(pieces))]
-    tiles = [_checked(rows_R, tile_RD, width) for rows_R, tile_RD in leaves]
+    tiles = [_checked(*piece, width) for piece in leaves]
     if len(pieces) == 1:
-        return pieces[0][0], tiles[0]
-    rows = np.concatenate([rows_R for rows_R, _ in leaves])  # copy: 8 bytes a row, a thirtieth of a tile 64 wide
-    start_P = np.cumsum([0, *map(len, tiles)])
+        place_R = pieces[0].place_R
+        return pieces[0].rows_R, tiles[0] if place_R is None else gather(tiles[0], place_R)
+    rows = np.concatenate([piece.rows_R for piece in leaves])  # copy: 8 bytes a row, a thirtieth of a tile 64 wide
+    place = np.concatenate([np.arange(len(rows_R)) if at is None else at for rows_R, _, at in leaves])  # copy: as many
+    start_P = np.cumsum([0, *(len(piece.rows_R) for piece in leaves)])
     at_CP = _ranges(rows, start_P, _cuts(rows, _RANGES * numba.get_num_threads()))
     first_C = np.cumsum(_count(rows, at_CP))
     rows_U, out_UD = np.empty(first_C[-1], np.int64), torch.empty(int(first_C[-1]), width)
-    address_P = np.array([tile_RD.data_ptr() for tile_RD in tiles])
-    _sum(rows, start_P, at_CP, first_C, address_P, rows_U, out_UD.numpy())
+    address_P = np.array([tile_PD.data_ptr() for tile_PD in tiles])
+    _sum(rows, place, at_CP, first_C, address_P, rows_U, out_UD.numpy())
     return rows_U, out_UD
 
 
@@ -86,15 +98,22 @@ def _halved(pieces: int) -> int:
     return pieces // 2
 
 
-def _checked(rows_R: NDArray[np.int64], tile_RD: torch.Tensor, width: int) -> torch.Tensor:
+def _checked(rows_R: NDArray[np.int64], tile_PD: torch.Tensor, place_R: NDArray[np.int64] | None, width: int) -> torch.Tensor:
     """The tile, its rows one after the other in memory: the kernel reads it by address."""
-    right = tile_RD.dtype == torch.float32 and tile_RD.device.type == "cpu" and rows_R.dtype == np.int64
-    if not right or tile_RD.shape != (len(rows_R), width):
+    right = tile_PD.dtype == torch.float32 and tile_PD.device.type == "cpu" and rows_R.dtype == np.int64
+    if not right or tile_PD.ndim != 2 or tile_PD.shape[1] != width or (place_R is None and len(tile_PD) != len(rows_R)):
         raise DataError(
             f"a piece must have int64 rows and a float32 tile of {len(rows_R)} x {width} on the CPU, got {rows_R.dtype} rows and "
-            f"{tile_RD.dtype} of {tuple(tile_RD.shape)} on {tile_RD.device}; give tree_rows the width of all tiles"
+            f"{tile_PD.dtype} of {tuple(tile_PD.shape)} on {tile_PD.device}; give tree_rows the width of all tiles"
         )
-    return tile_RD.contiguous()  # copy: only of a tile that is a view with gaps
+    if place_R is not None and (
+        place_R.shape != rows_R.shape or place_R.min(initial=0) < 0 or place_R.max(initial=-1) >= len(tile_PD)
+    ):
+        raise DataError(
+            f"a piece of {len(rows_R)} rows must have as many places in its tile of {len(tile_PD)} rows, got {len(place_R)} "
+            f"places up to {place_R.max(initial=-1)}; give the places of the rows"
+        )
+    return tile_PD.contiguous()  # copy: only of a tile that is a view with gaps
 
 
 def _leaves(pieces: int) -> list[int]:
@@ -166,7 +185,7 @@ def _count(rows, at_CP):
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _sum(rows, start_P, at_CP, first_C, address_P, rows_U, out_UD):
+def _sum(rows, place, at_CP, first_C, address_P, rows_U, out_UD):
     """Merge the pieces' lists of rows, a range at a time, and sum each row where it is met. Pieces are leaves in order."""
     width, pieces = out_UD.shape[1], len(address_P)
     for c in numba.prange(len(at_CP) - 1):
@@ -178,7 +197,7 @@ def _sum(rows, start_P, at_CP, first_C, address_P, rows_U, out_UD):
             row, found = _least(head), 0
             for p in range(pieces):
                 if head[p] == row:
-                    source[found], leaf[found] = address_P[p] + 4 * width * (at[p] - start_P[p]), p
+                    source[found], leaf[found] = address_P[p] + 4 * width * place[at[p]], p
                     found += 1
                     at[p] += 1
                     head[p] = _next(rows, at[p], end[p])

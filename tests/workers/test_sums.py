@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcnrec.errors import DataError, UsageError
-from gcnrec.workers.sums import by_owner, tree, tree_rows
+from gcnrec.workers.sums import Piece, by_owner, tree, tree_rows
 
 WIDTHS = [1, 5, 16, 67]
 POWERS = [1, 2, 4, 8, 16]
@@ -37,14 +37,23 @@ def summed(pieces):
 
 def rows_summed(pieces):
     """{row: sum}, each row by the recursion over the pieces that have it."""
-    found = [dict(zip(rows_R.tolist(), tile_RD.numpy(), strict=True)) for rows_R, tile_RD in pieces]
+    found = [
+        {
+            row: tile_PD[at].numpy()
+            for row, at in zip(rows_R.tolist(), range(len(rows_R)) if place_R is None else place_R, strict=True)
+        }
+        for rows_R, tile_PD, place_R in pieces
+    ]
     return {row: summed([piece.get(row) for piece in found]) for row in sorted(set().union(*found))}
 
 
 def piece_of(draw, rows, share, width):
-    """A random part of the rows 0 .. rows - 1, far from each other, with a tile."""
+    """A random part of the rows 0 .. rows - 1, far from each other, in a tile: row after row, or at places of a longer one."""
     rows_R = np.flatnonzero(draw.random(rows) < share) * 1_000_003
-    return rows_R, torch.from_numpy(floats(draw, (len(rows_R), width)))
+    if draw.random() < 0.5:
+        return Piece(rows_R, torch.from_numpy(floats(draw, (len(rows_R), width))))
+    place_R = draw.permutation(len(rows_R) + 3)[: len(rows_R)]
+    return Piece(rows_R, torch.from_numpy(floats(draw, (len(rows_R) + 3, width))), place_R)
 
 
 @st.composite
@@ -57,7 +66,7 @@ def pieces_of_rows(draw):
 
 
 def copies(pieces):
-    return [(rows_R.copy(), tile_RD.clone()) for rows_R, tile_RD in pieces]
+    return [(rows_R.copy(), tile_PD.clone()) for rows_R, tile_PD, _ in pieces]
 
 
 @given(st.integers(0, 2**32), st.sampled_from(POWERS), st.sampled_from([(), (3,), (4, 5)]))
@@ -85,7 +94,7 @@ def test_rows_equal_their_recursion_and_pieces_stay(given_pieces):
     expected = rows_summed(pieces)
     assert rows_U.dtype == np.int64 and rows_U.tolist() == list(expected)
     assert out_UD.shape == (len(expected), width) and bits(out_UD) == [bits(row) for row in expected.values()]
-    for (rows_R, tile_RD), (old_R, old_RD) in zip(pieces, before, strict=True):
+    for (rows_R, tile_RD, _), (old_R, old_RD) in zip(pieces, before, strict=True):
         assert np.array_equal(rows_R, old_R) and bits(tile_RD) == bits(old_RD)
 
 
@@ -97,17 +106,17 @@ def test_the_number_of_workers_does_not_matter(given_pieces):
     rows_U, out_UD = tree_rows(pieces, width)
     workers = 2
     while workers <= len(pieces):
-        again_U, again_UD = tree_rows([tree_rows(pieces[w::workers], width) for w in range(workers)], width)
+        again_U, again_UD = tree_rows([Piece(*tree_rows(pieces[w::workers], width)) for w in range(workers)], width)
         assert np.array_equal(again_U, rows_U) and bits(again_UD) == bits(out_UD)
-        tiles = [tile_RD.sum(0) for _, tile_RD in pieces]
+        tiles = [tile_PD.sum(0) for _, tile_PD, _ in pieces]
         assert bits(tree([tree(tiles[w::workers]) for w in range(workers)])) == bits(tree(tiles))
         workers *= 2
 
 
 def test_an_absent_piece_is_no_zero():
     """-0.0 + 0.0 would be 0.0."""
-    one = np.array([7]), torch.tensor([[-0.0]])
-    none = np.empty(0, np.int64), torch.empty(0, 1)
+    one = Piece(np.array([7]), torch.tensor([[-0.0]]))
+    none = Piece(np.empty(0, np.int64), torch.empty(0, 1))
     for pieces in ([one], [none, one], [none, one, none, none], [one, none, one, none]):
         rows_U, out_UD = tree_rows(pieces, 1)
         assert rows_U.tolist() == [7] and bits(out_UD) == [[0x80000000]]
@@ -118,8 +127,8 @@ def test_many_rows_are_cut_into_ranges_of_any_number_of_threads(threads):
     draw = np.random.default_rng(5)
     tiles = [torch.from_numpy(floats(draw, (count, 8))) for count in (3000, 10, 0, 700)]
     lists = [np.sort(draw.choice(5000, 3000, replace=False)), np.arange(10), np.empty(0, np.int64), 10_000 + np.arange(700)]
-    pieces = [*zip(lists, tiles, strict=True)]
-    pieces[3] = lists[3], torch.from_numpy(floats(draw, (700, 11)))[:, 2:10]
+    pieces = [Piece(*each) for each in zip(lists, tiles, strict=True)]
+    pieces[3] = Piece(lists[3], torch.from_numpy(floats(draw, (700, 11)))[:, 2:10])
     expected = rows_summed(pieces)
     for count in (1, 2):
         threads(count)
@@ -129,13 +138,16 @@ def test_many_rows_are_cut_into_ranges_of_any_number_of_threads(threads):
 
 def test_other_pieces_are_refused():
     rows_R, tile_RD = np.arange(2), torch.ones(2, 3)
-    for sum_of in (lambda: tree([tile_RD] * 3), lambda: tree([]), lambda: tree_rows([(rows_R, tile_RD)] * 6, 3)):
+    for sum_of in (lambda: tree([tile_RD] * 3), lambda: tree([]), lambda: tree_rows([Piece(rows_R, tile_RD)] * 6, 3)):
         with pytest.raises(UsageError, match=r"needs 1, 2, 4, 8, \.\.\. pieces, got [036];"):
             sum_of()
     wrong = (rows_R, torch.ones(3, 3)), (rows_R, torch.ones(2, 4)), (rows_R, tile_RD.double()), (rows_R.astype(float), tile_RD)
     for piece in wrong:
         with pytest.raises(DataError, match="float32 tile of 2 x 3 on the CPU, got"):
-            tree_rows([(rows_R, tile_RD), piece], 3)
+            tree_rows([Piece(rows_R, tile_RD), Piece(*piece)], 3)
+    for place_R in (np.array([0]), np.array([0, 2]), np.array([-1, 0])):
+        with pytest.raises(DataError, match="a piece of 2 rows must have as many places in its tile of 2 rows, got"):
+            tree_rows([Piece(rows_R, tile_RD), Piece(rows_R, tile_RD, place_R)], 3)
 
 
 @given(st.sets(st.integers(0, 2**40), max_size=60), st.sampled_from([1, 2, 3, 8]))

@@ -23,7 +23,7 @@ from gcnrec.tables.dealt.shards import RowShards
 from gcnrec.tables.dealt.table import DealtTable
 from gcnrec.tables.dealt.wire import Fetched
 from gcnrec.tables.pipelined import HostTable
-from gcnrec.workers.sums import tree_rows
+from gcnrec.workers.sums import Piece, tree_rows
 from gcnrec.workers.world import World
 
 
@@ -103,7 +103,7 @@ class ExchangedTable(DealtTable):
         if self._world.rank:
             return np.empty(0, np.int64), came
         ends = lengths.tolist()
-        pieces = list(zip(split(rows.numpy(), ends), torch.split(came, ends), strict=True))
+        pieces = [Piece(*piece) for piece in zip(split(rows.numpy(), ends), torch.split(came, ends), strict=True)]
         return tree_rows(in_part_order(pieces, size), self.width)
 
     def bytes_of(self, rows_R: NDArray[np.int64]) -> int:

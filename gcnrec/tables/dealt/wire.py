@@ -23,12 +23,12 @@ import torch
 from numpy.typing import NDArray
 
 from gcnrec.ops import slots as ops
-from gcnrec.ops.gather import gather, move, put
+from gcnrec.ops.gather import move, put
 from gcnrec.rows import RowGrad, Rows, Ticket
 from gcnrec.tables.dealt.plan import Plan, by_part, in_part_order, joined, planned, split
 from gcnrec.tables.dense import DenseTable, StepTable
 from gcnrec.tables.slots import SlotTable
-from gcnrec.workers.sums import tree_rows
+from gcnrec.workers.sums import Piece, tree_rows
 from gcnrec.workers.world import RowsOf, World
 
 Planned = TypeVar("Planned")
@@ -132,15 +132,19 @@ class DenseWire(OfHosts):
         return [WholeRows(*each) for each in zip(tiles, plan.orders, plan.asks_PW, strict=True)]
 
     def summed(self, world: World, local: StepTable, plan: Plan, grads: Sequence[Sequence[RowsOf]]) -> RowGrad:
-        rank = world.rank
+        rank, parts = world.rank, len(grads)
         sent = [[of_part[worker] for of_part in grads] for worker in range(world.size)]
-        own = [gather(*rows) for rows in sent[rank]]  # copy: rows of this worker
-        sent[rank] = []
+        own, sent[rank] = sent[rank], []  # they do not travel, and are read where they lie
         came = world.borrow(sent, local.width, but_own(plan.outs, rank))
-        cut = [
-            own if worker == rank else torch.split(rows_CD, plan.asked_WP[worker].tolist()) for worker, rows_CD in enumerate(came)
-        ]
-        rows_U, tile_UD = _tree(plan, [piece for pieces in cut for piece in pieces], world.size)
+        pieces: list[Piece] = []
+        for worker, rows_CD in enumerate(came):
+            asked = plan.asked[worker * parts : (worker + 1) * parts]
+            if worker == rank:
+                pieces += [Piece(rows_A, *rows) for rows_A, rows in zip(asked, own, strict=True)]
+            else:
+                tiles = torch.split(rows_CD, plan.asked_WP[worker].tolist())
+                pieces += [Piece(rows_A, tile) for rows_A, tile in zip(asked, tiles, strict=True)]
+        rows_U, tile_UD = tree_rows(in_part_order(pieces, world.size), local.width)
         return local.stored(Ticket(rows_U), tile_UD)
 
     def row_bytes(self, local: StepTable, rows_A: NDArray[np.int64]) -> int:
@@ -211,7 +215,9 @@ class SlotWire(OfHosts):
         most = int(count_A.max(initial=1))  # a tile has memory, also where no row stores anything
         tile_AK = torch.zeros(len(asked_A), most)
         _copied(values_X, _starts(count_A), tile_AK.view(-1), np.arange(len(asked_A)) * most, count_A)
-        rows_U, tile_UK = _tree(plan, torch.split(tile_AK, plan.asked_WP.reshape(-1).tolist()), world.size)
+        tiles = torch.split(tile_AK, plan.asked_WP.reshape(-1).tolist())
+        pieces = [Piece(rows_A, tile) for rows_A, tile in zip(plan.asked, tiles, strict=True)]
+        rows_U, tile_UK = tree_rows(in_part_order(pieces, world.size), most)
         count_U = table.counts_N[rows_U].astype(np.int64)
         at_U, out_X = _starts(count_U), torch.empty(int(count_U.sum()))
         _copied(tile_UK.view(-1), np.arange(len(rows_U)) * most, out_X, at_U, count_U)
@@ -243,12 +249,6 @@ def _to_owners(world: World, grads: Sequence[Sequence[torch.Tensor]], ins: Seque
     outs = [sum(len(pieces[worker]) for pieces in grads) for worker in range(world.size)]
     sent = joined([pieces[worker] for worker in range(world.size) for pieces in grads])
     return world.exchange(sent, outs, ins)
-
-
-def _tree(plan: Plan, tiles: Sequence[torch.Tensor], size: int) -> tuple[NDArray[np.int64], torch.Tensor]:
-    """The rows that are asked, ascending, and the sum of each row's gradients over all parts; `tiles` by worker and part."""
-    pieces = list(zip(plan.asked, tiles, strict=True))
-    return tree_rows(in_part_order(pieces, size), tiles[0].shape[1])
 
 
 def own_last(pieces: Sequence[_Piece], rank: int, parts: int) -> list[_Piece]:
