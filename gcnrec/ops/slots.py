@@ -165,6 +165,24 @@ def scatter_rows(indptr, indices, columns, grad_VD, rows_V, slots, first_row, ro
                     out[j] += scale * grad[own_columns[j]]
 
 
+class Sizes(NamedTuple):
+    """How large records are, and where state lies: tables `_K` are indexed by a row's count.
+
+    Records of `record_K` bytes fill slabs of `slab_bytes`. A row has `state_K` floats of state, from the float
+
+        row * state_row + slab * state_slab + place in the slab * state_step_K
+
+    on: state lies by row where `state_slab` and `state_step_K` are 0, and by slab where `state_row` is 0.
+    """
+
+    slab_bytes: int
+    record_K: NDArray[np.int64]
+    state_K: NDArray[np.int64]
+    state_row: int
+    state_slab: int
+    state_step_K: NDArray[np.int64]
+
+
 class Places(NamedTuple):
     """The places of rows, int64: the first value of each, its first float of state, and its number of values."""
 
@@ -173,18 +191,22 @@ class Places(NamedTuple):
     count_R: NDArray[np.int64]
 
 
-def spans(
-    slots: Slots, rows_R: NDArray[np.int64], record_K: NDArray[np.int64], state_K: NDArray[np.int64], slab_bytes: int,
-    state_slab: int,
-) -> Places:  # fmt: skip
+def spans(slots: Slots, rows_R: NDArray[np.int64], sizes: Sizes) -> Places:
     """The places of the rows' values and state, as indices of the arenas, and their numbers of values."""
     places = Places(*(np.empty(len(rows_R), np.int64) for _ in range(3)))
-    _spans(slots, rows_R, record_K, state_K, slab_bytes, state_slab, *places)
+    _spans(slots, rows_R, sizes, *places)
     return places
 
 
+@numba.njit(inline="always")
+def _state_at(sizes, row, start, count):
+    """The first float of a row's state, from the first byte of its record."""
+    slab, place = start // sizes.slab_bytes, start % sizes.slab_bytes // sizes.record_K[count]
+    return row * sizes.state_row + slab * sizes.state_slab + place * sizes.state_step_K[count]
+
+
 @numba.njit(parallel=True, cache=True)
-def _spans(slots, rows_R, record_K, state_K, slab_bytes, state_slab, weight_at_R, state_at_R, count_R):
+def _spans(slots, rows_R, sizes, weight_at_R, state_at_R, count_R):
     for r in numba.prange(len(rows_R)):
         row = rows_R[r]
         count = np.int64(slots.count_N[row])
@@ -193,19 +215,19 @@ def _spans(slots, rows_R, record_K, state_K, slab_bytes, state_slab, weight_at_R
         weight_at_R[r] = start // slots.values.itemsize
         state_at_R[r] = 0
         if count:
-            state_at_R[r] = start // slab_bytes * state_slab + start % slab_bytes // record_K[count] * state_K[count]
+            state_at_R[r] = _state_at(sizes, row, start, count)
 
 
 @numba.njit(cache=True, nogil=True)
-def extent(slots, rows_R, record_K, state_K, slab_bytes, state_slab):
+def extent(slots, rows_R, sizes):
     """Over rows `rows_R`: floats of records and of state, values, and 128-byte lines of both, each row's counted by itself."""
     records, floats, values, lines = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     for row in rows_R:
         count = np.int64(slots.count_N[row])
         if count == 0:
             continue
-        start, size, width = np.int64(slots.location_N[row]) * UNIT, record_K[count], state_K[count]
-        state_at = 4 * (start // slab_bytes * state_slab + start % slab_bytes // size * width)
+        start, size, width = np.int64(slots.location_N[row]) * UNIT, sizes.record_K[count], sizes.state_K[count]
+        state_at = 4 * _state_at(sizes, row, start, count)
         records, floats, values = records + size // 4, floats + width, values + count
         lines += (start + size - 1) // LINE_BYTES - start // LINE_BYTES + 1
         if width:

@@ -1,7 +1,8 @@
 """Where slots lie: records in slabs, a heap of free slabs, and the location and count of every row.
 
 A row's record (8 to 512 bytes, see `gcnrec.ops.slots`) lies in a slab of records of its size; `location_N` and `count_N`
-are all that a row costs besides. Optimizer state is a second plane with the same index: slab for slab, record for record.
+are all that a row costs besides. Optimizer state is a second plane: with moments slab for slab, record for record; scalars alone
+lie row for row, since slabs of small records have room for more rows than others, and each would have as much state.
 Rows change their columns only in a `Rebuild`, which copies the arena forward, a block of rows at a time, through slabs that
 earlier rows have left: no second copy, no holes, and rows stay in order.
 
@@ -60,12 +61,13 @@ class Arena:
         self.max_values, self.dtype = max_values, dtype
         self.layout = layout = _layout(num_rows, max_values, moments, scalars, VALUE_BYTES[dtype])
         # Addresses only: the system gives memory to slabs when they are first written.
-        records = allocate(layout.max_slabs * layout.slab_bytes // 4 + 1024).numpy().view(np.uint8)
-        records = records[-records.ctypes.data % 128 :][: layout.max_slabs * layout.slab_bytes]
+        records = allocate(layout.max_slabs * layout.sizes.slab_bytes // 4 + 1024).numpy().view(np.uint8)
+        records = records[-records.ctypes.data % 128 :][: layout.max_slabs * layout.sizes.slab_bytes]
         values = records.view(np.float32) if dtype == "float32" else records.view(np.uint16)
         self.slots = ops.Slots(np.zeros(num_rows, np.uint32), np.zeros(num_rows, np.uint8), values, records, layout.capacity_K)
-        self.state = allocate(layout.max_slabs * layout.state_slab).numpy()
-        self.last_N = torch.zeros(num_rows, dtype=torch.int32)
+        self.state = allocate(layout.state_floats(num_rows, layout.max_slabs)).numpy()
+        # Moments decay by the steps since a row's last update; nothing else asks for them.
+        self.last_N = torch.zeros(num_rows if moments else 0, dtype=torch.int32)
         self._extra = self.max_values_seen = self.peak_bytes = self.changes = 0
         self.clear()
         self._note_peak()
@@ -79,22 +81,21 @@ class Arena:
 
     def places(self, rows_R: NDArray[np.int64]) -> ops.Places:
         """Where values and state of rows lie, and how many values each has."""
-        layout = self.layout
-        return ops.spans(self.slots, rows_R, layout.record_K, layout.state_K, layout.slab_bytes, layout.state_slab)
+        return ops.spans(self.slots, rows_R, self.layout.sizes)
 
     def extent(self, rows_R: NDArray[np.int64]) -> tuple[int, int, int, int]:
         """Floats of records and of state, values, and lines of all rows; see `gcnrec.tables.staged.Extent`."""
-        layout = self.layout
-        return ops.extent(self.slots, rows_R, layout.record_K, layout.state_K, layout.slab_bytes, layout.state_slab)
+        extent: tuple[int, int, int, int] = ops.extent(self.slots, rows_R, self.layout.sizes)
+        return extent
 
     def slabs_of(self, location_R: NDArray[np.uint32]) -> NDArray[np.int64]:
-        slabs_R: NDArray[np.int64] = location_R.astype(np.int64) * ops.UNIT // self.layout.slab_bytes
+        slabs_R: NDArray[np.int64] = location_R.astype(np.int64) * ops.UNIT // self.layout.sizes.slab_bytes
         return slabs_R
 
     def take_slab(self) -> int:
         """A slab that no record uses, the lowest."""
         slab = heapq.heappop(self._free)
-        if (slab + 1) * self.layout.slab_bytes > REACH_BYTES:
+        if (slab + 1) * self.layout.sizes.slab_bytes > REACH_BYTES:
             raise UsageError(
                 "locations of records reach 32 GiB of values and columns, and this table needs more; "
                 "lower table.budget, or set table.dtype = 'bfloat16'"
@@ -185,11 +186,11 @@ class Arena:
     def index_bytes(self) -> int:
         """What finding values costs: locations, counts, columns, and what records and slabs leave unused."""
         rows = self.slots.location_N.nbytes + self.slots.count_N.nbytes
-        return rows + self.slabs_used * self.layout.slab_bytes - self.value_bytes
+        return rows + self.slabs_used * self.layout.sizes.slab_bytes - self.value_bytes
 
     @property
     def state_bytes(self) -> int:
-        return 4 * self.slabs_used * self.layout.state_slab + self.last_N.numel() * 4
+        return 4 * self.layout.state_floats(len(self.slots.count_N), self.slabs_used) + self.last_N.nbytes
 
 
 class Rebuild:
@@ -199,10 +200,10 @@ class Rebuild:
     """
 
     def __init__(self, arena: Arena) -> None:
-        self._arena, layout = arena, arena.layout
-        self._live = np.zeros(layout.max_slabs, np.int64)
-        ops.count_records(arena.slots, layout.slab_bytes, self._live)
-        self._open = {size: _OpenSlab(0, layout.slab_bytes // size) for size in RECORD_BYTES}
+        self._arena, slab_bytes = arena, arena.layout.sizes.slab_bytes
+        self._live = np.zeros(arena.layout.max_slabs, np.int64)
+        ops.count_records(arena.slots, slab_bytes, self._live)
+        self._open = {size: _OpenSlab(0, slab_bytes // size) for size in RECORD_BYTES}
 
     def __enter__(self) -> Rebuild:
         return self
@@ -231,8 +232,8 @@ class Rebuild:
 
     def _place(self, first: int, counts_R: NDArray[np.int64]) -> None:
         """Locations for rows first ..., each class of record in its open slab and then in free ones."""
-        arena, slab_bytes = self._arena, self._arena.layout.slab_bytes
-        sizes_R = arena.layout.record_K[counts_R]
+        arena, slab_bytes = self._arena, self._arena.layout.sizes.slab_bytes
+        sizes_R = arena.layout.sizes.record_K[counts_R]
         for size in np.unique(sizes_R[sizes_R > 0]).tolist():
             rows = np.flatnonzero(sizes_R == size)
             room, place = self._open[size], np.empty(len(rows), np.int64)
@@ -257,16 +258,17 @@ class _OpenSlab:
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes that follow from the number of rows, the budget and the update rule. Tables `_K` are indexed by a row's count."""
+    """Sizes that follow from the number of rows, the budget and the update rule; `capacity_K` is indexed by a row's count."""
 
     moments: int
     scalars: int
-    slab_bytes: int
-    state_slab: int
     max_slabs: int
-    record_K: NDArray[np.int64]
     capacity_K: NDArray[np.int64]
-    state_K: NDArray[np.int64]
+    sizes: ops.Sizes
+
+    def state_floats(self, num_rows: int, slabs: int) -> int:
+        """Floats of state of so many rows, in the first `slabs` slabs."""
+        return num_rows * self.sizes.state_row + slabs * self.sizes.state_slab
 
 
 def _layout(num_rows: int, budget: int, moments: int, scalars: int, value_bytes: int) -> Layout:
@@ -279,11 +281,13 @@ def _layout(num_rows: int, budget: int, moments: int, scalars: int, value_bytes:
     wanted = (budget * (value_bytes + 1) + 8 * num_rows) // 4096
     slab_bytes = 1 << int(np.clip(int(wanted).bit_length(), 11, 20))
     per_slab = slab_bytes // np.array(RECORD_BYTES)
-    state_slab = int((per_slab * (moments * capacities + scalars)).max())
+    state: tuple[int, int, NDArray[np.int64]] = scalars, 0, np.zeros_like(state_K)
+    if moments:
+        state = 0, int((per_slab * (moments * capacities + scalars)).max()), state_K
     # The fullest arena: a row of k values takes `share` * k * (value_bytes + 1) bytes and a constant at most, slabs' own tails
     # counted; and there are open slabs of old and new.
     share = 1.25
     used_K, taken_K = share * (value_bytes + 1) * np.arange(len(choice)), (slab_bytes / per_slab)[choice]
     most = share * (value_bytes + 1) * budget + num_rows * float((taken_K - used_K)[1:].max())
     max_slabs = int(most / slab_bytes) + 4 * len(RECORD_BYTES)
-    return Layout(moments, scalars, slab_bytes, state_slab, max_slabs, record_K, capacity_K, state_K)
+    return Layout(moments, scalars, max_slabs, capacity_K, ops.Sizes(slab_bytes, record_K, state_K, *state))

@@ -110,13 +110,13 @@ class SlotTable:
         """Records, in units of 4 bytes, then state; the slabs in use, and a few for the next exploration."""
         layout, used = self.arena.layout, self.arena.slabs_used
         slabs = min(layout.max_slabs, used + used // 16 + len(RECORD_BYTES))
-        return (self._records(), slabs * layout.slab_bytes // 4), (self._state(), slabs * layout.state_slab)
+        return (self._records(), slabs * layout.sizes.slab_bytes // 4), (self._state(), layout.state_floats(self.num_rows, slabs))
 
     def located_on(self, device: Device) -> LocatedSlots:
-        layout, slots = self.arena.layout, self.slots
-        parts = (slots.location_N.view(np.int32), slots.count_N, layout.record_K, layout.state_K, layout.capacity_K)
+        slots, sizes = self.slots, self.arena.layout.sizes
+        parts = (slots.location_N.view(np.int32), slots.count_N, sizes.record_K, sizes.state_K, sizes.state_step_K, slots.capacity_K)
         own = (device.resident(torch.from_numpy(part)) for part in parts)
-        return LocatedSlots(self.width, slots, layout.slab_bytes, layout.state_slab, self._records(), self._state(), *own)
+        return LocatedSlots(self.width, slots, sizes, self._records(), self._state(), *own)
 
     def extent(self, rows: NDArray[np.int64] | range) -> Extent:
         if not isinstance(rows, range):
@@ -133,14 +133,14 @@ class SlotTable:
 
     @property
     def longest(self) -> tuple[int, int]:
-        layout = self.arena.layout
-        return int(layout.record_K[self.max_count]) // 4, int(layout.state_K[self.max_count])
+        sizes = self.arena.layout.sizes
+        return int(sizes.record_K[self.max_count]) // 4, int(sizes.state_K[self.max_count])
 
     def homes(self, rows_R: NDArray[np.int64]) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]:
-        layout, counts_R = self.arena.layout, self.slots.count_N[rows_R]
+        sizes, counts_R = self.arena.layout.sizes, self.slots.count_N[rows_R]
         records_R = self.slots.location_N[rows_R].astype(np.int64) * (ops.UNIT // 4)
         state_R = self.arena.places(rows_R).state_at_R
-        return (records_R, layout.record_K[counts_R] // 4), (state_R, layout.state_K[counts_R])
+        return (records_R, sizes.record_K[counts_R] // 4), (state_R, sizes.state_K[counts_R])
 
     def _records(self) -> torch.Tensor:
         """All records as flat float32, whatever they hold."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from gcnrec.device import ops_for
-from gcnrec.ops.slots import UNIT
+from gcnrec.ops.slots import UNIT, Sizes
 from gcnrec.ops.slots import Slots as HostSlots
 from gcnrec.queues import Pair, Spans
 from gcnrec.rows import ALL_NODES, RowGrad, RowNumbers, Rows, State, Ticket
@@ -159,27 +159,27 @@ class LocatedDense:
 @dataclass(frozen=True, slots=True)
 class LocatedSlots:
     """The records of `host` as flat float32 `records`, and their state. On the device: locations (int32 bits of a uint32) and
-    counts of all rows, and sizes by count."""
+    counts of all rows, and sizes by count, as `sizes` of the host has them."""
 
     width: int
     host: HostSlots
-    slab_bytes: int
-    state_slab: int
+    sizes: Sizes
     records: torch.Tensor
     state: torch.Tensor
     location_N: torch.Tensor
     count_N: torch.Tensor
     record_K: torch.Tensor
     state_K: torch.Tensor
+    state_step_K: torch.Tensor
     capacity_K: torch.Tensor
 
     def spans(self, index_R: torch.Tensor, shift: int = 0) -> RowSpans:
-        index_R = index_R + shift if shift else index_R
+        index_R, sizes = index_R + shift if shift else index_R, self.sizes
         count_R = self.count_N[index_R].long()
         start_R, record_R = (self.location_N[index_R].long() & 0xFFFFFFFF) * UNIT, self.record_K[count_R]
-        slab_R, place_R = start_R // self.slab_bytes, start_R % self.slab_bytes // record_R.clamp_min(1)
-        state_R = self.state_K[count_R]
-        state = Spans(self.state, slab_R * self.state_slab + place_R * state_R, state_R)
+        slab_R, place_R = start_R // sizes.slab_bytes, start_R % sizes.slab_bytes // record_R.clamp_min(1)
+        state_R = index_R * sizes.state_row + slab_R * sizes.state_slab + place_R * self.state_step_K[count_R]
+        state = Spans(self.state, state_R, self.state_K[count_R])
         return RowSpans(Spans(self.records, start_R // 4, record_R // 4), state)
 
     def packed(self, rows: RowSpans, memories: Planes) -> RowSpans:

@@ -92,7 +92,7 @@ def test_staged_records_are_the_same_rows(host, dtype):
     """Records copied as spans into another arena, from which they are decoded as rows 0, 1, ..."""
     table, rows = table_of(200, 64, dtype), torch.arange(0, 200, 2)
     own = on_device(table)
-    sizes = torch.from_numpy(table.arena.layout.record_K[table.counts_N[rows.numpy()]])
+    sizes = torch.from_numpy(table.arena.layout.sizes.record_K[table.counts_N[rows.numpy()]])
     at = sizes.cumsum(0) - sizes
     buffer = torch.zeros(int(sizes.sum()) + 136, dtype=torch.uint8)
     arena = buffer[-buffer.data_ptr() % 128 :]

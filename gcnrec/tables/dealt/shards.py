@@ -138,7 +138,8 @@ class SlotShards(OnHost):
                 else:
                     _give_block(world, whole.unpack(*numbers_of(span)), block)
                 rebuild.write(block)
-        _deal(world, self.num_rows, None if whole is None else whole.last_N, table.last_N)
+        if self.moments:
+            _deal(world, self.num_rows, None if whole is None else whole.last_N, table.last_N)
         return table
 
     def collected(self, world: World, local: StepTable, host: HostTable | None) -> None:
@@ -152,7 +153,8 @@ class SlotShards(OnHost):
                 block = whole.unpack(*numbers_of(span))
                 _fetch_block(world, own, block)
                 whole.arena.overwrite(block)
-        _collect(world, self.num_rows, mine.last_N, None if whole is None else whole.last_N)
+        if self.moments:
+            _collect(world, self.num_rows, mine.last_N, None if whole is None else whole.last_N)
 
     def _table(self, rows: int, values: int, numbers: RowNumbers) -> SlotTable:
         return SlotTable(rows, self.width, values, (self.moments, self.scalars), self.dtype, self.allocate, numbers)

@@ -196,7 +196,7 @@ class SlotWire(OfHosts):
     def fetched(self, world: World, local: StepTable, plan: Plan) -> Sequence[StoredRows]:
         table, asked_A = as_slots(local), np.concatenate(plan.asked)
         layout, count_A = table.arena.layout, table.counts_N[asked_A]
-        words_K = layout.record_K // FLOAT_BYTES
+        words_K = layout.sizes.record_K // FLOAT_BYTES
         count_C = world.exchange(torch.from_numpy(count_A), plan.outs, plan.ins).numpy()
         words_A, words_C = words_K[count_A], words_K[count_C]
         outs, ins = (_sums(words_A, plan.outs), _sums(words_C, plan.ins))
@@ -226,7 +226,7 @@ class SlotWire(OfHosts):
     def row_bytes(self, local: StepTable, rows_A: NDArray[np.int64]) -> int:
         table = as_slots(local)
         count_A = table.counts_N[rows_A]
-        records = int(table.arena.layout.record_K[count_A].sum())
+        records = int(table.arena.layout.sizes.record_K[count_A].sum())
         return len(rows_A) * count_A.itemsize + records + FLOAT_BYTES * int(count_A.sum(dtype=np.int64))
 
 

@@ -120,7 +120,7 @@ def _slot_rows(bed: Bed, width: int, dtype: str) -> Iterator[Found]:
 
 def _staged(bed: Bed, own: slots.Slots, table: SlotTable, dense_ND: torch.Tensor, rows_R: torch.Tensor) -> Iterator[Found]:
     """Records brought to the device as spans, and decoded there."""
-    size_R = torch.from_numpy(table.arena.layout.record_K[table.counts_N[rows_R.cpu().numpy()]]).to(bed.device)
+    size_R = torch.from_numpy(table.arena.layout.sizes.record_K[table.counts_N[rows_R.cpu().numpy()]]).to(bed.device)
     at_R = size_R.cumsum(0) - size_R
     arena = torch.zeros(-(-int(size_R.sum()) // 64) * 64 + 64, dtype=torch.uint8, device=bed.device)
     from_R = own.location_N[rows_R].long() * slots.UNIT // 4
