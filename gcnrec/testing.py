@@ -486,7 +486,7 @@ def check_own_policy(name: str, settings: Settings | None = None) -> None:
 
 def _check_explored(sections: Settings) -> None:
     """Two trainings explore alike, one of them from a checkpoint on, and store no more than the budget."""
-    from gcnrec.steps.state import captured, restore
+    from gcnrec.steps.state import copied, restore
     from gcnrec.training.build import explorer_of
 
     sections = {**sections, "model": {"width": 8}, "table": {"budget": 0.5}, "optimizer": {"rule": "adam"}}
@@ -506,7 +506,7 @@ def _check_explored(sections: Settings) -> None:
                     explorer.after(step, batch.step)
                     values = step.table.drained().num_values
                     require(values <= budget, f"a table must store {budget} values at most, it stores {values}")
-            return {key: tensor.clone() for key, tensor in captured(step, explorer).items()}
+            return copied(step, explorer)
 
         first, other = begun(), begun()
         middle = trained(first, 0)
@@ -588,15 +588,15 @@ def _planned_step(sections: Settings) -> tuple[Plan, Step]:
 
 def _check_resume(make: Callable[[], Step]) -> None:
     """A step that a checkpoint restores goes on as the one that it is of."""
-    from gcnrec.steps.state import captured, restore
+    from gcnrec.steps.state import copied, restore
 
     first, other = make(), make()
     batches = [first.sampler.batch(0, index) for index in range(3)]
     for batch in batches[:2]:
         first(batch, 0.01)
-    restore(other, None, {name: tensor.clone() for name, tensor in captured(first, None).items()}, Path("checkpoint"), "check")
+    restore(other, None, copied(first, None), Path("checkpoint"), "check")
     require(first(batches[2], 0.01) == other(batches[2], 0.01), "a step after a checkpoint must have the loss of one without")
-    kept, restored = captured(first, None), captured(other, None)
+    kept, restored = copied(first, None), copied(other, None)
     differs = [key for key in kept if not torch.equal(kept[key], restored[key])]
     require(not differs, f"a step after a checkpoint must leave what one without leaves, {', '.join(differs)} differ")
 

@@ -31,16 +31,11 @@ from safetensors import SafetensorError, safe_open
 from gcnrec.errors import DataError, first_line
 from gcnrec.storage.documents import Document, open_regular, parsed, typed
 from gcnrec.storage.files import atomic_file, remove
-from gcnrec.storage.tensors import save_tensors
+from gcnrec.storage.tensors import DTYPES, Saved, bytes_of, save_tensors
 
 Tensors = dict[str, torch.Tensor]
 FORMAT = "2"
-_DTYPES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
-"""By their names in safetensors."""
-_SIZES = {name: dtype.itemsize for dtype, name in _DTYPES.items()}
+_SIZES = {name: dtype.itemsize for dtype, name in DTYPES.items()}
 _CHUNK_BYTES = 1 << 22
 _MOST_HEADER = 1 << 20
 """Bytes of a header: a checkpoint has some dozens of tensors."""
@@ -72,16 +67,15 @@ class _Tensor(Document):
     data_offsets: tuple[Annotated[int, Field(ge=0, strict=True)], Annotated[int, Field(ge=0, strict=True)]]
 
 
-def save_checkpoint(path: Path, tensors: Tensors, progress: dict[str, Any], then: Callable[[], None] | None = None) -> None:
+def save_checkpoint(path: Path, tensors: Saved, progress: dict[str, Any], then: Callable[[], None] | None = None) -> None:
     """Write tensors and progress to a file that is whole or absent. `then` runs after the file is verified, before it is renamed.
 
-    Raises DataError when the file cannot be written or verified.
+    Memory for a piece of a tensor is taken. Raises DataError when the file cannot be written or verified.
     """
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}  # copy: only of padded rows
     text = json.dumps(progress)
-    digest = _digest(text, whole)
+    digest = _digest(text, tensors)
     with atomic_file(path) as work:
-        save_tensors(whole, work, {"format": FORMAT, "progress": text, "sha256": digest})
+        save_tensors(tensors, work, {"format": FORMAT, "progress": text, "sha256": digest})
         with work.open("rb") as file:
             os.fsync(file.fileno())
         if not _is_written(work, digest):
@@ -174,7 +168,7 @@ class Checkpoints:
         """Whether the last checkpoint has this progress."""
         return self._last == _position(progress)
 
-    def save(self, tensors: Tensors, progress: dict[str, Any]) -> None:
+    def save(self, tensors: Saved, progress: dict[str, Any]) -> None:
         """Make this the last one. Raises as `save_checkpoint`."""
         if self.last in self._damaged and (self.last.is_symlink() or not self.last.is_file()):
             remove(self.last)  # a folder, a pipe or a link: nothing can be written in its place
@@ -182,7 +176,7 @@ class Checkpoints:
         self._last = _position(progress)
         self._retain()
 
-    def save_best(self, tensors: Tensors, progress: dict[str, Any]) -> None:
+    def save_best(self, tensors: Saved, progress: dict[str, Any]) -> None:
         """Replace the checkpoint that is exported. Raises as `save_checkpoint`."""
         save_checkpoint(self.best, tensors, progress)
 
@@ -214,12 +208,13 @@ def _position(progress: dict[str, Any]) -> str:
     return typed(Position, progress).name
 
 
-def _digest(progress: str, tensors: Tensors) -> str:
+def _digest(progress: str, tensors: Saved) -> str:
     """The sha256 over progress, names, dtypes, shapes and bytes."""
     digest = hashlib.sha256(progress.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(_line(name, _DTYPES[tensor.dtype], list(tensor.shape)))
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    for name in sorted(tensors):
+        digest.update(_line(name, DTYPES[tensors[name].dtype], list(tensors[name].shape)))
+        for piece in bytes_of(tensors[name]):
+            digest.update(piece)
     return digest.hexdigest()
 
 

@@ -26,19 +26,19 @@ def order_digest(*vocabularies: Vocabulary) -> str:
     """The sha256 of the ids of vocabularies, one after the other, in their order: equal digests mean that rows mean the same."""
     digest = hashlib.sha256()
     for vocabulary in vocabularies:
-        ids = vocabulary.ids
-        ids = ids.dictionary_decode() if pa.types.is_dictionary(ids.type) else ids
-        digest.update(f"{ids.type} {len(ids)}\n".encode())
-        for first in range(0, len(ids), 1 << 16):
-            for one in ids.slice(first, 1 << 16).to_pylist():
-                text = one if isinstance(one, bytes) else str(one).encode()
-                digest.update(len(text).to_bytes(8, "little") + text)
+        kind = vocabulary.type
+        digest.update(f"{kind.value_type if pa.types.is_dictionary(kind) else kind} {len(vocabulary)}\n".encode())
+        for ids in vocabulary.chunks(1 << 16):  # some of a file, which may hold more than memory should
+            plain = ids.dictionary_decode() if pa.types.is_dictionary(kind) else ids
+            texts = [one if isinstance(one, bytes) else str(one).encode() for one in plain.to_pylist()]
+            digest.update(b"".join(len(text).to_bytes(8, "little") + text for text in texts))
     return digest.hexdigest()
 
 
 def write_slots(path: Path, table: SlotTable, order: str) -> None:
     """Write the stored values of `table` to `path`; `order` is the `order_digest` of its rows' ids. DataError: a full disk."""
-    tensors = {name: tensor for name, tensor in table.tensors().items() if name in ("counts", "columns", "values")}
+    saved = table.saved()
+    tensors = {name: saved[name] for name in ("counts", "columns", "values")}
     header = {
         "format": FORMAT, "version": VERSION, "num_rows": str(table.num_rows), "width": str(table.width),
         "budget_values": str(table.max_values), "dtype": table.dtype, "order": order,

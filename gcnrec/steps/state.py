@@ -18,18 +18,20 @@ from gcnrec.runs.checkpoints import Tensors
 from gcnrec.steps.explore import Explorer
 from gcnrec.steps.guards import LossTrend
 from gcnrec.steps.protocol import TrainingStep
+from gcnrec.storage.tensors import Pieces, Saved, whole
 from gcnrec.tables.pipelined import Traffic
 
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Sums over the steps of an epoch: losses, rows read, seconds, seconds that waited for batches, traffic."""
+    """Sums over the steps of an epoch: losses, rows read, seconds, seconds of waits for batches, traffic, major page faults."""
 
     loss: float = 0.0
     rows: int = 0
     seconds: float = 0.0
     stalled_seconds: float = 0.0
     traffic: Traffic | None = None
+    major_faults: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,10 @@ class Progress:
 _PROGRESS = TypeAdapter(Progress)
 
 
-def captured(step: TrainingStep, explorer: Explorer | None) -> Tensors:
-    """All tensors of a checkpoint; dense tables give views."""
-    tensors = {f"table.{name}": tensor for name, tensor in step.table.drained().tensors().items()}
+def captured(step: TrainingStep, explorer: Explorer | None) -> Saved:
+    """All tensors of a checkpoint: views of dense tables, and pieces of sparse ones, for a file that is written now."""
+    tensors: dict[str, torch.Tensor | Pieces]
+    tensors = {f"table.{name}": tensor for name, tensor in step.table.drained().saved().items()}
     if explorer:
         tensors |= {f"explorer.{name}": tensor for name, tensor in explorer.tensors().items()}
     if step.encoder.layers is not None and step.layer_optimizer is not None:
@@ -82,6 +85,11 @@ def captured(step: TrainingStep, explorer: Explorer | None) -> Tensors:
         empty = {name: torch.zeros_like(form) for name, form in _moments(step.layer_optimizer).items()}
         tensors |= {f"adam.{name}": tensor.cpu() for name, tensor in (empty | kept).items()}
     return tensors
+
+
+def copied(step: TrainingStep, explorer: Explorer | None) -> Tensors:
+    """Copies of what `captured` gives, which later steps leave as they are."""
+    return whole(captured(step, explorer))
 
 
 def restore(step: TrainingStep, explorer: Explorer | None, tensors: Tensors, where: Path, remedy: str) -> None:

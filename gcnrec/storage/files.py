@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from safetensors import SafetensorError
 
 from gcnrec.errors import DataError, os_remedy
 
@@ -85,23 +84,6 @@ def local(path: Path) -> Path:
 
 
 @contextmanager
-def work_folder(work: Path) -> Iterator[Path]:
-    """An empty folder next to `work`, for a library that writes under names of its own; removed at the end.
-
-    A path of `work_path` gives it its name, so that the next writer of the same target finds what a killed process left.
-    """
-    parts = _UNFINISHED.fullmatch(work.name)
-    folder = work.parent / f".{parts['name'] if parts else work.name}.{os.getpid()}@{_host()}.dir"
-    with _writing(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
 def _writing(path: Path) -> Iterator[None]:
     key = _key(path)
     _mine.add(key)
@@ -133,8 +115,8 @@ def atomic_file(target: Path) -> Iterator[Path]:
             sync(work)
             work.replace(place)
             sync(place.parent)
-        except (OSError, SafetensorError) as problem:  # safetensors reports a full disk by an error of its own
-            reason = getattr(problem, "strerror", None) or problem
+        except OSError as problem:
+            reason = problem.strerror or problem
             raise DataError(f"cannot write {target}: {reason}; {os_remedy(problem, 'choose another place')}") from problem
         finally:
             work.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ Letters: N rows, R rows of a block, X their stored values, M moments per value, 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,15 +109,19 @@ class Arena:
             heapq.heappush(self._free, slab)
         self.slabs_used -= len(slabs)
 
-    def put_at(self, location_N: NDArray[np.uint32], block: SlotBlock) -> None:
+    def put_at(self, location_N: NDArray[np.uint32], blocks: Callable[[], Iterator[SlotBlock]]) -> None:
         """Fill an empty arena with all rows, each where it lay: the same slabs are in use, and later ones will be."""
-        used = np.unique(self.slabs_of(location_N[block.counts_R > 0]))
-        if len(used) and used[-1] >= self.layout.max_slabs:
-            raise DataError("rows of the saved table lie outside of this one; use the job it was saved by")
+        is_used = np.zeros(self.layout.max_slabs, np.bool_)
+        for block in blocks():
+            slabs = self.slabs_of(location_N[block.first : block.first + len(block.counts_R)][block.counts_R > 0])
+            if slabs.max(initial=0) >= len(is_used):
+                raise DataError("rows of the saved table lie outside of this one; use the job it was saved by")
+            is_used[slabs] = True
         self.slots.location_N[:] = location_N
-        self._free = np.setdiff1d(np.arange(self.layout.max_slabs), used).tolist()  # ascending, and so a heap
-        self.slabs_used = len(used)
-        self.store(block)
+        self._free = np.flatnonzero(~is_used).tolist()  # ascending, and so a heap
+        self.slabs_used = int(is_used.sum())
+        for block in blocks():
+            self.store(block)
 
     def store(self, block: SlotBlock) -> None:
         """Write a block of rows, which have no slots, to where `location_N` has them."""
@@ -143,22 +148,37 @@ class Arena:
 
     def unpack(self, first: int, last: int) -> SlotBlock:
         """Copies of rows first .. last-1 and their state."""
-        layout = self.layout
+        counts_R, columns_X, values_X = self.values(first, last)
+        moments_MX = np.empty((self.layout.moments, len(values_X)), np.float32)
+        for moment in range(self.layout.moments):
+            moments_MX[moment] = self.moment(moment, first, last)
+        return SlotBlock(first, counts_R, columns_X, values_X, moments_MX, self.scalars(first, last))
+
+    def values(self, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float32]]:
+        """Counts (R), columns (X) and values (X) of rows first .. last-1, as a `SlotBlock` has them."""
         counts_R = self.slots.count_N[first:last].astype(np.int64)
         starts_R, size = np.cumsum(counts_R) - counts_R, int(counts_R.sum())
-        block = SlotBlock(
-            first, counts_R, np.empty(size, np.uint8), np.empty(size, np.float32),
-            np.empty((layout.moments, size), np.float32), np.zeros((last - first, layout.scalars), np.float32),
-        )  # fmt: skip
-        ops.unpack(self.slots, first, starts_R, block.columns_X, block.values_X)
-        at_R = self.places(np.arange(first, last)).state_at_R
-        for moment in range(layout.moments):
-            ops.copy_spans(self.state, at_R + moment * counts_R, block.moments_MX[moment], starts_R, counts_R)
-        if layout.scalars:
-            stored = np.minimum(counts_R, 1) * layout.scalars
-            tail = np.arange(last - first) * layout.scalars
-            ops.copy_spans(self.state, at_R + layout.moments * counts_R, block.scalars_RC.reshape(-1), tail, stored)
-        return block
+        columns_X, values_X = np.empty(size, np.uint8), np.empty(size, np.float32)
+        ops.unpack(self.slots, first, starts_R, columns_X, values_X)
+        return counts_R, columns_X, values_X
+
+    def moment(self, number: int, first: int, last: int) -> NDArray[np.float32]:
+        """Moment `number` of the values of rows first .. last-1, float32 (X)."""
+        places = self.places(np.arange(first, last))
+        out_X = np.empty(int(places.count_R.sum()), np.float32)
+        starts_R = np.cumsum(places.count_R) - places.count_R
+        ops.copy_spans(self.state, places.state_at_R + number * places.count_R, out_X, starts_R, places.count_R)
+        return out_X
+
+    def scalars(self, first: int, last: int) -> NDArray[np.float32]:
+        """Scalars of rows first .. last-1, float32 (R, C), zero where a row stores nothing."""
+        count, places = self.layout.scalars, self.places(np.arange(first, last))
+        out_RC = np.zeros((last - first, count), np.float32)
+        at_R = places.state_at_R + self.layout.moments * places.count_R
+        ops.copy_spans(
+            self.state, at_R, out_RC.reshape(-1), np.arange(last - first) * count, np.minimum(places.count_R, 1) * count
+        )
+        return out_RC
 
     def remove(self, first: int, last: int) -> None:
         """Rows first .. last-1 store nothing any more; their slabs are released by the caller."""

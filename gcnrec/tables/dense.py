@@ -27,6 +27,7 @@ from gcnrec.ops.propagate import propagate_rows, scatter_rows
 from gcnrec.ops.slots import LINE_BYTES
 from gcnrec.queues import Device
 from gcnrec.rows import ALL_NODES, RowGrad, RowNumbers, Rows, State, Ticket
+from gcnrec.storage.tensors import Saved
 from gcnrec.tables.staged import Extent, LocatedDense, Plane
 
 FILLED_ROWS = 1 << 16
@@ -152,6 +153,10 @@ class Table(StepTable, Protocol):
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Everything a checkpoint must hold, by name."""
+        ...
+
+    def saved(self) -> Saved:
+        """`tensors` for a file that is written while the table stays as it is; no copy of the table is made."""
         ...
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -315,6 +320,9 @@ class DenseTable:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Views, not copies."""
         return {"weights": self._weights, "state": self._state, "last": self._last}
+
+    def saved(self) -> Saved:
+        return self.tensors()
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
         own = self.tensors()

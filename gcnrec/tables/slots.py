@@ -7,7 +7,7 @@ Letters: N rows, R rows read, X their stored values, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -21,6 +21,7 @@ from gcnrec.graph import Csr
 from gcnrec.ops import slots as ops
 from gcnrec.queues import Device
 from gcnrec.rows import ALL_NODES, RowGrad, RowNumbers, Rows, State, Ticket
+from gcnrec.storage.tensors import Pieces, Saved, whole
 from gcnrec.tables.arena import RECORD_BYTES, Arena, Rebuild, SlotBlock
 from gcnrec.tables.dense import Allocate, in_ram
 from gcnrec.tables.staged import Extent, LocatedSlots
@@ -28,6 +29,7 @@ from gcnrec.tables.staged import Extent, LocatedSlots
 MAX_COLUMNS = 256
 """Column numbers are one byte."""
 _BLOCK_ROWS = 1 << 20
+_SAVED_ROWS = 1 << 16
 _KINDS = {
     "counts": (torch.uint8, 1), "columns": (torch.uint8, 1), "moments": (torch.float32, 2), "scalars": (torch.float32, 2),
     "last": (torch.int32, 1),
@@ -114,7 +116,8 @@ class SlotTable:
 
     def located_on(self, device: Device) -> LocatedSlots:
         slots, sizes = self.slots, self.arena.layout.sizes
-        parts = (slots.location_N.view(np.int32), slots.count_N, sizes.record_K, sizes.state_K, sizes.state_step_K, slots.capacity_K)
+        by_count = sizes.record_K, sizes.state_K, sizes.state_step_K, slots.capacity_K
+        parts = (slots.location_N.view(np.int32), slots.count_N, *by_count)
         own = (device.resident(torch.from_numpy(part)) for part in parts)
         return LocatedSlots(self.width, slots, sizes, self._records(), self._state(), *own)
 
@@ -202,17 +205,43 @@ class SlotTable:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Slots, not dense rows; copies, row after row."""
-        block = self.unpack(0, self.num_rows)
+        return whole(self.saved())
+
+    def saved(self) -> Saved:
+        """The same, made some rows at a time; `last` is zero where the update rule keeps no steps of updates."""
+        arena, (moments, scalars), kind = self.arena, self.state_shape, getattr(torch, self.dtype)
+
+        def columns(first: int, last: int) -> torch.Tensor:
+            return torch.from_numpy(arena.values(first, last)[1])
+
+        def values(first: int, last: int) -> torch.Tensor:
+            return torch.from_numpy(arena.values(first, last)[2]).to(kind)
+
+        def per_row(first: int, last: int) -> torch.Tensor:
+            return torch.from_numpy(arena.scalars(first, last))
+
+        def steps(first: int, last: int) -> torch.Tensor:
+            return arena.last_N[first:last] if moments else torch.zeros(last - first, dtype=torch.int32)
+
+        def each_moment() -> Iterator[torch.Tensor]:
+            for number in range(moments):
+                for first, last in _ranges(self.num_rows):
+                    yield torch.from_numpy(arena.moment(number, first, last))
+
         return {
-            "counts": torch.from_numpy(self.slots.count_N.copy()),
-            "columns": torch.from_numpy(block.columns_X),
-            "values": torch.from_numpy(block.values_X).to(getattr(torch, self.dtype)),
-            "moments": torch.from_numpy(block.moments_MX),
-            "scalars": torch.from_numpy(block.scalars_RC),
-            "last": self.arena.last_N.clone(),
-            "location": torch.from_numpy(self.slots.location_N.view(np.int32).copy()),
+            "counts": torch.from_numpy(self.slots.count_N),
+            "columns": self._pieces((self.num_values,), torch.uint8, columns),
+            "values": self._pieces((self.num_values,), kind, values),
+            "moments": Pieces(torch.float32, (moments, self.num_values), each_moment),
+            "scalars": self._pieces((self.num_rows, scalars), torch.float32, per_row),
+            "last": self._pieces((self.num_rows,), torch.int32, steps),
+            "location": torch.from_numpy(self.slots.location_N.view(np.int32)),
             "most": torch.tensor([self.max_values_seen, self.peak_bytes]),
         }
+
+    def _pieces(self, shape: tuple[int, ...], dtype: torch.dtype, of_rows: Callable[[int, int], torch.Tensor]) -> Pieces:
+        """What `of_rows` gives of rows first .. last-1, of all rows."""
+        return Pieces(dtype, shape, lambda: (of_rows(first, last) for first, last in _ranges(self.num_rows)))
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
         """Put back what `tensors` gave. DataError when it is a table of another shape or does not fit the budget."""
@@ -221,16 +250,13 @@ class SlotTable:
             raise DataError(reason)
         arena = self.arena
         arena.clear()
-        block = SlotBlock(
-            0, tensors["counts"].numpy().astype(np.int64), tensors["columns"].numpy(), tensors["values"].float().numpy(),
-            tensors["moments"].numpy(), tensors["scalars"].numpy(),
-        )  # fmt: skip
         if "location" in tensors:
-            arena.put_at(tensors["location"].numpy().view(np.uint32), block)
+            arena.put_at(tensors["location"].numpy().view(np.uint32), lambda: _saved_blocks(tensors, _ranges(self.num_rows)))
         else:
             with self.rebuild() as rebuild:
-                rebuild.write(block)
-        arena.last_N.copy_(tensors["last"])
+                for block in _saved_blocks(tensors, [(0, self.num_rows)]):
+                    rebuild.write(block)
+        arena.last_N.copy_(tensors["last"][: len(arena.last_N)])
         arena.changes += 1
         if "most" in tensors:
             arena.raise_peak(*tensors["most"].tolist())
@@ -304,6 +330,26 @@ class SlotTable:
     @property
     def peak_bytes(self) -> int:
         return self.arena.peak_bytes
+
+
+def _ranges(num_rows: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows that a file is written and read by."""
+    for first in range(0, num_rows, _SAVED_ROWS):
+        yield first, min(first + _SAVED_ROWS, num_rows)
+
+
+def _saved_blocks(tensors: dict[str, torch.Tensor], ranges: Iterable[tuple[int, int]]) -> Iterator[SlotBlock]:
+    """Rows of `tensors`, a range at a time from the first row on."""
+    counts, columns, values, moments, scalars = (tensors[name] for name in ("counts", "columns", "values", "moments", "scalars"))
+    begin = 0
+    for first, last in ranges:
+        counts_R = counts[first:last].numpy().astype(np.int64)
+        end = begin + int(counts_R.sum())
+        yield SlotBlock(
+            first, counts_R, columns[begin:end].numpy(), values[begin:end].float().numpy(), moments[:, begin:end].numpy(),
+            scalars[first:last].numpy(),
+        )  # fmt: skip
+        begin = end
 
 
 def in_blocks(table: SlotTable) -> Iterator[SlotBlock]:

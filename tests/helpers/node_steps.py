@@ -10,7 +10,7 @@ from built import start_table
 
 from gcnrec.config import Job
 from gcnrec.sampling.minibatches import Waits
-from gcnrec.steps.state import captured
+from gcnrec.steps.state import copied
 from gcnrec.tables.dense import in_ram
 from gcnrec.tables.features.sides import Features
 from gcnrec.tables.hot_rows import Prefixes
@@ -63,7 +63,7 @@ def trained(step, epochs=1):
         with closing(step.batches(epoch, Waits())) as batches:
             for uploaded in batches:
                 losses += step.train(uploaded, 0.02)
-    return losses, captured(step, None)
+    return losses, copied(step, None)
 
 
 def same(one, other):

@@ -9,7 +9,7 @@ import pytest
 from node_steps import CASES, features_of, job_of, same, step_behind, trained
 
 from gcnrec.sampling.minibatches import Waits
-from gcnrec.steps.state import captured, restore
+from gcnrec.steps.state import copied, restore
 from gcnrec.tables.features import pipelined
 from gcnrec.tables.features.pipelined import PipelinedFeatures
 from gcnrec.tables.hot_rows import Prefixes
@@ -68,13 +68,13 @@ def test_a_resumed_step_goes_on_to_the_same_bits(fake_device):
     _, whole = trained(step_behind(fake_device.FakeDevice(1), job, features), 2)
     step = step_behind(fake_device.FakeDevice(2), job, features, HOT[1])
     trained(step)
-    kept = {name: tensor.clone() for name, tensor in captured(step, None).items()}
+    kept = copied(step, None)
     again = step_behind(fake_device.FakeDevice(3), job, features)
     restore(again, None, kept, Path("checkpoint"), "remedy")
     with closing(again.batches(1, Waits())) as batches:
         for uploaded in batches:
             again.train(uploaded, 0.02)
-    assert same(whole, captured(again, None))
+    assert same(whole, copied(again, None))
 
 
 def test_a_buffer_is_used_by_one_batch_after_another(fake_device):

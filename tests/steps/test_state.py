@@ -10,7 +10,7 @@ from built import step_of
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError
-from gcnrec.steps.state import captured, restore
+from gcnrec.steps.state import copied, restore
 from gcnrec.testing import checkerboard
 
 GRAPH = checkerboard().graph
@@ -33,7 +33,7 @@ def trained(steps, saved=None):
         restore(step, None, saved, Path("last.safetensors"), "train anew")
     for index in range(steps):
         step(step.sampler.batch(0, index), 0.02)
-    return {name: tensor.clone() for name, tensor in captured(step, None).items()}
+    return copied(step, None)
 
 
 def test_a_run_that_was_stopped_before_its_first_step_goes_on():

@@ -322,6 +322,48 @@ def test_what_is_restored_lies_where_it_lay_and_grows_as_it_would_have():
         assert torch.equal(one["location"][stored], other["location"][stored])
 
 
+@pytest.mark.parametrize("state", [(2, 1), (0, 1), (0, 0)])
+def test_files_of_some_rows_at_a_time_hold_what_rows_hold(state, monkeypatch):
+    """Counted row by row, also where rows moved and some store nothing."""
+    table, random = SlotTable(50, 16, 400, state, "bfloat16"), np.random.default_rng(1)
+    counts_N, expected = random.integers(0, 9, 50), {name: [] for name in ("columns", "values", "moments", "scalars")}
+    counts_N[3] = 0
+    for _ in range(2):
+        with table.rebuild() as rebuild:
+            expected = {name: [] for name in expected}
+            for first in range(0, 50, 10):
+                counts_R = counts_N[first : first + 10]
+                columns = [np.sort(random.permutation(16)[:count]) for count in counts_R]
+                size, scalars_RC = counts_R.sum(), random.random((10, state[1]), np.float32)
+                values_X, moments_MX = np.arange(size, dtype=np.float32), random.random((state[0], size), np.float32)
+                rebuild.read(first, first + 10)
+                block = counts_R, np.concatenate(columns).astype(np.uint8), values_X, moments_MX, scalars_RC
+                rebuild.write(SlotBlock(first, *block))
+                for part, own in zip(expected.values(), (*block[1:4], scalars_RC * (counts_R > 0)[:, None]), strict=True):
+                    part.append(own)
+        counts_N = counts_N[::-1].copy()
+    counts_N = counts_N[::-1]
+    monkeypatch.setattr("gcnrec.tables.slots._SAVED_ROWS", 7)
+    found = table.tensors()
+    assert found["counts"].tolist() == counts_N.tolist() and found["last"].tolist() == [0] * 50
+    for name, parts in expected.items():
+        whole = np.concatenate(parts, axis=1 if name == "moments" else 0)
+        assert np.array_equal(found[name].float().numpy(), whole), name
+    other = SlotTable(50, 16, 400, state, "bfloat16")
+    other.restore(found)
+    assert all(torch.equal(one, two) for one, two in zip(found.values(), other.tensors().values(), strict=True))
+
+
+def test_state_of_rules_without_moments_takes_a_float_a_row():
+    """Whatever records rows have: a slab of the smallest has room for six times as many rows as one of records of 48 bytes."""
+    table = SlotTable(4096, 64, 4096 * 16, (0, 1), "bfloat16")
+    fill(table, np.full(4096, 16, np.int64), lambda first, last: torch.ones(last - first, 64), random_keys(0), None)
+    rows = np.array([0, 7, 4095])
+    assert table.state_bytes == 4 * 4096 and table.read(Ticket(rows), True).state.at_R.tolist() == rows.tolist()
+    assert table.value_bytes + table.index_bytes <= 4096 * (48 + 5) * 1.05
+    assert len(table.last_N) == 0 and SlotTable(4096, 64, 4096, (0, 0)).state_bytes == 0
+
+
 def test_records_beyond_the_reach_of_locations_are_refused(monkeypatch):
     monkeypatch.setattr("gcnrec.tables.arena.REACH_BYTES", 8192)
     table = SlotTable(2000, 64, 32_000, (0, 0), "float32")
