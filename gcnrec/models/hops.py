@@ -8,6 +8,7 @@ Letters: N nodes, U users, I items, V chosen nodes, D width, L layers.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,24 +17,30 @@ from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import column_blocks
-from gcnrec.ops.propagate import inverse_sqrt, mark_rows, propagate, propagate_rows, scatter_rows
+from gcnrec.ops.propagate import inverse_roots, mark_rows, propagate, propagate_rows, scatter_rows
 from gcnrec.rows import RowGrad
 from gcnrec.system.pages import let_go, let_go_read_only
 from gcnrec.tables.dense import Table
 
 
 class Hop:
-    """The matrix A of one graph. Nothing is stored but 1 / sqrt(degree) per node."""
+    """The matrix A of one graph. Nothing is stored but 1 / sqrt(degree) per node, from the first product on."""
 
     def __init__(self, graph: BipartiteGraph) -> None:
         self.graph = graph
-        self._users = inverse_sqrt(graph.user_items.degrees)
-        self._items = inverse_sqrt(graph.item_users.degrees)
 
-    @property
-    def degrees_N(self) -> NDArray[Any]:
-        """What a node's row of the matrix is divided by, the neighbours' like it: its degree."""
-        return np.concatenate([self.graph.user_items.degrees, self.graph.item_users.degrees])
+    @cached_property
+    def _users(self) -> torch.Tensor:
+        return inverse_roots(self.graph.user_items)
+
+    @cached_property
+    def _items(self) -> torch.Tensor:
+        return inverse_roots(self.graph.item_users)
+
+    def degrees_of(self, nodes_V: NDArray[np.int64]) -> NDArray[Any]:
+        """What the rows of ascending nodes are divided by, the neighbours' like it: their degrees, (V)."""
+        users, items = self._split(nodes_V, int(np.searchsorted(nodes_V, self.graph.num_users)))
+        return np.concatenate([self.graph.user_items.degrees_of(users), self.graph.item_users.degrees_of(items)])
 
     def full(self, source_ND: torch.Tensor, out_ND: torch.Tensor | None = None) -> torch.Tensor:
         """A @ source for all nodes; source and out may be column blocks and must not overlap."""

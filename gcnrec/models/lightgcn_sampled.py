@@ -73,8 +73,6 @@ class SampledLightGcn:
     def __init__(self, hop: Hop, num_layers: int, width: int) -> None:
         self._hop = hop
         self._num_layers = num_layers
-        self._degrees_N = hop.degrees_N
-        self._scale_N = inverse_sqrt(self._degrees_N).numpy()
         self.export_width = width
 
     def prepare(self, batch: Batch, ops: Ops) -> HopsGiven[NDArray[Any]]:
@@ -121,12 +119,13 @@ class SampledLightGcn:
     def _drawn(self, block: Block, rows_R: NDArray[np.int64], ops: Ops) -> DrawnHop[NDArray[Any]]:
         product: ScaledProduct[NDArray[Any]] | DatedProduct[NDArray[Any]]
         nodes_T, nodes_S, csr = rows_R[block.targets_T], rows_R[block.sources_S], block.csr
-        degrees_T = self._degrees_N[nodes_T] if block.degrees is None else block.degrees[0]
+        degrees_T = self._hop.degrees_of(nodes_T) if block.degrees is None else block.degrees[0]
         scale_T = np.zeros(len(degrees_T), np.float32)
         # 1/sqrt(d) of the symmetric normalisation, times d/s for the s neighbours that stand for all d.
         np.divide(np.sqrt(degrees_T), csr.degrees, out=scale_T, where=csr.degrees > 0)
         if block.degrees is None:
-            product = scaled_product(csr, block.weights_X, scale_T, self._scale_N[nodes_S], ops)
+            scale_S = inverse_sqrt(self._hop.degrees_of(nodes_S)).numpy()
+            product = scaled_product(csr, block.weights_X, scale_T, scale_S, ops)
         else:
             weights_X = inverse_sqrt(block.degrees[1]).numpy()
             product = DatedProduct(WeightedProduct(csr, weights_X), scale_T, np.ones(len(nodes_S), np.float32))

@@ -33,8 +33,8 @@ class NodeInputs(torch.nn.Module):
     def __init__(self, graph: BipartiteGraph, features: FeatureSides, width: int, read_rows: bool, start_scale: float) -> None:
         super().__init__()
         self.num_users, self.width, self.read_rows = graph.num_users, width, read_rows
-        degrees_N = np.concatenate([graph.user_items.degrees, graph.item_users.degrees])
-        self.known_N: NDArray[np.bool_] = degrees_N > 0
+        starts = graph.user_items.indptr, graph.item_users.indptr
+        self.known_N: NDArray[np.bool_] = np.concatenate([each[1:] > each[:-1] for each in starts])
         self.biases = torch.nn.ParameterList(torch.nn.Parameter(torch.zeros(width)) for _ in range(2))
         self.projections = torch.nn.ModuleList(
             torch.nn.Identity() if columns is None else torch.nn.Linear(columns, width, bias=False) for columns in features.widths

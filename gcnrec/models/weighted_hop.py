@@ -42,10 +42,9 @@ class WeightedHop(Hop):
         self._sums_N = np.concatenate([of_users, of_items])
         self._users, self._items = inverse_sqrt(of_users), inverse_sqrt(of_items)
 
-    @property
-    def degrees_N(self) -> NDArray[Any]:
-        """Sums of weights, float64 (N)."""
-        return self._sums_N
+    def degrees_of(self, nodes_V: NDArray[np.int64]) -> NDArray[Any]:
+        """Sums of weights of nodes, float64 (V)."""
+        return self._sums_N[nodes_V]
 
     def full(self, source_ND: torch.Tensor, out_ND: torch.Tensor | None = None) -> torch.Tensor:
         first_item, graph = self.graph.num_users, self.graph

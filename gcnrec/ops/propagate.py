@@ -20,12 +20,22 @@ from gcnrec.graph import Csr
 from gcnrec.ops import lanes
 from gcnrec.ops.arrays import frozen
 
+_ROWS_AT_ONCE = 1 << 18
+
 
 def inverse_sqrt(degrees: NDArray[np.integer] | NDArray[np.floating]) -> torch.Tensor:
     """1 / sqrt(degree), or sum of weights, as float32, 0 where it is 0."""
     scale = np.zeros(len(degrees), np.float64)
     np.divide(1.0, np.sqrt(degrees, dtype=np.float64), out=scale, where=np.asarray(degrees) > 0)
     return torch.from_numpy(scale.astype(np.float32))
+
+
+def inverse_roots(csr: Csr) -> torch.Tensor:
+    """`inverse_sqrt` of the entries of every row, float32 (R); no other array of the number of rows is made."""
+    out_R = torch.empty(csr.rows)
+    for first in range(0, csr.rows, _ROWS_AT_ONCE):
+        out_R[first : first + _ROWS_AT_ONCE] = inverse_sqrt(np.diff(csr.indptr[first : first + _ROWS_AT_ONCE + 1]))
+    return out_R
 
 
 def propagate(

@@ -115,7 +115,7 @@ def weighted_scatter_rows(
 
 def _cuts(csr: Csr, rows_V: NDArray[np.int32]) -> NDArray[np.int64]:
     """Where the shares of the threads begin and end: each has about as many edges and rows of `rows_V`."""
-    costs_V1 = np.concatenate([[0], np.cumsum(csr.degrees[rows_V] + _ROW_COST)])
+    costs_V1 = np.concatenate([[0], np.cumsum(csr.degrees_of(rows_V) + _ROW_COST)])
     shares = numba.get_num_threads()
     return np.searchsorted(costs_V1, costs_V1[-1] * np.arange(shares + 1) // shares)
 

@@ -117,7 +117,7 @@ def test_drawn_hops_are_the_product_of_their_matrices(world, directions, fanouts
     own_VR = every_RR[np.searchsorted(rows_R, batch.nodes_V)]
     inner = every_RR[batch.blocks[-1].sources_S] if batch.blocks else own_VR
     for block in reversed(batch.blocks):
-        inner = every_RR[block.targets_T] + matrix_of(block, rows_R, Hop(graph).degrees_N) @ inner
+        inner = every_RR[block.targets_T] + matrix_of(block, rows_R, Hop(graph).degrees_of(np.arange(graph.num_nodes))) @ inner
     final_VR = inner / (len(fanouts) + 1)
     encoded, draw = encoded_by(encoder, table, batch), torch.Generator().manual_seed(1)
     grad_VD, grad_ego_VD = (torch.randn(encoded.final_VD.shape, generator=draw) for _ in range(2))

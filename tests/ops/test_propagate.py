@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges, transpose
-from gcnrec.ops.propagate import collect_rows, inverse_sqrt, mark_rows, propagate, propagate_rows, scatter_rows
+from gcnrec.ops.propagate import collect_rows, inverse_roots, inverse_sqrt, mark_rows, propagate, propagate_rows, scatter_rows
 
 WIDTHS = [1, 3, 8, 16, 31, 64, 72, 128, 129]
 
@@ -90,6 +90,15 @@ def test_by_hand():
 
 def test_inverse_sqrt():
     assert inverse_sqrt(np.array([4, 0, 1, 16])).tolist() == [0.5, 0.0, 1.0, 0.25]
+
+
+def test_roots_of_rows_are_those_of_their_degrees(monkeypatch):
+    """A few rows at a time."""
+    monkeypatch.setattr("gcnrec.ops.propagate._ROWS_AT_ONCE", 7)
+    for csr in GRAPHS.values():
+        degrees = [float(len(csr.row(row))) for row in range(csr.rows)]
+        expected = np.array([degree and 1 / degree**0.5 for degree in degrees], np.float32)
+        assert np.array_equal(inverse_roots(csr).numpy(), expected)
 
 
 def test_symmetric_hop_is_the_normalised_adjacency():

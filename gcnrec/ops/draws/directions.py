@@ -93,7 +93,7 @@ class WeightedSum:
     def draw(
         self, rows_T: NDArray[np.int32], fanout: int, key: DrawKey
     ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-        degrees_T = self.csr.degrees[rows_T]
+        degrees_T = self.csr.degrees_of(rows_T)
         drawn_T = np.minimum(degrees_T, fanout)
         indptr_T1 = np.concatenate([[0], np.cumsum(drawn_T)])
         whole_X = np.repeat(degrees_T <= fanout, drawn_T)
