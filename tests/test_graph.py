@@ -26,6 +26,8 @@ def test_round_trip(edges):
     csr.check("csr")
     assert list(zip(csr.row_numbers().tolist(), csr.indices.tolist(), strict=True)) == sorted(set(edges))
     assert csr.degrees.tolist() == [sum(edge[0] == row for edge in set(edges)) for row in range(ROWS)]
+    chosen = np.arange(ROWS, dtype=np.int32)[::-1]
+    assert csr.degrees_of(chosen).tolist() == csr.degrees.tolist()[::-1]
     assert (csr.rows, csr.columns, csr.num_edges) == (ROWS, COLUMNS, len(set(edges)))
     assert [csr.row(row).tolist() for row in range(ROWS)] == [
         sorted(column for other, column in set(edges) if other == row) for row in range(ROWS)

@@ -93,8 +93,8 @@ class RunContents:
 
     @cached_property
     def memory(self) -> dict[str, int]:
-        """The counts of memory.json by name."""
-        counts = self.document(MEMORY)
+        """The counts of memory.json by name; not its list of arrays."""
+        counts = {name: count for name, count in self.document(MEMORY).items() if name != "arrays"}
         wrong = next((name for name, count in counts.items() if type(count) is not int or count < 0), None)
         if wrong is not None:
             path = self.folder / MEMORY

@@ -67,6 +67,7 @@ class Epoch(Placed):
     rows_per_second: float | None = None
     learning_rate: float | None = None
     stalled_share: float | None = None
+    major_faults: float | None = None
     gigabytes_per_second: float | None = None
     cache_hits: float | None = None
     values: Count | None = None

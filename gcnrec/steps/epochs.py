@@ -24,6 +24,7 @@ from gcnrec.steps.explore import Explorer
 from gcnrec.steps.guards import Loss, LossTrend
 from gcnrec.steps.protocol import AnnouncedBatch, TrainingStep
 from gcnrec.steps.state import Progress, Sums, captured, restore
+from gcnrec.system.limits import major_faults
 from gcnrec.system.signals import Stop
 from gcnrec.tables.placement import moved, traffic_since
 
@@ -131,7 +132,7 @@ class Epochs:
         """All steps of the epoch that are left, in stretches that end where a checkpoint is due."""
         stop = self._course.stop
         with stop.deferred():
-            begun, waits = time.perf_counter(), Waits()
+            begun, waits, faults = time.perf_counter(), Waits(), major_faults()
             first, traffic = self.progress, self._step.traffic()
             with closing(self._step.batches(first.epoch, waits, first.step)) as batches:
                 while self.progress.step < self._per_epoch and not stop.asked:
@@ -140,7 +141,8 @@ class Epochs:
                         seconds = first.sums.seconds + time.perf_counter() - begun
                         crossed = traffic_since(self._step.traffic(), traffic, first.sums.traffic)
                         stalled = first.sums.stalled_seconds + waits.seconds
-                        sums = replace(sums, seconds=seconds, stalled_seconds=stalled, traffic=crossed)
+                        faulted = first.sums.major_faults + major_faults() - faults
+                        sums = replace(sums, seconds=seconds, stalled_seconds=stalled, traffic=crossed, major_faults=faulted)
                         self.progress = replace(self.progress, step=steps, sums=sums, trend=trend)
                     if stop.asked or self._due():
                         self._save()
@@ -173,7 +175,8 @@ class Epochs:
             "event": "epoch", "stage": progress.stage, "epoch": progress.epoch + 1, "step": step,
             "seconds": round(progress.seconds + sums.seconds, 3), "loss": sums.loss / self._per_epoch,
             "rows_per_second": sums.rows / sums.seconds, "learning_rate": self._rate(step),
-            "stalled_share": sums.stalled_seconds / sums.seconds, **moved(sums.traffic, sums.seconds),
+            "stalled_share": sums.stalled_seconds / sums.seconds, "major_faults": sums.major_faults / self._per_epoch,
+            **moved(sums.traffic, sums.seconds),
         }  # fmt: skip
 
     def close(self, record: dict[str, Any], judged: Progress | None = None) -> None:

@@ -121,6 +121,11 @@ def _cache(stat: Path, name: str) -> int:
         return 0
 
 
+def major_faults() -> int:
+    """How often this process has waited for a page of a file, or of swap, that was not in RAM."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+
+
 def peak_rss_bytes() -> int:
     """The largest resident size that this process has had (getrusage counts KiB on Linux, bytes on macOS)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -21,6 +21,7 @@ from gcnrec.steps.guards import one_list_for_everyone
 from gcnrec.steps.protocol import TrainingStep
 from gcnrec.storage.documents import json_text
 from gcnrec.storage.files import atomic_file
+from gcnrec.system.arrays import arrays_in
 from gcnrec.system.limits import peak_rss_bytes
 from gcnrec.system.pages import scratch_rows
 from gcnrec.tables.dense import Table
@@ -72,7 +73,8 @@ def finish(work: Work, step: TrainingStep, final: Exported) -> None:
     if isinstance(table, SlotTable):
         write_slots(folder / TABLE, table, order_digest(dataset.user_ids, dataset.item_ids))
         written.append(folder / TABLE)
-    report = memory_report(table, plan.rule, plan.budget, plan.base_width, step.encoder.export_width)
+    report: dict[str, Any] = {**memory_report(table, plan.rule, plan.budget, plan.base_width, step.encoder.export_width)}
+    report["arrays"] = arrays_in(step=step, dataset=dataset)
     with atomic_file(folder / MEMORY) as memory_file:
         memory_file.write_text(json_text(report), encoding="utf-8")
         record(folder, {**{path: path for path in written}, folder / MEMORY: memory_file})

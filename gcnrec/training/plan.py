@@ -59,9 +59,10 @@ class Plan:
         """Bytes of table and optimizer state: exact for a dense table, an estimate for a sparse one."""
         if self.policy is None:
             return 4 * self.num_rows * (self.width + self.rule.state_width(self.width) + 1)
-        per_row = self.rule.state_width(0)
-        per_value = VALUE_BYTES[self.dtype] + 1 + 4 * (self.rule.state_width(1) - per_row)
-        return int(SLABS * per_value * self.max_values) + self.num_rows * (9 + 4 * per_row)
+        scalars = self.rule.state_width(0)
+        moments = self.rule.state_width(1) - scalars
+        per_value, per_row = VALUE_BYTES[self.dtype] + 1 + 4 * moments, 5 + 4 * scalars + (4 if moments else 0)
+        return int(SLABS * per_value * self.max_values) + self.num_rows * per_row
 
     @property
     def catches_up(self) -> bool:

@@ -19,7 +19,7 @@ from gcnrec.runs.events import read_lines
 from gcnrec.sampling.minibatches import Drawing
 from gcnrec.steps.deferred import Deferred
 from gcnrec.steps.guards import Immediate
-from gcnrec.steps.state import captured
+from gcnrec.steps.state import copied
 from gcnrec.tables.placement import Placement
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training import build
@@ -59,7 +59,7 @@ def uploaded(step, number):
 
 
 def content(step):
-    return {name: tensor.clone() for name, tensor in captured(step, None).items()}
+    return copied(step, None)
 
 
 def alike(found, expected):
@@ -154,7 +154,7 @@ def job_of(**changes):
     return Job.parse({name: {**section, **changes.get(name, {})} for name, section in sections.items()}, [], "here")
 
 
-TIMES = ["seconds", "rows_per_second", "stalled_share", "time"]
+TIMES = ["seconds", "rows_per_second", "stalled_share", "major_faults", "time"]
 
 
 def record(folder):

@@ -15,7 +15,18 @@ from jobs.measure.kill.digests import digest_of
 
 _OF_RUNS = ("embeddings/*", "mixture*/*", "model.safetensors", "table.safetensors", "per_user.fit.parquet", "metrics.jsonl")
 """Files of a run folder that hold results."""
-_TIMES = ("seconds", "created", "folder", "run", "out", "peak_rss_bytes", "rows_per_second", "stalled_share")
+_TIMES = (
+    "seconds",
+    "created",
+    "folder",
+    "run",
+    "out",
+    "peak_rss_bytes",
+    "rows_per_second",
+    "stalled_share",
+    "major_faults",
+    "arrays",
+)
 _OF_TIME = re.compile("second|minute|hour|rss|bytes|folder|speed|per_s|stalled")
 
 

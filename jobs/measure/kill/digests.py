@@ -15,8 +15,11 @@ from safetensors import safe_open
 from gcnrec.integrity.digests import sha256_of
 from gcnrec.runs.paths import MANIFEST
 
-TIMES = frozenset({"seconds", "rows_per_second", "stalled_share", "stalled_seconds", "peak_rss_bytes", "sha256", "crc32"})
-"""Keys that differ between any two runs; `sha256` and `crc32` are over what holds seconds."""
+TIMES = frozenset({
+    "seconds", "rows_per_second", "stalled_share", "stalled_seconds", "major_faults", "peak_rss_bytes", "arrays", "sha256",
+    "crc32",
+})  # fmt: skip
+"""Keys that differ between any two runs, by times and by what was in memory; `sha256` and `crc32` are over what holds seconds."""
 EVENTS = ("epoch", "explore", "baseline")
 """The events that a resumed run reports alike; it may report others."""
 PRESENT = ("report.html", "MODEL_CARD.md", "lineage.json", "sweep.html")
