@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.encoder import column_blocks
-from gcnrec.ops.propagate import inverse_roots, mark_rows, propagate, propagate_rows, scatter_rows
+from gcnrec.ops.propagate import degrees_of, inverse_roots, inverse_roots_of, mark_rows, propagate, propagate_rows, scatter_rows
 from gcnrec.rows import RowGrad
 from gcnrec.system.pages import let_go, let_go_read_only
 from gcnrec.tables.dense import Table
@@ -39,8 +39,16 @@ class Hop:
 
     def degrees_of(self, nodes_V: NDArray[np.int64]) -> NDArray[Any]:
         """What the rows of ascending nodes are divided by, the neighbours' like it: their degrees, (V)."""
-        users, items = self._split(nodes_V, int(np.searchsorted(nodes_V, self.graph.num_users)))
-        return np.concatenate([self.graph.user_items.degrees_of(users), self.graph.item_users.degrees_of(items)])
+        cut = int(np.searchsorted(nodes_V, self.graph.num_users))
+        items = nodes_V[cut:] - self.graph.num_users
+        return np.concatenate([degrees_of(self.graph.user_items, nodes_V[:cut]), degrees_of(self.graph.item_users, items)])
+
+    def inverse_roots_of(self, nodes_V: NDArray[np.int64]) -> NDArray[np.float32]:
+        """1 / sqrt of `degrees_of` ascending nodes, float32 (V), 0 where it is 0."""
+        out_V, cut = np.empty(len(nodes_V), np.float32), int(np.searchsorted(nodes_V, self.graph.num_users))
+        inverse_roots_of(self.graph.user_items, nodes_V[:cut], out_V[:cut])
+        inverse_roots_of(self.graph.item_users, nodes_V[cut:] - self.graph.num_users, out_V[cut:])
+        return out_V
 
     def full(self, source_ND: torch.Tensor, out_ND: torch.Tensor | None = None) -> torch.Tensor:
         """A @ source for all nodes; source and out may be column blocks and must not overlap."""

@@ -124,8 +124,7 @@ class SampledLightGcn:
         # 1/sqrt(d) of the symmetric normalisation, times d/s for the s neighbours that stand for all d.
         np.divide(np.sqrt(degrees_T), csr.degrees, out=scale_T, where=csr.degrees > 0)
         if block.degrees is None:
-            scale_S = inverse_sqrt(self._hop.degrees_of(nodes_S)).numpy()
-            product = scaled_product(csr, block.weights_X, scale_T, scale_S, ops)
+            product = scaled_product(csr, block.weights_X, scale_T, self._hop.inverse_roots_of(nodes_S), ops)
         else:
             weights_X = inverse_sqrt(block.degrees[1]).numpy()
             product = DatedProduct(WeightedProduct(csr, weights_X), scale_T, np.ones(len(nodes_S), np.float32))

@@ -46,6 +46,10 @@ class WeightedHop(Hop):
         """Sums of weights of nodes, float64 (V)."""
         return self._sums_N[nodes_V]
 
+    def inverse_roots_of(self, nodes_V: NDArray[np.int64]) -> NDArray[np.float32]:
+        roots_V: NDArray[np.float32] = inverse_sqrt(self._sums_N[nodes_V]).numpy()
+        return roots_V
+
     def full(self, source_ND: torch.Tensor, out_ND: torch.Tensor | None = None) -> torch.Tensor:
         first_item, graph = self.graph.num_users, self.graph
         if out_ND is None:

@@ -38,6 +38,35 @@ def inverse_roots(csr: Csr) -> torch.Tensor:
     return out_R
 
 
+def degrees_of(csr: Csr, rows_V: NDArray[np.integer]) -> NDArray[np.int64]:
+    """`Csr.degrees_of` of many rows, int64 (V), without arrays on the way."""
+    out_V = np.empty(len(rows_V), np.int64)
+    _degrees_of(frozen(csr.indptr), frozen(rows_V), out_V)
+    return out_V
+
+
+@numba.njit(cache=True, nogil=True)
+def _degrees_of(indptr, rows_V, out_V):  # type: ignore[no-untyped-def]
+    for v in range(len(rows_V)):
+        out_V[v] = indptr[rows_V[v] + 1] - indptr[rows_V[v]]
+
+
+def inverse_roots_of(csr: Csr, rows_V: NDArray[np.integer], out_V: NDArray[np.float32]) -> None:
+    """`inverse_roots` of some rows, float32 (V), of which no other array is made."""
+    _inverse_roots_of(frozen(csr.indptr), frozen(rows_V), _ROOTS, out_V)
+
+
+_ROOTS = inverse_sqrt(np.arange(1024)).numpy()
+"""Of the degrees that most nodes have: a root and a quotient take longer than a look-up."""
+
+
+@numba.njit(cache=True, nogil=True)
+def _inverse_roots_of(indptr, rows_V, roots, out_V):  # type: ignore[no-untyped-def]
+    for v in range(len(rows_V)):
+        degree = indptr[rows_V[v] + 1] - indptr[rows_V[v]]
+        out_V[v] = roots[degree] if degree < len(roots) else np.float32(1.0 / np.sqrt(np.float64(degree)))
+
+
 def propagate(
     csr: Csr,
     source_CD: torch.Tensor,

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges, transpose
-from gcnrec.ops.propagate import collect_rows, inverse_roots, inverse_sqrt, mark_rows, propagate, propagate_rows, scatter_rows
+from gcnrec.ops.propagate import (
+    collect_rows,
+    degrees_of,
+    inverse_roots,
+    inverse_roots_of,
+    inverse_sqrt,
+    mark_rows,
+    propagate,
+    propagate_rows,
+    scatter_rows,
+)
 
 WIDTHS = [1, 3, 8, 16, 31, 64, 72, 128, 129]
 
@@ -99,6 +109,13 @@ def test_roots_of_rows_are_those_of_their_degrees(monkeypatch):
         degrees = [float(len(csr.row(row))) for row in range(csr.rows)]
         expected = np.array([degree and 1 / degree**0.5 for degree in degrees], np.float32)
         assert np.array_equal(inverse_roots(csr).numpy(), expected)
+        rows_V = np.arange(csr.rows)[::-2]
+        assert degrees_of(csr, rows_V).tolist() == [len(csr.row(row)) for row in rows_V]
+        for looked_up in (1024, 2):
+            monkeypatch.setattr("gcnrec.ops.propagate._ROOTS", inverse_sqrt(np.arange(looked_up)).numpy())
+            roots_V = np.empty(len(rows_V), np.float32)
+            inverse_roots_of(csr, rows_V, roots_V)
+            assert np.array_equal(roots_V, expected[rows_V])
 
 
 def test_symmetric_hop_is_the_normalised_adjacency():
