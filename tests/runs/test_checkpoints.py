@@ -126,6 +126,19 @@ def test_the_newest_are_kept(tmp_path, keep):
         assert (value(tensors), progress) == (100.0 * epoch + step, moment(epoch, step))
 
 
+def test_while_one_of_one_is_written_only_its_predecessor_is_there(tmp_path, monkeypatch):
+    store, plain, found = Checkpoints(tmp_path, 1), module.save_tensors, []
+    save(store, 0, 4)
+
+    def watched(tensors, work, metadata):
+        plain(tensors, work, metadata)
+        found.append({each.name for each in work.parent.iterdir()} - {work.name})
+
+    monkeypatch.setattr(module, "save_tensors", watched)
+    save(store, 0, 8)
+    assert found == [{"last.safetensors"}] and names(tmp_path) == ["last.safetensors"]
+
+
 def test_refits_come_after_fits(tmp_path):
     store = Checkpoints(tmp_path, 2)
     for epoch, stage in ((7, "fit"), (0, "refit"), (1, "refit")):
