@@ -110,5 +110,5 @@ def roots_of_uses(batch: Batch) -> NDArray[np.float32]:
 def _log_shares(sampler: Sampler, graph: BipartiteGraph) -> NDArray[np.float32]:
     """log q(i): how likely one draw of a negative is item i. An in-batch negative is the item of a random train edge."""
     power = {"in_batch": 1.0, "uniform": 0.0, "popularity": sampler.popularity_power}[sampler.negatives]
-    shares_I = np.power(graph.item_users.degrees.astype(np.float64), power)
+    shares_I = np.power(np.diff(graph.item_users.indptr).astype(np.float64), power)
     return np.log(np.maximum(shares_I / shares_I.sum(), 1e-30)).astype(np.float32)

@@ -71,7 +71,7 @@ def counted(graph: BipartiteGraph, days: float | None) -> NDArray[np.int64] | ND
     history. A pair that is both an edge and an added row counts for each. Raises UsageError where times are not known.
     """
     if days is None:
-        return graph.item_users.degrees
+        return np.diff(graph.item_users.indptr)
     history = require_times(graph.history)
     newest = max(int(times_E.max(initial=np.iinfo(np.int64).min)) for times_E in history.times)
     counts_I = np.zeros(graph.num_items)

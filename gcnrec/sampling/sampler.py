@@ -151,7 +151,7 @@ def edge_sampler(
     table = None
     if settings.negatives != "in_batch":
         power = settings.popularity_power if settings.negatives == "popularity" else 0.0
-        table = popularity_table(graph.item_users.degrees, power)
+        table = popularity_table(np.diff(graph.item_users.indptr), power)
     num = 0 if table is None else settings.num_negatives
     return EdgeSampler(
         graph, weights_E, batch_size, num, table, settings.exclude_seen, seed, settings.fraction, neighbours,
