@@ -52,6 +52,12 @@ class Csr:
     def row(self, number: int) -> NDArray[np.int32]:
         return self.indices[self.indptr[number] : self.indptr[number + 1]]
 
+    def between(self, first: int, last: int) -> Csr:
+        """Rows `first .. last-1` as a matrix of their own; the entries are a view."""
+        indptr = self.indptr[first : last + 1]
+        begin = int(indptr[0])
+        return Csr(indptr - begin if begin else indptr, self.indices[begin : int(indptr[-1])], self.columns)
+
     def picked(self, rows_B: NDArray[np.integer]) -> Csr:
         """The rows `rows_B` as a matrix of their own, in the order given."""
         lengths_B = self.degrees_of(rows_B)

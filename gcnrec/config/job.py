@@ -367,6 +367,14 @@ class Train(Section):
         return parts
 
 
+class Export(Section):
+    """How a finished run has its embeddings."""
+
+    dtype: Literal["float32", "float16"] = "float32"
+    """Type of the numbers in `embeddings/`. `float16`: half the disk; each is rounded once, from float32, and ranking computes in
+    float32 from what was stored. Numbers beyond 65,504 are refused."""
+
+
 class Mixture(Section):
     """Closed forms that rank together with the trained model: a weighted sum of probabilities (`gcnrec.closed_forms.mixture`)."""
 
@@ -521,6 +529,7 @@ class Job(Section):
     optimizer: Optimizer = Optimizer()
     sparsity: Sparsity = Sparsity()
     train: Train = Train()
+    export: Export = Export()
     mixture: Mixture = Mixture()
     evaluate: Evaluate = Evaluate()
     run: Run = Run()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gcnrec.device import Ops
 from gcnrec.models.encoder import Encoded, column_blocks
-from gcnrec.models.hops import Hop, export_mean
+from gcnrec.models.hops import Hop, MeanExport
 from gcnrec.rows import RowGrad, Ticket
 from gcnrec.sampling.sampler import Batch
 from gcnrec.tables.dense import StepTable, Table
@@ -39,6 +39,7 @@ class LightGcn:
         self._scratch = [torch.empty(hop.graph.num_nodes, min(BLOCK, width)) for _ in range(planes)]
         self.export_width = width
         self.every_node = num_layers > 0
+        self.by_columns = MeanExport(hop, num_layers)
 
     def prepare(self, batch: Batch, ops: Ops) -> None:
         """Nothing is taken from the host."""
@@ -69,7 +70,7 @@ class LightGcn:
         return Encoded(final_VD, ego_VD, pull, pull_whole)
 
     def export(self, table: Table, out_NF: torch.Tensor) -> None:
-        export_mean(self._hop, self._num_layers, table, out_NF)
+        self.by_columns.write_matrix(table, out_NF)
 
     def _pull(self, table: Table, batch: Batch, grad_VD: torch.Tensor, grad_ego_VD: torch.Tensor) -> RowGrad:
         """E's gradient by Horner's rule: g + A (g + A (g + ...)), the innermost hop starting from the batch's rows only."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from gcnrec.device import Ops
 from gcnrec.graph import Csr
 from gcnrec.models.encoder import Encoded
-from gcnrec.models.hops import Hop, MeanOfHops, export_mean
+from gcnrec.models.hops import Hop, MeanExport
 from gcnrec.models.pooling import ScaledProduct, scaled_product
 from gcnrec.ops.propagate import inverse_sqrt
 from gcnrec.ops.weighted_products import WeightedProduct
@@ -74,6 +74,7 @@ class SampledLightGcn:
         self._hop = hop
         self._num_layers = num_layers
         self.export_width = width
+        self.by_columns = MeanExport(hop, num_layers)
 
     def prepare(self, batch: Batch, ops: Ops) -> HopsGiven[NDArray[Any]]:
         own_V = np.searchsorted(batch.rows_R, batch.nodes_V)
@@ -106,15 +107,7 @@ class SampledLightGcn:
 
     def export(self, table: Table, out_NF: torch.Tensor) -> None:
         """Exact, layer by layer: nothing is sampled."""
-        export_mean(self._hop, self._num_layers, table, out_NF)
-
-    @property
-    def num_nodes(self) -> int:
-        return self._hop.graph.num_nodes
-
-    def exported(self, columns: int) -> MeanOfHops:
-        """What exports blocks of at most so many columns, each to the bits of `export`."""
-        return MeanOfHops(self._hop, self._num_layers, columns)
+        self.by_columns.write_matrix(table, out_NF)
 
     def _drawn(self, block: Block, rows_R: NDArray[np.int64], ops: Ops) -> DrawnHop[NDArray[Any]]:
         product: ScaledProduct[NDArray[Any]] | DatedProduct[NDArray[Any]]

@@ -18,7 +18,7 @@ from gcnrec.models.encoder import column_blocks
 from gcnrec.models.hops import WIDEST, Hop
 from gcnrec.ops.propagate import inverse_sqrt
 from gcnrec.ops.weighted import EdgeWeights
-from gcnrec.ops.weighted_products import weighted_product, weighted_product_rows, weighted_scatter_rows
+from gcnrec.ops.weighted_products import weighted_product_rows, weighted_scatter_rows
 from gcnrec.rows import RowGrad
 from gcnrec.tables.dense import Table
 
@@ -50,14 +50,15 @@ class WeightedHop(Hop):
         roots_V: NDArray[np.float32] = inverse_sqrt(self._sums_N[nodes_V]).numpy()
         return roots_V
 
-    def full(self, source_ND: torch.Tensor, out_ND: torch.Tensor | None = None) -> torch.Tensor:
-        first_item, graph = self.graph.num_users, self.graph
-        if out_ND is None:
-            out_ND = torch.empty(source_ND.shape)
-        of_users_E, of_items_E = self._weights
-        weighted_product(graph.user_items, of_users_E, source_ND[first_item:], self._users, self._items, out_ND[:first_item])
-        weighted_product(graph.item_users, of_items_E, source_ND[:first_item], self._items, self._users, out_ND[first_item:])
-        return out_ND
+    def of_users(self, items_ID: torch.Tensor, first: int, out_RD: torch.Tensor) -> None:
+        rows_R = np.arange(first, first + len(out_RD), dtype=np.int32)
+        csr, weights_E = self.graph.user_items, self._weights.user_items_E
+        weighted_product_rows(csr, weights_E, items_ID, self._users, self._items, rows_R, out_RD)
+
+    def of_items(self, users_UD: torch.Tensor, first: int, out_RD: torch.Tensor) -> None:
+        rows_R = np.arange(first, first + len(out_RD), dtype=np.int32)
+        csr, weights_E = self.graph.item_users, self._weights.item_users_E
+        weighted_product_rows(csr, weights_E, users_UD, self._items, self._users, rows_R, out_RD)
 
     def rows(self, source_ND: torch.Tensor, nodes_V: NDArray[np.int64], num_users: int) -> torch.Tensor:
         users, items, first_item = *self._split(nodes_V, num_users), self.graph.num_users

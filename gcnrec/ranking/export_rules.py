@@ -11,13 +11,15 @@ p(i|u) therefore adds a column, s + tau a (1 - x) log q_i. Limits: `exclude_seen
 positive per user and batch; directau has no derivation; a loss of
 another package says itself what tau is; weights of positives do not enter q.
 
-Letters: N nodes, U users, I items, F width.
+Letters: N nodes, U users, I items, R consecutive rows of a side, F width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from gcnrec.extensions.calls import amount
 from gcnrec.graph import BipartiteGraph
 from gcnrec.ranking.popularity import counted
 from gcnrec.ranking.scorer import EmbeddingScorer, View
+from gcnrec.system.pages import let_go
 
 Kind = Literal["theory", "cosine", "inner", "powers"]
 
@@ -54,6 +57,34 @@ class ExportRule:
         return self.kind if self.kind != "theory" or self.factor == 1.0 else f"{self.factor:g} theory"
 
 
+class Stretches(Protocol):
+    """Embeddings that rank, to be read once: the users' rows, then the items', in stretches that rise."""
+
+    @property
+    def rule(self) -> ExportRule: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def factor(self) -> float:
+        """Of `popularity` in the score."""
+        ...
+
+    @property
+    def item_columns(self) -> tuple[str, ...]:
+        """What items have besides: of `popularity` and `length`, as fields of `Exported` are."""
+        ...
+
+    def user_rows(self, first: int, last: int) -> torch.Tensor:
+        """Rows of users `first .. last-1`, float32 (R, F)."""
+        ...
+
+    def item_rows(self, first: int, last: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Rows of items `first .. last-1`, float32 (R, F), and their `item_columns` by name, float32 (R)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Exported:
     """Embeddings that rank by inner product, plus `factor * popularity_I` where there is a column.
@@ -74,6 +105,76 @@ class Exported:
         """Ranks by these embeddings."""
         column_I = None if self.popularity_I is None else self.factor * self.popularity_I
         return EmbeddingScorer(self.users_UF, self.items_IF, column_I)
+
+    @property
+    def width(self) -> int:
+        return self.users_UF.shape[1]
+
+    @property
+    def item_columns(self) -> tuple[str, ...]:
+        return tuple(self._columns)
+
+    @property
+    def _columns(self) -> dict[str, torch.Tensor]:
+        columns = {"popularity": self.popularity_I, "length": self.lengths_I}
+        return {name: column for name, column in columns.items() if column is not None}
+
+    def user_rows(self, first: int, last: int) -> torch.Tensor:
+        """A view, whose pages are given back when the next one is asked for."""
+        let_go(self.users_UF)
+        return self.users_UF[first:last]
+
+    def item_rows(self, first: int, last: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        let_go(self.items_IF)
+        return self.items_IF[first:last], {name: column[first:last] for name, column in self._columns.items()}
+
+
+@dataclass(frozen=True)
+class ExportedInStretches:
+    """`Stretches` of rows as the encoder gives them, which `take(first, last)` yields once, as new memory: float32 (R, F).
+
+    Values are those of `ExportRules.exported`, to the bit.
+    """
+
+    rules: ExportRules
+    rule: ExportRule
+    num_users: int
+    width: int
+    degrees_I: NDArray[np.int64] | NDArray[np.float64]
+    take: Callable[[int, int], torch.Tensor]
+
+    @property
+    def factor(self) -> float:
+        return self.rules.factor_of(self.rule)
+
+    @property
+    def item_columns(self) -> tuple[str, ...]:
+        has = {"popularity": self.rule.kind == "theory", "length": self.rules.has_unit_rows(self.rule)}
+        return tuple(name for name, there in has.items() if there)
+
+    @cached_property
+    def _typical(self) -> float:
+        return self.rules.typical_degree(self.degrees_I)
+
+    @cached_property
+    def _popularity_I(self) -> torch.Tensor:
+        return log_shares(self.degrees_I, self._typical)
+
+    def user_rows(self, first: int, last: int) -> torch.Tensor:
+        rows_RF = self.take(first, last)
+        if self.rules.has_unit_rows(self.rule):
+            unit_length_(rows_RF)
+        return rows_RF
+
+    def item_rows(self, first: int, last: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        rows_RF, columns = self.take(self.num_users + first, self.num_users + last), {}
+        if self.rule.kind == "theory":
+            columns["popularity"] = self._popularity_I[first:last]
+        if self.rule.kind == "powers":
+            self.rules.scale_by_powers_(rows_RF, self.degrees_I[first:last], self._typical)
+        elif self.rules.has_unit_rows(self.rule):
+            columns["length"] = unit_length_(rows_RF)
+        return rows_RF, columns
 
 
 @dataclass(frozen=True)
@@ -102,17 +203,22 @@ class ExportRules:
         """
         users_UF, items_IF = rows_NF[:num_users], rows_NF[num_users:]
         if rule.kind == "powers":
-            self.scale_by_powers_(items_IF, degrees_I)
+            self.scale_by_powers_(items_IF, degrees_I, self.typical_degree(degrees_I))
             return Exported(rule, users_UF, items_IF)
-        if rule.kind == "inner" or (rule.kind == "theory" and not self.cosine):
-            lengths_I = None
-        else:
+        lengths_I = None
+        if self.has_unit_rows(rule):
             unit_length_(users_UF)
             lengths_I = unit_length_(items_IF)
-        if rule.kind != "theory":
-            return Exported(rule, users_UF, items_IF, lengths_I=lengths_I)
-        popularity_I = log_shares(degrees_I, self.typical_degree(degrees_I))
-        return Exported(rule, users_UF, items_IF, popularity_I, rule.factor * self.column, lengths_I)
+        popularity_I = log_shares(degrees_I, self.typical_degree(degrees_I)) if rule.kind == "theory" else None
+        return Exported(rule, users_UF, items_IF, popularity_I, self.factor_of(rule), lengths_I)
+
+    def has_unit_rows(self, rule: ExportRule) -> bool:
+        """Whether `rule` gives every row length 1."""
+        return rule.kind == "cosine" or (rule.kind == "theory" and self.cosine)
+
+    def factor_of(self, rule: ExportRule) -> float:
+        """How often the score of `rule` adds the popularity column, where there is one."""
+        return rule.factor * self.column if rule.kind == "theory" else 0.0
 
     def views(self, trained: Exported) -> list[View]:
         """The scores of every rule from the inner products of `trained`, the export of the first; ranks are as by `exported`.
@@ -143,12 +249,14 @@ class ExportRules:
         known_I = degrees_I[degrees_I > 0]
         return float(np.exp(np.log(known_I).mean())) if len(known_I) else 1.0
 
-    def scale_by_powers_(self, items_IF: torch.Tensor, degrees_I: NDArray[np.int64] | NDArray[np.float64]) -> None:
+    def scale_by_powers_(
+        self, items_IF: torch.Tensor, degrees_I: NDArray[np.int64] | NDArray[np.float64], typical_degree: float
+    ) -> None:
         """Give every row, in place, the length |e|**norm_power * degree**degree_power; degree 0 counts as `typical_degree`."""
         if self.norm_power != 1.0:
             items_IF *= items_IF.norm(dim=1, keepdim=True).clamp_min(SHORTEST) ** (self.norm_power - 1.0)
         if self.degree_power:
-            degrees = np.where(degrees_I > 0, degrees_I, self.typical_degree(degrees_I)).astype(np.float32)
+            degrees = np.where(degrees_I > 0, degrees_I, typical_degree).astype(np.float32)
             items_IF *= torch.from_numpy(degrees**self.degree_power)[:, None]
 
 

@@ -260,7 +260,8 @@ def _encoded(run: Run, dataset: Dataset, known: Exported, scratch: Path) -> Embe
     column_I = None
     rules = export_rules(run.job.model, run.job.loss, run.job.sampler)
     if known.rule.kind == "powers":
-        rules.scale_by_powers_(new_items_CD, np.full(len(new_items_CD), rules.typical_degree(run.train_graph.item_users.degrees)))
+        typical = rules.typical_degree(run.train_graph.item_users.degrees)
+        rules.scale_by_powers_(new_items_CD, np.zeros(len(new_items_CD), np.int64), typical)
     elif known.lengths_I is not None:
         for rows in (new_users_AD, new_items_CD):
             unit_length_(rows)

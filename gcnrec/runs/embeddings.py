@@ -1,13 +1,14 @@
-"""Exported embeddings for ranking a few users: in scratch on disk, where only pages that are touched take RAM.
+"""Exported embeddings: written in stretches of rows; read for ranking a few users into scratch, of which touched pages take RAM.
 
 Letters: R rows, F width of the embeddings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +16,15 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 
-from gcnrec.errors import DataError, reading
+from gcnrec.errors import DataError, UsageError, reading
 from gcnrec.ids.id_types import plain
 from gcnrec.interactions import Vocabulary
-from gcnrec.ranking.export_rules import Kind
+from gcnrec.loaders.schema import Dataset
+from gcnrec.ranking.export_rules import Kind, Stretches
+from gcnrec.runs.paths import embeddings_paths
 from gcnrec.storage.documents import Document, checked, object_of
+from gcnrec.storage.files import atomic_file
+from gcnrec.system.blocks import Report, unreported
 from gcnrec.system.pages import let_go, scratch_rows
 
 EXPORT_KEY = b"gcnrec"
@@ -28,7 +33,14 @@ _BUFFER = 2**18
 _BATCH_BYTES = 2**20
 """Of embeddings that are read at a time."""
 _AGAIN = "train again"
+_WRITTEN_BYTES = 2**24
+"""Of float32 embeddings that are written at a time, as a row group."""
 _Number = Annotated[float, Field(strict=True)]
+FloatName = Literal["float32", "float16"]
+VALUES: dict[FloatName, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16()}
+"""How the files of a run may have embeddings."""
+_LARGEST_HALF = 65504.0
+_Taken = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 
 class _Export(Document):
@@ -39,9 +51,70 @@ class _Export(Document):
     popularity_factor: _Number = 0.0
 
 
+def write_embeddings(
+    folder: Path, dataset: Dataset, final: Stretches, dtype: FloatName = "float32", report: Report = unreported
+) -> None:
+    """`embeddings/users.parquet` and `items.parquet`: `id` in its own type, `embedding` fixed_size_list<`dtype`>[F].
+
+    Items have `popularity` (log q) where the export has a column, and `length`, what a row of length 1 had before. The metadata
+    of both files, key `gcnrec`, names the export as JSON: `kind`, `factor` and `popularity_factor`. The score is the inner
+    product of embeddings + popularity_factor * popularity. UsageError where a number passes the largest of `dtype`.
+    """
+    facts = {"kind": final.rule.kind, "factor": final.rule.factor, "popularity_factor": final.factor}
+    users, items = embeddings_paths(folder)
+    num_users, total = len(dataset.user_ids), len(dataset.user_ids) + len(dataset.item_ids)
+
+    def user_rows(first: int, last: int) -> _Taken:
+        report(first, total)
+        return final.user_rows(first, last), {}
+
+    def item_rows(first: int, last: int) -> _Taken:
+        report(num_users + first, total)
+        return final.item_rows(first, last)
+
+    for target, ids, take, names in (
+        (users, dataset.user_ids, user_rows, ()),
+        (items, dataset.item_ids, item_rows, final.item_columns),
+    ):
+        fields = [
+            ("id", ids.type),
+            ("embedding", pa.list_(VALUES[dtype], final.width)),
+            *((name, pa.float32()) for name in names),
+        ]
+        schema = pa.schema(fields, metadata={EXPORT_KEY: json.dumps(facts)})
+        with atomic_file(target) as path, pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for table in _tables(ids, take, schema, target):
+                writer.write_table(table)
+    report(total, total)
+
+
+def _tables(ids: Vocabulary, take: Callable[[int, int], _Taken], schema: pa.Schema, target: Path) -> Iterator[pa.Table]:
+    """The rows of a file, a row group at a time."""
+    kind, first = schema.field("embedding").type, 0
+    for part in ids.chunks(max(1, _WRITTEN_BYTES // (4 * kind.list_size))):
+        rows_RF, columns = take(first, first + len(part))
+        flat = pa.array(_rounded(rows_RF, kind.value_type, target).contiguous().view(-1).numpy())
+        more = [pa.array(columns[name].numpy()) for name in schema.names[2:]]
+        yield pa.table([part, pa.FixedSizeListArray.from_arrays(flat, kind.list_size), *more], schema=schema)
+        first += len(part)
+
+
+def _rounded(rows_RF: torch.Tensor, kind: pa.DataType, target: Path) -> torch.Tensor:
+    if kind == pa.float32():
+        return rows_RF
+    largest = float(rows_RF.abs().max()) if rows_RF.numel() else 0.0
+    if largest > _LARGEST_HALF:
+        raise UsageError(
+            f"{target} must hold numbers up to {_LARGEST_HALF:,.0f}, the largest of float16, and has {largest:,.0f}; "
+            "continue with --resume and export.dtype = 'float32'"
+        )
+    return rows_RF.half()
+
+
 def map_embeddings(path: Path, ids: Vocabulary, folder: Path) -> torch.Tensor:
     """Float32 (len(ids), F) in the order of `ids` from `embeddings/users.parquet` or `items.parquet`, in scratch of `folder`.
 
+    Numbers of float16 files are the same in float32.
     DataError when the file holds other ids, cannot be read, or `folder` has no room.
     """
     with reading(path, _AGAIN):
@@ -70,9 +143,12 @@ def _width(path: Path, schema: pa.Schema) -> int:
     """The width of the embeddings of a file. DataError where they are none."""
     kinds = {name: schema.field(name).type for name in ("id", "embedding") if name in schema.names}
     kind: Any = kinds.get("embedding", pa.null())
-    if len(kinds) < 2 or not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32() or kind.list_size < 1:
+    is_list = pa.types.is_fixed_size_list(kind) and kind.value_type in VALUES.values() and kind.list_size > 0
+    if len(kinds) < 2 or not is_list:
         found = ", ".join(f"{name} {kind}" for name, kind in kinds.items()) or "neither"
-        raise DataError(f"{path} must have columns id and embedding, a list of float32 of fixed size, has {found}; {_AGAIN}")
+        raise DataError(
+            f"{path} must have columns id and embedding, a list of float32 or float16 of fixed size, has {found}; {_AGAIN}"
+        )
     return int(kind.list_size)
 
 

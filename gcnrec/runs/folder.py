@@ -7,7 +7,6 @@ mixture.json and mixture/ of a mixture, run.lock while someone writes
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
@@ -16,8 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
@@ -27,7 +24,6 @@ from gcnrec.config import Job
 from gcnrec.config.toml import to_toml
 from gcnrec.errors import DataError, GcnrecError, Taken, UsageError, os_remedy, reading
 from gcnrec.graph import BipartiteGraph, Csr, History, LaterRows, csr_from_edges
-from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset, open_dataset
 from gcnrec.ops.topk import ItemLists, contained
 from gcnrec.ranking.export_rules import Exported, ExportRule
@@ -35,7 +31,7 @@ from gcnrec.ranking.scorer import Scorer
 from gcnrec.runs.checkpoints import Checkpoints, load_checkpoint
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json
-from gcnrec.runs.embeddings import EXPORT_KEY, map_embeddings, read_column, read_export
+from gcnrec.runs.embeddings import map_embeddings, read_column, read_export
 from gcnrec.runs.lineage import FORMAT, lineage_of
 from gcnrec.runs.manifest import check, check_whole, has_manifest, record, resume_command
 from gcnrec.runs.paths import (
@@ -56,12 +52,9 @@ from gcnrec.storage.files import atomic_file, local, unfinished
 from gcnrec.storage.locks import locked
 from gcnrec.storage.places import StrPath, place
 from gcnrec.system.observer import SILENT, Observer
-from gcnrec.system.pages import let_go
 from gcnrec.tables.slots import dense_rows
 
 _Value = TypeVar("_Value", bound=np.generic)
-_EMBEDDING_BYTES = 2**24
-"""Of embeddings that are written at a time, as a row group."""
 
 
 @dataclass(frozen=True)
@@ -340,35 +333,3 @@ def final_tensors(run: Run) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if (rows_ND.dtype, rows_ND.dim(), len(rows_ND)) != (torch.float32, 2, run.dataset.graph.num_nodes):
             raise DataError(f"{path} must hold the table of {run.folder}, holds rows of another; {remedy}")
     return rows_ND, layers
-
-
-def write_embeddings(folder: Path, dataset: Dataset, final: Exported) -> None:
-    """`embeddings/users.parquet` and `items.parquet`: `id` in its own type, `embedding` fixed_size_list<float>[F].
-
-    Items have `popularity` (log q) where the export has a column, and `length`, what a row of length 1 had before. The metadata
-    of both files, key `gcnrec`, names the export as JSON: `kind`, `factor` and `popularity_factor`. The score is the inner
-    product of embeddings + popularity_factor * popularity.
-    """
-    facts = {"kind": final.rule.kind, "factor": final.rule.factor, "popularity_factor": final.factor}
-    columns = {"popularity": final.popularity_I, "length": final.lengths_I}
-    present = {name: column for name, column in columns.items() if column is not None}
-    users, items = embeddings_paths(folder)
-    with atomic_file(users) as path:
-        _write_rows(path, dataset.user_ids, final.users_UF, {}, facts)
-    with atomic_file(items) as path:
-        _write_rows(path, dataset.item_ids, final.items_IF, present, facts)
-
-
-def _write_rows(path: Path, ids: Vocabulary, rows: torch.Tensor, columns: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-    width = rows.shape[1]
-    fields = [("id", ids.type), ("embedding", pa.list_(pa.float32(), width)), *((name, pa.float32()) for name in columns)]
-    schema = pa.schema(fields, metadata={EXPORT_KEY: json.dumps(facts)})
-    first = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for part in ids.chunks(max(1, _EMBEDDING_BYTES // (4 * width))):
-            here = slice(first, first + len(part))
-            flat = pa.array(rows[here].contiguous().view(-1).numpy())
-            more = [pa.array(column[here].numpy()) for column in columns.values()]
-            writer.write_table(pa.table([part, pa.FixedSizeListArray.from_arrays(flat, width), *more], schema=schema))
-            let_go(rows)
-            first += len(part)

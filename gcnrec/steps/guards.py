@@ -13,10 +13,13 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gcnrec.errors import DivergedError
-from gcnrec.ranking.scorer import Scorer
-from gcnrec.ranking.top_k import USERS_PER_CHUNK, top_k
+from gcnrec.ops.topk import ItemLists, empty_lists, keep_best
+from gcnrec.ranking.export_rules import ExportRule, Stretches
+from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
+from gcnrec.ranking.top_k import ITEMS_PER_TILE, USERS_PER_CHUNK, top_k
 
 RUNNING_STEPS = 32
 """A running loss is the mean of the first so many steps, and from then on a moving mean in which a step weighs 1 in so many."""
@@ -132,16 +135,76 @@ def one_list_for_everyone(scorer: Scorer, chunk: int = USERS_PER_CHUNK) -> str |
     Lists of a tenth of the items or of 10 are compared with the items that most of them have. Fewer than 10 users or 20 items
     say nothing.
     """
-    k = min(10, scorer.num_items // 10)
-    if scorer.num_users < 10 or k < 2:
+    users_B, k = _looked_at(scorer.num_users, scorer.num_items)
+    if not len(users_B):
         return None
-    users_B = np.unique(np.linspace(0, scorer.num_users - 1, _LOOKED_AT).astype(np.int32))
-    items_BK = np.concatenate([lists.items_BK for lists in top_k(scorer, users_B, k, None, users_per_chunk=chunk)])
-    common_K = np.argsort(-np.bincount(items_BK[items_BK >= 0], minlength=scorer.num_items), kind="stable")[:k]
+    lists = [lists.items_BK for lists in top_k(scorer, users_B, k, None, users_per_chunk=chunk)]
+    return _one_list(np.concatenate(lists), scorer.num_items)
+
+
+class Watched:
+    """`Stretches` that pass on to their reader, while a sample of the users ranks all items among them: `said` has the result."""
+
+    def __init__(self, final: Stretches, num_users: int, num_items: int) -> None:
+        self._final, self._num_items = final, num_items
+        self._users_B, k = _looked_at(num_users, num_items)
+        self._rows_BF = torch.empty(len(self._users_B), final.width)
+        self._best = empty_lists(self._users_B, k)
+        self._none = ItemLists.empty(len(self._users_B), num_items)
+
+    @property
+    def rule(self) -> ExportRule:
+        return self._final.rule
+
+    @property
+    def width(self) -> int:
+        return self._final.width
+
+    @property
+    def factor(self) -> float:
+        return self._final.factor
+
+    @property
+    def item_columns(self) -> tuple[str, ...]:
+        return self._final.item_columns
+
+    def user_rows(self, first: int, last: int) -> torch.Tensor:
+        rows_RF = self._final.user_rows(first, last)
+        begin, end = np.searchsorted(self._users_B, [first, last])
+        self._rows_BF[begin:end] = rows_RF[torch.from_numpy(self._users_B[begin:end].astype(np.int64) - first)]
+        return rows_RF
+
+    def item_rows(self, first: int, last: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        rows_RF, columns = self._final.item_rows(first, last)
+        popularity_R = columns.get("popularity")
+        scorer = EmbeddingScorer(self._rows_BF, rows_RF, None if popularity_R is None else self.factor * popularity_R)
+        for row in range(0, len(rows_RF) if len(self._users_B) else 0, ITEMS_PER_TILE):
+            end = min(row + ITEMS_PER_TILE, len(rows_RF))
+            scores_BT = torch.empty(len(self._rows_BF), end - row)
+            scorer.score(self._rows_BF, row, end, scores_BT)
+            keep_best(scores_BT.numpy(), first + row, self._none, self._best)
+        return rows_RF, columns
+
+    def said(self) -> str | None:
+        """As `one_list_for_everyone`, once all rows were read."""
+        return _one_list(self._best.items_BK, self._num_items) if len(self._users_B) else None
+
+
+def _looked_at(num_users: int, num_items: int) -> tuple[NDArray[np.int32], int]:
+    """The users whose lists are compared, and the length of these; none where they would say nothing."""
+    k = min(10, num_items // 10)
+    if num_users < 10 or k < 2:
+        return np.empty(0, np.int32), 1
+    return np.unique(np.linspace(0, num_users - 1, _LOOKED_AT).astype(np.int32)), k
+
+
+def _one_list(items_BK: NDArray[np.int32], num_items: int) -> str | None:
+    users, k = items_BK.shape
+    common_K = np.argsort(-np.bincount(items_BK[items_BK >= 0], minlength=num_items), kind="stable")[:k]
     share = float(np.isin(items_BK, common_K).mean())
     if share < _SAME:
         return None
     return (
-        f"the model ranks the same items for everyone: of the top {k} of {len(users_B)} users, {share:.0%} are the same "
+        f"the model ranks the same items for everyone: of the top {k} of {users} users, {share:.0%} are the same "
         f"{k} items; train longer, or lower optimizer.learning_rate, or set model.popularity = 'cosine'"
     )

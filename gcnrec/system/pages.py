@@ -6,6 +6,8 @@ Letters: R rows, D width.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -24,7 +26,12 @@ _MAPS: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
 
 def map_rows(file: IO[bytes], rows: int, width: int) -> torch.Tensor:
     """The first `4 * rows * width` bytes of `file`, which is open for reading and writing, as float32 (rows, width)."""
-    view = mmap.mmap(file.fileno(), max(4, 4 * rows * width))
+    return map_descriptor(file.fileno(), rows, width)
+
+
+def map_descriptor(descriptor: int, rows: int, width: int) -> torch.Tensor:
+    """`map_rows` of a file by its descriptor, which may be closed afterwards."""
+    view = mmap.mmap(descriptor, max(4, 4 * rows * width))
     rows_RD = torch.from_numpy(np.frombuffer(view, np.float32, rows * width).reshape(rows, width))
     _MAPS[rows_RD.untyped_storage().data_ptr()] = view
     return rows_RD
@@ -37,10 +44,16 @@ def scratch_rows(folder: Path, rows: int, width: int) -> torch.Tensor:
     into the map would end the process.
     """
     size = max(4, 4 * rows * width)
+    with scratch_errors(folder, size), TemporaryFile(dir=folder) as file:
+        reserve(file.fileno(), size)
+        return map_rows(file, rows, width)
+
+
+@contextmanager
+def scratch_errors(folder: Path, size: int) -> Iterator[None]:
+    """An OSError of the block becomes the DataError of `size` bytes of scratch that `folder` has no room for."""
     try:
-        with TemporaryFile(dir=folder) as file:
-            reserve(file.fileno(), size)
-            return map_rows(file, rows, width)
+        yield
     except OSError as problem:
         raise DataError(
             f"{size:,} bytes of scratch cannot be had in {folder}: {problem.strerror or problem}; "

@@ -34,6 +34,7 @@ FILLED_ROWS = 1 << 16
 """Rows made at a time where a table starts, or caught up: draws take eight times the memory of what comes of them."""
 
 
+EVERY_ROW = slice(None)
 Allocate = Callable[[int], torch.Tensor]
 """Gives so many float32 values of flat, uninitialised memory: RAM, or a file that is mapped."""
 
@@ -117,8 +118,8 @@ class Table(StepTable, Protocol):
         """The most that table, state and explorations together ever had allocated."""
         ...
 
-    def columns(self, first: int, last: int) -> torch.Tensor:
-        """Columns `first .. last-1` of every row, float32 (N, last - first): a view where the layout allows."""
+    def columns(self, first: int, last: int, rows: slice = EVERY_ROW) -> torch.Tensor:
+        """Columns `first .. last-1` of consecutive `rows`, float32 (R, last - first): a view where the layout allows."""
         ...
 
     def empty_gradient(self) -> RowGrad:
@@ -283,8 +284,8 @@ class DenseTable:
         weights, state = (Plane(_flat(plane), _pitch(plane), plane.shape[1]) for plane in (self._weights, self._state))
         return weights, state
 
-    def columns(self, first: int, last: int) -> torch.Tensor:
-        return self._weights[:, first:last]
+    def columns(self, first: int, last: int, rows: slice = EVERY_ROW) -> torch.Tensor:
+        return self._weights[rows, first:last]
 
     def stored(self, ticket: Ticket, tile_RD: torch.Tensor) -> RowGrad:
         return RowGrad(ticket, tile_RD.contiguous().view(-1), torch.arange(len(ticket.rows_R)) * self.width)

@@ -21,7 +21,7 @@ from gcnrec.graph import Csr
 from gcnrec.ops.catch_up import NODES, PRECISION, Moves, catch_up, caught_up_columns, factors, most_ratio, quadrature, reach
 from gcnrec.ops.propagate import propagate_rows
 from gcnrec.rows import AdamSettings, Rows, Ticket
-from gcnrec.tables.dense import FILLED_ROWS, DenseTable
+from gcnrec.tables.dense import EVERY_ROW, FILLED_ROWS, DenseTable
 
 BLOCK = 64
 """Steps whose moves are made together, always the same ones: sums have the same bits wherever a run is resumed."""
@@ -101,14 +101,14 @@ class LateTable(DenseTable):
         for first in range(0, self.num_rows, FILLED_ROWS):  # not all row numbers at once
             self.read(Ticket(np.arange(first, min(first + FILLED_ROWS, self.num_rows))), with_state=False)
 
-    def columns(self, first: int, last: int) -> torch.Tensor:
-        """Columns `first .. last-1` of every row as after the last step: new rows, and the table stays as it is."""
+    def columns(self, first: int, last: int, rows: slice = EVERY_ROW) -> torch.Tensor:
+        """Columns `first .. last-1` of `rows` as after the last step: new rows, and the table stays as it is."""
         width = self.width
-        weights_NC, state_NS, settings = self._weights[:, first:last].numpy(), self._state.numpy(), self._past.settings
-        m_NC, v_NC = state_NS[:, first:last], state_NS[:, width + first : width + last]
+        weights_RC, state_RS, settings = self._weights[rows, first:last].numpy(), self._state[rows].numpy(), self._past.settings
+        m_RC, v_RC = state_RS[:, first:last], state_RS[:, width + first : width + last]
         moves = self._past.until(self._step)
-        caught_NC = caught_up_columns(weights_NC, m_NC, v_NC, self._last.numpy(), self._step, moves, settings)
-        return torch.from_numpy(caught_NC)
+        caught_RC = caught_up_columns(weights_RC, m_RC, v_RC, self._last[rows].numpy(), self._step, moves, settings)
+        return torch.from_numpy(caught_RC)
 
     def propagate_rows(
         self, csr: Csr, first_row: int, row_scale_R: torch.Tensor, column_scale_C: torch.Tensor, rows_V: NDArray[np.int32],

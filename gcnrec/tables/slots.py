@@ -23,7 +23,7 @@ from gcnrec.queues import Device
 from gcnrec.rows import ALL_NODES, RowGrad, RowNumbers, Rows, State, Ticket
 from gcnrec.storage.tensors import Pieces, Saved, whole
 from gcnrec.tables.arena import RECORD_BYTES, Arena, Rebuild, SlotBlock
-from gcnrec.tables.dense import Allocate, in_ram
+from gcnrec.tables.dense import EVERY_ROW, Allocate, in_ram
 from gcnrec.tables.staged import Extent, LocatedSlots
 
 MAX_COLUMNS = 256
@@ -152,10 +152,11 @@ class SlotTable:
     def _state(self) -> torch.Tensor:
         return torch.from_numpy(self.arena.state)
 
-    def columns(self, first: int, last: int) -> torch.Tensor:
-        out_NC = torch.empty(self.num_rows, last - first)  # copy: columns lie scattered over the records
-        ops.decode_columns(self.slots, first, last, out_NC.numpy())
-        return out_NC
+    def columns(self, first: int, last: int, rows: slice = EVERY_ROW) -> torch.Tensor:
+        slots = self.slots._replace(location_N=self.slots.location_N[rows], count_N=self.slots.count_N[rows])
+        out_RC = torch.empty(len(slots.count_N), last - first)  # copy: columns lie scattered over the records
+        ops.decode_columns(slots, first, last, out_RC.numpy())
+        return out_RC
 
     def stored(self, ticket: Ticket, tile_RD: torch.Tensor) -> RowGrad:
         """The gradient of the stored values, picked from that of whole rows."""

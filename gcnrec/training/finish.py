@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gcnrec.errors import DivergedError
-from gcnrec.ranking.export_rules import Exported, ExportRule
+from gcnrec.ranking.export_rules import Exported, ExportedInStretches, ExportRule, Stretches
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.seen import Lost
 from gcnrec.ranking.top_k import USERS_PER_CHUNK
+from gcnrec.runs.embeddings import VALUES, write_embeddings
 from gcnrec.runs.events import warn_once
-from gcnrec.runs.folder import write_embeddings
 from gcnrec.runs.manifest import record
 from gcnrec.runs.paths import MEMORY, MODEL, TABLE, embeddings_paths
 from gcnrec.runs.slot_files import order_digest, write_slots
-from gcnrec.steps.guards import one_list_for_everyone
+from gcnrec.steps.guards import Watched, one_list_for_everyone
 from gcnrec.steps.protocol import TrainingStep
 from gcnrec.storage.documents import json_text
 from gcnrec.storage.files import atomic_file
 from gcnrec.system.arrays import arrays_in
+from gcnrec.system.blocks import ColumnBlocks
 from gcnrec.system.limits import peak_rss_bytes
-from gcnrec.system.pages import scratch_rows
 from gcnrec.tables.dense import Table
 from gcnrec.tables.rules import Rule
 from gcnrec.tables.slots import SlotTable
@@ -44,19 +45,29 @@ def validate(work: Work, step: TrainingStep) -> dict[str, Any]:
 
 
 def exported_by(work: Work, step: TrainingStep, rule: ExportRule) -> Exported:
-    """The embeddings to rank by, in scratch of the run's folder. DivergedError when one is not finite."""
-    graph, folder = step.sampler.graph, work.folder
-    rows_NF = scratch_rows(folder, graph.num_nodes, step.encoder.export_width)
-    work.export(step, rows_NF)
-    if not np.isfinite(float(rows_NF.sum())):
-        raise DivergedError(
-            f"the embeddings of {folder} are not finite, so nothing is exported; begin another run with a lower "
-            "optimizer.learning_rate"
-        )
+    """The embeddings to rank by, row after row in scratch of the run's folder. DivergedError when one is not finite."""
+    graph, rows_NF = step.sampler.graph, _propagated(work, step).joined()
     return work.exports.exported(rows_NF, graph.num_users, work.exports.popularity_of(graph, rule), rule)
 
 
-def finish(work: Work, step: TrainingStep, final: Exported) -> None:
+def final_by(work: Work, step: TrainingStep, rule: ExportRule) -> Stretches:
+    """The embeddings to write, from scratch that leaves the disk as they are read. DivergedError when one is not finite."""
+    graph, blocks = step.sampler.graph, _propagated(work, step)
+    degrees_I = work.exports.popularity_of(graph, rule)
+    return ExportedInStretches(work.exports, rule, graph.num_users, blocks.width, degrees_I, blocks.take)
+
+
+def _propagated(work: Work, step: TrainingStep) -> ColumnBlocks:
+    blocks = work.export(step, work.folder, partial(work.observer.work, "propagating for the export"))
+    if not np.isfinite(blocks.total):
+        raise DivergedError(
+            f"the embeddings of {work.folder} are not finite, so nothing is exported; begin another run with a lower "
+            "optimizer.learning_rate"
+        )
+    return blocks
+
+
+def finish(work: Work, step: TrainingStep, final: Stretches) -> None:
     """Write the files of a trained run, `final` among them, memory.json as the last (`is_trained`).
 
     A model that ranks the same items for everyone gets a warning.
@@ -64,16 +75,19 @@ def finish(work: Work, step: TrainingStep, final: Exported) -> None:
     plan, dataset, folder, first = work.plan, work.dataset, work.folder, work.exports.rules[0]
     if final.rule != first:
         work.observer.note(f"export {final.rule.name}: on validation better than {first.name} by more than two standard errors")
-    warn_of_one_list(folder, final.scorer, work.observer)
     written = [*embeddings_paths(folder)]
     if work.job.mixture.partners:
         written += fit_partners(work, step.sampler.graph)
-    write_embeddings(folder, dataset, final)
+    watched = Watched(final, len(dataset.user_ids), len(dataset.item_ids))
+    report = partial(work.observer.work, "writing embeddings")
+    write_embeddings(folder, dataset, watched, work.job.export.dtype, report)
+    _warn_of_one_list(folder, watched.said(), work.observer)
     table = step.table.drained()
     if isinstance(table, SlotTable):
         write_slots(folder / TABLE, table, order_digest(dataset.user_ids, dataset.item_ids))
         written.append(folder / TABLE)
     report: dict[str, Any] = {**memory_report(table, plan.rule, plan.budget, plan.base_width, step.encoder.export_width)}
+    report["served_bytes"] = table.num_rows * step.encoder.export_width * VALUES[work.job.export.dtype].bit_width // 8
     report["arrays"] = arrays_in(step=step, dataset=dataset)
     with atomic_file(folder / MEMORY) as memory_file:
         memory_file.write_text(json_text(report), encoding="utf-8")
@@ -118,6 +132,9 @@ def warn_of_lost(folder: Path, lost: Lost, observer: Observer, of_job: bool = Tr
 
 def warn_of_one_list(folder: Path, scorer: Scorer, observer: Observer, chunk: int = USERS_PER_CHUNK) -> None:
     """Warn, once in a run, of a model that ranks the same items for everyone."""
-    said = one_list_for_everyone(scorer, chunk)
+    _warn_of_one_list(folder, one_list_for_everyone(scorer, chunk), observer)
+
+
+def _warn_of_one_list(folder: Path, said: str | None, observer: Observer) -> None:
     if said and warn_once(folder, "one list for everyone", said):
         observer.warn(said)

@@ -108,8 +108,8 @@ def continued(job: Job, begun: Job) -> Job:
 
 
 def first_difference(begun: Job, job: Job) -> tuple[str, object, object] | None:
-    """The first key, with its value in each, by which `job` would give other numbers than `begun`, apart from `[data]`."""
-    before, now = (each.model_dump(exclude={"data": True, "run": True}) for each in (begun, job))
+    """The first key, with its value in each, by which `job` would train otherwise than `begun`; `[data]` is not compared."""
+    before, now = (each.model_dump(exclude={"data": True, "run": True, "export": True}) for each in (begun, job))
     for section, values in now.items():
         for key, value in values.items():
             if f"{section}.{key}" not in WITHOUT_EFFECT and before[section][key] != value:

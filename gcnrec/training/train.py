@@ -63,7 +63,7 @@ from gcnrec.training.build import (
     shared_step,
 )
 from gcnrec.training.export_choice import chosen_rule
-from gcnrec.training.finish import exported_by, finish, is_trained, validate, warn_of_lost
+from gcnrec.training.finish import exported_by, final_by, finish, is_trained, validate, warn_of_lost
 from gcnrec.training.fit_validation import keep_validation
 from gcnrec.training.mixture_choice import scorer_of_fit
 from gcnrec.training.open_keys import begun_job, first_difference, notes, resolved, settled, shared
@@ -196,7 +196,7 @@ def _train(work: Work) -> None:
         trim_heap()
         rule = chosen_rule(work.exports.rules, work.folder, progress.best_epoch)
         with use_threads(work.job.train.threads):
-            finish(work, step, exported_by(work, step, rule))
+            finish(work, step, final_by(work, step, rule))
 
 
 def _use_fit(work: Work, step: TrainingStep, progress: Progress) -> None:
@@ -210,12 +210,13 @@ def _use_fit(work: Work, step: TrainingStep, progress: Progress) -> None:
     best, _ = load_checkpoint(checkpoints.best, checkpoints.anew)
     restore(step, None, best, checkpoints.best, checkpoints.anew)
     del best  # what follows needs the memory
+    if not (compared or mixed):
+        return finish(work, step, final_by(work, step, rule))
     trained = exported_by(work, step, rule)
-    if compared or mixed:  # a refit will have trained on validation
-        scorer = scorer_of_fit(work, trained)
-        if compared:
-            keep_validation(work.job.evaluate, work.dataset, work.folder, scorer, work.observer, work.rankers)
-        del scorer
+    scorer = scorer_of_fit(work, trained)  # a refit will have trained on validation
+    if compared:
+        keep_validation(work.job.evaluate, work.dataset, work.folder, scorer, work.observer, work.rankers)
+    del scorer
     if not work.job.train.refit:
         finish(work, step, trained)
 
@@ -395,6 +396,11 @@ def _check_same(run: Run, job: Job, dataset: Dataset) -> None:
         raise UsageError(
             f"{run.folder} was begun by an earlier version, whose validation on data with repeats = 'keep' counts hits that no "
             "list can hold; train it anew: leave --resume out, with another --out if you name one"
+        )
+    if run.job.export != job.export and is_trained(run.folder, job.model.closed_form):
+        raise UsageError(
+            f"{run.folder} has its embeddings in {run.job.export.dtype} already, and export.dtype is now {job.export.dtype!r}; "
+            f"resume with {run.folder / JOB}, or begin another run"
         )
     different = first_difference(run.job, job)
     if different is not None:

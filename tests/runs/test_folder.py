@@ -16,9 +16,9 @@ from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.runs.checkpoints import save_checkpoint
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.documents import read_json
-from gcnrec.runs.embeddings import map_embeddings, read_column, read_export
+from gcnrec.runs.embeddings import map_embeddings, read_column, read_export, write_embeddings
 from gcnrec.runs.events import append_event, keep_events, read_events, read_lines
-from gcnrec.runs.folder import describe_run, final_table, make_folder, open_run, with_valid, write_embeddings
+from gcnrec.runs.folder import describe_run, final_table, make_folder, open_run, with_valid
 from gcnrec.testing import checkerboard, empty_rows, write_dataset
 
 JOB = Job.parse({"model": {"width": 8}, "train": {"seed": 7}}, [], "test")

@@ -19,8 +19,8 @@ class Forgetful(DenseTable):
     def decode(self, rows):
         return self._weights if len(rows.rows_R) == self.num_rows else self._weights[torch.from_numpy(rows.rows_R)]
 
-    def columns(self, first, last):
-        return super().columns(first, last).flip(0)
+    def columns(self, first, last, rows=slice(None)):
+        return super().columns(first, last, rows).flip(0)
 
 
 def test_conformance():

@@ -18,6 +18,7 @@ from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.models.mf import MatrixFactorisation
 from gcnrec.models.weighted_hop import WeightedHop
 from gcnrec.ops.weighted import union_weights
+from gcnrec.system.blocks import unreported
 from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import checkerboard, dense_hop
 from gcnrec.training.workers import export
@@ -39,7 +40,7 @@ def one_thread():
 @pytest.fixture
 def blocks_of(monkeypatch):
     """Lets an export have blocks of so many columns."""
-    return lambda columns: monkeypatch.setattr(hops, "_PLANES_BYTES", 3 * 4 * columns * NODES)
+    return lambda columns: monkeypatch.setattr(hops, "block_columns", lambda *_: columns)
 
 
 def step_of(hop, layers, width):
@@ -52,37 +53,38 @@ def weighted():
     return WeightedHop(GRAPH, union_weights(GRAPH, weights_E))
 
 
-def exported(machines, step):
+def exported(machines, step, folder):
     """What the leader writes where workers of `machines` take part."""
-    out_NF = torch.full((NODES, step.encoder.export_width), torch.nan)
 
     def work(world):
         numba.set_num_threads(1)
         if world.rank == 0:
-            by_machines(world, sorted({*machines}), 1, step, out_NF)
-            return world.close()
+            blocks = by_machines(world, sorted({*machines}), 1, step, folder, unreported)
+            world.close()
+            return blocks
         command = world.awaited()
         assert follow_export(world, command["rankers"], step.encoder) == {"do": "exported"}
         return world.awaited()
 
-    assert run_workers(len(machines), work, machines)[1:] == [{"do": "end"}] * (len(machines) - 1)
-    return out_NF
+    blocks, *others = run_workers(len(machines), work, machines)
+    assert others == [{"do": "end"}] * (len(machines) - 1)
+    return blocks.joined()
 
 
 @pytest.mark.parametrize("machines", [(0, 1), (0, 0, 2), (0, 1, 2, 3)])
 @pytest.mark.parametrize(("layers", "width", "columns"), [(2, 40, 16), (3, 37, 5), (1, 9, 4), (0, 12, 7)])
-def test_values_are_those_of_one_process(machines, layers, width, columns, blocks_of):
+def test_values_are_those_of_one_process(machines, layers, width, columns, blocks_of, tmp_path):
     blocks_of(columns)
     for hop in (Hop(GRAPH), weighted()):
-        step, alone_NF = step_of(hop, layers, width), torch.empty(NODES, width)
-        by_leader(step, alone_NF)
-        assert exported(machines, step).numpy().tobytes() == alone_NF.numpy().tobytes()
+        step = step_of(hop, layers, width)
+        alone_NF = by_leader(step, tmp_path, unreported).joined()
+        assert exported(machines, step, tmp_path).numpy().tobytes() == alone_NF.numpy().tobytes()
     step = step_of(Hop(GRAPH), layers, width)
     expected = power = step.table.drained().columns(0, width).double()
     for _ in range(layers):
         power = dense_hop(GRAPH).double() @ power
         expected = expected + power
-    assert torch.allclose(exported(machines, step).double(), expected / (layers + 1), atol=1e-6)
+    assert torch.allclose(exported(machines, step, tmp_path).double(), expected / (layers + 1), atol=1e-6)
 
 
 def test_machines_share_exports_that_read_far_more_than_travels(blocks_of, monkeypatch):
@@ -105,19 +107,19 @@ def test_machines_share_exports_that_read_far_more_than_travels(blocks_of, monke
     assert by_two() is by_leader
 
 
-def test_an_encoder_that_does_not_treat_columns_alike_is_refused():
+def test_an_encoder_that_does_not_treat_columns_alike_is_refused(tmp_path):
     step = SimpleNamespace(table=step_of(Hop(GRAPH), 1, 8).table, encoder=MatrixFactorisation(8))
     with pytest.raises(UsageError, match="machines share exports of sampled LightGCN, got MatrixFactorisation"):
-        run_workers(1, lambda world: by_machines(world, (0,), 1, step, torch.empty(NODES, 8)))
+        run_workers(1, lambda world: by_machines(world, (0,), 1, step, tmp_path, unreported))
 
 
-def test_a_worker_that_is_lost_while_it_propagates_ends_the_export(blocks_of):
+def test_a_worker_that_is_lost_while_it_propagates_ends_the_export(blocks_of, tmp_path):
     blocks_of(4)
     step = step_of(Hop(GRAPH), 1, 8)
 
     def work(world):
         if world.rank == 0:
-            by_machines(world, (0, 1), 1, step, torch.empty(NODES, 8))
+            by_machines(world, (0, 1), 1, step, tmp_path, unreported)
         else:
             world.awaited(), world.awaited()  # the export, and its first block
 

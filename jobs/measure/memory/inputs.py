@@ -18,7 +18,8 @@ from gcnrec.config import Data, Job
 from gcnrec.loaders.parquet import ingest
 from gcnrec.loaders.schema import open_dataset
 from gcnrec.ranking.export_rules import export_rules
-from gcnrec.runs.folder import describe_run, make_folder, write_embeddings
+from gcnrec.runs.embeddings import write_embeddings
+from gcnrec.runs.folder import describe_run, make_folder
 from gcnrec.system.pages import scratch_rows
 
 PIECE = 250_000
