@@ -22,7 +22,7 @@ from gcnrec.models.encoder import column_blocks
 from gcnrec.ops.propagate import degrees_of, inverse_roots, inverse_roots_of, mark_rows, propagate, propagate_rows, scatter_rows
 from gcnrec.rows import RowGrad
 from gcnrec.system.limits import read_limits
-from gcnrec.system.pages import let_go, let_go_read_only
+from gcnrec.system.pages import in_large_pages, let_go, let_go_read_only
 from gcnrec.tables.dense import Table
 
 
@@ -242,7 +242,7 @@ class MeanOfHops:
         sides = [(0, hop.graph.num_users, hop.of_users), (hop.graph.num_users, hop.graph.num_items, hop.of_items)]
         sides.sort(key=lambda side: -side[1])
         self._larger, self._smaller = (
-            _Side(first, count, reach, [torch.empty(count * columns) for _ in range(planes)])
+            _Side(first, count, reach, [in_large_pages(count * columns) for _ in range(planes)])
             for (first, count, reach), planes in zip(sides, counts, strict=True)
         )
 

@@ -2,7 +2,8 @@
 
 Numba keeps a local array in memory, so a sum over the rows of a neighbourhood would load and store its accumulator for
 every edge. These intrinsics emit the loop as LLVM vectors of 16 floats that stay in registers for a whole row, and ask
-for the rows of later edges ahead of time (measured: 1.4 times faster than without when the rows lie in a shared cache).
+for the rows of later edges and their scales ahead of time (measured: 1.4 times faster than without when the rows lie in a
+shared cache; of rows in memory, 8 or 16 columns wide, 1.1 to 1.3 times).
 All offsets are 64-bit counts of floats into flat vectors.
 
 The kernels stand in this file too because numba's disk cache is keyed by the text of one file: a kernel that took these
@@ -164,6 +165,9 @@ def _sum_scaled_rows(indices, begin, end, limit, source, pitch, column_scale, ro
         if width - first >= 8:
             _sum_8(indices, start, stop, limit, source, pitch, first, column_scale, row_scale, out, at + first)
             first += 8
+        if width - first >= 4:
+            _sum_4(indices, start, stop, limit, source, pitch, first, column_scale, row_scale, out, at + first)
+            first += 4
         while first < width:
             _sum_1(indices, start, stop, limit, source, pitch, first, column_scale, row_scale, out, at + first)
             first += 1
@@ -219,7 +223,9 @@ def _sum_lanes(lanes, vectors):
                 column = builder.load(builder.gep(index, [loop.index]))
                 weight = _splat(builder, builder.load(builder.gep(scale, [column])), lanes)
                 later = _smaller(builder, builder.add(loop.index, _LONG(_AHEAD)), last)
-                early = _offset(builder, builder.load(builder.gep(index, [later])), pitch, first)
+                early_column = builder.load(builder.gep(index, [later]))
+                _request(builder, scale, builder.sext(early_column, _LONG))
+                early = _offset(builder, early_column, pitch, first)
                 for line in range(0, lanes * vectors, 16):
                     _request(builder, rows, builder.add(early, _LONG(line)))
                 offset = _offset(builder, column, pitch, first)
@@ -308,5 +314,6 @@ def _multiply_add(builder, a, b, c):
     return builder.call(function, (a, b, c))
 
 
-_sum_64, _sum_32, _sum_16, _sum_8, _sum_1 = (_sum_lanes(*shape) for shape in ((16, 4), (16, 2), (16, 1), (8, 1), (1, 1)))
+_SHAPES = (16, 4), (16, 2), (16, 1), (8, 1), (4, 1), (1, 1)
+_sum_64, _sum_32, _sum_16, _sum_8, _sum_4, _sum_1 = (_sum_lanes(*shape) for shape in _SHAPES)
 _add_64, _add_16 = _add_lanes(16, 4), _add_lanes(16, 1)

@@ -74,7 +74,7 @@ def recommendation_bytes(run: Run, files: RequestFiles, limit: str) -> int:
     given = sum(_given_bytes(path, allowed) for path in files.given)
     pairs = _pair_bytes(dataset)
     total = _WORKING + 3 * _id_bytes(run, allowed) + 40 * (users + items) + pairs + given
-    embeddings = sum(_table_bytes(path, allowed) for path in embeddings_paths(run.folder))
+    embeddings = _embedding_bytes(run, allowed)
     return total + _model_bytes(run) + (3 * embeddings if files.bring_nodes else 0)
 
 
@@ -83,7 +83,7 @@ def similarity_bytes(run: Run, given: Sequence[Path], brings_nodes: bool, limit:
     allowed = Allowed(parse_bytes(limit))
     nodes = len(run.dataset.user_ids) + len(run.dataset.item_ids)
     files = sum(_given_bytes(path, allowed) for path in given)
-    embeddings = sum(_table_bytes(path, allowed) for path in embeddings_paths(run.folder))
+    embeddings = _embedding_bytes(run, allowed)
     return _WORKING + 3 * _id_bytes(run, allowed) + 40 * nodes + files + (3 * embeddings if brings_nodes else 0)
 
 
@@ -160,6 +160,12 @@ def _pair_bytes(dataset: Dataset) -> int:
     """Bytes of held-out pairs and of later negative ones, and of the rows of negative pairs where users are folded in."""
     known = len(dataset.valid) + len(dataset.test) + sum(map(len, dataset.later_negatives))
     return 56 * known + (16 * len(dataset.user_ids) if dataset.negatives is not None else 0)
+
+
+def _embedding_bytes(run: Run, allowed: Allowed) -> int:
+    """Bytes of the embeddings with their ids in memory, where they are float32 whatever the files have."""
+    size = sum(_table_bytes(path, allowed) for path in embeddings_paths(run.folder))
+    return 2 * size if run.job.export.dtype == "float16" else size
 
 
 def _id_bytes(run: Run, allowed: Allowed) -> int:

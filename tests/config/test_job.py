@@ -55,7 +55,8 @@ def test_fixed_keys_exist():
         "train": {"epochs", "batch_size", "seed", "device", "refit", "init_from"},
     }
     assert set(Job.model_fields) == {
-        "data", "model", "table", "sampler", "loss", "optimizer", "sparsity", "train", "mixture", "evaluate", "run",
+        "data", "model", "table", "sampler", "loss", "optimizer", "sparsity", "train", "export", "mixture", "evaluate",
+        "run",
     }  # fmt: skip
     for section, keys in fixed.items():
         assert keys <= set(type(getattr(Job(), section)).model_fields)

@@ -10,7 +10,7 @@ from gcnrec.config import Job
 from gcnrec.graph import Csr
 from gcnrec.models import losses
 from gcnrec.ops.topk import Seen
-from gcnrec.ranking.export_rules import ExportRule, export_rules, log_shares
+from gcnrec.ranking.export_rules import ExportedInStretches, ExportRule, export_rules, log_shares
 from gcnrec.ranking.top_k import top_k_all, top_k_views
 
 USERS, ITEMS, WIDTH = 40, 60, 6
@@ -165,3 +165,22 @@ def distance(logits, expected):
 def draw(rng, likes, users):
     """An item for each user by its own likes."""
     return (np.cumsum(likes, axis=1)[users] > rng.random(len(users))[:, None]).argmax(1)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [IN_BATCH, {"model": {"popularity": "inner"}}, {"model": {"popularity": "cosine"}},
+     {"model": {"norm_power": 0.5, "degree_power": 0.3}}, {"model": {"popularity": 0.5}, "loss": {"name": "bpr"}}],
+)  # fmt: skip
+def test_stretches_of_rows_are_the_rows_of_the_whole_to_the_bit(sections):
+    rules = rules_of(**sections)
+    rule = rules.rules[0]
+    whole = rules.exported(rows(), USERS, DEGREES, rule)
+    parts = ExportedInStretches(rules, rule, USERS, WIDTH, DEGREES, lambda first, last: rows()[first:last])
+    assert (parts.item_columns, parts.factor, parts.rule) == (whole.item_columns, whole.factor, whole.rule)
+    assert torch.equal(torch.cat([parts.user_rows(first, min(first + 7, USERS)) for first in range(0, USERS, 7)]), whole.users_UF)
+    for first in range(0, ITEMS, 7):
+        last = min(first + 7, ITEMS)
+        (found, columns), (expected, others) = parts.item_rows(first, last), whole.item_rows(first, last)
+        assert torch.equal(found, expected) and columns.keys() == others.keys()
+        assert all(torch.equal(columns[name], others[name]) for name in columns)

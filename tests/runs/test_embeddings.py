@@ -8,10 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gcnrec.errors import DataError
+from gcnrec.errors import DataError, UsageError
 from gcnrec.interactions import MemoryVocabulary
+from gcnrec.ranking.export_rules import Exported, ExportRule
 from gcnrec.runs import embeddings
-from gcnrec.runs.embeddings import map_embeddings
+from gcnrec.runs.embeddings import map_embeddings, write_embeddings
+from gcnrec.testing import checkerboard, write_dataset
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return write_dataset(checkerboard(), tmp_path / "data")
 
 
 def written(path, ids, rows_RF):
@@ -34,6 +41,25 @@ def test_other_ids_are_refused(tmp_path, others):
     written(tmp_path / "items.parquet", pa.array(others), np.zeros((len(others), 2), np.float32))
     with pytest.raises(DataError, match="must hold the ids of the dataset"):
         map_embeddings(tmp_path / "items.parquet", MemoryVocabulary(pa.array([1, 2, 3])), tmp_path)
+
+
+def test_float16_is_rounded_once_and_comes_back_in_float32(tmp_path, dataset):
+    rows_NF = torch.randn(48, 5, generator=torch.Generator().manual_seed(0))
+    rows_NF[7, 2], rows_NF[30, 1] = 65504.0, 2.0**-24
+    write_embeddings(tmp_path, dataset, Exported(ExportRule("inner"), rows_NF[:24], rows_NF[24:]), "float16")
+    nearest_NF = rows_NF.numpy().astype(np.float16).astype(np.float32)
+    for side, ids, expected in (("users", dataset.user_ids, nearest_NF[:24]), ("items", dataset.item_ids, nearest_NF[24:])):
+        path = tmp_path / "embeddings" / f"{side}.parquet"
+        assert pq.read_schema(path).field("embedding").type == pa.list_(pa.float16(), 5)
+        assert np.array_equal(map_embeddings(path, ids, tmp_path).numpy(), expected)
+
+
+def test_a_number_beyond_float16_is_refused_and_leaves_no_file(tmp_path, dataset):
+    rows_NF = torch.ones(48, 5)
+    rows_NF[40, 3] = -65505.0
+    with pytest.raises(UsageError, match=r"items.parquet must hold numbers up to 65,504, .* has 65,505; continue with --resume"):
+        write_embeddings(tmp_path, dataset, Exported(ExportRule("inner"), rows_NF[:24], rows_NF[24:]), "float16")
+    assert [path.name for path in (tmp_path / "embeddings").iterdir()] == ["users.parquet"]
 
 
 def test_a_damaged_file_is_refused(tmp_path):

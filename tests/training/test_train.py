@@ -15,6 +15,7 @@ from built import start_table
 
 from gcnrec.config import Job
 from gcnrec.errors import DataError, DeviceError, DivergedError, UsageError
+from gcnrec.models import hops
 from gcnrec.ranking.top_k import top_k_all
 from gcnrec.reports.progress import Quiet
 from gcnrec.runs.documents import read_json
@@ -210,6 +211,21 @@ def test_scores_of_the_exported_parquet_are_the_scorers(model, dataset, tmp_path
     scores = torch.empty(SIZE, SIZE)
     scorer.score(scorer.prepare(np.arange(SIZE, dtype=np.int32)), 0, SIZE, scores)
     assert scores.numpy() == pytest.approx(exported_scores(run), rel=1e-5, abs=1e-6)
+
+
+def test_a_run_in_float16_has_the_rounded_rows_and_ranks_by_them(dataset, tmp_path, monkeypatch):
+    """In several blocks of columns, by stretches; the other run in one block."""
+    sections = {"model": {"propagation": "sampled", "layers": 2}, "sampler": {"fanouts": [4, 4]}, "train": {"epochs": 1}}
+    whole = exported(train(job(**sections), dataset, tmp_path / "whole"))
+    monkeypatch.setattr(hops, "block_columns", lambda *_: 4)
+    run = train(job(**sections, export={"dtype": "float16"}), dataset, tmp_path / "run")
+    assert all(np.array_equal(half, rows.astype(np.float16)) for half, rows in zip(exported(run), whole, strict=True))
+    scores = torch.empty(SIZE, SIZE)
+    scorer = run.scorer()
+    scorer.score(scorer.prepare(np.arange(SIZE, dtype=np.int32)), 0, SIZE, scores)
+    assert scores.numpy() == pytest.approx(exported_scores(run), rel=1e-5, abs=1e-6)
+    with pytest.raises(UsageError, match="has its embeddings in float16 already"):
+        train(job(**sections), dataset, tmp_path / "run", resume=True)
 
 
 def test_validation_is_that_of_the_exported_rows(dataset, tmp_path):
