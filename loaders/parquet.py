@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +22,9 @@ from gcnrec.config import Data
 from gcnrec.config.unused import unused_data_settings
 from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.bounds.allowed import Allowed
+from gcnrec.loaders.buckets.build import build_by_buckets
+from gcnrec.loaders.buckets.deal import Source
+from gcnrec.loaders.buckets.work import Work, has_work, work_in, work_key
 from gcnrec.loaders.conditions.bound import FROM_DUCKDB, Bound, bind, bind_number, reason
 from gcnrec.loaders.conditions.condition import Condition, locked, parse_condition
 from gcnrec.loaders.conditions.expressions import OWN
@@ -48,6 +52,7 @@ from gcnrec.loaders.ingest.columns import (
 from gcnrec.loaders.ingest.heldout import Report
 from gcnrec.loaders.ingest.inputs import BATCH_ROWS, Input, open_input
 from gcnrec.loaders.ingest.negatives import Negatives
+from gcnrec.loaders.ingest.numbering import is_number
 from gcnrec.loaders.ingest.rows import Rows
 from gcnrec.loaders.ingest.staging import Staging
 from gcnrec.loaders.recipe import RULES, Inputs, conditions_of, first_change, inputs_of, recipe_of
@@ -87,18 +92,19 @@ def ingest(
     refuse_foreign(out)
     limit, note = parse_bytes(data.memory_limit), progress or SILENT.note
     conditions = _conditions(data)
-    with new_folder(out, force, note) as folder, memory_errors_as_sentences(data.memory_limit):
+
+    def can_go_on(left: Path) -> bool:
+        return not data.tables and has_work(left, _key(data, data_root, inputs_of(data, data_root)))
+
+    with new_folder(out, force, note, can_go_on) as folder, memory_errors_as_sentences(data.memory_limit):
         with scratch_in(folder / "scratch", limit) as scratch, written(data, scratch.folder) as given:
             report = Report(note, work or SILENT.work, given.named)
             read, inputs = given.data, inputs_of(given.data, data_root)
             files = _open_all(read, data_root, conditions, report)
             remarks = _remarks(read, files[0].source)
             check_features(read, data_root)
-            staged = _stage(files, read, scratch, report)
             _check_listed(files, inputs)
-            report.work("splitting, numbering and writing", 0, 0)
-            info = build(staged, read, folder, scratch, report)
-            del staged
+            info = _build(files, read, _key(data, data_root, inputs), folder, scratch, report)
             features = write_all_features(read, folder, data_root, scratch, report)
             _check_unchanged(inputs, read, data_root)
         settings = {"seed": data.seed, "data": recipe_of(data, data_root), "rules": RULES}
@@ -303,6 +309,46 @@ def _stage(files: list[_File], data: Data, scratch: Scratch, report: Report) -> 
     negative = of_train.negatives(staged["train"], scratch) if of_train else None
     files_and_others = _by_behaviour(staged, kinds, scratch, report)
     return Staged(*files_and_others, *ids, first.ticks, Negatives.of(negative, (len(ids[0]), len(ids[1])), scratch))
+
+
+def _key(data: Data, data_root: Path | None, inputs: Inputs) -> str:
+    """Of what may go on from where a killed process stopped."""
+    return work_key({"data": recipe_of(data, data_root), "rules": RULES, "inputs": inputs})
+
+
+def _build(files: list[_File], data: Data, key: str, folder: Path, scratch: Scratch, report: Report) -> dict[str, Any]:
+    """Write the files of a dataset folder but features and dataset.json; returns what that file says about the data."""
+    if _go_by_buckets(files, data):
+        with work_in(folder, key) as work:
+            return _build_by_buckets(files, data, work, scratch, report)
+    staged = _stage(files, data, scratch, report)
+    report.work("splitting, numbering and writing", 0, 0)
+    return build(staged, data, folder, scratch, report)
+
+
+def _go_by_buckets(files: list[_File], data: Data) -> bool:
+    """Whether rows are pairs of numeric ids alone, and files say which are held out: then nothing but pairs is ever at hand."""
+    plain = all(file.columns.expressions.keys() == {USER, ITEM} and not (file.where or file.weight) for file in files)
+    given = split_of(data) == "given" and (bool(data.valid) or not data.valid_size) and data.k_core <= 1
+    return plain and given and is_number(files[0].columns.user_type) and is_number(files[0].columns.item_type)
+
+
+def _build_by_buckets(files: list[_File], data: Data, work: Work, scratch: Scratch, report: Report) -> dict[str, Any]:
+    """What `build` makes of rows that `_go_by_buckets`."""
+    for file in files:
+        _count_filtered(file, file.rows, _Ratings(None), report)
+    with connect(scratch.folder, scratch.limit // 4) as connection:
+        sources = {f.role: Source(f.role, f.rows, partial(_plain_batches, connection, f, data, scratch.limit)) for f in files}
+        kinds = files[0].columns.user_type, files[0].columns.item_type
+        return build_by_buckets(sources, kinds, data, work, scratch, report)
+
+
+def _plain_batches(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, limit: int) -> Iterator[pa.RecordBatch]:
+    """Users and items of all rows of a file, checked, in their order."""
+    expressions, paths = file.columns.expressions, file.columns.paths
+    with _explained(file):
+        batches = file.source.batches(expressions, paths, file.source.batch_rows(paths, limit), limit / 200)
+        yield from _checked(connection, file, data, (batch.select([USER, ITEM]) for batch in batches))
 
 
 def _kinds_of(file: _File, data: Data, scratch: Scratch) -> Kinds | None:

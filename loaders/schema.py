@@ -302,10 +302,20 @@ def read_info(folder: Path) -> dict[str, Any]:
     return info
 
 
+def _never(left: Path) -> bool:
+    return False
+
+
 @contextmanager
-def new_folder(target: Path, force: bool, warn: Callable[[str], object] = SILENT.warn) -> Iterator[Path]:
+def new_folder(
+    target: Path,
+    force: bool,
+    warn: Callable[[str], object] = SILENT.warn,
+    can_go_on: Callable[[Path], bool] = _never,
+) -> Iterator[Path]:
     """A folder to write into that becomes `target` in one rename when the block succeeds, and vanishes when it fails.
 
+    It is new, or what a killed process left, if `can_go_on` says of that folder that its work may be finished.
     A link is followed: the folder that it leads to is made or replaced, and the link stays. `warn` gets a sentence about a
     process that was killed while it wrote, and about what cannot be cleared.
     Raises DataError when `target` exists and `force` is not set, Busy when another process writes it.
@@ -316,10 +326,12 @@ def new_folder(target: Path, force: bool, warn: Callable[[str], object] = SILENT
     except OSError as problem:
         raise DataError(f"cannot make {place.parent}: {problem.strerror or problem}; choose another --out") from problem
     with locked(folder_lock(target), target, warn):
-        _clear_leftovers(place, warn)
+        left = _clear_leftovers(place, warn, can_go_on)
         if place.exists() and not force:
+            if left is not None:
+                remove(left)
             raise _taken(target)
-        with _replacing(place, target, warn) as work:
+        with _replacing(place, target, left, warn) as work:
             yield work
 
 
@@ -370,11 +382,11 @@ def refuse_foreign(target: Path) -> None:
 
 
 @contextmanager
-def _replacing(place: Path, target: Path, warn: Callable[[str], object]) -> Iterator[Path]:
-    """`place` is where `target` leads; messages name `target`."""
+def _replacing(place: Path, target: Path, left: Path | None, warn: Callable[[str], object]) -> Iterator[Path]:
+    """`place` is where `target` leads; messages name `target`. `left`: the unfinished folder to go on with."""
     with work_path(place) as work:
         try:
-            work.mkdir()
+            work.mkdir() if left is None else left.rename(work)
             yield work
             for path in sorted(work.rglob("*")):
                 sync(path)
@@ -389,15 +401,23 @@ def _replacing(place: Path, target: Path, warn: Callable[[str], object]) -> Iter
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _clear_leftovers(place: Path, warn: Callable[[str], object]) -> None:
-    """Remove what killed writers of `place` left; a folder that they had moved aside comes back."""
+def _clear_leftovers(place: Path, warn: Callable[[str], object], can_go_on: Callable[[Path], bool] = _never) -> Path | None:
+    """Remove what killed writers of `place` left; a folder that they had moved aside comes back.
+
+    Returns an unfinished folder that `can_go_on`, which stays.
+    """
+    kept = None
     for left in sorted(unfinished(place.parent, place.name), key=lambda each: each.ending):  # `old` first
         if not left.is_abandoned:
             warn(f"{left.path} belongs to {left.writer}, which may still run; remove it when that has ended")
         elif left.ending == "old" and not place.exists():
             left.path.rename(place)
+        elif kept is None and left.ending == "part" and can_go_on(left.path):
+            warn(f"{place} was left unfinished by {left.writer}; going on from there")
+            kept = left.path
         else:
             remove(left.path)
+    return kept
 
 
 def _put_in_place(work: Path, place: Path, warn: Callable[[str], object]) -> None:

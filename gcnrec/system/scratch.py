@@ -92,7 +92,11 @@ class Scratch:
 
 @contextmanager
 def scratch_in(folder: Path, limit: int) -> Iterator[Scratch]:
-    """Scratch in a new folder, removed at the end; after a failure it vanishes with the folder around it."""
+    """Scratch in a new folder, removed at the end; after a failure it vanishes with the folder around it.
+
+    What a killed process left in the folder is removed.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     yield Scratch(folder, limit)
     shutil.rmtree(folder)

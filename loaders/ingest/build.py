@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gcnrec.config import Data
 from gcnrec.errors import DataError, UsageError
+from gcnrec.loaders.buckets.csr import write_indptr, write_transpose
 from gcnrec.loaders.ingest import behaviours, pairs, splits
 from gcnrec.loaders.ingest.columns import parse_time
 from gcnrec.loaders.ingest.heldout import Parts, Report, drop_cold, drop_repeats, write_held_out
@@ -88,7 +89,7 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
     split = split_of(data)
     moments = behaviours.Moments.none(staged.num_users, scratch)
     parts, core = _split(staged, data, split, moments, scratch, report)
-    parts = drop_repeats(parts, data.repeats, scratch, report)
+    parts = _without_repeats(parts, data.repeats, scratch, report)
     negatives = staged.negatives
     if negatives is not None and data.repeats == "drop":
         parts = negatives.judged(parts, scratch, report)
@@ -104,7 +105,7 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
     degrees = degrees_of(parts.train, sizes, scratch)
     if core is not None:
         others = others.within(core.users, core.items, scratch, report)
-    warm = _alive(degrees, others.train.values(), scratch)
+    warm = alive(degrees, others.train.values(), scratch)
     may_be_cold = (data.keep_cold, data.keep_cold or split == "cold_items")
     valid, *in_valid = drop_cold("valid", parts.valid, warm, may_be_cold, scratch, report)
     test, *in_test = drop_cold("test", parts.test, warm, may_be_cold, scratch, report)
@@ -118,7 +119,7 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
     orders = [pairs.falling(degree, kept, scratch) for degree, kept in zip(degrees, warm, strict=True)]
     others = others.later_within(*warm, scratch)  # later rows may name nodes that nothing else does
     if negatives is not None:
-        negatives.within(_alive(degrees, (), scratch), warm, scratch, report)
+        negatives.within(alive(degrees, (), scratch), warm, scratch, report)
     del warm, in_valid, in_test
     if data.weight_log:
         _take_logarithms((parts.train, parts.valid, parts.test, *others.train.values(), *others.later.values()))
@@ -132,12 +133,19 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
     return info
 
 
+def _without_repeats(parts: Parts, repeats: str, scratch: Scratch, report: Report) -> Parts:
+    def mark_train(some_E: NDArray[np.uint64], codes_E: NDArray[np.int8]) -> None:
+        pairs.mark_contained(some_E, parts.train.pairs_E, codes_E)
+
+    return Parts(parts.train, *drop_repeats(parts.valid, parts.test, mark_train, repeats, scratch, report))
+
+
 def degrees_of(rows: Rows, sizes: tuple[int, int], scratch: Scratch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of each user and each item."""
     return count_high(rows.pairs_E, sizes[0], scratch), count_low(rows.pairs_E, sizes[1], scratch)
 
 
-def _alive(
+def alive(
     degrees: tuple[NDArray[np.int64], NDArray[np.int64]], more: Iterable[Rows], scratch: Scratch
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Users and items with a degree above 0, or that some of the rows name."""
@@ -256,7 +264,7 @@ def _last_tick(data: Data, ticks: int | None) -> int:
 def _k_core(rows: Rows, staged: Staged, k: int, scratch: Scratch, report: Report) -> tuple[Rows, _Core]:
     """The rows of the k-core, and its marks; DataError where it is empty."""
     users, items, rounds = pairs.k_core(rows.pairs_E, staged.num_users, staged.num_items, k, scratch)
-    may_users, may_items = _alive(degrees_of(rows, (staged.num_users, staged.num_items), scratch), (), scratch)
+    may_users, may_items = alive(degrees_of(rows, (staged.num_users, staged.num_items), scratch), (), scratch)
     np.less_equal(may_users, users, out=may_users)  # without rows before, or in the core
     np.less_equal(may_items, items, out=may_items)
     codes = scratch.codes(len(rows))
@@ -281,8 +289,7 @@ def _write(
     scratch: Scratch,
 ) -> None:
     """Vocabularies, held-out pairs and the CSRs of each behaviour in final numbers; the rows are used up."""
-    for name, ids, degree, order in zip(("users", "items"), (staged.user_ids, staged.item_ids), degrees, orders, strict=True):
-        write_vocabulary(folder / f"{name}.parquet", ids.kind, described(ids, degree, order))
+    write_nodes(folder, (staged.user_ids, staged.item_ids), degrees, orders)
     numbers = [pairs.inverse(order, len(degree), scratch) for order, degree in zip(orders, degrees, strict=True)]
     num_users, num_items = len(orders[0]), len(orders[1])
     for name, rows in (("valid", parts.valid), ("test", parts.test)):
@@ -319,18 +326,24 @@ def write_graph(
 
     `degrees`: rows of each user and each item. `ticks` of the times in a second.
     """
-    num_items = len(degrees[1])
-    _write_csr(folder, f"{prefix}user_items", rows.pairs_E, degrees[0])
+    of_users = _write_csr(folder, f"{prefix}user_items", rows.pairs_E, degrees[0])
     if rows.times_E is not None:
         seconds = new_npy(folder / f"{prefix}times.npy", len(rows), np.int64)
         for first in range(0, len(rows), _TIMES_CHUNK):
             seconds[first : first + _TIMES_CHUNK] = rows.times_E[first : first + _TIMES_CHUNK] // (ticks or 1)
     if rows.weights_E is not None:
         new_npy(folder / f"{prefix}weights.npy", len(rows), np.float32)[:] = rows.weights_E
-    pairs.swap(rows.pairs_E)
-    # The low numbers, now users, are in order already: passes over the items are enough.
-    swapped = sort_rows(Rows(rows.pairs_E, None, None), num_items, 0, scratch)
-    _write_csr(folder, f"{prefix}item_users", swapped.pairs_E, degrees[1])
+    indptr = write_indptr(folder, f"{prefix}item_users", degrees[1])
+    for _ in write_transpose(folder / f"{prefix}item_users.indices.npy", indptr, of_users, 0, scratch):
+        pass
+
+
+def write_nodes(
+    folder: Path, ids: tuple[Ids, Ids], degrees: Iterable[NDArray[np.int64]], orders: Iterable[NDArray[np.int64]]
+) -> None:
+    """`users.parquet` and `items.parquet`: the ids whose numbers are in `orders`, in this order, with their train degrees."""
+    for name, own, degree, order in zip(("users", "items"), ids, degrees, orders, strict=True):
+        write_vocabulary(folder / f"{name}.parquet", own.kind, described(own, degree, order))
 
 
 def described(ids: Ids, degrees: NDArray[np.int64], order: NDArray[np.int64]) -> Iterator[tuple[pa.Array, NDArray[np.int64]]]:
@@ -340,8 +353,11 @@ def described(ids: Ids, degrees: NDArray[np.int64], order: NDArray[np.int64]) ->
             yield ids.take(part), degrees[part]
 
 
-def _write_csr(folder: Path, name: str, sorted_pairs: NDArray[np.uint64], degrees: NDArray[np.int64]) -> None:
-    indptr = new_npy(folder / f"{name}.indptr.npy", len(degrees) + 1, np.int64)
-    indptr[0] = 0
-    np.cumsum(degrees, out=indptr[1:])
-    pairs.low_numbers(sorted_pairs, new_npy(folder / f"{name}.indices.npy", len(sorted_pairs), np.int32))
+def _write_csr(
+    folder: Path, name: str, sorted_pairs: NDArray[np.uint64], degrees: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """A CSR of sorted pairs; returns its indptr and its indices, mapped."""
+    indptr = write_indptr(folder, name, degrees)
+    indices = new_npy(folder / f"{name}.indices.npy", len(sorted_pairs), np.int32)
+    pairs.low_numbers(sorted_pairs, indices)
+    return indptr, indices

@@ -62,19 +62,28 @@ class Parts:
     test: Rows
 
 
-def drop_repeats(parts: Parts, repeats: str, scratch: Scratch, report: Report) -> Parts:
-    """Held-out pairs that training has seen: valid against train, test against train and valid."""
-    train, valid, test = parts.train.pairs_E, parts.valid.pairs_E, parts.test.pairs_E
+def drop_repeats(
+    valid: Rows,
+    test: Rows,
+    mark_train: Callable[[NDArray[np.uint64], NDArray[np.int8]], object],
+    repeats: str,
+    scratch: Scratch,
+    report: Report,
+) -> tuple[Rows, Rows]:
+    """Held-out pairs that training has seen: valid against train, test against train and valid.
+
+    `mark_train` gives code 1 to those of sorted pairs that train has.
+    """
     seen_valid, seen_test = scratch.codes(len(valid)), scratch.codes(len(test))
-    pairs.mark_contained(valid, train, seen_valid)
-    pairs.mark_contained(test, train, seen_test)
-    pairs.mark_contained(test, valid, seen_test)
+    mark_train(valid.pairs_E, seen_valid)
+    mark_train(test.pairs_E, seen_test)
+    pairs.mark_contained(test.pairs_E, valid.pairs_E, seen_test)
     what = "kept and ranked" if repeats == "keep" else "dropped"
     report.count("repeats_valid", count_codes(seen_valid, 1), f"{{}} validation pairs also in train {what}")
     report.count("repeats_test", count_codes(seen_test, 1), f"{{}} test pairs also in train or validation {what}")
     if repeats == "keep":
-        return parts
-    return Parts(parts.train, parts.valid.keep(seen_valid, 0, scratch), parts.test.keep(seen_test, 0, scratch))
+        return valid, test
+    return valid.keep(seen_valid, 0, scratch), test.keep(seen_test, 0, scratch)
 
 
 def drop_cold(

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from gcnrec import interactions
+from gcnrec.errors import DataError
 from gcnrec.ids.id_types import family
 from gcnrec.system.scratch import Scratch, Spool
 
@@ -29,20 +31,23 @@ class Ids:
     """Distinct ids of type `kind` in the order of their numbers; they lie in scratch.
 
     Id n is entry `entries_N[n]` of `prefixes_E` (integers and dates, shifted to be unsigned), or of `texts_E` (all others, as
-    bytes that sort like the ids).
+    bytes that sort like the ids). Without `entries_N`, id n is entry n.
     """
 
     kind: pa.DataType
     prefixes_E: NDArray[np.uint64]
     texts_E: pa.Array | None
-    entries_N: NDArray[np.int64]
+    entries_N: NDArray[np.int64] | None
 
     def __len__(self) -> int:
-        return len(self.entries_N)
+        return len(self.prefixes_E if self.entries_N is None else self.entries_N)
+
+    def _entries(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        return numbers if self.entries_N is None else self.entries_N[numbers]
 
     def take(self, numbers: NDArray[np.int64]) -> pa.Array:
         """The ids of `numbers`, in their type."""
-        entries = self.entries_N[numbers]
+        entries = self._entries(numbers)
         if self.texts_E is not None:
             return _from_bytes(self.texts_E.take(pa.array(entries)), self.kind)
         keys = self.prefixes_E[entries]
@@ -55,7 +60,7 @@ class Ids:
             yield numbers
             return
         offsets_E = np.frombuffer(self.texts_E.buffers()[1], np.int64)
-        entries = self.entries_N[numbers]
+        entries = self._entries(numbers)
         if (offsets_E[entries + 1] - offsets_E[entries]).sum() <= most:
             yield numbers
             return
@@ -75,9 +80,8 @@ class Numbering:
     def codes(self, ids: pa.Array) -> NDArray[np.int32]:
         """The codes of the next stretch's rows, from 0; `ids` holds no null."""
         coded = _keys(ids, self._kind).dictionary_encode()
-        if _counts(self._kind):
-            keys = coded.dictionary.to_numpy(zero_copy_only=False)
-            keys = keys if _unsigned(self._kind) else keys.view(np.uint64) ^ _SIGN
+        if is_number(self._kind):
+            keys = _above_zero(coded.dictionary, self._kind)
             order = np.argsort(keys)
             self._prefixes.append(keys[order])
         else:
@@ -96,7 +100,7 @@ class Numbering:
         entries_E = self._scratch.empty(len(prefixes_E), np.int64)
         count = _merge(prefixes_E, offsets, data, bounds_K, self._order.array(), numbers_E, entries_E)
         texts_E = None
-        if not _counts(self._kind):
+        if not is_number(self._kind):
             buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
             texts_E = pa.Array.from_buffers(pa.large_binary(), len(prefixes_E), buffers)
         return Ids(self._kind, prefixes_E, texts_E, entries_E[:count]), numbers_E
@@ -118,9 +122,26 @@ class Numbering:
         self._bytes.append(data)
 
 
-def _counts(kind: pa.DataType) -> bool:
+def refuse_too_many(count: int, side: str) -> None:
+    """DataError where int32 cannot number the ids of a side, `users` or `items`."""
+    if count > interactions.MAX_NODES:
+        raise DataError(f"{count:,} distinct {side} are more than the {interactions.MAX_NODES:,} that int32 can number")
+
+
+def is_number(kind: pa.DataType) -> bool:
     """Whether ids of `kind` are numbers of at most 64 bits."""
     return bool(pa.types.is_integer(kind) or pa.types.is_date(kind))
+
+
+def number_keys(ids: pa.Array, kind: pa.DataType) -> NDArray[np.uint64]:
+    """Ids of a `kind` that `is_number`, as `Ids.prefixes_E` has them: uint64 that sort like the ids. `ids` holds no null."""
+    return _above_zero(_keys(ids, kind), kind)
+
+
+def _above_zero(keys: pa.Array, kind: pa.DataType) -> NDArray[np.uint64]:
+    """Integers of 64 bits, shifted to be unsigned."""
+    numbers: NDArray[np.uint64] = keys.to_numpy(zero_copy_only=False)
+    return numbers if _unsigned(kind) else numbers.view(np.uint64) ^ _SIGN
 
 
 def _keys(ids: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -131,7 +152,7 @@ def _keys(ids: pa.Array, kind: pa.DataType) -> pa.Array:
         # Above zero and of one length, digits sort like the numbers.
         above = pc.add(ids.cast(_SUM), pa.scalar(10**kind.precision, _SUM))
         return pc.utf8_lpad(above.cast(pa.string()), kind.precision + 1, "0").cast(pa.large_binary())
-    if _counts(kind):
+    if is_number(kind):
         return ids.cast(pa.uint64() if _unsigned(kind) else pa.int64())
     return ids.cast(pa.large_binary())
 

@@ -83,13 +83,6 @@ def renumber(pairs_E, user_numbers, item_numbers):  # type: ignore[no-untyped-de
         pairs_E[row] = packed(user, item)
 
 
-@numba.njit(parallel=True, cache=True)
-def swap(pairs_E):  # type: ignore[no-untyped-def]
-    """The pairs as `item << 32 | user`, in place."""
-    for row in numba.prange(len(pairs_E)):
-        pairs_E[row] = packed(low_of(pairs_E[row]), high_of(pairs_E[row]))
-
-
 def low_numbers(pairs_E: NDArray[np.uint64], out_E: NDArray[np.int32]) -> None:
     """`out_E` gets the low number of every pair."""
     np.bitwise_and(pairs_E, LOW, out=out_E, casting="unsafe")

@@ -13,10 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gcnrec import interactions
-from gcnrec.errors import DataError
 from gcnrec.loaders.ingest.columns import TIME, WEIGHT
-from gcnrec.loaders.ingest.numbering import Ids, Numbering
+from gcnrec.loaders.ingest.numbering import Ids, Numbering, refuse_too_many
 from gcnrec.loaders.ingest.pairs import renumber
 from gcnrec.loaders.ingest.rows import Rows, packed
 from gcnrec.system.scratch import Scratch, trim_heap
@@ -62,10 +60,7 @@ class Staging:
         with self._pool:
             (users, user_numbers), (items, item_numbers) = self._pool.map(numbered, (0, 1))
         for ids, side in ((users, "users"), (items, "items")):
-            if len(ids) > interactions.MAX_NODES:
-                raise DataError(
-                    f"{len(ids):,} distinct {side} are more than the {interactions.MAX_NODES:,} that int32 can number"
-                )
+            refuse_too_many(len(ids), side)
         for number, pairs_E in enumerate(self._stretches):
             renumber(pairs_E, user_numbers[self._bounds[0][number] :], item_numbers[self._bounds[1][number] :])
         return users, items
