@@ -59,7 +59,7 @@ def work_key(recipe: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def can_go_on(folder: Path, key: str) -> bool:
+def has_work(folder: Path, key: str) -> bool:
     """Whether a dataset folder that a process left unfinished has work with this `key`."""
     return _state(folder / FOLDER, key) is not None
 
