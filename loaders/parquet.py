@@ -24,7 +24,7 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.bounds.allowed import Allowed
 from gcnrec.loaders.buckets.build import build_by_buckets
 from gcnrec.loaders.buckets.deal import Source
-from gcnrec.loaders.buckets.work import Work, has_work, work_in, work_key
+from gcnrec.loaders.buckets.work import Work, goes_on, work_in, work_key
 from gcnrec.loaders.conditions.bound import FROM_DUCKDB, Bound, bind, bind_number, reason
 from gcnrec.loaders.conditions.condition import Condition, locked, parse_condition
 from gcnrec.loaders.conditions.expressions import OWN
@@ -94,7 +94,7 @@ def ingest(
     conditions = _conditions(data)
 
     def can_go_on(left: Path) -> bool:
-        return not data.tables and has_work(left, _key(data, data_root, inputs_of(data, data_root)))
+        return not data.tables and goes_on(left, _key(data, data_root, inputs_of(data, data_root)), note)
 
     with new_folder(out, force, note, can_go_on) as folder, memory_errors_as_sentences(data.memory_limit):
         with scratch_in(folder / "scratch", limit) as scratch, written(data, scratch.folder) as given:
@@ -338,14 +338,14 @@ def _build_by_buckets(files: list[_File], data: Data, work: Work, scratch: Scrat
     for file in files:
         _count_filtered(file, file.rows, _Ratings(None), report)
     with connect(scratch.folder, scratch.limit // 4) as connection:
-        sources = {f.role: Source(f.role, f.rows, partial(_plain_batches, connection, f, data, scratch.limit)) for f in files}
+        sources = {f.role: Source(f.role, f.rows, partial(_plain_batches, connection, f, data)) for f in files}
         kinds = files[0].columns.user_type, files[0].columns.item_type
         return build_by_buckets(sources, kinds, data, work, scratch, report)
 
 
-def _plain_batches(connection: duckdb.DuckDBPyConnection, file: _File, data: Data, limit: int) -> Iterator[pa.RecordBatch]:
+def _plain_batches(connection: duckdb.DuckDBPyConnection, file: _File, data: Data) -> Iterator[pa.RecordBatch]:
     """Users and items of all rows of a file, checked, in their order."""
-    expressions, paths = file.columns.expressions, file.columns.paths
+    expressions, paths, limit = file.columns.expressions, file.columns.paths, parse_bytes(data.memory_limit)
     with _explained(file):
         batches = file.source.batches(expressions, paths, file.source.batch_rows(paths, limit), limit / 200)
         yield from _checked(connection, file, data, (batch.select([USER, ITEM]) for batch in batches))

@@ -413,7 +413,6 @@ def _clear_leftovers(place: Path, warn: Callable[[str], object], can_go_on: Call
         elif left.ending == "old" and not place.exists():
             left.path.rename(place)
         elif kept is None and left.ending == "part" and can_go_on(left.path):
-            warn(f"{place} was left unfinished by {left.writer}; going on from there")
             kept = left.path
         else:
             remove(left.path)

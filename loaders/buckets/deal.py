@@ -22,8 +22,8 @@ from gcnrec.loaders.ingest.rows import packed
 from gcnrec.system.scratch import Scratch, trim_heap
 
 _STEP = "dealt"
-_NOTED_ROWS = 2**25
-"""Rows after which it is noted how many are dealt: a killed process loses at most as many."""
+_NOTED_SHARE = 64
+"""Bytes of the limit for each row after which it is noted how many are dealt: a killed process loses at most as many rows."""
 MOST_BUCKETS = 256
 """Files that are open at a time."""
 
@@ -128,7 +128,7 @@ def deal(source: Source, numbers: Numbers, bounds: NDArray[np.int64], work: Work
                 file.write(part.data)
             done += len(users)
             report.work("dealing rows to buckets", done, source.rows)
-            if done - noted >= _NOTED_ROWS or done == source.rows:
+            if done - noted >= scratch.limit // _NOTED_SHARE or done == source.rows:
                 lengths = [file.tell() for file in files]  # of what is flushed after this, no byte more counts
                 for file in files:
                     file.flush()

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from gcnrec.loaders.ingest.numbering import number_keys
 from gcnrec.system.scratch import Scratch
 
-_SAMPLED = 4096
-"""Of how many ids one is kept, to know how rows lie over the ids."""
+_SAMPLED = 64
+"""Ids of a stretch that are kept, to know how rows lie over the ids."""
 _IDS_PER_CELL = 4
 """On average: a cell is a stretch of keys between which an id is searched."""
 
@@ -32,7 +32,7 @@ class Distinct:
     def add(self, ids: pa.Array) -> None:
         """Take the ids of the next stretch, which hold no null."""
         keys_E = np.sort(number_keys(ids, self._kind))
-        self._sampled.append(keys_E[_SAMPLED // 2 :: _SAMPLED].copy())
+        self._sampled.append(keys_E[np.arange(_SAMPLED) * len(keys_E) // _SAMPLED])
         self._runs.append(keys_E[: _once(keys_E)].copy())
         while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
             self._join()
@@ -44,7 +44,7 @@ class Distinct:
         return self._runs[0] if self._runs else np.zeros(0, np.uint64)
 
     def sample(self) -> NDArray[np.uint64]:
-        """One of `_SAMPLED` ids with its repetitions, sorted."""
+        """Ids as often as they come, `_SAMPLED` of each stretch, sorted."""
         return np.sort(np.concatenate([np.zeros(0, np.uint64), *self._sampled]))
 
     def _join(self) -> None:

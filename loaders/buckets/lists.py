@@ -5,7 +5,7 @@ Letters: B buckets, P users, E pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,14 +54,19 @@ class Lists:
         cuts = np.searchsorted(pairs_E, self.bounds.astype(np.uint64) << np.uint64(32))
         for number, bucket in enumerate(self.buckets()):
             part = slice(cuts[number], cuts[number + 1])
-            _mark_contained(pairs_E[part], bucket.first, bucket.starts, bucket.items_E, codes_E[part])
+            mark_in_lists(pairs_E[part], bucket.first, bucket.starts, bucket.items_E, codes_E[part])
 
     def item_degrees(self, num_items: int, scratch: Scratch) -> NDArray[np.int64]:
         """Users of each item, int64."""
-        degrees_I = scratch.full(num_items, np.int64, 0)
-        for bucket in self.buckets():
-            _count(bucket.items_E, degrees_I, numba.get_num_threads())
-        return degrees_I
+        return item_degrees((bucket.items_E for bucket in self.buckets()), num_items, scratch)
+
+
+def item_degrees(parts: Iterable[NDArray[np.int32]], num_items: int, scratch: Scratch) -> NDArray[np.int64]:
+    """How often each item occurs in the lists `parts`, int64."""
+    degrees_I = scratch.full(num_items, np.int64, 0)
+    for items_E in parts:
+        _count(items_E, degrees_I, numba.get_num_threads())
+    return degrees_I
 
 
 def merge_buckets(folder: Path, bounds: NDArray[np.int64], scratch: Scratch, report: Report) -> Lists:
@@ -85,7 +90,7 @@ def _merge_bucket(dealt: Path, first: int, users: int, paths: tuple[Path, Path],
     """Write how many items each of a bucket's users has, and these items; the latter file appears whole, and last."""
     pairs_E = np.memmap(dealt, np.uint64, "r") if dealt.stat().st_size else np.zeros(0, np.uint64)
     starts, cursor = scratch.full(users + 1, np.int64, 0), scratch.empty(users, np.int64)
-    _count_users(pairs_E, first, starts)
+    _count_users(pairs_E, first, starts[1:])
     np.cumsum(starts, out=starts)
     cursor[:] = starts[:-1]
     items_E = scratch.empty(len(pairs_E), np.int32)
@@ -95,7 +100,7 @@ def _merge_bucket(dealt: Path, first: int, users: int, paths: tuple[Path, Path],
     degrees = cursor  # has been used
     _sort_once(items_E, starts, LONG, degrees)
     np.save(paths[0], degrees)
-    unfinished = paths[1].with_suffix(".part")
+    unfinished = paths[1].with_name("unfinished.npy")
     out_E = new_npy(unfinished, int(degrees.sum()), np.int32)
     _compact(items_E, starts, degrees, out_E)
     del out_E
@@ -117,10 +122,16 @@ def _starts(degrees: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 @numba.njit(cache=True)
-def _count_users(pairs, first, starts):  # type: ignore[no-untyped-def]
-    """The rows of user `first + p`, at `starts[p + 1]`."""
+def _count_users(pairs, first, counts):  # type: ignore[no-untyped-def]
     for row in range(len(pairs)):
-        starts[high_of(pairs[row]) - first + 1] += 1
+        counts[high_of(pairs[row]) - first] += 1
+
+
+@numba.njit(cache=True)
+def count_numbers(numbers, counts):  # type: ignore[no-untyped-def]
+    """Add to `counts` how often each of the numbers occurs."""
+    for at in range(len(numbers)):
+        counts[numbers[at]] += 1
 
 
 @numba.njit(cache=True)
@@ -166,7 +177,8 @@ def _compact(items, starts, degrees, out):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _mark_contained(pairs, first, starts, items, codes):  # type: ignore[no-untyped-def]
+def mark_in_lists(pairs, first, starts, items, codes):  # type: ignore[no-untyped-def]
+    """Code 1 for those of the pairs that are in the sorted lists of users `first`, `first + 1` ..."""
     for row in range(len(pairs)):
         user, item = high_of(pairs[row]) - first, low_of(pairs[row])
         some = items[starts[user] : starts[user + 1]]

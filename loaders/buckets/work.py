@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,19 @@ def work_key(recipe: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def has_work(folder: Path, key: str) -> bool:
-    """Whether a dataset folder that a process left unfinished has work with this `key`."""
-    return _state(folder / FOLDER, key) is not None
+def goes_on(folder: Path, key: str, note: Callable[[str], object]) -> bool:
+    """Whether a dataset folder that a killed process left unfinished has work with this `key`; `note` gets a sentence about it.
+
+    A folder without work of any key is passed over in silence.
+    """
+    if not (folder / FOLDER).is_dir():
+        return False
+    found = _state(folder / FOLDER, key) is not None
+    what = (
+        "going on from there" if found else "of other settings, other inputs or an earlier start of the machine; beginning anew"
+    )
+    note(f"{folder} has what a killed process left unfinished, {what}")
+    return found
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from gcnrec.loaders.buckets.csr import write_indptr, write_transpose
 from gcnrec.loaders.ingest import behaviours, pairs, splits
 from gcnrec.loaders.ingest.columns import parse_time
 from gcnrec.loaders.ingest.heldout import Parts, Report, drop_cold, drop_repeats, write_held_out
-from gcnrec.loaders.ingest.leakage import report_leakage
+from gcnrec.loaders.ingest.leakage import TrainTimes, report_leakage
 from gcnrec.loaders.ingest.negatives import Negatives
 from gcnrec.loaders.ingest.numbering import Ids
 from gcnrec.loaders.ingest.rows import Rows, count_codes, count_high, count_low, sort_rows
@@ -110,7 +110,7 @@ def build(staged: Staged, data: Data, folder: Path, scratch: Scratch, report: Re
     valid, *in_valid = drop_cold("valid", parts.valid, warm, may_be_cold, scratch, report)
     test, *in_test = drop_cold("test", parts.test, warm, may_be_cold, scratch, report)
     parts = Parts(parts.train, valid, test)
-    report_leakage(parts, staged.ticks, split, staged.num_users, scratch, report)
+    report_leakage(TrainTimes(parts.train.times_E, degrees[0]), {"valid": valid, "test": test}, split, scratch, report)
     if data.behaviour:
         behaviours.report_met(parts, others, scratch, report)
     for kept, valid_ones, test_ones in zip(warm, in_valid, in_test, strict=True):
@@ -309,23 +309,8 @@ def _write(
 
 
 def _write_graph(folder: Path, prefix: str, rows: Rows, sizes: tuple[int, int], ticks: int | None, scratch: Scratch) -> None:
-    """Both CSRs of `rows` in final numbers, with times and weights where known; `rows` is used up."""
-    counts = degrees_of(rows, sizes, scratch)
-    write_graph(folder, prefix, sort_rows(rows, *sizes, scratch), counts, ticks, scratch)
-
-
-def write_graph(
-    folder: Path,
-    prefix: str,
-    rows: Rows,
-    degrees: tuple[NDArray[np.int64], NDArray[np.int64]],
-    ticks: int | None,
-    scratch: Scratch,
-) -> None:
-    """Both CSRs of `rows`, sorted by pair in final numbers, with times and weights where known; `rows` is used up.
-
-    `degrees`: rows of each user and each item. `ticks` of the times in a second.
-    """
+    """Both CSRs of `rows` in final numbers, with times and weights where known; `rows` is used up. `ticks` in a second."""
+    degrees, rows = degrees_of(rows, sizes, scratch), sort_rows(rows, *sizes, scratch)
     of_users = _write_csr(folder, f"{prefix}user_items", rows.pairs_E, degrees[0])
     if rows.times_E is not None:
         seconds = new_npy(folder / f"{prefix}times.npy", len(rows), np.int64)

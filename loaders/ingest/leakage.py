@@ -6,12 +6,14 @@ Only a split by time has none. The counts go into dataset.json, a sentence for e
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
-from gcnrec.loaders.ingest.heldout import Parts, Report
+from gcnrec.loaders.ingest.heldout import Report
 from gcnrec.loaders.ingest.rows import Rows, count_until, high_of
 from gcnrec.system.scratch import Scratch
 
@@ -19,23 +21,31 @@ PREFIX = "leakage_"
 _NAMES = {"valid": "validation", "test": "test"}
 
 
-def report_leakage(parts: Parts, ticks: int | None, split: str, num_users: int, scratch: Scratch, report: Report) -> None:
+@dataclass(frozen=True, slots=True)
+class TrainTimes:
+    """When train's rows were, in the unit of held-out times; None where that is not known. User u has `degrees_U[u]` of them, in
+    the order of the users."""
+
+    times_E: NDArray[np.int64] | None
+    degrees_U: NDArray[np.int64]
+
+
+def report_leakage(train: TrainTimes, held_out: Mapping[str, Rows], split: str, scratch: Scratch, report: Report) -> None:
     """Count for validation and test what lies before train, where times are known, and say what was found.
 
     `leakage_train_after_first_<part>`: train interactions later than the first of the part. For splits that are not by time,
     `leakage_<part>_before_own_train` and `leakage_<part>_before_any_train`: shares of the part earlier than the last train
     interaction of the same user, and of all.
     """
-    train = parts.train
-    if ticks is None or train.times_E is None:
+    if train.times_E is None:
         return
     found: dict[str, Any] = {}
-    for name, part in (("valid", parts.valid), ("test", parts.test)):
+    for name, part in held_out.items():
         if part.times_E is None or not len(part):
             continue
-        found[f"{PREFIX}train_after_first_{name}"] = len(train) - int(count_until(train.times_E, int(part.times_E.min())))
+        found[f"{PREFIX}train_after_first_{name}"] = len(train.times_E) - int(count_until(train.times_E, int(part.times_E.min())))
         if split != "temporal":
-            found |= {f"{PREFIX}{name}_{key}": share for key, share in _shares(train, part, num_users, scratch).items()}
+            found |= {f"{PREFIX}{name}_{key}": share for key, share in _shares(train, part, scratch).items()}
     report.entries.update(found)
     for sentence in sentences(found):
         report.say(f"leakage: {sentence}")
@@ -62,9 +72,9 @@ def leaks(counts: Mapping[str, Any]) -> bool:
     return any(value > 0 for key, value in counts.items() if key.startswith(PREFIX))
 
 
-def _shares(train: Rows, part: Rows, num_users: int, scratch: Scratch) -> dict[str, float]:
-    latest_U = scratch.full(num_users, np.int64, np.iinfo(np.int64).min)
-    own = int(_count_before_own(train.pairs_E, train.times_E, part.pairs_E, part.times_E, latest_U))
+def _shares(train: TrainTimes, part: Rows, scratch: Scratch) -> dict[str, float]:
+    latest_U = scratch.full(len(train.degrees_U), np.int64, np.iinfo(np.int64).min)
+    own = int(_count_before_own(train.degrees_U, train.times_E, part.pairs_E, part.times_E, latest_U))
     last = int(train.times_E.max())  # type: ignore[union-attr]
     return {
         "before_own_train": own / len(part),
@@ -73,10 +83,12 @@ def _shares(train: Rows, part: Rows, num_users: int, scratch: Scratch) -> dict[s
 
 
 @numba.njit(cache=True)
-def _count_before_own(train_pairs, train_times, part_pairs, part_times, latest):  # type: ignore[no-untyped-def]
-    for row in range(len(train_pairs)):
-        user = high_of(train_pairs[row])
-        latest[user] = max(latest[user], train_times[row])
+def _count_before_own(degrees, train_times, part_pairs, part_times, latest):  # type: ignore[no-untyped-def]
+    row = 0
+    for user in range(len(degrees)):
+        for _ in range(degrees[user]):
+            latest[user] = max(latest[user], train_times[row])
+            row += 1
     count = 0
     for row in range(len(part_pairs)):
         count += part_times[row] < latest[high_of(part_pairs[row])]

@@ -11,15 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gcnrec.config import Data
 from gcnrec.errors import DataError
 from gcnrec.loaders.bounds.allowed import Allowed
+from gcnrec.loaders.buckets.csr import write_indptr, write_transpose
 from gcnrec.loaders.ingest.behaviours import BY_TIME
-from gcnrec.loaders.ingest.build import degrees_of, write_graph
-from gcnrec.loaders.ingest.heldout import Parts, Report, write_held_out
+from gcnrec.loaders.ingest.build import degrees_of
+from gcnrec.loaders.ingest.heldout import Report, write_held_out
 from gcnrec.loaders.ingest.inputs import Input
-from gcnrec.loaders.ingest.leakage import PREFIX, report_leakage
+from gcnrec.loaders.ingest.leakage import PREFIX, TrainTimes, report_leakage
 from gcnrec.loaders.ingest.listing import listed
+from gcnrec.loaders.ingest.rows import Rows
 from gcnrec.loaders.numbered.layout import (
     AGAIN,
     DOCUMENT,
@@ -30,7 +35,7 @@ from gcnrec.loaders.numbered.layout import (
     read_document,
 )
 from gcnrec.loaders.numbered.nodes import Nodes, read_nodes
-from gcnrec.loaders.numbered.pairs import check_apart, no_pairs, pair_columns, read_pairs
+from gcnrec.loaders.numbered.pairs import Train, check_apart, no_pairs, pair_columns, read_held_out, read_train
 from gcnrec.loaders.numbered.parts import Part, Places, open_part
 from gcnrec.loaders.parquet import check_features, write_all_features
 from gcnrec.loaders.recipe import RULES, Inputs, absolute, first_change, inputs_of, name_of, recipe_of
@@ -101,22 +106,24 @@ def _write(sources: dict[str, Input], document: Numbered, data: Data, folder: Pa
     """Every file of the dataset folder but features and dataset.json."""
     declared = {"users": document.types.user, "items": document.types.item}
     users, items = (read_nodes(sources[side], side, declared[side], data.max_id_bytes, scratch) for side in NODES)
-    parts, places = _read_parts(sources, (len(users), len(items)), scratch, report)
-    if document.split in BY_TIME and parts.train.times_E is None:
+    sizes = len(users), len(items)
+    train, held_out, places = _read_parts(sources, sizes, folder, scratch, report)
+    if document.split in BY_TIME and train.times_E is None:
         raise DataError(
             f"{DOCUMENT} says split = '{document.split}', which goes by time, and train has no column 'time'; {AGAIN}"
         )
-    degrees = degrees_of(parts.train, (len(users), len(items)), scratch)
-    _check(users, items, parts, places, degrees, scratch)
-    ticks = None if parts.train.times_E is None else 1
-    report_leakage(parts, ticks, document.split, len(users), scratch, report)
+    degrees = train.degrees_U, train.degrees_I
+    _check_nodes((users, items), degrees, held_out, scratch)
+    check_apart(train, held_out, places, scratch)
+    report_leakage(TrainTimes(train.times_E, train.degrees_U), held_out, document.split, scratch, report)
     _check_split(document.split, report.entries)
-    report.work("writing", 0, 0)
     for nodes, degrees_N in zip((users, items), degrees, strict=True):
         nodes.write(folder, degrees_N, scratch)
-    write_held_out(folder / "valid.parquet", parts.valid, ticks)
-    write_held_out(folder / "test.parquet", parts.test, ticks)
-    write_graph(folder, "", parts.train, degrees, ticks, scratch)
+    for role, rows in held_out.items():
+        write_held_out(folder / f"{role}.parquet", rows, None)
+    indptr, of_users = write_indptr(folder, "item_users", train.degrees_I), (train.starts, train.items_E)
+    for written in write_transpose(folder / "item_users.indices.npy", indptr, of_users, 0, scratch):
+        report.work("writing item_users", written, len(train.items_E))
 
 
 def _check_split(split: str, leakage: Mapping[str, Any]) -> None:
@@ -134,39 +141,34 @@ def _check_split(split: str, leakage: Mapping[str, Any]) -> None:
 
 
 def _read_parts(
-    sources: dict[str, Input], sizes: tuple[int, int], scratch: Scratch, report: Report
-) -> tuple[Parts, dict[str, Places]]:
-    """The pairs of train, valid and test, and where they lie; parts without rows have the columns of train."""
-    train = pair_columns(sources["train"], None)
-    columns = {"train": train} | {
-        role: pair_columns(sources[role], frozenset(train)) for role in ("valid", "test") if role in sources
+    sources: dict[str, Input], sizes: tuple[int, int], folder: Path, scratch: Scratch, report: Report
+) -> tuple[Train, dict[str, Rows], dict[str, Places]]:
+    """Train, the pairs of valid and test, and where the rows of each lie; parts without rows have the columns of train."""
+    of_train = pair_columns(sources["train"], None)
+    columns = {"train": of_train} | {
+        role: pair_columns(sources[role], frozenset(of_train)) for role in ("valid", "test") if role in sources
     }
     parts = {role: Part(sources[role], found, 2, scratch.limit) for role, found in columns.items()}
-    rows = {
-        role: read_pairs(part, sizes, scratch, partial(_counted, report, role, part.source.rows)) for role, part in parts.items()
+    counted = {role: partial(_counted, report, role, part.source.rows) for role, part in parts.items()}
+    train = read_train(parts["train"], sizes, folder, scratch, counted["train"])
+    held_out = {
+        role: read_held_out(parts[role], sizes, scratch, counted[role]) if role in parts else no_pairs(of_train, scratch)
+        for role in ("valid", "test")
     }
-    held_out = (rows[role] if role in rows else no_pairs(rows["train"], scratch) for role in ("valid", "test"))
-    return Parts(rows["train"], *held_out), {role: part.places for role, part in parts.items()}
+    return train, held_out, {role: part.places for role, part in parts.items()}
 
 
 def _counted(report: Report, role: str, total: int, done: int) -> None:
     report.work(role, done, total)
 
 
-def _check(
-    users: Nodes,
-    items: Nodes,
-    parts: Parts,
-    places: dict[str, Places],
-    degrees: tuple[Any, Any],
-    scratch: Scratch,
+def _check_nodes(
+    sides: tuple[Nodes, Nodes], degrees: tuple[NDArray[np.int64], NDArray[np.int64]], held_out: dict[str, Rows], scratch: Scratch
 ) -> None:
-    """DataError where numbers do not follow the degrees, where a node has no pair, and where parts share a pair."""
-    sizes = len(users), len(items)
-    held_out = [degrees_of(rows, sizes, scratch) for rows in (parts.valid, parts.test)]
-    for side, nodes in enumerate((users, items)):
+    """DataError where numbers do not follow the degrees, and where a node has no pair."""
+    of_parts = [degrees_of(rows, (len(sides[0]), len(sides[1])), scratch) for rows in held_out.values()]
+    for side, nodes in enumerate(sides):
         nodes.check_order(degrees[side])
-        in_valid, in_test = (counts[side] for counts in held_out)
+        in_valid, in_test = (counts[side] for counts in of_parts)
         in_valid += in_test
         nodes.check_met(degrees[side], in_valid)
-    check_apart(parts, places, scratch)
