@@ -326,9 +326,9 @@ def new_folder(
     except OSError as problem:
         raise DataError(f"cannot make {place.parent}: {problem.strerror or problem}; choose another --out") from problem
     with locked(folder_lock(target), target, warn):
-        left = _clear_leftovers(place, warn, can_go_on)
+        left = _clear_leftovers(place, warn, can_go_on if force or not place.exists() else _never)
         if place.exists() and not force:
-            if left is not None:
+            if left is not None:  # what a killed writer had moved aside is back
                 remove(left)
             raise _taken(target)
         with _replacing(place, target, left, warn) as work:
