@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from gcnrec.errors import DataError, first_line, reading
 
 _INT64 = np.iinfo(np.int64)
+_FEW = 8
+"""Rows and columns an edge, above which edges are few."""
 
 
 @dataclass(frozen=True)
@@ -286,7 +288,15 @@ class History:
 
 
 def csr_from_edges(rows_E: NDArray[np.int32], columns_E: NDArray[np.int32], num_rows: int, num_columns: int) -> Csr:
-    """A CSR from edges in any order, repeated edges merged. Two stable counting sorts, O(E + R + C)."""
+    """A CSR from edges in any order, repeated edges merged. Two stable counting sorts, O(E + R + C).
+
+    Edges that are few against the rows and columns are sorted by comparison, so that no array but `indptr` has length R or C.
+    """
+    if len(rows_E) < (num_rows + num_columns) // _FEW:
+        keys_E = np.unique(rows_E.astype(np.int64) * num_columns + columns_E)
+        indptr = np.zeros(num_rows + 1, np.int64)
+        np.add.at(indptr, keys_E // num_columns + 1, 1)
+        return Csr(np.cumsum(indptr, out=indptr), (keys_E % num_columns).astype(np.int32), num_columns)
     by_column = _counting_transpose(rows_E, columns_E, num_columns)
     by_row = _counting_transpose(by_column[0], by_column[1], num_rows)
     indptr = np.zeros(num_rows + 1, np.int64)

@@ -35,6 +35,7 @@ class Stage(IntEnum):
     OWN_NEGATIVES = 10
     FEATURES = 11
     EXAMPLES = 12
+    JUDGED = 13
 
 
 UNIFORM, WEIGHTED, WALK, DATED = 0, 1, 2, 3

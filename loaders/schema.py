@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
@@ -40,6 +41,7 @@ from gcnrec.graph import (
     summed_logarithm,
     summed_weight,
 )
+from gcnrec.ids.id_types import plain
 from gcnrec.integrity.digests import OWN, own_digest, sha256_of
 from gcnrec.integrity.facts import recalled, remember
 from gcnrec.integrity.listed import Count, Listed, Sha256, verify
@@ -532,6 +534,10 @@ _CHUNK_BYTES = 2**23
 """Of ids that are read at a time."""
 
 
+_SOUGHT_ROWS = 2**16
+"""Of ids that are looked up at a time, at least, among the ids that are asked for."""
+
+
 class StoredVocabulary(Vocabulary):
     """The ids of `users.parquet` or `items.parquet`; `ids` reads them into memory at its first use.
 
@@ -561,6 +567,23 @@ class StoredVocabulary(Vocabulary):
     @cached_property
     def ids(self) -> pa.Array:
         return MemoryVocabulary(_read(self._path, ["id"]).column("id").combine_chunks()).ids
+
+    def numbers(self, ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int32]:
+        """As of every vocabulary. Of fewer ids than it has, its own are looked up among these, a few at a time."""
+        return super().numbers(ids) if len(ids) >= len(self) else self._sought(self.cast(ids))
+
+    def _sought(self, ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int32]:
+        """Numbers of plain `ids`, int32, by one pass over the file: memory follows the ids that are asked for."""
+        asked = pc.drop_null(pc.unique(ids))
+        numbers_X, first = np.full(len(asked), -1, np.int32), 0
+        for chunk in self.chunks(max(_SOUGHT_ROWS, len(asked))):  # each builds a hash table of what is asked
+            places = pc.index_in(chunk.cast(plain(chunk.type)), value_set=asked)
+            there = pc.is_valid(places)
+            numbers_X[places.filter(there).to_numpy()] = first + np.flatnonzero(there.to_numpy(zero_copy_only=False))
+            first += len(chunk)
+        found = pc.fill_null(pc.index_in(ids, value_set=asked, skip_nulls=True), -1)
+        found = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+        return np.append(numbers_X, np.int32(-1))[found.to_numpy(zero_copy_only=False)]
 
     def chunks(self, rows: int) -> Iterator[pa.Array]:
         """Read from the file, a few at a time: fewer than `rows` where ids are long."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gcnrec.errors import DataError
 from gcnrec.interactions import Interactions, MemoryVocabulary
+from gcnrec.loaders.schema import StoredVocabulary
 
 IDS = st.one_of(
     st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=20).map(lambda ids: pa.array(ids, pa.int64())),
@@ -57,3 +59,14 @@ def test_interactions_check_their_columns():
         Interactions(np.array([2], np.int32), pair[1], None, None, users, items)
     with pytest.raises(DataError, match=r"items_E must lie in 0 .. 0, got -1"):
         Interactions(pair[0], np.array([-1], np.int32), None, None, users, items)
+
+
+@given(IDS, st.data())
+def test_a_stored_vocabulary_finds_few_ids_as_one_in_memory_finds_all(tmp_path_factory, ids, data):
+    path = tmp_path_factory.getbasetemp() / "ids.parquet"
+    pq.write_table(pa.table({"id": ids}), path)
+    stored, memory = StoredVocabulary(path), MemoryVocabulary(ids)
+    wanted = data.draw(st.lists(st.integers(0, max(len(ids) - 1, 0)), max_size=len(ids) // 2))
+    asked = pa.chunked_array([memory.decode(np.array(wanted, np.int64)), pa.nulls(1, ids.type)])
+    asked = asked.cast(ids.type.value_type) if pa.types.is_dictionary(ids.type) else asked
+    assert stored.numbers(asked).tolist() == memory.numbers(asked).tolist() == [*wanted, -1]

@@ -437,6 +437,9 @@ class Evaluate(Section):
     """Epochs between validations."""
     patience: Annotated[int, Field(ge=0, le=10**6)] = 5
     """Validations without a better `metric` before training stops; 0 never stops."""
+    users: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    """Users that validation and test rank for: as many, drawn at random from those with held-out pairs, the same for each run on
+    the data. Default: all."""
     bootstrap: Annotated[int, Field(ge=0, le=10**5)] = 1000
     """Resamples of users for the intervals; 0 leaves them out."""
     seen: Literal["target", "all", "none"] | None = None

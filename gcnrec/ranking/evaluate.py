@@ -17,11 +17,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gcnrec.errors import DataError
-from gcnrec.graph import BipartiteGraph, Csr, csr_from_edges
+from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions
-from gcnrec.ops.topk import ItemLists, Seen, TopK, contained
+from gcnrec.ops.topk import Seen, TopK, contained
 from gcnrec.ranking import metrics
 from gcnrec.ranking.beyond_accuracy import BeyondAccuracy
+from gcnrec.ranking.held_out import Held, chosen, degrees_of
 from gcnrec.ranking.pairs.tilt import NAMES, Tilt
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import Here, Ranker
@@ -35,17 +36,32 @@ _UNREPORTED: ReportRanked = partial(SILENT.work, "ranking")
 _HERE = Here()
 
 
-PerItem = dict[int, NDArray[np.int64]]
-"""Counts of every item by list length, int64 (I)."""
+PerItem = dict[int, NDArray[np.int32]]
+"""Counts of every item by list length, int32 (I)."""
+Degrees = Callable[[NDArray[np.int32]], NDArray[np.int64]]
+"""Train degrees of the given users, int64, in their order: no array has an entry for every user."""
 
 
 @dataclass(frozen=True, slots=True)
 class ItemCounts:
-    """Of each item: in how many pairs it is held out, int64 (I); how many lists hold it, and how many of these as a hit."""
+    """Of each item: in how many pairs it is held out, int32 (I); how many lists hold it, and how many of these as a hit."""
 
-    held_out_I: NDArray[np.int64]
+    held_out_I: NDArray[np.int32]
     exposure_I: PerItem
     hits_I: PerItem
+
+    @classmethod
+    def none(cls, num_items: int, ks: Sequence[int]) -> ItemCounts:
+        """Zeros."""
+        exposure_I, hits_I = ({k: np.zeros(num_items, np.int32) for k in ks} for _ in range(2))
+        return cls(np.zeros(num_items, np.int32), exposure_I, hits_I)
+
+    def add(self, items_BK: NDArray[np.int32], hits_BK: NDArray[np.bool_]) -> None:
+        """Count lists, in place and in time by their length: item -1 is none."""
+        for k, exposure_I in self.exposure_I.items():
+            first_BK, hit_BK = items_BK[:, :k], hits_BK[:, :k]
+            np.add.at(exposure_I, first_BK[first_BK >= 0], 1)
+            np.add.at(self.hits_I[k], first_BK[hit_BK], 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +87,12 @@ class HeldOutSplit:
     pairs: Interactions
     seen: Seen
     item_degrees_I: NDArray[np.int64]
-    user_degrees_U: NDArray[np.int64]
+    user_degrees: Degrees
 
     @classmethod
     def of(cls, pairs: Interactions, train: BipartiteGraph, seen: Seen) -> HeldOutSplit:
         """Pairs held out from `train`, judged by lists without the items `seen`."""
-        return cls(pairs, seen, train.item_users.degrees, train.user_items.degrees)
+        return cls(pairs, seen, train.item_users.degrees, partial(degrees_of, train.user_items))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,37 +124,27 @@ def evaluate(
 
     Raises DataError when no user has held-out items or the scorer is of other sizes, DivergedError for NaN scores.
     """
-    held, users_H = held_out_of(scorer, split.pairs)
-    lists = ranker.top_k(scorer, users_H, min(max(measures.ks), scorer.num_items), split.seen, candidates)
+    held = held_out_of(scorer, split.pairs)
+    lists = ranker.top_k(scorer, held.users_H, min(max(measures.ks), scorer.num_items), split.seen, candidates)
     return judge_lists(lists, split, held, measures, report)
 
 
-def held_out_of(scorer: Scorer, held_out: Interactions) -> tuple[Csr, NDArray[np.int32]]:
-    """User -> held-out items, and the users with any, int32 (H). DataError for none, or for a scorer of other sizes."""
+def held_out_of(scorer: Scorer, held_out: Interactions) -> Held:
+    """The held-out items of each user with any. DataError for none, or for a scorer of other sizes."""
     num_users, num_items = len(held_out.user_ids), len(held_out.item_ids)
     if (scorer.num_users, scorer.num_items) != (num_users, num_items):
         raise DataError(
             f"a scorer must know {num_users} users and {num_items} items, this one knows {scorer.num_users} and "
             f"{scorer.num_items}; evaluate a run with the dataset folder it was trained on"
         )
-    return held_lists(held_out)
-
-
-def held_lists(held_out: Interactions) -> tuple[Csr, NDArray[np.int32]]:
-    """User -> held-out items, and the users with any, int32 (H). DataError for none."""
-    held = csr_from_edges(held_out.users_E, held_out.items_E, len(held_out.user_ids), len(held_out.item_ids))
-    users_H = np.flatnonzero(held.degrees).astype(np.int32)
-    if not len(users_H):
-        raise DataError("no user has held-out items, so nothing can be measured; ingest with a test or validation split")
-    return held, users_H
+    return Held.of(held_out)
 
 
 def judge_lists(
-    lists: Iterator[TopK], split: HeldOutSplit, held: Csr, measures: Measures, report: ReportRanked = _UNREPORTED
+    lists: Iterator[TopK], split: HeldOutSplit, held: Held, measures: Measures, report: ReportRanked = _UNREPORTED
 ) -> Evaluation:
-    """The evaluation of ranked lists of all users with held-out items, in their order; `held`: user -> held-out items."""
-    users_H = np.flatnonzero(held.degrees).astype(np.int32)
-    names, values_MH, items, unexpected = _judge(lists, held, split.item_degrees_I, measures, report)
+    """The evaluation of ranked lists of the users of `held`, in their order."""
+    names, values_MH, items, unexpected = _judge(lists, held, split, measures, report)
     columns = dict(zip(names, values_MH, strict=True))
     means = {name: float(values_H.mean()) for name, values_H in columns.items()}
     for k in measures.lengths:
@@ -152,26 +158,27 @@ def judge_lists(
         low_M, high_M = metrics.bootstrap_intervals(values_MH.T, measures.resamples, measures.seed)
         intervals = dict(zip(names, zip(low_M.tolist(), high_M.tolist(), strict=True), strict=True))
     about = {
-        "user": split.pairs.user_ids.picked(users_H),
-        "degree": split.user_degrees_U[users_H],
-        "num_held_out": held.degrees[users_H],
+        "user": split.pairs.user_ids.picked(held.users_H),
+        "degree": split.user_degrees(held.users_H),
+        "num_held_out": held.items.degrees,
     }
     deciles = popularity_deciles(split.item_degrees_I, items.held_out_I, items.hits_I)
     return Evaluation(means, intervals, pa.table({**about, **columns}), deciles, items)
 
 
-def popularity_deciles(item_degrees_I: NDArray[np.int64], held_out_I: NDArray[np.int64], hits_I: PerItem) -> list[dict[str, Any]]:
+def popularity_deciles(item_degrees_I: NDArray[np.int64], held_out_I: NDArray[np.int32], hits_I: PerItem) -> list[dict[str, Any]]:
     """Recall by item popularity: ten groups of a tenth of the *items* each, decile 1 the most popular by train degree.
 
     `recall@k` of a decile is hits on its items / held-out interactions with its items (None without any), pooled over
     users; weighted by `held_out`, the deciles average to all hits / all held-out interactions.
     """
-    order_I = np.argsort(-item_degrees_I, kind="stable")
+    share, longer = divmod(len(item_degrees_I), NUM_DECILES)
+    ends = [number * share + min(number, longer) for number in range(1, NUM_DECILES + 1)]
     rows = []
-    for number, items in enumerate(np.array_split(order_I, NUM_DECILES), start=1):
+    for number, items in enumerate(metrics.by_popularity(item_degrees_I, ends), start=1):
         held_out, degrees = int(held_out_I[items].sum()), item_degrees_I[items]
-        least, most = (int(degrees.min()), int(degrees.max())) if len(items) else (None, None)
-        row: dict[str, Any] = {"decile": number, "items": len(items), "min_degree": least, "max_degree": most}
+        least, most = (int(degrees.min()), int(degrees.max())) if len(degrees) else (None, None)
+        row: dict[str, Any] = {"decile": number, "items": len(degrees), "min_degree": least, "max_degree": most}
         row["held_out"] = held_out
         for k, hits in hits_I.items():
             row[f"hits@{k}"] = int(hits[items].sum())
@@ -202,7 +209,7 @@ def cold_metrics(scorer: Scorer, split: HeldOutSplit, ks: Sequence[int], ranker:
     Empty where no held-out pair is cold; a group without pairs is left out.
     """
     held_out, item_degrees_I = split.pairs, split.item_degrees_I
-    cold_item_E, cold_user_E = item_degrees_I[held_out.items_E] == 0, split.user_degrees_U[held_out.users_E] == 0
+    cold_item_E, cold_user_E = item_degrees_I[held_out.items_E] == 0, split.user_degrees(held_out.users_E) == 0
     if not (cold_item_E.any() or cold_user_E.any()):
         return {}
     cold_I, warm_I = (np.flatnonzero(side_I).astype(np.int32) for side_I in (item_degrees_I == 0, item_degrees_I > 0))
@@ -216,9 +223,8 @@ def cold_metrics(scorer: Scorer, split: HeldOutSplit, ks: Sequence[int], ranker:
     found = {}
     for name, (chosen_E, candidates) in groups.items():
         if chosen_E.any():
-            users_E, items_E = held_out.users_E[chosen_E], held_out.items_E[chosen_E]
-            part = replace(held_out, users_E=users_E, items_E=items_E, times_E=None, weights_E=None)
-            found[name] = group_metrics(scorer, replace(split, pairs=part), ks, candidates, ranker)
+            part = replace(split, pairs=chosen(held_out, chosen_E))
+            found[name] = group_metrics(scorer, part, ks, candidates, ranker)
     return found
 
 
@@ -238,32 +244,31 @@ def metric_columns(per_user: pa.Table) -> list[str]:
 
 
 def _judge(
-    chunks: Iterator[TopK], held: Csr, item_degrees_I: NDArray[np.int64], measures: Measures, report: ReportRanked
+    chunks: Iterator[TopK], held: Held, split: HeldOutSplit, measures: Measures, report: ReportRanked
 ) -> tuple[list[str], NDArray[np.float64], ItemCounts, dict[int, int]]:
     """Names and values, float64 (M, H), of the per-user metrics; counts of items; by list length, hits that popularity lacks."""
-    num_items, num_users, ks = held.columns, int(np.count_nonzero(held.degrees)), measures.lengths
-    information_I = metrics.self_information(item_degrees_I, held.rows)
-    tilted = Tilt.of(held, item_degrees_I, measures.tilt, ks) if measures.tilt else None
+    num_items, num_users, ks, degrees_I = held.items.columns, len(held.users_H), measures.lengths, split.item_degrees_I
+    tilted = Tilt.of(held.items, degrees_I, measures.tilt, ks) if measures.tilt else None
     beyond = measures.beyond
     kinds = (*measures.per_user, *(NAMES if tilted else ()), "novelty", *(beyond.names if beyond else ()))
     names = [f"{kind}@{k}" for kind in kinds for k in ks]
     values_MH = np.empty((len(names), num_users))
     columns = dict(zip(names, values_MH, strict=True))
-    exposure, hits = ({k: np.zeros(num_items, np.int64) for k in ks} for _ in range(2))
+    counts = ItemCounts.none(num_items, ks)
+    np.add.at(counts.held_out_I, held.items.indices, 1)
     unexpected, done = dict.fromkeys(ks if beyond else (), 0), 0
     for lists in chunks:
-        hits_BK = contained(lists.items_BK, ItemLists(held, lists.users_B))
-        judged = metrics.Judged(lists.items_BK, hits_BK, held.degrees[lists.users_B])
         here = slice(done, done + len(lists.users_B))
+        hits_BK = contained(lists.items_BK, held.lists(lists.users_B))
+        judged = metrics.Judged(lists.items_BK, hits_BK, held.items.degrees[here])
+        information_BK = metrics.self_information(degrees_I[lists.items_BK], len(split.pairs.user_ids))
         for k in ks:
             for name, metric in measures.per_user.items():
                 columns[f"{name}@{k}"][here] = metric(judged, k)
             for name, values_B in tilted.judge(judged, here, k).items() if tilted else ():
                 columns[name][here] = values_B
-            columns[f"novelty@{k}"][here] = metrics.novelty(judged, k, information_I)
-            items_BK, hit_BK = lists.items_BK[:, :k], hits_BK[:, :k]
-            exposure[k] += np.bincount(items_BK[items_BK >= 0], minlength=num_items)
-            hits[k] += np.bincount(items_BK[hit_BK], minlength=num_items)
+            columns[f"novelty@{k}"][here] = metrics.novelty(judged, k, information_BK)
+        counts.add(lists.items_BK, hits_BK)
         if beyond:
             for name, values_B in beyond.diversity(lists, ks).items():
                 columns[name][here] = values_B
@@ -272,5 +277,4 @@ def _judge(
                 unexpected[k] += int(((slots_P < k) & (places_P >= k)).sum())
         done = here.stop
         report(done, num_users)
-    counts = ItemCounts(np.bincount(held.indices, minlength=num_items), exposure, hits)
     return names, values_MH, counts, unexpected

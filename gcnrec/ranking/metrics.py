@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -165,44 +165,59 @@ HEAD = 0.2
 """Of the items, the most popular ones; the rest is the long tail."""
 
 
-def self_information(item_degrees_I: NDArray[np.integer], num_users: int) -> Floats:
-    """-log2(train users of the item / users) in bits, float64 (I); no train user counts as one."""
-    information_I: Floats = -np.log2(np.maximum(item_degrees_I, 1) / max(num_users, 1))
-    return information_I
+def self_information(item_degrees: NDArray[np.integer], num_users: int) -> Floats:
+    """-log2(train users of the item / users) in bits, float64 in the shape of the degrees; no train user counts as one."""
+    information: Floats = -np.log2(np.maximum(item_degrees, 1) / max(num_users, 1))
+    return information
 
 
-def novelty(judged: Judged, k: int, information_I: Floats) -> Floats:
-    """Mean self-information of the first k listed items (Zhou et al. 2010), 0 for an empty list."""
-    items_BK = judged.items_BK[:, :k]
-    listed_BK = items_BK >= 0
-    total_B = np.where(listed_BK, information_I[items_BK], 0.0).sum(axis=1)
+def novelty(judged: Judged, k: int, information_BK: Floats) -> Floats:
+    """Mean self-information of the first k listed items (Zhou et al. 2010), 0 for an empty list.
+
+    `information_BK` float64: of the item in each place of `judged`, anything in empty slots.
+    """
+    listed_BK = judged.items_BK[:, :k] >= 0
+    total_B = np.where(listed_BK, information_BK[:, :k], 0.0).sum(axis=1)
     value_B: Floats = total_B / np.maximum(listed_BK.sum(axis=1), 1)
     return value_B
 
 
-def coverage(exposure_I: NDArray[np.int64]) -> float:
+def coverage(exposure_I: NDArray[np.integer]) -> float:
     """Share of all items that someone was recommended; `exposure_I` counts the lists that hold each item."""
     return float((exposure_I > 0).mean())
 
 
-def gini(exposure_I: NDArray[np.int64]) -> float:
+def gini(exposure_I: NDArray[np.integer]) -> float:
     """Gini coefficient of the exposure of all items: 0 all equal, towards 1 when few get all; 0 when no list has an item.
 
-    sum_i (2 i - I - 1) x_i / (I sum x), x ascending, i from 1 (Fleder & Hosanagar 2009).
+    sum_i (2 i - I - 1) x_i / (I sum x), x ascending, i from 1 (Fleder & Hosanagar 2009). The sums are exact, as integers. Items
+    that no list holds come first and add nothing, so that memory is that of the listed ones.
     """
-    x = np.sort(exposure_I).astype(np.float64)
-    weights = 2.0 * np.arange(1, len(x) + 1) - len(x) - 1.0
-    return float(weights @ x / (len(x) * x.sum())) if x.any() else 0.0
+    items, x = len(exposure_I), np.sort(exposure_I[exposure_I > 0]).astype(np.int64)
+    weights = 2 * np.arange(items - len(x) + 1, items + 1) - items - 1
+    return float(weights @ x) / (items * float(x.sum())) if len(x) else 0.0
 
 
-def long_tail(exposure_I: NDArray[np.int64], item_degrees_I: NDArray[np.integer]) -> float:
+def long_tail(exposure_I: NDArray[np.integer], item_degrees_I: NDArray[np.integer]) -> float:
     """Share of all places in lists that hold none of the `HEAD` of items with most train users; 0 when no list has an item.
 
     Of equal numbers of users the smaller item number belongs to the head (Abdollahpouri et al. 2017, with 20 % as the head).
     """
-    head = np.argsort(-item_degrees_I.astype(np.int64), kind="stable")[: math.ceil(HEAD * len(item_degrees_I))]
+    (head,) = by_popularity(item_degrees_I, [math.ceil(HEAD * len(item_degrees_I))])
     places = int(exposure_I.sum())
     return 1.0 - float(exposure_I[head].sum()) / places if places else 0.0
+
+
+def by_popularity(item_degrees_I: NDArray[np.integer], ends: Sequence[int]) -> list[slice | NDArray[np.intp]]:
+    """Items by falling train degree, of equal degrees the smaller number first: the part up to each of the rising `ends`.
+
+    Slices where numbers follow the degrees already, as in each ingested dataset: no order of all items is made.
+    """
+    parts = [slice(first, last) for first, last in zip((0, *ends), ends, strict=False)]
+    if not (item_degrees_I[1:] > item_degrees_I[:-1]).any():
+        return [*parts]
+    order_I = np.argsort(-item_degrees_I.astype(np.int64), kind="stable")
+    return [order_I[part] for part in parts]
 
 
 def _num_hits(judged: Judged, k: int) -> NDArray[np.int64]:

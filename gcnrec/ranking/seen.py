@@ -6,16 +6,17 @@ A held-out pair that is left out as seen is in no list: a miss.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from gcnrec.config import Evaluate
-from gcnrec.graph import Behaviour, Csr, csr_from_edges
+from gcnrec.graph import Behaviour, Csr
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import ItemLists, Seen, contained
+from gcnrec.ranking.held_out import Held, chosen, sampled
 
 Split = Literal["valid", "test"]
 SeenRule = Literal["target", "all", "none"]
@@ -45,16 +46,20 @@ def seen_items(rule: SeenRule, dataset: Dataset, split: Split) -> Seen:
     return Seen((*_taken_before(dataset, split), *negatives, *(other.graph.user_items for other in others)))
 
 
-def judged_pairs(rule: SeenRule, dataset: Dataset, split: Split) -> Interactions:
-    """The held-out pairs of `split` that lists are judged by: with "all", none that its user has met by another behaviour."""
+def judged_pairs(rule: SeenRule, dataset: Dataset, split: Split, users: int | None = None) -> Interactions:
+    """The held-out pairs of `split` that lists are judged by: of `users` users, drawn as `gcnrec.ranking.held_out` says, None: of
+    all. With "all", none that its user has met by another behaviour."""
+    return sampled(_judged(rule, dataset, split), users)
+
+
+def _judged(rule: SeenRule, dataset: Dataset, split: Split) -> Interactions:
     held_out = dataset.test if split == "test" else dataset.valid
     if rule != "all" or not dataset.others or not len(held_out):
         return held_out
     new_E = np.ones(len(held_out), np.bool_)
     for other in known_others(dataset, split):
         new_E &= ~contained(held_out.items_E[:, None], ItemLists(other.graph.user_items, held_out.users_E))[:, 0]
-    users_E, items_E = held_out.users_E[new_E], held_out.items_E[new_E]
-    return replace(held_out, users_E=users_E, items_E=items_E, times_E=None, weights_E=None)
+    return chosen(held_out, new_E)
 
 
 def seen_in_validation(settings: Evaluate, dataset: Dataset) -> Seen:
@@ -69,13 +74,15 @@ def known_others(dataset: Dataset, split: Split) -> tuple[Behaviour, ...]:
 
 def validation_pairs(settings: Evaluate, dataset: Dataset) -> Interactions:
     """The validation pairs that lists are judged by, by a job's `[evaluate]`."""
-    return judged_pairs(seen_rule(settings.seen, dataset), dataset, "valid")
+    return judged_pairs(seen_rule(settings.seen, dataset), dataset, "valid", settings.users)
 
 
 def out_of_reach(held_out: Interactions, seen: Seen) -> int:
     """How many held-out pairs, each counted once, `seen` leaves out, so that no list holds them."""
-    held = csr_from_edges(held_out.users_E, held_out.items_E, len(held_out.user_ids), len(held_out.item_ids))
-    users_E, items_E1 = held.row_numbers(), held.indices[:, None]
+    if not len(held_out):
+        return 0
+    held = Held.of(held_out)
+    users_E, items_E1 = held.users_H[held.items.row_numbers()], held.items.indices[:, None]
     lost_E1 = np.zeros(items_E1.shape, np.bool_)
     for part in seen.parts:
         lost_E1 |= contained(items_E1, ItemLists(part, users_E))
@@ -114,7 +121,7 @@ class Lost:
 def lost_in_validation(settings: Evaluate, dataset: Dataset) -> Lost:
     """The validation pairs that no list holds, by a job's `[evaluate]`."""
     rule = seen_rule(settings.seen, dataset)
-    return Lost.of(dataset, "valid", rule, judged_pairs(rule, dataset, "valid"), seen_items(rule, dataset, "valid"))
+    return Lost.of(dataset, "valid", rule, validation_pairs(settings, dataset), seen_items(rule, dataset, "valid"))
 
 
 def _taken_before(dataset: Dataset, split: Split) -> tuple[Csr, ...]:

@@ -33,6 +33,8 @@ def metric_lines(metrics: dict[str, Any]) -> list[str]:
         if name in HEADLINE:
             lines.append(f"{name}  {metrics[name]:.4f}, 95% interval {low:.4f} to {high:.4f}")
     lines += [f"{key}  {metrics[key]}" for key in ("export", "mixture", "seen") if key in metrics]
+    if "sampled_from" in metrics:
+        lines.append(f"sample: {metrics['users']:,} of {metrics['sampled_from']:,} users with held-out items")
     if metrics.get("users_without_list"):
         lines.append(f"without a list: {metrics['users_without_list']:,} of {metrics['users']:,} users, who have zeros")
     lines += [f"dropped: {count:,} {key.replace('_', ' ')}" for key, count in metrics.get("dropped", {}).items()]

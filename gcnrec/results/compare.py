@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gcnrec.errors import DataError, UsageError
 from gcnrec.ranking.evaluate import metric_columns
@@ -21,7 +22,7 @@ from gcnrec.results.evaluate import Split, refuse_what_it_was_trained_on
 from gcnrec.results.given.lists import JudgedLists
 from gcnrec.runs.folder import Run
 from gcnrec.runs.paths import evaluate_command, per_user_path
-from gcnrec.runs.per_user import read_per_user
+from gcnrec.runs.per_user import SAMPLED, read_per_user
 
 TEST = "two-sided sign-flip test over users, Holm over all rows"
 
@@ -80,6 +81,7 @@ def compare_runs(
         if not isinstance(run, JudgedLists):
             refuse_what_it_was_trained_on(run, split)
     tables = [_per_user(run, split) for run in (base, *others)]
+    tables = _of_common_users(tables)
     for run, table in zip(others, tables[1:], strict=True):
         _check_same(base, tables[0], run, table)
     shared = [name for name in metric_columns(tables[0]) if all(name in table.column_names for table in tables)]
@@ -123,6 +125,16 @@ def _per_user(run: Run | JudgedLists, split: Split) -> pa.Table:
     if not path.is_file():
         raise UsageError(f"{run.folder} has no {path.name}; run '{evaluate_command(run.folder, split)}' first")
     return read_per_user(run.folder, path, f"run '{evaluate_command(run.folder, split)}' again")
+
+
+def _of_common_users(tables: list[pa.Table]) -> list[pa.Table]:
+    """The tables, cut to the users that all of them have where one is of a sample (`evaluate.users`)."""
+    if not any(SAMPLED in (table.schema.metadata or {}) for table in tables):
+        return tables
+    common = tables[0].column("user")
+    for table in tables[1:]:
+        common = common.filter(pc.is_in(common, value_set=table.column("user")))
+    return [table.filter(pc.is_in(table.column("user"), value_set=common)) for table in tables]
 
 
 def _seen_of(run: Run, table: pa.Table) -> str:

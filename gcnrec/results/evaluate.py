@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from gcnrec.closed_forms import closed_form
 from gcnrec.errors import DataError, DeviceError, UsageError
+from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, cold_metrics, evaluate, group_metrics
+from gcnrec.ranking.held_out import counts_of, degrees_of, of_users
 from gcnrec.ranking.machines.leader import rankers_of
 from gcnrec.ranking.metrics import per_user_with
 from gcnrec.ranking.pairs.known_pairs import known_metrics, known_pairs
@@ -38,6 +40,7 @@ from gcnrec.runs.events import append_event
 from gcnrec.runs.folder import Run, writing
 from gcnrec.runs.manifest import record
 from gcnrec.runs.paths import metrics_path, per_user_path
+from gcnrec.runs.per_user import SAMPLED
 from gcnrec.runs.tracking import track_results
 from gcnrec.storage.files import atomic_file
 from gcnrec.storage.places import place_if_any
@@ -95,7 +98,7 @@ def evaluate_run(
     observer, rule, measures = kept(observer), terms.rule(run), terms.measures(run)
     limit = run.job.evaluate.memory_limit if memory_limit is None else memory_limit
     with writing(run.folder, observer), memory_errors_as_sentences(limit):
-        held_out = judged_pairs(rule, dataset, split)
+        held_out = judged_pairs(rule, dataset, split, run.job.evaluate.users)
         fixed = evaluation_bytes(run, held_out, measures.ks, measures.resamples)
         fixed += sum(node_table_bytes(run, path, limit) for path in (segments, place_if_any(details.attributes)) if path)
         fixed += beyond_bytes(run, measures.ks) if details.beyond_accuracy else 0
@@ -123,8 +126,9 @@ def evaluate_run(
 
 def _document(run: Run, result: Evaluation, split: Split, rule: SeenRule) -> dict[str, Any]:
     """The metrics of a run as `metrics.json` has them."""
-    document: dict[str, Any] = {"split": split, "users": len(result.per_user), "seen": rule, **result.metrics}
-    document |= {"intervals": result.intervals, "deciles": result.deciles}
+    users = len(result.per_user)
+    document: dict[str, Any] = {"split": split, "users": users, **_sample(run, split, rule, users), "seen": rule}
+    document |= result.metrics | {"intervals": result.intervals, "deciles": result.deciles}
     if run.export_rule:
         document["export"] = run.export_rule.name
     if run.mixture:
@@ -145,7 +149,8 @@ def evaluate_lists(
     rule, split = terms.rule(run), terms.split
     out.refuse_inputs([lists, place_if_any(details.attributes)])
     of_items, given = details.read(dataset), read_lists(dataset, lists)
-    held = HeldOutSplit.of(judged_pairs(rule, dataset, split), dataset.graph, seen_items(rule, dataset, split))
+    pairs = judged_pairs(rule, dataset, split, run.job.evaluate.users)
+    held = HeldOutSplit.of(pairs, dataset.graph, seen_items(rule, dataset, split))
     fitting = lengths_of(given, held, terms.measures(run).lengths, terms.ks is not None, observer)
     measures = replace(terms.measures(run), ks=fitting, beyond=details.beyond(run, held, out.scratch, observer))
     result, hidden = judged(given, held, measures)
@@ -156,8 +161,9 @@ def evaluate_lists(
         observer.warn(f"no list of {lists} names a held-out item of {split}; were these left out on purpose? {kept}")
     counts = {"unknown_users": given.unknown_users, "unknown_items": given.unknown_items, "repeated": given.repeated}
     counts |= {"seen_items": hidden}
-    document: dict[str, Any] = {"split": split, "users": len(result.per_user), "seen": rule, **result.metrics}
-    document |= {"users_without_list": given.absent(held)} | of_items.added(result)
+    users = len(result.per_user)
+    document: dict[str, Any] = {"split": split, "users": users, **_sample(run, split, rule, users), "seen": rule}
+    document |= result.metrics | {"users_without_list": given.absent(held)} | of_items.added(result)
     return document | {"intervals": result.intervals, "dropped": {key: value for key, value in counts.items() if value}}
 
 
@@ -168,7 +174,7 @@ def measure_baselines(run: Run, observer: Observer = SILENT) -> None:
     """
     done, settings = RunContents(run.folder).baselines, run.job.evaluate
     rule = rule_of(run)
-    pairs = judged_pairs(rule, run.dataset, "test")
+    pairs = judged_pairs(rule, run.dataset, "test", settings.users)
     split = HeldOutSplit.of(pairs, run.dataset.graph, seen_items(rule, run.dataset, "test"))
     for name in () if settings.baselines == "auto" else settings.baselines:
         if name in done:
@@ -208,28 +214,47 @@ def cold_start(
     met by no behaviour, in lists that leave out all that was met. `repeats`, `pending`: see `gcnrec.ranking.pairs.known_pairs`.
     """
     rule = rule or rule_of(run)
-    degrees_U, degrees_I = trained_degrees(run.dataset, run.refitted)
-    pairs, seen = judged_pairs(rule, run.dataset, split), seen_items(rule, run.dataset, split)
-    ks = ks or run.job.evaluate.k
-    groups = cold_metrics(scorer, HeldOutSplit(pairs, seen, degrees_I, degrees_U), ks, ranker)
-    new = judged_pairs("all", run.dataset, split)
+    trained, ks = Trained(run.dataset, run.refitted), ks or run.job.evaluate.k
+    pairs = judged_pairs(rule, run.dataset, split, run.job.evaluate.users)
+    judged_by = HeldOutSplit(pairs, seen_items(rule, run.dataset, split), trained.of_items(), trained.of_users)
+    groups = cold_metrics(scorer, judged_by, ks, ranker)
+    new = of_users(judged_pairs("all", run.dataset, split), pairs.users_E) if rule == "target" else pairs
     if rule == "target" and len(new):
-        unmet = HeldOutSplit(new, seen_items("all", run.dataset, split), degrees_I, degrees_U)
+        unmet = replace(judged_by, pairs=new, seen=seen_items("all", run.dataset, split))
         groups["new"] = group_metrics(scorer, unmet, ks, ranker=ranker)
     kinds = known_pairs(rule, run.dataset, split, pairs)
-    return groups | known_metrics(scorer, HeldOutSplit(pairs, seen, degrees_I, degrees_U), kinds, ks, ranker)
+    return groups | known_metrics(scorer, judged_by, kinds, ks, ranker)
 
 
-def trained_degrees(dataset: Dataset, refitted: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Interactions of every user and item that a run trains on; a pair of several behaviours, or of train and valid after a
-    refit, counts for each."""
-    graphs = (dataset.graph, *(other.graph for other in dataset.graph.others))
-    degrees_U = np.sum([graph.user_items.degrees for graph in graphs], axis=0)
-    degrees_I = np.sum([graph.item_users.degrees for graph in graphs], axis=0)
-    if not refitted:
-        return degrees_U, degrees_I
-    more_U = np.bincount(dataset.valid.users_E, minlength=len(degrees_U))
-    return degrees_U + more_U, degrees_I + np.bincount(dataset.valid.items_E, minlength=len(degrees_I))
+@dataclass(frozen=True)
+class Trained:
+    """How many interactions of its users and items a run trains on; a pair of several behaviours, or of train and valid after a
+    refit, counts for each. No array has an entry for every user."""
+
+    dataset: Dataset
+    refitted: bool
+
+    def of_users(self, users_X: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Of some users, int64 (X)."""
+        degrees_X = np.zeros(len(users_X), np.int64)
+        for graph in self._graphs:
+            degrees_X += degrees_of(graph.user_items, users_X)
+        return degrees_X + counts_of(self.dataset.valid.users_E, users_X) if self.refitted else degrees_X
+
+    def of_items(self) -> NDArray[np.int64]:
+        """Of every item, int64 (I)."""
+        first, *others = self._graphs
+        degrees_I = first.item_users.degrees
+        for graph in others:
+            degrees_I = degrees_I + graph.item_users.degrees
+        if self.refitted:
+            degrees_I = degrees_I + np.bincount(self.dataset.valid.items_E, minlength=len(degrees_I))
+        return degrees_I
+
+    @property
+    def _graphs(self) -> tuple[BipartiteGraph, ...]:
+        graph = self.dataset.graph
+        return graph, *(other.graph for other in graph.others)
 
 
 def rule_of(run: Run) -> SeenRule:
@@ -237,8 +262,17 @@ def rule_of(run: Run) -> SeenRule:
     return seen_rule(run.job.evaluate.seen, run.dataset)
 
 
+def _sample(run: Run, split: Split, rule: SeenRule, judged: int) -> dict[str, int]:
+    """`sampled_from`: how many users have held-out pairs, where `judged` of them are a sample; else nothing."""
+    if run.job.evaluate.users is None:
+        return {}
+    users = len(np.unique(judged_pairs(rule, run.dataset, split).users_E))
+    return {"sampled_from": users} if users > judged else {}
+
+
 def _write(run: Run, split: Split, result: Evaluation, document: dict[str, Any], observer: Observer) -> None:
     metadata = {"split": split, "digest": run.dataset.digest, "seen": document["seen"]}
+    metadata |= {SAMPLED.decode(): str(document["sampled_from"])} if "sampled_from" in document else {}
     table = result.per_user.replace_schema_metadata(metadata)
     metrics, per_user = metrics_path(run.folder, split), per_user_path(run.folder, split)
     with atomic_file(metrics) as metrics_file, atomic_file(per_user) as per_user_file:

@@ -42,13 +42,22 @@ def evaluation_bytes(run: Run, held_out: Interactions, ks: Sequence[int], bootst
     """Bytes of `evaluate`, chunks of users apart: per node, per held-out pair, per user with such pairs, for a bootstrap."""
     dataset = run.dataset
     users, items = len(dataset.user_ids), len(dataset.item_ids)
-    tested = min(users, len(held_out))
+    tested = min(users, len(held_out), run.job.evaluate.users or users)
     tilt = run.job.evaluate.tilt > 0.0
+    lists = min(items, tested * max(ks)) if ks else 0
     per_user = 8 * len(ks) * (len(PER_USER) + len(run.job.evaluate.own) + (5 if tilt else 1)) + 96 + (24 if bootstrap else 0)
     pairs = _pair_bytes(dataset) + (80 if tilt else 0) * len(held_out)
     pairs += 56 * len(held_out) if dataset.others or dataset.keeps_repeats else 0  # by kind: `gcnrec.ranking.pairs.known_pairs`
     resamples = BOOTSTRAP_BYTES if bootstrap else 0
-    return _WORKING + 40 * users + (48 + 16 * len(ks)) * items + pairs + tested * per_user + resamples + _model_bytes(run)
+    nodes = _seen_bytes(dataset) + (40 + 8 * len(ks)) * items + 40 * lists
+    return _WORKING + nodes + pairs + tested * per_user + resamples + _model_bytes(run)
+
+
+def _seen_bytes(dataset: Dataset) -> int:
+    """Bytes by user: of a sample's draw, and of where each user's entries begin in parts that lists leave out, train apart."""
+    users = len(dataset.user_ids)
+    parts = sum(map(bool, (len(dataset.valid), len(dataset.test), *map(len, dataset.later_negatives))))
+    return (2 + 16 * parts + (16 if dataset.negatives is not None else 0) + 24 * len(dataset.others)) * users
 
 
 def beyond_bytes(run: Run, ks: Sequence[int]) -> int:
@@ -73,7 +82,10 @@ def recommendation_bytes(run: Run, files: RequestFiles, limit: str) -> int:
     users, items = len(dataset.user_ids), len(dataset.item_ids)
     given = sum(_given_bytes(path, allowed) for path in files.given)
     pairs = _pair_bytes(dataset)
-    total = _WORKING + 3 * _id_bytes(run, allowed) + 40 * (users + items) + pairs + given
+    named = files.users is not None and not files.bring_nodes  # their ids alone are read
+    ids = _item_id_bytes(run, allowed) if named else _id_bytes(run, allowed)
+    nodes = 40 * items + (_seen_bytes(dataset) if named else 40 * users)
+    total = _WORKING + 3 * ids + nodes + pairs + given
     embeddings = _embedding_bytes(run, allowed)
     return total + _model_bytes(run) + (3 * embeddings if files.bring_nodes else 0)
 
@@ -173,6 +185,11 @@ def _id_bytes(run: Run, allowed: Allowed) -> int:
     dataset = run.dataset
     sides = ("users", dataset.user_ids), ("items", dataset.item_ids)
     return sum(4 * len(ids) + table_bytes(dataset.folder / f"{name}.parquet", allowed, ["id"]) for name, ids in sides)
+
+
+def _item_id_bytes(run: Run, allowed: Allowed) -> int:
+    """As `_id_bytes`, of items alone."""
+    return 4 * len(run.dataset.item_ids) + table_bytes(run.dataset.folder / "items.parquet", allowed, ["id"])
 
 
 def _given_bytes(path: Path, allowed: Allowed) -> int:

@@ -20,7 +20,7 @@ from gcnrec.ranking.popularity import PopularityScorer
 from gcnrec.ranking.relist import Ranking, Relist, pool
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import Ranker, in_chunks, rank_chunk, whole_ranking
-from gcnrec.results.evaluate import rule_of, trained_degrees
+from gcnrec.results.evaluate import Trained, rule_of
 from gcnrec.results.fold_in import Widened, with_new_nodes
 from gcnrec.results.given.dropped import FileCounts, seen_and_excluded
 from gcnrec.results.given.request import Request, RequestFiles, check_wishes, left_out, read_request
@@ -123,16 +123,14 @@ def _recommended(run: Run, files: RequestFiles, call: _Call, observer: Observer)
         )
     if rule_of(run) == "none" and options.seen != "none":
         observer.note("evaluate.seen = 'none' judged this run by lists that leave nothing out; --seen none gives such lists")
-    degrees_U, _ = trained_degrees(dataset, run.refitted)
     lists = _Lists(
         k=min(options.k, len(dataset.item_ids)),
         asked=options.k,
         request=request,
         known=known,
         scorer=wider.scorer if wider else run.scorer(scratch),
-        popularity=PopularityScorer.of(dataset.graph),
-        untrained_R=(request.numbers_R < 0) | (degrees_U[request.numbers_R] == 0),
-        falls_back=options.fallback is not None,
+        popularity=None if options.fallback is None else PopularityScorer.of(dataset.graph),
+        untrained_R=_untrained(Trained(dataset, run.refitted), request.numbers_R),
         relist=relist,
     )
     columns = Columns("user", request.ids, "item", dataset.item_ids, lists.untrained_R if lists.falls_back else None)
@@ -145,6 +143,13 @@ def _recommended(run: Run, files: RequestFiles, call: _Call, observer: Observer)
             "so their lists say nothing of them; --fallback popularity gives them the most popular items"
         )
     return made
+
+
+def _untrained(trained: Trained, numbers_R: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which rows are of users without an interaction that the run trains on, unknown users (-1) among them."""
+    untrained_R = numbers_R < 0
+    untrained_R[~untrained_R] = trained.of_users(numbers_R[~untrained_R]) == 0
+    return untrained_R
 
 
 def _relist(
@@ -172,7 +177,7 @@ def _counted(request: Request, known: Sequence[Csr]) -> Iterator[FileCounts]:
 
 @dataclass(frozen=True, slots=True)
 class _Lists:
-    """The lists of a request: of `k` items by `scorer`; with `falls_back` by `popularity` for rows of untrained users.
+    """The lists of a request: of `k` items by `scorer`; by `popularity`, unless it is None, for rows of untrained users.
 
     `k` is what was `asked` for, or all items where these are fewer.
     `known`: user -> items left out. They are not merged, as a user may know very many. `untrained_R`: the user had no interaction
@@ -184,10 +189,14 @@ class _Lists:
     request: Request
     known: Sequence[Csr]
     scorer: Scorer
-    popularity: PopularityScorer
+    popularity: PopularityScorer | None
     untrained_R: NDArray[np.bool_]
-    falls_back: bool
     relist: Relist | None = None
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether untrained users get lists by popularity."""
+        return self.popularity is not None
 
     def in_chunks(self, call: _Call) -> Iterator[TopK]:
         """All lists in the order of the request, so many rows at a time."""
@@ -234,7 +243,7 @@ class _Lists:
         popular_B = self.untrained_R[rows_B] & self.falls_back
         for scorer, chosen_B in ((self.scorer, ~popular_B), (self.popularity, popular_B)):
             rows = rows_B[chosen_B]
-            if len(rows):
+            if len(rows) and scorer is not None:
                 lists = self._best(scorer, rows)
                 merged.items_BK[chosen_B], merged.scores_BK[chosen_B] = lists.items_BK, lists.scores_BK
         return merged

@@ -23,7 +23,7 @@ from gcnrec.ops.topk import Hidden, ItemLists, TopK
 from gcnrec.ranking.export_rules import SHORTEST, unit_length_
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import in_chunks, rank_chunk
-from gcnrec.results.evaluate import trained_degrees
+from gcnrec.results.evaluate import Trained
 from gcnrec.results.fold_in import with_new_nodes
 from gcnrec.results.given.dropped import FileCounts
 from gcnrec.results.given.id_files import IdColumn, columns_of, open_ids
@@ -157,9 +157,11 @@ def _nodes(run: Run, side: Side, new: Path | None, scratch: Path) -> tuple[_Node
         wider = with_new_nodes(run, new if side == "user" else None, new if side == "item" else None, scratch)
         dataset, counts = wider.dataset, wider.counts
         users_UF, items_IF = wider.trained.users_UD, wider.trained.items_ID
-    degrees_U, degrees_I = trained_degrees(dataset, run.refitted)
+    trained = Trained(dataset, run.refitted)
     rows_NF, degrees_N, features = (
-        (users_UF, degrees_U, dataset.user_features) if side == "user" else (items_IF, degrees_I, dataset.item_features)
+        (users_UF, trained.of_users(np.arange(len(users_UF))), dataset.user_features)
+        if side == "user"
+        else (items_IF, trained.of_items(), dataset.item_features)
     )
     lengths_N = unit_length_(rows_NF).numpy()  # in place: these rows are this call's own
     users, items = columns_of(dataset)

@@ -11,6 +11,9 @@ from gcnrec.errors import DataError, reading
 from gcnrec.ranking.evaluate import metric_columns
 from gcnrec.runs.manifest import check
 
+SAMPLED = b"sampled_from"
+"""Of the metadata of a table of a sample: how many users it was drawn from."""
+
 
 def read_per_user(folder: Path, path: Path, remedy: str) -> pa.Table:
     """The per-user metrics in the file `path` of a run folder: `user`, `num_held_out`, and float columns such as `recall@20`.

@@ -139,7 +139,7 @@ def one_list_for_everyone(scorer: Scorer, chunk: int = USERS_PER_CHUNK) -> str |
     if not len(users_B):
         return None
     lists = [lists.items_BK for lists in top_k(scorer, users_B, k, None, users_per_chunk=chunk)]
-    return _one_list(np.concatenate(lists), scorer.num_items)
+    return _one_list(np.concatenate(lists))
 
 
 class Watched:
@@ -187,7 +187,7 @@ class Watched:
 
     def said(self) -> str | None:
         """As `one_list_for_everyone`, once all rows were read."""
-        return _one_list(self._best.items_BK, self._num_items) if len(self._users_B) else None
+        return _one_list(self._best.items_BK) if len(self._users_B) else None
 
 
 def _looked_at(num_users: int, num_items: int) -> tuple[NDArray[np.int32], int]:
@@ -198,9 +198,10 @@ def _looked_at(num_users: int, num_items: int) -> tuple[NDArray[np.int32], int]:
     return np.unique(np.linspace(0, num_users - 1, _LOOKED_AT).astype(np.int32)), k
 
 
-def _one_list(items_BK: NDArray[np.int32], num_items: int) -> str | None:
+def _one_list(items_BK: NDArray[np.int32]) -> str | None:
     users, k = items_BK.shape
-    common_K = np.argsort(-np.bincount(items_BK[items_BK >= 0], minlength=num_items), kind="stable")[:k]
+    items_X, counts_X = np.unique(items_BK[items_BK >= 0], return_counts=True)  # not a count of every item
+    common_K = items_X[np.argsort(-counts_X, kind="stable")[:k]]
     share = float(np.isin(items_BK, common_K).mean())
     if share < _SAME:
         return None

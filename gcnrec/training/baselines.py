@@ -25,6 +25,7 @@ from gcnrec.loaders.schema import Dataset
 from gcnrec.random import Stage, generator
 from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, evaluate
+from gcnrec.ranking.held_out import of_users
 from gcnrec.ranking.seen import may_repeat, seen_in_validation, seen_rule, validation_pairs
 from gcnrec.ranking.top_k import Here, top_k_all
 from gcnrec.runs.contents import RunContents
@@ -151,14 +152,14 @@ class _Comparison:
     @classmethod
     def of(cls, rivals: Rivals, dataset: Dataset, folder: Path, own_H: NDArray[np.float64], observer: Observer) -> _Comparison:
         """`own_H`: the run's values for all users with validation pairs, in their order."""
-        chosen_B = _drawn(len(own_H), rivals.seed)
+        chosen_B, pairs = _drawn(len(own_H), rivals.seed), validation_pairs(rivals.evaluate, dataset)
         limited = rivals.evaluate.baselines == "auto"
         most_seconds = SHARE * fit_seconds(folder) if limited else math.inf
         most_bytes = parse_bytes(rivals.evaluate.memory_limit) if limited else math.inf
         return cls(
             rivals,
             dataset,
-            _of_users(validation_pairs(rivals.evaluate, dataset), chosen_B),
+            of_users(pairs, np.unique(pairs.users_E)[chosen_B]),
             own_H[chosen_B],
             most_seconds,
             most_bytes,
@@ -232,13 +233,6 @@ def _drawn(count: int, seed: int) -> NDArray[np.int64]:
     if count <= MOST_USERS:
         return np.arange(count)
     return np.sort(generator(seed, Stage.BOOTSTRAP, step=2).choice(count, MOST_USERS, replace=False))
-
-
-def _of_users(held_out: Interactions, chosen_B: NDArray[np.int64]) -> Interactions:
-    """The pairs of some users with pairs, given by their places among all of these users."""
-    chosen_E = np.isin(held_out.users_E, np.unique(held_out.users_E)[chosen_B])
-    users_E, items_E = held_out.users_E[chosen_E], held_out.items_E[chosen_E]
-    return replace(held_out, users_E=users_E, items_E=items_E, times_E=None, weights_E=None)
 
 
 def _compile(name: str, rivals: Rivals) -> None:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.graph import BipartiteGraph, Csr
+from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset
-from gcnrec.ops.topk import ItemLists, TopK, contained
+from gcnrec.ops.topk import TopK, contained
 from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import HeldOutSplit, Measures, held_out_of, judge_lists
 from gcnrec.ranking.export_rules import Exported, ExportRule, ExportRules
+from gcnrec.ranking.held_out import Held
 from gcnrec.ranking.seen import seen_in_validation, seen_rule, validation_pairs
 from gcnrec.ranking.top_k import Here, Ranker
 from gcnrec.runs.contents import RunContents
@@ -62,11 +63,11 @@ def validate_exports(
     name, cut = metrics.split_name(settings.metric)
     scorer = trained.scorer
     pairs = validation_pairs(settings, dataset)
-    held, users_H = held_out_of(scorer, pairs)
+    held = held_out_of(scorer, pairs)
     per_user = metrics.per_user_with(settings.own)
-    rivals = [_Rival(rule, np.empty(len(users_H))) for rule in exports.rules[1:]]
+    rivals = [_Rival(rule, np.empty(len(held.users_H))) for rule in exports.rules[1:]]
     split = HeldOutSplit.of(pairs, graph, seen_in_validation(settings, dataset))
-    chunks = ranker.top_k_views(scorer, exports.views(trained), users_H, min(cut, scorer.num_items), split.seen)
+    chunks = ranker.top_k_views(scorer, exports.views(trained), held.users_H, min(cut, scorer.num_items), split.seen)
     report = partial(observer.work, "validating")
     lists = _judging_rivals(chunks, rivals, held, per_user[name], cut)
     result = judge_lists(lists, split, held, Measures([cut], tilt=settings.tilt, per_user=per_user), report)
@@ -88,15 +89,15 @@ def chosen_rule(rules: Sequence[ExportRule], folder: Path, epoch: int) -> Export
 
 
 def _judging_rivals(
-    chunks: Iterator[tuple[TopK, ...]], rivals: Sequence[_Rival], held: Csr, metric: metrics.Metric, k: int
+    chunks: Iterator[tuple[TopK, ...]], rivals: Sequence[_Rival], held: Held, metric: metrics.Metric, k: int
 ) -> Iterator[TopK]:
     """The lists of the first rule; lists of the others are evaluated in passing."""
     done = 0
     for first, *others in chunks:
         here = slice(done, done + len(first.users_B))
         for rival, lists in zip(rivals, others, strict=True):
-            hits_BK = contained(lists.items_BK, ItemLists(held, lists.users_B))
-            judged = metrics.Judged(lists.items_BK, hits_BK, held.degrees[lists.users_B])
+            hits_BK = contained(lists.items_BK, held.lists(lists.users_B))
+            judged = metrics.Judged(lists.items_BK, hits_BK, held.items.degrees[here])
             rival.values_H[here] = metric(judged, k)
         done = here.stop
         yield first

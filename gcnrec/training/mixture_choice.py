@@ -125,11 +125,11 @@ def _chosen(work: Work, trained: Exported) -> Mixture:
     job, dataset = work.job, work.dataset
     settings, pairs = job.mixture, validation_pairs(job.evaluate, dataset)
     if settings.weights != "auto":
-        held = held_out_of(trained.scorer, pairs)[0] if len(pairs) else None
+        held = held_out_of(trained.scorer, pairs).by_user(trained.scorer.num_users) if len(pairs) else None
         weight, *others = settings.weights
         given = dict(zip(settings.partners, others or [1.0] * len(settings.partners), strict=True))
         return Mixture(weight, _temperature(work, trained, held), {name: w for name, w in given.items() if w}, {"by": "the job"})
-    held = held_out_of(trained.scorer, pairs)[0]
+    held = held_out_of(trained.scorer, pairs).by_user(trained.scorer.num_users)
     temperature = _temperature(work, trained, held)
     partners = _candidates(work, held)
     parts: tuple[Part, ...] = (Softmax(trained.scorer, temperature), *partners.values())

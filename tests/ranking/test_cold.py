@@ -40,7 +40,7 @@ def measured(edges, ks=(1, 2)):
     seen = csr_from_edges(*(np.array(column, np.int32) for column in zip(*TRAIN, strict=True)), USERS, ITEMS)
     degrees_I = np.bincount([item for _, item in TRAIN], minlength=ITEMS)
     scorer = EmbeddingScorer(SCORES_UI, torch.eye(ITEMS))
-    return cold_metrics(scorer, HeldOutSplit(pairs(edges), Seen((seen,)), degrees_I, seen.degrees), ks)
+    return cold_metrics(scorer, HeldOutSplit(pairs(edges), Seen((seen,)), degrees_I, lambda users: seen.degrees[users]), ks)
 
 
 def test_groups_by_hand():

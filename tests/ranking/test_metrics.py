@@ -63,8 +63,8 @@ def test_novelty_by_hand():
     information = self_information(np.array([4, 1, 0]), 8)
     np.testing.assert_allclose(information, [1.0, 3.0, 3.0])
     judged = Judged(np.array([[0, 1], [0, -1], [-1, -1], [2, 0]], np.int32), np.zeros((4, 2), bool), np.ones(4, int))
-    np.testing.assert_allclose(novelty(judged, 2, information), [2.0, 1.0, 0.0, 2.0])
-    np.testing.assert_allclose(novelty(judged, 1, information), [1.0, 1.0, 0.0, 3.0])
+    np.testing.assert_allclose(novelty(judged, 2, information[judged.items_BK]), [2.0, 1.0, 0.0, 2.0])
+    np.testing.assert_allclose(novelty(judged, 1, information[judged.items_BK]), [1.0, 1.0, 0.0, 3.0])
 
 
 def test_coverage_and_gini_by_hand():

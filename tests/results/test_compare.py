@@ -100,3 +100,15 @@ def test_valid_is_refused_where_a_run_was_trained_on_it(tmp_path, values):
     for pair in ((base, other), (other, base)):
         with pytest.raises(UsageError, match=r"other was trained on train\+valid, so valid cannot measure it"):
             compare(pair[0], [pair[1]], "valid")
+
+
+def test_samples_are_compared_on_the_users_that_all_have(tmp_path, values):
+    base = fake_run(tmp_path / "base", {"recall@20": values})
+    some = fake_run(tmp_path / "some", {"recall@20": values[50:150] + 0.25}, users=list(range(50, 150)))
+    with pytest.raises(DataError, match="same users"):
+        compare(base, [some])
+    table = pq.read_table(some.folder / "per_user.parquet")
+    pq.write_table(table.replace_schema_metadata({"sampled_from": "300"}), some.folder / "per_user.parquet")
+    found = compare(base, [some])
+    assert found.num_users == 100
+    assert (found.rows[0].base, found.rows[0].difference) == pytest.approx((values[50:150].mean(), 0.25))

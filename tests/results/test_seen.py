@@ -375,3 +375,25 @@ def test_a_polynomial_filter_ranks_what_was_seen(world, tmp_path):
     found = {name: value for name, value in evaluate_run(run).items() if "@" in name}
     assert found == pytest.approx(by_hand(run, world, "none", "test", tmp_path / "recs.parquet"), abs=1e-9)
     assert torch.isfinite(torch.tensor(list(found.values()))).all()
+
+
+def test_a_sample_of_users_has_the_figures_of_these_users(world, tmp_path):
+    """All of a run on a sample: validation, test, baselines and cold pairs, against the rows of the run on all users."""
+    _, dataset, pairs = world
+    found = {}
+    for users in (None, 9):
+        own = {"users": users} if users else {}
+        job = Job.model_validate({"model": {"name": "popularity"}, "evaluate": {"k": [3], "baselines": ["popularity"], **own}})
+        run = train(job, dataset, tmp_path / f"run-{users}")
+        measure_baselines(run)
+        found[users] = evaluate_run(run), pq.read_table(run.folder / "per_user.parquet"), run
+    (all_of, rows, whole), (document, chosen, run) = found[None], found[9]
+    people = len({user for user, _ in pairs["test"]})
+    assert (all_of["users"], document["users"], document["sampled_from"]) == (people, 9, people) and "sampled_from" not in all_of
+    same = rows.filter(pa.compute.is_in(rows["user"], value_set=chosen["user"]))
+    assert same.to_pydict() == chosen.to_pydict() and len(chosen) == 9
+    assert document["recall@3"] == pytest.approx(np.mean(same["recall@3"].to_numpy()))
+    assert document["cold_start"]["repeats"]["users"] <= 9 < all_of["cold_start"]["repeats"]["users"]
+    assert RunContents(run.folder).baselines["popularity"]["metrics"]["recall@3"] == document["recall@3"]
+    compared = compare(whole, [run])
+    assert (compared.num_users, {row.difference for row in compared.rows}) == (9, {0.0})

@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gcnrec.graph import csr_from_edges
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import ItemLists, contained
 from gcnrec.ranking import metrics
 from gcnrec.ranking.evaluate import HeldOutSplit
+from gcnrec.ranking.held_out import Held, chosen
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.seen import SeenRule, known_others
 from gcnrec.ranking.top_k import Here, Ranker
@@ -53,22 +53,21 @@ def known_metrics(
     if not kinds:
         return {}
     pairs, lengths = split.pairs, sorted(set(ks))
-    shape = len(pairs.user_ids), len(pairs.item_ids)
-    helds = {name: csr_from_edges(pairs.users_E[kind_E], pairs.items_E[kind_E], *shape) for name, kind_E in kinds.items()}
+    helds = {name: Held.of(chosen(pairs, kind_E)) for name, kind_E in kinds.items()}
     sums = {name: {f"{metric}@{k}": 0.0 for metric in _METRICS for k in lengths} for name in kinds}
     users_H = np.unique(pairs.users_E[np.any([*kinds.values()], axis=0)])
     for lists in ranker.top_k(scorer, users_H, min(lengths[-1], scorer.num_items), split.seen):
         for name, held in helds.items():
-            has_B = held.degrees[lists.users_B] > 0
-            items_BK, users_B = lists.items_BK[has_B], lists.users_B[has_B]
-            judged = metrics.Judged(items_BK, contained(items_BK, ItemLists(held, users_B)), held.degrees[users_B])
+            has_B = np.isin(lists.users_B, held.users_H)
+            items_BK, of_users = lists.items_BK[has_B], held.lists(lists.users_B[has_B])
+            judged = metrics.Judged(items_BK, contained(items_BK, of_users), held.items.degrees[of_users.rows_B])
             for metric in _METRICS:
                 for k in lengths:
                     sums[name][f"{metric}@{k}"] += float(metrics.PER_USER[metric](judged, k).sum())
-    total = csr_from_edges(pairs.users_E, pairs.items_E, *shape).num_edges
+    total = Held.of(pairs).items.num_edges
     found = {}
     for name, held in helds.items():
-        users = float(np.count_nonzero(held.degrees))
-        counts = {"users": users, "pairs": float(held.num_edges), "share": held.num_edges / total}
+        users, count = float(len(held.users_H)), held.items.num_edges
+        counts = {"users": users, "pairs": float(count), "share": count / total}
         found[name] = counts | {key: value / users for key, value in sums[name].items()}
     return found

@@ -137,7 +137,7 @@ def _agreement(scorer: EmbeddingScorer, k: int) -> dict[str, Any]:
 def _on_test(run: Run, scorer: EmbeddingScorer, k: int, observer: Observer) -> dict[str, dict[str, float]]:
     """Recall on test by both kinds of lists; nothing where test has no pairs. Nothing is chosen by it."""
     rule = rule_of(run)
-    pairs = judged_pairs(rule, run.dataset, "test")
+    pairs = judged_pairs(rule, run.dataset, "test", run.job.evaluate.users)
     if not len(pairs):
         return {}
     split, name = HeldOutSplit.of(pairs, run.dataset.graph, seen_items(rule, run.dataset, "test")), f"recall@{k}"

@@ -21,7 +21,8 @@ from gcnrec.errors import DataError, UsageError, reading
 from gcnrec.graph import Csr
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ops.topk import ItemLists, TopK, contained
-from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, held_lists, judge_lists, metric_columns
+from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, judge_lists, metric_columns
+from gcnrec.ranking.held_out import Held
 from gcnrec.results.given.id_files import columns_of, open_ids
 from gcnrec.results.outputs import Output
 from gcnrec.system.observer import Observer
@@ -107,13 +108,12 @@ def lengths_of(lists: Lists, split: HeldOutSplit, ks: Sequence[int], asked: bool
 
 def judged(lists: Lists, split: HeldOutSplit, measures: Measures) -> tuple[Evaluation, int]:
     """The evaluation of the lists, and how many of the places that count hold what `split.seen` leaves out."""
-    held, users_H = held_lists(split.pairs)
-    k, seen = max(measures.ks), 0
+    held, k, seen = Held.of(split.pairs), max(measures.ks), 0
 
     def chunks() -> Iterator[TopK]:
         nonlocal seen
-        for first in range(0, len(users_H), _CHUNK):
-            best = lists.of(users_H[first : first + _CHUNK], k)
+        for first in range(0, len(held.users_H), _CHUNK):
+            best = lists.of(held.users_H[first : first + _CHUNK], k)
             seen += _hide_seen(best, split.seen.parts)
             yield best
 

@@ -28,7 +28,7 @@ from gcnrec.ranking.audience import Crowd, EqualScorer, audiences
 from gcnrec.ranking.export_rules import export_rules
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.seen import validation_pairs
-from gcnrec.results.evaluate import trained_degrees
+from gcnrec.results.evaluate import Trained
 from gcnrec.results.fold_in import Widened, with_new_nodes
 from gcnrec.results.given.dropped import FileCounts
 from gcnrec.results.given.id_files import columns_of, open_ids
@@ -122,8 +122,7 @@ def _written(
     counts = [*(wider.counts if wider else ()), of_items, *request.counts]
     for sentence in filter(None, (each.sentence for each in counts)):
         observer.note(sentence)
-    _, degrees_I = trained_degrees(dataset, run.refitted)
-    untrained_J = degrees_I[asked.numbers] == 0
+    untrained_J = Trained(dataset, run.refitted).of_items()[asked.numbers] == 0
     lists = _Lists(
         min(options.k, len(request.ids)), asked.numbers, untrained_J & (options.fallback is not None),
         probabilities(run, wider, out.scratch), _crowd(dataset, request, options.seen), chunks,
