@@ -24,7 +24,7 @@ from gcnrec.loaders.cache import Entry
 from gcnrec.loaders.cards import Card, File, Source, load_card
 from gcnrec.loaders.downloads import SourceFailed, check_digest, fetch, one_line, reason
 from gcnrec.loaders.recipe import name_of
-from gcnrec.loaders.synthetic import write_world
+from gcnrec.loaders.synthetic import TEST, TRAIN, write_world
 from gcnrec.loaders.worlds import shop
 from gcnrec.system.observer import SILENT
 
@@ -45,8 +45,9 @@ def materialise(card: Card, data_root: Path | None, cache: Path, note: TakeNote 
     folder = cache / card.card.name
     if card.synthetic:
         world = card.synthetic
-        made = _made(Entry(folder, "world", world.model_dump_json()), lambda path: write_world(world, path, note), note)
-        return card.data.model_copy(update={"train": str(made)})
+        made = _made(Entry(folder, "world", world.identity), lambda path: write_world(world, path, note), note)
+        paths = {"train": made / TRAIN, "test": made / TEST} if world.test else {"train": made}
+        return card.data.model_copy(update={key: str(path) for key, path in paths.items()})
     if card.shop:
         settings = card.shop
         made = _made(Entry(folder, "shop", settings.model_dump_json()), lambda path: shop.write_shop(settings, path, note), note)
@@ -98,7 +99,14 @@ class Asked:
         if self.card is None:
             return frozenset()
         known = {file.path for file in self.card.file} | set(_OF_A_SHOP if self.card.shop else ())
-        return frozenset(key for key in PATHS if getattr(self.data, key) in known) | ({"train"} if self.card.synthetic else set())
+        return frozenset(key for key in PATHS if getattr(self.data, key) in known) | self._of_a_world
+
+    @property
+    def _of_a_world(self) -> set[str]:
+        """The keys of paths that a synthetic world has files for."""
+        if self.card is None or self.card.synthetic is None:
+            return set()
+        return {"train", "test"} if self.card.synthetic.test else {"train"}
 
 
 def read_card(data: Data, near: Path | None) -> Asked:

@@ -3,6 +3,7 @@
 Edge e is drawn from counter e alone, so any stretch of edges can be made anywhere, in any order, with the same result.
 User rank r has weight (r + 1)^-user_exponent and belongs to block r mod blocks; items likewise. With probability `inside`
 an edge's item comes from the user's own block, else from all items. A pair may be drawn again: ingestion merges it.
+Ids follow from ranks by a product: they are spread, and say nothing of popularity.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import numba
 import numpy as np
@@ -35,8 +37,15 @@ _SYNTHETIC = int(Stage.SYNTHETIC)
 _MULTIPLIER = np.uint64(0x2545F4914F6CDD1D)
 _63_BITS = np.uint64(2**63 - 1)
 
-_EDGE_BYTES = 16
-"""Of Parquet, about: measured, 17 for 8 million users and 2 million items, fewer for a small world."""
+_PRIME = 2_654_435_761
+"""Above every number of nodes, so that rank x prime modulo that number is a permutation."""
+_EDGE_BYTES = {"int64": 13, "int32": 8}
+"""Of Parquet, about, without times, by type of ids: measured, 17 with times for 8 million users and 2 million items, fewer for a
+small world."""
+_TIME_BYTES = 4
+TEST = "test.parquet"
+"""The file of test rows, next to the folder `TRAIN`."""
+TRAIN = "train"
 
 Nodes = Annotated[int, Field(ge=1, lt=2**31)]
 
@@ -53,6 +62,18 @@ class World(Section):
     inside: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
     """Share of the edges that stay inside the user's block."""
     seed: Seed = 0
+    ids: Literal["int64", "int32"] = "int64"
+    """Spread over 63 bits, or over 0 .. number of users - 1 (items - 1), which takes half the bytes."""
+    times: bool = True
+    """Whether there is a column of times."""
+    test: Annotated[int, Field(ge=0, lt=2**40)] = 0
+    """Rows drawn behind the `edges`, for a file of their own: the test set of `[data]` with `test = "synthetic"`."""
+
+    @property
+    def identity(self) -> str:
+        """The settings as text. A key at its default that earlier versions did not have is left out: their worlds stay valid."""
+        later = {"ids", "times", "test"}
+        return self.model_dump_json(exclude={key for key in later if getattr(self, key) == World.model_fields[key].default})
 
     @model_validator(mode="after")
     def _rules(self) -> World:
@@ -61,26 +82,53 @@ class World(Section):
         return self
 
 
-def draw_edges(world: World, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """`users_E` and `items_E` int64 ids of edges `first .. first + count - 1`; ids are spread over 63 bits."""
-    users, items = np.empty(count, np.int64), np.empty(count, np.int64)
+def draw_edges(world: World, first: int, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """`users_E` and `items_E` of edges `first .. first + count - 1`: ids int64, spread over 63 bits, or int32 (`World.ids`)."""
+    users_E, items_E = draw_ranks(world, first, count)
+    if world.ids == "int32":
+        return _permuted(users_E, world.users), _permuted(items_E, world.items)
+    return _spread(users_E), _spread(items_E)
+
+
+def draw_ranks(world: World, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ranks by popularity, from 0, of the users and items of edges `first .. first + count - 1`; int64 (count) each."""
+    users_E, items_E = np.empty(count, np.int64), np.empty(count, np.int64)
     exponents = (1.0 - world.user_exponent, 1.0 - world.item_exponent)
     sizes = (world.users, world.items, world.blocks)
-    _draw(np.uint64(world.seed), first, sizes, exponents, world.inside, users, items)
-    return users, items
+    _draw(np.uint64(world.seed), first, sizes, exponents, world.inside, users_E, items_E)
+    return users_E, items_E
+
+
+def ranks_of(ids: NDArray[np.int32], nodes: int) -> NDArray[np.int64]:
+    """The ranks behind int32 `ids` of a side with so many `nodes`: what `draw_ranks` gave."""
+    return ids.astype(np.int64) * pow(_PRIME, -1, nodes) % nodes
+
+
+def _permuted(ranks_E: NDArray[np.int64], nodes: int) -> NDArray[np.int32]:
+    return (ranks_E * _PRIME % nodes).astype(np.int32)
+
+
+def _spread(ranks_E: NDArray[np.int64]) -> NDArray[np.int64]:
+    return ((ranks_E.astype(np.uint64) * _MULTIPLIER) & _63_BITS).astype(np.int64)
 
 
 def write_world(world: World, folder: Path, note: Callable[[str], None] = SILENT.note) -> None:
-    """Write columns user, item (int64) and time (seconds, rising) as Parquet parts into the new `folder`, in constant memory.
+    """Write columns user, item and time (seconds, rising; `World.times`) as Parquet parts into the new `folder`, in constant
+    memory. With test rows the parts lie in its folder `TRAIN`, next to the file `TEST`.
 
     The folder appears in one rename, or not at all. Raises DataError when the disk is full, or is too small from the start.
     """
-    with new_folder(folder, world.edges * _EDGE_BYTES, f"a synthetic world of {world.edges:,} edges") as work:
+    need = world.edges * (_EDGE_BYTES[world.ids] + (_TIME_BYTES if world.times else 0))
+    with new_folder(folder, need, f"a synthetic world of {world.edges:,} edges") as work:
+        train = work / TRAIN if world.test else work
+        train.mkdir(exist_ok=True)
         groups = math.ceil(world.edges / GROUP_ROWS)
         for part, group in enumerate(range(0, groups, PART_GROUPS)):
             first, last = group * GROUP_ROWS, min((group + PART_GROUPS) * GROUP_ROWS, world.edges)
-            write_rows(world, first, last, work / f"part-{part:05d}.parquet")
+            write_rows(world, first, last, train / f"part-{part:05d}.parquet")
             note(f"synthetic world: {last:,} of {world.edges:,} edges drawn")
+        if world.test:
+            write_rows(world, world.edges, world.edges + world.test, work / TEST)
 
 
 @contextmanager
@@ -111,13 +159,21 @@ def _require_room(need: int, what: str, folder: Path) -> None:
 
 
 def write_rows(world: World, first: int, last: int, path: Path) -> None:
-    """Write edges `first .. last - 1` into one Parquet file, a row group at a time."""
-    schema = pa.schema([("user", pa.int64()), ("item", pa.int64()), ("time", pa.int64())])
-    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer:
-        for start in range(first, last, GROUP_ROWS):
-            users, items = draw_edges(world, start, min(GROUP_ROWS, last - start))
-            times = _FIRST_SECOND + np.arange(start, start + len(users), dtype=np.int64)
-            writer.write_table(pa.table([users, items, times], schema=schema))
+    """Write edges `first .. last - 1` into one Parquet file, a row group at a time; the next group is drawn meanwhile."""
+    kind = pa.int64() if world.ids == "int64" else pa.int32()
+    schema = pa.schema([("user", kind), ("item", kind), *([("time", pa.int64())] if world.times else [])])
+    starts = range(first, last, GROUP_ROWS)
+    with (
+        pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        drawn = [pool.submit(draw_edges, world, start, min(GROUP_ROWS, last - start)) for start in starts[:1]]
+        for place, start in enumerate(starts):
+            users, items = drawn.pop().result()
+            following = starts[place + 1 : place + 2]
+            drawn += [pool.submit(draw_edges, world, each, min(GROUP_ROWS, last - each)) for each in following]
+            times = [_FIRST_SECOND + np.arange(start, start + len(users), dtype=np.int64)] if world.times else []
+            writer.write_table(pa.table([users, items, *times], schema=schema))
 
 
 @numba.njit(inline="always")
@@ -134,7 +190,7 @@ def power_law_rank(uniform, size, power):  # type: ignore[no-untyped-def]
     return min(np.int64((1.0 + uniform * (top - 1.0)) ** (1.0 / power)) - 1, size - 1)
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, cache=True, nogil=True)
 def _draw(seed, first, sizes, powers, inside, users, items):  # type: ignore[no-untyped-def]
     num_users, num_items, blocks = sizes
     for edge in numba.prange(len(users)):
@@ -147,5 +203,5 @@ def _draw(seed, first, sizes, powers, inside, users, items):  # type: ignore[no-
             item = power_law_rank(for_item, (num_items - block + blocks - 1) // blocks, powers[1]) * blocks + block
         else:
             item = power_law_rank(for_item, num_items, powers[1])
-        users[edge] = np.int64((np.uint64(user) * _MULTIPLIER) & _63_BITS)
-        items[edge] = np.int64((np.uint64(item) * _MULTIPLIER) & _63_BITS)
+        users[edge] = user
+        items[edge] = item

@@ -394,6 +394,6 @@ def test_a_sample_of_users_has_the_figures_of_these_users(world, tmp_path):
     assert same.to_pydict() == chosen.to_pydict() and len(chosen) == 9
     assert document["recall@3"] == pytest.approx(np.mean(same["recall@3"].to_numpy()))
     assert document["cold_start"]["repeats"]["users"] <= 9 < all_of["cold_start"]["repeats"]["users"]
-    assert RunContents(run.folder).baselines["popularity"]["metrics"]["recall@3"] == document["recall@3"]
+    assert RunContents(run.folder).baselines["popularity"]["recall@3"] == document["recall@3"]
     compared = compare(whole, [run])
     assert (compared.num_users, {row.difference for row in compared.rows}) == (9, {0.0})
