@@ -46,7 +46,8 @@ def test_committed_cards(path):
 
 
 def test_committed_cards_are_the_promised_ones():
-    promised = "amazon-hin amazon-hin-brands citeulike-t citeulike-t-words gowalla large-synthetic ml-100k shop synthetic tmall"
+    promised = "amazon-hin amazon-hin-brands citeulike-t citeulike-t-words gowalla large-synthetic ml-100k papers-size "
+    promised += "shop synthetic tmall"
     assert sorted(path.stem for path in CARDS) == promised.split()
 
 

@@ -76,6 +76,17 @@ def test_parts_stream(tmp_path, monkeypatch):
     assert (np.diff(table["time"].to_numpy()) == 1).all()
 
 
+def test_a_test_file_holds_the_rows_behind_the_edges(tmp_path):
+    world = WORLD.model_copy(update={"edges": 3000, "ids": "int32", "times": False, "test": 200})
+    write_world(world, tmp_path / "world")
+    for name, first, count in (("train", 0, 3000), ("test.parquet", 3000, 200)):
+        table = ds.dataset(tmp_path / "world" / name).to_table()
+        assert table.schema.names == ["user", "item"] and {str(kind) for kind in table.schema.types} == {"int32"}
+        users, items = draw_edges(world, first, count)
+        assert (table["user"].to_numpy() == users).all() and (table["item"].to_numpy() == items).all()
+    assert "ids" not in WORLD.identity and '"ids":"int32"' in world.identity
+
+
 def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
