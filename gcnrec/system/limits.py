@@ -126,6 +126,15 @@ def major_faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
 
+def private_bytes() -> int:
+    """Anonymous and shared memory of this process now, without mapped files; all that is resident where the kernel does not
+    list the kinds."""
+    if not _STATUS.is_file():
+        return int(psutil.Process().memory_info().rss)
+    parts = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines())
+    return 1024 * sum(int(parts[name].split()[0]) for name in ("RssAnon", "RssShmem") if name in parts)
+
+
 def peak_rss_bytes() -> int:
     """The largest resident size that this process has had (getrusage counts KiB on Linux, bytes on macOS)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,7 +1,7 @@
 """Comparison of a run with closed-form models on the same data and users: on validation, before a refit, and on test.
 
 On validation (`baseline.valid` events) they are fitted on train and compared with the run's best epoch, user by user. With
-`evaluate.baselines = "auto"` each may take a tenth of the fit's seconds: `baseline_costs` predicts them, and a clock stops what
+`evaluate.baselines = "auto"` each may take a tenth of the fit's seconds: `costs.baselines` predicts them, and a clock stops what
 takes longer. Named baselines have no limit and are evaluated on test as well (`baseline` events).
 Letters: H users with validation pairs, B of them that are ranked.
 """
@@ -33,7 +33,7 @@ from gcnrec.runs.events import Line, ValidBaseline, append_event, warn_once
 from gcnrec.runs.paths import per_user_path
 from gcnrec.system.limits import parse_bytes
 from gcnrec.system.observer import SILENT, Observer
-from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
+from gcnrec.training.costs.baselines import Load, bytes_of, seconds_of
 from gcnrec.training.fit_validation import chunk_of, kept_validation
 
 AUTO = ("popularity", "linkprop", "itemknn", "gfcf", "ease")

@@ -14,19 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
-from gcnrec.config import Job
+from gcnrec.config import Evaluate, Job
 from gcnrec.config.unused import unused_settings
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, open_dataset
+from gcnrec.models.hops import export_blocks
+from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import top_k
 from gcnrec.runs.tracking import require_trackers
 from gcnrec.steps.columns import ColumnsStep
 from gcnrec.steps.parted import PartedStep
 from gcnrec.steps.step import Step
-from gcnrec.system.limits import peak_rss_bytes
+from gcnrec.system.limits import peak_rss_bytes, private_bytes
 from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.scratch import keep_freed_memory
 from gcnrec.tables.dense import StepTable
@@ -34,6 +37,7 @@ from gcnrec.tables.features.pipelined import SLOTS as FEATURE_SLOTS
 from gcnrec.tables.placement import placed, placed_features, released, shared_features
 from gcnrec.tables.ring import SLOTS
 from gcnrec.training.build import build_step, features_read, first_table, planned, planned_start, shared_step
+from gcnrec.training.costs.stages import Measured, Sizes, ranking_seconds, stages
 from gcnrec.training.mixture_choice import choice_bytes
 from gcnrec.training.open_keys import decided, located, settled, shared
 from gcnrec.training.plan import Plan
@@ -46,6 +50,10 @@ WARM_STEPS, TIMED_STEPS = 3, 10
 PATIENCE_SECONDS = 10.0
 """For steps beyond the first epoch."""
 RANKED_USERS = 512
+WHOLE_EXPORT_BYTES = 2**29
+"""An export above these bytes is not made: one block of its columns is timed."""
+MOST_LAUNCH_SECONDS = 20.0
+"""What a process took until a check began counts as the launch of a command, unless it has lived longer."""
 
 
 def check(job: Job, dataset: Dataset, observer: Observer = SILENT, workers: int | None = None) -> dict[str, Any]:
@@ -56,10 +64,12 @@ def check(job: Job, dataset: Dataset, observer: Observer = SILENT, workers: int 
     once. `total_seconds` is an upper bound for all epochs and the refit, without the choice of a mixture. That choice holds
     `mixture_bytes`, without its mapped partners. `by_data`: settings that the data decides, with reasons. `observer` is warned
     of keys that change nothing, as by training.
+    `stages` has seconds, private memory and disk of training, export and evaluation (`gcnrec.training.costs.stages`).
     Of several `workers`, or parts, worker 0 alone takes its share of each step: its seconds hold no exchange, so that they are
     lower bounds. `ram_bytes` are those of the worker that leads. `gcnrec.training.workers.share.predicted` has what is added.
     """
     require_count(workers)
+    launch_seconds = min(time.time() - psutil.Process().create_time(), MOST_LAUNCH_SECONDS)
     open_dataset(dataset.folder)  # it may have changed since it was opened
     by_data = {default.setting: default.reason for default in decided(job, dataset)}
     job = shared(settled(located(job), dataset), workers or 1, observer)
@@ -78,7 +88,7 @@ def check(job: Job, dataset: Dataset, observer: Observer = SILENT, workers: int 
         planned_start(job, plan, dataset)
         keep_freed_memory()  # as in training
         with _trying(job, plan, dataset, workers or 1) as tried:
-            timed, step = _timed(job, plan, dataset, tried), tried.step
+            timed, step = _timed(job, plan, dataset, tried, launch_seconds), tried.step
             if isinstance(step, (PartedStep, ColumnsStep)):
                 timed = _shared(timed, predicted(step, plan))
     mixture_bytes = choice_bytes(job.mixture, job.evaluate, dataset)
@@ -148,55 +158,113 @@ class _Tried:
     begun: float
 
 
-def _timed(job: Job, plan: Plan, dataset: Dataset, tried: _Tried) -> dict[str, Any]:
+def _timed(job: Job, plan: Plan, dataset: Dataset, tried: _Tried, launch_seconds: float) -> dict[str, Any]:
     """Figures of the job from some steps, an export and a ranking."""
     step, graph_bytes, feature_bytes = tried.step, tried.graph_bytes, tried.feature_bytes
     graph, table_bytes, on_disk = dataset.graph, plan.table_bytes, plan.placement.on_disk
     count = step.sampler.steps_per_epoch
+    seconds = _step_seconds(tried, plan, count)
+    step_seconds = float(np.median(seconds.steps[WARM_STEPS:] or seconds.steps[1:] or [0.0]))  # the first steps compile
+    trained_bytes = private_bytes()
+    exported = _exported(tried, plan, graph)
+    validation_seconds = exported.seconds + _ranking_seconds(exported, dataset, job.evaluate)
+    epoch_seconds = count * step_seconds
+    epochs = job.train.epochs
+    validations = epochs // job.evaluate.every if len(dataset.valid) else 0
+    refit_share = 1 + len(dataset.valid) / graph.num_edges  # a refit's epoch has the validation edges too
+    refit_seconds = seconds.start + epochs * epoch_seconds * refit_share if job.train.refit else 0.0
+    hop_bytes = 4 * (tried.table.drained().num_values + graph.num_nodes * 2 * min(64, step.table.width))  # gradient and scratch
+    gradient_bytes = hop_bytes if step.encoder.every_node else 0  # gradients of a batch alone are small
+    policy = None if plan.policy is None else plan.policy(graph)
+    explorations = 0 if policy is None else int(min(policy.stop * epochs / plan.interval, epochs * count))
+    explore_seconds = 0.0 if policy is None else explorations * policy.batches * step_seconds
+    scratch_bytes = (table_bytes + feature_bytes) if on_disk else 0
+    pinned_bytes = plan.placement.pinned_bytes(table_bytes) + plan.placement.pinned_bytes(feature_bytes)
+    checkpoint_bytes = (job.run.keep_checkpoints + 2) * table_bytes  # the best one, and one being written
+    fit_seconds = seconds.start + epochs * epoch_seconds + validations * validation_seconds + refit_seconds + explore_seconds
+    sizes = _sizes(job, dataset, table_bytes, scratch_bytes, exported)
+    launch_seconds += max(0.0, sum(seconds.steps[:WARM_STEPS]) - WARM_STEPS * step_seconds)
+    measured = Measured(launch_seconds, fit_seconds, exported.seconds, trained_bytes)
+    return {
+        "table_bytes": table_bytes,
+        "graph_bytes": graph_bytes,
+        "feature_bytes": feature_bytes,
+        "ram_bytes": graph_bytes + gradient_bytes + (pinned_bytes if on_disk else table_bytes + feature_bytes + exported.bytes),
+        "peak_rss_bytes_so_far": peak_rss_bytes(),
+        "pinned_bytes": pinned_bytes,
+        "gpu_bytes": _gpu_bytes(plan, step) if plan.placement.on_gpu else 0,
+        "disk_bytes": checkpoint_bytes + (2 if policy is None else 3) * exported.bytes + scratch_bytes,
+        "steps_per_epoch": count,
+        "step_seconds": step_seconds,
+        "epoch_seconds": epoch_seconds,
+        "validation_seconds": validation_seconds,
+        "total_seconds": fit_seconds,
+        "stages": stages(sizes, measured),
+    }
+
+
+@dataclass(frozen=True)
+class _StepSeconds:
+    """Seconds from the making of the table to the first step, and of each step."""
+
+    start: float
+    steps: list[float]
+
+
+def _step_seconds(tried: _Tried, plan: Plan, count: int) -> _StepSeconds:
+    """Seconds of some steps of the first epochs, which have `count` each."""
     seconds: list[float] = []
-    start_seconds = time.perf_counter() - tried.begun
+    start = time.perf_counter() - tried.begun
     for index in range(WARM_STEPS + TIMED_STEPS if count else 0):
         if index > count and sum(seconds[1:]) > PATIENCE_SECONDS:  # an epoch of few and long steps
             break
         begun = time.perf_counter()
         tried.take(*divmod(index, count), plan.rate(index + 1, count))
         seconds.append(time.perf_counter() - begun)
-    step_seconds = float(np.median(seconds[WARM_STEPS:] or seconds[1:] or [0.0]))  # the first steps compile
-    rows_NF = plan.placement.memory(Path())(graph.num_nodes * step.encoder.export_width).view(graph.num_nodes, -1)
+    return _StepSeconds(start, seconds)
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """Seconds of an export, its shape, and its rows float32 (N, F); None where one block was propagated to time all."""
+
+    seconds: float
+    width: int
+    columns: int
+    bytes: int
+    rows_NF: torch.Tensor | None
+
+
+def _exported(tried: _Tried, plan: Plan, graph: BipartiteGraph) -> _Exported:
+    """The export of all nodes, of a large graph one block of its columns."""
+    encoder, table = tried.step.encoder, tried.table.drained()
+    nodes, width = graph.num_nodes, encoder.export_width
+    blocks = export_blocks(nodes, width)
+    columns, size = blocks[0][1], 4 * nodes * width
+    if size > WHOLE_EXPORT_BYTES and isinstance(encoder, SampledLightGcn):
+        mean = encoder.exported(columns)
+        begun = time.perf_counter()
+        mean.of(table.columns(0, columns))
+        return _Exported((time.perf_counter() - begun) * len(blocks), width, columns, size, None)
+    rows_NF = plan.placement.memory(Path())(nodes * width).view(nodes, -1)
     begun = time.perf_counter()
-    step.encoder.export(tried.table.drained(), rows_NF)
-    export_seconds = time.perf_counter() - begun
-    validation_seconds = export_seconds + _ranking_seconds(rows_NF, dataset)
-    epoch_seconds = count * step_seconds
-    epochs = job.train.epochs
-    validations = epochs // job.evaluate.every if len(dataset.valid) else 0
-    refit_share = 1 + len(dataset.valid) / graph.num_edges  # a refit's epoch has the validation edges too
-    refit_seconds = start_seconds + epochs * epoch_seconds * refit_share if job.train.refit else 0.0
-    hop_bytes = 4 * (tried.table.drained().num_values + graph.num_nodes * 2 * min(64, step.table.width))  # gradient and scratch
-    gradient_bytes = hop_bytes if step.encoder.every_node else 0  # gradients of a batch alone are small
-    policy = None if plan.policy is None else plan.policy(graph)
-    explorations = 0 if policy is None else int(min(policy.stop * epochs / plan.interval, epochs * count))
-    explore_seconds = 0.0 if policy is None else explorations * policy.batches * step_seconds
-    scratch_bytes = table_bytes + feature_bytes
-    pinned_bytes = plan.placement.pinned_bytes(table_bytes) + plan.placement.pinned_bytes(feature_bytes)
-    checkpoint_bytes = (job.run.keep_checkpoints + 2) * table_bytes  # the best one, and one being written
-    return {
-        "table_bytes": table_bytes,
-        "graph_bytes": graph_bytes,
-        "feature_bytes": feature_bytes,
-        "ram_bytes": graph_bytes + gradient_bytes + (pinned_bytes if on_disk else table_bytes + feature_bytes + rows_NF.nbytes),
-        "peak_rss_bytes_so_far": peak_rss_bytes(),
-        "pinned_bytes": pinned_bytes,
-        "gpu_bytes": _gpu_bytes(plan, step) if plan.placement.on_gpu else 0,
-        "disk_bytes": checkpoint_bytes + (2 if policy is None else 3) * rows_NF.nbytes + (scratch_bytes if on_disk else 0),
-        "steps_per_epoch": count,
-        "step_seconds": step_seconds,
-        "epoch_seconds": epoch_seconds,
-        "validation_seconds": validation_seconds,
-        "total_seconds": (
-            start_seconds + epochs * epoch_seconds + validations * validation_seconds + refit_seconds + explore_seconds
-        ),
-    }
+    encoder.export(table, rows_NF)
+    return _Exported(time.perf_counter() - begun, width, columns, size, rows_NF)
+
+
+def _sizes(job: Job, dataset: Dataset, table_bytes: int, mapped_bytes: int, exported: _Exported) -> Sizes:
+    tested = len(np.unique(dataset.test.users_E))
+    return Sizes(
+        nodes=dataset.graph.num_nodes,
+        items=dataset.graph.num_items,
+        judged=min(tested, job.evaluate.users or tested),
+        lengths=len(job.evaluate.k),
+        width=exported.width,
+        table_bytes=table_bytes,
+        kept=job.run.keep_checkpoints + 1,
+        columns=exported.columns,
+        mapped_bytes=mapped_bytes,
+    )
 
 
 def _gpu_bytes(plan: Plan, step: Step | PartedStep | ColumnsStep) -> int:
@@ -214,16 +282,19 @@ def _gpu_bytes(plan: Plan, step: Step | PartedStep | ColumnsStep) -> int:
     return int(cache + rows * (SLOTS * per_row + per_row_features + tiles * 4 * step.table.width))
 
 
-def _ranking_seconds(rows_NF: torch.Tensor, dataset: Dataset) -> float:
-    """Seconds to rank for all validation users, from a sample of them."""
+def _ranking_seconds(exported: _Exported, dataset: Dataset, settings: Evaluate) -> float:
+    """Seconds to rank for all users that validation judges, from a sample of them."""
     users = np.unique(dataset.valid.users_E)
-    sample = users[:RANKED_USERS]
+    judged, sample = min(len(users), settings.users or len(users)), users[:RANKED_USERS]
     if not len(sample):
         return 0.0
-    scorer = EmbeddingScorer(rows_NF[: dataset.graph.num_users], rows_NF[dataset.graph.num_users :])
+    num_users, num_items = dataset.graph.num_users, dataset.graph.num_items
+    if exported.rows_NF is None:
+        return ranking_seconds(judged, num_items, exported.width)
+    scorer = EmbeddingScorer(exported.rows_NF[:num_users], exported.rows_NF[num_users:])
     for _ in range(2):  # the first round compiles
         begun = time.perf_counter()
         for _ in top_k(scorer, sample, 20, dataset.graph.user_items):
             pass
         seconds = time.perf_counter() - begun
-    return seconds * len(users) / len(sample)
+    return seconds * judged / len(sample)

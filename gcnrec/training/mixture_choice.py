@@ -34,8 +34,8 @@ from gcnrec.runs.manifest import check, record
 from gcnrec.storage.documents import json_text
 from gcnrec.storage.files import atomic_file, sync
 from gcnrec.system.limits import read_limits
-from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
 from gcnrec.training.baselines import fit_seconds
+from gcnrec.training.costs.baselines import Load, bytes_of, seconds_of
 from gcnrec.training.work import Work
 
 AUTO = ("linkprop", "gfcf", "itemknn", "ease")

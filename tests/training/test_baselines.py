@@ -18,8 +18,8 @@ from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.runs.contents import RunContents
 from gcnrec.runs.events import append_event, read_lines
 from gcnrec.testing import World, write_dataset
-from gcnrec.training.baseline_costs import Load, bytes_of, seconds_of
 from gcnrec.training.baselines import AUTO, VALID, Rivals, baseline_names, compare_with_baselines, compares
+from gcnrec.training.costs.baselines import Load, bytes_of, seconds_of
 from gcnrec.training.fit_validation import keep_validation
 from gcnrec.training.train import train
 from tests.helpers.heard import Heard

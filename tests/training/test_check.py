@@ -16,6 +16,7 @@ from gcnrec.system.limits import Limits
 from gcnrec.testing import checkerboard, write_dataset
 from gcnrec.training import build
 from gcnrec.training import check as checked
+from gcnrec.training.costs import stages as costs
 from gcnrec.training.train import train
 
 QUICK = {"train": {"epochs": 1, "batch_size": 64}, "evaluate": {"baselines": [], "metric": "recall@3"}}
@@ -155,3 +156,36 @@ def test_a_finished_run_needs_the_run_that_it_began_with_no_more(there, tmp_path
     train(job, there, tmp_path / "run")
     shutil.rmtree(tmp_path / "before")
     assert train(job, there, tmp_path / "run", resume=True).folder == tmp_path / "run"
+
+
+def test_stages_by_hand(monkeypatch):
+    """1,000 nodes, 100 items, 8 wide: a table of 5,000 bytes, two checkpoints; writing at 1 MB/s to half the size."""
+    monkeypatch.setattr(costs, "_parquet_rates", lambda width: (1e6, 2e6, 0.5))
+    monkeypatch.setattr(costs, "ranking_seconds", lambda judged, items, width: judged * items * 1e-3)
+    monkeypatch.setattr(costs, "_lists_bytes", lambda sizes: 77)
+    sizes = costs.Sizes(1000, 100, judged=40, lengths=3, width=8, table_bytes=5000, kept=2, columns=4, mapped_bytes=900)
+    found = costs.stages(sizes, costs.Measured(launch=2.0, train=30.0, propagate=7.0, private_bytes=10_000))
+    saved, exported = 5000 / 1e9, 32_000
+    assert found["train"] == {"seconds": pytest.approx(32 + 4 * saved), "private_bytes": 10_000, "disk_bytes": 900 + 15_000}
+    assert found["export"]["seconds"] == pytest.approx(7 + exported / 1e6 + exported / 1e9 + 2 * saved)
+    assert found["export"]["private_bytes"] == 10_000 + 4 * 4 * 1000 * 4
+    assert found["export"]["disk_bytes"] == 900 + 3 * 5000 + 16_000 + 32_000
+    assert found["evaluate"]["seconds"] == pytest.approx(2 + exported / 2e6 + exported / 1e9 + 4)
+    assert found["evaluate"]["private_bytes"] == 270 * 10**6 + (36 + 24) * 100 + 77
+    assert found["evaluate"]["disk_bytes"] == 3 * 5000 + 16_000 + 32_000
+
+
+def test_one_block_of_a_large_export_is_timed_for_all(tmp_path, monkeypatch):
+    """The rows of the whole are not made: a scratch of none would be refused."""
+    dataset = write_dataset(checkerboard(), tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    sections = {"model": {"width": 8, "start": "normal", "propagation": "sampled"}, "evaluate": {"users": 5}}
+    job, made = Job.parse({**sections, "sampler": {"fanouts": [2]}}, [], "test"), []
+    monkeypatch.setattr(checked.SampledLightGcn, "export", lambda *_: made.append(1))
+    whole = checked.check(job, dataset)
+    monkeypatch.setattr(checked, "WHOLE_EXPORT_BYTES", 0)
+    block = checked.check(job, dataset)
+    assert made == [1] and block["stages"].keys() == whole["stages"].keys() == {"train", "export", "evaluate"}
+    for name in ("train", "export", "evaluate"):
+        assert block["stages"][name]["disk_bytes"] == whole["stages"][name]["disk_bytes"] > 0
+        assert block["stages"][name]["seconds"] > 0

@@ -1,0 +1,1 @@
+"""What parts of a run cost, predicted before they run."""
