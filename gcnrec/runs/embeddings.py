@@ -22,9 +22,9 @@ from gcnrec.interactions import Vocabulary
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.export_rules import Kind, Stretches
 from gcnrec.runs.paths import embeddings_paths
+from gcnrec.storage.blocks import Report, unreported
 from gcnrec.storage.documents import Document, checked, object_of
 from gcnrec.storage.files import atomic_file
-from gcnrec.system.blocks import Report, unreported
 from gcnrec.system.pages import let_go, scratch_rows
 
 EXPORT_KEY = b"gcnrec"

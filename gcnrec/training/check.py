@@ -21,7 +21,8 @@ from gcnrec.config import Evaluate, Job
 from gcnrec.config.unused import unused_settings
 from gcnrec.graph import BipartiteGraph
 from gcnrec.loaders.schema import Dataset, open_dataset
-from gcnrec.models.hops import export_blocks
+from gcnrec.models.hops import column_bytes
+from gcnrec.models.lightgcn import LightGcn
 from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.ranking.scorer import EmbeddingScorer
 from gcnrec.ranking.top_k import top_k
@@ -226,11 +227,12 @@ def _step_seconds(tried: _Tried, plan: Plan, count: int) -> _StepSeconds:
 
 @dataclass(frozen=True)
 class _Exported:
-    """Seconds of an export, its shape, and its rows float32 (N, F); None where one block was propagated to time all."""
+    """Seconds and width of an export, bytes of the planes that it propagates and of all rows, and these, float32 (N, F): None
+    where one block was propagated to time all."""
 
     seconds: float
     width: int
-    columns: int
+    plane_bytes: int
     bytes: int
     rows_NF: torch.Tensor | None
 
@@ -239,17 +241,20 @@ def _exported(tried: _Tried, plan: Plan, graph: BipartiteGraph) -> _Exported:
     """The export of all nodes, of a large graph one block of its columns."""
     encoder, table = tried.step.encoder, tried.table.drained()
     nodes, width = graph.num_nodes, encoder.export_width
-    blocks = export_blocks(nodes, width)
-    columns, size = blocks[0][1], 4 * nodes * width
-    if size > WHOLE_EXPORT_BYTES and isinstance(encoder, SampledLightGcn):
-        mean = encoder.exported(columns)
-        begun = time.perf_counter()
-        mean.of(table.columns(0, columns))
-        return _Exported((time.perf_counter() - begun) * len(blocks), width, columns, size, None)
+    size = plane_bytes = 4 * nodes * width
+    if isinstance(encoder, (LightGcn, SampledLightGcn)):
+        blocks = encoder.by_columns.blocks(width)
+        columns = blocks[0][1]
+        plane_bytes = column_bytes(graph, encoder.by_columns.num_layers) * columns
+        if size > WHOLE_EXPORT_BYTES:
+            begun = time.perf_counter()
+            mean = encoder.by_columns.mean(columns)
+            mean.of(partial(table.columns, 0, columns), columns, lambda row, rows_RC: None)
+            return _Exported((time.perf_counter() - begun) * len(blocks), width, plane_bytes, size, None)
     rows_NF = plan.placement.memory(Path())(nodes * width).view(nodes, -1)
     begun = time.perf_counter()
     encoder.export(table, rows_NF)
-    return _Exported(time.perf_counter() - begun, width, columns, size, rows_NF)
+    return _Exported(time.perf_counter() - begun, width, plane_bytes, size, rows_NF)
 
 
 def _sizes(job: Job, dataset: Dataset, table_bytes: int, mapped_bytes: int, exported: _Exported) -> Sizes:
@@ -262,7 +267,7 @@ def _sizes(job: Job, dataset: Dataset, table_bytes: int, mapped_bytes: int, expo
         width=exported.width,
         table_bytes=table_bytes,
         kept=job.run.keep_checkpoints + 1,
-        columns=exported.columns,
+        plane_bytes=exported.plane_bytes,
         mapped_bytes=mapped_bytes,
     )
 

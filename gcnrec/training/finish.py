@@ -20,10 +20,10 @@ from gcnrec.runs.paths import MEMORY, MODEL, TABLE, embeddings_paths
 from gcnrec.runs.slot_files import order_digest, write_slots
 from gcnrec.steps.guards import Watched, one_list_for_everyone
 from gcnrec.steps.protocol import TrainingStep
+from gcnrec.storage.blocks import ColumnBlocks
 from gcnrec.storage.documents import json_text
 from gcnrec.storage.files import atomic_file
 from gcnrec.system.arrays import arrays_in
-from gcnrec.system.blocks import ColumnBlocks
 from gcnrec.system.limits import peak_rss_bytes
 from gcnrec.tables.dense import Table
 from gcnrec.tables.rules import Rule
@@ -79,8 +79,7 @@ def finish(work: Work, step: TrainingStep, final: Stretches) -> None:
     if work.job.mixture.partners:
         written += fit_partners(work, step.sampler.graph)
     watched = Watched(final, len(dataset.user_ids), len(dataset.item_ids))
-    report = partial(work.observer.work, "writing embeddings")
-    write_embeddings(folder, dataset, watched, work.job.export.dtype, report)
+    write_embeddings(folder, dataset, watched, work.job.export.dtype, partial(work.observer.work, "writing embeddings"))
     _warn_of_one_list(folder, watched.said(), work.observer)
     table = step.table.drained()
     if isinstance(table, SlotTable):

@@ -18,7 +18,7 @@ from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.models.mf import MatrixFactorisation
 from gcnrec.models.weighted_hop import WeightedHop
 from gcnrec.ops.weighted import union_weights
-from gcnrec.system.blocks import unreported
+from gcnrec.storage.blocks import unreported
 from gcnrec.tables.dense import DenseTable
 from gcnrec.testing import checkerboard, dense_hop
 from gcnrec.training.workers import export

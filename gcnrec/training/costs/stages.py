@@ -27,8 +27,6 @@ _SAMPLED_ITEMS = 2**16
 _SAMPLED_USERS = 128
 _DISK_RATE = 1e9
 """Bytes a second that a disk takes and gives, where what is written is compressed at a lower rate anyway."""
-_PLANES = 4
-"""Columns of all nodes that an export holds: a block, two layers and their sum."""
 _ITEM_BYTES = 36
 """Of an item in an evaluation: degrees, held-out pairs, and what orders them; two counts a list length come on top."""
 _COUNT_BYTES = 8
@@ -41,7 +39,7 @@ class Sizes:
     """What costs depend on. `judged`: users of test that are ranked for; `lengths`: how many list lengths; `width`: F.
 
     `table_bytes`: of table and state, as a checkpoint has them; `kept`: checkpoints, the best one among them.
-    `columns`: of a block of an export; `mapped_bytes`: of a table on disk.
+    `plane_bytes`: of what an export propagates at a time; `mapped_bytes`: of a table on disk.
     """
 
     nodes: int
@@ -51,7 +49,7 @@ class Sizes:
     width: int
     table_bytes: int
     kept: int
-    columns: int
+    plane_bytes: int
     mapped_bytes: int
 
     @property
@@ -77,7 +75,8 @@ def stages(sizes: Sizes, measured: Measured) -> dict[str, dict[str, float]]:
     """`train`, `export` and `evaluate`, each with `seconds`, `private_bytes` and `disk_bytes`: of the run folder, at the peak."""
     write, read, packed = _parquet_rates(sizes.width)
     exported, saved = sizes.export_bytes, sizes.table_bytes / _DISK_RATE
-    files = sizes.kept * sizes.table_bytes + int(packed * exported) + sizes.table_bytes
+    saved_files = sizes.kept * sizes.table_bytes
+    files = saved_files + int(packed * exported) + sizes.table_bytes
     ranking = ranking_seconds(sizes.judged, sizes.items, sizes.width)
     evaluated = _PROCESS_BYTES + (_ITEM_BYTES + _COUNT_BYTES * sizes.lengths) * sizes.items + _lists_bytes(sizes)
     return {
@@ -88,8 +87,8 @@ def stages(sizes: Sizes, measured: Measured) -> dict[str, dict[str, float]]:
         },
         "export": {
             "seconds": measured.propagate + exported * (1.0 / write + 1.0 / _DISK_RATE) + 2 * saved,
-            "private_bytes": measured.private_bytes + _PLANES * 4 * sizes.nodes * sizes.columns,
-            "disk_bytes": sizes.mapped_bytes + files + exported,
+            "private_bytes": measured.private_bytes + sizes.plane_bytes,
+            "disk_bytes": sizes.mapped_bytes + max(files, saved_files + exported),  # scratch leaves while files grow
         },
         "evaluate": {
             "seconds": measured.launch + exported * (1.0 / read + 1.0 / _DISK_RATE) + ranking,

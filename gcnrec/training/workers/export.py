@@ -24,7 +24,7 @@ from gcnrec.models.lightgcn_sampled import SampledLightGcn
 from gcnrec.ranking.machines.asked import sizes_of
 from gcnrec.steps.columns import GatheredEncoder
 from gcnrec.steps.protocol import TrainingStep
-from gcnrec.system.blocks import ColumnBlocks, Report
+from gcnrec.storage.blocks import ColumnBlocks, Report
 from gcnrec.tables.dealt.spans import bring, fetched, give, stretches, taken
 from gcnrec.workers.world import World
 
