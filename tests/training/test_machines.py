@@ -58,7 +58,7 @@ def small_chunks(monkeypatch):
         monkeypatch.setattr(module, "USERS_PER_CHUNK", CHUNK)
     monkeypatch.setattr(leader, "ROUND_BYTES", 1)
     monkeypatch.setattr(export, "LEAST_READS", 0)
-    monkeypatch.setattr(hops, "_PLANES_BYTES", 3 * 4 * 5 * 48)  # blocks of five columns of the table's 48 rows
+    monkeypatch.setattr(hops, "block_columns", lambda *_: 5)
     before = numba.get_num_threads(), torch.get_num_threads()
     numba.set_num_threads(1)
     torch.set_num_threads(1)
