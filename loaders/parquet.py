@@ -24,7 +24,7 @@ from gcnrec.errors import DataError, UsageError
 from gcnrec.loaders.bounds.allowed import Allowed
 from gcnrec.loaders.buckets.build import build_by_buckets
 from gcnrec.loaders.buckets.deal import Source
-from gcnrec.loaders.buckets.work import Work, goes_on, work_in, work_key
+from gcnrec.loaders.buckets.work import Work, end_work, goes_on, taken_up, work_key
 from gcnrec.loaders.conditions.bound import FROM_DUCKDB, Bound, bind, bind_number, reason
 from gcnrec.loaders.conditions.condition import Condition, locked, parse_condition
 from gcnrec.loaders.conditions.expressions import OWN
@@ -110,6 +110,7 @@ def ingest(
         settings = {"seed": data.seed, "data": recipe_of(data, data_root), "rules": RULES}
         recipe = {**settings, **given.recorded(inputs), "report": report.entries}
         seal(folder, {"name": name, **info, **features, **recipe})
+        end_work(folder)
     dataset = open_dataset(out)
     report.say(
         f"{name}: {info['num_users']:,} users, {info['num_items']:,} items, {info['num_train']:,} train, "
@@ -319,8 +320,7 @@ def _key(data: Data, data_root: Path | None, inputs: Inputs) -> str:
 def _build(files: list[_File], data: Data, key: str, folder: Path, scratch: Scratch, report: Report) -> dict[str, Any]:
     """Write the files of a dataset folder but features and dataset.json; returns what that file says about the data."""
     if _go_by_buckets(files, data):
-        with work_in(folder, key) as work:
-            return _build_by_buckets(files, data, work, scratch, report)
+        return _build_by_buckets(files, data, taken_up(folder, key), scratch, report)
     staged = _stage(files, data, scratch, report)
     report.work("splitting, numbering and writing", 0, 0)
     return build(staged, data, folder, scratch, report)

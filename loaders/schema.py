@@ -446,7 +446,8 @@ def _remove_previous(old: Path, place: Path, warn: Callable[[str], object]) -> N
 
 def seal(folder: Path, info: dict[str, Any]) -> None:
     """Write `dataset.json` into a folder whose files are complete: `info` with `format`, `files`, `digest` and `own_sha256`."""
-    files = {path.name: _describe(path) for path in sorted(folder.iterdir()) if path.name != "dataset.json"}
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != "dataset.json"]
+    files = {path.name: _describe(path) for path in paths}
     digest = _digest_of({name: entry["sha256"] for name, entry in files.items()})
     document = {"format": FORMAT, **info, "digest": digest, "files": files}
     document[OWN] = own_digest(document)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from pydantic import Field
 
 from gcnrec.errors import DataError
 from gcnrec.storage.documents import Document, checked, read_object, write_json
+from gcnrec.storage.files import sync
 
 FOLDER = "work"
 """Its name inside the dataset folder that is being written."""
@@ -74,14 +74,20 @@ def goes_on(folder: Path, key: str, note: Callable[[str], object]) -> bool:
     return found
 
 
-@contextmanager
-def work_in(folder: Path, key: str) -> Iterator[Work]:
-    """The work in a dataset folder that is being written, which goes on where there is some; removed at the end."""
+def taken_up(folder: Path, key: str) -> Work:
+    """The work in a dataset folder that is being written, which goes on where there is some."""
     place = folder / FOLDER
     place.mkdir(exist_ok=True)
     state = _state(place, key)
-    yield Work(place, key, dict(state.done) if state else {})
-    shutil.rmtree(place)
+    return Work(place, key, dict(state.done) if state else {})
+
+
+def end_work(folder: Path) -> None:
+    """Remove the work, if there is any, from a dataset folder that is whole; its files then outlast a crash of the machine."""
+    if (folder / FOLDER).is_dir():
+        for path in folder.glob("*.*"):
+            sync(path)
+        shutil.rmtree(folder / FOLDER)
 
 
 def _state(place: Path, key: str) -> _State | None:
