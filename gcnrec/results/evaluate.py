@@ -42,6 +42,7 @@ from gcnrec.runs.manifest import record
 from gcnrec.runs.paths import metrics_path, per_user_path
 from gcnrec.runs.per_user import SAMPLED
 from gcnrec.runs.tracking import track_results
+from gcnrec.steps.guards import looked_at
 from gcnrec.storage.files import atomic_file
 from gcnrec.storage.places import place_if_any
 from gcnrec.system.observer import SILENT, Observer, kept
@@ -104,7 +105,8 @@ def evaluate_run(
         fixed += beyond_bytes(run, measures.ks) if details.beyond_accuracy else 0
         chunk = users_per_chunk(limit, fixed, run, min(max(measures.ks), most_items(run, None)), "evaluating")
         names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
-        of_items, scorer = details.read(dataset), run.scorer()
+        read = np.union1d(held_out.users_E, looked_at(dataset.graph.num_users))
+        of_items, scorer = details.read(dataset), run.scorer(users=read)
         ranker = rankers_of(world or Alone(), run.job.train.threads)(chunk)
         judged_by = HeldOutSplit.of(held_out, dataset.graph, seen_items(rule, dataset, split))
         measures = replace(measures, beyond=details.beyond(run, judged_by, run.folder, observer))

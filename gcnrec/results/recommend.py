@@ -128,7 +128,7 @@ def _recommended(run: Run, files: RequestFiles, call: _Call, observer: Observer)
         asked=options.k,
         request=request,
         known=known,
-        scorer=wider.scorer if wider else run.scorer(scratch),
+        scorer=wider.scorer if wider else run.scorer(scratch, np.unique(request.numbers_R[request.numbers_R >= 0])),
         popularity=None if options.fallback is None else PopularityScorer.of(dataset.graph),
         untrained_R=_untrained(Trained(dataset, run.refitted), request.numbers_R),
         relist=relist,
@@ -161,7 +161,7 @@ def _relist(
     items_IF = None
     if options.relisting.diversity and not run.job.model.closed_form:
         # copy: lists are scored by the rows of new nodes; a run's own are mapped anew
-        items_IF = wider.trained.items_ID.clone() if wider else run.embeddings(scratch).items_IF
+        items_IF = wider.trained.items_ID.clone() if wider else run.embeddings(scratch, np.empty(0, np.int64)).items_IF
     return options.relisting.of(run, dataset, items_IF)
 
 

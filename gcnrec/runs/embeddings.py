@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from tempfile import TemporaryFile
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
 from gcnrec.errors import DataError, UsageError, reading
@@ -25,7 +28,7 @@ from gcnrec.runs.paths import embeddings_paths
 from gcnrec.storage.blocks import Report, unreported
 from gcnrec.storage.documents import Document, checked, object_of
 from gcnrec.storage.files import atomic_file
-from gcnrec.system.pages import let_go, scratch_rows
+from gcnrec.system.pages import let_go, map_rows, scratch_errors, scratch_rows
 
 EXPORT_KEY = b"gcnrec"
 """Of the files' metadata: what the export is, as JSON."""
@@ -111,10 +114,11 @@ def _rounded(rows_RF: torch.Tensor, kind: pa.DataType, target: Path) -> torch.Te
     return rows_RF.half()
 
 
-def map_embeddings(path: Path, ids: Vocabulary, folder: Path) -> torch.Tensor:
+def map_embeddings(path: Path, ids: Vocabulary, folder: Path, only: NDArray[np.integer] | None = None) -> torch.Tensor:
     """Float32 (len(ids), F) in the order of `ids` from `embeddings/users.parquet` or `items.parquet`, in scratch of `folder`.
 
-    Numbers of float16 files are the same in float32.
+    `only`: the rising rows that will be read; others are zeros and take no disk. None: all. Numbers of float16 files are the same
+    in float32.
     DataError when the file holds other ids, cannot be read, or `folder` has no room.
     """
     with reading(path, _AGAIN):
@@ -122,7 +126,8 @@ def map_embeddings(path: Path, ids: Vocabulary, folder: Path) -> torch.Tensor:
             width = _width(path, file.schema_arrow)
             if file.metadata.num_rows != len(ids):
                 raise _other_ids(path)
-            rows_RF, done = scratch_rows(folder, len(ids), width), 0
+            scratch: _Scratch = _Whole(folder, len(ids), width) if only is None else _Chosen(folder, len(ids), width, only)
+            done = 0
             size = max(1, _BATCH_BYTES // (4 * width))
             known = _Ids(ids.chunks(size))
             for batch in file.iter_batches(size, columns=["id", "embedding"], use_threads=False):
@@ -133,10 +138,58 @@ def map_embeddings(path: Path, ids: Vocabulary, folder: Path) -> torch.Tensor:
                 flat = batch.column("embedding").flatten()
                 if flat.null_count or len(flat) != len(batch) * width:
                     raise DataError(f"{path} must hold {width} numbers a row, some are null; {_AGAIN}")
-                rows_RF.numpy()[done:last] = flat.to_numpy().reshape(len(batch), width)  # copy: out of a compressed file
-                let_go(rows_RF)
+                scratch.put(done, flat.to_numpy().reshape(len(batch), width).astype(np.float32, copy=False))
                 done = last
-    return rows_RF
+            return scratch.rows()
+
+
+class _Scratch(Protocol):
+    """Where rows that are read go, in their order."""
+
+    def put(self, first: int, rows_BF: NDArray[np.float32]) -> None:
+        """Take rows `first ..` of the file."""
+        ...
+
+    def rows(self) -> torch.Tensor:
+        """All of them, float32 (R, F), mapped."""
+        ...
+
+
+class _Whole:
+    """All rows, in reserved scratch."""
+
+    def __init__(self, folder: Path, rows: int, width: int) -> None:
+        self._rows_RF = scratch_rows(folder, rows, width)
+
+    def put(self, first: int, rows_BF: NDArray[np.float32]) -> None:
+        self._rows_RF.numpy()[first : first + len(rows_BF)] = rows_BF  # copy: out of a compressed file
+        let_go(self._rows_RF)
+
+    def rows(self) -> torch.Tensor:
+        return self._rows_RF
+
+
+class _Chosen:
+    """The rows `only`, rising, in a nameless file with holes. Writing, not the map, meets a full disk: DataError."""
+
+    def __init__(self, folder: Path, rows: int, width: int, only: NDArray[np.integer]) -> None:
+        self._shape, self._only = (rows, width), only
+        self._room = partial(scratch_errors, folder, 4 * len(only) * width)
+        with self._room():
+            self._file = TemporaryFile(dir=folder)  # noqa: SIM115 (`rows` closes it)
+            self._file.truncate(max(4, 4 * rows * width))
+
+    def put(self, first: int, rows_BF: NDArray[np.float32]) -> None:
+        here = self._only[slice(*np.searchsorted(self._only, (first, first + len(rows_BF))))]
+        with self._room():
+            for run in np.split(here, np.flatnonzero(np.diff(here) != 1) + 1) if len(here) else ():
+                self._file.seek(4 * self._shape[1] * int(run[0]))
+                self._file.write(rows_BF[run[0] - first : run[-1] - first + 1].tobytes())
+
+    def rows(self) -> torch.Tensor:
+        with self._room(), self._file as file:
+            file.flush()
+            return map_rows(file, *self._shape)
 
 
 def _width(path: Path, schema: pa.Schema) -> int:

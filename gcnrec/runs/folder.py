@@ -92,16 +92,17 @@ class Run:
         """Train and valid as one graph."""
         return with_valid(self.dataset)
 
-    def scorer(self, scratch: Path | None = None) -> Scorer:
+    def scorer(self, scratch: Path | None = None, users: NDArray[np.integer] | None = None) -> Scorer:
         """Ranks by the exported embeddings, in the run's mixture if it has one, or by a closed-form model.
 
-        Embeddings are mapped from scratch in a folder, by default the run's.
+        Embeddings are mapped from scratch in a folder, by default the run's; of users these of the rising numbers `users` alone,
+        None: all.
         """
         if self.job.model.closed_form:
             made = self._finished(self.folder / MODEL)
             check(self.folder, [made])
             return closed_form.load(self.job.model.name, self.train_graph, made)
-        trained, mixture = self.embeddings(scratch or self.folder).scorer, self.mixture
+        trained, mixture = self.embeddings(scratch or self.folder, users).scorer, self.mixture
         if mixture is None:
             return trained
         return mixture_scorer(mixture, trained, self.partners(mixture, self.train_graph))
@@ -125,15 +126,18 @@ class Run:
         check_whole(self.folder, [partner_path(self.folder, name) for name in mixture.partners])
         return load_partners(mixture, self.folder, graph)
 
-    def embeddings(self, scratch: Path) -> Exported:
-        """The exported embeddings, verified and mapped from scratch in a folder. UsageError where the run is not finished."""
+    def embeddings(self, scratch: Path, only: NDArray[np.integer] | None = None) -> Exported:
+        """The exported embeddings, verified and mapped from scratch in a folder. UsageError where the run is not finished.
+
+        `only`: the rising numbers of the users that will be read, None: all.
+        """
         users, items = embeddings_paths(self.folder)
         self._finished(items)
         check(self.folder, [users, items])
         rule = self.export_rule
         assert rule is not None
         users_UF, items_IF = (
-            map_embeddings(users, self.dataset.user_ids, scratch),
+            map_embeddings(users, self.dataset.user_ids, scratch, only),
             map_embeddings(items, self.dataset.item_ids, scratch),
         )
         if users_UF.shape[1] != items_IF.shape[1]:

@@ -129,6 +129,11 @@ class LossTrend:
             )
 
 
+def looked_at(num_users: int) -> NDArray[np.int32]:
+    """The users whose lists `one_list_for_everyone` compares, rising."""
+    return np.unique(np.linspace(0, num_users - 1, _LOOKED_AT).astype(np.int32))
+
+
 def one_list_for_everyone(scorer: Scorer, chunk: int = USERS_PER_CHUNK) -> str | None:
     """A sentence when the best items, seen ones included, are nearly the same for all of a sample of users; else None.
 
@@ -195,7 +200,7 @@ def _looked_at(num_users: int, num_items: int) -> tuple[NDArray[np.int32], int]:
     k = min(10, num_items // 10)
     if num_users < 10 or k < 2:
         return np.empty(0, np.int32), 1
-    return np.unique(np.linspace(0, num_users - 1, _LOOKED_AT).astype(np.int32)), k
+    return looked_at(num_users), k
 
 
 def _one_list(items_BK: NDArray[np.int32]) -> str | None:

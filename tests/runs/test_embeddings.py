@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,6 +36,27 @@ def test_rows_in_the_order_of_the_ids(tmp_path, monkeypatch, kind):
     written(tmp_path / "users.parquet", ids, rows_RF)
     assert torch.equal(map_embeddings(tmp_path / "users.parquet", MemoryVocabulary(ids), tmp_path), torch.from_numpy(rows_RF))
     assert [path.name for path in tmp_path.iterdir()] == ["users.parquet"]
+
+
+@pytest.mark.parametrize("only", [[], [0, 1, 2, 7, 10], [3], range(11)])
+def test_chosen_rows_are_there_and_others_take_no_disk(tmp_path, monkeypatch, only):
+    monkeypatch.setattr(embeddings, "_BATCH_BYTES", 4 * 4 * 3)
+    rows_RF, only = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32), np.array(only, np.int64)
+    ids = pa.array(range(20, 31))
+    written(tmp_path / "users.parquet", ids, rows_RF)
+    found = map_embeddings(tmp_path / "users.parquet", MemoryVocabulary(ids), tmp_path, only).numpy()
+    assert (found[only] == rows_RF[only]).all() and not found[np.setdiff1d(np.arange(11), only)].any()
+    assert [path.name for path in tmp_path.iterdir()] == ["users.parquet"]
+
+
+def test_a_full_disk_is_named_where_chosen_rows_are_written(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    written(tmp_path / "users.parquet", pa.array([1, 2]), np.zeros((2, 2), np.float32))
+    monkeypatch.setattr(embeddings, "TemporaryFile", full)
+    with pytest.raises(DataError, match=r"scratch cannot be had in .*No space left on device"):
+        map_embeddings(tmp_path / "users.parquet", MemoryVocabulary(pa.array([1, 2])), tmp_path, np.array([1]))
 
 
 @pytest.mark.parametrize("others", [[1, 3, 2], [1, 2], [1, 2, 3, 4]])

@@ -90,4 +90,4 @@ def _likeness(run: Run, scratch: Path) -> NDArray[np.float32] | None:
     """Rows by which items are alike, float32 (I, F): the embeddings of a trained model, else features, None without either."""
     if run.job.model.closed_form:
         return run.dataset.item_features
-    return run.embeddings(scratch).items_IF.numpy()
+    return run.embeddings(scratch, np.empty(0, np.int64)).items_IF.numpy()
