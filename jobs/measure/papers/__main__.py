@@ -15,6 +15,7 @@ begun again; the program ends with 1 where a digest differs from that record's.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -27,7 +28,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import safe_open
 
 from gcnrec.config import Job
 from gcnrec.integrity.digests import sha256_of
@@ -141,8 +141,7 @@ def _found(name: str, given: argparse.Namespace, work: Path) -> dict[str, Any]:
             known = {"popularity_expected": popularity_expected(dataset, K), "oracle_recall": oracle, "oracle_users": len(tested)}
             return {**sizes, **known, "digest": dataset.digest}
         case ["train" | "untrained" as folder]:
-            with safe_open(work / folder / "checkpoints" / "last.safetensors", framework="np") as file:
-                digest = file.metadata()["sha256"]  # of all tensors, which the checkpoint has verified
+            digest = tensors_digest(work / folder / "checkpoints" / "last.safetensors")
             return {"digest": digest, "export": [sha256_of(path) for path in embeddings_paths(work / folder)]}
         case ["evaluate", *untrained]:
             metrics = json.loads((work / ("untrained" if untrained else "train") / "metrics.json").read_text(encoding="utf-8"))
@@ -151,6 +150,14 @@ def _found(name: str, given: argparse.Namespace, work: Path) -> dict[str, Any]:
             }
         case _:
             return {"digest": sha256_of(work / f"lists-{name.split()[1]}.parquet")}
+
+
+def tensors_digest(path: Path) -> str:
+    """The sha256 of a safetensors file without its metadata, which has seconds: names, shapes and types, then all bytes."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        header.pop("__metadata__", None)
+        return hashlib.file_digest(file, lambda: hashlib.sha256(json.dumps(header, sort_keys=True).encode())).hexdigest()
 
 
 def _record(given: argparse.Namespace, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:

@@ -9,8 +9,10 @@ import random
 import numpy as np
 import psutil
 import pytest
+from safetensors.numpy import save_file
 
 from gcnrec.loaders.synthetic import World, draw_edges, draw_ranks, ranks_of
+from jobs.measure.papers.__main__ import tensors_digest
 from jobs.measure.papers.sampler import disk, memory, processes
 from jobs.measure.papers.stages import Kills, Stage, carried_out
 from jobs.measure.papers.world import best_items, scaled
@@ -64,6 +66,14 @@ def test_the_likeliest_items_of_a_block_are_these_that_it_draws_most():
     fall = counts[best[1:]] - counts[best[:-1]].astype(float)
     assert (fall < 5 * np.sqrt(counts[best[1:]] + counts[best[:-1]])).all() and counts[best[0]] == counts.max()
     assert best_items(WORLD, 2, 5).tolist() == best[:5].tolist()
+
+
+def test_a_digest_is_of_tensors_and_not_of_seconds(tmp_path):
+    found = []
+    for number, (values, seconds) in enumerate([([1.0, 2.0], "3"), ([1.0, 2.0], "45"), ([1.0, 2.5], "3")]):
+        save_file({"a": np.array(values), "b": np.arange(number // 2, 3)}, tmp_path / "t", {"seconds": seconds})
+        found.append(tensors_digest(tmp_path / "t"))
+    assert found[0] == found[1] != found[2]
 
 
 def test_ids_of_32_bits_are_a_permutation():
