@@ -30,6 +30,8 @@ _DISK_RATE = 1e9
 _ITEM_BYTES = 36
 """Of an item in an evaluation: degrees, held-out pairs, and what orders them; two counts a list length come on top."""
 _COUNT_BYTES = 8
+_PAGE = 4096
+"""Of scratch, at least, for each user whose embedding is read."""
 _PROCESS_BYTES = 270 * 10**6
 """Of a process that ranks, with libraries, kernels and threads. measured: 265 to 290 MB for small runs."""
 
@@ -93,7 +95,7 @@ def stages(sizes: Sizes, measured: Measured) -> dict[str, dict[str, float]]:
         "evaluate": {
             "seconds": measured.launch + exported * (1.0 / read + 1.0 / _DISK_RATE) + ranking,
             "private_bytes": evaluated,
-            "disk_bytes": files + exported,
+            "disk_bytes": files + 4 * sizes.width * sizes.items + max(_PAGE, 4 * sizes.width) * sizes.judged,
         },
     }
 
