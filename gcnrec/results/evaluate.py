@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from gcnrec.closed_forms import closed_form
 from gcnrec.errors import DataError, DeviceError, UsageError
 from gcnrec.graph import BipartiteGraph
+from gcnrec.interactions import Interactions
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, cold_metrics, evaluate, group_metrics
 from gcnrec.ranking.held_out import counts_of, degrees_of, of_users
@@ -105,8 +106,7 @@ def evaluate_run(
         fixed += beyond_bytes(run, measures.ks) if details.beyond_accuracy else 0
         chunk = users_per_chunk(limit, fixed, run, min(max(measures.ks), most_items(run, None)), "evaluating")
         names_U, unknown = (None, 0) if segments is None else _read_segments(segments, dataset)
-        read = np.union1d(held_out.users_E, looked_at(dataset.graph.num_users))
-        of_items, scorer = details.read(dataset), run.scorer(users=read)
+        of_items, scorer = details.read(dataset), run.scorer(users=_read(held_out))
         ranker = rankers_of(world or Alone(), run.job.train.threads)(chunk)
         judged_by = HeldOutSplit.of(held_out, dataset.graph, seen_items(rule, dataset, split))
         measures = replace(measures, beyond=details.beyond(run, judged_by, run.folder, observer))
@@ -124,6 +124,11 @@ def evaluate_run(
         if run.job.model.name != "popularity":  # whose lists are meant to be the same
             warn_of_one_list(run.folder, scorer, observer, chunk)
         return document
+
+
+def _read(held_out: Interactions) -> NDArray[np.int32]:
+    """The users whose embeddings an evaluation reads, rising: the judged ones, and these whose lists are compared."""
+    return np.union1d(held_out.users_E, looked_at(len(held_out.user_ids)))
 
 
 def _document(run: Run, result: Evaluation, split: Split, rule: SeenRule) -> dict[str, Any]:
