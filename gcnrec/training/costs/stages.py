@@ -95,7 +95,7 @@ def stages(sizes: Sizes, measured: Measured) -> dict[str, dict[str, float]]:
         "evaluate": {
             "seconds": measured.launch + exported * (1.0 / read + 1.0 / _DISK_RATE) + ranking,
             "private_bytes": evaluated,
-            "disk_bytes": files + 4 * sizes.width * sizes.items + max(_PAGE, 4 * sizes.width) * sizes.judged,
+            "disk_bytes": files + min(exported, 4 * sizes.width * sizes.items + max(_PAGE, 4 * sizes.width) * sizes.judged),
         },
     }
 
