@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from gcnrec.errors import DataError
+from gcnrec.storage import blocks
 from gcnrec.storage.blocks import ColumnBlocks
-from gcnrec.system import blocks
 
 
 def filled(folder, rows_ND, columns):
