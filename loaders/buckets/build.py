@@ -41,7 +41,7 @@ def build_by_buckets(
     """Write every file of the dataset folder around `work` but dataset.json; returns what that file says about the data.
 
     `sources` by role: `train`, first, and `valid` and `test` as far as there are such files. `kinds`: the types of the ids.
-    The files are those of `gcnrec.loaders.ingest.build.build`. What `work` says is done is not done again.
+    The files equal what `gcnrec.loaders.ingest.build.build` writes. What `work` says is done is not done again.
     """
     numbers, bounds = _numbered(sources, kinds, work, scratch, report)
     deal(sources["train"], numbers, bounds, work, scratch, report)
@@ -118,7 +118,7 @@ def _write_graph(
     scratch: Scratch,
     report: Report,
 ) -> None:
-    """Both CSRs of the `lists` in `final` numbers, pass by pass; those of an earlier process stay."""
+    """Both CSRs of the `lists` in `final` numbers, pass by pass; passes of an earlier process stay."""
     folder, total = work.folder.parent, len(lists)
     of_users, of_items = (write_indptr(folder, name, each) for name, each in zip(_SIDES, degrees, strict=True))
     indices = [folder / f"{name}.indices.npy" for name in _SIDES]

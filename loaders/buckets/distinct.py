@@ -55,7 +55,7 @@ class Distinct:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Finds ids among `keys_N`, sorted and distinct: those with `key - keys_N[0] >> shift` = c begin at `firsts_C[c]`."""
+    """Finds ids among `keys_N`, sorted and distinct: keys with `key - keys_N[0] >> shift` = c begin at `firsts_C[c]`."""
 
     keys_N: NDArray[np.uint64]
     firsts_C: NDArray[np.int32]
@@ -74,7 +74,7 @@ class Places:
 
 @numba.njit(cache=True, nogil=True)
 def _once(keys):  # type: ignore[no-untyped-def]
-    """Distinct ones of sorted keys come first, in place; returns how many there are."""
+    """Move distinct sorted keys to the front, in place; returns how many there are."""
     count = 0
     for at in range(len(keys)):
         if count == 0 or keys[at] != keys[count - 1]:
@@ -85,7 +85,7 @@ def _once(keys):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _union(left, right, out):  # type: ignore[no-untyped-def]
-    """The keys of two sorted runs of distinct ones, once each; returns how many there are."""
+    """The keys of two sorted runs without repetition, once each; returns how many there are."""
     a, b, count = 0, 0, 0
     while a < len(left) and b < len(right):
         x, y = left[a], right[b]

@@ -50,7 +50,7 @@ class Lists:
             yield Bucket(int(first), _starts(degrees), np.load(_items_path(self.folder, bucket), mmap_mode="r"))
 
     def mark_contained(self, pairs_E: NDArray[np.uint64], codes_E: NDArray[np.int8]) -> None:
-        """Code 1 for those of the sorted pairs that are in a list."""
+        """Code 1 for each of the sorted pairs that is in a list."""
         cuts = np.searchsorted(pairs_E, self.bounds.astype(np.uint64) << np.uint64(32))
         for number, bucket in enumerate(self.buckets()):
             part = slice(cuts[number], cuts[number + 1])
@@ -178,7 +178,7 @@ def _compact(items, starts, degrees, out):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True)
 def mark_in_lists(pairs, first, starts, items, codes):  # type: ignore[no-untyped-def]
-    """Code 1 for those of the pairs that are in the sorted lists of users `first`, `first + 1` ..."""
+    """Code 1 for each of the pairs that is in the sorted lists of users `first`, `first + 1` ..."""
     for row in range(len(pairs)):
         user, item = high_of(pairs[row]) - first, low_of(pairs[row])
         some = items[starts[user] : starts[user + 1]]

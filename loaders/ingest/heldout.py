@@ -72,7 +72,7 @@ def drop_repeats(
 ) -> tuple[Rows, Rows]:
     """Held-out pairs that training has seen: valid against train, test against train and valid.
 
-    `mark_train` gives code 1 to those of sorted pairs that train has.
+    `mark_train` gives code 1 to each of sorted pairs that train has.
     """
     seen_valid, seen_test = scratch.codes(len(valid)), scratch.codes(len(test))
     mark_train(valid.pairs_E, seen_valid)

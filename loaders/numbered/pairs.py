@@ -69,7 +69,7 @@ class Train:
     degrees_I: NDArray[np.int64]
 
     def mark_contained(self, pairs_E: NDArray[np.uint64], codes_E: NDArray[np.int8]) -> None:
-        """Code 1 for those of the pairs that are in train."""
+        """Code 1 for each of the pairs that is in train."""
         mark_in_lists(pairs_E, 0, self.starts, self.items_E, codes_E)
 
 
@@ -100,7 +100,7 @@ def read_held_out(part: Part, sizes: tuple[int, int], scratch: Scratch, counted:
 
 
 def no_pairs(columns: Collection[str], scratch: Scratch) -> Rows:
-    """No row, with the optional ones of `columns`."""
+    """No row, with the optional columns among `columns`."""
     return _no_rows(columns, 0, scratch)
 
 
