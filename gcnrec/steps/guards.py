@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DivergedError
 from gcnrec.ops.topk import ItemLists, empty_lists, keep_best
-from gcnrec.ranking.export_rules import ExportRule, Stretches
 from gcnrec.ranking.scorer import EmbeddingScorer, Scorer
 from gcnrec.ranking.top_k import ITEMS_PER_TILE, USERS_PER_CHUNK, top_k
+
+if TYPE_CHECKING:
+    from gcnrec.ranking.export_rules import ExportRule, Stretches
 
 RUNNING_STEPS = 32
 """A running loss is the mean of the first so many steps, and from then on a moving mean in which a step weighs 1 in so many."""

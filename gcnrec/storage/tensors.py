@@ -53,7 +53,7 @@ def bytes_of(part: torch.Tensor | Pieces) -> Iterator[memoryview]:
     else:
         rows = max(1, _PIECE_BYTES // max(1, part.nbytes // max(1, len(part)))) if part.dim() else 1
         pieces = iter(part.split(rows)) if part.numel() and part.dim() else iter([part])
-    for piece in pieces:
+    for piece in filter(torch.Tensor.numel, pieces):  # an empty one has no bytes, whatever its strides
         # copy: from a device, and of padded rows
         yield piece.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 

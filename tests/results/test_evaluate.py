@@ -231,7 +231,7 @@ def fake_run(world: World, folder: Path, refitted: bool = False):
     sections = {"model": {"name": "popularity"}, "evaluate": {"k": [5, 10], "bootstrap": 20}, "train": {"threads": 1}}
     job = Job.parse(sections, [], "job")
     return SimpleNamespace(
-        folder=folder, dataset=dataset, refitted=refitted, job=job, scorer=lambda *_: world.scorer,
+        folder=folder, dataset=dataset, refitted=refitted, job=job, scorer=lambda *_, **__: world.scorer,
         train_graph=world.graph, export_rule=None, mixture=None,
     )  # fmt: skip
 

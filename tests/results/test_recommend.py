@@ -49,7 +49,7 @@ def fake_run(user_ids: pa.Array | None = None, item_ids: pa.Array | None = None,
     scorer = EmbeddingScorer(torch.from_numpy(scores), torch.eye(5))
     model = Model(name="lightgcn")
     evaluate, threads = SimpleNamespace(memory_limit="2GB", seen="all"), SimpleNamespace(threads=1)
-    job = SimpleNamespace(model=model, evaluate=evaluate, train=threads)
+    job = SimpleNamespace(model=model, evaluate=evaluate, train=threads, export=SimpleNamespace(dtype="float32"))
     return SimpleNamespace(folder=Path(), job=job, dataset=dataset, refitted=refitted, mixture=None, scorer=lambda *_: scorer)
 
 

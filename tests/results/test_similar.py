@@ -38,7 +38,7 @@ def fake_run(rows_IF=ROWS, users_UF=ROWS, item_ids=None, user_ids=None, features
     info = {"name": "plane", "digest": "d", "data": {"user": "customer", "item": "product"}}
     dataset = Dataset(Path(), info, graph, users, items, none, none, None, None, item_features=features)
     model = Model(name=model)
-    evaluate = SimpleNamespace(memory_limit="2GB")
+    sections = {"evaluate": SimpleNamespace(memory_limit="2GB"), "export": SimpleNamespace(dtype="float32")}
 
     def embeddings(_):
         rule = ExportRule("theory")
@@ -46,7 +46,7 @@ def fake_run(rows_IF=ROWS, users_UF=ROWS, item_ids=None, user_ids=None, features
         return Exported(rule, torch.tensor(users_UF), torch.tensor(rows_IF), popularity, 100.0, None)
 
     return SimpleNamespace(
-        folder=Path("run"), job=SimpleNamespace(model=model, evaluate=evaluate), dataset=dataset, refitted=False,
+        folder=Path("run"), job=SimpleNamespace(model=model, **sections), dataset=dataset, refitted=False,
         embeddings=embeddings,
     )  # fmt: skip
 

@@ -259,7 +259,7 @@ def test_per_user_metrics_of_another_kind_are_refused_without_a_list(copied, cha
     ("file", "changes", "expected"),
     [
         ("items", {"embedding": pa.array([[1.0, 2.0]] * 24, pa.list_(pa.float32(), 2))}, "one width, 8 and 2 are there"),
-        ("users", {"embedding": pa.array([[1.0]] * 24)}, r"a list of float32 of fixed size, has .*embedding list<"),
+        ("users", {"embedding": pa.array([[1.0]] * 24)}, r"a list of float32 or float16 of fixed size, has .*embedding list<"),
         (
             "users",
             {"embedding": pa.array([[1.0] * 8] * 23 + [[None] * 8], pa.list_(pa.float32(), 8))},
