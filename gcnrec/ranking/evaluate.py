@@ -22,7 +22,7 @@ from gcnrec.interactions import Interactions
 from gcnrec.ops.topk import Seen, TopK, contained
 from gcnrec.ranking import metrics
 from gcnrec.ranking.beyond_accuracy import BeyondAccuracy
-from gcnrec.ranking.held_out import Held, chosen, degrees_of
+from gcnrec.ranking.held_out import Held, chosen
 from gcnrec.ranking.pairs.tilt import NAMES, Tilt
 from gcnrec.ranking.scorer import Scorer
 from gcnrec.ranking.top_k import Here, Ranker
@@ -92,7 +92,7 @@ class HeldOutSplit:
     @classmethod
     def of(cls, pairs: Interactions, train: BipartiteGraph, seen: Seen) -> HeldOutSplit:
         """Pairs held out from `train`, judged by lists without the items `seen`."""
-        return cls(pairs, seen, train.item_users.degrees, partial(degrees_of, train.user_items))
+        return cls(pairs, seen, train.item_users.degrees, train.user_items.degrees_of)
 
 
 @dataclass(frozen=True, slots=True)

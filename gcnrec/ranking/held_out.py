@@ -79,9 +79,3 @@ def counts_of(users_E: NDArray[np.int32], users_X: NDArray[np.integer]) -> NDArr
     """How often each of `users_X` stands in `users_E`, int64 (X)."""
     sorted_E = np.sort(users_E)
     return np.searchsorted(sorted_E, users_X, "right") - np.searchsorted(sorted_E, users_X)
-
-
-def degrees_of(csr: Csr, rows_X: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Entries of some rows, int64 (X), without the degrees of all."""
-    degrees_X: NDArray[np.int64] = csr.indptr[rows_X.astype(np.int64) + 1] - csr.indptr[rows_X]
-    return degrees_X

@@ -24,7 +24,7 @@ from gcnrec.graph import BipartiteGraph
 from gcnrec.interactions import Interactions
 from gcnrec.loaders.schema import Dataset
 from gcnrec.ranking.evaluate import Evaluation, HeldOutSplit, Measures, by_segment, cold_metrics, evaluate, group_metrics
-from gcnrec.ranking.held_out import counts_of, degrees_of, of_users
+from gcnrec.ranking.held_out import counts_of, of_users
 from gcnrec.ranking.machines.leader import rankers_of
 from gcnrec.ranking.metrics import per_user_with
 from gcnrec.ranking.pairs.known_pairs import known_metrics, known_pairs
@@ -245,7 +245,7 @@ class Trained:
         """Of some users, int64 (X)."""
         degrees_X = np.zeros(len(users_X), np.int64)
         for graph in self._graphs:
-            degrees_X += degrees_of(graph.user_items, users_X)
+            degrees_X += graph.user_items.degrees_of(users_X)
         return degrees_X + counts_of(self.dataset.valid.users_E, users_X) if self.refitted else degrees_X
 
     def of_items(self) -> NDArray[np.int64]:

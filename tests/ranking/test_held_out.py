@@ -9,7 +9,7 @@ import pytest
 from gcnrec.errors import DataError
 from gcnrec.graph import csr_from_edges
 from gcnrec.interactions import Interactions, MemoryVocabulary
-from gcnrec.ranking.held_out import Held, counts_of, degrees_of, of_users, sampled
+from gcnrec.ranking.held_out import Held, counts_of, of_users, sampled
 from gcnrec.ranking.metrics import by_popularity
 
 USERS, ITEMS = 5_000, 40
@@ -49,7 +49,7 @@ def test_held_out_items_by_user_are_sets_of_pairs():
     assert [held.items.row(row).tolist() for row in held.rows(asked)] == [sorted(expected[user]) for user in asked.tolist()]
     whole = held.by_user(USERS)
     assert [whole.row(user).tolist() for user in range(USERS)] == [sorted(expected.get(user, ())) for user in range(USERS)]
-    assert degrees_of(whole, asked).tolist() == [len(expected[user]) for user in asked.tolist()]
+    assert whole.degrees_of(asked).tolist() == [len(expected[user]) for user in asked.tolist()]
     assert counts_of(USERS_E, asked).tolist() == [USERS_E.tolist().count(user) for user in asked.tolist()]
     with pytest.raises(DataError, match="no user has held-out items"):
         Held.of(of_users(pairs(), np.empty(0, np.int32)))

@@ -144,7 +144,7 @@ print(ingest(data, Path("out"), data_root=None, name="x", progress=print, work=w
 
 @pytest.mark.slow
 def test_a_killed_process_leaves_what_the_next_one_goes_on_with(tmp_path):
-    """One ingestion, killed in each of its steps, ends with the digest of one that was not."""
+    """One ingestion, killed in each of its steps, ends with the digest of an unbroken ingestion."""
     for seed, (role, count) in enumerate({"train": 4_000_000, "test": 400}.items()):
         pq.write_table(rows(count, seed), tmp_path / f"{role}.parquet", data_page_size=2**14)
 
