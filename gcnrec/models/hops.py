@@ -174,9 +174,9 @@ def block_columns(bytes_per_column: int, available: int) -> int:
     return max([width for width in (_NARROWEST, 8, 12, 16, 32, WIDEST) if width <= fitting], default=_NARROWEST)
 
 
-def export_blocks(graph: BipartiteGraph, num_layers: int, width: int) -> list[tuple[int, int]]:
-    """The blocks of columns that an export propagates, as many as memory allows now, as [first, last)."""
-    columns = block_columns(column_bytes(graph, num_layers), read_limits().available)
+def export_blocks(graph: BipartiteGraph, num_layers: int, width: int, freed: int = 0) -> list[tuple[int, int]]:
+    """The blocks of columns that an export propagates, as [first, last): as many as memory allows now with `freed` bytes more."""
+    columns = block_columns(column_bytes(graph, num_layers), read_limits().available + freed)
     return column_blocks(width, min(columns, width))
 
 
@@ -336,9 +336,9 @@ class MeanExport:
     def num_nodes(self) -> int:
         return self.hop.graph.num_nodes
 
-    def blocks(self, width: int) -> list[tuple[int, int]]:
+    def blocks(self, width: int, freed: int = 0) -> list[tuple[int, int]]:
         """`export_blocks` of the graph. A column has the same bits in any block."""
-        return export_blocks(self.hop.graph, self.num_layers, width)
+        return export_blocks(self.hop.graph, self.num_layers, width, freed)
 
     def mean(self, columns: int) -> MeanOfHops:
         """What propagates blocks of at most so many columns."""

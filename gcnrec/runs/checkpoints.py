@@ -9,7 +9,8 @@ checkpoint becomes an earlier one, the new one becomes the last, and the oldest 
 newest whole checkpoint. It skips a damaged one, which the next whole one removes.
 
 `best` is replaced before the `last` that refers to it. A process that dies between them repeats the same steps after it is
-resumed, and writes the same `best` again before anything reads it.
+resumed, and writes the same `best` again before anything reads it. A `last` of the same steps as `best` is a second name of that
+file, where the file system has such names: large tables lie on disk once.
 """
 
 from __future__ import annotations
@@ -134,6 +135,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder, self._keep = folder / "checkpoints", keep
         self._last: str | None = None
+        self._best: dict[str, Any] | None = None
         self._damaged: list[Path] = []
         self.last, self.best = (self._folder / f"{name}.safetensors" for name in ("last", "best"))
 
@@ -172,13 +174,25 @@ class Checkpoints:
         """Make this the last one. Raises as `save_checkpoint`."""
         if self.last in self._damaged and (self.last.is_symlink() or not self.last.is_file()):
             remove(self.last)  # a folder, a pipe or a link: nothing can be written in its place
-        save_checkpoint(self.last, tensors, progress, self._set_aside)
+        if progress != self._best or not self._named_again():
+            save_checkpoint(self.last, tensors, progress, self._set_aside)
         self._last = _position(progress)
         self._retain()
+
+    def _named_again(self) -> bool:
+        """Whether the best one, which this process saved and verified, could be made the last one too."""
+        try:
+            with atomic_file(self.last) as work:
+                os.link(self.best, work)
+                self._set_aside()
+        except DataError:  # a file system without links
+            return False
+        return True
 
     def save_best(self, tensors: Saved, progress: dict[str, Any]) -> None:
         """Replace the checkpoint that is exported. Raises as `save_checkpoint`."""
         save_checkpoint(self.best, tensors, progress)
+        self._best = progress
 
     def _retain(self) -> None:
         """Remove the oldest, so that with the last one `keep` are left."""

@@ -12,7 +12,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from gcnrec.interactions import Vocabulary
 from gcnrec.storage.files import atomic_file
@@ -30,9 +32,22 @@ def order_digest(*vocabularies: Vocabulary) -> str:
         digest.update(f"{kind.value_type if pa.types.is_dictionary(kind) else kind} {len(vocabulary)}\n".encode())
         for ids in vocabulary.chunks(1 << 16):  # some of a file, which may hold more than memory should
             plain = ids.dictionary_decode() if pa.types.is_dictionary(kind) else ids
-            texts = [one if isinstance(one, bytes) else str(one).encode() for one in plain.to_pylist()]
-            digest.update(b"".join(len(text).to_bytes(8, "little") + text for text in texts))
+            texts = plain.cast(pa.string()) if pa.types.is_integer(plain.type) else plain
+            digest.update(_framed(texts.cast(pa.large_binary())).data)
     return digest.hexdigest()
+
+
+def _framed(texts: pa.LargeBinaryArray) -> NDArray[np.uint8]:
+    """The bytes of all texts, each after its length as an int64, little end first."""
+    _, offsets, content = texts.buffers()
+    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    lengths, size = np.diff(ends), int(ends[-1] - ends[0])
+    framed, is_text = np.empty(size + 8 * len(texts), np.uint8), np.ones(size + 8 * len(texts), np.bool_)
+    heads = (ends[:-1] - ends[0] + 8 * np.arange(len(texts)))[:, None] + np.arange(8)
+    framed[heads], is_text[heads] = lengths.astype("<i8").view(np.uint8).reshape(-1, 8), False
+    if size:
+        framed[is_text] = np.frombuffer(content, np.uint8)[ends[0] : ends[-1]]
+    return framed
 
 
 def write_slots(path: Path, table: SlotTable, order: str) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from gcnrec.errors import DataError, UsageError
 from gcnrec.ops import slots as ops
+from gcnrec.ops.arrays import Number
 from gcnrec.tables.dense import Allocate
 
 RECORD_BYTES = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
@@ -62,16 +63,27 @@ class Arena:
         self.max_values, self.dtype = max_values, dtype
         self.layout = layout = _layout(num_rows, max_values, moments, scalars, VALUE_BYTES[dtype])
         # Addresses only: the system gives memory to slabs when they are first written.
-        records = allocate(layout.max_slabs * layout.sizes.slab_bytes // 4 + 1024).numpy().view(np.uint8)
-        records = records[-records.ctypes.data % 128 :][: layout.max_slabs * layout.sizes.slab_bytes]
-        values = records.view(np.float32) if dtype == "float32" else records.view(np.uint16)
-        self.slots = ops.Slots(np.zeros(num_rows, np.uint32), np.zeros(num_rows, np.uint8), values, records, layout.capacity_K)
+        records = _aligned(allocate, layout.max_slabs * layout.sizes.slab_bytes)
+        self.slots = self._slots(np.zeros(num_rows, np.uint32), np.zeros(num_rows, np.uint8), records)
         self.state = allocate(layout.state_floats(num_rows, layout.max_slabs)).numpy()
         # Moments decay by the steps since a row's last update; nothing else asks for them.
         self.last_N = torch.zeros(num_rows if moments else 0, dtype=torch.int32)
         self._extra = self.max_values_seen = self.peak_bytes = self.changes = 0
         self.clear()
         self._note_peak()
+
+    def _slots(self, location_N: NDArray[np.uint32], count_N: NDArray[np.uint8], records: NDArray[np.uint8]) -> ops.Slots:
+        values = records.view(np.float32) if self.dtype == "float32" else records.view(np.uint16)
+        return ops.Slots(location_N, count_N, values, records, self.layout.capacity_K)
+
+    def move(self, allocate: Allocate) -> None:
+        """Lay all that is stored into other memory, to be read there; no row may change its columns any more."""
+        slots, layout, num_rows = self.slots, self.layout, len(self.slots.count_N)
+        last = int(slots.location_N.max(initial=0)) * ops.UNIT // layout.sizes.slab_bytes + 1
+        records = _moved(slots.columns[: last * layout.sizes.slab_bytes], allocate)
+        self.slots = self._slots(_moved(slots.location_N, allocate), _moved(slots.count_N, allocate), records)
+        self.state = _moved(self.state[: layout.state_floats(num_rows, last)], allocate)
+        self.changes += 1
 
     def clear(self) -> None:
         """Drop every record."""
@@ -211,6 +223,19 @@ class Arena:
     @property
     def state_bytes(self) -> int:
         return 4 * self.layout.state_floats(len(self.slots.count_N), self.slabs_used) + self.last_N.nbytes
+
+
+def _aligned(allocate: Allocate, nbytes: int) -> NDArray[np.uint8]:
+    """So many bytes, from a multiple of 128 on."""
+    memory: NDArray[np.uint8] = allocate(nbytes // 4 + 1024).numpy().view(np.uint8)
+    return memory[-memory.ctypes.data % 128 :][:nbytes]
+
+
+def _moved(array: NDArray[Number], allocate: Allocate) -> NDArray[Number]:
+    """A copy of `array` in memory of `allocate`."""
+    copy = _aligned(allocate, -(-array.nbytes // 4) * 4)[: array.nbytes].view(array.dtype)
+    copy[:] = array  # copy: to where it is read from now on
+    return copy
 
 
 class Rebuild:

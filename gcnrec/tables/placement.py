@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -12,11 +13,12 @@ from typing import Literal, TypeVar
 import torch
 
 from gcnrec.device import cores_of, gpu, pinnable, pipeline_of, take_gpu
+from gcnrec.errors import DataError
 from gcnrec.graph import BipartiteGraph
 from gcnrec.system.affinity import bound
 from gcnrec.system.limits import read_limits
 from gcnrec.system.observer import SILENT, Observer
-from gcnrec.system.pages import scratch_rows
+from gcnrec.system.pages import scratch_rows, scratch_values
 from gcnrec.tables.dealt.table import DealtTable
 from gcnrec.tables.dense import Allocate, StepTable, in_ram
 from gcnrec.tables.features.homes import feature_window
@@ -25,6 +27,7 @@ from gcnrec.tables.features.sides import FeatureSides
 from gcnrec.tables.features.table import FeatureTable
 from gcnrec.tables.hot_rows import Prefixes, hottest, rows_among
 from gcnrec.tables.pipelined import HostTable, PipelinedTable, Traffic
+from gcnrec.tables.slots import SlotTable
 from gcnrec.tables.unread import UnreadTable
 from gcnrec.tables.window import Window, place_bytes
 from gcnrec.workers.world import World
@@ -32,6 +35,8 @@ from gcnrec.workers.world import World
 Placed = TypeVar("Placed", bound=StepTable | DealtTable)
 WINDOW_SHARE = 4
 """One part in so many of the available memory is pinned for the rows of a table on disk; the rest may cache its file."""
+_ASIDE_SHARE = 8
+"""Of the available memory, a trained table in RAM takes one part in so many at least where it is set aside."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,24 @@ def shared_features(placement: Placement, features: FeatureSides, observer: Obse
         hot = [host.num_rows if host is not None and placement.kind == "device" else 0 for host in hosts]
         own = (None if host is None else PipelinedFeatures(host, queues, rows) for host, rows in zip(hosts, hot, strict=True))
         yield FeatureSides(features.num_users, *own)
+
+
+def aside_bytes(placement: Placement, table: StepTable) -> int:
+    """What `set_aside` takes from RAM: all of a large sparse table, 0 of any other."""
+    if placement.on_gpu or placement.on_disk or not isinstance(table, SlotTable):
+        return 0
+    size = table.value_bytes + table.index_bytes + table.state_bytes
+    return size if size * _ASIDE_SHARE > read_limits().available else 0
+
+
+def set_aside(placement: Placement, table: StepTable, folder: Path) -> None:
+    """Move a large trained table to scratch of a folder: exports read it in order, and their planes want the RAM.
+
+    It stays where the disk has no room for it.
+    """
+    if isinstance(table, SlotTable) and aside_bytes(placement, table):
+        with suppress(DataError):
+            table.move(partial(scratch_values, folder))
 
 
 @contextmanager

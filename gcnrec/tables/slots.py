@@ -52,7 +52,10 @@ class SlotTable:
             raise UsageError(f"a sparse table has at most {MAX_COLUMNS} columns, got model.width = {width}")
         self.width, self.max_values, self.dtype, self.numbers = width, max_values, dtype, numbers
         self.arena = Arena(num_rows, max_values, *state_shape, dtype, allocate)
-        self.slots = self.arena.slots
+
+    @property
+    def slots(self) -> ops.Slots:
+        return self.arena.slots
 
     @property
     def num_rows(self) -> int:
@@ -303,6 +306,10 @@ class SlotTable:
     def rebuild(self) -> Rebuild:
         """A pass over the table that may change which columns its rows store."""
         return Rebuild(self.arena)
+
+    def move(self, allocate: Allocate) -> None:
+        """Lay rows and state into other memory, once they are trained: they are read there."""
+        self.arena.move(allocate)
 
     def hold(self, extra_bytes: int) -> None:
         """Count memory that an exploration holds besides the table (0: nothing)."""

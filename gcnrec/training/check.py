@@ -35,7 +35,7 @@ from gcnrec.system.observer import SILENT, Observer
 from gcnrec.system.scratch import keep_freed_memory
 from gcnrec.tables.dense import StepTable
 from gcnrec.tables.features.pipelined import SLOTS as FEATURE_SLOTS
-from gcnrec.tables.placement import placed, placed_features, released, shared_features
+from gcnrec.tables.placement import aside_bytes, placed, placed_features, released, shared_features
 from gcnrec.tables.ring import SLOTS
 from gcnrec.training.build import build_step, features_read, first_table, planned, planned_start, shared_step
 from gcnrec.training.costs.stages import Measured, Sizes, ranking_seconds, stages
@@ -181,9 +181,9 @@ def _timed(job: Job, plan: Plan, dataset: Dataset, tried: _Tried, launch_seconds
     explore_seconds = 0.0 if policy is None else explorations * policy.batches * step_seconds
     scratch_bytes = (table_bytes + feature_bytes) if on_disk else 0
     pinned_bytes = plan.placement.pinned_bytes(table_bytes) + plan.placement.pinned_bytes(feature_bytes)
-    checkpoint_bytes = (job.run.keep_checkpoints + 2) * table_bytes  # the best one, and one being written
+    checkpoint_bytes = (_kept(job, dataset) + 1) * table_bytes  # one is being written
     fit_seconds = seconds.start + epochs * epoch_seconds + validations * validation_seconds + refit_seconds + explore_seconds
-    sizes = _sizes(job, dataset, table_bytes, scratch_bytes, exported)
+    sizes = _sizes(job, dataset, plan, tried, exported)
     launch_seconds += max(0.0, sum(seconds.steps[:WARM_STEPS]) - WARM_STEPS * step_seconds)
     measured = Measured(launch_seconds, fit_seconds, exported.seconds, trained_bytes)
     return {
@@ -243,7 +243,7 @@ def _exported(tried: _Tried, plan: Plan, graph: BipartiteGraph) -> _Exported:
     nodes, width = graph.num_nodes, encoder.export_width
     size = plane_bytes = 4 * nodes * width
     if isinstance(encoder, (LightGcn, SampledLightGcn)):
-        blocks = encoder.by_columns.blocks(width)
+        blocks = encoder.by_columns.blocks(width, aside_bytes(plan.placement, tried.table))
         columns = blocks[0][1]
         plane_bytes = column_bytes(graph, encoder.by_columns.num_layers) * columns
         if size > WHOLE_EXPORT_BYTES:
@@ -257,7 +257,12 @@ def _exported(tried: _Tried, plan: Plan, graph: BipartiteGraph) -> _Exported:
     return _Exported(time.perf_counter() - begun, width, plane_bytes, size, rows_NF)
 
 
-def _sizes(job: Job, dataset: Dataset, table_bytes: int, mapped_bytes: int, exported: _Exported) -> Sizes:
+def _kept(job: Job, dataset: Dataset) -> int:
+    """Checkpoints on disk: without validation the last one is the best one too."""
+    return job.run.keep_checkpoints + bool(len(dataset.valid))
+
+
+def _sizes(job: Job, dataset: Dataset, plan: Plan, tried: _Tried, exported: _Exported) -> Sizes:
     tested = len(np.unique(dataset.test.users_E))
     return Sizes(
         nodes=dataset.graph.num_nodes,
@@ -265,10 +270,11 @@ def _sizes(job: Job, dataset: Dataset, table_bytes: int, mapped_bytes: int, expo
         judged=min(tested, job.evaluate.users or tested),
         lengths=len(job.evaluate.k),
         width=exported.width,
-        table_bytes=table_bytes,
-        kept=job.run.keep_checkpoints + 1,
+        table_bytes=plan.table_bytes,
+        kept=_kept(job, dataset),
         plane_bytes=exported.plane_bytes,
-        mapped_bytes=mapped_bytes,
+        mapped_bytes=plan.table_bytes + tried.feature_bytes if plan.placement.on_disk else 0,
+        aside_bytes=aside_bytes(plan.placement, tried.table),
     )
 
 

@@ -26,6 +26,7 @@ from gcnrec.storage.files import atomic_file
 from gcnrec.system.arrays import arrays_in
 from gcnrec.system.limits import peak_rss_bytes
 from gcnrec.tables.dense import Table
+from gcnrec.tables.placement import set_aside
 from gcnrec.tables.rules import Rule
 from gcnrec.tables.slots import SlotTable
 from gcnrec.training.export_choice import validate_exports
@@ -51,7 +52,11 @@ def exported_by(work: Work, step: TrainingStep, rule: ExportRule) -> Exported:
 
 
 def final_by(work: Work, step: TrainingStep, rule: ExportRule) -> Stretches:
-    """The embeddings to write, from scratch that leaves the disk as they are read. DivergedError when one is not finite."""
+    """The embeddings to write, from scratch that leaves the disk as they are read. DivergedError when one is not finite.
+
+    The table is trained, and a large one leaves RAM.
+    """
+    set_aside(work.plan.placement, step.table, work.folder)
     graph, blocks = step.sampler.graph, _propagated(work, step)
     degrees_I = work.exports.popularity_of(graph, rule)
     return ExportedInStretches(work.exports, rule, graph.num_users, blocks.width, degrees_I, blocks.take)

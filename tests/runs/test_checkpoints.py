@@ -126,6 +126,33 @@ def test_the_newest_are_kept(tmp_path, keep):
         assert (value(tensors), progress) == (100.0 * epoch + step, moment(epoch, step))
 
 
+def test_the_last_one_is_another_name_of_the_best_one_of_the_same_steps(tmp_path):
+    store, folder = Checkpoints(tmp_path, 2), tmp_path / "checkpoints"
+    for epoch, best in ((1, True), (2, False), (3, True), (4, True)):
+        if best:
+            store.save_best({"a": torch.full((300,), 100.0 * epoch)}, moment(epoch))
+        save(store, epoch)
+        assert (folder / "best.safetensors").samefile(folder / "last.safetensors") == best
+        assert value(load_checkpoint(folder / "best.safetensors")[0]) == (100.0 if epoch == 2 else 100.0 * epoch)
+        tensors, progress = Checkpoints(tmp_path, 2).newest(never)
+        assert (value(tensors), progress) == (100.0 * epoch, moment(epoch))
+    assert names(tmp_path) == ["best.safetensors", "earlier-fit-000003-000000000.safetensors", "last.safetensors"]
+
+
+def test_without_second_names_the_last_one_is_written_again(tmp_path, monkeypatch):
+    def refused(*names, **options):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(module.os, "link", refused)
+    store, folder = Checkpoints(tmp_path, 2), tmp_path / "checkpoints"
+    for epoch in (1, 2):
+        store.save_best({"a": torch.full((300,), 100.0 * epoch)}, moment(epoch))
+        save(store, epoch)
+    assert not (folder / "best.safetensors").samefile(folder / "last.safetensors")
+    assert (folder / "best.safetensors").read_bytes() == (folder / "last.safetensors").read_bytes()
+    assert names(tmp_path) == ["best.safetensors", "earlier-fit-000001-000000000.safetensors", "last.safetensors"]
+
+
 def test_while_one_of_one_is_written_only_its_predecessor_is_there(tmp_path, monkeypatch):
     store, plain, found = Checkpoints(tmp_path, 1), module.save_tensors, []
     save(store, 0, 4)

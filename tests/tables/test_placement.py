@@ -16,9 +16,11 @@ from gcnrec.cuda.hostmemory import HUGE_BYTES
 from gcnrec.errors import DeviceError
 from gcnrec.system.limits import Limits
 from gcnrec.tables import placement
+from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.dense import DenseTable, in_ram
 from gcnrec.tables.pipelined import PipelinedTable
-from gcnrec.tables.placement import Placement, released
+from gcnrec.tables.placement import Placement, aside_bytes, released, set_aside
+from gcnrec.tables.slots import SlotTable, dense_rows
 from gcnrec.testing import checkerboard
 from gcnrec.workers.world import Alone
 
@@ -136,3 +138,54 @@ def test_a_worker_takes_the_gpu_of_its_place_and_runs_on_the_cores_near_it(monke
     worker = SimpleNamespace(size=8, local_rank=3, local_size=4)
     assert cores(True, worker) == near and taken == [(3, 4)]
     assert cores(False, worker) == cores(True, Alone()) == every == os.sched_getaffinity(0) and taken == [(3, 4)]
+
+
+def a_trained_table(state, dtype):
+    """1,000 rows of width 32 with 0 to 8 values, which a second pass has moved."""
+    table, random = SlotTable(1000, 32, 8000, state, dtype), np.random.default_rng(2)
+    for _ in range(2):
+        with table.rebuild() as rebuild:
+            for first in range(0, 1000, 100):
+                rebuild.read(first, first + 100)
+                counts_R = random.integers(0, 9, 100)
+                columns_X = np.concatenate([np.sort(random.permutation(32)[:count]) for count in counts_R]).astype(np.uint8)
+                moments_MX = random.random((state[0], len(columns_X)), np.float32)
+                scalars_RC = random.random((100, state[1]), np.float32)
+                values_X = random.random(len(columns_X), np.float32)
+                rebuild.write(SlotBlock(first, counts_R, columns_X, values_X, moments_MX, scalars_RC))
+    return table
+
+
+@pytest.mark.parametrize(("state", "dtype"), [((0, 1), "bfloat16"), ((2, 1), "float32"), ((0, 0), "float32")])
+def test_a_large_trained_table_is_read_from_scratch(state, dtype, tmp_path, monkeypatch):
+    table = a_trained_table(state, dtype)
+    size = table.value_bytes + table.index_bytes + table.state_bytes
+    before, columns_NC, figures = table.tensors(), table.columns(3, 9, slice(100, 900)), (size, table.peak_bytes)
+    monkeypatch.setattr(placement, "read_limits", lambda: Limits(8 * size, None))
+    set_aside(Placement(on_gpu=False), table, tmp_path)
+    assert not mapped(tmp_path)  # an eighth and no more
+    monkeypatch.setattr(placement, "read_limits", lambda: Limits(8 * size - 8, None))
+    for kept in (Placement(on_gpu=True), Placement(False, "disk")):
+        set_aside(kept, table, tmp_path)
+    assert not mapped(tmp_path) and aside_bytes(Placement(on_gpu=False), table) == size
+    assert aside_bytes(Placement(on_gpu=False), DenseTable(torch.zeros(4000, 32), 0)) == 0
+    set_aside(Placement(on_gpu=False), table, tmp_path)
+    assert mapped(tmp_path) and list(tmp_path.iterdir()) == []
+    assert all(torch.equal(one, other) for one, other in zip(before.values(), table.tensors().values(), strict=True))
+    assert torch.equal(columns_NC, table.columns(3, 9, slice(100, 900)))
+    assert (table.value_bytes + table.index_bytes + table.state_bytes, table.peak_bytes) == figures
+    assert torch.equal(dense_rows(before, 32), table.columns(0, 32))
+
+
+def mapped(folder):
+    """Bytes of nameless files of a folder that this process maps."""
+    spans = re.findall(rf"^([0-9a-f]+)-([0-9a-f]+) .* {re.escape(str(folder))}/", Path("/proc/self/maps").read_text(), re.M)
+    return sum(int(last, 16) - int(first, 16) for first, last in spans)
+
+
+def test_a_full_disk_leaves_a_table_in_ram(tmp_path, monkeypatch):
+    table = a_trained_table((0, 1), "bfloat16")
+    before = table.tensors()
+    monkeypatch.setattr(placement, "read_limits", lambda: Limits(0, None))
+    set_aside(Placement(on_gpu=False), table, tmp_path / "absent")
+    assert all(torch.equal(one, other) for one, other in zip(before.values(), table.tensors().values(), strict=True))

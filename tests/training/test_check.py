@@ -163,13 +163,14 @@ def test_stages_by_hand(monkeypatch):
     monkeypatch.setattr(costs, "_parquet_rates", lambda width: (1e6, 2e6, 0.5))
     monkeypatch.setattr(costs, "ranking_seconds", lambda judged, items, width: judged * items * 1e-3)
     monkeypatch.setattr(costs, "_lists_bytes", lambda sizes: 77)
-    sizes = costs.Sizes(1000, 100, judged=40, lengths=3, width=8, table_bytes=5000, kept=2, plane_bytes=64_000, mapped_bytes=900)
+    table = {"table_bytes": 5000, "kept": 2, "plane_bytes": 64_000, "mapped_bytes": 900, "aside_bytes": 600}
+    sizes = costs.Sizes(1000, 100, judged=40, lengths=3, width=8, **table)
     found = costs.stages(sizes, costs.Measured(launch=2.0, train=30.0, propagate=7.0, private_bytes=10_000))
     saved, exported = 5000 / 1e9, 32_000
     assert found["train"] == {"seconds": pytest.approx(32 + 4 * saved), "private_bytes": 10_000, "disk_bytes": 900 + 15_000}
-    assert found["export"]["seconds"] == pytest.approx(7 + exported / 1e6 + exported / 1e9 + 2 * saved)
-    assert found["export"]["private_bytes"] == 10_000 + 64_000
-    assert found["export"]["disk_bytes"] == 900 + 2 * 5000 + 32_000
+    assert found["export"]["seconds"] == pytest.approx(7 + exported / 1e6 + exported / 1e9 + 2 * saved + 600 / 1e9)
+    assert found["export"]["private_bytes"] == 10_000 - 600 + 64_000
+    assert found["export"]["disk_bytes"] == 900 + 600 + 2 * 5000 + 32_000
     assert found["evaluate"]["seconds"] == pytest.approx(2 + exported / 2e6 + exported / 1e9 + 4)
     assert found["evaluate"]["private_bytes"] == 270 * 10**6 + (36 + 24) * 100 + 77
     assert found["evaluate"]["disk_bytes"] == 3 * 5000 + 16_000 + 32_000  # pages of 40 users take more than all rows

@@ -41,7 +41,8 @@ class Sizes:
     """What costs depend on. `judged`: users of test that are ranked for; `lengths`: how many list lengths; `width`: F.
 
     `table_bytes`: of table and state, as a checkpoint has them; `kept`: checkpoints, the best one among them.
-    `plane_bytes`: of what an export propagates at a time; `mapped_bytes`: of a table on disk.
+    `plane_bytes`: of what an export propagates at a time; `mapped_bytes`: of a table on disk; `aside_bytes`: of one that leaves
+    RAM before the export.
     """
 
     nodes: int
@@ -53,6 +54,7 @@ class Sizes:
     kept: int
     plane_bytes: int
     mapped_bytes: int
+    aside_bytes: int
 
     @property
     def export_bytes(self) -> int:
@@ -79,6 +81,7 @@ def stages(sizes: Sizes, measured: Measured) -> dict[str, dict[str, float]]:
     exported, saved = sizes.export_bytes, sizes.table_bytes / _DISK_RATE
     saved_files = sizes.kept * sizes.table_bytes
     files = saved_files + int(packed * exported) + sizes.table_bytes
+    mapped = sizes.mapped_bytes + sizes.aside_bytes
     ranking = ranking_seconds(sizes.judged, sizes.items, sizes.width)
     evaluated = _PROCESS_BYTES + (_ITEM_BYTES + _COUNT_BYTES * sizes.lengths) * sizes.items + _lists_bytes(sizes)
     return {
@@ -88,9 +91,12 @@ def stages(sizes: Sizes, measured: Measured) -> dict[str, dict[str, float]]:
             "disk_bytes": sizes.mapped_bytes + (sizes.kept + 1) * sizes.table_bytes,
         },
         "export": {
-            "seconds": measured.propagate + exported * (1.0 / write + 1.0 / _DISK_RATE) + 2 * saved,
-            "private_bytes": measured.private_bytes + sizes.plane_bytes,
-            "disk_bytes": sizes.mapped_bytes + max(files, saved_files + exported),  # scratch leaves while files grow
+            "seconds": measured.propagate
+            + exported * (1.0 / write + 1.0 / _DISK_RATE)
+            + 2 * saved
+            + sizes.aside_bytes / _DISK_RATE,
+            "private_bytes": measured.private_bytes - sizes.aside_bytes + sizes.plane_bytes,
+            "disk_bytes": mapped + max(files, saved_files + exported),  # scratch leaves while files grow
         },
         "evaluate": {
             "seconds": measured.launch + exported * (1.0 / read + 1.0 / _DISK_RATE) + ranking,

@@ -4,9 +4,10 @@
         [--job jobs/papers-size.toml] [--set KEY=VALUE]... [--lists 1000,5000] [--untrained] [--kill RECORD] [--threads 2]
 
 Stages: draw, ingest, train (its phases: train and export), evaluate, recommend (once for each number of users); with --untrained
-also the export of the table before it has learned, ranked for the same users. Each is a process below FOLDER, sampled once a
-second: RSS, private memory (anonymous and shared), major faults, allocated bytes of FOLDER with nameless files. The record is
-written after each stage. --edges scales users, items and blocks too; the drawn files are removed once the dataset is ingested.
+also the export of the table before it has learned, ranked for the same users, once the trained one is removed. Each is a process
+below FOLDER, sampled once a second: RSS, private memory (anonymous and shared), major faults, allocated bytes of FOLDER with
+nameless files. The record is written after each stage. --edges scales users, items and blocks too; the drawn files are removed
+once the dataset is ingested.
 
 --kill takes the record of an unbroken pass: each stage is ended by SIGKILL at a random moment of the time that it took there, and
 begun again; the program ends with 1 where a digest differs from that record's.
@@ -38,6 +39,8 @@ from jobs.measure.papers.stages import ROOT, Kills, Stage, carried_out
 from jobs.measure.papers.world import oracle_recall, popularity_expected, scaled
 
 K = 20
+EPOCHS = 2
+"""Of the steps of training."""
 ORACLE_USERS = 2000
 
 
@@ -91,21 +94,27 @@ def _stages(given: argparse.Namespace, work: Path) -> Iterator[Stage]:
     yield Stage("ingest", [*gcnrec, "ingest", *files, "--user", "user", "--item", "item", "--out", str(work / "data")])
     edges = open_dataset(work / "data").graph.num_edges
     job = Job.load(given.job, given.set)
-    batch, epochs = job.train.batch_size, 2
-    for name, steps in (("train", given.steps), *([("untrained", 1)] if given.untrained else [])):
-        share = min(1.0, max(steps // epochs, 1) * batch / edges * (1.0 - 1e-9))
-        sets = [f"sampler.fraction={share}", f"train.epochs={min(epochs, steps)}", f"train.threads={given.threads}", *given.set]
-        sets += ["optimizer.learning_rate=1e-12"] if name == "untrained" else []
-        command = [*gcnrec, "train", str(given.job), "--data", str(work / "data"), "--out", str(work / name)]
-        command += [part for each in sets for part in ("--set", each)]
-        yield Stage(name, command, [*command, "--resume"], _Phase(work / name / "metrics.jsonl", min(epochs, steps), name))
-        yield Stage("evaluate" if name == "train" else "evaluate untrained", [*gcnrec, "evaluate", str(work / name)])
-        if name == "untrained":
-            shutil.rmtree(work / name)
+    yield _training("train", given, work, (job.train.batch_size, edges))
+    yield Stage("evaluate", [*gcnrec, "evaluate", str(work / "train")])
     for count in map(int, given.lists.split(",")):
         _write_users(work, count)
         lists = ["--users", str(work / f"users-{count}.parquet"), "--k", str(K), "--out", str(work / f"lists-{count}.parquet")]
         yield Stage(f"recommend {count}", [*gcnrec, "recommend", str(work / "train"), *lists, "--force"])
+    if given.untrained:
+        shutil.rmtree(work / "train")  # the disk may not have room for both
+        yield _training("untrained", given, work, (job.train.batch_size, edges))
+        yield Stage("evaluate untrained", [*gcnrec, "evaluate", str(work / "untrained")])
+
+
+def _training(name: str, given: argparse.Namespace, work: Path, sizes: tuple[int, int]) -> Stage:
+    """The training of a run `name`; `sizes`: of a batch, and all edges. "untrained" takes a step that changes nothing."""
+    steps, rate = (given.steps, []) if name == "train" else (1, ["optimizer.learning_rate=1e-12"])
+    epochs = min(EPOCHS, steps)
+    share = min(1.0, steps // epochs * sizes[0] / sizes[1] * (1.0 - 1e-9))
+    sets = [f"sampler.fraction={share}", f"train.epochs={epochs}", f"train.threads={given.threads}", *given.set, *rate]
+    command = ["-m", "gcnrec", "train", str(given.job), "--data", str(work / "data"), "--out", str(work / name)]
+    command += [part for each in sets for part in ("--set", each)]
+    return Stage(name, command, [*command, "--resume"], _Phase(work / name / "metrics.jsonl", epochs, name))
 
 
 class _Phase:
