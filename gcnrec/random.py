@@ -6,6 +6,7 @@ So a resumed run, a GPU and a CPU all see the same integers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -111,12 +112,45 @@ def permutation(seed: int, stage: Stage, step: int, count: int) -> NDArray[np.in
     return np.argsort(u64(seed, stage, step, count), kind="stable")
 
 
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _fill_uniform32(seed, stage, step, out):  # type: ignore[no-untyped-def]
+    for block in numba.prange((out.shape[0] + 1) // 2):
+        left, right = two_u64(seed, stage, step, np.uint64(block))
+        out[2 * block] = np.float32(_fraction(left))
+        if 2 * block + 1 < out.shape[0]:
+            out[2 * block + 1] = np.float32(_fraction(right))
+
+
+@numba.njit(inline="always")
+def _fraction(bits):  # type: ignore[no-untyped-def]
+    return np.float64(bits >> np.uint64(11)) * 2.0**-53
+
+
+def uniform32(seed: int, stage: int, step: int, count: int) -> NDArray[np.float32]:
+    """`count` draws of `uniform`, each rounded to float32: 1.0 is among them."""
+    out = np.empty(count, np.float32)
+    _fill_uniform32(np.uint64(seed), int(stage), np.uint64(step), out)
+    return out
+
+
 def normal(seed: int, stage: Stage, step: int, shape: tuple[int, ...], first: int = 0) -> NDArray[np.float32]:
     """Standard normal float32 of `shape` with indices `first ..`, by Box-Muller on pairs of `uniform`."""
-    count = int(np.prod(shape))
-    pairs = uniform(seed, stage, step, 2 * count, 2 * first)
-    radius = np.sqrt(-2.0 * np.log1p(-pairs[0::2]))
-    return (radius * np.cos(2.0 * np.pi * pairs[1::2])).astype(np.float32).reshape(shape)
+    return normal_at(seed, stage, step, np.arange(first, first + int(np.prod(shape)))).reshape(shape)
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _normal_at(seed, stage, step, index_X, out_X):  # type: ignore[no-untyped-def]
+    for x in numba.prange(index_X.shape[0]):
+        left, right = two_u64(seed, stage, step, np.uint64(index_X[x]))
+        radius = math.sqrt(-2.0 * math.log1p(-_fraction(left)))
+        out_X[x] = np.float32(radius * math.cos(2.0 * math.pi * _fraction(right)))
+
+
+def normal_at(seed: int, stage: Stage, step: int, index_X: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The draws of `normal` with these indices, float32 (X)."""
+    out_X = np.empty(len(index_X), np.float32)
+    _normal_at(np.uint64(seed), int(stage), np.uint64(step), index_X, out_X)
+    return out_X
 
 
 def generator(seed: int, stage: Stage, step: int = 0) -> np.random.Generator:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numba
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcnrec.random import Stage, generator, normal, permutation, philox4x32, u64, uniform
+from gcnrec.random import Stage, generator, normal, normal_at, permutation, philox4x32, u64, uniform, uniform32
 
 ONES = 0xFFFFFFFF
 
@@ -115,3 +117,21 @@ def test_normal_draws_do_not_depend_on_where_a_block_begins():
     whole = normal(3, Stage.INIT, 1, (10, 3))
     parts = [normal(3, Stage.INIT, 1, (5, 3), first) for first in (0, 15)]
     assert np.array_equal(whole, np.concatenate(parts))
+
+
+def test_normal_draws_are_those_of_the_formula_and_each_has_its_index():
+    """Box and Muller in float64 by Python's math; cells alone, in any order, are those of the whole."""
+    pairs = uniform(4, Stage.INIT, 1, 2000, 400).tolist()
+    expected = [
+        math.sqrt(-2.0 * math.log1p(-one)) * math.cos(2.0 * math.pi * two)
+        for one, two in zip(pairs[::2], pairs[1::2], strict=True)
+    ]
+    found = normal(4, Stage.INIT, 1, (50, 20), 200)
+    assert np.array_equal(found.reshape(-1), np.array(expected).astype(np.float32))
+    index_X = np.random.default_rng(0).permutation(1000)[:300]
+    assert np.array_equal(normal_at(4, Stage.INIT, 1, 200 + index_X), found.reshape(-1)[index_X])
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 1000])
+def test_uniform_draws_in_float32_are_rounded(count):
+    assert np.array_equal(uniform32(4, Stage.EXPLORE, 9, count), uniform(4, Stage.EXPLORE, 9, count).astype(np.float32))

@@ -6,30 +6,50 @@ Letters: N rows, R rows of a block, D width, X chosen cells.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gcnrec.random import Stage, uniform
+from gcnrec.random import Stage, uniform32
 from gcnrec.sparsity.select import largest_columns
 from gcnrec.tables.arena import SlotBlock
 from gcnrec.tables.slots import SlotTable
 
-Tiles = Callable[[int, int], torch.Tensor]
-"""Rows first .. last-1 of a dense start, float32 (last - first, D)."""
+
+class Drawn(Protocol):
+    """Rows of which each cell can be drawn alone, (R, D)."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    def at(self, rows_X: NDArray[np.int64], columns_X: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The cells in these rows, from 0, and columns, float32 (X)."""
+        ...
+
+
+Tiles = Callable[[int, int], "torch.Tensor | Drawn"]
+"""Rows first .. last-1 of a dense start, float32 (last - first, D); `Drawn` only for keys that read no cell."""
 Keys = Callable[[int, torch.Tensor], NDArray[np.float32]]
 """What the cells of a tile are chosen by, the larger the better: (first row, tile) -> float32 (R, D)."""
 
 
-def random_keys(seed: int) -> Keys:
+@dataclass(frozen=True, slots=True)
+class RandomKeys:
     """Every cell as likely as any other."""
 
-    def keys(first: int, tile_RD: torch.Tensor) -> NDArray[np.float32]:
-        draws = uniform(seed, Stage.EXPLORE, first, tile_RD.numel())
-        return draws.astype(np.float32).reshape(tile_RD.shape)
+    seed: int
 
-    return keys
+    def __call__(self, first: int, tile_RD: torch.Tensor | Drawn) -> NDArray[np.float32]:
+        rows, width = tile_RD.shape
+        return uniform32(self.seed, Stage.EXPLORE, first, rows * width).reshape(rows, width)
+
+
+def random_keys(seed: int) -> Keys:
+    """`RandomKeys` of a seed."""
+    return RandomKeys(seed)
 
 
 def magnitude_keys(first: int, tile_RD: torch.Tensor) -> NDArray[np.float32]:
@@ -65,5 +85,7 @@ def _chosen(
 ) -> Iterator[tuple[int, int, NDArray[np.uint8], NDArray[np.float32]]]:
     for first, last in table.blocks():
         tile_RD, counts_R = tiles(first, last), counts_N[first:last].astype(np.int64)
-        columns_X = choose(keys(first, tile_RD), counts_R)
-        yield first, last - first, columns_X, tile_RD.numpy()[np.repeat(np.arange(last - first), counts_R), columns_X]
+        keys_RD = keys(first, cast(torch.Tensor, tile_RD))
+        columns_X, rows_X = choose(keys_RD, counts_R), np.repeat(np.arange(last - first), counts_R)
+        values_X = tile_RD.numpy()[rows_X, columns_X] if isinstance(tile_RD, torch.Tensor) else tile_RD.at(rows_X, columns_X)
+        yield first, last - first, columns_X, values_X

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gcnrec.graph import BipartiteGraph
 from gcnrec.models.hops import Hop
 from gcnrec.models.spectral import top_singular
-from gcnrec.random import Stage, normal
+from gcnrec.random import Stage, normal, normal_at
 from gcnrec.tables.dense import FILLED_ROWS
 
 
@@ -31,6 +31,10 @@ class Start:
         """Standard normal rows first .. last-1, float32; equal for every division into blocks."""
         return torch.from_numpy(normal(self.seed, Stage.INIT, 0, (last - first, width), first * width))
 
+    def drawn(self, width: int, first: int, last: int) -> DrawnNoise:
+        """The same rows, of which cells can be drawn alone."""
+        return DrawnNoise(self.seed, first, (last - first, width))
+
     def scaled_noise(self, rows: int, width: int) -> torch.Tensor:
         """Normal rows times `scale`, float32 (rows, width)."""
         rows_ND = torch.empty(rows, width)
@@ -38,6 +42,19 @@ class Start:
             last = min(first + FILLED_ROWS, rows)
             rows_ND[first:last] = self.noise(width, first, last)
         return rows_ND.mul_(self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnNoise:
+    """Standard normal rows `first ..` of `shape`, as `Start.noise` has them, none of them made."""
+
+    seed: int
+    first: int
+    shape: tuple[int, int]
+
+    def at(self, rows_X: NDArray[np.int64], columns_X: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The cells in these rows, from 0, and columns, float32 (X)."""
+        return normal_at(self.seed, Stage.INIT, 0, (self.first + rows_X) * self.shape[1] + columns_X)
 
 
 def spectral_rows(start: Start, graph: BipartiteGraph, width: int) -> torch.Tensor:

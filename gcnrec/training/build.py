@@ -49,7 +49,7 @@ from gcnrec.sampling.minibatches import IN_TRAINING, beside_a_gpu
 from gcnrec.sampling.parts import PartedSampler
 from gcnrec.sampling.sampler import edge_sampler
 from gcnrec.sampling.walk_blocks import WalkSampler
-from gcnrec.sparsity.first_support import fill, magnitude_keys, random_keys
+from gcnrec.sparsity.first_support import RandomKeys, fill, magnitude_keys, random_keys
 from gcnrec.steps.columns import ColumnsStep
 from gcnrec.steps.deferred import Deferred
 from gcnrec.steps.earlier import earlier_run
@@ -159,7 +159,8 @@ def first_table(plan: Plan, graph: BipartiteGraph, rows_ND: torch.Tensor | None 
     elif start.kind == "normal":
         # The largest of normal draws would all be large, so magnitude is no reason here.
         unless_magnitude = random_keys(start.seed) if keys is magnitude_keys else keys
-        fill(table, counts_N, partial(start.noise, plan.width), unless_magnitude, start.scale)
+        tiles = start.drawn if isinstance(unless_magnitude, RandomKeys) else start.noise
+        fill(table, counts_N, partial(tiles, plan.width), unless_magnitude, start.scale)
     else:
         start_ND = spectral_rows(start, graph, plan.width)
         start_ND = start_ND @ varimax(start_ND)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from gcnrec.config import Job
 from gcnrec.sparsity.first_support import choose, fill, magnitude_keys, random_keys
+from gcnrec.steps.start import Start
 from gcnrec.tables.slots import SlotTable
 from gcnrec.training.plan import plan_of
 
@@ -58,3 +61,14 @@ def test_random_keys_are_equal_for_equal_seeds_and_even():
     hits = np.bincount(choose(keys, np.full(4000, 3)), minlength=10)
     # 4000 rows with probability 0.3 for every column: standard deviation 29; five of them.
     assert hits.sum() == 12_000 and np.abs(hits - 1200).max() < 145
+
+
+def test_cells_that_are_drawn_alone_are_those_of_whole_rows():
+    """The same slots and bits as from rows that are all made, in tables of several blocks."""
+    start, counts = Start("normal", 0.01, 7), np.random.default_rng(0).integers(0, 9, 300)
+    tables = [SlotTable(300, 24, int(counts.sum()), (0, 1), "bfloat16") for _ in range(2)]
+    for table, tiles in zip(tables, (start.noise, start.drawn), strict=True):
+        fill(table, counts, partial(tiles, 24), random_keys(3), 0.01)
+    assert len(tables[0].blocks()) > 1
+    assert all(torch.equal(one, other) for one, other in zip(*(table.tensors().values() for table in tables), strict=True))
+    assert tables[0].columns(0, 24).any()
