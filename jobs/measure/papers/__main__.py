@@ -151,7 +151,8 @@ def _found(name: str, given: argparse.Namespace, work: Path) -> dict[str, Any]:
             return {**sizes, **known, "digest": dataset.digest}
         case ["train" | "untrained" as folder]:
             digest = tensors_digest(work / folder / "checkpoints" / "last.safetensors")
-            return {"digest": digest, "export": [sha256_of(path) for path in embeddings_paths(work / folder)], **_steps(work / folder)}
+            export = [sha256_of(path) for path in embeddings_paths(work / folder)]
+            return {"digest": digest, "export": export, **_steps(work / folder)}
         case ["evaluate", *untrained]:
             metrics = json.loads((work / ("untrained" if untrained else "train") / "metrics.json").read_text(encoding="utf-8"))
             return {key: metrics.get(key) for key in ("users", "sampled_from", f"recall@{K}", f"ndcg@{K}", f"coverage@{K}")} | {
