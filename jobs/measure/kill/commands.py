@@ -33,10 +33,12 @@ class Case:
 
 _EVENTS = "ingest --train {bed}/events.parquet --user user --item item --time time --out data"
 _RICH = f"{_EVENTS} --split temporal --k-core 2 --where item%7<>3 --item-features {{bed}}/features.parquet --memory-limit 64MB"
+_PAIRS = "ingest --train {bed}/pairs.parquet --test {bed}/held.parquet --valid-size 0 --user user --item item --out data"
 _NEW = "recommend {bed}/run --out recs.parquet --new-users {bed}/new.parquet --k 10"
 CASES = (
     Case("ingest", _EVENTS, 10, whole=("data",)),
     Case("ingest features", _RICH, 6, whole=("data",)),
+    Case("ingest pairs", _PAIRS, 6, whole=("data",)),
     Case("ingest --force", f"{_EVENTS} --force", 10, (("old", "data"),), ("data",)),
     Case("train", "train {bed}/job.toml --data {bed}/data --out run", 5, run="run"),
     Case("run", "run {bed}/job.toml --data {bed}/data --out run --log-json", 6, run="run"),

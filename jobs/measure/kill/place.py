@@ -19,6 +19,8 @@ from jobs.measure.kill.digests import digests
 from jobs.measure.kill.processes import CHECKOUT, QUIET
 
 WORLD = World(users=500, items=300, edges=14_000, blocks=6)
+_HELD = 300
+"""Test pairs of the case that deals plain pairs to buckets."""
 _MADE = (
     "ingest --train {bed}/events.parquet --user user --item item --out {bed}/data",
     "ingest --train {bed}/events.parquet --user user --item item --seed 1 --k-core 3 --out {bed}/old",
@@ -77,7 +79,7 @@ class Place:
 
 
 def make_bed(bed: Path) -> None:
-    """Events, features, pairs of new users, segments, jobs; and two datasets, three runs and lists, by the command line.
+    """Files of events, pairs, features, new users, segments, jobs; two datasets, three runs and lists, by the command line.
 
     A bed that is there, of an earlier call, stays.
     """
@@ -87,6 +89,9 @@ def make_bed(bed: Path) -> None:
     write_world(WORLD, bed / "world")
     events = pq.read_table(bed / "world")
     pq.write_table(events, bed / "events.parquet")
+    pairs = events.select(["user", "item"])
+    pq.write_table(pairs.slice(0, len(pairs) - _HELD), bed / "pairs.parquet")
+    pq.write_table(pairs.slice(len(pairs) - _HELD), bed / "held.parquet")
     items = np.unique(events["item"])
     words = [["red", "blue", "old"][: 1 + int(item) % 3] for item in items]
     pq.write_table(pa.table({"item": items, "price": items * 0.5, "words": words}), bed / "features.parquet")

@@ -152,7 +152,7 @@ def _found(name: str, given: argparse.Namespace, work: Path) -> dict[str, Any]:
         case ["train" | "untrained" as folder]:
             digest = tensors_digest(work / folder / "checkpoints" / "last.safetensors")
             export = [sha256_of(path) for path in embeddings_paths(work / folder)]
-            return {"digest": digest, "export": export, **_steps(work / folder)}
+            return {"digest": digest, "export": export, **steps_of(work / folder)}
         case ["evaluate", *untrained]:
             metrics = json.loads((work / ("untrained" if untrained else "train") / "metrics.json").read_text(encoding="utf-8"))
             return {key: metrics.get(key) for key in ("users", "sampled_from", f"recall@{K}", f"ndcg@{K}", f"coverage@{K}")} | {
@@ -162,7 +162,7 @@ def _found(name: str, given: argparse.Namespace, work: Path) -> dict[str, Any]:
             return {"digest": sha256_of(work / f"lists-{name.split()[1]}.parquet")}
 
 
-def _steps(run: Path) -> dict[str, Any]:
+def steps_of(run: Path) -> dict[str, Any]:
     """Of each epoch: microseconds of a step for each distinct row that it reads, and major faults; seconds of all steps."""
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     epochs = [event for event in events if event["event"] == "epoch"]

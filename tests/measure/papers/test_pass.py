@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import random
@@ -12,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from gcnrec.loaders.synthetic import World, draw_edges, draw_ranks, ranks_of
-from jobs.measure.papers.__main__ import tensors_digest
+from jobs.measure.papers.__main__ import steps_of, tensors_digest
 from jobs.measure.papers.sampler import disk, memory, processes
 from jobs.measure.papers.stages import Kills, Stage, carried_out
 from jobs.measure.papers.world import best_items, scaled
@@ -74,6 +75,16 @@ def test_a_digest_is_of_tensors_and_not_of_seconds(tmp_path):
         save_file({"a": np.array(values), "b": np.arange(number // 2, 3)}, tmp_path / "t", {"seconds": seconds})
         found.append(tensors_digest(tmp_path / "t"))
     assert found[0] == found[1] != found[2]
+
+
+def test_the_time_of_a_row_is_that_of_an_epoch_over_the_rows_that_it_read(tmp_path):
+    epochs = [(2.5e6, 3.25, 90.0), (2.0e6, 0.0, 200.5)]
+    lines = [{"event": "fit", "seconds": 1}] + [
+        {"event": "epoch", "rows_per_second": rows, "major_faults": faults, "seconds": at} for rows, faults, at in epochs
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    expected = {"microseconds_a_row": [0.4, 0.5], "major_faults_a_step": [3.25, 0.0], "steps_seconds": 200.5}
+    assert steps_of(tmp_path) == expected
 
 
 def test_ids_of_32_bits_are_a_permutation():
