@@ -78,12 +78,18 @@ def test_a_digest_is_of_tensors_and_not_of_seconds(tmp_path):
 
 
 def test_the_time_of_a_row_is_that_of_an_epoch_over_the_rows_that_it_read(tmp_path):
-    epochs = [(2.5e6, 3.25, 90.0), (2.0e6, 0.0, 200.5)]
+    epochs = [(2.5e6, 3.25, 90.0, 4.34382), (2.0e6, 0.0, 200.5, 3.94074)]
     lines = [{"event": "fit", "seconds": 1}] + [
-        {"event": "epoch", "rows_per_second": rows, "major_faults": faults, "seconds": at} for rows, faults, at in epochs
+        {"event": "epoch", "rows_per_second": rows, "major_faults": faults, "seconds": at, "loss": loss}
+        for rows, faults, at, loss in epochs
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    expected = {"microseconds_a_row": [0.4, 0.5], "major_faults_a_step": [3.25, 0.0], "steps_seconds": 200.5}
+    expected = {
+        "microseconds_a_row": [0.4, 0.5],
+        "major_faults_a_step": [3.25, 0.0],
+        "steps_seconds": 200.5,
+        "losses": [4.3438, 3.9407],
+    }
     assert steps_of(tmp_path) == expected
 
 
