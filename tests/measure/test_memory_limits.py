@@ -19,7 +19,7 @@ from jobs.measure.memory.limits import measured
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA and /proc/self/status are Linux's")
 @pytest.mark.parametrize(
-    ("cases", "times"), [("ingest-edges", 2), ("ingest-wide-features", 2), ("evaluate,recommend", 2)]
+    ("cases", "times"), [("ingest-edges", 4), ("ingest-wide-features", 2), ("evaluate,recommend", 4)]
 )
 def test_memory_stays_below_the_limit(tmp_path, cases, times):
     rows = list(measured(cases.split(","), tmp_path, "64MB", times))
